@@ -1,0 +1,66 @@
+# Everything runs in .venv, which is made when there is none:  make test  or  make demo
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help venv lint format typecheck pytest test demo soak wheel-check clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/nfaug-installed
+
+# Options for the commands: make pytest PYTEST_ARGS="-k flow", make demo DEMO_ARGS=--quick
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+# One torch thread per pytest worker: more threads than cores are slower than one.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+venv: $(STAMP)  ## Make .venv and install nfaug in it, editable, with all extras
+
+# The stamp follows pyproject.toml alone: an editable install needs no rerun for new code.
+$(STAMP): pyproject.toml
+	@if [ ! -x $(BIN)/python ]; then \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo 'nfaug needs Python 3.10 or newer: make PYTHON=/path/to/python3 ...' >&2; exit 1; }; \
+	  $(PYTHON) -m venv $(VENV) || \
+	    { rm -rf $(VENV); echo 'no venv module: on Debian, apt-get install python3-venv' >&2; exit 1; }; \
+	fi
+	@echo 'Installing nfaug and what it needs into $(VENV) (torch is large, this can take minutes) ...'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[all]'
+	@touch $@
+
+lint: $(STAMP)  ## Check style and format with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## Format, and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: $(STAMP)  ## Run mypy on an unpacked wheel (scripts/wheel.py says why)
+	$(BIN)/python scripts/wheel.py types
+
+pytest: $(STAMP)  ## Run the tests alone
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+
+test: lint typecheck pytest  ## Lint, check types, run the tests
+
+demo: $(STAMP)  ## Train, fit, augment and fine-tune on handwritten digits; writes a report
+	$(BIN)/nfaug demo $(DEMO_ARGS)
+
+soak: $(STAMP)  ## Run the long checks: fuzzing, kills, full-size commands
+	$(ONE_THREAD) $(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
+
+wheel-check: $(STAMP)  ## Build the wheel, compare its files with git's, check its types
+	rm -rf dist
+	wheel="$$($(BIN)/python scripts/wheel.py build dist)"; \
+	$(BIN)/python scripts/wheel.py contents "$$wheel"; \
+	$(BIN)/python scripts/wheel.py types "$$wheel"
+
+clean:  ## Remove .venv, builds and caches
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find nfaug training hub tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

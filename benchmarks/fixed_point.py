@@ -1,0 +1,285 @@
+"""Time, memory and convergence of the fixed point; prints Markdown tables.
+
+    python benchmarks/fixed_point.py                    # all parts
+    python benchmarks/fixed_point.py --part solve       # 100 classes, against the direct form
+    python benchmarks/fixed_point.py --part scale       # 1,000 classes, against its own products
+    python benchmarks/fixed_point.py --part divergence --data cifar10-train.tar
+
+The direct form builds tensors of size K x K x d, as the equations are printed. The divergence table
+needs latents: those of the images in --data under a freshly initialised flow, or, without it,
+gaussians that are drawn to look like them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nfaug.fitting import encode_with_noise
+from nfaug.fixed_point import FixedPointConfig, FixedPointDivergence, class_kernel, solve
+from nfaug.flow import Flow, FlowConfig
+from nfaug.statistics import ClassStatistics
+from nfaug.training.data import open_dataset
+
+WEIGHTS = (10, 50, 300, 3333)
+BOUNDS = (0.1, 10.0)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--part",
+        choices=["solve", "scale", "divergence", "all"],
+        default="all",
+        help="which tables to print",
+    )
+    parser.add_argument("--data", metavar="PATH", help="images for the divergence table")
+    parser.add_argument("--per-class", type=int, help="use this many images of each class")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--memory-of", choices=["means", "both"], help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    scale = (20, 500) if options.small else (1000, 12288)
+    if options.memory_of:
+        print(peak_memory(options.memory_of, *scale))
+        return
+    print(f"torch {torch.__version__}, {options.threads} threads, float64\n")
+    if options.part in ("solve", "all"):
+        solve_table(*((10, 100) if options.small else (100, 3072)))
+    if options.part in ("scale", "all"):
+        scale_table(*scale, small=options.small)
+    if options.part in ("divergence", "all"):
+        divergence_tables(options.data, options.per_class)
+
+
+def synthetic(classes: int, dim: int) -> tuple[Tensor, Tensor]:
+    """Class means and variances about as those of CIFAR-10 under a freshly initialised flow."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(classes, dim, generator=generator, dtype=torch.float64).mul_(0.2)
+    return means, torch.rand(classes, dim, generator=generator, dtype=torch.float64).add_(0.5)
+
+
+# A whole solve, against the equations as they are printed.
+
+
+def direct_step(
+    m: Tensor, s: Tensor, mu: Tensor, v: Tensor, c: float, alpha: float, fit: str
+) -> tuple[Tensor, Tensor]:
+    """One update of the released rule with every pair of classes written out, K x K x d."""
+    differences = mu[:, None] - mu[None]
+    ratios = (v[:, None] + differences.square()) / v[None]
+    kl = 0.5 * (ratios - 1 + v[None].log() - v[:, None].log()).sum(dim=2)
+    kernel = class_kernel(kl.fill_diagonal_(0), alpha=alpha)
+    average = v.mean(dim=1)
+    pull = kernel / average[None] + kernel.T / average[:, None]
+    means = m + c * average[:, None] * (pull[:, :, None] * differences).sum(dim=1)
+    if fit == "means":
+        return means, v
+    out, back = kernel[:, :, None], kernel.T[:, :, None]
+    spread = (back * (differences.square() + v[None])).sum(dim=1)
+    a = v * (1 + c * (out - back).sum(dim=1)) + c * spread
+    b = s + c * v.square() * (out / v[None]).sum(dim=1)
+    return means, (b / a).sqrt()
+
+
+def direct_solve(m: Tensor, s: Tensor, config: FixedPointConfig) -> tuple[Tensor, Tensor, int]:
+    mu, v = m, torch.ones_like(s) if config.fit == "means" else s
+    iteration = 1
+    while True:
+        means, variances = direct_step(m, s, mu, v, config.weight(len(m)), config.alpha, config.fit)
+        moves = max((means - mu).norm(dim=1).max(), (variances - v).norm(dim=1).max())
+        if moves <= config.tolerance or iteration == config.max_iterations:
+            return mu, v, iteration
+        mu = mu + config.damping * (means - mu)
+        v = v * (variances / v) ** config.damping
+        iteration += 1
+
+
+def solve_table(classes: int, dim: int) -> None:
+    print(f"A whole solve: K = {classes}, d = {dim}, weight 303, released rule, tolerance 0.1\n")
+    print("| fit | iterations | nfaug, s | direct K x K x d, s | ratio | largest difference |")
+    print("|---|---|---|---|---|---|")
+    data = synthetic(classes, dim)
+    for fit in ("means", "both"):
+        config = FixedPointConfig(fit=fit, kld_weight=303)
+        seconds, result = best_of(3, lambda config=config: solve(*data, config))
+        direct, (mu, v, iterations) = best_of(1, lambda config=config: direct_solve(*data, config))
+        assert iterations == result.iterations
+        difference = max(
+            float((result.means - mu).abs().max() / mu.abs().max()),
+            float((result.variances / v - 1).abs().max()),
+        )
+        print(
+            f"| {fit} | {iterations} | {seconds:.3f} | {direct:.1f} | {direct / seconds:.0f} | "
+            f"{difference:.0e} relative |",
+            flush=True,
+        )
+    print()
+
+
+def best_of(times: int, function: Callable[[], object]) -> tuple[float, object]:
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        result = function()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds), result
+
+
+# ImageNet's size, against nothing but the matrix products.
+
+
+def scale_table(classes: int, dim: int, *, small: bool) -> None:
+    one = classes**2 * dim * 8 / 1e9
+    print(
+        f"ImageNet's size: K = {classes}, d = {dim}, weight 303, released rule. Medians of 5 "
+        f"interleaved measurements. The direct form needs {one:.0f} GB for one tensor.\n"
+    )
+    print("| fit | products | iteration, s | its products alone, s | ratio | memory, GB |")
+    print("|---|---|---|---|---|---|")
+    data = synthetic(classes, dim)
+    square = torch.rand(classes, classes, dtype=torch.float64)
+    gram, product = torch.empty_like(square), torch.empty_like(data[0])
+    # (K, d) x (d, K) for the divergences, (K, K) x (K, d) for the sums over classes.
+    for fit, grams, sums in (("means", 1, 1), ("both", 2, 4)):
+        ours, alone = [], []
+        for _ in range(5):
+            one, six = (iterations(data, fit, count) for count in (1, 6))
+            ours.append((six - one) / 5)
+            start = time.perf_counter()
+            for _ in range(grams):
+                torch.matmul(data[0], data[1].T, out=gram)
+            for _ in range(sums):
+                torch.matmul(square, data[0], out=product)
+            alone.append(time.perf_counter() - start)
+        ours, alone = statistics.median(ours), statistics.median(alone)
+        command = [sys.executable, __file__, "--memory-of", fit, "--threads"]
+        command += [str(torch.get_num_threads())] + ["--small"] * small
+        memory = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        print(
+            f"| {fit} | {grams + sums} | {ours:.3f} | {alone:.3f} | {ours / alone:.2f} | "
+            f"{memory:.2f} |",
+            flush=True,
+        )
+    print("\nMemory is the peak beyond the inputs, measured in a process of its own.\n")
+
+
+def iterations(data: tuple[Tensor, Tensor], fit: str, count: int) -> float:
+    """Seconds of a solve that is stopped after some iterations."""
+    config = FixedPointConfig(fit=fit, kld_weight=303, tolerance=1e-12, max_iterations=count)
+    start = time.perf_counter()
+    solve(*data, config)
+    return time.perf_counter() - start
+
+
+def peak_memory(fit: str, classes: int, dim: int) -> float:
+    """Peak resident memory of a solve beyond that of its inputs, in GB (Linux)."""
+    data = synthetic(classes, dim)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    before = pages * os.sysconf("SC_PAGE_SIZE")
+    iterations(data, fit, 3)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e9
+
+
+# What converges, and what does not.
+
+
+def divergence_tables(data: str | None, per_class: int | None) -> None:
+    if data is None:
+        means, variances = synthetic(10, 3072)
+        origin = "drawn at random (give --data for latents of real images)"
+    else:
+        means, variances = fresh_latents(data, per_class)
+        origin = f"latents of {Path(data).name} under a freshly initialised flow"
+    print(f"Convergence: {origin}; K = {len(means)}, d = {means.shape[1]}, alpha 10, forward")
+    print(
+        "kernel, tolerance 0.1, at most 300 iterations. A cell gives the iterations and the least"
+    )
+    print("and mean KL between classes, in nats; or where the solve diverged; or, where it did not")
+    print("converge, the residual that is left.\n")
+    print(f"| fit | rule | weight | undamped | damping 1/2 | 1/2, variances in {BOUNDS} |")
+    print("|---|---|---|---|---|---|")
+    for fit, update in (
+        ("both", "proposition1"),
+        ("both", "released"),
+        ("covariances", "proposition1"),
+        ("covariances", "released"),
+        ("means", "released"),
+    ):
+        for weight in WEIGHTS:
+            cells = []
+            for damping, bounds in ((1.0, None), (0.5, None), (0.5, BOUNDS)):
+                config = FixedPointConfig(
+                    fit=fit,
+                    kld_weight=weight,
+                    update=update,
+                    damping=damping,
+                    variance_bounds=bounds,
+                )
+                cells.append("-" if bounds and fit == "means" else cell(means, variances, config))
+            rule = "-" if fit == "means" else update
+            print(f"| {fit} | {rule} | {weight} | {' | '.join(cells)} |", flush=True)
+    print("\nNearly equal means: K = 10, d = 200, weight 3333, fit means; means differ by eps.\n")
+    print("| eps | undamped | damping 1/2 |")
+    print("|---|---|---|")
+    for eps in (1e-1, 1e-2, 1e-4, 1e-6):
+        means, variances = synthetic(10, 200)
+        cells = [
+            cell(1 + eps / 0.2 * means, variances, FixedPointConfig(kld_weight=3333, damping=s))
+            for s in (1.0, 0.5)
+        ]
+        print(f"| {eps:g} | {' | '.join(cells)} |")
+    print()
+
+
+def cell(means: Tensor, variances: Tensor, config: FixedPointConfig) -> str:
+    try:
+        result = solve(means, variances, config)
+    except FixedPointDivergence as error:
+        return f"**diverges** at {error.iteration}"
+    assert result.means.isfinite().all()
+    assert result.variances.isfinite().all()
+    last = result.history[-1]
+    kl = f"{last.kl_min:.3g}/{last.kl_mean:.3g}"
+    if result.converged:
+        return f"{result.iterations}: {kl}"
+    return f"**not converged**, residual {result.residual:.2g}: {kl}"
+
+
+@torch.no_grad()
+def fresh_latents(data: str, per_class: int | None) -> tuple[Tensor, Tensor]:
+    """Class means and variances of images under a small flow after data-dependent init."""
+    images = open_dataset(data, per_class=per_class)
+    torch.manual_seed(0)
+    batches = torch.utils.data.DataLoader(images, batch_size=500, shuffle=True)
+    pixels, labels = map(torch.cat, zip(*batches, strict=True))
+    config = FlowConfig(
+        channels=pixels.shape[1],
+        image_size=tuple(pixels.shape[2:]),
+        steps=(4, 4),
+        blocks=(1, 1),
+        width=(32, 32),
+    )
+    flow = Flow(config)
+    flow.initialize((pixels[:500] + torch.rand(pixels[:500].shape)) / 128 - 1)
+    found = ClassStatistics(len(images.classes), config.dim)
+    for part, y in zip(pixels.split(500), labels.split(500), strict=True):
+        found.update(encode_with_noise(flow, part)[0], y)
+    return found.finalize(class_names=images.classes)[1:]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,372 @@
+"""How fast the flow is: encode, decode and a training step, beside three yardsticks.
+
+    python benchmarks/flow.py --size cifar --batch 64
+    python benchmarks/flow.py --size small --batch 128
+    python benchmarks/flow.py --load
+
+Images/s of the flow as it trains and of the frozen one, beside
+
+- plain: the same flow as research code writes it. It forms every exponential by scaling and
+  squaring in a loop that looks at the data, keeps norms apart from convolutions and computes
+  exp(W) at each call. Its latents are checked against ours before anything is timed.
+- limit: the convolutions of the coupling networks alone, back to back, folded and in
+  channels-last order (for the training step: unfolded, forward and backward).
+- the machine's rate of matrix products: the last column is the share of it that the
+  convolutions of the frozen flow (or of the training step) reach.
+
+The contestants take turns in every round; rates are medians, and ratios are medians of the
+rounds' ratios, so that a disturbance hits all of them. The aim on two CPU cores, float32: at
+the paper's CIFAR size and batch 64, frozen at least 1.6 times plain and 0.85 of the limit,
+training 1.5 times plain; small at batch 128, 3 times plain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nfaug.coupling import FrozenCoupling, MatrixExpCoupling
+from nfaug.coupling_net import CouplingNet, FoldedNet
+from nfaug.flow import Flow, FlowConfig
+
+SIZES = {
+    "cifar": FlowConfig(),
+    "small": FlowConfig(
+        channels=1, image_size=(32, 32), steps=(4, 4), blocks=(1, 1), width=(32, 32)
+    ),
+}
+
+
+def plain_expm(matrices: Tensor) -> Tensor:
+    """exp of a batch of matrices by scaling and squaring, every loop looking at the data."""
+    norm = matrices.abs().sum(-1).max()
+    squarings = 0
+    while norm.item() > 0.5:
+        matrices, norm, squarings = matrices / 2, norm / 2, squarings + 1
+    total = torch.eye(matrices.shape[-1], device=matrices.device) + matrices
+    term, k = matrices, 2
+    while term.abs().max().item() > 1e-8:
+        term = matrices @ term / k
+        total, k = total + term, k + 1
+    for _ in range(squarings):
+        total = total @ total
+    return total
+
+
+def plain_net(net: CouplingNet, x: Tensor) -> Tensor:
+    """The coupling network layer by layer."""
+    x = F.elu(net.first(x))
+    for block in net.blocks:
+        h = F.elu(block.conv1(x))
+        h = F.elu(block.conv2(h))
+        x = F.elu(block.conv3(h) + x)
+    return net.out_layer(x)
+
+
+class PlainFlow(nn.Module):
+    """The same map from the same weights, for full-rank couplings."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def coupling(self, layer: MatrixExpCoupling, x: Tensor, sign: int) -> tuple[Tensor, Tensor]:
+        n = layer.n
+        x1, x2 = x[:, : x.shape[1] - n], x[:, x.shape[1] - n :]
+        raw = plain_net(layer.net, x1)
+        t, raw = raw[:, :n], raw[:, n:]
+        m = layer.rescale * torch.tanh(layer.scale * raw + layer.shift) + layer.reshift
+        m = m.unflatten(1, (n, n)).permute(0, 3, 4, 2, 1)  # M[i, j] is channel j*n + i
+        if sign < 0:
+            x2 = x2 - t
+        y = (plain_expm(sign * m) @ x2.permute(0, 2, 3, 1).unsqueeze(-1)).squeeze(-1)
+        y = y.permute(0, 3, 1, 2)
+        trace = m.diagonal(dim1=-2, dim2=-1).sum((1, 2, 3))
+        return torch.cat([x1, y + t if sign > 0 else y], 1), sign * trace
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        total, kept = 0.0, []
+        for level, steps in enumerate(self.flow.blocks):
+            x = self.flow.squeeze(x)[0]
+            for step in steps:
+                scale = F.softplus(step.actnorm.scale)
+                x = scale * x + step.actnorm.shift
+                weight = step.conv1x1.weight
+                x = F.conv2d(x, plain_expm(weight)[:, :, None, None])
+                total = total + scale.log().sum() + x[0, 0].numel() * torch.trace(weight)
+                x, logdet = self.coupling(step.couplinglayer, x, 1)
+                total = total + logdet
+            if level < self.flow.config.levels - 1:
+                x, rest = x.chunk(2, 1)
+                kept.append(rest)
+        z = self.flow.squeeze.inverse(x)[0]
+        for rest in reversed(kept):
+            z = self.flow.squeeze.inverse(torch.cat([z, rest], 1))[0]
+        return z, total
+
+    def inverse(self, z: Tensor) -> Tensor:
+        kept = []
+        z = self.flow.squeeze(z)[0]
+        for _ in range(self.flow.config.levels - 1):
+            z, rest = z.chunk(2, 1)
+            kept.append(rest)
+            z = self.flow.squeeze(z)[0]
+        for steps in reversed(self.flow.blocks):
+            for step in reversed(steps):
+                z, _ = self.coupling(step.couplinglayer, z, -1)
+                z = F.conv2d(z, plain_expm(-step.conv1x1.weight)[:, :, None, None])
+                z = (z - step.actnorm.shift) / F.softplus(step.actnorm.scale)
+            z = self.flow.squeeze.inverse(z)[0]
+            if kept:
+                z = torch.cat([z, kept.pop()], 1)
+        return z
+
+
+class Convolutions:
+    """The convolutions of a flow's coupling networks, and what they cost."""
+
+    def __init__(self, flow: Flow, batch: int) -> None:
+        frozen = flow.freeze()
+        self.layers: list[tuple[Tensor, tuple[Tensor, ...], list[tuple[Tensor, Tensor]]]] = []
+        self.flop = 0
+        height, width = flow.config.size
+        for steps in frozen.blocks:
+            height, width = height // 2, width // 2
+            for step in steps:
+                coupling = step.coupling
+                assert isinstance(coupling, FrozenCoupling)
+                x = torch.randn(batch, coupling.net.first.weight.shape[1], height, width)
+                x = x.to(flow.device).contiguous(memory_format=torch.channels_last)
+                convs = [(conv.weight, conv.bias) for conv in convolutions(coupling.net)]
+                self.layers.append((x, step._pieces(x), convs))
+                self.flop += 2 * height * width * sum(weight.numel() for weight, _ in convs)
+
+    def __call__(self) -> None:
+        with torch.no_grad():
+            for _, pieces, convs in self.layers:
+                for x in pieces:
+                    for weight, bias in convs:
+                        x = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+
+    def train(self) -> None:
+        """Forward and backward of the whole batch."""
+        for x, _, convs in self.layers:
+            for weight, _ in convs:
+                weight.requires_grad_(True).grad = None
+                x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+            x.backward(torch.ones_like(x))
+
+
+def convolutions(net: FoldedNet) -> list[nn.Module]:
+    """The folded convolutions of a network in order."""
+    blocks = [conv for block in net.blocks for conv in (block.conv1, block.conv2, block.conv3)]
+    return [net.first, *blocks, net.last]
+
+
+def example_flow(config: FlowConfig, device: str) -> Flow:
+    """A random flow with the statistics of a trained one.
+
+    After a few hundred steps on Fashion-MNIST the couplings' matrices have norms of 0.7 on
+    average and up to 1.9; a fresh flow's are zero, and any series ends at once.
+    """
+    flow = Flow(config).to(device)
+    with torch.no_grad():
+        for coupling in flow.couplings():
+            coupling.rescale.fill_(1.9 / coupling.n)
+            for block in coupling.net.blocks:
+                block.conv3.norm.scale.fill_(0.1)
+            weight = coupling.net.out_layer.weight
+            weight.normal_(0, weight[0].numel() ** -0.5)
+            weight[coupling.n :] *= 6  # the matrices; the first n channels are shifts
+    flow.initialize(torch.rand(64, *config.shape, device=device) * 2 - 1)
+    return flow
+
+
+def exponent_norms(flow: Flow, v: Tensor) -> tuple[float, float]:
+    """Mean and largest norm of the couplings' matrices on a batch."""
+    norms: list[Tensor] = []
+
+    def look(coupling: MatrixExpCoupling, inputs: tuple[Tensor], _: object) -> None:
+        x1 = inputs[0][:, : inputs[0].shape[1] - coupling.n]
+        norms.append(coupling._condition(x1)[1].abs().sum(1).flatten())
+
+    handles = [coupling.register_forward_hook(look) for coupling in flow.couplings()]
+    with torch.no_grad():
+        flow(v)
+    for handle in handles:
+        handle.remove()
+    values = torch.cat(norms)
+    return float(values.mean()), float(values.max())
+
+
+def train_step(flow: nn.Module) -> Callable[[Tensor], None]:
+    """One step of maximum likelihood under a standard gaussian."""
+    optimizer = torch.optim.Adamax(flow.parameters(), lr=1e-6)
+
+    def step(v: Tensor) -> None:
+        z, logdet = flow(v)
+        loss = (z.square().sum((1, 2, 3)) / 2 - logdet).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def sync(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def timed(job: Callable[[], object], device: str) -> float:
+    sync(device)
+    start = time.perf_counter()
+    job()
+    sync(device)
+    return time.perf_counter() - start
+
+
+def race(jobs: dict[str, Callable[[], object]], repeat: int, device: str) -> dict[str, list[float]]:
+    """Seconds of every job in every round; one round first that does not count."""
+    for job in jobs.values():
+        timed(job, device)
+    rounds = [{name: timed(job, device) for name, job in jobs.items()} for _ in range(repeat)]
+    return {name: [seconds[name] for seconds in rounds] for name in jobs}
+
+
+def ratio(times: dict[str, list[float]], slow: str, fast: str) -> float:
+    """How many times faster `fast` is: the median over the rounds."""
+    return statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))
+
+
+def gemm_rate(device: str, repeat: int) -> float:
+    """FLOP/s of a float32 matrix product."""
+    n = 8192 if device.startswith("cuda") else 2048
+    a = torch.randn(n, n, device=device)
+    return 2 * n**3 / statistics.median(timed(lambda: a @ a, device) for _ in range(repeat + 2))
+
+
+def measure(flow: Flow, batch: int, repeat: int, extras: set[str]) -> list[str]:
+    """The table's rows of one batch size."""
+    device = str(flow.device)
+    frozen, plain = flow.freeze(), PlainFlow(flow)
+    convs = Convolutions(flow, batch)
+    images = torch.randint(
+        256, (batch, flow.config.channels, *flow.config.image_size), dtype=torch.uint8
+    ).to(device)
+    v = (images + 0.5) / 128 - 1
+    rate = gemm_rate(device, repeat)
+    with torch.no_grad():
+        z = frozen.encode(images)[0]
+        for name, other in (("plain", plain(v)[0]), ("trained", flow(v)[0])):
+            error = float((other - z).abs().max() / z.abs().max())
+            assert error < 1e-4, f"the {name} flow is another map: {error}"
+        jobs: dict[str, dict[str, Callable[[], object]]] = {
+            "encode": {
+                "plain": lambda: plain(v),
+                "flow": lambda: flow.encode(images),
+                "frozen": lambda: frozen.encode(images),
+            },
+            "decode": {
+                "plain": lambda: plain.inverse(z),
+                "flow": lambda: flow.decode(z),
+                "frozen": lambda: frozen.decode(z),
+            },
+        }
+        variants = {"bf16": flow.freeze("bf16")} if "bf16" in extras else {}
+        if "compile" in extras:
+            variants["compiled"] = frozen
+        for name, variant in variants.items():
+            run = torch.compile if name == "compiled" else (lambda f: f)
+            encode, decode = run(variant.encode), run(variant.decode)
+            jobs["encode"][name] = lambda encode=encode: encode(images)
+            jobs["decode"][name] = lambda decode=decode: decode(z)
+        times = {name: race({**job, "limit": convs}, repeat, device) for name, job in jobs.items()}
+    rows = [row(name, batch, seconds, rate, convs.flop) for name, seconds in times.items()]
+    if "train" in extras:
+        ours, theirs = train_step(flow), train_step(PlainFlow(copy.deepcopy(flow)))
+        seconds = race(
+            {"plain": lambda: theirs(v), "flow": lambda: ours(v), "limit": convs.train},
+            repeat,
+            device,
+        )
+        rows.append(row("train step", batch, seconds, rate, 3 * convs.flop))
+    return rows
+
+
+def row(name: str, batch: int, times: dict[str, list[float]], rate: float, flop: int) -> str:
+    """One line of the table."""
+    best = "frozen" if "frozen" in times else "flow"
+    speeds = {key: batch / statistics.median(value) for key, value in times.items()}
+    columns = ("plain", "flow", "frozen", "bf16", "compiled", "limit")
+    cells = [name, str(batch)]
+    cells += [f"{speeds[key]:.1f}" if key in speeds else "" for key in columns]
+    cells += [f"{ratio(times, 'plain', 'flow'):.2f}"]
+    cells += [f"{ratio(times, 'plain', 'frozen'):.2f}" if best == "frozen" else ""]
+    cells += [f"{ratio(times, best, 'limit') ** -1:.2f}", f"{speeds[best] * flop / rate:.0%}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+HEADER = """\
+| images/s | batch | plain | flow | frozen | bf16 | compiled | limit | flow/plain | frozen/plain \
+| best/limit | of GEMM rate |
+|---|---|---|---|---|---|---|---|---|---|---|---|"""
+
+
+def load_time(config: FlowConfig, repeat: int) -> str:
+    """Seconds from a weights file to the first decoded image, imports excluded."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_file(Flow(config).state_dict(), path)
+        seconds = []
+        for _ in range(repeat):
+            start = time.perf_counter()
+            flow = Flow.from_tensors(config, load(path.read_bytes())).freeze()
+            with torch.no_grad():
+                flow.decode(torch.randn(1, *config.shape))
+            seconds.append(time.perf_counter() - start)
+    return (
+        f"load to first image: first {seconds[0]:.2f} s, median {statistics.median(seconds):.2f} s"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="cifar")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64, 256])
+    parser.add_argument("--repeat", type=int, default=5, help="rounds that count")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--no-train", action="store_true", help="leave out the training step")
+    parser.add_argument("--bf16", action="store_true", help="add the inexact bfloat16 networks")
+    parser.add_argument("--compile", action="store_true", help="add torch.compile")
+    parser.add_argument("--load", action="store_true", help="time loading, and nothing else")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    if options.load:
+        print(load_time(SIZES[options.size], options.repeat))
+        return
+    extras = {name for name in ("bf16", "compile") if getattr(options, name)}
+    extras |= set() if options.no_train else {"train"}
+    flow = example_flow(SIZES[options.size], options.device)
+    cuda = options.device.startswith("cuda")
+    where = torch.cuda.get_device_name() if cuda else f"{torch.get_num_threads()} CPU threads"
+    rate = gemm_rate(options.device, options.repeat)
+    print(f"{options.size}, float32, {where}, {rate / 1e9:.0f} GFLOP/s of matrix products\n")
+    print(HEADER)
+    for batch in options.batch:
+        for line in measure(flow, batch, options.repeat, extras):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""Sharing flows on the Hugging Face Hub."""
+
+from .errors import HubError
+from .listing import FlowEntry, list_flows
+from .pull import pull
+from .push import plan_push, push_to_hub
+
+__all__ = ["FlowEntry", "HubError", "list_flows", "plan_push", "pull", "push_to_hub"]

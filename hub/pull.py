@@ -1,0 +1,207 @@
+"""Fetching a flow from the Hub: only the files it needs, and every byte checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HFValidationError
+
+from ..atomic import replace_directory
+from ..checkpoint import refuse_existing
+from ..checkpoint_config import CONFIG, sha256_of
+from .errors import HubError, explain, is_transient, wait_before_retry
+
+__all__ = ["pull"]
+
+EXTRAS = ("README.md", "samples.png")  # for people; the runtime does not fetch them
+TENSOR_FILE = re.compile(r"(model|gaussians|pca)(-\d{5}-of-\d{5})?\.safetensors")
+_ATTEMPTS = 2  # the client has its own patience, half a minute of it, in each
+
+_LARGEST_CONFIG = 64 * 2**20  # bytes
+
+T = TypeVar("T")
+
+
+def pull(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    local_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Fetch a checkpoint from the Hub and return its directory.
+
+    The files come into the Hub's cache, as every library's do, and are checked against the SHA-256
+    in ``config.json`` (bytes damaged on the way keep their length, so nobody else notices). A
+    damaged file is fetched once more; what is still damaged then leaves the cache. Without a
+    network the cache is used. The client's variables hold: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE,
+    HF_HUB_CACHE.
+
+    Args:
+        repo_id: "owner/name".
+        revision: a branch, tag or commit; the main branch by default.
+        local_dir: copy the checkpoint, with its card and picture, into this directory too. It
+            appears whole or not at all. The copy is the caller's to change.
+        token: an access token; by default the one that is logged in, False for none.
+        overwrite: let `local_dir` hold something already.
+
+    Raises:
+        ValueError: `repo_id` is no repository name.
+        FileExistsError: `local_dir` is not empty and `overwrite` is False.
+        HubError: the repository cannot be read, holds no nfaug flow, or holds damaged files.
+    """
+    out = None if local_dir is None else Path(local_dir).expanduser()
+    if out is not None:
+        refuse_existing(out, overwrite=overwrite)
+    source = _Source(repo_id, revision, token)
+    folder, names = source.fetch_config()
+    extras = () if out is None else EXTRAS
+    source.fetch(folder, names, extras)
+    return folder if out is None else _copy(folder, [CONFIG, *names, *extras], out, repo_id)
+
+
+class _Source:
+    """One repository at one revision, read through the client's cache."""
+
+    def __init__(self, repo_id: str, revision: str | None, token: str | bool | None) -> None:
+        from .. import __version__  # here: the package's root may import this module
+
+        self.repo_id, self.revision = repo_id, revision
+        self.options: dict[str, Any] = {
+            "token": token,
+            "library_name": "nfaug",
+            "library_version": __version__,
+        }
+
+    def fetch_config(self) -> tuple[Path, dict[str, str]]:
+        """The snapshot's folder with config.json in it, and the {name: SHA-256} this lists."""
+        folder = Path(self._snapshot(self.revision, [CONFIG]))
+        if not (folder / CONFIG).exists():
+            raise HubError(f"{self.repo_id} has no {CONFIG}: it is no nfaug flow")
+        files = _listed_files(folder / CONFIG)
+        if files is None:
+            self._fetch_again(folder, [CONFIG])
+            files = _listed_files(folder / CONFIG)
+        if files is None:
+            _discard(folder, [CONFIG])
+            raise HubError(
+                f"{CONFIG} of {self.repo_id} is no nfaug configuration, or is damaged: its content "
+                "does not match its own SHA-256, after a second download too"
+            )
+        return folder, files
+
+    def fetch(self, folder: Path, files: dict[str, str], extras: Iterable[str]) -> None:
+        """Bring the listed files into the snapshot's folder, with the bytes that were listed.
+
+        Extras come along if they are there; offline, what the cache has of them will do.
+        """
+        # From here on the commit, so that a push in between cannot mix two versions.
+        self._snapshot(folder.name, list(files) if constants.HF_HUB_OFFLINE else [*files, *extras])
+        if missing := [name for name in files if not (folder / name).exists()]:
+            raise HubError(f"{self.repo_id} lacks {', '.join(missing)}, which its {CONFIG} lists")
+        if bad := _damaged(folder, files):
+            self._fetch_again(folder, bad)
+            if bad := _damaged(folder, {name: files[name] for name in bad}):
+                _discard(folder, bad)
+                raise HubError(
+                    f"{', '.join(bad)} of {self.repo_id} does not match the SHA-256 in {CONFIG}, "
+                    "after a second download too: the network or the repository is at fault"
+                )
+
+    def _snapshot(self, revision: str | None, names: list[str]) -> str:
+        return self._attempt(
+            lambda: snapshot_download(
+                self.repo_id, revision=revision, allow_patterns=names, **self.options
+            )
+        )
+
+    def _fetch_again(self, folder: Path, names: list[str]) -> None:
+        try:
+            for name in names:
+                again = {"revision": folder.name, "force_download": True, **self.options}
+                self._attempt(partial(hf_hub_download, self.repo_id, name, **again))
+        except HubError as error:
+            _discard(folder, names)
+            raise HubError(
+                f"{', '.join(names)} of {self.repo_id} was damaged and could not be fetched again: "
+                f"{error}"
+            ) from error
+
+    def _attempt(self, request: Callable[[], T]) -> T:
+        """Do it, again after a passing failure; the client itself retries only some of these."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return request()
+            except HFValidationError:  # a ValueError that says what a name looks like
+                raise
+            except Exception as error:  # the client has dozens, with two HTTP libraries' among them
+                if attempt + 1 == _ATTEMPTS or not is_transient(error):
+                    raise explain(error, self.repo_id, self.revision) from error
+                time.sleep(wait_before_retry(error, attempt))
+        raise AssertionError("unreachable")
+
+
+def _listed_files(path: Path) -> dict[str, str] | None:
+    """The tensor files that a configuration lists; None where its content is not what was hashed.
+
+    Only names that a checkpoint can have are asked for, whatever a stranger's file says. What else
+    is wrong with it, loading says.
+    """
+    if path.stat().st_size > _LARGEST_CONFIG:
+        return None
+    try:
+        values = json.loads(path.read_bytes())
+        digest = values.pop("config_sha256")
+        canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        if hashlib.sha256(canonical.encode()).hexdigest() != digest:
+            return None
+        files = values["files"]
+        return {str(name): str(files[name]) for name in files if TENSOR_FILE.fullmatch(name)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _damaged(folder: Path, files: dict[str, str]) -> list[str]:
+    """Names of the files whose SHA-256 is another, hashed side by side."""
+    with ThreadPoolExecutor(max_workers=min(8, len(files) or 1)) as pool:
+        found = pool.map(lambda name: sha256_of(folder / name), files)
+        return [name for name, digest in zip(files, found, strict=True) if digest != files[name]]
+
+
+def _discard(folder: Path, names: Iterable[str]) -> None:
+    """Remove cached files, and the blobs that their links lead to."""
+    for name in names:
+        path = folder / name
+        while path.is_symlink():
+            target = Path(os.path.normpath(path.parent / path.readlink()))
+            path.unlink(missing_ok=True)
+            path = target
+        path.unlink(missing_ok=True)
+
+
+def _copy(folder: Path, names: Iterable[str], local_dir: Path, repo_id: str) -> Path:
+    try:
+        with replace_directory(local_dir, drop=frozenset(_old_tensors(local_dir))) as staged:
+            for name in names:
+                if (folder / name).exists():
+                    shutil.copyfile(folder / name, staged / name)
+    except OSError as error:
+        raise explain(error, repo_id) from error
+    return local_dir
+
+
+def _old_tensors(directory: Path) -> list[str]:
+    """Tensor files of a checkpoint that is to be replaced: none may survive beside the new ones."""
+    return [entry.name for entry in directory.glob("*") if TENSOR_FILE.fullmatch(entry.name)]

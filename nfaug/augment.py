@@ -1,0 +1,332 @@
+"""NFAugment: normalizing-flow augmentation of a batch, as a transform for training loops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .checks import checked, dataset_classes, one_of, refuse_other_classes
+from .draws import NFAParams, make_params
+from .engine import Engine, Outcome
+from .labels import class_indices, refuse_unusable
+from .pixels import Normalization, check_images, range_problem
+from .sample import find, replace_images
+from .switch import Switch
+
+__all__ = ["NFAParams", "NFAugment"]
+
+_CHECKED_BATCHES = 8  # on an accelerator values are read in the first batches only ...
+_CHECK_EVERY = 256  # ... and then in every so-manieth
+_COUNTERS = ("applied", "no_partner", "gated", "fell_back")
+
+
+class NFAugment(nn.Module):
+    """Mix images with others of their class along the class's latent PCA axes; labels stay.
+
+        a = U^T (z1 - m),  b = U^T (z2 - m),  w ~ Beta(alpha, alpha),  z' = z1 + U (w * (b - a))
+
+    `images, labels = nfa(images, labels)`: new images in the dtype, size, device and memory format
+    that came in; labels, and images that are not augmented, as they came. uint8, floating point in
+    [0, 1], or normalised by `mean`/`std`, of any size: at another size than the flow's the change
+    is computed at the flow's size and added to the image. A tuple, list or dictionary goes out as
+    what it came in.
+
+    ceil(p*B) images drawn at random go through the flow. An image without a partner, whose latent
+    lies outside its class's range (the gate), or whose result is not finite, goes out as it came
+    in and is counted (`stats`). Put it before mixup and cutmix.
+
+    The module has no parameters, buffers or `state_dict` entries and follows the device of the
+    images; `eval()` and `enabled = False` turn it off. Values of labels and images are checked on
+    every batch on the CPU; on an accelerator, where reading a value stalls it, in the first 8
+    batches and every 256th, and images with unusable labels are left alone in between.
+
+    Args:
+        checkpoint: a `Checkpoint`, or a pair (flow, pca).
+        p: share of images that are augmented; a tensor of K for one per class.
+        alpha: of Beta(alpha, alpha).
+        mix: "axis" for a weight for each axis, "pair" for one for each image.
+        partners: "batch" for images of the batch that go through the flow too, "memory" for the
+            checkpoint's memory, "both" for either with equal chance, "auto" for the memory where
+            there is one.
+        strength: s in w <- s*w.
+        axes: mix along this many leading axes only; None for all.
+        mean, std: what images were normalised by, as a number or one for each channel; they do not
+            concern uint8 images.
+        generator: CPU generator to draw from; None for torch's. The same state gives the same
+            batch; ranks of a distributed run and workers of a loader differ all the same.
+        smoothing: label smoothing of soft labels, needed where there are two classes.
+        labels_getter: returns the labels of a sample that is not (images, labels, ...) or a mapping
+            with labels.
+        gate: radius of the gate relative to what was stored when the PCA was fitted; True for 1,
+            False for none.
+
+    Raises:
+        ValueError: a setting is out of range, or the checkpoint has no PCA (or no memory, where
+            `partners="memory"` asks for one).
+    """
+
+    def __init__(
+        self,
+        checkpoint: Any,
+        *,
+        p: float | Sequence[float] | Tensor = 0.5,
+        alpha: float = 1.0,
+        mix: Literal["axis", "pair"] = "axis",
+        partners: Literal["auto", "batch", "memory", "both"] = "auto",
+        strength: float = 1.0,
+        axes: int | None = None,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+        generator: torch.Generator | None = None,
+        smoothing: float | None = None,
+        labels_getter: Callable[[Any], Tensor] | None = None,
+        gate: bool | float = True,
+    ) -> None:
+        super().__init__()
+        self._engine = _engine_of(checkpoint)
+        self.p = p
+        self.alpha = checked("alpha", alpha, 0, math.inf, open_low=True)
+        self.strength = checked("strength", strength, 0, math.inf)
+        self.smoothing = None if smoothing is None else checked("smoothing", smoothing, 0, 0.99)
+        self.mix = one_of("mix", mix, ("axis", "pair"))
+        self.partners = one_of("partners", partners, ("auto", "batch", "memory", "both"))
+        if self.partners in ("memory", "both") and not self._engine.has_memory:
+            raise ValueError(
+                f"partners={partners!r} needs a partner memory and the checkpoint has none: fit it "
+                "to your classes (nfaug fit), or use partners='batch'"
+            )
+        if axes is not None and (type(axes) is not int or axes < 1):
+            raise ValueError(f"axes must be a whole number of at least 1, or None; got {axes}")
+        self.axes = axes
+        self.gate = None if gate is False else checked("gate", float(gate), 0, math.inf)
+        if generator is not None and generator.device.type != "cpu":
+            raise ValueError(
+                f"generator must be on the CPU, so that a seed means the same on every device; got "
+                f"one on {generator.device}"
+            )
+        self.generator = generator
+        self.labels_getter = labels_getter
+        self._normalization = Normalization(mean, std, self._engine.config.channels)
+        self._switch = Switch()
+        self._calls = self._seen = 0
+        self._counts: dict[torch.device, Tensor] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_repo: str | Path, *, revision: str | None = None, **kwargs: Any
+    ) -> NFAugment:
+        """Load a checkpoint from a directory or the Hub; `kwargs` are `NFAugment`'s."""
+        from .checkpoint import load  # only here: a flow at hand needs no reader
+
+        return cls(load(path_or_repo, revision=revision), **kwargs)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether images are augmented; takes effect at once, in a loader's workers too."""
+        return bool(self._switch)
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        self._switch.set(value)
+
+    @property
+    def p(self) -> float | Tensor:
+        """Share of images that are augmented: one number, or (K,) on the CPU."""
+        return self._p
+
+    @p.setter
+    def p(self, value: float | Sequence[float] | Tensor) -> None:
+        if isinstance(value, (int, float)):
+            self._p: float | Tensor = checked("p", value, 0, 1)
+            return
+        each = torch.as_tensor(value, dtype=torch.float32).detach().cpu()
+        classes = self._engine.num_classes
+        if each.shape != (classes,) or not bool(((each >= 0) & (each <= 1)).all()):
+            raise ValueError(
+                f"p must be a number in [0, 1], or one for each of {classes} classes; got {value}"
+            )
+        self._p = each
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The checkpoint's classes in label order; empty if it has no names."""
+        return self._engine.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """The checkpoint's number of classes K."""
+        return self._engine.num_classes
+
+    @property
+    def rank(self) -> int:
+        """Number r of axes."""
+        return self._engine.rank
+
+    def memory_range(self, label: int) -> tuple[int, int]:
+        """Rows [start, end) of the memory that hold the partners of a class."""
+        return self._engine.memory_range(label)
+
+    def check_classes(
+        self, classes: Mapping[str, int] | Iterable[str] | Any, *, required: bool = True
+    ) -> None:
+        """Compare class names and their order with the checkpoint's.
+
+        Takes a `class_to_idx`, names in label order, or a data set that has either. An order that
+        differs is the silent killer: images would be mixed with those of another class. Unless
+        `required`, names that one side does not have are no error.
+
+        Raises:
+            ValueError: they differ (the first difference is quoted), or there are no names.
+        """
+        names = dataset_classes(classes, required=required)
+        if required or (names and self.class_names):
+            refuse_other_classes(names, self.class_names)
+
+    @property
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """(mean, std) that images are normalised by, each with one value a channel, or None."""
+        mean, std = self._normalization.mean, self._normalization.std
+        return None if mean is None or std is None else (mean, std)
+
+    def set_normalization(
+        self, mean: Sequence[float] | float | None, std: Sequence[float] | float | None
+    ) -> None:
+        """Say what the images are normalised by, from the next batch on; None for nothing."""
+        self._normalization = Normalization(mean, std, self._engine.config.channels)
+
+    def forward(
+        self, *inputs: Any, params: NFAParams | None = None, return_params: bool = False
+    ) -> Any:
+        """Augment (images, labels), a sample that contains them, or a dictionary.
+
+        `params` replays the draw of an earlier call instead of making a new one. With
+        `return_params` the result is (sample, params), params being None where it is turned off.
+
+        Raises:
+            ValueError: the sample, the images or the labels are not what they must be.
+        """
+        if not inputs:
+            raise ValueError("NFAugment takes images and labels; got nothing")
+        run = self._run
+        if torch.compiler.is_compiling():  # draws and checks are no part of a graph: break it once
+            run = torch.compiler.disable(run)
+        sample, params = run(inputs if len(inputs) > 1 else inputs[0], params)
+        return (sample, params) if return_params else sample
+
+    @torch.no_grad()
+    def _run(self, sample: Any, params: NFAParams | None) -> tuple[Any, NFAParams | None]:
+        if not (self.training and self.enabled):
+            return sample, None
+        found, labels = find(sample, self.labels_getter)
+        images, params = self._augment(found.as_subclass(Tensor), labels, params)
+        return replace_images(sample, found, images), params
+
+    def make_params(self, labels: Tensor, *, device: torch.device | None = None) -> NFAParams:
+        """Draw what one call does to a batch with these labels; `forward` does so itself.
+
+        All randomness is here: which images, which partners, how far.
+        """
+        index, usable = class_indices(labels, self.num_classes, smoothing=self.smoothing)
+        device = labels.device if device is None else device
+        return self._make_params(index.to(device), usable.to(device))
+
+    def _make_params(self, labels: Tensor, usable: Tensor) -> NFAParams:
+        engine = self._engine
+        return make_params(
+            labels,
+            usable,
+            p=self.p,
+            alpha=self.alpha,
+            strength=self.strength,
+            rank=engine.rank,
+            axes=self.axes,
+            mix=self.mix,
+            partners=self.partners,
+            offsets=engine.on(labels.device)[1].offsets if engine.has_memory else None,
+            generator=self.generator,
+        )
+
+    def _augment(
+        self, images: Tensor, labels: Tensor, params: NFAParams | None
+    ) -> tuple[Tensor, NFAParams]:
+        check_images(images, self._engine.config.channels)
+        if len(labels) != len(images):
+            raise ValueError(f"there are {len(images)} images and {len(labels)} labels")
+        index, usable = class_indices(labels, self.num_classes, smoothing=self.smoothing)
+        if _reads_values(images.device, self._calls):
+            refuse_unusable(labels, usable, self.num_classes, smoothing=self.smoothing)
+            if problem := range_problem(images, self._normalization):
+                raise ValueError(problem)
+        self._calls += 1
+        self._seen += len(images)
+        index, usable = index.to(images.device), usable.to(images.device)
+        params = self._make_params(index, usable) if params is None else params.to(images.device)
+        if params.batch != len(images):
+            raise ValueError(
+                f"params were made for a batch of {params.batch} images; got {len(images)}"
+            )
+        new = images.clone()
+        if not len(params.index):
+            return new, params
+        taken = params.index
+        with torch.autocast(images.device.type, enabled=False):
+            outcome = self._engine.mix(
+                images[taken], index[taken], usable[taken], params, self._normalization, self.gate
+            )
+        self._count(outcome)
+        return new.index_copy_(0, taken, outcome.images), params
+
+    def stats(self) -> dict[str, int]:
+        """Images seen, and what became of those chosen to be augmented.
+
+        `applied`, `no_partner` (nothing to mix with), `gated` (outside the class's range),
+        `fell_back` (not finite). Counted in the process that augments: a copy in a loader's worker
+        counts for itself. Stalls an accelerator.
+        """
+        total = torch.zeros(len(_COUNTERS), dtype=torch.int64)
+        for counts in self._counts.values():
+            total += counts.cpu()
+        return {"seen": self._seen, **dict(zip(_COUNTERS, total.tolist(), strict=True))}
+
+    def reset_stats(self) -> None:
+        """Start counting from zero."""
+        self._seen = 0
+        self._counts = {}
+
+    def _count(self, outcome: Outcome) -> None:
+        counts = torch.stack([getattr(outcome, name).sum() for name in _COUNTERS])
+        held = self._counts.get(counts.device)
+        self._counts[counts.device] = counts if held is None else held + counts
+
+    def extra_repr(self) -> str:
+        p = "per class" if isinstance(self.p, Tensor) else f"{self.p:g}"
+        config = self._engine.config
+        return (
+            f"p={p}, alpha={self.alpha:g}, mix={self.mix!r}, partners={self.partners!r}, "
+            f"strength={self.strength:g}, gate={self.gate}, classes={self.num_classes}, "
+            f"axes={self.axes or self._engine.rank}, size={config.image_size}, "
+            f"channels={config.channels}, enabled={self.enabled}"
+        )
+
+
+def _engine_of(checkpoint: Any) -> Engine:
+    if isinstance(checkpoint, Engine):
+        return checkpoint
+    if isinstance(checkpoint, tuple) and len(checkpoint) == 2:
+        return Engine(*checkpoint)
+    if not all(hasattr(checkpoint, name) for name in ("flow", "pca", "config")):
+        raise ValueError(
+            f"NFAugment takes a checkpoint (nfaug.load) or a pair (flow, pca); got "
+            f"{type(checkpoint).__name__}. For a path or a Hub repository use "
+            "NFAugment.from_pretrained"
+        )
+    return Engine(checkpoint.flow, checkpoint.pca, checkpoint.config.class_names)
+
+
+def _reads_values(device: torch.device, calls: int) -> bool:
+    return device.type == "cpu" or calls < _CHECKED_BATCHES or calls % _CHECK_EVERY == 0

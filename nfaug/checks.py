@@ -1,0 +1,102 @@
+"""Checks at the public edge: settings, and whether data and checkpoint mean the same classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["checked", "dataset_classes", "one_of", "refuse_other_classes"]
+
+
+def checked(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> float:
+    """A finite number in [low, high], or in (low, high]."""
+    good = math.isfinite(value) and low <= value <= high and not (open_low and value == low)
+    if not good:
+        bounds = f"{'(' if open_low else '['}{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be a finite number in {bounds}; got {value}")
+    return float(value)
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """One of a few words."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {list(choices)}; got {value!r}")
+    return value
+
+
+def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
+    """Class names in label order of a `class_to_idx`, a sequence of names, or a data set.
+
+    Looks through wrappers that call what they wrap `dataset` or `reader` (torch's Subset, timm's
+    data sets). None where there are no names, or a ValueError if they are `required`.
+    """
+    if isinstance(source, Mapping):
+        return _in_order(source)
+    if isinstance(source, (list, tuple)):
+        return [str(name) for name in source]
+    for holder in _unwrapped(source):
+        if isinstance(found := getattr(holder, "class_to_idx", None), Mapping) and found:
+            return _in_order(found)
+        found = getattr(holder, "classes", None)
+        if isinstance(found, Sequence) and not isinstance(found, str) and found:
+            return [str(name) for name in found]
+    if required:
+        raise ValueError(
+            f"no class names found in a {type(source).__name__}: pass class_to_idx, or names in "
+            "label order"
+        )
+    return None
+
+
+def refuse_other_classes(names: Iterable[str] | None, expected: Sequence[str]) -> None:
+    """Compare names in label order with a checkpoint's.
+
+    Raises:
+        ValueError: they differ, or the checkpoint has none.
+    """
+    found = list(names or ())
+    if not expected:
+        raise ValueError("the checkpoint has no class names to compare with; fit it (nfaug fit)")
+    if found == list(expected):
+        return
+    if sorted(found) == sorted(expected):
+        first = next(i for i, name in enumerate(found) if name != expected[i])
+        raise ValueError(
+            "the data set and the checkpoint have the same classes in another order: label "
+            f"{first} is {found[first]!r} in the data and {expected[first]!r} in the checkpoint. "
+            "Images would be mixed with those of another class: use the checkpoint's order, or fit "
+            "it to this data (nfaug fit)"
+        )
+    missing = [name for name in found if name not in set(expected)]
+    extra = [name for name in expected if name not in set(found)]
+    raise ValueError(
+        f"the data set has {len(found)} classes, the checkpoint {len(expected)}; only in the data: "
+        f"{_few(missing)}; only in the checkpoint: {_few(extra)}. Fit the flow to these classes "
+        "(nfaug fit)"
+    )
+
+
+def _few(names: list[str]) -> str:
+    return (
+        repr(names[:5])[1:-1] + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"
+    )
+
+
+def _in_order(class_to_idx: Mapping[Any, int]) -> list[str]:
+    ordered = sorted(class_to_idx.items(), key=lambda item: item[1])
+    if [index for _, index in ordered] != list(range(len(ordered))):
+        raise ValueError(
+            f"class_to_idx must number its {len(ordered)} classes 0, 1, ...; got "
+            f"{[index for _, index in ordered][:10]}"
+        )
+    return [str(name) for name, _ in ordered]
+
+
+def _unwrapped(source: Any) -> Iterable[Any]:
+    for _ in range(16):  # a wrapper could contain itself
+        yield source
+        if (reader := getattr(source, "reader", None)) is not None:
+            yield reader
+        if (source := getattr(source, "dataset", None)) is None:
+            return

@@ -1,0 +1,297 @@
+"""The classwise PCA as it is used: axes of every class on one device, and a memory of partners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ClasswisePCA"]
+
+_GEMM_CLASSES = 64  # up to here one product with every class's axes beats gathering each image's
+_GATHER_VALUES = 2**24  # gathered axes held at a time: 64 MiB in float32
+
+
+class ClasswisePCA(nn.Module):
+    """Mean m_y, r orthonormal axes U_y and eigenvalues of every class, and a memory of partners.
+
+    All methods take latents of shape (B, d) or (B, C, H, W) with C*H*W = d, and int64 labels of
+    shape (B,). None reads a value back from an accelerator.
+
+    Attributes:
+        mean: (K, d).
+        axes: (K, r, d), orthonormal rows; rows from `ranks[y]` on are zero. Values are float16's;
+            up to 64 classes are held in float32, ready for use, more in float16.
+        eigenvalues: (K, r), variances along the axes, zero where there is no axis.
+        ranks: (K,) axes of each class. counts: (K,) images that each class was fitted on.
+        gate_distance, gate_energy: (K,) largest values of `scores` that are in the class's range.
+        memory: (N, r) float16, coefficients U_y^T (z - m_y) of the fitted images, sorted by class.
+        memory_labels: (N,), their classes. offsets: (K + 1,), where each class begins.
+    """
+
+    mean: Tensor
+    axes: Tensor
+    eigenvalues: Tensor
+    ranks: Tensor
+    counts: Tensor
+    gate_distance: Tensor
+    gate_energy: Tensor
+    memory: Tensor | None
+    memory_labels: Tensor | None
+    precisions: Tensor
+    offsets: Tensor
+
+    def __init__(
+        self,
+        mean: Tensor,
+        axes: Tensor,
+        eigenvalues: Tensor,
+        ranks: Tensor,
+        counts: Tensor,
+        gate_distance: Tensor,
+        gate_energy: Tensor,
+        memory: Tensor | None = None,
+        memory_labels: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        classes = mean.shape[0]
+        held = torch.float32 if classes <= _GEMM_CLASSES else torch.float16
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("axes", axes.half().to(held))
+        self.register_buffer("eigenvalues", eigenvalues.float())
+        self.register_buffer("ranks", ranks)
+        self.register_buffer("counts", counts)
+        self.register_buffer("gate_distance", gate_distance.float())
+        self.register_buffer("gate_energy", gate_energy.float())
+        self.register_buffer("memory", memory)
+        self.register_buffer("memory_labels", memory_labels)
+        precisions = self.eigenvalues.reciprocal().masked_fill(self.eigenvalues <= 0, 0.0)
+        self.register_buffer("precisions", precisions, persistent=False)
+        sizes = ranks.new_zeros(classes + 1)
+        if memory_labels is not None:
+            sizes[1:] = torch.bincount(memory_labels, minlength=classes)
+        self.register_buffer("offsets", sizes.cumsum(0), persistent=False)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return self.mean.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """Dimension d of the latents."""
+        return self.mean.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """Number of axes r held for each class."""
+        return self.axes.shape[1]
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether coefficients of the fitted images are kept as partners."""
+        return self.memory is not None
+
+    def project(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Coefficients a = U_y^T (z - m_y), shape (B, r)."""
+        z = z.flatten(1).float()
+        centred = z - self.mean[labels]
+        if self.num_classes <= _GEMM_CLASSES:
+            every = (centred @ self.axes.flatten(0, 1).T).unflatten(1, (-1, self.rank))
+            return every.gather(1, self._index(labels)).squeeze(1)
+        parts = [
+            torch.bmm(self.axes[labels[part]].float(), centred[part].unsqueeze(2)).squeeze(2)
+            for part in self._parts(len(labels))
+        ]
+        return torch.cat(parts) if parts else centred.new_zeros(0, self.rank)
+
+    def add(self, z: Tensor, labels: Tensor, delta: Tensor) -> Tensor:
+        """z + U_y delta with delta of shape (B, r): a move inside the class's span."""
+        if self.num_classes <= _GEMM_CLASSES:
+            every = delta.new_zeros(len(delta), self.num_classes, self.rank)
+            every.scatter_(1, self._index(labels), delta.unsqueeze(1))
+            moved = every.flatten(1) @ self.axes.flatten(0, 1)
+        else:
+            moved = torch.cat(
+                [
+                    torch.bmm(delta[part].unsqueeze(1), self.axes[labels[part]].float()).squeeze(1)
+                    for part in self._parts(len(labels))
+                ]
+                or [delta.new_zeros(0, self.dim)]
+            )
+        return z + moved.view_as(z)
+
+    def reconstruct(self, coefficients: Tensor, labels: Tensor) -> Tensor:
+        """Latents m_y + U_y a of shape (B, d)."""
+        return self.add(self.mean[labels], labels, coefficients)
+
+    def scores(
+        self, z: Tensor, labels: Tensor, coefficients: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """How far a latent lies from its class, (B,) each: inside the span and outside it.
+
+        The squared Mahalanobis distance sum_i a_i^2 / eigenvalue_i, and the energy
+        |z - m_y|^2 - |a|^2. `coefficients` are `project`'s, if they are known already.
+        """
+        a = self.project(z, labels) if coefficients is None else coefficients
+        energy = (z.flatten(1).float() - self.mean[labels]).square().sum(1) - a.square().sum(1)
+        return self.distance(a, labels), energy.clamp(min=0)
+
+    def distance(self, coefficients: Tensor, labels: Tensor) -> Tensor:
+        """Squared Mahalanobis distance sum_i a_i^2 / eigenvalue_i inside the span, (B,)."""
+        return (coefficients.square() * self.precisions[labels]).sum(1)
+
+    def in_range(
+        self, distance: Tensor, energy: Tensor, labels: Tensor, *, radius: float = 1.0
+    ) -> Tensor:
+        """Whether `scores` lie within the class's range, (B,) bool.
+
+        The range is what a stated share of images stayed within that their axes were not fitted
+        on; `radius` scales it as a length (the scores are squares).
+        """
+        scale = radius * radius
+        inside = distance <= scale * self.gate_distance[labels]
+        return inside & (energy <= scale * self.gate_energy[labels])
+
+    def gate(self, z: Tensor, labels: Tensor, *, radius: float = 1.0) -> Tensor:
+        """Whether latents lie within their class's range, (B,) bool (see `in_range`)."""
+        return self.in_range(*self.scores(z, labels), labels, radius=radius)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What `from_tensors` reads; axes in float16."""
+        tensors = {name: value for name, value in self.named_buffers() if name in _SHAPES}
+        return tensors | {"axes": self.axes.half()}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> ClasswisePCA:
+        """The PCA of what `tensors` returned.
+
+        Raises:
+            ValueError: a key is missing or unexpected, a shape, type or value is not what it must
+                be; everything that is wrong with keys and shapes is listed at once.
+        """
+        _check_keys(tensors)
+        _check_values(tensors)
+        return cls(**tensors)
+
+    def without_memory(self, max_axes_fraction: float | None = None) -> ClasswisePCA:
+        """A copy without the partner memory, for sharing.
+
+        As many axes as a class has images reproduce those images nearly: `max_axes_fraction` keeps
+        at most this fraction of the number of images, the leading ones. The gate is widened by the
+        most that the axes left out could hold, so whatever was in range still is.
+
+        Raises:
+            ValueError: the fraction is not in (0, 1].
+        """
+        tensors = {k: v for k, v in self.tensors().items() if not k.startswith("memory")}
+        if max_axes_fraction is None:
+            return ClasswisePCA(**{name: value.clone() for name, value in tensors.items()})
+        if not 0 < max_axes_fraction <= 1:
+            raise ValueError(f"max_axes_fraction must lie in (0, 1]; got {max_axes_fraction}")
+        kept = torch.minimum(self.ranks, (self.counts * max_axes_fraction).long())
+        rank = max(1, int(kept.max()))
+        dropped = torch.arange(self.rank, device=kept.device) >= kept[:, None]
+        largest = self.eigenvalues.masked_fill(~dropped, 0.0).amax(1)
+        tensors["gate_energy"] = self.gate_energy + largest * self.gate_distance
+        tensors["axes"] = tensors["axes"][:, :rank].masked_fill(dropped[:, :rank, None], 0.0)
+        tensors["eigenvalues"] = self.eigenvalues.masked_fill(dropped, 0.0)[:, :rank]
+        tensors["ranks"] = kept
+        return ClasswisePCA(**{name: value.clone() for name, value in tensors.items()})
+
+    def extra_repr(self) -> str:
+        partners = 0 if self.memory is None else len(self.memory)
+        return (
+            f"num_classes={self.num_classes}, dim={self.dim}, rank={self.rank}, memory={partners}"
+        )
+
+    def _index(self, labels: Tensor) -> Tensor:
+        return labels.view(-1, 1, 1).expand(-1, 1, self.rank)
+
+    def _parts(self, batch: int) -> Iterator[slice]:
+        step = max(1, _GATHER_VALUES // (self.rank * self.dim))
+        for start in range(0, batch, step):
+            yield slice(start, start + step)
+
+
+# Shapes by letter, so that one look tells which tensors disagree.
+_SHAPES = {
+    "mean": "Kd",
+    "axes": "Krd",
+    "eigenvalues": "Kr",
+    "ranks": "K",
+    "counts": "K",
+    "gate_distance": "K",
+    "gate_energy": "K",
+    "memory": "Nr",
+    "memory_labels": "N",
+}
+_TYPES = {
+    "axes": torch.float16,
+    "memory": torch.float16,
+    "ranks": torch.int64,
+    "counts": torch.int64,
+    "memory_labels": torch.int64,
+}
+_OPTIONAL = {"memory", "memory_labels"}
+
+
+def _check_keys(tensors: dict[str, Tensor]) -> None:
+    found = set(tensors)
+    optional = _OPTIONAL if found & _OPTIONAL else set()
+    missing = sorted(((set(_SHAPES) - _OPTIONAL) | optional) - found)
+    unexpected = sorted(found - set(_SHAPES))
+    sizes: dict[str, int] = {}
+    wrong = []
+    for name in _SHAPES:
+        if name not in found:
+            continue
+        tensor, letters = tensors[name], _SHAPES[name]
+        dtype = _TYPES.get(name, torch.float32)
+        shape = tuple(tensor.shape)
+        fits = len(shape) == len(letters) and all(
+            sizes.setdefault(letter, size) == size
+            for letter, size in zip(letters, shape, strict=True)
+        )
+        if not fits or tensor.dtype != dtype:
+            expected = ", ".join(f"{letter}={sizes.get(letter, 'any')}" for letter in letters)
+            wrong.append(f"{name} is {tensor.dtype} {shape}, expected {dtype} ({expected})")
+    if missing or unexpected or wrong:
+        raise ValueError(
+            f"these tensors are no classwise PCA: missing {missing}, unexpected {unexpected}, "
+            f"misshapen {wrong}"
+        )
+    if 0 in sizes.values():
+        raise ValueError(f"a classwise PCA has at least one of each, got {sizes}")
+
+
+def _check_values(tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} has values that are not finite")
+    classes, rank = tensors["eigenvalues"].shape
+    for name, low, high in (
+        ("eigenvalues", 0, None),
+        ("gate_distance", 0, None),
+        ("gate_energy", 0, None),
+        ("ranks", 0, rank),
+        ("counts", 1, None),
+        ("memory_labels", 0, classes - 1),
+    ):
+        if name not in tensors:
+            continue
+        least, most = tensors[name].min().item(), tensors[name].max().item()
+        if least < low or (high is not None and most > high):
+            bounds = f"at least {low}" if high is None else f"in [{low}, {high}]"
+            raise ValueError(f"{name} must be {bounds}; got values from {least} to {most}")
+    if "memory_labels" in tensors and bool((tensors["memory_labels"].diff() < 0).any()):
+        raise ValueError("memory_labels must be sorted by class")
+    for label, axes in enumerate(tensors["axes"]):  # one class at a time: all are 3 GB in float32
+        used = int(tensors["ranks"][label])
+        norms = torch.linalg.vector_norm(axes.float(), dim=1)
+        if bool((norms[:used] - 1).abs().gt(0.02).any()) or bool(norms[used:].any()):
+            raise ValueError(
+                f"axes of class {label} must be {used} rows of length 1 and zeros after them; got "
+                f"lengths from {float(norms.min()):g} to {float(norms.max()):g}"
+            )

@@ -1,0 +1,114 @@
+"""The `nfaug` command."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from .jsonable import jsonable
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "demo": "train, fit, look and fine-tune on handwritten digits, with a report",
+    "train": "train a flow on your images",
+    "fit": "fit an existing flow to your classes, without training it",
+    "preview": "draw originals, reconstructions and variants as a picture",
+    "sample": "draw new images from the class gaussians",
+    "eval": "measure bits/dim, accuracy and exactness of the round trip",
+    "info": "say what a checkpoint holds",
+}
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
+
+
+def _top_parser() -> argparse.ArgumentParser:
+    from . import __version__
+
+    listing = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="nfaug",
+        usage="nfaug COMMAND [options]",
+        description="Normalizing-flow augmentation: new images of the same class, for training "
+        "image classifiers.",
+        epilog=f"commands:\n{listing}\n\n'nfaug COMMAND --help' explains each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"nfaug {__version__}")
+    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help="see below")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 1 failed, 2 bad input, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv:
+        _top_parser().print_help()
+        return BAD_INPUT
+    name = _top_parser().parse_args(argv[:1]).command
+    module = importlib.import_module(f".commands.{name}", __package__)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            words = argv[1:]
+            if hasattr(module, "expand"):
+                words = module.expand(words)
+            arguments = module.parser().parse_args(words)
+            result = module.run(arguments)
+        except KeyboardInterrupt:
+            return _stop(INTERRUPTED, name, "interrupted")
+        except ModuleNotFoundError as error:
+            extra = getattr(module, "EXTRA", "train")
+            told = "pip install" in str(error)
+            cure = "" if told else f". It comes with: pip install 'nfaug[{extra}]'"
+            return _stop(FAILED, name, f"{error}{cure}")
+        except (ValueError, OSError) as error:  # CheckpointError and HubError are such
+            return _stop(BAD_INPUT, name, f"error: {error}")
+        except ArithmeticError as error:
+            return _stop(FAILED, name, f"{type(error).__name__}: {error}")
+    try:
+        # In ASCII, because a class may have any name and standard output any encoding.
+        text = json.dumps(jsonable(result), indent=2, allow_nan=False)
+        print(text if arguments.json else _lines(result), flush=True)
+    except BrokenPipeError:  # the reader of a pipe went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _stop(code: int, name: str, message: str) -> int:
+    print(f"nfaug {name}: {message}", file=sys.stderr)
+    return code
+
+
+def _show_warning(message: Any, category: type[Warning], *_: Any) -> None:
+    if not issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):
+        print(f"warning: {message}", file=sys.stderr)
+
+
+def _lines(result: dict[str, Any], indent: str = "") -> str:
+    lines = []
+    for key, value in result.items():
+        label = f"{indent}{key.replace('_', ' ')}"
+        if isinstance(value, dict):
+            lines += [label, _lines(value, indent + "  ")] if value else []
+        elif isinstance(value, float):
+            lines.append(f"{label:<24} {value:.6g}")
+        elif isinstance(value, list):
+            shown = ", ".join(map(_plain, value[:10])) + (", ..." if len(value) > 10 else "")
+            lines.append(f"{label:<24} {shown}")
+        elif value is not None:
+            lines.append(f"{label:<24} {_plain(value)}")
+    return "\n".join(lines)
+
+
+def _plain(value: object) -> str:
+    """Text from a checkpoint may be anybody's: control characters do not reach the terminal."""
+    encoding = sys.stdout.encoding or "utf-8"
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
+    return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -1,0 +1,115 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..checkpoint import Checkpoint, load
+from ..checks import refuse_other_classes
+
+__all__ = [
+    "DATA_HELP",
+    "add_data_options",
+    "add_flow",
+    "load_on",
+    "new_parser",
+    "open_data",
+    "out_file",
+    "refuse_class_mismatch",
+]
+
+DATA_HELP = (
+    "a folder with one sub-folder of images per class, a tar of one, a folder of IDX files "
+    "(MNIST's format), a timm data-set name such as torch/cifar10, or 'digits'"
+)
+
+
+def new_parser(command: str, description: str, epilog: str | None = None) -> ArgumentParser:
+    """A parser that refuses unknown options and knows --json."""
+    parser = ArgumentParser(prog=f"nfaug {command}", description=description, epilog=epilog)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def add_data_options(parser: ArgumentParser, split: str) -> None:
+    """--data and how it is read."""
+    parser.add_argument("--data", required=True, help=DATA_HELP)
+    parser.add_argument("--split", default=split, help="which part of the data: train or test")
+    parser.add_argument("--data-dir", help="where a named data set is kept")
+    parser.add_argument("--download", action="store_true", help="let a named data set be fetched")
+    parser.add_argument("--per-class", type=int | None, help="use this many images of each class")
+    parser.add_argument(
+        "--on-error",
+        choices=["raise", "skip"],
+        default="raise",
+        help="what to do with an image file that cannot be decoded",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn")
+
+
+def add_flow(parser: ArgumentParser) -> None:
+    """--flow and --device."""
+    parser.add_argument(
+        "--flow", required=True, help="a checkpoint directory, or owner/name on the Hub"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, ...; auto is the GPU where there is one"
+    )
+
+
+def load_on(arguments: Namespace) -> Checkpoint:
+    """The checkpoint of --flow on the device of --device."""
+    from ..training.trainer import pick_device
+
+    return load(arguments.flow).to(pick_device(arguments.device))
+
+
+def open_data(arguments: Namespace, checkpoint: Checkpoint) -> Any:
+    """The data set of the options, read as the checkpoint's flow needs it."""
+    from ..training.data import open_dataset
+
+    config = checkpoint.flow.config
+    return open_dataset(
+        arguments.data,
+        split=arguments.split,
+        data_dir=arguments.data_dir,
+        image_size=config.image_size,
+        channels=config.channels,
+        per_class=arguments.per_class,
+        on_error=arguments.on_error,
+        seed=arguments.seed,
+        download=arguments.download,
+    )
+
+
+def refuse_class_mismatch(checkpoint: Checkpoint, dataset: Any) -> None:
+    """Refuse data whose classes are not the checkpoint's, in the checkpoint's order.
+
+    A flow without classes takes all data.
+
+    Raises:
+        ValueError: says how they differ.
+    """
+    if checkpoint.config.class_names:
+        refuse_other_classes(dataset.classes, checkpoint.config.class_names)
+
+
+def out_file(path: str, *, overwrite: bool) -> Path:
+    """A PNG file to write, in a folder that is made.
+
+    Raises:
+        ValueError: it has another suffix.
+        FileExistsError: it is there and `overwrite` is False, or it is a folder.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise FileExistsError(f"{file} is a folder; --out is the picture to write")
+    if file.suffix.lower() != ".png":
+        raise ValueError(f"--out must end in .png; got {path!r}")
+    if file.exists() and not overwrite:
+        raise FileExistsError(f"{file} exists; pass --overwrite to replace it")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file

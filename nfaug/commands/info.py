@@ -1,0 +1,44 @@
+"""nfaug info."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..checkpoint import load
+from .common import new_parser
+
+__all__ = ["parser", "run"]
+
+
+def parser() -> ArgumentParser:
+    """Options of `nfaug info`."""
+    made = new_parser("info", "Say what a checkpoint holds: flow, classes, gaussians, figures.")
+    made.add_argument("flow", help="a checkpoint directory, or owner/name on the Hub")
+    return made
+
+
+def run(arguments: Namespace) -> dict[str, Any]:
+    """Load, check, and describe."""
+    checkpoint = load(arguments.flow)
+    config = checkpoint.config
+    pca = checkpoint.pca
+    return {
+        "flow": {
+            **config.flow.to_dict(),
+            "parameters": sum(p.numel() for p in checkpoint.flow.parameters()),
+        },
+        "classes": len(config.class_names),
+        "class_names": list(config.class_names),
+        "preprocessing": config.preprocessing,
+        "gaussians": config.gaussians,
+        "pca": None
+        if pca is None
+        else {
+            "axes": int(pca.rank),
+            "memory_images": 0 if pca.memory is None else len(pca.memory),
+        },
+        "training": config.training,
+        "metrics": config.metrics,
+    }

@@ -1,0 +1,59 @@
+"""nfaug sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+from ..preview import picture_grid, sample_images
+from .common import add_flow, load_on, new_parser, out_file
+
+__all__ = ["parser", "run"]
+
+
+def parser() -> ArgumentParser:
+    """Options of `nfaug sample`."""
+    made = new_parser(
+        "sample",
+        "Draw new images from the class gaussians through the inverse flow: a row per class.",
+    )
+    add_flow(made)
+    made.add_argument("--out", required=True, help="the PNG file to write")
+    made.add_argument("--overwrite", action="store_true", help="replace --out")
+    made.add_argument("--per-class", type=int, default=8, help="images of each class")
+    made.add_argument("--classes", type=int, default=20, help="classes that are shown at most")
+    made.add_argument(
+        "--temperature", type=float, default=0.7, help="T: standard deviations are scaled by T"
+    )
+    made.add_argument("--seed", type=int, default=0, help="seed of the samples")
+    return made
+
+
+def run(arguments: Namespace) -> dict[str, Any]:
+    """Draw and save."""
+    if arguments.per_class < 1 or arguments.classes < 1:
+        raise ValueError(
+            f"--per-class and --classes must be at least 1; got {arguments.per_class} and "
+            f"{arguments.classes}"
+        )
+    file = out_file(arguments.out, overwrite=arguments.overwrite)
+    checkpoint = load_on(arguments)
+    if checkpoint.gaussians is None:
+        raise ValueError(f"{arguments.flow} has no class gaussians; fit them with: nfaug fit")
+    names = list(checkpoint.config.class_names) or ["all"]
+    names = names[: arguments.classes]
+    labels = torch.arange(len(names)).repeat_interleave(arguments.per_class)
+    images = sample_images(
+        checkpoint.flow,
+        checkpoint.gaussians,
+        labels,
+        temperature=arguments.temperature,
+        generator=torch.Generator().manual_seed(arguments.seed),
+    )
+    table = images.cpu().unflatten(0, (len(names), arguments.per_class))
+    titles = [f"sample {i + 1}" for i in range(arguments.per_class)]
+    picture = picture_grid(table, titles, names)
+    picture.save(file)
+    return {"out": str(file), "width": picture.width, "height": picture.height}

@@ -1,0 +1,170 @@
+"""The random part of NFA: drawn in one place, from one seed, before anything is computed."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+__all__ = ["NFAParams", "make_params"]
+
+_GOLDEN = 0x9E3779B97F4A7C15  # spreads ranks and workers; odd, so the lower 32 bits differ too
+
+
+@dataclass(frozen=True)
+class NFAParams:
+    """What one call of `NFAugment` does; pass it back as `params=` to do the same again.
+
+    Attributes:
+        batch: number of images in the batch that it was made for.
+        index: (n,) images that go through the flow.
+        chosen: (n,) which of them are to be augmented.
+        partner: (n,) row of the memory, or position within `index`.
+        from_memory: (n,) which of the two.
+        paired: (n,) whether a partner was found.
+        weights: (n, r) or (n, 1), how far to go towards the partner along each axis.
+    """
+
+    batch: int
+    index: Tensor
+    chosen: Tensor
+    partner: Tensor
+    from_memory: Tensor
+    paired: Tensor
+    weights: Tensor
+
+    def to(self, device: torch.device | str) -> NFAParams:
+        """The same parameters on another device."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
+        return NFAParams(self.batch, **{name: value.to(device) for name, value in tensors.items()})
+
+
+def make_params(
+    labels: Tensor,
+    usable: Tensor,
+    *,
+    p: float | Tensor,
+    alpha: float,
+    strength: float,
+    rank: int,
+    axes: int | None,
+    mix: str,
+    partners: str,
+    offsets: Tensor | None,
+    generator: torch.Generator | None = None,
+) -> NFAParams:
+    """Which images, which partners and how far, for labels (B,) that are in range.
+
+    `offsets` are the memory's, None where there is none. Settings as in `NFAugment`. Nothing is
+    read back from an accelerator.
+    """
+    batch, device = len(labels), labels.device
+    slots = _slots(batch, float(p.max()) if isinstance(p, Tensor) else p)
+    width = 1 if mix == "pair" else rank
+    coins = draw(batch, slots, width, alpha, generator=generator)
+    index = coins.index.to(device)
+    own = labels[index]
+    # Exactly p on average: `slots` images are drawn, and each is chosen with what is left.
+    share = p.to(device)[own] if isinstance(p, Tensor) else p
+    chosen = coins.choose.to(device) * slots < share * batch
+    coin = coins.partner.to(device)
+    partner, paired = pick_in_batch(coin, own, usable[index])
+    from_memory = torch.zeros_like(paired)
+    if offsets is not None and partners != "batch":
+        row, stored = pick_in_memory(coin, own, offsets)
+        if partners == "memory":
+            paired = stored
+        from_memory = stored
+        if partners == "both":
+            from_memory = stored & (~paired | (coins.source.to(device) < 0.5))
+        partner = torch.where(from_memory, row, partner)
+        paired = paired | stored
+    weights = coins.weights * strength
+    if axes is not None:
+        weights = weights.expand(-1, rank).clone()
+        weights[:, axes:] = 0
+    return NFAParams(batch, index, chosen, partner, from_memory, paired, weights.to(device))
+
+
+@dataclass(frozen=True)
+class Coins:
+    """Uniform numbers and mixing weights, on the CPU: the same on every device for one seed."""
+
+    index: Tensor  # (n,) distinct positions in the batch
+    choose: Tensor  # (n,) in [0, 1), as the next two
+    source: Tensor
+    partner: Tensor
+    weights: Tensor  # (n, width) from Beta(alpha, alpha)
+
+
+def draw(
+    batch: int, slots: int, width: int, alpha: float, *, generator: torch.Generator | None = None
+) -> Coins:
+    """Draw everything that one call needs.
+
+    The numbers come from a generator of their own, seeded by one draw of `generator` (of torch's
+    when it is None) and by the process: ranks of a distributed run and workers of a loader differ
+    even where their seeds do not.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator)) + _GOLDEN * _rank()
+    worker = get_worker_info()
+    if generator is not None and worker is not None:  # a copy, the same in every worker
+        seed += _GOLDEN * worker.seed
+    own = torch.Generator().manual_seed(seed % 2**62)
+    index = torch.randperm(batch, generator=own)[:slots]
+    choose, source, partner = torch.rand(3, slots, generator=own)
+    return Coins(index, choose, source, partner, _beta(alpha, (slots, width), own))
+
+
+def _rank() -> int:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    return int(os.environ.get("RANK") or 0)
+
+
+def _beta(alpha: float, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Beta(alpha, alpha) as g/(g + g') of two gamma variables, in logarithms: any alpha > 0.
+
+    A gamma variable of shape alpha < 1 underflows; log g = log g(alpha + 1) + log(u)/alpha does not
+    (Marsaglia & Tsang 2000).
+    """
+    if alpha == 1:
+        return torch.rand(shape, generator=generator)
+    shapes = torch.full((2, *shape), alpha + 1, dtype=torch.float64)
+    uniform = torch.rand(shapes.shape, generator=generator, dtype=torch.float64)
+    logs = torch._standard_gamma(shapes, generator=generator).log()
+    logs = logs + torch.log1p(-uniform) / alpha
+    return torch.sigmoid(logs[0] - logs[1]).float()
+
+
+def pick_in_batch(coin: Tensor, labels: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Another position with the same label, uniformly, and whether there is one; (n,) both."""
+    same = (labels[:, None] == labels[None, :]) & allowed[None, :]
+    same = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    running = same.cumsum(1)
+    count = same.sum(1)
+    wanted = _floor(coin, count)
+    # The first position where the running count passes `wanted`.
+    partner = (running <= wanted[:, None]).sum(1).clamp(max=max(0, len(labels) - 1))
+    return partner, count > 0
+
+
+def pick_in_memory(coin: Tensor, labels: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """A row of the class's part of the memory, uniformly, and whether there is one; (n,) both."""
+    start, end = offsets[labels], offsets[labels + 1]
+    return start + _floor(coin, end - start), end > start
+
+
+def _floor(coin: Tensor, count: Tensor) -> Tensor:
+    """A whole number in [0, count), or 0."""
+    # In float64: float32 has too few steps for a class of millions.
+    return torch.minimum((coin.double() * count).long(), (count - 1).clamp(min=0))
+
+
+def _slots(batch: int, p: float) -> int:
+    """ceil(p * batch), with a guard against p * batch = 64.000000001."""
+    return min(batch, math.ceil(p * batch - 1e-6)) if p > 0 else 0

@@ -1,0 +1,181 @@
+"""What NFAugment computes with, kept out of the module tree, and the arithmetic of one batch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .classwise import ClasswisePCA
+from .draws import NFAParams
+from .flow import Flow
+from .pixels import Normalization, resize
+
+__all__ = ["Engine", "Outcome"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the images that went through the flow, (n,) bool each, at most one true."""
+
+    images: Tensor
+    applied: Tensor
+    no_partner: Tensor
+    gated: Tensor
+    fell_back: Tensor
+
+
+class Engine:
+    """A frozen flow and a classwise PCA, on every device that images arrive on.
+
+    A plain object: a module that holds it has no parameters, buffers or sub-modules for it. It is
+    never changed, so copies of that module share it. Pickling keeps one copy and leaves out those
+    made for other devices.
+
+    Raises:
+        ValueError: there is no PCA, or it has another dimension than the flow.
+    """
+
+    def __init__(
+        self, flow: Flow, pca: ClasswisePCA | None, class_names: Sequence[str] | None = None
+    ) -> None:
+        if pca is None:
+            raise ValueError(
+                "this checkpoint has no PCA axes, which NFA mixes along: fit it to your classes "
+                "(nfaug fit --flow DIR --data D --out DIR, or nfaug.fit)"
+            )
+        if pca.dim != flow.config.dim:
+            raise ValueError(
+                f"the PCA has {pca.dim} dimensions, the flow {flow.config.dim}: they do not belong "
+                "together"
+            )
+        names = tuple(class_names or ())
+        if names and len(names) != pca.num_classes:
+            raise ValueError(
+                f"there are {len(names)} class names for a PCA of {pca.num_classes} classes"
+            )
+        self.config = flow.config
+        self.class_names = names
+        self.num_classes = pca.num_classes
+        self.rank = pca.rank
+        self.has_memory = pca.has_memory
+        frozen = flow.freeze()
+        self._home = frozen.device
+        self._held: dict[torch.device, tuple[Flow, ClasswisePCA]] = {
+            self._home: (frozen, _moved(pca, self._home))
+        }
+
+    def on(self, device: torch.device) -> tuple[Flow, ClasswisePCA]:
+        """The flow and the PCA on a device; copied there at the first call."""
+        if device not in self._held:
+            flow, pca = self._held[self._home]
+            self._held[device] = (_moved(flow, device), _moved(pca, device))
+        return self._held[device]
+
+    def memory_range(self, label: int) -> tuple[int, int]:
+        """Rows [start, end) of the memory that are of a class."""
+        offsets = self._held[self._home][1].offsets
+        return int(offsets[label]), int(offsets[label + 1])
+
+    def mix(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        usable: Tensor,
+        params: NFAParams,
+        normalization: Normalization,
+        radius: float | None,
+    ) -> Outcome:
+        """Encode, move towards the partners, decode: z' = z + U (w * (b - a)).
+
+        `images` are those of `params.index`, (n, C, H, W); `labels` are in range; where `usable` is
+        false the image stays. `radius` is the gate's, None for no gate.
+        """
+        flow, pca = self.on(images.device)
+        levels, unit, finite = self._levels(images, normalization)
+        z = flow.encode(levels)[0]
+        a = pca.project(z, labels)
+        position = torch.where(params.from_memory, 0, params.partner)
+        b = a[position]
+        paired = params.paired & usable & (params.from_memory | finite[position])
+        if pca.memory is not None:
+            row = torch.where(params.from_memory, params.partner, 0)
+            b = torch.where(params.from_memory[:, None], pca.memory[row].float(), b)
+        moving = (params.chosen & paired)[:, None]
+        delta = torch.where(moving, params.weights * (b - a), 0.0)
+        moved = pca.add(z, labels, delta)
+        decoded = flow.decode(moved, quantize=False)
+        sane = finite & _all_finite(moved) & _all_finite(decoded)
+        inside = sane if radius is None else _in_range(pca, z, labels, a, a + delta, radius)
+        new = self._images(decoded, images, levels, unit, normalization)
+        chosen = params.chosen
+        applied = chosen & sane & paired & inside
+        return Outcome(
+            images=torch.where(applied[:, None, None, None], new, images),
+            applied=applied,
+            fell_back=chosen & ~sane,
+            no_partner=chosen & sane & ~paired,
+            gated=chosen & sane & paired & ~inside,
+        )
+
+    def _levels(
+        self, images: Tensor, normalization: Normalization
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Grey levels at the flow's size, the images in [0, 1], and which are finite."""
+        size = self.config.image_size
+        if images.dtype == torch.uint8:
+            finite = torch.ones(len(images), dtype=torch.bool, device=images.device)
+            if tuple(images.shape[-2:]) == size:
+                return images, images, finite  # exact: never leaves the 8-bit grid
+            unit = images.to(torch.float32) / 255
+        else:
+            unit = normalization.unit(images)
+            finite = _all_finite(unit)
+            unit = torch.where(finite[:, None, None, None], unit, 0.5)
+        return resize(unit, size).clamp(0, 1) * 255, unit, finite
+
+    def _images(
+        self,
+        decoded: Tensor,
+        images: Tensor,
+        levels: Tensor,
+        unit: Tensor,
+        normalization: Normalization,
+    ) -> Tensor:
+        """Decoded images in the form that arrived; detail above the flow's size is kept."""
+        height, width = images.shape[-2:]
+        if (height, width) != self.config.image_size:
+            decoded = (unit + resize(decoded - levels / 255, (height, width))).clamp(0, 1)
+        if images.dtype == torch.uint8:
+            return (decoded * 255).round().to(torch.uint8)
+        return normalization.undo(decoded).to(images.dtype)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": {self._home: self._held[self._home]}}
+
+
+def _moved(module: Any, device: torch.device) -> Any:
+    """The module itself where it lies on the device, else a copy: it may be somebody's."""
+    if all(tensor.device == device for tensor in module.buffers()):
+        return module
+    return copy.deepcopy(module).to(device)
+
+
+def _all_finite(x: Tensor) -> Tensor:
+    return torch.isfinite(x).flatten(1).all(1)
+
+
+def _in_range(
+    pca: ClasswisePCA, z: Tensor, labels: Tensor, a: Tensor, moved: Tensor, radius: float
+) -> Tensor:
+    """Whether image and result both lie within the class's range; outside the span they agree."""
+    distance, energy = pca.scores(z, labels, a)
+    distance = torch.maximum(distance, pca.distance(moved, labels))
+    return pca.in_range(distance, energy, labels, radius=radius)

@@ -1,0 +1,295 @@
+"""The normalizing flow: matrix-exponential couplings on a multi-scale Glow (paper, section 5.1)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from . import codec
+from .coupling import MatrixExpCoupling
+from .flow_config import FlowConfig
+from .layers import ActNorm, InvertibleConv1x1, Layer, Precision, Squeeze, Step
+
+__all__ = ["Flow", "FlowConfig"]
+
+_LayerMap = Callable[[Layer, Tensor], tuple[Tensor, Tensor]]
+
+
+class Flow(Layer):
+    """A multi-scale flow between images and latents of the same shape (C, H, W).
+
+    A level squeezes space into channels and runs its steps; after every level but the last the
+    first half of the channels goes on and the second is kept. At the end all is put back, so the
+    latent has the image's own shape: nothing is dropped.
+
+    `forward` and `inverse` work in flow space (see `nfaug.codec`) and under the caller's settings;
+    `encode` and `decode` work on 8-bit images and in full precision, whatever autocast and TF32
+    say: both would lose the 8-bit exactness of a round trip.
+    Neither ever waits for the device, so CUDA graphs can capture them. Set `recompute` to trade
+    time for memory in training: activations inside a step are computed again in the backward pass.
+
+    Args:
+        config: the flow's shape.
+        blocks: the steps of each level, for a flow made of existing ones; None for new ones.
+    """
+
+    def __init__(self, config: FlowConfig, blocks: nn.ModuleList | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.recompute = False
+        self.squeeze = Squeeze()
+        self.blocks = _new_blocks(config) if blocks is None else blocks
+
+    @classmethod
+    def from_tensors(cls, config: FlowConfig, tensors: Mapping[str, Tensor]) -> Flow:
+        """A flow with these weights, under the names of `state_dict`.
+
+        Nothing is initialised first, and float32 tensors are taken over without a copy.
+
+        Raises:
+            ValueError: keys are missing, unexpected or misshapen (one error lists them all), a
+                tensor is not floating point or holds NaN or infinity, or the couplings' scalars
+                ask for a series that is too long.
+        """
+        with torch.device("meta"):
+            flow = cls(config)
+        expected = flow.state_dict()
+        _check_keys(expected, tensors)
+        weights = {name: tensors[name].to(torch.float32) for name in expected}
+        if bad := [name for name, value in weights.items() if not _finite(value)]:
+            raise ValueError(f"weights hold NaN or infinity in {_listed(bad)}")
+        flow.load_state_dict(weights, assign=True)
+        flow.fit_terms()
+        return flow
+
+    @property
+    def device(self) -> torch.device:
+        """Where the flow's tensors are."""
+        return self._any_tensor().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type that the flow works in."""
+        return self._any_tensor().dtype
+
+    def _any_tensor(self) -> Tensor:
+        return next(itertools.chain(self.parameters(), self.buffers()))
+
+    def _levels(self) -> list[list[Layer]]:
+        return [list(cast("Iterable[Layer]", steps)) for steps in self.blocks]
+
+    def _check(self, x: Tensor) -> None:
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.config.shape:
+            raise ValueError(
+                f"this flow takes tensors of shape (B, {', '.join(map(str, self.config.shape))}); "
+                f"got {tuple(x.shape)}"
+            )
+
+    def _run(self, step: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(step, x, use_reentrant=False, preserve_rng_state=False)
+        return step(x)
+
+    def _normalize(self, x: Tensor, run: _LayerMap) -> tuple[Tensor, Tensor]:
+        total = x.new_zeros(len(x))
+        kept = []
+        for level, steps in enumerate(self._levels()):
+            x = self.squeeze(x)[0]
+            for step in steps:
+                x, logdet = run(step, x)
+                total = total + logdet
+            if level < self.config.levels - 1:
+                x, rest = x.chunk(2, 1)
+                kept.append(rest)
+        z = self.squeeze.inverse(x)[0]
+        for rest in reversed(kept):
+            z = self.squeeze.inverse(torch.cat([z, rest], 1))[0]
+        return z, total
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """z = f(x) in flow space and log|det df/dx|."""
+        self._check(x)
+        return self._normalize(x, self._run)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """x = f^-1(z) in flow space and log|det df^-1/dz|."""
+        self._check(z)
+        kept = []
+        z = self.squeeze(z)[0]
+        for _ in range(self.config.levels - 1):
+            z, rest = z.chunk(2, 1)
+            kept.append(rest)
+            z = self.squeeze(z)[0]
+        total = z.new_zeros(len(z))
+        for steps in reversed(self._levels()):
+            for step in reversed(steps):
+                z, logdet = step.inverse(z)
+                total = total + logdet
+            z = self.squeeze.inverse(z)[0]
+            if kept:
+                z = torch.cat([z, kept.pop()], 1)
+        return z, total
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> Tensor:
+        """Data-dependent initialisation from one batch in flow space; returns its latents."""
+        self._check(x)
+
+        def run(step: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
+            return step.initialize(x), x.new_zeros(len(x))
+
+        return self._normalize(x, run)[0]
+
+    def encode(self, images: Tensor, noise: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
+        """Latents of 8-bit images and log|det| (the flow's alone: see `codec.bits_per_dim`).
+
+        `images` is uint8 (B, C, H, W) of the configured size; floating point is read as grey
+        levels in [0, 255]. `noise` in [0, 1) is added to the levels, None for 1/2; a tensor has
+        the padded shape.
+
+        Raises:
+            ValueError: the images have another shape, or another integer type.
+        """
+        config = self.config
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise ValueError(
+                "encode takes uint8 images, or floating-point grey levels in [0, 255]; got "
+                f"{images.dtype}"
+            )
+        if images.dim() != 4 or tuple(images.shape[1:]) != (config.channels, *config.image_size):
+            raise ValueError(
+                f"this flow encodes images of shape (B, {config.channels}, "
+                f"{config.image_size[0]}, {config.image_size[1]}); got {tuple(images.shape)}"
+            )
+        with torch.autocast(images.device.type, enabled=False), _NoTF32(images.device):
+            v = codec.to_flow(codec.pad(images, config.size), noise)
+            return self(v.to(self.dtype))
+
+    def decode(self, z: Tensor, *, quantize: bool = True) -> Tensor:
+        """Images of latents: uint8, or floating point in [0, 1] with `quantize=False`.
+
+        Raises:
+            ValueError: the latents have another shape than the flow's.
+        """
+        with torch.autocast(z.device.type, enabled=False), _NoTF32(z.device):
+            v = self.inverse(z.to(self.dtype))[0]
+            return codec.crop(codec.from_flow(v, quantize=quantize), self.config.image_size)
+
+    def couplings(self) -> list[MatrixExpCoupling]:
+        """Every coupling that can be trained, in order."""
+        return [module for module in self.modules() if isinstance(module, MatrixExpCoupling)]
+
+    def fit_terms(self) -> None:
+        """Lengthen the couplings' series where the learnt scalars ask for it (after loading)."""
+        for coupling in self.couplings():
+            coupling.fit_terms()
+
+    def clip_exponents_(self) -> None:
+        """Keep the couplings inside the norm their series covers (after an optimiser step)."""
+        for coupling in self.couplings():
+            coupling.clip_()
+
+    def freeze(self, precision: Precision = "full") -> Flow:
+        """A flow for inference: the same map, what can be folded folded, no parameters.
+
+        It is a copy: training this flow further does not change it. With `precision="bf16"` the
+        coupling networks run in bfloat16, which is faster where the hardware has it and is **not
+        exact**: decoding an encoded image moves pixels by some grey levels.
+
+        Raises:
+            ValueError: `precision` is neither "full" nor "bf16".
+        """
+        if precision not in ("full", "bf16"):
+            raise ValueError(f'precision is "full" or "bf16"; got {precision!r}')
+        blocks = nn.ModuleList(
+            nn.ModuleList(step.freeze(precision) for step in steps) for steps in self._levels()
+        )
+        return Flow(self.config, blocks).eval()
+
+    def __repr__(self) -> str:
+        return f"Flow({self.config}, {self.config.parameter_count / 1e6:.2f} M parameters)"
+
+
+def _new_blocks(config: FlowConfig) -> nn.ModuleList:
+    levels = nn.ModuleList()
+    channels, (height, width) = config.channels, config.size
+    for steps, blocks, hidden in zip(config.steps, config.blocks, config.width, strict=True):
+        channels, height, width = 4 * channels, height // 2, width // 2
+        levels.append(
+            nn.ModuleList(
+                Step(
+                    ActNorm((channels, height, width)),
+                    InvertibleConv1x1(channels),
+                    MatrixExpCoupling(
+                        channels,
+                        hidden,
+                        blocks,
+                        low_rank_above=config.low_rank_above,
+                        rank=config.rank,
+                        bound=config.bound,
+                    ),
+                )
+                for _ in range(steps)
+            )
+        )
+        channels //= 2
+    return levels
+
+
+class _NoTF32:
+    """A context in which cuDNN's convolutions are float32 in full.
+
+    In a compiled graph it does nothing: no graph can hold a global flag, so whoever compiles
+    turns TF32 off.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.guard = device.type == "cuda" and not torch.compiler.is_compiling()
+
+    def __enter__(self) -> None:
+        if self.guard:
+            cudnn: Any = torch.backends.cudnn
+            new = hasattr(cudnn, "conv")  # torch >= 2.9 has a setting for each operator
+            self.owner = cudnn.conv if new else cudnn
+            self.name = "fp32_precision" if new else "allow_tf32"
+            self.before = getattr(self.owner, self.name)
+            setattr(self.owner, self.name, "ieee" if new else False)
+
+    def __exit__(self, *exception: object) -> None:
+        if self.guard:
+            setattr(self.owner, self.name, self.before)
+
+
+def _check_keys(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    problems = []
+    if missing := sorted(set(expected) - set(tensors)):
+        problems.append(f"missing {_listed(missing)}")
+    if unexpected := sorted(set(tensors) - set(expected)):
+        problems.append(f"unexpected {_listed(unexpected)}")
+    common = [name for name in expected if name in tensors]
+    if misshapen := [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in common
+        if tensors[name].shape != expected[name].shape
+    ]:
+        problems.append(f"misshapen {_listed(misshapen)}")
+    if kinds := [
+        f"{name} {tensors[name].dtype}" for name in common if not tensors[name].is_floating_point()
+    ]:
+        problems.append(f"not floating point {_listed(kinds)}")
+    if problems:
+        raise ValueError("the weights do not fit the flow: " + "; ".join(problems))
+
+
+def _finite(value: Tensor) -> bool:
+    # A sum is not finite if a term is not, and reads the weights once; large ones may overflow.
+    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names)

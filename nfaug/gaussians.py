@@ -1,0 +1,258 @@
+"""One gaussian per class: the prior under which the flow is trained."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ClassGaussians", "pairwise_kl"]
+
+# Columns handled at once. Every sum here is separable over coordinates, so working on slices keeps
+# the temporaries small: at 1,000 classes 8 MB each, whatever the dimension.
+COLUMNS = 1024
+
+
+class ClassGaussians(nn.Module):
+    r"""One gaussian with a diagonal covariance per class.
+
+    .. math:: \log p(z \mid y) = -\frac12 \sum_i \left[
+              \frac{(z_i - \mu_{yi})^2}{v_{yi}} + \log v_{yi} + \log 2\pi \right]
+
+    The parameters are buffers, so that ``state_dict`` and ``to`` carry them and no optimiser moves
+    them. They are stored in float32. Densities are computed in float64 (float32 where the device
+    has no float64) and returned in the dtype of the latents, at least float32.
+
+    Args:
+        means: The class means, shape (K, d).
+        variances: The class variances, shape (K, d), all positive.
+        counts: The number of training samples of each class, shape (K,); 0 says "unknown".
+
+    Raises:
+        ValueError: If shapes disagree, a value is not finite, a variance is not positive or a count
+            is negative.
+    """
+
+    means: Tensor
+    variances: Tensor
+    counts: Tensor
+
+    def __init__(self, means: Tensor, variances: Tensor, counts: Tensor | None = None) -> None:
+        super().__init__()
+        if means.ndim != 2 or means.shape != variances.shape or 0 in means.shape:
+            raise ValueError(
+                "means and variances must both have shape (K, d) with K and d at least 1, got "
+                f"{tuple(means.shape)} and {tuple(variances.shape)}"
+            )
+        if counts is None:
+            counts = means.new_zeros(means.shape[0], dtype=torch.int64)
+        if counts.shape != means.shape[:1]:
+            raise ValueError(
+                f"counts must have shape ({means.shape[0]},), one per class, "
+                f"got {tuple(counts.shape)}"
+            )
+        if bool((counts < 0).any()):
+            raise ValueError(f"counts must not be negative, got {int(counts.min())}")
+        # Checked after rounding: a variance below the smallest float32 would become zero.
+        means = means.detach().to(torch.float32, copy=True)
+        variances = variances.detach().to(torch.float32, copy=True)
+        for name, value in (("means", means), ("variances", variances)):
+            bad = ~torch.isfinite(value).all(dim=1)
+            if bool(bad.any()):
+                raise ValueError(
+                    f"{name} of class {int(bad.nonzero()[0])} are not finite in float32"
+                )
+        if bool((variances <= 0).any()):
+            worst = int(variances.amin(dim=1).argmin())
+            raise ValueError(
+                f"variances must be positive, the smallest of class {worst} is "
+                f"{float(variances[worst].min()):g} in float32; floor them, as "
+                "ClassStatistics.finalize does"
+            )
+        self.register_buffer("means", means)
+        self.register_buffer("variances", variances)
+        self.register_buffer("counts", counts.detach().to(torch.int64, copy=True))
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, K."""
+        return self.means.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """The number of latent coordinates, d."""
+        return self.means.shape[1]
+
+    def extra_repr(self) -> str:
+        return f"num_classes={self.num_classes}, dim={self.dim}"
+
+    def log_prob(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Log-density of latents, in nats, under their own class or under every class.
+
+        Args:
+            z: Latents of shape (B, d) or (B, C, H, W) with C*H*W = d.
+            labels: The class of each latent, shape (B,), integers in [0, K).
+
+        Returns:
+            Shape (B,) with labels, else (B, K). The gradient reaches ``z``.
+
+        Raises:
+            ValueError: If the latents or the labels do not fit the gaussians.
+        """
+        dtype = torch.promote_types(z.dtype, torch.float32)
+        if labels is None:
+            return self._log_prob_all(z).to(dtype)
+        z = self._flatten(z)
+        self._check_labels(labels, len(z))
+        # Indexed before the cast: B rows are converted, not K.
+        variances = self.variances[labels].to(z.dtype)
+        distance = ((z - self.means[labels].to(z.dtype)).square() / variances).sum(dim=1)
+        return self._density(distance, variances.log().sum(dim=1)).to(dtype)
+
+    def classify(self, z: Tensor) -> Tensor:
+        """The class under which each latent is most likely, shape (B,), int64.
+
+        Classes have equal weight: argmax over y of log p(z | y), the paper's NF-Acc rule.
+        """
+        return self._log_prob_all(z).argmax(dim=1)
+
+    def sample(
+        self,
+        labels: Tensor,
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        r"""Draw one latent per label: :math:`\mu_y + T \sqrt{v_y}\,\epsilon`, shape (B, d).
+
+        Args:
+            labels: The class of each sample, shape (B,), integers in [0, K).
+            temperature: T, which multiplies the standard deviation; 0 gives the class means.
+            generator: Source of the randomness. The noise is drawn on its device.
+
+        Raises:
+            ValueError: If the labels or the temperature are out of range.
+        """
+        if not (temperature >= 0 and math.isfinite(temperature)):
+            raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
+        self._check_labels(labels, len(labels))
+        labels = labels.to(self.means.device)
+        means = self.means[labels]
+        device = means.device if generator is None else generator.device
+        noise = torch.randn(means.shape, generator=generator, dtype=means.dtype, device=device)
+        return means + temperature * self.variances[labels].sqrt() * noise.to(means.device)
+
+    def pairwise_kl(self) -> Tensor:
+        """KL(y || y') in nats between all classes, shape (K, K), float64: see `pairwise_kl`."""
+        return pairwise_kl(self.means, self.variances)
+
+    def _log_prob_all(self, z: Tensor) -> Tensor:
+        """log p(z | y) for every class, (B, K): squares expanded into matrix products."""
+        z = self._flatten(z)
+        distance = z.new_zeros(len(z), self.num_classes)
+        logdet = z.new_zeros(self.num_classes)
+        for columns in range(0, self.dim, COLUMNS):
+            part = slice(columns, columns + COLUMNS)
+            means, variances = self.means[:, part].to(z.dtype), self.variances[:, part].to(z.dtype)
+            # Centred, so that the expanded squares do not cancel when all means are far from 0.
+            centre = means.mean(dim=0)
+            means, x = means - centre, z[:, part] - centre
+            precisions = variances.reciprocal()
+            scaled = means * precisions
+            distance = distance + x.square() @ precisions.T - 2 * (x @ scaled.T)
+            distance = distance + (means * scaled).sum(dim=1)
+            logdet = logdet + variances.log().sum(dim=1)
+        return self._density(distance, logdet)
+
+    def _density(self, distance: Tensor, logdet: Tensor) -> Tensor:
+        return -0.5 * (distance + logdet + self.dim * math.log(2 * math.pi))
+
+    def _flatten(self, z: Tensor) -> Tensor:
+        if z.ndim < 2 or math.prod(z.shape[1:]) != self.dim or not z.is_floating_point():
+            raise ValueError(
+                f"latents must be floating point of shape (B, {self.dim}) or (B, C, H, W) with "
+                f"C*H*W = {self.dim}, got {z.dtype} of shape {tuple(z.shape)}"
+            )
+        # Apple's GPUs have no float64.
+        return z.flatten(1).to(torch.float32 if z.device.type == "mps" else torch.float64)
+
+    def _check_labels(self, labels: Tensor, batch: int) -> None:
+        if labels.shape != (batch,) or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise ValueError(
+                f"labels must be integers of shape ({batch},), got {labels.dtype} of shape "
+                f"{tuple(labels.shape)}"
+            )
+        # Reading values from an accelerator would stall it in every training step.
+        if labels.device.type == "cpu" and batch:
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(
+                    f"labels must lie in [0, {self.num_classes}), got values from {low} to {high}"
+                )
+
+
+def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
+    r"""Kullback-Leibler divergence, in nats, between every pair of diagonal gaussians.
+
+    .. math:: KL(y \| y') = \frac12 \sum_i \left[ \frac{v_{yi} + (\mu_{yi} - \mu_{y'i})^2}{v_{y'i}}
+              - 1 + \log v_{y'i} - \log v_{yi} \right]
+
+    The squares are expanded, after centring the means over classes, so that everything is a matrix
+    product: O(K^2 d) time and O(Kd + K^2) memory. Rounding leaves an absolute error near 1e-16
+    times the largest term; results are clamped at 0 and the diagonal is exactly 0.
+
+    Args:
+        means: Shape (K, d).
+        variances: Shape (K, d), or (K, 1) where a class has one variance for all its coordinates.
+
+    Returns:
+        Shape (K, K), float64; entry [y, y'] is KL(y || y'). Differentiable. It lies on the CPU
+        where the device of the means has no float64.
+
+    Raises:
+        ValueError: If the shapes disagree.
+    """
+    if means.ndim != 2 or variances.shape not in (means.shape, (means.shape[0], 1)):
+        raise ValueError(
+            "means must have shape (K, d) and variances (K, d) or (K, 1), got "
+            f"{tuple(means.shape)} and {tuple(variances.shape)}"
+        )
+    if means.device.type == "mps":  # has no float64
+        means, variances = means.cpu(), variances.cpu()
+    classes, dim = means.shape
+    if variances.shape[1] == 1:
+        return _pairwise_kl_isotropic(means, variances.double())
+    ratios, products = variances.new_zeros(2, classes, classes, dtype=torch.float64).unbind()
+    logdet = variances.new_zeros(classes, dtype=torch.float64)
+    for start in range(0, dim, COLUMNS):
+        part = slice(start, start + COLUMNS)
+        v, mu = variances[:, part].double(), means[:, part].double()
+        mu = mu - mu.mean(dim=0)
+        precisions = v.reciprocal()
+        ratios = ratios.addmm(torch.addcmul(v, mu, mu), precisions.T)
+        products = products.addmm(mu, (mu * precisions).T)
+        logdet = logdet + v.log().sum(dim=1)
+    kl = 0.5 * (ratios - 2 * products + (products.diagonal() + logdet) - dim - logdet[:, None])
+    return _without_diagonal(kl.clamp(min=0))
+
+
+def _pairwise_kl_isotropic(means: Tensor, variances: Tensor) -> Tensor:
+    """`pairwise_kl` for variances of shape (K, 1): one Gram matrix."""
+    classes, dim = means.shape
+    gram = variances.new_zeros(classes, classes)
+    for start in range(0, dim, COLUMNS):
+        mu = means[:, start : start + COLUMNS].double()
+        mu = mu - mu.mean(dim=0)
+        gram = gram.addmm(mu, mu.T)
+    norms = gram.diagonal()
+    distances = (norms[:, None] + norms - 2 * gram).clamp(min=0)
+    ratio = variances / variances.T
+    kl = 0.5 * (distances / variances.T + dim * (ratio - 1 - ratio.log()))
+    return _without_diagonal(kl.clamp(min=0))
+
+
+def _without_diagonal(matrix: Tensor) -> Tensor:
+    """The matrix with a zero diagonal, whatever was there (out of place, for autograd)."""
+    eye = torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)
+    return matrix.masked_fill(eye, 0.0)

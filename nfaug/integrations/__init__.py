@@ -1,0 +1,1 @@
+"""Adapters that put NFA into the pipelines of other libraries."""

@@ -1,0 +1,138 @@
+"""NFA as an albumentations transform: one image at a time, in the loader's workers, on the CPU.
+
+This is the slow path. An image alone costs far more than its share of a batch, and a worker has no
+accelerator: `NFAugment` on batches, or a bank (`nfaug.bank`), does the same for less. Use it where
+a pipeline is albumentations from end to end and NFA has to stand in its middle, or to try it out.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import albumentations
+import numpy as np
+import torch
+
+from ..augment import NFAParams, NFAugment
+
+__all__ = ["NFATransform"]
+
+
+class NFATransform(albumentations.ImageOnlyTransform):
+    """Mix an image with one of its class from the checkpoint's memory: `t(image=x, label=3)`.
+
+    The label is an argument of the call and stays as it is. Images are uint8, or float32 in [0, 1],
+    of shape (H, W, C) or (H, W). The flow is loaded at the first image, once in each process.
+    `to_dict` and `from_dict` keep the checkpoint by its name.
+
+    Args:
+        checkpoint: directory or Hub repository; its PCA must have a memory.
+        alpha, mix, strength, gate: as `NFAugment`'s.
+        label_key: name under which the label is passed.
+        revision: branch, tag or commit of the Hub repository.
+        p: probability of applying the transform.
+
+    Raises:
+        ValueError: at a call: no label, or one that is no class; the sample has masks, boxes or
+            keypoints; the checkpoint has no memory.
+    """
+
+    class InitSchema(albumentations.ImageOnlyTransform.InitSchema):
+        """Types of the settings; values are checked by `NFAugment`."""
+
+        checkpoint: str
+        alpha: float
+        mix: Literal["axis", "pair"]
+        strength: float
+        gate: bool | float
+        label_key: str
+        revision: str | None
+
+    def __init__(
+        self,
+        checkpoint: str,
+        alpha: float = 1.0,
+        mix: Literal["axis", "pair"] = "axis",
+        strength: float = 1.0,
+        gate: bool | float = True,
+        label_key: str = "label",
+        revision: str | None = None,
+        p: float = 0.5,
+    ) -> None:
+        super().__init__(p=p)
+        self.checkpoint = checkpoint
+        self.alpha = alpha
+        self.mix = mix
+        self.strength = strength
+        self.gate = gate
+        self.label_key = label_key
+        self.revision = revision
+
+    @property
+    def nfa(self) -> NFAugment:
+        """This process's copy of the augmentation."""
+        return _load(self.checkpoint, self.revision, self.gate)
+
+    @property
+    def targets(self) -> dict[str, Callable[..., Any]]:
+        """Only single images: several have several labels."""
+        return {"image": self.apply}
+
+    @property
+    def targets_as_params(self) -> list[str]:
+        """The label must be passed."""
+        return [self.label_key]
+
+    def get_params_dependent_on_data(
+        self, params: dict[str, Any], data: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Draw a partner of the label's class and the weights, from `self.random_generator`."""
+        for key in ("mask", "masks", "bboxes", "keypoints"):
+            if data.get(key) is not None:
+                raise ValueError(
+                    f"the sample has {key!r}: masks, boxes and keypoints cannot follow an image "
+                    "through NFA, which is for classification"
+                )
+        nfa, label = self.nfa, data[self.label_key]
+        if not isinstance(label, (int, np.integer)) or not 0 <= label < nfa.num_classes:
+            raise ValueError(
+                f"{self.label_key} must be a whole number in [0, {nfa.num_classes}), the class of "
+                f"the image; got {label!r}"
+            )
+        start, end = nfa.memory_range(int(label))
+        draw = self.random_generator
+        weights = draw.beta(self.alpha, self.alpha, 1 if self.mix == "pair" else nfa.rank)
+        return {
+            "label": int(label),
+            "partner": int(draw.integers(start, end)) if end > start else -1,
+            "weights": (self.strength * weights).astype(np.float32),
+        }
+
+    def apply(
+        self, img: np.ndarray, label: int, partner: int, weights: np.ndarray, **params: Any
+    ) -> np.ndarray:
+        """The image moved towards the partner."""
+        image = torch.from_numpy(np.array(img if img.ndim == 3 else img[..., None]))
+        yes = torch.ones(1, dtype=torch.bool)
+        drawn = NFAParams(
+            batch=1,
+            index=torch.zeros(1, dtype=torch.int64),
+            chosen=yes,
+            partner=torch.tensor([max(0, partner)]),
+            from_memory=yes,
+            paired=yes & (partner >= 0),
+            weights=torch.from_numpy(weights)[None],
+        )
+        batch = image.permute(2, 0, 1)[None]
+        new, _ = self.nfa(batch, torch.tensor([label]), params=drawn)
+        return new[0].permute(1, 2, 0).numpy().reshape(img.shape)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(checkpoint: str, revision: str | None, gate: bool | float) -> NFAugment:
+    """One copy in each process: workers that are spawned load it at their first image."""
+    return NFAugment.from_pretrained(
+        checkpoint, revision=revision, p=1.0, partners="memory", gate=gate
+    )

@@ -1,0 +1,257 @@
+"""Invertible layers, one contract: `forward(x) -> (z, logdet)`, `inverse(z) -> (x, logdet)`.
+
+`logdet` has shape (B,) and belongs to the direction that was called, so the two cancel.
+`initialize(x)` sets the data-dependent parameters from a batch and returns the layer's output.
+`freeze()` gives the same map for inference, with all that no input changes computed once.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .matrix_exp import expm, special_orthogonal_log
+
+__all__ = [
+    "ActNorm",
+    "FrozenAffine",
+    "FrozenStep",
+    "InvertibleConv1x1",
+    "Layer",
+    "Precision",
+    "Squeeze",
+    "Step",
+]
+
+Precision = Literal["full", "bf16"]
+
+_SOFTPLUS_ONE = math.log(math.e - 1)  # softplus of it is 1
+_MIN_STD = 1e-3  # a constant pixel has std 0: its scale stops here
+_CACHED_VALUES = 2**19  # float32 activations of one convolution that two cores' caches hold
+
+
+class Layer(nn.Module, ABC):
+    """An invertible map of images with the log-determinant of its Jacobian."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (z, log|det dz/dx|); x and z are (B, C, H, W), the second is (B,)."""
+
+    @abstractmethod
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (x, log|det dx/dz|)."""
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> Tensor:
+        """Set data-dependent parameters from a batch, if any, and return the output."""
+        return self(x)[0]
+
+    def freeze(self, precision: Precision = "full") -> Layer:
+        """The same map for inference; "bf16" runs coupling networks in bfloat16."""
+        return self
+
+
+class Squeeze(Layer):
+    """Space to depth by 2: (B, C, H, W) -> (B, 4C, H/2, W/2).
+
+    New channel (2*fy + fx)*C + c holds pixel (2h + fy, 2w + fx) of channel c (Dinh et al. 2017,
+    arXiv:1605.08803, with the order of the released weights). log|det| = 0.
+    """
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        b, c, h, w = x.shape
+        x = x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4)
+        return x.reshape(b, 4 * c, h // 2, w // 2), x.new_zeros(b)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        b, c, h, w = z.shape
+        z = z.reshape(b, 2, 2, c // 4, h, w).permute(0, 3, 4, 1, 5, 2)
+        return z.reshape(b, c // 4, 2 * h, 2 * w), z.new_zeros(b)
+
+
+def inverse_softplus(y: Tensor) -> Tensor:
+    """x with log(1 + e^x) = y > 0, as y + log(1 - e^-y): the plain form overflows at y = 89."""
+    return y + torch.log(-torch.expm1(-y))
+
+
+def standardising_affine(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """(scale, shift) that give `x` zero mean and unit variance over `dims`."""
+    std = x.std(dims, unbiased=False).clamp_min(_MIN_STD)
+    return 1 / std, -x.mean(dims) / std
+
+
+class ActNorm(Layer):
+    """y = softplus(s)*x + b with one scale and one shift per position, shape (C, H, W).
+
+    log|det| = sum log softplus(s). Initialised on a batch to zero mean and unit variance at
+    each position (Kingma & Dhariwal 2018, arXiv:1807.03039, there per channel).
+    """
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full(shape, _SOFTPLUS_ONE))
+        self.shift = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scale = F.softplus(self.scale)
+        return torch.addcmul(self.shift, scale, x), scale.log().sum().expand(len(x))
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        scale = F.softplus(self.scale)
+        return (z - self.shift) / scale, -scale.log().sum().expand(len(z))
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> Tensor:
+        scale, shift = standardising_affine(x, (0,))
+        self.scale.copy_(inverse_softplus(scale))
+        self.shift.copy_(shift)
+        return self(x)[0]
+
+
+class InvertibleConv1x1(Layer):
+    """y = exp(W) x at every pixel; log|det| = H*W*trace(W), inverse exp(-W).
+
+    W starts as the logarithm of a random rotation (Xiao & Liu 2020, matrix-exponential flows).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, channels))
+        if not self.weight.is_meta:  # a flow that is about to be loaded draws nothing
+            with torch.no_grad():
+                self.weight.copy_(special_orthogonal_log(channels))
+
+    def _logdet(self, x: Tensor) -> Tensor:
+        return (x.shape[2] * x.shape[3] * torch.trace(self.weight)).expand(len(x))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return F.conv2d(x, expm(self.weight)[:, :, None, None]), self._logdet(x)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return F.conv2d(z, expm(-self.weight)[:, :, None, None]), -self._logdet(z)
+
+
+class FrozenAffine(Layer):
+    """ActNorm and 1x1 convolution as one: y = exp(W)(softplus(s)*x) + exp(W) b.
+
+    The scale is per position and cannot be folded into the convolution; the shift moves past it.
+    """
+
+    scale: Tensor
+    inverse_scale: Tensor
+    shift: Tensor
+    matrix: Tensor
+    inverse_matrix: Tensor
+    logdet: Tensor
+
+    @torch.no_grad()
+    def __init__(self, actnorm: ActNorm, conv1x1: InvertibleConv1x1) -> None:
+        super().__init__()
+        # In float64, on the CPU (MPS has none): the matrices are inverse to the last place.
+        weight, s, b = (
+            tensor.detach().cpu().double()
+            for tensor in (conv1x1.weight, actnorm.scale, actnorm.shift)
+        )
+        scale, matrix = F.softplus(s), torch.linalg.matrix_exp(weight)
+        for name, value in {
+            "scale": scale,
+            "inverse_scale": 1 / scale,
+            "shift": torch.tensordot(matrix, b, 1),
+            "matrix": matrix[:, :, None, None],
+            "inverse_matrix": torch.linalg.matrix_exp(-weight)[:, :, None, None],
+            "logdet": scale.log().sum() + scale[0].numel() * torch.trace(weight),
+        }.items():
+            self.register_buffer(name, value.to(conv1x1.weight).contiguous())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return F.conv2d(x * self.scale, self.matrix) + self.shift, self.logdet.expand(len(x))
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.conv2d(z - self.shift, self.inverse_matrix) * self.inverse_scale
+        return x, -self.logdet.expand(len(z))
+
+
+class Step(Layer):
+    """A step of the flow: ActNorm, invertible 1x1 convolution, coupling.
+
+    Sub-modules carry the names of the released weights.
+    """
+
+    def __init__(self, actnorm: ActNorm, conv1x1: InvertibleConv1x1, couplinglayer: Layer) -> None:
+        super().__init__()
+        self.actnorm = actnorm
+        self.conv1x1 = conv1x1
+        self.couplinglayer = couplinglayer
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return forward_all((self.actnorm, self.conv1x1, self.couplinglayer), x)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return inverse_all((self.actnorm, self.conv1x1, self.couplinglayer), z)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> Tensor:
+        for layer in (self.actnorm, self.conv1x1, self.couplinglayer):
+            x = layer.initialize(x)
+        return x
+
+    def freeze(self, precision: Precision = "full") -> Layer:
+        affine = FrozenAffine(self.actnorm, self.conv1x1)
+        return FrozenStep(affine, self.couplinglayer.freeze(precision))
+
+
+class FrozenStep(Layer):
+    """A `Step` for inference.
+
+    On a CPU a large batch is taken in pieces whose activations stay in the cache: the passes
+    between convolutions are bound by memory.
+    """
+
+    def __init__(self, affine: FrozenAffine, coupling: Layer) -> None:
+        super().__init__()
+        self.affine = affine
+        self.coupling = coupling
+
+    def _pieces(self, x: Tensor) -> tuple[Tensor, ...]:
+        width = getattr(self.coupling, "width", 0) or x.shape[1]
+        if x.is_cuda or torch.compiler.is_compiling():
+            return (x,)
+        return x.split(max(1, _CACHED_VALUES // (width * x.shape[2] * x.shape[3])))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [forward_all((self.affine, self.coupling), part) for part in self._pieces(x)]
+        return _join(parts)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [inverse_all((self.affine, self.coupling), part) for part in self._pieces(z)]
+        return _join(parts)
+
+
+def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    if len(parts) == 1:
+        return parts[0]
+    values, logdets = zip(*parts, strict=True)
+    return torch.cat(values), torch.cat(logdets)
+
+
+def forward_all(layers: tuple[Layer, ...], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Apply layers in order and add up their log-determinants."""
+    total = x.new_zeros(len(x))
+    for layer in layers:
+        x, logdet = layer(x)
+        total = total + logdet
+    return x, total
+
+
+def inverse_all(layers: tuple[Layer, ...], z: Tensor) -> tuple[Tensor, Tensor]:
+    """Undo `forward_all`."""
+    total = z.new_zeros(len(z))
+    for layer in reversed(layers):
+        z, logdet = layer.inverse(z)
+        total = total + logdet
+    return z, total

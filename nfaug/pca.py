@@ -1,0 +1,244 @@
+"""Classwise PCA of latents, fitted with one class in memory at a time."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .classwise import ClasswisePCA
+
+__all__ = ["ClassFit", "ClasswisePCA", "fit_class", "fit_pca"]
+
+_EXACT = 512  # images (or dimensions) up to which the eigenvectors are computed exactly
+_OVERSAMPLE, _POWER = 16, 4  # of the randomised method: extra columns and power iterations
+_LEAST_SHARE = 1e-6  # axes with less than this share of the first one's variance are noise
+
+
+class ClassFit(NamedTuple):
+    """PCA of one class: mean (d,), axes (r, d), eigenvalues (r,), coefficients (N, r), gate."""
+
+    mean: Tensor
+    axes: Tensor
+    eigenvalues: Tensor
+    coefficients: Tensor
+    gate_distance: float
+    gate_energy: float
+
+
+def fit_pca(
+    latents: Iterable[Tensor],
+    *,
+    rank: int = 64,
+    max_per_class: int | None = 5000,
+    memory: bool = True,
+    memory_per_class: int | None = None,
+    quantile: float = 0.99,
+    generator: torch.Generator | None = None,
+) -> ClasswisePCA:
+    """Fit mean, axes, gate and partner memory class by class.
+
+    Args:
+        latents: for each class in label order its latents, (N_y, d) or (N_y, C, H, W). Pass a
+            generator and only one class is in memory at a time.
+        rank: number of axes r. A class of N images has at most N - 1, with a warning.
+        max_per_class: use at most this many images of a class, drawn at random.
+        memory: keep the images' coefficients as partners.
+        memory_per_class: keep at most this many a class, drawn at random; None for all.
+        quantile: share of images not fitted on that each half of the gate lets pass.
+        generator: source of the randomness.
+
+    Raises:
+        ValueError: a class has fewer than two images or latents that are not finite, dimensions
+            differ, or a setting is out of range. Classes are named by their label.
+    """
+    for name, value in (
+        ("rank", rank),
+        ("max_per_class", max_per_class),
+        ("memory_per_class", memory_per_class),
+    ):
+        if value is not None and value < (2 if name == "max_per_class" else 1):
+            raise ValueError(f"{name} must be at least 1 (2 images of a class); got {value}")
+    fits: list[ClassFit] = []
+    counts: list[int] = []
+    for label, rows in enumerate(latents):
+        rows = rows.flatten(1)
+        if fits and rows.shape[1] != len(fits[0].mean):
+            raise ValueError(
+                f"latents of class {label} have {rows.shape[1]} dimensions, those of class 0 "
+                f"{len(fits[0].mean)}"
+            )
+        if max_per_class is not None and len(rows) > max_per_class:
+            rows = rows[_choose(len(rows), max_per_class, generator).to(rows.device)]
+        try:
+            fit = fit_class(rows, rank, quantile=quantile, generator=generator)
+        except ValueError as error:
+            raise ValueError(f"class {label}: {error}") from None
+        kept = fit.coefficients
+        if memory_per_class is not None and len(kept) > memory_per_class:
+            kept = kept[_choose(len(kept), memory_per_class, generator).to(kept.device)]
+        kept = kept.half() if memory else kept[:0].half()
+        kept = kept[torch.isfinite(kept).all(1)]  # beyond float16: no partner for anyone
+        counts.append(len(rows))
+        fits.append(
+            fit._replace(
+                mean=fit.mean.cpu(),
+                axes=fit.axes.half().cpu(),
+                eigenvalues=fit.eigenvalues.cpu(),
+                coefficients=kept.cpu(),
+            )
+        )
+    if not fits:
+        raise ValueError("there are no classes to fit: the latents are an empty sequence")
+    _warn_about_few(counts, rank)
+    return _assemble(fits, counts, memory=memory)
+
+
+def _assemble(fits: list[ClassFit], counts: list[int], *, memory: bool) -> ClasswisePCA:
+    classes, dim = len(fits), len(fits[0].mean)
+    ranks = torch.tensor([len(fit.axes) for fit in fits])
+    rank = max(1, int(ranks.max()))
+    axes = torch.zeros(classes, rank, dim, dtype=torch.float16)
+    eigenvalues = torch.zeros(classes, rank)
+    sizes = torch.tensor([len(fit.coefficients) for fit in fits])
+    rows = torch.zeros(int(sizes.sum()), rank, dtype=torch.float16)
+    start = 0
+    for label, fit in enumerate(fits):
+        used, size = len(fit.axes), len(fit.coefficients)
+        axes[label, :used] = fit.axes
+        eigenvalues[label, :used] = fit.eigenvalues
+        rows[start : start + size, :used] = fit.coefficients
+        start += size
+    return ClasswisePCA(
+        mean=torch.stack([fit.mean for fit in fits]),
+        axes=axes,
+        eigenvalues=eigenvalues,
+        ranks=ranks,
+        counts=torch.tensor(counts),
+        gate_distance=torch.tensor([fit.gate_distance for fit in fits]),
+        gate_energy=torch.tensor([fit.gate_energy for fit in fits]),
+        memory=rows if memory and len(rows) else None,
+        memory_labels=(
+            torch.repeat_interleave(torch.arange(classes), sizes) if memory and len(rows) else None
+        ),
+    )
+
+
+def _warn_about_few(counts: list[int], rank: int) -> None:
+    few = [label for label, count in enumerate(counts) if count <= rank]
+    if few:
+        warnings.warn(
+            f"{len(few)} of {len(counts)} classes have too few images for {rank} axes (class "
+            f"{few[0]} has {counts[few[0]]}): a class of N images gets N - 1 axes",
+            stacklevel=3,
+        )
+
+
+def fit_class(
+    latents: Tensor,
+    rank: int,
+    *,
+    quantile: float = 0.99,
+    generator: torch.Generator | None = None,
+) -> ClassFit:
+    """Leading principal axes of one class's latents (N, d), with the range of the class.
+
+    Exact for up to 512 images or dimensions, else by a randomised range finder with power
+    iterations (Halko, Martinsson & Tropp 2011, arXiv:0909.4061). The largest entry of each axis is
+    positive. The range comes from cross-fitting: axes fitted without a fold of the images score
+    that fold, because images score far too well on axes that were fitted on them.
+
+    Raises:
+        ValueError: fewer than two latents, values that are not finite, a quantile outside (0, 1].
+    """
+    if len(latents) < 2:
+        raise ValueError(
+            f"axes need at least two images; got {len(latents)}. Add images, or leave the class out"
+        )
+    if not 0 < quantile <= 1:
+        raise ValueError(f"quantile must lie in (0, 1]; got {quantile}")
+    latents = latents.flatten(1).float()
+    if not bool(torch.isfinite(latents).all()):
+        bad = int((~torch.isfinite(latents)).any(1).sum())
+        raise ValueError(f"{bad} of {len(latents)} latents are not finite")
+    mean, axes, eigenvalues = _components(latents, rank, generator)
+    distance, energy, coefficients = _scores(latents, mean, axes, eigenvalues)
+    gates = [(float(distance.quantile(quantile)), float(energy.quantile(quantile)))]
+    folds = min(5 if len(latents) <= 400 else 2, len(latents))
+    fold = torch.arange(len(latents), device=latents.device) % folds
+    held: list[tuple[Tensor, Tensor]] = []
+    for number in range(folds):
+        part = _components(latents[fold != number], rank, generator)
+        distance, energy, _ = _scores(latents[fold == number], *part)
+        # The distance is a sum over axes, and fewer images give fewer of them.
+        held.append((distance * (len(axes) / max(1, len(part[1]))), energy))
+    distances, energies = (torch.cat(scores) for scores in zip(*held, strict=True))
+    gates.append((float(distances.quantile(quantile)), float(energies.quantile(quantile))))
+    return ClassFit(
+        mean, axes, eigenvalues, coefficients, max(g[0] for g in gates), max(g[1] for g in gates)
+    )
+
+
+def _choose(total: int, number: int, generator: torch.Generator | None) -> Tensor:
+    device = "cpu" if generator is None else generator.device
+    return torch.randperm(total, generator=generator, device=device)[:number].sort().values
+
+
+def _scores(
+    latents: Tensor, mean: Tensor, axes: Tensor, eigenvalues: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    centred = latents - mean
+    coefficients = centred @ axes.T
+    distance = (coefficients.square() / eigenvalues).sum(1)
+    energy = centred.square().sum(1) - coefficients.square().sum(1)
+    return distance, energy.clamp(min=0), coefficients
+
+
+def _components(
+    latents: Tensor, rank: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, axes (already rounded to float16, as they will be stored) and eigenvalues."""
+    count, dim = latents.shape
+    mean = latents.double().mean(0).float()
+    centred = latents - mean
+    rank = min(rank, count - 1, dim)
+    if rank < 1:
+        return mean, centred[:0], mean[:0]
+    if count <= _EXACT:
+        gram = centred.double() @ centred.double().T
+        values, vectors = _largest(gram, rank)
+        axes = vectors.T.float() @ centred
+        axes = axes / torch.linalg.vector_norm(axes, dim=1, keepdim=True).clamp(min=1e-30)
+    elif dim <= _EXACT:
+        values, vectors = _largest(centred.double().T @ centred.double(), rank)
+        axes = vectors.T.float()
+    else:
+        values, axes = _randomised(centred, rank, generator)
+    # Constant images leave nothing but rounding beyond the first axes (or even there).
+    scale = latents.square().sum() * 1e-12
+    axes = axes[(values > _LEAST_SHARE * values[:1]) & (values > scale)]
+    values = values[: len(axes)]
+    largest = axes.abs().argmax(1, keepdim=True)
+    axes = axes * axes.gather(1, largest).sign()
+    return mean, axes.half().float(), (values / (count - 1)).float()
+
+
+def _largest(symmetric: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    values, vectors = torch.linalg.eigh(symmetric)
+    return values[-rank:].flip(0), vectors[:, -rank:].flip(1)
+
+
+def _randomised(
+    centred: Tensor, rank: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    columns = min(rank + _OVERSAMPLE, *centred.shape)
+    device = centred.device if generator is None else generator.device
+    sketch = torch.randn(len(centred), columns, generator=generator, device=device)
+    basis = torch.linalg.qr(centred.T @ sketch.to(centred.device))[0]
+    for _ in range(_POWER):
+        basis = torch.linalg.qr(centred.T @ (centred @ basis))[0]
+    _, values, axes = torch.linalg.svd((centred @ basis).double(), full_matrices=False)
+    return values[:rank].square(), (axes[:rank].float() @ basis.T)

@@ -1,0 +1,180 @@
+"""Counts, means and variances of each class's latents, from one streaming pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+__all__ = ["ClassStatistics"]
+
+
+class ClassStatistics:
+    r"""Streaming first and second moments per class, in float64, mergeable in any order.
+
+    A batch with count n_b, mean m_b and summed squares M_b joins a class with n, m and M by
+
+    .. math:: \delta = m_b - m, \quad m \leftarrow m + \frac{n_b}{n + n_b} \delta, \quad
+              M \leftarrow M + M_b + \frac{n\, n_b}{n + n_b} \delta^2
+
+    (Chan, Golub and LeVeque 1983), which never subtracts large squares from each other.
+
+    Feed it latents of images with dequantisation noise: with a fixed offset, constant pixels
+    (padding, black borders) would have no variance at all.
+
+    Args:
+        num_classes: The number of classes, K.
+        dim: The number of latent coordinates, d.
+        device: Where the sums are kept. It needs float64, so Apple GPUs do not serve.
+
+    Raises:
+        ValueError: If a size is below 1 or the device has no float64.
+    """
+
+    def __init__(
+        self, num_classes: int, dim: int, device: torch.device | str | None = None
+    ) -> None:
+        if num_classes < 1 or dim < 1:
+            raise ValueError(f"num_classes and dim must be at least 1, got {num_classes} and {dim}")
+        if device is not None and torch.device(device).type == "mps":
+            raise ValueError("statistics need float64, which 'mps' has not; use device='cpu'")
+        self.counts = torch.zeros(num_classes, dtype=torch.float64, device=device)
+        self.means = torch.zeros(num_classes, dim, dtype=torch.float64, device=device)
+        self.m2 = torch.zeros_like(self.means)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, K."""
+        return self.means.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """The number of latent coordinates, d."""
+        return self.means.shape[1]
+
+    def __repr__(self) -> str:
+        return (
+            f"ClassStatistics(num_classes={self.num_classes}, dim={self.dim}, "
+            f"samples={int(self.counts.sum())})"
+        )
+
+    @torch.no_grad()
+    def update(self, z: Tensor, labels: Tensor) -> None:
+        """Add a batch of latents, (B, d) or (B, C, H, W), with their labels (B,).
+
+        Raises:
+            ValueError: If shapes or labels do not fit, or a latent is not finite; nothing is added.
+        """
+        if z.ndim < 2 or z[:1].numel() not in (0, self.dim) or not z.is_floating_point():
+            raise ValueError(
+                f"latents must be floating point of shape (B, {self.dim}) or (B, C, H, W) with "
+                f"C*H*W = {self.dim}, got {z.dtype} of shape {tuple(z.shape)}"
+            )
+        if labels.shape != z.shape[:1] or labels.is_floating_point():
+            raise ValueError(
+                f"labels must be integers of shape ({len(z)},), got {labels.dtype} of shape "
+                f"{tuple(labels.shape)}"
+            )
+        if len(z) == 0:
+            return
+        z = z.flatten(1).to(self.means.device).double()
+        labels = labels.to(self.means.device, torch.int64)
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(
+                f"labels must lie in [0, {self.num_classes}), got values from {low} to {high}"
+            )
+        bad = ~torch.isfinite(z).all(dim=1)
+        if bool(bad.any()):
+            raise ValueError(
+                f"{int(bad.sum())} of {len(z)} latents are not finite, the first one in class "
+                f"{int(labels[bad][0])}; check the images and the flow's weights"
+            )
+        # Only the classes of this batch are touched: O(B d), whatever the number of classes.
+        classes, local = labels.unique(return_inverse=True)
+        counts = torch.bincount(local, minlength=len(classes)).double()
+        means = z.new_zeros(len(classes), self.dim).index_add_(0, local, z) / counts[:, None]
+        squares = (z - means[local]).square_()
+        m2 = torch.zeros_like(means).index_add_(0, local, squares)
+        self._combine(classes, counts, means, m2)
+
+    @torch.no_grad()
+    def merge(self, other: ClassStatistics) -> None:
+        """Add what another instance has seen; it is left as it was.
+
+        Raises:
+            ValueError: If the numbers of classes or coordinates differ.
+        """
+        if other.means.shape != self.means.shape:
+            raise ValueError(
+                f"statistics of {other.num_classes} classes x {other.dim} coordinates cannot join "
+                f"{self.num_classes} classes x {self.dim} coordinates"
+            )
+        device = self.means.device
+        classes = other.counts.nonzero().flatten()
+        rows = (other.counts[classes], other.means[classes], other.m2[classes])
+        counts, means, m2 = (row.to(device) for row in rows)
+        self._combine(classes.to(device), counts, means, m2)
+
+    @torch.no_grad()
+    def all_reduce(self) -> None:
+        """Combine the statistics of all processes, so that each has the whole: one all-reduce.
+
+        Sums, not moments about each process's own mean, can be added by one call. Their rounding
+        error is about 1e-16 * (1 + m^2 / v) relative, far below a latent's own. Without an
+        initialised process group there is nothing to do.
+        """
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return
+        sums = self.counts[:, None] * self.means
+        raw = self.m2 + sums * self.means
+        packed = torch.cat([self.counts[:, None], sums, raw], dim=1)
+        torch.distributed.all_reduce(packed)
+        self.counts = packed[:, 0].clone()
+        sums, raw = packed[:, 1:].split(self.dim, dim=1)
+        self.means = sums / self.counts.clamp(min=1)[:, None]
+        self.m2 = (raw - sums * self.means).clamp_(min=0)
+
+    def finalize(
+        self, variance_floor: float = 1e-6, *, class_names: Sequence[str] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The counts (K,) int64, means (K, d) and variances (K, d), the latter two in float64.
+
+        Variances are the maximum-likelihood ones, M/n, and at least ``variance_floor``: a
+        coordinate that never varies would make every density infinite. The default lies below
+        1/(12 * 128^2) = 5.1e-6, the variance of dequantisation noise in flow space.
+
+        Args:
+            variance_floor: The smallest variance, in squared latent units.
+            class_names: Names for the error message.
+
+        Raises:
+            ValueError: If a class has fewer than two samples, or the floor is not positive.
+        """
+        if not 0 < variance_floor < float("inf"):
+            raise ValueError(f"variance_floor must be positive and finite, got {variance_floor}")
+        counts = self.counts.round().to(torch.int64)
+        if bool((counts < 2).any()):
+            few = (counts < 2).nonzero().flatten().tolist()
+            shown = ", ".join(
+                f"{y if class_names is None else repr(class_names[y])} ({int(counts[y])})"
+                for y in few[:5]
+            )
+            raise ValueError(
+                f"{len(few)} of {self.num_classes} classes have fewer than 2 samples, which give "
+                f"no variance: class {shown}{', ...' if len(few) > 5 else ''}; add images or "
+                "leave these classes out"
+            )
+        variances = self.m2 / self.counts[:, None]
+        return counts, self.means.clone(), variances.clamp_(min=variance_floor)
+
+    def _combine(self, classes: Tensor, counts: Tensor, means: Tensor, m2: Tensor) -> None:
+        """Chan's update of the rows ``classes``."""
+        before = self.counts[classes]
+        total = before + counts
+        delta = means - self.means[classes]
+        self.means[classes] += delta * (counts / total)[:, None]
+        self.m2[classes] += m2 + delta.square() * (before * counts / total)[:, None]
+        self.counts[classes] = total

@@ -1,0 +1,72 @@
+"""What many tests share: tiny data, a tiny flow that was trained on them, and the loopback Hub."""
+
+from __future__ import annotations
+
+# First of all: its import sets the variables that huggingface_hub reads when it is imported.
+from loopback_hub import hub  # isort: split
+
+from pathlib import Path
+
+import pytest
+import torch
+from nfa_tools import CLASSES, NAMES, SIZE, images_of
+from PIL import Image
+
+from nfaug.checkpoint import Checkpoint
+from nfaug.fixed_point import FixedPointConfig
+from nfaug.training import TrainConfig, TrainResult, train
+from nfaug.training.config import FlowSettings, OptimConfig, PCAConfig, PriorConfig
+from nfaug.training.images import TensorImages
+
+__all__ = ["hub"]
+
+PER_CLASS = 12
+
+
+@pytest.fixture(scope="session")
+def tiny_images() -> TensorImages:
+    """36 grayscale images of 8 x 8 pixels in three classes."""
+    labels = torch.arange(CLASSES * PER_CLASS) % CLASSES
+    return TensorImages(images_of(labels, channels=1), labels, NAMES)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> TrainConfig:
+    """A training run of a quarter of a second."""
+    return TrainConfig(
+        epochs=2,
+        batch_size=12,
+        flow=FlowSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
+        prior=PriorConfig(fixed_point=FixedPointConfig(kld_weight=20.0)),
+        optim=OptimConfig(warmup_steps=2),
+        pca=PCAConfig(rank=4),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_result(tiny_images: TensorImages, tiny_config: TrainConfig) -> TrainResult:
+    """What training returns. Read only."""
+    return train(tiny_images, tiny_config, progress=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tiny_result: TrainResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of that run on disk. Read only."""
+    return tiny_result.checkpoint.save(tmp_path_factory.mktemp("tiny") / "flow")
+
+
+@pytest.fixture
+def tiny_checkpoint(tiny_path: Path) -> Checkpoint:
+    """The same, loaded: yours to change."""
+    return Checkpoint.load(tiny_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_images: TensorImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images as PNG files, a folder for each class. Read only."""
+    root = tmp_path_factory.mktemp("images")
+    for index, (image, label) in enumerate(tiny_images):
+        (root / NAMES[label]).mkdir(exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(root / NAMES[label] / f"{index:02}.png")
+    assert tiny_images.image_size == SIZE
+    return root

@@ -1,0 +1,92 @@
+"""A tiny flow with a fitted PCA, and images of its classes: enough to test augmentation on."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nfaug.flow import Flow, FlowConfig
+from nfaug.pca import ClasswisePCA, fit_pca
+
+CLASSES = 3
+NAMES = ("cat", "dog", "eel")
+SIZE = (8, 8)
+
+
+@dataclasses.dataclass
+class Config:
+    class_names: tuple[str, ...]
+
+
+@dataclasses.dataclass
+class Parts:
+    """What `NFAugment` asks of a checkpoint."""
+
+    flow: Flow
+    pca: ClasswisePCA | None
+    config: Config
+
+
+def images_of(
+    labels: Tensor, *, seed: int = 0, channels: int = 3, size: tuple[int, int] = SIZE
+) -> Tensor:
+    """uint8 images: a stripe pattern for each class, at a random phase and brightness."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = size
+    y = torch.arange(height)[:, None] * (8 / height)
+    x = torch.arange(width)[None, :] * (8 / width)
+    angle = labels[:, None, None] * 1.1
+    phase = torch.rand(len(labels), 1, 1, generator=generator)
+    level = 90 + 60 * torch.rand(len(labels), 1, 1, generator=generator)
+    plane = level + 50 * torch.sin(x * torch.cos(angle) + y * torch.sin(angle) + phase)
+    noise = 6 * torch.randn(len(labels), channels, height, width, generator=generator)
+    return (plane[:, None] + noise).clamp(0, 255).to(torch.uint8)
+
+
+def batch_of(
+    count: int, *, seed: int = 0, channels: int = 3, size: tuple[int, int] = SIZE
+) -> tuple[Tensor, Tensor]:
+    """uint8 images and labels."""
+    labels = torch.randint(CLASSES, (count,), generator=torch.Generator().manual_seed(seed))
+    return images_of(labels, seed=seed + 1, channels=channels, size=size), labels
+
+
+def tiny_flow(channels: int = 3) -> Flow:
+    """A flow on 8 x 8 images that is no identity: zero-initialised weights are perturbed."""
+    return _tiny_flow(channels)
+
+
+@functools.cache
+def _tiny_flow(channels: int) -> Flow:
+    generator = torch.Generator().manual_seed(0)
+    config = FlowConfig(
+        channels=channels, image_size=SIZE, steps=(1, 1), blocks=(1, 1), width=(8, 8)
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        flow = Flow(config)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return flow.eval()
+
+
+@functools.cache
+def _fitted(channels: int, memory: bool) -> ClasswisePCA:
+    flow = tiny_flow(channels)
+    latents = []
+    with torch.no_grad():
+        for label in range(CLASSES):
+            images = images_of(torch.full((40,), label), seed=100 + label, channels=channels)
+            latents.append(flow.encode(images)[0].flatten(1))
+    return fit_pca(latents, rank=8, memory=memory)
+
+
+def checkpoint(*, channels: int = 3, memory: bool = True, **changes: Any) -> Parts:
+    """A flow with axes and, where asked for, a memory."""
+    parts = Parts(tiny_flow(channels), _fitted(channels, memory), Config(NAMES))
+    return dataclasses.replace(parts, **changes)

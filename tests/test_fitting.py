@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from nfa_tools import NAMES, images_of
+from torch.utils.data import TensorDataset
+
+import nfaug
+from nfaug.batches import LoaderBatches, MemoryBatches, open_batches
+from nfaug.checkpoint import Checkpoint
+from nfaug.fitting import encode_with_noise, fit, fit_classes, image_bits_per_dim, latent_nll
+from nfaug.fixed_point import FixedPointConfig, solve
+from nfaug.flow import Flow
+from nfaug.training.images import TensorImages
+
+STRICT = FixedPointConfig(kld_weight=20.0)
+
+
+def quiet_fit(flow: Flow | Checkpoint, dataset: Any, **settings: Any) -> Checkpoint:
+    return fit(flow, dataset, progress=False, **({"rank": 4} | settings))
+
+
+def test_new_classes(tiny_checkpoint: Checkpoint) -> None:
+    """A flow of three classes, fitted to four others of which it saw nothing."""
+    labels = torch.arange(40) % 4
+    dataset = TensorDataset(images_of(labels + 5, channels=1), labels)
+    fitted = quiet_fit(tiny_checkpoint, dataset)
+    assert fitted.flow is tiny_checkpoint.flow
+    assert fitted.config.class_names == ("0", "1", "2", "3")
+    assert fitted.config.gaussians == {"kind": "data", "fitted": True, "images": 40}
+    assert fitted.config.metrics == {}, "the old figures are not of these classes"
+    assert fitted.config.training == tiny_checkpoint.config.training
+    gaussians, pca = fitted.gaussians, fitted.pca
+    assert gaussians is not None
+    assert pca is not None
+    assert gaussians.counts.tolist() == [10] * 4
+    assert (pca.num_classes, pca.rank) == (4, 4)
+    assert pca.memory is not None
+    assert pca.memory.shape == (40, 4)
+    images, _ = nfaug.NFAugment(fitted, p=1.0)(*dataset[:])
+    assert not torch.equal(images, dataset.tensors[0])
+
+
+def test_the_figures_are_those_of_the_latents(
+    tiny_checkpoint: Checkpoint, tiny_images: TensorImages
+) -> None:
+    fitted = quiet_fit(tiny_checkpoint.flow, tiny_images)
+    assert fitted.gaussians is not None
+    assert fitted.pca is not None
+    with torch.no_grad():
+        z = tiny_checkpoint.flow.encode(tiny_images.images)[0].flatten(1)
+    for label in range(3):
+        mine = z[tiny_images.targets == label]
+        torch.testing.assert_close(fitted.pca.mean[label], mine.mean(0), rtol=1e-3, atol=1e-4)
+        # Noise of a level moves the means of 12 images by little.
+        noise = (fitted.gaussians.means[label] - mine.mean(0)).abs().max()
+        assert noise < 0.3 * mine.std(0).mean()
+        spread = fitted.gaussians.variances[label].sqrt() / mine.std(0, correction=0)
+        assert 0.8 < spread.median() < 1.3
+
+
+def test_constant_pixels_have_a_variance(tiny_checkpoint: Checkpoint) -> None:
+    """Black borders: without noise in the statistics, the fixed point would divide by nothing."""
+    labels = torch.arange(24) % 2
+    images = images_of(labels, channels=1)
+    images[:, :, :3] = 0
+    fitted = quiet_fit(tiny_checkpoint, TensorDataset(images, labels), gaussians=STRICT)
+    assert fitted.gaussians is not None
+    assert fitted.gaussians.means.isfinite().all()
+    assert quiet_fit(tiny_checkpoint, TensorDataset(images, labels)).gaussians is not None
+
+
+def test_the_fixed_point(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
+    data = quiet_fit(tiny_checkpoint, tiny_images)
+    pushed = quiet_fit(tiny_checkpoint, tiny_images, gaussians=STRICT)
+    assert data.gaussians is not None
+    assert pushed.gaussians is not None
+    expected = solve(data.gaussians.means.double(), data.gaussians.variances.double(), STRICT)
+    torch.testing.assert_close(pushed.gaussians.means, expected.means.float(), rtol=1e-4, atol=1e-4)
+    record = pushed.config.gaussians
+    assert record["kind"] == "fpi"
+    assert record["converged"] is True
+    assert {"kld_weight", "iterations", "residual", "fit"} < record.keys()
+
+
+def test_a_solve_that_does_not_converge_says_so(
+    tiny_checkpoint: Checkpoint, tiny_images: TensorImages
+) -> None:
+    few = dataclasses.replace(STRICT, max_iterations=1, tolerance=1e-9)
+    with pytest.warns(RuntimeWarning, match=r"did not converge: residual .* after 1 iterations"):
+        fitted = quiet_fit(tiny_checkpoint, tiny_images, gaussians=few)
+    assert fitted.config.gaussians["converged"] is False
+
+
+def test_the_seed_decides(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    fits = [
+        quiet_fit(tiny_checkpoint, tiny_images, max_per_class=8, seed=seed) for seed in (1, 1, 2)
+    ]
+    assert torch.equal(torch.get_rng_state(), before), "torch's own generator was used"
+    means = [one.gaussians.means for one in fits if one.gaussians is not None]
+    assert torch.equal(means[0], means[1])
+    assert not torch.equal(means[0], means[2])
+    assert fits[0].config.gaussians["images"] == 24
+
+
+def test_without_memory(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
+    fitted = quiet_fit(tiny_checkpoint, tiny_images, memory=False)
+    assert fitted.pca is not None
+    assert not fitted.pca.has_memory
+
+
+def test_the_flow_stays_as_it_is(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
+    flow = tiny_checkpoint.flow
+    before = {name: value.clone() for name, value in flow.state_dict().items()}
+    quiet_fit(flow, tiny_images)
+    assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
+
+
+def test_images_from_worker_processes(
+    tiny_checkpoint: Checkpoint, tiny_images: TensorImages
+) -> None:
+    settings = {"rank": 4, "max_per_class": 10, "memory": True, "progress": False}
+    data = {
+        "memory": open_batches(tiny_images),
+        "workers": open_batches(tiny_images, memory_gib=0, workers=0),
+    }
+    assert isinstance(data["memory"], MemoryBatches)
+    assert isinstance(data["workers"], LoaderBatches)
+    fits = [
+        fit_classes(tiny_checkpoint.flow, batches, NAMES, batch_size=5, **settings)  # type: ignore[arg-type]
+        for batches in data.values()
+    ]
+    assert torch.equal(fits[0][0].means, fits[1][0].means)
+    assert torch.equal(fits[0][1].axes, fits[1][1].axes)
+
+
+# Bad input.
+
+
+def test_images_of_another_shape(tiny_checkpoint: Checkpoint) -> None:
+    labels = torch.arange(6) % 2
+    for channels, size in ((3, (8, 8)), (1, (8, 9))):
+        dataset = TensorDataset(images_of(labels, channels=channels, size=size), labels)
+        expected = (
+            rf"takes images of shape \(1, 8, 8\) .* have \({channels}, {size[0]}, {size[1]}\): "
+            r"open them with channels=1, image_size=\(8, 8\)"
+        )
+        with pytest.raises(ValueError, match=expected):
+            quiet_fit(tiny_checkpoint, dataset)
+
+
+def test_a_class_of_one_image_is_named(tiny_checkpoint: Checkpoint) -> None:
+    labels = torch.tensor([0, 0, 0, 1, 2, 2])
+    dataset = TensorImages(images_of(labels, channels=1), labels, NAMES)
+    expected = r"needs at least two images, and 1 of 3 have fewer: 'dog' \(1\); add images or"
+    with pytest.raises(ValueError, match=expected):
+        quiet_fit(tiny_checkpoint, dataset)
+
+
+def test_a_class_without_images_is_named(tiny_checkpoint: Checkpoint) -> None:
+    labels = torch.tensor([0, 0, 2, 2])
+    with pytest.raises(ValueError, match="no image of 1 of its 3 classes: '1'"):
+        quiet_fit(tiny_checkpoint, TensorDataset(images_of(labels, channels=1), labels))
+    dataset = TensorImages(images_of(labels, channels=1), labels, NAMES)
+    with pytest.raises(ValueError, match=r"have fewer: 'dog' \(0\)"):
+        quiet_fit(tiny_checkpoint, dataset)
+
+
+def test_fewer_images_than_axes(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
+    with pytest.warns(UserWarning, match="too few images for 64 axes .* N images gets N - 1 axes"):
+        fitted = quiet_fit(tiny_checkpoint, tiny_images, rank=64)
+    assert fitted.pca is not None
+    assert fitted.pca.rank == 11
+
+
+@pytest.mark.parametrize("settings", [{"rank": 0}, {"max_per_class": 1}])
+def test_settings_out_of_range(tiny_checkpoint: Checkpoint, settings: dict[str, int]) -> None:
+    labels = torch.arange(6) % 2
+    with pytest.raises(ValueError, match="rank must be at least 1 and max_per_class 2; got"):
+        quiet_fit(tiny_checkpoint, TensorDataset(images_of(labels, channels=1), labels), **settings)
+
+
+def test_an_empty_data_set(tiny_checkpoint: Checkpoint) -> None:
+    none = TensorDataset(
+        torch.zeros(0, 1, 8, 8, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)
+    )
+    with pytest.raises(ValueError, match="holds no image"):
+        quiet_fit(tiny_checkpoint, none)
+
+
+# What training and evaluation share.
+
+
+def test_likelihood_and_bits(tiny_checkpoint: Checkpoint) -> None:
+    flow, gaussians = tiny_checkpoint.flow, tiny_checkpoint.gaussians
+    assert gaussians is not None
+    images = images_of(torch.arange(3), channels=1)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        nll = latent_nll(flow, gaussians, images, torch.arange(3), generator)
+        z, logdet = encode_with_noise(flow, images, torch.Generator().manual_seed(0))
+        expected = -(gaussians.log_prob(z, torch.arange(3)) + logdet)
+    torch.testing.assert_close(nll, expected)
+    bits = image_bits_per_dim(flow, nll)
+    torch.testing.assert_close(bits, nll / (64 * torch.tensor(2.0).log()) + 7)
+    permuted = torch.tensor([2, 0, 1])
+    z, logdet = flow.encode(images[permuted])
+    same, _ = flow.encode(images)
+    assert (z - same[permuted]).abs().max() < 1e-5
+
+
+def test_batches_come_in_the_order_that_is_asked_for(tiny_images: TensorImages) -> None:
+    order = torch.tensor([5, 3, 30, 3, 0])
+    for batches in (
+        open_batches(tiny_images),
+        open_batches(tiny_images, memory_gib=0, workers=0),
+    ):
+        parts = list(batches.iterate(order, 2))
+        images, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        assert torch.equal(images, tiny_images.images[order])
+        assert torch.equal(labels, tiny_images.targets[order])
+        part = batches.subset(torch.tensor([7, 8, 9])).subset(torch.tensor([2, 0]))
+        assert torch.equal(part.labels, tiny_images.targets[[9, 7]])
+        ((images, _),) = part.iterate(torch.tensor([0, 1]), 4)
+        assert torch.equal(images, tiny_images.images[[9, 7]])
+        assert list(batches.iterate(torch.tensor([], dtype=torch.int64), 2)) == []
+
+
+def test_worker_processes_leave_the_generator_alone(tiny_images: TensorImages) -> None:
+    class Noisy(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            return torch.rand(1), 0
+
+    batches = LoaderBatches(Noisy(), torch.zeros(4, dtype=torch.int64), workers=1)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with warnings.catch_warnings():
+        # Python 3.12 and later warn of a fork beside threads, which other tests may have started.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        passes = [torch.cat([x for x, _ in batches.iterate(torch.arange(4), 2)]) for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(passes[0], passes[1]), "random transforms differ between passes"

@@ -1,0 +1,385 @@
+"""What README.md, CONTRIBUTING.md and docs/ tell people to type is tried here.
+
+Every fenced block is checked, without a mark:
+
+- ```bash: a line that starts with `nfaug` must parse with the real command line, a `make`
+  target and a `pip install` extra must exist; any other command is refused, so that none
+  slips through.
+- ```python: it must compile, and every name it imports from nfaug must exist.
+- ```text, ```yaml and ```json blocks are shown, not run. Other languages are refused.
+
+A comment before a block has it run for real, in a folder of its own:
+
+    <!-- test: run needs=my-images:images,my-flow:flow setup=training add="--epochs 1" -->
+
+- needs: what must lie in the folder first, as NAME:KIND with a kind of `KINDS` below.
+- setup: code of `SETUPS` below that runs before a python block (a model, a loader ...).
+- add: options added to every `nfaug` line of a bash block, which make it small.
+
+`test: soak` instead of `test: run` leaves the running to `make soak`; `test: parse` runs nothing,
+for a command that reads a file of `needs` as it is parsed.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SHOWN = {"text", "yaml", "json"}
+# Commands that are not ours to test.
+FOREIGN = {"cd", "git", "sudo", "apt-get"}
+
+SETUPS = {
+    # What a training script already has when nfaug is added to it: images in [0, 1], 8 x 8.
+    "training": """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+loader = [(torch.rand(8, 3, 8, 8), torch.arange(8) % 2) for _ in range(2)]
+criterion = nn.CrossEntropyLoss()
+epochs = 1
+device = "cpu"
+""",
+}
+
+
+def make_images(path: Path) -> None:
+    """An image folder: two classes of 12 RGB images, 8 x 8."""
+    generator = torch.Generator().manual_seed(0)
+    for label, name in enumerate(("cat", "dog")):
+        (path / name).mkdir(parents=True)
+        for index in range(12):
+            level = torch.randint(96, (8, 8, 3), generator=generator) + 96 * label
+            Image.fromarray(level.byte().numpy()).save(path / name / f"{index}.png")
+
+
+def make_flow(path: Path) -> None:
+    """A checkpoint for those images, untrained."""
+    import nfaug
+
+    torch.manual_seed(0)
+    config = nfaug.FlowConfig(
+        channels=3, image_size=(8, 8), steps=(1, 1), blocks=(1, 1), width=(8, 8)
+    )
+    flow = nfaug.Flow(config)
+    labels = torch.arange(24) % 2
+    images = torch.randint(96, (24, 3, 8, 8)) + 96 * labels[:, None, None, None]
+    images = images.to(torch.uint8)
+    flow.initialize(nfaug.codec.to_flow(images, torch.rand(24, 3, 8, 8)))
+    dataset = torch.utils.data.TensorDataset(images, labels)
+    nfaug.fit(flow, dataset, rank=4, progress=False).save(path)
+
+
+def make_named_flow(path: Path) -> None:
+    """The same checkpoint with the class names of the image folder."""
+    import nfaug
+
+    make_flow(path)
+    checkpoint = nfaug.load(path)
+    config = replace(checkpoint.config, class_names=("cat", "dog"))
+    replace(checkpoint, config=config).save(path, overwrite=True)
+
+
+def make_settings(path: Path) -> None:
+    """A YAML file for `nfaug train -c`."""
+    path.write_text("epochs: 1\nseed: 1\n", encoding="utf-8")
+
+
+KINDS: dict[str, Callable[[Path], None]] = {
+    "images": make_images,
+    "flow": make_flow,
+    "named-flow": make_named_flow,
+    "settings": make_settings,
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a document, with what the comment before it asks for."""
+
+    document: str
+    line: int
+    language: str
+    text: str
+    mode: str = "parse"  # or "run" or "soak"
+    options: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.document}:{self.line}"
+
+    def commands(self) -> list[str]:
+        """The lines of a bash block, those that end in a backslash joined."""
+        return [line for line in self.text.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def read_blocks(text: str, document: str) -> Iterator[Block]:
+    """All fenced blocks of a Markdown text.
+
+    Raises:
+        ValueError: a comment that is no mark, or a mark with no block after it.
+    """
+    mark: list[str] = []
+    opened: int | None = None
+    language, body, indent = "", [], 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        stripped = line.strip()
+        if opened is not None:
+            if stripped == "```":
+                options = dict(word.split("=", 1) for word in mark[1:])
+                content = "\n".join(body) + "\n"
+                mode = mark[0] if mark else "parse"
+                yield Block(document, opened, language, content, mode, options)
+                opened, mark = None, []
+            else:
+                body.append(line[indent:])
+        elif stripped.startswith("```"):
+            opened, language, body = number, stripped[3:].strip(), []
+            indent = len(line) - len(line.lstrip())
+        elif found := re.fullmatch(r"<!--\s*test:(.*)-->", stripped):
+            mark = shlex.split(found[1])
+            unknown = {word.partition("=")[0] for word in mark[1:]} - {"needs", "setup", "add"}
+            if not mark or mark[0] not in ("parse", "run", "soak") or unknown:
+                raise ValueError(f"{document}:{number}: not a mark of tests/test_readme.py: {line}")
+        elif stripped and mark:
+            raise ValueError(f"{document}:{number}: a block must follow the mark before this line")
+    if opened is not None or mark:
+        raise ValueError(f"{document}: a block is left open, or a mark stands alone, at the end")
+
+
+BLOCKS = [
+    block
+    for path in DOCUMENTS
+    for block in read_blocks(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)))
+]
+
+RUNS = [
+    pytest.param(block, id=str(block), marks=[pytest.mark.soak] if block.mode == "soak" else [])
+    for block in BLOCKS
+    if block.mode != "parse"
+]
+
+
+def check_command(line: str) -> None:
+    """Raise an AssertionError when a line of a bash block would not work.
+
+    `nfaug` lines go through the parser that the command itself uses.
+    """
+    words = shlex.split(line, comments=True)
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words = words[1:]
+    if not words:
+        return
+    command, arguments = words[0], words[1:]
+    if command == "nfaug":
+        parse(arguments, line)
+    elif command == "make":
+        makefile = (ROOT / "Makefile").read_text()
+        targets = [word for word in arguments if not word.startswith("-") and "=" not in word]
+        missing = [word for word in targets if not re.search(rf"^{word}:", makefile, re.M)]
+        assert not missing, f"no such target in the Makefile: {missing}"
+    elif command in ("pip", "python") and "install" in arguments:
+        extras = re.findall(r"[\w-]+", "".join(re.findall(r"\[(.*?)\]", line)))
+        known = importlib.metadata.metadata("nfaug").get_all("Provides-Extra") or []
+        assert set(extras) <= set(known), f"no such extra: {line}"
+    elif command == "python" and arguments and not arguments[0].startswith("-"):
+        assert (ROOT / arguments[0]).is_file(), f"no such script: {line}"
+    else:
+        assert command in FOREIGN, f"tests/test_readme.py does not know how to check: {line}"
+
+
+def parse(arguments: list[str], line: str) -> None:
+    """Parse the arguments of `nfaug` without running anything."""
+    from nfaug.cli import COMMANDS
+
+    if {"-h", "--help", "--version"} & set(arguments):
+        return check_by_running(["nfaug", *arguments])
+    verb, *options = arguments or [""]
+    assert verb in COMMANDS, f"nfaug has no command {verb!r}: {line}"
+    parser = importlib.import_module(f"nfaug.commands.{verb}").parser()
+    try:
+        parser.parse_args(options)
+    except SystemExit as stop:
+        raise AssertionError(f"the command line refuses this: {line}") from stop
+
+
+def check_by_running(words: list[str], folder: Path | None = None, script: str = "") -> None:
+    # The console script that was installed beside this interpreter, as a user has it.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    run = subprocess.run(
+        words,
+        cwd=folder,
+        input=script or None,
+        env=os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, f"{script or words}\n{run.stdout}\n{run.stderr}"
+
+
+def check_names(text: str) -> None:
+    """Raise when a python block does not compile or uses a name that nfaug does not have."""
+    tree = ast.parse(text)
+    modules: dict[str, ModuleType] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.partition(".")[0] == "nfaug":
+                    whole = importlib.import_module(alias.name)
+                    modules[alias.asname or "nfaug"] = (
+                        whole if alias.asname else sys.modules["nfaug"]
+                    )
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "nfaug":
+            module = importlib.import_module(node.module or "")
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"no {alias.name} in {node.module}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            owner = modules.get(node.value.id)
+            assert owner is None or hasattr(owner, node.attr), f"no {node.value.id}.{node.attr}"
+
+
+def make_needs(block: Block, folder: Path) -> None:
+    for need in filter(None, block.options.get("needs", "").split(",")):
+        name, kind = need.split(":")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        KINDS[kind](folder / name)
+
+
+def run_block(block: Block, folder: Path) -> None:
+    make_needs(block, folder)
+    if block.language == "python":
+        script = SETUPS.get(block.options.get("setup", ""), "") + block.text
+        check_by_running([sys.executable, "-"], folder, script)
+    else:
+        added = block.options.get("add", "")
+        lines = [in_checkout(line, added) for line in block.commands()]
+        check_by_running(["bash", "-e", "-u", "-"], folder, "\n".join(lines) + "\n")
+
+
+def in_checkout(line: str, added: str) -> str:
+    """A line as it is run: `make` in the repository's folder, `nfaug` with the added options."""
+    if line.startswith("make "):
+        return f"make -C {shlex.quote(str(ROOT))} {line[5:]}"
+    return f"{line} {added}" if line.startswith("nfaug ") else line
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_block_is_right(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_needs(block, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert block.language in SHOWN | {"bash", "python"}, f"no check for {block.language!r} blocks"
+    if block.language == "bash":
+        for line in block.commands():
+            check_command(line)
+    elif block.language == "python":
+        check_names(block.text)
+
+
+@pytest.mark.parametrize("block", RUNS)
+def test_block_runs(block: Block, tmp_path: Path) -> None:
+    run_block(block, tmp_path)
+
+
+@pytest.mark.parametrize("words", ["make demo", "make test", "nfaug train", "nfaug fit"])
+def test_readme_has_the_command(words: str) -> None:
+    blocks = [block for block in BLOCKS if block.document == "README.md" and words in block.text]
+    assert blocks
+    if words.startswith("nfaug"):
+        assert any(block.mode != "parse" for block in blocks), f"no block with {words} is run"
+
+
+def test_readme_augments_a_training_loop_that_runs() -> None:
+    blocks = [block for block in BLOCKS if block.document == "README.md" and block.mode == "run"]
+    assert any("NFAugment" in b.text and b.options.get("setup") == "training" for b in blocks)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) + re.findall(r'src="([^"]+)"', text)
+    local = [target for target in targets if not re.match(r"[a-z]+:", target)]
+    missing = [target for target in local if not (path.parent / target).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nfaug train --data my-images --out my-flow --no-such-option 1",
+        "nfaug no-such-verb",
+        "make no-such-target",
+        'pip install "nfaug[no-such-extra]"',
+        "python examples/no_such_script.py",
+        "curl example.org",
+    ],
+)
+def test_a_broken_command_is_seen(line: str) -> None:
+    with pytest.raises(AssertionError):
+        check_command(line)
+
+
+@pytest.mark.parametrize(
+    "text", ["from nfaug import NoSuchName", "import nfaug\nnfaug.no_such_name()"]
+)
+def test_a_broken_python_block_is_seen(text: str) -> None:
+    with pytest.raises(AssertionError):
+        check_names(text)
+
+
+def test_a_block_that_fails_is_seen(tmp_path: Path) -> None:
+    block = Block(
+        "README.md", 1, "python", "assert len(loader) == 3\n", "run", {"setup": "training"}
+    )
+    with pytest.raises(AssertionError, match="AssertionError"):
+        run_block(block, tmp_path)
+
+
+def test_blocks_are_read() -> None:
+    text = "\n".join(
+        [
+            "<!-- a remark -->",
+            '<!-- test: run needs=my-images:images add="--epochs 1" -->',
+            "",
+            "  ```bash",
+            "  nfaug train \\",
+            "    --data my-images",
+            "  ```",
+            "```text",
+            "shown",
+            "```",
+        ]
+    )
+    first, second = read_blocks(text, "x.md")
+    assert (first.language, first.mode, first.line) == ("bash", "run", 4)
+    assert first.options == {"needs": "my-images:images", "add": "--epochs 1"}
+    assert shlex.split(first.commands()[0]) == ["nfaug", "train", "--data", "my-images"]
+    assert (second.language, second.mode, second.text) == ("text", "parse", "shown\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<!-- test: runs -->\n```bash\n```", "<!-- test: run when=never -->", "<!-- test: run -->\nx"],
+)
+def test_a_wrong_mark_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"x\.md"):
+        list(read_blocks(text, "x.md"))

@@ -1,0 +1,14 @@
+"""Training of flows: configuration, data, trainer, baselines, metrics and plots."""
+
+from .config import TrainConfig
+from .data import open_dataset, wrap_dataset
+from .trainer import TrainingDiverged, TrainResult, train
+
+__all__ = [
+    "TrainConfig",
+    "TrainResult",
+    "TrainingDiverged",
+    "open_dataset",
+    "train",
+    "wrap_dataset",
+]

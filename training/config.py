@@ -1,0 +1,229 @@
+"""What a training run can be told: one frozen dataclass a concern, all with defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..fixed_point import FixedPointConfig
+from .baselines import GradientDescentConfig
+from .transforms import FlowAugmentation
+
+__all__ = [
+    "DataConfig",
+    "FlowSettings",
+    "OptimConfig",
+    "PCAConfig",
+    "PriorConfig",
+    "TrainConfig",
+    "recipe_path",
+    "recipes",
+]
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """The flow's shape; channels and image size come from the data.
+
+    Args:
+        steps: Steps per level; as many entries as levels.
+        blocks: Residual blocks per coupling network, per level.
+        width: Channels of the coupling networks, per level.
+        padded_size: Height and width that the flow works at, null for the next size that the
+            levels can halve.
+        low_rank_above: Couplings of more channels than this use low-rank matrices.
+        rank: Their rank.
+        bound: Largest norm of a coupling's matrix.
+    """
+
+    steps: tuple[int, ...] = (4, 4)
+    blocks: tuple[int, ...] = (1, 1)
+    width: tuple[int, ...] = (32, 32)
+    padded_size: tuple[int, int] | None = None
+    low_rank_above: int = 24
+    rank: int = 3
+    bound: float = 2.0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How images are read.
+
+    Args:
+        image_size: Height and width to resize to, null for the size of the data.
+        channels: 1 for grayscale, 3 for RGB, null for what the data are.
+        per_class: Use this many images of each class, chosen by the seed; null for all.
+        val_fraction: Share of each class held out to measure on (none of a class under 20).
+        on_error: What to do with a file that cannot be decoded: stop, or skip and count it.
+        data_dir: Where named data sets are kept.
+        download: Let named data sets be downloaded.
+        workers: Processes that read images where they do not fit in memory.
+        memory_gib: Data up to this size are decoded once and kept in memory.
+    """
+
+    image_size: tuple[int, int] | None = None
+    channels: int | None = None
+    per_class: int | None = None
+    val_fraction: float = 0.05
+    on_error: Literal["raise", "skip"] = "raise"
+    data_dir: str | None = None
+    download: bool = False
+    workers: int = 2
+    memory_gib: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_fraction < 1:
+            raise ValueError(f"val_fraction must lie in [0, 1); got {self.val_fraction}")
+        _check({"workers": self.workers, "memory_gib": self.memory_gib}, least=0)
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """The class gaussians that the flow is trained under.
+
+    Args:
+        kind: "fpi" (the fixed point), "data" (Baseline 1: means and variances of the latents),
+            "gradient" (Baseline 2), "random" (fixed random means, identity covariances) or
+            "single" (one standard gaussian, labels unused).
+        fixed_point: Settings of "fpi".
+        gradient: Settings of "gradient".
+        random_scale: Standard deviation of the means of "random".
+        refit_epoch: Solve again after this many epochs (0 for never), besides the solve at the
+            start; afterwards the gaussians stay.
+        statistics_images: At most this many images are encoded for a solve.
+    """
+
+    kind: Literal["fpi", "data", "gradient", "random", "single"] = "fpi"
+    fixed_point: FixedPointConfig = field(default_factory=FixedPointConfig)
+    gradient: GradientDescentConfig = field(default_factory=GradientDescentConfig)
+    random_scale: float = 1.0
+    refit_epoch: int = 1
+    statistics_images: int = 20_000
+
+    def __post_init__(self) -> None:
+        _check({"refit_epoch": self.refit_epoch}, least=0)
+        _check({"statistics_images": self.statistics_images}, least=1)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser (Adamax, arXiv:1412.6980) and what keeps it from blowing up.
+
+    Args:
+        warmup_steps: Steps of linear warm-up.
+        decay: "cosine" to a hundredth at the end, or "constant".
+        clip_norm: Largest global norm of the gradient of bits per dimension.
+        max_bad_steps: Stop after this many steps in a row whose loss or gradient is not finite.
+        ema_decay: Decay of the moving average of the weights.
+        ema_power: Its warm-up: the decay at step n is at most 1 - (1 + n)^-power.
+        recompute: Compute activations again in the backward pass: less memory, more time.
+    """
+
+    warmup_steps: int = 100
+    decay: Literal["cosine", "constant"] = "cosine"
+    clip_norm: float = 10.0
+    max_bad_steps: int = 20
+    ema_decay: float = 0.9999
+    ema_power: float = 0.75
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        _check({"warmup_steps": self.warmup_steps}, least=0)
+        _check({"max_bad_steps": self.max_bad_steps}, least=1)
+        _check({"clip_norm": self.clip_norm, "ema_power": self.ema_power}, above=0)
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1); got {self.ema_decay}")
+
+
+@dataclass(frozen=True)
+class PCAConfig:
+    """The classwise PCA that is fitted when training ends.
+
+    Args:
+        rank: Axes per class; fewer where a class has fewer images.
+        max_per_class: Images of a class that are encoded at most.
+        memory: Keep PCA coefficients of the training images as partners.
+    """
+
+    rank: int = 64
+    max_per_class: int = 1000
+    memory: bool = True
+
+    def __post_init__(self) -> None:
+        _check({"rank": self.rank}, least=1)
+        _check({"max_per_class": self.max_per_class}, least=2)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Args:
+        epochs: Passes over the data.
+        max_minutes: Stop earlier when the time is up (null for no limit); the learning rate then
+            decays with the time.
+        batch_size: Images per step.
+        lr: Peak learning rate.
+        seed: Seed of everything that is drawn.
+        device: "cpu", "cuda", "cuda:1", ...; "auto" for the GPU where there is one.
+        eval_every: Epochs between two looks at the held-out images.
+    """
+
+    epochs: int = 100
+    max_minutes: float | None = None
+    batch_size: int = 128
+    lr: float = 1e-2
+    seed: int = 0
+    device: str = "auto"
+    eval_every: int = 1
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    dataset: DataConfig = field(default_factory=DataConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    pca: PCAConfig = field(default_factory=PCAConfig)
+    augmentation: FlowAugmentation = field(default_factory=FlowAugmentation)
+
+    def __post_init__(self) -> None:
+        counts = {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "eval_every": self.eval_every,
+        }
+        _check(counts, least=1)
+        _check({"lr": self.lr}, above=0)
+        if self.max_minutes is not None:
+            _check({"max_minutes": self.max_minutes}, above=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A nested dictionary of everything, defaults included."""
+        return dataclasses.asdict(self)
+
+
+def _check(
+    values: dict[str, float], *, least: float | None = None, above: float | None = None
+) -> None:
+    """Refuse numbers below the least, at a bound or below it, or not finite."""
+    for name, value in values.items():
+        if least is not None and not least <= value < math.inf:
+            raise ValueError(f"{name} must be at least {least}; got {value}")
+        if above is not None and not above < value < math.inf:
+            raise ValueError(f"{name} must be above {above} and finite; got {value}")
+
+
+def recipes() -> list[str]:
+    """The names of the recipes that come with the package."""
+    return sorted(path.stem for path in (Path(__file__).parent / "recipes").glob("*.yaml"))
+
+
+def recipe_path(name: str) -> Path:
+    """The YAML file of a recipe.
+
+    Raises:
+        ValueError: there is no such recipe; the message lists those that are.
+    """
+    if name not in recipes():
+        raise ValueError(f"no recipe {name!r}; there are {', '.join(recipes())}")
+    return Path(__file__).parent / "recipes" / f"{name}.yaml"

@@ -1,0 +1,107 @@
+"""The class gaussians that a flow is trained under, found from its latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..batches import Batches
+from ..fitting import encode_with_noise, solve_record
+from ..fixed_point import solve
+from ..flow import Flow
+from ..gaussians import ClassGaussians
+from ..statistics import ClassStatistics
+from .baselines import gradient_descent, random_gaussians
+from .config import PriorConfig
+
+__all__ = ["check_prior", "prior_labels", "solve_prior"]
+
+
+def check_prior(config: PriorConfig, num_classes: int) -> None:
+    """Refuse a prior that needs classes to push apart where there is one.
+
+    Raises:
+        ValueError: says which would do.
+    """
+    if config.kind in ("fpi", "gradient") and num_classes < 2:
+        raise ValueError(
+            f"prior.kind {config.kind!r} pushes classes apart and the data have {num_classes}; "
+            "set prior.kind to 'single'"
+        )
+
+
+def prior_labels(config: PriorConfig, labels: Tensor) -> Tensor:
+    """The labels by which the prior tells images apart: all 0 for a single gaussian."""
+    return torch.zeros_like(labels) if config.kind == "single" else labels
+
+
+def solve_prior(
+    config: PriorConfig,
+    flow: Flow,
+    data: Batches,
+    classes: Sequence[str],
+    *,
+    batch_size: int,
+    generator: torch.Generator,
+    choice: torch.Generator,
+) -> tuple[ClassGaussians, dict[str, Any]]:
+    """Gaussians under the flow as it is, and a record of how they were found.
+
+    `generator` draws dequantisation noise and decides the device; `choice`, on the CPU, draws
+    images and random means. Warns where the fixed point did not converge.
+
+    Raises:
+        ValueError: a latent is not finite.
+        FixedPointDivergence: see `nfaug.fixed_point.solve`.
+    """
+    dim = flow.config.dim
+    settings: dict[str, Any] = {"kind": config.kind}
+    if config.kind == "single":
+        return ClassGaussians(torch.zeros(1, dim), torch.ones(1, dim)), settings
+    counts = torch.bincount(data.labels, minlength=len(classes))
+    if config.kind == "random":
+        means, variances = random_gaussians(
+            len(classes), dim, scale=config.random_scale, generator=choice
+        )
+        settings["scale"] = config.random_scale
+        return ClassGaussians(means, variances, counts), settings
+    stats = _statistics(config, flow, data, len(classes), batch_size, generator, choice)
+    _, means, variances = stats.finalize(class_names=classes)
+    if config.kind == "data":
+        return ClassGaussians(means, variances, counts), settings
+    if config.kind == "fpi":
+        result = solve(means, variances, config.fixed_point)
+        settings |= solve_record(config.fixed_point, result)
+    else:
+        result = gradient_descent(means, variances, config.gradient)
+        settings |= solve_record(config.gradient, result)
+    return ClassGaussians(result.means, result.variances, counts), settings
+
+
+@torch.no_grad()
+def _statistics(
+    config: PriorConfig,
+    flow: Flow,
+    data: Batches,
+    num_classes: int,
+    batch_size: int,
+    generator: torch.Generator,
+    choice: torch.Generator,
+) -> ClassStatistics:
+    order = torch.randperm(len(data.labels), generator=choice)[: config.statistics_images]
+    # Every class needs two images for a variance, however rare it is.
+    for y in range(num_classes):
+        rows = (data.labels == y).nonzero().flatten()
+        if int((data.labels[order] == y).sum()) < 2:
+            order = torch.cat([order, rows[~torch.isin(rows, order)][:2]])
+    device = generator.device
+    # Apple's GPUs have no float64, in which the sums are kept.
+    stats = ClassStatistics(num_classes, flow.config.dim, None if device.type == "mps" else device)
+    frozen = flow.freeze()
+    for images, labels in data.iterate(order, batch_size):
+        z, _ = encode_with_noise(frozen, images.to(device), generator)
+        stats.update(z, labels)
+    return stats

@@ -1,0 +1,163 @@
+"""Augmentation of the images that a flow is trained on, not that which the flow provides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["FlowAugmentation"]
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
+
+
+@dataclass(frozen=True)
+class FlowAugmentation:
+    """Training-time augmentation of the flow, on uint8 batches; everything is off by default.
+
+    Each image draws its own parameters. The order is flip, rotation, shift, colours, and values are
+    rounded to 8 bits once at the end. Borders are mirrored, because constant black ones would give
+    the flow pixels without variance.
+
+    Args:
+        hflip: Mirror half of the images left to right.
+        pad_crop: Shift by up to this many pixels in each direction (padding, then a random crop).
+        rotation: Rotate by up to this many degrees to either side.
+        color_jitter: Scale brightness, contrast and (of RGB images) saturation by independent
+            factors from [1 - c, 1 + c], with c in [0, 1].
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+
+    hflip: bool = False
+    pad_crop: int = 0
+    rotation: float = 0.0
+    color_jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.pad_crop < 0:
+            raise ValueError(f"pad_crop must be at least 0 pixels, got {self.pad_crop}")
+        if not 0 <= self.rotation <= 180:
+            raise ValueError(f"rotation must lie in [0, 180] degrees, got {self.rotation}")
+        if not 0 <= self.color_jitter <= 1:
+            raise ValueError(f"color_jitter must lie in [0, 1], got {self.color_jitter}")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is switched on."""
+        return bool(self.hflip or self.pad_crop or self.rotation or self.color_jitter)
+
+    def __call__(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Augment uint8 images of shape (B, C, H, W); the input is left as it is.
+
+        Raises:
+            ValueError: If the images are not such a batch, or smaller than the shift.
+        """
+        self._check(images)
+        if not self.enabled:
+            return images
+        return self.apply(images, self.draw(len(images), generator=generator))
+
+    def draw(self, batch: int, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Draw one set of parameters per image, on the generator's device.
+
+        Only what is switched on is drawn: `flip` (B,), `angle` (B,) in radians, `shift` (B, 2) in
+        pixels down and right, `factors` (B, 3) for brightness, contrast and saturation.
+        """
+        device = None if generator is None else generator.device
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(batch, *shape, generator=generator, device=device)
+
+        params = {}
+        if self.hflip:
+            params["flip"] = uniform() < 0.5
+        if self.rotation:
+            params["angle"] = (2 * uniform() - 1) * math.radians(self.rotation)
+        if self.pad_crop:
+            limit = self.pad_crop
+            params["shift"] = torch.randint(
+                -limit, limit + 1, (batch, 2), generator=generator, device=device
+            )
+        if self.color_jitter:
+            params["factors"] = 1 + (2 * uniform(3) - 1) * self.color_jitter
+        return params
+
+    def apply(self, images: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        """Apply drawn parameters to uint8 images of shape (B, C, H, W)."""
+        self._check(images)
+        if not len(images):
+            return images
+        params = {name: value.to(images.device) for name, value in params.items()}
+        result = images
+        if "flip" in params:
+            result = torch.where(params["flip"][:, None, None, None], result.flip(-1), result)
+        if "angle" in params:
+            result = _rotate(result.float(), params["angle"])
+        if "shift" in params:
+            result = _shift(result, params["shift"])
+        if "factors" in params:
+            result = _jitter(result.float(), params["factors"])
+        if result.is_floating_point():
+            result = result.round().clamp(0, 255).to(torch.uint8)
+        return result
+
+    def _check(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.dtype != torch.uint8:
+            raise ValueError(
+                "images must be uint8 of shape (B, C, H, W), got "
+                f"{images.dtype} of shape {tuple(images.shape)}"
+            )
+        if self.pad_crop >= min(images.shape[2:]):
+            raise ValueError(
+                f"pad_crop={self.pad_crop} needs images of more than {self.pad_crop} pixels, got "
+                f"{images.shape[2]} x {images.shape[3]}"
+            )
+
+
+def _rotate(images: Tensor, angles: Tensor) -> Tensor:
+    """Rotate about the centre, bilinearly, in pixel units whatever the aspect ratio."""
+    height, width = images.shape[2:]
+    cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
+    rows = [cos, -sin * (height / width), zero, sin * (width / height), cos, zero]
+    theta = torch.stack(rows, dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def _shift(images: Tensor, shifts: Tensor) -> Tensor:
+    """Move each image by its own (down, right) pixels; the border is mirrored."""
+
+    def source(size: int, shift: Tensor) -> Tensor:
+        index = torch.arange(size, device=shift.device) - shift[:, None]
+        return (size - 1) - ((size - 1) - index.abs()).abs()
+
+    height, width = images.shape[2:]
+    rows, columns = source(height, shifts[:, 0]), source(width, shifts[:, 1])
+    samples = torch.arange(len(images), device=images.device)[:, None, None]
+    # Advanced indices around a slice put the channel last.
+    return images[samples, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _jitter(images: Tensor, factors: Tensor) -> Tensor:
+    """Blend with black, with the mean grey level, and with the own grayscale image."""
+    brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
+    images = (images * brightness).clamp(0, 255)
+    mean = _gray(images).mean(dim=(1, 2, 3), keepdim=True)
+    images = (mean + contrast * (images - mean)).clamp(0, 255)
+    if images.shape[1] == 3:
+        gray = _gray(images)
+        images = gray + saturation * (images - gray)
+    return images
+
+
+def _gray(images: Tensor) -> Tensor:
+    if images.shape[1] != 3:
+        return images.mean(dim=1, keepdim=True)
+    weights = images.new_tensor(LUMA)
+    return (images * weights[:, None, None]).sum(dim=1, keepdim=True)
