@@ -23,6 +23,11 @@ COMMANDS = {
     "sample": "draw new images from the class gaussians",
     "eval": "measure bits/dim, accuracy and exactness of the round trip",
     "info": "say what a checkpoint holds",
+    "bank": "make variants once, to be read from disk in training",
+    "timm": "run timm's train.py, or one like it, with NFA put in",
+    "push": "share a checkpoint on the Hugging Face Hub",
+    "pull": "fetch a checkpoint from the Hub",
+    "list": "list the flows on the Hub",
 }
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130  # exit codes

@@ -216,7 +216,7 @@ def test_a_recipe_is_valid(name: str, nfaug_command: Any) -> None:
         ("epochs: many", "epochs"),
         ("epochs: 0", "epochs must be at least 1"),
         ("recipe: digits", "cannot name a recipe"),
-        ("[", "settings.yaml"),
+        ("[", "parsing config"),
     ],
 )
 def test_settings_that_are_wrong(
@@ -519,7 +519,7 @@ def test_results_that_json_does_not_have(
         "empty": {},
     }
     out = nfaug_command("info", "x").out
-    assert [line.split() for line in out.splitlines()][0] == ["loss", "nan"]
+    assert out.splitlines()[0].split() == ["loss", "nan"]
     assert "none" not in out
 
 

@@ -214,10 +214,12 @@ def parse(arguments: list[str], line: str) -> None:
         return check_by_running(["nfaug", *arguments])
     verb, *options = arguments or [""]
     assert verb in COMMANDS, f"nfaug has no command {verb!r}: {line}"
-    parser = importlib.import_module(f"nfaug.commands.{verb}").parser()
+    module = importlib.import_module(f"nfaug.commands.{verb}")
     try:
-        parser.parse_args(options)
-    except SystemExit as stop:
+        # As nfaug.cli.main does it: `expand` is where a recipe's name becomes its file.
+        words = module.expand(options) if hasattr(module, "expand") else options
+        module.parser().parse_args(words)
+    except (SystemExit, ValueError) as stop:
         raise AssertionError(f"the command line refuses this: {line}") from stop
 
 
@@ -319,6 +321,8 @@ def test_links_lead_somewhere(path: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) + re.findall(r'src="([^"]+)"', text)
     local = [target for target in targets if not re.match(r"[a-z]+:", target)]
     missing = [target for target in local if not (path.parent / target).exists()]
+    scripts = re.findall(r"`python (\S+\.py)", text)
+    missing += [script for script in scripts if not (ROOT / script).is_file()]
     assert not missing
 
 
@@ -326,6 +330,7 @@ def test_links_lead_somewhere(path: Path) -> None:
     "line",
     [
         "nfaug train --data my-images --out my-flow --no-such-option 1",
+        "nfaug train --data my-images --out my-flow --recipe no-such-recipe",
         "nfaug no-such-verb",
         "make no-such-target",
         'pip install "nfaug[no-such-extra]"',

@@ -28,8 +28,10 @@ DATA_HELP = (
 
 
 def new_parser(command: str, description: str, epilog: str | None = None) -> ArgumentParser:
-    """A parser that refuses unknown options and knows --json."""
-    parser = ArgumentParser(prog=f"nfaug {command}", description=description, epilog=epilog)
+    """A parser that refuses unknown and abbreviated options, and knows --json."""
+    parser = ArgumentParser(
+        prog=f"nfaug {command}", description=description, epilog=epilog, allow_abbrev=False
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 

@@ -1,0 +1,89 @@
+"""NFA in the Hugging Face Trainer: a dictionary batch with `pixel_values` and `labels`.
+
+    python examples/hf_trainer.py DATA --nfa FLOW_DIR_OR_REPO
+
+DATA holds a folder for each class, to which the flow must have been fitted (nfaug fit). `NFAugment`
+takes the batch as the Trainer passes it to `compute_loss`, on the device, and returns one like it;
+in evaluation the model is not training and images stay as they are. It prints the Trainer's log and
+at the end NFA's counters, {'seen': ..., 'applied': ..., ...}.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch import nn
+from torchvision.datasets import ImageFolder
+from torchvision.models import resnet18
+from torchvision.transforms import v2
+from transformers import Trainer, TrainingArguments
+
+from nfaug import NFAugment
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # an image processor's image_mean and image_std
+
+
+class NFATrainer(Trainer):
+    """A Trainer whose training batches are augmented."""
+
+    def __init__(self, *args, nfa: NFAugment, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.nfa = nfa
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        if model.training:
+            inputs = self.nfa(inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class Classifier(nn.Module):
+    """Any model of the library does; this one needs no download."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.model = resnet18(num_classes=classes)
+
+    def forward(self, pixel_values, labels=None):
+        logits = self.model(pixel_values)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return {"loss": loss, "logits": logits}
+
+
+def collate(batch):
+    images, labels = zip(*batch, strict=True)
+    return {"pixel_values": torch.stack(images), "labels": torch.tensor(labels)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", help="folder of class folders")
+    parser.add_argument("--nfa", required=True, help="flow: a directory or a Hub repository")
+    parser.add_argument("--out", default="hf_trainer_out", help="the Trainer's own files")
+    parser.add_argument("--img-size", type=int, default=224)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=32)
+    args = parser.parse_args()
+
+    size = (args.img_size, args.img_size)
+    steps = [v2.ToImage(), v2.Resize(size), v2.ToDtype(torch.float32, scale=True)]
+    dataset = ImageFolder(args.data, v2.Compose([*steps, v2.Normalize(MEAN, STD)]))
+    nfa = NFAugment.from_pretrained(args.nfa, p=0.5, mean=MEAN, std=STD)
+    nfa.check_classes(dataset)
+    settings = TrainingArguments(
+        output_dir=args.out,
+        num_train_epochs=args.epochs,
+        per_device_train_batch_size=args.batch_size,
+        learning_rate=1e-3,
+        save_strategy="no",
+        report_to="none",
+        remove_unused_columns=False,
+    )
+    model = Classifier(len(dataset.classes))
+    trainer = NFATrainer(model, settings, collate, dataset, nfa=nfa)
+    trainer.train()
+    print(nfa.stats())
+
+
+if __name__ == "__main__":
+    main()

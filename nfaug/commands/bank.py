@@ -1,0 +1,63 @@
+"""nfaug bank."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from .common import add_data_options, add_flow, load_on, new_parser, open_data
+
+__all__ = ["parser", "run"]
+
+
+def parser() -> ArgumentParser:
+    """Options of `nfaug bank`."""
+    made = new_parser(
+        "bank",
+        "Make variants of every image once and store them, so that training needs no flow: "
+        "nfaug.bank.BankDataset then swaps a sample for one of its variants. A bank that was "
+        "interrupted is continued by the same command.",
+    )
+    add_flow(made)
+    add_data_options(made, "train")
+    made.add_argument("--out", required=True, help="the directory of the bank")
+    made.add_argument("--overwrite", action="store_true", help="begin anew where --out is a bank")
+    made.add_argument("--variants", type=int, default=4, help="variants per image")
+    made.add_argument("--batch-size", type=int, default=64, help="images at a time")
+    made.add_argument("--export", help="also write the variants as an image folder")
+    return made
+
+
+def run(arguments: Namespace) -> dict[str, Any]:
+    """Show the size, make the bank, export it if asked."""
+    from ..bank import bank_bytes, export_bank, make_bank
+
+    checkpoint = load_on(arguments)
+    dataset = open_data(arguments, checkpoint)
+    shape = (dataset.channels, *dataset.image_size)
+    size = bank_bytes(len(dataset), arguments.variants, shape)
+    print(
+        f"{len(dataset)} images x {arguments.variants} variants: {size / 2**20:.1f} MiB",
+        file=sys.stderr,
+    )
+    bank = make_bank(
+        checkpoint,
+        dataset,
+        arguments.out,
+        variants=arguments.variants,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        overwrite=arguments.overwrite,
+    )
+    result: dict[str, Any] = {
+        "out": arguments.out,
+        "images": len(bank),
+        "variants": arguments.variants,
+        "bytes": size,
+        "applied": int(bank.applied.sum()),
+    }
+    if arguments.export is not None:
+        result["exported"] = export_bank(bank, arguments.export)
+    return result

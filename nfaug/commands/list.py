@@ -1,0 +1,38 @@
+"""nfaug list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from .common import new_parser
+
+__all__ = ["parser", "run"]
+
+
+def parser() -> ArgumentParser:
+    """Options of `nfaug list`."""
+    made = new_parser("list", "List the flows on the Hugging Face Hub.")
+    made.add_argument("--author", help="only those of this account or organisation")
+    made.add_argument("--search", help="only those whose name holds this")
+    made.add_argument("--limit", type=int, default=100, help="at most so many")
+    return made
+
+
+def run(arguments: Namespace) -> dict[str, Any]:
+    """Ask the Hub."""
+    from ..hub import list_flows
+
+    found = list_flows(author=arguments.author, search=arguments.search, limit=arguments.limit)
+    return {
+        "flows": len(found),
+        **{
+            flow.repo_id: {
+                "downloads": flow.downloads,
+                "updated": flow.updated,
+                "private": flow.private,
+            }
+            for flow in found
+        },
+    }

@@ -1,0 +1,36 @@
+"""nfaug pull."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from .common import new_parser
+
+__all__ = ["parser", "run"]
+
+
+def parser() -> ArgumentParser:
+    """Options of `nfaug pull`."""
+    made = new_parser(
+        "pull", "Fetch a checkpoint from the Hugging Face Hub and check it against its hashes."
+    )
+    made.add_argument("repo", help="owner/name on the Hub")
+    made.add_argument("--out", help="copy it into this directory; by default it stays in the cache")
+    made.add_argument("--revision", help="a branch, tag or commit")
+    made.add_argument("--overwrite", action="store_true", help="replace what --out holds")
+    return made
+
+
+def run(arguments: Namespace) -> dict[str, Any]:
+    """Fetch, and say where it is."""
+    from ..hub import pull
+
+    folder = pull(
+        arguments.repo,
+        revision=arguments.revision,
+        local_dir=arguments.out,
+        overwrite=arguments.overwrite,
+    )
+    return {"repo": arguments.repo, "directory": str(folder)}

@@ -1,0 +1,55 @@
+"""nfaug timm."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from .common import new_parser
+
+__all__ = ["expand", "parser", "run"]
+
+
+def expand(argv: Sequence[str]) -> list[str]:
+    """Hand what follows -- to the script as it is, words that look like options included."""
+    words = list(argv)
+    if "--" not in words:
+        return words
+    at = words.index("--")
+    return [*words[:at], *(f"--script_arg={word}" for word in words[at + 1 :])]
+
+
+def parser() -> ArgumentParser:
+    """Options of `nfaug timm`."""
+    made = new_parser(
+        "timm",
+        "Run timm's train.py, or another script that makes its loaders with "
+        "timm.data.create_loader, unedited and with NFA put in: nfaug timm train.py --nfa my-flow "
+        "-- --data-dir my-images --model resnet18",
+        "Mixup and CutMix move behind NFA, onto the device. Random erasing happens in timm's "
+        "prefetcher, before NFA.",
+    )
+    made.add_argument("script", help="the script; what follows -- is its own")
+    made.add_argument("--nfa", required=True, help="a checkpoint directory, or owner/name")
+    made.add_argument("--nfa-prob", type=float | None, help="share of images that are augmented")
+    made.add_argument("--nfa-off-epoch", type=int | None, help="NFA stops at this epoch, from 0")
+    made.add_argument("--script_arg", action="append", type=str, default=[], help="after --")
+    return made
+
+
+def run(arguments: Namespace) -> dict[str, Any]:
+    """Run the script and end with NFA's counters."""
+    from ..integrations.timm import format_stats, run_script
+
+    stats = run_script(
+        arguments.script,
+        list(arguments.script_arg),
+        arguments.nfa,
+        prob=arguments.nfa_prob,
+        off_epoch=arguments.nfa_off_epoch,
+    )
+    print(format_stats(stats), file=sys.stderr)
+    return dict(stats)

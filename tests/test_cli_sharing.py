@@ -1,0 +1,130 @@
+"""The verbs that share and use flows: push, pull, list, bank, timm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from loopback_hub import LoopbackHub
+
+from nfaug.bank import Bank
+from nfaug.cli import main
+from nfaug.commands.timm import expand
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any, str]:
+    """Exit code, the JSON on standard output (None where there is none), and standard error."""
+    capsys.readouterr()
+    code = main([*words, "--json"])
+    out, err = capsys.readouterr()
+    return code, json.loads(out) if out else None, err
+
+
+def test_push_pull_and_list(
+    hub: LoopbackHub, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, planned, _ = run(capsys, "push", str(tiny_path), "owner/digits", "--dry-run")
+    assert code == 0
+    assert {"config.json", "model.safetensors", "pca.safetensors"} <= set(planned["files"])
+    assert planned["bytes"] == sum(planned["files"].values())
+
+    code, pushed, _ = run(capsys, "push", str(tiny_path), "owner/digits", "--licence", "mit")
+    assert code == 0
+    assert "owner/digits" in pushed["commit"]
+
+    out = tmp_path / "pulled"
+    code, pulled, _ = run(capsys, "pull", "owner/digits", "--out", str(out))
+    assert (code, pulled["directory"]) == (0, str(out))
+    for name in ("config.json", "model.safetensors", "pca.safetensors"):
+        assert (out / name).read_bytes() == (tiny_path / name).read_bytes()
+
+    code, _, error = run(capsys, "pull", "owner/digits", "--out", str(out))
+    assert code == 2
+    assert "not empty" in error
+
+    code, found, _ = run(capsys, "list")
+    assert code == 0
+    assert found["flows"] == 1
+    assert "owner/digits" in found
+
+
+def test_push_without_memory(
+    hub: LoopbackHub, tiny_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(capsys, "push", str(tiny_path), "owner/a", "--dry-run")[1]["files"]
+    without = run(capsys, "push", str(tiny_path), "owner/a", "--dry-run", "--no-memory")[1]["files"]
+    assert without["pca.safetensors"] < whole["pca.safetensors"]
+
+
+def test_pull_of_nothing(hub: LoopbackHub, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, error = run(capsys, "pull", "owner/nowhere")
+    assert code != 0
+    assert "owner/nowhere" in error
+
+
+def test_bank(
+    tiny_path: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["bank", "--flow", str(tiny_path), "--data", str(tiny_folder), "--variants", "2"]
+    out, export = tmp_path / "bank", tmp_path / "images"
+    code, made, error = run(capsys, *words, "--out", str(out), "--export", str(export))
+    assert code == 0
+    assert "MiB" in error
+    bank = Bank(out)
+    assert (made["images"], made["variants"]) == (len(bank), 2)
+    assert made["applied"] == int(np.asarray(bank.applied).sum()) > 0
+    assert len(list(export.rglob("*.png"))) == made["applied"]
+
+    code, again, _ = run(capsys, *words, "--out", str(out))
+    assert (code, again["applied"]) == (0, made["applied"])
+    code, _, error = run(capsys, *words, "--out", str(out), "--seed", "7")
+    assert code == 2
+    assert "seed" in error
+
+
+def test_timm_runs_a_script(
+    tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys\n"
+        "import torch\n"
+        "from timm.data import create_loader\n"
+        "from PIL import Image\n"
+        "class Images(torch.utils.data.Dataset):\n"
+        "    transform = None\n"
+        "    def __len__(self): return 12\n"
+        "    def __getitem__(self, i):\n"
+        "        return self.transform(Image.new('L', (8, 8), 16 * i)), i % 3\n"
+        "assert sys.argv[1:] == ['--model', 'tiny', '-b=4']\n"
+        "loader = create_loader(Images(), (1, 8, 8), 4, is_training=True, num_workers=0,\n"
+        "    use_prefetcher=False, mean=(0.5,), std=(0.5,), no_aug=True)\n"
+        "for images, labels in loader:\n"
+        "    assert images.shape == (4, 1, 8, 8)\n"
+    )
+    words = ["timm", str(script), "--nfa", str(tiny_path), "--nfa-prob", "1.0", "--json"]
+    capsys.readouterr()
+    assert main([*words, "--", "--model", "tiny", "-b=4"]) == 0
+    out, error = capsys.readouterr()
+    stats = json.loads(out)
+    assert stats["seen"] == 12
+    assert "NFA: of 12 images" in error
+
+
+def test_timm_without_its_script(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, error = run(capsys, "timm", "nowhere.py", "--nfa", str(tiny_path))
+    assert code == 2
+    assert "nowhere.py" in error
+
+
+def test_words_after_the_dashes_are_the_scripts_own() -> None:
+    words = expand(["t.py", "--nfa", "f", "--", "--lr", "1", "-b", "--", "x"])
+    assert words == [
+        "t.py", "--nfa", "f", "--script_arg=--lr", "--script_arg=1", "--script_arg=-b",
+        "--script_arg=--", "--script_arg=x",
+    ]  # fmt: skip
