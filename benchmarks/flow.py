@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nfaug.coupling import FrozenCoupling, MatrixExpCoupling
-from nfaug.coupling_net import CouplingNet, FoldedNet
+from nfaug.coupling_net import CouplingNet, FoldedNet, NormedConv
 from nfaug.flow import Flow, FlowConfig
 
 SIZES = {
@@ -65,11 +65,15 @@ def plain_expm(matrices: Tensor) -> Tensor:
 
 def plain_net(net: CouplingNet, x: Tensor) -> Tensor:
     """The coupling network layer by layer."""
-    x = F.elu(net.first(x))
+
+    def normed(layer: NormedConv, x: Tensor) -> Tensor:
+        return layer.norm(layer.conv(x))
+
+    x = F.elu(normed(net.first, x))
     for block in net.blocks:
-        h = F.elu(block.conv1(x))
-        h = F.elu(block.conv2(h))
-        x = F.elu(block.conv3(h) + x)
+        h = F.elu(normed(block.conv1, x))
+        h = F.elu(normed(block.conv2, h))
+        x = F.elu(normed(block.conv3, h) + x)
     return net.out_layer(x)
 
 

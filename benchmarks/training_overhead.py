@@ -6,7 +6,7 @@
 The first trains a timm resnet18 on 32 x 32 images through timm's loader, for an epoch with each of
 
 - none: the loop alone (crop and flip);
-- randaugment: timm's rand-m9-mstd0.5-inc1 on top;
+- randaugment: timm's rand-m9-mstd0.5 on top;
 - mixup: timm's Mixup on top;
 - bank: the loop alone on a `BankDataset` that swaps half of the images for stored variants;
 - nfa: the loop alone with `NFALoader`, half of the images through the flow.
@@ -121,7 +121,7 @@ class Loop:
             is_training=True,
             scale=(0.7, 1.0),
             color_jitter=0.0,
-            auto_augment="rand-m9-mstd0.5-inc1" if arm == "randaugment" else None,
+            auto_augment="rand-m9-mstd0.5" if arm == "randaugment" else None,
             mean=MEAN,
             std=STD,
             num_workers=args.workers,

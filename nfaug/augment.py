@@ -21,7 +21,7 @@ from .switch import Switch
 __all__ = ["NFAParams", "NFAugment"]
 
 _CHECKED_BATCHES = 8  # on an accelerator values are read in the first batches only ...
-_CHECK_EVERY = 256  # ... and then in every so-manieth
+_CHECK_EVERY = 256  # ... and then in one of so many
 _COUNTERS = ("applied", "no_partner", "gated", "fell_back")
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 __all__ = ["ClasswisePCA"]
 
 _GEMM_CLASSES = 64  # up to here one product with every class's axes beats gathering each image's
-_GATHER_VALUES = 2**24  # gathered axes held at a time: 64 MiB in float32
+_GATHER_VALUES = 2**26  # gathered axes held at a time: 256 MiB in float32 ...
+_CPU_VALUES = 2**19  # ... and on the CPU what its cache holds, which is twice as fast
 
 
 class ClasswisePCA(nn.Module):
@@ -210,7 +211,8 @@ class ClasswisePCA(nn.Module):
         return labels.view(-1, 1, 1).expand(-1, 1, self.rank)
 
     def _parts(self, batch: int) -> Iterator[slice]:
-        step = max(1, _GATHER_VALUES // (self.rank * self.dim))
+        values = _CPU_VALUES if self.axes.device.type == "cpu" else _GATHER_VALUES
+        step = max(1, values // (self.rank * self.dim))
         for start in range(0, batch, step):
             yield slice(start, start + step)
 

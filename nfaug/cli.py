@@ -23,6 +23,7 @@ COMMANDS = {
     "sample": "draw new images from the class gaussians",
     "eval": "measure bits/dim, accuracy and exactness of the round trip",
     "info": "say what a checkpoint holds",
+    "convert": "convert a checkpoint of the paper's released implementation",
     "bank": "make variants once, to be read from disk in training",
     "timm": "run timm's train.py, or one like it, with NFA put in",
     "push": "share a checkpoint on the Hugging Face Hub",
@@ -91,7 +92,7 @@ def _stop(code: int, name: str, message: str) -> int:
     return code
 
 
-def _show_warning(message: Any, category: type[Warning], *_: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if not issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):
         print(f"warning: {message}", file=sys.stderr)
 

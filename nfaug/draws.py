@@ -13,6 +13,7 @@ from torch.utils.data import get_worker_info
 __all__ = ["NFAParams", "make_params"]
 
 _GOLDEN = 0x9E3779B97F4A7C15  # spreads ranks and workers; odd, so the lower 32 bits differ too
+_COIN_BITS = 31
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ class Coins:
     """Uniform numbers and mixing weights, on the CPU: the same on every device for one seed."""
 
     index: Tensor  # (n,) distinct positions in the batch
-    choose: Tensor  # (n,) in [0, 1), as the next two
+    choose: Tensor  # (n,) in [0, 1), as the next
     source: Tensor
-    partner: Tensor
+    partner: Tensor  # (n,) whole numbers in [0, 2^31)
     weights: Tensor  # (n, width) from Beta(alpha, alpha)
 
 
@@ -116,7 +117,8 @@ def draw(
         seed += _GOLDEN * worker.seed
     own = torch.Generator().manual_seed(seed % 2**62)
     index = torch.randperm(batch, generator=own)[:slots]
-    choose, source, partner = torch.rand(3, slots, generator=own)
+    choose, source = torch.rand(2, slots, generator=own)
+    partner = torch.randint(2**_COIN_BITS, (slots,), generator=own)
     return Coins(index, choose, source, partner, _beta(alpha, (slots, width), own))
 
 
@@ -147,7 +149,7 @@ def pick_in_batch(coin: Tensor, labels: Tensor, allowed: Tensor) -> tuple[Tensor
     same = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     running = same.cumsum(1)
     count = same.sum(1)
-    wanted = _floor(coin, count)
+    wanted = _below(coin, count)
     # The first position where the running count passes `wanted`.
     partner = (running <= wanted[:, None]).sum(1).clamp(max=max(0, len(labels) - 1))
     return partner, count > 0
@@ -156,13 +158,12 @@ def pick_in_batch(coin: Tensor, labels: Tensor, allowed: Tensor) -> tuple[Tensor
 def pick_in_memory(coin: Tensor, labels: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """A row of the class's part of the memory, uniformly, and whether there is one; (n,) both."""
     start, end = offsets[labels], offsets[labels + 1]
-    return start + _floor(coin, end - start), end > start
+    return start + _below(coin, end - start), end > start
 
 
-def _floor(coin: Tensor, count: Tensor) -> Tensor:
-    """A whole number in [0, count), or 0."""
-    # In float64: float32 has too few steps for a class of millions.
-    return torch.minimum((coin.double() * count).long(), (count - 1).clamp(min=0))
+def _below(coin: Tensor, count: Tensor) -> Tensor:
+    """A whole number in [0, count), or 0: exact for any count, where float32 has too few steps."""
+    return (coin * count) >> _COIN_BITS
 
 
 def _slots(batch: int, p: float) -> int:

@@ -25,7 +25,7 @@ from .fixed_point_rules import (
     push_matrix,
     released_update,
 )
-from .gaussians import COLUMNS, pairwise_kl
+from .gaussians import column_slices, pairwise_kl
 
 __all__ = [
     "DIVERGENCE_RATIO",
@@ -177,8 +177,7 @@ class _DiagonalStep:
             push = push_matrix(variances.mean(dim=1, keepdim=True), kernel)
         mean_moves, variance_moves = kl.new_zeros(2, len(kl))
         out_of_range = torch.zeros_like(mean_moves, dtype=torch.bool)
-        for begin in range(0, means.shape[1], COLUMNS):
-            part = slice(begin, begin + COLUMNS)
+        for part in column_slices(*means.shape):
             m, s = (x[:, part] for x in self.data)
             mu, v = means[:, part], variances if config.fit == "means" else variances[:, part]
             if config.fit != "covariances":

@@ -166,7 +166,7 @@ class Flow(Layer):
                 f"this flow encodes images of shape (B, {config.channels}, "
                 f"{config.image_size[0]}, {config.image_size[1]}); got {tuple(images.shape)}"
             )
-        with torch.autocast(images.device.type, enabled=False), _NoTF32(images.device):
+        with torch.autocast(images.device.type, enabled=False), NoTF32(images.device):
             v = codec.to_flow(codec.pad(images, config.size), noise)
             return self(v.to(self.dtype))
 
@@ -176,7 +176,7 @@ class Flow(Layer):
         Raises:
             ValueError: the latents have another shape than the flow's.
         """
-        with torch.autocast(z.device.type, enabled=False), _NoTF32(z.device):
+        with torch.autocast(z.device.type, enabled=False), NoTF32(z.device):
             v = self.inverse(z.to(self.dtype))[0]
             return codec.crop(codec.from_flow(v, quantize=quantize), self.config.image_size)
 
@@ -241,7 +241,7 @@ def _new_blocks(config: FlowConfig) -> nn.ModuleList:
     return levels
 
 
-class _NoTF32:
+class NoTF32:
     """A context in which cuDNN's convolutions are float32 in full.
 
     In a compiled graph it does nothing: no graph can hold a global flag, so whoever compiles

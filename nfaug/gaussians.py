@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 __all__ = ["ClassGaussians", "pairwise_kl"]
 
-# Columns handled at once. Every sum here is separable over coordinates, so working on slices keeps
-# the temporaries small: at 1,000 classes 8 MB each, whatever the dimension.
-COLUMNS = 1024
+# Elements of a (K, d) tensor that are handled at once, 8 MB. Every sum here is separable over
+# coordinates, so working on slices of columns keeps temporaries small and in the cache.
+SLICE = 2**20
 
 
 class ClassGaussians(nn.Module):
@@ -152,8 +153,7 @@ class ClassGaussians(nn.Module):
         z = self._flatten(z)
         distance = z.new_zeros(len(z), self.num_classes)
         logdet = z.new_zeros(self.num_classes)
-        for columns in range(0, self.dim, COLUMNS):
-            part = slice(columns, columns + COLUMNS)
+        for part in column_slices(self.num_classes, self.dim):
             means, variances = self.means[:, part].to(z.dtype), self.variances[:, part].to(z.dtype)
             # Centred, so that the expanded squares do not cancel when all means are far from 0.
             centre = means.mean(dim=0)
@@ -192,6 +192,13 @@ class ClassGaussians(nn.Module):
                 )
 
 
+def column_slices(rows: int, columns: int) -> Iterator[slice]:
+    """Slices that cut a (rows, columns) tensor into parts of about ``SLICE`` elements."""
+    width = max(1, SLICE // rows)
+    for start in range(0, columns, width):
+        yield slice(start, start + width)
+
+
 def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
     r"""Kullback-Leibler divergence, in nats, between every pair of diagonal gaussians.
 
@@ -225,8 +232,7 @@ def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
         return _pairwise_kl_isotropic(means, variances.double())
     ratios, products = variances.new_zeros(2, classes, classes, dtype=torch.float64).unbind()
     logdet = variances.new_zeros(classes, dtype=torch.float64)
-    for start in range(0, dim, COLUMNS):
-        part = slice(start, start + COLUMNS)
+    for part in column_slices(classes, dim):
         v, mu = variances[:, part].double(), means[:, part].double()
         mu = mu - mu.mean(dim=0)
         precisions = v.reciprocal()
@@ -241,8 +247,8 @@ def _pairwise_kl_isotropic(means: Tensor, variances: Tensor) -> Tensor:
     """`pairwise_kl` for variances of shape (K, 1): one Gram matrix."""
     classes, dim = means.shape
     gram = variances.new_zeros(classes, classes)
-    for start in range(0, dim, COLUMNS):
-        mu = means[:, start : start + COLUMNS].double()
+    for part in column_slices(classes, dim):
+        mu = means[:, part].double()
         mu = mu - mu.mean(dim=0)
         gram = gram.addmm(mu, mu.T)
     norms = gram.diagonal()

@@ -7,8 +7,11 @@ nothing depends on the batch, and compilers see straight-line code.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["expm", "expm_action", "phi_action", "special_orthogonal_log", "taylor_terms"]
 
@@ -38,13 +41,49 @@ def taylor_terms(bound: float, tolerance: float = 2.0**-24) -> int:
     return m
 
 
-def _horner(matrices: Tensor, x: Tensor, terms: int, sign: int, offset: int) -> Tensor:
-    """x + M/(1 + offset) (x + M/(2 + offset) (x + ...)), M = sign * matrices."""
+def _horner(matrices: Tensor, x: Tensor, coefficients: list[float]) -> Tensor:
+    """x + c_1 M (x + c_2 M (x + ...))."""
+    learning = torch.is_grad_enabled() and (matrices.requires_grad or x.requires_grad)
+    if learning and not torch.compiler.is_compiling():
+        return _Horner.apply(matrices, x, coefficients)
     y = x
-    for k in range(terms, 0, -1):
-        product = (matrices * y.unsqueeze(2)).sum(1)
-        y = torch.add(x, product, alpha=sign / (k + offset))
+    for c in reversed(coefficients):
+        y = torch.add(x, _product(matrices, y), alpha=c)
     return y
+
+
+def _product(matrices: Tensor, x: Tensor) -> Tensor:
+    """y_i = sum_j M[i, j] x_j with `matrices[:, j, i]` = M[i, j]."""
+    return (matrices * x.unsqueeze(2)).sum(1)
+
+
+class _Horner(torch.autograd.Function):
+    """`_horner` with a backward pass of its own, which takes half the passes over the matrices.
+
+    With y_m = x and y_(k-1) = x + c_k M y_k, the adjoints are g_0 = g and g_k = c_k M^T g_(k-1);
+    dx = sum_k g_k and dM = sum_k c_k g_(k-1) y_k^T.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrices: Tensor, x: Tensor, coefficients: list[float]) -> Tensor:
+        partial = [x]
+        for c in reversed(coefficients):
+            partial.append(torch.add(x, _product(matrices, partial[-1]), alpha=c))
+        result = partial.pop()
+        ctx.coefficients = coefficients
+        ctx.save_for_backward(matrices, *reversed(partial))
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
+        matrices, *partial = ctx.saved_tensors
+        dx, dm = g.clone(), torch.zeros_like(matrices)
+        for c, y in zip(ctx.coefficients, partial, strict=True):
+            dm.addcmul_(y.unsqueeze(2), g.unsqueeze(1), value=c)
+            g = (matrices * g.unsqueeze(1)).sum(2).mul_(c)
+            dx += g
+        return dm, dx, None
 
 
 def expm_action(matrices: Tensor, x: Tensor, terms: int, *, sign: int = 1) -> Tensor:
@@ -53,12 +92,12 @@ def expm_action(matrices: Tensor, x: Tensor, terms: int, *, sign: int = 1) -> Te
     Shapes: `matrices` (B, n, n, H, W) with `matrices[:, j, i]` = M[i, j] (columns first, as the
     coupling network writes them); `x` and the result (B, n, H, W). `sign` is 1 or -1.
     """
-    return _horner(matrices, x, terms, sign, 0)
+    return _horner(matrices, x, [sign / k for k in range(1, terms + 1)])
 
 
 def phi_action(matrices: Tensor, x: Tensor, terms: int, *, sign: int = 1) -> Tensor:
     """y = phi(sign M) x with phi(M) = sum_k M^k/(k + 1)!, shapes as in `expm_action`."""
-    return _horner(matrices, x, terms, sign, 1)
+    return _horner(matrices, x, [sign / (k + 1) for k in range(1, terms + 1)])
 
 
 def expm(matrix: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ class Switch:
     """
 
     def __init__(self, value: float = 1.0) -> None:
-        self._value = torch.tensor([value], dtype=torch.float64).share_memory_()
+        self._value = torch.tensor([value], dtype=torch.float64)
+        with contextlib.suppress(OSError, RuntimeError):  # no shared memory: seen by later workers
+            self._value.share_memory_()
 
     def __bool__(self) -> bool:
         return float(self) > 0

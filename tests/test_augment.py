@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -297,6 +298,29 @@ def test_nothing_sticks_to_a_model() -> None:
     assert torch.equal(model(images / 255, labels), model.head((images / 255).flatten(1)))
 
 
+def test_it_rides_along_in_ddp() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.nfa = NFAugment(checkpoint(), p=1.0)
+            self.head = nn.Linear(192, CLASSES)
+
+        def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+            return self.head(self.nfa(images, labels)[0].flatten(1))
+
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(Model())
+        images, labels = batch_of(8)
+        model(images / 255, labels).sum().backward()
+        assert model.module.head.weight.grad is not None
+        assert model.module.nfa.stats()["applied"] > 4
+        assert list(model.state_dict()) == ["module.head.weight", "module.head.bias"]
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_pickle_and_repr() -> None:
     nfa = NFAugment(checkpoint(), generator=torch.Generator().manual_seed(3), mean=0.5, std=0.5)
     images, labels = batch_of(8)
@@ -375,9 +399,8 @@ def test_no_value_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = batch_of(16)
     unit, soft = images / 255, nn.functional.one_hot(labels, CLASSES).float()
     monkeypatch.setattr(module, "_reads_values", lambda device, calls: False)
-    coins = Coins(
-        torch.arange(16), torch.rand(16), torch.rand(16), torch.rand(16), torch.rand(16, 8)
-    )
+    half, coin = torch.rand(16), torch.randint(2**31, (16,))
+    coins = Coins(torch.arange(16), half, half, coin, torch.rand(16, 8))
     monkeypatch.setattr("nfaug.draws.draw", lambda *args, **kwargs: coins)  # on the CPU by design
     for partners in ("batch", "memory", "both"):
         nfa = NFAugment(checkpoint(), p=1.0, partners=partners)
@@ -395,7 +418,7 @@ def test_values_are_checked_on_every_cpu_batch_and_some_others() -> None:
     assert cuda == [*range(8), 256, 512, 768]
 
 
-def test_from_pretrained_reads_a_directory(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_from_pretrained_reads_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nfaug import checkpoint as reader
 
     seen = []

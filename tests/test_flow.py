@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nfaug.flow import Flow, FlowConfig, _NoTF32
+from nfaug.flow import Flow, FlowConfig, NoTF32
 
 TINY = FlowConfig(channels=2, image_size=(7, 8), steps=(2, 1), blocks=(1, 1), width=(6, 6))
 LOW_RANK = dataclasses.replace(TINY, low_rank_above=4)
@@ -301,10 +301,10 @@ def test_tf32_is_off_inside_and_as_it_was_outside(monkeypatch: pytest.MonkeyPatc
 
     for before in (True, False):
         monkeypatch.setattr(cudnn, "allow_tf32", before)
-        with _NoTF32(torch.device("cuda")):
+        with NoTF32(torch.device("cuda")):
             assert not tf32()
         assert cudnn.allow_tf32 == before
-        with _NoTF32(torch.device("cpu")):
+        with NoTF32(torch.device("cpu")):
             assert cudnn.allow_tf32 == before
 
 

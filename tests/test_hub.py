@@ -555,7 +555,10 @@ def test_a_server_gone_at_any_step_of_a_push(path: str, pushed: LoopbackHub, min
 def test_cold_pull_of_a_flow_of_the_papers_size(
     hub: LoopbackHub, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """From nothing to the first augmented image; what is not download stays under 2 s."""
+    """From nothing to the first augmented image; what is not download stays under 2 s.
+
+    By the clock, so it wants a machine with nothing else to do: the message says if it had one.
+    """
     flow = nfaug.Flow(nfaug.FlowConfig()).eval()
     generator = torch.Generator().manual_seed(0)
     latents = [torch.randn(50, flow.config.dim, generator=generator) for _ in range(10)]
@@ -565,12 +568,14 @@ def test_cold_pull_of_a_flow_of_the_papers_size(
     start = time.perf_counter()
     pull(REPO)
     download = time.perf_counter() - start
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     nfa = nfaug.NFAugment.from_pretrained(REPO, p=1.0)
     nfa(torch.rand(1, 3, 32, 32), torch.tensor([3]))
-    rest = time.perf_counter() - start
-    record_property("seconds", f"download {download:.2f}, rest {rest:.2f}")
-    print(
-        f"cold pull: download {download:.2f} s, hashing, loading and the first image {rest:.2f} s"
+    rest, used = time.perf_counter() - start, time.process_time() - used
+    found = (
+        f"cold pull: download {download:.2f} s; hashing, loading and the first image {rest:.2f} s "
+        f"({used:.2f} s of CPU, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
     )
-    assert rest < 2.0
+    print(found)
+    record_property("cold_pull", found)
+    assert rest < 2.0, found

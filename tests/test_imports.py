@@ -26,7 +26,7 @@ FOLDERS = {"nfaug": "nfaug", "training": "nfaug.training", "hub": "nfaug.hub"}
 # What the trainer may use: everything but the command line, the adapters and the Hub, which it
 # reaches only through nfaug.checkpoint.load.
 CORE = (
-    ".atomic .augment .bank .batches .checkpoint .checks .codec .fitting .fixed_point "
+    ".atomic .augment .bank .batches .checkpoint .checks .codec .convert .fitting .fixed_point "
     ".fixed_point_config .fixed_point_rules .flow .gaussians .matrix_exp .pca .preview .statistics"
 )
 
@@ -83,13 +83,16 @@ ROOMS: dict[str, tuple[str, str]] = {
         ".pca .statistics",
         ".training.data",
     ),
+    "nfaug.invertibility": ("torch .codec .flow", ""),
+    "nfaug.torch_zip": ("torch", ""),
+    "nfaug.convert": ("torch .flow .flow_config .gaussians .torch_zip", ""),
     "nfaug.preview": ("torch PIL tqdm .augment .checkpoint .codec .flow .gaussians .pca", ""),
     "nfaug": (".augment .checkpoint .codec .fitting .fixed_point .flow .gaussians .pca", ""),
     # The command line: a verb's module, and all that it needs, is imported when it is called.
     "nfaug.cli": (".jsonable", "."),
     "nfaug.commands.*": (
         "jsonargparse torch PIL tqdm yaml .commands.* .jsonable .training.* " + CORE,
-        ". .hub.* .integrations.*",
+        ". .hub.* .integrations.* .invertibility",
     ),
     # The adapters: the one place where the libraries of others are met.
     "nfaug.integrations": ("", ""),

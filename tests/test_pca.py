@@ -94,7 +94,7 @@ def test_many_classes_take_the_other_path_with_the_same_result(
     delta = torch.randn(13, RANK, generator=torch.Generator().manual_seed(2))
     expected = pca.project(z, labels), pca.add(image, labels, delta)
     monkeypatch.setattr(module, "_GEMM_CLASSES", 0)
-    monkeypatch.setattr(module, "_GATHER_VALUES", 5 * RANK * DIM)
+    monkeypatch.setattr(module, "_CPU_VALUES", 5 * RANK * DIM)
     many = ClasswisePCA.from_tensors(pca.tensors())
     assert many.axes.dtype == torch.float16
     assert torch.allclose(many.project(image, labels), expected[0], atol=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -203,7 +204,7 @@ class TrainConfig:
 
 
 def _check(
-    values: dict[str, float], *, least: float | None = None, above: float | None = None
+    values: Mapping[str, float], *, least: float | None = None, above: float | None = None
 ) -> None:
     """Refuse numbers below the least, at a bound or below it, or not finite."""
     for name, value in values.items():

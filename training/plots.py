@@ -62,9 +62,9 @@ def embedding_panels(
     for axis, (title, (points, classes)) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        spots, classes = _embed(points, seed).numpy(), classes.numpy()
+        spots = _embed(points, seed).numpy()
         for y in range(num_classes):
-            here = spots[classes == y]
+            here = spots[(classes == y).numpy()]
             name = class_names[y] if y < len(class_names) else str(y)
             axis.scatter(here[:, 0], here[:, 1], s=5, label=_plain(name), color=f"C{y % 10}")
         axis.set(title=title, xticks=[], yticks=[])

@@ -314,7 +314,7 @@ class _Run:
             "lr": self.config.lr,
             "seed": self.config.seed,
         }
-        metrics = {}
+        metrics: dict[str, Any] = {}
         if self.val is not None:
             row = self.history[-1]
             names = ("bits_per_dim", "nf_acc", "nf_acc_top5")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from ..batches import open_batches
+from ..checkpoint import Checkpoint
 from .common import (
     add_data_options,
     add_flow,
@@ -30,6 +32,19 @@ def parser() -> ArgumentParser:
     add_flow(made)
     add_data_options(made, "test")
     made.add_argument("--batch-size", type=int, default=256, help="images at a time")
+    made.add_argument(
+        "--invertibility",
+        action="store_true",
+        help="measure the inverse instead: error in grey levels on these images, mixed latents, "
+        "noise and extremes, against float64, alone and in a batch",
+    )
+    made.add_argument(
+        "--other-data",
+        action="append",
+        type=str,
+        default=[],
+        help="with --invertibility: other images to try, read like --data",
+    )
     return made
 
 
@@ -38,6 +53,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
     from ..training.metrics import evaluate
 
     checkpoint = load_on(arguments)
+    if arguments.invertibility:
+        return _invertibility(checkpoint, arguments)
     if checkpoint.gaussians is None:
         raise ValueError(f"{arguments.flow} has no class gaussians; fit them with: nfaug fit")
     dataset = open_data(arguments, checkpoint)
@@ -50,4 +67,23 @@ def run(arguments: Namespace) -> dict[str, Any]:
         seed=arguments.seed,
         round_trip=True,
         progress=True,
+    )
+
+
+def _invertibility(checkpoint: Checkpoint, arguments: Namespace) -> dict[str, Any]:
+    from ..invertibility import measure
+    from ..training.images import to_tensors
+
+    images = to_tensors(open_data(arguments, checkpoint))[0]
+    others = {}
+    for data in arguments.other_data:
+        options = arguments.clone()
+        options.data = data
+        others[data] = to_tensors(open_data(options, checkpoint))[0]
+    return measure(
+        checkpoint.flow,
+        images,
+        others,
+        batch_size=arguments.batch_size,
+        generator=torch.Generator().manual_seed(arguments.seed),
     )

@@ -1,0 +1,56 @@
+"""nfaug convert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..checkpoint import Checkpoint, CheckpointConfig, refuse_existing
+from .common import new_parser
+
+__all__ = ["parser", "run"]
+
+
+def parser() -> ArgumentParser:
+    """Options of `nfaug convert`."""
+    made = new_parser(
+        "convert",
+        "Convert a checkpoint of the paper's released implementation (a Lightning .ckpt file) to "
+        "a directory of this package. The file is a pickle: nothing in it is imported or run.",
+        "Fit it to your images afterwards (nfaug fit): a released file holds no PCA axes.",
+    )
+    made.add_argument("file", help="the released .ckpt file")
+    made.add_argument("--out", required=True, help="the checkpoint directory to write")
+    made.add_argument("--overwrite", action="store_true", help="replace what --out holds")
+    made.add_argument(
+        "--class-names", type=list[str] | None, help="names in label order; numbers by default"
+    )
+    return made
+
+
+def run(arguments: Namespace) -> dict[str, Any]:
+    """Read, convert and save."""
+    from ..convert import convert_checkpoint
+
+    out = Path(arguments.out)
+    refuse_existing(out, overwrite=arguments.overwrite)
+    found = convert_checkpoint(arguments.file)
+    number = 0 if found.gaussians is None else found.gaussians.num_classes
+    names = arguments.class_names or [str(y) for y in range(number)]
+    if len(names) != number:
+        raise ValueError(f"the file has {number} classes; --class-names gives {len(names)}")
+    config = CheckpointConfig(
+        found.flow.config,
+        class_names=tuple(names),
+        gaussians={"kind": "released"} if number else {},
+        training={"converted_from": Path(arguments.file).name, **found.info},
+    )
+    Checkpoint(found.flow, config, found.gaussians).save(out, overwrite=True)
+    return {
+        "out": str(out),
+        "flow": found.flow.config.to_dict(),
+        "classes": number,
+        **found.info,
+    }
