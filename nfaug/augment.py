@@ -46,7 +46,7 @@ class NFAugment(nn.Module):
     batches and every 256th, and images with unusable labels are left alone in between.
 
     Args:
-        checkpoint: a `Checkpoint`, or a pair (flow, pca).
+        checkpoint: a `Checkpoint`, a pair (flow, pca), or another augmentation's `engine`.
         p: share of images that are augmented; a tensor of K for one per class.
         alpha: of Beta(alpha, alpha).
         mix: "axis" for a weight for each axis, "pair" for one for each image.
@@ -161,6 +161,11 @@ class NFAugment(nn.Module):
     def num_classes(self) -> int:
         """The checkpoint's number of classes K."""
         return self._engine.num_classes
+
+    @property
+    def engine(self) -> Engine:
+        """The flow and the PCA; another `NFAugment` can share them."""
+        return self._engine
 
     @property
     def rank(self) -> int:

@@ -83,5 +83,6 @@ def open_batches(
 
 
 def progress_bar(total: int, title: str, unit: str, *, shown: bool) -> tqdm:
-    """A bar on standard error: on terminals, and after a second."""
-    return tqdm(total=total, desc=title, unit=unit, disable=None if shown else True, delay=1)
+    """A bar on standard error: on terminals, and after a second. One below another vanishes."""
+    hidden = None if shown else True  # None: where standard error is no terminal
+    return tqdm(total=total, desc=title, unit=unit, disable=hidden, delay=1, leave=None)

@@ -123,7 +123,11 @@ def load(path_or_repo: str | Path, *, revision: str | None = None) -> Checkpoint
         )
     from .hub.pull import pull  # only here: a local checkpoint needs no Hub
 
-    return Checkpoint.load(pull(name, revision=revision))
+    try:
+        folder = pull(name, revision=revision)
+    except OSError as error:  # HubError is one; a mistyped path is the likelier mistake
+        raise type(error)(f"there is no directory {name!r}, and {error}") from error
+    return Checkpoint.load(folder)
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:

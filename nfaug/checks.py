@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["checked", "dataset_classes", "one_of", "refuse_other_classes"]
+
+_Word = TypeVar("_Word", bound=str)
 
 
 def checked(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> float:
@@ -18,7 +20,7 @@ def checked(name: str, value: float, low: float, high: float, *, open_low: bool 
     return float(value)
 
 
-def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
+def one_of(name: str, value: _Word, choices: tuple[_Word, ...]) -> _Word:
     """One of a few words."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {list(choices)}; got {value!r}")

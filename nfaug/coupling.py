@@ -161,12 +161,11 @@ class FrozenCoupling(Coupling):
         )
         if precision == "bf16":
             self.net.bfloat16()
-        self.width = self.net.first.weight.shape[0]
         self.register_buffer("rescale", coupling.rescale.detach().clone())
         self.register_buffer("reshift", coupling.reshift.detach().clone())
 
     def _condition(self, x1: Tensor) -> tuple[Tensor, Tensor]:
-        t, raw = _split(self.net(x1).to(x1.dtype), self.n)
+        t, raw = _split(self.net(x1), self.n)
         return t, torch.addcmul(self.reshift, self.rescale, torch.tanh(raw))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import cast
 
 import torch
@@ -11,6 +12,9 @@ from torch.nn import functional as F
 from .layers import standardising_affine
 
 __all__ = ["CouplingNet", "FoldedNet"]
+
+_CACHED_VALUES = 2**18  # of an activation that stays in a core's cache
+_THREAD = threading.local()
 
 
 class AffineNorm(nn.Module):
@@ -140,10 +144,10 @@ class FoldedBlock(nn.Module):
         self.conv2 = FoldedConv(*block.conv2.folded())
         self.conv3 = FoldedConv(*block.conv3.folded())
 
-    def forward(self, x: Tensor, scratch: Tensor | None) -> Tensor:
-        h = _elu(self.conv1(x), scratch)
-        h = _elu(self.conv2(h), scratch)
-        return _elu(self.conv3(h).add_(x), scratch)
+    def forward(self, x: Tensor) -> Tensor:
+        h = _elu(self.conv1(x))
+        h = _elu(self.conv2(h))
+        return _elu(self.conv3(h).add_(x))
 
 
 class FoldedNet(nn.Module):
@@ -151,6 +155,9 @@ class FoldedNet(nn.Module):
 
     `out_scale` and `out_shift` (one value an output channel) are folded into the last one:
     y = out_scale*net(x) + out_shift.
+
+    On a CPU a large batch is taken in pieces whose activations stay in the cache: the passes
+    between convolutions are bound by memory.
     """
 
     @torch.no_grad()
@@ -163,30 +170,49 @@ class FoldedNet(nn.Module):
             weight * out_scale[:, None, None, None], bias * out_scale + out_shift
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _whole(self, x: Tensor) -> Tensor:
         x = x.to(self.first.weight.dtype).contiguous(memory_format=torch.channels_last)
-        x = self.first(x)
-        scratch = _scratch(x)
-        x = _elu(x, scratch)
+        x = _elu(self.first(x))
         for block in self.blocks:
-            x = block(x, scratch)
+            x = block(x)
         return self.last(x)
 
+    def piece(self, x: Tensor) -> int:
+        """How many images of a batch are taken at once."""
+        if x.device.type != "cpu" or x.requires_grad or torch.compiler.is_compiling():
+            return len(x)
+        return max(1, _CACHED_VALUES // (len(self.first.bias) * x.shape[2] * x.shape[3]))
 
-def _elu(x: Tensor, scratch: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        piece = self.piece(x)
+        if piece >= len(x):
+            return self._whole(x).to(x.dtype).contiguous()
+        out = x.new_empty(len(x), len(self.last.bias), *x.shape[2:])
+        for part, slot in zip(x.split(piece), out.split(piece), strict=True):
+            slot.copy_(self._whole(part))
+        return out
+
+
+def _elu(x: Tensor) -> Tensor:
     """ELU in place (a convolution's backward does not need its result).
 
     torch's CPU kernel takes expm1, which costs a fifth of a convolution; exp is five times
     faster, and its rounding (6e-8 absolute) is the convolutions' own.
     """
-    if scratch is None:
-        return F.elu_(x)
-    torch.exp(x, out=scratch).clamp_(max=1).sub_(1)
-    return torch.maximum(x, scratch, out=x)
-
-
-def _scratch(x: Tensor) -> Tensor | None:
-    """Room for `_elu`'s fast way on a CPU, once a network: fresh memory costs page faults."""
     if x.device.type != "cpu" or x.requires_grad or torch.compiler.is_compiling():
-        return None
-    return torch.empty_like(x)
+        return F.elu_(x)
+    flat = x.permute(0, 2, 3, 1).view(-1)
+    for start in range(0, len(flat), _CACHED_VALUES):
+        part = flat[start : start + _CACHED_VALUES]
+        scratch = _scratch(part)
+        torch.exp(part, out=scratch).clamp_(max=1.0).sub_(1.0)
+        torch.maximum(part, scratch, out=part)
+    return x
+
+
+def _scratch(like: Tensor) -> Tensor:
+    """Room for `_elu`, one a thread: fresh memory would cost a page fault every 4 KiB."""
+    room = getattr(_THREAD, "room", None)
+    if room is None or room.dtype != like.dtype:
+        room = _THREAD.room = torch.empty(_CACHED_VALUES, dtype=like.dtype)
+    return room[: len(like)]

@@ -32,7 +32,6 @@ Precision = Literal["full", "bf16"]
 
 _SOFTPLUS_ONE = math.log(math.e - 1)  # softplus of it is 1
 _MIN_STD = 1e-3  # a constant pixel has std 0: its scale stops here
-_CACHED_VALUES = 2**19  # float32 activations of one convolution that two cores' caches hold
 
 
 class Layer(nn.Module, ABC):
@@ -206,37 +205,18 @@ class Step(Layer):
 
 
 class FrozenStep(Layer):
-    """A `Step` for inference.
-
-    On a CPU a large batch is taken in pieces whose activations stay in the cache: the passes
-    between convolutions are bound by memory.
-    """
+    """A `Step` for inference."""
 
     def __init__(self, affine: FrozenAffine, coupling: Layer) -> None:
         super().__init__()
         self.affine = affine
         self.coupling = coupling
 
-    def _pieces(self, x: Tensor) -> tuple[Tensor, ...]:
-        width = getattr(self.coupling, "width", 0) or x.shape[1]
-        if x.is_cuda or torch.compiler.is_compiling():
-            return (x,)
-        return x.split(max(1, _CACHED_VALUES // (width * x.shape[2] * x.shape[3])))
-
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        parts = [forward_all((self.affine, self.coupling), part) for part in self._pieces(x)]
-        return _join(parts)
+        return forward_all((self.affine, self.coupling), x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        parts = [inverse_all((self.affine, self.coupling), part) for part in self._pieces(z)]
-        return _join(parts)
-
-
-def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    if len(parts) == 1:
-        return parts[0]
-    values, logdets = zip(*parts, strict=True)
-    return torch.cat(values), torch.cat(logdets)
+        return inverse_all((self.affine, self.coupling), z)
 
 
 def forward_all(layers: tuple[Layer, ...], x: Tensor) -> tuple[Tensor, Tensor]:

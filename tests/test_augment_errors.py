@@ -174,10 +174,9 @@ def test_class_names_are_compared_in_order() -> None:
 def test_partners_in_a_batch_are_uniform_over_the_others() -> None:
     labels = torch.tensor([0, 1, 0, 0, 1, 2])
     allowed = torch.tensor([True, True, True, False, True, True])
-    found = [
-        pick_in_batch(torch.full((6,), coin), labels, allowed)[0] for coin in (0.0, 0.5, 0.999)
-    ]
-    paired = pick_in_batch(torch.zeros(6), labels, allowed)[1]
+    coins = [torch.full((6,), coin) for coin in (0, 2**30, 2**31 - 1)]
+    found = [pick_in_batch(coin, labels, allowed)[0] for coin in coins]
+    paired = pick_in_batch(coins[0], labels, allowed)[1]
     assert paired.tolist() == [True, True, True, True, True, False]
     assert [f[0].item() for f in found] == [2, 2, 2]
     assert [f[3].item() for f in found] == [0, 2, 2]

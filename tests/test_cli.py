@@ -24,6 +24,7 @@ from nfaug.cli import COMMANDS, main
 from nfaug.training import TrainingDiverged
 
 SETTINGS = """
+pictures: false
 epochs: 1
 batch_size: 12
 flow: {steps: [1, 1], blocks: [1, 1], width: [8, 8]}
@@ -97,16 +98,16 @@ HELP = {
 }
 
 
-@pytest.mark.parametrize("verb", HELP)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_help(verb: str, nfaug_command: Any) -> None:
     ran = nfaug_command(verb, "--help")
     assert ran.code == 0
-    missing = [option for option in HELP[verb].split() if option not in ran.out]
+    assert ran.err == ""
+    missing = [option for option in HELP.get(verb, "--json").split() if option not in ran.out]
     assert not missing
-    assert not ran.err
-    # Every option is explained.
     parser = importlib.import_module(f"nfaug.commands.{verb}").parser()
-    assert not [a.dest for a in parser._actions if not a.help and a.dest != "print_shtab"]
+    silent = [action.dest for action in parser._actions if not action.help]
+    assert not silent, "every option is explained"
 
 
 def test_every_verb_has_its_module() -> None:
@@ -177,7 +178,7 @@ def test_train(tiny_folder: Path, tmp_path: Path, settings: str, nfaug_command: 
 
     # The settings that were saved make the same flow again.
     again = tmp_path / "again"
-    ran = nfaug_command("train", "-c", out / "train.yaml", "--out", again)
+    ran = nfaug_command("train", "-c", out / "train.yaml", "--out", again, "--pictures", "false")
     assert ran.code == 0, ran.err
     assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
     assert (again / "train.yaml").read_text() == (out / "train.yaml").read_text()
@@ -342,6 +343,23 @@ def test_eval(tiny_path: Path, tiny_folder: Path, nfaug_command: Any) -> None:
     assert "{" not in ran.out
 
 
+def test_data_that_are_not_split(tiny_path: Path, tiny_folder: Path, nfaug_command: Any) -> None:
+    words = ["--flow", tiny_path, "--data", tiny_folder]
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        ran = nfaug_command("eval", *words, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["images"] == 36
+    assert ran.err == "warning: the data have no test split; this is train\n"
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        ran = nfaug_command("eval", *words, "--invertibility", "--json")
+    assert ran.code == 0, ran.err
+    ran = nfaug_command("eval", *words, "--split", "test")
+    assert ran.code == 2
+    assert "split" in ran.err
+
+
 def test_eval_of_other_classes(
     tiny_path: Path, tiny_folder: Path, tmp_path: Path, nfaug_command: Any
 ) -> None:
@@ -434,7 +452,7 @@ def test_a_damaged_checkpoint(tiny_path: Path, tmp_path: Path, nfaug_command: An
 def test_a_repository_that_is_not_there(hub: LoopbackHub, nfaug_command: Any) -> None:
     ran = nfaug_command("info", "owner/no-such-flow")
     assert ran.code == 2
-    assert "owner/no-such-flow" in ran.err
+    assert "there is no directory 'owner/no-such-flow', and owner/no-such-flow at" in ran.err
     assert "Traceback" not in ran.err
 
 

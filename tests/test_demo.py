@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import nfaug
-from nfaug.training import TrainConfig, TrainResult, demo, open_dataset, train
+from nfaug.training import TrainConfig, TrainResult, demo, open_dataset, pictures, train
 from nfaug.training.config import FlowSettings
 from nfaug.training.demo import DemoSettings, run_demo
 from nfaug.training.images import LabelledImages, to_tensors
@@ -62,7 +62,7 @@ def ran(
         return embedding_panels(*args, **options, per_class=3)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "embedding_panels", few_points)
+        patch.setattr(pictures, "embedding_panels", few_points)
         patch.setattr(demo, "train", small_flow)
         patch.setattr(demo, "resnet18", classifier)
         patch.setattr(demo, "train_classifier", train_classifier)
@@ -74,7 +74,7 @@ def ran(
 def test_files(ran: tuple[Path, dict[str, Any], Watched]) -> None:
     out, _, _ = ran
     assert sorted(path.name for path in out.iterdir()) == [
-        *("flow", "grid.png", "kl.png", "latents.png", "loss.png", "report.md")
+        *("convergence.png", "flow", "grid.png", "kl.png", "latents.png", "loss.png", "report.md")
     ]
     for picture in out.glob("*.png"):
         with Image.open(picture) as image:

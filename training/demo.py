@@ -13,16 +13,13 @@ from torch import Tensor
 
 from ..atomic import write_text
 from ..augment import NFAugment
-from ..fitting import encode_with_noise
-from ..fixed_point import FixedPointConfig, solve
-from ..gaussians import ClassGaussians
+from ..fixed_point import FixedPointConfig
 from ..preview import preview_grid
-from ..statistics import ClassStatistics
 from .classifier import accuracy, resnet18, train_classifier
 from .config import DataConfig, OptimConfig, PCAConfig, PriorConfig, TrainConfig
 from .data import open_dataset
 from .images import LabelledImages, split_per_class, to_tensors
-from .plots import embedding_panels, kl_heatmaps, loss_curve
+from .pictures import run_figures, save_figures
 from .trainer import TrainResult, train
 
 __all__ = ["DemoSettings", "run_demo"]
@@ -139,23 +136,7 @@ def _compare(
 
 def _pictures(out: Path, result: TrainResult, digits: LabelledImages) -> None:
     preview_grid(result.checkpoint, digits).save(out / "grid.png")
-    loss_curve(result.loss, result.history).savefig(out / "loss.png")
-    assert result.initial is not None
-    images, labels = to_tensors(digits, progress=False)
-    generator = torch.Generator().manual_seed(0)
-    z, _ = encode_with_noise(result.initial.flow.freeze(), images, generator)
-    stats = ClassStatistics(len(digits.classes), z[0].numel())
-    stats.update(z, labels)
-    counts, means, variances = stats.finalize()
-    # "both", so that the panels show what the fixed point does to means and variances.
-    panels = {"gaussians of the data": ClassGaussians(means, variances, counts)}
-    for title, weight in {"fixed point, c = 1": 1.0, "fixed point, c = 70": 70.0}.items():
-        solved = solve(means, variances, FixedPointConfig(fit="both", kld_weight=weight))
-        panels[title] = ClassGaussians(solved.means, solved.variances, counts)
-    embedding_panels(z.flatten(1), labels, panels, class_names=digits.classes).savefig(
-        out / "latents.png"
-    )
-    kl_heatmaps(panels).savefig(out / "kl.png")
+    save_figures(run_figures(result, digits, weights=(1.0, 70.0)), out)
 
 
 def _summary(row: dict[str, Any]) -> dict[str, Any]:
@@ -222,6 +203,10 @@ after the fixed point with a small and a large weight (t-SNE, after the paper's 
 How far apart the gaussians are:
 
 ![pairwise KL](kl.png)
+
+How the fixed point came to rest:
+
+![residual against iteration](convergence.png)
 
 The checkpoint is in `flow/`: try `nfaug info flow`.
 """

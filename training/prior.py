@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..batches import Batches
+from ..batches import Batches, progress_bar
 from ..fitting import encode_with_noise, solve_record
 from ..fixed_point import solve
 from ..flow import Flow
@@ -47,6 +47,7 @@ def solve_prior(
     batch_size: int,
     generator: torch.Generator,
     choice: torch.Generator,
+    progress: bool = False,
 ) -> tuple[ClassGaussians, dict[str, Any]]:
     """Gaussians under the flow as it is, and a record of how they were found.
 
@@ -68,7 +69,14 @@ def solve_prior(
         )
         settings["scale"] = config.random_scale
         return ClassGaussians(means, variances, counts), settings
-    stats = _statistics(config, flow, data, len(classes), batch_size, generator, choice)
+    order = _representative(data.labels, len(classes), config.statistics_images, choice)
+    stats = ClassStatistics(len(classes), dim, _float64(generator.device))
+    frozen = flow.freeze()
+    with progress_bar(len(order), "gaussians", "image", shown=progress) as bar, torch.no_grad():
+        for images, labels in data.iterate(order, batch_size):
+            z, _ = encode_with_noise(frozen, images.to(generator.device), generator)
+            stats.update(z, labels)
+            bar.update(len(images))
     _, means, variances = stats.finalize(class_names=classes)
     if config.kind == "data":
         return ClassGaussians(means, variances, counts), settings
@@ -81,27 +89,18 @@ def solve_prior(
     return ClassGaussians(result.means, result.variances, counts), settings
 
 
-@torch.no_grad()
-def _statistics(
-    config: PriorConfig,
-    flow: Flow,
-    data: Batches,
-    num_classes: int,
-    batch_size: int,
-    generator: torch.Generator,
-    choice: torch.Generator,
-) -> ClassStatistics:
-    order = torch.randperm(len(data.labels), generator=choice)[: config.statistics_images]
-    # Every class needs two images for a variance, however rare it is.
-    for y in range(num_classes):
-        rows = (data.labels == y).nonzero().flatten()
-        if int((data.labels[order] == y).sum()) < 2:
-            order = torch.cat([order, rows[~torch.isin(rows, order)][:2]])
-    device = generator.device
-    # Apple's GPUs have no float64, in which the sums are kept.
-    stats = ClassStatistics(num_classes, flow.config.dim, None if device.type == "mps" else device)
-    frozen = flow.freeze()
-    for images, labels in data.iterate(order, batch_size):
-        z, _ = encode_with_noise(frozen, images.to(device), generator)
-        stats.update(z, labels)
-    return stats
+def _representative(
+    labels: Tensor, num_classes: int, most: int, generator: torch.Generator
+) -> Tensor:
+    """Rows of at most `most` images drawn at random, and two of every class however rare."""
+    order = torch.randperm(len(labels), generator=generator)[:most]
+    chosen = torch.bincount(labels[order], minlength=num_classes)
+    for y in (chosen < 2).nonzero().flatten().tolist():
+        rows = (labels == y).nonzero().flatten()
+        order = torch.cat([order, rows[~torch.isin(rows, order)][: 2 - int(chosen[y])]])
+    return order
+
+
+def _float64(device: torch.device) -> torch.device | None:
+    """The device, or the CPU where that has no float64, in which sums are kept: Apple's GPUs."""
+    return None if device.type == "mps" else device

@@ -203,6 +203,7 @@ class _Run:
             batch_size=self.config.batch_size,
             generator=self.noise,
             choice=self.choice,
+            progress=self.progress,
         )
         self.gaussians = gaussians.to(self.device)
 
@@ -277,7 +278,9 @@ class _Run:
             "skipped_steps": self.optimizer.skipped,
         }
         if self.val is not None:
-            row |= evaluate(self.optimizer.average, self.gaussians, self.val)
+            row |= evaluate(
+                self.optimizer.average, self.gaussians, self.val, progress=self.progress
+            )
         self.history.append(row)
         if self.log is not None:
             first = len(self.history) == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +40,11 @@ def new_parser(command: str, description: str, epilog: str | None = None) -> Arg
 
 
 def add_data_options(parser: ArgumentParser, split: str) -> None:
-    """--data and how it is read."""
+    """--data and how it is read; `split` is what is read where the data have it."""
     parser.add_argument("--data", required=True, help=DATA_HELP)
-    parser.add_argument("--split", default=split, help="which part of the data: train or test")
+    parser.add_argument(
+        "--split", help=f"which part of the data: train or test ({split} if there is one)"
+    )
     parser.add_argument("--data-dir", help="where a named data set is kept")
     parser.add_argument("--download", action="store_true", help="let a named data set be fetched")
     parser.add_argument("--per-class", type=int | None, help="use this many images of each class")
@@ -69,22 +74,39 @@ def load_on(arguments: Namespace) -> Checkpoint:
     return load(arguments.flow).to(pick_device(arguments.device))
 
 
-def open_data(arguments: Namespace, checkpoint: Checkpoint) -> Any:
-    """The data set of the options, read as the checkpoint's flow needs it."""
-    from ..training.data import open_dataset
+def open_data(
+    arguments: Namespace, checkpoint: Checkpoint, splits: Sequence[str] = ("train",)
+) -> Any:
+    """The data set of the options, read as the checkpoint's flow needs it.
 
-    config = checkpoint.flow.config
-    return open_dataset(
-        arguments.data,
-        split=arguments.split,
-        data_dir=arguments.data_dir,
-        image_size=config.image_size,
-        channels=config.channels,
-        per_class=arguments.per_class,
-        on_error=arguments.on_error,
-        seed=arguments.seed,
-        download=arguments.download,
-    )
+    Without --split it is the first of `splits` that the data have, with a warning if that is not
+    the first one.
+    """
+    from ..training.data import MissingSplitError, open_dataset
+
+    def opened(split: str) -> Any:
+        return open_dataset(
+            arguments.data,
+            split=split,
+            data_dir=arguments.data_dir,
+            image_size=checkpoint.flow.config.image_size,
+            channels=checkpoint.flow.config.channels,
+            per_class=arguments.per_class,
+            on_error=arguments.on_error,
+            seed=arguments.seed,
+            download=arguments.download,
+        )
+
+    first, *others = [arguments.split] if arguments.split else splits
+    try:
+        return opened(first)
+    except MissingSplitError:
+        for split in others:
+            with contextlib.suppress(MissingSplitError):
+                dataset = opened(split)
+                warnings.warn(f"the data have no {first} split; this is {split}", stacklevel=2)
+                return dataset
+        raise
 
 
 def refuse_class_mismatch(checkpoint: Checkpoint, dataset: Any) -> None:

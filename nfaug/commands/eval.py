@@ -20,6 +20,8 @@ from .common import (
 
 __all__ = ["parser", "run"]
 
+_SPLITS = ("test", "train")  # images of a folder that is not split are its training images
+
 
 def parser() -> ArgumentParser:
     """Options of `nfaug eval`."""
@@ -57,7 +59,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         return _invertibility(checkpoint, arguments)
     if checkpoint.gaussians is None:
         raise ValueError(f"{arguments.flow} has no class gaussians; fit them with: nfaug fit")
-    dataset = open_data(arguments, checkpoint)
+    dataset = open_data(arguments, checkpoint, _SPLITS)
     refuse_class_mismatch(checkpoint, dataset)
     return evaluate(
         checkpoint.flow,
@@ -74,12 +76,12 @@ def _invertibility(checkpoint: Checkpoint, arguments: Namespace) -> dict[str, An
     from ..invertibility import measure
     from ..training.images import to_tensors
 
-    images = to_tensors(open_data(arguments, checkpoint))[0]
+    images = to_tensors(open_data(arguments, checkpoint, _SPLITS))[0]
     others = {}
     for data in arguments.other_data:
         options = arguments.clone()
         options.data = data
-        others[data] = to_tensors(open_data(options, checkpoint))[0]
+        others[data] = to_tensors(open_data(options, checkpoint, _SPLITS))[0]
     return measure(
         checkpoint.flow,
         images,

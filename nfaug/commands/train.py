@@ -55,6 +55,13 @@ def parser() -> ArgumentParser:
     made.add_argument("-c", "--config", action=ActionConfigFile, help="a YAML file of settings")
     made.add_argument("--split", default="train", help="which part of the data to train on")
     made.add_argument("--overwrite", action="store_true", help="replace what --out holds")
+    made.add_argument(
+        "--pictures",
+        type=bool,
+        default=True,
+        help="draw loss, latents, pairwise KL and convergence into --out/pictures, for TensorBoard "
+        "too",
+    )
     made.add_class_arguments(TrainConfig)
     return made
 
@@ -64,6 +71,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     from ..preview import preview_grid
     from ..training import train
     from ..training.data import open_dataset
+    from ..training.pictures import run_figures, save_figures
 
     if arguments.recipe is not None:  # `expand` took it from the command line
         raise ValueError("a file of settings cannot name a recipe; give --recipe as an option")
@@ -82,7 +90,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
         seed=config.seed,
         download=config.dataset.download,
     )
-    checkpoint = train(dataset, config, log=out / "log.csv").checkpoint
+    result = train(dataset, config, log=out / "log.csv")
+    checkpoint = result.checkpoint
     checkpoint.save(out, overwrite=True)
     settings = {"data": arguments.data, "split": arguments.split, **config.to_dict()}
     write_text(out / "train.yaml", yaml.safe_dump(jsonable(settings), sort_keys=False))
@@ -90,4 +99,6 @@ def run(arguments: Namespace) -> dict[str, Any]:
         preview_grid(checkpoint, dataset).save(out / "samples.png")
     else:  # of the checkpoint that was here before
         (out / "samples.png").unlink(missing_ok=True)
+    if arguments.pictures:
+        save_figures(run_figures(result, dataset), out / "pictures", tensorboard=True)
     return {"out": str(out), **checkpoint.config.training, "held_out": checkpoint.config.metrics}

@@ -17,5 +17,6 @@ from __future__ import annotations
 
 from .timm_loader import NFALoader
 from .timm_script import format_stats, run_script
+from .timm_transforms import training_transform
 
-__all__ = ["NFALoader", "format_stats", "run_script"]
+__all__ = ["NFALoader", "format_stats", "run_script", "training_transform"]

@@ -1,0 +1,143 @@
+"""Images as a script's random transforms show them, for fitting a flow to what it will meet."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .augment import NFAugment
+from .bank_format import labels_of
+from .checks import dataset_classes
+from .pixels import resize
+
+__all__ = ["AugmentedViews", "gated_share"]
+
+
+class AugmentedViews(Dataset[tuple[Tensor, int]]):
+    """Every image of a data set in several random views, as uint8 (C, H, W) at a flow's size.
+
+    Item i is view i // N of image i % N, the same one each time it is asked for: fit a flow to it
+    (`nfaug.fit`) and its statistics, axes, memory and gate are those of the script's images.
+
+    Args:
+        dataset: (image, label) before any transform, PIL images or uint8 (C, H, W).
+        transform: the script's, from a PIL image to a PIL image, uint8 (C, H, W), or floating point
+            in [0, 1]; without its normalisation.
+        image_size: (height, width) of the flow; views are resized to it as `NFAugment` does.
+        views: number of views of each image.
+        seed: of the random numbers that the transform draws (Python's, numpy's and torch's).
+
+    Raises:
+        ValueError: fewer than one view; at an item: the transform returns something else.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        transform: Callable[[Any], Any],
+        *,
+        image_size: tuple[int, int],
+        views: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if views < 1:
+            raise ValueError(f"views must be at least 1; got {views}")
+        self.dataset = dataset
+        self.transform = transform
+        self.image_size = image_size
+        self.views = views
+        self.seed = seed
+        labels = labels_of(dataset)
+        if labels is None:
+            labels = np.asarray([int(dataset[i][1]) for i in range(len(dataset))], dtype=np.int64)
+        self.targets = torch.from_numpy(np.tile(labels, views))
+        names = dataset_classes(dataset)
+        self.classes = names or [str(label) for label in range(int(labels.max()) + 1)]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        index = range(len(self))[index]
+        image = self.dataset[index % len(self.dataset)][0]
+        if isinstance(image, Tensor):
+            image = _to_pil(image)
+        with _seeded(self.seed * len(self) + index):
+            view = _to_unit(self.transform(image))
+        small = resize(view[None], self.image_size)[0].clamp(0, 1)
+        return (small * 255).round().to(torch.uint8), int(self.targets[index])
+
+
+def gated_share(nfa: NFAugment, dataset: Any, *, batch_size: int = 128) -> dict[str, float]:
+    """Shares of a data set's images that NFA would apply to, and leave alone for each reason.
+
+    The keys are those of `NFAugment.stats` but "seen"; each image is tried once, whatever `nfa.p`.
+    The counters of `nfa` are not touched.
+    """
+    probe = NFAugment(
+        nfa.engine,
+        p=1.0,
+        alpha=nfa.alpha,
+        mix=nfa.mix,
+        partners=nfa.partners,
+        strength=nfa.strength,
+        axes=nfa.axes,
+        gate=False if nfa.gate is None else nfa.gate,
+        generator=torch.Generator().manual_seed(0),
+    )
+    for start in range(0, len(dataset), batch_size):
+        items = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+        images = torch.stack([item[0] for item in items])
+        probe(images, torch.tensor([int(item[1]) for item in items]))
+    stats = probe.stats()
+    seen = max(1, stats.pop("seen"))
+    return {name: count / seen for name, count in stats.items()}
+
+
+def _to_pil(image: Tensor) -> Any:
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def _to_unit(view: Any) -> Tensor:
+    """float32 (C, H, W) in [0, 1] of what a transform returned."""
+    if isinstance(view, Image.Image):
+        array = np.asarray(view)
+        view = torch.from_numpy(np.array(array if array.ndim == 3 else array[..., None]))
+        view = view.permute(2, 0, 1)
+    elif isinstance(view, np.ndarray):
+        view = torch.from_numpy(np.array(view))
+    if isinstance(view, Tensor) and view.ndim == 3:
+        view = view.as_subclass(Tensor)
+        if view.dtype == torch.uint8:
+            return view.float() / 255
+        if view.is_floating_point() and -0.01 <= float(view.min()) <= float(view.max()) <= 1.01:
+            return view.float()
+    kind = f"{view.dtype} {tuple(view.shape)}" if isinstance(view, Tensor) else type(view).__name__
+    raise ValueError(
+        "the transform must return a PIL image, uint8 (C, H, W) or floating point in [0, 1]; got "
+        f"{kind}. Leave its normalisation out"
+    )
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed every generator that a transform may draw from, and put all back."""
+    python, array = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)
