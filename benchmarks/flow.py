@@ -31,12 +31,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from plain_flow import PlainFlow
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nfaug.coupling import FrozenCoupling, MatrixExpCoupling
-from nfaug.coupling_net import CouplingNet, FoldedNet, NormedConv
+from nfaug.coupling_net import FoldedNet
 from nfaug.flow import Flow, FlowConfig
 
 SIZES = {
@@ -45,95 +46,6 @@ SIZES = {
         channels=1, image_size=(32, 32), steps=(4, 4), blocks=(1, 1), width=(32, 32)
     ),
 }
-
-
-def plain_expm(matrices: Tensor) -> Tensor:
-    """exp of a batch of matrices by scaling and squaring, every loop looking at the data."""
-    norm = matrices.abs().sum(-1).max()
-    squarings = 0
-    while norm.item() > 0.5:
-        matrices, norm, squarings = matrices / 2, norm / 2, squarings + 1
-    total = torch.eye(matrices.shape[-1], device=matrices.device) + matrices
-    term, k = matrices, 2
-    while term.abs().max().item() > 1e-8:
-        term = matrices @ term / k
-        total, k = total + term, k + 1
-    for _ in range(squarings):
-        total = total @ total
-    return total
-
-
-def plain_net(net: CouplingNet, x: Tensor) -> Tensor:
-    """The coupling network layer by layer."""
-
-    def normed(layer: NormedConv, x: Tensor) -> Tensor:
-        return layer.norm(layer.conv(x))
-
-    x = F.elu(normed(net.first, x))
-    for block in net.blocks:
-        h = F.elu(normed(block.conv1, x))
-        h = F.elu(normed(block.conv2, h))
-        x = F.elu(normed(block.conv3, h) + x)
-    return net.out_layer(x)
-
-
-class PlainFlow(nn.Module):
-    """The same map from the same weights, for full-rank couplings."""
-
-    def __init__(self, flow: Flow) -> None:
-        super().__init__()
-        self.flow = flow
-
-    def coupling(self, layer: MatrixExpCoupling, x: Tensor, sign: int) -> tuple[Tensor, Tensor]:
-        n = layer.n
-        x1, x2 = x[:, : x.shape[1] - n], x[:, x.shape[1] - n :]
-        raw = plain_net(layer.net, x1)
-        t, raw = raw[:, :n], raw[:, n:]
-        m = layer.rescale * torch.tanh(layer.scale * raw + layer.shift) + layer.reshift
-        m = m.unflatten(1, (n, n)).permute(0, 3, 4, 2, 1)  # M[i, j] is channel j*n + i
-        if sign < 0:
-            x2 = x2 - t
-        y = (plain_expm(sign * m) @ x2.permute(0, 2, 3, 1).unsqueeze(-1)).squeeze(-1)
-        y = y.permute(0, 3, 1, 2)
-        trace = m.diagonal(dim1=-2, dim2=-1).sum((1, 2, 3))
-        return torch.cat([x1, y + t if sign > 0 else y], 1), sign * trace
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        total, kept = 0.0, []
-        for level, steps in enumerate(self.flow.blocks):
-            x = self.flow.squeeze(x)[0]
-            for step in steps:
-                scale = F.softplus(step.actnorm.scale)
-                x = scale * x + step.actnorm.shift
-                weight = step.conv1x1.weight
-                x = F.conv2d(x, plain_expm(weight)[:, :, None, None])
-                total = total + scale.log().sum() + x[0, 0].numel() * torch.trace(weight)
-                x, logdet = self.coupling(step.couplinglayer, x, 1)
-                total = total + logdet
-            if level < self.flow.config.levels - 1:
-                x, rest = x.chunk(2, 1)
-                kept.append(rest)
-        z = self.flow.squeeze.inverse(x)[0]
-        for rest in reversed(kept):
-            z = self.flow.squeeze.inverse(torch.cat([z, rest], 1))[0]
-        return z, total
-
-    def inverse(self, z: Tensor) -> Tensor:
-        kept = []
-        z = self.flow.squeeze(z)[0]
-        for _ in range(self.flow.config.levels - 1):
-            z, rest = z.chunk(2, 1)
-            kept.append(rest)
-            z = self.flow.squeeze(z)[0]
-        for steps in reversed(self.flow.blocks):
-            for step in reversed(steps):
-                z, _ = self.coupling(step.couplinglayer, z, -1)
-                z = F.conv2d(z, plain_expm(-step.conv1x1.weight)[:, :, None, None])
-                z = (z - step.actnorm.shift) / F.softplus(step.actnorm.scale)
-            z = self.flow.squeeze.inverse(z)[0]
-            if kept:
-                z = torch.cat([z, kept.pop()], 1)
-        return z
 
 
 class Convolutions:
@@ -338,11 +250,11 @@ def load_time(config: FlowConfig, repeat: int) -> str:
         save_file(Flow(config).state_dict(), path)
         seconds = []
         for _ in range(repeat):
-            start = time.perf_counter()
+            start = clock()
             flow = Flow.from_tensors(config, load(path.read_bytes())).freeze()
             with torch.no_grad():
                 flow.decode(torch.randn(1, *config.shape))
-            seconds.append(time.perf_counter() - start)
+            seconds.append(clock() - start)
     return (
         f"load to first image: first {seconds[0]:.2f} s, median {statistics.median(seconds):.2f} s"
     )

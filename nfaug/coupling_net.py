@@ -14,6 +14,7 @@ from .layers import standardising_affine
 __all__ = ["CouplingNet", "FoldedNet"]
 
 _CACHED_VALUES = 2**18  # of an activation that stays in a core's cache
+_SCRATCH = 2**16  # values that four passes take at once
 _THREAD = threading.local()
 
 
@@ -201,9 +202,7 @@ def _elu(x: Tensor) -> Tensor:
     """
     if x.device.type != "cpu" or x.requires_grad or torch.compiler.is_compiling():
         return F.elu_(x)
-    flat = x.permute(0, 2, 3, 1).view(-1)
-    for start in range(0, len(flat), _CACHED_VALUES):
-        part = flat[start : start + _CACHED_VALUES]
+    for part in x.permute(0, 2, 3, 1).view(-1).split(_SCRATCH):
         scratch = _scratch(part)
         torch.exp(part, out=scratch).clamp_(max=1.0).sub_(1.0)
         torch.maximum(part, scratch, out=part)
@@ -214,5 +213,5 @@ def _scratch(like: Tensor) -> Tensor:
     """Room for `_elu`, one a thread: fresh memory would cost a page fault every 4 KiB."""
     room = getattr(_THREAD, "room", None)
     if room is None or room.dtype != like.dtype:
-        room = _THREAD.room = torch.empty(_CACHED_VALUES, dtype=like.dtype)
+        room = _THREAD.room = torch.empty(_SCRATCH, dtype=like.dtype)
     return room[: len(like)]

@@ -198,6 +198,9 @@ def test_ranks_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(second, run())
     monkeypatch.setenv("RANK", "0")
     assert torch.equal(first, run())
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    assert torch.equal(second, run())
 
 
 def test_params_replay() -> None:

@@ -232,14 +232,17 @@ def test_batches_come_in_the_order_that_is_asked_for(tiny_images: TensorImages) 
         assert list(batches.iterate(torch.tensor([], dtype=torch.int64), 2)) == []
 
 
-def test_worker_processes_leave_the_generator_alone(tiny_images: TensorImages) -> None:
-    class Noisy(torch.utils.data.Dataset[Any]):
-        def __len__(self) -> int:
-            return 4
+class Noisy(torch.utils.data.Dataset[Any]):
+    """Random images, as behind random transforms."""
 
-        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-            return torch.rand(1), 0
+    def __len__(self) -> int:
+        return 4
 
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.rand(1), 0
+
+
+def test_worker_processes_leave_the_generator_alone() -> None:
     batches = LoaderBatches(Noisy(), torch.zeros(4, dtype=torch.int64), workers=1)
     torch.manual_seed(0)
     before = torch.get_rng_state()

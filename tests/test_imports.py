@@ -84,6 +84,7 @@ ROOMS: dict[str, tuple[str, str]] = {
         ".training.data",
     ),
     "nfaug.invertibility": ("torch .codec .flow", ""),
+    "nfaug.views": ("torch numpy PIL .augment .bank_format .checks .pixels", ""),
     "nfaug.torch_zip": ("torch", ""),
     "nfaug.convert": ("torch .flow .flow_config .gaussians .torch_zip", ""),
     "nfaug.preview": ("torch PIL tqdm .augment .checkpoint .codec .flow .gaussians .pca", ""),
@@ -96,7 +97,11 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     # The adapters: the one place where the libraries of others are met.
     "nfaug.integrations": ("", ""),
-    "nfaug.integrations.timm": (".integrations.timm_loader .integrations.timm_script", ""),
+    "nfaug.integrations.timm": (
+        ".integrations.timm_loader .integrations.timm_script .integrations.timm_transforms",
+        "",
+    ),
+    "nfaug.integrations.timm_transforms": ("timm", ""),
     "nfaug.integrations.timm_loader": ("torch timm .augment .bank", ""),
     "nfaug.integrations.timm_script": ("torch timm .augment .integrations.timm_loader", ""),
     "nfaug.integrations.torchvision": ("torch torchvision .augment .bank", ""),

@@ -50,7 +50,7 @@ class DemoSettings:
     @classmethod
     def quick(cls) -> DemoSettings:
         """The same path in under a minute; its table says nothing."""
-        return cls(labels_per_class=(10,), seeds=2, flow_steps=40, classifier_steps=15)
+        return cls(labels_per_class=(10,), seeds=2, flow_steps=30, classifier_steps=8)
 
 
 def run_demo(
