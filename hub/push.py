@@ -30,6 +30,7 @@ from .pull import TENSOR_FILE
 __all__ = ["plan_push", "push_to_hub"]
 
 CARD, PICTURE = "README.md", "samples.png"
+_ATTEMPTS = 3  # a retry can meet a second fault: the connection that the first one closed
 AXES_FRACTION = 0.25  # of a class's images, at most, when the memory is left out
 
 
@@ -80,16 +81,16 @@ def push_to_hub(
             raise explain(error, repo_id, pushing=True) from error
     message = commit_message or "Push a flow with nfaug"
     with _staged(Path(directory), repo_id, memory, licence, data) as staged:
-        for attempt in (0, 1):
+        for attempt in range(_ATTEMPTS):
             try:
                 api.create_repo(repo_id, private=private, exist_ok=True)
                 return _commit(api, staged, repo_id, revision, message, overwrite_card)
             except (HFValidationError, UserWarning):
                 raise
             except Exception as error:
-                if attempt or not is_transient(error):
+                if attempt == _ATTEMPTS - 1 or not is_transient(error):
                     raise explain(error, repo_id, revision, pushing=True) from error
-                # If the answer was lost and not the commit, the second time changes nothing.
+                # If the answer was lost and not the commit, another time changes nothing.
                 time.sleep(wait_before_retry(error, attempt))
     raise AssertionError("unreachable")
 
