@@ -279,6 +279,8 @@ class Handler(BaseHTTPRequestHandler):
                 headers = {**headers, "Content-Range": f"bytes {first}-{last}/{len(body)}"}
                 status, body = 206, body[first : last + 1]
         self.send_response(status)
+        if self.close_connection:
+            self.send_header("Connection", "close")
         for name, value in {"Content-Type": "application/json", **headers}.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))

@@ -10,6 +10,7 @@ from test_cli_sharing import run
 from test_convert import golden, released, save
 
 import nfaug
+from nfaug.commands.train import expand
 
 
 def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,3 +45,10 @@ def test_eval_invertibility(
     assert report["images"]["non_finite"] == 0
     assert report["batch"]["changed"] == 0
     assert torch.tensor(report["mixed"]["max"]).isfinite()
+
+
+def test_options_of_train_may_have_hyphens() -> None:
+    words = ["--max-minutes", "3", "--batch-size=4", "--out", "my-flow", "--dataset.per-class", "2"]
+    assert expand(words) == [
+        "--max_minutes", "3", "--batch_size=4", "--out", "my-flow", "--dataset.per_class", "2"
+    ]  # fmt: skip

@@ -29,7 +29,7 @@ def test_what_is_shown(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -
         assert (mine == original).all((1, 2)).any(), "an image of this class"
         assert (original == decoded).all()
         # An image may meet itself in the memory.
-        assert sum((variant != original).any() for variant in variants) >= 2
+        assert sum((variant != original).any() for variant in variants) >= 1
         assert (variants[0] != variants[1]).any()
 
 

@@ -42,8 +42,8 @@ class DemoSettings:
 
     labels_per_class: tuple[int, ...] = (10, 50)
     seeds: int = 3
-    flow_steps: int = 250
-    classifier_steps: int = 100
+    flow_steps: int = 120
+    classifier_steps: int = 50
     image_size: int = 8
     probability: float = 0.5
 

@@ -22,6 +22,8 @@ __all__ = ["expand", "parser", "run"]
 def expand(argv: Sequence[str]) -> list[str]:
     """Put the YAML file of every --recipe in front, so that all other options override it.
 
+    Options may be written with hyphens: --max-minutes is --max_minutes.
+
     Raises:
         ValueError: there is no such recipe.
     """
@@ -34,6 +36,14 @@ def expand(argv: Sequence[str]) -> list[str]:
         else:
             rest.append(word)
     return files + rest
+
+
+def _underscored(word: str) -> str:
+    """An option's name with underscores, as the fields of `TrainConfig` have them."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
 
 
 def parser() -> ArgumentParser:
