@@ -34,7 +34,7 @@ def expand(argv: Sequence[str]) -> list[str]:
         if option == "--recipe":
             files += ["-c", str(recipe_path(name or next(words, "")))]
         else:
-            rest.append(word)
+            rest.append(_underscored(word))
     return files + rest
 
 
