@@ -180,27 +180,36 @@ class _DiagonalStep:
         for part in column_slices(*means.shape):
             m, s = (x[:, part] for x in self.data)
             mu, v = means[:, part], variances if config.fit == "means" else variances[:, part]
+            centred = mu - mu.mean(dim=0)
             if config.fit != "covariances":
                 if push is None:
                     move = mean_update(m, mu, v, kernel, self.weight) - mu
                 else:
-                    move = (m - mu).addmm_(push, mu - mu.mean(dim=0), alpha=self.weight)
+                    move = (m - mu).addmm_(push, centred, alpha=self.weight)
                 mean_moves += torch.linalg.vector_norm(move, dim=1).square_()
                 torch.add(mu, move, alpha=config.damping, out=following[0][:, part])
             if config.fit != "means":
                 if config.update == "released":
-                    target = released_update(s, mu, v, kernel, self.weight)
+                    target = released_update(s, mu, v, kernel, self.weight, centred=centred)
                 else:
-                    target = proposition1_update(m, s, mu, v, kernel, self.weight)
+                    target = proposition1_update(m, s, mu, v, kernel, self.weight, centred=centred)
                 if config.variance_bounds is not None:
                     target.clamp_(*config.variance_bounds)
                 variance_moves += torch.linalg.vector_norm(target - v, dim=1).square_()
                 low, high = target.aminmax(dim=1)
                 # Written so that NaN is out of range.
                 out_of_range |= ~((low > self.range[0]) & (high < self.range[1]))
-                torch.mul(v, (target / v).pow_(config.damping), out=following[1][:, part])
+                _damped(v, target, config.damping, following[1][:, part])
         out_of_range |= ~(mean_moves.isfinite() & variance_moves.isfinite())
         return StepReport(kl, mean_moves.sqrt(), variance_moves.sqrt(), out_of_range)
+
+
+def _damped(v: Tensor, target: Tensor, damping: float, out: Tensor) -> None:
+    """A step of that share from v to the target in log v, into ``out``; overwrites the target."""
+    if damping == 0.5:  # the default, in two passes
+        torch.sqrt(target.mul_(v), out=out)
+    else:
+        torch.mul(target.div_(v).pow_(damping), v, out=out)
 
 
 def variance_range(data_variances: Tensor) -> tuple[float, float]:

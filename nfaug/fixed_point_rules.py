@@ -100,7 +100,13 @@ def push_matrix(variances: Tensor, kernel: Tensor) -> Tensor:
 
 
 def released_update(
-    data_variances: Tensor, means: Tensor, variances: Tensor, kernel: Tensor, weight: float
+    data_variances: Tensor,
+    means: Tensor,
+    variances: Tensor,
+    kernel: Tensor,
+    weight: float,
+    *,
+    centred: Tensor | None = None,
 ) -> Tensor:
     r"""One undamped variance update by the rule behind the paper's published numbers.
 
@@ -117,16 +123,21 @@ def released_update(
     is negative, c v sum K_y'y is added to it and c v^3 sum K_y'y to B: the fixed points are the
     same and both sides are positive.
 
-    Args and shapes are those of `mean_update`, with ``data_variances`` s.
+    Args and shapes are those of `mean_update`, with ``data_variances`` s and, where the caller has
+    it, ``centred``: the means less their average over classes.
     """
-    spread, attraction = _sums(means, variances, kernel)
+    centred = means - means.mean(dim=0) if centred is None else centred
+    spread, attraction = _sums(centred, variances, kernel)
     sent, received = _totals(kernel)
     squares = variances.square()
     b = torch.addcmul(data_variances, squares, attraction, value=weight)
     a = spread.mul_(weight).addcmul_(variances, 1 + weight * (sent - received))
-    cancelled = a < variances * (weight / 9 * received)
-    if bool(cancelled.any()):
+    # The spread alone is at least weight * received times the least variance of a coordinate.
+    # Reading a verdict for all of a slice is cheaper than a mask of it.
+    threshold = weight / 9 * received
+    if bool(((a / variances).amin(dim=1, keepdim=True) < threshold).any()):
         extra = weight * received * variances
+        cancelled = a < variances * threshold
         a = torch.where(cancelled, a + extra, a)
         b = torch.where(cancelled, b + extra * squares, b)
     return b.div_(a).sqrt_()
@@ -139,6 +150,8 @@ def proposition1_update(
     variances: Tensor,
     kernel: Tensor,
     weight: float,
+    *,
+    centred: Tensor | None = None,
 ) -> Tensor:
     r"""One undamped variance update of Proposition 1 (Eqs. 6-7), split so as to stay positive.
 
@@ -152,9 +165,10 @@ def proposition1_update(
     across, both sides are positive and the fixed points, where A v^2 = B, are the same. They are
     stationary points of `objective`. With a large weight there may be none: see `solve`.
 
-    Args and shapes are those of `mean_update`, with ``data_variances`` s.
+    Args and shapes are those of `released_update`, with ``data_means`` m.
     """
-    spread, attraction = _sums(means, variances, kernel)
+    centred = means - means.mean(dim=0) if centred is None else centred
+    spread, attraction = _sums(centred, variances, kernel)
     sent, received = _totals(kernel)
     errors = data_means - means
     b = torch.addcmul(data_variances, errors, errors)
@@ -211,13 +225,12 @@ def divergence_penalty(kl: Tensor, pi: Pi = "forward", alpha: float = 10.0) -> T
     return _zero_diagonal(torch.exp(-kl / scaled)).sum()
 
 
-def _sums(means: Tensor, variances: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+def _sums(centred: Tensor, variances: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """sum_y' K_y'y [(mu_y - mu_y')^2 + v_y'] and sum_y' K_yy' / v_y', each (K, d)."""
-    centred = means - means.mean(dim=0)
-    squares = centred.square()
-    spread = kernel.T @ (squares + variances)
-    spread.addcmul_(squares, kernel.sum(dim=0)[:, None])
-    spread.addcmul_(centred, kernel.T @ centred, value=-2)
+    spread = kernel.T @ torch.addcmul(variances, centred, centred)
+    # mu^2 sum K - 2 mu K^T mu, as one product with mu.
+    cross = torch.addmm(centred * kernel.sum(dim=0)[:, None], kernel.T, centred, alpha=-2)
+    spread.addcmul_(centred, cross)
     return spread, kernel @ variances.reciprocal()
 
 

@@ -230,17 +230,33 @@ def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
     classes, dim = means.shape
     if variances.shape[1] == 1:
         return _pairwise_kl_isotropic(means, variances.double())
-    ratios, products = variances.new_zeros(2, classes, classes, dtype=torch.float64).unbind()
+    total = variances.new_zeros(classes, classes, dtype=torch.float64)
     logdet = variances.new_zeros(classes, dtype=torch.float64)
     for part in column_slices(classes, dim):
         v, mu = variances[:, part].double(), means[:, part].double()
         mu = mu - mu.mean(dim=0)
         precisions = v.reciprocal()
-        ratios = ratios.addmm(torch.addcmul(v, mu, mu), precisions.T)
-        products = products.addmm(mu, (mu * precisions).T)
-        logdet = logdet + v.log().sum(dim=1)
-    kl = 0.5 * (ratios - 2 * products + (products.diagonal() + logdet) - dim - logdet[:, None])
+        total.addmm_(torch.addcmul(v, mu, mu), precisions.T)
+        total.addmm_(mu, precisions.mul(mu).T, alpha=-2)
+        logdet = logdet + _log_sum(v)
+    # On the diagonal stands d - sum mu^2/v, which gives the square that the expansion leaves out.
+    kl = 0.5 * (total - total.diagonal() + logdet - logdet[:, None])
     return _without_diagonal(kl.clamp(min=0))
+
+
+def _log_sum(v: Tensor) -> Tensor:
+    """The sum of logarithms along rows: of products of four, since a logarithm costs several."""
+    width = v.shape[1] // 4
+    if width == 0 or v.requires_grad:
+        return v.log().sum(dim=1)
+    product = v[:, :width] * v[:, width : 2 * width]
+    product *= v[:, 2 * width : 3 * width]
+    product *= v[:, 3 * width : 4 * width]
+    low, high = product.aminmax()
+    # Subnormal products are rounded, and products that overflow are lost.
+    if not (low > torch.finfo(v.dtype).tiny and high < torch.inf):
+        return v.log().sum(dim=1)
+    return product.log_().sum(dim=1) + v[:, 4 * width :].log().sum(dim=1)
 
 
 def _pairwise_kl_isotropic(means: Tensor, variances: Tensor) -> Tensor:
@@ -250,7 +266,7 @@ def _pairwise_kl_isotropic(means: Tensor, variances: Tensor) -> Tensor:
     for part in column_slices(classes, dim):
         mu = means[:, part].double()
         mu = mu - mu.mean(dim=0)
-        gram = gram.addmm(mu, mu.T)
+        gram.addmm_(mu, mu.T)
     norms = gram.diagonal()
     distances = (norms[:, None] + norms - 2 * gram).clamp(min=0)
     ratio = variances / variances.T
