@@ -4,7 +4,8 @@
 
 DATA holds train/ and val/ with a folder for each class; the flow must have been fitted to these
 classes (nfaug fit). It prints "epoch 1: loss 2.013, top-1 31.5%" for each epoch, and at the end
-NFA's counters, {'seen': ..., 'applied': ..., 'no_partner': ..., 'gated': ..., 'fell_back': ...}.
+NFA's counters, {'seen': ..., 'applied': ..., 'no_partner': ..., 'gated': ..., 'fell_back': ...,
+'not_finite': ...}.
 """
 
 from __future__ import annotations

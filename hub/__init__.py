@@ -3,6 +3,14 @@
 from .errors import HubError
 from .listing import FlowEntry, list_flows
 from .pull import pull
-from .push import plan_push, push_to_hub
+from .push import check_push, plan_push, push_to_hub
 
-__all__ = ["FlowEntry", "HubError", "list_flows", "plan_push", "pull", "push_to_hub"]
+__all__ = [
+    "FlowEntry",
+    "HubError",
+    "check_push",
+    "list_flows",
+    "plan_push",
+    "pull",
+    "push_to_hub",
+]

@@ -9,6 +9,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
@@ -72,6 +73,8 @@ def explain(
             return HubError(f"{place} has no revision {revision or 'main'!r}")
         if isinstance(cause, RemoteEntryNotFoundError):
             return HubError(f"{place} lacks a file: {cause}")
+        if isinstance(cause, LocalTokenNotFoundError):
+            return HubError(f"{place} needs a token: log in with 'hf auth login', or set HF_TOKEN")
         if isinstance(cause, HfHubHTTPError):
             return HubError(f"{place} {_refusal(cause)}")
         if isinstance(cause, OfflineModeIsEnabled):

@@ -1,17 +1,12 @@
-"""What there is to say of a checkpoint, read without loading it."""
+"""What there is to say of a checkpoint."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-from safetensors import safe_open
+from ..checkpoint import Checkpoint, CheckpointConfig
 
-from ..checkpoint import CheckpointConfig, verify
-
-__all__ = ["Facts", "read_facts"]
+__all__ = ["Facts", "facts_of"]
 
 
 @dataclass(frozen=True)
@@ -37,33 +32,17 @@ class Facts:
     picture: bool = False
 
 
-def read_facts(directory: Path) -> Facts:
-    """Read what a card needs from a checkpoint; of the tensors only the few small ones.
-
-    Raises:
-        CheckpointError: the directory is no checkpoint, or it is damaged.
-    """
-    config, files = verify(directory)
-    parameters = 0
-    found: dict[str, Any] = {}
-    for name in files:
-        with safe_open(directory / name, "pt") as file:
-            for key in file.keys():  # noqa: SIM118 - not a dictionary
-                shape = file.get_slice(key).get_shape()
-                if name.startswith("model"):
-                    parameters += math.prod(shape)
-                elif key in ("ranks", "counts"):
-                    found[key] = file.get_tensor(key)
-                elif key == "memory_labels":
-                    found[key] = shape
-    facts = Facts(config, parameters, picture=(directory / "samples.png").is_file())
-    if "ranks" not in found or "counts" not in found:
+def facts_of(checkpoint: Checkpoint, *, picture: bool) -> Facts:
+    """What a card needs of a checkpoint; `picture` says whether samples.png is beside it."""
+    parameters = sum(weight.numel() for weight in checkpoint.flow.parameters())
+    facts = Facts(checkpoint.config, parameters, picture=picture)
+    pca = checkpoint.pca
+    if pca is None:
         return facts
-    ranks, counts = found["ranks"], found["counts"]
     return replace(
         facts,
-        axes=int(ranks.max()),
-        share=float((ranks / counts.clamp(min=1)).max()),
-        partners=found["memory_labels"][0] if "memory_labels" in found else 0,
-        fewest=int(counts.min()),
+        axes=int(pca.ranks.max()),
+        share=float((pca.ranks / pca.counts.clamp(min=1)).max()),
+        partners=0 if pca.memory is None else len(pca.memory),
+        fewest=int(pca.counts.min()),
     )

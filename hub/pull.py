@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -15,20 +12,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import constants, hf_hub_download, snapshot_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
 
 from ..atomic import replace_directory
 from ..checkpoint import refuse_existing
-from ..checkpoint_config import CONFIG, sha256_of
+from ..checkpoint_config import config_digest, read_values
+from ..checkpoint_files import CONFIG, MODEL, MOST_SHARDS, TENSOR_FILE, tensor_files
+from ..tensor_files import sha256_of
 from .errors import HubError, explain, is_transient, wait_before_retry
 
-__all__ = ["pull"]
+__all__ = ["pull", "pull_flow"]
 
 EXTRAS = ("README.md", "samples.png")  # for people; the runtime does not fetch them
-TENSOR_FILE = re.compile(r"(model|gaussians|pca)(-\d{5}-of-\d{5})?\.safetensors")
 _ATTEMPTS = 2  # the client has its own patience, half a minute of it, in each
-
-_LARGEST_CONFIG = 64 * 2**20  # bytes
 
 T = TypeVar("T")
 
@@ -72,6 +68,19 @@ def pull(
     return folder if out is None else _copy(folder, [CONFIG, *names, *extras], out, repo_id)
 
 
+def pull_flow(
+    repo_id: str, *, revision: str | None = None, token: str | bool | None = None
+) -> Path:
+    """Fetch the configuration and the flow of a checkpoint alone, and return their directory.
+
+    It is the Hub's cache, where `pull` brings the rest. Arguments and errors are those of `pull`.
+    """
+    source = _Source(repo_id, revision, token)
+    folder, files = source.fetch_config()
+    source.fetch(folder, {name: files[name] for name in files if name == MODEL}, ())
+    return folder
+
+
 class _Source:
     """One repository at one revision, read through the client's cache."""
 
@@ -100,6 +109,8 @@ class _Source:
                 f"{CONFIG} of {self.repo_id} is no nfaug configuration, or is damaged: its content "
                 "does not match its own SHA-256, after a second download too"
             )
+        if len(files) > MOST_SHARDS + 2:
+            raise HubError(f"{CONFIG} of {self.repo_id} lists {len(files)} tensor files")
         return folder, files
 
     def fetch(self, folder: Path, files: dict[str, str], extras: Iterable[str]) -> None:
@@ -109,8 +120,9 @@ class _Source:
         """
         # From here on the commit, so that a push in between cannot mix two versions.
         self._snapshot(folder.name, list(files) if constants.HF_HUB_OFFLINE else [*files, *extras])
-        if missing := [name for name in files if not (folder / name).exists()]:
-            raise HubError(f"{self.repo_id} lacks {', '.join(missing)}, which its {CONFIG} lists")
+        for name in files:
+            if not (folder / name).exists():
+                self._fetch_missing(folder, name)
         if bad := _damaged(folder, files):
             self._fetch_again(folder, bad)
             if bad := _damaged(folder, {name: files[name] for name in bad}):
@@ -119,6 +131,16 @@ class _Source:
                     f"{', '.join(bad)} of {self.repo_id} does not match the SHA-256 in {CONFIG}, "
                     "after a second download too: the network or the repository is at fault"
                 )
+
+    def _fetch_missing(self, folder: Path, name: str) -> None:
+        """The repository lacks the file, or it is not in the cache and nobody could be asked."""
+        options = {"revision": folder.name, **self.options}
+        try:
+            self._attempt(partial(hf_hub_download, self.repo_id, name, **options))
+        except HubError as error:
+            if isinstance(error.__cause__, RemoteEntryNotFoundError):
+                raise HubError(f"{self.repo_id} lacks {name}, which its {CONFIG} lists") from error
+            raise
 
     def _snapshot(self, revision: str | None, names: list[str]) -> str:
         return self._attempt(
@@ -159,18 +181,15 @@ def _listed_files(path: Path) -> dict[str, str] | None:
     Only names that a checkpoint can have are asked for, whatever a stranger's file says. What else
     is wrong with it, loading says.
     """
-    if path.stat().st_size > _LARGEST_CONFIG:
-        return None
     try:
-        values = json.loads(path.read_bytes())
-        digest = values.pop("config_sha256")
-        canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        if hashlib.sha256(canonical.encode()).hexdigest() != digest:
-            return None
-        files = values["files"]
-        return {str(name): str(files[name]) for name in files if TENSOR_FILE.fullmatch(name)}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        values = read_values(path)
+    except ValueError:
         return None
+    if values.get("config_sha256") != config_digest(values):
+        return None
+    files = values.get("files")
+    listed = files.items() if isinstance(files, dict) else ()
+    return {name: str(digest) for name, digest in listed if TENSOR_FILE.fullmatch(name)}
 
 
 def _damaged(folder: Path, files: dict[str, str]) -> list[str]:
@@ -193,15 +212,10 @@ def _discard(folder: Path, names: Iterable[str]) -> None:
 
 def _copy(folder: Path, names: Iterable[str], local_dir: Path, repo_id: str) -> Path:
     try:
-        with replace_directory(local_dir, drop=frozenset(_old_tensors(local_dir))) as staged:
+        with replace_directory(local_dir, drop=frozenset(tensor_files(local_dir))) as staged:
             for name in names:
                 if (folder / name).exists():
                     shutil.copyfile(folder / name, staged / name)
     except OSError as error:
         raise explain(error, repo_id) from error
     return local_dir
-
-
-def _old_tensors(directory: Path) -> list[str]:
-    """Tensor files of a checkpoint that is to be replaced: none may survive beside the new ones."""
-    return [entry.name for entry in directory.glob("*") if TENSOR_FILE.fullmatch(entry.name)]

@@ -19,15 +19,16 @@ from huggingface_hub import (
     hf_hub_download,
 )
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
 
 from ..checkpoint import Checkpoint, verify
-from ..checkpoint_config import CONFIG
+from ..checkpoint_config import read_config
+from ..checkpoint_files import CONFIG, TENSOR_FILE
 from .card import make_card, privacy_block, set_privacy, stated
 from .errors import explain, is_transient, wait_before_retry
-from .facts import read_facts
-from .pull import TENSOR_FILE
+from .facts import facts_of
 
-__all__ = ["plan_push", "push_to_hub"]
+__all__ = ["check_push", "plan_push", "push_to_hub"]
 
 CARD, PICTURE = "README.md", "samples.png"
 _ATTEMPTS = 3  # a retry can meet a second fault: the connection that the first one closed
@@ -75,10 +76,7 @@ def push_to_hub(
     """
     api = HfApi(token=token, library_name="nfaug")
     if "/" not in repo_id:
-        try:
-            repo_id = f"{api.whoami()['name']}/{repo_id}"
-        except Exception as error:  # the client has dozens, with two HTTP libraries' among them
-            raise explain(error, repo_id, pushing=True) from error
+        repo_id = check_push(repo_id, token=token)
     message = commit_message or "Push a flow with nfaug"
     with _staged(Path(directory), repo_id, memory, licence, data) as staged:
         for attempt in range(_ATTEMPTS):
@@ -93,6 +91,24 @@ def push_to_hub(
                 # If the answer was lost and not the commit, another time changes nothing.
                 time.sleep(wait_before_retry(error, attempt))
     raise AssertionError("unreachable")
+
+
+def check_push(repo_id: str, *, token: str | bool | None = None) -> str:
+    """Check that a push can begin, before long work, and return the repository's full name.
+
+    The name must be one and the Hub must know the token. Whether the token may write there, only
+    the push itself tells.
+
+    Raises:
+        ValueError: `repo_id` is no repository name.
+        HubError: there is no token, the Hub does not accept it, or it cannot be asked.
+    """
+    validate_repo_id(repo_id)
+    try:
+        account = HfApi(token=token, library_name="nfaug").whoami()["name"]
+    except Exception as error:  # the client has dozens, with two HTTP libraries' among them
+        raise explain(error, repo_id, pushing=True) from error
+    return repo_id if "/" in repo_id else f"{account}/{repo_id}"
 
 
 def plan_push(
@@ -120,21 +136,21 @@ def _staged(
 ) -> Iterator[Path]:
     """A temporary directory that holds exactly what is to be pushed."""
     directory = directory.expanduser().resolve()
-    _, files = verify(directory)
+    checkpoint = Checkpoint.load(directory)  # what could not be read again is not shared
     beside = directory.parent if os.access(directory.parent, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix=".nfaug-push-", dir=beside) as folder:
         staged = Path(folder)
         if memory:
-            for name in (CONFIG, *files):
+            for name in (CONFIG, *read_config(directory)[1]):
                 _link(directory / name, staged / name)
+            verify(staged)  # somebody may have saved in between
             if (directory / PICTURE).is_file():
                 _link(directory / PICTURE, staged / PICTURE)
         else:
-            checkpoint = Checkpoint.load(directory)
             if checkpoint.pca is not None:
                 checkpoint.pca = checkpoint.pca.without_memory(max_axes_fraction=AXES_FRACTION)
             checkpoint.save(staged, overwrite=True)
-        facts = read_facts(staged)
+        facts = facts_of(checkpoint, picture=(staged / PICTURE).is_file())
         if (directory / CARD).is_file():
             card = (directory / CARD).read_text(encoding="utf-8")
             card = set_privacy(card, privacy_block(facts))

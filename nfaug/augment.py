@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from .checks import checked, dataset_classes, one_of, refuse_other_classes
+from .counters import Counters
 from .draws import NFAParams, make_params
-from .engine import Engine, Outcome
+from .engine import OUTCOMES, Engine
 from .labels import class_indices, refuse_unusable
-from .pixels import Normalization, check_images, range_problem
+from .pixels import (
+    Normalization,
+    all_finite,
+    check_images,
+    range_problem,
+    with_finite_pixels,
+)
 from .sample import find, replace_images
 from .switch import Switch
 
@@ -22,7 +30,6 @@ __all__ = ["NFAParams", "NFAugment"]
 
 _CHECKED_BATCHES = 8  # on an accelerator values are read in the first batches only ...
 _CHECK_EVERY = 256  # ... and then in one of so many
-_COUNTERS = ("applied", "no_partner", "gated", "fell_back")
 
 
 class NFAugment(nn.Module):
@@ -38,7 +45,12 @@ class NFAugment(nn.Module):
 
     ceil(p*B) images drawn at random go through the flow. An image without a partner, whose latent
     lies outside its class's range (the gate), or whose result is not finite, goes out as it came
-    in and is counted (`stats`). Put it before mixup and cutmix.
+    in and is counted (`stats`). No value goes out that is not finite: an image that comes in with
+    some is not augmented, NaN becomes mid-grey and an infinity black or white, and it is counted.
+    Put it before mixup and cutmix.
+
+    A partner is another image: one that finds itself in the memory (coefficients within 1% of its
+    own) takes another row. Where there is no other, it has no partner.
 
     The module has no parameters, buffers or `state_dict` entries and follows the device of the
     images; `eval()` and `enabled = False` turn it off. Values of labels and images are checked on
@@ -88,7 +100,7 @@ class NFAugment(nn.Module):
         gate: bool | float = True,
     ) -> None:
         super().__init__()
-        self._engine = _engine_of(checkpoint)
+        self._engine = Engine.of(checkpoint)
         self.p = p
         self.alpha = checked("alpha", alpha, 0, math.inf, open_low=True)
         self.strength = checked("strength", strength, 0, math.inf)
@@ -114,7 +126,7 @@ class NFAugment(nn.Module):
         self._normalization = Normalization(mean, std, self._engine.config.channels)
         self._switch = Switch()
         self._calls = self._seen = 0
-        self._counts: dict[torch.device, Tensor] = {}
+        self._counters = Counters((*OUTCOMES, "not_finite"))
 
     @classmethod
     def from_pretrained(
@@ -263,50 +275,49 @@ class NFAugment(nn.Module):
         if len(labels) != len(images):
             raise ValueError(f"there are {len(images)} images and {len(labels)} labels")
         index, usable = class_indices(labels, self.num_classes, smoothing=self.smoothing)
-        if _reads_values(images.device, self._calls):
+        reads = _reads_values(images.device, self._calls)
+        if reads:
             refuse_unusable(labels, usable, self.num_classes, smoothing=self.smoothing)
             if problem := range_problem(images, self._normalization):
                 raise ValueError(problem)
         self._calls += 1
         self._seen += len(images)
-        index, usable = index.to(images.device), usable.to(images.device)
+        finite = all_finite(images)
+        index, usable = index.to(images.device), usable.to(images.device) & finite
         params = self._make_params(index, usable) if params is None else params.to(images.device)
         if params.batch != len(images):
             raise ValueError(
                 f"params were made for a batch of {params.batch} images; got {len(images)}"
             )
+        self._counters.add({"not_finite": ~finite})
         new = images.clone()
-        if not len(params.index):
-            return new, params
-        taken = params.index
-        with torch.autocast(images.device.type, enabled=False):
-            outcome = self._engine.mix(
-                images[taken], index[taken], usable[taken], params, self._normalization, self.gate
-            )
-        self._count(outcome)
-        return new.index_copy_(0, taken, outcome.images), params
+        if images.is_floating_point() and not (reads and bool(finite.all())):
+            new.copy_(with_finite_pixels(images, self._normalization))
+        if len(taken := params.index):
+            params_now = dataclasses.replace(params, chosen=params.chosen & finite[taken])
+            with torch.autocast(images.device.type, enabled=False):
+                outcome = self._engine.mix(
+                    new[taken], index[taken], usable[taken], params_now, self._normalization,
+                    self.gate,
+                )  # fmt: skip
+            self._counters.add({name: getattr(outcome, name) for name in OUTCOMES})
+            new.index_copy_(0, taken, outcome.images)
+        return new, params
 
     def stats(self) -> dict[str, int]:
-        """Images seen, and what became of those chosen to be augmented.
+        """Images seen, and what became of some.
 
-        `applied`, `no_partner` (nothing to mix with), `gated` (outside the class's range),
-        `fell_back` (not finite). Counted in the process that augments: a copy in a loader's worker
-        counts for itself. Stalls an accelerator.
+        Of those chosen to be augmented: `applied`, `no_partner` (nothing to mix with), `gated`
+        (outside the class's range), `fell_back` (the result was not finite). Of all, chosen or not:
+        `not_finite` (came in with NaN or infinite pixels; counted here only). Counted in the
+        process that augments: a copy in a loader's worker counts for itself. Stalls an accelerator.
         """
-        total = torch.zeros(len(_COUNTERS), dtype=torch.int64)
-        for counts in self._counts.values():
-            total += counts.cpu()
-        return {"seen": self._seen, **dict(zip(_COUNTERS, total.tolist(), strict=True))}
+        return {"seen": self._seen, **self._counters.read()}
 
     def reset_stats(self) -> None:
         """Start counting from zero."""
         self._seen = 0
-        self._counts = {}
-
-    def _count(self, outcome: Outcome) -> None:
-        counts = torch.stack([getattr(outcome, name).sum() for name in _COUNTERS])
-        held = self._counts.get(counts.device)
-        self._counts[counts.device] = counts if held is None else held + counts
+        self._counters.reset()
 
     def extra_repr(self) -> str:
         p = "per class" if isinstance(self.p, Tensor) else f"{self.p:g}"
@@ -317,20 +328,6 @@ class NFAugment(nn.Module):
             f"axes={self.axes or self._engine.rank}, size={config.image_size}, "
             f"channels={config.channels}, enabled={self.enabled}"
         )
-
-
-def _engine_of(checkpoint: Any) -> Engine:
-    if isinstance(checkpoint, Engine):
-        return checkpoint
-    if isinstance(checkpoint, tuple) and len(checkpoint) == 2:
-        return Engine(*checkpoint)
-    if not all(hasattr(checkpoint, name) for name in ("flow", "pca", "config")):
-        raise ValueError(
-            f"NFAugment takes a checkpoint (nfaug.load) or a pair (flow, pca); got "
-            f"{type(checkpoint).__name__}. For a path or a Hub repository use "
-            "NFAugment.from_pretrained"
-        )
-    return Engine(checkpoint.flow, checkpoint.pca, checkpoint.config.class_names)
 
 
 def _reads_values(device: torch.device, calls: int) -> bool:

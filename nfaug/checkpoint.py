@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .atomic import replace_directory
-from .checkpoint_config import (
+from .checkpoint_config import CheckpointConfig, dump_config, read_config
+from .checkpoint_files import (
     CONFIG,
     GAUSSIANS,
     MODEL,
-    PCA,
-    CheckpointConfig,
     CheckpointError,
-    dump_config,
-    sha256_of,
-    verify,
+    pca_files,
+    refuse_missing,
+    tensor_files,
 )
+from .checkpoint_pca import read_pca, split_pca
 from .flow import Flow
 from .flow_config import FlowConfig
 from .gaussians import ClassGaussians
 from .pca import ClasswisePCA
+from .tensor_files import (
+    MOST_TENSORS,
+    Stored,
+    read_layout,
+    read_tensors,
+    refuse_other_bytes,
+    sha256_of,
+)
 
 __all__ = [
     "Checkpoint",
     "CheckpointConfig",
     "CheckpointError",
     "load",
+    "load_flow",
     "refuse_existing",
     "verify",
 ]
+
+SHARD_BYTES = 2**28  # of a file of PCA axes
 
 
 @dataclass
@@ -48,28 +58,32 @@ class Checkpoint:
     gaussians: ClassGaussians | None = None
     pca: ClasswisePCA | None = None
 
-    def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        overwrite: bool = False,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> Path:
         """Write the checkpoint; an existing one stays whole until the new one is complete.
 
         Other files in the directory (a README, pictures, a training log) stay. Figures that are
-        not finite are written as null.
+        not finite are written as null. PCA axes of more than `shard_bytes` (256 MiB) go into
+        several files, each of a run of classes.
 
         Raises:
             FileExistsError: the directory is not empty and `overwrite` is False.
-            ValueError: the flow is frozen, weights are not finite, or flow, gaussians and PCA do
-                not belong together, so that the checkpoint could not be read again.
+            ValueError: the flow is frozen, weights are not finite, or flow, gaussians, PCA and
+                configuration do not belong together, so that the checkpoint could not be read
+                again.
         """
         path = Path(directory).expanduser()
         refuse_existing(path, overwrite=overwrite)
         _refuse_unreadable(self)
-        tensors: dict[str, dict[str, Tensor]] = {MODEL: dict(self.flow.state_dict())}
-        if self.gaussians is not None:
-            tensors[GAUSSIANS] = dict(self.gaussians.state_dict())
-        if self.pca is not None:
-            tensors[PCA] = self.pca.tensors()
-        with replace_directory(path, drop=frozenset({GAUSSIANS, PCA}), last=CONFIG) as staged:
+        drop = frozenset(tensor_files(path))
+        with replace_directory(path, drop=drop, last=CONFIG) as staged:
             files = {}
-            for name, values in tensors.items():
+            for name, values in self._tensors(shard_bytes):
                 values = {key: value.detach().cpu().contiguous() for key, value in values.items()}
                 save_file(values, staged / name, metadata={"format": "pt"})
                 files[name] = sha256_of(staged / name)
@@ -77,6 +91,14 @@ class Checkpoint:
             for name in files:  # safetensors writes what nobody but its owner may read
                 shutil.copymode(staged / CONFIG, staged / name)
         return path
+
+    def _tensors(self, shard_bytes: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Each file's name and tensors."""
+        yield MODEL, dict(self.flow.state_dict())
+        if self.gaussians is not None:
+            yield GAUSSIANS, dict(self.gaussians.state_dict())
+        if self.pca is not None:
+            yield from split_pca(self.pca, shard_bytes).items()
 
     def to(self, device: torch.device | str) -> Checkpoint:
         """Move everything to a device, in place."""
@@ -89,45 +111,73 @@ class Checkpoint:
     def load(cls, directory: str | Path) -> Checkpoint:
         """Read and check a checkpoint directory.
 
+        What its configuration and the headers of its files say is bounded and compared before
+        anything is allocated: memory is that of the files on disk, two or three times over, and no
+        code is ever run.
+
         Raises:
             CheckpointError: the directory is no checkpoint, or a file is missing, damaged, from a
-                newer format, or does not match the configuration.
+                newer format, does not match the configuration, or asks for more than a checkpoint
+                may have.
         """
         path = Path(directory)
-        config, files = verify(path)
-        flow = _flow(path / MODEL, config.flow)
-        gaussians = _gaussians(path / GAUSSIANS, config) if GAUSSIANS in files else None
-        pca = _pca(path / PCA, config) if PCA in files else None
+        config, files = read_config(path)
+        refuse_missing(path, files)
+        flow = _flow(path / MODEL, files[MODEL], config.flow)
+        gaussians, pca = None, None
+        if GAUSSIANS in files:
+            gaussians = _gaussians(path / GAUSSIANS, files[GAUSSIANS], config)
+        if pca_files(files):
+            pca = read_pca(path, files, config)
         return cls(flow.eval(), config, gaussians, pca)
 
 
-def load(path_or_repo: str | Path, *, revision: str | None = None) -> Checkpoint:
+def load(
+    path_or_repo: str | Path, *, revision: str | None = None, token: str | bool | None = None
+) -> Checkpoint:
     """Load a checkpoint from a local directory or from the Hugging Face Hub.
 
     An existing directory is read where it is. Anything of the form "name" or "owner/name" is
     otherwise taken as a Hub repository and fetched into the Hub's cache (`revision`: branch, tag
-    or commit).
+    or commit; `token`: for the Hub, by default the one that is logged in, False for none).
 
     Raises:
         CheckpointError: see `Checkpoint.load`.
         FileNotFoundError: neither a directory nor a possible repository name.
         nfaug.hub.HubError: the repository cannot be read.
     """
-    path = Path(path_or_repo).expanduser()
-    if path.is_dir():
-        return Checkpoint.load(path)
-    name = str(path_or_repo)
-    if path.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise FileNotFoundError(
-            f"{name!r} is no checkpoint directory, and no repository name of the form owner/name"
-        )
-    from .hub.pull import pull  # only here: a local checkpoint needs no Hub
+    return Checkpoint.load(_directory(path_or_repo, revision, token, whole=True))
 
-    try:
-        folder = pull(name, revision=revision)
-    except OSError as error:  # HubError is one; a mistyped path is the likelier mistake
-        raise type(error)(f"there is no directory {name!r}, and {error}") from error
-    return Checkpoint.load(folder)
+
+def load_flow(
+    path_or_repo: str | Path, *, revision: str | None = None, token: str | bool | None = None
+) -> Flow:
+    """Load the flow of a checkpoint alone; of a Hub repository nothing else is fetched.
+
+    Arguments and errors are those of `load`.
+    """
+    path = _directory(path_or_repo, revision, token, whole=False)
+    config, files = read_config(path)
+    refuse_missing(path, [MODEL])
+    return _flow(path / MODEL, files[MODEL], config.flow).eval()
+
+
+def verify(directory: str | Path) -> tuple[CheckpointConfig, dict[str, str]]:
+    """Check a checkpoint's configuration, and headers and SHA-256 of every tensor file.
+
+    Returns the configuration and {file name: SHA-256}. Nothing large is held in memory.
+
+    Raises:
+        CheckpointError: the directory is no checkpoint, its configuration is damaged, unknown or
+            from a newer format, or a tensor file is missing, damaged or from another checkpoint.
+    """
+    path = Path(directory)
+    config, files = read_config(path)
+    refuse_missing(path, files)
+    for name, listed in files.items():
+        read_layout(path / name)
+        refuse_other_bytes(path / name, sha256_of(path / name), listed)
+    return config, files
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -144,6 +194,26 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         )
 
 
+def _directory(
+    path_or_repo: str | Path, revision: str | None, token: str | bool | None, *, whole: bool
+) -> Path:
+    """Where the files are: the directory itself, or a repository's in the Hub's cache."""
+    path = Path(path_or_repo).expanduser()
+    if path.is_dir():
+        return path
+    name = str(path_or_repo)
+    if path.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise FileNotFoundError(
+            f"{name!r} is no checkpoint directory, and no repository name of the form owner/name"
+        )
+    from .hub.pull import pull, pull_flow  # only here: a local checkpoint needs no Hub
+
+    try:
+        return (pull if whole else pull_flow)(name, revision=revision, token=token)
+    except OSError as error:  # HubError is one; a mistyped path is the likelier mistake
+        raise type(error)(f"there is no directory {name!r}, and {error}") from error
+
+
 def _refuse_unreadable(checkpoint: Checkpoint) -> None:
     """Before anything is written: what `load` would refuse must not replace a good checkpoint."""
     flow, config = checkpoint.flow, checkpoint.config
@@ -153,8 +223,8 @@ def _refuse_unreadable(checkpoint: Checkpoint) -> None:
         )
     if flow.config != config.flow:
         raise ValueError(f"the flow is {flow.config}, but the configuration says {config.flow}")
-    if len(set(config.class_names)) != len(config.class_names):
-        raise ValueError(f"class_names must be distinct; got {list(config.class_names)}")
+    if (number := len(flow.state_dict())) > MOST_TENSORS:
+        raise ValueError(f"the flow has {number} tensors; at most {MOST_TENSORS} could be read")
     classes = len(config.class_names)
     for part, expected in ((checkpoint.gaussians, classes or 1), (checkpoint.pca, classes)):
         if part is not None and (part.num_classes, part.dim) != (expected, flow.config.dim):
@@ -162,72 +232,57 @@ def _refuse_unreadable(checkpoint: Checkpoint) -> None:
                 f"{type(part).__name__} is of {part.num_classes} classes in {part.dim} dimensions; "
                 f"the checkpoint has {classes} class names and {flow.config.dim} dimensions"
             )
+    dump_config(config, {})  # says what is wrong with names and values
     bad = [name for name, value in flow.state_dict().items() if not bool(value.isfinite().all())]
     if bad:
         raise ValueError(f"the flow's weights hold NaN or infinity in {', '.join(bad[:5])}")
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_tensors(file.read_bytes())
-    except (SafetensorError, OSError, KeyError) as error:
-        raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from None
-
-
-def _flow(file: Path, config: FlowConfig) -> Flow:
-    try:
-        with safe_open(file, "pt") as opened:
-            found = len(list(opened.keys()))
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from None
-    expected = sum(
+def _flow(file: Path, sha256: str, config: FlowConfig) -> Flow:
+    layout = read_layout(file)
+    tensors = sum(
         steps * (12 + 9 * blocks) for steps, blocks in zip(config.steps, config.blocks, strict=True)
     )
-    # Names are compared one by one later, but not before modules are built for a small file of
-    # which a stranger's configuration says that it is a hundred thousand tensors.
-    if expected > 2 * found + 1000:
+    # Names and shapes are compared one by one later, but not before modules are built for a small
+    # file of which a stranger's configuration says that it is a hundred thousand tensors, or a
+    # file of terabytes is read for a small flow.
+    _refuse_other_size(file, "tensors", len(layout), tensors, 1000)
+    values = sum(stored.numel for stored in layout.values())
+    _refuse_other_size(file, "values", values, config.parameter_count, 10**6)
+    try:
+        return Flow.from_tensors(config, read_tensors(file, sha256))
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+
+
+def _refuse_other_size(file: Path, what: str, found: int, expected: int, slack: int) -> None:
+    if found > 2 * expected + slack or expected > 2 * found + slack:
         raise CheckpointError(
-            f"{file} holds {found} tensors; the flow in {CONFIG} has {expected}: the two do not "
+            f"{file} holds {found} {what}; the flow in {CONFIG} has {expected}: the two do not "
             "belong together"
         )
-    try:
-        return Flow.from_tensors(config, _read(file))
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(f"{file}: {error}") from None
 
 
-def _gaussians(file: Path, config: CheckpointConfig) -> ClassGaussians:
-    tensors = _read(file)
+def _gaussians(file: Path, sha256: str, config: CheckpointConfig) -> ClassGaussians:
+    found = read_layout(file)
     classes = len(config.class_names) or 1  # a flow without classes has one gaussian
-    expected = {
-        "means": (classes, config.flow.dim),
-        "variances": (classes, config.flow.dim),
-        "counts": (classes,),
-    }
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    each = Stored(torch.float32, (classes, config.flow.dim))
+    expected = {"means": each, "variances": each, "counts": Stored(torch.int64, (classes,))}
     if found != expected:
         raise CheckpointError(
-            f"{file} holds {found}; {classes} classes of a {config.flow.dim}-dimensional flow "
-            f"need {expected}"
+            f"{file} is damaged or from another checkpoint: it holds {_shown(found)}; {classes} "
+            f"classes of a {config.flow.dim}-dimensional flow need {_shown(expected)}"
         )
     try:
-        return ClassGaussians(**tensors)
-    except ValueError as error:
-        raise CheckpointError(f"{file}: {error}") from None
-
-
-def _pca(file: Path, config: CheckpointConfig) -> ClasswisePCA:
-    try:
-        pca = ClasswisePCA.from_tensors(_read(file))
+        return ClassGaussians(**read_tensors(file, sha256))
     except CheckpointError:
         raise
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from None
-    if (pca.num_classes, pca.dim) != (len(config.class_names), config.flow.dim):
-        raise CheckpointError(
-            f"{file} is of {pca.num_classes} classes in {pca.dim} dimensions; {CONFIG} says "
-            f"{len(config.class_names)} and {config.flow.dim}"
-        )
-    return pca
+
+
+def _shown(layout: dict[str, Stored]) -> str:
+    shown = [f"{name} {dtype} {shape}" for name, (dtype, shape) in sorted(layout.items())[:9]]
+    return ", ".join(shown) or "nothing"

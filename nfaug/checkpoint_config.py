@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .checkpoint_files import CONFIG, CheckpointError, refuse_names
 from .flow_config import FlowConfig
-from .jsonable import jsonable
+from .jsonable import jsonable, parse_json
 
-__all__ = ["CheckpointConfig", "CheckpointError", "dump_config", "sha256_of", "verify"]
+__all__ = [
+    "MOST_CLASSES",
+    "CheckpointConfig",
+    "config_digest",
+    "dump_config",
+    "read_config",
+    "read_values",
+]
 
 FORMAT_VERSION = 1
-CONFIG, MODEL, GAUSSIANS, PCA = (
-    "config.json",
-    "model.safetensors",
-    "gaussians.safetensors",
-    "pca.safetensors",
-)
-_LARGEST = 64 * 2**20  # bytes; 100,000 class names fit many times
+MOST_CLASSES = 65_536
+_LARGEST = 6 * 2**20  # bytes, with room for as many class names of 80 letters
+_LONGEST_REASON = 1000  # characters of what a stranger's values are told to be
+_SHA256 = re.compile("[0-9a-f]{64}")
 _SECTIONS = ("preprocessing", "gaussians", "training", "metrics")
 _KEYS = {
     *("format_version", "library_version", "flow", "class_names", "files", "config_sha256"),
     *_SECTIONS,
 }
-
-
-class CheckpointError(ValueError):
-    """A directory that is no checkpoint, or one that is damaged; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,16 @@ class CheckpointConfig:
 
 
 def dump_config(config: CheckpointConfig, files: Mapping[str, str]) -> str:
-    """The text of `config.json`; `files` maps the name of each tensor file to its SHA-256."""
+    """The text of `config.json`; `files` maps the name of each tensor file to its SHA-256.
+
+    Raises:
+        TypeError: a value is of no type that JSON has.
+        ValueError: there are more than 65,536 class names or they are not distinct, or the text
+            could not be read again (see `read_values`).
+    """
     from . import __version__  # here: the package's root imports this module
 
+    _check_names(list(config.class_names))
     values = {
         "format_version": FORMAT_VERSION,
         "library_version": __version__,
@@ -71,102 +80,116 @@ def dump_config(config: CheckpointConfig, files: Mapping[str, str]) -> str:
         "files": files,
     }
     values = jsonable(values)
-    values["config_sha256"] = _digest(values)
-    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    values["config_sha256"] = config_digest(values)
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    _parse(text.encode())
+    return text
 
 
-def verify(directory: str | Path) -> tuple[CheckpointConfig, dict[str, str]]:
-    """Check a checkpoint's configuration and the SHA-256 of every tensor file.
+def config_digest(values: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of a configuration's canonical form.
 
-    Returns the configuration and {file name: SHA-256}.
+    That is all of its values but `config_sha256`, as JSON in ASCII with sorted keys and no spaces.
 
     Raises:
-        CheckpointError: the directory is no checkpoint, its configuration is damaged, unknown or
-            from a newer format, or a tensor file is missing, damaged or from another checkpoint.
+        ValueError: a number is not finite.
     """
-    path = Path(directory)
-    values = _read(path)
-    file = path / CONFIG
-    if wrong := [key for key in ("flow", *_SECTIONS) if not isinstance(values[key], dict)]:
-        raise CheckpointError(f"{file}: {', '.join(wrong)} must be objects")
-    try:
-        flow = FlowConfig.from_dict(values["flow"])
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{file}: flow: {error}") from None
-    _check_names(file, values["class_names"])
-    _check_files(path, values["files"])
-    sections = {key: values[key] for key in _SECTIONS}
-    return CheckpointConfig(flow, tuple(values["class_names"]), **sections), values["files"]
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _check_names(file: Path, names: Any) -> None:
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{file}: class_names must be a list of strings")
-    if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise CheckpointError(f"{file}: class_names are not distinct: {twice[:5]}")
-
-
-def _check_files(path: Path, files: Any) -> None:
-    if not isinstance(files, dict) or MODEL not in files:
-        raise CheckpointError(f"{path / CONFIG}: files must name {MODEL} and its SHA-256")
-    if unknown := sorted(set(files) - {MODEL, GAUSSIANS, PCA}):
-        raise CheckpointError(
-            f"{path / CONFIG}: files names {unknown}, which no version {FORMAT_VERSION} has"
-        )
-    for name, digest in files.items():
-        if not (path / name).is_file():
-            raise CheckpointError(f"{path / name} is missing; {CONFIG} lists it")
-        if (found := sha256_of(path / name)) != digest:
-            raise CheckpointError(
-                f"{path / name} is damaged or from another checkpoint: its SHA-256 is {found}, "
-                f"{CONFIG} says {digest}"
-            )
-
-
-def _digest(values: dict[str, Any]) -> str:
+    rest = {key: value for key, value in values.items() if key != "config_sha256"}
     canonical = json.dumps(
-        values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+        rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
     )
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _read(path: Path) -> dict[str, Any]:
-    file = path / CONFIG
-    if not file.is_file():
-        raise CheckpointError(f"{path} is no nfaug checkpoint: it has no {CONFIG}")
-    if (size := file.stat().st_size) > _LARGEST:
-        raise CheckpointError(f"{file} has {size} bytes; at most {_LARGEST} are read")
+def read_values(file: Path) -> dict[str, Any]:
+    """The values of a `config.json`, whatever they are.
+
+    Raises:
+        ValueError: it has more than 6 MiB, is no strict JSON (see `parse_json`), or no object.
+    """
+    with file.open("rb") as opened:
+        return _parse(opened.read(_LARGEST + 1))
+
+
+def read_config(directory: str | Path) -> tuple[CheckpointConfig, dict[str, str]]:
+    """A checkpoint's configuration and {file name: SHA-256}; tensor files are not looked at.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged, unknown, from a newer format, or asks for
+            more than a flow may have.
+    """
+    file = Path(directory) / CONFIG
+    values = _read(file)
+    if wrong := [key for key in ("flow", *_SECTIONS) if not isinstance(values[key], dict)]:
+        raise CheckpointError(f"{file}: {', '.join(wrong)} must be objects")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # covers bad UTF-8 and bad JSON
+        flow = FlowConfig.from_dict(values["flow"])
+    except (ValueError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{file}: flow: {str(error)[:_LONGEST_REASON]}") from None
+    try:
+        _check_names(values["class_names"])
+        _check_files(values["files"])
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+    sections = {key: values[key] for key in _SECTIONS}
+    return CheckpointConfig(flow, tuple(values["class_names"]), **sections), values["files"]
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    if len(data) > _LARGEST:
+        raise ValueError(f"it is longer than {_LARGEST} bytes, more than is read")
+    values = parse_json(data)
+    if not isinstance(values, dict):
+        raise ValueError("it is no object")
+    return values
+
+
+def _check_names(names: Any) -> None:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("class_names must be a list of strings")
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError as error:
+        letter = error.object[error.start]
+        raise ValueError(f"class_names hold {letter!r}, which UTF-8 cannot write") from None
+    if len(names) > MOST_CLASSES:
+        raise ValueError(f"there are {len(names)} class_names; at most {MOST_CLASSES} are read")
+    if twice := [name[:40] for name, times in Counter(names).items() if times > 1]:
+        raise ValueError(f"class_names are not distinct: {twice[:5]}")
+
+
+def _check_files(files: Any) -> None:
+    refuse_names(files if isinstance(files, dict) else {})
+    for name, digest in files.items():
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            raise ValueError(f"the SHA-256 of {name} is {str(digest)[:64]!r}")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise CheckpointError(f"{file.parent} is no nfaug checkpoint: it has no {CONFIG}")
+    try:
+        values = read_values(file)
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{file} is not readable as JSON: {error}") from None
-    if not isinstance(values, dict) or "format_version" not in values:
+    if "format_version" not in values:
         raise CheckpointError(f"{file} is not an nfaug configuration: no format_version")
-    if values["format_version"] != FORMAT_VERSION:
+    version = values["format_version"]
+    if type(version) is not int or version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{file} has format version {values['format_version']!r:.40}; this nfaug reads "
+            f"{file} has format version {str(version)[:40]!r}; this nfaug reads "
             f"{FORMAT_VERSION}. A newer nfaug may read it: pip install -U nfaug"
         )
-    if set(values) != _KEYS:
+    missing, unknown = sorted(_KEYS - set(values)), sorted(set(values) - _KEYS)
+    if missing or unknown:
+        raise CheckpointError(f"{file}: missing {missing}, unknown {_few(unknown)}")
+    if (found := config_digest(values)) != values["config_sha256"]:
+        said = str(values["config_sha256"])[:64]
         raise CheckpointError(
-            f"{file}: missing {sorted(_KEYS - set(values))}, unknown {sorted(set(values) - _KEYS)}"
-        )
-    digest = values.pop("config_sha256")
-    try:
-        found = _digest(values)
-    except (ValueError, RecursionError) as error:  # NaN or Infinity, which JSON does not have
-        raise CheckpointError(f"{file} holds a value that is not JSON: {error}") from None
-    if found != digest:
-        raise CheckpointError(
-            f"{file} was changed after it was written: its SHA-256 is {found}, it says {digest}"
+            f"{file} was changed after it was written: its SHA-256 is {found}, it says {said!r}"
         )
     return values
+
+
+def _few(names: list[str]) -> list[str]:
+    return [name[:40] for name in names[:5]]

@@ -23,6 +23,7 @@ COMMANDS = {
     "sample": "draw new images from the class gaussians",
     "eval": "measure bits/dim, accuracy and exactness of the round trip",
     "info": "say what a checkpoint holds",
+    "report": "write one HTML page about a run, finished or running",
     "convert": "convert a checkpoint of the paper's released implementation",
     "bank": "make variants once, to be read from disk in training",
     "timm": "run timm's train.py, or one like it, with NFA put in",

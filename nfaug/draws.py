@@ -25,6 +25,7 @@ class NFAParams:
         index: (n,) images that go through the flow.
         chosen: (n,) which of them are to be augmented.
         partner: (n,) row of the memory, or position within `index`.
+        other: (n,) row of the memory for an image that finds itself in that of `partner`.
         from_memory: (n,) which of the two.
         paired: (n,) whether a partner was found.
         weights: (n, r) or (n, 1), how far to go towards the partner along each axis.
@@ -34,6 +35,7 @@ class NFAParams:
     index: Tensor
     chosen: Tensor
     partner: Tensor
+    other: Tensor
     from_memory: Tensor
     paired: Tensor
     weights: Tensor
@@ -74,9 +76,9 @@ def make_params(
     chosen = coins.choose.to(device) * slots < share * batch
     coin = coins.partner.to(device)
     partner, paired = pick_in_batch(coin, own, usable[index])
-    from_memory = torch.zeros_like(paired)
+    from_memory, other = torch.zeros_like(paired), torch.zeros_like(partner)
     if offsets is not None and partners != "batch":
-        row, stored = pick_in_memory(coin, own, offsets)
+        row, other, stored = pick_in_memory(coin, coins.other.to(device), own, offsets)
         if partners == "memory":
             paired = stored
         from_memory = stored
@@ -88,7 +90,7 @@ def make_params(
     if axes is not None:
         weights = weights.expand(-1, rank).clone()
         weights[:, axes:] = 0
-    return NFAParams(batch, index, chosen, partner, from_memory, paired, weights.to(device))
+    return NFAParams(batch, index, chosen, partner, other, from_memory, paired, weights.to(device))
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Coins:
     source: Tensor
     partner: Tensor  # (n,) whole numbers in [0, 2^31)
     weights: Tensor  # (n, width) from Beta(alpha, alpha)
+    other: Tensor  # as partner
 
 
 def draw(
@@ -119,7 +122,9 @@ def draw(
     index = torch.randperm(batch, generator=own)[:slots]
     choose, source = torch.rand(2, slots, generator=own)
     partner = torch.randint(2**_COIN_BITS, (slots,), generator=own)
-    return Coins(index, choose, source, partner, _beta(alpha, (slots, width), own))
+    weights = _beta(alpha, (slots, width), own)
+    other = torch.randint(2**_COIN_BITS, (slots,), generator=own)
+    return Coins(index, choose, source, partner, weights, other)
 
 
 def _rank() -> int:
@@ -155,10 +160,17 @@ def pick_in_batch(coin: Tensor, labels: Tensor, allowed: Tensor) -> tuple[Tensor
     return partner, count > 0
 
 
-def pick_in_memory(coin: Tensor, labels: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """A row of the class's part of the memory, uniformly, and whether there is one; (n,) both."""
-    start, end = offsets[labels], offsets[labels + 1]
-    return start + _below(coin, end - start), end > start
+def pick_in_memory(
+    coin: Tensor, second: Tensor, labels: Tensor, offsets: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A row of the class's part of the memory, another, and whether there is a first; (n,) each.
+
+    Both uniformly, the second over the rows that are left: where there is one row only, the same.
+    """
+    start, size = offsets[labels], offsets[labels + 1] - offsets[labels]
+    first = _below(coin, size)
+    step = 1 + _below(second, (size - 1).clamp(min=0))
+    return start + first, start + (first + step) % size.clamp(min=1), size > 0
 
 
 def _below(coin: Tensor, count: Tensor) -> Tensor:

@@ -13,9 +13,13 @@ from torch import Tensor
 from .classwise import ClasswisePCA
 from .draws import NFAParams
 from .flow import Flow
-from .pixels import Normalization, resize
+from .pixels import Normalization, all_finite, resize
 
-__all__ = ["Engine", "Outcome"]
+__all__ = ["OUTCOMES", "Engine", "Outcome"]
+
+OUTCOMES = ("applied", "no_partner", "gated", "fell_back")
+
+_SAME = 1e-2  # relative length: the memory is float16, and an accelerator may convolve in TF32
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,36 @@ class Engine:
             self._home: (frozen, _moved(pca, self._home))
         }
 
+    @classmethod
+    def of(cls, checkpoint: Any) -> Engine:
+        """That of a checkpoint, of a pair (flow, pca), or the engine itself.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if isinstance(checkpoint, Engine):
+            return checkpoint
+        if isinstance(checkpoint, tuple) and len(checkpoint) == 2:
+            return cls(*checkpoint)
+        if not all(hasattr(checkpoint, name) for name in ("flow", "pca", "config")):
+            raise ValueError(
+                f"NFAugment takes a checkpoint (nfaug.load) or a pair (flow, pca); got "
+                f"{type(checkpoint).__name__}. For a path or a Hub repository use "
+                "NFAugment.from_pretrained"
+            )
+        return cls(checkpoint.flow, checkpoint.pca, checkpoint.config.class_names)
+
     def on(self, device: torch.device) -> tuple[Flow, ClasswisePCA]:
         """The flow and the PCA on a device; copied there at the first call."""
         if device not in self._held:
             flow, pca = self._held[self._home]
             self._held[device] = (_moved(flow, device), _moved(pca, device))
         return self._held[device]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the checkpoint lay; images may lie elsewhere."""
+        return self._home
 
     def memory_range(self, label: int) -> tuple[int, int]:
         """Rows [start, end) of the memory that are of a class."""
@@ -92,26 +120,24 @@ class Engine:
     ) -> Outcome:
         """Encode, move towards the partners, decode: z' = z + U (w * (b - a)).
 
-        `images` are those of `params.index`, (n, C, H, W); `labels` are in range; where `usable` is
-        false the image stays. `radius` is the gate's, None for no gate.
+        `images` are those of `params.index`, (n, C, H, W), with finite pixels; `labels` are in
+        range. Where `usable` is false the image stays, and is nobody's partner. `radius` is the
+        gate's, None for no gate.
         """
         flow, pca = self.on(images.device)
-        levels, unit, finite = self._levels(images, normalization)
+        levels, unit = self._levels(images, normalization)
         z = flow.encode(levels)[0]
         a = pca.project(z, labels)
-        position = torch.where(params.from_memory, 0, params.partner)
-        b = a[position]
-        paired = params.paired & usable & (params.from_memory | finite[position])
-        if pca.memory is not None:
-            row = torch.where(params.from_memory, params.partner, 0)
-            b = torch.where(params.from_memory[:, None], pca.memory[row].float(), b)
+        b, known = _partners(pca, a, usable, params)
+        paired = params.paired & usable & known & ~_same(a, b)
         moving = (params.chosen & paired)[:, None]
         delta = torch.where(moving, params.weights * (b - a), 0.0)
         moved = pca.add(z, labels, delta)
         decoded = flow.decode(moved, quantize=False)
-        sane = finite & _all_finite(moved) & _all_finite(decoded)
-        inside = sane if radius is None else _in_range(pca, z, labels, a, a + delta, radius)
         new = self._images(decoded, images, levels, unit, normalization)
+        # 8-bit images hide what they were made of.
+        sane = all_finite(moved) & all_finite(new if new.is_floating_point() else decoded)
+        inside = sane if radius is None else _in_range(pca, z, labels, a, a + delta, radius)
         chosen = params.chosen
         applied = chosen & sane & paired & inside
         return Outcome(
@@ -122,21 +148,16 @@ class Engine:
             gated=chosen & sane & paired & ~inside,
         )
 
-    def _levels(
-        self, images: Tensor, normalization: Normalization
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Grey levels at the flow's size, the images in [0, 1], and which are finite."""
+    def _levels(self, images: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:
+        """Grey levels at the flow's size, and the images in [0, 1]."""
         size = self.config.image_size
         if images.dtype == torch.uint8:
-            finite = torch.ones(len(images), dtype=torch.bool, device=images.device)
             if tuple(images.shape[-2:]) == size:
-                return images, images, finite  # exact: never leaves the 8-bit grid
+                return images, images  # exact: never leaves the 8-bit grid
             unit = images.to(torch.float32) / 255
         else:
             unit = normalization.unit(images)
-            finite = _all_finite(unit)
-            unit = torch.where(finite[:, None, None, None], unit, 0.5)
-        return resize(unit, size).clamp(0, 1) * 255, unit, finite
+        return resize(unit, size).clamp(0, 1) * 255, unit
 
     def _images(
         self,
@@ -168,8 +189,28 @@ def _moved(module: Any, device: torch.device) -> Any:
     return copy.deepcopy(module).to(device)
 
 
-def _all_finite(x: Tensor) -> Tensor:
-    return torch.isfinite(x).flatten(1).all(1)
+def _partners(
+    pca: ClasswisePCA, a: Tensor, usable: Tensor, params: NFAParams
+) -> tuple[Tensor, Tensor]:
+    """Coefficients of the partners, and which of these can be used.
+
+    Who finds itself in the memory takes the other row that was drawn.
+    """
+    position = torch.where(params.from_memory, 0, params.partner)
+    b, known = a[position], params.from_memory | usable[position]
+    if pca.memory is None:
+        return b, known
+    first, other = (
+        pca.memory[torch.where(params.from_memory, row, 0)].float()
+        for row in (params.partner, params.other)
+    )
+    stored = torch.where(_same(a, first)[:, None], other, first)
+    return torch.where(params.from_memory[:, None], stored, b), known
+
+
+def _same(a: Tensor, b: Tensor) -> Tensor:
+    """Whether coefficients are of the same image, so that mixing them would change nothing."""
+    return (b - a).square().sum(1) <= _SAME**2 * a.square().sum(1)
 
 
 def _in_range(

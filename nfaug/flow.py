@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -66,6 +67,33 @@ class Flow(Layer):
         flow.load_state_dict(weights, assign=True)
         flow.fit_terms()
         return flow
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> Flow:
+        """The flow of a checkpoint directory, or of a repository on the Hugging Face Hub.
+
+        Of a repository only the configuration and the flow's weights are fetched, into the Hub's
+        cache: see `nfaug.load`, which brings the classes too.
+
+        Args:
+            path_or_repo: the directory, or "owner/name".
+            revision: a branch, tag or commit of the repository.
+            token: an access token for it; by default the one that is logged in, False for none.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged, or none.
+            FileNotFoundError: neither a directory nor a possible repository name.
+            nfaug.hub.HubError: the repository cannot be read.
+        """
+        from .checkpoint import load_flow  # only here: a flow at hand needs no reader
+
+        return load_flow(path_or_repo, revision=revision, token=token)
 
     @property
     def device(self) -> torch.device:

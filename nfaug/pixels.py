@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Normalization", "check_images", "range_problem", "resize"]
+__all__ = [
+    "Normalization",
+    "all_finite",
+    "check_images",
+    "range_problem",
+    "resize",
+    "with_finite_pixels",
+]
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -103,9 +110,9 @@ def check_images(images: Tensor, channels: int) -> None:
 def range_problem(images: Tensor, normalization: Normalization) -> str | None:
     """What is wrong with the range of floating-point images; reads values.
 
-    Values that are not finite are left to the fallback. Without mean and std a hundredth beyond
-    [0, 1] is let pass (interpolation overshoots); with them one whole unit (so does erasing with
-    noise).
+    Values that are not finite are let pass: `with_finite_pixels` is for them. So is, without mean
+    and std, a hundredth beyond [0, 1] (interpolation overshoots), with them one whole unit (so does
+    erasing with noise).
     """
     if not images.is_floating_point() or not images.numel():
         return None
@@ -125,6 +132,23 @@ def range_problem(images: Tensor, normalization: Normalization) -> str | None:
         f"floating-point images must lie in [0, 1]; got values from {low:.3g} to {high:.3g}. Pass "
         "mean= and std= if they are normalised, divide by 255 if they are grey levels"
     )
+
+
+def all_finite(images: Tensor) -> Tensor:
+    """Which images, or latents, hold neither NaN nor an infinite value; (B,) bool."""
+    if not images.is_floating_point():
+        return torch.ones(len(images), dtype=torch.bool, device=images.device)
+    return torch.isfinite(images).flatten(1).all(1)
+
+
+def with_finite_pixels(images: Tensor, normalization: Normalization) -> Tensor:
+    """Floating-point images with white for infinity, black for -infinity and grey for NaN."""
+    one = torch.ones_like(images[:1, :, :1, :1], dtype=torch.float32)
+    black, grey, white = (
+        normalization.undo(level * one).to(images.dtype) for level in (0.0, 0.5, 1.0)
+    )
+    known = torch.where(images > 0, white, torch.where(images < 0, black, grey))
+    return torch.where(torch.isfinite(images), images, known)
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,18 +26,24 @@ class AugmentedViews(Dataset[tuple[Tensor, int]]):
     """Every image of a data set in several random views, as uint8 (C, H, W) at a flow's size.
 
     Item i is view i // N of image i % N, the same one each time it is asked for: fit a flow to it
-    (`nfaug.fit`) and its statistics, axes, memory and gate are those of the script's images.
+    (`nfaug.fit`) and its statistics, axes, memory and gate are those of the script's images. With
+    `per_class` some of these items are left out.
 
     Args:
-        dataset: (image, label) before any transform, PIL images or uint8 (C, H, W).
+        dataset: (image, label) before any transform, PIL images or uint8 (C, H, W), at the size
+            that the script reads.
         transform: the script's, from a PIL image to a PIL image, uint8 (C, H, W), or floating point
             in [0, 1]; without its normalisation.
         image_size: (height, width) of the flow; views are resized to it as `NFAugment` does.
         views: number of views of each image.
-        seed: of the random numbers that the transform draws (Python's, numpy's and torch's).
+        seed: of the random numbers that the transform draws (Python's, numpy's and torch's) and of
+            the choice of `per_class`; different seeds give different views.
+        per_class: at most so many views of each class, those of an image spread as thinly as can
+            be: no image has two more than another of its class. None for all.
 
     Raises:
-        ValueError: fewer than one view; at an item: the transform returns something else.
+        ValueError: `views` or `per_class` is below 1; at an item: the transform returns something
+            else.
     """
 
     def __init__(
@@ -47,9 +54,12 @@ class AugmentedViews(Dataset[tuple[Tensor, int]]):
         image_size: tuple[int, int],
         views: int = 1,
         seed: int = 0,
+        per_class: int | None = None,
     ) -> None:
         if views < 1:
             raise ValueError(f"views must be at least 1; got {views}")
+        if per_class is not None and per_class < 1:
+            raise ValueError(f"per_class must be at least 1, or None for all; got {per_class}")
         self.dataset = dataset
         self.transform = transform
         self.image_size = image_size
@@ -58,7 +68,12 @@ class AugmentedViews(Dataset[tuple[Tensor, int]]):
         labels = labels_of(dataset)
         if labels is None:
             labels = np.asarray([int(dataset[i][1]) for i in range(len(dataset))], dtype=np.int64)
-        self.targets = torch.from_numpy(np.tile(labels, views))
+        known = torch.from_numpy(np.array(labels))  # a copy: it may be read-only
+        if per_class is None:
+            self._items = torch.arange(len(known) * views)
+        else:
+            self._items = _spread(known, views, per_class, seed)
+        self.targets = known[self._items % len(known)]
         names = dataset_classes(dataset)
         self.classes = names or [str(label) for label in range(int(labels.max()) + 1)]
 
@@ -67,10 +82,11 @@ class AugmentedViews(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         index = range(len(self))[index]
-        image = self.dataset[index % len(self.dataset)][0]
+        view_number, number = divmod(int(self._items[index]), len(self.dataset))
+        image = self.dataset[number][0]
         if isinstance(image, Tensor):
             image = _to_pil(image)
-        with _seeded(self.seed * len(self) + index):
+        with _seeded(_seed_of(self.seed, view_number, number)):
             view = _to_unit(self.transform(image))
         small = resize(view[None], self.image_size)[0].clamp(0, 1)
         return (small * 255).round().to(torch.uint8), int(self.targets[index])
@@ -95,11 +111,29 @@ def gated_share(nfa: NFAugment, dataset: Any, *, batch_size: int = 128) -> dict[
     )
     for start in range(0, len(dataset), batch_size):
         items = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-        images = torch.stack([item[0] for item in items])
+        images = torch.stack([item[0] for item in items]).to(nfa.engine.device)
         probe(images, torch.tensor([int(item[1]) for item in items]))
     stats = probe.stats()
     seen = max(1, stats.pop("seen"))
     return {name: count / seen for name, count in stats.items()}
+
+
+def _spread(labels: Tensor, views: int, per_class: int, seed: int) -> Tensor:
+    """Items of at most `per_class` views of each class: all its images once before any twice."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = []
+    for label in labels.unique().tolist():
+        images = (labels == label).nonzero().flatten()
+        images = images[torch.randperm(len(images), generator=generator)]
+        items = torch.arange(views)[:, None] * len(labels) + images
+        kept.append(items.flatten()[:per_class])
+    return torch.cat(kept).sort().values
+
+
+def _seed_of(*parts: int) -> int:
+    """A seed of its own for each combination: sums of them would give some the same views."""
+    digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big")  # torch's CPU generator reads 32 bits of it
 
 
 def _to_pil(image: Tensor) -> Any:
@@ -135,7 +169,7 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
-        np.random.seed(seed % 2**32)
+        np.random.seed(seed)
         try:
             yield
         finally:

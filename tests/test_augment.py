@@ -14,7 +14,7 @@ import nfaug.augment as module
 from nfaug.augment import NFAugment
 from nfaug.draws import Coins
 
-ALL = ("seen", "applied", "no_partner", "gated", "fell_back")
+ALL = ("seen", "applied", "no_partner", "gated", "fell_back", "not_finite")
 
 
 def changed(one: Tensor, two: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ def test_small_and_lonely_batches() -> None:
     alone = torch.tensor([0, 0, 2])
     new, _ = nfa(images_of(alone), alone)
     assert torch.equal(new[2], images_of(alone)[2])
-    assert nfa.stats() == {"seen": 4, "applied": 2, "no_partner": 2, "gated": 0, "fell_back": 0}
+    assert nfa.stats() == dict.fromkeys(ALL, 0) | {"seen": 4, "applied": 2, "no_partner": 2}
     nfa.reset_stats()
     assert nfa.stats() == dict.fromkeys(ALL, 0)
     assert (
@@ -240,12 +240,12 @@ def test_harm_is_kept_away_and_counted() -> None:
     for partners in ("batch", "memory"):
         nfa = NFAugment(checkpoint(), p=1.0, partners=partners)
         new, _ = nfa(unit, labels)
-        for i in (1, 5, 7):
-            assert torch.equal(new[i].nan_to_num(9), unit[i].nan_to_num(9)), "as it came in"
-        rest = [i for i in range(12) if i not in (1, 5)]
-        assert torch.isfinite(new[rest]).all()
+        assert torch.isfinite(new).all()
+        assert torch.equal(new[[1, 5]], unit[[1, 5]].nan_to_num(0.5, 1.0, 0.0)), "else as it came"
+        assert torch.equal(new[7], unit[7]), "as it came in"
         stats = nfa.stats()
-        assert stats["fell_back"] == 2
+        assert stats["not_finite"] == 2
+        assert stats["fell_back"] == 0
         assert stats["gated"] >= 1
         assert sum(stats[name] for name in ALL[1:]) == stats["seen"] == 12
     loose = NFAugment(checkpoint(), p=1.0, gate=1e4)
@@ -403,16 +403,17 @@ def test_no_value_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
     unit, soft = images / 255, nn.functional.one_hot(labels, CLASSES).float()
     monkeypatch.setattr(module, "_reads_values", lambda device, calls: False)
     half, coin = torch.rand(16), torch.randint(2**31, (16,))
-    coins = Coins(torch.arange(16), half, half, coin, torch.rand(16, 8))
+    coins = Coins(torch.arange(16), half, half, coin, torch.rand(16, 8), coin.flip(0))
     monkeypatch.setattr("nfaug.draws.draw", lambda *args, **kwargs: coins)  # on the CPU by design
     for partners in ("batch", "memory", "both"):
         nfa = NFAugment(checkpoint(), p=1.0, partners=partners)
         with NoReading():
             nfa(unit, labels)
             nfa(unit, soft)
+    unit[3, 0, 0, 0] = float("nan")
     with NoReading():  # what the checks would have refused is left alone
         bad = nfa(unit, labels + 2)[0]
-    assert torch.equal(bad[labels > 0], unit[labels > 0])
+    assert torch.equal(bad[labels > 0], unit[labels > 0].nan_to_num(0.5))
 
 
 def test_values_are_checked_on_every_cpu_batch_and_some_others() -> None:

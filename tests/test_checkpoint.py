@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoint_tools import sign
 from nfa_tools import NAMES, images_of
 from safetensors.torch import load_file, save_file
 
@@ -30,21 +30,6 @@ FILES = ["config.json", "gaussians.safetensors", "model.safetensors", "pca.safet
 def path(tiny_path: Path, tmp_path: Path) -> Path:
     """A copy of a good checkpoint, to be damaged."""
     return Path(shutil.copytree(tiny_path, tmp_path / "flow"))
-
-
-def sign(path: Path, change: Callable[[dict[str, Any]], object] = lambda values: None) -> None:
-    """Change a configuration as somebody would who knows how it is signed; hash the files again."""
-    values = json.loads((path / "config.json").read_text())
-    values["files"] = {
-        name: hashlib.sha256((path / name).read_bytes()).hexdigest()
-        for name in values["files"]
-        if (path / name).exists()
-    }
-    del values["config_sha256"]
-    change(values)
-    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    values["config_sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
-    (path / "config.json").write_text(json.dumps(values))
 
 
 def rewrite(file: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -209,7 +194,7 @@ def test_not_a_checkpoint(tmp_path: Path) -> None:
 def test_a_truncated_file(path: Path, name: str) -> None:
     data = (path / name).read_bytes()
     (path / name).write_bytes(data[: len(data) // 2])
-    with pytest.raises(CheckpointError, match=f"{name} is (not readable|damaged)"):
+    with pytest.raises(CheckpointError, match=f"{name} is (not (a )?readable|damaged)"):
         load(path)
     if name != "config.json":
         sign(path)  # and signed by somebody
@@ -223,8 +208,11 @@ def test_a_flipped_byte(path: Path, name: str, place: float) -> None:
     data = bytearray((path / name).read_bytes())
     data[int(place * len(data))] ^= 0x10
     (path / name).write_bytes(data)
-    with pytest.raises(CheckpointError, match=f"{name} is damaged or from another checkpoint"):
+    damaged = f"{name} is (damaged or from another checkpoint|not a readable safetensors file)"
+    with pytest.raises(CheckpointError, match=damaged):
         load(path)
+    with pytest.raises(CheckpointError, match=damaged):
+        verify(path)
 
 
 def test_a_changed_configuration(path: Path) -> None:
@@ -233,7 +221,9 @@ def test_a_changed_configuration(path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json was changed after it was written"):
         load(path)
     (path / "config.json").write_text(text.replace('"seed": 0', '"seed": NaN'))
-    with pytest.raises(CheckpointError, match=r"config\.json holds a value that is not JSON"):
+    with pytest.raises(
+        CheckpointError, match=r"config\.json is not readable as JSON: JSON has no NaN"
+    ):
         load(path)
     (path / "config.json").write_bytes(b"\xff{}")
     with pytest.raises(CheckpointError, match=r"config\.json is not readable as JSON"):
@@ -243,11 +233,11 @@ def test_a_changed_configuration(path: Path) -> None:
         load(path)
     with (path / "config.json").open("wb") as file:
         file.truncate(2**27)
-    with pytest.raises(CheckpointError, match="bytes; at most"):
+    with pytest.raises(CheckpointError, match="it is longer than"):
         load(path)
 
 
-@pytest.mark.parametrize("version", [2, "1", None, 1.5])
+@pytest.mark.parametrize("version", [2, "1", None, 1.5, True, 1.0])
 def test_an_unknown_version(path: Path, version: object) -> None:
     sign(path, lambda values: values.update(format_version=version))
     with pytest.raises(CheckpointError, match=r"this nfaug reads 1\. A newer nfaug may read it"):
@@ -286,7 +276,9 @@ def test_two_files_swapped(path: Path) -> None:
     with pytest.raises(CheckpointError, match="damaged or from another checkpoint"):
         load(path)
     sign(path)
-    with pytest.raises(CheckpointError, match=r"gaussians\.safetensors holds .* need"):
+    with pytest.raises(
+        CheckpointError, match=r"gaussians\.safetensors is damaged or .* holds .* need"
+    ):
         load(path)
 
 
@@ -341,8 +333,11 @@ def test_one_error_lists_every_key(path: Path) -> None:
         (lambda v: v.update(class_names=["a", "b"]), r"gaussians.* 2 classes of a 64-dimensional"),
         (lambda v: v.update(files={}), r"files must name model\.safetensors"),
         (lambda v: v.update(files=[]), r"files must name model\.safetensors"),
-        (lambda v: v["files"].update({"../x": "0"}), r"files names \['\.\./x'\], which no version"),
-        (lambda v: v["files"].update({"model.safetensors": 7}), "is damaged"),
+        (
+            lambda v: v["files"].update({"../x": "0"}),
+            r"files names \['\.\./x'\], which no checkpoint",
+        ),
+        (lambda v: v["files"].update({"model.safetensors": 7}), "the SHA-256 of model.* is '7'"),
     ],
 )
 def test_a_configuration_of_another_form(
@@ -428,7 +423,7 @@ def _poisoned(checkpoint: Checkpoint) -> Checkpoint:
         ),
         (
             lambda c: _with(c, config=dataclasses.replace(c.config, class_names=("a", "b", "a"))),
-            "class_names must be distinct",
+            "class_names are not distinct",
         ),
     ],
 )

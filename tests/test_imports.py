@@ -58,12 +58,20 @@ ROOMS: dict[str, tuple[str, str]] = {
     "nfaug.jsonable": ("", ""),
     "nfaug.checks": ("", ""),
     "nfaug.batches": ("torch tqdm", ".training.images"),
-    "nfaug.checkpoint_config": (".flow_config .jsonable", "."),
+    "nfaug.checkpoint_files": ("", ""),
+    "nfaug.checkpoint_config": (".checkpoint_files .flow_config .jsonable", "."),
+    "nfaug.tensor_files": ("torch safetensors .checkpoint_files .jsonable", ""),
+    "nfaug.checkpoint_pca": (
+        "torch .checkpoint_config .checkpoint_files .classwise .tensor_files",
+        "",
+    ),
     "nfaug.checkpoint": (
-        "torch safetensors .atomic .checkpoint_config .flow .flow_config .gaussians .pca",
+        "torch safetensors .atomic .checkpoint_config .checkpoint_files .checkpoint_pca .flow "
+        ".flow_config .gaussians .pca .tensor_files",
         ". .hub.pull",
     ),
     # What people use.
+    "nfaug.counters": ("torch", ""),
     "nfaug.draws": ("torch", ""),
     "nfaug.labels": ("torch", ""),
     "nfaug.pixels": ("torch", ""),
@@ -71,7 +79,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "nfaug.switch": ("torch", ""),
     "nfaug.engine": ("torch .classwise .codec .draws .flow .pixels", ""),
     "nfaug.augment": (
-        "torch .checks .draws .engine .labels .pixels .sample .switch",
+        "torch .checks .counters .draws .engine .labels .pixels .sample .switch",
         ".checkpoint",
     ),
     "nfaug.bank_format": ("torch numpy .atomic", ""),
@@ -91,9 +99,10 @@ ROOMS: dict[str, tuple[str, str]] = {
     "nfaug": (".augment .checkpoint .codec .fitting .fixed_point .flow .gaussians .pca", ""),
     # The command line: a verb's module, and all that it needs, is imported when it is called.
     "nfaug.cli": (".jsonable", "."),
+    "nfaug.__main__": (".cli", ""),
     "nfaug.commands.*": (
         "jsonargparse torch PIL tqdm yaml .commands.* .jsonable .training.* " + CORE,
-        ". .hub.* .integrations.* .invertibility",
+        ". .hub.* .integrations.* .invertibility .views",
     ),
     # The adapters: the one place where the libraries of others are met.
     "nfaug.integrations": ("", ""),
@@ -112,7 +121,8 @@ ROOMS: dict[str, tuple[str, str]] = {
         ". accelerate diffusers jsonargparse matplotlib sklearn tensorboard timm yaml",
     ),
     "nfaug.hub.*": (
-        "torch huggingface_hub safetensors tqdm .atomic .checkpoint .checkpoint_config .hub.*",
+        "torch huggingface_hub .atomic .checkpoint .checkpoint_config .checkpoint_files .hub.* "
+        ".tensor_files",
         ".",
     ),
 }

@@ -42,6 +42,31 @@ def test_views_are_random_and_yet_the_same_each_time() -> None:
     assert not torch.equal(views(crop, views=3, seed=1)[40][0], image)
     with pytest.raises(ValueError, match="views must be at least 1; got 0"):
         views(crop, views=0)
+    with pytest.raises(ValueError, match="per_class must be at least 1, or None for all; got 0"):
+        views(crop, per_class=0)
+
+
+def test_no_view_is_one_of_another_seed() -> None:
+    crop = v2.RandomResizedCrop(24, scale=(0.3, 1.0))
+    fitted, fresh = views(crop, views=4), views(crop, views=2, seed=1)
+    known = {fitted[i][0].numpy().tobytes() for i in range(len(fitted))}
+    assert len(known) == len(fitted)
+    again = known & {fresh[i][0].numpy().tobytes() for i in range(len(fresh))}
+    assert len(again) <= 0.03 * len(fresh), "a small image has few crops: some coincide by chance"
+
+
+def test_a_share_of_the_views_is_spread_over_the_images() -> None:
+    crop = v2.RandomResizedCrop(24, scale=(0.3, 1.0))
+    every, some = views(crop, views=3), views(crop, views=3, per_class=16)
+    assert torch.bincount(some.targets).tolist() == [16] * CLASSES
+    where = {every[i][0].numpy().tobytes(): i for i in range(len(every))}
+    items = [where[some[i][0].numpy().tobytes()] for i in range(len(some))]
+    assert [int(every.targets[i]) for i in items] == some.targets.tolist()
+    times = torch.bincount(torch.tensor(items) % len(SOURCE), minlength=len(SOURCE))
+    assert set(times.tolist()) == {1, 2}, "12 images of each class: all once, four twice"
+    assert views(crop, views=3, per_class=99).targets.tolist() == every.targets.tolist()
+    few = views(crop, views=3, per_class=5)
+    assert len({where[few[i][0].numpy().tobytes()] % len(SOURCE) for i in range(15)}) == 15
 
 
 def test_what_a_transform_may_return() -> None:
@@ -79,6 +104,14 @@ def test_timm_transforms_from_text() -> None:
     assert training_transform("", (10, 12))(v2.functional.to_pil_image(SOURCE[0][0])).shape == (
         3, 10, 12,
     )  # fmt: skip
-    for spec, word in (("scale", "'scale'"), ("mean=0.5", "'mean=0.5'"), ("zoom=2", "'zoom=2'")):
-        with pytest.raises(ValueError, match=f"{word} is no argument of timm's create_transform"):
+    for spec, word in (
+        ("scale", "scale"),
+        ("hflip=1 zoom=2", "zoom=2"),
+        ("scale=(0.4, 1)", "1\\)"),
+    ):
+        message = f"'{word}' is no argument of timm's create_transform; write name=value without"
+        with pytest.raises(ValueError, match=message):
             training_transform(spec, 20)
+    for word in ("mean=0.5", "re_prob=0.25"):
+        with pytest.raises(ValueError, match=f"'{word}' has no place here"):
+            training_transform(word, 20)

@@ -1,14 +1,17 @@
-"""nfaug push."""
+"""nfaug push, and what nfaug train has of it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from .common import new_parser
 
-__all__ = ["parser", "run"]
+__all__ = ["add_push_options", "parser", "push_target", "push_trained", "run"]
+
+_NO_MEMORY = "leave out memory and picture; at most a quarter as many axes as images of a class"
 
 
 def parser() -> ArgumentParser:
@@ -25,11 +28,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--private", action="store_true", help="make a new repository private")
     made.add_argument("--revision", help="the branch to push to")
     made.add_argument("--message", help="the commit's summary line")
-    made.add_argument(
-        "--no-memory",
-        action="store_true",
-        help="leave out memory and picture; at most a quarter as many axes as images of a class",
-    )
+    made.add_argument("--no-memory", action="store_true", help=_NO_MEMORY)
     made.add_argument("--licence", help="for the card: the licence's identifier, such as mit")
     made.add_argument("--about-data", help="for the card: what the training images are")
     made.add_argument(
@@ -59,3 +58,46 @@ def run(arguments: Namespace) -> dict[str, Any]:
         data=arguments.about_data,
     )
     return {"repo": arguments.repo, "commit": url}
+
+
+def add_push_options(parser: ArgumentParser) -> None:
+    """--push_to and its companions, for a command that ends with a checkpoint."""
+    parser.add_argument(
+        "--push_to", help="owner/name on the Hugging Face Hub, to push to when all is done"
+    )
+    parser.add_argument(
+        "--push_private", action="store_true", help="make a new repository of --push_to private"
+    )
+    parser.add_argument("--push_no_memory", action="store_true", help=f"of a push: {_NO_MEMORY}")
+
+
+def push_target(arguments: Namespace) -> str | None:
+    """The repository of --push_to, asked about before the work begins; None without it.
+
+    Raises:
+        ValueError: it is no repository name, or a companion stands without --push_to.
+        nfaug.hub.HubError: there is no token, or the Hub does not accept it.
+    """
+    if arguments.push_to is None:
+        if arguments.push_private or arguments.push_no_memory:
+            raise ValueError("--push-private and --push-no-memory need --push-to OWNER/NAME")
+        return None
+    from ..hub import check_push
+
+    return check_push(arguments.push_to)
+
+
+def push_trained(arguments: Namespace, out: Path, repo: str) -> dict[str, Any]:
+    """Push what was saved in `out`; where that fails, say how to do it later."""
+    from ..hub import HubError, push_to_hub
+
+    memory = not arguments.push_no_memory
+    try:
+        url = push_to_hub(out, repo, private=arguments.push_private or None, memory=memory)
+    except HubError as error:
+        options = " --private" * arguments.push_private + " --no-memory" * (not memory)
+        raise HubError(
+            f"the flow is saved in {out}, but was not pushed: {error}. Push it with: nfaug push "
+            f"{out} {repo}{options}"
+        ) from error
+    return {"repo": repo, "commit": url}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +15,9 @@ from ..atomic import write_text
 from ..checkpoint import refuse_existing
 from ..jsonable import jsonable
 from ..training.config import TrainConfig, recipe_path, recipes
+from ..training.timm_names import PREFIXES
 from .common import DATA_HELP, new_parser
+from .push import add_push_options, push_target, push_trained
 
 __all__ = ["expand", "parser", "run"]
 
@@ -46,6 +49,14 @@ def _underscored(word: str) -> str:
     return f"--{name.replace('-', '_')}{equals}{value}"
 
 
+def data_name(data: str) -> str:
+    """What the training record says of --data: a timm name as it is, of a path the last part."""
+    if data.partition("/")[0].lower() in PREFIXES:
+        return data
+    name = Path(os.path.abspath(os.path.expanduser(data))).name or data
+    return name.encode(errors="replace").decode()  # a file system may have names that are no text
+
+
 def parser() -> ArgumentParser:
     """Options of `nfaug train`: the data, the output, and every field of `TrainConfig`."""
     made = new_parser(
@@ -72,6 +83,7 @@ def parser() -> ArgumentParser:
         help="draw loss, latents, pairwise KL and convergence into --out/pictures, for TensorBoard "
         "too",
     )
+    add_push_options(made)
     made.add_class_arguments(TrainConfig)
     return made
 
@@ -87,6 +99,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         raise ValueError("a file of settings cannot name a recipe; give --recipe as an option")
     out = Path(arguments.out)
     refuse_existing(out, overwrite=arguments.overwrite)
+    repo = push_target(arguments)
     ready = parser().instantiate(arguments)
     config = TrainConfig(**{field.name: ready[field.name] for field in fields(TrainConfig)})
     dataset = open_dataset(
@@ -102,6 +115,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     )
     result = train(dataset, config, log=out / "log.csv")
     checkpoint = result.checkpoint
+    checkpoint.config.training["data"] = data_name(arguments.data)
     checkpoint.save(out, overwrite=True)
     settings = {"data": arguments.data, "split": arguments.split, **config.to_dict()}
     write_text(out / "train.yaml", yaml.safe_dump(jsonable(settings), sort_keys=False))
@@ -111,4 +125,6 @@ def run(arguments: Namespace) -> dict[str, Any]:
         (out / "samples.png").unlink(missing_ok=True)
     if arguments.pictures:
         save_figures(run_figures(result, dataset), out / "pictures", tensorboard=True)
-    return {"out": str(out), **checkpoint.config.training, "held_out": checkpoint.config.metrics}
+    pushed = {} if repo is None else {"pushed": push_trained(arguments, out, repo)}
+    record = checkpoint.config
+    return {"out": str(out), **record.training, "held_out": record.metrics, **pushed}

@@ -102,16 +102,33 @@ class NFATransform(albumentations.ImageOnlyTransform):
                 f"the image; got {label!r}"
             )
         start, end = nfa.memory_range(int(label))
+        first, second = self._rows(start, end)
         draw = self.random_generator
         weights = draw.beta(self.alpha, self.alpha, 1 if self.mix == "pair" else nfa.rank)
         return {
             "label": int(label),
-            "partner": int(draw.integers(start, end)) if end > start else -1,
+            "partner": first,
+            "other": second,
             "weights": (self.strength * weights).astype(np.float32),
         }
 
+    def _rows(self, start: int, end: int) -> tuple[int, int]:
+        """Two rows of the class's memory, different ones where there are two; -1 for none."""
+        count, draw = end - start, self.random_generator
+        if count < 1:
+            return -1, -1
+        first = int(draw.integers(count))
+        step = int(draw.integers(1, count)) if count > 1 else 0
+        return start + first, start + (first + step) % count
+
     def apply(
-        self, img: np.ndarray, label: int, partner: int, weights: np.ndarray, **params: Any
+        self,
+        img: np.ndarray,
+        label: int,
+        partner: int,
+        other: int,
+        weights: np.ndarray,
+        **params: Any,
     ) -> np.ndarray:
         """The image moved towards the partner."""
         image = torch.from_numpy(np.array(img if img.ndim == 3 else img[..., None]))
@@ -121,6 +138,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
             index=torch.zeros(1, dtype=torch.int64),
             chosen=yes,
             partner=torch.tensor([max(0, partner)]),
+            other=torch.tensor([max(0, other)]),
             from_memory=yes,
             paired=yes & (partner >= 0),
             weights=torch.from_numpy(weights)[None],
