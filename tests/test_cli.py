@@ -22,6 +22,7 @@ import nfaug
 from nfaug import cli
 from nfaug.cli import COMMANDS, main
 from nfaug.training import TrainingDiverged
+from nfaug.training.images import TensorImages
 
 SETTINGS = """
 pictures: false
@@ -182,6 +183,40 @@ def test_train(tiny_folder: Path, tmp_path: Path, settings: str, nfaug_command: 
     assert ran.code == 0, ran.err
     assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
     assert (again / "train.yaml").read_text() == (out / "train.yaml").read_text()
+
+
+def test_train_without_classes(
+    tiny_images: TensorImages,
+    tiny_folder: Path,
+    tmp_path: Path,
+    settings: str,
+    nfaug_command: Any,
+) -> None:
+    """A flat folder trains a flow; `nfaug fit` gives it classes, and then it augments."""
+    flat = tmp_path / "photos"
+    flat.mkdir()
+    for index, image in enumerate(tiny_images.images):
+        Image.fromarray(image[0].numpy()).save(flat / f"{index}.png")
+    words = ["--data", flat, "--out", tmp_path / "flow", "-c", settings]
+    ran = nfaug_command("train", *words)
+    assert ran.code == 2
+    assert "36 images outside of any class folder" in ran.err
+    assert "--prior.kind single" in ran.err
+    ran = nfaug_command("train", *words, "--prior.kind", "single", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["images"] == 35, "one of twenty was held out"
+    assert "bits_per_dim" in ran.json["held_out"]
+    words = ["--flow", tmp_path / "flow", "--data", flat, "--split", "train"]
+    ran = nfaug_command("eval", *words, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["exact"] == 1
+    fitted = ["--data", tiny_folder, "--rank", "4", "--out", tmp_path / "fitted"]
+    ran = nfaug_command("fit", "--flow", tmp_path / "flow", *fitted)
+    assert ran.code == 0, ran.err
+    nfa = nfaug.NFAugment.from_pretrained(tmp_path / "fitted", p=1.0)
+    images, _ = nfa(tiny_images.images, tiny_images.targets)
+    assert nfa.stats()["applied"] > 18
+    assert not torch.equal(images, tiny_images.images)
 
 
 def test_recipes_files_and_options(settings: str, nfaug_command: Any) -> None:

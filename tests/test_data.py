@@ -87,6 +87,32 @@ def test_tar_is_the_folder(folder: Path, tmp_path: Path, wrapper: str) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
+def test_images_without_classes(tmp_path: Path, packed: bool) -> None:
+    """All images at any depth are one class; the split folders are still split folders."""
+    root = tmp_path / "photos"
+    for seed, path in enumerate(["10.png", "9.png", "holiday/1.png"]):
+        save(root / path, seed)
+    data = pack(root, tmp_path / "photos.tar") if packed else root
+    dataset = open_dataset(data, labels=False)
+    assert dataset.classes == ["images"]
+    assert dataset.targets.tolist() == [0, 0, 0]
+    assert [Path(dataset.name(i).split(" in ")[0]).name for i in range(3)] == [
+        *("9.png", "10.png", "1.png")
+    ]
+    with pytest.raises(MissingSplitError, match="has no split folders"):
+        open_dataset(data, split="test", labels=False)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no image; the names of images end in"):
+        open_dataset(tmp_path / "empty", labels=False)
+    split = tmp_path / "split"
+    for seed, path in enumerate(["train/1.png", "train/2.png", "val/1.png"]):
+        save(split / path, seed)
+    data = pack(split, tmp_path / "split.tar") if packed else split
+    assert len(open_dataset(data, labels=False)) == 2
+    assert len(open_dataset(data, split="val", labels=False)) == 1
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
 def test_splits(tmp_path: Path, packed: bool) -> None:
     root = tmp_path / "data"
     for seed, path in enumerate(["train/cat", "train/dog", "train/emu", "val/emu", "val/cat/deep"]):
@@ -129,7 +155,8 @@ def test_folder_errors(folder: Path, tmp_path: Path) -> None:
     save(tmp_path / "strange" / "test" / "dog" / "1.png")
     with pytest.raises(ValueError, match=r"must hold class folders .* got no image"):
         open_dataset(tmp_path / "empty")
-    with pytest.raises(ValueError, match="got 1 images outside of any class folder"):
+    told = r"got 1 images outside of any class folder; .* a flow with --prior.kind single"
+    with pytest.raises(ValueError, match=told):
         open_dataset(tmp_path / "flat")
     with pytest.raises(ValueError, match="class folder 'dog' in test/ but not in train/"):
         open_dataset(tmp_path / "strange", split="test")

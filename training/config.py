@@ -88,7 +88,8 @@ class PriorConfig:
     Args:
         kind: "fpi" (the fixed point), "data" (Baseline 1: means and variances of the latents),
             "gradient" (Baseline 2), "random" (fixed random means, identity covariances) or
-            "single" (one standard gaussian, labels unused).
+            "single" (one standard gaussian; the images need no classes, which `nfaug fit` brings
+            later).
         fixed_point: Settings of "fpi".
         gradient: Settings of "gradient".
         random_scale: Standard deviation of the means of "random".

@@ -45,6 +45,7 @@ def open_dataset(
     on_error: Literal["raise", "skip"] = "raise",
     seed: int = 0,
     download: bool = False,
+    labels: bool = True,
     timm_options: Mapping[str, Any] | None = None,
 ) -> LabelledImages:
     """Open labelled images: item i is a contiguous uint8 tensor (C, H, W) and an int label.
@@ -70,6 +71,8 @@ def open_dataset(
             be left out ("skip"), for which everything is decoded once now.
         seed: Seed of the choice of `per_class`.
         download: Whether a named data set may be downloaded.
+        labels: Whether the folders in a folder or a tar are classes; if not, all its images, at any
+            depth, are one class. Other data keep their labels.
         timm_options: More arguments for `timm.data.create_dataset`.
 
     Raises:
@@ -81,7 +84,7 @@ def open_dataset(
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 (grayscale), 3 (RGB) or None, got {channels}")
-    reader = _open(data, split, data_dir, download, timm_options)
+    reader = _open(data, split, data_dir, download, labels, timm_options)
     dataset: LabelledImages = assemble(
         reader, image_size=image_size, channels=channels, on_error=on_error
     )
@@ -95,6 +98,7 @@ def _open(
     split: str,
     data_dir: str | os.PathLike[str] | None,
     download: bool,
+    labels: bool,
     timm_options: Mapping[str, Any] | None,
 ) -> Reader:
     if not isinstance(data, str | os.PathLike) or not os.fspath(data):
@@ -108,7 +112,9 @@ def _open(
         return open_timm(name, split, data_dir, download, timm_options)
     path = Path(name).expanduser()
     if path.is_dir():
-        return open_idx(path, split) if is_idx_folder(path) else FolderReader(path, split)
+        if is_idx_folder(path):
+            return open_idx(path, split)
+        return FolderReader(path, split, labels=labels)
     if path.is_file():
-        return TarReader(path, split)
+        return TarReader(path, split, labels=labels)
     raise FileNotFoundError(f"there is no {name!r}; data must be {ACCEPTED}")

@@ -60,13 +60,13 @@ class FolderReader(FileReader):
         ValueError: If the folder is not laid out as `arrange` asks.
     """
 
-    def __init__(self, root: Path, split: str) -> None:
+    def __init__(self, root: Path, split: str, *, labels: bool = True) -> None:
         self.root = root
         self.where = str(root)
         files: list[str] = []
         folders: list[str] = []
         _walk(str(root), "", frozenset(), files, folders)
-        layout = arrange(files, folders, split, self.where)
+        layout = arrange(files, folders, split, self.where, labels=labels)
         self.paths, self.classes, self.complete = layout.paths, layout.classes, layout.complete
         self.targets = torch.tensor(layout.labels)
 
@@ -107,7 +107,7 @@ class TarReader(FileReader):
         ValueError: If it is not a whole, uncompressed tar, or not laid out as `arrange` asks.
     """
 
-    def __init__(self, path: Path, split: str) -> None:
+    def __init__(self, path: Path, split: str, *, labels: bool = True) -> None:
         self.path = path
         self.where = str(path)
         members: dict[str, tarfile.TarInfo] = {}
@@ -126,7 +126,7 @@ class TarReader(FileReader):
                         "place; make the tar with --dereference --hard-dereference"
                     )
                 members[name] = member  # a later member replaces an earlier one
-        layout = arrange(members, folders, split, self.where)
+        layout = arrange(members, folders, split, self.where, labels=labels)
         self.paths, self.classes, self.complete = layout.paths, layout.classes, layout.complete
         self.targets = torch.tensor(layout.labels)
         self.offsets = np.array([members[path].offset_data for path in self.paths], np.int64)

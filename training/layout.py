@@ -11,6 +11,7 @@ __all__ = ["IMAGE_ENDINGS", "Layout", "MissingSplitError", "arrange", "natural_k
 IMAGE_ENDINGS = (
     ".bmp", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
+UNLABELLED = "images"  # the one class of images without classes
 SYNONYMS = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid", "eval"),
@@ -44,7 +45,9 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return parts, name
 
 
-def arrange(files: Iterable[str], folders: Iterable[str], split: str, where: str) -> Layout:
+def arrange(
+    files: Iterable[str], folders: Iterable[str], split: str, where: str, *, labels: bool = True
+) -> Layout:
     """Choose the images of a split and give each the class folder that it lies in.
 
     Paths are relative, with forward slashes. A lone folder around everything is looked through.
@@ -60,10 +63,13 @@ def arrange(files: Iterable[str], folders: Iterable[str], split: str, where: str
         folders: Folders, so that empty ones are noticed; those of `files` need not be among them.
         split: A split folder's name, or any usual word for it.
         where: What to call the data in messages.
+        labels: Whether folders are classes; if not, all images of the split, at any depth, are
+            one class.
 
     Raises:
         MissingSplitError: If the data have no such split.
-        ValueError: If there are no class folders with images, or a held-out class is unknown.
+        ValueError: If there is no image, there are no class folders with images, or a held-out
+            class is unknown.
     """
     files = sorted(files, key=natural_key)
     folders = {*folders, *(path.rpartition("/")[0] for path in files)}
@@ -79,6 +85,11 @@ def arrange(files: Iterable[str], folders: Iterable[str], split: str, where: str
             f'{where} has no split folders, so all of it is split="train", got split={split!r}; '
             "give the folder or tar that holds just those images as the data"
         )
+    if not labels:
+        inside = [path for path in files if path.startswith(root)]
+        if not inside:
+            raise ValueError(f"{where} holds no image{_endings(root)}")
+        return Layout(inside, [0] * len(inside), [UNLABELLED], complete=True)
     classes = sorted(_children(folders, home), key=natural_key)
     unknown = sorted(_children(folders, root) - set(classes))
     if unknown:
@@ -93,11 +104,17 @@ def arrange(files: Iterable[str], folders: Iterable[str], split: str, where: str
         found = f"{len(below)} images outside of any class folder" if below else "no image"
         raise ValueError(
             f"{where} must hold class folders with images (class/name.jpg), got {found}"
-            + (f" in {root}" if root else "")
-            + f"; the names of images end in {', '.join(IMAGE_ENDINGS)}"
+            + _endings(root)
+            + ("; images without classes train a flow with --prior.kind single" if below else "")
         )
     labels = [index[path.partition("/")[0]] for path in paths]
     return Layout([root + path for path in paths], labels, classes, complete=root == home)
+
+
+def _endings(root: str) -> str:
+    """Where there was no image, and what would be one."""
+    place = f" in {root}" if root else ""
+    return f"{place}; the names of images end in {', '.join(IMAGE_ENDINGS)}"
 
 
 def _unwrap(files: list[str], folders: set[str]) -> str:

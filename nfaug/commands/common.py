@@ -25,7 +25,8 @@ __all__ = [
 ]
 
 DATA_HELP = (
-    "a folder with one sub-folder of images per class, a tar of one, a folder of IDX files "
+    "a folder with one sub-folder of images per class (any folder of images for a flow without "
+    "classes), a tar of one, a folder of IDX files "
     "(MNIST's format), a timm data-set name such as torch/cifar10, or 'digits'"
 )
 
@@ -75,12 +76,16 @@ def load_on(arguments: Namespace) -> Checkpoint:
 
 
 def open_data(
-    arguments: Namespace, checkpoint: Checkpoint, splits: Sequence[str] = ("train",)
+    arguments: Namespace,
+    checkpoint: Checkpoint,
+    splits: Sequence[str] = ("train",),
+    *,
+    labels: bool = True,
 ) -> Any:
     """The data set of the options, read as the checkpoint's flow needs it.
 
     Without --split it is the first of `splits` that the data have, with a warning if that is not
-    the first one.
+    the first one. Unless `labels`, a folder needs no class folders.
     """
     from ..training.data import MissingSplitError, open_dataset
 
@@ -95,6 +100,7 @@ def open_data(
             on_error=arguments.on_error,
             seed=arguments.seed,
             download=arguments.download,
+            labels=labels,
         )
 
     first, *others = [arguments.split] if arguments.split else splits

@@ -59,7 +59,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
         return _invertibility(checkpoint, arguments)
     if checkpoint.gaussians is None:
         raise ValueError(f"{arguments.flow} has no class gaussians; fit them with: nfaug fit")
-    dataset = open_data(arguments, checkpoint, _SPLITS)
+    known = bool(checkpoint.config.class_names)
+    dataset = open_data(arguments, checkpoint, _SPLITS, labels=known)
     refuse_class_mismatch(checkpoint, dataset)
     return evaluate(
         checkpoint.flow,

@@ -112,6 +112,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         on_error=config.dataset.on_error,
         seed=config.seed,
         download=config.dataset.download,
+        labels=config.prior.kind != "single",
     )
     result = train(dataset, config, log=out / "log.csv")
     checkpoint = result.checkpoint
