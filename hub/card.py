@@ -163,9 +163,9 @@ def _number(value: object) -> float | None:
 
 
 def _size(facts: Facts) -> str:
-    flow = facts.config.flow
-    height, width = flow.image_size
-    return f"{flow.channels} x {height} x {width}"
+    images = facts.config.autoencoder or facts.config.flow
+    height, width = images.image_size
+    return f"{images.channels} x {height} x {width}"
 
 
 def _summary(facts: Facts) -> str:
@@ -173,9 +173,20 @@ def _summary(facts: Facts) -> str:
     of = f", fitted to {classes} classes" if classes else ", not fitted to classes"
     return (
         f"A normalizing flow for images of {_size(facts)} (channels, height, width), with "
-        f"{facts.parameters / 1e6:.1f} million parameters{of}. It augments the training of image "
+        f"{facts.parameters / 1e6:.1f} million parameters{of}. {_latents(facts)}It augments the "
+        "training of image "
         "classifiers: an image is mixed with another of its class in the flow's latent space and "
         "decoded again."
+    )
+
+
+def _latents(facts: Facts) -> str:
+    if (autoencoder := facts.config.autoencoder) is None:
+        return ""
+    place = "on the Hub" if autoencoder.kind == "hub" else "which you must have, in a directory"
+    return (
+        f"It works on the latents of the autoencoder {escape(autoencoder.name)}, {place} (SHA-256 "
+        f"of its weights: {autoencoder.sha256}), and needs `nfaug[vae]`. "
     )
 
 
@@ -212,6 +223,7 @@ def _training(facts: Facts) -> Iterable[tuple[str, Any]]:
 def _figures(metrics: dict[str, Any]) -> str:
     titles = {
         "bits_per_dim": "bits per dimension",
+        "latent_bits_per_dim": "bits per dimension of latents, not comparable with pixels",
         "nf_acc": "NF-Acc, top 1",
         "nf_acc_top5": "NF-Acc, top 5",
         "exact": "share of images that the round trip gives back bit for bit",

@@ -123,19 +123,27 @@ class NFAugment(nn.Module):
             )
         self.generator = generator
         self.labels_getter = labels_getter
-        self._normalization = Normalization(mean, std, self._engine.config.channels)
+        self._normalization = Normalization(mean, std, self._engine.codec.channels)
         self._switch = Switch()
         self._calls = self._seen = 0
         self._counters = Counters((*OUTCOMES, "not_finite"))
 
     @classmethod
     def from_pretrained(
-        cls, path_or_repo: str | Path, *, revision: str | None = None, **kwargs: Any
+        cls,
+        path_or_repo: str | Path,
+        *,
+        revision: str | None = None,
+        autoencoder: str | Path | None = None,
+        **kwargs: Any,
     ) -> NFAugment:
-        """Load a checkpoint from a directory or the Hub; `kwargs` are `NFAugment`'s."""
+        """Load a checkpoint from a directory or the Hub; `kwargs` are `NFAugment`'s.
+
+        `revision` and `autoencoder` are those of `nfaug.load`.
+        """
         from .checkpoint import load  # only here: a flow at hand needs no reader
 
-        return cls(load(path_or_repo, revision=revision), **kwargs)
+        return cls(load(path_or_repo, revision=revision, autoencoder=autoencoder), **kwargs)
 
     @property
     def enabled(self) -> bool:
@@ -214,7 +222,7 @@ class NFAugment(nn.Module):
         self, mean: Sequence[float] | float | None, std: Sequence[float] | float | None
     ) -> None:
         """Say what the images are normalised by, from the next batch on; None for nothing."""
-        self._normalization = Normalization(mean, std, self._engine.config.channels)
+        self._normalization = Normalization(mean, std, self._engine.codec.channels)
 
     def forward(
         self, *inputs: Any, params: NFAParams | None = None, return_params: bool = False
@@ -271,7 +279,7 @@ class NFAugment(nn.Module):
     def _augment(
         self, images: Tensor, labels: Tensor, params: NFAParams | None
     ) -> tuple[Tensor, NFAParams]:
-        check_images(images, self._engine.config.channels)
+        check_images(images, self._engine.codec.channels)
         if len(labels) != len(images):
             raise ValueError(f"there are {len(images)} images and {len(labels)} labels")
         index, usable = class_indices(labels, self.num_classes, smoothing=self.smoothing)
@@ -321,12 +329,12 @@ class NFAugment(nn.Module):
 
     def extra_repr(self) -> str:
         p = "per class" if isinstance(self.p, Tensor) else f"{self.p:g}"
-        config = self._engine.config
+        codec = self._engine.codec
         return (
             f"p={p}, alpha={self.alpha:g}, mix={self.mix!r}, partners={self.partners!r}, "
             f"strength={self.strength:g}, gate={self.gate}, classes={self.num_classes}, "
-            f"axes={self.axes or self._engine.rank}, size={config.image_size}, "
-            f"channels={config.channels}, enabled={self.enabled}"
+            f"axes={self.axes or self._engine.rank}, size={codec.image_size}, "
+            f"channels={codec.channels}, enabled={self.enabled}"
         )
 
 

@@ -106,7 +106,7 @@ def _plan(
     names = dataset_classes(dataset)
     if names and nfa.class_names:
         refuse_other_classes(names, nfa.class_names)
-    channels = checkpoint.flow.config.channels
+    channels = checkpoint.flow.codec.channels
     first = to_uint8(dataset[0][0], channels)
     labels = labels_of(dataset)
     if labels is None:

@@ -23,6 +23,7 @@ from .checkpoint_files import (
     tensor_files,
 )
 from .checkpoint_pca import read_pca, split_pca
+from .codec import Codec
 from .flow import Flow
 from .flow_config import FlowConfig
 from .gaussians import ClassGaussians
@@ -108,22 +109,28 @@ class Checkpoint:
         return self
 
     @classmethod
-    def load(cls, directory: str | Path) -> Checkpoint:
+    def load(cls, directory: str | Path, *, autoencoder: str | Path | None = None) -> Checkpoint:
         """Read and check a checkpoint directory.
 
         What its configuration and the headers of its files say is bounded and compared before
         anything is allocated: memory is that of the files on disk, two or three times over, and no
         code is ever run.
 
+        A flow on latents needs its autoencoder: that of the recorded Hub repository, or the
+        recorded directory where it lies in the checkpoint, beside it or in the working directory;
+        `autoencoder`, a directory or a repository, is taken instead of either.
+
         Raises:
             CheckpointError: the directory is no checkpoint, or a file is missing, damaged, from a
                 newer format, does not match the configuration, or asks for more than a checkpoint
-                may have.
+                may have; or the autoencoder is another.
+            FileNotFoundError, OSError: the autoencoder cannot be found, or not be fetched.
+            ModuleNotFoundError: it needs diffusers, the extra `vae`.
         """
         path = Path(directory)
         config, files = read_config(path)
         refuse_missing(path, files)
-        flow = _flow(path / MODEL, files[MODEL], config.flow)
+        flow = _flow(path / MODEL, files[MODEL], config.flow, _codec(path, config, autoencoder))
         gaussians, pca = None, None
         if GAUSSIANS in files:
             gaussians = _gaussians(path / GAUSSIANS, files[GAUSSIANS], config)
@@ -133,24 +140,34 @@ class Checkpoint:
 
 
 def load(
-    path_or_repo: str | Path, *, revision: str | None = None, token: str | bool | None = None
+    path_or_repo: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    autoencoder: str | Path | None = None,
 ) -> Checkpoint:
     """Load a checkpoint from a local directory or from the Hugging Face Hub.
 
     An existing directory is read where it is. Anything of the form "name" or "owner/name" is
     otherwise taken as a Hub repository and fetched into the Hub's cache (`revision`: branch, tag
     or commit; `token`: for the Hub, by default the one that is logged in, False for none).
+    `autoencoder` is where that of a flow on latents is, if not where `Checkpoint.load` looks.
 
     Raises:
         CheckpointError: see `Checkpoint.load`.
         FileNotFoundError: neither a directory nor a possible repository name.
         nfaug.hub.HubError: the repository cannot be read.
     """
-    return Checkpoint.load(_directory(path_or_repo, revision, token, whole=True))
+    path = _directory(path_or_repo, revision, token, whole=True)
+    return Checkpoint.load(path, autoencoder=autoencoder)
 
 
 def load_flow(
-    path_or_repo: str | Path, *, revision: str | None = None, token: str | bool | None = None
+    path_or_repo: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    autoencoder: str | Path | None = None,
 ) -> Flow:
     """Load the flow of a checkpoint alone; of a Hub repository nothing else is fetched.
 
@@ -159,7 +176,8 @@ def load_flow(
     path = _directory(path_or_repo, revision, token, whole=False)
     config, files = read_config(path)
     refuse_missing(path, [MODEL])
-    return _flow(path / MODEL, files[MODEL], config.flow).eval()
+    codec = _codec(path, config, autoencoder)
+    return _flow(path / MODEL, files[MODEL], config.flow, codec).eval()
 
 
 def verify(directory: str | Path) -> tuple[CheckpointConfig, dict[str, str]]:
@@ -223,6 +241,11 @@ def _refuse_unreadable(checkpoint: Checkpoint) -> None:
         )
     if flow.config != config.flow:
         raise ValueError(f"the flow is {flow.config}, but the configuration says {config.flow}")
+    if flow.codec.record != config.autoencoder:
+        raise ValueError(
+            f"the flow's autoencoder is {flow.codec.record}, but the configuration says "
+            f"{config.autoencoder}"
+        )
     if (number := len(flow.state_dict())) > MOST_TENSORS:
         raise ValueError(f"the flow has {number} tensors; at most {MOST_TENSORS} could be read")
     classes = len(config.class_names)
@@ -238,7 +261,21 @@ def _refuse_unreadable(checkpoint: Checkpoint) -> None:
         raise ValueError(f"the flow's weights hold NaN or infinity in {', '.join(bad[:5])}")
 
 
-def _flow(file: Path, sha256: str, config: FlowConfig) -> Flow:
+def _codec(path: Path, config: CheckpointConfig, given: str | Path | None) -> Codec | None:
+    """The codec of a flow on latents, None for pixels."""
+    if config.autoencoder is None:
+        if given is not None:
+            raise ValueError(f"{path} holds a flow on pixels, which needs no autoencoder")
+        return None
+    from .latents import codec_of  # only here: pixels need no autoencoder
+
+    try:
+        return codec_of(config.autoencoder, config.flow, near=path, given=given)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _flow(file: Path, sha256: str, config: FlowConfig, codec: Codec | None) -> Flow:
     layout = read_layout(file)
     tensors = sum(
         steps * (12 + 9 * blocks) for steps, blocks in zip(config.steps, config.blocks, strict=True)
@@ -250,7 +287,7 @@ def _flow(file: Path, sha256: str, config: FlowConfig) -> Flow:
     values = sum(stored.numel for stored in layout.values())
     _refuse_other_size(file, "values", values, config.parameter_count, 10**6)
     try:
-        return Flow.from_tensors(config, read_tensors(file, sha256))
+        return Flow.from_tensors(config, read_tensors(file, sha256), codec)
     except CheckpointError:
         raise
     except ValueError as error:

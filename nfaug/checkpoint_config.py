@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .autoencoder_config import AutoencoderConfig
 from .checkpoint_files import CONFIG, CheckpointError, refuse_names
 from .flow_config import FlowConfig
 from .jsonable import jsonable, parse_json
@@ -34,6 +35,7 @@ _KEYS = {
     *("format_version", "library_version", "flow", "class_names", "files", "config_sha256"),
     *_SECTIONS,
 }
+_AUTOENCODER = "autoencoder"  # of flows on latents only
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class CheckpointConfig:
         gaussians: settings by which the class gaussians were found.
         training: a summary of the training run.
         metrics: figures measured on held-out data.
+        autoencoder: in whose latent space the flow works; None for a flow on pixels.
     """
 
     flow: FlowConfig
@@ -55,6 +58,7 @@ class CheckpointConfig:
     gaussians: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    autoencoder: AutoencoderConfig | None = None
 
 
 def dump_config(config: CheckpointConfig, files: Mapping[str, str]) -> str:
@@ -79,6 +83,8 @@ def dump_config(config: CheckpointConfig, files: Mapping[str, str]) -> str:
         "metrics": config.metrics,
         "files": files,
     }
+    if config.autoencoder is not None:
+        values[_AUTOENCODER] = config.autoencoder.to_dict()
     values = jsonable(values)
     values["config_sha256"] = config_digest(values)
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -126,13 +132,20 @@ def read_config(directory: str | Path) -> tuple[CheckpointConfig, dict[str, str]
         flow = FlowConfig.from_dict(values["flow"])
     except (ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{file}: flow: {str(error)[:_LONGEST_REASON]}") from None
+    autoencoder = None
+    try:
+        if _AUTOENCODER in values:
+            autoencoder = AutoencoderConfig.from_dict(values[_AUTOENCODER])
+    except (ValueError, OverflowError) as error:
+        raise CheckpointError(f"{file}: autoencoder: {str(error)[:_LONGEST_REASON]}") from None
     try:
         _check_names(values["class_names"])
         _check_files(values["files"])
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from None
     sections = {key: values[key] for key in _SECTIONS}
-    return CheckpointConfig(flow, tuple(values["class_names"]), **sections), values["files"]
+    names = tuple(values["class_names"])
+    return CheckpointConfig(flow, names, **sections, autoencoder=autoencoder), values["files"]
 
 
 def _parse(data: bytes) -> dict[str, Any]:
@@ -180,7 +193,7 @@ def _read(file: Path) -> dict[str, Any]:
             f"{file} has format version {str(version)[:40]!r}; this nfaug reads "
             f"{FORMAT_VERSION}. A newer nfaug may read it: pip install -U nfaug"
         )
-    missing, unknown = sorted(_KEYS - set(values)), sorted(set(values) - _KEYS)
+    missing, unknown = sorted(_KEYS - set(values)), sorted(set(values) - _KEYS - {_AUTOENCODER})
     if missing or unknown:
         raise CheckpointError(f"{file}: missing {missing}, unknown {_few(unknown)}")
     if (found := config_digest(values)) != values["config_sha256"]:

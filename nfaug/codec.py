@@ -1,5 +1,8 @@
 """8-bit images to flow space and back.
 
+A flow has a codec: `PixelCodec`, the functions of this module, or an autoencoder's
+`nfaug.latents.LatentCodec`.
+
 An 8-bit level u in {0..255} becomes v = (u + e)/128 - 1 with e in [0, 1). With e = 1/2, the
 default, each level sits half a level away from both of its edges, so a float32 flow (error about
 1e-5) gives every level back bit for bit.
@@ -8,12 +11,111 @@ default, each level sits half a level away from both of its edges, so a float32 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["bits_per_dim", "crop", "from_flow", "pad", "to_flow"]
+if TYPE_CHECKING:
+    from .autoencoder_config import AutoencoderConfig
+
+__all__ = [
+    "Codec",
+    "PixelCodec",
+    "bits_per_dim",
+    "check_levels",
+    "crop",
+    "from_flow",
+    "pad",
+    "to_flow",
+]
+
+
+class Codec(Protocol):
+    """Images to flow space and back: what a flow's `encode` and `decode` do around it.
+
+    Attributes:
+        exact: whether images come back bit for bit.
+        figure: name of `bits_per_dim` among a checkpoint's metrics.
+    """
+
+    exact: bool
+    figure: str
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the images."""
+
+    @property
+    def record(self) -> AutoencoderConfig | None:
+        """What a checkpoint says of the codec; None for pixels."""
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """All of the way to flow space that is the same whatever the noise."""
+
+    def dequantize(self, prepared: Tensor, noise: Tensor | float | None = None) -> Tensor:
+        """The rest: flow space, with noise e in [0, 1) of the flow's shape, None for 1/2."""
+
+    def to_images(self, v: Tensor, *, quantize: bool = True) -> Tensor:
+        """uint8 images, or floating point in [0, 1], of flow space."""
+
+    def bits_per_dim(self, nll: Tensor) -> Tensor:
+        """Bits per dimension of -log p(v) in nats."""
+
+
+@dataclass(frozen=True)
+class PixelCodec:
+    """The codec of a flow on 8-bit pixels: v = (u + e)/128 - 1, in the middle of `padded_size`."""
+
+    channels: int
+    image_size: tuple[int, int]
+    padded_size: tuple[int, int]
+    exact = True
+    figure = "bits_per_dim"
+    record = None
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """The images, uint8 or floating-point grey levels in [0, 255].
+
+        Raises:
+            ValueError: they have another shape, or another integer type.
+        """
+        check_levels(images, self.channels, self.image_size)
+        return images
+
+    def dequantize(self, prepared: Tensor, noise: Tensor | float | None = None) -> Tensor:
+        return to_flow(pad(prepared, self.padded_size), noise)
+
+    def to_images(self, v: Tensor, *, quantize: bool = True) -> Tensor:
+        return crop(from_flow(v, quantize=quantize), self.image_size)
+
+    def bits_per_dim(self, nll: Tensor) -> Tensor:
+        shape = self.channels, *self.padded_size
+        return bits_per_dim(nll, math.prod(shape), self.channels * math.prod(self.image_size))
+
+
+def check_levels(images: Tensor, channels: int, image_size: tuple[int, int]) -> None:
+    """Refuse what is no batch of grey levels of this shape.
+
+    Raises:
+        ValueError: says what arrived.
+    """
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise ValueError(
+            "encode takes uint8 images, or floating-point grey levels in [0, 255]; got "
+            f"{images.dtype}"
+        )
+    if images.dim() != 4 or tuple(images.shape[1:]) != (channels, *image_size):
+        raise ValueError(
+            f"this flow encodes images of shape (B, {channels}, {image_size[0]}, "
+            f"{image_size[1]}); got {tuple(images.shape)}"
+        )
 
 
 def to_flow(levels: Tensor, noise: Tensor | float | None = None) -> Tensor:

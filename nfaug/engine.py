@@ -63,6 +63,7 @@ class Engine:
                 f"there are {len(names)} class names for a PCA of {pca.num_classes} classes"
             )
         self.config = flow.config
+        self.codec = flow.codec
         self.class_names = names
         self.num_classes = pca.num_classes
         self.rank = pca.rank
@@ -134,7 +135,9 @@ class Engine:
         delta = torch.where(moving, params.weights * (b - a), 0.0)
         moved = pca.add(z, labels, delta)
         decoded = flow.decode(moved, quantize=False)
-        new = self._images(decoded, images, levels, unit, normalization)
+        # What the codec itself changes is no part of the augmentation.
+        base = levels / 255 if self.codec.exact else flow.decode(z, quantize=False)
+        new = self._images(decoded, base, images, unit, normalization)
         # 8-bit images hide what they were made of.
         sane = all_finite(moved) & all_finite(new if new.is_floating_point() else decoded)
         inside = sane if radius is None else _in_range(pca, z, labels, a, a + delta, radius)
@@ -150,9 +153,9 @@ class Engine:
 
     def _levels(self, images: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:
         """Grey levels at the flow's size, and the images in [0, 1]."""
-        size = self.config.image_size
+        size = self.codec.image_size
         if images.dtype == torch.uint8:
-            if tuple(images.shape[-2:]) == size:
+            if tuple(images.shape[-2:]) == size and self.codec.exact:
                 return images, images  # exact: never leaves the 8-bit grid
             unit = images.to(torch.float32) / 255
         else:
@@ -162,15 +165,19 @@ class Engine:
     def _images(
         self,
         decoded: Tensor,
+        base: Tensor,
         images: Tensor,
-        levels: Tensor,
         unit: Tensor,
         normalization: Normalization,
     ) -> Tensor:
-        """Decoded images in the form that arrived; detail above the flow's size is kept."""
+        """Decoded images in the form that arrived.
+
+        Detail above the flow's size, and what an autoencoder loses of an image, is kept: out =
+        images + (decoded - base), `base` being what the unmixed latent decodes to.
+        """
         height, width = images.shape[-2:]
-        if (height, width) != self.config.image_size:
-            decoded = (unit + resize(decoded - levels / 255, (height, width))).clamp(0, 1)
+        if (height, width) != self.codec.image_size or not self.codec.exact:
+            decoded = (unit + resize(decoded - base, (height, width))).clamp(0, 1)
         if images.dtype == torch.uint8:
             return (decoded * 255).round().to(torch.uint8)
         return normalization.undo(decoded).to(images.dtype)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from . import codec
 from .batches import Batches, open_batches, progress_bar
 from .checkpoint import Checkpoint, CheckpointConfig
 from .fixed_point import FixedPointConfig, FixedPointResult, solve
@@ -85,7 +84,7 @@ def fit(
         raise ValueError(
             f"rank must be at least 1 and max_per_class 2; got {rank} and {max_per_class}"
         )
-    base = flow if isinstance(flow, Checkpoint) else Checkpoint(flow, CheckpointConfig(flow.config))
+    base = flow if isinstance(flow, Checkpoint) else _bare(flow)
     from .training.data import wrap_dataset  # the readers belong to the training room
 
     images = wrap_dataset(dataset)
@@ -118,13 +117,17 @@ def fit(
     return Checkpoint(base.flow, config, ClassGaussians(means, variances, counts), pca)
 
 
+def _bare(flow: Flow) -> Checkpoint:
+    return Checkpoint(flow, CheckpointConfig(flow.config, autoencoder=flow.codec.record))
+
+
 def check_images(flow: Flow, images: Any) -> None:
     """Refuse a data set whose images are not of the flow's shape.
 
     Raises:
         ValueError: says both shapes.
     """
-    expected = (flow.config.channels, *flow.config.image_size)
+    expected = (flow.codec.channels, *flow.codec.image_size)
     found = (images.channels, *images.image_size)
     if expected != found:
         raise ValueError(
@@ -199,7 +202,7 @@ def fit_classes(
         for y, rows in enumerate(order):
             parts = []
             for images, _ in data.iterate(rows, batch_size):
-                batch = images.to(device)
+                batch = flow.codec.prepare(images.to(device))
                 noisy = encode_with_noise(flow, batch, noise)[0]
                 stats.update(noisy, torch.full((len(batch),), y, device=device))
                 parts.append(flow.encode(batch)[0].flatten(1))
@@ -224,5 +227,8 @@ def latent_nll(
 
 
 def image_bits_per_dim(flow: Flow, nll: Tensor) -> Tensor:
-    """Bits per dimension of the images that a user sees, padding accounted for."""
-    return codec.bits_per_dim(nll, flow.config.dim, flow.config.image_dim)
+    """Bits per dimension of the images that a user sees, padding accounted for.
+
+    Of a flow in an autoencoder's latent space, bits per dimension of those latents.
+    """
+    return flow.codec.bits_per_dim(nll)

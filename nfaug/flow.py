@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from . import codec
+from .codec import Codec, PixelCodec
 from .coupling import MatrixExpCoupling
 from .flow_config import FlowConfig
 from .layers import ActNorm, InvertibleConv1x1, Layer, Precision, Squeeze, Step
@@ -37,17 +37,27 @@ class Flow(Layer):
     Args:
         config: the flow's shape.
         blocks: the steps of each level, for a flow made of existing ones; None for new ones.
+        codec: from images to flow space and back; None for pixels. No part of the weights.
     """
 
-    def __init__(self, config: FlowConfig, blocks: nn.ModuleList | None = None) -> None:
+    def __init__(
+        self,
+        config: FlowConfig,
+        blocks: nn.ModuleList | None = None,
+        codec: Codec | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
+        pixels = PixelCodec(config.channels, config.image_size, config.size)
+        self.codec: Codec = pixels if codec is None else codec
         self.recompute = False
         self.squeeze = Squeeze()
         self.blocks = _new_blocks(config) if blocks is None else blocks
 
     @classmethod
-    def from_tensors(cls, config: FlowConfig, tensors: Mapping[str, Tensor]) -> Flow:
+    def from_tensors(
+        cls, config: FlowConfig, tensors: Mapping[str, Tensor], codec: Codec | None = None
+    ) -> Flow:
         """A flow with these weights, under the names of `state_dict`.
 
         Nothing is initialised first, and float32 tensors are taken over without a copy.
@@ -58,7 +68,7 @@ class Flow(Layer):
                 ask for a series that is too long.
         """
         with torch.device("meta"):
-            flow = cls(config)
+            flow = cls(config, codec=codec)
         expected = flow.state_dict()
         _check_keys(expected, tensors)
         weights = {name: tensors[name].to(torch.float32) for name in expected}
@@ -75,6 +85,7 @@ class Flow(Layer):
         *,
         revision: str | None = None,
         token: str | bool | None = None,
+        autoencoder: str | Path | None = None,
     ) -> Flow:
         """The flow of a checkpoint directory, or of a repository on the Hugging Face Hub.
 
@@ -85,6 +96,7 @@ class Flow(Layer):
             path_or_repo: the directory, or "owner/name".
             revision: a branch, tag or commit of the repository.
             token: an access token for it; by default the one that is logged in, False for none.
+            autoencoder: see `nfaug.load`.
 
         Raises:
             CheckpointError: the checkpoint is damaged, or none.
@@ -93,7 +105,7 @@ class Flow(Layer):
         """
         from .checkpoint import load_flow  # only here: a flow at hand needs no reader
 
-        return load_flow(path_or_repo, revision=revision, token=token)
+        return load_flow(path_or_repo, revision=revision, token=token, autoencoder=autoencoder)
 
     @property
     def device(self) -> torch.device:
@@ -176,27 +188,18 @@ class Flow(Layer):
     def encode(self, images: Tensor, noise: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
         """Latents of 8-bit images and log|det| (the flow's alone: see `codec.bits_per_dim`).
 
-        `images` is uint8 (B, C, H, W) of the configured size; floating point is read as grey
-        levels in [0, 255]. `noise` in [0, 1) is added to the levels, None for 1/2; a tensor has
-        the padded shape.
+        `images` is uint8 (B, C, H, W) of the configured size, or of the autoencoder's where the
+        flow works on one's latents; floating point is read as grey levels in [0, 255]. `noise` in
+        [0, 1) is added to the levels (see `LatentCodec` for latents), None for 1/2; a tensor has
+        the flow's padded shape.
 
         Raises:
             ValueError: the images have another shape, or another integer type.
         """
-        config = self.config
-        if images.dtype != torch.uint8 and not images.is_floating_point():
-            raise ValueError(
-                "encode takes uint8 images, or floating-point grey levels in [0, 255]; got "
-                f"{images.dtype}"
-            )
-        if images.dim() != 4 or tuple(images.shape[1:]) != (config.channels, *config.image_size):
-            raise ValueError(
-                f"this flow encodes images of shape (B, {config.channels}, "
-                f"{config.image_size[0]}, {config.image_size[1]}); got {tuple(images.shape)}"
-            )
-        with torch.autocast(images.device.type, enabled=False), NoTF32(images.device):
-            v = codec.to_flow(codec.pad(images, config.size), noise)
-            return self(v.to(self.dtype))
+        with torch.autocast(images.device.type, enabled=False):
+            prepared = self.codec.prepare(images)  # an autoencoder may use TF32, a flow may not
+            with NoTF32(images.device):
+                return self(self.codec.dequantize(prepared, noise).to(self.dtype))
 
     def decode(self, z: Tensor, *, quantize: bool = True) -> Tensor:
         """Images of latents: uint8, or floating point in [0, 1] with `quantize=False`.
@@ -204,9 +207,10 @@ class Flow(Layer):
         Raises:
             ValueError: the latents have another shape than the flow's.
         """
-        with torch.autocast(z.device.type, enabled=False), NoTF32(z.device):
-            v = self.inverse(z.to(self.dtype))[0]
-            return codec.crop(codec.from_flow(v, quantize=quantize), self.config.image_size)
+        with torch.autocast(z.device.type, enabled=False):
+            with NoTF32(z.device):
+                v = self.inverse(z.to(self.dtype))[0]
+            return self.codec.to_images(v, quantize=quantize)
 
     def couplings(self) -> list[MatrixExpCoupling]:
         """Every coupling that can be trained, in order."""
@@ -237,7 +241,7 @@ class Flow(Layer):
         blocks = nn.ModuleList(
             nn.ModuleList(step.freeze(precision) for step in steps) for steps in self._levels()
         )
-        return Flow(self.config, blocks).eval()
+        return Flow(self.config, blocks, self.codec).eval()
 
     def __repr__(self) -> str:
         return f"Flow({self.config}, {self.config.parameter_count / 1e6:.2f} M parameters)"

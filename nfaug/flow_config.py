@@ -151,6 +151,23 @@ class FlowConfig:
             channels //= 2
         return total
 
+    @property
+    def flop(self) -> int:
+        """Floating-point operations of an image in either direction, 2 a multiplication and sum.
+
+        Those of convolutions, which are all but some hundredths: elementwise work and the series of
+        the exponentials are left out.
+        """
+        total, channels, pixels = 0, self.channels, math.prod(self.size)
+        for steps, blocks, width in zip(self.steps, self.blocks, self.width, strict=True):
+            channels, pixels = 4 * channels, pixels // 4
+            n = channels // 2
+            out = n * (n + 1 if n <= self.low_rank_above else 2 * self.rank + 1)
+            net = 9 * width * (channels - n) + blocks * 19 * width**2 + 9 * width * out
+            total += 2 * steps * pixels * (channels**2 + net)
+            channels //= 2
+        return total
+
     def to_dict(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""
         return dataclasses.asdict(self)

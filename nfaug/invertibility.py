@@ -58,6 +58,10 @@ def measure(
     Raises:
         ValueError: a set is empty, not uint8, or of another shape.
     """
+    if not flow.codec.exact:
+        raise ValueError(
+            "the inverse is measured in grey levels; this flow works on an autoencoder's latents"
+        )
     sets = {"images": images, **(others or {})}
     shape = (flow.config.channels, *flow.config.image_size)
     for name, batch in sets.items():

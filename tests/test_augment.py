@@ -427,9 +427,9 @@ def test_from_pretrained_reads_a_directory(tmp_path: Path, monkeypatch: pytest.M
 
     seen = []
     monkeypatch.setattr(
-        reader, "load", lambda path, revision=None: seen.append((path, revision)) or checkpoint()
+        reader, "load", lambda path, **options: seen.append((path, options)) or checkpoint()
     )
-    nfa = NFAugment.from_pretrained(tmp_path, p=0.25, revision="v1")
-    assert seen == [(tmp_path, "v1")]
+    nfa = NFAugment.from_pretrained(tmp_path, p=0.25, revision="v1", autoencoder="vae")
+    assert seen == [(tmp_path, {"revision": "v1", "autoencoder": "vae"})]
     assert nfa.p == 0.25
     assert nfa.class_names == NAMES

@@ -27,19 +27,23 @@ FOLDERS = {"nfaug": "nfaug", "training": "nfaug.training", "hub": "nfaug.hub"}
 # reaches only through nfaug.checkpoint.load.
 CORE = (
     ".atomic .augment .bank .batches .checkpoint .checks .codec .convert .fitting .fixed_point "
-    ".fixed_point_config .fixed_point_rules .flow .gaussians .matrix_exp .pca .preview .statistics"
+    ".fixed_point_config .fixed_point_rules .flow .gaussians .latents .matrix_exp .pca .preview "
+    ".statistics"
 )
 
 # Module -> what it may import when it is imported, and what it may import besides in a function
 # (or for annotations only). "name.*" stands for a folder whose modules share one rule.
 ROOMS: dict[str, tuple[str, str]] = {
     # The mathematics: torch and each other, from the bottom up.
-    "nfaug.codec": ("torch", ""),
+    "nfaug.codec": ("torch", ".autoencoder_config"),
     "nfaug.matrix_exp": ("torch", ""),
     "nfaug.layers": ("torch .matrix_exp", ""),
     "nfaug.coupling_net": ("torch .layers", ""),
     "nfaug.coupling": ("torch .coupling_net .layers .matrix_exp", ""),
     "nfaug.flow_config": ("", ""),
+    "nfaug.autoencoder_config": ("", ""),
+    "nfaug.autoencoder": ("torch .autoencoder_config", "diffusers huggingface_hub"),
+    "nfaug.latents": ("torch .autoencoder .autoencoder_config .codec .flow_config", ""),
     "nfaug.flow": ("torch .codec .coupling .flow_config .layers", ".checkpoint"),
     "nfaug.gaussians": ("torch", ""),
     "nfaug.statistics": ("torch", ""),
@@ -59,16 +63,19 @@ ROOMS: dict[str, tuple[str, str]] = {
     "nfaug.checks": ("", ""),
     "nfaug.batches": ("torch tqdm", ".training.images"),
     "nfaug.checkpoint_files": ("", ""),
-    "nfaug.checkpoint_config": (".checkpoint_files .flow_config .jsonable", "."),
+    "nfaug.checkpoint_config": (
+        ".autoencoder_config .checkpoint_files .flow_config .jsonable",
+        ".",
+    ),
     "nfaug.tensor_files": ("torch safetensors .checkpoint_files .jsonable", ""),
     "nfaug.checkpoint_pca": (
         "torch .checkpoint_config .checkpoint_files .classwise .tensor_files",
         "",
     ),
     "nfaug.checkpoint": (
-        "torch safetensors .atomic .checkpoint_config .checkpoint_files .checkpoint_pca .flow "
-        ".flow_config .gaussians .pca .tensor_files",
-        ". .hub.pull",
+        "torch safetensors .atomic .checkpoint_config .checkpoint_files .checkpoint_pca .codec "
+        ".flow .flow_config .gaussians .pca .tensor_files",
+        ". .hub.pull .latents",
     ),
     # What people use.
     "nfaug.counters": ("torch", ""),

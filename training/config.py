@@ -16,6 +16,7 @@ from .transforms import FlowAugmentation
 __all__ = [
     "DataConfig",
     "FlowSettings",
+    "LatentConfig",
     "OptimConfig",
     "PCAConfig",
     "PriorConfig",
@@ -160,6 +161,27 @@ class PCAConfig:
 
 
 @dataclass(frozen=True)
+class LatentConfig:
+    """How a flow works on an autoencoder's latents; of no meaning without `autoencoder`.
+
+    Args:
+        noise: Width of the uniform noise on latents, in standard deviations of their channel.
+        images: Images on which mean and standard deviation of the channels are measured.
+        cache: Compute latents once, of each image and with augmentation.hflip of its mirror image,
+            and keep them in memory, within dataset.memory_gib; false to encode at each step.
+    """
+
+    noise: float = 1 / 64
+    images: int = 512
+    cache: bool = True
+
+    def __post_init__(self) -> None:
+        _check({"images": self.images}, least=2)
+        if not 0 < self.noise <= 1:
+            raise ValueError(f"latents.noise must lie in (0, 1]; got {self.noise}")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A training run.
 
@@ -172,6 +194,8 @@ class TrainConfig:
         seed: Seed of everything that is drawn.
         device: "cpu", "cuda", "cuda:1", ...; "auto" for the GPU where there is one.
         eval_every: Epochs between two looks at the held-out images.
+        autoencoder: Train on the latents of this frozen autoencoder, diffusers' AutoencoderKL: a
+            directory, or owner/name on the Hub; null for pixels.
     """
 
     epochs: int = 100
@@ -181,6 +205,8 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     eval_every: int = 1
+    autoencoder: str | None = None
+    latents: LatentConfig = field(default_factory=LatentConfig)
     flow: FlowSettings = field(default_factory=FlowSettings)
     dataset: DataConfig = field(default_factory=DataConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)

@@ -107,8 +107,8 @@ def arrange(
             + _endings(root)
             + ("; images without classes train a flow with --prior.kind single" if below else "")
         )
-    labels = [index[path.partition("/")[0]] for path in paths]
-    return Layout([root + path for path in paths], labels, classes, complete=root == home)
+    numbers = [index[path.partition("/")[0]] for path in paths]
+    return Layout([root + path for path in paths], numbers, classes, complete=root == home)
 
 
 def _endings(root: str) -> str:

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .. import codec
 from ..batches import Batches, open_batches, progress_bar
 from ..checkpoint import Checkpoint, CheckpointConfig
 from ..checks import refuse_other_classes
 from ..fitting import check_class_sizes, check_images, fit_classes, image_bits_per_dim, latent_nll
-from ..flow import Flow, FlowConfig
+from ..flow import Flow
 from ..gaussians import ClassGaussians
 from .config import TrainConfig
 from .data import wrap_dataset
 from .images import LabelledImages
+from .latents import new_flow, with_latents
 from .metrics import evaluate
 from .optimizer import FlowOptimizer, TrainingDiverged
 from .prior import check_prior, prior_labels, solve_prior
@@ -150,28 +150,26 @@ class _Run:
         self.losses: list[float] = []
 
     def _build(self) -> Flow:
-        flow = FlowConfig(
-            channels=self.dataset.channels,
-            image_size=self.dataset.image_size,
-            **asdict(self.config.flow),
-        )
         # Weights come from the global generator, as everywhere in torch; the caller's stays as it
         # is, and so do those of GPUs, which torch.manual_seed would seed too.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.config.seed)
-            built = Flow(flow)
+            built = new_flow(self.dataset, self.config, self.device)
         built.recompute = self.config.optim.recompute
-        return built.to(self.device)
+        return built
 
     def _open(self, val: Dataset[Any] | None) -> tuple[Batches, Batches | None]:
         settings = self.config.dataset
 
-        def opened(dataset: LabelledImages) -> Batches:
-            return open_batches(
+        def opened(dataset: LabelledImages, *, mirrored: bool = True) -> Batches:
+            data = open_batches(
                 dataset,
                 memory_gib=settings.memory_gib,
                 workers=settings.workers,
                 progress=self.progress,
+            )
+            return with_latents(
+                data, self.flow.codec, self.config, mirrored=mirrored, progress=self.progress
             )
 
         if val is not None:
@@ -179,7 +177,7 @@ class _Run:
             held = wrap_dataset(val, classes=classes, complete=False)
             refuse_other_classes(held.classes, classes)
             check_images(self.flow, held)
-            return opened(self.dataset), opened(held)
+            return opened(self.dataset), opened(held, mirrored=False)
         data = opened(self.dataset)
         rows, held_rows = hold_out(
             data.labels, len(self.dataset.classes), settings.val_fraction, self.choice
@@ -191,8 +189,8 @@ class _Run:
         images = torch.cat([batch for batch, _ in self.data.iterate(order, _INIT_IMAGES)])
         shape = (len(images), *self.flow.config.shape)
         noise = torch.rand(shape, generator=self.noise, device=self.device)
-        padded = codec.pad(images.to(self.device), self.flow.config.size)
-        self.flow.initialize(codec.to_flow(padded, noise))
+        prepared = self.flow.codec.prepare(images.to(self.device))
+        self.flow.initialize(self.flow.codec.dequantize(prepared, noise))
 
     def _solve(self) -> None:
         gaussians, self.prior_record = solve_prior(
@@ -273,7 +271,7 @@ class _Run:
             "epoch": epoch,
             "step": self.optimizer.steps,
             "seconds": round(time.monotonic() - self.started, 2),
-            "train_bits_per_dim": sum(recent) / len(recent) if recent else math.nan,
+            f"train_{self.flow.codec.figure}": sum(recent) / len(recent) if recent else math.nan,
             "lr": self.optimizer.rate,
             "skipped_steps": self.optimizer.skipped,
         }
@@ -301,6 +299,7 @@ class _Run:
             gaussians=self.prior_record,
             training=training or {},
             metrics=metrics or {},
+            autoencoder=self.flow.codec.record,
         )
 
     def _finish(self, epoch: int, initial: Checkpoint) -> TrainResult:
@@ -320,7 +319,7 @@ class _Run:
         metrics: dict[str, Any] = {}
         if self.val is not None:
             row = self.history[-1]
-            names = ("bits_per_dim", "nf_acc", "nf_acc_top5")
+            names = (self.flow.codec.figure, "nf_acc", "nf_acc_top5")
             metrics = {name: row[name] for name in names if name in row}
             metrics["on"] = f"{int(row['images'])} held-out images"
         pca = None

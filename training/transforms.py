@@ -55,9 +55,14 @@ class FlowAugmentation:
     def __call__(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Augment uint8 images of shape (B, C, H, W); the input is left as it is.
 
+        Of latents that were computed beforehand, (B, views, C, H, W), one view of each image is
+        drawn: see `training.latents`.
+
         Raises:
             ValueError: If the images are not such a batch, or smaller than the shift.
         """
+        if images.ndim == 5:
+            return _one_view(images, generator)
         self._check(images)
         if not self.enabled:
             return images
@@ -118,6 +123,13 @@ class FlowAugmentation:
                 f"pad_crop={self.pad_crop} needs images of more than {self.pad_crop} pixels, got "
                 f"{images.shape[2]} x {images.shape[3]}"
             )
+
+
+def _one_view(images: Tensor, generator: torch.Generator | None) -> Tensor:
+    device = None if generator is None else generator.device
+    count, views = images.shape[:2]
+    drawn = torch.randint(views, (count,), generator=generator, device=device).to(images.device)
+    return images[torch.arange(count, device=images.device), drawn]
 
 
 def _rotate(images: Tensor, angles: Tensor) -> Tensor:

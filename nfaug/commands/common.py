@@ -59,12 +59,16 @@ def add_data_options(parser: ArgumentParser, split: str) -> None:
 
 
 def add_flow(parser: ArgumentParser) -> None:
-    """--flow and --device."""
+    """--flow, --device and --autoencoder."""
     parser.add_argument(
         "--flow", required=True, help="a checkpoint directory, or owner/name on the Hub"
     )
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, ...; auto is the GPU where there is one"
+    )
+    parser.add_argument(
+        "--autoencoder",
+        help="for a flow on latents: its autoencoder's directory or owner/name, if it has moved",
     )
 
 
@@ -72,7 +76,8 @@ def load_on(arguments: Namespace) -> Checkpoint:
     """The checkpoint of --flow on the device of --device."""
     from ..training.trainer import pick_device
 
-    return load(arguments.flow).to(pick_device(arguments.device))
+    checkpoint = load(arguments.flow, autoencoder=arguments.autoencoder)
+    return checkpoint.to(pick_device(arguments.device))
 
 
 def open_data(
@@ -94,8 +99,8 @@ def open_data(
             arguments.data,
             split=split,
             data_dir=arguments.data_dir,
-            image_size=checkpoint.flow.config.image_size,
-            channels=checkpoint.flow.config.channels,
+            image_size=checkpoint.flow.codec.image_size,
+            channels=checkpoint.flow.codec.channels,
             per_class=arguments.per_class,
             on_error=arguments.on_error,
             seed=arguments.seed,

@@ -129,7 +129,7 @@ def _under_transforms(
 
     if arguments.img_size is not None and arguments.img_size < 1:
         raise ValueError(f"--img-size must be at least 1 pixel; got {arguments.img_size}")
-    size = base.flow.config.image_size
+    size = base.flow.codec.image_size
     trained_at = arguments.img_size or size
     transform = training_transform(arguments.augment, trained_at)
     stored = _AsStored(dataset)

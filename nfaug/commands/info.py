@@ -16,12 +16,15 @@ def parser() -> ArgumentParser:
     """Options of `nfaug info`."""
     made = new_parser("info", "Say what a checkpoint holds: flow, classes, gaussians, figures.")
     made.add_argument("flow", help="a checkpoint directory, or owner/name on the Hub")
+    made.add_argument(
+        "--autoencoder", help="for a flow on latents: where its autoencoder is, if it has moved"
+    )
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Load, check, and describe."""
-    checkpoint = load(arguments.flow)
+    checkpoint = load(arguments.flow, autoencoder=arguments.autoencoder)
     config = checkpoint.config
     pca = checkpoint.pca
     return {
@@ -29,6 +32,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
             **config.flow.to_dict(),
             "parameters": sum(p.numel() for p in checkpoint.flow.parameters()),
         },
+        "autoencoder": None if config.autoencoder is None else config.autoencoder.to_dict(),
         "classes": len(config.class_names),
         "class_names": list(config.class_names),
         "preprocessing": config.preprocessing,
