@@ -22,6 +22,7 @@ import nfaug
 from nfaug import cli
 from nfaug.cli import COMMANDS, main
 from nfaug.training import TrainingDiverged
+from nfaug.training.config import recipes
 from nfaug.training.images import TensorImages
 
 SETTINGS = """
@@ -233,10 +234,10 @@ def test_recipes_files_and_options(settings: str, nfaug_command: Any) -> None:
         assert found["epochs"] == 1
         assert found["prior"]["fixed_point"]["kld_weight"] == 20
         assert found["flow"]["padded_size"] == [32, 32]
-        assert found["max_minutes"] == 10
+        assert found["max_minutes"] == 30
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion-mnist", "small"])
+@pytest.mark.parametrize("name", recipes())
 def test_a_recipe_is_valid(name: str, nfaug_command: Any) -> None:
     ran = nfaug_command("train", "--data", "x", "--out", "y", "--recipe", name, "--print_config")
     assert ran.code == 0, ran.err
@@ -250,7 +251,7 @@ def test_a_recipe_is_valid(name: str, nfaug_command: Any) -> None:
         ("prior: {fixed_point: {kl_weight: 3}}", "kl_weight"),
         ("prior: {kind: vae}", "vae"),
         ("epochs: many", "epochs"),
-        ("epochs: 0", "epochs must be at least 1"),
+        ("epochs: -1", "epochs must be at least 0"),
         ("recipe: digits", "cannot name a recipe"),
         ("[", "parsing config"),
     ],
@@ -272,7 +273,7 @@ def test_settings_that_are_wrong(
     [
         (["--data", "no-such"], "there is no 'no-such'; data must be"),
         (["--epoch", "3"], "epoch"),
-        (["--recipe", "cifar"], "no recipe 'cifar'; there are digits, fashion-mnist, small"),
+        (["--recipe", "cifar"], "no recipe 'cifar'; there are cifar10, cifar100, digits,"),
         (["--recipe"], "no recipe ''"),
         (["--device", "gpu"], "there is no device 'gpu'"),
         (["-c", "no-such.yaml"], "no-such.yaml"),
@@ -447,6 +448,21 @@ def test_a_flow_without_classes(
     assert ran.code == 0, ran.err
     words = ["--flow", tmp_path / "fitted", "--data", tiny_folder, "--split", "train"]
     assert nfaug_command("eval", *words).code == 0
+
+
+def test_info_of_a_recipe(nfaug_command: Any) -> None:
+    ran = nfaug_command("info", "--recipe", "cifar10", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["flow"]["parameters"] == 42_815_440
+    assert 12 < ran.json["gflop_per_image_and_direction"] < 13
+    assert ran.json["images"] == 50_000
+    for words in ((), ("x", "--recipe", "digits")):
+        ran = nfaug_command("info", *words)
+        assert ran.code == 2
+        assert "give a checkpoint or --recipe NAME, one of the two" in ran.err
+    ran = nfaug_command("info", "--recipe", "none")
+    assert ran.code == 2
+    assert "no recipe 'none'; there are cifar10," in ran.err
 
 
 def test_info(tiny_path: Path, nfaug_command: Any) -> None:

@@ -124,7 +124,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "nfaug.integrations.albumentations": ("torch numpy albumentations .augment .bank", ""),
     # Training knows nothing of the Hub, and the Hub nothing of training.
     "nfaug.training.*": (
-        "torch torchvision numpy PIL tqdm safetensors ema_pytorch .training.* " + CORE,
+        "torch torchvision numpy PIL tqdm safetensors ema_pytorch .flow_config .training.* " + CORE,
         ". accelerate diffusers jsonargparse matplotlib sklearn tensorboard timm yaml",
     ),
     "nfaug.hub.*": (

@@ -14,12 +14,14 @@ import torch
 from checkpoint_tools import sign
 from loopback_hub import LoopbackHub
 from nfa_tools import NAMES, images_of
+from PIL import Image
 from torch import Tensor
 
 import nfaug
 from nfaug.autoencoder import fetch_autoencoder, open_autoencoder, weights_sha256
 from nfaug.autoencoder_config import AutoencoderConfig
 from nfaug.checkpoint import Checkpoint, CheckpointError
+from nfaug.cli import main
 from nfaug.fixed_point import FixedPointConfig
 from nfaug.latents import LatentCodec, measure_codec
 from nfaug.training import TrainConfig, TrainResult, train
@@ -273,6 +275,44 @@ def test_fit_and_preview(
     assert picture.width > 4 * SIZE[1]
     bare = nfaug.fit(base.flow, photos, rank=3, progress=False)
     assert bare.config.autoencoder == base.config.autoencoder
+
+
+def test_the_command_line(
+    autoencoder: Path, photos: TensorImages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recipe, in the small, and what comes after it."""
+
+    def run(*words: str | Path) -> dict[str, Any]:
+        code = main([*map(str, words), "--json"])
+        ran = capsys.readouterr()
+        assert code == 0, ran.err
+        return json.loads(ran.out)
+
+    for index, (image, label) in enumerate(photos):
+        folder = tmp_path / "photos" / NAMES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
+    flow, data = tmp_path / "flow", ("--data", tmp_path / "photos")
+    made = run(
+        *("train", "--recipe", "imagenet-vae", *data, "--out", flow, "--autoencoder", autoencoder),
+        *("--dataset.image_size", "[64,64]", "--epochs", "1", "--batch-size", "18"),
+        *("--flow.steps", "[1,1]", "--flow.blocks", "[0,0]", "--flow.width", "[4,4]"),
+        *("--pca.rank", "4", "--pictures", "false", "--lr", "0.001"),
+    )
+    assert made["steps"] == 2
+    assert (flow / "samples.png").is_file()
+    found = ("--flow", flow, "--autoencoder", autoencoder)
+    eval_figures = run("eval", *found, *data, "--split", "train")
+    assert {"latent_bits_per_dim", "nf_acc", "mean_level_error"} <= set(eval_figures)
+    assert not {"bits_per_dim", "exact"} & set(eval_figures)
+    run("fit", *found, *data, "--rank", "3", "--out", tmp_path / "fitted")
+    found = ("--flow", tmp_path / "fitted", "--autoencoder", autoencoder)
+    run("preview", *found, *data, "--out", tmp_path / "grid.png", "--variants", "1")
+    run("sample", *found, "--out", tmp_path / "samples.png", "--per-class", "1")
+    told = run("info", tmp_path / "fitted", "--autoencoder", autoencoder)
+    assert told["autoencoder"]["name"] == "tiny-vae"
+    assert main(["eval", *map(str, (*found, *data)), "--split", "train", "--invertibility"]) == 2
+    assert "works on an autoencoder's latents" in capsys.readouterr().err
 
 
 # Checkpoints

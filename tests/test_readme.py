@@ -72,15 +72,6 @@ def make_images(path: Path) -> None:
             Image.fromarray(level.byte().numpy()).save(path / name / f"{index}.png")
 
 
-def make_photos(path: Path) -> None:
-    """PNG files without class folders."""
-    path.mkdir()
-    generator = torch.Generator().manual_seed(0)
-    for number in range(12):
-        pixels = torch.randint(256, (12, 12, 3), generator=generator, dtype=torch.uint8)
-        Image.fromarray(pixels.numpy()).save(path / f"{number}.png")
-
-
 def make_flow(path: Path) -> None:
     """A checkpoint for those images, untrained."""
     import nfaug
@@ -115,7 +106,6 @@ def make_settings(path: Path) -> None:
 
 KINDS: dict[str, Callable[[Path], None]] = {
     "images": make_images,
-    "photos": make_photos,
     "flow": make_flow,
     "named-flow": make_named_flow,
     "settings": make_settings,

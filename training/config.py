@@ -25,6 +25,8 @@ __all__ = [
     "recipes",
 ]
 
+_IMAGES, _EPOCHS = 1_000_000, (10, 400)  # of epochs: 0
+
 
 @dataclass(frozen=True)
 class FlowSettings:
@@ -186,7 +188,8 @@ class TrainConfig:
     """A training run.
 
     Args:
-        epochs: Passes over the data.
+        epochs: Passes over the data; 0 for as many as make a million images, at least 10 and at
+            most 400.
         max_minutes: Stop earlier when the time is up (null for no limit); the learning rate then
             decays with the time.
         batch_size: Images per step.
@@ -216,14 +219,22 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = {
-            "epochs": self.epochs,
             "batch_size": self.batch_size,
             "eval_every": self.eval_every,
         }
         _check(counts, least=1)
+        _check({"epochs": self.epochs}, least=0)
         _check({"lr": self.lr}, above=0)
         if self.max_minutes is not None:
             _check({"max_minutes": self.max_minutes}, above=0)
+
+    def for_images(self, count: int) -> TrainConfig:
+        """The same with `epochs` chosen where it is 0, for that many training images."""
+        if self.epochs:
+            return self
+        least, most = _EPOCHS
+        epochs = min(most, max(least, math.ceil(_IMAGES / max(1, count))))
+        return dataclasses.replace(self, epochs=epochs)
 
     def to_dict(self) -> dict[str, Any]:
         """A nested dictionary of everything, defaults included."""

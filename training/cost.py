@@ -41,14 +41,16 @@ def recipe_config(name: str) -> TrainConfig:
 
 
 def recipe_flow(config: TrainConfig) -> FlowConfig:
-    """The flow of settings that say what the images are; of the usual latents with an autoencoder.
+    """The flow of settings that say the size of images; of the usual latents with an autoencoder.
+
+    Images are RGB where `dataset.channels` leaves that to the data.
 
     Raises:
-        ValueError: they leave channels or size to the data.
+        ValueError: `dataset.image_size` is left to the data.
     """
-    channels, size = config.dataset.channels, config.dataset.image_size
-    if channels is None or size is None:
-        raise ValueError("dataset.channels and dataset.image_size must be given; they are not both")
+    channels, size = config.dataset.channels or 3, config.dataset.image_size
+    if size is None:
+        raise ValueError("the cost depends on dataset.image_size, which is left to the data")
     if config.autoencoder is not None:
         channels, size = _LATENT_CHANNELS, (size[0] // _FACTOR, size[1] // _FACTOR)
     return FlowConfig(channels, size, **asdict(config.flow))

@@ -85,8 +85,9 @@ def train(
         TrainingDiverged: `optim.max_bad_steps` steps in a row were not finite, or the flow maps
             images to latents that are not.
     """
-    config = config or TrainConfig()
-    return _Run(wrap_dataset(dataset), config, val, log, progress).run()
+    images = wrap_dataset(dataset)
+    config = (config or TrainConfig()).for_images(len(images))
+    return _Run(images, config, val, log, progress).run()
 
 
 def pick_device(name: str) -> torch.device:

@@ -14,8 +14,16 @@ __all__ = ["parser", "run"]
 
 def parser() -> ArgumentParser:
     """Options of `nfaug info`."""
-    made = new_parser("info", "Say what a checkpoint holds: flow, classes, gaussians, figures.")
-    made.add_argument("flow", help="a checkpoint directory, or owner/name on the Hub")
+    made = new_parser(
+        "info",
+        "Say what a checkpoint holds: flow, classes, gaussians, figures; or what a recipe costs.",
+    )
+    made.add_argument("flow", nargs="?", help="a checkpoint directory, or owner/name on the Hub")
+    made.add_argument(
+        "--recipe",
+        help="instead of a checkpoint: a recipe of nfaug train, its flow, GFLOP an image and "
+        "direction, and by calculation the hours on a card",
+    )
     made.add_argument(
         "--autoencoder", help="for a flow on latents: where its autoencoder is, if it has moved"
     )
@@ -23,7 +31,13 @@ def parser() -> ArgumentParser:
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Load, check, and describe."""
+    """Load, check, and describe; or calculate."""
+    if (arguments.flow is None) == (arguments.recipe is None):
+        raise ValueError("give a checkpoint or --recipe NAME, one of the two")
+    if arguments.recipe is not None:
+        from ..training.cost import recipe_cost
+
+        return {"recipe": arguments.recipe, **recipe_cost(arguments.recipe)}
     checkpoint = load(arguments.flow, autoencoder=arguments.autoencoder)
     config = checkpoint.config
     pca = checkpoint.pca

@@ -114,6 +114,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         download=config.dataset.download,
         labels=config.prior.kind != "single",
     )
+    config = config.for_images(len(dataset))
     result = train(dataset, config, log=out / "log.csv")
     checkpoint = result.checkpoint
     checkpoint.config.training["data"] = data_name(arguments.data)
