@@ -108,7 +108,9 @@ def direct_solve(m: Tensor, s: Tensor, config: FixedPointConfig) -> tuple[Tensor
     mu, v = m, torch.ones_like(s) if config.fit == "means" else s
     iteration = 1
     while True:
-        means, variances = direct_step(m, s, mu, v, config.weight(len(m)), config.alpha, config.fit)
+        means, variances = direct_step(
+            m, s, mu, v, config.weight(*m.shape), config.alpha, config.fit
+        )
         moves = max((means - mu).norm(dim=1).max(), (variances - v).norm(dim=1).max())
         if moves <= config.tolerance or iteration == config.max_iterations:
             return mu, v, iteration

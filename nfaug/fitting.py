@@ -162,6 +162,7 @@ def solve_record(config: Any, result: FixedPointResult) -> dict[str, Any]:
         )
     return {
         **asdict(config),
+        "kld_weight": config.weight(*result.means.shape[:2]),
         "converged": result.converged,
         "iterations": result.iterations,
         "residual": result.residual,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +15,8 @@ from .fixed_point_config import (
     FixedPointResult,
     FixedPointStep,
 )
+from .fixed_point_loop import State, StepReport, iterate
+from .fixed_point_means import solve_means
 from .fixed_point_rules import (
     KL_FLOOR,
     class_kernel,
@@ -91,67 +92,16 @@ def solve(
         raise ValueError(
             f"start means have shape {tuple(means.shape)}, the data's {tuple(data[0].shape)}"
         )
+    weight = config.weight(*means.shape)
+    if config.fit == "means":
+        return solve_means(data[0], means, config, weight, config.kernel if pi is None else pi)
     # Copies: the iteration writes into its state, and the data may share the caller's memory.
     means = (data[0] if config.fit == "covariances" else means).clone()
-    if config.fit == "means":
-        variances = means.new_ones(len(means), 1)
-    elif config.variance_bounds is None:
+    if config.variance_bounds is None:
         variances = variances.clone()
     else:
         variances = variances.clamp(*config.variance_bounds)
-    result = iterate(_DiagonalStep(data, config, pi), (means, variances), config)
-    return replace(result, variances=result.variances.expand_as(result.means).contiguous())
-
-
-State: TypeAlias = tuple[Tensor, Tensor]
-
-
-class StepReport(NamedTuple):
-    """What one evaluation of the update saw: divergences (K, K) and, per class, (K,) each."""
-
-    kl: Tensor
-    mean_moves: Tensor
-    variance_moves: Tensor
-    out_of_range: Tensor
-
-
-def iterate(
-    step: Callable[[State, State], StepReport], state: State, config: FixedPointConfig
-) -> FixedPointResult:
-    """The loop that both solvers share: ``step(state, following)`` writes the next state.
-
-    What ``config.fit`` keeps fixed is one and the same tensor in both states.
-    """
-    fixed = {"means": 1, "covariances": 0, "both": None}[config.fit]
-    following: State = (
-        state[0] if fixed == 0 else torch.empty_like(state[0]),
-        state[1] if fixed == 1 else torch.empty_like(state[1]),
-    )
-    history: list[FixedPointStep] = []
-    converged = False
-    for iteration in range(1, config.max_iterations + 1):
-        report = step(state, following)
-        classes = len(report.kl)
-        if bool(report.out_of_range.any()):
-            worst = int(report.out_of_range.nonzero()[0])
-            weight = config.weight(classes)
-            raise FixedPointDivergence(iteration, worst, weight, config.advice(), history)
-        others = report.kl[~torch.eye(classes, dtype=torch.bool, device=report.kl.device)]
-        history.append(
-            FixedPointStep(
-                iteration,
-                mean_residual=float(report.mean_moves.max()),
-                variance_residual=float(report.variance_moves.max()),
-                kl_min=float(others.min()),
-                kl_mean=float(others.mean()),
-            )
-        )
-        converged = history[-1].residual <= config.tolerance
-        if converged or iteration == config.max_iterations:
-            break
-        state, following = following, state
-    # The state before the last step: it is the one that the residual belongs to.
-    return FixedPointResult(*state, converged, iteration, history[-1].residual, history)
+    return iterate(_DiagonalStep(data, config, weight, pi), (means, variances), config, weight)
 
 
 class _DiagonalStep:
@@ -160,11 +110,13 @@ class _DiagonalStep:
     Given the kernel, coordinates do not interact: slices keep temporaries small and in the cache.
     """
 
-    def __init__(self, data: State, config: FixedPointConfig, pi: CustomPi | None) -> None:
+    def __init__(
+        self, data: State, config: FixedPointConfig, weight: float, pi: CustomPi | None
+    ) -> None:
         self.data = data
         self.config = config
         self.pi = config.kernel if pi is None else pi
-        self.weight = config.weight(len(data[0]))
+        self.weight = weight
         self.range = variance_range(data[1])
 
     def __call__(self, state: State, following: State) -> StepReport:
@@ -173,13 +125,13 @@ class _DiagonalStep:
         kl = pairwise_kl(means, variances)
         kernel = class_kernel(kl, self.pi, config.alpha)
         push = None
-        if config.isotropic_mean_step or config.fit == "means":
+        if config.isotropic_mean_step:
             push = push_matrix(variances.mean(dim=1, keepdim=True), kernel)
         mean_moves, variance_moves = kl.new_zeros(2, len(kl))
         out_of_range = torch.zeros_like(mean_moves, dtype=torch.bool)
         for part in column_slices(*means.shape):
             m, s = (x[:, part] for x in self.data)
-            mu, v = means[:, part], variances if config.fit == "means" else variances[:, part]
+            mu, v = means[:, part], variances[:, part]
             centred = mu - mu.mean(dim=0)
             if config.fit != "covariances":
                 if push is None:
@@ -188,18 +140,17 @@ class _DiagonalStep:
                     move = (m - mu).addmm_(push, centred, alpha=self.weight)
                 mean_moves += torch.linalg.vector_norm(move, dim=1).square_()
                 torch.add(mu, move, alpha=config.damping, out=following[0][:, part])
-            if config.fit != "means":
-                if config.update == "released":
-                    target = released_update(s, mu, v, kernel, self.weight, centred=centred)
-                else:
-                    target = proposition1_update(m, s, mu, v, kernel, self.weight, centred=centred)
-                if config.variance_bounds is not None:
-                    target.clamp_(*config.variance_bounds)
-                variance_moves += torch.linalg.vector_norm(target - v, dim=1).square_()
-                low, high = target.aminmax(dim=1)
-                # Written so that NaN is out of range.
-                out_of_range |= ~((low > self.range[0]) & (high < self.range[1]))
-                _damped(v, target, config.damping, following[1][:, part])
+            if config.update == "released":
+                target = released_update(s, mu, v, kernel, self.weight, centred=centred)
+            else:
+                target = proposition1_update(m, s, mu, v, kernel, self.weight, centred=centred)
+            if config.variance_bounds is not None:
+                target.clamp_(*config.variance_bounds)
+            variance_moves += torch.linalg.vector_norm(target - v, dim=1).square_()
+            low, high = target.aminmax(dim=1)
+            # Written so that NaN is out of range.
+            out_of_range |= ~((low > self.range[0]) & (high < self.range[1]))
+            _damped(v, target, config.damping, following[1][:, part])
         out_of_range |= ~(mean_moves.isfinite() & variance_moves.isfinite())
         return StepReport(kl, mean_moves.sqrt(), variance_moves.sqrt(), out_of_range)
 

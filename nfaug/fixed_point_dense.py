@@ -9,12 +9,9 @@ from torch import Tensor
 
 from .fixed_point import (
     CustomPi,
-    State,
-    StepReport,
     as_double,
     check_counts,
     checked_means,
-    iterate,
     solve,
     variance_range,
 )
@@ -30,6 +27,7 @@ from .fixed_point_dense_rules import (
     project_eigenvalues,
     symmetric,
 )
+from .fixed_point_loop import State, StepReport, iterate
 from .fixed_point_rules import class_kernel, mean_update
 
 __all__ = [
@@ -76,6 +74,8 @@ def solve_dense(
         FixedPointDivergence: If the iteration leaves the range of positive finite numbers.
     """
     config = FixedPointConfig() if config is None else config
+    if config.anderson and config.fit != "means":
+        raise ValueError("Anderson acceleration works on log-variances; set anderson to 0 here")
     data = _checked(data_means, data_covariances, "data")
     check_counts(counts, len(data_means))
     means, covariances = data if start is None else _checked(*start, "start")
@@ -90,17 +90,21 @@ def solve_dense(
     means = (data[0] if config.fit == "covariances" else means).clone()
     if config.variance_bounds is not None:
         covariances = project_eigenvalues(covariances, *config.variance_bounds)
-    return iterate(_DenseStep(data, config, pi), (means, covariances.clone()), config)
+    weight = config.weight(*means.shape)
+    step = _DenseStep(data, config, weight, pi)
+    return iterate(step, (means, covariances.clone()), config, weight)
 
 
 class _DenseStep:
     """One evaluation of the updates."""
 
-    def __init__(self, data: State, config: FixedPointConfig, pi: CustomPi | None) -> None:
+    def __init__(
+        self, data: State, config: FixedPointConfig, weight: float, pi: CustomPi | None
+    ) -> None:
         self.data = data
         self.config = config
         self.pi = config.kernel if pi is None else pi
-        self.weight = config.weight(len(data[0]))
+        self.weight = weight
         self.range = variance_range(data[1].diagonal(dim1=1, dim2=2))
 
     def __call__(self, state: State, following: State) -> StepReport:

@@ -61,7 +61,9 @@ def class_kernel(kl: Tensor, pi: Pi = "forward", alpha: float = 10.0) -> Tensor:
         ValueError: If a callable returns something that is not a positive scale.
     """
     scaled = _scale(kl, pi) * alpha
-    return _zero_diagonal(torch.exp(-kl / scaled) / scaled)
+    kernel = torch.exp(-kl / scaled) / scaled
+    kernel.diagonal().zero_()
+    return kernel
 
 
 def mean_update(

@@ -261,20 +261,26 @@ def _log_sum(v: Tensor) -> Tensor:
 
 def _pairwise_kl_isotropic(means: Tensor, variances: Tensor) -> Tensor:
     """`pairwise_kl` for variances of shape (K, 1): one Gram matrix."""
+    ratio = variances / variances.T
+    spread = means.shape[1] * (ratio - 1 - ratio.log())
+    kl = 0.5 * (squared_distances(means) / variances.T + spread)
+    return _without_diagonal(kl.clamp(min=0))
+
+
+def squared_distances(means: Tensor) -> Tensor:
+    """Squared distances between all rows of (K, d), shape (K, K), float64; as `pairwise_kl`."""
     classes, dim = means.shape
-    gram = variances.new_zeros(classes, classes)
+    gram = means.new_zeros(classes, classes, dtype=torch.float64)
     for part in column_slices(classes, dim):
         mu = means[:, part].double()
         mu = mu - mu.mean(dim=0)
         gram.addmm_(mu, mu.T)
     norms = gram.diagonal()
-    distances = (norms[:, None] + norms - 2 * gram).clamp(min=0)
-    ratio = variances / variances.T
-    kl = 0.5 * (distances / variances.T + dim * (ratio - 1 - ratio.log()))
-    return _without_diagonal(kl.clamp(min=0))
+    distances = (norms[:, None] + norms).sub_(gram, alpha=2)
+    return _without_diagonal(distances.clamp(min=0))
 
 
 def _without_diagonal(matrix: Tensor) -> Tensor:
-    """The matrix with a zero diagonal, whatever was there (out of place, for autograd)."""
-    eye = torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)
-    return matrix.masked_fill(eye, 0.0)
+    """A new (K, K) matrix of clamped values with a zero diagonal, whatever was there."""
+    matrix.diagonal().zero_()
+    return matrix

@@ -122,20 +122,31 @@ class ClassStatistics:
     def all_reduce(self) -> None:
         """Combine the statistics of all processes, so that each has the whole: one all-reduce.
 
-        Sums, not moments about each process's own mean, can be added by one call. Their rounding
-        error is about 1e-16 * (1 + m^2 / v) relative, far below a latent's own. Without an
-        initialised process group there is nothing to do.
+        What one sum over processes can carry are sums of differences from a reference, and of their
+        squares. They keep their digits where the reference lies near the mean, so it is the first
+        process's class mean, broadcast before (for a class that it has not seen, its mean over all
+        classes). With g the distance from there to the mean, in standard deviations, the variances'
+        rounding error is about 1e-16 * (1 + g^2) relative.
+
+        All processes must call it, once each has seen its share: a second call would count every
+        sample once a process. Without an initialised process group there is nothing to do.
         """
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
-        sums = self.counts[:, None] * self.means
-        raw = self.m2 + sums * self.means
-        packed = torch.cat([self.counts[:, None], sums, raw], dim=1)
+        seen = self.counts[:, None] > 0
+        total = self.counts.sum().clamp(min=1)
+        reference = torch.where(seen, self.means, self.counts @ self.means / total)
+        torch.distributed.broadcast(reference, src=0)
+        # Zero for a class without samples, whatever its (zero) mean says.
+        shift = torch.where(seen, self.means - reference, 0.0)
+        sums = self.counts[:, None] * shift
+        packed = torch.cat([self.counts[:, None], sums, self.m2 + sums * shift], dim=1)
         torch.distributed.all_reduce(packed)
         self.counts = packed[:, 0].clone()
         sums, raw = packed[:, 1:].split(self.dim, dim=1)
-        self.means = sums / self.counts.clamp(min=1)[:, None]
-        self.m2 = (raw - sums * self.means).clamp_(min=0)
+        shift = sums / self.counts.clamp(min=1)[:, None]
+        self.means = torch.where(self.counts[:, None] > 0, reference + shift, 0.0)
+        self.m2 = (raw - sums * shift).clamp_(min=0)
 
     def finalize(
         self, variance_floor: float = 1e-6, *, class_names: Sequence[str] | None = None

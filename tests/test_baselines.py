@@ -177,5 +177,5 @@ def test_bad_data() -> None:
     with pytest.raises(ValueError, match="scale must be positive and finite, got -1"):
         random_gaussians(2, 3, scale=-1)
     config = GradientDescentConfig()
-    assert config.weight(11) == FixedPointConfig().weight(11)
-    assert dataclasses.replace(config, kld_weight=2.0).weight(11) == 2.0
+    assert config.weight(11, 64) == FixedPointConfig().weight(11, 64)
+    assert dataclasses.replace(config, kld_weight=2.0).weight(11, 64) == 2.0

@@ -23,6 +23,8 @@ from nfaug.fixed_point import (
     released_update,
     solve,
 )
+from nfaug.fixed_point_anderson import Anderson
+from nfaug.fixed_point_loop import StepReport, iterate
 
 CLASSES, DIM = 5, 7
 EXACT = {"rtol": 1e-10, "atol": 0.0}
@@ -222,7 +224,7 @@ def gradients(
     """Gradients of J for means and variances; those of its likelihood alone, as a scale."""
     point = (result.means.clone().requires_grad_(), result.variances.clone().requires_grad_())
     found = []
-    for weight in (config.weight(len(data[0])), 0.0):
+    for weight in (config.weight(*data[0].shape), 0.0):
         value = objective(*data, *point, weight, pi=config.kernel, alpha=config.alpha)
         found += torch.autograd.grad(value, point)
     return found[0], found[1], found[2], found[3]
@@ -397,14 +399,87 @@ def _off_diagonal(matrix: Tensor) -> Tensor:
 
 
 def test_the_default_weight_keeps_the_distance_between_classes() -> None:
-    assert FixedPointConfig().weight(100) == REFERENCE_WEIGHT / 99
-    assert FixedPointConfig(kld_weight=7).weight(100) == 7
-    for classes in (4, 40):
-        means, variances = draw(classes, 100, spread=1e-3)
-        config = FixedPointConfig()
-        distances = torch.cdist(*[solve(means, variances, config).means] * 2)
-        predicted = math.sqrt(4 * math.exp(-0.1) * config.weight(classes) * classes / 10)
-        assert float(_off_diagonal(distances).mean()) == pytest.approx(predicted, rel=0.05)
+    # The paper's settings: 3333 with 10 classes and 303 with 100, both in 3,072 dimensions.
+    assert FixedPointConfig().weight(10, 3072) == pytest.approx(3333, rel=1e-3)
+    assert FixedPointConfig().weight(100, 3072) == pytest.approx(303, rel=1e-3)
+    assert FixedPointConfig().weight(10, 64) == pytest.approx(69.4, rel=1e-3)
+    assert FixedPointConfig(kld_weight=7).weight(100, 64) == 7
+    for classes, dim in ((4, 100), (40, 100), (10, 1024)):
+        means, variances = draw(classes, dim, spread=1e-3)
+        for alpha in (10.0, 1.0):
+            config = FixedPointConfig(alpha=alpha, anderson=4)
+            distances = torch.cdist(*[solve(means, variances, config).means] * 2)
+            squared = float(_off_diagonal(distances).square().mean()) / dim
+            pull = 4 * math.exp(-1 / alpha) / alpha
+            assert squared == pytest.approx(pull * REFERENCE_WEIGHT * classes / (classes - 1), 0.02)
+
+
+@pytest.mark.parametrize("kernel", ["forward", "mean"])
+def test_the_subspace_of_the_means_is_all_they_need(kernel: str) -> None:
+    """More coordinates than classes are rotated away; padding with zeros says what remains."""
+    m, s = draw(4, 3, spread=2.0)  # fewer coordinates than classes: nothing is reduced
+    config = FixedPointConfig(kld_weight=5.0, kernel=kernel, tolerance=1e-6, max_iterations=500)
+    begin = draw(4, 3, seed=5)[0]
+    expected = solve(m, s, config, start=(begin, s))
+    generator = torch.Generator().manual_seed(1)
+    rotation = torch.linalg.qr(torch.randn(40, 40, generator=generator, dtype=torch.float64))[0]
+    wide = [x @ rotation[:3] + 7 for x in (m, begin)]
+    found = solve(wide[0], torch.ones(4, 40).double(), config, start=(wide[1], torch.ones(4, 40)))
+    assert found.iterations == expected.iterations > 5
+    assert found.residual == pytest.approx(expected.residual, rel=1e-8)
+    torch.testing.assert_close(found.means, expected.means @ rotation[:3] + 7, **EXACT)
+
+
+@pytest.mark.parametrize("update", ["released", "proposition1"])
+@pytest.mark.parametrize("fit", ["means", "covariances", "both"])
+def test_acceleration_saves_iterations_and_keeps_the_answer(fit: str, update: str) -> None:
+    data = draw(10, 20)
+    config = FixedPointConfig(
+        fit=fit, kld_weight=1.0, update=update, tolerance=1e-6, max_iterations=1000
+    )
+    if update == "proposition1":
+        config = dataclasses.replace(config, variance_bounds=(0.1, 10.0))
+    plain = solve(*data, config)
+    fast = solve(*data, dataclasses.replace(config, anderson=4))
+    assert plain.converged
+    assert fast.converged
+    assert fast.iterations < plain.iterations
+    torch.testing.assert_close(fast.means, plain.means, rtol=0, atol=1e-4)
+    torch.testing.assert_close(fast.variances, plain.variances, rtol=0, atol=1e-4)
+
+
+def test_acceleration_takes_back_a_leap_that_makes_things_worse() -> None:
+    """A line that aims at -5 bends at 1: the first leap lands where the residual is larger."""
+
+    def step(state: tuple[Tensor, Tensor], following: tuple[Tensor, Tensor]) -> StepReport:
+        (x, _), (out, _) = state, following
+        target = torch.where(x > 1, 0.9 * x - 0.5, -0.9 * x)
+        out.copy_(target)
+        moves = torch.linalg.vector_norm(target - x, dim=1)
+        return StepReport(torch.eye(2).double(), moves, 0 * moves, x.abs().amax(dim=1) > 100)
+
+    begin = torch.tensor([[5.0], [40.0]], dtype=torch.float64)
+    config = FixedPointConfig(anderson=3, tolerance=1e-9)
+    accelerator = Anderson(3, fixed=1, bounds=None)
+    assert not accelerator.rejects(torch.inf, out_of_range=True)
+    result = iterate(step, (begin, torch.ones_like(begin)), config, 1.0)
+    assert result.converged
+    assert result.means.abs().max() < 1e-6
+    # Every rejected leap is an evaluation without a place in the history.
+    assert len(result.history) < result.iterations
+    residuals = [entry.residual for entry in result.history]
+    assert all(math.isfinite(residual) for residual in residuals)
+
+
+def test_acceleration_neither_hides_divergence_nor_leaves_the_finite_numbers() -> None:
+    config = FixedPointConfig(fit="both", kld_weight=300, update="proposition1", anderson=3)
+    with pytest.raises(FixedPointDivergence, match="diverged at iteration"):
+        solve(*draw(10, 50), dataclasses.replace(config, kld_weight=1e307))
+    # Plain steps diverge here; leaps that are taken back keep going round.
+    result = solve(*draw(10, 50), config)
+    assert not result.converged
+    assert result.means.isfinite().all()
+    assert result.variances.isfinite().all()
 
 
 def test_custom_pi() -> None:
@@ -470,6 +545,7 @@ def test_a_weight_beyond_floating_point_diverges() -> None:
         ({"tolerance": 0.0}, "tolerance must be positive and finite, got 0.0"),
         ({"damping": 0.0}, r"damping must lie in \(0, 1\], got 0.0"),
         ({"damping": 1.5}, r"damping must lie in \(0, 1\], got 1.5"),
+        ({"anderson": -1}, "anderson must be at least 0, got -1"),
         ({"max_iterations": 0}, "max_iterations must be at least 1, got 0"),
         ({"variance_bounds": (0.0, 1.0)}, r"0 < low < high, finite, got \(0.0, 1.0\)"),
         ({"variance_bounds": (2.0, 1.0)}, r"got \(2.0, 1.0\)"),

@@ -49,10 +49,21 @@ ROOMS: dict[str, tuple[str, str]] = {
     "nfaug.statistics": ("torch", ""),
     "nfaug.fixed_point_config": ("torch", ""),
     "nfaug.fixed_point_rules": ("torch .gaussians", ""),
-    "nfaug.fixed_point": ("torch .fixed_point_config .fixed_point_rules .gaussians", ""),
+    "nfaug.fixed_point_anderson": ("torch", ""),
+    "nfaug.fixed_point_loop": ("torch .fixed_point_anderson .fixed_point_config", ""),
+    "nfaug.fixed_point_means": (
+        "torch .fixed_point_config .fixed_point_loop .fixed_point_rules .gaussians",
+        "",
+    ),
+    "nfaug.fixed_point": (
+        "torch .fixed_point_config .fixed_point_loop .fixed_point_means .fixed_point_rules "
+        ".gaussians",
+        "",
+    ),
     "nfaug.fixed_point_dense_rules": ("torch .fixed_point_rules", ""),
     "nfaug.fixed_point_dense": (
-        "torch .fixed_point .fixed_point_config .fixed_point_dense_rules .fixed_point_rules",
+        "torch .fixed_point .fixed_point_config .fixed_point_dense_rules .fixed_point_loop "
+        ".fixed_point_rules",
         "",
     ),
     "nfaug.classwise": ("torch", ""),

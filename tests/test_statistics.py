@@ -77,31 +77,48 @@ def test_merging_equals_one_pass(order: tuple[int, ...]) -> None:
     assert_same(whole, collect(z, labels))
 
 
+def hard_data() -> tuple[Tensor, Tensor]:
+    """Means of 30 beside deviations of 1e-4: raw sums of squares would lose eleven digits."""
+    z, labels = make_data()
+    return 30 + (z - 30) * 1e-3, labels
+
+
 def reduce_in_process(rank: int, path: Path, results: Path) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{path}", rank=rank, world_size=2
     )
-    z, labels = make_data()
-    # Unequal shares, and the second process has not a single sample of class 0.
-    mine = (torch.arange(len(z)) < 150) | (labels == 0)
+    for name, (z, labels) in (("plain", make_data()), ("hard", hard_data())):
+        # Unequal shares, one class in the first process alone and one in the second alone.
+        mine = ((torch.arange(len(z)) < 150) | (labels == 0)) & (labels != 1)
+        if rank == 1:
+            mine = ~mine
+        statistics = ClassStatistics(CLASSES, DIM)
+        statistics.update(z[mine], labels[mine])
+        statistics.all_reduce()
+        found = dict(zip(FOUND, statistics.finalize(1e-30), strict=True))
+        save_file(found, results / f"{name}{rank}.safetensors")
+    # No process has seen anything of the last class, and the first one nothing at all.
+    empty = ClassStatistics(CLASSES, DIM)
     if rank == 1:
-        mine = ~mine
-    statistics = ClassStatistics(CLASSES, DIM)
-    statistics.update(z[mine], labels[mine])
-    statistics.all_reduce()
-    names = ("counts", "means", "variances")
-    save_file(dict(zip(names, statistics.finalize(), strict=True)), results / f"{rank}.safetensors")
+        empty.update(torch.full((2, DIM), 5.0), torch.tensor([0, 1]))
+    empty.all_reduce()
+    assert empty.counts.tolist() == [1, 1, 0, 0]
+    assert empty.means[:, 0].tolist() == [5, 5, 0, 0]
+    assert not empty.m2.any()
     torch.distributed.destroy_process_group()
+
+
+FOUND = ("counts", "means", "variances")
 
 
 def test_all_reduce_of_two_processes(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(reduce_in_process, (tmp_path / "store", tmp_path), nprocs=2)
-    expected = collect(*make_data()).finalize()
-    for rank in range(2):
-        found = load_file(tmp_path / f"{rank}.safetensors")
-        for name, value in zip(("counts", "means", "variances"), expected, strict=True):
-            # Raw sums: a mean of 30 beside a deviation of 0.1 costs 1e-16 * (30/0.1)^2.
-            torch.testing.assert_close(found[name], value, rtol=1e-10, atol=0)
+    for name, data in (("plain", make_data()), ("hard", hard_data())):
+        expected = collect(*data).finalize(1e-30)
+        for rank in range(2):
+            found = load_file(tmp_path / f"{name}{rank}.safetensors")
+            for key, value in zip(FOUND, expected, strict=True):
+                torch.testing.assert_close(found[key], value, rtol=1e-10, atol=0)
 
 
 def test_all_reduce_alone_changes_nothing() -> None:

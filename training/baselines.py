@@ -18,7 +18,7 @@ from ..fixed_point import (
     checked_gaussians,
     pairwise_kl,
 )
-from ..fixed_point_config import REFERENCE_WEIGHT
+from ..fixed_point_config import default_weight
 from ..fixed_point_rules import class_nll, divergence_penalty
 
 __all__ = [
@@ -92,11 +92,9 @@ class GradientDescentConfig:
                 f"{self.variance_bounds}"
             )
 
-    def weight(self, num_classes: int) -> float:
-        """c for this number of classes, the default resolved."""
-        if self.kld_weight is None:
-            return REFERENCE_WEIGHT / (num_classes - 1)
-        return self.kld_weight
+    def weight(self, num_classes: int, dim: int) -> float:
+        """c for this number of classes in this dimension, the default resolved."""
+        return default_weight(num_classes, dim) if self.kld_weight is None else self.kld_weight
 
 
 def learning_rate_factor(policy: Policy, progress: float) -> float:
@@ -159,7 +157,7 @@ def gradient_descent(
     data = checked_gaussians(data_means, data_variances, "data")
     check_counts(counts, len(data_means))
     classes = len(data[0])
-    weight = config.weight(classes)
+    weight = config.weight(*data[0].shape)
     means = data[0].clone()
     theta = _inverse_sigmoid(data[1], *config.variance_bounds)
     fitted = {"means": [means], "covariances": [theta], "both": [means, theta]}[config.fit]

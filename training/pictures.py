@@ -46,7 +46,7 @@ def run_figures(
     counts, means, variances = stats.finalize(class_names=names)
     panels = {"gaussians of the data": ClassGaussians(means, variances, counts)}
     histories: dict[str, list[FixedPointStep]] = {}
-    for weight in weights or _weights(result, len(names)):
+    for weight in weights or _weights(result, *means.shape):
         title = f"fixed point, c = {weight:g}"
         try:
             solved = solve(means, variances, FixedPointConfig(fit="both", kld_weight=weight))
@@ -101,7 +101,7 @@ def _latents(result: TrainResult, dataset: LabelledImages) -> tuple[torch.Tensor
     return torch.cat(latents), torch.cat(labels)
 
 
-def _weights(result: TrainResult, num_classes: int) -> tuple[float, float]:
+def _weights(result: TrainResult, num_classes: int, dim: int) -> tuple[float, float]:
     weight = result.checkpoint.config.gaussians.get("kld_weight")
-    weight = FixedPointConfig().weight(num_classes) if weight is None else float(weight)
+    weight = FixedPointConfig().weight(num_classes, dim) if weight is None else float(weight)
     return weight / 50, weight
