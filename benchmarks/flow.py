@@ -176,10 +176,12 @@ def gemm_rate(device: str, repeat: int) -> float:
     return 2 * n**3 / statistics.median(timed(lambda: a @ a, device) for _ in range(repeat + 2))
 
 
-def measure(flow: Flow, batch: int, repeat: int, extras: set[str]) -> list[str]:
+def measure(
+    flow: Flow, batch: int, repeat: int, extras: set[str], tolerance: float = 0.0
+) -> list[str]:
     """The table's rows of one batch size."""
     device = str(flow.device)
-    frozen, plain = flow.freeze(), PlainFlow(flow)
+    frozen, plain = flow.freeze(), PlainFlow(flow, tolerance)
     convs = Convolutions(flow, batch)
     images = torch.randint(
         256, (batch, flow.config.channels, *flow.config.image_size), dtype=torch.uint8
@@ -214,7 +216,7 @@ def measure(flow: Flow, batch: int, repeat: int, extras: set[str]) -> list[str]:
         times = {name: race({**job, "limit": convs}, repeat, device) for name, job in jobs.items()}
     rows = [row(name, batch, seconds, rate, convs.flop) for name, seconds in times.items()]
     if "train" in extras:
-        ours, theirs = train_step(flow), train_step(PlainFlow(copy.deepcopy(flow)))
+        ours, theirs = train_step(flow), train_step(PlainFlow(copy.deepcopy(flow), tolerance))
         seconds = race(
             {"plain": lambda: theirs(v), "flow": lambda: ours(v), "limit": convs.train},
             repeat,
@@ -272,6 +274,12 @@ def main() -> None:
         default="wall",
         help="cpu: one thread and the CPU seconds it used, for a machine shared with others",
     )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        help="a plain flow that ends its series once terms are this small; by default at 0",
+    )
     parser.add_argument("--no-train", action="store_true", help="leave out the training step")
     parser.add_argument("--bf16", action="store_true", help="add the inexact bfloat16 networks")
     parser.add_argument("--compile", action="store_true", help="add torch.compile")
@@ -297,7 +305,7 @@ def main() -> None:
     )
     print(HEADER)
     for batch in options.batch:
-        for line in measure(flow, batch, options.repeat, extras):
+        for line in measure(flow, batch, options.repeat, extras, options.tolerance):
             print(line, flush=True)
 
 
