@@ -70,7 +70,8 @@ class PlainFlow(nn.Module):
         m = m.unflatten(1, (n, n)).permute(0, 3, 4, 2, 1)  # M[i, j] is channel j*n + i
         if sign < 0:
             x2 = x2 - t
-        y = (plain_expm(sign * m, self.tolerance) @ x2.permute(0, 2, 3, 1).unsqueeze(-1)).squeeze(-1)
+        exponential = plain_expm(sign * m, self.tolerance)
+        y = (exponential @ x2.permute(0, 2, 3, 1).unsqueeze(-1)).squeeze(-1)
         y = y.permute(0, 3, 1, 2)
         trace = m.diagonal(dim1=-2, dim2=-1).sum((1, 2, 3))
         return torch.cat([x1, y + t if sign > 0 else y], 1), sign * trace
