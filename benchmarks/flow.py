@@ -118,7 +118,7 @@ def gemm_rate(device: str, repeat: int) -> float:
 
 
 def measure(
-    flow: Flow, batch: int, repeat: int, extras: set[str], tolerance: float = 0.0
+    flow: Flow, batch: int, repeat: int, extras: set[str], rate: float, tolerance: float = 0.0
 ) -> list[str]:
     """The table's rows of one batch size."""
     device = str(flow.device)
@@ -128,7 +128,6 @@ def measure(
         256, (batch, flow.config.channels, *flow.config.image_size), dtype=torch.uint8
     ).to(device)
     v = (images + 0.5) / 128 - 1
-    rate = gemm_rate(device, repeat)
     with torch.no_grad():
         z = frozen.encode(images)[0]
         for name, other in (("plain", plain(v)[0]), ("trained", flow(v)[0])):
@@ -263,7 +262,7 @@ def main() -> None:
     )
     print(HEADER)
     for batch in options.batch:
-        for line in measure(flow, batch, options.repeat, extras, options.tolerance):
+        for line in measure(flow, batch, options.repeat, extras, rate, options.tolerance):
             print(line, flush=True)
     if "bf16" in extras:
         print("\n" + bf16_error(flow, min(options.batch)))
