@@ -6,9 +6,10 @@
 
 Images/s of the flow as it trains and of the frozen one, beside
 
-- plain: the same flow as research code writes it. It forms every exponential by scaling and
-  squaring in a loop that looks at the data, keeps norms apart from convolutions and computes
-  exp(W) at each call. Its latents are checked against ours before anything is timed.
+- plain: the same flow as research code writes it (see `plain_flow.py`). It forms every exponential
+  by scaling and squaring in a loop that looks at the data, keeps norms apart from convolutions and
+  computes exp(W) at each call. Its latents are checked against ours before anything is timed.
+  `--tolerance 1e-8` has it stop its series early.
 - limit: the convolutions of the coupling networks alone, back to back, folded and in
   channels-last order (for the training step: unfolded, forward and backward).
 - the machine's rate of matrix products: the last column is the share of it that the
@@ -31,13 +32,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from convolutions import Convolutions
 from plain_flow import PlainFlow
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from nfaug.coupling import FrozenCoupling, MatrixExpCoupling
-from nfaug.coupling_net import FoldedNet
 from nfaug.flow import Flow, FlowConfig
 
 SIZES = {
@@ -46,47 +45,6 @@ SIZES = {
         channels=1, image_size=(32, 32), steps=(4, 4), blocks=(1, 1), width=(32, 32)
     ),
 }
-
-
-class Convolutions:
-    """The convolutions of a flow's coupling networks, and what they cost."""
-
-    def __init__(self, flow: Flow, batch: int) -> None:
-        frozen = flow.freeze()
-        self.layers: list[tuple[Tensor, tuple[Tensor, ...], list[tuple[Tensor, Tensor]]]] = []
-        self.flop = 0
-        height, width = flow.config.size
-        for steps in frozen.blocks:
-            height, width = height // 2, width // 2
-            for step in steps:
-                coupling = step.coupling
-                assert isinstance(coupling, FrozenCoupling)
-                x = torch.randn(batch, coupling.net.first.weight.shape[1], height, width)
-                x = x.to(flow.device).contiguous(memory_format=torch.channels_last)
-                convs = [(conv.weight, conv.bias) for conv in convolutions(coupling.net)]
-                self.layers.append((x, x.split(coupling.net.piece(x)), convs))
-                self.flop += 2 * height * width * sum(weight.numel() for weight, _ in convs)
-
-    def __call__(self) -> None:
-        with torch.no_grad():
-            for _, pieces, convs in self.layers:
-                for x in pieces:
-                    for weight, bias in convs:
-                        x = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
-
-    def train(self) -> None:
-        """Forward and backward of the whole batch."""
-        for x, _, convs in self.layers:
-            for weight, _ in convs:
-                weight.requires_grad_(True).grad = None
-                x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-            x.backward(torch.ones_like(x))
-
-
-def convolutions(net: FoldedNet) -> list[nn.Module]:
-    """The folded convolutions of a network in order."""
-    blocks = [conv for block in net.blocks for conv in (block.conv1, block.conv2, block.conv3)]
-    return [net.first, *blocks, net.last]
 
 
 def example_flow(config: FlowConfig, device: str) -> Flow:
@@ -106,23 +64,6 @@ def example_flow(config: FlowConfig, device: str) -> Flow:
             weight[coupling.n :] *= 6  # the matrices; the first n channels are shifts
     flow.initialize(torch.rand(64, *config.shape, device=device) * 2 - 1)
     return flow
-
-
-def exponent_norms(flow: Flow, v: Tensor) -> tuple[float, float]:
-    """Mean and largest norm of the couplings' matrices on a batch."""
-    norms: list[Tensor] = []
-
-    def look(coupling: MatrixExpCoupling, inputs: tuple[Tensor], _: object) -> None:
-        x1 = inputs[0][:, : inputs[0].shape[1] - coupling.n]
-        norms.append(coupling._condition(x1)[1].abs().sum(1).flatten())
-
-    handles = [coupling.register_forward_hook(look) for coupling in flow.couplings()]
-    with torch.no_grad():
-        flow(v)
-    for handle in handles:
-        handle.remove()
-    values = torch.cat(norms)
-    return float(values.mean()), float(values.max())
 
 
 def train_step(flow: nn.Module) -> Callable[[Tensor], None]:
@@ -176,16 +117,17 @@ def gemm_rate(device: str, repeat: int) -> float:
     return 2 * n**3 / statistics.median(timed(lambda: a @ a, device) for _ in range(repeat + 2))
 
 
-def measure(flow: Flow, batch: int, repeat: int, extras: set[str]) -> list[str]:
+def measure(
+    flow: Flow, batch: int, repeat: int, extras: set[str], rate: float, tolerance: float = 0.0
+) -> list[str]:
     """The table's rows of one batch size."""
     device = str(flow.device)
-    frozen, plain = flow.freeze(), PlainFlow(flow)
+    frozen, plain = flow.freeze(), PlainFlow(flow, tolerance)
     convs = Convolutions(flow, batch)
     images = torch.randint(
         256, (batch, flow.config.channels, *flow.config.image_size), dtype=torch.uint8
     ).to(device)
     v = (images + 0.5) / 128 - 1
-    rate = gemm_rate(device, repeat)
     with torch.no_grad():
         z = frozen.encode(images)[0]
         for name, other in (("plain", plain(v)[0]), ("trained", flow(v)[0])):
@@ -214,7 +156,7 @@ def measure(flow: Flow, batch: int, repeat: int, extras: set[str]) -> list[str]:
         times = {name: race({**job, "limit": convs}, repeat, device) for name, job in jobs.items()}
     rows = [row(name, batch, seconds, rate, convs.flop) for name, seconds in times.items()]
     if "train" in extras:
-        ours, theirs = train_step(flow), train_step(PlainFlow(copy.deepcopy(flow)))
+        ours, theirs = train_step(flow), train_step(PlainFlow(copy.deepcopy(flow), tolerance))
         seconds = race(
             {"plain": lambda: theirs(v), "flow": lambda: ours(v), "limit": convs.train},
             repeat,
@@ -235,6 +177,23 @@ def row(name: str, batch: int, times: dict[str, list[float]], rate: float, flop:
     cells += [f"{ratio(times, 'plain', 'frozen'):.2f}" if best == "frozen" else ""]
     cells += [f"{ratio(times, best, 'limit') ** -1:.2f}", f"{speeds[best] * flop / rate:.0%}"]
     return "| " + " | ".join(cells) + " |"
+
+
+def bf16_error(flow: Flow, batch: int) -> str:
+    """How far bfloat16 networks are from the exact flow, on random images."""
+    exact, rough = flow.freeze(), flow.freeze("bf16")
+    shape = (batch, flow.config.channels, *flow.config.image_size)
+    images = torch.randint(256, shape, dtype=torch.uint8).to(flow.device)
+    with torch.no_grad():
+        z, rough_z = exact.encode(images)[0], rough.encode(images)[0]
+        moved = (rough.decode(z).int() - images.int()).abs()
+        back = (rough.decode(rough_z).int() - images.int()).abs()
+    return (
+        f"bf16 of {batch} images: latents off by up to {(rough_z - z).abs().max():.3g} of "
+        f"{z.abs().max():.3g}; grey levels off by {moved.float().mean():.2g} on average and "
+        f"{moved.max()} at most in decoding exact latents, {back.float().mean():.2g} and "
+        f"{back.max()} in its own round trip"
+    )
 
 
 HEADER = """\
@@ -272,6 +231,12 @@ def main() -> None:
         default="wall",
         help="cpu: one thread and the CPU seconds it used, for a machine shared with others",
     )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        help="a plain flow that ends its series once terms are this small; by default at 0",
+    )
     parser.add_argument("--no-train", action="store_true", help="leave out the training step")
     parser.add_argument("--bf16", action="store_true", help="add the inexact bfloat16 networks")
     parser.add_argument("--compile", action="store_true", help="add torch.compile")
@@ -297,8 +262,10 @@ def main() -> None:
     )
     print(HEADER)
     for batch in options.batch:
-        for line in measure(flow, batch, options.repeat, extras):
+        for line in measure(flow, batch, options.repeat, extras, rate, options.tolerance):
             print(line, flush=True)
+    if "bf16" in extras:
+        print("\n" + bf16_error(flow, min(options.batch)))
 
 
 if __name__ == "__main__":

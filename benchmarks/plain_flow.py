@@ -2,6 +2,12 @@
 
 It forms every exponential by scaling and squaring in loops that look at the data, keeps norms
 apart from convolutions, computes exp(W) at each call and leaves tensors in their default layout.
+
+The series ends where a term has vanished altogether, which takes some 25 terms: such code has no
+tolerance to choose. That an exponential of the batch costs it 8 to 50 times the action, as was seen
+of the released implementation on two cores, agrees with it. `tolerance` ends the series earlier;
+with 1e-8, which is some 8 terms, the result is the same in float32, and a good part of what the
+action gains is gained.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from nfaug.flow import Flow
 __all__ = ["PlainFlow", "plain_expm"]
 
 
-def plain_expm(matrices: Tensor) -> Tensor:
+def plain_expm(matrices: Tensor, tolerance: float = 0.0) -> Tensor:
     """exp of a batch of matrices by scaling and squaring, every loop looking at the data."""
     norm = matrices.abs().sum(-1).max()
     squarings = 0
@@ -25,7 +31,7 @@ def plain_expm(matrices: Tensor) -> Tensor:
         matrices, norm, squarings = matrices / 2, norm / 2, squarings + 1
     total = torch.eye(matrices.shape[-1], device=matrices.device) + matrices
     term, k = matrices, 2
-    while term.abs().max().item() > 1e-8:
+    while term.abs().max().item() > tolerance:
         term = matrices @ term / k
         total, k = total + term, k + 1
     for _ in range(squarings):
@@ -50,9 +56,10 @@ def plain_net(net: CouplingNet, x: Tensor) -> Tensor:
 class PlainFlow(nn.Module):
     """The same map from the same weights, for full-rank couplings."""
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: Flow, tolerance: float = 0.0) -> None:
         super().__init__()
         self.flow = flow
+        self.tolerance = tolerance
 
     def coupling(self, layer: MatrixExpCoupling, x: Tensor, sign: int) -> tuple[Tensor, Tensor]:
         n = layer.n
@@ -63,7 +70,8 @@ class PlainFlow(nn.Module):
         m = m.unflatten(1, (n, n)).permute(0, 3, 4, 2, 1)  # M[i, j] is channel j*n + i
         if sign < 0:
             x2 = x2 - t
-        y = (plain_expm(sign * m) @ x2.permute(0, 2, 3, 1).unsqueeze(-1)).squeeze(-1)
+        exponential = plain_expm(sign * m, self.tolerance)
+        y = (exponential @ x2.permute(0, 2, 3, 1).unsqueeze(-1)).squeeze(-1)
         y = y.permute(0, 3, 1, 2)
         trace = m.diagonal(dim1=-2, dim2=-1).sum((1, 2, 3))
         return torch.cat([x1, y + t if sign > 0 else y], 1), sign * trace
@@ -76,7 +84,7 @@ class PlainFlow(nn.Module):
                 scale = F.softplus(step.actnorm.scale)
                 x = scale * x + step.actnorm.shift
                 weight = step.conv1x1.weight
-                x = F.conv2d(x, plain_expm(weight)[:, :, None, None])
+                x = F.conv2d(x, plain_expm(weight, self.tolerance)[:, :, None, None])
                 total = total + scale.log().sum() + x[0, 0].numel() * torch.trace(weight)
                 x, logdet = self.coupling(step.couplinglayer, x, 1)
                 total = total + logdet
@@ -98,7 +106,7 @@ class PlainFlow(nn.Module):
         for steps in reversed(self.flow.blocks):
             for step in reversed(steps):
                 z, _ = self.coupling(step.couplinglayer, z, -1)
-                z = F.conv2d(z, plain_expm(-step.conv1x1.weight)[:, :, None, None])
+                z = F.conv2d(z, plain_expm(-step.conv1x1.weight, self.tolerance)[:, :, None, None])
                 z = (z - step.actnorm.shift) / F.softplus(step.actnorm.scale)
             z = self.flow.squeeze.inverse(z)[0]
             if kept:

@@ -143,7 +143,8 @@ class FrozenCoupling(Coupling):
     """A `MatrixExpCoupling` for inference.
 
     The network is folded, scale and shift are inside its last convolution, and the series is as
-    long as the learnt scalars need.
+    long as the learnt scalars need. tanh(x) is 2*sigmoid(2x) - 1, which costs a CPU a fifth; the
+    factors are inside the scalars.
     """
 
     rescale: Tensor
@@ -156,17 +157,17 @@ class FrozenCoupling(Coupling):
         is_matrix = is_matrix.to(coupling.scale.device)
         self.net = FoldedNet(
             coupling.net,
-            torch.where(is_matrix, coupling.scale, 1),
-            torch.where(is_matrix, coupling.shift, 0),
+            torch.where(is_matrix, 2 * coupling.scale, 1),
+            torch.where(is_matrix, 2 * coupling.shift, 0),
         )
         if precision == "bf16":
             self.net.bfloat16()
-        self.register_buffer("rescale", coupling.rescale.detach().clone())
-        self.register_buffer("reshift", coupling.reshift.detach().clone())
+        self.register_buffer("rescale", 2 * coupling.rescale)
+        self.register_buffer("reshift", coupling.reshift - coupling.rescale)
 
     def _condition(self, x1: Tensor) -> tuple[Tensor, Tensor]:
         t, raw = _split(self.net(x1), self.n)
-        return t, torch.addcmul(self.reshift, self.rescale, torch.tanh(raw))
+        return t, torch.addcmul(self.reshift, self.rescale, torch.sigmoid(raw))
 
 
 def _split(raw: Tensor, n: int) -> tuple[Tensor, Tensor]:

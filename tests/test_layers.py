@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nfaug.coupling import MatrixExpCoupling
+from nfaug.coupling_net import _LOG2_E, _SCRATCH, _elu
 from nfaug.flow import Flow, FlowConfig
 from nfaug.layers import ActNorm, InvertibleConv1x1, Layer, Squeeze, Step, inverse_softplus
 
@@ -226,7 +227,27 @@ def test_large_batches_in_pieces_give_the_same(monkeypatch: pytest.MonkeyPatch) 
     x = torch.randn(7, 4, 2, 4)
     with torch.no_grad():
         whole, whole_back = frozen(x), frozen.inverse(x)
-    monkeypatch.setattr("nfaug.coupling_net._CACHED_VALUES", 3 * 5 * 8)  # 3 images of width 5
+    monkeypatch.setattr("nfaug.coupling_net._CACHED_VALUES", 0)
+    monkeypatch.setattr("nfaug.coupling_net._LEAST_PIECE", 3)
     for ours, theirs in ((frozen(x), whole), (frozen.inverse(x), whole_back)):
         for a, b in zip(ours, theirs, strict=True):
             assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 4e-7), (torch.float64, 1e-15), (torch.bfloat16, 0.01)]
+)
+def test_frozen_elu_is_elu_on_scaled_activations(dtype: torch.dtype, tolerance: float) -> None:
+    special = torch.tensor([-1e4, -87.0, -1.0, -1e-3, -1e-9, 0.0, 1e-9, 1e-3, 1.0, 87.0, 1e4])
+    values = torch.cat([special, torch.randn(_SCRATCH, generator=torch.Generator().manual_seed(0))])
+    scaled = (values[:, None, None, None] * _LOG2_E).to(dtype)
+    expected = _LOG2_E * torch.nn.functional.elu(scaled.double() / _LOG2_E)
+    fast = _elu(scaled.clone()).double()
+    with_gradient = _elu(scaled.clone().requires_grad_() * 1).double()
+    for result in (fast, with_gradient):
+        assert ((result - expected).abs() <= tolerance * (1 + expected.abs())).all()
+
+    broken = _elu(torch.tensor([torch.nan, torch.inf, -torch.inf]).view(1, 3, 1, 1)).flatten()
+    assert broken[0].isnan()
+    assert broken[1] == torch.inf
+    assert broken[2] == pytest.approx(-_LOG2_E)

@@ -1,0 +1,54 @@
+"""The limit of `benchmarks/flow.py`: the convolutions of the coupling networks alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nfaug.coupling import FrozenCoupling
+from nfaug.coupling_net import FoldedNet
+from nfaug.flow import Flow
+
+__all__ = ["Convolutions", "convolutions"]
+
+
+class Convolutions:
+    """The convolutions of a flow's coupling networks, and what they cost."""
+
+    def __init__(self, flow: Flow, batch: int) -> None:
+        frozen = flow.freeze()
+        self.layers: list[tuple[Tensor, tuple[Tensor, ...], list[tuple[Tensor, Tensor]]]] = []
+        self.flop = 0
+        height, width = flow.config.size
+        for steps in frozen.blocks:
+            height, width = height // 2, width // 2
+            for step in steps:
+                coupling = step.coupling
+                assert isinstance(coupling, FrozenCoupling)
+                x = torch.randn(batch, coupling.net.first.weight.shape[1], height, width)
+                x = x.to(flow.device).contiguous(memory_format=torch.channels_last)
+                convs = [(conv.weight, conv.bias) for conv in convolutions(coupling.net)]
+                self.layers.append((x, x.split(coupling.net.piece(x)), convs))
+                self.flop += 2 * height * width * sum(weight.numel() for weight, _ in convs)
+
+    def __call__(self) -> None:
+        with torch.no_grad():
+            for _, pieces, convs in self.layers:
+                for x in pieces:
+                    for weight, bias in convs:
+                        x = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+
+    def train(self) -> None:
+        """Forward and backward of the whole batch."""
+        for x, _, convs in self.layers:
+            for weight, _ in convs:
+                weight.requires_grad_(True).grad = None
+                x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+            x.backward(torch.ones_like(x))
+
+
+def convolutions(net: FoldedNet) -> list[nn.Module]:
+    """The folded convolutions of a network in order."""
+    blocks = [conv for block in net.blocks for conv in (block.conv1, block.conv2, block.conv3)]
+    return [net.first, *blocks, net.last]
