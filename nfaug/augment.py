@@ -229,7 +229,8 @@ class NFAugment(nn.Module):
     ) -> Any:
         """Augment (images, labels), a sample that contains them, or a dictionary.
 
-        `params` replays the draw of an earlier call instead of making a new one. With
+        `params` replays the draw of an earlier call instead of making a new one: to the same batch
+        it does the same, and where labels differ an image may find that it has no partner. With
         `return_params` the result is (sample, params), params being None where it is turned off.
 
         Raises:
@@ -296,6 +297,11 @@ class NFAugment(nn.Module):
         if params.batch != len(images):
             raise ValueError(
                 f"params were made for a batch of {params.batch} images; got {len(images)}"
+            )
+        if params.weights.shape[1] not in (1, self.rank):
+            raise ValueError(
+                f"params were made for {params.weights.shape[1]} axes, the checkpoint has "
+                f"{self.rank}: replay them with the NFAugment that drew them"
             )
         self._counters.add({"not_finite": ~finite})
         new = images.clone()

@@ -11,7 +11,7 @@ __all__ = ["ClasswisePCA"]
 
 _GEMM_CLASSES = 64  # up to here one product with every class's axes beats gathering each image's
 _GATHER_VALUES = 2**26  # gathered axes held at a time: 256 MiB in float32 ...
-_CPU_VALUES = 2**19  # ... and on the CPU what its cache holds, which is twice as fast
+_CPU_VALUES = 2**20  # ... and on the CPU what its cache holds, which is twice as fast
 
 
 class ClasswisePCA(nn.Module):
@@ -101,8 +101,9 @@ class ClasswisePCA(nn.Module):
         if self.num_classes <= _GEMM_CLASSES:
             every = (centred @ self.axes.flatten(0, 1).T).unflatten(1, (-1, self.rank))
             return every.gather(1, self._index(labels)).squeeze(1)
+        # The vector on the left: torch's CPU product with one on the right is five times slower.
         parts = [
-            torch.bmm(self.axes[labels[part]].float(), centred[part].unsqueeze(2)).squeeze(2)
+            torch.bmm(centred[part].unsqueeze(1), self.axes[labels[part]].float().mT).squeeze(1)
             for part in self._parts(len(labels))
         ]
         return torch.cat(parts) if parts else centred.new_zeros(0, self.rank)

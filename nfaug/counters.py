@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,3 +34,9 @@ class Counters:
     def reset(self) -> None:
         """Start from zero."""
         self._held = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickled, counts lie on the CPU: whoever reads them may have no accelerator."""
+        cpu = torch.device("cpu")
+        held = {(name, cpu): torch.tensor(count) for name, count in self.read().items()}
+        return {"_names": self._names, "_held": held}

@@ -129,7 +129,7 @@ class Engine:
         levels, unit = self._levels(images, normalization)
         z = flow.encode(levels)[0]
         a = pca.project(z, labels)
-        b, known = _partners(pca, a, usable, params)
+        b, known = _partners(pca, a, labels, usable, params)
         paired = params.paired & usable & known & ~_same(a, b)
         moving = (params.chosen & paired)[:, None]
         delta = torch.where(moving, params.weights * (b - a), 0.0)
@@ -197,21 +197,22 @@ def _moved(module: Any, device: torch.device) -> Any:
 
 
 def _partners(
-    pca: ClasswisePCA, a: Tensor, usable: Tensor, params: NFAParams
+    pca: ClasswisePCA, a: Tensor, labels: Tensor, usable: Tensor, params: NFAParams
 ) -> tuple[Tensor, Tensor]:
-    """Coefficients of the partners, and which of these can be used.
+    """Coefficients of the partners, and which of these can be used: those of the image's class.
 
-    Who finds itself in the memory takes the other row that was drawn.
+    Who finds itself in the memory takes the other row that was drawn. A partner is of another class
+    only where parameters are replayed with other labels than they were drawn for.
     """
     position = torch.where(params.from_memory, 0, params.partner)
-    b, known = a[position], params.from_memory | usable[position]
-    if pca.memory is None:
-        return b, known
-    first, other = (
-        pca.memory[torch.where(params.from_memory, row, 0)].float()
-        for row in (params.partner, params.other)
-    )
-    stored = torch.where(_same(a, first)[:, None], other, first)
+    b, known = a[position], usable[position] & (labels[position] == labels)
+    if pca.memory is None or pca.memory_labels is None:
+        return b, known & ~params.from_memory
+    row, spare = (torch.where(params.from_memory, x, 0) for x in (params.partner, params.other))
+    first = pca.memory[row].float()
+    stored = torch.where(_same(a, first)[:, None], pca.memory[spare].float(), first)
+    own = (pca.memory_labels[row] == labels) & (pca.memory_labels[spare] == labels)
+    known = torch.where(params.from_memory, own, known)
     return torch.where(params.from_memory[:, None], stored, b), known
 
 

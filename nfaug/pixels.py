@@ -111,15 +111,14 @@ def range_problem(images: Tensor, normalization: Normalization) -> str | None:
     """What is wrong with the range of floating-point images; reads values.
 
     Values that are not finite are let pass: `with_finite_pixels` is for them. So is, without mean
-    and std, a hundredth beyond [0, 1] (interpolation overshoots), with them one whole unit (so does
-    erasing with noise).
+    and std, a hundredth beyond [0, 1] (interpolation overshoots), with them seven std, at least one
+    whole unit (erasing fills with normal noise of the normalised images).
     """
     if not images.is_floating_point() or not images.numel():
         return None
-    unit = normalization.unit(images)
-    unit = torch.where(torch.isfinite(unit), unit, 0.5)
+    unit = torch.where(torch.isfinite(images), normalization.unit(images), 0.5)
     low, high = float(unit.min()), float(unit.max())
-    slack = 1.0 if normalization else 0.01
+    slack = max(1.0, 7 * max(normalization.std)) if normalization.std else 0.01
     if -slack <= low and high <= 1 + slack:
         return None
     if normalization:

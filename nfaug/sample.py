@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -55,7 +57,11 @@ def replace_images(sample: Any, old: Tensor, new: Tensor) -> Any:
         return type(sample)(replace_images(item, old, new) for item in sample)
     if isinstance(sample, Mapping):
         items = {key: replace_images(value, old, new) for key, value in sample.items()}
-        return items if type(sample) is dict else type(sample)(items)  # type: ignore[call-arg]
+        if not isinstance(sample, (dict, UserDict)):
+            return type(sample)(items)  # type: ignore[call-arg]
+        filled = copy.copy(sample)  # keeps what else it has: a defaultdict's factory, attributes
+        filled.update(items)
+        return filled
     return sample
 
 

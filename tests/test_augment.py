@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import nfaug.augment as module
 from nfaug.augment import NFAugment
 from nfaug.draws import Coins
 
+PER_IMAGE = ("index", "chosen", "partner", "other", "from_memory", "paired", "weights")
 ALL = ("seen", "applied", "no_partner", "gated", "fell_back", "not_finite")
 
 
@@ -212,6 +214,53 @@ def test_params_replay() -> None:
     assert torch.equal(nfa(images, labels, params=drawn)[0], nfa(images, labels, params=drawn)[0])
     with pytest.raises(ValueError, match="made for a batch of 16 images; got 4"):
         nfa(images[:4], labels[:4], params=params)
+    other = dataclasses.replace(params, weights=params.weights[:, :5])
+    with pytest.raises(ValueError, match="made for 5 axes, the checkpoint has 8"):
+        nfa(images, labels, params=other)
+
+
+@pytest.mark.parametrize("partners", ["batch", "memory"])
+def test_a_replay_with_other_labels_mixes_no_two_classes(partners: str) -> None:
+    nfa = NFAugment(checkpoint(), p=1.0, gate=False, partners=partners)
+    images, labels = batch_of(16)
+    params = nfa.make_params(labels)
+    assert torch.equal(nfa(images, (labels + 1) % CLASSES, params=params)[0], images) == (
+        partners == "memory"
+    ), "in a batch whole classes have moved together"
+    nfa.reset_stats()
+    others = torch.where(torch.arange(16) == params.index[0], (labels + 1) % CLASSES, labels)
+    new = nfa(images, others, params=params)[0]
+    assert torch.equal(new[params.index[0]], images[params.index[0]])
+    assert nfa.stats()["no_partner"] >= 1
+    assert nfa.stats()["applied"] >= 8
+    bare = NFAugment(checkpoint(memory=False), p=1.0, gate=False)
+    applied = (~params.from_memory & params.paired).sum()
+    bare(images, labels, params=params)
+    assert bare.stats()["applied"] == applied
+
+
+@pytest.mark.parametrize("classes_at_once", [64, 0])
+def test_permuting_the_batch_permutes_the_result(
+    classes_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = checkpoint()
+    assert parts.pca is not None
+    monkeypatch.setattr("nfaug.classwise._GEMM_CLASSES", classes_at_once)
+    nfa = NFAugment((parts.flow, type(parts.pca).from_tensors(parts.pca.tensors())), p=0.8)
+    images, labels = batch_of(20)
+    params = nfa.make_params(labels)
+    new = nfa(images / 255, labels, params=params)[0]
+    rows, slots = torch.randperm(20), torch.randperm(len(params.index))
+    moved = {name: getattr(params, name)[slots] for name in PER_IMAGE}
+    moved["index"] = rows.argsort()[moved["index"]]
+    in_batch = moved["partner"].clamp(max=len(slots) - 1)
+    moved["partner"] = torch.where(
+        moved["from_memory"], moved["partner"], slots.argsort()[in_batch]
+    )
+    again = nfa(images[rows] / 255, labels[rows], params=dataclasses.replace(params, **moved))[0]
+    assert changed(new, images / 255).sum() > 10
+    assert (again - new[rows]).abs().max() < 1e-5
+    assert torch.equal(nfa(images / 255, labels, params=params)[0], new), "bit for bit"
 
 
 def test_small_and_lonely_batches() -> None:
@@ -332,6 +381,7 @@ def test_pickle_and_repr() -> None:
     again = pickle.loads(pickle.dumps(nfa))
     assert not again.enabled
     assert again.stats() == nfa.stats()
+    assert {device.type for _, device in again._counters._held} == {"cpu"}
     nfa.enabled = again.enabled = True
     assert torch.equal(again(images, labels)[0], nfa(images, labels)[0]), "the generator goes along"
     assert torch.equal(copy.deepcopy(nfa)(images, labels)[0], nfa(images, labels)[0])

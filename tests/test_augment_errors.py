@@ -111,6 +111,23 @@ def test_wrong_normalisation_is_noticed() -> None:
     with pytest.raises(ValueError, match=r"far outside .*pass the mean and std"):
         nfa(images.float(), labels)
     nfa(images, labels)  # 8-bit images are not normalised
+    double = torch.full((6, 3, 8, 8), 1e300, dtype=torch.float64)  # infinite in float32 only
+    for other in (nfa, NFAugment(checkpoint())):
+        with pytest.raises(ValueError, match="to inf"):
+            other(double, labels)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.5, 0.5), (0.45, 0.225), (0.5, (1.0, 0.1, 0.1))])
+def test_erasing_with_noise_is_within_the_range(mean: float, std: Any) -> None:
+    nfa = NFAugment(checkpoint(), p=1.0, mean=mean, std=std)
+    images, labels = images_and_labels()
+    normalised = (images / 255 - mean) / torch.tensor(std).expand(3)[:, None, None]
+    noise = torch.randn(6, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    noise[0, 0, 0, 0], noise[0, 0, 0, 1] = 5.5, -5.5  # one in 25 million
+    normalised[..., 2:7, 2:7] = noise  # timm's RandomErasing, mode "pixel"
+    new = nfa(normalised, labels)[0]
+    assert torch.isfinite(new).all()
+    assert nfa.stats()["gated"] > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

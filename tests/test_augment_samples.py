@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import UserDict, namedtuple
+from collections import UserDict, defaultdict, namedtuple
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -40,6 +41,8 @@ def test_every_container_goes_out_as_it_came_in(nfa: NFAugment) -> None:
         {"x": images, "coarse_label_id": labels},
         UserDict({"pixel_values": images, "labels": labels}),
         {"inputs": {"image": images}, "labels": labels},
+        defaultdict(list, image=images, labels=labels),
+        MappingProxyType({"image": images, "labels": labels}),
     ]
     for sample in samples:
         out = nfa(sample, params=params)
@@ -53,6 +56,7 @@ def test_every_container_goes_out_as_it_came_in(nfa: NFAugment) -> None:
         assert torch.equal(found, new), sample
         assert kept is None or kept is sample[1] or isinstance(kept, dict)
         assert len(out) == len(sample)
+        assert getattr(out, "default_factory", None) is getattr(sample, "default_factory", None)
     (_, two), drawn = nfa((images, labels), return_params=True)
     assert two is labels
     assert drawn.batch == 6
