@@ -435,7 +435,7 @@ def test_a_device_that_is_not_there(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TrainConfig(epochs=0), "epochs must be at least 1; got 0"),
+        (lambda: TrainConfig(epochs=-1), "epochs must be at least 0; got -1"),
         (lambda: TrainConfig(batch_size=0), "batch_size must be at least 1"),
         (lambda: TrainConfig(lr=0.0), "lr must be above 0 and finite"),
         (lambda: TrainConfig(lr=math.nan), "lr must be above 0 and finite"),
