@@ -1,5 +1,6 @@
 """Sharing flows on the Hugging Face Hub."""
 
+from ..checkpoint import load as from_pretrained
 from .errors import HubError
 from .listing import FlowEntry, list_flows
 from .pull import pull
@@ -9,6 +10,7 @@ __all__ = [
     "FlowEntry",
     "HubError",
     "check_push",
+    "from_pretrained",
     "list_flows",
     "plan_push",
     "pull",

@@ -196,6 +196,7 @@ def _usage(facts: Facts, repo_id: str) -> str:
         return f"It needs the axes of your own classes first, in one pass:\n\n{fit}"
     return (
         "```python\n"
+        "import nfaug\n\n"
         f'nfa = nfaug.NFAugment.from_pretrained("{repo_id}", p=0.5)\n'
         "images, labels = nfa(images, labels)  # in the training loop, before mixup and cutmix\n"
         "```\n\n"

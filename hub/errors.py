@@ -21,6 +21,7 @@ __all__ = ["HubError", "explain", "is_transient", "wait_before_retry"]
 # The client's HTTP library changed between versions; its base error is the one before OSError.
 _HTTP_ERROR: type[BaseException] = HfHubHTTPError.__mro__[1]
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _PASSING = (408, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0  # seconds
 
@@ -94,6 +95,11 @@ def explain(
             return HubError(
                 f"{repo_id}: no space left for {cause.filename or constants.HF_HUB_CACHE} "
                 f"({cause.strerror}). Free some, or move the cache with HF_HUB_CACHE"
+            )
+        if isinstance(cause, OSError) and cause.filename and cause.errno in _NOT_OURS:
+            return HubError(
+                f"{repo_id}: {cause.filename} cannot be used ({cause.strerror}). Correct its "
+                f"permissions, or move the cache, {constants.HF_HUB_CACHE}, with HF_HUB_CACHE"
             )
     return HubError(f"{place}: {type(error).__name__}: {error}")
 

@@ -21,7 +21,7 @@ from ..checkpoint_files import CONFIG, MODEL, MOST_SHARDS, TENSOR_FILE, tensor_f
 from ..tensor_files import sha256_of
 from .errors import HubError, explain, is_transient, wait_before_retry
 
-__all__ = ["pull", "pull_flow"]
+__all__ = ["fetch", "pull"]
 
 EXTRAS = ("README.md", "samples.png")  # for people; the runtime does not fetch them
 _ATTEMPTS = 2  # the client has its own patience, half a minute of it, in each
@@ -68,16 +68,24 @@ def pull(
     return folder if out is None else _copy(folder, [CONFIG, *names, *extras], out, repo_id)
 
 
-def pull_flow(
-    repo_id: str, *, revision: str | None = None, token: str | bool | None = None
+def fetch(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    whole: bool = True,
+    check: bool = True,
 ) -> Path:
-    """Fetch the configuration and the flow of a checkpoint alone, and return their directory.
+    """Fetch what running a flow takes, and return its directory in the Hub's cache.
 
-    It is the Hub's cache, where `pull` brings the rest. Arguments and errors are those of `pull`.
+    Without `whole` that is the configuration and the flow's weights alone. Without `check` the
+    tensor files are not hashed: for whoever reads them, and hashes what was read, at once.
+    Arguments and errors are those of `pull`.
     """
     source = _Source(repo_id, revision, token)
     folder, files = source.fetch_config()
-    source.fetch(folder, {name: files[name] for name in files if name == MODEL}, ())
+    wanted = files if whole else {name: files[name] for name in files if name == MODEL}
+    source.fetch(folder, wanted, check=check)
     return folder
 
 
@@ -113,7 +121,14 @@ class _Source:
             raise HubError(f"{CONFIG} of {self.repo_id} lists {len(files)} tensor files")
         return folder, files
 
-    def fetch(self, folder: Path, files: dict[str, str], extras: Iterable[str]) -> None:
+    def fetch(
+        self,
+        folder: Path,
+        files: dict[str, str],
+        extras: Iterable[str] = (),
+        *,
+        check: bool = True,
+    ) -> None:
         """Bring the listed files into the snapshot's folder, with the bytes that were listed.
 
         Extras come along if they are there; offline, what the cache has of them will do.
@@ -123,7 +138,7 @@ class _Source:
         for name in files:
             if not (folder / name).exists():
                 self._fetch_missing(folder, name)
-        if bad := _damaged(folder, files):
+        if check and (bad := _damaged(folder, files)):
             self._fetch_again(folder, bad)
             if bad := _damaged(folder, {name: files[name] for name in bad}):
                 _discard(folder, bad)

@@ -116,13 +116,17 @@ def plan_push(
     repo_id: str = "owner/name",
     *,
     memory: bool = True,
+    licence: str | None = None,
+    data: str | None = None,
 ) -> dict[str, int]:
     """The files that `push_to_hub` would push and their sizes in bytes, without asking the Hub.
+
+    A card that the repository has already would be kept, which only the push itself can tell.
 
     Raises:
         CheckpointError: the directory is no checkpoint, or it is damaged.
     """
-    with _staged(Path(directory), repo_id, memory) as staged:
+    with _staged(Path(directory), repo_id, memory, licence, data) as staged:
         return {entry.name: entry.stat().st_size for entry in sorted(staged.iterdir())}
 
 
@@ -162,6 +166,7 @@ def _staged(
 
 def _link(source: Path, target: Path) -> None:
     """Another name for the same file, so that it stays as it is; a copy on another disk."""
+    source = source.resolve()  # a link of its own would lead elsewhere from there
     try:
         os.link(source, target)
     except OSError:

@@ -134,16 +134,18 @@ class NFAugment(nn.Module):
         path_or_repo: str | Path,
         *,
         revision: str | None = None,
+        token: str | bool | None = None,
         autoencoder: str | Path | None = None,
         **kwargs: Any,
     ) -> NFAugment:
         """Load a checkpoint from a directory or the Hub; `kwargs` are `NFAugment`'s.
 
-        `revision` and `autoencoder` are those of `nfaug.load`.
+        `revision`, `token` and `autoencoder`, and what is raised, are those of `nfaug.load`.
         """
         from .checkpoint import load  # only here: a flow at hand needs no reader
 
-        return cls(load(path_or_repo, revision=revision, autoencoder=autoencoder), **kwargs)
+        checkpoint = load(path_or_repo, revision=revision, token=token, autoencoder=autoencoder)
+        return cls(checkpoint, **kwargs)
 
     @property
     def enabled(self) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .atomic import replace_directory
@@ -35,6 +36,7 @@ from .tensor_files import (
     read_tensors,
     refuse_other_bytes,
     sha256_of,
+    write_tensors,
 )
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "verify",
 ]
 
+T = TypeVar("T")
 SHARD_BYTES = 2**28  # of a file of PCA axes
 
 
@@ -74,6 +77,7 @@ class Checkpoint:
 
         Raises:
             FileExistsError: the directory is not empty and `overwrite` is False.
+            OSError: it cannot be written, for a full disk or another reason.
             ValueError: the flow is frozen, weights are not finite, or flow, gaussians, PCA and
                 configuration do not belong together, so that the checkpoint could not be read
                 again.
@@ -85,9 +89,7 @@ class Checkpoint:
         with replace_directory(path, drop=drop, last=CONFIG) as staged:
             files = {}
             for name, values in self._tensors(shard_bytes):
-                values = {key: value.detach().cpu().contiguous() for key, value in values.items()}
-                save_file(values, staged / name, metadata={"format": "pt"})
-                files[name] = sha256_of(staged / name)
+                files[name] = write_tensors(staged / name, values)
             (staged / CONFIG).write_text(dump_config(self.config, files), encoding="utf-8")
             for name in files:  # safetensors writes what nobody but its owner may read
                 shutil.copymode(staged / CONFIG, staged / name)
@@ -158,8 +160,8 @@ def load(
         FileNotFoundError: neither a directory nor a possible repository name.
         nfaug.hub.HubError: the repository cannot be read.
     """
-    path = _directory(path_or_repo, revision, token, whole=True)
-    return Checkpoint.load(path, autoencoder=autoencoder)
+    read = partial(Checkpoint.load, autoencoder=autoencoder)
+    return _read(read, path_or_repo, revision, token, whole=True)
 
 
 def load_flow(
@@ -173,11 +175,8 @@ def load_flow(
 
     Arguments and errors are those of `load`.
     """
-    path = _directory(path_or_repo, revision, token, whole=False)
-    config, files = read_config(path)
-    refuse_missing(path, [MODEL])
-    codec = _codec(path, config, autoencoder)
-    return _flow(path / MODEL, files[MODEL], config.flow, codec).eval()
+    read = partial(_only_flow, autoencoder=autoencoder)
+    return _read(read, path_or_repo, revision, token, whole=False)
 
 
 def verify(directory: str | Path) -> tuple[CheckpointConfig, dict[str, str]]:
@@ -212,24 +211,42 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         )
 
 
-def _directory(
-    path_or_repo: str | Path, revision: str | None, token: str | bool | None, *, whole: bool
-) -> Path:
-    """Where the files are: the directory itself, or a repository's in the Hub's cache."""
+def _read(
+    read: Callable[[Path], T],
+    path_or_repo: str | Path,
+    revision: str | None,
+    token: str | bool | None,
+    *,
+    whole: bool,
+) -> T:
+    """Read the directory itself, or the files of a repository in the Hub's cache."""
     path = Path(path_or_repo).expanduser()
     if path.is_dir():
-        return path
+        return read(path)
     name = str(path_or_repo)
     if path.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise FileNotFoundError(
             f"{name!r} is no checkpoint directory, and no repository name of the form owner/name"
         )
-    from .hub.pull import pull, pull_flow  # only here: a local checkpoint needs no Hub
+    from .hub.pull import fetch  # only here: a local checkpoint needs no Hub
+
+    def fetched(*, check: bool) -> Path:
+        try:
+            return fetch(name, revision=revision, token=token, whole=whole, check=check)
+        except OSError as error:  # HubError is one; a mistyped path is the likelier mistake
+            raise type(error)(f"there is no directory {name!r}, and {error}") from error
 
     try:
-        return (pull if whole else pull_flow)(name, revision=revision, token=token)
-    except OSError as error:  # HubError is one; a mistyped path is the likelier mistake
-        raise type(error)(f"there is no directory {name!r}, and {error}") from error
+        return read(fetched(check=False))  # reading hashes each file anyway
+    except CheckpointError:
+        return read(fetched(check=True))  # what is damaged was fetched again
+
+
+def _only_flow(path: Path, *, autoencoder: str | Path | None = None) -> Flow:
+    config, files = read_config(path)
+    refuse_missing(path, [MODEL])
+    codec = _codec(path, config, autoencoder)
+    return _flow(path / MODEL, files[MODEL], config.flow, codec).eval()
 
 
 def _refuse_unreadable(checkpoint: Checkpoint) -> None:

@@ -1,23 +1,25 @@
-"""safetensors files of strangers: judged by their header before anything is allocated."""
+"""safetensors files: those of strangers are judged by their header before anything is allocated."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .checkpoint_files import CONFIG, CheckpointError
 from .jsonable import parse_json
 
-__all__ = ["MOST_TENSORS", "Stored", "read_layout", "read_tensors", "sha256_of"]
+__all__ = ["MOST_TENSORS", "Stored", "read_layout", "read_tensors", "sha256_of", "write_tensors"]
 
 MOST_TENSORS = 20_000  # of a file; the paper's flow has 1,296
 _LARGEST_HEADER = 2**22  # bytes, with room for as many
@@ -30,6 +32,9 @@ _TYPES = {
     "BF16": torch.bfloat16,
     "I64": torch.int64,
 }
+
+
+Span = tuple[int, int]
 
 
 class Stored(NamedTuple):
@@ -57,26 +62,64 @@ def read_layout(file: Path) -> dict[str, Stored]:
     """
     try:
         with file.open("rb") as opened:
-            return _layout(opened, os.fstat(opened.fileno()).st_size)
+            entries = _entries(opened, os.fstat(opened.fileno()).st_size)[0]
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from None
+    return {name: stored for name, (stored, _) in entries.items()}
 
 
 def read_tensors(file: Path, sha256: str) -> dict[str, Tensor]:
-    """All tensors of a file that has this SHA-256; `read_layout` has judged it before.
+    """All tensors of a file that has this SHA-256; `read_layout` has judged its size before.
+
+    The file is read once: what was hashed is what is returned. The tensors are parts of one buffer,
+    since a copy of each would take as long again as the reading.
 
     Raises:
-        CheckpointError: it cannot be read, or its bytes are others.
+        CheckpointError: it cannot be read, its bytes are others, or see `read_layout`.
     """
     try:
-        data = file.read_bytes()
+        with file.open("rb") as opened:
+            data = bytearray(os.fstat(opened.fileno()).st_size)
+            if opened.readinto(data) != len(data):
+                raise OSError("it became shorter meanwhile")
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from None
     refuse_other_bytes(file, hashlib.sha256(data).hexdigest(), sha256)
     try:
-        return load_tensors(data)
-    except SafetensorError as error:
+        entries, start = _entries(io.BytesIO(data[: _LARGEST_HEADER + 8]), len(data))
+    except ValueError as error:
         raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from None
+    return {
+        name: _part(data, stored, start + first) for name, (stored, (first, _)) in entries.items()
+    }
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write a safetensors file and return its SHA-256.
+
+    Raises:
+        OSError: it cannot be written; the disk may be full.
+    """
+    values = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(values, file, metadata={"format": "pt"})
+    except SafetensorError as error:  # no OSError, and what the system said is in its words alone
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise OSError(f"{file} cannot be written: {error}") from error
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from error
+    return sha256_of(file)
+
+
+def _part(data: bytearray, stored: Stored, start: int) -> Tensor:
+    """The tensor that begins at a byte, in memory of its own where its type cannot begin there."""
+    dtype, shape = stored
+    if not stored.numel:
+        return torch.empty(shape, dtype=dtype)
+    if start % dtype.itemsize:
+        stop = start + stored.numel * dtype.itemsize
+        return torch.frombuffer(data[start:stop], dtype=dtype).reshape(shape)
+    return torch.frombuffer(data, dtype=dtype, count=stored.numel, offset=start).reshape(shape)
 
 
 def sha256_of(path: Path) -> str:
@@ -101,7 +144,8 @@ def refuse_other_bytes(file: Path, found: str, listed: str) -> None:
         )
 
 
-def _layout(opened: BinaryIO, size: int) -> dict[str, Stored]:
+def _entries(opened: BinaryIO, size: int) -> tuple[dict[str, tuple[Stored, Span]], int]:
+    """Every tensor with its span of bytes, and where the first of these begins."""
     start = opened.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or 8 + length > size:
@@ -114,21 +158,18 @@ def _layout(opened: BinaryIO, size: int) -> dict[str, Stored]:
     header.pop("__metadata__", None)  # of no use here
     if len(header) > MOST_TENSORS:
         raise ValueError(f"it holds {len(header)} tensors; at most {MOST_TENSORS} are read")
-    layout, spans = {}, []
-    for name, entry in header.items():
-        layout[name], span = _entry(name, entry)
-        spans.append(span)
+    entries = {name: _entry(name, entry) for name, entry in header.items()}
     end = 0
-    for first, last in sorted(spans):
+    for first, last in sorted(span for _, span in entries.values()):
         if first != end:
             raise ValueError(f"a tensor begins at byte {first} where one at {end} is due")
         end = last
     if 8 + length + end != size:
         raise ValueError(f"its tensors end at byte {8 + length + end}, and it has {size}")
-    return layout
+    return entries, 8 + length
 
 
-def _entry(name: str, entry: Any) -> tuple[Stored, tuple[int, int]]:
+def _entry(name: str, entry: Any) -> tuple[Stored, Span]:
     """Type, shape and place of one tensor."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"no checkpoint has a tensor that is called {name[:40]!r}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_tools import made, mine, pushed
 from nfa_tools import CLASSES, NAMES, SIZE, images_of
 from PIL import Image
 
@@ -18,7 +19,7 @@ from nfaug.training import TrainConfig, TrainResult, train
 from nfaug.training.config import FlowSettings, OptimConfig, PCAConfig, PriorConfig
 from nfaug.training.images import TensorImages
 
-__all__ = ["hub"]
+__all__ = ["hub", "made", "mine", "pushed"]
 
 PER_CLASS = 12
 

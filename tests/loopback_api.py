@@ -1,4 +1,4 @@
-"""What the Hub of `loopback_hub` answers: one function a route, over repositories in memory."""
+"""What the Hub of `loopback_server` answers: one function a route, over repositories in memory."""
 
 from __future__ import annotations
 

@@ -479,7 +479,8 @@ def test_from_pretrained_reads_a_directory(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(
         reader, "load", lambda path, **options: seen.append((path, options)) or checkpoint()
     )
-    nfa = NFAugment.from_pretrained(tmp_path, p=0.25, revision="v1", autoencoder="vae")
-    assert seen == [(tmp_path, {"revision": "v1", "autoencoder": "vae"})]
+    options = {"revision": "v1", "token": False, "autoencoder": "vae"}
+    nfa = NFAugment.from_pretrained(tmp_path, p=0.25, **options)
+    assert seen == [(tmp_path, options)]
     assert nfa.p == 0.25
     assert nfa.class_names == NAMES

@@ -461,7 +461,7 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(
             raise error
         save_file(*args, **kwargs)
 
-    monkeypatch.setattr("nfaug.checkpoint.save_file", save_some)
+    monkeypatch.setattr("nfaug.tensor_files.save_file", save_some)
     with pytest.raises((KeyboardInterrupt, OSError)):
         tiny_checkpoint.save(path, overwrite=True)
     same(load(path), good)

@@ -84,7 +84,7 @@ ROOMS: dict[str, tuple[str, str]] = {
         "",
     ),
     "nfaug.checkpoint": (
-        "torch safetensors .atomic .checkpoint_config .checkpoint_files .checkpoint_pca .codec "
+        "torch .atomic .checkpoint_config .checkpoint_files .checkpoint_pca .codec "
         ".flow .flow_config .gaussians .pca .tensor_files",
         ". .hub.pull .latents",
     ),

@@ -44,7 +44,13 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
     memory = not arguments.no_memory
     if arguments.dry_run:
-        files = plan_push(arguments.directory, arguments.repo, memory=memory)
+        files = plan_push(
+            arguments.directory,
+            arguments.repo,
+            memory=memory,
+            licence=arguments.licence,
+            data=arguments.about_data,
+        )
         return {"repo": arguments.repo, "bytes": sum(files.values()), "files": files}
     url = push_to_hub(
         arguments.directory,

@@ -1,0 +1,140 @@
+"""From nothing to the first augmented image: a flow of the paper's size, pulled from a Hub.
+
+    python benchmarks/hub.py
+    python benchmarks/hub.py --rounds 9 --threads 1
+
+The Hub is that of the tests, on this machine, in a process of its own. Each round is a new
+process with an empty cache: after the imports it calls `NFAugment.from_pretrained("owner/flow")`
+and augments one image. Download is the time inside the client's own functions (requests, writing
+the files); the rest is what nfaug adds: hashing, reading, checking, freezing, one image there and
+back. Prints medians over rounds, by the clock and by the processor time of the pulling process.
+The weights are those of a flow as it is made (171 MB), with 32 axes for each of ten classes.
+
+The aim: the rest under 2 s on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPO = "owner/flow"
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of torch; its own choice by default")
+    parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.client:
+        print(json.dumps(first_image(arguments.threads)))
+        return
+    sys.path.insert(0, str(TESTS))
+    from loopback_server import LoopbackHub
+
+    hub = LoopbackHub()
+    hub.add(REPO, paper_sized())
+    hub.start()
+    try:
+        rounds = [in_a_new_process(hub.endpoint) for _ in range(arguments.rounds)]
+    finally:
+        hub.stop()
+        hub.close()
+    print(f"{rounds[0]['bytes'] / 1e6:.0f} MB, torch on {rounds[0]['threads']} threads, medians of")
+    print(f"{len(rounds)} rounds; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
+    print("| seconds | total | download | the rest |\n|---|---|---|---|")
+    for clock in ("clock", "processor"):
+        parts = zip(*(each[clock] for each in rounds), strict=True)
+        total, download, rest = (statistics.median(part) for part in parts)
+        print(f"| {clock} | {total:.2f} | {download:.2f} ({download / total:.0%}) | {rest:.2f} |")
+
+
+def paper_sized() -> dict[str, bytes]:
+    """A checkpoint's files."""
+    import torch
+
+    from nfaug import Flow, FlowConfig
+    from nfaug.checkpoint import Checkpoint, CheckpointConfig
+    from nfaug.pca import fit_pca
+
+    flow = Flow(FlowConfig())
+    generator = torch.Generator().manual_seed(0)
+    latents = (torch.randn(50, flow.config.dim, generator=generator) for _ in range(10))
+    config = CheckpointConfig(flow.config, class_names=tuple("abcdefghij"))
+    with tempfile.TemporaryDirectory() as folder:
+        Checkpoint(flow, config, pca=fit_pca(list(latents), rank=32)).save(folder)
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+def in_a_new_process(endpoint: str) -> dict[str, Any]:
+    """What `first_image` found there, with an empty cache."""
+    with tempfile.TemporaryDirectory() as home:
+        environment = {name: v for name, v in os.environ.items() if not name.startswith("HF_")}
+        environment |= {
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": home,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
+        command = [sys.executable, __file__, "--client", *sys.argv[1:]]
+        run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+        return json.loads(run.stdout)
+
+
+def first_image(threads: int | None) -> dict[str, Any]:
+    """(total, download, the rest) in seconds, by two clocks."""
+    import torch
+
+    import nfaug
+    import nfaug.hub.pull as room
+
+    if threads:
+        torch.set_num_threads(threads)
+    inside = [0.0, 0.0]
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            start = clocks()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                inside[:] = [a + now - b for a, now, b in zip(inside, clocks(), start, strict=True)]
+
+        return call
+
+    room.snapshot_download = timed(room.snapshot_download)
+    room.hf_hub_download = timed(room.hf_hub_download)
+    image, label = torch.rand(1, 3, 32, 32), torch.tensor([3])
+    start = clocks()
+    nfa = nfaug.NFAugment.from_pretrained(REPO, p=1.0)
+    nfa(image, label)
+    total = [now - then for now, then in zip(clocks(), start, strict=True)]
+    held = Path(os.environ["HF_HOME"]).rglob("blobs/*")
+    return {
+        "clock": (total[0], inside[0], total[0] - inside[0]),
+        "processor": (total[1], inside[1], total[1] - inside[1]),
+        "threads": torch.get_num_threads(),
+        "bytes": sum(file.stat().st_size for file in held),
+    }
+
+
+def clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+if __name__ == "__main__":
+    main()
