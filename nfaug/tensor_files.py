@@ -155,7 +155,9 @@ def _entries(opened: BinaryIO, size: int) -> tuple[dict[str, tuple[Stored, Span]
     header = parse_json(opened.read(length))
     if not isinstance(header, dict):
         raise ValueError("its header is no object")
-    header.pop("__metadata__", None)  # of no use here
+    said = header.pop("__metadata__", {})  # of no use here, but a safetensors file has no other
+    if not isinstance(said, dict) or not all(isinstance(text, str) for text in said.values()):
+        raise ValueError("its __metadata__ are not texts")
     if len(header) > MOST_TENSORS:
         raise ValueError(f"it holds {len(header)} tensors; at most {MOST_TENSORS} are read")
     entries = {name: _entry(name, entry) for name, entry in header.items()}

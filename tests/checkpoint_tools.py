@@ -13,7 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["bounded", "header_of", "sign", "with_header"]
+__all__ = [
+    "MOST_BYTES",
+    "MOST_SECONDS",
+    "bounded",
+    "header_of",
+    "limit_memory",
+    "sign",
+    "with_header",
+]
 
 MOST_SECONDS = 5.0
 MOST_BYTES = 2**30
@@ -46,17 +54,22 @@ def with_header(header: bytes | dict[str, Any], tensors: bytes, length: int | No
     return struct.pack("<Q", len(text) if length is None else length) + text + tensors
 
 
-@contextlib.contextmanager
-def bounded(what: str) -> Iterator[None]:
-    """What happens here takes under 5 s and, where the kernel counts it, under 1 GiB of memory.
+def limit_memory() -> None:
+    """From here on this process gets 1 GiB more than it has, where the kernel counts it.
 
-    More memory than that is refused by the kernel, which ends in an error of another type than
-    those that are documented.
+    What asks for more is refused, which ends in an error of another type than the documented ones.
     """
-    before = resource.getrlimit(resource.RLIMIT_AS)
     if sys.platform == "linux":
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MOST_BYTES, before[1]))
+        limit = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (used + MOST_BYTES, limit[1]))
+
+
+@contextlib.contextmanager
+def bounded(what: str) -> Iterator[None]:
+    """What happens here takes under 5 s and under 1 GiB of memory (see `limit_memory`)."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limit_memory()
     start = time.perf_counter()
     try:
         yield

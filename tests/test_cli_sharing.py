@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +59,34 @@ def test_push_pull_and_list(
     assert code == 0
     assert found["flows"] == 1
     assert "owner/digits" in found
+
+
+def test_push_and_pull_show_how_far_they_are(
+    hub: LoopbackHub, tiny_path: Path, tmp_path: Path
+) -> None:
+    """On a terminal, which a test must bring along."""
+    code = (
+        "import sys\n"
+        "from nfaug.cli import main\n"
+        f"sys.exit(main(['push', {str(tiny_path)!r}, 'owner/digits'])\n"
+        f"    or main(['pull', 'owner/digits', '--out', {str(tmp_path / 'out')!r}]))"
+    )
+    environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "", "TERM": "xterm"}
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 110, 0, 0))
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # which is how a terminal ends
+            while data := os.read(ours, 4096):
+                shown += data
+        os.close(ours)
+    assert process.returncode == 0, shown.decode()
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    for words in (r"model\.safetensors: +100%", r"Fetching \d files: +100%"):
+        assert re.search(words, shown.decode()), shown.decode()
 
 
 def test_push_without_memory(

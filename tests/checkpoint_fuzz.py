@@ -1,0 +1,237 @@
+"""Checkpoint directories that were damaged, or written to do harm: what reading makes of each.
+
+    python tests/checkpoint_fuzz.py FOLDER FIRST STOP
+
+makes checkpoints in FOLDER, reads damaged copies of them, and prints a JSON line of what happened.
+Cases are numbered from 0 to `COUNT`; each is the same at every run. Most are signed again, as
+somebody would who knows the format: what is not is refused by its hash.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import json
+import random
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from checkpoint_tools import header_of, limit_memory, sign, with_header
+from safetensors.torch import load_file
+
+from nfaug.checkpoint import Checkpoint, CheckpointConfig, CheckpointError, load, verify
+from nfaug.flow import Flow, FlowConfig
+from nfaug.gaussians import ClassGaussians
+from nfaug.pca import fit_pca
+
+__all__ = ["COUNT", "KINDS", "make", "read_damaged", "refuse_others"]
+
+COUNT = 2400
+BLOCK = 4096
+NAMES = ("one", "two", "whole")  # of checkpoints: two of a kind in shards, and one that is not
+
+HOSTILE: list[Any] = [
+    *(None, True, -1, 0, 1, 2, 2**31, 2**63, 2**64, 10**12, 10**18, 10**400, 1e308, -0.0, 0.5),
+    *("", "x", "x" * 100_000, "../../etc/passwd", "\u202e\x00", "__import__('os').abort()"),
+    *([], {}, [[]], [1] * 1000, [10**12], [10**9, 10**9], [0] * 200_000, [1.5, 1], [[[[]]]]),
+    *({"a": {}}, {"": None}, {str(i): i for i in range(5000)}, [str(i) for i in range(70_000)]),
+    *(float("nan"), float("inf"), functools.reduce(lambda inner, _: [inner], range(60), 0)),
+]
+
+
+def make(folder: Path) -> None:
+    """Three checkpoints of some 500 KiB."""
+    config = FlowConfig(channels=3, image_size=(8, 8), steps=(1, 2), blocks=(1, 1), width=(48, 48))
+    for seed, name in enumerate(NAMES):
+        torch.manual_seed(seed)
+        latents = [torch.randn(40, config.dim) for _ in range(3)]
+        means = torch.stack([each.mean(0) for each in latents])
+        Checkpoint(
+            Flow(config),
+            CheckpointConfig(config, ("cat", "dog", "eel"), training={"epochs": 3, "lr": [0.1]}),
+            ClassGaussians(means, torch.ones_like(means), torch.full((3,), 40)),
+            fit_pca(latents, rank=8),
+        ).save(folder / name, shard_bytes=2**28 if name == "whole" else 1)
+
+
+def read_damaged(folder: Path, number: int) -> str:
+    """Damage a copy, read it, and say what became of it: a kind of damage and an outcome.
+
+    Raises:
+        Exception: whatever reading raised that is no CheckpointError.
+        AssertionError: what was read is not what the files hold.
+    """
+    rng = random.Random(number)
+    copy = folder / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder / rng.choice(NAMES), copy)
+    kind = KINDS[number % len(KINDS)]
+    kind(copy, rng, number // len(KINDS))
+    outcome = "loaded"
+    for read in (verify, load):  # the second has the last word
+        try:
+            found = read(copy)
+        except CheckpointError as error:
+            outcome = "refused" if len(str(error)) < 20_000 else "refused in too many words"
+        else:
+            outcome = "loaded"
+            if isinstance(found, Checkpoint):
+                refuse_others(found, copy)
+    return f"{kind.__name__}: {outcome}"
+
+
+def refuse_others(found: Checkpoint, copy: Path) -> None:
+    """Tensors and configuration must be those that another reader finds in the files."""
+    values = json.loads((copy / "config.json").read_text())
+    assert found.config.class_names == tuple(values["class_names"])
+    flow = json.loads(json.dumps(found.config.flow.to_dict()))
+    assert {**flow, **values["flow"]} == flow, "what is not said is the default"
+    for part, prefix in ((found.flow, "model"), (found.gaussians, "gaussians")):
+        if part is not None:
+            same(part.state_dict(), load_file(copy / f"{prefix}.safetensors"))
+    if found.pca is not None:
+        shards = [load_file(copy / name) for name in sorted(values["files"]) if "pca" in name]
+        same(found.pca.tensors(), {key: torch.cat([s[key] for s in shards]) for key in shards[0]})
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == two.keys()
+    assert all(torch.equal(value.double(), two[name].double()) for name, value in one.items())
+
+
+# The kinds of damage: a copy, chance, and the number of the case among those of its kind.
+
+
+def truncated(copy: Path, rng: random.Random, number: int) -> None:
+    """Every file at every 4 KiB, signed or, in every fourth round, not."""
+    cuts = [
+        (file, at)
+        for file in sorted(copy.iterdir())
+        for at in range(0, file.stat().st_size, BLOCK if file.suffix != ".json" else 64)
+    ]
+    file, at = cuts[number % len(cuts)]
+    file.write_bytes(file.read_bytes()[:at])
+    if file.suffix != ".json" and (number // len(cuts)) % 4 != 3:
+        sign(copy)
+
+
+def header_flipped(copy: Path, rng: random.Random, number: int) -> None:
+    """Some bits of a header, or of its length."""
+    file = tensor_file(copy, rng)
+    data = bytearray(file.read_bytes())
+    header, _ = header_of(bytes(data))
+    for _ in range(rng.choice([1, 1, 1, 2, 8])):
+        at = rng.randrange(8) if rng.random() < 0.1 else rng.randrange(8 + len(header))
+        data[at] ^= 1 << rng.randrange(8)
+    file.write_bytes(data)
+    sign(copy)
+
+
+def tensors_flipped(copy: Path, rng: random.Random, number: int) -> None:
+    """Some bits of the tensors."""
+    file = tensor_file(copy, rng)
+    data = bytearray(file.read_bytes())
+    start = 8 + len(header_of(bytes(data))[0])
+    for _ in range(rng.choice([1, 100])):
+        data[rng.randrange(start, len(data))] ^= 1 << rng.randrange(8)
+    file.write_bytes(data)
+    sign(copy)
+
+
+def swapped(copy: Path, rng: random.Random, number: int) -> None:
+    """Files of another checkpoint, or under another's name."""
+    source = copy.parent / rng.choice(NAMES)
+    for _ in range(rng.choice([1, 1, 3])):
+        file = rng.choice(sorted(source.iterdir()))
+        under = rng.choice([file.name, rng.choice(sorted(copy.iterdir())).name])
+        shutil.copyfile(file, copy / under)
+    if rng.random() < 0.7 and (copy / "config.json").read_bytes()[:1] == b"{":
+        sign(copy)
+
+
+def hostile_value(copy: Path, rng: random.Random, number: int) -> None:
+    """A value of the configuration that is another, of any kind."""
+
+    def change(values: dict[str, Any]) -> None:
+        owner, key = rng.choice(list(places(values)))
+        if rng.random() < 0.1 and isinstance(owner, dict):
+            owner.pop(key)
+        else:
+            owner[key] = rng.choice(HOSTILE)
+
+    sign(copy, change)
+
+
+def hostile_text(copy: Path, rng: random.Random, number: int) -> None:
+    """A configuration of which some letters are others, with no signature that could fit."""
+    data = bytearray((copy / "config.json").read_bytes())
+    for _ in range(rng.choice([1, 1, 5, 50])):
+        data[rng.randrange(len(data))] = rng.choice(b'{}[]",:\\0-eE.\xff\x00 n')
+    (copy / "config.json").write_bytes(data)
+
+
+def hostile_header(copy: Path, rng: random.Random, number: int) -> None:
+    """A header with another value, name or length."""
+    file = tensor_file(copy, rng)
+    text, tensors = header_of(file.read_bytes())
+    header = json.loads(text)
+    length = None
+    if rng.random() < 0.15:
+        length = rng.choice([0, 1, 8, len(text) + 1, 2**22, 2**31, 2**63, 2**64 - 1])
+    else:
+        owner, key = rng.choice(list(places(header)))
+        if rng.random() < 0.2 and isinstance(owner, dict):
+            name = rng.choice(["../x", "", "x" * 300, "\x00", "__metadata__", "mean", "axes"])
+            owner[name] = owner.pop(key)
+        else:
+            owner[key] = rng.choice([*HOSTILE, "F64", "F16", "I64", "U8", "BOOL", "f32"])
+    file.write_bytes(with_header(json.dumps(header).encode(), tensors, length))
+    sign(copy)
+
+
+KINDS: list[Callable[[Path, random.Random, int], None]] = [
+    *(truncated, header_flipped, truncated, hostile_value, truncated, hostile_header),
+    *(header_flipped, hostile_value, tensors_flipped, swapped, hostile_text),
+]
+
+
+def places(values: Any) -> Iterator[tuple[Any, Any]]:
+    """Every (object or list, key) in it."""
+    for key in list(values) if isinstance(values, dict) else range(len(values)):
+        yield values, key
+        if isinstance(values[key], (dict, list)):
+            yield from places(values[key])
+
+
+def tensor_file(copy: Path, rng: random.Random) -> Path:
+    return rng.choice(sorted(copy.glob("*.safetensors")))
+
+
+def main(folder: Path, first: int, stop: int) -> None:
+    make(folder)
+    for number in range(len(KINDS)):  # what is allocated once is no case's
+        read_damaged(folder, number)
+    limit_memory()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    outcomes: collections.Counter[str] = collections.Counter()
+    wrong, slowest = [], (0.0, 0)
+    for number in range(first, stop):
+        start = time.perf_counter()
+        try:
+            outcomes[read_damaged(folder, number)] += 1
+        except Exception as error:  # which is what is looked for
+            wrong.append(f"case {number}: {type(error).__name__}: {error}"[:500])
+        slowest = max(slowest, (time.perf_counter() - start, number))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    found = {"outcomes": outcomes, "wrong": wrong, "slowest": slowest, "grown": 1024 * grown}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
