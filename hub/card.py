@@ -162,6 +162,10 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _amount(count: int) -> str:
+    return f"{count / 1e6:.1f} million" if count >= 10**6 else f"{count:,}"
+
+
 def _size(facts: Facts) -> str:
     images = facts.config.autoencoder or facts.config.flow
     height, width = images.image_size
@@ -173,10 +177,9 @@ def _summary(facts: Facts) -> str:
     of = f", fitted to {classes} classes" if classes else ", not fitted to classes"
     return (
         f"A normalizing flow for images of {_size(facts)} (channels, height, width), with "
-        f"{facts.parameters / 1e6:.1f} million parameters{of}. {_latents(facts)}It augments the "
-        "training of image "
-        "classifiers: an image is mixed with another of its class in the flow's latent space and "
-        "decoded again."
+        f"{_amount(facts.parameters)} parameters{of}. {_latents(facts)}It augments the training of "
+        "image classifiers: an image is mixed with another of its class in the flow's latent space "
+        "and decoded again."
     )
 
 

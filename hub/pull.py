@@ -63,9 +63,8 @@ def pull(
         refuse_existing(out, overwrite=overwrite)
     source = _Source(repo_id, revision, token)
     folder, names = source.fetch_config()
-    extras = () if out is None else EXTRAS
-    source.fetch(folder, names, extras)
-    return folder if out is None else _copy(folder, [CONFIG, *names, *extras], out, repo_id)
+    source.fetch(folder, names, () if out is None else EXTRAS)
+    return folder if out is None else _copy(folder, [CONFIG, *names], out, repo_id)
 
 
 def fetch(
@@ -226,11 +225,12 @@ def _discard(folder: Path, names: Iterable[str]) -> None:
 
 
 def _copy(folder: Path, names: Iterable[str], local_dir: Path, repo_id: str) -> Path:
+    """The named files, all of which must be there still, and of the extras what is there."""
+    extras = (name for name in EXTRAS if (folder / name).exists())
     try:
         with replace_directory(local_dir, drop=frozenset(tensor_files(local_dir))) as staged:
-            for name in names:
-                if (folder / name).exists():
-                    shutil.copyfile(folder / name, staged / name)
+            for name in (*names, *extras):
+                shutil.copyfile(folder / name, staged / name)
     except OSError as error:
         raise explain(error, repo_id) from error
     return local_dir

@@ -67,7 +67,8 @@ def push_to_hub(
         commit_message: its summary line.
         overwrite_card: replace the README.md that the repository has; it is kept otherwise.
         licence, data: for a generated card: the licence's identifier, such as "mit", and what the
-            training images are and under which terms they are used.
+            training images are and under which terms they are used. Where the directory has a card
+            they change nothing, and a warning says so.
 
     Raises:
         ValueError: `repo_id` is no repository name.
@@ -156,6 +157,12 @@ def _staged(
             checkpoint.save(staged, overwrite=True)
         facts = facts_of(checkpoint, picture=(staged / PICTURE).is_file())
         if (directory / CARD).is_file():
+            if licence is not None or data is not None:
+                warnings.warn(
+                    f"{directory / CARD} is the card as it stands; licence and data are for one "
+                    "that is generated: write them there, or remove it",
+                    stacklevel=4,
+                )
             card = (directory / CARD).read_text(encoding="utf-8")
             card = set_privacy(card, privacy_block(facts))
         else:

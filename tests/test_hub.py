@@ -171,7 +171,8 @@ def test_cards_are_the_users(hub: LoopbackHub, mine: Path) -> None:
     push_to_hub(mine, REPO)
     assert hub.files(REPO)["README.md"] == (mine / "README.md").read_bytes()
     (mine / "README.md").write_text("# Others\n")
-    push_to_hub(mine, REPO)
+    with pytest.warns(UserWarning, match=r"README\.md is the card as it stands; licence and data"):
+        push_to_hub(mine, REPO, licence="mit")
     assert b"My own words" in hub.files(REPO)["README.md"], "kept unless asked"
     push_to_hub(mine, REPO, overwrite_card=True)
     assert hub.files(REPO)["README.md"] == b"# Others\n"

@@ -92,7 +92,11 @@ def test_ordinary_names_stay_readable(name: str) -> None:
 
 
 def test_metadata_is_what_the_hub_reads() -> None:
-    data = ModelCard(make_card(facts(), "owner/flow", licence="mit")).data.to_dict()
+    card = ModelCard(make_card(facts(), "owner/flow", licence="mit"))
+    (accuracy, bits) = card.data.eval_results or []
+    assert (accuracy.metric_name, accuracy.metric_value) == ("NF-Acc", 0.75)
+    assert (bits.metric_name, bits.metric_value) == ("bits/dim", 3.2512)
+    data = card.data.to_dict()
     assert (data["library_name"], data["license"]) == ("nfaug", "mit")
     assert data["pipeline_tag"] == "unconditional-image-generation"
     assert "nfaug" in data["tags"]
@@ -125,11 +129,13 @@ def test_it_says_what_matters() -> None:
         "| training&#58; images | 12,000 |",
         "| 1 | dog |",
         "42.8 million parameters",
+        "import nfaug",
         "no licence was stated yet",
         "## Limits",
     ):
         assert words in card, words
     assert "samples.png" not in make_card(facts(picture=False), "owner/flow")
+    assert "with 9,500 parameters" in make_card(facts(parameters=9500), "owner/flow")
     bare = make_card(facts(axes=0, share=0.0, partners=0, class_names=(), metrics={}), "o/f")
     assert "NFAugment" not in bare
     assert "nfaug fit --flow o/f" in bare
