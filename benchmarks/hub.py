@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import json
 import os
 import statistics
@@ -99,8 +100,8 @@ def first_image(threads: int | None) -> dict[str, Any]:
     import torch
 
     import nfaug
-    import nfaug.hub.pull as room
 
+    room = importlib.import_module("nfaug.hub.pull")  # nfaug.hub has a function of that name
     if threads:
         torch.set_num_threads(threads)
     inside = [0.0, 0.0]

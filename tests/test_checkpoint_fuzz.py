@@ -88,7 +88,7 @@ def test_every_case(tmp_path: Path, record_property: Callable[[str, object], Non
     assert grown < MOST_BYTES
     said = (
         f"{COUNT} checkpoints: {dict(sorted(outcomes.items()))}; the slowest, case {slowest[1]}, "
-        f"took {slowest[0]:.2f} s; {grown / 2**20:.0f} MiB of memory at most"
+        f"took {slowest[0]:.2f} s of the processor; {grown / 2**20:.0f} MiB of memory at most"
     )
     print(said)
     record_property("fuzz", said)

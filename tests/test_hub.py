@@ -278,3 +278,15 @@ def test_the_clients_variables_hold(pushed: LoopbackHub, tmp_path: Path) -> None
     assert again == there[0]
     assert other.startswith("owner/other at http://127.0.0.1:9 may not be asked: HF_HUB_OFFLINE is")
     assert len(pushed.requests) == asked
+
+
+@pytest.mark.soak
+def test_cold_pull_of_a_flow_of_the_papers_size() -> None:
+    """By the processor's time, since the clock counts whatever else the machine does."""
+    benchmark = Path(__file__).parent.parent / "benchmarks" / "hub.py"
+    command = [sys.executable, str(benchmark), "--rounds", "1"]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    print(run.stdout)
+    last = run.stdout.splitlines()[-1].split("|")
+    assert last[1].strip() == "processor"
+    assert float(last[4]) < 2.0
