@@ -74,7 +74,7 @@ def test_the_papers_settings() -> None:
         assert recipe_flow(config) == FlowConfig()
         prior = config.prior
         assert (prior.kind, prior.fixed_point.fit) == ("fpi", "means")
-        assert prior.fixed_point.weight(classes) == pytest.approx(
+        assert prior.fixed_point.weight(classes, 3072) == pytest.approx(
             weight / (classes * (classes - 1)), abs=1
         )
         kinds = config.augmentation
