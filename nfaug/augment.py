@@ -40,8 +40,9 @@ class NFAugment(nn.Module):
     `images, labels = nfa(images, labels)`: new images in the dtype, size, device and memory format
     that came in; labels, and images that are not augmented, as they came. uint8, floating point in
     [0, 1], or normalised by `mean`/`std`, of any size: at another size than the flow's the change
-    is computed at the flow's size and added to the image. A tuple, list or dictionary goes out as
-    what it came in.
+    is computed at the flow's size and added to the image. So it is at every size where the flow
+    works on an autoencoder's latents, so that the detail that this loses stays. A tuple, list or
+    dictionary goes out as what it came in.
 
     ceil(p*B) images drawn at random go through the flow. An image without a partner, whose latent
     lies outside its class's range (the gate), or whose result is not finite, goes out as it came

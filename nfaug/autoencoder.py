@@ -21,6 +21,15 @@ _FILES = (
     "diffusion_pytorch_model.safetensors.index.json",
 )
 _LARGEST_CONFIG = 2**20  # bytes
+# It may be a stranger's: what it asks for is bounded before it is allocated.
+_LARGEST = {
+    "block_out_channels": 4096,
+    "layers_per_block": 8,
+    "latent_channels": 256,
+    "in_channels": 256,
+    "out_channels": 256,
+}
+_MOST_BLOCKS = 8
 
 
 def open_autoencoder(source: str | Path) -> Any:
@@ -89,6 +98,14 @@ def _refuse_other_class(folder: Path, name: str) -> None:
         raise ValueError(
             f"an autoencoder must be diffusers' {_CLASS}, not quantised; {name!r} is {kind!r:.80}"
         )
+    for key, most in _LARGEST.items():
+        value = values.get(key, 1)
+        sizes = value if key == "block_out_channels" and isinstance(value, list) else [value]
+        if len(sizes) > _MOST_BLOCKS or any(type(n) is not int or not 0 < n <= most for n in sizes):
+            raise ValueError(
+                f"{key} of the autoencoder {name!r} must be whole numbers up to {most}; got "
+                f"{str(value)[:80]}"
+            )
 
 
 def weights_sha256(autoencoder: Any) -> str:

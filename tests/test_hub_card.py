@@ -10,6 +10,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from nfaug.autoencoder_config import AutoencoderConfig
 from nfaug.checkpoint import CheckpointConfig
 from nfaug.flow import FlowConfig
 from nfaug.hub.card import escape, make_card, privacy_block, set_privacy, stated
@@ -30,6 +31,18 @@ def facts(**changes: Any) -> Facts:
     rest = {k: v for k, v in changes.items() if not hasattr(config, k)}
     base = Facts(config, 42_800_000, axes=64, share=0.5, partners=12000, fewest=600, picture=True)
     return replace(base, **rest)
+
+
+def test_a_flow_on_latents_says_so() -> None:
+    """Whoever pulls it must know that it needs an autoencoder, and which."""
+    autoencoder = AutoencoderConfig(
+        "hub", "someone/vae", "0" * 64, 3, (256, 256), (0.0,) * 4, (1.0,) * 4, 1 / 64
+    )
+    text = str(make_card(facts(autoencoder=autoencoder), "someone/flow"))
+    assert "images of 3 x 256 x 256" in text
+    assert f"the latents of the autoencoder {escape('someone/vae')}, on the Hub" in text
+    assert "0" * 64 in text
+    assert "nfaug[vae]" in text
 
 
 HOSTILE = [

@@ -440,6 +440,15 @@ def test_what_is_no_autoencoder(autoencoder: Path, tmp_path: Path) -> None:
     write(quantization_config={"quant_method": "bitsandbytes"})
     with pytest.raises(ValueError, match="not quantised"):
         open_autoencoder(copied)
+    for key, value in (
+        ("block_out_channels", [10**9] * 4),
+        ("block_out_channels", [4] * 100),
+        ("layers_per_block", 10**9),
+        ("latent_channels", "4"),
+    ):
+        write(**{key: value})
+        with pytest.raises(ValueError, match=f"{key} of the autoencoder"):
+            open_autoencoder(copied)
     (copied / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is no configuration of an autoencoder"):
         open_autoencoder(copied)

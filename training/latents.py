@@ -9,40 +9,48 @@ import torch
 
 from ..batches import Batches, MemoryBatches, progress_bar
 from ..codec import Codec
-from ..flow import Flow, FlowConfig
+from ..flow import FlowConfig
 from ..latents import LatentCodec, measure_codec
 from .config import TrainConfig
 from .images import LabelledImages
 
-__all__ = ["new_flow", "with_latents"]
+__all__ = ["flow_shape", "open_codec", "with_latents"]
 
 _AT_ONCE = 64  # images that are encoded at a time
 
 
-def new_flow(dataset: LabelledImages, config: TrainConfig, device: torch.device) -> Flow:
-    """A flow for a data set's images, or for their latents where the settings name an autoencoder.
+def open_codec(
+    dataset: LabelledImages, config: TrainConfig, device: torch.device
+) -> LatentCodec | None:
+    """The autoencoder that the settings name, its scale measured; None for pixels.
 
-    Weights come from torch's global generator. The scale of the latents is measured on
-    `latents.images` images that the seed draws.
+    The scale is that of `latents.images` images, which the seed draws.
 
     Raises:
         ValueError, OSError, ModuleNotFoundError: see `nfaug.latents.measure_codec`.
     """
-    settings = asdict(config.flow)
     if config.autoencoder is None:
-        shape = FlowConfig(dataset.channels, dataset.image_size, **settings)
-        return Flow(shape).to(device)
+        return None
     choice = torch.Generator().manual_seed(config.seed)
     rows = torch.randperm(len(dataset), generator=choice)[: config.latents.images]
     images = torch.stack([dataset.image(row) for row in rows.tolist()])
-    codec = measure_codec(config.autoencoder, images, noise=config.latents.noise, device=device)
-    channels, *size = codec.latent_shape
-    shape = FlowConfig(channels, (size[0], size[1]), **settings)
-    return Flow(shape, codec=codec.for_flow(shape)).to(device)
+    return measure_codec(config.autoencoder, images, noise=config.latents.noise, device=device)
+
+
+def flow_shape(
+    dataset: LabelledImages, config: TrainConfig, codec: LatentCodec | None
+) -> tuple[FlowConfig, Codec | None]:
+    """The flow's shape for a data set's images, or for their latents, and the flow's codec."""
+    settings = asdict(config.flow)
+    if codec is None:
+        return FlowConfig(dataset.channels, dataset.image_size, **settings), None
+    channels, height, width = codec.latent_shape
+    shape = FlowConfig(channels, (height, width), **settings)
+    return shape, codec.for_flow(shape)
 
 
 def with_latents(
-    data: Batches, codec: Codec, config: TrainConfig, *, mirrored: bool, progress: bool
+    data: Batches, codec: LatentCodec | None, config: TrainConfig, *, mirrored: bool, progress: bool
 ) -> Batches:
     """The same with latents in place of images, computed once; pixels as they came.
 
@@ -54,7 +62,7 @@ def with_latents(
     Raises:
         ValueError: there is an augmentation that latents cannot have, or not the memory.
     """
-    if not isinstance(codec, LatentCodec) or not config.latents.cache:
+    if codec is None or not config.latents.cache:
         return data
     augmentation = config.augmentation
     if augmentation.pad_crop or augmentation.rotation or augmentation.color_jitter:
@@ -71,12 +79,11 @@ def with_latents(
             f"dataset.memory_gib (now {config.dataset.memory_gib:g}), or set latents.cache to "
             "false, which runs the autoencoder at each step"
         )
-    device = torch.device(codec.device)
     latents = torch.empty((count, views, *codec.latent_shape), dtype=torch.float16)
     done = 0
     with progress_bar(count, "latents", "image", shown=progress) as bar:
         for images, _ in data.iterate(torch.arange(count), _AT_ONCE):
-            batch = images.to(device)
+            batch = images.to(codec.device)
             part = slice(done, done + len(batch))
             for view in range(views):
                 encoded = codec.prepare(batch.flip(-1) if view else batch)

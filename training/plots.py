@@ -108,7 +108,8 @@ def loss_curve(loss: Sequence[float], history: Sequence[Mapping[str, float]] = (
     figure = _figure(1, 4.5)
     axis = figure.subplots()
     axis.plot(range(1, len(loss) + 1), loss, linewidth=0.7, label="training step")
-    held = [(row["step"], row["bits_per_dim"]) for row in history if "bits_per_dim" in row]
+    names = ("bits_per_dim", "latent_bits_per_dim")
+    held = [(row["step"], row[name]) for row in history for name in names if name in row]
     if held:
         axis.plot(*zip(*held, strict=True), label="held-out images, averaged weights")
     axis.set(xlabel="step", ylabel="bits per dimension")

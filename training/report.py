@@ -21,6 +21,7 @@ __all__ = ["report_html", "write_report"]
 
 _KNOWN = {  # columns that have a curve of their own, or that none would help
     *("epoch", "step", "seconds", "images", "train_bits_per_dim", "bits_per_dim"),
+    *("train_latent_bits_per_dim", "latent_bits_per_dim"),
     *("nf_acc", "nf_acc_top5", "lr", "skipped_steps", "images_per_second"),
 }
 _MOST_ROWS = 60  # of the log, in its table
@@ -102,6 +103,8 @@ def _figures(run: RunFolder) -> Iterable[tuple[str, str]]:
         ("NF-Acc, top 5", "nf_acc_top5", "{:.1%}"),
         ("bits/dim, held-out", "bits_per_dim", "{:.3f}"),
         ("bits/dim, training", "train_bits_per_dim", "{:.3f}"),
+        ("bits/dim of latents, held-out", "latent_bits_per_dim", "{:.3f}"),
+        ("bits/dim of latents, training", "train_latent_bits_per_dim", "{:.3f}"),
         ("steps", "step", "{:,.0f}"),
         ("epochs", "epoch", "{:,.0f}"),
         ("skipped steps", "skipped_steps", "{:,.0f}"),
@@ -127,10 +130,11 @@ def _curves(run: RunFolder) -> str:
 
     batch = _number(run.settings.get("batch_size", run.section("training").get("batch_size")))
     speed = Series("images", xs, speeds(rows, batch if math.isfinite(batch) else None))
+    latent = "latent_" if "train_latent_bits_per_dim" in rows[-1] else ""
     figures = {
-        "bits per dimension": [
-            line("training", "train_bits_per_dim"),
-            line("held-out, averaged weights", "bits_per_dim"),
+        "bits per dimension" + (" of latents" if latent else ""): [
+            line("training", f"train_{latent}bits_per_dim"),
+            line("held-out, averaged weights", f"{latent}bits_per_dim"),
         ],
         "NF-Acc, per cent": [line("top 1", "nf_acc", 100), line("top 5", "nf_acc_top5", 100)],
         "learning rate": [line("rate", "lr")],

@@ -24,7 +24,7 @@ from ..gaussians import ClassGaussians
 from .config import TrainConfig
 from .data import wrap_dataset
 from .images import LabelledImages
-from .latents import new_flow, with_latents
+from .latents import flow_shape, open_codec, with_latents
 from .metrics import evaluate
 from .optimizer import FlowOptimizer, TrainingDiverged
 from .prior import check_prior, prior_labels, solve_prior
@@ -140,6 +140,7 @@ class _Run:
         check_prior(config.prior, len(dataset.classes))
         if self.classes:
             check_class_sizes(dataset.targets, self.classes)
+        self.codec = open_codec(dataset, config, self.device)
         self.flow = self._build()
         self.data, self.val = self._open(val)
         self.steps_per_epoch = math.ceil(len(self.data.labels) / config.batch_size)
@@ -151,13 +152,14 @@ class _Run:
         self.losses: list[float] = []
 
     def _build(self) -> Flow:
+        shape, codec = flow_shape(self.dataset, self.config, self.codec)
         # Weights come from the global generator, as everywhere in torch; the caller's stays as it
         # is, and so do those of GPUs, which torch.manual_seed would seed too.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.config.seed)
-            built = new_flow(self.dataset, self.config, self.device)
+            built = Flow(shape, codec=codec)
         built.recompute = self.config.optim.recompute
-        return built
+        return built.to(self.device)
 
     def _open(self, val: Dataset[Any] | None) -> tuple[Batches, Batches | None]:
         settings = self.config.dataset
@@ -170,7 +172,7 @@ class _Run:
                 progress=self.progress,
             )
             return with_latents(
-                data, self.flow.codec, self.config, mirrored=mirrored, progress=self.progress
+                data, self.codec, self.config, mirrored=mirrored, progress=self.progress
             )
 
         if val is not None:

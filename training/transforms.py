@@ -55,14 +55,12 @@ class FlowAugmentation:
     def __call__(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Augment uint8 images of shape (B, C, H, W); the input is left as it is.
 
-        Of latents that were computed beforehand, (B, views, C, H, W), one view of each image is
-        drawn: see `training.latents`.
+        Latents that were computed beforehand, (B, views, C, H, W), are of the image and, where
+        there are two views, of its mirror image: a flip takes the other. See `training.latents`.
 
         Raises:
             ValueError: If the images are not such a batch, or smaller than the shift.
         """
-        if images.ndim == 5:
-            return _one_view(images, generator)
         self._check(images)
         if not self.enabled:
             return images
@@ -94,10 +92,12 @@ class FlowAugmentation:
         return params
 
     def apply(self, images: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        """Apply drawn parameters to uint8 images of shape (B, C, H, W)."""
+        """Apply drawn parameters to uint8 images of shape (B, C, H, W), or to latents."""
         self._check(images)
         if not len(images):
             return images
+        if images.ndim == 5:
+            return _view(images, params.get("flip"))
         params = {name: value.to(images.device) for name, value in params.items()}
         result = images
         if "flip" in params:
@@ -113,6 +113,8 @@ class FlowAugmentation:
         return result
 
     def _check(self, images: Tensor) -> None:
+        if images.ndim == 5 and images.is_floating_point():
+            return
         if images.ndim != 4 or images.dtype != torch.uint8:
             raise ValueError(
                 "images must be uint8 of shape (B, C, H, W), got "
@@ -125,11 +127,12 @@ class FlowAugmentation:
             )
 
 
-def _one_view(images: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = None if generator is None else generator.device
-    count, views = images.shape[:2]
-    drawn = torch.randint(views, (count,), generator=generator, device=device).to(images.device)
-    return images[torch.arange(count, device=images.device), drawn]
+def _view(latents: Tensor, flip: Tensor | None) -> Tensor:
+    """The image's latents, or those of its mirror image where it is flipped."""
+    if flip is None or latents.shape[1] == 1:
+        return latents[:, 0]
+    chosen = flip.to(latents.device)[:, None, None, None]
+    return torch.where(chosen, latents[:, 1], latents[:, 0])
 
 
 def _rotate(images: Tensor, angles: Tensor) -> Tensor:

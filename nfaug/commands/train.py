@@ -67,6 +67,7 @@ def parser() -> ArgumentParser:
         "after a file win. --print_config shows the resolved settings; a run saves them as "
         "train.yaml in --out.",
     )
+    made.usage = "nfaug train --data DATA --out OUT [--recipe NAME] [-c FILE] [OPTION ...]"
     made.add_argument("--data", required=True, help=DATA_HELP)
     made.add_argument("--out", required=True, help="the checkpoint directory to write")
     made.add_argument(
