@@ -74,8 +74,8 @@ def fixed_point(fit: str, weight: float) -> PriorConfig:
 
 DATA = PriorConfig(kind="data")
 MEANS, BOTH = fixed_point("means", 3333.0), fixed_point("both", 3333.0)
-# Covariances alone (d = 1,024): at 1,000 and above the released rule lets some variances grow without
-# end, and at 300 it depends on the flow; the CSV says which solves converged.
+# Covariances alone (d = 1,024): at 1,000 and above the released rule lets some variances grow
+# without end, and at 300 it depends on the flow; the CSV says which solves converged.
 COVARIANCES = fixed_point("covariances", 300.0)
 TABLES: dict[int, list[Setting]] = {
     1: [
