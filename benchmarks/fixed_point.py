@@ -3,6 +3,7 @@
     python benchmarks/fixed_point.py                    # all parts
     python benchmarks/fixed_point.py --part solve       # 100 classes, against the direct form
     python benchmarks/fixed_point.py --part scale       # 1,000 classes, against its own products
+    python benchmarks/fixed_point.py --part anderson    # iterations with and without acceleration
     python benchmarks/fixed_point.py --part divergence --data cifar10-train.tar
 
 The direct form builds tensors of size K x K x d, as the equations are printed. The divergence table
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--part",
-        choices=["solve", "scale", "divergence", "all"],
+        choices=["solve", "scale", "anderson", "divergence", "all"],
         default="all",
         help="which tables to print",
     )
@@ -70,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         solve_table(*((10, 100) if options.small else (100, 3072)))
     if options.part in ("scale", "all"):
         scale_table(*scale, small=options.small)
+    if options.part in ("anderson", "all"):
+        anderson_table(*((10, 100) if options.small else (100, 256)))
     if options.part in ("divergence", "all"):
         divergence_tables(options.data, options.per_class)
 
@@ -159,33 +162,46 @@ def scale_table(classes: int, dim: int, *, small: bool) -> None:
         f"ImageNet's size: K = {classes}, d = {dim}, weight 303, released rule. The best of 5 "
         f"interleaved measurements each. The direct form needs {one:.0f} GB for one tensor.\n"
     )
-    print("| fit | products | iteration, s | its products alone, s | ratio | memory, GB |")
+    print("| fit | iteration, s | its products alone, s | ratio | once a solve, s | memory, GB |")
     print("|---|---|---|---|---|---|")
     data = synthetic(classes, dim)
     square = torch.rand(classes, classes, dtype=torch.float64)
     gram, product = torch.empty_like(square), torch.empty_like(data[0])
-    # (K, d) x (d, K) for the divergences, (K, K) x (K, d) for the sums over classes.
-    for fit, grams, sums in (("means", 1, 1), ("both", 2, 4)):
+
+    def products(fit: str) -> None:
+        if fit == "means":  # in the subspace that the means span
+            torch.matmul(square, square.T, out=gram)
+            torch.matmul(square, square, out=gram)
+            return
+        for _ in range(2):  # (K, d) x (d, K), for the divergences
+            torch.matmul(data[0], data[1].T, out=gram)
+        for _ in range(4):  # (K, K) x (K, d), for the sums over classes
+            torch.matmul(square, data[0], out=product)
+
+    for fit in ("means", "both"):
         single, several, alone = [], [], []
         for _ in range(5):
             single.append(iterations(data, fit, 1))
             several.append(iterations(data, fit, 5))
             start = clock()
-            for _ in range(grams):
-                torch.matmul(data[0], data[1].T, out=gram)
-            for _ in range(sums):
-                torch.matmul(square, data[0], out=product)
+            products(fit)
             alone.append(clock() - start)
         seconds, least = (min(several) - min(single)) / 4, min(alone)
         command = [sys.executable, __file__, "--memory-of", fit, "--threads"]
         command += [str(torch.get_num_threads())] + ["--small"] * small
         memory = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         print(
-            f"| {fit} | {grams + sums} | {seconds:.3f} | {least:.3f} | {seconds / least:.2f} | "
-            f"{memory:.2f} |",
+            f"| {fit} | {seconds:.3f} | {least:.3f} | {seconds / least:.2f} | "
+            f"{max(0.0, min(single) - seconds):.3f} | {memory:.2f} |",
             flush=True,
         )
-    print("\nMemory is the peak beyond the inputs, measured in a process of its own.\n")
+    k, d = classes, dim
+    print(
+        f"\nThe products of an iteration: means, two of ({k} x {k}) ({k} x {k}), in the subspace "
+        f"that the means span;\nboth, two of ({k} x {d}) ({d} x {k}) and four of ({k} x {k}) "
+        f"({k} x {d}). Once a solve: checks,\ncopies and, for means, the basis of the subspace. "
+        "Memory is the peak beyond the inputs, measured in a\nprocess of its own.\n"
+    )
 
 
 def iterations(data: tuple[Tensor, Tensor], fit: str, count: int) -> float:
@@ -203,6 +219,51 @@ def peak_memory(fit: str, classes: int, dim: int) -> float:
     before = pages * os.sysconf("SC_PAGE_SIZE")
     iterations(data, fit, 3)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e9
+
+
+# Does acceleration save iterations, and is the answer the same?
+
+
+def anderson_table(classes: int, dim: int) -> None:
+    print(
+        f"Anderson acceleration: iterations at d = {dim}, damping 1/2, tolerance 1e-6; Proposition"
+    )
+    print(f"1 with variances in {BOUNDS}. The difference is that between converged answers.\n")
+    print("| K | fit | rule | weight | plain | depth 2 | depth 4 | depth 8 | difference |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for k in (10, classes):
+        data = synthetic(k, dim)
+        for fit, update in (("means", "released"), ("both", "released"), ("both", "proposition1")):
+            for weight in (10, 303, 3333):
+                cells, answers = [], []
+                for depth in (0, 2, 4, 8):
+                    config = FixedPointConfig(
+                        fit=fit,
+                        kld_weight=weight,
+                        update=update,
+                        tolerance=1e-6,
+                        max_iterations=300,
+                        variance_bounds=None if update == "released" else BOUNDS,
+                        anderson=depth,
+                    )
+                    result = solve(*data, config)
+                    cells.append(f"{result.iterations}" if result.converged else "> 300")
+                    answers.append((result.means, result.variances, result.converged))
+                print(f"| {k} | {fit} | {'-' if fit == 'means' else update} | {weight} | ", end="")
+                print(f"{' | '.join(cells)} | {furthest(answers)} |", flush=True)
+    print()
+
+
+def furthest(answers: list[tuple[Tensor, Tensor, bool]]) -> str:
+    """The largest difference, over coordinates, of converged answers from the first of them."""
+    done = [(means, variances) for means, variances, converged in answers if converged]
+    if len(done) < 2:
+        return "-"
+    first = done[0]
+    gaps = [
+        float((x - y).abs().max()) for other in done[1:] for x, y in zip(first, other, strict=True)
+    ]
+    return f"{max(gaps):.0e}"
 
 
 # What converges, and what does not.

@@ -68,8 +68,8 @@ class FixedPointConfig:
             the data's s as section 4.2 says. "proposition1" is stationary for the objective, and
             returns s at weight 0, but the objective is unbounded below from small weights on
             (with "forward", from alpha * exp(1/alpha) / (2 (K - 1))): give it ``variance_bounds``.
-            With fit "covariances" alone even "released" let variances grow without end from
-            weights of about a third of the default on (1,000 in 1,024 dimensions, 10 classes).
+            With fit "covariances" even "released" lets variances grow without end at large
+            weights: 1,000 and above in 1,024 dimensions with 10 classes.
         isotropic_mean_step: Replace every variance in the mean update by its average over
             coordinates, which keeps a coordinate from running away. The means are then stationary
             for the objective only if each class's variance is the same in all coordinates.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["convergence_curves", "embedding_panels", "kl_heatmaps", "loss_curve"]
+
+
+# Told apart with any kind of colour vision, the more so with a marker each.
+_COLOURS = (
+    "#332288", "#88ccee", "#44aa99", "#117733", "#999933",
+    "#ddcc77", "#cc6677", "#882255", "#aa4499", "#777777",
+)  # fmt: skip
+_MARKERS = "osv^Dx+P*<"
+
+
+def _look(y: int) -> dict[str, Any]:
+    """Colour and marker of a class."""
+    return {
+        "color": _COLOURS[y % len(_COLOURS)],
+        "marker": _MARKERS[y % len(_MARKERS)],
+        "linewidths": 0.8,
+    }
 
 
 def _figure(columns: int, width: float = 3.2, height: float = 3.2) -> Figure:
@@ -66,7 +83,7 @@ def embedding_panels(
         for y in range(num_classes):
             here = spots[(classes == y).numpy()]
             name = class_names[y] if y < len(class_names) else str(y)
-            axis.scatter(here[:, 0], here[:, 1], s=5, label=_plain(name), color=f"C{y % 10}")
+            axis.scatter(here[:, 0], here[:, 1], s=8, label=_plain(name), **_look(y))
         axis.set(title=title, xticks=[], yticks=[])
     if num_classes <= 12:
         figure.legend(
@@ -86,6 +103,8 @@ def kl_heatmaps(gaussians: Mapping[str, ClassGaussians]) -> Figure:
     ):
         image = axis.imshow(fitted.pairwise_kl().cpu().numpy(), cmap="viridis")
         axis.set(title=title, xlabel="y'", ylabel="y")
+        if fitted.num_classes <= 12:  # else matplotlib's own, with halves between few classes
+            axis.set(xticks=range(fitted.num_classes), yticks=range(fitted.num_classes))
         figure.colorbar(image, ax=axis, label="KL(y || y'), nats", shrink=0.8)
     return figure
 
@@ -94,9 +113,13 @@ def convergence_curves(histories: Mapping[str, Sequence[FixedPointStep]]) -> Fig
     """Residual of the fixed point against the iteration, one curve a solve."""
     figure = _figure(1, 4.5)
     axis = figure.subplots()
-    for title, steps in histories.items():
+    for number, (title, steps) in enumerate(histories.items()):
         axis.plot(
-            [step.iteration for step in steps], [step.residual for step in steps], label=title
+            [step.iteration for step in steps],
+            [step.residual for step in steps],
+            label=title,
+            color=_COLOURS[2 * number % len(_COLOURS)],
+            linestyle=("-", "--", ":", "-.")[number % 4],
         )
     axis.set(xlabel="iteration", ylabel="residual (L2, latent units)", yscale="log")
     axis.legend(fontsize="small")
