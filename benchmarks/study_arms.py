@@ -20,7 +20,7 @@ from nfaug.training.images import TensorImages
 __all__ = ["Draw", "bank_for", "make_draw", "pixel_mixup"]
 
 Draw = Callable[[Tensor, torch.Generator], Tensor]  # rows (B,) -> uint8 images (B, C, H, W)
-VARIANTS = 16
+VARIANTS = 10
 
 
 def make_draw(cell: Cell, labelled: TensorImages, bank: Tensor | None) -> Draw:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .atomic import replace_directory
+from .bundled import BUILTIN, builtin_directory
 from .checkpoint_config import CheckpointConfig, dump_config, read_config
 from .checkpoint_files import (
     CONFIG,
@@ -146,9 +147,9 @@ def load(
     token: str | bool | None = None,
     autoencoder: str | Path | None = None,
 ) -> Checkpoint:
-    """Load a checkpoint from a local directory or from the Hugging Face Hub.
+    """Load a checkpoint: a local directory, a bundled one, or one of the Hugging Face Hub.
 
-    An existing directory is read where it is. Anything of the form "name" or "owner/name" is
+    "builtin:NAME" comes with the package (a wrong name is told which there are). A directory is read where it is. Anything of the form "name" or "owner/name" is
     otherwise taken as a Hub repository and fetched into the Hub's cache (`revision`: branch, tag
     or commit; `token`: for the Hub, by default the one that is logged in, False for none).
     `autoencoder` is where that of a flow on latents is, if not where `Checkpoint.load` looks.
@@ -216,10 +217,12 @@ def _directory(
     path_or_repo: str | Path, revision: str | None, token: str | bool | None, *, whole: bool
 ) -> Path:
     """Where the files are: the directory itself, or a repository's in the Hub's cache."""
+    name = str(path_or_repo)
+    if name.startswith(BUILTIN):
+        return builtin_directory(name)
     path = Path(path_or_repo).expanduser()
     if path.is_dir():
         return path
-    name = str(path_or_repo)
     if path.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise FileNotFoundError(
             f"{name!r} is no checkpoint directory, and no repository name of the form owner/name"

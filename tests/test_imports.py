@@ -70,6 +70,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "nfaug.pca": ("torch .classwise", ""),
     # Files and data sets.
     "nfaug.atomic": ("", ""),
+    "nfaug.bundled": ("", ""),
     "nfaug.jsonable": ("", ""),
     "nfaug.checks": ("", ""),
     "nfaug.batches": ("torch tqdm", ".training.images"),
@@ -84,8 +85,8 @@ ROOMS: dict[str, tuple[str, str]] = {
         "",
     ),
     "nfaug.checkpoint": (
-        "torch safetensors .atomic .checkpoint_config .checkpoint_files .checkpoint_pca .codec "
-        ".flow .flow_config .gaussians .pca .tensor_files",
+        "torch safetensors .atomic .bundled .checkpoint_config .checkpoint_files .checkpoint_pca "
+        ".codec .flow .flow_config .gaussians .pca .tensor_files",
         ". .hub.pull .latents",
     ),
     # What people use.
