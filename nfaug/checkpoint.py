@@ -149,9 +149,10 @@ def load(
 ) -> Checkpoint:
     """Load a checkpoint: a local directory, a bundled one, or one of the Hugging Face Hub.
 
-    "builtin:NAME" comes with the package (a wrong name is told which there are). A directory is read where it is. Anything of the form "name" or "owner/name" is
-    otherwise taken as a Hub repository and fetched into the Hub's cache (`revision`: branch, tag
-    or commit; `token`: for the Hub, by default the one that is logged in, False for none).
+    "builtin:NAME" comes with the package; a wrong name is told which ones there are. An existing
+    directory is read where it is. Anything of the form "name" or "owner/name" is otherwise taken as
+    a Hub repository and fetched into the Hub's cache (`revision`: branch, tag or commit; `token`:
+    for the Hub, by default the one that is logged in, False for none).
     `autoencoder` is where that of a flow on latents is, if not where `Checkpoint.load` looks.
 
     Raises:
