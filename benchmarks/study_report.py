@@ -47,9 +47,10 @@ def write_report(rows: Rows, markdown: Path, plot: Path) -> str:
         parts += ["", _table(title, {k: v for k, v in found.items() if k[:4] == title}, rows)]
     text = "\n".join(parts) + "\n"
     markdown.write_text(text, encoding="utf-8")
-    tested = {key: value for key, value in found.items() if key[2] == "test"}
-    if tested:
-        draw(tested, plot)
+    tested = [title for title in titles if title[2] == "test"]
+    if tested:  # of several, the one with most arms
+        most = max(tested, key=lambda title: sum(key[:4] == title for key in found))
+        draw({key: value for key, value in found.items() if key[:4] == most}, plot)
     return text
 
 
@@ -113,7 +114,7 @@ def draw(found: dict[Group, dict[int, float]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    keys = [key for key in sorted(found, key=_order) if key[5] != "none" and key[1] == 50]
+    keys = [key for key in sorted(found, key=_order) if key[5] != "none"]
     bases = list(dict.fromkeys(key[4] for key in keys))
     if not bases:
         return
