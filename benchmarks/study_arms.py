@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from study_borrow import with_borrowed
 from study_cells import Cell, options
 from study_flows import locked
 from torch import Tensor
@@ -120,6 +121,15 @@ def fitted_augmentation(
     fitted = nfaug.fit(
         checkpoint.flow, labelled, rank=min(64, fewest - 1), seed=seed, progress=False
     )
+    if "shrink" in settings:
+        fitted = with_borrowed(
+            fitted,
+            labelled.images,
+            labelled.targets,
+            shrink=float(settings["shrink"]),
+            rank=int(settings["rank"]),
+            partners=settings["partners"],
+        )
     return NFAugment(
         fitted,
         p=1.0,
@@ -127,6 +137,6 @@ def fitted_augmentation(
         mix=settings.get("mix", "axis"),
         strength=float(settings.get("strength", 1)),
         axes=int(settings["axes"]) if "axes" in settings else None,
-        gate=float(settings["gate"]) if "gate" in settings else True,
+        gate=False if settings.get("gate") == "off" else float(settings.get("gate", 1)),
         generator=torch.Generator().manual_seed(seed),
     )

@@ -16,16 +16,19 @@ CHOSEN = {
     "nfa": "p=0.5 alpha=1 mix=axis",
 }
 CANDIDATES = {
-    "noise": [f"p={p} scale={scale}" for scale in (0.15, 0.3, 0.5) for p in (0.5, 0.8)],
-    "mixup": [f"p={p} alpha={alpha}" for alpha in (0.4, 1) for p in (0.5, 0.8)],
+    "noise": ["p=0.5 scale=0.3", "p=0.8 scale=0.15", "p=0.8 scale=0.3", "p=0.8 scale=0.5"],
+    "mixup": ["p=0.5 alpha=1", "p=0.8 alpha=1", "p=0.8 alpha=0.4"],
     "nfa": [
         "p=0.5 alpha=1 mix=axis",
         "p=0.8 alpha=1 mix=axis",
-        "p=0.5 alpha=1 mix=pair",
         "p=0.8 alpha=1 mix=pair",
         "p=0.8 alpha=0.4 mix=axis",
         "p=0.8 alpha=1 mix=axis strength=0.7",
         "p=0.8 alpha=1 mix=axis axes=16",
+        "p=0.8 alpha=1 mix=axis gate=off",
+        "p=0.8 alpha=1 mix=axis gate=off shrink=0.5 rank=128 partners=own",
+        "p=0.8 alpha=1 mix=axis gate=off shrink=0.5 rank=128 partners=all",
+        "p=0.8 alpha=1 mix=axis gate=off shrink=1 rank=128 partners=all",
     ],
 }
 SETTINGS_SEEDS = (100, 101, 102)  # other labelled images than those of the reported seeds

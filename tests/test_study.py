@@ -253,6 +253,25 @@ def test_bases(base: str) -> None:
         study_classifier._after(images, labels, "flip+turn", 3, draws)
 
 
+def test_borrowed_axes_hold_the_other_classes_deviations(tiny_checkpoint: Checkpoint) -> None:
+    labels = torch.arange(12) % 3
+    few = TensorImages(images_of(labels, channels=1), labels, NAMES)
+    settings = {"shrink": "0.5", "rank": "9", "partners": "all", "gate": "off"}
+    nfa = study_arms.fitted_augmentation(tiny_checkpoint, few, settings, 0)
+    assert nfa.rank == 9, "as many as twelve images in three classes span; a class alone, three"
+    assert nfa.memory_range(1) == (12, 24), "everybody's deviation"
+    pca = nfa.engine.on(torch.device("cpu"))[1]
+    z = nfa.engine.on(torch.device("cpu"))[0].encode(few.images)[0].flatten(1)
+    for label in range(3):
+        own = z[labels == label]
+        kept = pca.memory[12 * label : 12 * label + 12][labels == label].float()
+        back = pca.reconstruct(kept, torch.full((4,), label))
+        assert torch.allclose(back, own, atol=0.02 * float(own.abs().max()))
+    images, _ = nfa(few.images, labels)
+    assert nfa.stats()["applied"] == 12
+    assert not torch.equal(images, few.images)
+
+
 def test_checkpoint_type_is_what_arms_take(tiny_checkpoint: Checkpoint) -> None:
     few = TensorImages(images_of(torch.arange(12) % 3, channels=1), torch.arange(12) % 3, NAMES)
     nfa = study_arms.fitted_augmentation(tiny_checkpoint, few, {"mix": "pair", "axes": "2"}, 0)
