@@ -138,5 +138,6 @@ def fitted_augmentation(
         strength=float(settings.get("strength", 1)),
         axes=int(settings["axes"]) if "axes" in settings else None,
         gate=False if settings.get("gate") == "off" else float(settings.get("gate", 1)),
+        keep=settings.get("keep", "all"),
         generator=torch.Generator().manual_seed(seed),
     )

@@ -96,7 +96,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "nfaug.pixels": ("torch", ""),
     "nfaug.sample": ("torch", ""),
     "nfaug.switch": ("torch", ""),
-    "nfaug.engine": ("torch .classwise .codec .draws .flow .pixels", ""),
+    "nfaug.engine": ("torch .classwise .codec .draws .flow .gaussians .pixels", ""),
     "nfaug.augment": (
         "torch .checks .counters .draws .engine .labels .pixels .sample .switch",
         ".checkpoint",
