@@ -80,8 +80,12 @@ def append(path: Path, cell: Cell, results: Mapping[str, Any]) -> None:
 
 
 def pending(cells: Iterable[Cell], done: Mapping[Cell, Any]) -> list[Cell]:
-    """Cells that are not done yet, each once, a seed after the other."""
-    return sorted((c for c in dict.fromkeys(cells) if c not in done), key=lambda c: c.seed)
+    """Cells that are not done yet, each once, a seed after the other.
+
+    Within a seed base by base: neighbours share no bank, so that jobs do not wait for each other.
+    """
+    missing = [cell for cell in dict.fromkeys(cells) if cell not in done]
+    return sorted(missing, key=lambda cell: (cell.seed, cell.base))
 
 
 @dataclass(frozen=True)
