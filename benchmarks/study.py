@@ -1,7 +1,7 @@
 """Does NFA help, and what does it cost? Accuracy with 95% confidence intervals over seeds.
 
     python benchmarks/study.py --table settings --work WORK
-    python benchmarks/study.py --table main --work WORK --jobs 2
+    python benchmarks/study.py --table main flows --work WORK --other CIFAR --jobs 2
     python benchmarks/study.py --print
 
 Each cell trains one small CNN (study_classifier.py) on a few labelled images and measures it once.
@@ -110,8 +110,9 @@ def main() -> None:
     args = parse()
     source = Source(args.name, args.data, args.other, args.test_data)
     if not args.print:
-        wanted = [cell for table in args.table for cell in cells_of(table, args.name, args.seeds)]
-        run(pending(wanted, read(args.csv)), source, args)
+        for table in args.table:
+            wanted = cells_of(table, args.name, args.seeds)
+            run(pending(wanted, read(args.csv)), source, args)
     print(write_report(read(args.csv), args.csv.with_suffix(".md"), args.plot))
 
 
