@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format typecheck pytest test demo soak wheel-check clean
+.PHONY: help venv lint format typecheck pytest test demo soak study bundle wheel-check clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,6 +12,9 @@ STAMP := $(VENV)/nfaug-installed
 # Options for the commands: make pytest PYTEST_ARGS="-k flow", make demo DEMO_ARGS=--quick
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+STUDY_ARGS ?= --print
+# make bundle RUN=runs/rgb32 NAME=rgb32 BUNDLE_ARGS="--data DATA --terms '...'"
+BUNDLE_ARGS ?= --help
 
 # One torch thread per pytest worker: more threads than cores are slower than one.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
@@ -54,6 +57,12 @@ demo: $(STAMP)  ## Train, fit, augment and fine-tune on handwritten digits; writ
 
 soak: $(STAMP)  ## Run the long checks: fuzzing, kills, full-size commands
 	$(ONE_THREAD) $(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
+
+study: $(STAMP)  ## Does it help? STUDY_ARGS="--table main --work DIR"; without, the tables so far
+	$(ONE_THREAD) $(BIN)/python benchmarks/study.py $(STUDY_ARGS)
+
+bundle: $(STAMP)  ## Turn the run directory RUN into the bundled flow NAME (scripts/bundle.py)
+	$(BIN)/python scripts/bundle.py $(RUN) $(NAME) $(BUNDLE_ARGS)
 
 wheel-check: $(STAMP)  ## Build the wheel, compare its files with git's, check its types
 	rm -rf dist

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .checks import checked, dataset_classes, one_of, refuse_other_classes
 from .counters import Counters
 from .draws import NFAParams, make_params
-from .engine import OUTCOMES, Engine
+from .engine import INCONSISTENT, OUTCOMES, Engine
 from .labels import class_indices, refuse_unusable
 from .pixels import (
     Normalization,
@@ -75,12 +75,14 @@ class NFAugment(nn.Module):
         smoothing: label smoothing of soft labels, needed where there are two classes.
         labels_getter: returns the labels of a sample that is not (images, labels, ...) or a mapping
             with labels.
+        keep: "consistent" leaves an image as it came if the flow's gaussians take its variant for
+            another class, and counts it as `inconsistent`; "all" asks nobody.
         gate: radius of the gate relative to what was stored when the PCA was fitted; True for 1,
             False for none.
 
     Raises:
         ValueError: a setting is out of range, or the checkpoint has no PCA (or no memory, where
-            `partners="memory"` asks for one).
+            `partners="memory"` asks for one, or no class gaussians, where `keep` needs them).
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class NFAugment(nn.Module):
         smoothing: float | None = None,
         labels_getter: Callable[[Any], Tensor] | None = None,
         gate: bool | float = True,
+        keep: Literal["all", "consistent"] = "all",
     ) -> None:
         super().__init__()
         self._engine = Engine.of(checkpoint)
@@ -112,6 +115,12 @@ class NFAugment(nn.Module):
             raise ValueError(
                 f"partners={partners!r} needs a partner memory and the checkpoint has none: fit it "
                 "to your classes (nfaug fit), or use partners='batch'"
+            )
+        self.keep = one_of("keep", keep, ("all", "consistent"))
+        if self.keep == "consistent" and not self._engine.classifies:
+            raise ValueError(
+                "keep='consistent' asks the flow for the class of each variant, and the checkpoint "
+                "has no gaussians of these classes: fit it to them (nfaug fit), or use keep='all'"
             )
         if axes is not None and (type(axes) is not int or axes < 1):
             raise ValueError(f"axes must be a whole number of at least 1, or None; got {axes}")
@@ -127,7 +136,9 @@ class NFAugment(nn.Module):
         self._normalization = Normalization(mean, std, self._engine.codec.channels)
         self._switch = Switch()
         self._calls = self._seen = 0
-        self._counters = Counters((*OUTCOMES, "not_finite"))
+        asked = (INCONSISTENT,) if self.keep == "consistent" else ()
+        self._outcomes = (*OUTCOMES, *asked)
+        self._counters = Counters((*self._outcomes, "not_finite"))
 
     @classmethod
     def from_pretrained(
@@ -315,9 +326,9 @@ class NFAugment(nn.Module):
             with torch.autocast(images.device.type, enabled=False):
                 outcome = self._engine.mix(
                     new[taken], index[taken], usable[taken], params_now, self._normalization,
-                    self.gate,
+                    self.gate, consistent=self.keep == "consistent",
                 )  # fmt: skip
-            self._counters.add({name: getattr(outcome, name) for name in OUTCOMES})
+            self._counters.add({name: getattr(outcome, name) for name in self._outcomes})
             new.index_copy_(0, taken, outcome.images)
         return new, params
 
@@ -325,8 +336,9 @@ class NFAugment(nn.Module):
         """Images seen, and what became of some.
 
         Of those chosen to be augmented: `applied`, `no_partner` (nothing to mix with), `gated`
-        (outside the class's range), `fell_back` (the result was not finite). Of all, chosen or not:
-        `not_finite` (came in with NaN or infinite pixels; counted here only). Counted in the
+        (outside the class's range), `fell_back` (the result was not finite) and, with
+        `keep="consistent"`, `inconsistent` (the flow sees another class in it). Of all, chosen or
+        not: `not_finite` (came in with NaN or infinite pixels; counted here only). Counted in the
         process that augments: a copy in a loader's worker counts for itself. Stalls an accelerator.
         """
         return {"seen": self._seen, **self._counters.read()}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .atomic import replace_directory
+from .bundled import BUILTIN, builtin_directory
 from .checkpoint_config import CheckpointConfig, dump_config, read_config
 from .checkpoint_files import (
     CONFIG,
@@ -148,11 +149,12 @@ def load(
     token: str | bool | None = None,
     autoencoder: str | Path | None = None,
 ) -> Checkpoint:
-    """Load a checkpoint from a local directory or from the Hugging Face Hub.
+    """Load a checkpoint: a local directory, a bundled one, or one of the Hugging Face Hub.
 
-    An existing directory is read where it is. Anything of the form "name" or "owner/name" is
-    otherwise taken as a Hub repository and fetched into the Hub's cache (`revision`: branch, tag
-    or commit; `token`: for the Hub, by default the one that is logged in, False for none).
+    "builtin:NAME" comes with the package; a wrong name is told which ones there are. An existing
+    directory is read where it is. Anything of the form "name" or "owner/name" is otherwise taken as
+    a Hub repository and fetched into the Hub's cache (`revision`: branch, tag or commit; `token`:
+    for the Hub, by default the one that is logged in, False for none).
     `autoencoder` is where that of a flow on latents is, if not where `Checkpoint.load` looks.
 
     Raises:
@@ -220,10 +222,12 @@ def _read(
     whole: bool,
 ) -> T:
     """Read the directory itself, or the files of a repository in the Hub's cache."""
+    name = str(path_or_repo)
+    if name.startswith(BUILTIN):
+        return read(builtin_directory(name))
     path = Path(path_or_repo).expanduser()
     if path.is_dir():
         return read(path)
-    name = str(path_or_repo)
     if path.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise FileNotFoundError(
             f"{name!r} is no checkpoint directory, and no repository name of the form owner/name"

@@ -13,12 +13,15 @@ from torch import Tensor
 from .classwise import ClasswisePCA
 from .draws import NFAParams
 from .flow import Flow
+from .gaussians import ClassGaussians
 from .pixels import Normalization, all_finite, resize
 
-__all__ = ["OUTCOMES", "Engine", "Outcome"]
+__all__ = ["INCONSISTENT", "OUTCOMES", "Engine", "Outcome"]
 
 OUTCOMES = ("applied", "no_partner", "gated", "fell_back")
+INCONSISTENT = "inconsistent"  # an outcome only where it is asked for
 
+_HELD = ("_held", "_gaussians")  # what is copied to other devices
 _SAME = 1e-2  # relative length: the memory is float16, and an accelerator may convolve in TF32
 
 
@@ -31,6 +34,7 @@ class Outcome:
     no_partner: Tensor
     gated: Tensor
     fell_back: Tensor
+    inconsistent: Tensor
 
 
 class Engine:
@@ -45,7 +49,11 @@ class Engine:
     """
 
     def __init__(
-        self, flow: Flow, pca: ClasswisePCA | None, class_names: Sequence[str] | None = None
+        self,
+        flow: Flow,
+        pca: ClasswisePCA | None,
+        class_names: Sequence[str] | None = None,
+        gaussians: ClassGaussians | None = None,
     ) -> None:
         if pca is None:
             raise ValueError(
@@ -70,6 +78,8 @@ class Engine:
         self.has_memory = pca.has_memory
         frozen = flow.freeze()
         self._home = frozen.device
+        fits = gaussians is not None and gaussians.num_classes == pca.num_classes
+        self._gaussians = {self._home: _moved(gaussians, self._home)} if fits else {}
         self._held: dict[torch.device, tuple[Flow, ClasswisePCA]] = {
             self._home: (frozen, _moved(pca, self._home))
         }
@@ -91,7 +101,23 @@ class Engine:
                 f"{type(checkpoint).__name__}. For a path or a Hub repository use "
                 "NFAugment.from_pretrained"
             )
-        return cls(checkpoint.flow, checkpoint.pca, checkpoint.config.class_names)
+        return cls(
+            checkpoint.flow,
+            checkpoint.pca,
+            checkpoint.config.class_names,
+            getattr(checkpoint, "gaussians", None),
+        )
+
+    @property
+    def classifies(self) -> bool:
+        """Whether there are gaussians of the PCA's classes, so that latents can be classified."""
+        return bool(self._gaussians)
+
+    def classify(self, z: Tensor) -> Tensor:
+        """The class under which each latent is most likely, (B,); needs `classifies`."""
+        if z.device not in self._gaussians:
+            self._gaussians[z.device] = _moved(self._gaussians[self._home], z.device)
+        return self._gaussians[z.device].classify(z)
 
     def on(self, device: torch.device) -> tuple[Flow, ClasswisePCA]:
         """The flow and the PCA on a device; copied there at the first call."""
@@ -118,12 +144,15 @@ class Engine:
         params: NFAParams,
         normalization: Normalization,
         radius: float | None,
+        *,
+        consistent: bool = False,
     ) -> Outcome:
         """Encode, move towards the partners, decode: z' = z + U (w * (b - a)).
 
         `images` are those of `params.index`, (n, C, H, W), with finite pixels; `labels` are in
         range. Where `usable` is false the image stays, and is nobody's partner. `radius` is the
-        gate's, None for no gate.
+        gate's, None for no gate. Where `consistent`, an image stays whose new latent is most likely
+        under another class.
         """
         flow, pca = self.on(images.device)
         levels, unit = self._levels(images, normalization)
@@ -141,14 +170,16 @@ class Engine:
         # 8-bit images hide what they were made of.
         sane = all_finite(moved) & all_finite(new if new.is_floating_point() else decoded)
         inside = sane if radius is None else _in_range(pca, z, labels, a, a + delta, radius)
+        same = self.classify(moved) == labels if consistent else torch.ones_like(sane)
         chosen = params.chosen
-        applied = chosen & sane & paired & inside
+        applied = chosen & sane & paired & inside & same
         return Outcome(
             images=torch.where(applied[:, None, None, None], new, images),
             applied=applied,
             fell_back=chosen & ~sane,
             no_partner=chosen & sane & ~paired,
             gated=chosen & sane & paired & ~inside,
+            inconsistent=chosen & sane & paired & inside & ~same,
         )
 
     def _levels(self, images: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:
@@ -186,7 +217,9 @@ class Engine:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_held": {self._home: self._held[self._home]}}
+        home = self._home
+        kept = {name: {k: v for k, v in self.__dict__[name].items() if k == home} for name in _HELD}
+        return {**self.__dict__, **kept}
 
 
 def _moved(module: Any, device: torch.device) -> Any:

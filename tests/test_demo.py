@@ -74,7 +74,8 @@ def ran(
 def test_files(ran: tuple[Path, dict[str, Any], Watched]) -> None:
     out, _, _ = ran
     assert sorted(path.name for path in out.iterdir()) == [
-        *("convergence.png", "flow", "grid.png", "kl.png", "latents.png", "loss.png", "report.md")
+        *("convergence.png", "first.png", "flow", "grid.png", "kl.png", "latents.png", "loss.png"),
+        "report.md",
     ]
     for picture in out.glob("*.png"):
         with Image.open(picture) as image:

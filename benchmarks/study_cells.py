@@ -1,0 +1,120 @@
+"""Cells of the study: what one is, the file of those that are done, and how seeds are summed up."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import math
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t as student  # scikit-learn, of the extra `train`, brings it
+
+__all__ = ["COLUMNS", "Cell", "Interval", "append", "interval", "options", "pending", "read"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One classifier, trained and measured once: everything that its accuracy depends on.
+
+    Attributes:
+        data: name of the data.
+        arm: "none", "noise", "mixup" or "nfa", which comes first in the pipeline.
+        flow: what the arm's flow was trained on, a letter of `study_flows.FLOWS`; "-" for none.
+        base: what comes after the arm, joined by "+": "none", "flip+crop", ...
+        per_class: labelled images per class.
+        seed: of the labelled images, the weights, the order of batches and all draws.
+        split: "validation" to choose settings on, "test" for what is reported.
+        steps: optimiser steps.
+        settings: of the arm, as "name=value" separated by blanks.
+    """
+
+    data: str
+    arm: str
+    flow: str
+    base: str
+    per_class: int
+    seed: int
+    split: str
+    steps: int
+    settings: str = ""
+
+
+_TYPES = {field.name: int if field.type == "int" else str for field in fields(Cell)}
+RESULTS = ("accuracy", "tested", "kept", "bank_seconds", "train_seconds", "torch")
+COLUMNS = (*_TYPES, *RESULTS)
+
+
+def options(cell: Cell) -> dict[str, str]:
+    """The arm's settings by name."""
+    return dict(part.split("=", 1) for part in cell.settings.split())
+
+
+def read(path: Path) -> dict[Cell, dict[str, str]]:
+    """Rows of the cells that are done. A last line that was cut off is left out."""
+    if not path.exists():
+        return {}
+    done = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if None in row or None in row.values() or not row["torch"]:
+                continue
+            cell = Cell(**{name: kind(row[name]) for name, kind in _TYPES.items()})
+            done[cell] = {name: row[name] for name in RESULTS}
+    return done
+
+
+def append(path: Path, cell: Cell, results: Mapping[str, Any]) -> None:
+    """Add a row; several processes may do so at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if file.seek(0, os.SEEK_END) == 0:
+            writer.writeheader()
+        writer.writerow({**asdict(cell), **results})
+
+
+def pending(cells: Iterable[Cell], done: Mapping[Cell, Any]) -> list[Cell]:
+    """Cells that are not done yet, each once, a seed after the other.
+
+    Within a seed base by base: neighbours share no bank, so that jobs do not wait for each other.
+    """
+    missing = [cell for cell in dict.fromkeys(cells) if cell not in done]
+    return sorted(missing, key=lambda cell: (cell.seed, cell.base))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds and the half-width of its 95% confidence interval."""
+
+    mean: float
+    half: float
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f} ± {self.half:.1f}"
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return abs(self.mean) > self.half
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Student's interval t_(n-1) s / sqrt(n); infinitely wide for a single value.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("no values to take a mean of")
+    count = len(values)
+    if count == 1:
+        return Interval(values[0], math.inf, 1)
+    reach = float(student.ppf(0.975, count - 1)) * statistics.stdev(values) / math.sqrt(count)
+    return Interval(statistics.fmean(values), reach, count)

@@ -1,0 +1,88 @@
+"""Which cells make up each table of the study, and the settings that were chosen for it."""
+
+from __future__ import annotations
+
+from study_cells import Cell
+
+__all__ = ["CHOSEN", "STEPS", "TABLES", "cells_of"]
+
+STEPS = 1000
+BASES = ("none", "flip+crop")
+COMBINED = tuple(f"flip+crop+{more}" for more in ("randaugment", "mixup", "cutmix"))
+_WITH_FLOW = ("noise", "nfa")
+# Chosen on validation images by the table "settings"; the test set played no part.
+CHOSEN = {
+    "none": "",
+    "noise": "p=0.5 scale=0.3",
+    "mixup": "p=0.5 alpha=1",
+    "nfa": "p=0.5 alpha=1 mix=axis",
+}
+CANDIDATES = {
+    "nfa": [
+        "p=0.5 alpha=1 mix=axis",
+        "p=0.8 alpha=1 mix=axis",
+        "p=0.8 alpha=1 mix=axis gate=off shrink=0.5 rank=128 partners=all",
+        "p=0.8 alpha=1 mix=pair",
+        "p=0.8 alpha=1 mix=axis keep=consistent",
+    ],
+    "noise": ["p=0.8 scale=0.3", "p=0.8 scale=0.5"],
+    "mixup": ["p=0.8 alpha=1", "p=0.5 alpha=1"],
+}
+# What is looked at second: a table of its own, so that the first choice does not wait for it.
+MORE_CANDIDATES = {
+    "nfa": [
+        "p=0.8 alpha=0.4 mix=axis",
+        "p=0.8 alpha=1 mix=axis strength=0.7",
+        "p=0.8 alpha=1 mix=axis axes=16",
+        "p=0.8 alpha=1 mix=axis gate=off",
+        "p=0.8 alpha=1 mix=axis gate=off shrink=0.5 rank=128 partners=own",
+    ],
+    "noise": ["p=0.8 scale=0.15", "p=0.5 scale=0.3"],
+    "mixup": ["p=0.8 alpha=0.4"],
+}
+SETTINGS_SEEDS = (100, 101, 102)  # other labelled images than those of the reported seeds
+TABLES = {
+    "main": "what helps at 50 labels per class, with a flow of the unlabelled images",
+    "flows": "the same with flows of the labelled images alone, and of other classes",
+    "settings": "choice of settings, on validation images",
+    "more-settings": "settings that were looked at second",
+    "labels": "10, 100 and 500 labels per class",
+    "combined": "on top of RandAugment, mixup and CutMix",
+}
+
+
+def cells_of(table: str, data: str, seeds: int) -> list[Cell]:
+    """All cells of a table.
+
+    Raises:
+        ValueError: there is no such table.
+    """
+    if table in ("settings", "more-settings"):
+        candidates = CANDIDATES if table == "settings" else MORE_CANDIDATES
+        return [
+            Cell(data, arm, "u" if arm in _WITH_FLOW else "-", base, 50, seed, "validation", STEPS,
+                 settings)
+            for seed in SETTINGS_SEEDS
+            for arm, tried in {"none": [""], **candidates}.items()
+            for settings in tried
+            for base in BASES
+        ]  # fmt: skip
+    if table == "main":
+        bases, numbers, flows = BASES, (50,), "u"
+    elif table == "flows":
+        bases, numbers, flows = BASES, (50,), "lo"
+    elif table == "labels":
+        bases, numbers, flows = BASES, (10, 100, 500), "u"
+    elif table == "combined":
+        bases, numbers, flows = COMBINED, (50,), "u"
+    else:
+        raise ValueError(f"no table {table!r}; there are {', '.join(TABLES)}")
+    arms = [(arm, "-") for arm in CHOSEN if arm not in _WITH_FLOW]
+    arms += [(arm, flow) for flow in flows for arm in _WITH_FLOW]
+    return [
+        Cell(data, arm, flow, base, per_class, seed, "test", STEPS, CHOSEN[arm])
+        for seed in range(seeds)
+        for per_class in numbers
+        for arm, flow in arms
+        for base in bases
+    ]

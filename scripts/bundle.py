@@ -1,0 +1,85 @@
+"""Turn a run directory of `nfaug train` into a flow that comes with the package.
+
+    nfaug train --recipe fashion-mnist --data DATA --out RUN
+    python scripts/bundle.py RUN fashion-mnist --data DATA --licence mit --terms "..."
+
+writes nfaug/builtin/NAME: weights, class gaussians, and the leading axes of each class, from one
+pass over --data; no partner memory, no picture of an image, and no file above 3 MB. A flow that was
+trained under class gaussians keeps them; one that was not gets those of the data. Figures on the
+card are of --test-split, where the data have it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import nfaug
+from nfaug import Checkpoint
+from nfaug.batches import MemoryBatches
+from nfaug.bundled import BUILTIN
+from nfaug.hub.card import make_card
+from nfaug.hub.facts import facts_of
+from nfaug.training import open_dataset
+from nfaug.training.images import LabelledImages, to_tensors
+from nfaug.training.metrics import evaluate
+
+MOST_BYTES = 3_000_000
+BUILTINS = Path(__file__).resolve().parent.parent / "nfaug" / "builtin"
+
+
+def bundled(run: Checkpoint, dataset: LabelledImages, *, rank: int, per_class: int) -> Checkpoint:
+    """The run's flow with statistics of the data, and nothing of a single image."""
+    fitted = nfaug.fit(run.flow, dataset, rank=rank, max_per_class=per_class, memory=False)
+    keeps = run.gaussians is not None and run.config.class_names == tuple(dataset.classes)
+    config = replace(
+        fitted.config,
+        training=run.config.training,
+        gaussians=run.config.gaussians if keeps else fitted.config.gaussians,
+    )
+    return Checkpoint(run.flow, config, run.gaussians if keeps else fitted.gaussians, fitted.pca)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="a directory that nfaug train wrote")
+    parser.add_argument("name", help=f"what follows {BUILTIN!r}")
+    parser.add_argument("--data", required=True, help="the images that the flow was trained on")
+    parser.add_argument("--test-data", help="where the test images are no split of --data")
+    parser.add_argument("--test-split", default="test")
+    parser.add_argument("--rank", type=int, default=16, help="axes of each class")
+    parser.add_argument("--per-class", type=int, default=1000, help="images of a class, at most")
+    parser.add_argument("--licence", default="apache-2.0", help="the Hub's identifier")
+    parser.add_argument("--terms", required=True, help="what the data are, and their terms")
+    parser.add_argument("--out", type=Path, help=f"instead of {BUILTINS}/NAME")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    run = nfaug.load(args.run)
+    shape = {"image_size": run.flow.config.image_size, "channels": run.flow.config.channels}
+    made = bundled(run, open_dataset(args.data, **shape), rank=args.rank, per_class=args.per_class)
+    test = open_dataset(args.test_data or args.data, **shape,
+                        split="train" if args.test_data else args.test_split)  # fmt: skip
+    assert made.gaussians is not None
+    figures = evaluate(
+        made.flow, made.gaussians, MemoryBatches(*to_tensors(test)), round_trip=True, progress=True
+    )
+    made.config.metrics.update(figures, on=f"{len(test)} test images")
+    out = args.out or BUILTINS / args.name
+    made.save(out, overwrite=True)
+    facts = facts_of(made, picture=False)
+    card = make_card(facts, BUILTIN + args.name, licence=args.licence, data=args.terms)
+    (out / "README.md").write_text(card, encoding="utf-8")
+    for file in sorted(out.iterdir()):
+        print(f"{file.stat().st_size / 1e6:6.2f} MB  {file}")
+        if file.stat().st_size > MOST_BYTES:
+            raise SystemExit(f"{file} is larger than {MOST_BYTES / 1e6:g} MB: fewer axes (--rank)")
+
+
+if __name__ == "__main__":
+    main()

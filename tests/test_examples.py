@@ -1,0 +1,108 @@
+"""The examples that need no other library, run on a tiny folder of images."""
+
+from __future__ import annotations
+
+import ast
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nfa_tools import NAMES, checkpoint, images_of
+from PIL import Image
+
+import nfaug
+from nfaug.bank import make_bank
+from nfaug.checkpoint import Checkpoint, CheckpointConfig
+from nfaug.training import open_dataset
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 training and six validation images of three classes."""
+    root = tmp_path_factory.mktemp("images")
+    for split, count in (("train", 8), ("val", 2)):
+        for label, name in enumerate(NAMES):
+            (root / split / name).mkdir(parents=True)
+            images = images_of(torch.full((count,), label), seed=label, size=(SIZE, SIZE))
+            for number, image in enumerate(images):
+                picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+                picture.save(root / split / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def fitted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny flow of 8 x 8 pixels, fitted to the folder."""
+    images = open_dataset(folder / "train", image_size=8)
+    made = nfaug.fit(checkpoint().flow, images, rank=4, progress=False)
+    return made.save(tmp_path_factory.mktemp("flow") / "fitted")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run an example; returns its lines, the last one as the dictionary that it prints."""
+
+    def run(name: str, *args: object) -> tuple[list[str], dict[str, Any]]:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        lines = capsys.readouterr().out.splitlines()
+        return lines, ast.literal_eval(lines[-1])
+
+    return run
+
+
+def test_resnet18(folder: Path, fitted: Path, run: Any) -> None:
+    lines, stats = run(
+        "resnet18_cifar10.py", folder, "--test-split", "val", "--nfa", fitted, "--img-size", 8,
+        "--epochs", 2, "--batch-size", 8, "--workers", 0, "--device", "cpu",
+    )  # fmt: skip
+    assert [line.split(":")[0] for line in lines[:-1]] == ["epoch 1", "epoch 2"]
+    assert stats["seen"] == 48
+    assert stats["applied"] + stats["gated"] == 24
+
+
+# timm's reader leaves the files that it opened to the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_swin(folder: Path, fitted: Path, run: Any, tmp_path: Path) -> None:
+    images = open_dataset(folder / "train")
+    make_bank(nfaug.load(fitted), images, tmp_path / "bank", variants=1, progress=False, gate=False)
+    lines, shares = run(
+        "swin_small_data.py", folder, "--bank", tmp_path / "bank", "--img-size", 32, "--width", 8,
+        "--epochs", 1, "--batch-size", 8, "--workers", 0, "--device", "cpu",
+    )  # fmt: skip
+    assert lines[0].startswith("epoch 1: loss ")
+    assert shares["with_variants"] > 0.9
+
+
+def test_train_own_flow(folder: Path, run: Any, tmp_path: Path) -> None:
+    out = tmp_path / "flow"
+    lines, figures = run(
+        "train_own_flow.py", folder / "train", "--out", out, "--img-size", 8, "--levels", 2,
+        "--steps", 1, "--width", 8, "--epochs", 1,
+    )  # fmt: skip
+    assert lines[-2].startswith("an image of cat changed by ")
+    assert figures == {"steps": 1}
+    assert nfaug.load(out).config.class_names == NAMES
+
+
+# The client's own way to upload large files, in 2.4.
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_fit_and_share(folder: Path, run: Any, tmp_path: Path, hub: Any) -> None:
+    parts = checkpoint()
+    flow = Checkpoint(parts.flow, CheckpointConfig(parts.flow.config)).save(tmp_path / "flow")
+    out = tmp_path / "fitted"
+    lines, stats = run(
+        "fit_and_share.py", folder / "train", "--flow", flow, "--out", out, "--push", "owner/flow"
+    )
+    assert stats["seen"] == 24
+    assert stats["applied"] + stats["gated"] == 12
+    assert "owner/flow" in lines[-2]
+    assert not nfaug.load("owner/flow").pca.has_memory
+    assert nfaug.load(out).pca.has_memory
