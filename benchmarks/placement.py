@@ -1,11 +1,18 @@
 """Where in a pipeline NFA belongs: before a random crop (a bank), or behind it (online)?
 
+    nfaug train --data DATA --epochs 2 --batch_size 64 --prior.kind single \\
+        --flow.steps [4,4,4] --flow.blocks [1,1,1] --flow.width [32,32,48] \\
+        --flow.padded_size [32,32] --dataset.val_fraction 0 --out FLOW
     python benchmarks/placement.py --flow FLOW --data DATA
-    python benchmarks/placement.py --flow FLOW --data DATA --train --seeds 3 --csv placement.csv
+    python benchmarks/placement.py --flow FLOW --data DATA --train --csv placement.csv
 
-The flow is fitted to a few labelled images per class, once as they are and once under the crop
-(several views of each, as `nfaug fit --augment` does). Printed for RandomResizedCrop of several
-scales, on crops that the fit did not see:
+The setting: a flow that has learnt from images without labels (prior.kind single), and a few
+labelled images per class, from which both the classifier and the fit of NFA are made. A flow that
+was trained with labels has seen more of them than the classifier; what is printed says so.
+
+The flow is fitted to the labelled images, once as they are and once under the crop (several views
+of each, as `nfaug fit --augment` does). Printed for RandomResizedCrop of several scales, on crops
+that the fit did not see:
 
 - gated: the share of images that the gate lets be, as outside what the flow knows of the class;
 - change: the mean absolute change of an augmented image, in grey levels.
@@ -56,7 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--scale", type=float, default=0.4, help="smallest crop of --train")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--test-images", type=int, default=2000)
     parser.add_argument("--csv", type=Path, help="finished cells of --train")
     return parser.parse_args()
@@ -175,12 +182,23 @@ def cell(args: argparse.Namespace, flow: Any, arm: str, seed: int) -> tuple[floa
     return accuracy, stats.get("gated", 0) / max(1, tried)
 
 
-def train(args: argparse.Namespace, flow: Any) -> None:
+def setting_of(checkpoint: Any, per_class: int) -> str:
+    """What the flow and the classifier have seen."""
+    training, kind = checkpoint.config.training, checkpoint.config.gaussians.get("kind")
+    labels = "without labels" if kind == "single" else f"WITH ALL LABELS ({kind})"
+    return (
+        f"flow: {training.get('steps')} steps on {training.get('images')} images of "
+        f"{training.get('data')} {labels}; {per_class} labelled images per class"
+    )
+
+
+def train(args: argparse.Namespace, flow: Any, setting: str) -> None:
     done: dict[tuple[str, int], tuple[float, float]] = {}
+    same = {"setting": setting, "scale": str(args.scale), "steps": str(args.steps)}
     if args.csv and args.csv.exists():
         with args.csv.open() as file:
             for row in csv.DictReader(file):
-                if (float(row["scale"]), int(row["steps"])) == (args.scale, args.steps):
+                if all(row[name] == value for name, value in same.items()):
                     key = row["arm"], int(row["seed"])
                     done[key] = float(row["accuracy"]), float(row["gated"])
     for seed in range(args.seeds):
@@ -193,9 +211,9 @@ def train(args: argparse.Namespace, flow: Any) -> None:
                 with args.csv.open("a", newline="") as file:
                     writer = csv.writer(file)
                     if new:
-                        writer.writerow(["arm", "seed", "scale", "steps", "accuracy", "gated"])
+                        writer.writerow(["arm", "seed", *same, "accuracy", "gated"])
                     figures = [f"{value:.4f}" for value in done[arm, seed]]
-                    writer.writerow([arm, seed, args.scale, args.steps, *figures])
+                    writer.writerow([arm, seed, *same.values(), *figures])
     print(f"| arm ({args.seeds} seeds, crop scale from {args.scale:g}) | accuracy | sd | gated |")
     print("|---|---|---|---|")
     for arm in ARMS:
@@ -208,9 +226,11 @@ def train(args: argparse.Namespace, flow: Any) -> None:
 
 def main() -> None:
     args = parse()
-    flow = nfaug.load(args.flow).flow
+    checkpoint = nfaug.load(args.flow)
+    flow, setting = checkpoint.flow, setting_of(checkpoint, args.per_class)
+    print(f"{setting}\n")
     if args.train:
-        train(args, flow)
+        train(args, flow, setting)
         return
     data = open_dataset(args.data, image_size=flow.config.image_size, channels=flow.config.channels)
     shares(args, flow, split_per_class(data, args.per_class, seed=0)[0])

@@ -78,6 +78,7 @@ def main() -> None:
         save_strategy="no",
         report_to="none",
         remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
     )
     model = Classifier(len(dataset.classes))
     trainer = NFATrainer(model, settings, collate, dataset, nfa=nfa)

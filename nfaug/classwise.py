@@ -57,7 +57,8 @@ class ClasswisePCA(nn.Module):
     ) -> None:
         super().__init__()
         classes = mean.shape[0]
-        held = torch.float32 if classes <= _GEMM_CLASSES else torch.float16
+        self._at_once = classes <= _GEMM_CLASSES
+        held = torch.float32 if self._at_once else torch.float16
         self.register_buffer("mean", mean.float())
         self.register_buffer("axes", axes.half().to(held))
         self.register_buffer("eigenvalues", eigenvalues.float())
@@ -98,7 +99,7 @@ class ClasswisePCA(nn.Module):
         """Coefficients a = U_y^T (z - m_y), shape (B, r)."""
         z = z.flatten(1).float()
         centred = z - self.mean[labels]
-        if self.num_classes <= _GEMM_CLASSES:
+        if self._at_once:
             every = (centred @ self.axes.flatten(0, 1).T).unflatten(1, (-1, self.rank))
             return every.gather(1, self._index(labels)).squeeze(1)
         # The vector on the left: torch's CPU product with one on the right is five times slower.
@@ -110,7 +111,7 @@ class ClasswisePCA(nn.Module):
 
     def add(self, z: Tensor, labels: Tensor, delta: Tensor) -> Tensor:
         """z + U_y delta with delta of shape (B, r): a move inside the class's span."""
-        if self.num_classes <= _GEMM_CLASSES:
+        if self._at_once:
             every = delta.new_zeros(len(delta), self.num_classes, self.rank)
             every.scatter_(1, self._index(labels), delta.unsqueeze(1))
             moved = every.flatten(1) @ self.axes.flatten(0, 1)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -350,27 +352,19 @@ def test_nothing_sticks_to_a_model() -> None:
     assert torch.equal(model(images / 255, labels), model.head((images / 255).flatten(1)))
 
 
-def test_it_rides_along_in_ddp() -> None:
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.nfa = NFAugment(checkpoint(), p=1.0)
-            self.head = nn.Linear(192, CLASSES)
-
-        def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-            return self.head(self.nfa(images, labels)[0].flatten(1))
-
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        model = nn.parallel.DistributedDataParallel(Model())
-        images, labels = batch_of(8)
-        model(images / 255, labels).sum().backward()
-        assert model.module.head.weight.grad is not None
-        assert model.module.nfa.stats()["applied"] > 4
-        assert list(model.state_dict()) == ["module.head.weight", "module.head.bias"]
-    finally:
-        torch.distributed.destroy_process_group()
+def test_two_ranks_of_a_distributed_run(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("two_ranks.py")
+    subprocess.run([sys.executable, script, tmp_path], check=True, timeout=120)
+    runs = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for first, again in runs:
+        assert torch.equal(first["images"], again["images"]), "a seed reproduces"
+        assert changed(*first["images"]).any(), "epochs differ"
+        assert first["stats"]["seen"] == 16
+        assert first["stats"]["applied"] > 8
+        assert first["keys"] == ["module.head.weight", "module.head.bias"]
+    (one, _), (two, _) = runs
+    assert changed(one["images"][0], two["images"][0]).any(), "ranks differ"
+    assert torch.equal(one["grad"], two["grad"]), "and train one model"
 
 
 def test_pickle_and_repr() -> None:

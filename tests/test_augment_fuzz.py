@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -10,20 +11,34 @@ from nfa_tools import CLASSES, checkpoint, images_of
 from torch import Tensor
 
 from nfaug.augment import NFAugment
+from nfaug.pca import ClasswisePCA
 
 SIZES = [(8, 8), (8, 8), (8, 8), (5, 7), (16, 16), (33, 12), (1, 1), (4, 64)]
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+INTEGERS = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
 ALL = ("applied", "no_partner", "gated", "fell_back")
 GAPS = (float("nan"), float("inf"), -float("inf"))
 
 
+def as_of_many_classes(pca: ClasswisePCA | None) -> ClasswisePCA:
+    """The same PCA, which gathers each image's axes."""
+    assert pca is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nfaug.classwise._GEMM_CLASSES", 0)
+        return ClasswisePCA.from_tensors(pca.tensors())
+
+
 def random_augment(rng: random.Random, channels: int, normalised: bool) -> NFAugment:
+    memory = rng.random() < 0.6
+    parts = checkpoint(channels=channels, memory=memory)
+    if rng.random() < 0.5:
+        parts = dataclasses.replace(parts, pca=as_of_many_classes(parts.pca))
     return NFAugment(
-        checkpoint(channels=channels, memory=rng.random() < 0.6),
+        parts,
         p=rng.choice([0.0, 0.1, 0.5, 1.0, [0.2, 0.9, 0.5]]),
         alpha=rng.choice([0.05, 0.5, 1.0, 4.0]),
         mix=rng.choice(["axis", "pair"]),
-        partners=rng.choice(["auto", "batch"]),
+        partners=rng.choice(["auto", "batch", "memory", "both"] if memory else ["auto", "batch"]),
         strength=rng.choice([0.5, 1.0, 3.0]),
         gate=rng.choice([True, False, 0.7]),
         mean=0.45 if normalised else None,
@@ -37,7 +52,7 @@ def random_labels(rng: random.Random, count: int) -> tuple[Tensor, Tensor, bool]
     hot = torch.nn.functional.one_hot(index, CLASSES).float()
     kind = rng.randrange(12)
     if kind < 6:
-        return index, index.to(rng.choice([torch.int64, torch.int32, torch.uint8])), False
+        return index, index.to(rng.choice(INTEGERS)), False
     if kind < 8:
         return index, hot.to(rng.choice(FLOATS)), False
     if kind < 10:
@@ -72,6 +87,8 @@ def one_batch(seed: int) -> str:
     poisoned = torch.zeros(count, dtype=torch.bool)
     if not eight_bit:
         images = (images / 255 - 0.45) / 0.22 if normalised else images / 255
+        if normalised and rng.random() < 0.3:  # random erasing with noise
+            images[:, :, : rng.randrange(images.shape[2] + 1)].normal_()
         images = images.to(rng.choice(FLOATS))
         poisoned = torch.rand(count) < rng.choice([0.0, 0.0, 0.3, 1.0])
         for i in poisoned.nonzero().flatten().tolist():

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from nfa_tools import NAMES, images_of
+from PIL import Image
 from test_cli_sharing import run
 from test_convert import golden, released, save
 
@@ -45,6 +47,38 @@ def test_eval_invertibility(
     assert report["images"]["non_finite"] == 0
     assert report["batch"]["changed"] == 0
     assert torch.tensor(report["mixed"]["max"]).isfinite()
+
+
+def test_fit_under_a_scripts_transforms(
+    tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label, name in enumerate(NAMES):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        labels = torch.full((10,), label)
+        for number, image in enumerate(images_of(labels, channels=1, size=(24, 24))):
+            Image.fromarray(image[0].numpy()).save(tmp_path / "data" / name / f"{number}.png")
+    words = ["fit", "--flow", str(tiny_path), "--data", str(tmp_path / "data"), "--rank", "3"]
+    spec = ["--augment", "scale=(0.1,0.3) hflip=0.5"]
+    out = tmp_path / "fitted"
+    code, told, _ = run(
+        capsys, *words, *spec, "--views", "5", "--img-size", "20", "--out", str(out)
+    )
+    assert code == 0
+    assert (told["classes"], told["images"]) == (3, 150)
+    shares = told["new_views"]
+    assert shares["views"] == 30
+    assert shares["gated_by_this_fit"] < 0.3 < shares["gated_by_a_plain_fit"]
+    noted = nfaug.load(out).config.gaussians
+    assert (noted["augment"], noted["views"], noted["img_size"]) == (spec[1], 5, 20)
+
+    for wrong, message in (
+        (["--views", "3"], "--views and --img-size are of views under --augment"),
+        ([*spec, "--img-size", "0"], "--img-size must be at least 1 pixel; got 0"),
+        (["--augment", "re_prob=0.2"], "'re_prob=0.2' has no place here"),
+    ):
+        code, _, error = run(capsys, *words, *wrong, "--out", str(tmp_path / "other"))
+        assert code == 2
+        assert message in error
 
 
 def test_options_of_train_may_have_hyphens() -> None:

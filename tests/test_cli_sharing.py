@@ -110,6 +110,7 @@ def test_bank(
     out, export = tmp_path / "bank", tmp_path / "images"
     code, made, error = run(capsys, *words, "--out", str(out), "--export", str(export))
     assert code == 0
+    assert "2 variants of 8 x 8 pixels: " in error
     assert "MiB" in error
     bank = Bank(out)
     assert (made["images"], made["variants"]) == (len(bank), 2)
@@ -118,6 +119,12 @@ def test_bank(
 
     code, again, _ = run(capsys, *words, "--out", str(out))
     assert (code, again["applied"]) == (0, made["applied"])
+    large = tmp_path / "large"
+    assert run(capsys, *words, "--out", str(large), "--image-size", "20")[0] == 0
+    assert Bank(large).variants.shape[2:4] == (20, 20)
+    code, _, error = run(capsys, *words, "--out", str(large), "--image-size", "0")
+    assert code == 2
+    assert "--image-size must be at least 1 pixel; got 0" in error
     code, _, error = run(capsys, *words, "--out", str(out), "--seed", "7")
     assert code == 2
     assert "seed" in error
@@ -156,6 +163,18 @@ def test_timm_without_its_script(tiny_path: Path, capsys: pytest.CaptureFixture[
     code, _, error = run(capsys, "timm", "nowhere.py", "--nfa", str(tiny_path))
     assert code == 2
     assert "nowhere.py" in error
+    assert "Traceback" not in error
+
+
+def test_timm_shows_where_a_script_failed(
+    tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("width = int('wide')\n")
+    code, _, error = run(capsys, "timm", str(script), "--nfa", str(tiny_path))
+    assert code == 2
+    assert f'File "{script}", line 1' in error
+    assert error.splitlines()[-1].startswith("nfaug timm: error: invalid literal for int()")
 
 
 def test_words_after_the_dashes_are_the_scripts_own() -> None:

@@ -25,6 +25,12 @@ def parser() -> ArgumentParser:
     made.add_argument("--out", required=True, help="the directory of the bank")
     made.add_argument("--overwrite", action="store_true", help="begin anew where --out is a bank")
     made.add_argument("--variants", type=int, default=4, help="variants per image")
+    made.add_argument(
+        "--image-size",
+        type=int | None,
+        help="pixels, the side of the square that images are resized and cropped to and variants "
+        "stored at: give the size at which your script keeps its images (the flow's own)",
+    )
     made.add_argument("--batch-size", type=int, default=64, help="images at a time")
     made.add_argument("--export", help="also write the variants as an image folder")
     return made
@@ -35,11 +41,14 @@ def run(arguments: Namespace) -> dict[str, Any]:
     from ..bank import bank_bytes, export_bank, make_bank
 
     checkpoint = load_on(arguments)
-    dataset = open_data(arguments, checkpoint)
-    shape = (dataset.channels, *dataset.image_size)
-    size = bank_bytes(len(dataset), arguments.variants, shape)
+    if arguments.image_size is not None and arguments.image_size < 1:
+        raise ValueError(f"--image-size must be at least 1 pixel; got {arguments.image_size}")
+    dataset = open_data(arguments, checkpoint, image_size=arguments.image_size)
+    height, width = dataset.image_size
+    size = bank_bytes(len(dataset), arguments.variants, (dataset.channels, height, width))
     print(
-        f"{len(dataset)} images x {arguments.variants} variants: {size / 2**20:.1f} MiB",
+        f"{len(dataset)} images x {arguments.variants} variants of {width} x {height} pixels: "
+        f"{size / 2**20:.1f} MiB",
         file=sys.stderr,
     )
     bank = make_bank(

@@ -86,8 +86,9 @@ def open_data(
     splits: Sequence[str] = ("train",),
     *,
     labels: bool = True,
+    image_size: int | None = None,
 ) -> Any:
-    """The data set of the options, read as the checkpoint's flow needs it.
+    """The data set of the options, read as the checkpoint's flow needs it, or at another size.
 
     Without --split it is the first of `splits` that the data have, with a warning if that is not
     the first one. Unless `labels`, a folder needs no class folders.
@@ -99,7 +100,7 @@ def open_data(
             arguments.data,
             split=split,
             data_dir=arguments.data_dir,
-            image_size=checkpoint.flow.codec.image_size,
+            image_size=image_size or checkpoint.flow.codec.image_size,
             channels=checkpoint.flow.codec.channels,
             per_class=arguments.per_class,
             on_error=arguments.on_error,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,12 +45,18 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Run the script and end with NFA's counters."""
     from ..integrations.timm import format_stats, run_script
 
-    stats = run_script(
-        arguments.script,
-        list(arguments.script_arg),
-        arguments.nfa,
-        prob=arguments.nfa_prob,
-        off_epoch=arguments.nfa_off_epoch,
-    )
+    try:
+        stats = run_script(
+            arguments.script,
+            list(arguments.script_arg),
+            arguments.nfa,
+            prob=arguments.nfa_prob,
+            off_epoch=arguments.nfa_off_epoch,
+        )
+    except (ValueError, OSError) as error:  # of which the command line shows the message alone
+        frames = traceback.extract_tb(error.__traceback__)
+        if any(frame.filename == arguments.script for frame in frames):
+            traceback.print_exception(error)
+        raise
     print(format_stats(stats), file=sys.stderr)
     return dict(stats)
