@@ -9,7 +9,7 @@ Images/s of the flow as it trains and of the frozen one, beside
 - plain: the same flow as research code writes it (see `plain_flow.py`). It forms every exponential
   by scaling and squaring in a loop that looks at the data, keeps norms apart from convolutions and
   computes exp(W) at each call. Its latents are checked against ours before anything is timed.
-  `--tolerance 1e-8` has it stop its series early.
+  `--tolerance 1e-8` has it stop its series early, which makes it faster: quote both.
 - limit: the convolutions of the coupling networks alone, back to back, folded and in
   channels-last order (for the training step: unfolded, forward and backward).
 - the machine's rate of matrix products: the last column is the share of it that the
