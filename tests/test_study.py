@@ -109,9 +109,12 @@ def test_options_are_read_from_settings() -> None:
 
 
 def test_settings_are_never_chosen_on_what_is_reported() -> None:
-    reported = study_tables.cells_of("main", "x", 10)
-    chosen = study_tables.cells_of("settings", "x", 10)
-    assert {cell.split for cell in reported} == {"test"}
+    tables = {name: study_tables.cells_of(name, "x", 10) for name in study_tables.TABLES}
+    choosing = ("settings", "more-settings", "steps")
+    chosen = [cell for name in choosing for cell in tables.pop(name)]
+    assert sorted(tables) == ["combined", "flows", "labels", "main"]
+    reported = tables["main"]
+    assert {cell.split for cells in tables.values() for cell in cells} == {"test"}
     assert {cell.split for cell in chosen} == {"validation"}
     assert not {cell.seed for cell in reported} & {cell.seed for cell in chosen}
     assert len({cell.steps for cell in reported}) == 1, "equal numbers of steps"
