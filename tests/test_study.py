@@ -72,7 +72,9 @@ def test_interval_is_students() -> None:
     assert found.half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)
     assert not found.clear
     assert study_cells.interval([3.0, 3.1, 3.2]).clear
-    assert study_cells.interval([5.0]).half == math.inf
+    alone = study_cells.interval([5.0])
+    assert alone.half == math.inf
+    assert (str(alone), alone.shown("+"), str(found)) == ("5.0", "+5.0", "2.0 ± 2.5")
     with pytest.raises(ValueError, match="no values"):
         study_cells.interval([])
 
