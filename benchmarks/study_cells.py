@@ -97,7 +97,12 @@ class Interval:
     seeds: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f} ± {self.half:.1f}"
+        return self.shown("")
+
+    def shown(self, sign: str) -> str:
+        """Mean and half-width; of a single seed, which has none, the value. `sign` may be "+"."""
+        half = f" ± {self.half:.1f}" if self.seeds > 1 else ""
+        return f"{self.mean:{sign}.1f}{half}"
 
     @property
     def clear(self) -> bool:

@@ -60,7 +60,7 @@ _INTRODUCTION = (
     "the 95% confidence interval over seeds (Student's t). A gain is the difference to the arm "
     "`none` with the same base, within seeds; **bold** where its interval leaves out zero. Class "
     "gaussians, axes and memory of every arm are fitted to its labelled images alone. Seconds are "
-    "medians a cell, on one busy core, and only of use to compare rows."
+    "medians a cell, on one busy core, with pauses, and only of use to compare rows."
 )
 
 
@@ -78,7 +78,7 @@ def _table(
         base, arm, flow, settings = key[4:]
         values = found[key]
         gain = gains(values, found.get((*title, base, "none", "-", ""), {}))
-        shown = "" if gain is None or arm == "none" else f"{gain.mean:+.1f} ± {gain.half:.1f}"
+        shown = "" if gain is None or arm == "none" else gain.shown("+")
         if gain is not None and gain.clear and shown:
             shown = f"**{shown}**"
         seconds = [

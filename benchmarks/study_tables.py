@@ -17,16 +17,21 @@ CHOSEN = {
     "mixup": "p=0.5 alpha=1",
     "nfa": "p=0.5 alpha=1 mix=axis",
 }
+_BORROWED = "gate=off shrink=0.5 rank=128"
+# Mixing w ~ U(0, s) leaves 1 - s + 2 s^2 / 3 of the variance along an axis: two thirds at s = 1,
+# all of it at s = 1.5.
 CANDIDATES = {
     "nfa": [
         "p=0.5 alpha=1 mix=axis",
         "p=0.8 alpha=1 mix=axis",
-        "p=0.8 alpha=1 mix=axis gate=off shrink=0.5 rank=128 partners=all",
+        "p=0.5 alpha=1 mix=axis strength=1.5",
+        "p=0.8 alpha=1 mix=axis strength=1.5",
         "p=0.8 alpha=1 mix=pair",
         "p=0.8 alpha=1 mix=axis keep=consistent",
+        f"p=0.8 alpha=1 mix=axis {_BORROWED} partners=all",
     ],
-    "noise": ["p=0.8 scale=0.3", "p=0.8 scale=0.5"],
-    "mixup": ["p=0.8 alpha=1", "p=0.5 alpha=1"],
+    "noise": ["p=0.5 scale=0.3", "p=0.8 scale=0.3", "p=0.8 scale=0.5"],
+    "mixup": ["p=0.5 alpha=1", "p=0.8 alpha=1"],
 }
 # What is looked at second: a table of its own, so that the first choice does not wait for it.
 MORE_CANDIDATES = {
@@ -35,9 +40,9 @@ MORE_CANDIDATES = {
         "p=0.8 alpha=1 mix=axis strength=0.7",
         "p=0.8 alpha=1 mix=axis axes=16",
         "p=0.8 alpha=1 mix=axis gate=off",
-        "p=0.8 alpha=1 mix=axis gate=off shrink=0.5 rank=128 partners=own",
+        f"p=0.8 alpha=1 mix=axis {_BORROWED} partners=own",
     ],
-    "noise": ["p=0.8 scale=0.15", "p=0.5 scale=0.3"],
+    "noise": ["p=0.8 scale=0.15"],
     "mixup": ["p=0.8 alpha=0.4"],
 }
 SETTINGS_SEEDS = (100, 101, 102)  # other labelled images than those of the reported seeds
@@ -46,6 +51,7 @@ TABLES = {
     "flows": "the same with flows of the labelled images alone, and of other classes",
     "settings": "choice of settings, on validation images",
     "more-settings": "settings that were looked at second",
+    "steps": "how many steps it takes, on validation images",
     "labels": "10, 100 and 500 labels per class",
     "combined": "on top of RandAugment, mixup and CutMix",
 }
@@ -66,6 +72,14 @@ def cells_of(table: str, data: str, seeds: int) -> list[Cell]:
             for arm, tried in {"none": [""], **candidates}.items()
             for settings in tried
             for base in BASES
+        ]  # fmt: skip
+    if table == "steps":
+        return [
+            Cell(data, arm, "u" if arm in _WITH_FLOW else "-", "flip+crop", 50, seed, "validation",
+                 steps, CHOSEN[arm])
+            for seed in SETTINGS_SEEDS
+            for steps in (STEPS // 2, STEPS, 2 * STEPS, 4 * STEPS)
+            for arm in CHOSEN
         ]  # fmt: skip
     if table == "main":
         bases, numbers, flows = BASES, (50,), "u"

@@ -72,7 +72,9 @@ def test_interval_is_students() -> None:
     assert found.half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)
     assert not found.clear
     assert study_cells.interval([3.0, 3.1, 3.2]).clear
-    assert study_cells.interval([5.0]).half == math.inf
+    alone = study_cells.interval([5.0])
+    assert alone.half == math.inf
+    assert (str(alone), alone.shown("+"), str(found)) == ("5.0", "+5.0", "2.0 ± 2.5")
     with pytest.raises(ValueError, match="no values"):
         study_cells.interval([])
 
@@ -109,9 +111,12 @@ def test_options_are_read_from_settings() -> None:
 
 
 def test_settings_are_never_chosen_on_what_is_reported() -> None:
-    reported = study_tables.cells_of("main", "x", 10)
-    chosen = study_tables.cells_of("settings", "x", 10)
-    assert {cell.split for cell in reported} == {"test"}
+    tables = {name: study_tables.cells_of(name, "x", 10) for name in study_tables.TABLES}
+    choosing = ("settings", "more-settings", "steps")
+    chosen = [cell for name in choosing for cell in tables.pop(name)]
+    assert sorted(tables) == ["combined", "flows", "labels", "main"]
+    reported = tables["main"]
+    assert {cell.split for cells in tables.values() for cell in cells} == {"test"}
     assert {cell.split for cell in chosen} == {"validation"}
     assert not {cell.seed for cell in reported} & {cell.seed for cell in chosen}
     assert len({cell.steps for cell in reported}) == 1, "equal numbers of steps"
