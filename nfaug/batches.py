@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 __all__ = ["Batches", "LoaderBatches", "MemoryBatches", "open_batches", "progress_bar"]
@@ -58,16 +58,42 @@ class LoaderBatches:
         self.generator = torch.Generator().manual_seed(0)
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from DataLoader(
-            self.dataset,
+        loader = DataLoader(
+            _Told(self.dataset),
             batch_size=batch_size,
             sampler=self.rows[order].tolist(),
             num_workers=self.workers,
             generator=self.generator,
+            collate_fn=_collate,
         )
+        for batch in loader:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
 
     def subset(self, rows: Tensor) -> LoaderBatches:
         return LoaderBatches(self.dataset, self.all_labels, self.workers, self.rows[rows])
+
+
+class _Told(Dataset[Any]):
+    """The items of a data set, or in their place what went wrong.
+
+    The loader would wrap an error of a worker in the worker's traceback, and in another message.
+    """
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except (OSError, ValueError) as error:
+            return error
+
+
+def _collate(items: list[Any]) -> Any:
+    failed = [item for item in items if isinstance(item, Exception)]
+    return failed[0] if failed else default_collate(items)
 
 
 def open_batches(

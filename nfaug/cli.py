@@ -32,7 +32,7 @@ COMMANDS = {
     "list": "list the flows on the Hub",
 }
 
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
+FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit codes
 
 
 def _top_parser() -> argparse.ArgumentParser:
@@ -53,7 +53,10 @@ def _top_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 failed, 2 bad input, 130 interrupted."""
+    """Run a command and return its exit code.
+
+    0 done, 1 failed, 2 bad input, 3 diverged, 130 interrupted; `nfaug train` has more.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv:
         _top_parser().print_help()
@@ -68,17 +71,20 @@ def main(argv: Sequence[str] | None = None) -> int:
                 words = module.expand(words)
             arguments = module.parser().parse_args(words)
             result = module.run(arguments)
-        except KeyboardInterrupt:
-            return _stop(INTERRUPTED, name, "interrupted")
+        except KeyboardInterrupt as error:
+            code = getattr(error, "exit_code", INTERRUPTED)
+            return _stop(code, name, str(error) or "interrupted")
         except ModuleNotFoundError as error:
             extra = getattr(module, "EXTRA", "train")
             told = "pip install" in str(error)
             cure = "" if told else f". It comes with: pip install 'nfaug[{extra}]'"
             return _stop(FAILED, name, f"{error}{cure}")
         except (ValueError, OSError) as error:  # CheckpointError and HubError are such
-            return _stop(BAD_INPUT, name, f"error: {error}")
+            return _stop(getattr(error, "exit_code", BAD_INPUT), name, f"error: {error}")
         except ArithmeticError as error:
-            return _stop(FAILED, name, f"{type(error).__name__}: {error}")
+            return _stop(DIVERGED, name, f"{type(error).__name__}: {error}")
+    if result is None:  # on a process that another one speaks for
+        return 0
     try:
         # In ASCII, because a class may have any name and standard output any encoding.
         text = json.dumps(jsonable(result), indent=2, allow_nan=False)

@@ -34,9 +34,10 @@ class Coupling(Layer):
         super().__init__()
         self.n = n
         self.rank = rank
-        self._cover(bound)
+        self.cover(bound)
 
-    def _cover(self, bound: float) -> None:
+    def cover(self, bound: float) -> None:
+        """Take as many terms of the series as serve norms up to `bound`."""
         self.bound = bound
         self.terms = taylor_terms(bound)
         self.terms64 = taylor_terms(bound, 2.0**-53)
@@ -120,7 +121,7 @@ class MatrixExpCoupling(Coupling):
         Raises:
             ValueError: the norm bound is past what a Taylor series serves.
         """
-        self._cover(max(self.bound, self.exponent_bound()))
+        self.cover(max(self.bound, self.exponent_bound()))
 
     @torch.no_grad()
     def clip_(self) -> None:

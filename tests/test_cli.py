@@ -27,6 +27,7 @@ from nfaug.training.images import TensorImages
 
 SETTINGS = """
 pictures: false
+trackers: []
 epochs: 1
 batch_size: 12
 flow: {steps: [1, 1], blocks: [1, 1], width: [8, 8]}
@@ -89,7 +90,8 @@ def test_without_words(nfaug_command: Any) -> None:
 HELP = {
     "demo": "--out --quick --overwrite --json",
     "train": "--data --out --recipe --config --epochs --max_minutes --batch_size --lr --seed "
-    "--device --overwrite --json --flow.steps --prior.kind --prior.fixed_point.kld_weight "
+    "--device --overwrite --json --resume --init --checkpoint_minutes --trackers --flow.steps "
+    "--prior.kind --prior.fixed_point.kld_weight "
     "--optim.clip_norm --pca.rank --dataset.val_fraction --augmentation.hflip --print_config",
     "fit": "--flow --data --out --rank --max-per-class --no-memory --gaussians --seed --device "
     "--fixed_point.kld_weight --per-class --on-error --overwrite --json",
@@ -149,11 +151,13 @@ def test_train(tiny_folder: Path, tmp_path: Path, settings: str, nfaug_command: 
     assert ran.err == "", "bars are for terminals"
     assert sorted(file.name for file in out.iterdir()) == [
         "config.json",
+        "environment.json",
         "gaussians.safetensors",
         "log.csv",
         "model.safetensors",
         "pca.safetensors",
         "samples.png",
+        "state",
         "train.yaml",
     ]
     checkpoint = nfaug.load(out)
@@ -174,8 +178,8 @@ def test_train(tiny_folder: Path, tmp_path: Path, settings: str, nfaug_command: 
     assert ran.code == 0, ran.err
     left = sorted(file.name for file in out.iterdir())
     assert left == [
-        *("README.md", "config.json", "gaussians.safetensors", "log.csv"),
-        *("model.safetensors", "train.yaml"),
+        *("README.md", "config.json", "environment.json", "gaussians.safetensors", "log.csv"),
+        *("model.safetensors", "state", "train.yaml"),
     ], "no axes, and no picture of the old ones"
 
     # The settings that were saved make the same flow again.
@@ -538,7 +542,7 @@ def test_demo(tmp_path: Path, nfaug_command: Any, monkeypatch: pytest.MonkeyPatc
         (KeyboardInterrupt(), 130, "nfaug info: interrupted"),
         (ValueError("no such thing"), 2, "nfaug info: error: no such thing"),
         (OSError("disk full"), 2, "nfaug info: error: disk full"),
-        (TrainingDiverged("3 steps"), 1, "nfaug info: TrainingDiverged: 3 steps"),
+        (TrainingDiverged("3 steps"), 3, "nfaug info: TrainingDiverged: 3 steps"),
         (
             ModuleNotFoundError("No module named 'timm'"),
             1,

@@ -120,7 +120,8 @@ ROOMS: dict[str, tuple[str, str]] = {
     "nfaug.cli": (".jsonable", "."),
     "nfaug.__main__": (".cli", ""),
     "nfaug.commands.*": (
-        "jsonargparse torch PIL tqdm yaml .commands.* .jsonable .training.* " + CORE,
+        "jsonargparse torch PIL tqdm yaml .checkpoint_files .commands.* .jsonable .training.* "
+        + CORE,
         ". .hub.* .integrations.* .invertibility .views",
     ),
     # The adapters: the one place where the libraries of others are met.
@@ -135,8 +136,10 @@ ROOMS: dict[str, tuple[str, str]] = {
     "nfaug.integrations.torchvision": ("torch torchvision .augment .bank", ""),
     "nfaug.integrations.albumentations": ("torch numpy albumentations .augment .bank", ""),
     # Training knows nothing of the Hub, and the Hub nothing of training.
+    "nfaug.training.__main__": (".cli", ""),
     "nfaug.training.*": (
-        "torch torchvision numpy PIL tqdm safetensors ema_pytorch .flow_config .training.* " + CORE,
+        "torch torchvision numpy PIL tqdm safetensors ema_pytorch .coupling_net .flow_config "
+        ".jsonable .layers .tensor_files .training.* " + CORE,
         ". accelerate diffusers jsonargparse matplotlib sklearn tensorboard timm yaml",
     ),
     "nfaug.hub.*": (

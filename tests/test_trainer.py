@@ -20,9 +20,10 @@ from nfaug.training import (
     TrainConfig,
     TrainingDiverged,
     TrainResult,
+    loop,
     open_dataset,
+    setup,
     train,
-    trainer,
 )
 from nfaug.training.baselines import GradientDescentConfig
 from nfaug.training.config import (
@@ -222,10 +223,10 @@ def test_recomputing_activations_gives_the_same(
 def test_held_out_images(tiny_config: TrainConfig) -> None:
     labels = torch.tensor([0] * 40 + [1] * 25 + [2] * 19)
     generator = torch.Generator().manual_seed(0)
-    rows, held = trainer.hold_out(labels, 3, 0.2, generator)
+    rows, held = setup.hold_out(labels, 3, 0.2, generator)
     assert sorted([*rows.tolist(), *held.tolist()]) == list(range(84))
     assert torch.bincount(labels[held], minlength=3).tolist() == [8, 5, 0]
-    _, all_but_two = trainer.hold_out(labels, 3, 0.99, generator)
+    _, all_but_two = setup.hold_out(labels, 3, 0.99, generator)
     assert torch.bincount(labels[all_but_two], minlength=3).tolist() == [38, 23, 0]
     dataset = TensorDataset(images_of(labels, channels=1), labels)
     config = changed(tiny_config, epochs=1, dataset=DataConfig(val_fraction=0.2))
@@ -256,16 +257,18 @@ def test_held_out_images_of_one_s_own(tiny_config: TrainConfig, tiny_images: Ten
 
 
 def test_the_log(tiny_config: TrainConfig, tiny_images: TensorImages, tmp_path: Path) -> None:
-    log = tmp_path / "runs" / "log.csv"
-    log.parent.mkdir()
-    log.write_text("of another run\n")
-    config = changed(tiny_config, epochs=5, eval_every=2)
-    result = train(tiny_images, config, val=tiny_images, log=log, progress=False)
-    with log.open() as file:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    (folder / "log.csv").write_text("of another run\n")
+    config = changed(tiny_config, epochs=5, eval_every=2, trackers=(), pictures_every=0)
+    result = train(tiny_images, config, val=tiny_images, folder=folder, progress=False)
+    with (folder / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["2", "4", "5"]
-    assert {"train_bits_per_dim", "bits_per_dim", "nf_acc", "lr", "skipped_steps"} < rows[0].keys()
+    names = {"train_bits_per_dim", "bits_per_dim", "nf_acc", "lr", "skipped_steps"}
+    assert names | {"images_per_second"} < rows[0].keys()
     assert float(rows[-1]["bits_per_dim"]) == result.history[-1]["bits_per_dim"]
+    assert float(rows[-1]["images_per_second"]) > 0
 
 
 def test_a_limit_of_time(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
@@ -285,13 +288,13 @@ def test_gaussians_are_solved_at_the_start_and_once_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = []
-    solve = trainer.solve_prior
+    solve = setup.solve_prior
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         return solve(*args, **kwargs)
 
-    monkeypatch.setattr(trainer, "solve_prior", counted)
+    monkeypatch.setattr(setup, "solve_prior", counted)
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=refit)
     train(tiny_images, changed(tiny_config, epochs=3, prior=prior), progress=False)
     assert len(calls) == solves, "not at the very end: the flow would not be trained under them"
@@ -345,14 +348,14 @@ def test_skipped_steps_are_counted(
     tiny_images: TensorImages, tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    latent_nll = trainer.latent_nll
+    forward = loop.FlowLoss.forward
 
     def sometimes(*args: Any) -> Tensor:
         nonlocal calls
         calls += 1
-        return latent_nll(*args) * (math.nan if calls in (2, 3) else 1.0)
+        return forward(*args) * (math.nan if calls in (2, 3) else 1.0)
 
-    monkeypatch.setattr(trainer, "latent_nll", sometimes)
+    monkeypatch.setattr(loop.FlowLoss, "forward", sometimes)
     result = train(tiny_images, tiny_config, progress=False)
     assert result.checkpoint.config.training["skipped_steps"] == 2
     assert result.checkpoint.config.training["steps"] == 6
@@ -360,22 +363,32 @@ def test_skipped_steps_are_counted(
     assert result.history[0]["skipped_steps"] == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*scales of")
 def test_training_that_diverges_stops(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=0)
-    config = changed(tiny_config, lr=1e6, epochs=20, prior=prior, optim=OptimConfig(warmup_steps=1))
+    optim = OptimConfig(warmup_steps=1, max_rollbacks=0)
+    config = changed(tiny_config, lr=1e6, epochs=20, prior=prior, optim=optim)
     with pytest.raises(TrainingDiverged, match="20 steps in a row were not finite"):
         train(tiny_images, config, progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:.*scales of")
 @pytest.mark.parametrize("refit_epoch", [0, 1])
 def test_a_flow_that_is_no_longer_finite_is_not_fitted(
     tiny_images: TensorImages, tiny_config: TrainConfig, refit_epoch: int
 ) -> None:
     """The run ends before enough steps in a row were bad."""
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=refit_epoch)
-    config = changed(tiny_config, lr=1e6, prior=prior, optim=OptimConfig(warmup_steps=1))
-    expected = r"after [36] steps, [25] of them skipped, .* latents that are not finite; try a"
-    with pytest.raises(TrainingDiverged, match=expected):
+    optim = OptimConfig(warmup_steps=1, max_rollbacks=1)
+    config = changed(tiny_config, lr=1e6, prior=prior, optim=optim)
+    expected = (
+        r"after [36] steps, [25] of them skipped, .* latents that are not finite; try a .*"
+        r"\(after 1 returns to an earlier state\)"
+    )
+    with (
+        pytest.raises(TrainingDiverged, match=expected),
+        pytest.warns(RuntimeWarning, match="Back to step 0, with 0.5 of the learning rate"),
+    ):
         train(tiny_images, config, progress=False)
 
 
@@ -445,6 +458,11 @@ def test_a_device_that_is_not_there(
         (lambda: OptimConfig(ema_decay=1.0), r"ema_decay must lie in \[0, 1\)"),
         (lambda: OptimConfig(warmup_steps=-1), "warmup_steps must be at least 0"),
         (lambda: OptimConfig(max_bad_steps=0), "max_bad_steps must be at least 1"),
+        (lambda: OptimConfig(max_rollbacks=-1), "max_rollbacks must be at least 0"),
+        (lambda: TrainConfig(checkpoint_minutes=0), "checkpoint_minutes must be above 0"),
+        (lambda: TrainConfig(keep_checkpoints=0), "keep_checkpoints must be at least 1"),
+        (lambda: TrainConfig(pictures_every=-1), "pictures_every must be at least 0"),
+        (lambda: TrainConfig(trackers=("mlflow",)), r"trackers must be of .*; got \['mlflow'\]"),
         (lambda: PCAConfig(rank=0), "rank must be at least 1"),
         (lambda: PCAConfig(max_per_class=1), "max_per_class must be at least 2"),
         (lambda: DataConfig(val_fraction=1.0), r"val_fraction must lie in \[0, 1\)"),

@@ -2,9 +2,11 @@
 
 from .config import TrainConfig
 from .data import open_dataset, wrap_dataset
-from .trainer import TrainingDiverged, TrainResult, train
+from .trainer import Interrupted, RunStopped, TrainingDiverged, TrainResult, train
 
 __all__ = [
+    "Interrupted",
+    "RunStopped",
     "TrainConfig",
     "TrainResult",
     "TrainingDiverged",

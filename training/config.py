@@ -14,6 +14,7 @@ from .baselines import GradientDescentConfig
 from .transforms import FlowAugmentation
 
 __all__ = [
+    "TRACKERS",
     "DataConfig",
     "FlowSettings",
     "LatentConfig",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 _IMAGES, _EPOCHS = 1_000_000, (10, 400)  # of epochs: 0
+TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ class OptimConfig:
         warmup_steps: Steps of linear warm-up.
         decay: "cosine" to a hundredth at the end, or "constant".
         clip_norm: Largest global norm of the gradient of bits per dimension.
-        max_bad_steps: Stop after this many steps in a row whose loss or gradient is not finite.
+        max_bad_steps: After this many steps in a row whose loss or gradient is not finite, go back
+            to the last saved state with half the learning rate.
+        max_rollbacks: How often; the next time the run stops.
         ema_decay: Decay of the moving average of the weights.
         ema_power: Its warm-up: the decay at step n is at most 1 - (1 + n)^-power.
         recompute: Compute activations again in the backward pass: less memory, more time.
@@ -131,12 +135,13 @@ class OptimConfig:
     decay: Literal["cosine", "constant"] = "cosine"
     clip_norm: float = 10.0
     max_bad_steps: int = 20
+    max_rollbacks: int = 3
     ema_decay: float = 0.9999
     ema_power: float = 0.75
     recompute: bool = False
 
     def __post_init__(self) -> None:
-        _check({"warmup_steps": self.warmup_steps}, least=0)
+        _check({"warmup_steps": self.warmup_steps, "max_rollbacks": self.max_rollbacks}, least=0)
         _check({"max_bad_steps": self.max_bad_steps}, least=1)
         _check({"clip_norm": self.clip_norm, "ema_power": self.ema_power}, above=0)
         if not 0 <= self.ema_decay < 1:
@@ -191,12 +196,17 @@ class TrainConfig:
         epochs: Passes over the data; 0 for as many as make a million images, at least 10 and at
             most 400.
         max_minutes: Stop earlier when the time is up (null for no limit); the learning rate then
-            decays with the time.
-        batch_size: Images per step.
+            decays with the time, and two runs differ.
+        batch_size: Images per step, of all processes together.
         lr: Peak learning rate.
         seed: Seed of everything that is drawn.
         device: "cpu", "cuda", "cuda:1", ...; "auto" for the GPU where there is one.
         eval_every: Epochs between two looks at the held-out images.
+        checkpoint_minutes: Minutes between two saved states, from which a run can go on.
+        keep_checkpoints: How many of them are kept, the newest.
+        trackers: Where figures and pictures go besides the run's folder: "tensorboard", "wandb",
+            "trackio", each through Accelerate.
+        pictures_every: Epochs between two sets of pictures; 0 for none before the end.
         autoencoder: Train on the latents of this frozen autoencoder, diffusers' AutoencoderKL: a
             directory, or owner/name on the Hub; null for pixels.
     """
@@ -208,6 +218,10 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     eval_every: int = 1
+    checkpoint_minutes: float = 10.0
+    keep_checkpoints: int = 2
+    trackers: tuple[str, ...] = ("tensorboard",)
+    pictures_every: int = 10
     autoencoder: str | None = None
     latents: LatentConfig = field(default_factory=LatentConfig)
     flow: FlowSettings = field(default_factory=FlowSettings)
@@ -221,10 +235,13 @@ class TrainConfig:
         counts = {
             "batch_size": self.batch_size,
             "eval_every": self.eval_every,
+            "keep_checkpoints": self.keep_checkpoints,
         }
         _check(counts, least=1)
-        _check({"epochs": self.epochs}, least=0)
-        _check({"lr": self.lr}, above=0)
+        _check({"epochs": self.epochs, "pictures_every": self.pictures_every}, least=0)
+        _check({"lr": self.lr, "checkpoint_minutes": self.checkpoint_minutes}, above=0)
+        if unknown := [name for name in self.trackers if name not in TRACKERS]:
+            raise ValueError(f"trackers must be of {list(TRACKERS)}; got {unknown}")
         if self.max_minutes is not None:
             _check({"max_minutes": self.max_minutes}, above=0)
 

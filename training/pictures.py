@@ -1,28 +1,37 @@
-"""The pictures of a run: where latents lie, what the fixed point does to them, how it converged."""
+"""The pictures of a run: how far it is, where latents lie, what the fixed point does to them."""
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..atomic import write_bytes
 from ..batches import open_batches
-from ..fitting import encode_with_noise
+from ..checkpoint import Checkpoint
+from ..fitting import encode_with_noise, fit_classes
 from ..fixed_point import FixedPointConfig, FixedPointDivergence, FixedPointStep, solve
 from ..gaussians import ClassGaussians
+from ..preview import picture_grid, preview_grid, sample_images
 from ..statistics import ClassStatistics
-from .images import LabelledImages
+from .images import LabelledImages, TensorImages
 from .plots import convergence_curves, embedding_panels, kl_heatmaps, loss_curve
-from .trainer import TrainResult
+from .setup import Setup
+from .state import RunState
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL import Image
 
-__all__ = ["run_figures", "save_figures"]
+    from .trainer import TrainResult
+
+__all__ = ["figure_image", "progress_pictures", "run_figures", "save_figures"]
 
 _CLASSES, _PER_CLASS = 10, 200  # what the pictures of latents are made from, at most
+_COLUMNS, _AXES, _FEW = 6, 16, 40  # samples a class; axes and images a class while a run goes on
 
 
 def run_figures(
@@ -61,28 +70,66 @@ def run_figures(
     return figures
 
 
-def save_figures(figures: dict[str, Figure], folder: Path, *, tensorboard: bool = False) -> None:
-    """Write every figure as NAME.png, and into TensorBoard event files if asked."""
+def save_figures(figures: dict[str, Figure], folder: Path) -> None:
+    """Write every figure as NAME.png."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         write_bytes(folder / f"{name}.png", _png(figure))
-    if tensorboard:
-        from torch.utils.tensorboard import SummaryWriter
 
-        with SummaryWriter(str(folder / "tensorboard")) as writer:
-            for name, figure in figures.items():
-                writer.add_figure(name, figure, close=False)
+
+def figure_image(figure: Figure) -> Image.Image:
+    """A figure as pixels."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(_png(figure)))
 
 
 def _png(figure: Figure) -> bytes:
-    import io
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)  # TensorBoard reads the canvas
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+@torch.no_grad()
+def progress_pictures(setup: Setup, state: RunState) -> dict[str, Image.Image]:
+    """How far a run is, by name: samples of each class and, where there are classes, NFA's variants
+    of images, an embedding of latents and of the gaussians' samples, and the pairwise KL.
+
+    Of the averaged weights and at most 10 classes; nothing is drawn from the run's generators.
+    """
+    flow, dataset = state.optimizer.average, setup.dataset
+    gaussians = _first(state.gaussians)
+    names = [*setup.classes][:_CLASSES] or ["all"]
+    device = setup.processes.device
+    labels = torch.arange(gaussians.num_classes, device=device).repeat_interleave(_COLUMNS)
+    generator = torch.Generator(device).manual_seed(setup.config.seed)
+    samples = sample_images(flow, gaussians, labels, generator=generator).cpu()
+    table = samples.unflatten(0, (-1, _COLUMNS))
+    pictures = {"progress_samples": picture_grid(table, [""] * _COLUMNS, names)}
+    if gaussians.num_classes < 2:
+        return pictures
+    rows = [(dataset.targets == y).nonzero().flatten()[:_FEW] for y in range(len(names))]
+    images = torch.stack([dataset[index][0] for index in torch.cat(rows).tolist()])
+    few = TensorImages(images, dataset.targets[torch.cat(rows)], names)
+    rank = min(_AXES, min(map(len, rows)) - 1)
+    settings: dict[str, Any] = {"rank": rank, "max_per_class": _FEW, "memory": True}
+    _, pca = fit_classes(flow, open_batches(few), names, **settings, progress=False)
+    config = replace(setup.checkpoint(flow, state).config, class_names=tuple(names))
+    preview = preview_grid(Checkpoint(flow, config, gaussians, pca), few)
+    z, _ = encode_with_noise(flow, images.to(device), generator)
+    panels = {"samples of the gaussians": gaussians.to("cpu")}
+    embedding = embedding_panels(z.flatten(1).cpu(), few.targets, panels, class_names=names)
+    return pictures | {
+        "progress_nfa": preview,
+        "progress_latents": figure_image(embedding),
+        "progress_kl": figure_image(kl_heatmaps({"pairwise KL": gaussians})),
+    }
+
+
+def _first(gaussians: ClassGaussians) -> ClassGaussians:
+    """A copy of those of the first classes."""
+    parts = (gaussians.means, gaussians.variances, gaussians.counts)
+    return ClassGaussians(*(part[:_CLASSES] for part in parts))
 
 
 @torch.no_grad()

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from ..batches import Batches, progress_bar
-from ..fitting import encode_with_noise, solve_record
+from ..fitting import solve_record
 from ..fixed_point import solve
 from ..flow import Flow
 from ..gaussians import ClassGaussians
 from ..statistics import ClassStatistics
 from .baselines import gradient_descent, random_gaussians
 from .config import PriorConfig
+from .processes import Processes
+from .shares import whole_batches
 
-__all__ = ["check_prior", "prior_labels", "solve_prior"]
+__all__ = ["check_prior", "class_statistics", "prior_labels", "solve_prior"]
 
 
 def check_prior(config: PriorConfig, num_classes: int) -> None:
@@ -48,11 +50,13 @@ def solve_prior(
     generator: torch.Generator,
     choice: torch.Generator,
     progress: bool = False,
+    processes: Processes | None = None,
 ) -> tuple[ClassGaussians, dict[str, Any]]:
     """Gaussians under the flow as it is, and a record of how they were found.
 
     `generator` draws dequantisation noise and decides the device; `choice`, on the CPU, draws
-    images and random means. Warns where the fixed point did not converge.
+    images and random means. Warns where the fixed point did not converge. `processes` share the
+    encoding, and each gets the same gaussians.
 
     Raises:
         ValueError: a latent is not finite.
@@ -70,13 +74,16 @@ def solve_prior(
         settings["scale"] = config.random_scale
         return ClassGaussians(means, variances, counts), settings
     order = _representative(data.labels, len(classes), config.statistics_images, choice)
-    stats = ClassStatistics(len(classes), dim, _float64(generator.device))
-    frozen = flow.freeze()
-    with progress_bar(len(order), "gaussians", "image", shown=progress) as bar, torch.no_grad():
-        for images, labels in data.iterate(order, batch_size):
-            z, _ = encode_with_noise(frozen, images.to(generator.device), generator)
-            stats.update(z, labels)
-            bar.update(len(images))
+    stats = class_statistics(
+        flow,
+        data,
+        order,
+        len(classes),
+        batch_size=batch_size,
+        generator=generator,
+        progress=progress,
+        processes=processes,
+    )
     _, means, variances = stats.finalize(class_names=classes)
     if config.kind == "data":
         return ClassGaussians(means, variances, counts), settings
@@ -86,7 +93,42 @@ def solve_prior(
     else:
         result = gradient_descent(means, variances, config.gradient)
         settings |= solve_record(config.gradient, result)
-    return ClassGaussians(result.means, result.variances, counts), settings
+    gaussians = ClassGaussians(result.means, result.variances, counts)
+    if processes is not None and processes.count > 1:  # machines may round differently
+        gaussians.to(processes.device)
+        processes.broadcast(gaussians.buffers())
+    return gaussians, settings
+
+
+@torch.no_grad()
+def class_statistics(
+    flow: Flow,
+    data: Batches,
+    order: Tensor,
+    num_classes: int,
+    *,
+    batch_size: int,
+    generator: torch.Generator,
+    progress: bool = False,
+    processes: Processes | None = None,
+) -> ClassStatistics:
+    """Statistics of the latents of the images `order`, under dequantisation noise.
+
+    `processes` share the images, combine what they found by one all-reduce, and have the whole.
+    """
+    device = generator.device
+    stats = ClassStatistics(num_classes, flow.config.dim, _float64(device))
+    frozen = flow.freeze()
+    passes = whole_batches(frozen, data, order, batch_size, generator, processes)
+    with progress_bar(len(order), "gaussians", "image", shown=progress) as bar:
+        for noise, batch in passes:
+            if batch is not None:
+                images, labels = batch
+                stats.update(frozen.encode(images.to(device), noise)[0], labels)
+            bar.update(len(noise))
+    if processes is not None and processes.count > 1:
+        stats.all_reduce()
+    return stats
 
 
 def _representative(

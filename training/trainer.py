@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import copy
-import csv
-import math
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..batches import Batches, open_batches, progress_bar
-from ..checkpoint import Checkpoint, CheckpointConfig
-from ..checks import refuse_other_classes
-from ..fitting import check_class_sizes, check_images, fit_classes, image_bits_per_dim, latent_nll
-from ..flow import Flow
-from ..gaussians import ClassGaussians
-from .config import TrainConfig
+from ..checkpoint import Checkpoint
+from ..fitting import check_images, fit_classes
+from .config import FlowSettings, TrainConfig
 from .data import wrap_dataset
-from .images import LabelledImages
-from .latents import flow_shape, open_codec, with_latents
-from .metrics import evaluate
-from .optimizer import FlowOptimizer, TrainingDiverged
-from .prior import check_prior, prior_labels, solve_prior
+from .environment import save_environment
+from .interrupts import Interrupted
+from .latents import open_codec
+from .loop import Loop, RunStopped
+from .optimizer import TrainingDiverged
+from .processes import Processes
+from .reporting import Reporter
+from .saved import FolderStates, MemoryStates, States
+from .setup import Setup, open_setup
+from .state import RunState
 
-__all__ = ["TrainResult", "TrainingDiverged", "pick_device", "train"]
-
-_INIT_IMAGES = 512  # images that the data-dependent initialisation sees
-_PROBES = 64  # images whose latents tell whether a flow is still finite
-_LEAST_SPLIT = 20  # smaller classes keep all their images
+__all__ = ["Interrupted", "RunStopped", "TrainResult", "TrainingDiverged", "shape_of", "train"]
 
 
 @dataclass
@@ -41,11 +34,12 @@ class TrainResult:
     """A trained checkpoint, and how it came about.
 
     Attributes:
-        checkpoint: the moving average of the flow, its gaussians and PCA.
+        checkpoint: the moving average of the flow, its gaussians and PCA. Of several processes the
+            main one alone fits PCA.
         history: one row a look at the held-out images, as in `log.csv`.
         loss: bits per dimension of every step that was not skipped.
-        initial: the flow right after its data-dependent initialisation, with the gaussians of
-            that moment.
+        initial: the flow right after its data-dependent initialisation, or as it was given, with
+            the gaussians of that moment.
     """
 
     checkpoint: Checkpoint
@@ -59,15 +53,25 @@ def train(
     config: TrainConfig | None = None,
     *,
     val: Dataset[Any] | None = None,
-    log: str | Path | None = None,
+    init: Checkpoint | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    pictures: bool = False,
     progress: bool = True,
+    processes: Processes | None = None,
+    begin: Callable[[], None] | None = None,
 ) -> TrainResult:
     """Train a flow on any data set of (image, label).
 
     Maximum likelihood under one gaussian per class (Eq. 2), the gaussians as `config.prior` says:
     solved after the data-dependent initialisation and again after the first epoch, then fixed. On
     one machine's CPU the same seed gives the same weights; torch's global generators are left as
-    they are. A step whose loss or gradient is not finite is skipped and counted.
+    they are. A step whose loss or gradient is not finite is skipped and counted; after
+    `optim.max_bad_steps` in a row the run goes back to its last saved state with half the learning
+    rate.
+
+    Under `accelerate launch` or `torchrun` every process calls this with the same arguments.
+    Batches are of all of them together, so that the run is that of one process up to rounding.
 
     Args:
         dataset: images as `nfaug.training.wrap_dataset` takes them; labels 0..K-1. What fits in
@@ -75,265 +79,158 @@ def train(
             `config.augmentation`.
         config: the run's settings.
         val: images to measure on; by default a share of each class is held out.
-        log: a CSV file, written anew, with a row a look at the held-out images.
+        init: start from this flow instead of a new one. It decides the flow's shape, and the class
+            gaussians are solved anew.
+        folder: where log, saved states, pictures and what trackers write go; without it the run
+            leaves nothing behind. All processes must see it. Ctrl-C and SIGTERM then save first.
+        resume: go on from the newest state in `folder`, if there is one: bit for bit on a CPU, as
+            long as `max_minutes` is None, which makes the learning rate follow the clock.
+        pictures: draw the pictures of a finished run too.
         progress: show bars.
+        processes: who works on it; by default found from the environment.
+        begin: called on the main process when nothing of the arguments can be wrong any more,
+            before anything is written.
 
     Raises:
         ValueError: the data set is empty, a class has fewer than two images, the held-out images
-            are of other classes or another shape.
+            are of other classes or another shape; or a saved state is damaged, or of another run.
         FixedPointDivergence: the class gaussians cannot be found with these settings.
-        TrainingDiverged: `optim.max_bad_steps` steps in a row were not finite, or the flow maps
-            images to latents that are not.
+        TrainingDiverged: steps were not finite and `optim.max_rollbacks` returns did not help.
+        Interrupted: SIGINT or SIGTERM came; a KeyboardInterrupt, after the state was saved.
+        RunStopped: files could not be read or written any more, or another process has ended.
     """
     images = wrap_dataset(dataset)
     config = (config or TrainConfig()).for_images(len(images))
-    return _Run(images, config, val, log, progress).run()
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a name; "auto" is the GPU where there is one.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"there is no device {name!r} to compute on: {reason}") from None
-
-
-def hold_out(
-    labels: Tensor, num_classes: int, share: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Rows to train on and rows to measure on, a share of each class drawn at random.
-
-    A class of fewer than 20 images keeps all, and every class at least two.
-    """
-    held = torch.zeros(len(labels), dtype=torch.bool)
-    for y in range(num_classes):
-        rows = (labels == y).nonzero().flatten()
-        number = min(int(len(rows) * share), len(rows) - 2) if len(rows) >= _LEAST_SPLIT else 0
-        held[rows[torch.randperm(len(rows), generator=generator)[:number]]] = True
-    return (~held).nonzero().flatten(), held.nonzero().flatten()
-
-
-class _Run:
-    def __init__(
-        self,
-        dataset: LabelledImages,
-        config: TrainConfig,
-        val: Dataset[Any] | None,
-        log: str | Path | None,
-        progress: bool,
-    ) -> None:
-        self.config = config
-        self.progress = progress
-        self.log = None if log is None else Path(log)
-        self.device = pick_device(config.device)
-        self.noise = torch.Generator(self.device).manual_seed(config.seed)
-        self.choice = torch.Generator().manual_seed(config.seed)
-        self.dataset = dataset
-        self.classes: Sequence[str] = () if config.prior.kind == "single" else dataset.classes
-        check_prior(config.prior, len(dataset.classes))
-        if self.classes:
-            check_class_sizes(dataset.targets, self.classes)
-        self.codec = open_codec(dataset, config, self.device)
-        self.flow = self._build()
-        self.data, self.val = self._open(val)
-        self.steps_per_epoch = math.ceil(len(self.data.labels) / config.batch_size)
-        self.gaussians: ClassGaussians
-        self.optimizer: FlowOptimizer
-        self.prior_record: dict[str, Any] = {}
-        self.started = time.monotonic()
-        self.history: list[dict[str, float]] = []
-        self.losses: list[float] = []
-
-    def _build(self) -> Flow:
-        shape, codec = flow_shape(self.dataset, self.config, self.codec)
-        # Weights come from the global generator, as everywhere in torch; the caller's stays as it
-        # is, and so do those of GPUs, which torch.manual_seed would seed too.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.config.seed)
-            built = Flow(shape, codec=codec)
-        built.recompute = self.config.optim.recompute
-        return built.to(self.device)
-
-    def _open(self, val: Dataset[Any] | None) -> tuple[Batches, Batches | None]:
-        settings = self.config.dataset
-
-        def opened(dataset: LabelledImages, *, mirrored: bool = True) -> Batches:
-            data = open_batches(
-                dataset,
-                memory_gib=settings.memory_gib,
-                workers=settings.workers,
-                progress=self.progress,
-            )
-            return with_latents(
-                data, self.codec, self.config, mirrored=mirrored, progress=self.progress
-            )
-
-        if val is not None:
-            classes = self.dataset.classes
-            held = wrap_dataset(val, classes=classes, complete=False)
-            refuse_other_classes(held.classes, classes)
-            check_images(self.flow, held)
-            return opened(self.dataset), opened(held, mirrored=False)
-        data = opened(self.dataset)
-        rows, held_rows = hold_out(
-            data.labels, len(self.dataset.classes), settings.val_fraction, self.choice
-        )
-        return data.subset(rows), data.subset(held_rows) if len(held_rows) else None
-
-    def _initialize(self) -> None:
-        order = torch.randperm(len(self.data.labels), generator=self.choice)[:_INIT_IMAGES]
-        images = torch.cat([batch for batch, _ in self.data.iterate(order, _INIT_IMAGES)])
-        shape = (len(images), *self.flow.config.shape)
-        noise = torch.rand(shape, generator=self.noise, device=self.device)
-        prepared = self.flow.codec.prepare(images.to(self.device))
-        self.flow.initialize(self.flow.codec.dequantize(prepared, noise))
-
-    def _solve(self) -> None:
-        gaussians, self.prior_record = solve_prior(
-            self.config.prior,
-            self.flow,
-            self.data,
-            self.dataset.classes,
-            batch_size=self.config.batch_size,
-            generator=self.noise,
-            choice=self.choice,
-            progress=self.progress,
-        )
-        self.gaussians = gaussians.to(self.device)
-
-    def _fraction_done(self) -> float:
-        done = self.optimizer.steps / (self.config.epochs * self.steps_per_epoch)
-        if self.config.max_minutes is not None:
-            done = max(done, (time.monotonic() - self.started) / (60 * self.config.max_minutes))
-        return min(done, 1.0)
-
-    def run(self) -> TrainResult:
-        config = self.config
-        self.started = time.monotonic()
-        self._initialize()
-        self._solve()
-        initial = Checkpoint(copy.deepcopy(self.flow).eval(), self._config(), self.gaussians)
-        self.optimizer = FlowOptimizer(self.flow, config)
-        epoch = 0
-        total = config.epochs * self.steps_per_epoch
-        with progress_bar(total, "train", "step", shown=self.progress) as bar:
-            for epoch in range(1, config.epochs + 1):
-                order = torch.randperm(len(self.data.labels), generator=self.choice)
-                for images, labels in self.data.iterate(order, config.batch_size):
-                    loss = self.optimizer.step(self._loss(images, labels), self._fraction_done())
-                    if loss is not None:
-                        self.losses.append(loss)
-                        bar.set_postfix(self._postfix(), refresh=False)
-                    bar.update()
-                    if self._fraction_done() >= 1:
-                        break
-                last = self._fraction_done() >= 1
-                if epoch == config.prior.refit_epoch and not last:
-                    self._refuse_broken(self.flow)
-                    self._solve()
-                if last or epoch % config.eval_every == 0:
-                    self._record(epoch)
-                if last:
-                    break
-        return self._finish(epoch, initial)
-
-    def _postfix(self) -> dict[str, str]:
-        row = self.history[-1] if self.history else {}
-        accuracy = {"NF-Acc": f"{row['nf_acc']:.3f}"} if "nf_acc" in row else {}
-        return {"bits/dim": f"{self.losses[-1]:.3f}"} | accuracy
-
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Bits per dimension of a batch, under dequantisation noise."""
-        images = self.config.augmentation(images.to(self.device), generator=self.noise)
-        labels = prior_labels(self.config.prior, labels).to(self.device)
-        nll = latent_nll(self.flow, self.gaussians, images, labels, self.noise)
-        return image_bits_per_dim(self.flow, nll).mean()
-
-    @torch.no_grad()
-    def _refuse_broken(self, flow: Flow) -> None:
-        """Each step may have been finite, and the weights after the last one too large."""
-        order = torch.arange(min(_PROBES, len(self.data.labels)))
-        for images, _ in self.data.iterate(order, _PROBES):
-            if not bool(flow.encode(images.to(self.device))[0].isfinite().all()):
-                raise TrainingDiverged(
-                    f"after {self.optimizer.steps} steps, {self.optimizer.skipped} of them "
-                    "skipped, the flow maps images to latents that are not finite; "
-                    f"{self.optimizer.advice()}"
+    path = None if folder is None else Path(folder).expanduser()
+    if processes is None:
+        processes = Processes(config.device, config.trackers if path is not None else (), path)
+    with warnings.catch_warnings():
+        if not processes.main:  # all would say the same
+            warnings.simplefilter("ignore")
+        if init is not None:
+            config = replace(config, flow=shape_of(init, config.flow))
+            check_images(init.flow, images)
+            if config.autoencoder is not None and init.flow.codec.record is None:
+                raise ValueError(
+                    "the flow to start from works on pixels; leave out autoencoder, or start from "
+                    "a flow on its latents"
                 )
+        codec = open_codec(images, config, processes.device) if init is None else init.flow.codec
+        setup = open_setup(images, config, processes, codec, val=val, progress=progress)
+        if begin is not None and processes.main:
+            begin()
+        states = _states(setup, path)
+        state, initial = _begin(setup, states, init, resume=resume)
+        if path is not None and processes.main:
+            save_environment(path, processes.device)
+        reporter = Reporter(setup, path)
+        try:
+            reporter.start(state)
+            loop = Loop(setup, state, states, reporter)
+            loop.run()
+            result = _finish(setup, state, initial)
+            if pictures and processes.main:
+                from .pictures import figure_image, run_figures
 
-    def _record(self, epoch: int) -> None:
-        recent = self.losses[-self.steps_per_epoch :]
-        row: dict[str, float] = {
-            "epoch": epoch,
-            "step": self.optimizer.steps,
-            "seconds": round(time.monotonic() - self.started, 2),
-            f"train_{self.flow.codec.figure}": sum(recent) / len(recent) if recent else math.nan,
-            "lr": self.optimizer.rate,
-            "skipped_steps": self.optimizer.skipped,
-        }
-        if self.val is not None:
-            row |= evaluate(
-                self.optimizer.average, self.gaussians, self.val, progress=self.progress
+                found = run_figures(result, setup.dataset).items()
+                reporter.show({k: figure_image(v) for k, v in found}, state.optimizer.steps)
+        finally:
+            reporter.close()
+        processes.wait()
+    return result
+
+
+def _states(setup: Setup, path: Path | None) -> States:
+    if path is None:
+        return MemoryStates()
+    return FolderStates(
+        path,
+        setup.config.keep_checkpoints,
+        setup.dataset.fingerprint(),
+        writer=setup.processes.main,
+    )
+
+
+def _begin(
+    setup: Setup, states: States, init: Checkpoint | None, *, resume: bool
+) -> tuple[RunState, Checkpoint]:
+    """The state of the run, saved, and the flow that it began with."""
+    if resume and isinstance(states, FolderStates) and (snapshot := states.newest()) is not None:
+        initial = states.flow("initial", setup.config.autoencoder)
+        if initial is None:
+            raise ValueError(f"{states.folder / 'initial'} is missing: the run cannot go on")
+        if init is None and initial.flow.config != setup.flow_config():
+            raise ValueError(
+                f"the run in {states.folder.parent} trains {initial.flow.config}; the settings ask "
+                f"for {setup.flow_config()}. What decides the flow's shape cannot change on the way"
             )
-        self.history.append(row)
-        if self.log is not None:
-            first = len(self.history) == 1
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("w" if first else "a", newline="") as file:
-                writer = csv.DictWriter(file, list(row))
-                if first:
-                    writer.writeheader()
-                writer.writerow(row)
-
-    def _config(
-        self, training: dict[str, Any] | None = None, metrics: dict[str, Any] | None = None
-    ) -> CheckpointConfig:
-        return CheckpointConfig(
-            flow=self.flow.config,
-            class_names=tuple(self.classes),
-            preprocessing=dict(self.dataset.preprocessing),
-            gaussians=self.prior_record,
-            training=training or {},
-            metrics=metrics or {},
-            autoencoder=self.flow.codec.record,
+        state = setup.resume(initial.flow, snapshot)
+        setup.processes.refuse_different(
+            state.optimizer.steps, "the folder to go on in must be one that all of them see"
         )
+        # Where settings ask for more than the run was to do, it goes on.
+        done = state.optimizer.steps >= setup.config.epochs * setup.steps_per_epoch
+        timed = setup.config.max_minutes is not None
+        state.finished = state.finished and (
+            done or (timed and state.elapsed >= 60 * (setup.config.max_minutes or 0))
+        )
+        return state, initial
+    if isinstance(states, FolderStates):
+        states.clear()
+    flow = setup.new_flow() if init is None else init.flow
+    state = setup.start(flow)
+    device = setup.processes.device
+    initial = setup.checkpoint(copy.deepcopy(state.optimizer.flow).to(device).eval(), state)
+    if isinstance(states, FolderStates):
+        states.save_flow("initial", initial)
+    states.save(state.snapshot())
+    return state, initial
 
-    def _finish(self, epoch: int, initial: Checkpoint) -> TrainResult:
-        flow = self.optimizer.average.eval()
-        self._refuse_broken(flow)
-        training = {
-            "images": len(self.data.labels),
-            "epochs": epoch,
-            "steps": self.optimizer.steps,
-            "seconds": round(time.monotonic() - self.started, 1),
-            "skipped_steps": self.optimizer.skipped,
-            "skipped_files": len(self.dataset.skipped),
-            "batch_size": self.config.batch_size,
-            "lr": self.config.lr,
-            "seed": self.config.seed,
-        }
-        metrics: dict[str, Any] = {}
-        if self.val is not None:
-            row = self.history[-1]
-            names = (self.flow.codec.figure, "nf_acc", "nf_acc_top5")
-            metrics = {name: row[name] for name in names if name in row}
-            metrics["on"] = f"{int(row['images'])} held-out images"
-        pca = None
-        if self.classes:
-            _, pca = fit_classes(
-                flow,
-                self.data,
-                self.classes,
-                **asdict(self.config.pca),
-                seed=self.config.seed,
-                progress=self.progress,
-            )
-        checkpoint = Checkpoint(flow, self._config(training, metrics), self.gaussians, pca)
-        return TrainResult(checkpoint, self.history, self.losses, initial)
+
+def shape_of(init: Checkpoint, asked: FlowSettings) -> FlowSettings:
+    """The settings of a flow that is there already; warns where others were asked for."""
+    config = init.flow.config
+    names = FlowSettings.__dataclass_fields__
+    shape = FlowSettings(**{name: getattr(config, name) for name in names})
+    if asked not in (shape, FlowSettings()):
+        warnings.warn(
+            "the flow that training starts from decides the flow's shape; flow.* is not used",
+            UserWarning,
+            stacklevel=3,
+        )
+    return shape
+
+
+def _finish(setup: Setup, state: RunState, initial: Checkpoint) -> TrainResult:
+    optimizer, config = state.optimizer, setup.config
+    flow = optimizer.average.eval()
+    last = state.history[-1]
+    training = {
+        "images": len(setup.data.labels),
+        "epochs": last["epoch"],
+        "steps": optimizer.steps,
+        "seconds": round(state.elapsed, 1),
+        "skipped_steps": optimizer.skipped,
+        "rollbacks": state.rollbacks,
+        "skipped_files": len(setup.dataset.skipped),
+        "batch_size": config.batch_size,
+        "processes": setup.processes.count,
+        "lr": config.lr,
+        "seed": config.seed,
+    }
+    metrics: dict[str, Any] = {}
+    if setup.val is not None:
+        names = (flow.codec.figure, "nf_acc", "nf_acc_top5")
+        metrics = {name: last[name] for name in names if name in last}
+        metrics["on"] = f"{int(last['images'])} held-out images"
+    checkpoint = setup.checkpoint(flow, state, training=training, metrics=metrics)
+    if setup.classes and setup.processes.main:
+        _, checkpoint.pca = fit_classes(
+            flow,
+            setup.data,
+            setup.classes,
+            **asdict(config.pca),
+            seed=config.seed,
+            progress=setup.shown,
+        )
+    return TrainResult(checkpoint, state.history, state.losses, initial)

@@ -74,7 +74,7 @@ def add_flow(parser: ArgumentParser) -> None:
 
 def load_on(arguments: Namespace) -> Checkpoint:
     """The checkpoint of --flow on the device of --device."""
-    from ..training.trainer import pick_device
+    from ..training.processes import pick_device
 
     checkpoint = load(arguments.flow, autoencoder=arguments.autoencoder)
     return checkpoint.to(pick_device(arguments.device))

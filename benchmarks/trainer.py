@@ -1,0 +1,159 @@
+"""What training costs besides the flow: the loop, and the memory of activations.
+
+    python benchmarks/trainer.py
+    python benchmarks/trainer.py --part memory
+
+- loop: CPU seconds per step of the training loop (noise, skipping, clipping, average, report)
+  and of the bare forward and backward pass and optimiser step, at 4 + 4 steps of width 32 and
+  batches of 128 images of 1 x 32 x 32, in turns; the ratio is the median of the rounds' ratios.
+  Aim: under 1.05. Beside it, how long two workers take to decode a batch from PNG files while
+  nothing else runs.
+- memory: peak resident memory of two training steps at the paper's CIFAR size and batch 64,
+  average and Adamax's moments included, with and without `optim.recompute`, each in a process of
+  its own; and of the same process before its first step. It takes minutes and several GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from nfaug.batches import LoaderBatches
+from nfaug.flow import Flow, FlowConfig
+from nfaug.training.config import DataConfig, FlowSettings, PriorConfig, TrainConfig
+from nfaug.training.data import open_dataset
+from nfaug.training.images import TensorImages
+from nfaug.training.loop import FlowLoss, Loop
+from nfaug.training.optimizer import FlowOptimizer
+from nfaug.training.processes import Processes
+from nfaug.training.reporting import Reporter
+from nfaug.training.saved import MemoryStates
+from nfaug.training.setup import open_setup
+from nfaug.training.shares import draw_noise, shared_batches
+
+BATCH = 128
+
+
+def loop_overhead(rounds: int, steps: int) -> None:
+    """Turns of so many steps each."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (steps * BATCH, 1, 32, 32), generator=generator)
+    labels = torch.arange(len(images)) % 10
+    config = TrainConfig(
+        epochs=10**6,
+        batch_size=BATCH,
+        lr=1e-5,
+        device="cpu",
+        flow=FlowSettings(),
+        dataset=DataConfig(val_fraction=0),
+        prior=PriorConfig(kind="data", statistics_images=2000),
+    )
+    data = TensorImages(images.to(torch.uint8), labels)
+    setup = open_setup(data, config, Processes("cpu"), progress=False)
+    state = setup.start(setup.new_flow())
+    loop = Loop(setup, state, MemoryStates(), Reporter(setup, None))
+    order = torch.arange(len(images))
+    bare = FlowLoss(setup.start(setup.new_flow()).optimizer.flow)
+    adamax = torch.optim.Adamax(bare.parameters(), lr=1e-5)
+    noise = draw_noise(bare.flow, BATCH, generator)
+
+    def with_loop() -> None:
+        for share in loop._fetched(shared_batches(setup.data, order, BATCH, setup.processes)):
+            loop._step(share)
+            loop._between_steps()
+
+    def without() -> None:
+        for pixels, classes in setup.data.iterate(order, BATCH):
+            adamax.zero_grad(set_to_none=True)
+            (bare(pixels, noise, classes, state.gaussians) / BATCH).backward()
+            adamax.step()
+
+    found = {"loop": list[float](), "bare": list[float]()}
+    for turn in range(rounds + 1):
+        for name, run in (("loop", with_loop), ("bare", without)):
+            began = time.process_time()
+            run()
+            if turn:  # the first one warms up
+                found[name].append((time.process_time() - began) / steps)
+    ratios = [a / b for a, b in zip(found["loop"], found["bare"], strict=True)]
+    for name, seconds in found.items():
+        print(f"{name:<28} {1e3 * statistics.median(seconds):8.1f} ms a step")
+    print(f"{'ratio':<28} {statistics.median(ratios):8.3f}")
+    _loading(1e3 * statistics.median(found["bare"]))
+
+
+def _loading(step: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(10 * BATCH):
+            path = Path(folder, str(number % 10), f"{number}.png")
+            path.parent.mkdir(exist_ok=True)
+            pixels = torch.randint(0, 256, (32, 32), dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(path)
+        dataset = open_dataset(folder)
+        batches = LoaderBatches(dataset, dataset.targets, 2)
+        order = torch.arange(len(dataset)).repeat(10)
+        began = time.perf_counter()
+        count = sum(1 for _ in batches.iterate(order, BATCH))
+        took = 1e3 * (time.perf_counter() - began) / count
+    print(f"{'loading, two workers':<28} {took:8.1f} ms a batch, {took / step:.2f} of a bare step")
+
+
+def memory() -> None:
+    """Both ways, each in a fresh process."""
+    peaks = {}
+    for way in ("recompute", "keep"):
+        words = [sys.executable, __file__, "--step", way]
+        ran = subprocess.run(words, capture_output=True, text=True, check=True)
+        before, peaks[way] = map(float, ran.stdout.split())
+        print(f"{way:<28} {peaks[way]:8.0f} MiB at the peak, {before:.0f} before the first step")
+    print(f"{'ratio':<28} {peaks['keep'] / peaks['recompute']:8.2f}")
+
+
+def one_step(way: str) -> None:
+    """Two training steps; prints the peak before and after them in MiB."""
+    import resource
+
+    def peak() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    flow = Flow(FlowConfig())
+    flow.recompute = way == "recompute"
+    optimizer = FlowOptimizer(flow, TrainConfig())
+    before = peak()
+    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        z, logdet = flow.encode(images, draw_noise(flow, len(images), generator))
+        loss = (z.square().flatten(1).sum(1) / 2 - logdet).mean() / flow.config.dim
+        optimizer.step(loss, 0.0)
+    print(before, peak())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=["loop", "memory", "all"], default="all")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=10, help="of a round and contestant")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--step", choices=["recompute", "keep"], help="for its own processes")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.step:
+        one_step(options.step)
+        return
+    if options.part != "memory":
+        loop_overhead(options.rounds, options.steps)
+    if options.part != "loop":
+        memory()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Several processes on one machine, as `torchrun` would start them: forked, because a new
+interpreter would spend most of its life importing torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from nfa_tools import NAMES, images_of
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nfaug.batches import MemoryBatches
+from nfaug.fixed_point import FixedPointConfig
+from nfaug.flow import Flow, FlowConfig
+from nfaug.training import RunStopped, TrainConfig, TrainResult, loop, train
+from nfaug.training.config import DataConfig, FlowSettings, OptimConfig, PCAConfig, PriorConfig
+from nfaug.training.images import TensorImages
+from nfaug.training.prior import class_statistics
+from nfaug.training.processes import Processes
+from nfaug.training.readers import ImageDecodeError
+from nfaug.training.transforms import FlowAugmentation
+
+CONFIG = TrainConfig(
+    epochs=11,  # of 5 steps, the last of one image: nothing is left for the second process
+    batch_size=15,
+    lr=2e-3,
+    trackers=(),
+    pictures_every=0,
+    flow=FlowSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
+    dataset=DataConfig(val_fraction=0.2),
+    prior=PriorConfig(fixed_point=FixedPointConfig(kld_weight=20.0)),
+    optim=OptimConfig(warmup_steps=5, recompute=True),
+    pca=PCAConfig(rank=4),
+    augmentation=FlowAugmentation(hflip=True, pad_crop=1, color_jitter=0.1),
+)
+
+
+def images() -> TensorImages:
+    """76 images of three classes, of which 15 are held out."""
+    labels = torch.arange(76) % 3
+    return TensorImages(images_of(labels, channels=1), labels, NAMES)
+
+
+class Rank(NamedTuple):
+    """How one of the processes of a job ended."""
+
+    code: int
+    err: str
+
+
+def run_ranks(jobs: Sequence[str], out: Path, count: int = 2) -> dict[str, list[Rank]]:
+    """Run jobs of this file, one after another, each on so many processes."""
+    command = [sys.executable, __file__, ",".join(jobs), str(out), str(count)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert ran.returncode == 0, ran.stderr
+    codes = json.loads(ran.stdout.splitlines()[-1])
+    return {
+        job: [
+            Rank(code, (out / f"{job}-{rank}.err").read_text())
+            for rank, code in enumerate(codes[job])
+        ]
+        for job in jobs
+    }
+
+
+def tensors_of(result: TrainResult) -> dict[str, Tensor]:
+    """Averaged weights, gaussians and losses."""
+    checkpoint = result.checkpoint
+    assert checkpoint.gaussians is not None
+    found = {f"average.{k}": v for k, v in checkpoint.flow.state_dict().items()}
+    found |= {f"gaussians.{k}": v for k, v in checkpoint.gaussians.state_dict().items()}
+    found["losses"] = torch.tensor(result.loss, dtype=torch.float64)
+    for name in ("bits_per_dim", "nf_acc"):
+        rows = [row[name] for row in result.history]
+        found[name] = torch.tensor(rows, dtype=torch.float64)
+    return {name: value.contiguous() for name, value in found.items()}
+
+
+def statistics(processes: Processes | None) -> dict[str, Tensor]:
+    """Class statistics of a flow's latents, in float64."""
+    labels = torch.arange(90) % 3
+    torch.manual_seed(0)
+    config = FlowConfig(channels=1, image_size=(8, 8), steps=(1, 1), blocks=(1, 1), width=(8, 8))
+    stats = class_statistics(
+        Flow(config),
+        MemoryBatches(images_of(labels, channels=1), labels),
+        torch.randperm(90, generator=torch.Generator().manual_seed(0)),
+        3,
+        batch_size=16,
+        generator=torch.Generator().manual_seed(1),
+        processes=processes,
+    )
+    counts, means, variances = stats.finalize()
+    return {"counts": counts, "means": means, "variances": variances}
+
+
+# The jobs. Each gets the folder and the rank.
+
+
+def job_train(out: Path, rank: int) -> int:
+    save_file(tensors_of(train(images(), CONFIG, progress=False)), out / f"train-{rank}.st")
+    save_file(statistics(Processes("cpu")), out / f"statistics-{rank}.st")
+    return 0
+
+
+def job_resume(out: Path, rank: int) -> int:
+    """The second process is told to stop in the middle; then all go on."""
+    config = dataclasses.replace(CONFIG, epochs=3)
+    calls = 0
+    forward = loop.FlowLoss.forward
+
+    def counted(*args: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 6 and rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(*args)
+
+    loop.FlowLoss.forward = counted  # type: ignore[method-assign]
+    folder = out / "resume"
+    try:
+        train(images(), config, folder=folder, progress=False)
+    except KeyboardInterrupt as error:
+        (out / f"stopped-{rank}").write_text(str(error))
+    resumed = train(images(), config, folder=folder, resume=True, progress=False)
+    save_file(tensors_of(resumed), out / f"resumed-{rank}.st")
+    calm = train(images(), config, progress=False)
+    save_file(tensors_of(calm), out / f"calm-{rank}.st")
+    return 0
+
+
+class Corrupt(TensorImages):
+    """Images of which one cannot be read when its turn comes."""
+
+    def image(self, index: int) -> Tensor:
+        if getattr(self, "armed", False):
+            raise ImageDecodeError("image 3.png cannot be read")
+        return super().image(index)
+
+
+def job_lost(out: Path, rank: int) -> int:
+    """One process cannot read an image; the other must not wait for ever."""
+    whole = images()
+    data = Corrupt(whole.images, whole.targets, NAMES)
+    settings = DataConfig(val_fraction=0, memory_gib=0, workers=0)
+    config = dataclasses.replace(CONFIG, dataset=settings)
+    forward = loop.FlowLoss.forward
+
+    def armed(*args: Any) -> Tensor:
+        data.armed = rank == 1  # type: ignore[attr-defined]
+        return forward(*args)
+
+    loop.FlowLoss.forward = armed  # type: ignore[method-assign]
+    try:
+        train(data, config, folder=out / "lost", progress=False)
+    except RunStopped as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def job_command(out: Path, rank: int) -> int:
+    """The command, as accelerate launch -m nfaug.training runs it."""
+    from nfaug.cli import main
+
+    with (out / f"command-{rank}.out").open("w") as file, contextlib.redirect_stdout(file):
+        return main(["train", *json.loads((out / "words.json").read_text())])
+
+
+JOBS: dict[str, Callable[[Path, int], int]] = {
+    name[4:]: job for name, job in globals().items() if name.startswith("job_")
+}
+
+
+def _main() -> None:
+    jobs, out, count = sys.argv[1].split(","), Path(sys.argv[2]), int(sys.argv[3])
+    import accelerate  # noqa: F401  # as much as possible before the first fork
+    import ema_pytorch  # noqa: F401
+    import torch._dynamo  # noqa: F401  # which an optimiser imports
+
+    codes = {}
+    for job in jobs:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        children = [_fork(job, out, rank, count, port) for rank in range(count)]
+        codes[job] = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    print(json.dumps(codes))
+
+
+def _fork(job: str, out: Path, rank: int, count: int, port: int) -> int:
+    child = os.fork()
+    if child:
+        return child
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in names.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "LOCAL_WORLD_SIZE": str(count)}
+    os.dup2(os.open(out / f"{job}-{rank}.err", os.O_WRONLY | os.O_CREAT), 2)
+    code = 99
+    try:
+        code = JOBS[job](out, rank)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,8 @@
+"""`accelerate launch -m nfaug.training ...` and `torchrun -m ...`: `nfaug train` on processes."""
+
+import sys
+
+from ..cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["train", *sys.argv[1:]]))
