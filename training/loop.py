@@ -92,7 +92,11 @@ class Loop:
                         self._go_back(error)
         except RunStopped:
             raise
-        except (OSError, SafetensorError, ImageDecodeError) as error:
+        except ImageDecodeError as error:  # at a look, between two steps
+            if self.processes.count == 1:
+                self._save()
+            raise RunStopped(f"{error}; {self._whole()}") from error
+        except (OSError, SafetensorError) as error:
             raise RunStopped(f"{error}; {self._whole()}") from error
         except RuntimeError as error:
             if self.processes.count == 1 or not _of_processes(error):
@@ -191,7 +195,14 @@ class Loop:
         epoch, last = state.epoch, self._done() >= 1
         if epoch == config.prior.refit_epoch and not last:
             self.refuse_broken(self.flow)
-            state.gaussians, state.prior = self.setup.solve(self.flow, state.noise, state.choice)
+            drawn = state.noise.get_state(), state.choice.get_state()
+            try:
+                solved = self.setup.solve(self.flow, state.noise, state.choice)
+            except BaseException:  # what is saved now has drawn nothing for it
+                state.noise.set_state(drawn[0])
+                state.choice.set_state(drawn[1])
+                raise
+            state.gaussians, state.prior = solved
         if last:
             self.refuse_broken(state.optimizer.average)
         if last or epoch % config.eval_every == 0:
