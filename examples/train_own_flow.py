@@ -51,7 +51,7 @@ def main() -> None:
         pca=PCAConfig(rank=min(64, fewest - 1)),  # a class of N images has N - 1 axes
         augmentation=FlowAugmentation(hflip=True),
     )
-    result = train(images, config, log=args.out / "log.csv")
+    result = train(images, config, folder=args.out)
     result.checkpoint.save(args.out, overwrite=True)
 
     nfa = nfaug.NFAugment(nfaug.load(args.out), p=1.0)

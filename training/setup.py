@@ -85,10 +85,15 @@ class Setup:
             flow = Flow(shape, codec=codec)
         flow = flow.to(self.processes.device)
         order = torch.randperm(len(self.data.labels), generator=self.choice)[:_INIT_IMAGES]
+        augmentation = self.config.augmentation
+        drawn = augmentation.draw(len(order), generator=self.noise) if augmentation.enabled else {}
         noise = draw_noise(flow, len(order), self.noise)
         if self.processes.main:
             images = torch.cat([batch for batch, _ in self.data.iterate(order, _INIT_IMAGES)])
-            prepared = flow.codec.prepare(images.to(self.processes.device))
+            images = images.to(self.processes.device)
+            if augmentation.enabled:  # a pixel that only shifts make vary would get a huge scale
+                images = augmentation.apply(images, drawn)
+            prepared = flow.codec.prepare(images)
             flow.initialize(flow.codec.dequantize(prepared, noise))
         self.processes.broadcast([*flow.parameters(), *flow.buffers()])
         return flow
