@@ -106,21 +106,38 @@ def check_command(out: Path, printed: str) -> None:
     assert (out / "log.csv").read_text().count("\n") == 2
 
 
+def launched(launcher: list[str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *launcher, "-m", "nfaug.training", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.soak
-@pytest.mark.parametrize(
-    "launcher",
-    [
-        ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"],
-        ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"],
-    ],
-    ids=["torchrun", "accelerate"],
-)
-def test_launchers(tiny_folder: Path, tmp_path: Path, launcher: list[str]) -> None:
-    out = tmp_path / "flow"
-    command = [sys.executable, "-m", *launcher, "-m", "nfaug.training", *words(tiny_folder, out)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_torchrun(tiny_folder: Path, tmp_path: Path) -> None:
+    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
+    ran = launched(launcher, words(tiny_folder, tmp_path / "flow"))
     assert ran.returncode == 0, ran.stderr
-    check_command(out, ran.stdout)
+    check_command(tmp_path / "flow", ran.stdout)
+
+
+@pytest.mark.soak
+def test_accelerate_launch(tiny_folder: Path, tmp_path: Path) -> None:
+    """One process on a CPU; that it starts no second one there is not passed over."""
+    launcher = ["accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes"]
+    ran = launched([*launcher, "1"], words(tiny_folder, tmp_path / "flow"))
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["processes"] == 1
+    ran = launched([*launcher, "2"], words(tiny_folder, tmp_path / "two"))
+    assert ran.returncode == 2
+    assert "has started one; on CPUs use torchrun" in ran.stderr
+    assert not (tmp_path / "two").exists()
+
+
+def test_a_lone_process_that_was_to_be_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    assert Processes("cpu").count == 1
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(ValueError, match="has started one; on CPUs use torchrun"):
+        Processes("cpu")
 
 
 def test_mixed_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,18 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"there is no device {name!r} to compute on: {reason}") from None
 
 
+def _refuse_lone(started: int) -> None:
+    """Without mpirun, `accelerate launch --cpu --num_processes 2` starts one process and says so
+    nowhere: it sets an address for processes to meet at, and no number of them.
+    """
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    if on_cpu and started == 1 and "MASTER_ADDR" in os.environ:
+        raise ValueError(
+            "accelerate launch was to start several processes on the CPU and has started one; on "
+            "CPUs use torchrun --nproc-per-node N -m nfaug.training, or give --mpirun_hostfile"
+        )
+
+
 class Processes:
     """How many processes share the work, and which of them this one is.
 
@@ -52,6 +64,7 @@ class Processes:
         self.accelerator: Any = None
         self.count, self.rank = 1, 0
         started = int(os.environ.get("WORLD_SIZE", "1"))
+        _refuse_lone(started)
         refuse_mixed_precision(os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
         for name in trackers:
             _refuse_missing(name)

@@ -19,6 +19,7 @@ from .environment import save_environment
 from .interrupts import Interrupted
 from .latents import open_codec
 from .loop import Loop, RunStopped
+from .metrics import evaluate
 from .optimizer import TrainingDiverged
 from .processes import Processes
 from .reporting import Reporter
@@ -204,10 +205,9 @@ def shape_of(init: Checkpoint, asked: FlowSettings) -> FlowSettings:
 def _finish(setup: Setup, state: RunState, initial: Checkpoint) -> TrainResult:
     optimizer, config = state.optimizer, setup.config
     flow = optimizer.average.eval()
-    last = state.history[-1]
     training = {
         "images": len(setup.data.labels),
-        "epochs": last["epoch"],
+        "epochs": state.history[-1]["epoch"],
         "steps": optimizer.steps,
         "seconds": round(state.elapsed, 1),
         "skipped_steps": optimizer.skipped,
@@ -220,9 +220,15 @@ def _finish(setup: Setup, state: RunState, initial: Checkpoint) -> TrainResult:
     }
     metrics: dict[str, Any] = {}
     if setup.val is not None:
-        names = (flow.codec.figure, "nf_acc", "nf_acc_top5")
-        metrics = {name: last[name] for name in names if name in last}
-        metrics["on"] = f"{int(last['images'])} held-out images"
+        metrics = evaluate(
+            flow,
+            state.gaussians,
+            setup.val,
+            round_trip=True,
+            progress=setup.shown,
+            processes=setup.processes,
+        )
+        metrics["on"] = f"{metrics.pop('images')} held-out images"
     checkpoint = setup.checkpoint(flow, state, training=training, metrics=metrics)
     if setup.classes and setup.processes.main:
         _, checkpoint.pca = fit_classes(
