@@ -22,12 +22,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import get_args
 
 import torch
 from PIL import Image
 
 from nfaug.batches import LoaderBatches
-from nfaug.flow import Flow, FlowConfig
+from nfaug.flow import Flow, FlowConfig, Recompute
 from nfaug.training.config import DataConfig, FlowSettings, PriorConfig, TrainConfig
 from nfaug.training.data import open_dataset
 from nfaug.training.images import TensorImages
@@ -107,17 +108,18 @@ def _loading(step: float) -> None:
 
 
 def memory() -> None:
-    """Both ways, each in a fresh process."""
+    """All ways, each in a fresh process."""
     peaks = {}
-    for way in ("recompute", "keep"):
+    for way in get_args(Recompute):
         words = [sys.executable, __file__, "--step", way]
         ran = subprocess.run(words, capture_output=True, text=True, check=True)
         before, peaks[way] = map(float, ran.stdout.split())
         print(f"{way:<28} {peaks[way]:8.0f} MiB at the peak, {before:.0f} before the first step")
-    print(f"{'ratio':<28} {peaks['keep'] / peaks['recompute']:8.2f}")
+    for way in ("steps", "blocks"):
+        print(f"{f'none / {way}':<28} {peaks['none'] / peaks[way]:8.2f}")
 
 
-def one_step(way: str) -> None:
+def one_step(way: Recompute) -> None:
     """Two training steps; prints the peak before and after them in MiB."""
     import resource
 
@@ -125,7 +127,7 @@ def one_step(way: str) -> None:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     flow = Flow(FlowConfig())
-    flow.recompute = way == "recompute"
+    flow.recompute = way
     optimizer = FlowOptimizer(flow, TrainConfig())
     before = peak()
     images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
@@ -143,7 +145,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10, help="of a round and contestant")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--step", choices=["recompute", "keep"], help="for its own processes")
+    parser.add_argument("--step", choices=get_args(Recompute), help="for its own processes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.step:

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .layers import standardising_affine
 
@@ -88,11 +89,13 @@ class CouplingNet(nn.Module):
     """A convolution, residual blocks, and a last convolution that starts at 0.
 
     Sub-modules carry the names of the released weights: `layers.0` is the first convolution,
-    `layers.i` the i-th block. The work is done in channels-last order.
+    `layers.i` the i-th block. The work is done in channels-last order. With `recompute` what is
+    computed inside a block is not kept for the backward pass, but computed again.
     """
 
     def __init__(self, inputs: int, outputs: int, width: int, blocks: int) -> None:
         super().__init__()
+        self.recompute = False
         first = NormedConv(inputs, width, 3)
         self.layers = nn.ModuleList([first, *(ResidualBlock(width) for _ in range(blocks))])
         self.out_layer = nn.Conv2d(width, outputs, 3, padding=1)
@@ -112,7 +115,10 @@ class CouplingNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.elu_(self.first(x.contiguous(memory_format=torch.channels_last)))
         for block in self.blocks:
-            x = block(x)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x)
         return self.out_layer(x)
 
     @torch.no_grad()

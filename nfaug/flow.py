@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ from .coupling import MatrixExpCoupling
 from .flow_config import FlowConfig
 from .layers import ActNorm, InvertibleConv1x1, Layer, Precision, Squeeze, Step
 
-__all__ = ["Flow", "FlowConfig"]
+__all__ = ["Flow", "FlowConfig", "Recompute"]
+
+Recompute = Literal["none", "steps", "blocks"]
 
 _LayerMap = Callable[[Layer, Tensor], tuple[Tensor, Tensor]]
 
@@ -32,7 +34,8 @@ class Flow(Layer):
     `encode` and `decode` work on 8-bit images and in full precision, whatever autocast and TF32
     say: both would lose the 8-bit exactness of a round trip.
     Neither ever waits for the device, so CUDA graphs can capture them. Set `recompute` to trade
-    time for memory in training: activations inside a step are computed again in the backward pass.
+    time for memory in training: activations inside a step ("steps") are computed again in the
+    backward pass, or there those inside a residual block, again ("blocks").
 
     Args:
         config: the flow's shape.
@@ -50,9 +53,9 @@ class Flow(Layer):
         self.config = config
         pixels = PixelCodec(config.channels, config.image_size, config.size)
         self.codec: Codec = pixels if codec is None else codec
-        self.recompute = False
         self.squeeze = Squeeze()
         self.blocks = _new_blocks(config) if blocks is None else blocks
+        self.recompute = "none"
 
     @classmethod
     def from_tensors(
@@ -120,6 +123,17 @@ class Flow(Layer):
     def _any_tensor(self) -> Tensor:
         return next(itertools.chain(self.parameters(), self.buffers()))
 
+    @property
+    def recompute(self) -> Recompute:
+        """Which activations are not kept for the backward pass: "none", "steps" or "blocks"."""
+        return self._recompute
+
+    @recompute.setter
+    def recompute(self, value: Recompute) -> None:
+        self._recompute = value
+        for coupling in self.couplings():
+            coupling.net.recompute = value == "blocks"
+
     def _levels(self) -> list[list[Layer]]:
         return [list(cast("Iterable[Layer]", steps)) for steps in self.blocks]
 
@@ -131,7 +145,7 @@ class Flow(Layer):
             )
 
     def _run(self, step: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.recompute and torch.is_grad_enabled():
+        if self.recompute != "none" and torch.is_grad_enabled():
             return checkpoint(step, x, use_reentrant=False, preserve_rng_state=False)
         return step(x)
 

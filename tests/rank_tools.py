@@ -42,7 +42,7 @@ CONFIG = TrainConfig(
     flow=FlowSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
     dataset=DataConfig(val_fraction=0.2),
     prior=PriorConfig(fixed_point=FixedPointConfig(kld_weight=20.0)),
-    optim=OptimConfig(warmup_steps=5, recompute=True),
+    optim=OptimConfig(warmup_steps=5, recompute="steps"),
     pca=PCAConfig(rank=4),
     augmentation=FlowAugmentation(hflip=True, pad_crop=1, color_jitter=0.1),
 )

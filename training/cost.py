@@ -21,7 +21,7 @@ IMAGES = {
     "imagenet-vae": 1_281_167,
 }
 _FACTOR, _LATENT_CHANNELS = 8, 4  # of the usual autoencoders
-_PASSES = 3  # of a training step, in forward passes; one more where activations are recomputed
+_PASSES = 3  # of a training step, in forward passes; each recomputation is one more
 _CARD, _PEAK = "A100", 19.5e12  # float32 FLOP/s by its data sheet: a flow does not train in TF32
 _UTILISATION = 0.4  # of that peak, assumed
 
@@ -73,7 +73,7 @@ def recipe_cost(name: str) -> dict[str, Any]:
         "gflop_per_image_and_direction": flow.flop / 1e9,
     }
     if (images := IMAGES.get(name)) is not None and config.max_minutes is None:
-        passes = _PASSES + config.optim.recompute
+        passes = _PASSES + ("none", "steps", "blocks").index(config.optim.recompute)
         total = images * config.epochs * passes * flow.flop
         cost |= {
             "images": images,
