@@ -64,10 +64,9 @@ class _MeansStep:
         centred = means - means.mean(dim=0)
         kl = squared_distances(centred).mul_(0.5)
         kernel = class_kernel(kl, self.pi, self.config.alpha)
-        push = kernel + kernel.T
-        push.neg_()
-        push.diagonal().sub_(push.sum(dim=1))
-        move = (self.data - means).addmm_(push, centred, alpha=self.weight)
+        pull = kernel + kernel.T
+        pull.diagonal().sub_(pull.sum(dim=1))
+        move = (self.data - means).addmm_(pull, centred, alpha=-self.weight)
         torch.add(means, move, alpha=self.config.damping, out=following[0])
         moves = torch.linalg.vector_norm(move, dim=1)
         return StepReport(kl, moves, torch.zeros_like(moves), ~moves.isfinite())

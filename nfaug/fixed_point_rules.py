@@ -60,8 +60,13 @@ def class_kernel(kl: Tensor, pi: Pi = "forward", alpha: float = 10.0) -> Tensor:
     Raises:
         ValueError: If a callable returns something that is not a positive scale.
     """
-    scaled = _scale(kl, pi) * alpha
-    kernel = torch.exp(-kl / scaled) / scaled
+    scaled = _scale(kl, pi)
+    if pi == "forward" and int(torch.count_nonzero(kl < KL_FLOOR)) <= len(kl):
+        # KL / pi is 1 off the diagonal, and an exponential of the matrix would be for nothing.
+        kernel = scaled.reciprocal_().mul_(math.exp(-1 / alpha) / alpha)
+    else:
+        scaled = scaled * alpha
+        kernel = torch.exp(-kl / scaled) / scaled
     kernel.diagonal().zero_()
     return kernel
 

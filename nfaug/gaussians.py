@@ -277,7 +277,7 @@ def squared_distances(means: Tensor) -> Tensor:
         gram.addmm_(mu, mu.T)
     norms = gram.diagonal()
     distances = (norms[:, None] + norms).sub_(gram, alpha=2)
-    return _without_diagonal(distances.clamp(min=0))
+    return _without_diagonal(distances.clamp_(min=0))
 
 
 def _without_diagonal(matrix: Tensor) -> Tensor:
