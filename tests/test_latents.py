@@ -167,6 +167,7 @@ def test_training(result: TrainResult, photos: TensorImages, saved: Path) -> Non
     assert config.autoencoder is not None
     assert len(result.loss) == 6
     assert "latent_bits_per_dim" in config.metrics
+    assert "mean_level_error" not in config.metrics, "latents are at hand and no pixels"
     assert "bits_per_dim" not in config.metrics, "it is no figure of pixels"
     assert "train_latent_bits_per_dim" in result.history[0]
     values = json.loads((saved / "config.json").read_text())

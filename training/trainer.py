@@ -224,7 +224,8 @@ def _finish(setup: Setup, state: RunState, initial: Checkpoint) -> TrainResult:
             flow,
             state.gaussians,
             setup.val,
-            round_trip=True,
+            # Of latents that were computed once the pixels are not at hand.
+            round_trip=setup.codec is None or not config.latents.cache,
             progress=setup.shown,
             processes=setup.processes,
         )
