@@ -69,11 +69,6 @@ class LatentCodec:
         """(height, width) of the images."""
         return self.record.image_size
 
-    @property
-    def device(self) -> torch.device:
-        """Where the autoencoder was opened; images may lie elsewhere."""
-        return self._home
-
     def for_flow(self, config: FlowConfig) -> LatentCodec:
         """The same for a flow of this shape.
 

@@ -167,6 +167,7 @@ def test_training(result: TrainResult, photos: TensorImages, saved: Path) -> Non
     assert config.autoencoder is not None
     assert len(result.loss) == 6
     assert "latent_bits_per_dim" in config.metrics
+    assert "mean_level_error" not in config.metrics, "latents are at hand and no pixels"
     assert "bits_per_dim" not in config.metrics, "it is no figure of pixels"
     assert "train_latent_bits_per_dim" in result.history[0]
     values = json.loads((saved / "config.json").read_text())
@@ -241,6 +242,30 @@ def test_what_the_usual_autoencoder_costs() -> None:
     head = " ".join(recipe_path("imagenet-vae").read_text().replace("#", " ").split())
     assert f"once, {costs[0]} GFLOP each" in head
     assert f"an image, {costs[0]} and {costs[1]} GFLOP" in head
+
+
+def test_a_run_goes_on_in_the_scale_that_it_began_with(
+    saved: Path, autoencoder: Path, photos: TensorImages, config: TrainConfig, tmp_path: Path
+) -> None:
+    """That of --init, which was measured on other images; whether or not settings name it."""
+    config = dataclasses.replace(
+        config,
+        trackers=(),
+        optim=OptimConfig(warmup_steps=2, decay="constant"),
+        prior=dataclasses.replace(config.prior, refit_epoch=0),
+    )
+    init = nfaug.load(saved, autoencoder=autoencoder)
+    others = TensorImages(255 - photos.images // 2, photos.targets, NAMES)
+    calm = train(others, config, init=init, progress=False)
+    short = dataclasses.replace(config, epochs=1)
+    for name, source in (("named", config.autoencoder), ("unnamed", None)):
+        folder = tmp_path / name
+        train(others, short, init=init, folder=folder, progress=False)
+        (folder / "state" / "tiny-vae").symlink_to(autoencoder)
+        settings = dataclasses.replace(config, autoencoder=source)
+        resumed = train(others, settings, folder=folder, resume=True, progress=False)
+        assert resumed.checkpoint.config.autoencoder == init.config.autoencoder
+        assert resumed.loss == calm.loss
 
 
 # Augmentation

@@ -29,10 +29,12 @@ from nfaug.training import (
     loop,
     open_dataset,
     train,
+    trainer,
 )
 from nfaug.training.config import DataConfig, FlowSettings
 from nfaug.training.images import TensorImages
 from nfaug.training.saved import FolderStates
+from nfaug.training.setup import Setup
 from nfaug.training.transforms import FlowAugmentation
 
 STEPS = 8  # of a whole run: 4 an epoch
@@ -212,14 +214,20 @@ def test_states_that_cannot_be_used(
 ) -> None:
     train(digits, config, folder=tmp_path, progress=False)
 
-    def resumed(dataset: TensorImages, **changes: Any) -> TrainResult:
+    def resumed(images: TensorImages, **changes: Any) -> TrainResult:
         settings = dataclasses.replace(config, **changes)
-        return train(dataset, settings, folder=tmp_path, resume=True, progress=False)
+        return train(images, settings, folder=tmp_path, resume=True, progress=False)
 
     with pytest.raises(ValueError, match="of a run on other images"):
         resumed(digits.subset(torch.arange(20, 40) % 40))
     with pytest.raises(ValueError, match="What decides the flow's shape cannot change on the way"):
         resumed(digits, flow=FlowSettings(steps=(1, 2), blocks=(1, 1), width=(8, 8)))
+    # More images would never end an epoch, and larger batches would end the run at once.
+    for changes in ({"batch_size": 20}, {"seed": 1}, {"dataset": DataConfig(val_fraction=0)}):
+        with pytest.raises(
+            ValueError, match=r"a run with batch_size 10, seed 0, images to tr.* 36;"
+        ):
+            resumed(digits, **changes)
     tensors = tmp_path / "state" / "step-000000008" / "state.safetensors"
     content = tensors.read_bytes()
     tensors.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -297,6 +305,82 @@ def test_images_that_are_lost(
     assert everything(resumed) == everything(calm)
 
 
+@pytest.mark.parametrize("gone", [True, False])
+def test_images_that_are_lost_at_a_look(
+    tiny_folder: Path,
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gone: bool,
+) -> None:
+    """After the gaussians were solved again: both are done anew, and bit for bit."""
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
+    settings = DataConfig(memory_gib=0, workers=0, val_fraction=0)
+    config = dataclasses.replace(config, dataset=settings, checkpoint_minutes=10)
+    out = tmp_path / "run"
+    solve = Setup.solve
+    calls = 0
+
+    def losing(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        solved = solve(*args)
+        if calls == 2:
+            for image in folder.glob("*/*.png"):
+                content = image.read_bytes()
+                image.unlink()
+                if not gone:
+                    image.write_bytes(content[:50])
+        return solved
+
+    monkeypatch.setattr(Setup, "solve", losing)
+    with pytest.raises(RunStopped, match=r"\.png.*; the state of step 4 is saved: go on"):
+        train(open_dataset(folder), config, val=open_dataset(folder), folder=out, progress=False)
+    monkeypatch.undo()
+    shutil.copytree(tiny_folder, folder, dirs_exist_ok=True)
+    data = open_dataset(folder)
+    resumed = train(data, config, val=data, folder=out, resume=True, progress=False)
+    calm = train(data, config, val=data, progress=False)
+    assert everything(resumed) == everything(calm)
+
+
+def test_images_that_are_lost_at_the_end(
+    tiny_folder: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
+    settings = DataConfig(memory_gib=0, workers=0, val_fraction=0)
+    config = dataclasses.replace(config, epochs=1, dataset=settings)
+    finish = trainer._finish
+
+    def losing(*args: Any) -> TrainResult:
+        shutil.rmtree(folder)
+        return finish(*args)
+
+    monkeypatch.setattr(trainer, "_finish", losing)
+    with pytest.raises(RunStopped, match=r"\.png.*; the state of step 4 is saved: go on") as told:
+        train(open_dataset(folder), config, folder=tmp_path / "run", progress=False)
+    assert told.value.exit_code == 4
+
+
+def test_a_signal_at_the_last_look(
+    digits: TensorImages, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = loop.Loop._look
+
+    def signalled(self: loop.Loop) -> None:
+        look(self)
+        if self.state.optimizer.steps == STEPS:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Loop, "_look", signalled)
+    with pytest.raises(Interrupted, match=f"state of step {STEPS} is saved") as told:
+        train(digits, config, folder=tmp_path, progress=False)
+    assert told.value.exit_code == 143
+    monkeypatch.undo()
+    resumed = train(digits, config, folder=tmp_path, resume=True, progress=False)
+    assert [row["step"] for row in resumed.history] == [4, 8]
+
+
 # The command.
 
 
@@ -321,6 +405,9 @@ def test_exit_codes_of_signals(
     assert "steps                    4" in capsys.readouterr().out
     assert main([*resume, "--out", str(tmp_path / "other")]) == 2
     assert "leave out --out" in capsys.readouterr().err
+    for option in ("--overwrite", "--init=elsewhere"):
+        assert main([*resume, option]) == 2
+        assert f"leave out {option.partition('=')[0]}" in capsys.readouterr().err
     assert main(["train", "--resume", str(tmp_path)]) == 2
     assert "--resume needs the --out of a run" in capsys.readouterr().err
 

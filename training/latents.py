@@ -50,7 +50,13 @@ def flow_shape(
 
 
 def with_latents(
-    data: Batches, codec: LatentCodec | None, config: TrainConfig, *, mirrored: bool, progress: bool
+    data: Batches,
+    codec: LatentCodec | None,
+    config: TrainConfig,
+    device: torch.device,
+    *,
+    mirrored: bool,
+    progress: bool,
 ) -> Batches:
     """The same with latents in place of images, computed once; pixels as they came.
 
@@ -83,7 +89,7 @@ def with_latents(
     done = 0
     with progress_bar(count, "latents", "image", shown=progress) as bar:
         for images, _ in data.iterate(torch.arange(count), _AT_ONCE):
-            batch = images.to(codec.device)
+            batch = images.to(device)
             part = slice(done, done + len(batch))
             for view in range(views):
                 encoded = codec.prepare(batch.flip(-1) if view else batch)

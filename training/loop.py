@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import time
@@ -9,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..fitting import image_bits_per_dim
@@ -20,22 +20,16 @@ from .interrupts import Interrupted, Interrupts
 from .metrics import evaluate
 from .optimizer import TrainingDiverged
 from .prior import prior_labels
-from .readers import ImageDecodeError
 from .reporting import Reporter
 from .saved import FolderStates, States
 from .setup import Setup
 from .shares import Share, draw_noise, shared_batches
 from .state import RunState
+from .stopped import OUTSIDE, stopped_from_outside, what_is_left
 
-__all__ = ["FlowLoss", "Loop", "RunStopped"]
+__all__ = ["FlowLoss", "Loop"]
 
 _PROBES = 64  # images whose latents tell whether a flow is still finite
-
-
-class RunStopped(OSError):
-    """Something outside the run stopped it: the disk, the images, another process."""
-
-    exit_code = 4
 
 
 class FlowLoss(nn.Module):
@@ -83,28 +77,19 @@ class Loop:
             Interrupted: SIGINT or SIGTERM came; the state was saved.
             RunStopped: files could not be read or written, or another process has ended.
         """
-        try:
-            with self.interrupts:
+        with stopped_from_outside(self.states, self.processes), self.interrupts:
+            try:
                 while not self.state.finished:
                     try:
                         self._epoch()
                     except TrainingDiverged as error:
                         self._go_back(error)
-        except RunStopped:
-            raise
-        except ImageDecodeError as error:  # at a look, between two steps
-            if self.processes.count == 1:
-                self._save()
-            raise RunStopped(f"{error}; {self._whole()}") from error
-        except (OSError, SafetensorError) as error:
-            raise RunStopped(f"{error}; {self._whole()}") from error
-        except RuntimeError as error:
-            if self.processes.count == 1 or not _of_processes(error):
+            except OUTSIDE:  # between two steps: what they computed is not lost with the images
+                if self.processes.count == 1:
+                    with contextlib.suppress(*OUTSIDE):  # of a full disk: the one before is whole
+                        self._save()
                 raise
-            reason = str(error).splitlines()[0][:200]
-            raise RunStopped(
-                f"another process has ended, see its message ({reason}); {self._whole()}"
-            ) from error
+            self._heed_late_interrupts()
 
     def _epoch(self) -> None:
         """The rest of an epoch, and what comes after it."""
@@ -116,7 +101,6 @@ class Loop:
         before = time.monotonic()
         for share in self._fetched(shares):
             self._step(share)
-            state.position += 1
             self.window[0] += share.total
             self.window[1] += time.monotonic() - before
             self._between_steps()
@@ -126,16 +110,14 @@ class Loop:
         self._end_epoch()
 
     def _fetched(self, shares: Iterator[Share]) -> Iterator[Share]:
-        """The batches; where one cannot be read, the state is saved first."""
+        """The batches; whatever kept one from being read is an error of files."""
         while True:
             try:
                 share = next(shares)
             except StopIteration:
                 return
-            except (OSError, ValueError, RuntimeError) as error:  # of a worker: RuntimeError
-                if self.processes.count == 1:
-                    self._save()
-                raise RunStopped(f"{error}; {self._whole()}") from error
+            except (ValueError, RuntimeError) as error:  # of a worker: RuntimeError
+                raise OSError(str(error)) from error
             yield share
 
     def _step(self, share: Share) -> None:
@@ -153,6 +135,7 @@ class Loop:
         self.stop, state.elapsed = told()
         if loss is not None:
             state.losses.append(loss)
+        state.position += 1
         self.reporter.step(state, share.total)
 
     def _agree(self, bits: Tensor) -> tuple[Tensor, Callable[[], tuple[int, float]]]:
@@ -184,36 +167,50 @@ class Loop:
         if self.stop:
             self._save()
             self.processes.wait()  # who writes it is perhaps another
-            raise Interrupted(f"interrupted; {self._whole()}", self.stop)
+            raise Interrupted(f"interrupted; {what_is_left(self.states)}", self.stop)
         due = self.state.elapsed - self.saved_at >= 60 * self.config.checkpoint_minutes
         if due and not self.state.optimizer.skipped_in_a_row:  # a state to go back to is a good one
             self.refuse_broken(self.flow)
             self._save()
 
+    def _heed_late_interrupts(self) -> None:
+        """A signal may come after the last step, while others measure on."""
+        number = self.interrupts.number
+        told = torch.tensor(float(number > 0), device=self.processes.device)
+        if bool(self.processes.sum(told)):
+            told_of = number or signal.SIGTERM
+            raise Interrupted(f"interrupted; {what_is_left(self.states)}", told_of)
+
     def _end_epoch(self) -> None:
-        state, config = self.state, self.config
-        epoch, last = state.epoch, self._done() >= 1
+        state, last = self.state, self._done() >= 1
+        drawn = state.noise.get_state(), state.choice.get_state()
+        before = state.gaussians, state.prior, state.best, len(state.history)
+        try:
+            self._after_epoch(last)
+        except BaseException:  # a state that is saved now will do all of it again
+            state.noise.set_state(drawn[0])
+            state.choice.set_state(drawn[1])
+            state.gaussians, state.prior, state.best, rows = before
+            del state.history[rows:]
+            raise
+        if state.position >= self.setup.steps_per_epoch:
+            state.epoch, state.position, state.order = state.epoch + 1, 0, None
+        state.finished = last
+        if last:
+            self._save()
+
+    def _after_epoch(self, last: bool) -> None:
+        """Gaussians, figures and pictures, where they are due."""
+        state, config, epoch = self.state, self.config, self.state.epoch
         if epoch == config.prior.refit_epoch and not last:
             self.refuse_broken(self.flow)
-            drawn = state.noise.get_state(), state.choice.get_state()
-            try:
-                solved = self.setup.solve(self.flow, state.noise, state.choice)
-            except BaseException:  # what is saved now has drawn nothing for it
-                state.noise.set_state(drawn[0])
-                state.choice.set_state(drawn[1])
-                raise
-            state.gaussians, state.prior = solved
+            state.gaussians, state.prior = self.setup.solve(self.flow, state.noise, state.choice)
         if last:
             self.refuse_broken(state.optimizer.average)
         if last or epoch % config.eval_every == 0:
             self._look()
         if not last and config.pictures_every and epoch % config.pictures_every == 0:
             self.reporter.pictures(state)
-        if state.position >= self.setup.steps_per_epoch:
-            state.epoch, state.position, state.order = epoch + 1, 0, None
-        state.finished = last
-        if last:
-            self._save()
 
     def _look(self) -> None:
         """A row of the log, and what it brings to light."""
@@ -258,16 +255,6 @@ class Loop:
         self.states.save(self.state.snapshot())
         self.saved_at = self.state.elapsed
 
-    def _whole(self) -> str:
-        """What is left, and how to go on."""
-        if not isinstance(self.states, FolderStates):
-            return "nothing was saved: the run has no folder"
-        steps = self.states.steps()
-        if not steps:
-            return "no state had been saved yet"
-        run = self.states.folder.parent
-        return f"the state of step {steps[-1]} is saved: go on with nfaug train --resume {run}"
-
     @torch.no_grad()
     def refuse_broken(self, flow: Flow) -> None:
         """Each step may have been finite, and the weights after the last one too large.
@@ -304,11 +291,3 @@ class Loop:
             RuntimeWarning,
             stacklevel=2,
         )
-
-
-def _of_processes(error: RuntimeError) -> bool:
-    """Whether the communication between processes failed. Of gloo it is a plain RuntimeError."""
-    words = str(error).lower()
-    return isinstance(error, torch.distributed.DistError) or any(
-        word in words for word in ("gloo", "nccl", "connection", "peer")
-    )

@@ -53,14 +53,24 @@ class MemoryStates:
 class FolderStates:
     """The `keep` newest snapshots as folder/state/step-NNNNNNNNN, and flows beside them.
 
-    `data` names the images that the run is trained on; a state of others is refused. Of several
-    processes one is the `writer`, and the others only read.
+    `data` names the images that the run is given, and `plan` what else decides which of them a
+    batch has; a state of others is refused. Of several processes one is the `writer`, and the
+    others only read.
     """
 
-    def __init__(self, folder: Path, keep: int = 1, data: str = "", *, writer: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep: int = 1,
+        data: str = "",
+        plan: Mapping[str, int] | None = None,
+        *,
+        writer: bool = True,
+    ) -> None:
         self.folder = folder / STATE
         self.keep = keep
         self.data = data
+        self.plan = dict(plan or {})
         self.writer = writer
 
     def clear(self) -> None:
@@ -78,6 +88,7 @@ class FolderStates:
             facts: dict[str, Any] = {
                 "format": _FORMAT,
                 "data": self.data,
+                "plan": self.plan,
                 "sha256": sha256_of(staged / _TENSORS),
                 **snapshot.facts,
             }
@@ -93,13 +104,20 @@ class FolderStates:
         """The snapshot of the highest step; None where there is none.
 
         Raises:
-            ValueError: it is damaged, of another format, or of a run on other images.
+            ValueError: it is damaged, of another format, or of a run on other images or batches.
         """
         steps = self.steps()
         if not steps:
             return None
         older = f"; remove it to go on from step {steps[-2]}" if len(steps) > 1 else ""
-        return _read(self.folder / _name(steps[-1]), self.data, older)
+        path = self.folder / _name(steps[-1])
+        snapshot = _read(path, self.data, older)
+        if (plan := snapshot.facts.get("plan", self.plan)) != self.plan:
+            raise ValueError(
+                f"the state in {path} is of a run with {_told(plan)}; settings and images now say "
+                f"{_told(self.plan)}. What decides the batches cannot change on the way"
+            )
+        return snapshot
 
     def save_flow(self, name: str, checkpoint: Checkpoint) -> None:
         """Keep a flow that is no state: "initial" and "best"."""
@@ -121,6 +139,10 @@ class FolderStates:
 
 def _name(steps: int) -> str:
     return f"step-{steps:09}"
+
+
+def _told(plan: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in plan.items())
 
 
 def _read(path: Path, data: str, cure: str) -> Snapshot:

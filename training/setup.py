@@ -221,4 +221,5 @@ def _read(images: LabelledImages, setup: Setup, *, mirrored: bool = True) -> Bat
         workers=config.dataset.workers,
         progress=shown,
     )
-    return with_latents(data, setup.codec, config, mirrored=mirrored, progress=shown)
+    device = setup.processes.device
+    return with_latents(data, setup.codec, config, device, mirrored=mirrored, progress=shown)

@@ -18,14 +18,15 @@ from .data import wrap_dataset
 from .environment import save_environment
 from .interrupts import Interrupted
 from .latents import open_codec
-from .loop import Loop, RunStopped
+from .loop import Loop
 from .metrics import evaluate
 from .optimizer import TrainingDiverged
 from .processes import Processes
 from .reporting import Reporter
 from .saved import FolderStates, MemoryStates, States
 from .setup import Setup, open_setup
-from .state import RunState
+from .state import RunState, Snapshot
+from .stopped import RunStopped, stopped_from_outside
 
 __all__ = ["Interrupted", "RunStopped", "TrainResult", "TrainingDiverged", "shape_of", "train"]
 
@@ -116,12 +117,31 @@ def train(
                     "the flow to start from works on pixels; leave out autoencoder, or start from "
                     "a flow on its latents"
                 )
-        codec = open_codec(images, config, processes.device) if init is None else init.flow.codec
+        begun = _begun(path, config) if resume else None
+        # A flow on latents goes on in the scale that it began with, not in one measured again.
+        given = init if begun is None else begun
+        codec = open_codec(images, config, processes.device) if given is None else given.flow.codec
         setup = open_setup(images, config, processes, codec, val=val, progress=progress)
+        if begun is not None and init is None and begun.flow.config != setup.flow_config():
+            raise ValueError(
+                f"the run in {path} trains {begun.flow.config}; the settings ask for "
+                f"{setup.flow_config()}. What decides the flow's shape cannot change on the way"
+            )
+        states = _states(setup, path)
+        snapshot = states.newest() if begun is not None else None
+        if resume:
+            processes.refuse_different(
+                -1 if snapshot is None else snapshot.facts["optimizer"]["steps"],
+                "the folder to go on in must be one that all of them see",
+            )
+        if snapshot is None and isinstance(states, FolderStates):
+            states.clear()  # before new settings stand beside states of other ones
         if begin is not None and processes.main:
             begin()
-        states = _states(setup, path)
-        state, initial = _begin(setup, states, init, resume=resume)
+        if begun is not None and snapshot is not None:
+            state, initial = _go_on(setup, begun, snapshot), begun
+        else:
+            state, initial = _begin(setup, states, init)
         if path is not None and processes.main:
             save_environment(path, processes.device)
         reporter = Reporter(setup, path)
@@ -129,15 +149,17 @@ def train(
             reporter.start(state)
             loop = Loop(setup, state, states, reporter)
             loop.run()
-            result = _finish(setup, state, initial)
-            if pictures and processes.main:
-                from .pictures import figure_image, run_figures
+            with stopped_from_outside(states, processes):
+                result = _finish(setup, state, initial)
+                if pictures and processes.main:
+                    from .pictures import figure_image, run_figures
 
-                found = run_figures(result, setup.dataset).items()
-                reporter.show({k: figure_image(v) for k, v in found}, state.optimizer.steps)
+                    found = run_figures(result, setup.dataset).items()
+                    reporter.show({k: figure_image(v) for k, v in found}, state.optimizer.steps)
         finally:
             reporter.close()
-        processes.wait()
+        with stopped_from_outside(states, processes):
+            processes.wait()
     return result
 
 
@@ -148,36 +170,38 @@ def _states(setup: Setup, path: Path | None) -> States:
         path,
         setup.config.keep_checkpoints,
         setup.dataset.fingerprint(),
+        {
+            "batch_size": setup.config.batch_size,
+            "seed": setup.config.seed,
+            "images to train on": len(setup.data.labels),
+        },
         writer=setup.processes.main,
     )
 
 
-def _begin(
-    setup: Setup, states: States, init: Checkpoint | None, *, resume: bool
-) -> tuple[RunState, Checkpoint]:
-    """The state of the run, saved, and the flow that it began with."""
-    if resume and isinstance(states, FolderStates) and (snapshot := states.newest()) is not None:
-        initial = states.flow("initial", setup.config.autoencoder)
-        if initial is None:
-            raise ValueError(f"{states.folder / 'initial'} is missing: the run cannot go on")
-        if init is None and initial.flow.config != setup.flow_config():
-            raise ValueError(
-                f"the run in {states.folder.parent} trains {initial.flow.config}; the settings ask "
-                f"for {setup.flow_config()}. What decides the flow's shape cannot change on the way"
-            )
-        state = setup.resume(initial.flow, snapshot)
-        setup.processes.refuse_different(
-            state.optimizer.steps, "the folder to go on in must be one that all of them see"
-        )
-        # Where settings ask for more than the run was to do, it goes on.
-        done = state.optimizer.steps >= setup.config.epochs * setup.steps_per_epoch
-        timed = setup.config.max_minutes is not None
-        state.finished = state.finished and (
-            done or (timed and state.elapsed >= 60 * (setup.config.max_minutes or 0))
-        )
-        return state, initial
-    if isinstance(states, FolderStates):
-        states.clear()
+def _begun(path: Path | None, config: TrainConfig) -> Checkpoint | None:
+    """The flow that the run in a folder began with; None where there is nothing to go on from."""
+    if path is None or not (states := FolderStates(path)).steps():
+        return None
+    initial = states.flow("initial", config.autoencoder)
+    if initial is None:
+        raise ValueError(f"{states.folder / 'initial'} is missing: the run cannot go on")
+    return initial
+
+
+def _go_on(setup: Setup, begun: Checkpoint, snapshot: Snapshot) -> RunState:
+    state = setup.resume(begun.flow, snapshot)
+    # Where settings ask for more than the run was to do, it goes on.
+    done = state.optimizer.steps >= setup.config.epochs * setup.steps_per_epoch
+    timed = setup.config.max_minutes is not None
+    state.finished = state.finished and (
+        done or (timed and state.elapsed >= 60 * (setup.config.max_minutes or 0))
+    )
+    return state
+
+
+def _begin(setup: Setup, states: States, init: Checkpoint | None) -> tuple[RunState, Checkpoint]:
+    """The state of a new run, saved, and the flow that it begins with."""
     flow = setup.new_flow() if init is None else init.flow
     state = setup.start(flow)
     device = setup.processes.device
@@ -224,7 +248,8 @@ def _finish(setup: Setup, state: RunState, initial: Checkpoint) -> TrainResult:
             flow,
             state.gaussians,
             setup.val,
-            round_trip=True,
+            # Of latents that were computed once the pixels are not at hand.
+            round_trip=setup.codec is None or not config.latents.cache,
             progress=setup.shown,
             processes=setup.processes,
         )

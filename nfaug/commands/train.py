@@ -40,7 +40,8 @@ def expand(argv: Sequence[str]) -> list[str]:
     written with hyphens: --max-minutes is --max_minutes.
 
     Raises:
-        ValueError: there is no such recipe, or no run in DIR.
+        ValueError: there is no such recipe, or no run in DIR; or --resume stands beside --init or
+            --overwrite.
     """
     files, rest = [], []
     words = iter(argv)
@@ -54,6 +55,12 @@ def expand(argv: Sequence[str]) -> list[str]:
             rest += ["--resume", folder]
         else:
             rest.append(_underscored(word))
+    given = {word.partition("=")[0] for word in rest}
+    if "--resume" in given and (others := given & {"--init", "--overwrite"}):
+        raise ValueError(
+            "--resume goes on with what is in its directory; leave out "
+            f"{' and '.join(sorted(others))}"
+        )
     return files + rest
 
 
@@ -99,8 +106,9 @@ def parser() -> ArgumentParser:
     made.add_argument("--out", required=True, help="the checkpoint directory to write")
     made.add_argument(
         "--resume",
-        help="go on with the run in this directory, in its settings; options after it win. On a "
-        "CPU, with max_minutes null, the result is bit for bit that of a run never stopped",
+        help="go on with the run in this directory, in its settings; options after it win, but "
+        "seed, batch_size and the images must stay. On a CPU, with max_minutes null, the result "
+        "is bit for bit that of a run never stopped",
     )
     made.add_argument(
         "--init",
@@ -131,15 +139,17 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     from ..training import train
     from ..training.data import open_dataset
     from ..training.processes import Processes
+    from ..training.saved import FolderStates
+    from ..training.stopped import stopped_from_outside
 
     if arguments.recipe is not None:  # `expand` took it from the command line
         raise ValueError("a file of settings cannot name a recipe; give --recipe as an option")
-    out = Path(arguments.out)
+    out = Path(arguments.out).expanduser()  # shells leave --out=~/run as it is
     resumed = arguments.resume is not None
     if not resumed:
         _refuse_unfinished(out, overwrite=arguments.overwrite)
         refuse_existing(out, overwrite=arguments.overwrite)
-    elif out.resolve() != Path(arguments.resume).resolve():
+    elif out.resolve() != Path(arguments.resume).expanduser().resolve():
         raise ValueError(
             f"--resume {arguments.resume} goes on in its own directory; leave out --out"
         )
@@ -148,7 +158,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     config = TrainConfig(**{field.name: ready[field.name] for field in fields(TrainConfig)})
     if not arguments.pictures:
         config = replace(config, pictures_every=0)
-    init, config = _start(arguments, config, resumed=resumed)
+    init, config = _start(arguments, config, out, resumed=resumed)
     dataset = open_dataset(
         arguments.data,
         split=arguments.split,
@@ -176,21 +186,25 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         )
         if not processes.main:
             return None
-        return _save(arguments, result, dataset, out, repo)
+        with stopped_from_outside(FolderStates(out), processes):
+            _save(arguments, result, dataset, out)
+        pushed = {} if repo is None else {"pushed": push_trained(arguments, out, repo)}
+        record = result.checkpoint.config
+        return {"out": str(out), **record.training, "held_out": record.metrics, **pushed}
     finally:
         processes.close()
 
 
 def _start(
-    arguments: Namespace, config: TrainConfig, *, resumed: bool
+    arguments: Namespace, config: TrainConfig, out: Path, *, resumed: bool
 ) -> tuple[Checkpoint | None, TrainConfig]:
     """The flow of --init, and settings of its shape; nothing is loaded for a run that goes on."""
     from ..training.saved import FolderStates
     from ..training.trainer import shape_of
 
-    if arguments.init is None or (resumed and FolderStates(Path(arguments.out)).steps()):
+    if arguments.init is None or (resumed and FolderStates(out).steps()):
         return None, config
-    init = load(arguments.init)
+    init = load(arguments.init, autoencoder=config.autoencoder)
     return init, replace(config, flow=shape_of(init, config.flow))
 
 
@@ -212,10 +226,8 @@ def _save_settings(arguments: Namespace, config: TrainConfig, out: Path) -> None
     write_text(out / SETTINGS, yaml.safe_dump(jsonable(settings), sort_keys=False))
 
 
-def _save(
-    arguments: Namespace, result: TrainResult, dataset: Any, out: Path, repo: str | None
-) -> dict[str, Any]:
-    """The checkpoint, its picture and, where asked for, its push."""
+def _save(arguments: Namespace, result: TrainResult, dataset: Any, out: Path) -> None:
+    """The checkpoint and its picture."""
     from ..preview import preview_grid
 
     checkpoint = result.checkpoint
@@ -227,6 +239,3 @@ def _save(
         preview_grid(checkpoint, dataset).save(out / "samples.png")
     else:  # of the checkpoint that was here before
         (out / "samples.png").unlink(missing_ok=True)
-    pushed = {} if repo is None else {"pushed": push_trained(arguments, out, repo)}
-    record = checkpoint.config
-    return {"out": str(out), **record.training, "held_out": record.metrics, **pushed}
