@@ -414,8 +414,8 @@ def test_pickle_and_repr() -> None:
     assert torch.equal(again(images, labels)[0], nfa(images, labels)[0]), "the generator goes along"
     assert torch.equal(copy.deepcopy(nfa)(images, labels)[0], nfa(images, labels)[0])
     assert repr(nfa) == (
-        "NFAugment(p=0.5, alpha=1, mix='axis', partners='auto', strength=1, gate=1.0, classes=3, "
-        "axes=8, size=(8, 8), channels=3, enabled=True)"
+        "NFAugment(p=0.5, alpha=1, mix='axis', partners='auto', strength=1, gate=1.0, keep='all', "
+        "classes=3, axes=8, size=(8, 8), channels=3, enabled=True)"
     )
     assert "p=per class" in repr(NFAugment(checkpoint(), p=torch.ones(3)))
 

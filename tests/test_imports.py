@@ -97,8 +97,9 @@ ROOMS: dict[str, tuple[str, str]] = {
     "nfaug.sample": ("torch", ""),
     "nfaug.switch": ("torch", ""),
     "nfaug.engine": ("torch .classwise .codec .draws .flow .gaussians .pixels", ""),
+    "nfaug.augment_checks": ("torch .checks .draws .engine", ""),
     "nfaug.augment": (
-        "torch .checks .counters .draws .engine .labels .pixels .sample .switch",
+        "torch .augment_checks .checks .counters .draws .engine .labels .pixels .sample .switch",
         ".checkpoint",
     ),
     "nfaug.bank_format": ("torch numpy .atomic", ""),
