@@ -19,7 +19,7 @@ What keeps it honest:
   steps; gains are differences within a seed.
 
 NFA is used through a bank of 10 variants of each image, made before training: one of the ways the
-package offers, and the one that costs nothing while a classifier trains.
+package offers, and the one that needs no flow while a classifier trains.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fine-tune any timm model on an image folder with NFA (the paper's Table 6 settings).
 
-    python examples/finetune_timm.py DATA --nfa FLOW_DIR_OR_REPO \
+    python examples/finetune_timm.py DATA --nfa FLOW_DIR_OR_REPO \\
         --model eva02_base_patch14_448.mim_in22k_ft_in22k_in1k
 
 DATA holds train/ and val/ with a folder for each class; the flow must have been fitted to these

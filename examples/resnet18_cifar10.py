@@ -5,8 +5,7 @@
 
 SGD with momentum 0.9 and weight decay 5e-4, a one-cycle schedule up to 0.1, batches of 100, 30
 epochs. DATA is anything that `nfaug train --data` takes. Without --nfa it is the same run without
-NFA. It prints "epoch 1: loss 1.523, top-1 52.4%" for each
-epoch and at the end NFA's counters.
+NFA. It prints "epoch 1: loss 1.523, top-1 52.4%" for each epoch and at the end NFA's counters.
 """
 
 from __future__ import annotations

@@ -11,6 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .augment_checks import (
+    checked_axes,
+    checked_generator,
+    checked_share,
+    refuse_lacking,
+    refuse_other_params,
+)
 from .checks import checked, dataset_classes, one_of, refuse_other_classes
 from .counters import Counters
 from .draws import NFAParams, make_params
@@ -111,27 +118,11 @@ class NFAugment(nn.Module):
         self.smoothing = None if smoothing is None else checked("smoothing", smoothing, 0, 0.99)
         self.mix = one_of("mix", mix, ("axis", "pair"))
         self.partners = one_of("partners", partners, ("auto", "batch", "memory", "both"))
-        if self.partners in ("memory", "both") and not self._engine.has_memory:
-            raise ValueError(
-                f"partners={partners!r} needs a partner memory and the checkpoint has none: fit it "
-                "to your classes (nfaug fit), or use partners='batch'"
-            )
         self.keep = one_of("keep", keep, ("all", "consistent"))
-        if self.keep == "consistent" and not self._engine.classifies:
-            raise ValueError(
-                "keep='consistent' asks the flow for the class of each variant, and the checkpoint "
-                "has no gaussians of these classes: fit it to them (nfaug fit), or use keep='all'"
-            )
-        if axes is not None and (type(axes) is not int or axes < 1):
-            raise ValueError(f"axes must be a whole number of at least 1, or None; got {axes}")
-        self.axes = axes
+        refuse_lacking(self._engine, self.partners, self.keep)
+        self.axes = checked_axes(axes)
         self.gate = None if gate is False else checked("gate", float(gate), 0, math.inf)
-        if generator is not None and generator.device.type != "cpu":
-            raise ValueError(
-                f"generator must be on the CPU, so that a seed means the same on every device; got "
-                f"one on {generator.device}"
-            )
-        self.generator = generator
+        self.generator = checked_generator(generator)
         self.labels_getter = labels_getter
         self._normalization = Normalization(mean, std, self._engine.codec.channels)
         self._switch = Switch()
@@ -175,16 +166,7 @@ class NFAugment(nn.Module):
 
     @p.setter
     def p(self, value: float | Sequence[float] | Tensor) -> None:
-        if isinstance(value, (int, float)):
-            self._p: float | Tensor = checked("p", value, 0, 1)
-            return
-        each = torch.as_tensor(value, dtype=torch.float32).detach().cpu()
-        classes = self._engine.num_classes
-        if each.shape != (classes,) or not bool(((each >= 0) & (each <= 1)).all()):
-            raise ValueError(
-                f"p must be a number in [0, 1], or one for each of {classes} classes; got {value}"
-            )
-        self._p = each
+        self._p = checked_share(value, self.num_classes)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -308,15 +290,7 @@ class NFAugment(nn.Module):
         finite = all_finite(images)
         index, usable = index.to(images.device), usable.to(images.device) & finite
         params = self._make_params(index, usable) if params is None else params.to(images.device)
-        if params.batch != len(images):
-            raise ValueError(
-                f"params were made for a batch of {params.batch} images; got {len(images)}"
-            )
-        if params.weights.shape[1] not in (1, self.rank):
-            raise ValueError(
-                f"params were made for {params.weights.shape[1]} axes, the checkpoint has "
-                f"{self.rank}: replay them with the NFAugment that drew them"
-            )
+        refuse_other_params(params, len(images), self.rank)
         self._counters.add({"not_finite": ~finite})
         new = images.clone()
         if images.is_floating_point() and not (reads and bool(finite.all())):
@@ -353,7 +327,8 @@ class NFAugment(nn.Module):
         codec = self._engine.codec
         return (
             f"p={p}, alpha={self.alpha:g}, mix={self.mix!r}, partners={self.partners!r}, "
-            f"strength={self.strength:g}, gate={self.gate}, classes={self.num_classes}, "
+            f"strength={self.strength:g}, gate={self.gate}, keep={self.keep!r}, "
+            f"classes={self.num_classes}, "
             f"axes={self.axes or self._engine.rank}, size={codec.image_size}, "
             f"channels={codec.channels}, enabled={self.enabled}"
         )

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
+from .atomic import replace_directory
 from .augment import NFAugment
 from .bank_dataset import BankDataset
 from .bank_export import export_bank
@@ -69,7 +70,7 @@ def make_bank(
         out: directory of the bank.
         workers: processes that decode images.
         overwrite: begin anew where `out` holds another bank.
-        settings: of `NFAugment`: alpha, mix, partners, strength, axes, gate.
+        settings: of `NFAugment`: alpha, mix, partners, strength, axes, gate, keep.
 
     Raises:
         ValueError: classes or their order differ, images differ in size, or `out` holds a bank that
@@ -120,7 +121,7 @@ def _plan(
         classes=tuple(names or nfa.class_names),
         labels_sha256=labels_sha256(labels),
         source=fingerprint() if callable(fingerprint) else "",
-        flow_sha256=_weights_sha256(checkpoint),
+        flow_sha256=_weights_sha256(checkpoint, gaussians=nfa.keep == "consistent"),
         seed=seed,
         batch_size=batch_size,
         parameters={
@@ -130,13 +131,16 @@ def _plan(
             "strength": nfa.strength,
             "axes": nfa.axes,
             "gate": nfa.gate,
+            "keep": nfa.keep,
         },
     )
 
 
-def _weights_sha256(checkpoint: Any) -> str:
+def _weights_sha256(checkpoint: Any, *, gaussians: bool) -> str:
     digest = hashlib.sha256()
     tensors = {**checkpoint.flow.state_dict(), **checkpoint.pca.tensors()}
+    if gaussians:
+        tensors |= {f"gaussians.{k}": v for k, v in checkpoint.gaussians.state_dict().items()}
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -163,25 +167,26 @@ def _continued(path: Path, wanted: Manifest, overwrite: bool) -> Manifest | None
 
 
 def _begin(path: Path, made: Manifest, dataset: Any) -> Manifest:
-    path.mkdir(parents=True, exist_ok=True)
-    need, free = bank_bytes(made.images, made.variants, made.shape), shutil.disk_usage(path).free
+    path.parent.mkdir(parents=True, exist_ok=True)
+    need = bank_bytes(made.images, made.variants, made.shape)
+    free = shutil.disk_usage(path if path.exists() else path.parent).free
     if need > free:
         raise OSError(
             f"the bank needs {need / 2**20:.0f} MiB, {path} has {free / 2**20:.0f} MiB free: make "
             "fewer variants, or smaller images"
         )
-    (path / MANIFEST).unlink(missing_ok=True)
     sources = [to_uint8(dataset[i][0], made.shape[0]) for i in probe_indices(made.images)]
-    np.save(path / PROBES, thumbnails(sources))
     labels = labels_of(dataset)
     if labels is None:
         labels = np.asarray([int(dataset[i][1]) for i in range(made.images)], dtype=np.int64)
-    np.save(path / LABELS, labels)
-    for name, shape, dtype in _arrays(made):
-        with (path / name).open("wb") as file:
-            header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-    made.save(path)
+    with replace_directory(path, last=MANIFEST) as staged:  # a kill leaves all of it or nothing
+        np.save(staged / PROBES, thumbnails(sources))
+        np.save(staged / LABELS, labels)
+        for name, shape, dtype in _arrays(made):
+            with (staged / name).open("wb") as file:
+                header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+        made.save(staged)
     return made
 
 

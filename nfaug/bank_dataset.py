@@ -76,7 +76,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         bank, index = self.bank, range(len(self.bank))[index]
-        coin, which = torch.rand(2).tolist()
+        coin, which = torch.rand(2, device="cpu").tolist()
         if coin < self.p:
             choices = bank.applied[index].nonzero()[0]
             if len(choices):

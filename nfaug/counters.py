@@ -38,5 +38,5 @@ class Counters:
     def __getstate__(self) -> dict[str, Any]:
         """Pickled, counts lie on the CPU: whoever reads them may have no accelerator."""
         cpu = torch.device("cpu")
-        held = {(name, cpu): torch.tensor(count) for name, count in self.read().items()}
+        held = {(name, cpu): torch.tensor(count, device=cpu) for name, count in self.read().items()}
         return {"_names": self._names, "_held": held}

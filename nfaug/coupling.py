@@ -154,8 +154,8 @@ class FrozenCoupling(Coupling):
     @torch.no_grad()
     def __init__(self, coupling: MatrixExpCoupling, precision: Precision = "full") -> None:
         super().__init__(coupling.n, coupling.rank, coupling.exponent_bound())
-        is_matrix = torch.arange(coupling.net.out_layer.out_channels) >= self.n
-        is_matrix = is_matrix.to(coupling.scale.device)
+        outputs, device = coupling.net.out_layer.out_channels, coupling.scale.device
+        is_matrix = torch.arange(outputs, device=device) >= self.n
         self.net = FoldedNet(
             coupling.net,
             torch.where(is_matrix, 2 * coupling.scale, 1),

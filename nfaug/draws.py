@@ -14,6 +14,7 @@ __all__ = ["NFAParams", "make_params"]
 
 _GOLDEN = 0x9E3779B97F4A7C15  # spreads ranks and workers; odd, so the lower 32 bits differ too
 _COIN_BITS = 31
+_CPU = torch.device("cpu")  # said each time: a script may have set another default device
 
 
 @dataclass(frozen=True)
@@ -114,16 +115,16 @@ def draw(
     when it is None) and by the process: ranks of a distributed run and workers of a loader differ
     even where their seeds do not.
     """
-    seed = int(torch.randint(2**62, (), generator=generator)) + _GOLDEN * _rank()
+    seed = int(torch.randint(2**62, (), generator=generator, device=_CPU)) + _GOLDEN * _rank()
     worker = get_worker_info()
     if generator is not None and worker is not None:  # a copy, the same in every worker
         seed += _GOLDEN * worker.seed
-    own = torch.Generator().manual_seed(seed % 2**62)
-    index = torch.randperm(batch, generator=own)[:slots]
-    choose, source = torch.rand(2, slots, generator=own)
-    partner = torch.randint(2**_COIN_BITS, (slots,), generator=own)
+    own = torch.Generator(_CPU).manual_seed(seed % 2**62)
+    index = torch.randperm(batch, generator=own, device=_CPU)[:slots]
+    choose, source = _uniform((2, slots), own)
+    partner = torch.randint(2**_COIN_BITS, (slots,), generator=own, device=_CPU)
     weights = _beta(alpha, (slots, width), own)
-    other = torch.randint(2**_COIN_BITS, (slots,), generator=own)
+    other = torch.randint(2**_COIN_BITS, (slots,), generator=own, device=_CPU)
     return Coins(index, choose, source, partner, weights, other)
 
 
@@ -133,6 +134,12 @@ def _rank() -> int:
     return int(os.environ.get("RANK") or 0)
 
 
+def _uniform(
+    shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    return torch.rand(shape, generator=generator, dtype=dtype, device=_CPU)
+
+
 def _beta(alpha: float, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Beta(alpha, alpha) as g/(g + g') of two gamma variables, in logarithms: any alpha > 0.
 
@@ -140,9 +147,9 @@ def _beta(alpha: float, shape: tuple[int, int], generator: torch.Generator) -> T
     (Marsaglia & Tsang 2000).
     """
     if alpha == 1:
-        return torch.rand(shape, generator=generator)
-    shapes = torch.full((2, *shape), alpha + 1, dtype=torch.float64)
-    uniform = torch.rand(shapes.shape, generator=generator, dtype=torch.float64)
+        return _uniform(shape, generator)
+    shapes = torch.full((2, *shape), alpha + 1, dtype=torch.float64, device=_CPU)
+    uniform = _uniform(tuple(shapes.shape), generator, torch.float64)
     logs = torch._standard_gamma(shapes, generator=generator).log()
     logs = logs + torch.log1p(-uniform) / alpha
     return torch.sigmoid(logs[0] - logs[1]).float()

@@ -62,8 +62,8 @@ class Normalization:
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._held:
-            values = torch.tensor([self.mean, self.std], dtype=torch.float32)
-            mean, std = values[:, None, :, None, None].to(device)
+            values = torch.tensor([self.mean, self.std], dtype=torch.float32, device=device)
+            mean, std = values[:, None, :, None, None]
             self._held[device] = mean, std
         return self._held[device]
 

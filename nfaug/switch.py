@@ -18,7 +18,7 @@ class Switch:
     """
 
     def __init__(self, value: float = 1.0) -> None:
-        self._value = torch.tensor([value], dtype=torch.float64)
+        self._value = torch.tensor([value], dtype=torch.float64, device="cpu")
         with contextlib.suppress(OSError, RuntimeError):  # no shared memory: seen by later workers
             self._value.share_memory_()
 

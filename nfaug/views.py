@@ -107,6 +107,7 @@ def gated_share(nfa: NFAugment, dataset: Any, *, batch_size: int = 128) -> dict[
         strength=nfa.strength,
         axes=nfa.axes,
         gate=False if nfa.gate is None else nfa.gate,
+        keep=nfa.keep,
         generator=torch.Generator().manual_seed(0),
     )
     for start in range(0, len(dataset), batch_size):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nfaug.flow import Flow, FlowConfig
+from nfaug.gaussians import ClassGaussians
 from nfaug.pca import ClasswisePCA, fit_pca
 
 CLASSES = 3
@@ -90,3 +91,21 @@ def checkpoint(*, channels: int = 3, memory: bool = True, **changes: Any) -> Par
     """A flow with axes and, where asked for, a memory."""
     parts = Parts(tiny_flow(channels), _fitted(channels, memory), Config(NAMES))
     return dataclasses.replace(parts, **changes)
+
+
+@dataclasses.dataclass
+class Fitted(Parts):
+    """With gaussians, as a checkpoint has them."""
+
+    gaussians: ClassGaussians | None = None
+
+
+def fitted(shift: float = 0.0) -> Fitted:
+    """Gaussians at the class means of the PCA; `shift` moves class 0's far away."""
+    parts = checkpoint()
+    assert parts.pca is not None
+    means = parts.pca.mean.clone()
+    means[0] += shift
+    return Fitted(
+        parts.flow, parts.pca, parts.config, ClassGaussians(means, torch.ones_like(means))
+    )

@@ -5,6 +5,8 @@ import dataclasses
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -207,6 +209,38 @@ def test_ranks_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(second, run())
 
 
+def test_defaults_of_a_script_change_nothing() -> None:
+    images, labels = batch_of(16)
+    unit = images.float() / 255
+
+    def run() -> tuple[Tensor, Tensor, dict[str, int]]:
+        generator = torch.Generator("cpu").manual_seed(0)
+        nfa = NFAugment(checkpoint(), alpha=0.7, generator=generator)
+        normalised = NFAugment(nfa.engine, alpha=1.0, generator=generator, mean=0.0, std=1.0)
+        new, again = nfa(images, labels)[0], normalised(unit, labels)[0]
+        copied = pickle.loads(pickle.dumps(nfa))
+        return new, again, copied.stats()
+
+    new, again, stats = run()
+    assert stats["applied"] > 0
+    for context in (torch.device("meta"), _default_dtype(torch.float64)):
+        with context:  # a tensor made without saying where or what of would break or differ
+            found = run()
+        assert torch.equal(found[0], new)
+        assert torch.equal(found[1], again)
+        assert found[2] == stats
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_params_replay() -> None:
     images, labels = batch_of(16)
     nfa = NFAugment(checkpoint(), partners="both")
@@ -380,8 +414,8 @@ def test_pickle_and_repr() -> None:
     assert torch.equal(again(images, labels)[0], nfa(images, labels)[0]), "the generator goes along"
     assert torch.equal(copy.deepcopy(nfa)(images, labels)[0], nfa(images, labels)[0])
     assert repr(nfa) == (
-        "NFAugment(p=0.5, alpha=1, mix='axis', partners='auto', strength=1, gate=1.0, classes=3, "
-        "axes=8, size=(8, 8), channels=3, enabled=True)"
+        "NFAugment(p=0.5, alpha=1, mix='axis', partners='auto', strength=1, gate=1.0, keep='all', "
+        "classes=3, axes=8, size=(8, 8), channels=3, enabled=True)"
     )
     assert "p=per class" in repr(NFAugment(checkpoint(), p=torch.ones(3)))
 

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import copy
 import pickle
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from nfa_tools import CLASSES, Parts, batch_of, checkpoint
+from nfa_tools import CLASSES, batch_of, checkpoint, fitted
+from torch.utils.data import TensorDataset
 
 from nfaug import ClassGaussians, NFAugment
-
-
-@dataclass
-class Fitted(Parts):
-    """With gaussians, as a checkpoint has them."""
-
-    gaussians: ClassGaussians | None = None
-
-
-def fitted(shift: float = 0.0) -> Fitted:
-    """Gaussians at the class means of the PCA; `shift` moves class 0's far away."""
-    parts = checkpoint()
-    assert parts.pca is not None
-    means = parts.pca.mean.clone()
-    means[0] += shift
-    return Fitted(
-        parts.flow, parts.pca, parts.config, ClassGaussians(means, torch.ones_like(means))
-    )
+from nfaug.integrations.timm import format_stats
+from nfaug.views import gated_share
 
 
 def augment(parts: Any, **settings: Any) -> NFAugment:
@@ -91,3 +75,12 @@ def test_it_survives_a_worker() -> None:
     assert torch.equal(other(images, labels)[0], expected)
     assert other.stats()["inconsistent"] > 0
     assert NFAugment(nfa.engine, keep="consistent").num_classes == CLASSES
+
+
+def test_reports_count_it() -> None:
+    images, labels = batch_of(30)
+    nfa = augment(fitted(shift=100.0), keep="consistent")
+    nfa(images, labels)
+    assert f"inconsistent {nfa.stats()['inconsistent']}" in format_stats(nfa.stats())
+    shares = gated_share(nfa, TensorDataset(images, labels))
+    assert round(30 * shares["inconsistent"]) >= int((labels == 0).sum()) > 0

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nfa_tools import NAMES, checkpoint, images_of, tiny_flow
+from nfa_tools import NAMES, checkpoint, fitted, images_of, tiny_flow
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
@@ -271,6 +271,36 @@ def test_overwrite_and_lack_of_space(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(OSError, match=r"needs 0 MiB, .* has 0 MiB free: make fewer"):
         make(tmp_path / "new")
+
+
+def test_a_kill_before_the_first_variant_leaves_nothing_or_the_old_bank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = contents(make(tmp_path / "old").path)
+    with monkeypatch.context() as patch:
+
+        def killed(images: Any) -> np.ndarray:
+            raise KeyboardInterrupt
+
+        patch.setattr(module, "thumbnails", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "new")
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "old", variants=2, overwrite=True)
+    assert contents(tmp_path / "old") == old
+    assert contents(make(tmp_path / "new").path) == old
+
+
+def test_variants_of_the_class_alone(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"variants": 1, "progress": False, "keep": "consistent"}
+    made = make_bank(fitted(shift=100.0), Pictures(), tmp_path, **settings)
+    stats = made.manifest.stats
+    assert stats["inconsistent"] >= 10
+    assert not made.applied[np.asarray(made.labels) == 0].any()
+    with pytest.raises(ValueError, match="made otherwise: flow_sha256"):
+        make_bank(fitted(shift=50.0), Pictures(), tmp_path, **settings)
+    with pytest.raises(ValueError, match=r"made otherwise: flow_sha256 .* parameters"):
+        make_bank(fitted(shift=100.0), Pictures(), tmp_path, **{**settings, "keep": "all"})
 
 
 def test_damaged_banks(bank: Bank, tmp_path: Path) -> None:

@@ -97,14 +97,18 @@ ROOMS: dict[str, tuple[str, str]] = {
     "nfaug.sample": ("torch", ""),
     "nfaug.switch": ("torch", ""),
     "nfaug.engine": ("torch .classwise .codec .draws .flow .gaussians .pixels", ""),
+    "nfaug.augment_checks": ("torch .checks .draws .engine", ""),
     "nfaug.augment": (
-        "torch .checks .counters .draws .engine .labels .pixels .sample .switch",
+        "torch .augment_checks .checks .counters .draws .engine .labels .pixels .sample .switch",
         ".checkpoint",
     ),
     "nfaug.bank_format": ("torch numpy .atomic", ""),
     "nfaug.bank_dataset": ("torch numpy PIL .bank_format .checks .switch", ""),
     "nfaug.bank_export": ("numpy PIL tqdm .bank_format", ""),
-    "nfaug.bank": ("torch numpy tqdm .augment .bank_dataset .bank_export .bank_format .checks", ""),
+    "nfaug.bank": (
+        "torch numpy tqdm .atomic .augment .bank_dataset .bank_export .bank_format .checks",
+        "",
+    ),
     "nfaug.fitting": (
         "torch tqdm .batches .checkpoint .codec .fixed_point .fixed_point_config .flow .gaussians "
         ".pca .statistics",

@@ -5,7 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import timm.data
@@ -277,3 +277,16 @@ def test_batches_may_carry_more(folder: Path) -> None:
     (out,) = NFALoader([batch], make_nfa(), mixup=lambda x, y: mixup(x.float() / 255, y))
     assert isinstance(out[1], Tensor)
     assert out[2].tolist() == [0, 1, 2, 3]
+
+
+def test_a_named_batch_is_moved_too() -> None:
+    class Batch(NamedTuple):
+        images: Tensor
+        labels: Tensor
+
+    images, labels = batch_of(4)
+    nfa = make_nfa()
+    nfa.eval()
+    (out,) = NFALoader([Batch(images, labels)], nfa, device="meta")
+    assert isinstance(out, Batch)
+    assert out.images.device.type == out.labels.device.type == "meta"

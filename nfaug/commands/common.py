@@ -61,7 +61,9 @@ def add_data_options(parser: ArgumentParser, split: str) -> None:
 def add_flow(parser: ArgumentParser) -> None:
     """--flow, --device and --autoencoder."""
     parser.add_argument(
-        "--flow", required=True, help="a checkpoint directory, or owner/name on the Hub"
+        "--flow",
+        required=True,
+        help="a checkpoint directory, owner/name on the Hub, or builtin:NAME",
     )
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, ...; auto is the GPU where there is one"

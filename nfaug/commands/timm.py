@@ -34,8 +34,14 @@ def parser() -> ArgumentParser:
         "prefetcher, before NFA.",
     )
     made.add_argument("script", help="the script; what follows -- is its own")
-    made.add_argument("--nfa", required=True, help="a checkpoint directory, or owner/name")
-    made.add_argument("--nfa-prob", type=float | None, help="share of images that are augmented")
+    made.add_argument(
+        "--nfa",
+        required=True,
+        help="a checkpoint directory, owner/name on the Hub, or builtin:NAME",
+    )
+    made.add_argument(
+        "--nfa-prob", type=float | None, help="share of images that are augmented (0.5)"
+    )
     made.add_argument("--nfa-off-epoch", type=int | None, help="NFA stops at this epoch, from 0")
     made.add_argument("--script_arg", action="append", type=str, default=[], help="after --")
     return made

@@ -113,6 +113,6 @@ def _clean_exit() -> Iterator[None]:
 
 def format_stats(stats: dict[str, int]) -> str:
     """One line of counters."""
-    names = ("applied", "no_partner", "gated", "fell_back", "not_finite")
-    parts = ", ".join(f"{name.replace('_', ' ')} {stats[name]}" for name in names)
+    counts = ((name.replace("_", " "), count) for name, count in stats.items() if name != "seen")
+    parts = ", ".join(f"{name} {count}" for name, count in counts)
     return f"NFA: of {stats['seen']} images {parts}"
