@@ -127,7 +127,7 @@ def test_accelerate_launch(tiny_folder: Path, tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["processes"] == 1
     ran = launched([*launcher, "2"], words(tiny_folder, tmp_path / "two"))
-    assert ran.returncode == 2
+    assert ran.returncode == 1  # the launcher's own, for whatever its process ended with
     assert "has started one; on CPUs use torchrun" in ran.stderr
     assert not (tmp_path / "two").exists()
 
