@@ -42,7 +42,8 @@ _CHECK_EVERY = 256  # ... and then in one of so many
 class NFAugment(nn.Module):
     """Mix images with others of their class along the class's latent PCA axes; labels stay.
 
-        a = U^T (z1 - m),  b = U^T (z2 - m),  w ~ Beta(alpha, alpha),  z' = z1 + U (w * (b - a))
+        a = U^T (z1 - m),  b = U^T (z2 - m),  w ~ Beta(alpha, alpha),
+        z' = z1 + U (strength * w * (b - a)) + noise * e,  e ~ N(0, I)
 
     `images, labels = nfa(images, labels)`: new images in the dtype, size, device and memory format
     that came in; labels, and images that are not augmented, as they came. uint8, floating point in
@@ -73,7 +74,9 @@ class NFAugment(nn.Module):
         partners: "batch" for images of the batch that go through the flow too, "memory" for the
             checkpoint's memory, "both" for either with equal chance, "auto" for the memory where
             there is one.
-        strength: s in w <- s*w.
+        strength: how far to go towards the partner; 0 for noise alone.
+        noise: standard deviation of gaussian noise in the latent space, whose class gaussians have
+            about 1. It needs no partner, and the gate does not see it.
         axes: mix along this many leading axes only; None for all.
         mean, std: what images were normalised by, as a number or one for each channel; they do not
             concern uint8 images.
@@ -101,6 +104,7 @@ class NFAugment(nn.Module):
         mix: Literal["axis", "pair"] = "axis",
         partners: Literal["auto", "batch", "memory", "both"] = "auto",
         strength: float = 1.0,
+        noise: float = 0.0,
         axes: int | None = None,
         mean: Sequence[float] | float | None = None,
         std: Sequence[float] | float | None = None,
@@ -115,6 +119,7 @@ class NFAugment(nn.Module):
         self.p = p
         self.alpha = checked("alpha", alpha, 0, math.inf, open_low=True)
         self.strength = checked("strength", strength, 0, math.inf)
+        self.noise = checked("noise", noise, 0, math.inf)
         self.smoothing = None if smoothing is None else checked("smoothing", smoothing, 0, 0.99)
         self.mix = one_of("mix", mix, ("axis", "pair"))
         self.partners = one_of("partners", partners, ("auto", "batch", "memory", "both"))
@@ -270,6 +275,8 @@ class NFAugment(nn.Module):
             mix=self.mix,
             partners=self.partners,
             offsets=engine.on(labels.device)[1].offsets if engine.has_memory else None,
+            noise=self.noise,
+            dim=engine.config.dim,
             generator=self.generator,
         )
 
@@ -290,7 +297,7 @@ class NFAugment(nn.Module):
         finite = all_finite(images)
         index, usable = index.to(images.device), usable.to(images.device) & finite
         params = self._make_params(index, usable) if params is None else params.to(images.device)
-        refuse_other_params(params, len(images), self.rank)
+        refuse_other_params(params, len(images), self.rank, self._engine.config.dim)
         self._counters.add({"not_finite": ~finite})
         new = images.clone()
         if images.is_floating_point() and not (reads and bool(finite.all())):
@@ -327,8 +334,8 @@ class NFAugment(nn.Module):
         codec = self._engine.codec
         return (
             f"p={p}, alpha={self.alpha:g}, mix={self.mix!r}, partners={self.partners!r}, "
-            f"strength={self.strength:g}, gate={self.gate}, keep={self.keep!r}, "
-            f"classes={self.num_classes}, "
+            f"strength={self.strength:g}, noise={self.noise:g}, gate={self.gate}, "
+            f"keep={self.keep!r}, classes={self.num_classes}, "
             f"axes={self.axes or self._engine.rank}, size={codec.image_size}, "
             f"channels={codec.channels}, enabled={self.enabled}"
         )

@@ -67,8 +67,8 @@ def refuse_lacking(engine: Engine, partners: str, keep: str) -> None:
         )
 
 
-def refuse_other_params(params: NFAParams, batch: int, rank: int) -> None:
-    """Refuse parameters that were drawn for another batch size or number of axes.
+def refuse_other_params(params: NFAParams, batch: int, rank: int, dim: int) -> None:
+    """Refuse parameters that were drawn for another batch size, number of axes or dimension.
 
     Raises:
         ValueError: says which.
@@ -79,5 +79,10 @@ def refuse_other_params(params: NFAParams, batch: int, rank: int) -> None:
     if axes not in (1, rank):
         raise ValueError(
             f"params were made for {axes} axes, the checkpoint has {rank}: replay them with the "
+            "NFAugment that drew them"
+        )
+    if (noisy := params.noise.shape[1]) not in (0, dim):
+        raise ValueError(
+            f"params hold noise of {noisy} dimensions, the flow has {dim}: replay them with the "
             "NFAugment that drew them"
         )

@@ -70,7 +70,7 @@ def make_bank(
         out: directory of the bank.
         workers: processes that decode images.
         overwrite: begin anew where `out` holds another bank.
-        settings: of `NFAugment`: alpha, mix, partners, strength, axes, gate, keep.
+        settings: of `NFAugment`: alpha, mix, partners, strength, noise, axes, gate, keep.
 
     Raises:
         ValueError: classes or their order differ, images differ in size, or `out` holds a bank that
@@ -129,6 +129,7 @@ def _plan(
             "mix": nfa.mix,
             "partners": nfa.partners,
             "strength": nfa.strength,
+            "noise": nfa.noise,
             "axes": nfa.axes,
             "gate": nfa.gate,
             "keep": nfa.keep,

@@ -30,6 +30,7 @@ class NFAParams:
         from_memory: (n,) which of the two.
         paired: (n,) whether a partner was found.
         weights: (n, r) or (n, 1), how far to go towards the partner along each axis.
+        noise: (n, d), what is added to the latents besides, or (n, 0) for nothing.
     """
 
     batch: int
@@ -40,6 +41,7 @@ class NFAParams:
     from_memory: Tensor
     paired: Tensor
     weights: Tensor
+    noise: Tensor
 
     def to(self, device: torch.device | str) -> NFAParams:
         """The same parameters on another device."""
@@ -59,17 +61,19 @@ def make_params(
     mix: str,
     partners: str,
     offsets: Tensor | None,
+    noise: float = 0.0,
+    dim: int = 0,
     generator: torch.Generator | None = None,
 ) -> NFAParams:
     """Which images, which partners and how far, for labels (B,) that are in range.
 
-    `offsets` are the memory's, None where there is none. Settings as in `NFAugment`. Nothing is
-    read back from an accelerator.
+    `offsets` are the memory's, None where there is none; `dim` is that of the latents. Settings as
+    in `NFAugment`. Nothing is read back from an accelerator.
     """
     batch, device = len(labels), labels.device
     slots = _slots(batch, float(p.max()) if isinstance(p, Tensor) else p)
     width = 1 if mix == "pair" else rank
-    coins = draw(batch, slots, width, alpha, generator=generator)
+    coins = draw(batch, slots, width, alpha, dim if noise else 0, generator=generator)
     index = coins.index.to(device)
     own = labels[index]
     # Exactly p on average: `slots` images are drawn, and each is chosen with what is left.
@@ -91,7 +95,10 @@ def make_params(
     if axes is not None:
         weights = weights.expand(-1, rank).clone()
         weights[:, axes:] = 0
-    return NFAParams(batch, index, chosen, partner, other, from_memory, paired, weights.to(device))
+    return NFAParams(
+        batch, index, chosen, partner, other, from_memory, paired, weights.to(device),
+        noise * coins.normal.to(device),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,12 +111,19 @@ class Coins:
     partner: Tensor  # (n,) whole numbers in [0, 2^31)
     weights: Tensor  # (n, width) from Beta(alpha, alpha)
     other: Tensor  # as partner
+    normal: Tensor  # (n, noisy) from N(0, 1)
 
 
 def draw(
-    batch: int, slots: int, width: int, alpha: float, *, generator: torch.Generator | None = None
+    batch: int,
+    slots: int,
+    width: int,
+    alpha: float,
+    noisy: int = 0,
+    *,
+    generator: torch.Generator | None = None,
 ) -> Coins:
-    """Draw everything that one call needs.
+    """Draw everything that one call needs; `noisy` is the number of noise's dimensions.
 
     The numbers come from a generator of their own, seeded by one draw of `generator` (of torch's
     when it is None) and by the process: ranks of a distributed run and workers of a loader differ
@@ -125,7 +139,8 @@ def draw(
     partner = torch.randint(2**_COIN_BITS, (slots,), generator=own, device=_CPU)
     weights = _beta(alpha, (slots, width), own)
     other = torch.randint(2**_COIN_BITS, (slots,), generator=own, device=_CPU)
-    return Coins(index, choose, source, partner, weights, other)
+    normal = torch.randn((slots, noisy), generator=own, device=_CPU)
+    return Coins(index, choose, source, partner, weights, other, normal)
 
 
 def _rank() -> int:

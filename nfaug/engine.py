@@ -147,7 +147,7 @@ class Engine:
         *,
         consistent: bool = False,
     ) -> Outcome:
-        """Encode, move towards the partners, decode: z' = z + U (w * (b - a)).
+        """Encode, move towards the partners, decode: z' = z + U (w * (b - a)) + noise.
 
         `images` are those of `params.index`, (n, C, H, W), with finite pixels; `labels` are in
         range. Where `usable` is false the image stays, and is nobody's partner. `radius` is the
@@ -163,6 +163,12 @@ class Engine:
         moving = (params.chosen & paired)[:, None]
         delta = torch.where(moving, params.weights * (b - a), 0.0)
         moved = pca.add(z, labels, delta)
+        changing = paired
+        if params.noise.shape[1]:  # needs no partner
+            changing = usable
+            moved = moved + torch.where(
+                (params.chosen & usable)[:, None], params.noise, 0.0
+            ).view_as(z)
         decoded = flow.decode(moved, quantize=False)
         # What the codec itself changes is no part of the augmentation.
         base = levels / 255 if self.codec.exact else flow.decode(z, quantize=False)
@@ -172,14 +178,14 @@ class Engine:
         inside = sane if radius is None else _in_range(pca, z, labels, a, a + delta, radius)
         same = self.classify(moved) == labels if consistent else torch.ones_like(sane)
         chosen = params.chosen
-        applied = chosen & sane & paired & inside & same
+        applied = chosen & sane & changing & inside & same
         return Outcome(
             images=torch.where(applied[:, None, None, None], new, images),
             applied=applied,
             fell_back=chosen & ~sane,
-            no_partner=chosen & sane & ~paired,
-            gated=chosen & sane & paired & ~inside,
-            inconsistent=chosen & sane & paired & inside & ~same,
+            no_partner=chosen & sane & ~changing,
+            gated=chosen & sane & changing & ~inside,
+            inconsistent=chosen & sane & changing & inside & ~same,
         )
 
     def _levels(self, images: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ def preview_grid(
     classes: int = 10,
     seed: int = 0,
     cell: int = 64,
+    **settings: Any,
 ) -> Image.Image:
     """A row per class: an original, its reconstruction, and NFA variants.
 
@@ -38,6 +39,7 @@ def preview_grid(
         classes: rows at most.
         seed: picks the originals, partners and weights.
         cell: pixels of a cell; images are enlarged by whole factors up to it.
+        settings: of `NFAugment`; there is no gate unless one is asked for.
 
     Raises:
         ValueError: the checkpoint has no PCA, the data lack a class, or a number is out of range.
@@ -63,7 +65,7 @@ def preview_grid(
     frozen = checkpoint.flow.freeze()
     with torch.no_grad():
         columns = [shown, frozen.decode(frozen.encode(shown)[0])]
-    nfa = NFAugment(checkpoint, p=1.0, gate=False, generator=generator)
+    nfa = NFAugment(checkpoint, p=1.0, generator=generator, **{"gate": False, **settings})
     labels = dataset.targets[order].to(device)
     columns += [nfa(batch, labels)[0][: len(names)] for _ in range(variants)]
     table = torch.stack([column.cpu() for column in columns], 1)

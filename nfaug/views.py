@@ -105,6 +105,7 @@ def gated_share(nfa: NFAugment, dataset: Any, *, batch_size: int = 128) -> dict[
         mix=nfa.mix,
         partners=nfa.partners,
         strength=nfa.strength,
+        noise=nfa.noise,
         axes=nfa.axes,
         gate=False if nfa.gate is None else nfa.gate,
         keep=nfa.keep,

@@ -19,7 +19,7 @@ import nfaug.augment as module
 from nfaug.augment import NFAugment
 from nfaug.draws import Coins
 
-PER_IMAGE = ("index", "chosen", "partner", "other", "from_memory", "paired", "weights")
+PER_IMAGE = ("index", "chosen", "partner", "other", "from_memory", "paired", "weights", "noise")
 ALL = ("seen", "applied", "no_partner", "gated", "fell_back", "not_finite")
 
 
@@ -414,8 +414,8 @@ def test_pickle_and_repr() -> None:
     assert torch.equal(again(images, labels)[0], nfa(images, labels)[0]), "the generator goes along"
     assert torch.equal(copy.deepcopy(nfa)(images, labels)[0], nfa(images, labels)[0])
     assert repr(nfa) == (
-        "NFAugment(p=0.5, alpha=1, mix='axis', partners='auto', strength=1, gate=1.0, keep='all', "
-        "classes=3, axes=8, size=(8, 8), channels=3, enabled=True)"
+        "NFAugment(p=0.5, alpha=1, mix='axis', partners='auto', strength=1, noise=0, gate=1.0, "
+        "keep='all', classes=3, axes=8, size=(8, 8), channels=3, enabled=True)"
     )
     assert "p=per class" in repr(NFAugment(checkpoint(), p=torch.ones(3)))
 
@@ -481,10 +481,11 @@ def test_no_value_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
     unit, soft = images / 255, nn.functional.one_hot(labels, CLASSES).float()
     monkeypatch.setattr(module, "_reads_values", lambda device, calls: False)
     half, coin = torch.rand(16), torch.randint(2**31, (16,))
-    coins = Coins(torch.arange(16), half, half, coin, torch.rand(16, 8), coin.flip(0))
+    weights, normal = torch.rand(16, 8), torch.randn(16, 192)
+    coins = Coins(torch.arange(16), half, half, coin, weights, coin.flip(0), normal)
     monkeypatch.setattr("nfaug.draws.draw", lambda *args, **kwargs: coins)  # on the CPU by design
     for partners in ("batch", "memory", "both"):
-        nfa = NFAugment(checkpoint(), p=1.0, partners=partners)
+        nfa = NFAugment(checkpoint(), p=1.0, partners=partners, noise=0.1)
         with NoReading():
             nfa(unit, labels)
             nfa(unit, soft)

@@ -47,7 +47,7 @@ def test_who_finds_itself_in_the_memory_takes_another() -> None:
 
 def only(params: NFAParams, i: int) -> NFAParams:
     """The same for a batch of image i alone."""
-    names = ("chosen", "partner", "other", "from_memory", "paired", "weights")
+    names = ("chosen", "partner", "other", "from_memory", "paired", "weights", "noise")
     rest = {name: getattr(params, name)[i : i + 1] for name in names}
     return NFAParams(batch=1, index=torch.zeros(1, dtype=torch.int64), **rest)
 

@@ -122,6 +122,18 @@ def test_bank(
     large = tmp_path / "large"
     assert run(capsys, *words, "--out", str(large), "--image-size", "20")[0] == 0
     assert Bank(large).variants.shape[2:4] == (20, 20)
+    noisy = tmp_path / "noisy"
+    mixing = ["--alpha", "0.1", "--mix", "pair", "--strength", "0", "--noise", "0.3"]
+    mixing += ["--gate", "off", "--keep", "consistent"]
+    assert run(capsys, *words, *mixing, "--out", str(noisy))[0] == 0
+    used = Bank(noisy).manifest.parameters
+    assert used == {
+        **{"alpha": 0.1, "mix": "pair", "partners": "auto", "strength": 0.0, "noise": 0.3},
+        **{"axes": None, "gate": None, "keep": "consistent"},
+    }
+    code, _, error = run(capsys, *words, "--out", str(noisy), "--noise", "-1")
+    assert code == 2
+    assert "noise must be a finite number" in error
     code, _, error = run(capsys, *words, "--out", str(large), "--image-size", "0")
     assert code == 2
     assert "--image-size must be at least 1 pixel; got 0" in error
@@ -151,11 +163,12 @@ def test_timm_runs_a_script(
         "    assert images.shape == (4, 1, 8, 8)\n"
     )
     words = ["timm", str(script), "--nfa", str(tiny_path), "--nfa-prob", "1.0", "--json"]
+    words += ["--nfa-noise", "0.5", "--nfa-gate", "off"]
     capsys.readouterr()
     assert main([*words, "--", "--model", "tiny", "-b=4"]) == 0
     out, error = capsys.readouterr()
     stats = json.loads(out)
-    assert stats["seen"] == 12
+    assert stats["seen"] == stats["applied"] == 12, "noise needs no partner"
     assert "NFA: of 12 images" in error
 
 

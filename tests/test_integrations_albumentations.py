@@ -84,10 +84,16 @@ def test_forms_of_images(flow_dir: str, tmp_path: Path) -> None:
     assert (
         NFATransform(flow_dir, strength=0.0, p=1.0)(image=picture(), label=1)["image"] == picture()
     ).all()
+    assert (
+        NFATransform(flow_dir, strength=0.0, noise=0.5, p=1.0)(image=picture(), label=1)["image"]
+        != picture()
+    ).any()
 
 
 def test_to_dict_and_back(flow_dir: str) -> None:
-    transform = NFATransform(flow_dir, alpha=0.5, mix="pair", strength=0.8, gate=0.9, p=0.7)
+    transform = NFATransform(
+        flow_dir, alpha=0.5, mix="pair", strength=0.8, noise=0.1, gate=0.9, p=0.7
+    )
     pipeline = A.Compose([transform, A.VerticalFlip(p=0.3)])
     text = json.dumps(A.to_dict(pipeline))
     again = A.from_dict(json.loads(text))

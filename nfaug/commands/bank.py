@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .common import add_data_options, add_flow, load_on, new_parser, open_data
+from .common import add_data_options, add_flow, add_mixing, load_on, mixing, new_parser, open_data
 
 __all__ = ["parser", "run"]
 
@@ -32,6 +32,7 @@ def parser() -> ArgumentParser:
         "stored at: give the size at which your script keeps its images (the flow's own)",
     )
     made.add_argument("--batch-size", type=int, default=64, help="images at a time")
+    add_mixing(made)
     made.add_argument("--export", help="also write the variants as an image folder")
     return made
 
@@ -59,6 +60,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         seed=arguments.seed,
         batch_size=arguments.batch_size,
         overwrite=arguments.overwrite,
+        **mixing(arguments),
     )
     result: dict[str, Any] = {
         "out": arguments.out,

@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -17,7 +17,9 @@ __all__ = [
     "DATA_HELP",
     "add_data_options",
     "add_flow",
+    "add_mixing",
     "load_on",
+    "mixing",
     "new_parser",
     "open_data",
     "out_file",
@@ -72,6 +74,45 @@ def add_flow(parser: ArgumentParser) -> None:
         "--autoencoder",
         help="for a flow on latents: its autoencoder's directory or owner/name, if it has moved",
     )
+
+
+def add_mixing(parser: ArgumentParser, prefix: str = "") -> None:
+    """What `NFAugment` does to an image; without an option its own default holds."""
+    parser.add_argument(
+        f"--{prefix}alpha", type=float | None, help="of Beta(alpha, alpha), the mixing weights"
+    )
+    parser.add_argument(
+        f"--{prefix}mix",
+        type=Literal["axis", "pair"] | None,
+        help="a weight for each axis or for each pair of images",
+    )
+    parser.add_argument(
+        f"--{prefix}strength", type=float | None, help="of mixing; 0 for noise alone"
+    )
+    parser.add_argument(
+        f"--{prefix}noise",
+        type=float | None,
+        help="standard deviation of gaussian noise in the latent space",
+    )
+    parser.add_argument(
+        f"--{prefix}gate",
+        type=float | Literal["off"] | None,
+        help="radius beyond which images are left alone, relative to the fitted one, or off",
+    )
+    parser.add_argument(
+        f"--{prefix}keep",
+        type=Literal["all", "consistent"] | None,
+        help="consistent: only variants that the flow takes for their class",
+    )
+
+
+def mixing(arguments: Namespace, prefix: str = "") -> dict[str, Any]:
+    """The options of `add_mixing` that were given, as settings of `NFAugment`."""
+    names = ("alpha", "mix", "strength", "noise", "gate", "keep")
+    given = {name: arguments[f"{prefix}{name}"] for name in names}
+    if given["gate"] == "off":
+        given["gate"] = False
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def load_on(arguments: Namespace) -> Checkpoint:

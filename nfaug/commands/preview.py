@@ -10,7 +10,9 @@ from ..preview import preview_grid
 from .common import (
     add_data_options,
     add_flow,
+    add_mixing,
     load_on,
+    mixing,
     new_parser,
     open_data,
     out_file,
@@ -29,6 +31,7 @@ def parser() -> ArgumentParser:
     )
     add_flow(made)
     add_data_options(made, "train")
+    add_mixing(made)
     made.add_argument("--out", required=True, help="the PNG file to write")
     made.add_argument("--overwrite", action="store_true", help="replace --out")
     made.add_argument("--variants", type=int, default=6, help="variants per class")
@@ -48,6 +51,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         variants=arguments.variants,
         classes=arguments.classes,
         seed=arguments.seed,
+        **mixing(arguments),
     )
     picture.save(file)
     return {"out": str(file), "width": picture.width, "height": picture.height}

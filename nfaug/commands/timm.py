@@ -9,7 +9,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .common import new_parser
+from ..augment import NFAugment
+from .common import add_mixing, mixing, new_parser
 
 __all__ = ["expand", "parser", "run"]
 
@@ -42,6 +43,7 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--nfa-prob", type=float | None, help="share of images that are augmented (0.5)"
     )
+    add_mixing(made, "nfa-")
     made.add_argument("--nfa-off-epoch", type=int | None, help="NFA stops at this epoch, from 0")
     made.add_argument("--script_arg", action="append", type=str, default=[], help="after --")
     return made
@@ -55,7 +57,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         stats = run_script(
             arguments.script,
             list(arguments.script_arg),
-            arguments.nfa,
+            NFAugment.from_pretrained(arguments.nfa, **mixing(arguments, "nfa_")),
             prob=arguments.nfa_prob,
             off_epoch=arguments.nfa_off_epoch,
         )

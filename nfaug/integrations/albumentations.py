@@ -29,7 +29,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
 
     Args:
         checkpoint: directory or Hub repository; its PCA must have a memory.
-        alpha, mix, strength, gate: as `NFAugment`'s.
+        alpha, mix, strength, noise, gate: as `NFAugment`'s.
         label_key: name under which the label is passed.
         revision: branch, tag or commit of the Hub repository.
         p: probability of applying the transform.
@@ -46,6 +46,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
         alpha: float
         mix: Literal["axis", "pair"]
         strength: float
+        noise: float
         gate: bool | float
         label_key: str
         revision: str | None
@@ -56,6 +57,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
         alpha: float = 1.0,
         mix: Literal["axis", "pair"] = "axis",
         strength: float = 1.0,
+        noise: float = 0.0,
         gate: bool | float = True,
         label_key: str = "label",
         revision: str | None = None,
@@ -66,6 +68,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
         self.alpha = alpha
         self.mix = mix
         self.strength = strength
+        self.noise = noise
         self.gate = gate
         self.label_key = label_key
         self.revision = revision
@@ -104,12 +107,14 @@ class NFATransform(albumentations.ImageOnlyTransform):
         start, end = nfa.memory_range(int(label))
         first, second = self._rows(start, end)
         draw = self.random_generator
+        dim = nfa.engine.config.dim if self.noise else 0
         weights = draw.beta(self.alpha, self.alpha, 1 if self.mix == "pair" else nfa.rank)
         return {
             "label": int(label),
             "partner": first,
             "other": second,
             "weights": (self.strength * weights).astype(np.float32),
+            "noise": self.noise * draw.standard_normal(dim, dtype=np.float32),
         }
 
     def _rows(self, start: int, end: int) -> tuple[int, int]:
@@ -128,6 +133,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
         partner: int,
         other: int,
         weights: np.ndarray,
+        noise: np.ndarray,
         **params: Any,
     ) -> np.ndarray:
         """The image moved towards the partner."""
@@ -142,6 +148,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
             from_memory=yes,
             paired=yes & (partner >= 0),
             weights=torch.from_numpy(weights)[None],
+            noise=torch.from_numpy(np.asarray(noise, dtype=np.float32))[None],
         )
         batch = image.permute(2, 0, 1)[None]
         new, _ = self.nfa(batch, torch.tensor([label]), params=drawn)
