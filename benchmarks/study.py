@@ -18,7 +18,7 @@ What keeps it honest:
 - all arms of a seed have the same labelled images, first weights, order of images and number of
   steps; gains are differences within a seed.
 
-NFA is used through a bank of 10 variants of each image, made before training: one of the ways the
+NFA is used through a bank of variants of each image, made before training: one of the ways the
 package offers, and the one that needs no flow while a classifier trains.
 """
 

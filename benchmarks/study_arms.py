@@ -21,7 +21,7 @@ from nfaug.training.images import TensorImages
 __all__ = ["Draw", "bank_for", "make_draw", "pixel_mixup"]
 
 Draw = Callable[[Tensor, torch.Generator], Tensor]  # rows (B,) -> uint8 images (B, C, H, W)
-VARIANTS = 10
+VARIANTS = 10  # of each image, unless a setting says otherwise
 
 
 def make_draw(cell: Cell, labelled: TensorImages, bank: Tensor | None) -> Draw:
@@ -95,7 +95,7 @@ def _noise_bank(
     scale = float(settings["scale"])
     latents = [flow.encode(part)[0] for part in labelled.images.split(128)]
     variants = []
-    for _ in range(VARIANTS):
+    for _ in range(int(settings.get("variants", VARIANTS))):
         noisy = [z + scale * torch.randn(z.shape, generator=draws) for z in latents]
         variants.append(torch.cat([flow.decode(z) for z in noisy]))
     return torch.stack(variants, 1)
@@ -107,7 +107,7 @@ def _nfa_bank(
     """Variants by `NFAugment`, with gaussians, axes and memory fitted to the labelled images."""
     nfa = fitted_augmentation(checkpoint, labelled, settings, seed)
     variants = []
-    for _ in range(VARIANTS):
+    for _ in range(int(settings.get("variants", VARIANTS))):
         parts = zip(labelled.images.split(128), labelled.targets.split(128), strict=True)
         variants.append(torch.cat([nfa(images, labels)[0] for images, labels in parts]))
     return torch.stack(variants, 1)
@@ -136,6 +136,7 @@ def fitted_augmentation(
         alpha=float(settings.get("alpha", 1)),
         mix=settings.get("mix", "axis"),
         strength=float(settings.get("strength", 1)),
+        noise=float(settings.get("noise", 0)),
         axes=int(settings["axes"]) if "axes" in settings else None,
         gate=False if settings.get("gate") == "off" else float(settings.get("gate", 1)),
         keep=settings.get("keep", "all"),

@@ -104,7 +104,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:
     try:
         save_file(values, file, metadata={"format": "pt"})
     except SafetensorError as error:  # no OSError, and what the system said is in its words alone
-        found = re.search(r"\(os error (\d+)\)", str(error))
+        found = re.search(r"(?:os error|Os \{ code:) (\d+)", str(error))
         if found is None:
             raise OSError(f"{file} cannot be written: {error}") from error
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from error

@@ -78,7 +78,7 @@ def test_swin(folder: Path, fitted: Path, run: Any, tmp_path: Path) -> None:
         "--epochs", 1, "--batch-size", 8, "--workers", 0, "--device", "cpu",
     )  # fmt: skip
     assert lines[0].startswith("epoch 1: loss ")
-    assert shares["with_variants"] > 0.9
+    assert shares["with_variants"] > 0.7, "all but those without a partner of their class"
 
 
 def test_train_own_flow(folder: Path, run: Any, tmp_path: Path) -> None:

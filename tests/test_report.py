@@ -5,12 +5,12 @@ import os
 import re
 import shutil
 import subprocess
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-import torch
 import yaml
 from PIL import Image
 from test_cli_sharing import run
@@ -94,7 +94,7 @@ def test_a_run_under_way(folder: Path) -> None:
         "They are on record when the checkpoint is written.",
         "prior.fixed_point.alpha 10",
         f"nfaug {nfaug.__version__}",
-        f"torch {torch.__version__}",
+        f"torch {metadata.version('torch')}",
         "device cpu",
     ):
         assert expected in shown
