@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from study_arms import bank_for, make_draw
+from study_arms import bank_for, losses, make_draw
 from study_cells import Cell, append, pending, read
-from study_classifier import accuracy, new_classifier, train_classifier
+from study_classifier import accuracy, new_classifier, prepared, train_classifier
 from study_data import Source, held_out, labelled
 from study_flows import flow_for
 from study_report import write_report
@@ -55,7 +55,7 @@ def run_cell(cell: Cell, source: Source, work: Path) -> dict[str, Any]:
     started = time.monotonic()
     train_classifier(
         model,
-        make_draw(cell, few, bank),
+        make_draw(cell, few, bank, losses(model, prepared)),
         cell.base,
         few.targets,
         steps=cell.steps,

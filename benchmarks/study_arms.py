@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Callable
@@ -12,34 +13,54 @@ from safetensors.torch import load_file, save_file
 from study_borrow import with_borrowed
 from study_cells import Cell, options
 from study_flows import locked
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import nfaug
 from nfaug import Checkpoint, NFAugment
 from nfaug.training.images import TensorImages
 
-__all__ = ["Draw", "bank_for", "make_draw", "pixel_mixup"]
+__all__ = ["Draw", "bank_for", "losses", "make_draw", "pixel_mixup"]
 
-Draw = Callable[[Tensor, torch.Generator], Tensor]  # rows (B,) -> uint8 images (B, C, H, W)
+# (rows (B,), generator, share of the steps that are done) -> uint8 images (B, C, H, W)
+Draw = Callable[[Tensor, torch.Generator, float], Tensor]
 VARIANTS = 10  # of each image, unless a setting says otherwise
+_DRAWN = ("p", "hard", "fade")  # settings that concern the draw, and not the bank
 
 
-def make_draw(cell: Cell, labelled: TensorImages, bank: Tensor | None) -> Draw:
-    """How the arm turns rows of the labelled images into a batch."""
+def make_draw(
+    cell: Cell, labelled: TensorImages, bank: Tensor | None, loss: Callable[..., Tensor]
+) -> Draw:
+    """How the arm turns rows of the labelled images into a batch.
+
+    `loss(images, labels)` is what the classifier in training makes of each, (B,): with the setting
+    "hard", that many variants are drawn of an image, and the one of the largest loss is taken. With
+    "fade" the share of variants falls to 0 along a line.
+    """
     images, labels = labelled.images, labelled.targets
     chosen = options(cell)
     share = float(chosen.get("p", 1))
     if cell.arm == "none":
-        return lambda rows, _: images[rows]
+        return lambda rows, *_: images[rows]
     if cell.arm == "mixup":
         alpha = float(chosen["alpha"])
-        return lambda rows, draws: pixel_mixup(images, labels, rows, share, alpha, draws)
+        return lambda rows, draws, _: pixel_mixup(images, labels, rows, share, alpha, draws)
     assert bank is not None, f"arm {cell.arm} needs a bank"
 
-    def from_bank(rows: Tensor, draws: torch.Generator) -> Tensor:
-        swapped = torch.rand(len(rows), generator=draws) < share
-        variant = torch.randint(bank.shape[1], (len(rows),), generator=draws)
-        return torch.where(swapped[:, None, None, None], bank[rows, variant], images[rows])
+    several, fades = int(chosen.get("hard", 1)), "fade" in chosen
+
+    def from_bank(rows: Tensor, draws: torch.Generator, done: float) -> Tensor:
+        now = share * (1 - done) if fades else share
+        swapped = torch.rand(len(rows), generator=draws) < now
+        variant = torch.randint(bank.shape[1], (several, len(rows)), generator=draws)
+        drawn = bank[rows, variant]
+        if several > 1:
+            known = labels[rows].repeat(several)
+            worst = loss(drawn.flatten(0, 1), known).view(several, -1).argmax(0)
+            drawn = drawn[worst, torch.arange(len(rows))]
+        else:
+            drawn = drawn[0]
+        return torch.where(swapped[:, None, None, None], drawn, images[rows])
 
     return from_bank
 
@@ -67,7 +88,7 @@ def bank_for(
     Made once per flow, labelled images and settings, and kept in `work`; `p`, which is the share of
     a batch that is swapped, and what comes after the arm do not change it.
     """
-    made = {name: value for name, value in options(cell).items() if name != "p"}
+    made = {name: value for name, value in options(cell).items() if name not in _DRAWN}
     key = repr((cell.data, cell.arm, cell.flow, cell.per_class, cell.seed, sorted(made.items())))
     file = work / "banks" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
     with locked(file):
@@ -109,8 +130,44 @@ def _nfa_bank(
     variants = []
     for _ in range(int(settings.get("variants", VARIANTS))):
         parts = zip(labelled.images.split(128), labelled.targets.split(128), strict=True)
-        variants.append(torch.cat([nfa(images, labels)[0] for images, labels in parts]))
+        variants.append(torch.cat([_variant(nfa, *part, settings) for part in parts]))
     return torch.stack(variants, 1)
+
+
+def _variant(nfa: NFAugment, images: Tensor, labels: Tensor, settings: dict[str, str]) -> Tensor:
+    """A variant of each image, with weights that are `tilted` where a setting says so."""
+    params = nfa.make_params(labels)
+    if tilt := float(settings.get("tilt", 0)):
+        values = nfa.engine.on(images.device)[1].eigenvalues[labels[params.index]]
+        params = dataclasses.replace(params, weights=tilted(params.weights, values, tilt))
+    return nfa(images, labels, params=params)[0]
+
+
+def tilted(weights: Tensor, eigenvalues: Tensor, tilt: float) -> Tensor:
+    """w_i (lambda_i / max lambda)^(tilt / 2), or relative to the smallest where `tilt` < 0; (n, r).
+
+    Strength that falls with the eigenvalue, or grows. Axes without variance get 0.
+    """
+    there = eigenvalues > 0
+    known = torch.where(there, eigenvalues, 1.0)
+    if tilt > 0:
+        first = eigenvalues.amax(1, keepdim=True)
+    else:
+        first = eigenvalues.masked_fill(~there, torch.inf).amin(1, keepdim=True)
+    return torch.where(there, weights * (known / first) ** (tilt / 2), 0.0)
+
+
+def losses(model: nn.Module, prepare: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """The cross-entropy of each image, as the model would have it in evaluation."""
+
+    @torch.no_grad()
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        model.eval()
+        found = F.cross_entropy(model(prepare(images)), labels, reduction="none")
+        model.train()
+        return found
+
+    return loss
 
 
 def fitted_augmentation(

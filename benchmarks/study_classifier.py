@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-__all__ = ["accuracy", "new_classifier", "train_classifier"]
+__all__ = ["accuracy", "new_classifier", "prepared", "train_classifier"]
 
 WIDTHS = (16, 32, 64)
 BATCH, RATE, DECAY = 64, 0.1, 5e-4
@@ -51,11 +51,13 @@ def train_classifier(
     rows = torch.empty(0, dtype=torch.long)
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
         torch.default_generator.manual_seed(seed)
-        for _ in range(steps):
+        for step in range(steps):
             while len(rows) < BATCH:
                 rows = torch.cat([rows, torch.randperm(len(labels), generator=order)])
             now, rows = rows[:BATCH], rows[BATCH:]
-            images, targets = _after(draw(now, arm), labels[now], base, classes, after)
+            images, targets = _after(
+                draw(now, arm, step / steps), labels[now], base, classes, after
+            )
             with torch.autocast("cpu", torch.bfloat16):  # half the time on CPUs that know the type
                 loss = F.cross_entropy(model(prepared(images)), targets)
             optimizer.zero_grad(set_to_none=True)

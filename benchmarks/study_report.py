@@ -44,7 +44,10 @@ def write_report(rows: Rows, markdown: Path, plot: Path) -> str:
     found = groups(rows)
     titles = sorted({key[:4] for key in found}, key=lambda key: (key[2] != "test", key))
     for title in titles:
-        parts += ["", _table(title, {k: v for k, v in found.items() if k[:4] == title}, rows)]
+        mine = {key: values for key, values in found.items() if key[:4] == title}
+        parts += ["", _table(title, mine, rows)]
+        if title[2] == "test":
+            parts += ["", _against(mine)]
     text = "\n".join(parts) + "\n"
     markdown.write_text(text, encoding="utf-8")
     tested = [title for title in titles if title[2] == "test"]
@@ -78,9 +81,7 @@ def _table(
         base, arm, flow, settings = key[4:]
         values = found[key]
         gain = gains(values, found.get((*title, base, "none", "-", ""), {}))
-        shown = "" if gain is None or arm == "none" else gain.shown("+")
-        if gain is not None and gain.clear and shown:
-            shown = f"**{shown}**"
+        shown = "" if gain is None or arm == "none" else _shown(gain)
         seconds = [
             _median(rows, (*title, base, arm, flow, settings), name)
             for name in ("bank_seconds", "train_seconds")
@@ -91,6 +92,26 @@ def _table(
             f"| {seconds[1]:.0f} |"
         )
     return "\n".join(lines)
+
+
+def _against(found: dict[Group, dict[int, float]]) -> str:
+    """NFA less the simpler arms of the same base, and of the same flow where they have one."""
+    lines = [
+        "| base | the flow saw | NFA less latent noise | NFA less pixel mixup |",
+        "|---|---|---|---|",
+    ]
+    for key in sorted((key for key in found if key[5] == "nfa"), key=_order):
+        shown = []
+        for arm, flow in (("noise", key[6]), ("mixup", "-")):
+            others = [k for k in found if k[:5] == key[:5] and k[5:7] == (arm, flow)]
+            gain = gains(found[key], found[others[0]]) if len(others) == 1 else None
+            shown.append("-" if gain is None else _shown(gain))
+        lines.append(f"| {key[4]} | {FLOWS[key[6]]} | {shown[0]} | {shown[1]} |")
+    return "\n".join(lines)
+
+
+def _shown(gain: Interval) -> str:
+    return f"**{gain.shown('+')}**" if gain.clear else gain.shown("+")
 
 
 def _order(key: Group) -> tuple[object, ...]:

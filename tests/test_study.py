@@ -66,6 +66,10 @@ def small_flows(monkeypatch: pytest.MonkeyPatch, tiny_config: TrainConfig) -> No
     monkeypatch.setattr(study_arms, "VARIANTS", 2)
 
 
+def no_loss(*_: Any) -> torch.Tensor:
+    raise AssertionError("the classifier was asked")
+
+
 def test_interval_is_students() -> None:
     found = study_cells.interval([1.0, 2.0, 3.0])
     assert found.mean == 2
@@ -166,12 +170,12 @@ def test_an_arm_sees_its_labelled_images_alone(
         assert seconds > 0
         again, _, _ = study_arms.bank_for(replace(cell, base="flip+crop"), flow, few, tmp_path)
         assert torch.equal(again, bank)
-    draw = study_arms.make_draw(cell, few, bank)
+    draw = study_arms.make_draw(cell, few, bank, no_loss)
     rows = torch.arange(len(few))
-    images = draw(rows, torch.Generator().manual_seed(0))
+    images = draw(rows, torch.Generator().manual_seed(0), 0.0)
     assert images.dtype == torch.uint8
     assert torch.equal(images, few.images) == (arm == "none")
-    assert torch.equal(images, draw(rows, torch.Generator().manual_seed(0)))
+    assert torch.equal(images, draw(rows, torch.Generator().manual_seed(0), 0.5))
 
 
 def test_other_flows_use_no_label(
@@ -186,6 +190,54 @@ def test_other_flows_use_no_label(
     assert flow.pca is None
     assert flow.config.training["images"] == len(images)
     assert (tmp_path / "flow-u-tiny" / "config.json").exists()
+
+
+def test_hard_selection_takes_the_largest_loss(source: study_data.Source) -> None:
+    few = study_data.labelled(source, 6, seed=0)
+    bank = torch.arange(5, dtype=torch.uint8)[None, :, None, None, None].expand(
+        len(few), -1, *few.images.shape[1:]
+    )
+    asked = []
+
+    def brightest(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        asked.append(labels)
+        return images.float().flatten(1).mean(1)
+
+    rows = torch.arange(len(few)).repeat(20)
+    cell = replace(CELL, settings="p=1 hard=3")
+    draw = study_arms.make_draw(cell, few, bank, brightest)
+    images = draw(rows, torch.Generator().manual_seed(0), 0.0)
+    assert torch.equal(asked[0], few.targets[rows].repeat(3))
+    found = images[:, 0, 0, 0].float()
+    assert found.mean() == pytest.approx(3.0, abs=0.2), "the mean of the largest of three of 0 to 4"
+    fading = study_arms.make_draw(replace(CELL, settings="p=1 fade=1"), few, bank + 200, no_loss)
+    for done in (0.0, 0.5, 1.0):
+        images = fading(rows, torch.Generator().manual_seed(0), done)
+        new = (images != few.images[rows]).flatten(1).any(1).float().mean()
+        assert new == pytest.approx(1 - done, abs=0.1)
+
+
+def test_tilted_weights() -> None:
+    weights = torch.tensor([[0.5, 1.0, 1.0, 1.0]])
+    values = torch.tensor([[16.0, 4.0, 1.0, 0.0]])
+    down = study_arms.tilted(weights, values, 1.0)
+    assert torch.allclose(down, torch.tensor([[0.5, 0.5, 0.25, 0.0]]))
+    up = study_arms.tilted(weights, values, -1.0)
+    assert torch.allclose(up, torch.tensor([[0.125, 0.5, 1.0, 0.0]]))
+
+
+def test_settings_of_a_variant(
+    source: study_data.Source, small_flows: None, tmp_path: Path
+) -> None:
+    few = study_data.labelled(source, 6, seed=0)
+    flow = study_flows.flow_for("l", source, few, 0, tmp_path)
+    made = []
+    for more in ({}, {"tilt": "2"}, {"noise": "0.5"}):
+        settings = {"alpha": "1", "gate": "off", **more}
+        nfa = study_arms.fitted_augmentation(flow, few, settings, 0)
+        made.append(study_arms._variant(nfa, few.images, few.targets, settings))
+    assert all((variant != few.images).any() for variant in made)
+    assert all((variant != made[0]).any() for variant in made[1:])
 
 
 def test_pixel_mixup_stays_in_the_class() -> None:
@@ -238,6 +290,22 @@ def test_a_cell_and_its_report(
     assert (tmp_path / "study.md").read_text() == text
     assert text.count("| NFA | the labelled images alone | p=0.5 alpha=1 mix=axis | 2 |") == 2
     assert (tmp_path / "study.png").read_bytes()[:4] == b"\x89PNG"
+    assert text.count("| the labelled images alone | - | - |") == 2, "no simpler arm is there"
+
+
+def test_nfa_is_compared_with_the_simpler_arms(tmp_path: Path) -> None:
+    rows = {}
+    for arm, flow, values in (
+        ("none", "-", (80, 82, 81)), ("mixup", "-", (80, 84, 82)), ("noise", "l", (81, 83, 82)),
+        ("noise", "u", (90, 90, 90)), ("nfa", "l", (82, 84, 83)),
+    ):  # fmt: skip
+        for seed, value in enumerate(values):
+            cell = replace(
+                CELL, arm=arm, flow=flow, seed=seed, settings="" if arm == "none" else "p=1"
+            )
+            rows[cell] = {**{k: str(v) for k, v in ROW.items()}, "accuracy": str(value)}
+    text = study_report.write_report(rows, tmp_path / "study.md", tmp_path / "study.png")
+    assert "| none | the labelled images alone | **+1.0 ± 0.0** | +1.0 ± 2.5 |" in text
 
 
 def test_gains_are_differences_within_seeds() -> None:
