@@ -11,12 +11,14 @@ FIRST_STEPS = 1000  # of the first look at settings
 BASES = ("none", "flip+crop")
 COMBINED = tuple(f"flip+crop+{more}" for more in ("randaugment", "mixup", "cutmix"))
 _WITH_FLOW = ("noise", "nfa")
-# Chosen on validation images by the table "settings"; the test set played no part.
+# Chosen on validation images by the table "settings", before any cell looked at the test images: of
+# each arm what had the highest accuracy, averaged over both bases and three seeds. For NFA that is
+# the best without noise, 84.27; with noise of 0.2 besides it was 84.33.
 CHOSEN = {
     "none": "",
-    "noise": "p=0.5 scale=0.3 variants=40",
-    "mixup": "p=0.5 alpha=1",
-    "nfa": "p=0.5 alpha=0.1 gate=off variants=40",
+    "noise": "p=0.5 scale=0.5 variants=40",
+    "mixup": "p=0.5 alpha=0.1",
+    "nfa": "p=0.5 alpha=1 strength=1.5 gate=off variants=40",
 }
 _BORROWED = "gate=off shrink=0.5 rank=128"
 # A first look, with 10 variants of each image. Mixing w ~ U(0, s) leaves 1 - s + 2 s^2 / 3 of the
