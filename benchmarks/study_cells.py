@@ -23,7 +23,7 @@ class Cell:
 
     Attributes:
         data: name of the data.
-        arm: "none", "noise", "mixup" or "nfa", which comes first in the pipeline.
+        arm: "none", "noise", "mixup", "nfa" or "nfa+noise", which comes first in the pipeline.
         flow: what the arm's flow was trained on, a letter of `study_flows.FLOWS`; "-" for none.
         base: what comes after the arm, joined by "+": "none", "flip+crop", ...
         per_class: labelled images per class.

@@ -17,6 +17,7 @@ NAMES = {
     "mixup": "same-class pixel mixup",
     "noise": "latent gaussian noise",
     "nfa": "NFA",
+    "nfa+noise": "NFA with noise",
 }
 Rows = Mapping[Cell, Mapping[str, str]]
 Group = tuple[str, int, str, int, str, str, str, str]  # all of a cell but its seed; see `groups`
@@ -97,16 +98,16 @@ def _table(
 def _against(found: dict[Group, dict[int, float]]) -> str:
     """NFA less the simpler arms of the same base, and of the same flow where they have one."""
     lines = [
-        "| base | the flow saw | NFA less latent noise | NFA less pixel mixup |",
-        "|---|---|---|---|",
+        "| base | the flow saw | arm | less latent noise | less pixel mixup |",
+        "|---|---|---|---|---|",
     ]
-    for key in sorted((key for key in found if key[5] == "nfa"), key=_order):
+    for key in sorted((key for key in found if key[5].startswith("nfa")), key=_order):
         shown = []
         for arm, flow in (("noise", key[6]), ("mixup", "-")):
             others = [k for k in found if k[:5] == key[:5] and k[5:7] == (arm, flow)]
             gain = gains(found[key], found[others[0]]) if len(others) == 1 else None
             shown.append("-" if gain is None else _shown(gain))
-        lines.append(f"| {key[4]} | {FLOWS[key[6]]} | {shown[0]} | {shown[1]} |")
+        lines.append(f"| {key[4]} | {FLOWS[key[6]]} | {NAMES[key[5]]} | {shown[0]} | {shown[1]} |")
     return "\n".join(lines)
 
 
@@ -153,7 +154,7 @@ def draw(found: dict[Group, dict[int, float]], path: Path) -> None:
             if gain is None:
                 continue
             half = gain.half if gain.seeds > 1 else 0.0
-            colour = "tab:red" if key[5] == "nfa" else "tab:gray"
+            colour = "tab:red" if key[5].startswith("nfa") else "tab:gray"
             axis.errorbar(gain.mean, row, xerr=half, fmt="o", color=colour, capsize=3)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_yticks(range(len(mine)), names, fontsize=7)

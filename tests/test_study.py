@@ -118,7 +118,7 @@ def test_settings_are_never_chosen_on_what_is_reported() -> None:
     tables = {name: study_tables.cells_of(name, "x", 10) for name in study_tables.TABLES}
     choosing = ("first-settings", "settings", "more-settings", "steps")
     chosen = [cell for name in choosing for cell in tables.pop(name)]
-    assert sorted(tables) == ["combined", "flows", "labels", "main"]
+    assert sorted(tables) == ["both", "combined", "flows", "labels", "main"]
     reported = tables["main"]
     assert {cell.split for cells in tables.values() for cell in cells} == {"test"}
     assert {cell.split for cell in chosen} == {"validation"}
@@ -290,7 +290,7 @@ def test_a_cell_and_its_report(
     assert (tmp_path / "study.md").read_text() == text
     assert text.count("| NFA | the labelled images alone | p=0.5 alpha=1 mix=axis | 2 |") == 2
     assert (tmp_path / "study.png").read_bytes()[:4] == b"\x89PNG"
-    assert text.count("| the labelled images alone | - | - |") == 2, "no simpler arm is there"
+    assert text.count("| the labelled images alone | NFA | - | - |") == 2, "no simpler arm is there"
 
 
 def test_nfa_is_compared_with_the_simpler_arms(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_nfa_is_compared_with_the_simpler_arms(tmp_path: Path) -> None:
             )
             rows[cell] = {**{k: str(v) for k, v in ROW.items()}, "accuracy": str(value)}
     text = study_report.write_report(rows, tmp_path / "study.md", tmp_path / "study.png")
-    assert "| none | the labelled images alone | **+1.0 ± 0.0** | +1.0 ± 2.5 |" in text
+    assert "| none | the labelled images alone | NFA | **+1.0 ± 0.0** | +1.0 ± 2.5 |" in text
 
 
 def test_gains_are_differences_within_seeds() -> None:
