@@ -74,7 +74,8 @@ class NFAugment(nn.Module):
         partners: "batch" for images of the batch that go through the flow too, "memory" for the
             checkpoint's memory, "both" for either with equal chance, "auto" for the memory where
             there is one.
-        strength: how far to go towards the partner; 0 for noise alone.
+        strength: s, how far to go towards the partner; 0 for noise alone. With alpha = 1 an axis
+            keeps 1 - s + 2 s^2 / 3 of its variance: all of it at 1.5, two thirds at 1.
         noise: standard deviation of gaussian noise in the latent space, whose class gaussians have
             about 1. It needs no partner, and the gate does not see it.
         axes: mix along this many leading axes only; None for all.
@@ -103,7 +104,7 @@ class NFAugment(nn.Module):
         alpha: float = 1.0,
         mix: Literal["axis", "pair"] = "axis",
         partners: Literal["auto", "batch", "memory", "both"] = "auto",
-        strength: float = 1.0,
+        strength: float = 1.5,
         noise: float = 0.0,
         axes: int | None = None,
         mean: Sequence[float] | float | None = None,
@@ -111,7 +112,7 @@ class NFAugment(nn.Module):
         generator: torch.Generator | None = None,
         smoothing: float | None = None,
         labels_getter: Callable[[Any], Tensor] | None = None,
-        gate: bool | float = True,
+        gate: bool | float = 1.25,
         keep: Literal["all", "consistent"] = "all",
     ) -> None:
         super().__init__()

@@ -148,7 +148,8 @@ def test_share_and_number_of_images() -> None:
 def test_weights_are_beta_distributed() -> None:
     _, labels = batch_of(400)
     for alpha in (0.05, 0.4, 1.0, 5.0):
-        weights = NFAugment(checkpoint(), p=1.0, alpha=alpha).make_params(labels).weights
+        nfa = NFAugment(checkpoint(), p=1.0, alpha=alpha, strength=1.0)
+        weights = nfa.make_params(labels).weights
         assert ((weights >= 0) & (weights <= 1)).all()
         assert abs(float(weights.mean()) - 0.5) < 0.03
         assert float(weights.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
@@ -414,8 +415,8 @@ def test_pickle_and_repr() -> None:
     assert torch.equal(again(images, labels)[0], nfa(images, labels)[0]), "the generator goes along"
     assert torch.equal(copy.deepcopy(nfa)(images, labels)[0], nfa(images, labels)[0])
     assert repr(nfa) == (
-        "NFAugment(p=0.5, alpha=1, mix='axis', partners='auto', strength=1, noise=0, gate=1.0, "
-        "keep='all', classes=3, axes=8, size=(8, 8), channels=3, enabled=True)"
+        "NFAugment(p=0.5, alpha=1, mix='axis', partners='auto', strength=1.5, noise=0, "
+        "gate=1.25, keep='all', classes=3, axes=8, size=(8, 8), channels=3, enabled=True)"
     )
     assert "p=per class" in repr(NFAugment(checkpoint(), p=torch.ones(3)))
 
