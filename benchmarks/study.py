@@ -7,14 +7,16 @@
 Each cell trains one small CNN (study_classifier.py) on a few labelled images and measures it once.
 Finished cells are rows of results/study.csv, and the same command goes on where it stopped. Then
 results/study.md and docs/study.png are written anew from the rows. Flows, and banks of variants,
-are made once and kept in --work, outside the repository.
+are made once and kept in --work, outside the repository; use a new one where study_flows.py or the
+data change.
 
 What keeps it honest:
 
 - class gaussians, axes and memory of an arm are fitted to its labelled images alone; what the flow
   itself saw is a column of the table;
 - settings are chosen on validation images, with other labelled images than those of the reported
-  seeds; a cell of the main table looks at the test images once;
+  seeds; a cell of the main table looks at the test images once. The flow "u" has seen the training
+  images that validation is made on, without labels, and no test image;
 - all arms of a seed have the same labelled images, first weights, order of images and number of
   steps; gains are differences within a seed.
 
@@ -87,7 +89,9 @@ def run(cells: list[Cell], source: Source, args: argparse.Namespace) -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog="tables:\n" + "\n".join(f"  {name}: {what}" for name, what in TABLES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--table", nargs="+", default=["main"], choices=list(TABLES))
     parser.add_argument("--name", default="fashion-mnist", help="name of the data in the CSV")
@@ -103,6 +107,8 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.work is None and not args.print:
         parser.error("--work is needed (or --print)")
+    if "flows" in args.table and not args.other and not args.print:
+        parser.error("--table flows needs --other, images of other classes")
     return args
 
 

@@ -71,11 +71,13 @@ def read(path: Path) -> dict[Cell, dict[str, str]]:
 def append(path: Path, cell: Cell, results: Mapping[str, Any]) -> None:
     """Add a row; several processes may do so at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="", encoding="utf-8") as file:
+    with path.open("a+", newline="", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if file.seek(0, os.SEEK_END) == 0:
             writer.writeheader()
+        elif not path.read_bytes().endswith(b"\n"):
+            file.write("\n")  # what was cut off stays a line of its own
         writer.writerow({**asdict(cell), **results})
 
 

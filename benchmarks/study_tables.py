@@ -20,7 +20,8 @@ CHOSEN = {
     "mixup": "p=0.5 alpha=0.1",
     "nfa": "p=0.5 alpha=1 strength=1.5 gate=off variants=40",
 }
-# The best of all on those images: with noise besides. An arm of its own, since it contains another.
+# The best of all on those images: with noise besides. It contains another arm, and so became one of
+# its own; that was decided when half of the table "main" was there.
 BOTH = "p=0.5 alpha=0.1 gate=off noise=0.2 variants=40"
 _BORROWED = "gate=off shrink=0.5 rank=128"
 # A first look, with 10 variants of each image. Mixing w ~ U(0, s) leaves 1 - s + 2 s^2 / 3 of the
@@ -74,6 +75,8 @@ MORE_CANDIDATES = {
         f"p=0.5 alpha=1 {_BORROWED} partners=own variants=40",
         f"p=0.5 alpha=1 {_BORROWED} partners=all variants=40",
     ],
+    "noise": ["p=0.8 scale=0.5 variants=40", "p=0.5 scale=0.7 variants=40"],
+    "mixup": ["p=0.8 alpha=0.1", "p=0.5 alpha=0.4"],
 }
 SETTINGS_SEEDS = (100, 101, 102)  # other labelled images than those of the reported seeds
 _SETTINGS = {

@@ -107,6 +107,8 @@ def test_a_row_that_was_cut_off_is_run_again(tmp_path: Path) -> None:
         study_cells.append(file, replace(CELL, seed=seed), ROW)
     file.write_text(file.read_text()[:-12])
     assert list(study_cells.read(file)) == [CELL]
+    study_cells.append(file, replace(CELL, seed=1), ROW)
+    assert list(study_cells.read(file)) == [CELL, replace(CELL, seed=1)]
 
 
 def test_options_are_read_from_settings() -> None:
