@@ -3,8 +3,10 @@
     nfaug train --data DATA --epochs 2 --batch_size 64 --prior.kind single \\
         --flow.steps [4,4,4] --flow.blocks [1,1,1] --flow.width [32,32,48] \\
         --flow.padded_size [32,32] --dataset.val_fraction 0 --out FLOW
-    python benchmarks/placement.py --flow FLOW --data DATA
-    python benchmarks/placement.py --flow FLOW --data DATA --train --csv placement.csv
+    python benchmarks/placement.py --flow FLOW --data DATA --csv GATED.csv
+    python benchmarks/placement.py --flow FLOW --data DATA --train --csv ACCURACY.csv
+
+The committed results are benchmarks/results/placement_gated.csv and placement.csv.
 
 The setting: a flow that has learnt from images without labels (prior.kind single), and a few
 labelled images per class, from which both the classifier and the fit of NFA are made. A flow that
@@ -17,26 +19,28 @@ that the fit did not see:
 - gated: the share of images that the gate lets be, as outside what the flow knows of the class;
 - change: the mean absolute change of an augmented image, in grey levels.
 
-With --train, a small CNN learns from the same images under RandomResizedCrop(scale) in five arms,
-and is tested on test images as they are: the crop alone, NFA behind the crop with the plain fit,
-with the fit under the crop, and without a gate, and NFA before the crop from a stored bank. All
-arms see the same number of images; each finished cell appends a row to --csv, and a run that is
-repeated skips the cells that are there. Means and standard deviations over seeds are printed; a
-seed chooses the labelled images, the initial weights and the order.
+With --train, the small CNN of study.py learns from the same images under RandomResizedCrop(scale)
+in five arms, and is tested on test images as they are: the crop alone, NFA behind the crop with the
+plain fit, with the fit under the crop, and without a gate, and NFA before the crop from a stored
+bank. All arms see the same number of images in the same order; each finished cell appends a row to
+--csv, and a run that is repeated skips the cells that are there. Printed are means and gains over the crop
+alone with 95% intervals over seeds (Student's t); a seed chooses the labelled images, the initial
+weights and the order. NFA has its default settings.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import statistics
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from study_cells import interval
+from study_classifier import accuracy, new_classifier, train_classifier
+from study_data import Images
+from torch import Tensor
 from torchvision.transforms import v2
 
 import nfaug
@@ -45,7 +49,6 @@ from nfaug.bank import make_bank
 from nfaug.training.data import open_dataset, split_per_class, to_tensors
 from nfaug.views import AugmentedViews, gated_share
 
-Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 ARMS = ("crop", "behind", "behind, fit under crop", "behind, no gate", "before (bank)")
 
 
@@ -63,9 +66,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--scale", type=float, default=0.4, help="smallest crop of --train")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--test-images", type=int, default=2000)
-    parser.add_argument("--csv", type=Path, help="finished cells of --train")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--test-images", type=int, default=10000)
+    parser.add_argument("--csv", type=Path, help="the table as a file; finished cells of --train")
     return parser.parse_args()
 
 
@@ -75,13 +78,15 @@ def crop_of(size: tuple[int, int], scale: float) -> v2.Transform:
 
 def both_fits(flow: Any, labelled: Any, crop: Any, views: int, seed: int) -> tuple[Any, Any]:
     size = flow.config.image_size
-    plain = nfaug.fit(flow, labelled, progress=False)
+    fewest = int(torch.bincount(labelled.targets).min())
+    plain = nfaug.fit(flow, labelled, rank=min(64, fewest - 1), progress=False)
     cropped = AugmentedViews(labelled, crop, image_size=size, views=views, seed=seed)
     return plain, nfaug.fit(flow, cropped, progress=False)
 
 
-def shares(args: argparse.Namespace, flow: Any, labelled: Any) -> None:
+def shares(args: argparse.Namespace, flow: Any, labelled: Any, setting: str) -> None:
     size = flow.config.image_size
+    rows = []
     print("| crop scale from | gated, plain fit | gated, fit under crop | change, fit under crop |")
     print("|---|---|---|---|")
     for scale in args.scales:
@@ -99,42 +104,20 @@ def shares(args: argparse.Namespace, flow: Any, labelled: Any) -> None:
             f"| {scale:g} | {100 * gated[0]:.0f}% | {100 * gated[1]:.0f}% | {change:.1f} |",
             flush=True,
         )
-
-
-def small_cnn(channels: int, classes: int) -> nn.Module:
-    layers: list[nn.Module] = []
-    for inputs, outputs in ((channels, 32), (32, 64), (64, 128)):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
-        layers += [nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, classes))
-
-
-def accuracy_of(
-    images: Tensor,
-    labels: Tensor,
-    test: tuple[Tensor, Tensor],
-    steps: int,
-    seed: int,
-    step: Augment,
-) -> float:
-    torch.manual_seed(seed)
-    model = small_cnn(images.shape[1], int(labels.max()) + 1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
-    for _ in range(steps):
-        index = torch.randint(len(images), (64,))
-        batch, target = step(index, labels[index])
-        loss = nn.functional.cross_entropy(model(batch.float() / 127.5 - 1), target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    model.eval()
-    with torch.no_grad():
-        guesses = torch.cat(
-            [model(part.float() / 127.5 - 1).argmax(1) for part in test[0].split(500)]
-        )
-    return float((guesses == test[1]).float().mean())
+        rows.append([setting, f"{scale:g}", *(f"{share:.2f}" for share in gated), f"{change:.1f}"])
+    if args.csv:
+        with args.csv.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(
+                [
+                    "setting",
+                    "scale",
+                    "gated_plain_fit",
+                    "gated_fit_under_crop",
+                    "change_grey_levels",
+                ]
+            )
+            writer.writerows(rows)
 
 
 def cell(args: argparse.Namespace, flow: Any, arm: str, seed: int) -> tuple[float, float]:
@@ -143,18 +126,18 @@ def cell(args: argparse.Namespace, flow: Any, arm: str, seed: int) -> tuple[floa
         args.data, image_size=flow.config.image_size, channels=flow.config.channels
     )
     labelled = split_per_class(train, args.per_class, seed=seed)[0]
-    images, labels = to_tensors(labelled)
+    images, labels = to_tensors(labelled, progress=False)
     held = open_dataset(
         args.data, split="test", image_size=flow.config.image_size, channels=flow.config.channels
     )
-    test_images, test_labels = to_tensors(held)
+    test_images, test_labels = to_tensors(held, progress=False)
     few = torch.randperm(len(test_labels), generator=torch.Generator().manual_seed(0))
     few = few[: args.test_images]
     crop = crop_of(flow.config.image_size, args.scale)
     nfa: NFAugment | None = None
     pool = images[:, None]
     if arm.startswith("before"):
-        plain = nfaug.fit(flow, labelled, progress=False)
+        plain = both_fits(flow, labelled, crop, args.views, seed)[0]
         with tempfile.TemporaryDirectory() as folder:
             bank = make_bank(
                 plain,
@@ -170,16 +153,17 @@ def cell(args: argparse.Namespace, flow: Any, arm: str, seed: int) -> tuple[floa
         plain, cropped = both_fits(flow, labelled, crop, args.views, seed)
         nfa = NFAugment(cropped if "fit under" in arm else plain, p=0.5, gate="no gate" not in arm)
 
-    def step(index: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = pool[index, torch.randint(pool.shape[1], (len(index),))]
+    def draw(index: Tensor, draws: torch.Generator, _: float) -> Tensor:
+        chosen = pool[index, torch.randint(pool.shape[1], (len(index),), generator=draws)]
         batch = torch.stack([crop(image) for image in chosen])
-        return (batch, target) if nfa is None else nfa(batch, target)
+        return batch if nfa is None else nfa(batch, labels[index])[0]
 
-    test = test_images[few], test_labels[few]
-    accuracy = accuracy_of(images, labels, test, args.steps, seed, step)
+    model = new_classifier(images.shape[1], int(labels.max()) + 1, seed)
+    train_classifier(model, draw, "none", labels, steps=args.steps, seed=seed)
+    found = accuracy(model, Images(test_images[few], test_labels[few])) / 100
     stats = nfa.stats() if nfa else {}
     tried = sum(stats.get(name, 0) for name in ("applied", "no_partner", "gated", "fell_back"))
-    return accuracy, stats.get("gated", 0) / max(1, tried)
+    return found, stats.get("gated", 0) / max(1, tried)
 
 
 def setting_of(checkpoint: Any, per_class: int) -> str:
@@ -214,14 +198,14 @@ def train(args: argparse.Namespace, flow: Any, setting: str) -> None:
                         writer.writerow(["arm", "seed", *same, "accuracy", "gated"])
                     figures = [f"{value:.4f}" for value in done[arm, seed]]
                     writer.writerow([arm, seed, *same.values(), *figures])
-    print(f"| arm ({args.seeds} seeds, crop scale from {args.scale:g}) | accuracy | sd | gated |")
+    print(f"| arm ({args.seeds} seeds, crop scale from {args.scale:g}) | accuracy | gain | gated |")
     print("|---|---|---|---|")
     for arm in ARMS:
-        cells = [done[arm, seed] for seed in range(args.seeds)]
-        accuracies = [100 * accuracy for accuracy, _ in cells]
-        spread = statistics.stdev(accuracies) if len(accuracies) > 1 else float("nan")
-        gated = statistics.mean(share for _, share in cells)
-        print(f"| {arm} | {statistics.mean(accuracies):.1f} | {spread:.1f} | {100 * gated:.0f}% |")
+        found = [100 * done[arm, seed][0] for seed in range(args.seeds)]
+        more = [value - 100 * done[ARMS[0], seed][0] for seed, value in enumerate(found)]
+        gain = interval(more).shown("+") if arm != ARMS[0] else "-"
+        gated = sum(done[arm, seed][1] for seed in range(args.seeds)) / args.seeds
+        print(f"| {arm} | {interval(found)} | {gain} | {100 * gated:.0f}% |")
 
 
 def main() -> None:
@@ -233,7 +217,7 @@ def main() -> None:
         train(args, flow, setting)
         return
     data = open_dataset(args.data, image_size=flow.config.image_size, channels=flow.config.channels)
-    shares(args, flow, split_per_class(data, args.per_class, seed=0)[0])
+    shares(args, flow, split_per_class(data, args.per_class, seed=0)[0], setting)
 
 
 if __name__ == "__main__":
