@@ -276,6 +276,7 @@ class NFAugment(nn.Module):
             mix=self.mix,
             partners=self.partners,
             offsets=engine.on(labels.device)[1].offsets if engine.has_memory else None,
+            rows=engine.memory_rows,
             noise=self.noise,
             dim=engine.config.dim,
             generator=self.generator,
@@ -298,7 +299,7 @@ class NFAugment(nn.Module):
         finite = all_finite(images)
         index, usable = index.to(images.device), usable.to(images.device) & finite
         params = self._make_params(index, usable) if params is None else params.to(images.device)
-        refuse_other_params(params, len(images), self.rank, self._engine.config.dim)
+        refuse_other_params(params, len(images), self._engine)
         self._counters.add({"not_finite": ~finite})
         new = images.clone()
         if images.is_floating_point() and not (reads and bool(finite.all())):
