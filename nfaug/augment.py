@@ -20,7 +20,7 @@ from .augment_checks import (
 )
 from .checks import checked, dataset_classes, one_of, refuse_other_classes
 from .counters import Counters
-from .draws import NFAParams, make_params
+from .draws import NFAParams, make_params, to_device
 from .engine import INCONSISTENT, OUTCOMES, Engine
 from .labels import class_indices, refuse_unusable
 from .pixels import (
@@ -261,7 +261,7 @@ class NFAugment(nn.Module):
         """
         index, usable = class_indices(labels, self.num_classes, smoothing=self.smoothing)
         device = labels.device if device is None else device
-        return self._make_params(index.to(device), usable.to(device))
+        return self._make_params(to_device(index, device), to_device(usable, device))
 
     def _make_params(self, labels: Tensor, usable: Tensor) -> NFAParams:
         engine = self._engine
@@ -297,7 +297,8 @@ class NFAugment(nn.Module):
         self._calls += 1
         self._seen += len(images)
         finite = all_finite(images)
-        index, usable = index.to(images.device), usable.to(images.device) & finite
+        index = to_device(index, images.device)
+        usable = to_device(usable, images.device) & finite
         params = self._make_params(index, usable) if params is None else params.to(images.device)
         refuse_other_params(params, len(images), self._engine)
         self._counters.add({"not_finite": ~finite})
