@@ -89,7 +89,9 @@ class NFAugment(nn.Module):
         keep: "consistent" leaves an image as it came if the flow's gaussians take its variant for
             another class, and counts it as `inconsistent`; "all" asks nobody.
         gate: radius of the gate relative to what was stored when the PCA was fitted; True for 1,
-            False for none.
+            False for none. 1.25 unless said otherwise: a mixed image spreads as far as the class's
+            own images do, so that the stored radius alone would stop half of them where there are
+            few images of each class.
 
     Raises:
         ValueError: a setting is out of range, or the checkpoint has no PCA (or no memory, where
@@ -321,7 +323,8 @@ class NFAugment(nn.Module):
 
         Of those chosen to be augmented: `applied`, `no_partner` (nothing to mix with), `gated`
         (outside the class's range), `fell_back` (the result was not finite) and, with
-        `keep="consistent"`, `inconsistent` (the flow sees another class in it). Of all, chosen or
+        `keep="consistent"`, `inconsistent` (the flow sees another class in it). With `noise` an
+        image without a partner is changed by that alone and counts as applied. Of all, chosen or
         not: `not_finite` (came in with NaN or infinite pixels; counted here only). Counted in the
         process that augments: a copy in a loader's worker counts for itself. Stalls an accelerator.
         """
