@@ -20,7 +20,7 @@ from .augment_checks import (
 )
 from .checks import checked, dataset_classes, one_of, refuse_other_classes
 from .counters import Counters
-from .draws import NFAParams, make_params
+from .draws import NFAParams, make_params, to_device
 from .engine import INCONSISTENT, OUTCOMES, Engine
 from .labels import class_indices, refuse_unusable
 from .pixels import (
@@ -89,7 +89,9 @@ class NFAugment(nn.Module):
         keep: "consistent" leaves an image as it came if the flow's gaussians take its variant for
             another class, and counts it as `inconsistent`; "all" asks nobody.
         gate: radius of the gate relative to what was stored when the PCA was fitted; True for 1,
-            False for none.
+            False for none. 1.25 unless said otherwise: a mixed image spreads as far as the class's
+            own images do, so that the stored radius alone would stop half of them where there are
+            few images of each class.
 
     Raises:
         ValueError: a setting is out of range, or the checkpoint has no PCA (or no memory, where
@@ -261,7 +263,7 @@ class NFAugment(nn.Module):
         """
         index, usable = class_indices(labels, self.num_classes, smoothing=self.smoothing)
         device = labels.device if device is None else device
-        return self._make_params(index.to(device), usable.to(device))
+        return self._make_params(to_device(index, device), to_device(usable, device))
 
     def _make_params(self, labels: Tensor, usable: Tensor) -> NFAParams:
         engine = self._engine
@@ -276,6 +278,7 @@ class NFAugment(nn.Module):
             mix=self.mix,
             partners=self.partners,
             offsets=engine.on(labels.device)[1].offsets if engine.has_memory else None,
+            rows=engine.memory_rows,
             noise=self.noise,
             dim=engine.config.dim,
             generator=self.generator,
@@ -296,9 +299,10 @@ class NFAugment(nn.Module):
         self._calls += 1
         self._seen += len(images)
         finite = all_finite(images)
-        index, usable = index.to(images.device), usable.to(images.device) & finite
+        index = to_device(index, images.device)
+        usable = to_device(usable, images.device) & finite
         params = self._make_params(index, usable) if params is None else params.to(images.device)
-        refuse_other_params(params, len(images), self.rank, self._engine.config.dim)
+        refuse_other_params(params, len(images), self._engine)
         self._counters.add({"not_finite": ~finite})
         new = images.clone()
         if images.is_floating_point() and not (reads and bool(finite.all())):
@@ -319,7 +323,8 @@ class NFAugment(nn.Module):
 
         Of those chosen to be augmented: `applied`, `no_partner` (nothing to mix with), `gated`
         (outside the class's range), `fell_back` (the result was not finite) and, with
-        `keep="consistent"`, `inconsistent` (the flow sees another class in it). Of all, chosen or
+        `keep="consistent"`, `inconsistent` (the flow sees another class in it). With `noise` an
+        image without a partner is changed by that alone and counts as applied. Of all, chosen or
         not: `not_finite` (came in with NaN or infinite pixels; counted here only). Counted in the
         process that augments: a copy in a loader's worker counts for itself. Stalls an accelerator.
         """

@@ -67,22 +67,29 @@ def refuse_lacking(engine: Engine, partners: str, keep: str) -> None:
         )
 
 
-def refuse_other_params(params: NFAParams, batch: int, rank: int, dim: int) -> None:
-    """Refuse parameters that were drawn for another batch size, number of axes or dimension.
+def refuse_other_params(params: NFAParams, batch: int, engine: Engine) -> None:
+    """Refuse parameters drawn for another batch size, number of axes, dimension or memory.
+
+    No value is looked at. Where the checkpoint has no memory, an image that was to be mixed with a
+    row of one finds no partner.
 
     Raises:
         ValueError: says which.
     """
+    again = "replay them with the NFAugment that drew them"
     if params.batch != batch:
         raise ValueError(f"params were made for a batch of {params.batch} images; got {batch}")
     axes = params.weights.shape[1]
-    if axes not in (1, rank):
+    if axes not in (1, engine.rank):
         raise ValueError(
-            f"params were made for {axes} axes, the checkpoint has {rank}: replay them with the "
-            "NFAugment that drew them"
+            f"params were made for {axes} axes, the checkpoint has {engine.rank}: {again}"
         )
-    if (noisy := params.noise.shape[1]) not in (0, dim):
+    if (noisy := params.noise.shape[1]) not in (0, engine.config.dim):
         raise ValueError(
-            f"params hold noise of {noisy} dimensions, the flow has {dim}: replay them with the "
-            "NFAugment that drew them"
+            f"params hold noise of {noisy} dimensions, the flow has {engine.config.dim}: {again}"
+        )
+    if params.memory and engine.memory_rows not in (0, params.memory):
+        raise ValueError(
+            f"params were made for a memory of {params.memory} rows, the checkpoint's has "
+            f"{engine.memory_rows}: {again}, or draw new ones (make_params)"
         )

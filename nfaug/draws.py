@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class NFAParams:
         paired: (n,) whether a partner was found.
         weights: (n, r) or (n, 1), how far to go towards the partner along each axis.
         noise: (n, d), what is added to the latents besides, or (n, 0) for nothing.
+        memory: number of rows of the memory that it was made for, 0 where none is named, None
+            where that is not known.
     """
 
     batch: int
@@ -42,11 +44,12 @@ class NFAParams:
     paired: Tensor
     weights: Tensor
     noise: Tensor
+    memory: int | None = None
 
     def to(self, device: torch.device | str) -> NFAParams:
-        """The same parameters on another device."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
-        return NFAParams(self.batch, **{name: value.to(device) for name, value in tensors.items()})
+        """The same parameters on another device; the host does not wait for the copy."""
+        tensors = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **{name: to_device(x, device) for name, x in tensors.items()})
 
 
 def make_params(
@@ -61,34 +64,36 @@ def make_params(
     mix: str,
     partners: str,
     offsets: Tensor | None,
+    rows: int = 0,
     noise: float = 0.0,
     dim: int = 0,
     generator: torch.Generator | None = None,
 ) -> NFAParams:
     """Which images, which partners and how far, for labels (B,) that are in range.
 
-    `offsets` are the memory's, None where there is none; `dim` is that of the latents. Settings as
-    in `NFAugment`. Nothing is read back from an accelerator.
+    `offsets` are those of the memory's `rows`, None where there is none; `dim` is that of the
+    latents. Settings as in `NFAugment`. Nothing is read back from an accelerator.
     """
     batch, device = len(labels), labels.device
     slots = _slots(batch, float(p.max()) if isinstance(p, Tensor) else p)
     width = 1 if mix == "pair" else rank
     coins = draw(batch, slots, width, alpha, dim if noise else 0, generator=generator)
-    index = coins.index.to(device)
+    index = to_device(coins.index, device)
     own = labels[index]
     # Exactly p on average: `slots` images are drawn, and each is chosen with what is left.
-    share = p.to(device)[own] if isinstance(p, Tensor) else p
-    chosen = coins.choose.to(device) * slots < share * batch
-    coin = coins.partner.to(device)
+    share = to_device(p, device)[own] if isinstance(p, Tensor) else p
+    chosen = to_device(coins.choose, device) * slots < share * batch
+    coin = to_device(coins.partner, device)
     partner, paired = pick_in_batch(coin, own, usable[index])
-    from_memory, other = torch.zeros_like(paired), torch.zeros_like(partner)
+    from_memory, other, memory = torch.zeros_like(paired), torch.zeros_like(partner), 0
     if offsets is not None and partners != "batch":
-        row, other, stored = pick_in_memory(coin, coins.other.to(device), own, offsets)
+        memory = rows
+        row, other, stored = pick_in_memory(coin, to_device(coins.other, device), own, offsets)
         if partners == "memory":
             paired = stored
         from_memory = stored
         if partners == "both":
-            from_memory = stored & (~paired | (coins.source.to(device) < 0.5))
+            from_memory = stored & (~paired | (to_device(coins.source, device) < 0.5))
         partner = torch.where(from_memory, row, partner)
         paired = paired | stored
     weights = coins.weights * strength
@@ -96,9 +101,19 @@ def make_params(
         weights = weights.expand(-1, rank).clone()
         weights[:, axes:] = 0
     return NFAParams(
-        batch, index, chosen, partner, other, from_memory, paired, weights.to(device),
-        noise * coins.normal.to(device),
+        batch, index, chosen, partner, other, from_memory, paired, to_device(weights, device),
+        noise * to_device(coins.normal, device), memory,
     )  # fmt: skip
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor on another device."""
+    device = torch.device(device)
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    # From ordinary memory a copy has the host wait until the GPU has done all that was queued
+    # before it. Pinned memory that is let go is not used again before its copy is done.
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)

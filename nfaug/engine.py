@@ -75,7 +75,7 @@ class Engine:
         self.class_names = names
         self.num_classes = pca.num_classes
         self.rank = pca.rank
-        self.has_memory = pca.has_memory
+        self.memory_rows = 0 if pca.memory is None else len(pca.memory)
         frozen = flow.freeze()
         self._home = frozen.device
         fits = gaussians is not None and gaussians.num_classes == pca.num_classes
@@ -107,6 +107,11 @@ class Engine:
             checkpoint.config.class_names,
             getattr(checkpoint, "gaussians", None),
         )
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether there is a memory of partners."""
+        return self.memory_rows > 0
 
     @property
     def classifies(self) -> bool:

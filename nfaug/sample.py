@@ -14,6 +14,9 @@ __all__ = ["find", "replace_images"]
 
 LabelsGetter = Callable[[Any], Tensor]
 _SPATIAL = ("mask", "box", "keypoint", "segment")  # keys of targets that would have to move too
+_STAYS = (
+    "masks, boxes and keypoints cannot follow an image through NFA, which is for classification"
+)
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
 
@@ -22,6 +25,8 @@ def find(sample: Any, labels_getter: LabelsGetter | None = None) -> tuple[Tensor
 
     A sample is (images, labels, ...) or a mapping with labels under a label-like key, or anything
     for which `labels_getter` returns the labels. The images are its one tensor of four dimensions.
+    Metadata of each image, of shape (B,) or (B, k), may come along; in a tuple or list a tensor of
+    more dimensions is taken for masks or boxes, in a mapping its key must say so.
 
     Raises:
         ValueError: labels or images are not found, or there is something in the sample that NFA
@@ -35,10 +40,16 @@ def find(sample: Any, labels_getter: LabelsGetter | None = None) -> tuple[Tensor
             f"labels must be a tensor; got {type(labels).__name__}. Pass (images, labels), a "
             "dictionary with 'labels', or labels_getter="
         )
-    tensors = [leaf for _, leaf in _leaves(sample) if isinstance(leaf, Tensor)]
-    images = [leaf for leaf in tensors if leaf is not labels and leaf.ndim == 4]
+    tensors = [
+        (path, leaf)
+        for path, leaf in _leaves(sample)
+        if isinstance(leaf, Tensor) and leaf is not labels
+    ]
+    images = [leaf for _, leaf in tensors if leaf.ndim == 4]
+    if images:
+        _refuse_unnamed(tensors, images[0])
     if len(images) != 1:
-        shapes = [tuple(leaf.shape) for leaf in tensors if leaf is not labels]
+        shapes = [tuple(leaf.shape) for _, leaf in tensors]
         raise ValueError(
             f"a sample needs one batch of images of shape (B, C, H, W); got tensors of shapes "
             f"{shapes}. Several views of each image (AugMix splits, multi-crop) are not supported; "
@@ -98,15 +109,26 @@ def _refuse(path: str, leaf: Any) -> None:
         )
     key = path.rpartition(".")[2].lower()
     if isinstance(leaf, Tensor) and any(word in key for word in _SPATIAL):
-        raise ValueError(
-            f"the sample holds {path.lstrip('.')!r}: masks, boxes and keypoints cannot follow an "
-            "image through NFA, which is for classification"
-        )
+        raise ValueError(f"the sample holds {path.lstrip('.')!r}: {_STAYS}")
     if key == "patches" and isinstance(leaf, Tensor):
         raise ValueError(
             "the sample holds patches, not images: NaFlex loaders cut images before they are "
             "batched, so NFA cannot be used with them; use timm.data.create_loader"
         )
+
+
+def _refuse_unnamed(tensors: list[tuple[str, Tensor]], images: Tensor) -> None:
+    """Refuse masks (B, H, W) and (B, 1, H, W) and boxes (B, N, 4) where no key says what they are.
+
+    Any tensor of so many dimensions could be one; further views of the images are left to `find`.
+    """
+    for path, leaf in tensors:
+        views = leaf.ndim == 4 and leaf.shape[:2] == images.shape[:2]
+        if path.endswith("]") and leaf.ndim >= 3 and not views:
+            raise ValueError(
+                f"the sample holds a tensor of shape {tuple(leaf.shape)} at {path}: {_STAYS}. If "
+                "it is none of these, call NFAugment on (images, labels) alone"
+            )
 
 
 def _default_labels(sample: Any) -> Any:

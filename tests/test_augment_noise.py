@@ -9,6 +9,7 @@ import torch
 from nfa_tools import batch_of, checkpoint, tiny_flow
 
 from nfaug.augment import NFAugment
+from nfaug.pixels import resize
 
 DIM = 3 * 8 * 8
 
@@ -29,6 +30,37 @@ def test_the_formula() -> None:
     assert (off > 0).float().mean() < 1e-3
     assert nfa.stats()["applied"] == 12
     assert torch.equal(nfa(images, labels, params=params)[0], new)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [(8, 8), (16, 20)])
+def test_every_type_and_size_of_images(dtype: torch.dtype, size: tuple[int, int]) -> None:
+    nfa = NFAugment(checkpoint(), p=0.5, strength=0.0, noise=0.5, gate=False)
+    images, labels = batch_of(12, size=size)
+    images = (images / 255).to(dtype)
+    (new, _), params = nfa(images, labels, return_params=True)
+    assert (new.shape, new.dtype) == (images.shape, dtype)
+    unit, flow = images[params.index].float(), tiny_flow()
+    levels = resize(unit, (8, 8)) * 255
+    moved = flow.encode(levels)[0] + params.noise.view(6, 3, 8, 8)
+    change = resize(flow.decode(moved, quantize=False) - levels / 255, size)
+    expected = images.clone()
+    expected[params.index] = (unit + change).clamp(0, 1).to(dtype)
+    off = (new.float() - expected.float()).abs().max()
+    assert off <= (1e-4 if dtype == torch.float32 else torch.finfo(dtype).eps), "a rounding at most"
+    assert change.abs().amax((1, 2, 3)).min() > 0.01, "each moves"
+    assert nfa.stats()["applied"] == 6
+    assert torch.equal(nfa(images, labels, params=params)[0], new)
+
+
+def test_eight_bit_images_of_another_size() -> None:
+    nfa = NFAugment(checkpoint(), p=1.0, strength=0.0, noise=0.5, gate=False)
+    images, labels = batch_of(12, size=(16, 20))
+    (new, _), params = nfa(images, labels, return_params=True)
+    unit = nfa(images / 255, labels, params=params)[0]
+    assert new.dtype == torch.uint8
+    assert (unit * 255 - new).abs().max() < 0.51, "the continuous result, rounded"
+    assert (new != images).flatten(1).any(1).all()
 
 
 def test_it_comes_on_top_of_mixing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 from nfa_tools import CLASSES, checkpoint, images_of
 from torch import Tensor
@@ -67,6 +68,40 @@ def test_where_there_is_no_other_it_has_no_partner() -> None:
     assert torch.equal(new[0], FITTED[0])
     assert single.stats()["no_partner"] == 1
     assert single.stats()["applied"] == 39
+
+
+def with_every_second_row() -> ClasswisePCA:
+    tensors = checkpoint().pca.tensors()
+    half = {name: tensors[name][::2] for name in ("memory", "memory_labels")}
+    return ClasswisePCA.from_tensors(tensors | half)
+
+
+@pytest.mark.parametrize("partners", ["memory", "both"])
+def test_a_draw_for_another_memory_is_refused(partners: str) -> None:
+    full, smaller = make_nfa(), make_nfa(with_every_second_row())
+    for nfa in (full, smaller):
+        nfa.partners = partners
+    params = full.make_params(LABELS)
+    assert (params.memory, smaller.make_params(LABELS).memory) == (120, 60)
+    assert params.to("cpu").memory == 120
+    with pytest.raises(ValueError, match=r"memory of 120 rows, .* has 60: replay .*make_params"):
+        smaller(FITTED, LABELS, params=params)
+    with pytest.raises(ValueError, match=r"memory of 60 rows, the checkpoint's has 120"):
+        full(FITTED, LABELS, params=smaller.make_params(LABELS))
+    full(FITTED, LABELS, params=params)
+    assert full.stats()["applied"] == 40
+
+
+def test_a_draw_that_names_no_rows_goes_with_every_memory() -> None:
+    drawer, smaller = make_nfa(), make_nfa(with_every_second_row())
+    drawer.partners = "batch"
+    params = drawer.make_params(LABELS)
+    assert params.memory == 0
+    expected = drawer(FITTED, LABELS, params=params)[0]
+    assert torch.equal(smaller(FITTED, LABELS, params=params)[0], expected)
+    unknown = dataclasses.replace(smaller.make_params(LABELS), memory=None)
+    smaller(FITTED, LABELS, params=unknown)
+    assert smaller.stats()["applied"] == 80
 
 
 def test_a_copy_in_the_batch_is_no_partner() -> None:

@@ -33,6 +33,8 @@ def test_every_container_goes_out_as_it_came_in(nfa: NFAugment) -> None:
         (images, labels),
         [images, labels],
         (images, labels, index, "extra"),
+        (images, labels, torch.zeros(6, 5), index),
+        {"image": images, "labels": labels, "caption": torch.zeros(6, 7, 4)},
         Batch(images, labels, index),
         (images, {"labels": labels, "id": index}),
         {"pixel_values": images, "labels": labels},
@@ -120,12 +122,20 @@ def test_what_cannot_follow_is_refused(nfa: NFAugment) -> None:
     boxes = tv_tensors.BoundingBoxes(torch.ones(6, 4), format="XYXY", canvas_size=(8, 8))
     mask = torch.zeros(6, 8, 8)
     pil = v2.functional.to_pil_image(images[0])
+    plain = r"holds a tensor of shape \(6, {}\) at {}: masks, boxes .* \(images, labels\) alone"
     cases: list[tuple[Any, str]] = [
         ((images, {"labels": labels, "boxes": boxes}), r"holds BoundingBoxes at \[1\].boxes"),
         ((images, labels, tv_tensors.Mask(mask)), r"holds Mask at \[2\]"),
         ({"image": images, "labels": labels, "masks": mask}, "holds 'masks': masks, boxes"),
         ((tv_tensors.Video(images[None]), labels), "holds Video"),
         (([pil] * 6, labels), "holds a PIL image .* Use a bank"),
+        ((images, labels, mask), plain.format("8, 8", r"\[2\]")),
+        ([images, labels, mask[:, None].long()], plain.format("1, 8, 8", r"\[2\]")),
+        ((images, labels, "name", torch.ones(6, 5, 4)), plain.format("5, 4", r"\[3\]")),
+        ((images, {"labels": labels, "more": [mask]}), plain.format("8, 8", r"\[1\]\.more\[0\]")),
+        (Batch(images, labels, mask > 0), plain.format("8, 8", r"\[2\]")),
+        ((images, labels, images.clone()), "AugMix splits"),
+        ((images, labels, images[..., :4, :4]), "multi-crop"),
         (([images, images], labels), "AugMix splits"),
         ({"patches": mask, "labels": labels}, "NaFlex loaders"),
         ({"image": images, "kind": labels}, r"no labels found among the keys \['image', 'kind'\]"),
