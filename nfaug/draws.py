@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,8 +49,11 @@ class NFAParams:
 
     def to(self, device: torch.device | str) -> NFAParams:
         """The same parameters on another device; the host does not wait for the copy."""
-        tensors = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
-        return replace(self, **{name: to_device(x, device) for name, x in tensors.items()})
+        moved: dict[str, Any] = {
+            name: to_device(x, device) if isinstance(x, Tensor) else x
+            for name, x in vars(self).items()
+        }
+        return NFAParams(**moved)
 
 
 def make_params(
