@@ -23,9 +23,9 @@ With --train, the small CNN of study.py learns from the same images under Random
 in five arms, and is tested on test images as they are: the crop alone, NFA behind the crop with the
 plain fit, with the fit under the crop, and without a gate, and NFA before the crop from a stored
 bank. All arms see the same number of images in the same order; each finished cell appends a row to
---csv, and a run that is repeated skips the cells that are there. Printed are means and gains over the crop
-alone with 95% intervals over seeds (Student's t); a seed chooses the labelled images, the initial
-weights and the order. NFA has its default settings.
+--csv, and a run that is repeated skips the cells that are there. Printed are means, and gains over
+the crop alone with 95% intervals over seeds (Student's t); a seed chooses the labelled images, the
+initial weights and the order. NFA has its default settings.
 """
 
 from __future__ import annotations
