@@ -252,6 +252,7 @@ def test_an_unedited_script_with_everything_on(
     ("model", "size"),
     [
         ("resnet18", "32"),
+        ("convnext_atto", "32"),
         ("swin_tiny_patch4_window7_224", "32"),
         ("eva02_tiny_patch14_224", "28"),
     ],
