@@ -68,8 +68,8 @@ def main() -> None:
     args = parse()
     device = torch.device(args.device)
     nfa = NFAugment.from_pretrained(args.nfa, p=args.nfa_prob)
-    # Transformers are built for a size; a convolutional network takes any.
-    size = {"img_size": args.img_size} if args.img_size and "resnet" not in args.model else {}
+    fixed = getattr(timm.get_pretrained_cfg(args.model), "fixed_input_size", False)
+    size = {"img_size": args.img_size} if args.img_size and fixed else {}  # others take any size
     model = timm.create_model(
         args.model, pretrained=args.pretrained, num_classes=nfa.num_classes, **size
     ).to(device)

@@ -36,7 +36,7 @@ def main() -> None:
     flow = nfaug.Flow.from_pretrained(args.flow)
     # The images as the flow takes them; training may use another size, which NFA adapts to.
     images = open_dataset(
-        args.images, image_size=flow.config.image_size, channels=flow.config.channels
+        args.images, image_size=flow.codec.image_size, channels=flow.codec.channels
     )
     fewest = int(torch.bincount(images.targets).min())
     fitted = nfaug.fit(flow, images, rank=min(args.rank, fewest - 1))

@@ -5,7 +5,7 @@
 
 DATA holds train/ and val/ with a folder for each class, as images of 32 pixels. Variants come from
 a bank, before everything else, so that training costs no flow at all: then flip, crop, RandAugment,
-erasing, mixup and cutmix. Adam, learning rate 2e-3, weight decay 0.05, cosine; the paper trains
+erasing, mixup and cutmix. AdamW, learning rate 2e-3, weight decay 0.05, cosine; the paper trains
 1,000 epochs of batches of 256. It prints "epoch 1: loss 2.310, top-1 14.2%" for each epoch, and at
 the end the share of images for which the bank has variants.
 """

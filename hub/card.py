@@ -27,17 +27,22 @@ _ENTITIES = {char: f"&#{ord(char)};" for char in "&<>\"'`|:@/\\"}
 _ESCAPED = {char: "\\" + char for char in "!#$%()*+.;=?[]^_{}~"} | _ENTITIES
 
 
-def escape(text: object) -> str:
-    """Somebody's text as plain words on one line of Markdown, in a table cell too."""
-    return "".join(_ESCAPED.get(char, char) for char in _plain(text))
+def escape(text: object, *, longest: int | None = _LONGEST_TEXT) -> str:
+    """Somebody's text as plain words on one line of Markdown, in a table cell too.
+
+    What is longer than `longest` characters is cut, visibly; None for no limit.
+    """
+    return "".join(_ESCAPED.get(char, char) for char in _plain(text, longest))
 
 
-def _plain(text: object) -> str:
+def _plain(text: object, longest: int | None = _LONGEST_TEXT) -> str:
     shown = "".join(
         char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text)
     )
     shown = shown.strip() or "(empty)"
-    return shown if len(shown) <= _LONGEST_TEXT else shown[: _LONGEST_TEXT - 3] + "..."
+    if longest is None or len(shown) <= longest:
+        return shown
+    return shown[: longest - 3] + "..."
 
 
 def make_card(
@@ -263,10 +268,17 @@ def _classes(names: tuple[str, ...]) -> str:
 
 
 def _terms(licence: str | None, data: str | None) -> str:
+    # Terms are the words of who pushes, not of a checkpoint, and cut short they are other terms.
     flow = (
-        f"The flow: {escape(licence)}." if licence else "The flow: **no licence was stated yet.**"
+        f"The flow: {escape(licence, longest=None)}."
+        if licence
+        else "The flow: **no licence was stated yet.**"
     )
-    images = escape(data) if data else "**nothing was stated yet** of their source and terms."
+    images = (
+        escape(data, longest=None)
+        if data
+        else "**nothing was stated yet** of their source and terms."
+    )
     return f"{flow}\n\nThe images it was trained on: {images}"
 
 

@@ -33,6 +33,7 @@ from .bank_format import (
     bank_bytes,
     labels_of,
     labels_sha256,
+    load_probes,
     probe_indices,
     thumbnails,
     to_uint8,
@@ -42,6 +43,7 @@ from .checks import dataset_classes, refuse_other_classes
 __all__ = ["Bank", "BankDataset", "bank_bytes", "export_bank", "make_bank"]
 
 _SYNC_EVERY = 2**26  # bytes of variants between two notes of how far it is
+_ALIKE = 2  # grey levels of a thumbnail: another release of a decoder may round otherwise
 
 
 def make_bank(
@@ -74,7 +76,7 @@ def make_bank(
 
     Raises:
         ValueError: classes or their order differ, images differ in size, or `out` holds a bank that
-            was made otherwise.
+            was made otherwise, or of other images.
         FileExistsError: `out` holds something else.
         OSError: there is not enough space.
     """
@@ -87,7 +89,7 @@ def make_bank(
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise ValueError("the data set is empty: there is nothing to make variants of")
     wanted = _plan(nfa, checkpoint, dataset, variants, seed, batch_size, settings)
-    begun = _continued(path, wanted, overwrite)
+    begun = _continued(path, wanted, dataset, overwrite)
     if begun is None:
         begun = _begin(path, wanted, dataset)
     if not begun.complete:
@@ -148,7 +150,7 @@ def _weights_sha256(checkpoint: Any, *, gaussians: bool) -> str:
     return digest.hexdigest()
 
 
-def _continued(path: Path, wanted: Manifest, overwrite: bool) -> Manifest | None:
+def _continued(path: Path, wanted: Manifest, dataset: Any, overwrite: bool) -> Manifest | None:
     """The manifest of a bank to go on with, None to begin one."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
@@ -164,7 +166,21 @@ def _continued(path: Path, wanted: Manifest, overwrite: bool) -> Manifest | None
             f"{path} holds a bank that was made otherwise: {shown}. Choose another place, or pass "
             "overwrite=True (--overwrite)"
         )
+    probes = _probes(dataset, wanted)
+    apart = np.abs(load_probes(path, wanted.images).astype(np.int16) - probes).max((1, 2))
+    if different := int((apart > _ALIKE).sum()):
+        raise ValueError(
+            f"{path} holds a bank of other images, or in another order: of {len(probes)} that were "
+            f"compared {different} differ. Choose another place, or pass overwrite=True "
+            "(--overwrite)"
+        )
     return found
+
+
+def _probes(dataset: Any, made: Manifest) -> np.ndarray:
+    """Thumbnails by which the images are known again."""
+    rows = probe_indices(made.images)
+    return thumbnails([to_uint8(dataset[i][0], made.shape[0]) for i in rows])
 
 
 def _begin(path: Path, made: Manifest, dataset: Any) -> Manifest:
@@ -176,12 +192,11 @@ def _begin(path: Path, made: Manifest, dataset: Any) -> Manifest:
             f"the bank needs {need / 2**20:.0f} MiB, {path} has {free / 2**20:.0f} MiB free: make "
             "fewer variants, or smaller images"
         )
-    sources = [to_uint8(dataset[i][0], made.shape[0]) for i in probe_indices(made.images)]
     labels = labels_of(dataset)
     if labels is None:
         labels = np.asarray([int(dataset[i][1]) for i in range(made.images)], dtype=np.int64)
     with replace_directory(path, last=MANIFEST) as staged:  # a kill leaves all of it or nothing
-        np.save(staged / PROBES, thumbnails(sources))
+        np.save(staged / PROBES, _probes(dataset, made))
         np.save(staged / LABELS, labels)
         for name, shape, dtype in _arrays(made):
             with (staged / name).open("wb") as file:

@@ -24,7 +24,17 @@ from torch.nn import functional as F
 
 from .atomic import write_text
 
-__all__ = ["Bank", "Manifest", "bank_bytes", "labels_of", "probe_indices", "thumbnails", "to_uint8"]
+__all__ = [
+    "Bank",
+    "Manifest",
+    "bank_bytes",
+    "labels_of",
+    "labels_sha256",
+    "load_probes",
+    "probe_indices",
+    "thumbnails",
+    "to_uint8",
+]
 
 FORMAT_VERSION = 1
 MANIFEST, VARIANTS, APPLIED, LABELS, PROBES = (
@@ -130,7 +140,7 @@ class Bank:
         )
         self.applied = _read(self.path / APPLIED, (made.images, made.variants), np.bool_)
         self.labels = _read(self.path / LABELS, (made.images,), np.int64)
-        self.probes = _read(self.path / PROBES, (len(probe_indices(made.images)), 8, 8), np.uint8)
+        self.probes = load_probes(self.path, made.images)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "manifest": self.manifest}
@@ -177,6 +187,15 @@ def probe_indices(images: int) -> list[int]:
     """Up to 64 images spread over the data."""
     count = min(_PROBES, images)
     return [round(number * (images - 1) / max(1, count - 1)) for number in range(count)]
+
+
+def load_probes(directory: Path, images: int) -> np.ndarray:
+    """The thumbnails of a bank of so many images, which is complete or not.
+
+    Raises:
+        ValueError: they are missing or damaged.
+    """
+    return _read(directory / PROBES, (len(probe_indices(images)), 8, 8), np.uint8)
 
 
 def thumbnails(images: Sequence[Tensor]) -> np.ndarray:

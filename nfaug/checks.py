@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["checked", "dataset_classes", "one_of", "refuse_other_classes"]
+__all__ = ["checked", "class_names", "dataset_classes", "one_of", "refuse_other_classes"]
 
 _Word = TypeVar("_Word", bound=str)
 
@@ -27,22 +28,35 @@ def one_of(name: str, value: _Word, choices: tuple[_Word, ...]) -> _Word:
     return value
 
 
+def class_names(classes: Iterable[Any]) -> list[str]:
+    """A name for each class, no two alike: torchvision's ImageNet has both that this undoes.
+
+    The synonyms of one class, a tuple, become "a, b"; classes of one name, "crane (134)" and so on,
+    with their labels.
+    """
+    names = [", ".join(map(str, x)) if isinstance(x, tuple) else str(x) for x in classes]
+    times = Counter(names)
+    return [f"{name} ({i})" if times[name] > 1 else name for i, name in enumerate(names)]
+
+
 def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
     """Class names in label order of a `class_to_idx`, a sequence of names, or a data set.
 
+    They are those of `class_names`. Of a data set with both, `classes` are taken: in a
+    `class_to_idx` a name stands for one class only, so that one of two alike would be missing.
     Looks through wrappers that call what they wrap `dataset` or `reader` (torch's Subset, timm's
     data sets). None where there are no names, or a ValueError if they are `required`.
     """
     if isinstance(source, Mapping):
         return _in_order(source)
     if isinstance(source, (list, tuple)):
-        return [str(name) for name in source]
+        return class_names(source)
     for holder in _unwrapped(source):
-        if isinstance(found := getattr(holder, "class_to_idx", None), Mapping) and found:
-            return _in_order(found)
         found = getattr(holder, "classes", None)
         if isinstance(found, Sequence) and not isinstance(found, str) and found:
-            return [str(name) for name in found]
+            return class_names(found)
+        if isinstance(found := getattr(holder, "class_to_idx", None), Mapping) and found:
+            return _in_order(found)
     if required:
         raise ValueError(
             f"no class names found in a {type(source).__name__}: pass class_to_idx, or names in "
@@ -86,13 +100,17 @@ def _few(names: list[str]) -> str:
 
 
 def _in_order(class_to_idx: Mapping[Any, int]) -> list[str]:
-    ordered = sorted(class_to_idx.items(), key=lambda item: item[1])
-    if [index for _, index in ordered] != list(range(len(ordered))):
+    synonyms: dict[int, list[str]] = {}
+    for name, index in class_to_idx.items():
+        synonyms.setdefault(index, []).append(str(name))
+    if sorted(synonyms) != list(range(len(synonyms))):
+        missing = next(i for i in range(len(synonyms)) if i not in synonyms)
         raise ValueError(
-            f"class_to_idx must number its {len(ordered)} classes 0, 1, ...; got "
-            f"{[index for _, index in ordered][:10]}"
+            f"class_to_idx must number its {len(synonyms)} classes 0, 1, ...; got "
+            f"{sorted(synonyms)[:10]}, without {missing}. Where two classes have one name it lacks "
+            "the first: pass the names in label order instead"
         )
-    return [str(name) for name, _ in ordered]
+    return class_names(tuple(synonyms[index]) for index in range(len(synonyms)))
 
 
 def _unwrapped(source: Any) -> Iterable[Any]:

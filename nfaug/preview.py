@@ -17,7 +17,7 @@ from .gaussians import ClassGaussians
 __all__ = ["picture_grid", "preview_grid", "sample_images"]
 
 _HEADER, _GAP = 18, 2
-_PARTNERS = 8  # of each class, where the checkpoint has no memory of them
+_PARTNERS = 8  # of each class, where they do not come from a memory
 
 
 def preview_grid(
@@ -51,8 +51,9 @@ def preview_grid(
     generator = torch.Generator().manual_seed(seed)
     device = checkpoint.flow.device
     names = list(checkpoint.config.class_names)[:classes]
-    # Without a memory, partners come from the batch: others of the class, which are not shown.
-    each = 1 if checkpoint.pca.has_memory else 1 + _PARTNERS
+    # Partners that come from the batch are others of the class, which are not shown.
+    remembered = checkpoint.pca.has_memory and settings.get("partners") in (None, "auto", "memory")
+    each = 1 if remembered else 1 + _PARTNERS
     picks = []
     for y in range(len(names)):
         rows = (dataset.targets == y).nonzero().flatten()

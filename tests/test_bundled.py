@@ -36,6 +36,9 @@ def test_a_bundled_flow_is_small_and_holds_no_image(name: str) -> None:
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "The partner memory was left out." in card
     assert f'NFAugment.from_pretrained("{name}"' in card
+    terms = card.partition("## Licence and data\n\n")[2].partition("\n\n## ")[0]
+    assert terms.endswith("\\."), "a whole sentence"
+    assert "\\.\\.\\." not in terms
 
 
 def test_what_there_is() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import inspect
 import json
 import os
 import re
@@ -18,8 +19,10 @@ import numpy as np
 import pytest
 from loopback_hub import LoopbackHub
 
+from nfaug.augment import NFAugment
 from nfaug.bank import Bank
 from nfaug.cli import main
+from nfaug.commands import bank, preview, timm
 from nfaug.commands.timm import expand
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -124,16 +127,19 @@ def test_bank(
     assert Bank(large).variants.shape[2:4] == (20, 20)
     noisy = tmp_path / "noisy"
     mixing = ["--alpha", "0.1", "--mix", "pair", "--strength", "0", "--noise", "0.3"]
-    mixing += ["--gate", "off", "--keep", "consistent"]
+    mixing += ["--gate", "off", "--keep", "consistent", "--partners", "both", "--axes", "2"]
     assert run(capsys, *words, *mixing, "--out", str(noisy))[0] == 0
     used = Bank(noisy).manifest.parameters
     assert used == {
-        **{"alpha": 0.1, "mix": "pair", "partners": "auto", "strength": 0.0, "noise": 0.3},
-        **{"axes": None, "gate": None, "keep": "consistent"},
+        **{"alpha": 0.1, "mix": "pair", "partners": "both", "strength": 0.0, "noise": 0.3},
+        **{"axes": 2, "gate": None, "keep": "consistent"},
     }
     code, _, error = run(capsys, *words, "--out", str(noisy), "--noise", "-1")
     assert code == 2
     assert "noise must be a finite number" in error
+    code, _, error = run(capsys, *words, "--out", str(noisy), "--axes", "0")
+    assert code == 2
+    assert "axes must be a whole number of at least 1" in error
     code, _, error = run(capsys, *words, "--out", str(large), "--image-size", "0")
     assert code == 2
     assert "--image-size must be at least 1 pixel; got 0" in error
@@ -163,7 +169,8 @@ def test_timm_runs_a_script(
         "    assert images.shape == (4, 1, 8, 8)\n"
     )
     words = ["timm", str(script), "--nfa", str(tiny_path), "--nfa-prob", "1.0", "--json"]
-    words += ["--nfa-noise", "0.5", "--nfa-gate", "off"]
+    words += ["--nfa-noise", "0.5", "--nfa-gate", "off", "--nfa-partners", "batch"]
+    words += ["--nfa-axes", "1"]
     capsys.readouterr()
     assert main([*words, "--", "--model", "tiny", "-b=4"]) == 0
     out, error = capsys.readouterr()
@@ -177,6 +184,27 @@ def test_timm_without_its_script(tiny_path: Path, capsys: pytest.CaptureFixture[
     assert code == 2
     assert "nowhere.py" in error
     assert "Traceback" not in error
+
+
+def test_timm_takes_an_autoencoder(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It reaches the reader of the flow, which knows whether the flow has one."""
+    words = ["timm", "train.py", "--nfa", str(tiny_path), "--nfa-autoencoder", "some/vae"]
+    code, _, error = run(capsys, *words)
+    assert code == 2
+    assert "a flow on pixels, which needs no autoencoder" in error
+
+
+def test_the_commands_that_mix_have_the_settings_of_the_augmentation() -> None:
+    theirs = set(inspect.signature(NFAugment).parameters) - {
+        *("checkpoint", "p", "mean", "std", "generator", "smoothing", "labels_getter"),
+    }
+    for command, prefix in ((bank, "--"), (preview, "--"), (timm, "--nfa-")):
+        text = " ".join(command.parser().format_help().split())
+        for name in theirs:
+            assert f"{prefix}{name} " in text, (command.__name__, name)
+        assert ("(a preview has no gate by default" in text) == (command is preview)
+        default = inspect.signature(NFAugment).parameters["gate"].default
+        assert (f"or off ({default})" in text) == (command is not preview)
 
 
 def test_timm_shows_where_a_script_failed(

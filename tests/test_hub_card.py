@@ -158,6 +158,15 @@ def test_it_says_what_matters() -> None:
     assert many.count("\n") < 400
 
 
+def test_terms_are_never_cut() -> None:
+    licence, terms = "my own licence " * 20 + "end", "You may use it, if you ask first. " * 40
+    card = make_card(facts(), "owner/flow", licence=licence, data=terms + "It ends here")
+    assert f"The flow: {licence}." in card
+    assert "ask first\\. It ends here\n" in card
+    assert card.count("if you ask first") == 40
+    assert len(escape(terms)) < 200, "texts of a checkpoint are cut"
+
+
 def test_privacy_is_said_plainly() -> None:
     whole = privacy_block(facts())
     assert "holds a partner memory" in whole

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from nfa_tools import NAMES, checkpoint, images_of
 from torch.utils.data import DataLoader, Dataset
 
+from nfaug.augment import NFAugment
 from nfaug.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.integrations import albumentations as module
 from nfaug.integrations.albumentations import NFATransform
@@ -105,6 +107,38 @@ def test_to_dict_and_back(flow_dir: str) -> None:
     again.set_random_seed(0)
     first = pipeline(image=picture(), label=1)["image"]
     assert (first == again(image=picture(), label=1)["image"]).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strength": -5.0}, r"strength must be a finite number in \[0, inf\]; got -5.0"),
+        ({"noise": -1.0}, r"noise must be a finite number in \[0, inf\]; got -1.0"),
+        ({"noise": math.nan}, r"noise must be a finite number in \[0, inf\]; got nan"),
+        ({"alpha": 0.0}, r"alpha must be a finite number in \(0, inf\]; got 0.0"),
+        ({"alpha": math.inf}, r"alpha must be a finite number in \(0, inf\]; got inf"),
+        ({"gate": -0.5}, r"gate must be a finite number in \[0, inf\]; got -0.5"),
+    ],
+)
+def test_settings_are_checked_at_once_and_as_the_batch_transform_does(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        NFATransform("a flow that is not there", **settings)
+    with pytest.raises(ValueError, match=message):
+        NFAugment(checkpoint(), **settings)
+
+
+def test_noise_alone_needs_no_memory(flow_dir: str, tmp_path: Path) -> None:
+    bare = save(tmp_path / "bare", memory=False)
+    settings: dict[str, Any] = {"strength": 0.0, "noise": 0.5, "gate": False, "p": 1.0}
+    for path in (bare, flow_dir):
+        transform = NFATransform(path, **settings)
+        transform.set_random_seed(0)
+        assert (transform(image=picture(), label=1)["image"] != picture()).any()
+        assert transform.nfa.stats()["applied"] >= 1
+    with pytest.raises(ValueError, match="needs a partner memory"):
+        NFATransform(bare, **{**settings, "strength": 0.1})(image=picture(), label=1)
 
 
 class Pictures(Dataset[tuple[torch.Tensor, int]]):

@@ -12,7 +12,13 @@ import timm.data
 import torch
 from nfa_tools import CLASSES, NAMES, batch_of, checkpoint, images_of
 from PIL import Image
-from timm.data import FastCollateMixup, Mixup, create_dataset, create_loader
+from timm.data import (
+    FastCollateMixup,
+    Mixup,
+    ScheduledTransformDataset,
+    create_dataset,
+    create_loader,
+)
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -99,6 +105,31 @@ def test_it_takes_the_normalisation_of_the_loader(folder: Path, prefetcher: bool
     with pytest.raises(ValueError, match=r"given mean and std .* the loader normalises by"):
         NFALoader(plain, make_nfa(mean=0.5, std=0.5))
     NFALoader(plain, make_nfa(mean=CLIP_MEAN, std=CLIP_STD))
+
+
+def test_it_takes_the_normalisation_of_several_sizes(folder: Path) -> None:
+    """timm's --train-img-sizes, without a prefetcher that would know it."""
+
+    def plain(transforms: list[Any]) -> DataLoader[Any]:
+        source = create_dataset("", root=str(folder), split="train")
+        data = ScheduledTransformDataset(source, transforms)
+        return DataLoader(data, batch_sampler=[[(0, 0), (4, 0)], [(1, 1), (5, 1)]])
+
+    def transform(size: int, std: tuple[float, ...] = CLIP_STD) -> Any:
+        return timm.data.create_transform((3, size, size), no_aug=True, mean=CLIP_MEAN, std=std,
+                                          is_training=True)  # fmt: skip
+
+    nfa = make_nfa()
+    loader = NFALoader(plain([transform(16), transform(24)]), nfa)
+    assert nfa.normalization is not None
+    assert torch.allclose(torch.tensor(nfa.normalization), torch.tensor([CLIP_MEAN, CLIP_STD]))
+    assert [images.shape[-1] for images, _ in loader] == [16, 24]
+    assert nfa.stats()["applied"] == 4
+    other = transform(24, std=(0.5, 0.5, 0.5))
+    with pytest.raises(ValueError, match=r"transforms normalise by different mean and std: .*0\.5"):
+        NFALoader(plain([transform(16), other]), make_nfa())
+    with pytest.raises(ValueError, match=r"different mean and std: .* nothing"):
+        NFALoader(plain([transform(16), lambda image: image]), make_nfa())
 
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
@@ -221,6 +252,7 @@ def test_an_unedited_script_with_everything_on(
     ("model", "size"),
     [
         ("resnet18", "32"),
+        ("convnext_atto", "32"),
         ("swin_tiny_patch4_window7_224", "32"),
         ("eva02_tiny_patch14_224", "28"),
     ],

@@ -41,6 +41,18 @@ def test_without_a_memory(tiny_checkpoint: Checkpoint, tiny_images: TensorImages
     assert all((variant != row[0]).any() for row in shown for variant in row[2:])
 
 
+@pytest.mark.parametrize("partners", ["batch", "both"])
+def test_partners_of_the_batch(
+    tiny_checkpoint: Checkpoint, tiny_images: TensorImages, partners: str
+) -> None:
+    """They are there although the checkpoint has a memory."""
+    picture = preview_grid(tiny_checkpoint, tiny_images, variants=2, partners=partners)
+    shown = cells(np.asarray(picture), 3, 4, 64)
+    assert all((row[2:] != row[0]).any() for row in shown)
+    if partners == "batch":
+        assert all((variant != row[0]).any() for row in shown for variant in row[2:])
+
+
 def test_the_seed_decides(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()

@@ -21,7 +21,7 @@ from timm.data import (
     resolve_data_config,
 )
 from timm.loss import SoftTargetCrossEntropy
-from timm.models import create_model
+from timm.models import create_model, get_pretrained_cfg
 
 
 def _set_loader_epoch(loader, epoch):
@@ -55,7 +55,8 @@ def main() -> None:
     args.prefetcher = not args.no_prefetcher
     device = torch.device("cpu")
 
-    size = {} if "resnet" in args.model else {"img_size": args.img_size}
+    fixed = getattr(get_pretrained_cfg(args.model), "fixed_input_size", False)
+    size = {"img_size": args.img_size} if fixed else {}
     model = create_model(args.model, num_classes=3, **size)
     data_config = resolve_data_config({"img_size": args.img_size}, model=model)
     dataset_train = create_dataset("", root=args.data, split="train", is_training=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 from tqdm import tqdm
 
+from ..checks import class_names
 from .images import LabelledImages
 from .readers import ImageDecodeError, Reader, assemble
 
@@ -186,7 +186,4 @@ def _class_names(dataset: Any) -> list[str] | None:
     classes = getattr(dataset, "classes", None)
     if not isinstance(classes, tuple | list):
         return None
-    # torchvision's ImageNet has tuples of synonyms, and two classes called crane.
-    names = [", ".join(name) if isinstance(name, tuple) else str(name) for name in classes]
-    times = Counter(names)
-    return [f"{name} ({i})" if times[name] > 1 else name for i, name in enumerate(names)]
+    return class_names(classes)

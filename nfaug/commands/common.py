@@ -76,8 +76,11 @@ def add_flow(parser: ArgumentParser) -> None:
     )
 
 
-def add_mixing(parser: ArgumentParser, prefix: str = "") -> None:
-    """What `NFAugment` does to an image; without an option its own default holds."""
+def add_mixing(parser: ArgumentParser, prefix: str = "", *, gate: str = "1.25") -> None:
+    """What `NFAugment` does to an image; without an option its own default holds.
+
+    `gate` is what the help calls the default of the gate, for a command that has another.
+    """
     parser.add_argument(
         f"--{prefix}alpha", type=float | None, help="of Beta(alpha, alpha), the mixing weights"
     )
@@ -85,6 +88,12 @@ def add_mixing(parser: ArgumentParser, prefix: str = "") -> None:
         f"--{prefix}mix",
         type=Literal["axis", "pair"] | None,
         help="a weight for each axis or for each pair of images",
+    )
+    parser.add_argument(
+        f"--{prefix}partners",
+        type=Literal["auto", "batch", "memory", "both"] | None,
+        help="mix with images of the batch, of the flow's memory, of both, or of the memory where "
+        "there is one (auto)",
     )
     parser.add_argument(
         f"--{prefix}strength", type=float | None, help="of mixing; 0 for noise alone"
@@ -95,9 +104,13 @@ def add_mixing(parser: ArgumentParser, prefix: str = "") -> None:
         help="standard deviation of gaussian noise in the latent space",
     )
     parser.add_argument(
+        f"--{prefix}axes", type=int | None, help="mix along so many leading axes only (all)"
+    )
+    parser.add_argument(
         f"--{prefix}gate",
         type=float | Literal["off"] | None,
-        help="radius beyond which images are left alone, relative to the fitted one, or off",
+        help="radius beyond which images are left alone, relative to the fitted one, or off "
+        f"({gate})",
     )
     parser.add_argument(
         f"--{prefix}keep",
@@ -108,7 +121,7 @@ def add_mixing(parser: ArgumentParser, prefix: str = "") -> None:
 
 def mixing(arguments: Namespace, prefix: str = "") -> dict[str, Any]:
     """The options of `add_mixing` that were given, as settings of `NFAugment`."""
-    names = ("alpha", "mix", "strength", "noise", "gate", "keep")
+    names = ("alpha", "mix", "partners", "strength", "noise", "axes", "gate", "keep")
     given = {name: arguments[f"{prefix}{name}"] for name in names}
     if given["gate"] == "off":
         given["gate"] = False

@@ -31,7 +31,7 @@ def parser() -> ArgumentParser:
     )
     add_flow(made)
     add_data_options(made, "train")
-    add_mixing(made)
+    add_mixing(made, gate="a preview has no gate by default, unlike training")
     made.add_argument("--out", required=True, help="the PNG file to write")
     made.add_argument("--overwrite", action="store_true", help="replace --out")
     made.add_argument("--variants", type=int, default=6, help="variants per class")

@@ -41,6 +41,10 @@ def parser() -> ArgumentParser:
         help="a checkpoint directory, owner/name on the Hub, or builtin:NAME",
     )
     made.add_argument(
+        "--nfa-autoencoder",
+        help="for a flow on latents: its autoencoder's directory or owner/name, if it has moved",
+    )
+    made.add_argument(
         "--nfa-prob", type=float | None, help="share of images that are augmented (0.5)"
     )
     add_mixing(made, "nfa-")
@@ -57,7 +61,9 @@ def run(arguments: Namespace) -> dict[str, Any]:
         stats = run_script(
             arguments.script,
             list(arguments.script_arg),
-            NFAugment.from_pretrained(arguments.nfa, **mixing(arguments, "nfa_")),
+            NFAugment.from_pretrained(
+                arguments.nfa, autoencoder=arguments.nfa_autoencoder, **mixing(arguments, "nfa_")
+            ),
             prob=arguments.nfa_prob,
             off_epoch=arguments.nfa_off_epoch,
         )

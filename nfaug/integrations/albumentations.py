@@ -2,12 +2,24 @@
 
 This is the slow path. An image alone costs far more than its share of a batch, and a worker has no
 accelerator: `NFAugment` on batches, or a bank (`nfaug.bank`), does the same for less. Use it where
-a pipeline is albumentations from end to end and NFA has to stand in its middle, or to try it out.
+a pipeline is albumentations from end to end and NFA has to stand in its middle, or to try it out:
+
+    A.Compose([A.RandomResizedCrop((32, 32)), NFATransform("my-flow", p=0.5), A.Normalize()])
+
+called with `image=` and `label=`. Where the training loop can be edited, `NFAugment` belongs in it,
+behind the loader: all the rest stays with albumentations, and NFA takes its normalised batches
+(`mean=`, `std=`). Where only the data set can, `BankDataset` swaps images for variants before
+albumentations sees them.
+
+A worker loads the flow at its first image and keeps it: give the loader `persistent_workers=True`.
+It sees no batch, so partners come from the checkpoint's memory, which `nfaug fit` makes. The
+transform stands before `A.Normalize`; behind or before the crop: docs/where-in-the-pipeline.md.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -16,6 +28,7 @@ import numpy as np
 import torch
 
 from ..augment import NFAParams, NFAugment
+from ..checks import checked, one_of
 
 __all__ = ["NFATransform"]
 
@@ -28,19 +41,19 @@ class NFATransform(albumentations.ImageOnlyTransform):
     `to_dict` and `from_dict` keep the checkpoint by its name.
 
     Args:
-        checkpoint: directory or Hub repository; its PCA must have a memory.
+        checkpoint: directory or Hub repository; its PCA must have a memory, unless strength is 0.
         alpha, mix, strength, noise, gate: as `NFAugment`'s.
         label_key: name under which the label is passed.
         revision: branch, tag or commit of the Hub repository.
         p: probability of applying the transform.
 
     Raises:
-        ValueError: at a call: no label, or one that is no class; the sample has masks, boxes or
-            keypoints; the checkpoint has no memory.
+        ValueError: a setting is out of range; at a call: no label, or one that is no class; the
+            sample has masks, boxes or keypoints; the checkpoint has no memory.
     """
 
     class InitSchema(albumentations.ImageOnlyTransform.InitSchema):
-        """Types of the settings; values are checked by `NFAugment`."""
+        """Types of the settings; `__init__` checks the values as `NFAugment` does."""
 
         checkpoint: str
         alpha: float
@@ -65,10 +78,12 @@ class NFATransform(albumentations.ImageOnlyTransform):
     ) -> None:
         super().__init__(p=p)
         self.checkpoint = checkpoint
-        self.alpha = alpha
-        self.mix = mix
-        self.strength = strength
-        self.noise = noise
+        self.alpha = checked("alpha", alpha, 0, math.inf, open_low=True)
+        self.mix = one_of("mix", mix, ("axis", "pair"))
+        self.strength = checked("strength", strength, 0, math.inf)
+        self.noise = checked("noise", noise, 0, math.inf)
+        if gate is not False:
+            checked("gate", float(gate), 0, math.inf)
         self.gate = gate
         self.label_key = label_key
         self.revision = revision
@@ -76,7 +91,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
     @property
     def nfa(self) -> NFAugment:
         """This process's copy of the augmentation."""
-        return _load(self.checkpoint, self.revision, self.gate)
+        return _load(self.checkpoint, self.revision, self.gate, self.strength == 0)
 
     @property
     def targets(self) -> dict[str, Callable[..., Any]]:
@@ -104,8 +119,9 @@ class NFATransform(albumentations.ImageOnlyTransform):
                 f"{self.label_key} must be a whole number in [0, {nfa.num_classes}), the class of "
                 f"the image; got {label!r}"
             )
-        start, end = nfa.memory_range(int(label))
-        first, second = self._rows(start, end)
+        # Noise alone needs no partner, and then there may be no memory.
+        rows = nfa.memory_range(int(label)) if nfa.engine.has_memory else (0, 0)
+        first, second = self._rows(*rows)
         draw = self.random_generator
         dim = nfa.engine.config.dim if self.noise else 0
         weights = draw.beta(self.alpha, self.alpha, 1 if self.mix == "pair" else nfa.rank)
@@ -145,7 +161,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
             chosen=yes,
             partner=torch.tensor([max(0, partner)]),
             other=torch.tensor([max(0, other)]),
-            from_memory=yes,
+            from_memory=yes & self.nfa.engine.has_memory,
             paired=yes & (partner >= 0),
             weights=torch.from_numpy(weights)[None],
             noise=torch.from_numpy(np.asarray(noise, dtype=np.float32))[None],
@@ -156,8 +172,12 @@ class NFATransform(albumentations.ImageOnlyTransform):
 
 
 @functools.lru_cache(maxsize=4)
-def _load(checkpoint: str, revision: str | None, gate: bool | float) -> NFAugment:
+def _load(checkpoint: str, revision: str | None, gate: bool | float, alone: bool) -> NFAugment:
     """One copy in each process: workers that are spawned load it at their first image."""
     return NFAugment.from_pretrained(
-        checkpoint, revision=revision, p=1.0, partners="memory", gate=gate
+        checkpoint,
+        revision=revision,
+        p=1.0,
+        partners="auto" if alone else "memory",
+        gate=gate,
     )

@@ -233,10 +233,28 @@ def _normalization_of(loader: Any) -> tuple[tuple[float, ...], tuple[float, ...]
         mean, std = mean.float().flatten() / 255, std.float().flatten() / 255
         return tuple(mean.tolist()), tuple(std.tolist())
     for holder in _unwrapped(getattr(loader, "dataset", None)):
-        for step in _steps(getattr(holder, "transform", None)):
-            if type(step).__name__ == "Normalize":
-                mean, std = (torch.as_tensor(x).flatten().tolist() for x in (step.mean, step.std))
-                return tuple(mean), tuple(std)
+        # With --train-img-sizes timm has a transform for each size; torchvision's `transforms` is
+        # one object, for image and target.
+        several = getattr(holder, "transforms", None)
+        single = [getattr(holder, "transform", None)]
+        choices = several if isinstance(several, (tuple, list)) and several else single
+        found = {_normalization_in(choice) for choice in choices}
+        if len(found) > 1:
+            shown = ", ".join(sorted("nothing" if one is None else str(one) for one in found))
+            raise ValueError(
+                f"the loader's transforms normalise by different mean and std: {shown}. NFA must "
+                "know what a batch was normalised by: give all of them the same"
+            )
+        if one := found.pop():
+            return one
+    return None
+
+
+def _normalization_in(transform: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    for step in _steps(transform):
+        if type(step).__name__ == "Normalize":
+            mean, std = (torch.as_tensor(x).flatten().tolist() for x in (step.mean, step.std))
+            return tuple(mean), tuple(std)
     return None
 
 
