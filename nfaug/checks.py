@@ -42,8 +42,8 @@ def class_names(classes: Iterable[Any]) -> list[str]:
 def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
     """Class names in label order of a `class_to_idx`, a sequence of names, or a data set.
 
-    They are those of `class_names`. Of a data set with both, `classes` are taken: in a
-    `class_to_idx` a name stands for one class only, so that one of two alike would be missing.
+    They are those of `class_names`. Of a data set with both, `class_to_idx` says which label is
+    which, unless it lacks one: a name stands there for one class only, and two may be alike.
     Looks through wrappers that call what they wrap `dataset` or `reader` (torch's Subset, timm's
     data sets). None where there are no names, or a ValueError if they are `required`.
     """
@@ -52,11 +52,13 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
     if isinstance(source, (list, tuple)):
         return class_names(source)
     for holder in _unwrapped(source):
+        index = getattr(holder, "class_to_idx", None)
         found = getattr(holder, "classes", None)
-        if isinstance(found, Sequence) and not isinstance(found, str) and found:
-            return class_names(found)
-        if isinstance(found := getattr(holder, "class_to_idx", None), Mapping) and found:
-            return _in_order(found)
+        names = found if isinstance(found, Sequence) and not isinstance(found, str) else ()
+        if isinstance(index, Mapping) and index and (not names or _numbers_all(index)):
+            return _in_order(index)
+        if names:
+            return class_names(names)
     if required:
         raise ValueError(
             f"no class names found in a {type(source).__name__}: pass class_to_idx, or names in "
@@ -97,6 +99,10 @@ def _few(names: list[str]) -> str:
     return (
         repr(names[:5])[1:-1] + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"
     )
+
+
+def _numbers_all(class_to_idx: Mapping[Any, int]) -> bool:
+    return set(class_to_idx.values()) == set(range(len(set(class_to_idx.values()))))
 
 
 def _in_order(class_to_idx: Mapping[Any, int]) -> list[str]:

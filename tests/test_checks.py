@@ -55,3 +55,8 @@ def test_an_opened_data_set_and_the_one_in_it_have_the_same_names() -> None:
             return images_of(torch.tensor([index]))[0], index
 
     assert wrap_dataset(Items()).classes == dataset_classes(Items())
+
+
+def test_class_to_idx_says_which_label_is_which() -> None:
+    found = SimpleNamespace(classes=["ox", "tench"], class_to_idx={"tench": 0, "ox": 1})
+    assert dataset_classes(found) == ["tench", "ox"]
