@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
 __all__ = ["ClasswisePCA"]
 
-_GEMM_CLASSES = 64  # up to here one product with every class's axes beats gathering each image's
-_GATHER_VALUES = 2**26  # gathered axes held at a time: 256 MiB in float32 ...
-_CPU_VALUES = 2**20  # ... and on the CPU what its cache holds, which is twice as fast
+# On the CPU the images of a class are multiplied with its axes, a class at a time. An accelerator
+# would have to wait for how many there are of each: there every image is multiplied with the axes
+# of all classes, or, where these are many, with its own, gathered for it.
+_GEMM_CLASSES = 64
+_GATHER_VALUES = 2**26  # gathered axes held at a time: 256 MiB in float32
 
 
 class ClasswisePCA(nn.Module):
@@ -99,30 +99,23 @@ class ClasswisePCA(nn.Module):
         """Coefficients a = U_y^T (z - m_y), shape (B, r)."""
         z = z.flatten(1).float()
         centred = z - self.mean[labels]
+        if _one_class_at_a_time(z.device):
+            return _class_by_class(centred, labels, self.axes.mT)
         if self._at_once:
             every = (centred @ self.axes.flatten(0, 1).T).unflatten(1, (-1, self.rank))
             return every.gather(1, self._index(labels)).squeeze(1)
-        # The vector on the left: torch's CPU product with one on the right is five times slower.
-        parts = [
-            torch.bmm(centred[part].unsqueeze(1), self.axes[labels[part]].float().mT).squeeze(1)
-            for part in self._parts(len(labels))
-        ]
-        return torch.cat(parts) if parts else centred.new_zeros(0, self.rank)
+        return self._gathered(centred, labels, self.axes.mT)
 
     def add(self, z: Tensor, labels: Tensor, delta: Tensor) -> Tensor:
         """z + U_y delta with delta of shape (B, r): a move inside the class's span."""
-        if self._at_once:
+        if _one_class_at_a_time(z.device):
+            moved = _class_by_class(delta, labels, self.axes)
+        elif self._at_once:
             every = delta.new_zeros(len(delta), self.num_classes, self.rank)
             every.scatter_(1, self._index(labels), delta.unsqueeze(1))
             moved = every.flatten(1) @ self.axes.flatten(0, 1)
         else:
-            moved = torch.cat(
-                [
-                    torch.bmm(delta[part].unsqueeze(1), self.axes[labels[part]].float()).squeeze(1)
-                    for part in self._parts(len(labels))
-                ]
-                or [delta.new_zeros(0, self.dim)]
-            )
+            moved = self._gathered(delta, labels, self.axes)
         return z + moved.view_as(z)
 
     def reconstruct(self, coefficients: Tensor, labels: Tensor) -> Tensor:
@@ -212,11 +205,32 @@ class ClasswisePCA(nn.Module):
     def _index(self, labels: Tensor) -> Tensor:
         return labels.view(-1, 1, 1).expand(-1, 1, self.rank)
 
-    def _parts(self, batch: int) -> Iterator[slice]:
-        values = _CPU_VALUES if self.axes.device.type == "cpu" else _GATHER_VALUES
-        step = max(1, values // (self.rank * self.dim))
-        for start in range(0, batch, step):
-            yield slice(start, start + step)
+    def _gathered(self, rows: Tensor, labels: Tensor, matrices: Tensor) -> Tensor:
+        step = max(1, _GATHER_VALUES // (self.rank * self.dim))
+        parts = [
+            torch.bmm(rows[part].unsqueeze(1), matrices[labels[part]].float()).squeeze(1)
+            for part in (slice(start, start + step) for start in range(0, len(rows), step))
+        ]
+        return torch.cat(parts) if parts else rows.new_zeros(0, matrices.shape[2])
+
+
+def _one_class_at_a_time(device: torch.device) -> bool:
+    return device.type == "cpu"
+
+
+def _class_by_class(rows: Tensor, labels: Tensor, matrices: Tensor) -> Tensor:
+    """rows[i] @ matrices[labels[i]], (B, n), for rows (B, m) and matrices (K, m, n)."""
+    order = labels.argsort(stable=True)
+    sizes = torch.bincount(labels, minlength=len(matrices)).tolist()
+    products = [
+        part @ matrices[label].float()
+        for label, part in enumerate(rows[order].split(sizes))
+        if len(part)
+    ]
+    result = rows.new_empty(len(rows), matrices.shape[2])
+    if products:
+        result[order] = torch.cat(products)
+    return result
 
 
 # Shapes by letter, so that one look tells which tensors disagree.

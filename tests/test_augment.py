@@ -276,12 +276,13 @@ def test_a_replay_with_other_labels_mixes_no_two_classes(partners: str) -> None:
     assert bare.stats()["applied"] == applied
 
 
-@pytest.mark.parametrize("classes_at_once", [64, 0])
+@pytest.mark.parametrize(("on_cpu", "classes_at_once"), [(True, 64), (False, 64), (False, 0)])
 def test_permuting_the_batch_permutes_the_result(
-    classes_at_once: int, monkeypatch: pytest.MonkeyPatch
+    on_cpu: bool, classes_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = checkpoint()
     assert parts.pca is not None
+    monkeypatch.setattr("nfaug.classwise._one_class_at_a_time", lambda device: on_cpu)
     monkeypatch.setattr("nfaug.classwise._GEMM_CLASSES", classes_at_once)
     nfa = NFAugment((parts.flow, type(parts.pca).from_tensors(parts.pca.tensors())), p=0.8)
     images, labels = batch_of(20)

@@ -21,7 +21,7 @@ GAPS = (float("nan"), float("inf"), -float("inf"))
 
 
 def as_of_many_classes(pca: ClasswisePCA | None) -> ClasswisePCA:
-    """The same PCA, which gathers each image's axes."""
+    """The same PCA, whose axes are held in float16."""
     assert pca is not None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nfaug.classwise._GEMM_CLASSES", 0)

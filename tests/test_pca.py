@@ -86,23 +86,31 @@ def test_project_add_reconstruct_against_the_definition(pca: ClasswisePCA) -> No
     assert torch.allclose(pca.project(pca.reconstruct(a, labels), labels), a, rtol=5e-3, atol=2e-2)
 
 
-def test_many_classes_take_the_other_path_with_the_same_result(
-    pca: ClasswisePCA, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("at_once", [64, 0])
+def test_accelerators_take_other_paths_with_the_same_result(
+    pca: ClasswisePCA, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     z, labels = batch()
     image = z.view(13, 10, 2, 2)
     delta = torch.randn(13, RANK, generator=torch.Generator().manual_seed(2))
     expected = pca.project(z, labels), pca.add(image, labels, delta)
-    monkeypatch.setattr(module, "_GEMM_CLASSES", 0)
-    monkeypatch.setattr(module, "_CPU_VALUES", 5 * RANK * DIM)
-    many = ClasswisePCA.from_tensors(pca.tensors())
-    assert many.axes.dtype == torch.float16
-    assert torch.allclose(many.project(image, labels), expected[0], atol=1e-4)
-    moved = many.add(image, labels, delta)
+    monkeypatch.setattr(module, "_one_class_at_a_time", lambda device: False)
+    monkeypatch.setattr(module, "_GEMM_CLASSES", at_once)
+    monkeypatch.setattr(module, "_GATHER_VALUES", 5 * RANK * DIM)
+    other = ClasswisePCA.from_tensors(pca.tensors())
+    assert other.axes.dtype == (torch.float32 if at_once else torch.float16)
+    assert torch.allclose(other.project(image, labels), expected[0], atol=1e-4)
+    moved = other.add(image, labels, delta)
     assert moved.shape == image.shape
     assert torch.allclose(moved, expected[1], atol=1e-5)
-    assert many.project(z[:0], labels[:0]).shape == (0, RANK)
-    assert many.add(z[:0], labels[:0], delta[:0]).shape == (0, DIM)
+    assert other.project(z[:0], labels[:0]).shape == (0, RANK)
+    assert other.add(z[:0], labels[:0], delta[:0]).shape == (0, DIM)
+
+
+def test_an_empty_batch_has_empty_results(pca: ClasswisePCA) -> None:
+    z, labels = batch()
+    assert pca.project(z[:0], labels[:0]).shape == (0, RANK)
+    assert pca.add(z[:0], labels[:0], torch.zeros(0, RANK)).shape == (0, DIM)
 
 
 def test_permuting_the_batch_permutes_the_result(pca: ClasswisePCA) -> None:
