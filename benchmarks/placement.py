@@ -151,7 +151,8 @@ def cell(args: argparse.Namespace, flow: Any, arm: str, seed: int) -> tuple[floa
         pool = torch.cat([images[:, None].expand(-1, args.views, -1, -1, -1), variants], 1)
     elif arm != "crop":
         plain, cropped = both_fits(flow, labelled, crop, args.views, seed)
-        nfa = NFAugment(cropped if "fit under" in arm else plain, p=0.5, gate="no gate" not in arm)
+        fit = cropped if "fit under" in arm else plain
+        nfa = NFAugment(fit, p=0.5, gate="no gate" not in arm)
 
     def draw(index: Tensor, draws: torch.Generator, _: float) -> Tensor:
         chosen = pool[index, torch.randint(pool.shape[1], (len(index),), generator=draws)]

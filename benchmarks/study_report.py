@@ -62,7 +62,8 @@ _INTRODUCTION = (
     "Written by `python benchmarks/study.py --print` from `study.csv`; the head of that script says"
     " how the cells are run. Accuracy of the study's small CNN in per cent, mean and half-width of "
     "the 95% confidence interval over seeds (Student's t). A gain is the difference to the arm "
-    "`none` with the same base, within seeds; **bold** where its interval leaves out zero. Class "
+    "`none` with the same base, within seeds; **bold** where its interval leaves out zero, each "
+    "interval by itself: of twenty arms that do nothing one would be bold. Class "
     "gaussians, axes and memory of every arm are fitted to its labelled images alone. Seconds are "
     "medians a cell, on one busy core, with pauses, and only of use to compare rows."
 )

@@ -37,6 +37,7 @@ __all__ = ["NFAParams", "NFAugment"]
 
 _CHECKED_BATCHES = 8  # on an accelerator values are read in the first batches only ...
 _CHECK_EVERY = 256  # ... and then in one of so many
+_GATE = 1.25
 
 
 class NFAugment(nn.Module):
@@ -88,10 +89,10 @@ class NFAugment(nn.Module):
             with labels.
         keep: "consistent" leaves an image as it came if the flow's gaussians take its variant for
             another class, and counts it as `inconsistent`; "all" asks nobody.
-        gate: radius of the gate relative to what was stored when the PCA was fitted; True for 1,
-            False for none. 1.25 unless said otherwise: a mixed image spreads as far as the class's
-            own images do, so that the stored radius alone would stop half of them where there are
-            few images of each class.
+        gate: radius of the gate relative to what was stored when the PCA was fitted; False for
+            none, True for 1.25, the default: a mixed image spreads as far as the class's own
+            images do, so that the stored radius alone would stop half of them where there are few
+            images of each class.
 
     Raises:
         ValueError: a setting is out of range, or the checkpoint has no PCA (or no memory, where
@@ -114,7 +115,7 @@ class NFAugment(nn.Module):
         generator: torch.Generator | None = None,
         smoothing: float | None = None,
         labels_getter: Callable[[Any], Tensor] | None = None,
-        gate: bool | float = 1.25,
+        gate: bool | float = _GATE,
         keep: Literal["all", "consistent"] = "all",
     ) -> None:
         super().__init__()
@@ -129,7 +130,8 @@ class NFAugment(nn.Module):
         self.keep = one_of("keep", keep, ("all", "consistent"))
         refuse_lacking(self._engine, self.partners, self.keep)
         self.axes = checked_axes(axes)
-        self.gate = None if gate is False else checked("gate", float(gate), 0, math.inf)
+        radius = _GATE if gate is True else gate
+        self.gate = None if gate is False else checked("gate", float(radius), 0, math.inf)
         self.generator = checked_generator(generator)
         self.labels_getter = labels_getter
         self._normalization = Normalization(mean, std, self._engine.codec.channels)

@@ -339,6 +339,13 @@ def test_harm_is_kept_away_and_counted() -> None:
     assert changed(loose(unit, labels)[0], unit)[7]
 
 
+def test_the_gate_is_a_radius_or_a_switch() -> None:
+    default = NFAugment(checkpoint()).gate
+    assert NFAugment(checkpoint(), gate=True).gate == default == 1.25
+    assert NFAugment(checkpoint(), gate=False).gate is None
+    assert NFAugment(checkpoint(), gate=1).gate == 1.0
+
+
 def test_any_image_size_keeps_its_detail() -> None:
     board = ((torch.arange(224)[:, None] + torch.arange(224)) % 2).float()
     labels = torch.tensor([0, 1, 2, 0])
