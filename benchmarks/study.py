@@ -107,8 +107,9 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.work is None and not args.print:
         parser.error("--work is needed (or --print)")
-    if "flows" in args.table and not args.other and not args.print:
-        parser.error("--table flows needs --other, images of other classes")
+    asked = {"flows", "scales"} & set(args.table)
+    if asked and not args.other and not args.print:
+        parser.error(f"--table {min(asked)} needs --other, images of other classes")
     return args
 
 

@@ -78,6 +78,9 @@ MORE_CANDIDATES = {
     "noise": ["p=0.8 scale=0.5 variants=40", "p=0.5 scale=0.7 variants=40"],
     "mixup": ["p=0.8 alpha=0.1", "p=0.5 alpha=0.4"],
 }
+# All that was chosen with the flow of unlabelled images. Does noise want another scale with one of
+# other images?
+SCALES = (0.3, 0.5, 0.7, 1.0)
 SETTINGS_SEEDS = (100, 101, 102)  # other labelled images than those of the reported seeds
 _SETTINGS = {
     "first-settings": (FIRST_CANDIDATES, FIRST_STEPS),
@@ -91,6 +94,7 @@ TABLES = {
     "first-settings": "a first look at settings, on validation images",
     "settings": "choice of settings, on validation images",
     "more-settings": "settings that could not be chosen",
+    "scales": "noise of several scales with a flow of other classes, on validation images",
     "steps": "how many steps it takes, on validation images",
     "labels": "10, 100 and 500 labels per class",
     "combined": "on top of RandAugment, mixup and CutMix",
@@ -113,6 +117,14 @@ def cells_of(table: str, data: str, seeds: int) -> list[Cell]:
             for settings in tried
             for base in BASES
         ]  # fmt: skip
+    if table == "scales":
+        arms = [("noise", f"p=0.5 scale={scale:g} variants=40") for scale in SCALES]
+        return [
+            Cell(data, arm, "o", base, 50, seed, "validation", STEPS, settings)
+            for seed in SETTINGS_SEEDS
+            for arm, settings in [*arms, ("nfa", CHOSEN["nfa"])]
+            for base in BASES
+        ]
     if table == "steps":
         return [
             Cell(data, arm, "u" if arm in _WITH_FLOW else "-", "flip+crop", 50, seed, "validation",

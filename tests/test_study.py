@@ -118,7 +118,7 @@ def test_options_are_read_from_settings() -> None:
 
 def test_settings_are_never_chosen_on_what_is_reported() -> None:
     tables = {name: study_tables.cells_of(name, "x", 10) for name in study_tables.TABLES}
-    choosing = ("first-settings", "settings", "more-settings", "steps")
+    choosing = ("first-settings", "settings", "more-settings", "scales", "steps")
     chosen = [cell for name in choosing for cell in tables.pop(name)]
     assert sorted(tables) == ["both", "combined", "flows", "labels", "main"]
     reported = tables["main"]
