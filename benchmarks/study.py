@@ -107,7 +107,7 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.work is None and not args.print:
         parser.error("--work is needed (or --print)")
-    asked = {"flows", "scales"} & set(args.table)
+    asked = {"flows", "scales", "other-noise"} & set(args.table)
     if asked and not args.other and not args.print:
         parser.error(f"--table {min(asked)} needs --other, images of other classes")
     return args

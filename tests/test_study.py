@@ -120,7 +120,7 @@ def test_settings_are_never_chosen_on_what_is_reported() -> None:
     tables = {name: study_tables.cells_of(name, "x", 10) for name in study_tables.TABLES}
     choosing = ("first-settings", "settings", "more-settings", "scales", "steps")
     chosen = [cell for name in choosing for cell in tables.pop(name)]
-    assert sorted(tables) == ["both", "combined", "flows", "labels", "main"]
+    assert sorted(tables) == ["both", "combined", "flows", "labels", "main", "other-noise"]
     reported = tables["main"]
     assert {cell.split for cells in tables.values() for cell in cells} == {"test"}
     assert {cell.split for cell in chosen} == {"validation"}
@@ -308,6 +308,13 @@ def test_nfa_is_compared_with_the_simpler_arms(tmp_path: Path) -> None:
             rows[cell] = {**{k: str(v) for k, v in ROW.items()}, "accuracy": str(value)}
     text = study_report.write_report(rows, tmp_path / "study.md", tmp_path / "study.png")
     assert "| none | the labelled images alone | NFA | **+1.0 ± 0.0** | +1.0 ± 2.5 |" in text
+    for seed, value in enumerate((83, 83, 83)):  # noise with other settings, and better
+        better = replace(
+            CELL, arm="noise", flow="l", base="none", seed=seed, settings="p=0.5 scale=9"
+        )
+        rows[better] = {**ROW, "accuracy": str(value)}
+    text = study_report.write_report(rows, tmp_path / "study.md", tmp_path / "study.png")
+    assert "| none | the labelled images alone | NFA | +0.0 ± 2.5 | +1.0 ± 2.5 |" in text
 
 
 def test_gains_are_differences_within_seeds() -> None:
