@@ -96,6 +96,7 @@ TABLES = {
     "first-settings": "a first look at settings, on validation images",
     "settings": "choice of settings, on validation images",
     "more-settings": "settings that could not be chosen",
+    "long": "what helps with twice as many steps",
     "other-noise": "noise with settings of its own for the flow of other classes",
     "scales": "noise of several scales with a flow of other classes, on validation images",
     "steps": "how many steps it takes, on validation images",
@@ -140,6 +141,13 @@ def cells_of(table: str, data: str, seeds: int) -> list[Cell]:
         return [
             Cell(data, "nfa+noise", "u", base, 50, seed, "test", STEPS, BOTH)
             for seed in range(seeds)
+            for base in BASES
+        ]
+    if table == "long":  # the table "steps" has NFA gain still at 2 * STEPS, and the bare arm not
+        return [
+            Cell(data, arm, flow, base, 50, seed, "test", 2 * STEPS, CHOSEN[arm])
+            for seed in range(seeds)
+            for arm, flow in (("none", "-"), ("noise", "u"), ("nfa", "u"))
             for base in BASES
         ]
     if table == "other-noise":
