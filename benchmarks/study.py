@@ -4,6 +4,8 @@
     python benchmarks/study.py --table main flows --work WORK --other CIFAR --jobs 2
     python benchmarks/study.py --print
 
+--help lists the tables. CIFAR stands for 10,000 images of CIFAR-10, as a folder or tar.
+
 Each cell trains one small CNN (study_classifier.py) on a few labelled images and measures it once.
 Finished cells are rows of results/study.csv, and the same command goes on where it stopped. Then
 results/study.md and docs/study.png are written anew from the rows. Flows, and banks of variants,

@@ -21,7 +21,7 @@ __all__ = ["FLOWS", "flow_for", "locked"]
 FLOWS = {
     "u": "all training images, without labels",
     "l": "the labelled images alone",
-    "o": "images of other classes (CIFAR-10 in grey)",
+    "o": "images of other classes (10,000 of CIFAR-10, in grey)",
 }
 # One standard gaussian for all images: no label is used, of whatever images.
 _CONFIG = TrainConfig(

@@ -65,8 +65,9 @@ _INTRODUCTION = (
     "`none` with the same base, within seeds; **bold** where its interval leaves out zero, each "
     "interval by itself: of twenty arms that do nothing one would be bold. NFA is compared with "
     "the better of noise's settings where there are several. Class gaussians, axes and memory of "
-    "every arm are fitted to its labelled images alone. Seconds are "
-    "medians a cell, on one busy core, with pauses, and only of use to compare rows."
+    "every arm are fitted to its labelled images alone. What settings "
+    "leave out is alpha=1 strength=1 gate=1 variants=10, whatever the package's own defaults are. "
+    "Seconds are medians a cell, on one core of a machine with other load."
 )
 
 
@@ -135,8 +136,8 @@ def _median(rows: Rows, key: Group, name: str) -> float:
     )
 
 
-def _name(key: Group, *, several: bool) -> str:
-    arm, flow, settings = key[5:]
+def _name(key: tuple[str, str, str], *, several: bool) -> str:
+    arm, flow, settings = key
     name = NAMES[arm] + (f", {settings.split(' variants')[0]}" if several else "")
     return name + (f"\n{FLOWS[flow]}" if flow in FLOWS else "")
 
@@ -152,22 +153,25 @@ def draw(found: dict[Group, dict[int, float]], path: Path) -> None:
     bases = list(dict.fromkeys(key[4] for key in keys))
     if not bases:
         return
-    height = 1 + 0.33 * max(sum(key[4] == base for key in keys) for base in bases)
+    arms = list(dict.fromkeys(key[5:] for key in sorted(keys, key=lambda key: _order(key)[2:])))
+    names = [_name(arm, several=sum(other[:2] == arm[:2] for other in arms) > 1) for arm in arms]
+    height = 1 + 0.33 * len(arms)
     figure, axes = pyplot.subplots(
         1, len(bases), figsize=(4.5 * len(bases), height), sharey=True, sharex=True, squeeze=False
     )
     for axis, base in zip(axes[0], bases, strict=True):
         mine = [key for key in keys if key[4] == base]
-        names = [_name(key, several=sum(k[:7] == key[:7] for k in mine) > 1) for key in mine]
-        for row, key in enumerate(mine):
+        for key in mine:
             gain = gains(found[key], found.get((*key[:4], base, "none", "-", ""), {}))
             if gain is None:
                 continue
             half = gain.half if gain.seeds > 1 else 0.0
             colour = "tab:red" if key[5].startswith("nfa") else "tab:gray"
-            axis.errorbar(gain.mean, row, xerr=half, fmt="o", color=colour, capsize=3)
+            axis.errorbar(
+                gain.mean, arms.index(key[5:]), xerr=half, fmt="o", color=colour, capsize=3
+            )
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set_yticks(range(len(mine)), names, fontsize=7)
+        axis.set_yticks(range(len(arms)), names, fontsize=7)
         axis.set_title(f"on top of {base}" if base != "none" else "alone", fontsize=9)
         axis.set_xlabel("gain in accuracy, points (95% interval)", fontsize=8)
     axes[0][0].invert_yaxis()

@@ -20,8 +20,8 @@ CHOSEN = {
     "mixup": "p=0.5 alpha=0.1",
     "nfa": "p=0.5 alpha=1 strength=1.5 gate=off variants=40",
 }
-# The best of all on those images: with noise besides. It contains another arm, and so became one of
-# its own; that was decided when half of the table "main" was there.
+# The best of all on those images: with noise besides. It contains another arm, and so is one of its
+# own, and no candidate for NFA's; half of the table "main" was known when that was settled.
 BOTH = "p=0.5 alpha=0.1 gate=off noise=0.2 variants=40"
 _BORROWED = "gate=off shrink=0.5 rank=128"
 # A first look, with 10 variants of each image. Mixing w ~ U(0, s) leaves 1 - s + 2 s^2 / 3 of the
@@ -65,6 +65,7 @@ MORE_CANDIDATES = {
     "nfa": [
         f"p=0.5 {_AROUND} gate=1.25 variants=40",
         f"p=0.5 {_AROUND} variants=40",
+        "p=0.5 alpha=1 gate=off variants=40",
         f"p=0.5 {_AROUND} gate=off variants=10",
         f"p=0.5 {_AROUND} gate=off hard=4 variants=40",
         f"p=0.8 {_AROUND} gate=off fade=1 variants=40",

@@ -19,8 +19,8 @@ fewer than 6 rounds there is none and the extremes are shown). The aim: bank at 
 less than RandAugment.
 
 The second times `NFAugment` with p = 1 on a batch against encode and decode of the same frozen
-flow alone: the aim is a ratio of at most 1.10 at batch 128. Up to 64 classes the axes of all are
-multiplied at once, beyond that each image's are gathered: --classes times either.
+flow alone: the aim is a ratio of at most 1.10 at batch 128. On an accelerator the axes of up to 64
+classes are multiplied at once, and beyond that each image's are gathered: --classes times either.
 
 Images are drawn by the script (or taken from --data, a folder of class folders); the flow is small
 and untrained (or --flow): time does not depend on what a flow has learnt.
@@ -220,7 +220,8 @@ def epochs(args: argparse.Namespace, data: Path) -> list[dict[str, Any]]:
 def online(args: argparse.Namespace, data: Path) -> list[dict[str, Any]]:
     device = torch.device(args.device)
     checkpoint = fitted(args, data, FlowConfig() if args.paper else SMALL)
-    flow = checkpoint.flow.to(device).freeze()
+    engine = NFAugment(checkpoint).engine  # shared, as a training loop has one
+    flow, _ = engine.on(device)
     batch = args.batch_size
     images = torch.randint(256, (batch, *flow.config.shape), dtype=torch.uint8, device=device)
     labels = torch.randint(checkpoint.pca.num_classes, (batch,), device=device)
@@ -231,7 +232,7 @@ def online(args: argparse.Namespace, data: Path) -> list[dict[str, Any]]:
         flow.decode(flow.encode(images)[0])
 
     def augment(given: torch.Tensor, **settings: Any) -> Callable[[], None]:
-        nfa = NFAugment(checkpoint, p=settings.pop("p", 1.0), gate=1e6, **settings)
+        nfa = NFAugment(engine, p=settings.pop("p", 1.0), gate=1e6, **settings)
         return lambda: nfa(given, labels)
 
     contestants: dict[str, Callable[[], None]] = {

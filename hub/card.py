@@ -284,8 +284,9 @@ def _terms(licence: str | None, data: str | None) -> str:
 
 def _limits(facts: Facts) -> str:
     return (
-        "- It knows the kind of images it was trained on, with their preprocessing. On others, "
-        "variants are poor and many are held back.\n"
+        "- It knows the kind of images it was trained on, with their preprocessing. Fit it to "
+        "yours with `nfaug fit`: images unlike those it was fitted to are left as they are. "
+        "Variants of other kinds of images may be poorer.\n"
         "- A variant keeps the label of its image; nothing proves that it still shows that class. "
         "Look at the picture, or at `nfaug preview` with your own images.\n"
         "- Whether it helps depends on how few labels there are and on what other augmentation is "

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .augment_checks import (
     checked_axes,
+    checked_gate,
     checked_generator,
     checked_share,
     refuse_lacking,
@@ -37,7 +38,6 @@ __all__ = ["NFAParams", "NFAugment"]
 
 _CHECKED_BATCHES = 8  # on an accelerator values are read in the first batches only ...
 _CHECK_EVERY = 256  # ... and then in one of so many
-_GATE = 1.25
 
 
 class NFAugment(nn.Module):
@@ -89,8 +89,8 @@ class NFAugment(nn.Module):
             with labels.
         keep: "consistent" leaves an image as it came if the flow's gaussians take its variant for
             another class, and counts it as `inconsistent`; "all" asks nobody.
-        gate: radius of the gate relative to what was stored when the PCA was fitted; False for
-            none, True for 1.25, the default: a mixed image spreads as far as the class's own
+        gate: radius of the gate relative to what was stored when the PCA was fitted; False or None
+            for none, True for 1.25: a mixed image spreads as far as the class's own
             images do, so that the stored radius alone would stop half of them where there are few
             images of each class.
 
@@ -115,7 +115,7 @@ class NFAugment(nn.Module):
         generator: torch.Generator | None = None,
         smoothing: float | None = None,
         labels_getter: Callable[[Any], Tensor] | None = None,
-        gate: bool | float = _GATE,
+        gate: bool | float | None = True,
         keep: Literal["all", "consistent"] = "all",
     ) -> None:
         super().__init__()
@@ -130,8 +130,7 @@ class NFAugment(nn.Module):
         self.keep = one_of("keep", keep, ("all", "consistent"))
         refuse_lacking(self._engine, self.partners, self.keep)
         self.axes = checked_axes(axes)
-        radius = _GATE if gate is True else gate
-        self.gate = None if gate is False else checked("gate", float(radius), 0, math.inf)
+        self.gate = gate
         self.generator = checked_generator(generator)
         self.labels_getter = labels_getter
         self._normalization = Normalization(mean, std, self._engine.codec.channels)
@@ -177,6 +176,15 @@ class NFAugment(nn.Module):
     @p.setter
     def p(self, value: float | Sequence[float] | Tensor) -> None:
         self._p = checked_share(value, self.num_classes)
+
+    @property
+    def gate(self) -> float | None:
+        """Radius of the gate, None where there is none; set to a radius, or to True or False."""
+        return self._gate
+
+    @gate.setter
+    def gate(self, value: bool | float | None) -> None:
+        self._gate = checked_gate(value)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +15,14 @@ from .engine import Engine
 
 __all__ = [
     "checked_axes",
+    "checked_gate",
     "checked_generator",
     "checked_share",
     "refuse_lacking",
     "refuse_other_params",
 ]
+
+_GATE = 1.25  # what True means
 
 
 def checked_share(value: float | Sequence[float] | Tensor, classes: int) -> float | Tensor:
@@ -37,6 +42,14 @@ def checked_axes(axes: int | None) -> int | None:
     if axes is not None and (type(axes) is not int or axes < 1):
         raise ValueError(f"axes must be a whole number of at least 1, or None; got {axes}")
     return axes
+
+
+def checked_gate(gate: Any) -> float | None:
+    """The radius of the gate, or None for no gate, of a number, a switch or None."""
+    value = gate.item() if hasattr(gate, "item") else gate  # numpy's booleans, which are none
+    if value is None or value is False:
+        return None
+    return checked("gate", _GATE if value is True else float(value), 0, math.inf)
 
 
 def checked_generator(generator: torch.Generator | None) -> torch.Generator | None:

@@ -227,10 +227,9 @@ def _class_by_class(rows: Tensor, labels: Tensor, matrices: Tensor) -> Tensor:
         for label, part in enumerate(rows[order].split(sizes))
         if len(part)
     ]
-    result = rows.new_empty(len(rows), matrices.shape[2])
-    if products:
-        result[order] = torch.cat(products)
-    return result
+    if not products:
+        return rows.new_zeros(0, matrices.shape[2])
+    return torch.cat(products)[order.argsort()]
 
 
 # Shapes by letter, so that one look tells which tensors disagree.

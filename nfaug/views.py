@@ -107,7 +107,7 @@ def gated_share(nfa: NFAugment, dataset: Any, *, batch_size: int = 128) -> dict[
         strength=nfa.strength,
         noise=nfa.noise,
         axes=nfa.axes,
-        gate=False if nfa.gate is None else nfa.gate,
+        gate=nfa.gate,
         keep=nfa.keep,
         generator=torch.Generator().manual_seed(0),
     )

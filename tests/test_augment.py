@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from nfa_tools import CLASSES, NAMES, batch_of, checkpoint, images_of, tiny_flow
@@ -343,7 +344,14 @@ def test_the_gate_is_a_radius_or_a_switch() -> None:
     default = NFAugment(checkpoint()).gate
     assert NFAugment(checkpoint(), gate=True).gate == default == 1.25
     assert NFAugment(checkpoint(), gate=False).gate is None
-    assert NFAugment(checkpoint(), gate=1).gate == 1.0
+    nfa = NFAugment(checkpoint(), gate=1)
+    assert nfa.gate == 1.0
+    for given, radius in ((False, None), (None, None), (True, default), (np.False_, None), (2, 2)):
+        nfa.gate = given
+        assert nfa.gate == NFAugment(checkpoint(), gate=given).gate == radius
+    with pytest.raises(ValueError, match="gate must be a finite number"):
+        nfa.gate = -1.0
+    assert nfa.gate == 2, "what is refused changes nothing"
 
 
 def test_any_image_size_keeps_its_detail() -> None:

@@ -21,6 +21,7 @@ from loopback_hub import LoopbackHub
 
 from nfaug.augment import NFAugment
 from nfaug.bank import Bank
+from nfaug.checkpoint import Checkpoint
 from nfaug.cli import main
 from nfaug.commands import bank, preview, timm
 from nfaug.commands.timm import expand
@@ -194,7 +195,9 @@ def test_timm_takes_an_autoencoder(tiny_path: Path, capsys: pytest.CaptureFixtur
     assert "a flow on pixels, which needs no autoencoder" in error
 
 
-def test_the_commands_that_mix_have_the_settings_of_the_augmentation() -> None:
+def test_the_commands_that_mix_have_the_settings_of_the_augmentation(
+    tiny_checkpoint: Checkpoint,
+) -> None:
     theirs = set(inspect.signature(NFAugment).parameters) - {
         *("checkpoint", "p", "mean", "std", "generator", "smoothing", "labels_getter"),
     }
@@ -203,7 +206,7 @@ def test_the_commands_that_mix_have_the_settings_of_the_augmentation() -> None:
         for name in theirs:
             assert f"{prefix}{name} " in text, (command.__name__, name)
         assert ("(a preview has no gate by default" in text) == (command is preview)
-        default = inspect.signature(NFAugment).parameters["gate"].default
+        default = NFAugment(tiny_checkpoint).gate
         assert (f"or off ({default})" in text) == (command is not preview)
 
 

@@ -129,6 +129,14 @@ def test_settings_are_checked_at_once_and_as_the_batch_transform_does(
         NFAugment(checkpoint(), **settings)
 
 
+def test_the_gate_is_that_of_the_batch_transform(flow_dir: str) -> None:
+    for given, radius in ((1.0, 1.0), (True, 1.25), (0.0, 0.0), (False, None), (None, None)):
+        transform = NFATransform(flow_dir, gate=given)
+        assert transform.gate == radius
+        assert transform.nfa.gate == radius
+    assert NFATransform(flow_dir).nfa.gate == NFAugment(checkpoint()).gate
+
+
 def test_noise_alone_needs_no_memory(flow_dir: str, tmp_path: Path) -> None:
     bare = save(tmp_path / "bare", memory=False)
     settings: dict[str, Any] = {"strength": 0.0, "noise": 0.5, "gate": False, "p": 1.0}

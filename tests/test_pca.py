@@ -107,6 +107,15 @@ def test_accelerators_take_other_paths_with_the_same_result(
     assert other.add(z[:0], labels[:0], delta[:0]).shape == (0, DIM)
 
 
+def test_autocast_changes_nothing_but_precision(pca: ClasswisePCA) -> None:
+    z, labels = batch()
+    delta = torch.ones(13, RANK)
+    with torch.autocast("cpu", torch.bfloat16):
+        a, moved = pca.project(z, labels), pca.add(z, labels, delta)
+    assert torch.allclose(a.float(), pca.project(z, labels), rtol=0.05, atol=0.2)
+    assert torch.allclose(moved.float(), pca.add(z, labels, delta), rtol=0.05, atol=0.2)
+
+
 def test_an_empty_batch_has_empty_results(pca: ClasswisePCA) -> None:
     z, labels = batch()
     assert pca.project(z[:0], labels[:0]).shape == (0, RANK)

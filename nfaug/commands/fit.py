@@ -31,8 +31,9 @@ _ABOUT_AUGMENT = (
     "auto_augment=rand-m9-mstd0.5\". What timm's train.py calls --aa is auto_augment here; an "
     'empty SPEC ("") is all of timm\'s defaults. Axes, memory and ranges are then those of random '
     "views of your images, and the command ends with the share of new views that NFA would leave "
-    "as they are, with a plain fit and with this one. Random erasing comes last in timm, in its "
-    "loader, and cannot be fitted to."
+    "as they are, with a plain fit and with this one. A large share alone is no reason for it: in "
+    "docs/where-in-the-pipeline.md a plain fit that left a third of the crops as they were was the "
+    "better one. Random erasing comes last in timm, in its loader, and cannot be fitted to."
 )
 
 

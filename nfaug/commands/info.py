@@ -18,7 +18,9 @@ def parser() -> ArgumentParser:
         "info",
         "Say what a checkpoint holds: flow, classes, gaussians, figures; or what a recipe costs.",
     )
-    made.add_argument("flow", nargs="?", help="a checkpoint directory, or owner/name on the Hub")
+    made.add_argument(
+        "flow", nargs="?", help="a checkpoint directory, owner/name on the Hub, or builtin:NAME"
+    )
     made.add_argument(
         "--recipe",
         help="instead of a checkpoint: a recipe of nfaug train, its flow, GFLOP an image and "

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from ..augment import NFAParams, NFAugment
+from ..augment_checks import checked_gate
 from ..checks import checked, one_of
 
 __all__ = ["NFATransform"]
@@ -60,7 +61,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
         mix: Literal["axis", "pair"]
         strength: float
         noise: float
-        gate: bool | float
+        gate: bool | float | None
         label_key: str
         revision: str | None
 
@@ -71,7 +72,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
         mix: Literal["axis", "pair"] = "axis",
         strength: float = 1.5,
         noise: float = 0.0,
-        gate: bool | float = 1.25,
+        gate: bool | float | None = True,
         label_key: str = "label",
         revision: str | None = None,
         p: float = 0.5,
@@ -82,9 +83,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
         self.mix = one_of("mix", mix, ("axis", "pair"))
         self.strength = checked("strength", strength, 0, math.inf)
         self.noise = checked("noise", noise, 0, math.inf)
-        if gate is not False:
-            checked("gate", float(gate), 0, math.inf)
-        self.gate = gate
+        self.gate = checked_gate(gate)
         self.label_key = label_key
         self.revision = revision
 
@@ -172,7 +171,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
 
 
 @functools.lru_cache(maxsize=4)
-def _load(checkpoint: str, revision: str | None, gate: bool | float, alone: bool) -> NFAugment:
+def _load(checkpoint: str, revision: str | None, gate: float | None, alone: bool) -> NFAugment:
     """One copy in each process: workers that are spawned load it at their first image."""
     return NFAugment.from_pretrained(
         checkpoint,
