@@ -21,8 +21,9 @@ less than RandAugment.
 The second times `NFAugment` with p = 1 on a batch against encode and decode of the same frozen
 flow alone: the aim is a ratio of at most 1.10 at batch 128. On an accelerator the axes of up to 64
 classes are multiplied at once, and beyond that each image's are gathered: --classes times either.
-On a CPU, with MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ at 4294967296 glibc keeps freed memory;
-by default a call pays by page faults for what others freed. results/training_overhead.md has both.
+On a CPU, MALLOC_TRIM_THRESHOLD_=4294967296 and MALLOC_MMAP_THRESHOLD_=4294967296 have glibc keep
+freed memory; by default a call pays by page faults for what others freed. The committed
+results/training_overhead.md has both.
 
 Images are drawn by the script (or taken from --data, a folder of class folders); the flow is small
 and untrained (or --flow): time does not depend on what a flow has learnt.
