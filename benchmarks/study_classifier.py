@@ -73,6 +73,8 @@ def _after(
     parts = base.split("+")
     if unknown := set(parts) - {"none", "flip", "crop", "randaugment", "mixup", "cutmix"}:
         raise ValueError(f"base {base!r} has unknown parts {sorted(unknown)}")
+    if ("flip" in parts) != ("crop" in parts):
+        raise ValueError(f"base {base!r} has one of flip and crop; they come together")
     if "flip" in parts:
         images = flip_and_crop(images, draws, margin=MARGIN)
     if "randaugment" in parts:

@@ -324,15 +324,16 @@ def test_gains_are_differences_within_seeds() -> None:
     assert study_report.gains({0: 1.0}, {1: 1.0}) is None
 
 
-@pytest.mark.parametrize("base", ["flip", "flip+crop+randaugment", "mixup", "flip+crop+cutmix"])
+@pytest.mark.parametrize("base", ["flip+crop", "flip+crop+randaugment", "mixup", "flip+crop+cutmix"])
 def test_bases(base: str) -> None:
     images, labels = images_of(torch.arange(9) % 3, channels=1), torch.arange(9) % 3
     draws = torch.Generator().manual_seed(0)
     changed, targets = study_classifier._after(images, labels, base, 3, draws)
     assert changed.shape == images.shape
     assert targets.shape == ((9, 3) if base.endswith(("mixup", "cutmix")) else (9,))
-    with pytest.raises(ValueError, match="turn"):
-        study_classifier._after(images, labels, "flip+turn", 3, draws)
+    for wrong, message in (("flip+turn", "turn"), ("crop", "come together")):
+        with pytest.raises(ValueError, match=message):
+            study_classifier._after(images, labels, wrong, 3, draws)
 
 
 def test_borrowed_axes_hold_the_other_classes_deviations(tiny_checkpoint: Checkpoint) -> None:
