@@ -324,7 +324,9 @@ def test_gains_are_differences_within_seeds() -> None:
     assert study_report.gains({0: 1.0}, {1: 1.0}) is None
 
 
-@pytest.mark.parametrize("base", ["flip+crop", "flip+crop+randaugment", "mixup", "flip+crop+cutmix"])
+@pytest.mark.parametrize(
+    "base", ["flip+crop", "flip+crop+randaugment", "mixup", "flip+crop+cutmix"]
+)
 def test_bases(base: str) -> None:
     images, labels = images_of(torch.arange(9) % 3, channels=1), torch.arange(9) % 3
     draws = torch.Generator().manual_seed(0)
