@@ -107,14 +107,17 @@ def _against(found: dict[Group, dict[int, float]]) -> str:
         "| base | the flow saw | arm | less latent noise | less pixel mixup |",
         "|---|---|---|---|---|",
     ]
-    for key in sorted((key for key in found if key[5].startswith("nfa")), key=_order):
+    keys = sorted((key for key in found if key[5].startswith("nfa")), key=_order)
+    for key in keys:
+        several = sum(other[:7] == key[:7] for other in keys) > 1
+        name = NAMES[key[5]] + (f", {key[7]}" if several else "")
         shown = []
         for arm, flow in (("noise", key[6]), ("mixup", "-")):
             others = [v for k, v in found.items() if k[:5] == key[:5] and k[5:7] == (arm, flow)]
             best = max(others, key=lambda v: statistics.mean(v.values()), default={})
             gain = gains(found[key], best)
             shown.append("-" if gain is None else _shown(gain))
-        lines.append(f"| {key[4]} | {FLOWS[key[6]]} | {NAMES[key[5]]} | {shown[0]} | {shown[1]} |")
+        lines.append(f"| {key[4]} | {FLOWS[key[6]]} | {name} | {shown[0]} | {shown[1]} |")
     return "\n".join(lines)
 
 

@@ -23,6 +23,8 @@ CHOSEN = {
 # The best of all on those images: with noise besides. It contains another arm, and so is one of its
 # own, and no candidate for NFA's; half of the table "main" was known when that was settled.
 BOTH = "p=0.5 alpha=0.1 gate=off noise=0.2 variants=40"
+# What the package has by default: chosen among MORE_CANDIDATES, after the table "main".
+DEFAULTS = "p=0.5 alpha=1 strength=1.5 gate=1.25 variants=40"
 _BORROWED = "gate=off shrink=0.5 rank=128"
 # A first look, with 10 variants of each image. Mixing w ~ U(0, s) leaves 1 - s + 2 s^2 / 3 of the
 # variance along an axis: two thirds at s = 1, all of it at s = 1.5.
@@ -63,7 +65,7 @@ CANDIDATES = {
 _AROUND = "alpha=1 strength=1.5"
 MORE_CANDIDATES = {
     "nfa": [
-        f"p=0.5 {_AROUND} gate=1.25 variants=40",
+        DEFAULTS,
         f"p=0.5 {_AROUND} variants=40",
         "p=0.5 alpha=1 gate=off variants=40",
         f"p=0.5 {_AROUND} gate=off variants=10",
@@ -97,6 +99,7 @@ TABLES = {
     "first-settings": "a first look at settings, on validation images",
     "settings": "choice of settings, on validation images",
     "more-settings": "settings that could not be chosen",
+    "defaults": "NFA as the package has it by default",
     "long": "what helps with twice as many steps",
     "other-noise": "noise with settings of its own for the flow of other classes",
     "scales": "noise of several scales with a flow of other classes, on validation images",
@@ -141,6 +144,12 @@ def cells_of(table: str, data: str, seeds: int) -> list[Cell]:
     if table == "both":
         return [
             Cell(data, "nfa+noise", "u", base, 50, seed, "test", STEPS, BOTH)
+            for seed in range(seeds)
+            for base in BASES
+        ]
+    if table == "defaults":
+        return [
+            Cell(data, "nfa", "u", base, 50, seed, "test", STEPS, DEFAULTS)
             for seed in range(seeds)
             for base in BASES
         ]

@@ -120,7 +120,8 @@ def test_settings_are_never_chosen_on_what_is_reported() -> None:
     tables = {name: study_tables.cells_of(name, "x", 10) for name in study_tables.TABLES}
     choosing = ("first-settings", "settings", "more-settings", "scales", "steps")
     chosen = [cell for name in choosing for cell in tables.pop(name)]
-    assert sorted(tables) == ["both", "combined", "flows", "labels", "long", "main", "other-noise"]
+    reporting = ["both", "combined", "defaults", "flows", "labels", "long", "main", "other-noise"]
+    assert sorted(tables) == reporting
     reported = tables["main"]
     assert {cell.split for cells in tables.values() for cell in cells} == {"test"}
     assert {cell.split for cell in chosen} == {"validation"}
