@@ -138,7 +138,10 @@ ROOMS: dict[str, tuple[str, str]] = {
     "nfaug.integrations.timm_loader": ("torch timm .augment .bank", ""),
     "nfaug.integrations.timm_script": ("torch timm .augment .integrations.timm_loader", ""),
     "nfaug.integrations.torchvision": ("torch torchvision .augment .bank", ""),
-    "nfaug.integrations.albumentations": ("torch numpy albumentations .augment .bank .checks", ""),
+    "nfaug.integrations.albumentations": (
+        "torch numpy albumentations .augment .augment_checks .bank .checks",
+        "",
+    ),
     # Training knows nothing of the Hub, and the Hub nothing of training.
     "nfaug.training.__main__": (".cli", ""),
     "nfaug.training.*": (
