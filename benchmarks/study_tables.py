@@ -93,6 +93,17 @@ _SETTINGS = {
     "settings": (CANDIDATES, STEPS),
     "more-settings": (MORE_CANDIDATES, STEPS),
 }
+# Besides the comparison of all arms: (arm, flow, settings) and steps, on the test images. The table
+# "steps" has NFA gain still at 2 * STEPS, and the bare arm not.
+_TESTED = {
+    "both": ([("nfa+noise", "u", BOTH)], STEPS),
+    "defaults": ([("nfa", "u", DEFAULTS)], STEPS),
+    "other-noise": ([("noise", flow, each) for flow, each in OTHER_NOISE.items()], STEPS),
+    "long": (
+        [("none", "-", ""), ("noise", "u", CHOSEN["noise"]), ("nfa", "u", CHOSEN["nfa"])],
+        2 * STEPS,
+    ),
+}
 TABLES = {
     "main": "what helps at 50 labels per class, with a flow of the unlabelled images",
     "both": "NFA with noise besides, at 50 labels per class",
@@ -127,11 +138,11 @@ def cells_of(table: str, data: str, seeds: int) -> list[Cell]:
             for base in BASES
         ]  # fmt: skip
     if table == "scales":
-        arms = [("noise", f"p=0.5 scale={scale:g} variants=40") for scale in SCALES]
+        noises = [("noise", f"p=0.5 scale={scale:g} variants=40") for scale in SCALES]
         return [
             Cell(data, arm, "o", base, 50, seed, "validation", STEPS, settings)
             for seed in SETTINGS_SEEDS
-            for arm, settings in [*arms, ("nfa", CHOSEN["nfa"])]
+            for arm, settings in [*noises, ("nfa", CHOSEN["nfa"])]
             for base in BASES
         ]
     if table == "steps":
@@ -142,30 +153,12 @@ def cells_of(table: str, data: str, seeds: int) -> list[Cell]:
             for steps in (STEPS // 2, STEPS, 2 * STEPS)
             for arm in CHOSEN
         ]  # fmt: skip
-    if table == "both":
+    if table in _TESTED:
+        arms, steps = _TESTED[table]
         return [
-            Cell(data, "nfa+noise", "u", base, 50, seed, "test", STEPS, BOTH)
+            Cell(data, arm, flow, base, 50, seed, "test", steps, settings)
             for seed in range(seeds)
-            for base in BASES
-        ]
-    if table == "defaults":
-        return [
-            Cell(data, "nfa", "u", base, 50, seed, "test", STEPS, DEFAULTS)
-            for seed in range(seeds)
-            for base in BASES
-        ]
-    if table == "long":  # the table "steps" has NFA gain still at 2 * STEPS, and the bare arm not
-        return [
-            Cell(data, arm, flow, base, 50, seed, "test", 2 * STEPS, CHOSEN[arm])
-            for seed in range(seeds)
-            for arm, flow in (("none", "-"), ("noise", "u"), ("nfa", "u"))
-            for base in BASES
-        ]
-    if table == "other-noise":
-        return [
-            Cell(data, "noise", flow, base, 50, seed, "test", STEPS, settings)
-            for seed in range(seeds)
-            for flow, settings in OTHER_NOISE.items()
+            for arm, flow, settings in arms
             for base in BASES
         ]
     if table == "main":
@@ -178,12 +171,12 @@ def cells_of(table: str, data: str, seeds: int) -> list[Cell]:
         bases, numbers, flows = COMBINED, (50,), "u"
     else:
         raise ValueError(f"no table {table!r}; there are {', '.join(TABLES)}")
-    arms = [(arm, "-") for arm in CHOSEN if arm not in _WITH_FLOW]
-    arms += [(arm, flow) for flow in flows for arm in _WITH_FLOW]
+    compared = [(arm, "-") for arm in CHOSEN if arm not in _WITH_FLOW]
+    compared += [(arm, flow) for flow in flows for arm in _WITH_FLOW]
     return [
         Cell(data, arm, flow, base, per_class, seed, "test", STEPS, CHOSEN[arm])
         for seed in range(seeds)
         for per_class in numbers
-        for arm, flow in arms
+        for arm, flow in compared
         for base in bases
     ]

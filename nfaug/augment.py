@@ -90,9 +90,8 @@ class NFAugment(nn.Module):
         keep: "consistent" leaves an image as it came if the flow's gaussians take its variant for
             another class, and counts it as `inconsistent`; "all" asks nobody.
         gate: radius of the gate relative to what was stored when the PCA was fitted; False or None
-            for none, True for 1.25: a mixed image spreads as far as the class's own
-            images do, so that the stored radius alone would stop half of them where there are few
-            images of each class.
+            for none, True for 1.25: a mixed image spreads as far as the class's own images do, so
+            that the stored radius alone would stop half of them where there are few of each class.
 
     Raises:
         ValueError: a setting is out of range, or the checkpoint has no PCA (or no memory, where
