@@ -14,7 +14,15 @@ from torch.utils.checkpoint import checkpoint
 from .codec import Codec, PixelCodec
 from .coupling import MatrixExpCoupling
 from .flow_config import FlowConfig
-from .layers import ActNorm, InvertibleConv1x1, Layer, Precision, Squeeze, Step
+from .layers import (
+    ActNorm,
+    HaarSqueeze,
+    InvertibleConv1x1,
+    Layer,
+    Precision,
+    Squeeze,
+    Step,
+)
 
 __all__ = ["Flow", "FlowConfig", "Recompute"]
 
@@ -53,7 +61,8 @@ class Flow(Layer):
         self.config = config
         pixels = PixelCodec(config.channels, config.image_size, config.size)
         self.codec: Codec = pixels if codec is None else codec
-        self.squeeze = Squeeze()
+        self.squeeze = HaarSqueeze() if config.squeeze == "haar" else Squeeze()
+        self.unsqueeze = Squeeze()  # latents keep the coordinates of each level apart
         self.blocks = _new_blocks(config) if blocks is None else blocks
         self.recompute = "none"
 
@@ -160,9 +169,9 @@ class Flow(Layer):
             if level < self.config.levels - 1:
                 x, rest = x.chunk(2, 1)
                 kept.append(rest)
-        z = self.squeeze.inverse(x)[0]
+        z = self.unsqueeze.inverse(x)[0]
         for rest in reversed(kept):
-            z = self.squeeze.inverse(torch.cat([z, rest], 1))[0]
+            z = self.unsqueeze.inverse(torch.cat([z, rest], 1))[0]
         return z, total
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,11 +183,11 @@ class Flow(Layer):
         """x = f^-1(z) in flow space and log|det df^-1/dz|."""
         self._check(z)
         kept = []
-        z = self.squeeze(z)[0]
+        z = self.unsqueeze(z)[0]
         for _ in range(self.config.levels - 1):
             z, rest = z.chunk(2, 1)
             kept.append(rest)
-            z = self.squeeze(z)[0]
+            z = self.unsqueeze(z)[0]
         total = z.new_zeros(len(z))
         for steps in reversed(self._levels()):
             for step in reversed(steps):
@@ -235,10 +244,11 @@ class Flow(Layer):
         for coupling in self.couplings():
             coupling.fit_terms()
 
-    def clip_exponents_(self) -> None:
-        """Keep the couplings inside the norm their series covers (after an optimiser step)."""
-        for coupling in self.couplings():
-            coupling.clip_()
+    def clip_(self) -> None:
+        """Keep exponents and ActNorm scales inside their bounds (after an optimiser step)."""
+        for module in self.modules():
+            if isinstance(module, (ActNorm, MatrixExpCoupling)):
+                module.clip_()
 
     def freeze(self, precision: Precision = "full") -> Flow:
         """A flow for inference: the same map, what can be folded folded, no parameters.
@@ -269,7 +279,7 @@ def _new_blocks(config: FlowConfig) -> nn.ModuleList:
         levels.append(
             nn.ModuleList(
                 Step(
-                    ActNorm((channels, height, width)),
+                    ActNorm((channels, height, width), config.max_scale),
                     InvertibleConv1x1(channels),
                     MatrixExpCoupling(
                         channels,

@@ -33,6 +33,10 @@ class FlowConfig:
         low_rank_above: couplings of more channels than this use a matrix of rank `rank`.
         rank: that rank.
         bound: largest norm of a coupling's matrix in training; sets the length of its series.
+        squeeze: how a level folds space into channels: "pixel" for the four pixels of a block,
+            "haar" for their orthonormal Haar coefficients.
+        max_scale: ActNorm scales stay in [1/max_scale, max_scale]; None for no limit. The limit
+            bounds the condition of the map where pixels hardly vary.
         backbone: "mef", the only one there is.
 
     Raises:
@@ -48,6 +52,8 @@ class FlowConfig:
     low_rank_above: int = 24
     rank: int = 3
     bound: float = 2.0
+    squeeze: str = "pixel"
+    max_scale: float | None = None
     backbone: str = "mef"
 
     def __post_init__(self) -> None:
@@ -73,6 +79,12 @@ class FlowConfig:
             raise ValueError(f"sizes and counts must be positive whole numbers; got {self}")
         if type(self.bound) not in (int, float) or not 0 < self.bound <= 30:
             raise ValueError(f"bound must lie in (0, 30]; got {self.bound!r}")
+        if self.squeeze not in ("pixel", "haar"):
+            raise ValueError(f"squeeze must be 'pixel' or 'haar'; got {self.squeeze!r}")
+        if self.max_scale is not None and (
+            type(self.max_scale) not in (int, float) or not 1 < self.max_scale <= 1e6
+        ):
+            raise ValueError(f"max_scale must lie in (1, 1e6], or be None; got {self.max_scale!r}")
 
     def _check_shape(self) -> None:
         if not self.steps or not len(self.steps) == len(self.blocks) == len(self.width):

@@ -21,6 +21,7 @@ __all__ = [
     "ActNorm",
     "FrozenAffine",
     "FrozenStep",
+    "HaarSqueeze",
     "InvertibleConv1x1",
     "Layer",
     "Precision",
@@ -73,14 +74,42 @@ class Squeeze(Layer):
         return z.reshape(b, c // 4, 2 * h, 2 * w), z.new_zeros(b)
 
 
+class HaarSqueeze(Squeeze):
+    """`Squeeze` followed by the orthonormal Haar transform of each 2 x 2 block.
+
+    With p = (p00, p01, p10, p11) the four pixels of a block, the four groups of C channels hold
+    H p / 2: the mean (times 2), then the horizontal, vertical and diagonal differences. H is the
+    Hadamard matrix, so the map is its own transpose's inverse and log|det| = 0.
+    """
+
+    def _mix(self, x: Tensor) -> Tensor:
+        a, b, c, d = x.chunk(4, 1)
+        top, bottom, left, right = a + b, c + d, a - b, c - d
+        return torch.cat([top + bottom, left + right, top - bottom, left - right], 1) / 2
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        squeezed, logdet = super().forward(x)
+        return self._mix(squeezed), logdet
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return super().inverse(self._mix(z))  # H/2 is symmetric and orthonormal: its own inverse
+
+
 def inverse_softplus(y: Tensor) -> Tensor:
     """x with log(1 + e^x) = y > 0, as y + log(1 - e^-y): the plain form overflows at y = 89."""
     return y + torch.log(-torch.expm1(-y))
 
 
-def standardising_affine(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """(scale, shift) that give `x` zero mean and unit variance over `dims`."""
+def standardising_affine(
+    x: Tensor, dims: tuple[int, ...], max_scale: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """(scale, shift) that give `x` zero mean and unit variance over `dims`.
+
+    With `max_scale` the scale stays in [1/max_scale, max_scale].
+    """
     std = x.std(dims, unbiased=False).clamp_min(_MIN_STD)
+    if max_scale is not None:
+        std = std.clamp(1 / max_scale, max_scale)
     return 1 / std, -x.mean(dims) / std
 
 
@@ -91,8 +120,9 @@ class ActNorm(Layer):
     each position (Kingma & Dhariwal 2018, arXiv:1807.03039, there per channel).
     """
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: tuple[int, int, int], max_scale: float | None = None) -> None:
         super().__init__()
+        self.max_scale = max_scale
         self.scale = nn.Parameter(torch.full(shape, _SOFTPLUS_ONE))
         self.shift = nn.Parameter(torch.zeros(shape))
 
@@ -106,10 +136,18 @@ class ActNorm(Layer):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> Tensor:
-        scale, shift = standardising_affine(x, (0,))
+        scale, shift = standardising_affine(x, (0,), self.max_scale)
         self.scale.copy_(inverse_softplus(scale))
         self.shift.copy_(shift)
         return self(x)[0]
+
+    @torch.no_grad()
+    def clip_(self) -> None:
+        """Move scales back into [1/max_scale, max_scale] (after an optimiser step)."""
+        if self.max_scale is not None:
+            limits = self.scale.new_tensor([1 / self.max_scale, self.max_scale], device="cpu")
+            low, high = inverse_softplus(limits).tolist()
+            self.scale.clamp_(low, high)
 
 
 class InvertibleConv1x1(Layer):

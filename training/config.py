@@ -44,6 +44,8 @@ class FlowSettings:
         low_rank_above: Couplings of more channels than this use low-rank matrices.
         rank: Their rank.
         bound: Largest norm of a coupling's matrix.
+        squeeze: "pixel", or "haar" for the Haar coefficients of 2 x 2 blocks.
+        max_scale: Largest scale of an ActNorm layer, null for no limit.
     """
 
     steps: tuple[int, ...] = (4, 4)
@@ -53,6 +55,8 @@ class FlowSettings:
     low_rank_above: int = 24
     rank: int = 3
     bound: float = 2.0
+    squeeze: Literal["pixel", "haar"] = "pixel"
+    max_scale: float | None = None
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ class Loop:
         if augmentation.enabled:
             drawn = augmentation.draw(share.total, generator=state.noise)
             images = augmentation.apply(images, {k: v[share.part] for k, v in drawn.items()})
-        noise = draw_noise(self.flow, share.total, state.noise)[share.part]
+        noise = draw_noise(self.flow, share.total, state.noise, augmentation.noise)[share.part]
         labels = prior_labels(self.config.prior, share.labels).to(self.processes.device)
         bits = self.model(images, noise, labels, state.gaussians) * (share.weight / share.total)
         value, told = self._agree(bits.detach())

@@ -87,7 +87,7 @@ class FlowOptimizer:
         found, size = torch.stack([value.to(norm), norm]).tolist()  # one wait for the device
         if math.isfinite(found) and math.isfinite(size):
             self.optimizer.step()
-            self.flow.clip_exponents_()
+            self.flow.clip_()
             self.ema.update()
             self.skipped_in_a_row = 0
             return found

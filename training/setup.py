@@ -87,7 +87,7 @@ class Setup:
         order = torch.randperm(len(self.data.labels), generator=self.choice)[:_INIT_IMAGES]
         augmentation = self.config.augmentation
         drawn = augmentation.draw(len(order), generator=self.noise) if augmentation.enabled else {}
-        noise = draw_noise(flow, len(order), self.noise)
+        noise = draw_noise(flow, len(order), self.noise, augmentation.noise)
         if self.processes.main:
             images = torch.cat([batch for batch, _ in self.data.iterate(order, _INIT_IMAGES)])
             images = images.to(self.processes.device)

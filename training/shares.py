@@ -28,10 +28,19 @@ class Share(NamedTuple):
     weight: float
 
 
-def draw_noise(flow: Flow, count: int, generator: torch.Generator) -> Tensor:
-    """Uniform dequantisation noise of so many images, in [0, 1), on the generator's device."""
+def draw_noise(
+    flow: Flow, count: int, generator: torch.Generator, gaussian: float = 0.0
+) -> Tensor:
+    """Dequantisation noise of so many images, on the generator's device.
+
+    Uniform in [0, 1), plus gaussian noise of that standard deviation in grey levels.
+    """
     shape = (count, *flow.config.shape)
-    return torch.rand(shape, generator=generator, device=generator.device)
+    noise = torch.rand(shape, generator=generator, device=generator.device)
+    if gaussian:
+        normal = torch.randn(shape, generator=generator, device=generator.device)
+        noise.add_(normal, alpha=gaussian)
+    return noise
 
 
 def whole_batches(

@@ -29,6 +29,9 @@ class FlowAugmentation:
         rotation: Rotate by up to this many degrees to either side.
         color_jitter: Scale brightness, contrast and (of RGB images) saturation by independent
             factors from [1 - c, 1 + c], with c in [0, 1].
+        noise: Standard deviation, in grey levels, of gaussian noise that is added besides the
+            dequantisation noise. The flow then need not resolve what is finer, which bounds its
+            condition where pixels hardly vary.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -38,6 +41,7 @@ class FlowAugmentation:
     pad_crop: int = 0
     rotation: float = 0.0
     color_jitter: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.pad_crop < 0:
@@ -46,6 +50,8 @@ class FlowAugmentation:
             raise ValueError(f"rotation must lie in [0, 180] degrees, got {self.rotation}")
         if not 0 <= self.color_jitter <= 1:
             raise ValueError(f"color_jitter must lie in [0, 1], got {self.color_jitter}")
+        if not 0 <= self.noise <= 255:
+            raise ValueError(f"noise must lie in [0, 255] grey levels, got {self.noise}")
 
     @property
     def enabled(self) -> bool:
