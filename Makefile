@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format typecheck pytest test demo soak study bundle wheel-check clean
+.PHONY: help venv lint format typecheck imports pytest test demo soak study bundle wheel-check clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -46,6 +46,9 @@ format: $(STAMP)  ## Format, and fix what ruff can fix
 
 typecheck: $(STAMP)  ## Run mypy on an unpacked wheel (scripts/wheel.py says why)
 	$(BIN)/python scripts/wheel.py types
+
+imports: $(STAMP)  ## Check which package imports which with import-linter
+	$(BIN)/python scripts/wheel.py imports
 
 pytest: $(STAMP)  ## Run the tests alone
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nfaug.coupling import FrozenCoupling
-from nfaug.coupling_net import FoldedNet
-from nfaug.flow import Flow
+from nfaug.flows.flow import Flow
+from nfaug.flows.mef import FrozenCoupling
+from nfaug.flows.networks import FoldedNet
 
 __all__ = ["Convolutions", "convolutions"]
 

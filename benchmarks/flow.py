@@ -37,7 +37,7 @@ from plain_flow import PlainFlow
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
-from nfaug.flow import Flow, FlowConfig
+from nfaug.flows.flow import Flow, FlowConfig
 
 SIZES = {
     "cifar": FlowConfig(),

@@ -67,8 +67,8 @@ def paper_sized() -> dict[str, bytes]:
     import torch
 
     from nfaug import Flow, FlowConfig
-    from nfaug.checkpoint import Checkpoint, CheckpointConfig
-    from nfaug.pca import fit_pca
+    from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+    from nfaug.pca.fit import fit_pca
 
     flow = Flow(FlowConfig())
     generator = torch.Generator().manual_seed(0)

@@ -36,14 +36,14 @@ from typing import Any
 
 import torch
 
-from nfaug.batches import MemoryBatches
-from nfaug.fixed_point import FixedPointConfig
+from nfaug.data.batches import MemoryBatches
+from nfaug.data.images import to_tensors
+from nfaug.gaussians.baselines import GradientDescentConfig
+from nfaug.gaussians.fixed_point.solver import FixedPointConfig
 from nfaug.training import TrainConfig, open_dataset, train
-from nfaug.training.baselines import GradientDescentConfig
-from nfaug.training.cnn import cnn_accuracy
 from nfaug.training.config import DataConfig, FlowSettings, OptimConfig, PCAConfig, PriorConfig
-from nfaug.training.images import to_tensors
-from nfaug.training.metrics import evaluate
+from nfaug.training.evaluation.cnn import cnn_accuracy
+from nfaug.training.evaluation.metrics import evaluate
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = [

@@ -45,9 +45,9 @@ from torchvision.transforms import v2
 
 import nfaug
 from nfaug import NFAugment
-from nfaug.bank import make_bank
-from nfaug.training.data import open_dataset, split_per_class, to_tensors
-from nfaug.views import AugmentedViews, gated_share
+from nfaug.augment.views import AugmentedViews, gated_share
+from nfaug.bank.make import make_bank
+from nfaug.data.open import open_dataset, split_per_class, to_tensors
 
 ARMS = ("crop", "behind", "behind, fit under crop", "behind, no gate", "before (bank)")
 

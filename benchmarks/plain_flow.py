@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nfaug.coupling import MatrixExpCoupling
-from nfaug.coupling_net import CouplingNet, NormedConv
-from nfaug.flow import Flow
+from nfaug.flows.flow import Flow
+from nfaug.flows.mef import MatrixExpCoupling
+from nfaug.flows.networks import CouplingNet, NormedConv
 
 __all__ = ["PlainFlow", "plain_expm"]
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import nfaug
 from nfaug import Checkpoint, NFAugment
-from nfaug.training.images import TensorImages
+from nfaug.data.images import TensorImages
 
 __all__ = ["Draw", "bank_for", "losses", "make_draw", "pixel_mixup"]
 

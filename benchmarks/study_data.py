@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nfaug.data.images import LabelledImages, TensorImages, split_per_class, to_tensors
 from nfaug.training import open_dataset
-from nfaug.training.images import LabelledImages, TensorImages, split_per_class, to_tensors
 
 __all__ = ["Images", "Source", "flip_and_crop", "held_out", "labelled", "training_images"]
 

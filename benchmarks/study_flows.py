@@ -12,9 +12,9 @@ from study_data import Source, training_images
 
 import nfaug
 from nfaug import Checkpoint
+from nfaug.data.images import LabelledImages, TensorImages
 from nfaug.training import TrainConfig, open_dataset, train
 from nfaug.training.config import DataConfig, FlowSettings, PriorConfig
-from nfaug.training.images import LabelledImages, TensorImages
 
 __all__ = ["FLOWS", "flow_for", "locked"]
 

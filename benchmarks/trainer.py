@@ -27,18 +27,18 @@ from typing import get_args
 import torch
 from PIL import Image
 
-from nfaug.batches import LoaderBatches
-from nfaug.flow import Flow, FlowConfig, Recompute
+from nfaug.data.batches import LoaderBatches
+from nfaug.data.images import TensorImages
+from nfaug.data.open import open_dataset
+from nfaug.flows.flow import Flow, FlowConfig, Recompute
 from nfaug.training.config import DataConfig, FlowSettings, PriorConfig, TrainConfig
-from nfaug.training.data import open_dataset
-from nfaug.training.images import TensorImages
-from nfaug.training.loop import FlowLoss, Loop
-from nfaug.training.optimizer import FlowOptimizer
-from nfaug.training.processes import Processes
-from nfaug.training.reporting import Reporter
-from nfaug.training.saved import MemoryStates
-from nfaug.training.setup import open_setup
-from nfaug.training.shares import draw_noise, shared_batches
+from nfaug.training.run.context import open_setup
+from nfaug.training.run.loop import FlowLoss, Loop
+from nfaug.training.run.optimizer import FlowOptimizer
+from nfaug.training.run.processes import Processes
+from nfaug.training.run.reporter import Reporter
+from nfaug.training.run.shares import draw_noise, shared_batches
+from nfaug.training.run.snapshots import MemoryStates
 
 BATCH = 128
 

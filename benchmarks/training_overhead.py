@@ -49,9 +49,9 @@ from timm.loss import SoftTargetCrossEntropy
 
 import nfaug
 from nfaug import Flow, FlowConfig, NFAugment
-from nfaug.bank import BankDataset, make_bank
+from nfaug.bank.make import BankDataset, make_bank
+from nfaug.data.open import open_dataset
 from nfaug.integrations.timm import NFALoader
-from nfaug.training.data import open_dataset
 
 SMALL = FlowConfig(image_size=(32, 32), steps=(4, 4), blocks=(1, 1), width=(32, 32))
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)

@@ -1,6 +1,6 @@
 """Sharing flows on the Hugging Face Hub."""
 
-from ..checkpoint import load as from_pretrained
+from ..checkpoint.checkpoint import load as from_pretrained
 from .errors import HubError
 from .listing import FlowEntry, list_flows
 from .pull import pull

@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..checkpoint import CheckpointConfig
+from ..checkpoint.checkpoint import CheckpointConfig
 from .facts import Facts
 
 __all__ = ["TAGS", "escape", "make_card", "privacy_block", "set_privacy", "stated"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..checkpoint import Checkpoint, CheckpointConfig
+from ..checkpoint.checkpoint import Checkpoint, CheckpointConfig
 
 __all__ = ["Facts", "facts_of"]
 

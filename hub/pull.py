@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
 
-from ..atomic import replace_directory
-from ..checkpoint import refuse_existing
-from ..checkpoint_config import config_digest, read_values
-from ..checkpoint_files import CONFIG, MODEL, MOST_SHARDS, TENSOR_FILE, tensor_files
-from ..tensor_files import sha256_of
+from ..checkpoint.checkpoint import refuse_existing
+from ..checkpoint.config import config_digest, read_values
+from ..io.atomic import replace_directory
+from ..io.names import CONFIG, MODEL, MOST_SHARDS, TENSOR_FILE, tensor_files
+from ..io.tensors import sha256_of
 from .errors import HubError, explain, is_transient, wait_before_retry
 
 __all__ = ["fetch", "pull"]
@@ -92,7 +92,7 @@ class _Source:
     """One repository at one revision, read through the client's cache."""
 
     def __init__(self, repo_id: str, revision: str | None, token: str | bool | None) -> None:
-        from .. import __version__  # here: the package's root may import this module
+        from ..io.version import __version__
 
         self.repo_id, self.revision = repo_id, revision
         self.options: dict[str, Any] = {

@@ -21,9 +21,9 @@ from huggingface_hub import (
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
-from ..checkpoint import Checkpoint, verify
-from ..checkpoint_config import read_config
-from ..checkpoint_files import CONFIG, TENSOR_FILE
+from ..checkpoint.checkpoint import Checkpoint, verify
+from ..checkpoint.config import read_config
+from ..io.names import CONFIG, TENSOR_FILE
 from .card import make_card, privacy_block, set_privacy, stated
 from .errors import explain, is_transient, wait_before_retry
 from .facts import facts_of

@@ -1,13 +1,12 @@
 """nfaug: normalizing-flow augmentation for image classifiers."""
 
-from .augment import NFAugment
-from .checkpoint import Checkpoint, CheckpointError, load
+from .augment.transform import NFAugment
+from .checkpoint.checkpoint import Checkpoint, CheckpointError, load
 from .fitting import fit
-from .flow import Flow, FlowConfig
-from .gaussians import ClassGaussians
-from .pca import ClasswisePCA
-
-__version__ = "0.1.0"
+from .flows.flow import Flow, FlowConfig
+from .gaussians.gaussians import ClassGaussians
+from .io.version import __version__
+from .pca.fit import ClasswisePCA
 
 __all__ = [
     "Checkpoint",

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from .jsonable import jsonable
+from .io.strict_json import jsonable
 
 __all__ = ["main"]
 
@@ -36,7 +36,7 @@ FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit codes
 
 
 def _top_parser() -> argparse.ArgumentParser:
-    from . import __version__
+    from .io.version import __version__
 
     listing = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(

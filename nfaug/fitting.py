@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .batches import Batches, open_batches, progress_bar
-from .checkpoint import Checkpoint, CheckpointConfig
-from .fixed_point import FixedPointConfig, FixedPointResult, solve
-from .flow import Flow
-from .gaussians import ClassGaussians
-from .pca import ClasswisePCA, fit_pca
-from .statistics import ClassStatistics
+from .checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from .data.batches import Batches, open_batches, progress_bar
+from .flows.flow import Flow
+from .gaussians.fixed_point.solver import FixedPointConfig, FixedPointResult, solve
+from .gaussians.gaussians import ClassGaussians
+from .gaussians.statistics import ClassStatistics
+from .pca.fit import ClasswisePCA, fit_pca
 
 __all__ = [
     "check_class_sizes",
@@ -78,14 +78,14 @@ def fit(
     Raises:
         ValueError: the images do not have the flow's shape, a class has fewer than two, or a
             setting is out of range.
-        FixedPointDivergence: see `nfaug.fixed_point.solve`.
+        FixedPointDivergence: see `nfaug.gaussians.fixed_point.solver.solve`.
     """
     if rank < 1 or max_per_class < 2:
         raise ValueError(
             f"rank must be at least 1 and max_per_class 2; got {rank} and {max_per_class}"
         )
     base = flow if isinstance(flow, Checkpoint) else _bare(flow)
-    from .training.data import wrap_dataset  # the readers belong to the training room
+    from .data.open import wrap_dataset  # the readers belong to the training room
 
     images = wrap_dataset(dataset)
     check_images(base.flow, images)

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import nfaug
 from nfaug import Checkpoint
-from nfaug.batches import MemoryBatches
-from nfaug.bundled import BUILTIN
+from nfaug.data.batches import MemoryBatches
+from nfaug.data.images import LabelledImages, to_tensors
 from nfaug.hub.card import make_card
 from nfaug.hub.facts import facts_of
+from nfaug.resolve import BUILTIN
 from nfaug.training import open_dataset
-from nfaug.training.images import LabelledImages, to_tensors
-from nfaug.training.metrics import evaluate
+from nfaug.training.evaluation.metrics import evaluate
 
 MOST_BYTES = 3_000_000
 BUILTINS = Path(__file__).resolve().parent.parent / "nfaug" / "builtin"

@@ -134,6 +134,17 @@ def check_types(wheel: Path) -> int:
     return int(bool(errors))
 
 
+def check_imports(wheel: Path) -> int:
+    """Run import-linter on the unpacked wheel: only there do all packages lie in one folder."""
+    with tempfile.TemporaryDirectory() as temporary:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(temporary)
+        program = Path(sys.executable).with_name("lint-imports")
+        command = [program, "--config", ROOT / "pyproject.toml", "--no-cache"]
+        environment = os.environ | {"PYTHONPATH": temporary}
+        return subprocess.run(command, cwd=temporary, env=environment, check=False).returncode
+
+
 def in_repository(line: str) -> str:
     """A line of mypy's report with the path that an editor can open."""
     for room, package in sorted(ROOMS.items(), key=lambda item: -len(item[1])):
@@ -151,16 +162,18 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("build").add_argument("directory", type=Path)
     commands.add_parser("contents").add_argument("wheel", type=Path)
     commands.add_parser("types").add_argument("wheel", type=Path, nargs="?")
+    commands.add_parser("imports").add_argument("wheel", type=Path, nargs="?")
     options = parser.parse_args(arguments)
     if options.command == "build":
         print(build(options.directory))
         return 0
     if options.command == "contents":
         return check_contents(options.wheel)
+    check = check_types if options.command == "types" else check_imports
     if options.wheel is not None:
-        return check_types(options.wheel)
+        return check(options.wheel)
     with tempfile.TemporaryDirectory() as temporary:
-        return check_types(build(Path(temporary)))
+        return check(build(Path(temporary)))
 
 
 if __name__ == "__main__":

@@ -25,10 +25,16 @@ import torch
 from checkpoint_tools import header_of, limit_memory, sign, with_header
 from safetensors.torch import load_file
 
-from nfaug.checkpoint import Checkpoint, CheckpointConfig, CheckpointError, load, verify
-from nfaug.flow import Flow, FlowConfig
-from nfaug.gaussians import ClassGaussians
-from nfaug.pca import fit_pca
+from nfaug.checkpoint.checkpoint import (
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointError,
+    load,
+    verify,
+)
+from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.gaussians.gaussians import ClassGaussians
+from nfaug.pca.fit import fit_pca
 
 __all__ = ["COUNT", "KINDS", "make", "read_damaged", "refuse_others"]
 

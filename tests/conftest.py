@@ -13,11 +13,11 @@ from hub_tools import made, mine, pushed
 from nfa_tools import CLASSES, NAMES, SIZE, images_of
 from PIL import Image
 
-from nfaug.checkpoint import Checkpoint
-from nfaug.fixed_point import FixedPointConfig
+from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.data.images import TensorImages
+from nfaug.gaussians.fixed_point.solver import FixedPointConfig
 from nfaug.training import TrainConfig, TrainResult, train
 from nfaug.training.config import FlowSettings, OptimConfig, PCAConfig, PriorConfig
-from nfaug.training.images import TensorImages
 
 __all__ = ["hub", "made", "mine", "pushed"]
 

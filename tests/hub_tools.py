@@ -14,8 +14,8 @@ from nfa_tools import NAMES, batch_of
 from nfa_tools import checkpoint as parts
 
 import nfaug
-from nfaug.checkpoint import Checkpoint, CheckpointConfig
-from nfaug.gaussians import ClassGaussians
+from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from nfaug.gaussians.gaussians import ClassGaussians
 from nfaug.hub import push_to_hub
 
 __all__ = [

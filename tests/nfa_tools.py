@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nfaug.flow import Flow, FlowConfig
-from nfaug.gaussians import ClassGaussians
-from nfaug.pca import ClasswisePCA, fit_pca
+from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.gaussians.gaussians import ClassGaussians
+from nfaug.pca.fit import ClasswisePCA, fit_pca
 
 CLASSES = 3
 NAMES = ("cat", "dog", "eel")

@@ -22,16 +22,17 @@ from nfa_tools import NAMES, images_of
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nfaug.batches import MemoryBatches
-from nfaug.fixed_point import FixedPointConfig
-from nfaug.flow import Flow, FlowConfig
-from nfaug.training import RunStopped, TrainConfig, TrainResult, loop, train
+from nfaug.data.batches import MemoryBatches
+from nfaug.data.images import TensorImages
+from nfaug.data.readers import ImageDecodeError
+from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.gaussians.fixed_point.solver import FixedPointConfig
+from nfaug.training import RunStopped, TrainConfig, TrainResult, train
+from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import DataConfig, FlowSettings, OptimConfig, PCAConfig, PriorConfig
-from nfaug.training.images import TensorImages
-from nfaug.training.prior import class_statistics
-from nfaug.training.processes import Processes
-from nfaug.training.readers import ImageDecodeError
-from nfaug.training.transforms import FlowAugmentation
+from nfaug.training.run import loop
+from nfaug.training.run.prior import class_statistics
+from nfaug.training.run.processes import Processes
 
 CONFIG = TrainConfig(
     epochs=11,  # of 5 steps, the last of one image: nothing is left for the second process

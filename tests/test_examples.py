@@ -14,8 +14,8 @@ from nfa_tools import NAMES, checkpoint, images_of
 from PIL import Image
 
 import nfaug
-from nfaug.bank import make_bank
-from nfaug.checkpoint import Checkpoint, CheckpointConfig
+from nfaug.bank.make import make_bank
+from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.training import open_dataset
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

@@ -10,12 +10,12 @@ from nfa_tools import NAMES, images_of
 from torch.utils.data import TensorDataset
 
 import nfaug
-from nfaug.batches import LoaderBatches, MemoryBatches, open_batches
-from nfaug.checkpoint import Checkpoint
+from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.data.batches import LoaderBatches, MemoryBatches, open_batches
+from nfaug.data.images import TensorImages
 from nfaug.fitting import encode_with_noise, fit, fit_classes, image_bits_per_dim, latent_nll
-from nfaug.fixed_point import FixedPointConfig, solve
-from nfaug.flow import Flow
-from nfaug.training.images import TensorImages
+from nfaug.flows.flow import Flow
+from nfaug.gaussians.fixed_point.solver import FixedPointConfig, solve
 
 STRICT = FixedPointConfig(kld_weight=20.0)
 

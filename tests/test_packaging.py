@@ -12,7 +12,16 @@ import pytest
 import nfaug
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOLS = {"build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff"}
+TOOLS = {
+    "build",
+    "hypothesis",
+    "import-linter",
+    "mypy",
+    "pytest",
+    "pytest-timeout",
+    "pytest-xdist",
+    "ruff",
+}
 
 
 def lower_bounds() -> dict[str, str]:

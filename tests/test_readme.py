@@ -84,7 +84,7 @@ def make_flow(path: Path) -> None:
     labels = torch.arange(24) % 2
     images = torch.randint(96, (24, 3, 8, 8)) + 96 * labels[:, None, None, None]
     images = images.to(torch.uint8)
-    flow.initialize(nfaug.codec.to_flow(images, torch.rand(24, 3, 8, 8)))
+    flow.initialize(nfaug.flows.codec.to_flow(images, torch.rand(24, 3, 8, 8)))
     dataset = torch.utils.data.TensorDataset(images, labels)
     nfaug.fit(flow, dataset, rank=4, progress=False).save(path)
 

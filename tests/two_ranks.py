@@ -14,7 +14,7 @@ from nfa_tools import CLASSES, batch_of, checkpoint
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from nfaug.augment import NFAugment
+from nfaug.augment.transform import NFAugment
 
 RANKS = 2
 

@@ -1,7 +1,7 @@
 """Training of flows: configuration, data, trainer, baselines, metrics and plots."""
 
+from ..data.open import open_dataset, wrap_dataset
 from .config import TrainConfig
-from .data import open_dataset, wrap_dataset
 from .trainer import Interrupted, RunStopped, TrainingDiverged, TrainResult, train
 
 __all__ = [

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..fixed_point import FixedPointConfig
-from ..flow import Recompute
-from .baselines import GradientDescentConfig
-from .transforms import FlowAugmentation
+from ..flows.flow import Recompute
+from ..gaussians.baselines import GradientDescentConfig
+from ..gaussians.fixed_point.solver import FixedPointConfig
+from .augmentation import FlowAugmentation
 
 __all__ = [
     "TRACKERS",

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..atomic import write_text
-from ..augment import NFAugment
-from ..checkpoint import load
-from ..fixed_point import FixedPointConfig
-from ..preview import preview_grid, sample_images
-from .classifier import accuracy, resnet18, train_classifier
+from ..augment.preview import preview_grid, sample_images
+from ..augment.transform import NFAugment
+from ..checkpoint.checkpoint import load
+from ..data.images import LabelledImages, TensorImages, split_per_class, to_tensors
+from ..data.open import open_dataset
+from ..gaussians.fixed_point.solver import FixedPointConfig
+from ..io.atomic import write_text
 from .config import DataConfig, OptimConfig, PCAConfig, PriorConfig, TrainConfig
-from .data import open_dataset
-from .images import LabelledImages, TensorImages, split_per_class, to_tensors
-from .pictures import run_figures, save_figures
+from .evaluation.classifier import accuracy, resnet18, train_classifier
+from .run.pictures import run_figures, save_figures
 from .trainer import TrainResult, train
 
 __all__ = ["DemoSettings", "run_demo"]

@@ -11,22 +11,22 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from ..checkpoint import Checkpoint
+from ..checkpoint.checkpoint import Checkpoint
+from ..data.open import wrap_dataset
 from ..fitting import check_images, fit_classes
 from .config import FlowSettings, TrainConfig
-from .data import wrap_dataset
-from .environment import save_environment
-from .interrupts import Interrupted
-from .latents import open_codec
-from .loop import Loop
-from .metrics import evaluate
-from .optimizer import TrainingDiverged
-from .processes import Processes
-from .reporting import Reporter
-from .saved import FolderStates, MemoryStates, States
-from .setup import Setup, open_setup
-from .state import RunState, Snapshot
-from .stopped import RunStopped, stopped_from_outside
+from .evaluation.metrics import evaluate
+from .report.environment import save_environment
+from .run.context import Setup, open_setup
+from .run.interruption import Interrupted
+from .run.latent_cache import open_codec
+from .run.loop import Loop
+from .run.optimizer import TrainingDiverged
+from .run.processes import Processes
+from .run.reporter import Reporter
+from .run.snapshots import FolderStates, MemoryStates, States
+from .run.state import RunState, Snapshot
+from .run.stopped import RunStopped, stopped_from_outside
 
 __all__ = ["Interrupted", "RunStopped", "TrainResult", "TrainingDiverged", "shape_of", "train"]
 
@@ -152,7 +152,7 @@ def train(
             with stopped_from_outside(states, processes):
                 result = _finish(setup, state, initial)
                 if pictures and processes.main:
-                    from .pictures import figure_image, run_figures
+                    from .run.pictures import figure_image, run_figures
 
                     found = run_figures(result, setup.dataset).items()
                     reporter.show({k: figure_image(v) for k, v in found}, state.optimizer.steps)

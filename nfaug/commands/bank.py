@@ -39,7 +39,7 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Show the size, make the bank, export it if asked."""
-    from ..bank import bank_bytes, export_bank, make_bank
+    from ..bank.make import bank_bytes, export_bank, make_bank
 
     checkpoint = load_on(arguments)
     if arguments.image_size is not None and arguments.image_size < 1:

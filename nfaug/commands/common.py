@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..checkpoint import Checkpoint, load
-from ..checks import refuse_other_classes
+from ..checkpoint.checkpoint import Checkpoint, load
+from ..data.classes import refuse_other_classes
 
 __all__ = [
     "DATA_HELP",
@@ -130,7 +130,7 @@ def mixing(arguments: Namespace, prefix: str = "") -> dict[str, Any]:
 
 def load_on(arguments: Namespace) -> Checkpoint:
     """The checkpoint of --flow on the device of --device."""
-    from ..training.processes import pick_device
+    from ..training.run.processes import pick_device
 
     checkpoint = load(arguments.flow, autoencoder=arguments.autoencoder)
     return checkpoint.to(pick_device(arguments.device))
@@ -149,7 +149,7 @@ def open_data(
     Without --split it is the first of `splits` that the data have, with a warning if that is not
     the first one. Unless `labels`, a folder needs no class folders.
     """
-    from ..training.data import MissingSplitError, open_dataset
+    from ..data.open import MissingSplitError, open_dataset
 
     def opened(split: str) -> Any:
         return open_dataset(

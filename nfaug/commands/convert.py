@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..checkpoint import Checkpoint, CheckpointConfig, refuse_existing
+from ..checkpoint.checkpoint import Checkpoint, CheckpointConfig, refuse_existing
 from .common import new_parser
 
 __all__ = ["parser", "run"]
@@ -32,7 +32,7 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Read, convert and save."""
-    from ..convert import convert_checkpoint
+    from ..checkpoint.convert import convert_checkpoint
 
     out = Path(arguments.out)
     refuse_existing(out, overwrite=arguments.overwrite)

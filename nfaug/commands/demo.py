@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..checkpoint import refuse_existing
+from ..checkpoint.checkpoint import refuse_existing
 from .common import new_parser
 
 __all__ = ["parser", "run"]

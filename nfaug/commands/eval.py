@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from ..batches import open_batches
-from ..checkpoint import Checkpoint
+from ..checkpoint.checkpoint import Checkpoint
+from ..data.batches import open_batches
 from .common import (
     add_data_options,
     add_flow,
@@ -52,7 +52,7 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Measure."""
-    from ..training.metrics import evaluate
+    from ..training.evaluation.metrics import evaluate
 
     checkpoint = load_on(arguments)
     if arguments.invertibility:
@@ -74,8 +74,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
 
 def _invertibility(checkpoint: Checkpoint, arguments: Namespace) -> dict[str, Any]:
-    from ..invertibility import measure
-    from ..training.images import to_tensors
+    from ..data.images import to_tensors
+    from ..flows.invertibility import measure
 
     images = to_tensors(open_data(arguments, checkpoint, _SPLITS))[0]
     others = {}

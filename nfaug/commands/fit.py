@@ -11,11 +11,11 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..augment import NFAugment
-from ..checkpoint import Checkpoint, refuse_existing
+from ..augment.preview import preview_grid
+from ..augment.transform import NFAugment
+from ..checkpoint.checkpoint import Checkpoint, refuse_existing
 from ..fitting import fit
-from ..fixed_point import FixedPointConfig
-from ..preview import preview_grid
+from ..gaussians.fixed_point.solver import FixedPointConfig
 from .common import add_data_options, add_flow, load_on, new_parser, open_data
 
 __all__ = ["parser", "run"]
@@ -125,8 +125,8 @@ def _under_transforms(
     arguments: Namespace, base: Checkpoint, dataset: Any, settings: dict[str, Any]
 ) -> tuple[Dataset[Any], Checkpoint, dict[str, Any]]:
     """The views that were fitted to, the fit, and what the gate does with new ones."""
+    from ..augment.views import AugmentedViews, gated_share
     from ..integrations.timm import training_transform
-    from ..views import AugmentedViews, gated_share
 
     if arguments.img_size is not None and arguments.img_size < 1:
         raise ValueError(f"--img-size must be at least 1 pixel; got {arguments.img_size}")
@@ -172,7 +172,7 @@ class _AsStored(Dataset[tuple[Tensor, int]]):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from ..training.preprocess import Preprocess, size_of
+        from ..data.preprocess import Preprocess, size_of
 
         image = self.images.reader.read(int(self.images.indices[index]))
         in_channels = Preprocess(self.images.channels, size_of(image))

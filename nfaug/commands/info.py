@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..checkpoint import load
+from ..checkpoint.checkpoint import load
 from .common import new_parser
 
 __all__ = ["parser", "run"]
@@ -37,7 +37,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     if (arguments.flow is None) == (arguments.recipe is None):
         raise ValueError("give a checkpoint or --recipe NAME, one of the two")
     if arguments.recipe is not None:
-        from ..training.cost import recipe_cost
+        from ..training.evaluation.cost import recipe_cost
 
         return {"recipe": arguments.recipe, **recipe_cost(arguments.recipe)}
     checkpoint = load(arguments.flow, autoencoder=arguments.autoencoder)

@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..preview import preview_grid
+from ..augment.preview import preview_grid
 from .common import (
     add_data_options,
     add_flow,

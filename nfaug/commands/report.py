@@ -27,7 +27,7 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Read the folder, write the page."""
-    from ..training.report import write_report
+    from ..training.report.page import write_report
 
     path = write_report(arguments.run, arguments.out)
     return {"report": str(path), "bytes": path.stat().st_size}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from ..preview import picture_grid, sample_images
+from ..augment.preview import picture_grid, sample_images
 from .common import add_flow, load_on, new_parser, out_file
 
 __all__ = ["parser", "run"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..augment import NFAugment
+from ..augment.transform import NFAugment
 from .common import add_mixing, mixing, new_parser
 
 __all__ = ["expand", "parser", "run"]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from ..atomic import write_text
-from ..checkpoint import Checkpoint, load, refuse_existing
-from ..checkpoint_files import CONFIG
-from ..jsonable import jsonable
+from ..checkpoint.checkpoint import Checkpoint, load, refuse_existing
+from ..data.timm_names import PREFIXES
+from ..io.atomic import write_text
+from ..io.names import CONFIG
+from ..io.strict_json import jsonable
 from ..training.config import TrainConfig, recipe_path, recipes
-from ..training.timm_names import PREFIXES
 from .common import DATA_HELP, new_parser
 from .push import add_push_options, push_target, push_trained
 
@@ -136,11 +136,11 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Train, save, and report the figures; None on processes beside the main one."""
+    from ..data.open import open_dataset
     from ..training import train
-    from ..training.data import open_dataset
-    from ..training.processes import Processes
-    from ..training.saved import FolderStates
-    from ..training.stopped import stopped_from_outside
+    from ..training.run.processes import Processes
+    from ..training.run.snapshots import FolderStates
+    from ..training.run.stopped import stopped_from_outside
 
     if arguments.recipe is not None:  # `expand` took it from the command line
         raise ValueError("a file of settings cannot name a recipe; give --recipe as an option")
@@ -199,7 +199,7 @@ def _start(
     arguments: Namespace, config: TrainConfig, out: Path, *, resumed: bool
 ) -> tuple[Checkpoint | None, TrainConfig]:
     """The flow of --init, and settings of its shape; nothing is loaded for a run that goes on."""
-    from ..training.saved import FolderStates
+    from ..training.run.snapshots import FolderStates
     from ..training.trainer import shape_of
 
     if arguments.init is None or (resumed and FolderStates(out).steps()):
@@ -209,7 +209,7 @@ def _start(
 
 
 def _refuse_unfinished(out: Path, *, overwrite: bool) -> None:
-    from ..training.saved import FolderStates
+    from ..training.run.snapshots import FolderStates
 
     if not overwrite and not (out / CONFIG).exists() and FolderStates(out).steps():
         raise FileExistsError(
@@ -228,7 +228,7 @@ def _save_settings(arguments: Namespace, config: TrainConfig, out: Path) -> None
 
 def _save(arguments: Namespace, result: TrainResult, dataset: Any, out: Path) -> None:
     """The checkpoint and its picture."""
-    from ..preview import preview_grid
+    from ..augment.preview import preview_grid
 
     checkpoint = result.checkpoint
     checkpoint.config.training["data"] = data_name(arguments.data)

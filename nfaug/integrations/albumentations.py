@@ -27,9 +27,9 @@ import albumentations
 import numpy as np
 import torch
 
-from ..augment import NFAParams, NFAugment
-from ..augment_checks import checked_gate
-from ..checks import checked, one_of
+from ..augment.settings import checked_gate
+from ..augment.transform import NFAParams, NFAugment
+from ..data.classes import checked, one_of
 
 __all__ = ["NFATransform"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.utils.data import default_collate
 
-from ..augment import NFAugment
+from ..augment.transform import NFAugment
 
 __all__ = ["NFACollate"]
 

@@ -1,0 +1,1 @@
+"""NFAugment, the batch transform, and what it is made of."""

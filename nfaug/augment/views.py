@@ -1,0 +1,179 @@
+"""Images as a script's random transforms show them, for fitting a flow to what it will meet."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..bank.format import labels_of
+from ..data.classes import dataset_classes
+from .pixels import resize
+from .transform import NFAugment
+
+__all__ = ["AugmentedViews", "gated_share"]
+
+
+class AugmentedViews(Dataset[tuple[Tensor, int]]):
+    """Every image of a data set in several random views, as uint8 (C, H, W) at a flow's size.
+
+    Item i is view i // N of image i % N, the same one each time it is asked for: fit a flow to it
+    (`nfaug.fit`) and its statistics, axes, memory and gate are those of the script's images. With
+    `per_class` some of these items are left out.
+
+    Args:
+        dataset: (image, label) before any transform, PIL images or uint8 (C, H, W), at the size
+            that the script reads.
+        transform: the script's, from a PIL image to a PIL image, uint8 (C, H, W), or floating point
+            in [0, 1]; without its normalisation.
+        image_size: (height, width) of the flow; views are resized to it as `NFAugment` does.
+        views: number of views of each image.
+        seed: of the random numbers that the transform draws (Python's, numpy's and torch's) and of
+            the choice of `per_class`; different seeds give different views.
+        per_class: at most so many views of each class, those of an image spread as thinly as can
+            be: no image has two more than another of its class. None for all.
+
+    Raises:
+        ValueError: `views` or `per_class` is below 1; at an item: the transform returns something
+            else.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        transform: Callable[[Any], Any],
+        *,
+        image_size: tuple[int, int],
+        views: int = 1,
+        seed: int = 0,
+        per_class: int | None = None,
+    ) -> None:
+        if views < 1:
+            raise ValueError(f"views must be at least 1; got {views}")
+        if per_class is not None and per_class < 1:
+            raise ValueError(f"per_class must be at least 1, or None for all; got {per_class}")
+        self.dataset = dataset
+        self.transform = transform
+        self.image_size = image_size
+        self.views = views
+        self.seed = seed
+        labels = labels_of(dataset)
+        if labels is None:
+            labels = np.asarray([int(dataset[i][1]) for i in range(len(dataset))], dtype=np.int64)
+        known = torch.from_numpy(np.array(labels))  # a copy: it may be read-only
+        if per_class is None:
+            self._items = torch.arange(len(known) * views)
+        else:
+            self._items = _spread(known, views, per_class, seed)
+        self.targets = known[self._items % len(known)]
+        names = dataset_classes(dataset)
+        self.classes = names or [str(label) for label in range(int(labels.max()) + 1)]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        index = range(len(self))[index]
+        view_number, number = divmod(int(self._items[index]), len(self.dataset))
+        image = self.dataset[number][0]
+        if isinstance(image, Tensor):
+            image = _to_pil(image)
+        with _seeded(_seed_of(self.seed, view_number, number)):
+            view = _to_unit(self.transform(image))
+        small = resize(view[None], self.image_size)[0].clamp(0, 1)
+        return (small * 255).round().to(torch.uint8), int(self.targets[index])
+
+
+def gated_share(nfa: NFAugment, dataset: Any, *, batch_size: int = 128) -> dict[str, float]:
+    """Shares of a data set's images that NFA would apply to, and leave alone for each reason.
+
+    The keys are those of `NFAugment.stats` but "seen"; each image is tried once, whatever `nfa.p`.
+    The counters of `nfa` are not touched.
+    """
+    probe = NFAugment(
+        nfa.engine,
+        p=1.0,
+        alpha=nfa.alpha,
+        mix=nfa.mix,
+        partners=nfa.partners,
+        strength=nfa.strength,
+        noise=nfa.noise,
+        axes=nfa.axes,
+        gate=nfa.gate,
+        keep=nfa.keep,
+        generator=torch.Generator().manual_seed(0),
+    )
+    for start in range(0, len(dataset), batch_size):
+        items = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+        images = torch.stack([item[0] for item in items]).to(nfa.engine.device)
+        probe(images, torch.tensor([int(item[1]) for item in items]))
+    stats = probe.stats()
+    seen = max(1, stats.pop("seen"))
+    return {name: count / seen for name, count in stats.items()}
+
+
+def _spread(labels: Tensor, views: int, per_class: int, seed: int) -> Tensor:
+    """Items of at most `per_class` views of each class: all its images once before any twice."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = []
+    for label in labels.unique().tolist():
+        images = (labels == label).nonzero().flatten()
+        images = images[torch.randperm(len(images), generator=generator)]
+        items = torch.arange(views)[:, None] * len(labels) + images
+        kept.append(items.flatten()[:per_class])
+    return torch.cat(kept).sort().values
+
+
+def _seed_of(*parts: int) -> int:
+    """A seed of its own for each combination: sums of them would give some the same views."""
+    digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big")  # torch's CPU generator reads 32 bits of it
+
+
+def _to_pil(image: Tensor) -> Any:
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def _to_unit(view: Any) -> Tensor:
+    """float32 (C, H, W) in [0, 1] of what a transform returned."""
+    if isinstance(view, Image.Image):
+        array = np.asarray(view)
+        view = torch.from_numpy(np.array(array if array.ndim == 3 else array[..., None]))
+        view = view.permute(2, 0, 1)
+    elif isinstance(view, np.ndarray):
+        view = torch.from_numpy(np.array(view))
+    if isinstance(view, Tensor) and view.ndim == 3:
+        view = view.as_subclass(Tensor)
+        if view.dtype == torch.uint8:
+            return view.float() / 255
+        if view.is_floating_point() and -0.01 <= float(view.min()) <= float(view.max()) <= 1.01:
+            return view.float()
+    kind = f"{view.dtype} {tuple(view.shape)}" if isinstance(view, Tensor) else type(view).__name__
+    raise ValueError(
+        "the transform must return a PIL image, uint8 (C, H, W) or floating point in [0, 1]; got "
+        f"{kind}. Leave its normalisation out"
+    )
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed every generator that a transform may draw from, and put all back."""
+    python, array = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)

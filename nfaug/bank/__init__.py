@@ -1,0 +1,8 @@
+"""Banks: variants made once, stored on disk, and read while a model trains."""
+
+from .dataset import BankDataset
+from .export import export_bank
+from .format import Bank, bank_bytes
+from .make import make_bank
+
+__all__ = ["Bank", "BankDataset", "bank_bytes", "export_bank", "make_bank"]

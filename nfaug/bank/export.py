@@ -1,0 +1,53 @@
+"""A bank as a folder of image files, for other frameworks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from .format import Bank
+
+__all__ = ["export_bank"]
+
+
+def export_bank(
+    bank: Bank | str | Path, out: str | Path, *, progress: bool = True
+) -> dict[str, int]:
+    """Write the variants as a folder of class folders of PNG files, for any other framework.
+
+    Names are class/000012-1.png for variant 1 of image 12. Variants that are the image itself are
+    left out. Returns the number of files per class.
+
+    Raises:
+        ValueError: the images have neither one nor three channels.
+        FileExistsError: `out` is not empty.
+    """
+    bank = bank if isinstance(bank, Bank) else Bank(bank)
+    path = Path(out)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} is not empty; choose another place")
+    if bank.manifest.shape[0] not in (1, 3):
+        raise ValueError(f"PNG files have 1 or 3 channels, the bank {bank.manifest.shape[0]}")
+    count = int(bank.labels.max()) + 1
+    names = [_file_name(name) for name in bank.manifest.classes] or [str(y) for y in range(count)]
+    if len(set(names)) != len(names):
+        names = [f"{label:05}-{name}" for label, name in enumerate(names)]
+    written = dict.fromkeys(names, 0)
+    for i in tqdm(range(len(bank)), desc="export", unit="image", disable=not progress):
+        name = names[int(bank.labels[i])]
+        for v in bank.applied[i].nonzero()[0].tolist():
+            (path / name).mkdir(parents=True, exist_ok=True)
+            pixels = np.asarray(bank.variants[i, v])
+            picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+            picture.save(path / name / f"{i:06}-{v}.png")
+            written[name] += 1
+    return written
+
+
+def _file_name(name: str) -> str:
+    """A class name as the name of a folder: names come from a file that anybody may have made."""
+    safe = "".join(c if c.isalnum() or c in " -_.,()+" else "_" for c in name).strip(" .")
+    return safe[:100] or "_"

@@ -1,0 +1,1 @@
+"""Checkpoints: directories of safetensors and JSON."""

@@ -1,0 +1,118 @@
+"""Data sets that timm knows by name: torchvision's and those of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .files import FileReader
+from .layout import MissingSplitError, split_kind
+from .readers import Reader
+from .wrap import DatasetReader
+
+__all__ = ["PREFIXES", "open_timm"]
+
+PREFIXES = ("torch", "hfds", "hfids", "tfds", "wds")
+TRAIN_AND_TEST = {"cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist"}
+FOLDERS = {"image_folder", "folder"}
+
+
+def open_timm(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike[str] | None,
+    download: bool,
+    options: Mapping[str, Any] | None = None,
+) -> Reader:
+    """Open `torch/NAME` or `hfds/NAME` by `timm.data.create_dataset`.
+
+    torchvision's data sets live in `data_dir`, by default `~/.cache/nfaug/datasets`, and those of
+    the Hub in its own cache. `options` go to timm: `input_key` and `target_key` name the columns of
+    a data set of the Hub.
+
+    Raises:
+        ModuleNotFoundError: If timm is not installed.
+        MissingSplitError: If the data set is known not to have the split.
+        ValueError: If timm cannot open it, or can only stream it; the message says why.
+    """
+    prefix, _, rest = name.partition("/")
+    prefix = prefix.lower()
+    if prefix not in ("torch", "hfds"):
+        raise ValueError(
+            f"{name!r} is a stream without a length; use torch/NAME or hfds/NAME, or unpack it to "
+            "a folder of class folders"
+        )
+    if prefix == "torch" and rest.lower() in FOLDERS:
+        raise ValueError(f"{name!r} is a folder of yours: give its path instead")
+    held_out = split_kind(split) not in ("train", "test")
+    if prefix == "torch" and rest.lower() in TRAIN_AND_TEST and held_out:
+        # timm would take the test images.
+        raise MissingSplitError(f'{name!r} has the splits "train" and "test", got split={split!r}')
+    try:
+        from timm.data.dataset_factory import create_dataset
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'{name!r} is opened by timm: pip install "nfaug[train]"'
+        ) from error
+    root = None if data_dir is None else Path(data_dir)
+    if prefix == "torch":
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        root = root or cache / "nfaug" / "datasets"
+    try:
+        dataset = create_dataset(
+            name,
+            root=None if root is None else str(root),
+            split=split,
+            download=download and prefix == "torch",  # the Hub's client always does
+            **(options or {}),
+        )
+    except Exception as error:  # whatever the library behind the name raises
+        raise ValueError(
+            f"timm could not open {name!r} (split={split!r}, data_dir={root and str(root)!r}, "
+            f"download={download}): {type(error).__name__}: {error}"
+        ) from error
+    complete = split_kind(split) == "train"
+    if prefix == "hfds":
+        return HubReader(dataset.reader, name, complete)
+    reader = DatasetReader(dataset, complete=complete)
+    reader.where = repr(name)
+    return reader
+
+
+class HubReader(FileReader):
+    """A data set of the Hugging Face Hub, through timm's reader (which leaves images encoded)."""
+
+    threads = False
+
+    def __init__(self, reader: Any, name: str, complete: bool) -> None:
+        self.reader, self.where, self.complete = reader, repr(name), complete
+        table = reader.dataset
+        # timm makes a column of nothing of a missing one for the images.
+        columns = [key for key in table.column_names if not len(table) or table[0][key] is not None]
+        if reader.image_key not in columns or reader.label_key not in columns:
+            raise ValueError(
+                f"{name!r} has the columns {columns}, not {reader.image_key!r} of images and "
+                f"{reader.label_key!r} of labels; name them with input_key and target_key in "
+                "timm_options"
+            )
+        labels = list(table[reader.label_key])
+        self.targets = torch.tensor(labels) if labels else torch.empty(0, dtype=torch.int64)
+        names = sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
+        count = max(labels, default=-1) + 1
+        self.classes = names or [str(label) for label in range(count)]
+
+    def name(self, index: int) -> str:
+        return f"image {index} of {self.where}"
+
+    def read_bytes(self, index: int) -> bytes:
+        stream = self.reader[index][0]
+        with stream:
+            return bytes(stream.read())
+
+    def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
+        # The Hub's library keeps a hash of each table.
+        yield f"{self.reader.dataset._fingerprint}\0{list(indices)}".encode()

@@ -1,0 +1,1 @@
+"""Normalizing flows between images and latents of the same shape."""

@@ -1,0 +1,1 @@
+"""Class gaussians: densities, statistics, and the ways to find them."""

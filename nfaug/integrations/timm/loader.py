@@ -1,0 +1,269 @@
+"""A loader around timm's: NFA on each batch, then mixup and cutmix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from timm.data.dataset import AugMixDataset
+from timm.data.loader import fast_collate
+from timm.data.mixup import FastCollateMixup, Mixup, mixup_target
+from torch import Tensor
+
+from ...augment.transform import NFAugment
+
+__all__ = ["NFALoader"]
+
+
+class NFALoader:
+    """A loader whose batches are augmented: NFA first, then mixup and cutmix.
+
+    Wraps what `timm.data.create_loader` returns, with or without prefetcher, or any loader of
+    (images, labels). `len`, `dataset`, `sampler` and everything else are the wrapped loader's.
+    `mixup_enabled` switches mixup and cutmix, `nfa.enabled` NFA.
+
+    Args:
+        loader: the loader. `FastCollateMixup` in it is replaced by the same mixing after NFA, so
+            wrap it before it is first iterated.
+        nfa: the augmentation. Where it has no mean and std, it gets the loader's.
+        mixup: timm's `Mixup` (or any function of images and labels), run after NFA.
+        device: where batches are moved to first; None for wherever they arrive.
+        off_epoch: NFA stops at this epoch, counted from 0: as `set_epoch` says, or by the number of
+            passes over the loader where nobody calls it.
+        check_classes: compare the data set's class names, where it has any, with the checkpoint's.
+
+    Raises:
+        ValueError: class names or their order differ, mean and std differ from `nfa`'s, or the
+            loader makes what NFA cannot augment (AugMix splits, mixup mode "half").
+    """
+
+    def __init__(
+        self,
+        loader: Any,
+        nfa: NFAugment,
+        mixup: Any = None,
+        device: torch.device | str | None = None,
+        *,
+        off_epoch: int | None = None,
+        check_classes: bool = True,
+    ) -> None:
+        if isinstance(loader, NFALoader):
+            raise ValueError("the loader is an NFALoader already: images would be augmented twice")
+        dataset = getattr(loader, "dataset", None)
+        if any(isinstance(holder, AugMixDataset) for holder in _unwrapped(dataset)):
+            raise ValueError(
+                "the loader makes AugMix splits (--aug-splits), several views of each image: NFA "
+                "cannot be used with them; leave --aug-splits out"
+            )
+        if check_classes and dataset is not None:
+            nfa.check_classes(dataset, required=False)
+        _set_normalization(nfa, loader)
+        self.loader = loader
+        self.nfa = nfa
+        moved = _take_mixup(loader)
+        if mixup is not None and moved is not None:
+            raise ValueError(
+                "the loader mixes already (FastCollateMixup): pass mixup= or let it be taken over, "
+                "not both"
+            )
+        self.mixup = mixup if mixup is not None else moved
+        self.device = device
+        self.off_epoch = off_epoch
+        self._epoch: int | None = None
+        self._passes = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch = self._passes if self._epoch is None else self._epoch
+        self._passes += 1
+        active = self.off_epoch is None or epoch < self.off_epoch
+        for batch in self.loader:
+            if self.device is not None:
+                batch = _move(batch, self.device)
+            if active:
+                batch = self.nfa(batch)
+            yield batch if self.mixup is None else _mixed(self.mixup, batch)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "loader" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch begins; the wrapped loader's sampler is told too."""
+        self._epoch = epoch
+        for name in ("batch_sampler", "sampler"):
+            sampler: Any = getattr(self.loader, name, None)
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)
+                return
+
+    @property
+    def dataset(self) -> Any:
+        """The wrapped loader's data set."""
+        return self.loader.dataset
+
+    @property
+    def sampler(self) -> Any:
+        """The wrapped loader's sampler."""
+        return self.loader.sampler
+
+    @property
+    def batch_sampler(self) -> Any:
+        """The wrapped loader's batch sampler; timm's script sets the epoch through it."""
+        return _EpochListener(self)
+
+    @property
+    def mixup_enabled(self) -> bool:
+        """Whether mixup and cutmix are on; timm's --mixup-off-epoch clears it."""
+        return bool(getattr(self.mixup, "mixup_enabled", False))
+
+    @mixup_enabled.setter
+    def mixup_enabled(self, value: bool) -> None:
+        if self.mixup is not None:
+            self.mixup.mixup_enabled = value
+
+
+class _EpochListener:
+    """A batch sampler that also tells its NFALoader which epoch begins."""
+
+    def __init__(self, owner: NFALoader) -> None:
+        self._owner = owner
+        self._sampler = getattr(owner.loader, "batch_sampler", None)
+
+    def set_epoch(self, epoch: int) -> None:
+        self._owner.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._sampler or ())
+
+    def __len__(self) -> int:
+        return len(self._owner.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._sampler, name)
+
+
+def _unwrapped(dataset: Any) -> Iterator[Any]:
+    for _ in range(16):  # a wrapper could contain itself
+        if dataset is None:
+            return
+        yield dataset
+        dataset = getattr(dataset, "dataset", None)
+
+
+def _move(batch: Any, device: torch.device | str) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: _move(value, device) for key, value in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        moved = [_move(value, device) for value in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
+    return batch
+
+
+def _mixed(mixup: Any, batch: Any) -> Any:
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        raise ValueError(
+            f"mixup needs batches of (images, labels); got a {type(batch).__name__}: mix elsewhere"
+        )
+    images, labels, *rest = batch
+    odd = len(images) % 2 == 1 and isinstance(mixup, Mixup)
+    if not odd:
+        images, labels = mixup(images, labels)
+    else:
+        last = mixup_target(
+            labels[-1:], mixup.num_classes, smoothing=mixup.label_smoothing,
+            multi_label=getattr(mixup, "multi_label", False),
+        )  # fmt: skip
+        if len(images) > 1:
+            mixed, labels = mixup(images[:-1].clone(), labels[:-1])
+            images, last = torch.cat([mixed, images[-1:]]), torch.cat([labels, last])
+        labels = last
+    return (images, labels, *rest)
+
+
+def _take_mixup(loader: Any) -> Mixup | None:
+    """Mixing that happens when batches are collated, made a `Mixup` and taken out there."""
+    inner = getattr(loader, "loader", loader)
+    collate = getattr(inner, "collate_fn", None)
+    if not isinstance(collate, FastCollateMixup):
+        return None
+    if "half" in collate.mode:
+        raise ValueError(
+            f"mixup mode {collate.mode!r} exists in timm's collate function only, where NFA cannot "
+            "come before it: use batch, pair or elem"
+        )
+    if getattr(inner, "_iterator", None) is not None or getattr(inner, "iterator", None):
+        raise ValueError("the loader's workers run already: wrap it in NFALoader before iterating")
+    mixup = Mixup.__new__(Mixup)
+    mixup.__dict__.update(collate.__dict__)
+    inner.collate_fn = fast_collate
+    return mixup
+
+
+def _set_normalization(nfa: NFAugment, loader: Any) -> None:
+    found = _normalization_of(loader)
+    if found is None:
+        return
+    if nfa.normalization is None:
+        nfa.set_normalization(*found)
+        return
+    if any(
+        abs(one - other) > 1e-3
+        for ours, theirs in zip(nfa.normalization, found, strict=True)
+        for one, other in zip(ours, theirs * len(ours) if len(theirs) == 1 else theirs, strict=True)
+    ):
+        raise ValueError(
+            f"NFAugment was given mean and std {nfa.normalization}, the loader normalises by "
+            f"{found}: leave mean and std out and they are taken from the loader"
+        )
+
+
+def _normalization_of(loader: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std that a loader normalises by, in units of [0, 1]."""
+    mean, std = getattr(loader, "mean", None), getattr(loader, "std", None)
+    if isinstance(mean, Tensor) and isinstance(std, Tensor):  # the prefetcher's are in grey levels
+        mean, std = mean.float().flatten() / 255, std.float().flatten() / 255
+        return tuple(mean.tolist()), tuple(std.tolist())
+    for holder in _unwrapped(getattr(loader, "dataset", None)):
+        # With --train-img-sizes timm has a transform for each size; torchvision's `transforms` is
+        # one object, for image and target.
+        several = getattr(holder, "transforms", None)
+        single = [getattr(holder, "transform", None)]
+        choices = several if isinstance(several, (tuple, list)) and several else single
+        found = {_normalization_in(choice) for choice in choices}
+        if len(found) > 1:
+            shown = ", ".join(sorted("nothing" if one is None else str(one) for one in found))
+            raise ValueError(
+                f"the loader's transforms normalise by different mean and std: {shown}. NFA must "
+                "know what a batch was normalised by: give all of them the same"
+            )
+        if one := found.pop():
+            return one
+    return None
+
+
+def _normalization_in(transform: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    for step in _steps(transform):
+        if type(step).__name__ == "Normalize":
+            mean, std = (torch.as_tensor(x).flatten().tolist() for x in (step.mean, step.std))
+            return tuple(mean), tuple(std)
+    return None
+
+
+def _steps(transform: Any) -> Iterator[Any]:
+    inner = getattr(transform, "transforms", None)
+    if isinstance(transform, (tuple, list)):
+        inner = transform
+    if inner is None:
+        yield transform
+        return
+    for step in inner:
+        yield from _steps(step)

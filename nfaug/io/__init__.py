@@ -1,0 +1,1 @@
+"""Files and bytes: atomic writes, strict JSON, tensor files. It knows no flow."""

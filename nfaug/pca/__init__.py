@@ -1,0 +1,1 @@
+"""Principal axes of each class in latent space."""

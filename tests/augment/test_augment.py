@@ -1,0 +1,534 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nfa_tools import CLASSES, NAMES, batch_of, checkpoint, images_of, tiny_flow
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import nfaug.augment.transform as module
+from nfaug.augment.params import Coins
+from nfaug.augment.transform import NFAugment
+
+PER_IMAGE = ("index", "chosen", "partner", "other", "from_memory", "paired", "weights", "noise")
+ALL = ("seen", "applied", "no_partner", "gated", "fell_back", "not_finite")
+
+
+def changed(one: Tensor, two: Tensor) -> Tensor:
+    return (one != two).flatten(1).any(1)
+
+
+@pytest.mark.parametrize("mix", ["axis", "pair"])
+@pytest.mark.parametrize("partners", ["batch", "memory", "both"])
+def test_the_formula(mix: str, partners: str) -> None:
+    parts = checkpoint()
+    pca, flow = parts.pca, tiny_flow()
+    assert pca is not None
+    assert pca.memory is not None
+    nfa = NFAugment(
+        parts,
+        p=0.7,
+        mix=mix,
+        partners=partners,
+        strength=0.8,
+        gate=False,
+        generator=torch.Generator().manual_seed(0),
+    )
+    images, labels = batch_of(21)
+    (new, _), params = nfa(images, labels, return_params=True)
+    assert params.weights.shape == (15, 1 if mix == "pair" else pca.rank)
+    z = flow.encode(images)[0].flatten(1)
+    expected = images.clone()
+    for slot, i in enumerate(params.index.tolist()):
+        axes, mean = pca.axes[labels[i]], pca.mean[labels[i]]
+        a = axes @ (z[i] - mean)
+        partner = int(params.partner[slot])
+        if params.from_memory[slot]:
+            assert pca.memory_labels is not None
+            assert pca.memory_labels[partner] == labels[i]
+            b = pca.memory[partner].float()
+        else:
+            j = int(params.index[partner])
+            assert labels[j] == labels[i]
+            assert i != j
+            b = axes @ (z[j] - mean)
+        if params.chosen[slot]:
+            moved = z[i] + (params.weights[slot] * (b - a)) @ axes
+            expected[i] = flow.decode(moved.view(1, *flow.config.shape))[0]
+    assert (new.int() - expected.int()).abs().max() <= 1, "a rounding edge is worth one level"
+    assert (new != expected).float().mean() < 1e-3
+    assert params.from_memory.any() == (partners != "batch")
+    assert params.from_memory.all() == (partners == "memory")
+    assert (params.weights <= 0.8).all()
+    assert 10 < changed(new, images).sum() <= nfa.stats()["applied"]
+
+
+def test_what_comes_in_goes_out() -> None:
+    nfa = NFAugment(checkpoint(), p=0.5)
+    images, labels = batch_of(16)
+    for dtype in (torch.uint8, torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        given = images if dtype == torch.uint8 else (images / 255).to(dtype)
+        given = given.contiguous(memory_format=torch.channels_last)
+        before = given.clone()
+        new, same = nfa(given, labels)
+        assert same is labels
+        assert new is not given
+        assert torch.equal(given, before), "never mutated"
+        assert new.dtype == dtype
+        assert new.is_contiguous(memory_format=torch.channels_last)
+        assert 1 <= changed(new, given).sum() <= 8, dtype
+    strided, _ = nfa(images.transpose(2, 3)[:, :, ::1].transpose(2, 3)[::2], labels[::2])
+    assert strided.shape == (8, 3, 8, 8)
+
+
+def test_representations_agree() -> None:
+    nfa = NFAugment(checkpoint(), p=1.0, gate=False)
+    images, labels = batch_of(12)
+    (eight, _), params = nfa(images, labels, return_params=True)
+    unit = nfa(images / 255, labels, params=params)[0]
+    assert (unit * 255 - eight).abs().max() < 0.51, (
+        "the 8-bit result is the continuous one, rounded"
+    )
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+    stats = [torch.tensor(x)[:, None, None] for x in (mean, std)]
+    normalised = (images / 255 - stats[0]) / stats[1]
+    assert nfa.normalization is None
+    other = NFAugment(checkpoint(), gate=False, mean=mean, std=std)
+    assert other.normalization == (mean, std)
+    out = other(normalised, labels, params=params)[0]
+    assert torch.allclose(out * stats[1] + stats[0], unit, atol=1e-5)
+    other.set_normalization(0.5, 0.25)
+    scalar = other((images / 255 - 0.5) / 0.25, labels, params=params)[0]
+    assert torch.allclose(scalar * 0.25 + 0.5, unit, atol=1e-5)
+    assert nfa.stats()["seen"] == 24
+    assert other.stats()["seen"] == 24
+
+
+def test_no_movement_is_exact() -> None:
+    images, labels = batch_of(64)
+    nfa = NFAugment(checkpoint(), p=1.0, strength=0.0)
+    assert torch.equal(nfa(images, labels)[0], images)
+    assert nfa.stats()["applied"] > 50
+    assert torch.allclose(nfa(images / 255, labels)[0], images / 255, atol=1e-5)
+    large = torch.randint(256, (4, 3, 21, 17), dtype=torch.uint8)
+    nfa = NFAugment(checkpoint(), p=1.0, strength=0.0, gate=False)
+    assert torch.equal(nfa(large, labels[:4])[0], large)
+
+
+def test_share_and_number_of_images() -> None:
+    images, labels = batch_of(10)
+    for p, slots in ((0.0, 0), (0.05, 1), (0.5, 5), (0.51, 6), (0.7, 7), (1.0, 10)):
+        _, params = NFAugment(checkpoint(), p=p)(images, labels, return_params=True)
+        assert len(params.index) == slots, p
+        assert len(set(params.index.tolist())) == slots
+    torch.manual_seed(0)
+    one = NFAugment(checkpoint(), p=0.25)
+    share = sum(bool(one.make_params(labels[:1]).chosen) for _ in range(1000)) / 1000
+    assert abs(share - 0.25) < 0.05, "a batch of one is augmented with probability p"
+    each = NFAugment(checkpoint(), p=[0.1, 0.5, 0.9])
+    drawn, chosen = torch.zeros(CLASSES), torch.zeros(CLASSES)
+    for _ in range(300):
+        params = each.make_params(labels)
+        assert len(params.index) == 9
+        own = labels[params.index]
+        chosen += torch.bincount(own[params.chosen], minlength=CLASSES)
+        drawn += torch.bincount(labels, minlength=CLASSES)
+    assert torch.allclose(chosen / drawn, torch.tensor([0.1, 0.5, 0.9]), atol=0.06)
+
+
+def test_weights_are_beta_distributed() -> None:
+    _, labels = batch_of(400)
+    for alpha in (0.05, 0.4, 1.0, 5.0):
+        nfa = NFAugment(checkpoint(), p=1.0, alpha=alpha, strength=1.0)
+        weights = nfa.make_params(labels).weights
+        assert ((weights >= 0) & (weights <= 1)).all()
+        assert abs(float(weights.mean()) - 0.5) < 0.03
+        assert float(weights.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+    axes = NFAugment(checkpoint(), axes=3).make_params(labels).weights
+    assert axes[:, :3].all()
+    assert not axes[:, 3:].any()
+
+
+def test_off_means_off() -> None:
+    nfa = NFAugment(checkpoint(), p=1.0)
+    images, labels = batch_of(8)
+    nfa.enabled = False
+    assert nfa(images, labels)[0] is images
+    assert nfa(images, labels, return_params=True) == ((images, labels), None)
+    nfa.enabled = True
+    assert nfa.eval()(images, labels)[0] is images
+    assert nfa.stats()["seen"] == 0
+    assert changed(nfa.train()(images, labels)[0], images).any()
+
+
+@pytest.mark.parametrize("partners", ["batch", "memory", "both"])
+def test_a_seed_reproduces(partners: str) -> None:
+    images, labels = batch_of(16)
+
+    def run(seed: int | None) -> Tensor:
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        nfa = NFAugment(checkpoint(), partners=partners, generator=generator)
+        return torch.cat([nfa(images, labels)[0] for _ in range(3)])
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+    torch.manual_seed(5)
+    first = run(None)
+    torch.manual_seed(5)
+    assert torch.equal(run(None), first), "torch's seed does too"
+    state = torch.get_rng_state()
+    run(1)
+    assert torch.equal(torch.get_rng_state(), state), "a generator leaves torch's alone"
+
+
+def test_ranks_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = batch_of(16)
+
+    def run() -> Tensor:
+        return NFAugment(checkpoint(), generator=torch.Generator().manual_seed(0))(images, labels)[
+            0
+        ]
+
+    first = run()
+    monkeypatch.setenv("RANK", "1")
+    second = run()
+    assert not torch.equal(first, second)
+    assert torch.equal(second, run())
+    monkeypatch.setenv("RANK", "0")
+    assert torch.equal(first, run())
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    assert torch.equal(second, run())
+
+
+def test_defaults_of_a_script_change_nothing() -> None:
+    images, labels = batch_of(16)
+    unit = images.float() / 255
+
+    def run() -> tuple[Tensor, Tensor, dict[str, int]]:
+        generator = torch.Generator("cpu").manual_seed(0)
+        nfa = NFAugment(checkpoint(), alpha=0.7, generator=generator)
+        normalised = NFAugment(nfa.engine, alpha=1.0, generator=generator, mean=0.0, std=1.0)
+        new, again = nfa(images, labels)[0], normalised(unit, labels)[0]
+        copied = pickle.loads(pickle.dumps(nfa))
+        return new, again, copied.stats()
+
+    new, again, stats = run()
+    assert stats["applied"] > 0
+    for context in (torch.device("meta"), _default_dtype(torch.float64)):
+        with context:  # a tensor made without saying where or what of would break or differ
+            found = run()
+        assert torch.equal(found[0], new)
+        assert torch.equal(found[1], again)
+        assert found[2] == stats
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_params_replay() -> None:
+    images, labels = batch_of(16)
+    nfa = NFAugment(checkpoint(), partners="both")
+    (first, _), params = nfa(images, labels, return_params=True)
+    assert torch.equal(nfa(images, labels, params=params)[0], first)
+    drawn = nfa.make_params(labels)
+    assert torch.equal(nfa(images, labels, params=drawn)[0], nfa(images, labels, params=drawn)[0])
+    with pytest.raises(ValueError, match="made for a batch of 16 images; got 4"):
+        nfa(images[:4], labels[:4], params=params)
+    other = dataclasses.replace(params, weights=params.weights[:, :5])
+    with pytest.raises(ValueError, match="made for 5 axes, the checkpoint has 8"):
+        nfa(images, labels, params=other)
+
+
+@pytest.mark.parametrize("partners", ["batch", "memory"])
+def test_a_replay_with_other_labels_mixes_no_two_classes(partners: str) -> None:
+    nfa = NFAugment(checkpoint(), p=1.0, gate=False, partners=partners)
+    images, labels = batch_of(16)
+    params = nfa.make_params(labels)
+    assert torch.equal(nfa(images, (labels + 1) % CLASSES, params=params)[0], images) == (
+        partners == "memory"
+    ), "in a batch whole classes have moved together"
+    nfa.reset_stats()
+    others = torch.where(torch.arange(16) == params.index[0], (labels + 1) % CLASSES, labels)
+    new = nfa(images, others, params=params)[0]
+    assert torch.equal(new[params.index[0]], images[params.index[0]])
+    assert nfa.stats()["no_partner"] >= 1
+    assert nfa.stats()["applied"] >= 8
+    bare = NFAugment(checkpoint(memory=False), p=1.0, gate=False)
+    applied = (~params.from_memory & params.paired).sum()
+    bare(images, labels, params=params)
+    assert bare.stats()["applied"] == applied
+
+
+@pytest.mark.parametrize(("on_cpu", "classes_at_once"), [(True, 64), (False, 64), (False, 0)])
+def test_permuting_the_batch_permutes_the_result(
+    on_cpu: bool, classes_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = checkpoint()
+    assert parts.pca is not None
+    monkeypatch.setattr("nfaug.pca.classwise._one_class_at_a_time", lambda device: on_cpu)
+    monkeypatch.setattr("nfaug.pca.classwise._GEMM_CLASSES", classes_at_once)
+    nfa = NFAugment((parts.flow, type(parts.pca).from_tensors(parts.pca.tensors())), p=0.8)
+    images, labels = batch_of(20)
+    params = nfa.make_params(labels)
+    new = nfa(images / 255, labels, params=params)[0]
+    rows, slots = torch.randperm(20), torch.randperm(len(params.index))
+    moved = {name: getattr(params, name)[slots] for name in PER_IMAGE}
+    moved["index"] = rows.argsort()[moved["index"]]
+    in_batch = moved["partner"].clamp(max=len(slots) - 1)
+    moved["partner"] = torch.where(
+        moved["from_memory"], moved["partner"], slots.argsort()[in_batch]
+    )
+    again = nfa(images[rows] / 255, labels[rows], params=dataclasses.replace(params, **moved))[0]
+    assert changed(new, images / 255).sum() > 10
+    assert (again - new[rows]).abs().max() < 1e-5
+    assert torch.equal(nfa(images / 255, labels, params=params)[0], new), "bit for bit"
+
+
+def test_small_and_lonely_batches() -> None:
+    nfa = NFAugment(checkpoint(memory=False), p=1.0)
+    images, labels = batch_of(3)
+    empty = nfa(images[:0], labels[:0])
+    assert empty[0].shape == (0, 3, 8, 8)
+    assert torch.equal(nfa(images[:1], labels[:1])[0], images[:1]), "nobody to mix with"
+    alone = torch.tensor([0, 0, 2])
+    new, _ = nfa(images_of(alone), alone)
+    assert torch.equal(new[2], images_of(alone)[2])
+    assert nfa.stats() == dict.fromkeys(ALL, 0) | {"seen": 4, "applied": 2, "no_partner": 2}
+    nfa.reset_stats()
+    assert nfa.stats() == dict.fromkeys(ALL, 0)
+    assert (
+        NFAugment(checkpoint(), p=1.0, gate=False)(images[:1], labels[:1])[0].ne(images[:1]).any()
+    )
+
+
+def test_harm_is_kept_away_and_counted() -> None:
+    images, labels = batch_of(12)
+    unit = images / 255
+    unit[1, 0, 0, 0] = float("nan")
+    unit[5] = float("inf")
+    unit[7] = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0)).round()
+    for partners in ("batch", "memory"):
+        nfa = NFAugment(checkpoint(), p=1.0, partners=partners)
+        new, _ = nfa(unit, labels)
+        assert torch.isfinite(new).all()
+        assert torch.equal(new[[1, 5]], unit[[1, 5]].nan_to_num(0.5, 1.0, 0.0)), "else as it came"
+        assert torch.equal(new[7], unit[7]), "as it came in"
+        stats = nfa.stats()
+        assert stats["not_finite"] == 2
+        assert stats["fell_back"] == 0
+        assert stats["gated"] >= 1
+        assert sum(stats[name] for name in ALL[1:]) == stats["seen"] == 12
+    loose = NFAugment(checkpoint(), p=1.0, gate=1e4)
+    assert changed(loose(unit, labels)[0], unit)[7]
+
+
+def test_the_gate_is_a_radius_or_a_switch() -> None:
+    default = NFAugment(checkpoint()).gate
+    assert NFAugment(checkpoint(), gate=True).gate == default == 1.25
+    assert NFAugment(checkpoint(), gate=False).gate is None
+    nfa = NFAugment(checkpoint(), gate=1)
+    assert nfa.gate == 1.0
+    for given, radius in ((False, None), (None, None), (True, default), (np.False_, None), (2, 2)):
+        nfa.gate = given
+        assert nfa.gate == NFAugment(checkpoint(), gate=given).gate == radius
+    with pytest.raises(ValueError, match="gate must be a finite number"):
+        nfa.gate = -1.0
+    assert nfa.gate == 2, "what is refused changes nothing"
+
+
+def test_any_image_size_keeps_its_detail() -> None:
+    board = ((torch.arange(224)[:, None] + torch.arange(224)) % 2).float()
+    labels = torch.tensor([0, 1, 2, 0])
+    low = images_of(labels, size=(224, 224)) / 255
+    images = (0.5 * low + 0.25 + 0.1 * (board - 0.5)).clamp(0, 1)
+    nfa = NFAugment(checkpoint(), p=1.0, gate=False)
+    new, _ = nfa(images, labels)
+    assert new.shape == images.shape
+    assert changed(new, images).all()
+    inner = (new > 0) & (new < 1)  # where nothing was clamped
+    flat = torch.nn.functional.avg_pool2d(new - images, 2, 1)
+    assert inner.float().mean() > 0.9
+    detail = (new - images)[:, :, :-1, :-1] - flat
+    assert detail.abs().max() < 0.05, "the change is smooth: the board is still there"
+    small, _ = nfa(images_of(labels, size=(5, 6)), labels)
+    assert small.shape == (4, 3, 5, 6)
+    tall, _ = nfa(images_of(labels, size=(31, 8)).half() / 255, labels)
+    assert tall.dtype == torch.float16
+    assert torch.isfinite(tall).all()
+
+
+def test_nothing_sticks_to_a_model() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.nfa = NFAugment(checkpoint(), p=1.0)
+            self.head = nn.Linear(192, CLASSES)
+
+        def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+            return self.head(self.nfa(images, labels)[0].flatten(1))
+
+    model = Model()
+    assert set(model.state_dict()) == {"head.weight", "head.bias"}
+    assert len(list(model.parameters())) == 2
+    assert not list(model.nfa.buffers())
+    images, labels = batch_of(8)
+    loss = nn.functional.cross_entropy(model(images / 255, labels), labels)
+    loss.backward()
+    assert model.head.weight.grad is not None
+    model.half().float().to("cpu")
+    twin = copy.deepcopy(model)
+    assert twin.nfa._engine is model.nfa._engine, "copies share the flow"
+    twin.nfa.enabled = False
+    assert model.nfa.enabled
+    assert twin.nfa.stats() == model.nfa.stats()
+    model.eval()
+    assert torch.equal(model(images / 255, labels), model.head((images / 255).flatten(1)))
+
+
+def test_two_ranks_of_a_distributed_run(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "two_ranks.py"
+    subprocess.run([sys.executable, script, tmp_path], check=True, timeout=120)
+    runs = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for first, again in runs:
+        assert torch.equal(first["images"], again["images"]), "a seed reproduces"
+        assert changed(*first["images"]).any(), "epochs differ"
+        assert first["stats"]["seen"] == 16
+        assert first["stats"]["applied"] > 8
+        assert first["keys"] == ["module.head.weight", "module.head.bias"]
+    (one, _), (two, _) = runs
+    assert changed(one["images"][0], two["images"][0]).any(), "ranks differ"
+    assert torch.equal(one["grad"], two["grad"]), "and train one model"
+
+
+def test_pickle_and_repr() -> None:
+    nfa = NFAugment(checkpoint(), generator=torch.Generator().manual_seed(3), mean=0.5, std=0.5)
+    images, labels = batch_of(8)
+    nfa(images, labels)
+    nfa.enabled = False
+    again = pickle.loads(pickle.dumps(nfa))
+    assert not again.enabled
+    assert again.stats() == nfa.stats()
+    assert {device.type for _, device in again._counters._held} == {"cpu"}
+    nfa.enabled = again.enabled = True
+    assert torch.equal(again(images, labels)[0], nfa(images, labels)[0]), "the generator goes along"
+    assert torch.equal(copy.deepcopy(nfa)(images, labels)[0], nfa(images, labels)[0])
+    assert repr(nfa) == (
+        "NFAugment(p=0.5, alpha=1, mix='axis', partners='auto', strength=1.5, noise=0, "
+        "gate=1.25, keep='all', classes=3, axes=8, size=(8, 8), channels=3, enabled=True)"
+    )
+    assert "p=per class" in repr(NFAugment(checkpoint(), p=torch.ones(3)))
+
+
+def test_results_are_ordinary_tensors() -> None:
+    nfa = NFAugment(checkpoint(), p=1.0)
+    images, labels = batch_of(8)
+    unit = (images / 255).requires_grad_()
+    new, _ = nfa(unit, labels)
+    assert not new.requires_grad
+    assert not new.is_inference()
+    new.mul_(0.5).add_(new.flip(0))  # as mixup does
+    weight = torch.ones(3, requires_grad=True)
+    (new * weight[:, None, None]).sum().backward()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (auto, _), params = nfa(images, labels, return_params=True)
+    assert torch.equal(auto, nfa(images, labels, params=params)[0]), "float32 under autocast"
+
+
+def test_compiled_steps() -> None:
+    nfa = NFAugment(checkpoint(), p=1.0)
+    images, labels = batch_of(8)
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    @torch.compile(backend=backend)
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        new, _ = nfa(images / 255, labels)
+        return (new * 2).flatten(1).mean(1)
+
+    for _ in range(3):
+        result = step(images, labels)
+    assert result.shape == (8,)
+    assert nfa.stats()["seen"] == 24
+    assert len(graphs) == 2, "one break, before and after"
+
+
+def test_it_follows_the_device_of_its_input() -> None:
+    engine = NFAugment(checkpoint())._engine
+    meta = torch.device("meta")
+    flow, pca = engine.on(meta)
+    assert {tensor.device for tensor in (*flow.buffers(), *pca.buffers())} == {meta}
+    assert engine.on(meta)[0] is flow
+    assert {tensor.device.type for tensor in engine.on(torch.device("cpu"))[0].buffers()} == {"cpu"}
+    assert len(pickle.loads(pickle.dumps(engine))._held) == 1
+
+
+class NoReading(TorchDispatchMode):
+    """Fails on what makes a host wait for an accelerator."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = str(func)
+        for word in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "unique"):
+            assert word not in name, name
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_value_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = batch_of(16)
+    unit, soft = images / 255, nn.functional.one_hot(labels, CLASSES).float()
+    monkeypatch.setattr(module, "_reads_values", lambda device, calls: False)
+    half, coin = torch.rand(16), torch.randint(2**31, (16,))
+    weights, normal = torch.rand(16, 8), torch.randn(16, 192)
+    coins = Coins(torch.arange(16), half, half, coin, weights, coin.flip(0), normal)
+    monkeypatch.setattr(
+        "nfaug.augment.params.draw", lambda *args, **kwargs: coins
+    )  # on the CPU by design
+    for partners in ("batch", "memory", "both"):
+        nfa = NFAugment(checkpoint(), p=1.0, partners=partners, noise=0.1)
+        with NoReading():
+            nfa(unit, labels)
+            nfa(unit, soft)
+    unit[3, 0, 0, 0] = float("nan")
+    with NoReading():  # what the checks would have refused is left alone
+        bad = nfa(unit, labels + 2)[0]
+    assert torch.equal(bad[labels > 0], unit[labels > 0].nan_to_num(0.5))
+
+
+def test_values_are_checked_on_every_cpu_batch_and_some_others() -> None:
+    assert all(module._reads_values(torch.device("cpu"), calls) for calls in range(1000))
+    cuda = [calls for calls in range(1000) if module._reads_values(torch.device("cuda"), calls)]
+    assert cuda == [*range(8), 256, 512, 768]
+
+
+def test_from_pretrained_reads_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nfaug.checkpoint import checkpoint as reader
+
+    seen = []
+    monkeypatch.setattr(
+        reader, "load", lambda path, **options: seen.append((path, options)) or checkpoint()
+    )
+    options = {"revision": "v1", "token": False, "autoencoder": "vae"}
+    nfa = NFAugment.from_pretrained(tmp_path, p=0.25, **options)
+    assert seen == [(tmp_path, options)]
+    assert nfa.p == 0.25
+    assert nfa.class_names == NAMES

@@ -1,0 +1,70 @@
+"""On a GPU NFAugment queues its work and goes on: the host never waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from nfa_tools import CLASSES, batch_of, fitted
+
+import nfaug.augment.transform as module
+from nfaug.augment.params import to_device
+from nfaug.augment.transform import NFAugment
+
+NEEDS_CUDA = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="only CUDA can tell that a call made the host wait"
+)
+
+
+@contextmanager
+def waiting_is_an_error() -> Iterator[None]:
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def test_without_cuda_nothing_is_pinned() -> None:
+    tensor = torch.arange(3)
+    assert to_device(tensor, "cpu") is tensor
+    assert to_device(tensor, torch.device("meta")).device.type == "meta"
+
+
+@NEEDS_CUDA
+@pytest.mark.parametrize("partners", ["batch", "memory", "both"])
+@pytest.mark.parametrize("share", [0.8, [0.2, 0.5, 1.0]])
+def test_the_host_never_waits(
+    partners: str, share: float | list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = batch_of(16)
+    unit, there, soft = (
+        x.to("cuda")
+        for x in (images / 255, labels, torch.nn.functional.one_hot(labels, CLASSES).float())
+    )
+    monkeypatch.setattr(module, "_reads_values", lambda device, calls: False)
+    nfa = NFAugment(
+        fitted(), p=share, partners=partners, noise=0.1, keep="consistent", mean=0.0, std=1.0
+    )
+    nfa(unit, there)  # the flow, the PCA and the gaussians are copied to the GPU
+    drawn = nfa.make_params(labels)
+    torch.cuda.synchronize()
+    with waiting_is_an_error():
+        for given in (there, soft, labels):  # the last on the CPU, as some loops leave them
+            nfa(unit, given)
+        new, _ = nfa(unit, there, params=drawn)
+        empty, _ = nfa(unit[:0], there[:0])
+    assert nfa.stats()["seen"] == 5 * 16
+    expected, _ = nfa(unit.cpu(), labels, params=drawn)
+    assert (new.cpu() - expected).abs().mean() < 1e-2, "the copies were complete"
+    assert empty.shape == (0, 3, 8, 8)
+
+
+@NEEDS_CUDA
+def test_copies_are_complete_when_they_are_used() -> None:
+    tensors = [torch.full((1000, 100), float(i)) for i in range(50)]
+    there = [to_device(tensor, "cuda") for tensor in tensors]
+    assert all(bool((tensor == i).all()) for i, tensor in enumerate(there))

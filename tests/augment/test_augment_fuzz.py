@@ -1,0 +1,166 @@
+"""Random batches, good and bad: NFAugment refuses with a ValueError or does no harm."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+import torch
+from nfa_tools import CLASSES, batch_of, checkpoint, fitted, images_of
+from torch import Tensor
+
+from nfaug.augment.transform import NFAugment
+from nfaug.pca.fit import ClasswisePCA
+
+SIZES = [(8, 8), (8, 8), (8, 8), (5, 7), (16, 16), (33, 12), (1, 1), (4, 64)]
+FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+INTEGERS = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
+ALL = ("applied", "no_partner", "gated", "fell_back", "inconsistent")
+GAPS = (float("nan"), float("inf"), -float("inf"))
+
+
+def as_of_many_classes(pca: ClasswisePCA | None) -> ClasswisePCA:
+    """The same PCA, whose axes are held in float16."""
+    assert pca is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nfaug.pca.classwise._GEMM_CLASSES", 0)
+        return ClasswisePCA.from_tensors(pca.tensors())
+
+
+def random_augment(rng: random.Random, channels: int, normalised: bool) -> NFAugment:
+    memory = rng.random() < 0.6
+    consistent = channels == 3 and memory and rng.random() < 0.5
+    parts = fitted() if consistent else checkpoint(channels=channels, memory=memory)
+    if rng.random() < 0.5:
+        parts = dataclasses.replace(parts, pca=as_of_many_classes(parts.pca))
+    return NFAugment(
+        parts,
+        p=rng.choice([0.0, 0.1, 0.5, 1.0, [0.2, 0.9, 0.5]]),
+        alpha=rng.choice([0.05, 0.5, 1.0, 4.0]),
+        mix=rng.choice(["axis", "pair"]),
+        partners=rng.choice(["auto", "batch", "memory", "both"] if memory else ["auto", "batch"]),
+        strength=rng.choice([0.0, 0.5, 1.0, 3.0, 30.0]),
+        noise=rng.choice([0.0, 0.0, 0.3, 3.0]),
+        axes=rng.choice([None, None, 1, 3, 100]),
+        keep="consistent" if consistent else "all",
+        gate=rng.choice([True, False, 0.7]),
+        mean=0.45 if normalised else None,
+        std=0.22 if normalised else None,
+    )
+
+
+def random_labels(rng: random.Random, count: int) -> tuple[Tensor, Tensor, bool]:
+    """Class of each image, what is passed as labels, and whether that must be refused."""
+    index = torch.randint(CLASSES, (count,))
+    hot = torch.nn.functional.one_hot(index, CLASSES).float()
+    kind = rng.randrange(12)
+    if kind < 6:
+        return index, index.to(rng.choice(INTEGERS)), False
+    if kind < 8:
+        return index, hot.to(rng.choice(FLOATS)), False
+    if kind < 10:
+        return index, (hot * 0.9 + 0.1 / CLASSES).to(rng.choice(FLOATS)), False
+    if kind == 10:
+        return index, index + rng.choice([-CLASSES, CLASSES]), count > 0
+    return index, 0.6 * hot + 0.4 * hot.roll(1, 1), count > 0
+
+
+def same_bits(one: Tensor, two: Tensor) -> bool:
+    return (
+        one.numpy().tobytes() == two.numpy().tobytes()
+        if one.dtype != torch.bfloat16
+        else (torch.equal(one.float().nan_to_num(7, 8, 9), two.float().nan_to_num(7, 8, 9)))
+    )
+
+
+def one_batch(seed: int) -> str:
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    channels, eight_bit, normalised = (
+        rng.choice([1, 3]),
+        rng.random() < 0.3,
+        rng.random() < 0.3,
+    )
+    nfa = random_augment(rng, channels, normalised)
+    count = rng.choice([0, 1, 2, 3, 7, 16])
+    index, labels, refused = random_labels(rng, count)
+    images = images_of(index, seed=seed, channels=channels, size=rng.choice(SIZES))
+    if rng.random() < 0.2:
+        images = torch.randint_like(images, 256)
+    poisoned = torch.zeros(count, dtype=torch.bool)
+    if not eight_bit:
+        images = (images / 255 - 0.45) / 0.22 if normalised else images / 255
+        if normalised and rng.random() < 0.3:  # random erasing with noise
+            images[:, :, : rng.randrange(images.shape[2] + 1)].normal_()
+        images = images.to(rng.choice(FLOATS))
+        poisoned = torch.rand(count) < rng.choice([0.0, 0.0, 0.3, 1.0])
+        for i in poisoned.nonzero().flatten().tolist():
+            images[i].flatten()[rng.randrange(images[i].numel()) :] = rng.choice(GAPS)
+    if rng.random() < 0.3:
+        images = images.contiguous(memory_format=torch.channels_last)
+    before = images.clone()
+    if refused:
+        with pytest.raises(ValueError, match=r"labels must lie in|mixed already"):
+            nfa(images, labels)
+        assert same_bits(images, before)
+        return "refused"
+    (new, same), params = nfa(images, labels, return_params=True)
+    assert same is labels
+    assert same_bits(images, before), f"seed {seed}: changed in place"
+    assert (new.shape, new.dtype, new.stride()) == (images.shape, images.dtype, images.stride())
+    assert torch.isfinite(new).all(), f"seed {seed}: not finite"
+    whole = torch.isfinite(images)
+    assert torch.equal(~whole.flatten(1).all(1), poisoned)
+    assert torch.equal(new[poisoned][whole[poisoned]], images[poisoned][whole[poisoned]]), seed
+    differs = (new != images).flatten(1).any(1) & ~poisoned
+    stats = nfa.stats()
+    assert stats["seen"] == count
+    assert stats["not_finite"] == poisoned.sum(), seed
+    tried = params.chosen & ~poisoned[params.index]
+    assert sum(stats.get(name, 0) for name in ALL) == tried.sum(), f"seed {seed}: uncounted"
+    assert differs.sum() <= stats["applied"], seed
+    if nfa.noise:  # which needs no partner
+        assert stats["no_partner"] == 0, seed
+    if not normalised and not eight_bit:
+        assert ((new >= 0) & (new <= 1)).all(), seed
+    return "changed" if differs.any() else "unchanged"
+
+
+def run(batches: int, first: int) -> dict[str, int]:
+    kinds = [one_batch(seed) for seed in range(first, first + batches)]
+    return {kind: kinds.count(kind) for kind in ("changed", "unchanged", "refused")}
+
+
+def test_two_hundred_random_batches() -> None:
+    counts = run(200, 0)
+    assert min(counts.values()) > 10, counts
+
+
+@pytest.mark.parametrize("settings", [{"strength": 3e38}, {"noise": 3e38}, {"noise": 6e37}])
+@pytest.mark.parametrize("dtype", [torch.uint8, *FLOATS])
+def test_what_overflows_falls_back(settings: dict[str, float], dtype: torch.dtype) -> None:
+    images, labels = batch_of(24)
+    if dtype != torch.uint8:
+        images = (images / 255).to(dtype)
+    for parts, keep in ((checkpoint(), "all"), (fitted(), "consistent")):
+        generator = torch.Generator().manual_seed(0)
+        nfa = NFAugment(parts, p=0.75, gate=False, keep=keep, generator=generator, **settings)
+        (new, _), params = nfa(images, labels, return_params=True)
+        assert torch.isfinite(new).all()
+        # Of 6e37 it is the decoder that overflows, for some of the images.
+        assert torch.isfinite(params.noise).all() == (settings != {"noise": 3e38})
+        changed = (new != images).flatten(1).any(1)
+        stats = nfa.stats()
+        assert stats["fell_back"] > 0
+        assert stats["not_finite"] == 0
+        assert sum(stats.get(name, 0) for name in ALL) == params.chosen.sum() == 18
+        assert changed.sum() <= stats["applied"], "who fell back went out as it came"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_ten_thousand_random_batches() -> None:
+    counts = run(10_000, 1000)
+    assert sum(counts.values()) == 10_000
+    assert min(counts.values()) > 500, counts

@@ -1,0 +1,135 @@
+"""Whom an image is mixed with: never with itself."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from nfa_tools import CLASSES, checkpoint, images_of
+from torch import Tensor
+
+from nfaug.augment.params import pick_in_memory
+from nfaug.augment.transform import NFAParams, NFAugment
+from nfaug.pca.fit import ClasswisePCA
+
+LABEL = 1
+LABELS = torch.full((40,), LABEL)
+FITTED = images_of(LABELS, seed=100 + LABEL)  # what the memory of `checkpoint` was made of
+
+
+def drawn(nfa: NFAugment, partner: Tensor, other: Tensor) -> NFAParams:
+    """Parameters that send image i to row partner[i] of its class, or else to row other[i]."""
+    params = nfa.make_params(LABELS)
+    start = nfa.memory_range(LABEL)[0]
+    rows = {"partner": start + partner, "other": start + other}
+    return dataclasses.replace(params, index=torch.arange(40), **rows)
+
+
+def make_nfa(pca: ClasswisePCA | None = None) -> NFAugment:
+    parts = checkpoint()
+    return NFAugment(parts if pca is None else (parts.flow, pca), p=1.0, gate=False)
+
+
+def test_who_finds_itself_in_the_memory_takes_another() -> None:
+    own = torch.arange(40)
+    for images in (FITTED, FITTED / 255, FITTED.half() / 255):
+        nfa = make_nfa()
+        params = drawn(nfa, own, own.roll(1))
+        new = nfa(images, LABELS, params=params)[0]
+        expected = nfa(images, LABELS, params=dataclasses.replace(params, partner=params.other))[0]
+        assert torch.equal(new, expected)
+        assert (new != images).flatten(1).any(1).all()
+        alone = [nfa(images[i : i + 1], LABELS[:1], params=only(params, i))[0] for i in (0, 7)]
+        close = 1.0 if images.dtype == torch.uint8 else 5e-3
+        assert (torch.cat(alone).float() - new[[0, 7]].float()).abs().max() <= close
+    assert nfa.stats()["applied"] == 82
+
+
+def only(params: NFAParams, i: int) -> NFAParams:
+    """The same for a batch of image i alone."""
+    names = ("chosen", "partner", "other", "from_memory", "paired", "weights", "noise")
+    rest = {name: getattr(params, name)[i : i + 1] for name in names}
+    return NFAParams(batch=1, index=torch.zeros(1, dtype=torch.int64), **rest)
+
+
+def test_where_there_is_no_other_it_has_no_partner() -> None:
+    nfa = make_nfa()
+    own = torch.arange(40)
+    new = nfa(FITTED, LABELS, params=drawn(nfa, own, own))[0]
+    assert torch.equal(new, FITTED)
+    assert nfa.stats()["no_partner"] == 40
+    tensors = checkpoint().pca.tensors()
+    first = torch.arange(CLASSES) * 40
+    tensors |= {name: tensors[name][first] for name in ("memory", "memory_labels")}
+    single = make_nfa(ClasswisePCA.from_tensors(tensors))
+    assert single.memory_range(LABEL) == (1, 2)
+    new = single(FITTED, LABELS)[0]
+    assert torch.equal(new[0], FITTED[0])
+    assert single.stats()["no_partner"] == 1
+    assert single.stats()["applied"] == 39
+
+
+def with_every_second_row() -> ClasswisePCA:
+    tensors = checkpoint().pca.tensors()
+    half = {name: tensors[name][::2] for name in ("memory", "memory_labels")}
+    return ClasswisePCA.from_tensors(tensors | half)
+
+
+@pytest.mark.parametrize("partners", ["memory", "both"])
+def test_a_draw_for_another_memory_is_refused(partners: str) -> None:
+    full, smaller = make_nfa(), make_nfa(with_every_second_row())
+    for nfa in (full, smaller):
+        nfa.partners = partners
+    params = full.make_params(LABELS)
+    assert (params.memory, smaller.make_params(LABELS).memory) == (120, 60)
+    assert params.to("cpu").memory == 120
+    with pytest.raises(ValueError, match=r"memory of 120 rows, .* has 60: replay .*make_params"):
+        smaller(FITTED, LABELS, params=params)
+    with pytest.raises(ValueError, match=r"memory of 60 rows, the checkpoint's has 120"):
+        full(FITTED, LABELS, params=smaller.make_params(LABELS))
+    full(FITTED, LABELS, params=params)
+    assert full.stats()["applied"] == 40
+
+
+def test_a_draw_that_names_no_rows_goes_with_every_memory() -> None:
+    drawer, smaller = make_nfa(), make_nfa(with_every_second_row())
+    drawer.partners = "batch"
+    params = drawer.make_params(LABELS)
+    assert params.memory == 0
+    expected = drawer(FITTED, LABELS, params=params)[0]
+    assert torch.equal(smaller(FITTED, LABELS, params=params)[0], expected)
+    unknown = dataclasses.replace(smaller.make_params(LABELS), memory=None)
+    smaller(FITTED, LABELS, params=unknown)
+    assert smaller.stats()["applied"] == 80
+
+
+def test_a_copy_in_the_batch_is_no_partner() -> None:
+    nfa = NFAugment(checkpoint(memory=False), p=1.0, gate=False)
+    images, labels = FITTED[[3, 3]], LABELS[:2]
+    assert torch.equal(nfa(images, labels)[0], images)
+    assert nfa.stats()["no_partner"] == 2
+
+
+def test_the_same_share_is_applied_to_images_of_the_memory() -> None:
+    nfa = make_nfa()
+    for _ in range(20):
+        nfa(FITTED, LABELS)
+    assert nfa.stats() == dict.fromkeys(nfa.stats(), 0) | {"seen": 800, "applied": 800}
+
+
+def test_the_other_row_is_uniform_over_the_rest() -> None:
+    offsets = torch.tensor([0, 5, 5, 6])
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randint(2**31, (2, 4000), generator=generator)
+    row, other, stored = pick_in_memory(first, second, torch.zeros(4000).long(), offsets)
+    assert stored.all()
+    assert (row != other).all()
+    times = torch.bincount(5 * row + other, minlength=25).view(5, 5)
+    assert not times.diagonal().any()
+    assert (times.sum(1) - 800).abs().max() < 100
+    assert (times + 200 * torch.eye(5) - 200).abs().max() < 50
+    labels = torch.tensor([1, 2])
+    row, other, stored = pick_in_memory(first[:2], second[:2], labels, offsets)
+    assert stored.tolist() == [False, True]
+    assert (int(row[1]), int(other[1])) == (5, 5)

@@ -1,0 +1,151 @@
+"""NFAugment in the shapes in which loops pass samples around, as torchvision's v2.MixUp."""
+
+from __future__ import annotations
+
+from collections import UserDict, defaultdict, namedtuple
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import torch
+from nfa_tools import batch_of, checkpoint
+from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from nfaug.augment.transform import NFAugment
+from nfaug.integrations.torchvision import NFACollate
+
+Batch = namedtuple("Batch", ["images", "labels", "index"])
+
+
+@pytest.fixture
+def nfa() -> NFAugment:
+    return NFAugment(checkpoint(), p=1.0)
+
+
+def test_every_container_goes_out_as_it_came_in(nfa: NFAugment) -> None:
+    images, labels = batch_of(6)
+    params = nfa.make_params(labels)
+    new = nfa(images, labels, params=params)[0]
+    index = torch.arange(6)
+    samples: list[Any] = [
+        (images, labels),
+        [images, labels],
+        (images, labels, index, "extra"),
+        (images, labels, torch.zeros(6, 5), index),
+        {"image": images, "labels": labels, "caption": torch.zeros(6, 7, 4)},
+        Batch(images, labels, index),
+        (images, {"labels": labels, "id": index}),
+        {"pixel_values": images, "labels": labels},
+        {"image": images, "Label": labels, "path": ["a"] * 6},
+        {"x": images, "target": labels},
+        {"x": images, "coarse_label_id": labels},
+        UserDict({"pixel_values": images, "labels": labels}),
+        {"inputs": {"image": images}, "labels": labels},
+        defaultdict(list, image=images, labels=labels),
+        MappingProxyType({"image": images, "labels": labels}),
+    ]
+    for sample in samples:
+        out = nfa(sample, params=params)
+        assert type(out) is type(sample)
+        flat = str(out).count("tensor")
+        assert flat == str(sample).count("tensor")
+        found, kept = (
+            (out[0], out[1]) if isinstance(out, (tuple, list)) else (next(iter(out.values())), None)
+        )
+        found = found["image"] if isinstance(found, dict) else found
+        assert torch.equal(found, new), sample
+        assert kept is None or kept is sample[1] or isinstance(kept, dict)
+        assert len(out) == len(sample)
+        assert getattr(out, "default_factory", None) is getattr(sample, "default_factory", None)
+    (_, two), drawn = nfa((images, labels), return_params=True)
+    assert two is labels
+    assert drawn.batch == 6
+
+
+def test_labels_getter() -> None:
+    images, labels = batch_of(6)
+    nfa = NFAugment(checkpoint(), labels_getter=lambda sample: sample["meta"]["kind"])
+    sample = {"x": images, "meta": {"kind": labels}}
+    out = nfa(sample)
+    assert out["x"] is not images
+    assert out["meta"]["kind"] is labels
+
+
+def test_tv_tensors_and_compose(nfa: NFAugment) -> None:
+    images, labels = batch_of(6)
+    pipeline = v2.Compose([nfa, v2.ToDtype(torch.float32, scale=True), v2.RandomHorizontalFlip()])
+    new, same = pipeline(tv_tensors.Image(images), labels)
+    assert type(new) is tv_tensors.Image
+    assert new.dtype == torch.float32
+    assert same is labels
+    mixed, soft = v2.Compose([nfa, v2.MixUp(num_classes=3)])(images / 255, labels)
+    assert mixed.shape == images.shape
+    assert soft.shape == (6, 3)
+    with pytest.raises(ValueError, match="mixed already"):
+        v2.Compose([v2.MixUp(num_classes=3), nfa])(images / 255, torch.tensor([0, 1, 2] * 2))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_collate(nfa: NFAugment, workers: int) -> None:
+    images, labels = batch_of(64)
+    torch.manual_seed(0)
+    loader = DataLoader(
+        TensorDataset(images, labels),
+        batch_size=16,
+        collate_fn=NFACollate(nfa),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    epochs = [torch.cat([batch for batch, _ in loader]) for _ in range(2)]
+    assert not torch.equal(*epochs), "epochs differ"
+    assert (epochs[0] != images).flatten(1).any(1).float().mean() > 0.8
+    nfa.enabled = False
+    assert torch.equal(torch.cat([batch for batch, _ in loader]), images), "at once, in workers too"
+    assert torch.equal(default_collate([(images[0], 0)])[0], images[:1])
+
+
+def test_workers_with_a_generator_differ() -> None:
+    labels = torch.zeros(8, dtype=torch.int64)
+    images = batch_of(1)[0].expand(8, -1, -1, -1)
+    nfa = NFAugment(checkpoint(), p=1.0, gate=False, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(
+        TensorDataset(images, labels), batch_size=4, collate_fn=NFACollate(nfa), num_workers=2
+    )
+    first, second = (batch for batch, _ in loader)
+    assert not torch.equal(first, second), "each worker has a copy of the generator"
+
+
+def test_what_cannot_follow_is_refused(nfa: NFAugment) -> None:
+    images, labels = batch_of(6)
+    boxes = tv_tensors.BoundingBoxes(torch.ones(6, 4), format="XYXY", canvas_size=(8, 8))
+    mask = torch.zeros(6, 8, 8)
+    pil = v2.functional.to_pil_image(images[0])
+    plain = r"holds a tensor of shape \(6, {}\) at {}: masks, boxes .* \(images, labels\) alone"
+    cases: list[tuple[Any, str]] = [
+        ((images, {"labels": labels, "boxes": boxes}), r"holds BoundingBoxes at \[1\].boxes"),
+        ((images, labels, tv_tensors.Mask(mask)), r"holds Mask at \[2\]"),
+        ({"image": images, "labels": labels, "masks": mask}, "holds 'masks': masks, boxes"),
+        ((tv_tensors.Video(images[None]), labels), "holds Video"),
+        (([pil] * 6, labels), "holds a PIL image .* Use a bank"),
+        ((images, labels, mask), plain.format("8, 8", r"\[2\]")),
+        ([images, labels, mask[:, None].long()], plain.format("1, 8, 8", r"\[2\]")),
+        ((images, labels, "name", torch.ones(6, 5, 4)), plain.format("5, 4", r"\[3\]")),
+        ((images, {"labels": labels, "more": [mask]}), plain.format("8, 8", r"\[1\]\.more\[0\]")),
+        (Batch(images, labels, mask > 0), plain.format("8, 8", r"\[2\]")),
+        ((images, labels, images.clone()), "AugMix splits"),
+        ((images, labels, images[..., :4, :4]), "multi-crop"),
+        (([images, images], labels), "AugMix splits"),
+        ({"patches": mask, "labels": labels}, "NaFlex loaders"),
+        ({"image": images, "kind": labels}, r"no labels found among the keys \['image', 'kind'\]"),
+        (images, "no labels found in a Tensor"),
+        ((images,), "a sample is .* got a tuple of 1"),
+        ((images, "cat"), "no labels found in a str"),
+        ({"image": images, "labels": [0] * 6}, "labels must be a tensor; got list"),
+    ]
+    for sample, message in cases:
+        with pytest.raises(ValueError, match=message):
+            nfa(sample)
+    with pytest.raises(ValueError, match="got nothing"):
+        nfa()

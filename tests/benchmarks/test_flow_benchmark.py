@@ -1,0 +1,52 @@
+"""The yardsticks of `benchmarks/flow.py` compute what they stand for."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from nfaug.flows.flow import FlowConfig
+
+TINY = FlowConfig(channels=1, image_size=(4, 4), steps=(1, 1), blocks=(1, 1), width=(4, 4))
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    torch.manual_seed(0)
+    return importlib.import_module("flow")
+
+
+def test_the_plain_exponential_is_the_exponential(benchmark: ModuleType) -> None:
+    matrices = torch.randn(5, 3, 3)
+    plain = importlib.import_module("plain_flow")
+    exact = torch.linalg.matrix_exp(matrices.double()).float()
+    for tolerance in (0.0, 1e-8):
+        exponential = plain.plain_expm(matrices, tolerance)
+        assert torch.allclose(exponential, exact, rtol=1e-4, atol=1e-5)
+
+
+def test_every_row_of_the_table(benchmark: ModuleType) -> None:
+    flow = benchmark.example_flow(TINY, "cpu")
+    rows = benchmark.measure(flow, 2, 1, {"train", "bf16"}, rate=1e9)
+    assert [row.split("|")[1].strip() for row in rows] == ["encode", "decode", "train step"]
+    columns = benchmark.HEADER.splitlines()[0].count("|")
+    assert all(row.count("|") == columns for row in rows)
+    assert "latents off by up to" in benchmark.bf16_error(flow, 2)
+
+
+def test_the_limit_is_all_convolutions_and_nothing_else(benchmark: ModuleType) -> None:
+    flow = benchmark.example_flow(TINY, "cpu")
+    convs = benchmark.Convolutions(flow, 2)
+    assert [len(weights) for *_, weights in convs.layers] == [5, 5]
+    products = 0
+    for coupling, pixels in zip(flow.couplings(), (4, 1), strict=True):
+        kernels = [w for w in coupling.net.parameters() if w.dim() == 4]
+        products += pixels * sum(kernel.numel() for kernel in kernels)
+    assert convs.flop == 2 * products
+    convs()
+    convs.train()

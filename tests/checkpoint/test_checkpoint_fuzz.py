@@ -1,0 +1,94 @@
+"""Whatever a checkpoint directory holds: it is loaded as it is, or refused plainly."""
+
+from __future__ import annotations
+
+import collections
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import checkpoint_fuzz
+import pytest
+import torch
+from checkpoint_fuzz import COUNT, KINDS, make, read_damaged, refuse_others
+from checkpoint_tools import MOST_BYTES, MOST_SECONDS, bounded, sign, with_header
+
+from nfaug.checkpoint.checkpoint import CheckpointError, load
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good checkpoints, which no case changes."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    make(folder)
+    return folder
+
+
+def test_some_of_the_cases(made: Path) -> None:
+    step = 37  # and so of every kind
+    assert len({number % len(KINDS) for number in range(0, COUNT, step)}) == len(KINDS)
+    for number in range(0, COUNT, step):
+        with bounded(f"case {number}"):
+            assert "words" not in read_damaged(made, number), number
+
+
+@pytest.mark.parametrize("size", [10**12, 2**62, 10**30])
+def test_nothing_is_allocated_for_what_is_not_there(size: int, made: Path) -> None:
+    """Configuration and header agree on a tensor that no machine could hold."""
+    good = made / "whole"
+    shutil.copytree(good, made / f"of {size}")
+    path = made / f"of {size}"
+    header = {"x": {"dtype": "F32", "shape": [size], "data_offsets": [0, 4 * size]}}
+    (path / "model.safetensors").write_bytes(with_header(header, b""))
+    sign(path, lambda values: values["flow"].update(width=[size, size]))
+    with bounded("a large tensor"), pytest.raises(CheckpointError, match="too large"):
+        load(path)
+    sign(path, lambda values: values["flow"].update(width=[48, 48]))
+    with bounded("a large tensor"), pytest.raises(CheckpointError, match="tensors end at byte"):
+        load(path)
+
+
+def test_a_tensor_may_begin_at_any_byte(made: Path) -> None:
+    """Headers of other writers need not have a length that suits their tensors."""
+    path = made / "odd"
+    shutil.copytree(made / "whole", path)
+    for name in ("model", "gaussians", "pca"):
+        file = path / f"{name}.safetensors"
+        header, tensors = checkpoint_fuzz.header_of(file.read_bytes())
+        file.write_bytes(
+            with_header(header.rstrip() + b" " * (5 - len(header.rstrip()) % 4), tensors)
+        )
+        assert (8 + len(checkpoint_fuzz.header_of(file.read_bytes())[0])) % 4 == 1
+    sign(path)
+    one, two = load(path), load(made / "whole")
+    images = torch.arange(2 * 3 * 64).remainder(256).to(torch.uint8).reshape(2, 3, 8, 8)
+    assert torch.equal(one.flow.encode(images)[0], two.flow.encode(images)[0])
+    refuse_others(one, path)
+
+
+@pytest.mark.soak
+def test_every_case(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    """In processes of their own: a crash, or a hang, is one of theirs."""
+    outcomes: collections.Counter[str] = collections.Counter()
+    slowest, grown = (0.0, 0), 0
+    for first in range(0, COUNT, 400):
+        command = [sys.executable, checkpoint_fuzz.__file__, str(tmp_path / str(first))]
+        command += [str(first), str(first + 400)]
+        run = subprocess.run(command, stdout=subprocess.PIPE, timeout=1800, check=True)
+        found = json.loads(run.stdout)
+        assert not found["wrong"], found["wrong"]
+        outcomes.update(found["outcomes"])
+        slowest, grown = max(slowest, tuple(found["slowest"])), max(grown, found["grown"])
+    assert outcomes.total() == COUNT
+    assert not [outcome for outcome in outcomes if "words" in outcome]
+    assert slowest[0] < MOST_SECONDS, slowest
+    assert grown < MOST_BYTES
+    said = (
+        f"{COUNT} checkpoints: {dict(sorted(outcomes.items()))}; the slowest, case {slowest[1]}, "
+        f"took {slowest[0]:.2f} s of the processor; {grown / 2**20:.0f} MiB of memory at most"
+    )
+    print(said)
+    record_property("fuzz", said)

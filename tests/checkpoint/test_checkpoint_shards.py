@@ -1,0 +1,257 @@
+"""PCA axes in several files: written by size, joined again strictly."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoint_tools import sign
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointError, load, verify
+from nfaug.checkpoint.pca_shards import split_pca
+from nfaug.io.names import pca_names
+from nfaug.pca.fit import ClasswisePCA
+
+SHARDS = pca_names(3)
+
+
+@pytest.fixture(scope="module")
+def made(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint with a file for each of its three classes. Read only."""
+    folder = tmp_path_factory.mktemp("shards") / "flow"
+    return Checkpoint.load(tiny_path).save(folder, shard_bytes=1)
+
+
+@pytest.fixture
+def path(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "flow"))
+
+
+def names(path: Path) -> list[str]:
+    return sorted(file.name for file in path.glob("pca*"))
+
+
+def refused(path: Path, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+
+
+def same(one: ClasswisePCA | None, two: ClasswisePCA | None) -> None:
+    assert one is not None
+    assert two is not None
+    ours, theirs = one.tensors(), two.tensors()
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert value.dtype == theirs[name].dtype
+        assert torch.equal(value, theirs[name]), name
+    assert torch.equal(one.offsets, two.offsets)
+
+
+def random_pca(classes: int, dim: int, rank: int, sizes: list[int]) -> ClasswisePCA:
+    generator = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(classes, dim, rank, generator=generator))[0]
+    return ClasswisePCA(
+        torch.randn(classes, dim, generator=generator),
+        axes.transpose(1, 2).half().contiguous(),
+        torch.ones(classes, rank),
+        torch.full((classes,), rank),
+        torch.full((classes,), 100),
+        torch.ones(classes),
+        torch.ones(classes),
+        torch.randn(sum(sizes), rank, generator=generator).half(),
+        torch.repeat_interleave(torch.arange(classes), torch.tensor(sizes)),
+    )
+
+
+@pytest.mark.parametrize(("most", "count"), [(1, 3), (2500, 2), (10**6, 1)])
+def test_what_was_split_is_joined(
+    most: int, count: int, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    path = tiny_checkpoint.save(tmp_path / "flow", shard_bytes=most)
+    assert names(path) == pca_names(count)
+    config, files = verify(path)
+    assert set(files) == {"model.safetensors", "gaussians.safetensors", *pca_names(count)}
+    loaded = load(path)
+    assert loaded.config == config
+    same(loaded.pca, tiny_checkpoint.pca)
+    again = loaded.save(tmp_path / "again", shard_bytes=most)
+    for file in path.iterdir():
+        assert file.read_bytes() == (again / file.name).read_bytes()
+
+
+def test_a_shard_is_no_larger_than_asked_for(tiny_checkpoint: Checkpoint) -> None:
+    dim = tiny_checkpoint.flow.config.dim
+    sizes = [(7 * label) % 40 for label in range(100)]
+    pca = random_pca(100, dim, 3, sizes)
+    parts = split_pca(pca, 10_000)
+    held = [sum(v.numel() * v.element_size() for v in part.values()) for part in parts.values()]
+    assert len(held) > 5
+    assert max(held) <= 10_000
+    assert min(held[:-1]) > 7_000, "no more files than there need be"
+    assert sum(len(part["mean"]) for part in parts.values()) == 100
+
+
+def test_many_classes_stay_in_half_precision(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """And a class, or a whole shard, may have no partners in the memory."""
+    pca = random_pca(70, tiny_checkpoint.flow.config.dim, 2, [0] * 40 + [5] * 29 + [0])
+    config = dataclasses.replace(
+        tiny_checkpoint.config, class_names=tuple(f"class {i}" for i in range(70))
+    )
+    made = Checkpoint(tiny_checkpoint.flow, config, None, pca)
+    made.save(tmp_path / "flow", shard_bytes=8000)
+    assert len(names(tmp_path / "flow")) > 3
+    loaded = load(tmp_path / "flow").pca
+    same(loaded, pca)
+    assert loaded is not None
+    assert loaded.axes.dtype == torch.float16
+
+
+def test_without_a_memory(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    assert tiny_checkpoint.pca is not None
+    tiny_checkpoint.pca = tiny_checkpoint.pca.without_memory()
+    tiny_checkpoint.save(tmp_path / "flow", shard_bytes=1)
+    same(load(tmp_path / "flow").pca, tiny_checkpoint.pca)
+
+
+def test_no_shard_of_the_old_checkpoint_survives(tiny_checkpoint: Checkpoint, path: Path) -> None:
+    for most, count in ((2500, 2), (10**6, 1), (1, 3)):
+        tiny_checkpoint.save(path, overwrite=True, shard_bytes=most)
+        assert names(path) == pca_names(count)
+        load(path)
+    tiny_checkpoint.pca = None
+    tiny_checkpoint.save(path, overwrite=True)
+    assert names(path) == []
+
+
+@pytest.mark.parametrize("most", [0, -1])
+def test_sizes_that_are_none(most: int, tiny_checkpoint: Checkpoint, path: Path) -> None:
+    with pytest.raises(ValueError, match=f"shard_bytes must be at least 1; got {most}"):
+        tiny_checkpoint.save(path, overwrite=True, shard_bytes=most)
+    load(path)
+
+
+def test_too_many_shards(tiny_checkpoint: Checkpoint) -> None:
+    pca = random_pca(1001, 4, 1, [0] * 1001)
+    with pytest.raises(ValueError, match="shard_bytes=1 would make 1001 files of PCA axes; 1000"):
+        split_pca(pca, 1)
+    assert len(split_pca(pca, 200)) <= 1000
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_a_shard_that_is_missing_or_damaged(path: Path, name: str) -> None:
+    data = bytearray((path / name).read_bytes())
+    data[-1] ^= 1
+    (path / name).write_bytes(data)
+    refused(path, f"{name} is damaged or from another checkpoint: its SHA-256")
+    (path / name).unlink()
+    refused(path, rf"{name} is missing; config\.json lists it")
+    sign(path)  # by somebody who lists what is there
+    refused(path, "files names 2 of PCA axes, from .* shards 00001 to M of one number M")
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        SHARDS[:2],
+        SHARDS[1:],
+        pca_names(2),
+        [*SHARDS, "pca.safetensors"],
+        [*SHARDS, "pca-00004-of-00003.safetensors"],
+        [*SHARDS, "pca-00001-of-00004.safetensors"],
+        ["pca-00001-of-00001.safetensors"],
+        ["pca-00000-of-00003.safetensors", *SHARDS],
+    ],
+    ids=lambda listed: "+".join(name[4:9] for name in listed),
+)
+def test_shards_that_are_no_set(path: Path, listed: list[str]) -> None:
+    for name in listed:
+        if not (path / name).exists():
+            shutil.copyfile(path / SHARDS[0], path / name)
+
+    def change(values: dict[str, dict[str, str]]) -> None:
+        rest = {k: v for k, v in values["files"].items() if not k.startswith("pca")}
+        values["files"] = rest | {name: values["files"].get(name, "0" * 64) for name in listed}
+
+    sign(path, change)
+    refused(path, r"files names \d of PCA axes|is not listed in config\.json")
+
+
+def test_a_shard_that_is_not_listed(path: Path) -> None:
+    shutil.copyfile(path / SHARDS[0], path / "pca-00001-of-00002.safetensors")
+    refused(path, r"pca-00001-of-00002\.safetensors is not listed in config\.json: .* remove it")
+
+
+def test_shards_that_are_swapped(path: Path) -> None:
+    one, two = ((path / name).read_bytes() for name in SHARDS[:2])
+    (path / SHARDS[0]).write_bytes(two)
+    (path / SHARDS[1]).write_bytes(one)
+    refused(path, f"{SHARDS[0]} is damaged or from another checkpoint: its SHA-256")
+    sign(path)
+    refused(path, f"{SHARDS[0]} is the shard of classes 0 to 0, and its memory is of 1 to 1")
+
+
+def drop(*keys: str) -> Callable[[dict[str, Tensor]], None]:
+    def change(tensors: dict[str, Tensor]) -> None:
+        for key in keys:
+            del tensors[key]
+
+    return change
+
+
+def put(key: str, make: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tensor]], None]:
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors[key] = make(tensors.get(key, torch.zeros(1))).contiguous()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop("memory", "memory_labels"), "does not belong to the other shards"),
+        (drop("memory"), "does not belong to the other shards"),
+        (drop("eigenvalues"), "does not belong to the other shards"),
+        (put("foreign", lambda _: torch.zeros(1)), "does not belong to the other shards"),
+        (put("axes", lambda t: t[:, :3]), "does not belong to the other shards"),
+        (put("axes", lambda t: t[:, :, :-1]), "does not belong to the other shards"),
+        (put("axes", lambda t: t.float()), "does not belong to the other shards"),
+        (put("axes", lambda t: t[:0]), "does not belong to the other shards"),
+        (put("ranks", lambda t: t.repeat(2)), "does not belong to the other shards"),
+        (put("counts", lambda t: t[0]), "does not belong to the other shards"),
+        (put("memory_labels", lambda t: t[1:]), "does not belong to the other shards"),
+        (put("mean", lambda t: t.repeat(2, 1)), "config.json says 3 classes in 64 dimensions"),
+        (put("mean", lambda t: t[:, 1:]), "config.json says 3 classes in 64 dimensions"),
+        (put("mean", lambda t: t[0]), "config.json says 3 classes in 64 dimensions"),
+        (drop("mean"), "config.json says 3 classes in 64 dimensions"),
+        (put("memory_labels", lambda t: t - 1), "its memory is of 0 to 0"),
+        (put("memory_labels", lambda t: t + 1), "its memory is of 2 to 2"),
+        (put("ranks", lambda t: t + 99), "ranks must be in"),
+        (put("axes", lambda t: 2 * t), "axes of class 1 must be"),
+    ],
+)
+def test_shards_that_do_not_fit_each_other(
+    path: Path, change: Callable[[dict[str, Tensor]], None], message: str
+) -> None:
+    tensors = load_file(path / SHARDS[1])
+    change(tensors)
+    save_file(tensors, path / SHARDS[1])
+    sign(path)
+    refused(path, message)
+
+
+def test_a_class_too_many(path: Path) -> None:
+    """All shards agree, and not with the configuration."""
+    sign(path, lambda values: values["class_names"].append("fox"))
+    refused(path, r"gaussians\.safetensors is damaged or from another checkpoint: it holds")
+    sign(path, lambda values: values["files"].pop("gaussians.safetensors"))
+    refused(path, f"{SHARDS[0]} is damaged or .* config.json says 4 classes in 64 dimensions")

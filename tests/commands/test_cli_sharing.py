@@ -1,0 +1,229 @@
+"""The verbs that share and use flows: push, pull, list, bank, timm."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import inspect
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from loopback_hub import LoopbackHub
+
+from nfaug.augment.transform import NFAugment
+from nfaug.bank.make import Bank
+from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.cli import main
+from nfaug.commands import bank, preview, timm
+from nfaug.commands.timm import expand
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any, str]:
+    """Exit code, the JSON on standard output (None where there is none), and standard error."""
+    capsys.readouterr()
+    code = main([*words, "--json"])
+    out, err = capsys.readouterr()
+    return code, json.loads(out) if out else None, err
+
+
+def test_push_pull_and_list(
+    hub: LoopbackHub, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, planned, _ = run(capsys, "push", str(tiny_path), "owner/digits", "--dry-run")
+    assert code == 0
+    assert {"config.json", "model.safetensors", "pca.safetensors"} <= set(planned["files"])
+    assert planned["bytes"] == sum(planned["files"].values())
+
+    code, pushed, _ = run(capsys, "push", str(tiny_path), "owner/digits", "--licence", "mit")
+    assert code == 0
+    assert "owner/digits" in pushed["commit"]
+
+    out = tmp_path / "pulled"
+    code, pulled, _ = run(capsys, "pull", "owner/digits", "--out", str(out))
+    assert (code, pulled["directory"]) == (0, str(out))
+    for name in ("config.json", "model.safetensors", "pca.safetensors"):
+        assert (out / name).read_bytes() == (tiny_path / name).read_bytes()
+
+    code, _, error = run(capsys, "pull", "owner/digits", "--out", str(out))
+    assert code == 2
+    assert "not empty" in error
+
+    code, found, _ = run(capsys, "list")
+    assert code == 0
+    assert found["flows"] == 1
+    assert "owner/digits" in found
+
+
+def test_push_and_pull_show_how_far_they_are(
+    hub: LoopbackHub, tiny_path: Path, tmp_path: Path
+) -> None:
+    """On a terminal, which a test must bring along."""
+    code = (
+        "import sys\n"
+        "from nfaug.cli import main\n"
+        f"sys.exit(main(['push', {str(tiny_path)!r}, 'owner/digits'])\n"
+        f"    or main(['pull', 'owner/digits', '--out', {str(tmp_path / 'out')!r}]))"
+    )
+    environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "", "TERM": "xterm"}
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 110, 0, 0))
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # which is how a terminal ends
+            while data := os.read(ours, 4096):
+                shown += data
+        os.close(ours)
+    assert process.returncode == 0, shown.decode()
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    for words in (r"model\.safetensors: +100%", r"Fetching \d files: +100%"):
+        assert re.search(words, shown.decode()), shown.decode()
+
+
+def test_push_without_memory(
+    hub: LoopbackHub, tiny_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(capsys, "push", str(tiny_path), "owner/a", "--dry-run")[1]["files"]
+    without = run(capsys, "push", str(tiny_path), "owner/a", "--dry-run", "--no-memory")[1]["files"]
+    assert without["pca.safetensors"] < whole["pca.safetensors"]
+
+
+def test_pull_of_nothing(hub: LoopbackHub, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, error = run(capsys, "pull", "owner/nowhere")
+    assert code != 0
+    assert "owner/nowhere" in error
+
+
+def test_bank(
+    tiny_path: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["bank", "--flow", str(tiny_path), "--data", str(tiny_folder), "--variants", "2"]
+    out, export = tmp_path / "bank", tmp_path / "images"
+    code, made, error = run(capsys, *words, "--out", str(out), "--export", str(export))
+    assert code == 0
+    assert "2 variants of 8 x 8 pixels: " in error
+    assert "MiB" in error
+    bank = Bank(out)
+    assert (made["images"], made["variants"]) == (len(bank), 2)
+    assert made["applied"] == int(np.asarray(bank.applied).sum()) > 0
+    assert len(list(export.rglob("*.png"))) == made["applied"]
+
+    code, again, _ = run(capsys, *words, "--out", str(out))
+    assert (code, again["applied"]) == (0, made["applied"])
+    large = tmp_path / "large"
+    assert run(capsys, *words, "--out", str(large), "--image-size", "20")[0] == 0
+    assert Bank(large).variants.shape[2:4] == (20, 20)
+    noisy = tmp_path / "noisy"
+    mixing = ["--alpha", "0.1", "--mix", "pair", "--strength", "0", "--noise", "0.3"]
+    mixing += ["--gate", "off", "--keep", "consistent", "--partners", "both", "--axes", "2"]
+    assert run(capsys, *words, *mixing, "--out", str(noisy))[0] == 0
+    used = Bank(noisy).manifest.parameters
+    assert used == {
+        **{"alpha": 0.1, "mix": "pair", "partners": "both", "strength": 0.0, "noise": 0.3},
+        **{"axes": 2, "gate": None, "keep": "consistent"},
+    }
+    code, _, error = run(capsys, *words, "--out", str(noisy), "--noise", "-1")
+    assert code == 2
+    assert "noise must be a finite number" in error
+    code, _, error = run(capsys, *words, "--out", str(noisy), "--axes", "0")
+    assert code == 2
+    assert "axes must be a whole number of at least 1" in error
+    code, _, error = run(capsys, *words, "--out", str(large), "--image-size", "0")
+    assert code == 2
+    assert "--image-size must be at least 1 pixel; got 0" in error
+    code, _, error = run(capsys, *words, "--out", str(out), "--seed", "7")
+    assert code == 2
+    assert "seed" in error
+
+
+def test_timm_runs_a_script(
+    tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys\n"
+        "import torch\n"
+        "from timm.data import create_loader\n"
+        "from PIL import Image\n"
+        "class Images(torch.utils.data.Dataset):\n"
+        "    transform = None\n"
+        "    def __len__(self): return 12\n"
+        "    def __getitem__(self, i):\n"
+        "        return self.transform(Image.new('L', (8, 8), 16 * i)), i % 3\n"
+        "assert sys.argv[1:] == ['--model', 'tiny', '-b=4']\n"
+        "loader = create_loader(Images(), (1, 8, 8), 4, is_training=True, num_workers=0,\n"
+        "    use_prefetcher=False, mean=(0.5,), std=(0.5,), no_aug=True)\n"
+        "for images, labels in loader:\n"
+        "    assert images.shape == (4, 1, 8, 8)\n"
+    )
+    words = ["timm", str(script), "--nfa", str(tiny_path), "--nfa-prob", "1.0", "--json"]
+    words += ["--nfa-noise", "0.5", "--nfa-gate", "off", "--nfa-partners", "batch"]
+    words += ["--nfa-axes", "1"]
+    capsys.readouterr()
+    assert main([*words, "--", "--model", "tiny", "-b=4"]) == 0
+    out, error = capsys.readouterr()
+    stats = json.loads(out)
+    assert stats["seen"] == stats["applied"] == 12, "noise needs no partner"
+    assert "NFA: of 12 images" in error
+
+
+def test_timm_without_its_script(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, error = run(capsys, "timm", "nowhere.py", "--nfa", str(tiny_path))
+    assert code == 2
+    assert "nowhere.py" in error
+    assert "Traceback" not in error
+
+
+def test_timm_takes_an_autoencoder(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It reaches the reader of the flow, which knows whether the flow has one."""
+    words = ["timm", "train.py", "--nfa", str(tiny_path), "--nfa-autoencoder", "some/vae"]
+    code, _, error = run(capsys, *words)
+    assert code == 2
+    assert "a flow on pixels, which needs no autoencoder" in error
+
+
+def test_the_commands_that_mix_have_the_settings_of_the_augmentation(
+    tiny_checkpoint: Checkpoint,
+) -> None:
+    theirs = set(inspect.signature(NFAugment).parameters) - {
+        *("checkpoint", "p", "mean", "std", "generator", "smoothing", "labels_getter"),
+    }
+    for command, prefix in ((bank, "--"), (preview, "--"), (timm, "--nfa-")):
+        text = " ".join(command.parser().format_help().split())
+        for name in theirs:
+            assert f"{prefix}{name} " in text, (command.__name__, name)
+        assert ("(a preview has no gate by default" in text) == (command is preview)
+        default = NFAugment(tiny_checkpoint).gate
+        assert (f"or off ({default})" in text) == (command is not preview)
+
+
+def test_timm_shows_where_a_script_failed(
+    tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("width = int('wide')\n")
+    code, _, error = run(capsys, "timm", str(script), "--nfa", str(tiny_path))
+    assert code == 2
+    assert f'File "{script}", line 1' in error
+    assert error.splitlines()[-1].startswith("nfaug timm: error: invalid literal for int()")
+
+
+def test_words_after_the_dashes_are_the_scripts_own() -> None:
+    words = expand(["t.py", "--nfa", "f", "--", "--lr", "1", "-b", "--", "x"])
+    assert words == [
+        "t.py", "--nfa", "f", "--script_arg=--lr", "--script_arg=1", "--script_arg=-b",
+        "--script_arg=--", "--script_arg=x",
+    ]  # fmt: skip

@@ -1,0 +1,226 @@
+"""IDX files, digits, timm's names, and labels."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import TensorDataset
+
+from nfaug.data.open import (
+    ImageDecodeError,
+    MissingSplitError,
+    open_dataset,
+    to_tensors,
+    validate_labels,
+)
+from nfaug.data.readers import assemble
+from nfaug.data.timm_names import HubReader
+
+
+def pixels(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    data = header + array.tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def write_mnist(folder: Path, dash: str = "-", suffix: str = "") -> None:
+    for seed, (base, labels) in enumerate({"train": [0, 1, 2, 2], "t10k": [1, 1]}.items()):
+        images = pixels(seed, len(labels), 5, 4)
+        write_idx(folder / f"{base}-images{dash}idx3-ubyte{suffix}", images)
+        write_idx(folder / f"{base}-labels{dash}idx1-ubyte{suffix}", np.array(labels, np.uint8))
+
+
+# IDX files and digits
+
+
+@pytest.mark.parametrize(("dash", "suffix"), [("-", ""), ("-", ".gz"), (".", "")])
+def test_idx(tmp_path: Path, dash: str, suffix: str) -> None:
+    write_mnist(tmp_path, dash, suffix)
+    train, test = open_dataset(tmp_path), open_dataset(tmp_path, split="test")
+    assert train.classes == test.classes == ["0", "1", "2"]
+    assert train.targets.tolist() == [0, 1, 2, 2]
+    assert test.targets.tolist() == [1, 1]
+    assert (train.channels, train.image_size) == (1, (5, 4))
+    assert torch.equal(to_tensors(train)[0], torch.from_numpy(pixels(0, 4, 1, 5, 4)))
+    assert open_dataset(tmp_path, image_size=8, channels=3)[0][0].shape == (3, 8, 8)
+    assert train.fingerprint() != test.fingerprint()
+
+
+def test_idx_errors(tmp_path: Path) -> None:
+    write_mnist(tmp_path, suffix=".gz")
+    images, labels = (
+        tmp_path / "train-images-idx3-ubyte.gz",
+        tmp_path / "train-labels-idx1-ubyte.gz",
+    )
+    with pytest.raises(MissingSplitError, match='splits "train" and "test", got split=\'val\''):
+        open_dataset(tmp_path, split="val")
+    write_idx(labels, np.array([0, 1, 3, 3], np.uint8))
+    with pytest.raises(ValueError, match="no image of 1 of its 4 classes: '2'"):
+        open_dataset(tmp_path)
+    write_idx(labels, np.array([0, 1], np.uint8))
+    with pytest.raises(ValueError, match="has 4 train images but 2 labels"):
+        open_dataset(tmp_path)
+    labels.unlink()
+    with pytest.raises(FileNotFoundError, match="has no train-labels-idx1-ubyte"):
+        open_dataset(tmp_path)
+    images.write_bytes(images.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz is damaged"):
+        open_dataset(tmp_path)
+    images.write_bytes(gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", 4, 5, 4)))
+    with pytest.raises(ValueError, match="is damaged: 80 bytes announced, 0 found"):
+        open_dataset(tmp_path)
+    images.write_bytes(gzip.compress(bytes([0, 0, 13, 3]) + bytes(100)))
+    with pytest.raises(ValueError, match="begins with 00 00 08 03, got 00 00 0d 03"):
+        open_dataset(tmp_path)
+    write_idx(images, np.zeros((0, 5, 4), np.uint8))
+    write_idx(labels, np.zeros(0, np.uint8))
+    with pytest.raises(ValueError, match=r"the train split of .* holds no image"):
+        open_dataset(tmp_path)
+
+
+def test_digits() -> None:
+    train, test = open_dataset("digits"), open_dataset("digits", split="test")
+    assert (len(train), len(test)) == (1442, 355)
+    assert train.classes == [str(digit) for digit in range(10)]
+    assert (train.channels, train.image_size) == (1, (8, 8))
+    images, held_out = to_tensors(train)[0], to_tensors(test)[0]
+    assert set(images.unique().tolist()) == {round(255 * level / 16) for level in range(17)}
+    assert not {bytes(i) for i in images.numpy()} & {bytes(i) for i in held_out.numpy()}
+    counts = test.targets.bincount()
+    assert 34 <= int(counts.min()) <= int(counts.max()) <= 36
+    # Fixed for ever: published figures stand on this split.
+    assert test.targets[:12].tolist() == [5, 0, 9, 8, 7, 1, 2, 6, 3, 4, 0, 2]
+    assert (int(images.sum()), int(held_out.sum())) == (7182008, 1771793)
+    with pytest.raises(MissingSplitError, match='"digits" has the splits "train" and "test"'):
+        open_dataset("digits", split="validation")
+
+
+# timm's names
+
+
+def test_timm_names(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "FashionMNIST" / "raw")  # as torchvision stores it
+    train = open_dataset("torch/fashion_mnist", data_dir=tmp_path, split="test")
+    assert train.classes[:2] == ["T-shirt/top", "Trouser"]
+    assert torch.equal(to_tensors(train)[0], torch.from_numpy(pixels(1, 2, 1, 5, 4)))
+    with pytest.raises(ValueError, match="'torch/fashion_mnist' has no image of 7 of its 10"):
+        open_dataset("torch/fashion_mnist", data_dir=tmp_path)
+    with pytest.raises(MissingSplitError, match=r"'torch/CIFAR10' has the splits .* split='val'"):
+        open_dataset("torch/CIFAR10", split="val")
+    with pytest.raises(ValueError, match=r"timm could not open 'torch/cifar10' .* download=True"):
+        open_dataset("torch/cifar10", data_dir=tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"'torch/unheard_of' .*Unknown torchvision dataset"):
+        open_dataset("torch/unheard_of", data_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"'torch/image_folder' is a folder of yours"):
+        open_dataset("torch/image_folder", data_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"'hfids/some/thing' is a stream without a length"):
+        open_dataset("hfids/some/thing")
+
+
+class HubTable:
+    """The parts of timm's reader of the Hub that are used, over a table in memory."""
+
+    image_key, label_key = "image", "label"
+
+    def __init__(self, rows: list[dict[str, Any]], class_to_idx: dict[str, int]) -> None:
+        self.rows, self.class_to_idx = rows, class_to_idx
+        self.column_names = list(rows[0])
+        self._fingerprint = str(len(rows))
+
+    @property
+    def dataset(self) -> HubTable:
+        return self
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Any) -> Any:
+        return [row[key] for row in self.rows] if isinstance(key, str) else Row(self.rows[key])
+
+
+class Row(dict[Any, Any]):
+    """A row is asked for by column, and a sample by position."""
+
+    def __missing__(self, position: int) -> Any:
+        return (io.BytesIO(self["image"]), self["label"])[position]
+
+
+def test_hub_reader() -> None:
+    def png(seed: int) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(pixels(seed, 5, 5, 3)).save(file, "png")
+        return file.getvalue()
+
+    rows: list[dict[str, Any]] = [{"image": png(seed), "label": seed % 2} for seed in range(4)]
+    reader = HubReader(HubTable(rows, {"dog": 1, "cat": 0}), "hfds/x/y", complete=True)
+    dataset = assemble(reader)
+    assert dataset.classes == ["cat", "dog"]
+    assert dataset.targets.tolist() == [0, 1, 0, 1]
+    assert torch.equal(dataset[3][0], torch.from_numpy(pixels(3, 5, 5, 3)).permute(2, 0, 1))
+    assert dataset.fingerprint() != dataset.subset(torch.tensor([0, 1, 2])).fingerprint()
+    assert assemble(HubReader(HubTable(rows, {}), "", True)).classes == ["0", "1"]
+    rows[2]["image"] = rows[2]["image"][:-30]
+    with pytest.raises(ImageDecodeError, match="image 2 of 'hfds/x/y' cannot be decoded"):
+        dataset[2]
+    other = [{"image": None, "label": 0, "img": png(0)}]
+    with pytest.raises(ValueError, match=r"columns \['label', 'img'\], not 'image' .*input_key"):
+        HubReader(HubTable(other, {}), "hfds/x/y", True)
+
+
+@pytest.mark.parametrize("data", ["no/such/folder", "cifar10"])
+def test_nothing_there(data: str) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=f'there is no \'{data}\'; .*"torch/cifar10".*"digits"'
+    ):
+        open_dataset(data)
+
+
+@pytest.mark.parametrize("data", ["", None, TensorDataset(torch.zeros(1))])
+def test_no_path(data: Any) -> None:
+    with pytest.raises(ValueError, match=r"data must be a folder .*; got .* goes to wrap_dataset"):
+        open_dataset(data)
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ([], "holds no image"),
+        ([0, 2], r"no image of 1 of its 3 classes: 1; labels must be 0\.\.K-1"),
+        ([1, 2, 3], "no image of 1 of its 4 classes: 0"),
+        ([-1, 0], "has labels from -1 to 0"),
+        ([0.0, 1.0], r"must be integers of shape \(N,\), the data set has torch.float32"),
+        ([True, False], "torch.bool"),
+        ([[0, 1], [1, 0]], r"of shape \(2, 2\)"),
+    ],
+)
+def test_wrong_labels(targets: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        validate_labels(targets)
+
+
+def test_labels() -> None:
+    labels = validate_labels(torch.tensor([1, 0], dtype=torch.uint8), 2)
+    assert labels.dtype == torch.int64
+    assert validate_labels([2], 3, complete=False).tolist() == [2]
+    with pytest.raises(
+        ValueError, match=r"must be 0\.\.2 for 3 classes, it has labels from 0 to 3"
+    ):
+        validate_labels([0, 3], 3, where="it")
+    with pytest.raises(ValueError, match="1 of its 2 classes: 'dog'"):
+        validate_labels([0], classes=["cat", "dog"])

@@ -1,0 +1,72 @@
+"""Images of any size and mode become 8-bit tensors of one shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nfaug.data.open import open_dataset, to_tensors, wrap_dataset
+
+
+def pixels(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def save(path: Path, seed: int = 0, shape: tuple[int, ...] = (6, 6, 3)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(seed, *shape)).save(path)
+
+
+def test_resize_and_crop(tmp_path: Path) -> None:
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 200
+    save(tmp_path / "a" / "0.png")
+    Image.fromarray(wide).save(tmp_path / "b.png")
+    (tmp_path / "b.png").rename(tmp_path / "a" / "1.png")
+    image = open_dataset(tmp_path, image_size=5)[1][0]
+    assert image.shape == (3, 5, 5)
+    assert (image[:, :, 1:4] == 200).all()  # the middle third, scaled by one half
+    assert open_dataset(tmp_path, image_size=(4, 12))[1][0].shape == (3, 4, 12)
+    message = r"1\.png is 10 x 30 pixels, .* is 6 x 6; give image_size=\(6, 6\)"
+    with pytest.raises(ValueError, match=message):
+        open_dataset(tmp_path)
+    with pytest.raises(ValueError, match=r"number of pixels or .*, got 0"):
+        open_dataset(tmp_path, image_size=0)
+
+
+def test_channels(tmp_path: Path) -> None:
+    for seed in range(200):
+        save(tmp_path / "a" / f"{seed}.png", seed, (6, 6))
+    gray = open_dataset(tmp_path)
+    assert gray.channels == 1
+    assert torch.equal(gray[7][0][0], torch.from_numpy(pixels(7, 6, 6)))
+    colour = open_dataset(tmp_path, channels=3)[7][0]
+    assert torch.equal(colour, gray[7][0].expand(3, -1, -1))
+    save(tmp_path / "a" / "1.png", 1)  # not among the images that are looked at
+    with pytest.raises(ValueError, match=r"1\.png is a colour image, .* give channels=3"):
+        open_dataset(tmp_path)[1]
+    file = Image.open(tmp_path / "a" / "1.png")
+    expected = torch.from_numpy(np.array(file.convert("L")))
+    assert torch.equal(open_dataset(tmp_path, channels=1)[1][0][0], expected)
+    as_tensor = torch.from_numpy(np.array(file)).permute(2, 0, 1)
+    assert torch.equal(wrap_dataset([(as_tensor, 0)], channels=1)[0][0][0], expected)
+    save(tmp_path / "a" / "0.png", 0)  # the first: now colours are expected
+    assert open_dataset(tmp_path).channels == 3
+    with pytest.raises(ValueError, match=r"channels must be 1 .*, got 4"):
+        open_dataset(tmp_path, channels=4)
+
+
+def test_file_modes(tmp_path: Path) -> None:
+    palette = Image.fromarray(pixels(0, 6, 6, 3)).quantize(8)
+    (tmp_path / "a").mkdir()
+    palette.save(tmp_path / "a" / "p.png", transparency=b"\x00\x80\xff")
+    save(tmp_path / "a" / "q.png", 0, (6, 6, 4))
+    images, _ = to_tensors(open_dataset(tmp_path))
+    assert images.shape == (2, 3, 6, 6)
+    Image.fromarray(np.zeros((6, 6), np.uint16)).save(tmp_path / "a" / "r.png")
+    with pytest.raises(ValueError, match=r"r\.png has more than 8 bits per channel"):
+        open_dataset(tmp_path)

@@ -1,0 +1,184 @@
+"""Torch data sets of (image, label), and images in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
+
+from nfaug.data.open import (
+    LabelledImages,
+    TensorImages,
+    split_per_class,
+    to_tensors,
+    wrap_dataset,
+)
+
+
+class Items(Dataset[Any]):
+    """A data set with whatever attributes a test gives it."""
+
+    def __init__(self, images: Any, labels: Any, /, **attributes: Any) -> None:
+        self.images, self.list = images, labels
+        self.reads = 0
+        self.__dict__.update(attributes)
+
+    def __len__(self) -> int:
+        return len(self.list)
+
+    def __getitem__(self, index: int) -> Any:
+        self.reads += 1
+        return self.images[index], self.list[index]
+
+
+LEVELS = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 6, 5), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (LEVELS, LEVELS),
+        (LEVELS.numpy(), LEVELS),
+        (LEVELS[0], LEVELS[:1]),
+        (LEVELS / 255, LEVELS),
+        ((LEVELS / 255).double().numpy(), LEVELS),
+        (LEVELS.repeat(4, 1, 1), LEVELS.repeat(4, 1, 1)),
+        (Image.fromarray(LEVELS.permute(1, 2, 0).numpy()), LEVELS),
+        (Image.fromarray(LEVELS[0].numpy()), LEVELS[:1]),
+    ],
+    ids=["uint8", "array", "HW", "float", "float array", "12 channels", "RGB", "grayscale"],
+)
+def test_wrapped_images(image: Any, expected: Tensor) -> None:
+    dataset = wrap_dataset(Items([image, image], [0, 1]))
+    assert torch.equal(dataset[1][0], expected)
+    assert dataset.channels == len(expected)
+    assert dataset.classes == ["0", "1"]
+    assert dataset.fingerprint() == wrap_dataset(Items([image, image], [0, 1])).fingerprint()
+    assert wrap_dataset(dataset) is dataset
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (LEVELS.float(), r"item 0 of the Items is floating point and must lie in \[0, 1\]"),
+        (LEVELS / 255 - 0.5, "leave out normalisation by mean and std"),
+        (torch.full((1, 6, 5), torch.nan), "got values from nan to nan"),
+        (LEVELS.int(), "must be uint8, or floating point .*, got torch.int32"),
+        (LEVELS.numpy().astype(np.uint16), "got torch.uint16"),
+        (LEVELS.permute(1, 2, 0), r"has shape \(6, 5, 3\), which looks like \(H, W, C\)"),
+        (LEVELS[None], r"must have shape \(H, W\) or \(C, H, W\), got \(1, 3, 6, 5\)"),
+        ("image.png", "must have a PIL image, a tensor or an array, got str"),
+    ],
+)
+def test_wrong_wrapped_images(image: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        wrap_dataset(Items([image], [0]))
+
+
+def test_wrapped_channels() -> None:
+    two, three = LEVELS[:2], LEVELS
+    with pytest.raises(ValueError, match=r"different numbers of channels: \[2, 3\]"):
+        wrap_dataset(Items([two, three], [0, 0]))
+    with pytest.raises(ValueError, match="item 0 of the Items has 2 channels, expected 3"):
+        wrap_dataset(Items([two], [0]), channels=3, image_size=4)[0]
+    mixed = wrap_dataset(Items([LEVELS[0], three], [0, 0]), image_size=(3, 5))
+    assert to_tensors(mixed)[0].shape == (2, 3, 3, 5)
+
+
+def test_where_labels_come_from() -> None:
+    images = LEVELS.expand(4, -1, -1, -1)
+    labels = [1, 0, 2, 1]
+    for name in ("targets", "labels"):
+        for kind in (list, np.array, torch.tensor):
+            items = Items(images, labels, **{name: kind(labels)})
+            assert wrap_dataset(items, channels=3, image_size=5).targets.tolist() == labels
+            assert items.reads == 3  # confirmed, not collected
+    moved = Items(images, labels, targets=[0, 1, 2, 0])
+    assert wrap_dataset(moved).targets.tolist() == labels
+    mapped = Items(images, labels, targets=[0, 0, 0, 0], target_transform=abs)
+    assert wrap_dataset(mapped).targets.tolist() == labels
+    tensors = TensorDataset(images, torch.tensor(labels))
+    both: Dataset[Any] = ConcatDataset([tensors, Subset(tensors, [3, 1])])
+    assert wrap_dataset(both).targets.tolist() == [*labels, 1, 0]
+    plain = Items(images, [torch.tensor(1), np.int32(0), 2, 1])
+    assert wrap_dataset(Subset(plain, [1, 0])).targets.tolist() == [0, 1]
+
+
+def test_wrapped_classes() -> None:
+    items = Items([LEVELS, LEVELS], [0, 2], classes=[("crane", "bird"), "ox", "ox"])
+    with pytest.raises(
+        ValueError, match=r"\(Items\) has no image of 1 of its 3 classes: 'ox \(1\)'"
+    ):
+        wrap_dataset(items)
+    held_out = wrap_dataset(Subset(items, [1, 0]), complete=False)
+    assert held_out.classes == ["crane, bird", "ox (1)", "ox (2)"]
+    assert held_out.targets.tolist() == [2, 0]
+    with pytest.raises(ValueError, match=r"must be 0\.\.1 for 2 classes"):
+        wrap_dataset(items, classes=["a", "b"])
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        yield LEVELS, 0
+
+
+def test_wrong_data_sets() -> None:
+    with pytest.raises(ValueError, match="must have a length and items by number, got Stream"):
+        wrap_dataset(Stream())
+    with pytest.raises(ValueError, match=r"the data set \(Items\) holds no image"):
+        wrap_dataset(Items([], []))
+    with pytest.raises(ValueError, match=r"item 0 of the list must be \(image, label\), got dict"):
+        wrap_dataset([{"image": LEVELS}])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="got tuple of 1"):
+        wrap_dataset(TensorDataset(LEVELS))
+    for label in (0.5, torch.tensor([0, 1]), "cat", True):
+        with pytest.raises(
+            ValueError, match=r"labels must be integers .*, item 1 of the Items has"
+        ):
+            wrap_dataset(Items([LEVELS, LEVELS], [0, label]))
+
+
+# In memory
+
+
+def test_tensor_images() -> None:
+    images, labels = LEVELS[:, None].repeat(3, 1, 1, 1), torch.arange(9) % 3
+    dataset = TensorImages(images, labels, ["a", "b", "c"])
+    assert (dataset.channels, dataset.image_size) == (1, (6, 5))
+    assert dataset.class_to_idx == {"a": 0, "b": 1, "c": 2}
+    assert torch.equal(dataset[4][0], images[4])
+    assert dataset[4][1] == 1
+    stored = to_tensors(dataset)
+    assert stored[0] is images
+    assert stored[1].tolist() == dataset.labels.tolist() == dataset.targets.tolist()
+    assert TensorImages(images, labels).classes == ["0", "1", "2"]
+    assert dataset.fingerprint() != TensorImages(images.flip(0), labels, "abc").fingerprint()
+    with pytest.raises(ValueError, match=r"uint8 of shape \(9, C, H, W\).* torch.float32 of shape"):
+        TensorImages(images / 255, labels)
+    with pytest.raises(ValueError, match=r"must be 0\.\.1 for 2 classes"):
+        TensorImages(images, labels, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda d: d, lambda d: wrap_dataset(TensorDataset(d.images, d.labels))]
+)
+def test_split_per_class(wrap: Any) -> None:
+    images = torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
+    dataset: LabelledImages = wrap(TensorImages(images, torch.arange(40) % 4))
+    chosen, rest = split_per_class(dataset, 3, seed=1)
+    assert chosen.targets.bincount().tolist() == [3] * 4
+    assert rest.targets.bincount().tolist() == [7] * 4
+    assert isinstance(chosen, LabelledImages)
+    one, other = to_tensors(chosen)[0][:, 0, 0, 0], to_tensors(rest)[0][:, 0, 0, 0]
+    assert sorted([*one.tolist(), *other.tolist()]) == list(range(40))
+    assert torch.equal(one % 4, chosen.targets)
+    assert torch.equal(to_tensors(split_per_class(dataset, 3, seed=1)[0])[0], to_tensors(chosen)[0])
+    everything, nothing = split_per_class(dataset, 10)
+    assert (len(everything), len(nothing)) == (40, 0)
+    assert nothing.classes == dataset.classes
+    assert to_tensors(nothing)[0].shape == (0, 1, 2, 2)

@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nfaug.flows.flow import Flow, FlowConfig, NoTF32, Recompute
+
+TINY = FlowConfig(channels=2, image_size=(7, 8), steps=(2, 1), blocks=(1, 1), width=(6, 6))
+LOW_RANK = dataclasses.replace(TINY, low_rank_above=4)
+
+
+def perturbed(config: FlowConfig = TINY, amount: float = 0.1) -> Flow:
+    torch.manual_seed(0)
+    flow = Flow(config)
+    flow.initialize(torch.rand(32, *config.shape) * 2 - 1)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(amount * torch.randn_like(parameter))
+    flow.fit_terms()
+    return flow
+
+
+def images(count: int, config: FlowConfig = TINY) -> Tensor:
+    generator = torch.Generator().manual_seed(count)
+    shape = (count, config.channels, *config.image_size)
+    return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def flow() -> Flow:
+    return perturbed()
+
+
+@pytest.fixture(scope="module")
+def frozen(flow: Flow) -> Flow:
+    return flow.freeze()
+
+
+def extremes(config: FlowConfig) -> Tensor:
+    """Black, white, one bright pixel, one dark pixel."""
+    black = torch.zeros(1, config.channels, *config.image_size, dtype=torch.uint8)
+    bright = black.clone()
+    bright[..., 3, 3] = 255
+    return torch.cat([black, 255 - black, bright, 255 - bright])
+
+
+@pytest.mark.parametrize("config", [TINY, LOW_RANK], ids=["full rank", "low rank"])
+def test_round_trip_is_exact_in_8_bits(config: FlowConfig) -> None:
+    flow = perturbed(config)
+    batch = torch.cat([images(60), extremes(config)])
+    with torch.no_grad():
+        for form in (flow, flow.freeze()):
+            z, logdet = form.encode(batch)
+            assert z.shape == (64, *config.shape)
+            assert logdet.shape == (64,)
+            assert torch.equal(form.decode(z), batch)
+
+
+def test_decode_without_quantising(frozen: Flow) -> None:
+    with torch.no_grad():
+        z = frozen.encode(images(3))[0]
+        floats = frozen.decode(z, quantize=False)
+    assert torch.allclose(floats, images(3) / 255, atol=1e-4)
+
+
+def test_batch_size_changes_nothing(frozen: Flow) -> None:
+    batch = images(256)
+    with torch.no_grad():
+        z, logdet = frozen.encode(batch)
+        for row in (0, 100, 255):
+            alone, alone_logdet = frozen.encode(batch[row : row + 1])
+            assert torch.allclose(alone, z[row : row + 1], atol=1e-5)
+            assert torch.allclose(alone_logdet, logdet[row : row + 1], rtol=1e-5)
+            assert torch.equal(frozen.decode(alone), frozen.decode(z)[row : row + 1])
+
+
+def test_an_empty_batch_passes(frozen: Flow, flow: Flow) -> None:
+    with torch.no_grad():
+        for form in (flow, frozen):
+            z, logdet = form.encode(images(0))
+            assert z.shape == (0, *TINY.shape)
+            assert logdet.shape == (0,)
+            assert form.decode(z).shape == images(0).shape
+
+
+def test_noise_shifts_the_levels(flow: Flow) -> None:
+    batch = images(2)
+    noise = torch.rand(2, *TINY.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        half = flow.encode(batch)[0]
+        assert torch.equal(flow.encode(batch, 0.5)[0], half)
+        assert not torch.equal(flow.encode(batch, noise)[0], half)
+        assert torch.equal(flow.encode(batch.float())[0], half)
+
+
+@pytest.mark.parametrize("low_rank_above", [24, 4])
+def test_parameter_count_and_names(low_rank_above: int) -> None:
+    config = dataclasses.replace(TINY, low_rank_above=low_rank_above)
+    state = Flow(config).state_dict()
+    assert sum(value.numel() for value in state.values()) == config.parameter_count
+    step = {name for name in state if name.startswith("blocks.1.0.")}
+    net = "blocks.1.0.couplinglayer.net."
+    convolutions = ["layers.0.", *(f"layers.1.conv{i}." for i in (1, 2, 3))]
+    assert step == {
+        *(f"blocks.1.0.{name}" for name in ("actnorm.scale", "actnorm.shift", "conv1x1.weight")),
+        *(f"blocks.1.0.couplinglayer.{name}" for name in ("scale", "shift", "rescale", "reshift")),
+        *(
+            f"{net}{convolution}{name}"
+            for convolution in convolutions
+            for name in ("conv.weight", "norm.scale", "norm.shift")
+        ),
+        *(f"{net}out_layer.{name}" for name in ("weight", "bias")),
+    }
+
+
+def test_the_papers_size() -> None:
+    config = FlowConfig()
+    assert config.parameter_count == pytest.approx(42.8e6, rel=1e-3)
+    assert config.shape == (3, 32, 32)
+    with torch.device("meta"):
+        assert "42.82 M parameters" in repr(Flow(config))
+
+
+def test_config_round_trip() -> None:
+    assert FlowConfig.from_dict(TINY.to_dict()) == TINY
+    as_json = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in TINY.to_dict().items()
+    }
+    assert FlowConfig.from_dict(as_json) == TINY
+    assert TINY.size == (8, 8)
+    assert TINY.dim == 2 * 8 * 8
+    assert TINY.image_dim == 2 * 7 * 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 3}, r"unknown flow settings \['depth'\]; known are"),
+        ({"backbone": "glow"}, "backbone 'glow' is not known"),
+        ({"steps": (2,)}, "one entry a level each"),
+        ({"steps": (), "blocks": (), "width": ()}, "one entry a level each"),
+        ({"steps": 4}, "steps must be a list of whole numbers; got 4"),
+        ({"steps": None}, "steps must be a list of whole numbers; got None"),
+        ({"image_size": (32,)}, r"sizes are \(height, width\)"),
+        ({"channels": 0}, "positive whole numbers"),
+        ({"channels": True}, "positive whole numbers"),
+        ({"width": (6.0, 6)}, "positive whole numbers"),
+        ({"blocks": (-1, 1)}, "positive whole numbers"),
+        ({"padded_size": (10, 8)}, r"cannot be halved 2 times: use multiples of 4"),
+        ({"padded_size": (4, 8)}, "smaller than the images"),
+        ({"bound": 0}, r"bound must lie in \(0, 30\]; got 0"),
+        ({"bound": float("nan")}, r"bound must lie in \(0, 30\]; got nan"),
+        ({"bound": "2"}, r"bound must lie in \(0, 30\]; got '2'"),
+        ({"image_size": (2**20, 2**20)}, "too large: .* values an image"),
+        ({"width": (10**6, 6)}, "too large: .* parameters"),
+        ({"steps": (10**6, 1), "width": (1, 1)}, "too large: .* tensors"),
+        ({"steps": (1,) * 11, "blocks": (0,) * 11, "width": (1,) * 11}, "at most 10 levels"),
+    ],
+)
+def test_wrong_configurations(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FlowConfig.from_dict({**TINY.to_dict(), **change})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda f: f(torch.zeros(1, 2, 7, 8)), r"shape \(B, 2, 8, 8\); got \(1, 2, 7, 8\)"),
+        (lambda f: f.inverse(torch.zeros(2, 8, 8)), r"shape \(B, 2, 8, 8\); got \(2, 8, 8\)"),
+        (lambda f: f.decode(torch.zeros(1, 1, 8, 8)), r"shape \(B, 2, 8, 8\); got \(1, 1, 8, 8\)"),
+        (lambda f: f.initialize(torch.zeros(1, 1)), r"shape \(B, 2, 8, 8\); got \(1, 1\)"),
+        (lambda f: f.encode(torch.zeros(1, 3, 7, 8)), r"\(B, 2, 7, 8\); got \(1, 3, 7, 8\)"),
+        (lambda f: f.encode(torch.zeros(2, 7, 8)), r"\(B, 2, 7, 8\); got \(2, 7, 8\)"),
+        (lambda f: f.encode(images(1).long()), r"takes uint8 .*\[0, 255\]; got torch.int64"),
+        (lambda f: f.freeze("fp8"), 'precision is "full" or "bf16"; got \'fp8\''),
+    ],
+)
+def test_wrong_input(flow: Flow, call: Callable[[Flow], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(flow)
+
+
+def test_from_tensors_takes_weights_over(flow: Flow) -> None:
+    state = {name: value.clone() for name, value in flow.state_dict().items()}
+    loaded = Flow.from_tensors(TINY, state)
+    batch = images(2)
+    with torch.no_grad():
+        assert torch.equal(loaded.encode(batch)[0], flow.encode(batch)[0])
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    name, parameter = next(iter(loaded.named_parameters()))
+    assert parameter.data_ptr() == state[name].data_ptr()
+    assert loaded.device == torch.device("cpu")
+    assert loaded.dtype == torch.float32
+
+
+def test_from_tensors_reads_half_precision(flow: Flow) -> None:
+    loaded = Flow.from_tensors(TINY, {k: v.half() for k, v in flow.state_dict().items()})
+    assert loaded.dtype == torch.float32
+
+
+def test_from_tensors_lists_all_that_is_wrong_at_once(flow: Flow) -> None:
+    state = flow.state_dict()
+    del state["blocks.0.0.actnorm.scale"], state["blocks.1.0.actnorm.shift"]
+    state["blocks.9.0.actnorm.scale"] = torch.zeros(1)
+    state["blocks.0.1.conv1x1.weight"] = torch.zeros(3, 3)
+    state["blocks.0.1.couplinglayer.scale"] = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="do not fit") as error:
+        Flow.from_tensors(TINY, state)
+    for part in (
+        "missing blocks.0.0.actnorm.scale, blocks.1.0.actnorm.shift",
+        "unexpected blocks.9.0.actnorm.scale",
+        "misshapen blocks.0.1.conv1x1.weight (3, 3) instead of (8, 8)",
+        "not floating point blocks.0.1.couplinglayer.scale torch.int64",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_from_tensors_refuses_weights_that_are_not_finite(flow: Flow, value: float) -> None:
+    state = copy.deepcopy(flow.state_dict())
+    state["blocks.0.1.actnorm.shift"][0, 0, 0] = value
+    with pytest.raises(ValueError, match=r"NaN or infinity in blocks\.0\.1\.actnorm\.shift$"):
+        Flow.from_tensors(TINY, state)
+
+
+def test_from_tensors_takes_large_finite_weights(flow: Flow) -> None:
+    state = copy.deepcopy(flow.state_dict())
+    state["blocks.0.1.actnorm.shift"].fill_(3e38)  # their sum overflows
+    Flow.from_tensors(TINY, state)
+
+
+def test_freezing_leaves_the_flow_alone(flow: Flow) -> None:
+    before = copy.deepcopy(flow.state_dict())
+    frozen = flow.freeze()
+    assert not list(frozen.parameters())
+    assert not frozen.training
+    assert all(parameter.requires_grad for parameter in flow.parameters())
+    for name, value in flow.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_frozen_flow_can_be_copied_moved_and_frozen_again(frozen: Flow) -> None:
+    z = torch.randn(2, *TINY.shape)
+    v = frozen.inverse(z)[0]
+    for other in (copy.deepcopy(frozen), frozen.freeze()):
+        assert torch.equal(other.inverse(z)[0], v)
+    double = copy.deepcopy(frozen).double()
+    assert double.dtype == torch.float64
+    assert torch.allclose(double.inverse(z.double())[0], v.double(), atol=1e-5)
+
+
+def test_gradients_pass_through_a_frozen_flow(flow: Flow, frozen: Flow) -> None:
+    z = torch.randn(2, *TINY.shape)
+    grads = []
+    for form in (flow, frozen):
+        point = z.clone().requires_grad_()
+        value, logdet = form.inverse(point)
+        (value.square().sum() + logdet.sum()).backward()
+        grads.append(point.grad)
+    assert grads[0] is not None
+    assert grads[1] is not None
+    assert torch.allclose(*grads, rtol=1e-3, atol=1e-3)
+
+
+def test_recomputing_activations_gives_the_same_gradients(flow: Flow) -> None:
+    v = torch.rand(4, *TINY.shape) * 2 - 1
+    grads = []
+    ways: tuple[Recompute, ...] = ("none", "steps", "blocks")
+    for recompute in ways:
+        form = copy.deepcopy(flow)
+        form.recompute = recompute
+        assert all(c.net.recompute == (recompute == "blocks") for c in form.couplings())
+        z, logdet = form(v)
+        (z.square().sum() / 2 - logdet.sum()).backward()
+        grads.append([parameter.grad for parameter in form.parameters()])
+    assert all(torch.equal(a, b) for grad in grads[1:] for a, b in zip(grads[0], grad, strict=True))
+
+
+def test_bf16_networks_are_close_and_not_exact(flow: Flow) -> None:
+    frozen, rough = flow.freeze(), flow.freeze("bf16")
+    batch = images(64)
+    with torch.no_grad():
+        z, logdet = frozen.encode(batch)
+        rough_z, rough_logdet = rough.encode(batch)
+    assert z.dtype == rough_z.dtype == torch.float32
+    assert torch.allclose(rough_z, z, atol=0.05 * float(z.abs().max()))
+    assert torch.allclose(rough_logdet, logdet, atol=0.05 * float(logdet.abs().max()))
+    assert not torch.allclose(rough_z, z, atol=1e-4)
+
+
+def test_tf32_is_off_inside_and_as_it_was_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn: Any = torch.backends.cudnn
+
+    def tf32() -> bool:
+        return cudnn.conv.fp32_precision != "ieee" if hasattr(cudnn, "conv") else cudnn.allow_tf32
+
+    for before in (True, False):
+        monkeypatch.setattr(cudnn, "allow_tf32", before)
+        with NoTF32(torch.device("cuda")):
+            assert not tf32()
+        assert cudnn.allow_tf32 == before
+        with NoTF32(torch.device("cpu")):
+            assert cudnn.allow_tf32 == before
+
+
+def test_autocast_does_not_reach_encode_and_decode(flow: Flow) -> None:
+    frozen, batch = flow.freeze(), images(4)
+    with torch.no_grad():
+        z = frozen.encode(batch)[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(frozen.encode(batch)[0], z)
+            assert torch.equal(frozen.decode(z), batch)
+            assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+            assert torch.is_autocast_enabled("cpu")
+
+
+def test_compiles_to_one_graph(flow: Flow) -> None:
+    frozen, batch = flow.freeze(), images(3)
+    with torch.no_grad():
+        z, logdet = frozen.encode(batch)
+        encode = torch.compile(frozen.encode, fullgraph=True, backend="aot_eager")
+        decode = torch.compile(frozen.decode, fullgraph=True, backend="aot_eager")
+        compiled, compiled_logdet = encode(batch)
+        assert torch.allclose(compiled, z, atol=1e-5)
+        assert torch.allclose(compiled_logdet, logdet, rtol=1e-5)
+        assert torch.equal(decode(z), batch)
+
+
+def test_training_compiles_to_one_graph() -> None:
+    config = FlowConfig(channels=1, image_size=(4, 4), steps=(1,), blocks=(0,), width=(3,))
+    v = torch.rand(2, *config.shape) * 2 - 1
+    step = torch.compile(perturbed(config), fullgraph=True, backend="aot_eager")
+    z, logdet = step(v)
+    (z.square().sum() - logdet.sum()).backward()
+    assert all(parameter.grad is not None for parameter in step.parameters())
+
+
+def test_clipping_keeps_training_inside_the_series(flow: Flow) -> None:
+    form = copy.deepcopy(flow)
+    for coupling in form.couplings():
+        coupling.rescale.data.fill_(100)
+    form.clip_()
+    for coupling in form.couplings():
+        assert coupling.exponent_bound() == pytest.approx(coupling.bound, rel=1e-5)
+    form.fit_terms()

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import Tensor
+
+from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.invertibility import _Errors, as_table, extreme_images, measure
+
+CONFIG = FlowConfig(channels=1, image_size=(7, 8), steps=(2, 1), blocks=(1, 1), width=(6, 6))
+EXTREMES = {"noise", "black", "white", "single_pixel", "inverted"}
+
+
+def trained() -> Flow:
+    torch.manual_seed(0)
+    flow = Flow(CONFIG)
+    flow.initialize(torch.rand(64, *CONFIG.shape) * 2 - 1)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return flow
+
+
+def images(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(count)
+    return torch.randint(256, (count, 1, 7, 8), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("form", ["trained", "frozen"])
+def test_a_sound_flow_is_exact_everywhere(form: str) -> None:
+    flow = trained() if form == "trained" else trained().freeze()
+    generator = torch.Generator().manual_seed(0)
+    report = measure(flow, images(40), {"other": images(3)}, batch_size=16, generator=generator)
+    assert set(report) == {"images", "other", *EXTREMES, "mixed", "batch"}
+    for name in ("images", "other", *EXTREMES):
+        assert report[name]["exact"] == 1, name
+        assert report[name]["non_finite"] == 0
+        assert 0 < report[name]["p999"] <= report[name]["max"] < 0.1
+    assert report["images"]["count"] == 40
+    assert report["mixed"]["count"] == 40
+    assert 0 < report["mixed"]["max"] < 0.01
+    assert report["mixed"]["exact"] > 0.9
+    assert report["mixed"]["latent"] < 1e-5
+    assert report["batch"] == {"count": 8, "latent": pytest.approx(0, abs=1e-5), "changed": 0}
+    json.dumps(report, allow_nan=False)
+
+
+def test_the_same_seed_gives_the_same_figures() -> None:
+    flow = trained()
+    first, second = (
+        measure(flow, images(5), generator=torch.Generator().manual_seed(1)) for _ in range(2)
+    )
+    assert first == second
+
+
+def test_what_is_not_finite_is_counted() -> None:
+    flow = trained()
+    with torch.no_grad():
+        flow.blocks[0][0].actnorm.scale[0].fill_(-120)  # softplus is 0: its inverse divides by it
+    report = measure(flow, images(4))
+    assert report["images"]["non_finite"] == 4
+    assert report["images"]["exact"] == 0
+    json.dumps(report, allow_nan=False)
+
+
+def test_an_inexact_flow_is_seen() -> None:
+    flow = trained()
+    report = measure(flow, images(30))
+    frozen = flow.freeze()
+    frozen.blocks[0][0].affine.inverse_scale.mul_(1.01)
+    worse = measure(copy.deepcopy(frozen), images(30))
+    assert worse["images"]["max"] > 10 * report["images"]["max"]
+    assert worse["images"]["exact"] < 1
+
+
+def test_extreme_images() -> None:
+    sets = extreme_images(images(300), generator=torch.Generator().manual_seed(0))
+    assert set(sets) == EXTREMES
+    assert all(batch.dtype == torch.uint8 for batch in sets.values())
+    assert not sets["black"].any()
+    assert (sets["white"] == 255).all()
+    assert torch.equal(sets["inverted"], 255 - images(300)[:256])
+    sums = sets["single_pixel"].flatten(1).double().sum(1)
+    assert torch.equal(sums[::2], torch.full((16,), 255.0, dtype=torch.float64))
+    assert torch.equal(sums[1::2], torch.full((16,), 55 * 255.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (
+            images(2).float(),
+            r"images must be uint8 of shape \(N, 1, 7, 8\), N > 0; got torch.float32",
+        ),
+        (images(2)[:, :, :5], r"got torch.uint8 \(2, 1, 5, 8\)"),
+        (images(2)[:0], r"N > 0; got torch.uint8 \(0, 1, 7, 8\)"),
+    ],
+)
+def test_images_that_do_not_fit(batch: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        measure(trained(), batch)
+
+
+def test_percentile_in_one_pass() -> None:
+    values = torch.rand(5000, generator=torch.Generator().manual_seed(0))
+    errors = _Errors(5000)
+    for part in values.split(700):
+        errors.update(part)
+    assert errors.figures()["max"] == float(values.max())
+    assert errors.figures()["p999"] == float(values.sort(descending=True).values[4])
+
+
+def test_table() -> None:
+    table = as_table(measure(trained(), images(3)))
+    lines = table.splitlines()
+    assert lines[0].startswith("| | count | max | p999 | exact | latent |")
+    assert len(lines) == 2 + 1 + len(EXTREMES) + 2
+    assert "| black | 1 | " in table
+    assert "100.00%" in table

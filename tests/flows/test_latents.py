@@ -1,0 +1,540 @@
+"""A flow on the latents of a frozen autoencoder, from training to augmentation."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint_tools import sign
+from loopback_hub import LoopbackHub
+from nfa_tools import NAMES, images_of
+from PIL import Image
+from torch import Tensor
+
+import nfaug
+from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointError
+from nfaug.cli import main
+from nfaug.data.images import TensorImages
+from nfaug.flows.autoencoder import fetch_autoencoder, open_autoencoder, weights_sha256
+from nfaug.flows.autoencoder_config import AutoencoderConfig
+from nfaug.flows.latent_codec import LatentCodec, measure_codec
+from nfaug.gaussians.fixed_point.solver import FixedPointConfig
+from nfaug.training import TrainConfig, TrainResult, train
+from nfaug.training.augmentation import FlowAugmentation
+from nfaug.training.config import (
+    DataConfig,
+    FlowSettings,
+    LatentConfig,
+    OptimConfig,
+    PCAConfig,
+    PriorConfig,
+    recipe_path,
+)
+
+SIZE = (64, 64)
+LATENT = (4, 8, 8)
+
+
+def make_autoencoder(path: Path, seed: int = 0) -> Path:
+    """Tiny and randomly initialised: 64 x 64 images become latents of 4 x 8 x 8."""
+    from diffusers import AutoencoderKL
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(4,) * 4,
+            norm_num_groups=2,
+            latent_channels=LATENT[0],
+        )
+    made.save_pretrained(path, safe_serialization=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_autoencoder(tmp_path_factory.mktemp("vae") / "tiny-vae")
+
+
+@pytest.fixture(scope="session")
+def photos() -> TensorImages:
+    """36 RGB images of 64 x 64 pixels in three classes, finely grained."""
+    labels = torch.arange(36) % 3
+    return TensorImages(images_of(labels, size=SIZE), labels, NAMES)
+
+
+@pytest.fixture(scope="session")
+def config(autoencoder: Path) -> TrainConfig:
+    return TrainConfig(
+        epochs=2,
+        batch_size=12,
+        autoencoder=str(autoencoder),
+        flow=FlowSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
+        prior=PriorConfig(fixed_point=FixedPointConfig(kld_weight=20.0)),
+        optim=OptimConfig(warmup_steps=2),
+        pca=PCAConfig(rank=4),
+        augmentation=FlowAugmentation(hflip=True),
+    )
+
+
+@pytest.fixture(scope="session")
+def result(photos: TensorImages, config: TrainConfig) -> TrainResult:
+    return train(photos, config, val=photos, progress=False)
+
+
+@pytest.fixture(scope="session")
+def saved(result: TrainResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return result.checkpoint.save(tmp_path_factory.mktemp("latents") / "flow")
+
+
+# The codec
+
+
+def test_the_scale_is_that_of_the_images(autoencoder: Path, photos: TensorImages) -> None:
+    codec = measure_codec(autoencoder, photos.images, noise=0.1)
+    record = codec.record
+    assert (record.kind, record.name) == ("directory", "tiny-vae"), "no path of this machine"
+    assert (record.channels, record.image_size, record.noise) == (3, SIZE, 0.1)
+    assert len(record.mean) == len(record.std) == 4
+    latents = codec.prepare(photos.images)
+    assert latents.shape == (36, *LATENT)
+    assert latents.mean((0, 2, 3)).abs().max() < 1e-4
+    assert (latents.std((0, 2, 3)) - 1).abs().max() < 1e-4
+    # The definition, from the autoencoder itself.
+    model = open_autoencoder(autoencoder)
+    with torch.no_grad():
+        mode = model.encode(photos.images[:2] / 127.5 - 1).latent_dist.mode()
+        mean, std = torch.tensor(record.mean), torch.tensor(record.std)
+        scaled = (mode - mean[:, None, None]) / std[:, None, None]
+        decoded = (model.decode(mode).sample / 2 + 0.5).clamp(0, 1)
+    assert torch.allclose(latents[:2], scaled, atol=1e-5)
+    assert torch.allclose(codec.to_images(latents[:2], quantize=False), decoded, atol=1e-5)
+    levels = codec.to_images(latents[:2])
+    assert levels.dtype == torch.uint8
+    assert (levels / 255 - decoded).abs().max() < 1 / 255
+
+
+def test_noise_and_padding(autoencoder: Path, photos: TensorImages) -> None:
+    codec = measure_codec(autoencoder, photos.images, noise=0.1)
+    codec = codec.for_flow(
+        nfaug.FlowConfig(4, (8, 8), padded_size=(16, 8), steps=(1,), blocks=(0,), width=(4,))
+    )
+    latents = codec.prepare(photos.images[:3])
+    plain = codec.dequantize(latents)
+    assert plain.shape == (3, 4, 16, 8)
+    assert torch.equal(plain[:, :, 4:12], latents)
+    noise = torch.rand(plain.shape)
+    moved = codec.dequantize(latents, noise) - plain
+    assert torch.allclose(moved, 0.1 * (noise - 0.5), atol=1e-6)
+    assert torch.equal(codec.to_images(plain), codec.to_images(codec.dequantize(latents, 0.5)))
+    assert codec.prepare(photos.images[:0]).shape == (0, *LATENT)
+    assert codec.to_images(plain[:0]).shape == (0, 3, *SIZE)
+    # Latents made earlier are taken as they are; of several views the first.
+    assert torch.equal(codec.prepare(latents), latents)
+    assert torch.equal(codec.prepare(torch.stack([latents, -latents], 1)), latents)
+
+
+def test_bits_of_latents(autoencoder: Path, photos: TensorImages) -> None:
+    """A standard normal to a width of w costs h(N)/log 2 + log2(1/w) bits a coordinate."""
+    codec = measure_codec(autoencoder, photos.images, noise=1 / 64)
+    entropy = 0.5 * torch.log(torch.tensor(2 * torch.pi * torch.e)) * 256
+    bits = codec.bits_per_dim(entropy)
+    assert float(bits) == pytest.approx(2.0471 + 6, abs=1e-3)
+
+
+def test_it_is_no_part_of_the_flow(result: TrainResult) -> None:
+    flow = result.checkpoint.flow
+    assert isinstance(flow.codec, LatentCodec)
+    assert all(name.startswith("blocks.") for name in flow.state_dict())
+    assert copy.deepcopy(flow).codec is flow.codec
+    assert flow.freeze().codec is flow.codec
+
+
+# Training
+
+
+def test_training(result: TrainResult, photos: TensorImages, saved: Path) -> None:
+    config = result.checkpoint.config
+    assert config.flow.shape == LATENT
+    assert config.class_names == NAMES
+    assert config.autoencoder is not None
+    assert len(result.loss) == 6
+    assert "latent_bits_per_dim" in config.metrics
+    assert "mean_level_error" not in config.metrics, "latents are at hand and no pixels"
+    assert "bits_per_dim" not in config.metrics, "it is no figure of pixels"
+    assert "train_latent_bits_per_dim" in result.history[0]
+    values = json.loads((saved / "config.json").read_text())
+    assert values["autoencoder"]["name"] == "tiny-vae"
+    assert str(saved.parent.parent) not in json.dumps(values)
+
+
+def test_latents_once_or_at_each_step(photos: TensorImages, config: TrainConfig) -> None:
+    """Both give the same but for float16 and the coins of the flip."""
+    plain = dataclasses.replace(config, epochs=1, augmentation=FlowAugmentation())
+    once = train(photos, plain, progress=False)
+    each = train(
+        photos, dataclasses.replace(plain, latents=LatentConfig(cache=False)), progress=False
+    )
+    assert once.loss != each.loss, "float16 shows somewhere"
+    assert once.loss == pytest.approx(each.loss, rel=1e-3)
+    again = train(photos, plain, progress=False)
+    assert again.loss == once.loss
+
+
+def test_mirrored_latents_are_drawn() -> None:
+    views = torch.arange(2.0).expand(200, 2)[..., None, None, None].expand(-1, -1, 4, 2, 2)
+    drawn = FlowAugmentation(hflip=True)(views, generator=torch.Generator().manual_seed(0))
+    assert drawn.shape == (200, 4, 2, 2)
+    assert 0.4 < float(drawn.mean()) < 0.6
+    assert torch.equal(drawn.amin((1, 2, 3)), drawn.amax((1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augmentation": FlowAugmentation(pad_crop=1)}, "or latents.cache to false"),
+        ({"dataset": DataConfig(memory_gib=1e-5)}, r"latents of 36 images .* dataset\.memory_gib"),
+        ({"autoencoder": "no/such/folder"}, "no directory of an autoencoder"),
+    ],
+)
+def test_what_training_refuses(
+    changes: dict[str, Any], message: str, photos: TensorImages, config: TrainConfig
+) -> None:
+    with pytest.raises((ValueError, OSError), match=message):
+        train(photos, dataclasses.replace(config, **changes), progress=False)
+
+
+def test_images_that_do_not_fit(autoencoder: Path) -> None:
+    with pytest.raises(ValueError, match=r"takes images of 3 channels .*--dataset\.channels 3"):
+        measure_codec(autoencoder, torch.zeros(2, 1, 64, 64, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"smaller by 8: .* size \(60, 64\)"):
+        measure_codec(autoencoder, torch.zeros(2, 3, 60, 64, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="do not vary over 2 images"):
+        measure_codec(autoencoder, torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+
+
+def test_what_the_usual_autoencoder_costs() -> None:
+    """The figures at the top of the recipe: GFLOP of encoder and decoder at 256 x 256."""
+    from diffusers import AutoencoderKL
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        usual = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+        )
+        image, latent = torch.empty(1, 3, 256, 256), torch.empty(1, 4, 32, 32)
+    costs = []
+    for run, given in ((usual.encode, image), (usual.decode, latent)):
+        with FlopCounterMode(display=False) as counter:
+            run(given)
+        costs.append(round(counter.get_total_flops() / 1e9))
+    assert costs == [273, 622]
+    head = " ".join(recipe_path("imagenet-vae").read_text().replace("#", " ").split())
+    assert f"once, {costs[0]} GFLOP each" in head
+    assert f"an image, {costs[0]} and {costs[1]} GFLOP" in head
+
+
+def test_a_run_goes_on_in_the_scale_that_it_began_with(
+    saved: Path, autoencoder: Path, photos: TensorImages, config: TrainConfig, tmp_path: Path
+) -> None:
+    """That of --init, which was measured on other images; whether or not settings name it."""
+    config = dataclasses.replace(
+        config,
+        trackers=(),
+        optim=OptimConfig(warmup_steps=2, decay="constant"),
+        prior=dataclasses.replace(config.prior, refit_epoch=0),
+    )
+    init = nfaug.load(saved, autoencoder=autoencoder)
+    others = TensorImages(255 - photos.images // 2, photos.targets, NAMES)
+    calm = train(others, config, init=init, progress=False)
+    short = dataclasses.replace(config, epochs=1)
+    for name, source in (("named", config.autoencoder), ("unnamed", None)):
+        folder = tmp_path / name
+        train(others, short, init=init, folder=folder, progress=False)
+        (folder / "state" / "tiny-vae").symlink_to(autoencoder)
+        settings = dataclasses.replace(config, autoencoder=source)
+        resumed = train(others, settings, folder=folder, resume=True, progress=False)
+        assert resumed.checkpoint.config.autoencoder == init.config.autoencoder
+        assert resumed.loss == calm.loss
+
+
+# Augmentation
+
+
+def augment(saved: Path, images: Tensor, labels: Tensor, **settings: Any) -> Tensor:
+    nfa = nfaug.NFAugment.from_pretrained(
+        saved, autoencoder=settings.pop("autoencoder"), p=1.0, gate=False, **settings
+    )
+    new, _ = nfa(images, labels)
+    assert nfa.stats()["applied"] == len(images), nfa.stats()
+    return new
+
+
+@pytest.mark.parametrize("size", [SIZE, (96, 80), (32, 32)])
+@pytest.mark.parametrize("kind", ["uint8", "float"])
+def test_strength_0_changes_nothing(
+    size: tuple[int, int], kind: str, saved: Path, autoencoder: Path
+) -> None:
+    labels = torch.arange(6) % 3
+    images = images_of(labels, size=size, seed=3)
+    images = images if kind == "uint8" else images / 255
+    new = augment(saved, images, labels, strength=0.0, autoencoder=autoencoder)
+    assert torch.equal(new, images)
+
+
+def test_detail_is_kept(saved: Path, autoencoder: Path, photos: TensorImages) -> None:
+    """What the autoencoder loses comes back; only the difference of two decodings is added."""
+    images, labels = photos.images[:6] / 255, photos.targets[:6]
+    generator = torch.Generator().manual_seed(0)
+    new = augment(saved, images, labels, autoencoder=autoencoder, strength=0.1, generator=generator)
+    assert not torch.equal(new, images)
+    flow = nfaug.load(saved, autoencoder=autoencoder).flow
+    with torch.no_grad():
+        decoded = flow.decode(flow.encode(images * 255)[0], quantize=False)
+
+    def detail(x: Tensor) -> Tensor:
+        return (x - torch.nn.functional.avg_pool2d(x, 3, 1, 1))[..., 1:-1, 1:-1].flatten()
+
+    def alike(x: Tensor) -> float:
+        return float(torch.corrcoef(torch.stack([detail(images), detail(x)]))[0, 1])
+
+    assert alike(decoded) < 0.5, "a random autoencoder has none of it"
+    assert alike(new) > 0.9
+
+
+def test_fit_and_preview(
+    saved: Path, autoencoder: Path, photos: TensorImages, tmp_path: Path
+) -> None:
+    from nfaug.augment.preview import preview_grid
+
+    base = nfaug.load(saved, autoencoder=autoencoder)
+    fitted = nfaug.fit(base, photos, rank=3, progress=False)
+    assert fitted.config.autoencoder == base.config.autoencoder
+    again = nfaug.load(fitted.save(tmp_path / "fitted"), autoencoder=autoencoder)
+    picture = preview_grid(again, photos, variants=2, classes=2)
+    assert picture.width > 4 * SIZE[1]
+    bare = nfaug.fit(base.flow, photos, rank=3, progress=False)
+    assert bare.config.autoencoder == base.config.autoencoder
+
+
+def test_the_command_line(
+    autoencoder: Path, photos: TensorImages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recipe, in the small, and what comes after it."""
+
+    def run(*words: str | Path) -> dict[str, Any]:
+        code = main([*map(str, words), "--json"])
+        ran = capsys.readouterr()
+        assert code == 0, ran.err
+        return json.loads(ran.out)
+
+    for index, (image, label) in enumerate(photos):
+        folder = tmp_path / "photos" / NAMES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
+    flow, data = tmp_path / "flow", ("--data", tmp_path / "photos")
+    made = run(
+        *("train", "--recipe", "imagenet-vae", *data, "--out", flow, "--autoencoder", autoencoder),
+        *("--dataset.image_size", "[64,64]", "--epochs", "1", "--batch-size", "18"),
+        *("--flow.steps", "[1,1]", "--flow.blocks", "[0,0]", "--flow.width", "[4,4]"),
+        *("--pca.rank", "4", "--pictures", "false", "--lr", "0.001"),
+    )
+    assert made["steps"] == 2
+    assert (flow / "samples.png").is_file()
+    found = ("--flow", flow, "--autoencoder", autoencoder)
+    eval_figures = run("eval", *found, *data, "--split", "train")
+    assert {"latent_bits_per_dim", "nf_acc", "mean_level_error"} <= set(eval_figures)
+    assert not {"bits_per_dim", "exact"} & set(eval_figures)
+    run("fit", *found, *data, "--rank", "3", "--out", tmp_path / "fitted")
+    found = ("--flow", tmp_path / "fitted", "--autoencoder", autoencoder)
+    run("preview", *found, *data, "--out", tmp_path / "grid.png", "--variants", "1")
+    run("sample", *found, "--out", tmp_path / "samples.png", "--per-class", "1")
+    told = run("info", tmp_path / "fitted", "--autoencoder", autoencoder)
+    assert told["autoencoder"]["name"] == "tiny-vae"
+    assert main(["eval", *map(str, (*found, *data)), "--split", "train", "--invertibility"]) == 2
+    assert "works on an autoencoder's latents" in capsys.readouterr().err
+
+
+# Checkpoints
+
+
+def test_round_trip(
+    saved: Path, autoencoder: Path, result: TrainResult, photos: TensorImages
+) -> None:
+    loaded = nfaug.load(saved, autoencoder=autoencoder)
+    assert loaded.config.autoencoder == result.checkpoint.config.autoencoder
+    assert loaded.config.flow == result.checkpoint.config.flow
+    images = photos.images[:4]
+    with torch.no_grad():
+        assert torch.equal(
+            loaded.flow.encode(images)[0], result.checkpoint.flow.eval().encode(images)[0]
+        )
+    flow = nfaug.Flow.from_pretrained(saved, autoencoder=autoencoder)
+    assert flow.codec.record == loaded.config.autoencoder
+
+
+def test_where_a_directory_is_looked_for(
+    saved: Path, autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"directory 'tiny-vae', .* with autoencoder="):
+        nfaug.load(saved)
+    (tmp_path / "tiny-vae").symlink_to(autoencoder)
+    assert nfaug.load(saved).config.autoencoder is not None
+    (tmp_path / "tiny-vae").unlink()
+    flow = Path(shutil.copytree(saved, tmp_path / "a" / "flow"))
+    (tmp_path / "a" / "tiny-vae").symlink_to(autoencoder)
+    assert nfaug.load(flow).config.autoencoder is not None
+
+
+def test_another_autoencoder_is_refused(saved: Path, tmp_path: Path) -> None:
+    other = make_autoencoder(tmp_path / "tiny-vae", seed=1)
+    with pytest.raises(CheckpointError, match=r"is another autoencoder .* the checkpoint says"):
+        nfaug.load(saved, autoencoder=other)
+
+
+def test_a_flow_on_pixels_takes_none(tiny_path: Path, autoencoder: Path) -> None:
+    with pytest.raises(ValueError, match="a flow on pixels, which needs no autoencoder"):
+        nfaug.load(tiny_path, autoencoder=autoencoder)
+
+
+def test_a_flow_without_its_record_is_not_saved(result: TrainResult, tmp_path: Path) -> None:
+    checkpoint = result.checkpoint
+    wrong = dataclasses.replace(
+        checkpoint, config=dataclasses.replace(checkpoint.config, autoencoder=None)
+    )
+    with pytest.raises(ValueError, match="the flow's autoencoder is"):
+        wrong.save(tmp_path / "flow")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "module"}, "kind must be one of hub, directory"),
+        ({"name": "../../etc"}, "is no name of a directory"),
+        ({"name": ".."}, "is no name of a directory"),
+        ({"name": "a/b", "kind": "hub"}, None),
+        ({"name": "a/b/c", "kind": "hub"}, "is no name of a hub"),
+        ({"sha256": "0"}, "64 hexadecimal digits"),
+        ({"std": [1.0, 1.0, 1.0, 0.0]}, "std must be positive"),
+        ({"mean": [1e400] * 4}, "finite numbers"),
+        ({"mean": "1234"}, "mean must be a list"),
+        ({"noise": 0}, r"noise lie in \(0, 1\]"),
+        ({"noise": True}, "finite numbers"),
+        ({"image_size": [10**9, 64]}, "image_size must be"),
+        ({"channels": -1}, "channels must be"),
+        ({"extra": 1}, "an autoencoder is an object of"),
+    ],
+)
+def test_what_a_stranger_may_write(change: dict[str, Any], message: str | None) -> None:
+    values = {
+        **{"kind": "directory", "name": "vae", "sha256": "0" * 64, "channels": 3},
+        **{"image_size": [64, 64], "mean": [0.0] * 4, "std": [1.0] * 4, "noise": 0.1},
+    }
+    assert AutoencoderConfig.from_dict(values).image_size == (64, 64)
+    if message is None:
+        AutoencoderConfig.from_dict(values | change)
+        return
+    with pytest.raises(ValueError, match=message):
+        AutoencoderConfig.from_dict(values | change)
+
+
+def test_a_record_of_other_latents(saved: Path, autoencoder: Path, tmp_path: Path) -> None:
+    flow = Path(shutil.copytree(saved, tmp_path / "flow"))
+    sign(flow, lambda values: values["autoencoder"].update(image_size=[128, 128]))
+    with pytest.raises(CheckpointError, match=r"makes latents of shape \(4, 16, 16\)"):
+        nfaug.load(flow, autoencoder=autoencoder)
+    sign(flow, lambda values: values["autoencoder"].update(kind="code"))
+    with pytest.raises(CheckpointError, match="autoencoder: kind must be one of"):
+        nfaug.load(flow, autoencoder=autoencoder)
+
+
+# Opening an autoencoder
+
+
+def test_weights_decide_and_not_their_files(autoencoder: Path, tmp_path: Path) -> None:
+    model = open_autoencoder(autoencoder)
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="4KB")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    assert weights_sha256(open_autoencoder(tmp_path / "sharded")) == weights_sha256(model)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-6
+    assert weights_sha256(model) != weights_sha256(open_autoencoder(autoencoder))
+
+
+def test_what_is_no_autoencoder(autoencoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no config\.json"):
+        open_autoencoder(tmp_path)
+    copied = Path(shutil.copytree(autoencoder, tmp_path / "vae"))
+    values = json.loads((copied / "config.json").read_text())
+    weights = copied / "diffusion_pytorch_model.safetensors"
+
+    def write(**changes: Any) -> None:
+        (copied / "config.json").write_text(json.dumps({**values, **changes}))
+
+    write(_class_name="UNet2DModel")
+    with pytest.raises(ValueError, match=r"must be diffusers' AutoencoderKL.*'UNet2DModel'"):
+        open_autoencoder(copied)
+    write(quantization_config={"quant_method": "bitsandbytes"})
+    with pytest.raises(ValueError, match="not quantised"):
+        open_autoencoder(copied)
+    for key, value in (
+        ("block_out_channels", [10**9] * 4),
+        ("block_out_channels", [4] * 100),
+        ("layers_per_block", 10**9),
+        ("latent_channels", "4"),
+    ):
+        write(**{key: value})
+        with pytest.raises(ValueError, match=f"{key} of the autoencoder"):
+            open_autoencoder(copied)
+    (copied / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is no configuration of an autoencoder"):
+        open_autoencoder(copied)
+    write(latent_channels=5)
+    with pytest.raises(ValueError, match="is no readable AutoencoderKL"):
+        open_autoencoder(copied)
+    write()
+    weights.rename(weights.with_suffix(".bin"))  # a pickle's name: it is not looked at
+    with pytest.raises(OSError, match="safetensors"):
+        open_autoencoder(copied)
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the Hub's client
+def test_from_the_hub(
+    hub: LoopbackHub, autoencoder: Path, photos: TensorImages, config: TrainConfig, tmp_path: Path
+) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo("someone/tiny-vae")
+    api.upload_folder(repo_id="someone/tiny-vae", folder_path=autoencoder)
+    api.upload_file(
+        path_or_fileobj=b"pickle", path_in_repo="weights.bin", repo_id="someone/tiny-vae"
+    )
+    settings = dataclasses.replace(config, autoencoder="someone/tiny-vae", epochs=1)
+    made = train(photos, settings, progress=False).checkpoint
+    assert made.config.autoencoder is not None
+    assert (made.config.autoencoder.kind, made.config.autoencoder.name) == (
+        "hub",
+        "someone/tiny-vae",
+    )
+    snapshot = fetch_autoencoder("someone/tiny-vae")
+    assert {file.name for file in snapshot.iterdir()} == {
+        *("config.json", "diffusion_pytorch_model.safetensors")
+    }, "and not the pickle beside them"
+    loaded = Checkpoint.load(made.save(tmp_path / "flow"))
+    assert loaded.flow.codec.record == made.config.autoencoder
+    with pytest.raises(OSError, match="someone/none"):
+        open_autoencoder("someone/none")

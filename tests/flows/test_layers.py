@@ -1,0 +1,253 @@
+"""One contract for every layer and for the whole flow, as it trains and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.layers import ActNorm, InvertibleConv1x1, Layer, Squeeze, Step, inverse_softplus
+from nfaug.flows.mef import MatrixExpCoupling
+from nfaug.flows.networks import _LOG2_E, _SCRATCH, _elu
+
+
+def coupling(channels: int = 4, low_rank_above: int = 24) -> MatrixExpCoupling:
+    return MatrixExpCoupling(channels, 5, 1, low_rank_above=low_rank_above)
+
+
+def step(channels: int = 4) -> Step:
+    return Step(
+        ActNorm((channels, 2, 4)), InvertibleConv1x1(channels), coupling(channels, low_rank_above=1)
+    )
+
+
+CONFIG = FlowConfig(
+    channels=2, image_size=(4, 4), steps=(2, 1), blocks=(1, 0), width=(4, 4), low_rank_above=4
+)
+LAYERS: dict[str, tuple[Callable[[], Layer], tuple[int, int, int]]] = {
+    "Squeeze": (Squeeze, (3, 4, 2)),
+    "ActNorm": (lambda: ActNorm((3, 4, 2)), (3, 4, 2)),
+    "InvertibleConv1x1": (lambda: InvertibleConv1x1(5), (5, 2, 2)),
+    "MatrixExpCoupling": (coupling, (4, 2, 3)),
+    "MatrixExpCoupling, odd": (lambda: coupling(5), (5, 2, 3)),
+    "MatrixExpCoupling, low rank": (lambda: coupling(10, low_rank_above=4), (10, 2, 1)),
+    "Step": (step, (4, 2, 4)),
+    "Flow": (lambda: Flow(CONFIG), CONFIG.shape),
+}
+
+
+@pytest.fixture(
+    params=[(name, form) for name in LAYERS for form in ("to train", "frozen")], ids=str
+)
+def case(request: pytest.FixtureRequest) -> tuple[Layer, Tensor]:
+    """A layer in float64 with all its weights perturbed, and a batch for it."""
+    name, form = request.param
+    build, shape = LAYERS[name]
+    torch.manual_seed(0)
+    layer = build().double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    for module in layer.modules():
+        if isinstance(module, MatrixExpCoupling):
+            module.fit_terms()
+    x = torch.randn(3, *shape, dtype=torch.float64)
+    return (layer.freeze() if form == "frozen" else layer), x
+
+
+def test_contract(case: tuple[Layer, Tensor]) -> None:
+    layer, x = case
+    z, logdet = layer(x)
+    back, inverse_logdet = layer.inverse(z)
+    assert logdet.shape == inverse_logdet.shape == (3,), layer
+    assert torch.allclose(back, x, atol=1e-10), layer
+    assert torch.allclose(logdet, -inverse_logdet, atol=1e-10), layer
+    assert isinstance(layer, Squeeze) or not torch.allclose(z, x, atol=0.1), layer
+
+    # The other way round: latents that no image produced.
+    z = torch.randn_like(z)
+    assert torch.allclose(layer(layer.inverse(z)[0])[0], z, atol=1e-9), layer
+
+    # Permuting the batch permutes the result; an image alone gives what it gives among others.
+    order = torch.tensor([2, 0, 1])
+    shuffled, shuffled_logdet = layer(x[order])
+    z, logdet = layer(x)
+    assert torch.allclose(shuffled, z[order], atol=1e-12), layer
+    assert torch.allclose(shuffled_logdet, logdet[order], atol=1e-12), layer
+    alone, alone_logdet = layer(x[:1])
+    assert torch.allclose(alone, z[:1], atol=1e-12), layer
+    assert torch.allclose(alone_logdet, logdet[:1], atol=1e-12), layer
+
+
+def test_logdet_is_the_jacobians(case: tuple[Layer, Tensor]) -> None:
+    layer, x = case
+    for function, point in ((layer, x[:1]), (layer.inverse, layer(x[:1])[0].detach())):
+        _, logdet = function(point)
+        jacobian = torch.autograd.functional.jacobian(
+            lambda v, function=function: function(v)[0].flatten(), point
+        )
+        expected = torch.linalg.slogdet(jacobian.reshape(point.numel(), point.numel()))[1]
+        assert torch.allclose(logdet, expected, atol=1e-9), layer
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_frozen_is_the_same_map_and_a_copy(name: str) -> None:
+    build, shape = LAYERS[name]
+    torch.manual_seed(0)
+    layer = build()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    for module in layer.modules():
+        if isinstance(module, MatrixExpCoupling):
+            module.fit_terms()
+    frozen = layer.freeze()
+    x = torch.randn(2, *shape)
+    z = layer(x)[0]
+    for ours, theirs, point in ((frozen, layer, x), (frozen.inverse, layer.inverse, z)):
+        for a, b in zip(ours(point), theirs(point), strict=True):
+            assert torch.allclose(a, b, atol=2e-5, rtol=1e-5)
+    if name in ("Step", "Flow") or "Coupling" in name:
+        before = frozen(x)[0]
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.add_(1)
+        assert torch.equal(frozen(x)[0], before)
+        assert not list(frozen.parameters())
+        assert all(not tensor.requires_grad for tensor in frozen.state_dict().values())
+    assert frozen.freeze() is frozen or isinstance(frozen, Flow)
+
+
+def test_squeeze_puts_a_pixel_where_the_released_weights_expect_it() -> None:
+    x = torch.arange(2 * 4 * 6).reshape(1, 2, 4, 6).float()
+    z, _ = Squeeze()(x)
+    assert z.shape == (1, 8, 2, 3)
+    for fy in range(2):
+        for fx in range(2):
+            for c in range(2):
+                assert torch.equal(z[0, (2 * fy + fx) * 2 + c], x[0, c, fy::2, fx::2])
+
+
+def test_actnorm_initialisation_standardises_every_position() -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = ActNorm((3, 2, 2))
+    x = torch.randn(500, 3, 2, 2, generator=generator) * 7 + torch.arange(12).reshape(3, 2, 2)
+    z = layer.initialize(x)
+    assert z.mean(0).abs().max() < 1e-4
+    assert (z.std(0, unbiased=False) - 1).abs().max() < 1e-4
+    assert torch.equal(z, layer(x)[0])
+
+
+def test_actnorm_initialisation_survives_constant_pixels() -> None:
+    layer = ActNorm((1, 2, 2))
+    x = torch.full((8, 1, 2, 2), -0.99)
+    z = layer.initialize(x)
+    assert z.abs().max() < 1e-3
+    assert torch.isfinite(layer.scale).all()
+    assert torch.allclose(layer.inverse(z)[0], x)
+
+
+@pytest.mark.parametrize("y", [1e-4, 0.1, 1.0, 20.0, 1000.0])
+def test_inverse_softplus_is_stable(y: float) -> None:
+    value = inverse_softplus(torch.tensor(y))
+    assert torch.nn.functional.softplus(value).item() == pytest.approx(y, rel=1e-3)
+
+
+def test_coupling_starts_as_the_identity_and_keeps_the_first_half() -> None:
+    layer = coupling(6)
+    x = torch.randn(4, 6, 3, 3)
+    layer.net.initialize(x[:, :3])
+    z, logdet = layer(x)
+    assert torch.equal(z, x)
+    assert torch.equal(logdet, torch.zeros(4))
+
+
+def test_network_initialisation_standardises_every_convolution() -> None:
+    torch.manual_seed(0)
+    net = MatrixExpCoupling(6, 8, 1).net
+    x = torch.randn(64, 3, 8, 8) * 3 + 1
+    net.initialize(x)
+    h = net.first(x)
+    assert h.mean((0, 2, 3)).abs().max() < 1e-4
+    assert (h.std((0, 2, 3), unbiased=False) - 1).abs().max() < 1e-4
+    block = net.blocks[0]
+    assert not block.conv3.norm.scale.any()
+    assert not block.conv3.norm.shift.any()
+
+
+@pytest.mark.parametrize("low_rank_above", [24, 2])
+def test_clip_keeps_the_exponent_inside_the_series(low_rank_above: int) -> None:
+    layer = coupling(8, low_rank_above)
+    terms = layer.terms
+    with torch.no_grad():
+        layer.rescale.fill_(-40)
+        layer.reshift.fill_(10)
+    layer.clip_()
+    assert layer.exponent_bound() == pytest.approx(layer.bound, rel=1e-5)
+    assert (layer.rescale / layer.reshift).item() == pytest.approx(-4)
+    before = layer.rescale.clone()
+    layer.clip_()
+    assert torch.allclose(layer.rescale, before, rtol=1e-6)
+    assert layer.terms == terms
+
+
+def test_loaded_scalars_past_the_bound_lengthen_the_series_and_are_not_clipped() -> None:
+    layer = coupling(8)
+    terms = layer.terms
+    with torch.no_grad():
+        layer.rescale.fill_(1.5)
+    layer.fit_terms()
+    assert layer.exponent_bound() == pytest.approx(6)
+    assert layer.terms > terms
+    layer.clip_()
+    assert layer.rescale.item() == pytest.approx(1.5)
+    assert layer.freeze().terms == layer.terms
+
+
+def test_scalars_that_ran_away_are_refused() -> None:
+    layer = coupling(8)
+    with torch.no_grad():
+        layer.rescale.fill_(50)
+    with pytest.raises(ValueError, match=r"norm 200.*smaller learning rate"):
+        layer.fit_terms()
+    with pytest.raises(ValueError, match=r"norm 200.*smaller learning rate"):
+        layer.freeze()
+
+
+def test_large_batches_in_pieces_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer = step()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    frozen = layer.freeze()
+    x = torch.randn(7, 4, 2, 4)
+    with torch.no_grad():
+        whole, whole_back = frozen(x), frozen.inverse(x)
+    monkeypatch.setattr("nfaug.flows.networks._CACHED_VALUES", 0)
+    monkeypatch.setattr("nfaug.flows.networks._LEAST_PIECE", 3)
+    for ours, theirs in ((frozen(x), whole), (frozen.inverse(x), whole_back)):
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 4e-7), (torch.float64, 1e-15), (torch.bfloat16, 0.01)]
+)
+def test_frozen_elu_is_elu_on_scaled_activations(dtype: torch.dtype, tolerance: float) -> None:
+    special = torch.tensor([-1e4, -87.0, -1.0, -1e-3, -1e-9, 0.0, 1e-9, 1e-3, 1.0, 87.0, 1e4])
+    values = torch.cat([special, torch.randn(_SCRATCH, generator=torch.Generator().manual_seed(0))])
+    scaled = (values[:, None, None, None] * _LOG2_E).to(dtype)
+    expected = _LOG2_E * torch.nn.functional.elu(scaled.double() / _LOG2_E)
+    fast = _elu(scaled.clone()).double()
+    with_gradient = _elu(scaled.clone().requires_grad_() * 1).double()
+    for result in (fast, with_gradient):
+        assert ((result - expected).abs() <= tolerance * (1 + expected.abs())).all()
+
+    broken = _elu(torch.tensor([torch.nan, torch.inf, -torch.inf]).view(1, 3, 1, 1)).flatten()
+    assert broken[0].isnan()
+    assert broken[1] == torch.inf
+    assert broken[2] == pytest.approx(-_LOG2_E)

@@ -1,0 +1,105 @@
+"""What recipes say of their cost, and how that is calculated."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.training.config import TrainConfig, recipe_path, recipes
+from nfaug.training.evaluation.cost import IMAGES, recipe_config, recipe_cost, recipe_flow
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        FlowConfig(1, (8, 8), steps=(2, 1), blocks=(1, 2), width=(8, 4)),
+        FlowConfig(3, (28, 28), padded_size=(32, 32), steps=(1, 1, 1), blocks=(0, 1, 1),
+                   width=(4, 4, 4)),
+        FlowConfig(3, (32, 32), steps=(1,) * 4, blocks=(1,) * 4, width=(8,) * 4),
+    ],
+    ids=["gray", "padded", "low rank"],
+)  # fmt: skip
+def test_convolutions_are_counted(config: FlowConfig) -> None:
+    """Against torch's own counter, which counts convolutions and matrix products."""
+    flow = Flow(config)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        flow(torch.zeros(1, *config.shape))
+    counted = counter.get_flop_counts()["Global"]
+    convolutions = sum(n for name, n in counted.items() if "convolution" in str(name))
+    # Those of 1x1 are matrix products here, beside which exp(W) is computed once a call.
+    products = config.flop - convolutions
+    assert (
+        0
+        <= products
+        <= sum(
+            2 * steps * (4 * config.channels * 2**level) ** 2 * config.size[0] * config.size[1]
+            for level, steps in enumerate(config.steps)
+        )
+    )
+
+
+def test_the_papers_size() -> None:
+    assert FlowConfig().flop / 1e9 == pytest.approx(12.2, abs=0.1)
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_recipe_says_what_it_costs(name: str) -> None:
+    """The comment at its top has the figures that `nfaug info --recipe` calculates."""
+    head = "".join(
+        line[1:] + " "
+        for line in recipe_path(name).read_text().splitlines()
+        if line.startswith("#")
+    )
+    cost = recipe_cost(name)
+    (said,) = re.findall(r"Costs ([\d.]+) GFLOP an image and direction", head)
+    digits = len(said.partition(".")[2])
+    assert said == f"{cost['gflop_per_image_and_direction']:.{digits}f}"
+    assert ("card_hours" in cost) == (name in IMAGES and recipe_config(name).max_minutes is None)
+    if name.startswith(("cifar", "imagenet")):
+        (said,) = re.findall(r"([\d.]+) A100 hours at 40%", head)
+        assert said == f"{cost['card_hours']:.0f}"
+    assert f"--recipe {name} " in head, "the command that runs it"
+    assert re.search(r"[Rr]each", head), "what it should reach, and where that figure comes from"
+
+
+def test_the_papers_settings() -> None:
+    for name, weight, classes in (("cifar10", 3e5, 10), ("cifar100", 3e6, 100)):
+        config = recipe_config(name)
+        assert (config.lr, config.epochs, config.batch_size) == (0.01, 500, 512)
+        assert (config.optim.warmup_steps, config.optim.decay) == (1000, "constant")
+        assert recipe_flow(config) == FlowConfig()
+        prior = config.prior
+        assert (prior.kind, prior.fixed_point.fit) == ("fpi", "means")
+        assert prior.fixed_point.weight(classes, 3072) == pytest.approx(
+            weight / (classes * (classes - 1)), abs=1
+        )
+        kinds = config.augmentation
+        assert all((kinds.hflip, kinds.pad_crop, kinds.rotation, kinds.color_jitter))
+
+
+def test_imagenet64_is_low_rank_at_the_deep_end() -> None:
+    flow = recipe_flow(recipe_config("imagenet64"))
+    halves = [2 * flow.channels * 2**level for level in range(flow.levels)]
+    assert [n > flow.low_rank_above for n in halves] == [False, False, False, True]
+
+
+def test_latents_are_the_usual_ones() -> None:
+    assert recipe_flow(recipe_config("imagenet-vae")).shape == (4, 32, 32)
+
+
+def test_images_of_any_size_have_no_cost() -> None:
+    with pytest.raises(ValueError, match=r"dataset\.image_size, which is left to the data"):
+        recipe_flow(TrainConfig())
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs"), [(1, 400), (2_500, 400), (10_000, 100), (60_000, 17), (10**6, 10)]
+)
+def test_epochs_by_data_size(images: int, epochs: int) -> None:
+    small = recipe_config("small")
+    assert small.for_images(images).epochs == epochs
+    assert TrainConfig(epochs=3).for_images(images).epochs == 3, "what a user says holds"

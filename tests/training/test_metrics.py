@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from nfa_tools import images_of
+from torch import Tensor
+
+from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.data.batches import MemoryBatches
+from nfaug.data.images import TensorImages
+from nfaug.flows.codec import pad, to_flow
+from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.gaussians.gaussians import ClassGaussians
+from nfaug.io.strict_json import jsonable
+from nfaug.training.evaluation.metrics import evaluate
+
+
+def flow_of(size: tuple[int, int], seed: int = 0) -> Flow:
+    torch.manual_seed(seed)
+    flow = Flow(FlowConfig(channels=1, image_size=size, steps=(1,), blocks=(1,), width=(4,)))
+    images = images_of(torch.arange(64) % 3, channels=1, size=size)
+    padded = pad(images, flow.config.size)
+    flow.initialize(to_flow(padded, torch.rand(padded.shape)))
+    return flow.eval()
+
+
+def test_figures(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
+    gaussians = tiny_checkpoint.gaussians
+    assert gaussians is not None
+    data = MemoryBatches(tiny_images.images, tiny_images.targets)
+    figures = evaluate(tiny_checkpoint.flow, gaussians, data, round_trip=True)
+    assert list(figures) == [
+        *("images", "bits_per_dim", "nf_acc", "nf_acc_top5", "exact", "wrong_levels")
+    ]
+    assert figures["images"] == 36
+    assert figures["nf_acc_top5"] == 1, "there are three classes"
+    assert (figures["exact"], figures["wrong_levels"]) == (1, 0)
+    with torch.no_grad():
+        z = tiny_checkpoint.flow.encode(tiny_images.images)[0]
+    expected = (gaussians.log_prob(z).argmax(1) == tiny_images.targets).double().mean()
+    assert figures["nf_acc"] == pytest.approx(float(expected))
+
+
+def test_the_batch_size_changes_nothing(
+    tiny_checkpoint: Checkpoint, tiny_images: TensorImages
+) -> None:
+    gaussians = tiny_checkpoint.gaussians
+    assert gaussians is not None
+    data = MemoryBatches(tiny_images.images, tiny_images.targets)
+    small, large = (
+        evaluate(tiny_checkpoint.flow, gaussians, data, batch_size=size) for size in (7, 100)
+    )
+    assert small["nf_acc"] == large["nf_acc"]
+    assert small["bits_per_dim"] == pytest.approx(large["bits_per_dim"], rel=1e-6)
+    other = evaluate(tiny_checkpoint.flow, gaussians, data, seed=1)
+    assert other["bits_per_dim"] != large["bits_per_dim"]
+    assert other["nf_acc"] == large["nf_acc"], "classes are told apart without noise"
+
+
+def test_bits_of_uniform_noise() -> None:
+    """8 bits a pixel is what no model beats on uniform noise, and a fitted one nearly reaches."""
+    torch.manual_seed(0)
+    images = torch.randint(256, (2000, 1, 4, 4), dtype=torch.uint8)
+    flow = Flow(FlowConfig(channels=1, image_size=(4, 4), steps=(1,), blocks=(0,), width=(4,)))
+    flow.initialize(to_flow(images, torch.rand(images.shape)))
+    gaussian = ClassGaussians(torch.zeros(1, 16), torch.ones(1, 16))
+    labels = torch.arange(2000) % 2
+    figures = evaluate(flow.eval(), gaussian, MemoryBatches(images, labels))
+    assert "nf_acc" not in figures, "there is nothing to tell apart"
+    # Mixing makes sums of uniforms, and a gaussian costs log2(sqrt(2 pi e / 12)) = 0.25 bits more.
+    assert 8 < figures["bits_per_dim"] < 8.26
+
+
+def test_padding_is_paid_for() -> None:
+    """Bits are shared among the pixels that a user sees: a black margin is no free lunch."""
+    images = images_of(torch.arange(12) % 3, channels=1, size=(6, 6))
+    flow = flow_of((7, 7))
+    gaussian = ClassGaussians(torch.zeros(1, 64), torch.ones(1, 64))
+    seven = torch.nn.functional.pad(images, (1, 0, 1, 0))
+    figures = evaluate(flow, gaussian, MemoryBatches(seven, torch.zeros(12, dtype=torch.int64)))
+    with torch.no_grad():
+        z, logdet = flow.encode(seven)
+    nats = -(gaussian.log_prob(z, torch.zeros(12, dtype=torch.int64)) + logdet).mean()
+    expected = (float(nats) + 64 * math.log(128)) / (49 * math.log(2))
+    assert figures["bits_per_dim"] == pytest.approx(expected, abs=0.3)
+
+
+def test_top_5() -> None:
+    """NF-Acc counts the class of the highest likelihood, and the first five."""
+    flow = flow_of((4, 4))
+    images = images_of(torch.zeros(6, dtype=torch.int64), channels=1, size=(4, 4))
+    with torch.no_grad():
+        centre = flow.encode(images)[0].flatten(1).mean(0)
+    away = torch.arange(8.0)[:, None]  # class y lies y to the side: its rank is y + 1
+    gaussians = ClassGaussians(centre + away * 100, torch.ones(8, 16))
+    labels = torch.tensor([0, 1, 4, 5, 7, 0])
+    figures = evaluate(flow, gaussians, MemoryBatches(images, labels))
+    assert figures["nf_acc"] == pytest.approx(2 / 6)
+    assert figures["nf_acc_top5"] == pytest.approx(4 / 6)
+
+
+def test_a_round_trip_that_is_not_exact_is_counted(
+    tiny_checkpoint: Checkpoint, tiny_images: TensorImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = Flow.decode
+
+    def wrong(self: Flow, z: Tensor, **kwargs: bool) -> Tensor:
+        images = decode(self, z, **kwargs)
+        images[0, 0, :2, 0] ^= 1
+        return images
+
+    monkeypatch.setattr(Flow, "decode", wrong)
+    gaussians = tiny_checkpoint.gaussians
+    assert gaussians is not None
+    data = MemoryBatches(tiny_images.images, tiny_images.targets)
+    figures = evaluate(tiny_checkpoint.flow, gaussians, data, round_trip=True, batch_size=18)
+    assert figures["exact"] == pytest.approx(34 / 36)
+    assert figures["wrong_levels"] == 4
+
+
+def test_no_image(tiny_checkpoint: Checkpoint) -> None:
+    assert tiny_checkpoint.gaussians is not None
+    none = MemoryBatches(torch.zeros(0, 1, 8, 8, dtype=torch.uint8), torch.zeros(0).long())
+    with pytest.raises(ValueError, match="no image to evaluate on"):
+        evaluate(tiny_checkpoint.flow, tiny_checkpoint.gaussians, none)
+
+
+def test_a_label_that_is_no_class(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
+    assert tiny_checkpoint.gaussians is not None
+    data = MemoryBatches(tiny_images.images, tiny_images.targets + 1)
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\)"):
+        evaluate(tiny_checkpoint.flow, tiny_checkpoint.gaussians, data)
+
+
+def test_values_as_json_has_them() -> None:
+    value = {"a": (1, 2.5, True), "b": {"c": [math.nan, -math.inf, None]}, 3: "x"}
+    assert jsonable(value) == {"a": [1, 2.5, True], "b": {"c": [None, None, None]}, "3": "x"}
+    with pytest.raises(TypeError, match="JSON has no Tensor"):
+        jsonable({"a": torch.zeros(1)})

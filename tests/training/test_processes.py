@@ -1,0 +1,166 @@
+"""Several processes give what one gives, and an error of one does not hang the others."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from rank_tools import CONFIG, Rank, images, run_ranks, statistics, tensors_of
+from safetensors.torch import load_file
+from torch import Tensor
+
+import nfaug
+from nfaug.training import train
+from nfaug.training.config import TrainConfig
+from nfaug.training.run.context import open_setup
+from nfaug.training.run.processes import Processes
+from nfaug.training.run.snapshots import FolderStates
+
+
+class Ran(NamedTuple):
+    """Where the jobs left their files, and how they ended."""
+
+    out: Path
+    ranks: dict[str, list[Rank]]
+
+
+@pytest.fixture(scope="module")
+def ran(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """All jobs on two processes each. Read only."""
+    out = tmp_path_factory.mktemp("ranks")
+    (out / "words.json").write_text(json.dumps(words(tiny_folder, out / "flow")))
+    return Ran(out, run_ranks(["train", "resume", "lost", "command"], out))
+
+
+def both(out: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    one, other = (load_file(out / f"{name}-{rank}.st") for rank in range(2))
+    return one, other
+
+
+def test_two_processes_give_what_one_gives(ran: Ran) -> None:
+    """Class statistics within 1e-10, losses within 1e-5, over batches that cannot be halved."""
+    assert ran.ranks["train"] == [Rank(0, "")] * 2
+    mine, theirs = both(ran.out, "train")
+    assert mine.keys() == theirs.keys()
+    different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
+    assert not different, "weights, average, gaussians and figures are the same on every process"
+
+    alone = tensors_of(train(images(), CONFIG, progress=False))
+    assert len(alone["losses"]) == 55
+    for name in ("losses", "bits_per_dim"):
+        torch.testing.assert_close(mine[name], alone[name], rtol=1e-5, atol=0)
+    assert torch.equal(mine["nf_acc"], alone["nf_acc"])
+    torch.testing.assert_close(mine["gaussians.means"], alone["gaussians.means"])
+
+    expected = statistics(None)
+    for found in both(ran.out, "statistics"):
+        assert torch.equal(found["counts"], expected["counts"])
+        for name in ("means", "variances"):
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-14)
+
+
+def test_a_signal_to_one_stops_all_and_they_go_on(ran: Ran) -> None:
+    assert ran.ranks["resume"] == [Rank(0, "")] * 2
+    for rank in range(2):
+        assert "the state of step 6 is saved" in (ran.out / f"stopped-{rank}").read_text()
+    calm, resumed = both(ran.out, "calm"), both(ran.out, "resumed")
+    for one, other in zip(calm, resumed, strict=True):
+        assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_an_error_of_one_does_not_hang_the_others(ran: Ran) -> None:
+    other, mine = ran.ranks["lost"]
+    assert (other.code, mine.code) == (4, 4)
+    assert mine.err.startswith("image 3.png cannot be read; the state of step 0 is saved")
+    assert other.err.startswith("another process has ended, see its message")
+    assert "Traceback" not in mine.err + other.err
+    assert FolderStates(ran.out / "lost").steps() == [0]
+
+
+def test_the_command_on_two_processes(ran: Ran) -> None:
+    """Only the main process writes and prints; both see an empty --out when they begin."""
+    assert ran.ranks["command"] == [Rank(0, "")] * 2
+    check_command(ran.out / "flow", (ran.out / "command-0.out").read_text())
+    assert (ran.out / "command-1.out").read_text() == ""
+
+
+def words(tiny_folder: Path, out: Path) -> list[str]:
+    return [
+        *("--data", str(tiny_folder), "--out", str(out), "--json", "--pictures", "false"),
+        *("--trackers", "[]", "--epochs", "1", "--batch_size", "12", "--pca.rank", "4"),
+        *("--flow.steps", "[1, 1]", "--flow.blocks", "[1, 1]", "--flow.width", "[8, 8]"),
+        *("--prior.fixed_point.kld_weight", "20"),
+    ]
+
+
+def check_command(out: Path, printed: str) -> None:
+    figures = json.loads(printed)
+    assert figures["processes"] == 2
+    assert figures["steps"] == 3
+    assert nfaug.load(out).pca is not None
+    assert (out / "log.csv").read_text().count("\n") == 2
+
+
+def launched(launcher: list[str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *launcher, "-m", "nfaug.training", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.soak
+def test_torchrun(tiny_folder: Path, tmp_path: Path) -> None:
+    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
+    ran = launched(launcher, words(tiny_folder, tmp_path / "flow"))
+    assert ran.returncode == 0, ran.stderr
+    check_command(tmp_path / "flow", ran.stdout)
+
+
+@pytest.mark.soak
+def test_accelerate_launch(tiny_folder: Path, tmp_path: Path) -> None:
+    """One process on a CPU; that it starts no second one there is not passed over."""
+    launcher = ["accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes"]
+    ran = launched([*launcher, "1"], words(tiny_folder, tmp_path / "flow"))
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["processes"] == 1
+    ran = launched([*launcher, "2"], words(tiny_folder, tmp_path / "two"))
+    assert ran.returncode == 1  # the launcher's own, for whatever its process ended with
+    assert "has started one; on CPUs use torchrun" in ran.stderr
+    assert not (tmp_path / "two").exists()
+
+
+def test_a_lone_process_that_was_to_be_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    assert Processes("cpu").count == 1
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(ValueError, match="has started one; on CPUs use torchrun"):
+        Processes("cpu")
+
+
+def test_mixed_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(ValueError, match=r"'bf16' is not possible.* Allowed is 'no' \(float32\)"):
+        Processes("cpu")
+
+
+def test_parts_of_a_batch() -> None:
+    """Every row once, in order; who has none gets the first one, which does not count."""
+    ranks = [Processes("cpu") for _ in range(3)]
+    for rank, processes in enumerate(ranks):
+        processes.count, processes.rank = 3, rank
+    for size, expected in ((7, [3, 2, 2]), (6, [2, 2, 2]), (2, [1, 1, 1]), (1, [1, 1, 1])):
+        rows = torch.arange(size)
+        parts = [rows[processes.part(rows)] for processes in ranks]
+        assert [len(part) for part in parts] == expected
+        counted = [part for p, part in zip(ranks, parts, strict=True) if p.weight(rows)]
+        assert torch.cat(counted).tolist() == rows.tolist()
+
+
+def test_more_processes_than_images_of_a_batch() -> None:
+    processes = Processes("cpu")
+    processes.count = 4
+    with pytest.raises(ValueError, match="3 images cannot be shared among 4"):
+        open_setup(images(), TrainConfig(batch_size=3), processes, progress=False)

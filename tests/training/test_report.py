@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from PIL import Image
+from test_cli_sharing import run
+
+import nfaug
+from nfaug.training import TrainConfig
+from nfaug.training.report.environment import environment, save_environment
+from nfaug.training.report.page import write_report
+from nfaug.training.report.run_folder import parse_log, read_run, speeds
+
+HOSTILE = '</title><script>alert(1)</script><img src="http://example.org/x.png">\x1b[31m\u202e'
+LOG = (
+    "epoch,step,seconds,train_bits_per_dim,lr,skipped_steps,images,bits_per_dim,nf_acc,nf_acc_top5\r\n"
+    "1,100,10.0,9.25,0.001,0,500,9.5,0.25,0.75\r\n"
+    "2,200,20.0,8.125,0.01,1,500,8.5,0.5,0.875\r\n"
+    "3,300,40.0,7.5,0.005,1,500,7.75,0.625,1.0\r\n"
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run under way: a log and its settings."""
+    made = tmp_path / "my run"
+    made.mkdir()
+    (made / "log.csv").write_text(LOG, newline="")
+    settings = {"data": HOSTILE, **TrainConfig(lr=0.02).to_dict()}
+    (made / "train.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(settings))))
+    save_environment(made, "cpu")
+    return made
+
+
+def finish(folder: Path, **changes: Any) -> None:
+    """What a checkpoint adds, as far as the page reads it."""
+    config = {
+        "library_version": "0.1.0",
+        "flow": nfaug.FlowConfig(channels=1, image_size=(8, 8), steps=(1,), blocks=(1,), width=(8,)
+        ).to_dict(),
+        "preprocessing": {"resize": None},
+        "class_names": ["cat", HOSTILE],
+        "gaussians": {"kind": "fpi", "kld_weight": 5000.0, "converged": True},
+        "training": {"steps": 300, "images": 9500, "seconds": 41.0},
+        "metrics": {"nf_acc": 0.625},
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    (folder / "README.md").write_text("# Card\n\n<script>alert(2)</script>\n")
+    Image.new("RGB", (40, 20), "red").save(folder / "samples.png")
+    (folder / "pictures").mkdir(exist_ok=True)
+    Image.new("RGB", (30, 30), "blue").save(folder / "pictures" / "latents.png")
+
+
+def page_of(folder: Path) -> ElementTree.Element:
+    """The page, which must be well-formed, load nothing and run nothing."""
+    path = write_report(folder)
+    assert path == folder.resolve() / "report.html"
+    html = path.read_text(encoding="utf-8")
+    root = ElementTree.fromstring(html)
+    assert not {"script", "iframe", "link", "object"} & {node.tag for node in root.iter()}
+    for node in root.iter():
+        assert not [name for name in node.attrib if name.startswith("on")]
+        for name in ("src", "href"):
+            assert node.get(name, "#").startswith(("#", "data:image/"))
+    assert "example.org" not in "".join(node.get("src", "") for node in root.iter())
+    return root
+
+
+def words(root: ElementTree.Element) -> str:
+    return " ".join(" ".join(root.itertext()).split())
+
+
+def test_a_run_under_way(folder: Path) -> None:
+    root = page_of(folder)
+    shown = words(root)
+    for expected in (
+        "my run",
+        "Not finished.",
+        "NF-Acc, held-out 62.5%",
+        "bits/dim, held-out 7.750",
+        "bits/dim, training 7.500",
+        "skipped steps 1",
+        "There is no picture yet.",
+        "They are on record when the checkpoint is written.",
+        "prior.fixed_point.alpha 10",
+        f"nfaug {nfaug.__version__}",
+        f"torch {metadata.version('torch')}",
+        "device cpu",
+    ):
+        assert expected in shown
+    # What differs from the defaults stands out, and nothing else does.
+    marked = [row.findtext("th") for row in root.iter("tr") if row.get("class") == "marked"]
+    assert marked == ["lr"]
+
+
+def test_the_curves_hold_the_log(folder: Path) -> None:
+    root = page_of(folder)
+    figures = {
+        figure.findtext("figcaption/h3"): figure
+        for figure in root.iter("figure")
+        if figure.get("class") == "curve"
+    }
+    assert list(figures) == [
+        "bits per dimension",
+        "NF-Acc, per cent",
+        "learning rate",
+        "skipped steps, so far",
+        "training images a second",
+    ]
+    titles = {name: [t.text for t in figure.iter("title")] for name, figure in figures.items()}
+    assert titles["bits per dimension"] == [
+        *(f"training at {x}: {y}" for x, y in ((100, 9.25), (200, 8.125), (300, 7.5))),
+        "held-out, averaged weights at 100: 9.5",
+        "held-out, averaged weights at 200: 8.5",
+        "held-out, averaged weights at 300: 7.75",
+    ]
+    shown = ["top 1 at 100: 25", "top 1 at 200: 50", "top 1 at 300: 62.5"]
+    assert titles["NF-Acc, per cent"][:3] == shown
+    # 100 steps of 128 images in 10, 10 and 20 seconds.
+    assert titles["training images a second"] == [
+        "images at 100: 1280", "images at 200: 1280", "images at 300: 640"
+    ]  # fmt: skip
+    lines = [len(line.get("points", "").split()) for line in root.iter("polyline")]
+    assert lines == [3] * 7
+    table = next(table for table in root.iter("table") if table.get("class") == "log")
+    assert [cell.text for cell in list(table)[-1]][:4] == ["3", "300", "40", "7.5"]
+
+
+def test_a_finished_run(folder: Path) -> None:
+    finish(folder)
+    root = page_of(folder)
+    shown = words(root)
+    for expected in (
+        "Finished.",
+        "1 x 8 x 8",
+        "kld weight 5000",
+        "converged yes",
+        "training images 9,500",
+        "2 classes",
+        "<script>alert(2)</script>",
+    ):
+        assert expected in shown
+    pictures = {image.get("alt"): image.get("src", "") for image in root.iter("img")}
+    assert list(pictures) == ["samples", "latents"]
+    assert all(source.startswith("data:image/png;base64,") for source in pictures.values())
+    assert [link.get("href") for link in root.iter("a")] == ["#card"]
+    assert [node for node in root.iter("section") if node.get("id") == "card"]
+    names = [item.text or "" for item in root.iter("li")]
+    assert names[0] == "cat"
+    assert names[1].startswith("</title><script>alert(1)</script>")
+    assert "\x1b" not in names[1]
+    assert "\u202e" not in names[1]
+
+
+def test_a_checkpoint_of_an_earlier_run_does_not_end_this_one(folder: Path) -> None:
+    finish(folder, training={"steps": 299})
+    assert "Not finished." in words(page_of(folder))
+
+
+def test_a_row_that_is_being_written() -> None:
+    rows, unread = parse_log(LOG + "4,400,50.0,7.2")
+    assert [row["step"] for row in rows] == [100, 200, 300]
+    assert unread == 0
+    rows, unread = parse_log(LOG[:40])
+    assert (rows, unread) == ([], 0)
+
+
+def test_damaged_and_repeated_rows() -> None:
+    again = "2,200,31.0,8.0,0.01,1,500,8.25,0.5,0.9\n"
+    rows, unread = parse_log(LOG + 'x,"\ny\n' + "\0" + LOG.splitlines()[0] + "\n" + again)
+    assert unread == 2
+    assert [(row["step"], row["bits_per_dim"]) for row in rows] == [(100, 9.5), (200, 8.25)]
+    assert parse_log("") == ([], 0)
+    rows, _ = parse_log("step,loss\n1,\n2,nan\n3,0.5\n")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+
+
+def test_speeds() -> None:
+    rows, _ = parse_log("step,seconds\n10,2\n30,4\n20,9\n40,5\n")
+    assert [row["step"] for row in rows] == [10, 20, 40]
+    assert speeds(rows, 8)[0] == 40
+    assert speeds(rows, None)[0] != speeds(rows, None)[0], "not a number"
+    rows, _ = parse_log("step,seconds,images_per_second\n10,2,123\n")
+    assert speeds(rows, 8) == [123]
+
+
+def test_other_columns_get_a_curve(folder: Path) -> None:
+    (folder / "log.csv").write_text("step,<b>\n1,2\n2,3\n")
+    titles = [node.text for node in page_of(folder).iter("h3")]
+    assert titles == ["<b>"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("config.json", "{", "config.json is damaged (JSONDecodeError)"),
+        ("config.json", "[" * 100_000, "config.json is damaged (RecursionError)"),
+        ("config.json", "[]", "config.json is no table of settings"),
+        ("train.yaml", "a: [", "train.yaml is damaged (ValueError)"),
+        ("train.yaml", "x" * (2**20 + 1), "train.yaml is left out"),
+        ("environment.json", "\x00\xff", "environment.json is damaged (JSONDecodeError)"),
+        ("log.csv", LOG + "?\n", "log.csv has 1 lines that are no rows of numbers"),
+    ],
+)
+def test_damaged_files_are_named(folder: Path, name: str, content: str, problem: str) -> None:
+    (folder / name).write_text(content)
+    assert problem in words(page_of(folder))
+
+
+def test_strange_values(folder: Path) -> None:
+    """Anything that JSON and YAML can say makes a page."""
+    finish(
+        folder,
+        flow={"channels": 10**400, "steps": "x"},
+        class_names=[1, None, {"a": "\ud800"}],
+        gaussians={"a": {"b": [[["deep"]], {"c": 1}]}, "nan": float("nan")},
+        training={"steps": True, "images": 10**400},
+        metrics=[],
+    )
+    laughs = "a: &a [x, x]\n" + "".join(
+        f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n"
+        for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    (folder / "train.yaml").write_text(laughs + "self: &s {me: *s}\nlist: &l [*l, 2001-01-01]\n")
+    shown = words(page_of(folder))
+    assert "Not finished." in shown
+    assert "self.me" in shown
+    assert len(shown) < 20_000
+
+
+def test_what_is_no_picture_is_left_out(folder: Path) -> None:
+    finish(folder)
+    (folder / "pictures" / "page.png").write_text("<html>")
+    (folder / "pictures" / "drawing.svg").write_text("<svg><script/></svg>")
+    assert [picture.name for picture in read_run(folder).pictures] == ["samples", "latents"]
+
+
+def test_nothing_to_report(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        write_report(tmp_path / "absent")
+    with pytest.raises(ValueError, match="is no run: it holds none of"):
+        write_report(tmp_path)
+    (tmp_path / "log.csv").write_text("epoch,st")
+    assert "The log has no row yet" in words(page_of(tmp_path))
+    with pytest.raises(ValueError, match=r"must end in \.html"):
+        write_report(tmp_path, tmp_path / "page.pdf")
+
+
+def test_the_environment_names_nobody() -> None:
+    found = environment("cpu")
+    assert found["packages"]["nfaug"] == nfaug.__version__
+    assert found["device"] == "cpu"
+    text = json.dumps(found)
+    for private in (os.uname().nodename, str(Path.home())):
+        assert private not in text
+
+
+def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "pages" / "one.html"
+    out.parent.mkdir()
+    out.write_text("an older page")
+    code, made, _ = run(capsys, "report", str(folder), "--out", str(out))
+    assert code == 0
+    assert made == {"report": str(out), "bytes": out.stat().st_size}
+    assert out.read_text().startswith("<!DOCTYPE html>")
+    assert sorted(path.name for path in out.parent.iterdir()) == ["one.html"]
+    code, _, error = run(capsys, "report", str(tmp_path / "absent"))
+    assert code == 2
+    assert "there is no folder" in error
+
+
+def test_a_real_run(tiny_path: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_path, tmp_path / "flow")
+    shown = words(page_of(folder))
+    assert "Finished." in shown
+    assert "3 classes" in shown
+    assert "rank 3" not in shown
+    assert "steps 6" in shown
+
+
+def chromium() -> str:
+    """The browser, without which the test that asks for it fails."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    assert found, f"this test renders the page and needs one of {', '.join(names)} on the PATH"
+    return found
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_renders(folder: Path, tmp_path: Path, scheme: str) -> None:
+    """In a headless browser: no complaint, the hostile names inert, curves and pictures painted."""
+    finish(folder)
+    browser = [
+        chromium(),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
+        "--enable-logging=stderr",
+    ]
+    url = write_report(folder).as_uri()
+    picture = tmp_path / "page.png"
+    shot = subprocess.run(
+        [*browser, "--window-size=1200,2600", f"--screenshot={picture}", url],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in shot.stderr
+    dom = subprocess.run(
+        [*browser, "--dump-dom", url], capture_output=True, text=True, timeout=120, check=True
+    ).stdout
+    assert dom.count("<polyline") == 7
+    assert "<script" not in dom
+    assert re.search(r"<h1>my run</h1>", dom)
+    with Image.open(picture) as shown:
+        pixels = shown.convert("RGB")
+        colours = {colour: count for count, colour in pixels.getcolors(2**24)}
+    page, lines = {
+        "light": ((252, 252, 251), [(31, 95, 158), (181, 83, 42)]),
+        "dark": ((22, 24, 27), [(125, 180, 236), (231, 154, 112)]),
+    }[scheme]
+    assert colours[page] > 0.4 * pixels.width * pixels.height
+    for line in lines:
+        assert colours.get(line, 0) > 150, "the curves are painted in their colours"
+    assert colours[(255, 0, 0)] >= 800, "samples.png, 40 x 20 red"
+    assert colours[(0, 0, 255)] >= 900, "latents.png, 30 x 30 blue"

@@ -1,0 +1,267 @@
+"""What a run shows: trackers, pictures, warnings; and what it does when steps go wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nfa_tools import images_of
+from PIL import Image
+from torch import Tensor
+
+import nfaug
+from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.cli import main
+from nfaug.data.images import TensorImages
+from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.layers import ActNorm
+from nfaug.training import TrainConfig, TrainResult, train
+from nfaug.training.config import FlowSettings, OptimConfig, PriorConfig
+from nfaug.training.run import loop
+from nfaug.training.run.health import scale_warnings
+from nfaug.training.run.snapshots import FolderStates
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*distutils Version:DeprecationWarning")
+
+PICTURES = ["progress_samples", "progress_nfa", "progress_latents", "progress_kl"]
+
+
+@pytest.fixture
+def quiet(tiny_config: TrainConfig) -> TrainConfig:
+    return dataclasses.replace(tiny_config, trackers=(), pictures_every=0)
+
+
+# Trackers and pictures.
+
+
+def test_tensorboard(tiny_config: TrainConfig, tiny_images: TensorImages, tmp_path: Path) -> None:
+    """Event files hold the figures of the log and the pictures, at their steps."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = dataclasses.replace(tiny_config, epochs=3, pictures_every=1)
+    result = train(
+        tiny_images, config, val=tiny_images, folder=tmp_path, pictures=True, progress=False
+    )
+    (folder,) = (tmp_path / "tensorboard").iterdir()
+    assert len(list(folder.glob("events*"))) == 1
+    events = EventAccumulator(str(folder), size_guidance={"images": 0})
+    events.Reload()
+    rows = result.history
+    for name in ("bits_per_dim", "nf_acc", "lr", "images_per_second"):
+        found = [(event.step, event.value) for event in events.Scalars(name)]
+        assert [step for step, _ in found] == [row["step"] for row in rows]
+        assert [value for _, value in found] == pytest.approx([row[name] for row in rows])
+    tags = events.Tags()["images"]
+    finished = ["loss", "latents", "kl", "convergence"]
+    assert sorted(tags) == sorted([*PICTURES, *finished])
+    assert [event.step for event in events.Images("progress_nfa")] == [3, 6]
+    for name in tags:
+        picture = events.Images(name)[-1]
+        assert picture.encoded_image_string.startswith(b"\x89PNG")
+        with Image.open(tmp_path / "pictures" / f"{name}.png") as image:
+            assert image.size == (picture.width, picture.height)
+            low, high = image.convert("L").getextrema()
+            assert low < high, name
+    assert (tmp_path / "environment.json").is_file()
+    # A run that goes on adds a file, and draws nothing from the run's own generators.
+    longer = dataclasses.replace(config, epochs=4)
+    resumed = train(
+        tiny_images, longer, val=tiny_images, folder=tmp_path, resume=True, progress=False
+    )
+    assert resumed.history[:3] == rows
+    assert len(list(folder.glob("events*"))) == 2
+    events.Reload()
+    assert [event.step for event in events.Scalars("lr")] == [3, 6, 9, 12]
+
+
+def test_pictures_change_nothing(
+    quiet: TrainConfig, tiny_images: TensorImages, tmp_path: Path
+) -> None:
+    drawn = dataclasses.replace(quiet, pictures_every=1)
+    one = train(tiny_images, drawn, folder=tmp_path, progress=False)
+    assert one.loss == train(tiny_images, quiet, progress=False).loss
+    names = sorted(path.stem for path in (tmp_path / "pictures").iterdir())
+    assert names == sorted(PICTURES)
+
+
+def test_pictures_of_a_flow_without_classes(
+    quiet: TrainConfig, tiny_images: TensorImages, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(quiet, pictures_every=1, prior=PriorConfig(kind="single"))
+    train(tiny_images, config, folder=tmp_path, progress=False)
+    assert [path.stem for path in (tmp_path / "pictures").iterdir()] == ["progress_samples"]
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_tracker_that_is_not_installed(
+    tiny_images: TensorImages, quiet: TrainConfig, tmp_path: Path, name: str
+) -> None:
+    assert importlib.util.find_spec(name) is None, "it is now: this test needs another name"
+    config = dataclasses.replace(quiet, trackers=(name,))
+    with pytest.raises(ValueError, match=f"'{name}' is not installed: pip install {name}, or name"):
+        train(tiny_images, config, folder=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+# Steps that go wrong.
+
+
+@pytest.fixture
+def broken_steps(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The numbers of the calls whose loss is not a number, from 1."""
+    broken: set[int] = set()
+    calls = 0
+    forward = loop.FlowLoss.forward
+
+    def sometimes(*args: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return forward(*args) * (math.nan if calls in broken else 1.0)
+
+    monkeypatch.setattr(loop.FlowLoss, "forward", sometimes)
+    return broken
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_run_goes_back_to_its_last_good_state(
+    tiny_images: TensorImages,
+    quiet: TrainConfig,
+    tmp_path: Path,
+    broken_steps: set[int],
+    in_folder: bool,
+) -> None:
+    """Steps 5 and 6 fail: back to the state after step 4, with half the rate from there."""
+    optim = OptimConfig(warmup_steps=1, decay="constant", max_bad_steps=2)
+    config = dataclasses.replace(quiet, epochs=3, optim=optim, checkpoint_minutes=1e-9)
+    broken_steps |= {5, 6}
+    expected = (
+        r"2 steps in a row were not finite .* Back to step 4, with 0.5 of .* \(1 of 3 times\)"
+    )
+    with pytest.warns(RuntimeWarning, match=expected):
+        result = train(tiny_images, config, folder=tmp_path if in_folder else None, progress=False)
+    training = result.checkpoint.config.training
+    assert (training["steps"], training["rollbacks"], training["skipped_steps"]) == (9, 1, 0)
+    assert len(result.loss) == 9
+    assert [(row["step"], row["lr"]) for row in result.history] == [
+        (3, config.lr),
+        (6, config.lr / 2),
+        (9, config.lr / 2),
+    ]
+    if in_folder:
+        assert FolderStates(tmp_path).steps() == [8, 9]
+        lines = (tmp_path / "log.csv").read_text().splitlines()
+        assert [line.split(",")[1] for line in lines] == ["step", "3", "6", "9"]
+
+
+def test_a_run_goes_back_so_often_and_no_more(
+    tiny_images: TensorImages, quiet: TrainConfig, broken_steps: set[int]
+) -> None:
+    optim = OptimConfig(warmup_steps=1, max_bad_steps=2, max_rollbacks=2)
+    broken_steps |= set(range(2, 99))
+    with (
+        pytest.warns(RuntimeWarning, match="Back to step 0, with 0.2?5 of the learning rate"),
+        pytest.raises(loop.TrainingDiverged, match="after 2 returns to an earlier state"),
+    ):
+        train(tiny_images, dataclasses.replace(quiet, optim=optim), progress=False)
+
+
+def test_scales_that_die_or_explode(
+    tiny_images: TensorImages, quiet: TrainConfig, tiny_checkpoint: Checkpoint
+) -> None:
+    flow = tiny_checkpoint.flow
+    assert scale_warnings(flow) == {}
+    fresh = FlowConfig(channels=1, image_size=(8, 8), steps=(1, 1), blocks=(1, 1), width=(8, 8))
+    assert scale_warnings(Flow(fresh)) == {}, "norms that start at zero are not dead"
+    actnorm, norm = "blocks.0.0.actnorm", "blocks.1.0.couplinglayer.net.layers.0.norm"
+    with torch.no_grad():
+        layer = flow.get_submodule(actnorm)
+        assert isinstance(layer, ActNorm)
+        layer.scale.view(-1)[0] = -20.0
+        flow.get_parameter(f"{norm}.scale").fill_(0.0)
+    assert list(scale_warnings(flow)) == [actnorm, norm]
+    with torch.no_grad():
+        layer.scale.view(-1)[0] = math.nan
+    assert scale_warnings(flow)[actnorm].endswith("explode: nan is the largest")
+    with torch.no_grad():
+        layer.scale.view(-1)[0] = 2e5
+    assert "explode: 2e+05" in scale_warnings(flow)[actnorm]
+    # A run says so once for each layer, at a look.
+    tiny_checkpoint.flow.get_parameter(f"{norm}.scale").data.fill_(1.0)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        train(tiny_images, quiet, init=tiny_checkpoint, progress=False)
+    assert [str(w.message).split(" (")[0] for w in told if "scales" in str(w.message)] == [
+        f"after 3 steps the scales of {actnorm} explode: 2e+05 is the largest"
+    ]
+
+
+# Starting from another flow.
+
+
+def test_init(tiny_images: TensorImages, quiet: TrainConfig, tiny_checkpoint: Checkpoint) -> None:
+    """Weights and shape are the other flow's, the gaussians are of these images."""
+    labels = torch.arange(40) % 2
+    others = TensorImages(images_of(labels, channels=1, seed=5), labels, ["ape", "bee"])
+    before = {name: value.clone() for name, value in tiny_checkpoint.flow.state_dict().items()}
+    result = train(others, quiet, init=tiny_checkpoint, progress=False)
+    assert result.initial is not None
+    for name, value in result.initial.flow.state_dict().items():
+        assert torch.equal(value, before[name]), name
+        assert torch.equal(tiny_checkpoint.flow.state_dict()[name], before[name])
+    assert result.initial.gaussians is not None
+    assert result.initial.gaussians.num_classes == 2
+    assert result.checkpoint.config.class_names == ("ape", "bee")
+    trained = result.checkpoint.flow.state_dict()
+    assert not all(torch.equal(trained[name], before[name]) for name in before)
+    fresh = train(others, quiet, progress=False)
+    assert sum(result.loss[:2]) < sum(fresh.loss[:2]), "it knows such images already"
+
+    other_shape = dataclasses.replace(quiet, flow=FlowSettings(steps=(2, 1), width=(8, 8)))
+    with pytest.warns(UserWarning, match=r"decides the flow's shape; flow\.\* is not used"):
+        shaped = train(others, other_shape, init=tiny_checkpoint, progress=False)
+    assert shaped.loss == result.loss
+    large = TensorImages(images_of(labels, channels=1, size=(16, 16)), labels, ["ape", "bee"])
+    with pytest.raises(ValueError, match=r"takes images of shape \(1, 8, 8\)"):
+        train(large, quiet, init=tiny_checkpoint, progress=False)
+
+
+def test_the_command_with_init(
+    tiny_folder: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is loaded once: a run that goes on needs it no more."""
+    start = tmp_path / "start"
+    nfaug.load(tiny_path).save(start)
+    words = [
+        *("train", "--data", str(tiny_folder), "--out", str(tmp_path / "run"), "--json"),
+        *("--init", str(start), "--epochs", "1", "--batch_size", "12", "--pca.rank", "4"),
+        *("--pictures", "false", "--trackers", "[]", "--prior.fixed_point.kld_weight", "20"),
+    ]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["init"] == "start"
+    flow = nfaug.load(tmp_path / "run").flow
+    assert flow.config == nfaug.load(tiny_path).flow.config
+    for file in start.iterdir():
+        file.unlink()
+    resume = ["train", "--resume", str(tmp_path / "run"), "--pictures", "false", "--json"]
+    assert main([*resume, "--epochs", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 6
+    assert main([*words, "--overwrite"]) == 2
+    assert "config.json" in capsys.readouterr().err
+
+
+def test_the_result_of_a_resumed_run_has_its_start(
+    tiny_images: TensorImages, quiet: TrainConfig, tiny_result: TrainResult, tmp_path: Path
+) -> None:
+    train(tiny_images, quiet, folder=tmp_path, progress=False)
+    resumed = train(tiny_images, quiet, folder=tmp_path, resume=True, progress=False)
+    assert resumed.initial is not None
+    assert tiny_result.initial is not None
+    one, other = resumed.initial.flow.state_dict(), tiny_result.initial.flow.state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)

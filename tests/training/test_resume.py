@@ -1,0 +1,422 @@
+"""A run that is stopped, in whatever way, goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kill_tools import killed_runs
+from safetensors.torch import load_file
+from torch import Tensor
+
+from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.cli import main
+from nfaug.data.images import TensorImages
+from nfaug.hub import plan_push
+from nfaug.training import (
+    Interrupted,
+    RunStopped,
+    TrainConfig,
+    TrainResult,
+    open_dataset,
+    train,
+    trainer,
+)
+from nfaug.training.augmentation import FlowAugmentation
+from nfaug.training.config import DataConfig, FlowSettings
+from nfaug.training.run import loop
+from nfaug.training.run.context import Setup
+from nfaug.training.run.snapshots import FolderStates
+
+STEPS = 8  # of a whole run: 4 an epoch
+
+
+@pytest.fixture
+def config(tiny_config: TrainConfig) -> TrainConfig:
+    """Everything that draws is on, and a state is saved after every step."""
+    return dataclasses.replace(
+        tiny_config,
+        batch_size=10,
+        trackers=(),
+        pictures_every=0,
+        checkpoint_minutes=1e-9,
+        dataset=DataConfig(val_fraction=0.1),
+        augmentation=FlowAugmentation(hflip=True, pad_crop=1),
+    )
+
+
+@pytest.fixture(scope="module")
+def digits() -> TensorImages:
+    """40 digits of each of the classes 0 and 1."""
+    dataset = open_dataset("digits", per_class=20)
+    rows = (dataset.targets < 2).nonzero().flatten()
+    images = torch.stack([dataset[index][0] for index in rows.tolist()])
+    return TensorImages(images, dataset.targets[rows], ["0", "1"])
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, Callable[[], Any]], None]]:
+    """Do something while step number n is computed."""
+
+    def plan(number: int, act: Callable[[], Any]) -> None:
+        calls = 0
+        forward = loop.FlowLoss.forward
+
+        def counted(*args: Any) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                act()
+            return forward(*args)
+
+        monkeypatch.setattr(loop.FlowLoss, "forward", counted)
+
+    yield plan
+    monkeypatch.undo()
+
+
+def everything(result: TrainResult) -> dict[str, Any]:
+    """What must be the same, as bytes where it is a tensor."""
+    checkpoint = result.checkpoint
+    assert checkpoint.gaussians is not None
+    assert checkpoint.pca is not None
+    parts = {
+        "flow": checkpoint.flow.state_dict(),
+        "gaussians": checkpoint.gaussians.state_dict(),
+        "pca": checkpoint.pca.state_dict(),
+    }
+    tensors = {
+        f"{part}.{name}": value.numpy().tobytes()
+        for part, values in parts.items()
+        for name, value in values.items()
+    }
+    clocks = ("seconds", "images_per_second")
+    rows = [{k: v for k, v in row.items() if k not in clocks} for row in result.history]
+    return tensors | {"rows": rows, "loss": result.loss, "prior": checkpoint.config.gaussians}
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6, STEPS])
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    digits: TensorImages,
+    config: TrainConfig,
+    tmp_path: Path,
+    at_step: Any,
+    stop: int,
+) -> None:
+    calm = train(digits, config, progress=False)
+    assert len(calm.loss) == STEPS
+    at_step(stop, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted, match=f"state of step {stop} is saved: .* --resume ") as error:
+        train(digits, config, folder=tmp_path, progress=False)
+    assert error.value.exit_code == 130
+    assert FolderStates(tmp_path).steps()[-1] == stop
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = train(digits, config, folder=tmp_path, resume=True, progress=False)
+    assert everything(resumed) == everything(calm)
+    # Once more, of a run that is over: only the end is computed again.
+    again = train(digits, config, folder=tmp_path, resume=True, progress=False)
+    assert everything(again) == everything(calm)
+    initial, expected = again.initial, calm.initial
+    assert initial is not None
+    assert expected is not None
+    for one, other in zip(initial.flow.parameters(), expected.flow.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_killed_command_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    told = killed_runs(_words(tmp_path, epochs=6), tmp_path, kills=3, seed=0)
+    _assert_same(tmp_path)
+    assert told["kills"] == 3
+
+
+@pytest.mark.soak
+def test_twenty_kills(tmp_path: Path) -> None:
+    told = killed_runs(_words(tmp_path, epochs=60), tmp_path, kills=20, seed=1)
+    _assert_same(tmp_path)
+    assert told["kills"] == 20
+    assert len(set(told["steps"])) > 10, told  # type: ignore[call-overload]
+    print(told)
+
+
+def _words(folder: Path, epochs: int) -> list[str]:
+    """Options of a run on digits that saves after every step: a kill often meets a save."""
+    settings = folder / "settings.yaml"
+    settings.write_text(
+        f"""
+        pictures: false
+        trackers: []
+        epochs: {epochs}
+        batch_size: 25
+        checkpoint_minutes: 1.0e-9
+        flow: {{steps: [1, 1], blocks: [1, 1], width: [8, 8]}}
+        prior: {{fixed_point: {{kld_weight: 20}}, refit_epoch: 2}}
+        pca: {{rank: 4, max_per_class: 6}}
+        dataset: {{per_class: 10}}
+        augmentation: {{rotation: 5}}
+        """
+    )
+    return ["--data", "digits", "-c", str(settings)]
+
+
+def _assert_same(folder: Path) -> None:
+    """Every weight, axis, moment and generator, and the log but for its clocks."""
+    calm, killed = folder / "calm", folder / "killed"
+    for name in ("model", "gaussians", "pca"):
+        file = f"{name}.safetensors"
+        assert (calm / file).read_bytes() == (killed / file).read_bytes(), name
+    (last,) = {FolderStates(path).steps()[-1] for path in (calm, killed)}
+    one, other = (load_file(p / f"state/step-{last:09}/state.safetensors") for p in (calm, killed))
+    assert one.keys() == other.keys()
+    assert {"noise", "choice", "losses", "ema.step", "optimizer.0.exp_inf"} < one.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not different
+    left = [path.name for path in (killed / "state").iterdir() if path.name.startswith(".")]
+    assert not left, "what a kill left behind is swept away"
+
+
+# States on disk.
+
+
+def test_what_is_kept(digits: TensorImages, config: TrainConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(config, keep_checkpoints=3)
+    result = train(digits, config, folder=tmp_path, progress=False)
+    names = sorted(path.name for path in (tmp_path / "state").iterdir())
+    assert names == ["best", "initial", *(f"step-{n:09}" for n in (6, 7, 8))]
+    state = tmp_path / "state" / "step-000000008"
+    assert sorted(path.name for path in state.iterdir()) == ["state.json", "state.safetensors"]
+    facts = json.loads((state / "state.json").read_text())
+    assert facts["optimizer"]["steps"] == STEPS
+    assert facts["finished"] is True
+    best = Checkpoint.load(tmp_path / "state" / "best")
+    lowest = min(row["bits_per_dim"] for row in result.history)
+    assert best.config.metrics["bits_per_dim"] == lowest
+    # A push takes what config.json lists, whatever lies beside it.
+    result.checkpoint.save(tmp_path, overwrite=True)
+    assert FolderStates(tmp_path).steps() == [6, 7, 8]
+    pushed = set(plan_push(tmp_path))
+    assert pushed == {
+        *("README.md", "config.json"),
+        *(f"{name}.safetensors" for name in ("model", "gaussians", "pca")),
+    }
+
+
+def test_states_that_cannot_be_used(
+    digits: TensorImages, config: TrainConfig, tmp_path: Path
+) -> None:
+    train(digits, config, folder=tmp_path, progress=False)
+
+    def resumed(images: TensorImages, **changes: Any) -> TrainResult:
+        settings = dataclasses.replace(config, **changes)
+        return train(images, settings, folder=tmp_path, resume=True, progress=False)
+
+    with pytest.raises(ValueError, match="of a run on other images"):
+        resumed(digits.subset(torch.arange(20, 40) % 40))
+    with pytest.raises(ValueError, match="What decides the flow's shape cannot change on the way"):
+        resumed(digits, flow=FlowSettings(steps=(1, 2), blocks=(1, 1), width=(8, 8)))
+    # More images would never end an epoch, and larger batches would end the run at once.
+    for changes in ({"batch_size": 20}, {"seed": 1}, {"dataset": DataConfig(val_fraction=0)}):
+        with pytest.raises(
+            ValueError, match=r"a run with batch_size 10, seed 0, images to tr.* 36;"
+        ):
+            resumed(digits, **changes)
+    tensors = tmp_path / "state" / "step-000000008" / "state.safetensors"
+    content = tensors.read_bytes()
+    tensors.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"SHA-256 .* remove it to go on from step 7"):
+        resumed(digits)
+    shutil.rmtree(tensors.parent)
+    assert resumed(digits).history[-1]["step"] == STEPS
+    (tensors.parent / "state.json").write_text('{"format": 2}')
+    with pytest.raises(ValueError, match="its format is not 1"):
+        resumed(digits)
+
+
+def test_more_epochs_than_before(digits: TensorImages, config: TrainConfig, tmp_path: Path) -> None:
+    train(digits, config, folder=tmp_path, progress=False)
+    longer = dataclasses.replace(config, epochs=3)
+    result = train(digits, longer, folder=tmp_path, resume=True, progress=False)
+    assert [row["step"] for row in result.history] == [4, 8, 12]
+    assert len(result.loss) == 12
+
+
+# What goes wrong outside.
+
+
+def test_a_disk_that_fills_up(
+    digits: TensorImages, config: TrainConfig, tmp_path: Path, at_step: Any
+) -> None:
+    """The kernel refuses to let files grow: what a full disk looks like to a writer."""
+    calm = train(digits, config, progress=False)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    full = (4096, before[1])
+    at_step(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, full))
+    try:
+        with pytest.raises(RunStopped, match=r"too large.*the state of step 4 is saved: go on"):
+            train(digits, config, folder=tmp_path, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [path for path in (tmp_path / "state").iterdir() if path.name.startswith(".")]
+    resumed = train(digits, config, folder=tmp_path, resume=True, progress=False)
+    assert everything(resumed) == everything(calm)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("what", ["folder", "image"])
+def test_images_that_are_lost(
+    tiny_folder: Path,
+    config: TrainConfig,
+    tmp_path: Path,
+    at_step: Any,
+    what: str,
+    workers: int,
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
+    settings = DataConfig(memory_gib=0, workers=workers, val_fraction=0)
+    config = dataclasses.replace(config, dataset=settings, checkpoint_minutes=10)
+
+    def lose() -> None:
+        if what == "folder":
+            shutil.rmtree(folder)
+            return
+        for image in folder.glob("*/*.png"):
+            image.write_bytes(image.read_bytes()[:50])
+
+    at_step(5, lose)
+    out = tmp_path / "run"
+    with pytest.raises(RunStopped, match=r"\.png.*; the state of step \d+ is saved: go on") as told:
+        train(open_dataset(folder), config, folder=out, progress=False)
+    assert "Traceback" not in str(told.value)
+    assert told.value.exit_code == 4
+    (saved,) = FolderStates(out).steps()[-1:]
+    assert saved >= 5, "nothing is lost with the images"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(tiny_folder, folder)
+    resumed = train(open_dataset(folder), config, folder=out, resume=True, progress=False)
+    calm = train(open_dataset(tiny_folder), config, progress=False)
+    assert everything(resumed) == everything(calm)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_images_that_are_lost_at_a_look(
+    tiny_folder: Path,
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gone: bool,
+) -> None:
+    """After the gaussians were solved again: both are done anew, and bit for bit."""
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
+    settings = DataConfig(memory_gib=0, workers=0, val_fraction=0)
+    config = dataclasses.replace(config, dataset=settings, checkpoint_minutes=10)
+    out = tmp_path / "run"
+    solve = Setup.solve
+    calls = 0
+
+    def losing(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        solved = solve(*args)
+        if calls == 2:
+            for image in folder.glob("*/*.png"):
+                content = image.read_bytes()
+                image.unlink()
+                if not gone:
+                    image.write_bytes(content[:50])
+        return solved
+
+    monkeypatch.setattr(Setup, "solve", losing)
+    with pytest.raises(RunStopped, match=r"\.png.*; the state of step 4 is saved: go on"):
+        train(open_dataset(folder), config, val=open_dataset(folder), folder=out, progress=False)
+    monkeypatch.undo()
+    shutil.copytree(tiny_folder, folder, dirs_exist_ok=True)
+    data = open_dataset(folder)
+    resumed = train(data, config, val=data, folder=out, resume=True, progress=False)
+    calm = train(data, config, val=data, progress=False)
+    assert everything(resumed) == everything(calm)
+
+
+def test_images_that_are_lost_at_the_end(
+    tiny_folder: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
+    settings = DataConfig(memory_gib=0, workers=0, val_fraction=0)
+    config = dataclasses.replace(config, epochs=1, dataset=settings)
+    finish = trainer._finish
+
+    def losing(*args: Any) -> TrainResult:
+        shutil.rmtree(folder)
+        return finish(*args)
+
+    monkeypatch.setattr(trainer, "_finish", losing)
+    with pytest.raises(RunStopped, match=r"\.png.*; the state of step 4 is saved: go on") as told:
+        train(open_dataset(folder), config, folder=tmp_path / "run", progress=False)
+    assert told.value.exit_code == 4
+
+
+def test_a_signal_at_the_last_look(
+    digits: TensorImages, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = loop.Loop._look
+
+    def signalled(self: loop.Loop) -> None:
+        look(self)
+        if self.state.optimizer.steps == STEPS:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Loop, "_look", signalled)
+    with pytest.raises(Interrupted, match=f"state of step {STEPS} is saved") as told:
+        train(digits, config, folder=tmp_path, progress=False)
+    assert told.value.exit_code == 143
+    monkeypatch.undo()
+    resumed = train(digits, config, folder=tmp_path, resume=True, progress=False)
+    assert [row["step"] for row in resumed.history] == [4, 8]
+
+
+# The command.
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_exit_codes_of_signals(
+    tmp_path: Path,
+    at_step: Any,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    code: int,
+) -> None:
+    words = ["train", *_words(tmp_path, epochs=1), "--out", str(tmp_path / "run")]
+    at_step(3, lambda: os.kill(os.getpid(), number))
+    assert main(words) == code
+    told = capsys.readouterr().err
+    assert told.startswith("nfaug train: interrupted; the state of step 3 is saved: go on with ")
+    resume = told.rstrip().partition("go on with nfaug ")[2].split()
+    assert resume == ["train", "--resume", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert "holds a run that is not finished: go on with --resume" in capsys.readouterr().err
+    assert main(resume) == 0
+    assert "steps                    4" in capsys.readouterr().out
+    assert main([*resume, "--out", str(tmp_path / "other")]) == 2
+    assert "leave out --out" in capsys.readouterr().err
+    for option in ("--overwrite", "--init=elsewhere"):
+        assert main([*resume, option]) == 2
+        assert f"leave out {option.partition('=')[0]}" in capsys.readouterr().err
+    assert main(["train", "--resume", str(tmp_path)]) == 2
+    assert "--resume needs the --out of a run" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("always::RuntimeWarning")
+def test_exit_code_of_divergence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", *_words(tmp_path, epochs=9), "--out", str(tmp_path / "run"), "--lr", "1e9"]
+    assert main([*words, "--optim.warmup_steps", "0", "--optim.max_rollbacks", "1"]) == 3
+    told = capsys.readouterr().err
+    assert "warning: " in told
+    assert "Back to step 0, with 0.5 of the learning rate (1 of 1 times)" in told
+    assert "nfaug train: TrainingDiverged: " in told

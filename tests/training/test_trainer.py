@@ -1,0 +1,495 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nfa_tools import NAMES, images_of
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+import nfaug
+from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.data.images import TensorImages
+from nfaug.flows.flow import Flow
+from nfaug.gaussians.baselines import GradientDescentConfig
+from nfaug.gaussians.fixed_point.solver import FixedPointConfig, FixedPointDivergence
+from nfaug.training import TrainConfig, TrainingDiverged, TrainResult, open_dataset, train
+from nfaug.training.augmentation import FlowAugmentation
+from nfaug.training.config import (
+    DataConfig,
+    FlowSettings,
+    OptimConfig,
+    PCAConfig,
+    PriorConfig,
+    recipe_path,
+    recipes,
+)
+from nfaug.training.run import context as setup
+from nfaug.training.run import loop
+from nfaug.training.run.optimizer import FlowOptimizer, learning_rate
+from nfaug.training.run.prior import prior_labels
+
+
+def changed(config: TrainConfig, **changes: Any) -> TrainConfig:
+    return dataclasses.replace(config, **changes)
+
+
+def weights(result: TrainResult) -> Tensor:
+    return torch.cat([p.flatten() for p in result.checkpoint.flow.parameters()])
+
+
+def test_what_comes_out(
+    tiny_result: TrainResult, tiny_config: TrainConfig, tiny_images: TensorImages
+) -> None:
+    checkpoint = tiny_result.checkpoint
+    assert not checkpoint.flow.training
+    config = checkpoint.config
+    assert config.class_names == NAMES
+    assert config.preprocessing == tiny_images.preprocessing
+    assert config.training["steps"] == 6
+    assert config.training["epochs"] == 2
+    assert config.training["images"] == 36
+    assert config.training["skipped_steps"] == 0
+    assert config.gaussians["kind"] == "fpi"
+    assert config.gaussians["kld_weight"] == 20
+    assert config.metrics == {}, "nothing was held out of classes of 12"
+    assert checkpoint.pca is not None
+    assert (checkpoint.pca.rank, checkpoint.pca.num_classes) == (4, 3)
+    assert len(tiny_result.loss) == 6
+    assert all(math.isfinite(loss) for loss in tiny_result.loss)
+    assert [row["step"] for row in tiny_result.history] == [3, 6]
+
+
+def test_the_flow_before_training(
+    tiny_result: TrainResult, tiny_images: TensorImages, tmp_path: Path
+) -> None:
+    """Its latents are centred and of unit variance, and it can be saved like any other."""
+    initial = tiny_result.initial
+    assert initial is not None
+    assert initial.gaussians is not None
+    assert not torch.equal(
+        next(initial.flow.parameters()), next(tiny_result.checkpoint.flow.parameters())
+    )
+    with torch.no_grad():
+        z = initial.flow.encode(tiny_images.images)[0].flatten(1)
+    assert z.mean(0).abs().max() < 0.3
+    assert 0.9 < z.var(0).mean() < 1.1
+    assert nfaug.load(initial.save(tmp_path / "initial")).config.class_names == NAMES
+
+
+def test_the_seed_decides_and_nothing_else(
+    tiny_images: TensorImages, tiny_config: TrainConfig, tiny_result: TrainResult
+) -> None:
+    torch.manual_seed(1)
+    torch.rand(3)
+    before = torch.get_rng_state()
+    config = changed(
+        tiny_config,
+        augmentation=FlowAugmentation(hflip=True, pad_crop=1),
+        dataset=DataConfig(val_fraction=0.2),
+    )
+    many = TensorImages(
+        tiny_images.images.repeat(2, 1, 1, 1), tiny_images.targets.repeat(2), tiny_images.classes
+    )
+    once, again = (train(many, config, progress=False) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before), "torch's own generator was used"
+    assert torch.equal(weights(once), weights(again))
+    assert once.loss == again.loss
+    assert once.checkpoint.gaussians is not None
+    assert again.checkpoint.gaussians is not None
+    assert torch.equal(once.checkpoint.gaussians.means, again.checkpoint.gaussians.means)
+    other = train(many, changed(config, seed=1), progress=False)
+    assert not torch.equal(weights(once), weights(other))
+
+
+def test_it_learns(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
+    config = changed(tiny_config, epochs=25, optim=OptimConfig(warmup_steps=5, ema_decay=0.9))
+    result = train(tiny_images, config, progress=False)
+    assert sum(result.loss[-3:]) / 3 < result.loss[0] - 0.5
+    labels = torch.arange(30) % 3
+    checkpoint = result.checkpoint
+    assert checkpoint.gaussians is not None
+    with torch.no_grad():
+        z = checkpoint.flow.encode(images_of(labels, channels=1, seed=9))[0]
+    assert (checkpoint.gaussians.classify(z) == labels).float().mean() > 0.8
+
+
+def test_the_average_is_what_is_returned(
+    tiny_images: TensorImages, tiny_config: TrainConfig
+) -> None:
+    slow = changed(tiny_config, optim=OptimConfig(warmup_steps=1, ema_power=0.01))
+    result = train(tiny_images, slow, progress=False)
+    assert result.initial is not None
+    start = torch.cat([p.flatten() for p in result.initial.flow.parameters()])
+    fast = train(
+        tiny_images, changed(slow, optim=OptimConfig(warmup_steps=1, ema_decay=0.0)), progress=False
+    )
+    # With decay 0 the average is the last weights; with a small power it hardly is one.
+    assert (weights(result) - start).norm() > 0
+    assert not torch.equal(weights(result), weights(fast))
+
+
+@pytest.mark.parametrize("kind", ["data", "gradient", "random", "single"])
+def test_every_prior(
+    tiny_images: TensorImages, tiny_config: TrainConfig, kind: Any, tmp_path: Path
+) -> None:
+    prior = PriorConfig(
+        kind=kind,
+        gradient=GradientDescentConfig(kld_weight=1.0, learning_rate=0.02, tolerance=1e4),
+        refit_epoch=1,
+    )
+    config = changed(tiny_config, prior=prior)
+    checkpoint = train(tiny_images, config, val=tiny_images, progress=False).checkpoint
+    assert checkpoint.config.gaussians["kind"] == kind
+    assert checkpoint.gaussians is not None
+    assert checkpoint.gaussians.num_classes == (1 if kind == "single" else 3)
+    assert ("nf_acc" in checkpoint.config.metrics) == (kind != "single")
+    assert (checkpoint.pca is None) == (kind == "single")
+    checkpoint.save(tmp_path / "flow")
+    loaded = nfaug.load(tmp_path / "flow")
+    assert loaded.config.class_names == (() if kind == "single" else NAMES)
+    if kind == "single":  # classes come later
+        fitted = nfaug.fit(loaded, tiny_images, rank=4, progress=False)
+        assert fitted.config.class_names == NAMES
+        assert fitted.pca is not None
+        images, _ = nfaug.NFAugment(fitted, p=1.0)(tiny_images.images, tiny_images.targets)
+        assert not torch.equal(images, tiny_images.images)
+        nfaug.load(fitted.save(tmp_path / "fitted"))
+
+
+def test_unlabelled_images(tiny_config: TrainConfig) -> None:
+    """One class for all: only a single gaussian makes sense, and the error says so."""
+    labels = torch.zeros(12, dtype=torch.int64)
+    dataset = TensorDataset(images_of(labels, channels=1), labels)
+    single = changed(tiny_config, prior=PriorConfig(kind="single"))
+    assert train(dataset, single, progress=False).checkpoint.config.class_names == ()
+    with pytest.raises(ValueError, match=r"pushes classes apart .* have 1; .* to 'single'"):
+        train(dataset, tiny_config, progress=False)
+
+
+def test_labels_of_a_single_gaussian() -> None:
+    labels = torch.tensor([2, 0, 1])
+    assert prior_labels(PriorConfig(kind="single"), labels).tolist() == [0, 0, 0]
+    assert prior_labels(PriorConfig(kind="data"), labels) is labels
+
+
+def test_rare_classes_are_in_the_statistics(tiny_config: TrainConfig) -> None:
+    """A sample of the images for a solve has two of every class, however rare."""
+    labels = torch.tensor([0] * 60 + [1, 1])
+    dataset = TensorDataset(images_of(labels, channels=1), labels)
+    prior = PriorConfig(kind="data", statistics_images=10)
+    config = changed(tiny_config, epochs=1, prior=prior, pca=PCAConfig(rank=1))
+    assert train(dataset, config, progress=False).checkpoint.gaussians is not None
+
+
+def test_arrays_of_five_channels(tiny_config: TrainConfig) -> None:
+    labels = torch.arange(12) % 2
+    images = images_of(labels, channels=5).float() / 255
+    config = changed(tiny_config, epochs=1)
+    checkpoint = train(TensorDataset(images, labels), config, progress=False).checkpoint
+    assert checkpoint.flow.config.channels == 5
+    assert checkpoint.config.class_names == ("0", "1")
+
+
+def test_images_through_worker_processes_give_the_same(
+    tiny_images: TensorImages, tiny_config: TrainConfig, tiny_result: TrainResult
+) -> None:
+    config = changed(tiny_config, dataset=DataConfig(memory_gib=0, workers=0))
+    assert torch.equal(weights(train(tiny_images, config, progress=False)), weights(tiny_result))
+
+
+def test_recomputing_activations_gives_the_same(
+    tiny_images: TensorImages, tiny_config: TrainConfig, tiny_result: TrainResult
+) -> None:
+    config = changed(tiny_config, optim=OptimConfig(warmup_steps=2, recompute="steps"))
+    difference = weights(train(tiny_images, config, progress=False)) - weights(tiny_result)
+    assert difference.abs().max() < 1e-5
+
+
+# Held-out images and the log.
+
+
+def test_held_out_images(tiny_config: TrainConfig) -> None:
+    labels = torch.tensor([0] * 40 + [1] * 25 + [2] * 19)
+    generator = torch.Generator().manual_seed(0)
+    rows, held = setup.hold_out(labels, 3, 0.2, generator)
+    assert sorted([*rows.tolist(), *held.tolist()]) == list(range(84))
+    assert torch.bincount(labels[held], minlength=3).tolist() == [8, 5, 0]
+    _, all_but_two = setup.hold_out(labels, 3, 0.99, generator)
+    assert torch.bincount(labels[all_but_two], minlength=3).tolist() == [38, 23, 0]
+    dataset = TensorDataset(images_of(labels, channels=1), labels)
+    config = changed(tiny_config, epochs=1, dataset=DataConfig(val_fraction=0.2))
+    result = train(dataset, config, progress=False)
+    assert result.checkpoint.config.training["images"] == 71
+    assert result.checkpoint.config.metrics["on"] == "13 held-out images"
+    assert result.history[-1]["nf_acc"] == result.checkpoint.config.metrics["nf_acc"]
+    assert result.checkpoint.pca is not None
+    assert result.checkpoint.pca.counts.tolist() == [32, 20, 19]
+
+
+def test_held_out_images_of_one_s_own(tiny_config: TrainConfig, tiny_images: TensorImages) -> None:
+    few = torch.tensor([0, 2, 2])  # not every class
+    config = changed(tiny_config, epochs=1)
+    val = TensorDataset(images_of(few, channels=1), few)
+    assert train(tiny_images, config, val=val, progress=False).history[0]["images"] == 3
+    wrong = torch.tensor([0, 3])
+    outside = TensorDataset(images_of(wrong, channels=1), wrong)
+    others = TensorImages(tiny_images.images, tiny_images.targets, ["cat", "cow", "eel"])
+    large = TensorDataset(images_of(few, channels=1, size=(9, 9)), few)
+    for held, message in (
+        (outside, r"labels must be 0\.\.2 for 3 classes"),
+        (others, "only in the data: 'cow'"),
+        (large, r"takes images of shape \(1, 8, 8\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(tiny_images, config, val=held, progress=False)
+
+
+def test_the_log(tiny_config: TrainConfig, tiny_images: TensorImages, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    (folder / "log.csv").write_text("of another run\n")
+    config = changed(tiny_config, epochs=5, eval_every=2, trackers=(), pictures_every=0)
+    result = train(tiny_images, config, val=tiny_images, folder=folder, progress=False)
+    with (folder / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["2", "4", "5"]
+    names = {"train_bits_per_dim", "bits_per_dim", "nf_acc", "lr", "skipped_steps"}
+    assert names | {"images_per_second"} < rows[0].keys()
+    assert float(rows[-1]["bits_per_dim"]) == result.history[-1]["bits_per_dim"]
+    assert float(rows[-1]["images_per_second"]) > 0
+
+
+def test_a_limit_of_time(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
+    config = changed(tiny_config, epochs=10**6, max_minutes=0.005)
+    result = train(tiny_images, config, progress=False)
+    assert 0 < result.checkpoint.config.training["steps"] < 1000
+    assert result.checkpoint.config.training["seconds"] < 20
+    assert result.history, "the last look is taken in the middle of an epoch too"
+
+
+@pytest.mark.parametrize(("refit", "solves"), [(0, 1), (1, 2), (2, 2), (3, 1)])
+def test_gaussians_are_solved_at_the_start_and_once_more(
+    tiny_images: TensorImages,
+    tiny_config: TrainConfig,
+    refit: int,
+    solves: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+    solve = setup.solve_prior
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return solve(*args, **kwargs)
+
+    monkeypatch.setattr(setup, "solve_prior", counted)
+    prior = dataclasses.replace(tiny_config.prior, refit_epoch=refit)
+    train(tiny_images, changed(tiny_config, epochs=3, prior=prior), progress=False)
+    assert len(calls) == solves, "not at the very end: the flow would not be trained under them"
+
+
+# The optimiser.
+
+
+def test_the_learning_rate() -> None:
+    config = TrainConfig(lr=0.1, optim=OptimConfig(warmup_steps=4))
+    rates = [learning_rate(config, step, 0.0) for step in range(6)]
+    assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
+    assert learning_rate(config, 10, 1.0) == pytest.approx(0.001)
+    assert learning_rate(config, 10, 0.5) == pytest.approx(0.0505)
+    constant = TrainConfig(lr=0.1, optim=OptimConfig(warmup_steps=0, decay="constant"))
+    assert learning_rate(constant, 0, 0.9) == 0.1
+
+
+def loss_of(flow: Flow, kind: str) -> Tensor:
+    total = torch.cat([p.flatten() for p in flow.parameters()]).square().sum()
+    if kind == "gradient":  # the slope of a root at 0 is infinite, its value is not
+        return total + (total.detach() - total).abs().sqrt()
+    return total * {"nan": math.nan, "inf": math.inf, "good": 1.0}[kind]
+
+
+@pytest.mark.parametrize("kind", ["nan", "inf", "gradient"])
+def test_a_step_that_is_not_finite_is_skipped(
+    tiny_checkpoint: Checkpoint, tiny_config: TrainConfig, kind: str
+) -> None:
+    flow = tiny_checkpoint.flow.train()
+    optimizer = FlowOptimizer(flow, changed(tiny_config, optim=OptimConfig(max_bad_steps=3)))
+    before = [p.clone() for p in flow.parameters()]
+    average = [p.clone() for p in optimizer.average.parameters()]
+    for _ in range(2):
+        assert optimizer.step(loss_of(flow, kind), 0.0) is None
+    assert all(map(torch.equal, before, flow.parameters()))
+    assert all(map(torch.equal, average, optimizer.average.parameters()))
+    assert (optimizer.steps, optimizer.skipped) == (2, 2)
+    # A good one in between starts the run anew.
+    assert optimizer.step(loss_of(flow, "good"), 0.0) is not None
+    assert not all(map(torch.equal, before, flow.parameters()))
+    for _ in range(2):
+        optimizer.step(loss_of(flow, kind), 0.0)
+    expected = r"3 steps in a row were not finite \(loss .*\); try a smaller lr than 0.01, a longer"
+    with pytest.raises(TrainingDiverged, match=expected):
+        optimizer.step(loss_of(flow, kind), 0.0)
+    assert optimizer.skipped == 5
+
+
+def test_skipped_steps_are_counted(
+    tiny_images: TensorImages, tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    forward = loop.FlowLoss.forward
+
+    def sometimes(*args: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return forward(*args) * (math.nan if calls in (2, 3) else 1.0)
+
+    monkeypatch.setattr(loop.FlowLoss, "forward", sometimes)
+    result = train(tiny_images, tiny_config, progress=False)
+    assert result.checkpoint.config.training["skipped_steps"] == 2
+    assert result.checkpoint.config.training["steps"] == 6
+    assert len(result.loss) == 4
+    assert result.history[0]["skipped_steps"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*scales of")
+def test_training_that_diverges_stops(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
+    prior = dataclasses.replace(tiny_config.prior, refit_epoch=0)
+    optim = OptimConfig(warmup_steps=1, max_rollbacks=0)
+    config = changed(tiny_config, lr=1e6, epochs=20, prior=prior, optim=optim)
+    with pytest.raises(TrainingDiverged, match="20 steps in a row were not finite"):
+        train(tiny_images, config, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*scales of")
+@pytest.mark.parametrize("refit_epoch", [0, 1])
+def test_a_flow_that_is_no_longer_finite_is_not_fitted(
+    tiny_images: TensorImages, tiny_config: TrainConfig, refit_epoch: int
+) -> None:
+    """The run ends before enough steps in a row were bad."""
+    prior = dataclasses.replace(tiny_config.prior, refit_epoch=refit_epoch)
+    optim = OptimConfig(warmup_steps=1, max_rollbacks=1)
+    config = changed(tiny_config, lr=1e6, prior=prior, optim=optim)
+    expected = (
+        r"after [36] steps, [25] of them skipped, .* latents that are not finite; try a .*"
+        r"\(after 1 returns to an earlier state\)"
+    )
+    with (
+        pytest.raises(TrainingDiverged, match=expected),
+        pytest.warns(RuntimeWarning, match="Back to step 0, with 0.5 of the learning rate"),
+    ):
+        train(tiny_images, config, progress=False)
+
+
+def test_gaussians_that_diverge(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
+    solve = FixedPointConfig(fit="covariances", update="proposition1", kld_weight=1e6)
+    config = changed(tiny_config, prior=PriorConfig(fixed_point=solve))
+    with pytest.raises(FixedPointDivergence, match="lower kld_weight"):
+        train(tiny_images, config, progress=False)
+
+
+# Bad input.
+
+
+def test_a_class_of_one_image_is_named(tiny_config: TrainConfig) -> None:
+    labels = torch.tensor([0, 0, 0, 1, 2, 2])
+    dataset = TensorImages(images_of(labels, channels=1), labels, NAMES)
+    with pytest.raises(ValueError, match=r"at least two images, and 1 of 3 have fewer: 'dog' \(1"):
+        train(dataset, tiny_config, progress=False)
+
+
+def test_few_images_of_a_class(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
+    config = changed(tiny_config, pca=PCAConfig(rank=16))
+    with pytest.warns(UserWarning, match="3 of 3 classes have too few images for 16 axes"):
+        result = train(tiny_images, config, progress=False)
+    assert result.checkpoint.pca is not None
+    assert result.checkpoint.pca.rank == 11
+
+
+def test_no_images(tiny_config: TrainConfig) -> None:
+    class Empty(Dataset[Any]):
+        def __len__(self) -> int:
+            return 0
+
+        def __getitem__(self, index: int) -> Any:
+            raise IndexError(index)
+
+    with pytest.raises(ValueError, match="holds no image"):
+        train(Empty(), tiny_config, progress=False)
+
+
+def test_a_padded_size_that_does_not_fit(
+    tiny_images: TensorImages, tiny_config: TrainConfig
+) -> None:
+    flow = dataclasses.replace(tiny_config.flow, padded_size=(4, 4))
+    with pytest.raises(ValueError, match=r"padded_size \(4, 4\) is smaller than the images"):
+        train(tiny_images, changed(tiny_config, flow=flow), progress=False)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there(
+    tiny_images: TensorImages, tiny_config: TrainConfig, name: str
+) -> None:
+    with pytest.raises(ValueError, match=f"there is no device '{name}' to compute on"):
+        train(tiny_images, changed(tiny_config, device=name), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainConfig(epochs=-1), "epochs must be at least 0; got -1"),
+        (lambda: TrainConfig(batch_size=0), "batch_size must be at least 1"),
+        (lambda: TrainConfig(lr=0.0), "lr must be above 0 and finite"),
+        (lambda: TrainConfig(lr=math.nan), "lr must be above 0 and finite"),
+        (lambda: TrainConfig(eval_every=0), "eval_every must be at least 1"),
+        (lambda: TrainConfig(max_minutes=0.0), "max_minutes must be above 0"),
+        (lambda: OptimConfig(clip_norm=0.0), "clip_norm must be above 0"),
+        (lambda: OptimConfig(ema_decay=1.0), r"ema_decay must lie in \[0, 1\)"),
+        (lambda: OptimConfig(warmup_steps=-1), "warmup_steps must be at least 0"),
+        (lambda: OptimConfig(max_bad_steps=0), "max_bad_steps must be at least 1"),
+        (lambda: OptimConfig(max_rollbacks=-1), "max_rollbacks must be at least 0"),
+        (lambda: TrainConfig(checkpoint_minutes=0), "checkpoint_minutes must be above 0"),
+        (lambda: TrainConfig(keep_checkpoints=0), "keep_checkpoints must be at least 1"),
+        (lambda: TrainConfig(pictures_every=-1), "pictures_every must be at least 0"),
+        (lambda: TrainConfig(trackers=("mlflow",)), r"trackers must be of .*; got \['mlflow'\]"),
+        (lambda: PCAConfig(rank=0), "rank must be at least 1"),
+        (lambda: PCAConfig(max_per_class=1), "max_per_class must be at least 2"),
+        (lambda: DataConfig(val_fraction=1.0), r"val_fraction must lie in \[0, 1\)"),
+        (lambda: DataConfig(workers=-1), "workers must be at least 0"),
+        (lambda: PriorConfig(refit_epoch=-1), "refit_epoch must be at least 0"),
+        (lambda: PriorConfig(statistics_images=0), "statistics_images must be at least 1"),
+    ],
+)
+def test_settings_out_of_range(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_recipes() -> None:
+    assert {"digits", "fashion-mnist", "small"} <= set(recipes())
+    assert recipe_path("digits").is_file()
+    with pytest.raises(ValueError, match=r"no recipe '\.\./x'; there are cifar10, cifar100"):
+        recipe_path("../x")
+
+
+def test_digits(tiny_config: TrainConfig) -> None:
+    """Real images, from the data set by name to the augmented batch."""
+    dataset = open_dataset("digits", per_class=20)
+    config = changed(
+        tiny_config,
+        flow=FlowSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
+        dataset=DataConfig(val_fraction=0.1),
+        pca=PCAConfig(rank=8),
+    )
+    checkpoint = train(dataset, config, progress=False).checkpoint
+    assert checkpoint.config.metrics["on"] == "20 held-out images"
+    nfa = nfaug.NFAugment(checkpoint, p=1.0)
+    images = torch.stack([dataset[i][0] for i in range(20)])
+    new, _ = nfa(images, dataset.targets[:20])
+    assert new.shape == images.shape
+    assert isinstance(checkpoint.flow, Flow)

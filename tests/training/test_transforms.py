@@ -1,0 +1,138 @@
+"""Training-time augmentation of the flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nfaug.training.augmentation import FlowAugmentation
+
+SETTINGS: list[dict[str, Any]] = [
+    {"hflip": True},
+    {"pad_crop": 2},
+    {"rotation": 20.0},
+    {"color_jitter": 0.3},
+    {"hflip": True, "pad_crop": 1, "rotation": 10.0, "color_jitter": 0.2},
+]
+
+
+def batch(size: int = 8, channels: int = 3, height: int = 6, width: int = 9) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shape = (size, channels, height, width)
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_contract(settings: dict[str, Any], channels: int) -> None:
+    augment = FlowAugmentation(**settings)
+    images = batch(channels=channels)
+    before = images.clone()
+    state = torch.get_rng_state()
+    one, same, other = (augment(images, generator=seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(images, before)
+    assert one.dtype == torch.uint8
+    assert one.shape == images.shape
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    # Each image has its own parameters, and they do not depend on its neighbours.
+    params = augment.draw(8, generator=seeded(1))
+    order = torch.tensor([3, 1, 0, 2, 7, 6, 5, 4])
+    permuted = augment.apply(images[order], {k: v[order] for k, v in params.items()})
+    assert torch.equal(permuted, one[order])
+    assert torch.equal(augment.apply(images[:0], augment.draw(0)), images[:0])
+
+
+def test_off_by_default() -> None:
+    augment = FlowAugmentation()
+    images = batch()
+    assert not augment.enabled
+    assert augment(images) is images
+    assert augment.draw(8) == {}
+
+
+def test_flip() -> None:
+    images = batch(200)
+    result = FlowAugmentation(hflip=True)(images, generator=seeded(0))
+    flipped = (result == images.flip(-1)).all(dim=(1, 2, 3))
+    kept = (result == images).all(dim=(1, 2, 3))
+    assert (flipped ^ kept).all()
+    assert 70 < int(flipped.sum()) < 130
+
+
+def test_shift_mirrors_the_border() -> None:
+    images = batch(1, 1, 3, 4)
+    shift = {"shift": torch.tensor([[1, -2]])}
+    result = FlowAugmentation(pad_crop=2).apply(images, shift)
+    rows, columns = [1, 0, 1], [2, 3, 2, 1]
+    assert torch.equal(result, images[:, :, rows][:, :, :, columns])
+    drawn = FlowAugmentation(pad_crop=2).draw(500, generator=seeded(0))["shift"]
+    assert set(drawn.unique().tolist()) == {-2, -1, 0, 1, 2}
+
+
+def test_rotation() -> None:
+    augment = FlowAugmentation(rotation=90)
+    quarter = {"angle": torch.tensor([torch.pi / 2])}
+    square = batch(1, 3, 7, 7)
+    rotated = augment.apply(square, quarter)
+    assert torch.equal(rotated, square.rot90(1, (2, 3))) or torch.equal(
+        rotated, square.rot90(-1, (2, 3))
+    )
+    # A disc stays a disc in an image that is not square.
+    y, x = torch.meshgrid(torch.arange(20) - 9.5, torch.arange(40) - 19.5, indexing="ij")
+    radius = (x**2 + y**2).sqrt()
+    disc = (200 * (radius < 7)).to(torch.uint8)[None, None]
+    turned = augment.apply(disc, {"angle": torch.tensor([0.8])})
+    assert (turned[0, 0, radius < 5.5] == 200).all()
+    assert (turned[0, 0, (radius > 8.5) & (radius < 9.5)] == 0).all()
+    angles = augment.draw(500, generator=seeded(0))["angle"]
+    assert 1.5 < float(angles.abs().max()) <= torch.pi / 2
+    assert torch.equal(augment.apply(square, {"angle": torch.zeros(1)}), square)
+
+
+def test_colour() -> None:
+    augment = FlowAugmentation(color_jitter=0.5)
+    images = batch()
+    assert torch.equal(augment.apply(images, {"factors": torch.ones(8, 3)}), images)
+    bright = augment.apply(images, {"factors": torch.tensor([[1.5, 1, 1]]).expand(8, 3)})
+    assert torch.equal(bright, (images * 1.5).round().clamp(max=255).to(torch.uint8))
+    gray = augment.apply(images, {"factors": torch.tensor([[1.0, 1, 0]]).expand(8, 3)})
+    assert torch.equal(gray[:, 0], gray[:, 1])
+    flat = augment.apply(images, {"factors": torch.tensor([[1.0, 0, 1]]).expand(8, 3)})
+    assert int((flat.amax(dim=(2, 3)).int() - flat.amin(dim=(2, 3)).int()).max()) == 0
+    factors = augment.draw(500, generator=seeded(0))["factors"]
+    assert 0.5 <= float(factors.min()) < 0.52
+    assert 1.48 < float(factors.max()) <= 1.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pad_crop": -1}, "at least 0 pixels, got -1"),
+        ({"rotation": 200}, r"\[0, 180\] degrees, got 200"),
+        ({"color_jitter": 1.5}, r"\[0, 1\], got 1.5"),
+        ({"color_jitter": float("nan")}, "got nan"),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FlowAugmentation(**settings)
+
+
+def test_wrong_images() -> None:
+    with pytest.raises(ValueError, match=r"uint8 of shape \(B, C, H, W\), got torch.float32"):
+        FlowAugmentation(hflip=True)(batch().float())
+    with pytest.raises(ValueError, match=r"of shape \(3, 6, 9\)"):
+        FlowAugmentation(hflip=True)(batch()[0])
+    with pytest.raises(
+        ValueError, match="pad_crop=6 needs images of more than 6 pixels, got 6 x 9"
+    ):
+        FlowAugmentation(pad_crop=6)(batch())

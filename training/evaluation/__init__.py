@@ -1,0 +1,1 @@
+"""Figures of a trained flow: likelihood, accuracy, cost."""

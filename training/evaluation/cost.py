@@ -1,0 +1,86 @@
+"""What a recipe costs, by calculation."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import asdict
+from typing import Any
+
+from ...flows.config import FlowConfig
+from ..config import TrainConfig, recipe_path
+
+__all__ = ["recipe_config", "recipe_cost", "recipe_flow"]
+
+#: Training images of the data that a recipe is named after.
+IMAGES = {
+    "digits": 1_442,
+    "fashion-mnist": 60_000,
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "imagenet64": 1_281_167,
+    "imagenet-vae": 1_281_167,
+}
+_FACTOR, _LATENT_CHANNELS = 8, 4  # of the usual autoencoders
+_PASSES = 3  # of a training step, in forward passes; each recomputation is one more
+_CARD, _PEAK = "A100", 19.5e12  # float32 FLOP/s by its data sheet: a flow does not train in TF32
+_UTILISATION = 0.4  # of that peak, assumed
+
+
+def recipe_config(name: str) -> TrainConfig:
+    """The settings of a recipe.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    from jsonargparse import ArgumentParser  # here: a run in Python needs no parser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TrainConfig)
+    settings = parser.instantiate(parser.parse_path(recipe_path(name)))
+    return TrainConfig(**{f.name: settings[f.name] for f in dataclasses.fields(TrainConfig)})
+
+
+def recipe_flow(config: TrainConfig) -> FlowConfig:
+    """The flow of settings that say the size of images; of the usual latents with an autoencoder.
+
+    Images are RGB where `dataset.channels` leaves that to the data.
+
+    Raises:
+        ValueError: `dataset.image_size` is left to the data.
+    """
+    channels, size = config.dataset.channels or 3, config.dataset.image_size
+    if size is None:
+        raise ValueError("the cost depends on dataset.image_size, which is left to the data")
+    if config.autoencoder is not None:
+        channels, size = _LATENT_CHANNELS, (size[0] // _FACTOR, size[1] // _FACTOR)
+    return FlowConfig(channels, size, **asdict(config.flow))
+
+
+def recipe_cost(name: str) -> dict[str, Any]:
+    """The flow of a recipe and its cost: GFLOP an image and direction, and hours on a card.
+
+    Hours are images x epochs x 3 forward passes (4 where activations are computed again) x FLOP,
+    over 40%, which is assumed, of an A100's 19.5 TFLOP/s in float32. They are left out where the
+    recipe has no data set of its own or stops by the clock.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    config = recipe_config(name)
+    flow = recipe_flow(config)
+    cost: dict[str, Any] = {
+        "flow": {**flow.to_dict(), "parameters": flow.parameter_count},
+        "gflop_per_image_and_direction": flow.flop / 1e9,
+    }
+    if (images := IMAGES.get(name)) is not None and config.max_minutes is None:
+        passes = _PASSES + ("none", "steps", "blocks").index(config.optim.recompute)
+        total = images * config.epochs * passes * flow.flop
+        cost |= {
+            "images": images,
+            "epochs": config.epochs,
+            "training_pflop": total / 1e15,
+            "card": _CARD,
+            "assumed_utilisation": _UTILISATION,
+            "card_hours": total / (_PEAK * _UTILISATION) / 3600,
+        }
+    return cost

@@ -1,0 +1,54 @@
+"""What a run is computed with: versions, device, time."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...io.atomic import write_text
+
+__all__ = ["ENVIRONMENT", "environment", "save_environment"]
+
+ENVIRONMENT = "environment.json"
+_PACKAGES = ("nfaug", "torch", "torchvision", "numpy", "timm", "accelerate", "diffusers")
+
+
+def environment(device: torch.device | str) -> dict[str, Any]:
+    """Versions, system, device and the time (UTC) as JSON values; no name of user or machine."""
+    device = torch.device(device)
+    return {
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "device": _device_name(device),
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def save_environment(folder: Path, device: torch.device | str) -> None:
+    """Write `environment` as environment.json into a run's folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / ENVIRONMENT, json.dumps(environment(device), indent=2) + "\n")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type != "cuda":
+        return str(device)
+    found = torch.cuda.get_device_properties(device)
+    return f"{device}: {found.name}, {found.total_memory / 2**30:.0f} GiB"

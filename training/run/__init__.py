@@ -1,0 +1,1 @@
+"""A training run: its context, loop, state and saved snapshots."""

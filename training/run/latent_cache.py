@@ -1,0 +1,99 @@
+"""Training in the latent space of a frozen autoencoder: its scale, and latents computed once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+
+import torch
+
+from ...data.batches import Batches, MemoryBatches, progress_bar
+from ...data.images import LabelledImages
+from ...flows.codec import Codec
+from ...flows.flow import FlowConfig
+from ...flows.latent_codec import LatentCodec, measure_codec
+from ..config import TrainConfig
+
+__all__ = ["flow_shape", "open_codec", "with_latents"]
+
+_AT_ONCE = 64  # images that are encoded at a time
+
+
+def open_codec(
+    dataset: LabelledImages, config: TrainConfig, device: torch.device
+) -> LatentCodec | None:
+    """The autoencoder that the settings name, its scale measured; None for pixels.
+
+    The scale is that of `latents.images` images, which the seed draws.
+
+    Raises:
+        ValueError, OSError, ModuleNotFoundError: see `nfaug.flows.latent_codec.measure_codec`.
+    """
+    if config.autoencoder is None:
+        return None
+    choice = torch.Generator().manual_seed(config.seed)
+    rows = torch.randperm(len(dataset), generator=choice)[: config.latents.images]
+    images = torch.stack([dataset.image(row) for row in rows.tolist()])
+    return measure_codec(config.autoencoder, images, noise=config.latents.noise, device=device)
+
+
+def flow_shape(
+    dataset: LabelledImages, config: TrainConfig, codec: LatentCodec | None
+) -> tuple[FlowConfig, Codec | None]:
+    """The flow's shape for a data set's images, or for their latents, and the flow's codec."""
+    settings = asdict(config.flow)
+    if codec is None:
+        return FlowConfig(dataset.channels, dataset.image_size, **settings), None
+    channels, height, width = codec.latent_shape
+    shape = FlowConfig(channels, (height, width), **settings)
+    return shape, codec.for_flow(shape)
+
+
+def with_latents(
+    data: Batches,
+    codec: LatentCodec | None,
+    config: TrainConfig,
+    device: torch.device,
+    *,
+    mirrored: bool,
+    progress: bool,
+) -> Batches:
+    """The same with latents in place of images, computed once; pixels as they came.
+
+    An autoencoder costs an order of magnitude more than the flow, so encoding at each step would
+    be most of a run. Of each image the latents are kept in memory as float16, whose rounding is
+    below the noise, and, where `mirrored` and `augmentation.hflip` say so, those of its mirror
+    image, which are not the mirrored latents: (N, views, C, H, W). `FlowAugmentation` draws one.
+
+    Raises:
+        ValueError: there is an augmentation that latents cannot have, or not the memory.
+    """
+    if codec is None or not config.latents.cache:
+        return data
+    augmentation = config.augmentation
+    if augmentation.pad_crop or augmentation.rotation or augmentation.color_jitter:
+        raise ValueError(
+            "latents are computed once, of each image and its mirror image, and then neither "
+            "shifted, rotated nor recoloured: set augmentation.pad_crop, rotation and color_jitter "
+            "to 0, or latents.cache to false, which runs the autoencoder at each step"
+        )
+    count, views = len(data.labels), 1 + (mirrored and augmentation.hflip)
+    size = 2 * count * views * math.prod(codec.latent_shape)
+    if size > config.dataset.memory_gib * 2**30:
+        raise ValueError(
+            f"latents of {count} images take {size / 2**30:.1f} GiB of memory; allow that with "
+            f"dataset.memory_gib (now {config.dataset.memory_gib:g}), or set latents.cache to "
+            "false, which runs the autoencoder at each step"
+        )
+    latents = torch.empty((count, views, *codec.latent_shape), dtype=torch.float16)
+    done = 0
+    with progress_bar(count, "latents", "image", shown=progress) as bar:
+        for images, _ in data.iterate(torch.arange(count), _AT_ONCE):
+            batch = images.to(device)
+            part = slice(done, done + len(batch))
+            for view in range(views):
+                encoded = codec.prepare(batch.flip(-1) if view else batch)
+                latents[part, view] = encoded.to("cpu", torch.float16)
+            done = part.stop
+            bar.update(len(batch))
+    return MemoryBatches(latents, data.labels)

@@ -1,0 +1,155 @@
+"""What moves a flow's weights: Adamax with warm-up, clipping, skipped steps and an average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...flows.flow import Flow
+from ..config import TrainConfig
+
+__all__ = ["FlowOptimizer", "TrainingDiverged", "learning_rate"]
+
+
+class TrainingDiverged(ArithmeticError):
+    """Too many steps in a row were not finite, or the flow itself no longer is."""
+
+
+def learning_rate(config: TrainConfig, step: int, done: float) -> float:
+    """Rate of a step, counted from 0, when a share `done` of the run is over.
+
+    Linear warm-up, times a half cosine from 1 to 0.01 where `optim.decay` asks for it.
+    """
+    warm = min(1.0, (step + 1) / max(1, config.optim.warmup_steps))
+    cosine = 0.505 + 0.495 * math.cos(math.pi * done)
+    return config.lr * warm * (1.0 if config.optim.decay == "constant" else cosine)
+
+
+class FlowOptimizer:
+    """Adamax (arXiv:1412.6980) on a flow, and the moving average of its weights.
+
+    Make it after the flow's data-dependent initialisation: the average starts from the weights
+    that it finds.
+
+    Attributes:
+        average: the flow with averaged weights.
+        steps: steps so far, with those that were skipped.
+        skipped: steps that were skipped because something was not finite.
+        rate: learning rate of the last step.
+        scale: factor of every learning rate, below 1 after a return to an earlier state.
+    """
+
+    def __init__(self, flow: Flow, config: TrainConfig) -> None:
+        from ema_pytorch import EMA  # here: whoever only fits or evaluates needs no extra
+
+        self.flow = flow
+        self.config = config
+        self.ema = EMA(
+            flow,
+            beta=config.optim.ema_decay,
+            power=config.optim.ema_power,
+            update_after_step=0,
+            update_every=1,
+            include_online_model=False,
+            use_foreach=True,
+        )
+        self.optimizer = torch.optim.Adamax(flow.parameters(), lr=config.lr)
+        self.steps = self.skipped = self.skipped_in_a_row = 0
+        self.scale = 1.0
+
+    @property
+    def average(self) -> Flow:
+        return self.ema.ema_model
+
+    @property
+    def rate(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def step(self, loss: Tensor, done: float, value: Tensor | None = None) -> float | None:
+        """Go down the gradient; the loss, or None where the step was skipped.
+
+        `value` is the loss to judge and to return where `loss` is only a process's part of it.
+
+        Raises:
+            TrainingDiverged: `optim.max_bad_steps` steps in a row were not finite.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.scale * learning_rate(self.config, self.steps, done)
+        self.steps += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.optim.clip_norm)
+        value = loss.detach() if value is None else value
+        found, size = torch.stack([value.to(norm), norm]).tolist()  # one wait for the device
+        if math.isfinite(found) and math.isfinite(size):
+            self.optimizer.step()
+            self.flow.clip_()
+            self.ema.update()
+            self.skipped_in_a_row = 0
+            return found
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= self.config.optim.max_bad_steps:
+            raise TrainingDiverged(
+                f"{self.skipped_in_a_row} steps in a row were not finite (loss {found}, gradient "
+                f"norm {size}); {self.advice()}"
+            )
+        return None
+
+    def advice(self) -> str:
+        """What to change where training diverges."""
+        optim = self.config.optim
+        return (
+            f"try a smaller lr than {self.config.lr:g}, a longer optim.warmup_steps than "
+            f"{optim.warmup_steps}, or a smaller optim.clip_norm than {optim.clip_norm:g}"
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that a step reads or writes, by name: weights, moments, the average."""
+        found = {f"flow.{name}": value for name, value in self.flow.state_dict().items()}
+        found |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
+        for number, moments in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """What a step needs besides, as JSON values."""
+        return {
+            "steps": self.steps,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "rate_scale": self.scale,
+            "rate": self.rate,
+            # Loading a flow may have lengthened its series, which no tensor tells.
+            "bounds": [coupling.bound for coupling in self.flow.couplings()],
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Go back to what `tensors` and `facts` were.
+
+        Raises:
+            RuntimeError: they are of another flow.
+        """
+
+        def part(name: str) -> dict[str, Tensor]:
+            return {k[len(name) :]: value for k, value in tensors.items() if k.startswith(name)}
+
+        self.flow.load_state_dict(part("flow."))
+        self.ema.load_state_dict(part("ema."))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in part("optimizer.").items():
+            number, _, name = key.partition(".")
+            state.setdefault(int(number), {})[name] = value.clone()
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for group in self.optimizer.param_groups:
+            group["lr"] = facts["rate"]
+        self.steps, self.skipped = facts["steps"], facts["skipped"]
+        self.skipped_in_a_row, self.scale = facts["skipped_in_a_row"], facts["rate_scale"]
+        for flow in (self.flow, self.average):
+            for coupling, bound in zip(flow.couplings(), facts["bounds"], strict=True):
+                coupling.cover(bound)

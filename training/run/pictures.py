@@ -1,0 +1,159 @@
+"""The pictures of a run: how far it is, where latents lie, what the fixed point does to them."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...augment.preview import picture_grid, preview_grid, sample_images
+from ...checkpoint.checkpoint import Checkpoint
+from ...data.batches import open_batches
+from ...data.images import LabelledImages, TensorImages
+from ...fitting import encode_with_noise, fit_classes
+from ...gaussians.fixed_point.solver import (
+    FixedPointConfig,
+    FixedPointDivergence,
+    FixedPointStep,
+    solve,
+)
+from ...gaussians.gaussians import ClassGaussians
+from ...gaussians.statistics import ClassStatistics
+from ...io.atomic import write_bytes
+from ..report.plots import convergence_curves, embedding_panels, kl_heatmaps, loss_curve
+from .context import Setup
+from .state import RunState
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    from ..trainer import TrainResult
+
+__all__ = ["figure_image", "progress_pictures", "run_figures", "save_figures"]
+
+_CLASSES, _PER_CLASS = 10, 200  # what the pictures of latents are made from, at most
+_COLUMNS, _AXES, _FEW = 6, 16, 40  # samples a class; axes and images a class while a run goes on
+
+
+def run_figures(
+    result: TrainResult, dataset: LabelledImages, *, weights: tuple[float, float] | None = None
+) -> dict[str, Figure]:
+    """Figures of a run by name: "loss" and, with classes, "latents", "kl" and "convergence".
+
+    "latents" are the four panels of the paper's Figure 1: the latents of the initialised flow,
+    samples of the gaussians estimated from them, and of the fixed point (means and covariances,
+    as released) at a small and a large weight c; "kl" their pairwise divergences; "convergence"
+    the residuals of the two solves. `weights` are the two c; by default a fiftieth of the run's
+    own weight, and that weight. Up to 10 classes and 200 images of each are used.
+    """
+    figures = {"loss": loss_curve(result.loss, result.history)}
+    if result.initial is None or len(dataset.classes) < 2:
+        return figures
+    latents, labels = _latents(result, dataset)
+    names = dataset.classes[:_CLASSES]
+    stats = ClassStatistics(len(names), latents.shape[1])
+    stats.update(latents, labels)
+    counts, means, variances = stats.finalize(class_names=names)
+    panels = {"gaussians of the data": ClassGaussians(means, variances, counts)}
+    histories: dict[str, list[FixedPointStep]] = {}
+    for weight in weights or _weights(result, *means.shape):
+        title = f"fixed point, c = {weight:g}"
+        try:
+            solved = solve(means, variances, FixedPointConfig(fit="both", kld_weight=weight))
+        except FixedPointDivergence:
+            continue  # no gaussians to show; the run itself may use another rule
+        panels[title] = ClassGaussians(solved.means, solved.variances, counts)
+        histories[title] = solved.history
+    figures["latents"] = embedding_panels(latents, labels, panels, class_names=names)
+    figures["kl"] = kl_heatmaps(panels)
+    if histories:
+        figures["convergence"] = convergence_curves(histories)
+    return figures
+
+
+def save_figures(figures: dict[str, Figure], folder: Path) -> None:
+    """Write every figure as NAME.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        write_bytes(folder / f"{name}.png", _png(figure))
+
+
+def figure_image(figure: Figure) -> Image.Image:
+    """A figure as pixels."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(_png(figure)))
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+@torch.no_grad()
+def progress_pictures(setup: Setup, state: RunState) -> dict[str, Image.Image]:
+    """How far a run is, by name: samples of each class and, where there are classes, NFA's variants
+    of images, an embedding of latents and of the gaussians' samples, and the pairwise KL.
+
+    Of the averaged weights and at most 10 classes; nothing is drawn from the run's generators.
+    """
+    flow, dataset = state.optimizer.average, setup.dataset
+    gaussians = _first(state.gaussians)
+    names = [*setup.classes][:_CLASSES] or ["all"]
+    device = setup.processes.device
+    labels = torch.arange(gaussians.num_classes, device=device).repeat_interleave(_COLUMNS)
+    generator = torch.Generator(device).manual_seed(setup.config.seed)
+    samples = sample_images(flow, gaussians, labels, generator=generator).cpu()
+    table = samples.unflatten(0, (-1, _COLUMNS))
+    pictures = {"progress_samples": picture_grid(table, [""] * _COLUMNS, names)}
+    if gaussians.num_classes < 2:
+        return pictures
+    rows = [(dataset.targets == y).nonzero().flatten()[:_FEW] for y in range(len(names))]
+    images = torch.stack([dataset[index][0] for index in torch.cat(rows).tolist()])
+    few = TensorImages(images, dataset.targets[torch.cat(rows)], names)
+    rank = min(_AXES, min(map(len, rows)) - 1)
+    settings: dict[str, Any] = {"rank": rank, "max_per_class": _FEW, "memory": True}
+    _, pca = fit_classes(flow, open_batches(few), names, **settings, progress=False)
+    config = replace(setup.checkpoint(flow, state).config, class_names=tuple(names))
+    preview = preview_grid(Checkpoint(flow, config, gaussians, pca), few)
+    z, _ = encode_with_noise(flow, images.to(device), generator)
+    panels = {"samples of the gaussians": gaussians.to("cpu")}
+    embedding = embedding_panels(z.flatten(1).cpu(), few.targets, panels, class_names=names)
+    return pictures | {
+        "progress_nfa": preview,
+        "progress_latents": figure_image(embedding),
+        "progress_kl": figure_image(kl_heatmaps({"pairwise KL": gaussians})),
+    }
+
+
+def _first(gaussians: ClassGaussians) -> ClassGaussians:
+    """A copy of those of the first classes."""
+    parts = (gaussians.means, gaussians.variances, gaussians.counts)
+    return ClassGaussians(*(part[:_CLASSES] for part in parts))
+
+
+@torch.no_grad()
+def _latents(result: TrainResult, dataset: LabelledImages) -> tuple[torch.Tensor, torch.Tensor]:
+    assert result.initial is not None
+    flow = result.initial.flow.freeze()
+    classes = range(min(_CLASSES, len(dataset.classes)))
+    rows = torch.cat([(dataset.targets == y).nonzero().flatten()[:_PER_CLASS] for y in classes])
+    chosen = dataset.subset(rows)
+    generator = torch.Generator(flow.device).manual_seed(0)
+    latents, labels = [], []
+    for images, batch in open_batches(chosen).iterate(torch.arange(len(chosen)), 256):
+        z, _ = encode_with_noise(flow, images.to(flow.device), generator)
+        latents.append(z.flatten(1).cpu())
+        labels.append(batch)
+    return torch.cat(latents), torch.cat(labels)
+
+
+def _weights(result: TrainResult, num_classes: int, dim: int) -> tuple[float, float]:
+    weight = result.checkpoint.config.gaussians.get("kld_weight")
+    weight = FixedPointConfig().weight(num_classes, dim) if weight is None else float(weight)
+    return weight / 50, weight
