@@ -1,15 +1,15 @@
-# Everything runs in .venv, which is made when there is none:  make test  or  make demo
+# Every target runs in .venv and makes it first if it is missing:  make test  or  make demo
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format typecheck imports pytest test demo soak study bundle wheel-check clean
+.PHONY: help venv lint format typecheck imports pytest test demo soak study study-test bundle wheel-check clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/nfaug-installed
 
-# Options for the commands: make pytest PYTEST_ARGS="-k flow", make demo DEMO_ARGS=--quick
+# Options of the commands: make pytest PYTEST_ARGS="-k flow", make demo DEMO_ARGS=--quick
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 STUDY_ARGS ?= --print
@@ -47,22 +47,25 @@ format: $(STAMP)  ## Format, and fix what ruff can fix
 typecheck: $(STAMP)  ## Run mypy on an unpacked wheel (scripts/wheel.py says why)
 	$(BIN)/python scripts/wheel.py types
 
-imports: $(STAMP)  ## Check which package imports which with import-linter
+imports: $(STAMP)  ## Check the layers of the packages with import-linter
 	$(BIN)/python scripts/wheel.py imports
 
 pytest: $(STAMP)  ## Run the tests alone
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
-test: lint typecheck pytest  ## Lint, check types, run the tests
+test: lint typecheck imports pytest  ## Lint, check types and imports, run the tests
 
-demo: $(STAMP)  ## Train, fit, augment and fine-tune on handwritten digits; writes a report
+demo: $(STAMP)  ## Train, fit, augment and fine-tune on handwritten digits; write a report
 	$(BIN)/nfaug demo $(DEMO_ARGS)
 
-soak: $(STAMP)  ## Run the long checks: fuzzing, kills, full-size commands
+soak: $(STAMP)  ## Run the long checks: fuzzing, kills, full-size commands, the study's tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
 
-study: $(STAMP)  ## Does it help? STUDY_ARGS="--table main --work DIR"; without, the tables so far
-	$(ONE_THREAD) $(BIN)/python benchmarks/study.py $(STUDY_ARGS)
+study: $(STAMP)  ## Does NFA help? STUDY_ARGS="--table main --work DIR"; without, print the tables
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.study $(STUDY_ARGS)
+
+study-test: $(STAMP)  ## Run the tests of the study; `make soak` runs them too
+	$(ONE_THREAD) $(BIN)/python -m pytest -m "" tests/benchmarks $(PYTEST_ARGS)
 
 bundle: $(STAMP)  ## Turn the run directory RUN into the bundled flow NAME (scripts/bundle.py)
 	$(BIN)/python scripts/bundle.py $(RUN) $(NAME) $(BUNDLE_ARGS)
@@ -75,4 +78,4 @@ wheel-check: $(STAMP)  ## Build the wheel, compare its files with git's, check i
 
 clean:  ## Remove .venv, builds and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find nfaug training hub tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find nfaug training hub benchmarks tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

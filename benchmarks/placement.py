@@ -1,31 +1,31 @@
 """Where in a pipeline NFA belongs: before a random crop (a bank), or behind it (online)?
 
-    nfaug train --data DATA --epochs 2 --batch_size 64 --prior.kind single \\
+    nfaug train --data DATA --epochs 2 --batch-size 64 --prior.kind single \\
         --flow.steps [4,4,4] --flow.blocks [1,1,1] --flow.width [32,32,48] \\
-        --flow.padded_size [32,32] --dataset.val_fraction 0 --out FLOW
-    python benchmarks/placement.py --flow FLOW --data DATA --csv GATED.csv
-    python benchmarks/placement.py --flow FLOW --data DATA --train --csv ACCURACY.csv
+        --flow.padded-size [32,32] --dataset.val-fraction 0 --out FLOW
+    python -m benchmarks.placement --flow FLOW --data DATA --csv GATED.csv
+    python -m benchmarks.placement --flow FLOW --data DATA --train --csv ACCURACY.csv
 
 The committed results are benchmarks/results/placement_gated.csv and placement.csv.
 
-The setting: a flow that has learnt from images without labels (prior.kind single), and a few
-labelled images per class, from which both the classifier and the fit of NFA are made. A flow that
-was trained with labels has seen more of them than the classifier; what is printed says so.
+The flow is trained on images without labels (prior.kind single). The classifier and the fit of NFA
+share a few labelled images per class. The output says so if the flow was trained with labels.
 
-The flow is fitted to the labelled images, once as they are and once under the crop (several views
-of each, as `nfaug fit --augment` does). Printed for RandomResizedCrop of several scales, on crops
-that the fit did not see:
+The flow is fitted to the labelled images twice: as they are, and under the crop (several views of
+each image, as `nfaug fit --augment` does). The table shows, for RandomResizedCrop of several
+scales and crops that the fit did not see:
 
-- gated: the share of images that the gate lets be, as outside what the flow knows of the class;
+- gated: the share of images that the gate leaves unchanged, since they lie outside the range of
+  their class;
 - change: the mean absolute change of an augmented image, in grey levels.
 
-With --train, the small CNN of study.py learns from the same images under RandomResizedCrop(scale)
-in five arms, and is tested on test images as they are: the crop alone, NFA behind the crop with the
-plain fit, with the fit under the crop, and without a gate, and NFA before the crop from a stored
-bank. All arms see the same number of images in the same order; each finished cell appends a row to
---csv, and a run that is repeated skips the cells that are there. Printed are means, and gains over
-the crop alone with 95% intervals over seeds (Student's t); a seed chooses the labelled images, the
-initial weights and the order. NFA has its default settings.
+With --train, the small CNN of the study trains on the same images under RandomResizedCrop(scale) in
+five arms and is tested on whole test images: the crop alone; NFA behind the crop with the plain
+fit, with the fit under the crop, and without a gate; NFA before the crop from a bank. All arms see
+the same number of images in the same order. Each finished cell is a row of --csv, and a repeated
+run skips finished cells. The table shows means and gains over the crop alone with 95% intervals
+over seeds (Student's t). A seed sets the labelled images, the initial weights and the order. NFA
+has its default settings.
 """
 
 from __future__ import annotations
@@ -37,9 +37,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from study_cells import interval
-from study_classifier import accuracy, new_classifier, train_classifier
-from study_data import Images
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -48,6 +45,10 @@ from nfaug import NFAugment
 from nfaug.augment.views import AugmentedViews, gated_share
 from nfaug.bank.make import make_bank
 from nfaug.data.open import open_dataset, split_per_class, to_tensors
+
+from .study.cells import interval
+from .study.classifiers import accuracy, new_classifier, train_classifier
+from .study.data import Images
 
 ARMS = ("crop", "behind", "behind, fit under crop", "behind, no gate", "before (bank)")
 
@@ -168,7 +169,7 @@ def cell(args: argparse.Namespace, flow: Any, arm: str, seed: int) -> tuple[floa
 
 
 def setting_of(checkpoint: Any, per_class: int) -> str:
-    """What the flow and the classifier have seen."""
+    """The training data of the flow and of the classifier, in words."""
     training, kind = checkpoint.config.training, checkpoint.config.gaussians.get("kind")
     labels = "without labels" if kind == "single" else f"WITH ALL LABELS ({kind})"
     return (

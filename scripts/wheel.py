@@ -3,6 +3,7 @@
     python scripts/wheel.py build DIR       # build a wheel into DIR and print its path
     python scripts/wheel.py contents WHEEL  # compare the wheel's files with git's
     python scripts/wheel.py types [WHEEL]   # run mypy on the wheel (built if not given)
+    python scripts/wheel.py imports [WHEEL] # run import-linter on it
 
 The types are checked on an unpacked wheel, in another directory, because the folders
 training/ and hub/ are `nfaug.training` and `nfaug.hub` only once they are installed: mypy on

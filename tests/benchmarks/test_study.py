@@ -1,9 +1,8 @@
-"""The study's parts that need no hour: intervals, resumption, and what an arm gets to see."""
+"""The study: intervals, resumption, and the images that each arm uses."""
 
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,12 @@ import pytest
 import torch
 from nfa_tools import CLASSES, NAMES, images_of
 
+from benchmarks.study import arms, banks, cells, classifiers, data, flows, report, tables
+from benchmarks.study.cells import Cell
 from nfaug import Checkpoint
 from nfaug.data.images import TensorImages
-from nfaug.training import TrainConfig
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import study  # noqa: E402
-import study_arms  # noqa: E402
-import study_cells  # noqa: E402
-import study_classifier  # noqa: E402
-import study_data  # noqa: E402
-import study_flows  # noqa: E402
-import study_report  # noqa: E402
-import study_tables  # noqa: E402
-from study_cells import Cell  # noqa: E402
+pytestmark = pytest.mark.soak  # test_study_smoke.py is in the default run
 
 CELL = Cell("tiny", "nfa", "l", "none", 6, 0, "test", 4, "p=0.5 alpha=1 mix=axis")
 ROW = {
@@ -37,33 +26,15 @@ ROW = {
 
 
 @pytest.fixture
-def source(monkeypatch: pytest.MonkeyPatch) -> study_data.Source:
-    """60 images a class in memory, 20 of which are for validation."""
-    labels = torch.arange(60 * CLASSES) % CLASSES
-    images = TensorImages(images_of(labels, channels=1), labels, NAMES)
-    monkeypatch.setattr(study_data, "VALIDATION_PER_CLASS", 20)
-    monkeypatch.setattr(study_data, "training_images", lambda _: images)
-    return study_data.Source("tiny", "", "")
-
-
-@pytest.fixture
 def locked_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on, whoever opens data beyond the labelled images fails."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("data beyond the labelled images were opened")
 
-    for module in (study_data, study_flows):
+    for module in (data, flows):
         for name in ("training_images", "open_dataset"):
             monkeypatch.setattr(module, name, refuse)
-
-
-@pytest.fixture
-def small_flows(monkeypatch: pytest.MonkeyPatch, tiny_config: TrainConfig) -> None:
-    config = replace(study_flows._CONFIG, flow=tiny_config.flow, batch_size=6)
-    monkeypatch.setattr(study_flows, "_CONFIG", config)
-    monkeypatch.setattr(study_flows, "_STEPS", {"u": 2, "l": 2, "o": 2})
-    monkeypatch.setattr(study_arms, "VARIANTS", 2)
 
 
 def no_loss(*_: Any) -> torch.Tensor:
@@ -71,76 +42,76 @@ def no_loss(*_: Any) -> torch.Tensor:
 
 
 def test_interval_is_students() -> None:
-    found = study_cells.interval([1.0, 2.0, 3.0])
+    found = cells.interval([1.0, 2.0, 3.0])
     assert found.mean == 2
     assert found.half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)
     assert not found.clear
-    assert study_cells.interval([3.0, 3.1, 3.2]).clear
-    alone = study_cells.interval([5.0])
+    assert cells.interval([3.0, 3.1, 3.2]).clear
+    alone = cells.interval([5.0])
     assert alone.half == math.inf
     assert (str(alone), alone.shown("+"), str(found)) == ("5.0", "+5.0", "2.0 ± 2.5")
-    with pytest.raises(ValueError, match="no values"):
-        study_cells.interval([])
+    with pytest.raises(ValueError, match="values"):
+        cells.interval([])
 
 
 def test_half_width_covers_the_mean_in_95_of_100_studies() -> None:
     draws = torch.randn(600, 10, generator=torch.Generator().manual_seed(0))
-    found = [study_cells.interval(row) for row in draws.tolist()]
+    found = [cells.interval(row) for row in draws.tolist()]
     missed = sum(abs(each.mean) > each.half for each in found) / len(found)
     assert 0.03 < missed < 0.075
 
 
 def test_a_study_goes_on_where_it_stopped(tmp_path: Path) -> None:
     file = tmp_path / "results" / "study.csv"
-    cells = [replace(CELL, seed=seed) for seed in (1, 0, 1)]
-    assert [cell.seed for cell in study_cells.pending(cells, study_cells.read(file))] == [0, 1]
-    study_cells.append(file, cells[0], ROW)
-    done = study_cells.read(file)
-    assert done == {cells[0]: {name: str(value) for name, value in ROW.items()}}
-    assert study_cells.pending(cells, done) == [cells[1]]
-    assert study_cells.pending([replace(CELL, seed=1, steps=5)], done), "another cell"
+    wanted = [replace(CELL, seed=seed) for seed in (1, 0, 1)]
+    assert [cell.seed for cell in cells.pending(wanted, cells.read(file))] == [0, 1]
+    cells.append(file, wanted[0], ROW)
+    done = cells.read(file)
+    assert done == {wanted[0]: {name: str(value) for name, value in ROW.items()}}
+    assert cells.pending(wanted, done) == [wanted[1]]
+    assert cells.pending([replace(CELL, seed=1, steps=5)], done), "another cell"
 
 
 def test_a_row_that_was_cut_off_is_run_again(tmp_path: Path) -> None:
     file = tmp_path / "study.csv"
     for seed in (0, 1):
-        study_cells.append(file, replace(CELL, seed=seed), ROW)
+        cells.append(file, replace(CELL, seed=seed), ROW)
     file.write_text(file.read_text()[:-12])
-    assert list(study_cells.read(file)) == [CELL]
-    study_cells.append(file, replace(CELL, seed=1), ROW)
-    assert list(study_cells.read(file)) == [CELL, replace(CELL, seed=1)]
+    assert list(cells.read(file)) == [CELL]
+    cells.append(file, replace(CELL, seed=1), ROW)
+    assert list(cells.read(file)) == [CELL, replace(CELL, seed=1)]
 
 
 def test_options_are_read_from_settings() -> None:
-    assert study_cells.options(CELL) == {"p": "0.5", "alpha": "1", "mix": "axis"}
-    assert study_cells.options(replace(CELL, settings="")) == {}
+    assert cells.options(CELL) == {"p": "0.5", "alpha": "1", "mix": "axis"}
+    assert cells.options(replace(CELL, settings="")) == {}
 
 
 def test_settings_are_never_chosen_on_what_is_reported() -> None:
-    tables = {name: study_tables.cells_of(name, "x", 10) for name in study_tables.TABLES}
+    every = {name: table.cells("x", 10) for name, table in tables.TABLES.items()}
     choosing = ("first-settings", "settings", "more-settings", "scales", "steps")
-    chosen = [cell for name in choosing for cell in tables.pop(name)]
+    chosen = [cell for name in choosing for cell in every.pop(name)]
     reporting = ["both", "combined", "defaults", "flows", "labels", "long", "main", "other-noise"]
-    assert sorted(tables) == reporting
-    reported = tables["main"]
-    assert {cell.split for cells in tables.values() for cell in cells} == {"test"}
+    assert sorted(every) == reporting
+    reported = every["main"]
+    assert {cell.split for each in every.values() for cell in each} == {"test"}
     assert {cell.split for cell in chosen} == {"validation"}
     assert not {cell.seed for cell in reported} & {cell.seed for cell in chosen}
     assert len({cell.steps for cell in reported}) == 1, "equal numbers of steps"
     assert len(set(reported)) == len(reported), "each cell looks at the test set once"
-    with pytest.raises(ValueError, match="no table"):
-        study_tables.cells_of("all", "x", 1)
+    other = {name for name, table in tables.TABLES.items() if table.needs_other}
+    assert other == {"flows", "other-noise", "scales"}
 
 
-def test_validation_and_labelled_images_are_disjoint(source: study_data.Source) -> None:
-    held = study_data.held_out(source, "validation")
-    few = study_data.labelled(source, 6, seed=3)
+def test_validation_and_labelled_images_are_disjoint(source: data.DataSet) -> None:
+    held = data.held_out(source, "validation")
+    few = data.labelled(source, 6, seed=3)
     assert torch.bincount(held.labels).tolist() == [20] * CLASSES
     assert torch.bincount(few.targets).tolist() == [6] * CLASSES
     same = (held.images[:, None] == few.images[None]).flatten(2).all(2)
     assert not same.any()
     with pytest.raises(ValueError, match="'train'"):
-        study_data.held_out(source, "train")
+        data.held_out(source, "train")
 
 
 @pytest.mark.parametrize(
@@ -155,25 +126,28 @@ def test_validation_and_labelled_images_are_disjoint(source: study_data.Source) 
 def test_an_arm_sees_its_labelled_images_alone(
     arm: str,
     settings: str,
-    source: study_data.Source,
+    source: data.DataSet,
     small_flows: None,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
-    few = study_data.labelled(source, 6, seed=0)
+    few = data.labelled(source, 6, seed=0)
     request.getfixturevalue("locked_data")
     cell = replace(CELL, arm=arm, settings=settings, flow="l" if arm in ("noise", "nfa") else "-")
     bank = None
     if cell.flow == "l":
-        flow = study_flows.flow_for("l", source, few, 0, tmp_path)
-        bank, kept, seconds = study_arms.bank_for(cell, flow, few, tmp_path)
+        flow = flows.flow_for("l", source, few, 0, tmp_path)
+        maker = arms.ARMS[arm].bank
+        assert maker is not None
+        bank, kept, seconds = banks.bank_for(cell, maker, flow, few, tmp_path)
         assert bank.shape == (len(few), 2, 1, 8, 8)
         assert 0 < kept <= 1
         assert seconds > 0
-        again, _, _ = study_arms.bank_for(replace(cell, base="flip+crop"), flow, few, tmp_path)
+        flipped = replace(cell, base="flip+crop")
+        again, _, _ = banks.bank_for(flipped, maker, flow, few, tmp_path)
         assert torch.equal(again, bank)
-    draw = study_arms.make_draw(cell, few, bank, no_loss)
+    draw = arms.make_draw(cell, few, bank, no_loss)
     rows = torch.arange(len(few))
     images = draw(rows, torch.Generator().manual_seed(0), 0.0)
     assert images.dtype == torch.uint8
@@ -181,22 +155,18 @@ def test_an_arm_sees_its_labelled_images_alone(
     assert torch.equal(images, draw(rows, torch.Generator().manual_seed(0), 0.5))
 
 
-def test_other_flows_use_no_label(
-    source: study_data.Source, small_flows: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few = study_data.labelled(source, 6, seed=0)
-    images = study_data.training_images(source)
-    monkeypatch.setattr(study_flows, "training_images", lambda _: images)
-    flow = study_flows.flow_for("u", source, few, 5, tmp_path)
+def test_other_flows_use_no_label(source: data.DataSet, small_flows: None, tmp_path: Path) -> None:
+    few = data.labelled(source, 6, seed=0)
+    flow = flows.flow_for("u", source, few, 5, tmp_path)
     assert flow.config.gaussians["kind"] == "single"
     assert flow.config.class_names == ()
     assert flow.pca is None
-    assert flow.config.training["images"] == len(images)
+    assert flow.config.training["images"] == len(data.training_images(source))
     assert (tmp_path / "flow-u-tiny" / "config.json").exists()
 
 
-def test_hard_selection_takes_the_largest_loss(source: study_data.Source) -> None:
-    few = study_data.labelled(source, 6, seed=0)
+def test_hard_selection_takes_the_largest_loss(source: data.DataSet) -> None:
+    few = data.labelled(source, 6, seed=0)
     bank = torch.arange(5, dtype=torch.uint8)[None, :, None, None, None].expand(
         len(few), -1, *few.images.shape[1:]
     )
@@ -208,12 +178,12 @@ def test_hard_selection_takes_the_largest_loss(source: study_data.Source) -> Non
 
     rows = torch.arange(len(few)).repeat(20)
     cell = replace(CELL, settings="p=1 hard=3")
-    draw = study_arms.make_draw(cell, few, bank, brightest)
+    draw = arms.make_draw(cell, few, bank, brightest)
     images = draw(rows, torch.Generator().manual_seed(0), 0.0)
     assert torch.equal(asked[0], few.targets[rows].repeat(3))
     found = images[:, 0, 0, 0].float()
     assert found.mean() == pytest.approx(3.0, abs=0.2), "the mean of the largest of three of 0 to 4"
-    fading = study_arms.make_draw(replace(CELL, settings="p=1 fade=1"), few, bank + 200, no_loss)
+    fading = arms.make_draw(replace(CELL, settings="p=1 fade=1"), few, bank + 200, no_loss)
     for done in (0.0, 0.5, 1.0):
         images = fading(rows, torch.Generator().manual_seed(0), done)
         new = (images != few.images[rows]).flatten(1).any(1).float().mean()
@@ -223,22 +193,20 @@ def test_hard_selection_takes_the_largest_loss(source: study_data.Source) -> Non
 def test_tilted_weights() -> None:
     weights = torch.tensor([[0.5, 1.0, 1.0, 1.0]])
     values = torch.tensor([[16.0, 4.0, 1.0, 0.0]])
-    down = study_arms.tilted(weights, values, 1.0)
+    down = banks.tilted(weights, values, 1.0)
     assert torch.allclose(down, torch.tensor([[0.5, 0.5, 0.25, 0.0]]))
-    up = study_arms.tilted(weights, values, -1.0)
+    up = banks.tilted(weights, values, -1.0)
     assert torch.allclose(up, torch.tensor([[0.125, 0.5, 1.0, 0.0]]))
 
 
-def test_settings_of_a_variant(
-    source: study_data.Source, small_flows: None, tmp_path: Path
-) -> None:
-    few = study_data.labelled(source, 6, seed=0)
-    flow = study_flows.flow_for("l", source, few, 0, tmp_path)
+def test_settings_of_a_variant(source: data.DataSet, small_flows: None, tmp_path: Path) -> None:
+    few = data.labelled(source, 6, seed=0)
+    flow = flows.flow_for("l", source, few, 0, tmp_path)
     made = []
     for more in ({}, {"tilt": "2"}, {"noise": "0.5"}):
         settings = {"alpha": "1", "gate": "off", **more}
-        nfa = study_arms.fitted_augmentation(flow, few, settings, 0)
-        made.append(study_arms._variant(nfa, few.images, few.targets, settings))
+        nfa = banks.fitted_augmentation(flow, few, settings, 0)
+        made.append(banks._variant(nfa, few.images, few.targets, settings))
     assert all((variant != few.images).any() for variant in made)
     assert all((variant != made[0]).any() for variant in made[1:])
 
@@ -247,53 +215,27 @@ def test_pixel_mixup_stays_in_the_class() -> None:
     labels = torch.arange(12) % 3
     images = (labels * 100)[:, None, None, None].to(torch.uint8).expand(-1, 1, 2, 2).clone()
     draws = torch.Generator().manual_seed(0)
-    mixed = study_arms.pixel_mixup(images, labels, torch.arange(12), 1.0, 1.0, draws)
+    mixed = arms.pixel_mixup(images, labels, torch.arange(12), 1.0, 1.0, draws)
     assert torch.equal(mixed, images), "of two images of a class that are alike"
     images[0] = 50
-    mixed = study_arms.pixel_mixup(images, labels, torch.tensor([0]), 1.0, 1.0, draws)
+    mixed = arms.pixel_mixup(images, labels, torch.tensor([0]), 1.0, 1.0, draws)
     assert 0 <= int(mixed.min()) < 50
-    alone = study_arms.pixel_mixup(images, labels, torch.arange(12), 0.0, 1.0, draws)
+    alone = arms.pixel_mixup(images, labels, torch.arange(12), 0.0, 1.0, draws)
     assert torch.equal(alone, images)
 
 
 def test_flip_and_crop_moves_and_mirrors() -> None:
     image = torch.arange(1, 17, dtype=torch.uint8).view(1, 1, 4, 4)
     many = image.expand(64, -1, -1, -1)
-    still = study_data.flip_and_crop(many, torch.Generator().manual_seed(0), margin=0)
+    still = data.flip_and_crop(many, torch.Generator().manual_seed(0), margin=0)
     mirrored = (still == image.flip(-1)).flatten(1).all(1)
     assert torch.equal(still[~mirrored], image.expand(int((~mirrored).sum()), -1, -1, -1))
     assert 16 < int(mirrored.sum()) < 48
-    moved = study_data.flip_and_crop(many, torch.Generator().manual_seed(0), margin=1)
+    moved = data.flip_and_crop(many, torch.Generator().manual_seed(0), margin=1)
     inner = image[0, 0, 1:3, 1:3].flatten().sort().values
     for each in moved:
         assert torch.isin(inner, each).all(), "a shift by one pixel keeps the inner ones"
     assert len({tuple(each.flatten().tolist()) for each in moved}) > 9
-
-
-def test_a_cell_and_its_report(
-    source: study_data.Source, small_flows: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(study_classifier, "WIDTHS", (4, 4, 4))
-    rows = {}
-    for arm, flow, base, seed in [
-        (arm, flow, base, seed)
-        for arm, flow in (("none", "-"), ("nfa", "l"))
-        for base in ("none", "flip+crop")
-        for seed in (0, 1)
-    ]:
-        settings = CELL.settings if arm == "nfa" else ""
-        cell = replace(
-            CELL, arm=arm, flow=flow, base=base, seed=seed, split="validation", settings=settings
-        )
-        result = study.run_cell(cell, source, tmp_path)
-        assert set(result) == set(study_cells.RESULTS)
-        assert 0 <= float(result["accuracy"]) <= 100
-        rows[replace(cell, split="test")] = {name: str(value) for name, value in result.items()}
-    text = study_report.write_report(rows, tmp_path / "study.md", tmp_path / "study.png")
-    assert (tmp_path / "study.md").read_text() == text
-    assert text.count("| NFA | the labelled images alone | p=0.5 alpha=1 mix=axis | 2 |") == 2
-    assert (tmp_path / "study.png").read_bytes()[:4] == b"\x89PNG"
-    assert text.count("| the labelled images alone | NFA | - | - |") == 2, "no simpler arm is there"
 
 
 def test_nfa_is_compared_with_the_simpler_arms(tmp_path: Path) -> None:
@@ -307,22 +249,22 @@ def test_nfa_is_compared_with_the_simpler_arms(tmp_path: Path) -> None:
                 CELL, arm=arm, flow=flow, seed=seed, settings="" if arm == "none" else "p=1"
             )
             rows[cell] = {**{k: str(v) for k, v in ROW.items()}, "accuracy": str(value)}
-    text = study_report.write_report(rows, tmp_path / "study.md", tmp_path / "study.png")
+    text = report.write_report(rows, tmp_path / "study.md", tmp_path / "study.png")
     assert "| none | the labelled images alone | NFA | **+1.0 ± 0.0** | +1.0 ± 2.5 |" in text
     for seed, value in enumerate((83, 83, 83)):  # noise with other settings, and better
         better = replace(
             CELL, arm="noise", flow="l", base="none", seed=seed, settings="p=0.5 scale=9"
         )
         rows[better] = {**ROW, "accuracy": str(value)}
-    text = study_report.write_report(rows, tmp_path / "study.md", tmp_path / "study.png")
+    text = report.write_report(rows, tmp_path / "study.md", tmp_path / "study.png")
     assert "| none | the labelled images alone | NFA | +0.0 ± 2.5 | +1.0 ± 2.5 |" in text
 
 
 def test_gains_are_differences_within_seeds() -> None:
-    gain = study_report.gains({0: 81.0, 1: 92.0, 2: 70.0}, {0: 80.0, 1: 91.0})
+    gain = report.gains({0: 81.0, 1: 92.0, 2: 70.0}, {0: 80.0, 1: 91.0})
     assert gain is not None
     assert (gain.mean, gain.half, gain.seeds) == (1.0, 0.0, 2)
-    assert study_report.gains({0: 1.0}, {1: 1.0}) is None
+    assert report.gains({0: 1.0}, {1: 1.0}) is None
 
 
 @pytest.mark.parametrize(
@@ -331,19 +273,19 @@ def test_gains_are_differences_within_seeds() -> None:
 def test_bases(base: str) -> None:
     images, labels = images_of(torch.arange(9) % 3, channels=1), torch.arange(9) % 3
     draws = torch.Generator().manual_seed(0)
-    changed, targets = study_classifier._after(images, labels, base, 3, draws)
+    changed, targets = classifiers._after(images, labels, base, 3, draws)
     assert changed.shape == images.shape
     assert targets.shape == ((9, 3) if base.endswith(("mixup", "cutmix")) else (9,))
-    for wrong, message in (("flip+turn", "turn"), ("crop", "come together")):
+    for wrong, message in (("flip+turn", "turn"), ("crop", "flip")):
         with pytest.raises(ValueError, match=message):
-            study_classifier._after(images, labels, wrong, 3, draws)
+            classifiers._after(images, labels, wrong, 3, draws)
 
 
 def test_borrowed_axes_hold_the_other_classes_deviations(tiny_checkpoint: Checkpoint) -> None:
     labels = torch.arange(12) % 3
     few = TensorImages(images_of(labels, channels=1), labels, NAMES)
     settings = {"shrink": "0.5", "rank": "9", "partners": "all", "gate": "off"}
-    nfa = study_arms.fitted_augmentation(tiny_checkpoint, few, settings, 0)
+    nfa = banks.fitted_augmentation(tiny_checkpoint, few, settings, 0)
     assert nfa.rank == 9, "as many as twelve images in three classes span; a class alone, three"
     assert nfa.memory_range(1) == (12, 24), "everybody's deviation"
     pca = nfa.engine.on(torch.device("cpu"))[1]
@@ -360,6 +302,6 @@ def test_borrowed_axes_hold_the_other_classes_deviations(tiny_checkpoint: Checkp
 
 def test_checkpoint_type_is_what_arms_take(tiny_checkpoint: Checkpoint) -> None:
     few = TensorImages(images_of(torch.arange(12) % 3, channels=1), torch.arange(12) % 3, NAMES)
-    nfa = study_arms.fitted_augmentation(tiny_checkpoint, few, {"mix": "pair", "axes": "2"}, 0)
+    nfa = banks.fitted_augmentation(tiny_checkpoint, few, {"mix": "pair", "axes": "2"}, 0)
     assert (nfa.mix, nfa.axes, nfa.p) == ("pair", 2, 1.0)
     assert nfa.memory_range(2) == (8, 12)

@@ -1,4 +1,4 @@
-"""Axes and partners that a class borrows from the other classes: a variant of NFA's fit."""
+"""A variant of NFA's fit: each class shares axes and partners with the other classes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 from nfaug import Checkpoint, ClasswisePCA
 
-__all__ = ["with_borrowed"]
+__all__ = ["with_borrowed_axes"]
 
 
 @torch.no_grad()
-def with_borrowed(
+def with_borrowed_axes(
     fitted: Checkpoint,
     images: Tensor,
     labels: Tensor,
@@ -24,9 +24,9 @@ def with_borrowed(
 ) -> Checkpoint:
     """The checkpoint with axes of (1 - shrink) C_y + shrink C, C pooled over classes.
 
-    `partners` is "own" for a memory of the class's images, "all" for the others' too, each as its
-    deviation from its own class's mean: b = U_y^T (z_j - m_y(j)). Axes are rank at most; there is
-    no gate, since borrowed directions lie outside what the class's own images span.
+    With `partners="own"` the memory of a class holds its own images; with "all" it holds the images
+    of every class, as deviations from the mean of their own class: b = U_y^T (z_j - m_y(j)). The
+    gate is off, since borrowed axes leave the span of the class's own images.
     """
     flow = fitted.flow.freeze()
     latents = torch.cat([flow.encode(part)[0].flatten(1) for part in images.split(128)])

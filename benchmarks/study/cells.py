@@ -1,4 +1,4 @@
-"""Cells of the study: what one is, the file of those that are done, and how seeds are summed up."""
+"""Cells of the study: their definition, the file of finished cells, intervals over seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t as student  # scikit-learn, of the extra `train`, brings it
+from scipy.stats import t as student
 
 __all__ = ["COLUMNS", "Cell", "Interval", "append", "interval", "options", "pending", "read"]
 
@@ -22,15 +22,16 @@ class Cell:
     """One classifier, trained and measured once: everything that its accuracy depends on.
 
     Attributes:
-        data: name of the data.
-        arm: "none", "noise", "mixup", "nfa" or "nfa+noise", which comes first in the pipeline.
-        flow: what the arm's flow was trained on, a letter of `study_flows.FLOWS`; "-" for none.
-        base: what comes after the arm, joined by "+": "none", "flip+crop", ...
-        per_class: labelled images per class.
-        seed: of the labelled images, the weights, the order of batches and all draws.
-        split: "validation" to choose settings on, "test" for what is reported.
-        steps: optimiser steps.
-        settings: of the arm, as "name=value" separated by blanks.
+        data: Name of the data set.
+        arm: Name in `arms.ARMS`; what happens to an image first.
+        flow: Name in `flows.FLOWS`, the images that the arm's flow was trained on; "-" for none.
+        base: Augmentation after the arm, joined by "+": "none", "flip+crop", ...
+        per_class: Labelled images per class.
+        seed: Seed of the labelled images, the weights, the order of batches and all draws.
+        split: "validation" to choose settings on, "test" for reported results.
+        steps: Optimiser steps.
+        settings: Settings of the arm, as "name=value" separated by blanks.
+        network: Name in `classifiers.NETWORKS`.
     """
 
     data: str
@@ -42,6 +43,7 @@ class Cell:
     split: str
     steps: int
     settings: str = ""
+    network: str = "small-cnn"
 
 
 _TYPES = {field.name: int if field.type == "int" else str for field in fields(Cell)}
@@ -55,7 +57,7 @@ def options(cell: Cell) -> dict[str, str]:
 
 
 def read(path: Path) -> dict[Cell, dict[str, str]]:
-    """Rows of the cells that are done. A last line that was cut off is left out."""
+    """The finished cells and their results; an incomplete last line is skipped."""
     if not path.exists():
         return {}
     done = {}
@@ -69,7 +71,7 @@ def read(path: Path) -> dict[Cell, dict[str, str]]:
 
 
 def append(path: Path, cell: Cell, results: Mapping[str, Any]) -> None:
-    """Add a row; several processes may do so at the same time."""
+    """Append a row; safe with several processes at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", newline="", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -77,14 +79,14 @@ def append(path: Path, cell: Cell, results: Mapping[str, Any]) -> None:
         if file.seek(0, os.SEEK_END) == 0:
             writer.writeheader()
         elif not path.read_bytes().endswith(b"\n"):
-            file.write("\n")  # what was cut off stays a line of its own
+            file.write("\n")  # end an incomplete last line
         writer.writerow({**asdict(cell), **results})
 
 
 def pending(cells: Iterable[Cell], done: Mapping[Cell, Any]) -> list[Cell]:
-    """Cells that are not done yet, each once, a seed after the other.
+    """Cells that are not done yet, without duplicates, sorted by seed and base.
 
-    Within a seed base by base: neighbours share no bank, so that jobs do not wait for each other.
+    Neighbours in this order share no bank, so that jobs do not wait for each other.
     """
     missing = [cell for cell in dict.fromkeys(cells) if cell not in done]
     return sorted(missing, key=lambda cell: (cell.seed, cell.base))
@@ -102,13 +104,13 @@ class Interval:
         return self.shown("")
 
     def shown(self, sign: str) -> str:
-        """Mean and half-width; of a single seed, which has none, the value. `sign` may be "+"."""
+        """Mean and half-width, or the value alone for a single seed. `sign` may be "+"."""
         half = f" ± {self.half:.1f}" if self.seeds > 1 else ""
         return f"{self.mean:{sign}.1f}{half}"
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return abs(self.mean) > self.half
 
 
@@ -116,7 +118,7 @@ def interval(values: Sequence[float]) -> Interval:
     """Student's interval t_(n-1) s / sqrt(n); infinitely wide for a single value.
 
     Raises:
-        ValueError: there are no values.
+        ValueError: If there are no values.
     """
     if not values:
         raise ValueError("no values to take a mean of")

@@ -1,0 +1,98 @@
+"""Does NFA help, and what does it cost? Accuracy with 95% confidence intervals over seeds.
+
+    python -m benchmarks.study --table settings --work WORK
+    python -m benchmarks.study --table main flows --work WORK --other CIFAR --jobs 2
+    python -m benchmarks.study --print
+
+Run it from the repository root, with the extra `bench` installed. CIFAR is a folder or tar of
+10,000 images of CIFAR-10.
+
+Each finished cell is a row of results/study.csv. The same command continues after an interruption.
+Then results/study.md and docs/study.png are written from all rows. Flows and banks of variants are
+made once and kept in --work, outside the repository. Use a new --work after a change to flows.py or
+to the data.
+
+Rules of the comparison:
+
+- The class gaussians, axes and memory of an arm are fitted to its labelled images alone. A column
+  of the table says which images the flow was trained on.
+- Settings are chosen on validation images, with other labelled images than those of the reported
+  seeds. Each cell of a reported table uses the test images once. The flow "u" is trained on all
+  training images without labels, validation images included, and on no test image.
+- All arms of a seed share the labelled images, initial weights, order of images and number of
+  steps. Gains are differences within a seed.
+
+NFA is used through a bank of variants that is made before training, so that no flow runs while a
+classifier trains.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from .cells import pending, read
+from .classifiers import NETWORKS
+from .data import DATASETS, DataSet
+from .report import write_report
+from .run import run
+from .tables import TABLES
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.study",
+        description=__doc__,
+        epilog="tables:\n" + "\n".join(f"  {name}: {t.title}" for name, t in TABLES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--table", nargs="+", default=["main"], choices=list(TABLES))
+    parser.add_argument(
+        "--name", default="fashion-mnist", help=f"of the data set: {', '.join(DATASETS)}, or new"
+    )
+    parser.add_argument("--data", help="training images; needed for a new --name")
+    parser.add_argument("--test-data", help="test images, if they are not a split of --data")
+    parser.add_argument("--other", help="images of other classes, for the flow 'o'")
+    parser.add_argument("--network", default="small-cnn", choices=list(NETWORKS))
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time, one thread each")
+    parser.add_argument("--work", type=Path, help="folder for flows and banks")
+    parser.add_argument("--csv", type=Path, default=RESULTS / "study.csv")
+    parser.add_argument("--plot", type=Path, default=RESULTS.parents[1] / "docs" / "study.png")
+    parser.add_argument("--print", action="store_true", help="run nothing; write table and plot")
+    args = parser.parse_args(words)
+    if args.print:
+        return args
+    if args.work is None:
+        parser.error("--work is needed (or --print)")
+    if args.data is None and args.name not in DATASETS:
+        parser.error(f"--name {args.name} is new; it needs --data")
+    needs_other = [name for name in args.table if TABLES[name].needs_other]
+    if needs_other and not args.other:
+        parser.error(f"--table {needs_other[0]} needs --other, images of other classes")
+    return args
+
+
+def data_set(args: argparse.Namespace) -> DataSet:
+    """The registered data set of this name, with the paths given on the command line."""
+    given = {"path": args.data, "test_path": args.test_data, "other": args.other}
+    known = DATASETS.get(args.name) or DataSet(args.name, args.data)
+    return replace(known, **{name: path for name, path in given.items() if path})
+
+
+def main() -> None:
+    args = parse()
+    if not args.print:
+        data = data_set(args)
+        for table in args.table:
+            wanted = TABLES[table].cells(data.name, args.seeds, args.network)
+            cells = pending(wanted, read(args.csv))
+            run(cells, data, csv=args.csv, work=args.work, jobs=args.jobs)
+    print(write_report(read(args.csv), args.csv.with_suffix(".md"), args.plot))
+
+
+if __name__ == "__main__":
+    main()

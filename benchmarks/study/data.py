@@ -1,0 +1,104 @@
+"""The data sets of the study: labelled, validation and test images; flip and crop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nfaug.data.images import LabelledImages, TensorImages, split_per_class, to_tensors
+from nfaug.training import open_dataset
+
+__all__ = [
+    "DATASETS",
+    "DataSet",
+    "Images",
+    "flip_and_crop",
+    "held_out",
+    "labelled",
+    "training_images",
+]
+
+VALIDATION_PER_CLASS = 300
+VALIDATION_SEED = 12345
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Where the images of a data set are, as `nfaug train --data` takes them.
+
+    Attributes:
+        name: Name in the CSV.
+        path: Training images.
+        test_path: Test images, where they are not the split "test" of `path`.
+        other: Images of other classes, for the flow "o".
+    """
+
+    name: str
+    path: str
+    test_path: str | None = None
+    other: str = ""
+
+
+DATASETS = {
+    data.name: data for data in [DataSet("fashion-mnist", "/usr/share/datasets/fashion-mnist")]
+}
+
+
+class Images(NamedTuple):
+    """uint8 (N, C, H, W) and labels (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@cache
+def training_images(data: DataSet) -> LabelledImages:
+    """All training images, in memory."""
+    opened = open_dataset(data.path)
+    return TensorImages(*to_tensors(opened, progress=False), opened.classes)
+
+
+def _parts(data: DataSet) -> tuple[LabelledImages, LabelledImages]:
+    """Validation images, the same for all cells, and the remaining training images."""
+    return split_per_class(training_images(data), VALIDATION_PER_CLASS, VALIDATION_SEED)
+
+
+def labelled(data: DataSet, per_class: int, seed: int) -> TensorImages:
+    """The labelled images of a cell, drawn from the training images outside validation."""
+    chosen, _ = split_per_class(_parts(data)[1], per_class, seed)
+    assert isinstance(chosen, TensorImages)
+    return chosen
+
+
+def held_out(data: DataSet, split: str) -> Images:
+    """The images that a cell is measured on: validation images or the whole test set.
+
+    Raises:
+        ValueError: If `split` is neither "validation" nor "test".
+    """
+    if split == "validation":
+        return Images(*to_tensors(_parts(data)[0], progress=False))
+    if split != "test":
+        raise ValueError(f'split must be "validation" or "test"; got {split!r}')
+    path = data.path if data.test_path is None else data.test_path
+    opened = open_dataset(path, split="test" if data.test_path is None else "train")
+    return Images(*to_tensors(opened, progress=False))
+
+
+def flip_and_crop(images: Tensor, generator: torch.Generator, *, margin: int) -> Tensor:
+    """Shift by up to `margin` pixels, padded with black; mirror with probability 1/2."""
+    count, _, height, width = images.shape
+    padded = F.pad(images, (margin,) * 4)
+    down, right = torch.randint(2 * margin + 1, (2, count), generator=generator)
+    rows = (torch.arange(height) + down[:, None])[:, None, :, None]
+    columns = (torch.arange(width) + right[:, None])[:, None, None, :]
+    each = torch.arange(count)[:, None, None, None]
+    channel = torch.arange(images.shape[1])[None, :, None, None]
+    shifted = padded[each, channel, rows, columns]
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    return torch.where(mirrored[:, None, None, None], shifted.flip(-1), shifted)

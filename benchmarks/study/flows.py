@@ -1,0 +1,88 @@
+"""The flows of the study, each trained once and kept in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nfaug
+from nfaug import Checkpoint
+from nfaug.data.images import LabelledImages, TensorImages
+from nfaug.training import TrainConfig, open_dataset, train
+from nfaug.training.config import DataConfig, FlowSettings, PriorConfig
+
+from .data import DataSet, training_images
+
+__all__ = ["FLOWS", "TrainedOn", "flow_for", "locked"]
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The images that a flow is trained on, and for how long.
+
+    Attributes:
+        title: Description in the report.
+        steps: Optimiser steps.
+        images: (data set, labelled images of the cell) -> training images of the flow.
+        per_seed: Whether each seed has a flow of its own.
+    """
+
+    title: str
+    steps: int
+    images: Callable[[DataSet, TensorImages], LabelledImages]
+    per_seed: bool = False
+
+
+def _other_images(data: DataSet, labelled: TensorImages) -> LabelledImages:
+    return open_dataset(data.other, image_size=labelled.image_size, channels=labelled.channels)
+
+
+FLOWS = {
+    "u": TrainedOn(
+        "all training images, without labels", 1876, lambda data, _: training_images(data)
+    ),
+    "l": TrainedOn("the labelled images alone", 250, lambda _, labelled: labelled, per_seed=True),
+    "o": TrainedOn("images of other classes (10,000 of CIFAR-10, in grey)", 1256, _other_images),
+}
+# One standard gaussian for all images: no label is used.
+_CONFIG = TrainConfig(
+    batch_size=64,
+    lr=1e-2,
+    device="cpu",
+    eval_every=1000,
+    flow=FlowSettings(steps=(4, 4, 4), blocks=(1, 1, 1), width=(32, 32, 48), padded_size=(32, 32)),
+    dataset=DataConfig(val_fraction=0.0),
+    prior=PriorConfig(kind="single"),
+)
+
+
+def flow_for(name: str, data: DataSet, labelled: TensorImages, seed: int, work: Path) -> Checkpoint:
+    """The flow of `FLOWS[name]`, trained if `work` does not hold it yet.
+
+    Training uses no label.
+    """
+    kind = FLOWS[name]
+    folder = work / f"flow-{name}"
+    if kind.per_seed:
+        folder = work / f"flow-{name}-{data.name}-{len(labelled)}-{seed}"
+    elif data.name != "fashion-mnist":
+        folder = work / f"flow-{name}-{data.name}"
+    with locked(folder):
+        if not (folder / "config.json").exists():
+            images = kind.images(data, labelled)
+            epochs = max(1, round(kind.steps * _CONFIG.batch_size / len(images)))
+            config = replace(_CONFIG, epochs=epochs, seed=seed if kind.per_seed else 0)
+            train(images, config, progress=False).checkpoint.save(folder)
+    return nfaug.load(folder)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of `path`, so that one process at a time makes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
