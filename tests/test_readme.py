@@ -1,23 +1,20 @@
-"""What README.md, CONTRIBUTING.md and docs/ tell people to type is tried here.
+"""Check the commands and code in the documentation.
 
-Every fenced block is checked, without a mark:
+Every fenced block of README.md, CONTRIBUTING.md, docs/ and benchmarks/README.md is checked:
 
-- ```bash: a line that starts with `nfaug` must parse with the real command line, a `make`
-  target and a `pip install` extra must exist; any other command is refused, so that none
-  slips through.
-- ```python: it must compile, and every name it imports from nfaug must exist.
-- ```text, ```yaml and ```json blocks are shown, not run. Other languages are refused.
+- ```bash: a line that starts with `nfaug` must parse with the real command line; a `make` target, a
+  `pip install` extra and the script or module of `python` must exist. Any other command fails.
+- ```python: the block must compile, and every name that it takes from nfaug must exist.
+- ```text, ```yaml and ```json blocks are not checked. Other languages fail.
 
-A comment before a block has it run for real, in a folder of its own:
+A comment before a block runs it in a folder of its own:
 
-    <!-- test: run needs=my-images:images,my-flow:flow setup=training add="--epochs 1" -->
+    <!-- test: run needs=my-images:images,my-flow:flow add="--epochs 1" -->
 
-- needs: what must lie in the folder first, as NAME:KIND with a kind of `KINDS` below.
-- setup: code of `SETUPS` below that runs before a python block (a model, a loader ...).
-- add: options added to every `nfaug` line of a bash block, which make it small.
+- needs: what the folder must hold first, as NAME:KIND with a kind of `KINDS` below.
+- add: options appended to every `nfaug` line of a bash block, to make it small.
 
-`test: soak` instead of `test: run` leaves the running to `make soak`; `test: parse` runs nothing,
-for a command that reads a file of `needs` as it is parsed.
+`test: soak` instead of `test: run` runs the block in `make soak` only.
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -40,26 +37,15 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 SHOWN = {"text", "yaml", "json"}
-# Commands that are not ours to test.
+# Commands of other programs, which are not checked.
 FOREIGN = {"cd", "git", "sudo", "apt-get"}
-
-SETUPS = {
-    # What a training script already has when nfaug is added to it: images in [0, 1], 8 x 8.
-    "training": """
-import torch
-from torch import nn
-from torch.nn import functional as F
-
-model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-loader = [(torch.rand(8, 3, 8, 8), torch.arange(8) % 2) for _ in range(2)]
-criterion = nn.CrossEntropyLoss()
-epochs = 1
-device = "cpu"
-""",
-}
 
 
 def make_images(path: Path) -> None:
@@ -89,32 +75,15 @@ def make_flow(path: Path) -> None:
     nfaug.fit(flow, dataset, rank=4, progress=False).save(path)
 
 
-def make_named_flow(path: Path) -> None:
-    """The same checkpoint with the class names of the image folder."""
-    import nfaug
-
-    make_flow(path)
-    checkpoint = nfaug.load(path)
-    config = replace(checkpoint.config, class_names=("cat", "dog"))
-    replace(checkpoint, config=config).save(path, overwrite=True)
-
-
-def make_settings(path: Path) -> None:
-    """A YAML file for `nfaug train -c`."""
-    path.write_text("epochs: 1\nseed: 1\n", encoding="utf-8")
-
-
 KINDS: dict[str, Callable[[Path], None]] = {
     "images": make_images,
     "flow": make_flow,
-    "named-flow": make_named_flow,
-    "settings": make_settings,
 }
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block of a document, with what the comment before it asks for."""
+    """One fenced block of a document and the options of the comment before it."""
 
     document: str
     line: int
@@ -127,7 +96,7 @@ class Block:
         return f"{self.document}:{self.line}"
 
     def commands(self) -> list[str]:
-        """The lines of a bash block, those that end in a backslash joined."""
+        """The lines of a bash block; a backslash at the end joins two."""
         return [line for line in self.text.replace("\\\n", " ").splitlines() if line.strip()]
 
 
@@ -135,7 +104,7 @@ def read_blocks(text: str, document: str) -> Iterator[Block]:
     """All fenced blocks of a Markdown text.
 
     Raises:
-        ValueError: a comment that is no mark, or a mark with no block after it.
+        ValueError: If a comment is not a valid mark, or no block follows a mark.
     """
     mark: list[str] = []
     opened: int | None = None
@@ -156,8 +125,8 @@ def read_blocks(text: str, document: str) -> Iterator[Block]:
             indent = len(line) - len(line.lstrip())
         elif found := re.fullmatch(r"<!--\s*test:(.*)-->", stripped):
             mark = shlex.split(found[1])
-            unknown = {word.partition("=")[0] for word in mark[1:]} - {"needs", "setup", "add"}
-            if not mark or mark[0] not in ("parse", "run", "soak") or unknown:
+            unknown = {word.partition("=")[0] for word in mark[1:]} - {"needs", "add"}
+            if not mark or mark[0] not in ("run", "soak") or unknown:
                 raise ValueError(f"{document}:{number}: not a mark of tests/test_readme.py: {line}")
         elif stripped and mark:
             raise ValueError(f"{document}:{number}: a block must follow the mark before this line")
@@ -179,52 +148,57 @@ RUNS = [
 
 
 def check_command(line: str) -> None:
-    """Raise an AssertionError when a line of a bash block would not work.
+    """Raise an AssertionError if a line of a bash block would fail.
 
-    `nfaug` lines go through the parser that the command itself uses.
+    `nfaug` lines go through the parser of the command itself.
     """
     words = shlex.split(line, comments=True)
-    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-        words = words[1:]
     if not words:
         return
     command, arguments = words[0], words[1:]
     if command == "nfaug":
-        parse(arguments, line)
+        check_options(arguments, line)
     elif command == "make":
         makefile = (ROOT / "Makefile").read_text()
         targets = [word for word in arguments if not word.startswith("-") and "=" not in word]
         missing = [word for word in targets if not re.search(rf"^{word}:", makefile, re.M)]
         assert not missing, f"no such target in the Makefile: {missing}"
-    elif command in ("pip", "python") and "install" in arguments:
+    elif command == "pip" and "install" in arguments:
         extras = re.findall(r"[\w-]+", "".join(re.findall(r"\[(.*?)\]", line)))
         known = importlib.metadata.metadata("nfaug").get_all("Provides-Extra") or []
         assert set(extras) <= set(known), f"no such extra: {line}"
-    elif command == "python" and arguments and not arguments[0].startswith("-"):
-        assert (ROOT / arguments[0]).is_file(), f"no such script: {line}"
+    elif command == "python":
+        assert script_exists(line), f"no such script: {line}"
     else:
-        assert command in FOREIGN, f"tests/test_readme.py does not know how to check: {line}"
+        assert command in FOREIGN, f"unknown command: {line}"
 
 
-def parse(arguments: list[str], line: str) -> None:
+def script_exists(line: str) -> bool:
+    """Whether the script or module of a `python` line is a file of this repository."""
+    words = shlex.split(line)[1:]
+    if words[0] != "-m":
+        return (ROOT / words[0]).is_file()
+    module = ROOT / words[1].replace(".", "/")
+    return module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()
+
+
+def check_options(arguments: list[str], line: str) -> None:
     """Parse the arguments of `nfaug` without running anything."""
     from nfaug.cli import COMMANDS
 
-    if {"-h", "--help", "--version"} & set(arguments):
-        return check_by_running(["nfaug", *arguments])
     verb, *options = arguments or [""]
     assert verb in COMMANDS, f"nfaug has no command {verb!r}: {line}"
     module = importlib.import_module(f"nfaug.commands.{verb}")
     try:
-        # As nfaug.cli.main does it: `expand` is where a recipe's name becomes its file.
+        # `expand` replaces the name of a recipe by its file, as in nfaug.cli.main.
         words = module.expand(options) if hasattr(module, "expand") else options
         module.parser().parse_args(words)
     except (SystemExit, ValueError) as stop:
-        raise AssertionError(f"the command line refuses this: {line}") from stop
+        raise AssertionError(f"nfaug does not parse: {line}") from stop
 
 
 def check_by_running(words: list[str], folder: Path | None = None, script: str = "") -> None:
-    # The console script that was installed beside this interpreter, as a user has it.
+    # The console script is installed next to this interpreter.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     run = subprocess.run(
         words,
@@ -270,25 +244,15 @@ def make_needs(block: Block, folder: Path) -> None:
 def run_block(block: Block, folder: Path) -> None:
     make_needs(block, folder)
     if block.language == "python":
-        script = SETUPS.get(block.options.get("setup", ""), "") + block.text
-        check_by_running([sys.executable, "-"], folder, script)
+        check_by_running([sys.executable, "-"], folder, block.text)
     else:
         added = block.options.get("add", "")
-        lines = [in_checkout(line, added) for line in block.commands()]
+        lines = [f"{line} {added}" for line in block.commands()]
         check_by_running(["bash", "-e", "-u", "-"], folder, "\n".join(lines) + "\n")
 
 
-def in_checkout(line: str, added: str) -> str:
-    """A line as it is run: `make` in the repository's folder, `nfaug` with the added options."""
-    if line.startswith("make "):
-        return f"make -C {shlex.quote(str(ROOT))} {line[5:]}"
-    return f"{line} {added}" if line.startswith("nfaug ") else line
-
-
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_block_is_right(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_needs(block, tmp_path)
-    monkeypatch.chdir(tmp_path)
+def test_block_is_right(block: Block) -> None:
     assert block.language in SHOWN | {"bash", "python"}, f"no check for {block.language!r} blocks"
     if block.language == "bash":
         for line in block.commands():
@@ -310,9 +274,13 @@ def test_readme_has_the_command(words: str) -> None:
         assert any(block.mode != "parse" for block in blocks), f"no block with {words} is run"
 
 
-def test_readme_augments_a_training_loop_that_runs() -> None:
-    blocks = [block for block in BLOCKS if block.document == "README.md" and block.mode == "run"]
-    assert any("NFAugment" in b.text and b.options.get("setup") == "training" for b in blocks)
+def test_first_python_block_augments_a_training_loop_and_is_run() -> None:
+    blocks = [block for block in BLOCKS if block.document == "README.md"]
+    first = next(block for block in blocks if block.language == "python")
+    assert first.mode == "run"
+    assert {"fit", "NFAugment", "backward"} <= set(re.findall(r"\w+", first.text))
+    install = next(block for block in blocks if "pip install" in block.text)
+    assert install.line < first.line
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -321,8 +289,8 @@ def test_links_lead_somewhere(path: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) + re.findall(r'src="([^"]+)"', text)
     local = [target for target in targets if not re.match(r"[a-z]+:", target)]
     missing = [target for target in local if not (path.parent / target).exists()]
-    scripts = re.findall(r"`python (\S+\.py)", text)
-    missing += [script for script in scripts if not (ROOT / script).is_file()]
+    commands = re.findall(r"`(python (?:-m )?[\w./]+)", text)
+    missing += [command for command in commands if not script_exists(command)]
     assert not missing
 
 
@@ -335,6 +303,7 @@ def test_links_lead_somewhere(path: Path) -> None:
         "make no-such-target",
         'pip install "nfaug[no-such-extra]"',
         "python examples/no_such_script.py",
+        "python -m benchmarks.no_such_module",
         "curl example.org",
     ],
 )
@@ -352,9 +321,7 @@ def test_a_broken_python_block_is_seen(text: str) -> None:
 
 
 def test_a_block_that_fails_is_seen(tmp_path: Path) -> None:
-    block = Block(
-        "README.md", 1, "python", "assert len(loader) == 3\n", "run", {"setup": "training"}
-    )
+    block = Block("README.md", 1, "python", "assert 2 == 3\n", "run")
     with pytest.raises(AssertionError, match="AssertionError"):
         run_block(block, tmp_path)
 
