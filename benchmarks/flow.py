@@ -1,24 +1,24 @@
-"""How fast the flow is: encode, decode and a training step, beside three yardsticks.
+"""Speed of the flow: encoding, decoding and a training step, compared with three references.
 
     python benchmarks/flow.py --size cifar --batch 64
     python benchmarks/flow.py --size small --batch 128
     python benchmarks/flow.py --load
 
-Images/s of the flow as it trains and of the frozen one, beside
+It prints images/s of the training flow and of the frozen flow, next to
 
-- plain: the same flow as research code writes it (see `plain_flow.py`). It forms every exponential
-  by scaling and squaring in a loop that looks at the data, keeps norms apart from convolutions and
-  computes exp(W) at each call. Its latents are checked against ours before anything is timed.
-  `--tolerance 1e-8` has it stop its series early, which makes it faster: quote both.
-- limit: the convolutions of the coupling networks alone, back to back, folded and in
-  channels-last order (for the training step: unfolded, forward and backward).
-- the machine's rate of matrix products: the last column is the share of it that the
-  convolutions of the frozen flow (or of the training step) reach.
+- plain: the same flow as research code writes it (`plain_flow.py`), with exponentials by scaling
+  and squaring in a data-dependent loop, unfolded norms, and exp(W) computed at each call. Its
+  latents are compared with those of the flow before timing. `--tolerance 1e-8` ends its series
+  early, which makes it faster: quote both.
+- limit: the convolutions of the coupling networks alone, folded and in channels-last format (for
+  the training step: unfolded, forward and backward).
+- the machine's rate of matrix products: the last column is the share of it that the convolutions
+  of the frozen flow (or of the training step) reach.
 
-The contestants take turns in every round; rates are medians, and ratios are medians of the
-rounds' ratios, so that a disturbance hits all of them. The aim on two CPU cores, float32: at
-the paper's CIFAR size and batch 64, frozen at least 1.6 times plain and 0.85 of the limit,
-training 1.5 times plain; small at batch 128, 3 times plain.
+All are timed in turns in every round. Rates are medians, and ratios are medians over rounds, so
+that a disturbance affects all. The aim on two CPU cores, float32: at the paper's CIFAR size and
+batch 64, frozen at least 1.6 times plain and 0.85 of the limit, training 1.5 times plain; small at
+batch 128, 3 times plain.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""From nothing to the first augmented image: a flow of the paper's size, pulled from a Hub.
+"""Time from an empty cache to the first augmented image, with a flow of the paper's size.
 
     python benchmarks/hub.py
     python benchmarks/hub.py --rounds 9 --threads 1
 
-The Hub is that of the tests, on this machine, in a process of its own. Each round is a new
-process with an empty cache: after the imports it calls `NFAugment.from_pretrained("owner/flow")`
-and augments one image. Download is the time inside the client's own functions (requests, writing
-the files); the rest is what nfaug adds: hashing, reading, checking, freezing, one image there and
-back. Prints medians over rounds, by the clock and by the processor time of the pulling process.
-The weights are those of a flow as it is made (171 MB), with 32 axes for each of ten classes.
+The Hub is the local one of the tests, in its own process. Each round is a new process with an empty
+cache: after the imports it calls `NFAugment.from_pretrained("owner/flow")` and augments one image.
+Download is the time inside the functions of huggingface_hub (requests, writing files). The rest is
+the time of nfaug: hashing, reading, checking, freezing, encoding and decoding one image. It prints
+medians over rounds, in wall time and in CPU time of the pulling process. The flow is untrained
+(171 MB of weights), with 32 axes for each of ten classes.
 
-The aim: the rest under 2 s on two cores.
+The aim: the rest takes under 2 s on two cores.
 """
 
 from __future__ import annotations

@@ -1,23 +1,23 @@
-"""Tables 1, 2 and 3 of the paper in the small: NF-Acc and CNN-Acc by how the gaussians are found.
+"""Tables 1, 2 and 3 of the paper on a small scale: NF-Acc and CNN-Acc for each kind of gaussians.
 
     python benchmarks/paper_tables.py --data /usr/share/datasets/fashion-mnist --padded 32 \\
         --tables 1 3 --seeds 3 --budget 1 --cnn
 
-trains one small flow a cell (setting x seed), appends a row to results/paper_tables.csv when a cell
-is done, and prints a Markdown table each beside the paper's figures. Run it again to go on where it
-stopped. `--print` only prints.
+trains one small flow for each cell (setting x seed), appends a row to results/paper_tables.csv for
+each finished cell, and prints Markdown tables next to the figures of the paper. The same command
+continues after an interruption. `--print` only prints.
 
-All cells of a data set get the same number of epochs: the first call measures how many fit into
-`--budget` minutes on this machine and stores it beside the CSV, so that a busy machine makes a cell
-slower and not worse.
+All cells of a data set get the same number of epochs. The first call measures how many fit into
+`--budget` minutes on this machine and stores the number next to the CSV, so that a busy machine makes
+a cell slower, not worse.
 
-Under Table 1 it prints how far the fixed point is from gradient descent and from the data, paired
+Under Table 1 it prints the differences of the fixed point to gradient descent and to the data, paired
 by seed. The rows of `results/paper_tables.csv` for Fashion-MNIST come from
 
     python benchmarks/paper_tables.py --data /usr/share/datasets/fashion-mnist --padded 32 \\
         --per-class 500 --tables 3 1 --seeds 3 --epochs 5 --cnn --cnn-steps 150
 
-and CIFAR-10 from two archives of images goes by
+and CIFAR-10 is measured from two archives of images by
 
     python benchmarks/paper_tables.py --name cifar10 --data cifar10-train.tar \\
         --test-data cifar10-test.tar --per-class 500 --tables 1 2 --seeds 3 --epochs 5

@@ -1,16 +1,15 @@
-"""What training costs besides the flow: the loop, and the memory of activations.
+"""The cost of the training loop around the flow: time and memory.
 
     python benchmarks/trainer.py
     python benchmarks/trainer.py --part memory
 
 - loop: CPU seconds per step of the training loop (noise, skipping, clipping, average, report)
   and of the bare forward and backward pass and optimiser step, at 4 + 4 steps of width 32 and
-  batches of 128 images of 1 x 32 x 32, in turns; the ratio is the median of the rounds' ratios.
-  Aim: under 1.05. Beside it, how long two workers take to decode a batch from PNG files while
-  nothing else runs.
+  batches of 128 images of 1 x 32 x 32, in turns; the ratio is the median over rounds. Aim: under
+  1.05. It also prints the time that two workers take to decode a batch of PNG files.
 - memory: peak resident memory of two training steps at the paper's CIFAR size and batch 64,
-  average and Adamax's moments included, with and without `optim.recompute`, each in a process of
-  its own; and of the same process before its first step. It takes minutes and several GB.
+  including the average and Adamax's moments, with and without `optim.recompute`, each in its own
+  process; and the memory of that process before its first step. It takes minutes and several GB.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""What NFA costs in a timm training loop: epoch times of five loops, and the cost of one batch.
+"""The cost of NFA in a timm training loop: epoch times of five loops, and the cost of one batch.
 
     python benchmarks/training_overhead.py --rounds 7
     python benchmarks/training_overhead.py --online
     python benchmarks/training_overhead.py --online --classes 100
 
-The first trains a timm resnet18 on 32 x 32 images through timm's loader, for an epoch with each of
+The first command trains a timm resnet18 on 32 x 32 images through timm's loader, one epoch with each
+of
 
 - none: the loop alone (crop and flip);
 - randaugment: timm's rand-m9-mstd0.5 on top;
@@ -12,21 +13,20 @@ The first trains a timm resnet18 on 32 x 32 images through timm's loader, for an
 - bank: the loop alone on a `BankDataset` that swaps half of the images for stored variants;
 - nfa: the loop alone with `NFALoader`, half of the images through the flow.
 
-The loops take turns in every round, in an order that rotates, so that a disturbance hits all of
-them. Printed are the median epoch time, images/s, and the median over rounds of the ratio to
-"none" with the interval that holds the true median in 95% of such runs (order statistics; with
-fewer than 6 rounds there is none and the extremes are shown). The aim: bank at most 1.03, and
-less than RandAugment.
+The loops run in turns in every round, in a rotating order, so that a disturbance affects all of
+them. It prints the median epoch time, images/s, and the median over rounds of the ratio to "none"
+with its 95% confidence interval (order statistics; with fewer than 6 rounds, the extremes). The
+aim: bank at most 1.03, and less than RandAugment.
 
-The second times `NFAugment` with p = 1 on a batch against encode and decode of the same frozen
-flow alone: the aim is a ratio of at most 1.10 at batch 128. On an accelerator the axes of up to 64
-classes are multiplied at once, and beyond that each image's are gathered: --classes times either.
-On a CPU, MALLOC_TRIM_THRESHOLD_=4294967296 and MALLOC_MMAP_THRESHOLD_=4294967296 have glibc keep
-freed memory; by default a call pays by page faults for what others freed. The committed
-results/training_overhead.md has both.
+The second command compares `NFAugment` with p = 1 on a batch to encoding and decoding with the same
+frozen flow: the aim is a ratio of at most 1.10 at batch 128. On an accelerator, the axes of up to
+64 classes are multiplied at once; with more classes, the axes of each image are gathered. --classes
+selects the case. On a CPU, MALLOC_TRIM_THRESHOLD_=4294967296 and
+MALLOC_MMAP_THRESHOLD_=4294967296 make glibc keep freed memory; by default, a call pays page faults
+for memory that earlier calls freed. The committed results/training_overhead.md has both.
 
-Images are drawn by the script (or taken from --data, a folder of class folders); the flow is small
-and untrained (or --flow): time does not depend on what a flow has learnt.
+Images are random (or from --data, a folder of class folders). The flow is small and untrained (or
+--flow), since time does not depend on training.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
     python examples/finetune_timm.py DATA --nfa FLOW_DIR_OR_REPO \\
         --model eva02_base_patch14_448.mim_in22k_ft_in22k_in1k
 
-DATA holds train/ and val/ with a folder for each class; the flow must have been fitted to these
-classes (nfaug fit). SGD, learning rate 1e-5, gradients clipped to norm 1, batch 64, 3 epochs.
+DATA holds train/ and val/ with one folder per class. The flow must be fitted to these classes
+(nfaug fit). SGD, learning rate 1e-5, gradients clipped to norm 1, batch 64, 3 epochs.
 
-It prints a line for each epoch, "epoch 1: loss 1.234, top-1 56.7%", and then NFA's counters: with
-the default probability of 0.5 about half of the images seen are applied.
+It prints "epoch 1: loss 1.234, top-1 56.7%" for each epoch, then NFA's counters: with the default
+probability of 0.5, about half of the images are applied.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--nfa", required=True, help="flow: a directory or a Hub repository")
     parser.add_argument("--nfa-prob", type=float, default=0.5, help="share of images to augment")
     parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--img-size", type=int, help="pixels; the model's own if left out")
+    parser.add_argument("--img-size", type=int, help="pixels (default: of the model)")
     parser.add_argument("--no-pretrained", dest="pretrained", action="store_false")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=64)

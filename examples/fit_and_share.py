@@ -1,12 +1,12 @@
-"""Fit a pretrained flow to classes that it has never seen, use it, and share it.
+"""Fit a pretrained flow to new classes, use it, and share it.
 
     python examples/fit_and_share.py IMAGES --out my-flow
     python examples/fit_and_share.py IMAGES --out my-flow --push me/my-flow
 
-IMAGES has a sub-folder for each class. Nothing is trained: one pass over the images gives class
-gaussians, axes and a memory of partners. It prints what became of a batch, {'seen': ..., 'applied':
-..., ...}. With --push the checkpoint goes to the Hugging Face Hub without the memory, whose
-coefficients reproduce the images nearly.
+IMAGES has one sub-folder per class. The flow is not trained: one pass over the images gives class
+gaussians, axes and a memory of partners. The script prints NFA's counters for one batch,
+{'seen': ..., 'applied': ..., ...}. --push uploads the checkpoint to the Hugging Face Hub without
+the memory, whose coefficients reproduce the images closely.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from nfaug.training import open_dataset
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images", help="a folder with one sub-folder for each class")
+    parser.add_argument("images", help="a folder with one sub-folder per class")
     parser.add_argument("--flow", default="builtin:rgb32", help="directory, repository or builtin:")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rank", type=int, default=64, help="axes of each class")
-    parser.add_argument("--push", metavar="OWNER/NAME", help="share it there")
+    parser.add_argument("--rank", type=int, default=64, help="axes per class")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="Hub repository to push to")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
     flow = nfaug.Flow.from_pretrained(args.flow)
-    # The images as the flow takes them; training may use another size, which NFA adapts to.
+    # The flow is fitted at its own image size. NFAugment takes images of any size.
     images = open_dataset(
         args.images, image_size=flow.codec.image_size, channels=flow.codec.channels
     )

@@ -2,10 +2,10 @@
 
     python examples/hf_trainer.py DATA --nfa FLOW_DIR_OR_REPO
 
-DATA holds a folder for each class, to which the flow must have been fitted (nfaug fit). `NFAugment`
-takes the batch as the Trainer passes it to `compute_loss`, on the device, and returns one like it;
-in evaluation the model is not training and images stay as they are. It prints the Trainer's log and
-at the end NFA's counters, {'seen': ..., 'applied': ..., ...}.
+DATA holds one folder per class. The flow must be fitted to these classes (nfaug fit). `NFAugment`
+takes the dictionary that the Trainer passes to `compute_loss`, on the device, and returns a
+dictionary. Evaluation does not augment. The script prints the Trainer's log and NFA's counters,
+{'seen': ..., 'applied': ..., ...}.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformers import Trainer, TrainingArguments
 
 from nfaug import NFAugment
 
-MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # an image processor's image_mean and image_std
+MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # image_mean and image_std of an image processor
 
 
 class NFATrainer(Trainer):
@@ -38,7 +38,7 @@ class NFATrainer(Trainer):
 
 
 class Classifier(nn.Module):
-    """Any model of the library does; this one needs no download."""
+    """A model without a download; any model of the library works."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="folder of class folders")
     parser.add_argument("--nfa", required=True, help="flow: a directory or a Hub repository")
-    parser.add_argument("--out", default="hf_trainer_out", help="the Trainer's own files")
+    parser.add_argument("--out", default="hf_trainer_out", help="output folder of the Trainer")
     parser.add_argument("--img-size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)

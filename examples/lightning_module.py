@@ -1,10 +1,10 @@
-"""NFA in a LightningModule: in `on_after_batch_transfer`, on the device, in training only.
+"""NFA in a LightningModule: on the device, after the batch transfer, in training only.
 
     python examples/lightning_module.py DATA --nfa FLOW_DIR_OR_REPO
 
-DATA holds a folder for each class, to which the flow must have been fitted (nfaug fit). NFA is a
-sub-module like any other and yet not part of the module's parameters, checkpoints or optimiser. It
-prints Lightning's progress and at the end NFA's counters, {'seen': ..., 'applied': ..., ...}.
+DATA holds one folder per class. The flow must be fitted to these classes (nfaug fit). NFA is a
+sub-module, but its tensors are not among the module's parameters, checkpoints or optimiser state.
+The script prints Lightning's progress and NFA's counters, {'seen': ..., 'applied': ..., ...}.
 """
 
 from __future__ import annotations

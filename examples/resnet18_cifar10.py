@@ -1,11 +1,11 @@
-"""ResNet-18 on CIFAR-10 as the paper trains it, with NFA before crop and flip.
+"""ResNet-18 on CIFAR-10 with the paper's settings and NFA before crop and flip.
 
     nfaug train --data torch/cifar10 --dataset.download true --augmentation.hflip true --out flow
     python examples/resnet18_cifar10.py torch/cifar10 --nfa flow
 
 SGD with momentum 0.9 and weight decay 5e-4, a one-cycle schedule up to 0.1, batches of 100, 30
-epochs. DATA is anything that `nfaug train --data` takes. Without --nfa it is the same run without
-NFA. It prints "epoch 1: loss 1.523, top-1 52.4%" for each epoch and at the end NFA's counters.
+epochs. The data can be anything that `nfaug train --data` takes. Without --nfa, the run is the same
+without NFA. It prints "epoch 1: loss 1.523, top-1 52.4%" for each epoch, then NFA's counters.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def parse() -> argparse.Namespace:
 
 
 def resnet18(channels: int, classes: int) -> nn.Module:
-    """timm's, with the stem for 32-pixel images: a 3x3 convolution and no pooling."""
+    """timm's ResNet-18 with a stem for 32-pixel images: a 3x3 convolution without pooling."""
     model = timm.create_model("resnet18", num_classes=classes, in_chans=channels)
     model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()

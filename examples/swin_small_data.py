@@ -3,11 +3,11 @@
     nfaug bank --flow FLOW --data DATA/train --out bank
     python examples/swin_small_data.py DATA --bank bank
 
-DATA holds train/ and val/ with a folder for each class, as images of 32 pixels. Variants come from
-a bank, before everything else, so that training costs no flow at all: then flip, crop, RandAugment,
-erasing, mixup and cutmix. AdamW, learning rate 2e-3, weight decay 0.05, cosine; the paper trains
-1,000 epochs of batches of 256. It prints "epoch 1: loss 2.310, top-1 14.2%" for each epoch, and at
-the end the share of images for which the bank has variants.
+DATA holds train/ and val/ with one folder per class, as images of 32 pixels. Variants come from a
+bank, before flip, crop, RandAugment, erasing, mixup and cutmix, so that training runs no flow.
+AdamW, learning rate 2e-3, weight decay 0.05, cosine schedule; the paper trains 1,000 epochs with
+batches of 256. It prints "epoch 1: loss 2.310, top-1 14.2%" for each epoch, then the share of
+images with variants.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nfaug.bank import Bank, BankDataset
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with train/ and val/")
-    parser.add_argument("--bank", required=True, help="what nfaug bank wrote for DATA/train")
+    parser.add_argument("--bank", required=True, help="output of nfaug bank for DATA/train")
     parser.add_argument("--prob", type=float, default=0.5, help="share of images to swap")
     parser.add_argument("--img-size", type=int, default=32)
     parser.add_argument("--width", type=int, default=80, help="of the first stage; 80: 7 M weights")

@@ -2,10 +2,9 @@
 
     python examples/torchvision_loop.py DATA --nfa FLOW_DIR_OR_REPO
 
-DATA holds train/ and val/ with a folder for each class; the flow must have been fitted to these
-classes (nfaug fit). It prints "epoch 1: loss 2.013, top-1 31.5%" for each epoch, and at the end
-NFA's counters, {'seen': ..., 'applied': ..., 'no_partner': ..., 'gated': ..., 'fell_back': ...,
-'not_finite': ...}.
+DATA holds train/ and val/ with one folder per class. The flow must be fitted to these classes
+(nfaug fit). It prints "epoch 1: loss 2.013, top-1 31.5%" for each epoch, then NFA's counters,
+{'seen': ..., 'applied': ..., 'no_partner': ..., 'gated': ..., 'fell_back': ..., 'not_finite': ...}.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def main() -> None:
     nfa.check_classes(train)
     mix = v2.RandomChoice([v2.MixUp(num_classes=len(train.classes)),
                            v2.CutMix(num_classes=len(train.classes))])  # fmt: skip
-    flip = v2.RandomHorizontalFlip()  # what changes the picture comes after NFA
+    flip = v2.RandomHorizontalFlip()  # other augmentations come after NFA
 
     model = resnet18(num_classes=len(train.classes)).to(device)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)

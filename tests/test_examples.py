@@ -1,4 +1,4 @@
-"""The examples that need no other library, run on a tiny folder of images."""
+"""Run the examples that need no other library, on a tiny folder of images."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from nfa_tools import NAMES, checkpoint, images_of
 from PIL import Image
 
 import nfaug
-from nfaug.bank.make import make_bank
-from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from nfaug import Checkpoint
+from nfaug.bank import make_bank
+from nfaug.checkpoint.checkpoint import CheckpointConfig
 from nfaug.training import open_dataset
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -46,7 +47,7 @@ def fitted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run an example; returns its lines, the last one as the dictionary that it prints."""
+    """Run an example; returns the printed lines, and the last line as a dictionary."""
 
     def run(name: str, *args: object) -> tuple[list[str], dict[str, Any]]:
         monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
@@ -67,7 +68,7 @@ def test_resnet18(folder: Path, fitted: Path, run: Any) -> None:
     assert stats["applied"] + stats["gated"] == 24
 
 
-# timm's reader leaves the files that it opened to the garbage collector.
+# timm's reader does not close the files that it opens.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_swin(folder: Path, fitted: Path, run: Any, tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_swin(folder: Path, fitted: Path, run: Any, tmp_path: Path) -> None:
         "--epochs", 1, "--batch-size", 8, "--workers", 0, "--device", "cpu",
     )  # fmt: skip
     assert lines[0].startswith("epoch 1: loss ")
-    assert shares["with_variants"] > 0.7, "all but those without a partner of their class"
+    assert shares["with_variants"] > 0.7, "all images with a partner of their class"
 
 
 def test_train_own_flow(folder: Path, run: Any, tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_train_own_flow(folder: Path, run: Any, tmp_path: Path) -> None:
     assert nfaug.load(out).config.class_names == NAMES
 
 
-# The client's own way to upload large files, in 2.4.
+# huggingface_hub 2.4 warns about its own call.
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 def test_fit_and_share(folder: Path, run: Any, tmp_path: Path, hub: Any) -> None:
     parts = checkpoint()

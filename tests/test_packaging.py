@@ -1,4 +1,4 @@
-"""What pyproject.toml, the files of CI and the wheel's check say must agree."""
+"""pyproject.toml, the files of CI and the check of the wheel agree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOOLS = {
 
 
 def lower_bounds() -> dict[str, str]:
-    """Distribution -> lowest version, of the dependencies that nfaug's users install."""
+    """Lowest version of each dependency that nfaug's users install."""
     found = {}
     for requirement in importlib.metadata.requires("nfaug") or []:
         match = re.match(r"([\w-]+)(?:\[\w+\])?(?:[^;]*>=([\w.]+))?", requirement)
@@ -43,7 +43,7 @@ def test_ci_tests_the_lower_bounds() -> None:
     bounds = lower_bounds()
     assert pinned.keys() == bounds.keys()
     for name, version in pinned.items():
-        # 2.4.* is the series that >=2.4 starts with.
+        # 2.4.* is the first series of >=2.4.
         prefix = version.removesuffix(".*")
         assert bounds[name] == prefix or f"{prefix}.".startswith(f"{bounds[name]}."), name
 
@@ -85,3 +85,13 @@ def test_wheel_comparison_shows_both_differences(
     wheel = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(wheel)
     assert wheel.compare(expected, found) == problems
+
+
+def test_examples_use_public_names() -> None:
+    public = {"nfaug", "nfaug.bank", "nfaug.hub", "nfaug.training"}
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        used = set(re.findall(r"^\s*(?:from|import) (nfaug[\w.]*)", text, re.M))
+        private = {name for name in used - public if not name.startswith("nfaug.integrations.")}
+        assert not private, path.name
+        assert len(text.splitlines()) < 100, path.name
