@@ -98,7 +98,7 @@ def timed(job: Callable[[], object], device: str) -> float:
 
 
 def race(jobs: dict[str, Callable[[], object]], repeat: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every job in every round; one round first that does not count."""
+    """Seconds of every job in every round, after one round of warm-up."""
     for job in jobs.values():
         timed(job, device)
     rounds = [{name: timed(job, device) for name, job in jobs.items()} for _ in range(repeat)]
@@ -106,7 +106,7 @@ def race(jobs: dict[str, Callable[[], object]], repeat: int, device: str) -> dic
 
 
 def ratio(times: dict[str, list[float]], slow: str, fast: str) -> float:
-    """How many times faster `fast` is: the median over the rounds."""
+    """Median over rounds of the ratio of the two times."""
     return statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))
 
 
@@ -180,7 +180,7 @@ def row(name: str, batch: int, times: dict[str, list[float]], rate: float, flop:
 
 
 def bf16_error(flow: Flow, batch: int) -> str:
-    """How far bfloat16 networks are from the exact flow, on random images."""
+    """The error of bfloat16 networks against the exact flow, on random images."""
     exact, rough = flow.freeze(), flow.freeze("bf16")
     shape = (batch, flow.config.channels, *flow.config.image_size)
     images = torch.randint(256, shape, dtype=torch.uint8).to(flow.device)
@@ -223,24 +223,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="cifar")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64, 256])
-    parser.add_argument("--repeat", type=int, default=5, help="rounds that count")
+    parser.add_argument("--repeat", type=int, default=5, help="timed rounds")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--clock",
         choices=CLOCKS,
         default="wall",
-        help="cpu: one thread and the CPU seconds it used, for a machine shared with others",
+        help="cpu: CPU seconds of one thread, for a machine with other load",
     )
     parser.add_argument(
         "--tolerance",
         type=float,
         default=0.0,
-        help="a plain flow that ends its series once terms are this small; by default at 0",
+        help="size of the term that ends the series of the plain flow (default: 0)",
     )
     parser.add_argument("--no-train", action="store_true", help="leave out the training step")
     parser.add_argument("--bf16", action="store_true", help="add the inexact bfloat16 networks")
     parser.add_argument("--compile", action="store_true", help="add torch.compile")
-    parser.add_argument("--load", action="store_true", help="time loading, and nothing else")
+    parser.add_argument("--load", action="store_true", help="time loading only")
     options = parser.parse_args()
     global clock
     clock = CLOCKS[options.clock]

@@ -36,7 +36,7 @@ TESTS = Path(__file__).resolve().parent.parent / "tests"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="of torch; its own choice by default")
+    parser.add_argument("--threads", type=int, help="torch threads (default: chosen by torch)")
     parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.client:
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def paper_sized() -> dict[str, bytes]:
-    """A checkpoint's files."""
+    """The files of a checkpoint."""
     import torch
 
     from nfaug import Flow, FlowConfig
@@ -80,7 +80,7 @@ def paper_sized() -> dict[str, bytes]:
 
 
 def in_a_new_process(endpoint: str) -> dict[str, Any]:
-    """What `first_image` found there, with an empty cache."""
+    """The result of `first_image` in a new process with an empty cache."""
     with tempfile.TemporaryDirectory() as home:
         environment = {name: v for name, v in os.environ.items() if not name.startswith("HF_")}
         environment |= {
@@ -96,7 +96,7 @@ def in_a_new_process(endpoint: str) -> dict[str, Any]:
 
 
 def first_image(threads: int | None) -> dict[str, Any]:
-    """(total, download, the rest) in seconds, by two clocks."""
+    """(total, download, rest) in seconds, as wall time and CPU time."""
     import torch
 
     import nfaug

@@ -8,11 +8,11 @@ each finished cell, and prints Markdown tables next to the figures of the paper.
 continues after an interruption. `--print` only prints.
 
 All cells of a data set get the same number of epochs. The first call measures how many fit into
-`--budget` minutes on this machine and stores the number next to the CSV, so that a busy machine makes
-a cell slower, not worse.
+`--budget` minutes on this machine and stores the number next to the CSV, so that a busy machine
+makes a cell slower, not worse.
 
-Under Table 1 it prints the differences of the fixed point to gradient descent and to the data, paired
-by seed. The rows of `results/paper_tables.csv` for Fashion-MNIST come from
+Under Table 1 it prints the differences of the fixed point to gradient descent and to the data,
+paired by seed. The rows of `results/paper_tables.csv` for Fashion-MNIST come from
 
     python benchmarks/paper_tables.py --data /usr/share/datasets/fashion-mnist --padded 32 \\
         --per-class 500 --tables 3 1 --seeds 3 --epochs 5 --cnn --cnn-steps 150
@@ -54,7 +54,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Setting:
-    """A row of a table: its label, how its gaussians are found, and the paper's figures."""
+    """A row of a table: label, kind of gaussians, and the figures of the paper."""
 
     label: str
     prior: PriorConfig
@@ -74,8 +74,8 @@ def fixed_point(fit: str, weight: float) -> PriorConfig:
 
 DATA = PriorConfig(kind="data")
 MEANS, BOTH = fixed_point("means", 3333.0), fixed_point("both", 3333.0)
-# Covariances alone (d = 1,024): at 1,000 and above the released rule lets some variances grow
-# without end, and at 300 it depends on the flow; the CSV says which solves converged.
+# Covariances alone (d = 1,024): with the released rule, some variances diverge at weights of 1,000
+# and above. At 300 it depends on the flow; the CSV has a column for convergence.
 COVARIANCES = fixed_point("covariances", 300.0)
 TABLES: dict[int, list[Setting]] = {
     1: [
@@ -110,7 +110,7 @@ PAPER_COLUMN = {1: "paper, CIFAR-10 / 100", 2: "paper, CIFAR-100", 3: "paper, CI
 
 
 def key(prior: PriorConfig) -> str:
-    """A name of a cell's setting that stays the same from run to run."""
+    """A stable name for the setting of a cell."""
     if prior.kind == "gradient":
         return f"gd-{prior.gradient.fit}-{prior.gradient.policy}-c{prior.gradient.kld_weight:g}"
     if prior.kind == "fpi":
@@ -154,7 +154,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 
 def calibrated_epochs(args: argparse.Namespace, dataset: Any, padded: Any) -> int:
-    """Epochs that fit into the budget here, measured once per data set and then kept."""
+    """Epochs that fit into the budget on this machine, measured once per data set and stored."""
     file = args.csv.with_suffix(".json")
     known = json.loads(file.read_text()) if file.exists() else {}
     if args.name not in known:
@@ -231,7 +231,7 @@ def spread(values: list[float]) -> str:
 def table(args: argparse.Namespace, number: int) -> str:
     rows = [row for row in read(args.csv) if row["data"] == args.name]
     lines = [
-        f"### Table {number} in the small: {args.name}",
+        f"### Table {number} on a small scale: {args.name}",
         "",
         f"| setting | NF-Acc, % | bits/dim | CNN-Acc, % | {PAPER_COLUMN[number]} |",
         "|---|---|---|---|---|",
@@ -255,7 +255,7 @@ def table(args: argparse.Namespace, number: int) -> str:
 
 
 def margin(high: dict[int, float], low: dict[int, float]) -> str:
-    """Mean difference over the seeds that both have, with a 95% interval of Student's t."""
+    """Mean difference over the shared seeds, with a 95% interval (Student's t)."""
     gaps = [high[seed] - low[seed] for seed in sorted(high.keys() & low.keys())]
     if not gaps:
         return "no seed in common yet"
@@ -270,7 +270,7 @@ def margin(high: dict[int, float], low: dict[int, float]) -> str:
 
 
 def margins(args: argparse.Namespace) -> str:
-    """NF-Acc of the fixed point less that of gradient descent and of the data, seed by seed."""
+    """NF-Acc of the fixed point minus that of gradient descent and of the data, paired by seed."""
     rows = [row for row in read(args.csv) if row["data"] == args.name]
 
     def accuracy(prior: PriorConfig) -> dict[int, float]:
@@ -310,8 +310,8 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=1000)
     parser.add_argument("--tables", type=int, nargs="+", default=[1, 2, 3], choices=[1, 2, 3])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budget", type=float, default=1.0, help="minutes of training a cell")
-    parser.add_argument("--epochs", type=int, help="epochs a cell, instead of measuring the budget")
+    parser.add_argument("--budget", type=float, default=1.0, help="minutes of training per cell")
+    parser.add_argument("--epochs", type=int, help="epochs per cell, instead of --budget")
     parser.add_argument("--cnn", action="store_true", help="measure CNN-Acc too")
     parser.add_argument("--cnn-steps", type=int, default=300)
     parser.add_argument("--csv", type=Path, default=RESULTS / "paper_tables.csv")

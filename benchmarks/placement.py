@@ -58,10 +58,10 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--flow", required=True)
-    parser.add_argument("--data", required=True, help="what nfaug fit --data takes")
-    parser.add_argument("--per-class", type=int, default=50, help="labelled images of each class")
+    parser.add_argument("--data", required=True, help="as for nfaug fit --data")
+    parser.add_argument("--per-class", type=int, default=50, help="labelled images per class")
     parser.add_argument(
-        "--views", type=int, default=8, help="of each image, in the fit under crops"
+        "--views", type=int, default=8, help="views per image, in the fit under crops"
     )
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 0.7, 0.4, 0.2, 0.08])
     parser.add_argument("--train", action="store_true")
@@ -69,7 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--test-images", type=int, default=10000)
-    parser.add_argument("--csv", type=Path, help="the table as a file; finished cells of --train")
+    parser.add_argument("--csv", type=Path, help="file for the table, or for the cells of --train")
     return parser.parse_args()
 
 

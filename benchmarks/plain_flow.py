@@ -4,9 +4,9 @@ It forms every exponential by scaling and squaring in data-dependent loops, does
 convolutions, computes exp(W) at each call and keeps tensors in the default memory format.
 
 By default, the series ends when a term is exactly 0, after about 25 terms. At batch 64 on one core,
-the exponentials of n = 6, 12 and 24 then take 254, 61 and 52 ms (164, 69 and 34 ms on two cores when
-this baseline was chosen). With `tolerance=1e-8`, about 9 terms and the same result in float32, they
-take 60, 14 and 14 ms. A ratio to the plain flow depends on this choice: quote both.
+the exponentials of n = 6, 12 and 24 then take 254, 61 and 52 ms (164, 69 and 34 ms on two cores
+when this baseline was chosen). With `tolerance=1e-8`, about 9 terms and the same result in float32,
+they take 60, 14 and 14 ms. A ratio to the plain flow depends on this choice: quote both.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ BATCH = 128
 
 
 def loop_overhead(rounds: int, steps: int) -> None:
-    """Turns of so many steps each."""
+    """Time the loop and the bare steps in turns."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (steps * BATCH, 1, 32, 32), generator=generator)
     labels = torch.arange(len(images)) % 10
@@ -107,7 +107,7 @@ def _loading(step: float) -> None:
 
 
 def memory() -> None:
-    """All ways, each in a fresh process."""
+    """Measure every setting of `optim.recompute` in a new process."""
     peaks = {}
     for way in get_args(Recompute):
         words = [sys.executable, __file__, "--step", way]
@@ -142,9 +142,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=["loop", "memory", "all"], default="all")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10, help="of a round and contestant")
+    parser.add_argument("--steps", type=int, default=10, help="steps of each per round")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--step", choices=get_args(Recompute), help="for its own processes")
+    parser.add_argument("--step", choices=get_args(Recompute), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.step:

@@ -4,8 +4,7 @@
     python benchmarks/training_overhead.py --online
     python benchmarks/training_overhead.py --online --classes 100
 
-The first command trains a timm resnet18 on 32 x 32 images through timm's loader, one epoch with each
-of
+The first command trains a timm resnet18 on 32 x 32 images through timm's loader, one epoch each for
 
 - none: the loop alone (crop and flip);
 - randaugment: timm's rand-m9-mstd0.5 on top;
@@ -65,19 +64,19 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, help="a folder of class folders of images")
     parser.add_argument("--flow", help="a fitted checkpoint instead of an untrained flow")
-    parser.add_argument("--images", type=int, default=2000, help="images to draw without --data")
-    parser.add_argument("--classes", type=int, default=10, help="of the images that are drawn")
+    parser.add_argument("--images", type=int, default=2000, help="random images, without --data")
+    parser.add_argument("--classes", type=int, default=10, help="classes of the random images")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--threads", type=int, help="torch threads; torch's own choice if left out")
+    parser.add_argument("--threads", type=int, help="torch threads (default: chosen by torch)")
     parser.add_argument("--online", action="store_true", help="time one batch instead of epochs")
     parser.add_argument(
         "--clock",
         choices=("wall", "cpu"),
         default="wall",
-        help="cpu counts this process's processor time: for a busy machine, with --workers 0",
+        help="cpu: CPU seconds of this process, for a busy machine, with --workers 0",
     )
     parser.add_argument("--paper", action="store_true", help="--online with the paper's CIFAR flow")
     parser.add_argument("--json", type=Path, help="write the figures here too")
@@ -89,7 +88,7 @@ def parse() -> argparse.Namespace:
 
 
 def draw_images(folder: Path, count: int, classes: int) -> Path:
-    """PNG images of coloured waves, a direction for each class; enough for all 64 axes."""
+    """PNG images of coloured waves, one direction per class; enough for 64 axes."""
     generator = torch.Generator().manual_seed(0)
     grid = torch.linspace(0, 6, 32)
     for number in range(max(count, 66 * classes)):
@@ -119,7 +118,7 @@ def synchronize(device: torch.device) -> None:
 
 
 class Loop:
-    """A timm training loop that can be run for an epoch again and again."""
+    """A timm training loop, timed per epoch."""
 
     def __init__(self, arm: str, args: argparse.Namespace, data: Path, checkpoint: Any) -> None:
         self.device = torch.device(args.device)
@@ -144,7 +143,7 @@ class Loop:
             device=self.device,
         )
         mixup = Mixup(mixup_alpha=0.8, num_classes=classes) if arm == "mixup" else None
-        self.nfa = NFAugment(checkpoint, p=0.5, gate=False)  # nothing may be let off
+        self.nfa = NFAugment(checkpoint, p=0.5, gate=False)  # every image is decoded
         if arm in ("mixup", "nfa"):
             self.nfa.enabled = arm == "nfa"
             self.loader = NFALoader(self.loader, self.nfa, mixup=mixup)
@@ -223,7 +222,7 @@ def epochs(args: argparse.Namespace, data: Path) -> list[dict[str, Any]]:
 def online(args: argparse.Namespace, data: Path) -> list[dict[str, Any]]:
     device = torch.device(args.device)
     checkpoint = fitted(args, data, FlowConfig() if args.paper else SMALL)
-    engine = NFAugment(checkpoint).engine  # shared, as a training loop has one
+    engine = NFAugment(checkpoint).engine  # shared, as in a training loop
     flow, _ = engine.on(device)
     batch = args.batch_size
     images = torch.randint(256, (batch, *flow.config.shape), dtype=torch.uint8, device=device)

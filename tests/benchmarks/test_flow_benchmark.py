@@ -1,4 +1,4 @@
-"""The yardsticks of `benchmarks/flow.py` compute what they stand for."""
+"""The references of `benchmarks/flow.py` compute the same as the flow."""
 
 from __future__ import annotations
 
