@@ -1,4 +1,4 @@
-"""The upper bound in `benchmarks/flow.py`: the convolutions of the coupling networks alone."""
+"""The limit of `benchmarks/flow.py`: the convolutions of the coupling networks alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Convolutions", "convolutions"]
 
 
 class Convolutions:
-    """The convolutions of a flow's coupling networks, and their number of operations."""
+    """The convolutions of a flow's coupling networks, and what they cost."""
 
     def __init__(self, flow: Flow, batch: int) -> None:
         frozen = flow.freeze()

@@ -1,24 +1,24 @@
-"""Speed of the flow: encoding, decoding and a training step, compared with three references.
+"""How fast the flow is: encode, decode and a training step, beside three yardsticks.
 
     python benchmarks/flow.py --size cifar --batch 64
     python benchmarks/flow.py --size small --batch 128
     python benchmarks/flow.py --load
 
-It prints images/s of the training flow and of the frozen flow, next to
+Images/s of the flow as it trains and of the frozen one, beside
 
-- plain: the same flow as research code writes it (`plain_flow.py`), with exponentials by scaling
-  and squaring in a data-dependent loop, unfolded norms, and exp(W) computed at each call. Its
-  latents are compared with those of the flow before timing. `--tolerance 1e-8` ends its series
-  early, which makes it faster: quote both.
-- limit: the convolutions of the coupling networks alone, folded and in channels-last format (for
-  the training step: unfolded, forward and backward).
-- the machine's rate of matrix products: the last column is the share of it that the convolutions
-  of the frozen flow (or of the training step) reach.
+- plain: the same flow as research code writes it (see `plain_flow.py`). It forms every exponential
+  by scaling and squaring in a loop that looks at the data, keeps norms apart from convolutions and
+  computes exp(W) at each call. Its latents are checked against ours before anything is timed.
+  `--tolerance 1e-8` has it stop its series early, which makes it faster: quote both.
+- limit: the convolutions of the coupling networks alone, back to back, folded and in
+  channels-last order (for the training step: unfolded, forward and backward).
+- the machine's rate of matrix products: the last column is the share of it that the
+  convolutions of the frozen flow (or of the training step) reach.
 
-All are timed in turns in every round. Rates are medians, and ratios are medians over rounds, so
-that a disturbance affects all. The aim on two CPU cores, float32: at the paper's CIFAR size and
-batch 64, frozen at least 1.6 times plain and 0.85 of the limit, training 1.5 times plain; small at
-batch 128, 3 times plain.
+The contestants take turns in every round; rates are medians, and ratios are medians of the
+rounds' ratios, so that a disturbance hits all of them. The aim on two CPU cores, float32: at
+the paper's CIFAR size and batch 64, frozen at least 1.6 times plain and 0.85 of the limit,
+training 1.5 times plain; small at batch 128, 3 times plain.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def timed(job: Callable[[], object], device: str) -> float:
 
 
 def race(jobs: dict[str, Callable[[], object]], repeat: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every job in every round, after one round of warm-up."""
+    """Seconds of every job in every round; one round first that does not count."""
     for job in jobs.values():
         timed(job, device)
     rounds = [{name: timed(job, device) for name, job in jobs.items()} for _ in range(repeat)]
@@ -106,7 +106,7 @@ def race(jobs: dict[str, Callable[[], object]], repeat: int, device: str) -> dic
 
 
 def ratio(times: dict[str, list[float]], slow: str, fast: str) -> float:
-    """Median over rounds of the ratio of the two times."""
+    """How many times faster `fast` is: the median over the rounds."""
     return statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))
 
 
@@ -180,7 +180,7 @@ def row(name: str, batch: int, times: dict[str, list[float]], rate: float, flop:
 
 
 def bf16_error(flow: Flow, batch: int) -> str:
-    """The error of bfloat16 networks against the exact flow, on random images."""
+    """How far bfloat16 networks are from the exact flow, on random images."""
     exact, rough = flow.freeze(), flow.freeze("bf16")
     shape = (batch, flow.config.channels, *flow.config.image_size)
     images = torch.randint(256, shape, dtype=torch.uint8).to(flow.device)
@@ -223,24 +223,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="cifar")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64, 256])
-    parser.add_argument("--repeat", type=int, default=5, help="timed rounds")
+    parser.add_argument("--repeat", type=int, default=5, help="rounds that count")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--clock",
         choices=CLOCKS,
         default="wall",
-        help="cpu: CPU seconds of one thread, for a machine with other load",
+        help="cpu: one thread and the CPU seconds it used, for a machine shared with others",
     )
     parser.add_argument(
         "--tolerance",
         type=float,
         default=0.0,
-        help="size of the term that ends the series of the plain flow (default: 0)",
+        help="a plain flow that ends its series once terms are this small; by default at 0",
     )
     parser.add_argument("--no-train", action="store_true", help="leave out the training step")
     parser.add_argument("--bf16", action="store_true", help="add the inexact bfloat16 networks")
     parser.add_argument("--compile", action="store_true", help="add torch.compile")
-    parser.add_argument("--load", action="store_true", help="time loading only")
+    parser.add_argument("--load", action="store_true", help="time loading, and nothing else")
     options = parser.parse_args()
     global clock
     clock = CLOCKS[options.clock]

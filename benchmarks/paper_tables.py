@@ -110,7 +110,7 @@ PAPER_COLUMN = {1: "paper, CIFAR-10 / 100", 2: "paper, CIFAR-100", 3: "paper, CI
 
 
 def key(prior: PriorConfig) -> str:
-    """A stable name for the setting of a cell."""
+    """A name of a cell's setting that stays the same from run to run."""
     if prior.kind == "gradient":
         return f"gd-{prior.gradient.fit}-{prior.gradient.policy}-c{prior.gradient.kld_weight:g}"
     if prior.kind == "fpi":

@@ -1,12 +1,13 @@
-"""The flow as research code writes it: the baseline of `benchmarks/flow.py`.
+"""The flow as research code writes it: the yardstick of `benchmarks/flow.py`.
 
-It forms every exponential by scaling and squaring in data-dependent loops, does not fold norms into
-convolutions, computes exp(W) at each call and keeps tensors in the default memory format.
+It forms every exponential by scaling and squaring in loops that look at the data, keeps norms
+apart from convolutions, computes exp(W) at each call and leaves tensors in their default layout.
 
-By default, the series ends when a term is exactly 0, after about 25 terms. At batch 64 on one core,
-the exponentials of n = 6, 12 and 24 then take 254, 61 and 52 ms (164, 69 and 34 ms on two cores
-when this baseline was chosen). With `tolerance=1e-8`, about 9 terms and the same result in float32,
-they take 60, 14 and 14 ms. A ratio to the plain flow depends on this choice: quote both.
+The series ends where a term has vanished altogether, after some 25 terms, so that there is no
+tolerance to choose. At batch 64 on one core the exponentials of n = 6, 12 and 24 then take 254, 61
+and 52 ms; 164, 69 and 34 ms had been measured of such a loop on two cores, when this yardstick was
+set. With `tolerance=1e-8`, some 9 terms and the same result in float32, they take 60, 14 and 14 ms:
+a ratio to the plain flow depends on this choice, so quote it with the ratio.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ __all__ = ["PlainFlow", "plain_expm"]
 
 
 def plain_expm(matrices: Tensor, tolerance: float = 0.0) -> Tensor:
-    """exp of a batch of matrices by scaling and squaring, in data-dependent loops."""
+    """exp of a batch of matrices by scaling and squaring, every loop looking at the data."""
     norm = matrices.abs().sum(-1).max()
     squarings = 0
     while norm.item() > 0.5:

@@ -1,4 +1,4 @@
-"""The references of `benchmarks/flow.py` compute the same as the flow."""
+"""The yardsticks of `benchmarks/flow.py` compute what they stand for."""
 
 from __future__ import annotations
 
