@@ -64,7 +64,7 @@ soak: $(STAMP)  ## Run the long checks: fuzzing, kills, full-size commands, the 
 study: $(STAMP)  ## Does NFA help? STUDY_ARGS="--table main --work DIR"; without, print the tables
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.study $(STUDY_ARGS)
 
-study-test: $(STAMP)  ## Run the tests of the study; `make soak` runs them too
+study-test: $(STAMP)  ## Run the tests of the benchmarks and the study; `make soak` runs them too
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "" tests/benchmarks $(PYTEST_ARGS)
 
 bundle: $(STAMP)  ## Turn the run directory RUN into the bundled flow NAME (scripts/bundle.py)
