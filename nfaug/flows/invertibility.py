@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from . import codec
-from .flow import Flow, NoTF32
+from .flow import Flow
+from .networks import DisableTF32
 
 __all__ = ["as_table", "extreme_images", "measure"]
 
@@ -72,7 +73,7 @@ def measure(
             )
     frozen = flow.freeze()
     extremes = extreme_images(images, generator=generator)
-    with NoTF32(flow.device):
+    with DisableTF32(flow.device):
         report = {
             name: _round_trip(frozen, batch, batch_size)
             for name, batch in {**sets, **extremes}.items()
