@@ -1,13 +1,12 @@
-"""The flow as research code writes it: the yardstick of `benchmarks/flow.py`.
+"""The flow as research code implements it: the baseline of `benchmarks/flow.py`.
 
-It forms every exponential by scaling and squaring in loops that look at the data, keeps norms
-apart from convolutions, computes exp(W) at each call and leaves tensors in their default layout.
+It computes every exponential by scaling and squaring in data-dependent loops, keeps norms separate
+from convolutions, computes exp(W) in each call and leaves tensors in their default layout.
 
-The series ends where a term has vanished altogether, after some 25 terms, so that there is no
+By default a series ends when its terms underflow to 0, after about 25 terms, so there is no
 tolerance to choose. At batch 64 on one core the exponentials of n = 6, 12 and 24 then take 254, 61
-and 52 ms; 164, 69 and 34 ms had been measured of such a loop on two cores, when this yardstick was
-set. With `tolerance=1e-8`, some 9 terms and the same result in float32, they take 60, 14 and 14 ms:
-a ratio to the plain flow depends on this choice, so quote it with the ratio.
+and 52 ms (164, 69 and 34 ms on two cores). With `tolerance=1e-8`, about 9 terms and the same
+float32 result, they take 60, 14 and 14 ms. State the tolerance with every ratio to this flow.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ __all__ = ["PlainFlow", "plain_expm"]
 
 
 def plain_expm(matrices: Tensor, tolerance: float = 0.0) -> Tensor:
-    """exp of a batch of matrices by scaling and squaring, every loop looking at the data."""
+    """Return exp of a batch of matrices by scaling and squaring, with data-dependent loops."""
     norm = matrices.abs().sum(-1).max()
     squarings = 0
     while norm.item() > 0.5:
@@ -40,7 +39,7 @@ def plain_expm(matrices: Tensor, tolerance: float = 0.0) -> Tensor:
 
 
 def plain_net(net: CouplingNet, x: Tensor) -> Tensor:
-    """The coupling network layer by layer."""
+    """Apply the coupling network layer by layer."""
 
     def normed(layer: NormedConv, x: Tensor) -> Tensor:
         return layer.norm(layer.conv(x))
@@ -54,7 +53,7 @@ def plain_net(net: CouplingNet, x: Tensor) -> Tensor:
 
 
 class PlainFlow(nn.Module):
-    """The same map from the same weights, for full-rank couplings."""
+    """The same map from the same weights, for flows of full-rank couplings and either squeeze."""
 
     def __init__(self, flow: Flow, tolerance: float = 0.0) -> None:
         super().__init__()
@@ -79,6 +78,9 @@ class PlainFlow(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         total, kept = 0.0, []
         for level, steps in enumerate(self.flow.blocks):
+            if level:
+                x, rest = x.chunk(2, 1)
+                kept.append(rest)
             x = self.flow.squeeze(x)[0]
             for step in steps:
                 scale = F.softplus(step.actnorm.scale)
@@ -88,21 +90,18 @@ class PlainFlow(nn.Module):
                 total = total + scale.log().sum() + x[0, 0].numel() * torch.trace(weight)
                 x, logdet = self.coupling(step.couplinglayer, x, 1)
                 total = total + logdet
-            if level < self.flow.config.levels - 1:
-                x, rest = x.chunk(2, 1)
-                kept.append(rest)
-        z = self.flow.squeeze.inverse(x)[0]
+        z = self.flow.unsqueeze.inverse(x)[0]
         for rest in reversed(kept):
-            z = self.flow.squeeze.inverse(torch.cat([z, rest], 1))[0]
+            z = self.flow.unsqueeze.inverse(torch.cat([z, rest], 1))[0]
         return z, total
 
     def inverse(self, z: Tensor) -> Tensor:
         kept = []
-        z = self.flow.squeeze(z)[0]
+        z = self.flow.unsqueeze(z)[0]
         for _ in range(self.flow.config.levels - 1):
             z, rest = z.chunk(2, 1)
             kept.append(rest)
-            z = self.flow.squeeze(z)[0]
+            z = self.flow.unsqueeze(z)[0]
         for steps in reversed(self.flow.blocks):
             for step in reversed(steps):
                 z, _ = self.coupling(step.couplinglayer, z, -1)

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from nfaug.flows.flow import Flow, FlowConfig, Recompute
+from nfaug.flows.layers import ActNorm
 from nfaug.flows.networks import DisableTF32
 from nfaug.gaussians.gaussians import ClassGaussians
 
 TINY = FlowConfig(channels=2, image_size=(7, 8), steps=(2, 1), blocks=(1, 1), width=(6, 6))
 NEW_SETTINGS = ("squeeze", "max_scale")  # checkpoints of the first version lack them
 LOW_RANK = dataclasses.replace(TINY, low_rank_above=4)
+HAAR = dataclasses.replace(TINY, squeeze="haar", max_scale=20.0)
 
 
 def perturbed(config: FlowConfig = TINY, amount: float = 0.1) -> Flow:
@@ -54,7 +56,7 @@ def extremes(config: FlowConfig) -> Tensor:
     return torch.cat([black, 255 - black, bright, 255 - bright])
 
 
-@pytest.mark.parametrize("config", [TINY, LOW_RANK], ids=["full rank", "low rank"])
+@pytest.mark.parametrize("config", [TINY, LOW_RANK, HAAR], ids=["full", "low rank", "haar"])
 def test_round_trip_is_exact_in_8_bits(config: FlowConfig) -> None:
     flow = perturbed(config)
     batch = torch.cat([images(60), extremes(config)])
@@ -411,3 +413,14 @@ def test_clipping_keeps_training_inside_the_series(flow: Flow) -> None:
     for coupling in form.couplings():
         assert coupling.exponent_bound() == pytest.approx(coupling.bound, rel=1e-5)
     form.fit_terms()
+
+
+def test_clipping_bounds_the_scales_of_every_actnorm() -> None:
+    flow = perturbed(HAAR)
+    scales = [module for module in flow.modules() if isinstance(module, ActNorm)]
+    for layer in scales:
+        layer.scale.data.fill_(100)
+    flow.clip_()
+    assert len(scales) == 3
+    for layer in scales:
+        assert layer.conditioning()["scale_max"] == pytest.approx(20)
