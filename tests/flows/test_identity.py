@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from nfa_tools import NAMES, images_of
+from PIL import Image
 from torch import Tensor
 
 import nfaug
+from nfaug.cli import main
 from nfaug.data.images import TensorImages
 from nfaug.flows.codec import to_flow
 from nfaug.flows.flow import Flow, FlowConfig
@@ -96,6 +98,26 @@ def test_fit_takes_the_shape_of_the_data(
     nfa = nfaug.NFAugment(loaded, p=1.0, gate=False)
     assert nfa(images, labels)[0].shape == images.shape
     assert nfa.stats()["applied"] == 12
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, (12, 10)), (3, (8, 9))])
+def test_the_fit_command_takes_the_shape_of_the_data(
+    channels: int, size: tuple[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = torch.arange(12) % 3
+    mode = "L" if channels == 1 else "RGB"
+    for index, image in enumerate(images_of(labels, channels=channels, size=size)):
+        folder = tmp_path / "data" / NAMES[labels[index]]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = image.permute(1, 2, 0).numpy()
+        Image.fromarray(pixels.squeeze()).convert(mode).save(folder / f"{index}.png")
+    out, data = tmp_path / "fitted", tmp_path / "data"
+    words = ["fit", "--flow", "builtin:pixels", "--data", data, "--out", out, "--rank", "3"]
+    assert main([*map(str, words)]) == 0, capsys.readouterr().err
+    assert nfaug.load(out).flow.config == FlowConfig(channels, size, backbone="identity")
+    assert (out / "samples.png").is_file()
+    words = ["preview", "--flow", out, "--data", data, "--out", tmp_path / "grid.png"]
+    assert main([*map(str, words)]) == 0, capsys.readouterr().err
 
 
 def mix_pixels(
