@@ -1,4 +1,4 @@
-"""The lower limit of time in `benchmarks/flow.py`: the convolutions of the coupling networks."""
+"""The limit of `benchmarks/flow.py`: the convolutions of the coupling networks alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Convolutions", "convolutions"]
 
 
 class Convolutions:
-    """The convolutions of a flow's coupling networks, and their FLOP per image."""
+    """The convolutions of a flow's coupling networks, and what they cost."""
 
     def __init__(self, flow: Flow, batch: int) -> None:
         frozen = flow.freeze()
@@ -40,7 +40,7 @@ class Convolutions:
                         x = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
     def train(self) -> None:
-        """Run forward and backward on the whole batch."""
+        """Forward and backward of the whole batch."""
         for x, _, convs in self.layers:
             for weight, _ in convs:
                 weight.requires_grad_(True).grad = None
@@ -49,6 +49,6 @@ class Convolutions:
 
 
 def convolutions(net: FoldedNet) -> list[nn.Module]:
-    """Return the folded convolutions of a network, in order."""
+    """The folded convolutions of a network in order."""
     blocks = [conv for block in net.blocks for conv in (block.conv1, block.conv2, block.conv3)]
     return [net.first, *blocks, net.last]

@@ -1,23 +1,24 @@
-"""Speed of the flow: encode, decode and a training step, compared with three references.
+"""How fast the flow is: encode, decode and a training step, beside three yardsticks.
 
     python benchmarks/flow.py --size cifar --batch 64
     python benchmarks/flow.py --size small --batch 128
     python benchmarks/flow.py --load
 
-Images/s of the trainable and the frozen flow, compared with
+Images/s of the flow as it trains and of the frozen one, beside
 
-- plain: the same flow as research code implements it (see `plain_flow.py`). Its latents are
-  compared with ours before the timing. `--tolerance 1e-8` ends its series earlier, which makes it
-  faster: report both.
-- limit: the convolutions of the coupling networks alone, folded and in channels-last order (for
-  the training step: unfolded, forward and backward).
-- the machine's rate of matrix products: the last column is the share of it that the convolutions
-  of the frozen flow (or of the training step) reach.
+- plain: the same flow as research code writes it (see `plain_flow.py`). It forms every exponential
+  by scaling and squaring in a loop that looks at the data, keeps norms apart from convolutions and
+  computes exp(W) at each call. Its latents are checked against ours before anything is timed.
+  `--tolerance 1e-8` has it stop its series early, which makes it faster: quote both.
+- limit: the convolutions of the coupling networks alone, back to back, folded and in
+  channels-last order (for the training step: unfolded, forward and backward).
+- the machine's rate of matrix products: the last column is the share of it that the
+  convolutions of the frozen flow (or of the training step) reach.
 
-Every round runs all of them; rates are medians over rounds, and ratios are medians of the ratios
-within rounds, so that other load affects all of them alike. The target on two CPU cores in
-float32: at the paper's CIFAR size and batch 64, frozen at least 1.6 times plain and 0.85 of the
-limit, training 1.5 times plain; at the small size and batch 128, 3 times plain.
+The contestants take turns in every round; rates are medians, and ratios are medians of the
+rounds' ratios, so that a disturbance hits all of them. The aim on two CPU cores, float32: at
+the paper's CIFAR size and batch 64, frozen at least 1.6 times plain and 0.85 of the limit,
+training 1.5 times plain; small at batch 128, 3 times plain.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ SIZES = {
 
 
 def example_flow(config: FlowConfig, device: str) -> Flow:
-    """Return a random flow whose couplings have norms like those of a trained flow.
+    """A random flow with the statistics of a trained one.
 
-    After a few hundred steps on Fashion-MNIST the matrices have norms of 0.7 on average and up to
-    1.9. Those of a new flow are zero, so that every data-dependent series would end at once.
+    After a few hundred steps on Fashion-MNIST the couplings' matrices have norms of 0.7 on
+    average and up to 1.9; a fresh flow's are zero, and any series ends at once.
     """
     flow = Flow(config).to(device)
     with torch.no_grad():
@@ -66,7 +67,7 @@ def example_flow(config: FlowConfig, device: str) -> Flow:
 
 
 def train_step(flow: nn.Module) -> Callable[[Tensor], None]:
-    """Return a function that does one step of maximum likelihood under a standard Gaussian."""
+    """One step of maximum likelihood under a standard gaussian."""
     optimizer = torch.optim.Adamax(flow.parameters(), lr=1e-6)
 
     def step(v: Tensor) -> None:
@@ -97,7 +98,7 @@ def timed(job: Callable[[], object], device: str) -> float:
 
 
 def race(jobs: dict[str, Callable[[], object]], repeat: int, device: str) -> dict[str, list[float]]:
-    """Return the seconds of every job in every round, after one warm-up round."""
+    """Seconds of every job in every round; one round first that does not count."""
     for job in jobs.values():
         timed(job, device)
     rounds = [{name: timed(job, device) for name, job in jobs.items()} for _ in range(repeat)]
@@ -105,12 +106,12 @@ def race(jobs: dict[str, Callable[[], object]], repeat: int, device: str) -> dic
 
 
 def ratio(times: dict[str, list[float]], slow: str, fast: str) -> float:
-    """Return the speed of `fast` relative to `slow`: the median over rounds."""
+    """How many times faster `fast` is: the median over the rounds."""
     return statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))
 
 
 def gemm_rate(device: str, repeat: int) -> float:
-    """Return the FLOP/s of a float32 matrix product."""
+    """FLOP/s of a float32 matrix product."""
     n = 8192 if device.startswith("cuda") else 2048
     a = torch.randn(n, n, device=device)
     return 2 * n**3 / statistics.median(timed(lambda: a @ a, device) for _ in range(repeat + 2))
@@ -119,7 +120,7 @@ def gemm_rate(device: str, repeat: int) -> float:
 def measure(
     flow: Flow, batch: int, repeat: int, extras: set[str], rate: float, tolerance: float = 0.0
 ) -> list[str]:
-    """Return the rows of the table for one batch size."""
+    """The table's rows of one batch size."""
     device = str(flow.device)
     frozen, plain = flow.freeze(), PlainFlow(flow, tolerance)
     convs = Convolutions(flow, batch)
@@ -131,7 +132,7 @@ def measure(
         z = frozen.encode(images)[0]
         for name, other in (("plain", plain(v)[0]), ("trained", flow(v)[0])):
             error = float((other - z).abs().max() / z.abs().max())
-            assert error < 1e-4, f"latents of the {name} flow differ by {error}"
+            assert error < 1e-4, f"the {name} flow is another map: {error}"
         jobs: dict[str, dict[str, Callable[[], object]]] = {
             "encode": {
                 "plain": lambda: plain(v),
@@ -166,7 +167,7 @@ def measure(
 
 
 def row(name: str, batch: int, times: dict[str, list[float]], rate: float, flop: int) -> str:
-    """Format one row of the table."""
+    """One line of the table."""
     best = "frozen" if "frozen" in times else "flow"
     speeds = {key: batch / statistics.median(value) for key, value in times.items()}
     columns = ("plain", "flow", "frozen", "bf16", "compiled", "limit")
@@ -179,7 +180,7 @@ def row(name: str, batch: int, times: dict[str, list[float]], rate: float, flop:
 
 
 def bf16_error(flow: Flow, batch: int) -> str:
-    """Describe the error of bfloat16 networks on random images."""
+    """How far bfloat16 networks are from the exact flow, on random images."""
     exact, rough = flow.freeze(), flow.freeze("bf16")
     shape = (batch, flow.config.channels, *flow.config.image_size)
     images = torch.randint(256, shape, dtype=torch.uint8).to(flow.device)
@@ -188,10 +189,10 @@ def bf16_error(flow: Flow, batch: int) -> str:
         moved = (rough.decode(z).int() - images.int()).abs()
         back = (rough.decode(rough_z).int() - images.int()).abs()
     return (
-        f"bf16, {batch} images: largest error of latents {(rough_z - z).abs().max():.3g} (largest "
-        f"latent {z.abs().max():.3g}); mean and largest error in grey levels "
-        f"{moved.float().mean():.2g} and {moved.max()} in decoding exact latents, "
-        f"{back.float().mean():.2g} and {back.max()} in round trips"
+        f"bf16 of {batch} images: latents off by up to {(rough_z - z).abs().max():.3g} of "
+        f"{z.abs().max():.3g}; grey levels off by {moved.float().mean():.2g} on average and "
+        f"{moved.max()} at most in decoding exact latents, {back.float().mean():.2g} and "
+        f"{back.max()} in its own round trip"
     )
 
 
@@ -202,7 +203,7 @@ HEADER = """\
 
 
 def load_time(config: FlowConfig, repeat: int) -> str:
-    """Measure the seconds from a weights file to the first decoded image, without imports."""
+    """Seconds from a weights file to the first decoded image, imports excluded."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         save_file(Flow(config).state_dict(), path)
@@ -222,24 +223,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="cifar")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64, 256])
-    parser.add_argument("--repeat", type=int, default=5, help="timed rounds")
+    parser.add_argument("--repeat", type=int, default=5, help="rounds that count")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--clock",
         choices=CLOCKS,
         default="wall",
-        help="cpu: CPU seconds of one thread, for a machine with other load",
+        help="cpu: one thread and the CPU seconds it used, for a machine shared with others",
     )
     parser.add_argument(
         "--tolerance",
         type=float,
         default=0.0,
-        help="size of the terms at which the plain flow ends its series (default: 0)",
+        help="a plain flow that ends its series once terms are this small; by default at 0",
     )
-    parser.add_argument("--no-train", action="store_true", help="skip the training step")
+    parser.add_argument("--no-train", action="store_true", help="leave out the training step")
     parser.add_argument("--bf16", action="store_true", help="add the inexact bfloat16 networks")
     parser.add_argument("--compile", action="store_true", help="add torch.compile")
-    parser.add_argument("--load", action="store_true", help="time loading only")
+    parser.add_argument("--load", action="store_true", help="time loading, and nothing else")
     options = parser.parse_args()
     global clock
     clock = CLOCKS[options.clock]

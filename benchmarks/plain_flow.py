@@ -1,12 +1,13 @@
-"""The flow as research code implements it: the baseline of `benchmarks/flow.py`.
+"""The flow as research code writes it: the yardstick of `benchmarks/flow.py`.
 
-It computes every exponential by scaling and squaring in data-dependent loops, keeps norms separate
-from convolutions, computes exp(W) in each call and leaves tensors in their default layout.
+It forms every exponential by scaling and squaring in loops that look at the data, keeps norms
+apart from convolutions, computes exp(W) at each call and leaves tensors in their default layout.
 
-By default a series ends when its terms underflow to 0, after about 25 terms, so there is no
+The series ends where a term has vanished altogether, after some 25 terms, so that there is no
 tolerance to choose. At batch 64 on one core the exponentials of n = 6, 12 and 24 then take 254, 61
-and 52 ms (164, 69 and 34 ms on two cores). With `tolerance=1e-8`, about 9 terms and the same
-float32 result, they take 60, 14 and 14 ms. State the tolerance with every ratio to this flow.
+and 52 ms; 164, 69 and 34 ms had been measured of such a loop on two cores, when this yardstick was
+set. With `tolerance=1e-8`, some 9 terms and the same result in float32, they take 60, 14 and 14 ms:
+a ratio to the plain flow depends on this choice, so quote it with the ratio.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ __all__ = ["PlainFlow", "plain_expm"]
 
 
 def plain_expm(matrices: Tensor, tolerance: float = 0.0) -> Tensor:
-    """Return exp of a batch of matrices by scaling and squaring, with data-dependent loops."""
+    """exp of a batch of matrices by scaling and squaring, every loop looking at the data."""
     norm = matrices.abs().sum(-1).max()
     squarings = 0
     while norm.item() > 0.5:
@@ -39,7 +40,7 @@ def plain_expm(matrices: Tensor, tolerance: float = 0.0) -> Tensor:
 
 
 def plain_net(net: CouplingNet, x: Tensor) -> Tensor:
-    """Apply the coupling network layer by layer."""
+    """The coupling network layer by layer."""
 
     def normed(layer: NormedConv, x: Tensor) -> Tensor:
         return layer.norm(layer.conv(x))
@@ -53,7 +54,7 @@ def plain_net(net: CouplingNet, x: Tensor) -> Tensor:
 
 
 class PlainFlow(nn.Module):
-    """The same map from the same weights, for flows of full-rank couplings and either squeeze."""
+    """The same map from the same weights, for full-rank couplings."""
 
     def __init__(self, flow: Flow, tolerance: float = 0.0) -> None:
         super().__init__()

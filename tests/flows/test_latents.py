@@ -153,7 +153,7 @@ def test_bits_of_latents(autoencoder: Path, photos: TensorImages) -> None:
     assert float(bits) == pytest.approx(2.0471 + 6, abs=1e-3)
 
 
-def test_it_is_no_part_of_the_flow(result: TrainResult) -> None:
+def test_the_codec_is_not_in_the_state_dict(result: TrainResult) -> None:
     flow = result.checkpoint.flow
     assert isinstance(flow.codec, LatentCodec)
     assert all(name.startswith("blocks.") for name in flow.state_dict())
@@ -172,7 +172,7 @@ def test_training(result: TrainResult, photos: TensorImages, saved: Path) -> Non
     assert len(result.loss) == 6
     assert "latent_bits_per_dim" in config.metrics
     assert "mean_level_error" not in config.metrics, "latents are at hand and no pixels"
-    assert "bits_per_dim" not in config.metrics, "it is no figure of pixels"
+    assert "bits_per_dim" not in config.metrics, "it is not comparable with pixels"
     assert "train_latent_bits_per_dim" in result.history[0]
     values = json.loads((saved / "config.json").read_text())
     assert values["autoencoder"]["name"] == "tiny-vae"
@@ -312,7 +312,7 @@ def test_detail_is_kept(saved: Path, autoencoder: Path, photos: TensorImages) ->
     def alike(x: Tensor) -> float:
         return float(torch.corrcoef(torch.stack([detail(images), detail(x)]))[0, 1])
 
-    assert alike(decoded) < 0.5, "a random autoencoder has none of it"
+    assert alike(decoded) < 0.5, "a random autoencoder loses all detail"
     assert alike(new) > 0.9
 
 
@@ -407,7 +407,7 @@ def test_another_autoencoder_is_refused(saved: Path, tmp_path: Path) -> None:
         nfaug.load(saved, autoencoder=other)
 
 
-def test_a_flow_on_pixels_takes_none(tiny_path: Path, autoencoder: Path) -> None:
+def test_a_flow_on_pixels_takes_no_autoencoder(tiny_path: Path, autoencoder: Path) -> None:
     with pytest.raises(ValueError, match="autoencoder"):
         nfaug.load(tiny_path, autoencoder=autoencoder)
 
@@ -537,7 +537,7 @@ def test_from_the_hub(
     snapshot = fetch_autoencoder("someone/tiny-vae")
     assert {file.name for file in snapshot.iterdir()} == {
         *("config.json", "diffusion_pytorch_model.safetensors")
-    }, "and not the pickle beside them"
+    }, "without the pickle"
     loaded = Checkpoint.load(made.save(tmp_path / "flow"))
     assert loaded.flow.codec.record == made.config.autoencoder
     with pytest.raises(OSError, match="someone/none"):

@@ -273,7 +273,7 @@ def test_loaded_scalars_past_the_bound_lengthen_the_series_and_are_not_clipped()
     assert layer.freeze().terms == layer.terms
 
 
-def test_scalars_that_ran_away_are_refused() -> None:
+def test_diverged_scalars_are_refused() -> None:
     layer = coupling(8)
     with torch.no_grad():
         layer.rescale.fill_(50)

@@ -1,4 +1,4 @@
-"""Training on the latents of a frozen autoencoder: the codec, and latents computed in advance."""
+"""Training on the latents of a frozen autoencoder: their scale, and their cache."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from ..config import TrainConfig
 
 __all__ = ["flow_shape", "open_codec", "with_latents"]
 
-_BATCH = 64  # images that are encoded at a time
+_BATCH = 64  # images encoded at a time
 
 
 def open_codec(
     dataset: LabelledImages, config: TrainConfig, device: torch.device
 ) -> LatentCodec | None:
-    """Open the autoencoder of the settings and measure its scale; None for pixels.
+    """Open the autoencoder of the settings and measure its latents' scale; None for pixels.
 
-    The scale is measured on `latents.images` images, which `seed` chooses.
+    The scale is measured on `latents.images` random images.
 
     Raises:
-        ValueError: See `nfaug.flows.latent_codec.measure_codec`, also for OSError and
-            ModuleNotFoundError.
+        ValueError, OSError, ModuleNotFoundError: See `nfaug.flows.latent_codec.measure_codec`.
     """
     if config.autoencoder is None:
         return None
@@ -41,7 +40,7 @@ def open_codec(
 def flow_shape(
     dataset: LabelledImages, config: TrainConfig, codec: LatentCodec | None
 ) -> tuple[FlowConfig, Codec | None]:
-    """Return the configuration of a flow for a data set's images or latents, and its codec."""
+    """The configuration of the flow for a data set's images or their latents, and its codec."""
     settings = asdict(config.flow)
     if codec is None:
         return FlowConfig(dataset.channels, dataset.image_size, **settings), None
@@ -59,15 +58,16 @@ def with_latents(
     mirrored: bool,
     progress: bool,
 ) -> Batches:
-    """Return batches of latents in place of images; batches of pixels are returned unchanged.
+    """Replace images by their latents, computed once; without a codec, return `data` unchanged.
 
-    An autoencoder takes ten times the time of the flow, so its latents are computed once and kept
-    in memory, in float16, whose rounding error is below the noise. The shape is (N, views, C, H,
-    W): with `mirrored` and `augmentation.hflip` there are two views, the image and its mirror
-    image, whose latents are not the mirrored latents. `FlowAugmentation` draws one of them.
+    The autoencoder costs an order of magnitude more than the flow, so encoding at each step would
+    dominate a run. Latents (N, views, C, H, W) are kept as float16, whose rounding is below the
+    noise. With `mirrored` and `augmentation.hflip` the second view is the mirror image's latents,
+    which differ from the mirrored latents; `FlowAugmentation` draws one of the views.
 
     Raises:
-        ValueError: If an augmentation cannot be applied to latents, or memory is insufficient.
+        ValueError: If an augmentation cannot apply to cached latents, or they exceed
+            `dataset.memory_gib`.
     """
     if codec is None or not config.latents.cache:
         return data
@@ -75,14 +75,14 @@ def with_latents(
     if augmentation.pad_crop or augmentation.rotation or augmentation.color_jitter:
         raise ValueError(
             "cached latents cannot be shifted, rotated or recoloured: set augmentation.pad_crop, "
-            "rotation and color_jitter to 0, or latents.cache to false, which runs the autoencoder "
-            "at each step"
+            "augmentation.rotation and augmentation.color_jitter to 0, or latents.cache to false, "
+            "which runs the autoencoder at each step"
         )
     count, views = len(data.labels), 1 + (mirrored and augmentation.hflip)
     size = 2 * count * views * math.prod(codec.latent_shape)
     if size > config.dataset.memory_gib * 2**30:
         raise ValueError(
-            f"latents of {count} images need {size / 2**30:.1f} GiB of memory: raise "
+            f"the latents of {count} images take {size / 2**30:.1f} GiB of memory; raise "
             f"dataset.memory_gib (now {config.dataset.memory_gib:g}), or set latents.cache to "
             "false, which runs the autoencoder at each step"
         )
