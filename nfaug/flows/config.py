@@ -129,7 +129,7 @@ class FlowConfig:
         for what, (amount, limit) in amounts.items():
             if amount > limit:
                 raise ValueError(
-                    f"the flow is too large: {amount} {what}; the limit is {limit}; {self}"
+                    f"this flow is too large: {amount} {what}; the limit is {limit}; {self}"
                 )
 
     @property

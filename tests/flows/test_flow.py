@@ -3,15 +3,21 @@ from __future__ import annotations
 import copy
 import dataclasses
 import doctest
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from nfaug.flows.codec import to_flow
+from nfaug.flows.config import BACKBONES
 from nfaug.flows.flow import Flow, FlowConfig, Recompute
-from nfaug.flows.layers import ActNorm
+from nfaug.flows.layers import ActNorm, Layer, Squeeze
+from nfaug.flows.mef import MatrixExpBackbone
 from nfaug.flows.networks import DisableTF32
 from nfaug.gaussians.gaussians import ClassGaussians
 
@@ -178,6 +184,64 @@ def test_the_papers_size() -> None:
     assert config.shape == (3, 32, 32)
     with torch.device("meta"):
         assert "42.82 M parameters" in repr(Flow(config))
+
+
+def test_summary_of_the_architecture() -> None:
+    assert TINY.summary() == {
+        "backbone": "mef",
+        "levels": 2,
+        "steps, blocks, width per level": "(2, 1), (1, 1), (6, 6)",
+    }
+    assert HAAR.summary()["squeeze"] == "haar"
+    assert HAAR.summary()["largest ActNorm scale"] == 20.0
+    assert FlowConfig(backbone="identity").summary() == {"backbone": "identity"}
+
+
+class Doubling(Layer):
+    """z = 2v."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.full((1,), 2.0))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.factor * x, (self.factor.log() * x[0].numel()).expand(len(x))
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return z / self.factor, (-self.factor.log() * z[0].numel()).expand(len(z))
+
+
+class DoublingBackbone(MatrixExpBackbone):
+    settings = ("steps",)
+
+    def check_settings(self, config: FlowConfig) -> None:
+        assert config.steps
+
+    def build(self, config: FlowConfig) -> torch.nn.ModuleList:
+        levels = (torch.nn.ModuleList(Doubling() for _ in range(n)) for n in config.steps)
+        return torch.nn.ModuleList(levels)
+
+    def parameter_count(self, config: FlowConfig) -> int:
+        return sum(config.steps)
+
+    tensor_count = parameter_count
+
+
+def test_a_new_backbone_is_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(BACKBONES, "doubling", DoublingBackbone())
+    flow = Flow(FlowConfig(1, (4, 4), steps=(2,), backbone="doubling"))
+    batch = images(3, flow.config)
+    with torch.no_grad():
+        z, logdet = flow.encode(batch)
+    assert torch.equal(Squeeze()(z)[0], 4 * Squeeze()(to_flow(batch))[0])
+    assert torch.allclose(logdet, torch.full((3,), 32 * math.log(2)))
+    saved = Checkpoint(flow, CheckpointConfig(flow.config)).save(tmp_path / "flow")
+    loaded = Checkpoint.load(saved)
+    assert loaded.config.flow == flow.config
+    with torch.no_grad():
+        assert torch.equal(loaded.flow.decode(z), batch)
+    with pytest.raises(ValueError, match="rank"):
+        dataclasses.replace(flow.config, rank=2)
 
 
 def test_config_round_trip() -> None:
