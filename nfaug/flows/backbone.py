@@ -16,8 +16,8 @@ __all__ = ["Backbone"]
 class Backbone(ABC):
     """A family of flows. `nfaug.flows.config.BACKBONES` has one instance of each, by name.
 
-    A backbone has no state. `FlowConfig` asks it to check its settings and to count, `Flow` asks
-    it for layers. A new backbone is a module with a subclass and an entry in `BACKBONES`; if it
+    A backbone has no state. `FlowConfig` uses it to check settings and to count parameters, `Flow`
+    uses it to build layers. A new backbone is a module with a subclass and an entry in `BACKBONES`; if it
     needs a new setting, that is a field of `FlowConfig` with a default.
 
     Attributes:
