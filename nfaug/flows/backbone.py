@@ -17,8 +17,9 @@ class Backbone(ABC):
     """A family of flows. `nfaug.flows.config.BACKBONES` has one instance of each, by name.
 
     A backbone has no state. `FlowConfig` uses it to check settings and to count parameters, `Flow`
-    uses it to build layers. A new backbone is a module with a subclass and an entry in `BACKBONES`; if it
-    needs a new setting, that is a field of `FlowConfig` with a default.
+    uses it to build layers. A new backbone is a module with a subclass and an entry in `BACKBONES`.
+    A setting that it needs and that does not exist yet is a new field of `FlowConfig` with a
+    default.
 
     Attributes:
         settings: Names of the `FlowConfig` fields that the backbone reads besides `channels`,
