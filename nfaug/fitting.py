@@ -28,6 +28,7 @@ __all__ = [
     "image_bits_per_dim",
     "latent_nll",
     "solve_record",
+    "with_shape_of",
 ]
 
 
@@ -76,7 +77,8 @@ def fit(
         flow changes.
 
     Raises:
-        ValueError: the images do not have the flow's shape, a class has fewer than two, or a
+        ValueError: the images do not have the flow's shape (a flow that is `shape_free` takes
+            any), a class has fewer than two, or a
             setting is out of range.
         FixedPointDivergence: see `nfaug.gaussians.fixed_point.solver.solve`.
     """
@@ -88,6 +90,7 @@ def fit(
     from .data.open import wrap_dataset  # the readers belong to the training room
 
     images = wrap_dataset(dataset)
+    base = with_shape_of(base, images)
     check_images(base.flow, images)
     check_class_sizes(images.targets, images.classes)
     stats, pca = fit_classes(
@@ -119,6 +122,19 @@ def fit(
 
 def _bare(flow: Flow) -> Checkpoint:
     return Checkpoint(flow, CheckpointConfig(flow.config, autoencoder=flow.codec.record))
+
+
+def with_shape_of(checkpoint: Checkpoint, images: Any) -> Checkpoint:
+    """Return the checkpoint with a flow for the images' shape, if its flow serves every shape.
+
+    Other checkpoints are returned as they are. Class statistics are dropped if the shape changes.
+    """
+    flow = checkpoint.flow
+    shape = (images.channels, tuple(images.image_size))
+    if not flow.shape_free or shape == (flow.config.channels, flow.config.image_size):
+        return checkpoint
+    flow = flow.with_shape(*shape)
+    return Checkpoint(flow, replace(checkpoint.config, flow=flow.config))
 
 
 def check_images(flow: Flow, images: Any) -> None:

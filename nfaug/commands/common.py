@@ -143,9 +143,11 @@ def open_data(
     *,
     labels: bool = True,
     image_size: int | None = None,
+    any_shape: bool = False,
 ) -> Any:
     """The data set of the options, read as the checkpoint's flow needs it, or at another size.
 
+    With `any_shape` images keep their own size and channels, as `open_dataset` finds them.
     Without --split it is the first of `splits` that the data have, with a warning if that is not
     the first one. Unless `labels`, a folder needs no class folders.
     """
@@ -156,8 +158,8 @@ def open_data(
             arguments.data,
             split=split,
             data_dir=arguments.data_dir,
-            image_size=image_size or checkpoint.flow.codec.image_size,
-            channels=checkpoint.flow.codec.channels,
+            image_size=image_size or (None if any_shape else checkpoint.flow.codec.image_size),
+            channels=None if any_shape else checkpoint.flow.codec.channels,
             per_class=arguments.per_class,
             on_error=arguments.on_error,
             seed=arguments.seed,

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from ..augment.preview import preview_grid
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint, refuse_existing
-from ..fitting import fit
+from ..fitting import fit, with_shape_of
 from ..gaussians.fixed_point.solver import FixedPointConfig
 from .common import add_data_options, add_flow, load_on, new_parser, open_data
 
@@ -95,7 +95,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
     if arguments.augment is None and (arguments.views, arguments.img_size) != (None, None):
         raise ValueError("--views and --img-size are of views under --augment; give it a SPEC")
     base = load_on(arguments)
-    dataset = open_data(arguments, base)
+    dataset = open_data(arguments, base, any_shape=base.flow.shape_free)
+    base = with_shape_of(base, dataset)
     settings = {
         "rank": arguments.rank,
         "max_per_class": arguments.max_per_class,
