@@ -67,14 +67,14 @@ class PriorSettings:
             raise ValueError(f"kind must be one of {', '.join(PRIORS)}, got {self.kind!r}")
 
     @property
-    def prior(self) -> Prior:
+    def entry(self) -> Prior:
         """The registry entry of ``kind``."""
         return PRIORS[self.kind]
 
     @property
     def settings(self) -> Any:
         """The settings of ``kind``; None if it has none."""
-        return getattr(self, self.prior.option) if self.prior.option else None
+        return getattr(self, self.entry.option) if self.entry.option else None
 
 
 def choose_prior(given: object) -> PriorSettings:
