@@ -223,13 +223,13 @@ def test_the_settings_of_every_prior_are_a_field(kind: str) -> None:
 def test_priors_that_separate_classes_reject_a_single_one(kind: str) -> None:
     chosen = PriorSettings(kind)
     with pytest.raises(ValueError, match="got 1"):
-        chosen.entry.solve(torch.zeros(1, 3), torch.ones(1, 3), chosen.settings)
+        chosen.entry.solve(torch.zeros(1, 3), torch.ones(1, 3), chosen.settings, None)
 
 
 def test_a_solve_that_does_not_converge_warns_and_says_so_in_its_record() -> None:
     chosen = choose_prior(FixedPointConfig(kld_weight=5.0, max_iterations=1, tolerance=1e-9))
     with pytest.warns(RuntimeWarning, match="residual"):
-        _, _, record = chosen.entry.solve(*draw(), chosen.settings)
+        _, _, record = chosen.entry.solve(*draw(), chosen.settings, None)
     assert record["converged"] is False
     assert (record["kld_weight"], record["iterations"]) == (5.0, 1)
 
@@ -242,16 +242,12 @@ def test_a_registered_prior_trains_a_flow(
 ) -> None:
     """A new entry of the registry needs no change in training or in checkpoints."""
 
-    def widen(
-        means: Tensor, variances: Tensor, settings: None, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        return means, 4 * variances, {"factor": 4}
-
-    monkeypatch.setitem(PRIORS, "wide", Prior(widen))
+    wide = Prior(lambda means, variances, settings, generator: (means, 4 * variances, {"x": 4}))
+    monkeypatch.setitem(PRIORS, "wide", wide)
     config = dataclasses.replace(tiny_config, epochs=1, prior=PriorConfig(kind="wide"))
     checkpoint = train(tiny_images, config, progress=False).checkpoint
     loaded = nfaug.load(checkpoint.save(tmp_path / "flow"))
-    assert loaded.config.gaussians == {"kind": "wide", "factor": 4}
+    assert loaded.config.gaussians == {"kind": "wide", "x": 4}
     assert loaded.gaussians is not None
     assert loaded.gaussians.num_classes == len(tiny_images.classes)
 
