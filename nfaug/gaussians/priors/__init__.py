@@ -48,7 +48,8 @@ class PriorSettings:
     Args:
         kind: "fpi" (the fixed point), "data" (means and variances of the latents), "gradient"
             (gradient descent on the objective of the fixed point), "random" (fixed random means,
-            identity covariances) or "single" (one standard gaussian; labels are not used).
+            identity covariances) or "single" (one standard gaussian; labels are not used, and
+            `nfaug fit` adds classes later).
         fixed_point: Settings of "fpi".
         gradient: Settings of "gradient".
         random_scale: Standard deviation of the means of "random".
