@@ -276,12 +276,12 @@ def current_settings(file: str) -> str:
     Settings of earlier versions still load: the only one removed is prior.fixed_point.anderson,
     which changed the number of iterations of the fixed point.
     """
-    if not Path(file).is_file() or "anderson" not in (text := Path(file).read_text("utf-8")):
+    if not Path(file).is_file() or b"anderson" not in (text := Path(file).read_bytes()):
         return file
-    settings = yaml.safe_load(text)
     try:
+        settings = yaml.safe_load(text)
         del settings["prior"]["fixed_point"]["anderson"]
-    except (KeyError, TypeError):  # the word is elsewhere in the file
+    except (KeyError, TypeError, yaml.YAMLError):  # not that setting, or not YAML
         return file
     return yaml.safe_dump(settings, sort_keys=False)
 

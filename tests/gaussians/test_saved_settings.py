@@ -38,7 +38,8 @@ def test_a_removed_setting_is_dropped(tmp_path: Path, option: str) -> None:
 
 def test_other_files_are_passed_on(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("data: anderson\n")
-    assert expand(["-c", str(path)]) == ["-c", str(path)]
+    for text in ("data: anderson\n", "prior: [anderson\n"):
+        path.write_text(text)
+        assert expand(["-c", str(path)]) == ["-c", str(path)]
     assert expand(["-c", "missing.yaml", "--seed", "1"]) == ["-c", "missing.yaml", "--seed", "1"]
     assert expand(["-c"]) == ["-c"]
