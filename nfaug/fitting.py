@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +13,9 @@ from torch.utils.data import Dataset
 from .checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from .data.batches import Batches, open_batches, progress_bar
 from .flows.flow import Flow
-from .gaussians.fixed_point.solver import FixedPointConfig, FixedPointResult, solve
+from .gaussians.fixed_point.config import FixedPointConfig
 from .gaussians.gaussians import ClassGaussians
+from .gaussians.priors import GradientDescentConfig, choose_prior
 from .gaussians.statistics import ClassStatistics
 from .pca.fit import ClasswisePCA, fit_pca
 
@@ -27,7 +27,6 @@ __all__ = [
     "fit_classes",
     "image_bits_per_dim",
     "latent_nll",
-    "solve_record",
     "with_shape_of",
 ]
 
@@ -49,7 +48,7 @@ def fit(
     flow: Flow | Checkpoint,
     dataset: Dataset[Any],
     *,
-    gaussians: Literal["data"] | FixedPointConfig = "data",
+    gaussians: str | FixedPointConfig | GradientDescentConfig = "data",
     rank: int = 64,
     max_per_class: int = 1000,
     memory: bool = True,
@@ -63,8 +62,8 @@ def fit(
         flow: A flow, or a checkpoint whose flow is taken.
         dataset: Any data set of (image, label); see `nfaug.training.wrap_dataset` for what an image
             may be. Labels are 0..K-1.
-        gaussians: "data" for the means and variances of each class's latents (the exact
-            likelihood solution), or settings of the fixed point.
+        gaussians: "data" for the means and variances of each class's latents (the
+            maximum-likelihood solution), "fpi", "gradient", or the settings of one of these two.
         rank: PCA axes per class; a class of N images has at most N - 1.
         max_per_class: At most this many images of a class are encoded, chosen by `seed`.
         memory: Keep every encoded image's PCA coefficients, from which `NFAugment` draws partners.
@@ -86,6 +85,7 @@ def fit(
         raise ValueError(
             f"rank must be at least 1 and max_per_class 2; got {rank} and {max_per_class}"
         )
+    chosen = choose_prior(gaussians)
     base = flow if isinstance(flow, Checkpoint) else _bare(flow)
     from .data.open import wrap_dataset  # the readers belong to the training room
 
@@ -105,16 +105,12 @@ def fit(
         progress=progress,
     )
     counts, means, variances = stats.finalize(class_names=images.classes)
-    settings: dict[str, object] = {"kind": "data"}
-    if gaussians != "data":
-        result = solve(means, variances, gaussians)
-        means, variances = result.means, result.variances
-        settings = {"kind": "fpi", **solve_record(gaussians, result)}
+    means, variances, record = chosen.entry.solve(means, variances, chosen.settings, None)
     config = replace(
         base.config,
         class_names=tuple(images.classes),
         preprocessing={**base.config.preprocessing, **images.preprocessing},
-        gaussians={**settings, "fitted": True, "images": int(counts.sum())},
+        gaussians={"kind": chosen.kind, **record, "fitted": True, "images": int(counts.sum())},
         metrics={},
     )
     return Checkpoint(base.flow, config, ClassGaussians(means, variances, counts), pca)
@@ -165,24 +161,6 @@ def check_class_sizes(labels: Tensor, class_names: Sequence[str]) -> None:
             f"a class needs at least two images, and {len(few)} of {len(counts)} have fewer: "
             f"{', '.join(few[:5])}{', ...' if len(few) > 5 else ''}; add images or leave them out"
         )
-
-
-def solve_record(config: Any, result: FixedPointResult) -> dict[str, Any]:
-    """Settings and outcome of a solve, for a checkpoint; warns where it did not converge."""
-    if not result.converged:
-        warnings.warn(
-            f"the class gaussians did not converge: residual {result.residual:.3g} after "
-            f"{result.iterations} iterations; a smaller kld_weight or more of them would help",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return {
-        **asdict(config),
-        "kld_weight": config.weight(*result.means.shape[:2]),
-        "converged": result.converged,
-        "iterations": result.iterations,
-        "residual": result.residual,
-    }
 
 
 @torch.no_grad()

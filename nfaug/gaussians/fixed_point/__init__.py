@@ -1,19 +1,28 @@
 """The fixed-point iteration for class gaussians (Enescu & Sahbi 2024, Eqs. 5-8)."""
 
-from .solver import (
+from ..gaussians import pairwise_kl
+from .config import (
+    REFERENCE_WEIGHT,
     FixedPointConfig,
     FixedPointDivergence,
     FixedPointResult,
     FixedPointStep,
+)
+from .dense import solve_dense
+from .rules import (
+    KL_FLOOR,
     class_kernel,
     mean_update,
     objective,
     proposition1_update,
     released_update,
-    solve,
 )
+from .solver import DIVERGENCE_RATIO, solve
 
 __all__ = [
+    "DIVERGENCE_RATIO",
+    "KL_FLOOR",
+    "REFERENCE_WEIGHT",
     "FixedPointConfig",
     "FixedPointDivergence",
     "FixedPointResult",
@@ -21,7 +30,9 @@ __all__ = [
     "class_kernel",
     "mean_update",
     "objective",
+    "pairwise_kl",
     "proposition1_update",
     "released_update",
     "solve",
+    "solve_dense",
 ]
