@@ -52,9 +52,8 @@ def test_values_are_normalized() -> None:
 
 def test_every_setting_is_documented_typed_and_in_the_signature() -> None:
     names = MixSettings.names()
-    docs = {
-        x.arg_name: x.description for x in docstring_parser.parse_from_object(MixSettings).params
-    }
+    docs = MixSettings.docs()
+    assert tuple(docs) == names
     assert all(docs[name] for name in names)
     assert tuple(MixKeywords.__annotations__) == names
     shown = inspect.signature(NFAugment).parameters
