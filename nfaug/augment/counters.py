@@ -49,11 +49,12 @@ class Counters:
             self._counts.clear()
             self._on_device.clear()
 
-    def __getstate__(self) -> dict[str, int]:
-        return self.read()  # a tensor would travel to a spawned worker by a file descriptor
+    def __getstate__(self) -> dict[str, Any]:
+        # A tensor would travel to a spawned worker by a file descriptor that closes too early.
+        return {"counts": self.read()}
 
-    def __setstate__(self, counts: dict[str, int]) -> None:
-        Counters.__init__(self, counts)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Counters.__init__(self, state["counts"])
 
 
 class SharedValue:

@@ -31,7 +31,7 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
         NFAugment(checkpoint(), **settings)
 
 
-def test_checkpoints_that_will_not_do() -> None:
+def test_invalid_checkpoints() -> None:
     with pytest.raises(ValueError, match="nfaug fit"):
         NFAugment(checkpoint(pca=None))
     with pytest.raises(ValueError, match="partners='memory'"):
@@ -82,7 +82,7 @@ def images_and_labels() -> tuple[torch.Tensor, torch.Tensor]:
         (lambda x, y: (x, [0] * 6), "list"),
     ],
 )
-def test_batches_that_will_not_do(change: Any, message: str) -> None:
+def test_invalid_batches(change: Any, message: str) -> None:
     nfa = NFAugment(checkpoint())
     with pytest.raises(ValueError, match=message):
         nfa(*change(*images_and_labels()))
@@ -96,7 +96,7 @@ def test_grayscale_flow_on_rgb_images() -> None:
     assert nfa(images[:, :1], labels)[0].shape == (6, 1, 8, 8)
 
 
-def test_wrong_normalisation_is_noticed() -> None:
+def test_wrong_normalization_is_detected() -> None:
     nfa = NFAugment(checkpoint(), mean=0.5, std=0.25)
     images, labels = images_and_labels()
     with pytest.raises(ValueError, match=r"\(0\.25,"):
@@ -122,7 +122,7 @@ def test_erasing_with_noise_is_within_the_range(mean: float, std: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_soft_labels_that_are_one_class(dtype: torch.dtype) -> None:
+def test_one_hot_and_smoothed_labels(dtype: torch.dtype) -> None:
     images, labels = images_and_labels()
     hot = torch.nn.functional.one_hot(labels, CLASSES)
     nfa = NFAugment(checkpoint(), p=1.0)
@@ -139,7 +139,7 @@ def test_soft_labels_that_are_one_class(dtype: torch.dtype) -> None:
         exact(images, (hot * 0.8 + 0.2 / CLASSES).to(dtype))
 
 
-def test_two_classes_need_to_know_the_smoothing() -> None:
+def test_two_classes_need_smoothing() -> None:
     from nfaug.augment.labels import check_usable, class_indices
 
     rows = torch.tensor([[0.95, 0.05], [0.05, 0.95]])

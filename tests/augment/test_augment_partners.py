@@ -79,7 +79,7 @@ def with_every_second_row() -> ClasswisePCA:
 
 
 @pytest.mark.parametrize("partners", ["memory", "both"])
-def test_a_draw_for_another_memory_is_refused(partners: str) -> None:
+def test_draws_from_another_memory_raise(partners: str) -> None:
     full, smaller = make_nfa(), make_nfa(with_every_second_row())
     for nfa in (full, smaller):
         nfa.partners = partners
@@ -94,7 +94,7 @@ def test_a_draw_for_another_memory_is_refused(partners: str) -> None:
     assert full.stats()["applied"] == 40
 
 
-def test_a_draw_that_names_no_rows_goes_with_every_memory() -> None:
+def test_draws_without_memory_fit_every_memory() -> None:
     drawer, smaller = make_nfa(), make_nfa(with_every_second_row())
     drawer.partners = "batch"
     params = drawer.make_params(LABELS)
@@ -106,7 +106,7 @@ def test_a_draw_that_names_no_rows_goes_with_every_memory() -> None:
     assert smaller.stats()["applied"] == 80
 
 
-def test_a_copy_in_the_batch_is_no_partner() -> None:
+def test_equal_images_are_not_partners() -> None:
     nfa = NFAugment(checkpoint(memory=False), p=1.0, gate=False)
     images, labels = FITTED[[3, 3]], LABELS[:2]
     assert torch.equal(nfa(images, labels)[0], images)
@@ -120,7 +120,7 @@ def test_the_same_share_is_applied_to_images_of_the_memory() -> None:
     assert nfa.stats() == dict.fromkeys(nfa.stats(), 0) | {"seen": 800, "applied": 800}
 
 
-def test_the_other_row_is_uniform_over_the_rest() -> None:
+def test_the_fallback_row_is_uniform() -> None:
     offsets = torch.tensor([0, 5, 5, 6])
     generator = torch.Generator().manual_seed(0)
     first, second = torch.randint(2**31, (2, 4000), generator=generator)

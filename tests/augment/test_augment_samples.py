@@ -1,4 +1,4 @@
-"""NFAugment in the shapes in which loops pass samples around, as torchvision's v2.MixUp."""
+"""Samples as tuples, lists, mappings and tv_tensors, as torchvision's v2.MixUp takes them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def nfa() -> NFAugment:
     return NFAugment(checkpoint(), p=1.0)
 
 
-def test_every_container_goes_out_as_it_came_in(nfa: NFAugment) -> None:
+def test_containers_keep_their_type(nfa: NFAugment) -> None:
     images, labels = batch_of(6)
     params = nfa.make_params(labels)
     new = nfa(images, labels, params=params)[0]
@@ -117,7 +117,7 @@ def test_workers_with_a_generator_differ() -> None:
     assert not torch.equal(first, second), "each worker has a copy of the generator"
 
 
-def test_what_cannot_follow_is_refused(nfa: NFAugment) -> None:
+def test_unsupported_samples_raise(nfa: NFAugment) -> None:
     images, labels = batch_of(6)
     boxes = tv_tensors.BoundingBoxes(torch.ones(6, 4), format="XYXY", canvas_size=(8, 8))
     mask = torch.zeros(6, 8, 8)

@@ -92,7 +92,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("stop", [3, 12, 29])
-def test_an_interrupted_bank_goes_on(
+def test_an_interrupted_bank_is_continued(
     bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     monkeypatch.setattr(module, "_SAVE_SECONDS", 0.0)
@@ -123,7 +123,7 @@ def test_an_interrupted_bank_goes_on(
         make(tmp_path)
 
 
-def test_data_set_swaps_images_for_variants(bank: Bank) -> None:
+def test_data_set_replaces_images_by_variants(bank: Bank) -> None:
     source = Pictures()
     data = BankDataset(source, bank, p=1.0)
     image, label = data[4]
@@ -156,7 +156,7 @@ def test_data_set_swaps_images_for_variants(bank: Bank) -> None:
     assert "p=0.5" in repr(data)
 
 
-def test_transforms_follow(bank: Bank) -> None:
+def test_transforms(bank: Bank) -> None:
     source = Pictures()
     source.transform = lambda image: np.array(image).mean()
     data = BankDataset(source, bank, p=0.5)
@@ -200,7 +200,7 @@ def test_tensor_data_and_other_channels(tmp_path: Path) -> None:
     assert data[0][0].mode == "L"
 
 
-def test_other_data_are_refused(bank: Bank) -> None:
+def test_other_data_raise(bank: Bank) -> None:
     shuffled = Pictures()
     shuffled.images, shuffled.targets = shuffled.images.flip(0), shuffled.targets[::-1]
     cases: list[tuple[Any, str]] = [
@@ -225,7 +225,7 @@ def test_other_data_are_refused(bank: Bank) -> None:
     BankDataset(resized, bank)  # the same pictures at another size are the same data
 
 
-def test_a_bank_is_made_of_what_it_can_be_made_of(bank: Bank, tmp_path: Path) -> None:
+def test_invalid_sources_and_directories(bank: Bank, tmp_path: Path) -> None:
     floats = TensorDataset(torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]))
     with pytest.raises(ValueError, match=r"torch\.float32"):
         make(tmp_path / "a", floats)
@@ -292,7 +292,7 @@ def test_a_kill_before_the_first_variant_leaves_nothing_or_the_old_bank(
     assert contents(make(tmp_path / "new").path) == old
 
 
-def test_variants_of_the_class_alone(tmp_path: Path) -> None:
+def test_consistent_variants(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"variants": 1, "progress": False, "keep": "consistent"}
     made = make_bank(fitted(shift=100.0), Pictures(), tmp_path, **settings)
     stats = made.manifest.stats
@@ -388,7 +388,7 @@ def test_export_as_a_folder_of_images(bank: Bank, tmp_path: Path) -> None:
 
 KILLED = """
 import sys, torch
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {folders!r}
 import nfaug.bank.make
 from test_bank import make, Pictures
 nfaug.bank.make._SAVE_SECONDS = 0.0
@@ -398,9 +398,12 @@ make({out!r}, Pictures(300))
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-def test_kills_at_any_moment_leave_a_bank_that_goes_on(tmp_path: Path) -> None:
+def test_a_killed_bank_is_continued(tmp_path: Path) -> None:
     whole = contents(make(tmp_path / "whole", Pictures(300)).path)
-    script = KILLED.format(tests=str(Path(__file__).parents[1]), out=str(tmp_path / "killed"))
+    script = KILLED.format(
+        folders=[str(folder) for folder in Path(__file__).parents[:2]],
+        out=str(tmp_path / "killed"),
+    )
     for number in range(12):
         process = subprocess.Popen([sys.executable, "-c", script])
         time.sleep(2.0 + 0.13 * number)

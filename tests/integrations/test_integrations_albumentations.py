@@ -15,6 +15,7 @@ import torch
 from nfa_tools import NAMES, checkpoint, images_of
 from torch.utils.data import DataLoader, Dataset
 
+from nfaug.augment.settings import MixSettings
 from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.integrations import albumentations as module
@@ -38,7 +39,7 @@ def picture(label: int = 1, size: tuple[int, int] = (8, 8), channels: int = 3) -
 
 
 @pytest.mark.parametrize("mix", ["axis", "pair"])
-def test_it_is_the_batch_transform_with_a_partner_from_the_memory(flow_dir: str, mix: str) -> None:
+def test_equals_the_batch_transform_with_the_memory(flow_dir: str, mix: str) -> None:
     transform = NFATransform(flow_dir, mix=mix, alpha=0.7, gate=False, p=1.0)
     transform.set_random_seed(3)
     image = picture()
@@ -72,7 +73,7 @@ def test_a_seed_reproduces(flow_dir: str) -> None:
     assert (run(1) != run(2)).any()
 
 
-def test_forms_of_images(flow_dir: str, tmp_path: Path) -> None:
+def test_image_types_and_shapes(flow_dir: str, tmp_path: Path) -> None:
     transform = NFATransform(flow_dir, gate=False, p=1.0)
     unit = (picture() / 255).astype(np.float32)
     out = transform(image=unit, label=np.int64(1))["image"]
@@ -94,7 +95,7 @@ def test_forms_of_images(flow_dir: str, tmp_path: Path) -> None:
 
 def test_to_dict_and_back(flow_dir: str) -> None:
     transform = NFATransform(
-        flow_dir, alpha=0.5, mix="pair", strength=0.8, noise=0.1, gate=0.9, p=0.7
+        flow_dir, alpha=0.5, mix="pair", strength=0.8, noise=0.1, axes=3, gate=0.9, p=0.7
     )
     pipeline = A.Compose([transform, A.VerticalFlip(p=0.3)])
     text = json.dumps(A.to_dict(pipeline))
@@ -103,6 +104,9 @@ def test_to_dict_and_back(flow_dir: str) -> None:
     (copy, _) = again.transforms
     assert isinstance(copy, NFATransform)
     assert (copy.checkpoint, copy.mix, copy.gate, copy.p) == (flow_dir, "pair", 0.9, 0.7)
+    assert copy.nfa.settings == MixSettings(
+        p=1.0, alpha=0.5, mix="pair", partners="memory", strength=0.8, noise=0.1, axes=3, gate=0.9
+    )
     pipeline.set_random_seed(0)
     again.set_random_seed(0)
     first = pipeline(image=picture(), label=1)["image"]
@@ -119,9 +123,7 @@ def test_to_dict_and_back(flow_dir: str) -> None:
         ({"axes": 0}, "^axes .*0"),
     ],
 )
-def test_settings_are_checked_at_once_and_as_the_batch_transform_does(
-    settings: dict[str, Any], message: str
-) -> None:
+def test_settings_are_checked_at_construction(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NFATransform("a flow that is not there", **settings)
     with pytest.raises(ValueError, match=message):
@@ -172,7 +174,7 @@ def test_workers_load_the_flow_lazily(flow_dir: str) -> None:
     assert module._load.cache_info().currsize == 0
 
 
-def test_what_cannot_be_done_is_refused(flow_dir: str, tmp_path: Path) -> None:
+def test_invalid_calls(flow_dir: str, tmp_path: Path) -> None:
     transform = NFATransform(flow_dir, p=1.0)
     with pytest.raises(ValueError, match="label"):
         transform(image=picture())

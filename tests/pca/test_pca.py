@@ -39,7 +39,7 @@ def batch(seed: int = 1) -> tuple[Tensor, Tensor]:
     return torch.randn(13, DIM, generator=generator) + 3.0 * labels[:, None], labels
 
 
-def test_axes_are_those_of_numpy_like_svd(pca: ClasswisePCA) -> None:
+def test_axes_agree_with_the_svd(pca: ClasswisePCA) -> None:
     for label, latents in enumerate(draws()):
         centred = (latents - latents.mean(0)).double()
         _, values, axes = torch.linalg.svd(centred, full_matrices=False)
@@ -87,7 +87,7 @@ def test_project_add_reconstruct_against_the_definition(pca: ClasswisePCA) -> No
 
 
 @pytest.mark.parametrize("at_once", [64, 0])
-def test_accelerators_take_other_paths_with_the_same_result(
+def test_accelerator_code_paths_agree(
     pca: ClasswisePCA, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     z, labels = batch()
@@ -145,7 +145,7 @@ def test_memory_is_sorted_and_holds_the_coefficients(pca: ClasswisePCA) -> None:
     assert not fit_pca(draws(), rank=RANK, memory=False).has_memory
 
 
-def test_gate_passes_the_class_and_stops_what_is_not_of_it(pca: ClasswisePCA) -> None:
+def test_gate_separates_the_class_from_other_latents(pca: ClasswisePCA) -> None:
     fresh = [row[-20:] for row in draws(count=80)]  # seed 0: the same directions, new images
     fitted = fit_pca([row[:-20] for row in draws(count=80)], rank=RANK)
     for label, latents in enumerate(fresh):
@@ -160,7 +160,7 @@ def test_gate_passes_the_class_and_stops_what_is_not_of_it(pca: ClasswisePCA) ->
     assert (energy >= 0).all()
 
 
-def test_gate_of_a_small_class_is_not_fitted_to_its_own_images() -> None:
+def test_gate_of_a_small_class_is_cross_fitted() -> None:
     latents = [row[:12] for row in draws()]
     fresh = [row[12:50] for row in draws()]
     with pytest.warns(UserWarning, match="64 axes"):
@@ -204,7 +204,7 @@ def test_tensors_round_trip_bit_for_bit(pca: ClasswisePCA) -> None:
     assert repr(pca) == "ClasswisePCA(num_classes=4, dim=40, rank=6, memory=246)"
 
 
-def test_without_memory_leaves_out_what_would_give_images_away(pca: ClasswisePCA) -> None:
+def test_without_memory_and_with_fewer_axes(pca: ClasswisePCA) -> None:
     z = torch.cat(draws())
     labels = torch.cat([torch.full((60 + y,), y) for y in range(CLASSES)])
     assert "memory" not in pca.without_memory().tensors()
@@ -229,7 +229,7 @@ def broken(pca: ClasswisePCA, **changes: Tensor | None) -> dict[str, Tensor]:
     return tensors
 
 
-def test_from_tensors_names_everything_that_is_wrong(pca: ClasswisePCA) -> None:
+def test_from_tensors_lists_all_errors(pca: ClasswisePCA) -> None:
     bad = broken(pca, mean=None, extra=torch.zeros(1), eigenvalues=torch.zeros(CLASSES, RANK + 1))
     with pytest.raises(
         ValueError,
@@ -256,7 +256,7 @@ def test_from_tensors_names_everything_that_is_wrong(pca: ClasswisePCA) -> None:
             ClasswisePCA.from_tensors(broken(pca, **changes))
 
 
-def test_bad_latents_are_refused_by_class() -> None:
+def test_invalid_latents_name_the_class() -> None:
     latents = draws()
     cases = [
         ([latents[0], latents[1][:1]], "class 1"),
@@ -273,7 +273,7 @@ def test_bad_latents_are_refused_by_class() -> None:
         fit_class(latents[0], 2, quantile=2.0)
 
 
-def test_coefficients_beyond_float16_are_no_partners() -> None:
+def test_coefficients_that_overflow_float16_are_left_out() -> None:
     latents = draws()
     latents[0][0] = 2e4
     with warnings.catch_warnings():
