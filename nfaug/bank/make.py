@@ -231,27 +231,34 @@ def _fill(
 ) -> None:
     device = nfa.engine.device
     labels = torch.from_numpy(np.load(path / LABELS))
-    stats = dict(made.stats)
-    saved = time.monotonic()
-    with _Appender(path, made) as files:
-        bar = tqdm(
-            total=made.images, initial=made.done, desc="bank", unit="image", disable=not progress
-        )
-        with bar:
+    bar = tqdm(
+        total=made.images, initial=made.done, desc="bank", unit="image", disable=not progress
+    )
+    with bar, _Appender(path, made) as files:
+        saved = time.monotonic()
+
+        def save() -> None:
+            files.sync()
+            made.save(path)
+
+        try:
             for start, images in _batches(dataset, made, workers):
                 own = labels[start : start + len(images)].to(device)
-                new, applied = _variants(nfa, images.to(device), own, made, start)
-                files.append(new, applied)
-                for name, count in nfa.stats().items():
-                    stats[name] = stats.get(name, 0) + count
+                files.append(*_variants(nfa, images.to(device), own, made, start))
+                counts, done = nfa.stats(), start + len(images)
                 nfa.reset_stats()
+                made = dataclasses.replace(
+                    made,
+                    done=done,
+                    complete=done == made.images,
+                    stats={name: made.stats.get(name, 0) + n for name, n in counts.items()},
+                )
                 bar.update(len(images))
-                done = start + len(images)
-                complete = done == made.images
-                if complete or time.monotonic() - saved >= _SAVE_SECONDS:
-                    files.sync()
-                    dataclasses.replace(made, done=done, complete=complete, stats=stats).save(path)
+                if time.monotonic() - saved >= _SAVE_SECONDS:
+                    save()
                     saved = time.monotonic()
+        finally:  # also after Ctrl-C
+            save()
 
 
 def _batches(dataset: Any, made: Manifest, workers: int) -> Iterator[tuple[int, Tensor]]:
