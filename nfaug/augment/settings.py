@@ -102,12 +102,11 @@ class MixSettings:
             (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
         except OSError:  # no source code, as in a frozen application
             return dict.fromkeys(cls.names(), "")
-        lines = body.body  # type: ignore[attr-defined]
-        return {
-            field.target.id: " ".join(doc.value.value.split())
-            for field, doc in itertools.pairwise(lines)
-            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr)
-        }
+        found = {}
+        for field, doc in itertools.pairwise(body.body if isinstance(body, ast.ClassDef) else ()):
+            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
+                found[ast.unparse(field.target)] = " ".join(ast.literal_eval(doc.value).split())
+        return found
 
     @classmethod
     def merge(cls, settings: MixSettings | None, changes: Mapping[str, Any]) -> MixSettings:
