@@ -534,3 +534,6 @@ def test_from_pretrained_reads_a_directory(tmp_path: Path, monkeypatch: pytest.M
     assert seen == [(tmp_path, options)]
     assert nfa.p == 0.25
     assert nfa.class_names == NAMES
+    for name in (tmp_path, "owner/name"):
+        assert NFAugment(name, p=0.25).p == 0.25
+        assert seen[-1] == (name, {})

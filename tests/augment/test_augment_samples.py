@@ -64,6 +64,23 @@ def test_containers_keep_their_type(nfa: NFAugment) -> None:
     assert drawn.batch == 6
 
 
+def test_keyword_arguments(nfa: NFAugment) -> None:
+    images, labels = batch_of(6)
+    params = nfa.make_params(labels)
+    expected = nfa(images, labels, params=params)[0]
+    for out in (
+        nfa(images=images, labels=labels, params=params),
+        nfa(images, labels=labels, params=params),
+    ):
+        assert torch.equal(out[0], expected)
+        assert out[1] is labels
+    (new, _), drawn = nfa(labels=labels, images=images, return_params=True)
+    assert new.shape == images.shape
+    assert drawn.batch == 6
+    with pytest.raises(ValueError, match="Tensor"):
+        nfa(images=images)
+
+
 def test_labels_getter() -> None:
     images, labels = batch_of(6)
     nfa = NFAugment(checkpoint(), labels_getter=lambda sample: sample["meta"]["kind"])
