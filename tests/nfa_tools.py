@@ -1,4 +1,4 @@
-"""A tiny flow with a fitted PCA, and images of its classes: enough to test augmentation on."""
+"""A tiny flow with a fitted PCA, and images of its classes, for tests of augmentation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Config:
 
 @dataclasses.dataclass
 class Parts:
-    """What `NFAugment` asks of a checkpoint."""
+    """The parts of a checkpoint that `NFAugment` uses."""
 
     flow: Flow
     pca: ClasswisePCA | None
@@ -35,7 +35,7 @@ class Parts:
 def images_of(
     labels: Tensor, *, seed: int = 0, channels: int = 3, size: tuple[int, int] = SIZE
 ) -> Tensor:
-    """uint8 images: a stripe pattern for each class, at a random phase and brightness."""
+    """Uint8 images: a stripe pattern per class with random phase and brightness."""
     generator = torch.Generator().manual_seed(seed)
     height, width = size
     y = torch.arange(height)[:, None] * (8 / height)
@@ -51,13 +51,13 @@ def images_of(
 def batch_of(
     count: int, *, seed: int = 0, channels: int = 3, size: tuple[int, int] = SIZE
 ) -> tuple[Tensor, Tensor]:
-    """uint8 images and labels."""
+    """Uint8 images and labels."""
     labels = torch.randint(CLASSES, (count,), generator=torch.Generator().manual_seed(seed))
     return images_of(labels, seed=seed + 1, channels=channels, size=size), labels
 
 
 def tiny_flow(channels: int = 3) -> Flow:
-    """A flow on 8 x 8 images that is no identity: zero-initialised weights are perturbed."""
+    """A flow on 8 x 8 images whose zero-initialized weights are perturbed."""
     return _tiny_flow(channels)
 
 
@@ -88,20 +88,20 @@ def _fitted(channels: int, memory: bool) -> ClasswisePCA:
 
 
 def checkpoint(*, channels: int = 3, memory: bool = True, **changes: Any) -> Parts:
-    """A flow with axes and, where asked for, a memory."""
+    """A flow with PCA axes, and a memory if `memory`."""
     parts = Parts(tiny_flow(channels), _fitted(channels, memory), Config(NAMES))
     return dataclasses.replace(parts, **changes)
 
 
 @dataclasses.dataclass
 class Fitted(Parts):
-    """With gaussians, as a checkpoint has them."""
+    """Parts with class gaussians."""
 
     gaussians: ClassGaussians | None = None
 
 
 def fitted(shift: float = 0.0) -> Fitted:
-    """Gaussians at the class means of the PCA; `shift` moves class 0's far away."""
+    """Parts with gaussians at the class means of the PCA, that of class 0 moved by `shift`."""
     parts = checkpoint()
     assert parts.pca is not None
     means = parts.pca.mean.clone()

@@ -1,1 +1,1 @@
-"""NFAugment, the batch transform, and what it is made of."""
+"""NFAugment, the batch transform, its settings and its parts."""

@@ -1,4 +1,4 @@
-"""Banks: variants made once, stored on disk, and read while a model trains."""
+"""Banks: augmented variants of a data set, computed once, stored on disk and read in training."""
 
 from .dataset import BankDataset
 from .export import export_bank

@@ -1,4 +1,4 @@
-"""On a GPU NFAugment queues its work and goes on: the host never waits."""
+"""On a GPU NFAugment never synchronizes the host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nfaug.augment.params import to_device
 from nfaug.augment.transform import NFAugment
 
 NEEDS_CUDA = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="only CUDA can tell that a call made the host wait"
+    not torch.cuda.is_available(), reason="only CUDA detects synchronization"
 )
 
 
@@ -37,7 +37,7 @@ def test_without_cuda_nothing_is_pinned() -> None:
 @NEEDS_CUDA
 @pytest.mark.parametrize("partners", ["batch", "memory", "both"])
 @pytest.mark.parametrize("share", [0.8, [0.2, 0.5, 1.0]])
-def test_the_host_never_waits(
+def test_no_synchronization(
     partners: str, share: float | list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, labels = batch_of(16)
@@ -64,7 +64,7 @@ def test_the_host_never_waits(
 
 
 @NEEDS_CUDA
-def test_copies_are_complete_when_they_are_used() -> None:
+def test_pinned_copies_are_complete() -> None:
     tensors = [torch.full((1000, 100), float(i)) for i in range(50)]
     there = [to_device(tensor, "cuda") for tensor in tensors]
     assert all(bool((tensor == i).all()) for i, tensor in enumerate(there))

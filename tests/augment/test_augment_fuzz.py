@@ -1,4 +1,4 @@
-"""Random batches, good and bad: NFAugment refuses with a ValueError or does no harm."""
+"""Random valid and invalid batches: NFAugment raises ValueError or returns a valid result."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def one_batch(seed: int) -> str:
         images = images.contiguous(memory_format=torch.channels_last)
     before = images.clone()
     if refused:
-        with pytest.raises(ValueError, match=r"labels must lie in|mixed already"):
+        with pytest.raises(ValueError, match="labels"):
             nfa(images, labels)
         assert same_bits(images, before)
         return "refused"
@@ -139,7 +139,7 @@ def test_two_hundred_random_batches() -> None:
 
 @pytest.mark.parametrize("settings", [{"strength": 3e38}, {"noise": 3e38}, {"noise": 6e37}])
 @pytest.mark.parametrize("dtype", [torch.uint8, *FLOATS])
-def test_what_overflows_falls_back(settings: dict[str, float], dtype: torch.dtype) -> None:
+def test_overflow_falls_back(settings: dict[str, float], dtype: torch.dtype) -> None:
     images, labels = batch_of(24)
     if dtype != torch.uint8:
         images = (images / 255).to(dtype)
@@ -155,7 +155,7 @@ def test_what_overflows_falls_back(settings: dict[str, float], dtype: torch.dtyp
         assert stats["fell_back"] > 0
         assert stats["not_finite"] == 0
         assert sum(stats.get(name, 0) for name in ALL) == params.chosen.sum() == 18
-        assert changed.sum() <= stats["applied"], "who fell back went out as it came"
+        assert changed.sum() <= stats["applied"], "images that fell back are unchanged"
 
 
 @pytest.mark.soak

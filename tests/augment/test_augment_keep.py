@@ -1,4 +1,4 @@
-"""keep="consistent": variants that the flow takes for another class are not handed out."""
+"""keep="consistent": variants that the gaussians assign to another class are not applied."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def augment(parts: Any, **settings: Any) -> NFAugment:
     return NFAugment(parts, p=1.0, gate=False, generator=generator, **settings)
 
 
-def test_a_variant_of_another_class_stays_as_it_came() -> None:
+def test_inconsistent_variants_are_not_applied() -> None:
     images, labels = batch_of(30)
     nfa = augment(fitted(shift=100.0), keep="consistent")
     new, _ = nfa(images, labels)
@@ -36,7 +36,7 @@ def test_a_variant_of_another_class_stays_as_it_came() -> None:
     assert torch.equal(new[kept], everything[kept]), "what is kept is what it would have been"
 
 
-def test_what_is_kept_is_of_its_class() -> None:
+def test_applied_variants_are_of_their_class() -> None:
     images, labels = batch_of(60)
     parts = fitted()
     nfa = augment(parts, keep="consistent", strength=30.0)
@@ -49,25 +49,25 @@ def test_what_is_kept_is_of_its_class() -> None:
     assert float((guesses == labels[kept]).float().mean()) > 0.9
 
 
-def test_it_is_off_unless_asked_for() -> None:
+def test_off_by_default() -> None:
     nfa = augment(fitted(shift=100.0))
     nfa(*batch_of(12))
     assert "inconsistent" not in nfa.stats()
     assert nfa.stats()["applied"] == 12
 
 
-def test_it_needs_gaussians_of_the_classes() -> None:
-    with pytest.raises(ValueError, match="no gaussians of these classes"):
+def test_needs_gaussians_of_the_classes() -> None:
+    with pytest.raises(ValueError, match="keep='consistent'"):
         augment(checkpoint(), keep="consistent")
     one = fitted()
     one.gaussians = ClassGaussians(torch.zeros(1, 192), torch.ones(1, 192))
-    with pytest.raises(ValueError, match="no gaussians of these classes"):
+    with pytest.raises(ValueError, match="keep='consistent'"):
         augment(one, keep="consistent")
     with pytest.raises(ValueError, match="keep"):
         augment(fitted(), keep="some")
 
 
-def test_it_survives_a_worker() -> None:
+def test_pickled_copies_agree() -> None:
     images, labels = batch_of(30)
     nfa = augment(fitted(shift=100.0), keep="consistent")
     expected, _ = copy.deepcopy(nfa)(images, labels)
@@ -77,7 +77,7 @@ def test_it_survives_a_worker() -> None:
     assert NFAugment(nfa.engine, keep="consistent").num_classes == CLASSES
 
 
-def test_reports_count_it() -> None:
+def test_reports_include_the_count() -> None:
     images, labels = batch_of(30)
     nfa = augment(fitted(shift=100.0), keep="consistent")
     nfa(images, labels)

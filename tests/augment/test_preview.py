@@ -19,7 +19,7 @@ def cells(picture: np.ndarray, rows: int, columns: int, size: int) -> np.ndarray
     return part.reshape(rows, step, columns, step)[:, :size, :, :size].transpose(0, 2, 1, 3)
 
 
-def test_what_is_shown(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
+def test_rows_of_a_preview(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
     picture = preview_grid(tiny_checkpoint, tiny_images, variants=3)
     assert picture.mode == "RGB"
     shown = cells(np.asarray(picture), 3, 5, 64)[:, :, ::8, ::8]
@@ -28,13 +28,12 @@ def test_what_is_shown(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -
         mine = tiny_images.images[tiny_images.targets == label, 0].numpy()
         assert (mine == original).all((1, 2)).any(), "an image of this class"
         assert (original == decoded).all()
-        # An image may meet itself in the memory.
         assert sum((variant != original).any() for variant in variants) >= 1
         assert (variants[0] != variants[1]).any()
 
 
 def test_without_a_memory(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
-    """Partners come from the data then."""
+    """Partners come from the data."""
     assert tiny_checkpoint.pca is not None
     bare = dataclasses.replace(tiny_checkpoint, pca=tiny_checkpoint.pca.without_memory())
     shown = cells(np.asarray(preview_grid(bare, tiny_images, variants=2)), 3, 4, 64)
@@ -45,7 +44,7 @@ def test_without_a_memory(tiny_checkpoint: Checkpoint, tiny_images: TensorImages
 def test_partners_of_the_batch(
     tiny_checkpoint: Checkpoint, tiny_images: TensorImages, partners: str
 ) -> None:
-    """They are there although the checkpoint has a memory."""
+    """Partners come from the data although the checkpoint has a memory."""
     picture = preview_grid(tiny_checkpoint, tiny_images, variants=2, partners=partners)
     shown = cells(np.asarray(picture), 3, 4, 64)
     assert all((row[2:] != row[0]).any() for row in shown)
@@ -71,12 +70,12 @@ def test_fewer_classes(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -
 
 
 def test_bad_input(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
-    with pytest.raises(ValueError, match="no PCA axes to mix along; make them with: nfaug fit"):
+    with pytest.raises(ValueError, match="nfaug fit"):
         preview_grid(dataclasses.replace(tiny_checkpoint, pca=None), tiny_images)
-    with pytest.raises(ValueError, match="at least 1 class and 0 variants; got 0 and 2"):
+    with pytest.raises(ValueError, match="0 and 2"):
         preview_grid(tiny_checkpoint, tiny_images, classes=0, variants=2)
     some = tiny_images.subset((tiny_images.targets != 1).nonzero().flatten())
-    with pytest.raises(ValueError, match="the data have no image of class 'dog'"):
+    with pytest.raises(ValueError, match="'dog'"):
         preview_grid(tiny_checkpoint, some)
 
 

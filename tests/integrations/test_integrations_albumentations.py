@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks the network for news otherwise
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # no version check over the network
 
 import albumentations as A
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from nfa_tools import NAMES, checkpoint, images_of
 from torch.utils.data import DataLoader, Dataset
 
+from nfaug.augment.settings import MixSettings
 from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.integrations import albumentations as module
@@ -38,7 +39,7 @@ def picture(label: int = 1, size: tuple[int, int] = (8, 8), channels: int = 3) -
 
 
 @pytest.mark.parametrize("mix", ["axis", "pair"])
-def test_it_is_the_batch_transform_with_a_partner_from_the_memory(flow_dir: str, mix: str) -> None:
+def test_equals_the_batch_transform_with_the_memory(flow_dir: str, mix: str) -> None:
     transform = NFATransform(flow_dir, mix=mix, alpha=0.7, gate=False, p=1.0)
     transform.set_random_seed(3)
     image = picture()
@@ -48,17 +49,17 @@ def test_it_is_the_batch_transform_with_a_partner_from_the_memory(flow_dir: str,
     assert out["label"] == 1
     assert out["image"].dtype == np.uint8
     assert (out["image"] != image).any()
-    params = transform.get_applied_params()
+    draws = transform.get_applied_params()["draws"]
     pca = checkpoint().pca
     assert pca is not None
     assert pca.memory is not None
     assert pca.memory_labels is not None
-    assert pca.memory_labels[params["partner"]] == 1
+    assert pca.memory_labels[draws.partner] == 1
     flow = transform.nfa._engine.on(torch.device("cpu"))[0]
     labels = torch.tensor([1])
     z = flow.encode(torch.from_numpy(image).permute(2, 0, 1)[None])[0]
     a = pca.project(z, labels)
-    delta = torch.from_numpy(params["weights"]) * (pca.memory[[params["partner"]]].float() - a)
+    delta = draws.weights * (pca.memory[draws.partner].float() - a)
     expected = flow.decode(pca.add(z, labels, delta))[0].permute(1, 2, 0).numpy()
     assert abs(out["image"].astype(int) - expected).max() <= 1
 
@@ -72,7 +73,7 @@ def test_a_seed_reproduces(flow_dir: str) -> None:
     assert (run(1) != run(2)).any()
 
 
-def test_forms_of_images(flow_dir: str, tmp_path: Path) -> None:
+def test_image_types_and_shapes(flow_dir: str, tmp_path: Path) -> None:
     transform = NFATransform(flow_dir, gate=False, p=1.0)
     unit = (picture() / 255).astype(np.float32)
     out = transform(image=unit, label=np.int64(1))["image"]
@@ -94,7 +95,7 @@ def test_forms_of_images(flow_dir: str, tmp_path: Path) -> None:
 
 def test_to_dict_and_back(flow_dir: str) -> None:
     transform = NFATransform(
-        flow_dir, alpha=0.5, mix="pair", strength=0.8, noise=0.1, gate=0.9, p=0.7
+        flow_dir, alpha=0.5, mix="pair", strength=0.8, noise=0.1, axes=3, gate=0.9, p=0.7
     )
     pipeline = A.Compose([transform, A.VerticalFlip(p=0.3)])
     text = json.dumps(A.to_dict(pipeline))
@@ -103,6 +104,9 @@ def test_to_dict_and_back(flow_dir: str) -> None:
     (copy, _) = again.transforms
     assert isinstance(copy, NFATransform)
     assert (copy.checkpoint, copy.mix, copy.gate, copy.p) == (flow_dir, "pair", 0.9, 0.7)
+    assert copy.nfa.settings == MixSettings(
+        p=1.0, alpha=0.5, mix="pair", partners="memory", strength=0.8, noise=0.1, axes=3, gate=0.9
+    )
     pipeline.set_random_seed(0)
     again.set_random_seed(0)
     first = pipeline(image=picture(), label=1)["image"]
@@ -112,17 +116,14 @@ def test_to_dict_and_back(flow_dir: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"strength": -5.0}, r"strength must be a finite number in \[0, inf\]; got -5.0"),
-        ({"noise": -1.0}, r"noise must be a finite number in \[0, inf\]; got -1.0"),
-        ({"noise": math.nan}, r"noise must be a finite number in \[0, inf\]; got nan"),
-        ({"alpha": 0.0}, r"alpha must be a finite number in \(0, inf\]; got 0.0"),
-        ({"alpha": math.inf}, r"alpha must be a finite number in \(0, inf\]; got inf"),
-        ({"gate": -0.5}, r"gate must be a finite number in \[0, inf\]; got -0.5"),
+        ({"strength": -5.0}, r"^strength .*-5\.0"),
+        ({"noise": math.nan}, "^noise .*nan"),
+        ({"alpha": math.inf}, "^alpha .*inf$"),
+        ({"gate": -0.5}, r"^gate .*-0\.5"),
+        ({"axes": 0}, "^axes .*0"),
     ],
 )
-def test_settings_are_checked_at_once_and_as_the_batch_transform_does(
-    settings: dict[str, Any], message: str
-) -> None:
+def test_settings_are_checked_at_construction(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NFATransform("a flow that is not there", **settings)
     with pytest.raises(ValueError, match=message):
@@ -145,7 +146,7 @@ def test_noise_alone_needs_no_memory(flow_dir: str, tmp_path: Path) -> None:
         transform.set_random_seed(0)
         assert (transform(image=picture(), label=1)["image"] != picture()).any()
         assert transform.nfa.stats()["applied"] >= 1
-    with pytest.raises(ValueError, match="needs a partner memory"):
+    with pytest.raises(ValueError, match="memory"):
         NFATransform(bare, **{**settings, "strength": 0.1})(image=picture(), label=1)
 
 
@@ -173,19 +174,19 @@ def test_workers_load_the_flow_lazily(flow_dir: str) -> None:
     assert module._load.cache_info().currsize == 0
 
 
-def test_what_cannot_be_done_is_refused(flow_dir: str, tmp_path: Path) -> None:
+def test_invalid_calls(flow_dir: str, tmp_path: Path) -> None:
     transform = NFATransform(flow_dir, p=1.0)
-    with pytest.raises(ValueError, match=r"requires .*label.* missing keys"):
+    with pytest.raises(ValueError, match="label"):
         transform(image=picture())
     for label in (3, -1, 1.0, "cat"):
-        with pytest.raises(ValueError, match=r"label must be a whole number in \[0, 3\)"):
+        with pytest.raises(ValueError, match=r"\[0, 3\)"):
             transform(image=picture(), label=label)
     for key, value in (("mask", np.zeros((8, 8), np.uint8)), ("keypoints", np.zeros((1, 2)))):
-        with pytest.raises(ValueError, match=f"the sample has '{key}'"):
+        with pytest.raises(ValueError, match=f"'{key}'"):
             transform(image=picture(), label=1, **{key: value})
-    with pytest.raises(ValueError, match="partners='memory' needs a partner memory"):
+    with pytest.raises(ValueError, match="partners='memory'"):
         NFATransform(save(tmp_path / "bare", memory=False), p=1.0)(image=picture(), label=1)
-    with pytest.raises(ValueError, match="images have 1 channels"):
+    with pytest.raises(ValueError, match="1 channels"):
         transform(image=picture(channels=1), label=1)
     with pytest.raises(ValueError, match="mix"):
         NFATransform(flow_dir, mix="both")

@@ -39,7 +39,7 @@ def batch(seed: int = 1) -> tuple[Tensor, Tensor]:
     return torch.randn(13, DIM, generator=generator) + 3.0 * labels[:, None], labels
 
 
-def test_axes_are_those_of_numpy_like_svd(pca: ClasswisePCA) -> None:
+def test_axes_agree_with_the_svd(pca: ClasswisePCA) -> None:
     for label, latents in enumerate(draws()):
         centred = (latents - latents.mean(0)).double()
         _, values, axes = torch.linalg.svd(centred, full_matrices=False)
@@ -87,7 +87,7 @@ def test_project_add_reconstruct_against_the_definition(pca: ClasswisePCA) -> No
 
 
 @pytest.mark.parametrize("at_once", [64, 0])
-def test_accelerators_take_other_paths_with_the_same_result(
+def test_accelerator_code_paths_agree(
     pca: ClasswisePCA, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     z, labels = batch()
@@ -145,7 +145,7 @@ def test_memory_is_sorted_and_holds_the_coefficients(pca: ClasswisePCA) -> None:
     assert not fit_pca(draws(), rank=RANK, memory=False).has_memory
 
 
-def test_gate_passes_the_class_and_stops_what_is_not_of_it(pca: ClasswisePCA) -> None:
+def test_gate_separates_the_class_from_other_latents(pca: ClasswisePCA) -> None:
     fresh = [row[-20:] for row in draws(count=80)]  # seed 0: the same directions, new images
     fitted = fit_pca([row[:-20] for row in draws(count=80)], rank=RANK)
     for label, latents in enumerate(fresh):
@@ -160,10 +160,10 @@ def test_gate_passes_the_class_and_stops_what_is_not_of_it(pca: ClasswisePCA) ->
     assert (energy >= 0).all()
 
 
-def test_gate_of_a_small_class_is_not_fitted_to_its_own_images() -> None:
+def test_gate_of_a_small_class_is_cross_fitted() -> None:
     latents = [row[:12] for row in draws()]
     fresh = [row[12:50] for row in draws()]
-    with pytest.warns(UserWarning, match="4 of 4 classes have too few images for 64 axes"):
+    with pytest.warns(UserWarning, match="64 axes"):
         fitted = fit_pca(latents, rank=64)
     share = torch.stack(
         [fitted.gate(z, torch.full((38,), y)).float().mean() for y, z in enumerate(fresh)]
@@ -175,7 +175,7 @@ def test_gate_of_a_small_class_is_not_fitted_to_its_own_images() -> None:
 def test_few_images_cap_the_axes_and_unused_rows_are_zero() -> None:
     latents = draws()
     latents[2] = latents[2][:3]
-    with pytest.warns(UserWarning, match=r"1 of 4 classes .* 6 axes \(class 2 has 3\)"):
+    with pytest.warns(UserWarning, match="class 2"):
         fitted = fit_pca(latents, rank=RANK)
     assert fitted.ranks.tolist() == [6, 6, 2, 6]
     assert not fitted.axes[2, 2:].any()
@@ -204,7 +204,7 @@ def test_tensors_round_trip_bit_for_bit(pca: ClasswisePCA) -> None:
     assert repr(pca) == "ClasswisePCA(num_classes=4, dim=40, rank=6, memory=246)"
 
 
-def test_without_memory_leaves_out_what_would_give_images_away(pca: ClasswisePCA) -> None:
+def test_without_memory_and_with_fewer_axes(pca: ClasswisePCA) -> None:
     z = torch.cat(draws())
     labels = torch.cat([torch.full((60 + y,), y) for y in range(CLASSES)])
     assert "memory" not in pca.without_memory().tensors()
@@ -215,7 +215,7 @@ def test_without_memory_leaves_out_what_would_give_images_away(pca: ClasswisePCA
     assert torch.allclose(bare.project(z, labels), pca.project(z, labels)[:, :3], atol=1e-5)
     assert bare.gate(z, labels)[pca.gate(z, labels)].all(), "what was in range still is"
     assert ClasswisePCA.from_tensors(bare.tensors()).rank == 3
-    with pytest.raises(ValueError, match=r"max_axes_fraction must lie in \(0, 1\]; got 1.5"):
+    with pytest.raises(ValueError, match=r"1\.5"):
         pca.without_memory(1.5)
 
 
@@ -229,52 +229,51 @@ def broken(pca: ClasswisePCA, **changes: Tensor | None) -> dict[str, Tensor]:
     return tensors
 
 
-def test_from_tensors_names_everything_that_is_wrong(pca: ClasswisePCA) -> None:
+def test_from_tensors_lists_all_errors(pca: ClasswisePCA) -> None:
     bad = broken(pca, mean=None, extra=torch.zeros(1), eigenvalues=torch.zeros(CLASSES, RANK + 1))
     with pytest.raises(
         ValueError,
-        match=r"missing \['mean'\], unexpected \['extra'\], misshapen .*eigenvalues is "
-        r"torch.float32 \(4, 7\), expected torch.float32 \(K=4, r=6\)",
+        match=r"\['mean'\].*\['extra'\].*eigenvalues.*\(4, 7\).*K=4, r=6",
     ):
         ClasswisePCA.from_tensors(bad)
     good = pca.tensors()
     labels = good["memory_labels"]
     cases: list[tuple[dict[str, Tensor | None], str]] = [
-        ({"memory": None}, r"missing \['memory'\]"),
-        ({"mean": good["mean"].double()}, "mean is torch.float64"),
-        ({"axes": good["axes"].float()}, r"axes is torch.float32 \(4, 6, 40\)"),
-        ({"mean": good["mean"] / 0}, "mean has values that are not finite"),
-        ({"memory_labels": labels + 1}, r"memory_labels must be in \[0, 3\]; got .* from 1 to 4"),
-        ({"memory_labels": labels.flip(0)}, "memory_labels must be sorted by class"),
-        ({"ranks": good["ranks"] + 1}, r"ranks must be in \[0, 6\]; got values from 7"),
-        ({"ranks": good["ranks"] - 1}, "axes of class 0 must be 5 rows of length 1"),
-        ({"axes": good["axes"] * 2}, "axes of class 0 must be 6 rows of length 1"),
-        ({"eigenvalues": -good["eigenvalues"]}, "eigenvalues must be at least 0"),
-        ({"memory": good["memory"][:0], "memory_labels": labels[:0]}, "at least one of each"),
+        ({"memory": None}, r"\['memory'\]"),
+        ({"mean": good["mean"].double()}, r"^.*mean .*float64"),
+        ({"axes": good["axes"].float()}, r"axes .*\(4, 6, 40\)"),
+        ({"mean": good["mean"] / 0}, r"^mean "),
+        ({"memory_labels": labels + 1}, "1 to 4"),
+        ({"memory_labels": labels.flip(0)}, "sorted"),
+        ({"ranks": good["ranks"] + 1}, r"^ranks .*7"),
+        ({"ranks": good["ranks"] - 1}, "5 rows"),
+        ({"axes": good["axes"] * 2}, "6 rows"),
+        ({"eigenvalues": -good["eigenvalues"]}, r"^eigenvalues "),
+        ({"memory": good["memory"][:0], "memory_labels": labels[:0]}, "sizes"),
     ]
     for changes, message in cases:
         with pytest.raises(ValueError, match=message):
             ClasswisePCA.from_tensors(broken(pca, **changes))
 
 
-def test_bad_latents_are_refused_by_class() -> None:
+def test_invalid_latents_name_the_class() -> None:
     latents = draws()
     cases = [
-        ([latents[0], latents[1][:1]], "class 1: axes need at least two images; got 1"),
-        ([latents[0], latents[1] / 0], "class 1: 61 of 61 latents are not finite"),
-        ([latents[0], latents[1][:, :5]], "class 1 have 5 dimensions, those of class 0 40"),
-        ([], "no classes to fit"),
+        ([latents[0], latents[1][:1]], "class 1"),
+        ([latents[0], latents[1] / 0], "61 of 61"),
+        ([latents[0], latents[1][:, :5]], "5 for class 1"),
+        ([], "none"),
     ]
     for bad, message in cases:
         with pytest.raises(ValueError, match=message):
             fit_pca(bad, rank=2)
-    with pytest.raises(ValueError, match="rank must be at least 1"):
+    with pytest.raises(ValueError, match="rank"):
         fit_pca(latents, rank=0)
-    with pytest.raises(ValueError, match=r"quantile must lie in \(0, 1\]; got 2"):
+    with pytest.raises(ValueError, match="quantile"):
         fit_class(latents[0], 2, quantile=2.0)
 
 
-def test_coefficients_beyond_float16_are_no_partners() -> None:
+def test_coefficients_that_overflow_float16_are_left_out() -> None:
     latents = draws()
     latents[0][0] = 2e4
     with warnings.catch_warnings():
