@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.classes import checked
+from ..data.checks import check_number
 from .engine import Engine
 from .params import NFAParams
 
@@ -28,7 +28,7 @@ _GATE = 1.25  # what True means
 def checked_share(value: float | Sequence[float] | Tensor, classes: int) -> float | Tensor:
     """A share of images in [0, 1], or (K,) on the CPU with one for each class."""
     if isinstance(value, (int, float)):
-        return checked("p", value, 0, 1)
+        return check_number("p", value, 0, 1)
     each = torch.as_tensor(value, dtype=torch.float32).detach().cpu()
     if each.shape != (classes,) or not bool(((each >= 0) & (each <= 1)).all()):
         raise ValueError(
@@ -49,7 +49,7 @@ def checked_gate(gate: Any) -> float | None:
     value = gate.item() if hasattr(gate, "item") else gate  # numpy's booleans, which are none
     if value is None or value is False:
         return None
-    return checked("gate", _GATE if value is True else float(value), 0, math.inf)
+    return check_number("gate", _GATE if value is True else float(value), 0, math.inf)
 
 
 def checked_generator(generator: torch.Generator | None) -> torch.Generator | None:

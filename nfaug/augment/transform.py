@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..data.classes import checked, dataset_classes, one_of, refuse_other_classes
+from ..data.checks import check_choice, check_number, check_same_classes
+from ..data.classes import dataset_classes
 from .batch import find, replace_images
 from .counters import Counters
 from .engine import INCONSISTENT, OUTCOMES, Engine
@@ -120,13 +121,15 @@ class NFAugment(nn.Module):
         super().__init__()
         self._engine = Engine.of(checkpoint)
         self.p = p
-        self.alpha = checked("alpha", alpha, 0, math.inf, open_low=True)
-        self.strength = checked("strength", strength, 0, math.inf)
-        self.noise = checked("noise", noise, 0, math.inf)
-        self.smoothing = None if smoothing is None else checked("smoothing", smoothing, 0, 0.99)
-        self.mix = one_of("mix", mix, ("axis", "pair"))
-        self.partners = one_of("partners", partners, ("auto", "batch", "memory", "both"))
-        self.keep = one_of("keep", keep, ("all", "consistent"))
+        self.alpha = check_number("alpha", alpha, 0, math.inf, open_low=True)
+        self.strength = check_number("strength", strength, 0, math.inf)
+        self.noise = check_number("noise", noise, 0, math.inf)
+        self.smoothing = (
+            None if smoothing is None else check_number("smoothing", smoothing, 0, 0.99)
+        )
+        self.mix = check_choice("mix", mix, ("axis", "pair"))
+        self.partners = check_choice("partners", partners, ("auto", "batch", "memory", "both"))
+        self.keep = check_choice("keep", keep, ("all", "consistent"))
         refuse_lacking(self._engine, self.partners, self.keep)
         self.axes = checked_axes(axes)
         self.gate = gate
@@ -223,7 +226,7 @@ class NFAugment(nn.Module):
         """
         names = dataset_classes(classes, required=required)
         if required or (names and self.class_names):
-            refuse_other_classes(names, self.class_names)
+            check_same_classes(names, self.class_names)
 
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

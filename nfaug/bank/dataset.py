@@ -13,7 +13,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..augment.switch import Switch
-from ..data.classes import checked, dataset_classes
+from ..data.checks import check_number
+from ..data.classes import dataset_classes
 from .format import Bank, labels_of, labels_sha256, probe_indices, thumbnails, to_uint8
 
 __all__ = ["BankDataset"]
@@ -59,7 +60,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
             dataset, transform = _without_transform(dataset), own
         self.dataset = dataset
         self.transform = transform
-        self._p = Switch(checked("p", p, 0, 1))
+        self._p = Switch(check_number("p", p, 0, 1))
         _refuse_other_data(dataset, self.bank)
 
     @property
@@ -69,7 +70,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
 
     @p.setter
     def p(self, value: float) -> None:
-        self._p.set(checked("p", value, 0, 1))
+        self._p.set(check_number("p", value, 0, 1))
 
     def __len__(self) -> int:
         return len(self.bank)

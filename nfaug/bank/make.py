@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from ..augment.transform import NFAugment
-from ..data.classes import dataset_classes, refuse_other_classes
+from ..data.checks import check_same_classes
+from ..data.classes import dataset_classes
 from ..io.atomic import replace_directory
 from .dataset import BankDataset
 from .export import export_bank
@@ -108,7 +109,7 @@ def _plan(
 ) -> Manifest:
     names = dataset_classes(dataset)
     if names and nfa.class_names:
-        refuse_other_classes(names, nfa.class_names)
+        check_same_classes(names, nfa.class_names)
     channels = checkpoint.flow.codec.channels
     first = to_uint8(dataset[0][0], channels)
     labels = labels_of(dataset)

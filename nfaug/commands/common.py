@@ -11,7 +11,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from ..checkpoint.checkpoint import Checkpoint, load
-from ..data.classes import refuse_other_classes
+from ..data.checks import check_same_classes
 
 __all__ = [
     "DATA_HELP",
@@ -186,7 +186,7 @@ def refuse_class_mismatch(checkpoint: Checkpoint, dataset: Any) -> None:
         ValueError: says how they differ.
     """
     if checkpoint.config.class_names:
-        refuse_other_classes(dataset.classes, checkpoint.config.class_names)
+        check_same_classes(dataset.classes, checkpoint.config.class_names)
 
 
 def out_file(path: str, *, overwrite: bool) -> Path:

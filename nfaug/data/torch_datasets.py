@@ -1,8 +1,8 @@
-"""Any torch data set of (image, label) as a data set of 8-bit images."""
+"""Convert any torch data set of (image, label) to a data set of 8-bit images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
-from tqdm import tqdm
 
 from .classes import class_names
-from .images import LabelledImages
+from .images import LabelledImages, run_over
 from .readers import ImageDecodeError, Reader, assemble
 
 __all__ = ["DatasetReader", "wrap_dataset"]
 
-PROBES = 64  # images that stand for all of them in the fingerprint
+PROBES = 64  # images that the fingerprint covers
 
 
 def wrap_dataset(
@@ -28,34 +27,42 @@ def wrap_dataset(
     complete: bool = True,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
+    convert: bool = True,
 ) -> LabelledImages:
-    """Give any data set, or list, of (image, label) the form of `open_dataset`'s.
+    """Convert a data set, or a list, of (image, label) to what `open_dataset` returns.
 
-    An image may be a PIL image, a uint8 tensor or array of shape (H, W) or (C, H, W) with any C, or
-    a floating-point one of that shape in [0, 1], which is rounded to 8 bits. Labels come from
+    An image is a PIL image, a uint8 tensor or array of shape (H, W) or (C, H, W) with any C, or a
+    floating-point one of that shape in [0, 1], which is rounded to 8 bits. Labels are read from
     `.targets`, `.labels` or a `TensorDataset`, also below `Subset` and `ConcatDataset`, if three
-    items confirm them; else from one pass over the items.
+    items agree with them. Otherwise one pass over the items collects them.
 
     Args:
-        dataset: The data set; its random transforms, if any, stay random. A `LabelledImages` is
-            returned as it is.
-        classes: Class names; None for its `.classes`, or else the labels' numbers.
-        complete: Whether every class must have an image; not so for a held-out set.
-        image_size: As for `open_dataset`.
-        channels: Channels of the result; None for those of the images.
+        dataset: The data set. Its random transforms stay random. A `LabelledImages` is returned
+            unchanged unless `image_size` or `channels` is given.
+        classes: Class names. None means its `.classes`, or else the numbers of the labels.
+        complete: Whether every class must have an image. False for a held-out set.
+        image_size: (H, W), or the side of a square, to resize and crop to. None means the size of
+            the first image, and another size is then an error.
+        channels: Channels of the result. None means those of the images.
+        convert: Whether colour images may become grayscale if `channels` is 1.
 
     Raises:
-        ValueError: If the items are something else, labels are not 0..K-1, or a class is empty.
+        ValueError: If items are of another form, labels are not 0..K-1, or a class has no image.
+
+    Example:
+        >>> images = [(torch.zeros(3, 8, 8, dtype=torch.uint8), label) for label in (0, 1)]
+        >>> wrap_dataset(images, classes=["cat", "dog"], image_size=4)[1][0].shape
+        torch.Size([3, 4, 4])
     """
-    if isinstance(dataset, LabelledImages):
+    if isinstance(dataset, LabelledImages) and image_size is channels is None:
         return dataset
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise ValueError(
-            f"a data set must have a length and items by number, got {type(dataset).__name__}; "
-            "collect a stream into a list or a TensorDataset first"
+            f"a data set must have a length and items by index; got {type(dataset).__name__}. "
+            "Collect a stream into a list or a TensorDataset first"
         )
     reader = DatasetReader(dataset, classes, complete)
-    return assemble(reader, image_size=image_size, channels=channels)
+    return assemble(reader, image_size=image_size, channels=channels, convert=convert)
 
 
 class DatasetReader(Reader):
@@ -69,8 +76,8 @@ class DatasetReader(Reader):
         self.where = f"the data set ({self.kind})"
         targets = _stored_targets(dataset)
         if targets is None or not self._confirms(targets):
-            bar = tqdm(range(len(dataset)), "reading labels", unit="image", disable=None, delay=1)
-            targets = torch.tensor([self._label(index) for index in bar], dtype=torch.int64)
+            found = run_over(self._label, len(dataset), "reading labels", threads=False)
+            targets = torch.tensor([*found], dtype=torch.int64)
         self.targets = targets
         names = _class_names(dataset) if classes is None else list(classes)
         if names is None:
@@ -97,10 +104,16 @@ class DatasetReader(Reader):
 
     def _item(self, index: int) -> tuple[Any, Any]:
         item = self.dataset[index]
+        if isinstance(item, Mapping):
+            raise ValueError(
+                f"{self.name(index)} must be (image, label); got a mapping with the keys "
+                f"{sorted(map(str, item))}. Pass pairs, such as a list of (row['image'], "
+                "row['label'])"
+            )
         if not isinstance(item, tuple | list) or len(item) != 2:
             length = f" of {len(item)}" if isinstance(item, tuple | list) else ""
             raise ValueError(
-                f"{self.name(index)} must be (image, label), got {type(item).__name__}{length}"
+                f"{self.name(index)} must be (image, label); got {type(item).__name__}{length}"
             )
         return item[0], item[1]
 
@@ -108,13 +121,14 @@ class DatasetReader(Reader):
         value = self._item(index)[1]
         array = np.asarray(value)
         if array.ndim or array.dtype.kind not in "iu":
+            hint = "; map class names to integers first" if isinstance(value, str) else ""
             raise ValueError(
-                f"labels must be integers 0..K-1, {self.name(index)} has the label {value!r}"
+                f"labels must be integers 0..K-1; {self.name(index)} has the label {value!r}{hint}"
             )
         return int(array)
 
     def _confirms(self, targets: Tensor) -> bool:
-        """Whether items have the stored labels: a wrapper may have changed them."""
+        """Whether three items have the stored labels, which a wrapper may have changed."""
         count = len(targets)
         return all(self._label(i) == int(targets[i]) for i in {0, count // 2, count - 1} if count)
 
@@ -124,13 +138,13 @@ def _to_uint8(image: Any, name: str) -> Tensor:
         image = torch.tensor(image)
     if not isinstance(image, Tensor):
         raise ValueError(
-            f"{name} must have a PIL image, a tensor or an array, got {type(image).__name__}"
+            f"{name} must have a PIL image, a tensor or an array; got {type(image).__name__}"
         )
     shape = tuple(image.shape)
     if image.ndim == 2:
         image = image[None]
     if image.ndim != 3 or 0 in shape:
-        raise ValueError(f"{name} must have shape (H, W) or (C, H, W), got {shape}")
+        raise ValueError(f"{name} must have shape (H, W) or (C, H, W); got {shape}")
     if len(shape) == 3 and shape[2] in (1, 3) and min(shape[:2]) > 4:
         raise ValueError(
             f"{name} has shape {shape}, which looks like (H, W, C); permute it to (C, H, W)"
@@ -140,17 +154,17 @@ def _to_uint8(image: Any, name: str) -> Tensor:
         low, high = float(image.min()), float(image.max())
         if not (low >= 0 and high <= 1):  # NaN fails too
             raise ValueError(
-                f"{name} is floating point and must lie in [0, 1], got values from {low:g} to "
-                f"{high:g}; leave out normalisation by mean and std"
+                f"{name} is floating point and must lie in [0, 1]; got values from {low:g} to "
+                f"{high:g}. Remove the normalisation by mean and std"
             )
         image = (image * 255).round().to(torch.uint8)
     if image.dtype != torch.uint8:
-        raise ValueError(f"{name} must be uint8, or floating point in [0, 1], got {image.dtype}")
+        raise ValueError(f"{name} must be uint8, or floating point in [0, 1]; got {image.dtype}")
     return image.cpu()
 
 
 def _stored_targets(dataset: Any) -> Tensor | None:
-    """Labels that a data set keeps at hand, or None."""
+    """Labels that a data set stores, or None."""
     if isinstance(dataset, LabelledImages):
         return dataset.targets
     if isinstance(dataset, Subset):
@@ -178,7 +192,7 @@ def _stored_targets(dataset: Any) -> Tensor | None:
 
 
 def _class_names(dataset: Any) -> list[str] | None:
-    """The names in `.classes`, each made unique, or None."""
+    """Unique names from `.classes`, or None."""
     if isinstance(dataset, Subset):
         return _class_names(dataset.dataset)
     if isinstance(dataset, ConcatDataset):
