@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -105,7 +106,7 @@ def fit(
             f"rank must be at least 1 and max_per_class 2; got {rank} and {max_per_class}"
         )
     if isinstance(flow, str | os.PathLike):
-        flow = load(flow)
+        flow = load(flow if isinstance(flow, str) else Path(flow))
     base = flow if isinstance(flow, Checkpoint) else _bare(flow)
     images = _labelled_images(base.flow, dataset, grayscale=grayscale)
     check_images(base.flow, images)

@@ -21,19 +21,19 @@ from .common import add_data_options, add_flow, load_on, new_parser, open_data
 __all__ = ["parser", "run"]
 
 _VIEWS = 8
-_FRESH = 2000  # new views, spread over the classes, that are tried against the gate
+_FRESH = 2000  # new views, spread over the classes, that are tested against the gate
 
 _ABOUT_AUGMENT = (
-    "--augment is for NFA behind random transforms, which is where it stands in most training "
-    "scripts: a random crop that a plain fit never saw lies outside its class's range, and NFA "
-    "leaves such images as they are. SPEC says what your script does, in the arguments of "
+    "Use --augment if NFA runs after random transforms, as in most training scripts. A random crop "
+    "may lie outside the range that a plain fit gives its class, and NFA leaves such images "
+    "unchanged. SPEC describes your script's transforms by arguments of "
     'timm.data.create_transform: --augment "scale=(0.4,1) hflip=0.5 '
-    "auto_augment=rand-m9-mstd0.5\". What timm's train.py calls --aa is auto_augment here; an "
-    'empty SPEC ("") is all of timm\'s defaults. Axes, memory and ranges are then those of random '
-    "views of your images, and the command ends with the share of new views that NFA would leave "
-    "as they are, with a plain fit and with this one. A large share alone is no reason for it: in "
-    "docs/where-in-the-pipeline.md a plain fit that left a third of the crops as they were was the "
-    "better one. Random erasing comes last in timm, in its loader, and cannot be fitted to."
+    'auto_augment=rand-m9-mstd0.5". auto_augment is --aa of timm\'s train.py. An empty SPEC ("") '
+    "means timm's defaults. Axes, memory and ranges are then fitted to random views of your "
+    "images, and the command reports the share of new views that NFA leaves unchanged, with a "
+    "plain fit and with this one. A large share alone is not a reason to use --augment: in "
+    "docs/where-in-the-pipeline.md a plain fit that left a third of the crops unchanged gave the "
+    "better classifier. Random erasing runs later, in timm's loader, and cannot be fitted to."
 )
 
 
@@ -54,46 +54,46 @@ def parser() -> ArgumentParser:
         "--max-per-class",
         type=int,
         default=1000,
-        help="images of a class (views of them, with --augment) that are used at most",
+        help="the largest number of images per class (of views, with --augment)",
     )
     made.add_argument(
         "--no-memory",
         action="store_true",
-        help="keep no partner memory (it reproduces training images nearly)",
+        help="do not save the partner memory, which nearly reproduces training images",
     )
     made.add_argument(
         "--augment",
         metavar="SPEC",
-        help="fit under your training script's random transforms, as in \"scale=(0.4,1) "
+        help="fit under your training script's random transforms, such as \"scale=(0.4,1) "
         'hflip=0.5"; see below',
     )
     made.add_argument(
-        "--views", type=int | None, help=f"with --augment: random views of each image ({_VIEWS})"
+        "--views", type=int | None, help=f"random views of each image, with --augment ({_VIEWS})"
     )
     made.add_argument(
         "--img-size",
         type=int | None,
-        help="with --augment: pixels that your script trains at (the flow's own)",
+        help="size in pixels at which your script trains, with --augment (the flow's size)",
     )
     made.add_argument(
         "--gaussians",
         choices=["data", "fpi"],
         default="data",
-        help="class gaussians: the data's own, or pushed apart by the fixed point",
+        help="class gaussians: moments of the data, or separated by the fixed point",
     )
     made.add_class_arguments(FixedPointConfig, "fixed_point")
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Fit, save, and say what was fitted."""
+    """Fit, save, and report the fit."""
     out = Path(arguments.out)
     refuse_existing(out, overwrite=arguments.overwrite)
     fixed_point = parser().instantiate(arguments)["fixed_point"]
     if arguments.gaussians == "data" and fixed_point != FixedPointConfig():
         raise ValueError("--fixed_point settings need --gaussians fpi")
     if arguments.augment is None and (arguments.views, arguments.img_size) != (None, None):
-        raise ValueError("--views and --img-size are of views under --augment; give it a SPEC")
+        raise ValueError("--views and --img-size need --augment SPEC")
     base = load_on(arguments)
     dataset = open_data(arguments, base)
     settings = {
@@ -124,7 +124,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
 def _under_transforms(
     arguments: Namespace, base: Checkpoint, dataset: Any, settings: dict[str, Any]
 ) -> tuple[Dataset[Any], Checkpoint, dict[str, Any]]:
-    """The views that were fitted to, the fit, and what the gate does with new ones."""
+    """The fitted views, the fit, and the share of new views that the gate rejects."""
     from ..augment.views import AugmentedViews, gated_share
     from ..integrations.timm import training_transform
 
@@ -141,7 +141,7 @@ def _under_transforms(
         )
 
     seed, number = arguments.seed, _VIEWS if arguments.views is None else arguments.views
-    with warnings.catch_warnings():  # of too few images for the axes: the fit that is kept says so
+    with warnings.catch_warnings():  # the fit that is kept warns of too few images
         warnings.simplefilter("ignore", UserWarning)
         plain = fit(base, dataset, **{**settings, "gaussians": "data"})
     images = views(number, seed, arguments.max_per_class)
@@ -159,8 +159,9 @@ def _under_transforms(
 
 
 class _AsStored(Dataset[tuple[Tensor, int]]):
-    """The images of a data set at the size in which they are stored, as a script's transforms get
-    them: a crop of a picture shows more than the same crop of the picture made small.
+    """The images of a data set at their stored size, which is the input of a script's transforms.
+
+    A crop of a large image has more detail than the same crop of the resized image.
     """
 
     def __init__(self, images: Any) -> None:

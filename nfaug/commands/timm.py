@@ -16,7 +16,7 @@ __all__ = ["expand", "parser", "run"]
 
 
 def expand(argv: Sequence[str]) -> list[str]:
-    """Hand what follows -- to the script as it is, words that look like options included."""
+    """Pass all words after -- to the script unchanged, including those that look like options."""
     words = list(argv)
     if "--" not in words:
         return words
@@ -28,13 +28,12 @@ def parser() -> ArgumentParser:
     """Options of `nfaug timm`."""
     made = new_parser(
         "timm",
-        "Run timm's train.py, or another script that makes its loaders with "
-        "timm.data.create_loader, unedited and with NFA put in: nfaug timm train.py --nfa my-flow "
-        "-- --data-dir my-images --model resnet18",
-        "Mixup and CutMix move behind NFA, onto the device. Random erasing happens in timm's "
-        "prefetcher, before NFA.",
+        "Run timm's train.py, or another script that calls timm.data.create_loader, unedited and "
+        "with NFA: nfaug timm train.py --nfa my-flow -- --data-dir my-images --model resnet18",
+        "Mixup and CutMix run after NFA, on the device. Random erasing runs in timm's prefetcher, "
+        "before NFA.",
     )
-    made.add_argument("script", help="the script; what follows -- is its own")
+    made.add_argument("script", help="the script; its own arguments follow --")
     made.add_argument(
         "--nfa",
         required=True,
@@ -48,13 +47,15 @@ def parser() -> ArgumentParser:
         "--nfa-prob", type=float | None, help="share of images that are augmented (0.5)"
     )
     add_mixing(made, "nfa-")
-    made.add_argument("--nfa-off-epoch", type=int | None, help="NFA stops at this epoch, from 0")
+    made.add_argument(
+        "--nfa-off-epoch", type=int | None, help="NFA stops at this epoch, counted from 0"
+    )
     made.add_argument("--script_arg", action="append", type=str, default=[], help="after --")
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Run the script and end with NFA's counters."""
+    """Run the script, then print NFA's counters."""
     from ..integrations.timm import format_stats, run_script
 
     try:
@@ -67,7 +68,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
             prob=arguments.nfa_prob,
             off_epoch=arguments.nfa_off_epoch,
         )
-    except (ValueError, OSError) as error:  # of which the command line shows the message alone
+    except (ValueError, OSError) as error:  # the command line prints only the message
         frames = traceback.extract_tb(error.__traceback__)
         if any(frame.filename == arguments.script for frame in frames):
             traceback.print_exception(error)
