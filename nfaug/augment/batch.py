@@ -1,4 +1,4 @@
-"""Finding images and labels in whatever a training loop passes around, and putting images back."""
+"""Images and labels of the samples that training loops pass around."""
 
 from __future__ import annotations
 
@@ -10,35 +10,37 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["find", "replace_images"]
+__all__ = ["images_and_labels", "replace_images"]
 
 LabelsGetter = Callable[[Any], Tensor]
-_SPATIAL = ("mask", "box", "keypoint", "segment")  # keys of targets that would have to move too
-_STAYS = (
-    "masks, boxes and keypoints cannot follow an image through NFA, which is for classification"
+_SPATIAL = ("mask", "box", "keypoint", "segment")  # keys of targets that depend on positions
+_CLASSIFICATION_ONLY = (
+    "NFA is for classification and cannot transform masks, boxes, keypoints or videos"
 )
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
 
-def find(sample: Any, labels_getter: LabelsGetter | None = None) -> tuple[Tensor, Tensor]:
+def images_and_labels(
+    sample: Any, labels_getter: LabelsGetter | None = None
+) -> tuple[Tensor, Tensor]:
     """The batch of images and the labels of a sample.
 
-    A sample is (images, labels, ...) or a mapping with labels under a label-like key, or anything
-    for which `labels_getter` returns the labels. The images are its one tensor of four dimensions.
-    Metadata of each image, of shape (B,) or (B, k), may come along; in a tuple or list a tensor of
-    more dimensions is taken for masks or boxes, in a mapping its key must say so.
+    A sample is (images, labels, ...), a mapping with a label-like key, or anything from which
+    `labels_getter` extracts the labels. The images are its only four-dimensional tensor. Metadata
+    of shape (B,) or (B, k) is allowed. A tensor of more dimensions counts as masks or boxes in a
+    tuple or list, and in a mapping if its key says so.
 
     Raises:
-        ValueError: labels or images are not found, or there is something in the sample that NFA
-            cannot transform: masks, boxes, keypoints, videos, PIL images, patches.
+        ValueError: Labels or images are missing, or the sample holds what NFA cannot transform:
+            masks, boxes, keypoints, videos, PIL images, patches.
     """
     for path, leaf in _leaves(sample):
-        _refuse(path, leaf)
+        _check_leaf(path, leaf)
     labels = labels_getter(sample) if labels_getter else _default_labels(sample)
     if not isinstance(labels, Tensor):
         raise ValueError(
             f"labels must be a tensor; got {type(labels).__name__}. Pass (images, labels), a "
-            "dictionary with 'labels', or labels_getter="
+            "mapping with 'labels', or labels_getter="
         )
     tensors = [
         (path, leaf)
@@ -47,19 +49,19 @@ def find(sample: Any, labels_getter: LabelsGetter | None = None) -> tuple[Tensor
     ]
     images = [leaf for _, leaf in tensors if leaf.ndim == 4]
     if images:
-        _refuse_unnamed(tensors, images[0])
+        _check_unnamed_tensors(tensors, images[0])
     if len(images) != 1:
         shapes = [tuple(leaf.shape) for _, leaf in tensors]
         raise ValueError(
-            f"a sample needs one batch of images of shape (B, C, H, W); got tensors of shapes "
-            f"{shapes}. Several views of each image (AugMix splits, multi-crop) are not supported; "
-            "call NFAugment on each batch of images"
+            f"a sample must hold one batch of images of shape (B, C, H, W); got tensors of shapes "
+            f"{shapes}. For several views of each image (AugMix splits, multi-crop) call NFAugment "
+            "on each batch"
         )
     return images[0], labels
 
 
 def replace_images(sample: Any, old: Tensor, new: Tensor) -> Any:
-    """The sample with `new` in the place of `old`; containers are copied, nothing is changed."""
+    """A copy of the sample's containers with `new` in the place of `old`."""
     if sample is old:
         return like(new, old)
     if isinstance(sample, tuple) and hasattr(sample, "_fields"):
@@ -70,14 +72,14 @@ def replace_images(sample: Any, old: Tensor, new: Tensor) -> Any:
         items = {key: replace_images(value, old, new) for key, value in sample.items()}
         if not isinstance(sample, (dict, UserDict)):
             return type(sample)(items)  # type: ignore[call-arg]
-        filled = copy.copy(sample)  # keeps what else it has: a defaultdict's factory, attributes
+        filled = copy.copy(sample)  # keeps attributes, such as a defaultdict's factory
         filled.update(items)
         return filled
     return sample
 
 
 def like(new: Tensor, old: Tensor) -> Tensor:
-    """`new` as a tv_tensors.Image where `old` is one."""
+    """`new`, as a tv_tensors.Image if `old` is one."""
     if type(old) is Tensor or "torchvision.tv_tensors" not in sys.modules:
         return new
     return sys.modules["torchvision.tv_tensors"].wrap(new, like=old)
@@ -94,40 +96,36 @@ def _leaves(sample: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, sample
 
 
-def _refuse(path: str, leaf: Any) -> None:
+def _check_leaf(path: str, leaf: Any) -> None:
     kind = type(leaf)
     origin = f"{kind.__module__}.{kind.__name__}"
     if origin.startswith("torchvision.tv_tensors") and kind.__name__ != "Image":
         raise ValueError(
-            f"the sample holds {kind.__name__} at {path or 'its root'}: masks, boxes, keypoints "
-            "and videos cannot follow an image through NFA, which is for classification"
+            f"the sample holds {kind.__name__} at {path or 'its root'}: {_CLASSIFICATION_ONLY}"
         )
     if origin.startswith("PIL."):
         raise ValueError(
-            f"the sample holds a PIL image at {path or 'its root'}: NFAugment takes a batch as a "
-            "tensor (B, C, H, W). Use a bank (nfaug.bank.BankDataset) to augment single images"
+            f"the sample holds a PIL image at {path or 'its root'}: NFAugment takes batches of "
+            "shape (B, C, H, W). To augment single images use nfaug.bank.BankDataset"
         )
     key = path.rpartition(".")[2].lower()
     if isinstance(leaf, Tensor) and any(word in key for word in _SPATIAL):
-        raise ValueError(f"the sample holds {path.lstrip('.')!r}: {_STAYS}")
+        raise ValueError(f"the sample holds {path.lstrip('.')!r}: {_CLASSIFICATION_ONLY}")
     if key == "patches" and isinstance(leaf, Tensor):
         raise ValueError(
-            "the sample holds patches, not images: NaFlex loaders cut images before they are "
-            "batched, so NFA cannot be used with them; use timm.data.create_loader"
+            "the sample holds patches: NFA cannot be used with NaFlex loaders, which split images "
+            "into patches before batching. Use timm.data.create_loader"
         )
 
 
-def _refuse_unnamed(tensors: list[tuple[str, Tensor]], images: Tensor) -> None:
-    """Refuse masks (B, H, W) and (B, 1, H, W) and boxes (B, N, 4) where no key says what they are.
-
-    Any tensor of so many dimensions could be one; further views of the images are left to `find`.
-    """
+def _check_unnamed_tensors(tensors: list[tuple[str, Tensor]], images: Tensor) -> None:
+    """Raise for possible masks (B, H, W) or (B, 1, H, W) and boxes (B, N, 4) without a key."""
     for path, leaf in tensors:
         views = leaf.ndim == 4 and leaf.shape[:2] == images.shape[:2]
         if path.endswith("]") and leaf.ndim >= 3 and not views:
             raise ValueError(
-                f"the sample holds a tensor of shape {tuple(leaf.shape)} at {path}: {_STAYS}. If "
-                "it is none of these, call NFAugment on (images, labels) alone"
+                f"the sample holds a tensor of shape {tuple(leaf.shape)} at {path}, which may be "
+                f"masks or boxes: {_CLASSIFICATION_ONLY}. Call NFAugment on (images, labels) alone"
             )
 
 
@@ -142,7 +140,7 @@ def _default_labels(sample: Any) -> Any:
         sample = sample[1]
     if not isinstance(sample, Mapping):
         raise ValueError(
-            f"no labels found in a {type(sample).__name__}: pass (images, labels), a dictionary "
+            f"no labels found in a {type(sample).__name__}: pass (images, labels), a mapping "
             "with 'labels', or labels_getter="
         )
     names = {str(key).lower(): key for key in sample}
@@ -152,7 +150,7 @@ def _default_labels(sample: Any) -> Any:
     found = [key for name, key in names.items() if "label" in name]
     if len(found) != 1:
         raise ValueError(
-            f"no labels found among the keys {list(sample)}; call them 'labels' or pass "
+            f"no labels found among the keys {list(sample)}; rename the key to 'labels' or pass "
             "labels_getter="
         )
     return sample[found[0]]

@@ -1,42 +1,82 @@
-"""Counts of images by what became of them, kept where they arise."""
+"""Outcome counters, and a number that the workers of a data loader share."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Counters"]
+__all__ = ["Counters", "SharedValue"]
 
 
 class Counters:
-    """Sums of masks by name, on each device that masks come from: adding stalls no accelerator."""
+    """Counts of images by outcome.
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = tuple(names)
-        self._held: dict[tuple[str, torch.device], Tensor] = {}
+    Counts of masks stay on the masks' device until `read`, so that adding does not synchronize
+    an accelerator. Threads may add at the same time. Pickled counters hold plain numbers.
+    """
 
-    def add(self, masks: Mapping[str, Tensor]) -> None:
-        """Count what is true in each mask; the keys are some of the names."""
-        for name, mask in masks.items():
-            key = name, mask.device
-            self._held[key] = self._held.get(key, 0) + mask.sum()
+    def __init__(self, counts: Mapping[str, int] | None = None) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[str, int] = dict(counts or {})
+        self._on_device: dict[tuple[str, torch.device], Tensor] = {}
 
-    def read(self) -> dict[str, int]:
-        """The counts of every name over all devices; waits for them."""
-        counts = dict.fromkeys(self._names, 0)
-        for (name, _), count in self._held.items():
-            counts[name] += int(count)
+    def add(self, counts: Mapping[str, int | Tensor]) -> None:
+        """Add numbers, and the number of true values of bool masks."""
+        with self._lock:
+            for name, count in counts.items():
+                if isinstance(count, Tensor):
+                    key = name, count.device
+                    self._on_device[key] = self._on_device.get(key, 0) + count.sum()
+                else:
+                    self._counts[name] = self._counts.get(name, 0) + count
+
+    def read(self, names: Iterable[str] = ()) -> dict[str, int]:
+        """Counts over all devices, with zero for those of `names` never added; synchronizes."""
+        with self._lock:
+            counts = dict.fromkeys(names, 0) | self._counts
+            for (name, _), count in self._on_device.items():
+                counts[name] = counts.get(name, 0) + int(count)
         return counts
 
     def reset(self) -> None:
-        """Start from zero."""
-        self._held = {}
+        """Set all counts to zero."""
+        with self._lock:
+            self._counts.clear()
+            self._on_device.clear()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickled, counts lie on the CPU: whoever reads them may have no accelerator."""
-        cpu = torch.device("cpu")
-        held = {(name, cpu): torch.tensor(count, device=cpu) for name, count in self.read().items()}
-        return {"_names": self._names, "_held": held}
+    def __getstate__(self) -> dict[str, int]:
+        return self.read()  # a tensor would travel to a spawned worker by a file descriptor
+
+    def __setstate__(self, counts: dict[str, int]) -> None:
+        Counters.__init__(self, counts)
+
+
+class SharedValue:
+    """A number in shared memory, so that a change takes effect in running data-loader workers.
+
+    It is shared with processes that start while it exists. A deep copy and a plain pickle hold
+    the value alone.
+    """
+
+    def __init__(self, value: float = 1.0) -> None:
+        self._value = torch.tensor([value], dtype=torch.float64, device="cpu")
+        with contextlib.suppress(OSError, RuntimeError):  # no shared memory: workers see old values
+            self._value.share_memory_()
+
+    def __bool__(self) -> bool:
+        return float(self) > 0
+
+    def __float__(self) -> float:
+        return float(self._value.numpy()[0])  # no tensor operation: any mode may be active
+
+    def set(self, value: float) -> None:
+        """Change the number in all processes that share it."""
+        self._value.fill_(float(value))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedValue:
+        return SharedValue(float(self))

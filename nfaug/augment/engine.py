@@ -1,10 +1,11 @@
-"""What NFAugment computes with, kept out of the module tree, and the arithmetic of one batch."""
+"""Engine: the frozen flow and PCA of an NFAugment, and the arithmetic of one batch."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,19 +16,23 @@ from ..gaussians.gaussians import ClassGaussians
 from ..pca.classwise import ClasswisePCA
 from .params import NFAParams
 from .pixels import Normalization, all_finite, resize
+from .settings import MixSettings
 
-__all__ = ["INCONSISTENT", "OUTCOMES", "Engine", "Outcome"]
+__all__ = ["Engine", "Outcome", "outcomes"]
 
-OUTCOMES = ("applied", "no_partner", "gated", "fell_back")
-INCONSISTENT = "inconsistent"  # an outcome only where it is asked for
+_PER_DEVICE = ("_copies", "_gaussians")  # attributes with a copy for each device
+_SELF_MATCH = 1e-2  # relative distance: the memory is float16, and convolutions may use TF32
 
-_HELD = ("_held", "_gaussians")  # what is copied to other devices
-_SAME = 1e-2  # relative length: the memory is float16, and an accelerator may convolve in TF32
+
+def outcomes(settings: MixSettings) -> tuple[str, ...]:
+    """Names of the outcomes of an image that is chosen for augmentation."""
+    names = ("applied", "no_partner", "gated", "fell_back")
+    return (*names, "inconsistent") if settings.keep == "consistent" else names
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the images that went through the flow, (n,) bool each, at most one true."""
+    """Augmented images (n, C, H, W), and a bool mask (n,) per outcome; at most one is true."""
 
     images: Tensor
     applied: Tensor
@@ -38,14 +43,13 @@ class Outcome:
 
 
 class Engine:
-    """A frozen flow and a classwise PCA, on every device that images arrive on.
+    """A frozen flow and a classwise PCA, with copies on every device that images arrive on.
 
-    A plain object: a module that holds it has no parameters, buffers or sub-modules for it. It is
-    never changed, so copies of that module share it. Pickling keeps one copy and leaves out those
-    made for other devices.
+    A plain object, so that a module that holds it gets no parameters, buffers or sub-modules. It
+    is immutable, and copies of that module share it. A pickle leaves out copies for other devices.
 
     Raises:
-        ValueError: there is no PCA, or it has another dimension than the flow.
+        ValueError: There is no PCA, or its dimension or number of classes does not match.
     """
 
     def __init__(
@@ -57,13 +61,13 @@ class Engine:
     ) -> None:
         if pca is None:
             raise ValueError(
-                "this checkpoint has no PCA axes, which NFA mixes along: fit it to your classes "
-                "(nfaug fit --flow DIR --data D --out DIR, or nfaug.fit)"
+                "this checkpoint has no PCA axes: fit it to your classes (nfaug fit --flow DIR "
+                "--data D --out DIR, or nfaug.fit)"
             )
         if pca.dim != flow.config.dim:
             raise ValueError(
-                f"the PCA has {pca.dim} dimensions, the flow {flow.config.dim}: they do not belong "
-                "together"
+                f"the PCA has {pca.dim} dimensions and the flow {flow.config.dim}: they must come "
+                "from one checkpoint"
             )
         names = tuple(class_names or ())
         if names and len(names) != pca.num_classes:
@@ -77,29 +81,32 @@ class Engine:
         self.rank = pca.rank
         self.memory_rows = 0 if pca.memory is None else len(pca.memory)
         frozen = flow.freeze()
-        self._home = frozen.device
-        fits = gaussians is not None and gaussians.num_classes == pca.num_classes
-        self._gaussians = {self._home: _moved(gaussians, self._home)} if fits else {}
-        self._held: dict[torch.device, tuple[Flow, ClasswisePCA]] = {
-            self._home: (frozen, _moved(pca, self._home))
+        self.device = frozen.device
+        matching = gaussians is not None and gaussians.num_classes == pca.num_classes
+        self._gaussians = {self.device: _on_device(gaussians, self.device)} if matching else {}
+        self._copies: dict[torch.device, tuple[Flow, ClasswisePCA]] = {
+            self.device: (frozen, _on_device(pca, self.device))
         }
 
     @classmethod
     def of(cls, checkpoint: Any) -> Engine:
-        """That of a checkpoint, of a pair (flow, pca), or the engine itself.
+        """The engine of a checkpoint, of its name or path, of a pair (flow, pca), or of itself.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: The type is not supported.
         """
+        if isinstance(checkpoint, (str, Path)):
+            from ..checkpoint.checkpoint import load  # a flow in memory needs no reader
+
+            checkpoint = load(checkpoint)
         if isinstance(checkpoint, Engine):
             return checkpoint
         if isinstance(checkpoint, tuple) and len(checkpoint) == 2:
             return cls(*checkpoint)
         if not all(hasattr(checkpoint, name) for name in ("flow", "pca", "config")):
             raise ValueError(
-                f"NFAugment takes a checkpoint (nfaug.load) or a pair (flow, pca); got "
-                f"{type(checkpoint).__name__}. For a path or a Hub repository use "
-                "NFAugment.from_pretrained"
+                "NFAugment takes a checkpoint, its name or directory, or a pair (flow, pca); got "
+                f"{type(checkpoint).__name__}"
             )
         return cls(
             checkpoint.flow,
@@ -108,37 +115,73 @@ class Engine:
             getattr(checkpoint, "gaussians", None),
         )
 
+    def check_settings(self, settings: MixSettings) -> None:
+        """Check that the checkpoint has what the settings need.
+
+        Raises:
+            ValueError: It has no memory, no class gaussians, or another number of classes.
+        """
+        if isinstance(settings.p, tuple) and len(settings.p) != self.num_classes:
+            raise ValueError(
+                f"p must be one number, or {self.num_classes} numbers, one for each class; got "
+                f"{list(settings.p)}"
+            )
+        if settings.partners in ("memory", "both") and not self.has_memory:
+            raise ValueError(
+                f"partners={settings.partners!r} needs a partner memory and the checkpoint has "
+                "none: fit it to your classes (nfaug fit), or use partners='batch'"
+            )
+        if settings.keep == "consistent" and not self._gaussians:
+            raise ValueError(
+                "keep='consistent' needs class gaussians and the checkpoint has none for these "
+                "classes: fit it to them (nfaug fit), or use keep='all'"
+            )
+
+    def check_params(self, params: NFAParams, batch: int) -> None:
+        """Check that draws match the batch size and this checkpoint. Reads no value.
+
+        Draws from a memory may be replayed without one; those images have no partner.
+
+        Raises:
+            ValueError: The batch size, number of axes, dimension or memory differs.
+        """
+        axes, noise = params.weights.shape[1], params.noise.shape[1]
+        for what, drawn, here, matches in (
+            ("images in the batch", params.batch, batch, params.batch == batch),
+            ("axes", axes, self.rank, axes in (1, self.rank)),
+            ("latent dimensions", noise, self.config.dim, noise in (0, self.config.dim)),
+            (
+                "rows of memory", params.memory, self.memory_rows,
+                not params.memory or self.memory_rows in (0, params.memory),
+            ),
+        ):  # fmt: skip
+            if not matches:
+                raise ValueError(
+                    f"params were drawn for {drawn} {what}; got {here}. Replay params with the "
+                    "same batch size and checkpoint, or draw new ones (make_params)"
+                )
+
     @property
     def has_memory(self) -> bool:
-        """Whether there is a memory of partners."""
+        """Whether the checkpoint has a partner memory."""
         return self.memory_rows > 0
 
-    @property
-    def classifies(self) -> bool:
-        """Whether there are gaussians of the PCA's classes, so that latents can be classified."""
-        return bool(self._gaussians)
+    def on(self, device: torch.device) -> tuple[Flow, ClasswisePCA]:
+        """The flow and the PCA on a device, copied there by the first call."""
+        if device not in self._copies:
+            flow, pca = self._copies[self.device]
+            self._copies[device] = (_on_device(flow, device), _on_device(pca, device))
+        return self._copies[device]
 
-    def classify(self, z: Tensor) -> Tensor:
-        """The class under which each latent is most likely, (B,); needs `classifies`."""
+    def _classify(self, z: Tensor) -> Tensor:
+        """The most likely class of each latent, (B,)."""
         if z.device not in self._gaussians:
-            self._gaussians[z.device] = _moved(self._gaussians[self._home], z.device)
+            self._gaussians[z.device] = _on_device(self._gaussians[self.device], z.device)
         return self._gaussians[z.device].classify(z)
 
-    def on(self, device: torch.device) -> tuple[Flow, ClasswisePCA]:
-        """The flow and the PCA on a device; copied there at the first call."""
-        if device not in self._held:
-            flow, pca = self._held[self._home]
-            self._held[device] = (_moved(flow, device), _moved(pca, device))
-        return self._held[device]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the checkpoint lay; images may lie elsewhere."""
-        return self._home
-
     def memory_range(self, label: int) -> tuple[int, int]:
-        """Rows [start, end) of the memory that are of a class."""
-        offsets = self._held[self._home][1].offsets
+        """Rows [start, end) of a class in the memory."""
+        offsets = self._copies[self.device][1].offsets
         return int(offsets[label]), int(offsets[label + 1])
 
     def mix(
@@ -148,57 +191,61 @@ class Engine:
         usable: Tensor,
         params: NFAParams,
         normalization: Normalization,
-        radius: float | None,
-        *,
-        consistent: bool = False,
+        settings: MixSettings,
     ) -> Outcome:
         """Encode, move towards the partners, decode: z' = z + U (w * (b - a)) + noise.
 
-        `images` are those of `params.index`, (n, C, H, W), with finite pixels; `labels` are in
-        range. Where `usable` is false the image stays, and is nobody's partner. `radius` is the
-        gate's, None for no gate. Where `consistent`, an image stays whose new latent is most likely
-        under another class.
+        Args:
+            images: (n, C, H, W) images of `params.index` with finite pixels.
+            labels: (n,) class indices in range.
+            usable: (n,) bool; other images are not augmented and are not partners.
+            params: Draws.
+            normalization: Normalization of `images`.
+            settings: `gate` and `keep` are read here; the others went into `params`.
         """
         flow, pca = self.on(images.device)
         levels, unit = self._levels(images, normalization)
         z = flow.encode(levels)[0]
         a = pca.project(z, labels)
-        b, known = _partners(pca, a, labels, usable, params)
-        paired = params.paired & usable & known & ~_same(a, b)
+        b, same_class = _partners(pca, a, labels, usable, params)
+        paired = params.paired & usable & same_class & ~_self_match(a, b)
         moving = (params.chosen & paired)[:, None]
         delta = torch.where(moving, params.weights * (b - a), 0.0)
         moved = pca.add(z, labels, delta)
         changing = paired
-        if params.noise.shape[1]:  # needs no partner
-            changing = usable
+        if params.noise.shape[1]:
+            changing = usable  # noise needs no partner
             moved = moved + torch.where(
                 (params.chosen & usable)[:, None], params.noise, 0.0
             ).view_as(z)
         decoded = flow.decode(moved, quantize=False)
-        # What the codec itself changes is no part of the augmentation.
+        # The codec's own error is not part of the augmentation.
         base = levels / 255 if self.codec.exact else flow.decode(z, quantize=False)
         new = self._images(decoded, base, images, unit, normalization)
-        # 8-bit images hide what they were made of.
-        sane = all_finite(moved) & all_finite(new if new.is_floating_point() else decoded)
-        inside = sane if radius is None else _in_range(pca, z, labels, a, a + delta, radius)
-        same = self.classify(moved) == labels if consistent else torch.ones_like(sane)
+        # Conversion to 8 bits would hide NaN.
+        finite = all_finite(moved) & all_finite(new if new.is_floating_point() else decoded)
+        inside = consistent = torch.ones_like(finite)
+        if settings.gate is not None:
+            inside = _in_range(pca, z, labels, a, a + delta, settings.gate)
+        if settings.keep == "consistent":
+            consistent = self._classify(moved) == labels
         chosen = params.chosen
-        applied = chosen & sane & changing & inside & same
+        applied = chosen & finite & changing & inside & consistent
         return Outcome(
             images=torch.where(applied[:, None, None, None], new, images),
             applied=applied,
-            fell_back=chosen & ~sane,
-            no_partner=chosen & sane & ~changing,
-            gated=chosen & sane & changing & ~inside,
-            inconsistent=chosen & sane & changing & inside & ~same,
+            fell_back=chosen & ~finite,
+            no_partner=chosen & finite & ~changing,
+            gated=chosen & finite & changing & ~inside,
+            inconsistent=chosen & finite & changing & inside & ~consistent,
         )
 
     def _levels(self, images: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:
-        """Grey levels at the flow's size, and the images in [0, 1]."""
+        """Images in [0, 255] at the flow's size, and in [0, 1] at their own."""
         size = self.codec.image_size
         if images.dtype == torch.uint8:
             if tuple(images.shape[-2:]) == size and self.codec.exact:
-                return images, images  # exact: never leaves the 8-bit grid
+                return images, images  # stay on the 8-bit grid
             unit = images.to(torch.float32) / 255
         else:
             unit = normalization.unit(images)
@@ -212,10 +259,10 @@ class Engine:
         unit: Tensor,
         normalization: Normalization,
     ) -> Tensor:
-        """Decoded images in the form that arrived.
+        """Decoded images in the type, range and size of `images`.
 
-        Detail above the flow's size, and what an autoencoder loses of an image, is kept: out =
-        images + (decoded - base), `base` being what the unmixed latent decodes to.
+        At another size than the flow's, or with a lossy autoencoder, only the change is added:
+        images + (decoded - base), where `base` decodes the unmixed latent. This preserves detail.
         """
         height, width = images.shape[-2:]
         if (height, width) != self.codec.image_size or not self.codec.exact:
@@ -228,13 +275,14 @@ class Engine:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        home = self._home
-        kept = {name: {k: v for k, v in self.__dict__[name].items() if k == home} for name in _HELD}
-        return {**self.__dict__, **kept}
+        def home_only(held: dict[torch.device, Any]) -> dict[torch.device, Any]:
+            return {device: x for device, x in held.items() if device == self.device}
+
+        return {**self.__dict__, **{name: home_only(getattr(self, name)) for name in _PER_DEVICE}}
 
 
-def _moved(module: Any, device: torch.device) -> Any:
-    """The module itself where it lies on the device, else a copy: it may be somebody's."""
+def _on_device(module: Any, device: torch.device) -> Any:
+    """The module if it is on the device, else a copy: the original may be in use elsewhere."""
     if all(tensor.device == device for tensor in module.buffers()):
         return module
     return copy.deepcopy(module).to(device)
@@ -243,32 +291,34 @@ def _moved(module: Any, device: torch.device) -> Any:
 def _partners(
     pca: ClasswisePCA, a: Tensor, labels: Tensor, usable: Tensor, params: NFAParams
 ) -> tuple[Tensor, Tensor]:
-    """Coefficients of the partners, and which of these can be used: those of the image's class.
+    """Coefficients of the partners, and whether a partner is usable and of the image's class.
 
-    Who finds itself in the memory takes the other row that was drawn. A partner is of another class
-    only where parameters are replayed with other labels than they were drawn for.
+    Self-matches in the memory use the fallback row. A partner can be of another class only if
+    draws are replayed with other labels.
     """
     position = torch.where(params.from_memory, 0, params.partner)
-    b, known = a[position], usable[position] & (labels[position] == labels)
+    b, valid = a[position], usable[position] & (labels[position] == labels)
     if pca.memory is None or pca.memory_labels is None:
-        return b, known & ~params.from_memory
-    row, spare = (torch.where(params.from_memory, x, 0) for x in (params.partner, params.other))
+        return b, valid & ~params.from_memory
+    row, fallback = (
+        torch.where(params.from_memory, x, 0) for x in (params.partner, params.fallback)
+    )
     first = pca.memory[row].float()
-    stored = torch.where(_same(a, first)[:, None], pca.memory[spare].float(), first)
-    own = (pca.memory_labels[row] == labels) & (pca.memory_labels[spare] == labels)
-    known = torch.where(params.from_memory, own, known)
-    return torch.where(params.from_memory[:, None], stored, b), known
+    stored = torch.where(_self_match(a, first)[:, None], pca.memory[fallback].float(), first)
+    same_class = (pca.memory_labels[row] == labels) & (pca.memory_labels[fallback] == labels)
+    valid = torch.where(params.from_memory, same_class, valid)
+    return torch.where(params.from_memory[:, None], stored, b), valid
 
 
-def _same(a: Tensor, b: Tensor) -> Tensor:
-    """Whether coefficients are of the same image, so that mixing them would change nothing."""
-    return (b - a).square().sum(1) <= _SAME**2 * a.square().sum(1)
+def _self_match(a: Tensor, b: Tensor) -> Tensor:
+    """Whether coefficients are those of the same image, within 1%."""
+    return (b - a).square().sum(1) <= _SELF_MATCH**2 * a.square().sum(1)
 
 
 def _in_range(
     pca: ClasswisePCA, z: Tensor, labels: Tensor, a: Tensor, moved: Tensor, radius: float
 ) -> Tensor:
-    """Whether image and result both lie within the class's range; outside the span they agree."""
+    """Whether image and result both lie in the class's range; their energy outside is the same."""
     distance, energy = pca.scores(z, labels, a)
     distance = torch.maximum(distance, pca.distance(moved, labels))
     return pca.in_range(distance, energy, labels, radius=radius)

@@ -1,4 +1,4 @@
-"""The random part of NFA: drawn in one place, from one seed, before anything is computed."""
+"""The random draws of NFA: made in one place, from one seed, before anything is computed."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-__all__ = ["NFAParams", "make_params"]
+from .settings import MixSettings
 
-_GOLDEN = 0x9E3779B97F4A7C15  # spreads ranks and workers; odd, so the lower 32 bits differ too
-_COIN_BITS = 31
-_CPU = torch.device("cpu")  # said each time: a script may have set another default device
+__all__ = ["NFAParams", "make_params", "to_device"]
+
+_GOLDEN = 0x9E3779B97F4A7C15  # separates ranks and workers; odd, so the lower 32 bits differ too
+_INDEX_BITS = 31
+_CPU = torch.device("cpu")  # given explicitly: a script may have set another default device
 
 
 @dataclass(frozen=True)
 class NFAParams:
-    """What one call of `NFAugment` does; pass it back as `params=` to do the same again.
+    """The draws of one call of `NFAugment`; `params=` replays them.
 
     Attributes:
-        batch: number of images in the batch that it was made for.
-        index: (n,) images that go through the flow.
-        chosen: (n,) which of them are to be augmented.
+        batch: Number of images in the batch.
+        index: (n,) positions of the images that go through the flow.
+        chosen: (n,) bool, which of them are augmented.
         partner: (n,) row of the memory, or position within `index`.
-        other: (n,) row of the memory for an image that finds itself in that of `partner`.
-        from_memory: (n,) which of the two.
-        paired: (n,) whether a partner was found.
-        weights: (n, r) or (n, 1), how far to go towards the partner along each axis.
-        noise: (n, d), what is added to the latents besides, or (n, 0) for nothing.
-        memory: number of rows of the memory that it was made for, 0 where none is named, None
-            where that is not known.
+        fallback: (n,) row of the memory that a self-match uses instead of `partner`.
+        from_memory: (n,) bool, whether `partner` is a row of the memory.
+        paired: (n,) bool, whether a partner was found.
+        weights: (n, r) or (n, 1) mixing weights times the strength.
+        noise: (n, d) noise that is added to the latents, or (n, 0) for none.
+        memory: Number of rows of the memory that was drawn from, 0 if none was, None if unknown.
     """
 
     batch: int
     index: Tensor
     chosen: Tensor
     partner: Tensor
-    other: Tensor
+    fallback: Tensor
     from_memory: Tensor
     paired: Tensor
     weights: Tensor
@@ -48,7 +49,7 @@ class NFAParams:
     memory: int | None = None
 
     def to(self, device: torch.device | str) -> NFAParams:
-        """The same parameters on another device; the host does not wait for the copy."""
+        """The same parameters on another device, copied without synchronizing the host."""
         moved: dict[str, Any] = {
             name: to_device(x, device) if isinstance(x, Tensor) else x
             for name, x in vars(self).items()
@@ -59,107 +60,121 @@ class NFAParams:
 def make_params(
     labels: Tensor,
     usable: Tensor,
+    settings: MixSettings,
     *,
-    p: float | Tensor,
-    alpha: float,
-    strength: float,
     rank: int,
-    axes: int | None,
-    mix: str,
-    partners: str,
-    offsets: Tensor | None,
+    dim: int,
+    offsets: Tensor | None = None,
     rows: int = 0,
-    noise: float = 0.0,
-    dim: int = 0,
     generator: torch.Generator | None = None,
 ) -> NFAParams:
-    """Which images, which partners and how far, for labels (B,) that are in range.
+    """Draw images, partners and weights for a batch. Reads no value back from an accelerator.
 
-    `offsets` are those of the memory's `rows`, None where there is none; `dim` is that of the
-    latents. Settings as in `NFAugment`. Nothing is read back from an accelerator.
+    Args:
+        labels: (B,) class indices in range.
+        usable: (B,) bool, images that can be partners.
+        settings: What to draw.
+        rank: Number of PCA axes r.
+        dim: Dimension d of the latents.
+        offsets: (K + 1,) first row of each class in the memory; None without a memory.
+        rows: Number of rows of the memory.
+        generator: CPU generator; None for torch's.
     """
     batch, device = len(labels), labels.device
-    slots = _slots(batch, float(p.max()) if isinstance(p, Tensor) else p)
-    width = 1 if mix == "pair" else rank
-    coins = draw(batch, slots, width, alpha, dim if noise else 0, generator=generator)
-    index = to_device(coins.index, device)
+    p = settings.p
+    count = _augmented_count(batch, max(p) if isinstance(p, tuple) else p)
+    width = 1 if settings.mix == "pair" else rank
+    noise_dim = dim if settings.noise else 0
+    draws = draw(batch, count, width, settings.alpha, noise_dim, generator=generator)
+    index = to_device(draws.index, device)
     own = labels[index]
-    # Exactly p on average: `slots` images are drawn, and each is chosen with what is left.
-    share = to_device(p, device)[own] if isinstance(p, Tensor) else p
-    chosen = to_device(coins.choose, device) * slots < share * batch
-    coin = to_device(coins.partner, device)
-    partner, paired = pick_in_batch(coin, own, usable[index])
-    from_memory, other, memory = torch.zeros_like(paired), torch.zeros_like(partner), 0
-    if offsets is not None and partners != "batch":
+    share = _per_class(p, device)[own] if isinstance(p, tuple) else p
+    # `count` is rounded up; choosing with probability p * batch / count makes the share exactly p.
+    chosen = to_device(draws.choose, device) * count < share * batch
+    uniform = to_device(draws.partner, device)
+    partner, paired = pick_in_batch(uniform, own, usable[index])
+    from_memory, fallback, memory = torch.zeros_like(paired), torch.zeros_like(partner), 0
+    if offsets is not None and settings.partners != "batch":
         memory = rows
-        row, other, stored = pick_in_memory(coin, to_device(coins.other, device), own, offsets)
-        if partners == "memory":
+        row, fallback, stored = pick_in_memory(
+            uniform, to_device(draws.fallback, device), own, offsets
+        )
+        if settings.partners == "memory":
             paired = stored
         from_memory = stored
-        if partners == "both":
-            from_memory = stored & (~paired | (to_device(coins.source, device) < 0.5))
+        if settings.partners == "both":
+            from_memory = stored & (~paired | (to_device(draws.source, device) < 0.5))
         partner = torch.where(from_memory, row, partner)
         paired = paired | stored
-    weights = coins.weights * strength
-    if axes is not None:
+    weights = draws.weights * settings.strength
+    if settings.axes is not None:
         weights = weights.expand(-1, rank).clone()
-        weights[:, axes:] = 0
+        weights[:, settings.axes :] = 0
     return NFAParams(
-        batch, index, chosen, partner, other, from_memory, paired, to_device(weights, device),
-        noise * to_device(coins.normal, device), memory,
+        batch, index, chosen, partner, fallback, from_memory, paired, to_device(weights, device),
+        settings.noise * to_device(draws.normal, device), memory,
     )  # fmt: skip
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor on another device."""
+    """A tensor on another device, copied without synchronizing the host."""
     device = torch.device(device)
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
-    # From ordinary memory a copy has the host wait until the GPU has done all that was queued
-    # before it. Pinned memory that is let go is not used again before its copy is done.
+    # A copy from pageable memory waits for all queued GPU work. The allocator does not reuse freed
+    # pinned memory before its copy is done.
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def _per_class(p: tuple[float, ...], device: torch.device) -> Tensor:
+    return to_device(torch.tensor(p, dtype=torch.float32, device=_CPU), device)
+
+
 @dataclass(frozen=True)
-class Coins:
-    """Uniform numbers and mixing weights, on the CPU: the same on every device for one seed."""
+class Draws:
+    """Random numbers of one call, on the CPU, so that a seed gives the same on every device."""
 
     index: Tensor  # (n,) distinct positions in the batch
-    choose: Tensor  # (n,) in [0, 1), as the next
+    choose: Tensor  # (n,) in [0, 1), like `source`
     source: Tensor
-    partner: Tensor  # (n,) whole numbers in [0, 2^31)
+    partner: Tensor  # (n,) integers in [0, 2^31), like `fallback`
     weights: Tensor  # (n, width) from Beta(alpha, alpha)
-    other: Tensor  # as partner
-    normal: Tensor  # (n, noisy) from N(0, 1)
+    fallback: Tensor
+    normal: Tensor  # (n, noise_dim) from N(0, 1)
 
 
 def draw(
     batch: int,
-    slots: int,
+    count: int,
     width: int,
     alpha: float,
-    noisy: int = 0,
+    noise_dim: int = 0,
     *,
     generator: torch.Generator | None = None,
-) -> Coins:
-    """Draw everything that one call needs; `noisy` is the number of noise's dimensions.
+) -> Draws:
+    """Draw all random numbers of one call for `count` of `batch` images.
 
-    The numbers come from a generator of their own, seeded by one draw of `generator` (of torch's
-    when it is None) and by the process: ranks of a distributed run and workers of a loader differ
-    even where their seeds do not.
+    They come from a new generator, seeded by one number from `generator` (None for torch's) and
+    by the process, so that ranks of a distributed run and data-loader workers differ even with
+    equal seeds. With `count` 0 the state of `generator` does not change.
     """
+    seed = _seed(generator) if count else 0
+    own = torch.Generator(_CPU).manual_seed(seed % 2**62)
+    index = torch.randperm(batch, generator=own, device=_CPU)[:count]
+    choose, source = _uniform((2, count), own)
+    partner = torch.randint(2**_INDEX_BITS, (count,), generator=own, device=_CPU)
+    weights = _beta(alpha, (count, width), own)
+    fallback = torch.randint(2**_INDEX_BITS, (count,), generator=own, device=_CPU)
+    normal = torch.randn((count, noise_dim), generator=own, device=_CPU)
+    return Draws(index, choose, source, partner, weights, fallback, normal)
+
+
+def _seed(generator: torch.Generator | None) -> int:
     seed = int(torch.randint(2**62, (), generator=generator, device=_CPU)) + _GOLDEN * _rank()
     worker = get_worker_info()
-    if generator is not None and worker is not None:  # a copy, the same in every worker
+    if generator is not None and worker is not None:  # every worker has an equal copy of it
         seed += _GOLDEN * worker.seed
-    own = torch.Generator(_CPU).manual_seed(seed % 2**62)
-    index = torch.randperm(batch, generator=own, device=_CPU)[:slots]
-    choose, source = _uniform((2, slots), own)
-    partner = torch.randint(2**_COIN_BITS, (slots,), generator=own, device=_CPU)
-    weights = _beta(alpha, (slots, width), own)
-    other = torch.randint(2**_COIN_BITS, (slots,), generator=own, device=_CPU)
-    normal = torch.randn((slots, noisy), generator=own, device=_CPU)
-    return Coins(index, choose, source, partner, weights, other, normal)
+    return seed
 
 
 def _rank() -> int:
@@ -175,10 +190,10 @@ def _uniform(
 
 
 def _beta(alpha: float, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Beta(alpha, alpha) as g/(g + g') of two gamma variables, in logarithms: any alpha > 0.
+    """Beta(alpha, alpha) for any alpha > 0, as g/(g + g') of two gamma variables.
 
-    A gamma variable of shape alpha < 1 underflows; log g = log g(alpha + 1) + log(u)/alpha does not
-    (Marsaglia & Tsang 2000).
+    Computed in logarithms: a gamma variable of shape alpha < 1 underflows, while
+    log g = log g(alpha + 1) + log(u)/alpha does not (Marsaglia & Tsang 2000).
     """
     if alpha == 1:
         return _uniform(shape, generator)
@@ -189,36 +204,39 @@ def _beta(alpha: float, shape: tuple[int, int], generator: torch.Generator) -> T
     return torch.sigmoid(logs[0] - logs[1]).float()
 
 
-def pick_in_batch(coin: Tensor, labels: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Another position with the same label, uniformly, and whether there is one; (n,) both."""
+def pick_in_batch(uniform: Tensor, labels: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Another allowed position with the same label, and whether there is one; (n,) both.
+
+    `uniform` holds integers in [0, 2^31) that choose among the candidates.
+    """
     same = (labels[:, None] == labels[None, :]) & allowed[None, :]
     same = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     running = same.cumsum(1)
     count = same.sum(1)
-    wanted = _below(coin, count)
-    # The first position where the running count passes `wanted`.
-    partner = (running <= wanted[:, None]).sum(1).clamp(max=max(0, len(labels) - 1))
+    number = _below(uniform, count)
+    # The position of candidate `number`: the first where the running count exceeds it.
+    partner = (running <= number[:, None]).sum(1).clamp(max=max(0, len(labels) - 1))
     return partner, count > 0
 
 
 def pick_in_memory(
-    coin: Tensor, second: Tensor, labels: Tensor, offsets: Tensor
+    uniform: Tensor, second: Tensor, labels: Tensor, offsets: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A row of the class's part of the memory, another, and whether there is a first; (n,) each.
+    """A row of the class's memory, another row of it, and whether the class has rows; (n,) each.
 
-    Both uniformly, the second over the rows that are left: where there is one row only, the same.
+    The second row is uniform over the remaining rows, and equals the first if there are none.
     """
     start, size = offsets[labels], offsets[labels + 1] - offsets[labels]
-    first = _below(coin, size)
+    first = _below(uniform, size)
     step = 1 + _below(second, (size - 1).clamp(min=0))
     return start + first, start + (first + step) % size.clamp(min=1), size > 0
 
 
-def _below(coin: Tensor, count: Tensor) -> Tensor:
-    """A whole number in [0, count), or 0: exact for any count, where float32 has too few steps."""
-    return (coin * count) >> _COIN_BITS
+def _below(uniform: Tensor, count: Tensor) -> Tensor:
+    """An integer in [0, count), or 0; float32 would be too coarse for large counts."""
+    return (uniform * count) >> _INDEX_BITS
 
 
-def _slots(batch: int, p: float) -> int:
-    """ceil(p * batch), with a guard against p * batch = 64.000000001."""
+def _augmented_count(batch: int, p: float) -> int:
+    """ceil(p * batch), without rounding 64.000000001 up."""
     return min(batch, math.ceil(p * batch - 1e-6)) if p > 0 else 0

@@ -1,4 +1,4 @@
-"""Image batches as training loops hold them, and the grey levels that the flow works on."""
+"""Pixel formats of image batches: types, ranges, normalization and size."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ __all__ = [
     "Normalization",
     "all_finite",
     "check_images",
-    "range_problem",
+    "check_range",
+    "replace_non_finite",
     "resize",
-    "with_finite_pixels",
 ]
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Normalization:
-    """The mean and std that images were normalised by: unit = x*std + mean lies in [0, 1].
+    """Mean and std of normalized images: x * std + mean lies in [0, 1].
 
     Raises:
-        ValueError: only one of the two is given, a length is not 1 or `channels`, or a std is not
+        ValueError: Only one of the two is given, a length is not 1 or `channels`, or a std is not
             positive.
     """
 
@@ -35,7 +35,7 @@ class Normalization:
         channels: int,
     ) -> None:
         if (mean is None) != (std is None):
-            raise ValueError(f"mean and std go together; got mean={mean} and std={std}")
+            raise ValueError(f"mean and std must be given together; got mean={mean} and std={std}")
         self.mean = None if mean is None else _per_channel("mean", mean, channels)
         self.std = None if std is None else _per_channel("std", std, channels)
         if self.std is not None and min(self.std) <= 0:
@@ -46,7 +46,7 @@ class Normalization:
         return self.mean is not None
 
     def unit(self, images: Tensor) -> Tensor:
-        """float32 images, [0, 1] being black to white."""
+        """Float32 images in [0, 1] of normalized images."""
         unit = images.to(torch.float32)
         if not self:
             return unit
@@ -54,7 +54,7 @@ class Normalization:
         return unit * std + mean
 
     def undo(self, unit: Tensor) -> Tensor:
-        """From [0, 1] back to the normalised range."""
+        """Normalized images of images in [0, 1]."""
         if not self:
             return unit
         mean, std = self._on(unit.device)
@@ -75,16 +75,16 @@ def _per_channel(name: str, value: Sequence[float] | float, channels: int) -> tu
     values = [value] if isinstance(value, (int, float)) else [float(x) for x in value]
     if len(values) not in (1, channels):
         raise ValueError(
-            f"{name} has {len(values)} values, {channels} channels need {channels} or 1: {value}"
+            f"{name} must have 1 or {channels} values, one for each channel; got {value}"
         )
     return tuple(float(x) for x in values) if len(values) > 1 else (float(values[0]),) * channels
 
 
 def check_images(images: Tensor, channels: int) -> None:
-    """Refuse what cannot be a batch of images for a flow of `channels` channels.
+    """Check that images are a batch for a flow of `channels` channels. Reads no value.
 
     Raises:
-        ValueError: says what arrived and what would do. No value is looked at.
+        ValueError: Shape, type or number of channels do not match.
     """
     if images.ndim != 4:
         raise ValueError(
@@ -92,12 +92,12 @@ def check_images(images: Tensor, channels: int) -> None:
         )
     if images.dtype != torch.uint8 and images.dtype not in _FLOATS:
         raise ValueError(
-            f"images must be uint8, or floating point in [0, 1] or normalised; got {images.dtype}"
+            f"images must be uint8, or floating point in [0, 1] or normalized; got {images.dtype}"
         )
     if images.shape[1] != channels:
         hint = {
-            (1, 3): "this is a grayscale flow and RGB images: convert them, or use an RGB flow",
-            (3, 1): "this is an RGB flow and grayscale images: use a grayscale flow",
+            (1, 3): "convert the RGB images to grayscale, or use an RGB flow",
+            (3, 1): "use a grayscale flow",
         }.get((channels, images.shape[1]), "use a flow trained on such images")
         raise ValueError(
             f"images have {images.shape[1]} channels (shape {tuple(images.shape)}), the flow has "
@@ -107,41 +107,44 @@ def check_images(images: Tensor, channels: int) -> None:
         raise ValueError(f"images have no pixels: shape {tuple(images.shape)}")
 
 
-def range_problem(images: Tensor, normalization: Normalization) -> str | None:
-    """What is wrong with the range of floating-point images; reads values.
+def check_range(images: Tensor, normalization: Normalization) -> None:
+    """Check that floating-point images lie in [0, 1], once normalization is undone. Reads values.
 
-    Values that are not finite are let pass: `with_finite_pixels` is for them. So is, without mean
-    and std, a hundredth beyond [0, 1] (interpolation overshoots), with them seven std, at least one
-    whole unit (erasing fills with normal noise of the normalised images).
+    Non-finite values pass (see `replace_non_finite`). The tolerance is 0.01 without normalization,
+    for the overshoot of interpolation, and max(1, 7 std) with it, for random erasing, which fills
+    with normal noise.
+
+    Raises:
+        ValueError: Values lie outside this range.
     """
     if not images.is_floating_point() or not images.numel():
-        return None
+        return
     unit = torch.where(torch.isfinite(images), normalization.unit(images), 0.5)
     low, high = float(unit.min()), float(unit.max())
     slack = max(1.0, 7 * max(normalization.std)) if normalization.std else 0.01
     if -slack <= low and high <= 1 + slack:
-        return None
+        return
     if normalization:
-        return (
-            f"images undone by mean {normalization.mean} and std {normalization.std} reach from "
-            f"{low:.3g} to {high:.3g}, far outside [0, 1]: pass the mean and std that they were "
-            "normalised by, or none"
+        raise ValueError(
+            f"images must lie in [0, 1] once normalization by mean {normalization.mean} and std "
+            f"{normalization.std} is undone; got values from {low:.3g} to {high:.3g}. Pass the "
+            "mean and std that the images are normalized by"
         )
-    return (
+    raise ValueError(
         f"floating-point images must lie in [0, 1]; got values from {low:.3g} to {high:.3g}. Pass "
-        "mean= and std= if they are normalised, divide by 255 if they are grey levels"
+        "mean= and std= if they are normalized, or divide by 255"
     )
 
 
 def all_finite(images: Tensor) -> Tensor:
-    """Which images, or latents, hold neither NaN nor an infinite value; (B,) bool."""
+    """Whether all values of an image or latent are finite, (B,) bool."""
     if not images.is_floating_point():
         return torch.ones(len(images), dtype=torch.bool, device=images.device)
     return torch.isfinite(images).flatten(1).all(1)
 
 
-def with_finite_pixels(images: Tensor, normalization: Normalization) -> Tensor:
-    """Floating-point images with white for infinity, black for -infinity and grey for NaN."""
+def replace_non_finite(images: Tensor, normalization: Normalization) -> Tensor:
+    """Replace infinity by white, -infinity by black and NaN by mid-grey."""
     one = torch.ones_like(images[:1, :, :1, :1], dtype=torch.float32)
     black, grey, white = (
         normalization.undo(level * one).to(images.dtype) for level in (0.0, 0.5, 1.0)
@@ -151,7 +154,7 @@ def with_finite_pixels(images: Tensor, normalization: Normalization) -> Tensor:
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, with antialiasing where the result is smaller."""
+    """Bilinear resizing, with antialiasing when the size shrinks."""
     if tuple(images.shape[-2:]) == size:
         return images
     return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)

@@ -1,4 +1,4 @@
-"""Pictures of what a flow does to images."""
+"""Picture grids: NFA variants of images, and samples of a flow."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from torch import Tensor
 from ..checkpoint.checkpoint import Checkpoint
 from ..flows.flow import Flow
 from ..gaussians.gaussians import ClassGaussians
+from .settings import MixSettings
 from .transform import NFAugment
 
 __all__ = ["picture_grid", "preview_grid", "sample_images"]
 
 _HEADER, _GAP = 18, 2
-_PARTNERS = 8  # of each class, where they do not come from a memory
+_PARTNERS = 8  # images per class to mix with, if partners come from the batch
 
 
 def preview_grid(
@@ -28,45 +29,49 @@ def preview_grid(
     classes: int = 10,
     seed: int = 0,
     cell: int = 64,
-    **settings: Any,
+    settings: MixSettings | None = None,
+    **changes: Any,
 ) -> Image.Image:
-    """A row per class: an original, its reconstruction, and NFA variants.
+    """A row per class: an image, its reconstruction, and NFA variants of it.
+
+    The variants are those of training: a variant that the gate rejects is the image itself.
 
     Args:
-        checkpoint: a checkpoint with PCA.
-        dataset: a `LabelledImages` data set of the checkpoint's classes.
-        variants: columns of variants.
-        classes: rows at most.
-        seed: picks the originals, partners and weights.
-        cell: pixels of a cell; images are enlarged by whole factors up to it.
-        settings: of `NFAugment`; there is no gate unless one is asked for.
+        checkpoint: A checkpoint with PCA axes.
+        dataset: A `LabelledImages` data set of the checkpoint's classes.
+        variants: Number of variants.
+        classes: Largest number of rows.
+        seed: Seed of the choice of images, partners and weights.
+        cell: Size in pixels up to which images are enlarged, by an integer factor.
+        settings: Settings of `NFAugment`; `p` is always 1.
+        changes: Single settings, which override `settings`.
 
     Raises:
-        ValueError: the checkpoint has no PCA, the data lack a class, or a number is out of range.
+        ValueError: The checkpoint has no PCA, the data lack a class, or a number is out of range.
     """
     if checkpoint.pca is None:
-        raise ValueError("this checkpoint has no PCA axes to mix along; make them with: nfaug fit")
+        raise ValueError("this checkpoint has no PCA axes to mix along; fit it with: nfaug fit")
     if classes < 1 or variants < 0:
-        raise ValueError(f"at least 1 class and 0 variants; got {classes} and {variants}")
+        raise ValueError(f"classes must be >= 1 and variants >= 0; got {classes} and {variants}")
+    settings = MixSettings.merge(settings, {**changes, "p": 1.0})
     generator = torch.Generator().manual_seed(seed)
     device = checkpoint.flow.device
     names = list(checkpoint.config.class_names)[:classes]
-    # Partners that come from the batch are others of the class, which are not shown.
-    remembered = checkpoint.pca.has_memory and settings.get("partners") in (None, "auto", "memory")
-    each = 1 if remembered else 1 + _PARTNERS
+    from_memory = checkpoint.pca.has_memory and settings.partners in ("auto", "memory")
+    per_class = 1 if from_memory else 1 + _PARTNERS  # partners of the batch are not shown
     picks = []
     for y in range(len(names)):
         rows = (dataset.targets == y).nonzero().flatten()
         if not len(rows):
-            raise ValueError(f"the data have no image of class {names[y]!r}")
-        picks.append(rows[torch.randperm(len(rows), generator=generator)[:each]])
+            raise ValueError(f"the data have no images of class {names[y]!r}")
+        picks.append(rows[torch.randperm(len(rows), generator=generator)[:per_class]])
     order = torch.cat([*(rows[:1] for rows in picks), *(rows[1:] for rows in picks)])
     batch = torch.stack([dataset[index][0] for index in order.tolist()]).to(device)
     shown = batch[: len(names)]
     frozen = checkpoint.flow.freeze()
     with torch.no_grad():
         columns = [shown, frozen.decode(frozen.encode(shown)[0])]
-    nfa = NFAugment(checkpoint, p=1.0, generator=generator, **{"gate": False, **settings})
+    nfa = NFAugment(checkpoint, settings=settings, generator=generator)
     labels = dataset.targets[order].to(device)
     columns += [nfa(batch, labels)[0][: len(names)] for _ in range(variants)]
     table = torch.stack([column.cpu() for column in columns], 1)
@@ -84,9 +89,18 @@ def sample_images(
     batch_size: int = 256,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """uint8 images of samples z ~ N(mu_y, T^2 Sigma_y) through the inverse flow.
+    """Samples of the flow: uint8 images of z ~ N(mu_y, T^2 Sigma_y).
 
-    `labels` is (N,); `temperature` is T.
+    Args:
+        flow: The flow.
+        gaussians: The class gaussians.
+        labels: (N,) classes y.
+        temperature: Factor T of the standard deviations.
+        batch_size: Images at a time.
+        generator: Source of randomness.
+
+    Returns:
+        Images of shape (N, C, H, W).
     """
     frozen = flow.freeze()
     images = []
@@ -99,10 +113,14 @@ def sample_images(
 def picture_grid(
     table: Tensor, titles: Sequence[str], names: Sequence[str], *, cell: int = 64
 ) -> Image.Image:
-    """A captioned grid of uint8 images (rows, columns, C, H, W).
+    """A grid of images with captions.
 
-    One and three channels are shown as they are, the first one of any other number. `titles` head
-    the columns and `names` the rows; `cell` is the size in pixels that images are enlarged to.
+    Args:
+        table: (rows, columns, C, H, W) uint8 images. Of other than 1 or 3 channels only the first
+            is shown.
+        titles: Titles of the columns.
+        names: Names of the rows.
+        cell: Size in pixels up to which images are enlarged.
     """
     rows, columns, _, height, width = table.shape
     factor = max(1, cell // max(height, width))

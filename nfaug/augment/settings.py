@@ -1,108 +1,176 @@
-"""What `NFAugment` takes and refuses, as settings and as parameters to replay."""
+"""MixSettings: everything that decides what NFA does to an image."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
-import torch
 from torch import Tensor
 
-from ..data.checks import check_number
-from .engine import Engine
-from .params import NFAParams
+__all__ = ["MixKeywords", "MixSettings", "accepts_settings", "check_number"]
 
-__all__ = [
-    "checked_axes",
-    "checked_gate",
-    "checked_generator",
-    "checked_share",
-    "refuse_lacking",
-    "refuse_other_params",
-]
-
-_GATE = 1.25  # what True means
+_GATE = 1.25
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def checked_share(value: float | Sequence[float] | Tensor, classes: int) -> float | Tensor:
-    """A share of images in [0, 1], or (K,) on the CPU with one for each class."""
-    if isinstance(value, (int, float)):
-        return check_number("p", value, 0, 1)
-    each = torch.as_tensor(value, dtype=torch.float32).detach().cpu()
-    if each.shape != (classes,) or not bool(((each >= 0) & (each <= 1)).all()):
-        raise ValueError(
-            f"p must be a number in [0, 1], or one for each of {classes} classes; got {value}"
-        )
-    return each
+@dataclass(frozen=True)
+class MixSettings:
+    """What NFA does to an image.
+
+    `NFAugment`, banks, previews, the albumentations transform and the command line all take these
+    settings. A new one is a field here, with its default, docstring and check, a key of
+    `MixKeywords`, and the arithmetic that reads it.
+
+    Example:
+        >>> from nfaug.augment.settings import MixSettings
+        >>> settings = MixSettings(strength=1.0, gate=False)
+        >>> settings.strength, settings.gate
+        (1.0, None)
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    p: float | tuple[float, ...] = 0.5
+    """Share of images that are augmented, in [0, 1]: one number, or one for each class."""
+
+    alpha: float = 1.0
+    """Parameter of Beta(alpha, alpha), the distribution of the mixing weights."""
+
+    mix: Literal["axis", "pair"] = "axis"
+    """Mixing weights: one for each PCA axis ("axis") or one for each image ("pair")."""
+
+    partners: Literal["auto", "batch", "memory", "both"] = "auto"
+    """Source of partners: other images of the batch that go through the flow ("batch"), the
+    checkpoint's memory ("memory"), either with equal probability ("both"), or the memory if the
+    checkpoint has one, else the batch ("auto")."""
+
+    strength: float = 1.5
+    """Factor s of the mixing weights; 0 for noise alone. With alpha = 1 an axis keeps
+    1 - s + 2 s^2 / 3 of its variance: all of it at 1.5, two thirds at 1."""
+
+    noise: float = 0.0
+    """Standard deviation of gaussian noise in the latent space, where the class gaussians have a
+    standard deviation of about 1. Noise needs no partner, and the gate ignores it."""
+
+    axes: int | None = None
+    """Number of leading PCA axes to mix along; all of them by default."""
+
+    gate: bool | float | None = _GATE
+    """Radius beyond which an image is not augmented, relative to the radius stored at fitting
+    (True: 1.25). No gate: False, None or, on the command line, off. At 1.0 the gate rejects half
+    of the images of small classes, because mixed images spread as far as the class's own."""
+
+    keep: Literal["all", "consistent"] = "all"
+    """Which variants are used: all, or only those that the flow's gaussians assign to the image's
+    own class ("consistent")."""
+
+    def __post_init__(self) -> None:
+        checked = {
+            "p": _check_share(self.p),
+            "alpha": check_number("alpha", self.alpha, 0, math.inf, open_low=True),
+            "strength": check_number("strength", self.strength, 0, math.inf),
+            "noise": check_number("noise", self.noise, 0, math.inf),
+            "gate": _check_gate(self.gate),
+        }
+        if self.axes is not None and (type(self.axes) is not int or self.axes < 1):
+            raise ValueError(f"axes must be an integer >= 1, or None; got {self.axes!r}")
+        for name, hint in _type_hints().items():
+            value = getattr(self, name)
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                raise ValueError(f"{name} must be one of {list(get_args(hint))}; got {value!r}")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of the settings, in order."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
+    @classmethod
+    def merge(cls, settings: MixSettings | None, changes: Mapping[str, Any]) -> MixSettings:
+        """`settings`, or the defaults, with some settings replaced.
+
+        Raises:
+            TypeError: A name is not a setting.
+            ValueError: A value is out of range.
+        """
+        if unknown := [name for name in changes if name not in cls.names()]:
+            raise TypeError(
+                f"unexpected keyword argument {unknown[0]!r}; the mixing settings are "
+                f"{', '.join(cls.names())}"
+            )
+        return dataclasses.replace(settings or cls(), **changes)
 
 
-def checked_axes(axes: int | None) -> int | None:
-    """A number of leading axes, or None."""
-    if axes is not None and (type(axes) is not int or axes < 1):
-        raise ValueError(f"axes must be a whole number of at least 1, or None; got {axes}")
-    return axes
+class MixKeywords(TypedDict, total=False):
+    """The settings as keyword arguments, for type checkers."""
+
+    p: float | Sequence[float] | Tensor
+    alpha: float
+    mix: Literal["axis", "pair"]
+    partners: Literal["auto", "batch", "memory", "both"]
+    strength: float
+    noise: float
+    axes: int | None
+    gate: bool | float | None
+    keep: Literal["all", "consistent"]
 
 
-def checked_gate(gate: Any) -> float | None:
-    """The radius of the gate, or None for no gate, of a number, a switch or None."""
-    value = gate.item() if hasattr(gate, "item") else gate  # numpy's booleans, which are none
-    if value is None or value is False:
+def accepts_settings(*leave_out: str) -> Callable[[_Function], _Function]:
+    """Show the settings, but those of `leave_out`, in the signature of a function of **keywords."""
+
+    def decorate(function: _Function) -> _Function:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        settings = [
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default,
+                annotation=field.type,
+            )
+            for field in dataclasses.fields(MixSettings)
+            if field.name not in leave_out
+        ]  # fmt: skip
+        at = next((i for i, p in enumerate(own) if p.kind is p.KEYWORD_ONLY), len(own))
+        shown = signature.replace(parameters=[*own[:at], *settings, *own[at:]])
+        function.__signature__ = shown  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+def check_number(
+    name: str, value: float, low: float, high: float, *, open_low: bool = False
+) -> float:
+    """The value as a float, if it is a finite number in [low, high], or in (low, high].
+
+    Raises:
+        ValueError: It is not.
+    """
+    number = float(value)
+    if not (math.isfinite(number) and low <= number <= high and not (open_low and number == low)):
+        bounds = f"{'(' if open_low else '['}{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be a finite number in {bounds}; got {value}")
+    return number
+
+
+def _check_share(value: Any) -> float | tuple[float, ...]:
+    listed = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(listed, Sequence):
+        return tuple(check_number("p", share, 0, 1) for share in listed)
+    return check_number("p", listed, 0, 1)
+
+
+def _check_gate(value: Any) -> float | None:
+    gate = value.item() if hasattr(value, "item") else value  # a numpy.bool_ is not a bool
+    if gate is None or gate is False:
         return None
-    return check_number("gate", _GATE if value is True else float(value), 0, math.inf)
+    return check_number("gate", _GATE if gate is True else gate, 0, math.inf)
 
 
-def checked_generator(generator: torch.Generator | None) -> torch.Generator | None:
-    """A generator on the CPU, or None."""
-    if generator is not None and generator.device.type != "cpu":
-        raise ValueError(
-            f"generator must be on the CPU, so that a seed means the same on every device; got "
-            f"one on {generator.device}"
-        )
-    return generator
-
-
-def refuse_lacking(engine: Engine, partners: str, keep: str) -> None:
-    """Refuse settings that need what the checkpoint does not have.
-
-    Raises:
-        ValueError: says what is missing and what would do.
-    """
-    if partners in ("memory", "both") and not engine.has_memory:
-        raise ValueError(
-            f"partners={partners!r} needs a partner memory and the checkpoint has none: fit it "
-            "to your classes (nfaug fit), or use partners='batch'"
-        )
-    if keep == "consistent" and not engine.classifies:
-        raise ValueError(
-            "keep='consistent' asks the flow for the class of each variant, and the checkpoint "
-            "has no gaussians of these classes: fit it to them (nfaug fit), or use keep='all'"
-        )
-
-
-def refuse_other_params(params: NFAParams, batch: int, engine: Engine) -> None:
-    """Refuse parameters drawn for another batch size, number of axes, dimension or memory.
-
-    No value is looked at. Where the checkpoint has no memory, an image that was to be mixed with a
-    row of one finds no partner.
-
-    Raises:
-        ValueError: says which.
-    """
-    again = "replay them with the NFAugment that drew them"
-    if params.batch != batch:
-        raise ValueError(f"params were made for a batch of {params.batch} images; got {batch}")
-    axes = params.weights.shape[1]
-    if axes not in (1, engine.rank):
-        raise ValueError(
-            f"params were made for {axes} axes, the checkpoint has {engine.rank}: {again}"
-        )
-    if (noisy := params.noise.shape[1]) not in (0, engine.config.dim):
-        raise ValueError(
-            f"params hold noise of {noisy} dimensions, the flow has {engine.config.dim}: {again}"
-        )
-    if params.memory and engine.memory_rows not in (0, params.memory):
-        raise ValueError(
-            f"params were made for a memory of {params.memory} rows, the checkpoint's has "
-            f"{engine.memory_rows}: {again}, or draw new ones (make_params)"
-        )
+def _type_hints() -> dict[str, Any]:
+    return get_type_hints(MixSettings)

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..bank.format import labels_of
 from ..data.classes import dataset_classes
+from ..data.labels import labels_of
 from .pixels import resize
 from .transform import NFAugment
 
@@ -66,8 +66,6 @@ class AugmentedViews(Dataset[tuple[Tensor, int]]):
         self.views = views
         self.seed = seed
         labels = labels_of(dataset)
-        if labels is None:
-            labels = np.asarray([int(dataset[i][1]) for i in range(len(dataset))], dtype=np.int64)
         known = torch.from_numpy(np.array(labels))  # a copy, because labels may be read-only
         if per_class is None:
             self._items = torch.arange(len(known) * views)
@@ -99,15 +97,8 @@ def gated_share(nfa: NFAugment, dataset: Any, *, batch_size: int = 128) -> dict[
     """
     probe = NFAugment(
         nfa.engine,
+        settings=nfa.settings,
         p=1.0,
-        alpha=nfa.alpha,
-        mix=nfa.mix,
-        partners=nfa.partners,
-        strength=nfa.strength,
-        noise=nfa.noise,
-        axes=nfa.axes,
-        gate=nfa.gate,
-        keep=nfa.keep,
         generator=torch.Generator().manual_seed(0),
     )
     for start in range(0, len(dataset), batch_size):

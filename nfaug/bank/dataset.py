@@ -1,4 +1,4 @@
-"""A data set that swaps images for variants from a bank."""
+"""BankDataset: a data set that replaces images by variants from a bank."""
 
 from __future__ import annotations
 
@@ -12,32 +12,47 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..augment.switch import Switch
-from ..data.checks import check_number
+from ..augment.counters import SharedValue
+from ..augment.settings import check_number
 from ..data.classes import dataset_classes
-from .format import Bank, labels_of, labels_sha256, probe_indices, thumbnails, to_uint8
+from ..data.labels import stored_labels
+from .format import Bank, labels_sha256, probe_indices, thumbnails, to_uint8
 
 __all__ = ["BankDataset"]
 
-_KNOWN = 0.5  # share of probes that must be recognised; other data recognise one in 64
+_RECOGNIZED = 0.5  # share of probes that must be recognized; by chance it is 1 in 64
 
 
 class BankDataset(Dataset[tuple[Any, int]]):
-    """(image, label) of a data set, the image swapped with probability p for one of its variants.
+    """Items (image, label) of a data set, with the image replaced by a variant with probability p.
 
-    Images come out as PIL images, before `transform`, so that any pipeline can follow. `transform`
-    can be set later, as timm's `create_loader` does; a data set that has one gives it up to this
-    one (the data set itself is not changed). Nothing is decoded for an image that is swapped.
+    Images are PIL images, to which `transform` is applied. It may be set later, as timm's
+    `create_loader` does, and is taken over from the data set if that has one (the data set itself
+    does not change). Images that are replaced are not decoded. Other attributes are those of the
+    data set.
+
+    Example:
+        >>> import tempfile, torch, nfaug
+        >>> flow = nfaug.load("builtin:rgb32").flow
+        >>> images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
+        >>> data = torch.utils.data.TensorDataset(images, torch.arange(20) % 2)
+        >>> checkpoint = nfaug.fit(flow, data, rank=8, progress=False)
+        >>> folder = tempfile.mkdtemp()
+        >>> bank = nfaug.bank.make_bank(checkpoint, data, folder, variants=2, progress=False)
+        >>> training = nfaug.bank.BankDataset(data, bank, p=0.5)
+        >>> image, label = training[3]
+        >>> image.size, label
+        ((32, 32), 1)
 
     Args:
-        dataset: the data that the bank was made from: the same images in the same order.
-        bank: the bank or its directory.
-        p: probability of a swap; setting it takes effect at once, in a loader's workers too. An
-            image without a variant that differs from it is never swapped.
-        transform: applied to the image, swapped or not.
+        dataset: The data that the bank was made from: the same images in the same order.
+        bank: The bank or its directory.
+        p: Probability of a replacement. A change also takes effect in running data-loader workers.
+            Images without a variant that differs from them are never replaced.
+        transform: Applied to every image.
 
     Raises:
-        ValueError: the bank was made from other data, another order or other classes.
+        ValueError: The bank was made from other data, another order or other classes.
     """
 
     def __init__(
@@ -50,22 +65,22 @@ class BankDataset(Dataset[tuple[Any, int]]):
         self.bank = bank if isinstance(bank, Bank) else Bank(bank)
         if getattr(dataset, "target_transform", None) is not None:
             raise ValueError(
-                "the data set has a target_transform, which variants would not get: apply it to "
-                "the labels of the batches"
+                "the data set must not have a target_transform, which is not applied to variants: "
+                "apply it to the labels of batches"
             )
         own = getattr(dataset, "transform", None)
         if own is not None:
             if transform is not None:
-                raise ValueError("the data set has a transform already: pass it to one of the two")
+                raise ValueError("the data set has a transform: pass transform= to one of the two")
             dataset, transform = _without_transform(dataset), own
         self.dataset = dataset
         self.transform = transform
-        self._p = Switch(check_number("p", p, 0, 1))
-        _refuse_other_data(dataset, self.bank)
+        self._p = SharedValue(check_number("p", p, 0, 1))
+        _check_same_data(dataset, self.bank)
 
     @property
     def p(self) -> float:
-        """Probability of a swap."""
+        """Probability of a replacement."""
         return float(self._p)
 
     @p.setter
@@ -77,8 +92,8 @@ class BankDataset(Dataset[tuple[Any, int]]):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         bank, index = self.bank, range(len(self.bank))[index]
-        coin, which = torch.rand(2, device="cpu").tolist()
-        if coin < self.p:
+        replace, which = torch.rand(2, device="cpu").tolist()
+        if replace < self.p:
             choices = bank.applied[index].nonzero()[0]
             if len(choices):
                 pixels = bank.variants[index, choices[int(which * len(choices))]]
@@ -103,7 +118,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
 
 
 def _to_pil(pixels: np.ndarray) -> Any:
-    """A PIL image of uint8 (H, W, C); the array itself where PIL has no such images."""
+    """A PIL image of uint8 (H, W, C), or the array if the number of channels is not 1 or 3."""
     if pixels.shape[-1] not in (1, 3):
         return np.array(pixels)
     return Image.fromarray(
@@ -119,56 +134,59 @@ def _without_transform(dataset: Any) -> Any:
     return plain
 
 
-def _refuse_other_data(dataset: Any, bank: Bank) -> None:
+def _check_same_data(dataset: Any, bank: Bank) -> None:
     made = bank.manifest
     if len(dataset) != made.images:
         raise ValueError(
-            f"the bank was made from {made.images} images, the data set has {len(dataset)}: make a "
-            "bank from these data (nfaug bank)"
+            f"the bank was made from {made.images} images and the data set has {len(dataset)}: "
+            "make a bank of this data set (nfaug bank)"
         )
     names = dataset_classes(dataset)
     if names and made.classes and tuple(names) != made.classes:
         pairs = zip(names, made.classes, strict=False)
         label = next((i for i, (one, two) in enumerate(pairs) if one != two), None)
         shown = (
-            "" if label is None else f": {label} is {names[label]!r}, not {made.classes[label]!r}"
+            ""
+            if label is None
+            else f"; got {names[label]!r} for {made.classes[label]!r}, label {label}"
         )
         raise ValueError(
-            f"the data set has {len(names)} classes, the bank is of {len(made.classes)} others or "
-            f"in another order{shown}"
+            f"the {len(names)} classes of the data set must be the {len(made.classes)} classes of "
+            f"the bank in the same order{shown}"
         )
-    labels = labels_of(dataset)
+    labels = stored_labels(dataset)
     if labels is not None and labels_sha256(labels) != made.labels_sha256:
         first = int((labels != bank.labels).nonzero()[0][0])
-        raise ValueError(
-            "the bank was made from other data, or in another order: the label of image "
-            f"{first} is {labels[first]}, in the bank {bank.labels[first]}"
-        )
+        _check_label(first, labels[first], bank)
     images = []
     for i in probe_indices(made.images):
         image, label = dataset[i][:2]
-        if int(label) != bank.labels[i]:
-            raise ValueError(
-                "the bank was made from other data, or in another order: the label of image "
-                f"{i} is {label}, in the bank {bank.labels[i]}"
-            )
+        _check_label(i, label, bank)
         images.append(to_uint8(image, made.shape[0]))
-    if (share := _recognised(thumbnails(images), bank.probes)) < _KNOWN:
+    if (share := _recognized(thumbnails(images), bank.probes)) < _RECOGNIZED:
         raise ValueError(
-            "the bank was made from other images, or in another order: of those compared "
-            f"{100 * share:.0f}% look like the ones that it was made from. nfaug and timm take "
-            "2.png before 10.png, torchvision's ImageFolder does not"
+            "the bank was made from other images, or from images in another order: only "
+            f"{100 * share:.0f}% of the compared images match. nfaug and timm sort 2.png before "
+            "10.png, torchvision's ImageFolder sorts it after"
         )
 
 
-def _recognised(found: np.ndarray, expected: np.ndarray) -> float:
-    """Share of images that resemble their own thumbnail most (ties count).
+def _check_label(index: int, label: Any, bank: Bank) -> None:
+    if int(label) != bank.labels[index]:
+        raise ValueError(
+            "the bank was made from other data, or from data in another order: image "
+            f"{index} has label {label}, and {bank.labels[index]} in the bank"
+        )
 
-    Compared with all, not with a threshold: the source may have been cropped or resized otherwise.
+
+def _recognized(found: np.ndarray, expected: np.ndarray) -> float:
+    """Share of images that are nearest to their own thumbnail (ties count).
+
+    A threshold alone would not do: the source may be cropped or resized differently.
     """
     ours, theirs = (x.reshape(len(x), -1).astype(np.float32) for x in (found, expected))
     distances = np.square(ours[:, None] - theirs[None]).mean(2)
     own = distances.diagonal()
-    if len(own) < 8:  # too few to tell by comparison
+    if len(own) < 8:  # too few to compare with each other
         return float((own < 20.0**2).mean())
     return float((own <= distances.min(1) + 1e-3).mean())

@@ -16,21 +16,28 @@ __all__ = ["export_bank"]
 def export_bank(
     bank: Bank | str | Path, out: str | Path, *, progress: bool = True
 ) -> dict[str, int]:
-    """Write the variants as a folder of class folders of PNG files, for any other framework.
+    """Write the variants as PNG files in one folder per class.
 
-    Names are class/000012-1.png for variant 1 of image 12. Variants that are the image itself are
-    left out. Returns the number of files per class.
+    Variant 1 of image 12 is CLASS/000012-1.png. Variants that equal their image are left out.
+
+    Args:
+        bank: The bank or its directory.
+        out: The folder, which must be empty or missing.
+        progress: Show a progress bar.
+
+    Returns:
+        The number of files of each class.
 
     Raises:
-        ValueError: the images have neither one nor three channels.
+        ValueError: The images have neither one nor three channels.
         FileExistsError: `out` is not empty.
     """
     bank = bank if isinstance(bank, Bank) else Bank(bank)
     path = Path(out)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path} is not empty; choose another place")
+        raise FileExistsError(f"{path} is not empty; choose another directory")
     if bank.manifest.shape[0] not in (1, 3):
-        raise ValueError(f"PNG files have 1 or 3 channels, the bank {bank.manifest.shape[0]}")
+        raise ValueError(f"PNG files have 1 or 3 channels; the bank has {bank.manifest.shape[0]}")
     count = int(bank.labels.max()) + 1
     names = [_file_name(name) for name in bank.manifest.classes] or [str(y) for y in range(count)]
     if len(set(names)) != len(names):
@@ -48,6 +55,6 @@ def export_bank(
 
 
 def _file_name(name: str) -> str:
-    """A class name as the name of a folder: names come from a file that anybody may have made."""
+    """A safe folder name for a class name, which may come from an untrusted file."""
     safe = "".join(c if c.isalnum() or c in " -_.,()+" else "_" for c in name).strip(" .")
     return safe[:100] or "_"

@@ -1,10 +1,10 @@
-"""A bank on disk: variants, labels and which variants are real, a manifest, probes of the source.
+"""Files of a bank on disk.
 
-manifest.json   settings, source, flow, counters; `complete` is set last
+manifest.json   settings, source, flow, counts; `complete` is set last
 variants.npy    uint8 (N, V, H, W, C)
-applied.npy     bool (N, V): false where an image went through unchanged
+applied.npy     bool (N, V), false where a variant equals its image
 labels.npy      int64 (N,)
-probes.npy      uint8 (n, 8, 8): thumbnails of up to 64 source images, to know them again
+probes.npy      uint8 (n, 8, 8), thumbnails of up to 64 source images, to recognize the data set
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..augment.settings import MixSettings
 from ..io.atomic import write_text
 
 __all__ = [
     "Bank",
     "Manifest",
     "bank_bytes",
-    "labels_of",
     "labels_sha256",
     "load_probes",
     "probe_indices",
@@ -45,20 +45,28 @@ MANIFEST, VARIANTS, APPLIED, LABELS, PROBES = (
     "probes.npy",
 )
 _PROBES = 64
+_PROGRESS = ("done", "complete", "stats")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says.
+    """Contents of `manifest.json`.
 
     Attributes:
-        images: N. variants: V, for each image. shape: (C, H, W) of each.
-        classes: class names in label order; empty where there are none.
-        labels_sha256: of all labels in order. source: fingerprint of the source data, "" where
-            the data set has none.
-        flow_sha256: of the flow's weights. seed, batch_size, parameters: how it was made.
-        done: images whose variants are written. complete: whether that is all.
+        images: Number N of images.
+        variants: Number V of variants per image.
+        shape: (C, H, W) of a variant.
+        classes: Class names in label order; empty if there are none.
+        labels_sha256: SHA-256 of all labels in order.
+        source: Fingerprint of the source data, "" if the data set has none.
+        flow_sha256: SHA-256 of the weights of flow and PCA.
+        seed: Seed of the variants.
+        batch_size: Images per batch, on which the draws depend.
+        parameters: Settings of the variants.
+        done: Number of images whose variants are written.
+        complete: Whether all images are done.
         stats: `NFAugment.stats` of all variants.
+        format_version: Version of this format.
     """
 
     images: int
@@ -70,26 +78,28 @@ class Manifest:
     flow_sha256: str
     seed: int
     batch_size: int
-    parameters: dict[str, Any]
+    parameters: MixSettings
     done: int = 0
     complete: bool = False
     stats: dict[str, int] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def save(self, directory: Path) -> None:
-        """Write it so that a reader sees the old one or the new one."""
+        """Replace the file atomically."""
         write_text(directory / MANIFEST, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, directory: Path) -> Manifest:
-        """Read and check it.
+        """Read and check the manifest of a bank.
 
         Raises:
-            ValueError: there is none, it is damaged, or of another format version.
+            ValueError: It is missing, damaged or of another format version.
         """
         file = directory / MANIFEST
         if not file.is_file():
-            raise ValueError(f"{directory} is no bank: it has no {MANIFEST} (make one: nfaug bank)")
+            raise ValueError(
+                f"{directory} is not a bank: it has no {MANIFEST} (make one with: nfaug bank)"
+            )
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
             version = values["format_version"]
@@ -97,8 +107,8 @@ class Manifest:
             raise ValueError(f"{file} is damaged: {error!r}") from None
         if version != FORMAT_VERSION:
             raise ValueError(
-                f"{file} has format version {version!r}, this nfaug reads {FORMAT_VERSION}; a "
-                "newer nfaug may read it"
+                f"{file} has format version {version!r}; this version of nfaug reads "
+                f"{FORMAT_VERSION}. Upgrade nfaug"
             )
         names = {field.name for field in dataclasses.fields(cls)}
         if set(values) != names:
@@ -106,20 +116,30 @@ class Manifest:
                 f"{file}: missing {sorted(names - set(values))}, unknown "
                 f"{sorted(set(values) - names)}"
             )
-        values |= {"shape": tuple(values["shape"]), "classes": tuple(values["classes"])}
+        try:
+            values |= {
+                "shape": tuple(values["shape"]),
+                "classes": tuple(values["classes"]),
+                # A bank made before a setting existed has the setting's default.
+                "parameters": MixSettings(**{"p": 1.0, **values["parameters"]}),
+            }
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{file} is damaged, or of a newer nfaug: {error}") from None
         return cls(**values)
 
     def settings(self) -> dict[str, Any]:
-        """Everything but how far it is: what a bank must agree in to be continued."""
+        """Everything but the progress: a bank can be continued only with equal settings."""
         values = dataclasses.asdict(self)
-        return {k: v for k, v in values.items() if k not in ("done", "complete", "stats")}
+        parameters = values.pop("parameters")
+        return {k: v for k, v in values.items() if k not in _PROGRESS} | parameters
 
 
 class Bank:
-    """A complete bank, its variants mapped from disk.
+    """A complete bank with memory-mapped variants.
 
     Raises:
-        ValueError: the directory is no bank, is not complete, or its files do not fit.
+        ValueError: The directory is not a bank, the bank is not complete, or its files do not
+            match the manifest.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -128,7 +148,7 @@ class Bank:
         if not self.manifest.complete:
             raise ValueError(
                 f"{self.path} is not complete: {self.manifest.done} of {self.manifest.images} "
-                "images are done. Run the same nfaug bank command again to continue"
+                "images are done. Run the same nfaug bank command again to continue it"
             )
         self._open()
 
@@ -158,24 +178,8 @@ class Bank:
 
 
 def bank_bytes(images: int, variants: int, shape: tuple[int, int, int]) -> int:
-    """Size of the variants on disk, to be told before they are made."""
+    """Size of the variants on disk, for N images, V variants and shape (C, H, W)."""
     return images * variants * shape[0] * shape[1] * shape[2]
-
-
-def labels_of(dataset: Any) -> np.ndarray | None:
-    """All labels of a data set without decoding its images, or None where that is not possible."""
-    indices = getattr(dataset, "indices", None)
-    if indices is not None and hasattr(dataset, "dataset"):
-        inner = labels_of(dataset.dataset)
-        return None if inner is None else inner[np.asarray(indices, dtype=np.int64)]
-    for holder in (dataset, getattr(dataset, "reader", None)):
-        targets = getattr(holder, "targets", None)
-        if targets is not None and len(targets) == len(dataset):
-            return np.asarray(targets, dtype=np.int64)
-        samples = getattr(holder, "samples", None)
-        if samples is not None and len(samples) == len(dataset):
-            return np.asarray([int(sample[1]) for sample in samples], dtype=np.int64)
-    return None
 
 
 def labels_sha256(labels: np.ndarray) -> str:
@@ -184,22 +188,22 @@ def labels_sha256(labels: np.ndarray) -> str:
 
 
 def probe_indices(images: int) -> list[int]:
-    """Up to 64 images spread over the data."""
+    """Indices of up to 64 images, spread evenly over the data set."""
     count = min(_PROBES, images)
     return [round(number * (images - 1) / max(1, count - 1)) for number in range(count)]
 
 
 def load_probes(directory: Path, images: int) -> np.ndarray:
-    """The thumbnails of a bank of so many images, which is complete or not.
+    """Thumbnails in the directory of a bank with this number of images.
 
     Raises:
-        ValueError: they are missing or damaged.
+        ValueError: They are missing or damaged.
     """
     return _read(directory / PROBES, (len(probe_indices(images)), 8, 8), np.uint8)
 
 
 def thumbnails(images: Sequence[Tensor]) -> np.ndarray:
-    """8 x 8 grey thumbnails of uint8 images (C, H, W), the same for any size of the picture."""
+    """Grayscale thumbnails (n, 8, 8) of uint8 images (C, H, W) of any size."""
     small = [
         F.adaptive_avg_pool2d(image.float().mean(0, keepdim=True), 8)[0].round().to(torch.uint8)
         for image in images
@@ -211,13 +215,13 @@ def to_uint8(image: Any, channels: int) -> Tensor:
     """A PIL image or uint8 tensor as uint8 (C, H, W).
 
     Raises:
-        ValueError: it is neither: a transform ran already.
+        ValueError: It is neither, or has another number of channels.
     """
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8 or image.ndim not in (2, 3):
             raise ValueError(
-                f"a bank takes images before any transform, PIL or uint8 of shape (C, H, W); got "
-                f"{image.dtype} of shape {tuple(image.shape)}"
+                f"images of a bank must be untransformed PIL images or uint8 tensors (C, H, W); "
+                f"got {image.dtype} of shape {tuple(image.shape)}"
             )
         image = image if image.ndim == 3 else image[None]
     elif hasattr(image, "convert"):
@@ -226,11 +230,11 @@ def to_uint8(image: Any, channels: int) -> Tensor:
         image = torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1)
     else:
         raise ValueError(
-            f"a bank takes images before any transform, PIL or uint8 tensors; got "
+            f"images of a bank must be untransformed PIL images or uint8 tensors (C, H, W); got "
             f"{type(image).__name__}"
         )
     if len(image) != channels:
-        raise ValueError(f"images have {len(image)} channels, the flow has {channels}")
+        raise ValueError(f"images must have the flow's {channels} channels; got {len(image)}")
     return image
 
 
@@ -241,6 +245,7 @@ def _read(file: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         raise ValueError(f"{file} is missing or damaged: {error}") from None
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(
-            f"{file} holds {array.dtype} {array.shape}, its manifest says {np.dtype(dtype)} {shape}"
+            f"{file} must hold {np.dtype(dtype)} {shape}, as its manifest says; got {array.dtype} "
+            f"{array.shape}"
         )
     return array

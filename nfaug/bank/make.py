@@ -1,4 +1,4 @@
-"""The offline bank: variants made once and stored, so that training costs nothing more."""
+"""make_bank: compute and store augmented variants of a data set."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import hashlib
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,9 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
+from ..augment.settings import MixKeywords, MixSettings
 from ..augment.transform import NFAugment
 from ..data.checks import check_same_classes
 from ..data.classes import dataset_classes
+from ..data.labels import labels_of
 from ..io.atomic import replace_directory
 from .dataset import BankDataset
 from .export import export_bank
@@ -33,7 +36,6 @@ from .format import (
     Bank,
     Manifest,
     bank_bytes,
-    labels_of,
     labels_sha256,
     load_probes,
     probe_indices,
@@ -41,10 +43,13 @@ from .format import (
     to_uint8,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = ["Bank", "BankDataset", "bank_bytes", "export_bank", "make_bank"]
 
-_SYNC_EVERY = 2**26  # bytes of variants between two notes of how far it is
-_ALIKE = 2  # grey levels of a thumbnail: another release of a decoder may round otherwise
+_SAVE_SECONDS = 5.0  # time between two updates of the manifest's progress
+_TOLERANCE = 2  # grey levels of a thumbnail: image decoders may round differently
 
 
 def make_bank(
@@ -58,43 +63,58 @@ def make_bank(
     workers: int = 0,
     overwrite: bool = False,
     progress: bool = True,
-    **settings: Any,
+    settings: MixSettings | None = None,
+    **changes: Unpack[MixKeywords],
 ) -> Bank:
-    """Make `variants` augmented copies of every image and store them.
+    """Make and store augmented variants of every image of a data set.
 
-    A bank that was interrupted is continued by the same call, and comes out bit for bit as if it
-    had not been: every batch is drawn from `seed` and its number alone. The size on disk is
-    `bank_bytes`.
+    The same call continues an interrupted bank, with bit-identical results: each batch is drawn
+    from `seed` and the batch's position alone. `bank_bytes` gives the size on disk.
+
+    Example:
+        >>> import tempfile, torch, nfaug
+        >>> flow = nfaug.load("builtin:rgb32").flow
+        >>> images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
+        >>> data = torch.utils.data.TensorDataset(images, torch.arange(20) % 2)
+        >>> checkpoint = nfaug.fit(flow, data, rank=8, progress=False)
+        >>> folder = tempfile.mkdtemp()
+        >>> bank = nfaug.bank.make_bank(checkpoint, data, folder, variants=2, progress=False)
+        >>> bank.variants.shape
+        (20, 2, 32, 32, 3)
 
     Args:
-        checkpoint: the flow, fitted to the classes of the data.
-        dataset: (image, label) with images before any transform, PIL or uint8 (C, H, W), all of
-            one size. A `BankDataset` around the same data then swaps images for variants.
-        out: directory of the bank.
-        workers: processes that decode images.
-        overwrite: begin anew where `out` holds another bank.
-        settings: of `NFAugment`: alpha, mix, partners, strength, noise, axes, gate, keep.
+        checkpoint: A checkpoint that is fitted to the classes of the data.
+        dataset: Data set of (image, label) with untransformed images of one size, PIL or uint8
+            (C, H, W).
+        out: Directory of the bank.
+        variants: Number of variants per image.
+        seed: Seed of the variants.
+        batch_size: Number of images at a time.
+        workers: Number of processes that decode images.
+        overwrite: Replace a different bank in `out`.
+        progress: Show a progress bar.
+        settings: Settings of `NFAugment`; `p` is always 1.
+        changes: Single settings, which override `settings`.
 
     Raises:
-        ValueError: classes or their order differ, images differ in size, or `out` holds a bank that
-            was made otherwise, or of other images.
-        FileExistsError: `out` holds something else.
-        OSError: there is not enough space.
+        ValueError: Classes or their order differ, images differ in size, or `out` holds a bank
+            with other settings or of other images.
+        FileExistsError: `out` holds something other than a bank.
+        OSError: There is not enough disk space.
     """
     if variants < 1 or batch_size < 1:
-        raise ValueError(
-            f"variants and batch_size must be at least 1; got {variants} and {batch_size}"
-        )
+        raise ValueError(f"variants and batch_size must be >= 1; got {variants} and {batch_size}")
     path = Path(out)
-    nfa = NFAugment(checkpoint, p=1.0, **settings)
+    nfa = NFAugment(checkpoint, settings=MixSettings.merge(settings, {**changes, "p": 1.0}))
     if len(dataset) == 0:  # type: ignore[arg-type]
-        raise ValueError("the data set is empty: there is nothing to make variants of")
-    wanted = _plan(nfa, checkpoint, dataset, variants, seed, batch_size, settings)
-    begun = _continued(path, wanted, dataset, overwrite)
-    if begun is None:
-        begun = _begin(path, wanted, dataset)
-    if not begun.complete:
-        _fill(path, begun, nfa, checkpoint.flow.device, dataset, workers, progress)
+        raise ValueError("the data set is empty")
+    labels = labels_of(dataset)
+    planned = _plan(nfa, checkpoint, dataset, labels, variants, seed, batch_size)
+    manifest = _unfinished(path, planned, dataset, overwrite)
+    if manifest is None:
+        manifest = _create(path, planned, dataset, labels)
+    if not manifest.complete:
+        _fill(path, manifest, nfa, dataset, workers, progress)
     return Bank(path)
 
 
@@ -102,19 +122,16 @@ def _plan(
     nfa: NFAugment,
     checkpoint: Any,
     dataset: Any,
+    labels: np.ndarray,
     variants: int,
     seed: int,
     batch_size: int,
-    settings: dict[str, Any],
 ) -> Manifest:
     names = dataset_classes(dataset)
     if names and nfa.class_names:
         check_same_classes(names, nfa.class_names)
     channels = checkpoint.flow.codec.channels
     first = to_uint8(dataset[0][0], channels)
-    labels = labels_of(dataset)
-    if labels is None:
-        labels = np.asarray([int(dataset[i][1]) for i in range(len(dataset))], dtype=np.int64)
     fingerprint = getattr(dataset, "fingerprint", None)
     height, width = first.shape[1:]
     return Manifest(
@@ -124,19 +141,10 @@ def _plan(
         classes=tuple(names or nfa.class_names),
         labels_sha256=labels_sha256(labels),
         source=fingerprint() if callable(fingerprint) else "",
-        flow_sha256=_weights_sha256(checkpoint, gaussians=nfa.keep == "consistent"),
+        flow_sha256=_weights_sha256(checkpoint, gaussians=nfa.settings.keep == "consistent"),
         seed=seed,
         batch_size=batch_size,
-        parameters={
-            "alpha": nfa.alpha,
-            "mix": nfa.mix,
-            "partners": nfa.partners,
-            "strength": nfa.strength,
-            "noise": nfa.noise,
-            "axes": nfa.axes,
-            "gate": nfa.gate,
-            "keep": nfa.keep,
-        },
+        parameters=nfa.settings,
     )
 
 
@@ -151,52 +159,49 @@ def _weights_sha256(checkpoint: Any, *, gaussians: bool) -> str:
     return digest.hexdigest()
 
 
-def _continued(path: Path, wanted: Manifest, dataset: Any, overwrite: bool) -> Manifest | None:
-    """The manifest of a bank to go on with, None to begin one."""
+def _unfinished(path: Path, planned: Manifest, dataset: Any, overwrite: bool) -> Manifest | None:
+    """The manifest of an existing bank that matches the plan; None to create a new one."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
     if not path.is_dir() or not (path / MANIFEST).is_file():
-        raise FileExistsError(f"{path} holds something that is no bank; choose another place")
+        raise FileExistsError(f"{path} holds something other than a bank; choose another directory")
     if overwrite:
         return None
     found = Manifest.load(path)
-    ours, theirs = wanted.settings(), found.settings()
+    ours, theirs = planned.settings(), found.settings()
     if differing := [name for name in ours if ours[name] != theirs[name]]:
         shown = ", ".join(f"{n} ({theirs[n]!r:.40} there, {ours[n]!r:.40} now)" for n in differing)
         raise ValueError(
-            f"{path} holds a bank that was made otherwise: {shown}. Choose another place, or pass "
+            f"{path} holds a bank with other settings: {shown}. Choose another directory, or pass "
             "overwrite=True (--overwrite)"
         )
-    probes = _probes(dataset, wanted)
-    apart = np.abs(load_probes(path, wanted.images).astype(np.int16) - probes).max((1, 2))
-    if different := int((apart > _ALIKE).sum()):
+    probes = _probes(dataset, planned)
+    difference = np.abs(load_probes(path, planned.images).astype(np.int16) - probes).max((1, 2))
+    if different := int((difference > _TOLERANCE).sum()):
         raise ValueError(
-            f"{path} holds a bank of other images, or in another order: of {len(probes)} that were "
-            f"compared {different} differ. Choose another place, or pass overwrite=True "
-            "(--overwrite)"
+            f"{path} holds a bank of other images, or of images in another order: {different} of "
+            f"{len(probes)} compared images differ. Choose another directory, or pass "
+            "overwrite=True (--overwrite)"
         )
     return found
 
 
 def _probes(dataset: Any, made: Manifest) -> np.ndarray:
-    """Thumbnails by which the images are known again."""
+    """Thumbnails of some images, which identify the data set."""
     rows = probe_indices(made.images)
     return thumbnails([to_uint8(dataset[i][0], made.shape[0]) for i in rows])
 
 
-def _begin(path: Path, made: Manifest, dataset: Any) -> Manifest:
+def _create(path: Path, made: Manifest, dataset: Any, labels: np.ndarray) -> Manifest:
     path.parent.mkdir(parents=True, exist_ok=True)
     need = bank_bytes(made.images, made.variants, made.shape)
     free = shutil.disk_usage(path if path.exists() else path.parent).free
     if need > free:
         raise OSError(
-            f"the bank needs {need / 2**20:.0f} MiB, {path} has {free / 2**20:.0f} MiB free: make "
-            "fewer variants, or smaller images"
+            f"the bank needs {need / 2**20:.0f} MiB and {path} has {free / 2**20:.0f} MiB free: "
+            "use fewer variants or smaller images"
         )
-    labels = labels_of(dataset)
-    if labels is None:
-        labels = np.asarray([int(dataset[i][1]) for i in range(made.images)], dtype=np.int64)
-    with replace_directory(path, last=MANIFEST) as staged:  # a kill leaves all of it or nothing
+    with replace_directory(path, last=MANIFEST) as staged:  # all files or none
         np.save(staged / PROBES, _probes(dataset, made))
         np.save(staged / LABELS, labels)
         for name, shape, dtype in _arrays(made):
@@ -220,13 +225,14 @@ def _fill(
     path: Path,
     made: Manifest,
     nfa: NFAugment,
-    device: torch.device,
     dataset: Any,
     workers: int,
     progress: bool,
 ) -> None:
+    device = nfa.engine.device
     labels = torch.from_numpy(np.load(path / LABELS))
     stats = dict(made.stats)
+    saved = time.monotonic()
     with _Appender(path, made) as files:
         bar = tqdm(
             total=made.images, initial=made.done, desc="bank", unit="image", disable=not progress
@@ -241,10 +247,11 @@ def _fill(
                 nfa.reset_stats()
                 bar.update(len(images))
                 done = start + len(images)
-                if files.unsynced >= _SYNC_EVERY or done == made.images:
+                complete = done == made.images
+                if complete or time.monotonic() - saved >= _SAVE_SECONDS:
                     files.sync()
-                    finished = done == made.images
-                    dataclasses.replace(made, done=done, complete=finished, stats=stats).save(path)
+                    dataclasses.replace(made, done=done, complete=complete, stats=stats).save(path)
+                    saved = time.monotonic()
 
 
 def _batches(dataset: Any, made: Manifest, workers: int) -> Iterator[tuple[int, Tensor]]:
@@ -254,7 +261,7 @@ def _batches(dataset: Any, made: Manifest, workers: int) -> Iterator[tuple[int, 
         batch_size=made.batch_size,
         num_workers=workers,
         collate_fn=_Stack(made.shape),
-        generator=torch.Generator(),  # its own: a loader draws a seed from torch's otherwise
+        generator=torch.Generator(),  # by default a loader draws from torch's generator
     )
     start = made.done
     for images in loader:
@@ -263,7 +270,7 @@ def _batches(dataset: Any, made: Manifest, workers: int) -> Iterator[tuple[int, 
 
 
 class _Stack:
-    """Collate to uint8 images of one shape; a class, so that spawned workers can have it."""
+    """Collate function for uint8 images of one shape; a class, so that it can be pickled."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.shape = shape
@@ -273,7 +280,7 @@ class _Stack:
         for image in images:
             if tuple(image.shape) != self.shape:
                 raise ValueError(
-                    f"images of a bank have one shape: the first has {self.shape}, another "
+                    f"images of a bank must have one shape; got {self.shape} and "
                     f"{tuple(image.shape)}. Open the data with image_size= (--image-size)"
                 )
         return torch.stack(images)
@@ -282,10 +289,10 @@ class _Stack:
 def _variants(
     nfa: NFAugment, images: Tensor, labels: Tensor, made: Manifest, start: int
 ) -> tuple[Tensor, Tensor]:
-    """uint8 (B, V, H, W, C) and bool (B, V) on the CPU."""
+    """Variants, uint8 (B, V, H, W, C), and whether they differ from the image, bool (B, V)."""
     new, applied = [], []
     for number in range(made.variants):
-        # A hash: torch's CPU generator looks at the lower 32 bits of a seed only.
+        # Hashed, because torch's CPU generator uses only the lower 32 bits of a seed.
         key = f"{made.seed} {number} {start}".encode()
         seed = int.from_bytes(hashlib.sha256(key).digest()[:4], "big")
         nfa.generator = torch.Generator().manual_seed(seed)
@@ -296,12 +303,11 @@ def _variants(
 
 
 class _Appender:
-    """Appends to the array files; what a killed run wrote after its last note is cut off."""
+    """Appends to the array files, after removing what is beyond the manifest's progress."""
 
     def __init__(self, path: Path, made: Manifest) -> None:
         self._files: list[IO[bytes]] = []
         self._stack = contextlib.ExitStack()
-        self.unsynced = 0
         with self._stack:
             for name, shape, dtype in _arrays(made):
                 file = self._stack.enter_context((path / name).open("r+b"))
@@ -311,15 +317,12 @@ class _Appender:
 
     def append(self, *arrays: Tensor) -> None:
         for file, array in zip(self._files, arrays, strict=True):
-            data = array.contiguous().numpy()
-            file.write(data.tobytes())
-            self.unsynced += data.nbytes
+            file.write(array.contiguous().numpy().tobytes())
 
     def sync(self) -> None:
         for file in self._files:
             file.flush()
             os.fsync(file.fileno())
-        self.unsynced = 0
 
     def __enter__(self) -> _Appender:
         return self
@@ -334,8 +337,8 @@ def _seek_end(file: IO[bytes], name: Path, values: int, dtype: np.dtype) -> None
     end = file.tell() + values * dtype.itemsize
     if os.fstat(file.fileno()).st_size < end:
         raise ValueError(
-            f"{name} is shorter than its manifest says; make the bank anew (overwrite=True, "
-            "--overwrite)"
+            f"{name} is shorter than its manifest says; replace the bank with overwrite=True "
+            "(--overwrite)"
         )
     file.truncate(end)
     file.seek(end)

@@ -16,34 +16,34 @@ def parser() -> ArgumentParser:
     """Options of `nfaug bank`."""
     made = new_parser(
         "bank",
-        "Make variants of every image once and store them, so that training needs no flow: "
-        "nfaug.bank.BankDataset then swaps a sample for one of its variants. A bank that was "
-        "interrupted is continued by the same command.",
+        "Make NFA variants of every image and store them, so that training needs no flow: "
+        "nfaug.bank.BankDataset replaces images by their variants. The same command continues an "
+        "interrupted bank.",
     )
     add_flow(made)
     add_data_options(made, "train")
     made.add_argument("--out", required=True, help="the directory of the bank")
-    made.add_argument("--overwrite", action="store_true", help="begin anew where --out is a bank")
+    made.add_argument("--overwrite", action="store_true", help="replace the bank in --out")
     made.add_argument("--variants", type=int, default=4, help="variants per image")
     made.add_argument(
         "--image-size",
         type=int | None,
-        help="pixels, the side of the square that images are resized and cropped to and variants "
-        "stored at: give the size at which your script keeps its images (the flow's own)",
+        help="side in pixels of the square that images are resized and cropped to: the size at "
+        "which your script stores its images (default: the flow's size)",
     )
-    made.add_argument("--batch-size", type=int, default=64, help="images at a time")
+    made.add_argument("--batch-size", type=int, default=64, help="number of images at a time")
     add_mixing(made)
-    made.add_argument("--export", help="also write the variants as an image folder")
+    made.add_argument("--export", help="folder to also write the variants to, as PNG files")
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Show the size, make the bank, export it if asked."""
+    """Print the size, make the bank and export it if --export is given."""
     from ..bank.make import bank_bytes, export_bank, make_bank
 
     checkpoint = load_on(arguments)
     if arguments.image_size is not None and arguments.image_size < 1:
-        raise ValueError(f"--image-size must be at least 1 pixel; got {arguments.image_size}")
+        raise ValueError(f"--image-size must be >= 1; got {arguments.image_size}")
     dataset = open_data(arguments, checkpoint, image_size=arguments.image_size)
     height, width = dataset.image_size
     size = bank_bytes(len(dataset), arguments.variants, (dataset.channels, height, width))
@@ -60,7 +60,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         seed=arguments.seed,
         batch_size=arguments.batch_size,
         overwrite=arguments.overwrite,
-        **mixing(arguments),
+        settings=mixing(arguments),
     )
     result: dict[str, Any] = {
         "out": arguments.out,

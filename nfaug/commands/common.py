@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
+import operator
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
+import docstring_parser
 from jsonargparse import ArgumentParser, Namespace
 
+from ..augment.settings import MixSettings
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.checks import check_same_classes
 
@@ -76,56 +81,33 @@ def add_flow(parser: ArgumentParser) -> None:
     )
 
 
-def add_mixing(parser: ArgumentParser, prefix: str = "", *, gate: str = "1.25") -> None:
-    """What `NFAugment` does to an image; without an option its own default holds.
-
-    `gate` is what the help calls the default of the gate, for a command that has another.
-    """
-    parser.add_argument(
-        f"--{prefix}alpha", type=float | None, help="of Beta(alpha, alpha), the mixing weights"
-    )
-    parser.add_argument(
-        f"--{prefix}mix",
-        type=Literal["axis", "pair"] | None,
-        help="a weight for each axis or for each pair of images",
-    )
-    parser.add_argument(
-        f"--{prefix}partners",
-        type=Literal["auto", "batch", "memory", "both"] | None,
-        help="mix with images of the batch, of the flow's memory, of both, or of the memory where "
-        "there is one (auto)",
-    )
-    parser.add_argument(
-        f"--{prefix}strength", type=float | None, help="of mixing; 0 for noise alone"
-    )
-    parser.add_argument(
-        f"--{prefix}noise",
-        type=float | None,
-        help="standard deviation of gaussian noise in the latent space",
-    )
-    parser.add_argument(
-        f"--{prefix}axes", type=int | None, help="mix along so many leading axes only (all)"
-    )
-    parser.add_argument(
-        f"--{prefix}gate",
-        type=float | Literal["off"] | None,
-        help="radius beyond which images are left alone, relative to the fitted one, or off "
-        f"({gate})",
-    )
-    parser.add_argument(
-        f"--{prefix}keep",
-        type=Literal["all", "consistent"] | None,
-        help="consistent: only variants that the flow takes for their class",
-    )
+def add_mixing(parser: ArgumentParser, prefix: str = "") -> None:
+    """An option for each field of `MixSettings` but p, such as --strength 1.0 or --gate off."""
+    docs = docstring_parser.parse_from_object(MixSettings).params
+    helps = {doc.arg_name: " ".join((doc.description or "").split()) for doc in docs}
+    hints = get_type_hints(MixSettings)
+    for field in _mixing_fields():
+        accepted = [hint for hint in get_args(hints[field.name]) if hint is not bool]
+        option_type = hints[field.name]
+        if type(None) in accepted:
+            accepted += [Literal["off"]] if field.default is not None else []
+            option_type = functools.reduce(operator.or_, accepted)
+        parser.add_argument(
+            f"--{prefix}{field.name.replace('_', '-')}",
+            type=option_type,
+            default=field.default,
+            help=helps[field.name],
+        )
 
 
-def mixing(arguments: Namespace, prefix: str = "") -> dict[str, Any]:
-    """The options of `add_mixing` that were given, as settings of `NFAugment`."""
-    names = ("alpha", "mix", "partners", "strength", "noise", "axes", "gate", "keep")
-    given = {name: arguments[f"{prefix}{name}"] for name in names}
-    if given["gate"] == "off":
-        given["gate"] = False
-    return {name: value for name, value in given.items() if value is not None}
+def mixing(arguments: Namespace, prefix: str = "") -> MixSettings:
+    """The settings of the options of `add_mixing`."""
+    given = {field.name: arguments[f"{prefix}{field.name}"] for field in _mixing_fields()}
+    return MixSettings(**{name: None if x == "off" else x for name, x in given.items()})
+
+
+def _mixing_fields() -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(MixSettings) if field.name != "p"]
 
 
 def load_on(arguments: Namespace) -> Checkpoint:

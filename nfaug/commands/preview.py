@@ -26,21 +26,22 @@ def parser() -> ArgumentParser:
     """Options of `nfaug preview`."""
     made = new_parser(
         "preview",
-        "Draw what a flow does to your images: a row per class with an original, its "
-        "reconstruction (encoded and decoded unchanged) and NFA variants.",
+        "Show what NFA does to your images in training: a row per class with an image, its "
+        "reconstruction (encoded and decoded) and NFA variants. A variant that the gate rejects "
+        "is the image itself.",
     )
     add_flow(made)
     add_data_options(made, "train")
-    add_mixing(made, gate="a preview has no gate by default, unlike training")
+    add_mixing(made)
     made.add_argument("--out", required=True, help="the PNG file to write")
     made.add_argument("--overwrite", action="store_true", help="replace --out")
-    made.add_argument("--variants", type=int, default=6, help="variants per class")
-    made.add_argument("--classes", type=int, default=10, help="classes that are shown at most")
+    made.add_argument("--variants", type=int, default=6, help="number of variants")
+    made.add_argument("--classes", type=int, default=10, help="largest number of classes to show")
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Draw and save."""
+    """Make the preview and save it."""
     file = out_file(arguments.out, overwrite=arguments.overwrite)
     checkpoint = load_on(arguments)
     dataset = open_data(arguments, checkpoint)
@@ -51,7 +52,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         variants=arguments.variants,
         classes=arguments.classes,
         seed=arguments.seed,
-        **mixing(arguments),
+        settings=mixing(arguments),
     )
     picture.save(file)
     return {"out": str(file), "width": picture.width, "height": picture.height}

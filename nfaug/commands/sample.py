@@ -17,31 +17,34 @@ def parser() -> ArgumentParser:
     """Options of `nfaug sample`."""
     made = new_parser(
         "sample",
-        "Draw new images from the class gaussians through the inverse flow: a row per class.",
+        "Sample images from the class gaussians through the inverse flow: a row per class.",
     )
     add_flow(made)
     made.add_argument("--out", required=True, help="the PNG file to write")
     made.add_argument("--overwrite", action="store_true", help="replace --out")
-    made.add_argument("--per-class", type=int, default=8, help="images of each class")
-    made.add_argument("--classes", type=int, default=20, help="classes that are shown at most")
+    made.add_argument("--per-class", type=int, default=8, help="number of images per class")
+    made.add_argument("--classes", type=int, default=20, help="largest number of classes to show")
     made.add_argument(
-        "--temperature", type=float, default=0.7, help="T: standard deviations are scaled by T"
+        "--temperature",
+        type=float,
+        default=0.7,
+        help="factor of the gaussians' standard deviations",
     )
     made.add_argument("--seed", type=int, default=0, help="seed of the samples")
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Draw and save."""
+    """Sample the images and save them."""
     if arguments.per_class < 1 or arguments.classes < 1:
         raise ValueError(
-            f"--per-class and --classes must be at least 1; got {arguments.per_class} and "
+            f"--per-class and --classes must be >= 1; got {arguments.per_class} and "
             f"{arguments.classes}"
         )
     file = out_file(arguments.out, overwrite=arguments.overwrite)
     checkpoint = load_on(arguments)
     if checkpoint.gaussians is None:
-        raise ValueError(f"{arguments.flow} has no class gaussians; fit them with: nfaug fit")
+        raise ValueError(f"{arguments.flow} has no class gaussians; fit it with: nfaug fit")
     names = list(checkpoint.config.class_names) or ["all"]
     names = names[: arguments.classes]
     labels = torch.arange(len(names)).repeat_interleave(arguments.per_class)

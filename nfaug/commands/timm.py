@@ -63,7 +63,9 @@ def run(arguments: Namespace) -> dict[str, Any]:
             arguments.script,
             list(arguments.script_arg),
             NFAugment.from_pretrained(
-                arguments.nfa, autoencoder=arguments.nfa_autoencoder, **mixing(arguments, "nfa_")
+                arguments.nfa,
+                autoencoder=arguments.nfa_autoencoder,
+                settings=mixing(arguments, "nfa_"),
             ),
             prob=arguments.nfa_prob,
             off_epoch=arguments.nfa_off_epoch,

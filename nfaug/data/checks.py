@@ -1,41 +1,17 @@
-"""Checks of settings, labels and class names. Every `check_*` raises ValueError."""
+"""Checks of labels and class names. Every `check_*` raises ValueError."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 __all__ = [
-    "check_choice",
     "check_class_sizes",
     "check_labels",
-    "check_number",
     "check_same_classes",
 ]
-
-_Word = TypeVar("_Word", bound=str)
-
-
-def check_number(
-    name: str, value: float, low: float, high: float, *, open_low: bool = False
-) -> float:
-    """Return `value` as a float if it is finite and in [low, high], or in (low, high]."""
-    good = math.isfinite(value) and low <= value <= high and not (open_low and value == low)
-    if not good:
-        bounds = f"{'(' if open_low else '['}{low:g}, {high:g}]"
-        raise ValueError(f"{name} must be a finite number in {bounds}; got {value}")
-    return float(value)
-
-
-def check_choice(name: str, value: _Word, choices: tuple[_Word, ...]) -> _Word:
-    """Return `value` if it is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {list(choices)}; got {value!r}")
-    return value
 
 
 def check_labels(

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
 from .classes import class_names
 from .images import LabelledImages, run_over
+from .labels import stored_labels
 from .readers import ImageDecodeError, Reader, assemble
 
 __all__ = ["DatasetReader", "wrap_dataset"]
@@ -74,7 +75,8 @@ class DatasetReader(Reader):
         self.dataset, self.complete = dataset, complete
         self.kind = type(dataset).__name__
         self.where = f"the data set ({self.kind})"
-        targets = _stored_targets(dataset)
+        stored = stored_labels(dataset)
+        targets = None if stored is None else torch.from_numpy(stored)
         if targets is None or not self._confirms(targets):
             found = run_over(self._label, len(dataset), "reading labels", threads=False)
             targets = torch.tensor([*found], dtype=torch.int64)
@@ -161,34 +163,6 @@ def _to_uint8(image: Any, name: str) -> Tensor:
     if image.dtype != torch.uint8:
         raise ValueError(f"{name} must be uint8, or floating point in [0, 1]; got {image.dtype}")
     return image.cpu()
-
-
-def _stored_targets(dataset: Any) -> Tensor | None:
-    """Labels that a data set stores, or None."""
-    if isinstance(dataset, LabelledImages):
-        return dataset.targets
-    if isinstance(dataset, Subset):
-        inner = _stored_targets(dataset.dataset)
-        return None if inner is None else inner[torch.as_tensor(dataset.indices, dtype=torch.int64)]
-    if isinstance(dataset, ConcatDataset):
-        parts = [_stored_targets(part) for part in dataset.datasets]
-        found = [part for part in parts if part is not None]
-        return torch.cat(found) if len(found) == len(parts) else None
-    if isinstance(dataset, TensorDataset):
-        candidates: list[Any] = list(dataset.tensors[1:2])
-    elif getattr(dataset, "target_transform", None) is not None:
-        return None
-    else:
-        candidates = [getattr(dataset, name, None) for name in ("targets", "labels")]
-    for candidate in candidates:
-        try:
-            targets = torch.as_tensor(candidate)
-        except (TypeError, ValueError, RuntimeError):
-            continue
-        whole = targets.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-        if whole and targets.shape == (len(dataset),):
-            return targets.to("cpu", torch.int64)
-    return None
 
 
 def _class_names(dataset: Any) -> list[str] | None:

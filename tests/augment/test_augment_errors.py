@@ -15,20 +15,15 @@ from nfaug.data.classes import dataset_classes
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"p": 1.5}, r"p must be a finite number in \[0, 1\]; got 1.5"),
-        ({"p": float("nan")}, "p must be a finite number"),
-        ({"p": [0.5, 0.5]}, "one for each of 3 classes; got"),
-        ({"p": [0.5, 0.5, 2.0]}, "one for each of 3 classes; got"),
-        ({"alpha": 0.0}, r"alpha must be a finite number in \(0, inf\]; got 0.0"),
-        ({"strength": -1.0}, "strength must be a finite number"),
-        ({"smoothing": 1.0}, "smoothing must be a finite number"),
-        ({"gate": -2.0}, "gate must be a finite number"),
-        ({"axes": 0}, "axes must be a whole number of at least 1, or None; got 0"),
-        ({"mix": "both"}, r"mix must be one of \['axis', 'pair'\]; got 'both'"),
-        ({"partners": "any"}, "partners must be one of"),
-        ({"mean": 0.5}, "mean and std go together; got mean=0.5 and std=None"),
-        ({"mean": (0.5, 0.5), "std": 1.0}, "mean has 2 values, 3 channels need 3 or 1"),
-        ({"mean": 0.5, "std": (0.5, 0.0, 0.5)}, "std must be positive"),
+        ({"p": 1.5}, r"^p .*1\.5"),
+        ({"p": float("nan")}, "^p .*nan"),
+        ({"p": [0.5, 0.5]}, r"\[0\.5, 0\.5\]"),
+        ({"p": [0.5, 0.5, 2.0]}, r"^p .*2\.0"),
+        ({"p": torch.tensor([0.5, 0.5])}, r"\[0\.5, 0\.5\]"),
+        ({"smoothing": 1.0}, r"^smoothing .*1\.0"),
+        ({"mean": 0.5}, "std=None"),
+        ({"mean": (0.5, 0.5), "std": 1.0}, r"^mean .*\(0\.5, 0\.5\)"),
+        ({"mean": 0.5, "std": (0.5, 0.0, 0.5)}, r"^std .*0\.0"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
@@ -37,18 +32,20 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
 
 
 def test_checkpoints_that_will_not_do() -> None:
-    with pytest.raises(ValueError, match=r"this checkpoint has no PCA axes.*nfaug fit"):
+    with pytest.raises(ValueError, match="nfaug fit"):
         NFAugment(checkpoint(pca=None))
-    with pytest.raises(ValueError, match="partners='memory' needs a partner memory"):
+    with pytest.raises(ValueError, match="partners='memory'"):
         NFAugment(checkpoint(memory=False), partners="memory")
-    with pytest.raises(ValueError, match=r"takes a checkpoint .* got str.*from_pretrained"):
-        NFAugment("my/repo")
-    with pytest.raises(ValueError, match="the PCA has 192 dimensions, the flow 64"):
+    with pytest.raises(ValueError, match="int"):
+        NFAugment(3)
+    with pytest.raises(TypeError, match="'prob'"):
+        NFAugment(checkpoint(), prob=0.5)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="192"):
         NFAugment((tiny_flow(1), checkpoint().pca))
-    with pytest.raises(ValueError, match="2 class names for a PCA of 3 classes"):
+    with pytest.raises(ValueError, match="3 classes"):
         NFAugment(checkpoint(config=SimpleNamespace(class_names=("a", "b"))))
     if torch.cuda.is_available():
-        with pytest.raises(ValueError, match="generator must be on the CPU"):
+        with pytest.raises(ValueError, match="generator"):
             NFAugment(checkpoint(), generator=torch.Generator("cuda"))
 
 
@@ -60,35 +57,29 @@ def images_and_labels() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x, y: (x[0], y), r"one batch of images of shape \(B, C, H, W\); got .*\(3, 8, 8\)"),
-        (lambda x, y: (x.to(torch.uint16), y), "uint8, or floating point in .* got torch.uint16"),
-        (lambda x, y: (x.int(), y), "got torch.int32"),
-        (lambda x, y: (x[:, :1], y), "an RGB flow and grayscale images: use a grayscale flow"),
-        (lambda x, y: (x[:, [0, 1, 2, 0]], y), "images have 4 channels .* the flow has 3"),
-        (lambda x, y: (x.float(), y), r"must lie in \[0, 1\]; got values from .* divide by 255"),
-        (lambda x, y: (x / 255 * 4 - 2, y), r"must lie in \[0, 1\]; got values .* Pass mean="),
-        (lambda x, y: (x[:, :, :0], y), "images have no pixels"),
-        (lambda x, y: (x, y[:4]), "there are 6 images and 4 labels"),
-        (lambda x, y: (x, y + 2), r"labels must lie in \[0, 3\).* got values from 2 to 4"),
-        (lambda x, y: (x, y - 1), "got values from -1 to 1"),
-        (lambda x, y: (x, y.float()), "must be integers, the class of each image; got torch.float"),
-        (lambda x, y: (x, y > 0), "must be integers, the class of each image; got torch.bool"),
-        (lambda x, y: (x, y[:, None]), r"of 1 classes, the checkpoint has 3; pass labels.squeeze"),
-        (lambda x, y: (x, torch.eye(4)[y]), "of 4 classes, the checkpoint has 3"),
-        (lambda x, y: (x, torch.ones(6, 3, 8)), r"got torch.float32 of shape \(6, 3, 8\). Masks"),
-        (
-            lambda x, y: (x, torch.ones(6, 3)),
-            "must be rows that sum to 1; got a row with sum 3.*Multi",
-        ),
-        (lambda x, y: (x, torch.ones(6, 3, dtype=torch.int64)), "Multi-hot"),
-        (lambda x, y: (x, torch.full((6, 3), float("nan"))), "must be rows that sum to 1"),
-        (lambda x, y: (x, torch.tensor([[1.5, -0.5, 0]] * 6)), "must not be negative"),
-        (
-            lambda x, y: (x, torch.tensor([[0.7, 0.3, 0]] * 6)),
-            "mixed already.*before mixup and cutm",
-        ),
-        (lambda x, y: (x, torch.full((6, 3), 1 / 3)), "mixed already"),
-        (lambda x, y: (x, [0] * 6), "labels must be a tensor|no labels found in a list"),
+        (lambda x, y: (x[0], y), r"\(3, 8, 8\)"),
+        (lambda x, y: (x.to(torch.uint16), y), r"torch\.uint16"),
+        (lambda x, y: (x.int(), y), r"torch\.int32"),
+        (lambda x, y: (x[:, :1], y), "grayscale flow"),
+        (lambda x, y: (x[:, [0, 1, 2, 0]], y), "4 channels"),
+        (lambda x, y: (x.float(), y), "255"),
+        (lambda x, y: (x / 255 * 4 - 2, y), "mean="),
+        (lambda x, y: (x[:, :, :0], y), "pixels"),
+        (lambda x, y: (x, y[:4]), "6 images"),
+        (lambda x, y: (x, y + 2), r"\[0, 3\).*2 to 4"),
+        (lambda x, y: (x, y - 1), "-1 to 1"),
+        (lambda x, y: (x, y.float()), r"torch\.float32"),
+        (lambda x, y: (x, y > 0), r"torch\.bool"),
+        (lambda x, y: (x, y[:, None]), r"labels\.squeeze"),
+        (lambda x, y: (x, torch.eye(4)[y]), "4 classes"),
+        (lambda x, y: (x, torch.ones(6, 3, 8)), r"\(6, 3, 8\)"),
+        (lambda x, y: (x, torch.ones(6, 3)), "multi-hot"),
+        (lambda x, y: (x, torch.ones(6, 3, dtype=torch.int64)), "multi-hot"),
+        (lambda x, y: (x, torch.full((6, 3), float("nan"))), "sum nan"),
+        (lambda x, y: (x, torch.tensor([[1.5, -0.5, 0]] * 6)), "negative"),
+        (lambda x, y: (x, torch.tensor([[0.7, 0.3, 0]] * 6)), "cutmix"),
+        (lambda x, y: (x, torch.full((6, 3), 1 / 3)), "cutmix"),
+        (lambda x, y: (x, [0] * 6), "list"),
     ],
 )
 def test_batches_that_will_not_do(change: Any, message: str) -> None:
@@ -100,7 +91,7 @@ def test_batches_that_will_not_do(change: Any, message: str) -> None:
 def test_grayscale_flow_on_rgb_images() -> None:
     nfa = NFAugment(checkpoint(channels=1))
     images, labels = images_and_labels()
-    with pytest.raises(ValueError, match="a grayscale flow and RGB images: convert them"):
+    with pytest.raises(ValueError, match="grayscale"):
         nfa(images, labels)
     assert nfa(images[:, :1], labels)[0].shape == (6, 1, 8, 8)
 
@@ -108,7 +99,7 @@ def test_grayscale_flow_on_rgb_images() -> None:
 def test_wrong_normalisation_is_noticed() -> None:
     nfa = NFAugment(checkpoint(), mean=0.5, std=0.25)
     images, labels = images_and_labels()
-    with pytest.raises(ValueError, match=r"far outside .*pass the mean and std"):
+    with pytest.raises(ValueError, match=r"\(0\.25,"):
         nfa(images.float(), labels)
     nfa(images, labels)  # 8-bit images are not normalised
     double = torch.full((6, 3, 8, 8), 1e300, dtype=torch.float64)  # infinite in float32 only
@@ -144,18 +135,18 @@ def test_soft_labels_that_are_one_class(dtype: torch.dtype) -> None:
         assert same is soft
     exact = NFAugment(checkpoint(), p=1.0, smoothing=0.1)
     assert torch.equal(exact(images, smooth, params=params)[0], expected)
-    with pytest.raises(ValueError, match=r"not one-hot smoothed by 0\.1"):
+    with pytest.raises(ValueError, match=r"smoothed by 0\.1"):
         exact(images, (hot * 0.8 + 0.2 / CLASSES).to(dtype))
 
 
 def test_two_classes_need_to_know_the_smoothing() -> None:
-    from nfaug.augment.labels import class_indices, refuse_unusable
+    from nfaug.augment.labels import check_usable, class_indices
 
     rows = torch.tensor([[0.95, 0.05], [0.05, 0.95]])
     index, usable = class_indices(rows, 2)
     assert not usable.any()
-    with pytest.raises(ValueError, match="two classes smoothed and mixed labels look alike"):
-        refuse_unusable(rows, usable, 2)
+    with pytest.raises(ValueError, match="smoothing="):
+        check_usable(rows, usable, 2)
     index, usable = class_indices(rows, 2, smoothing=0.1)
     assert usable.all()
     assert index.tolist() == [0, 1]
@@ -173,17 +164,15 @@ def test_class_names_are_compared_in_order() -> None:
     nfa.check_classes(wrapped)
     reader = SimpleNamespace(reader=SimpleNamespace(class_to_idx={"cat": 0, "dog": 1, "eel": 2}))
     nfa.check_classes(reader)
-    with pytest.raises(ValueError, match="another order: label 1 is 'eel' in the data and 'dog'"):
+    with pytest.raises(ValueError, match="'eel'"):
         nfa.check_classes({"cat": 0, "eel": 1, "dog": 2})
-    with pytest.raises(
-        ValueError, match="has 2 classes, the checkpoint 3; only in the data: 'fox'"
-    ):
+    with pytest.raises(ValueError, match="'fox'"):
         nfa.check_classes(["cat", "fox"])
-    with pytest.raises(ValueError, match="number its 2 classes 0, 1"):
+    with pytest.raises(ValueError, match="class_to_idx"):
         nfa.check_classes({"cat": 1, "dog": 2})
-    with pytest.raises(ValueError, match="no class names found in a int"):
+    with pytest.raises(ValueError, match=" int"):
         nfa.check_classes(3)
-    with pytest.raises(ValueError, match="the checkpoint has no class names"):
+    with pytest.raises(ValueError, match="class names"):
         NFAugment((tiny_flow(), checkpoint().pca)).check_classes(["cat"])
     assert dataset_classes(object()) is None
 

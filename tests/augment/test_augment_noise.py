@@ -83,7 +83,7 @@ def test_noise_leaves_the_other_draws_as_they_are() -> None:
     )
     one, two = plain.make_params(labels), noisy.make_params(labels)
     assert one.noise.shape == (8, 0)
-    for name in ("index", "chosen", "partner", "other", "from_memory", "paired", "weights"):
+    for name in ("index", "chosen", "partner", "fallback", "from_memory", "paired", "weights"):
         assert torch.equal(getattr(one, name), getattr(two, name)), name
 
 
@@ -121,11 +121,11 @@ def test_noise_of_another_flow_is_refused() -> None:
     images, labels = batch_of(8)
     nfa = NFAugment(checkpoint(), noise=0.5)
     params = dataclasses.replace(nfa.make_params(labels), noise=torch.zeros(4, 48))
-    with pytest.raises(ValueError, match="noise of 48 dimensions, the flow has 192"):
+    with pytest.raises(ValueError, match="48 latent"):
         nfa(images, labels, params=params)
 
 
 @pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
 def test_noise_must_be_a_number(noise: float) -> None:
-    with pytest.raises(ValueError, match="noise must be a finite number"):
+    with pytest.raises(ValueError, match="noise"):
         NFAugment(checkpoint(), noise=noise)

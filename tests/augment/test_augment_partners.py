@@ -1,4 +1,4 @@
-"""Whom an image is mixed with: never with itself."""
+"""Partners are other images of the same class."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LABELS = torch.full((40,), LABEL)
 FITTED = images_of(LABELS, seed=100 + LABEL)  # what the memory of `checkpoint` was made of
 
 
-def drawn(nfa: NFAugment, partner: Tensor, other: Tensor) -> NFAParams:
-    """Parameters that send image i to row partner[i] of its class, or else to row other[i]."""
+def drawn(nfa: NFAugment, partner: Tensor, fallback: Tensor) -> NFAParams:
+    """Draws with row partner[i] of the class for image i, and row fallback[i] for self-matches."""
     params = nfa.make_params(LABELS)
     start = nfa.memory_range(LABEL)[0]
-    rows = {"partner": start + partner, "other": start + other}
+    rows = {"partner": start + partner, "fallback": start + fallback}
     return dataclasses.replace(params, index=torch.arange(40), **rows)
 
 
@@ -31,13 +31,15 @@ def make_nfa(pca: ClasswisePCA | None = None) -> NFAugment:
     return NFAugment(parts if pca is None else (parts.flow, pca), p=1.0, gate=False)
 
 
-def test_who_finds_itself_in_the_memory_takes_another() -> None:
+def test_self_matches_use_the_fallback_row() -> None:
     own = torch.arange(40)
     for images in (FITTED, FITTED / 255, FITTED.half() / 255):
         nfa = make_nfa()
         params = drawn(nfa, own, own.roll(1))
         new = nfa(images, LABELS, params=params)[0]
-        expected = nfa(images, LABELS, params=dataclasses.replace(params, partner=params.other))[0]
+        expected = nfa(images, LABELS, params=dataclasses.replace(params, partner=params.fallback))[
+            0
+        ]
         assert torch.equal(new, expected)
         assert (new != images).flatten(1).any(1).all()
         alone = [nfa(images[i : i + 1], LABELS[:1], params=only(params, i))[0] for i in (0, 7)]
@@ -48,12 +50,12 @@ def test_who_finds_itself_in_the_memory_takes_another() -> None:
 
 def only(params: NFAParams, i: int) -> NFAParams:
     """The same for a batch of image i alone."""
-    names = ("chosen", "partner", "other", "from_memory", "paired", "weights", "noise")
+    names = ("chosen", "partner", "fallback", "from_memory", "paired", "weights", "noise")
     rest = {name: getattr(params, name)[i : i + 1] for name in names}
     return NFAParams(batch=1, index=torch.zeros(1, dtype=torch.int64), **rest)
 
 
-def test_where_there_is_no_other_it_has_no_partner() -> None:
+def test_without_other_images_there_is_no_partner() -> None:
     nfa = make_nfa()
     own = torch.arange(40)
     new = nfa(FITTED, LABELS, params=drawn(nfa, own, own))[0]
@@ -84,9 +86,9 @@ def test_a_draw_for_another_memory_is_refused(partners: str) -> None:
     params = full.make_params(LABELS)
     assert (params.memory, smaller.make_params(LABELS).memory) == (120, 60)
     assert params.to("cpu").memory == 120
-    with pytest.raises(ValueError, match=r"memory of 120 rows, .* has 60: replay .*make_params"):
+    with pytest.raises(ValueError, match="120 rows"):
         smaller(FITTED, LABELS, params=params)
-    with pytest.raises(ValueError, match=r"memory of 60 rows, the checkpoint's has 120"):
+    with pytest.raises(ValueError, match="60 rows"):
         full(FITTED, LABELS, params=smaller.make_params(LABELS))
     full(FITTED, LABELS, params=params)
     assert full.stats()["applied"] == 40

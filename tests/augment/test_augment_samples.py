@@ -83,7 +83,7 @@ def test_tv_tensors_and_compose(nfa: NFAugment) -> None:
     mixed, soft = v2.Compose([nfa, v2.MixUp(num_classes=3)])(images / 255, labels)
     assert mixed.shape == images.shape
     assert soft.shape == (6, 3)
-    with pytest.raises(ValueError, match="mixed already"):
+    with pytest.raises(ValueError, match="cutmix"):
         v2.Compose([v2.MixUp(num_classes=3), nfa])(images / 255, torch.tensor([0, 1, 2] * 2))
 
 
@@ -122,30 +122,30 @@ def test_what_cannot_follow_is_refused(nfa: NFAugment) -> None:
     boxes = tv_tensors.BoundingBoxes(torch.ones(6, 4), format="XYXY", canvas_size=(8, 8))
     mask = torch.zeros(6, 8, 8)
     pil = v2.functional.to_pil_image(images[0])
-    plain = r"holds a tensor of shape \(6, {}\) at {}: masks, boxes .* \(images, labels\) alone"
+    plain = r"\(6, {}\) at {}"
     cases: list[tuple[Any, str]] = [
-        ((images, {"labels": labels, "boxes": boxes}), r"holds BoundingBoxes at \[1\].boxes"),
-        ((images, labels, tv_tensors.Mask(mask)), r"holds Mask at \[2\]"),
-        ({"image": images, "labels": labels, "masks": mask}, "holds 'masks': masks, boxes"),
-        ((tv_tensors.Video(images[None]), labels), "holds Video"),
-        (([pil] * 6, labels), "holds a PIL image .* Use a bank"),
+        ((images, {"labels": labels, "boxes": boxes}), r"BoundingBoxes at \[1\]\.boxes"),
+        ((images, labels, tv_tensors.Mask(mask)), r"Mask at \[2\]"),
+        ({"image": images, "labels": labels, "masks": mask}, "'masks'"),
+        ((tv_tensors.Video(images[None]), labels), "Video"),
+        (([pil] * 6, labels), "BankDataset"),
         ((images, labels, mask), plain.format("8, 8", r"\[2\]")),
         ([images, labels, mask[:, None].long()], plain.format("1, 8, 8", r"\[2\]")),
         ((images, labels, "name", torch.ones(6, 5, 4)), plain.format("5, 4", r"\[3\]")),
         ((images, {"labels": labels, "more": [mask]}), plain.format("8, 8", r"\[1\]\.more\[0\]")),
         (Batch(images, labels, mask > 0), plain.format("8, 8", r"\[2\]")),
-        ((images, labels, images.clone()), "AugMix splits"),
+        ((images, labels, images.clone()), "AugMix"),
         ((images, labels, images[..., :4, :4]), "multi-crop"),
-        (([images, images], labels), "AugMix splits"),
-        ({"patches": mask, "labels": labels}, "NaFlex loaders"),
-        ({"image": images, "kind": labels}, r"no labels found among the keys \['image', 'kind'\]"),
-        (images, "no labels found in a Tensor"),
-        ((images,), "a sample is .* got a tuple of 1"),
-        ((images, "cat"), "no labels found in a str"),
-        ({"image": images, "labels": [0] * 6}, "labels must be a tensor; got list"),
+        (([images, images], labels), "AugMix"),
+        ({"patches": mask, "labels": labels}, "NaFlex"),
+        ({"image": images, "kind": labels}, "'kind'"),
+        (images, "Tensor"),
+        ((images,), "tuple of 1"),
+        ((images, "cat"), " str"),
+        ({"image": images, "labels": [0] * 6}, " list"),
     ]
     for sample, message in cases:
         with pytest.raises(ValueError, match=message):
             nfa(sample)
-    with pytest.raises(ValueError, match="got nothing"):
+    with pytest.raises(ValueError, match="no arguments"):
         nfa()

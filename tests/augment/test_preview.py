@@ -71,12 +71,12 @@ def test_fewer_classes(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -
 
 
 def test_bad_input(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
-    with pytest.raises(ValueError, match="no PCA axes to mix along; make them with: nfaug fit"):
+    with pytest.raises(ValueError, match="nfaug fit"):
         preview_grid(dataclasses.replace(tiny_checkpoint, pca=None), tiny_images)
-    with pytest.raises(ValueError, match="at least 1 class and 0 variants; got 0 and 2"):
+    with pytest.raises(ValueError, match="0 and 2"):
         preview_grid(tiny_checkpoint, tiny_images, classes=0, variants=2)
     some = tiny_images.subset((tiny_images.targets != 1).nonzero().flatten())
-    with pytest.raises(ValueError, match="the data have no image of class 'dog'"):
+    with pytest.raises(ValueError, match="'dog'"):
         preview_grid(tiny_checkpoint, some)
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
+from nfaug.augment.settings import MixSettings
 from nfaug.bank import export as bank_export
 from nfaug.bank import make as module
 from nfaug.bank.make import Bank, BankDataset, bank_bytes, export_bank, make_bank
@@ -94,7 +95,7 @@ def contents(path: Path) -> dict[str, bytes]:
 def test_an_interrupted_bank_goes_on(
     bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    monkeypatch.setattr(module, "_SYNC_EVERY", 1)
+    monkeypatch.setattr(module, "_SAVE_SECONDS", 0.0)
 
     class Fragile(Pictures):
         def __getitem__(self, index: int) -> tuple[Any, int]:
@@ -104,11 +105,11 @@ def test_an_interrupted_bank_goes_on(
 
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, Fragile())
-    with pytest.raises(ValueError, match=r"not complete: \d+ of 30 images .* same nfaug bank"):
+    with pytest.raises(ValueError, match=r"\d+ of 30"):
         Bank(tmp_path)
     with (tmp_path / "variants.npy").open("ab") as file:
         file.write(b"half a batch that was being written")
-    with pytest.raises(ValueError, match=r"a bank of other images, .*: of 30 .* compared \d+ diff"):
+    with pytest.raises(ValueError, match="30 compared"):
         make(tmp_path, Pictures(seed=9))  # which have the same labels
     source = Pictures()
     make(tmp_path, source)
@@ -118,7 +119,7 @@ def test_an_interrupted_bank_goes_on(
         file.truncate(500)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"complete": False, "done": 24}))
-    with pytest.raises(ValueError, match="shorter than its manifest says"):
+    with pytest.raises(ValueError, match=r"variants\.npy"):
         make(tmp_path)
 
 
@@ -163,7 +164,7 @@ def test_transforms_follow(bank: Bank) -> None:
     assert isinstance(data[0][0], float)
     data.transform = lambda image: image.size  # as timm's create_loader does
     assert data[0][0] == (8, 8)
-    with pytest.raises(ValueError, match="has a transform already"):
+    with pytest.raises(ValueError, match="transform="):
         BankDataset(source, bank, transform=lambda image: image)
     source.target_transform = lambda y: y  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="target_transform"):
@@ -203,22 +204,22 @@ def test_other_data_are_refused(bank: Bank) -> None:
     shuffled = Pictures()
     shuffled.images, shuffled.targets = shuffled.images.flip(0), shuffled.targets[::-1]
     cases: list[tuple[Any, str]] = [
-        (Pictures(31), "made from 30 images, the data set has 31"),
-        (shuffled, "in another order: the label of image 0 is 2, in the bank 0"),
-        (Subset(Pictures(60), range(0, 30)), "in another order: the label of image 10 is 0"),
-        (Pictures(seed=9), "other images, or in another order: of those compared"),
+        (Pictures(31), "31"),
+        (shuffled, "image 0"),
+        (Subset(Pictures(60), range(0, 30)), "image 10"),
+        (Pictures(seed=9), "%"),
     ]
     for data, message in cases:
         with pytest.raises(ValueError, match=message):
             BankDataset(data, bank)
     renamed = Pictures()
     renamed.classes = ["cat", "eel", "dog"]
-    with pytest.raises(ValueError, match="in another order: 1 is 'eel', not 'dog'"):
+    with pytest.raises(ValueError, match="'eel'"):
         BankDataset(renamed, bank)
     hidden = TensorDataset(shuffled.images, torch.tensor(shuffled.targets))
-    with pytest.raises(ValueError, match="the label of image 0 is 2, in the bank 0"):
+    with pytest.raises(ValueError, match="image 0"):
         BankDataset(hidden, bank)
-    with pytest.raises(ValueError, match="p must be a finite number"):
+    with pytest.raises(ValueError, match=r"2\.0"):
         BankDataset(Pictures(), bank, p=2.0)
     resized = Pictures(size=(16, 16))
     BankDataset(resized, bank)  # the same pictures at another size are the same data
@@ -226,9 +227,9 @@ def test_other_data_are_refused(bank: Bank) -> None:
 
 def test_a_bank_is_made_of_what_it_can_be_made_of(bank: Bank, tmp_path: Path) -> None:
     floats = TensorDataset(torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]))
-    with pytest.raises(ValueError, match=r"before any transform, .* got torch.float32"):
+    with pytest.raises(ValueError, match=r"torch\.float32"):
         make(tmp_path / "a", floats)
-    with pytest.raises(ValueError, match="have 1 channels, the flow has 3"):
+    with pytest.raises(ValueError, match="channels"):
         make(
             tmp_path / "a", TensorDataset(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.ones(4))
         )
@@ -238,25 +239,23 @@ def test_a_bank_is_made_of_what_it_can_be_made_of(bank: Bank, tmp_path: Path) ->
             image, label = super().__getitem__(index)
             return image.resize((8 + index % 2, 8)), label
 
-    with pytest.raises(
-        ValueError, match=r"one shape: the first has \(3, 8, 8\), another .*image_size="
-    ):
+    with pytest.raises(ValueError, match="image_size="):
         make(tmp_path / "m", Mixed())
     other = checkpoint(config=SimpleNamespace(class_names=("cat", "eel", "dog")))
-    with pytest.raises(ValueError, match="another order: label 1 is 'dog'"):
+    with pytest.raises(ValueError, match="'dog'"):
         make_bank(other, Pictures(), tmp_path / "o", progress=False)
-    with pytest.raises(ValueError, match="the data set is empty"):
+    with pytest.raises(ValueError, match="empty"):
         make(tmp_path / "e", Subset(Pictures(), []))
-    with pytest.raises(ValueError, match="must be at least 1; got 0 and 8"):
+    with pytest.raises(ValueError, match="0 and 8"):
         make(tmp_path / "v", variants=0)
-    with pytest.raises(ValueError, match=r"made otherwise: variants \(3 there, 2 now\), seed"):
+    with pytest.raises(ValueError, match="3 there, 2 now"):
         make(bank.path, variants=2, seed=4)
     flow = checkpoint(flow=perturbed())
-    with pytest.raises(ValueError, match="made otherwise: flow_sha256"):
+    with pytest.raises(ValueError, match="flow_sha256"):
         make_bank(flow, Pictures(), bank.path, variants=3, batch_size=8, progress=False)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    with pytest.raises(FileExistsError, match="something that is no bank"):
+    with pytest.raises(FileExistsError, match="full"):
         make(tmp_path / "full")
 
 
@@ -271,7 +270,7 @@ def test_overwrite_and_lack_of_space(tmp_path: Path, monkeypatch: pytest.MonkeyP
     make(tmp_path, variants=1)
     assert make(tmp_path, variants=2, overwrite=True).manifest.variants == 2
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(OSError, match=r"needs 0 MiB, .* has 0 MiB free: make fewer"):
+    with pytest.raises(OSError, match="0 MiB"):
         make(tmp_path / "new")
 
 
@@ -299,9 +298,9 @@ def test_variants_of_the_class_alone(tmp_path: Path) -> None:
     stats = made.manifest.stats
     assert stats["inconsistent"] >= 10
     assert not made.applied[np.asarray(made.labels) == 0].any()
-    with pytest.raises(ValueError, match="made otherwise: flow_sha256"):
+    with pytest.raises(ValueError, match="flow_sha256"):
         make_bank(fitted(shift=50.0), Pictures(), tmp_path, **settings)
-    with pytest.raises(ValueError, match=r"made otherwise: flow_sha256 .* parameters"):
+    with pytest.raises(ValueError, match="keep"):
         make_bank(fitted(shift=100.0), Pictures(), tmp_path, **{**settings, "keep": "all"})
 
 
@@ -314,22 +313,62 @@ def test_damaged_banks(bank: Bank, tmp_path: Path) -> None:
         return folder
 
     manifest = json.loads((bank.path / "manifest.json").read_text())
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match=r"manifest\.json"):
         Bank(damaged("manifest.json", b"{"))
-    with pytest.raises(ValueError, match=r"variants.npy is missing or damaged"):
+    with pytest.raises(ValueError, match=r"variants\.npy"):
         Bank(damaged("variants.npy", b"nothing"))
-    with pytest.raises(ValueError, match=r"labels.npy holds .* its manifest says int64 \(30,\)"):
+    with pytest.raises(ValueError, match=r"labels\.npy"):
         Bank(damaged("labels.npy", (bank.path / "applied.npy").read_bytes()))
-    with pytest.raises(ValueError, match="is no bank: it has no manifest"):
+    with pytest.raises(ValueError, match="nothing"):
         Bank(tmp_path / "nothing")
     path = tmp_path / "manifest"
     for change, message in (
-        ({"format_version": 9}, "format version 9, this nfaug reads 1"),
-        ({"more": 1}, r"missing \[\], unknown \['more'\]"),
+        ({"format_version": 9}, "version 9"),
+        ({"more": 1}, "'more'"),
+        ({"shape": 5}, "manifest"),
+        ({"parameters": 5}, "manifest"),
+        ({"parameters": {"levels": 3}}, "'levels'"),
+        ({"parameters": {"alpha": -1.0}}, "alpha"),
     ):
         (path / "manifest.json").write_text(json.dumps(manifest | change))
         with pytest.raises(ValueError, match=message):
             Bank(path)
+
+
+def test_a_manifest_from_before_a_setting_existed(bank: Bank, tmp_path: Path) -> None:
+    for file, content in contents(bank.path).items():
+        (tmp_path / file).write_bytes(content)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["parameters"]["p"], manifest["parameters"]["noise"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert Bank(tmp_path).manifest == bank.manifest
+    assert make(tmp_path).manifest == bank.manifest, "and is continued"
+
+
+def test_settings_as_one_object(bank: Bank, tmp_path: Path) -> None:
+    settings = MixSettings(p=0.1, strength=0.7, axes=2)
+    made = make(tmp_path / "one", variants=1, settings=settings, noise=0.2)
+    again = make(tmp_path / "two", variants=1, strength=0.7, axes=2, noise=0.2)
+    assert (made.variants == again.variants).all()
+    assert made.manifest.parameters == MixSettings(p=1.0, strength=0.7, axes=2, noise=0.2)
+    assert bank.manifest.parameters == MixSettings(p=1.0)
+
+
+def test_progress_is_saved_every_few_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 2))  # each look at the clock is 2 seconds later
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    done = []
+    save = module.Manifest.save
+
+    def saved(manifest: module.Manifest, directory: Path) -> None:
+        done.append(manifest.done)
+        save(manifest, directory)
+
+    monkeypatch.setattr(module.Manifest, "save", saved)
+    make(tmp_path, Pictures(60), batch_size=4)
+    assert done == [0, 12, 24, 36, 48, 60]
 
 
 def test_export_as_a_folder_of_images(bank: Bank, tmp_path: Path) -> None:
@@ -341,7 +380,7 @@ def test_export_as_a_folder_of_images(bank: Bank, tmp_path: Path) -> None:
     i, v = (int(x) for x in Path(files[0]).stem.split("-"))
     with Image.open(out / files[0]) as picture:
         assert (np.array(picture) == bank.variants[i, v]).all()
-    with pytest.raises(FileExistsError, match="not empty"):
+    with pytest.raises(FileExistsError, match="folder"):
         export_bank(bank, out)
     assert bank_export._file_name("../../etc/pass wd") == "_.._etc_pass wd"
     assert bank_export._file_name("..") == "_"
@@ -352,7 +391,7 @@ import sys, torch
 sys.path.insert(0, {tests!r})
 import nfaug.bank.make
 from test_bank import make, Pictures
-nfaug.bank.make._SYNC_EVERY = 1
+nfaug.bank.make._SAVE_SECONDS = 0.0
 make({out!r}, Pictures(300))
 """
 

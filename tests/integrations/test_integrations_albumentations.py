@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks the network for news otherwise
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # no version check over the network
 
 import albumentations as A
 import numpy as np
@@ -48,17 +48,17 @@ def test_it_is_the_batch_transform_with_a_partner_from_the_memory(flow_dir: str,
     assert out["label"] == 1
     assert out["image"].dtype == np.uint8
     assert (out["image"] != image).any()
-    params = transform.get_applied_params()
+    draws = transform.get_applied_params()["draws"]
     pca = checkpoint().pca
     assert pca is not None
     assert pca.memory is not None
     assert pca.memory_labels is not None
-    assert pca.memory_labels[params["partner"]] == 1
+    assert pca.memory_labels[draws.partner] == 1
     flow = transform.nfa._engine.on(torch.device("cpu"))[0]
     labels = torch.tensor([1])
     z = flow.encode(torch.from_numpy(image).permute(2, 0, 1)[None])[0]
     a = pca.project(z, labels)
-    delta = torch.from_numpy(params["weights"]) * (pca.memory[[params["partner"]]].float() - a)
+    delta = draws.weights * (pca.memory[draws.partner].float() - a)
     expected = flow.decode(pca.add(z, labels, delta))[0].permute(1, 2, 0).numpy()
     assert abs(out["image"].astype(int) - expected).max() <= 1
 
@@ -112,12 +112,11 @@ def test_to_dict_and_back(flow_dir: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"strength": -5.0}, r"strength must be a finite number in \[0, inf\]; got -5.0"),
-        ({"noise": -1.0}, r"noise must be a finite number in \[0, inf\]; got -1.0"),
-        ({"noise": math.nan}, r"noise must be a finite number in \[0, inf\]; got nan"),
-        ({"alpha": 0.0}, r"alpha must be a finite number in \(0, inf\]; got 0.0"),
-        ({"alpha": math.inf}, r"alpha must be a finite number in \(0, inf\]; got inf"),
-        ({"gate": -0.5}, r"gate must be a finite number in \[0, inf\]; got -0.5"),
+        ({"strength": -5.0}, r"^strength .*-5\.0"),
+        ({"noise": math.nan}, "^noise .*nan"),
+        ({"alpha": math.inf}, "^alpha .*inf$"),
+        ({"gate": -0.5}, r"^gate .*-0\.5"),
+        ({"axes": 0}, "^axes .*0"),
     ],
 )
 def test_settings_are_checked_at_once_and_as_the_batch_transform_does(
@@ -145,7 +144,7 @@ def test_noise_alone_needs_no_memory(flow_dir: str, tmp_path: Path) -> None:
         transform.set_random_seed(0)
         assert (transform(image=picture(), label=1)["image"] != picture()).any()
         assert transform.nfa.stats()["applied"] >= 1
-    with pytest.raises(ValueError, match="needs a partner memory"):
+    with pytest.raises(ValueError, match="memory"):
         NFATransform(bare, **{**settings, "strength": 0.1})(image=picture(), label=1)
 
 
@@ -175,17 +174,17 @@ def test_workers_load_the_flow_lazily(flow_dir: str) -> None:
 
 def test_what_cannot_be_done_is_refused(flow_dir: str, tmp_path: Path) -> None:
     transform = NFATransform(flow_dir, p=1.0)
-    with pytest.raises(ValueError, match=r"requires .*label.* missing keys"):
+    with pytest.raises(ValueError, match="label"):
         transform(image=picture())
     for label in (3, -1, 1.0, "cat"):
-        with pytest.raises(ValueError, match=r"label must be a whole number in \[0, 3\)"):
+        with pytest.raises(ValueError, match=r"\[0, 3\)"):
             transform(image=picture(), label=label)
     for key, value in (("mask", np.zeros((8, 8), np.uint8)), ("keypoints", np.zeros((1, 2)))):
-        with pytest.raises(ValueError, match=f"the sample has '{key}'"):
+        with pytest.raises(ValueError, match=f"'{key}'"):
             transform(image=picture(), label=1, **{key: value})
-    with pytest.raises(ValueError, match="partners='memory' needs a partner memory"):
+    with pytest.raises(ValueError, match="partners='memory'"):
         NFATransform(save(tmp_path / "bare", memory=False), p=1.0)(image=picture(), label=1)
-    with pytest.raises(ValueError, match="images have 1 channels"):
+    with pytest.raises(ValueError, match="1 channels"):
         transform(image=picture(channels=1), label=1)
     with pytest.raises(ValueError, match="mix"):
         NFATransform(flow_dir, mix="both")
