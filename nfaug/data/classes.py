@@ -25,8 +25,8 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
 
     Names are unique, as `class_names` makes them. If a data set has both `class_to_idx` and
     `classes`, `class_to_idx` decides, unless it lacks a label: it cannot hold two classes of the
-    same name. Wrappers are searched through their `dataset` and `reader` attributes (torch's
-    Subset, timm's data sets).
+    same name. Wrappers are searched through their `dataset`, `datasets` and `reader` attributes
+    (torch's Subset and ConcatDataset, timm's data sets).
 
     Args:
         source: The mapping, the names or the data set.
@@ -78,5 +78,7 @@ def _unwrapped(source: Any) -> Iterable[Any]:
         yield source
         if (reader := getattr(source, "reader", None)) is not None:
             yield reader
-        if (source := getattr(source, "dataset", None)) is None:
+        parts = getattr(source, "datasets", None)  # torch's ConcatDataset
+        source = parts[0] if parts else getattr(source, "dataset", None)
+        if source is None:
             return

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
+from torch.utils.data import Dataset, IterableDataset
 
-from .classes import class_names
+from .classes import dataset_classes
 from .images import LabelledImages, run_over
 from .labels import stored_labels
 from .readers import ImageDecodeError, Reader, assemble
@@ -81,7 +81,9 @@ class DatasetReader(Reader):
             found = run_over(self._label, len(dataset), "reading labels", threads=False)
             targets = torch.tensor([*found], dtype=torch.int64)
         self.targets = targets
-        names = _class_names(dataset) if classes is None else list(classes)
+        names = None if classes is None else list(classes)
+        if names is None and not isinstance(dataset, list | tuple):
+            names = dataset_classes(dataset)
         if names is None:
             names = [str(label) for label in range(int(targets.max()) + 1 if len(targets) else 0)]
         self.classes = names
@@ -163,15 +165,3 @@ def _to_uint8(image: Any, name: str) -> Tensor:
     if image.dtype != torch.uint8:
         raise ValueError(f"{name} must be uint8, or floating point in [0, 1]; got {image.dtype}")
     return image.cpu()
-
-
-def _class_names(dataset: Any) -> list[str] | None:
-    """Unique names from `.classes`, or None."""
-    if isinstance(dataset, Subset):
-        return _class_names(dataset.dataset)
-    if isinstance(dataset, ConcatDataset):
-        return _class_names(dataset.datasets[0])
-    classes = getattr(dataset, "classes", None)
-    if not isinstance(classes, tuple | list):
-        return None
-    return class_names(classes)

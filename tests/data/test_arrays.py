@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,90 @@ def test_idx_errors(tmp_path: Path) -> None:
     write_idx(labels, np.zeros(0, np.uint8))
     with pytest.raises(ValueError, match="no images"):
         open_dataset(tmp_path)
+
+
+def test_an_idx_file_is_bounded_by_its_header(tmp_path: Path) -> None:
+    """4 MB that unpack to 4 GB of zeros."""
+    write_mnist(tmp_path, suffix=".gz")
+    header = bytes([0, 0, 8, 3]) + struct.pack(">3I", 4, 5, 4)
+    images = tmp_path / "train-images-idx3-ubyte.gz"
+    with gzip.open(images, "wb") as file:
+        file.write(header)
+        for _ in range(64):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="80 bytes"):
+        open_dataset(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
+    huge = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2**20, 2**12, 2**12)
+    images.write_bytes(gzip.compress(huge))
+    with pytest.raises(ValueError, match=str(2**44)):
+        open_dataset(tmp_path)
+
+
+# .npz files
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6), (4, 5, 6, 3), (4, 3, 5, 6), (4, 5, 6, 1)])
+def test_npz(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    images, path = pixels(0, *shape), tmp_path / "data.npz"
+    np.savez_compressed(path, images=images, labels=np.array([[1], [0], [2], [1]]))
+    dataset = open_dataset(path)
+    assert dataset.classes == ["0", "1", "2"]
+    assert dataset.targets.tolist() == [1, 0, 2, 1]
+    first = images[0] if len(shape) == 3 or shape[1] == 3 else images[0].transpose(2, 0, 1)
+    assert torch.equal(dataset[0][0], torch.from_numpy(first).reshape(dataset[0][0].shape))
+    assert dataset.image_size == (5, 6)
+    with pytest.raises(MissingSplitError, match="'test'"):
+        open_dataset(path, split="test")
+
+
+def test_npz_of_splits(tmp_path: Path) -> None:
+    """MedMNIST's names."""
+    path = tmp_path / "data.npz"
+    np.savez(
+        path, train_images=pixels(0, 3, 5, 5), train_labels=np.array([0, 1, 2]),
+        val_images=pixels(1, 1, 5, 5), val_labels=np.array([1]), classes=["cat", "dog", "eel"],
+    )  # fmt: skip
+    assert open_dataset(path).classes == ["cat", "dog", "eel"]
+    held_out = open_dataset(path, split="test")
+    assert (len(held_out), held_out.classes) == (1, ["cat", "dog", "eel"])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "word"),
+    [
+        ({"images": np.zeros((2, 5, 5)), "labels": [0, 1]}, "float64"),
+        ({"images": pixels(0, 2, 5, 5, 7), "labels": [0, 1]}, "7"),
+        ({"images": pixels(0, 2, 5, 5), "labels": [0.0, 1.0]}, "float64"),
+        ({"images": pixels(0, 2, 5, 5), "labels": [0]}, "2 integers"),
+        ({"images": pixels(0, 2, 5, 5)}, "'labels'"),
+        ({"x": pixels(0, 2, 5, 5)}, "train_images"),
+        ({"images": np.array([None, {}]), "labels": [0, 1]}, "object"),
+    ],
+)
+def test_wrong_npz(tmp_path: Path, arrays: dict[str, Any], word: str) -> None:
+    np.savez(tmp_path / "data.npz", **arrays)
+    with pytest.raises(ValueError, match=word):
+        open_dataset(tmp_path / "data.npz")
+
+
+def test_damaged_npz(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez_compressed(path, images=pixels(0, 4, 5, 6), labels=[0, 1, 0, 1])
+    whole = path.read_bytes()
+    for cut in (0, 10, 200, len(whole) - 10):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match="damaged"):
+            open_dataset(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        header = b"\x93NUMPY\x01\x00" + struct.pack("<H", 118)
+        text = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 1000, 1000), }"
+        archive.writestr("images.npy", header + text.ljust(117) + b"\n" + bytes(100))
+        archive.writestr("labels.npy", b"no array")
+    with pytest.raises(ValueError, match="1000000"):
+        open_dataset(path)
 
 
 def test_digits() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,116 @@ def test_links_are_followed_but_not_in_circles(folder: Path, tmp_path: Path) -> 
     (tmp_path / "linked" / "b").symlink_to(folder / "B")
     (folder / "B" / "up").symlink_to(tmp_path / "linked")
     assert open_dataset(tmp_path / "linked").targets.bincount().tolist() == [10, 10]
+
+
+def test_links_cost_linear_time(tmp_path: Path) -> None:
+    """18 folders with two links each to the next one have 2^18 paths."""
+    for number in range(18):
+        (tmp_path / "x" / str(number)).mkdir(parents=True)
+        for link in "ab":
+            (tmp_path / "x" / str(number) / link).symlink_to(tmp_path / "x" / str(number + 1))
+    save(tmp_path / "x" / "18" / "1.png")
+    save(tmp_path / "y" / "1.png")
+    assert open_dataset(tmp_path).targets.bincount().tolist() == [1, 1]
+
+
+def test_a_split_may_be_a_link_to_another(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    folder.rename(tmp_path / "data" / "train")
+    (tmp_path / "data" / "val").symlink_to(tmp_path / "data" / "train")
+    assert len(open_dataset(tmp_path / "data", split="val")) == 30
+
+
+def test_deep_folders(tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "/".join("x" * 1200)
+    path = tmp_path
+    for part in deep.relative_to(tmp_path).parts:
+        path = path / part
+        path.mkdir()
+    save(deep / "1.png")
+    save(tmp_path / "b" / "1.png")
+    assert open_dataset(tmp_path).classes == ["a", "b"]
+    for parent in [deep, *deep.parents][:1201]:  # pytest's own cleaning recurses
+        for file in parent.glob("*.png"):
+            file.unlink()
+        parent.rmdir()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_only_regular_files_are_read(folder: Path) -> None:
+    os.mkfifo(folder / "B" / "pipe.png")
+    (folder / "B" / "gone.png").symlink_to(folder / "nowhere.png")
+    assert len(to_tensors(open_dataset(folder))[0]) == 30
+
+
+# Labels in a file
+
+
+LABELS = "file,label\n1.png,dog\n9.png,cat\nmore/10.png,dog\n"
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """Images beside a labels.csv."""
+    root = tmp_path / "flat"
+    for seed, path in enumerate(["1.png", "9.png", "more/10.png"]):
+        save(root / path, seed)
+    (root / "labels.csv").write_text(LABELS)
+    return root
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
+def test_labels_file(flat: Path, tmp_path: Path, packed: bool) -> None:
+    dataset = open_dataset(pack(flat, tmp_path / "flat.tar") if packed else flat)
+    assert dataset.classes == ["cat", "dog"]
+    assert [Path(dataset.name(i).split(" in ")[0]).name for i in range(3)] == [
+        *("1.png", "9.png", "10.png")
+    ]
+    assert dataset.targets.tolist() == [1, 0, 1]
+    assert torch.equal(dataset[1][0], torch.from_numpy(pixels(1, 6, 6, 3)).permute(2, 0, 1))
+
+
+def test_labels_file_of_each_split(flat: Path, tmp_path: Path) -> None:
+    flat.rename(tmp_path / "train")
+    save(tmp_path / "val" / "2.png")
+    (tmp_path / "val" / "labels.csv").write_text("\ufefffile,label\r\n2.png,dog\r\n")
+    held_out = open_dataset(tmp_path, split="val")
+    assert (held_out.classes, held_out.targets.tolist()) == (["cat", "dog"], [1])
+    (tmp_path / "val" / "labels.csv").write_text("file,label\n2.png,eel\n")
+    with pytest.raises(ValueError, match="'eel'"):
+        open_dataset(tmp_path, split="val")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("name,class\n1.png,dog\n", "file,label"),
+        ("", "file,label"),
+        ("file,label\n2.png,dog\n", "2.png"),
+        ("file,label\n../flat/1.png,dog\n", "line 2"),
+        ("file,label\n1.png,dog\n1.png,cat\n", "twice"),
+        ("file,label\n1.png\n", "no label"),
+        ("file,label\n1.png,dog,cat\n", "no label"),
+        ('file,label\n"1.png', "UTF-8"),
+    ],
+)
+def test_wrong_labels_files(flat: Path, text: str, word: str) -> None:
+    (flat / "labels.csv").write_text(text)
+    with pytest.raises(ValueError, match=word):
+        open_dataset(flat)
+
+
+def test_another_table_beside_class_folders_is_ignored(folder: Path) -> None:
+    (folder / "labels.csv").write_text("id,breed\n")
+    assert open_dataset(folder).classes == ["a2", "a10", "B"]
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.parquet", "images.zip", "x.tfrecord"])
+def test_other_files_are_told_what_can_be_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PAR1 something else, longer than a block" * 20)
+    with pytest.raises(ValueError, match="npz") as caught:
+        open_dataset(tmp_path / name)
+    assert name in str(caught.value)
 
 
 def test_folder_errors(folder: Path, tmp_path: Path) -> None:
