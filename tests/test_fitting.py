@@ -2,17 +2,22 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from nfa_tools import NAMES, images_of
-from torch.utils.data import TensorDataset
+from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.batches import LoaderBatches, MemoryBatches, open_batches
 from nfaug.data.images import TensorImages
+from nfaug.data.open import wrap_dataset
 from nfaug.fitting import encode_with_noise, fit, fit_classes, image_bits_per_dim, latent_nll
 from nfaug.flows.flow import Flow
 from nfaug.gaussians.fixed_point.solver import FixedPointConfig, solve
@@ -20,7 +25,7 @@ from nfaug.gaussians.fixed_point.solver import FixedPointConfig, solve
 STRICT = FixedPointConfig(kld_weight=20.0)
 
 
-def quiet_fit(flow: Flow | Checkpoint, dataset: Any, **settings: Any) -> Checkpoint:
+def quiet_fit(flow: Flow | Checkpoint | str | Path, dataset: Any, **settings: Any) -> Checkpoint:
     return fit(flow, dataset, progress=False, **({"rank": 4} | settings))
 
 
@@ -138,6 +143,80 @@ def test_images_from_worker_processes(
     ]
     assert torch.equal(fits[0][0].means, fits[1][0].means)
     assert torch.equal(fits[0][1].axes, fits[1][1].axes)
+
+
+# What `flow` and `dataset` may be.
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two classes of three colour images each, of several sizes."""
+    for label, name in enumerate(("cat", "dog")):
+        (tmp_path / name).mkdir()
+        images = images_of(torch.full((3,), label), size=(20, 16))
+        for number, image in enumerate(images):
+            picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+            picture.resize((16 + number, 20)).save(tmp_path / name / f"{number}.png")
+    return tmp_path
+
+
+def test_a_name_and_a_path(pictures: Path, tiny_path: Path) -> None:
+    for flow in (tiny_path, str(tiny_path)):
+        fitted = quiet_fit(flow, pictures, rank=2, grayscale=True)
+        assert fitted.config.class_names == ("cat", "dog")
+    fitted = quiet_fit("builtin:rgb32", str(pictures), rank=2)
+    assert fitted.config.preprocessing["image_size"] == [32, 32]
+    assert fitted.config.preprocessing["crop"] == "centre"
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        quiet_fit(tiny_path, "nowhere")
+
+
+def test_pil_images_are_resized(pictures: Path) -> None:
+    folder = ImageFolder(str(pictures))
+    fitted = quiet_fit("builtin:rgb32", folder, rank=2)
+    assert fitted.config.class_names == ("cat", "dog")
+    opened = quiet_fit("builtin:rgb32", pictures, rank=2)
+    assert fitted.gaussians is not None
+    assert opened.gaussians is not None
+    assert torch.equal(fitted.gaussians.means, opened.gaussians.means)
+    tensors = ImageFolder(str(pictures), transforms.Compose(
+        [transforms.Resize((24, 24)), transforms.ToTensor()]
+    ))  # fmt: skip
+    with pytest.raises(ValueError, match=r"image_size=\(32, 32\)"):
+        quiet_fit("builtin:rgb32", tensors)
+    converted = wrap_dataset(tensors, channels=3, image_size=(32, 32))
+    assert quiet_fit("builtin:rgb32", converted, rank=2).pca is not None
+
+
+def test_a_loader_gives_its_data_set(
+    tiny_checkpoint: Checkpoint, tiny_images: TensorImages
+) -> None:
+    loader = DataLoader(tiny_images, batch_size=5, shuffle=True)
+    fitted, direct = quiet_fit(tiny_checkpoint, loader), quiet_fit(tiny_checkpoint, tiny_images)
+    assert fitted.config.class_names == NAMES
+    assert fitted.gaussians is not None
+    assert direct.gaussians is not None
+    assert torch.equal(fitted.gaussians.means, direct.gaussians.means)
+    rows = [{"pixels": image, "label": label} for image, label in tiny_images]
+    for data in (rows, DataLoader(rows)):  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="'pixels'"):
+            quiet_fit(tiny_checkpoint, data)
+    named = [(image, NAMES[label]) for image, label in tiny_images]
+    with pytest.raises(ValueError, match="'cat'"):
+        quiet_fit(tiny_checkpoint, named)
+
+
+def test_colour_images_and_a_grayscale_flow(pictures: Path, tiny_checkpoint: Checkpoint) -> None:
+    folder = ImageFolder(str(pictures))
+    for data in (pictures, folder):
+        with pytest.raises(ValueError, match="grayscale"):
+            quiet_fit(tiny_checkpoint, data)
+        assert quiet_fit(tiny_checkpoint, data, rank=2, grayscale=True).pca is not None
+    labels = torch.arange(6) % 2
+    colours = TensorDataset(images_of(labels), labels)
+    with pytest.raises(ValueError, match="channels=1"):
+        quiet_fit(tiny_checkpoint, colours)
+    assert quiet_fit(tiny_checkpoint, colours, rank=2, grayscale=True).pca is not None
 
 
 # Bad input.

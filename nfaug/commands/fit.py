@@ -47,6 +47,9 @@ def parser() -> ArgumentParser:
     )
     add_flow(made)
     add_data_options(made, "train")
+    made.add_argument(
+        "--grayscale", action="store_true", help="convert colour images for a one-channel flow"
+    )
     made.add_argument("--out", required=True, help="the checkpoint directory to write")
     made.add_argument("--overwrite", action="store_true", help="replace what --out holds")
     made.add_argument("--rank", type=int, default=64, help="PCA axes per class")
@@ -95,7 +98,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     if arguments.augment is None and (arguments.views, arguments.img_size) != (None, None):
         raise ValueError("--views and --img-size need --augment SPEC")
     base = load_on(arguments)
-    dataset = open_data(arguments, base)
+    dataset = open_data(arguments, base, convert=arguments.grayscale)
     settings = {
         "rank": arguments.rank,
         "max_per_class": arguments.max_per_class,
