@@ -54,16 +54,16 @@ class NFAugment(nn.Module):
     first 8 batches and every 256th; in other batches images with unusable labels stay unchanged.
 
     Example:
-        >>> import torch, nfaug
-        >>> flow = nfaug.load("builtin:rgb32").flow
-        >>> images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
-        >>> labels = torch.arange(20) % 2
-        >>> data = torch.utils.data.TensorDataset(images, labels)
-        >>> checkpoint = nfaug.fit(flow, data, rank=8, progress=False)
-        >>> nfa = nfaug.NFAugment(checkpoint, p=0.5)
+        >>> import torch
+        >>> import nfaug
+        >>> images = torch.randint(256, (20, 3, 64, 64), dtype=torch.uint8)
+        >>> labels = torch.randint(10, (20,))
+        >>> nfa = nfaug.NFAugment("builtin:rgb32", p=0.5)
         >>> new_images, labels = nfa(images, labels)
-        >>> new_images.shape
-        torch.Size([20, 3, 32, 32])
+        >>> new_images.shape, new_images.dtype
+        (torch.Size([20, 3, 64, 64]), torch.uint8)
+        >>> nfa.stats()["seen"]
+        20
 
     Args:
         checkpoint: A `Checkpoint`, a directory, a Hub repository, "builtin:NAME", a pair

@@ -32,17 +32,16 @@ class BankDataset(Dataset[tuple[Any, int]]):
     data set.
 
     Example:
-        >>> import tempfile, torch, nfaug
-        >>> flow = nfaug.load("builtin:rgb32").flow
+        >>> import tempfile
+        >>> import torch
+        >>> import nfaug.bank
         >>> images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
-        >>> data = torch.utils.data.TensorDataset(images, torch.arange(20) % 2)
-        >>> checkpoint = nfaug.fit(flow, data, rank=8, progress=False)
-        >>> folder = tempfile.mkdtemp()
-        >>> bank = nfaug.bank.make_bank(checkpoint, data, folder, variants=2, progress=False)
-        >>> training = nfaug.bank.BankDataset(data, bank, p=0.5)
-        >>> image, label = training[3]
+        >>> data = torch.utils.data.TensorDataset(images, torch.arange(20) % 10)
+        >>> checkpoint = nfaug.load("builtin:rgb32")
+        >>> bank = nfaug.bank.make_bank(checkpoint, data, tempfile.mkdtemp(), progress=False)
+        >>> image, label = nfaug.bank.BankDataset(data, bank, p=0.5)[3]
         >>> image.size, label
-        ((32, 32), 1)
+        ((32, 32), 3)
 
     Args:
         dataset: The data that the bank was made from: the same images in the same order.

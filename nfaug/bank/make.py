@@ -72,13 +72,14 @@ def make_bank(
     from `seed` and the batch's position alone. `bank_bytes` gives the size on disk.
 
     Example:
-        >>> import tempfile, torch, nfaug
-        >>> flow = nfaug.load("builtin:rgb32").flow
+        >>> import tempfile
+        >>> import torch
+        >>> import nfaug.bank
         >>> images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
-        >>> data = torch.utils.data.TensorDataset(images, torch.arange(20) % 2)
-        >>> checkpoint = nfaug.fit(flow, data, rank=8, progress=False)
-        >>> folder = tempfile.mkdtemp()
-        >>> bank = nfaug.bank.make_bank(checkpoint, data, folder, variants=2, progress=False)
+        >>> data = torch.utils.data.TensorDataset(images, torch.arange(20) % 10)
+        >>> bank = nfaug.bank.make_bank(
+        ...     nfaug.load("builtin:rgb32"), data, tempfile.mkdtemp(), variants=2, progress=False
+        ... )
         >>> bank.variants.shape
         (20, 2, 32, 32, 3)
 

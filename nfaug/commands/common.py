@@ -108,7 +108,7 @@ def add_mixing(parser: ArgumentParser, prefix: str = "") -> None:
 def mixing(arguments: Namespace, prefix: str = "") -> MixSettings:
     """The settings of the options of `add_mixing`."""
     given = {field.name: arguments[f"{prefix}{field.name}"] for field in _mixing_fields()}
-    return MixSettings(**{name: None if x == "off" else x for name, x in given.items()})
+    return MixSettings.merge(None, {name: None if x == "off" else x for name, x in given.items()})
 
 
 def _mixing_fields() -> list[dataclasses.Field[Any]]:

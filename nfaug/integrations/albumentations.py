@@ -18,23 +18,26 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 import albumentations
 import numpy as np
 import pydantic
 import torch
 
-from ..augment.settings import MixKeywords, MixSettings, accepts_settings
+from ..augment.settings import MixSettings, accepts_settings
 from ..augment.transform import NFAParams, NFAugment
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 __all__ = ["NFATransform"]
 
 _NOT_TAKEN = ("p", "partners")  # albumentations has a p of its own; partners come from the memory
 _HINTS = {name: x for name, x in get_type_hints(MixSettings).items() if name not in _NOT_TAKEN}
+_FIELDS: dict[str, Any] = {
+    "checkpoint": (str, ...),
+    "label_key": (str, "label"),
+    "revision": (str | None, None),
+    **{name: (hint, ...) for name, hint in _HINTS.items()},
+}
 
 
 class NFATransform(albumentations.ImageOnlyTransform):
@@ -60,10 +63,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
     InitSchema = pydantic.create_model(
         "InitSchema",
         __base__=albumentations.ImageOnlyTransform.InitSchema,
-        checkpoint=(str, ...),
-        label_key=(str, "label"),
-        revision=(str | None, None),
-        **{name: (hint, ...) for name, hint in _HINTS.items()},
+        **_FIELDS,
     )
 
     @accepts_settings(*_NOT_TAKEN)
@@ -73,7 +73,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
         label_key: str = "label",
         revision: str | None = None,
         p: float = 0.5,
-        **changes: Unpack[MixKeywords],
+        **changes: Any,
     ) -> None:
         super().__init__(p=p)
         self.checkpoint = checkpoint

@@ -1,4 +1,4 @@
-"""The classwise PCA as it is used: axes of every class on one device, and a memory of partners."""
+"""ClasswisePCA: principal axes of every class in latent space, and a memory of coefficients."""
 
 from __future__ import annotations
 
@@ -7,28 +7,43 @@ from torch import Tensor, nn
 
 __all__ = ["ClasswisePCA"]
 
-# On the CPU the images of a class are multiplied with its axes, a class at a time. An accelerator
-# would have to wait for how many there are of each: there every image is multiplied with the axes
-# of all classes, or, where these are many, with its own, gathered for it.
+# The CPU multiplies the images of one class at a time with its axes. An accelerator would have to
+# synchronize to learn their number. It multiplies every image with the axes of all classes, or, for
+# many classes, with gathered axes of its own class.
 _GEMM_CLASSES = 64
-_GATHER_VALUES = 2**26  # gathered axes held at a time: 256 MiB in float32
+_GATHER_VALUES = 2**26  # values of axes gathered at a time: 256 MiB in float32
 
 
 class ClasswisePCA(nn.Module):
-    """Mean m_y, r orthonormal axes U_y and eigenvalues of every class, and a memory of partners.
+    """Principal axes of every class in latent space, and a memory of partners.
 
-    All methods take latents of shape (B, d) or (B, C, H, W) with C*H*W = d, and int64 labels of
-    shape (B,). None reads a value back from an accelerator.
+        a = U_y^T (z - m_y),    z + U_y delta
+
+    with mean m_y and orthonormal axes U_y of class y. Methods take latents of shape (B, d) or
+    (B, C, H, W) with C*H*W = d, and int64 labels of shape (B,). They do not synchronize an
+    accelerator. Fit one with `nfaug.fit` or `nfaug.pca.fit.fit_pca`.
+
+    Example:
+        >>> import torch
+        >>> from nfaug.pca.fit import fit_pca
+        >>> pca = fit_pca([torch.randn(50, 12), torch.randn(40, 12)], rank=3)
+        >>> z, labels = torch.randn(4, 12), torch.tensor([0, 1, 1, 0])
+        >>> a = pca.project(z, labels)
+        >>> a.shape, pca.add(z, labels, -a).shape
+        (torch.Size([4, 3]), torch.Size([4, 12]))
 
     Attributes:
-        mean: (K, d).
-        axes: (K, r, d), orthonormal rows; rows from `ranks[y]` on are zero. Values are float16's;
-            up to 64 classes are held in float32, ready for use, more in float16.
-        eigenvalues: (K, r), variances along the axes, zero where there is no axis.
-        ranks: (K,) axes of each class. counts: (K,) images that each class was fitted on.
-        gate_distance, gate_energy: (K,) largest values of `scores` that are in the class's range.
-        memory: (N, r) float16, coefficients U_y^T (z - m_y) of the fitted images, sorted by class.
-        memory_labels: (N,), their classes. offsets: (K + 1,), where each class begins.
+        mean: (K, d) means.
+        axes: (K, r, d) orthonormal rows; rows from `ranks[y]` on are zero. Their values are exact
+            in float16. They are held in float32 for up to 64 classes, else in float16.
+        eigenvalues: (K, r) variances along the axes, zero for unused rows.
+        ranks: (K,) numbers of axes.
+        counts: (K,) numbers of images that the classes were fitted on.
+        gate_distance: (K,) largest distance of `scores` in the class's range.
+        gate_energy: (K,) largest energy of `scores` in the class's range.
+        memory: (N, r) float16 coefficients of the fitted images, sorted by class, or None.
+        memory_labels: (N,) classes of the memory's rows, or None.
+        offsets: (K + 1,) first row of each class in the memory.
     """
 
     mean: Tensor
@@ -87,12 +102,12 @@ class ClasswisePCA(nn.Module):
 
     @property
     def rank(self) -> int:
-        """Number of axes r held for each class."""
+        """Largest number r of axes of a class."""
         return self.axes.shape[1]
 
     @property
     def has_memory(self) -> bool:
-        """Whether coefficients of the fitted images are kept as partners."""
+        """Whether there is a memory of partners."""
         return self.memory is not None
 
     def project(self, z: Tensor, labels: Tensor) -> Tensor:
@@ -107,7 +122,7 @@ class ClasswisePCA(nn.Module):
         return self._gathered(centred, labels, self.axes.mT)
 
     def add(self, z: Tensor, labels: Tensor, delta: Tensor) -> Tensor:
-        """z + U_y delta with delta of shape (B, r): a move inside the class's span."""
+        """Latents moved inside the span of the class: z + U_y delta with delta of shape (B, r)."""
         if _one_class_at_a_time(z.device):
             moved = _class_by_class(delta, labels, self.axes)
         elif self._at_once:
@@ -125,10 +140,16 @@ class ClasswisePCA(nn.Module):
     def scores(
         self, z: Tensor, labels: Tensor, coefficients: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """How far a latent lies from its class, (B,) each: inside the span and outside it.
+        """Distance of latents from their class, inside and outside its span.
 
-        The squared Mahalanobis distance sum_i a_i^2 / eigenvalue_i, and the energy
-        |z - m_y|^2 - |a|^2. `coefficients` are `project`'s, if they are known already.
+        Args:
+            z: Latents.
+            labels: Classes.
+            coefficients: (B, r) result of `project`, if already computed.
+
+        Returns:
+            The squared Mahalanobis distance sum_i a_i^2 / eigenvalue_i and the energy
+            |z - m_y|^2 - |a|^2, (B,) each.
         """
         a = self.project(z, labels) if coefficients is None else coefficients
         energy = (z.flatten(1).float() - self.mean[labels]).square().sum(1) - a.square().sum(1)
@@ -141,31 +162,31 @@ class ClasswisePCA(nn.Module):
     def in_range(
         self, distance: Tensor, energy: Tensor, labels: Tensor, *, radius: float = 1.0
     ) -> Tensor:
-        """Whether `scores` lie within the class's range, (B,) bool.
+        """Whether `scores` lie in the class's range, (B,) bool.
 
-        The range is what a stated share of images stayed within that their axes were not fitted
-        on; `radius` scales it as a length (the scores are squares).
+        The range holds a quantile of held-out images of the class (see `fit_class`). `radius`
+        scales it as a length: the scores are squares.
         """
         scale = radius * radius
         inside = distance <= scale * self.gate_distance[labels]
         return inside & (energy <= scale * self.gate_energy[labels])
 
     def gate(self, z: Tensor, labels: Tensor, *, radius: float = 1.0) -> Tensor:
-        """Whether latents lie within their class's range, (B,) bool (see `in_range`)."""
+        """Whether latents lie in their class's range, (B,) bool (see `in_range`)."""
         return self.in_range(*self.scores(z, labels), labels, radius=radius)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What `from_tensors` reads; axes in float16."""
+        """Tensors by name, for `from_tensors`; axes in float16."""
         tensors = {name: value for name, value in self.named_buffers() if name in _SHAPES}
         return tensors | {"axes": self.axes.half()}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> ClasswisePCA:
-        """The PCA of what `tensors` returned.
+        """The PCA of the tensors that `tensors` returns.
 
         Raises:
-            ValueError: a key is missing or unexpected, a shape, type or value is not what it must
-                be; everything that is wrong with keys and shapes is listed at once.
+            ValueError: Lists all keys that are missing or unexpected, and all wrong shapes and
+                types; or names a tensor with wrong values.
         """
         _check_keys(tensors)
         _check_values(tensors)
@@ -174,18 +195,21 @@ class ClasswisePCA(nn.Module):
     def without_memory(self, max_axes_fraction: float | None = None) -> ClasswisePCA:
         """A copy without the partner memory, for sharing.
 
-        As many axes as a class has images reproduce those images nearly: `max_axes_fraction` keeps
-        at most this fraction of the number of images, the leading ones. The gate is widened by the
-        most that the axes left out could hold, so whatever was in range still is.
+        With as many axes as images, the axes of a class nearly reproduce its images. The gate is
+        widened by the largest energy along the removed axes, so that what was in range still is.
+
+        Args:
+            max_axes_fraction: Keep at most this number of leading axes per image of a class, in
+                (0, 1]; None for all axes.
 
         Raises:
-            ValueError: the fraction is not in (0, 1].
+            ValueError: The fraction is out of range.
         """
         tensors = {k: v for k, v in self.tensors().items() if not k.startswith("memory")}
         if max_axes_fraction is None:
             return ClasswisePCA(**{name: value.clone() for name, value in tensors.items()})
         if not 0 < max_axes_fraction <= 1:
-            raise ValueError(f"max_axes_fraction must lie in (0, 1]; got {max_axes_fraction}")
+            raise ValueError(f"max_axes_fraction must be in (0, 1]; got {max_axes_fraction}")
         kept = torch.minimum(self.ranks, (self.counts * max_axes_fraction).long())
         rank = max(1, int(kept.max()))
         dropped = torch.arange(self.rank, device=kept.device) >= kept[:, None]
@@ -232,7 +256,7 @@ def _class_by_class(rows: Tensor, labels: Tensor, matrices: Tensor) -> Tensor:
     return torch.cat(products)[order.argsort()]
 
 
-# Shapes by letter, so that one look tells which tensors disagree.
+# Shapes by letter: K classes, dimension d, rank r, N rows of memory.
 _SHAPES = {
     "mean": "Kd",
     "axes": "Krd",
@@ -276,17 +300,17 @@ def _check_keys(tensors: dict[str, Tensor]) -> None:
             wrong.append(f"{name} is {tensor.dtype} {shape}, expected {dtype} ({expected})")
     if missing or unexpected or wrong:
         raise ValueError(
-            f"these tensors are no classwise PCA: missing {missing}, unexpected {unexpected}, "
+            f"invalid tensors of a classwise PCA: missing {missing}, unexpected {unexpected}, "
             f"misshapen {wrong}"
         )
     if 0 in sizes.values():
-        raise ValueError(f"a classwise PCA has at least one of each, got {sizes}")
+        raise ValueError(f"sizes of a classwise PCA must be >= 1; got {sizes}")
 
 
 def _check_values(tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name} has values that are not finite")
+            raise ValueError(f"{name} must be finite")
     classes, rank = tensors["eigenvalues"].shape
     for name, low, high in (
         ("eigenvalues", 0, None),
@@ -300,15 +324,15 @@ def _check_values(tensors: dict[str, Tensor]) -> None:
             continue
         least, most = tensors[name].min().item(), tensors[name].max().item()
         if least < low or (high is not None and most > high):
-            bounds = f"at least {low}" if high is None else f"in [{low}, {high}]"
+            bounds = f">= {low}" if high is None else f"in [{low}, {high}]"
             raise ValueError(f"{name} must be {bounds}; got values from {least} to {most}")
     if "memory_labels" in tensors and bool((tensors["memory_labels"].diff() < 0).any()):
         raise ValueError("memory_labels must be sorted by class")
-    for label, axes in enumerate(tensors["axes"]):  # one class at a time: all are 3 GB in float32
+    for label, axes in enumerate(tensors["axes"]):  # one class at a time: all classes may take 3 GB
         used = int(tensors["ranks"][label])
         norms = torch.linalg.vector_norm(axes.float(), dim=1)
         if bool((norms[:used] - 1).abs().gt(0.02).any()) or bool(norms[used:].any()):
             raise ValueError(
-                f"axes of class {label} must be {used} rows of length 1 and zeros after them; got "
+                f"axes of class {label} must be {used} rows of length 1 followed by zeros; got "
                 f"lengths from {float(norms.min()):g} to {float(norms.max()):g}"
             )

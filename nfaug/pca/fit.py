@@ -1,4 +1,4 @@
-"""Classwise PCA of latents, fitted with one class in memory at a time."""
+"""fit_pca: fit a classwise PCA with the latents of one class in memory at a time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from .classwise import ClasswisePCA
 __all__ = ["ClassFit", "ClasswisePCA", "fit_class", "fit_pca"]
 
 _EXACT = 512  # images (or dimensions) up to which the eigenvectors are computed exactly
-_OVERSAMPLE, _POWER = 16, 4  # of the randomised method: extra columns and power iterations
-_LEAST_SHARE = 1e-6  # axes with less than this share of the first one's variance are noise
+_OVERSAMPLE, _POWER = 16, 4  # extra columns and power iterations of the randomized method
+_LEAST_SHARE = 1e-6  # axes with a smaller share of the first axis's variance are noise
 
 
 class ClassFit(NamedTuple):
-    """PCA of one class: mean (d,), axes (r, d), eigenvalues (r,), coefficients (N, r), gate."""
+    """PCA of one class, with the coefficients of its images and the limits of its range.
+
+    mean (d,), axes (r, d), eigenvalues (r,), coefficients (N, r).
+    """
 
     mean: Tensor
     axes: Tensor
@@ -39,21 +42,21 @@ def fit_pca(
     quantile: float = 0.99,
     generator: torch.Generator | None = None,
 ) -> ClasswisePCA:
-    """Fit mean, axes, gate and partner memory class by class.
+    """Fit mean, axes, gate and partner memory of every class.
 
     Args:
-        latents: for each class in label order its latents, (N_y, d) or (N_y, C, H, W). Pass a
-            generator and only one class is in memory at a time.
-        rank: number of axes r. A class of N images has at most N - 1, with a warning.
-        max_per_class: use at most this many images of a class, drawn at random.
-        memory: keep the images' coefficients as partners.
-        memory_per_class: keep at most this many a class, drawn at random; None for all.
-        quantile: share of images not fitted on that each half of the gate lets pass.
-        generator: source of the randomness.
+        latents: Latents of each class in label order, (N_y, d) or (N_y, C, H, W). With a Python
+            generator only one class is in memory at a time.
+        rank: Number of axes r. A class of N images gets at most N - 1, with a warning.
+        max_per_class: Largest number of images of a class, drawn at random; None for all.
+        memory: Whether to keep the images' coefficients as partners.
+        memory_per_class: Largest number of partners of a class, drawn at random; None for all.
+        quantile: Share of held-out images that each of the two limits of the gate lets pass.
+        generator: Source of randomness.
 
     Raises:
-        ValueError: a class has fewer than two images or latents that are not finite, dimensions
-            differ, or a setting is out of range. Classes are named by their label.
+        ValueError: A class has fewer than two images or non-finite latents, dimensions differ, or
+            a setting is out of range. Classes are named by their label.
     """
     for name, value in (
         ("rank", rank),
@@ -61,15 +64,16 @@ def fit_pca(
         ("memory_per_class", memory_per_class),
     ):
         if value is not None and value < (2 if name == "max_per_class" else 1):
-            raise ValueError(f"{name} must be at least 1 (2 images of a class); got {value}")
+            least = 2 if name == "max_per_class" else 1
+            raise ValueError(f"{name} must be >= {least}; got {value}")
     fits: list[ClassFit] = []
     counts: list[int] = []
     for label, rows in enumerate(latents):
         rows = rows.flatten(1)
         if fits and rows.shape[1] != len(fits[0].mean):
             raise ValueError(
-                f"latents of class {label} have {rows.shape[1]} dimensions, those of class 0 "
-                f"{len(fits[0].mean)}"
+                f"latents of all classes must have one dimension; got {rows.shape[1]} for class "
+                f"{label} and {len(fits[0].mean)} for class 0"
             )
         if max_per_class is not None and len(rows) > max_per_class:
             rows = rows[_choose(len(rows), max_per_class, generator).to(rows.device)]
@@ -81,7 +85,7 @@ def fit_pca(
         if memory_per_class is not None and len(kept) > memory_per_class:
             kept = kept[_choose(len(kept), memory_per_class, generator).to(kept.device)]
         kept = kept.half() if memory else kept[:0].half()
-        kept = kept[torch.isfinite(kept).all(1)]  # beyond float16: no partner for anyone
+        kept = kept[torch.isfinite(kept).all(1)]  # coefficients may overflow float16
         counts.append(len(rows))
         fits.append(
             fit._replace(
@@ -92,7 +96,7 @@ def fit_pca(
             )
         )
     if not fits:
-        raise ValueError("there are no classes to fit: the latents are an empty sequence")
+        raise ValueError("latents must hold at least one class; got none")
     _warn_about_few(counts, rank)
     return _assemble(fits, counts, memory=memory)
 
@@ -131,8 +135,8 @@ def _warn_about_few(counts: list[int], rank: int) -> None:
     few = [label for label, count in enumerate(counts) if count <= rank]
     if few:
         warnings.warn(
-            f"{len(few)} of {len(counts)} classes have too few images for {rank} axes (class "
-            f"{few[0]} has {counts[few[0]]}): a class of N images gets N - 1 axes",
+            f"{len(few)} of {len(counts)} classes have too few images for {rank} axes and get one "
+            f"axis less than images (class {few[0]}: {counts[few[0]]} images)",
             stacklevel=3,
         )
 
@@ -144,22 +148,23 @@ def fit_class(
     quantile: float = 0.99,
     generator: torch.Generator | None = None,
 ) -> ClassFit:
-    """Leading principal axes of one class's latents (N, d), with the range of the class.
+    """Leading principal axes of one class's latents (N, d), and the range of the class.
 
-    Exact for up to 512 images or dimensions, else by a randomised range finder with power
+    Exact for up to 512 images or dimensions, else by a randomized range finder with power
     iterations (Halko, Martinsson & Tropp 2011, arXiv:0909.4061). The largest entry of each axis is
-    positive. The range comes from cross-fitting: axes fitted without a fold of the images score
-    that fold, because images score far too well on axes that were fitted on them.
+    positive. The range is a quantile of cross-fitted scores: each fold of the images is scored on
+    axes that are fitted to the other folds, because scores on fitted images are too low.
 
     Raises:
-        ValueError: fewer than two latents, values that are not finite, a quantile outside (0, 1].
+        ValueError: There are fewer than two latents, latents are not finite, or the quantile is not
+            in (0, 1].
     """
     if len(latents) < 2:
         raise ValueError(
-            f"axes need at least two images; got {len(latents)}. Add images, or leave the class out"
+            f"a class needs at least two images; got {len(latents)}. Add images or leave it out"
         )
     if not 0 < quantile <= 1:
-        raise ValueError(f"quantile must lie in (0, 1]; got {quantile}")
+        raise ValueError(f"quantile must be in (0, 1]; got {quantile}")
     latents = latents.flatten(1).float()
     if not bool(torch.isfinite(latents).all()):
         bad = int((~torch.isfinite(latents)).any(1).sum())
@@ -173,7 +178,7 @@ def fit_class(
     for number in range(folds):
         part = _components(latents[fold != number], rank, generator)
         distance, energy, _ = _scores(latents[fold == number], *part)
-        # The distance is a sum over axes, and fewer images give fewer of them.
+        # The distance is a sum over axes, and a fold may have fewer axes.
         held.append((distance * (len(axes) / max(1, len(part[1]))), energy))
     distances, energies = (torch.cat(scores) for scores in zip(*held, strict=True))
     gates.append((float(distances.quantile(quantile)), float(energies.quantile(quantile))))
@@ -200,7 +205,7 @@ def _scores(
 def _components(
     latents: Tensor, rank: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, axes (already rounded to float16, as they will be stored) and eigenvalues."""
+    """Mean, axes (rounded to float16, as they are stored) and eigenvalues."""
     count, dim = latents.shape
     mean = latents.double().mean(0).float()
     centred = latents - mean
@@ -216,8 +221,8 @@ def _components(
         values, vectors = _largest(centred.double().T @ centred.double(), rank)
         axes = vectors.T.float()
     else:
-        values, axes = _randomised(centred, rank, generator)
-    # Constant images leave nothing but rounding beyond the first axes (or even there).
+        values, axes = _randomized(centred, rank, generator)
+    # The axes of constant images are rounding errors.
     scale = latents.square().sum() * 1e-12
     axes = axes[(values > _LEAST_SHARE * values[:1]) & (values > scale)]
     values = values[: len(axes)]
@@ -231,7 +236,7 @@ def _largest(symmetric: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return values[-rank:].flip(0), vectors[:, -rank:].flip(1)
 
 
-def _randomised(
+def _randomized(
     centred: Tensor, rank: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     columns = min(rank + _OVERSAMPLE, *centred.shape)
