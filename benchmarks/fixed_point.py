@@ -1,14 +1,13 @@
 """Time, memory and convergence of the fixed point; prints Markdown tables.
 
     python benchmarks/fixed_point.py                    # all parts
-    python benchmarks/fixed_point.py --part solve       # 100 classes, against the direct form
-    python benchmarks/fixed_point.py --part scale       # 1,000 classes, against its own products
-    python benchmarks/fixed_point.py --part anderson    # iterations with and without acceleration
+    python benchmarks/fixed_point.py --part solve       # 100 classes, compared with the direct form
+    python benchmarks/fixed_point.py --part scale       # 1,000 classes, compared with the products
     python benchmarks/fixed_point.py --part divergence --data cifar10-train.tar
 
-The direct form builds tensors of size K x K x d, as the equations are printed. The divergence table
-needs latents: those of the images in --data under a freshly initialised flow, or, without it,
-gaussians that are drawn to look like them.
+The direct form evaluates the equations as printed, with tensors of size K x K x d. The divergence
+table uses the latents of the images in --data under a freshly initialised flow or, without --data,
+random statistics of similar size.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--part",
-        choices=["solve", "scale", "anderson", "divergence", "all"],
+        choices=["solve", "scale", "divergence", "all"],
         default="all",
         help="which tables to print",
     )
@@ -58,9 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--clock",
         choices=["wall", "cpu"],
         default="wall",
-        help="cpu counts processor time: for a busy machine, with --threads 1",
+        help="cpu measures processor time, for a busy machine; use it with --threads 1",
     )
-    parser.add_argument("--small", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, as a quick check")
     parser.add_argument("--memory-of", choices=["means", "both"], help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -76,26 +75,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         solve_table(*((10, 100) if options.small else (100, 3072)))
     if options.part in ("scale", "all"):
         scale_table(*scale, small=options.small)
-    if options.part in ("anderson", "all"):
-        anderson_table(*((10, 100) if options.small else (100, 256)))
     if options.part in ("divergence", "all"):
         divergence_tables(options.data, options.per_class)
 
 
 def synthetic(classes: int, dim: int) -> tuple[Tensor, Tensor]:
-    """Class means and variances about as those of CIFAR-10 under a freshly initialised flow."""
+    """Class means and variances similar to those of CIFAR-10 under a freshly initialised flow."""
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(classes, dim, generator=generator, dtype=torch.float64).mul_(0.2)
     return means, torch.rand(classes, dim, generator=generator, dtype=torch.float64).add_(0.5)
 
 
-# A whole solve, against the equations as they are printed.
+# A whole solve, compared with the equations as printed.
 
 
 def direct_step(
     m: Tensor, s: Tensor, mu: Tensor, v: Tensor, c: float, alpha: float, fit: str
 ) -> tuple[Tensor, Tensor]:
-    """One update of the released rule with every pair of classes written out, K x K x d."""
+    """One update by the released rule, with tensors of size K x K x d."""
     differences = mu[:, None] - mu[None]
     ratios = (v[:, None] + differences.square()) / v[None]
     kl = 0.5 * (ratios - 1 + v[None].log() - v[:, None].log()).sum(dim=2)
@@ -158,7 +155,7 @@ def best_of(times: int, function: Callable[[], object]) -> tuple[float, object]:
     return min(seconds), result
 
 
-# ImageNet's size, against nothing but the matrix products.
+# ImageNet's size, compared with the matrix products alone.
 
 
 def scale_table(classes: int, dim: int, *, small: bool) -> None:
@@ -210,7 +207,7 @@ def scale_table(classes: int, dim: int, *, small: bool) -> None:
 
 
 def iterations(data: tuple[Tensor, Tensor], fit: str, count: int) -> float:
-    """Seconds of a solve that is stopped after some iterations."""
+    """Seconds of a solve with a fixed number of iterations."""
     config = FixedPointConfig(fit=fit, kld_weight=303, tolerance=1e-12, max_iterations=count)
     start = clock()
     solve(*data, config)
@@ -218,7 +215,7 @@ def iterations(data: tuple[Tensor, Tensor], fit: str, count: int) -> float:
 
 
 def peak_memory(fit: str, classes: int, dim: int) -> float:
-    """Peak resident memory of a solve beyond that of its inputs, in GB (Linux)."""
+    """Peak resident memory of a solve minus that of its inputs, in GB (Linux)."""
     data = synthetic(classes, dim)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     before = pages * os.sysconf("SC_PAGE_SIZE")
@@ -226,52 +223,7 @@ def peak_memory(fit: str, classes: int, dim: int) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e9
 
 
-# Does acceleration save iterations, and is the answer the same?
-
-
-def anderson_table(classes: int, dim: int) -> None:
-    print(
-        f"Anderson acceleration: iterations at d = {dim}, damping 1/2, tolerance 1e-6; Proposition"
-    )
-    print(f"1 with variances in {BOUNDS}. The difference is that between converged answers.\n")
-    print("| K | fit | rule | weight | plain | depth 2 | depth 4 | depth 8 | difference |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for k in (10, classes):
-        data = synthetic(k, dim)
-        for fit, update in (("means", "released"), ("both", "released"), ("both", "proposition1")):
-            for weight in (10, 303, 3333):
-                cells, answers = [], []
-                for depth in (0, 2, 4, 8):
-                    config = FixedPointConfig(
-                        fit=fit,
-                        kld_weight=weight,
-                        update=update,
-                        tolerance=1e-6,
-                        max_iterations=300,
-                        variance_bounds=None if update == "released" else BOUNDS,
-                        anderson=depth,
-                    )
-                    result = solve(*data, config)
-                    cells.append(f"{result.iterations}" if result.converged else "> 300")
-                    answers.append((result.means, result.variances, result.converged))
-                print(f"| {k} | {fit} | {'-' if fit == 'means' else update} | {weight} | ", end="")
-                print(f"{' | '.join(cells)} | {furthest(answers)} |", flush=True)
-    print()
-
-
-def furthest(answers: list[tuple[Tensor, Tensor, bool]]) -> str:
-    """The largest difference, over coordinates, of converged answers from the first of them."""
-    done = [(means, variances) for means, variances, converged in answers if converged]
-    if len(done) < 2:
-        return "-"
-    first = done[0]
-    gaps = [
-        float((x - y).abs().max()) for other in done[1:] for x, y in zip(first, other, strict=True)
-    ]
-    return f"{max(gaps):.0e}"
-
-
-# What converges, and what does not.
+# Which settings converge.
 
 
 def divergence_tables(data: str | None, per_class: int | None) -> None:
@@ -282,11 +234,9 @@ def divergence_tables(data: str | None, per_class: int | None) -> None:
         means, variances = fresh_latents(data, per_class)
         origin = f"latents of {Path(data).name} under a freshly initialised flow"
     print(f"Convergence: {origin}; K = {len(means)}, d = {means.shape[1]}, alpha 10, forward")
-    print(
-        "kernel, tolerance 0.1, at most 300 iterations. A cell gives the iterations and the least"
-    )
-    print("and mean KL between classes, in nats; or where the solve diverged; or, where it did not")
-    print("converge, the residual that is left.\n")
+    print("kernel, tolerance 0.1, at most 300 iterations. A cell gives the iterations and the")
+    print("smallest and mean KL between classes, in nats; or the iteration at which the solve")
+    print("diverged; or the last residual if it did not converge.\n")
     print(f"| fit | rule | weight | undamped | damping 1/2 | 1/2, variances in {BOUNDS} |")
     print("|---|---|---|---|---|---|")
     for fit, update in (

@@ -38,8 +38,8 @@ import torch
 
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import to_tensors
-from nfaug.gaussians.baselines import GradientDescentConfig
 from nfaug.gaussians.fixed_point.solver import FixedPointConfig
+from nfaug.gaussians.priors import GradientDescentConfig
 from nfaug.training import TrainConfig, open_dataset, train
 from nfaug.training.config import DataConfig, FlowSettings, OptimConfig, PCAConfig, PriorConfig
 from nfaug.training.evaluation.cnn import cnn_accuracy
@@ -111,10 +111,11 @@ PAPER_COLUMN = {1: "paper, CIFAR-10 / 100", 2: "paper, CIFAR-100", 3: "paper, CI
 
 def key(prior: PriorConfig) -> str:
     """A name of a cell's setting that stays the same from run to run."""
-    if prior.kind == "gradient":
-        return f"gd-{prior.gradient.fit}-{prior.gradient.policy}-c{prior.gradient.kld_weight:g}"
-    if prior.kind == "fpi":
-        return f"fpi-{prior.fixed_point.fit}-c{prior.fixed_point.kld_weight:g}"
+    settings = prior.settings
+    if isinstance(settings, GradientDescentConfig):
+        return f"gd-{settings.fit}-{settings.policy}-c{settings.kld_weight:g}"
+    if isinstance(settings, FixedPointConfig):
+        return f"{prior.kind}-{settings.fit}-c{settings.kld_weight:g}"
     return prior.kind
 
 
@@ -277,7 +278,8 @@ def margins(args: argparse.Namespace) -> str:
         name = key(prior)
         return {int(row["seed"]): float(row["nf_acc"]) for row in rows if row["setting"] == name}
 
-    policies = {s.label: accuracy(s.prior) for s in TABLES[1] if s.prior.kind == "gradient"}
+    descents = [s for s in TABLES[1] if isinstance(s.prior.settings, GradientDescentConfig)]
+    policies = {s.label: accuracy(s.prior) for s in descents}
     measured = {label: found for label, found in policies.items() if found}
     lines = [f"### Margins in NF-Acc, in points, paired by seed: {args.name}", ""]
     lines += ["| | less the data | less each descent, from the nearest |", "|---|---|---|"]

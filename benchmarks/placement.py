@@ -48,6 +48,7 @@ from nfaug import NFAugment
 from nfaug.augment.views import AugmentedViews, gated_share
 from nfaug.bank.make import make_bank
 from nfaug.data.open import open_dataset, split_per_class, to_tensors
+from nfaug.gaussians.priors import PRIORS
 
 ARMS = ("crop", "behind", "behind, fit under crop", "behind, no gate", "before (bank)")
 
@@ -170,7 +171,8 @@ def cell(args: argparse.Namespace, flow: Any, arm: str, seed: int) -> tuple[floa
 def setting_of(checkpoint: Any, per_class: int) -> str:
     """What the flow and the classifier have seen."""
     training, kind = checkpoint.config.training, checkpoint.config.gaussians.get("kind")
-    labels = "without labels" if kind == "single" else f"WITH ALL LABELS ({kind})"
+    unlabelled = kind in PRIORS and not PRIORS[kind].labelled
+    labels = "without labels" if unlabelled else f"WITH ALL LABELS ({kind})"
     return (
         f"flow: {training.get('steps')} steps on {training.get('images')} images of "
         f"{training.get('data')} {labels}; {per_class} labelled images per class"

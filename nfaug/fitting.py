@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -20,8 +19,9 @@ from .data.checks import check_class_sizes
 from .data.images import LabelledImages
 from .data.open import open_dataset, wrap_dataset
 from .flows.flow import Flow
-from .gaussians.fixed_point.solver import FixedPointConfig, FixedPointResult, solve
+from .gaussians.fixed_point.config import FixedPointConfig
 from .gaussians.gaussians import ClassGaussians
+from .gaussians.priors import GradientDescentConfig, choose_prior
 from .gaussians.statistics import ClassStatistics
 from .pca.fit import ClasswisePCA, fit_pca
 
@@ -32,7 +32,6 @@ __all__ = [
     "fit_classes",
     "image_bits_per_dim",
     "latent_nll",
-    "solve_record",
 ]
 
 
@@ -53,7 +52,7 @@ def fit(
     flow: Flow | Checkpoint | str | os.PathLike[str],
     dataset: Dataset[Any] | DataLoader[Any] | Sequence[tuple[Any, int]] | str | os.PathLike[str],
     *,
-    gaussians: Literal["data"] | FixedPointConfig = "data",
+    gaussians: str | FixedPointConfig | GradientDescentConfig = "data",
     rank: int = 64,
     max_per_class: int = 1000,
     memory: bool = True,
@@ -65,7 +64,8 @@ def fit(
     """Fit class gaussians, PCA axes and the partner memory of a data set under an existing flow.
 
     The flow itself is not trained. PIL images and image files of another size are resized until
-    their shorter side fits, and their centre is cropped.
+    their shorter side fits, and their centre is cropped. A class of one image gets no axes and no
+    partner, with a warning: `NFAugment` leaves its images unchanged.
 
     Args:
         flow: A flow, a checkpoint, or what `nfaug.load` takes: "builtin:NAME", a directory, or
@@ -75,7 +75,7 @@ def fit(
             DataLoader the data set is used. A path or name is opened with
             `nfaug.training.open_dataset`, at the flow's size.
         gaussians: "data" for the mean and variance of each class's latents (the maximum-likelihood
-            solution), or settings of the fixed point.
+            solution), "fpi", "gradient", or the settings of one of these two.
         rank: PCA axes per class. A class of N images has at most N - 1.
         max_per_class: The largest number of images of a class that are encoded, chosen by `seed`.
         memory: Whether to keep the PCA coefficients of every encoded image. `NFAugment` draws
@@ -90,8 +90,8 @@ def fit(
         A checkpoint with the same flow, and the gaussians and axes of these classes.
 
     Raises:
-        ValueError: If the images do not have the flow's shape, a class has fewer than two, or a
-            setting is out of range.
+        ValueError: If the images do not have the flow's shape, a class has none, or a setting is
+            out of range.
         FixedPointDivergence: See `nfaug.fixed_point.solve`.
 
     Example:
@@ -105,12 +105,13 @@ def fit(
         raise ValueError(
             f"rank must be at least 1 and max_per_class 2; got {rank} and {max_per_class}"
         )
+    chosen = choose_prior(gaussians)
     if isinstance(flow, str | os.PathLike):
         flow = load(flow if isinstance(flow, str) else Path(flow))
     base = flow if isinstance(flow, Checkpoint) else _bare(flow)
     images = _labelled_images(base.flow, dataset, grayscale=grayscale)
     check_images(base.flow, images)
-    check_class_sizes(images.targets, images.classes)
+    check_class_sizes(images.targets, images.classes, allow_single=True)
     stats, pca = fit_classes(
         base.flow,
         open_batches(images, progress=progress),
@@ -122,17 +123,13 @@ def fit(
         seed=seed,
         progress=progress,
     )
-    counts, means, variances = stats.finalize(class_names=images.classes)
-    settings: dict[str, object] = {"kind": "data"}
-    if gaussians != "data":
-        result = solve(means, variances, gaussians)
-        means, variances = result.means, result.variances
-        settings = {"kind": "fpi", **solve_record(gaussians, result)}
+    counts, means, variances = stats.finalize(class_names=images.classes, pool_single=True)
+    means, variances, record = chosen.prior.solve(means, variances, chosen.settings)
     config = replace(
         base.config,
         class_names=tuple(images.classes),
         preprocessing={**base.config.preprocessing, **images.preprocessing},
-        gaussians={**settings, "fitted": True, "images": int(counts.sum())},
+        gaussians={"kind": chosen.kind, **record, "fitted": True, "images": int(counts.sum())},
         metrics={},
     )
     return Checkpoint(base.flow, config, ClassGaussians(means, variances, counts), pca)
@@ -176,24 +173,6 @@ def check_images(flow: Flow, images: Any) -> None:
         )
 
 
-def solve_record(config: Any, result: FixedPointResult) -> dict[str, Any]:
-    """Settings and outcome of a solve, for a checkpoint; warns where it did not converge."""
-    if not result.converged:
-        warnings.warn(
-            f"the class gaussians did not converge: residual {result.residual:.3g} after "
-            f"{result.iterations} iterations; a smaller kld_weight or more of them would help",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return {
-        **asdict(config),
-        "kld_weight": config.weight(*result.means.shape[:2]),
-        "converged": result.converged,
-        "iterations": result.iterations,
-        "residual": result.residual,
-    }
-
-
 @torch.no_grad()
 def fit_classes(
     flow: Flow,
@@ -209,8 +188,7 @@ def fit_classes(
 ) -> tuple[ClassStatistics, ClasswisePCA]:
     """Class statistics, under dequantisation noise, and PCA, with images encoded as at run time.
 
-    The latents of one class at a time are in memory. Every class must have at least two images
-    (`check_class_sizes`).
+    The latents of one class at a time are in memory. Every class must have an image.
     """
     flow = flow.freeze()
     device = flow.device
@@ -236,7 +214,7 @@ def fit_classes(
             yield torch.cat(parts)
 
     with bar:
-        pca = fit_pca(latents(), rank=rank, memory=memory, generator=choice)
+        pca = fit_pca(latents(), rank=rank, memory=memory, allow_single=True, generator=choice)
     return stats, pca
 
 

@@ -230,11 +230,33 @@ def test_images_of_another_shape(tiny_checkpoint: Checkpoint) -> None:
             quiet_fit(tiny_checkpoint, dataset)
 
 
-def test_a_class_of_one_image_is_named(tiny_checkpoint: Checkpoint) -> None:
-    labels = torch.tensor([0, 0, 0, 1, 2, 2])
+def test_a_class_of_one_image_has_no_partners(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    labels = torch.tensor([0] * 5 + [1] + [2] * 5)
     dataset = TensorImages(images_of(labels, channels=1), labels, NAMES)
-    with pytest.raises(ValueError, match="'dog'"):
-        quiet_fit(tiny_checkpoint, dataset)
+    with pytest.warns(UserWarning, match="'dog'") as caught:
+        fitted = quiet_fit(tiny_checkpoint, dataset, rank=3)
+    assert len(caught) == 1
+    assert fitted.pca is not None
+    assert fitted.gaussians is not None
+    assert fitted.pca.ranks.tolist() == [3, 0, 3]
+    assert fitted.pca.memory is not None
+    assert fitted.pca.offsets.tolist() == [0, 5, 5, 10]
+    others = fitted.gaussians.variances[[0, 2]].mean(0)
+    torch.testing.assert_close(fitted.gaussians.variances[1], others)
+    nfa = nfaug.NFAugment(Checkpoint.load(fitted.save(tmp_path / "flow")), p=1.0, gate=False)
+    images, _ = nfa(dataset.images, labels)
+    assert torch.equal(images[5], dataset.images[5])
+    assert not torch.equal(images[0], dataset.images[0])
+    assert nfa.stats()["no_partner"] == 1
+    assert nfa.stats()["applied"] == 10
+
+
+def test_every_class_may_have_one_image(tiny_checkpoint: Checkpoint) -> None:
+    labels = torch.arange(3)
+    with pytest.warns(UserWarning, match="3 of 3"):
+        fitted = quiet_fit(tiny_checkpoint, TensorImages(images_of(labels, channels=1), labels))
+    assert fitted.pca is not None
+    assert fitted.pca.ranks.tolist() == [0, 0, 0]
 
 
 def test_a_class_without_images_is_named(tiny_checkpoint: Checkpoint) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from ..flows.flow import Recompute
-from ..gaussians.baselines import GradientDescentConfig
-from ..gaussians.fixed_point.solver import FixedPointConfig
+from ..gaussians.priors import PriorSettings
 from .augmentation import FlowAugmentation
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "PCAConfig",
     "PriorConfig",
     "TrainConfig",
+    "current_settings",
     "recipe_path",
     "recipes",
 ]
@@ -92,30 +94,27 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class PriorConfig:
+class PriorConfig(PriorSettings):
     """The class gaussians that the flow is trained under.
 
     Args:
-        kind: "fpi" (the fixed point), "data" (Baseline 1: means and variances of the latents),
-            "gradient" (Baseline 2), "random" (fixed random means, identity covariances) or
-            "single" (one standard gaussian; the images need no classes, which `nfaug fit` brings
-            later).
+        kind: "fpi" (the fixed point), "data" (means and variances of the latents), "gradient"
+            (gradient descent on the objective of the fixed point), "random" (fixed random means,
+            identity covariances) or "single" (one standard gaussian; labels are not used, and
+            `nfaug fit` adds classes later).
         fixed_point: Settings of "fpi".
         gradient: Settings of "gradient".
         random_scale: Standard deviation of the means of "random".
-        refit_epoch: Solve again after this many epochs (0 for never), besides the solve at the
-            start; afterwards the gaussians stay.
-        statistics_images: At most this many images are encoded for a solve.
+        refit_epoch: Solve again after this many epochs, in addition to the solve at the start; 0
+            for never. Later, the gaussians stay fixed.
+        statistics_images: The largest number of images that are encoded for a solve.
     """
 
-    kind: Literal["fpi", "data", "gradient", "random", "single"] = "fpi"
-    fixed_point: FixedPointConfig = field(default_factory=FixedPointConfig)
-    gradient: GradientDescentConfig = field(default_factory=GradientDescentConfig)
-    random_scale: float = 1.0
     refit_epoch: int = 1
     statistics_images: int = 20_000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check({"refit_epoch": self.refit_epoch}, least=0)
         _check({"statistics_images": self.statistics_images}, least=1)
 
@@ -274,6 +273,22 @@ def _check(
             raise ValueError(f"{name} must be at least {least}; got {value}")
         if above is not None and not above < value < math.inf:
             raise ValueError(f"{name} must be above {above} and finite; got {value}")
+
+
+def current_settings(file: str) -> str:
+    """A YAML file of settings, or its text without settings that nfaug no longer has.
+
+    Settings of earlier versions still load: the only one removed is prior.fixed_point.anderson,
+    which changed the number of iterations of the fixed point.
+    """
+    if not Path(file).is_file() or "anderson" not in (text := Path(file).read_text("utf-8")):
+        return file
+    settings = yaml.safe_load(text)
+    try:
+        del settings["prior"]["fixed_point"]["anderson"]
+    except (KeyError, TypeError):  # the word is elsewhere in the file
+        return file
+    return yaml.safe_dump(settings, sort_keys=False)
 
 
 def recipes() -> list[str]:

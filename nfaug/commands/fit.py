@@ -15,7 +15,7 @@ from ..augment.preview import preview_grid
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint, refuse_existing
 from ..fitting import fit
-from ..gaussians.fixed_point.solver import FixedPointConfig
+from ..gaussians.priors import FITTED_PRIORS
 from .common import add_data_options, add_flow, load_on, new_parser, open_data
 
 __all__ = ["parser", "run"]
@@ -80,11 +80,14 @@ def parser() -> ArgumentParser:
     )
     made.add_argument(
         "--gaussians",
-        choices=["data", "fpi"],
+        choices=list(FITTED_PRIORS),
         default="data",
-        help="class gaussians: moments of the data, or separated by the fixed point",
+        help="class gaussians: moments of the data (data), or separated by the fixed point (fpi) "
+        "or by gradient descent (gradient)",
     )
-    made.add_class_arguments(FixedPointConfig, "fixed_point")
+    for prior in FITTED_PRIORS.values():
+        if prior.option:
+            made.add_class_arguments(type(prior.defaults), prior.option)
     return made
 
 
@@ -92,9 +95,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Fit, save, and report the fit."""
     out = Path(arguments.out)
     refuse_existing(out, overwrite=arguments.overwrite)
-    fixed_point = parser().instantiate(arguments)["fixed_point"]
-    if arguments.gaussians == "data" and fixed_point != FixedPointConfig():
-        raise ValueError("--fixed_point settings need --gaussians fpi")
+    gaussians = _gaussians(arguments)
     if arguments.augment is None and (arguments.views, arguments.img_size) != (None, None):
         raise ValueError("--views and --img-size need --augment SPEC")
     base = load_on(arguments)
@@ -104,7 +105,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         "max_per_class": arguments.max_per_class,
         "memory": not arguments.no_memory,
         "seed": arguments.seed,
-        "gaussians": "data" if arguments.gaussians == "data" else fixed_point,
+        "gaussians": gaussians,
     }
     if arguments.augment is None:
         images, told = dataset, dict[str, Any]()
@@ -122,6 +123,17 @@ def run(arguments: Namespace) -> dict[str, Any]:
         "skipped_files": dataset.skipped,
         **told,
     }
+
+
+def _gaussians(arguments: Namespace) -> Any:
+    """The settings of the chosen prior, or its name if it has none."""
+    given = parser().instantiate(arguments)
+    for kind, prior in FITTED_PRIORS.items():
+        changed = prior.option and given[prior.option] != prior.defaults
+        if changed and kind != arguments.gaussians:
+            raise ValueError(f"--{prior.option} settings need --gaussians {kind}")
+    option = FITTED_PRIORS[arguments.gaussians].option
+    return given[option] if option else arguments.gaussians
 
 
 def _under_transforms(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from ..data.timm_names import PREFIXES
 from ..io.atomic import write_text
 from ..io.names import CONFIG
 from ..io.strict_json import jsonable
-from ..training.config import TrainConfig, recipe_path, recipes
+from ..training.config import TrainConfig, current_settings, recipe_path, recipes
 from .common import DATA_HELP, new_parser
 from .push import add_push_options, push_target, push_trained
 
@@ -49,9 +50,11 @@ def expand(argv: Sequence[str]) -> list[str]:
         option, _, name = word.partition("=")
         if option == "--recipe":
             files += ["-c", str(recipe_path(name or next(words, "")))]
+        elif option in ("-c", "--config"):
+            rest += ["-c", *map(current_settings, [name] if name else islice(words, 1))]
         elif option == "--resume":
             folder = name or next(words, "")
-            files += ["-c", str(_settings_of(folder)), "--out", folder]
+            files += ["-c", current_settings(str(_settings_of(folder))), "--out", folder]
             rest += ["--resume", folder]
         else:
             rest.append(_underscored(word))
@@ -169,7 +172,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         on_error=config.dataset.on_error,
         seed=config.seed,
         download=config.dataset.download,
-        labels=config.prior.kind != "single",
+        labels=config.prior.prior.labelled,
     )
     config = config.for_images(len(dataset))
     processes = Processes(config.device, config.trackers, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -64,18 +65,33 @@ def check_labels(
     return labels
 
 
-def check_class_sizes(labels: Tensor, class_names: Sequence[str]) -> None:
-    """Check that every class has at least two images, which a variance and PCA axes need.
+def check_class_sizes(
+    labels: Tensor, class_names: Sequence[str], *, allow_single: bool = False
+) -> None:
+    """Check that every class has two images, which a variance and PCA axes need.
+
+    Args:
+        labels: Labels in 0..K-1, int64, shape (N,).
+        class_names: The K names.
+        allow_single: Whether a class of one image is a warning instead of an error.
 
     Raises:
-        ValueError: If a class has fewer. The message names the classes.
+        ValueError: If a class has too few images. The message names the classes.
     """
     counts = torch.bincount(labels, minlength=len(class_names)).tolist()
-    small = [f"{name!r} ({n})" for name, n in zip(class_names, counts, strict=True) if n < 2]
+    least = 1 if allow_single else 2
+    small = [f"{name!r} ({n})" for name, n in zip(class_names, counts, strict=True) if n < least]
     if small:
         raise ValueError(
-            f"every class needs at least two images; {len(small)} of {len(counts)} have fewer: "
+            f"every class needs at least {least} images; {len(small)} of {len(counts)} have fewer: "
             f"{_few(small)}. Add images or remove these classes"
+        )
+    single = [repr(name) for name, n in zip(class_names, counts, strict=True) if n == 1]
+    if single and allow_single:
+        warnings.warn(
+            f"{len(single)} of {len(counts)} classes have one image, so they get no PCA axes and "
+            f"no partners, and NFA leaves their images unchanged: {_few(single)}",
+            stacklevel=3,
         )
 
 

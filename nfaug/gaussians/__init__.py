@@ -1,1 +1,1 @@
-"""Class gaussians: densities, statistics, and the ways to find them."""
+"""Class gaussians: densities, streaming statistics and priors."""

@@ -10,29 +10,37 @@ from torch import Tensor, nn
 
 __all__ = ["ClassGaussians", "pairwise_kl"]
 
-# Elements of a (K, d) tensor that are handled at once, 8 MB. Every sum here is separable over
-# coordinates, so working on slices of columns keeps temporaries small and in the cache.
+# Elements of a (K, d) tensor that are processed at once, 8 MB. All sums are over coordinates, so
+# slices of columns keep temporaries in the cache.
 SLICE = 2**20
 
 
 class ClassGaussians(nn.Module):
-    r"""One gaussian with a diagonal covariance per class.
+    r"""One gaussian with diagonal covariance per class.
 
     .. math:: \log p(z \mid y) = -\frac12 \sum_i \left[
               \frac{(z_i - \mu_{yi})^2}{v_{yi}} + \log v_{yi} + \log 2\pi \right]
 
-    The parameters are buffers, so that ``state_dict`` and ``to`` carry them and no optimiser moves
-    them. They are stored in float32. Densities are computed in float64 (float32 where the device
-    has no float64) and returned in the dtype of the latents, at least float32.
+    Means and variances are buffers in float32, so ``state_dict`` and ``to`` include them and
+    optimizers do not. Densities are computed in float64 (in float32 on devices without float64) and
+    returned in the dtype of the latents, at least float32.
 
     Args:
         means: The class means, shape (K, d).
         variances: The class variances, shape (K, d), all positive.
-        counts: The number of training samples of each class, shape (K,); 0 says "unknown".
+        counts: The number of training samples of each class, shape (K,); 0 means unknown.
 
     Raises:
         ValueError: If shapes disagree, a value is not finite, a variance is not positive or a count
             is negative.
+
+    Example:
+        >>> gaussians = ClassGaussians(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), torch.ones(2, 2))
+        >>> z = torch.tensor([[1.5, 0.3], [-2.5, 0.1]])
+        >>> gaussians.classify(z)
+        tensor([1, 0])
+        >>> gaussians.log_prob(z, torch.tensor([1, 0]))
+        tensor([-2.0079, -1.9679])
     """
 
     means: Tensor
@@ -50,12 +58,12 @@ class ClassGaussians(nn.Module):
             counts = means.new_zeros(means.shape[0], dtype=torch.int64)
         if counts.shape != means.shape[:1]:
             raise ValueError(
-                f"counts must have shape ({means.shape[0]},), one per class, "
-                f"got {tuple(counts.shape)}"
+                f"counts must have shape ({means.shape[0]},), one per class, got "
+                f"{tuple(counts.shape)}"
             )
         if bool((counts < 0).any()):
             raise ValueError(f"counts must not be negative, got {int(counts.min())}")
-        # Checked after rounding: a variance below the smallest float32 would become zero.
+        # Checked after rounding, which turns very small variances into zero.
         means = means.detach().to(torch.float32, copy=True)
         variances = variances.detach().to(torch.float32, copy=True)
         for name, value in (("means", means), ("variances", variances)):
@@ -68,7 +76,7 @@ class ClassGaussians(nn.Module):
             worst = int(variances.amin(dim=1).argmin())
             raise ValueError(
                 f"variances must be positive, the smallest of class {worst} is "
-                f"{float(variances[worst].min()):g} in float32; floor them, as "
+                f"{float(variances[worst].min()):g} in float32; set a floor, as "
                 "ClassStatistics.finalize does"
             )
         self.register_buffer("means", means)
@@ -89,32 +97,32 @@ class ClassGaussians(nn.Module):
         return f"num_classes={self.num_classes}, dim={self.dim}"
 
     def log_prob(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Log-density of latents, in nats, under their own class or under every class.
+        """Log-density of latents, in nats, under one class each or under all classes.
 
         Args:
             z: Latents of shape (B, d) or (B, C, H, W) with C*H*W = d.
             labels: The class of each latent, shape (B,), integers in [0, K).
 
         Returns:
-            Shape (B,) with labels, else (B, K). The gradient reaches ``z``.
+            Shape (B,) with labels, otherwise (B, K); differentiable with respect to ``z``.
 
         Raises:
-            ValueError: If the latents or the labels do not fit the gaussians.
+            ValueError: If the shape or dtype of the latents or labels is wrong.
         """
         dtype = torch.promote_types(z.dtype, torch.float32)
         if labels is None:
             return self._log_prob_all(z).to(dtype)
         z = self._flatten(z)
         self._check_labels(labels, len(z))
-        # Indexed before the cast: B rows are converted, not K.
+        # Index before the cast, which then converts B rows instead of K.
         variances = self.variances[labels].to(z.dtype)
         distance = ((z - self.means[labels].to(z.dtype)).square() / variances).sum(dim=1)
         return self._density(distance, variances.log().sum(dim=1)).to(dtype)
 
     def classify(self, z: Tensor) -> Tensor:
-        """The class under which each latent is most likely, shape (B,), int64.
+        """The most likely class of each latent, argmax over y of log p(z | y), shape (B,), int64.
 
-        Classes have equal weight: argmax over y of log p(z | y), the paper's NF-Acc rule.
+        Classes have equal prior probability, as in the paper's NF-Acc.
         """
         return self._log_prob_all(z).argmax(dim=1)
 
@@ -129,8 +137,8 @@ class ClassGaussians(nn.Module):
 
         Args:
             labels: The class of each sample, shape (B,), integers in [0, K).
-            temperature: T, which multiplies the standard deviation; 0 gives the class means.
-            generator: Source of the randomness. The noise is drawn on its device.
+            temperature: T, the factor of the standard deviation; 0 returns the class means.
+            generator: Source of randomness. The noise is drawn on its device.
 
         Raises:
             ValueError: If the labels or the temperature are out of range.
@@ -145,17 +153,17 @@ class ClassGaussians(nn.Module):
         return means + temperature * self.variances[labels].sqrt() * noise.to(means.device)
 
     def pairwise_kl(self) -> Tensor:
-        """KL(y || y') in nats between all classes, shape (K, K), float64: see `pairwise_kl`."""
+        """KL(y || y') in nats for all pairs of classes, (K, K), float64: see `pairwise_kl`."""
         return pairwise_kl(self.means, self.variances)
 
     def _log_prob_all(self, z: Tensor) -> Tensor:
-        """log p(z | y) for every class, (B, K): squares expanded into matrix products."""
+        """log p(z | y) for every class, (B, K), with matrix products for the squares."""
         z = self._flatten(z)
         distance = z.new_zeros(len(z), self.num_classes)
         logdet = z.new_zeros(self.num_classes)
         for part in column_slices(self.num_classes, self.dim):
             means, variances = self.means[:, part].to(z.dtype), self.variances[:, part].to(z.dtype)
-            # Centred, so that the expanded squares do not cancel when all means are far from 0.
+            # Centred, because the expanded squares cancel if all means are far from 0.
             centre = means.mean(dim=0)
             means, x = means - centre, z[:, part] - centre
             precisions = variances.reciprocal()
@@ -183,7 +191,7 @@ class ClassGaussians(nn.Module):
                 f"labels must be integers of shape ({batch},), got {labels.dtype} of shape "
                 f"{tuple(labels.shape)}"
             )
-        # Reading values from an accelerator would stall it in every training step.
+        # Reading values from an accelerator would synchronize it in every training step.
         if labels.device.type == "cpu" and batch:
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= self.num_classes:
@@ -193,7 +201,7 @@ class ClassGaussians(nn.Module):
 
 
 def column_slices(rows: int, columns: int) -> Iterator[slice]:
-    """Slices that cut a (rows, columns) tensor into parts of about ``SLICE`` elements."""
+    """Column slices of about ``SLICE`` elements that cover a (rows, columns) tensor."""
     width = max(1, SLICE // rows)
     for start in range(0, columns, width):
         yield slice(start, start + width)
@@ -205,17 +213,17 @@ def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
     .. math:: KL(y \| y') = \frac12 \sum_i \left[ \frac{v_{yi} + (\mu_{yi} - \mu_{y'i})^2}{v_{y'i}}
               - 1 + \log v_{y'i} - \log v_{yi} \right]
 
-    The squares are expanded, after centring the means over classes, so that everything is a matrix
-    product: O(K^2 d) time and O(Kd + K^2) memory. Rounding leaves an absolute error near 1e-16
-    times the largest term; results are clamped at 0 and the diagonal is exactly 0.
+    The means are centred over classes and the squares expanded into matrix products, which take
+    O(K^2 d) time and O(Kd + K^2) memory. The absolute rounding error is about 1e-16 times the
+    largest term. Results are clamped at 0, and the diagonal is exactly 0.
 
     Args:
         means: Shape (K, d).
-        variances: Shape (K, d), or (K, 1) where a class has one variance for all its coordinates.
+        variances: Shape (K, d), or (K, 1) for one variance per class.
 
     Returns:
-        Shape (K, K), float64; entry [y, y'] is KL(y || y'). Differentiable. It lies on the CPU
-        where the device of the means has no float64.
+        KL(y || y') at [y, y'], shape (K, K), float64, differentiable; on the CPU if the device of
+        the means has no float64.
 
     Raises:
         ValueError: If the shapes disagree.
@@ -239,13 +247,13 @@ def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
         total.addmm_(torch.addcmul(v, mu, mu), precisions.T)
         total.addmm_(mu, precisions.mul(mu).T, alpha=-2)
         logdet = logdet + _log_sum(v)
-    # On the diagonal stands d - sum mu^2/v, which gives the square that the expansion leaves out.
+    # The diagonal is d - sum mu^2/v; subtracting it adds the missing square and -d.
     kl = 0.5 * (total - total.diagonal() + logdet - logdet[:, None])
     return _without_diagonal(kl.clamp(min=0))
 
 
 def _log_sum(v: Tensor) -> Tensor:
-    """The sum of logarithms along rows: of products of four, since a logarithm costs several."""
+    """Row sums of logarithms, with one logarithm per product of four values, for speed."""
     width = v.shape[1] // 4
     if width == 0 or v.requires_grad:
         return v.log().sum(dim=1)
@@ -253,14 +261,14 @@ def _log_sum(v: Tensor) -> Tensor:
     product *= v[:, 2 * width : 3 * width]
     product *= v[:, 3 * width : 4 * width]
     low, high = product.aminmax()
-    # Subnormal products are rounded, and products that overflow are lost.
+    # Subnormal or overflowing products lose precision.
     if not (low > torch.finfo(v.dtype).tiny and high < torch.inf):
         return v.log().sum(dim=1)
     return product.log_().sum(dim=1) + v[:, 4 * width :].log().sum(dim=1)
 
 
 def _pairwise_kl_isotropic(means: Tensor, variances: Tensor) -> Tensor:
-    """`pairwise_kl` for variances of shape (K, 1): one Gram matrix."""
+    """`pairwise_kl` for variances of shape (K, 1), from one Gram matrix."""
     ratio = variances / variances.T
     spread = means.shape[1] * (ratio - 1 - ratio.log())
     kl = 0.5 * (squared_distances(means) / variances.T + spread)
@@ -268,7 +276,7 @@ def _pairwise_kl_isotropic(means: Tensor, variances: Tensor) -> Tensor:
 
 
 def squared_distances(means: Tensor) -> Tensor:
-    """Squared distances between all rows of (K, d), shape (K, K), float64; as `pairwise_kl`."""
+    """Squared distances between all rows of a (K, d) tensor, shape (K, K), float64."""
     classes, dim = means.shape
     gram = means.new_zeros(classes, classes, dtype=torch.float64)
     for part in column_slices(classes, dim):
@@ -281,6 +289,6 @@ def squared_distances(means: Tensor) -> Tensor:
 
 
 def _without_diagonal(matrix: Tensor) -> Tensor:
-    """A new (K, K) matrix of clamped values with a zero diagonal, whatever was there."""
+    """Set the diagonal of a temporary matrix to zero, in place."""
     matrix.diagonal().zero_()
     return matrix

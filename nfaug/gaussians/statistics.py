@@ -1,4 +1,4 @@
-"""Counts, means and variances of each class's latents, from one streaming pass."""
+"""Streaming counts, means and variances of each class's latents."""
 
 from __future__ import annotations
 
@@ -14,23 +14,35 @@ __all__ = ["ClassStatistics"]
 class ClassStatistics:
     r"""Streaming first and second moments per class, in float64, mergeable in any order.
 
-    A batch with count n_b, mean m_b and summed squares M_b joins a class with n, m and M by
+    A batch with count n_b, mean m_b and sum of squared deviations M_b updates n, m and M of a class
+    by
 
     .. math:: \delta = m_b - m, \quad m \leftarrow m + \frac{n_b}{n + n_b} \delta, \quad
               M \leftarrow M + M_b + \frac{n\, n_b}{n + n_b} \delta^2
 
-    (Chan, Golub and LeVeque 1983), which never subtracts large squares from each other.
+    (Chan, Golub and LeVeque 1983), which does not subtract large squares.
 
-    Feed it latents of images with dequantisation noise: with a fixed offset, constant pixels
-    (padding, black borders) would have no variance at all.
+    Use latents of images with dequantisation noise: without noise, constant pixels (padding, black
+    borders) have no variance.
 
     Args:
         num_classes: The number of classes, K.
         dim: The number of latent coordinates, d.
-        device: Where the sums are kept. It needs float64, so Apple GPUs do not serve.
+        device: The device of the sums. It must support float64, which Apple GPUs do not.
 
     Raises:
         ValueError: If a size is below 1 or the device has no float64.
+
+    Example:
+        >>> statistics = ClassStatistics(num_classes=2, dim=3)
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> for _ in range(5):
+        ...     statistics.update(torch.randn(4, 3), labels)
+        >>> counts, means, variances = statistics.finalize()
+        >>> counts
+        tensor([10, 10])
+        >>> means.shape
+        torch.Size([2, 3])
     """
 
     def __init__(
@@ -39,7 +51,7 @@ class ClassStatistics:
         if num_classes < 1 or dim < 1:
             raise ValueError(f"num_classes and dim must be at least 1, got {num_classes} and {dim}")
         if device is not None and torch.device(device).type == "mps":
-            raise ValueError("statistics need float64, which 'mps' has not; use device='cpu'")
+            raise ValueError("statistics need float64, which 'mps' does not support; use 'cpu'")
         self.counts = torch.zeros(num_classes, dtype=torch.float64, device=device)
         self.means = torch.zeros(num_classes, dim, dtype=torch.float64, device=device)
         self.m2 = torch.zeros_like(self.means)
@@ -65,7 +77,7 @@ class ClassStatistics:
         """Add a batch of latents, (B, d) or (B, C, H, W), with their labels (B,).
 
         Raises:
-            ValueError: If shapes or labels do not fit, or a latent is not finite; nothing is added.
+            ValueError: If a shape or label is wrong or a latent is not finite. Nothing is added.
         """
         if z.ndim < 2 or z[:1].numel() not in (0, self.dim) or not z.is_floating_point():
             raise ValueError(
@@ -89,10 +101,10 @@ class ClassStatistics:
         bad = ~torch.isfinite(z).all(dim=1)
         if bool(bad.any()):
             raise ValueError(
-                f"{int(bad.sum())} of {len(z)} latents are not finite, the first one in class "
+                f"{int(bad.sum())} of {len(z)} latents are not finite, the first in class "
                 f"{int(labels[bad][0])}; check the images and the flow's weights"
             )
-        # Only the classes of this batch are touched: O(B d), whatever the number of classes.
+        # Only the classes of this batch are updated: O(B d) for any number of classes.
         classes, local = labels.unique(return_inverse=True)
         counts = torch.bincount(local, minlength=len(classes)).double()
         means = z.new_zeros(len(classes), self.dim).index_add_(0, local, z) / counts[:, None]
@@ -102,15 +114,15 @@ class ClassStatistics:
 
     @torch.no_grad()
     def merge(self, other: ClassStatistics) -> None:
-        """Add what another instance has seen; it is left as it was.
+        """Add the samples of another instance, which does not change.
 
         Raises:
             ValueError: If the numbers of classes or coordinates differ.
         """
         if other.means.shape != self.means.shape:
             raise ValueError(
-                f"statistics of {other.num_classes} classes x {other.dim} coordinates cannot join "
-                f"{self.num_classes} classes x {self.dim} coordinates"
+                f"cannot merge statistics of {other.num_classes} classes x {other.dim} coordinates "
+                f"into those of {self.num_classes} classes x {self.dim} coordinates"
             )
         device = self.means.device
         classes = other.counts.nonzero().flatten()
@@ -120,16 +132,15 @@ class ClassStatistics:
 
     @torch.no_grad()
     def all_reduce(self) -> None:
-        """Combine the statistics of all processes, so that each has the whole: one all-reduce.
+        """Combine the statistics of all processes with one broadcast and one all-reduce.
 
-        What one sum over processes can carry are sums of differences from a reference, and of their
-        squares. They keep their digits where the reference lies near the mean, so it is the first
-        process's class mean, broadcast before (for a class that it has not seen, its mean over all
-        classes). With g the distance from there to the mean, in standard deviations, the variances'
-        rounding error is about 1e-16 * (1 + g^2) relative.
+        The processes sum differences from a reference, and their squares. Rounding errors are small
+        if the reference is near the mean, so the first process broadcasts its class means (for a
+        class that it has not seen, its mean over all classes). If the mean is g standard deviations
+        from the reference, the relative error of the variances is about 1e-16 * (1 + g^2).
 
-        All processes must call it, once each has seen its share: a second call would count every
-        sample once a process. Without an initialised process group there is nothing to do.
+        Every process must call it once, after its last update; a second call counts each sample
+        once per process. Without an initialised process group it does nothing.
         """
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
@@ -137,7 +148,7 @@ class ClassStatistics:
         total = self.counts.sum().clamp(min=1)
         reference = torch.where(seen, self.means, self.counts @ self.means / total)
         torch.distributed.broadcast(reference, src=0)
-        # Zero for a class without samples, whatever its (zero) mean says.
+        # A class without samples has mean 0, which must not count as a difference.
         shift = torch.where(seen, self.means - reference, 0.0)
         sums = self.counts[:, None] * shift
         packed = torch.cat([self.counts[:, None], sums, self.m2 + sums * shift], dim=1)
@@ -149,17 +160,26 @@ class ClassStatistics:
         self.m2 = (raw - sums * shift).clamp_(min=0)
 
     def finalize(
-        self, variance_floor: float = 1e-6, *, class_names: Sequence[str] | None = None
+        self,
+        variance_floor: float = 1e-6,
+        *,
+        class_names: Sequence[str] | None = None,
+        pool_single: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The counts (K,) int64, means (K, d) and variances (K, d), the latter two in float64.
+        """Compute counts, means and variances.
 
-        Variances are the maximum-likelihood ones, M/n, and at least ``variance_floor``: a
-        coordinate that never varies would make every density infinite. The default lies below
-        1/(12 * 128^2) = 5.1e-6, the variance of dequantisation noise in flow space.
+        Variances are the maximum-likelihood estimates M/n, with a floor because a constant
+        coordinate would have infinite density. The default floor is below 1/(12 * 128^2) = 5.1e-6,
+        the variance of dequantisation noise in flow space.
 
         Args:
             variance_floor: The smallest variance, in squared latent units.
             class_names: Names for the error message.
+            pool_single: Whether a class of one sample gets the mean variance of the other classes;
+                if not, it is an error.
+
+        Returns:
+            The counts (K,) in int64, and the means (K, d) and variances (K, d) in float64.
 
         Raises:
             ValueError: If a class has fewer than two samples, or the floor is not positive.
@@ -167,22 +187,27 @@ class ClassStatistics:
         if not 0 < variance_floor < float("inf"):
             raise ValueError(f"variance_floor must be positive and finite, got {variance_floor}")
         counts = self.counts.round().to(torch.int64)
-        if bool((counts < 2).any()):
-            few = (counts < 2).nonzero().flatten().tolist()
+        least = 1 if pool_single else 2
+        if bool((counts < least).any()):
+            few = (counts < least).nonzero().flatten().tolist()
             shown = ", ".join(
                 f"{y if class_names is None else repr(class_names[y])} ({int(counts[y])})"
                 for y in few[:5]
             )
             raise ValueError(
-                f"{len(few)} of {self.num_classes} classes have fewer than 2 samples, which give "
-                f"no variance: class {shown}{', ...' if len(few) > 5 else ''}; add images or "
-                "leave these classes out"
+                f"{len(few)} of {self.num_classes} classes have fewer than the {least} samples "
+                f"that a variance needs: class {shown}{', ...' if len(few) > 5 else ''}; add "
+                "images or leave these classes out"
             )
         variances = self.m2 / self.counts[:, None]
+        single = counts == 1
+        if bool(single.any()):
+            known = variances[~single]
+            variances[single] = known.mean(0) if len(known) else torch.ones_like(variances[0])
         return counts, self.means.clone(), variances.clamp_(min=variance_floor)
 
     def _combine(self, classes: Tensor, counts: Tensor, means: Tensor, m2: Tensor) -> None:
-        """Chan's update of the rows ``classes``."""
+        """Update the rows ``classes`` by the formula of Chan et al."""
         before = self.counts[classes]
         total = before + counts
         delta = means - self.means[classes]

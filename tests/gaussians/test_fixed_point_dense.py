@@ -1,29 +1,28 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from nfaug.gaussians.fixed_point.dense import (
-    dense_mean_update,
-    dense_objective,
-    dense_pairwise_kl,
-    dense_proposition1_update,
-    dense_released_update,
-    geodesic,
-    inverse_geometric_mean,
-    solve_dense,
-)
-from nfaug.gaussians.fixed_point.solver import (
+from nfaug.fixed_point import (
     FixedPointConfig,
     FixedPointDivergence,
     class_kernel,
     objective,
     solve,
+    solve_dense,
 )
+from nfaug.gaussians.fixed_point.dense import (
+    dense_pairwise_kl,
+    dense_update,
+    geodesic,
+    inverse_geometric_mean,
+)
+from nfaug.gaussians.fixed_point.rules import divergence_penalty
 
 CLASSES, DIM = 4, 3
 EXACT = {"rtol": 1e-10, "atol": 1e-13}
@@ -46,7 +45,7 @@ def root(x: Tensor) -> Tensor:
     return vectors @ values.sqrt().diag() @ vectors.T
 
 
-# The equations once more, class by class, with explicit inverses and matrix square roots.
+# The equations again, class by class, with explicit inverses and matrix square roots.
 
 
 def direct_kl(means: Tensor, covariances: Tensor) -> Tensor:
@@ -102,6 +101,18 @@ def direct_covariances(
     return result
 
 
+def dense_objective(
+    data: tuple[Tensor, Tensor], means: Tensor, covariances: Tensor, weight: float, alpha: float
+) -> Tensor:
+    """The objective J: the mean negative log-likelihood of each class, and the divergence term."""
+    m, s = data
+    inverses = torch.linalg.inv(covariances)
+    scatter = s + torch.einsum("ki,kj->kij", m - means, m - means)
+    logdet = torch.logdet(2 * torch.pi * covariances).sum()
+    nll = 0.5 * ((inverses * scatter).sum() + logdet)
+    return nll + weight * divergence_penalty(dense_pairwise_kl(means, covariances), alpha=alpha)
+
+
 @pytest.fixture
 def state() -> tuple[Tensor, Tensor]:
     return draw(seed=1)
@@ -121,18 +132,20 @@ def test_kl_against_loops_and_torch_distributions(state: tuple[Tensor, Tensor]) 
 
 
 def test_mean_update_against_loops(state: tuple[Tensor, Tensor], kernel: Tensor) -> None:
-    m, _ = draw()
-    expected = direct_means(m, *state, kernel, 30.0)
-    torch.testing.assert_close(dense_mean_update(m, *state, kernel, 30.0), expected, **EXACT)
-
-
-def test_covariance_updates_against_loops(state: tuple[Tensor, Tensor], kernel: Tensor) -> None:
     data = draw()
-    expected = direct_covariances(data, *state, kernel, 30.0, "proposition1")
-    found = dense_proposition1_update(*data, *state, kernel, 30.0)
+    expected = direct_means(data[0], *state, kernel, 30.0)
+    config = FixedPointConfig(isotropic_mean_step=False)
+    found, _ = dense_update(data, state, kernel, 30.0, config)
     torch.testing.assert_close(found, expected, **EXACT)
-    expected = direct_covariances(data, *state, kernel, 30.0, "released")
-    found = dense_released_update(data[1], *state, kernel, 30.0)
+
+
+@pytest.mark.parametrize("update", ["proposition1", "released"])
+def test_covariance_updates_against_loops(
+    state: tuple[Tensor, Tensor], kernel: Tensor, update: Any
+) -> None:
+    data = draw()
+    expected = direct_covariances(data, *state, kernel, 30.0, update)
+    _, found = dense_update(data, state, kernel, 30.0, FixedPointConfig(update=update))
     torch.testing.assert_close(found, expected, **EXACT)
 
 
@@ -221,7 +234,7 @@ def test_objective_on_diagonal_inputs_equals_the_diagonal_one(
     m, s = draw()
     means, v = state[0], state[1].diagonal(dim1=1, dim2=2)
     s = s.diagonal(dim1=1, dim2=2)
-    found = dense_objective(m, s.diag_embed(), means, v.diag_embed(), 30.0, alpha=2.0)
+    found = dense_objective((m, s.diag_embed()), means, v.diag_embed(), 30.0, alpha=2.0)
     torch.testing.assert_close(found, objective(m, s, means, v, 30.0, alpha=2.0))
 
 
@@ -241,8 +254,8 @@ def test_a_converged_solve_is_stationary(fit: str) -> None:
     assert result.converged
     assert (result.variances - data[1]).norm() > 1e-2
     point = result.means.clone().requires_grad_(), result.variances.clone().requires_grad_()
-    found = torch.autograd.grad(dense_objective(*data, *point, 0.5), point)
-    scale = torch.autograd.grad(dense_objective(*data, *point, 0.0), point)
+    found = torch.autograd.grad(dense_objective(data, *point, 0.5, alpha=10.0), point)
+    scale = torch.autograd.grad(dense_objective(data, *point, 0.0, alpha=10.0), point)
     if fit == "both":
         assert found[0].norm() < 1e-6 * scale[0].norm()
     symmetric = found[1] + found[1].mT
@@ -255,14 +268,14 @@ def test_released_stays_positive_definite_where_a_does_not(state: tuple[Tensor, 
     covariances = covariances.clone()
     covariances[0] *= 40
     kernel = class_kernel(dense_pairwise_kl(means, covariances))
-    found = dense_released_update(data[1], means, covariances, kernel, 30.0)
+    _, found = dense_update(data, (means, covariances), kernel, 30.0, FixedPointConfig())
     assert (torch.linalg.eigvalsh(found) > 0).all()
 
 
 def test_divergence_and_bounds() -> None:
     data = draw()
     config = FixedPointConfig(fit="both", kld_weight=300, update="proposition1")
-    with pytest.raises(FixedPointDivergence, match="set variance_bounds") as caught:
+    with pytest.raises(FixedPointDivergence, match="variance_bounds") as caught:
         solve_dense(*data, config)
     assert len(caught.value.history) == caught.value.iteration - 1
     result = solve_dense(*data, dataclasses.replace(config, variance_bounds=(0.1, 10.0)))
@@ -289,17 +302,17 @@ def test_bad_data() -> None:
     singular[1] = torch.ones(DIM, DIM)
     nan = s.clone()
     nan[3] = torch.nan
-    for covariances, message in (
-        (s[:, 0], r"covariances must be .* shape \(4, 3, 3\), got .* \(4, 3\)"),
-        (skew, "data covariance of class 2 is not symmetric: .* by up to 0.1"),
-        (singular, "class 1 is not positive definite; take more samples than coordinates"),
-        (nan, "data covariance of class 3 is not finite"),
+    for covariances, token in (
+        (s[:, 0], r"\(4, 3\)"),
+        (skew, "symmetric"),
+        (singular, "definite"),
+        (nan, "class 3"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=token):
             solve_dense(m, covariances)
-    with pytest.raises(ValueError, match="at least 2 classes"):
+    with pytest.raises(ValueError, match="got 1"):
         solve_dense(m[:1], s[:1])
-    with pytest.raises(ValueError, match="class 0 has 1 training samples"):
+    with pytest.raises(ValueError, match="class 0"):
         solve_dense(m, s, counts=torch.ones(CLASSES))
-    with pytest.raises(ValueError, match=r"start means have shape \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"\(2, 3\)"):
         solve_dense(m, s, start=(m[:2], s[:2]))

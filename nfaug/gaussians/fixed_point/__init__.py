@@ -1,17 +1,9 @@
 """The fixed-point iteration for class gaussians (Enescu & Sahbi 2024, Eqs. 5-8)."""
 
-from .solver import (
-    FixedPointConfig,
-    FixedPointDivergence,
-    FixedPointResult,
-    FixedPointStep,
-    class_kernel,
-    mean_update,
-    objective,
-    proposition1_update,
-    released_update,
-    solve,
-)
+from .config import FixedPointConfig, FixedPointDivergence, FixedPointResult, FixedPointStep
+from .dense import solve_dense
+from .rules import class_kernel, mean_update, objective, proposition1_update, released_update
+from .solver import solve
 
 __all__ = [
     "FixedPointConfig",
@@ -24,4 +16,5 @@ __all__ = [
     "proposition1_update",
     "released_update",
     "solve",
+    "solve_dense",
 ]

@@ -1,10 +1,10 @@
-"""What the fixed-point iteration is asked to do, and what it returns."""
+"""Settings and results of the fixed-point iteration."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ __all__ = [
     "FixedPointDivergence",
     "FixedPointResult",
     "FixedPointStep",
+    "SeparationConfig",
     "default_weight",
 ]
 
@@ -27,22 +28,22 @@ Update = Literal["released", "proposition1"]
 
 
 def default_weight(num_classes: int, dim: int) -> float:
-    r"""The weight c that puts classes as far apart, coordinate by coordinate, as the paper's does.
+    r"""The weight c that gives the paper's distance between classes, per coordinate.
 
     .. math:: c = w\,\frac{d}{K - 1}, \quad w = \mathrm{REFERENCE\_WEIGHT} = 3 \cdot 10^4 / 3072
 
-    With identity covariances and pi of Eq. 9 the kernel is :math:`2 e^{-1/a} / (a D^2)` between
-    classes at distance D. Where the classes are one another's equals (every pair at distance D, the
-    data's means together), the mean update :math:`\mu_y = c \sum_{y'} 2 K_{yy'} (\mu_y -
-    \mu_{y'})`, with the means' average at 0, balances at
+    With identity covariances and pi of Eq. 9, the kernel is :math:`2 e^{-1/a} / (a D^2)` between
+    classes at distance D. Suppose that all data means coincide and all pairs of classes are at
+    distance D. With the average mean at 0, the mean update :math:`\mu_y = c \sum_{y'} 2 K_{yy'}
+    (\mu_y - \mu_{y'})` then has its fixed point at
 
     .. math:: 1 = 2 c K \cdot \frac{2 e^{-1/a}}{a D^2}, \quad
               \frac{D^2}{d} = \frac{4 e^{-1/a}}{a} \cdot \frac{c K}{d}
               = \frac{4 e^{-1/a}}{a}\, w\, \frac{K}{K - 1}
 
-    So a class is about 1.9 standard deviations from another in each coordinate (alpha = 10),
-    whatever d and K. A weight that does not grow with d gives small images a spacing that tears
-    their flow apart: 3333 with 10 classes suits 3,072 dimensions, in 64 it is 69.
+    Two classes are about 1.9 standard deviations apart in each coordinate (alpha = 10), for any d
+    and K. A weight that does not scale with d separates the classes of small images too far and
+    destabilizes their flow: 3333 with 10 classes suits d = 3072, and 69 suits d = 64.
 
     Args:
         num_classes: K, at least 2.
@@ -52,36 +53,14 @@ def default_weight(num_classes: int, dim: int) -> float:
 
 
 @dataclass(frozen=True)
-class FixedPointConfig:
-    """What the fixed point fits, and how.
+class SeparationConfig:
+    """Settings of the objective that separates the classes, shared by its two solvers.
 
     Args:
-        fit: "means" keeps identity covariances (ablation #2, the default and the sturdiest),
-            "covariances" keeps the data's means (#3), "both" learns both (#4).
-        kld_weight: c, the factor in front of the sums of Eqs. 5-7: the axis of the paper's Table 2.
-            The paper's lambda is c * K * (K - 1). None means the spacing of the paper's settings
-            in whatever dimension and number of classes: see `default_weight`.
-        alpha: a, the softness of the kernel; the paper uses 0.1 to 10.
+        fit: "means" (identity covariances), "covariances" (the data's means) or "both".
+        kld_weight: c, the weight of the divergence term; None for `default_weight`.
+        alpha: a, the softness of the kernel.
         kernel: "forward" (pi of Eq. 9) or "mean" (Eq. 10).
-        update: The covariance rule. "released" gave the paper's numbers and has a fixed point at
-            every weight tried, but draws variances towards 1: at weight 0 it returns s^(1/3), not
-            the data's s as section 4.2 says. "proposition1" is stationary for the objective, and
-            returns s at weight 0, but the objective is unbounded below from small weights on
-            (with "forward", from alpha * exp(1/alpha) / (2 (K - 1))): give it ``variance_bounds``.
-            With fit "covariances" even "released" lets variances grow without end at large
-            weights, as 3,333 in 3,072 dimensions with 10 classes.
-        isotropic_mean_step: Replace every variance in the mean update by its average over
-            coordinates, which keeps a coordinate from running away. The means are then stationary
-            for the objective only if each class's variance is the same in all coordinates.
-        damping: s in x <- x + s * (M(x) - x), for means and log-variances; in (0, 1]. The fixed
-            points do not depend on it. Undamped (1), nearly equal means oscillate for ever.
-        tolerance: Converged when no class's mean or variance vector would move by more than this
-            (L2 norm of the undamped step, latent units).
-        max_iterations: The largest number of evaluations of the update.
-        variance_bounds: (low, high) onto which variances are projected after every update.
-        anderson: How many former steps a safeguarded Anderson acceleration works with; 0 for none.
-            The fixed points are the same, but where there are several, another may be found. It
-            keeps 2 ``anderson`` + 4 copies of the state.
 
     Raises:
         ValueError: If a value is out of range.
@@ -91,48 +70,97 @@ class FixedPointConfig:
     kld_weight: float | None = None
     alpha: float = 10.0
     kernel: Kernel = "forward"
+
+    def __post_init__(self) -> None:
+        self._check_choices(fit=Fit, kernel=Kernel)
+        if self.kld_weight is not None and not 0 <= self.kld_weight < math.inf:
+            raise ValueError(
+                f"kld_weight must be finite and at least 0, or None, got {self.kld_weight}"
+            )
+        self._check_positive("alpha")
+
+    def weight(self, num_classes: int, dim: int) -> float:
+        """The weight c for K classes of dimension d, with the default resolved."""
+        return default_weight(num_classes, dim) if self.kld_weight is None else self.kld_weight
+
+    def _check_choices(self, **choices: Any) -> None:
+        for name, literal in choices.items():
+            if getattr(self, name) not in get_args(literal):
+                allowed = ", ".join(map(repr, get_args(literal)))
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+
+    def _check_at_least_one(self, name: str) -> None:
+        if getattr(self, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def _check_bounds(self, bounds: tuple[float, float], *, zero: bool) -> None:
+        """Check ``variance_bounds`` and store them as a tuple: JSON and YAML give a list."""
+        low, high = bounds
+        object.__setattr__(self, "variance_bounds", (low, high))
+        if not 0 <= low < high < math.inf or (low == 0 and not zero):
+            raise ValueError(
+                f"variance_bounds must be (low, high) with 0 {'<=' if zero else '<'} low < high, "
+                f"finite, got {(low, high)}"
+            )
+
+
+@dataclass(frozen=True)
+class FixedPointConfig(SeparationConfig):
+    """Settings of the fixed-point iteration.
+
+    Args:
+        fit: "means" uses identity covariances (ablation #2, the default and the most robust),
+            "covariances" uses the data's means (#3), "both" fits both (#4).
+        kld_weight: c, the factor in front of the sums of Eqs. 5-7, and the axis of the paper's
+            Table 2. The paper's lambda is c * K * (K - 1). None gives the class distance of the
+            paper's settings in any dimension and for any number of classes: see `default_weight`.
+        alpha: a, the softness of the kernel; the paper uses 0.1 to 10.
+        kernel: "forward" (pi of Eq. 9) or "mean" (Eq. 10).
+        update: The covariance rule. "released" reproduces the paper's numbers and has a fixed point
+            at every weight tried, but biases variances towards 1: at weight 0 it returns s^(1/3),
+            not the data's s as section 4.2 says. "proposition1" is stationary for the objective and
+            returns s at weight 0, but the objective is unbounded below even at small weights
+            (with "forward", above alpha * exp(1/alpha) / (2 (K - 1))): set ``variance_bounds``.
+            With fit "covariances", variances grow without limit at large weights even with
+            "released", for example at 3,333 in 3,072 dimensions with 10 classes.
+        isotropic_mean_step: Replace every variance in the mean update by its average over
+            coordinates, which prevents single coordinates from diverging. The means are then
+            stationary for the objective only if each class has equal variances in all coordinates.
+        damping: s in x <- x + s * (M(x) - x), for means and log-variances; in (0, 1]. The fixed
+            points do not depend on it. Without damping (1), nearly equal means oscillate forever.
+        tolerance: Converged when no class's mean or variance vector would move by more than this
+            (L2 norm of the undamped step, latent units).
+        max_iterations: The largest number of evaluations of the update.
+        variance_bounds: (low, high); variances are clamped to it after every update.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
     update: Update = "released"
     isotropic_mean_step: bool = True
     damping: float = 0.5
     tolerance: float = 0.1
     max_iterations: int = 300
     variance_bounds: tuple[float, float] | None = None
-    anderson: int = 0
 
     def __post_init__(self) -> None:
-        for name, choices in (("fit", Fit), ("kernel", Kernel), ("update", Update)):
-            if getattr(self, name) not in get_args(choices):
-                allowed = ", ".join(map(repr, get_args(choices)))
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        if self.kld_weight is not None and not 0 <= self.kld_weight < math.inf:
-            raise ValueError(
-                f"kld_weight must be finite and at least 0, or None, got {self.kld_weight}"
-            )
-        for name in ("alpha", "tolerance"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        super().__post_init__()
+        self._check_choices(update=Update)
+        self._check_positive("tolerance")
         if not 0 < self.damping <= 1:
             raise ValueError(f"damping must lie in (0, 1], got {self.damping}")
-        if self.max_iterations < 1:
-            raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations}")
-        if self.anderson < 0:
-            raise ValueError(f"anderson must be at least 0, got {self.anderson}")
+        self._check_at_least_one("max_iterations")
         if self.variance_bounds is not None:
-            low, high = self.variance_bounds
-            # JSON and YAML give a list.
-            object.__setattr__(self, "variance_bounds", (low, high))
-            if not 0 < low < high < math.inf:
-                raise ValueError(
-                    "variance_bounds must be (low, high) with 0 < low < high, finite, got "
-                    f"{self.variance_bounds}"
-                )
-
-    def weight(self, num_classes: int, dim: int) -> float:
-        """c for this number of classes in this dimension, the default resolved."""
-        return default_weight(num_classes, dim) if self.kld_weight is None else self.kld_weight
+            self._check_bounds(self.variance_bounds, zero=False)
 
     def advice(self) -> str:
-        """What to change where a solve diverges."""
+        """Which settings to change when a solve diverges."""
         cures = ["lower kld_weight"]
         if self.fit != "means":
             if self.variance_bounds is None:
@@ -145,10 +173,10 @@ class FixedPointConfig:
 
 @dataclass(frozen=True)
 class FixedPointStep:
-    """One line of the convergence history, all of the state before the step.
+    """One entry of the convergence history; all values describe the state before the step.
 
-    ``mean_residual`` and ``variance_residual`` are the largest over classes of the L2 norm of the
-    undamped step; ``kl_min`` and ``kl_mean`` are over pairs of different classes, in nats.
+    ``mean_residual`` and ``variance_residual`` are the largest L2 norms, over classes, of the
+    undamped step. ``kl_min`` and ``kl_mean`` are over pairs of different classes, in nats.
     """
 
     iteration: int
@@ -159,17 +187,18 @@ class FixedPointStep:
 
     @property
     def residual(self) -> float:
+        """The larger of the two residuals."""
         return max(self.mean_residual, self.variance_residual)
 
 
 @dataclass(frozen=True)
 class FixedPointResult:
-    """Class gaussians, always finite, and how they were reached.
+    """Finite class gaussians and how the solver reached them.
 
-    ``means`` and ``variances`` have shape (K, d), or (K, d, d) covariances from the dense solver.
-    ``residual`` belongs to exactly these values: it is the largest over classes of the L2 norm of
-    the step that one more undamped update would take. ``converged`` says that it is within the
-    tolerance; ``iterations`` counts evaluations of the update.
+    ``means`` and ``variances`` have shape (K, d); the dense solver returns covariances (K, d, d) as
+    ``variances``. ``residual`` belongs to these values: it is the largest L2 norm, over classes, of
+    the next undamped step. ``converged`` says that it is within the tolerance. ``iterations``
+    counts evaluations of the update.
     """
 
     means: Tensor
@@ -181,13 +210,13 @@ class FixedPointResult:
 
 
 class FixedPointDivergence(ArithmeticError):
-    """The class gaussians left the range of positive finite numbers; the message says what to do.
+    """A class gaussian left the range of positive finite numbers.
 
     Attributes:
-        iteration: The evaluation of the update that did it, from 1.
+        iteration: The evaluation of the update at which it happened, from 1.
         class_index: The first class whose gaussian left the range.
-        kld_weight: The weight c, resolved.
-        advice: What to change.
+        kld_weight: The weight c, with the default resolved.
+        advice: Which settings to change.
         history: The steps before it.
     """
 
@@ -205,11 +234,11 @@ class FixedPointDivergence(ArithmeticError):
         self.advice = advice
         self.history = history
         super().__init__(
-            f"the class gaussians diverged at iteration {iteration}: that of class {class_index} "
-            f"left the range of positive finite numbers at kld_weight {kld_weight:g}; {advice}"
+            f"the gaussian of class {class_index} diverged at iteration {iteration}: it left the "
+            f"range of positive finite numbers at kld_weight {kld_weight:g}; {advice}"
         )
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        # An exception is rebuilt from its message otherwise, which fails between processes.
+        # By default, unpickling passes only the message, which fails between processes.
         arguments = (self.iteration, self.class_index, self.kld_weight, self.advice, self.history)
         return type(self), arguments

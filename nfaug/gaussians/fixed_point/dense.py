@@ -1,45 +1,23 @@
-"""The fixed point with full covariance matrices, for latents of few coordinates (d up to 512)."""
+r"""The fixed point with full covariance matrices, for latents of few coordinates (d up to 512).
+
+The equations are those of `rules`, with matrices S_y (data) and Sigma_y in place of s_y and v_y. An
+update takes O(K^2 d^2 + K d^3) time and O(K d^2) memory. All tensors are float64.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from . import solver
 from .config import FixedPointConfig, FixedPointResult
-from .dense_rules import (
-    dense_mean_update,
-    dense_objective,
-    dense_pairwise_kl,
-    dense_proposition1_update,
-    dense_released_update,
-    geodesic,
-    inverse_geometric_mean,
-    project_eigenvalues,
-    symmetric,
-)
-from .loop import State, StepReport, iterate
-from .rules import class_kernel, mean_update
-from .solver import (
-    CustomPi,
-    as_double,
-    check_counts,
-    checked_means,
-    solve,
-    variance_range,
-)
+from .rules import class_kernel, mean_update, zero_diagonal
+from .solver import State, StepReport
 
-__all__ = [
-    "dense_mean_update",
-    "dense_objective",
-    "dense_pairwise_kl",
-    "dense_proposition1_update",
-    "dense_released_update",
-    "geodesic",
-    "inverse_geometric_mean",
-    "solve_dense",
-]
+__all__ = ["dense_pairwise_kl", "dense_update", "geodesic", "inverse_geometric_mean", "solve_dense"]
 
 
 def solve_dense(
@@ -48,133 +26,175 @@ def solve_dense(
     config: FixedPointConfig | None = None,
     *,
     counts: Tensor | None = None,
-    pi: CustomPi | None = None,
     start: tuple[Tensor, Tensor] | None = None,
 ) -> FixedPointResult:
     """`solve` with full covariances.
 
-    Where everything is diagonal, that is S and the outer products of differences of means, it
-    gives the same answer. Means that differ along no single axis turn diagonal S into full Sigma.
-
-    Damping moves covariances along the geodesic (log-variances in the diagonal case), bounds are a
-    projection of the eigenvalues, and the residual is a Frobenius norm. An estimate of S from
-    fewer samples than coordinates is singular and refused: shrink it, or keep to diagonals, as the
-    paper does.
+    Both give the same result if all covariances are diagonal and the means differ along one axis.
+    Damping moves covariances along the geodesic, ``variance_bounds`` clamps eigenvalues, and the
+    residual is a Frobenius norm.
 
     Args:
         data_means: m, shape (K, d).
         data_covariances: S, shape (K, d, d), symmetric positive definite.
-        config, counts, pi, start: As for `solve`.
+        config, counts, start: As for `solve`.
 
     Returns:
         Finite gaussians whose ``variances`` are covariances of shape (K, d, d).
 
     Raises:
-        ValueError: If an input is unfit, a covariance that is not positive definite included.
-        FixedPointDivergence: If the iteration leaves the range of positive finite numbers.
+        ValueError: If an input is invalid, for example a singular covariance.
+        FixedPointDivergence: If a gaussian leaves the range of positive finite numbers.
     """
     config = FixedPointConfig() if config is None else config
-    if config.anderson and config.fit != "means":
-        raise ValueError("Anderson acceleration works on log-variances; set anderson to 0 here")
-    data = _checked(data_means, data_covariances, "data")
-    check_counts(counts, len(data_means))
-    means, covariances = data if start is None else _checked(*start, "start")
-    if means.shape != data[0].shape:
-        raise ValueError(
-            f"start means have shape {tuple(means.shape)}, the data's {tuple(data[0].shape)}"
-        )
-    if config.fit == "means":  # identity covariances: nothing is dense
+    data = _check_dense(data_means, data_covariances, "data")
+    solver.check_counts(counts, len(data_means))
+    means, covariances = data if start is None else _check_dense(*start, "start")
+    solver.check_start(means, data[0])
+    if config.fit == "means":  # the covariances are identities
         ones = torch.ones_like(means)
-        result = solve(data[0], ones, config, pi=pi, start=(means, ones))
-        return replace(result, variances=torch.diag_embed(result.variances))
+        result = solver.solve(data[0], ones, config, start=(means, ones))
+        return replace(result, variances=result.variances.diag_embed())
     means = (data[0] if config.fit == "covariances" else means).clone()
-    if config.variance_bounds is not None:
-        covariances = project_eigenvalues(covariances, *config.variance_bounds)
+    covariances = _project(covariances, config).clone()
     weight = config.weight(*means.shape)
-    step = _DenseStep(data, config, weight, pi)
-    return iterate(step, (means, covariances.clone()), config, weight)
+    limits = solver.variance_range(data[1].diagonal(dim1=1, dim2=2))
 
-
-class _DenseStep:
-    """One evaluation of the updates."""
-
-    def __init__(
-        self, data: State, config: FixedPointConfig, weight: float, pi: CustomPi | None
-    ) -> None:
-        self.data = data
-        self.config = config
-        self.pi = config.kernel if pi is None else pi
-        self.weight = weight
-        self.range = variance_range(data[1].diagonal(dim1=1, dim2=2))
-
-    def __call__(self, state: State, following: State) -> StepReport:
+    def step(state: State, following: State) -> StepReport:
+        mu, sigma = state
+        mean_moves = mu.new_zeros(len(mu))
         try:
-            return self._step(state, following)
+            kl = dense_pairwise_kl(mu, sigma)
+            kernel = class_kernel(kl, config.kernel, config.alpha)
+            new_mu, new_sigma = dense_update(data, state, kernel, weight, config)
+            following[1].copy_(geodesic(sigma, new_sigma, config.damping))
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined, unused-ignore]
-            # No longer positive definite in floating point: blame the class that is furthest gone.
-            diagonals = state[1].diagonal(dim1=1, dim2=2)
-            worst = torch.maximum(diagonals.amax(dim=1), 1 / diagonals.amin(dim=1)).argmax()
-            classes = torch.arange(len(diagonals), device=diagonals.device)
-            nothing = torch.zeros_like(diagonals[:, 0])
-            return StepReport(nothing.diag(), nothing, nothing, classes == worst)
-
-    def _step(self, state: State, following: State) -> StepReport:
-        means, covariances = state
-        m, s = self.data
-        config, weight = self.config, self.weight
-        kl = dense_pairwise_kl(means, covariances)
-        kernel = class_kernel(kl, self.pi, config.alpha)
-        mean_moves = torch.zeros_like(means)
+            # A covariance is no longer positive definite in float64: report the most extreme one.
+            low, high = sigma.diagonal(dim1=1, dim2=2).aminmax(dim=1)
+            extent = torch.maximum(high, 1 / low)
+            return StepReport(mean_moves.diag(), mean_moves, mean_moves, extent == extent.max())
         if config.fit == "both":
-            if config.isotropic_mean_step:
-                average = covariances.diagonal(dim1=1, dim2=2).mean(dim=1, keepdim=True)
-                target = mean_update(m, means, average, kernel, weight)
-            else:
-                target = dense_mean_update(m, means, covariances, kernel, weight)
-            mean_moves = target - means
-            torch.add(means, mean_moves, alpha=config.damping, out=following[0])
-        if config.update == "released":
-            target = dense_released_update(s, means, covariances, kernel, weight)
-        else:
-            target = dense_proposition1_update(m, s, means, covariances, kernel, weight)
-        if config.variance_bounds is not None:
-            target = project_eigenvalues(target, *config.variance_bounds)
-        following[1].copy_(geodesic(covariances, target, config.damping))
-        diagonals = target.diagonal(dim1=1, dim2=2)
-        inside = (diagonals > self.range[0]) & (diagonals < self.range[1])
-        mean_moves = torch.linalg.vector_norm(mean_moves, dim=1)
-        moves = torch.linalg.matrix_norm(target - covariances)
-        finite = mean_moves.isfinite() & moves.isfinite()
-        return StepReport(kl, mean_moves, moves, ~(inside.all(dim=1) & finite))
+            mean_moves = torch.linalg.vector_norm(new_mu - mu, dim=1)
+            torch.add(mu, new_mu - mu, alpha=config.damping, out=following[0])
+        moves = torch.linalg.matrix_norm(new_sigma - sigma)
+        low, high = new_sigma.diagonal(dim1=1, dim2=2).aminmax(dim=1)
+        inside = (low > limits[0]) & (high < limits[1]) & mean_moves.isfinite() & moves.isfinite()
+        return StepReport(kl, mean_moves, moves, ~inside)
+
+    return solver.iterate(step, (means, covariances), config, weight)
 
 
-def _checked(means: Tensor, covariances: Tensor, name: str) -> State:
-    """Means and covariances in float64, finite, the latter symmetric positive definite."""
-    means = checked_means(means, name)
-    classes, dim = means.shape
-    if covariances.shape != (classes, dim, dim) or not covariances.is_floating_point():
+def dense_update(
+    data: State, state: State, kernel: Tensor, weight: float, config: FixedPointConfig
+) -> State:
+    r"""One undamped update of mu (K, d) and Sigma (K, d, d), given the kernel (K, K).
+
+    .. math:: \mu_y \leftarrow m_y + c\, \Sigma_y \sum_{y'} \left(K_{yy'} \Sigma_{y'}^{-1} +
+              K_{y'y} \Sigma_y^{-1}\right) (\mu_y - \mu_{y'}), \quad \Sigma_y \leftarrow A^{-1} \# B
+
+    A and B are those of `proposition1_update` or `released_update`, with
+    :math:`(\mu_y - \mu_{y'})(\mu_y - \mu_{y'})^T` for squares,
+    :math:`\Sigma_y^{-1} X \Sigma_y^{-1}` for :math:`x / v_y^2` and
+    :math:`\Sigma_y \Sigma_{y'}^{-1} \Sigma_y` for :math:`v_y^2 / v_{y'}` (Eq. 7 misprints its first
+    factor). A matrix that is not positive definite raises ``torch.linalg.LinAlgError``.
+    """
+    (m, s), (means, covariances) = data, state
+    precisions = torch.cholesky_inverse(torch.linalg.cholesky(covariances))
+    centred = means - means.mean(dim=0)
+    sent, received = kernel.sum(dim=1)[:, None, None], kernel.sum(dim=0)[:, None, None]
+    attraction = (kernel @ precisions.flatten(1)).view_as(covariances)
+    if config.isotropic_mean_step:
+        average = covariances.diagonal(dim1=1, dim2=2).mean(dim=1, keepdim=True)
+        new_means = mean_update(m, means, average, kernel, weight)
+    else:
+        force = _apply(attraction, centred) - kernel @ _apply(precisions, centred)
+        force = _apply(covariances, force) + centred * received[:, 0] - kernel.T @ centred
+        new_means = m + weight * force
+    squares = centred[:, :, None] * centred[:, None, :]
+    cross = centred[:, :, None] * (kernel.T @ centred)[:, None, :]
+    spread = (kernel.T @ (squares + covariances).flatten(1)).view_as(covariances)
+    spread = spread + received * squares - cross - cross.mT
+    b = s + weight * covariances @ attraction @ covariances
+    if config.update == "released":
+        a = covariances * (1 + weight * (sent - received)) + weight * spread
+        extra = weight * received * covariances
+        cancelled = (torch.linalg.cholesky_ex(_symmetric(a - extra / 9)).info > 0)[:, None, None]
+        a = torch.where(cancelled, a + extra, a)
+        b = torch.where(cancelled, b + extra @ covariances @ covariances, b)
+    else:
+        a = precisions * (1 + weight * sent) + weight * precisions @ spread @ precisions
+        errors = m - means
+        b = b + errors[:, :, None] * errors[:, None, :] + weight * received * covariances
+    return new_means, _project(inverse_geometric_mean(_symmetric(a), b), config)
+
+
+def dense_pairwise_kl(means: Tensor, covariances: Tensor) -> Tensor:
+    """`pairwise_kl` for covariances of shape (K, d, d), in nats, shape (K, K). Differentiable."""
+    factors = torch.linalg.cholesky(covariances)
+    precisions = torch.cholesky_inverse(factors).flatten(1)
+    centred = means - means.mean(dim=0)
+    products = centred @ _apply(precisions, centred).T
+    logdet = 2 * factors.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+    moments = covariances + centred[:, :, None] * centred[:, None, :]
+    traces = moments.flatten(1) @ precisions.T
+    kl = traces - 2 * products + products.diagonal() + logdet - logdet[:, None] - means.shape[1]
+    return zero_diagonal((0.5 * kl).clamp(min=0))
+
+
+def inverse_geometric_mean(a: Tensor, b: Tensor) -> Tensor:
+    r""":math:`A^{-1} \# B = L^{-T} (L^T B L)^{1/2} L^{-1}` with A = L L^T; solves G A G = B."""
+    factor = torch.linalg.cholesky(a)
+    root = _spectral(factor.mT @ b @ factor, lambda x: x.clamp(min=0).sqrt())
+    half = torch.linalg.solve_triangular(factor.mT, root, upper=True)
+    return _symmetric(torch.linalg.solve_triangular(factor, half, upper=False, left=False))
+
+
+def geodesic(a: Tensor, b: Tensor, t: float) -> Tensor:
+    r"""The matrix form of :math:`a^{1-t} b^t`: :math:`L (L^{-1} B L^{-T})^t L^T`, A = L L^T."""
+    factor = torch.linalg.cholesky(a)
+    half = torch.linalg.solve_triangular(factor, b, upper=False)
+    inner = torch.linalg.solve_triangular(factor.mT, half, upper=True, left=False)
+    return _symmetric(factor @ _spectral(inner, lambda x: x.clamp(min=0) ** t) @ factor.mT)
+
+
+def _check_dense(means: Tensor, covariances: Tensor, name: str) -> State:
+    """Check means, and that covariances are symmetric positive definite; return float64."""
+    means = solver.check_means(means, name)
+    shape = (*means.shape, means.shape[1])
+    if covariances.shape != shape or not covariances.is_floating_point():
         raise ValueError(
-            f"{name} covariances must be floating point of shape {(classes, dim, dim)}, got "
-            f"{covariances.dtype} of shape {tuple(covariances.shape)}"
+            f"{name} covariances must be floating point of shape {shape}, got {covariances.dtype} "
+            f"of shape {tuple(covariances.shape)}"
         )
-    covariances = as_double(covariances)
-    bad = ~covariances.isfinite().flatten(1).all(dim=1)
-    if bool(bad.any()):
-        raise ValueError(f"{name} covariance of class {int(bad.nonzero()[0])} is not finite")
-    asymmetry = (covariances - covariances.mT).abs().flatten(1).amax(dim=1)
-    bad = asymmetry > 1e-6 * covariances.abs().flatten(1).amax(dim=1)
-    if bool(bad.any()):
-        worst = int(bad.nonzero()[0])
-        raise ValueError(
-            f"{name} covariance of class {worst} is not symmetric: it differs from its transpose "
-            f"by up to {float(asymmetry[worst]):g}"
-        )
-    covariances = symmetric(covariances)
-    bad = torch.linalg.cholesky_ex(covariances).info > 0
-    if bool(bad.any()):
-        raise ValueError(
-            f"{name} covariance of class {int(bad.nonzero()[0])} is not positive definite; take "
-            "more samples than coordinates, add a small multiple of the identity, or use the "
-            "diagonal solver"
-        )
-    return means, covariances
+    x = solver.as_double(covariances)
+    gap, size = (y.abs().flatten(1).amax(dim=1) for y in (x - x.mT, x))
+    advice = "use more samples than coordinates or add a multiple of the identity"
+    for wanted, good in (
+        ("finite and symmetric", gap <= 1e-6 * size),
+        (f"positive definite; {advice}", torch.linalg.cholesky_ex(x).info == 0),
+    ):
+        if not bool(good.all()):
+            worst = int((~good).nonzero()[0])
+            raise ValueError(f"{name} covariance of class {worst} is not {wanted}")
+    return means, _symmetric(x)
+
+
+def _project(x: Tensor, config: FixedPointConfig) -> Tensor:
+    """The nearest matrices with eigenvalues within the variance bounds."""
+    low, high = config.variance_bounds or (None, None)
+    return x if low is None else _spectral(x, lambda values: values.clamp(low, high))
+
+
+def _spectral(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply a function to the eigenvalues of symmetric matrices."""
+    values, vectors = torch.linalg.eigh(_symmetric(x))
+    return _symmetric((vectors * function(values)[..., None, :]) @ vectors.mT)
+
+
+def _symmetric(x: Tensor) -> Tensor:
+    return 0.5 * (x + x.mT)
+
+
+def _apply(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """Each class's matrix, (K, d, d) or (K, d^2), times its vector (K, d)."""
+    return torch.einsum("kij,kj->ki", matrices.view(*vectors.shape, -1), vectors)

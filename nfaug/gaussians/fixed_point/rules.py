@@ -5,9 +5,9 @@ weight c (``weight``) that multiplies the sums of Eqs. 5-7, and the kernel matri
 
 .. math:: K_{yy'} = \frac{1}{\pi a} \exp\left(-\frac{KL(y \| y')}{\pi a}\right)
 
-All functions are pure and work on float64 tensors of shape (K, d), or on any slice of their
-columns: given the kernel, coordinates do not interact. Every sum over pairs of classes is a matrix
-product, after centring the means, so that nothing of size K x K x d is ever built.
+All functions are pure. They take float64 tensors of shape (K, d), or any slice of their columns:
+given the kernel, coordinates do not interact. Sums over pairs of classes are matrix products of the
+centred means, so no K x K x d tensor is needed.
 
 Source: Enescu & Sahbi, "Learning Conditionally Untangled Latent Spaces using Fixed Point
 Iteration", BMVC 2024.
@@ -16,17 +16,15 @@ Iteration", BMVC 2024.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..gaussians import pairwise_kl
+from .config import Kernel
 
 __all__ = [
     "KL_FLOOR",
-    "Pi",
     "class_kernel",
     "class_nll",
     "divergence_penalty",
@@ -35,34 +33,31 @@ __all__ = [
     "proposition1_update",
     "push_matrix",
     "released_update",
+    "zero_diagonal",
 ]
 
-#: The smallest value, in nats, of the divergence scale pi: classes with equal means would give 0/0.
+#: The smallest divergence scale pi, in nats: two identical gaussians would otherwise give 0/0.
 KL_FLOOR = 1e-8
 
-#: How pairwise divergences are scaled: Eq. 9, Eq. 10, or a function of the (K, K) matrix of
-#: pairwise divergences that returns a positive scalar or a positive (K, K) matrix.
-Pi: TypeAlias = Literal["forward", "mean"] | Callable[[Tensor], Tensor | float]
 
-
-def class_kernel(kl: Tensor, pi: Pi = "forward", alpha: float = 10.0) -> Tensor:
+def class_kernel(kl: Tensor, pi: Kernel = "forward", alpha: float = 10.0) -> Tensor:
     r"""The kernel between classes, :math:`K_{yy'} = \exp(-KL/(\pi a)) / (\pi a)`.
 
     Args:
         kl: KL(y || y') for all pairs, shape (K, K).
-        pi: "forward" for pi = KL(y || y') (Eq. 9; the kernel is then exp(-1/a)/(a KL)), "mean" for
-            the mean over all pairs (Eq. 10), or a callable. Floored at ``KL_FLOOR``.
+        pi: The scale: "forward" for pi = KL(y || y') (Eq. 9; the kernel is then exp(-1/a)/(a KL)),
+            "mean" for the mean over all pairs (Eq. 10). It is at least ``KL_FLOOR``.
         alpha: a, positive.
 
     Returns:
         Shape (K, K), zero on the diagonal.
 
     Raises:
-        ValueError: If a callable returns something that is not a positive scale.
+        ValueError: If ``pi`` is neither.
     """
     scaled = _scale(kl, pi)
     if pi == "forward" and int(torch.count_nonzero(kl < KL_FLOOR)) <= len(kl):
-        # KL / pi is 1 off the diagonal, and an exponential of the matrix would be for nothing.
+        # KL / pi is 1 off the diagonal, so one scalar exponential is enough.
         kernel = scaled.reciprocal_().mul_(math.exp(-1 / alpha) / alpha)
     else:
         scaled = scaled * alpha
@@ -82,8 +77,7 @@ def mean_update(
     Args:
         data_means: m, shape (K, d).
         means: mu, shape (K, d).
-        variances: v, shape (K, d), or (K, 1) for one variance per class; the isotropic step passes
-            each class's average over coordinates.
+        variances: v, shape (K, d), or (K, 1) for one variance per class, as in the isotropic step.
         kernel: Shape (K, K).
         weight: c.
     """
@@ -97,10 +91,10 @@ def mean_update(
 
 
 def push_matrix(variances: Tensor, kernel: Tensor) -> Tensor:
-    """The (K, K) matrix that `mean_update` applies to the means where variances are (K, 1).
+    """The (K, K) matrix by which `mean_update` multiplies the means if variances are (K, 1).
 
-    The weights between two classes are then the same in all coordinates: a graph Laplacian, and a
-    single matrix product for the whole update.
+    The weight between two classes is then the same in all coordinates. The matrix is a graph
+    Laplacian, and the update is a single matrix product.
     """
     pull = kernel / variances.T + kernel.T / variances
     return variances * (torch.diag(pull.sum(dim=1)) - pull)
@@ -115,23 +109,25 @@ def released_update(
     *,
     centred: Tensor | None = None,
 ) -> Tensor:
-    r"""One undamped variance update by the rule behind the paper's published numbers.
+    r"""One undamped variance update, as in the authors' released code.
 
     .. math:: v_y \leftarrow \sqrt{B / (v_y^2 A)}, \quad
               v_y^2 A = v_y \Big(1 + c \sum_{y'} (K_{yy'} - K_{y'y})\Big) + c \sum_{y'} K_{y'y}
               \left[(\mu_y - \mu_{y'})^2 + v_{y'}\right], \quad
               B = s_y + c\, v_y^2 \sum_{y'} K_{yy'} / v_{y'}
 
-    Against Proposition 1, A is multiplied by v on both sides and B lacks (m - mu)^2. The fixed
-    point is therefore another one, which draws variances towards 1: without the divergence term
-    (weight 0) it is :math:`s^{1/3}`, not s. It is not stationary for the objective.
+    Compared with Proposition 1, A is multiplied by v on both sides and B lacks (m - mu)^2. The
+    fixed point differs: it biases variances towards 1, is :math:`s^{1/3}` instead of s without the
+    divergence term (weight 0), and is not stationary for the objective.
 
-    A is no sum of positive terms. Where less than a tenth of v^2 A is left by cancellation, or it
-    is negative, c v sum K_y'y is added to it and c v^3 sum K_y'y to B: the fixed points are the
-    same and both sides are positive.
+    A contains a difference. If cancellation leaves less than a tenth of v^2 A, or makes it
+    negative, c v sum K_y'y is added to v^2 A and c v^3 sum K_y'y to B. This keeps the fixed points
+    and makes both positive.
 
-    Args and shapes are those of `mean_update`, with ``data_variances`` s and, where the caller has
-    it, ``centred``: the means less their average over classes.
+    Args:
+        data_variances: s, shape (K, d).
+        means, variances, kernel, weight: As for `mean_update`.
+        centred: The means minus their average over classes, computed if None.
     """
     centred = means - means.mean(dim=0) if centred is None else centred
     spread, attraction = _sums(centred, variances, kernel)
@@ -139,8 +135,8 @@ def released_update(
     squares = variances.square()
     b = torch.addcmul(data_variances, squares, attraction, value=weight)
     a = spread.mul_(weight).addcmul_(variances, 1 + weight * (sent - received))
-    # The spread alone is at least weight * received times the least variance of a coordinate.
-    # Reading a verdict for all of a slice is cheaper than a mask of it.
+    # The spread alone is at least weight * received times the smallest variance of a coordinate.
+    # Testing the whole slice first is cheaper than building masks.
     threshold = weight / 9 * received
     if bool(((a / variances).amin(dim=1, keepdim=True) < threshold).any()):
         extra = weight * received * variances
@@ -160,7 +156,7 @@ def proposition1_update(
     *,
     centred: Tensor | None = None,
 ) -> Tensor:
-    r"""One undamped variance update of Proposition 1 (Eqs. 6-7), split so as to stay positive.
+    r"""One undamped variance update of Proposition 1 (Eqs. 6-7), rearranged to stay positive.
 
     .. math:: v_y \leftarrow \sqrt{B / A}, \quad
               A = \frac{1 + c \sum_{y'} K_{yy'}}{v_y} + \frac{c}{v_y^2} \sum_{y'} K_{y'y}
@@ -168,11 +164,13 @@ def proposition1_update(
               B = s_y + (m_y - \mu_y)^2 + c\, v_y^2 \sum_{y'} \frac{K_{yy'}}{v_{y'}}
               + c\, v_y \sum_{y'} K_{y'y}
 
-    As printed, the last term of B stands in A as -c sum K_y'y / v, which can make A negative. Moved
-    across, both sides are positive and the fixed points, where A v^2 = B, are the same. They are
-    stationary points of `objective`. With a large weight there may be none: see `solve`.
+    In the paper the last term of B is part of A as -c sum K_y'y / v, which can make A negative.
+    Moving it to B makes both positive and keeps the fixed points, where A v^2 = B. These are
+    stationary points of `objective`. At large weights there may be none: see `FixedPointConfig`.
 
-    Args and shapes are those of `released_update`, with ``data_means`` m.
+    Args:
+        data_means: m, shape (K, d).
+        data_variances, means, variances, kernel, weight, centred: As for `released_update`.
     """
     centred = means - means.mean(dim=0) if centred is None else centred
     spread, attraction = _sums(centred, variances, kernel)
@@ -191,7 +189,7 @@ def objective(
     variances: Tensor,
     weight: float,
     *,
-    pi: Pi = "forward",
+    pi: Kernel = "forward",
     alpha: float = 10.0,
 ) -> Tensor:
     r"""The objective J whose stationary points Proposition 1 describes; a differentiable scalar.
@@ -200,8 +198,8 @@ def objective(
               (m_{yi} - \mu_{yi})^2}{v_{yi}}\right] + c \sum_{y \neq y'}
               \exp\left(-\frac{KL(y \| y')}{sg(\pi)\, a}\right)
 
-    The first sum is each class's mean negative log-likelihood in nats; sg stops the gradient, since
-    the equations treat pi as a constant (taken literally, Eq. 3 with Eq. 9 is itself constant).
+    The first sum is each class's mean negative log-likelihood in nats. sg stops the gradient: the
+    equations treat pi as a constant, and without sg Eq. 3 with Eq. 9 would be constant.
 
     Args:
         data_means, data_variances: m and s, shape (K, d).
@@ -223,19 +221,19 @@ def class_nll(
     return 0.5 * (errors / variances + (2 * math.pi * variances).log()).sum()
 
 
-def divergence_penalty(kl: Tensor, pi: Pi = "forward", alpha: float = 10.0) -> Tensor:
+def divergence_penalty(kl: Tensor, pi: Kernel = "forward", alpha: float = 10.0) -> Tensor:
     r"""The double sum of Eq. 3, :math:`\sum_{y \neq y'} \exp(-KL/(sg(\pi)\, a))`, a scalar.
 
-    Args are those of `class_kernel`. No gradient flows through pi.
+    The arguments are those of `class_kernel`. No gradient flows through pi.
     """
     scaled = _scale(kl.detach(), pi) * alpha
-    return _zero_diagonal(torch.exp(-kl / scaled)).sum()
+    return zero_diagonal(torch.exp(-kl / scaled)).sum()
 
 
 def _sums(centred: Tensor, variances: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """sum_y' K_y'y [(mu_y - mu_y')^2 + v_y'] and sum_y' K_yy' / v_y', each (K, d)."""
     spread = kernel.T @ torch.addcmul(variances, centred, centred)
-    # mu^2 sum K - 2 mu K^T mu, as one product with mu.
+    # mu^2 sum K - 2 mu K^T mu, with mu factored out.
     cross = torch.addmm(centred * kernel.sum(dim=0)[:, None], kernel.T, centred, alpha=-2)
     spread.addcmul_(centred, cross)
     return spread, kernel @ variances.reciprocal()
@@ -246,32 +244,18 @@ def _totals(kernel: Tensor) -> tuple[Tensor, Tensor]:
     return kernel.sum(dim=1, keepdim=True), kernel.sum(dim=0)[:, None]
 
 
-def _scale(kl: Tensor, pi: Pi) -> Tensor:
+def _scale(kl: Tensor, pi: Kernel) -> Tensor:
     """pi as a tensor that broadcasts over the (K, K) matrix, at least ``KL_FLOOR``."""
     if pi == "forward":
         scale = kl
     elif pi == "mean":
         scale = kl.sum() / (len(kl) * (len(kl) - 1))  # the diagonal is zero
-    elif callable(pi):
-        scale = torch.as_tensor(pi(kl), dtype=kl.dtype, device=kl.device)
-        if scale.shape not in ((), kl.shape) or not bool((_off_diagonal(scale) > 0).all()):
-            raise ValueError(
-                f"pi must return a positive scalar or a positive matrix of shape {tuple(kl.shape)},"
-                f" got shape {tuple(scale.shape)} with values from {float(scale.min()):g} to "
-                f"{float(scale.max()):g}"
-            )
     else:
-        raise ValueError(f"pi must be 'forward', 'mean' or a callable, got {pi!r}")
+        raise ValueError(f"pi must be 'forward' or 'mean', got {pi!r}")
     return scale.clamp(min=KL_FLOOR)
 
 
-def _off_diagonal(scale: Tensor) -> Tensor:
-    if scale.ndim == 0:
-        return scale
-    return scale[~torch.eye(len(scale), dtype=torch.bool, device=scale.device)]
-
-
-def _zero_diagonal(matrix: Tensor) -> Tensor:
-    """Out of place, for autograd."""
+def zero_diagonal(matrix: Tensor) -> Tensor:
+    """A copy with a zero diagonal; out of place, for autograd."""
     eye = torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)
     return matrix.masked_fill(eye, 0.0)

@@ -1,55 +1,31 @@
-"""The class gaussians by fixed-point iteration: tensors in, tensors out, float64."""
+"""The fixed-point solver for diagonal covariances, in float64."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from dataclasses import replace
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..gaussians import column_slices, pairwise_kl
-from .config import (
-    REFERENCE_WEIGHT,
-    FixedPointConfig,
-    FixedPointDivergence,
-    FixedPointResult,
-    FixedPointStep,
-)
-from .loop import State, StepReport, iterate
-from .means import solve_means
-from .rules import (
-    KL_FLOOR,
-    class_kernel,
-    mean_update,
-    objective,
-    proposition1_update,
-    push_matrix,
-    released_update,
-)
+from ..gaussians import column_slices, pairwise_kl, squared_distances
+from .config import FixedPointConfig, FixedPointDivergence, FixedPointResult, FixedPointStep
+from .rules import class_kernel, mean_update, proposition1_update, push_matrix, released_update
 
 __all__ = [
-    "DIVERGENCE_RATIO",
-    "KL_FLOOR",
-    "REFERENCE_WEIGHT",
     "FixedPointConfig",
     "FixedPointDivergence",
     "FixedPointResult",
     "FixedPointStep",
-    "class_kernel",
-    "mean_update",
-    "objective",
-    "pairwise_kl",
-    "proposition1_update",
-    "released_update",
     "solve",
 ]
 
 #: A variance this many times above the largest or below the smallest of the data's has diverged.
 DIVERGENCE_RATIO = 1e12
 
-#: A function of the (K, K) matrix of divergences that returns their scale pi: see `class_kernel`.
-CustomPi: TypeAlias = Callable[[Tensor], Tensor | float]
+#: Means and variances.
+State: TypeAlias = tuple[Tensor, Tensor]
 
 
 def solve(
@@ -58,64 +34,127 @@ def solve(
     config: FixedPointConfig | None = None,
     *,
     counts: Tensor | None = None,
-    pi: CustomPi | None = None,
     start: tuple[Tensor, Tensor] | None = None,
 ) -> FixedPointResult:
-    """Iterate Eqs. 5-7 from the data's class gaussians until they no longer move.
+    r"""Find class gaussians that are likely and well separated, by iterating Eqs. 5-7.
 
-    All updates of an iteration see the state before it. Each costs O(K^2 d) time, in matrix
-    products, and O(Kd + K^2) memory.
+    .. math:: \mu \leftarrow \mu + \eta\,(M_\mu(\mu, v) - \mu), \quad
+              \log v \leftarrow \log v + \eta\,(\log M_v(\mu, v) - \log v)
+
+    with `mean_update` as :math:`M_\mu`, `released_update` or `proposition1_update` as :math:`M_v`,
+    and :math:`\eta` = ``config.damping``. Both updates read the previous state. An iteration takes
+    O(K^2 d) time, in matrix products, and O(Kd + K^2) memory.
 
     Args:
         data_means: m, the class means of the latents, shape (K, d).
         data_variances: s, the class variances, shape (K, d), positive.
-        config: What to fit, and how.
-        counts: Training samples per class, shape (K,), only to refuse classes with fewer than two.
-        pi: A divergence scale of your own in place of ``config.kernel``.
-        start: Means and variances to start from, in place of the data's (fit "means" reads only
-            the means, "covariances" only the variances).
+        config: Settings; the defaults if None.
+        counts: Training samples per class, shape (K,), to check that each class has at least two.
+        start: Initial means and variances; the data's if None. With fit "means" only the means are
+            read, with "covariances" only the variances.
 
     Returns:
-        Finite gaussians in float64, converged or not, on the device of ``data_means`` (on the CPU
-        where that has no float64).
+        Finite gaussians in float64 on the device of ``data_means`` (on the CPU if that device has
+        no float64), whether or not the iteration converged.
 
     Raises:
-        ValueError: If an input is unfit: fewer than two classes, a class with fewer than two
-            samples, a value that is not finite, a variance that is not positive.
-        FixedPointDivergence: If the iteration leaves the range of positive finite numbers.
+        ValueError: If there are fewer than two classes, a class has fewer than two samples, a value
+            is not finite or a variance is not positive.
+        FixedPointDivergence: If a gaussian leaves the range of positive finite numbers.
+
+    Example:
+        >>> means = torch.tensor([[0.0, 0.1], [0.1, 0.0], [0.2, 0.2]])
+        >>> result = solve(means, torch.ones(3, 2), FixedPointConfig(fit="means", kld_weight=20.0))
+        >>> result.converged, tuple(result.means.shape)
+        (True, (3, 2))
+        >>> result.history[-1].kl_min > result.history[0].kl_min
+        True
+
+    Source: Enescu & Sahbi, "Learning Conditionally Untangled Latent Spaces using Fixed Point
+    Iteration", BMVC 2024.
     """
     config = FixedPointConfig() if config is None else config
-    data = checked_gaussians(data_means, data_variances, "data")
+    data = check_gaussians(data_means, data_variances, "data")
     check_counts(counts, len(data_means))
-    means, variances = data if start is None else checked_gaussians(*start, "start")
-    if means.shape != data[0].shape:
-        raise ValueError(
-            f"start means have shape {tuple(means.shape)}, the data's {tuple(data[0].shape)}"
-        )
+    means, variances = data if start is None else check_gaussians(*start, "start")
+    check_start(means, data[0])
     weight = config.weight(*means.shape)
     if config.fit == "means":
-        return solve_means(data[0], means, config, weight, config.kernel if pi is None else pi)
+        return _solve_means(data[0], means, config, weight)
     # Copies: the iteration writes into its state, and the data may share the caller's memory.
     means = (data[0] if config.fit == "covariances" else means).clone()
     if config.variance_bounds is None:
         variances = variances.clone()
     else:
         variances = variances.clamp(*config.variance_bounds)
-    return iterate(_DiagonalStep(data, config, weight, pi), (means, variances), config, weight)
+    return iterate(_DiagonalStep(data, config, weight), (means, variances), config, weight)
+
+
+class StepReport(NamedTuple):
+    """Divergences (K, K) before a step; per class, (K,), its lengths and whether it diverged."""
+
+    kl: Tensor
+    mean_moves: Tensor
+    variance_moves: Tensor
+    out_of_range: Tensor
+
+
+def iterate(
+    step: Callable[[State, State], StepReport],
+    state: State,
+    config: FixedPointConfig,
+    weight: float,
+) -> FixedPointResult:
+    """Call ``step(state, following)``, which writes the next state, until it converges.
+
+    A part of the state that ``config.fit`` holds fixed is the same tensor in both states.
+    """
+    fixed = {"means": 1, "covariances": 0, "both": None}[config.fit]
+    following: State = (
+        state[0] if fixed == 0 else torch.empty_like(state[0]),
+        state[1] if fixed == 1 else torch.empty_like(state[1]),
+    )
+    history: list[FixedPointStep] = []
+    converged = False
+    for iteration in range(1, config.max_iterations + 1):
+        report = step(state, following)
+        if bool(report.out_of_range.any()):
+            worst = int(report.out_of_range.nonzero()[0])
+            raise FixedPointDivergence(iteration, worst, weight, config.advice(), history)
+        history.append(_record(iteration, report))
+        converged = history[-1].residual <= config.tolerance
+        if converged or iteration == config.max_iterations:
+            break
+        state, following = following, state
+    # The state before the last step is the one that the residual describes.
+    return FixedPointResult(*state, converged, iteration, history[-1].residual, history)
+
+
+def _record(iteration: int, report: StepReport) -> FixedPointStep:
+    kl, classes = report.kl, len(report.kl)
+    mean = float(kl.sum()) / (classes * (classes - 1))  # the diagonal is zero
+    # In place: a copy without the diagonal would cost more than everything else here.
+    kl.diagonal().fill_(torch.inf)
+    least = float(kl.min())
+    kl.diagonal().zero_()
+    return FixedPointStep(
+        iteration,
+        mean_residual=float(report.mean_moves.max()),
+        variance_residual=float(report.variance_moves.max()),
+        kl_min=least,
+        kl_mean=mean,
+    )
 
 
 class _DiagonalStep:
     """One evaluation of the updates, a slice of coordinates at a time.
 
-    Given the kernel, coordinates do not interact: slices keep temporaries small and in the cache.
+    Given the kernel, coordinates do not interact; slices keep temporaries in the cache.
     """
 
-    def __init__(
-        self, data: State, config: FixedPointConfig, weight: float, pi: CustomPi | None
-    ) -> None:
+    def __init__(self, data: State, config: FixedPointConfig, weight: float) -> None:
         self.data = data
         self.config = config
-        self.pi = config.kernel if pi is None else pi
         self.weight = weight
         self.range = variance_range(data[1])
 
@@ -123,7 +162,7 @@ class _DiagonalStep:
         means, variances = state
         config = self.config
         kl = pairwise_kl(means, variances)
-        kernel = class_kernel(kl, self.pi, config.alpha)
+        kernel = class_kernel(kl, config.kernel, config.alpha)
         push = None
         if config.isotropic_mean_step:
             push = push_matrix(variances.mean(dim=1, keepdim=True), kernel)
@@ -148,33 +187,72 @@ class _DiagonalStep:
                 target.clamp_(*config.variance_bounds)
             variance_moves += torch.linalg.vector_norm(target - v, dim=1).square_()
             low, high = target.aminmax(dim=1)
-            # Written so that NaN is out of range.
+            # Negated, so that NaN counts as out of range.
             out_of_range |= ~((low > self.range[0]) & (high < self.range[1]))
-            _damped(v, target, config.damping, following[1][:, part])
+            _damp(v, target, config.damping, following[1][:, part])
         out_of_range |= ~(mean_moves.isfinite() & variance_moves.isfinite())
         return StepReport(kl, mean_moves.sqrt(), variance_moves.sqrt(), out_of_range)
 
 
-def _damped(v: Tensor, target: Tensor, damping: float, out: Tensor) -> None:
-    """A step of that share from v to the target in log v, into ``out``; overwrites the target."""
+def _damp(v: Tensor, target: Tensor, damping: float, out: Tensor) -> None:
+    """Write v^(1 - damping) * target^damping into ``out``; overwrites the target."""
     if damping == 0.5:  # the default, in two passes
         torch.sqrt(target.mul_(v), out=out)
     else:
         torch.mul(target.div_(v).pow_(damping), v, out=out)
 
 
+def _solve_means(
+    data_means: Tensor, start: Tensor, config: FixedPointConfig, weight: float
+) -> FixedPointResult:
+    r"""`solve` for fit "means", in the subspace that contains all iterates.
+
+    With identity covariances the update is
+    :math:`\mu \leftarrow m + c\,(\mathrm{diag}(P 1) - P)\,\mu`, where the (K, K) matrix
+    :math:`P = K + K^T` depends only on distances. The means stay in the affine span of the data's
+    and the initial means. In an orthonormal basis of this span, from one QR decomposition,
+    distances and norms are the same and an iteration costs O(K^3) for any d.
+    """
+    centre = data_means.mean(dim=0)
+    rows = data_means - centre
+    if start is not data_means and not torch.equal(start, data_means):
+        rows = torch.cat([rows, start - centre])
+    basis = None
+    if data_means.shape[1] > len(rows):
+        basis, triangle = torch.linalg.qr(rows.T)
+        rows = triangle.T.contiguous()
+    data = rows[: len(data_means)]
+
+    def step(state: State, following: State) -> StepReport:
+        means = state[0]
+        centred = means - means.mean(dim=0)
+        kl = squared_distances(centred).mul_(0.5)
+        kernel = class_kernel(kl, config.kernel, config.alpha)
+        pull = kernel + kernel.T
+        pull.diagonal().sub_(pull.sum(dim=1))
+        move = (data - means).addmm_(pull, centred, alpha=-weight)
+        torch.add(means, move, alpha=config.damping, out=following[0])
+        moves = torch.linalg.vector_norm(move, dim=1)
+        return StepReport(kl, moves, torch.zeros_like(moves), ~moves.isfinite())
+
+    state = (rows[-len(data) :].clone(), rows.new_ones(len(data), 1))
+    result = iterate(step, state, config, weight)
+    means = result.means if basis is None else result.means @ basis.T
+    return replace(result, means=means.add_(centre), variances=torch.ones_like(means))
+
+
 def variance_range(data_variances: Tensor) -> tuple[float, float]:
-    """What a variance cannot leave without having diverged; the data's range and 1 lie inside."""
+    """Limits beyond which a variance has diverged; the data's variances and 1 lie inside."""
     low, high = float(data_variances.min()), float(data_variances.max())
     return min(low, 1.0) / DIVERGENCE_RATIO, max(high, 1.0) * DIVERGENCE_RATIO
 
 
 def check_counts(counts: Tensor | None, num_classes: int) -> None:
-    """Refuse a single class, and classes that are too small to have a variance."""
+    """Check that there are at least two classes, each of at least two samples."""
     if num_classes < 2:
         raise ValueError(
-            f"the fixed point needs at least 2 classes to separate, got {num_classes}; for one "
-            "class use the data's own gaussian"
+            f"separating classes needs at least 2 of them, got {num_classes}; use the data's own "
+            "gaussian for a single class"
         )
     if counts is None:
         return
@@ -185,13 +263,22 @@ def check_counts(counts: Tensor | None, num_classes: int) -> None:
     if bool((counts < 2).any()):
         few = int((counts < 2).nonzero()[0])
         raise ValueError(
-            f"class {few} has {int(counts[few])} training samples, at least 2 are needed for a "
-            "variance; add images or leave the class out"
+            f"class {few} has {int(counts[few])} training samples, a variance needs at least 2; "
+            "add images or leave the class out"
         )
 
 
-def checked_means(means: Tensor, name: str) -> Tensor:
-    """Class means in float64 (on the CPU where their device has none), shape (K, d), finite."""
+def check_start(means: Tensor, data_means: Tensor) -> None:
+    """Check that the initial means have the shape of the data's."""
+    if means.shape != data_means.shape:
+        raise ValueError(
+            f"start means must have the data's shape {tuple(data_means.shape)}, got "
+            f"{tuple(means.shape)}"
+        )
+
+
+def check_means(means: Tensor, name: str) -> Tensor:
+    """Check that class means are finite, of shape (K, d); return them in float64."""
     if means.ndim != 2 or means.shape[1] == 0 or not means.is_floating_point():
         raise ValueError(
             f"{name} means must be floating point of shape (K, d), got {means.dtype} of shape "
@@ -205,9 +292,9 @@ def checked_means(means: Tensor, name: str) -> Tensor:
     return as_double(means)
 
 
-def checked_gaussians(means: Tensor, variances: Tensor, name: str) -> State:
-    """Class means and variances in float64, as `checked_means`, the variances positive."""
-    means = checked_means(means, name)
+def check_gaussians(means: Tensor, variances: Tensor, name: str) -> State:
+    """`check_means`, and the same for variances, which must also be positive."""
+    means = check_means(means, name)
     if variances.shape != means.shape or not variances.is_floating_point():
         raise ValueError(
             f"{name} variances must be floating point of shape {tuple(means.shape)}, as the means, "
@@ -215,18 +302,18 @@ def checked_gaussians(means: Tensor, variances: Tensor, name: str) -> State:
         )
     variances = as_double(variances)
     low, high = variances.aminmax(dim=1)
-    bad = ~((low > 0) & (high < torch.inf))  # NaN is bad, too
+    bad = ~((low > 0) & (high < torch.inf))  # true for NaN, too
     if bool(bad.any()):
         worst = int(bad.nonzero()[0])
         raise ValueError(
             f"{name} variances must be positive and finite, those of class {worst} range from "
-            f"{float(low[worst]):g} to {float(high[worst]):g}; floor them, as "
+            f"{float(low[worst]):g} to {float(high[worst]):g}; set a floor, as "
             "ClassStatistics.finalize does"
         )
     return means, variances
 
 
 def as_double(x: Tensor) -> Tensor:
-    """The values in float64, detached, on the CPU where the device has no float64."""
+    """The values in float64, detached, on the CPU if the device has no float64."""
     x = x.detach()
     return (x.cpu() if x.device.type == "mps" else x).double()
