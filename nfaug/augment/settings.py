@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
+import itertools
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
-__all__ = ["MixKeywords", "MixSettings", "accepts_settings", "check_number"]
+__all__ = ["MixKeywords", "MixSettings", "accepts_settings", "check_number", "document_settings"]
 
 _GATE = 1.25
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Type = TypeVar("_Type", bound=type)
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,8 @@ class MixSettings:
     """What NFA does to an image.
 
     `NFAugment`, banks, previews, the albumentations transform and the command line all take these
-    settings. A new one is a field here, with its default, docstring and check, a key of
-    `MixKeywords`, and the arithmetic that reads it.
+    settings. To add one, add a field with its default, docstring and check, a key of `MixKeywords`,
+    and the arithmetic in `params` or `engine`.
 
     Example:
         >>> from nfaug.augment.settings import MixSettings
@@ -92,6 +96,20 @@ class MixSettings:
         return tuple(field.name for field in dataclasses.fields(cls))
 
     @classmethod
+    def docs(cls) -> dict[str, str]:
+        """Docstrings of the settings by name."""
+        try:
+            (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+        except OSError:  # no source code, as in a frozen application
+            return dict.fromkeys(cls.names(), "")
+        lines = body.body  # type: ignore[attr-defined]
+        return {
+            field.target.id: " ".join(doc.value.value.split())
+            for field, doc in itertools.pairwise(lines)
+            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr)
+        }
+
+    @classmethod
     def merge(cls, settings: MixSettings | None, changes: Mapping[str, Any]) -> MixSettings:
         """`settings`, or the defaults, with some settings replaced.
 
@@ -141,6 +159,21 @@ def accepts_settings(*leave_out: str) -> Callable[[_Function], _Function]:
         return function
 
     return decorate
+
+
+def document_settings(documented: _Type) -> _Type:
+    """Replace the line `p, ..., keep:` of a class's docstring by the docs of the settings."""
+    lines = []
+    for line in (documented.__doc__ or "").splitlines():
+        if line.strip().startswith("p, ..., keep:"):
+            for name, doc in MixSettings.docs().items():
+                lines += textwrap.wrap(
+                    f"{name}: {doc}", 100, initial_indent=" " * 8, subsequent_indent=" " * 12
+                )
+        else:
+            lines.append(line)
+    documented.__doc__ = "\n".join(lines)
+    return documented
 
 
 def check_number(

@@ -18,7 +18,13 @@ from .engine import Engine, outcomes
 from .labels import check_usable, class_indices
 from .params import NFAParams, make_params, to_device
 from .pixels import Normalization, all_finite, check_images, check_range, replace_non_finite
-from .settings import MixKeywords, MixSettings, accepts_settings, check_number
+from .settings import (
+    MixKeywords,
+    MixSettings,
+    accepts_settings,
+    check_number,
+    document_settings,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -29,6 +35,7 @@ _CHECKED_BATCHES = 8  # on an accelerator values are read in the first batches o
 _CHECK_EVERY = 256  # ... and in every 256th after them
 
 
+@document_settings
 class NFAugment(nn.Module):
     """Mix images with others of their class along the class's PCA axes in latent space.
 
@@ -68,22 +75,8 @@ class NFAugment(nn.Module):
     Args:
         checkpoint: A `Checkpoint`, a directory, a Hub repository, "builtin:NAME", a pair
             (flow, pca), or the `engine` of another augmentation.
-        p: Share of images that are augmented, in [0, 1]: a number, or K numbers, one per class.
-        alpha: Parameter of Beta(alpha, alpha).
-        mix: "axis" for one weight per axis, "pair" for one per image.
-        partners: "batch" for images of the batch that go through the flow, "memory" for the
-            checkpoint's memory, "both" for either with equal probability, "auto" for the memory if
-            there is one, else the batch.
-        strength: Factor s of the weights; 0 for noise alone. With alpha = 1 an axis keeps
-            1 - s + 2 s^2 / 3 of its variance: all of it at 1.5, two thirds at 1.
-        noise: Standard deviation of gaussian noise in the latent space, where the class gaussians
-            have about 1. Noise needs no partner, and the gate ignores it.
-        axes: Number of leading axes to mix along; None for all.
-        gate: Radius of the gate relative to the radius stored at fitting; False or None for no
-            gate, True for 1.25.
-        keep: "consistent" leaves an image unchanged if the flow's gaussians assign the variant to
-            another class, and counts it as `inconsistent`; "all" keeps all variants.
-        settings: All of the settings above at once; single ones override it.
+        p, ..., keep: Single settings, the fields of `MixSettings`.
+        settings: All settings at once; single ones override it.
         mean: Mean that images are normalized by, a number or one per channel; ignored for uint8.
         std: Standard deviation that images are normalized by, like `mean`.
         generator: CPU generator to draw from; None for torch's. The same state gives the same

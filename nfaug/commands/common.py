@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-import docstring_parser
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.settings import MixSettings
@@ -88,8 +87,7 @@ def add_flow(parser: ArgumentParser) -> None:
 
 def add_mixing(parser: ArgumentParser, prefix: str = "") -> None:
     """An option for each field of `MixSettings` but p, such as --strength 1.0 or --gate off."""
-    docs = docstring_parser.parse_from_object(MixSettings).params
-    helps = {doc.arg_name: " ".join((doc.description or "").split()) for doc in docs}
+    docs = MixSettings.docs()
     hints = get_type_hints(MixSettings)
     for field in _mixing_fields():
         accepted = [hint for hint in get_args(hints[field.name]) if hint is not bool]
@@ -101,7 +99,7 @@ def add_mixing(parser: ArgumentParser, prefix: str = "") -> None:
             f"--{prefix}{field.name.replace('_', '-')}",
             type=option_type,
             default=field.default,
-            help=helps[field.name],
+            help=docs[field.name],
         )
 
 

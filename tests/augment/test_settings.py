@@ -1,0 +1,94 @@
+"""MixSettings: one declaration for NFAugment, banks, previews and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from typing import Any
+
+import docstring_parser
+import numpy as np
+import pytest
+import torch
+from nfa_tools import batch_of, checkpoint
+
+from nfaug.augment.settings import MixKeywords, MixSettings
+from nfaug.augment.transform import NFAugment
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"p": -0.1}, r"^p .*-0\.1"),
+        ({"p": [0.5, 1.5]}, r"^p .*1\.5"),
+        ({"alpha": 0.0}, r"^alpha .*0\.0"),
+        ({"strength": -1.0}, r"^strength .*-1\.0"),
+        ({"noise": float("inf")}, "^noise .*inf"),
+        ({"gate": -2.0}, r"^gate .*-2\.0"),
+        ({"axes": 0}, "^axes .*0"),
+        ({"axes": 1.5}, r"^axes .*1\.5"),
+        ({"mix": "both"}, "^mix .*'both'"),
+        ({"partners": "any"}, "^partners .*'any'"),
+        ({"keep": "some"}, "^keep .*'some'"),
+    ],
+)
+def test_errors_name_the_setting_and_the_value(settings: dict[str, Any], message: str) -> None:
+    for make in (MixSettings, lambda **settings: NFAugment(checkpoint(), **settings)):
+        with pytest.raises(ValueError, match=message):
+            make(**settings)
+
+
+def test_values_are_normalized() -> None:
+    for gate, radius in ((True, 1.25), (False, None), (None, None), (np.False_, None), (2, 2.0)):
+        assert MixSettings(gate=gate).gate == radius
+    shares = (0.25, 0.5, 1.0)
+    for p in (list(shares), np.array(shares), torch.tensor(shares)):
+        assert MixSettings(p=p) == MixSettings(p=shares)  # type: ignore[arg-type]
+    assert hash(MixSettings(p=shares)) == hash(MixSettings(p=shares))
+    values = dataclasses.asdict(MixSettings(p=shares, gate=False, axes=3))
+    assert MixSettings(**json.loads(json.dumps(values))) == MixSettings(**values)
+
+
+def test_every_setting_is_documented_typed_and_in_the_signature() -> None:
+    names = MixSettings.names()
+    docs = MixSettings.docs()
+    assert tuple(docs) == names
+    assert all(docs[name] for name in names)
+    assert tuple(MixKeywords.__annotations__) == names
+    shown = inspect.signature(NFAugment).parameters
+    fields = {field.name: field.default for field in dataclasses.fields(MixSettings)}
+    assert {name: shown[name].default for name in names} == fields
+    documented = [
+        x.arg_name for x in docstring_parser.parse(inspect.getdoc(NFAugment) or "").params
+    ]
+    assert documented == list(shown), "help(NFAugment) follows the signature"
+
+
+def test_settings_and_single_keywords() -> None:
+    settings = MixSettings(strength=0.5, gate=False, partners="batch")
+    nfa = NFAugment(checkpoint(), settings=settings, strength=0.7)
+    assert nfa.settings == dataclasses.replace(settings, strength=0.7)
+    assert (nfa.strength, nfa.gate, nfa.partners, nfa.p) == (0.7, None, "batch", 0.5)
+    nfa.gate = True
+    nfa.p = 0.25
+    nfa.alpha = 2.0
+    assert nfa.settings == MixSettings(p=0.25, alpha=2.0, strength=0.7, partners="batch")
+    with pytest.raises(ValueError, match="alpha"):
+        nfa.alpha = -1.0
+    bare = NFAugment(checkpoint(memory=False))
+    with pytest.raises(ValueError, match="'memory'"):
+        bare.partners = "memory"
+    assert bare.partners == "auto", "a rejected value changes nothing"
+
+
+def test_settings_decide_the_result() -> None:
+    images, labels = batch_of(16)
+
+    def run(**settings: Any) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return NFAugment(checkpoint(), generator=generator, **settings)(images, labels)[0]
+
+    single = {"p": 0.8, "strength": 0.9, "axes": 3, "gate": False}
+    assert torch.equal(run(**single), run(settings=MixSettings(**single)))
+    assert not torch.equal(run(**single), run(settings=MixSettings(**single), strength=0.4))
