@@ -124,7 +124,7 @@ def fit(
         progress=progress,
     )
     counts, means, variances = stats.finalize(class_names=images.classes, pool_single=True)
-    means, variances, record = chosen.prior.solve(means, variances, chosen.settings)
+    means, variances, record = chosen.entry.solve(means, variances, chosen.settings, None)
     config = replace(
         base.config,
         class_names=tuple(images.classes),

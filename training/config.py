@@ -97,14 +97,9 @@ class DataConfig:
 class PriorConfig(PriorSettings):
     """The class gaussians that the flow is trained under.
 
+    The first four fields are those of `PriorSettings`.
+
     Args:
-        kind: "fpi" (the fixed point), "data" (means and variances of the latents), "gradient"
-            (gradient descent on the objective of the fixed point), "random" (fixed random means,
-            identity covariances) or "single" (one standard gaussian; labels are not used, and
-            `nfaug fit` adds classes later).
-        fixed_point: Settings of "fpi".
-        gradient: Settings of "gradient".
-        random_scale: Standard deviation of the means of "random".
         refit_epoch: Solve again after this many epochs, in addition to the solve at the start; 0
             for never. Later, the gaussians stay fixed.
         statistics_images: The largest number of images that are encoded for a solve.

@@ -172,7 +172,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         on_error=config.dataset.on_error,
         seed=config.seed,
         download=config.dataset.download,
-        labels=config.prior.prior.labelled,
+        labels=config.prior.entry.labelled,
     )
     config = config.for_images(len(dataset))
     processes = Processes(config.device, config.trackers, out)

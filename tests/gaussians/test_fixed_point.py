@@ -12,18 +12,18 @@ from torch import Tensor
 
 import nfaug.gaussians.gaussians
 from nfaug.fixed_point import (
+    REFERENCE_WEIGHT,
     FixedPointConfig,
     FixedPointDivergence,
     FixedPointResult,
     class_kernel,
     mean_update,
     objective,
+    pairwise_kl,
     proposition1_update,
     released_update,
     solve,
 )
-from nfaug.gaussians.fixed_point.config import REFERENCE_WEIGHT
-from nfaug.gaussians.gaussians import pairwise_kl
 
 CLASSES, DIM = 5, 7
 EXACT = {"rtol": 1e-10, "atol": 0.0}

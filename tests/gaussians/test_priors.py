@@ -3,14 +3,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
+import nfaug
+from nfaug.data.images import TensorImages
 from nfaug.fixed_point import FixedPointConfig, FixedPointDivergence, objective, solve
-from nfaug.gaussians.priors import PRIORS, PriorSettings, choose_prior
+from nfaug.gaussians.priors import PRIORS, Prior, PriorSettings, choose_prior
 from nfaug.gaussians.priors.data import data_gaussians
 from nfaug.gaussians.priors.gradient import (
     GradientDescentConfig,
@@ -19,6 +22,8 @@ from nfaug.gaussians.priors.gradient import (
     learning_rate_factor,
 )
 from nfaug.gaussians.priors.random import random_gaussians
+from nfaug.training import TrainConfig, train
+from nfaug.training.config import PriorConfig
 
 POLICIES = get_args(Policy)
 SLOW = GradientDescentConfig(kld_weight=1.0, learning_rate=0.02, tolerance=1e4)
@@ -193,24 +198,24 @@ def test_every_prior_returns_gaussians_and_a_json_record(kind: str) -> None:
     means, variances = draw()
     copies = means.clone(), variances.clone()
     generator = torch.Generator().manual_seed(0)
-    found = chosen.prior.solve(means, variances, chosen.settings, generator)
+    found = chosen.entry.solve(means, variances, chosen.settings, generator)
     assert found[0].shape == found[1].shape == means.shape
     assert found[0].isfinite().all()
     assert (found[1] > 0).all()
     json.dumps(found[2], allow_nan=False)
     assert torch.equal(means, copies[0])
     assert torch.equal(variances, copies[1])
-    if not chosen.prior.needs_latents:  # only the shape is read
+    if not chosen.entry.needs_latents:  # only the shape is read
         nothing = torch.full_like(means, torch.nan)
-        again = chosen.prior.solve(nothing, nothing, chosen.settings, generator.manual_seed(0))
+        again = chosen.entry.solve(nothing, nothing, chosen.settings, generator.manual_seed(0))
         assert torch.equal(again[0], found[0])
 
 
 @pytest.mark.parametrize("kind", PRIORS)
 def test_the_settings_of_every_prior_are_a_field(kind: str) -> None:
     chosen = PriorSettings(kind)
-    assert chosen.settings == chosen.prior.defaults
-    if not chosen.prior.option:
+    assert chosen.settings == chosen.entry.defaults
+    if not chosen.entry.option:
         assert chosen.settings is None
 
 
@@ -218,15 +223,33 @@ def test_the_settings_of_every_prior_are_a_field(kind: str) -> None:
 def test_priors_that_separate_classes_reject_a_single_one(kind: str) -> None:
     chosen = PriorSettings(kind)
     with pytest.raises(ValueError, match="got 1"):
-        chosen.prior.solve(torch.zeros(1, 3), torch.ones(1, 3), chosen.settings)
+        chosen.entry.solve(torch.zeros(1, 3), torch.ones(1, 3), chosen.settings, None)
 
 
 def test_a_solve_that_does_not_converge_warns_and_says_so_in_its_record() -> None:
     chosen = choose_prior(FixedPointConfig(kld_weight=5.0, max_iterations=1, tolerance=1e-9))
     with pytest.warns(RuntimeWarning, match="residual"):
-        _, _, record = chosen.prior.solve(*draw(), chosen.settings)
+        _, _, record = chosen.entry.solve(*draw(), chosen.settings, None)
     assert record["converged"] is False
     assert (record["kld_weight"], record["iterations"]) == (5.0, 1)
+
+
+def test_a_registered_prior_trains_a_flow(
+    tiny_images: TensorImages,
+    tiny_config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A new entry of the registry needs no change in training or in checkpoints."""
+
+    wide = Prior(lambda means, variances, settings, generator: (means, 4 * variances, {"x": 4}))
+    monkeypatch.setitem(PRIORS, "wide", wide)
+    config = dataclasses.replace(tiny_config, epochs=1, prior=PriorConfig(kind="wide"))
+    checkpoint = train(tiny_images, config, progress=False).checkpoint
+    loaded = nfaug.load(checkpoint.save(tmp_path / "flow"))
+    assert loaded.config.gaussians == {"kind": "wide", "x": 4}
+    assert loaded.gaussians is not None
+    assert loaded.gaussians.num_classes == len(tiny_images.classes)
 
 
 def test_choosing_a_prior_by_name_or_settings() -> None:

@@ -168,7 +168,7 @@ def open_setup(
             f"be shared among {processes.count}"
         )
     check_prior(config.prior, len(images.classes))
-    classes: Sequence[str] = images.classes if config.prior.prior.labelled else ()
+    classes: Sequence[str] = images.classes if config.prior.entry.labelled else ()
     if classes:
         check_class_sizes(images.targets, classes)
     choice = torch.Generator().manual_seed(config.seed)

@@ -26,17 +26,17 @@ def check_prior(config: PriorConfig, num_classes: int) -> None:
     Raises:
         ValueError: If there are fewer.
     """
-    if num_classes < config.prior.min_classes:
+    if num_classes < config.entry.min_classes:
         others = [repr(kind) for kind, prior in PRIORS.items() if not prior.labelled]
         raise ValueError(
-            f"prior.kind {config.kind!r} needs at least {config.prior.min_classes} classes, the "
+            f"prior.kind {config.kind!r} needs at least {config.entry.min_classes} classes, the "
             f"data have {num_classes}; set prior.kind to {' or '.join(others)}"
         )
 
 
 def prior_labels(config: PriorConfig, labels: Tensor) -> Tensor:
     """The index of the gaussian of each image: its label, or 0 if the prior uses no labels."""
-    return labels if config.prior.labelled else torch.zeros_like(labels)
+    return labels if config.entry.labelled else torch.zeros_like(labels)
 
 
 def solve_prior(
@@ -71,7 +71,7 @@ def solve_prior(
         ValueError: If a latent is not finite.
         FixedPointDivergence: If a gaussian leaves the range of positive finite numbers.
     """
-    prior, record = config.prior, {"kind": config.kind}
+    prior, record = config.entry, {"kind": config.kind}
     counts, number = None, 1
     if prior.labelled:
         counts, number = torch.bincount(data.labels, minlength=len(classes)), len(classes)

@@ -1,11 +1,28 @@
 """The fixed-point iteration for class gaussians (Enescu & Sahbi 2024, Eqs. 5-8)."""
 
-from .config import FixedPointConfig, FixedPointDivergence, FixedPointResult, FixedPointStep
+from ..gaussians import pairwise_kl
+from .config import (
+    REFERENCE_WEIGHT,
+    FixedPointConfig,
+    FixedPointDivergence,
+    FixedPointResult,
+    FixedPointStep,
+)
 from .dense import solve_dense
-from .rules import class_kernel, mean_update, objective, proposition1_update, released_update
-from .solver import solve
+from .rules import (
+    KL_FLOOR,
+    class_kernel,
+    mean_update,
+    objective,
+    proposition1_update,
+    released_update,
+)
+from .solver import DIVERGENCE_RATIO, solve
 
 __all__ = [
+    "DIVERGENCE_RATIO",
+    "KL_FLOOR",
+    "REFERENCE_WEIGHT",
     "FixedPointConfig",
     "FixedPointDivergence",
     "FixedPointResult",
@@ -13,6 +30,7 @@ __all__ = [
     "class_kernel",
     "mean_update",
     "objective",
+    "pairwise_kl",
     "proposition1_update",
     "released_update",
     "solve",

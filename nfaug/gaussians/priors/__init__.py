@@ -48,7 +48,8 @@ class PriorSettings:
     Args:
         kind: "fpi" (the fixed point), "data" (means and variances of the latents), "gradient"
             (gradient descent on the objective of the fixed point), "random" (fixed random means,
-            identity covariances) or "single" (one standard gaussian; labels are not used).
+            identity covariances) or "single" (one standard gaussian; labels are not used, and
+            `nfaug fit` adds classes later).
         fixed_point: Settings of "fpi".
         gradient: Settings of "gradient".
         random_scale: Standard deviation of the means of "random".
@@ -67,14 +68,14 @@ class PriorSettings:
             raise ValueError(f"kind must be one of {', '.join(PRIORS)}, got {self.kind!r}")
 
     @property
-    def prior(self) -> Prior:
+    def entry(self) -> Prior:
         """The registry entry of ``kind``."""
         return PRIORS[self.kind]
 
     @property
     def settings(self) -> Any:
         """The settings of ``kind``; None if it has none."""
-        return getattr(self, self.prior.option) if self.prior.option else None
+        return getattr(self, self.entry.option) if self.entry.option else None
 
 
 def choose_prior(given: object) -> PriorSettings:

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..fixed_point.config import FixedPointResult, SeparationConfig
 
-__all__ = ["Prior", "Solve", "solve_record"]
+__all__ = ["Prior", "Solution", "solution"]
 
-
-class Solve(Protocol):
-    """The function that finds class gaussians."""
-
-    def __call__(
-        self,
-        means: Tensor,
-        variances: Tensor,
-        settings: Any,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Find means and variances, both (K, d), and a JSON record for the checkpoint.
-
-        Args:
-            means: The class means of the latents, shape (K, d). A prior with ``needs_latents``
-                False reads only the shape.
-            variances: The class variances, shape (K, d).
-            settings: The prior's settings, of the type of ``Prior.defaults``.
-            generator: Source of randomness.
-        """
+#: Means and variances, both (K, d), and a JSON record of the solve for the checkpoint.
+Solution: TypeAlias = tuple[Tensor, Tensor, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -40,15 +23,16 @@ class Prior:
     """An entry of the registry `PRIORS`.
 
     Args:
-        solve: Finds the gaussians: see `Solve`.
+        solve: A pure function of the class means and variances of the latents, both (K, d), the
+            settings, and a source of randomness or None. It returns a `Solution`.
         option: The field of `PriorSettings` that holds the settings; empty if there are none.
-        defaults: The default settings, None if there are none.
+        defaults: The default settings; None if there are none.
         labelled: One gaussian per class. If False, labels are not used and there is one gaussian.
-        needs_latents: ``solve`` reads the statistics of the latents.
+        needs_latents: ``solve`` reads the means and variances. If False, it reads only their shape.
         min_classes: The smallest number of classes.
     """
 
-    solve: Solve
+    solve: Callable[[Tensor, Tensor, Any, torch.Generator | None], Solution]
     option: str = ""
     defaults: Any = None
     labelled: bool = True
@@ -56,8 +40,8 @@ class Prior:
     min_classes: int = 1
 
 
-def solve_record(config: SeparationConfig, result: FixedPointResult) -> dict[str, Any]:
-    """The settings and outcome of a solve, for the checkpoint; warns if it did not converge."""
+def solution(settings: SeparationConfig, result: FixedPointResult) -> Solution:
+    """The result of an iterative solver and its record; warns if it did not converge."""
     if not result.converged:
         warnings.warn(
             f"the class gaussians did not converge: residual {result.residual:.3g} after "
@@ -65,10 +49,11 @@ def solve_record(config: SeparationConfig, result: FixedPointResult) -> dict[str
             RuntimeWarning,
             stacklevel=4,  # the caller of the function that calls Prior.solve
         )
-    return {
-        **asdict(config),
-        "kld_weight": config.weight(*result.means.shape[:2]),
+    record = {
+        **asdict(settings),
+        "kld_weight": settings.weight(*result.means.shape),
         "converged": result.converged,
         "iterations": result.iterations,
         "residual": result.residual,
     }
+    return result.means, result.variances, record

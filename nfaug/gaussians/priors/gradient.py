@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from ..fixed_point.config import (
 from ..fixed_point.rules import class_nll, divergence_penalty
 from ..fixed_point.solver import DIVERGENCE_RATIO, check_counts, check_gaussians
 from ..gaussians import pairwise_kl
-from .base import Prior, solve_record
+from .base import Prior, solution
 
 __all__ = ["GRADIENT", "GradientDescentConfig", "gradient_descent", "learning_rate_factor"]
 
@@ -183,14 +183,11 @@ def _record(step: int, fit: str, lengths: Tensor, kl: Tensor) -> FixedPointStep:
     )
 
 
-def _solve(
-    means: Tensor,
-    variances: Tensor,
-    settings: GradientDescentConfig,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    result = gradient_descent(means, variances, settings)
-    return result.means, result.variances, solve_record(settings, result)
-
-
-GRADIENT = Prior(_solve, option="gradient", defaults=GradientDescentConfig(), min_classes=2)
+GRADIENT = Prior(
+    lambda means, variances, settings, generator: solution(
+        settings, gradient_descent(means, variances, settings)
+    ),
+    option="gradient",
+    defaults=GradientDescentConfig(),
+    min_classes=2,
+)

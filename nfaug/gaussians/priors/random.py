@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,11 +31,12 @@ def random_gaussians(
     return scale * noise, torch.ones_like(noise)
 
 
-def _solve(
-    means: Tensor, variances: Tensor, settings: float, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    drawn = random_gaussians(*means.shape, scale=settings, generator=generator)
-    return *drawn, {"scale": settings}
-
-
-RANDOM = Prior(_solve, option="random_scale", defaults=1.0, needs_latents=False)
+RANDOM = Prior(
+    lambda means, variances, settings, generator: (
+        *random_gaussians(*means.shape, scale=settings, generator=generator),
+        {"scale": settings},
+    ),
+    option="random_scale",
+    defaults=1.0,
+    needs_latents=False,
+)
