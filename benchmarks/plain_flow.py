@@ -79,6 +79,9 @@ class PlainFlow(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         total, kept = 0.0, []
         for level, steps in enumerate(self.flow.blocks):
+            if level:
+                x, rest = x.chunk(2, 1)
+                kept.append(rest)
             x = self.flow.squeeze(x)[0]
             for step in steps:
                 scale = F.softplus(step.actnorm.scale)
@@ -88,21 +91,18 @@ class PlainFlow(nn.Module):
                 total = total + scale.log().sum() + x[0, 0].numel() * torch.trace(weight)
                 x, logdet = self.coupling(step.couplinglayer, x, 1)
                 total = total + logdet
-            if level < self.flow.config.levels - 1:
-                x, rest = x.chunk(2, 1)
-                kept.append(rest)
-        z = self.flow.squeeze.inverse(x)[0]
+        z = self.flow.unsqueeze.inverse(x)[0]
         for rest in reversed(kept):
-            z = self.flow.squeeze.inverse(torch.cat([z, rest], 1))[0]
+            z = self.flow.unsqueeze.inverse(torch.cat([z, rest], 1))[0]
         return z, total
 
     def inverse(self, z: Tensor) -> Tensor:
         kept = []
-        z = self.flow.squeeze(z)[0]
+        z = self.flow.unsqueeze(z)[0]
         for _ in range(self.flow.config.levels - 1):
             z, rest = z.chunk(2, 1)
             kept.append(rest)
-            z = self.flow.squeeze(z)[0]
+            z = self.flow.unsqueeze(z)[0]
         for steps in reversed(self.flow.blocks):
             for step in reversed(steps):
                 z, _ = self.coupling(step.couplinglayer, z, -1)

@@ -217,8 +217,7 @@ def _training(facts: Facts) -> Iterable[tuple[str, Any]]:
     config = facts.config
     flow = config.flow
     yield "images", _size(facts)
-    yield "levels", flow.levels
-    yield "steps, blocks, width per level", f"{flow.steps}, {flow.blocks}, {flow.width}"
+    yield from flow.summary().items()
     for title, values in (
         ("training", config.training),
         ("gaussians", config.gaussians),

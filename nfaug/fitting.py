@@ -32,6 +32,7 @@ __all__ = [
     "fit_classes",
     "image_bits_per_dim",
     "latent_nll",
+    "with_shape_of",
 ]
 
 
@@ -90,8 +91,8 @@ def fit(
         A checkpoint with the same flow, and the gaussians and axes of these classes.
 
     Raises:
-        ValueError: If the images do not have the flow's shape, a class has none, or a setting is
-            out of range.
+        ValueError: If the images do not have the flow's shape (a `shape_free` flow takes any), a
+            class has none, or a setting is out of range.
         FixedPointDivergence: See `nfaug.fixed_point.solve`.
 
     Example:
@@ -110,6 +111,7 @@ def fit(
         flow = load(flow if isinstance(flow, str) else Path(flow))
     base = flow if isinstance(flow, Checkpoint) else _bare(flow)
     images = _labelled_images(base.flow, dataset, grayscale=grayscale)
+    base = with_shape_of(base, images)
     check_images(base.flow, images)
     check_class_sizes(images.targets, images.classes, allow_single=True)
     stats, pca = fit_classes(
@@ -141,20 +143,33 @@ def _bare(flow: Flow) -> Checkpoint:
 
 def _labelled_images(flow: Flow, data: Any, *, grayscale: bool) -> LabelledImages:
     """The images of `fit`'s argument `dataset`, at the flow's size where they can be resized."""
-    codec = flow.codec
-    shape: dict[str, Any] = {"image_size": codec.image_size, "channels": codec.channels}
+    channels = flow.codec.channels
+    shape: dict[str, Any] = {"image_size": flow.codec.image_size, "channels": channels}
+    if flow.shape_free:
+        shape = {}
     if isinstance(data, str | os.PathLike):
         return open_dataset(data, convert=grayscale, **shape)
     if isinstance(data, DataLoader):
         data = data.dataset
-    if isinstance(data, LabelledImages):
-        return data if not grayscale or data.channels == 1 else wrap_dataset(data, **shape)
     items = hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data) > 0
-    first = data[0] if items else None
+    first = data[0] if items and not isinstance(data, LabelledImages) else None
     image = first[0] if isinstance(first, tuple | list) and first else None
     if isinstance(image, Image.Image):
         return wrap_dataset(data, convert=grayscale, **shape)
-    return wrap_dataset(data, channels=1 if grayscale and codec.channels == 1 else None)
+    return wrap_dataset(data, channels=1 if grayscale and channels == 1 and shape else None)
+
+
+def with_shape_of(checkpoint: Checkpoint, images: Any) -> Checkpoint:
+    """Return the checkpoint with a flow for the images' shape, if its flow serves every shape.
+
+    Other checkpoints are returned unchanged. Class statistics are dropped if the shape changes.
+    """
+    flow = checkpoint.flow
+    shape = (images.channels, tuple(images.image_size))
+    if not flow.shape_free or shape == (flow.config.channels, flow.config.image_size):
+        return checkpoint
+    flow = flow.with_shape(*shape)
+    return Checkpoint(flow, replace(checkpoint.config, flow=flow.config))
 
 
 def check_images(flow: Flow, images: Any) -> None:

@@ -171,6 +171,14 @@ def test_a_name_and_a_path(pictures: Path, tiny_path: Path) -> None:
         quiet_fit(tiny_path, "nowhere")
 
 
+def test_a_flow_of_any_shape_keeps_the_images_shape(tiny_images: TensorImages) -> None:
+    pairs = [*tiny_images]
+    for data in (pairs, DataLoader(pairs)):  # type: ignore[arg-type]
+        fitted = quiet_fit("builtin:pixels", data)
+        assert fitted.flow.config.image_size == tiny_images.image_size
+        assert fitted.flow.config.channels == 1
+
+
 def test_pil_images_are_resized(pictures: Path) -> None:
     folder = ImageFolder(str(pictures))
     fitted = quiet_fit("builtin:rgb32", folder, rank=2)

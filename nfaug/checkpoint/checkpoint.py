@@ -256,7 +256,7 @@ def _only_flow(path: Path, *, autoencoder: str | Path | None = None) -> Flow:
 def _refuse_unreadable(checkpoint: Checkpoint) -> None:
     """Before anything is written: what `load` would refuse must not replace a good checkpoint."""
     flow, config = checkpoint.flow, checkpoint.config
-    if next(flow.parameters(), None) is None:
+    if flow.frozen:
         raise ValueError(
             "a frozen flow cannot be saved, its weights are folded: save the flow it was made from"
         )
@@ -298,13 +298,10 @@ def _codec(path: Path, config: CheckpointConfig, given: str | Path | None) -> Co
 
 def _flow(file: Path, sha256: str, config: FlowConfig, codec: Codec | None) -> Flow:
     layout = read_layout(file)
-    tensors = sum(
-        steps * (12 + 9 * blocks) for steps, blocks in zip(config.steps, config.blocks, strict=True)
-    )
     # Names and shapes are compared one by one later, but not before modules are built for a small
     # file of which a stranger's configuration says that it is a hundred thousand tensors, or a
     # file of terabytes is read for a small flow.
-    _refuse_other_size(file, "tensors", len(layout), tensors, 1000)
+    _refuse_other_size(file, "tensors", len(layout), config.tensor_count, 1000)
     values = sum(stored.numel for stored in layout.values())
     _refuse_other_size(file, "values", values, config.parameter_count, 10**6)
     try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..flows.autoencoder_config import AutoencoderConfig
+from ..flows.autoencoder import AutoencoderConfig
 from ..flows.config import FlowConfig
 from ..io.names import CONFIG, CheckpointError, refuse_names
 from ..io.strict_json import jsonable, parse_json

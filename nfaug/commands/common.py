@@ -129,9 +129,11 @@ def open_data(
     labels: bool = True,
     image_size: int | None = None,
     convert: bool = True,
+    any_shape: bool = False,
 ) -> Any:
     """The data set of the options, read as the checkpoint's flow needs it, or at another size.
 
+    With `any_shape` images keep their own size and channels, as `open_dataset` finds them.
     Without --split it is the first of `splits` that the data have, with a warning if that is not
     the first one. Unless `labels`, a folder needs no class folders.
     """
@@ -142,8 +144,8 @@ def open_data(
             arguments.data,
             split=split,
             data_dir=arguments.data_dir,
-            image_size=image_size or checkpoint.flow.codec.image_size,
-            channels=checkpoint.flow.codec.channels,
+            image_size=image_size or (None if any_shape else checkpoint.flow.codec.image_size),
+            channels=None if any_shape else checkpoint.flow.codec.channels,
             convert=convert,
             scale_16_bit=arguments.scale_16_bit,
             max_pixels=arguments.max_pixels,

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from ..augment.preview import preview_grid
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint, refuse_existing
-from ..fitting import fit
+from ..fitting import fit, with_shape_of
 from ..gaussians.priors import FITTED_PRIORS
 from .common import add_data_options, add_flow, load_on, new_parser, open_data
 
@@ -99,7 +99,10 @@ def run(arguments: Namespace) -> dict[str, Any]:
     if arguments.augment is None and (arguments.views, arguments.img_size) != (None, None):
         raise ValueError("--views and --img-size need --augment SPEC")
     base = load_on(arguments)
-    dataset = open_data(arguments, base, convert=arguments.grayscale)
+    dataset = open_data(
+        arguments, base, convert=arguments.grayscale, any_shape=base.flow.shape_free
+    )
+    base = with_shape_of(base, dataset)
     settings = {
         "rank": arguments.rank,
         "max_per_class": arguments.max_per_class,

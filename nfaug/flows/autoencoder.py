@@ -1,17 +1,29 @@
-"""Opening a frozen autoencoder: diffusers' `AutoencoderKL`, from safetensors alone."""
+"""The frozen autoencoder of a flow on latents: its record in a checkpoint, and how it is opened.
+
+It is always diffusers' `AutoencoderKL`, read from safetensors. diffusers is imported only when an
+autoencoder is opened.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import math
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .autoencoder_config import AutoencoderConfig
-
-__all__ = ["fetch_autoencoder", "find_autoencoder", "open_autoencoder", "weights_sha256"]
+__all__ = [
+    "AutoencoderConfig",
+    "fetch_autoencoder",
+    "find_autoencoder",
+    "open_autoencoder",
+    "weights_sha256",
+]
 
 _CLASS = "AutoencoderKL"
 _FILES = (
@@ -20,45 +32,135 @@ _FILES = (
     "diffusion_pytorch_model-*.safetensors",  # shards, and their index
     "diffusion_pytorch_model.safetensors.index.json",
 )
-_LARGEST_CONFIG = 2**20  # bytes
-# It may be a stranger's: what it asks for is bounded before it is allocated.
-_LARGEST = {
+# Configurations may come from untrusted files: sizes are bounded before memory is allocated.
+_MAX_CONFIG_BYTES = 2**20
+_MAX_SIDE = 4096
+_MAX_CHANNELS = 256
+_MAX_BLOCKS = 8
+_LIMITS = {
     "block_out_channels": 4096,
     "layers_per_block": 8,
-    "latent_channels": 256,
-    "in_channels": 256,
-    "out_channels": 256,
+    "latent_channels": _MAX_CHANNELS,
+    "in_channels": _MAX_CHANNELS,
+    "out_channels": _MAX_CHANNELS,
 }
-_MOST_BLOCKS = 8
+_PLAIN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
+_NAMES = {
+    "hub": re.compile(rf"{_PLAIN}(/{_PLAIN})?"),
+    "directory": re.compile(r"[^/\\\0]{1,255}"),
+}
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """What a checkpoint records of its frozen autoencoder, and the scale of the latents.
+
+    Attributes:
+        kind: "hub" for a repository on the Hub, "directory" for a local one.
+        name: The repository, or the name of the directory without its path.
+        sha256: Hash of the weights; see `weights_sha256`.
+        channels: Image channels.
+        image_size: (height, width) of the images.
+        mean: Mean of each latent channel over training images.
+        std: Standard deviation of each latent channel over training images.
+        noise: Width, in standard deviations, of the uniform noise that dequantises latents.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    kind: str
+    name: str
+    sha256: str
+    channels: int
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    noise: float
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "mean", "std"):
+            value = getattr(self, name)
+            if not isinstance(value, list | tuple):
+                raise ValueError(f"{name} must be a list of numbers; got {str(value)[:40]!r}")
+            object.__setattr__(self, name, tuple(value))  # JSON has lists
+        pattern = _NAMES.get(self.kind) if isinstance(self.kind, str) else None
+        if pattern is None:
+            raise ValueError(f"kind must be one of {', '.join(_NAMES)}; got {self.kind!r:.40}")
+        if (
+            not isinstance(self.name, str)
+            or not pattern.fullmatch(self.name)
+            or self.name in (".", "..")
+        ):
+            raise ValueError(f"{self.name!r:.99} is not a valid name of kind {self.kind!r}")
+        if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
+            raise ValueError(f"sha256 must be 64 hexadecimal digits; got {self.sha256!r:.80}")
+        sides = self.image_size
+        if len(sides) != 2 or any(type(n) is not int or not 1 <= n <= _MAX_SIDE for n in sides):
+            raise ValueError(f"image_size must be (height, width); got {str(sides)[:80]}")
+        if type(self.channels) is not int or not 1 <= self.channels <= _MAX_CHANNELS:
+            raise ValueError(
+                f"channels must be an integer in [1, {_MAX_CHANNELS}]; got {self.channels!r:.40}"
+            )
+        if not 1 <= len(self.mean) == len(self.std) <= _MAX_CHANNELS:
+            raise ValueError(
+                f"mean and std must have one number per channel; got {len(self.mean)} and "
+                f"{len(self.std)}"
+            )
+        for value in (*self.mean, *self.std, self.noise):
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise ValueError(f"mean, std and noise must be finite numbers; got {value!r:.40}")
+        if min(self.std) <= 0 or not 0 < self.noise <= 1:
+            raise ValueError(
+                f"std must be positive and noise lie in (0, 1]; got {min(self.std)} and "
+                f"{self.noise}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as a dictionary that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> AutoencoderConfig:
+        """The record that `to_dict` returned.
+
+        Raises:
+            ValueError: If it is not a dictionary, a key is unknown or missing, or a value is out
+                of range.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or set(values) != known:
+            raise ValueError(f"autoencoder must have the keys {', '.join(sorted(known))}")
+        return cls(**values)
 
 
 def open_autoencoder(source: str | Path) -> Any:
-    """The autoencoder of a local directory or a Hub repository: float32, frozen, on the CPU.
+    """Open an autoencoder from a local directory or a Hub repository: float32, frozen, on the CPU.
 
-    A directory is one that `AutoencoderKL.save_pretrained` writes. Of a repository `config.json`
-    and the safetensors of such a directory are fetched, into the Hub's cache; no other kind of file
-    is ever read, and no code.
+    The directory is in the format of `AutoencoderKL.save_pretrained`. From a repository only
+    `config.json` and safetensors files are downloaded, into the Hub's cache. No other kind of file
+    is read, and no code is run.
 
     Raises:
-        ModuleNotFoundError: diffusers is not installed.
-        ValueError: it is no `AutoencoderKL`, or has no safetensors that fit it.
-        OSError: there is no such directory or repository, or it cannot be read.
+        ModuleNotFoundError: If diffusers is not installed.
+        ValueError: If it is not an `AutoencoderKL`, or its safetensors do not fit its config.json.
+        OSError: If the directory or repository does not exist or cannot be read.
     """
     folder = Path(source).expanduser()
     name = str(source)
     if not folder.is_dir() and (folder.exists() or name.count("/") > 1 or name[:1] in "./~"):
         raise FileNotFoundError(
-            f"{name!r} is no directory of an autoencoder, and no repository name of the form "
-            "owner/name"
+            f"{name!r} is neither an autoencoder's directory nor a repository name owner/name"
         )
     try:
         from diffusers import AutoencoderKL
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'a flow on latents needs diffusers: pip install "nfaug[vae]"'
+            'flows on latents need diffusers: pip install "nfaug[vae]"'
         ) from error
     folder = folder if folder.is_dir() else fetch_autoencoder(name)
-    _refuse_other_class(folder, name)
+    _check_class(folder, name)
     try:
         found, report = AutoencoderKL.from_pretrained(
             str(folder),
@@ -69,49 +171,49 @@ def open_autoencoder(source: str | Path) -> Any:
         )
     except (RuntimeError, TypeError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{name!r} is no readable {_CLASS}: {reason}") from None
+        raise ValueError(f"{name!r} cannot be read as {_CLASS}: {reason}") from None
     if problems := {kind: keys for kind, keys in report.items() if keys}:
         raise ValueError(f"the weights of {name!r} do not fit its config.json: {problems}")
     return found.eval().requires_grad_(False)
 
 
 def fetch_autoencoder(repo_id: str) -> Path:
-    """The directory of a repository's files in the Hub's cache."""
+    """Download a repository's files into the Hub's cache and return their directory."""
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(repo_id, allow_patterns=list(_FILES)))
 
 
-def _refuse_other_class(folder: Path, name: str) -> None:
-    """Judge a `config.json` before diffusers follows it."""
+def _check_class(folder: Path, name: str) -> None:
+    """Raise ValueError if `config.json` has another class or too large sizes."""
     file = folder / "config.json"
     if not file.is_file():
-        raise ValueError(f"{name!r} holds no autoencoder: it has no config.json")
+        raise ValueError(f"{name!r} holds no autoencoder: config.json is missing")
     try:
-        if file.stat().st_size > _LARGEST_CONFIG:
-            raise ValueError("it is too long")
+        if file.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError(f"it is longer than {_MAX_CONFIG_BYTES} bytes")
         values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON and of Unicode, too
-        raise ValueError(f"{file} is no configuration of an autoencoder: {error}") from None
+    except ValueError as error:  # includes JSON and Unicode errors
+        raise ValueError(f"{file} cannot be read: {error}") from None
     kind = values.get("_class_name") if isinstance(values, dict) else None
     if kind != _CLASS or "quantization_config" in values:
         raise ValueError(
-            f"an autoencoder must be diffusers' {_CLASS}, not quantised; {name!r} is {kind!r:.80}"
+            f"the autoencoder must be diffusers' {_CLASS}, unquantised; {name!r} is {kind!r:.80}"
         )
-    for key, most in _LARGEST.items():
+    for key, most in _LIMITS.items():
         value = values.get(key, 1)
         sizes = value if key == "block_out_channels" and isinstance(value, list) else [value]
-        if len(sizes) > _MOST_BLOCKS or any(type(n) is not int or not 0 < n <= most for n in sizes):
+        if len(sizes) > _MAX_BLOCKS or any(type(n) is not int or not 0 < n <= most for n in sizes):
             raise ValueError(
-                f"{key} of the autoencoder {name!r} must be whole numbers up to {most}; got "
+                f"{key} of the autoencoder {name!r} must be integers in [1, {most}]; got "
                 f"{str(value)[:80]}"
             )
 
 
 def weights_sha256(autoencoder: Any) -> str:
-    """SHA-256, in hexadecimal, of the names, shapes and float32 values of all weights, by name.
+    """Return the SHA-256 of the names, shapes and float32 values of all weights, in hexadecimal.
 
-    It does not depend on how the weights are cut into files.
+    Weights are sorted by name, so the hash does not depend on how they are split into files.
     """
     digest = hashlib.sha256()
     for name, value in sorted(autoencoder.state_dict().items()):
@@ -124,15 +226,18 @@ def weights_sha256(autoencoder: Any) -> str:
 def find_autoencoder(
     config: AutoencoderConfig, *, near: Path, given: str | Path | None = None
 ) -> Any:
-    """The autoencoder that a checkpoint was trained with.
+    """Open the autoencoder that a checkpoint was trained with.
 
-    `given` if there is one; otherwise the recorded repository, or the recorded directory beside the
-    checkpoint `near`, in it, or in the working directory.
+    Args:
+        config: The checkpoint's record.
+        near: The checkpoint's directory. A recorded directory is searched in it, beside it and in
+            the working directory.
+        given: A directory or repository to use instead.
 
     Raises:
-        FileNotFoundError: a recorded directory is in none of these places.
-        ValueError: the weights are not those that the checkpoint was trained with.
-        ModuleNotFoundError, OSError: see `open_autoencoder`.
+        FileNotFoundError: If a recorded directory is in none of these places.
+        ValueError: If its weights are not those that the checkpoint was trained with.
+        ModuleNotFoundError: See `open_autoencoder`, also for OSError.
     """
     source = given
     if source is None and config.kind == "hub":
@@ -142,15 +247,15 @@ def find_autoencoder(
         source = next((place for place in places if (place / "config.json").is_file()), None)
     if source is None:
         raise FileNotFoundError(
-            f"the flow of {near} works on the latents of an autoencoder in a directory "
-            f"{config.name!r}, which is neither in the checkpoint, nor beside it, nor in the "
-            "working directory: say where it is with autoencoder= (--autoencoder)"
+            f"the flow of {near} needs the autoencoder in the directory {config.name!r}, which is "
+            "not in the checkpoint, beside it or in the working directory: pass its path as "
+            "autoencoder= (--autoencoder)"
         )
     found = open_autoencoder(source)
     if (sha256 := weights_sha256(found)) != config.sha256:
         raise ValueError(
-            f"{str(source)!r} is another autoencoder than that of {near}: the SHA-256 of its "
-            f"weights is {sha256}, the checkpoint says {config.sha256}; give the right one with "
-            "autoencoder= (--autoencoder)"
+            f"{str(source)!r} is not the autoencoder of {near}: the SHA-256 of its weights is "
+            f"{sha256}, the checkpoint has {config.sha256}; pass the right one as autoencoder= "
+            "(--autoencoder)"
         )
     return found

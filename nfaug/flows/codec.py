@@ -1,11 +1,11 @@
 """8-bit images to flow space and back.
 
-A flow has a codec: `PixelCodec`, the functions of this module, or an autoencoder's
-`nfaug.flows.latent_codec.LatentCodec`.
+A flow has a codec: `PixelCodec`, made of the functions in this module, or `LatentCodec` in
+`nfaug.flows.latent_codec` for autoencoder latents.
 
 An 8-bit level u in {0..255} becomes v = (u + e)/128 - 1 with e in [0, 1). With e = 1/2, the
-default, each level sits half a level away from both of its edges, so a float32 flow (error about
-1e-5) gives every level back bit for bit.
+default, each value is half a level away from its neighbours, so a float32 flow (error about 1e-5)
+returns every level exactly.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from .autoencoder_config import AutoencoderConfig
+    from .autoencoder import AutoencoderConfig
 
 __all__ = [
     "Codec",
@@ -34,11 +34,11 @@ __all__ = [
 
 
 class Codec(Protocol):
-    """Images to flow space and back: what a flow's `encode` and `decode` do around it.
+    """Converts images to flow space and back, for `Flow.encode` and `Flow.decode`.
 
     Attributes:
-        exact: whether images come back bit for bit.
-        figure: name of `bits_per_dim` among a checkpoint's metrics.
+        exact: Whether `to_images` inverts `dequantize(prepare(images))` exactly.
+        figure: Name of `bits_per_dim` in a checkpoint's metrics.
     """
 
     exact: bool
@@ -54,24 +54,24 @@ class Codec(Protocol):
 
     @property
     def record(self) -> AutoencoderConfig | None:
-        """What a checkpoint says of the codec; None for pixels."""
+        """The record of the autoencoder in a checkpoint; None for pixels."""
 
     def prepare(self, images: Tensor) -> Tensor:
-        """All of the way to flow space that is the same whatever the noise."""
+        """Check and preprocess images: the part of the conversion that does not depend on noise."""
 
     def dequantize(self, prepared: Tensor, noise: Tensor | float | None = None) -> Tensor:
-        """The rest: flow space, with noise e in [0, 1) of the flow's shape, None for 1/2."""
+        """Dequantise prepared images into flow space, with noise e in [0, 1), None for 1/2."""
 
     def to_images(self, v: Tensor, *, quantize: bool = True) -> Tensor:
-        """uint8 images, or floating point in [0, 1], of flow space."""
+        """Return images as uint8, or as floats in [0, 1] with `quantize=False`."""
 
     def bits_per_dim(self, nll: Tensor) -> Tensor:
-        """Bits per dimension of -log p(v) in nats."""
+        """Return bits per dimension of -log p(v) in nats."""
 
 
 @dataclass(frozen=True)
 class PixelCodec:
-    """The codec of a flow on 8-bit pixels: v = (u + e)/128 - 1, in the middle of `padded_size`."""
+    """The codec of flows on 8-bit pixels: v = (u + e)/128 - 1, centred in `padded_size`."""
 
     channels: int
     image_size: tuple[int, int]
@@ -81,10 +81,10 @@ class PixelCodec:
     record = None
 
     def prepare(self, images: Tensor) -> Tensor:
-        """The images, uint8 or floating-point grey levels in [0, 255].
+        """Return the images, uint8 or floating-point grey levels in [0, 255], after a check.
 
         Raises:
-            ValueError: they have another shape, or another integer type.
+            ValueError: If they have a wrong shape or dtype.
         """
         check_levels(images, self.channels, self.image_size)
         return images
@@ -101,14 +101,10 @@ class PixelCodec:
 
 
 def check_levels(images: Tensor, channels: int, image_size: tuple[int, int]) -> None:
-    """Refuse what is no batch of grey levels of this shape.
-
-    Raises:
-        ValueError: says what arrived.
-    """
+    """Raise ValueError unless `images` is a batch of grey levels of this shape."""
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise ValueError(
-            "encode takes uint8 images, or floating-point grey levels in [0, 255]; got "
+            "encode takes uint8 images or floating-point grey levels in [0, 255]; got "
             f"{images.dtype}"
         )
     if images.dim() != 4 or tuple(images.shape[1:]) != (channels, *image_size):
@@ -121,9 +117,12 @@ def check_levels(images: Tensor, channels: int, image_size: tuple[int, int]) -> 
 def to_flow(levels: Tensor, noise: Tensor | float | None = None) -> Tensor:
     """Map grey levels to flow space: v = (u + e)/128 - 1.
 
-    `levels` is uint8, or floating point in [0, 255] for images that are not on the 8-bit grid.
-    `noise` is e in [0, 1): a tensor of the same shape to dequantise in training, None for 1/2.
-    The result is float32 (float64 if `levels` is).
+    Args:
+        levels: uint8, or floating point in [0, 255].
+        noise: e in [0, 1): a tensor of the same shape to dequantise in training, None for 1/2.
+
+    Returns:
+        float64 if `levels` is float64, otherwise float32.
     """
     floating = levels if levels.is_floating_point() else levels.to(torch.float32)
     if floating.dtype in (torch.float16, torch.bfloat16):
@@ -134,8 +133,8 @@ def to_flow(levels: Tensor, noise: Tensor | float | None = None) -> Tensor:
 def from_flow(v: Tensor, *, quantize: bool = True) -> Tensor:
     """Map flow space to images: uint8 u = clamp(floor(128(v + 1)), 0, 255).
 
-    With `quantize=False` the result is clamp((128(v + 1) - 1/2)/255, 0, 1), floating point.
-    A value that is not finite has no level: quantised, NaN becomes 0 and an infinity is clamped.
+    With `quantize=False` the result is clamp((128(v + 1) - 1/2)/255, 0, 1) in floating point. In
+    uint8, NaN becomes 0 and infinities are clamped.
     """
     scaled = (v + 1) * 128
     if quantize:
@@ -144,11 +143,12 @@ def from_flow(v: Tensor, *, quantize: bool = True) -> Tensor:
 
 
 def bits_per_dim(nll: Tensor, flow_dim: int, image_dim: int | None = None) -> Tensor:
-    """Bits per dimension of 8-bit images: (nll + d log 128)/(d log 2).
+    """Return bits per dimension of 8-bit images: (nll + d log 128)/(D log 2).
 
-    `nll` is -log p(v) of Eq. 2 in nats and d = C*H*W. Where images are padded for the flow, the
-    change of variables covers all `flow_dim` coordinates and the bits are shared among the
-    `image_dim` that a user sees, so padding never flatters the figure.
+    Args:
+        nll: -log p(v) of Eq. 2 in nats.
+        flow_dim: d = C*H*W of the flow, padding included, since the change of variables covers it.
+        image_dim: D = C*H*W of the images, so that padding cannot improve the result; None for d.
     """
     image_dim = flow_dim if image_dim is None else image_dim
     return (nll + flow_dim * math.log(128)) / (image_dim * math.log(2))
@@ -159,7 +159,7 @@ def _margins(image_size: tuple[int, int], padded_size: tuple[int, int]) -> tuple
 
 
 def pad(levels: Tensor, padded_size: tuple[int, int]) -> Tensor:
-    """Centre images on a black canvas of `padded_size` (height, width)."""
+    """Centre images on black of `padded_size` (height, width)."""
     height, width = levels.shape[-2:]
     if (height, width) == padded_size:
         return levels
@@ -168,7 +168,7 @@ def pad(levels: Tensor, padded_size: tuple[int, int]) -> Tensor:
 
 
 def crop(images: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Undo `pad`: the centre of size `image_size` (height, width)."""
+    """Return the centre of size `image_size` (height, width): the inverse of `pad`."""
     if tuple(images.shape[-2:]) == image_size:
         return images
     top, left = _margins(image_size, (images.shape[-2], images.shape[-1]))

@@ -1,4 +1,4 @@
-"""The shape of a flow."""
+"""The configuration of a flow, and the registry of backbones."""
 
 from __future__ import annotations
 
@@ -7,40 +7,60 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FlowConfig"]
+from .backbone import Backbone
+from .identity import Identity
+from .mef import MatrixExpBackbone
 
-# A configuration may come from a stranger: what it asks for is bounded before it is allocated.
-_MOST_LEVELS = 10
-_MOST_VALUES = 2**22  # of an image
-_MOST_PARAMETERS = 2**30
-_MOST_TENSORS = 100_000
+__all__ = ["BACKBONES", "FlowConfig"]
+
+BACKBONES: dict[str, Backbone] = {
+    "mef": MatrixExpBackbone(),
+    "identity": Identity(),
+}
+
+# Configurations may come from untrusted files: sizes are bounded before memory is allocated.
+_MAX_LEVELS = 10
+_MAX_VALUES = 2**22  # per image
+_MAX_PARAMETERS = 2**30
+_MAX_TENSORS = 100_000
+_SHAPE = ("channels", "image_size", "padded_size", "backbone")  # settings of every backbone
 
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """Everything that fixes a flow's shape.
+    """The architecture of a flow.
 
-    The defaults are the paper's CIFAR flow: 42.8 M parameters, 12 GFLOP an image and direction.
+    The defaults are the paper's CIFAR flow: 42.8 M parameters, 12 GFLOP per image and direction.
+    Settings that the backbone does not use must keep their defaults.
 
     Attributes:
-        channels: image channels.
-        image_size: (height, width) of the images that go in and come out.
-        padded_size: (height, width) that the flow works at; None for the smallest multiple of
-            2^levels. Images are centred on black and the margin is cut off again.
-        steps: steps per level.
-        blocks: residual blocks per coupling network, per level.
-        width: channels of the coupling networks, per level.
-        low_rank_above: couplings of more channels than this use a matrix of rank `rank`.
-        rank: that rank.
-        bound: largest norm of a coupling's matrix in training; sets the length of its series.
-        squeeze: how a level folds space into channels: "pixel" for the four pixels of a block,
-            "haar" for their orthonormal Haar coefficients.
+        channels: Image channels.
+        image_size: (height, width) of the images.
+        padded_size: (height, width) inside the flow; None for the smallest multiple of 2^levels
+            that holds the image. Images are centred on black, and the margin is cropped after
+            decoding.
+        steps: Steps per level.
+        blocks: Residual blocks per coupling network, for each level.
+        width: Channels of the coupling networks, for each level.
+        low_rank_above: Couplings that transform more channels than this use low-rank matrices.
+        rank: Rank of those matrices.
+        bound: Largest norm of a coupling's matrix in training; sets the length of its series.
+        squeeze: How a level folds space into channels: "pixel" for the four pixels of each 2 x 2
+            block, "haar" for their orthonormal Haar coefficients.
         max_scale: ActNorm scales stay in [1/max_scale, max_scale]; None for no limit. The limit
-            bounds the condition of the map where pixels hardly vary.
-        backbone: "mef", the only one there is.
+            bounds the condition number of the map where pixels hardly vary.
+        backbone: A name in `BACKBONES`: "mef" for matrix-exponential couplings, "identity" for a
+            map without weights.
 
     Raises:
-        ValueError: a value is not what a flow can have, or asks for more than a machine has.
+        ValueError: If a value is out of range, or the flow would exceed a size limit.
+
+    Example:
+        >>> config = FlowConfig(1, (28, 28), steps=(4, 4), blocks=(1, 1), width=(32, 32))
+        >>> config.levels, config.shape, config.parameter_count
+        (2, (1, 28, 28), 204424)
+        >>> FlowConfig.from_dict(config.to_dict()) == config
+        True
     """
 
     channels: int = 3
@@ -57,47 +77,40 @@ class FlowConfig:
     backbone: str = "mef"
 
     def __post_init__(self) -> None:
-        if self.backbone != "mef":
-            raise ValueError(f"backbone {self.backbone!r} is not known; the one there is: 'mef'")
-        for name in ("image_size", "padded_size", "steps", "blocks", "width"):
-            value = getattr(self, name)
-            if isinstance(value, list):  # as JSON and YAML give it
-                object.__setattr__(self, name, tuple(value))
-            elif not isinstance(value, tuple) and not (name == "padded_size" and value is None):
-                raise ValueError(f"{name} must be a list of whole numbers; got {value!r}")
-        self._check_types()
-        self._check_shape()
+        if not isinstance(self.backbone, str) or self.backbone not in BACKBONES:
+            raise ValueError(
+                f"unknown backbone {self.backbone!r}; choose one of {', '.join(BACKBONES)}"
+            )
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), list):  # JSON and YAML give lists
+                object.__setattr__(self, field.name, tuple(value))
+        self._check_size("channels", (self.channels,), 1)
+        self._check_size("image_size", self.image_size, 2)
+        if self.padded_size is not None:
+            self._check_size("padded_size", self.padded_size, 2)
+        for field in dataclasses.fields(self):
+            value, used = getattr(self, field.name), (*_SHAPE, *self._backbone.settings)
+            if field.name not in used and value != field.default:
+                raise ValueError(
+                    f"the backbone {self.backbone!r} has no setting {field.name}: leave it at "
+                    f"{field.default!r}; got {value!r}"
+                )
+        self._backbone.check_settings(self)
+        self._check_padding()
         self._check_amount()
 
-    def _check_types(self) -> None:
-        padded = self.padded_size or ()
-        positive = (self.channels, *self.image_size, *padded, *self.steps, *self.width, self.rank)
-        counts = (*self.blocks, self.low_rank_above)
-        if any(type(n) is not int or n < 1 for n in positive) or any(
-            type(n) is not int or n < 0 for n in counts
+    def _check_size(self, name: str, value: Any, length: int) -> None:
+        if (
+            not isinstance(value, tuple)
+            or len(value) != length
+            or any(type(n) is not int or n < 1 for n in value)
         ):
-            raise ValueError(f"sizes and counts must be positive whole numbers; got {self}")
-        if type(self.bound) not in (int, float) or not 0 < self.bound <= 30:
-            raise ValueError(f"bound must lie in (0, 30]; got {self.bound!r}")
-        if self.squeeze not in ("pixel", "haar"):
-            raise ValueError(f"squeeze must be 'pixel' or 'haar'; got {self.squeeze!r}")
-        if self.max_scale is not None and (
-            type(self.max_scale) not in (int, float) or not 1 < self.max_scale <= 1e6
-        ):
-            raise ValueError(f"max_scale must lie in (1, 1e6], or be None; got {self.max_scale!r}")
+            what = "(height, width)" if length == 2 else "a positive integer"
+            raise ValueError(f"{name} must be {what}; got {getattr(self, name)!r}")
 
-    def _check_shape(self) -> None:
-        if not self.steps or not len(self.steps) == len(self.blocks) == len(self.width):
-            raise ValueError(
-                f"steps {self.steps}, blocks {self.blocks} and width {self.width} must have one "
-                "entry a level each"
-            )
-        if len(self.image_size) != 2 or (self.padded_size and len(self.padded_size) != 2):
-            raise ValueError(
-                f"sizes are (height, width); got {self.image_size} and {self.padded_size}"
-            )
-        if self.levels > _MOST_LEVELS:
-            raise ValueError(f"a flow has at most {_MOST_LEVELS} levels; got {self.levels}")
+    def _check_padding(self) -> None:
+        if self.levels > _MAX_LEVELS:
+            raise ValueError(f"a flow has at most {_MAX_LEVELS} levels; got {self.levels}")
         unit = 2**self.levels
         if any(n % unit for n in self.size):
             raise ValueError(
@@ -105,29 +118,37 @@ class FlowConfig:
                 f"{unit}, or None"
             )
         if any(big < small for big, small in zip(self.size, self.image_size, strict=True)):
-            raise ValueError(
-                f"padded_size {self.size} is smaller than the images {self.image_size}"
-            )
+            raise ValueError(f"padded_size {self.size} is smaller than image_size")
 
     def _check_amount(self) -> None:
-        tensors = sum(s * (12 + 9 * b) for s, b in zip(self.steps, self.blocks, strict=True))
         amounts = {
-            "values an image": (self.dim, _MOST_VALUES),
-            "parameters": (self.parameter_count, _MOST_PARAMETERS),
-            "tensors": (tensors, _MOST_TENSORS),
+            "values per image": (self.dim, _MAX_VALUES),
+            "tensors": (self.tensor_count, _MAX_TENSORS),
+            "parameters": (self.parameter_count, _MAX_PARAMETERS),
         }
-        for what, (amount, most) in amounts.items():
-            if amount > most:
-                raise ValueError(f"this flow is too large: {amount} {what}, at most {most}; {self}")
+        for what, (amount, limit) in amounts.items():
+            if amount > limit:
+                raise ValueError(
+                    f"this flow is too large: {amount} {what}; the limit is {limit}; {self}"
+                )
+
+    @property
+    def _backbone(self) -> Backbone:
+        return BACKBONES[self.backbone]
+
+    @property
+    def shape_free(self) -> bool:
+        """Whether the same weights serve every number of channels and every size."""
+        return self._backbone.shape_free
 
     @property
     def levels(self) -> int:
-        """Number of levels, each halving height and width."""
-        return len(self.steps)
+        """Number of levels; each halves height and width."""
+        return self._backbone.levels(self)
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) that the flow works at."""
+        """(height, width) inside the flow, padding included."""
         if self.padded_size is not None:
             return self.padded_size
         unit = 2**self.levels
@@ -151,45 +172,33 @@ class FlowConfig:
 
     @property
     def parameter_count(self) -> int:
-        """Number of learnt values."""
-        total, channels, pixels = 0, self.channels, math.prod(self.size)
-        for steps, blocks, width in zip(self.steps, self.blocks, self.width, strict=True):
-            channels, pixels = 4 * channels, pixels // 4
-            n = channels // 2
-            out = n * (n + 1 if n <= self.low_rank_above else 2 * self.rank + 1)
-            net = 9 * width * (channels - n) + 2 * width  # the first convolution
-            net += blocks * (19 * width**2 + 6 * width) + (9 * width + 1) * out
-            total += steps * (2 * channels * pixels + channels**2 + 4 + net)
-            channels //= 2
-        return total
+        """Number of trainable values."""
+        return self._backbone.parameter_count(self)
+
+    @property
+    def tensor_count(self) -> int:
+        """Number of tensors in the flow's state dict."""
+        return self._backbone.tensor_count(self)
 
     @property
     def flop(self) -> int:
-        """Floating-point operations of an image in either direction, 2 a multiplication and sum.
+        """Floating-point operations per image and direction; a multiply-add counts as two."""
+        return self._backbone.flop(self)
 
-        Those of convolutions, which are all but some hundredths: elementwise work and the series of
-        the exponentials are left out.
-        """
-        total, channels, pixels = 0, self.channels, math.prod(self.size)
-        for steps, blocks, width in zip(self.steps, self.blocks, self.width, strict=True):
-            channels, pixels = 4 * channels, pixels // 4
-            n = channels // 2
-            out = n * (n + 1 if n <= self.low_rank_above else 2 * self.rank + 1)
-            net = 9 * width * (channels - n) + blocks * 19 * width**2 + 9 * width * out
-            total += 2 * steps * pixels * (channels**2 + net)
-            channels //= 2
-        return total
+    def summary(self) -> dict[str, Any]:
+        """Titles and values that describe the architecture, for a model card."""
+        return {"backbone": self.backbone, **self._backbone.summary(self)}
 
     def to_dict(self) -> dict[str, Any]:
-        """A dictionary that JSON can hold."""
+        """The settings as a dictionary that JSON can hold."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FlowConfig:
-        """The configuration of a dictionary.
+        """The configuration that `to_dict` returned; missing keys take their defaults.
 
         Raises:
-            ValueError: a key is unknown, or a value is not what a flow can have.
+            ValueError: If a key is unknown or a value is out of range.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):

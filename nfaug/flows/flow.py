@@ -1,28 +1,23 @@
-"""The normalizing flow: matrix-exponential couplings on a multi-scale Glow (paper, section 5.1)."""
+"""The normalizing flow: a stack of invertible layers at several scales, with a codec for images."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .codec import Codec, PixelCodec
-from .config import FlowConfig
-from .layers import (
-    ActNorm,
-    HaarSqueeze,
-    InvertibleConv1x1,
-    Layer,
-    Precision,
-    Squeeze,
-    Step,
-)
+from .config import BACKBONES, FlowConfig
+from .layers import SQUEEZES, Layer, Precision, Squeeze
 from .mef import MatrixExpCoupling
+from .networks import DisableTF32
 
 __all__ = ["Flow", "FlowConfig", "Recompute"]
 
@@ -31,25 +26,40 @@ Recompute = Literal["none", "steps", "blocks"]
 _LayerMap = Callable[[Layer, Tensor], tuple[Tensor, Tensor]]
 
 
+class _Density(Protocol):
+    def log_prob(self, z: Tensor, labels: Tensor | None = None) -> Tensor: ...
+
+
 class Flow(Layer):
-    """A multi-scale flow between images and latents of the same shape (C, H, W).
+    """An invertible map between images and latents of the same shape (C, H, W).
 
-    A level squeezes space into channels and runs its steps; after every level but the last the
-    first half of the channels goes on and the second is kept. At the end all is put back, so the
-    latent has the image's own shape: nothing is dropped.
+    Each level squeezes space into channels and applies its steps. After every level but the last,
+    the first half of the channels goes on and the second half is set aside. At the end all parts
+    are put back in place, so no coordinate is dropped.
 
-    `forward` and `inverse` work in flow space (see `nfaug.flows.codec`) and under the caller's
-    settings;
-    `encode` and `decode` work on 8-bit images and in full precision, whatever autocast and TF32
-    say: both would lose the 8-bit exactness of a round trip.
-    Neither ever waits for the device, so CUDA graphs can capture them. Set `recompute` to trade
-    time for memory in training: activations inside a step ("steps") are computed again in the
-    backward pass, or there those inside a residual block, again ("blocks").
+    `encode` and `decode` take and return 8-bit images. They run in full precision whatever the
+    settings of autocast and TF32 are, because either would break the exact round trip. `forward`
+    and `inverse` work in flow space (see `nfaug.flows.codec`) under the caller's settings. No
+    method copies values from the device, so all can be captured in CUDA graphs.
+
+    Set `recompute` to save memory in training: "steps" recomputes the activations of each step in
+    the backward pass, "blocks" those of each residual block.
 
     Args:
-        config: the flow's shape.
-        blocks: the steps of each level, for a flow made of existing ones; None for new ones.
-        codec: from images to flow space and back; None for pixels. No part of the weights.
+        config: The architecture.
+        blocks: The layers of each level; None for new ones.
+        codec: Converts images to flow space and back; None for pixels. Not part of the state dict.
+
+    Example:
+        >>> flow = Flow(FlowConfig(1, (8, 8), steps=(1, 1), blocks=(1, 1), width=(8, 8)))
+        >>> images = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8)
+        >>> z, logdet = flow.encode(images)
+        >>> z.shape, logdet.shape
+        (torch.Size([4, 1, 8, 8]), torch.Size([4]))
+        >>> torch.equal(flow.decode(z), images)
+        True
+        >>> flow.log_prob(images).shape, flow.sample(2).shape
+        (torch.Size([4]), torch.Size([2, 1, 8, 8]))
     """
 
     def __init__(
@@ -62,23 +72,26 @@ class Flow(Layer):
         self.config = config
         pixels = PixelCodec(config.channels, config.image_size, config.size)
         self.codec: Codec = pixels if codec is None else codec
-        self.squeeze = HaarSqueeze() if config.squeeze == "haar" else Squeeze()
-        self.unsqueeze = Squeeze()  # latents keep the coordinates of each level apart
-        self.blocks = _new_blocks(config) if blocks is None else blocks
+        self.squeeze = SQUEEZES[config.squeeze]()
+        self.unsqueeze = Squeeze()  # in either case: each level keeps its own positions in latents
+        self.blocks = BACKBONES[config.backbone].build(config) if blocks is None else blocks
+        if next(itertools.chain(self.parameters(), self.buffers()), None) is None:
+            # Records device and dtype. On the CPU even where the default device is "meta".
+            self.register_buffer("_anchor", torch.empty(0, device="cpu"), persistent=False)
         self.recompute = "none"
 
     @classmethod
     def from_tensors(
         cls, config: FlowConfig, tensors: Mapping[str, Tensor], codec: Codec | None = None
     ) -> Flow:
-        """A flow with these weights, under the names of `state_dict`.
+        """A flow with the given weights, under the names of `state_dict`.
 
-        Nothing is initialised first, and float32 tensors are taken over without a copy.
+        No weights are initialised, and float32 tensors are used without a copy.
 
         Raises:
-            ValueError: keys are missing, unexpected or misshapen (one error lists them all), a
-                tensor is not floating point or holds NaN or infinity, or the couplings' scalars
-                ask for a series that is too long.
+            ValueError: If keys are missing, unexpected or misshapen (one error lists them all), a
+                tensor is not floating point or holds NaN or infinity, or the exponents of a
+                coupling are too large.
         """
         with torch.device("meta"):
             flow = cls(config, codec=codec)
@@ -100,42 +113,52 @@ class Flow(Layer):
         token: str | bool | None = None,
         autoencoder: str | Path | None = None,
     ) -> Flow:
-        """The flow of a checkpoint directory, or of a repository on the Hugging Face Hub.
+        """Load the flow of a checkpoint: a directory, "builtin:NAME" or a Hub repository.
 
-        Of a repository only the configuration and the flow's weights are fetched, into the Hub's
-        cache: see `nfaug.load`, which brings the classes too.
+        Only the configuration and the flow's weights are downloaded, into the Hub's cache. Use
+        `nfaug.load` to load the class statistics as well.
 
         Args:
-            path_or_repo: the directory, or "owner/name".
-            revision: a branch, tag or commit of the repository.
-            token: an access token for it; by default the one that is logged in, False for none.
-            autoencoder: see `nfaug.load`.
+            path_or_repo: The directory, "builtin:NAME" or "owner/name".
+            revision: Branch, tag or commit of the repository.
+            token: Access token; None for the one that is logged in, False for none.
+            autoencoder: See `nfaug.load`.
 
         Raises:
-            CheckpointError: the checkpoint is damaged, or none.
-            FileNotFoundError: neither a directory nor a possible repository name.
-            nfaug.hub.HubError: the repository cannot be read.
+            CheckpointError: If the directory holds no checkpoint, or a damaged one.
+            FileNotFoundError: If the name is neither a directory nor a valid repository name.
+            nfaug.hub.HubError: If the repository cannot be read.
         """
-        from ..checkpoint.checkpoint import load_flow  # only here: a flow at hand needs no reader
+        from ..checkpoint.checkpoint import load_flow  # lazy: reading files is not needed otherwise
 
         return load_flow(path_or_repo, revision=revision, token=token, autoencoder=autoencoder)
 
     @property
     def device(self) -> torch.device:
-        """Where the flow's tensors are."""
+        """The device of the flow's tensors."""
         return self._any_tensor().device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating-point type that the flow works in."""
+        """The floating-point type of the flow's tensors."""
         return self._any_tensor().dtype
+
+    @property
+    def shape_free(self) -> bool:
+        """Whether `with_shape` can give the same map for images of another shape."""
+        return self.config.shape_free and self.codec.record is None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the weights were folded by `freeze`, so that they cannot be trained or saved."""
+        return self.config.parameter_count > 0 and next(self.parameters(), None) is None
 
     def _any_tensor(self) -> Tensor:
         return next(itertools.chain(self.parameters(), self.buffers()))
 
     @property
     def recompute(self) -> Recompute:
-        """Which activations are not kept for the backward pass: "none", "steps" or "blocks"."""
+        """Activations that the backward pass recomputes: "none", "steps" or "blocks"."""
         return self._recompute
 
     @recompute.setter
@@ -161,33 +184,32 @@ class Flow(Layer):
 
     def _normalize(self, x: Tensor, run: _LayerMap) -> tuple[Tensor, Tensor]:
         total = x.new_zeros(len(x))
-        kept = []
+        kept: list[Tensor] = []
         for level, steps in enumerate(self._levels()):
+            if level:
+                x, rest = x.chunk(2, 1)
+                kept.append(rest)
             x = self.squeeze(x)[0]
             for step in steps:
                 x, logdet = run(step, x)
                 total = total + logdet
-            if level < self.config.levels - 1:
-                x, rest = x.chunk(2, 1)
-                kept.append(rest)
-        z = self.unsqueeze.inverse(x)[0]
-        for rest in reversed(kept):
-            z = self.unsqueeze.inverse(torch.cat([z, rest], 1))[0]
-        return z, total
+        for level in range(self.config.levels):
+            x = self.unsqueeze.inverse(torch.cat([x, kept.pop()], 1) if level else x)[0]
+        return x, total
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """z = f(x) in flow space and log|det df/dx|."""
+        """Return z = f(x) of x in flow space, and log|det df/dx| of shape (B,)."""
         self._check(x)
         return self._normalize(x, self._run)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """x = f^-1(z) in flow space and log|det df^-1/dz|."""
+        """Return x = f^-1(z) in flow space, and log|det df^-1/dz| of shape (B,)."""
         self._check(z)
-        kept = []
-        z = self.unsqueeze(z)[0]
-        for _ in range(self.config.levels - 1):
-            z, rest = z.chunk(2, 1)
-            kept.append(rest)
+        kept: list[Tensor] = []
+        for level in range(self.config.levels):
+            if level:
+                z, rest = z.chunk(2, 1)
+                kept.append(rest)
             z = self.unsqueeze(z)[0]
         total = z.new_zeros(len(z))
         for steps in reversed(self._levels()):
@@ -201,7 +223,7 @@ class Flow(Layer):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> Tensor:
-        """Data-dependent initialisation from one batch in flow space; returns its latents."""
+        """Set data-dependent parameters from one batch in flow space and return its latents."""
         self._check(x)
 
         def run(step: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,116 +232,158 @@ class Flow(Layer):
         return self._normalize(x, run)[0]
 
     def encode(self, images: Tensor, noise: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
-        """Latents of 8-bit images and log|det| (the flow's alone: see `codec.bits_per_dim`).
+        """Return latents of 8-bit images, z = f((u + e)/128 - 1), and log|det df/dv|.
 
-        `images` is uint8 (B, C, H, W) of the configured size, or of the autoencoder's where the
-        flow works on one's latents; floating point is read as grey levels in [0, 255]. `noise` in
-        [0, 1) is added to the levels (see `LatentCodec` for latents), None for 1/2; a tensor has
-        the flow's padded shape.
+        Args:
+            images: uint8 of shape (B, C, H, W), or floating-point grey levels in [0, 255]. For a
+                flow on autoencoder latents, the images are those of the autoencoder.
+            noise: e in [0, 1); a tensor has the flow's padded shape. None for 1/2. See
+                `LatentCodec` for its meaning on autoencoder latents.
+
+        Returns:
+            Latents of shape (B, C, H, W), padding included, and log-determinants of shape (B,).
+            The log-determinants are those of the flow alone: see `nfaug.flows.codec.bits_per_dim`.
 
         Raises:
-            ValueError: the images have another shape, or another integer type.
+            ValueError: If the images have a wrong shape or dtype.
         """
         with torch.autocast(images.device.type, enabled=False):
-            prepared = self.codec.prepare(images)  # an autoencoder may use TF32, a flow may not
-            with NoTF32(images.device):
+            prepared = self.codec.prepare(images)  # outside: autoencoders may use TF32
+            with DisableTF32(images.device):
                 return self(self.codec.dequantize(prepared, noise).to(self.dtype))
 
     def decode(self, z: Tensor, *, quantize: bool = True) -> Tensor:
-        """Images of latents: uint8, or floating point in [0, 1] with `quantize=False`.
+        """Return the images of latents: uint8, or floats in [0, 1] with `quantize=False`.
 
         Raises:
-            ValueError: the latents have another shape than the flow's.
+            ValueError: If the latents have a wrong shape.
         """
         with torch.autocast(z.device.type, enabled=False):
-            with NoTF32(z.device):
+            with DisableTF32(z.device):
                 v = self.inverse(z.to(self.dtype))[0]
             return self.codec.to_images(v, quantize=quantize)
 
+    def log_prob(
+        self,
+        images: Tensor,
+        gaussians: _Density | None = None,
+        labels: Tensor | None = None,
+        *,
+        noise: Tensor | float | None = None,
+    ) -> Tensor:
+        """Return log p(v) = log p(z) + log|det df/dv| in nats, where z = f(v).
+
+        This is the density of dequantised images v = (u + e)/128 - 1 in flow space, padding
+        included; not the probability of 8-bit images, and not bits per dimension, which is
+        `flow.codec.bits_per_dim(-log_prob)`. With e uniform in [0, 1), the expected bits per
+        dimension are an upper bound of those of the 8-bit images. The default e = 1/2 is
+        deterministic, but gives no bound.
+
+        Args:
+            images: As for `encode`.
+            gaussians: The latent density p(z | y); None for the standard Gaussian N(0, I).
+            labels: The class of each image, integers of shape (B,).
+            noise: As for `encode`, for instance `torch.rand(len(images), *flow.config.shape)`.
+
+        Returns:
+            Shape (B,); with `gaussians` and no labels (B, K), the density under every class.
+
+        Raises:
+            ValueError: If the images or labels do not fit, or there are labels without gaussians.
+        """
+        z, logdet = self.encode(images, noise)
+        if gaussians is not None:
+            density = gaussians.log_prob(z, labels)
+            return density + (logdet if density.dim() == 1 else logdet[:, None])
+        if labels is not None:
+            raise ValueError("labels need gaussians; got labels and gaussians=None")
+        squares = z.square().flatten(1).sum(1)
+        return logdet - (squares + self.config.dim * math.log(2 * math.pi)) / 2
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return uint8 images of latents z = temperature * e with e from N(0, I).
+
+        Flows that were trained under class Gaussians need latents from these instead:
+        `flow.decode(gaussians.sample(labels).view(-1, *flow.config.shape))`.
+
+        Args:
+            n: Number of images.
+            temperature: Standard deviation of the latents.
+            generator: Source of randomness, on the flow's device.
+
+        Returns:
+            Shape (n, C, H, W), the size of the images without padding.
+
+        Raises:
+            ValueError: If `n` or `temperature` is negative.
+        """
+        if n < 0 or not 0 <= temperature < math.inf:
+            raise ValueError(
+                f"n and temperature must not be negative; got n={n}, temperature={temperature}"
+            )
+        shape = (n, *self.config.shape)
+        z = torch.randn(shape, generator=generator, device=self.device, dtype=self.dtype)
+        return self.decode(temperature * z)
+
+    def with_shape(self, channels: int, image_size: tuple[int, int]) -> Flow:
+        """Return the same map for images of another shape.
+
+        This needs a flow on pixels and a backbone whose weights serve every shape (`shape_free`).
+
+        Raises:
+            ValueError: If the flow serves one shape only.
+        """
+        if not self.shape_free:
+            raise ValueError(
+                f"this flow (backbone {self.config.backbone!r}) serves images of shape "
+                f"{(self.codec.channels, *self.codec.image_size)} only; got "
+                f"{(channels, *image_size)}"
+            )
+        config = dataclasses.replace(
+            self.config, channels=channels, image_size=image_size, padded_size=None
+        )
+        return Flow(config).to(self.device, self.dtype).train(self.training)
+
     def couplings(self) -> list[MatrixExpCoupling]:
-        """Every coupling that can be trained, in order."""
+        """All trainable matrix-exponential couplings, in order."""
         return [module for module in self.modules() if isinstance(module, MatrixExpCoupling)]
 
     def fit_terms(self) -> None:
-        """Lengthen the couplings' series where the learnt scalars ask for it (after loading)."""
+        """Lengthen the couplings' series where the loaded scalars need more terms."""
         for coupling in self.couplings():
             coupling.fit_terms()
 
     def clip_(self) -> None:
-        """Keep exponents and ActNorm scales inside their bounds (after an optimiser step)."""
+        """Move exponents and ActNorm scales back inside their bounds, after an optimizer step."""
         for module in self.modules():
-            if isinstance(module, (ActNorm, MatrixExpCoupling)):
+            if isinstance(module, Layer) and module is not self:
                 module.clip_()
 
     def freeze(self, precision: Precision = "full") -> Flow:
-        """A flow for inference: the same map, what can be folded folded, no parameters.
+        """Return a copy for inference: the same map, folded, without parameters.
 
-        It is a copy: training this flow further does not change it. With `precision="bf16"` the
-        coupling networks run in bfloat16, which is faster where the hardware has it and is **not
-        exact**: decoding an encoded image moves pixels by some grey levels.
+        With `precision="bf16"` the coupling networks run in bfloat16. This is faster on hardware
+        that supports it, and **not exact**: decoding an encoded image moves pixels by some grey
+        levels.
 
         Raises:
-            ValueError: `precision` is neither "full" nor "bf16".
+            ValueError: If `precision` is neither "full" nor "bf16".
         """
         if precision not in ("full", "bf16"):
-            raise ValueError(f'precision is "full" or "bf16"; got {precision!r}')
+            raise ValueError(f'precision must be "full" or "bf16"; got {precision!r}')
         blocks = nn.ModuleList(
             nn.ModuleList(step.freeze(precision) for step in steps) for steps in self._levels()
         )
-        return Flow(self.config, blocks, self.codec).eval()
+        frozen = Flow(self.config, blocks, self.codec)
+        if "_anchor" in frozen._buffers:
+            frozen._anchor = self._any_tensor()
+        return frozen.eval()
 
     def __repr__(self) -> str:
         return f"Flow({self.config}, {self.config.parameter_count / 1e6:.2f} M parameters)"
-
-
-def _new_blocks(config: FlowConfig) -> nn.ModuleList:
-    levels = nn.ModuleList()
-    channels, (height, width) = config.channels, config.size
-    for steps, blocks, hidden in zip(config.steps, config.blocks, config.width, strict=True):
-        channels, height, width = 4 * channels, height // 2, width // 2
-        levels.append(
-            nn.ModuleList(
-                Step(
-                    ActNorm((channels, height, width), config.max_scale),
-                    InvertibleConv1x1(channels),
-                    MatrixExpCoupling(
-                        channels,
-                        hidden,
-                        blocks,
-                        low_rank_above=config.low_rank_above,
-                        rank=config.rank,
-                        bound=config.bound,
-                    ),
-                )
-                for _ in range(steps)
-            )
-        )
-        channels //= 2
-    return levels
-
-
-class NoTF32:
-    """A context in which cuDNN's convolutions are float32 in full.
-
-    In a compiled graph it does nothing: no graph can hold a global flag, so whoever compiles
-    turns TF32 off.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.guard = device.type == "cuda" and not torch.compiler.is_compiling()
-
-    def __enter__(self) -> None:
-        if self.guard:
-            cudnn: Any = torch.backends.cudnn
-            new = hasattr(cudnn, "conv")  # torch >= 2.9 has a setting for each operator
-            self.owner = cudnn.conv if new else cudnn
-            self.name = "fp32_precision" if new else "allow_tf32"
-            self.before = getattr(self.owner, self.name)
-            setattr(self.owner, self.name, "ieee" if new else False)
-
-    def __exit__(self, *exception: object) -> None:
-        if self.guard:
-            setattr(self.owner, self.name, self.before)
 
 
 def _check_keys(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
@@ -344,7 +408,7 @@ def _check_keys(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -
 
 
 def _finite(value: Tensor) -> bool:
-    # A sum is not finite if a term is not, and reads the weights once; large ones may overflow.
+    # One pass over the weights: a sum is finite only if all terms are. Large terms may overflow.
     return bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
 

@@ -1,26 +1,35 @@
-"""How exactly a flow inverts, measured as Behrmann et al. 2021 (arXiv:2006.09347) ask for.
+"""Numerical invertibility and condition of a flow (Behrmann et al. 2021, arXiv:2006.09347).
 
-A flow can be a bijection on paper and lose digits in floating point, above all away from its
-data. So the round trip is measured on images, on what is far from any image, and on mixed
-latents, which no image produced, there against the same flow in float64.
+A flow that is a bijection in exact arithmetic can lose digits in floating point, especially far
+from its training data. Round trips are measured on images, on extreme images and on mixed latents;
+the latter are compared with the same flow in float64. The condition number of the Jacobian says how
+much the flow amplifies rounding errors.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from . import codec
-from .flow import Flow, NoTF32
+from .flow import Flow
+from .layers import Layer
+from .networks import DisableTF32
 
-__all__ = ["as_table", "extreme_images", "measure"]
+__all__ = ["as_table", "extreme_images", "local_condition", "measure"]
 
-_BATCH = 256  # the size against which a single image is compared
+_BATCH = 256  # batch size to which single images are compared
+_ITERATIONS = 8  # of the power iteration
+_STEP = 1e-5  # of the finite differences; the map is evaluated in float64
+_COLUMNS = (
+    *("count", "max", "p999", "exact", "latent", "non_finite", "changed"),
+    *("lipschitz", "inverse_lipschitz", "condition", "scale_min", "scale_max", "exponent"),
+)
 
 
 @torch.no_grad()
@@ -31,36 +40,49 @@ def measure(
     *,
     batch_size: int = 256,
     oracle_count: int = 64,
+    condition_count: int = 4,
     generator: torch.Generator | None = None,
 ) -> dict[str, dict[str, float | int]]:
-    """Round-trip figures of a flow as it is used, frozen.
-
-    One entry a set of images, "images", each of `others`, and those of `extreme_images`:
-    "count", "max" and "p999" (the largest and the 99.9th-percentile |x' - x| in grey levels,
-    unquantised, x -> z -> x'), "exact" (the share of images that come back bit for bit) and
-    "non_finite" (how many images have a latent or a value that is not finite; the errors are
-    those of the finite values). Besides
-
-    - "mixed": `oracle_count` mixtures of the latents of two images. "max" and "p999" are the
-      distance in grey levels to what the same flow in float64 decodes, "exact" the share of the
-      same 8-bit images, "latent" the largest |z'' - z'|/max|z'| of z' -> x -> z'', "non_finite";
-    - "batch": an image alone against the same one in a batch of 256. "latent" is the largest
-      difference of latents, "changed" the number of decoded images that differ.
+    """Measure round trips and the condition of the frozen flow.
 
     Args:
-        flow: the flow, frozen or not.
-        images: uint8 (N, C, H, W) of the flow's image size.
-        others: more sets of images by name, such as another data set's.
-        batch_size: images at once.
-        oracle_count: mixed latents that float64 checks.
-        generator: draws the noise images, the pairs and the weights.
+        flow: The flow, frozen or not.
+        images: uint8 of shape (N, C, H, W), the flow's image size.
+        others: More sets of images by name, such as those of another data set.
+        batch_size: Images per batch.
+        oracle_count: Number of mixed latents that are compared with float64.
+        condition_count: Images per set at which the condition is estimated; 0 for none. Each takes
+            about 50 times the time of a round trip.
+        generator: Source of randomness: noise images, pairs and weights.
+
+    Returns:
+        One entry per set of images ("images", those of `others` and of `extreme_images`):
+
+        - "count": number of images.
+        - "max", "p999": largest and 99.9th percentile of |x' - x| in grey levels, unquantised, for
+          the round trip x -> z -> x'; of finite values only.
+        - "exact": share of images whose round trip returns every 8-bit level.
+        - "non_finite": number of images with a value or latent that is not finite.
+        - "lipschitz", "inverse_lipschitz", "condition": largest over images of the figures of
+          `local_condition`; missing where these are not finite.
+
+        The entry "mixed" is for `oracle_count` latents z', each a mixture of the latents of two
+        images. Its "max", "p999" and "exact" compare decoded images with those of the same flow in
+        float64; "latent" is the largest |z'' - z'|/max|z'| of z' -> x -> z''.
+
+        The entry "batch" compares images encoded alone and in a batch of 256: "latent" is the
+        largest difference of latents, "changed" the number of decoded images that differ.
+
+        One entry per step, "blocks.LEVEL.STEP": "scale_min" and "scale_max" are the range of its
+        ActNorm scales, "exponent" the largest possible norm of its coupling's exponent.
 
     Raises:
-        ValueError: a set is empty, not uint8, or of another shape.
+        ValueError: If a set is empty, not uint8 or of another shape, or the flow works on
+            autoencoder latents.
     """
     if not flow.codec.exact:
         raise ValueError(
-            "the inverse is measured in grey levels; this flow works on an autoencoder's latents"
+            "invertibility is measured in grey levels; this flow works on autoencoder latents"
         )
     sets = {"images": images, **(others or {})}
     shape = (flow.config.channels, *flow.config.image_size)
@@ -70,25 +92,96 @@ def measure(
                 f"{name} must be uint8 of shape (N, {', '.join(map(str, shape))}), N > 0; got "
                 f"{batch.dtype} {tuple(batch.shape)}"
             )
-    frozen = flow.freeze()
+    frozen, oracle = flow.freeze(), _in_float64(flow)
     extremes = extreme_images(images, generator=generator)
-    with NoTF32(flow.device):
-        report = {
-            name: _round_trip(frozen, batch, batch_size)
-            for name, batch in {**sets, **extremes}.items()
-        }
-        report["mixed"] = _mixed(flow, frozen, images[:oracle_count], generator)
+    with DisableTF32(flow.device):
+        report = {}
+        for name, batch in {**sets, **extremes}.items():
+            report[name] = _round_trip(frozen, batch, batch_size)
+            z = oracle.encode(batch[:condition_count].to(oracle.device))[0]
+            report[name].update(_condition(oracle, z))
+        report["mixed"], mixed = _mixed(frozen, oracle, images[:oracle_count], generator)
+        report["mixed"].update(_condition(oracle, mixed[:condition_count]))
         report["batch"] = _batch_invariance(frozen, torch.cat([images, extremes["noise"]]))
+    for level, steps in enumerate(frozen.blocks):
+        for number, step in enumerate(cast("Iterable[Layer]", steps)):
+            if figures := step.conditioning():
+                report[f"blocks.{level}.{number}"] = dict(figures)
     return report
+
+
+def local_condition(flow: Flow, z: Tensor, iterations: int = _ITERATIONS) -> dict[str, Tensor]:
+    """Estimate the condition of a flow's Jacobian J = df/dv at v = f^-1(z).
+
+    The largest singular values of J and J^-1 are found by power iteration on J^T J and on
+    J^-T J^-1. Products with J are finite differences, products with J^T are those of
+    back-propagation. Each value approaches the true one from below.
+
+    Args:
+        flow: The flow, preferably frozen and in float64.
+        z: Latents of shape (B, C, H, W), on the flow's device.
+        iterations: Steps of each power iteration.
+
+    Returns:
+        Tensors of shape (B,): "lipschitz" is ||J||_2, the local Lipschitz constant of encoding,
+        "inverse_lipschitz" is ||J^-1||_2, that of decoding, and "condition" is their product.
+    """
+    with torch.no_grad():
+        v = flow.inverse(z)[0]
+    encode, decode = (
+        _largest_singular_value(function, point, iterations)
+        for function, point in ((flow.forward, v), (flow.inverse, z))
+    )
+    return {"lipschitz": encode, "inverse_lipschitz": decode, "condition": encode * decode}
+
+
+def _largest_singular_value(
+    function: Callable[[Tensor], tuple[Tensor, Tensor]], point: Tensor, iterations: int
+) -> Tensor:
+    with torch.enable_grad():
+        point = point.detach().requires_grad_()
+        value = function(point)[0]
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(point.shape[1:], generator=generator, dtype=torch.float64).to(point)
+    direction, norm = _normalized(start.expand_as(point))
+    for _ in range(iterations):
+        with torch.no_grad():
+            product = (function(point + _STEP * direction)[0] - value) / _STEP
+        product, norm = _normalized(product)
+        (back,) = torch.autograd.grad(value, point, product, retain_graph=True)
+        direction = _normalized(back)[0]
+    return norm
+
+
+def _normalized(batch: Tensor) -> tuple[Tensor, Tensor]:
+    norm = batch.flatten(1).norm(dim=1)
+    return batch / norm[:, None, None, None], norm
+
+
+def _condition(oracle: Flow, z: Tensor) -> dict[str, float]:
+    if not len(z):
+        return {}
+    figures = {name: float(value.max()) for name, value in local_condition(oracle, z).items()}
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
+
+
+def _in_float64(flow: Flow) -> Flow:
+    device = torch.device("cpu") if flow.device.type == "mps" else flow.device  # no float64 on MPS
+    return copy.deepcopy(flow).to(device).double().freeze()
 
 
 def extreme_images(
     images: Tensor, *, generator: torch.Generator | None = None
 ) -> dict[str, Tensor]:
-    """What no data set holds, from up to 256 of its images, uint8.
+    """Make sets of images that are unlike those of a data set, from up to 256 of its images.
 
-    "noise" is uniform, "black" and "white" one image each, "single_pixel" black with one white
-    value and white with one black value in turn, "inverted" 255 - x.
+    Args:
+        images: uint8 of shape (N, C, H, W).
+        generator: Source of randomness.
+
+    Returns:
+        uint8 sets: "noise" is uniform; "black" and "white" are one image each; "single_pixel" is
+        black with one white value, or white with one black value; "inverted" is 255 - x.
     """
     shape = (_BATCH, *images.shape[1:])
     noise = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
@@ -108,7 +201,7 @@ def extreme_images(
 
 
 class _Errors:
-    """Grey-level errors of many values: the largest and the 99.9th percentile, in one pass."""
+    """Largest value and 99.9th percentile of the finite values of a stream."""
 
     def __init__(self, total: int) -> None:
         self.largest = torch.zeros(0, dtype=torch.float64)
@@ -125,13 +218,13 @@ class _Errors:
 
 
 def _largest(values: Tensor) -> float:
-    """The largest absolute value among those that are finite."""
+    """Return the largest absolute value of the finite values."""
     finite = values[values.isfinite()]
     return float(finite.abs().max()) if len(finite) else 0.0
 
 
 def _broken(*tensors: Tensor) -> Tensor:
-    """Which images have a value that is not finite, (B,)."""
+    """Return which images have a value that is not finite, shape (B,)."""
     bad = [~torch.isfinite(tensor).flatten(1).all(1) for tensor in tensors]
     return torch.stack(bad).any(0)
 
@@ -152,27 +245,28 @@ def _round_trip(frozen: Flow, images: Tensor, batch_size: int) -> dict[str, floa
 
 
 def _mixed(
-    flow: Flow, frozen: Flow, images: Tensor, generator: torch.Generator | None
-) -> dict[str, float | int]:
+    frozen: Flow, oracle: Flow, images: Tensor, generator: torch.Generator | None
+) -> tuple[dict[str, float | int], Tensor]:
+    """Return the figures of mixed latents, and these latents in float64."""
     z, _ = frozen.encode(images.to(frozen.device))
     partners = z[torch.randperm(len(z), generator=generator).to(z.device)]
     weights = torch.rand(len(z), 1, 1, 1, generator=generator).to(z)
     mixed = z + weights * (partners - z)
     v = frozen.inverse(mixed)[0]
     back = frozen(v)[0]
-    device = torch.device("cpu") if frozen.device.type == "mps" else frozen.device
-    oracle = copy.deepcopy(flow).to(device).double().freeze()
-    exact_v = oracle.inverse(mixed.to(device).double())[0].to(v.device, torch.float64)
+    exact_z = mixed.to(oracle.device).double()
+    exact_v = oracle.inverse(exact_z)[0].to(v.device, torch.float64)
     errors = _Errors(v.numel())
     errors.update((v.double() - exact_v).abs() * 128)
     same = codec.from_flow(v) == codec.from_flow(exact_v)
-    return {
+    figures = {
         "count": len(mixed),
         **errors.figures(),
         "exact": float(same.flatten(1).all(1).double().mean()),
         "latent": _largest(back - mixed) / max(_largest(mixed), 1e-30),
         "non_finite": int(_broken(v, back).sum()),
     }
+    return figures, exact_z
 
 
 def _batch_invariance(frozen: Flow, images: Tensor) -> dict[str, float | int]:
@@ -189,8 +283,8 @@ def _batch_invariance(frozen: Flow, images: Tensor) -> dict[str, float | int]:
 
 
 def as_table(report: Mapping[str, Mapping[str, Any]]) -> str:
-    """A Markdown table of `measure`'s figures."""
-    columns = ("count", "max", "p999", "exact", "latent", "non_finite", "changed")
+    """Format the result of `measure` as a Markdown table."""
+    columns = [key for key in _COLUMNS if any(key in figures for figures in report.values())]
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, figures in report.items():
         cells = [name] + [_cell(key, figures.get(key)) for key in columns]

@@ -1,4 +1,4 @@
-"""Images to the scaled latents of a frozen autoencoder, and back: the other codec of a flow."""
+"""The codec of flows on autoencoder latents: images to scaled latents and back."""
 
 from __future__ import annotations
 
@@ -11,35 +11,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autoencoder import find_autoencoder, open_autoencoder, weights_sha256
-from .autoencoder_config import AutoencoderConfig
+from .autoencoder import AutoencoderConfig, find_autoencoder, open_autoencoder, weights_sha256
 from .codec import bits_per_dim, check_levels, crop, pad
 from .config import FlowConfig
 
 __all__ = ["LatentCodec", "codec_of", "measure_codec"]
 
-_PIXELS_AT_ONCE = 2**20  # 16 images of 256 x 256: an autoencoder needs much memory for each
+_PIXELS_AT_ONCE = 2**20  # 16 images of 256 x 256: autoencoders need much memory per image
 
 
 class LatentCodec:
     """The codec of a flow on an autoencoder's latents: v = (E(x) - m)/s + w(e - 1/2).
 
-    E(x) is the mode of the autoencoder's posterior for an image x in [-1, 1]; m and s are mean and
-    standard deviation of each latent channel over training images, w the width of the noise, e in
-    [0, 1) and 1/2 where there is none. Back: x = D(s v + m). The autoencoder loses detail:
-    `exact` is False, and `NFAugment` adds to an image only what mixing changes of its
-    reconstruction.
+    E(x) is the mode of the autoencoder's posterior for an image x in [-1, 1], m and s are the mean
+    and standard deviation of each latent channel over training images, w is the width of the noise
+    and e in [0, 1) the noise, 1/2 for none. The inverse is x = D(s v + m). Autoencoders lose
+    detail, so `exact` is False, and `NFAugment` adds only the change, which preserves detail.
 
-    A plain object like `Engine`: the flow that has it has no parameters or `state_dict` entries for
-    it, copies of the flow share it, and it follows the device of the images.
+    It is not a module: flows have no parameters or state dict entries for it, and copies of a flow
+    share it. It follows the device of the images.
 
     Args:
-        autoencoder: a frozen `AutoencoderKL`.
-        config: what a checkpoint records.
-        padded_size: (height, width) that the flow works at, None for that of the latents.
+        autoencoder: A frozen `AutoencoderKL`.
+        config: The checkpoint's record.
+        padded_size: (height, width) inside the flow; None for that of the latents.
 
     Raises:
-        ValueError: the autoencoder takes other images, or gives other latents.
+        ValueError: If the autoencoder has other image or latent channels than the record.
     """
 
     exact = False
@@ -70,15 +68,15 @@ class LatentCodec:
         return self.record.image_size
 
     def for_flow(self, config: FlowConfig) -> LatentCodec:
-        """The same for a flow of this shape.
+        """Return the codec with the padding of a flow.
 
         Raises:
-            ValueError: its shape is not that of the latents.
+            ValueError: If the flow's shape is not that of the latents.
         """
         if (config.channels, *config.image_size) != self.latent_shape:
             raise ValueError(
-                f"the autoencoder makes latents of shape {self.latent_shape} of "
-                f"{self.image_size} images; the flow takes {(config.channels, *config.image_size)}"
+                f"the autoencoder encodes {self.image_size} images to latents of shape "
+                f"{self.latent_shape}; the flow takes {(config.channels, *config.image_size)}"
             )
         codec = copy.copy(self)
         codec.padded_size = config.size
@@ -92,13 +90,13 @@ class LatentCodec:
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> Tensor:
-        """(E(x) - m)/s of uint8 images, or of floating-point grey levels in [0, 255].
+        """Return (E(x) - m)/s of uint8 images or of floating-point grey levels in [0, 255].
 
-        Floating-point tensors of the latents' shape are taken for what an earlier call gave, and
-        (B, views, C, H, W) for several of each image, of which the first is taken.
+        Floating-point tensors of the latents' shape are returned as they are: they are the result
+        of an earlier call. Of several views, shape (B, views, C, H, W), the first is used.
 
         Raises:
-            ValueError: the images have another shape, or another integer type.
+            ValueError: If the images have a wrong shape or dtype.
         """
         views = images[:, 0] if images.dim() == 5 else images
         if views.is_floating_point() and tuple(views.shape[1:]) == self.latent_shape:
@@ -112,15 +110,15 @@ class LatentCodec:
         return (_joined(latents, images, self.latent_shape) - mean) / std
 
     def dequantize(self, prepared: Tensor, noise: Tensor | float | None = None) -> Tensor:
-        """Latents on a margin of zeros where the flow is larger, with noise w(e - 1/2)."""
+        """Return v = prepared + w(e - 1/2), padded with zeros to the flow's size."""
         padded = pad(prepared, self.padded_size)
         return padded if noise is None else padded + self.record.noise * (noise - 0.5)
 
     @torch.no_grad()
     def to_images(self, v: Tensor, *, quantize: bool = True) -> Tensor:
-        """D(s v + m) as uint8, or floating point in [0, 1] with `quantize=False`.
+        """Return D(s v + m) as uint8, or as floats in [0, 1] with `quantize=False`.
 
-        Quantised, what is not finite becomes grey.
+        In uint8, values that are not finite become grey.
         """
         autoencoder, mean, std = self._on(v.device)
         latents = crop(v, self.latent_shape[1:]).to(torch.float32) * std + mean
@@ -132,9 +130,10 @@ class LatentCodec:
         return unit
 
     def bits_per_dim(self, nll: Tensor) -> Tensor:
-        """(nll + d log(1/w))/(d log 2): bits that tell a latent coordinate to a width of w.
+        """Return (nll + d log(1/w))/(d log 2), the bits of a latent coordinate to precision w.
 
-        As for 8-bit pixels, with w for 1/128; no figure of pixels, or of another w, compares.
+        This is the formula of 8-bit pixels with w for 1/128. It is not comparable with bits of
+        pixels or with those of another w.
         """
         dim = self.latent_shape[0] * math.prod(self.padded_size)
         seen = math.prod(self.latent_shape)
@@ -155,20 +154,24 @@ class LatentCodec:
 def codec_of(
     config: AutoencoderConfig, flow: FlowConfig, *, near: Path, given: str | Path | None = None
 ) -> LatentCodec:
-    """The codec that a checkpoint in the directory `near` records; see `find_autoencoder`."""
+    """Open the codec of a checkpoint in the directory `near`: see `find_autoencoder`."""
     return LatentCodec(find_autoencoder(config, near=near, given=given), config).for_flow(flow)
 
 
 def measure_codec(
     source: str | Path, images: Tensor, *, noise: float = 1 / 64, device: torch.device | str = "cpu"
 ) -> LatentCodec:
-    """An autoencoder with the mean and standard deviation of its latents' channels on images.
+    """Open an autoencoder and measure the mean and standard deviation of its latent channels.
 
-    `images` are uint8 (N, C, H, W), some hundreds drawn from the training set; `noise` is w.
+    Args:
+        source: The autoencoder's directory or repository.
+        images: uint8 of shape (N, C, H, W), a few hundred from the training set.
+        noise: The width w of the dequantisation noise, in standard deviations.
+        device: Where to run the autoencoder.
 
     Raises:
-        ValueError: the autoencoder takes other images, a latent channel does not vary, or see
-            `open_autoencoder`, also for OSError and ModuleNotFoundError.
+        ValueError: If the autoencoder takes other images, or a latent channel is constant.
+        OSError: See `open_autoencoder`, also for ModuleNotFoundError and ValueError.
     """
     autoencoder = open_autoencoder(source).to(device)
     folder = Path(source).expanduser()
@@ -188,8 +191,8 @@ def measure_codec(
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     if not bool((std > 0).all()):
         raise ValueError(
-            f"channels of the latents of {str(source)!r} do not vary over {len(images)} images "
-            f"(standard deviations {std.tolist()}): it is no trained autoencoder for them"
+            f"latent channels of {str(source)!r} are constant over {len(images)} images (standard "
+            f"deviations {std.tolist()}): it was not trained on such images"
         )
     values = config.to_dict() | {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}
     return LatentCodec(autoencoder, AutoencoderConfig(**values))
@@ -200,19 +203,18 @@ def _latent_shape(autoencoder: Any, config: AutoencoderConfig) -> tuple[int, int
     taken = (autoencoder.config.in_channels, autoencoder.config.out_channels)
     if taken != (config.channels, config.channels):
         raise ValueError(
-            f"the autoencoder takes images of {taken[0]} channels and gives {taken[1]}; these have "
+            f"the autoencoder has {taken[0]} input and {taken[1]} output channels, the images "
             f"{config.channels}: open them with channels={taken[0]} (--dataset.channels {taken[0]})"
         )
     if factor < 2 or any(n % factor for n in config.image_size):
         raise ValueError(
-            f"the autoencoder makes images smaller by {factor}: that must be at least 2 and "
-            f"divide their size {config.image_size}"
+            f"the autoencoder's reduction factor {factor} must be at least 2 and divide the image "
+            f"size {config.image_size}"
         )
     channels = autoencoder.config.latent_channels
     if channels != len(config.mean):
         raise ValueError(
-            f"the autoencoder has {channels} latent channels; the checkpoint says "
-            f"{len(config.mean)}"
+            f"the autoencoder has {channels} latent channels; the checkpoint has {len(config.mean)}"
         )
     height, width = (n // factor for n in config.image_size)
     return channels, height, width

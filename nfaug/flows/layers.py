@@ -1,8 +1,9 @@
-"""Invertible layers, one contract: `forward(x) -> (z, logdet)`, `inverse(z) -> (x, logdet)`.
+"""Invertible layers with one interface: `forward(x) -> (z, logdet)`, `inverse(z) -> (x, logdet)`.
 
-`logdet` has shape (B,) and belongs to the direction that was called, so the two cancel.
-`initialize(x)` sets the data-dependent parameters from a batch and returns the layer's output.
-`freeze()` gives the same map for inference, with all that no input changes computed once.
+`logdet` has shape (B,) and is that of the direction called, so the two add up to zero.
+`initialize(x)` sets data-dependent parameters from a batch and returns the layer's output.
+`freeze()` returns the same map for inference, with everything that is independent of the input
+precomputed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from .matrix_exp import expm, special_orthogonal_log
 
 __all__ = [
+    "SQUEEZES",
     "ActNorm",
     "FrozenAffine",
     "FrozenStep",
@@ -31,8 +33,8 @@ __all__ = [
 
 Precision = Literal["full", "bf16"]
 
-_SOFTPLUS_ONE = math.log(math.e - 1)  # softplus of it is 1
-_MIN_STD = 1e-3  # a constant pixel has std 0: its scale stops here
+_SOFTPLUS_ONE = math.log(math.e - 1)  # softplus(_SOFTPLUS_ONE) = 1
+_MIN_STD = 1e-3  # a lower limit: the standard deviation of a constant pixel is 0
 
 
 class Layer(nn.Module, ABC):
@@ -52,8 +54,15 @@ class Layer(nn.Module, ABC):
         return self(x)[0]
 
     def freeze(self, precision: Precision = "full") -> Layer:
-        """The same map for inference; "bf16" runs coupling networks in bfloat16."""
+        """Return the same map for inference; "bf16" runs coupling networks in bfloat16."""
         return self
+
+    def clip_(self) -> None:
+        """Move parameters back inside their bounds, after an optimizer step."""
+
+    def conditioning(self) -> dict[str, float]:
+        """Return figures that bound the layer's condition number, if any (see `invertibility`)."""
+        return {}
 
 
 class Squeeze(Layer):
@@ -77,9 +86,9 @@ class Squeeze(Layer):
 class HaarSqueeze(Squeeze):
     """`Squeeze` followed by the orthonormal Haar transform of each 2 x 2 block.
 
-    With p = (p00, p01, p10, p11) the four pixels of a block, the four groups of C channels hold
-    H p / 2: the mean (times 2), then the horizontal, vertical and diagonal differences. H is the
-    Hadamard matrix, so the map is its own transpose's inverse and log|det| = 0.
+    For the four pixels p = (p00, p01, p10, p11) of a block, the four groups of C channels hold
+    H p / 2: twice the mean, then the horizontal, vertical and diagonal differences. H is the
+    Hadamard matrix; H/2 is symmetric and orthonormal, so it is its own inverse and log|det| = 0.
     """
 
     def _mix(self, x: Tensor) -> Tensor:
@@ -92,20 +101,23 @@ class HaarSqueeze(Squeeze):
         return self._mix(squeezed), logdet
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return super().inverse(self._mix(z))  # H/2 is symmetric and orthonormal: its own inverse
+        return super().inverse(self._mix(z))
+
+
+SQUEEZES: dict[str, type[Squeeze]] = {"pixel": Squeeze, "haar": HaarSqueeze}
 
 
 def inverse_softplus(y: Tensor) -> Tensor:
-    """x with log(1 + e^x) = y > 0, as y + log(1 - e^-y): the plain form overflows at y = 89."""
+    """Return x with log(1 + e^x) = y > 0, as y + log(1 - e^-y): log(e^y - 1) overflows at 89."""
     return y + torch.log(-torch.expm1(-y))
 
 
 def standardising_affine(
     x: Tensor, dims: tuple[int, ...], max_scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(scale, shift) that give `x` zero mean and unit variance over `dims`.
+    """Return (scale, shift) that give `x` zero mean and unit variance over `dims`.
 
-    With `max_scale` the scale stays in [1/max_scale, max_scale].
+    With `max_scale` the scale is limited to [1/max_scale, max_scale].
     """
     std = x.std(dims, unbiased=False).clamp_min(_MIN_STD)
     if max_scale is not None:
@@ -114,10 +126,15 @@ def standardising_affine(
 
 
 class ActNorm(Layer):
-    """y = softplus(s)*x + b with one scale and one shift per position, shape (C, H, W).
+    """y = softplus(s)*x + b with one scale and one shift per position.
 
-    log|det| = sum log softplus(s). Initialised on a batch to zero mean and unit variance at
-    each position (Kingma & Dhariwal 2018, arXiv:1807.03039, there per channel).
+    log|det| = sum log softplus(s). The first batch sets zero mean and unit variance at each
+    position (Kingma & Dhariwal 2018, arXiv:1807.03039, use one value per channel).
+
+    Args:
+        shape: (C, H, W) of the input and of the parameters.
+        max_scale: `initialize` and `clip_` keep scales in [1/max_scale, max_scale]; None for no
+            limit.
     """
 
     def __init__(self, shape: tuple[int, int, int], max_scale: float | None = None) -> None:
@@ -142,8 +159,11 @@ class ActNorm(Layer):
         return self(x)[0]
 
     @torch.no_grad()
+    def conditioning(self) -> dict[str, float]:
+        return _scale_range(F.softplus(self.scale))
+
+    @torch.no_grad()
     def clip_(self) -> None:
-        """Move scales back into [1/max_scale, max_scale] (after an optimiser step)."""
         if self.max_scale is not None:
             limits = self.scale.new_tensor([1 / self.max_scale, self.max_scale], device="cpu")
             low, high = inverse_softplus(limits).tolist()
@@ -151,15 +171,15 @@ class ActNorm(Layer):
 
 
 class InvertibleConv1x1(Layer):
-    """y = exp(W) x at every pixel; log|det| = H*W*trace(W), inverse exp(-W).
+    """y = exp(W) x at every pixel; the inverse is exp(-W) y and log|det| = H*W*trace(W).
 
-    W starts as the logarithm of a random rotation (Xiao & Liu 2020, matrix-exponential flows).
+    W is initialised to the logarithm of a random rotation (Xiao & Liu 2020).
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, channels))
-        if not self.weight.is_meta:  # a flow that is about to be loaded draws nothing
+        if not self.weight.is_meta:  # weights that are about to be loaded need no random numbers
             with torch.no_grad():
                 self.weight.copy_(special_orthogonal_log(channels))
 
@@ -176,9 +196,9 @@ class InvertibleConv1x1(Layer):
 class FrozenAffine(Layer):
     """ActNorm and 1x1 convolution: y = exp(W)(a*x + b), x = (exp(-W) y)/a - b/a, a = softplus(s).
 
-    Each direction is one fused multiply-add and one convolution. Moving the shift past the
-    convolution, as exp(W) b, would save nothing more and lose digits: where pixels are constant a
-    is about 440, and a*x and b must cancel before anything is summed.
+    Each direction is one fused multiply-add and one convolution. The shift is not moved past the
+    convolution as exp(W) b: that saves no time and loses digits, because where pixels are constant
+    a can be several hundred, and a*x and b must cancel before channels are summed.
     """
 
     scale: Tensor
@@ -192,7 +212,7 @@ class FrozenAffine(Layer):
     @torch.no_grad()
     def __init__(self, actnorm: ActNorm, conv1x1: InvertibleConv1x1) -> None:
         super().__init__()
-        # In float64, on the CPU (MPS has none): the matrices are inverse to the last place.
+        # In float64, so that the matrices are inverses to float32 rounding; on the CPU for MPS.
         weight, s, b = (
             tensor.detach().cpu().double()
             for tensor in (conv1x1.weight, actnorm.scale, actnorm.shift)
@@ -213,17 +233,21 @@ class FrozenAffine(Layer):
         y = F.conv2d(torch.addcmul(self.shift, x, self.scale), self.matrix)
         return y, self.logdet.expand(len(x))
 
+    def conditioning(self) -> dict[str, float]:
+        return _scale_range(self.scale)
+
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         x = F.conv2d(z, self.inverse_matrix)
         x = torch.addcmul(self.inverse_shift, x, self.inverse_scale)
         return x, -self.logdet.expand(len(z))
 
 
-class Step(Layer):
-    """A step of the flow: ActNorm, invertible 1x1 convolution, coupling.
+def _scale_range(scale: Tensor) -> dict[str, float]:
+    return {"scale_min": float(scale.min()), "scale_max": float(scale.max())}
 
-    Sub-modules carry the names of the released weights.
-    """
+
+class Step(Layer):
+    """ActNorm, invertible 1x1 convolution and coupling, with the released weights' names."""
 
     def __init__(self, actnorm: ActNorm, conv1x1: InvertibleConv1x1, couplinglayer: Layer) -> None:
         super().__init__()
@@ -242,6 +266,9 @@ class Step(Layer):
         for layer in (self.actnorm, self.conv1x1, self.couplinglayer):
             x = layer.initialize(x)
         return x
+
+    def conditioning(self) -> dict[str, float]:
+        return {**self.actnorm.conditioning(), **self.couplinglayer.conditioning()}
 
     def freeze(self, precision: Precision = "full") -> Layer:
         affine = FrozenAffine(self.actnorm, self.conv1x1)
@@ -262,9 +289,12 @@ class FrozenStep(Layer):
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return inverse_all((self.affine, self.coupling), z)
 
+    def conditioning(self) -> dict[str, float]:
+        return {**self.affine.conditioning(), **self.coupling.conditioning()}
+
 
 def forward_all(layers: tuple[Layer, ...], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply layers in order and add up their log-determinants."""
+    """Apply layers in order and sum their log-determinants."""
     total = x.new_zeros(len(x))
     for layer in layers:
         x, logdet = layer(x)
@@ -273,7 +303,7 @@ def forward_all(layers: tuple[Layer, ...], x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inverse_all(layers: tuple[Layer, ...], z: Tensor) -> tuple[Tensor, Tensor]:
-    """Undo `forward_all`."""
+    """Invert `forward_all` and sum the log-determinants of the inverses."""
     total = z.new_zeros(len(z))
     for layer in reversed(layers):
         z, logdet = layer.inverse(z)

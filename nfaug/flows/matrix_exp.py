@@ -1,8 +1,8 @@
-"""Matrix exponentials as a flow needs them: many small actions, and one small matrix.
+"""Actions of many small matrix exponentials, and the exponential of one small matrix.
 
-exp(M) x needs n^2 multiplications per Taylor term where exp(M) needs n^3 (Al-Mohy & Higham 2011,
-doi:10.1137/100788860). The number of terms is a constant: no value is read back from the device,
-nothing depends on the batch, and compilers see straight-line code.
+exp(M) x takes n^2 multiplications per Taylor term, exp(M) takes n^3 (Al-Mohy & Higham 2011,
+doi:10.1137/100788860). The number of terms is a constant, so no value is copied from the device,
+the result does not depend on the batch, and compilers see code without branches.
 """
 
 from __future__ import annotations
@@ -13,26 +13,33 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["expm", "expm_action", "phi_action", "special_orthogonal_log", "taylor_terms"]
+__all__ = [
+    "MAX_BOUND",
+    "expm",
+    "expm_action",
+    "phi_action",
+    "special_orthogonal_log",
+    "taylor_terms",
+]
 
-_LARGEST_BOUND = 30.0  # past it the alternating series of exp(-M) has lost float32's digits
-_SQUARINGS = 5  # of `expm`: with degree 16 they serve norms up to 64 to float32's last place
+MAX_BOUND = 30.0  # above this norm the alternating series of exp(-M) has no correct float32 digit
+_SQUARINGS = 5  # in `expm`: with degree 16, exact to float32 rounding for norms up to 64
 
 
 def taylor_terms(bound: float, tolerance: float = 2.0**-24) -> int:
-    """Number of Taylor terms m after which exp is exact to `tolerance` for norms up to `bound`.
+    """Return the number m of Taylor terms that give exp to `tolerance` for norms up to `bound`.
 
-    The smallest m >= 1 with bound^(m+1)/(m+1)! <= tolerance; the default is float32's half unit
-    in the last place.
+    m >= 1 is the smallest number with bound^(m+1)/(m+1)! <= tolerance. The default tolerance is
+    half a unit in the last place of float32.
 
     Raises:
-        ValueError: `bound` is negative, not finite, or above 30.
+        ValueError: If `bound` is negative, not finite, or above 30.
     """
-    if not 0 <= bound <= _LARGEST_BOUND:
+    if not 0 <= bound <= MAX_BOUND:
         raise ValueError(
-            f"the coupling's matrices may have norm {bound}; a Taylor series serves norms in "
-            f"[0, {_LARGEST_BOUND:g}]. The scale parameters of this flow have run away: train "
-            "with a smaller learning rate."
+            f"the coupling's matrices may have norm {bound}; the Taylor series needs a norm in "
+            f"[0, {MAX_BOUND:g}]. The scale parameters of this flow diverged: train with a "
+            "smaller learning rate."
         )
     m, remainder = 1, bound * bound / 2
     while remainder > tolerance:
@@ -42,7 +49,7 @@ def taylor_terms(bound: float, tolerance: float = 2.0**-24) -> int:
 
 
 def _horner(matrices: Tensor, x: Tensor, coefficients: list[float]) -> Tensor:
-    """x + c_1 M (x + c_2 M (x + ...))."""
+    """Return x + c_1 M (x + c_2 M (x + ...))."""
     learning = torch.is_grad_enabled() and (matrices.requires_grad or x.requires_grad)
     if learning and not torch.compiler.is_compiling():
         return _Horner.apply(matrices, x, coefficients)
@@ -53,12 +60,12 @@ def _horner(matrices: Tensor, x: Tensor, coefficients: list[float]) -> Tensor:
 
 
 def _product(matrices: Tensor, x: Tensor) -> Tensor:
-    """y_i = sum_j M[i, j] x_j with `matrices[:, j, i]` = M[i, j]."""
+    """Return y_i = sum_j M[i, j] x_j with `matrices[:, j, i]` = M[i, j]."""
     return (matrices * x.unsqueeze(2)).sum(1)
 
 
 class _Horner(torch.autograd.Function):
-    """`_horner` with a backward pass of its own, which takes half the passes over the matrices.
+    """`_horner` with a backward pass that reads the matrices half as often as autograd's.
 
     With y_m = x and y_(k-1) = x + c_k M y_k, the adjoints are g_0 = g and g_k = c_k M^T g_(k-1);
     dx = sum_k g_k and dM = sum_k c_k g_(k-1) y_k^T.
@@ -87,27 +94,31 @@ class _Horner(torch.autograd.Function):
 
 
 def expm_action(matrices: Tensor, x: Tensor, terms: int, *, sign: int = 1) -> Tensor:
-    """y = exp(sign M) x = sum_k (sign M)^k x / k! for one matrix a pixel.
+    """Return y = exp(sign*M) x = sum_k (sign*M)^k x / k! with one matrix per pixel.
 
-    Shapes: `matrices` (B, n, n, H, W) with `matrices[:, j, i]` = M[i, j] (columns first, as the
-    coupling network writes them); `x` and the result (B, n, H, W). `sign` is 1 or -1.
+    Args:
+        matrices: Shape (B, n, n, H, W), with `matrices[:, j, i]` = M[i, j]: columns first, the
+            order of the coupling network's output.
+        x: Shape (B, n, H, W), like the result.
+        terms: Number of terms of the series.
+        sign: 1 or -1.
     """
     return _horner(matrices, x, [sign / k for k in range(1, terms + 1)])
 
 
 def phi_action(matrices: Tensor, x: Tensor, terms: int, *, sign: int = 1) -> Tensor:
-    """y = phi(sign M) x with phi(M) = sum_k M^k/(k + 1)!, shapes as in `expm_action`."""
+    """Return y = phi(sign*M) x, phi(M) = sum_k M^k/(k + 1)!; shapes as in `expm_action`."""
     return _horner(matrices, x, [sign / (k + 1) for k in range(1, terms + 1)])
 
 
 def expm(matrix: Tensor) -> Tensor:
-    """exp(W) of one (n, n) matrix, by scaling and squaring with constants.
+    """Return exp(W) of one (n, n) matrix by scaling and squaring with a fixed degree.
 
-    exp(W) = T(W/2^5)^(2^5), T the Taylor polynomial of degree 16 in Horner form over powers of
-    W^4 (Paterson & Stockmeyer 1973): 12 products, good to float32's last place for norms up to
-    64. `torch.linalg.matrix_exp` picks its degree from the norm, which makes a GPU wait.
-    The work is done in float64, so that exp(W) exp(-W) = 1 to the last place; where the device
-    has no float64 (MPS) it is done in the matrix's own precision.
+    exp(W) = T(W/2^5)^(2^5), where T is the Taylor polynomial of degree 16 in Horner form over
+    powers of W^4 (Paterson & Stockmeyer 1973): 12 products, exact to float32 rounding for norms up
+    to 64. `torch.linalg.matrix_exp` chooses its degree from the norm, which synchronises a GPU.
+    The computation is in float64, so that exp(W) exp(-W) = 1 to float32 rounding; on devices
+    without float64 (MPS) it is in the precision of the matrix.
     """
     exact = matrix.device.type != "mps"
     w = (matrix.double() if exact else matrix) / 2**_SQUARINGS
@@ -128,10 +139,11 @@ def expm(matrix: Tensor) -> Tensor:
 
 
 def special_orthogonal_log(n: int, *, generator: torch.Generator | None = None) -> Tensor:
-    """The real logarithm of a random rotation of R^n: a skew-symmetric (n, n) matrix.
+    """Return the real logarithm of a random rotation of R^n, a skew-symmetric (n, n) matrix.
 
-    A rotation drawn uniformly (QR of a gaussian matrix, signs fixed) has eigenvalues e^(i theta)
-    in conjugate pairs; its principal logarithm is V diag(i theta) V^H, whose real part is taken.
+    The rotation is uniform (QR of a Gaussian matrix with fixed signs). Its eigenvalues are
+    e^(i theta) in conjugate pairs; the result is the real part of the principal logarithm
+    V diag(i theta) V^H.
     """
     q, r = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator))
     q = q * torch.sign(torch.diagonal(r))

@@ -1,20 +1,151 @@
-"""The matrix-exponential coupling (Xiao & Liu 2020)."""
+"""The backbone "mef": matrix-exponential couplings (Xiao & Liu 2020) on a multi-scale Glow."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .layers import Layer, Precision
-from .matrix_exp import expm_action, phi_action, taylor_terms
+from .backbone import Backbone
+from .layers import SQUEEZES, ActNorm, InvertibleConv1x1, Layer, Precision, Step
+from .matrix_exp import MAX_BOUND, expm_action, phi_action, taylor_terms
 from .networks import CouplingNet, FoldedNet
 
-__all__ = ["Coupling", "FrozenCoupling", "MatrixExpCoupling"]
+if TYPE_CHECKING:
+    from .config import FlowConfig
+
+__all__ = ["Coupling", "FrozenCoupling", "MatrixExpBackbone", "MatrixExpCoupling"]
 
 _LOW_RANK_OFFSET = 1e-8  # added to U and V, as the released weights expect
+
+
+class _Level(NamedTuple):
+    """The shape of the steps of one level."""
+
+    steps: int
+    blocks: int
+    hidden: int  # channels of the coupling network
+    channels: int
+    height: int
+    width: int
+    outputs: int  # channels of the coupling network's last convolution
+
+    @property
+    def kept(self) -> int:
+        """Channels that a coupling passes on unchanged; its network reads them."""
+        return self.channels - self.channels // 2
+
+
+class MatrixExpBackbone(Backbone):
+    """Steps of ActNorm, 1x1 convolution and `MatrixExpCoupling` at each level (paper, section 5.1).
+
+    Each level squeezes 2 x 2 pixels into channels; after every level but the last, half of the
+    channels go on.
+    """
+
+    settings = (
+        *("steps", "blocks", "width", "low_rank_above", "rank", "bound"),
+        *("squeeze", "max_scale"),
+    )
+
+    def check_settings(self, config: FlowConfig) -> None:
+        least = {"steps": 1, "blocks": 0, "width": 1}
+        for name, low in least.items():
+            values = getattr(config, name)
+            if (
+                not isinstance(values, tuple)
+                or not values
+                or len(values) != len(config.steps)
+                or any(type(n) is not int or n < low for n in values)
+            ):
+                raise ValueError(
+                    f"{name} must be one integer of at least {low} per level; got {values!r} with "
+                    f"steps {config.steps!r}"
+                )
+        for name, low in (("rank", 1), ("low_rank_above", 0)):
+            if type(value := getattr(config, name)) is not int or value < low:
+                raise ValueError(f"{name} must be an integer of at least {low}; got {value!r}")
+        _check_number("bound", config.bound, 0, MAX_BOUND)
+        if config.max_scale is not None:
+            _check_number("max_scale", config.max_scale, 1, 1e6)
+        if config.squeeze not in SQUEEZES:
+            raise ValueError(f"squeeze must be one of {[*SQUEEZES]}; got {config.squeeze!r}")
+
+    def levels(self, config: FlowConfig) -> int:
+        return len(config.steps)
+
+    def build(self, config: FlowConfig) -> nn.ModuleList:
+        return nn.ModuleList(
+            nn.ModuleList(
+                Step(
+                    ActNorm((level.channels, level.height, level.width), config.max_scale),
+                    InvertibleConv1x1(level.channels),
+                    MatrixExpCoupling(
+                        level.channels,
+                        level.hidden,
+                        level.blocks,
+                        low_rank_above=config.low_rank_above,
+                        rank=config.rank,
+                        bound=config.bound,
+                    ),
+                )
+                for _ in range(level.steps)
+            )
+            for level in _levels(config)
+        )
+
+    def parameter_count(self, config: FlowConfig) -> int:
+        total = 0
+        for level in _levels(config):
+            net = 9 * level.hidden * level.kept + 2 * level.hidden  # the first convolution
+            net += level.blocks * (19 * level.hidden**2 + 6 * level.hidden)
+            net += (9 * level.hidden + 1) * level.outputs
+            actnorm = 2 * level.channels * level.height * level.width
+            total += level.steps * (actnorm + level.channels**2 + 4 + net)
+        return total
+
+    def tensor_count(self, config: FlowConfig) -> int:
+        return sum(level.steps * (12 + 9 * level.blocks) for level in _levels(config))
+
+    def flop(self, config: FlowConfig) -> int:
+        # Convolutions only: element-wise work and the series of the exponentials add a few percent.
+        total = 0
+        for level in _levels(config):
+            net = 9 * level.hidden * level.kept + 9 * level.hidden * level.outputs
+            net += level.blocks * 19 * level.hidden**2
+            pixels = level.height * level.width
+            total += 2 * level.steps * pixels * (level.channels**2 + net)
+        return total
+
+    def summary(self, config: FlowConfig) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "levels": self.levels(config),
+            "steps, blocks, width per level": f"{config.steps}, {config.blocks}, {config.width}",
+        }
+        if config.squeeze != "pixel":
+            found["squeeze"] = config.squeeze
+        if config.max_scale is not None:
+            found["largest ActNorm scale"] = config.max_scale
+        return found
+
+
+def _levels(config: FlowConfig) -> Iterator[_Level]:
+    channels, (height, width) = config.channels, config.size
+    for steps, blocks, hidden in zip(config.steps, config.blocks, config.width, strict=True):
+        channels, height, width = 4 * channels, height // 2, width // 2
+        n = channels // 2
+        outputs = n * (n + 1 if n <= config.low_rank_above else 2 * config.rank + 1)
+        yield _Level(steps, blocks, hidden, channels, height, width, outputs)
+        channels //= 2
+
+
+def _check_number(name: str, value: Any, above: float, most: float) -> None:
+    if type(value) not in (int, float) or not above < value <= most:
+        raise ValueError(f"{name} must lie in ({above}, {most:g}]; got {value!r}")
 
 
 class Coupling(Layer):
@@ -26,8 +157,13 @@ class Coupling(Layer):
 
         y2 = x2 + V phi(P) U x2 + t,    x2 = (y2 - t) - V phi(-P) U (y2 - t),
 
-    log|det| = sum of trace(P). Source: Xiao & Liu 2020 (ICML), generative flows with matrix
-    exponential. The series have a constant number of terms, enough for norms up to `bound`.
+    log|det| = sum of trace(P). The series have a constant number of terms, enough for norms up to
+    `bound`. Source: Xiao & Liu 2020, Generative Flows with Matrix Exponential (ICML).
+
+    Args:
+        n: Number of channels that are transformed.
+        rank: Rank of M; None for full rank.
+        bound: Largest norm of M (full rank) or P (low rank).
     """
 
     def __init__(self, n: int, rank: int | None, bound: float) -> None:
@@ -37,17 +173,21 @@ class Coupling(Layer):
         self.cover(bound)
 
     def cover(self, bound: float) -> None:
-        """Take as many terms of the series as serve norms up to `bound`."""
+        """Set the number of terms so that the series is accurate for norms up to `bound`."""
         self.bound = bound
         self.terms = taylor_terms(bound)
         self.terms64 = taylor_terms(bound, 2.0**-53)
 
     @abstractmethod
+    def exponent_bound(self) -> float:
+        """Upper bound of the norm of M (full rank) or P (low rank) over all inputs."""
+
+    @abstractmethod
     def _condition(self, x1: Tensor) -> tuple[Tensor, Tensor]:
-        """(t, matrices): shapes (B, n, H, W) and (B, rows, n, H, W), see `expm_action`."""
+        """Return (t, matrices) of shapes (B, n, H, W) and (B, rows, n, H, W): see `expm_action`."""
 
     def _transform(self, matrices: Tensor, x2: Tensor, sign: int) -> tuple[Tensor, Tensor]:
-        """(exp(sign M) x2, sign * sum over pixels of trace(M))."""
+        """Return exp(sign*M) x2 and sign * sum over pixels of trace(M)."""
         terms = self.terms64 if x2.dtype == torch.float64 else self.terms
         if self.rank is None:
             return expm_action(matrices, x2, terms, sign=sign), sign * _trace(matrices)
@@ -62,6 +202,9 @@ class Coupling(Layer):
         y2, logdet = self._transform(matrices, x2, 1)
         return torch.cat([x1, y2 + t], 1), logdet
 
+    def conditioning(self) -> dict[str, float]:
+        return {"exponent": self.exponent_bound()}
+
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         z1, z2 = z.split((z.shape[1] - self.n, self.n), 1)
         t, matrices = self._condition(z1)
@@ -74,11 +217,18 @@ def _trace(matrices: Tensor) -> Tensor:
 
 
 class MatrixExpCoupling(Coupling):
-    """A `Coupling` to train: M = rescale*tanh(scale*raw + shift) + reshift entrywise.
+    """A trainable `Coupling`: M = rescale*tanh(scale*raw + shift) + reshift entrywise.
 
-    Four scalars are learnt, and a network on x1 gives t and raw. Above `low_rank_above` channels
-    the matrix has rank `rank`. `clip_` keeps the scalars inside what the series covers, and
-    `fit_terms` lengthens the series to cover the scalars.
+    A network of x1 outputs t and raw; the four scalars are trained. `clip_` keeps the scalars
+    inside the range that the series covers. `fit_terms` lengthens the series to cover the scalars.
+
+    Args:
+        channels: Number of input channels; the last `channels // 2` are transformed.
+        width: Channels of the network.
+        blocks: Residual blocks of the network.
+        low_rank_above: M has rank `rank` if more channels than this are transformed.
+        rank: That rank.
+        bound: Largest norm of the exponent in training.
     """
 
     def __init__(
@@ -111,21 +261,21 @@ class MatrixExpCoupling(Coupling):
         return self(x)[0]
 
     def exponent_bound(self) -> float:
-        """The largest norm the exponent can have: n(|rescale| + |reshift|), of P rank*n(...)^2."""
+        """n*(|rescale| + |reshift|) for M, rank*n*(|rescale| + |reshift|)^2 for P."""
         entry = float(self.rescale.detach().abs() + self.reshift.detach().abs())
         return entry * self.n if self.rank is None else self.rank * self.n * entry**2
 
     def fit_terms(self) -> None:
-        """Read the learnt scalars once and lengthen the series if they ask for it.
+        """Lengthen the series if the trained scalars need more terms.
 
         Raises:
-            ValueError: the norm bound is past what a Taylor series serves.
+            ValueError: If the norm is too large for a Taylor series.
         """
         self.cover(max(self.bound, self.exponent_bound()))
 
     @torch.no_grad()
     def clip_(self) -> None:
-        """Scale rescale and reshift back inside the bound that `terms` covers, without a sync."""
+        """Shrink rescale and reshift until `exponent_bound() <= bound`, without a device sync."""
         entry = self.rescale.abs() + self.reshift.abs()
         most = (
             self.bound / self.n
@@ -143,9 +293,9 @@ class MatrixExpCoupling(Coupling):
 class FrozenCoupling(Coupling):
     """A `MatrixExpCoupling` for inference.
 
-    The network is folded, scale and shift are inside its last convolution, and the series is as
-    long as the learnt scalars need. tanh(x) is 2*sigmoid(2x) - 1, which costs a CPU a fifth; the
-    factors are inside the scalars.
+    The network is folded and its last convolution includes scale and shift. The series has the
+    number of terms that the trained scalars need. tanh(x) is computed as 2*sigmoid(2x) - 1, which
+    takes a fifth of the time on CPUs; the scalars include these factors.
     """
 
     rescale: Tensor
@@ -166,12 +316,15 @@ class FrozenCoupling(Coupling):
         self.register_buffer("rescale", 2 * coupling.rescale)
         self.register_buffer("reshift", coupling.reshift - coupling.rescale)
 
+    def exponent_bound(self) -> float:
+        return self.bound
+
     def _condition(self, x1: Tensor) -> tuple[Tensor, Tensor]:
         t, raw = _split(self.net(x1), self.n)
         return t, torch.addcmul(self.reshift, self.rescale, torch.sigmoid(raw))
 
 
 def _split(raw: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The network's output as t and one matrix a pixel, both with pixels innermost."""
-    raw = raw.contiguous()  # channels-last so far: the action runs over pixels side by side
+    """Split the network's output into t and one matrix per pixel."""
+    raw = raw.contiguous()  # from channels-last: the action of the matrices vectorises over pixels
     return raw[:, :n], raw[:, n:].unflatten(1, (-1, n))

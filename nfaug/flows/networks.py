@@ -1,10 +1,10 @@
-"""The network of a coupling, to train and, folded, to use."""
+"""The network of a coupling, in its trainable form and folded for inference."""
 
 from __future__ import annotations
 
 import math
 import threading
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +13,41 @@ from torch.utils.checkpoint import checkpoint
 
 from .layers import standardising_affine
 
-__all__ = ["CouplingNet", "FoldedNet"]
+__all__ = ["CouplingNet", "DisableTF32", "FoldedNet"]
 
-_CACHED_VALUES = 2**19  # of an activation that stays in the cache
-_LEAST_PIECE = 16  # of fewer images torch computes a 1x1 convolution in a slow way, on one thread
-_SCRATCH = 2**16  # values that three passes take at once
+_CACHED_VALUES = 2**19  # values of an activation that fits in a CPU cache
+_LEAST_PIECE = 16  # images; torch computes 1x1 convolutions of fewer slowly, on one thread
+_SCRATCH = 2**16  # values that `_elu` processes at a time
 _LOG2_E = math.log2(math.e)
 _THREAD = threading.local()
 
 
+class DisableTF32:
+    """Context manager: cuDNN convolutions compute in full float32.
+
+    It has no effect in a compiled graph, which cannot set a global flag: callers of
+    `torch.compile` must turn TF32 off themselves.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.active = device.type == "cuda" and not torch.compiler.is_compiling()
+
+    def __enter__(self) -> None:
+        if self.active:
+            cudnn: Any = torch.backends.cudnn
+            new = hasattr(cudnn, "conv")  # torch >= 2.9 has a setting for each operator
+            self.owner = cudnn.conv if new else cudnn
+            self.name = "fp32_precision" if new else "allow_tf32"
+            self.before = getattr(self.owner, self.name)
+            setattr(self.owner, self.name, "ieee" if new else False)
+
+    def __exit__(self, *exception: object) -> None:
+        if self.active:
+            setattr(self.owner, self.name, self.before)
+
+
 class AffineNorm(nn.Module):
-    """y = scale*x + shift per channel; both are set by the first batch, then trained."""
+    """y = scale*x + shift per channel, set by the first batch and then trained."""
 
     def __init__(self, channels: int, *, zero: bool = False) -> None:
         super().__init__()
@@ -45,7 +69,7 @@ class AffineNorm(nn.Module):
 
 
 class NormedConv(nn.Module):
-    """A convolution without bias and its affine norm; zero padding keeps the size."""
+    """A convolution without bias and an `AffineNorm`; zero padding keeps the size."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, zero: bool = False) -> None:
         super().__init__()
@@ -54,11 +78,11 @@ class NormedConv(nn.Module):
         self.norm = AffineNorm(outputs, zero=zero)
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the one convolution that does the same."""
+        """Weight and bias of one convolution that computes the same."""
         return self.conv.weight * self.norm.scale[..., None], self.norm.shift.flatten()
 
     def forward(self, x: Tensor) -> Tensor:
-        # Scaling the weights is less work than scaling what they give, forwards and backwards.
+        # Scaling weights takes less work than scaling activations, in both directions.
         return F.conv2d(x, *self.folded(), padding=self.conv.padding)
 
     def initialize(self, x: Tensor) -> Tensor:
@@ -66,7 +90,10 @@ class NormedConv(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """ELU(norm(conv3x3)), ELU(norm(conv1x1)), norm(conv3x3) starting at 0, add the input, ELU."""
+    """y = ELU(x + n3(ELU(n2(ELU(n1(x)))))), with normed convolutions of kernels 3, 1, 3.
+
+    n3 is initialised to 0.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -86,11 +113,11 @@ class ResidualBlock(nn.Module):
 
 
 class CouplingNet(nn.Module):
-    """A convolution, residual blocks, and a last convolution that starts at 0.
+    """A convolution, residual blocks, and a last convolution that is initialised to 0.
 
-    Sub-modules carry the names of the released weights: `layers.0` is the first convolution,
-    `layers.i` the i-th block. The work is done in channels-last order. With `recompute` what is
-    computed inside a block is not kept for the backward pass, but computed again.
+    Sub-modules have the names of the released weights: `layers.0` is the first convolution,
+    `layers.i` the i-th block. Activations are in channels-last order. With `recompute` the
+    backward pass recomputes the activations inside each block.
     """
 
     def __init__(self, inputs: int, outputs: int, width: int, blocks: int) -> None:
@@ -146,7 +173,7 @@ class FoldedConv(nn.Module):
 
 
 class FoldedBlock(nn.Module):
-    """A `ResidualBlock` for inference, on activations that are log2(e) times as large."""
+    """A `ResidualBlock` for inference, on activations scaled by log2(e)."""
 
     conv1: FoldedConv
     conv2: FoldedConv
@@ -165,14 +192,12 @@ class FoldedBlock(nn.Module):
 
 
 class FoldedNet(nn.Module):
-    """A `CouplingNet` for inference: every affine norm is inside its convolution.
+    """A `CouplingNet` for inference: y = out_scale*net(x) + out_shift.
 
-    `out_scale` and `out_shift` (one value an output channel) are folded into the last one:
-    y = out_scale*net(x) + out_shift. In between, all activations are log2(e) times as large, which
-    makes the exponential of ELU a power of two.
-
-    On a CPU a large batch is taken in pieces whose activations stay in the cache: the passes
-    between convolutions are bound by memory.
+    Affine norms are folded into the convolutions, and so are `out_scale` and `out_shift`, which
+    have one value per output channel. Activations inside are scaled by log2(e), which makes the
+    exponential of ELU a power of two. On CPUs large batches are split into pieces whose
+    activations fit in the cache, because the passes between convolutions are memory-bound.
     """
 
     @torch.no_grad()
@@ -194,7 +219,7 @@ class FoldedNet(nn.Module):
         return self.last(x)
 
     def piece(self, x: Tensor) -> int:
-        """How many images of a batch are taken at once."""
+        """Number of images of a batch that are processed at a time."""
         if x.device.type != "cpu" or x.requires_grad or torch.compiler.is_compiling():
             return len(x)
         cached = _CACHED_VALUES // (len(self.first.bias) * x.shape[2] * x.shape[3])
@@ -211,11 +236,12 @@ class FoldedNet(nn.Module):
 
 
 def _elu(x: Tensor) -> Tensor:
-    """a*ELU(x/a) in place, a = log2(e) (a convolution's backward does not need its result).
+    """Compute a*ELU(x/a) = min(max(x, 0), a*2^x - a) in place, with a = log2(e).
 
-    It is max(x, 0) or a*2^x - a, whichever is less: three passes over what is in the cache.
-    torch's own kernel takes expm1, which costs a CPU up to a fifth of a convolution; the rounding
-    of 2^x (1e-7 absolute) is the convolutions' own.
+    In place, since the backward pass of a convolution does not need its result. On CPUs the
+    values are processed in cached parts: torch's own kernel computes expm1, which takes up to a
+    fifth of the time of a convolution. The rounding error of 2^x (1e-7 absolute) is no larger
+    than that of the convolutions.
     """
     if x.device.type != "cpu" or x.requires_grad or torch.compiler.is_compiling():
         return torch.ops.aten.elu_(x, _LOG2_E, 1.0, 1 / _LOG2_E)
@@ -228,7 +254,7 @@ def _elu(x: Tensor) -> Tensor:
 
 
 def _scratch(like: Tensor) -> Tensor:
-    """Room for `_elu`, one a thread: fresh memory would cost a page fault every 4 KiB."""
+    """Scratch memory of `_elu`, kept per thread: new memory costs a page fault every 4 KiB."""
     room = getattr(_THREAD, "room", None)
     if room is None or room.dtype != like.dtype:
         room = _THREAD.room = torch.empty(_SCRATCH, dtype=like.dtype)

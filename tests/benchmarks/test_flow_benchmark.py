@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -30,8 +31,9 @@ def test_the_plain_exponential_is_the_exponential(benchmark: ModuleType) -> None
         assert torch.allclose(exponential, exact, rtol=1e-4, atol=1e-5)
 
 
-def test_every_row_of_the_table(benchmark: ModuleType) -> None:
-    flow = benchmark.example_flow(TINY, "cpu")
+@pytest.mark.parametrize("squeeze", ["pixel", "haar"])
+def test_every_row_of_the_table(benchmark: ModuleType, squeeze: str) -> None:
+    flow = benchmark.example_flow(replace(TINY, squeeze=squeeze), "cpu")
     rows = benchmark.measure(flow, 2, 1, {"train", "bf16"}, rate=1e9)
     assert [row.split("|")[1].strip() for row in rows] == ["encode", "decode", "train step"]
     columns = benchmark.HEADER.splitlines()[0].count("|")

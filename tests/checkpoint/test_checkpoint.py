@@ -298,10 +298,10 @@ def test_two_files_swapped(path: Path) -> None:
         ({"channels": 3}, "misshapen"),
         ({"steps": [10**9, 1]}, "this flow is too large"),
         ({"padded_size": [9, 9]}, "cannot be halved"),
-        ({"channels": "three"}, "positive whole numbers"),
+        ({"channels": "three"}, "channels"),
         ({"attention": True}, r"unknown flow settings \['attention'\]"),
-        ({"backbone": "real-nvp"}, "backbone 'real-nvp' is not known"),
-        ({"steps": None}, "steps must be a list"),
+        ({"backbone": "real-nvp"}, "real-nvp"),
+        ({"steps": None}, "steps"),
     ],
 )
 def test_a_configuration_that_does_not_match(

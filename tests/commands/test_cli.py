@@ -281,7 +281,7 @@ def test_settings_that_are_wrong(
         (["--recipe"], "no recipe ''"),
         (["--device", "gpu"], "there is no device 'gpu'"),
         (["-c", "no-such.yaml"], "no-such.yaml"),
-        (["--flow.width", "[8]"], "must have one entry a level each"),
+        (["--flow.width", "[8]"], "width"),
     ],
 )
 def test_options_that_are_wrong(

@@ -2,17 +2,29 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import doctest
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from nfaug.flows.flow import Flow, FlowConfig, NoTF32, Recompute
+from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from nfaug.flows.codec import to_flow
+from nfaug.flows.config import BACKBONES
+from nfaug.flows.flow import Flow, FlowConfig, Recompute
+from nfaug.flows.layers import ActNorm, Layer, Squeeze
+from nfaug.flows.mef import MatrixExpBackbone
+from nfaug.flows.networks import DisableTF32
+from nfaug.gaussians.gaussians import ClassGaussians
 
 TINY = FlowConfig(channels=2, image_size=(7, 8), steps=(2, 1), blocks=(1, 1), width=(6, 6))
+NEW_SETTINGS = ("squeeze", "max_scale")  # checkpoints of the first version lack them
 LOW_RANK = dataclasses.replace(TINY, low_rank_above=4)
+HAAR = dataclasses.replace(TINY, squeeze="haar", max_scale=20.0)
 
 
 def perturbed(config: FlowConfig = TINY, amount: float = 0.1) -> Flow:
@@ -50,7 +62,7 @@ def extremes(config: FlowConfig) -> Tensor:
     return torch.cat([black, 255 - black, bright, 255 - bright])
 
 
-@pytest.mark.parametrize("config", [TINY, LOW_RANK], ids=["full rank", "low rank"])
+@pytest.mark.parametrize("config", [TINY, LOW_RANK, HAAR], ids=["full", "low rank", "haar"])
 def test_round_trip_is_exact_in_8_bits(config: FlowConfig) -> None:
     flow = perturbed(config)
     batch = torch.cat([images(60), extremes(config)])
@@ -99,11 +111,58 @@ def test_noise_shifts_the_levels(flow: Flow) -> None:
         assert torch.equal(flow.encode(batch.float())[0], half)
 
 
+def log_normal(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    return torch.distributions.Normal(mean, variance.sqrt()).log_prob(x).flatten(1).sum(1)
+
+
+def test_log_prob(flow: Flow) -> None:
+    batch, labels = images(5), torch.tensor([0, 1, 1, 0, 1])
+    noise = torch.rand(5, *TINY.shape)
+    means, variances = torch.randn(2, TINY.dim), torch.rand(2, TINY.dim) + 0.5
+    gaussians = ClassGaussians(means, variances)
+    with torch.no_grad():
+        z, logdet = flow.encode(batch, noise)
+        standard = flow.log_prob(batch, noise=noise)
+        own = flow.log_prob(batch, gaussians, labels, noise=noise)
+        every = flow.log_prob(batch, gaussians, noise=noise)
+        middle = flow.log_prob(batch)
+    expected = log_normal(z, torch.zeros(()), torch.ones(())) + logdet
+    assert torch.allclose(standard, expected, rtol=1e-5)
+    expected = log_normal(z.flatten(1), means[labels], variances[labels]) + logdet
+    assert torch.allclose(own, expected, rtol=1e-5)
+    assert every.shape == (5, 2)
+    assert torch.allclose(every[torch.arange(5), labels], own, rtol=1e-5)
+    assert not torch.allclose(middle, standard, rtol=1e-5)
+
+
+def test_sample(flow: Flow) -> None:
+    drawn = [flow.sample(3, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    assert drawn[0].dtype == torch.uint8
+    assert drawn[0].shape == (3, 2, 7, 8)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    z = torch.randn(3, *TINY.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(drawn[0], flow.decode(z))
+        mode = flow.decode(torch.zeros(1, *TINY.shape))
+    assert torch.equal(flow.sample(2, temperature=0), mode.expand(2, -1, -1, -1))
+    assert flow.sample(0).shape == (0, 2, 7, 8)
+
+
+@pytest.mark.parametrize("public", [Flow, FlowConfig])
+def test_docstring_examples(public: type) -> None:
+    example = doctest.DocTestFinder(recurse=False).find(public)
+    ran = doctest.DocTestRunner().run(example[0])
+    assert ran.attempted > 1
+    assert ran.failed == 0
+
+
 @pytest.mark.parametrize("low_rank_above", [24, 4])
 def test_parameter_count_and_names(low_rank_above: int) -> None:
     config = dataclasses.replace(TINY, low_rank_above=low_rank_above)
     state = Flow(config).state_dict()
     assert sum(value.numel() for value in state.values()) == config.parameter_count
+    assert len(state) == config.tensor_count
     step = {name for name in state if name.startswith("blocks.1.0.")}
     net = "blocks.1.0.couplinglayer.net."
     convolutions = ["layers.0.", *(f"layers.1.conv{i}." for i in (1, 2, 3))]
@@ -127,6 +186,64 @@ def test_the_papers_size() -> None:
         assert "42.82 M parameters" in repr(Flow(config))
 
 
+def test_summary_of_the_architecture() -> None:
+    assert TINY.summary() == {
+        "backbone": "mef",
+        "levels": 2,
+        "steps, blocks, width per level": "(2, 1), (1, 1), (6, 6)",
+    }
+    assert HAAR.summary()["squeeze"] == "haar"
+    assert HAAR.summary()["largest ActNorm scale"] == 20.0
+    assert FlowConfig(backbone="identity").summary() == {"backbone": "identity"}
+
+
+class Doubling(Layer):
+    """z = 2v."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.full((1,), 2.0))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.factor * x, (self.factor.log() * x[0].numel()).expand(len(x))
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return z / self.factor, (-self.factor.log() * z[0].numel()).expand(len(z))
+
+
+class DoublingBackbone(MatrixExpBackbone):
+    settings = ("steps",)
+
+    def check_settings(self, config: FlowConfig) -> None:
+        assert config.steps
+
+    def build(self, config: FlowConfig) -> torch.nn.ModuleList:
+        levels = (torch.nn.ModuleList(Doubling() for _ in range(n)) for n in config.steps)
+        return torch.nn.ModuleList(levels)
+
+    def parameter_count(self, config: FlowConfig) -> int:
+        return sum(config.steps)
+
+    tensor_count = parameter_count
+
+
+def test_a_new_backbone_is_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(BACKBONES, "doubling", DoublingBackbone())
+    flow = Flow(FlowConfig(1, (4, 4), steps=(2,), backbone="doubling"))
+    batch = images(3, flow.config)
+    with torch.no_grad():
+        z, logdet = flow.encode(batch)
+    assert torch.equal(Squeeze()(z)[0], 4 * Squeeze()(to_flow(batch))[0])
+    assert torch.allclose(logdet, torch.full((3,), 32 * math.log(2)))
+    saved = Checkpoint(flow, CheckpointConfig(flow.config)).save(tmp_path / "flow")
+    loaded = Checkpoint.load(saved)
+    assert loaded.config.flow == flow.config
+    with torch.no_grad():
+        assert torch.equal(loaded.flow.decode(z), batch)
+    with pytest.raises(ValueError, match="rank"):
+        dataclasses.replace(flow.config, rank=2)
+
+
 def test_config_round_trip() -> None:
     assert FlowConfig.from_dict(TINY.to_dict()) == TINY
     as_json = {
@@ -134,56 +251,66 @@ def test_config_round_trip() -> None:
         for key, value in TINY.to_dict().items()
     }
     assert FlowConfig.from_dict(as_json) == TINY
+    old = {name: TINY.to_dict()[name] for name in TINY.to_dict() if name not in NEW_SETTINGS}
+    assert FlowConfig.from_dict(old) == TINY
     assert TINY.size == (8, 8)
     assert TINY.dim == 2 * 8 * 8
     assert TINY.image_dim == 2 * 7 * 8
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "token"),
     [
-        ({"depth": 3}, r"unknown flow settings \['depth'\]; known are"),
-        ({"backbone": "glow"}, "backbone 'glow' is not known"),
-        ({"steps": (2,)}, "one entry a level each"),
-        ({"steps": (), "blocks": (), "width": ()}, "one entry a level each"),
-        ({"steps": 4}, "steps must be a list of whole numbers; got 4"),
-        ({"steps": None}, "steps must be a list of whole numbers; got None"),
-        ({"image_size": (32,)}, r"sizes are \(height, width\)"),
-        ({"channels": 0}, "positive whole numbers"),
-        ({"channels": True}, "positive whole numbers"),
-        ({"width": (6.0, 6)}, "positive whole numbers"),
-        ({"blocks": (-1, 1)}, "positive whole numbers"),
-        ({"padded_size": (10, 8)}, r"cannot be halved 2 times: use multiples of 4"),
-        ({"padded_size": (4, 8)}, "smaller than the images"),
-        ({"bound": 0}, r"bound must lie in \(0, 30\]; got 0"),
-        ({"bound": float("nan")}, r"bound must lie in \(0, 30\]; got nan"),
-        ({"bound": "2"}, r"bound must lie in \(0, 30\]; got '2'"),
-        ({"image_size": (2**20, 2**20)}, "too large: .* values an image"),
-        ({"width": (10**6, 6)}, "too large: .* parameters"),
-        ({"steps": (10**6, 1), "width": (1, 1)}, "too large: .* tensors"),
-        ({"steps": (1,) * 11, "blocks": (0,) * 11, "width": (1,) * 11}, "at most 10 levels"),
+        ({"depth": 3}, "depth"),
+        ({"backbone": "glow"}, "glow"),
+        ({"steps": (2,)}, "blocks"),
+        ({"steps": (), "blocks": (), "width": ()}, "steps"),
+        ({"steps": 4}, "steps"),
+        ({"steps": None}, "None"),
+        ({"image_size": (32,)}, "image_size"),
+        ({"channels": 0}, "channels"),
+        ({"channels": True}, "channels"),
+        ({"width": (6.0, 6)}, "width"),
+        ({"blocks": (-1, 1)}, "blocks"),
+        ({"padded_size": (10, 8)}, "multiples"),
+        ({"padded_size": (4, 8)}, "smaller"),
+        ({"padded_size": 8}, "padded_size"),
+        ({"bound": 0}, "bound"),
+        ({"bound": float("nan")}, "nan"),
+        ({"bound": "2"}, "'2'"),
+        ({"image_size": (2**20, 2**20)}, "values"),
+        ({"width": (10**6, 6)}, "parameters"),
+        ({"steps": (10**6, 1), "width": (1, 1)}, "tensors"),
+        ({"steps": (1,) * 11, "blocks": (0,) * 11, "width": (1,) * 11}, "levels"),
+        ({"rank": 0}, "rank"),
+        ({"low_rank_above": -1}, "low_rank_above"),
+        ({"max_scale": 1.0}, "max_scale"),
+        ({"squeeze": "wavelet"}, "wavelet"),
     ],
 )
-def test_wrong_configurations(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_wrong_configurations(change: dict[str, Any], token: str) -> None:
+    with pytest.raises(ValueError, match=token):
         FlowConfig.from_dict({**TINY.to_dict(), **change})
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "token"),
     [
-        (lambda f: f(torch.zeros(1, 2, 7, 8)), r"shape \(B, 2, 8, 8\); got \(1, 2, 7, 8\)"),
-        (lambda f: f.inverse(torch.zeros(2, 8, 8)), r"shape \(B, 2, 8, 8\); got \(2, 8, 8\)"),
-        (lambda f: f.decode(torch.zeros(1, 1, 8, 8)), r"shape \(B, 2, 8, 8\); got \(1, 1, 8, 8\)"),
-        (lambda f: f.initialize(torch.zeros(1, 1)), r"shape \(B, 2, 8, 8\); got \(1, 1\)"),
-        (lambda f: f.encode(torch.zeros(1, 3, 7, 8)), r"\(B, 2, 7, 8\); got \(1, 3, 7, 8\)"),
-        (lambda f: f.encode(torch.zeros(2, 7, 8)), r"\(B, 2, 7, 8\); got \(2, 7, 8\)"),
-        (lambda f: f.encode(images(1).long()), r"takes uint8 .*\[0, 255\]; got torch.int64"),
-        (lambda f: f.freeze("fp8"), 'precision is "full" or "bf16"; got \'fp8\''),
+        (lambda f: f(torch.zeros(1, 2, 7, 8)), r"\(1, 2, 7, 8\)"),
+        (lambda f: f.inverse(torch.zeros(2, 8, 8)), r"\(2, 8, 8\)"),
+        (lambda f: f.decode(torch.zeros(1, 1, 8, 8)), r"\(1, 1, 8, 8\)"),
+        (lambda f: f.initialize(torch.zeros(1, 1)), r"\(1, 1\)"),
+        (lambda f: f.encode(torch.zeros(1, 3, 7, 8)), r"\(1, 3, 7, 8\)"),
+        (lambda f: f.encode(torch.zeros(2, 7, 8)), r"\(2, 7, 8\)"),
+        (lambda f: f.encode(images(1).long()), "int64"),
+        (lambda f: f.freeze("fp8"), "fp8"),
+        (lambda f: f.log_prob(images(1), labels=torch.zeros(1)), "labels"),
+        (lambda f: f.sample(-1), "-1"),
+        (lambda f: f.sample(1, temperature=float("nan")), "nan"),
     ],
 )
-def test_wrong_input(flow: Flow, call: Callable[[Flow], object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_wrong_input(flow: Flow, call: Callable[[Flow], object], token: str) -> None:
+    with pytest.raises(ValueError, match=token):
         call(flow)
 
 
@@ -211,7 +338,7 @@ def test_from_tensors_lists_all_that_is_wrong_at_once(flow: Flow) -> None:
     state["blocks.9.0.actnorm.scale"] = torch.zeros(1)
     state["blocks.0.1.conv1x1.weight"] = torch.zeros(3, 3)
     state["blocks.0.1.couplinglayer.scale"] = torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(ValueError, match="do not fit") as error:
+    with pytest.raises(ValueError, match="missing") as error:
         Flow.from_tensors(TINY, state)
     for part in (
         "missing blocks.0.0.actnorm.scale, blocks.1.0.actnorm.shift",
@@ -226,7 +353,7 @@ def test_from_tensors_lists_all_that_is_wrong_at_once(flow: Flow) -> None:
 def test_from_tensors_refuses_weights_that_are_not_finite(flow: Flow, value: float) -> None:
     state = copy.deepcopy(flow.state_dict())
     state["blocks.0.1.actnorm.shift"][0, 0, 0] = value
-    with pytest.raises(ValueError, match=r"NaN or infinity in blocks\.0\.1\.actnorm\.shift$"):
+    with pytest.raises(ValueError, match=r"blocks\.0\.1\.actnorm\.shift$"):
         Flow.from_tensors(TINY, state)
 
 
@@ -303,10 +430,10 @@ def test_tf32_is_off_inside_and_as_it_was_outside(monkeypatch: pytest.MonkeyPatc
 
     for before in (True, False):
         monkeypatch.setattr(cudnn, "allow_tf32", before)
-        with NoTF32(torch.device("cuda")):
+        with DisableTF32(torch.device("cuda")):
             assert not tf32()
         assert cudnn.allow_tf32 == before
-        with NoTF32(torch.device("cpu")):
+        with DisableTF32(torch.device("cpu")):
             assert cudnn.allow_tf32 == before
 
 
@@ -350,3 +477,14 @@ def test_clipping_keeps_training_inside_the_series(flow: Flow) -> None:
     for coupling in form.couplings():
         assert coupling.exponent_bound() == pytest.approx(coupling.bound, rel=1e-5)
     form.fit_terms()
+
+
+def test_clipping_bounds_the_scales_of_every_actnorm() -> None:
+    flow = perturbed(HAAR)
+    scales = [module for module in flow.modules() if isinstance(module, ActNorm)]
+    for layer in scales:
+        layer.scale.data.fill_(100)
+    flow.clip_()
+    assert len(scales) == 3
+    for layer in scales:
+        assert layer.conditioning()["scale_max"] == pytest.approx(20)

@@ -1,4 +1,4 @@
-"""The released implementation's numbers, from its weights, at three small sizes."""
+"""Results of the released implementation, from its weights, at three small sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[1] / "golden"
 
 @dataclass
 class Golden:
-    """One file of figures."""
+    """One golden file."""
 
     config: FlowConfig
     weights: dict[str, Tensor]
@@ -73,16 +73,16 @@ def test_reconstruction(golden: Golden, variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", ["trained", "frozen"])
-def test_latent_that_no_image_produced(golden: Golden, variant: str) -> None:
+def test_decoding_mixed_latents(golden: Golden, variant: str) -> None:
     with torch.no_grad():
         flow = golden.flow(variant)
         z = golden.figures["latent_mix"]
-        edge = ((flow.inverse(z)[0] + 1) * 128) % 1  # how far above its level a value lies
+        edge = ((flow.inverse(z)[0] + 1) * 128) % 1  # distance above the level
         assert_same_levels(flow.decode(z), golden.figures["decoded_mix"], edge)
 
 
 def assert_same_levels(images: Tensor, expected: Tensor, edge: Tensor) -> None:
-    """The same 8-bit levels; within 1e-3 of an edge, one level of difference is rounding."""
+    """Compare 8-bit levels; within 1e-3 of an edge, rounding may change one level."""
     difference = (images.long() - (expected * 255).round().long()).abs()
     near = (edge < 1e-3) | (edge > 1 - 1e-3)
     assert int(difference[~near].max()) == 0
@@ -90,7 +90,7 @@ def assert_same_levels(images: Tensor, expected: Tensor, edge: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_files_cover_what_they_should(name: str) -> None:
+def test_files_cover_low_rank_and_both_depths(name: str) -> None:
     flow = read(name).flow("trained")
     assert any(coupling.rank for coupling in flow.couplings()) == (name == "lowrank16")
     assert flow.config.levels == (2 if name == "rgb16" else 3)

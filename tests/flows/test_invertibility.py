@@ -8,9 +8,16 @@ import torch
 from torch import Tensor
 
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.invertibility import _Errors, as_table, extreme_images, measure
+from nfaug.flows.invertibility import (
+    _Errors,
+    as_table,
+    extreme_images,
+    local_condition,
+    measure,
+)
 
 CONFIG = FlowConfig(channels=1, image_size=(7, 8), steps=(2, 1), blocks=(1, 1), width=(6, 6))
+STEPS = {"blocks.0.0", "blocks.0.1", "blocks.1.0"}
 EXTREMES = {"noise", "black", "white", "single_pixel", "inverted"}
 
 
@@ -34,7 +41,7 @@ def test_a_sound_flow_is_exact_everywhere(form: str) -> None:
     flow = trained() if form == "trained" else trained().freeze()
     generator = torch.Generator().manual_seed(0)
     report = measure(flow, images(40), {"other": images(3)}, batch_size=16, generator=generator)
-    assert set(report) == {"images", "other", *EXTREMES, "mixed", "batch"}
+    assert set(report) == {"images", "other", *EXTREMES, "mixed", "batch", *STEPS}
     for name in ("images", "other", *EXTREMES):
         assert report[name]["exact"] == 1, name
         assert report[name]["non_finite"] == 0
@@ -45,7 +52,51 @@ def test_a_sound_flow_is_exact_everywhere(form: str) -> None:
     assert report["mixed"]["exact"] > 0.9
     assert report["mixed"]["latent"] < 1e-5
     assert report["batch"] == {"count": 8, "latent": pytest.approx(0, abs=1e-5), "changed": 0}
+    for name in ("images", "other", *EXTREMES, "mixed"):
+        assert report[name]["condition"] > 1
+        bound = report[name]["lipschitz"] * report[name]["inverse_lipschitz"]
+        assert report[name]["condition"] <= bound * (1 + 1e-9)
+    for name in STEPS:
+        assert 0 < report[name]["scale_min"] <= report[name]["scale_max"]
+        assert 0 < report[name]["exponent"] <= CONFIG.bound
     json.dumps(report, allow_nan=False)
+
+
+def test_condition_is_that_of_the_jacobian() -> None:
+    flow = trained().double().freeze()
+    with torch.no_grad():
+        z = flow.encode(images(3))[0]
+        v = flow.inverse(z)[0]
+    found = local_condition(flow, z, iterations=200)
+    for row in range(3):
+        jacobian = torch.autograd.functional.jacobian(
+            lambda point: flow(point)[0].flatten(), v[row : row + 1]
+        )
+        values = torch.linalg.svdvals(jacobian.reshape(CONFIG.dim, CONFIG.dim))
+        assert float(found["lipschitz"][row]) == pytest.approx(float(values[0]), rel=1e-2)
+        assert float(found["inverse_lipschitz"][row]) == pytest.approx(
+            1 / float(values[-1]), rel=1e-2
+        )
+    product = found["lipschitz"] * found["inverse_lipschitz"]
+    assert torch.equal(found["condition"], product)
+
+
+def test_condition_shows_a_large_scale() -> None:
+    flow = trained()
+    before = measure(flow, images(4))
+    with torch.no_grad():
+        flow.blocks[0][0].actnorm.scale[0, 0, 0].fill_(400)
+    after = measure(flow, images(4))
+    assert after["blocks.0.0"]["scale_max"] == pytest.approx(400)
+    assert after["images"]["condition"] > 20 * before["images"]["condition"]
+
+
+def test_condition_of_the_identity() -> None:
+    report = measure(Flow(FlowConfig(1, (7, 8), backbone="identity")), images(4))
+    assert report["images"]["condition"] == pytest.approx(1, abs=1e-6)
+    assert report["images"]["exact"] == report["mixed"]["exact"] == 1
+    without = measure(trained(), images(4), condition_count=0)
+    assert "condition" not in without["images"]
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
@@ -89,18 +140,15 @@ def test_extreme_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "message"),
+    ("batch", "token"),
     [
-        (
-            images(2).float(),
-            r"images must be uint8 of shape \(N, 1, 7, 8\), N > 0; got torch.float32",
-        ),
-        (images(2)[:, :, :5], r"got torch.uint8 \(2, 1, 5, 8\)"),
-        (images(2)[:0], r"N > 0; got torch.uint8 \(0, 1, 7, 8\)"),
+        (images(2).float(), "float32"),
+        (images(2)[:, :, :5], r"\(2, 1, 5, 8\)"),
+        (images(2)[:0], r"\(0, 1, 7, 8\)"),
     ],
 )
-def test_images_that_do_not_fit(batch: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_images_that_do_not_fit(batch: Tensor, token: str) -> None:
+    with pytest.raises(ValueError, match=token):
         measure(trained(), batch)
 
 
@@ -117,6 +165,7 @@ def test_table() -> None:
     table = as_table(measure(trained(), images(3)))
     lines = table.splitlines()
     assert lines[0].startswith("| | count | max | p999 | exact | latent |")
-    assert len(lines) == 2 + 1 + len(EXTREMES) + 2
+    assert len(lines) == 2 + 1 + len(EXTREMES) + 2 + len(STEPS)
     assert "| black | 1 | " in table
+    assert lines[0].endswith("| condition | scale_min | scale_max | exponent |")
     assert "100.00%" in table

@@ -21,8 +21,12 @@ import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointError
 from nfaug.cli import main
 from nfaug.data.images import TensorImages
-from nfaug.flows.autoencoder import fetch_autoencoder, open_autoencoder, weights_sha256
-from nfaug.flows.autoencoder_config import AutoencoderConfig
+from nfaug.flows.autoencoder import (
+    AutoencoderConfig,
+    fetch_autoencoder,
+    open_autoencoder,
+    weights_sha256,
+)
 from nfaug.flows.latent_codec import LatentCodec, measure_codec
 from nfaug.gaussians.fixed_point.solver import FixedPointConfig
 from nfaug.training import TrainConfig, TrainResult, train
@@ -142,14 +146,14 @@ def test_noise_and_padding(autoencoder: Path, photos: TensorImages) -> None:
 
 
 def test_bits_of_latents(autoencoder: Path, photos: TensorImages) -> None:
-    """A standard normal to a width of w costs h(N)/log 2 + log2(1/w) bits a coordinate."""
+    """A standard normal to precision w takes h(N)/log 2 + log2(1/w) bits per coordinate."""
     codec = measure_codec(autoencoder, photos.images, noise=1 / 64)
     entropy = 0.5 * torch.log(torch.tensor(2 * torch.pi * torch.e)) * 256
     bits = codec.bits_per_dim(entropy)
     assert float(bits) == pytest.approx(2.0471 + 6, abs=1e-3)
 
 
-def test_it_is_no_part_of_the_flow(result: TrainResult) -> None:
+def test_the_codec_is_not_in_the_state_dict(result: TrainResult) -> None:
     flow = result.checkpoint.flow
     assert isinstance(flow.codec, LatentCodec)
     assert all(name.startswith("blocks.") for name in flow.state_dict())
@@ -168,7 +172,7 @@ def test_training(result: TrainResult, photos: TensorImages, saved: Path) -> Non
     assert len(result.loss) == 6
     assert "latent_bits_per_dim" in config.metrics
     assert "mean_level_error" not in config.metrics, "latents are at hand and no pixels"
-    assert "bits_per_dim" not in config.metrics, "it is no figure of pixels"
+    assert "bits_per_dim" not in config.metrics, "it is not comparable with pixels"
     assert "train_latent_bits_per_dim" in result.history[0]
     values = json.loads((saved / "config.json").read_text())
     assert values["autoencoder"]["name"] == "tiny-vae"
@@ -176,7 +180,7 @@ def test_training(result: TrainResult, photos: TensorImages, saved: Path) -> Non
 
 
 def test_latents_once_or_at_each_step(photos: TensorImages, config: TrainConfig) -> None:
-    """Both give the same but for float16 and the coins of the flip."""
+    """Both agree up to the rounding of float16."""
     plain = dataclasses.replace(config, epochs=1, augmentation=FlowAugmentation())
     once = train(photos, plain, progress=False)
     each = train(
@@ -197,26 +201,26 @@ def test_mirrored_latents_are_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "token"),
     [
-        ({"augmentation": FlowAugmentation(pad_crop=1)}, "or latents.cache to false"),
-        ({"dataset": DataConfig(memory_gib=1e-5)}, r"latents of 36 images .* dataset\.memory_gib"),
-        ({"autoencoder": "no/such/folder"}, "no directory of an autoencoder"),
+        ({"augmentation": FlowAugmentation(pad_crop=1)}, r"latents\.cache"),
+        ({"dataset": DataConfig(memory_gib=1e-5)}, r"dataset\.memory_gib"),
+        ({"autoencoder": "no/such/folder"}, "no/such/folder"),
     ],
 )
-def test_what_training_refuses(
-    changes: dict[str, Any], message: str, photos: TensorImages, config: TrainConfig
+def test_training_refuses(
+    changes: dict[str, Any], token: str, photos: TensorImages, config: TrainConfig
 ) -> None:
-    with pytest.raises((ValueError, OSError), match=message):
+    with pytest.raises((ValueError, OSError), match=token):
         train(photos, dataclasses.replace(config, **changes), progress=False)
 
 
 def test_images_that_do_not_fit(autoencoder: Path) -> None:
-    with pytest.raises(ValueError, match=r"takes images of 3 channels .*--dataset\.channels 3"):
+    with pytest.raises(ValueError, match=r"channels=3"):
         measure_codec(autoencoder, torch.zeros(2, 1, 64, 64, dtype=torch.uint8))
-    with pytest.raises(ValueError, match=r"smaller by 8: .* size \(60, 64\)"):
+    with pytest.raises(ValueError, match=r"\(60, 64\)"):
         measure_codec(autoencoder, torch.zeros(2, 3, 60, 64, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="do not vary over 2 images"):
+    with pytest.raises(ValueError, match="constant"):
         measure_codec(autoencoder, torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
 
 
@@ -244,10 +248,10 @@ def test_what_the_usual_autoencoder_costs() -> None:
     assert f"an image, {costs[0]} and {costs[1]} GFLOP" in head
 
 
-def test_a_run_goes_on_in_the_scale_that_it_began_with(
+def test_a_resumed_run_keeps_its_scale(
     saved: Path, autoencoder: Path, photos: TensorImages, config: TrainConfig, tmp_path: Path
 ) -> None:
-    """That of --init, which was measured on other images; whether or not settings name it."""
+    """A resumed run keeps the scale of --init, whether or not the settings name the autoencoder."""
     config = dataclasses.replace(
         config,
         trackers=(),
@@ -293,7 +297,7 @@ def test_strength_0_changes_nothing(
 
 
 def test_detail_is_kept(saved: Path, autoencoder: Path, photos: TensorImages) -> None:
-    """What the autoencoder loses comes back; only the difference of two decodings is added."""
+    """Only the difference of two decoded images is added, so lost detail is preserved."""
     images, labels = photos.images[:6] / 255, photos.targets[:6]
     generator = torch.Generator().manual_seed(0)
     new = augment(saved, images, labels, autoencoder=autoencoder, strength=0.1, generator=generator)
@@ -308,7 +312,7 @@ def test_detail_is_kept(saved: Path, autoencoder: Path, photos: TensorImages) ->
     def alike(x: Tensor) -> float:
         return float(torch.corrcoef(torch.stack([detail(images), detail(x)]))[0, 1])
 
-    assert alike(decoded) < 0.5, "a random autoencoder has none of it"
+    assert alike(decoded) < 0.5, "a random autoencoder loses all detail"
     assert alike(new) > 0.9
 
 
@@ -330,7 +334,7 @@ def test_fit_and_preview(
 def test_the_command_line(
     autoencoder: Path, photos: TensorImages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The recipe, in the small, and what comes after it."""
+    """The recipe at a small size, then the other commands with the flow that it trained."""
 
     def run(*words: str | Path) -> dict[str, Any]:
         code = main([*map(str, words), "--json"])
@@ -362,7 +366,7 @@ def test_the_command_line(
     told = run("info", tmp_path / "fitted", "--autoencoder", autoencoder)
     assert told["autoencoder"]["name"] == "tiny-vae"
     assert main(["eval", *map(str, (*found, *data)), "--split", "train", "--invertibility"]) == 2
-    assert "works on an autoencoder's latents" in capsys.readouterr().err
+    assert "autoencoder" in capsys.readouterr().err
 
 
 # Checkpoints
@@ -387,7 +391,7 @@ def test_where_a_directory_is_looked_for(
     saved: Path, autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"directory 'tiny-vae', .* with autoencoder="):
+    with pytest.raises(FileNotFoundError, match="autoencoder="):
         nfaug.load(saved)
     (tmp_path / "tiny-vae").symlink_to(autoencoder)
     assert nfaug.load(saved).config.autoencoder is not None
@@ -399,12 +403,12 @@ def test_where_a_directory_is_looked_for(
 
 def test_another_autoencoder_is_refused(saved: Path, tmp_path: Path) -> None:
     other = make_autoencoder(tmp_path / "tiny-vae", seed=1)
-    with pytest.raises(CheckpointError, match=r"is another autoencoder .* the checkpoint says"):
+    with pytest.raises(CheckpointError, match="SHA-256"):
         nfaug.load(saved, autoencoder=other)
 
 
-def test_a_flow_on_pixels_takes_none(tiny_path: Path, autoencoder: Path) -> None:
-    with pytest.raises(ValueError, match="a flow on pixels, which needs no autoencoder"):
+def test_a_flow_on_pixels_takes_no_autoencoder(tiny_path: Path, autoencoder: Path) -> None:
+    with pytest.raises(ValueError, match="autoencoder"):
         nfaug.load(tiny_path, autoencoder=autoencoder)
 
 
@@ -413,49 +417,49 @@ def test_a_flow_without_its_record_is_not_saved(result: TrainResult, tmp_path: P
     wrong = dataclasses.replace(
         checkpoint, config=dataclasses.replace(checkpoint.config, autoencoder=None)
     )
-    with pytest.raises(ValueError, match="the flow's autoencoder is"):
+    with pytest.raises(ValueError, match="autoencoder"):
         wrong.save(tmp_path / "flow")
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "token"),
     [
-        ({"kind": "module"}, "kind must be one of hub, directory"),
-        ({"name": "../../etc"}, "is no name of a directory"),
-        ({"name": ".."}, "is no name of a directory"),
+        ({"kind": "module"}, "kind"),
+        ({"name": "../../etc"}, "etc"),
+        ({"name": ".."}, "directory"),
         ({"name": "a/b", "kind": "hub"}, None),
-        ({"name": "a/b/c", "kind": "hub"}, "is no name of a hub"),
-        ({"sha256": "0"}, "64 hexadecimal digits"),
-        ({"std": [1.0, 1.0, 1.0, 0.0]}, "std must be positive"),
-        ({"mean": [1e400] * 4}, "finite numbers"),
-        ({"mean": "1234"}, "mean must be a list"),
-        ({"noise": 0}, r"noise lie in \(0, 1\]"),
-        ({"noise": True}, "finite numbers"),
-        ({"image_size": [10**9, 64]}, "image_size must be"),
-        ({"channels": -1}, "channels must be"),
-        ({"extra": 1}, "an autoencoder is an object of"),
+        ({"name": "a/b/c", "kind": "hub"}, "a/b/c"),
+        ({"sha256": "0"}, "sha256"),
+        ({"std": [1.0, 1.0, 1.0, 0.0]}, "std"),
+        ({"mean": [1e400] * 4}, "inf"),
+        ({"mean": "1234"}, "mean"),
+        ({"noise": 0}, "noise"),
+        ({"noise": True}, "True"),
+        ({"image_size": [10**9, 64]}, "image_size"),
+        ({"channels": -1}, "channels"),
+        ({"extra": 1}, "keys"),
     ],
 )
-def test_what_a_stranger_may_write(change: dict[str, Any], message: str | None) -> None:
+def test_untrusted_records(change: dict[str, Any], token: str | None) -> None:
     values = {
         **{"kind": "directory", "name": "vae", "sha256": "0" * 64, "channels": 3},
         **{"image_size": [64, 64], "mean": [0.0] * 4, "std": [1.0] * 4, "noise": 0.1},
     }
     assert AutoencoderConfig.from_dict(values).image_size == (64, 64)
-    if message is None:
+    if token is None:
         AutoencoderConfig.from_dict(values | change)
         return
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=token):
         AutoencoderConfig.from_dict(values | change)
 
 
 def test_a_record_of_other_latents(saved: Path, autoencoder: Path, tmp_path: Path) -> None:
     flow = Path(shutil.copytree(saved, tmp_path / "flow"))
     sign(flow, lambda values: values["autoencoder"].update(image_size=[128, 128]))
-    with pytest.raises(CheckpointError, match=r"makes latents of shape \(4, 16, 16\)"):
+    with pytest.raises(CheckpointError, match=r"\(4, 16, 16\)"):
         nfaug.load(flow, autoencoder=autoencoder)
     sign(flow, lambda values: values["autoencoder"].update(kind="code"))
-    with pytest.raises(CheckpointError, match="autoencoder: kind must be one of"):
+    with pytest.raises(CheckpointError, match="kind"):
         nfaug.load(flow, autoencoder=autoencoder)
 
 
@@ -474,8 +478,8 @@ def test_weights_decide_and_not_their_files(autoencoder: Path, tmp_path: Path) -
     assert weights_sha256(model) != weights_sha256(open_autoencoder(autoencoder))
 
 
-def test_what_is_no_autoencoder(autoencoder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no config\.json"):
+def test_open_autoencoder_refuses(autoencoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config\.json"):
         open_autoencoder(tmp_path)
     copied = Path(shutil.copytree(autoencoder, tmp_path / "vae"))
     values = json.loads((copied / "config.json").read_text())
@@ -485,10 +489,10 @@ def test_what_is_no_autoencoder(autoencoder: Path, tmp_path: Path) -> None:
         (copied / "config.json").write_text(json.dumps({**values, **changes}))
 
     write(_class_name="UNet2DModel")
-    with pytest.raises(ValueError, match=r"must be diffusers' AutoencoderKL.*'UNet2DModel'"):
+    with pytest.raises(ValueError, match="UNet2DModel"):
         open_autoencoder(copied)
     write(quantization_config={"quant_method": "bitsandbytes"})
-    with pytest.raises(ValueError, match="not quantised"):
+    with pytest.raises(ValueError, match="unquantised"):
         open_autoencoder(copied)
     for key, value in (
         ("block_out_channels", [10**9] * 4),
@@ -497,16 +501,16 @@ def test_what_is_no_autoencoder(autoencoder: Path, tmp_path: Path) -> None:
         ("latent_channels", "4"),
     ):
         write(**{key: value})
-        with pytest.raises(ValueError, match=f"{key} of the autoencoder"):
+        with pytest.raises(ValueError, match=key):
             open_autoencoder(copied)
     (copied / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="is no configuration of an autoencoder"):
+    with pytest.raises(ValueError, match=r"config\.json"):
         open_autoencoder(copied)
     write(latent_channels=5)
-    with pytest.raises(ValueError, match="is no readable AutoencoderKL"):
+    with pytest.raises(ValueError, match="AutoencoderKL"):
         open_autoencoder(copied)
     write()
-    weights.rename(weights.with_suffix(".bin"))  # a pickle's name: it is not looked at
+    weights.rename(weights.with_suffix(".bin"))  # pickles are not read
     with pytest.raises(OSError, match="safetensors"):
         open_autoencoder(copied)
 
@@ -533,7 +537,7 @@ def test_from_the_hub(
     snapshot = fetch_autoencoder("someone/tiny-vae")
     assert {file.name for file in snapshot.iterdir()} == {
         *("config.json", "diffusion_pytorch_model.safetensors")
-    }, "and not the pickle beside them"
+    }, "without the pickle"
     loaded = Checkpoint.load(made.save(tmp_path / "flow"))
     assert loaded.flow.codec.record == made.config.autoencoder
     with pytest.raises(OSError, match="someone/none"):

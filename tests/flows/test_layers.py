@@ -1,7 +1,8 @@
-"""One contract for every layer and for the whole flow, as it trains and frozen."""
+"""The contract of every layer and of whole flows, trainable and frozen."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,15 @@ import torch
 from torch import Tensor
 
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.layers import ActNorm, InvertibleConv1x1, Layer, Squeeze, Step, inverse_softplus
+from nfaug.flows.layers import (
+    ActNorm,
+    HaarSqueeze,
+    InvertibleConv1x1,
+    Layer,
+    Squeeze,
+    Step,
+    inverse_softplus,
+)
 from nfaug.flows.mef import MatrixExpCoupling
 from nfaug.flows.networks import _LOG2_E, _SCRATCH, _elu
 
@@ -27,15 +36,19 @@ def step(channels: int = 4) -> Step:
 CONFIG = FlowConfig(
     channels=2, image_size=(4, 4), steps=(2, 1), blocks=(1, 0), width=(4, 4), low_rank_above=4
 )
+HAAR = dataclasses.replace(CONFIG, squeeze="haar", max_scale=4.0)
 LAYERS: dict[str, tuple[Callable[[], Layer], tuple[int, int, int]]] = {
     "Squeeze": (Squeeze, (3, 4, 2)),
+    "HaarSqueeze": (HaarSqueeze, (3, 4, 2)),
     "ActNorm": (lambda: ActNorm((3, 4, 2)), (3, 4, 2)),
+    "ActNorm, bounded": (lambda: ActNorm((3, 4, 2), 1.5), (3, 4, 2)),
     "InvertibleConv1x1": (lambda: InvertibleConv1x1(5), (5, 2, 2)),
     "MatrixExpCoupling": (coupling, (4, 2, 3)),
     "MatrixExpCoupling, odd": (lambda: coupling(5), (5, 2, 3)),
     "MatrixExpCoupling, low rank": (lambda: coupling(10, low_rank_above=4), (10, 2, 1)),
     "Step": (step, (4, 2, 4)),
     "Flow": (lambda: Flow(CONFIG), CONFIG.shape),
+    "Flow, haar": (lambda: Flow(HAAR), CONFIG.shape),
 }
 
 
@@ -67,11 +80,11 @@ def test_contract(case: tuple[Layer, Tensor]) -> None:
     assert torch.allclose(logdet, -inverse_logdet, atol=1e-10), layer
     assert isinstance(layer, Squeeze) or not torch.allclose(z, x, atol=0.1), layer
 
-    # The other way round: latents that no image produced.
+    # Latents that are not those of an image.
     z = torch.randn_like(z)
     assert torch.allclose(layer(layer.inverse(z)[0])[0], z, atol=1e-9), layer
 
-    # Permuting the batch permutes the result; an image alone gives what it gives among others.
+    # Permuting the batch permutes the result, and the batch size changes nothing.
     order = torch.tensor([2, 0, 1])
     shuffled, shuffled_logdet = layer(x[order])
     z, logdet = layer(x)
@@ -110,7 +123,7 @@ def test_frozen_is_the_same_map_and_a_copy(name: str) -> None:
     for ours, theirs, point in ((frozen, layer, x), (frozen.inverse, layer.inverse, z)):
         for a, b in zip(ours(point), theirs(point), strict=True):
             assert torch.allclose(a, b, atol=2e-5, rtol=1e-5)
-    if name in ("Step", "Flow") or "Coupling" in name:
+    if name.partition(",")[0] in ("Step", "Flow") or "Coupling" in name:
         before = frozen(x)[0]
         with torch.no_grad():
             for parameter in layer.parameters():
@@ -129,6 +142,59 @@ def test_squeeze_puts_a_pixel_where_the_released_weights_expect_it() -> None:
         for fx in range(2):
             for c in range(2):
                 assert torch.equal(z[0, (2 * fy + fx) * 2 + c], x[0, c, fy::2, fx::2])
+
+
+def test_haar_squeeze_is_orthonormal_and_puts_the_mean_first() -> None:
+    x = torch.randn(3, 2, 4, 6, dtype=torch.float64)
+    z, logdet = HaarSqueeze()(x)
+    assert torch.allclose(z.square().sum(), x.square().sum())
+    assert torch.equal(logdet, torch.zeros(3, dtype=torch.float64))
+    assert torch.allclose(z[:, :2], 2 * torch.nn.functional.avg_pool2d(x, 2))
+    blocks = x.unflatten(2, (2, 2)).unflatten(4, (3, 2))  # (B, C, h, fy, w, fx)
+    signs = {1: (1, -1, 1, -1), 2: (1, 1, -1, -1), 3: (1, -1, -1, 1)}
+    for group, (a, b, c, d) in signs.items():
+        expected = a * blocks[:, :, :, 0, :, 0] + b * blocks[:, :, :, 0, :, 1]
+        expected = expected + c * blocks[:, :, :, 1, :, 0] + d * blocks[:, :, :, 1, :, 1]
+        assert torch.allclose(z[:, 2 * group : 2 * group + 2], expected / 2), group
+
+
+def test_latents_of_a_haar_flow_keep_its_levels_apart() -> None:
+    torch.manual_seed(0)
+    flow = Flow(HAAR)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    x = torch.randn(2, *HAAR.shape)
+    h = HaarSqueeze()(x)[0]
+    for layer in flow.blocks[0]:
+        h = layer(h)[0]
+    coarse, fine = Squeeze()(flow(x)[0])[0].chunk(2, 1)
+    assert torch.equal(fine, h.chunk(2, 1)[1])
+    h = HaarSqueeze()(h.chunk(2, 1)[0])[0]
+    for layer in flow.blocks[1]:
+        h = layer(h)[0]
+    assert torch.equal(Squeeze()(coarse)[0], h)
+
+
+def test_actnorm_scales_stay_bounded() -> None:
+    layer = ActNorm((2, 2, 2), max_scale=3.0)
+    x = torch.randn(50, 2, 2, 2)
+    x[:, 0] = 0.25  # constant
+    x[:, 1] *= 100
+    layer.initialize(x)
+    found = layer.conditioning()
+    assert found == {"scale_min": pytest.approx(1 / 3), "scale_max": pytest.approx(3)}
+    with torch.no_grad():
+        layer.scale[0].fill_(90)
+        layer.scale[1].fill_(-90)
+    layer.clip_()
+    assert layer.conditioning() == found
+    free = ActNorm((2, 2, 2))
+    free.initialize(x)
+    before = free.scale.clone()
+    free.clip_()
+    assert torch.equal(free.scale, before)
+    assert free.conditioning()["scale_max"] == pytest.approx(1000)
 
 
 def test_actnorm_initialisation_standardises_every_position() -> None:
@@ -207,13 +273,13 @@ def test_loaded_scalars_past_the_bound_lengthen_the_series_and_are_not_clipped()
     assert layer.freeze().terms == layer.terms
 
 
-def test_scalars_that_ran_away_are_refused() -> None:
+def test_diverged_scalars_are_refused() -> None:
     layer = coupling(8)
     with torch.no_grad():
         layer.rescale.fill_(50)
-    with pytest.raises(ValueError, match=r"norm 200.*smaller learning rate"):
+    with pytest.raises(ValueError, match="200"):
         layer.fit_terms()
-    with pytest.raises(ValueError, match=r"norm 200.*smaller learning rate"):
+    with pytest.raises(ValueError, match="200"):
         layer.freeze()
 
 

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from nfaug.checkpoint.checkpoint import CheckpointConfig
-from nfaug.flows.autoencoder_config import AutoencoderConfig
+from nfaug.flows.autoencoder import AutoencoderConfig
 from nfaug.flows.flow import FlowConfig
 from nfaug.hub.card import escape, make_card, privacy_block, set_privacy, stated
 from nfaug.hub.facts import Facts
