@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
 from .data.batches import Batches, open_batches, progress_bar
@@ -151,8 +151,8 @@ def _labelled_images(flow: Flow, data: Any, *, grayscale: bool) -> LabelledImage
         return open_dataset(data, convert=grayscale, **shape)
     if isinstance(data, DataLoader):
         data = data.dataset
-    items = hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data) > 0
-    first = data[0] if items and not isinstance(data, LabelledImages) else None
+    unknown = not isinstance(data, LabelledImages | IterableDataset | Mapping)
+    first = data[0] if unknown and hasattr(data, "__len__") and len(data) else None
     image = first[0] if isinstance(first, tuple | list) and first else None
     if isinstance(image, Image.Image):
         return wrap_dataset(data, convert=grayscale, **shape)

@@ -209,6 +209,8 @@ def test_a_loader_gives_its_data_set(
     for data in (rows, DataLoader(rows)):  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="'pixels'"):
             quiet_fit(tiny_checkpoint, data)
+    with pytest.raises(ValueError, match="dict"):
+        quiet_fit(tiny_checkpoint, {"train": rows})
     named = [(image, NAMES[label]) for image, label in tiny_images]
     with pytest.raises(ValueError, match="'cat'"):
         quiet_fit(tiny_checkpoint, named)

@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.settings import MixSettings
 from ..checkpoint.checkpoint import Checkpoint, load
-from ..data.checks import check_same_classes
+from ..data.checks import check_class_names
 from ..data.decode import MAX_PIXELS
 
 __all__ = [
@@ -177,7 +177,7 @@ def refuse_class_mismatch(checkpoint: Checkpoint, dataset: Any) -> None:
         ValueError: says how they differ.
     """
     if checkpoint.config.class_names:
-        check_same_classes(dataset.classes, checkpoint.config.class_names)
+        check_class_names(dataset.classes, checkpoint.config.class_names)
 
 
 def out_file(path: str, *, overwrite: bool) -> Path:

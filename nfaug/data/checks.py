@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "check_class_names",
     "check_class_sizes",
     "check_labels",
-    "check_same_classes",
 ]
 
 
@@ -95,7 +95,7 @@ def check_class_sizes(
         )
 
 
-def check_same_classes(names: Iterable[str] | None, expected: Sequence[str]) -> None:
+def check_class_names(names: Iterable[str] | None, expected: Sequence[str]) -> None:
     """Compare the class names of a data set, in label order, with those of a checkpoint.
 
     Raises:

@@ -57,10 +57,10 @@ def wrap_dataset(
     """
     if isinstance(dataset, LabelledImages) and image_size is channels is None:
         return dataset
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+    if isinstance(dataset, IterableDataset | Mapping) or not hasattr(dataset, "__len__"):
         raise ValueError(
             f"a data set must have a length and items by index; got {type(dataset).__name__}. "
-            "Collect a stream into a list or a TensorDataset first"
+            "Pass one split of a mapping; collect a stream into a list or a TensorDataset"
         )
     reader = DatasetReader(dataset, classes, complete)
     return assemble(reader, image_size=image_size, channels=channels, convert=convert)
