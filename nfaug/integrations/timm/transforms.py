@@ -15,7 +15,7 @@ _LATER = ("normalize", "mean", "std", "re_prob", "re_mode", "re_count", "re_num_
 
 
 def training_transform(spec: str, image_size: int | tuple[int, int]) -> Any:
-    """The transform of a timm script, from a PIL image to a uint8 array (C, H, W).
+    """The transform of a timm script, from a PIL image to uint8 (C, H, W).
 
     Normalisation and random erasing are not part of it: timm applies them later, in its loader.
 
@@ -29,7 +29,7 @@ def training_transform(spec: str, image_size: int | tuple[int, int]) -> Any:
 
     Example:
         >>> transform = training_transform("scale=(0.5,1) hflip=0.5", 32)
-        >>> transform(PIL.Image.new("RGB", (40, 40))).shape
+        >>> tuple(transform(PIL.Image.new("RGB", (40, 40))).shape)
         (3, 32, 32)
     """
     known = set(inspect.signature(transforms_factory.create_transform).parameters)
