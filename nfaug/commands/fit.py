@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from ..augment.preview import preview_grid
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint, refuse_existing
+from ..data.preprocess import size_of
 from ..fitting import fit, with_shape_of
 from ..gaussians.priors import FITTED_PRIORS
 from .common import add_data_options, add_flow, load_on, new_parser, open_data
@@ -191,8 +192,6 @@ class _AsStored(Dataset[tuple[Tensor, int]]):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from ..data.preprocess import Preprocess, size_of
-
         image = self.images.reader.read(int(self.images.indices[index]))
-        in_channels = Preprocess(self.images.channels, size_of(image))
+        in_channels = replace(self.images.preprocess, image_size=size_of(image))
         return in_channels(image, self.images.name(index)), int(self.targets[index])
