@@ -1,17 +1,23 @@
-"""Fitting an existing flow to the classes of a data set: no training, one pass over the images."""
+"""Fit an existing flow to the classes of a data set, in one pass over the images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from .checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from .checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
 from .data.batches import Batches, open_batches, progress_bar
+from .data.checks import check_class_sizes
+from .data.images import LabelledImages
+from .data.open import open_dataset, wrap_dataset
 from .flows.flow import Flow
 from .gaussians.fixed_point.config import FixedPointConfig
 from .gaussians.gaussians import ClassGaussians
@@ -20,7 +26,6 @@ from .gaussians.statistics import ClassStatistics
 from .pca.fit import ClasswisePCA, fit_pca
 
 __all__ = [
-    "check_class_sizes",
     "check_images",
     "encode_with_noise",
     "fit",
@@ -36,8 +41,8 @@ def encode_with_noise(
 ) -> tuple[Tensor, Tensor]:
     """Latents and log|det| of uint8 images under uniform dequantisation noise.
 
-    Statistics are taken on these: a pixel that is the same in every image (a black border) has no
-    variance without noise, and dividing by it would end the fixed point at its first step.
+    Statistics need the noise: without it, a pixel that is constant over all images (a black border)
+    has zero variance, and the fixed point would divide by it.
     """
     shape = (len(images), *flow.config.shape)
     noise = torch.rand(shape, generator=generator, device=images.device)
@@ -45,54 +50,70 @@ def encode_with_noise(
 
 
 def fit(
-    flow: Flow | Checkpoint,
-    dataset: Dataset[Any],
+    flow: Flow | Checkpoint | str | os.PathLike[str],
+    dataset: Dataset[Any] | DataLoader[Any] | Sequence[tuple[Any, int]] | str | os.PathLike[str],
     *,
     gaussians: str | FixedPointConfig | GradientDescentConfig = "data",
     rank: int = 64,
     max_per_class: int = 1000,
     memory: bool = True,
+    grayscale: bool = False,
     batch_size: int = 256,
     seed: int = 0,
     progress: bool = True,
 ) -> Checkpoint:
-    """Class gaussians, PCA axes and the partner memory of a data set under an existing flow.
+    """Fit class gaussians, PCA axes and the partner memory of a data set under an existing flow.
+
+    The flow itself is not trained. PIL images and image files of another size are resized until
+    their shorter side fits, and their centre is cropped. A class of one image gets no axes and no
+    partner, with a warning: `NFAugment` leaves its images unchanged.
 
     Args:
-        flow: A flow, or a checkpoint whose flow is taken.
-        dataset: Any data set of (image, label); see `nfaug.training.wrap_dataset` for what an image
-            may be. Labels are 0..K-1.
-        gaussians: "data" for the means and variances of each class's latents (the
-            maximum-likelihood solution), "fpi", "gradient", or the settings of one of these two.
-        rank: PCA axes per class; a class of N images has at most N - 1.
-        max_per_class: At most this many images of a class are encoded, chosen by `seed`.
-        memory: Keep every encoded image's PCA coefficients, from which `NFAugment` draws partners.
-        batch_size: Images that are encoded at a time.
-        seed: Seed of that choice and of the dequantisation noise.
-        progress: Show bars.
+        flow: A flow, a checkpoint, or what `nfaug.load` takes: "builtin:NAME", a directory, or
+            "owner/name" on the Hub.
+        dataset: A data set of (image, label), such as torchvision's ImageFolder; see
+            `nfaug.training.wrap_dataset` for the forms of an image. Labels are 0..K-1. Of a
+            DataLoader the data set is used. A path or name is opened with
+            `nfaug.training.open_dataset`, at the flow's size.
+        gaussians: "data" for the mean and variance of each class's latents (the maximum-likelihood
+            solution), "fpi", "gradient", or the settings of one of these two.
+        rank: PCA axes per class. A class of N images has at most N - 1.
+        max_per_class: The largest number of images of a class that are encoded, chosen by `seed`.
+        memory: Whether to keep the PCA coefficients of every encoded image. `NFAugment` draws
+            partners from them.
+        grayscale: Whether colour images are converted for a one-channel flow; if not, they are an
+            error.
+        batch_size: Images per encoding step.
+        seed: Seed of the choice of images and of the dequantisation noise.
+        progress: Whether to show progress bars.
 
     Returns:
-        A checkpoint with the same flow. Its figures are those of these classes; nothing of the
-        flow changes.
+        A checkpoint with the same flow, and the gaussians and axes of these classes.
 
     Raises:
-        ValueError: the images do not have the flow's shape (a flow that is `shape_free` takes
-            any), a class has fewer than two, or a
-            setting is out of range.
-        FixedPointDivergence: see `nfaug.gaussians.fixed_point.solver.solve`.
+        ValueError: If the images do not have the flow's shape (a `shape_free` flow takes any), a
+            class has none, or a setting is out of range.
+        FixedPointDivergence: See `nfaug.fixed_point.solve`.
+
+    Example:
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
+        >>> dataset = torch.utils.data.TensorDataset(images, torch.arange(8) % 2)
+        >>> checkpoint = fit("builtin:rgb32", dataset, rank=3)
+        >>> checkpoint.config.class_names, checkpoint.pca.rank
+        (('0', '1'), 3)
     """
     if rank < 1 or max_per_class < 2:
         raise ValueError(
             f"rank must be at least 1 and max_per_class 2; got {rank} and {max_per_class}"
         )
     chosen = choose_prior(gaussians)
+    if isinstance(flow, str | os.PathLike):
+        flow = load(flow if isinstance(flow, str) else Path(flow))
     base = flow if isinstance(flow, Checkpoint) else _bare(flow)
-    from .data.open import wrap_dataset  # the readers belong to the training room
-
-    images = wrap_dataset(dataset)
+    images = _labelled_images(base.flow, dataset, grayscale=grayscale)
     base = with_shape_of(base, images)
     check_images(base.flow, images)
-    check_class_sizes(images.targets, images.classes)
+    check_class_sizes(images.targets, images.classes, allow_single=True)
     stats, pca = fit_classes(
         base.flow,
         open_batches(images, progress=progress),
@@ -104,7 +125,7 @@ def fit(
         seed=seed,
         progress=progress,
     )
-    counts, means, variances = stats.finalize(class_names=images.classes)
+    counts, means, variances = stats.finalize(class_names=images.classes, pool_single=True)
     means, variances, record = chosen.entry.solve(means, variances, chosen.settings, None)
     config = replace(
         base.config,
@@ -120,10 +141,28 @@ def _bare(flow: Flow) -> Checkpoint:
     return Checkpoint(flow, CheckpointConfig(flow.config, autoencoder=flow.codec.record))
 
 
+def _labelled_images(flow: Flow, data: Any, *, grayscale: bool) -> LabelledImages:
+    """The images of `fit`'s argument `dataset`, at the flow's size where they can be resized."""
+    channels = flow.codec.channels
+    shape: dict[str, Any] = {"image_size": flow.codec.image_size, "channels": channels}
+    if flow.shape_free:
+        shape = {}
+    if isinstance(data, str | os.PathLike):
+        return open_dataset(data, convert=grayscale, **shape)
+    if isinstance(data, DataLoader):
+        data = data.dataset
+    unknown = not isinstance(data, LabelledImages | IterableDataset | Mapping)
+    first = data[0] if unknown and hasattr(data, "__len__") and len(data) else None
+    image = first[0] if isinstance(first, tuple | list) and first else None
+    if isinstance(image, Image.Image):
+        return wrap_dataset(data, convert=grayscale, **shape)
+    return wrap_dataset(data, channels=1 if grayscale and channels == 1 and shape else None)
+
+
 def with_shape_of(checkpoint: Checkpoint, images: Any) -> Checkpoint:
     """Return the checkpoint with a flow for the images' shape, if its flow serves every shape.
 
-    Other checkpoints are returned as they are. Class statistics are dropped if the shape changes.
+    Other checkpoints are returned unchanged. Class statistics are dropped if the shape changes.
     """
     flow = checkpoint.flow
     shape = (images.channels, tuple(images.image_size))
@@ -134,32 +173,18 @@ def with_shape_of(checkpoint: Checkpoint, images: Any) -> Checkpoint:
 
 
 def check_images(flow: Flow, images: Any) -> None:
-    """Refuse a data set whose images are not of the flow's shape.
+    """Check that the images of a data set have the flow's shape.
 
     Raises:
-        ValueError: says both shapes.
+        ValueError: If they do not. The message has both shapes.
     """
     expected = (flow.codec.channels, *flow.codec.image_size)
     found = (images.channels, *images.image_size)
     if expected != found:
         raise ValueError(
-            f"the flow takes images of shape {expected} (channels, height, width); the data have "
-            f"{found}: open them with channels={expected[0]}, image_size={expected[1:]}"
-        )
-
-
-def check_class_sizes(labels: Tensor, class_names: Sequence[str]) -> None:
-    """Refuse classes of fewer than two images: they have neither a variance nor a partner.
-
-    Raises:
-        ValueError: names them.
-    """
-    counts = torch.bincount(labels, minlength=len(class_names)).tolist()
-    few = [f"{name!r} ({n})" for name, n in zip(class_names, counts, strict=True) if n < 2]
-    if few:
-        raise ValueError(
-            f"a class needs at least two images, and {len(few)} of {len(counts)} have fewer: "
-            f"{', '.join(few[:5])}{', ...' if len(few) > 5 else ''}; add images or leave them out"
+            f"the flow takes images of shape {expected} (channels, height, width); got {found}. "
+            f"Convert the data set with nfaug.training.wrap_dataset(dataset, "
+            f"channels={expected[0]}, image_size={expected[1:]})"
         )
 
 
@@ -176,10 +201,9 @@ def fit_classes(
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[ClassStatistics, ClasswisePCA]:
-    """Statistics (under noise) and PCA (as images are encoded at run time).
+    """Class statistics, under dequantisation noise, and PCA, with images encoded as at run time.
 
-    Class by class, so that the latents of one class are in memory at a time. Every class has at
-    least two images (`check_class_sizes`).
+    The latents of one class at a time are in memory. Every class must have an image.
     """
     flow = flow.freeze()
     device = flow.device
@@ -205,7 +229,7 @@ def fit_classes(
             yield torch.cat(parts)
 
     with bar:
-        pca = fit_pca(latents(), rank=rank, memory=memory, generator=choice)
+        pca = fit_pca(latents(), rank=rank, memory=memory, allow_single=True, generator=choice)
     return stats, pca
 
 
@@ -222,8 +246,8 @@ def latent_nll(
 
 
 def image_bits_per_dim(flow: Flow, nll: Tensor) -> Tensor:
-    """Bits per dimension of the images that a user sees, padding accounted for.
+    """Bits per dimension of images without padding, from negative log-likelihoods in nats.
 
-    Of a flow in an autoencoder's latent space, bits per dimension of those latents.
+    For a flow on an autoencoder's latents, bits per dimension of those latents.
     """
     return flow.codec.bits_per_dim(nll)

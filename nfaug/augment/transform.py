@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..data.classes import dataset_classes, refuse_other_classes
+from ..data.checks import check_class_names
+from ..data.classes import dataset_classes
 from .batch import images_and_labels, replace_images
 from .counters import Counters, SharedValue
 from .engine import Engine, outcomes
@@ -220,7 +221,7 @@ class NFAugment(nn.Module):
         """
         names = dataset_classes(classes, required=required)
         if required or (names and self.class_names):
-            refuse_other_classes(names, self.class_names)
+            check_class_names(names, self.class_names)
 
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -1,4 +1,4 @@
-"""Images as a script's random transforms show them, for fitting a flow to what it will meet."""
+"""Random views of images under a training script's transforms, to which a flow can be fitted."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ __all__ = ["AugmentedViews", "gated_share"]
 
 
 class AugmentedViews(Dataset[tuple[Tensor, int]]):
-    """Every image of a data set in several random views, as uint8 (C, H, W) at a flow's size.
+    """Several random views of every image of a data set, as uint8 (C, H, W) at a flow's size.
 
-    Item i is view i // N of image i % N, the same one each time it is asked for: fit a flow to it
-    (`nfaug.fit`) and its statistics, axes, memory and gate are those of the script's images. With
-    `per_class` some of these items are left out.
+    Item i is view i // N of image i % N. A view is the same on every access. A flow that is fitted
+    to the views (`nfaug.fit`) has the statistics, axes, memory and gate of the images that the
+    script trains on. With `per_class` some items are left out.
 
     Args:
-        dataset: (image, label) before any transform, PIL images or uint8 (C, H, W), at the size
+        dataset: (image, label) before any transform, with PIL images or uint8 (C, H, W) at the size
             that the script reads.
-        transform: the script's, from a PIL image to a PIL image, uint8 (C, H, W), or floating point
-            in [0, 1]; without its normalisation.
-        image_size: (height, width) of the flow; views are resized to it as `NFAugment` does.
-        views: number of views of each image.
-        seed: of the random numbers that the transform draws (Python's, numpy's and torch's) and of
-            the choice of `per_class`; different seeds give different views.
-        per_class: at most so many views of each class, those of an image spread as thinly as can
-            be: no image has two more than another of its class. None for all.
+        transform: The script's transform without its normalisation: from a PIL image to a PIL
+            image, uint8 (C, H, W), or floating point in [0, 1].
+        image_size: (height, width) of the flow. Views are resized to it as `NFAugment` does.
+        views: Number of views of each image.
+        seed: Seed of the random numbers of the transform (Python's, numpy's and torch's) and of the
+            choice of `per_class`. Different seeds give different views.
+        per_class: The largest number of views of each class, or None for all. They are spread
+            evenly: the numbers of views of two images of a class differ by at most one.
 
     Raises:
-        ValueError: `views` or `per_class` is below 1; at an item: the transform returns something
-            else.
+        ValueError: If `views` or `per_class` is below 1, or, on access, the transform returns
+            another type.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class AugmentedViews(Dataset[tuple[Tensor, int]]):
         self.views = views
         self.seed = seed
         labels = labels_of(dataset)
-        known = torch.from_numpy(np.array(labels))  # a copy: it may be read-only
+        known = torch.from_numpy(np.array(labels))  # a copy, because labels may be read-only
         if per_class is None:
             self._items = torch.arange(len(known) * views)
         else:
@@ -91,10 +91,9 @@ class AugmentedViews(Dataset[tuple[Tensor, int]]):
 
 
 def gated_share(nfa: NFAugment, dataset: Any, *, batch_size: int = 128) -> dict[str, float]:
-    """Shares of a data set's images that NFA would apply to, and leave alone for each reason.
+    """Shares of a data set's images by outcome, with the keys of `NFAugment.stats` except "seen".
 
-    The keys are those of `NFAugment.stats` but "seen"; each image is tried once, whatever `nfa.p`.
-    The counters of `nfa` are not touched.
+    Each image is tried once, whatever `nfa.p` is. The counters of `nfa` do not change.
     """
     probe = NFAugment(
         nfa.engine,
@@ -112,7 +111,7 @@ def gated_share(nfa: NFAugment, dataset: Any, *, batch_size: int = 128) -> dict[
 
 
 def _spread(labels: Tensor, views: int, per_class: int, seed: int) -> Tensor:
-    """Items of at most `per_class` views of each class: all its images once before any twice."""
+    """At most `per_class` items of each class. Every image comes once before any comes twice."""
     generator = torch.Generator().manual_seed(seed)
     kept = []
     for label in labels.unique().tolist():
@@ -124,9 +123,9 @@ def _spread(labels: Tensor, views: int, per_class: int, seed: int) -> Tensor:
 
 
 def _seed_of(*parts: int) -> int:
-    """A seed of its own for each combination: sums of them would give some the same views."""
+    """A different seed for each combination. Sums of the parts would coincide for some."""
     digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:4], "big")  # torch's CPU generator reads 32 bits of it
+    return int.from_bytes(digest[:4], "big")  # torch's CPU generator uses 32 bits
 
 
 def _to_pil(image: Tensor) -> Any:
@@ -135,7 +134,7 @@ def _to_pil(image: Tensor) -> Any:
 
 
 def _to_unit(view: Any) -> Tensor:
-    """float32 (C, H, W) in [0, 1] of what a transform returned."""
+    """Convert the result of a transform to float32 (C, H, W) in [0, 1]."""
     if isinstance(view, Image.Image):
         array = np.asarray(view)
         view = torch.from_numpy(np.array(array if array.ndim == 3 else array[..., None]))
@@ -151,13 +150,13 @@ def _to_unit(view: Any) -> Tensor:
     kind = f"{view.dtype} {tuple(view.shape)}" if isinstance(view, Tensor) else type(view).__name__
     raise ValueError(
         "the transform must return a PIL image, uint8 (C, H, W) or floating point in [0, 1]; got "
-        f"{kind}. Leave its normalisation out"
+        f"{kind}. Remove its normalisation"
     )
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed every generator that a transform may draw from, and put all back."""
+    """Seed the generators that a transform may use, and restore their states on exit."""
     python, array = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from ..augment.settings import MixKeywords, MixSettings
 from ..augment.transform import NFAugment
-from ..data.classes import dataset_classes, refuse_other_classes
+from ..data.checks import check_class_names
+from ..data.classes import dataset_classes
 from ..data.labels import labels_of
 from ..io.atomic import replace_directory
 from .dataset import BankDataset
@@ -129,7 +130,7 @@ def _plan(
 ) -> Manifest:
     names = dataset_classes(dataset)
     if names and nfa.class_names:
-        refuse_other_classes(names, nfa.class_names)
+        check_class_names(names, nfa.class_names)
     channels = checkpoint.flow.codec.channels
     first = to_uint8(dataset[0][0], channels)
     fingerprint = getattr(dataset, "fingerprint", None)

@@ -15,7 +15,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.settings import MixSettings
 from ..checkpoint.checkpoint import Checkpoint, load
-from ..data.classes import refuse_other_classes
+from ..data.checks import check_class_names
+from ..data.decode import MAX_PIXELS
 
 __all__ = [
     "DATA_HELP",
@@ -60,6 +61,10 @@ def add_data_options(parser: ArgumentParser, split: str) -> None:
         choices=["raise", "skip"],
         default="raise",
         help="what to do with an image file that cannot be decoded",
+    )
+    parser.add_argument("--scale-16-bit", action="store_true", help="scale 16-bit images to 8 bits")
+    parser.add_argument(
+        "--max-pixels", type=int, default=MAX_PIXELS, help="the most pixels that an image may have"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn")
 
@@ -123,6 +128,7 @@ def open_data(
     *,
     labels: bool = True,
     image_size: int | None = None,
+    convert: bool = True,
     any_shape: bool = False,
 ) -> Any:
     """The data set of the options, read as the checkpoint's flow needs it, or at another size.
@@ -140,6 +146,9 @@ def open_data(
             data_dir=arguments.data_dir,
             image_size=image_size or (None if any_shape else checkpoint.flow.codec.image_size),
             channels=None if any_shape else checkpoint.flow.codec.channels,
+            convert=convert,
+            scale_16_bit=arguments.scale_16_bit,
+            max_pixels=arguments.max_pixels,
             per_class=arguments.per_class,
             on_error=arguments.on_error,
             seed=arguments.seed,
@@ -168,7 +177,7 @@ def refuse_class_mismatch(checkpoint: Checkpoint, dataset: Any) -> None:
         ValueError: says how they differ.
     """
     if checkpoint.config.class_names:
-        refuse_other_classes(dataset.classes, checkpoint.config.class_names)
+        check_class_names(dataset.classes, checkpoint.config.class_names)
 
 
 def out_file(path: str, *, overwrite: bool) -> Path:

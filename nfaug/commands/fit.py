@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from ..augment.preview import preview_grid
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint, refuse_existing
+from ..data.preprocess import size_of
 from ..fitting import fit, with_shape_of
 from ..gaussians.priors import FITTED_PRIORS
 from .common import add_data_options, add_flow, load_on, new_parser, open_data
@@ -21,19 +22,19 @@ from .common import add_data_options, add_flow, load_on, new_parser, open_data
 __all__ = ["parser", "run"]
 
 _VIEWS = 8
-_FRESH = 2000  # new views, spread over the classes, that are tried against the gate
+_FRESH = 2000  # new views, spread over the classes, that are tested against the gate
 
 _ABOUT_AUGMENT = (
-    "--augment is for NFA behind random transforms, which is where it stands in most training "
-    "scripts: a random crop that a plain fit never saw lies outside its class's range, and NFA "
-    "leaves such images as they are. SPEC says what your script does, in the arguments of "
+    "Use --augment if NFA runs after random transforms, as in most training scripts. A random crop "
+    "may lie outside the range that a plain fit gives its class, and NFA leaves such images "
+    "unchanged. SPEC describes your script's transforms by arguments of "
     'timm.data.create_transform: --augment "scale=(0.4,1) hflip=0.5 '
-    "auto_augment=rand-m9-mstd0.5\". What timm's train.py calls --aa is auto_augment here; an "
-    'empty SPEC ("") is all of timm\'s defaults. Axes, memory and ranges are then those of random '
-    "views of your images, and the command ends with the share of new views that NFA would leave "
-    "as they are, with a plain fit and with this one. A large share alone is no reason for it: in "
-    "docs/where-in-the-pipeline.md a plain fit that left a third of the crops as they were was the "
-    "better one. Random erasing comes last in timm, in its loader, and cannot be fitted to."
+    'auto_augment=rand-m9-mstd0.5". auto_augment is --aa of timm\'s train.py. An empty SPEC ("") '
+    "means timm's defaults. Axes, memory and ranges are then fitted to random views of your "
+    "images, and the command reports the share of new views that NFA leaves unchanged, with a "
+    "plain fit and with this one. A large share alone is not a reason to use --augment: in "
+    "docs/where-in-the-pipeline.md a plain fit that left a third of the crops unchanged gave the "
+    "better classifier. Random erasing runs later, in timm's loader, and cannot be fitted to."
 )
 
 
@@ -47,6 +48,9 @@ def parser() -> ArgumentParser:
     )
     add_flow(made)
     add_data_options(made, "train")
+    made.add_argument(
+        "--grayscale", action="store_true", help="convert colour images for a one-channel flow"
+    )
     made.add_argument("--out", required=True, help="the checkpoint directory to write")
     made.add_argument("--overwrite", action="store_true", help="replace what --out holds")
     made.add_argument("--rank", type=int, default=64, help="PCA axes per class")
@@ -54,33 +58,33 @@ def parser() -> ArgumentParser:
         "--max-per-class",
         type=int,
         default=1000,
-        help="images of a class (views of them, with --augment) that are used at most",
+        help="the largest number of images per class (of views, with --augment)",
     )
     made.add_argument(
         "--no-memory",
         action="store_true",
-        help="keep no partner memory (it reproduces training images nearly)",
+        help="do not save the partner memory, which nearly reproduces training images",
     )
     made.add_argument(
         "--augment",
         metavar="SPEC",
-        help="fit under your training script's random transforms, as in \"scale=(0.4,1) "
+        help="fit under your training script's random transforms, such as \"scale=(0.4,1) "
         'hflip=0.5"; see below',
     )
     made.add_argument(
-        "--views", type=int | None, help=f"with --augment: random views of each image ({_VIEWS})"
+        "--views", type=int | None, help=f"random views of each image, with --augment ({_VIEWS})"
     )
     made.add_argument(
         "--img-size",
         type=int | None,
-        help="with --augment: pixels that your script trains at (the flow's own)",
+        help="size in pixels at which your script trains, with --augment (the flow's size)",
     )
     made.add_argument(
         "--gaussians",
         choices=list(FITTED_PRIORS),
         default="data",
-        help="class gaussians: the data's own (data), or separated by the fixed point (fpi) or by "
-        "gradient descent (gradient)",
+        help="class gaussians: moments of the data (data), or separated by the fixed point (fpi) "
+        "or by gradient descent (gradient)",
     )
     for prior in FITTED_PRIORS.values():
         if prior.option:
@@ -89,14 +93,16 @@ def parser() -> ArgumentParser:
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Fit, save, and say what was fitted."""
+    """Fit, save, and report the fit."""
     out = Path(arguments.out)
     refuse_existing(out, overwrite=arguments.overwrite)
     gaussians = _gaussians(arguments)
     if arguments.augment is None and (arguments.views, arguments.img_size) != (None, None):
-        raise ValueError("--views and --img-size are of views under --augment; give it a SPEC")
+        raise ValueError("--views and --img-size need --augment SPEC")
     base = load_on(arguments)
-    dataset = open_data(arguments, base, any_shape=base.flow.shape_free)
+    dataset = open_data(
+        arguments, base, convert=arguments.grayscale, any_shape=base.flow.shape_free
+    )
     base = with_shape_of(base, dataset)
     settings = {
         "rank": arguments.rank,
@@ -137,7 +143,7 @@ def _gaussians(arguments: Namespace) -> Any:
 def _under_transforms(
     arguments: Namespace, base: Checkpoint, dataset: Any, settings: dict[str, Any]
 ) -> tuple[Dataset[Any], Checkpoint, dict[str, Any]]:
-    """The views that were fitted to, the fit, and what the gate does with new ones."""
+    """The fitted views, the fit, and the share of new views that the gate rejects."""
     from ..augment.views import AugmentedViews, gated_share
     from ..integrations.timm import training_transform
 
@@ -154,7 +160,7 @@ def _under_transforms(
         )
 
     seed, number = arguments.seed, _VIEWS if arguments.views is None else arguments.views
-    with warnings.catch_warnings():  # of too few images for the axes: the fit that is kept says so
+    with warnings.catch_warnings():  # the fit that is kept warns of too few images
         warnings.simplefilter("ignore", UserWarning)
         plain = fit(base, dataset, **{**settings, "gaussians": "data"})
     images = views(number, seed, arguments.max_per_class)
@@ -172,8 +178,9 @@ def _under_transforms(
 
 
 class _AsStored(Dataset[tuple[Tensor, int]]):
-    """The images of a data set at the size in which they are stored, as a script's transforms get
-    them: a crop of a picture shows more than the same crop of the picture made small.
+    """The images of a data set at their stored size, which is the input of a script's transforms.
+
+    A crop of a large image has more detail than the same crop of the resized image.
     """
 
     def __init__(self, images: Any) -> None:
@@ -185,8 +192,6 @@ class _AsStored(Dataset[tuple[Tensor, int]]):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from ..data.preprocess import Preprocess, size_of
-
         image = self.images.reader.read(int(self.images.indices[index]))
-        in_channels = Preprocess(self.images.channels, size_of(image))
+        in_channels = replace(self.images.preprocess, image_size=size_of(image))
         return in_channels(image, self.images.name(index)), int(self.targets[index])

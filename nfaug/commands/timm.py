@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -14,11 +15,25 @@ from .common import add_mixing, mixing, new_parser
 
 __all__ = ["expand", "parser", "run"]
 
+_PACKAGE = Path(__file__).resolve().parents[1]
+
 
 def expand(argv: Sequence[str]) -> list[str]:
-    """Hand what follows -- to the script as it is, words that look like options included."""
+    """Pass all words after -- to the script unchanged, including those that look like options.
+
+    Raises:
+        ValueError: If there is no -- and an option is not one of `nfaug timm`.
+    """
     words = list(argv)
     if "--" not in words:
+        names = {name.replace("_", "-") for a in parser()._actions for name in a.option_strings}
+        for word in words:
+            option = word.partition("=")[0].replace("_", "-")
+            if option.startswith("--") and option not in names:
+                raise ValueError(
+                    f"{word} is not an option of nfaug timm; the script's own arguments follow --, "
+                    f"as in: nfaug timm train.py --nfa FLOW -- {word}"
+                )
         return words
     at = words.index("--")
     return [*words[:at], *(f"--script_arg={word}" for word in words[at + 1 :])]
@@ -28,13 +43,12 @@ def parser() -> ArgumentParser:
     """Options of `nfaug timm`."""
     made = new_parser(
         "timm",
-        "Run timm's train.py, or another script that makes its loaders with "
-        "timm.data.create_loader, unedited and with NFA put in: nfaug timm train.py --nfa my-flow "
-        "-- --data-dir my-images --model resnet18",
-        "Mixup and CutMix move behind NFA, onto the device. Random erasing happens in timm's "
-        "prefetcher, before NFA.",
+        "Run timm's train.py, or another script that calls timm.data.create_loader, unedited and "
+        "with NFA: nfaug timm train.py --nfa my-flow -- --data-dir my-images --model resnet18",
+        "Mixup and CutMix run after NFA, on the device. Random erasing runs in timm's prefetcher, "
+        "before NFA.",
     )
-    made.add_argument("script", help="the script; what follows -- is its own")
+    made.add_argument("script", help="the script; its own arguments follow --")
     made.add_argument(
         "--nfa",
         required=True,
@@ -48,13 +62,15 @@ def parser() -> ArgumentParser:
         "--nfa-prob", type=float | None, help="share of images that are augmented (0.5)"
     )
     add_mixing(made, "nfa-")
-    made.add_argument("--nfa-off-epoch", type=int | None, help="NFA stops at this epoch, from 0")
+    made.add_argument(
+        "--nfa-off-epoch", type=int | None, help="NFA stops at this epoch, counted from 0"
+    )
     made.add_argument("--script_arg", action="append", type=str, default=[], help="after --")
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Run the script and end with NFA's counters."""
+    """Run the script, then print NFA's counters."""
     from ..integrations.timm import format_stats, run_script
 
     try:
@@ -69,10 +85,13 @@ def run(arguments: Namespace) -> dict[str, Any]:
             prob=arguments.nfa_prob,
             off_epoch=arguments.nfa_off_epoch,
         )
-    except (ValueError, OSError) as error:  # of which the command line shows the message alone
-        frames = traceback.extract_tb(error.__traceback__)
-        if any(frame.filename == arguments.script for frame in frames):
-            traceback.print_exception(error)
-        raise
+    except Exception as error:
+        # The command line prints nfaug's errors as one line, and as nfaug's. This is right for
+        # errors that nfaug raises, but the script's own errors need a traceback.
+        frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+        if Path(arguments.script) not in frames or _PACKAGE in frames[-1].parents:
+            raise
+        traceback.print_exception(error)
+        raise SystemExit(1) from None
     print(format_stats(stats), file=sys.stderr)
     return dict(stats)

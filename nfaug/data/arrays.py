@@ -1,24 +1,30 @@
-"""Images in memory: tensors, MNIST's IDX files, scikit-learn's handwritten digits."""
+"""Readers of images in memory: MNIST's IDX files, .npz files, scikit-learn's digits."""
 
 from __future__ import annotations
 
 import gzip
 import math
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .layout import MissingSplitError, split_kind
+from .class_folders import MissingSplitError, split_kind
+from .classes import class_names
 from .readers import Reader
 
-__all__ = ["ArrayReader", "is_idx_folder", "open_digits", "open_idx"]
+__all__ = ["ArrayReader", "is_idx_folder", "open_digits", "open_idx", "open_npz"]
 
 IDX_FILES = {"train": ("train-images", "train-labels"), "test": ("t10k-images", "t10k-labels")}
+NPZ_PREFIXES = {"train": ("train_", ""), "validation": ("val_",), "test": ("test_", "val_")}
 TEST_EVERY = 5
+MAX_DEFLATE_RATIO = 1032  # of zlib's format
 
 
 class ArrayReader(Reader):
@@ -47,18 +53,18 @@ class ArrayReader(Reader):
 
 
 def is_idx_folder(folder: Path) -> bool:
-    """Whether a folder holds image files under MNIST's names."""
+    """Whether a folder holds image files with MNIST's names."""
     return any(_idx_path(folder, images, 3) for images, _ in IDX_FILES.values())
 
 
 def open_idx(folder: Path, split: str) -> ArrayReader:
-    """Read `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and `t10k-...`, .gz or not.
+    """Read `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and `t10k-...`, perhaps with .gz.
 
     Classes are named by their numbers. The test split has the classes of the training split.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If there is no such split, or a file is damaged or of another kind.
+        ValueError: If the split does not exist, or a file is damaged or of another type.
     """
     kind = _train_or_test(split, str(folder))
     image_file, label_file = IDX_FILES[kind]
@@ -69,10 +75,13 @@ def open_idx(folder: Path, split: str) -> ArrayReader:
     train_labels = IDX_FILES["train"][1]
     if kind == "test" and _idx_path(folder, train_labels, 1):
         known = torch.cat([labels, _read_idx(folder, train_labels, 1)])
-    count = int(known.max()) + 1 if len(known) else 0
-    classes = [str(label) for label in range(count)]
     where = f"the {kind} split of {folder}"
-    return ArrayReader(images[:, None], labels.long(), classes, where, complete=kind == "train")
+    return ArrayReader(images[:, None], labels.long(), _numbers(known), where, kind == "train")
+
+
+def _numbers(labels: Tensor) -> list[str]:
+    """Class names "0", "1", ... up to the largest label."""
+    return [str(label) for label in range(int(labels.max()) + 1 if len(labels) else 0)]
 
 
 def _idx_path(folder: Path, base: str, ndim: int) -> Path | None:
@@ -84,34 +93,112 @@ def _read_idx(folder: Path, base: str, ndim: int) -> Tensor:
     path = _idx_path(folder, base, ndim)
     if path is None:
         raise FileNotFoundError(f"{folder} has no {base}-idx{ndim}-ubyte, with or without .gz")
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is damaged ({error})") from error
-    # Two zero bytes, the type (8 is uint8), the number of axes; then the big-endian sizes.
-    start = 4 + 4 * ndim
-    if data[:4] != bytes([0, 0, 8, ndim]) or len(data) < start:
-        raise ValueError(
-            f"{path} must be an IDX file of unsigned bytes with {ndim} axes, which begins with "
-            f"00 00 08 0{ndim}, got {data[:4].hex(' ')}"
-        )
-    shape = struct.unpack_from(f">{ndim}I", data, 4)
-    if len(data) - start != math.prod(shape):
-        raise ValueError(
-            f"{path} is damaged: {math.prod(shape)} bytes announced, {len(data) - start} found"
-        )
-    if len(data) == start:
+    ratio = MAX_DEFLATE_RATIO if path.suffix == ".gz" else 1
+    try:
+        with gzip.open(path) if ratio > 1 else path.open("rb") as file:
+            # Two zero bytes, the type (8 is uint8), the number of axes; then the big-endian sizes.
+            header = file.read(4 + 4 * ndim)
+            if header[:4] != bytes([0, 0, 8, ndim]) or len(header) < 4 + 4 * ndim:
+                raise ValueError(
+                    f"{path} must be an IDX file of unsigned bytes with {ndim} axes, which starts "
+                    f"with 00 00 08 0{ndim}; got {header[:4].hex(' ')}"
+                )
+            shape = struct.unpack_from(f">{ndim}I", header, 4)
+            size = math.prod(shape)
+            # The header bounds what is read, and the file's own size bounds the header.
+            data = file.read(size + 1) if size <= ratio * path.stat().st_size else b""
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error})") from error
+    if len(data) != size:
+        more = "more" if len(data) > size else len(data)
+        raise ValueError(f"{path} is damaged: its header announces {size} bytes; found {more}")
+    if not size:
         return torch.empty(shape, dtype=torch.uint8)
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=start).reshape(shape)
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(shape)
+
+
+def open_npz(path: Path, split: str) -> ArrayReader:
+    """Read a .npz file with the arrays `images` and `labels`, and perhaps `classes`.
+
+    Images are uint8 of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3; labels are
+    integers of shape (N,) or (N, 1); `classes` are the K class names. A file with several splits
+    has `train_images`, `train_labels`, `val_images`, ... instead, as MedMNIST has. A file without
+    splits is a training split.
+
+    Raises:
+        MissingSplitError: If the file does not have the split.
+        ValueError: If the file is damaged, or its arrays are not as above.
+    """
+    kind = split_kind(split)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.removesuffix(".npy") for name in archive.namelist()}
+            prefixes = NPZ_PREFIXES.get(kind, ())
+            prefix = next((p for p in prefixes if f"{p}images" in names), None)
+            if prefix is None:
+                needed = " or ".join(f"{p}images" for p in prefixes)
+                raise MissingSplitError(
+                    f"{path} has the arrays {sorted(names)}; split={split!r} needs "
+                    f"{needed or 'another name'}, with labels"
+                )
+            images = _read_array(archive, f"{prefix}images", path)
+            labels = _read_array(archive, f"{prefix}labels", path)
+            listed = _read_array(archive, "classes", path) if "classes" in names else None
+            other = "train_labels" in names and kind != "train"
+            train = _read_array(archive, "train_labels", path) if other else labels
+    except (zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
+        raise ValueError(f"{path} is not a .npz file, or it is damaged ({error})") from error
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+        images = images.transpose(0, 3, 1, 2)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(
+            f"{prefix}images in {path} must be uint8 of shape (N, H, W), (N, H, W, C) or "
+            f"(N, C, H, W) with C = 1 or 3; got {images.dtype} of shape {images.shape}"
+        )
+    if labels.size != len(images) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{prefix}labels in {path} must be {len(images)} integers, one per image; got "
+            f"{labels.dtype} of shape {labels.shape}"
+        )
+    targets = torch.from_numpy(labels.astype(np.int64).reshape(-1))
+    largest = torch.from_numpy(np.append(train.reshape(-1), labels.reshape(-1)).astype(np.int64))
+    classes = _numbers(largest) if listed is None else class_names(listed.tolist())
+    pixels = torch.from_numpy(np.ascontiguousarray(images))
+    return ArrayReader(pixels, targets, classes, str(path), complete=kind == "train")
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray[Any, Any]:
+    """An array of a .npz file. No pickles, and no more memory than its compressed size allows."""
+    try:
+        entry = archive.getinfo(f"{name}.npy")
+    except KeyError:
+        raise ValueError(f"{path} has no array {name!r}") from None
+    if entry.file_size > MAX_DEFLATE_RATIO * entry.compress_size + 1024:
+        raise ValueError(f"{path} is damaged: {name!r} announces {entry.file_size} bytes")
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        header = getattr(np.lib.format, f"read_array_header_{version[0]}_0", None)
+        if header is None:
+            raise ValueError(f"{name!r} in {path} has an unknown version {version}")
+        shape, fortran, dtype = header(file)
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize > entry.file_size:
+            raise ValueError(
+                f"{name!r} in {path} has {dtype} of shape {shape}, which cannot be read"
+            )
+        data = file.read()
+    if len(data) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name!r} in {path} is damaged: {dtype} {shape} in {len(data)} bytes")
+    return np.frombuffer(bytearray(data), dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def open_digits(split: str) -> ArrayReader:
     """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels, in a fixed split.
 
-    Levels 0..16 become round(255 v / 16), in integers. Of each class, in the order of the file,
-    images 4, 9, 14, ... are the test split (355 images) and the others the training split (1,442).
+    Levels v in 0..16 become round(255 v / 16), in integer arithmetic. Images 4, 9, 14, ... of each
+    class, in the order of the file, are the test split (355 images); the others are the training
+    split (1,442).
 
     Raises:
         MissingSplitError: If the split is neither "train" nor "test".
@@ -131,13 +218,12 @@ def open_digits(split: str) -> ArrayReader:
     rank = (one_hot.cumsum(dim=0) - 1).gather(1, targets[:, None])[:, 0]
     chosen = (rank % TEST_EVERY == TEST_EVERY - 1) == (kind == "test")
     images = ((levels * 255 + 8) // 16).to(torch.uint8)[:, None]
-    classes = [str(digit) for digit in range(10)]
     where = f"the {kind} split of the digits"
-    return ArrayReader(images[chosen], targets[chosen], classes, where)
+    return ArrayReader(images[chosen], targets[chosen], _numbers(targets), where)
 
 
 def _train_or_test(split: str, where: str) -> str:
     kind = split_kind(split)
     if kind not in ("train", "test"):
-        raise MissingSplitError(f'{where} has the splits "train" and "test", got split={split!r}')
+        raise MissingSplitError(f'{where} has the splits "train" and "test"; got split={split!r}')
     return kind

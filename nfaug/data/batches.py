@@ -1,4 +1,4 @@
-"""Batches of labelled images: from memory where they fit, through worker processes elsewhere."""
+"""Batches of labelled images, from memory or through worker processes."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
-from tqdm import tqdm
+
+from .images import LabelledImages, progress_bar, to_tensors
 
 __all__ = ["Batches", "LoaderBatches", "MemoryBatches", "open_batches", "progress_bar"]
 
 
 class Batches(Protocol):
-    """uint8 images and labels, in any order that is asked for."""
+    """uint8 images and labels, in any order."""
 
     labels: Tensor
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B, C, H, W) and labels (B,) at the indices `order`, batch by batch."""
+        """Yield images (B, C, H, W) and labels (B,) at the indices `order`."""
 
     def subset(self, rows: Tensor) -> Batches:
-        """The same for some rows, which become 0, 1, ..."""
+        """The given rows, renumbered 0, 1, ..."""
 
 
 class MemoryBatches:
-    """All images decoded once."""
+    """Images that are all in memory."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images = images
@@ -43,7 +44,7 @@ class MemoryBatches:
 
 
 class LoaderBatches:
-    """Images decoded when they are needed, by `workers` processes."""
+    """Images that `workers` processes decode on demand."""
 
     def __init__(
         self, dataset: Dataset[Any], labels: Tensor, workers: int, rows: Tensor | None = None
@@ -53,13 +54,13 @@ class LoaderBatches:
         self.all_labels = labels
         self.labels = labels[self.rows]
         self.workers = workers
-        # Its own: the loader would otherwise draw its workers' seeds from the global generator.
-        # Kept from one pass to the next, so that random transforms differ between them.
+        # Without a generator the loader draws its workers' seeds from torch's global one. This one
+        # advances from pass to pass, so that random transforms differ.
         self.generator = torch.Generator().manual_seed(0)
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         loader = DataLoader(
-            _Told(self.dataset),
+            _ErrorsAsItems(self.dataset),
             batch_size=batch_size,
             sampler=self.rows[order].tolist(),
             num_workers=self.workers,
@@ -75,10 +76,11 @@ class LoaderBatches:
         return LoaderBatches(self.dataset, self.all_labels, self.workers, self.rows[rows])
 
 
-class _Told(Dataset[Any]):
-    """The items of a data set, or in their place what went wrong.
+class _ErrorsAsItems(Dataset[Any]):
+    """The items of a data set, with exceptions returned in place of items.
 
-    The loader would wrap an error of a worker in the worker's traceback, and in another message.
+    An exception that a worker raises would reach the caller with the worker's traceback as its
+    message.
     """
 
     def __init__(self, dataset: Dataset[Any]) -> None:
@@ -97,18 +99,10 @@ def _collate(items: list[Any]) -> Any:
 
 
 def open_batches(
-    dataset: Any, *, memory_gib: float = 4.0, workers: int = 2, progress: bool = False
+    dataset: LabelledImages, *, memory_gib: float = 4.0, workers: int = 2, progress: bool = False
 ) -> Batches:
-    """Batches of a `LabelledImages` data set, kept in memory up to `memory_gib`."""
-    from .images import to_tensors  # the readers belong to the training room
-
+    """Batches of a data set, from memory if its images take at most `memory_gib`."""
     size = len(dataset) * dataset.channels * math.prod(dataset.image_size)
     if size <= memory_gib * 2**30:
         return MemoryBatches(*to_tensors(dataset, progress=progress))
     return LoaderBatches(dataset, dataset.targets, workers)
-
-
-def progress_bar(total: int, title: str, unit: str, *, shown: bool) -> tqdm:
-    """A bar on standard error: on terminals, and after a second. One below another vanishes."""
-    hidden = None if shown else True  # None: where standard error is no terminal
-    return tqdm(total=total, desc=title, unit=unit, disable=hidden, delay=1, leave=None)

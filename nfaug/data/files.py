@@ -1,11 +1,10 @@
-"""Image files: a folder of class folders, or a tar of one.
+"""Readers of image files: a folder of class folders, or a tar of one.
 
 Readers hold no open file, so they can be copied into worker processes and shared by threads.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import tarfile
 from abc import abstractmethod
@@ -16,8 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .layout import IMAGE_ENDINGS, arrange
-from .readers import ImageDecodeError, Reader
+from .class_folders import LABELS_FILE, arrange
+from .decode import IMAGE_ENDINGS, decode_image
+from .readers import Reader
 
 __all__ = ["FileReader", "FolderReader", "TarReader"]
 
@@ -34,39 +34,36 @@ class FileReader(Reader):
         """The contents of a file."""
 
     def peek(self, index: int) -> Image.Image:
-        return self._open(index, decode=False)
+        return self._decode(index, header_only=True)
 
     def read(self, index: int) -> Image.Image:
-        return self._open(index, decode=True)
+        return self._decode(index, header_only=False)
 
-    def _open(self, index: int, decode: bool) -> Image.Image:
-        data = self.read_bytes(index)  # not in the try: a file that is gone is not corrupt
-        try:
-            image = Image.open(io.BytesIO(data))
-            if decode:
-                image.load()
-        except Exception as error:  # PIL raises a dozen kinds for corrupt files
-            raise ImageDecodeError(
-                f"{self.name(index)} cannot be decoded ({type(error).__name__}: {error}); repair "
-                'or remove it, or skip such files with on_error="skip"'
-            ) from error
-        return image
+    def _decode(self, index: int, *, header_only: bool) -> Image.Image:
+        data = self.read_bytes(index)  # a missing file is an OSError, not a damaged image
+        return decode_image(
+            data, self.name(index), max_pixels=self.max_pixels, header_only=header_only
+        )
 
 
 class FolderReader(FileReader):
-    """Image files in class folders; hidden ones are left out, symbolic links are followed.
+    """Image files in class folders. Hidden files are ignored, symbolic links are followed.
 
     Raises:
-        ValueError: If the folder is not laid out as `arrange` asks.
+        ValueError: If the folder does not have the layout of `arrange`.
     """
 
     def __init__(self, root: Path, split: str, *, labels: bool = True) -> None:
         self.root = root
         self.where = str(root)
-        files: list[str] = []
-        folders: list[str] = []
-        _walk(str(root), "", frozenset(), files, folders)
-        layout = arrange(files, folders, split, self.where, labels=labels)
+        files, folders = _walk(str(root))
+        images = [path for path in files if path.lower().endswith(IMAGE_ENDINGS)]
+        tables = {
+            path: (root / path).read_bytes()
+            for path in files
+            if labels and path.rpartition("/")[2] == LABELS_FILE
+        }
+        layout = arrange(images, folders, split, self.where, labels=labels, tables=tables)
         self.paths, self.classes, self.complete = layout.paths, layout.classes, layout.complete
         self.targets = torch.tensor(layout.labels)
 
@@ -82,64 +79,101 @@ class FolderReader(FileReader):
             yield f"{path}\0{os.path.getsize(self.root / path)}\n".encode()
 
 
-def _walk(
-    folder: str, prefix: str, above: frozenset[str], files: list[str], folders: list[str]
-) -> None:
-    """Collect the relative paths of image files and of folders."""
-    above = above | {os.path.realpath(folder)}
+def _walk(root: str) -> tuple[list[str], list[str]]:
+    """Relative paths of regular files and of folders below root.
+
+    Below each folder directly in root, a real folder is read once, however many links lead to it,
+    so links cost linear time and never loop. Folders come before links to folders, so that a
+    folder keeps its own path.
+    """
+    files: list[str] = []
+    folders: list[str] = []
+    top = _identity(root)
+    own, pending = _list(root, "", files)
+    for folder in [*own, *pending]:
+        seen = {top}
+        stack, links = [folder], list[str]()
+        while stack or links:
+            path = stack.pop() if stack else links.pop(0)
+            identity = _identity(f"{root}/{path}")
+            if identity in seen:
+                continue
+            seen.add(identity)
+            folders.append(path)
+            inner, linked = _list(f"{root}/{path}", f"{path}/", files)
+            stack += reversed(inner)
+            links += linked
+    return files, folders
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _list(folder: str, prefix: str, files: list[str]) -> tuple[list[str], list[str]]:
+    """Append the regular files of a folder; return its folders and its links to folders."""
+    own, links = list[str](), list[str]()
     with os.scandir(folder) as entries:
-        for entry in entries:
-            path = prefix + entry.name
+        for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.startswith("."):
                 continue
-            if not entry.is_dir():
-                if entry.name.lower().endswith(IMAGE_ENDINGS):
-                    files.append(path)
-            elif os.path.realpath(entry.path) not in above:  # a link upwards would never end
-                folders.append(path)
-                _walk(entry.path, f"{path}/", above, files, folders)
+            if entry.is_dir():
+                (links if entry.is_symlink() else own).append(prefix + entry.name)
+            elif entry.is_file():  # neither pipes nor devices, which may block
+                files.append(prefix + entry.name)
+    return own, links
 
 
 class TarReader(FileReader):
-    """Image files in a tar of class folders, read in place: nothing is unpacked.
+    """Image files in a tar of class folders. They are read in place, without unpacking.
 
     Raises:
-        ValueError: If it is not a whole, uncompressed tar, or not laid out as `arrange` asks.
+        ValueError: If the file is not a complete, uncompressed tar, or does not have the layout of
+            `arrange`.
     """
 
     def __init__(self, path: Path, split: str, *, labels: bool = True) -> None:
         self.path = path
         self.where = str(path)
-        members: dict[str, tarfile.TarInfo] = {}
+        images: dict[str, tarfile.TarInfo] = {}
+        tables: dict[str, bytes] = {}
         folders = []
         for member in _members(path):
             parts = [part for part in member.name.split("/") if part not in ("", ".")]
             name = "/".join(parts)
             if any(part.startswith(".") for part in parts):
                 continue
+            table = labels and parts[-1:] == [LABELS_FILE]
             if member.isdir():
                 folders.append(name)
-            elif name.lower().endswith(IMAGE_ENDINGS):
+            elif table or name.lower().endswith(IMAGE_ENDINGS):
                 if not member.isreg() or member.issparse():
                     raise ValueError(
                         f"{name} in {path} is a link or a sparse file, which cannot be read in "
                         "place; make the tar with --dereference --hard-dereference"
                     )
-                members[name] = member  # a later member replaces an earlier one
-        layout = arrange(members, folders, split, self.where, labels=labels)
+                if table:
+                    tables[name] = self._read(member.offset_data, member.size)
+                else:
+                    images[name] = member  # a later member replaces an earlier one
+        layout = arrange(images, folders, split, self.where, labels=labels, tables=tables)
         self.paths, self.classes, self.complete = layout.paths, layout.classes, layout.complete
         self.targets = torch.tensor(layout.labels)
-        self.offsets = np.array([members[path].offset_data for path in self.paths], np.int64)
-        self.sizes = np.array([members[path].size for path in self.paths], np.int64)
+        self.offsets = np.array([images[path].offset_data for path in self.paths], np.int64)
+        self.sizes = np.array([images[path].size for path in self.paths], np.int64)
 
     def name(self, index: int) -> str:
         return f"{self.paths[index]} in {self.path}"
 
     def read_bytes(self, index: int) -> bytes:
-        # Opened at each read: workers that share a handle would share its position.
+        return self._read(int(self.offsets[index]), int(self.sizes[index]))
+
+    def _read(self, offset: int, size: int) -> bytes:
+        # Opened for each read: workers that share a handle would share its position.
         with open(self.path, "rb") as file:
-            file.seek(int(self.offsets[index]))
-            return file.read(int(self.sizes[index]))
+            file.seek(offset)
+            return file.read(size)
 
     def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
         for index in indices:

@@ -1,36 +1,40 @@
-"""Opening a data set by what a user can type: a folder, a tar, a name."""
+"""Open a data set by a path or a name."""
 
 from __future__ import annotations
 
 import os
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from .arrays import is_idx_folder, open_digits, open_idx
-from .files import FolderReader, TarReader
-from .images import LabelledImages, TensorImages, split_per_class, to_tensors, validate_labels
-from .layout import MissingSplitError
-from .readers import ImageDecodeError, Reader, assemble
+from .arrays import is_idx_folder, open_digits, open_idx, open_npz
+from .checks import check_labels
+from .class_folders import MissingSplitError
+from .decode import MAX_PIXELS, ImageDecodeError
+from .files import COMPRESSED, FolderReader, TarReader
+from .images import LabelledImages, TensorImages, split_per_class, to_tensors
+from .readers import Reader, assemble
 from .timm_names import PREFIXES, open_timm
-from .wrap import wrap_dataset
+from .torch_datasets import wrap_dataset
 
 __all__ = [
     "ImageDecodeError",
     "LabelledImages",
     "MissingSplitError",
     "TensorImages",
+    "check_labels",
     "open_dataset",
     "split_per_class",
     "to_tensors",
-    "validate_labels",
     "wrap_dataset",
 ]
 
 ACCEPTED = (
-    "a folder of class folders (class/name.jpg), with or without train, val and test folders "
-    "around them; a tar of such a folder; a folder of IDX files (train-images-idx3-ubyte.gz, ...); "
-    'a timm name such as "torch/cifar10" or "hfds/ylecun/mnist"; "digits"'
+    "a folder of class folders (class/name.jpg), or of images with a labels.csv (file,label), with "
+    "or without train, val and test folders around them; a tar of such a folder; a .npz file with "
+    "the arrays images and labels; a folder of IDX files (train-images-idx3-ubyte.gz, ...); a timm "
+    'name such as "torch/cifar10" or "hfds/ylecun/mnist"; "digits"'
 )
 
 
@@ -41,6 +45,9 @@ def open_dataset(
     data_dir: str | os.PathLike[str] | None = None,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
+    convert: bool = True,
+    scale_16_bit: bool = False,
+    max_pixels: int = MAX_PIXELS,
     per_class: int | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     seed: int = 0,
@@ -52,41 +59,61 @@ def open_dataset(
 
     `data` is one of:
 
-    - a folder of class folders, or a tar of one (see `layout.arrange`: classes are in timm's order,
-      train, val and test folders are picked by `split`);
-    - a folder of IDX files under MNIST's names, with or without .gz;
-    - a timm name that begins with `torch/` or `hfds/` (a folder of that name is `./torch/...`);
+    - a folder of class folders, or a tar of one (see `class_folders.arrange`: classes are in timm's
+      order, and `split` selects train, val and test folders);
+    - a folder of images with a `labels.csv`, whose header is `file,label`, or a tar of one;
+    - a .npz file with the arrays `images` and `labels` (see `arrays.open_npz`);
+    - a folder of IDX files with MNIST's names, with or without .gz;
+    - a timm name that starts with `torch/` or `hfds/` (write a folder of that name as
+      `./torch/...`);
     - `digits`: scikit-learn's handwritten digits in a fixed split (see `arrays.open_digits`).
 
     Args:
         data: The data, as above.
         split: "train", "validation", "test", a usual word for one of them, or a folder's name.
         data_dir: Where named data sets are kept.
-        image_size: (H, W), or the side of a square, to resize and crop to; None for the size of
-            the first image, and then an image of another size is an error.
-        channels: 1 or 3; None for 1 if 64 images spread over the data are all grayscale, else 3.
-            A colour image among data that were taken for grayscale is an error.
-        per_class: Take this many random images of each class.
-        on_error: What an image that cannot be decoded does: "raise" an error when it is reached, or
-            be left out ("skip"), for which everything is decoded once now.
+        image_size: (H, W), or the side of a square, to resize and crop to. None means the size of
+            the first image, and another size is then an error.
+        channels: 1 or 3. None means 1 if 64 images spread over the data are all grayscale, and 3
+            otherwise. A colour image in data that are read as grayscale is then an error.
+        convert: Whether colour images may become grayscale if `channels` is 1.
+        scale_16_bit: Whether images of 16 bits per channel are scaled to 8 bits. If not, they are
+            an error, or skipped.
+        max_pixels: The largest number of pixels of an image, before and after resizing.
+        per_class: Use this many random images of each class.
+        on_error: "raise" an error at an image that cannot be decoded, or "skip" such images, for
+            which all images are decoded once when the data set is opened.
         seed: Seed of the choice of `per_class`.
         download: Whether a named data set may be downloaded.
-        labels: Whether the folders in a folder or a tar are classes; if not, all its images, at any
+        labels: Whether the folders in a folder or a tar are classes. If not, all its images, at any
             depth, are one class. Other data keep their labels.
         timm_options: More arguments for `timm.data.create_dataset`.
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
-        MissingSplitError: If the data have no such split; a ValueError.
+        MissingSplitError: If the data do not have the split; a ValueError.
         ImageDecodeError: If one of the first images cannot be decoded; a ValueError.
         ValueError: If the data are of no kind above, are empty or damaged, a class has no image, or
             an argument is out of range.
+
+    Example:
+        >>> digits = open_dataset("digits", split="test")
+        >>> len(digits), digits[0][0].shape, digits.classes[:3]
+        (355, torch.Size([1, 8, 8]), ['0', '1', '2'])
     """
     if channels not in (None, 1, 3):
-        raise ValueError(f"channels must be 1 (grayscale), 3 (RGB) or None, got {channels}")
+        raise ValueError(f"channels must be 1 (grayscale), 3 (RGB) or None; got {channels}")
+    if max_pixels < 1:
+        raise ValueError(f"max_pixels must be at least 1; got {max_pixels}")
     reader = _open(data, split, data_dir, download, labels, timm_options)
+    reader.max_pixels = max_pixels
     dataset: LabelledImages = assemble(
-        reader, image_size=image_size, channels=channels, on_error=on_error
+        reader,
+        image_size=image_size,
+        channels=channels,
+        convert=convert,
+        scale_16_bit=scale_16_bit,
+        on_error=on_error,
     )
     if per_class is not None:
         dataset, _ = split_per_class(dataset, per_class, seed)
@@ -103,7 +130,7 @@ def _open(
 ) -> Reader:
     if not isinstance(data, str | os.PathLike) or not os.fspath(data):
         raise ValueError(
-            f"data must be {ACCEPTED}; got {data!r} (a torch data set goes to wrap_dataset)"
+            f"data must be {ACCEPTED}; got {data!r} (pass a torch data set to wrap_dataset)"
         )
     name = os.fspath(data)
     if name == "digits":
@@ -115,6 +142,16 @@ def _open(
         if is_idx_folder(path):
             return open_idx(path, split)
         return FolderReader(path, split, labels=labels)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {name!r}; data must be {ACCEPTED}")
     if path.is_file():
-        return TarReader(path, split, labels=labels)
-    raise FileNotFoundError(f"there is no {name!r}; data must be {ACCEPTED}")
+        if path.suffix.lower() == ".npz":
+            return open_npz(path, split)
+        if ".tar" in path.suffixes or _is_tar(path):
+            return TarReader(path, split, labels=labels)
+    raise ValueError(f"{name!r} cannot be read as images; data must be {ACCEPTED}")
+
+
+def _is_tar(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(6).startswith(COMPRESSED) or tarfile.is_tarfile(path)

@@ -1,4 +1,4 @@
-"""From images of any size and mode to 8-bit tensors of one shape."""
+"""Convert images of any size and mode to 8-bit tensors of one shape."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from .decode import MAX_PIXELS, check_decodable, is_deep, to_8_bits
+
 __all__ = ["Preprocess", "channels_of", "size_of"]
 
 GRAY_MODES = frozenset({"1", "L", "LA", "La"})
 
 
 def channels_of(image: Image.Image | Tensor) -> int:
-    """The channels an image comes with: 1 or 3 for a PIL image, C for a tensor (C, H, W)."""
+    """The stored number of channels: 1 or 3 for a PIL image, C for a tensor (C, H, W)."""
     if isinstance(image, Tensor):
         return image.shape[0]
-    return 1 if image.mode in GRAY_MODES else 3
+    return 1 if image.mode in GRAY_MODES or is_deep(image) else 3
 
 
 def size_of(image: Image.Image | Tensor) -> tuple[int, int]:
-    """(height, width) in pixels; a PIL image need not be decoded for it."""
+    """(height, width) in pixels. A PIL image need not be decoded for it."""
     if isinstance(image, Tensor):
         return image.shape[1], image.shape[2]
     return image.height, image.width
@@ -32,32 +34,39 @@ def size_of(image: Image.Image | Tensor) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Turn an image into a contiguous uint8 tensor of shape (channels, H, W).
+    """Convert an image to a contiguous uint8 tensor of shape (channels, H, W).
 
     Channels are converted between 1 and 3 as PIL does; transparency is dropped. An image of another
-    size is scaled until its shorter side fits (bilinear, antialiased) and the middle is cut out, so
-    the aspect ratio is kept.
+    size is resized until its shorter side fits (bilinear, antialiased), and its centre is cropped,
+    which keeps the aspect ratio.
 
     Args:
         channels: Channels of the result.
         image_size: (H, W) of the result, in pixels.
         convert: Whether a colour image may become grayscale; if not, it is an error.
         resize: Whether an image of another size is resized; if not, it is an error.
+        scale_16_bit: Whether 16-bit images are scaled to 8 bits; if not, they are an error.
+        max_pixels: The largest number of pixels after resizing and before the crop.
     """
 
     channels: int
     image_size: tuple[int, int]
     convert: bool = True
     resize: bool = True
+    scale_16_bit: bool = False
+    max_pixels: int = MAX_PIXELS
 
     def __call__(self, image: Image.Image | Tensor, name: str) -> Tensor:
-        """Preprocess a PIL image or a uint8 tensor (C, H, W); `name` is for the errors.
+        """Preprocess a PIL image or a uint8 tensor (C, H, W); `name` is for the messages.
 
         Raises:
-            ValueError: If the image does not fit and may not be converted or resized.
+            ValueError: If the image does not fit and must not be converted or resized.
         """
         self.check(image, name)
-        pixels = image if isinstance(image, Tensor) else _to_tensor(image, self.channels)
+        if isinstance(image, Tensor):
+            pixels = image
+        else:
+            pixels = to_8_bits(image, name) if is_deep(image) else _to_tensor(image, self.channels)
         if len(pixels) < self.channels:
             pixels = pixels.expand(self.channels, -1, -1)
         elif len(pixels) > self.channels:
@@ -67,7 +76,7 @@ class Preprocess:
         return pixels.contiguous()
 
     def check(self, image: Image.Image | Tensor, name: str) -> None:
-        """Raise the errors of a call, at the cost of a look at the header."""
+        """Raise the errors of a call, from the image's header alone."""
         found = channels_of(image)
         if self.channels != found and {self.channels, found} != {1, 3}:
             raise ValueError(
@@ -76,23 +85,26 @@ class Preprocess:
             )
         if found > self.channels and not self.convert:
             raise ValueError(
-                f"{name} is a colour image, but the first images of the data set are grayscale; "
-                "give channels=3, or channels=1 to drop the colours"
+                f"{name} is a colour image, and the data are read as grayscale; ask for the "
+                "conversion (channels=1, or grayscale in a fit), or read all images with channels=3"
             )
-        if not isinstance(image, Tensor) and image.mode.startswith(("I", "F")):
-            raise ValueError(
-                f"{name} has more than 8 bits per channel (mode {image.mode!r}); convert it to 8"
-            )
+        check_decodable(
+            image,
+            name,
+            scale_16_bit=self.scale_16_bit,
+            resized=self.resized(image) if self.resize else None,
+            max_pixels=self.max_pixels,
+        )
         (height, width), (target_height, target_width) = size_of(image), self.image_size
         if not self.resize and (height, width) != self.image_size:
             raise ValueError(
-                f"{name} is {height} x {width} pixels, but the first image of the data set is "
-                f"{target_height} x {target_width}; give image_size=({target_height}, "
-                f"{target_width}), or another one, to resize and crop every image"
+                f"{name} has {height} x {width} pixels, but the first image of the data set has "
+                f"{target_height} x {target_width}; set image_size=({target_height}, "
+                f"{target_width}), or another size, to resize and crop every image"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON values, to be recorded in a checkpoint."""
+        """The settings that a checkpoint records, as JSON values."""
         return {
             "channels": self.channels,
             "image_size": list(self.image_size),
@@ -101,13 +113,17 @@ class Preprocess:
             "crop": "centre" if self.resize else None,
         }
 
-    def _fit(self, pixels: Tensor) -> Tensor:
-        """Scale to the shorter side, then cut out the middle."""
-        (height, width), (target_height, target_width) = size_of(pixels), self.image_size
+    def resized(self, image: Image.Image | Tensor) -> tuple[int, int]:
+        """(height, width) of an image after resizing and before the crop."""
+        (height, width), (target_height, target_width) = size_of(image), self.image_size
         scale = max(target_height / height, target_width / width)
-        size = (max(target_height, round(height * scale)), max(target_width, round(width * scale)))
-        if size != (height, width):
-            # As torchvision's resize, which hands uint8 to the same kernel.
+        return max(target_height, round(height * scale)), max(target_width, round(width * scale))
+
+    def _fit(self, pixels: Tensor) -> Tensor:
+        """Resize the shorter side, then crop the centre."""
+        size, (target_height, target_width) = self.resized(pixels), self.image_size
+        if size != size_of(pixels):
+            # torchvision's resize passes uint8 to the same kernel.
             pixels = F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
         top, left = (size[0] - target_height) // 2, (size[1] - target_width) // 2
         return pixels[:, top : top + target_height, left : left + target_width]
@@ -115,13 +131,13 @@ class Preprocess:
 
 def _to_tensor(image: Image.Image, channels: int) -> Tensor:
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # PIL warns when it goes straight to RGB
+        image = image.convert("RGBA")  # PIL warns when it converts straight to RGB
     pixels = torch.from_numpy(np.array(image.convert("L" if channels == 1 else "RGB")))
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
 def _to_gray(pixels: Tensor) -> Tensor:
-    """ITU-R 601 luma in PIL's integers, so that a tensor and a file give the same levels."""
+    """ITU-R 601 luma in PIL's integer arithmetic, so that tensors and files give equal levels."""
     red, green, blue = pixels.int()
     luma = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
     return luma.to(torch.uint8)[None]

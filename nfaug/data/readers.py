@@ -1,4 +1,4 @@
-"""The seam between stored images and data sets: a reader, and the data set made of one."""
+"""Readers of stored images, and the data set made from one."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .images import LabelledImages, run_over, validate_labels
+from .checks import check_labels
+from .decode import MAX_PIXELS, ImageDecodeError, check_decodable
+from .images import LabelledImages, run_over
 from .preprocess import Preprocess, channels_of, size_of
 
 __all__ = ["ImageDecodeError", "Reader", "ReaderImages", "assemble"]
 
-PEEKS = 64  # images that are looked at to infer the number of channels
-
-
-class ImageDecodeError(ValueError):
-    """An image that cannot be decoded; the message names it."""
+PEEKS = 64  # images from which channels are inferred
 
 
 class Reader(ABC):
     """Images as they are stored, with labels that need no decoding.
 
     Attributes:
-        where: What to call the data in messages.
-        classes: Class names, in the order of their indices.
+        where: The name of the data in messages.
+        classes: Class names in label order.
         targets: The label of every image, int64, shape (N,).
-        complete: Whether every class must have an image; a held-out split may lack some.
-        threads: Whether `read` may and should be called from several threads at once.
+        complete: Whether every class must have an image. A held-out split may lack some.
+        threads: Whether `read` may be called from several threads at once, and gains from it.
+        max_pixels: The largest number of pixels of an image, before and after resizing.
     """
 
     where: str
@@ -38,30 +37,31 @@ class Reader(ABC):
     targets: Tensor
     complete: bool = True
     threads: bool = False
+    max_pixels: int = MAX_PIXELS
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """A name for messages and for the list of skipped images."""
+        """The name of an image, for messages and for the list of skipped images."""
 
     @abstractmethod
     def read(self, index: int) -> Image.Image | Tensor:
         """The image: decoded PIL, or uint8 (C, H, W).
 
         Raises:
-            ImageDecodeError: If it is corrupt.
+            ImageDecodeError: If it is damaged.
         """
 
     def peek(self, index: int) -> Image.Image | Tensor:
-        """As `read`, but the pixels need not be decoded: for the mode and the size."""
+        """Like `read`, for the mode and the size only: pixels need not be decoded."""
         return self.read(index)
 
     @abstractmethod
     def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
-        """What tells these images from others, cheaply: to be hashed."""
+        """Bytes that distinguish these images from others, at little cost, to be hashed."""
 
 
 class ReaderImages(LabelledImages):
-    """Images that are read and preprocessed when they are asked for; see `LabelledImages`."""
+    """Images that are read and preprocessed on access; see `LabelledImages`."""
 
     def __init__(
         self, reader: Reader, preprocess: Preprocess, indices: Tensor, skipped: Sequence[str] = ()
@@ -92,55 +92,66 @@ def assemble(
     *,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
+    convert: bool = True,
+    scale_16_bit: bool = False,
     on_error: Literal["raise", "skip"] = "raise",
 ) -> ReaderImages:
-    """Check a reader's labels, infer what is not given from the first images, make a data set.
+    """Make a data set of a reader's images; see `open_dataset` for the arguments.
 
     Raises:
         ValueError: If there is no image, a label is out of range, a class has no image, or the
-            first images differ where something is to be inferred.
+            first images differ in what must be inferred from them.
     """
     if on_error not in ("raise", "skip"):
-        raise ValueError(f'on_error must be "raise" or "skip", got {on_error!r}')
+        raise ValueError(f'on_error must be "raise" or "skip"; got {on_error!r}')
     if channels is not None and channels < 1:
-        raise ValueError(f"channels must be at least 1, got {channels}")
+        raise ValueError(f"channels must be at least 1; got {channels}")
     size = None if image_size is None else _pair(image_size)
     indices = torch.arange(len(reader.targets))
     skipped: list[str] = []
     where = reader.where
     if on_error == "skip" and len(indices):
-        # Once, here: then the length, the labels and the count are right in every process.
-        fine = torch.tensor([*_scan(reader)])
+        # All images are decoded once here, so every process sees the same length and labels.
+        fine = torch.tensor([*_scan(reader, size, scale_16_bit)])
         skipped = [reader.name(index) for index in indices[~fine].tolist()]
         indices = indices[fine]
         where += f" (without {len(skipped)} images that cannot be decoded)" if skipped else ""
     if not len(indices):
-        raise ValueError(f"{where} holds no image")
-    validate_labels(
+        raise ValueError(f"{where} holds no images")
+    check_labels(
         reader.targets[indices],
         len(reader.classes),
         classes=reader.classes,
         complete=reader.complete,
         where=where,
     )
-    return ReaderImages(reader, _infer(reader, indices, size, channels), indices, skipped)
+    preprocess = _infer(reader, indices, size, channels, convert, scale_16_bit)
+    return ReaderImages(reader, preprocess, indices, skipped)
 
 
 def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
     sizes = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(sizes) != 2 or min(sizes) < 1:
         raise ValueError(
-            f"image_size must be a number of pixels or (height, width), got {image_size!r}"
+            f"image_size must be a number of pixels or (height, width); got {image_size!r}"
         )
     return int(sizes[0]), int(sizes[1])
 
 
-def _scan(reader: Reader) -> Iterator[bool]:
-    """Whether each image can be decoded; a look at headers would pass a truncated file."""
+def _scan(reader: Reader, size: tuple[int, int] | None, scale_16_bit: bool) -> Iterator[bool]:
+    """Whether each image can be decoded. Pixels are decoded, since headers outlive truncation."""
 
     def decodes(index: int) -> bool:
         try:
-            reader.read(index)
+            image = reader.read(index)
+            resized = None if size is None else Preprocess(1, size).resized(image)
+            check_decodable(
+                image,
+                "",
+                scale_16_bit=scale_16_bit,
+                resized=resized,
+                max_pixels=reader.max_pixels,
+            )
         except ImageDecodeError:
             return False
         return True
@@ -149,12 +160,17 @@ def _scan(reader: Reader) -> Iterator[bool]:
 
 
 def _infer(
-    reader: Reader, indices: Tensor, size: tuple[int, int] | None, channels: int | None
+    reader: Reader,
+    indices: Tensor,
+    size: tuple[int, int] | None,
+    channels: int | None,
+    convert: bool,
+    scale_16_bit: bool,
 ) -> Preprocess:
-    if size is not None and channels is not None:
-        return Preprocess(channels, size)
+    """The preprocessing, with what is not given taken from images spread over the data."""
     places = torch.linspace(0, len(indices) - 1, min(PEEKS, len(indices))).long()
-    peeks = [(index, reader.peek(index)) for index in indices[places].tolist()]
+    known = size is not None and channels is not None and convert
+    peeks = [(i, reader.peek(i)) for i in ([] if known else indices[places].tolist())]
     found = {channels_of(image) for _, image in peeks}
     if channels is None and len(found) > 1 and found != {1, 3}:
         raise ValueError(
@@ -163,8 +179,10 @@ def _infer(
     preprocess = Preprocess(
         channels=channels or max(found),
         image_size=size or size_of(peeks[0][1]),
-        convert=channels is not None,
+        convert=convert and channels is not None,
         resize=size is not None,
+        scale_16_bit=scale_16_bit,
+        max_pixels=reader.max_pixels,
     )
     for index, image in peeks:
         preprocess.check(image, reader.name(index))

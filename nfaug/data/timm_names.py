@@ -1,4 +1,4 @@
-"""Data sets that timm knows by name: torchvision's and those of the Hugging Face Hub."""
+"""Readers of data sets that timm opens by name: torchvision's and the Hugging Face Hub's."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from .class_folders import MissingSplitError, split_kind
 from .files import FileReader
-from .layout import MissingSplitError, split_kind
 from .readers import Reader
-from .wrap import DatasetReader
+from .torch_datasets import DatasetReader
 
 __all__ = ["PREFIXES", "open_timm"]
 
@@ -28,16 +28,16 @@ def open_timm(
     download: bool,
     options: Mapping[str, Any] | None = None,
 ) -> Reader:
-    """Open `torch/NAME` or `hfds/NAME` by `timm.data.create_dataset`.
+    """Open `torch/NAME` or `hfds/NAME` with `timm.data.create_dataset`.
 
-    torchvision's data sets live in `data_dir`, by default `~/.cache/nfaug/datasets`, and those of
-    the Hub in its own cache. `options` go to timm: `input_key` and `target_key` name the columns of
-    a data set of the Hub.
+    torchvision's data sets are kept in `data_dir`, by default `~/.cache/nfaug/datasets`; the Hub's
+    are kept in its own cache. `options` are passed to timm: `input_key` and `target_key` name the
+    columns of a data set of the Hub.
 
     Raises:
         ModuleNotFoundError: If timm is not installed.
-        MissingSplitError: If the data set is known not to have the split.
-        ValueError: If timm cannot open it, or can only stream it; the message says why.
+        MissingSplitError: If the data set does not have the split.
+        ValueError: If timm cannot open it, or can only stream it. The message gives the reason.
     """
     prefix, _, rest = name.partition("/")
     prefix = prefix.lower()
@@ -47,11 +47,11 @@ def open_timm(
             "a folder of class folders"
         )
     if prefix == "torch" and rest.lower() in FOLDERS:
-        raise ValueError(f"{name!r} is a folder of yours: give its path instead")
+        raise ValueError(f"{name!r} is a folder on this machine; pass its path instead")
     held_out = split_kind(split) not in ("train", "test")
     if prefix == "torch" and rest.lower() in TRAIN_AND_TEST and held_out:
-        # timm would take the test images.
-        raise MissingSplitError(f'{name!r} has the splits "train" and "test", got split={split!r}')
+        # timm would use the test images.
+        raise MissingSplitError(f'{name!r} has the splits "train" and "test"; got split={split!r}')
     try:
         from timm.data.dataset_factory import create_dataset
     except ModuleNotFoundError as error:
@@ -67,10 +67,10 @@ def open_timm(
             name,
             root=None if root is None else str(root),
             split=split,
-            download=download and prefix == "torch",  # the Hub's client always does
+            download=download and prefix == "torch",  # the Hub's client always downloads
             **(options or {}),
         )
-    except Exception as error:  # whatever the library behind the name raises
+    except Exception as error:  # each library raises its own types
         raise ValueError(
             f"timm could not open {name!r} (split={split!r}, data_dir={root and str(root)!r}, "
             f"download={download}): {type(error).__name__}: {error}"
@@ -84,14 +84,14 @@ def open_timm(
 
 
 class HubReader(FileReader):
-    """A data set of the Hugging Face Hub, through timm's reader (which leaves images encoded)."""
+    """A data set of the Hugging Face Hub, through timm's reader, which keeps images encoded."""
 
     threads = False
 
     def __init__(self, reader: Any, name: str, complete: bool) -> None:
         self.reader, self.where, self.complete = reader, repr(name), complete
         table = reader.dataset
-        # timm makes a column of nothing of a missing one for the images.
+        # timm adds a column of None if the column of images is missing.
         columns = [key for key in table.column_names if not len(table) or table[0][key] is not None]
         if reader.image_key not in columns or reader.label_key not in columns:
             raise ValueError(
@@ -114,5 +114,5 @@ class HubReader(FileReader):
             return bytes(stream.read())
 
     def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
-        # The Hub's library keeps a hash of each table.
+        # The datasets library keeps a hash of each table.
         yield f"{self.reader.dataset._fingerprint}\0{list(indices)}".encode()

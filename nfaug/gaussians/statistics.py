@@ -160,7 +160,11 @@ class ClassStatistics:
         self.m2 = (raw - sums * shift).clamp_(min=0)
 
     def finalize(
-        self, variance_floor: float = 1e-6, *, class_names: Sequence[str] | None = None
+        self,
+        variance_floor: float = 1e-6,
+        *,
+        class_names: Sequence[str] | None = None,
+        pool_single: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute counts, means and variances.
 
@@ -171,6 +175,8 @@ class ClassStatistics:
         Args:
             variance_floor: The smallest variance, in squared latent units.
             class_names: Names for the error message.
+            pool_single: Whether a class of one sample gets the mean variance of the other classes;
+                if not, it is an error.
 
         Returns:
             The counts (K,) in int64, and the means (K, d) and variances (K, d) in float64.
@@ -181,18 +187,23 @@ class ClassStatistics:
         if not 0 < variance_floor < float("inf"):
             raise ValueError(f"variance_floor must be positive and finite, got {variance_floor}")
         counts = self.counts.round().to(torch.int64)
-        if bool((counts < 2).any()):
-            few = (counts < 2).nonzero().flatten().tolist()
+        least = 1 if pool_single else 2
+        if bool((counts < least).any()):
+            few = (counts < least).nonzero().flatten().tolist()
             shown = ", ".join(
                 f"{y if class_names is None else repr(class_names[y])} ({int(counts[y])})"
                 for y in few[:5]
             )
             raise ValueError(
-                f"{len(few)} of {self.num_classes} classes have fewer than the 2 samples that a "
-                f"variance needs: class {shown}{', ...' if len(few) > 5 else ''}; add images or "
-                "leave these classes out"
+                f"{len(few)} of {self.num_classes} classes have fewer than the {least} samples "
+                f"that a variance needs: class {shown}{', ...' if len(few) > 5 else ''}; add "
+                "images or leave these classes out"
             )
         variances = self.m2 / self.counts[:, None]
+        single = counts == 1
+        if bool(single.any()):
+            known = variances[~single]
+            variances[single] = known.mean(0) if len(known) else torch.ones_like(variances[0])
         return counts, self.means.clone(), variances.clamp_(min=variance_floor)
 
     def _combine(self, classes: Tensor, counts: Tensor, means: Tensor, m2: Tensor) -> None:

@@ -1,1 +1,1 @@
-"""Adapters that put NFA into the pipelines of other libraries."""
+"""Adapters of NFA to the pipelines of other libraries."""

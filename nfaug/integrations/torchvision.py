@@ -1,8 +1,8 @@
 """NFAugment in torchvision's training loops.
 
-`NFAugment` itself stands where `torchvision.transforms.v2.MixUp` would: after the loader, in
-`v2.Compose`, or in the loader's `collate_fn` with `NFACollate`. `v2.Compose` is a plain list that
-moves no modules; `NFAugment` follows the device of the images by itself.
+Use `NFAugment` where `torchvision.transforms.v2.MixUp` goes: after the loader, in `v2.Compose`, or,
+wrapped in `NFACollate`, as the loader's `collate_fn`. `v2.Compose` does not move modules between
+devices; `NFAugment` moves to the device of the images.
 """
 
 from __future__ import annotations
@@ -20,9 +20,21 @@ __all__ = ["NFACollate"]
 class NFACollate:
     """A `collate_fn` that collates a batch and augments it on the CPU, in the loader's workers.
 
-    It can be pickled, as workers that are spawned require. `nfa.stats()` counts in each worker for
-    itself; setting `nfa.enabled` takes effect in all of them. Where there is an accelerator it is
-    faster to call `NFAugment` after the batch has been moved.
+    It can be pickled, which spawned workers require. `nfa.stats()` counts per worker, whereas
+    setting `nfa.enabled` affects all workers. With an accelerator, calling `NFAugment` after the
+    batch has been moved to it is faster.
+
+    Args:
+        nfa: The augmentation.
+        collate_fn: Makes a batch (images, labels) of samples.
+
+    Example:
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
+        >>> dataset = torch.utils.data.TensorDataset(images, torch.arange(8) % 2)
+        >>> nfa = NFAugment(nfaug.fit("builtin:rgb32", dataset, rank=3, progress=False))
+        >>> loader = torch.utils.data.DataLoader(dataset, 4, collate_fn=NFACollate(nfa))
+        >>> next(iter(loader))[0].shape
+        torch.Size([4, 3, 32, 32])
     """
 
     def __init__(

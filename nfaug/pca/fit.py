@@ -40,6 +40,7 @@ def fit_pca(
     memory: bool = True,
     memory_per_class: int | None = None,
     quantile: float = 0.99,
+    allow_single: bool = False,
     generator: torch.Generator | None = None,
 ) -> ClasswisePCA:
     """Fit mean, axes, gate and partner memory of every class.
@@ -52,6 +53,8 @@ def fit_pca(
         memory: Whether to keep the images' coefficients as partners.
         memory_per_class: Largest number of partners of a class, drawn at random; None for all.
         quantile: Share of held-out images that each of the two limits of the gate lets pass.
+        allow_single: Whether a class of one image gets its mean, no axes and no partner; if not, it
+            is an error.
         generator: Source of randomness.
 
     Raises:
@@ -78,7 +81,10 @@ def fit_pca(
         if max_per_class is not None and len(rows) > max_per_class:
             rows = rows[_choose(len(rows), max_per_class, generator).to(rows.device)]
         try:
-            fit = fit_class(rows, rank, quantile=quantile, generator=generator)
+            if allow_single and len(rows) == 1:
+                fit = _no_axes(rows[0].float())
+            else:
+                fit = fit_class(rows, rank, quantile=quantile, generator=generator)
         except ValueError as error:
             raise ValueError(f"class {label}: {error}") from None
         kept = fit.coefficients
@@ -99,6 +105,12 @@ def fit_pca(
         raise ValueError("latents must hold at least one class; got none")
     _warn_about_few(counts, rank)
     return _assemble(fits, counts, memory=memory)
+
+
+def _no_axes(mean: Tensor) -> ClassFit:
+    """The fit of a class of one image: no axes and no partner."""
+    axes, values, rows = mean.new_zeros(0, len(mean)), mean.new_zeros(0), mean.new_zeros(0, 0)
+    return ClassFit(mean, axes, values, rows, gate_distance=0.0, gate_energy=0.0)
 
 
 def _assemble(fits: list[ClassFit], counts: list[int], *, memory: bool) -> ClasswisePCA:
@@ -132,7 +144,7 @@ def _assemble(fits: list[ClassFit], counts: list[int], *, memory: bool) -> Class
 
 
 def _warn_about_few(counts: list[int], rank: int) -> None:
-    few = [label for label, count in enumerate(counts) if count <= rank]
+    few = [label for label, count in enumerate(counts) if 1 < count <= rank]
     if few:
         warnings.warn(
             f"{len(few)} of {len(counts)} classes have too few images for {rank} axes and get one "

@@ -205,7 +205,7 @@ def test_train_without_classes(
     words = ["--data", flat, "--out", tmp_path / "flow", "-c", settings]
     ran = nfaug_command("train", *words)
     assert ran.code == 2
-    assert "36 images outside of any class folder" in ran.err
+    assert "36 images" in ran.err
     assert "--prior.kind single" in ran.err
     ran = nfaug_command("train", *words, "--prior.kind", "single", "--json")
     assert ran.code == 0, ran.err

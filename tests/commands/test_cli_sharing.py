@@ -197,10 +197,20 @@ def test_timm_shows_where_a_script_failed(
 ) -> None:
     script = tmp_path / "train.py"
     script.write_text("width = int('wide')\n")
-    code, _, error = run(capsys, "timm", str(script), "--nfa", str(tiny_path))
-    assert code == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["timm", str(script), "--nfa", str(tiny_path)])
+    assert ended.value.code == 1
+    error = capsys.readouterr().err
     assert f'File "{script}", line 1' in error
-    assert error.splitlines()[-1].startswith("nfaug timm: error: invalid literal for int()")
+    assert error.splitlines()[-1].startswith("ValueError: invalid literal")
+    assert "nfaug timm: error" not in error
+
+
+def test_timm_without_the_dashes(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["timm", "train.py", "--nfa", str(tiny_path), "--nfa-prob=1.0", "--model", "resnet18"]
+    code, _, error = run(capsys, *words)
+    assert code == 2
+    assert "-- --model" in error
 
 
 def test_words_after_the_dashes_are_the_scripts_own() -> None:

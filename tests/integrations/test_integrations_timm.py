@@ -102,7 +102,7 @@ def test_it_takes_the_normalisation_of_the_loader(folder: Path, prefetcher: bool
         torch.cat([images for images, _ in batches]) * std + torch.tensor(CLIP_MEAN)[:, None, None]
     )
     assert ((unit > -1e-4) & (unit < 1 + 1e-4)).all()
-    with pytest.raises(ValueError, match=r"given mean and std .* the loader normalises by"):
+    with pytest.raises(ValueError, match="normalises"):
         NFALoader(plain, make_nfa(mean=0.5, std=0.5))
     NFALoader(plain, make_nfa(mean=CLIP_MEAN, std=CLIP_STD))
 
@@ -126,9 +126,9 @@ def test_it_takes_the_normalisation_of_several_sizes(folder: Path) -> None:
     assert [images.shape[-1] for images, _ in loader] == [16, 24]
     assert nfa.stats()["applied"] == 4
     other = transform(24, std=(0.5, 0.5, 0.5))
-    with pytest.raises(ValueError, match=r"transforms normalise by different mean and std: .*0\.5"):
+    with pytest.raises(ValueError, match=r"0\.5"):
         NFALoader(plain([transform(16), other]), make_nfa())
-    with pytest.raises(ValueError, match=r"different mean and std: .* nothing"):
+    with pytest.raises(ValueError, match="nothing"):
         NFALoader(plain([transform(16), lambda image: image]), make_nfa())
 
 
@@ -201,25 +201,25 @@ def test_epochs_and_the_off_epoch() -> None:
 def test_what_cannot_be_served_is_refused(folder: Path) -> None:
     nfa = make_nfa()
     other = NFAugment(checkpoint(config=SimpleNamespace(class_names=("cat", "eel", "dog"))))
-    with pytest.raises(ValueError, match="another order: label 1 is 'dog' in the data and 'eel'"):
+    with pytest.raises(ValueError, match="another order"):
         NFALoader(make_loader(folder), other)
     NFALoader(make_loader(folder), other, check_classes=False)
-    with pytest.raises(ValueError, match="augmented twice"):
+    with pytest.raises(ValueError, match="twice"):
         NFALoader(NFALoader(make_loader(folder), nfa), nfa)
     mixing = FastCollateMixup(mixup_alpha=1.0, num_classes=CLASSES)
-    with pytest.raises(ValueError, match=r"mixes already \(FastCollateMixup\)"):
+    with pytest.raises(ValueError, match="FastCollateMixup"):
         NFALoader(make_loader(folder, collate_fn=mixing), nfa, mixup=Mixup(num_classes=CLASSES))
     half = FastCollateMixup(mixup_alpha=1.0, mode="half", num_classes=CLASSES)
-    with pytest.raises(ValueError, match="mode 'half' exists in timm's collate function only"):
+    with pytest.raises(ValueError, match="'half'"):
         NFALoader(make_loader(folder, collate_fn=half), nfa)
     splits = timm.data.AugMixDataset(create_dataset("", root=str(folder), split="train"))
-    with pytest.raises(ValueError, match="AugMix splits"):
+    with pytest.raises(ValueError, match="AugMix"):
         NFALoader(DataLoader(splits), nfa)
     patches = {"patches": torch.zeros(2, 4, 8), "labels": torch.zeros(2, dtype=torch.int64)}
     with pytest.raises(ValueError, match="NaFlex"):
         list(NFALoader([(patches, patches["labels"])], nfa))
     sample = {"image": batch_of(4)[0], "labels": batch_of(4)[1]}
-    with pytest.raises(ValueError, match=r"mixup needs batches of \(images, labels\)"):
+    with pytest.raises(ValueError, match="got a dict"):
         list(NFALoader([sample], nfa, mixup=Mixup(num_classes=CLASSES), device=CPU))
 
 
@@ -285,18 +285,18 @@ def test_models_by_script_and_by_example(
 
 def test_scripts_that_will_not_do(folder: Path, tmp_path: Path, flow_dir: Path) -> None:
     nfa = make_nfa()
-    with pytest.raises(ValueError, match=r"no script 'nowhere.py'"):
+    with pytest.raises(ValueError, match="nowhere"):
         run_script("nowhere.py", [], nfa)
     idle = tmp_path / "idle.py"
     idle.write_text("import sys\nsys.exit(0)\n")
-    with pytest.raises(ValueError, match="made no training loader"):
+    with pytest.raises(ValueError, match="create_loader"):
         run_script(idle, [], flow_dir)
     idle.write_text("import sys\nsys.exit(3)\n")
     with pytest.raises(SystemExit):
         run_script(idle, [], nfa)
-    with pytest.raises(ValueError, match="leave --naflex-loader out"):
+    with pytest.raises(ValueError, match="--naflex-loader"):
         run_script(SCRIPT, [str(folder), "--naflex-loader"], nfa)
-    with pytest.raises(ValueError, match="leave --aug-splits out"):
+    with pytest.raises(ValueError, match="--aug-splits"):
         run_script(SCRIPT, [str(folder), "--aug-splits", "3"], nfa)
     original = timm.data.create_loader
     assert original.__module__ == "timm.data.loader", "restored after a failure"

@@ -399,7 +399,7 @@ def test_gaussians_that_diverge(tiny_images: TensorImages, tiny_config: TrainCon
 def test_a_class_of_one_image_is_named(tiny_config: TrainConfig) -> None:
     labels = torch.tensor([0, 0, 0, 1, 2, 2])
     dataset = TensorImages(images_of(labels, channels=1), labels, NAMES)
-    with pytest.raises(ValueError, match=r"at least two images, and 1 of 3 have fewer: 'dog' \(1"):
+    with pytest.raises(ValueError, match="'dog'"):
         train(dataset, tiny_config, progress=False)
 
 

@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 
 from ...checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from ...data.batches import Batches, MemoryBatches, open_batches
-from ...data.classes import refuse_other_classes
+from ...data.checks import check_class_names, check_class_sizes
 from ...data.images import LabelledImages
 from ...data.open import wrap_dataset
-from ...fitting import check_class_sizes, check_images
+from ...fitting import check_images
 from ...flows.codec import Codec
 from ...flows.flow import Flow, FlowConfig
 from ...flows.latent_codec import LatentCodec
@@ -187,7 +187,7 @@ def open_setup(
     shape, of_flow = setup._shape()  # before images are read in vain
     if val is not None:
         held = wrap_dataset(val, classes=images.classes, complete=False)
-        refuse_other_classes(held.classes, images.classes)
+        check_class_names(held.classes, images.classes)
         with torch.device("meta"):
             check_images(Flow(shape, codec=of_flow), held)
         measured = _read(held, setup, mirrored=False)

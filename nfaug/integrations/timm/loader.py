@@ -1,4 +1,4 @@
-"""A loader around timm's: NFA on each batch, then mixup and cutmix."""
+"""A wrapper of timm's loaders that applies NFA to each batch, then mixup and cutmix."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ __all__ = ["NFALoader"]
 class NFALoader:
     """A loader whose batches are augmented: NFA first, then mixup and cutmix.
 
-    Wraps what `timm.data.create_loader` returns, with or without prefetcher, or any loader of
-    (images, labels). `len`, `dataset`, `sampler` and everything else are the wrapped loader's.
-    `mixup_enabled` switches mixup and cutmix, `nfa.enabled` NFA.
+    It wraps the result of `timm.data.create_loader`, with or without prefetcher, or any loader of
+    (images, labels). `len`, `dataset`, `sampler` and all other attributes are the wrapped loader's.
+    `mixup_enabled` switches mixup and cutmix; `nfa.enabled` switches NFA.
 
     Args:
-        loader: the loader. `FastCollateMixup` in it is replaced by the same mixing after NFA, so
-            wrap it before it is first iterated.
-        nfa: the augmentation. Where it has no mean and std, it gets the loader's.
-        mixup: timm's `Mixup` (or any function of images and labels), run after NFA.
-        device: where batches are moved to first; None for wherever they arrive.
-        off_epoch: NFA stops at this epoch, counted from 0: as `set_epoch` says, or by the number of
-            passes over the loader where nobody calls it.
-        check_classes: compare the data set's class names, where it has any, with the checkpoint's.
+        loader: The loader. A `FastCollateMixup` in it is replaced by the same mixing after NFA, so
+            wrap the loader before it is first iterated.
+        nfa: The augmentation. If it has no mean and std, it gets the loader's.
+        mixup: timm's `Mixup`, or any function of images and labels, which runs after NFA.
+        device: The device to which batches are moved first. None leaves them where they are.
+        off_epoch: NFA stops at this epoch, counted from 0. Epochs are those of `set_epoch`, or
+            passes over the loader if it is not called.
+        check_classes: Whether the class names of the data set, if it has any, must be the
+            checkpoint's.
 
     Raises:
-        ValueError: class names or their order differ, mean and std differ from `nfa`'s, or the
-            loader makes what NFA cannot augment (AugMix splits, mixup mode "half").
+        ValueError: If class names or their order differ, mean and std differ from `nfa`'s, or the
+            loader makes batches that NFA cannot augment (AugMix splits, mixup mode "half").
     """
 
     def __init__(
@@ -49,12 +50,12 @@ class NFALoader:
         check_classes: bool = True,
     ) -> None:
         if isinstance(loader, NFALoader):
-            raise ValueError("the loader is an NFALoader already: images would be augmented twice")
+            raise ValueError("the loader is already an NFALoader; images would be augmented twice")
         dataset = getattr(loader, "dataset", None)
         if any(isinstance(holder, AugMixDataset) for holder in _unwrapped(dataset)):
             raise ValueError(
-                "the loader makes AugMix splits (--aug-splits), several views of each image: NFA "
-                "cannot be used with them; leave --aug-splits out"
+                "the loader makes AugMix splits (--aug-splits), which NFA does not support; remove "
+                "--aug-splits"
             )
         if check_classes and dataset is not None:
             nfa.check_classes(dataset, required=False)
@@ -64,8 +65,8 @@ class NFALoader:
         moved = _take_mixup(loader)
         if mixup is not None and moved is not None:
             raise ValueError(
-                "the loader mixes already (FastCollateMixup): pass mixup= or let it be taken over, "
-                "not both"
+                "the loader already mixes (FastCollateMixup), and NFALoader keeps that mixing; "
+                "remove it, or do not pass mixup="
             )
         self.mixup = mixup if mixup is not None else moved
         self.device = device
@@ -93,7 +94,7 @@ class NFALoader:
         return getattr(self.loader, name)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins; the wrapped loader's sampler is told too."""
+        """Set the epoch that begins, also on the wrapped loader's sampler."""
         self._epoch = epoch
         for name in ("batch_sampler", "sampler"):
             sampler: Any = getattr(self.loader, name, None)
@@ -113,12 +114,12 @@ class NFALoader:
 
     @property
     def batch_sampler(self) -> Any:
-        """The wrapped loader's batch sampler; timm's script sets the epoch through it."""
+        """The wrapped loader's batch sampler, through which timm's script sets the epoch."""
         return _EpochListener(self)
 
     @property
     def mixup_enabled(self) -> bool:
-        """Whether mixup and cutmix are on; timm's --mixup-off-epoch clears it."""
+        """Whether mixup and cutmix are on. timm's --mixup-off-epoch clears it."""
         return bool(getattr(self.mixup, "mixup_enabled", False))
 
     @mixup_enabled.setter
@@ -128,7 +129,7 @@ class NFALoader:
 
 
 class _EpochListener:
-    """A batch sampler that also tells its NFALoader which epoch begins."""
+    """A batch sampler that also sets the epoch of its NFALoader."""
 
     def __init__(self, owner: NFALoader) -> None:
         self._owner = owner
@@ -150,7 +151,7 @@ class _EpochListener:
 
 
 def _unwrapped(dataset: Any) -> Iterator[Any]:
-    for _ in range(16):  # a wrapper could contain itself
+    for _ in range(16):  # a wrapper may contain itself
         if dataset is None:
             return
         yield dataset
@@ -170,9 +171,7 @@ def _move(batch: Any, device: torch.device | str) -> Any:
 
 def _mixed(mixup: Any, batch: Any) -> Any:
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-        raise ValueError(
-            f"mixup needs batches of (images, labels); got a {type(batch).__name__}: mix elsewhere"
-        )
+        raise ValueError(f"mixup needs batches of (images, labels); got a {type(batch).__name__}")
     images, labels, *rest = batch
     odd = len(images) % 2 == 1 and isinstance(mixup, Mixup)
     if not odd:
@@ -190,18 +189,18 @@ def _mixed(mixup: Any, batch: Any) -> Any:
 
 
 def _take_mixup(loader: Any) -> Mixup | None:
-    """Mixing that happens when batches are collated, made a `Mixup` and taken out there."""
+    """Remove the mixing from the loader's collate function; return it as a `Mixup`."""
     inner = getattr(loader, "loader", loader)
     collate = getattr(inner, "collate_fn", None)
     if not isinstance(collate, FastCollateMixup):
         return None
     if "half" in collate.mode:
         raise ValueError(
-            f"mixup mode {collate.mode!r} exists in timm's collate function only, where NFA cannot "
-            "come before it: use batch, pair or elem"
+            f"mixup mode {collate.mode!r} exists only in timm's collate function, which runs "
+            "before NFA; use batch, pair or elem"
         )
     if getattr(inner, "_iterator", None) is not None or getattr(inner, "iterator", None):
-        raise ValueError("the loader's workers run already: wrap it in NFALoader before iterating")
+        raise ValueError("the loader is already being iterated; wrap it in NFALoader first")
     mixup = Mixup.__new__(Mixup)
     mixup.__dict__.update(collate.__dict__)
     inner.collate_fn = fast_collate
@@ -221,20 +220,20 @@ def _set_normalization(nfa: NFAugment, loader: Any) -> None:
         for one, other in zip(ours, theirs * len(ours) if len(theirs) == 1 else theirs, strict=True)
     ):
         raise ValueError(
-            f"NFAugment was given mean and std {nfa.normalization}, the loader normalises by "
-            f"{found}: leave mean and std out and they are taken from the loader"
+            f"NFAugment has mean and std {nfa.normalization}, but the loader normalises by "
+            f"{found}; create NFAugment without mean and std to use the loader's"
         )
 
 
 def _normalization_of(loader: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and std that a loader normalises by, in units of [0, 1]."""
+    """Mean and std of a loader's normalisation, in units of [0, 1]."""
     mean, std = getattr(loader, "mean", None), getattr(loader, "std", None)
     if isinstance(mean, Tensor) and isinstance(std, Tensor):  # the prefetcher's are in grey levels
         mean, std = mean.float().flatten() / 255, std.float().flatten() / 255
         return tuple(mean.tolist()), tuple(std.tolist())
     for holder in _unwrapped(getattr(loader, "dataset", None)):
-        # With --train-img-sizes timm has a transform for each size; torchvision's `transforms` is
-        # one object, for image and target.
+        # With --train-img-sizes timm has one transform per size. torchvision's `transforms` is a
+        # single object for image and target.
         several = getattr(holder, "transforms", None)
         single = [getattr(holder, "transform", None)]
         choices = several if isinstance(several, (tuple, list)) and several else single
@@ -242,8 +241,8 @@ def _normalization_of(loader: Any) -> tuple[tuple[float, ...], tuple[float, ...]
         if len(found) > 1:
             shown = ", ".join(sorted("nothing" if one is None else str(one) for one in found))
             raise ValueError(
-                f"the loader's transforms normalise by different mean and std: {shown}. NFA must "
-                "know what a batch was normalised by: give all of them the same"
+                f"the loader's transforms normalise by different mean and std: {shown}. NFA needs "
+                "the same values for all batches"
             )
         if one := found.pop():
             return one

@@ -1,4 +1,4 @@
-"""Running a timm training script unedited, with NFA put in."""
+"""Run an unedited timm training script with NFA."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .loader import NFALoader
 
 __all__ = ["format_stats", "run_script"]
 
-_TIMM: Any = timm.data  # scripts import their loaders from here
+_TIMM: Any = timm.data  # scripts import create_loader from here
 
 
 @contextlib.contextmanager
 def _patched(nfa: NFAugment, off_epoch: int | None) -> Iterator[list[NFALoader]]:
-    """timm.data's factories make augmented training loaders; yields those that were made."""
+    """Make timm.data's factories return augmented training loaders; yield the list of them."""
     made: list[NFALoader] = []
     create = _TIMM.create_loader
 
@@ -37,8 +37,8 @@ def _patched(nfa: NFAugment, off_epoch: int | None) -> Iterator[list[NFALoader]]
 
     def create_naflex_loader(*args: Any, **kwargs: Any) -> Any:
         raise ValueError(
-            "NaFlex loaders cut images into patches before they are batched, so NFA cannot be used "
-            "with them: leave --naflex-loader out"
+            "NaFlex loaders cut images into patches before batching, which NFA does not support; "
+            "remove --naflex-loader"
         )
 
     new = {"create_loader": create_loader, "create_naflex_loader": create_naflex_loader}
@@ -60,27 +60,28 @@ def run_script(
     prob: float | None = None,
     off_epoch: int | None = None,
 ) -> dict[str, int]:
-    """Run a training script that uses `timm.data.create_loader`, unedited, with NFA put in.
+    """Run an unedited training script that uses `timm.data.create_loader`, with NFA.
 
-    Training loaders become `NFALoader`s; validation loaders stay. The script runs in this process
-    as `__main__`, with its folder on the path, as Python would run it.
+    Training loaders become `NFALoader`s; validation loaders do not change. The script runs in this
+    process as `__main__`, with its folder on `sys.path`, as Python would run it.
 
     Args:
-        path: the script, such as timm's own train.py.
-        argv: its arguments.
-        nfa: the augmentation, or a checkpoint directory or Hub repository.
-        prob: share of images to augment, in the place of `nfa.p`.
+        path: The script, such as timm's own train.py.
+        argv: The script's arguments.
+        nfa: The augmentation, or a checkpoint directory or Hub repository.
+        prob: Share of images to augment; None keeps `nfa.p`.
         off_epoch: NFA stops at this epoch, counted from 0.
 
     Returns:
         NFA's counters (see `NFAugment.stats`).
 
     Raises:
-        ValueError: the script is not there, makes no training loader, or one that NFA cannot serve.
+        ValueError: If there is no such script, or it makes no training loader or one that NFA does
+            not support.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"there is no script {str(path)!r}; give the path of timm's train.py")
+        raise ValueError(f"there is no script {str(path)!r}; pass the path of timm's train.py")
     if not isinstance(nfa, NFAugment):
         nfa = NFAugment.from_pretrained(nfa)
     if prob is not None:
@@ -95,15 +96,15 @@ def run_script(
         sys.argv, sys.path[:] = saved
     if not made:
         raise ValueError(
-            f"{path} made no training loader with timm.data.create_loader(is_training=True), so "
-            "NFA was not used; put NFALoader around its loader"
+            f"{path} did not call timm.data.create_loader(is_training=True), so NFA was not used; "
+            "wrap the script's loader in NFALoader"
         )
     return nfa.stats()
 
 
 @contextlib.contextmanager
 def _clean_exit() -> Iterator[None]:
-    """Let a script end itself with success; any other exit is the caller's to see."""
+    """Suppress a script's SystemExit if it reports success."""
     try:
         yield
     except SystemExit as end:
@@ -112,7 +113,7 @@ def _clean_exit() -> Iterator[None]:
 
 
 def format_stats(stats: dict[str, int]) -> str:
-    """One line of counters."""
+    """Counters as one line of text."""
     counts = ((name.replace("_", " "), count) for name, count in stats.items() if name != "seen")
     parts = ", ".join(f"{name} {count}" for name, count in counts)
     return f"NFA: of {stats['seen']} images {parts}"

@@ -1,4 +1,4 @@
-"""timm's training transforms from a line of text, as they are before normalisation."""
+"""Parse a line of text to timm's training transforms, without normalisation."""
 
 from __future__ import annotations
 
@@ -15,14 +15,22 @@ _LATER = ("normalize", "mean", "std", "re_prob", "re_mode", "re_count", "re_num_
 
 
 def training_transform(spec: str, image_size: int | tuple[int, int]) -> Any:
-    """The transform of a timm script, from a PIL image to a uint8 array (C, H, W).
+    """The transform of a timm script, from a PIL image to uint8 (C, H, W).
 
-    `spec` holds arguments of `timm.data.create_transform`, as in "scale=(0.08,1) hflip=0.5
-    auto_augment=rand-m9-mstd0.5"; an empty one is timm's defaults. `image_size` is what the script
-    trains at. Normalisation and random erasing come later in timm, in its loader.
+    Normalisation and random erasing are not part of it: timm applies them later, in its loader.
+
+    Args:
+        spec: Arguments of `timm.data.create_transform`, such as "scale=(0.08,1) hflip=0.5
+            auto_augment=rand-m9-mstd0.5". An empty string means timm's defaults.
+        image_size: The size in pixels at which the script trains.
 
     Raises:
-        ValueError: an argument is unknown, has no place here, or has no value.
+        ValueError: If an argument is unknown, belongs to the loader, or has no value.
+
+    Example:
+        >>> transform = training_transform("scale=(0.5,1) hflip=0.5", 32)
+        >>> tuple(transform(PIL.Image.new("RGB", (40, 40))).shape)
+        (3, 32, 32)
     """
     known = set(inspect.signature(transforms_factory.create_transform).parameters)
     known -= {*_GIVEN, *_LATER}
@@ -31,13 +39,13 @@ def training_transform(spec: str, image_size: int | tuple[int, int]) -> Any:
         name, equals, value = word.partition("=")
         if name in _LATER:
             raise ValueError(
-                f"{word!r} has no place here: normalisation and random erasing come after the "
-                "transforms, in timm's loader; leave it out"
+                f"{word!r} is an argument of timm's loader, which normalises and erases after the "
+                "transforms; remove it"
             )
         if not equals or name not in known:
             raise ValueError(
-                f"{word!r} is no argument of timm's create_transform; write name=value without "
-                f"spaces, with a name of {sorted(known)}"
+                f"{word!r} is not an argument of timm's create_transform; write name=value without "
+                f"spaces, where name is one of {sorted(known)}"
             )
         settings[name] = _value(value)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size

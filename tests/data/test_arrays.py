@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,9 @@ from torch.utils.data import TensorDataset
 from nfaug.data.open import (
     ImageDecodeError,
     MissingSplitError,
+    check_labels,
     open_dataset,
     to_tensors,
-    validate_labels,
 )
 from nfaug.data.readers import assemble
 from nfaug.data.timm_names import HubReader
@@ -65,30 +67,114 @@ def test_idx_errors(tmp_path: Path) -> None:
         tmp_path / "train-images-idx3-ubyte.gz",
         tmp_path / "train-labels-idx1-ubyte.gz",
     )
-    with pytest.raises(MissingSplitError, match='splits "train" and "test", got split=\'val\''):
+    with pytest.raises(MissingSplitError, match="split='val'"):
         open_dataset(tmp_path, split="val")
     write_idx(labels, np.array([0, 1, 3, 3], np.uint8))
-    with pytest.raises(ValueError, match="no image of 1 of its 4 classes: '2'"):
+    with pytest.raises(ValueError, match="'2'"):
         open_dataset(tmp_path)
     write_idx(labels, np.array([0, 1], np.uint8))
-    with pytest.raises(ValueError, match="has 4 train images but 2 labels"):
+    with pytest.raises(ValueError, match="2 labels"):
         open_dataset(tmp_path)
     labels.unlink()
-    with pytest.raises(FileNotFoundError, match="has no train-labels-idx1-ubyte"):
+    with pytest.raises(FileNotFoundError, match="train-labels-idx1-ubyte"):
         open_dataset(tmp_path)
     images.write_bytes(images.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz is damaged"):
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz"):
         open_dataset(tmp_path)
     images.write_bytes(gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", 4, 5, 4)))
-    with pytest.raises(ValueError, match="is damaged: 80 bytes announced, 0 found"):
+    with pytest.raises(ValueError, match="80 bytes"):
         open_dataset(tmp_path)
     images.write_bytes(gzip.compress(bytes([0, 0, 13, 3]) + bytes(100)))
-    with pytest.raises(ValueError, match="begins with 00 00 08 03, got 00 00 0d 03"):
+    with pytest.raises(ValueError, match="0d 03"):
         open_dataset(tmp_path)
     write_idx(images, np.zeros((0, 5, 4), np.uint8))
     write_idx(labels, np.zeros(0, np.uint8))
-    with pytest.raises(ValueError, match=r"the train split of .* holds no image"):
+    with pytest.raises(ValueError, match="no images"):
         open_dataset(tmp_path)
+
+
+def test_an_idx_file_is_bounded_by_its_header(tmp_path: Path) -> None:
+    """4 MB that unpack to 4 GB of zeros."""
+    write_mnist(tmp_path, suffix=".gz")
+    header = bytes([0, 0, 8, 3]) + struct.pack(">3I", 4, 5, 4)
+    images = tmp_path / "train-images-idx3-ubyte.gz"
+    with gzip.open(images, "wb") as file:
+        file.write(header)
+        for _ in range(64):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="80 bytes"):
+        open_dataset(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
+    huge = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2**20, 2**12, 2**12)
+    images.write_bytes(gzip.compress(huge))
+    with pytest.raises(ValueError, match=str(2**44)):
+        open_dataset(tmp_path)
+
+
+# .npz files
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6), (4, 5, 6, 3), (4, 3, 5, 6), (4, 5, 6, 1)])
+def test_npz(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    images, path = pixels(0, *shape), tmp_path / "data.npz"
+    np.savez_compressed(path, images=images, labels=np.array([[1], [0], [2], [1]]))
+    dataset = open_dataset(path)
+    assert dataset.classes == ["0", "1", "2"]
+    assert dataset.targets.tolist() == [1, 0, 2, 1]
+    first = images[0] if len(shape) == 3 or shape[1] == 3 else images[0].transpose(2, 0, 1)
+    assert torch.equal(dataset[0][0], torch.from_numpy(first).reshape(dataset[0][0].shape))
+    assert dataset.image_size == (5, 6)
+    with pytest.raises(MissingSplitError, match="'test'"):
+        open_dataset(path, split="test")
+
+
+def test_npz_of_splits(tmp_path: Path) -> None:
+    """MedMNIST's names."""
+    path = tmp_path / "data.npz"
+    np.savez(
+        path, train_images=pixels(0, 3, 5, 5), train_labels=np.array([0, 1, 2]),
+        val_images=pixels(1, 1, 5, 5), val_labels=np.array([1]), classes=["cat", "dog", "eel"],
+    )  # fmt: skip
+    assert open_dataset(path).classes == ["cat", "dog", "eel"]
+    held_out = open_dataset(path, split="test")
+    assert (len(held_out), held_out.classes) == (1, ["cat", "dog", "eel"])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "word"),
+    [
+        ({"images": np.zeros((2, 5, 5)), "labels": [0, 1]}, "float64"),
+        ({"images": pixels(0, 2, 5, 5, 7), "labels": [0, 1]}, "7"),
+        ({"images": pixels(0, 2, 5, 5), "labels": [0.0, 1.0]}, "float64"),
+        ({"images": pixels(0, 2, 5, 5), "labels": [0]}, "2 integers"),
+        ({"images": pixels(0, 2, 5, 5)}, "'labels'"),
+        ({"x": pixels(0, 2, 5, 5)}, "train_images"),
+        ({"images": np.array([None, {}]), "labels": [0, 1]}, "object"),
+    ],
+)
+def test_wrong_npz(tmp_path: Path, arrays: dict[str, Any], word: str) -> None:
+    np.savez(tmp_path / "data.npz", **arrays)
+    with pytest.raises(ValueError, match=word):
+        open_dataset(tmp_path / "data.npz")
+
+
+def test_damaged_npz(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez_compressed(path, images=pixels(0, 4, 5, 6), labels=[0, 1, 0, 1])
+    whole = path.read_bytes()
+    for cut in (0, 10, 200, len(whole) - 10):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match="damaged"):
+            open_dataset(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        header = b"\x93NUMPY\x01\x00" + struct.pack("<H", 118)
+        text = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 1000, 1000), }"
+        archive.writestr("images.npy", header + text.ljust(117) + b"\n" + bytes(100))
+        archive.writestr("labels.npy", b"no array")
+    with pytest.raises(ValueError, match="1000000"):
+        open_dataset(path)
 
 
 def test_digits() -> None:
@@ -104,7 +190,7 @@ def test_digits() -> None:
     # Fixed for ever: published figures stand on this split.
     assert test.targets[:12].tolist() == [5, 0, 9, 8, 7, 1, 2, 6, 3, 4, 0, 2]
     assert (int(images.sum()), int(held_out.sum())) == (7182008, 1771793)
-    with pytest.raises(MissingSplitError, match='"digits" has the splits "train" and "test"'):
+    with pytest.raises(MissingSplitError, match="split='validation'"):
         open_dataset("digits", split="validation")
 
 
@@ -116,17 +202,17 @@ def test_timm_names(tmp_path: Path) -> None:
     train = open_dataset("torch/fashion_mnist", data_dir=tmp_path, split="test")
     assert train.classes[:2] == ["T-shirt/top", "Trouser"]
     assert torch.equal(to_tensors(train)[0], torch.from_numpy(pixels(1, 2, 1, 5, 4)))
-    with pytest.raises(ValueError, match="'torch/fashion_mnist' has no image of 7 of its 10"):
+    with pytest.raises(ValueError, match="torch/fashion_mnist"):
         open_dataset("torch/fashion_mnist", data_dir=tmp_path)
-    with pytest.raises(MissingSplitError, match=r"'torch/CIFAR10' has the splits .* split='val'"):
+    with pytest.raises(MissingSplitError, match="split='val'"):
         open_dataset("torch/CIFAR10", split="val")
-    with pytest.raises(ValueError, match=r"timm could not open 'torch/cifar10' .* download=True"):
+    with pytest.raises(ValueError, match="download=False"):
         open_dataset("torch/cifar10", data_dir=tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"'torch/unheard_of' .*Unknown torchvision dataset"):
+    with pytest.raises(ValueError, match="torch/unheard_of"):
         open_dataset("torch/unheard_of", data_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"'torch/image_folder' is a folder of yours"):
+    with pytest.raises(ValueError, match="torch/image_folder"):
         open_dataset("torch/image_folder", data_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"'hfids/some/thing' is a stream without a length"):
+    with pytest.raises(ValueError, match="hfids/some/thing"):
         open_dataset("hfids/some/thing")
 
 
@@ -173,24 +259,22 @@ def test_hub_reader() -> None:
     assert dataset.fingerprint() != dataset.subset(torch.tensor([0, 1, 2])).fingerprint()
     assert assemble(HubReader(HubTable(rows, {}), "", True)).classes == ["0", "1"]
     rows[2]["image"] = rows[2]["image"][:-30]
-    with pytest.raises(ImageDecodeError, match="image 2 of 'hfds/x/y' cannot be decoded"):
+    with pytest.raises(ImageDecodeError, match="hfds/x/y"):
         dataset[2]
     other = [{"image": None, "label": 0, "img": png(0)}]
-    with pytest.raises(ValueError, match=r"columns \['label', 'img'\], not 'image' .*input_key"):
+    with pytest.raises(ValueError, match="input_key"):
         HubReader(HubTable(other, {}), "hfds/x/y", True)
 
 
 @pytest.mark.parametrize("data", ["no/such/folder", "cifar10"])
 def test_nothing_there(data: str) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=f'there is no \'{data}\'; .*"torch/cifar10".*"digits"'
-    ):
+    with pytest.raises(FileNotFoundError, match=f"'{data}'"):
         open_dataset(data)
 
 
 @pytest.mark.parametrize("data", ["", None, TensorDataset(torch.zeros(1))])
 def test_no_path(data: Any) -> None:
-    with pytest.raises(ValueError, match=r"data must be a folder .*; got .* goes to wrap_dataset"):
+    with pytest.raises(ValueError, match="wrap_dataset"):
         open_dataset(data)
 
 
@@ -200,27 +284,25 @@ def test_no_path(data: Any) -> None:
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        ([], "holds no image"),
-        ([0, 2], r"no image of 1 of its 3 classes: 1; labels must be 0\.\.K-1"),
-        ([1, 2, 3], "no image of 1 of its 4 classes: 0"),
-        ([-1, 0], "has labels from -1 to 0"),
-        ([0.0, 1.0], r"must be integers of shape \(N,\), the data set has torch.float32"),
+        ([], "no images"),
+        ([0, 2], "3 classes"),
+        ([1, 2, 3], "4 classes"),
+        ([-1, 0], "from -1"),
+        ([0.0, 1.0], "torch.float32"),
         ([True, False], "torch.bool"),
-        ([[0, 1], [1, 0]], r"of shape \(2, 2\)"),
+        ([[0, 1], [1, 0]], r"\(2, 2\)"),
     ],
 )
 def test_wrong_labels(targets: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        validate_labels(targets)
+        check_labels(targets)
 
 
 def test_labels() -> None:
-    labels = validate_labels(torch.tensor([1, 0], dtype=torch.uint8), 2)
+    labels = check_labels(torch.tensor([1, 0], dtype=torch.uint8), 2)
     assert labels.dtype == torch.int64
-    assert validate_labels([2], 3, complete=False).tolist() == [2]
-    with pytest.raises(
-        ValueError, match=r"must be 0\.\.2 for 3 classes, it has labels from 0 to 3"
-    ):
-        validate_labels([0, 3], 3, where="it")
-    with pytest.raises(ValueError, match="1 of its 2 classes: 'dog'"):
-        validate_labels([0], classes=["cat", "dog"])
+    assert check_labels([2], 3, complete=False).tolist() == [2]
+    with pytest.raises(ValueError, match=r"0\.\.2"):
+        check_labels([0, 3], 3, where="it")
+    with pytest.raises(ValueError, match="'dog'"):
+        check_labels([0], classes=["cat", "dog"])

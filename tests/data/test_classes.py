@@ -25,7 +25,7 @@ def test_synonyms_of_a_class() -> None:
     ]  # fmt: skip
     nfa = NFAugment(checkpoint(config=SimpleNamespace(class_names=tuple(names))))
     nfa.check_classes(SYNONYMS)
-    with pytest.raises(ValueError, match="only in the data: 'tench, Tinca tinca'"):
+    with pytest.raises(ValueError, match="Tinca tinca"):
         NFAugment(checkpoint()).check_classes(SYNONYMS, required=False)
 
 
@@ -39,7 +39,7 @@ def test_two_classes_of_one_name() -> None:
     assert dataset_classes(imagenet) == class_names(classes) == names
     assert dataset_classes(classes) == names
     assert class_names(names) == names, "names that are told apart stay"
-    with pytest.raises(ValueError, match=r"its 2 classes 0, 1, .*without 0.*in label order"):
+    with pytest.raises(ValueError, match="without 0"):
         dataset_classes(imagenet.class_to_idx)
 
 

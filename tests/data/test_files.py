@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,10 @@ def test_images_without_classes(tmp_path: Path, packed: bool) -> None:
     assert [Path(dataset.name(i).split(" in ")[0]).name for i in range(3)] == [
         *("9.png", "10.png", "1.png")
     ]
-    with pytest.raises(MissingSplitError, match="has no split folders"):
+    with pytest.raises(MissingSplitError, match="split='test'"):
         open_dataset(data, split="test", labels=False)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no image; the names of images end in"):
+    with pytest.raises(ValueError, match="no images"):
         open_dataset(tmp_path / "empty", labels=False)
     split = tmp_path / "split"
     for seed, path in enumerate(["train/1.png", "train/2.png", "val/1.png"]):
@@ -123,14 +124,14 @@ def test_splits(tmp_path: Path, packed: bool) -> None:
         held_out = open_dataset(data, split=split)
         assert held_out.classes == ["cat", "dog", "emu"]
         assert held_out.targets.tolist() == [0, 2]
-    with pytest.raises(MissingSplitError, match="has the splits 'train', 'val', got split='extra'"):
+    with pytest.raises(MissingSplitError, match="split='extra'"):
         open_dataset(data, split="extra")
 
 
 def test_validation_is_never_the_test_split(tmp_path: Path) -> None:
     for split in ("train", "test"):
         save(tmp_path / split / "cat" / "1.png")
-    with pytest.raises(MissingSplitError, match="got split='val'"):
+    with pytest.raises(MissingSplitError, match="split='val'"):
         open_dataset(tmp_path, split="val")
 
 
@@ -148,34 +149,141 @@ def test_links_are_followed_but_not_in_circles(folder: Path, tmp_path: Path) -> 
     assert open_dataset(tmp_path / "linked").targets.bincount().tolist() == [10, 10]
 
 
+def test_links_cost_linear_time(tmp_path: Path) -> None:
+    """18 folders with two links each to the next one have 2^18 paths."""
+    for number in range(18):
+        (tmp_path / "x" / str(number)).mkdir(parents=True)
+        for link in "ab":
+            (tmp_path / "x" / str(number) / link).symlink_to(tmp_path / "x" / str(number + 1))
+    save(tmp_path / "x" / "18" / "1.png")
+    save(tmp_path / "y" / "1.png")
+    assert open_dataset(tmp_path).targets.bincount().tolist() == [1, 1]
+
+
+def test_a_split_may_be_a_link_to_another(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    folder.rename(tmp_path / "data" / "train")
+    (tmp_path / "data" / "val").symlink_to(tmp_path / "data" / "train")
+    assert len(open_dataset(tmp_path / "data", split="val")) == 30
+
+
+def test_deep_folders(tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "/".join("x" * 1200)
+    path = tmp_path
+    for part in deep.relative_to(tmp_path).parts:
+        path = path / part
+        path.mkdir()
+    save(deep / "1.png")
+    save(tmp_path / "b" / "1.png")
+    assert open_dataset(tmp_path).classes == ["a", "b"]
+    for parent in [deep, *deep.parents][:1201]:  # pytest's own cleaning recurses
+        for file in parent.glob("*.png"):
+            file.unlink()
+        parent.rmdir()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_only_regular_files_are_read(folder: Path) -> None:
+    os.mkfifo(folder / "B" / "pipe.png")
+    (folder / "B" / "gone.png").symlink_to(folder / "nowhere.png")
+    assert len(to_tensors(open_dataset(folder))[0]) == 30
+
+
+# Labels in a file
+
+
+LABELS = "file,label\n1.png,dog\n9.png,cat\nmore/10.png,dog\n"
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """Images beside a labels.csv."""
+    root = tmp_path / "flat"
+    for seed, path in enumerate(["1.png", "9.png", "more/10.png"]):
+        save(root / path, seed)
+    (root / "labels.csv").write_text(LABELS)
+    return root
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
+def test_labels_file(flat: Path, tmp_path: Path, packed: bool) -> None:
+    dataset = open_dataset(pack(flat, tmp_path / "flat.tar") if packed else flat)
+    assert dataset.classes == ["cat", "dog"]
+    assert [Path(dataset.name(i).split(" in ")[0]).name for i in range(3)] == [
+        *("1.png", "9.png", "10.png")
+    ]
+    assert dataset.targets.tolist() == [1, 0, 1]
+    assert torch.equal(dataset[1][0], torch.from_numpy(pixels(1, 6, 6, 3)).permute(2, 0, 1))
+
+
+def test_labels_file_of_each_split(flat: Path, tmp_path: Path) -> None:
+    flat.rename(tmp_path / "train")
+    save(tmp_path / "val" / "2.png")
+    (tmp_path / "val" / "labels.csv").write_text("\ufefffile,label\r\n2.png,dog\r\n")
+    held_out = open_dataset(tmp_path, split="val")
+    assert (held_out.classes, held_out.targets.tolist()) == (["cat", "dog"], [1])
+    (tmp_path / "val" / "labels.csv").write_text("file,label\n2.png,eel\n")
+    with pytest.raises(ValueError, match="'eel'"):
+        open_dataset(tmp_path, split="val")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("name,class\n1.png,dog\n", "file,label"),
+        ("", "file,label"),
+        ("file,label\n2.png,dog\n", "2.png"),
+        ("file,label\n../flat/1.png,dog\n", "line 2"),
+        ("file,label\n1.png,dog\n1.png,cat\n", "twice"),
+        ("file,label\n1.png\n", "no label"),
+        ("file,label\n1.png,dog,cat\n", "no label"),
+        ('file,label\n"1.png', "UTF-8"),
+    ],
+)
+def test_wrong_labels_files(flat: Path, text: str, word: str) -> None:
+    (flat / "labels.csv").write_text(text)
+    with pytest.raises(ValueError, match=word):
+        open_dataset(flat)
+
+
+def test_another_table_beside_class_folders_is_ignored(folder: Path) -> None:
+    (folder / "labels.csv").write_text("id,breed\n")
+    assert open_dataset(folder).classes == ["a2", "a10", "B"]
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.parquet", "images.zip", "x.tfrecord"])
+def test_other_files_are_told_what_can_be_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PAR1 something else, longer than a block" * 20)
+    with pytest.raises(ValueError, match="npz") as caught:
+        open_dataset(tmp_path / name)
+    assert name in str(caught.value)
+
+
 def test_folder_errors(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     save(tmp_path / "flat" / "1.png")
     save(tmp_path / "strange" / "train" / "cat" / "1.png")
     save(tmp_path / "strange" / "test" / "dog" / "1.png")
-    with pytest.raises(ValueError, match=r"must hold class folders .* got no image"):
+    with pytest.raises(ValueError, match="no image"):
         open_dataset(tmp_path / "empty")
-    told = r"got 1 images outside of any class folder; .* a flow with --prior.kind single"
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match="single"):
         open_dataset(tmp_path / "flat")
-    with pytest.raises(ValueError, match="class folder 'dog' in test/ but not in train/"):
+    with pytest.raises(ValueError, match="'dog'"):
         open_dataset(tmp_path / "strange", split="test")
-    with pytest.raises(
-        MissingSplitError, match="so all of it is split=\"train\", got split='test'"
-    ):
+    with pytest.raises(MissingSplitError, match="split='test'"):
         open_dataset(folder, split="test")
     (folder / "C").mkdir()
-    with pytest.raises(ValueError, match="has no image of 1 of its 4 classes: 'C'"):
+    with pytest.raises(ValueError, match="'C'"):
         open_dataset(folder)
 
 
 def test_tar_errors(folder: Path, tmp_path: Path) -> None:
     tar = pack(folder, tmp_path / "images.tar")
     whole = tar.read_bytes()
-    with pytest.raises(ValueError, match=r"images\.tgz is compressed"):
+    with pytest.raises(ValueError, match="compressed"):
         open_dataset(pack(folder, tmp_path / "images.tgz", "w:gz"))
     (tmp_path / "no.tar").write_text("something else")
-    with pytest.raises(ValueError, match=r"no\.tar is not a tar file, or it is damaged"):
+    with pytest.raises(ValueError, match=r"no\.tar"):
         open_dataset(tmp_path / "no.tar")
     with tarfile.open(tar) as archive:
         header = archive.getmembers()[3].offset
@@ -183,10 +291,10 @@ def test_tar_errors(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="damaged"):
         open_dataset(tar)
     tar.write_bytes(whole[:header] + b"x" * 512 + whole[header + 512 :])
-    with pytest.raises(ValueError, match=f"damaged at byte {header}, after 3 members"):
+    with pytest.raises(ValueError, match=f"byte {header}"):
         open_dataset(tar)
     (folder / "B" / "link.png").symlink_to(folder / "B" / "0.png")
-    with pytest.raises(ValueError, match=r"B/link\.png in .* is a link"):
+    with pytest.raises(ValueError, match=r"B/link\.png"):
         open_dataset(pack(folder, tar))
 
 
@@ -200,11 +308,9 @@ def test_corrupt_images(folder: Path, tmp_path: Path, packed: bool) -> None:
     (folder / "B" / "4.png").write_bytes(b"no image at all")
     data = pack(folder, tmp_path / "images.tar") if packed else folder
     dataset = open_dataset(data, image_size=6, channels=3)
-    with pytest.raises(
-        ImageDecodeError, match=r"a10/3\.png.* cannot be decoded .*on_error=\"skip\""
-    ):
+    with pytest.raises(ImageDecodeError, match=r"a10/3\.png"):
         dataset[13]
-    with pytest.raises(ImageDecodeError, match=r"B/4\.png.* \(UnidentifiedImageError"):
+    with pytest.raises(ImageDecodeError, match="UnidentifiedImageError"):
         dataset[24]
     with pytest.raises(ImageDecodeError, match=r"a10/3\.png"):
         to_tensors(dataset)
@@ -221,13 +327,12 @@ def test_nothing_left_after_skipping(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save(tmp_path / name / "1.png")
     truncate(tmp_path / "b" / "1.png")
-    message = r"\(without 1 images that cannot be decoded\) has no image of 1 of its 2 classes: 'b'"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="'b'"):
         open_dataset(tmp_path, on_error="skip")
     truncate(tmp_path / "a" / "1.png")
-    with pytest.raises(ValueError, match=r"\(without 2 images .*\) holds no image"):
+    with pytest.raises(ValueError, match="without 2"):
         open_dataset(tmp_path, on_error="skip")
-    with pytest.raises(ValueError, match=r"on_error must be .*, got 'ignore'"):
+    with pytest.raises(ValueError, match="'ignore'"):
         open_dataset(tmp_path, on_error="ignore")  # type: ignore[arg-type]
 
 
@@ -260,7 +365,7 @@ def test_workers_read_the_same(folder: Path, tmp_path: Path, packed: bool) -> No
 def test_a_corrupt_image_in_a_worker_is_named(folder: Path) -> None:
     truncate(folder / "B" / "7.png")
     batches = iter(DataLoader(open_dataset(folder), batch_size=4, num_workers=2))
-    with pytest.raises(ImageDecodeError, match=r"B/7\.png cannot be decoded"):
+    with pytest.raises(ImageDecodeError, match=r"B/7\.png"):
         list(batches)
     assert len(list(batches)) == 1  # to the end: torch is slow to stop workers in the middle
 
@@ -273,9 +378,9 @@ def test_per_class(folder: Path) -> None:
 
     assert names(3, 0) == names(3, 0) != names(3, 1)
     assert set(names(3, 0)) < set(names(5, 0))
-    with pytest.raises(ValueError, match="class 'a2' has 10 images, 11 per class are asked for"):
+    with pytest.raises(ValueError, match="'a2'"):
         open_dataset(folder, per_class=11)
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(ValueError, match="got 0"):
         open_dataset(folder, per_class=0)
 
 

@@ -65,14 +65,14 @@ def test_wrapped_images(image: Any, expected: Tensor) -> None:
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (LEVELS.float(), r"item 0 of the Items is floating point and must lie in \[0, 1\]"),
-        (LEVELS / 255 - 0.5, "leave out normalisation by mean and std"),
-        (torch.full((1, 6, 5), torch.nan), "got values from nan to nan"),
-        (LEVELS.int(), "must be uint8, or floating point .*, got torch.int32"),
-        (LEVELS.numpy().astype(np.uint16), "got torch.uint16"),
-        (LEVELS.permute(1, 2, 0), r"has shape \(6, 5, 3\), which looks like \(H, W, C\)"),
-        (LEVELS[None], r"must have shape \(H, W\) or \(C, H, W\), got \(1, 3, 6, 5\)"),
-        ("image.png", "must have a PIL image, a tensor or an array, got str"),
+        (LEVELS.float(), "floating point"),
+        (LEVELS / 255 - 0.5, "normalisation"),
+        (torch.full((1, 6, 5), torch.nan), "nan"),
+        (LEVELS.int(), "torch.int32"),
+        (LEVELS.numpy().astype(np.uint16), "torch.uint16"),
+        (LEVELS.permute(1, 2, 0), "permute"),
+        (LEVELS[None], r"\(1, 3, 6, 5\)"),
+        ("image.png", "got str"),
     ],
 )
 def test_wrong_wrapped_images(image: Any, message: str) -> None:
@@ -82,9 +82,9 @@ def test_wrong_wrapped_images(image: Any, message: str) -> None:
 
 def test_wrapped_channels() -> None:
     two, three = LEVELS[:2], LEVELS
-    with pytest.raises(ValueError, match=r"different numbers of channels: \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"\[2, 3\]"):
         wrap_dataset(Items([two, three], [0, 0]))
-    with pytest.raises(ValueError, match="item 0 of the Items has 2 channels, expected 3"):
+    with pytest.raises(ValueError, match="2 channels"):
         wrap_dataset(Items([two], [0]), channels=3, image_size=4)[0]
     mixed = wrap_dataset(Items([LEVELS[0], three], [0, 0]), image_size=(3, 5))
     assert to_tensors(mixed)[0].shape == (2, 3, 3, 5)
@@ -111,14 +111,12 @@ def test_where_labels_come_from() -> None:
 
 def test_wrapped_classes() -> None:
     items = Items([LEVELS, LEVELS], [0, 2], classes=[("crane", "bird"), "ox", "ox"])
-    with pytest.raises(
-        ValueError, match=r"\(Items\) has no image of 1 of its 3 classes: 'ox \(1\)'"
-    ):
+    with pytest.raises(ValueError, match=r"'ox \(1\)'"):
         wrap_dataset(items)
     held_out = wrap_dataset(Subset(items, [1, 0]), complete=False)
     assert held_out.classes == ["crane, bird", "ox (1)", "ox (2)"]
     assert held_out.targets.tolist() == [2, 0]
-    with pytest.raises(ValueError, match=r"must be 0\.\.1 for 2 classes"):
+    with pytest.raises(ValueError, match=r"0\.\.1"):
         wrap_dataset(items, classes=["a", "b"])
 
 
@@ -128,18 +126,16 @@ class Stream(IterableDataset[Any]):
 
 
 def test_wrong_data_sets() -> None:
-    with pytest.raises(ValueError, match="must have a length and items by number, got Stream"):
+    with pytest.raises(ValueError, match="Stream"):
         wrap_dataset(Stream())
-    with pytest.raises(ValueError, match=r"the data set \(Items\) holds no image"):
+    with pytest.raises(ValueError, match="no images"):
         wrap_dataset(Items([], []))
-    with pytest.raises(ValueError, match=r"item 0 of the list must be \(image, label\), got dict"):
+    with pytest.raises(ValueError, match="'image'"):
         wrap_dataset([{"image": LEVELS}])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match="got tuple of 1"):
+    with pytest.raises(ValueError, match="tuple of"):
         wrap_dataset(TensorDataset(LEVELS))
     for label in (0.5, torch.tensor([0, 1]), "cat", True):
-        with pytest.raises(
-            ValueError, match=r"labels must be integers .*, item 1 of the Items has"
-        ):
+        with pytest.raises(ValueError, match="item 1"):
             wrap_dataset(Items([LEVELS, LEVELS], [0, label]))
 
 
@@ -158,9 +154,9 @@ def test_tensor_images() -> None:
     assert stored[1].tolist() == dataset.labels.tolist() == dataset.targets.tolist()
     assert TensorImages(images, labels).classes == ["0", "1", "2"]
     assert dataset.fingerprint() != TensorImages(images.flip(0), labels, "abc").fingerprint()
-    with pytest.raises(ValueError, match=r"uint8 of shape \(9, C, H, W\).* torch.float32 of shape"):
+    with pytest.raises(ValueError, match="float32"):
         TensorImages(images / 255, labels)
-    with pytest.raises(ValueError, match=r"must be 0\.\.1 for 2 classes"):
+    with pytest.raises(ValueError, match=r"0\.\.1"):
         TensorImages(images, labels, ["a", "b"])
 
 

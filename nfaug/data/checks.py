@@ -1,0 +1,129 @@
+"""Checks of labels and class names. Every `check_*` raises ValueError."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "check_class_names",
+    "check_class_sizes",
+    "check_labels",
+]
+
+
+def check_labels(
+    targets: Tensor | Sequence[int],
+    num_classes: int | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    complete: bool = True,
+    where: str = "the data set",
+) -> Tensor:
+    """Return labels as int64 of shape (N,) if they are integers in 0..K-1.
+
+    Args:
+        targets: The labels.
+        num_classes: K. None means the number of names, or else the largest label plus 1.
+        classes: Class names for the messages.
+        complete: Whether every class must have at least one image.
+        where: The name of the data in messages.
+
+    Raises:
+        ValueError: If a label is not an integer or is out of range, or a class has no image.
+    """
+    labels = torch.as_tensor(targets)
+    if not len(labels):
+        if complete:
+            raise ValueError(f"{where} holds no images")
+        return labels.to(torch.int64)
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if labels.ndim != 1 or not whole:
+        raise ValueError(
+            f"labels must be integers of shape (N,); {where} has {labels.dtype} of shape "
+            f"{tuple(labels.shape)}"
+        )
+    labels = labels.to(torch.int64)
+    low, high = int(labels.min()), int(labels.max())
+    if num_classes is None:
+        num_classes = high + 1 if classes is None else len(classes)
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"labels must be 0..{num_classes - 1} for {num_classes} classes; {where} has labels "
+            f"from {low} to {high}"
+        )
+    empty = (labels.bincount(minlength=num_classes) == 0).nonzero().flatten().tolist()
+    if complete and empty:
+        names = [str(label) if classes is None else repr(classes[label]) for label in empty]
+        raise ValueError(
+            f"{where} has no image of {len(empty)} of its {num_classes} classes: {_few(names)}; "
+            "each label in 0..K-1 needs at least one image"
+        )
+    return labels
+
+
+def check_class_sizes(
+    labels: Tensor, class_names: Sequence[str], *, allow_single: bool = False
+) -> None:
+    """Check that every class has two images, which a variance and PCA axes need.
+
+    Args:
+        labels: Labels in 0..K-1, int64, shape (N,).
+        class_names: The K names.
+        allow_single: Whether a class of one image is a warning instead of an error.
+
+    Raises:
+        ValueError: If a class has too few images. The message names the classes.
+    """
+    counts = torch.bincount(labels, minlength=len(class_names)).tolist()
+    least = 1 if allow_single else 2
+    small = [f"{name!r} ({n})" for name, n in zip(class_names, counts, strict=True) if n < least]
+    if small:
+        raise ValueError(
+            f"every class needs at least {least} images; {len(small)} of {len(counts)} have fewer: "
+            f"{_few(small)}. Add images or remove these classes"
+        )
+    single = [repr(name) for name, n in zip(class_names, counts, strict=True) if n == 1]
+    if single and allow_single:
+        warnings.warn(
+            f"{len(single)} of {len(counts)} classes have one image, so they get no PCA axes and "
+            f"no partners, and NFA leaves their images unchanged: {_few(single)}",
+            stacklevel=3,
+        )
+
+
+def check_class_names(names: Iterable[str] | None, expected: Sequence[str]) -> None:
+    """Compare the class names of a data set, in label order, with those of a checkpoint.
+
+    Raises:
+        ValueError: If they differ, or the checkpoint has no class names.
+    """
+    found = list(names or ())
+    if not expected:
+        raise ValueError("the checkpoint has no class names to compare with; fit it (nfaug fit)")
+    if found == list(expected):
+        return
+    if sorted(found) == sorted(expected):
+        first = next(i for i, name in enumerate(found) if name != expected[i])
+        raise ValueError(
+            "the data set and the checkpoint have the same classes in another order: label "
+            f"{first} is {found[first]!r} in the data and {expected[first]!r} in the checkpoint. "
+            "Images would be mixed with images of another class. Use the checkpoint's order, or "
+            "fit the flow to this data (nfaug fit)"
+        )
+    missing = [repr(name) for name in found if name not in set(expected)]
+    extra = [repr(name) for name in expected if name not in set(found)]
+    raise ValueError(
+        f"the data set has {len(found)} classes and the checkpoint {len(expected)}; only in the "
+        f"data: {_few(missing)}; only in the checkpoint: {_few(extra)}. Fit the flow to these "
+        "classes (nfaug fit)"
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more or "none"

@@ -1,0 +1,167 @@
+"""Convert any torch data set of (image, label) to a data set of 8-bit images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from .classes import dataset_classes
+from .images import LabelledImages, run_over
+from .labels import stored_labels
+from .readers import ImageDecodeError, Reader, assemble
+
+__all__ = ["DatasetReader", "wrap_dataset"]
+
+PROBES = 64  # images that the fingerprint covers
+
+
+def wrap_dataset(
+    dataset: Dataset[Any] | Sequence[tuple[Any, int]],
+    *,
+    classes: Sequence[str] | None = None,
+    complete: bool = True,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    convert: bool = True,
+) -> LabelledImages:
+    """Convert a data set, or a list, of (image, label) to what `open_dataset` returns.
+
+    An image is a PIL image, a uint8 tensor or array of shape (H, W) or (C, H, W) with any C, or a
+    floating-point one of that shape in [0, 1], which is rounded to 8 bits. Labels are read from
+    `.targets`, `.labels` or a `TensorDataset`, also below `Subset` and `ConcatDataset`, if three
+    items agree with them. Otherwise one pass over the items collects them.
+
+    Args:
+        dataset: The data set. Its random transforms stay random. A `LabelledImages` is returned
+            unchanged unless `image_size` or `channels` is given.
+        classes: Class names. None means its `.classes`, or else the numbers of the labels.
+        complete: Whether every class must have an image. False for a held-out set.
+        image_size: (H, W), or the side of a square, to resize and crop to. None means the size of
+            the first image, and another size is then an error.
+        channels: Channels of the result. None means those of the images.
+        convert: Whether colour images may become grayscale if `channels` is 1.
+
+    Raises:
+        ValueError: If items are of another form, labels are not 0..K-1, or a class has no image.
+
+    Example:
+        >>> images = [(torch.zeros(3, 8, 8, dtype=torch.uint8), label) for label in (0, 1)]
+        >>> wrap_dataset(images, classes=["cat", "dog"], image_size=4)[1][0].shape
+        torch.Size([3, 4, 4])
+    """
+    if isinstance(dataset, LabelledImages) and image_size is channels is None:
+        return dataset
+    if isinstance(dataset, IterableDataset | Mapping) or not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"a data set must have a length and items by index; got {type(dataset).__name__}. "
+            "Pass one split of a mapping; collect a stream into a list or a TensorDataset"
+        )
+    reader = DatasetReader(dataset, classes, complete)
+    return assemble(reader, image_size=image_size, channels=channels, convert=convert)
+
+
+class DatasetReader(Reader):
+    """The items of a torch data set."""
+
+    def __init__(
+        self, dataset: Any, classes: Sequence[str] | None = None, complete: bool = True
+    ) -> None:
+        self.dataset, self.complete = dataset, complete
+        self.kind = type(dataset).__name__
+        self.where = f"the data set ({self.kind})"
+        stored = stored_labels(dataset)
+        targets = None if stored is None else torch.from_numpy(stored)
+        if targets is None or not self._confirms(targets):
+            found = run_over(self._label, len(dataset), "reading labels", threads=False)
+            targets = torch.tensor([*found], dtype=torch.int64)
+        self.targets = targets
+        names = None if classes is None else list(classes)
+        if names is None and not isinstance(dataset, list | tuple):
+            names = dataset_classes(dataset)
+        if names is None:
+            names = [str(label) for label in range(int(targets.max()) + 1 if len(targets) else 0)]
+        self.classes = names
+
+    def name(self, index: int) -> str:
+        return f"item {index} of the {self.kind}"
+
+    def read(self, index: int) -> Image.Image | Tensor:
+        try:
+            image = self._item(index)[0]
+        except OSError as error:
+            raise ImageDecodeError(f"{self.name(index)} cannot be read ({error})") from error
+        if isinstance(image, Image.Image):
+            return image
+        return _to_uint8(image, self.name(index))
+
+    def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
+        places = torch.linspace(0, len(indices) - 1, min(PROBES, len(indices))).long()
+        for place in places.tolist():
+            image = self.read(indices[place])
+            yield image.tobytes() if isinstance(image, Image.Image) else image.numpy().tobytes()
+
+    def _item(self, index: int) -> tuple[Any, Any]:
+        item = self.dataset[index]
+        if isinstance(item, Mapping):
+            raise ValueError(
+                f"{self.name(index)} must be (image, label); got a mapping with the keys "
+                f"{sorted(map(str, item))}. Pass pairs, such as a list of (row['image'], "
+                "row['label'])"
+            )
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            length = f" of {len(item)}" if isinstance(item, tuple | list) else ""
+            raise ValueError(
+                f"{self.name(index)} must be (image, label); got {type(item).__name__}{length}"
+            )
+        return item[0], item[1]
+
+    def _label(self, index: int) -> int:
+        value = self._item(index)[1]
+        array = np.asarray(value)
+        if array.ndim or array.dtype.kind not in "iu":
+            hint = "; map class names to integers first" if isinstance(value, str) else ""
+            raise ValueError(
+                f"labels must be integers 0..K-1; {self.name(index)} has the label {value!r}{hint}"
+            )
+        return int(array)
+
+    def _confirms(self, targets: Tensor) -> bool:
+        """Whether three items have the stored labels, which a wrapper may have changed."""
+        count = len(targets)
+        return all(self._label(i) == int(targets[i]) for i in {0, count // 2, count - 1} if count)
+
+
+def _to_uint8(image: Any, name: str) -> Tensor:
+    if isinstance(image, np.ndarray):
+        image = torch.tensor(image)
+    if not isinstance(image, Tensor):
+        raise ValueError(
+            f"{name} must have a PIL image, a tensor or an array; got {type(image).__name__}"
+        )
+    shape = tuple(image.shape)
+    if image.ndim == 2:
+        image = image[None]
+    if image.ndim != 3 or 0 in shape:
+        raise ValueError(f"{name} must have shape (H, W) or (C, H, W); got {shape}")
+    if len(shape) == 3 and shape[2] in (1, 3) and min(shape[:2]) > 4:
+        raise ValueError(
+            f"{name} has shape {shape}, which looks like (H, W, C); permute it to (C, H, W)"
+        )
+    if image.is_floating_point():
+        image = image.detach().float()
+        low, high = float(image.min()), float(image.max())
+        if not (low >= 0 and high <= 1):  # NaN fails too
+            raise ValueError(
+                f"{name} is floating point and must lie in [0, 1]; got values from {low:g} to "
+                f"{high:g}. Remove the normalisation by mean and std"
+            )
+        image = (image * 255).round().to(torch.uint8)
+    if image.dtype != torch.uint8:
+        raise ValueError(f"{name} must be uint8, or floating point in [0, 1]; got {image.dtype}")
+    return image.cpu()

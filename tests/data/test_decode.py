@@ -1,0 +1,143 @@
+"""Limits of image files: formats, pixels, depth, orientation."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nfaug.data.decode import ImageDecodeError, decode_image
+from nfaug.data.open import open_dataset, to_tensors, wrap_dataset
+
+
+def png_of_zeros(height: int, width: int) -> bytes:
+    """A grayscale PNG that is small as a file, whatever its size in pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(height * (width + 1)), 9)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two grayscale images in each of two classes."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.fromarray(np.full((6, 6), 9, np.uint8)).save(tmp_path / name / f"{number}.png")
+    return tmp_path
+
+
+def test_only_image_formats_are_tried(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PIL starts Ghostscript for an EPS file, whatever its name is."""
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, "EPS")
+    started: list[Any] = []
+    monkeypatch.setattr("subprocess.check_call", lambda *a, **k: started.append(a))
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    (folder / "a" / "2.png").write_bytes(buffer.getvalue())
+    with pytest.raises(ImageDecodeError, match="UnidentifiedImageError"):
+        to_tensors(open_dataset(folder, image_size=6, channels=1))
+    assert len(open_dataset(folder, on_error="skip").skipped) == 1
+    assert not started
+
+
+def test_a_jpeg_may_be_called_png(folder: Path) -> None:
+    Image.new("L", (6, 6)).save(folder / "a" / "2.png", "JPEG")
+    assert len(to_tensors(open_dataset(folder))[0]) == 5
+
+
+def test_too_many_pixels_in_the_file(folder: Path) -> None:
+    (folder / "a" / "2.png").write_bytes(png_of_zeros(9000, 9000))
+    with pytest.raises(ImageDecodeError, match="max_pixels"):
+        open_dataset(folder, image_size=6, channels=1)[2]
+    skipping = open_dataset(folder, image_size=6, on_error="skip")
+    assert [Path(name).name for name in skipping.skipped] == ["2.png"]
+    assert open_dataset(folder, image_size=6, max_pixels=36, on_error="skip").skipped
+    with pytest.raises(ValueError, match="max_pixels"):
+        open_dataset(folder, max_pixels=0)
+
+
+def test_too_many_pixels_after_resizing(folder: Path) -> None:
+    """A shorter side of one pixel makes the other side 32 times as long."""
+    (folder / "a" / "2.png").write_bytes(png_of_zeros(1, 2_000_000))
+    with pytest.raises(ImageDecodeError, match="64000000"):
+        open_dataset(folder, image_size=32, channels=1)[2]
+    assert len(open_dataset(folder, image_size=32, on_error="skip").skipped) == 1
+    strip = torch.zeros(1, 1, 3_000_000, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="max_pixels"):
+        wrap_dataset([(strip, 0)], image_size=32, channels=1)[0]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_deep_images(folder: Path, mode: str) -> None:
+    levels = np.linspace(0, 1, 36).reshape(6, 6)
+    array = {
+        "I;16": (levels * 65535).astype(np.uint16),
+        "I": (levels * 65535).astype(np.int32),
+        "F": levels.astype(np.float32),
+    }[mode]
+    path = folder / "a" / "2.tiff"
+    Image.fromarray(array).save(path)
+    with pytest.raises(ImageDecodeError, match="scale_16_bit"):
+        open_dataset(folder)
+    assert len(open_dataset(folder, on_error="skip").skipped) == 1
+    image = open_dataset(folder, scale_16_bit=True)[2][0]
+    assert (image[0] - torch.from_numpy(levels * 255)).abs().max() < 0.51
+    if mode != "I;16":
+        Image.fromarray(array * 1000).save(path)
+        with pytest.raises(ImageDecodeError, match=mode):
+            open_dataset(folder, scale_16_bit=True)[2]
+
+
+def test_the_first_frame_of_a_gif(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    frames = [Image.new("L", (6, 6), level) for level in (10, 200)]
+    frames[0].save(tmp_path / "a" / "0.gif", save_all=True, append_images=frames[1:])
+    image = open_dataset(tmp_path, channels=1)[0][0]
+    assert image.unique().tolist() == [10]
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tiff", "webp"])
+def test_exif_orientation(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "a").mkdir()
+    pixels = np.zeros((16, 32), np.uint8)
+    pixels[:, :16] = 255  # white on the left of what is stored
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by 90 degrees: white on top
+    Image.fromarray(pixels).convert("RGB").save(tmp_path / "a" / f"0.{ending}", exif=exif)
+    image = open_dataset(tmp_path, image_size=(32, 16))[0][0].float()
+    assert image.shape == (3, 32, 16)
+    assert image[:, :12].min() > 200
+    assert image[:, 20:].max() < 50
+    if ending == "jpg":
+        assert open_dataset(tmp_path).image_size == (32, 16)
+
+
+def test_grayscale_needs_consent(folder: Path) -> None:
+    assert open_dataset(folder, channels=1, convert=False).channels == 1
+    Image.new("RGB", (6, 6)).save(folder / "a" / "2.png")
+    assert open_dataset(folder, channels=1)[2][0].shape == (1, 6, 6)
+    with pytest.raises(ValueError, match=r"2\.png"):
+        open_dataset(folder, channels=1, convert=False)
+
+
+def test_damaged_bytes_are_one_error() -> None:
+    whole = png_of_zeros(8, 8)
+    assert decode_image(whole, "x").size == (8, 8)
+    for data in (b"", b"GIF89a", whole[:30], whole[:45], b"%!PS-Adobe-3.0 EPSF-3.0\n"):
+        with pytest.raises(ImageDecodeError, match="image 7"):
+            decode_image(data, "image 7")
