@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 
 from ..augment.preview import preview_grid
 from ..augment.transform import NFAugment
-from ..checkpoint.checkpoint import Checkpoint, refuse_existing
+from ..checkpoint.checkpoint import Checkpoint
 from ..fitting import fit
 from ..gaussians.fixed_point.solver import FixedPointConfig
+from ..io.atomic import check_output
 from .common import add_data_options, add_flow, load_on, new_parser, open_data
 
 __all__ = ["parser", "run"]
@@ -88,7 +89,7 @@ def parser() -> ArgumentParser:
 def run(arguments: Namespace) -> dict[str, Any]:
     """Fit, save, and say what was fitted."""
     out = Path(arguments.out)
-    refuse_existing(out, overwrite=arguments.overwrite)
+    check_output(out, overwrite=arguments.overwrite)
     fixed_point = parser().instantiate(arguments)["fixed_point"]
     if arguments.gaussians == "data" and fixed_point != FixedPointConfig():
         raise ValueError("--fixed_point settings need --gaussians fpi")

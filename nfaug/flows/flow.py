@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..io.manifest import read_manifest
+from ..resolve import read_resolved
 from .codec import Codec, PixelCodec
 from .config import FlowConfig
 from .layers import (
@@ -23,6 +25,7 @@ from .layers import (
     Step,
 )
 from .mef import MatrixExpCoupling
+from .stored import read_flow
 
 __all__ = ["Flow", "FlowConfig", "Recompute"]
 
@@ -100,25 +103,27 @@ class Flow(Layer):
         token: str | bool | None = None,
         autoencoder: str | Path | None = None,
     ) -> Flow:
-        """The flow of a checkpoint directory, or of a repository on the Hugging Face Hub.
+        """Load the flow of a checkpoint, without its class gaussians and PCA.
 
-        Of a repository only the configuration and the flow's weights are fetched, into the Hub's
-        cache: see `nfaug.load`, which brings the classes too.
+        From a repository only the configuration and the weights of the flow are downloaded.
 
         Args:
-            path_or_repo: the directory, or "owner/name".
-            revision: a branch, tag or commit of the repository.
-            token: an access token for it; by default the one that is logged in, False for none.
-            autoencoder: see `nfaug.load`.
+            path_or_repo: "builtin:NAME", a directory, or a Hub repository "owner/name".
+            revision: Branch, tag or commit of the repository.
+            token: Access token of the Hub; None for the one that is logged in, False for none.
+            autoencoder: See `nfaug.Checkpoint.load`.
 
         Raises:
-            CheckpointError: the checkpoint is damaged, or none.
-            FileNotFoundError: neither a directory nor a possible repository name.
-            nfaug.hub.HubError: the repository cannot be read.
+            CheckpointError: The directory is not a checkpoint, or it is damaged.
+            FileNotFoundError: This is neither a directory nor a possible repository name.
+            nfaug.hub.HubError: The repository cannot be read.
         """
-        from ..checkpoint.checkpoint import load_flow  # only here: a flow at hand needs no reader
 
-        return load_flow(path_or_repo, revision=revision, token=token, autoencoder=autoencoder)
+        def read(directory: Path) -> Flow:
+            manifest = read_manifest(directory)
+            return read_flow(cls.from_tensors, directory, manifest, autoencoder).eval()
+
+        return read_resolved(read, path_or_repo, revision=revision, token=token, whole=False)
 
     @property
     def device(self) -> torch.device:
