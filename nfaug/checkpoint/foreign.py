@@ -145,7 +145,7 @@ def _load(path: str, left_out: list[str]) -> Any:
     import torch
 
     for kind in (_Stub, _MappingStub):
-        stubs = []
+        stubs: list[Any] = []
         for name in left_out:
             module, _, last = name.rpartition(".")
             base = _Stub if module.startswith("numpy") else kind

@@ -27,10 +27,12 @@ def parse_flow(
     Raises:
         CheckpointError: A value is unknown, or the flow is larger than the format allows.
     """
-    with reading(directory / CONFIG, longest=LONGEST_REASON):
+    file = directory / CONFIG
+    with reading(f"{file}: flow", longest=LONGEST_REASON):
         flow = FlowConfig.from_dict(manifest["flow"])
-        if "autoencoder" not in manifest:
-            return flow, None
+    if "autoencoder" not in manifest:
+        return flow, None
+    with reading(f"{file}: autoencoder", longest=LONGEST_REASON):
         return flow, AutoencoderConfig.from_dict(manifest["autoencoder"])
 
 
@@ -79,7 +81,7 @@ def _codec(
 ) -> Codec | None:
     if recorded is None:
         if given is not None:
-            raise ValueError(f"{directory} holds a flow on pixels, which takes no autoencoder")
+            raise ValueError(f"{directory} holds a flow on pixels, which needs no autoencoder")
         return None
     from .latent_codec import codec_of  # a flow on pixels does not need it
 

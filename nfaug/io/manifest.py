@@ -63,7 +63,7 @@ class CheckpointError(ValueError):
 
 
 @contextlib.contextmanager
-def reading(file: Path, *, longest: int | None = None) -> Iterator[None]:
+def reading(file: Path | str, *, longest: int | None = None) -> Iterator[None]:
     """Turn a ValueError about the content of `file` into a CheckpointError that names it.
 
     Its text is printable, and cut if it is longer than `longest` characters.

@@ -20,7 +20,7 @@ import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.hub import HubError, list_flows, plan_push, pull, push_to_hub
 
-# The client's own way to upload large files, in 2.4.
+# Raised by the client's own upload of large files in 2.4.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
@@ -38,7 +38,7 @@ def test_push_pull_augment_is_bit_identical(hub: LoopbackHub, made: Path) -> Non
 
 
 def test_from_pretrained_everywhere(pushed: LoopbackHub, made: Path) -> None:
-    """On the flow, on the transform and as a function; with revision and token."""
+    """Of the flow, the transform and the checkpoint, and `load`; with revision and token."""
     readers = (
         *(nfaug.Flow.from_pretrained, nfaug.NFAugment.from_pretrained),
         *(nfaug.Checkpoint.from_pretrained, nfaug.load),
@@ -63,7 +63,7 @@ def test_from_pretrained_everywhere(pushed: LoopbackHub, made: Path) -> None:
 
 
 def test_no_training_state_is_fetched(pushed: LoopbackHub, tmp_path: Path) -> None:
-    """Whoever pushed with other means may have left one there."""
+    """A repository that was pushed by other means may hold one."""
     state = {f"{folder}/{name}": b"state" for folder in ("state", "a/b") for name in RUNTIME}
     pushed.add(REPO, {**state, "optimizer.safetensors": b"state", "training_args.bin": b"state"})
     nfaug.load(REPO)
@@ -91,7 +91,7 @@ def test_shards_travel(hub: LoopbackHub, made: Path, tmp_path: Path) -> None:
 def test_a_directory_of_links_is_pushed_with_what_they_lead_to(
     pushed: LoopbackHub, made: Path, tmp_path: Path
 ) -> None:
-    """Such as the client's cache is, or a folder that links to files beside it."""
+    """As in the client's cache, or in a folder that links to files beside it."""
     first = pushed.repos[REPO].branches["main"]
     linked = tmp_path / "linked"
     (linked / "real").mkdir(parents=True)

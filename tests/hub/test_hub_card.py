@@ -1,4 +1,4 @@
-"""The model card: true, complete, and closed to whatever a checkpoint's texts try."""
+"""The model card is true and complete, and escapes all text of a checkpoint."""
 
 from __future__ import annotations
 

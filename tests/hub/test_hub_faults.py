@@ -1,4 +1,4 @@
-"""Everything that can go wrong between here and the Hub, with the real client."""
+"""Faults of network, server, disk and repository, with the real client."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from nfaug.hub import HubError, plan_push, pull, push_to_hub
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
-# Faults. One that passes must end in success, any other in one clear error; and never may
-# anything partial or damaged stay behind.
+# A transient fault must end in success, any other fault in one clear error. Partial or damaged
+# files must not stay behind.
 
 PASSING: dict[str, list[dict[str, Any]]] = {
     "cut anywhere": [
@@ -134,7 +134,7 @@ def test_names_that_are_no_repository(hub: LoopbackHub, made: Path) -> None:
 
 
 class Trap:
-    """Whoever unpickles this makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -146,7 +146,7 @@ class Trap:
 def test_no_pickle_and_no_foreign_name_is_ever_fetched(
     hub: LoopbackHub, mine: Path, tmp_path: Path
 ) -> None:
-    """A repository offers what it likes: only names that a checkpoint has are asked for."""
+    """Only names that a checkpoint can have are downloaded from a repository."""
     trap = pickle.dumps(Trap(tmp_path / "sprung"))
     torch.save(Trap(tmp_path / "sprung"), tmp_path / "trap.pt")
     foreign = ["pytorch_model.bin", "model.bin", "model.pkl", "model.pt", "state/model.safetensors"]
@@ -178,7 +178,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def full_disk(size: int) -> Iterator[None]:
-    """A limit on a file's size fails as a full disk does: in the middle of a write."""
+    """A limit on file size fails in the middle of a write, as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -230,7 +230,7 @@ def test_a_cache_that_cannot_be_used(
     ],
 )
 def test_a_push_survives_what_passes(fault: dict[str, Any], hub: LoopbackHub, made: Path) -> None:
-    """Above all a commit whose answer was lost: it was made, and is not made twice."""
+    """Also when the response to a successful commit is lost: it is not made twice."""
     asked = hub.fail(**fault)
     push_to_hub(made, REPO)
     assert asked.hits == 1
@@ -321,7 +321,7 @@ def test_a_byte_flipped_anywhere(pushed: LoopbackHub, made: Path) -> None:
     ],
 )
 def test_a_status_that_lasts(path: str, status: int, pushed: LoopbackHub, mine: Path) -> None:
-    """The client's own patience, half a minute, is part of it."""
+    """This includes the client's own retries of half a minute."""
     found = Checkpoint.load(mine)
     with torch.no_grad():
         next(found.flow.parameters()).add_(1)

@@ -1,4 +1,4 @@
-"""The loopback Hub itself: the real client does against it what it does against the real one."""
+"""The loopback Hub works with the real client as the real Hub does."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_faults(hub: LoopbackHub) -> None:
 
 
 def test_reach_and_ranges(hub: LoopbackHub) -> None:
-    """A client in another process finds it by its variables, and can resume."""
+    """A client in another process finds it by environment variables and can resume."""
     hub.add(REPO, {"model.safetensors": LARGE}, private=True)
     code = (
         "import huggingface_hub as h; from huggingface_hub.utils import get_session as s;"
