@@ -24,7 +24,7 @@ class Refuse(Exception):
 
 @dataclass
 class Repo:
-    """Commits map paths to (content, whether it is a large file); branches and tags map to commits."""
+    """Commits map paths to (content, is a large file?); branches and tags map to commits."""
 
     private: bool = False
     gated: bool = False

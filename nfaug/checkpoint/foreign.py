@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 __all__ = ["ForeignFile", "read_foreign"]
 
-MOST_SECONDS = 60.0  # of processor time after the imports, and for files of up to 3 GB
-_BYTES_PER_SECOND = 50e6  # larger files get more time at this speed
+MOST_SECONDS = 60.0  # of processor time, after the imports
+_BYTES_PER_SECOND = 50e6  # large files get more time at this speed
 _START_SECONDS = 120.0  # to import torch on a slow disk
 _LEAST_MEMORY = 2**28  # bytes that every file may use, beyond what torch itself takes
 _LARGEST_INDEX = 2**24
@@ -49,8 +49,8 @@ class ForeignFile(NamedTuple):
 def read_foreign(path: str | Path, *, seconds: float = MOST_SECONDS) -> ForeignFile:
     """Read the `state_dict` of a file that `torch.save` wrote.
 
-    Nothing in the file is run. Reading it takes at most 256 MiB or four times the size of the file
-    and, for files of up to 3 GB, `seconds` of processor time.
+    Nothing in the file is run. The child process may use 256 MiB or four times the size of the
+    file, and `seconds` of processor time and one second more per 50 MB.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -62,7 +62,9 @@ def read_foreign(path: str | Path, *, seconds: float = MOST_SECONDS) -> ForeignF
 
     path = Path(path)
     size = path.stat().st_size
-    seconds = max(seconds, size / _BYTES_PER_SECOND) if seconds >= MOST_SECONDS else seconds
+    if not path.is_file():
+        raise CheckpointError(f"{path} cannot be read: it is not a regular file")
+    seconds += size / _BYTES_PER_SECOND
     with tempfile.TemporaryDirectory(prefix="nfaug-convert-") as folder:
         command = [sys.executable, "-c", _CODE, "\n".join(sys.path), __file__]
         try:
@@ -133,12 +135,14 @@ def _limit(size: int, seconds: float) -> None:
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
     processor = int(used.ru_utime + used.ru_stime + seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (processor, processor))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * size + 2**25, 2 * size + 2**25))
+    limits = {resource.RLIMIT_CPU: processor, resource.RLIMIT_FSIZE: 2 * size + 2**25}
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        most = pages * resource.getpagesize() + max(_LEAST_MEMORY, 4 * size)
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + max(_LEAST_MEMORY, 4 * size)
+    for kind, most in limits.items():
+        hard = resource.getrlimit(kind)[1]
+        if hard == resource.RLIM_INFINITY or most < hard:
+            resource.setrlimit(kind, (most, most))
 
 
 def _load(path: str, left_out: list[str]) -> Any:

@@ -12,28 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from released_tools import DIM, NAMES, Settings, golden, released, save
 from torch import Tensor, nn
 
 from nfaug.checkpoint.convert import convert_checkpoint, convert_state, infer_config
 from nfaug.checkpoint.foreign import read_foreign
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.io.manifest import CheckpointError
-
-FOLDER = Path(__file__).parents[1] / "golden"
-NAMES = ("rgb16", "gray16", "lowrank16")
-DIM = 3 * 16 * 16
-
-
-class Settings:
-    """A class that the reader does not know."""
-
-    def __init__(self) -> None:
-        self.values = {"lr": 0.01}
-
-
-class SettingsDict(dict[str, int]):
-    """A dictionary that the reader does not know."""
 
 
 class Attack:
@@ -48,38 +33,6 @@ class Attack:
         return os.system, (f"touch {self.path}",)
 
 
-def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights under their released names, and the figures."""
-    with safe_open(FOLDER / f"mef_{name}.safetensors", "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    prefix = "state_dict."
-    weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return weights, {k: v for k, v in tensors.items() if not k.startswith(prefix)}
-
-
-def released(name: str = "rgb16", **extra: Tensor) -> dict[str, Any]:
-    """What a Lightning file of the released code holds."""
-    weights, _ = golden(name)
-    state = OrderedDict((f"flow.{key}", value) for key, value in weights.items())
-    for key, value in extra.items():
-        state[key.replace("__", ".")] = value
-    settings = SettingsDict(a=1)
-    return {
-        "state_dict": state,
-        "epoch": 12,
-        "global_step": 3456,
-        "hyper_parameters": Settings(),
-        "callbacks": [settings, {Settings}],
-        "optimizer_states": [{"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}}}],
-    }
-
-
-def save(content: Any, folder: Path) -> Path:
-    path = folder / "released.ckpt"
-    torch.save(content, path)
-    return path
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_golden_flow_comes_out(name: str, tmp_path: Path) -> None:
     _, figures = golden(name)
@@ -91,7 +44,7 @@ def test_the_golden_flow_comes_out(name: str, tmp_path: Path) -> None:
     assert converted.info["weights"] == "flow."
     assert converted.info["epoch"] == 12
     assert converted.info["global_step"] == 3456
-    assert f"{__name__}.Settings" in converted.info["left_out"]
+    assert f"{Settings.__module__}.Settings" in converted.info["left_out"]
 
 
 @pytest.mark.parametrize("prefix", ["ema.ema_model.flow.", "ema.ema_model."])
@@ -200,6 +153,9 @@ def test_a_file_that_is_no_archive(tmp_path: Path) -> None:
         convert_checkpoint(path)
     with pytest.raises(FileNotFoundError):
         convert_checkpoint(tmp_path / "nothing.ckpt")
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    with pytest.raises(CheckpointError, match="regular"):
+        convert_checkpoint(tmp_path / "pipe.ckpt")
 
 
 def test_a_hostile_object_runs_nothing(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from nfa_tools import NAMES, images_of
 from PIL import Image
+from released_tools import golden, released, save
 from test_cli_sharing import run
-from test_convert import golden, released, save
 
 import nfaug
 from nfaug.commands.train import expand
