@@ -1,10 +1,10 @@
-"""Checkpoint directories that were damaged, or written to do harm: what reading makes of each.
+"""Read damaged and hostile checkpoint directories.
 
     python tests/checkpoint_fuzz.py FOLDER FIRST STOP
 
-makes checkpoints in FOLDER, reads damaged copies of them, and prints a JSON line of what happened.
-Cases are numbered from 0 to `COUNT`; each is the same at every run. Most are signed again, as
-somebody would who knows the format: what is not is refused by its hash.
+makes checkpoints in FOLDER, reads damaged copies of them, and prints the outcomes as a JSON line.
+Cases are numbered from 0 to `COUNT` and are the same in every run. Most of them have new hashes, as
+from an attacker who knows the format; without, the hashes already reveal the damage.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""A small Hugging Face Hub on 127.0.0.1, for the real client with nothing mocked in it.
+"""A small Hugging Face Hub on 127.0.0.1, for tests with the real client.
 
-It knows what push, pull, list, tag and their failures ask for, and no more. The client reads
-``HF_ENDPOINT`` once, when it is imported: `loopback_hub` sees to that for the tests, and
-`benchmarks/hub.py` starts a process.
+It supports push, pull, list, tags and their failures. The client reads ``HF_ENDPOINT`` when it is
+imported: `loopback_hub` sets it before that in the tests, and `benchmarks/hub.py` in a new process.
 """
 
 from __future__ import annotations
