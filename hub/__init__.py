@@ -1,6 +1,5 @@
-"""Sharing flows on the Hugging Face Hub."""
+"""Push, pull and list flows on the Hugging Face Hub."""
 
-from ..checkpoint.checkpoint import load as from_pretrained
 from .errors import HubError
 from .listing import FlowEntry, list_flows
 from .pull import pull
@@ -10,7 +9,6 @@ __all__ = [
     "FlowEntry",
     "HubError",
     "check_push",
-    "from_pretrained",
     "list_flows",
     "plan_push",
     "pull",

@@ -1,7 +1,7 @@
-"""The model card: what a stranger should know of a flow before using it, and may be told.
+"""The model card: what a flow is, how to use it, and what it reveals about its training images.
 
-Class names and everything else that a checkpoint says are somebody's text: on a card they are
-escaped, so that they can neither format the page nor link from it.
+Class names and all other text of a checkpoint are escaped, so that they can neither format the
+page nor link from it.
 """
 
 from __future__ import annotations
@@ -9,52 +9,92 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..checkpoint.checkpoint import CheckpointConfig
-from .facts import Facts
+from ..checkpoint.config import CheckpointConfig
+from ..io.text import printable
+from ..pca.fit import ClasswisePCA
 
-__all__ = ["TAGS", "escape", "make_card", "privacy_block", "set_privacy", "stated"]
+__all__ = [
+    "TAGS",
+    "Facts",
+    "escape",
+    "facts_of",
+    "make_card",
+    "privacy_block",
+    "set_privacy",
+    "stated",
+]
 
 TAGS = ("nfaug", "normalizing-flow", "data-augmentation")
 _PRIVACY = re.compile(r"<!-- nfaug:privacy -->.*?<!-- /nfaug:privacy -->", re.DOTALL)
 _SHOWN_CLASSES = 200
 _LONGEST_TEXT = 120  # characters of any one text of a checkpoint
-# These would be markup, or a link, even after a backslash.
+# These act as markup or links even after a backslash.
 _ENTITIES = {char: f"&#{ord(char)};" for char in "&<>\"'`|:@/\\"}
 _ESCAPED = {char: "\\" + char for char in "!#$%()*+.;=?[]^_{}~"} | _ENTITIES
 
 
-def escape(text: object, *, longest: int | None = _LONGEST_TEXT) -> str:
-    """Somebody's text as plain words on one line of Markdown, in a table cell too.
+@dataclass(frozen=True)
+class Facts:
+    """What a card says about a checkpoint.
 
-    What is longer than `longest` characters is cut, visibly; None for no limit.
+    Attributes:
+        config: The configuration of the checkpoint.
+        axes: Largest number of PCA axes of a class; 0 without PCA.
+        share: Largest ratio of axes to images over the classes; 0 without PCA.
+        partners: Images in the partner memory.
+        fewest: Images of the smallest class; 0 if no class was fitted.
+        picture: Whether there is a `samples.png`.
+    """
+
+    config: CheckpointConfig
+    axes: int = 0
+    share: float = 0.0
+    partners: int = 0
+    fewest: int = 0
+    picture: bool = False
+
+
+def facts_of(config: CheckpointConfig, pca: ClasswisePCA | None, *, picture: bool) -> Facts:
+    """Collect the facts for a card; `picture` says whether there is a `samples.png`."""
+    facts = Facts(config, picture=picture)
+    if pca is None:
+        return facts
+    return replace(
+        facts,
+        axes=int(pca.ranks.max()),
+        share=float((pca.ranks / pca.counts.clamp(min=1)).max()),
+        partners=0 if pca.memory is None else len(pca.memory),
+        fewest=int(pca.counts.min()),
+    )
+
+
+def escape(text: object, *, longest: int | None = _LONGEST_TEXT) -> str:
+    """Return text as plain words on one line of Markdown, also for table cells.
+
+    Longer text is cut and ends in "..."; None for no limit.
     """
     return "".join(_ESCAPED.get(char, char) for char in _plain(text, longest))
 
 
 def _plain(text: object, longest: int | None = _LONGEST_TEXT) -> str:
-    shown = "".join(
-        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text)
-    )
-    shown = shown.strip() or "(empty)"
-    if longest is None or len(shown) <= longest:
-        return shown
-    return shown[: longest - 3] + "..."
+    return printable(printable(text).strip() or "(empty)", longest=longest)
 
 
 def make_card(
-    facts: Facts, repo_id: str, *, licence: str | None = None, data: str | None = None
+    facts: Facts, repo_id: str, *, license: str | None = None, data: str | None = None
 ) -> str:
-    """The text of a README.md for the Hub.
+    """Return the text of a README.md for the Hub.
 
     Args:
-        facts: what the checkpoint is.
-        repo_id: "owner/name", for the lines that use it.
-        licence: the Hub's identifier of the flow's licence, such as "mit".
-        data: what the data are and under which terms they are used.
+        facts: The facts about the checkpoint.
+        repo_id: "owner/name", for the lines of code.
+        license: The Hub's identifier of the license of the flow, such as "mit".
+        data: What the training images are, and their terms of use.
     """
     name = repo_id.rpartition("/")[2]
     parts = [
@@ -70,23 +110,23 @@ def make_card(
         *(["## Classes", _classes(facts.config.class_names)] if facts.config.class_names else []),
         "## Privacy",
         privacy_block(facts),
-        "## Licence and data",
-        _terms(licence, data),
+        "## License and data",
+        _terms(license, data),
         "## Limits",
         _limits(facts),
     ]
     body = "\n\n".join(part for part in parts if part)
-    return f"---\n{_metadata(facts, name, licence).to_yaml()}\n---\n\n{body}\n"
+    return f"---\n{_metadata(facts, name, license).to_yaml()}\n---\n\n{body}\n"
 
 
 def privacy_block(facts: Facts) -> str:
-    """What this checkpoint gives away of the images it was made from, between two marks."""
+    """Return the statement, between two marks, about what the checkpoint reveals of its images."""
     lines = []
     if facts.partners:
         lines.append(
             f"This repository **holds a partner memory**: the PCA coefficients of "
-            f"{facts.partners:,} training images. With the axes beside it, it **reproduces those "
-            "images nearly**. Treat it as you would treat the images."
+            f"{facts.partners:,} training images. Together with the axes they **nearly reproduce "
+            "those images**. Treat it like the images themselves."
         )
     elif facts.axes:
         lines.append("The partner memory was left out.")
@@ -94,18 +134,17 @@ def privacy_block(facts: Facts) -> str:
         shown = f"up to {facts.axes} axes a class, at most {facts.share:.0%} of its images"
         if facts.share > 0.25:
             lines.append(
-                f"It holds {shown}. Axes as many as a class has images span those images: they "
-                "reproduce them nearly."
+                f"It holds {shown}. With as many axes as images of a class, the axes span those "
+                "images and nearly reproduce them."
             )
         else:
             lines.append(f"It holds {shown}: too few to span them.")
     if facts.fewest and facts.fewest < 8:
         lines.append(
-            f"A class mean is an average of as few as {facts.fewest} images, and looks like them."
+            f"A class mean is the average of as few as {facts.fewest} images and looks like them."
         )
     lines.append(
-        "The weights of the flow are those of a generative model, and may remember single images, "
-        "as any such model's may."
+        "The flow is a generative model; like any such model, it may have memorized single images."
     )
     if facts.picture:
         lines.append("`samples.png` shows some of the original images.")
@@ -113,20 +152,20 @@ def privacy_block(facts: Facts) -> str:
 
 
 def stated(card: str) -> str | None:
-    """The privacy statement that a card makes; None where its owner took it out."""
+    """Return the privacy statement of a card; None if the card has none."""
     found = _PRIVACY.search(card)
     return found[0] if found else None
 
 
 def set_privacy(card: str, block: str) -> str:
-    """The card with its privacy statement, if it has one, made true."""
+    """Return the card with its privacy statement, if it has one, replaced by `block`."""
     return _PRIVACY.sub(lambda _: block, card, count=1)
 
 
-def _metadata(facts: Facts, name: str, licence: str | None) -> ModelCardData:
+def _metadata(facts: Facts, name: str, license: str | None) -> ModelCardData:
     return ModelCardData(
         library_name="nfaug",
-        license=licence,
+        license=license,
         pipeline_tag="unconditional-image-generation",
         tags=list(TAGS),
         model_name=name,
@@ -140,7 +179,7 @@ def _results(config: CheckpointConfig) -> list[EvalResult]:
         ("image-classification", "accuracy_top5", "NF-Acc (top 5)", "nf_acc_top5"),
         ("unconditional-image-generation", "bits_per_dim", "bits/dim", "bits_per_dim"),
     )
-    # Data for the Hub's own pages, which no Markdown escape protects.
+    # The Hub shows this outside of the Markdown text, so escaping does not help.
     data = re.sub(r"[^\w .,+-]+", " ", _plain(config.training.get("data", "unknown"))).strip()
     return [
         EvalResult(
@@ -157,7 +196,7 @@ def _results(config: CheckpointConfig) -> list[EvalResult]:
 
 
 def _number(value: object) -> float | None:
-    """A finite number, or None: a stranger's figures need not be figures."""
+    """Return a finite number, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -179,10 +218,11 @@ def _size(facts: Facts) -> str:
 
 def _summary(facts: Facts) -> str:
     classes = len(facts.config.class_names)
+    parameters = _amount(facts.config.flow.parameter_count)
     of = f", fitted to {classes} classes" if classes else ", not fitted to classes"
     return (
         f"A normalizing flow for images of {_size(facts)} (channels, height, width), with "
-        f"{_amount(facts.parameters)} parameters{of}. {_latents(facts)}It augments the training of "
+        f"{parameters} parameters{of}. {_latents(facts)}It augments the training of "
         "image classifiers: an image is mixed with another of its class in the flow's latent space "
         "and decoded again."
     )
@@ -191,7 +231,7 @@ def _summary(facts: Facts) -> str:
 def _latents(facts: Facts) -> str:
     if (autoencoder := facts.config.autoencoder) is None:
         return ""
-    place = "on the Hub" if autoencoder.kind == "hub" else "which you must have, in a directory"
+    place = "on the Hub" if autoencoder.kind == "hub" else "which must be in a local directory"
     return (
         f"It works on the latents of the autoencoder {escape(autoencoder.name)}, {place} (SHA-256 "
         f"of its weights: {autoencoder.sha256}), and needs `nfaug[vae]`. "
@@ -201,15 +241,15 @@ def _latents(facts: Facts) -> str:
 def _usage(facts: Facts, repo_id: str) -> str:
     fit = f"```sh\nnfaug fit --flow {repo_id} --data YOUR_IMAGES --out DIR\n```"
     if not facts.axes:
-        return f"It needs the axes of your own classes first, in one pass:\n\n{fit}"
+        return f"Fit it to your own classes first, in one pass over the images:\n\n{fit}"
     return (
         "```python\n"
         "import nfaug\n\n"
         f'nfa = nfaug.NFAugment.from_pretrained("{repo_id}", p=0.5)\n'
         "images, labels = nfa(images, labels)  # in the training loop, before mixup and cutmix\n"
         "```\n\n"
-        "Labels are the indices of the classes below. For other classes, fit it to your images in "
-        f"one pass, without training:\n\n{fit}"
+        "Labels are the indices of the classes below. For other classes, fit the flow to your "
+        f"images in one pass, without training:\n\n{fit}"
     )
 
 
@@ -234,15 +274,15 @@ def _figures(metrics: dict[str, Any]) -> str:
         "latent_bits_per_dim": "bits per dimension of latents, not comparable with pixels",
         "nf_acc": "NF-Acc, top 1",
         "nf_acc_top5": "NF-Acc, top 5",
-        "exact": "share of images that the round trip gives back bit for bit",
-        "wrong_levels": "values off by a level or more in the rest",
+        "exact": "share of images that the round trip reproduces exactly",
+        "wrong_levels": "values off by one level or more in the other images",
         "images": "images",
         "on": "measured on",
     }
     rows = [(titles.get(key, key), value) for key, value in metrics.items() if value is not None]
     if not rows:
-        return "None were measured on these classes; `nfaug eval` measures them."
-    note = "" if "exact" in metrics else "\n\nThe round trip: `nfaug eval` counts what is exact."
+        return "No figures were measured on these classes; `nfaug eval` measures them."
+    note = "" if "exact" in metrics else "\n\n`nfaug eval` counts exact round trips."
     return _table(rows) + note
 
 
@@ -266,30 +306,26 @@ def _classes(names: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
-def _terms(licence: str | None, data: str | None) -> str:
-    # Terms are the words of who pushes, not of a checkpoint, and cut short they are other terms.
+def _terms(license: str | None, data: str | None) -> str:
+    # Terms come from the person who pushes; cut short, they would be other terms.
     flow = (
-        f"The flow: {escape(licence, longest=None)}."
-        if licence
-        else "The flow: **no licence was stated yet.**"
+        f"The flow: {escape(license, longest=None)}."
+        if license
+        else "The flow: **no license is stated.**"
     )
-    images = (
-        escape(data, longest=None)
-        if data
-        else "**nothing was stated yet** of their source and terms."
-    )
+    images = escape(data, longest=None) if data else "their source and terms are **not stated**."
     return f"{flow}\n\nThe images it was trained on: {images}"
 
 
 def _limits(facts: Facts) -> str:
     return (
-        "- It knows the kind of images it was trained on, with their preprocessing. Fit it to "
-        "yours with `nfaug fit`: images unlike those it was fitted to are left as they are. "
+        "- The flow models the images it was trained on, with their preprocessing. Fit it to "
+        "yours with `nfaug fit`: images unlike those it was fitted to are left unchanged. "
         "Variants of other kinds of images may be poorer.\n"
-        "- A variant keeps the label of its image; nothing proves that it still shows that class. "
+        "- A variant keeps the label of its image, but may no longer show that class. "
         "Look at the picture, or at `nfaug preview` with your own images.\n"
-        "- Whether it helps depends on how few labels there are and on what other augmentation is "
-        "used. Measure it against training without.\n"
-        f"- Images of another size than {_size(facts)} are handled at this size; finer detail is "
-        "carried over unchanged."
+        "- The benefit depends on the number of labels and on the other augmentation. Compare "
+        "with training without it.\n"
+        f"- Images of a size other than {_size(facts)} are mixed at this size; finer detail is "
+        "kept unchanged."
     )

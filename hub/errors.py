@@ -1,4 +1,4 @@
-"""What can go wrong between here and the Hub, in one sentence each."""
+"""One readable error for everything that the client of the Hub raises, and when to retry."""
 
 from __future__ import annotations
 
@@ -16,36 +16,38 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ..io.text import printable
+
 __all__ = ["HubError", "explain", "is_transient", "wait_before_retry"]
 
-# The client's HTTP library changed between versions; its base error is the one before OSError.
+# The base class of the HTTP library's errors; the library differs between versions of the client.
 _HTTP_ERROR: type[BaseException] = HfHubHTTPError.__mro__[1]
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _PASSING = (408, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0  # seconds
+_LONGEST_TEXT = 1000  # characters of a message of the server
 
 
 class HubError(OSError):
-    """A repository could not be read or written; the message says which, why, and what would do."""
+    """A repository could not be read or written; the message says why and what to do."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may well succeed a moment later.
+    """Whether the same request may succeed a moment later.
 
-    A connection that cannot be made at all is no such case: the client has tried, and there may
-    simply be no network.
+    A failure to connect is not transient: the client has retried it, and there may be no network.
     """
     for cause in _causes(error):
         if isinstance(cause, HfHubHTTPError):
             return cause.response.status_code in _PASSING
         if isinstance(cause, _HTTP_ERROR):
             return "Connect" not in type(cause).__name__
-    return "Consistency check failed" in str(error)  # a body shorter than was announced
+    return "Consistency check failed" in str(error)  # the body is shorter than its header says
 
 
 def wait_before_retry(error: BaseException, attempt: int) -> float:
-    """Seconds to wait: what the server asked for, or 1/2, 1, 2, ..."""
+    """Return the seconds to wait: those that the server asks for, or 1/2, 1, 2, ..."""
     for cause in _causes(error):
         if isinstance(cause, HfHubHTTPError):
             asked = cause.response.headers.get("Retry-After", "")
@@ -57,7 +59,16 @@ def wait_before_retry(error: BaseException, attempt: int) -> float:
 def explain(
     error: BaseException, repo_id: str, revision: str | None = None, *, pushing: bool = False
 ) -> HubError:
-    """The error to show for what the client raised."""
+    """Return the error to show for an error of the client.
+
+    Text of the server is shown without control characters.
+
+    Args:
+        error: What the client raised.
+        repo_id: The repository, for the message.
+        revision: The revision that was asked for.
+        pushing: Whether the request would have changed the repository.
+    """
     place = f"{repo_id} at {constants.ENDPOINT}"
     for cause in _causes(error):
         if isinstance(cause, GatedRepoError):
@@ -73,35 +84,35 @@ def explain(
         if isinstance(cause, RevisionNotFoundError):
             return HubError(f"{place} has no revision {revision or 'main'!r}")
         if isinstance(cause, RemoteEntryNotFoundError):
-            return HubError(f"{place} lacks a file: {cause}")
+            return HubError(f"{place} lacks a file: {_text(cause)}")
         if isinstance(cause, LocalTokenNotFoundError):
             return HubError(f"{place} needs a token: log in with 'hf auth login', or set HF_TOKEN")
         if isinstance(cause, HfHubHTTPError):
             return HubError(f"{place} {_refusal(cause)}")
         if isinstance(cause, OfflineModeIsEnabled):
-            where = "" if pushing else f", and it is not whole in {constants.HF_HUB_CACHE}"
-            return HubError(f"{place} may not be asked: HF_HUB_OFFLINE is set{where}")
+            where = "" if pushing else f" and it is not complete in {constants.HF_HUB_CACHE}"
+            return HubError(f"{place} is not available offline: HF_HUB_OFFLINE is set{where}")
         if isinstance(cause, _HTTP_ERROR):
             what = (
-                "What was pushed before is as it was; push again: it does nothing twice"
+                "The repository is unchanged; push again, which repeats nothing"
                 if pushing
-                else f"It is not whole in the cache {constants.HF_HUB_CACHE} either"
+                else f"It is not complete in the cache {constants.HF_HUB_CACHE} either"
             )
             return HubError(
-                f"{place} could not be reached ({type(cause).__name__}: {cause}). {what}. Check "
-                "the network, or HF_ENDPOINT"
+                f"{place} could not be reached ({type(cause).__name__}: {_text(cause)}). {what}. "
+                "Check the network, or HF_ENDPOINT"
             )
         if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
             return HubError(
                 f"{repo_id}: no space left for {cause.filename or constants.HF_HUB_CACHE} "
-                f"({cause.strerror}). Free some, or move the cache with HF_HUB_CACHE"
+                f"({cause.strerror}). Free some space, or move the cache with HF_HUB_CACHE"
             )
         if isinstance(cause, OSError) and cause.filename and cause.errno in _NOT_OURS:
             return HubError(
                 f"{repo_id}: {cause.filename} cannot be used ({cause.strerror}). Correct its "
                 f"permissions, or move the cache, {constants.HF_HUB_CACHE}, with HF_HUB_CACHE"
             )
-    return HubError(f"{place}: {type(error).__name__}: {error}")
+    return HubError(f"{place}: {type(error).__name__}: {_text(error)}")
 
 
 def _refusal(error: HfHubHTTPError) -> str:
@@ -109,12 +120,18 @@ def _refusal(error: HfHubHTTPError) -> str:
     if status == 401:
         return "did not accept your token: log in with 'hf auth login', or correct HF_TOKEN"
     if status == 403:
-        return f"refused: your token may not do this ({error.server_message or 'status 403'})"
+        return (
+            f"refused: your token may not do this ({_text(error.server_message or 'status 403')})"
+        )
     if status == 429:
         return "answered 429, too many requests: wait a while and try again"
     if status >= 500:
         return f"answered {status}: the server has a problem; try again later"
-    return f"answered {status}: {error.server_message or error}"
+    return f"answered {status}: {_text(error.server_message or error)}"
+
+
+def _text(error: object) -> str:
+    return printable(error, longest=_LONGEST_TEXT)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

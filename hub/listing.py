@@ -1,4 +1,4 @@
-"""Finding flows on the Hub."""
+"""List the flows on the Hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["FlowEntry", "list_flows"]
 
 @dataclass(frozen=True)
 class FlowEntry:
-    """One repository: its "owner/name", whether it is private, and how often it was fetched."""
+    """A repository: "owner/name", whether it is private, downloads, and date of the last change."""
 
     repo_id: str
     private: bool
@@ -29,21 +29,21 @@ def list_flows(
     limit: int | None = 100,
     token: str | bool | None = None,
 ) -> list[FlowEntry]:
-    """The repositories that carry nfaug's tag, as the Hub orders them.
+    """Return the repositories that have nfaug's tag, in the order of the Hub.
 
     Args:
-        author: only this account's or organisation's.
-        search: only those whose name holds this.
-        limit: at most so many, None for all.
-        token: an access token; with one, private repositories it may read are listed too.
+        author: Only repositories of this account or organization.
+        search: Only repositories whose name contains this text.
+        limit: Maximum number; None for all.
+        token: Access token; with one, private repositories that it can read are listed too.
 
     Raises:
-        HubError: the Hub could not be asked.
+        HubError: The Hub cannot be reached or refuses the request.
     """
     api = HfApi(token=token, library_name="nfaug")
     try:
         found = list(api.list_models(filter=TAGS[0], author=author, search=search, limit=limit))
-    except Exception as error:  # the client has dozens, with two HTTP libraries' among them
+    except Exception as error:  # the client and its HTTP library have dozens of types
         raise explain(error, "the list of flows", pushing=True) from error
     return [
         FlowEntry(

@@ -1,8 +1,10 @@
-"""Fetching a flow from the Hub: only the files it needs, and every byte checked."""
+"""Download a flow from the Hub: only the files it needs, each checked against its hash."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -14,17 +16,17 @@ from typing import Any, TypeVar
 from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
 
-from ..checkpoint.checkpoint import refuse_existing
-from ..checkpoint.config import config_digest, read_values
-from ..io.atomic import replace_directory
-from ..io.names import CONFIG, MODEL, MOST_SHARDS, TENSOR_FILE, tensor_files
+from ..io.atomic import check_output, replace_directory
+from ..io.manifest import CONFIG, MODEL, MOST_SHARDS, TENSOR_FILE, read_json, tensor_files
 from ..io.tensors import sha256_of
+from ..io.version import __version__
 from .errors import HubError, explain, is_transient, wait_before_retry
 
 __all__ = ["fetch", "pull"]
 
-EXTRAS = ("README.md", "samples.png")  # for people; the runtime does not fetch them
-_ATTEMPTS = 2  # the client has its own patience, half a minute of it, in each
+EXTRAS = ("README.md", "samples.png")  # downloaded by `pull` into a directory only
+_ATTEMPTS = 2  # the client itself retries for half a minute in each
+_GIT_SHA1 = re.compile("[0-9a-f]{40}")
 
 T = TypeVar("T")
 
@@ -37,30 +39,31 @@ def pull(
     token: str | bool | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Fetch a checkpoint from the Hub and return its directory.
+    """Download a checkpoint and return its directory.
 
-    The files come into the Hub's cache, as every library's do, and are checked against the SHA-256
-    in ``config.json`` (bytes damaged on the way keep their length, so nobody else notices). A
-    damaged file is fetched once more; what is still damaged then leaves the cache. Without a
-    network the cache is used. The client's variables hold: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE,
-    HF_HUB_CACHE.
+    The files go into the cache of the Hub and are checked against the SHA-256 in `config.json`. A
+    damaged file is downloaded once more; if it is damaged again, it is removed from the cache.
+    Without a network the cache is used. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HUB_CACHE
+    have their usual effect.
 
     Args:
         repo_id: "owner/name".
-        revision: a branch, tag or commit; the main branch by default.
-        local_dir: copy the checkpoint, with its card and picture, into this directory too. It
-            appears whole or not at all. The copy is the caller's to change.
-        token: an access token; by default the one that is logged in, False for none.
-        overwrite: let `local_dir` hold something already.
+        revision: Branch, tag or commit; the main branch by default.
+        local_dir: Copy the checkpoint with its card and picture into this directory, atomically.
+        token: Access token; None for the one that is logged in, False for none.
+        overwrite: Replace a checkpoint in `local_dir`.
+
+    Returns:
+        `local_dir`, or the directory in the cache.
 
     Raises:
-        ValueError: `repo_id` is no repository name.
+        ValueError: `repo_id` is not a repository name.
         FileExistsError: `local_dir` is not empty and `overwrite` is False.
-        HubError: the repository cannot be read, holds no nfaug flow, or holds damaged files.
+        HubError: The repository cannot be read, holds no nfaug flow, or holds damaged files.
     """
     out = None if local_dir is None else Path(local_dir).expanduser()
     if out is not None:
-        refuse_existing(out, overwrite=overwrite)
+        check_output(out, overwrite=overwrite)
     source = _Source(repo_id, revision, token)
     folder, names = source.fetch_config()
     source.fetch(folder, names, () if out is None else EXTRAS)
@@ -75,11 +78,17 @@ def fetch(
     whole: bool = True,
     check: bool = True,
 ) -> Path:
-    """Fetch what running a flow takes, and return its directory in the Hub's cache.
+    """Download the files that a flow needs and return their directory in the cache.
 
-    Without `whole` that is the configuration and the flow's weights alone. Without `check` the
-    tensor files are not hashed: for whoever reads them, and hashes what was read, at once.
-    Arguments and errors are those of `pull`.
+    Args:
+        repo_id: See `pull`, as for `revision` and `token`.
+        revision: See `pull`.
+        token: See `pull`.
+        whole: Download all tensor files; otherwise the configuration and the flow alone.
+        check: Check the SHA-256 of tensor files; False if the caller does so while reading them.
+
+    Raises:
+        HubError: See `pull`.
     """
     source = _Source(repo_id, revision, token)
     folder, files = source.fetch_config()
@@ -89,11 +98,9 @@ def fetch(
 
 
 class _Source:
-    """One repository at one revision, read through the client's cache."""
+    """A repository at one revision, read through the client's cache."""
 
     def __init__(self, repo_id: str, revision: str | None, token: str | bool | None) -> None:
-        from ..io.version import __version__
-
         self.repo_id, self.revision = repo_id, revision
         self.options: dict[str, Any] = {
             "token": token,
@@ -102,10 +109,10 @@ class _Source:
         }
 
     def fetch_config(self) -> tuple[Path, dict[str, str]]:
-        """The snapshot's folder with config.json in it, and the {name: SHA-256} this lists."""
+        """Return the folder with `config.json` and the {name: SHA-256} that this file lists."""
         folder = Path(self._snapshot(self.revision, [CONFIG]))
         if not (folder / CONFIG).exists():
-            raise HubError(f"{self.repo_id} has no {CONFIG}: it is no nfaug flow")
+            raise HubError(f"{self.repo_id} has no {CONFIG}, so it is not an nfaug flow")
         files = _listed_files(folder / CONFIG)
         if files is None:
             self._fetch_again(folder, [CONFIG])
@@ -113,8 +120,8 @@ class _Source:
         if files is None:
             _discard(folder, [CONFIG])
             raise HubError(
-                f"{CONFIG} of {self.repo_id} is no nfaug configuration, or is damaged: its content "
-                "does not match its own SHA-256, after a second download too"
+                f"{CONFIG} of {self.repo_id} is not an nfaug configuration, or is damaged, after a "
+                "second download too"
             )
         if len(files) > MOST_SHARDS + 2:
             raise HubError(f"{CONFIG} of {self.repo_id} lists {len(files)} tensor files")
@@ -128,11 +135,11 @@ class _Source:
         *,
         check: bool = True,
     ) -> None:
-        """Bring the listed files into the snapshot's folder, with the bytes that were listed.
+        """Download the listed files into the folder and check them.
 
-        Extras come along if they are there; offline, what the cache has of them will do.
+        Extras are downloaded if the repository has them; offline, the cache may lack them.
         """
-        # From here on the commit, so that a push in between cannot mix two versions.
+        # By commit, so that a push in between cannot mix two versions.
         self._snapshot(folder.name, list(files) if constants.HF_HUB_OFFLINE else [*files, *extras])
         for name in files:
             if not (folder / name).exists():
@@ -147,7 +154,7 @@ class _Source:
                 )
 
     def _fetch_missing(self, folder: Path, name: str) -> None:
-        """The repository lacks the file, or it is not in the cache and nobody could be asked."""
+        """Download a file that the snapshot lacks; the error says whether the repository has it."""
         options = {"revision": folder.name, **self.options}
         try:
             self._attempt(partial(hf_hub_download, self.repo_id, name, **options))
@@ -176,13 +183,13 @@ class _Source:
             ) from error
 
     def _attempt(self, request: Callable[[], T]) -> T:
-        """Do it, again after a passing failure; the client itself retries only some of these."""
+        """Run a request and repeat it after a transient failure."""
         for attempt in range(_ATTEMPTS):
             try:
                 return request()
-            except HFValidationError:  # a ValueError that says what a name looks like
+            except HFValidationError:  # a ValueError that explains the form of a name
                 raise
-            except Exception as error:  # the client has dozens, with two HTTP libraries' among them
+            except Exception as error:  # the client and its HTTP library have dozens of types
                 if attempt + 1 == _ATTEMPTS or not is_transient(error):
                     raise explain(error, self.repo_id, self.revision) from error
                 time.sleep(wait_before_retry(error, attempt))
@@ -190,31 +197,38 @@ class _Source:
 
 
 def _listed_files(path: Path) -> dict[str, str] | None:
-    """The tensor files that a configuration lists; None where its content is not what was hashed.
+    """Return {name: SHA-256} of a configuration; None if it is damaged or not a configuration.
 
-    Only names that a checkpoint can have are asked for, whatever a stranger's file says. What else
-    is wrong with it, loading says.
+    Names that a checkpoint cannot have are left out. Loading reports everything else.
     """
     try:
-        values = read_values(path)
+        values = read_json(path)
     except ValueError:
         return None
-    if values.get("config_sha256") != config_digest(values):
-        return None
     files = values.get("files")
-    listed = files.items() if isinstance(files, dict) else ()
-    return {name: str(digest) for name, digest in listed if TENSOR_FILE.fullmatch(name)}
+    if not isinstance(files, dict) or not _has_git_hash(path):
+        return None
+    return {name: str(digest) for name, digest in files.items() if TENSOR_FILE.fullmatch(name)}
+
+
+def _has_git_hash(path: Path) -> bool:
+    """Compare a small file with its SHA-1 in git, which is the name of its blob in the cache."""
+    blob = path.resolve().name
+    if not path.is_symlink() or not _GIT_SHA1.fullmatch(blob):
+        return True  # a copy, on systems without links: the name is lost
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == blob
 
 
 def _damaged(folder: Path, files: dict[str, str]) -> list[str]:
-    """Names of the files whose SHA-256 is another, hashed side by side."""
+    """Return the names of the files with another SHA-256; files are hashed in parallel."""
     with ThreadPoolExecutor(max_workers=min(8, len(files) or 1)) as pool:
         found = pool.map(lambda name: sha256_of(folder / name), files)
         return [name for name, digest in zip(files, found, strict=True) if digest != files[name]]
 
 
 def _discard(folder: Path, names: Iterable[str]) -> None:
-    """Remove cached files, and the blobs that their links lead to."""
+    """Remove cached files and the blobs that their links point to."""
     for name in names:
         path = folder / name
         while path.is_symlink():
@@ -225,7 +239,7 @@ def _discard(folder: Path, names: Iterable[str]) -> None:
 
 
 def _copy(folder: Path, names: Iterable[str], local_dir: Path, repo_id: str) -> Path:
-    """The named files, all of which must be there still, and of the extras what is there."""
+    """Copy the named files, and those extras that exist, into a directory."""
     extras = (name for name in EXTRAS if (folder / name).exists())
     try:
         with replace_directory(local_dir, drop=frozenset(tensor_files(local_dir))) as staged:

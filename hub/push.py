@@ -1,4 +1,4 @@
-"""Sharing a checkpoint on the Hub: one commit, and nothing in it that was not meant to leave."""
+"""Push a checkpoint to the Hub: one commit with configuration, tensors, card and picture."""
 
 from __future__ import annotations
 
@@ -21,18 +21,16 @@ from huggingface_hub import (
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
-from ..checkpoint.checkpoint import Checkpoint, verify
-from ..checkpoint.config import read_config
-from ..io.names import CONFIG, TENSOR_FILE
-from .card import make_card, privacy_block, set_privacy, stated
+from ..checkpoint.directory import read_parts, verify, write_parts
+from ..io.manifest import CONFIG, TENSOR_FILE, read_manifest
+from .card import facts_of, make_card, privacy_block, set_privacy, stated
 from .errors import explain, is_transient, wait_before_retry
-from .facts import facts_of
 
 __all__ = ["check_push", "plan_push", "push_to_hub"]
 
 CARD, PICTURE = "README.md", "samples.png"
-_ATTEMPTS = 3  # a retry can meet a second fault: the connection that the first one closed
-AXES_FRACTION = 0.25  # of a class's images, at most, when the memory is left out
+_ATTEMPTS = 3  # the second one may fail on the connection that the first one closed
+AXES_FRACTION = 0.25  # most axes per image of a class when the memory is left out
 
 
 def push_to_hub(
@@ -45,41 +43,44 @@ def push_to_hub(
     memory: bool = True,
     commit_message: str | None = None,
     overwrite_card: bool = False,
-    licence: str | None = None,
+    license: str | None = None,
     data: str | None = None,
 ) -> str:
-    """Push a checkpoint directory as one commit and return the commit's address.
+    """Push a checkpoint directory as one commit and return the URL of the commit.
 
-    The repository is made if there is none, and so is the branch. What goes up is the
-    configuration, the tensors, the card and the picture: never a training state, a log or any
-    other file of the directory. A push without a change makes no commit; a push that was cut off
-    changed nothing and can be repeated.
+    The repository and the branch are created if necessary. Pushed are the configuration, the
+    tensors, the card and the picture, and no other file of the directory, such as a training state
+    or a log. Without a change there is no commit. An interrupted push changes nothing and can be
+    repeated.
 
     Args:
-        directory: the checkpoint; its README.md is the card, or one is generated.
-        repo_id: "owner/name", or "name" for the account that is logged in.
-        private: whether a new repository is private; None as the account has it.
-        revision: the branch; the main one by default.
-        token: an access token that may write; by default the one that is logged in.
-        memory: False leaves out the partner memory and the picture, and keeps at most a quarter as
-            many axes as a class has images: with either, training images can be reproduced nearly.
-            What earlier pushes brought stays in the repository's history.
-        commit_message: its summary line.
-        overwrite_card: replace the README.md that the repository has; it is kept otherwise.
-        licence, data: for a generated card: the licence's identifier, such as "mit", and what the
-            training images are and under which terms they are used. Where the directory has a card
-            they change nothing, and a warning says so.
+        directory: The checkpoint. Its README.md is the card; without one a card is generated.
+        repo_id: "owner/name", or "name" in the account that is logged in.
+        private: Whether a new repository is private; None for the default of the account.
+        revision: The branch; the main branch by default.
+        token: Access token with write permission; None for the one that is logged in.
+        memory: With False the partner memory and the picture are left out, and a class keeps at
+            most a quarter as many axes as it has images: with more, training images could nearly
+            be reproduced. Earlier pushes stay in the history of the repository.
+        commit_message: Summary line of the commit.
+        overwrite_card: Replace the README.md of the repository, which is kept otherwise.
+        license: The Hub's identifier of the license for a generated card, such as "mit".
+        data: What the training images are and their terms of use, for a generated card. If the
+            directory has a card, `license` and `data` have no effect, and a warning says so.
 
     Raises:
-        ValueError: `repo_id` is no repository name.
-        CheckpointError: the directory is no checkpoint, or it is damaged.
-        HubError: the repository cannot be written.
+        ValueError: `repo_id` is not a repository name.
+        CheckpointError: The directory is not a checkpoint, or it is damaged.
+        HubError: The repository cannot be written.
+
+    >>> from nfaug.hub import push_to_hub
+    >>> push_to_hub("runs/cats", "me/cats", license="mit")  # doctest: +SKIP
     """
     api = HfApi(token=token, library_name="nfaug")
     if "/" not in repo_id:
         repo_id = check_push(repo_id, token=token)
     message = commit_message or "Push a flow with nfaug"
-    with _staged(Path(directory), repo_id, memory, licence, data) as staged:
+    with _staged(Path(directory), repo_id, memory, license, data) as staged:
         for attempt in range(_ATTEMPTS):
             try:
                 api.create_repo(repo_id, private=private, exist_ok=True)
@@ -89,25 +90,24 @@ def push_to_hub(
             except Exception as error:
                 if attempt == _ATTEMPTS - 1 or not is_transient(error):
                     raise explain(error, repo_id, revision, pushing=True) from error
-                # If the answer was lost and not the commit, another time changes nothing.
+                # Repeating a commit that succeeded changes nothing.
                 time.sleep(wait_before_retry(error, attempt))
     raise AssertionError("unreachable")
 
 
 def check_push(repo_id: str, *, token: str | bool | None = None) -> str:
-    """Check that a push can begin, before long work, and return the repository's full name.
+    """Check the name and the token before long work, and return the full name "owner/name".
 
-    The name must be one and the Hub must know the token. Whether the token may write there, only
-    the push itself tells.
+    Whether the token has write permission shows at the push only.
 
     Raises:
-        ValueError: `repo_id` is no repository name.
-        HubError: there is no token, the Hub does not accept it, or it cannot be asked.
+        ValueError: `repo_id` is not a repository name.
+        HubError: There is no token, the Hub rejects it, or the Hub cannot be reached.
     """
     validate_repo_id(repo_id)
     try:
         account = HfApi(token=token, library_name="nfaug").whoami()["name"]
-    except Exception as error:  # the client has dozens, with two HTTP libraries' among them
+    except Exception as error:  # the client and its HTTP library have dozens of types
         raise explain(error, repo_id, pushing=True) from error
     return repo_id if "/" in repo_id else f"{account}/{repo_id}"
 
@@ -117,17 +117,17 @@ def plan_push(
     repo_id: str = "owner/name",
     *,
     memory: bool = True,
-    licence: str | None = None,
+    license: str | None = None,
     data: str | None = None,
 ) -> dict[str, int]:
-    """The files that `push_to_hub` would push and their sizes in bytes, without asking the Hub.
+    """Return {file: bytes} of what `push_to_hub` would push, without contacting the Hub.
 
-    A card that the repository has already would be kept, which only the push itself can tell.
+    An existing card of the repository would be kept, so the card may be listed and not pushed.
 
     Raises:
-        CheckpointError: the directory is no checkpoint, or it is damaged.
+        CheckpointError: The directory is not a checkpoint, or it is damaged.
     """
-    with _staged(Path(directory), repo_id, memory, licence, data) as staged:
+    with _staged(Path(directory), repo_id, memory, license, data) as staged:
         return {entry.name: entry.stat().st_size for entry in sorted(staged.iterdir())}
 
 
@@ -136,44 +136,45 @@ def _staged(
     directory: Path,
     repo_id: str,
     memory: bool,
-    licence: str | None = None,
+    license: str | None = None,
     data: str | None = None,
 ) -> Iterator[Path]:
-    """A temporary directory that holds exactly what is to be pushed."""
+    """Yield a temporary directory with exactly the files to push."""
     directory = directory.expanduser().resolve()
-    checkpoint = Checkpoint.load(directory)  # what could not be read again is not shared
+    parts = read_parts(directory)  # a checkpoint that cannot be read is not pushed
     beside = directory.parent if os.access(directory.parent, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix=".nfaug-push-", dir=beside) as folder:
         staged = Path(folder)
         if memory:
-            for name in (CONFIG, *read_config(directory)[1]):
+            for name in (CONFIG, *read_manifest(directory)["files"]):
                 _link(directory / name, staged / name)
-            verify(staged)  # somebody may have saved in between
+            verify(staged)  # the directory may have changed in between
             if (directory / PICTURE).is_file():
                 _link(directory / PICTURE, staged / PICTURE)
         else:
-            if checkpoint.pca is not None:
-                checkpoint.pca = checkpoint.pca.without_memory(max_axes_fraction=AXES_FRACTION)
-            checkpoint.save(staged, overwrite=True)
-        facts = facts_of(checkpoint, picture=(staged / PICTURE).is_file())
+            if parts.pca is not None:
+                pca = parts.pca.without_memory(max_axes_fraction=AXES_FRACTION)
+                parts = parts._replace(pca=pca)
+            write_parts(staged, parts, overwrite=True)
+        facts = facts_of(parts.config, parts.pca, picture=(staged / PICTURE).is_file())
         if (directory / CARD).is_file():
-            if licence is not None or data is not None:
+            if license is not None or data is not None:
                 warnings.warn(
-                    f"{directory / CARD} is the card as it stands; licence and data are for one "
-                    "that is generated: write them there, or remove it",
+                    f"{directory / CARD} is used as the card; license and data apply to generated "
+                    "cards only: write them into this file, or remove it",
                     stacklevel=4,
                 )
             card = (directory / CARD).read_text(encoding="utf-8")
             card = set_privacy(card, privacy_block(facts))
         else:
-            card = make_card(facts, repo_id, licence=licence, data=data)
+            card = make_card(facts, repo_id, license=license, data=data)
         (staged / CARD).write_text(card, encoding="utf-8")
         yield staged
 
 
 def _link(source: Path, target: Path) -> None:
-    """Another name for the same file, so that it stays as it is; a copy on another disk."""
-    source = source.resolve()  # a link of its own would lead elsewhere from there
+    """Make a hard link, which later saves do not change; a copy on another disk."""
+    source = source.resolve()  # a relative link would point elsewhere from `target`
     try:
         os.link(source, target)
     except OSError:
@@ -188,7 +189,7 @@ def _commit(
     message: str,
     overwrite_card: bool,
 ) -> str:
-    """Commit what differs. `create_commit` and not `upload_folder`, which may make several."""
+    """Commit the differences; `upload_folder` could make several commits."""
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     remote = api.list_repo_files(repo_id, revision=revision)
@@ -207,7 +208,7 @@ def _commit(
 
 
 def _warn_if_untrue(api: HfApi, staged: Path, repo_id: str, revision: str | None) -> None:
-    """Say so when the card that is kept makes another privacy statement than is true now."""
+    """Warn if the card that is kept makes another privacy statement than this push needs."""
     with tempfile.TemporaryDirectory() as folder:
         kept = hf_hub_download(repo_id, CARD, revision=revision, local_dir=folder, token=api.token)
         said = stated(Path(kept).read_text(encoding="utf-8", errors="replace"))

@@ -1,12 +1,12 @@
-"""Turn a run directory of `nfaug train` into a flow that comes with the package.
+"""Turn a run directory of `nfaug train` into a bundled flow.
 
     nfaug train --recipe fashion-mnist --data DATA --out RUN
-    python scripts/bundle.py RUN fashion-mnist --data DATA --licence mit --terms "..."
+    python scripts/bundle.py RUN fashion-mnist --data DATA --license mit --terms "..."
 
-writes nfaug/builtin/NAME: weights, class gaussians, and the leading axes of each class, from one
-pass over --data; no partner memory, no picture of an image, and no file above 3 MB. A flow that was
-trained under class gaussians keeps them; one that was not gets those of the data. Figures on the
-card are of --test-split, where the data have it.
+writes nfaug/builtin/NAME: weights, class gaussians, and the leading axes of each class, fitted in
+one pass over --data; no partner memory, no image, and no file above 3 MB. A flow that was trained
+under class gaussians keeps them; another one gets gaussians fitted to the data. The figures on the
+card are measured on --test-split.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import nfaug
 from nfaug import Checkpoint
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import LabelledImages, to_tensors
-from nfaug.hub.card import make_card
-from nfaug.hub.facts import facts_of
+from nfaug.hub.card import facts_of, make_card
 from nfaug.resolve import BUILTIN
 from nfaug.training import open_dataset
 from nfaug.training.evaluation.metrics import evaluate
@@ -30,7 +29,7 @@ BUILTINS = Path(__file__).resolve().parent.parent / "nfaug" / "builtin"
 
 
 def bundled(run: Checkpoint, dataset: LabelledImages, *, rank: int, per_class: int) -> Checkpoint:
-    """The run's flow with statistics of the data, and nothing of a single image."""
+    """Return the flow of the run with statistics of the data, without any single image."""
     fitted = nfaug.fit(run.flow, dataset, rank=rank, max_per_class=per_class, memory=False)
     keeps = run.gaussians is not None and run.config.class_names == tuple(dataset.classes)
     config = replace(
@@ -46,15 +45,19 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, help="a directory that nfaug train wrote")
-    parser.add_argument("name", help=f"what follows {BUILTIN!r}")
+    parser.add_argument("name", help=f"the name after {BUILTIN!r}")
     parser.add_argument("--data", required=True, help="the images that the flow was trained on")
-    parser.add_argument("--test-data", help="where the test images are no split of --data")
+    parser.add_argument("--test-data", help="test images that are not a split of --data")
     parser.add_argument("--test-split", default="test")
-    parser.add_argument("--rank", type=int, default=16, help="axes of each class")
-    parser.add_argument("--per-class", type=int, default=1000, help="images of a class, at most")
-    parser.add_argument("--licence", default="apache-2.0", help="the Hub's identifier")
-    parser.add_argument("--terms", required=True, help="what the data are, and their terms")
-    parser.add_argument("--out", type=Path, help=f"instead of {BUILTINS}/NAME")
+    parser.add_argument("--rank", type=int, default=16, help="axes per class")
+    parser.add_argument(
+        "--per-class", type=int, default=1000, help="maximum number of images per class"
+    )
+    parser.add_argument(
+        *("--license", "--licence"), default="apache-2.0", help="the Hub's identifier"
+    )
+    parser.add_argument("--terms", required=True, help="what the data are, and their terms of use")
+    parser.add_argument("--out", type=Path, help=f"directory instead of {BUILTINS}/NAME")
     return parser.parse_args()
 
 
@@ -72,13 +75,15 @@ def main() -> None:
     made.config.metrics.update(figures, on=f"{len(test)} test images")
     out = args.out or BUILTINS / args.name
     made.save(out, overwrite=True)
-    facts = facts_of(made, picture=False)
-    card = make_card(facts, BUILTIN + args.name, licence=args.licence, data=args.terms)
+    facts = facts_of(made.config, made.pca, picture=False)
+    card = make_card(facts, BUILTIN + args.name, license=args.license, data=args.terms)
     (out / "README.md").write_text(card, encoding="utf-8")
     for file in sorted(out.iterdir()):
         print(f"{file.stat().st_size / 1e6:6.2f} MB  {file}")
         if file.stat().st_size > MOST_BYTES:
-            raise SystemExit(f"{file} is larger than {MOST_BYTES / 1e6:g} MB: fewer axes (--rank)")
+            raise SystemExit(
+                f"{file} is larger than {MOST_BYTES / 1e6:g} MB; use fewer axes (--rank)"
+            )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Checkpoint directories that were damaged, or written to do harm: what reading makes of each.
+"""Read damaged and hostile checkpoint directories.
 
     python tests/checkpoint_fuzz.py FOLDER FIRST STOP
 
-makes checkpoints in FOLDER, reads damaged copies of them, and prints a JSON line of what happened.
-Cases are numbered from 0 to `COUNT`; each is the same at every run. Most are signed again, as
-somebody would who knows the format: what is not is refused by its hash.
+makes checkpoints in FOLDER, reads damaged copies of them, and prints the outcomes as a JSON line.
+Cases are numbered from 0 to `COUNT` and are the same in every run. Most of them have new hashes, as
+from an attacker who knows the format; without, the hashes already reveal the damage.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.gaussians.gaussians import ClassGaussians
 from nfaug.pca.fit import fit_pca
 
-__all__ = ["COUNT", "KINDS", "make", "read_damaged", "refuse_others"]
+__all__ = ["COUNT", "KINDS", "check_same", "make", "read_damaged"]
 
 COUNT = 2400
 BLOCK = 4096
@@ -67,7 +67,7 @@ def make(folder: Path) -> None:
 
 
 def read_damaged(folder: Path, number: int) -> str:
-    """Damage a copy, read it, and say what became of it: a kind of damage and an outcome.
+    """Damage a copy, read it, and return the kind of damage and the outcome.
 
     Raises:
         Exception: whatever reading raised that is no CheckpointError.
@@ -88,12 +88,12 @@ def read_damaged(folder: Path, number: int) -> str:
         else:
             outcome = "loaded"
             if isinstance(found, Checkpoint):
-                refuse_others(found, copy)
+                check_same(found, copy)
     return f"{kind.__name__}: {outcome}"
 
 
-def refuse_others(found: Checkpoint, copy: Path) -> None:
-    """Tensors and configuration must be those that another reader finds in the files."""
+def check_same(found: Checkpoint, copy: Path) -> None:
+    """Compare tensors and configuration with what independent readers find in the files."""
     values = json.loads((copy / "config.json").read_text())
     assert found.config.class_names == tuple(values["class_names"])
     flow = json.loads(json.dumps(found.config.flow.to_dict()))
@@ -111,11 +111,11 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
     assert all(torch.equal(value.double(), two[name].double()) for name, value in one.items())
 
 
-# The kinds of damage: a copy, chance, and the number of the case among those of its kind.
+# The kinds of damage. `number` counts the cases of a kind.
 
 
 def truncated(copy: Path, rng: random.Random, number: int) -> None:
-    """Every file at every 4 KiB, signed or, in every fourth round, not."""
+    """Cut a file at a multiple of 4 KiB; every fourth round without a new hash."""
     cuts = [
         (file, at)
         for file in sorted(copy.iterdir())
@@ -128,7 +128,7 @@ def truncated(copy: Path, rng: random.Random, number: int) -> None:
 
 
 def header_flipped(copy: Path, rng: random.Random, number: int) -> None:
-    """Some bits of a header, or of its length."""
+    """Flip bits of a header or of its length."""
     file = tensor_file(copy, rng)
     data = bytearray(file.read_bytes())
     header, _ = header_of(bytes(data))
@@ -140,7 +140,7 @@ def header_flipped(copy: Path, rng: random.Random, number: int) -> None:
 
 
 def tensors_flipped(copy: Path, rng: random.Random, number: int) -> None:
-    """Some bits of the tensors."""
+    """Flip bits of the tensors."""
     file = tensor_file(copy, rng)
     data = bytearray(file.read_bytes())
     start = 8 + len(header_of(bytes(data))[0])
@@ -151,7 +151,7 @@ def tensors_flipped(copy: Path, rng: random.Random, number: int) -> None:
 
 
 def swapped(copy: Path, rng: random.Random, number: int) -> None:
-    """Files of another checkpoint, or under another's name."""
+    """Copy files from another checkpoint, or under the name of another file."""
     source = copy.parent / rng.choice(NAMES)
     for _ in range(rng.choice([1, 1, 3])):
         file = rng.choice(sorted(source.iterdir()))
@@ -162,7 +162,7 @@ def swapped(copy: Path, rng: random.Random, number: int) -> None:
 
 
 def hostile_value(copy: Path, rng: random.Random, number: int) -> None:
-    """A value of the configuration that is another, of any kind."""
+    """Replace a value of the configuration by one of any type."""
 
     def change(values: dict[str, Any]) -> None:
         owner, key = rng.choice(list(places(values)))
@@ -175,7 +175,7 @@ def hostile_value(copy: Path, rng: random.Random, number: int) -> None:
 
 
 def hostile_text(copy: Path, rng: random.Random, number: int) -> None:
-    """A configuration of which some letters are others, with no signature that could fit."""
+    """Replace some characters of the configuration."""
     data = bytearray((copy / "config.json").read_bytes())
     for _ in range(rng.choice([1, 1, 5, 50])):
         data[rng.randrange(len(data))] = rng.choice(b'{}[]",:\\0-eE.\xff\x00 n')
@@ -183,7 +183,7 @@ def hostile_text(copy: Path, rng: random.Random, number: int) -> None:
 
 
 def hostile_header(copy: Path, rng: random.Random, number: int) -> None:
-    """A header with another value, name or length."""
+    """Replace a value, a name or the length of a header."""
     file = tensor_file(copy, rng)
     text, tensors = header_of(file.read_bytes())
     header = json.loads(text)
@@ -208,7 +208,7 @@ KINDS: list[Callable[[Path, random.Random, int], None]] = [
 
 
 def places(values: Any) -> Iterator[tuple[Any, Any]]:
-    """Every (object or list, key) in it."""
+    """Yield every (object or list, key)."""
     for key in list(values) if isinstance(values, dict) else range(len(values)):
         yield values, key
         if isinstance(values[key], (dict, list)):

@@ -1,4 +1,4 @@
-"""Damaging checkpoints as somebody would who knows how they are signed, within bounds."""
+"""Damage checkpoints as an attacker who knows the format would, within limits."""
 
 from __future__ import annotations
 
@@ -28,17 +28,14 @@ MOST_BYTES = 2**30
 
 
 def sign(path: Path, change: Callable[[dict[str, Any]], object] = lambda values: None) -> None:
-    """Hash the files again, change the configuration, and hash that."""
+    """Hash the tensor files again and change the configuration."""
     values = json.loads((path / "config.json").read_text())
     values["files"] = {
         name: hashlib.sha256((path / name).read_bytes()).hexdigest()
         for name in values["files"]
         if (path / name).exists()
     }
-    del values["config_sha256"]
     change(values)
-    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    values["config_sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
     (path / "config.json").write_text(json.dumps(values))
 
 
@@ -49,15 +46,15 @@ def header_of(data: bytes) -> tuple[bytes, bytes]:
 
 
 def with_header(header: bytes | dict[str, Any], tensors: bytes, length: int | None = None) -> bytes:
-    """A safetensors file of any header, which may give itself another length than it has."""
+    """A safetensors file with any header; `length` replaces the header's true length."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + tensors
 
 
 def limit_memory() -> None:
-    """From here on this process gets 1 GiB more than it has, where the kernel counts it.
+    """Limit this process to 1 GiB more than it uses, on Linux.
 
-    What asks for more is refused, which ends in an error of another type than the documented ones.
+    A larger request fails with an error that is not one of the documented ones.
     """
     if sys.platform == "linux":
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -67,10 +64,9 @@ def limit_memory() -> None:
 
 @contextlib.contextmanager
 def bounded(what: str) -> Iterator[None]:
-    """What happens here takes under 5 s and under 1 GiB of memory (see `limit_memory`).
+    """Assert that the block takes under 5 s and under 1 GiB of memory (see `limit_memory`).
 
-    Seconds are the processor's: others may use the machine too, and what waits for nothing but it
-    cannot hang without using it.
+    Processor time is measured, since other processes may use the machine too.
     """
     before = resource.getrlimit(resource.RLIMIT_AS)
     limit_memory()

@@ -1,4 +1,4 @@
-"""What the tests of the Hub share: a checkpoint with all there is, and the client's cache."""
+"""Shared by the tests of the Hub: a checkpoint with all parts, and the client's cache."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ __all__ = [
 REPO = "owner/flow"
 TENSORS = ["gaussians.safetensors", "model.safetensors", "pca.safetensors"]
 RUNTIME = sorted(["config.json", *TENSORS])
-KEEPS_PARTS = huggingface_hub.__version__.startswith("1.")  # to go on from them the next time
+KEEPS_PARTS = huggingface_hub.__version__.startswith("1.")  # and resumes them the next time
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with all there is, beside files that must not travel. Read only."""
+    """A checkpoint with all parts, beside files that must not be pushed. Read only."""
     folder = tmp_path_factory.mktemp("made") / "flow"
     found = parts()
     assert found.pca is not None
@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "samples.png").write_bytes(b"\x89PNG\r\n\x1a\n picture")
     (folder / "optimizer.safetensors").write_bytes(b"state")
     (folder / "log.csv").write_text("loss\n")
-    for inner in ("training", "state"):  # a decoy with the names of what does travel
+    for inner in ("training", "state"):  # a decoy with the names of files that are pushed
         (folder / inner).mkdir()
         for name in ("config.json", "model.safetensors", "state.safetensors"):
             (folder / inner / name).write_bytes(b"state")
@@ -77,7 +77,7 @@ def pushed(hub: LoopbackHub, made: Path) -> LoopbackHub:
 
 
 def cached() -> list[str]:
-    """Everything of a file in the client's cache, unfinished or not; its bookkeeping apart."""
+    """Return the names of all complete and partial files in the client's cache."""
     found = Path(constants.HF_HUB_CACHE).rglob("*")
     return sorted(
         path.name

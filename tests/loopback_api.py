@@ -1,4 +1,4 @@
-"""What the Hub of `loopback_server` answers: one function a route, over repositories in memory."""
+"""The routes of `loopback_server`: a function per route, over repositories in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ROUTES", "Refuse", "Repo", "is_large"]
 
 
 class Refuse(Exception):
-    """An answer that is no success: status, the Hub's error code, a message, extra headers."""
+    """An error response: status, the Hub's error code, a message, extra headers."""
 
     def __init__(self, status: int, code: str = "", message: str = "", **headers: str) -> None:
         super().__init__(message)
@@ -24,7 +24,7 @@ class Refuse(Exception):
 
 @dataclass
 class Repo:
-    """Commits map a path to (content, held as a large file?); branches and tags map to commits."""
+    """Commits map paths to (content, is a large file?); branches and tags map to commits."""
 
     private: bool = False
     gated: bool = False
@@ -72,7 +72,7 @@ ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Any]]] = []
 
 
 def route(methods: str, pattern: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a route: ``{repo}`` is two segments, ``{path}`` all, any other ``{name}`` one."""
+    """Register a route; ``{repo}`` matches two segments, ``{path}`` all, others one."""
     pattern = pattern.replace("{R}", "/api/models/{repo}").replace(
         "{repo}", "(?P<repo>[^/]+/[^/]+)"
     )

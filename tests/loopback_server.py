@@ -1,8 +1,7 @@
-"""A small Hugging Face Hub on 127.0.0.1, for the real client with nothing mocked in it.
+"""A small Hugging Face Hub on 127.0.0.1, for tests with the real client.
 
-It knows what push, pull, list, tag and their failures ask for, and no more. The client reads
-``HF_ENDPOINT`` once, when it is imported: `loopback_hub` sees to that for the tests, and
-`benchmarks/hub.py` starts a process.
+It supports push, pull, list, tags and their failures. The client reads ``HF_ENDPOINT`` when it is
+imported: `loopback_hub` sets it before that in the tests, and `benchmarks/hub.py` in a new process.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ READER = "hf_reader_token"
 
 @dataclass
 class Fault:
-    """What goes wrong for the next `times` requests that match, after `skip` of them went well."""
+    """A fault of the next `times` requests that match, after `skip` requests without it."""
 
     path: str
     method: str | None = None
@@ -71,14 +70,14 @@ class Server(ThreadingHTTPServer):
         self.server_bind()  # the port is ours from here on, but nobody listens yet
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is part of the game; anything else is a mistake in this file."""
+        """Ignore clients that disconnect; any other error is a bug of this file."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             self.hub.errors.append(error)
 
 
 class LoopbackHub:
-    """The Hub: repositories, stored large files, faults to come and requests seen."""
+    """The Hub: repositories, large files, pending faults and past requests."""
 
     def __init__(self) -> None:
         self.lock, self.changing = threading.RLock(), threading.RLock()
@@ -107,7 +106,7 @@ class LoopbackHub:
                 self.threads.append(serve)
 
     def stop(self) -> None:
-        """Close the ports, hang up on everyone and reserve the ports again."""
+        """Close all connections and keep the ports reserved."""
         with self.changing:
             for server in self.servers if self.threads else []:
                 server.shutdown()
@@ -121,7 +120,7 @@ class LoopbackHub:
             self.servers = [Server(self, port) for port in self.ports]
 
     def die(self, back_after: float | None) -> None:
-        """Stop while a request is being answered, and perhaps come back."""
+        """Stop during a response, and optionally start again."""
 
         def run() -> None:
             self.stop()
@@ -137,12 +136,12 @@ class LoopbackHub:
             server.server_close()
 
     def fail(self, path: str, **what: Any) -> Fault:
-        """Let requests whose ``/path`` matches the regular expression go wrong (see `Fault`)."""
+        """Add a fault for requests whose ``/path`` matches a regular expression (see `Fault`)."""
         self.faults.append(Fault(path, **what))
         return self.faults[-1]
 
     def add(self, repo_id: str, files: dict[str, bytes] | None = None, **options: Any) -> str:
-        """Commit files to a repository (made if need be) without the client; returns the commit."""
+        """Commit files without the client, create the repository if needed, return the commit."""
         with self.lock:
             repo = self.repos.setdefault(repo_id, Repo(**options))
             if not repo.history:
@@ -159,7 +158,7 @@ class LoopbackHub:
         return {path: data for path, (data, _) in repo.commits[repo.resolve(revision)].items()}
 
     def fetched(self) -> list[str]:
-        """Names of the files whose content was asked for, in order."""
+        """Return the names of the downloaded files, in order."""
         asked = (path for method, path in self.requests if method == "GET")
         pattern = r"/(?:[^/]+/[^/]+/resolve/[^/]+|lfs/[0-9a-f]{64})/(.+)"
         return [found[1] for path in asked if (found := re.fullmatch(pattern, path))]

@@ -1,67 +1,59 @@
-"""Checkpoints: a directory of safetensors and JSON, written atomically and read strictly."""
+"""`Checkpoint`: a flow with its class gaussians and classwise PCA, and `load`."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..flows.codec import Codec
-from ..flows.config import FlowConfig
 from ..flows.flow import Flow
 from ..gaussians.gaussians import ClassGaussians
-from ..io.atomic import replace_directory
-from ..io.names import (
-    CONFIG,
-    GAUSSIANS,
-    MODEL,
-    CheckpointError,
-    pca_files,
-    refuse_missing,
-    tensor_files,
-)
-from ..io.tensors import (
-    MOST_TENSORS,
-    Stored,
-    read_layout,
-    read_tensors,
-    refuse_other_bytes,
-    sha256_of,
-    write_tensors,
-)
+from ..io.manifest import CheckpointError
 from ..pca.fit import ClasswisePCA
-from ..resolve import BUILTIN, builtin_directory
-from .config import CheckpointConfig, dump_config, read_config
-from .pca_shards import read_pca, split_pca
+from ..resolve import read_resolved
+from .config import CheckpointConfig
+from .directory import SHARD_BYTES, Parts, read_parts, verify, write_parts
 
-__all__ = [
-    "Checkpoint",
-    "CheckpointConfig",
-    "CheckpointError",
-    "load",
-    "load_flow",
-    "refuse_existing",
-    "verify",
-]
+__all__ = ["Checkpoint", "CheckpointConfig", "CheckpointError", "load", "verify"]
 
-T = TypeVar("T")
-SHARD_BYTES = 2**28  # of a file of PCA axes
+_BATCH = 256  # images that `sample` decodes at once
 
 
 @dataclass
 class Checkpoint:
-    """A flow with, where they were fitted, its class gaussians and classwise PCA."""
+    """A flow with its configuration and, where fitted, class gaussians and classwise PCA.
+
+    On disk it is a directory of safetensors files and a `config.json`. The file names the SHA-256
+    of each tensor file, so damage is found; its own text may be edited, to correct a class name
+    for example.
+
+    Args:
+        flow: The flow.
+        config: Its shape, class names, training summary and figures.
+        gaussians: A gaussian per class in latent space.
+        pca: Axes per class in latent space, with the memory of partners if there is one.
+
+    >>> from nfaug import Checkpoint
+    >>> checkpoint = Checkpoint.from_pretrained("builtin:rgb32")
+    >>> checkpoint.config.class_names[:2]
+    ('airplane', 'automobile')
+    >>> checkpoint.sample("automobile", 4).shape
+    torch.Size([4, 3, 32, 32])
+    """
 
     flow: Flow
     config: CheckpointConfig
     gaussians: ClassGaussians | None = None
     pca: ClasswisePCA | None = None
+
+    @property
+    def _parts(self) -> Parts:
+        return Parts(self.flow, self.config, self.gaussians, self.pca)
 
     def save(
         self,
@@ -70,76 +62,173 @@ class Checkpoint:
         overwrite: bool = False,
         shard_bytes: int = SHARD_BYTES,
     ) -> Path:
-        """Write the checkpoint; an existing one stays whole until the new one is complete.
+        """Write the checkpoint atomically and return its directory.
 
-        Other files in the directory (a README, pictures, a training log) stay. Figures that are
-        not finite are written as null. PCA axes of more than `shard_bytes` (256 MiB) go into
-        several files, each of a run of classes.
+        An existing checkpoint stays whole until the new one is complete. Other files in the
+        directory (a README, pictures, a training log) stay. Figures that are not finite are written
+        as null. PCA axes of more than `shard_bytes` (256 MiB) are split into files of several
+        classes each.
 
         Raises:
-            FileExistsError: the directory is not empty and `overwrite` is False.
-            OSError: it cannot be written, for a full disk or another reason.
-            ValueError: the flow is frozen, weights are not finite, or flow, gaussians, PCA and
-                configuration do not belong together, so that the checkpoint could not be read
-                again.
+            FileExistsError: The directory is not empty and `overwrite` is False.
+            OSError: The directory cannot be written, for example because the disk is full.
+            ValueError: The flow is frozen, weights are not finite, or the parts do not match, so
+                that the checkpoint could not be read again.
         """
-        path = Path(directory).expanduser()
-        refuse_existing(path, overwrite=overwrite)
-        _refuse_unreadable(self)
-        drop = frozenset(tensor_files(path))
-        with replace_directory(path, drop=drop, last=CONFIG) as staged:
-            files = {}
-            for name, values in self._tensors(shard_bytes):
-                files[name] = write_tensors(staged / name, values)
-            (staged / CONFIG).write_text(dump_config(self.config, files), encoding="utf-8")
-            for name in files:  # safetensors writes what nobody but its owner may read
-                shutil.copymode(staged / CONFIG, staged / name)
-        return path
+        return write_parts(directory, self._parts, overwrite=overwrite, shard_bytes=shard_bytes)
 
-    def _tensors(self, shard_bytes: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Each file's name and tensors."""
-        yield MODEL, dict(self.flow.state_dict())
-        if self.gaussians is not None:
-            yield GAUSSIANS, dict(self.gaussians.state_dict())
-        if self.pca is not None:
-            yield from split_pca(self.pca, shard_bytes).items()
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        **push_options: Any,
+    ) -> str | None:
+        """Save to a directory, as `huggingface_hub.ModelHubMixin.save_pretrained` does.
 
-    def to(self, device: torch.device | str) -> Checkpoint:
-        """Move everything to a device, in place."""
-        for part in (self.flow, self.gaussians, self.pca):
-            if part is not None:
-                part.to(device)
-        return self
+        A checkpoint in the directory is replaced.
+
+        Args:
+            save_directory: The directory.
+            repo_id: Repository to push to; the name of the directory by default.
+            push_to_hub: Push the directory, with its card and picture if there are any.
+            push_options: Options of `nfaug.hub.push_to_hub`.
+
+        Returns:
+            The URL of the commit, or None without `push_to_hub`.
+
+        Raises:
+            ValueError, OSError: See `save`.
+            TypeError: Push options are given without `push_to_hub`.
+            nfaug.hub.HubError: The push failed.
+        """
+        if not push_to_hub and (repo_id is not None or push_options):
+            given = ", ".join([*(["repo_id"] if repo_id is not None else []), *push_options])
+            raise TypeError(f"{given} needs push_to_hub=True")
+        path = self.save(save_directory, overwrite=True)
+        if not push_to_hub:
+            return None
+        from ..hub.push import push_to_hub as push  # saving alone does not need the Hub's client
+
+        return push(path, repo_id or path.resolve().name, **push_options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Push to the Hugging Face Hub as one commit and return the URL of the commit.
+
+        Args:
+            repo_id: "owner/name", or "name" in the account that is logged in.
+            options: `private`, `revision`, `token`, `memory`, `license`, `data`,
+                `commit_message` and `overwrite_card` of `nfaug.hub.push_to_hub`. With
+                `memory=False` no training image can be reconstructed from what is pushed.
+
+        Raises:
+            ValueError: `repo_id` is not a repository name, or see `save`.
+            nfaug.hub.HubError: The repository cannot be written.
+        """
+        from ..hub.push import push_to_hub as push
+
+        with tempfile.TemporaryDirectory(prefix="nfaug-push-") as folder:
+            return push(self.save(Path(folder) / "checkpoint"), repo_id, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        autoencoder: str | Path | None = None,
+    ) -> Checkpoint:
+        """Load a bundled flow, a directory or a repository of the Hub: the same as `nfaug.load`."""
+        read = partial(cls.load, autoencoder=autoencoder)
+        return read_resolved(read, pretrained_model_name_or_path, revision=revision, token=token)
 
     @classmethod
     def load(cls, directory: str | Path, *, autoencoder: str | Path | None = None) -> Checkpoint:
         """Read and check a checkpoint directory.
 
-        What its configuration and the headers of its files say is bounded and compared before
-        anything is allocated: memory is that of the files on disk, two or three times over, and no
-        code is ever run.
+        The configuration and the headers of the tensor files are checked before anything is
+        allocated. Memory is two to three times the size of the files. No code from the checkpoint
+        is ever run.
 
-        A flow on latents needs its autoencoder: that of the recorded Hub repository, or the
-        recorded directory where it lies in the checkpoint, beside it or in the working directory;
-        `autoencoder`, a directory or a repository, is taken instead of either.
+        Args:
+            directory: The checkpoint directory.
+            autoencoder: Directory or repository of the autoencoder of a flow on latents. By default
+                the recorded repository is used, or the recorded directory if it lies in the
+                checkpoint, beside it or in the working directory.
 
         Raises:
-            CheckpointError: the directory is no checkpoint, or a file is missing, damaged, from a
-                newer format, does not match the configuration, or asks for more than a checkpoint
-                may have; or the autoencoder is another.
-            FileNotFoundError, OSError: the autoencoder cannot be found, or not be fetched.
-            ModuleNotFoundError: it needs diffusers, the extra `vae`.
+            CheckpointError: The directory is not a checkpoint; a file is missing, damaged, of a
+                newer format, inconsistent with the configuration or too large; or the autoencoder
+                is not the recorded one.
+            FileNotFoundError, OSError: The autoencoder cannot be found or downloaded.
+            ModuleNotFoundError: The autoencoder needs diffusers (the extra `vae`).
         """
-        path = Path(directory)
-        config, files = read_config(path)
-        refuse_missing(path, files)
-        flow = _flow(path / MODEL, files[MODEL], config.flow, _codec(path, config, autoencoder))
-        gaussians, pca = None, None
-        if GAUSSIANS in files:
-            gaussians = _gaussians(path / GAUSSIANS, files[GAUSSIANS], config)
-        if pca_files(files):
-            pca = read_pca(path, files, config)
-        return cls(flow.eval(), config, gaussians, pca)
+        return cls(*read_parts(directory, autoencoder=autoencoder))
+
+    def to(self, device: torch.device | str) -> Checkpoint:
+        """Move all parts to a device, in place."""
+        for part in (self.flow, self.gaussians, self.pca):
+            if part is not None:
+                part.to(device)
+        return self
+
+    @torch.no_grad()
+    def sample(
+        self,
+        label_or_n: int | str = 1,
+        n: int | None = None,
+        *,
+        temperature: float = 0.7,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw new images from the class gaussians: z ~ N(mu_y, T^2 sigma_y^2), x = f^-1(z).
+
+        `sample("cat", 8)` and `sample(3, 8)` draw 8 images of one class. `sample(8)` draws 8 images
+        of random classes.
+
+        Args:
+            label_or_n: A class name; with `n` also a class index; without `n` the number of images.
+            n: Number of images of that class; 1 for a class name.
+            temperature: T, which scales the standard deviations.
+            generator: Source of random numbers.
+
+        Returns:
+            uint8 images, shape (n, C, H, W).
+
+        Raises:
+            ValueError: There are no class gaussians, the class is unknown, or `n` is below 1.
+        """
+        if self.gaussians is None:
+            raise ValueError("this checkpoint has no class gaussians; fit them with nfaug.fit")
+        count = 1 if n is None and isinstance(label_or_n, str) else label_or_n if n is None else n
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"the number of images must be a whole number above 0; got {count!r}")
+        if isinstance(label_or_n, int) and n is None:
+            device = None if generator is None else generator.device
+            classes = self.gaussians.num_classes
+            labels = torch.randint(classes, (count,), generator=generator, device=device)
+        else:
+            labels = torch.full((count,), self._label(label_or_n))
+        images = []
+        for part in labels.to(self.flow.device).split(_BATCH):
+            z = self.gaussians.sample(part, temperature=temperature, generator=generator)
+            images.append(self.flow.decode(z.unflatten(1, self.flow.config.shape)))
+        return torch.cat(images)
+
+    def _label(self, label: int | str) -> int:
+        assert self.gaussians is not None
+        names = self.config.class_names
+        if isinstance(label, str):
+            if label not in names:
+                raise ValueError(
+                    f"there is no class {label!r}; classes are {', '.join(names[:20])}"
+                )
+            return names.index(label)
+        if not 0 <= label < self.gaussians.num_classes:
+            raise ValueError(f"there is no class {label}; there are {self.gaussians.num_classes}")
+        return label
 
 
 def load(
@@ -149,195 +238,25 @@ def load(
     token: str | bool | None = None,
     autoencoder: str | Path | None = None,
 ) -> Checkpoint:
-    """Load a checkpoint: a local directory, a bundled one, or one of the Hugging Face Hub.
+    """Load a checkpoint: a bundled flow, a local directory or a repository of the Hub.
 
-    "builtin:NAME" comes with the package; a wrong name is told which ones there are. An existing
-    directory is read where it is. Anything of the form "name" or "owner/name" is otherwise taken as
-    a Hub repository and fetched into the Hub's cache (`revision`: branch, tag or commit; `token`:
-    for the Hub, by default the one that is logged in, False for none).
-    `autoencoder` is where that of a flow on latents is, if not where `Checkpoint.load` looks.
-
-    Raises:
-        CheckpointError: see `Checkpoint.load`.
-        FileNotFoundError: neither a directory nor a possible repository name.
-        nfaug.hub.HubError: the repository cannot be read.
-    """
-    read = partial(Checkpoint.load, autoencoder=autoencoder)
-    return _read(read, path_or_repo, revision, token, whole=True)
-
-
-def load_flow(
-    path_or_repo: str | Path,
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    autoencoder: str | Path | None = None,
-) -> Flow:
-    """Load the flow of a checkpoint alone; of a Hub repository nothing else is fetched.
-
-    Arguments and errors are those of `load`.
-    """
-    read = partial(_only_flow, autoencoder=autoencoder)
-    return _read(read, path_or_repo, revision, token, whole=False)
-
-
-def verify(directory: str | Path) -> tuple[CheckpointConfig, dict[str, str]]:
-    """Check a checkpoint's configuration, and headers and SHA-256 of every tensor file.
-
-    Returns the configuration and {file name: SHA-256}. Nothing large is held in memory.
+    Args:
+        path_or_repo: "builtin:NAME", an existing directory, or "owner/name", which is downloaded
+            into the cache of the Hub.
+        revision: Branch, tag or commit of the repository.
+        token: Access token of the Hub; None for the one that is logged in, False for none.
+        autoencoder: See `Checkpoint.load`.
 
     Raises:
-        CheckpointError: the directory is no checkpoint, its configuration is damaged, unknown or
-            from a newer format, or a tensor file is missing, damaged or from another checkpoint.
+        CheckpointError: See `Checkpoint.load`.
+        FileNotFoundError: This is neither a directory nor a possible repository name.
+        nfaug.hub.HubError: The repository cannot be read.
+
+    >>> import nfaug
+    >>> checkpoint = nfaug.load("builtin:fashion-mnist")
+    >>> checkpoint.flow.config.image_size
+    (28, 28)
     """
-    path = Path(directory)
-    config, files = read_config(path)
-    refuse_missing(path, files)
-    for name, listed in files.items():
-        read_layout(path / name)
-        refuse_other_bytes(path / name, sha256_of(path / name), listed)
-    return config, files
-
-
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Refuse to write into what is not empty, or not a directory.
-
-    Raises:
-        FileExistsError: says which.
-    """
-    if path.exists() and not path.is_dir():
-        raise FileExistsError(f"{path} is a file; a checkpoint is a directory")
-    if not overwrite and path.is_dir() and any(path.iterdir()):
-        raise FileExistsError(
-            f"{path} is not empty; pass overwrite=True (--overwrite) to replace it"
-        )
-
-
-def _read(
-    read: Callable[[Path], T],
-    path_or_repo: str | Path,
-    revision: str | None,
-    token: str | bool | None,
-    *,
-    whole: bool,
-) -> T:
-    """Read the directory itself, or the files of a repository in the Hub's cache."""
-    name = str(path_or_repo)
-    if name.startswith(BUILTIN):
-        return read(builtin_directory(name))
-    path = Path(path_or_repo).expanduser()
-    if path.is_dir():
-        return read(path)
-    if path.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise FileNotFoundError(
-            f"{name!r} is no checkpoint directory, and no repository name of the form owner/name"
-        )
-    from ..hub.pull import fetch  # only here: a local checkpoint needs no Hub
-
-    def fetched(*, check: bool) -> Path:
-        try:
-            return fetch(name, revision=revision, token=token, whole=whole, check=check)
-        except OSError as error:  # HubError is one; a mistyped path is the likelier mistake
-            raise type(error)(f"there is no directory {name!r}, and {error}") from error
-
-    try:
-        return read(fetched(check=False))  # reading hashes each file anyway
-    except CheckpointError:
-        return read(fetched(check=True))  # what is damaged was fetched again
-
-
-def _only_flow(path: Path, *, autoencoder: str | Path | None = None) -> Flow:
-    config, files = read_config(path)
-    refuse_missing(path, [MODEL])
-    codec = _codec(path, config, autoencoder)
-    return _flow(path / MODEL, files[MODEL], config.flow, codec).eval()
-
-
-def _refuse_unreadable(checkpoint: Checkpoint) -> None:
-    """Before anything is written: what `load` would refuse must not replace a good checkpoint."""
-    flow, config = checkpoint.flow, checkpoint.config
-    if flow.frozen:
-        raise ValueError(
-            "a frozen flow cannot be saved, its weights are folded: save the flow it was made from"
-        )
-    if flow.config != config.flow:
-        raise ValueError(f"the flow is {flow.config}, but the configuration says {config.flow}")
-    if flow.codec.record != config.autoencoder:
-        raise ValueError(
-            f"the flow's autoencoder is {flow.codec.record}, but the configuration says "
-            f"{config.autoencoder}"
-        )
-    if (number := len(flow.state_dict())) > MOST_TENSORS:
-        raise ValueError(f"the flow has {number} tensors; at most {MOST_TENSORS} could be read")
-    classes = len(config.class_names)
-    for part, expected in ((checkpoint.gaussians, classes or 1), (checkpoint.pca, classes)):
-        if part is not None and (part.num_classes, part.dim) != (expected, flow.config.dim):
-            raise ValueError(
-                f"{type(part).__name__} is of {part.num_classes} classes in {part.dim} dimensions; "
-                f"the checkpoint has {classes} class names and {flow.config.dim} dimensions"
-            )
-    dump_config(config, {})  # says what is wrong with names and values
-    bad = [name for name, value in flow.state_dict().items() if not bool(value.isfinite().all())]
-    if bad:
-        raise ValueError(f"the flow's weights hold NaN or infinity in {', '.join(bad[:5])}")
-
-
-def _codec(path: Path, config: CheckpointConfig, given: str | Path | None) -> Codec | None:
-    """The codec of a flow on latents, None for pixels."""
-    if config.autoencoder is None:
-        if given is not None:
-            raise ValueError(f"{path} holds a flow on pixels, which needs no autoencoder")
-        return None
-    from ..flows.latent_codec import codec_of  # only here: pixels need no autoencoder
-
-    try:
-        return codec_of(config.autoencoder, config.flow, near=path, given=given)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-
-
-def _flow(file: Path, sha256: str, config: FlowConfig, codec: Codec | None) -> Flow:
-    layout = read_layout(file)
-    # Names and shapes are compared one by one later, but not before modules are built for a small
-    # file of which a stranger's configuration says that it is a hundred thousand tensors, or a
-    # file of terabytes is read for a small flow.
-    _refuse_other_size(file, "tensors", len(layout), config.tensor_count, 1000)
-    values = sum(stored.numel for stored in layout.values())
-    _refuse_other_size(file, "values", values, config.parameter_count, 10**6)
-    try:
-        return Flow.from_tensors(config, read_tensors(file, sha256), codec)
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(f"{file}: {error}") from None
-
-
-def _refuse_other_size(file: Path, what: str, found: int, expected: int, slack: int) -> None:
-    if found > 2 * expected + slack or expected > 2 * found + slack:
-        raise CheckpointError(
-            f"{file} holds {found} {what}; the flow in {CONFIG} has {expected}: the two do not "
-            "belong together"
-        )
-
-
-def _gaussians(file: Path, sha256: str, config: CheckpointConfig) -> ClassGaussians:
-    found = read_layout(file)
-    classes = len(config.class_names) or 1  # a flow without classes has one gaussian
-    each = Stored(torch.float32, (classes, config.flow.dim))
-    expected = {"means": each, "variances": each, "counts": Stored(torch.int64, (classes,))}
-    if found != expected:
-        raise CheckpointError(
-            f"{file} is damaged or from another checkpoint: it holds {_shown(found)}; {classes} "
-            f"classes of a {config.flow.dim}-dimensional flow need {_shown(expected)}"
-        )
-    try:
-        return ClassGaussians(**read_tensors(file, sha256))
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(f"{file}: {error}") from None
-
-
-def _shown(layout: dict[str, Stored]) -> str:
-    shown = [f"{name} {dtype} {shape}" for name, (dtype, shape) in sorted(layout.items())[:9]]
-    return ", ".join(shown) or "nothing"
+    return Checkpoint.from_pretrained(
+        path_or_repo, revision=revision, token=token, autoencoder=autoencoder
+    )

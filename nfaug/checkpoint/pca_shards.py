@@ -1,4 +1,4 @@
-"""The classwise PCA in files: one, or shards of some classes each where one would be large."""
+"""Split a classwise PCA into files of several classes each, and join them again."""
 
 from __future__ import annotations
 
@@ -9,24 +9,32 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..io.names import CONFIG, MOST_SHARDS, PCA, CheckpointError, pca_files, pca_names
+from ..io.manifest import (
+    CONFIG,
+    MOST_SHARDS,
+    PCA,
+    CheckpointError,
+    pca_files,
+    pca_names,
+    reading,
+)
 from ..io.tensors import Stored, read_layout, read_tensors
 from ..pca.classwise import ClasswisePCA
 from .config import CheckpointConfig
 
 __all__ = ["read_pca", "split_pca"]
 
-_OF_IMAGES = ("memory", "memory_labels")  # rows are images; of all others, classes
+_OF_IMAGES = ("memory", "memory_labels")  # a row per image; all others have a row per class
 
 
 def split_pca(pca: ClasswisePCA, most: int) -> dict[str, dict[str, Tensor]]:
-    """{file name: its tensors}, a run of classes in each.
+    """Return {file name: tensors}, with consecutive classes in each file.
 
-    A file has at most `most` bytes of tensors, if none of its classes has more by itself. Labels
-    stay those of the whole.
+    A file has at most `most` bytes of tensors, or one class if that is larger. Labels are not
+    renumbered.
 
     Raises:
-        ValueError: `most` is not positive, or there would be more than 1,000 files.
+        ValueError: `most` is below 1, or there would be more than 1,000 files.
     """
     if most < 1:
         raise ValueError(f"shard_bytes must be at least 1; got {most}")
@@ -44,8 +52,8 @@ def split_pca(pca: ClasswisePCA, most: int) -> dict[str, dict[str, Tensor]]:
         filled += size
     if len(cuts) > MOST_SHARDS:
         raise ValueError(
-            f"shard_bytes={most} would make {len(cuts)} files of PCA axes; {MOST_SHARDS} are read "
-            "at most"
+            f"shard_bytes={most} gives {len(cuts)} files of PCA axes; at most {MOST_SHARDS} can be "
+            "read"
         )
     runs = itertools.pairwise([*cuts, pca.num_classes])
     return {
@@ -58,29 +66,29 @@ def split_pca(pca: ClasswisePCA, most: int) -> dict[str, dict[str, Tensor]]:
 
 
 def read_pca(directory: Path, files: Mapping[str, str], config: CheckpointConfig) -> ClasswisePCA:
-    """The PCA of the files that are listed with their SHA-256.
+    """Read the PCA from the listed files.
+
+    Args:
+        directory: The checkpoint directory.
+        files: Name and SHA-256 of each tensor file.
+        config: The checkpoint's configuration.
 
     Raises:
-        CheckpointError: a file is damaged, does not belong to the others or to the configuration,
-            or they are no PCA together.
+        CheckpointError: A file is damaged or does not match the other files or the configuration.
     """
     names = pca_files(files)
     layouts = {name: read_layout(directory / name) for name in names}
     _check_classes(directory, layouts, config)
-    try:
+    with reading(directory / names[0]):
         if len(names) == 1:
             return ClasswisePCA.from_tensors(read_tensors(directory / PCA, files[PCA]))
         return ClasswisePCA.from_tensors(_joined(directory, files, layouts))
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(f"{directory / names[0]}: {error}") from None
 
 
 def _check_classes(
     directory: Path, layouts: Mapping[str, Mapping[str, Stored]], config: CheckpointConfig
 ) -> None:
-    """Before anything is read: means, which every file has, must be those of the configuration."""
+    """Compare the shapes of the means, which every file has, with the configuration."""
     means = [layout["mean"].shape for layout in layouts.values() if "mean" in layout]
     classes = sum(shape[0] for shape in means if len(shape) == 2)
     dims = {shape[1] for shape in means if len(shape) == 2}
@@ -90,8 +98,8 @@ def _check_classes(
         or dims != {config.flow.dim}
     ):
         raise CheckpointError(
-            f"{directory / min(layouts)} is damaged or from another checkpoint: means are of shape "
-            f"{', '.join(map(str, means[:5])) or 'nothing'}; {CONFIG} says "
+            f"{directory / min(layouts)} is damaged or from another checkpoint: its means have "
+            f"shape {', '.join(map(str, means[:5])) or 'nothing'}; {CONFIG} says "
             f"{len(config.class_names)} classes in {config.flow.dim} dimensions"
         )
 
@@ -99,7 +107,7 @@ def _check_classes(
 def _joined(
     directory: Path, files: Mapping[str, str], layouts: Mapping[str, Mapping[str, Stored]]
 ) -> dict[str, Tensor]:
-    """The tensors of all shards as one, made once and filled a shard at a time."""
+    """Return the tensors of all shards, concatenated without a second copy."""
     first = layouts[min(layouts)]
     for name, layout in layouts.items():
         _check_shard(directory / name, layout, first)
@@ -118,8 +126,8 @@ def _joined(
             least, most = int(labels.min()), int(labels.max())
             if least < start or most > last:
                 raise CheckpointError(
-                    f"{directory / name} is the shard of classes {start} to {last}, and its memory "
-                    f"is of {least} to {most}: shards are swapped, or of two checkpoints"
+                    f"{directory / name} is the shard of classes {start} to {last}, but its memory "
+                    f"has classes {least} to {most}: shards are swapped or of two checkpoints"
                 )
         for key, value in part.items():
             whole[key][filled[key] : filled[key] + len(value)] = value
@@ -128,7 +136,7 @@ def _joined(
 
 
 def _check_shard(file: Path, layout: Mapping[str, Stored], first: Mapping[str, Stored]) -> None:
-    """All shards must have the first one's tensors, and each the same classes in all of its own."""
+    """Check that a shard has the tensors of the first one, with equal numbers of rows."""
 
     def kinds(of: Mapping[str, Stored]) -> dict[str, object]:
         return {key: (stored.dtype, stored.shape[1:]) for key, stored in of.items()}
@@ -141,5 +149,5 @@ def _check_shard(file: Path, layout: Mapping[str, Stored], first: Mapping[str, S
     if flat or kinds(layout) != kinds(first) or any(len(found) > 1 for found in rows.values()):
         found = {key: stored.shape for key, stored in sorted(layout.items())[:12]}
         raise CheckpointError(
-            f"{file} does not belong to the other shards, or is damaged: it holds {found}"
+            f"{file} is damaged or does not match the other shards: it holds {found}"
         )

@@ -7,7 +7,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..checkpoint.checkpoint import Checkpoint, CheckpointConfig, refuse_existing
+from ..checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from ..io.atomic import check_output
+from ..io.text import printable
 from .common import new_parser
 
 __all__ = ["parser", "run"]
@@ -18,8 +20,8 @@ def parser() -> ArgumentParser:
     made = new_parser(
         "convert",
         "Convert a checkpoint of the paper's released implementation (a Lightning .ckpt file) to "
-        "a directory of this package. The file is a pickle: nothing in it is imported or run.",
-        "Fit it to your images afterwards (nfaug fit): a released file holds no PCA axes.",
+        "a checkpoint directory. The file is a pickle: nothing in it is imported or run.",
+        "Then fit it to your images with nfaug fit, since released files hold no PCA axes.",
     )
     made.add_argument("file", help="the released .ckpt file")
     made.add_argument("--out", required=True, help="the checkpoint directory to write")
@@ -31,11 +33,11 @@ def parser() -> ArgumentParser:
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Read, convert and save."""
+    """Convert and save."""
     from ..checkpoint.convert import convert_checkpoint
 
     out = Path(arguments.out)
-    refuse_existing(out, overwrite=arguments.overwrite)
+    check_output(out, overwrite=arguments.overwrite)
     found = convert_checkpoint(arguments.file)
     number = 0 if found.gaussians is None else found.gaussians.num_classes
     names = arguments.class_names or [str(y) for y in range(number)]
@@ -45,7 +47,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         found.flow.config,
         class_names=tuple(names),
         gaussians={"kind": "released"} if number else {},
-        training={"converted_from": Path(arguments.file).name, **found.info},
+        training={"converted_from": printable(Path(arguments.file).name), **found.info},
     )
     Checkpoint(found.flow, config, found.gaussians).save(out, overwrite=True)
     return {

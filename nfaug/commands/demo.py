@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..checkpoint.checkpoint import refuse_existing
+from ..io.atomic import check_output
 from .common import new_parser
 
 __all__ = ["parser", "run"]
@@ -32,7 +32,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     from ..training.demo import DemoSettings, run_demo
 
     out = Path(arguments.out)
-    refuse_existing(out, overwrite=arguments.overwrite)
+    check_output(out, overwrite=arguments.overwrite)
     settings = DemoSettings.quick() if arguments.quick else DemoSettings()
     result = run_demo(out, settings)
     return result | {"report": str(out / "report.md")}

@@ -13,10 +13,11 @@ from torch.utils.data import Dataset
 
 from ..augment.preview import preview_grid
 from ..augment.transform import NFAugment
-from ..checkpoint.checkpoint import Checkpoint, refuse_existing
+from ..checkpoint.checkpoint import Checkpoint
 from ..data.preprocess import size_of
 from ..fitting import fit, with_shape_of
 from ..gaussians.priors import FITTED_PRIORS
+from ..io.atomic import check_output
 from .common import add_data_options, add_flow, load_on, new_parser, open_data
 
 __all__ = ["parser", "run"]
@@ -95,7 +96,7 @@ def parser() -> ArgumentParser:
 def run(arguments: Namespace) -> dict[str, Any]:
     """Fit, save, and report the fit."""
     out = Path(arguments.out)
-    refuse_existing(out, overwrite=arguments.overwrite)
+    check_output(out, overwrite=arguments.overwrite)
     gaussians = _gaussians(arguments)
     if arguments.augment is None and (arguments.views, arguments.img_size) != (None, None):
         raise ValueError("--views and --img-size need --augment SPEC")

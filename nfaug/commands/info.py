@@ -16,26 +16,27 @@ def parser() -> ArgumentParser:
     """Options of `nfaug info`."""
     made = new_parser(
         "info",
-        "Say what a checkpoint holds: flow, classes, gaussians, figures; or what a recipe costs.",
+        "Describe a checkpoint (flow, classes, gaussians, figures) or the cost of a recipe.",
     )
     made.add_argument(
         "flow", nargs="?", help="a checkpoint directory, owner/name on the Hub, or builtin:NAME"
     )
     made.add_argument(
         "--recipe",
-        help="instead of a checkpoint: a recipe of nfaug train, its flow, GFLOP an image and "
-        "direction, and by calculation the hours on a card",
+        help="describe a recipe of nfaug train instead: its flow, GFLOP per image and direction, "
+        "and an estimate of the GPU hours",
     )
     made.add_argument(
-        "--autoencoder", help="for a flow on latents: where its autoencoder is, if it has moved"
+        "--autoencoder",
+        help="for a flow on latents: its autoencoder's directory or owner/name, if it has moved",
     )
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Load, check, and describe; or calculate."""
+    """Load and describe a checkpoint, or estimate the cost of a recipe."""
     if (arguments.flow is None) == (arguments.recipe is None):
-        raise ValueError("give a checkpoint or --recipe NAME, one of the two")
+        raise ValueError("give either a checkpoint or --recipe NAME")
     if arguments.recipe is not None:
         from ..training.evaluation.cost import recipe_cost
 

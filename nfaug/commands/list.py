@@ -14,14 +14,14 @@ __all__ = ["parser", "run"]
 def parser() -> ArgumentParser:
     """Options of `nfaug list`."""
     made = new_parser("list", "List the flows on the Hugging Face Hub.")
-    made.add_argument("--author", help="only those of this account or organisation")
-    made.add_argument("--search", help="only those whose name holds this")
-    made.add_argument("--limit", type=int, default=100, help="at most so many")
+    made.add_argument("--author", help="only flows of this account or organization")
+    made.add_argument("--search", help="only flows whose name contains this text")
+    made.add_argument("--limit", type=int, default=100, help="maximum number of flows")
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Ask the Hub."""
+    """List the flows on the Hub."""
     from ..hub import list_flows
 
     found = list_flows(author=arguments.author, search=arguments.search, limit=arguments.limit)

@@ -14,17 +14,17 @@ __all__ = ["parser", "run"]
 def parser() -> ArgumentParser:
     """Options of `nfaug pull`."""
     made = new_parser(
-        "pull", "Fetch a checkpoint from the Hugging Face Hub and check it against its hashes."
+        "pull", "Download a checkpoint from the Hugging Face Hub and check its hashes."
     )
     made.add_argument("repo", help="owner/name on the Hub")
-    made.add_argument("--out", help="copy it into this directory; by default it stays in the cache")
+    made.add_argument("--out", help="copy it into this directory (default: it stays in the cache)")
     made.add_argument("--revision", help="a branch, tag or commit")
     made.add_argument("--overwrite", action="store_true", help="replace what --out holds")
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Fetch, and say where it is."""
+    """Download, and return the directory."""
     from ..hub import pull
 
     folder = pull(

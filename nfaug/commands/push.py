@@ -1,4 +1,4 @@
-"""nfaug push, and what nfaug train has of it."""
+"""nfaug push, and the push options of nfaug train."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .common import new_parser
 
 __all__ = ["add_push_options", "parser", "push_target", "push_trained", "run"]
 
-_NO_MEMORY = "leave out memory and picture; at most a quarter as many axes as images of a class"
+_NO_MEMORY = "leave out memory and picture; keep at most one axis per four images of a class"
 
 
 def parser() -> ArgumentParser:
@@ -20,8 +20,8 @@ def parser() -> ArgumentParser:
         "push",
         "Push a checkpoint to the Hugging Face Hub as one commit: configuration, tensors, card and "
         "picture. Log in first with: hf auth login.",
-        "The partner memory, and axes as many as a class has images, reproduce training images "
-        "nearly. Push with --no-memory what was trained on images that are not yours to show.",
+        "The partner memory nearly reproduces training images, and so do as many axes as images of "
+        "a class. Use --no-memory for images that you must not publish.",
     )
     made.add_argument("directory", help="the checkpoint directory")
     made.add_argument("repo", help="owner/name on the Hub")
@@ -29,17 +29,21 @@ def parser() -> ArgumentParser:
     made.add_argument("--revision", help="the branch to push to")
     made.add_argument("--message", help="the commit's summary line")
     made.add_argument("--no-memory", action="store_true", help=_NO_MEMORY)
-    made.add_argument("--licence", help="for the card: the licence's identifier, such as mit")
-    made.add_argument("--about-data", help="for the card: what the training images are")
+    made.add_argument(
+        *("--license", "--licence"), help="for the card: identifier of the license, such as mit"
+    )
+    made.add_argument(
+        "--about-data", help="for the card: what the training images are, and their terms of use"
+    )
     made.add_argument(
         "--overwrite-card", action="store_true", help="replace the README.md on the Hub"
     )
-    made.add_argument("--dry-run", action="store_true", help="list files and sizes, push nothing")
+    made.add_argument("--dry-run", action="store_true", help="list files and sizes without a push")
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Push, or say what would be pushed."""
+    """Push, or list what would be pushed."""
     from ..hub import plan_push, push_to_hub
 
     memory = not arguments.no_memory
@@ -48,7 +52,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
             arguments.directory,
             arguments.repo,
             memory=memory,
-            licence=arguments.licence,
+            license=arguments.license,
             data=arguments.about_data,
         )
         return {"repo": arguments.repo, "bytes": sum(files.values()), "files": files}
@@ -60,29 +64,35 @@ def run(arguments: Namespace) -> dict[str, Any]:
         memory=memory,
         commit_message=arguments.message,
         overwrite_card=arguments.overwrite_card,
-        licence=arguments.licence,
+        license=arguments.license,
         data=arguments.about_data,
     )
     return {"repo": arguments.repo, "commit": url}
 
 
 def add_push_options(parser: ArgumentParser) -> None:
-    """--push_to and its companions, for a command that ends with a checkpoint."""
+    """Add --push-to and its companions to a command that ends with a checkpoint."""
     parser.add_argument(
-        "--push_to", help="owner/name on the Hugging Face Hub, to push to when all is done"
+        *("--push-to", "--push_to"), help="owner/name on the Hugging Face Hub to push to at the end"
     )
     parser.add_argument(
-        "--push_private", action="store_true", help="make a new repository of --push_to private"
+        *("--push-private", "--push_private"),
+        action="store_true",
+        help="make a new repository of --push-to private",
     )
-    parser.add_argument("--push_no_memory", action="store_true", help=f"of a push: {_NO_MEMORY}")
+    parser.add_argument(
+        *("--push-no-memory", "--push_no_memory"),
+        action="store_true",
+        help=f"for --push-to: {_NO_MEMORY}",
+    )
 
 
 def push_target(arguments: Namespace) -> str | None:
-    """The repository of --push_to, asked about before the work begins; None without it.
+    """Return the repository of --push-to after a check of name and token; None without it.
 
     Raises:
-        ValueError: it is no repository name, or a companion stands without --push_to.
-        nfaug.hub.HubError: there is no token, or the Hub does not accept it.
+        ValueError: The name is not valid, or a companion option is given without --push-to.
+        nfaug.hub.HubError: There is no token, or the Hub rejects it.
     """
     if arguments.push_to is None:
         if arguments.push_private or arguments.push_no_memory:
@@ -94,7 +104,7 @@ def push_target(arguments: Namespace) -> str | None:
 
 
 def push_trained(arguments: Namespace, out: Path, repo: str) -> dict[str, Any]:
-    """Push what was saved in `out`; where that fails, say how to do it later."""
+    """Push the checkpoint in `out`; the error gives the command that repeats a failed push."""
     from ..hub import HubError, push_to_hub
 
     memory = not arguments.push_no_memory

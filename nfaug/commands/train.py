@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from ..checkpoint.checkpoint import Checkpoint, load, refuse_existing
+from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.timm_names import PREFIXES
-from ..io.atomic import write_text
-from ..io.names import CONFIG
+from ..io.atomic import check_output, write_text
+from ..io.manifest import CONFIG
 from ..io.strict_json import jsonable
 from ..training.config import TrainConfig, current_settings, recipe_path, recipes
 from .common import DATA_HELP, new_parser
@@ -151,7 +151,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     resumed = arguments.resume is not None
     if not resumed:
         _refuse_unfinished(out, overwrite=arguments.overwrite)
-        refuse_existing(out, overwrite=arguments.overwrite)
+        check_output(out, overwrite=arguments.overwrite)
     elif out.resolve() != Path(arguments.resume).expanduser().resolve():
         raise ValueError(
             f"--resume {arguments.resume} goes on in its own directory; leave out --out"

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..io.manifest import read_manifest
+from ..resolve import read_resolved
 from .codec import Codec, PixelCodec
 from .config import BACKBONES, FlowConfig
 from .layers import SQUEEZES, Layer, Precision, Squeeze
 from .mef import MatrixExpCoupling
 from .networks import DisableTF32
+from .stored import read_flow
 
 __all__ = ["Flow", "FlowConfig", "Recompute"]
 
@@ -113,25 +116,27 @@ class Flow(Layer):
         token: str | bool | None = None,
         autoencoder: str | Path | None = None,
     ) -> Flow:
-        """Load the flow of a checkpoint: a directory, "builtin:NAME" or a Hub repository.
+        """Load the flow of a checkpoint, without its class gaussians and PCA.
 
-        Only the configuration and the flow's weights are downloaded, into the Hub's cache. Use
-        `nfaug.load` to load the class statistics as well.
+        From a repository only the configuration and the weights of the flow are downloaded.
 
         Args:
-            path_or_repo: The directory, "builtin:NAME" or "owner/name".
+            path_or_repo: "builtin:NAME", a directory, or a Hub repository "owner/name".
             revision: Branch, tag or commit of the repository.
-            token: Access token; None for the one that is logged in, False for none.
-            autoencoder: See `nfaug.load`.
+            token: Access token of the Hub; None for the one that is logged in, False for none.
+            autoencoder: See `nfaug.Checkpoint.load`.
 
         Raises:
-            CheckpointError: If the directory holds no checkpoint, or a damaged one.
-            FileNotFoundError: If the name is neither a directory nor a valid repository name.
-            nfaug.hub.HubError: If the repository cannot be read.
+            CheckpointError: The directory is not a checkpoint, or it is damaged.
+            FileNotFoundError: This is neither a directory nor a possible repository name.
+            nfaug.hub.HubError: The repository cannot be read.
         """
-        from ..checkpoint.checkpoint import load_flow  # lazy: reading files is not needed otherwise
 
-        return load_flow(path_or_repo, revision=revision, token=token, autoencoder=autoencoder)
+        def read(directory: Path) -> Flow:
+            manifest = read_manifest(directory)
+            return read_flow(cls.from_tensors, directory, manifest, autoencoder).eval()
+
+        return read_resolved(read, path_or_repo, revision=revision, token=token, whole=False)
 
     @property
     def device(self) -> torch.device:

@@ -1,1 +1,1 @@
-"""Files and bytes: atomic writes, strict JSON, tensor files. It knows no flow."""
+"""Files: atomic writes, strict JSON, safetensors, the manifest of a checkpoint, safe text."""

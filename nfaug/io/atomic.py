@@ -1,4 +1,4 @@
-"""Writing files and directories so that a reader sees the old one or the new one, never a part."""
+"""Atomic writes: a reader sees the old file or directory or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["replace_directory", "write_bytes", "write_text"]
+__all__ = ["check_output", "replace_directory", "write_bytes", "write_text"]
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-# A mount point cannot be renamed, nor what lies in a folder that is not ours to write in.
+# Renaming fails for a mount point and in a folder without write permission.
 _CANNOT_RENAME = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def _fsync(path: Path) -> None:
-    if os.name == "nt":  # directories cannot be opened there, nor files that are only read synced
+    if os.name == "nt":  # Windows opens no directories and syncs no file opened for reading
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -30,7 +30,7 @@ def _fsync(path: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    """A new hidden name in the same folder."""
+    """Return a new hidden name in the same folder."""
     return path.parent / f".{path.name}.{secrets.token_hex(4)}"
 
 
@@ -54,19 +54,33 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Check that a directory can be written: it is new or empty, or `overwrite` is set.
+
+    Raises:
+        FileExistsError: The path is a file, or a directory that is not empty.
+    """
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file; a checkpoint is a directory")
+    if not overwrite and path.is_dir() and any(path.iterdir()):
+        raise FileExistsError(
+            f"{path} is not empty; pass overwrite=True (--overwrite) to replace it"
+        )
+
+
 @contextlib.contextmanager
 def replace_directory(
     path: Path, *, drop: frozenset[str] = frozenset(), last: str = "config.json"
 ) -> Iterator[Path]:
     """Yield an empty directory that becomes `path` when the block ends without an error.
 
-    Files of an existing `path` that the block did not write are carried over, except the names in
-    `drop`. Until the last rename `path` is untouched: a crash or a full disk leaves it whole. Where
-    `path` itself cannot be renamed (a mount point, the working directory of this process), its
-    files are replaced one by one at the end, `last` as the last of all: without it a reader finds
-    nothing, and with it everything.
+    Files of an existing `path` that the block did not write are kept, except the names in `drop`.
+    `path` is unchanged until the final rename, so a crash or a full disk leaves it whole. If `path`
+    cannot be renamed (a mount point, the working directory of this process), its files are replaced
+    one by one at the end, and `last` after all others: readers that need this file see the old
+    directory, nothing, or the new directory.
     """
-    path = path.resolve()  # a link stays, and what it leads to is replaced
+    path = path.resolve()  # keeps a symbolic link and replaces its target
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = _stage(path)
     try:
@@ -79,14 +93,14 @@ def replace_directory(
         else:
             staged.rename(path)
         _fsync(path)
-        with contextlib.suppress(PermissionError):  # a parent that may not be read
+        with contextlib.suppress(PermissionError):  # the parent may not be readable
             _fsync(path.parent)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
 
 def _stage(path: Path) -> Path:
-    """A new directory on the same disk: beside `path`, or in it where that is not allowed."""
+    """Make a directory on the same disk: beside `path`, or inside it if that is not allowed."""
     staged = _beside(path)
     try:
         staged.mkdir()
@@ -114,15 +128,15 @@ def _replace(path: Path, staged: Path, drop: frozenset[str], last: str) -> None:
 
 
 def _holds_working_directory(path: Path) -> bool:
-    """Whether this process would go on in a deleted directory, and a shell before it too."""
+    """Whether renaming would leave this process and its shell in a deleted directory."""
     try:
         return Path.cwd().is_relative_to(path)
-    except FileNotFoundError:  # it is deleted already
+    except FileNotFoundError:  # the working directory is deleted already
         return False
 
 
 def _replace_files(path: Path, staged: Path, drop: frozenset[str], last: str) -> None:
-    # Onto the same disk first, so that each of the renames below is one step.
+    # Copy to the same disk first, so that each rename below is atomic.
     inner = staged if staged.parent == path else _beside(path / path.name)
     try:
         if inner != staged:
@@ -141,7 +155,7 @@ def _replace_files(path: Path, staged: Path, drop: frozenset[str], last: str) ->
 
 
 def _carry_over(old: Path, new: Path, drop: frozenset[str] = frozenset()) -> None:
-    """Link into `new` whatever stands in `old` and not in `new`; copy where links cannot be."""
+    """Link the entries of `old` that `new` lacks into it; copy them if links are impossible."""
     for entry in old.iterdir():
         target = new / entry.name
         if entry.name in drop or (target.exists() and not target.is_dir()):
@@ -158,7 +172,7 @@ def _carry_over(old: Path, new: Path, drop: frozenset[str] = frozenset()) -> Non
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Swap two directories: in one step where the kernel can, in three renames elsewhere."""
+    """Swap two directories: atomically if the kernel can, otherwise in three renames."""
     try:
         swap = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):

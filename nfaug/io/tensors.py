@@ -1,4 +1,4 @@
-"""safetensors files: those of strangers are judged by their header before anything is allocated."""
+"""Read and write safetensors files; headers are checked before anything is allocated."""
 
 from __future__ import annotations
 
@@ -16,13 +16,21 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .names import CONFIG, CheckpointError
+from .manifest import CONFIG, CheckpointError
 from .strict_json import parse_json
 
-__all__ = ["MOST_TENSORS", "Stored", "read_layout", "read_tensors", "sha256_of", "write_tensors"]
+__all__ = [
+    "MOST_TENSORS",
+    "Stored",
+    "check_sha256",
+    "read_layout",
+    "read_tensors",
+    "sha256_of",
+    "write_tensors",
+]
 
-MOST_TENSORS = 20_000  # of a file; the paper's flow has 1,296
-_LARGEST_HEADER = 2**22  # bytes, with room for as many
+MOST_TENSORS = 20_000  # per file; the paper's flow has 1,296
+_LARGEST_HEADER = 2**22  # bytes, enough for 20,000 tensors
 _MOST_DIMENSIONS = 8
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
 _TYPES = {
@@ -38,7 +46,7 @@ Span = tuple[int, int]
 
 
 class Stored(NamedTuple):
-    """A tensor in a file that was not read yet."""
+    """Type and shape of a tensor in a file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -50,15 +58,15 @@ class Stored(NamedTuple):
 
 
 def read_layout(file: Path) -> dict[str, Stored]:
-    """What a safetensors file holds, by its header alone.
+    """Return {name: type and shape} from the header of a safetensors file.
 
-    Where it says that a tensor is, the file has that many bytes, no more and no fewer, so that
-    reading takes as much memory as the file has on disk whatever the header says.
+    The tensors of the header fill the file exactly, so reading it takes no more memory than the
+    file has bytes.
 
     Raises:
-        CheckpointError: the header is longer than 4 MiB or than the file, no strict JSON, of more
-            than 20,000 tensors, or says something that no checkpoint's tensors are; or offsets
-            overlap, leave gaps, or do not end where the file does.
+        CheckpointError: The header is longer than 4 MiB or than the file, is not strict JSON, or
+            has more than 20,000 tensors or an unknown type; or offsets overlap, leave gaps or do
+            not end at the end of the file.
     """
     try:
         with file.open("rb") as opened:
@@ -69,22 +77,22 @@ def read_layout(file: Path) -> dict[str, Stored]:
 
 
 def read_tensors(file: Path, sha256: str) -> dict[str, Tensor]:
-    """All tensors of a file that has this SHA-256; `read_layout` has judged its size before.
+    """Read all tensors of a file and check its SHA-256; call `read_layout` first.
 
-    The file is read once: what was hashed is what is returned. The tensors are parts of one buffer,
-    since a copy of each would take as long again as the reading.
+    The file is read once, so the tensors come from the bytes that were hashed. They are views of
+    one buffer, which saves a copy.
 
     Raises:
-        CheckpointError: it cannot be read, its bytes are others, or see `read_layout`.
+        CheckpointError: The file cannot be read, has another SHA-256, or see `read_layout`.
     """
     try:
         with file.open("rb") as opened:
             data = bytearray(os.fstat(opened.fileno()).st_size)
             if opened.readinto(data) != len(data):
-                raise OSError("it became shorter meanwhile")
+                raise OSError("it became shorter while it was read")
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from None
-    refuse_other_bytes(file, hashlib.sha256(data).hexdigest(), sha256)
+    check_sha256(file, hashlib.sha256(data).hexdigest(), sha256)
     try:
         entries, start = _entries(io.BytesIO(data[: _LARGEST_HEADER + 8]), len(data))
     except ValueError as error:
@@ -98,12 +106,12 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write a safetensors file and return its SHA-256.
 
     Raises:
-        OSError: it cannot be written; the disk may be full.
+        OSError: The file cannot be written, for example because the disk is full.
     """
     values = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         save_file(values, file, metadata={"format": "pt"})
-    except SafetensorError as error:  # no OSError, and what the system said is in its words alone
+    except SafetensorError as error:  # holds the system's error number in its text only
         found = re.search(r"(?:os error|Os \{ code:) (\d+)", str(error))
         if found is None:
             raise OSError(f"{file} cannot be written: {error}") from error
@@ -112,7 +120,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _part(data: bytearray, stored: Stored, start: int) -> Tensor:
-    """The tensor that begins at a byte, in memory of its own where its type cannot begin there."""
+    """Return the tensor that begins at byte `start`; copy it if that is not aligned."""
     dtype, shape = stored
     if not stored.numel:
         return torch.empty(shape, dtype=dtype)
@@ -123,7 +131,7 @@ def _part(data: bytearray, stored: Stored, start: int) -> Tensor:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):
@@ -131,11 +139,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def refuse_other_bytes(file: Path, found: str, listed: str) -> None:
-    """Refuse a file whose SHA-256 is not the one that the configuration lists.
+def check_sha256(file: Path, found: str, listed: str) -> None:
+    """Check the SHA-256 of a file against the one in the configuration.
 
     Raises:
-        CheckpointError: says both.
+        CheckpointError: They differ; the message gives both.
     """
     if found != listed:
         raise CheckpointError(
@@ -145,42 +153,44 @@ def refuse_other_bytes(file: Path, found: str, listed: str) -> None:
 
 
 def _entries(opened: BinaryIO, size: int) -> tuple[dict[str, tuple[Stored, Span]], int]:
-    """Every tensor with its span of bytes, and where the first of these begins."""
+    """Return type, shape and byte range of every tensor, and the offset of the first byte."""
     start = opened.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or 8 + length > size:
-        raise ValueError(f"it has {size} bytes, of which {8 + length} would be its header")
+        raise ValueError(f"it has {size} bytes, fewer than the {8 + length} of its header")
     if length > _LARGEST_HEADER:
         raise ValueError(f"its header has {length} bytes; at most {_LARGEST_HEADER} are read")
     header = parse_json(opened.read(length))
     if not isinstance(header, dict):
-        raise ValueError("its header is no object")
-    said = header.pop("__metadata__", {})  # of no use here, but a safetensors file has no other
+        raise ValueError("its header is not an object")
+    said = header.pop("__metadata__", {})  # ignored, but checked against the format
     if not isinstance(said, dict) or not all(isinstance(text, str) for text in said.values()):
-        raise ValueError("its __metadata__ are not texts")
+        raise ValueError("its __metadata__ holds a value that is not a string")
     if len(header) > MOST_TENSORS:
         raise ValueError(f"it holds {len(header)} tensors; at most {MOST_TENSORS} are read")
     entries = {name: _entry(name, entry) for name, entry in header.items()}
     end = 0
     for first, last in sorted(span for _, span in entries.values()):
         if first != end:
-            raise ValueError(f"a tensor begins at byte {first} where one at {end} is due")
+            raise ValueError(f"a tensor begins at byte {first}, not at {end}")
         end = last
     if 8 + length + end != size:
-        raise ValueError(f"its tensors end at byte {8 + length + end}, and it has {size}")
+        raise ValueError(f"its tensors end at byte {8 + length + end}, the file at {size}")
     return entries, 8 + length
 
 
 def _entry(name: str, entry: Any) -> tuple[Stored, Span]:
-    """Type, shape and place of one tensor."""
+    """Return type, shape and byte range of one tensor."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"no checkpoint has a tensor that is called {name[:40]!r}")
+        raise ValueError(f"{name[:40]!r} is not a valid tensor name")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"the entry of {name} is not dtype, shape and data_offsets")
     kind, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
     dtype = _TYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:
-        raise ValueError(f"{name} is of type {str(kind)[:40]!r}; there are {', '.join(_TYPES)}")
+        raise ValueError(
+            f"{name} has type {str(kind)[:40]!r}; it must be one of {', '.join(_TYPES)}"
+        )
     if not _sizes(shape) or len(shape) > _MOST_DIMENSIONS:
         raise ValueError(f"the shape of {name} is {str(shape)[:40]}")
     if not _sizes(span) or len(span) != 2:
@@ -189,12 +199,12 @@ def _entry(name: str, entry: Any) -> tuple[Stored, Span]:
     first, last = span
     if last - first != stored.numel * dtype.itemsize:
         raise ValueError(
-            f"{name} is {kind} {str(shape)[:40]} in {last - first} bytes, where it has "
+            f"{name} is {kind} {str(shape)[:40]} in {last - first} bytes instead of "
             f"{stored.numel * dtype.itemsize}"
         )
     return stored, (first, last)
 
 
 def _sizes(value: Any) -> bool:
-    """Whether it is a list of whole numbers that are not negative."""
+    """Whether the value is a list of whole numbers of at least 0."""
     return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)

@@ -41,14 +41,14 @@ def test_a_bundled_flow_is_small_and_holds_no_image(name: str) -> None:
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "The partner memory was left out." in card
     assert f'NFAugment.from_pretrained("{name}"' in card
-    terms = card.partition("## Licence and data\n\n")[2].partition("\n\n## ")[0]
+    terms = card.partition("## License and data\n\n")[2].partition("\n\n## ")[0]
     assert terms.endswith("\\."), "a whole sentence"
     assert "\\.\\.\\." not in terms
 
 
 def test_what_there_is() -> None:
     assert "builtin:fashion-mnist" in builtin_names()
-    with pytest.raises(FileNotFoundError, match="'builtin:mnist'; there are builtin:fashion-mnist"):
+    with pytest.raises(FileNotFoundError, match="builtin:fashion-mnist"):
         nfaug.load("builtin:mnist")
 
 
@@ -92,5 +92,5 @@ def test_a_run_becomes_a_bundled_flow(
     assert not made.pca.has_memory
     assert made.config.metrics["on"] == "36 test images"
     monkeypatch.setattr(bundle, "MOST_BYTES", 1000)
-    with pytest.raises(SystemExit, match="fewer axes"):
+    with pytest.raises(SystemExit, match="--rank"):
         bundle.main()

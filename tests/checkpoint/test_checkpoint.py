@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import json
 import math
 import os
@@ -142,7 +143,7 @@ def test_figures_that_are_not_finite_are_null(tiny_checkpoint: Checkpoint, tmp_p
 
 def test_a_value_that_json_does_not_have(tiny_checkpoint: Checkpoint, path: Path) -> None:
     config = dataclasses.replace(tiny_checkpoint.config, training={"device": torch.device("cpu")})
-    with pytest.raises(TypeError, match="JSON has no device"):
+    with pytest.raises(TypeError, match="device"):
         dataclasses.replace(tiny_checkpoint, config=config).save(path, overwrite=True)
     same(load(path), tiny_checkpoint)
 
@@ -182,29 +183,36 @@ def test_version_1_is_readable_for_ever() -> None:
 
 
 def test_not_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"is no nfaug checkpoint: it has no config\.json"):
+    with pytest.raises(CheckpointError, match=r"config\.json"):
         load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(CheckpointError, match="is not an nfaug configuration: no format_version"):
+    with pytest.raises(CheckpointError, match="format_version"):
         load(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no checkpoint directory, and no repository name"):
+    with pytest.raises(FileNotFoundError, match="no-such"):
         load(tmp_path / "no-such")
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileNotFoundError, match="no checkpoint directory"):
+    with pytest.raises(FileNotFoundError, match="file"):
         load(tmp_path / "file")
-    with pytest.raises(FileNotFoundError, match="no checkpoint directory"):
+    with pytest.raises(FileNotFoundError, match="no-such"):
         load("./no-such")
+
+
+def test_the_name_of_a_bundled_flow_gets_a_hint() -> None:
+    with pytest.raises(FileNotFoundError, match="builtin:rgb32"):
+        load("rgb32")
+    with pytest.raises(FileNotFoundError, match="builtin:fashion-mnist"):
+        nfaug.Flow.from_pretrained("fashion-mnist")
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_truncated_file(path: Path, name: str) -> None:
     data = (path / name).read_bytes()
     (path / name).write_bytes(data[: len(data) // 2])
-    with pytest.raises(CheckpointError, match=f"{name} is (not (a )?readable|damaged)"):
+    with pytest.raises(CheckpointError, match=name):
         load(path)
     if name != "config.json":
         sign(path)  # and signed by somebody
-        with pytest.raises(CheckpointError, match=f"{name} is not a readable safetensors file"):
+        with pytest.raises(CheckpointError, match=name):
             load(path)
 
 
@@ -214,46 +222,66 @@ def test_a_flipped_byte(path: Path, name: str, place: float) -> None:
     data = bytearray((path / name).read_bytes())
     data[int(place * len(data))] ^= 0x10
     (path / name).write_bytes(data)
-    damaged = f"{name} is (damaged or from another checkpoint|not a readable safetensors file)"
-    with pytest.raises(CheckpointError, match=damaged):
+    with pytest.raises(CheckpointError, match=name):
         load(path)
-    with pytest.raises(CheckpointError, match=damaged):
+    with pytest.raises(CheckpointError, match=name):
         verify(path)
 
 
-def test_a_changed_configuration(path: Path) -> None:
+def test_a_class_name_may_be_corrected_with_an_editor(path: Path) -> None:
+    """Also in files of older versions, which hold a hash of the configuration."""
     text = (path / "config.json").read_text()
+    assert "config_sha256" not in text
     (path / "config.json").write_text(text.replace('"cat"', '"cow"'))
-    with pytest.raises(CheckpointError, match=r"config\.json was changed after it was written"):
+    assert load(path).config.class_names[0] == "cow"
+    old = DATA / "checkpoint_v1"
+    text = (old / "config.json").read_text()
+    assert "config_sha256" in text
+    shutil.copytree(old, path.parent / "old")
+    (path.parent / "old" / "config.json").write_text(text.replace('"cat"', '"cow"'))
+    edited = load(path.parent / "old")
+    assert edited.config.class_names[0] == "cow"
+    edited.save(path, overwrite=True)
+    assert "config_sha256" not in (path / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"a": NaN}',
+        b'{"a": 1e999}',
+        b'{"a": 1, "a": 2}',
+        b'{"a": "\\ud800"}',
+        b"\xff{}",
+        b"[" * 100_000,
+        b"[" * 40 + b"]" * 40,
+        b"[]",
+    ],
+)
+def test_a_configuration_that_is_not_strict_json(path: Path, content: bytes) -> None:
+    (path / "config.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match="JSON"):
         load(path)
-    (path / "config.json").write_text(text.replace('"seed": 0', '"seed": NaN'))
-    with pytest.raises(
-        CheckpointError, match=r"config\.json is not readable as JSON: JSON has no NaN"
-    ):
-        load(path)
-    (path / "config.json").write_bytes(b"\xff{}")
-    with pytest.raises(CheckpointError, match=r"config\.json is not readable as JSON"):
-        load(path)
-    (path / "config.json").write_text("[" * 100_000)
-    with pytest.raises(CheckpointError, match=r"config\.json is not readable as JSON"):
-        load(path)
+
+
+def test_a_configuration_that_is_too_long(path: Path) -> None:
     with (path / "config.json").open("wb") as file:
         file.truncate(2**27)
-    with pytest.raises(CheckpointError, match="it is longer than"):
+    with pytest.raises(CheckpointError, match="longer"):
         load(path)
 
 
 @pytest.mark.parametrize("version", [2, "1", None, 1.5, True, 1.0])
 def test_an_unknown_version(path: Path, version: object) -> None:
     sign(path, lambda values: values.update(format_version=version))
-    with pytest.raises(CheckpointError, match=r"this nfaug reads 1\. A newer nfaug may read it"):
+    with pytest.raises(CheckpointError, match="version"):
         load(path)
 
 
 @pytest.mark.parametrize("name", FILES[1:])
 def test_a_missing_file(path: Path, name: str) -> None:
     (path / name).unlink()
-    with pytest.raises(CheckpointError, match=rf"{name} is missing; config\.json lists it"):
+    with pytest.raises(CheckpointError, match=name):
         verify(path)
 
 
@@ -261,7 +289,7 @@ def test_a_file_of_another_checkpoint(path: Path, tmp_path: Path) -> None:
     for name in FILES[1:]:
         mine = (path / name).read_bytes()
         (path / name).write_bytes((DATA / "checkpoint_v1" / name).read_bytes())
-        with pytest.raises(CheckpointError, match=f"{name} is damaged or from another checkpoint"):
+        with pytest.raises(CheckpointError, match=name):
             load(path)
         sign(path)
         with pytest.raises(CheckpointError, match=name):
@@ -270,7 +298,7 @@ def test_a_file_of_another_checkpoint(path: Path, tmp_path: Path) -> None:
         sign(path)
     load(path)
     (path / "config.json").write_bytes((DATA / "checkpoint_v1" / "config.json").read_bytes())
-    with pytest.raises(CheckpointError, match="damaged or from another checkpoint"):
+    with pytest.raises(CheckpointError, match="safetensors"):
         load(path)
 
 
@@ -279,27 +307,25 @@ def test_two_files_swapped(path: Path) -> None:
     data = one.read_bytes(), two.read_bytes()
     one.write_bytes(data[1])
     two.write_bytes(data[0])
-    with pytest.raises(CheckpointError, match="damaged or from another checkpoint"):
+    with pytest.raises(CheckpointError, match=r"\.safetensors"):
         load(path)
     sign(path)
-    with pytest.raises(
-        CheckpointError, match=r"gaussians\.safetensors is damaged or .* holds .* need"
-    ):
+    with pytest.raises(CheckpointError, match=r"gaussians\.safetensors"):
         load(path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": [2, 1]}, r"missing blocks\.0\.1\.actnorm"),
-        ({"steps": [1], "blocks": [1], "width": [8]}, r"unexpected blocks\.1\.0\.actnorm"),
-        ({"width": [16, 8]}, r"misshapen .*\(8, .*instead of \(16, "),
-        ({"steps": [500, 1]}, "the two do not belong together"),
+        ({"steps": [2, 1]}, r"blocks\.0\.1\.actnorm"),
+        ({"steps": [1], "blocks": [1], "width": [8]}, r"blocks\.1\.0\.actnorm"),
+        ({"width": [16, 8]}, r"\(8, .*\(16, "),
+        ({"steps": [500, 1]}, "tensors"),
         ({"channels": 3}, "misshapen"),
-        ({"steps": [10**9, 1]}, "this flow is too large"),
-        ({"padded_size": [9, 9]}, "cannot be halved"),
+        ({"steps": [10**9, 1]}, "large"),
+        ({"padded_size": [9, 9]}, "padded_size"),
         ({"channels": "three"}, "channels"),
-        ({"attention": True}, r"unknown flow settings \['attention'\]"),
+        ({"attention": True}, "attention"),
         ({"backbone": "real-nvp"}, "real-nvp"),
         ({"steps": None}, "steps"),
     ],
@@ -320,7 +346,7 @@ def test_one_error_lists_every_key(path: Path) -> None:
         tensors["blocks.1.0.actnorm.scale"] = torch.zeros(2)
 
     rewrite(path / "model.safetensors", change)
-    with pytest.raises(CheckpointError, match="do not fit the flow") as caught:
+    with pytest.raises(CheckpointError, match="foreign") as caught:
         load(path)
     for word in ("foreign", "blocks.0.0.conv1x1.weight", "blocks.1.0.actnorm.scale (2,)"):
         assert word in str(caught.value)
@@ -329,21 +355,21 @@ def test_one_error_lists_every_key(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v.update(extra=1), r"missing \[\], unknown \['extra'\]"),
-        (lambda v: v.pop("metrics"), r"missing \['metrics'\], unknown \[\]"),
-        (lambda v: v.update(flow=[]), "flow must be objects"),
-        (lambda v: v.update(metrics=3, training=None), "training, metrics must be objects"),
-        (lambda v: v.update(class_names="cat"), "class_names must be a list of strings"),
-        (lambda v: v.update(class_names=[1, 2, 3]), "class_names must be a list of strings"),
-        (lambda v: v.update(class_names=["a", "b", "a"]), r"not distinct: \['a'\]"),
-        (lambda v: v.update(class_names=["a", "b"]), r"gaussians.* 2 classes of a 64-dimensional"),
-        (lambda v: v.update(files={}), r"files must name model\.safetensors"),
-        (lambda v: v.update(files=[]), r"files must name model\.safetensors"),
+        (lambda v: v.update(extra=1), "extra"),
+        (lambda v: v.pop("metrics"), "metrics"),
+        (lambda v: v.update(flow=[]), "flow"),
+        (lambda v: v.update(metrics=3, training=None), "metrics"),
+        (lambda v: v.update(class_names="cat"), "class_names"),
+        (lambda v: v.update(class_names=[1, 2, 3]), "class_names"),
+        (lambda v: v.update(class_names=["a", "b", "a"]), "'a'"),
+        (lambda v: v.update(class_names=["a", "b"]), "64-dimensional"),
+        (lambda v: v.update(files={}), r"model\.safetensors"),
+        (lambda v: v.update(files=[]), r"model\.safetensors"),
         (
             lambda v: v["files"].update({"../x": "0"}),
-            r"files names \['\.\./x'\], which no checkpoint",
+            r"\.\./x",
         ),
-        (lambda v: v["files"].update({"model.safetensors": 7}), "the SHA-256 of model.* is '7'"),
+        (lambda v: v["files"].update({"model.safetensors": 7}), "'7'"),
     ],
 )
 def test_a_configuration_of_another_form(
@@ -365,21 +391,21 @@ def test_a_configuration_of_another_form(
 )
 def test_weights_that_are_not_finite(path: Path, name: str, key: str, bad: float) -> None:
     rewrite(path / name, lambda tensors: tensors[key].view(-1)[3:4].fill_(bad))
-    with pytest.raises(CheckpointError, match=rf"{name}: .*(NaN or infinity|not finite)"):
+    with pytest.raises(CheckpointError, match=r"NaN|finite"):
         load(path)
 
 
 def test_gaussians_that_are_none(path: Path) -> None:
     file = path / "gaussians.safetensors"
     rewrite(file, lambda tensors: tensors["variances"][1].zero_())
-    with pytest.raises(CheckpointError, match="variances must be positive"):
+    with pytest.raises(CheckpointError, match="variances"):
         load(path)
 
 
 def test_a_pickle_is_never_opened(path: Path) -> None:
     torch.save({"x": torch.zeros(1)}, path / "model.safetensors")
     sign(path)
-    with pytest.raises(CheckpointError, match="is not a readable safetensors file"):
+    with pytest.raises(CheckpointError, match="readable"):
         load(path)
 
 
@@ -388,9 +414,9 @@ def test_a_pickle_is_never_opened(path: Path) -> None:
 
 def test_a_directory_that_is_not_empty(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"is not empty; pass overwrite=True \(--overwrite\)"):
+    with pytest.raises(FileExistsError, match="overwrite"):
         tiny_checkpoint.save(tmp_path)
-    with pytest.raises(FileExistsError, match="is a file; a checkpoint is a directory"):
+    with pytest.raises(FileExistsError, match="thesis"):
         tiny_checkpoint.save(tmp_path / "thesis.tex", overwrite=True)
     (tmp_path / "empty").mkdir()
     tiny_checkpoint.save(tmp_path / "empty")
@@ -411,25 +437,25 @@ def _poisoned(checkpoint: Checkpoint) -> Checkpoint:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: _with(c, flow=c.flow.freeze()), "a frozen flow cannot be saved"),
-        (_poisoned, r"weights hold NaN or infinity in blocks\.0\.0"),
+        (lambda c: _with(c, flow=c.flow.freeze()), "frozen"),
+        (_poisoned, r"blocks\.0\.0"),
         (
             lambda c: _with(c, config=CheckpointConfig(FlowConfig())),
-            "the configuration says FlowConfig",
+            "FlowConfig",
         ),
         (
             lambda c: _with(c, config=dataclasses.replace(c.config, class_names=("a", "b"))),
-            "ClassGaussians is of 3 classes in 64 dimensions; the checkpoint has 2 class names",
+            "ClassGaussians",
         ),
         (
             lambda c: _with(
                 c, config=dataclasses.replace(c.config, class_names=("a", "b")), gaussians=None
             ),
-            "ClasswisePCA is of 3 classes",
+            "ClasswisePCA",
         ),
         (
             lambda c: _with(c, config=dataclasses.replace(c.config, class_names=("a", "b", "a"))),
-            "class_names are not distinct",
+            "class_names",
         ),
     ],
 )
@@ -472,6 +498,40 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(
         tiny_checkpoint.save(path, overwrite=True)
     same(load(path), good)
     assert [file.name for file in path.parent.iterdir()] == ["flow"]
+
+
+def test_save_pretrained_and_from_pretrained(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    assert tiny_checkpoint.save_pretrained(tmp_path / "flow") is None
+    tiny_checkpoint.save_pretrained(tmp_path / "flow")  # replaces it, as its namesakes do
+    same(Checkpoint.from_pretrained(tmp_path / "flow"), load(tmp_path / "flow"))
+    with pytest.raises(TypeError, match="push_to_hub"):
+        tiny_checkpoint.save_pretrained(tmp_path / "flow", private=True)
+
+
+def test_samples(tiny_checkpoint: Checkpoint) -> None:
+    def drawn(*arguments: Any) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return tiny_checkpoint.sample(*arguments, generator=generator)
+
+    shape = tuple(tiny_checkpoint.flow.config.shape)
+    assert drawn(5).shape == (5, *shape)
+    assert drawn(5).dtype == torch.uint8
+    assert drawn(NAMES[1]).shape == (1, *shape)
+    assert torch.equal(drawn(NAMES[1], 4), drawn(1, 4))
+    assert not torch.equal(drawn(0, 4), drawn(1, 4))
+    for wrong in (("nobody",), (3, 1), (-1, 1), (0,), (0, 0), (1.5,)):
+        with pytest.raises(ValueError, match=r"class|number"):
+            drawn(*wrong)
+    with pytest.raises(ValueError, match="gaussians"):
+        _with(tiny_checkpoint, gaussians=None).sample(1)
+
+
+@pytest.mark.parametrize("name", ["Checkpoint", "load"])
+def test_the_examples_of_the_docstrings_run(name: str) -> None:
+    finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
+    (example,) = finder.find(getattr(nfaug, name), name)
+    assert example.examples
+    assert runner.run(example).failed == 0
 
 
 def test_a_flow_that_was_never_trained(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whatever a checkpoint directory holds: it is loaded as it is, or refused plainly."""
+"""Damaged checkpoint directories are loaded as they are or rejected with CheckpointError."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import checkpoint_fuzz
 import pytest
 import torch
-from checkpoint_fuzz import COUNT, KINDS, make, read_damaged, refuse_others
+from checkpoint_fuzz import COUNT, KINDS, check_same, make, read_damaged
 from checkpoint_tools import MOST_BYTES, MOST_SECONDS, bounded, sign, with_header
 
 from nfaug.checkpoint.checkpoint import CheckpointError, load
@@ -21,7 +21,7 @@ from nfaug.checkpoint.checkpoint import CheckpointError, load
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Good checkpoints, which no case changes."""
+    """Intact checkpoints, which no case changes."""
     folder = tmp_path_factory.mktemp("fuzz")
     make(folder)
     return folder
@@ -37,22 +37,22 @@ def test_some_of_the_cases(made: Path) -> None:
 
 @pytest.mark.parametrize("size", [10**12, 2**62, 10**30])
 def test_nothing_is_allocated_for_what_is_not_there(size: int, made: Path) -> None:
-    """Configuration and header agree on a tensor that no machine could hold."""
+    """Configuration and header agree on a tensor larger than any memory."""
     good = made / "whole"
     shutil.copytree(good, made / f"of {size}")
     path = made / f"of {size}"
     header = {"x": {"dtype": "F32", "shape": [size], "data_offsets": [0, 4 * size]}}
     (path / "model.safetensors").write_bytes(with_header(header, b""))
     sign(path, lambda values: values["flow"].update(width=[size, size]))
-    with bounded("a large tensor"), pytest.raises(CheckpointError, match="too large"):
+    with bounded("a large tensor"), pytest.raises(CheckpointError, match="large"):
         load(path)
     sign(path, lambda values: values["flow"].update(width=[48, 48]))
-    with bounded("a large tensor"), pytest.raises(CheckpointError, match="tensors end at byte"):
+    with bounded("a large tensor"), pytest.raises(CheckpointError, match="byte"):
         load(path)
 
 
 def test_a_tensor_may_begin_at_any_byte(made: Path) -> None:
-    """Headers of other writers need not have a length that suits their tensors."""
+    """Headers of other writers need not align the tensors."""
     path = made / "odd"
     shutil.copytree(made / "whole", path)
     for name in ("model", "gaussians", "pca"):
@@ -66,12 +66,12 @@ def test_a_tensor_may_begin_at_any_byte(made: Path) -> None:
     one, two = load(path), load(made / "whole")
     images = torch.arange(2 * 3 * 64).remainder(256).to(torch.uint8).reshape(2, 3, 8, 8)
     assert torch.equal(one.flow.encode(images)[0], two.flow.encode(images)[0])
-    refuse_others(one, path)
+    check_same(one, path)
 
 
 @pytest.mark.soak
 def test_every_case(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    """In processes of their own: a crash, or a hang, is one of theirs."""
+    """Run the cases in child processes, so that a crash or a hang is counted."""
     outcomes: collections.Counter[str] = collections.Counter()
     slowest, grown = (0.0, 0), 0
     for first in range(0, COUNT, 400):

@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shutil
+import time
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -10,69 +12,25 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from released_tools import DIM, NAMES, Settings, golden, released, save
 from torch import Tensor, nn
 
-from nfaug.checkpoint.convert import convert_checkpoint, infer_config
-from nfaug.checkpoint.torch_zip import Placeholder, StoredTensor, TorchZip
+from nfaug.checkpoint.convert import convert_checkpoint, convert_state, infer_config
+from nfaug.checkpoint.foreign import read_foreign
 from nfaug.flows.flow import Flow, FlowConfig
-
-FOLDER = Path(__file__).parents[1] / "golden"
-NAMES = ("rgb16", "gray16", "lowrank16")
-DIM = 3 * 16 * 16
-
-
-class Settings:
-    """A class that a reader must not need."""
-
-    def __init__(self) -> None:
-        self.values = {"lr": 0.01}
-
-
-class SettingsDict(dict[str, int]):
-    """A container that a reader must not need."""
+from nfaug.io.manifest import CheckpointError
 
 
 class Attack:
     """Runs a command when an ordinary unpickler reads it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, copy: Any = None) -> None:
+        self.path, self.copy = path, copy
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self.copy is not None:
+            return self.copy, (__file__, str(self.path))
         return os.system, (f"touch {self.path}",)
-
-
-def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights under their released names, and the figures."""
-    with safe_open(FOLDER / f"mef_{name}.safetensors", "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    prefix = "state_dict."
-    weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return weights, {k: v for k, v in tensors.items() if not k.startswith(prefix)}
-
-
-def released(name: str = "rgb16", **extra: Tensor) -> dict[str, Any]:
-    """What a Lightning file of the released code holds."""
-    weights, _ = golden(name)
-    state = OrderedDict((f"flow.{key}", value) for key, value in weights.items())
-    for key, value in extra.items():
-        state[key.replace("__", ".")] = value
-    settings = SettingsDict(a=1)
-    return {
-        "state_dict": state,
-        "epoch": 12,
-        "global_step": 3456,
-        "hyper_parameters": Settings(),
-        "callbacks": [settings, {Settings}],
-        "optimizer_states": [{"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}}}],
-    }
-
-
-def save(content: Any, folder: Path) -> Path:
-    path = folder / "released.ckpt"
-    torch.save(content, path)
-    return path
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,11 +44,11 @@ def test_the_golden_flow_comes_out(name: str, tmp_path: Path) -> None:
     assert converted.info["weights"] == "flow."
     assert converted.info["epoch"] == 12
     assert converted.info["global_step"] == 3456
-    assert f"{__name__}.Settings" in converted.info["left_out"]
+    assert f"{Settings.__module__}.Settings" in converted.info["left_out"]
 
 
 @pytest.mark.parametrize("prefix", ["ema.ema_model.flow.", "ema.ema_model."])
-def test_the_moving_average_is_preferred(prefix: str, tmp_path: Path) -> None:
+def test_the_moving_average_is_preferred(prefix: str) -> None:
     content = released()
     state = content["state_dict"]
     for key in list(state):
@@ -99,14 +57,14 @@ def test_the_moving_average_is_preferred(prefix: str, tmp_path: Path) -> None:
         )
     state["ema.initted"] = torch.tensor(True)
     state["ema.step"] = torch.tensor(7)
-    converted = convert_checkpoint(save(content, tmp_path))
+    converted = convert_state(state)
     name = "blocks.0.0.actnorm.shift"
     assert torch.equal(converted.flow.state_dict()[name], golden("rgb16")[0][name] + 1)
     assert converted.info["weights"] == prefix
 
 
 @pytest.mark.parametrize("dense", [True, False])
-def test_gaussians_are_read(dense: bool, tmp_path: Path) -> None:
+def test_gaussians_are_read(dense: bool) -> None:
     torch.manual_seed(0)
     means, scales = torch.randn(3, DIM), torch.rand(3, DIM) + 0.5
     extra = {f"flow__mu_arr__{k}": means[k] for k in range(3)}
@@ -115,47 +73,45 @@ def test_gaussians_are_read(dense: bool, tmp_path: Path) -> None:
         f"flow__scale_tril_arr__{k}": torch.diag(scales[k]) if dense else scales[k]
         for k in range(3)
     }
-    path = save(released(**extra), tmp_path)
-    gaussians = convert_checkpoint(path).gaussians
+    state = released(**extra)["state_dict"]
+    gaussians = convert_state(state).gaussians
     assert gaussians is not None
     assert torch.equal(gaussians.means, means)
     assert torch.allclose(gaussians.variances, scales**2)
-    assert convert_checkpoint(path, gaussians=False).gaussians is None
+    assert convert_state(state, gaussians=False).gaussians is None
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"flow__mu_arr__0": torch.ones(DIM)}, r"scale_tril_arr has classes \[\], not 0 to 0"),
+        ({"flow__mu_arr__0": torch.ones(DIM)}, "scale_tril_arr"),
         (
             {"flow__mu_arr__1": torch.ones(DIM), "flow__scale_tril_arr__1": torch.ones(DIM)},
-            r"mu_arr has classes \[1\], not 0 to 0",
+            r"mu_arr.*\[1\]",
         ),
         (
             {"flow__mu_arr__0": torch.ones(5), "flow__scale_tril_arr__0": torch.ones(5)},
-            r"mu_arr.0 has shape \(5,\); the latents have 768",
+            "768",
         ),
         (
             {"flow__mu_arr__0": torch.ones(DIM), "flow__scale_tril_arr__0": torch.ones(2, 2)},
-            r"scale_tril_arr.0 has shape \(2, 2\); \(768,\) or \(768, 768\)",
+            r"\(2, 2\)",
         ),
         (
             {
                 "flow__mu_arr__0": torch.ones(DIM),
                 "flow__scale_tril_arr__0": torch.ones(DIM, DIM).tril(),
             },
-            r"scale_tril_arr.0 is a dense covariance",
+            "dense",
         ),
     ],
 )
-def test_gaussians_that_cannot_be_read(
-    extra: dict[str, Tensor], message: str, tmp_path: Path
-) -> None:
-    path = save(released(**extra), tmp_path)
+def test_gaussians_that_cannot_be_read(extra: dict[str, Tensor], message: str) -> None:
+    state = released(**extra)["state_dict"]
     with pytest.raises(ValueError, match=message) as error:
-        convert_checkpoint(path)
+        convert_state(state)
     assert "gaussians=False" in str(error.value)
-    convert_checkpoint(path, gaussians=False)
+    convert_state(state, gaussians=False)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +119,7 @@ def test_gaussians_that_cannot_be_read(
     [
         (
             {"flow__blocks__0__0__extra__weight": torch.ones(1), "net__weight": torch.ones(1)},
-            r"keys that no flow of nfaug has: flow.blocks.0.0.extra.weight, net.weight$",
+            r"flow\.blocks\.0\.0\.extra\.weight, net\.weight$",
         ),
         (
             {"flow__blocks__0__0__couplinglayer__net__attention__qkv__weight": torch.ones(1)},
@@ -171,155 +127,207 @@ def test_gaussians_that_cannot_be_read(
         ),
         (
             {"flow__blocks__0__5__actnorm__scale": torch.ones(12, 8, 8)},
-            r"missing blocks\.0\.2\.actnorm.*unexpected blocks\.0\.5",
+            r"blocks\.0\.2.*blocks\.0\.5",
         ),
-        ({"flow__blocks__0__1__actnorm__scale": torch.ones(1)}, "misshapen blocks.0.1.actnorm"),
+        ({"flow__blocks__0__1__actnorm__scale": torch.ones(1)}, "misshapen"),
         ({"flow__blocks__0__1__actnorm__scale": torch.full((12, 8, 8), torch.nan)}, "NaN"),
-        ({"flow__blocks__0__0__actnorm__scale": torch.ones(1)}, "need a 3-dimensional blocks.0.0"),
+        ({"flow__blocks__0__0__actnorm__scale": torch.ones(1)}, "3-dimensional"),
     ],
 )
-def test_weights_that_fit_no_flow(extra: dict[str, Tensor], message: str, tmp_path: Path) -> None:
+def test_weights_that_fit_no_flow(extra: dict[str, Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        convert_checkpoint(save(released(**extra), tmp_path))
+        convert_state(released(**extra)["state_dict"])
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ([1], "no state_dict"),
-        ({"state_dict": {}}, "no state_dict"),
-        ({"state_dict": {"a": torch.ones(1)}}, "holds no flow: none of its 1 tensors"),
-    ],
-)
-def test_files_that_are_no_checkpoint(content: Any, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        convert_checkpoint(save(content, tmp_path))
+def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="state_dict"):
+        convert_checkpoint(save([1], tmp_path))
+    with pytest.raises(ValueError, match="1 tensors"):
+        convert_state({"a": torch.ones(1)})
 
 
 def test_a_file_that_is_no_archive(tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     path.write_bytes(pickle.dumps(released()))
-    with pytest.raises(ValueError, match="is no zip archive"):
+    with pytest.raises(CheckpointError, match=r"x\.ckpt"):
         convert_checkpoint(path)
     with pytest.raises(FileNotFoundError):
         convert_checkpoint(tmp_path / "nothing.ckpt")
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    with pytest.raises(CheckpointError, match="regular"):
+        convert_checkpoint(tmp_path / "pipe.ckpt")
 
 
 def test_a_hostile_object_runs_nothing(tmp_path: Path) -> None:
     content = released()
     content["callbacks"] = Attack(tmp_path / "ran")
     path = save(content, tmp_path)
-    assert "posix.system" in convert_checkpoint(path).info["left_out"]
+    with pytest.raises(CheckpointError, match="system"):
+        convert_checkpoint(path)
     assert not (tmp_path / "ran").exists()
-    # The same file does run the command when it is unpickled as usual.
+    # An ordinary load of the same file runs the command.
     torch.load(path, weights_only=False)
     assert (tmp_path / "ran").exists()
+
+
+def test_an_unknown_function_is_replaced_by_a_stub(tmp_path: Path) -> None:
+    content = released()
+    content["callbacks"] = Attack(tmp_path / "ran", shutil.copy2)
+    converted = convert_checkpoint(save(content, tmp_path))
+    assert "shutil.copy2" in converted.info["left_out"]
+    assert not (tmp_path / "ran").exists()
+
+
+# Hostile files: each must end in the documented error, soon and without much memory.
+
+
+class Storage:
+    """Pickled as a reference to a storage of the archive."""
+
+    def __init__(self, key: Any = "0", numel: Any = 4) -> None:
+        self.reference = ("storage", torch.FloatStorage, key, "cpu", numel)
+
+
+class View:
+    """Pickled as a tensor of any layout over a storage, as torch.save writes it."""
+
+    def __init__(
+        self, size: Any, stride: Any, offset: Any = 0, storage: Storage | None = None
+    ) -> None:
+        self.storage = Storage() if storage is None else storage
+        self.layout = (offset, size, stride)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = (self.storage, *self.layout, False, OrderedDict())
+        return torch._utils._rebuild_tensor_v2, arguments
+
+
+def pickled(content: Any) -> bytes:
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value: Any) -> Any:
+            return value.reference if isinstance(value, Storage) else None
+
+    buffer = io.BytesIO()
+    Pickler(buffer, 2).dump(content)
+    return buffer.getvalue()
 
 
 def archive(
     folder: Path, data: bytes, storages: dict[str, bytes] | None = None, **options: Any
 ) -> Path:
+    """A zip archive with the entries that torch.save writes."""
     path = folder / "hand.ckpt"
+    entries = {"data.pkl": data, "byteorder": b"little", "version": b"3\n"}
+    entries |= {f"data/{key}": value for key, value in (storages or {}).items()}
     with zipfile.ZipFile(path, "w", **options) as file:
-        file.writestr("x/data.pkl", data)
-        for key, value in (storages or {}).items():
-            file.writestr(f"x/data/{key}", value)
+        for name, value in entries.items():
+            file.writestr(f"x/{name}", value)
     return path
+
+
+def refused(path: Path, match: str = "cannot be read", **options: Any) -> None:
+    with pytest.raises(CheckpointError, match=match):
+        read_foreign(path, **options)
 
 
 @pytest.mark.parametrize(
     "code",
     [
         b"cos\nsystem\n(S'touch {}'\ntR.",  # REDUCE
-        b"(S'touch {}'\nios\nsystem\n.",  # INST
-        b"(cos\nsystem\nS'touch {}'\no.",  # OBJ
-        b"\x80\x02cos\nsystem\n(S'touch {}'\nt\x81.",  # NEWOBJ
         b"\x80\x04\x8c\x02os\x8c\x06system\x93(S'touch {}'\ntR.",  # STACK_GLOBAL
         b'cbuiltins\neval\n(S\'__import__("os").system("touch {}")\'\ntR.',
     ],
 )
 def test_every_way_to_call_calls_nothing(code: bytes, tmp_path: Path) -> None:
-    data = code.replace(b"{}", str(tmp_path / "ran").encode())
-    with TorchZip(archive(tmp_path, data)) as file:
-        assert isinstance(file.content, Placeholder)
+    refused(archive(tmp_path, code.replace(b"{}", str(tmp_path / "ran").encode())))
     assert not (tmp_path / "ran").exists()
-
-
-def test_state_set_on_what_is_rebuilt_changes_nothing(tmp_path: Path) -> None:
-    before = dict(vars(StoredTensor))
-    for target in ("torch._utils\n_rebuild_tensor_v2", "collections\nOrderedDict"):
-        data = f"c{target}\n(dS'__init__'\nI1\nstb.".encode()
-        with pytest.raises(ValueError, match=r"data\.pkl cannot be read"):
-            TorchZip(archive(tmp_path, data))
-    assert dict(vars(StoredTensor)) == before
-
-
-def tensor_pickle(size: Any, stride: Any, offset: Any = 0, numel: Any = 4, key: Any = "0") -> bytes:
-    """A pickle of one tensor with any layout, as torch.save writes it."""
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, value: Any) -> Any:
-            return value if isinstance(value, tuple) and value[:1] == ("storage",) else None
-
-    class Made:
-        def __reduce__(self) -> tuple[Any, ...]:
-            storage = ("storage", torch.FloatStorage, key, "cpu", numel)
-            arguments = (storage, offset, size, stride, False, OrderedDict())
-            return torch._utils._rebuild_tensor_v2, arguments
-
-    buffer = io.BytesIO()
-    Pickler(buffer, 2).dump(Made())
-    return buffer.getvalue()
 
 
 def test_layouts_inside_the_storage_are_read(tmp_path: Path) -> None:
     values = torch.arange(4.0)
-    path = archive(tmp_path, tensor_pickle((2, 2), (1, 2)), {"0": values.numpy().tobytes()})
-    with TorchZip(path) as file:
-        assert file.tensor("a", file.content).tolist() == [[0, 2], [1, 3]]
-    path = archive(tmp_path, tensor_pickle((0, 7), (1, 1), numel=0))
-    with TorchZip(path) as file:
-        assert file.tensor("a", file.content).shape == (0, 7)
+    state = {"a": View((2, 2), (1, 2)), "b": View((0, 7), (1, 1))}
+    path = archive(tmp_path, pickled({"state_dict": state}), {"0": values.numpy().tobytes()})
+    tensors = read_foreign(path).tensors
+    assert tensors["a"].tolist() == [[0, 2], [1, 3]]
+    assert tensors["b"].shape == (0, 7)
 
 
 @pytest.mark.parametrize(
-    ("layout", "message"),
+    "view",
     [
-        ({"size": (5,), "stride": (1,)}, "does not lie inside"),
-        ({"size": (2,), "stride": (4,)}, "does not lie inside"),
-        ({"size": (2,), "stride": (1,), "offset": 3}, "does not lie inside"),
-        ({"size": (2**40,), "stride": (0,)}, "does not lie inside"),
-        ({"size": (2,), "stride": (-1,)}, "not described"),
-        ({"size": (2.0,), "stride": (1,)}, "not described"),
-        ({"size": (2, 2), "stride": (1,)}, "not described"),
-        ({"size": 2, "stride": 1}, "not described"),
-        ({"size": (2,), "stride": (1,), "numel": 2**20}, "cut short"),
-        ({"size": (2,), "stride": (1,), "key": "../../etc"}, "cannot be read"),
-        ({"size": (2,), "stride": (1,), "key": 3}, "not described"),
+        View((5,), (1,)),
+        View((2,), (1,), 3),
+        View((2**40,), (0,)),
+        View((2**30,), (1,), 0, Storage(numel=2**30)),  # 4.3 GB
+        View((2,), (1,), 0, Storage("../../etc")),
     ],
+    ids=lambda view: str(view.layout),
 )
-def test_layouts_outside_the_storage_are_refused(
-    layout: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    with (
-        TorchZip(archive(tmp_path, tensor_pickle(**layout), {"0": bytes(16)})) as file,
-        pytest.raises(ValueError, match=message),
-    ):
-        file.tensor("a", file.content)
+def test_layouts_outside_the_storage_are_refused(view: View, tmp_path: Path) -> None:
+    refused(archive(tmp_path, pickled({"state_dict": {"a": view}}), {"0": bytes(16)}))
 
 
-def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
-    path = archive(tmp_path, b"N.", compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(ValueError, match="compressed or larger"):
-        TorchZip(path)
+def test_nested_tuples_do_not_hang(tmp_path: Path) -> None:
+    """The hash of a tuple that holds itself twice at each of 100 levels takes 2^100 steps."""
+    code = b"\x80\x02)" + b"".join(b"q%c" % n + b"h%c\x86" % n for n in range(100))
+    start = time.monotonic()
+    refused(archive(tmp_path, b"\x80\x02}" + code[2:] + b"K\x01s."), "limits", seconds=1)
+    assert time.monotonic() - start < 60
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_request_for_memory_is_refused(tmp_path: Path) -> None:
+    """`bytearray(10**10)`, which torch's restricted unpickler allows."""
+    code = b"\x80\x02cbuiltins\nbytearray\n\x8a\x05" + (10**10).to_bytes(5, "little") + b"\x85R."
+    refused(archive(tmp_path, code), "MemoryError")
+
+
+def test_many_views_of_one_storage_take_no_memory(tmp_path: Path) -> None:
+    storage = Storage(numel=2**18)
+    state = {f"v{n}": View((2**18,), (1,), 0, storage) for n in range(4000)}  # 4 GiB in all
+    path = archive(tmp_path, pickled({"state_dict": state}), {"0": bytes(2**20)})
+    refused(path, str(4000 * 2**20))
+
+
+@pytest.mark.parametrize(("place", "value"), [(4, 99), (6, 1)])
+def test_odd_versions_and_flags_of_the_archive(place: int, value: int, tmp_path: Path) -> None:
+    """Version and encryption in every header: read in full or refused."""
+    data = bytearray(save(released(), tmp_path).read_bytes())
+    for mark, shift in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):
+        at = data.find(mark)
+        while at >= 0:
+            data[at + place + shift] = value
+            at = data.find(mark, at + 1)
+    path = tmp_path / "odd.ckpt"
+    path.write_bytes(data)
+    try:
+        found = read_foreign(path).tensors
+    except CheckpointError:
+        return
+    state = released()["state_dict"]
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize(
+    "name", ["blocks.99999999999.0.actnorm.scale", "blocks.99999.0.actnorm.scale"]
+)
+def test_a_number_in_a_name_that_is_too_large(name: str) -> None:
+    with pytest.raises(ValueError, match="9999"):
+        convert_state(released(**{f"flow.{name}": torch.ones(12, 8, 8)})["state_dict"])
+
+
+def test_names_reach_the_message_without_escapes(tmp_path: Path) -> None:
+    path = save(released(**{"\x1b[31mred": torch.ones(1)}), tmp_path)
+    with pytest.raises(CheckpointError, match="red") as caught:
+        convert_checkpoint(path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
 def test_a_truncated_file_is_refused(share: float, tmp_path: Path) -> None:
     path = save(released(), tmp_path)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(ValueError, match=r"released\.ckpt"):
+    with pytest.raises(CheckpointError, match=r"released\.ckpt"):
         convert_checkpoint(path)
 
 

@@ -501,7 +501,7 @@ def test_a_damaged_checkpoint(tiny_path: Path, tmp_path: Path, nfaug_command: An
     assert "Traceback" not in ran.err
     ran = nfaug_command("info", tmp_path)
     assert ran.code == 2
-    assert "is no nfaug checkpoint: it has no config.json" in ran.err
+    assert "config.json" in ran.err
 
 
 def test_a_repository_that_is_not_there(hub: LoopbackHub, nfaug_command: Any) -> None:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from nfa_tools import NAMES, images_of
 from PIL import Image
-from safetensors.torch import load_file
 from test_cli_sharing import run
 
 import nfaug

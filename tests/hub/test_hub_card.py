@@ -1,4 +1,4 @@
-"""The model card: true, complete, and closed to whatever a checkpoint's texts try."""
+"""The model card is true and complete, and escapes all text of a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from nfaug.checkpoint.checkpoint import CheckpointConfig
+from nfaug.checkpoint.config import CheckpointConfig
 from nfaug.flows.autoencoder import AutoencoderConfig
 from nfaug.flows.flow import FlowConfig
-from nfaug.hub.card import escape, make_card, privacy_block, set_privacy, stated
-from nfaug.hub.facts import Facts
+from nfaug.hub.card import Facts, escape, make_card, privacy_block, set_privacy, stated
 
 FLOW = FlowConfig(image_size=(8, 8), steps=(1, 1), blocks=(1, 1), width=(8, 8))
 METRICS = {"bits_per_dim": 3.2512, "nf_acc": 0.75, "exact": 1.0, "on": "24 held-out images"}
@@ -29,12 +28,12 @@ def facts(**changes: Any) -> Facts:
     )
     config = replace(config, **{k: v for k, v in changes.items() if hasattr(config, k)})
     rest = {k: v for k, v in changes.items() if not hasattr(config, k)}
-    base = Facts(config, 42_800_000, axes=64, share=0.5, partners=12000, fewest=600, picture=True)
+    base = Facts(config, axes=64, share=0.5, partners=12000, fewest=600, picture=True)
     return replace(base, **rest)
 
 
 def test_a_flow_on_latents_says_so() -> None:
-    """Whoever pulls it must know that it needs an autoencoder, and which."""
+    """The card names the autoencoder that the flow needs."""
     autoencoder = AutoencoderConfig(
         "hub", "someone/vae", "0" * 64, 3, (256, 256), (0.0,) * 4, (1.0,) * 4, 1 / 64
     )
@@ -105,7 +104,7 @@ def test_ordinary_names_stay_readable(name: str) -> None:
 
 
 def test_metadata_is_what_the_hub_reads() -> None:
-    card = ModelCard(make_card(facts(), "owner/flow", licence="mit"))
+    card = ModelCard(make_card(facts(), "owner/flow", license="mit"))
     (accuracy, bits) = card.data.eval_results or []
     assert (accuracy.metric_name, accuracy.metric_value) == ("NF-Acc", 0.75)
     assert (bits.metric_name, bits.metric_value) == ("bits/dim", 3.2512)
@@ -134,34 +133,35 @@ def test_figures_that_are_no_figures_are_no_results(value: object) -> None:
 def test_it_says_what_matters() -> None:
     card = make_card(facts(), "owner/flow")
     for words in (
-        "share of images that the round trip gives back bit for bit | 1",
+        "share of images that the round trip reproduces exactly | 1",
         'nfa = nfaug.NFAugment.from_pretrained("owner/flow", p=0.5)',
         "images, labels = nfa(images, labels)",
         "nfaug fit --flow owner/flow",
         "![Originals, reconstructions and variants](samples.png)",
         "| training&#58; images | 12,000 |",
         "| 1 | dog |",
-        "42.8 million parameters",
+        f"with {FLOW.parameter_count:,} parameters",
         "import nfaug",
-        "no licence was stated yet",
+        "no license is stated",
         "## Limits",
     ):
         assert words in card, words
     assert "samples.png" not in make_card(facts(picture=False), "owner/flow")
-    assert "with 9,500 parameters" in make_card(facts(parameters=9500), "owner/flow")
+    large = facts(flow=FlowConfig())
+    assert f"{FlowConfig().parameter_count / 1e6:.1f} million" in make_card(large, "owner/flow")
     bare = make_card(facts(axes=0, share=0.0, partners=0, class_names=(), metrics={}), "o/f")
     assert "NFAugment" not in bare
     assert "nfaug fit --flow o/f" in bare
-    assert "None were measured" in bare
+    assert "No figures were measured" in bare
     many = make_card(facts(class_names=tuple(map(str, range(1000)))), "o/f")
     assert "1000 in all" in many
     assert many.count("\n") < 400
 
 
 def test_terms_are_never_cut() -> None:
-    licence, terms = "my own licence " * 20 + "end", "You may use it, if you ask first. " * 40
-    card = make_card(facts(), "owner/flow", licence=licence, data=terms + "It ends here")
-    assert f"The flow: {licence}." in card
+    license, terms = "my own license " * 20 + "end", "You may use it, if you ask first. " * 40
+    card = make_card(facts(), "owner/flow", license=license, data=terms + "It ends here")
+    assert f"The flow: {license}." in card
     assert "ask first\\. It ends here\n" in card
     assert card.count("if you ask first") == 40
     assert len(escape(terms)) < 200, "texts of a checkpoint are cut"
@@ -171,8 +171,8 @@ def test_privacy_is_said_plainly() -> None:
     whole = privacy_block(facts())
     assert "holds a partner memory" in whole
     assert "12,000 training images" in whole
-    assert "reproduces those images nearly" in whole
-    assert "Axes as many as a class has images" in whole
+    assert "nearly reproduce those images" in whole
+    assert "as many axes as images of a class" in whole
     assert "`samples.png` shows some of the original images" in whole
     shared = privacy_block(facts(partners=0, share=0.25, axes=16, picture=False))
     assert "The partner memory was left out." in shared

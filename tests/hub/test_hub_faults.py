@@ -1,4 +1,4 @@
-"""Everything that can go wrong between here and the Hub, with the real client."""
+"""Faults of network, server, disk and repository, with the real client."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from nfaug.hub import HubError, plan_push, pull, push_to_hub
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
-# Faults. One that passes must end in success, any other in one clear error; and never may
-# anything partial or damaged stay behind.
+# A transient fault must end in success, any other fault in one clear error. Partial or damaged
+# files must not stay behind.
 
 PASSING: dict[str, list[dict[str, Any]]] = {
     "cut anywhere": [
@@ -68,7 +68,7 @@ def test_passing_faults_end_in_success(name: str, pushed: LoopbackHub, made: Pat
 @pytest.mark.parametrize("name", RUNTIME)
 def test_a_file_damaged_for_good_is_named_and_not_kept(name: str, pushed: LoopbackHub) -> None:
     pushed.fail(rf"(lfs|resolve)/.*{name}", method="GET", flip=150, times=None)
-    with pytest.raises(HubError, match=rf"{name} of owner/flow .* after a second download too"):
+    with pytest.raises(HubError, match=name):
         pull(REPO)
     assert name not in snapshot_names()
     assert len([asked for asked in pushed.fetched() if asked == name]) in (2, 4)  # with redirects
@@ -78,7 +78,7 @@ def test_a_file_damaged_for_good_is_named_and_not_kept(name: str, pushed: Loopba
 
 def test_no_damaged_file_is_kept_where_several_are(pushed: LoopbackHub) -> None:
     pushed.fail("lfs/.*safetensors", method="GET", flip=150, times=None)
-    with pytest.raises(HubError, match=r"(\w+\.safetensors(, )?){3} of owner/flow does not match"):
+    with pytest.raises(HubError, match=r"(\w+\.safetensors(, )?){3}"):
         pull(REPO)
     assert snapshot_names() == ["config.json"]
     pushed.faults.clear()
@@ -88,19 +88,15 @@ def test_no_damaged_file_is_kept_where_several_are(pushed: LoopbackHub) -> None:
 @pytest.mark.parametrize(
     ("fault", "options", "message"),
     [
-        ({"path": "/api/models/", "status": 500}, {}, "answered 500: the server has a problem"),
-        ({"path": "/api/models/", "status": 429}, {}, "answered 429, too many requests"),
-        ({"path": "/api/models/", "cut": 0}, {}, "could not be reached .*not whole in the cache"),
-        ({"path": "none"}, {"token": "hf_wrong"}, "did not accept your token"),
-        ({"path": "none"}, {"repo_id": "owner/none"}, "owner/none at .* was not found"),
-        (
-            {"path": "none"},
-            {"repo_id": "owner/gated", "token": READER},
-            "owner/gated at .* is gated: ask for access",
-        ),
-        ({"path": "none"}, {"repo_id": "owner/else"}, "owner/else has no config.json"),
-        ({"path": "none"}, {"repo_id": "owner/html"}, "config.json of owner/html is no nfaug"),
-        ({"path": "none"}, {"repo_id": "owner/less"}, "lacks pca.safetensors, which its config"),
+        ({"path": "/api/models/", "status": 500}, {}, "500"),
+        ({"path": "/api/models/", "status": 429}, {}, "429"),
+        ({"path": "/api/models/", "cut": 0}, {}, "hub-cache"),
+        ({"path": "none"}, {"token": "hf_wrong"}, "token"),
+        ({"path": "none"}, {"repo_id": "owner/none"}, "owner/none"),
+        ({"path": "none"}, {"repo_id": "owner/gated", "token": READER}, "gated: ask"),
+        ({"path": "none"}, {"repo_id": "owner/else"}, r"config\.json"),
+        ({"path": "none"}, {"repo_id": "owner/html"}, r"config\.json"),
+        ({"path": "none"}, {"repo_id": "owner/less"}, r"pca\.safetensors"),
     ],
 )
 def test_lasting_faults_end_in_one_clear_error(
@@ -124,9 +120,9 @@ def test_lasting_faults_end_in_one_clear_error(
 
 def test_no_network_and_a_cold_cache(hub: LoopbackHub, made: Path) -> None:
     hub.stop()
-    with pytest.raises(HubError, match=r"could not be reached \(ConnectError: .*cache"):
+    with pytest.raises(HubError, match=r"ConnectError.*cache"):
         pull(REPO)
-    with pytest.raises(HubError, match=r"could not be reached .* push again"):
+    with pytest.raises(HubError, match="push again"):
         push_to_hub(made, REPO)
 
 
@@ -138,7 +134,7 @@ def test_names_that_are_no_repository(hub: LoopbackHub, made: Path) -> None:
 
 
 class Trap:
-    """Whoever unpickles this makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -150,7 +146,7 @@ class Trap:
 def test_no_pickle_and_no_foreign_name_is_ever_fetched(
     hub: LoopbackHub, mine: Path, tmp_path: Path
 ) -> None:
-    """A repository offers what it likes: only names that a checkpoint has are asked for."""
+    """Only names that a checkpoint can have are downloaded from a repository."""
     trap = pickle.dumps(Trap(tmp_path / "sprung"))
     torch.save(Trap(tmp_path / "sprung"), tmp_path / "trap.pt")
     foreign = ["pytorch_model.bin", "model.bin", "model.pkl", "model.pt", "state/model.safetensors"]
@@ -161,7 +157,7 @@ def test_no_pickle_and_no_foreign_name_is_ever_fetched(
     listed = ["../../evil.safetensors", "/etc/passwd", "*", *foreign]
     sign(mine, lambda values: values["files"].update(dict.fromkeys(listed, "0" * 64)))
     hub.add(REPO, files_of(mine))
-    with pytest.raises(CheckpointError, match="files names"):
+    with pytest.raises(CheckpointError, match="files"):
         nfaug.load(REPO)
     assert sorted(set(hub.fetched())) == RUNTIME
     # Under a good name, and with its hash.
@@ -169,9 +165,9 @@ def test_no_pickle_and_no_foreign_name_is_ever_fetched(
         (mine / "model.safetensors").write_bytes(data)
         sign(mine, lambda values: values.update(files=dict(list(values["files"].items())[:3])))
         hub.add(REPO, files_of(mine))
-        with pytest.raises(CheckpointError, match=r"model\.safetensors is not a readable"):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors"):
             nfaug.load(REPO)
-        with pytest.raises(CheckpointError, match=r"model\.safetensors is not a readable"):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors"):
             push_to_hub(mine, REPO)
     assert not (tmp_path / "sprung").exists()
 
@@ -182,7 +178,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def full_disk(size: int) -> Iterator[None]:
-    """A limit on a file's size fails as a full disk does: in the middle of a write."""
+    """A limit on file size fails in the middle of a write, as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -193,21 +189,21 @@ def full_disk(size: int) -> Iterator[None]:
 
 def test_disk_full(pushed: LoopbackHub, mine: Path, tmp_path: Path) -> None:
     out, size = tmp_path / "out", (mine / "model.safetensors").stat().st_size
-    with full_disk(size - 1000), pytest.raises(HubError, match="owner/flow: no space left for"):
+    with full_disk(size - 1000), pytest.raises(HubError, match="space"):
         pull(REPO, local_dir=out)
     assert not out.exists()
     assert KEEPS_PARTS or not [*tmp_path.rglob("*incomplete*")]
     assert "model.safetensors" not in snapshot_names()
     folder = pull(REPO)  # and now while it is copied out of the cache
-    with full_disk(size - 1000), pytest.raises(HubError, match=r"no space left for .*safetensors"):
+    with full_disk(size - 1000), pytest.raises(HubError, match=r"space.*safetensors"):
         pull(REPO, local_dir=out)
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
     shutil.copytree(folder, out)
-    with full_disk(size - 1000), pytest.raises(HubError, match="no space left for"):
+    with full_disk(size - 1000), pytest.raises(HubError, match="space"):
         pull(REPO, local_dir=out, overwrite=True)
     assert Checkpoint.load(out).config.class_names == NAMES, "what was there is whole"
     assert pull(REPO, local_dir=out, overwrite=True) == out
-    with full_disk(size - 1000), pytest.raises(OSError, match=r"too large: .*model\.safetensors"):
+    with full_disk(size - 1000), pytest.raises(OSError, match=r"model\.safetensors"):
         push_to_hub(mine, REPO, memory=False)
     assert len(pushed.repos[REPO].history) == 2
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".nfaug")]
@@ -218,7 +214,7 @@ def test_a_cache_that_cannot_be_used(
 ) -> None:
     (tmp_path / "file").write_text("mine")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(HubError, match=r"owner/flow: .*file.* cannot be used .* with HF_HUB_CACHE"):
+    with pytest.raises(HubError, match="HF_HUB_CACHE"):
         pull(REPO)
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -234,7 +230,7 @@ def test_a_cache_that_cannot_be_used(
     ],
 )
 def test_a_push_survives_what_passes(fault: dict[str, Any], hub: LoopbackHub, made: Path) -> None:
-    """Above all a commit whose answer was lost: it was made, and is not made twice."""
+    """Also when the response to a successful commit is lost: it is not made twice."""
     asked = hub.fail(**fault)
     push_to_hub(made, REPO)
     assert asked.hits == 1
@@ -249,7 +245,7 @@ def test_a_server_gone_half_way_through_a_push(pushed: LoopbackHub, mine: Path) 
     found.save(mine, overwrite=True)
     before = pushed.files(REPO)
     pushed.fail("/commit/main", die=True)
-    with pytest.raises(HubError, match=r"owner/flow at .* could not be reached .* push again"):
+    with pytest.raises(HubError, match="push again"):
         push_to_hub(mine, REPO)
     assert pushed.files(REPO) == before
     pushed.start()
@@ -261,9 +257,9 @@ def test_a_server_gone_half_way_through_a_push(pushed: LoopbackHub, mine: Path) 
 @pytest.mark.parametrize(
     ("token", "message"),
     [
-        (READER, "refused: your token may not do this"),
-        ("hf_wrong", "did not accept your token"),
-        (False, "did not accept your token"),
+        (READER, "refused"),
+        ("hf_wrong", "HF_TOKEN"),
+        (False, "HF_TOKEN"),
     ],
 )
 def test_a_push_that_is_not_allowed(
@@ -277,9 +273,9 @@ def test_a_push_that_is_not_allowed(
 def test_a_damaged_directory_is_not_pushed(hub: LoopbackHub, mine: Path) -> None:
     damage(mine / "pca.safetensors")
     for call in (lambda: push_to_hub(mine, REPO), lambda: plan_push(mine)):
-        with pytest.raises(CheckpointError, match=r"pca.safetensors is damaged"):
+        with pytest.raises(CheckpointError, match=r"pca\.safetensors"):
             call()
-    with pytest.raises(CheckpointError, match=r"is no nfaug checkpoint: it has no config.json"):
+    with pytest.raises(CheckpointError, match=r"config\.json"):
         push_to_hub(mine.parent, REPO)
     assert not hub.repos
 
@@ -325,13 +321,13 @@ def test_a_byte_flipped_anywhere(pushed: LoopbackHub, made: Path) -> None:
     ],
 )
 def test_a_status_that_lasts(path: str, status: int, pushed: LoopbackHub, mine: Path) -> None:
-    """The client's own patience, half a minute, is part of it."""
+    """This includes the client's own retries of half a minute."""
     found = Checkpoint.load(mine)
     with torch.no_grad():
         next(found.flow.parameters()).add_(1)
     found.save(mine, overwrite=True)
     pushed.fail(path, status=status, times=None)
-    with pytest.raises(HubError, match=f"answered {status}"):
+    with pytest.raises(HubError, match=f"{status}"):
         push_to_hub(mine, REPO) if path == "/upload/" else pull(REPO)
     assert KEEPS_PARTS or not [name for name in cached() if "incomplete" in name]
     pushed.faults.clear()
@@ -348,7 +344,7 @@ def test_a_server_gone_at_any_step_of_a_push(path: str, pushed: LoopbackHub, min
     found.save(mine, overwrite=True)
     before = pushed.files(REPO)
     pushed.fail(path, die=True)
-    with pytest.raises(HubError, match="could not be reached"):
+    with pytest.raises(HubError, match="reached"):
         push_to_hub(mine, REPO)
     assert pushed.files(REPO) == before
     pushed.start()

@@ -1,4 +1,4 @@
-"""The loopback Hub itself: the real client does against it what it does against the real one."""
+"""The loopback Hub works with the real client as the real Hub does."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_faults(hub: LoopbackHub) -> None:
 
     assert pulled() == LARGE
     hub.fail(r"/lfs/.*/model.safetensors", cut=1000)
-    with pytest.raises(Exception, match=f"received 1000 bytes, expected {len(LARGE)}"):
+    with pytest.raises(Exception, match=f"{len(LARGE)}"):
         get_session().get(hf_hub_url(REPO, "model.safetensors"))
     hub.fail(r"/lfs/.*/model.safetensors", flip=7)
     assert pulled() == LARGE[:7] + bytes([LARGE[7] ^ 1]) + LARGE[8:]  # and nobody notices
@@ -126,7 +126,7 @@ def test_faults(hub: LoopbackHub) -> None:
     with pytest.raises(HfHubHTTPError, match="500"):
         pulled()
     hub.fail(r"/lfs/.*/model.safetensors", method="GET", cut=1000, reset=True)
-    with pytest.raises(Exception, match="reset by peer"):
+    with pytest.raises(Exception, match="reset"):
         pulled()
     hub.fail(r"/api/models/owner/flow", die=True)
     with pytest.raises(Exception, match=r"disconnected|reset"):
@@ -137,7 +137,7 @@ def test_faults(hub: LoopbackHub) -> None:
 
 
 def test_reach_and_ranges(hub: LoopbackHub) -> None:
-    """A client in another process finds it by its variables, and can resume."""
+    """A client in another process finds it by environment variables and can resume."""
     hub.add(REPO, {"model.safetensors": LARGE}, private=True)
     code = (
         "import huggingface_hub as h; from huggingface_hub.utils import get_session as s;"

@@ -1,0 +1,168 @@
+"""Read, write and verify the parts of a checkpoint directory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..flows.flow import Flow
+from ..flows.stored import read_flow
+from ..gaussians.gaussians import ClassGaussians
+from ..io.atomic import check_output, replace_directory
+from ..io.manifest import (
+    CONFIG,
+    GAUSSIANS,
+    MODEL,
+    CheckpointError,
+    check_files_present,
+    pca_files,
+    read_manifest,
+    reading,
+    tensor_files,
+)
+from ..io.tensors import (
+    MOST_TENSORS,
+    Stored,
+    check_sha256,
+    read_layout,
+    read_tensors,
+    sha256_of,
+    write_tensors,
+)
+from ..pca.fit import ClasswisePCA
+from .config import CheckpointConfig
+from .pca_shards import read_pca, split_pca
+
+__all__ = ["SHARD_BYTES", "Parts", "read_parts", "verify", "write_parts"]
+
+SHARD_BYTES = 2**28  # of one file of PCA axes
+
+
+class Parts(NamedTuple):
+    """The parts of a checkpoint, as `nfaug.Checkpoint` takes them."""
+
+    flow: Flow
+    config: CheckpointConfig
+    gaussians: ClassGaussians | None = None
+    pca: ClasswisePCA | None = None
+
+
+def read_parts(directory: str | Path, *, autoencoder: str | Path | None = None) -> Parts:
+    """Read and check a checkpoint directory; see `nfaug.Checkpoint.load`."""
+    path = Path(directory)
+    manifest = read_manifest(path)
+    files = manifest["files"]
+    check_files_present(path, files)
+    config = CheckpointConfig.from_manifest(path, manifest)
+    flow = read_flow(Flow.from_tensors, path, manifest, autoencoder)
+    gaussians = (
+        _gaussians(path / GAUSSIANS, files[GAUSSIANS], config) if GAUSSIANS in files else None
+    )
+    pca = read_pca(path, files, config) if pca_files(files) else None
+    return Parts(flow.eval(), config, gaussians, pca)
+
+
+def write_parts(
+    directory: str | Path,
+    parts: Parts,
+    *,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
+    """Write a checkpoint directory; see `nfaug.Checkpoint.save`."""
+    path = Path(directory).expanduser()
+    check_output(path, overwrite=overwrite)
+    _check_readable(parts)
+    drop = frozenset(tensor_files(path))
+    with replace_directory(path, drop=drop, last=CONFIG) as staged:
+        files = {}
+        for name, values in _tensors(parts, shard_bytes):
+            files[name] = write_tensors(staged / name, values)
+        (staged / CONFIG).write_text(parts.config.to_json(files), encoding="utf-8")
+        for name in files:  # safetensors makes files that only their owner can read
+            shutil.copymode(staged / CONFIG, staged / name)
+    return path
+
+
+def verify(directory: str | Path) -> tuple[CheckpointConfig, dict[str, str]]:
+    """Check the configuration, and the header and SHA-256 of every tensor file.
+
+    Nothing large is held in memory.
+
+    Returns:
+        The configuration and {file name: SHA-256}.
+
+    Raises:
+        CheckpointError: The configuration is missing, damaged, unknown or of a newer format, or a
+            tensor file is missing, damaged or from another checkpoint.
+    """
+    path = Path(directory)
+    manifest = read_manifest(path)
+    files = manifest["files"]
+    check_files_present(path, files)
+    for name, listed in files.items():
+        read_layout(path / name)
+        check_sha256(path / name, sha256_of(path / name), listed)
+    return CheckpointConfig.from_manifest(path, manifest), files
+
+
+def _tensors(parts: Parts, shard_bytes: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the name and the tensors of each file."""
+    yield MODEL, dict(parts.flow.state_dict())
+    if parts.gaussians is not None:
+        yield GAUSSIANS, dict(parts.gaussians.state_dict())
+    if parts.pca is not None:
+        yield from split_pca(parts.pca, shard_bytes).items()
+
+
+def _check_readable(parts: Parts) -> None:
+    """Check everything that `read_parts` would reject, before anything is written."""
+    flow, config, gaussians, pca = parts
+    if flow.frozen:
+        raise ValueError(
+            "a frozen flow has no weights to save; save the flow that it was made from"
+        )
+    if flow.config != config.flow:
+        raise ValueError(f"the flow is {flow.config}, but the configuration says {config.flow}")
+    if flow.codec.record != config.autoencoder:
+        raise ValueError(
+            f"the flow's autoencoder is {flow.codec.record}, but the configuration says "
+            f"{config.autoencoder}"
+        )
+    if (number := len(flow.state_dict())) > MOST_TENSORS:
+        raise ValueError(f"the flow has {number} tensors; at most {MOST_TENSORS} can be read")
+    classes = len(config.class_names)
+    for part, expected in ((gaussians, classes or 1), (pca, classes)):
+        if part is not None and (part.num_classes, part.dim) != (expected, flow.config.dim):
+            raise ValueError(
+                f"{type(part).__name__} has {part.num_classes} classes in {part.dim} dimensions; "
+                f"the checkpoint has {classes} class names and {flow.config.dim} dimensions"
+            )
+    config.to_json({})  # raises for bad names and values
+    bad = [name for name, value in flow.state_dict().items() if not bool(value.isfinite().all())]
+    if bad:
+        raise ValueError(f"the flow's weights hold NaN or infinity in {', '.join(bad[:5])}")
+
+
+def _gaussians(file: Path, sha256: str, config: CheckpointConfig) -> ClassGaussians:
+    found = read_layout(file)
+    classes = len(config.class_names) or 1  # a flow without classes has one gaussian
+    each = Stored(torch.float32, (classes, config.flow.dim))
+    expected = {"means": each, "variances": each, "counts": Stored(torch.int64, (classes,))}
+    if found != expected:
+        raise CheckpointError(
+            f"{file} is damaged or from another checkpoint: it holds {_shown(found)}; {classes} "
+            f"classes of a {config.flow.dim}-dimensional flow need {_shown(expected)}"
+        )
+    with reading(file):
+        return ClassGaussians(**read_tensors(file, sha256))
+
+
+def _shown(layout: dict[str, Stored]) -> str:
+    shown = [f"{name} {dtype} {shape}" for name, (dtype, shape) in sorted(layout.items())[:9]]
+    return ", ".join(shown) or "nothing"

@@ -1,0 +1,94 @@
+"""The flow of a checkpoint directory: its configuration, codec and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from ..io.manifest import CONFIG, LONGEST_REASON, MODEL, CheckpointError, reading
+from ..io.tensors import read_layout, read_tensors
+from .autoencoder import AutoencoderConfig
+from .codec import Codec
+from .config import FlowConfig
+
+__all__ = ["parse_flow", "read_flow"]
+
+T = TypeVar("T")
+
+
+def parse_flow(
+    directory: Path, manifest: Mapping[str, Any]
+) -> tuple[FlowConfig, AutoencoderConfig | None]:
+    """Return the typed form of the keys `flow` and `autoencoder` of a manifest.
+
+    Raises:
+        CheckpointError: A value is unknown, or the flow is larger than the format allows.
+    """
+    file = directory / CONFIG
+    with reading(f"{file}: flow", longest=LONGEST_REASON):
+        flow = FlowConfig.from_dict(manifest["flow"])
+    if "autoencoder" not in manifest:
+        return flow, None
+    with reading(f"{file}: autoencoder", longest=LONGEST_REASON):
+        return flow, AutoencoderConfig.from_dict(manifest["autoencoder"])
+
+
+def read_flow(
+    build: Callable[[FlowConfig, Mapping[str, Tensor], Codec | None], T],
+    directory: Path,
+    manifest: Mapping[str, Any],
+    autoencoder: str | Path | None = None,
+) -> T:
+    """Read the weights and build the flow.
+
+    Args:
+        build: `Flow.from_tensors`.
+        directory: The checkpoint directory.
+        manifest: The values of its `config.json`, from `read_manifest`.
+        autoencoder: Directory or repository to use instead of the recorded autoencoder.
+
+    Raises:
+        CheckpointError: The weights are missing, damaged or do not fit the configuration, or the
+            autoencoder is not the recorded one.
+        ValueError: `autoencoder` is given for a flow on pixels.
+    """
+    config, recorded = parse_flow(directory, manifest)
+    codec = _codec(directory, config, recorded, autoencoder)
+    file = directory / MODEL
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing; {CONFIG} lists it")
+    layout = read_layout(file)
+    # Names and shapes are compared later. These two bounds come first: a small file must not make
+    # us build a hundred thousand modules, nor a small flow read a file of terabytes.
+    _check_size(file, "tensors", len(layout), config.tensor_count, 1000)
+    values = sum(stored.numel for stored in layout.values())
+    _check_size(file, "values", values, config.parameter_count, 10**6)
+    with reading(file):
+        return build(config, read_tensors(file, manifest["files"][MODEL]), codec)
+
+
+def _codec(
+    directory: Path,
+    config: FlowConfig,
+    recorded: AutoencoderConfig | None,
+    given: str | Path | None,
+) -> Codec | None:
+    if recorded is None:
+        if given is not None:
+            raise ValueError(f"{directory} holds a flow on pixels, which needs no autoencoder")
+        return None
+    from .latent_codec import codec_of  # a flow on pixels does not need it
+
+    with reading(directory):
+        return codec_of(recorded, config, near=directory, given=given)
+
+
+def _check_size(file: Path, what: str, found: int, expected: int, slack: int) -> None:
+    if found > 2 * expected + slack or expected > 2 * found + slack:
+        raise CheckpointError(
+            f"{file} holds {found} {what}; the flow in {CONFIG} has {expected}, so the two files "
+            "do not match"
+        )
