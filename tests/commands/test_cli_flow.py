@@ -9,6 +9,7 @@ import pytest
 import torch
 from nfa_tools import NAMES, images_of
 from PIL import Image
+from released_tools import golden, released, save
 from test_cli_sharing import run
 
 import nfaug
@@ -17,7 +18,6 @@ from nfaug.commands import bank, preview, timm
 from nfaug.commands.common import mixing
 from nfaug.commands.train import expand
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "mef_rgb16.safetensors"
 REQUIRED = {
     bank: ["--flow=f", "--data=d", "--out=o"],
     preview: ["--flow=f", "--data=d", "--out=o"],
@@ -26,16 +26,14 @@ REQUIRED = {
 
 
 def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tensors, prefix = load_file(GOLDEN), "state_dict."
-    weights = {f"flow.{k[len(prefix) :]}": v for k, v in tensors.items() if k.startswith(prefix)}
-    file, out = tmp_path / "released.ckpt", tmp_path / "flow"
-    torch.save({"state_dict": weights, "epoch": 12}, file)
+    file, out = save(released(), tmp_path), tmp_path / "flow"
     code, made, _ = run(capsys, "convert", str(file), "--out", str(out))
     assert code == 0
     assert made["epoch"] == 12
     checkpoint = nfaug.load(out)
-    z, _ = checkpoint.flow.encode(tensors["image"], tensors["noise"])
-    assert (z - tensors["z"]).abs().max() < 1e-5 * tensors["z"].abs().max()
+    _, figures = golden("rgb16")
+    z, _ = checkpoint.flow.encode(figures["image"], figures["noise"])
+    assert (z - figures["z"]).abs().max() < 1e-5 * figures["z"].abs().max()
 
     code, _, error = run(capsys, "convert", str(file), "--out", str(out))
     assert code == 2
