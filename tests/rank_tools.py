@@ -31,8 +31,8 @@ from nfaug.training import RunStopped, TrainConfig, TrainResult, train
 from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import DataConfig, FlowSettings, OptimConfig, PCAConfig, PriorConfig
 from nfaug.training.run import loop
+from nfaug.training.run.distributed import Processes
 from nfaug.training.run.prior import class_statistics
-from nfaug.training.run.processes import Processes
 
 CONFIG = TrainConfig(
     epochs=11,  # of 5 steps, the last of one image: nothing is left for the second process

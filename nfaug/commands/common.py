@@ -12,6 +12,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.classes import refuse_other_classes
+from ..io.device import pick_device
+from .parser import CommandParser
 
 __all__ = [
     "DATA_HELP",
@@ -34,10 +36,8 @@ DATA_HELP = (
 
 
 def new_parser(command: str, description: str, epilog: str | None = None) -> ArgumentParser:
-    """A parser that refuses unknown and abbreviated options, and knows --json."""
-    parser = ArgumentParser(
-        prog=f"nfaug {command}", description=description, epilog=epilog, allow_abbrev=False
-    )
+    """Create the parser of a command, with --json."""
+    parser = CommandParser(prog=f"nfaug {command}", description=description, epilog=epilog)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -130,8 +130,6 @@ def mixing(arguments: Namespace, prefix: str = "") -> dict[str, Any]:
 
 def load_on(arguments: Namespace) -> Checkpoint:
     """The checkpoint of --flow on the device of --device."""
-    from ..training.run.processes import pick_device
-
     checkpoint = load(arguments.flow, autoencoder=arguments.autoencoder)
     return checkpoint.to(pick_device(arguments.device))
 

@@ -54,7 +54,7 @@ def expand(argv: Sequence[str]) -> list[str]:
             files += ["-c", str(_settings_of(folder)), "--out", folder]
             rest += ["--resume", folder]
         else:
-            rest.append(_underscored(word))
+            rest.append(word)
     given = {word.partition("=")[0] for word in rest}
     if "--resume" in given and (others := given & {"--init", "--overwrite"}):
         raise ValueError(
@@ -72,14 +72,6 @@ def _settings_of(folder: str) -> Path:
             f"--resume needs the --out of a run: there is no {SETTINGS} in {folder or 'it'}"
         )
     return path
-
-
-def _underscored(word: str) -> str:
-    """An option's name with underscores, as the fields of `TrainConfig` have them."""
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word[2:].partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
 
 
 def data_name(data: str) -> str:
@@ -138,9 +130,9 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     """Train, save, and report the figures; None on processes beside the main one."""
     from ..data.open import open_dataset
     from ..training import train
-    from ..training.run.processes import Processes
+    from ..training.run.distributed import Processes
+    from ..training.run.interruption import stopped_from_outside
     from ..training.run.snapshots import FolderStates
-    from ..training.run.stopped import stopped_from_outside
 
     if arguments.recipe is not None:  # `expand` took it from the command line
         raise ValueError("a file of settings cannot name a recipe; give --recipe as an option")

@@ -17,8 +17,8 @@ from torch import Tensor
 import nfaug
 from nfaug.training import train
 from nfaug.training.config import TrainConfig
-from nfaug.training.run.context import open_setup
-from nfaug.training.run.processes import Processes
+from nfaug.training.run.context import open_context
+from nfaug.training.run.distributed import Processes
 from nfaug.training.run.snapshots import FolderStates
 
 
@@ -163,4 +163,4 @@ def test_more_processes_than_images_of_a_batch() -> None:
     processes = Processes("cpu")
     processes.count = 4
     with pytest.raises(ValueError, match="3 images cannot be shared among 4"):
-        open_setup(images(), TrainConfig(batch_size=3), processes, progress=False)
+        open_context(images(), TrainConfig(batch_size=3), processes, progress=False)

@@ -34,7 +34,7 @@ from nfaug.training import (
 from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import DataConfig, FlowSettings
 from nfaug.training.run import loop
-from nfaug.training.run.context import Setup
+from nfaug.training.run.context import RunContext
 from nfaug.training.run.snapshots import FolderStates
 
 STEPS = 8  # of a whole run: 4 an epoch
@@ -318,7 +318,7 @@ def test_images_that_are_lost_at_a_look(
     settings = DataConfig(memory_gib=0, workers=0, val_fraction=0)
     config = dataclasses.replace(config, dataset=settings, checkpoint_minutes=10)
     out = tmp_path / "run"
-    solve = Setup.solve
+    solve = RunContext.solve
     calls = 0
 
     def losing(*args: Any) -> Any:
@@ -333,7 +333,7 @@ def test_images_that_are_lost_at_a_look(
                     image.write_bytes(content[:50])
         return solved
 
-    monkeypatch.setattr(Setup, "solve", losing)
+    monkeypatch.setattr(RunContext, "solve", losing)
     with pytest.raises(RunStopped, match=r"\.png.*; the state of step 4 is saved: go on"):
         train(open_dataset(folder), config, val=open_dataset(folder), folder=out, progress=False)
     monkeypatch.undo()
@@ -365,14 +365,14 @@ def test_images_that_are_lost_at_the_end(
 def test_a_signal_at_the_last_look(
     digits: TensorImages, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = loop.Loop._look
+    look = loop.Loop._evaluate
 
     def signalled(self: loop.Loop) -> None:
         look(self)
         if self.state.optimizer.steps == STEPS:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop.Loop, "_look", signalled)
+    monkeypatch.setattr(loop.Loop, "_evaluate", signalled)
     with pytest.raises(Interrupted, match=f"state of step {STEPS} is saved") as told:
         train(digits, config, folder=tmp_path, progress=False)
     assert told.value.exit_code == 143

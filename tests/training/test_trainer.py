@@ -29,8 +29,7 @@ from nfaug.training.config import (
     recipe_path,
     recipes,
 )
-from nfaug.training.run import context as setup
-from nfaug.training.run import loop
+from nfaug.training.run import context, loop
 from nfaug.training.run.optimizer import FlowOptimizer, learning_rate
 from nfaug.training.run.prior import prior_labels
 
@@ -217,10 +216,10 @@ def test_recomputing_activations_gives_the_same(
 def test_held_out_images(tiny_config: TrainConfig) -> None:
     labels = torch.tensor([0] * 40 + [1] * 25 + [2] * 19)
     generator = torch.Generator().manual_seed(0)
-    rows, held = setup.hold_out(labels, 3, 0.2, generator)
+    rows, held = context.hold_out(labels, 3, 0.2, generator)
     assert sorted([*rows.tolist(), *held.tolist()]) == list(range(84))
     assert torch.bincount(labels[held], minlength=3).tolist() == [8, 5, 0]
-    _, all_but_two = setup.hold_out(labels, 3, 0.99, generator)
+    _, all_but_two = context.hold_out(labels, 3, 0.99, generator)
     assert torch.bincount(labels[all_but_two], minlength=3).tolist() == [38, 23, 0]
     dataset = TensorDataset(images_of(labels, channels=1), labels)
     config = changed(tiny_config, epochs=1, dataset=DataConfig(val_fraction=0.2))
@@ -282,13 +281,13 @@ def test_gaussians_are_solved_at_the_start_and_once_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = []
-    solve = setup.solve_prior
+    solve = context.solve_prior
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         return solve(*args, **kwargs)
 
-    monkeypatch.setattr(setup, "solve_prior", counted)
+    monkeypatch.setattr(context, "solve_prior", counted)
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=refit)
     train(tiny_images, changed(tiny_config, epochs=3, prior=prior), progress=False)
     assert len(calls) == solves, "not at the very end: the flow would not be trained under them"

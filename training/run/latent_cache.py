@@ -1,4 +1,4 @@
-"""Training in the latent space of a frozen autoencoder: its scale, and latents computed once."""
+"""Training on the latents of a frozen autoencoder: their scale, and their cache."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ..config import TrainConfig
 
 __all__ = ["flow_shape", "open_codec", "with_latents"]
 
-_AT_ONCE = 64  # images that are encoded at a time
+_BATCH = 64  # images encoded at a time
 
 
 def open_codec(
     dataset: LabelledImages, config: TrainConfig, device: torch.device
 ) -> LatentCodec | None:
-    """The autoencoder that the settings name, its scale measured; None for pixels.
+    """Open the autoencoder of the settings and measure its latents' scale; None for pixels.
 
-    The scale is that of `latents.images` images, which the seed draws.
+    The scale is measured on `latents.images` random images.
 
     Raises:
-        ValueError, OSError, ModuleNotFoundError: see `nfaug.flows.latent_codec.measure_codec`.
+        ValueError, OSError, ModuleNotFoundError: See `nfaug.flows.latent_codec.measure_codec`.
     """
     if config.autoencoder is None:
         return None
@@ -40,7 +40,7 @@ def open_codec(
 def flow_shape(
     dataset: LabelledImages, config: TrainConfig, codec: LatentCodec | None
 ) -> tuple[FlowConfig, Codec | None]:
-    """The flow's shape for a data set's images, or for their latents, and the flow's codec."""
+    """The configuration of the flow for a data set's images or their latents, and its codec."""
     settings = asdict(config.flow)
     if codec is None:
         return FlowConfig(dataset.channels, dataset.image_size, **settings), None
@@ -58,37 +58,38 @@ def with_latents(
     mirrored: bool,
     progress: bool,
 ) -> Batches:
-    """The same with latents in place of images, computed once; pixels as they came.
+    """Replace images by their latents, computed once; without a codec, return `data` unchanged.
 
-    An autoencoder costs an order of magnitude more than the flow, so encoding at each step would
-    be most of a run. Of each image the latents are kept in memory as float16, whose rounding is
-    below the noise, and, where `mirrored` and `augmentation.hflip` say so, those of its mirror
-    image, which are not the mirrored latents: (N, views, C, H, W). `FlowAugmentation` draws one.
+    The autoencoder costs an order of magnitude more than the flow, so encoding at each step would
+    dominate a run. Latents (N, views, C, H, W) are kept as float16, whose rounding is below the
+    noise. With `mirrored` and `augmentation.hflip` the second view is the mirror image's latents,
+    which differ from the mirrored latents; `FlowAugmentation` draws one of the views.
 
     Raises:
-        ValueError: there is an augmentation that latents cannot have, or not the memory.
+        ValueError: If an augmentation cannot apply to cached latents, or they exceed
+            `dataset.memory_gib`.
     """
     if codec is None or not config.latents.cache:
         return data
     augmentation = config.augmentation
     if augmentation.pad_crop or augmentation.rotation or augmentation.color_jitter:
         raise ValueError(
-            "latents are computed once, of each image and its mirror image, and then neither "
-            "shifted, rotated nor recoloured: set augmentation.pad_crop, rotation and color_jitter "
-            "to 0, or latents.cache to false, which runs the autoencoder at each step"
+            "cached latents cannot be shifted, rotated or recoloured: set augmentation.pad_crop, "
+            "augmentation.rotation and augmentation.color_jitter to 0, or latents.cache to false, "
+            "which runs the autoencoder at each step"
         )
     count, views = len(data.labels), 1 + (mirrored and augmentation.hflip)
     size = 2 * count * views * math.prod(codec.latent_shape)
     if size > config.dataset.memory_gib * 2**30:
         raise ValueError(
-            f"latents of {count} images take {size / 2**30:.1f} GiB of memory; allow that with "
+            f"the latents of {count} images take {size / 2**30:.1f} GiB of memory; raise "
             f"dataset.memory_gib (now {config.dataset.memory_gib:g}), or set latents.cache to "
             "false, which runs the autoencoder at each step"
         )
     latents = torch.empty((count, views, *codec.latent_shape), dtype=torch.float16)
     done = 0
     with progress_bar(count, "latents", "image", shown=progress) as bar:
-        for images, _ in data.iterate(torch.arange(count), _AT_ONCE):
+        for images, _ in data.iterate(torch.arange(count), _BATCH):
             batch = images.to(device)
             part = slice(done, done + len(batch))
             for view in range(views):
