@@ -29,7 +29,7 @@ class CommandParser(ArgumentParser):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+        super().__init__(allow_abbrev=False, print_config="--print-config", **options)
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None, **options: Any
@@ -37,13 +37,13 @@ class CommandParser(ArgumentParser):
         self._use_hyphens()
         return super().parse_args(self._normalize(args or ()), namespace, **options)
 
-    def format_help(self) -> str:
+    def format_help(self, *formatter: Any) -> str:
         self._use_hyphens()
-        return super().format_help()
+        return super().format_help(*formatter)
 
-    def format_usage(self) -> str:
+    def format_usage(self, *formatter: Any) -> str:
         self._use_hyphens()
-        return super().format_usage()
+        return super().format_usage(*formatter)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         super().error(self._explain(message), ex)

@@ -123,19 +123,19 @@ def test_a_round_trip_that_is_not_exact_is_counted(
 def test_no_image(tiny_checkpoint: Checkpoint) -> None:
     assert tiny_checkpoint.gaussians is not None
     none = MemoryBatches(torch.zeros(0, 1, 8, 8, dtype=torch.uint8), torch.zeros(0).long())
-    with pytest.raises(ValueError, match="no image to evaluate on"):
+    with pytest.raises(ValueError, match="no images"):
         evaluate(tiny_checkpoint.flow, tiny_checkpoint.gaussians, none)
 
 
 def test_a_label_that_is_no_class(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
     assert tiny_checkpoint.gaussians is not None
     data = MemoryBatches(tiny_images.images, tiny_images.targets + 1)
-    with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\)"):
+    with pytest.raises(ValueError, match=r"\[0, 3\)"):
         evaluate(tiny_checkpoint.flow, tiny_checkpoint.gaussians, data)
 
 
 def test_values_as_json_has_them() -> None:
     value = {"a": (1, 2.5, True), "b": {"c": [math.nan, -math.inf, None]}, 3: "x"}
     assert jsonable(value) == {"a": [1, 2.5, True], "b": {"c": [None, None, None]}, "3": "x"}
-    with pytest.raises(TypeError, match="JSON has no Tensor"):
+    with pytest.raises(TypeError, match="Tensor"):
         jsonable({"a": torch.zeros(1)})

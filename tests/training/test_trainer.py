@@ -167,7 +167,7 @@ def test_unlabelled_images(tiny_config: TrainConfig) -> None:
     dataset = TensorDataset(images_of(labels, channels=1), labels)
     single = changed(tiny_config, prior=PriorConfig(kind="single"))
     assert train(dataset, single, progress=False).checkpoint.config.class_names == ()
-    with pytest.raises(ValueError, match=r"pushes classes apart .* have 1; .* to 'single'"):
+    with pytest.raises(ValueError, match="single"):
         train(dataset, tiny_config, progress=False)
 
 
@@ -241,9 +241,9 @@ def test_held_out_images_of_one_s_own(tiny_config: TrainConfig, tiny_images: Ten
     others = TensorImages(tiny_images.images, tiny_images.targets, ["cat", "cow", "eel"])
     large = TensorDataset(images_of(few, channels=1, size=(9, 9)), few)
     for held, message in (
-        (outside, r"labels must be 0\.\.2 for 3 classes"),
-        (others, "only in the data: 'cow'"),
-        (large, r"takes images of shape \(1, 8, 8\)"),
+        (outside, r"0\.\.2"),
+        (others, "cow"),
+        (large, r"\(1, 8, 8\)"),
     ):
         with pytest.raises(ValueError, match=message):
             train(tiny_images, config, val=held, progress=False)
@@ -331,8 +331,7 @@ def test_a_step_that_is_not_finite_is_skipped(
     assert not all(map(torch.equal, before, flow.parameters()))
     for _ in range(2):
         optimizer.step(loss_of(flow, kind), 0.0)
-    expected = r"3 steps in a row were not finite \(loss .*\); try a smaller lr than 0.01, a longer"
-    with pytest.raises(TrainingDiverged, match=expected):
+    with pytest.raises(TrainingDiverged, match="warmup_steps"):
         optimizer.step(loss_of(flow, kind), 0.0)
     assert optimizer.skipped == 5
 
@@ -361,7 +360,7 @@ def test_training_that_diverges_stops(tiny_images: TensorImages, tiny_config: Tr
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=0)
     optim = OptimConfig(warmup_steps=1, max_rollbacks=0)
     config = changed(tiny_config, lr=1e6, epochs=20, prior=prior, optim=optim)
-    with pytest.raises(TrainingDiverged, match="20 steps in a row were not finite"):
+    with pytest.raises(TrainingDiverged, match="20 steps"):
         train(tiny_images, config, progress=False)
 
 
@@ -374,13 +373,9 @@ def test_a_flow_that_is_no_longer_finite_is_not_fitted(
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=refit_epoch)
     optim = OptimConfig(warmup_steps=1, max_rollbacks=1)
     config = changed(tiny_config, lr=1e6, prior=prior, optim=optim)
-    expected = (
-        r"after [36] steps, [25] of them skipped, .* latents that are not finite; try a .*"
-        r"\(after 1 returns to an earlier state\)"
-    )
     with (
-        pytest.raises(TrainingDiverged, match=expected),
-        pytest.warns(RuntimeWarning, match="Back to step 0, with 0.5 of the learning rate"),
+        pytest.raises(TrainingDiverged, match="1 rollbacks"),
+        pytest.warns(RuntimeWarning, match="step 0"),
     ):
         train(tiny_images, config, progress=False)
 
@@ -388,7 +383,7 @@ def test_a_flow_that_is_no_longer_finite_is_not_fitted(
 def test_gaussians_that_diverge(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
     solve = FixedPointConfig(fit="covariances", update="proposition1", kld_weight=1e6)
     config = changed(tiny_config, prior=PriorConfig(fixed_point=solve))
-    with pytest.raises(FixedPointDivergence, match="lower kld_weight"):
+    with pytest.raises(FixedPointDivergence, match="kld_weight"):
         train(tiny_images, config, progress=False)
 
 
@@ -398,13 +393,13 @@ def test_gaussians_that_diverge(tiny_images: TensorImages, tiny_config: TrainCon
 def test_a_class_of_one_image_is_named(tiny_config: TrainConfig) -> None:
     labels = torch.tensor([0, 0, 0, 1, 2, 2])
     dataset = TensorImages(images_of(labels, channels=1), labels, NAMES)
-    with pytest.raises(ValueError, match=r"at least two images, and 1 of 3 have fewer: 'dog' \(1"):
+    with pytest.raises(ValueError, match="dog"):
         train(dataset, tiny_config, progress=False)
 
 
 def test_few_images_of_a_class(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
     config = changed(tiny_config, pca=PCAConfig(rank=16))
-    with pytest.warns(UserWarning, match="3 of 3 classes have too few images for 16 axes"):
+    with pytest.warns(UserWarning, match="16 axes"):
         result = train(tiny_images, config, progress=False)
     assert result.checkpoint.pca is not None
     assert result.checkpoint.pca.rank == 11
@@ -418,7 +413,7 @@ def test_no_images(tiny_config: TrainConfig) -> None:
         def __getitem__(self, index: int) -> Any:
             raise IndexError(index)
 
-    with pytest.raises(ValueError, match="holds no image"):
+    with pytest.raises(ValueError, match="no image"):
         train(Empty(), tiny_config, progress=False)
 
 
@@ -426,7 +421,7 @@ def test_a_padded_size_that_does_not_fit(
     tiny_images: TensorImages, tiny_config: TrainConfig
 ) -> None:
     flow = dataclasses.replace(tiny_config.flow, padded_size=(4, 4))
-    with pytest.raises(ValueError, match=r"padded_size \(4, 4\) is smaller than the images"):
+    with pytest.raises(ValueError, match="padded_size"):
         train(tiny_images, changed(tiny_config, flow=flow), progress=False)
 
 
@@ -434,45 +429,45 @@ def test_a_padded_size_that_does_not_fit(
 def test_a_device_that_is_not_there(
     tiny_images: TensorImages, tiny_config: TrainConfig, name: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"there is no device '{name}' to compute on"):
+    with pytest.raises(ValueError, match=name):
         train(tiny_images, changed(tiny_config, device=name), progress=False)
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "name"),
     [
-        (lambda: TrainConfig(epochs=-1), "epochs must be at least 0; got -1"),
-        (lambda: TrainConfig(batch_size=0), "batch_size must be at least 1"),
-        (lambda: TrainConfig(lr=0.0), "lr must be above 0 and finite"),
-        (lambda: TrainConfig(lr=math.nan), "lr must be above 0 and finite"),
-        (lambda: TrainConfig(eval_every=0), "eval_every must be at least 1"),
-        (lambda: TrainConfig(max_minutes=0.0), "max_minutes must be above 0"),
-        (lambda: OptimConfig(clip_norm=0.0), "clip_norm must be above 0"),
-        (lambda: OptimConfig(ema_decay=1.0), r"ema_decay must lie in \[0, 1\)"),
-        (lambda: OptimConfig(warmup_steps=-1), "warmup_steps must be at least 0"),
-        (lambda: OptimConfig(max_bad_steps=0), "max_bad_steps must be at least 1"),
-        (lambda: OptimConfig(max_rollbacks=-1), "max_rollbacks must be at least 0"),
-        (lambda: TrainConfig(checkpoint_minutes=0), "checkpoint_minutes must be above 0"),
-        (lambda: TrainConfig(keep_checkpoints=0), "keep_checkpoints must be at least 1"),
-        (lambda: TrainConfig(pictures_every=-1), "pictures_every must be at least 0"),
-        (lambda: TrainConfig(trackers=("mlflow",)), r"trackers must be of .*; got \['mlflow'\]"),
-        (lambda: PCAConfig(rank=0), "rank must be at least 1"),
-        (lambda: PCAConfig(max_per_class=1), "max_per_class must be at least 2"),
-        (lambda: DataConfig(val_fraction=1.0), r"val_fraction must lie in \[0, 1\)"),
-        (lambda: DataConfig(workers=-1), "workers must be at least 0"),
-        (lambda: PriorConfig(refit_epoch=-1), "refit_epoch must be at least 0"),
-        (lambda: PriorConfig(statistics_images=0), "statistics_images must be at least 1"),
+        (lambda: TrainConfig(epochs=-1), "epochs"),
+        (lambda: TrainConfig(batch_size=0), "batch_size"),
+        (lambda: TrainConfig(lr=0.0), "lr"),
+        (lambda: TrainConfig(lr=math.nan), "lr"),
+        (lambda: TrainConfig(eval_every=0), "eval_every"),
+        (lambda: TrainConfig(max_minutes=0.0), "max_minutes"),
+        (lambda: OptimConfig(clip_norm=0.0), "clip_norm"),
+        (lambda: OptimConfig(ema_decay=1.0), "ema_decay"),
+        (lambda: OptimConfig(warmup_steps=-1), "warmup_steps"),
+        (lambda: OptimConfig(max_bad_steps=0), "max_bad_steps"),
+        (lambda: OptimConfig(max_rollbacks=-1), "max_rollbacks"),
+        (lambda: TrainConfig(checkpoint_minutes=0), "checkpoint_minutes"),
+        (lambda: TrainConfig(keep_checkpoints=0), "keep_checkpoints"),
+        (lambda: TrainConfig(pictures_every=-1), "pictures_every"),
+        (lambda: TrainConfig(trackers=("mlflow",)), "trackers"),
+        (lambda: PCAConfig(rank=0), "rank"),
+        (lambda: PCAConfig(max_per_class=1), "max_per_class"),
+        (lambda: DataConfig(val_fraction=1.0), "val_fraction"),
+        (lambda: DataConfig(workers=-1), "workers"),
+        (lambda: PriorConfig(refit_epoch=-1), "refit_epoch"),
+        (lambda: PriorConfig(statistics_images=0), "statistics_images"),
     ],
 )
-def test_settings_out_of_range(make: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_settings_out_of_range(make: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=name):
         make()
 
 
 def test_recipes() -> None:
     assert {"digits", "fashion-mnist", "small"} <= set(recipes())
     assert recipe_path("digits").is_file()
-    with pytest.raises(ValueError, match=r"no recipe '\.\./x'; there are cifar10, cifar100"):
+    with pytest.raises(ValueError, match="cifar100"):
         recipe_path("../x")
 
 

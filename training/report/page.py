@@ -186,7 +186,7 @@ def _log(run: RunFolder) -> str:
         "<tr>" + "".join(f"<td>{_cell(rows[row].get(n, math.nan))}</td>" for n in names) + "</tr>"
         for row in chosen
     )
-    some = "" if step == 1 else f", every {step}th"
+    some = "" if step == 1 else f", one in {step} shown"
     return details(
         f"The log: {len(rows)} rows{some}",
         f'<div class="scroll"><table class="log"><tr>{head}</tr>{body}</table></div>',

@@ -181,12 +181,13 @@ def log_curves(
     axis = figure.subplots()
     for number, values in enumerate(lines.values()):
         colour = PAGE_COLOURS[f"--s{number % 4}"]
-        shown = sum(map(math.isfinite, values))
-        style = {"marker": "o", "markersize": 3.5} if shown <= _MAX_DOTS else {}
+        dots = sum(map(math.isfinite, values)) <= _MAX_DOTS
+        marker = "o" if dots else ""
         finite = [value if math.isfinite(value) else math.nan for value in values]
-        axis.plot(x, finite, color=colour, linewidth=1.8, **style)
+        axis.plot(x, finite, color=colour, linewidth=1.8, marker=marker, markersize=3.5)
     soft = PAGE_COLOURS["--soft"]
-    low, high, cut = _limits([v for values in lines.values() for v in values if math.isfinite(v)])
+    shown = [v for values in lines.values() for v in values if math.isfinite(v)]
+    low, high, cut = _limits(shown)
     axis.set_ylim(low, high)
     axis.set_xlabel(_plain(x_label), color=soft)
     if cut:
@@ -199,7 +200,7 @@ def log_curves(
     axis.spines["bottom"].set_color(soft)
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.yaxis.set_major_locator(MaxNLocator(5))
+    axis.yaxis.set_major_locator(MaxNLocator(5, integer=all(v == int(v) for v in shown)))
     return figure
 
 

@@ -43,6 +43,8 @@ class Reporter:
             context.config.epochs * per_epoch, "train", "image", shown=context.shown
         )
         self.lines = context.shown and not sys.stderr.isatty()
+        self.printed, self.images, self.done = time.monotonic(), 0, 0.0  # of the last line
+        self.began: tuple[float, float] | None = None  # time and share done at the first step
 
     def start(self, state: RunState) -> None:
         """Open the log and the trackers at the state's step."""
@@ -71,13 +73,14 @@ class Reporter:
             self.images += images
             self.done = done
             self.began = self.began or (time.monotonic(), done)
-            if time.monotonic() - self.printed >= LINE_SECONDS:
-                self._print_line(state)
+            seconds = time.monotonic() - self.printed
+            if seconds >= LINE_SECONDS:
+                self._print_line(state, self.images / max(seconds, 1e-9))
 
     def row(self, state: RunState) -> None:
         """Report a new row of the log."""
-        if self.lines:
-            self._print_line(state)
+        if self.lines:  # a speed without the time of the evaluation
+            self._print_line(state, state.history[-1].get("images_per_second", math.nan))
         if self.folder is None:
             return
         self._write_log(state)
@@ -116,8 +119,7 @@ class Reporter:
         position = (state.epoch - 1) * len(self.context.data.labels)
         position += state.position * self.context.config.batch_size
         self.bar.n = self.bar.initial = self.bar.last_print_n = position
-        self.printed, self.images, self.done = time.monotonic(), 0, 0.0
-        self.began: tuple[float, float] | None = None  # time and share done at the first step
+        self.printed, self.images, self.began = time.monotonic(), 0, None
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write_log(state)
@@ -138,14 +140,14 @@ class Reporter:
             shown["at most"] = f"{max(0.0, limit - state.elapsed / 60):.0f} min"
         return shown
 
-    def _print_line(self, state: RunState) -> None:
+    def _print_line(self, state: RunState, speed: float) -> None:
         now = time.monotonic()
         parts = [f"epoch {state.epoch} of {self.context.config.epochs}"]
         parts.append(f"step {state.optimizer.steps}")
         if state.losses:
             parts.append(f"{state.losses[-1]:.3f} bits/dim")
-        if self.images and now > self.printed:
-            parts.append(f"{self.images / (now - self.printed):.0f} images/s")
+        if math.isfinite(speed):
+            parts.append(f"{speed:.0f} images/s")
         began, share = self.began or (now, self.done)
         if self.done > share:
             left = (now - began) * (1 - self.done) / (self.done - share)
