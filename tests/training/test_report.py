@@ -33,7 +33,7 @@ LOG = (
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A run under way: a log and its settings."""
+    """A running run: a log and settings."""
     made = tmp_path / "my run"
     made.mkdir()
     (made / "log.csv").write_text(LOG, newline="")
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def finish(folder: Path, **changes: Any) -> None:
-    """What a checkpoint adds, as far as the page reads it."""
+    """Add the files of a finished run that the page reads."""
     config = {
         "library_version": "0.1.0",
         "flow": nfaug.FlowConfig(channels=1, image_size=(8, 8), steps=(1,), blocks=(1,), width=(8,)
@@ -63,7 +63,7 @@ def finish(folder: Path, **changes: Any) -> None:
 
 
 def page_of(folder: Path) -> ElementTree.Element:
-    """The page, which must be well-formed, load nothing and run nothing."""
+    """The parsed page; checks that it is well-formed, fetches nothing and runs no script."""
     path = write_report(folder)
     assert path == folder.resolve() / "report.html"
     html = path.read_text(encoding="utf-8")
@@ -81,7 +81,7 @@ def words(root: ElementTree.Element) -> str:
     return " ".join(" ".join(root.itertext()).split())
 
 
-def test_a_run_under_way(folder: Path) -> None:
+def test_a_running_run(folder: Path) -> None:
     root = page_of(folder)
     shown = words(root)
     for expected in (
@@ -99,7 +99,7 @@ def test_a_run_under_way(folder: Path) -> None:
         "device cpu",
     ):
         assert expected in shown
-    # What differs from the defaults stands out, and nothing else does.
+    # Only settings that differ from the defaults are marked.
     marked = [row.findtext("th") for row in root.iter("tr") if row.get("class") == "marked"]
     assert marked == ["lr"]
 
@@ -162,12 +162,12 @@ def test_a_finished_run(folder: Path) -> None:
     assert "\u202e" not in names[1]
 
 
-def test_a_checkpoint_of_an_earlier_run_does_not_end_this_one(folder: Path) -> None:
+def test_a_checkpoint_of_an_earlier_run_does_not_count(folder: Path) -> None:
     finish(folder, training={"steps": 299})
     assert "Not finished." in words(page_of(folder))
 
 
-def test_a_row_that_is_being_written() -> None:
+def test_an_unfinished_row() -> None:
     rows, unread = parse_log(LOG + "4,400,50.0,7.2")
     assert [row["step"] for row in rows] == [100, 200, 300]
     assert unread == 0
@@ -218,7 +218,7 @@ def test_damaged_files_are_named(folder: Path, name: str, content: str, problem:
 
 
 def test_strange_values(folder: Path) -> None:
-    """Anything that JSON and YAML can say makes a page."""
+    """Any JSON and YAML values give a page."""
     finish(
         folder,
         flow={"channels": 10**400, "steps": "x"},
@@ -238,7 +238,7 @@ def test_strange_values(folder: Path) -> None:
     assert len(shown) < 20_000
 
 
-def test_what_is_no_picture_is_left_out(folder: Path) -> None:
+def test_files_that_are_not_pictures_are_skipped(folder: Path) -> None:
     finish(folder)
     (folder / "pictures" / "page.png").write_text("<html>")
     (folder / "pictures" / "drawing.svg").write_text("<svg><script/></svg>")
@@ -256,7 +256,7 @@ def test_nothing_to_report(tmp_path: Path) -> None:
         write_report(tmp_path, tmp_path / "page.pdf")
 
 
-def test_the_environment_names_nobody() -> None:
+def test_the_environment_holds_no_user_or_host_name() -> None:
     found = environment("cpu")
     assert found["packages"]["nfaug"] == nfaug.__version__
     assert found["device"] == "cpu"
@@ -287,7 +287,7 @@ def test_a_real_run(tiny_path: Path, tmp_path: Path) -> None:
 
 
 def chromium() -> str:
-    """The browser, without which the test that asks for it fails."""
+    """Path of a browser; the rendering test fails without one."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     found = next((path for name in names if (path := shutil.which(name))), None)
     assert found, f"this test renders the page and needs one of {', '.join(names)} on the PATH"
@@ -297,7 +297,7 @@ def chromium() -> str:
 @pytest.mark.soak
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_renders(folder: Path, tmp_path: Path, scheme: str) -> None:
-    """In a headless browser: no complaint, the hostile names inert, curves and pictures painted."""
+    """A headless browser reports no error and paints curves and pictures; scripts stay inert."""
     finish(folder)
     browser = [
         chromium(),

@@ -290,10 +290,10 @@ def test_images_lost_while_training(
 
     at_step(5, lose)
     out = tmp_path / "run"
-    with pytest.raises(RunStopped, match=r"\.png") as told:
+    with pytest.raises(RunStopped, match=r"\.png") as caught:
         train(open_dataset(folder), config, folder=out, progress=False)
-    assert "Traceback" not in str(told.value)
-    assert told.value.exit_code == 4
+    assert "Traceback" not in str(caught.value)
+    assert caught.value.exit_code == 4
     (saved,) = FolderStates(out).steps()[-1:]
     assert saved >= 5, "no step is lost"
     shutil.rmtree(folder, ignore_errors=True)
@@ -355,9 +355,9 @@ def test_images_lost_at_the_end(
         return finish(*args)
 
     monkeypatch.setattr(trainer, "_finish", losing)
-    with pytest.raises(RunStopped, match=r"\.png.* step 4") as told:
+    with pytest.raises(RunStopped, match=r"\.png.* step 4") as caught:
         train(open_dataset(folder), config, folder=tmp_path / "run", progress=False)
-    assert told.value.exit_code == 4
+    assert caught.value.exit_code == 4
 
 
 def test_a_signal_at_the_last_evaluation(
@@ -371,9 +371,9 @@ def test_a_signal_at_the_last_evaluation(
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(loop.Loop, "_evaluate", signalled)
-    with pytest.raises(Interrupted, match=f"step {STEPS}") as told:
+    with pytest.raises(Interrupted, match=f"step {STEPS}") as caught:
         train(digits, config, folder=tmp_path, progress=False)
-    assert told.value.exit_code == 143
+    assert caught.value.exit_code == 143
     monkeypatch.undo()
     resumed = train(digits, config, folder=tmp_path, resume=True, progress=False)
     assert [row["step"] for row in resumed.history] == [4, 8]
@@ -415,7 +415,7 @@ def test_exit_codes_of_signals(
 def test_an_ignored_hangup_stays_ignored(
     digits: TensorImages, config: TrainConfig, tmp_path: Path, at_step: Any
 ) -> None:
-    """As under nohup: the run goes on after its terminal closes."""
+    """As under nohup: the run continues after its terminal closes."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         at_step(3, lambda: os.kill(os.getpid(), signal.SIGHUP))

@@ -42,7 +42,7 @@ def weights(result: TrainResult) -> Tensor:
     return torch.cat([p.flatten() for p in result.checkpoint.flow.parameters()])
 
 
-def test_what_comes_out(
+def test_the_result(
     tiny_result: TrainResult, tiny_config: TrainConfig, tiny_images: TensorImages
 ) -> None:
     checkpoint = tiny_result.checkpoint
@@ -56,7 +56,7 @@ def test_what_comes_out(
     assert config.training["skipped_steps"] == 0
     assert config.gaussians["kind"] == "fpi"
     assert config.gaussians["kld_weight"] == 20
-    assert config.metrics == {}, "nothing was held out of classes of 12"
+    assert config.metrics == {}, "classes of 12 hold nothing out"
     assert checkpoint.pca is not None
     assert (checkpoint.pca.rank, checkpoint.pca.num_classes) == (4, 3)
     assert len(tiny_result.loss) == 6
@@ -67,7 +67,7 @@ def test_what_comes_out(
 def test_the_flow_before_training(
     tiny_result: TrainResult, tiny_images: TensorImages, tmp_path: Path
 ) -> None:
-    """Its latents are centred and of unit variance, and it can be saved like any other."""
+    """Its latents have mean 0 and variance 1, and it can be saved."""
     initial = tiny_result.initial
     assert initial is not None
     assert initial.gaussians is not None
@@ -81,7 +81,7 @@ def test_the_flow_before_training(
     assert nfaug.load(initial.save(tmp_path / "initial")).config.class_names == NAMES
 
 
-def test_the_seed_decides_and_nothing_else(
+def test_the_seed_fixes_the_result(
     tiny_images: TensorImages, tiny_config: TrainConfig, tiny_result: TrainResult
 ) -> None:
     torch.manual_seed(1)
@@ -118,9 +118,7 @@ def test_it_learns(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
     assert (checkpoint.gaussians.classify(z) == labels).float().mean() > 0.8
 
 
-def test_the_average_is_what_is_returned(
-    tiny_images: TensorImages, tiny_config: TrainConfig
-) -> None:
+def test_the_average_is_returned(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
     slow = changed(tiny_config, optim=OptimConfig(warmup_steps=1, ema_power=0.01))
     result = train(tiny_images, slow, progress=False)
     assert result.initial is not None
@@ -128,7 +126,7 @@ def test_the_average_is_what_is_returned(
     fast = train(
         tiny_images, changed(slow, optim=OptimConfig(warmup_steps=1, ema_decay=0.0)), progress=False
     )
-    # With decay 0 the average is the last weights; with a small power it hardly is one.
+    # With decay 0 the average equals the last weights; a small power averages over few steps.
     assert (weights(result) - start).norm() > 0
     assert not torch.equal(weights(result), weights(fast))
 
@@ -152,7 +150,7 @@ def test_every_prior(
     checkpoint.save(tmp_path / "flow")
     loaded = nfaug.load(tmp_path / "flow")
     assert loaded.config.class_names == (() if kind == "single" else NAMES)
-    if kind == "single":  # classes come later
+    if kind == "single":  # fit adds the classes
         fitted = nfaug.fit(loaded, tiny_images, rank=4, progress=False)
         assert fitted.config.class_names == NAMES
         assert fitted.pca is not None
@@ -162,7 +160,7 @@ def test_every_prior(
 
 
 def test_unlabelled_images(tiny_config: TrainConfig) -> None:
-    """One class for all: only a single gaussian makes sense, and the error says so."""
+    """With one class the error suggests a single gaussian."""
     labels = torch.zeros(12, dtype=torch.int64)
     dataset = TensorDataset(images_of(labels, channels=1), labels)
     single = changed(tiny_config, prior=PriorConfig(kind="single"))
@@ -178,7 +176,7 @@ def test_labels_of_a_single_gaussian() -> None:
 
 
 def test_rare_classes_are_in_the_statistics(tiny_config: TrainConfig) -> None:
-    """A sample of the images for a solve has two of every class, however rare."""
+    """The images for a solve include two of every class."""
     labels = torch.tensor([0] * 60 + [1, 1])
     dataset = TensorDataset(images_of(labels, channels=1), labels)
     prior = PriorConfig(kind="data", statistics_images=10)
@@ -231,7 +229,7 @@ def test_held_out_images(tiny_config: TrainConfig) -> None:
     assert result.checkpoint.pca.counts.tolist() == [32, 20, 19]
 
 
-def test_held_out_images_of_one_s_own(tiny_config: TrainConfig, tiny_images: TensorImages) -> None:
+def test_explicit_held_out_images(tiny_config: TrainConfig, tiny_images: TensorImages) -> None:
     few = torch.tensor([0, 2, 2])  # not every class
     config = changed(tiny_config, epochs=1)
     val = TensorDataset(images_of(few, channels=1), few)
@@ -269,11 +267,11 @@ def test_a_limit_of_time(tiny_images: TensorImages, tiny_config: TrainConfig) ->
     result = train(tiny_images, config, progress=False)
     assert 0 < result.checkpoint.config.training["steps"] < 1000
     assert result.checkpoint.config.training["seconds"] < 20
-    assert result.history, "the last look is taken in the middle of an epoch too"
+    assert result.history, "the last evaluation can be in the middle of an epoch"
 
 
 @pytest.mark.parametrize(("refit", "solves"), [(0, 1), (1, 2), (2, 2), (3, 1)])
-def test_gaussians_are_solved_at_the_start_and_once_more(
+def test_the_number_of_solves(
     tiny_images: TensorImages,
     tiny_config: TrainConfig,
     refit: int,
@@ -290,7 +288,7 @@ def test_gaussians_are_solved_at_the_start_and_once_more(
     monkeypatch.setattr(context, "solve_prior", counted)
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=refit)
     train(tiny_images, changed(tiny_config, epochs=3, prior=prior), progress=False)
-    assert len(calls) == solves, "not at the very end: the flow would not be trained under them"
+    assert len(calls) == solves, "no solve after the last epoch"
 
 
 # The optimiser.
@@ -308,7 +306,7 @@ def test_the_learning_rate() -> None:
 
 def loss_of(flow: Flow, kind: str) -> Tensor:
     total = torch.cat([p.flatten() for p in flow.parameters()]).square().sum()
-    if kind == "gradient":  # the slope of a root at 0 is infinite, its value is not
+    if kind == "gradient":  # the root at 0 has an infinite slope
         return total + (total.detach() - total).abs().sqrt()
     return total * {"nan": math.nan, "inf": math.inf, "good": 1.0}[kind]
 
@@ -326,7 +324,7 @@ def test_a_step_that_is_not_finite_is_skipped(
     assert all(map(torch.equal, before, flow.parameters()))
     assert all(map(torch.equal, average, optimizer.average.parameters()))
     assert (optimizer.steps, optimizer.skipped) == (2, 2)
-    # A good one in between starts the run anew.
+    # A finite step resets the count.
     assert optimizer.step(loss_of(flow, "good"), 0.0) is not None
     assert not all(map(torch.equal, before, flow.parameters()))
     for _ in range(2):
@@ -366,10 +364,10 @@ def test_training_that_diverges_stops(tiny_images: TensorImages, tiny_config: Tr
 
 @pytest.mark.filterwarnings("ignore:.*scales of")
 @pytest.mark.parametrize("refit_epoch", [0, 1])
-def test_a_flow_that_is_no_longer_finite_is_not_fitted(
+def test_a_flow_with_infinite_latents_is_not_fitted(
     tiny_images: TensorImages, tiny_config: TrainConfig, refit_epoch: int
 ) -> None:
-    """The run ends before enough steps in a row were bad."""
+    """The epoch ends before `max_bad_steps` bad steps in a row."""
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=refit_epoch)
     optim = OptimConfig(warmup_steps=1, max_rollbacks=1)
     config = changed(tiny_config, lr=1e6, prior=prior, optim=optim)
@@ -426,9 +424,7 @@ def test_a_padded_size_that_does_not_fit(
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu"])
-def test_a_device_that_is_not_there(
-    tiny_images: TensorImages, tiny_config: TrainConfig, name: str
-) -> None:
+def test_a_missing_device(tiny_images: TensorImages, tiny_config: TrainConfig, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         train(tiny_images, changed(tiny_config, device=name), progress=False)
 
@@ -472,7 +468,7 @@ def test_recipes() -> None:
 
 
 def test_digits(tiny_config: TrainConfig) -> None:
-    """Real images, from the data set by name to the augmented batch."""
+    """Real images, from the named data set to the augmented batch."""
     dataset = open_dataset("digits", per_class=20)
     config = changed(
         tiny_config,
