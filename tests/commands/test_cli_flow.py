@@ -12,7 +12,6 @@ from test_cli_sharing import run
 from test_convert import golden, released, save
 
 import nfaug
-from nfaug.commands.train import expand
 
 
 def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,10 +78,3 @@ def test_fit_under_a_scripts_transforms(
         code, _, error = run(capsys, *words, *wrong, "--out", str(tmp_path / "other"))
         assert code == 2
         assert message in error
-
-
-def test_options_of_train_may_have_hyphens() -> None:
-    words = ["--max-minutes", "3", "--batch-size=4", "--out", "my-flow", "--dataset.per-class", "2"]
-    assert expand(words) == [
-        "--max_minutes", "3", "--batch_size=4", "--out", "my-flow", "--dataset.per_class", "2"
-    ]  # fmt: skip
