@@ -31,12 +31,11 @@ from nfaug.data.images import TensorImages
 from nfaug.data.open import open_dataset
 from nfaug.flows.flow import Flow, FlowConfig, Recompute
 from nfaug.training.config import DataConfig, FlowSettings, PriorConfig, TrainConfig
-from nfaug.training.run.context import open_setup
+from nfaug.training.run.context import open_context
+from nfaug.training.run.distributed import Processes, draw_noise, shared_batches
 from nfaug.training.run.loop import FlowLoss, Loop
 from nfaug.training.run.optimizer import FlowOptimizer
-from nfaug.training.run.processes import Processes
 from nfaug.training.run.reporter import Reporter
-from nfaug.training.run.shares import draw_noise, shared_batches
 from nfaug.training.run.snapshots import MemoryStates
 
 BATCH = 128
@@ -57,21 +56,21 @@ def loop_overhead(rounds: int, steps: int) -> None:
         prior=PriorConfig(kind="data", statistics_images=2000),
     )
     data = TensorImages(images.to(torch.uint8), labels)
-    setup = open_setup(data, config, Processes("cpu"), progress=False)
-    state = setup.start(setup.new_flow())
-    loop = Loop(setup, state, MemoryStates(), Reporter(setup, None))
+    context = open_context(data, config, Processes("cpu"), progress=False)
+    state = context.start(context.new_flow())
+    loop = Loop(context, state, MemoryStates(), Reporter(context, None))
     order = torch.arange(len(images))
-    bare = FlowLoss(setup.start(setup.new_flow()).optimizer.flow)
+    bare = FlowLoss(context.start(context.new_flow()).optimizer.flow)
     adamax = torch.optim.Adamax(bare.parameters(), lr=1e-5)
     noise = draw_noise(bare.flow, BATCH, generator)
 
     def with_loop() -> None:
-        for share in loop._fetched(shared_batches(setup.data, order, BATCH, setup.processes)):
+        for share in loop._loaded(shared_batches(context.data, order, BATCH, context.processes)):
             loop._step(share)
             loop._between_steps()
 
     def without() -> None:
-        for pixels, classes in setup.data.iterate(order, BATCH):
+        for pixels, classes in context.data.iterate(order, BATCH):
             adamax.zero_grad(set_to_none=True)
             (bare(pixels, noise, classes, state.gaussians) / BATCH).backward()
             adamax.step()

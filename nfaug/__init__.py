@@ -1,5 +1,8 @@
 """nfaug: normalizing-flow augmentation for image classifiers."""
 
+import importlib
+from types import ModuleType
+
 from .augment.transform import NFAugment
 from .checkpoint.checkpoint import Checkpoint, CheckpointError, load
 from .fitting import fit
@@ -20,3 +23,16 @@ __all__ = [
     "fit",
     "load",
 ]
+
+# Sub-packages that are imported when they are first used, as in `nfaug.bank.BankDataset`.
+_LAZY = ("bank", "fixed_point", "hub", "integrations", "training")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -16,19 +16,19 @@ from .io.strict_json import jsonable
 __all__ = ["main"]
 
 COMMANDS = {
-    "demo": "train, fit, look and fine-tune on handwritten digits, with a report",
+    "demo": "train, fit, preview and fine-tune on handwritten digits",
     "train": "train a flow on your images",
     "fit": "fit an existing flow to your classes, without training it",
-    "preview": "draw originals, reconstructions and variants as a picture",
+    "preview": "draw originals, reconstructions and variants",
     "sample": "draw new images from the class gaussians",
     "eval": "measure bits/dim, accuracy and exactness of the round trip",
-    "info": "say what a checkpoint holds",
-    "report": "write one HTML page about a run, finished or running",
+    "info": "describe a checkpoint",
+    "report": "write an HTML report of a finished or running training run",
     "convert": "convert a checkpoint of the paper's released implementation",
-    "bank": "make variants once, to be read from disk in training",
-    "timm": "run timm's train.py, or one like it, with NFA put in",
-    "push": "share a checkpoint on the Hugging Face Hub",
-    "pull": "fetch a checkpoint from the Hub",
+    "bank": "generate variants once and store them on disk",
+    "timm": "run timm's train.py, or a script like it, with NFA",
+    "push": "push a checkpoint to the Hugging Face Hub",
+    "pull": "download a checkpoint from the Hub",
     "list": "list the flows on the Hub",
 }
 
@@ -44,7 +44,7 @@ def _top_parser() -> argparse.ArgumentParser:
         usage="nfaug COMMAND [options]",
         description="Normalizing-flow augmentation: new images of the same class, for training "
         "image classifiers.",
-        epilog=f"commands:\n{listing}\n\n'nfaug COMMAND --help' explains each.",
+        epilog=f"commands:\n{listing}\n\n'nfaug COMMAND --help' describes its options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"nfaug {__version__}")
@@ -55,7 +55,7 @@ def _top_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    0 done, 1 failed, 2 bad input, 3 diverged, 130 interrupted; `nfaug train` has more.
+    0 done, 1 failed, 2 bad input, 3 diverged, 130 interrupted; `nfaug train` adds others.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv:
@@ -76,20 +76,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _stop(code, name, str(error) or "interrupted")
         except ModuleNotFoundError as error:
             extra = getattr(module, "EXTRA", "train")
-            told = "pip install" in str(error)
-            cure = "" if told else f". It comes with: pip install 'nfaug[{extra}]'"
+            cure = "" if "pip install" in str(error) else f": pip install 'nfaug[{extra}]'"
             return _stop(FAILED, name, f"{error}{cure}")
-        except (ValueError, OSError) as error:  # CheckpointError and HubError are such
+        except (ValueError, OSError) as error:  # includes CheckpointError and HubError
             return _stop(getattr(error, "exit_code", BAD_INPUT), name, f"error: {error}")
         except ArithmeticError as error:
             return _stop(DIVERGED, name, f"{type(error).__name__}: {error}")
-    if result is None:  # on a process that another one speaks for
+    if result is None:  # the main process prints the result
         return 0
     try:
-        # In ASCII, because a class may have any name and standard output any encoding.
+        # ASCII, since class names hold any character and standard output has any encoding.
         text = json.dumps(jsonable(result), indent=2, allow_nan=False)
         print(text if arguments.json else _lines(result), flush=True)
-    except BrokenPipeError:  # the reader of a pipe went away
+    except BrokenPipeError:  # as in `nfaug info FLOW | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -121,7 +120,7 @@ def _lines(result: dict[str, Any], indent: str = "") -> str:
 
 
 def _plain(value: object) -> str:
-    """Text from a checkpoint may be anybody's: control characters do not reach the terminal."""
+    """Escape control characters: text in a checkpoint is not trusted."""
     encoding = sys.stdout.encoding or "utf-8"
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
     return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -1,6 +1,7 @@
-"""`nfaug train`, killed at random moments: run as a process of its own, which forks and kills.
+"""Kill `nfaug train` at random moments.
 
-Forked, because a new interpreter would spend most of its life importing torch.
+Runs as a process of its own, which forks the commands: importing torch would take most of a new
+interpreter's time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 
 def killed_runs(words: list[str], out: Path, kills: int, seed: int) -> dict[str, object]:
-    """Train into out/calm undisturbed and into out/killed with so many kills; say what happened."""
+    """Train into out/calm without and into out/killed with kills; return a summary."""
     command = [sys.executable, __file__, json.dumps([words, str(out), kills, seed])]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -25,10 +26,10 @@ def killed_runs(words: list[str], out: Path, kills: int, seed: int) -> dict[str,
 
 def _main() -> None:
     words, out, kills, seed = json.loads(sys.argv[1])
-    # As much as possible before the first fork.
+    # Import before the first fork.
     import ema_pytorch  # noqa: F401
     import sklearn.datasets  # noqa: F401
-    import torch._dynamo  # noqa: F401  # which an optimiser imports
+    import torch._dynamo  # noqa: F401  # imported by optimisers
 
     import nfaug.commands.train
     import nfaug.training  # noqa: F401

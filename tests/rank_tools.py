@@ -1,5 +1,6 @@
-"""Several processes on one machine, as `torchrun` would start them: forked, because a new
-interpreter would spend most of its life importing torch.
+"""Jobs on several processes, set up as `torchrun` does.
+
+The processes are forked, because importing torch would take most of a new interpreter's time.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from nfaug.training import RunStopped, TrainConfig, TrainResult, train
 from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import DataConfig, FlowSettings, OptimConfig, PCAConfig, PriorConfig
 from nfaug.training.run import loop
+from nfaug.training.run.distributed import Processes
 from nfaug.training.run.prior import class_statistics
-from nfaug.training.run.processes import Processes
 
 CONFIG = TrainConfig(
-    epochs=11,  # of 5 steps, the last of one image: nothing is left for the second process
+    epochs=11,  # of 5 steps, the last of one image: too few for two processes
     batch_size=15,
     lr=2e-3,
     trackers=(),
@@ -50,20 +51,20 @@ CONFIG = TrainConfig(
 
 
 def images() -> TensorImages:
-    """76 images of three classes, of which 15 are held out."""
+    """76 images of three classes; 15 are held out."""
     labels = torch.arange(76) % 3
     return TensorImages(images_of(labels, channels=1), labels, NAMES)
 
 
 class Rank(NamedTuple):
-    """How one of the processes of a job ended."""
+    """Exit code and standard error of one process of a job."""
 
     code: int
     err: str
 
 
 def run_ranks(jobs: Sequence[str], out: Path, count: int = 2) -> dict[str, list[Rank]]:
-    """Run jobs of this file, one after another, each on so many processes."""
+    """Run jobs of this file one after another, each on `count` processes."""
     command = [sys.executable, __file__, ",".join(jobs), str(out), str(count)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -108,7 +109,7 @@ def statistics(processes: Processes | None) -> dict[str, Tensor]:
     return {"counts": counts, "means": means, "variances": variances}
 
 
-# The jobs. Each gets the folder and the rank.
+# Jobs, called with the folder and the rank.
 
 
 def job_train(out: Path, rank: int) -> int:
@@ -118,7 +119,7 @@ def job_train(out: Path, rank: int) -> int:
 
 
 def job_resume(out: Path, rank: int) -> int:
-    """The second process is told to stop in the middle; then all go on."""
+    """The second process receives SIGTERM; then all resume."""
     config = dataclasses.replace(CONFIG, epochs=3)
     calls = 0
     forward = loop.FlowLoss.forward
@@ -144,7 +145,7 @@ def job_resume(out: Path, rank: int) -> int:
 
 
 class Corrupt(TensorImages):
-    """Images of which one cannot be read when its turn comes."""
+    """Images that cannot be read once `armed`."""
 
     def image(self, index: int) -> Tensor:
         if getattr(self, "armed", False):
@@ -153,7 +154,7 @@ class Corrupt(TensorImages):
 
 
 def job_lost(out: Path, rank: int) -> int:
-    """One process cannot read an image; the other must not wait for ever."""
+    """One process cannot read an image; the other must not hang."""
     whole = images()
     data = Corrupt(whole.images, whole.targets, NAMES)
     settings = DataConfig(val_fraction=0, memory_gib=0, workers=0)
@@ -188,9 +189,9 @@ JOBS: dict[str, Callable[[Path, int], int]] = {
 
 def _main() -> None:
     jobs, out, count = sys.argv[1].split(","), Path(sys.argv[2]), int(sys.argv[3])
-    import accelerate  # noqa: F401  # as much as possible before the first fork
+    import accelerate  # noqa: F401  # import before the first fork
     import ema_pytorch  # noqa: F401
-    import torch._dynamo  # noqa: F401  # which an optimiser imports
+    import torch._dynamo  # noqa: F401  # imported by optimisers
 
     codes = {}
     for job in jobs:

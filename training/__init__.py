@@ -1,8 +1,11 @@
-"""Training of flows: configuration, data, trainer, baselines, metrics and plots."""
+"""Training of flows: configuration, trainer, metrics and reports."""
 
 from ..data.open import open_dataset, wrap_dataset
 from .config import TrainConfig
-from .trainer import Interrupted, RunStopped, TrainingDiverged, TrainResult, train
+from .run.interruption import Interrupted, RunStopped
+from .run.optimizer import TrainingDiverged
+from .run.result import TrainResult
+from .trainer import train
 
 __all__ = [
     "Interrupted",

@@ -1,4 +1,4 @@
-"""`accelerate launch -m nfaug.training ...` and `torchrun -m ...`: `nfaug train` on processes."""
+"""`nfaug train` for `accelerate launch -m nfaug.training` and `torchrun -m nfaug.training`."""
 
 import sys
 

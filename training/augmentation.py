@@ -1,4 +1,4 @@
-"""Augmentation of the images that a flow is trained on, not that which the flow provides."""
+"""Augmentation of a flow's own training images."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 @dataclass(frozen=True)
 class FlowAugmentation:
-    """Training-time augmentation of the flow, on uint8 batches; everything is off by default.
+    """Augment uint8 batches while a flow trains; everything is off by default.
 
-    Each image draws its own parameters. The order is flip, rotation, shift, colours, and values are
-    rounded to 8 bits once at the end. Borders are mirrored, because constant black ones would give
-    the flow pixels without variance.
+    Each image draws its own parameters. The order is flip, rotation, shift, colours; values are
+    rounded to 8 bits once at the end. Borders are mirrored: constant black ones would give the flow
+    pixels without variance.
 
     Args:
         hflip: Mirror half of the images left to right.
@@ -29,9 +29,9 @@ class FlowAugmentation:
         rotation: Rotate by up to this many degrees to either side.
         color_jitter: Scale brightness, contrast and (of RGB images) saturation by independent
             factors from [1 - c, 1 + c], with c in [0, 1].
-        noise: Standard deviation, in grey levels, of gaussian noise that is added besides the
-            dequantisation noise. The flow then need not resolve what is finer, which bounds its
-            condition where pixels hardly vary.
+        noise: Standard deviation, in grey levels, of gaussian noise added to the dequantisation
+            noise. The flow then does not resolve finer detail, which bounds its condition number
+            where pixels hardly vary.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -45,27 +45,27 @@ class FlowAugmentation:
 
     def __post_init__(self) -> None:
         if self.pad_crop < 0:
-            raise ValueError(f"pad_crop must be at least 0 pixels, got {self.pad_crop}")
+            raise ValueError(f"pad_crop must be at least 0 pixels; got {self.pad_crop}")
         if not 0 <= self.rotation <= 180:
-            raise ValueError(f"rotation must lie in [0, 180] degrees, got {self.rotation}")
+            raise ValueError(f"rotation must lie in [0, 180] degrees; got {self.rotation}")
         if not 0 <= self.color_jitter <= 1:
-            raise ValueError(f"color_jitter must lie in [0, 1], got {self.color_jitter}")
+            raise ValueError(f"color_jitter must lie in [0, 1]; got {self.color_jitter}")
         if not 0 <= self.noise <= 255:
-            raise ValueError(f"noise must lie in [0, 255] grey levels, got {self.noise}")
+            raise ValueError(f"noise must lie in [0, 255] grey levels; got {self.noise}")
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is switched on."""
+        """Whether any transform is on; noise is added elsewhere."""
         return bool(self.hflip or self.pad_crop or self.rotation or self.color_jitter)
 
     def __call__(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Augment uint8 images of shape (B, C, H, W); the input is left as it is.
+        """Augment uint8 images (B, C, H, W), or cached latents (B, views, C, H, W).
 
-        Latents that were computed beforehand, (B, views, C, H, W), are of the image and, where
-        there are two views, of its mirror image: a flip takes the other. See `training.latents`.
+        The input is not modified. The two views of latents are those of the image and of its mirror
+        image; a flip takes the second. See `training.run.latent_cache`.
 
         Raises:
-            ValueError: If the images are not such a batch, or smaller than the shift.
+            ValueError: If the batch has another shape or type, or is smaller than the shift.
         """
         self._check(images)
         if not self.enabled:
@@ -75,8 +75,8 @@ class FlowAugmentation:
     def draw(self, batch: int, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Draw one set of parameters per image, on the generator's device.
 
-        Only what is switched on is drawn: `flip` (B,), `angle` (B,) in radians, `shift` (B, 2) in
-        pixels down and right, `factors` (B, 3) for brightness, contrast and saturation.
+        Transforms that are off draw nothing: `flip` (B,), `angle` (B,) in radians, `shift` (B, 2)
+        in pixels down and right, `factors` (B, 3) for brightness, contrast and saturation.
         """
         device = None if generator is None else generator.device
 
@@ -98,7 +98,7 @@ class FlowAugmentation:
         return params
 
     def apply(self, images: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        """Apply drawn parameters to uint8 images of shape (B, C, H, W), or to latents."""
+        """Apply drawn parameters to uint8 images (B, C, H, W) or cached latents."""
         self._check(images)
         if not len(images):
             return images
@@ -123,18 +123,18 @@ class FlowAugmentation:
             return
         if images.ndim != 4 or images.dtype != torch.uint8:
             raise ValueError(
-                "images must be uint8 of shape (B, C, H, W), got "
+                "images must be uint8 of shape (B, C, H, W); got "
                 f"{images.dtype} of shape {tuple(images.shape)}"
             )
         if self.pad_crop >= min(images.shape[2:]):
             raise ValueError(
-                f"pad_crop={self.pad_crop} needs images of more than {self.pad_crop} pixels, got "
+                f"pad_crop={self.pad_crop} needs images of more than {self.pad_crop} pixels; got "
                 f"{images.shape[2]} x {images.shape[3]}"
             )
 
 
 def _view(latents: Tensor, flip: Tensor | None) -> Tensor:
-    """The image's latents, or those of its mirror image where it is flipped."""
+    """Take the mirror image's latents where `flip` is set."""
     if flip is None or latents.shape[1] == 1:
         return latents[:, 0]
     chosen = flip.to(latents.device)[:, None, None, None]
@@ -142,7 +142,7 @@ def _view(latents: Tensor, flip: Tensor | None) -> Tensor:
 
 
 def _rotate(images: Tensor, angles: Tensor) -> Tensor:
-    """Rotate about the centre, bilinearly, in pixel units whatever the aspect ratio."""
+    """Rotate about the centre, bilinearly, for any aspect ratio."""
     height, width = images.shape[2:]
     cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
     rows = [cos, -sin * (height / width), zero, sin * (width / height), cos, zero]
@@ -166,7 +166,7 @@ def _shift(images: Tensor, shifts: Tensor) -> Tensor:
 
 
 def _jitter(images: Tensor, factors: Tensor) -> Tensor:
-    """Blend with black, with the mean grey level, and with the own grayscale image."""
+    """Blend with black, with the mean grey level, and with the grayscale image."""
     brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
     images = (images * brightness).clamp(0, 255)
     mean = _gray(images).mean(dim=(1, 2, 3), keepdim=True)

@@ -1,16 +1,18 @@
-"""What a training run can be told: one frozen dataclass a concern, all with defaults."""
+"""Settings of a training run: a frozen dataclass per concern, all with defaults."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import yaml
 
+from ..flows.config import FlowConfig
 from ..flows.flow import Recompute
 from ..gaussians.priors import PriorSettings
 from .augmentation import FlowAugmentation
@@ -29,36 +31,38 @@ __all__ = [
     "recipes",
 ]
 
-_IMAGES, _EPOCHS = 1_000_000, (10, 400)  # of epochs: 0
+_IMAGES, _EPOCHS = 1_000_000, (10, 400)  # what epochs: 0 stands for
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
-@dataclass(frozen=True)
-class FlowSettings:
-    """The flow's shape; channels and image size come from the data.
+def _flow_settings() -> type:
+    """`FlowConfig` without the fields that the data decide, with a small flow as default."""
+    small = {"steps": (4, 4), "blocks": (1, 1), "width": (32, 32)}
+    hints = get_type_hints(FlowConfig)
+    chosen = [f for f in dataclasses.fields(FlowConfig) if f.name not in ("channels", "image_size")]
+    # Entries of the docstring, from their name to the next one or to an empty line.
+    entry = r"^ {8}(\w+): .*?(?=^ {8}\w+: |^\s*$)"
+    doc = FlowConfig.__doc__ or ""
+    entries = {found[1]: found[0] for found in re.finditer(entry, doc, re.MULTILINE | re.DOTALL)}
+    made = dataclasses.make_dataclass(
+        "FlowSettings",
+        [(f.name, hints[f.name], field(default=small.get(f.name, f.default))) for f in chosen],
+        frozen=True,
+    )
+    made.__module__ = __name__
+    made.__doc__ = (
+        "The flow's architecture; channels and image size come from the data.\n\n    Args:\n"
+        + "".join(entries.get(f.name, "") for f in chosen)
+    )
+    return made
 
-    Args:
-        steps: Steps per level; as many entries as levels.
-        blocks: Residual blocks per coupling network, per level.
-        width: Channels of the coupling networks, per level.
-        padded_size: Height and width that the flow works at, null for the next size that the
-            levels can halve.
-        low_rank_above: Couplings of more channels than this use low-rank matrices.
-        rank: Their rank.
-        bound: Largest norm of a coupling's matrix.
-        squeeze: "pixel", or "haar" for the Haar coefficients of 2 x 2 blocks.
-        max_scale: Largest scale of an ActNorm layer, null for no limit.
-    """
 
-    steps: tuple[int, ...] = (4, 4)
-    blocks: tuple[int, ...] = (1, 1)
-    width: tuple[int, ...] = (32, 32)
-    padded_size: tuple[int, int] | None = None
-    low_rank_above: int = 24
-    rank: int = 3
-    bound: float = 2.0
-    squeeze: Literal["pixel", "haar"] = "pixel"
-    max_scale: float | None = None
+# Type checkers see the same fields. The order matters: jsonargparse runs the body of an
+# `if TYPE_CHECKING`.
+if not TYPE_CHECKING:
+    FlowSettings = _flow_settings()
+else:
+    FlowSettings = FlowConfig
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,15 @@ class DataConfig:
     """How images are read.
 
     Args:
-        image_size: Height and width to resize to, null for the size of the data.
-        channels: 1 for grayscale, 3 for RGB, null for what the data are.
-        per_class: Use this many images of each class, chosen by the seed; null for all.
-        val_fraction: Share of each class held out to measure on (none of a class under 20).
-        on_error: What to do with a file that cannot be decoded: stop, or skip and count it.
-        data_dir: Where named data sets are kept.
-        download: Let named data sets be downloaded.
-        workers: Processes that read images where they do not fit in memory.
+        image_size: Height and width to resize to; null for the size of the data.
+        channels: 1 for grayscale, 3 for RGB; null for the channels of the data.
+        per_class: Use this many random images of each class; null for all.
+        val_fraction: Share of each class that is held out for evaluation; classes of fewer than 20
+            images hold none out.
+        on_error: Whether a file that cannot be decoded stops the run or is skipped and counted.
+        data_dir: Where named data sets are stored.
+        download: Whether named data sets may be downloaded.
+        workers: Processes that read images if they do not fit in memory.
         memory_gib: Data up to this size are decoded once and kept in memory.
     """
 
@@ -116,20 +121,20 @@ class PriorConfig(PriorSettings):
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser (Adamax, arXiv:1412.6980) and what keeps it from blowing up.
+    """The optimiser (Adamax, arXiv:1412.6980) and its safeguards.
 
     Args:
         warmup_steps: Steps of linear warm-up.
-        decay: "cosine" to a hundredth at the end, or "constant".
+        decay: Learning-rate decay: "cosine" to a hundredth at the end, or "constant".
         clip_norm: Largest global norm of the gradient of bits per dimension.
-        max_bad_steps: After this many steps in a row whose loss or gradient is not finite, go back
-            to the last saved state with half the learning rate.
-        max_rollbacks: How often; the next time the run stops.
+        max_bad_steps: After this many steps in a row whose loss or gradient is not finite, roll
+            back to the last saved state and halve the learning rate.
+        max_rollbacks: Stop the run when it would need more rollbacks than this.
         ema_decay: Decay of the moving average of the weights.
-        ema_power: Its warm-up: the decay at step n is at most 1 - (1 + n)^-power.
-        recompute: Which activations are computed again in the backward pass, for less memory and
-            more time: "none", those inside the flow's "steps" (a third more time), or there those
-            inside residual "blocks" too (two thirds more).
+        ema_power: Warm-up of the average: the decay at step n is at most 1 - (1 + n)^-power.
+        recompute: Activations to recompute in the backward pass, which saves memory: "none", those
+            inside the flow's "steps" (a third more time), or also those inside residual "blocks"
+            (two thirds more).
     """
 
     warmup_steps: int = 100
@@ -151,12 +156,12 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class PCAConfig:
-    """The classwise PCA that is fitted when training ends.
+    """The classwise PCA, fitted at the end of training.
 
     Args:
-        rank: Axes per class; fewer where a class has fewer images.
-        max_per_class: Images of a class that are encoded at most.
-        memory: Keep PCA coefficients of the training images as partners.
+        rank: Axes per class; fewer if the class has fewer images.
+        max_per_class: Largest number of images to encode per class.
+        memory: Store the PCA coefficients of the training images as mixing partners.
     """
 
     rank: int = 64
@@ -170,13 +175,13 @@ class PCAConfig:
 
 @dataclass(frozen=True)
 class LatentConfig:
-    """How a flow works on an autoencoder's latents; of no meaning without `autoencoder`.
+    """How a flow uses an autoencoder's latents; unused unless `autoencoder` is set.
 
     Args:
         noise: Width of the uniform noise on latents, in standard deviations of their channel.
-        images: Images on which mean and standard deviation of the channels are measured.
-        cache: Compute latents once, of each image and with augmentation.hflip of its mirror image,
-            and keep them in memory, within dataset.memory_gib; false to encode at each step.
+        images: Number of images used to measure each channel's mean and standard deviation.
+        cache: Compute the latents of each image (and of its mirror image, with augmentation.hflip)
+            once and keep them in memory, up to dataset.memory_gib; false to encode at each step.
     """
 
     noise: float = 1 / 64
@@ -194,22 +199,36 @@ class TrainConfig:
     """A training run.
 
     Args:
-        epochs: Passes over the data; 0 for as many as make a million images, at least 10 and at
-            most 400.
-        max_minutes: Stop earlier when the time is up (null for no limit); the learning rate then
-            decays with the time, and two runs differ.
-        batch_size: Images per step, of all processes together.
+        epochs: Passes over the data; 0 for a million images in all, in 10 to 400 epochs.
+        max_minutes: Stop after this many minutes (null for no limit). The learning rate then decays
+            with time, so two runs differ.
+        batch_size: Images per step, over all processes.
         lr: Peak learning rate.
-        seed: Seed of everything that is drawn.
-        device: "cpu", "cuda", "cuda:1", ...; "auto" for the GPU where there is one.
-        eval_every: Epochs between two looks at the held-out images.
-        checkpoint_minutes: Minutes between two saved states, from which a run can go on.
-        keep_checkpoints: How many of them are kept, the newest.
-        trackers: Where figures and pictures go besides the run's folder: "tensorboard", "wandb",
-            "trackio", each through Accelerate.
-        pictures_every: Epochs between two sets of pictures; 0 for none before the end.
-        autoencoder: Train on the latents of this frozen autoencoder, diffusers' AutoencoderKL: a
+        seed: Seed of all random numbers.
+        device: "cpu", "cuda", "cuda:1", ...; "auto" for the GPU if there is one.
+        eval_every: Epochs between evaluations on the held-out images.
+        checkpoint_minutes: Minutes between saved states, from which a run can be resumed.
+        keep_checkpoints: Number of saved states to keep.
+        trackers: Trackers that receive metrics and pictures through Accelerate: "tensorboard",
+            "wandb", "trackio".
+        pictures_every: Epochs between progress pictures; 0 for none before the end.
+        autoencoder: Train on the latents of this frozen autoencoder, a diffusers AutoencoderKL: a
             directory, or owner/name on the Hub; null for pixels.
+        latents: Settings of the autoencoder's latents.
+        flow: The flow's architecture.
+        dataset: How images are read.
+        prior: The class gaussians.
+        optim: The optimiser.
+        pca: The classwise PCA.
+        augmentation: Augmentation of the flow's training images.
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Example:
+        >>> from nfaug.training import TrainConfig
+        >>> TrainConfig(epochs=3, lr=5e-3).to_dict()["optim"]["decay"]
+        'cosine'
     """
 
     epochs: int = 100
@@ -242,12 +261,12 @@ class TrainConfig:
         _check({"epochs": self.epochs, "pictures_every": self.pictures_every}, least=0)
         _check({"lr": self.lr, "checkpoint_minutes": self.checkpoint_minutes}, above=0)
         if unknown := [name for name in self.trackers if name not in TRACKERS]:
-            raise ValueError(f"trackers must be of {list(TRACKERS)}; got {unknown}")
+            raise ValueError(f"trackers must be among {list(TRACKERS)}; got {unknown}")
         if self.max_minutes is not None:
             _check({"max_minutes": self.max_minutes}, above=0)
 
     def for_images(self, count: int) -> TrainConfig:
-        """The same with `epochs` chosen where it is 0, for that many training images."""
+        """Replace `epochs: 0` by a number that suits `count` training images."""
         if self.epochs:
             return self
         least, most = _EPOCHS
@@ -255,14 +274,14 @@ class TrainConfig:
         return dataclasses.replace(self, epochs=epochs)
 
     def to_dict(self) -> dict[str, Any]:
-        """A nested dictionary of everything, defaults included."""
+        """All settings as a nested dictionary."""
         return dataclasses.asdict(self)
 
 
 def _check(
     values: Mapping[str, float], *, least: float | None = None, above: float | None = None
 ) -> None:
-    """Refuse numbers below the least, at a bound or below it, or not finite."""
+    """Check that numbers are finite, and at least `least` or above `above`."""
     for name, value in values.items():
         if least is not None and not least <= value < math.inf:
             raise ValueError(f"{name} must be at least {least}; got {value}")
@@ -287,16 +306,16 @@ def current_settings(file: str) -> str:
 
 
 def recipes() -> list[str]:
-    """The names of the recipes that come with the package."""
+    """Names of the recipes in the package."""
     return sorted(path.stem for path in (Path(__file__).parent / "recipes").glob("*.yaml"))
 
 
 def recipe_path(name: str) -> Path:
-    """The YAML file of a recipe.
+    """Path of a recipe's YAML file.
 
     Raises:
-        ValueError: there is no such recipe; the message lists those that are.
+        ValueError: If there is no such recipe.
     """
     if name not in recipes():
-        raise ValueError(f"no recipe {name!r}; there are {', '.join(recipes())}")
+        raise ValueError(f"there is no recipe {name!r}; choose among {', '.join(recipes())}")
     return Path(__file__).parent / "recipes" / f"{name}.yaml"

@@ -1,4 +1,4 @@
-"""The whole job on scikit-learn's handwritten digits: train, fit, look, fine-tune, report."""
+"""The demo on scikit-learn's handwritten digits: train, fit, draw, compare classifiers, report."""
 
 from __future__ import annotations
 
@@ -23,25 +23,27 @@ from ..io.atomic import write_text
 from .config import DataConfig, OptimConfig, PCAConfig, PriorConfig, TrainConfig
 from .evaluation.classifier import accuracy, resnet18, train_classifier
 from .run.pictures import run_figures, save_figures
-from .trainer import TrainResult, train
+from .run.result import TrainResult
+from .trainer import train
 
 __all__ = ["DemoSettings", "run_demo"]
 
 _FIRST_PER_CLASS, _FIRST_TEMPERATURE = 9, 0.7
-# 97.5% points of Student's t for 2, 3, ... 10 runs: with so few, two standard errors are too few.
+# 97.5% quantiles of Student's t for 2 to 10 runs, where 2 standard errors are too few.
 _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How much the demo does.
+    """The size of the demo.
 
     Attributes:
-        labels_per_class: sizes of the training sets that are compared.
-        seeds: repetitions of every comparison, each with its own images, flow and classifiers.
-        flow_steps: optimiser steps of each flow. classifier_steps: of each classifier.
-        image_size: pixels that the classifier sees.
-        probability: share of each batch that NFA replaces.
+        labels_per_class: Training-set sizes to compare.
+        seeds: Repetitions, each with its own images, flow and classifiers.
+        flow_steps: Optimiser steps per flow.
+        classifier_steps: Optimiser steps per classifier.
+        image_size: Height and width of the classifier's input.
+        probability: Share of each batch that NFA replaces.
     """
 
     labels_per_class: tuple[int, ...] = (10, 50)
@@ -53,7 +55,7 @@ class DemoSettings:
 
     @classmethod
     def quick(cls) -> DemoSettings:
-        """The same path in under a minute; its table says nothing."""
+        """A run of under a minute, too small for its table to mean anything."""
         return cls(labels_per_class=(10,), seeds=2, flow_steps=30, classifier_steps=8)
 
 
@@ -66,7 +68,7 @@ def run_demo(
     out.mkdir(parents=True, exist_ok=True)
     picture = first_picture(out)
     if progress:
-        tqdm.write(f"a first picture, by a flow that comes with nfaug: {picture}", sys.stderr)
+        tqdm.write(f"first picture, from a bundled flow: {picture}", sys.stderr)
     digits = open_dataset("digits", split="train")
     test_images, test_labels = to_tensors(open_dataset("digits", split="test"), progress=False)
 
@@ -95,7 +97,7 @@ def run_demo(
 
 
 def first_picture(out: Path) -> Path:
-    """`first.png`: images that the bundled Fashion-MNIST flow makes up, and variants of them."""
+    """Draw `first.png`: samples of the bundled Fashion-MNIST flow, and variants of them."""
     bundled = load("builtin:fashion-mnist")
     assert bundled.gaussians is not None
     names = bundled.config.class_names
@@ -131,7 +133,7 @@ def _compare(
     seed: int,
     progress: bool,
 ) -> dict[str, float]:
-    """Test accuracy without and with NFA; the flow sees the chosen images and no others."""
+    """Test accuracy without and with NFA; the flow is trained on the chosen images only."""
     images, labels = to_tensors(chosen, progress=False)
     flow = train(chosen, _flow_config(settings, len(chosen), seed=seed), progress=progress)
     nfa = NFAugment(
@@ -171,15 +173,15 @@ def _summary(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _verdict(summary: dict[str, Any], seeds: int) -> str:
-    """What the figures allow to say, and no more: where the gain's 95% interval lies."""
+    """Whether the 95% interval of the gain excludes zero."""
     if seeds < 2:
-        return "one run, which tells nothing"
+        return "one run: no conclusion"
     reach = _T95[min(seeds, len(_T95) + 1) - 2] * summary["gain_std"] / seeds**0.5
     if summary["gain_mean"] > reach:
         return f"above zero (95% interval ± {reach:.1f})"
     if summary["gain_mean"] < -reach:
         return f"below zero (95% interval ± {reach:.1f})"
-    return f"not told apart from zero (95% interval ± {reach:.1f})"
+    return f"not significant (95% interval ± {reach:.1f})"
 
 
 def _report(result: dict[str, Any], settings: DemoSettings, train_size: int, tests: int) -> str:
@@ -198,44 +200,43 @@ Took {result["seconds"]:.0f} s.
 
 Test accuracy of timm's ResNet-18 in per cent (random weights, {settings.classifier_steps} steps), \
 mean and standard deviation over {settings.seeds} seeds. Each row's flow, gaussians, axes and \
-memory have seen that row's labelled images and no others. Both arms start from the same weights \
-and see the same batches; the test images were used once per arm and seed. \
-Nothing is compared with other augmentations here.
+memory use only that row's labelled images. Both arms start from the same weights and see the \
+same batches; the test images are used once per arm and seed. \
+The demo does not compare with other augmentations.
 
-| labels per class | without | with NFA (p = {settings.probability}) | difference | which is |
+| labels per class | without | with NFA (p = {settings.probability}) | difference | it is |
 |---|---|---|---|---|
 {table}
 
 ## What the flow does
 
-A flow trained on all {train_size} training images: an original, the same decoded from its latent, \
-and variants mixed with other images of its class.
+A flow trained on all {train_size} training images: originals, their reconstructions, and variants \
+mixed with other images of the same class.
 
 ![originals, reconstructions and variants](grid.png)
 
-Bits per dimension while it trained:
+Bits per dimension during training:
 
 ![loss](loss.png)
 
-Its latents before training, and samples of the class gaussians: as estimated from the data, and \
-after the fixed point with a small and a large weight (t-SNE, after the paper's Figure 1):
+Its latents before training, and samples of the class gaussians: estimated from the data, and \
+after the fixed point with a small and a large weight (t-SNE, as in the paper's Figure 1):
 
 ![latents and gaussians](latents.png)
 
-How far apart the gaussians are:
+Pairwise divergence of the gaussians:
 
 ![pairwise KL](kl.png)
 
-How the fixed point came to rest:
+Convergence of the fixed point:
 
 ![residual against iteration](convergence.png)
 
-## A flow that comes with nfaug
+## A bundled flow
 
-Drawn before any of this was trained: images that the bundled Fashion-MNIST flow \
-(`builtin:fashion-mnist`) makes up from its class gaussians, and variants mixed of them.
+Samples of the Fashion-MNIST flow in the package (`builtin:fashion-mnist`), and variants of them.
 
-![images made up by a flow, and variants](first.png)
+![samples of a flow, and variants](first.png)
 
 The checkpoint is in `flow/`: try `nfaug info flow`.
 """

@@ -1,5 +1,5 @@
-"""The verbs of the `nfaug` command, a module each.
+"""The commands of `nfaug`, one module each.
 
-A module has `parser() -> ArgumentParser` and `run(arguments) -> dict`: the result, printed as lines
-or, with --json, as JSON. Nothing here is imported before its verb is called.
+A module has `parser() -> ArgumentParser` and `run(arguments) -> dict`. The result is printed as
+lines or, with --json, as JSON. A module is imported only when its command runs.
 """

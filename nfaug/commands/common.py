@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options and helpers that several commands share."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from ..augment.settings import MixSettings
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.checks import check_class_names
 from ..data.decode import MAX_PIXELS
+from ..io.device import pick_device
+from .parser import CommandParser
 
 __all__ = [
     "DATA_HELP",
     "add_data_options",
     "add_flow",
     "add_mixing",
+    "check_same_classes",
     "load_on",
     "mixing",
     "new_parser",
     "open_data",
     "out_file",
-    "refuse_class_mismatch",
 ]
 
 DATA_HELP = (
@@ -39,49 +41,49 @@ DATA_HELP = (
 
 
 def new_parser(command: str, description: str, epilog: str | None = None) -> ArgumentParser:
-    """A parser that refuses unknown and abbreviated options, and knows --json."""
-    parser = ArgumentParser(
-        prog=f"nfaug {command}", description=description, epilog=epilog, allow_abbrev=False
-    )
+    """Create the parser of a command, with --json."""
+    parser = CommandParser(prog=f"nfaug {command}", description=description, epilog=epilog)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
 
 def add_data_options(parser: ArgumentParser, split: str) -> None:
-    """--data and how it is read; `split` is what is read where the data have it."""
+    """Add --data and the options of how it is read; `split` is the preferred split."""
     parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument(
-        "--split", help=f"which part of the data: train or test ({split} if there is one)"
+        "--split", help=f"part of the data: train or test (default: {split} if it exists)"
     )
-    parser.add_argument("--data-dir", help="where a named data set is kept")
-    parser.add_argument("--download", action="store_true", help="let a named data set be fetched")
+    parser.add_argument("--data-dir", help="where a named data set is stored")
+    parser.add_argument(
+        "--download", action="store_true", help="allow a named data set to be downloaded"
+    )
     parser.add_argument("--per-class", type=int | None, help="use this many images of each class")
     parser.add_argument(
         "--on-error",
         choices=["raise", "skip"],
         default="raise",
-        help="what to do with an image file that cannot be decoded",
+        help="stop at an image file that cannot be decoded, or skip it",
     )
     parser.add_argument("--scale-16-bit", action="store_true", help="scale 16-bit images to 8 bits")
     parser.add_argument(
         "--max-pixels", type=int, default=MAX_PIXELS, help="the most pixels that an image may have"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
 
 
 def add_flow(parser: ArgumentParser) -> None:
-    """--flow, --device and --autoencoder."""
+    """Add --flow, --device and --autoencoder."""
     parser.add_argument(
         "--flow",
         required=True,
         help="a checkpoint directory, owner/name on the Hub, or builtin:NAME",
     )
     parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, ...; auto is the GPU where there is one"
+        "--device", default="auto", help="cpu, cuda, ...; auto is the GPU if there is one"
     )
     parser.add_argument(
         "--autoencoder",
-        help="for a flow on latents: its autoencoder's directory or owner/name, if it has moved",
+        help="for a flow on latents: directory or owner/name of its autoencoder, if it moved",
     )
 
 
@@ -114,9 +116,7 @@ def _mixing_fields() -> list[dataclasses.Field[Any]]:
 
 
 def load_on(arguments: Namespace) -> Checkpoint:
-    """The checkpoint of --flow on the device of --device."""
-    from ..training.run.processes import pick_device
-
+    """Load the checkpoint --flow onto --device."""
     checkpoint = load(arguments.flow, autoencoder=arguments.autoencoder)
     return checkpoint.to(pick_device(arguments.device))
 
@@ -131,11 +131,17 @@ def open_data(
     convert: bool = True,
     any_shape: bool = False,
 ) -> Any:
-    """The data set of the options, read as the checkpoint's flow needs it, or at another size.
+    """Open the data set of --data, read as the checkpoint's flow needs it.
 
-    With `any_shape` images keep their own size and channels, as `open_dataset` finds them.
-    Without --split it is the first of `splits` that the data have, with a warning if that is not
-    the first one. Unless `labels`, a folder needs no class folders.
+    Args:
+        arguments: The parsed options.
+        checkpoint: Decides the channels and the image size.
+        splits: Without --split, the first of these that exists is read; a warning says if it is not
+            `splits[0]`.
+        labels: Whether a folder needs class sub-folders.
+        image_size: Read at this size instead of the flow's.
+        convert: Whether colour images may be converted to the flow's channels.
+        any_shape: Whether images keep their own size and channels.
     """
     from ..data.open import MissingSplitError, open_dataset
 
@@ -163,33 +169,33 @@ def open_data(
         for split in others:
             with contextlib.suppress(MissingSplitError):
                 dataset = opened(split)
-                warnings.warn(f"the data have no {first} split; this is {split}", stacklevel=2)
+                warnings.warn(f"the data have no {first} split; using {split}", stacklevel=2)
                 return dataset
         raise
 
 
-def refuse_class_mismatch(checkpoint: Checkpoint, dataset: Any) -> None:
-    """Refuse data whose classes are not the checkpoint's, in the checkpoint's order.
+def check_same_classes(checkpoint: Checkpoint, dataset: Any) -> None:
+    """Check that the data have the checkpoint's classes in the same order.
 
-    A flow without classes takes all data.
+    A checkpoint without classes accepts any data.
 
     Raises:
-        ValueError: says how they differ.
+        ValueError: If the classes differ; the message says how.
     """
     if checkpoint.config.class_names:
         check_class_names(dataset.classes, checkpoint.config.class_names)
 
 
 def out_file(path: str, *, overwrite: bool) -> Path:
-    """A PNG file to write, in a folder that is made.
+    """Check the path of a PNG file to write, and create its folder.
 
     Raises:
-        ValueError: it has another suffix.
-        FileExistsError: it is there and `overwrite` is False, or it is a folder.
+        ValueError: If it does not end in .png.
+        FileExistsError: If it is a folder, or exists and `overwrite` is False.
     """
     file = Path(path)
     if file.is_dir():
-        raise FileExistsError(f"{file} is a folder; --out is the picture to write")
+        raise FileExistsError(f"{file} is a folder; --out must name a file")
     if file.suffix.lower() != ".png":
         raise ValueError(f"--out must end in .png; got {path!r}")
     if file.exists() and not overwrite:

@@ -17,18 +17,18 @@ def parser() -> ArgumentParser:
     """Options of `nfaug demo`."""
     made = new_parser(
         "demo",
-        "The whole job on scikit-learn's handwritten digits, in minutes on a laptop: train a flow, "
-        "fit it, draw what it does, and fine-tune a ResNet-18 on 10 and 50 labels per class "
-        "without and with NFA. Writes report.md with pictures and a table.",
+        "Run every step on scikit-learn's handwritten digits, in minutes on a laptop: train a "
+        "flow, fit it, draw variants, and train a ResNet-18 on 10 and 50 labels per class with "
+        "and without NFA. Writes report.md with pictures and a table.",
     )
     made.add_argument("--out", default="nfaug-demo", help="the folder to write")
-    made.add_argument("--quick", action="store_true", help="the same path in under a minute")
+    made.add_argument("--quick", action="store_true", help="a shorter run, under a minute")
     made.add_argument("--overwrite", action="store_true", help="replace what --out holds")
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Run it and point at the report."""
+    """Run the demo and return its figures."""
     from ..training.demo import DemoSettings, run_demo
 
     out = Path(arguments.out)

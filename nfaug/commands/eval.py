@@ -12,46 +12,46 @@ from ..data.batches import open_batches
 from .common import (
     add_data_options,
     add_flow,
+    check_same_classes,
     load_on,
     new_parser,
     open_data,
-    refuse_class_mismatch,
 )
 
 __all__ = ["parser", "run"]
 
-_SPLITS = ("test", "train")  # images of a folder that is not split are its training images
+_SPLITS = ("test", "train")  # a folder without splits counts as training images
 
 
 def parser() -> ArgumentParser:
     """Options of `nfaug eval`."""
     made = new_parser(
         "eval",
-        "Measure a checkpoint on labelled images: bits per dimension, NF-Acc (the share of images "
-        "whose class has the highest latent likelihood; top 1 and top 5) and the share of images "
-        "that come back bit for bit.",
+        "Measure a checkpoint on labelled images: bits per dimension, NF-Acc (share of images "
+        "whose class has the highest latent likelihood, top 1 and top 5), and the share of images "
+        "that encode and decode bit for bit.",
     )
     add_flow(made)
     add_data_options(made, "test")
-    made.add_argument("--batch-size", type=int, default=256, help="images at a time")
+    made.add_argument("--batch-size", type=int, default=256, help="images per batch")
     made.add_argument(
         "--invertibility",
         action="store_true",
-        help="measure the inverse instead: error in grey levels on these images, mixed latents, "
-        "noise and extremes, against float64, alone and in a batch",
+        help="measure the inverse instead: error in grey levels against float64, alone and in a "
+        "batch, on these images, mixed latents, noise and extremes",
     )
     made.add_argument(
         "--other-data",
         action="append",
         type=str,
         default=[],
-        help="with --invertibility: other images to try, read like --data",
+        help="with --invertibility: more images, read like --data",
     )
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Measure."""
+    """Measure the checkpoint."""
     from ..training.evaluation.metrics import evaluate
 
     checkpoint = load_on(arguments)
@@ -61,7 +61,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         raise ValueError(f"{arguments.flow} has no class gaussians; fit them with: nfaug fit")
     known = bool(checkpoint.config.class_names)
     dataset = open_data(arguments, checkpoint, _SPLITS, labels=known)
-    refuse_class_mismatch(checkpoint, dataset)
+    check_same_classes(checkpoint, dataset)
     return evaluate(
         checkpoint.flow,
         checkpoint.gaussians,

@@ -11,12 +11,12 @@ from .common import (
     add_data_options,
     add_flow,
     add_mixing,
+    check_same_classes,
     load_on,
     mixing,
     new_parser,
     open_data,
     out_file,
-    refuse_class_mismatch,
 )
 
 __all__ = ["parser", "run"]
@@ -45,7 +45,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     file = out_file(arguments.out, overwrite=arguments.overwrite)
     checkpoint = load_on(arguments)
     dataset = open_data(arguments, checkpoint)
-    refuse_class_mismatch(checkpoint, dataset)
+    check_same_classes(checkpoint, dataset)
     picture = preview_grid(
         checkpoint,
         dataset,

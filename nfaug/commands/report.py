@@ -15,18 +15,18 @@ def parser() -> ArgumentParser:
     """Options of `nfaug report`."""
     made = new_parser(
         "report",
-        "Write one HTML page about a training run, finished or still running: curves, pictures, "
-        "settings, environment. The page needs no other file and no network.",
+        "Write an HTML report of a training run, finished or still running: curves, pictures, "
+        "settings and environment. The page is self-contained.",
     )
-    made.add_argument("run", help="the folder of the run: the --out of nfaug train")
+    made.add_argument("run", help="the folder of the run, the --out of nfaug train")
     made.add_argument(
-        "--out", help="the page to write; report.html in the folder by default. It is replaced"
+        "--out", help="the page to write or replace (default: report.html in the folder)"
     )
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Read the folder, write the page."""
+    """Write the report."""
     from ..training.report.page import write_report
 
     path = write_report(arguments.run, arguments.out)

@@ -28,21 +28,22 @@ __all__ = ["expand", "parser", "run"]
 
 SETTINGS = "train.yaml"
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 something is not installed; 2 bad input; 3 training diverged; 4 stopped "
-    "by something outside (disk full, images gone, another process lost); 130 and 143 interrupted "
-    "by Ctrl-C and SIGTERM, state saved. After 4, 130 and 143 --resume goes on."
+    "Exit codes: 0 done; 1 a package is missing; 2 bad input; 3 training diverged; 4 stopped from "
+    "outside (disk full, images lost, another process ended); 129, 130 and 143 interrupted by "
+    "SIGHUP, Ctrl-C and SIGTERM after the state was saved. After 4, 129, 130 and 143 --resume "
+    "continues the run."
 )
 
 
 def expand(argv: Sequence[str]) -> list[str]:
-    """Put the YAML file of every --recipe in front, so that all other options override it.
+    """Replace --recipe and --resume by the files and options that they stand for.
 
-    --resume DIR stands for the settings that are saved in DIR, and --out DIR. Options may be
-    written with hyphens: --max-minutes is --max_minutes.
+    A recipe's YAML file goes first, so that other options override it. --resume DIR reads the
+    settings saved in DIR and sets --out DIR.
 
     Raises:
-        ValueError: there is no such recipe, or no run in DIR; or --resume stands beside --init or
-            --overwrite.
+        ValueError: If there is no such recipe, no run in DIR, or --resume is combined with --init
+            or --overwrite.
     """
     files, rest = [], []
     words = iter(argv)
@@ -57,80 +58,71 @@ def expand(argv: Sequence[str]) -> list[str]:
             files += ["-c", current_settings(str(_settings_of(folder))), "--out", folder]
             rest += ["--resume", folder]
         else:
-            rest.append(_underscored(word))
+            rest.append(word)
     given = {word.partition("=")[0] for word in rest}
     if "--resume" in given and (others := given & {"--init", "--overwrite"}):
         raise ValueError(
-            "--resume goes on with what is in its directory; leave out "
-            f"{' and '.join(sorted(others))}"
+            f"--resume continues the run in its directory; leave out {' and '.join(sorted(others))}"
         )
     return files + rest
 
 
 def _settings_of(folder: str) -> Path:
-    """The settings of a run that was begun in a folder."""
+    """Path of the settings saved in a run's folder."""
     path = Path(folder).expanduser() / SETTINGS
     if not folder or not path.is_file():
         raise ValueError(
-            f"--resume needs the --out of a run: there is no {SETTINGS} in {folder or 'it'}"
+            f"--resume needs the --out of a run; there is no {SETTINGS} in {folder or 'it'}"
         )
     return path
 
 
-def _underscored(word: str) -> str:
-    """An option's name with underscores, as the fields of `TrainConfig` have them."""
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word[2:].partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
-
-
 def data_name(data: str) -> str:
-    """What the training record says of --data: a timm name as it is, of a path the last part."""
+    """The name of --data in the training record: a timm name, or the last part of a path."""
     if data.partition("/")[0].lower() in PREFIXES:
         return data
     name = Path(os.path.abspath(os.path.expanduser(data))).name or data
-    return name.encode(errors="replace").decode()  # a file system may have names that are no text
+    return name.encode(errors="replace").decode()  # file names need not be valid text
 
 
 def parser() -> ArgumentParser:
-    """Options of `nfaug train`: the data, the output, and every field of `TrainConfig`."""
+    """Options of `nfaug train`: data, output, and every field of `TrainConfig`."""
     made = new_parser(
         "train",
         "Train a normalizing flow on your images, then fit class gaussians and PCA axes to it. "
-        "The result is a checkpoint directory that the other commands and NFAugment take.",
-        "A recipe or a YAML file sets any of these options; options given on the command line "
-        "after a file win. --print_config shows the resolved settings; a run saves them as "
-        "train.yaml in --out. On several processes: accelerate launch -m nfaug.training, or "
-        f"torchrun -m nfaug.training, with the same options. {EXIT_CODES}",
+        "The result is a checkpoint directory for NFAugment and the other commands.",
+        "A recipe or a YAML file can set any of these options; options after it on the command "
+        "line override it. --print-config shows the resolved settings; a run saves them as "
+        "train.yaml in --out. For several processes use accelerate launch -m nfaug.training or "
+        f"torchrun -m nfaug.training with the same options. {EXIT_CODES}",
     )
     made.usage = "nfaug train --data DATA --out OUT [--recipe NAME] [-c FILE] [OPTION ...]"
     made.add_argument("--data", required=True, help=DATA_HELP)
     made.add_argument("--out", required=True, help="the checkpoint directory to write")
     made.add_argument(
         "--resume",
-        help="go on with the run in this directory, in its settings; options after it win, but "
-        "seed, batch_size and the images must stay. On a CPU, with max_minutes null, the result "
-        "is bit for bit that of a run never stopped",
+        help="continue the run in this directory with its settings; other options override them, "
+        "except that seed, batch size and images must stay. On a CPU and without --max-minutes "
+        "the result is bit for bit that of an uninterrupted run",
     )
     made.add_argument(
         "--init",
-        help="start from the flow in this directory, or of owner/name on the Hub, instead of a new "
-        "one; class gaussians are fitted anew",
+        help="start from this flow, a directory or owner/name on the Hub, instead of a new one; "
+        "class gaussians are solved again",
     )
     made.add_argument(
         "--recipe",
-        help=f"settings that come with nfaug: {', '.join(recipes())} (small: any image folder)",
+        help=f"settings in the package: {', '.join(recipes())} (small: any image folder)",
     )
     made.add_argument("-c", "--config", action=ActionConfigFile, help="a YAML file of settings")
-    made.add_argument("--split", default="train", help="which part of the data to train on")
+    made.add_argument("--split", default="train", help="part of the data to train on")
     made.add_argument("--overwrite", action="store_true", help="replace what --out holds")
     made.add_argument(
         "--pictures",
         type=bool,
         default=True,
-        help="draw loss, latents, pairwise KL and convergence into --out/pictures and for "
-        "trackers; before, how far the run is, every pictures_every epochs",
+        help="draw loss, latents, pairwise KL and convergence at the end, and progress pictures "
+        "every --pictures-every epochs, for --out/pictures and trackers",
     )
     add_push_options(made)
     made.add_class_arguments(TrainConfig)
@@ -138,23 +130,23 @@ def parser() -> ArgumentParser:
 
 
 def run(arguments: Namespace) -> dict[str, Any] | None:
-    """Train, save, and report the figures; None on processes beside the main one."""
+    """Train, save and return the figures; None on all processes but the main one."""
     from ..data.open import open_dataset
     from ..training import train
-    from ..training.run.processes import Processes
+    from ..training.run.distributed import Processes
+    from ..training.run.interruption import stopped_from_outside
     from ..training.run.snapshots import FolderStates
-    from ..training.run.stopped import stopped_from_outside
 
     if arguments.recipe is not None:  # `expand` took it from the command line
-        raise ValueError("a file of settings cannot name a recipe; give --recipe as an option")
-    out = Path(arguments.out).expanduser()  # shells leave --out=~/run as it is
+        raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
+    out = Path(arguments.out).expanduser()  # shells do not expand --out=~/run
     resumed = arguments.resume is not None
     if not resumed:
-        _refuse_unfinished(out, overwrite=arguments.overwrite)
+        _check_unfinished(out, overwrite=arguments.overwrite)
         check_output(out, overwrite=arguments.overwrite)
     elif out.resolve() != Path(arguments.resume).expanduser().resolve():
         raise ValueError(
-            f"--resume {arguments.resume} goes on in its own directory; leave out --out"
+            f"--resume {arguments.resume} writes to its own directory; leave out --out"
         )
     repo = push_target(arguments)
     ready = parser().instantiate(arguments)
@@ -201,7 +193,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
 def _start(
     arguments: Namespace, config: TrainConfig, out: Path, *, resumed: bool
 ) -> tuple[Checkpoint | None, TrainConfig]:
-    """The flow of --init, and settings of its shape; nothing is loaded for a run that goes on."""
+    """Load the flow of --init and take over its shape; a resumed run has its own flow."""
     from ..training.run.snapshots import FolderStates
     from ..training.trainer import shape_of
 
@@ -211,13 +203,13 @@ def _start(
     return init, replace(config, flow=shape_of(init, config.flow))
 
 
-def _refuse_unfinished(out: Path, *, overwrite: bool) -> None:
+def _check_unfinished(out: Path, *, overwrite: bool) -> None:
     from ..training.run.snapshots import FolderStates
 
     if not overwrite and not (out / CONFIG).exists() and FolderStates(out).steps():
         raise FileExistsError(
-            f"{out} holds a run that is not finished: go on with --resume {out}, or begin anew "
-            "with --overwrite"
+            f"{out} holds an unfinished run: continue it with --resume {out}, or replace it with "
+            "--overwrite"
         )
 
 
@@ -230,7 +222,7 @@ def _save_settings(arguments: Namespace, config: TrainConfig, out: Path) -> None
 
 
 def _save(arguments: Namespace, result: TrainResult, dataset: Any, out: Path) -> None:
-    """The checkpoint and its picture."""
+    """Save the checkpoint and its picture."""
     from ..augment.preview import preview_grid
 
     checkpoint = result.checkpoint
@@ -240,5 +232,5 @@ def _save(arguments: Namespace, result: TrainResult, dataset: Any, out: Path) ->
     checkpoint.save(out, overwrite=True)
     if checkpoint.pca is not None:
         preview_grid(checkpoint, dataset).save(out / "samples.png")
-    else:  # of the checkpoint that was here before
+    else:  # a picture of the previous checkpoint
         (out / "samples.png").unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def settings(tmp_path: Path) -> str:
 
 
 class Ran:
-    """What one call gave."""
+    """The outcome of one call."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
@@ -63,7 +64,7 @@ def nfaug_command(capsys: pytest.CaptureFixture[str]) -> Any:
     def run(*words: str | Path) -> Ran:
         try:
             code = main([str(word) for word in words])
-        except SystemExit as stop:  # the parsers end so
+        except SystemExit as stop:  # parsers exit this way
             code = int(stop.code or 0)
         captured = capsys.readouterr()
         return Ran(code, captured.out, captured.err)
@@ -74,7 +75,7 @@ def nfaug_command(capsys: pytest.CaptureFixture[str]) -> Any:
 # The command itself.
 
 
-def test_without_words(nfaug_command: Any) -> None:
+def test_the_bare_command(nfaug_command: Any) -> None:
     for words, code in (([], 2), (["--help"], 0)):
         ran = nfaug_command(*words)
         assert ran.code == code
@@ -84,17 +85,17 @@ def test_without_words(nfaug_command: Any) -> None:
     assert (ran.code, ran.out.strip()) == (0, f"nfaug {nfaug.__version__}")
     ran = nfaug_command("trian")
     assert ran.code == 2
-    assert "invalid choice: 'trian'" in ran.err
+    assert "trian" in ran.err
 
 
 HELP = {
     "demo": "--out --quick --overwrite --json",
-    "train": "--data --out --recipe --config --epochs --max_minutes --batch_size --lr --seed "
-    "--device --overwrite --json --resume --init --checkpoint_minutes --trackers --flow.steps "
-    "--prior.kind --prior.fixed_point.kld_weight "
-    "--optim.clip_norm --pca.rank --dataset.val_fraction --augmentation.hflip --print_config",
+    "train": "--data --out --recipe --config --epochs --max-minutes --batch-size --lr --seed "
+    "--device --overwrite --json --resume --init --checkpoint-minutes --trackers --flow.steps "
+    "--prior.kind --prior.fixed-point.kld-weight --push-to "
+    "--optim.clip-norm --pca.rank --dataset.val-fraction --augmentation.hflip --print-config",
     "fit": "--flow --data --out --rank --max-per-class --no-memory --gaussians --seed --device "
-    "--fixed_point.kld_weight --per-class --on-error --overwrite --json",
+    "--fixed-point.kld-weight --per-class --on-error --overwrite --json",
     "preview": "--flow --data --out --variants --classes --seed --device --overwrite --json",
     "sample": "--flow --out --per-class --temperature --json",
     "eval": "--flow --data --split --batch-size --seed --device --json",
@@ -109,14 +110,15 @@ def test_help(verb: str, nfaug_command: Any) -> None:
     assert ran.err == ""
     missing = [option for option in HELP.get(verb, "--json").split() if option not in ran.out]
     assert not missing
+    assert not re.findall(r"^ +(?:-\w.*, )?--\S*_\S*", ran.out, re.MULTILINE), "hyphens everywhere"
     parser = importlib.import_module(f"nfaug.commands.{verb}").parser()
     silent = [action.dest for action in parser._actions if not action.help]
-    assert not silent, "every option is explained"
+    assert not silent, "every option has a help text"
 
 
-def test_every_verb_has_its_module() -> None:
+def test_every_command_has_a_module() -> None:
     modules = {path.stem for path in (Path(cli.__file__).parent / "commands").glob("*.py")}
-    assert modules - {"__init__", "common"} == set(COMMANDS)
+    assert modules - {"__init__", "common", "parser"} == set(COMMANDS)
 
 
 def test_the_list_of_commands_is_quick() -> None:
@@ -144,11 +146,11 @@ def test_the_console_script(tiny_path: Path) -> None:
 def test_train(tiny_folder: Path, tmp_path: Path, settings: str, nfaug_command: Any) -> None:
     out = tmp_path / "flow"
     words = ["--data", tiny_folder, "--out", out, "-c", settings, "--json"]
-    ran = nfaug_command("train", *words, "--dataset.val_fraction", "0.1")
+    ran = nfaug_command("train", *words, "--dataset.val-fraction", "0.1")
     assert ran.code == 0, ran.err
     assert ran.json["steps"] == 3
     assert ran.json["out"] == str(out)
-    assert ran.err == "", "bars are for terminals"
+    assert re.match(r"train: epoch 1 of 1, step 3, .* bits/dim, .* images/s", ran.err)
     assert sorted(file.name for file in out.iterdir()) == [
         "config.json",
         "environment.json",
@@ -168,10 +170,9 @@ def test_train(tiny_folder: Path, tmp_path: Path, settings: str, nfaug_command: 
     assert resolved["prior"]["fixed_point"]["kld_weight"] == 20
     assert resolved["optim"]["clip_norm"] == 10, "defaults too"
 
-    # Not twice into the same folder, unless told so.
+    # An existing folder is only overwritten with --overwrite.
     ran = nfaug_command("train", *words)
     assert ran.code == 2
-    assert "is not empty" in ran.err
     assert "--overwrite" in ran.err
     (out / "README.md").write_text("mine")
     ran = nfaug_command("train", *words, "--overwrite", "--prior.kind", "single")
@@ -180,7 +181,7 @@ def test_train(tiny_folder: Path, tmp_path: Path, settings: str, nfaug_command: 
     assert left == [
         *("README.md", "config.json", "environment.json", "gaussians.safetensors", "log.csv"),
         *("model.safetensors", "state", "train.yaml"),
-    ], "no axes, and no picture of the old ones"
+    ], "no axes and no stale picture"
 
     # The settings that were saved make the same flow again.
     again = tmp_path / "again"
@@ -197,7 +198,7 @@ def test_train_without_classes(
     settings: str,
     nfaug_command: Any,
 ) -> None:
-    """A flat folder trains a flow; `nfaug fit` gives it classes, and then it augments."""
+    """A flat folder trains a flow; `nfaug fit` adds classes, after which it augments."""
     flat = tmp_path / "photos"
     flat.mkdir()
     for index, image in enumerate(tiny_images.images):
@@ -205,11 +206,10 @@ def test_train_without_classes(
     words = ["--data", flat, "--out", tmp_path / "flow", "-c", settings]
     ran = nfaug_command("train", *words)
     assert ran.code == 2
-    assert "36 images" in ran.err
     assert "--prior.kind single" in ran.err
     ran = nfaug_command("train", *words, "--prior.kind", "single", "--json")
     assert ran.code == 0, ran.err
-    assert ran.json["images"] == 35, "one of twenty was held out"
+    assert ran.json["images"] == 35, "one in twenty is held out"
     assert "bits_per_dim" in ran.json["held_out"]
     words = ["--flow", tmp_path / "flow", "--data", flat, "--split", "train"]
     ran = nfaug_command("eval", *words, "--json")
@@ -225,7 +225,7 @@ def test_train_without_classes(
 
 
 def test_recipes_files_and_options(settings: str, nfaug_command: Any) -> None:
-    """The command line wins over the file, and the file over the recipe, in any order."""
+    """The command line overrides the file, and the file the recipe."""
     for words in (
         ["--lr", "0.5", "-c", settings, "--recipe", "fashion-mnist"],
         ["--recipe=fashion-mnist", "-c", settings, "--lr", "0.5"],
@@ -255,12 +255,12 @@ def test_a_recipe_is_valid(name: str, nfaug_command: Any) -> None:
         ("prior: {fixed_point: {kl_weight: 3}}", "kl_weight"),
         ("prior: {kind: vae}", "vae"),
         ("epochs: many", "epochs"),
-        ("epochs: -1", "epochs must be at least 0"),
-        ("recipe: digits", "cannot name a recipe"),
-        ("[", "parsing config"),
+        ("epochs: -1", "-1"),
+        ("recipe: digits", "--recipe"),
+        ("[", "config"),
     ],
 )
-def test_settings_that_are_wrong(
+def test_wrong_settings(
     text: str, word: str, settings: str, tiny_folder: Path, tmp_path: Path, nfaug_command: Any
 ) -> None:
     Path(settings).write_text(text)
@@ -273,25 +273,79 @@ def test_settings_that_are_wrong(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "token"),
     [
-        (["--data", "no-such"], "there is no 'no-such'; data must be"),
-        (["--epoch", "3"], "epoch"),
-        (["--recipe", "cifar"], "no recipe 'cifar'; there are cifar10, cifar100, digits,"),
-        (["--recipe"], "no recipe ''"),
-        (["--device", "gpu"], "there is no device 'gpu'"),
+        (["--data", "no-such"], "'no-such'"),
+        (["--epoch", "3"], "--epochs"),
+        (["--recipe", "cifar"], "cifar100"),
+        (["--recipe"], "recipe ''"),
+        (["--device", "gpu"], "'gpu'"),
         (["-c", "no-such.yaml"], "no-such.yaml"),
         (["--flow.width", "[8]"], "width"),
     ],
 )
-def test_options_that_are_wrong(
-    words: list[str], message: str, tiny_folder: Path, tmp_path: Path, nfaug_command: Any
+def test_wrong_options(
+    words: list[str], token: str, tiny_folder: Path, tmp_path: Path, nfaug_command: Any
 ) -> None:
     start = ["--data", tiny_folder] if "--data" not in words else []
     ran = nfaug_command("train", *start, "--out", tmp_path / "flow", *words)
     assert ran.code == 2
-    assert message in ran.err
+    assert token in ran.err
     assert not (tmp_path / "flow").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "value"),
+    [
+        (["train", "--batch_size", "many"], "--batch-size", "'many'"),
+        (["train", "--dataset.per_class", "1.5"], "--dataset.per-class", "1.5"),
+        (["train", "--prior.kind", "vae"], "--prior.kind", "'vae'"),
+        (["train", "--flow.steps", "x"], "--flow.steps", "whole numbers"),
+        (["train", "--flow.stepz", "3"], "--flow.stepz", "--flow.steps"),
+        (["preview", "--gate", "wide"], "--gate", "'wide'"),
+        (["preview", "--per_class", "x"], "--per-class", "whole number"),
+        (["eval", "--batch_siz", "3"], "--batch_siz", "--batch-size"),
+        (["fit", "--fixed_point.kld_weight", "x"], "--fixed-point.kld-weight", "'x'"),
+        (["report"], "run", "required"),
+    ],
+)
+def test_errors_of_options_are_plain(
+    words: list[str], option: str, value: str, nfaug_command: Any
+) -> None:
+    """They name the option as it is typed, and no type, union or object."""
+    command, *rest = words
+    given = [] if command == "report" else ["--data", "x", "--out", "y", "--flow", "z"]
+    if command == "train":
+        given = given[:4]
+    elif command == "eval":
+        given = [*given[:2], *given[4:]]
+    ran = nfaug_command(command, *given, *rest)
+    assert ran.code == 2
+    error = ran.err.partition("error: ")[2]
+    assert option in error
+    assert value in error
+    assert not re.search(r"<class|Union|typing|None|Literal|Parser key| at 0x", error)
+
+
+@pytest.mark.parametrize("mark", ["-", "_"])
+def test_underscores_are_hyphens(mark: str, nfaug_command: Any) -> None:
+    options = {
+        "max-minutes": ("max_minutes", 3.0),
+        "push-to": ("push_to", "owner/name"),
+        "dataset.per-class": ("dataset.per_class", 4),
+        "prior.fixed-point.kld-weight": ("prior.fixed_point.kld_weight", 20.0),
+    }
+    words = [f"--{name.replace('-', mark)}={value}" for name, (_, value) in options.items()]
+    parser = importlib.import_module("nfaug.commands.train").parser()
+    found = parser.parse_args(["--data", "x", "--out", "y", *words])
+    assert {key: found[key] for key, _ in options.values()} == dict(options.values())
+    parser = importlib.import_module("nfaug.commands.fit").parser()
+    words = ["--per-class", "3", "--fixed-point.kld-weight", "20", "--no-memory"]
+    required = ["--flow", "x", "--data", "y", "--out", "z"]
+    words = [f"--{word[2:].replace('-', mark)}" if word[0] == "-" else word for word in words]
+    found = parser.parse_args([*required, *words])
+    assert (found.per_class, found.no_memory) == (3, True)
+    assert found.fixed_point.kld_weight == 20
 
 
 def test_files_that_cannot_be_decoded(
@@ -303,7 +357,7 @@ def test_files_that_cannot_be_decoded(
     ran = nfaug_command("train", *words, "--out", tmp_path / "one")
     assert ran.code == 2
     assert "broken.png" in ran.err
-    ran = nfaug_command("train", *words, "--out", tmp_path / "two", "--dataset.on_error", "skip")
+    ran = nfaug_command("train", *words, "--out", tmp_path / "two", "--dataset.on-error", "skip")
     assert ran.code == 0, ran.err
     assert ran.json["skipped_files"] == 1
     assert ran.json["images"] == 36
@@ -320,7 +374,7 @@ def test_a_class_of_one_image(
     assert "'eel' (1)" in ran.err
 
 
-def test_warnings_are_for_people(
+def test_warnings_are_short(
     tiny_folder: Path, tmp_path: Path, settings: str, nfaug_command: Any
 ) -> None:
     with warnings.catch_warnings():
@@ -332,12 +386,12 @@ def test_warnings_are_for_people(
         )
         assert warnings.showwarning is shown
     assert ran.code == 0
-    assert ran.err.startswith("warning: 3 of 3 classes have too few images for 16 axes")
+    assert re.search("^warning: .* 16 axes", ran.err, re.MULTILINE)
     assert ".py" not in ran.err
     assert ran.json["steps"] == 3
 
 
-# The other verbs.
+# The other commands.
 
 
 def test_fit(tiny_path: Path, tiny_folder: Path, tmp_path: Path, nfaug_command: Any) -> None:
@@ -359,7 +413,7 @@ def test_fit(tiny_path: Path, tiny_folder: Path, tmp_path: Path, nfaug_command: 
     assert fitted.pca.has_memory
 
     assert nfaug_command("fit", *words).code == 2
-    more = ["--overwrite", "--no-memory", "--gaussians", "fpi", "--fixed_point.kld_weight", "20"]
+    more = ["--overwrite", "--no-memory", "--gaussians", "fpi", "--fixed-point.kld-weight", "20"]
     ran = nfaug_command("fit", *words, *more)
     assert ran.code == 0, ran.err
     fitted = nfaug.load(out)
@@ -368,7 +422,7 @@ def test_fit(tiny_path: Path, tiny_folder: Path, tmp_path: Path, nfaug_command: 
     assert not fitted.pca.has_memory
     ran = nfaug_command("fit", *words, "--overwrite", "--fixed_point.kld_weight", "20")
     assert ran.code == 2
-    assert "need --gaussians fpi" in ran.err
+    assert "--gaussians" in ran.err
 
 
 def test_eval(tiny_path: Path, tiny_folder: Path, nfaug_command: Any) -> None:
@@ -390,7 +444,8 @@ def test_data_that_are_not_split(tiny_path: Path, tiny_folder: Path, nfaug_comma
         ran = nfaug_command("eval", *words, "--json")
     assert ran.code == 0, ran.err
     assert ran.json["images"] == 36
-    assert ran.err == "warning: the data have no test split; this is train\n"
+    assert ran.err.startswith("warning: ")
+    assert "train" in ran.err
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         ran = nfaug_command("eval", *words, "--invertibility", "--json")
@@ -409,7 +464,8 @@ def test_eval_of_other_classes(
         words = ["--flow", tiny_path, "--data", data, "--split", "train", *more]
         ran = nfaug_command(verb, *words)
         assert ran.code == 2
-        assert "only in the data: 'ant'; only in the checkpoint: 'eel'. Fit the flow" in ran.err
+        assert "'ant'" in ran.err
+        assert "'eel'" in ran.err
 
 
 def test_preview_and_sample(
@@ -425,14 +481,14 @@ def test_preview_and_sample(
             assert ran.json == {"out": str(file), "width": picture.width, "height": picture.height}
         ran = nfaug_command(*words, "--out", file)
         assert ran.code == 2
-        assert "exists; pass --overwrite to replace it" in ran.err
+        assert "--overwrite" in ran.err
         assert nfaug_command(*words, "--out", file, "--overwrite").code == 0
         ran = nfaug_command(*words, "--out", tmp_path / "x.gif")
         assert ran.code == 2
-        assert "--out must end in .png" in ran.err
+        assert ".png" in ran.err
         ran = nfaug_command(*words, "--out", tmp_path)
         assert ran.code == 2
-        assert "is a folder; --out is the picture to write" in ran.err
+        assert "folder" in ran.err
 
 
 def test_a_flow_without_classes(
@@ -444,7 +500,7 @@ def test_a_flow_without_classes(
     words = ["--flow", flow, "--data", tiny_folder]
     ran = nfaug_command("eval", *words)
     assert ran.code == 2
-    assert "has no class gaussians; fit them with: nfaug fit" in ran.err
+    assert "nfaug fit" in ran.err
     ran = nfaug_command("preview", *words, "--out", tmp_path / "x.png")
     assert ran.code == 2
     assert "nfaug fit" in ran.err
@@ -463,10 +519,10 @@ def test_info_of_a_recipe(nfaug_command: Any) -> None:
     for words in ((), ("x", "--recipe", "digits")):
         ran = nfaug_command("info", *words)
         assert ran.code == 2
-        assert "give a checkpoint or --recipe NAME, one of the two" in ran.err
+        assert "--recipe" in ran.err
     ran = nfaug_command("info", "--recipe", "none")
     assert ran.code == 2
-    assert "no recipe 'none'; there are cifar10," in ran.err
+    assert "cifar10" in ran.err
 
 
 def test_info(tiny_path: Path, nfaug_command: Any) -> None:
@@ -480,7 +536,7 @@ def test_info(tiny_path: Path, nfaug_command: Any) -> None:
     assert "class names              cat, dog, eel" in ran.out
 
 
-def test_text_of_strangers_does_not_reach_the_terminal(
+def test_control_characters_do_not_reach_the_terminal(
     tiny_path: Path, tmp_path: Path, nfaug_command: Any
 ) -> None:
     checkpoint = nfaug.load(tiny_path)
@@ -497,17 +553,17 @@ def test_a_damaged_checkpoint(tiny_path: Path, tmp_path: Path, nfaug_command: An
         file.truncate(1000)
     ran = nfaug_command("info", flow)
     assert ran.code == 2
-    assert "model.safetensors is not a readable safetensors file: it has 1000 bytes" in ran.err
+    assert "model.safetensors" in ran.err
     assert "Traceback" not in ran.err
     ran = nfaug_command("info", tmp_path)
     assert ran.code == 2
     assert "config.json" in ran.err
 
 
-def test_a_repository_that_is_not_there(hub: LoopbackHub, nfaug_command: Any) -> None:
+def test_a_missing_repository(hub: LoopbackHub, nfaug_command: Any) -> None:
     ran = nfaug_command("info", "owner/no-such-flow")
     assert ran.code == 2
-    assert "there is no directory 'owner/no-such-flow', and owner/no-such-flow at" in ran.err
+    assert "owner/no-such-flow" in ran.err
     assert "Traceback" not in ran.err
 
 
@@ -533,7 +589,7 @@ def test_demo(tmp_path: Path, nfaug_command: Any, monkeypatch: pytest.MonkeyPatc
     assert nfaug_command("demo", "--out", out, "--overwrite").code == 0
 
 
-# How a command ends.
+# Exit codes and output.
 
 
 @pytest.mark.parametrize(
@@ -546,7 +602,7 @@ def test_demo(tmp_path: Path, nfaug_command: Any, monkeypatch: pytest.MonkeyPatc
         (
             ModuleNotFoundError("No module named 'timm'"),
             1,
-            "nfaug info: No module named 'timm'. It comes with: pip install 'nfaug[train]'",
+            "nfaug info: No module named 'timm': pip install 'nfaug[train]'",
         ),
         (
             ModuleNotFoundError('it comes with: pip install "nfaug[train]"'),
@@ -579,7 +635,7 @@ def test_a_bug_is_not_hidden(nfaug_command: Any, monkeypatch: pytest.MonkeyPatch
         nfaug_command("info", "x")
 
 
-def test_results_that_json_does_not_have(
+def test_values_that_json_does_not_have(
     nfaug_command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = {"loss": math.nan, "each": [1.0, math.inf], "size": (3, 4), "none": None, "empty": {}}
@@ -596,7 +652,7 @@ def test_results_that_json_does_not_have(
     assert "none" not in out
 
 
-def test_a_pipe_whose_reader_went_away(tiny_path: Path) -> None:
+def test_a_closed_pipe(tiny_path: Path) -> None:
     script = Path(sys.executable).parent / "nfaug"
     command = f"'{script}' info '{tiny_path}' | true"
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
@@ -605,7 +661,7 @@ def test_a_pipe_whose_reader_went_away(tiny_path: Path) -> None:
 
 
 def test_colour_images_of_any_size(tmp_path: Path, settings: str, nfaug_command: Any) -> None:
-    """What somebody's own folder looks like: photographs, resized by the settings."""
+    """Photographs of another size and shape, resized by the settings."""
     labels = torch.arange(12) % 2
     images = images_of(labels, channels=3, size=(20, 14))
     for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
@@ -615,7 +671,7 @@ def test_colour_images_of_any_size(tmp_path: Path, settings: str, nfaug_command:
     out = tmp_path / "flow"
     ran = nfaug_command(
         *("train", "--data", tmp_path / "photos", "--out", out, "-c", settings),
-        *("--dataset.image_size", "[8, 8]", "--augmentation.hflip", "true"),
+        *("--dataset.image-size", "[8, 8]", "--augmentation.hflip", "true"),
     )
     assert ran.code == 0, ran.err
     assert nfaug.load(out).flow.config.shape == (3, 8, 8)

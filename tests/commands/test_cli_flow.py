@@ -16,7 +16,6 @@ import nfaug
 from nfaug.augment.settings import MixSettings
 from nfaug.commands import bank, preview, timm
 from nfaug.commands.common import mixing
-from nfaug.commands.train import expand
 
 REQUIRED = {
     bank: ["--flow=f", "--data=d", "--out=o"],
@@ -89,13 +88,6 @@ def test_fit_under_a_scripts_transforms(
         code, _, error = run(capsys, *words, *wrong, "--out", str(tmp_path / "other"))
         assert code == 2
         assert message in error
-
-
-def test_options_of_train_may_have_hyphens() -> None:
-    words = ["--max-minutes", "3", "--batch-size=4", "--out", "my-flow", "--dataset.per-class", "2"]
-    assert expand(words) == [
-        "--max_minutes", "3", "--batch_size=4", "--out", "my-flow", "--dataset.per_class", "2"
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("command", "prefix"), [(bank, ""), (preview, ""), (timm, "nfa-")])

@@ -22,7 +22,7 @@ TINY = DemoSettings(labels_per_class=(3, 4), seeds=2, flow_steps=2, classifier_s
 
 
 class Watched:
-    """What the demo did with images."""
+    """The images that the demo passed to each function."""
 
     def __init__(self) -> None:
         self.trained: list[Tensor] = []
@@ -35,7 +35,7 @@ class Watched:
 def ran(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, dict[str, Any], Watched]:
-    """One demo at the least size, with a tiny classifier in the ResNet's place."""
+    """A minimal demo with a tiny classifier instead of the ResNet."""
     out = tmp_path_factory.mktemp("demo") / "out"
     watched = Watched()
 
@@ -99,18 +99,20 @@ def test_the_report(ran: tuple[Path, dict[str, Any], Watched]) -> None:
     assert result["accuracy"]["3"]["gain_mean"] == pytest.approx(1)
     assert result["accuracy"]["4"]["none_mean"] == pytest.approx(56)
     assert "1442 training and 355 test images" in text
-    for promise in ("over 2 seeds", "no others", "once per arm and seed"):
+    for promise in ("over 2 seeds", "use only that row's", "once per arm and seed"):
         assert promise in text
 
 
-def test_an_arm_sees_its_own_images_only(ran: tuple[Path, dict[str, Any], Watched]) -> None:
+def test_each_flow_and_classifier_sees_only_its_images(
+    ran: tuple[Path, dict[str, Any], Watched],
+) -> None:
     _, _, watched = ran
     digits, _ = to_tensors(open_dataset("digits", split="train"), progress=False)
     whole, *flows = watched.trained
     assert torch.equal(whole, digits)
     assert [len(images) for images in flows] == [30, 30, 40, 40]
-    assert not torch.equal(flows[0], flows[1]), "each seed has images of its own"
-    # Two classifiers follow each flow, without and with NFA, on the very images that it saw.
+    assert not torch.equal(flows[0], flows[1]), "each seed draws its own images"
+    # Two classifiers follow each flow, without and with NFA, on the images that it was trained on.
     assert len(watched.classified) == 8
     for number, (images, augmented, seed) in enumerate(watched.classified):
         assert torch.equal(images, flows[number // 2])
@@ -121,7 +123,7 @@ def test_an_arm_sees_its_own_images_only(ran: tuple[Path, dict[str, Any], Watche
     )
 
 
-def test_the_test_images_are_used_once_an_arm(ran: tuple[Path, dict[str, Any], Watched]) -> None:
+def test_test_images_are_used_once_per_arm(ran: tuple[Path, dict[str, Any], Watched]) -> None:
     _, _, watched = ran
     test, _ = to_tensors(open_dataset("digits", split="test"), progress=False)
     assert len(watched.tested) == 8
@@ -135,17 +137,15 @@ def test_the_test_images_are_used_once_an_arm(ran: tuple[Path, dict[str, Any], W
     ("mean", "std", "seeds", "expected"),
     [
         (3.0, 1.0, 3, "above zero (95% interval ± 2.5)"),
-        (2.0, 1.0, 3, "not told apart from zero (95% interval ± 2.5)"),
+        (2.0, 1.0, 3, "not significant (95% interval ± 2.5)"),
         (-3.0, 1.0, 3, "below zero (95% interval ± 2.5)"),
-        (5.0, 1.0, 2, "not told apart from zero (95% interval ± 9.0)"),
+        (5.0, 1.0, 2, "not significant (95% interval ± 9.0)"),
         (1.0, 1.0, 10, "above zero (95% interval ± 0.7)"),
         (1.0, 1.0, 25, "above zero (95% interval ± 0.5)"),
-        (9.0, 0.0, 1, "one run, which tells nothing"),
+        (9.0, 0.0, 1, "one run: no conclusion"),
     ],
 )
-def test_no_more_is_claimed_than_was_measured(
-    mean: float, std: float, seeds: int, expected: str
-) -> None:
+def test_verdict(mean: float, std: float, seeds: int, expected: str) -> None:
     assert demo._verdict({"gain_mean": mean, "gain_std": std}, seeds) == expected
 
 
@@ -158,4 +158,4 @@ def test_settings() -> None:
         config = demo._flow_config(whole, images, seed=1)
         assert config.seed == 1
         assert config.epochs * images >= whole.flow_steps * config.batch_size * 0.7
-        assert config.pca.rank <= images // 10 - 1, "axes never exceed what a class has"
+        assert config.pca.rank <= images // 10 - 1, "a class has more images than axes"

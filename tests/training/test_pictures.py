@@ -7,7 +7,7 @@ from PIL import Image
 
 from nfaug.data.images import TensorImages
 from nfaug.training.run.pictures import run_figures, save_figures
-from nfaug.training.trainer import TrainResult
+from nfaug.training.run.result import TrainResult
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*distutils Version:DeprecationWarning")
 

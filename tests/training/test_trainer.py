@@ -29,8 +29,7 @@ from nfaug.training.config import (
     recipe_path,
     recipes,
 )
-from nfaug.training.run import context as setup
-from nfaug.training.run import loop
+from nfaug.training.run import context, loop
 from nfaug.training.run.optimizer import FlowOptimizer, learning_rate
 from nfaug.training.run.prior import prior_labels
 
@@ -43,7 +42,7 @@ def weights(result: TrainResult) -> Tensor:
     return torch.cat([p.flatten() for p in result.checkpoint.flow.parameters()])
 
 
-def test_what_comes_out(
+def test_the_result(
     tiny_result: TrainResult, tiny_config: TrainConfig, tiny_images: TensorImages
 ) -> None:
     checkpoint = tiny_result.checkpoint
@@ -57,7 +56,7 @@ def test_what_comes_out(
     assert config.training["skipped_steps"] == 0
     assert config.gaussians["kind"] == "fpi"
     assert config.gaussians["kld_weight"] == 20
-    assert config.metrics == {}, "nothing was held out of classes of 12"
+    assert config.metrics == {}, "classes of 12 hold nothing out"
     assert checkpoint.pca is not None
     assert (checkpoint.pca.rank, checkpoint.pca.num_classes) == (4, 3)
     assert len(tiny_result.loss) == 6
@@ -68,7 +67,7 @@ def test_what_comes_out(
 def test_the_flow_before_training(
     tiny_result: TrainResult, tiny_images: TensorImages, tmp_path: Path
 ) -> None:
-    """Its latents are centred and of unit variance, and it can be saved like any other."""
+    """Its latents have mean 0 and variance 1, and it can be saved."""
     initial = tiny_result.initial
     assert initial is not None
     assert initial.gaussians is not None
@@ -82,7 +81,7 @@ def test_the_flow_before_training(
     assert nfaug.load(initial.save(tmp_path / "initial")).config.class_names == NAMES
 
 
-def test_the_seed_decides_and_nothing_else(
+def test_the_seed_fixes_the_result(
     tiny_images: TensorImages, tiny_config: TrainConfig, tiny_result: TrainResult
 ) -> None:
     torch.manual_seed(1)
@@ -119,9 +118,7 @@ def test_it_learns(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
     assert (checkpoint.gaussians.classify(z) == labels).float().mean() > 0.8
 
 
-def test_the_average_is_what_is_returned(
-    tiny_images: TensorImages, tiny_config: TrainConfig
-) -> None:
+def test_the_average_is_returned(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
     slow = changed(tiny_config, optim=OptimConfig(warmup_steps=1, ema_power=0.01))
     result = train(tiny_images, slow, progress=False)
     assert result.initial is not None
@@ -129,7 +126,7 @@ def test_the_average_is_what_is_returned(
     fast = train(
         tiny_images, changed(slow, optim=OptimConfig(warmup_steps=1, ema_decay=0.0)), progress=False
     )
-    # With decay 0 the average is the last weights; with a small power it hardly is one.
+    # With decay 0 the average equals the last weights; a small power averages over few steps.
     assert (weights(result) - start).norm() > 0
     assert not torch.equal(weights(result), weights(fast))
 
@@ -153,7 +150,7 @@ def test_every_prior(
     checkpoint.save(tmp_path / "flow")
     loaded = nfaug.load(tmp_path / "flow")
     assert loaded.config.class_names == (() if kind == "single" else NAMES)
-    if kind == "single":  # classes come later
+    if kind == "single":  # fit adds the classes
         fitted = nfaug.fit(loaded, tiny_images, rank=4, progress=False)
         assert fitted.config.class_names == NAMES
         assert fitted.pca is not None
@@ -163,7 +160,7 @@ def test_every_prior(
 
 
 def test_unlabelled_images(tiny_config: TrainConfig) -> None:
-    """One class for all: only a single gaussian makes sense, and the error says so."""
+    """With one class the error suggests a single gaussian."""
     labels = torch.zeros(12, dtype=torch.int64)
     dataset = TensorDataset(images_of(labels, channels=1), labels)
     single = changed(tiny_config, prior=PriorConfig(kind="single"))
@@ -179,7 +176,7 @@ def test_labels_of_a_single_gaussian() -> None:
 
 
 def test_rare_classes_are_in_the_statistics(tiny_config: TrainConfig) -> None:
-    """A sample of the images for a solve has two of every class, however rare."""
+    """The images for a solve include two of every class."""
     labels = torch.tensor([0] * 60 + [1, 1])
     dataset = TensorDataset(images_of(labels, channels=1), labels)
     prior = PriorConfig(kind="data", statistics_images=10)
@@ -217,10 +214,10 @@ def test_recomputing_activations_gives_the_same(
 def test_held_out_images(tiny_config: TrainConfig) -> None:
     labels = torch.tensor([0] * 40 + [1] * 25 + [2] * 19)
     generator = torch.Generator().manual_seed(0)
-    rows, held = setup.hold_out(labels, 3, 0.2, generator)
+    rows, held = context.hold_out(labels, 3, 0.2, generator)
     assert sorted([*rows.tolist(), *held.tolist()]) == list(range(84))
     assert torch.bincount(labels[held], minlength=3).tolist() == [8, 5, 0]
-    _, all_but_two = setup.hold_out(labels, 3, 0.99, generator)
+    _, all_but_two = context.hold_out(labels, 3, 0.99, generator)
     assert torch.bincount(labels[all_but_two], minlength=3).tolist() == [38, 23, 0]
     dataset = TensorDataset(images_of(labels, channels=1), labels)
     config = changed(tiny_config, epochs=1, dataset=DataConfig(val_fraction=0.2))
@@ -232,7 +229,7 @@ def test_held_out_images(tiny_config: TrainConfig) -> None:
     assert result.checkpoint.pca.counts.tolist() == [32, 20, 19]
 
 
-def test_held_out_images_of_one_s_own(tiny_config: TrainConfig, tiny_images: TensorImages) -> None:
+def test_explicit_held_out_images(tiny_config: TrainConfig, tiny_images: TensorImages) -> None:
     few = torch.tensor([0, 2, 2])  # not every class
     config = changed(tiny_config, epochs=1)
     val = TensorDataset(images_of(few, channels=1), few)
@@ -242,9 +239,9 @@ def test_held_out_images_of_one_s_own(tiny_config: TrainConfig, tiny_images: Ten
     others = TensorImages(tiny_images.images, tiny_images.targets, ["cat", "cow", "eel"])
     large = TensorDataset(images_of(few, channels=1, size=(9, 9)), few)
     for held, message in (
-        (outside, r"labels must be 0\.\.2 for 3 classes"),
-        (others, "only in the data: 'cow'"),
-        (large, r"takes images of shape \(1, 8, 8\)"),
+        (outside, r"0\.\.2"),
+        (others, "cow"),
+        (large, r"\(1, 8, 8\)"),
     ):
         with pytest.raises(ValueError, match=message):
             train(tiny_images, config, val=held, progress=False)
@@ -270,11 +267,11 @@ def test_a_limit_of_time(tiny_images: TensorImages, tiny_config: TrainConfig) ->
     result = train(tiny_images, config, progress=False)
     assert 0 < result.checkpoint.config.training["steps"] < 1000
     assert result.checkpoint.config.training["seconds"] < 20
-    assert result.history, "the last look is taken in the middle of an epoch too"
+    assert result.history, "the last evaluation can be in the middle of an epoch"
 
 
 @pytest.mark.parametrize(("refit", "solves"), [(0, 1), (1, 2), (2, 2), (3, 1)])
-def test_gaussians_are_solved_at_the_start_and_once_more(
+def test_the_number_of_solves(
     tiny_images: TensorImages,
     tiny_config: TrainConfig,
     refit: int,
@@ -282,16 +279,16 @@ def test_gaussians_are_solved_at_the_start_and_once_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = []
-    solve = setup.solve_prior
+    solve = context.solve_prior
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         return solve(*args, **kwargs)
 
-    monkeypatch.setattr(setup, "solve_prior", counted)
+    monkeypatch.setattr(context, "solve_prior", counted)
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=refit)
     train(tiny_images, changed(tiny_config, epochs=3, prior=prior), progress=False)
-    assert len(calls) == solves, "not at the very end: the flow would not be trained under them"
+    assert len(calls) == solves, "no solve after the last epoch"
 
 
 # The optimiser.
@@ -309,7 +306,7 @@ def test_the_learning_rate() -> None:
 
 def loss_of(flow: Flow, kind: str) -> Tensor:
     total = torch.cat([p.flatten() for p in flow.parameters()]).square().sum()
-    if kind == "gradient":  # the slope of a root at 0 is infinite, its value is not
+    if kind == "gradient":  # the root at 0 has an infinite slope
         return total + (total.detach() - total).abs().sqrt()
     return total * {"nan": math.nan, "inf": math.inf, "good": 1.0}[kind]
 
@@ -327,13 +324,12 @@ def test_a_step_that_is_not_finite_is_skipped(
     assert all(map(torch.equal, before, flow.parameters()))
     assert all(map(torch.equal, average, optimizer.average.parameters()))
     assert (optimizer.steps, optimizer.skipped) == (2, 2)
-    # A good one in between starts the run anew.
+    # A finite step resets the count.
     assert optimizer.step(loss_of(flow, "good"), 0.0) is not None
     assert not all(map(torch.equal, before, flow.parameters()))
     for _ in range(2):
         optimizer.step(loss_of(flow, kind), 0.0)
-    expected = r"3 steps in a row were not finite \(loss .*\); try a smaller lr than 0.01, a longer"
-    with pytest.raises(TrainingDiverged, match=expected):
+    with pytest.raises(TrainingDiverged, match="warmup_steps"):
         optimizer.step(loss_of(flow, kind), 0.0)
     assert optimizer.skipped == 5
 
@@ -362,26 +358,22 @@ def test_training_that_diverges_stops(tiny_images: TensorImages, tiny_config: Tr
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=0)
     optim = OptimConfig(warmup_steps=1, max_rollbacks=0)
     config = changed(tiny_config, lr=1e6, epochs=20, prior=prior, optim=optim)
-    with pytest.raises(TrainingDiverged, match="20 steps in a row were not finite"):
+    with pytest.raises(TrainingDiverged, match="20 steps"):
         train(tiny_images, config, progress=False)
 
 
 @pytest.mark.filterwarnings("ignore:.*scales of")
 @pytest.mark.parametrize("refit_epoch", [0, 1])
-def test_a_flow_that_is_no_longer_finite_is_not_fitted(
+def test_a_flow_with_infinite_latents_is_not_fitted(
     tiny_images: TensorImages, tiny_config: TrainConfig, refit_epoch: int
 ) -> None:
-    """The run ends before enough steps in a row were bad."""
+    """The epoch ends before `max_bad_steps` bad steps in a row."""
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=refit_epoch)
     optim = OptimConfig(warmup_steps=1, max_rollbacks=1)
     config = changed(tiny_config, lr=1e6, prior=prior, optim=optim)
-    expected = (
-        r"after [36] steps, [25] of them skipped, .* latents that are not finite; try a .*"
-        r"\(after 1 returns to an earlier state\)"
-    )
     with (
-        pytest.raises(TrainingDiverged, match=expected),
-        pytest.warns(RuntimeWarning, match="Back to step 0, with 0.5 of the learning rate"),
+        pytest.raises(TrainingDiverged, match="1 rollbacks"),
+        pytest.warns(RuntimeWarning, match="step 0"),
     ):
         train(tiny_images, config, progress=False)
 
@@ -389,7 +381,7 @@ def test_a_flow_that_is_no_longer_finite_is_not_fitted(
 def test_gaussians_that_diverge(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
     solve = FixedPointConfig(fit="covariances", update="proposition1", kld_weight=1e6)
     config = changed(tiny_config, prior=PriorConfig(fixed_point=solve))
-    with pytest.raises(FixedPointDivergence, match="lower kld_weight"):
+    with pytest.raises(FixedPointDivergence, match="kld_weight"):
         train(tiny_images, config, progress=False)
 
 
@@ -399,13 +391,13 @@ def test_gaussians_that_diverge(tiny_images: TensorImages, tiny_config: TrainCon
 def test_a_class_of_one_image_is_named(tiny_config: TrainConfig) -> None:
     labels = torch.tensor([0, 0, 0, 1, 2, 2])
     dataset = TensorImages(images_of(labels, channels=1), labels, NAMES)
-    with pytest.raises(ValueError, match="'dog'"):
+    with pytest.raises(ValueError, match="dog"):
         train(dataset, tiny_config, progress=False)
 
 
 def test_few_images_of_a_class(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
     config = changed(tiny_config, pca=PCAConfig(rank=16))
-    with pytest.warns(UserWarning, match="3 of 3 classes have too few images for 16 axes"):
+    with pytest.warns(UserWarning, match="16 axes"):
         result = train(tiny_images, config, progress=False)
     assert result.checkpoint.pca is not None
     assert result.checkpoint.pca.rank == 11
@@ -419,7 +411,7 @@ def test_no_images(tiny_config: TrainConfig) -> None:
         def __getitem__(self, index: int) -> Any:
             raise IndexError(index)
 
-    with pytest.raises(ValueError, match="holds no image"):
+    with pytest.raises(ValueError, match="no image"):
         train(Empty(), tiny_config, progress=False)
 
 
@@ -427,58 +419,56 @@ def test_a_padded_size_that_does_not_fit(
     tiny_images: TensorImages, tiny_config: TrainConfig
 ) -> None:
     flow = dataclasses.replace(tiny_config.flow, padded_size=(4, 4))
-    with pytest.raises(ValueError, match=r"padded_size \(4, 4\) is smaller than the images"):
+    with pytest.raises(ValueError, match="padded_size"):
         train(tiny_images, changed(tiny_config, flow=flow), progress=False)
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu"])
-def test_a_device_that_is_not_there(
-    tiny_images: TensorImages, tiny_config: TrainConfig, name: str
-) -> None:
-    with pytest.raises(ValueError, match=f"there is no device '{name}' to compute on"):
+def test_a_missing_device(tiny_images: TensorImages, tiny_config: TrainConfig, name: str) -> None:
+    with pytest.raises(ValueError, match=name):
         train(tiny_images, changed(tiny_config, device=name), progress=False)
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "name"),
     [
-        (lambda: TrainConfig(epochs=-1), "epochs must be at least 0; got -1"),
-        (lambda: TrainConfig(batch_size=0), "batch_size must be at least 1"),
-        (lambda: TrainConfig(lr=0.0), "lr must be above 0 and finite"),
-        (lambda: TrainConfig(lr=math.nan), "lr must be above 0 and finite"),
-        (lambda: TrainConfig(eval_every=0), "eval_every must be at least 1"),
-        (lambda: TrainConfig(max_minutes=0.0), "max_minutes must be above 0"),
-        (lambda: OptimConfig(clip_norm=0.0), "clip_norm must be above 0"),
-        (lambda: OptimConfig(ema_decay=1.0), r"ema_decay must lie in \[0, 1\)"),
-        (lambda: OptimConfig(warmup_steps=-1), "warmup_steps must be at least 0"),
-        (lambda: OptimConfig(max_bad_steps=0), "max_bad_steps must be at least 1"),
-        (lambda: OptimConfig(max_rollbacks=-1), "max_rollbacks must be at least 0"),
-        (lambda: TrainConfig(checkpoint_minutes=0), "checkpoint_minutes must be above 0"),
-        (lambda: TrainConfig(keep_checkpoints=0), "keep_checkpoints must be at least 1"),
-        (lambda: TrainConfig(pictures_every=-1), "pictures_every must be at least 0"),
-        (lambda: TrainConfig(trackers=("mlflow",)), r"trackers must be of .*; got \['mlflow'\]"),
-        (lambda: PCAConfig(rank=0), "rank must be at least 1"),
-        (lambda: PCAConfig(max_per_class=1), "max_per_class must be at least 2"),
-        (lambda: DataConfig(val_fraction=1.0), r"val_fraction must lie in \[0, 1\)"),
-        (lambda: DataConfig(workers=-1), "workers must be at least 0"),
-        (lambda: PriorConfig(refit_epoch=-1), "refit_epoch must be at least 0"),
-        (lambda: PriorConfig(statistics_images=0), "statistics_images must be at least 1"),
+        (lambda: TrainConfig(epochs=-1), "epochs"),
+        (lambda: TrainConfig(batch_size=0), "batch_size"),
+        (lambda: TrainConfig(lr=0.0), "lr"),
+        (lambda: TrainConfig(lr=math.nan), "lr"),
+        (lambda: TrainConfig(eval_every=0), "eval_every"),
+        (lambda: TrainConfig(max_minutes=0.0), "max_minutes"),
+        (lambda: OptimConfig(clip_norm=0.0), "clip_norm"),
+        (lambda: OptimConfig(ema_decay=1.0), "ema_decay"),
+        (lambda: OptimConfig(warmup_steps=-1), "warmup_steps"),
+        (lambda: OptimConfig(max_bad_steps=0), "max_bad_steps"),
+        (lambda: OptimConfig(max_rollbacks=-1), "max_rollbacks"),
+        (lambda: TrainConfig(checkpoint_minutes=0), "checkpoint_minutes"),
+        (lambda: TrainConfig(keep_checkpoints=0), "keep_checkpoints"),
+        (lambda: TrainConfig(pictures_every=-1), "pictures_every"),
+        (lambda: TrainConfig(trackers=("mlflow",)), "trackers"),
+        (lambda: PCAConfig(rank=0), "rank"),
+        (lambda: PCAConfig(max_per_class=1), "max_per_class"),
+        (lambda: DataConfig(val_fraction=1.0), "val_fraction"),
+        (lambda: DataConfig(workers=-1), "workers"),
+        (lambda: PriorConfig(refit_epoch=-1), "refit_epoch"),
+        (lambda: PriorConfig(statistics_images=0), "statistics_images"),
     ],
 )
-def test_settings_out_of_range(make: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_settings_out_of_range(make: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=name):
         make()
 
 
 def test_recipes() -> None:
     assert {"digits", "fashion-mnist", "small"} <= set(recipes())
     assert recipe_path("digits").is_file()
-    with pytest.raises(ValueError, match=r"no recipe '\.\./x'; there are cifar10, cifar100"):
+    with pytest.raises(ValueError, match="cifar100"):
         recipe_path("../x")
 
 
 def test_digits(tiny_config: TrainConfig) -> None:
-    """Real images, from the data set by name to the augmented batch."""
+    """Real images, from the named data set to the augmented batch."""
     dataset = open_dataset("digits", per_class=20)
     config = changed(
         tiny_config,

@@ -114,25 +114,18 @@ def test_colour() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"pad_crop": -1}, "at least 0 pixels, got -1"),
-        ({"rotation": 200}, r"\[0, 180\] degrees, got 200"),
-        ({"color_jitter": 1.5}, r"\[0, 1\], got 1.5"),
-        ({"color_jitter": float("nan")}, "got nan"),
-    ],
+    ("name", "value"),
+    [("pad_crop", -1), ("rotation", 200), ("color_jitter", 1.5), ("color_jitter", float("nan"))],
 )
-def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        FlowAugmentation(**settings)
+def test_wrong_settings(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{name} .* {value}"):
+        FlowAugmentation(**{name: value})
 
 
 def test_wrong_images() -> None:
-    with pytest.raises(ValueError, match=r"uint8 of shape \(B, C, H, W\), got torch.float32"):
+    with pytest.raises(ValueError, match="float32"):
         FlowAugmentation(hflip=True)(batch().float())
-    with pytest.raises(ValueError, match=r"of shape \(3, 6, 9\)"):
+    with pytest.raises(ValueError, match=r"\(3, 6, 9\)"):
         FlowAugmentation(hflip=True)(batch()[0])
-    with pytest.raises(
-        ValueError, match="pad_crop=6 needs images of more than 6 pixels, got 6 x 9"
-    ):
+    with pytest.raises(ValueError, match="pad_crop"):
         FlowAugmentation(pad_crop=6)(batch())

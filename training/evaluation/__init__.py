@@ -1,1 +1,1 @@
-"""Figures of a trained flow: likelihood, accuracy, cost."""
+"""Metrics of a trained flow: likelihood, accuracy and cost."""

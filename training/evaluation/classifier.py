@@ -1,4 +1,4 @@
-"""A small classifier trained on tensors: the yardstick of the demo, of CNN-Acc and of the study."""
+"""A small classifier trained on tensors, for the demo, CNN-Acc and the study."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def resnet18(channels: int, num_classes: int, *, seed: int, small: bool = True) -> nn.Module:
-    """timm's ResNet-18 with random weights that depend on `seed` alone.
+    """timm's ResNet-18 with random weights from `seed`.
 
-    `small` swaps the stem for the one that 32-pixel images are trained with: a 3x3 convolution of
-    stride 1 and no pooling (He et al. 2016, arXiv:1512.03385, section 4.2).
+    `small` replaces the stem by the one for 32-pixel images: a 3x3 convolution of stride 1 and no
+    pooling (He et al. 2016, arXiv:1512.03385, section 4.2).
     """
     import timm
 
     with torch.random.fork_rng(devices=[]):
-        # The CPU's generator alone: torch.manual_seed would seed those of GPUs for good.
+        # Seed the CPU's generator only: torch.manual_seed also reseeds the GPUs', which stays.
         torch.default_generator.manual_seed(seed)
         model = timm.create_model("resnet18", num_classes=num_classes, in_chans=channels)
         if small:
@@ -35,7 +35,7 @@ def resnet18(channels: int, num_classes: int, *, seed: int, small: bool = True) 
 
 
 def _prepare(images: Tensor, size: int | None) -> Tensor:
-    """uint8 to roughly zero mean and unit range; enlarged to `size` pixels if that is given."""
+    """Scale uint8 to [-1, 1], and resize to `size` pixels if given."""
     floating = images.float().div_(127.5).sub_(1)
     if size is None or size == images.shape[-1]:
         return floating
@@ -57,15 +57,24 @@ def train_classifier(
     seed: int = 0,
     progress: str | None = None,
 ) -> nn.Module:
-    """Train with SGD (momentum 0.9) and a one-cycle schedule, for a number of steps.
+    """Train with SGD (momentum 0.9) and a one-cycle schedule.
 
     Args:
-        model: trained in place, and returned.
-        images: uint8 (N, C, H, W). labels: (N,).
-        augment: called on every uint8 batch and its labels, before it is normalised.
-        size: enlarge images to this many pixels.
-        seed: the order of the images.
-        progress: title of a bar, or None.
+        model: The model, trained in place.
+        images: uint8 images (N, C, H, W).
+        labels: Labels (N,).
+        steps: Optimiser steps.
+        batch_size: Images per step.
+        lr: Peak learning rate.
+        weight_decay: Weight decay.
+        smoothing: Label smoothing.
+        augment: Called on every uint8 batch and its labels before normalisation.
+        size: Resize images to this many pixels.
+        seed: Seed of the order of the images.
+        progress: Title of a progress bar, or None.
+
+    Returns:
+        The model.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(
@@ -100,7 +109,7 @@ def accuracy(
     size: int | None = None,
     batch_size: int = 256,
 ) -> float:
-    """Share of uint8 images (N, C, H, W) whose highest output is their label (N,)."""
+    """Share of uint8 images (N, C, H, W) whose largest logit is at their label (N,)."""
     model.eval()
     hits = 0
     for batch, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):

@@ -1,4 +1,4 @@
-"""CNN-Acc: how good a classifier gets that has only seen what the flow generates."""
+"""CNN-Acc: accuracy of a classifier trained only on images that the flow generates."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ def cnn_accuracy(
 ) -> float:
     """Accuracy on real images of a ResNet-18 trained only on generated ones (paper, section 5.3).
 
-    `per_class` images of each class are drawn once from N(mu_y, T^2 Sigma_y) and decoded; the
-    network trains on them for `steps` steps. Returns a share in [0, 1].
+    `per_class` latents of each class are drawn once from N(mu_y, T^2 Sigma_y) and decoded; the
+    network trains on these images for `steps` steps.
+
+    Returns:
+        A share in [0, 1].
 
     Raises:
-        ValueError: the flow has a single gaussian, so that nothing tells classes apart.
+        ValueError: If the flow has a single gaussian.
     """
     if gaussians.num_classes < 2:
         raise ValueError("CNN-Acc needs class gaussians; this flow has one for all images")

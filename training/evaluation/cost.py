@@ -1,4 +1,4 @@
-"""What a recipe costs, by calculation."""
+"""Computing cost of recipes, calculated from their settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..config import TrainConfig, recipe_path
 
 __all__ = ["recipe_config", "recipe_cost", "recipe_flow"]
 
-#: Training images of the data that a recipe is named after.
+#: Training images of the data set that a recipe is named after.
 IMAGES = {
     "digits": 1_442,
     "fashion-mnist": 60_000,
@@ -20,19 +20,19 @@ IMAGES = {
     "imagenet64": 1_281_167,
     "imagenet-vae": 1_281_167,
 }
-_FACTOR, _LATENT_CHANNELS = 8, 4  # of the usual autoencoders
-_PASSES = 3  # of a training step, in forward passes; each recomputation is one more
-_CARD, _PEAK = "A100", 19.5e12  # float32 FLOP/s by its data sheet: a flow does not train in TF32
+_FACTOR, _LATENT_CHANNELS = 8, 4  # of Stable Diffusion's autoencoder
+_PASSES = 3  # cost of a training step in forward passes; each recomputation adds one
+_CARD, _PEAK = "A100", 19.5e12  # float32 FLOP/s in its data sheet: flows do not train in TF32
 _UTILISATION = 0.4  # of that peak, assumed
 
 
 def recipe_config(name: str) -> TrainConfig:
-    """The settings of a recipe.
+    """Load the settings of a recipe.
 
     Raises:
-        ValueError: there is no such recipe.
+        ValueError: If there is no such recipe.
     """
-    from jsonargparse import ArgumentParser  # here: a run in Python needs no parser
+    from jsonargparse import ArgumentParser  # a run in Python needs no parser
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TrainConfig)
@@ -41,30 +41,30 @@ def recipe_config(name: str) -> TrainConfig:
 
 
 def recipe_flow(config: TrainConfig) -> FlowConfig:
-    """The flow of settings that say the size of images; of the usual latents with an autoencoder.
+    """The flow that the settings train; 4-channel latents at an eighth with an autoencoder.
 
-    Images are RGB where `dataset.channels` leaves that to the data.
+    Images are RGB unless `dataset.channels` is set.
 
     Raises:
-        ValueError: `dataset.image_size` is left to the data.
+        ValueError: If `dataset.image_size` is not set.
     """
     channels, size = config.dataset.channels or 3, config.dataset.image_size
     if size is None:
-        raise ValueError("the cost depends on dataset.image_size, which is left to the data")
+        raise ValueError("the cost depends on dataset.image_size, which is not set")
     if config.autoencoder is not None:
         channels, size = _LATENT_CHANNELS, (size[0] // _FACTOR, size[1] // _FACTOR)
     return FlowConfig(channels, size, **asdict(config.flow))
 
 
 def recipe_cost(name: str) -> dict[str, Any]:
-    """The flow of a recipe and its cost: GFLOP an image and direction, and hours on a card.
+    """The flow of a recipe and its cost: GFLOP per image and direction, and hours on an A100.
 
-    Hours are images x epochs x 3 forward passes (4 where activations are computed again) x FLOP,
-    over 40%, which is assumed, of an A100's 19.5 TFLOP/s in float32. They are left out where the
-    recipe has no data set of its own or stops by the clock.
+    Hours are images * epochs * passes * FLOP / (0.4 * 19.5e12): 3 forward passes per step, one more
+    for each level of recomputation, at an assumed 40% of the card's float32 peak. They are absent
+    if the recipe has no data set of its own or a time limit.
 
     Raises:
-        ValueError: there is no such recipe.
+        ValueError: If there is no such recipe.
     """
     config = recipe_config(name)
     flow = recipe_flow(config)

@@ -1,4 +1,4 @@
-"""Figures of a checkpoint on labelled images."""
+"""Metrics of a flow on labelled images."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from ...data.batches import Batches, progress_bar
 from ...fitting import image_bits_per_dim
 from ...flows.flow import Flow
 from ...gaussians.gaussians import ClassGaussians
-from ..run.processes import Processes
-from ..run.shares import whole_batches
+from ..run.distributed import Processes, whole_batches
 
 __all__ = ["evaluate"]
 
@@ -28,22 +27,33 @@ def evaluate(
     progress: bool = False,
     processes: Processes | None = None,
 ) -> dict[str, Any]:
-    """bits/dim, NF-Acc and, if asked, the share of images whose round trip is exact.
+    """Measure bits/dim, NF-Acc and, with `round_trip`, exactness.
 
-    bits/dim is under each image's own class and dequantisation noise. NF-Acc (paper, 5.1) is the
-    share of images whose class has the highest latent log-likelihood; `nf_acc_top5` counts those
-    whose class is among the first five. Both are taken at the noiseless encoding. With one
-    gaussian there is nothing to tell apart and they are left out. `exact` is the share of images
-    that come back bit for bit, and `wrong_levels` the number of 8-bit values that do not. A flow on
-    an autoencoder's latents has `latent_bits_per_dim` instead, which no figure of pixels compares
-    with, and `mean_level_error`, in grey levels, for what the autoencoder loses. Batches are
-    dealt out to `processes`, each of which gets all figures.
+    Args:
+        flow: The flow.
+        gaussians: Its class gaussians.
+        data: Labelled images.
+        batch_size: Images per batch.
+        seed: Seed of the dequantisation noise.
+        round_trip: Also decode every image's latent.
+        progress: Show a bar.
+        processes: Processes to share the batches; each returns the metrics of all images.
+
+    Returns:
+        `images`, their number, and
+        `bits_per_dim`, under each image's class and dequantisation noise;
+        `nf_acc`, the share of images whose class has the highest latent log-likelihood at the
+        noiseless encoding (paper, section 5.1), and `nf_acc_top5`; both absent with one gaussian;
+        `exact`, the share of images that decode bit for bit, and `wrong_levels`, the number of
+        8-bit values that differ.
+        A flow on an autoencoder's latents has `latent_bits_per_dim` instead, not comparable with
+        bits/dim of pixels, and `mean_level_error` of the whole round trip in grey levels.
 
     Raises:
-        ValueError: there is no image.
+        ValueError: If there are no images.
     """
     if not len(data.labels):
-        raise ValueError("there is no image to evaluate on")
+        raise ValueError("there are no images to evaluate on")
     frozen = flow.freeze()
     device = frozen.device
     generator = torch.Generator(device).manual_seed(seed)

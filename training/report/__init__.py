@@ -1,1 +1,1 @@
-"""The report of a training run: figures, plots and an HTML page."""
+"""Reports of training runs: figures and an HTML page."""

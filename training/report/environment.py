@@ -1,4 +1,4 @@
-"""What a run is computed with: versions, device, time."""
+"""A record of versions, device and time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGES = ("nfaug", "torch", "torchvision", "numpy", "timm", "accelerate", "di
 
 
 def environment(device: torch.device | str) -> dict[str, Any]:
-    """Versions, system, device and the time (UTC) as JSON values; no name of user or machine."""
+    """Versions, system, device and UTC time as JSON values; no user or host name."""
     device = torch.device(device)
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -35,7 +35,7 @@ def environment(device: torch.device | str) -> dict[str, Any]:
 
 
 def save_environment(folder: Path, device: torch.device | str) -> None:
-    """Write `environment` as environment.json into a run's folder, which is made."""
+    """Write `environment` to environment.json in a run's folder, creating the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / ENVIRONMENT, json.dumps(environment(device), indent=2) + "\n")
 

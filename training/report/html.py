@@ -1,37 +1,54 @@
-"""The parts of a page: everything that is put in is escaped, and nothing is fetched."""
+"""Building blocks of a self-contained HTML page: all text is escaped, and nothing is fetched."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from typing import Any
 
-from .markup import text
 from .run_folder import Picture
 
-__all__ = ["details", "flat", "page", "picture", "section", "table", "tiles"]
+__all__ = ["details", "duration", "flat", "page", "picture", "section", "table", "text", "tiles"]
 
-_MOST_ENTRIES, _DEEPEST = 400, 8  # of a table of settings: YAML may refer to itself
+_LONGEST = 300  # characters of one text
+_MAX_ENTRIES, _MAX_DEPTH = 400, 8  # of a table of settings: YAML can refer to itself
+
+
+def text(value: object, longest: int = _LONGEST) -> str:
+    """Escape a value for text or an attribute, without control characters and cut to `longest`."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+    return escape(shown if len(shown) <= longest else shown[: longest - 1] + "…")
 
 
 def flat(values: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
-    """{"flow": {"steps": 4}} as {"flow.steps": 4}, at most 400 entries."""
+    """Flatten {"flow": {"steps": 4}} to {"flow.steps": 4}, up to 400 entries."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        if len(found) >= _MOST_ENTRIES:
+        if len(found) >= _MAX_ENTRIES:
             break
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value and depth < _DEEPEST:
+        if isinstance(value, Mapping) and value and depth < _MAX_DEPTH:
             found |= flat(value, f"{name}.", depth + 1)
         elif isinstance(value, Mapping):
             found[name] = "…" if value else "{}"
         else:
             found[name] = value
-    return dict(list(found.items())[:_MOST_ENTRIES])
+    return dict(list(found.items())[:_MAX_ENTRIES])
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "90 s", "12 min" or "3 h 05 min"."""
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 2 * 3600:
+        return f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 def table(rows: Iterable[tuple[object, object]], marked: Iterable[object] = ()) -> str:
-    """Two columns, names and values; the names in `marked` stand out."""
+    """A table of names and values; the names in `marked` are bold."""
     bold, marked_row = set(marked), '<tr class="marked">'
     cells = "".join(
         f"{marked_row if name in bold else '<tr>'}<th>{text(name)}</th>"
@@ -42,24 +59,24 @@ def table(rows: Iterable[tuple[object, object]], marked: Iterable[object] = ()) 
 
 
 def tiles(figures: Iterable[tuple[str, str]]) -> str:
-    """The few figures that matter, large."""
+    """The main figures, in large type."""
     shown = "".join(f"<div><dt>{text(n)}</dt><dd>{text(v)}</dd></div>" for n, v in figures)
     return f'<dl class="tiles">{shown}</dl>' if shown else ""
 
 
 def section(title: str, body: str, name: str = "") -> str:
-    """A headed part of the page; nothing where it is empty."""
+    """A section with a heading; empty if `body` is."""
     anchor = f' id="{text(name)}"' if name else ""
     return f"<section{anchor}><h2>{text(title)}</h2>{body}</section>" if body else ""
 
 
 def details(title: str, body: str) -> str:
-    """What is folded away until somebody asks for it."""
+    """A collapsed part of the page."""
     return f"<details><summary>{text(title)}</summary>{body}</details>" if body else ""
 
 
 def picture(image: Picture) -> str:
-    """An image with its name, its bytes in the page."""
+    """An embedded image with its name."""
     data = base64.b64encode(image.data).decode()
     name = text(image.name.replace("_", " "))
     return (
@@ -69,7 +86,7 @@ def picture(image: Picture) -> str:
 
 
 def page(title: str, body: Sequence[str], generator: str) -> str:
-    """A whole page, which may load nothing and run nothing."""
+    """A complete page, whose policy forbids scripts and requests."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
@@ -84,7 +101,7 @@ def page(title: str, body: Sequence[str], generator: str) -> str:
 
 
 def _value(value: object, depth: int = 0) -> object:
-    """How a value is shown; of what is nested only the outside, since YAML may refer to itself."""
+    """Format a value; deep nesting is cut, since YAML can refer to itself."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -141,13 +158,8 @@ figcaption { display: flex; flex-wrap: wrap; gap: .1rem 1rem; align-items: basel
 i.s0 { background: var(--s0); } i.s1 { background: var(--s1); }
 i.s2 { background: var(--s2); } i.s3 { background: var(--s3); }
 .curve svg { display: block; width: 100%; height: auto; }
-.curve text { fill: var(--soft); font-size: 11.5px; }
-.grid { stroke: var(--rule); } .axis { stroke: var(--soft); }
-.line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
-.line.s0 { stroke: var(--s0); } .line.s1 { stroke: var(--s1); }
-.line.s2 { stroke: var(--s2); } .line.s3 { stroke: var(--s3); }
-.dot.s0 { fill: var(--s0); } .dot.s1 { fill: var(--s1); }
-.dot.s2 { fill: var(--s2); } .dot.s3 { fill: var(--s3); }
+.curve svg * { stroke-linejoin: round; }
+.curve text { font-family: inherit !important; }
 .pictures { display: grid; gap: 1.75rem; }
 .picture img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px;
   padding: 4px; border: 1px solid var(--rule); }

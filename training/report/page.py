@@ -1,4 +1,4 @@
-"""A run on one page: curves, pictures, settings, environment. For finished and running runs."""
+"""The report of a finished or running training run, as one HTML page."""
 
 from __future__ import annotations
 
@@ -12,42 +12,45 @@ from typing import Any
 from ...flows.flow import FlowConfig
 from ...io.atomic import write_text
 from ..config import TrainConfig
-from .html import details, flat, page, picture, section, table, tiles
-from .markup import text
+from .html import details, duration, flat, page, picture, section, table, text, tiles
+from .plots import inline_svg, log_curves
 from .run_folder import RunFolder, read_run, speeds
-from .svg import Series, curve
 
 __all__ = ["report_html", "write_report"]
 
-_KNOWN = {  # columns that have a curve of their own, or that none would help
+_KNOWN = {  # columns that a curve below shows, or that need none
     *("epoch", "step", "seconds", "images", "train_bits_per_dim", "bits_per_dim"),
     *("train_latent_bits_per_dim", "latent_bits_per_dim"),
     *("nf_acc", "nf_acc_top5", "lr", "skipped_steps", "images_per_second"),
 }
-_MOST_ROWS = 60  # of the log, in its table
-_MOST_CLASSES = 1000
+_MAX_ROWS = 60  # of the log's table
+_MAX_CLASSES = 1000
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
-    """Write the page of a run's folder, by default as report.html in it, and return its path.
+    """Write the report of a run's folder and return its path.
 
-    The folder is only read, so the run may go on. A page that is there is replaced in one step.
+    The run may still be training. An existing report is replaced atomically.
+
+    Args:
+        folder: The folder that `nfaug train` wrote.
+        out: The page to write; by default report.html in the folder.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it holds nothing that a run writes, or `out` does not end in .html.
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it holds no file of a run, or `out` does not end in .html.
     """
     run = read_run(folder)
     path = run.path / "report.html" if out is None else Path(out).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"the report is HTML: --out must end in .html; got {str(out)!r}")
+        raise ValueError(f"--out must end in .html; got {str(out)!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, report_html(run))
     return path
 
 
 def report_html(run: RunFolder, now: float | None = None) -> str:
-    """The page of a run; `now` is the time to state, in seconds since the epoch."""
+    """The HTML of a run's report; `now` is its time in seconds since the epoch."""
     from ...io.version import __version__
 
     now = time.time() if now is None else now
@@ -72,21 +75,21 @@ def _lead(run: RunFolder, now: float) -> str:
     if run.finished:
         parts.append('<span class="state">Finished.</span>')
     elif run.rows and run.changed is not None:
-        ago = _duration(max(0.0, now - run.changed))
+        ago = duration(max(0.0, now - run.changed))
         parts.append(
-            f'<span class="state">Not finished.</span> Its last row was written {ago} before this '
-            f"page, at {_moment(run.changed)}."
+            f'<span class="state">Not finished.</span> Last row of the log: {_moment(run.changed)} '
+            f"({ago} ago)."
         )
     else:
-        parts.append('<span class="state">Not finished.</span> There is no figure yet.')
+        parts.append('<span class="state">Not finished.</span> The log is empty.')
     if flow := _flow_config(run):
         height, width = flow.image_size
         parts.append(
-            f"A flow for images of {flow.channels} x {height} x {width} with "
+            f"Flow for {flow.channels} x {height} x {width} images with "
             f"{flow.parameter_count / 1e6:.3g} million parameters."
         )
     if run.card:
-        parts.append('Its <a href="#card">card</a> says how to use it.')
+        parts.append('See the <a href="#card">model card</a> for usage.')
     return f'<p class="lead">{" ".join(parts)}</p>'
 
 
@@ -113,7 +116,7 @@ def _figures(run: RunFolder) -> Iterable[tuple[str, str]]:
             yield title, form.format(value)
     seconds = figure("seconds")
     if math.isfinite(seconds):
-        yield "time", _duration(seconds)
+        yield "time", duration(seconds)
     if math.isfinite(images := _number(training.get("images"))):
         yield "training images", f"{images:,.0f}"
 
@@ -121,36 +124,61 @@ def _figures(run: RunFolder) -> Iterable[tuple[str, str]]:
 def _curves(run: RunFolder) -> str:
     rows = run.rows
     if not rows:
-        return "<p>The log has no row yet: one comes with each look at the held-out images.</p>"
+        return "<p>The log is empty: each evaluation adds a row.</p>"
     x_name = next((name for name in ("step", "epoch") if name in rows[-1]), "row")
     xs = [row.get(x_name, float(number)) for number, row in enumerate(rows, 1)]
 
-    def line(name: str, column: str, factor: float = 1.0) -> Series:
-        return Series(name, xs, [factor * row.get(column, math.nan) for row in rows])
+    def column(name: str, factor: float = 1.0) -> list[float]:
+        return [factor * row.get(name, math.nan) for row in rows]
 
     batch = _number(run.settings.get("batch_size", run.section("training").get("batch_size")))
-    speed = Series("images", xs, speeds(rows, batch if math.isfinite(batch) else None))
     latent = "latent_" if "train_latent_bits_per_dim" in rows[-1] else ""
     figures = {
-        "bits per dimension" + (" of latents" if latent else ""): [
-            line("training", f"train_{latent}bits_per_dim"),
-            line("held-out, averaged weights", f"{latent}bits_per_dim"),
-        ],
-        "NF-Acc, per cent": [line("top 1", "nf_acc", 100), line("top 5", "nf_acc_top5", 100)],
-        "learning rate": [line("rate", "lr")],
-        "skipped steps, so far": [line("skipped", "skipped_steps")],
-        "training images a second": [speed],
+        "bits per dimension" + (" of latents" if latent else ""): {
+            "training": column(f"train_{latent}bits_per_dim"),
+            "held-out, averaged weights": column(f"{latent}bits_per_dim"),
+        },
+        "NF-Acc, per cent": {"top 1": column("nf_acc", 100), "top 5": column("nf_acc_top5", 100)},
+        "learning rate": {"rate": column("lr")},
+        "skipped steps, cumulative": {"skipped": column("skipped_steps")},
+        "training images per second": {
+            "images": speeds(rows, batch if math.isfinite(batch) else None)
+        },
     }
-    others = [name for name in rows[-1] if name not in _KNOWN]
-    for name in others:
-        figures[name.replace("_", " ")] = [line(name, name)]
-    shown = "".join(curve(title, lines, x_label=x_name) for title, lines in figures.items())
+    for name in rows[-1]:
+        if name not in _KNOWN:
+            figures[name.replace("_", " ")] = {name: column(name)}
+    shown = "".join(_curve(title, xs, lines, x_name) for title, lines in figures.items())
     return f'<div class="curves">{shown}</div>{_log(run)}'
+
+
+def _curve(title: str, xs: list[float], lines: dict[str, list[float]], x_name: str) -> str:
+    """One figure with its title and a key with the last values; empty if nothing is finite."""
+    last = {
+        name: finite[-1]
+        for name, values in lines.items()
+        if (finite := [*filter(math.isfinite, values)])
+    }
+    if not last:
+        return ""
+    key = "".join(
+        f'<span class="key"><i class="s{number % 4}"></i>{text(name)} <b>{_short(value)}</b></span>'
+        for number, (name, value) in enumerate(last.items())
+    )
+    figure = log_curves(xs, {name: lines[name] for name in last}, x_label=x_name)
+    return (
+        f'<figure class="curve"><figcaption><h3>{text(title)}</h3>{key}</figcaption>'
+        f"{inline_svg(figure, title)}</figure>"
+    )
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _log(run: RunFolder) -> str:
     rows = run.rows
-    step = max(1, math.ceil(len(rows) / _MOST_ROWS))
+    step = max(1, math.ceil(len(rows) / _MAX_ROWS))
     chosen = sorted({*range(0, len(rows), step), len(rows) - 1})
     names = list(rows[-1])
     head = "".join(f"<th>{text(name.replace('_', ' '), 60)}</th>" for name in names)
@@ -158,7 +186,7 @@ def _log(run: RunFolder) -> str:
         "<tr>" + "".join(f"<td>{_cell(rows[row].get(n, math.nan))}</td>" for n in names) + "</tr>"
         for row in chosen
     )
-    some = "" if step == 1 else f", every {step}th"
+    some = "" if step == 1 else f", one in {step} shown"
     return details(
         f"The log: {len(rows)} rows{some}",
         f'<div class="scroll"><table class="log"><tr>{head}</tr>{body}</table></div>',
@@ -167,21 +195,21 @@ def _log(run: RunFolder) -> str:
 
 def _pictures(run: RunFolder) -> str:
     if not run.pictures:
-        return "<p>There is no picture yet.</p>"
+        return "<p>No pictures yet.</p>"
     return f'<div class="pictures">{"".join(map(picture, run.pictures))}</div>'
 
 
 def _prior(run: RunFolder) -> str:
     found = run.section("gaussians")
     if not found:
-        return "<p>They are on record when the checkpoint is written.</p>"
+        return "<p>Recorded when the checkpoint is written.</p>"
     return table(_named(found))
 
 
 def _settings(run: RunFolder) -> str:
     if not run.settings:
         found = run.section("training")
-        return table(_named(found)) or "<p>There is no train.yaml yet.</p>"
+        return table(_named(found)) or "<p>No train.yaml yet.</p>"
     settings = flat(run.settings)
     usual = flat(TrainConfig().to_dict())
     changed = [
@@ -194,14 +222,14 @@ def _settings(run: RunFolder) -> str:
         parts.setdefault(name.partition(".")[0] if "." in name else "", []).append((name, value))
     tables = "".join(f"<div>{table(rows, changed)}</div>" for rows in parts.values())
     return (
-        "<p>In bold: what is not nfaug's default.</p>"
+        "<p>Settings that differ from the defaults are bold.</p>"
         f'<div class="columns">{tables}</div>{_preprocessing(run)}'
     )
 
 
 def _preprocessing(run: RunFolder) -> str:
     found = run.section("preprocessing")
-    return details("What was done to the images first", table(_named(found)))
+    return details("Preprocessing of the images", table(_named(found)))
 
 
 def _environment(run: RunFolder) -> str:
@@ -209,7 +237,7 @@ def _environment(run: RunFolder) -> str:
     if "library_version" in run.config and "packages.nfaug" not in found:
         found["packages.nfaug"] = run.config["library_version"]
     if not found:
-        return "<p>There is no environment.json.</p>"
+        return "<p>No environment.json.</p>"
     return table((name.removeprefix("packages."), value) for name, value in found.items())
 
 
@@ -217,9 +245,9 @@ def _classes(run: RunFolder) -> str:
     names = run.config.get("class_names")
     if not isinstance(names, list) or not names:
         return ""
-    shown = "".join(f"<li>{text(name, 60)}</li>" for name in names[:_MOST_CLASSES])
+    shown = "".join(f"<li>{text(name, 60)}</li>" for name in names[:_MAX_CLASSES])
     title = f"{len(names)} classes" + (
-        f", the first {_MOST_CLASSES}" if len(names) > _MOST_CLASSES else ""
+        f", the first {_MAX_CLASSES}" if len(names) > _MAX_CLASSES else ""
     )
     return details(title, f'<ol class="names" start="0">{shown}</ol>')
 
@@ -236,7 +264,7 @@ def _named(values: Mapping[Any, Any]) -> Iterable[tuple[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A setting as YAML gives it back: tuples are lists there."""
+    """A setting as YAML stores it: with lists for tuples."""
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -260,18 +288,9 @@ def _cell(value: float) -> str:
     return f"{value:.6g}" if math.isfinite(value) else "-"
 
 
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    if whole < 2 * 3600:
-        return f"{whole // 60} min"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
 def _moment(seconds: float) -> str:
     try:
         moment = datetime.fromtimestamp(seconds, timezone.utc)
-    except (OverflowError, OSError, ValueError):  # a file may carry any time
+    except (OverflowError, OSError, ValueError):  # a file can have any time stamp
         return "an unknown time"
     return f"{moment:%Y-%m-%d %H:%M} UTC"

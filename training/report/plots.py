@@ -1,7 +1,10 @@
-"""Pictures of latents, gaussians and runs. Every function returns a matplotlib figure."""
+"""Matplotlib figures of latents, gaussians and runs, and their SVG for the report."""
 
 from __future__ import annotations
 
+import io
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,23 +13,38 @@ from torch import Tensor
 
 from ...gaussians.fixed_point.solver import FixedPointStep
 from ...gaussians.gaussians import ClassGaussians
+from .html import text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["convergence_curves", "embedding_panels", "kl_heatmaps", "loss_curve"]
+__all__ = [
+    "convergence_curves",
+    "embedding_panels",
+    "inline_svg",
+    "kl_heatmaps",
+    "log_curves",
+    "loss_curve",
+]
 
-
-# Told apart with any kind of colour vision, the more so with a marker each.
+# Paul Tol's muted palette, safe for colour-blind readers.
 _COLOURS = (
     "#332288", "#88ccee", "#44aa99", "#117733", "#999933",
     "#ddcc77", "#cc6677", "#882255", "#aa4499", "#777777",
 )  # fmt: skip
 _MARKERS = "osv^Dx+P*<"
+# Colours of the report's curves in its light scheme; `inline_svg` replaces them by the page's
+# variables, so that the curves follow a dark scheme.
+PAGE_COLOURS = {
+    "--s0": "#1f5f9e", "--s1": "#b5532a", "--s2": "#3f7d4e", "--s3": "#7a4d94",
+    "--soft": "#62666c", "--rule": "#e1e0dc",
+}  # fmt: skip
+_MAX_DOTS = 60  # points of a line that are drawn as dots too
+_CUT = 3.0  # cut the axis if the range of all values is this much larger than that of 95%
 
 
 def _look(y: int) -> dict[str, Any]:
-    """Colour and marker of a class."""
+    """Colour and marker of class y."""
     return {
         "color": _COLOURS[y % len(_COLOURS)],
         "marker": _MARKERS[y % len(_MARKERS)],
@@ -37,17 +55,17 @@ def _look(y: int) -> dict[str, Any]:
 def _figure(columns: int, width: float = 3.2, height: float = 3.2) -> Figure:
     from matplotlib.figure import Figure
 
-    # Without pyplot: no global state, no display, nothing to close.
+    # No pyplot: no global state, no display, nothing to close.
     return Figure(figsize=(columns * width, height), layout="constrained", dpi=110)
 
 
 def _embed(points: Tensor, seed: int) -> Tensor:
-    """Two dimensions by t-SNE (van der Maaten & Hinton 2008), after PCA to 50."""
+    """Embed points (N, d) in the plane by t-SNE (van der Maaten & Hinton 2008), after PCA to 50."""
     from sklearn.manifold import TSNE
 
     centred = points.double() - points.double().mean(0)
     if centred.shape[1] > 50:
-        # All of it, because the randomised kind draws from torch's global generator.
+        # The full SVD: torch's randomised one draws from the global generator.
         left, values, _ = torch.linalg.svd(centred, full_matrices=False)
         centred = left[:, :50] * values[:50]
     perplexity = min(30.0, (len(points) - 1) / 3)
@@ -64,9 +82,15 @@ def embedding_panels(
     per_class: int = 40,
     seed: int = 0,
 ) -> Figure:
-    """The paper's Figure 1: an embedding of the latents, then of samples of each set of gaussians.
+    """Embed latents, and samples of each set of gaussians, in one panel each (paper, Figure 1).
 
-    `latents` is (N, d) with `labels` (N,); `gaussians` maps a panel's title to class gaussians.
+    Args:
+        latents: Latents (N, d).
+        labels: Their labels (N,).
+        gaussians: Class gaussians by panel title.
+        class_names: Names for the legend.
+        per_class: Points per class and panel.
+        seed: Seed of the samples and of t-SNE.
     """
     generator = torch.Generator().manual_seed(seed)
     num_classes = int(labels.max()) + 1
@@ -96,21 +120,21 @@ def embedding_panels(
 
 
 def kl_heatmaps(gaussians: Mapping[str, ClassGaussians]) -> Figure:
-    """Pairwise KL in nats, one panel a set of gaussians, each with its own scale."""
+    """Pairwise KL in nats, one panel with its own scale per set of gaussians."""
     figure = _figure(len(gaussians), 3.6)
     for axis, (title, fitted) in zip(
         figure.subplots(1, len(gaussians), squeeze=False)[0], gaussians.items(), strict=True
     ):
         image = axis.imshow(fitted.pairwise_kl().cpu().numpy(), cmap="viridis")
         axis.set(title=title, xlabel="y'", ylabel="y")
-        if fitted.num_classes <= 12:  # else matplotlib's own, with halves between few classes
+        if fitted.num_classes <= 12:  # matplotlib puts half-integer ticks between few classes
             axis.set(xticks=range(fitted.num_classes), yticks=range(fitted.num_classes))
         figure.colorbar(image, ax=axis, label="KL(y || y'), nats", shrink=0.8)
     return figure
 
 
 def convergence_curves(histories: Mapping[str, Sequence[FixedPointStep]]) -> Figure:
-    """Residual of the fixed point against the iteration, one curve a solve."""
+    """Residual of the fixed point against the iteration, one curve per solve."""
     figure = _figure(1, 4.5)
     axis = figure.subplots()
     for number, (title, steps) in enumerate(histories.items()):
@@ -127,7 +151,7 @@ def convergence_curves(histories: Mapping[str, Sequence[FixedPointStep]]) -> Fig
 
 
 def loss_curve(loss: Sequence[float], history: Sequence[Mapping[str, float]] = ()) -> Figure:
-    """Bits per dimension of every step, and of the held-out images where there are any."""
+    """Bits per dimension of every step, and of held-out images if `history` has any."""
     figure = _figure(1, 4.5)
     axis = figure.subplots()
     axis.plot(range(1, len(loss) + 1), loss, linewidth=0.7, label="training step")
@@ -136,13 +160,82 @@ def loss_curve(loss: Sequence[float], history: Sequence[Mapping[str, float]] = (
     if held:
         axis.plot(*zip(*held, strict=True), label="held-out images, averaged weights")
     axis.set(xlabel="step", ylabel="bits per dimension")
-    if loss:  # the first steps would make the rest a flat line
+    if loss:  # the large values of the first steps would flatten the rest
         low, high = min(loss), sorted(loss)[int(0.95 * (len(loss) - 1))]
         axis.set_ylim(low - 0.1, high + 0.1)
     axis.legend(fontsize="small")
     return figure
 
 
-def _plain(text: str) -> str:
-    """Class names may be anybody's text: matplotlib would read $...$ as mathematics."""
-    return "".join(c if c.isprintable() else "?" for c in text).replace("$", r"\$")[:24]
+def log_curves(
+    x: Sequence[float], lines: Mapping[str, Sequence[float]], *, x_label: str = "step"
+) -> Figure:
+    """Columns of a run's log against `x`, in the colours of the report's page.
+
+    Values that are not finite are gaps. If a few values lie far above all others (as in the first
+    steps of a run), the axis ends at 95% of the values, and the figure says so.
+    """
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    figure = _figure(1, 5.6, 2.5)
+    axis = figure.subplots()
+    for number, values in enumerate(lines.values()):
+        colour = PAGE_COLOURS[f"--s{number % 4}"]
+        dots = sum(map(math.isfinite, values)) <= _MAX_DOTS
+        marker = "o" if dots else ""
+        finite = [value if math.isfinite(value) else math.nan for value in values]
+        axis.plot(x, finite, color=colour, linewidth=1.8, marker=marker, markersize=3.5)
+    soft = PAGE_COLOURS["--soft"]
+    shown = [v for values in lines.values() for v in values if math.isfinite(v)]
+    low, high, cut = _limits(shown)
+    axis.set_ylim(low, high)
+    axis.set_xlabel(_plain(x_label), color=soft)
+    if cut:
+        axis.set_title("values above the frame are cut off", color=soft, loc="right", fontsize=9)
+    axis.tick_params(colors=soft, labelcolor=soft, labelsize=9)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="y", color=PAGE_COLOURS["--rule"], linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "left", "right"]].set_visible(False)
+    axis.spines["bottom"].set_color(soft)
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.yaxis.set_major_locator(MaxNLocator(5, integer=all(v == int(v) for v in shown)))
+    return figure
+
+
+def inline_svg(figure: Figure, label: str) -> str:
+    """A figure as an SVG element for an HTML page: colours of `PAGE_COLOURS` become variables.
+
+    `label` is the text for screen readers.
+    """
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].rstrip()
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # unused names, the same in every figure
+    for name, colour in PAGE_COLOURS.items():
+        svg = svg.replace(colour, f"var({name})")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{text(label)}"', 1)
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float, bool]:
+    """Lower and upper end of the y axis, and whether it cuts values off."""
+    ranked = sorted(values)
+    low, high = ranked[0], ranked[-1]
+    usual = ranked[int(0.95 * (len(ranked) - 1))]
+    cut = len(ranked) >= 10 and usual > low and high - low > _CUT * (usual - low)
+    if cut:
+        high = usual
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    bottom = low - margin
+    return (0.0 if low >= 0 > bottom else bottom), high + margin, cut
+
+
+def _plain(name: str) -> str:
+    """Escape a class name: matplotlib would read $...$ as mathematics."""
+    return "".join(c if c.isprintable() else "?" for c in name).replace("$", r"\$")[:24]

@@ -1,4 +1,4 @@
-"""What a run's folder holds, read while the run may still write it. Nothing in it is trusted."""
+"""Reader of a run's folder, which may still be written to and is not trusted."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .environment import ENVIRONMENT
 __all__ = ["Picture", "RunFolder", "parse_log", "read_run", "speeds"]
 
 LOG, CONFIG, SETTINGS, CARD = "log.csv", "config.json", "train.yaml", "README.md"
-_LARGEST = {LOG: 64 * 2**20, CONFIG: 64 * 2**20}  # bytes that are read of a file
-_LARGEST_OTHER = 2**20
-_LARGEST_PICTURE, _LARGEST_PICTURES = 16 * 2**20, 64 * 2**20  # bytes, of one and of all
+_MAX_BYTES = {LOG: 64 * 2**20, CONFIG: 64 * 2**20}
+_MAX_OTHER_BYTES = 2**20
+_MAX_PICTURE_BYTES, _MAX_PICTURES_BYTES = 16 * 2**20, 64 * 2**20  # of one and of all
 _KINDS = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-_MOST_COLUMNS = 64
+_MAX_COLUMNS = 64
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,18 @@ class Picture:
 
 @dataclass
 class RunFolder:
-    """A run as its folder tells it.
+    """The contents of a run's folder.
 
     Attributes:
-        path: the folder.
-        rows: what log.csv holds, a dictionary a row; what is no number is NaN.
-        changed: when log.csv was last written, in seconds since the epoch.
-        config: config.json of the checkpoint, empty while there is none.
+        path: The folder.
+        rows: Rows of log.csv as dictionaries; entries that are not numbers are NaN.
+        changed: When log.csv was last written, in seconds since the epoch.
+        config: config.json of the checkpoint; empty if there is none.
         settings: train.yaml.
         environment: environment.json.
-        pictures: samples.png and what lies in pictures/.
-        card: the text of README.md.
-        problems: what could not be read, a sentence each.
+        pictures: samples.png and the images in pictures/.
+        card: The text of README.md.
+        problems: One sentence per file that could not be read.
     """
 
     path: Path
@@ -58,13 +58,13 @@ class RunFolder:
     problems: list[str] = field(default_factory=list)
 
     def section(self, name: str) -> dict[str, Any]:
-        """A part of config.json; empty where it is not there, or no object."""
+        """A section of config.json; empty if it is missing or not an object."""
         found = self.config.get(name)
         return found if isinstance(found, dict) else {}
 
     @property
     def finished(self) -> bool:
-        """Whether the checkpoint was written after the last row of the log."""
+        """Whether the checkpoint covers the last row of the log."""
         steps = self.section("training").get("steps")
         if not isinstance(steps, (int, float)):
             return False
@@ -72,30 +72,30 @@ class RunFolder:
 
 
 def read_run(folder: str | Path) -> RunFolder:
-    """Read a run's folder: whatever of its files is there.
+    """Read the files of a run's folder.
 
-    A file that is damaged or too large is left out and named in `problems`.
+    Files that are damaged or too large are skipped and named in `problems`.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it holds nothing that a run writes.
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it holds no file of a run.
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise FileNotFoundError(
-            f"there is no folder {str(folder)!r}; give the --out of nfaug train"
+            f"there is no folder {str(folder)!r}; pass the --out of nfaug train"
         )
     names = (LOG, CONFIG, SETTINGS)
     if not any((path / name).is_file() for name in names):
         raise ValueError(
-            f"{path} is no run: it holds none of {', '.join(names)}; give the --out of nfaug train"
+            f"{path} is not a run: it has no {', '.join(names)}; pass the --out of nfaug train"
         )
     run = RunFolder(path.resolve())
     log = _text(run, LOG)
     if log is not None:
         run.rows, unread = parse_log(log)
         if unread:
-            run.problems.append(f"{LOG} has {unread} lines that are no rows of numbers")
+            run.problems.append(f"{LOG} has {unread} lines that are not rows of numbers")
         run.changed = _changed(path / LOG)
     run.config = _mapping(run, CONFIG, json.loads)
     run.environment = _mapping(run, ENVIRONMENT, json.loads)
@@ -106,18 +106,18 @@ def read_run(folder: str | Path) -> RunFolder:
 
 
 def parse_log(text: str) -> tuple[list[dict[str, float]], int]:
-    """The rows of a CSV file of numbers, and how many of its lines are none.
+    """Parse a CSV log into rows, and count the lines that are not rows of numbers.
 
-    A last line without its end is still being written and is left out. Where a run went on from an
-    earlier step, the rows that it wrote again count, in the place of the old ones.
+    A last line without a newline is still being written and is skipped. Rows that a resumed run
+    wrote again replace the earlier ones.
     """
     lines = [line.rstrip("\r") for line in text.replace("\0", "").split("\n")[:-1]]
     header, *body = [_cells(line) for line in lines if line] or [[]]
-    header = header[:_MOST_COLUMNS]
+    header = header[:_MAX_COLUMNS]
     rows: list[dict[str, float]] = []
     unread = 0
     for cells in body:
-        if cells[: len(header)] == header:  # written again by a run that went on
+        if cells[: len(header)] == header:  # repeated by a resumed run
             continue
         values = [_number(cell) for cell in cells]
         if len(cells) != len(header) or not any(map(math.isfinite, values)):
@@ -131,10 +131,10 @@ def parse_log(text: str) -> tuple[list[dict[str, float]], int]:
 
 
 def speeds(rows: Sequence[dict[str, float]], batch_size: float | None) -> list[float]:
-    """Training images a second of wall time since the row before; NaN where it is unknown.
+    """Training images per second at each row; NaN if unknown.
 
-    The log's own figure where it has one ("images_per_second"); otherwise from steps and seconds,
-    the time of looking at held-out images included.
+    This is the log's "images_per_second" if it has that column; else it is computed from steps and
+    wall time since the previous row, evaluation included.
     """
     found = []
     before = {"step": 0.0, "seconds": 0.0}
@@ -163,7 +163,7 @@ def _number(cell: str) -> float:
 
 
 def _read(run: RunFolder, path: Path, largest: int) -> bytes | None:
-    """A file's bytes; None where there is none, or where it cannot be read."""
+    """A file's bytes; None if it is missing or cannot be read."""
     name = path.relative_to(run.path).as_posix()
     try:
         if not path.is_file():
@@ -174,13 +174,13 @@ def _read(run: RunFolder, path: Path, largest: int) -> bytes | None:
         run.problems.append(f"{name} cannot be read: {error.strerror or type(error).__name__}")
         return None
     if len(data) > largest:
-        run.problems.append(f"{name} is left out: it has more than {largest} bytes")
+        run.problems.append(f"{name} is skipped: it has more than {largest} bytes")
         return None
     return data
 
 
 def _text(run: RunFolder, name: str) -> str | None:
-    data = _read(run, run.path / name, _LARGEST.get(name, _LARGEST_OTHER))
+    data = _read(run, run.path / name, _MAX_BYTES.get(name, _MAX_OTHER_BYTES))
     return None if data is None else data.decode(errors="replace")
 
 
@@ -194,7 +194,7 @@ def _mapping(run: RunFolder, name: str, parse: Callable[[str], Any]) -> dict[str
         run.problems.append(f"{name} is damaged ({type(error).__name__})")
         return {}
     if not isinstance(found, dict):
-        run.problems.append(f"{name} is no table of settings")
+        run.problems.append(f"{name} is not a mapping")
         return {}
     return found
 
@@ -218,10 +218,10 @@ def _changed(path: Path) -> float | None:
 def _read_pictures(run: RunFolder) -> None:
     files = [run.path / "samples.png"]
     files += sorted(path for path in (run.path / "pictures").glob("*") if path.is_file())
-    left = _LARGEST_PICTURES
+    left = _MAX_PICTURES_BYTES
     for path in files:
-        data = _read(run, path, min(left, _LARGEST_PICTURE))
+        data = _read(run, path, min(left, _MAX_PICTURE_BYTES))
         kind = next((kind for start, kind in _KINDS.items() if (data or b"").startswith(start)), "")
-        if data is not None and kind:  # whatever its suffix says
+        if data is not None and kind:  # by content, not by suffix
             run.pictures.append(Picture(path.stem, kind, data))
             left -= len(data)

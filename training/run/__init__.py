@@ -1,1 +1,1 @@
-"""A training run: its context, loop, state and saved snapshots."""
+"""A training run: context, loop, snapshots, signals and processes."""

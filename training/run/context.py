@@ -1,4 +1,4 @@
-"""What a run works with and does not change: settings, images, classes, processes."""
+"""The fixed context of a run: settings, images, classes and processes."""
 
 from __future__ import annotations
 
@@ -23,28 +23,33 @@ from ...flows.flow import Flow, FlowConfig
 from ...flows.latent_codec import LatentCodec
 from ...gaussians.gaussians import ClassGaussians
 from ..config import TrainConfig
+from .distributed import Processes, draw_noise
 from .latent_cache import flow_shape, with_latents
 from .optimizer import FlowOptimizer
 from .prior import check_prior, solve_prior
-from .processes import Processes
-from .shares import draw_noise
-from .state import RunState, Snapshot
+from .snapshots import RunState, Snapshot
 
-__all__ = ["Setup", "hold_out", "open_setup"]
+__all__ = ["RunContext", "hold_out", "open_context"]
 
-_INIT_IMAGES = 512  # images that the data-dependent initialisation sees
-_LEAST_SPLIT = 20  # smaller classes keep all their images
+_INIT_IMAGES = 512  # images for the data-dependent initialisation
+_MIN_SPLIT = 20  # smaller classes hold nothing out
 
 
 @dataclass
-class Setup:
-    """A run's settings, its images and who works on them.
+class RunContext:
+    """A run's settings, images and processes.
 
     Attributes:
-        classes: their names; none where the prior does not tell classes apart.
-        data, val: the images to train on, and those to measure on if there are any.
-        noise, choice: the generators as they are before the first draw of the run itself.
-        codec: the autoencoder on whose latents the flow works; None for pixels.
+        config: The settings.
+        processes: The processes that share the run.
+        dataset: All images.
+        classes: Class names; empty if the prior has a single gaussian.
+        data: Batches to train on.
+        val: Batches to evaluate on, or None.
+        noise: The noise generator in its state before the run's first draw.
+        choice: The CPU generator in its state before the run's first draw.
+        codec: The autoencoder whose latents the flow models; None for pixels.
+        progress: Whether to report progress.
     """
 
     config: TrainConfig
@@ -60,25 +65,25 @@ class Setup:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch, the last one as small as it is."""
+        """Batches per epoch, the last and possibly smaller one included."""
         return math.ceil(len(self.data.labels) / self.config.batch_size)
 
     @property
     def shown(self) -> bool:
-        """Whether this process shows bars."""
+        """Whether this process reports progress."""
         return self.progress and self.processes.main
 
     def flow_config(self) -> FlowConfig:
-        """The shape that settings and images ask for."""
+        """The flow configuration for these settings and images."""
         return self._shape()[0]
 
     def _shape(self) -> tuple[FlowConfig, Codec | None]:
         return flow_shape(self.dataset, self.config, self.codec)
 
     def new_flow(self) -> Flow:
-        """A flow with the seed's weights, initialised on some of the images."""
-        # Weights come from the global generator, as everywhere in torch; the caller's stays as it
-        # is, and so do those of GPUs, which torch.manual_seed would seed too.
+        """Create a flow from the seed and initialise it on some of the images."""
+        # Modules draw their weights from the global generator. Seed only the CPU's, and restore it
+        # afterwards: torch.manual_seed would also reseed the GPUs'.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.config.seed)
             shape, codec = self._shape()
@@ -91,7 +96,7 @@ class Setup:
         if self.processes.main:
             images = torch.cat([batch for batch, _ in self.data.iterate(order, _INIT_IMAGES)])
             images = images.to(self.processes.device)
-            if augmentation.enabled:  # a pixel that only shifts make vary would get a huge scale
+            if augmentation.enabled:  # else pixels that vary only by shifts get huge scales
                 images = augmentation.apply(images, drawn)
             prepared = flow.codec.prepare(images)
             flow.initialize(flow.codec.dequantize(prepared, noise))
@@ -99,27 +104,28 @@ class Setup:
         return flow
 
     def start(self, flow: Flow) -> RunState:
-        """The state of a run that begins with this flow, its gaussians solved."""
-        flow = copy.deepcopy(flow).to(self.processes.device).train()
-        flow.recompute = self.config.optim.recompute
+        """Solve the gaussians on a flow and return the state of a new run."""
+        flow = self._trainable(flow)
         gaussians, prior = self.solve(flow, self.noise, self.choice)
-        optimizer = FlowOptimizer(flow, self.config)
-        return RunState(optimizer, gaussians, prior, self.noise, self.choice)
+        return RunState(FlowOptimizer(flow, self.config), gaussians, prior, self.noise, self.choice)
 
     def resume(self, flow: Flow, snapshot: Snapshot) -> RunState:
-        """The state of a run that goes on; `flow` has its shape."""
-        flow = copy.deepcopy(flow).to(self.processes.device).train()
-        flow.recompute = self.config.optim.recompute
+        """Return the state of a resumed run; `flow` gives the shape."""
         placeholder = ClassGaussians(torch.zeros(1, 1), torch.ones(1, 1))
-        optimizer = FlowOptimizer(flow, self.config)
+        optimizer = FlowOptimizer(self._trainable(flow), self.config)
         state = RunState(optimizer, placeholder, {}, self.noise, self.choice)
         state.restore(snapshot)
         return state
 
+    def _trainable(self, flow: Flow) -> Flow:
+        flow = copy.deepcopy(flow).to(self.processes.device).train()
+        flow.recompute = self.config.optim.recompute
+        return flow
+
     def solve(
         self, flow: Flow, noise: torch.Generator, choice: torch.Generator
     ) -> tuple[ClassGaussians, dict[str, Any]]:
-        """The class gaussians under a flow, on the device, and how they were found."""
+        """Solve the class gaussians on a flow; also return a record of the solve."""
         gaussians, record = solve_prior(
             self.config.prior,
             flow,
@@ -134,7 +140,7 @@ class Setup:
         return gaussians.to(self.processes.device), record
 
     def checkpoint(self, flow: Flow, state: RunState, **records: Any) -> Checkpoint:
-        """A flow with the state's gaussians, to be saved; `records` go into its configuration."""
+        """A checkpoint of a flow and the state's gaussians; `records` go into its configuration."""
         config = CheckpointConfig(
             flow=flow.config,
             class_names=tuple(self.classes),
@@ -146,7 +152,7 @@ class Setup:
         return Checkpoint(flow, config, state.gaussians)
 
 
-def open_setup(
+def open_context(
     images: LabelledImages,
     config: TrainConfig,
     processes: Processes,
@@ -154,25 +160,25 @@ def open_setup(
     *,
     val: Dataset[Any] | None = None,
     progress: bool = True,
-) -> Setup:
+) -> RunContext:
     """Check the images, read those that fit in memory, and hold some out.
 
-    With a `codec` of latents these are computed now, as `latents.with_latents` does it.
+    If `codec` is a `LatentCodec`, the latents are computed here, see `latent_cache.with_latents`.
 
     Raises:
-        ValueError: they cannot be trained on with these settings.
+        ValueError: If the images cannot be trained on with these settings.
     """
     if config.batch_size < processes.count:
         raise ValueError(
-            f"batch_size is the batch of all processes together: {config.batch_size} images cannot "
-            f"be shared among {processes.count}"
+            f"batch_size {config.batch_size} is the batch of all processes together and must be at "
+            f"least their number, {processes.count}"
         )
     check_prior(config.prior, len(images.classes))
     classes: Sequence[str] = images.classes if config.prior.entry.labelled else ()
     if classes:
         check_class_sizes(images.targets, classes)
     choice = torch.Generator().manual_seed(config.seed)
-    setup = Setup(
+    context = RunContext(
         config=config,
         processes=processes,
         dataset=images,
@@ -184,42 +190,42 @@ def open_setup(
         codec=codec if isinstance(codec, LatentCodec) else None,
         progress=progress,
     )
-    shape, of_flow = setup._shape()  # before images are read in vain
+    shape, flow_codec = context._shape()  # fail before reading the images
     if val is not None:
         held = wrap_dataset(val, classes=images.classes, complete=False)
         check_class_names(held.classes, images.classes)
         with torch.device("meta"):
-            check_images(Flow(shape, codec=of_flow), held)
-        measured = _read(held, setup, mirrored=False)
-        return replace(setup, data=_read(images, setup), val=measured)
-    data = _read(images, setup)
+            check_images(Flow(shape, codec=flow_codec), held)
+        held_out = _read(held, context, mirrored=False)
+        return replace(context, data=_read(images, context), val=held_out)
+    data = _read(images, context)
     rows, others = hold_out(data.labels, len(images.classes), config.dataset.val_fraction, choice)
-    held_out = data.subset(others) if len(others) else None
-    return replace(setup, data=data.subset(rows), val=held_out)
+    subset = data.subset(others) if len(others) else None
+    return replace(context, data=data.subset(rows), val=subset)
 
 
 def hold_out(
     labels: Tensor, num_classes: int, share: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Rows to train on and rows to measure on, a share of each class drawn at random.
+    """Split rows at random into those to train on and a share of each class to evaluate on.
 
-    A class of fewer than 20 images keeps all, and every class at least two.
+    A class of fewer than 20 images holds none out; every class keeps at least two.
     """
     held = torch.zeros(len(labels), dtype=torch.bool)
     for y in range(num_classes):
         rows = (labels == y).nonzero().flatten()
-        number = min(int(len(rows) * share), len(rows) - 2) if len(rows) >= _LEAST_SPLIT else 0
+        number = min(int(len(rows) * share), len(rows) - 2) if len(rows) >= _MIN_SPLIT else 0
         held[rows[torch.randperm(len(rows), generator=generator)[:number]]] = True
     return (~held).nonzero().flatten(), held.nonzero().flatten()
 
 
-def _read(images: LabelledImages, setup: Setup, *, mirrored: bool = True) -> Batches:
-    config, shown = setup.config, setup.shown
+def _read(images: LabelledImages, context: RunContext, *, mirrored: bool = True) -> Batches:
+    config, shown = context.config, context.shown
     data = open_batches(
         images,
         memory_gib=config.dataset.memory_gib,
         workers=config.dataset.workers,
         progress=shown,
     )
-    device = setup.processes.device
-    return with_latents(data, setup.codec, config, device, mirrored=mirrored, progress=shown)
+    device = context.processes.device
+    return with_latents(data, context.codec, config, device, mirrored=mirrored, progress=shown)

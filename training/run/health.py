@@ -1,4 +1,4 @@
-"""Signs that a flow's scales die or explode, while there is still time to change the settings."""
+"""Detection of scales that vanish or explode during training."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ...flows.networks import AffineNorm
 
 __all__ = ["scale_warnings"]
 
-# ActNorm starts at 1/std of a position, up to 1,000 where pixels are constant.
+# ActNorm starts at 1/std per position, which reaches 1,000 where pixels are constant.
 _DEAD, _EXPLODING = 1e-5, 1e5
 
 
 @torch.no_grad()
 def scale_warnings(flow: Flow) -> dict[str, str]:
-    """What is wrong with the scales of each layer, by its name; empty where nothing is.
+    """Messages about layers whose scales are dead (below 1e-5) or explode (above 1e5), by layer.
 
-    A scale is dead where its size is below 1e-5, so that a coordinate, or all channels of a norm
-    that did not start at zero, no longer pass; and it explodes above 1e5.
+    An `ActNorm` is dead if any coordinate is; an `AffineNorm` if all its channels are and it did
+    not start at zero.
     """
     found = {}
     extremes = {}
@@ -35,7 +35,7 @@ def scale_warnings(flow: Flow) -> dict[str, str]:
     values = torch.stack(list(extremes.values())).tolist() if extremes else []
     for name, (least, most) in zip(extremes, values, strict=True):
         if not most <= _EXPLODING:  # NaN too
-            found[name] = f"the scales of {name} explode: {most:.2g} is the largest"
+            found[name] = f"the scales of {name} explode: the largest is {most:.2g}"
         elif least < _DEAD:
-            found[name] = f"scales of {name} are dead: {least:.2g} is the smallest"
+            found[name] = f"scales of {name} are dead: the smallest is {least:.2g}"
     return found

@@ -1,20 +1,42 @@
-"""Ctrl-C and SIGTERM as a wish, granted where a run can be saved."""
+"""Signals and outside failures: how a run stops and what it tells the user."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["Interrupted", "Interrupts"]
+import torch
+from safetensors import SafetensorError
+
+from ...data.readers import ImageDecodeError
+from .distributed import Processes
+from .snapshots import FolderStates, States
+
+__all__ = [
+    "OUTSIDE",
+    "Interrupted",
+    "RunStopped",
+    "SignalGuard",
+    "resume_hint",
+    "stopped_from_outside",
+]
+
+OUTSIDE = (OSError, SafetensorError, ImageDecodeError)  # files that cannot be read or written
+# SIGHUP is what a run gets when its terminal closes; Windows has none.
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was asked to stop, and whose state was saved first.
+    """A signal stopped the run after its state was saved.
 
     Attributes:
-        exit_code: 128 and the signal's number, as shells have it.
+        exit_code: 128 plus the signal's number, as in shells.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -22,24 +44,33 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-class Interrupts:
-    """A context in which the first SIGINT or SIGTERM is noted, and a second one acts as ever.
+class RunStopped(OSError):
+    """Something outside the run stopped it: the disk, the images or another process."""
 
-    Only the main thread can ask for that; in others, and where it is not `wanted`, nothing changes.
+    exit_code = 4
+
+
+class SignalGuard:
+    """Defer SIGINT, SIGTERM and SIGHUP to a safe point.
+
+    Inside this context the first signal is only recorded; a second one has its usual effect. An
+    ignored SIGHUP stays ignored, as nohup asks. Signal handlers can only be set on the main thread;
+    elsewhere, and if not `enabled`, the context does nothing.
 
     Attributes:
-        number: the signal that came, 0 for none.
+        number: The signal received, 0 for none.
     """
 
-    def __init__(self, *, wanted: bool = True) -> None:
+    def __init__(self, *, enabled: bool = True) -> None:
         self.number = 0
-        self.wanted = wanted and threading.current_thread() is threading.main_thread()
-        self.before: dict[int, Any] = {}
+        self.enabled = enabled and threading.current_thread() is threading.main_thread()
+        self.previous: dict[int, Any] = {}
 
-    def __enter__(self) -> Interrupts:
-        if self.wanted:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._note)
+    def __enter__(self) -> SignalGuard:
+        if self.enabled:
+            for number in _SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self.previous[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(
@@ -48,12 +79,53 @@ class Interrupts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self.previous.items():
             signal.signal(number, handler)
-        self.before = {}
+        self.previous = {}
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         if self.number:
             self.__exit__(None, None, None)
             signal.raise_signal(number)
         self.number = number
+
+
+@contextlib.contextmanager
+def stopped_from_outside(states: States, processes: Processes) -> Iterator[None]:
+    """Turn errors of files and of other processes into `RunStopped`.
+
+    Raises:
+        RunStopped: The message names the error, the last saved state and how to resume.
+    """
+    try:
+        yield
+    except RunStopped:
+        raise
+    except OUTSIDE as error:
+        raise RunStopped(f"{error}; {resume_hint(states)}") from error
+    except RuntimeError as error:
+        if processes.count == 1 or not _is_communication_error(error):
+            raise
+        reason = str(error).splitlines()[0][:200]
+        raise RunStopped(
+            f"another process ended, see its message ({reason}); {resume_hint(states)}"
+        ) from error
+
+
+def resume_hint(states: States) -> str:
+    """Say which state is saved and how to resume from it."""
+    if not isinstance(states, FolderStates):
+        return "nothing was saved: the run has no folder"
+    steps = states.steps()
+    if not steps:
+        return "no state was saved yet"
+    run = states.folder.parent
+    return f"the state of step {steps[-1]} is saved: resume with nfaug train --resume {run}"
+
+
+def _is_communication_error(error: RuntimeError) -> bool:
+    """Whether communication between processes failed. gloo raises a plain RuntimeError."""
+    words = str(error).lower()
+    return isinstance(error, torch.distributed.DistError) or any(
+        word in words for word in ("gloo", "nccl", "connection", "peer")
+    )

@@ -1,4 +1,4 @@
-"""The loop: step after step from whatever state a run is in, until it is over or must stop."""
+"""The training loop: steps, evaluations, snapshots, rollbacks and interruptions."""
 
 from __future__ import annotations
 
@@ -16,24 +16,22 @@ from ...fitting import image_bits_per_dim
 from ...flows.flow import Flow
 from ...gaussians.gaussians import ClassGaussians
 from ..evaluation.metrics import evaluate
-from .context import Setup
+from .context import RunContext
+from .distributed import Shard, draw_noise, shared_batches
 from .health import scale_warnings
-from .interruption import Interrupted, Interrupts
+from .interruption import OUTSIDE, Interrupted, SignalGuard, resume_hint, stopped_from_outside
 from .optimizer import TrainingDiverged
 from .prior import prior_labels
 from .reporter import Reporter
-from .shares import Share, draw_noise, shared_batches
-from .snapshots import FolderStates, States
-from .state import RunState
-from .stopped import OUTSIDE, stopped_from_outside, what_is_left
+from .snapshots import FolderStates, RunState, States
 
 __all__ = ["FlowLoss", "Loop"]
 
-_PROBES = 64  # images whose latents tell whether a flow is still finite
+_PROBES = 64  # images encoded to check that a flow is still finite
 
 
 class FlowLoss(nn.Module):
-    """The summed bits/dim of a batch: what several processes differentiate as one module."""
+    """Summed bits/dim of a batch, as one module that `Processes.wrap` can wrap."""
 
     def __init__(self, flow: Flow) -> None:
         super().__init__()
@@ -48,21 +46,23 @@ class FlowLoss(nn.Module):
 
 
 class Loop:
-    """A run under way.
+    """Trains from a state until the last epoch is over.
 
     Args:
-        setup: what it works with.
-        state: where it is.
-        states: where it is saved.
-        reporter: who is told.
+        context: Settings, images and processes.
+        state: The state to start from; changed in place.
+        states: Where snapshots are saved.
+        reporter: Receives steps, rows and pictures.
     """
 
-    def __init__(self, setup: Setup, state: RunState, states: States, reporter: Reporter) -> None:
-        self.setup, self.config, self.processes = setup, setup.config, setup.processes
+    def __init__(
+        self, context: RunContext, state: RunState, states: States, reporter: Reporter
+    ) -> None:
+        self.context, self.config, self.processes = context, context.config, context.processes
         self.state, self.states, self.reporter = state, states, reporter
         self.flow = state.optimizer.flow
-        self.model = self.processes.spread(FlowLoss(self.flow))
-        self.interrupts = Interrupts(wanted=isinstance(states, FolderStates))
+        self.model = self.processes.wrap(FlowLoss(self.flow))
+        self.signals = SignalGuard(enabled=isinstance(states, FolderStates))
         self.began = time.monotonic() - state.elapsed
         self.saved_at = state.elapsed
         self.stop = 0
@@ -73,35 +73,35 @@ class Loop:
         """Train until the last epoch is over.
 
         Raises:
-            TrainingDiverged: steps were not finite, and going back did not help.
-            Interrupted: SIGINT or SIGTERM came; the state was saved.
-            RunStopped: files could not be read or written, or another process has ended.
+            TrainingDiverged: If steps are not finite after `optim.max_rollbacks` rollbacks.
+            Interrupted: After SIGINT, SIGTERM or SIGHUP; the state is saved first.
+            RunStopped: If files cannot be read or written, or another process ended.
         """
-        with stopped_from_outside(self.states, self.processes), self.interrupts:
+        with stopped_from_outside(self.states, self.processes), self.signals:
             try:
                 while not self.state.finished:
                     try:
                         self._epoch()
                     except TrainingDiverged as error:
-                        self._go_back(error)
-            except OUTSIDE:  # between two steps: what they computed is not lost with the images
+                        self._roll_back(error)
+            except OUTSIDE:  # the steps so far are still good: save them
                 if self.processes.count == 1:
-                    with contextlib.suppress(*OUTSIDE):  # of a full disk: the one before is whole
+                    with contextlib.suppress(*OUTSIDE):  # disk full: the previous one stays
                         self._save()
                 raise
-            self._heed_late_interrupts()
+            self._check_late_signals()
 
     def _epoch(self) -> None:
-        """The rest of an epoch, and what comes after it."""
-        state, data = self.state, self.setup.data
+        """Train the rest of the epoch, then evaluate."""
+        state, data = self.state, self.context.data
         if state.order is None:
             state.order = torch.randperm(len(data.labels), generator=state.choice)
-        rest = state.order[state.position * self.config.batch_size :]
-        shares = shared_batches(data, rest, self.config.batch_size, self.processes)
+        remaining = state.order[state.position * self.config.batch_size :]
+        shards = shared_batches(data, remaining, self.config.batch_size, self.processes)
         before = time.monotonic()
-        for share in self._fetched(shares):
-            self._step(share)
-            self.window[0] += share.total
+        for shard in self._loaded(shards):
+            self._step(shard)
+            self.window[0] += shard.total
             self.window[1] += time.monotonic() - before
             self._between_steps()
             before = time.monotonic()
@@ -109,56 +109,60 @@ class Loop:
                 break
         self._end_epoch()
 
-    def _fetched(self, shares: Iterator[Share]) -> Iterator[Share]:
-        """The batches; whatever kept one from being read is an error of files."""
+    def _loaded(self, shards: Iterator[Shard]) -> Iterator[Shard]:
+        """Yield the shards; an error in loading one becomes an OSError."""
         while True:
             try:
-                share = next(shares)
+                shard = next(shards)
             except StopIteration:
                 return
-            except (ValueError, RuntimeError) as error:  # of a worker: RuntimeError
+            except (ValueError, RuntimeError) as error:  # a lost worker raises RuntimeError
                 raise OSError(str(error)) from error
-            yield share
+            yield shard
 
-    def _step(self, share: Share) -> None:
+    def _step(self, shard: Shard) -> None:
         state, augmentation = self.state, self.config.augmentation
-        images = share.images.to(self.processes.device, non_blocking=True)
+        images = shard.images.to(self.processes.device, non_blocking=True)
         if augmentation.enabled:
-            drawn = augmentation.draw(share.total, generator=state.noise)
-            images = augmentation.apply(images, {k: v[share.part] for k, v in drawn.items()})
-        noise = draw_noise(self.flow, share.total, state.noise, augmentation.noise)[share.part]
-        labels = prior_labels(self.config.prior, share.labels).to(self.processes.device)
-        bits = self.model(images, noise, labels, state.gaussians) * (share.weight / share.total)
-        value, told = self._agree(bits.detach())
-        # The wrapper averages over processes, so that the sum of all parts must be that much more.
+            drawn = augmentation.draw(shard.total, generator=state.noise)
+            images = augmentation.apply(images, {k: v[shard.part] for k, v in drawn.items()})
+        noise = draw_noise(self.flow, shard.total, state.noise, augmentation.noise)[shard.part]
+        labels = prior_labels(self.config.prior, shard.labels).to(self.processes.device)
+        bits = self.model(images, noise, labels, state.gaussians) * (shard.weight / shard.total)
+        value, finish = self._reduce(bits.detach())
+        # The wrapper averages gradients over processes, and the loss is a sum over them.
         loss = state.optimizer.step(bits * self.processes.count, self._done(), value)
-        self.stop, state.elapsed = told()
+        self.stop, state.elapsed = finish()
         if loss is not None:
             state.losses.append(loss)
         state.position += 1
-        self.reporter.step(state, share.total)
+        self.reporter.step(state, shard.total, self._done())
 
-    def _agree(self, bits: Tensor) -> tuple[Tensor, Callable[[], tuple[int, float]]]:
-        """The loss of all processes; and later, whether one shall stop, and the main one's time."""
+    def _reduce(self, bits: Tensor) -> tuple[Tensor, Callable[[], tuple[int, float]]]:
+        """Sum the loss over processes, with a stop flag and the main process's clock.
+
+        The returned function reads flag and clock; called after the optimiser's own transfer, it
+        does not make the device wait twice.
+        """
         elapsed = time.monotonic() - self.began
         if self.processes.count == 1:
-            return bits, lambda: (self.interrupts.number, time.monotonic() - self.began)
+            return bits, lambda: (self.signals.number, time.monotonic() - self.began)
         vector = bits.new_tensor(
-            [0.0, float(self.interrupts.number > 0), elapsed * self.processes.main],
+            [0.0, float(self.signals.number > 0), elapsed * self.processes.main],
             dtype=torch.float64,
             device=self.processes.float64,
         )
         vector[0] = bits
         self.processes.sum(vector)
 
-        def told() -> tuple[int, float]:
+        def finish() -> tuple[int, float]:
             stop, elapsed = vector[1:].tolist()
-            return (self.interrupts.number or signal.SIGTERM) if stop else 0, elapsed
+            return (self.signals.number or signal.SIGTERM) if stop else 0, elapsed
 
-        return vector[0], told
+        return vector[0], finish
 
     def _done(self) -> float:
-        done = self.state.optimizer.steps / (self.config.epochs * self.setup.steps_per_epoch)
+        done = self.state.optimizer.steps / (self.config.epochs * self.context.steps_per_epoch)
         if self.config.max_minutes is not None:
             done = max(done, self.state.elapsed / (60 * self.config.max_minutes))
         return min(done, 1.0)
@@ -166,20 +170,19 @@ class Loop:
     def _between_steps(self) -> None:
         if self.stop:
             self._save()
-            self.processes.wait()  # who writes it is perhaps another
-            raise Interrupted(f"interrupted; {what_is_left(self.states)}", self.stop)
+            self.processes.wait()  # the main process may still be writing
+            raise Interrupted(f"interrupted; {resume_hint(self.states)}", self.stop)
         due = self.state.elapsed - self.saved_at >= 60 * self.config.checkpoint_minutes
-        if due and not self.state.optimizer.skipped_in_a_row:  # a state to go back to is a good one
-            self.refuse_broken(self.flow)
+        if due and not self.state.optimizer.skipped_in_a_row:  # a rollback needs a good state
+            self.check_finite(self.flow)
             self._save()
 
-    def _heed_late_interrupts(self) -> None:
-        """A signal may come after the last step, while others measure on."""
-        number = self.interrupts.number
-        told = torch.tensor(float(number > 0), device=self.processes.device)
-        if bool(self.processes.sum(told)):
-            told_of = number or signal.SIGTERM
-            raise Interrupted(f"interrupted; {what_is_left(self.states)}", told_of)
+    def _check_late_signals(self) -> None:
+        """Handle a signal that arrived after the last step."""
+        number = self.signals.number
+        flag = torch.tensor(float(number > 0), device=self.processes.device)
+        if bool(self.processes.sum(flag)):
+            raise Interrupted(f"interrupted; {resume_hint(self.states)}", number or signal.SIGTERM)
 
     def _end_epoch(self) -> None:
         state, last = self.state, self._done() >= 1
@@ -187,35 +190,35 @@ class Loop:
         before = state.gaussians, state.prior, state.best, len(state.history)
         try:
             self._after_epoch(last)
-        except BaseException:  # a state that is saved now will do all of it again
+        except BaseException:  # restore, so that a resumed run does all of this again
             state.noise.set_state(drawn[0])
             state.choice.set_state(drawn[1])
             state.gaussians, state.prior, state.best, rows = before
             del state.history[rows:]
             raise
-        if state.position >= self.setup.steps_per_epoch:
+        if state.position >= self.context.steps_per_epoch:
             state.epoch, state.position, state.order = state.epoch + 1, 0, None
         state.finished = last
         if last:
             self._save()
 
     def _after_epoch(self, last: bool) -> None:
-        """Gaussians, figures and pictures, where they are due."""
+        """Solve the gaussians again, evaluate and draw, where due."""
         state, config, epoch = self.state, self.config, self.state.epoch
         if epoch == config.prior.refit_epoch and not last:
-            self.refuse_broken(self.flow)
-            state.gaussians, state.prior = self.setup.solve(self.flow, state.noise, state.choice)
+            self.check_finite(self.flow)
+            state.gaussians, state.prior = self.context.solve(self.flow, state.noise, state.choice)
         if last:
-            self.refuse_broken(state.optimizer.average)
+            self.check_finite(state.optimizer.average)
         if last or epoch % config.eval_every == 0:
-            self._look()
+            self._evaluate()
         if not last and config.pictures_every and epoch % config.pictures_every == 0:
             self.reporter.pictures(state)
 
-    def _look(self) -> None:
-        """A row of the log, and what it brings to light."""
+    def _evaluate(self) -> None:
+        """Add a row to the log, warn about bad scales, keep the best flow."""
         state, optimizer = self.state, self.state.optimizer
-        recent = state.losses[-self.setup.steps_per_epoch :]
+        recent = state.losses[-self.context.steps_per_epoch :]
         images, seconds = self.window
         self.window = [0.0, 0.0]
         row: dict[str, float] = {
@@ -227,12 +230,12 @@ class Loop:
             "skipped_steps": optimizer.skipped,
             "images_per_second": round(images / seconds, 2) if seconds else math.nan,
         }
-        if self.setup.val is not None:
+        if self.context.val is not None:
             row |= evaluate(
                 optimizer.average,
                 state.gaussians,
-                self.setup.val,
-                progress=self.setup.shown,
+                self.context.val,
+                progress=self.context.shown,
                 processes=self.processes,
             )
         state.history.append(row)
@@ -248,7 +251,7 @@ class Loop:
             state.best = row[figure]
             if isinstance(self.states, FolderStates):
                 figures = {k: row[k] for k in (figure, "nf_acc") if k in row}
-                best = self.setup.checkpoint(optimizer.average, state, metrics=figures)
+                best = self.context.checkpoint(optimizer.average, state, metrics=figures)
                 self.states.save_flow("best", best)
 
     def _save(self) -> None:
@@ -256,29 +259,29 @@ class Loop:
         self.saved_at = self.state.elapsed
 
     @torch.no_grad()
-    def refuse_broken(self, flow: Flow) -> None:
-        """Each step may have been finite, and the weights after the last one too large.
+    def check_finite(self, flow: Flow) -> None:
+        """Check that some images have finite latents; steps may be finite and the weights not.
 
         Raises:
-            TrainingDiverged: the flow maps images to latents that are not finite.
+            TrainingDiverged: If a latent is not finite.
         """
         optimizer = self.state.optimizer
-        order = torch.arange(min(_PROBES, len(self.setup.data.labels)))
-        for images, _ in self.setup.data.iterate(order, _PROBES):
+        order = torch.arange(min(_PROBES, len(self.context.data.labels)))
+        for images, _ in self.context.data.iterate(order, _PROBES):
             if not bool(flow.encode(images.to(self.processes.device))[0].isfinite().all()):
                 raise TrainingDiverged(
-                    f"after {optimizer.steps} steps, {optimizer.skipped} of them skipped, the flow "
-                    f"maps images to latents that are not finite; {optimizer.advice()}"
+                    f"latents are not finite after {optimizer.steps} steps, {optimizer.skipped} of "
+                    f"them skipped; {optimizer.advice()}"
                 )
 
-    def _go_back(self, error: TrainingDiverged) -> None:
-        """Return to the last saved state, with a smaller step."""
+    def _roll_back(self, error: TrainingDiverged) -> None:
+        """Return to the last saved state and halve the learning rate."""
         state, most = self.state, self.config.optim.max_rollbacks
         rollbacks, scale, elapsed = state.rollbacks, state.optimizer.scale, state.elapsed
         self.processes.wait()  # the main process may still be writing
         snapshot = self.states.newest() if rollbacks < most else None
         if snapshot is None:
-            tries = f" (after {rollbacks} returns to an earlier state)" if rollbacks else ""
+            tries = f" (after {rollbacks} rollbacks)" if rollbacks else ""
             raise TrainingDiverged(f"{error}{tries}") from error
         state.restore(snapshot)
         state.rollbacks, state.elapsed = rollbacks + 1, elapsed
@@ -286,8 +289,8 @@ class Loop:
         state.optimizer.skipped_in_a_row = 0
         self.reporter.rewind(state)
         warnings.warn(
-            f"{error}. Back to step {state.optimizer.steps}, with {state.optimizer.scale:g} of the "
-            f"learning rate ({state.rollbacks} of {most} times)",
+            f"{error}. Rolled back to step {state.optimizer.steps}; the learning rate is now "
+            f"scaled by {state.optimizer.scale:g} (rollback {state.rollbacks} of {most})",
             RuntimeWarning,
             stacklevel=2,
         )

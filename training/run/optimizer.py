@@ -1,4 +1,4 @@
-"""What moves a flow's weights: Adamax with warm-up, clipping, skipped steps and an average."""
+"""Adamax with warm-up, gradient clipping, skipped steps and a moving average of the weights."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ __all__ = ["FlowOptimizer", "TrainingDiverged", "learning_rate"]
 
 
 class TrainingDiverged(ArithmeticError):
-    """Too many steps in a row were not finite, or the flow itself no longer is."""
+    """Training diverged: too many steps in a row, or the latents, are not finite."""
 
 
 def learning_rate(config: TrainConfig, step: int, done: float) -> float:
-    """Rate of a step, counted from 0, when a share `done` of the run is over.
+    """Learning rate of step `step` (from 0) when a share `done` of the run is over.
 
-    Linear warm-up, times a half cosine from 1 to 0.01 where `optim.decay` asks for it.
+    lr * min(1, (step + 1) / warmup_steps) * (0.505 + 0.495 cos(pi * done)); the last factor is 1 if
+    `optim.decay` is "constant".
     """
     warm = min(1.0, (step + 1) / max(1, config.optim.warmup_steps))
     cosine = 0.505 + 0.495 * math.cos(math.pi * done)
@@ -32,19 +33,20 @@ def learning_rate(config: TrainConfig, step: int, done: float) -> float:
 class FlowOptimizer:
     """Adamax (arXiv:1412.6980) on a flow, and the moving average of its weights.
 
-    Make it after the flow's data-dependent initialisation: the average starts from the weights
-    that it finds.
+    Create it after the flow's data-dependent initialisation: the average starts from the weights
+    at that moment.
 
     Attributes:
-        average: the flow with averaged weights.
-        steps: steps so far, with those that were skipped.
-        skipped: steps that were skipped because something was not finite.
-        rate: learning rate of the last step.
-        scale: factor of every learning rate, below 1 after a return to an earlier state.
+        average: The flow with averaged weights.
+        steps: Steps so far, skipped ones included.
+        skipped: Steps skipped because the loss or the gradient was not finite.
+        skipped_in_a_row: Skipped steps since the last finite one.
+        rate: Learning rate of the last step.
+        scale: Factor of every learning rate; each rollback halves it.
     """
 
     def __init__(self, flow: Flow, config: TrainConfig) -> None:
-        from ema_pytorch import EMA  # here: whoever only fits or evaluates needs no extra
+        from ema_pytorch import EMA  # only training needs the extra
 
         self.flow = flow
         self.config = config
@@ -70,12 +72,15 @@ class FlowOptimizer:
         return self.optimizer.param_groups[0]["lr"]
 
     def step(self, loss: Tensor, done: float, value: Tensor | None = None) -> float | None:
-        """Go down the gradient; the loss, or None where the step was skipped.
+        """Take a step and return the loss, or None if the step was skipped.
 
-        `value` is the loss to judge and to return where `loss` is only a process's part of it.
+        Args:
+            loss: The loss to differentiate.
+            done: Share of the run that is over.
+            value: The loss to check and return, if `loss` is only this process's part.
 
         Raises:
-            TrainingDiverged: `optim.max_bad_steps` steps in a row were not finite.
+            TrainingDiverged: If `optim.max_bad_steps` steps in a row are not finite.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.scale * learning_rate(self.config, self.steps, done)
@@ -84,7 +89,7 @@ class FlowOptimizer:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.optim.clip_norm)
         value = loss.detach() if value is None else value
-        found, size = torch.stack([value.to(norm), norm]).tolist()  # one wait for the device
+        found, size = torch.stack([value.to(norm), norm]).tolist()  # one device sync
         if math.isfinite(found) and math.isfinite(size):
             self.optimizer.step()
             self.flow.clip_()
@@ -101,7 +106,7 @@ class FlowOptimizer:
         return None
 
     def advice(self) -> str:
-        """What to change where training diverges."""
+        """Which settings to change if training diverges."""
         optim = self.config.optim
         return (
             f"try a smaller lr than {self.config.lr:g}, a longer optim.warmup_steps than "
@@ -109,7 +114,7 @@ class FlowOptimizer:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors that a step reads or writes, by name: weights, moments, the average."""
+        """All tensors that a step reads or writes, by name: weights, moments and average."""
         found = {f"flow.{name}": value for name, value in self.flow.state_dict().items()}
         found |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
         for number, moments in self.optimizer.state_dict()["state"].items():
@@ -117,22 +122,22 @@ class FlowOptimizer:
         return found
 
     def facts(self) -> dict[str, Any]:
-        """What a step needs besides, as JSON values."""
+        """Everything else that a step depends on, as JSON values."""
         return {
             "steps": self.steps,
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "rate_scale": self.scale,
             "rate": self.rate,
-            # Loading a flow may have lengthened its series, which no tensor tells.
+            # Loading may have lengthened a coupling's series; no tensor records that.
             "bounds": [coupling.bound for coupling in self.flow.couplings()],
         }
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Go back to what `tensors` and `facts` were.
+        """Restore the state that `tensors()` and `facts()` returned.
 
         Raises:
-            RuntimeError: they are of another flow.
+            RuntimeError: If the tensors do not fit the flow.
         """
 
         def part(name: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The pictures of a run: how far it is, where latents lie, what the fixed point does to them."""
+"""Pictures of a run: samples, NFA variants, latents, gaussians and convergence."""
 
 from __future__ import annotations
 
@@ -24,31 +24,38 @@ from ...gaussians.gaussians import ClassGaussians
 from ...gaussians.statistics import ClassStatistics
 from ...io.atomic import write_bytes
 from ..report.plots import convergence_curves, embedding_panels, kl_heatmaps, loss_curve
-from .context import Setup
-from .state import RunState
+from .context import RunContext
+from .result import TrainResult
+from .snapshots import RunState
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-    from ..trainer import TrainResult
-
 __all__ = ["figure_image", "progress_pictures", "run_figures", "save_figures"]
 
-_CLASSES, _PER_CLASS = 10, 200  # what the pictures of latents are made from, at most
-_COLUMNS, _AXES, _FEW = 6, 16, 40  # samples a class; axes and images a class while a run goes on
+_CLASSES, _PER_CLASS = 10, 200  # limits of the pictures of latents
+_COLUMNS, _AXES, _FEW = 6, 16, 40  # samples, PCA axes and images per class in progress pictures
 
 
 def run_figures(
     result: TrainResult, dataset: LabelledImages, *, weights: tuple[float, float] | None = None
 ) -> dict[str, Figure]:
-    """Figures of a run by name: "loss" and, with classes, "latents", "kl" and "convergence".
+    """Draw the figures of a run: "loss" and, with classes, "latents", "kl" and "convergence".
 
-    "latents" are the four panels of the paper's Figure 1: the latents of the initialised flow,
-    samples of the gaussians estimated from them, and of the fixed point (means and covariances,
-    as released) at a small and a large weight c; "kl" their pairwise divergences; "convergence"
-    the residuals of the two solves. `weights` are the two c; by default a fiftieth of the run's
-    own weight, and that weight. Up to 10 classes and 200 images of each are used.
+    "latents" has the four panels of the paper's Figure 1: the latents of the initialised flow, and
+    samples of the gaussians estimated from them and of the fixed point (means and covariances, the
+    released update) at a small and a large weight c. "kl" shows the pairwise divergences of these
+    gaussians, "convergence" the residuals of the two solves. Up to 10 classes of 200 images are
+    used.
+
+    Args:
+        result: A finished run.
+        dataset: Its images.
+        weights: The two values of c; by default a fiftieth of the run's weight, and that weight.
+
+    Returns:
+        Figures by name.
     """
     figures = {"loss": loss_curve(result.loss, result.history)}
     if result.initial is None or len(dataset.classes) < 2:
@@ -65,7 +72,7 @@ def run_figures(
         try:
             solved = solve(means, variances, FixedPointConfig(fit="both", kld_weight=weight))
         except FixedPointDivergence:
-            continue  # no gaussians to show; the run itself may use another rule
+            continue  # the run itself may use another update
         panels[title] = ClassGaussians(solved.means, solved.variances, counts)
         histories[title] = solved.history
     figures["latents"] = embedding_panels(latents, labels, panels, class_names=names)
@@ -83,7 +90,7 @@ def save_figures(figures: dict[str, Figure], folder: Path) -> None:
 
 
 def figure_image(figure: Figure) -> Image.Image:
-    """A figure as pixels."""
+    """Render a figure."""
     from PIL import Image
 
     return Image.open(io.BytesIO(_png(figure)))
@@ -96,18 +103,17 @@ def _png(figure: Figure) -> bytes:
 
 
 @torch.no_grad()
-def progress_pictures(setup: Setup, state: RunState) -> dict[str, Image.Image]:
-    """How far a run is, by name: samples of each class and, where there are classes, NFA's variants
-    of images, an embedding of latents and of the gaussians' samples, and the pairwise KL.
+def progress_pictures(context: RunContext, state: RunState) -> dict[str, Image.Image]:
+    """Draw a running flow: samples and, with classes, NFA variants, an embedding and pairwise KL.
 
-    Of the averaged weights and at most 10 classes; nothing is drawn from the run's generators.
+    Uses the averaged weights and at most 10 classes, and none of the run's generators.
     """
-    flow, dataset = state.optimizer.average, setup.dataset
+    flow, dataset = state.optimizer.average, context.dataset
     gaussians = _first(state.gaussians)
-    names = [*setup.classes][:_CLASSES] or ["all"]
-    device = setup.processes.device
+    names = [*context.classes][:_CLASSES] or ["all"]
+    device = context.processes.device
     labels = torch.arange(gaussians.num_classes, device=device).repeat_interleave(_COLUMNS)
-    generator = torch.Generator(device).manual_seed(setup.config.seed)
+    generator = torch.Generator(device).manual_seed(context.config.seed)
     samples = sample_images(flow, gaussians, labels, generator=generator).cpu()
     table = samples.unflatten(0, (-1, _COLUMNS))
     pictures = {"progress_samples": picture_grid(table, [""] * _COLUMNS, names)}
@@ -119,7 +125,7 @@ def progress_pictures(setup: Setup, state: RunState) -> dict[str, Image.Image]:
     rank = min(_AXES, min(map(len, rows)) - 1)
     settings: dict[str, Any] = {"rank": rank, "max_per_class": _FEW, "memory": True}
     _, pca = fit_classes(flow, open_batches(few), names, **settings, progress=False)
-    config = replace(setup.checkpoint(flow, state).config, class_names=tuple(names))
+    config = replace(context.checkpoint(flow, state).config, class_names=tuple(names))
     preview = preview_grid(Checkpoint(flow, config, gaussians, pca), few)
     z, _ = encode_with_noise(flow, images.to(device), generator)
     panels = {"samples of the gaussians": gaussians.to("cpu")}
@@ -132,7 +138,7 @@ def progress_pictures(setup: Setup, state: RunState) -> dict[str, Image.Image]:
 
 
 def _first(gaussians: ClassGaussians) -> ClassGaussians:
-    """A copy of those of the first classes."""
+    """Copy the gaussians of the first classes."""
     parts = (gaussians.means, gaussians.variances, gaussians.counts)
     return ClassGaussians(*(part[:_CLASSES] for part in parts))
 

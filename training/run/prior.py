@@ -14,8 +14,7 @@ from ...gaussians.gaussians import ClassGaussians
 from ...gaussians.priors import PRIORS
 from ...gaussians.statistics import ClassStatistics
 from ..config import PriorConfig
-from .processes import Processes
-from .shares import whole_batches
+from .distributed import Processes, whole_batches
 
 __all__ = ["check_prior", "class_statistics", "prior_labels", "solve_prior"]
 

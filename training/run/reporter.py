@@ -1,53 +1,61 @@
-"""What a run shows while it goes on: a bar, a CSV file, trackers, pictures."""
+"""Progress of a run: a bar or log lines, a CSV file, trackers and pictures."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...data.batches import progress_bar
 from ...io.atomic import write_bytes, write_text
-from ..report.html import flat
+from ..report.html import duration, flat
 from ..report.run_folder import LOG
-from .context import Setup
-from .state import RunState
+from .context import RunContext
+from .snapshots import RunState
 
 if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["Reporter"]
 
+LINE_SECONDS = 30.0  # between two log lines where standard error is no terminal
+
 
 class Reporter:
-    """Tells how a run is going; on the main process alone.
+    """Reports progress, on the main process only.
 
-    Without a folder there is the bar and nothing else. Files are replaced whole, so that a reader
-    never sees half of one, and a run that goes on takes back the rows that it will write again.
+    A terminal gets a bar; a redirected standard error gets a line every 30 seconds and at each row
+    of the log. Files are written only if there is a folder, and are replaced whole, so that a
+    reader never sees half of one. A resumed run drops the rows that it will write again.
     """
 
-    def __init__(self, setup: Setup, folder: Path | None) -> None:
-        self.setup = setup
-        self.folder = folder if setup.processes.main else None
+    def __init__(self, context: RunContext, folder: Path | None) -> None:
+        self.context = context
+        self.folder = folder if context.processes.main else None
         self.trackers: list[Any] = []
-        per_epoch = len(setup.data.labels)
+        per_epoch = len(context.data.labels)
         self.bar = progress_bar(
-            setup.config.epochs * per_epoch, "train", "image", shown=setup.shown
+            context.config.epochs * per_epoch, "train", "image", shown=context.shown
         )
+        self.lines = context.shown and not sys.stderr.isatty()
+        self.printed, self.images, self.done = time.monotonic(), 0, 0.0  # of the last line
+        self.began: tuple[float, float] | None = None  # time and share done at the first step
 
     def start(self, state: RunState) -> None:
-        """Begin, or go on."""
+        """Open the log and the trackers at the state's step."""
         self.rewind(state)
-        accelerator = self.setup.processes.accelerator
-        if self.folder is None or accelerator is None or not self.setup.config.trackers:
+        accelerator = self.context.processes.accelerator
+        if self.folder is None or accelerator is None or not self.context.config.trackers:
             return
         steps = state.optimizer.steps
         accelerator.init_trackers(
             "nfaug",
-            config={k: _plain(v) for k, v in flat(self.setup.config.to_dict()).items()},
+            config={k: _scalar(v) for k, v in flat(self.context.config.to_dict()).items()},
             init_kwargs={
                 "tensorboard": {"purge_step": steps + 1} if steps else {},
                 "wandb": {"name": self.folder.name, "dir": str(self.folder)},
@@ -56,14 +64,23 @@ class Reporter:
         )
         self.trackers = list(accelerator.trackers)
 
-    def step(self, state: RunState, images: int) -> None:
-        """After a step on so many images."""
+    def step(self, state: RunState, images: int, done: float) -> None:
+        """Report a step on `images` images, after which a share `done` of the run is over."""
         if not self.bar.disable:
             self.bar.set_postfix(self._postfix(state), refresh=False)
             self.bar.update(images)
+        elif self.lines:
+            self.images += images
+            self.done = done
+            self.began = self.began or (time.monotonic(), done)
+            seconds = time.monotonic() - self.printed
+            if seconds >= LINE_SECONDS:
+                self._print_line(state, self.images / max(seconds, 1e-9))
 
     def row(self, state: RunState) -> None:
-        """After a row of the log was added."""
+        """Report a new row of the log."""
+        if self.lines:  # a speed without the time of the evaluation
+            self._print_line(state, state.history[-1].get("images_per_second", math.nan))
         if self.folder is None:
             return
         self._write_log(state)
@@ -72,15 +89,15 @@ class Reporter:
             tracker.log(row, step=state.optimizer.steps)
 
     def pictures(self, state: RunState) -> None:
-        """Draw how far the run is."""
+        """Draw the progress pictures."""
         if self.folder is None:
             return
         from .pictures import progress_pictures
 
-        self.show(progress_pictures(self.setup, state), state.optimizer.steps)
+        self.show(progress_pictures(self.context, state), state.optimizer.steps)
 
     def show(self, pictures: Mapping[str, Image.Image], step: int) -> None:
-        """Write pictures into the folder and to the trackers that take them."""
+        """Write pictures into the folder and to the trackers that take images."""
         if self.folder is None:
             return
         import numpy as np
@@ -94,20 +111,21 @@ class Reporter:
             for tracker in self.trackers:
                 if tracker.name == "tensorboard":
                     tracker.log_images(values, step=step, dataformats="NHWC")
-                elif hasattr(tracker, "log_images"):  # trackio takes figures alone
+                elif hasattr(tracker, "log_images"):  # trackio has none
                     tracker.log_images(values, step=step)
 
     def rewind(self, state: RunState) -> None:
-        """The run is at another step than it was."""
-        done = (state.epoch - 1) * len(self.setup.data.labels)
-        done += state.position * self.setup.config.batch_size
-        self.bar.n = self.bar.initial = self.bar.last_print_n = done
+        """Move to the state's step, at the start or after a rollback."""
+        position = (state.epoch - 1) * len(self.context.data.labels)
+        position += state.position * self.context.config.batch_size
+        self.bar.n = self.bar.initial = self.bar.last_print_n = position
+        self.printed, self.images, self.began = time.monotonic(), 0, None
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write_log(state)
 
     def close(self) -> None:
-        """End the bar and what the trackers hold open."""
+        """Close the bar and the trackers."""
         self.bar.close()
         for tracker in self.trackers:
             tracker.finish()
@@ -118,9 +136,24 @@ class Reporter:
         row = state.history[-1] if state.history else {}
         if "nf_acc" in row:
             shown["NF-Acc"] = f"{row['nf_acc']:.3f}"
-        if (limit := self.setup.config.max_minutes) is not None:
+        if (limit := self.context.config.max_minutes) is not None:
             shown["at most"] = f"{max(0.0, limit - state.elapsed / 60):.0f} min"
         return shown
+
+    def _print_line(self, state: RunState, speed: float) -> None:
+        now = time.monotonic()
+        parts = [f"epoch {state.epoch} of {self.context.config.epochs}"]
+        parts.append(f"step {state.optimizer.steps}")
+        if state.losses:
+            parts.append(f"{state.losses[-1]:.3f} bits/dim")
+        if math.isfinite(speed):
+            parts.append(f"{speed:.0f} images/s")
+        began, share = self.began or (now, self.done)
+        if self.done > share:
+            left = (now - began) * (1 - self.done) / (self.done - share)
+            parts.append(f"{duration(left)} left")
+        print("train: " + ", ".join(parts), file=sys.stderr, flush=True)
+        self.printed, self.images = now, 0
 
     def _write_log(self, state: RunState) -> None:
         assert self.folder is not None
@@ -136,5 +169,5 @@ class Reporter:
             (self.folder / LOG).unlink(missing_ok=True)
 
 
-def _plain(value: Any) -> str | int | float | bool:
+def _scalar(value: Any) -> str | int | float | bool:
     return value if isinstance(value, (str, int, float, bool)) else str(value)

@@ -1,44 +1,143 @@
-"""Saved states of a run: folders of safetensors and JSON that a kill leaves whole, or in memory."""
+"""The state of a run, and the snapshots of it that are saved to disk or kept in memory."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
+from torch import Tensor
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...gaussians.gaussians import ClassGaussians
 from ...io.atomic import replace_directory
 from ...io.strict_json import jsonable
 from ...io.tensors import sha256_of
-from .state import Snapshot
+from .optimizer import FlowOptimizer
 
-__all__ = ["STATE", "FolderStates", "MemoryStates", "States"]
+__all__ = ["STATE", "FolderStates", "MemoryStates", "RunState", "Snapshot", "States"]
 
-STATE = "state"  # in the run's folder; what a push takes is listed in config.json, and this is not
+STATE = "state"  # sub-folder of the run; config.json does not list it, so a push leaves it out
 _FORMAT = 1
 _FACTS, _TENSORS = "state.json", "state.safetensors"
 _STEP = re.compile(r"step-[0-9]{9,}")
 
 
+@dataclass
+class Snapshot:
+    """A copy of a `RunState`: named tensors, and everything else as JSON values."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+@dataclass
+class RunState:
+    """The state of a run between two steps: everything that the next step depends on.
+
+    Attributes:
+        optimizer: Weights, their average, moments and the step count.
+        gaussians: The class gaussians.
+        prior: How they were found.
+        noise: Generator, on the device, of dequantisation noise and augmentation.
+        choice: Generator, on the CPU, of the data order and of samples.
+        epoch: The current epoch, from 1.
+        position: Number of its batches that are done.
+        order: The epoch's images in order; None between two epochs.
+        elapsed: Seconds of training, over all processes that worked on the run in turn.
+        rollbacks: Number of returns to an earlier state.
+        finished: Whether the last epoch is over.
+        best: Lowest bits/dim on the held-out images.
+        history: Rows of the log.
+        losses: Bits/dim of every step that was not skipped.
+    """
+
+    optimizer: FlowOptimizer
+    gaussians: ClassGaussians
+    prior: dict[str, Any]
+    noise: torch.Generator
+    choice: torch.Generator
+    epoch: int = 1
+    position: int = 0
+    order: Tensor | None = None
+    elapsed: float = 0.0
+    rollbacks: int = 0
+    finished: bool = False
+    best: float = math.inf
+    history: list[dict[str, float]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    def snapshot(self) -> Snapshot:
+        """Copy the state to the CPU."""
+        tensors = self.optimizer.tensors()
+        tensors |= {f"gaussians.{k}": value for k, value in self.gaussians.state_dict().items()}
+        tensors["noise"] = self.noise.get_state()
+        tensors["choice"] = self.choice.get_state()
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        if self.order is not None:
+            tensors["order"] = self.order
+        copied = {
+            k: value.detach().to("cpu", copy=True).contiguous() for k, value in tensors.items()
+        }
+        facts = {
+            "optimizer": self.optimizer.facts(),
+            "prior": dict(self.prior),
+            "epoch": self.epoch,
+            "position": self.position,
+            "elapsed": self.elapsed,
+            "rollbacks": self.rollbacks,
+            "finished": self.finished,
+            "best": self.best,
+            "history": [dict(row) for row in self.history],
+        }
+        return Snapshot(copied, facts)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Return to a snapshot.
+
+        Raises:
+            RuntimeError: If its weights do not fit the flow.
+        """
+        tensors, facts = snapshot.tensors, snapshot.facts
+        self.optimizer.restore(tensors, facts["optimizer"])
+        parts = (tensors[f"gaussians.{name}"] for name in ("means", "variances", "counts"))
+        self.gaussians = ClassGaussians(*parts).to(self.optimizer.flow.device)
+        self.prior = dict(facts["prior"])
+        self.noise.set_state(tensors["noise"])
+        self.choice.set_state(tensors["choice"])
+        self.losses = tensors["losses"].tolist()
+        self.order = tensors["order"].clone() if "order" in tensors else None
+        self.epoch, self.position = facts["epoch"], facts["position"]
+        self.elapsed, self.rollbacks = facts["elapsed"], facts["rollbacks"]
+        self.finished = facts["finished"]
+        self.best = math.inf if facts["best"] is None else facts["best"]
+        self.history = [
+            {name: math.nan if value is None else value for name, value in row.items()}
+            for row in facts["history"]
+        ]
+
+
 class States(Protocol):
-    """Where snapshots are kept."""
+    """A store of snapshots."""
 
     def save(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot as the newest."""
+        """Store a snapshot as the newest."""
 
     def newest(self) -> Snapshot | None:
-        """The snapshot that was saved last."""
+        """Return the snapshot stored last."""
 
 
 class MemoryStates:
-    """The newest snapshot, for as long as the process lives."""
+    """Keeps the newest snapshot in memory."""
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
@@ -51,11 +150,14 @@ class MemoryStates:
 
 
 class FolderStates:
-    """The `keep` newest snapshots as folder/state/step-NNNNNNNNN, and flows beside them.
+    """Keeps the newest snapshots as folder/state/step-NNNNNNNNN, safe against a kill at any time.
 
-    `data` names the images that the run is given, and `plan` what else decides which of them a
-    batch has; a state of others is refused. Of several processes one is the `writer`, and the
-    others only read.
+    Args:
+        folder: The run's folder.
+        keep: Number of snapshots to keep.
+        data: Fingerprint of the run's images; a snapshot with another one is refused.
+        plan: Other values that decide what a batch contains; checked in the same way.
+        writer: Whether this process writes. With several processes only the main one does.
     """
 
     def __init__(
@@ -74,7 +176,7 @@ class FolderStates:
         self.writer = writer
 
     def clear(self) -> None:
-        """Remove the states of an earlier run."""
+        """Remove the snapshots of an earlier run."""
         if self.writer:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -94,43 +196,44 @@ class FolderStates:
             }
             text = json.dumps(jsonable(facts), indent=1, allow_nan=False)
             (staged / _FACTS).write_text(text, encoding="utf-8")
-        # Those of later steps are of before a return to an earlier state.
+        # Snapshots of later steps date from before a rollback.
         kept = [_name(step) for step in self.steps() if step <= steps][-self.keep :]
         for entry in self.folder.iterdir():
             if entry.name.startswith((".", "step-")) and entry.name not in kept:
                 shutil.rmtree(entry, ignore_errors=True)
 
     def newest(self) -> Snapshot | None:
-        """The snapshot of the highest step; None where there is none.
+        """Load the snapshot of the highest step; None if there is none.
 
         Raises:
-            ValueError: it is damaged, of another format, or of a run on other images or batches.
+            ValueError: If it is damaged, has another format, or belongs to a run on other images
+                or batches.
         """
         steps = self.steps()
         if not steps:
             return None
-        older = f"; remove it to go on from step {steps[-2]}" if len(steps) > 1 else ""
+        cure = f"; remove it to resume from step {steps[-2]}" if len(steps) > 1 else ""
         path = self.folder / _name(steps[-1])
-        snapshot = _read(path, self.data, older)
+        snapshot = _read(path, self.data, cure)
         if (plan := snapshot.facts.get("plan", self.plan)) != self.plan:
             raise ValueError(
-                f"the state in {path} is of a run with {_told(plan)}; settings and images now say "
-                f"{_told(self.plan)}. What decides the batches cannot change on the way"
+                f"the state in {path} belongs to a run with {_list(plan)}; settings and images now "
+                f"give {_list(self.plan)}. A resumed run must keep these values"
             )
         return snapshot
 
     def save_flow(self, name: str, checkpoint: Checkpoint) -> None:
-        """Keep a flow that is no state: "initial" and "best"."""
+        """Save a checkpoint beside the snapshots: "initial" or "best"."""
         if self.writer:
             checkpoint.save(self.folder / name, overwrite=True)
 
     def flow(self, name: str, autoencoder: str | None = None) -> Checkpoint | None:
-        """A flow that was kept; its `autoencoder` is found where the run's settings say."""
+        """Load a checkpoint saved by `save_flow`, with its `autoencoder` at this location."""
         path = self.folder / name
         return Checkpoint.load(path, autoencoder=autoencoder) if path.is_dir() else None
 
     def steps(self) -> list[int]:
-        """The steps whose snapshots are there, in order."""
+        """The steps that have a snapshot, in order."""
         if not self.folder.is_dir():
             return []
         names = (entry.name for entry in self.folder.iterdir())
@@ -141,7 +244,7 @@ def _name(steps: int) -> str:
     return f"step-{steps:09}"
 
 
-def _told(plan: Mapping[str, int]) -> str:
+def _list(plan: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in plan.items())
 
 
@@ -152,13 +255,13 @@ def _read(path: Path, data: str, cure: str) -> Snapshot:
         if not isinstance(facts, Mapping) or facts.get("format") != _FORMAT:
             raise ValueError(f"its format is not {_FORMAT}")
         if facts["sha256"] != hashlib.sha256(content).hexdigest():
-            raise ValueError(f"the SHA-256 of {_TENSORS} is not what {_FACTS} says")
+            raise ValueError(f"the SHA-256 of {_TENSORS} differs from the one in {_FACTS}")
         tensors = load(content)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(f"the saved state {path} cannot be read: {error}{cure}") from None
     if facts["data"] != data:
         raise ValueError(
-            f"the state in {path} is of a run on other images, or on these in another split or "
-            "size; give --data what it was, or begin a new run"
+            f"the state in {path} belongs to a run on other images, or on another split or size of "
+            "these; pass the same --data, or start a new run"
         )
     return Snapshot(tensors, dict(facts))

@@ -1,0 +1,22 @@
+"""The device to compute on."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["pick_device"]
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device called `name`; "auto" is the GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: If torch has no such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"there is no device {name!r}: {reason}") from None

@@ -1,0 +1,256 @@
+"""Data-parallel training over one process, or those of `accelerate launch` or `torchrun`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...data.batches import Batches
+from ...flows.flow import Flow
+from ...io.device import pick_device
+from ..config import TRACKERS
+
+__all__ = ["Processes", "Shard", "draw_noise", "shared_batches", "whole_batches"]
+
+_TIMEOUT = timedelta(hours=2)  # the other processes wait while the main one fits PCA
+_INSTALL = {"tensorboard": "pip install 'nfaug[train]'"}
+
+
+class Processes:
+    """The group of processes that share a run, and this process's place in it.
+
+    Every process draws the same random numbers for the whole batch and computes on its own rows,
+    so the result does not depend on how many processes there are.
+
+    Args:
+        device: As in `TrainConfig.device`.
+        trackers: Trackers to open through Accelerate.
+        folder: The run's folder, where trackers write.
+
+    Attributes:
+        count: Number of processes.
+        rank: Index of this process, from 0.
+        device: Device of this process.
+
+    Raises:
+        ValueError: If a tracker is not installed, or the launcher's settings cannot be used.
+    """
+
+    def __init__(
+        self, device: str, trackers: Sequence[str] = (), folder: Path | None = None
+    ) -> None:
+        self.accelerator: Any = None
+        self.count, self.rank = 1, 0
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        _check_launch(started)
+        _check_mixed_precision(os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
+        _check_trackers(trackers)
+        if started > 1 or trackers:
+            if started > 1 and device not in ("auto", "cpu", "cuda"):
+                raise ValueError(
+                    "with several processes each has its own device: device must be 'auto', 'cpu' "
+                    f"or 'cuda'; got {device!r}"
+                )
+            # Without `cpu` and without a GPU, Accelerate runs every process on its own.
+            cpu = started > 1 and (device == "cpu" or not torch.cuda.is_available())
+            self.accelerator = _accelerator(cpu, trackers, folder)
+        if started > 1:
+            _check_mixed_precision(self.accelerator.mixed_precision)
+            self.count = self.accelerator.num_processes
+            self.rank = self.accelerator.process_index
+            assert self.count == started, f"{self.count} of {started} processes joined"
+            self.device = self.accelerator.device
+            if self.device.type == "cuda" and self.device.index is None:
+                self.device = torch.device("cuda", torch.cuda.current_device())
+        else:
+            self.device = pick_device(device)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    @property
+    def float64(self) -> torch.device:
+        """The device for float64 sums: the CPU on Apple GPUs, which have no float64."""
+        return torch.device("cpu") if self.device.type == "mps" else self.device
+
+    def part(self, rows: Tensor) -> slice:
+        """The slice of a batch's rows that this process computes; sizes differ by at most one.
+
+        If there are fewer rows than processes, the extra processes get the first row with
+        `weight` 0.
+        """
+        sizes = [len(part) for part in torch.arange(len(rows)).tensor_split(self.count)]
+        start = sum(sizes[: self.rank])
+        return slice(start, start + sizes[self.rank]) if sizes[self.rank] else slice(0, 1)
+
+    def weight(self, rows: Tensor) -> float:
+        """1, or 0 if this process only repeats another one's row."""
+        return float(len(rows) > self.rank)
+
+    def owns(self, number: int) -> bool:
+        """Whether this process takes batch `number` in a round-robin pass over whole batches."""
+        return number % self.count == self.rank
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum a tensor over all processes, in place. A collective: every process must call it."""
+        if self.count > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors with the main process's values, in place."""
+        if self.count > 1:
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor.detach(), src=0)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module, wrapped to average gradients if there are several processes."""
+        return module if self.count == 1 else self.accelerator.prepare_model(module)
+
+    def check_equal(self, value: int, cause: str) -> None:
+        """Check that all processes hold the same number.
+
+        Raises:
+            ValueError: If they do not; the message ends with `cause`.
+        """
+        if self.count > 1:
+            total = self.sum(torch.tensor([value, value**2], device=self.device))
+            if self.count * int(total[1]) != int(total[0]) ** 2:
+                raise ValueError(f"the processes do not agree: {cause}")
+
+    def wait(self) -> None:
+        """Block until every process has called this."""
+        if self.count > 1:
+            self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.count > 1 and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+class Shard(NamedTuple):
+    """One process's rows of a batch.
+
+    Attributes:
+        images: uint8 images, or latents.
+        labels: Labels (B,).
+        part: The slice of the batch that these rows are.
+        total: Number of images in the whole batch.
+        weight: 0 if the rows repeat another process's and must not count, else 1.
+    """
+
+    images: Tensor
+    labels: Tensor
+    part: slice
+    total: int
+    weight: float
+
+
+def draw_noise(flow: Flow, count: int, generator: torch.Generator, gaussian: float = 0.0) -> Tensor:
+    """Draw dequantisation noise (count, C, H, W) on the generator's device.
+
+    Uniform on [0, 1) in grey levels, plus gaussian noise of standard deviation `gaussian`.
+    """
+    shape = (count, *flow.config.shape)
+    noise = torch.rand(shape, generator=generator, device=generator.device)
+    if gaussian:
+        normal = torch.randn(shape, generator=generator, device=generator.device)
+        noise.add_(normal, alpha=gaussian)
+    return noise
+
+
+def whole_batches(
+    flow: Flow,
+    data: Batches,
+    order: Tensor,
+    batch_size: int,
+    generator: torch.Generator,
+    processes: Processes | None = None,
+) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor] | None]]:
+    """Round-robin whole batches over processes.
+
+    Yields the noise of every batch, and its images and labels, or None if another process owns the
+    batch. Batches and noise do not depend on the number of processes.
+    """
+    batches = [rows for rows in order.split(batch_size) if len(rows)]
+    owned = [processes is None or processes.owns(number) for number in range(len(batches))]
+    local = [rows for rows, is_owned in zip(batches, owned, strict=True) if is_owned]
+    loaded = data.iterate(torch.cat([order[:0], *local]), batch_size)
+    for rows, is_owned in zip(batches, owned, strict=True):
+        noise = draw_noise(flow, len(rows), generator)
+        yield noise, next(loaded) if is_owned else None
+
+
+def shared_batches(
+    data: Batches, order: Tensor, batch_size: int, processes: Processes
+) -> Iterator[Shard]:
+    """Split every batch over the processes and yield this one's shards."""
+    batches = [rows for rows in order.split(batch_size) if len(rows)]
+    parts = [processes.part(rows) for rows in batches]
+    local = [rows[part] for rows, part in zip(batches, parts, strict=True)]
+    most = max((len(rows) for rows in local), default=1)
+    loaded = data.iterate(torch.cat([order[:0], *local]), most)
+    for rows, part, (images, labels) in zip(batches, parts, loaded, strict=True):
+        yield Shard(images, labels, part, len(rows), processes.weight(rows))
+
+
+def _check_launch(started: int) -> None:
+    """Detect `accelerate launch --cpu --num_processes 2` without mpirun.
+
+    It sets MASTER_ADDR, starts a single process, and reports nothing.
+    """
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    if on_cpu and started == 1 and "MASTER_ADDR" in os.environ:
+        raise ValueError(
+            "accelerate launch was asked for several CPU processes and started one; on CPUs use "
+            "torchrun --nproc-per-node N -m nfaug.training, or pass --mpirun_hostfile"
+        )
+
+
+def _check_mixed_precision(name: str) -> None:
+    if name not in ("no", ""):
+        raise ValueError(
+            f"mixed precision {name!r} is not supported: 16-bit couplings change pixels by grey "
+            "levels, and the flow is no longer exact. Use float32: accelerate launch "
+            "--mixed_precision no"
+        )
+
+
+def _check_trackers(trackers: Sequence[str]) -> None:
+    from importlib.util import find_spec
+
+    for name in trackers:
+        if find_spec(name) is None:
+            cure = _INSTALL.get(name, f"pip install {name}")
+            raise ValueError(
+                f"the tracker {name!r} is not installed: {cure}, or choose among "
+                f"{', '.join(TRACKERS)} with --trackers"
+            )
+
+
+def _accelerator(cpu: bool, trackers: Sequence[str], folder: Path | None) -> Any:
+    from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+
+    with warnings.catch_warnings():
+        # Accelerate announces the number of threads it chooses if OMP_NUM_THREADS is unset.
+        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")
+        return Accelerator(
+            cpu=cpu,
+            log_with=list(trackers) or None,
+            project_config=ProjectConfiguration(
+                project_dir=None if folder is None else str(folder),
+                logging_dir=None if folder is None else str(folder / "tensorboard"),
+            ),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=_TIMEOUT)],
+        )
