@@ -283,12 +283,22 @@ def test_first_python_block_augments_a_training_loop_and_is_run() -> None:
     assert install.line < first.line
 
 
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) + re.findall(r'src="([^"]+)"', text)
-    local = [target for target in targets if not re.match(r"[a-z]+:", target)]
-    missing = [target for target in local if not (path.parent / target).exists()]
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    local = [target.partition("#") for target in targets if not re.match(r"[a-z]+:", target)]
+    missing = []
+    for name, _, anchor in local:
+        file = path.parent / name if name else path
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            missing.append(f"{name}#{anchor}")
     commands = re.findall(r"`(python (?:-m )?[\w./]+)", text)
     missing += [command for command in commands if not script_exists(command)]
     assert not missing
