@@ -13,7 +13,7 @@ import pytest
 import nfaug
 from nfaug.flows.backbone import Backbone
 from nfaug.flows.config import BACKBONES
-from nfaug.gaussians.priors import PRIORS, Prior
+from nfaug.gaussians.priors import PRIORS, Prior, PriorSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -53,19 +53,14 @@ def test_a_package_is_small_listed_and_documented(package: Path) -> None:
     assert ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8")))
 
 
-def test_registries_hold_one_module_for_each_entry() -> None:
-    for registry, kind, folder in (
-        (BACKBONES, Backbone, "nfaug/flows"),
-        (PRIORS, Prior, "nfaug/gaussians/priors"),
-    ):
-        assert registry
-        stems = {path.stem for path in (ROOT / folder).glob("*.py")}
-        for name, entry in registry.items():
-            assert isinstance(entry, kind), name
-            assert name in stems, f"{folder} has no module {name}"
+def test_entries_of_the_registries_can_be_chosen_by_name() -> None:
     for name, backbone in BACKBONES.items():
-        assert Path(inspect.getfile(type(backbone))).stem == name
-    assert nfaug.FlowConfig(backbone="identity", image_size=(8, 8), steps=(8, 8, 8)).levels == 0
+        assert isinstance(backbone, Backbone)
+        assert Path(inspect.getfile(type(backbone))).parent == ROOT / "nfaug/flows"
+        assert nfaug.FlowConfig(backbone=name).levels == backbone.levels(nfaug.FlowConfig())
+    for kind, prior in PRIORS.items():
+        assert isinstance(prior, Prior)
+        assert PriorSettings(kind=kind).entry is prior
 
 
 def test_each_task_opens_few_files_and_they_exist() -> None:
