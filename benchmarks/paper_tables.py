@@ -1,6 +1,6 @@
 """Tables 1, 2 and 3 of the paper on a small scale: NF-Acc and CNN-Acc for each kind of gaussians.
 
-    python benchmarks/paper_tables.py --data /usr/share/datasets/fashion-mnist --padded 32 \\
+    python -m benchmarks.paper_tables --data /usr/share/datasets/fashion-mnist --padded 32 \\
         --tables 1 3 --seeds 3 --budget 1 --cnn
 
 trains one small flow for each cell (setting x seed), appends a row to results/paper_tables.csv for
@@ -14,12 +14,12 @@ makes a cell slower, not worse.
 Under Table 1 it prints the differences of the fixed point to gradient descent and to the data,
 paired by seed. The rows of `results/paper_tables.csv` for Fashion-MNIST come from
 
-    python benchmarks/paper_tables.py --data /usr/share/datasets/fashion-mnist --padded 32 \\
+    python -m benchmarks.paper_tables --data /usr/share/datasets/fashion-mnist --padded 32 \\
         --per-class 500 --tables 3 1 --seeds 3 --epochs 5 --cnn --cnn-steps 150
 
 and CIFAR-10 is measured from two archives of images by
 
-    python benchmarks/paper_tables.py --name cifar10 --data cifar10-train.tar \\
+    python -m benchmarks.paper_tables --name cifar10 --data cifar10-train.tar \\
         --test-data cifar10-test.tar --per-class 500 --tables 1 2 --seeds 3 --epochs 5
 """
 
@@ -36,6 +36,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.study.cells import interval
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import to_tensors
 from nfaug.gaussians.fixed_point.solver import FixedPointConfig
@@ -260,14 +261,8 @@ def margin(high: dict[int, float], low: dict[int, float]) -> str:
     gaps = [high[seed] - low[seed] for seed in sorted(high.keys() & low.keys())]
     if not gaps:
         return "no seed in common yet"
-    mean = statistics.fmean(gaps)
-    if len(gaps) == 1:
-        return f"{mean:+.1f} (1 seed, no interval)"
-    # Two-sided 95% quantiles of Student's t for 1 to 9 degrees of freedom, then that of 10.
-    quantiles = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
-    quantile = quantiles[min(len(gaps) - 2, 9)]
-    half = quantile * statistics.stdev(gaps) / len(gaps) ** 0.5
-    return f"{mean:+.1f} ± {half:.1f} ({len(gaps)} seeds)"
+    seeds = f"{len(gaps)} seeds" if len(gaps) > 1 else "1 seed, no interval"
+    return f"{interval(gaps).shown('+')} ({seeds})"
 
 
 def margins(args: argparse.Namespace) -> str:

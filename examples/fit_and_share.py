@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
 from torch.utils.data import DataLoader
 
 import nfaug
@@ -33,22 +32,15 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    flow = nfaug.Flow.from_pretrained(args.flow)
-    # The flow is fitted at its own image size. NFAugment takes images of any size.
-    images = open_dataset(
-        args.images, image_size=flow.codec.image_size, channels=flow.codec.channels
-    )
-    fewest = int(torch.bincount(images.targets).min())
-    fitted = nfaug.fit(flow, images, rank=min(args.rank, fewest - 1))
+    fitted = nfaug.fit(args.flow, args.images, rank=args.rank)
     fitted.save(args.out, overwrite=True)
 
     nfa = nfaug.NFAugment.from_pretrained(args.out, p=0.5)
+    images = open_dataset(args.images, image_size=64)  # any size
     batch, labels = next(iter(DataLoader(images, batch_size=64, shuffle=True)))
     nfa(batch, labels)
     if args.push:
-        from nfaug.hub import push_to_hub
-
-        print(push_to_hub(args.out, args.push, memory=False))
+        print(fitted.push_to_hub(args.push, memory=False))
     print(nfa.stats())
 
 

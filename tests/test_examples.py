@@ -100,8 +100,9 @@ def test_fit_and_share(folder: Path, run: Any, tmp_path: Path, hub: Any) -> None
     flow = Checkpoint(parts.flow, CheckpointConfig(parts.flow.config)).save(tmp_path / "flow")
     out = tmp_path / "fitted"
     lines, stats = run(
-        "fit_and_share.py", folder / "train", "--flow", flow, "--out", out, "--push", "owner/flow"
-    )
+        "fit_and_share.py", folder / "train", "--flow", flow, "--rank", 4, "--out", out,
+        "--push", "owner/flow",
+    )  # fmt: skip
     assert stats["seen"] == 24
     assert stats["applied"] + stats["gated"] == 12
     assert "owner/flow" in lines[-2]

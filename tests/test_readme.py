@@ -27,6 +27,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ from types import ModuleType
 import pytest
 import torch
 from PIL import Image
+
+import nfaug
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
@@ -59,20 +62,10 @@ def make_images(path: Path) -> None:
 
 
 def make_flow(path: Path) -> None:
-    """A checkpoint for those images, untrained."""
-    import nfaug
-
-    torch.manual_seed(0)
-    config = nfaug.FlowConfig(
-        channels=3, image_size=(8, 8), steps=(1, 1), blocks=(1, 1), width=(8, 8)
-    )
-    flow = nfaug.Flow(config)
-    labels = torch.arange(24) % 2
-    images = torch.randint(96, (24, 3, 8, 8)) + 96 * labels[:, None, None, None]
-    images = images.to(torch.uint8)
-    flow.initialize(nfaug.flows.codec.to_flow(images, torch.rand(24, 3, 8, 8)))
-    dataset = torch.utils.data.TensorDataset(images, labels)
-    nfaug.fit(flow, dataset, rank=4, progress=False).save(path)
+    """A checkpoint for those images."""
+    make_images(path.with_suffix(".images"))
+    dataset = str(path.with_suffix(".images"))
+    nfaug.fit("builtin:pixels", dataset, rank=4, progress=False).save(path)
 
 
 KINDS: dict[str, Callable[[Path], None]] = {
@@ -100,38 +93,31 @@ class Block:
         return [line for line in self.text.replace("\\\n", " ").splitlines() if line.strip()]
 
 
+FENCE = re.compile(
+    r"(?:^<!-- test: (?P<mark>.*) -->\n\s*)?^(?P<indent> *)```(?P<language>\w+)\n"
+    r"(?P<text>(?:.*\n)*?) *```$",
+    re.M,
+)
+
+
 def read_blocks(text: str, document: str) -> Iterator[Block]:
     """All fenced blocks of a Markdown text.
 
     Raises:
-        ValueError: If a comment is not a valid mark, or no block follows a mark.
+        ValueError: If a comment is not a valid mark, no block follows a mark, or a block is open.
     """
-    mark: list[str] = []
-    opened: int | None = None
-    language, body, indent = "", [], 0
-    for number, line in enumerate(text.splitlines(), start=1):
-        stripped = line.strip()
-        if opened is not None:
-            if stripped == "```":
-                options = dict(word.split("=", 1) for word in mark[1:])
-                content = "\n".join(body) + "\n"
-                mode = mark[0] if mark else "parse"
-                yield Block(document, opened, language, content, mode, options)
-                opened, mark = None, []
-            else:
-                body.append(line[indent:])
-        elif stripped.startswith("```"):
-            opened, language, body = number, stripped[3:].strip(), []
-            indent = len(line) - len(line.lstrip())
-        elif found := re.fullmatch(r"<!--\s*test:(.*)-->", stripped):
-            mark = shlex.split(found[1])
-            unknown = {word.partition("=")[0] for word in mark[1:]} - {"needs", "add"}
-            if not mark or mark[0] not in ("run", "soak") or unknown:
-                raise ValueError(f"{document}:{number}: not a mark of tests/test_readme.py: {line}")
-        elif stripped and mark:
-            raise ValueError(f"{document}:{number}: a block must follow the mark before this line")
-    if opened is not None or mark:
-        raise ValueError(f"{document}: a block is left open, or a mark stands alone, at the end")
+    found = list(FENCE.finditer(text))
+    marked = sum(block["mark"] is not None for block in found)
+    if text.count("```") != 2 * len(found) or text.count("<!-- test:") != marked:
+        raise ValueError(f"{document}: a block is left open, or no block follows a mark")
+    for block in found:
+        mode, *words = shlex.split(block["mark"] or "parse")
+        options = dict(word.split("=", 1) for word in words)
+        if mode not in ("parse", "run", "soak") or not options.keys() <= {"needs", "add"}:
+            raise ValueError(f"{document}: not a mark of tests/test_readme.py: {block['mark']}")
+        line = text.count("\n", 0, block.start("indent")) + 1
+        content = textwrap.dedent(block["text"])
+        yield Block(document, line, block["language"], content, mode, options)
 
 
 BLOCKS = [
@@ -283,12 +269,22 @@ def test_first_python_block_augments_a_training_loop_and_is_run() -> None:
     assert install.line < first.line
 
 
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) + re.findall(r'src="([^"]+)"', text)
-    local = [target for target in targets if not re.match(r"[a-z]+:", target)]
-    missing = [target for target in local if not (path.parent / target).exists()]
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    local = [target.partition("#") for target in targets if not re.match(r"[a-z]+:", target)]
+    missing = []
+    for name, _, anchor in local:
+        file = path.parent / name if name else path
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            missing.append(f"{name}#{anchor}")
     commands = re.findall(r"`(python (?:-m )?[\w./]+)", text)
     missing += [command for command in commands if not script_exists(command)]
     assert not missing

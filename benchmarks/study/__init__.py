@@ -8,6 +8,6 @@ To extend the study, add one entry to a registry:
 - a data set: `DATASETS` in `data.py`;
 - a network: `NETWORKS` in `classifiers.py`;
 - a rival of NFA: `ARMS` in `arms.py`;
-- images to train the flow on: `FLOWS` in `flows.py`;
+- a flow, by its training images or its name: `FLOWS` in `flows.py`;
 - a table: `TABLES` in `tables.py`.
 """

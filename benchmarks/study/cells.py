@@ -24,7 +24,7 @@ class Cell:
     Attributes:
         data: Name of the data set.
         arm: Name in `arms.ARMS`; what happens to an image first.
-        flow: Name in `flows.FLOWS`, the images that the arm's flow was trained on; "-" for none.
+        flow: Name in `flows.FLOWS`, the source of the arm's flow; "-" if the arm uses none.
         base: Augmentation after the arm, joined by "+": "none", "flip+crop", ...
         per_class: Labelled images per class.
         seed: Seed of the labelled images, the weights, the order of batches and all draws.

@@ -1,4 +1,4 @@
-"""The flows of the study, each trained once and kept in a folder."""
+"""The flows of the study: trained once and kept in a folder, or loaded by name."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from pathlib import Path
 import nfaug
 from nfaug import Checkpoint
 from nfaug.data.images import LabelledImages, TensorImages
+from nfaug.fitting import with_shape_of
 from nfaug.training import TrainConfig, open_dataset, train
 from nfaug.training.config import DataConfig, FlowSettings, PriorConfig
 
 from .data import DataSet, training_images
 
-__all__ = ["FLOWS", "TrainedOn", "flow_for", "locked"]
+__all__ = ["FLOWS", "FlowSource", "flow_for", "locked"]
 
 
 @dataclass(frozen=True)
-class TrainedOn:
-    """The images that a flow is trained on, and for how long.
+class FlowSource:
+    """Where a flow comes from: training on some images, or a name that `nfaug.load` takes.
 
     Attributes:
-        title: Description in the report.
+        title: The images that the flow saw, for the report.
         steps: Optimiser steps.
         images: (data set, labelled images of the cell) -> training images of the flow.
         per_seed: Whether each seed has a flow of its own.
+        load: Name of a flow that is loaded instead of trained, such as "builtin:pixels".
     """
 
     title: str
-    steps: int
-    images: Callable[[DataSet, TensorImages], LabelledImages]
+    steps: int = 0
+    images: Callable[[DataSet, TensorImages], LabelledImages] | None = None
     per_seed: bool = False
+    load: str = ""
 
 
 def _other_images(data: DataSet, labelled: TensorImages) -> LabelledImages:
@@ -41,11 +44,12 @@ def _other_images(data: DataSet, labelled: TensorImages) -> LabelledImages:
 
 
 FLOWS = {
-    "u": TrainedOn(
+    "u": FlowSource(
         "all training images, without labels", 1876, lambda data, _: training_images(data)
     ),
-    "l": TrainedOn("the labelled images alone", 250, lambda _, labelled: labelled, per_seed=True),
-    "o": TrainedOn("images of other classes (10,000 of CIFAR-10, in grey)", 1256, _other_images),
+    "l": FlowSource("the labelled images alone", 250, lambda _, labelled: labelled, per_seed=True),
+    "o": FlowSource("images of other classes (10,000 of CIFAR-10, in grey)", 1256, _other_images),
+    "p": FlowSource("nothing: the identity in place of a flow", load="builtin:pixels"),
 }
 # One standard gaussian for all images: no label is used.
 _CONFIG = TrainConfig(
@@ -60,11 +64,13 @@ _CONFIG = TrainConfig(
 
 
 def flow_for(name: str, data: DataSet, labelled: TensorImages, seed: int, work: Path) -> Checkpoint:
-    """The flow of `FLOWS[name]`, trained if `work` does not hold it yet.
+    """The flow of `FLOWS[name]`: loaded, or trained if `work` does not hold it yet.
 
     Training uses no label.
     """
     kind = FLOWS[name]
+    if kind.images is None:
+        return with_shape_of(nfaug.load(kind.load), labelled)
     folder = work / f"flow-{name}"
     if kind.per_seed:
         folder = work / f"flow-{name}-{data.name}-{len(labelled)}-{seed}"

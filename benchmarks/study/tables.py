@@ -171,6 +171,11 @@ TABLES = {
         validation=True,
     ),
     "defaults": Table("NFA with the defaults of the package", [("nfa", "u", DEFAULTS)]),
+    # Noise is left out: its scale was chosen for latents.
+    "pixels": Table(
+        "NFA without a flow, by mixing in pixel space",
+        [("none", "-", ""), ("nfa", "p", CHOSEN["nfa"]), ("nfa", "p", DEFAULTS)],
+    ),
     # From the table "steps": NFA still gains at 2 * STEPS, the bare arm does not.
     "long": Table(
         "twice as many steps",

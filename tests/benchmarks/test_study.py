@@ -91,8 +91,8 @@ def test_settings_are_never_chosen_on_what_is_reported() -> None:
     every = {name: table.cells("x", 10) for name, table in tables.TABLES.items()}
     choosing = ("first-settings", "settings", "more-settings", "scales", "steps")
     chosen = [cell for name in choosing for cell in every.pop(name)]
-    reporting = ["both", "combined", "defaults", "flows", "labels", "long", "main", "other-noise"]
-    assert sorted(every) == reporting
+    reporting = "both combined defaults flows labels long main other-noise pixels"
+    assert sorted(every) == reporting.split()
     reported = every["main"]
     assert {cell.split for each in every.values() for cell in each} == {"test"}
     assert {cell.split for cell in chosen} == {"validation"}
@@ -163,6 +163,20 @@ def test_other_flows_use_no_label(source: data.DataSet, small_flows: None, tmp_p
     assert flow.pca is None
     assert flow.config.training["images"] == len(data.training_images(source))
     assert (tmp_path / "flow-u-tiny" / "config.json").exists()
+
+
+def test_nfa_without_a_flow(source: data.DataSet, small_flows: None, tmp_path: Path) -> None:
+    cells_of_pixels = tables.TABLES["pixels"].cells("tiny", 1)
+    assert {cell.flow for cell in cells_of_pixels} == {"-", "p"}
+    few = data.labelled(source, 6, seed=0)
+    flow = flows.flow_for("p", source, few, 0, tmp_path)
+    assert flow.flow.config.shape == (1, 8, 8)
+    settings = {"alpha": "1", "gate": "off", "variants": "2"}
+    bank = banks.nfa_bank(flow, few, settings, 0)
+    assert bank.shape == (len(few), 2, 1, 8, 8)
+    assert (bank != few.images[:, None]).any()
+    assert not any(tmp_path.iterdir()), "nothing is trained or kept"
+    assert report._saw("p").startswith("nothing")
 
 
 def test_hard_selection_takes_the_largest_loss(source: data.DataSet) -> None:
