@@ -128,7 +128,11 @@ def train(
         if begin is not None and processes.main:
             begin()
         if begun is not None and snapshot is not None:
-            state, initial = _resume(context, begun, snapshot), begun
+            try:
+                state, initial = _resume(context, begun, snapshot), begun
+            except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+                assert isinstance(states, FolderStates)
+                raise states.unusable(error) from None
         else:
             state, initial = _start(context, states, init)
         if path is not None and processes.main:
@@ -178,6 +182,7 @@ def _states(context: RunContext, path: Path | None) -> States:
             "seed": context.config.seed,
             "images to train on": len(context.data.labels),
         },
+        contents=context.dataset.contents_hash(),
         writer=context.processes.main,
     )
 
