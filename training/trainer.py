@@ -49,6 +49,9 @@ def train(
     step whose loss or gradient is not finite is skipped and counted; after `optim.max_bad_steps` in
     a row the run rolls back to its last saved state and halves the learning rate.
 
+    A class of one image gets the mean variance of the other classes, no axes and no partner, with
+    a warning: `NFAugment` leaves its images unchanged.
+
     On one machine's CPU the same seed gives the same weights. torch's global generators are left
     unchanged. Under `accelerate launch` or `torchrun` every process calls this with the same
     arguments; a batch is shared by all of them, so the result is that of one process up to
@@ -77,8 +80,8 @@ def train(
         The trained checkpoint and its history.
 
     Raises:
-        ValueError: If the data set is empty, a class has fewer than two images, `val` has other
-            classes or another shape, or a snapshot is damaged or of another run.
+        ValueError: If the data set is empty, a class has no image, `val` has other classes or
+            another shape, or a snapshot is damaged or of another run.
         FixedPointDivergence: If the class gaussians cannot be found with these settings.
         TrainingDiverged: If steps are not finite after `optim.max_rollbacks` rollbacks.
         Interrupted: After SIGINT, SIGTERM or SIGHUP; a KeyboardInterrupt. The state is saved first.

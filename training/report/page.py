@@ -94,12 +94,11 @@ def _lead(run: RunFolder, now: float) -> str:
 
 
 def _figures(run: RunFolder) -> Iterable[tuple[str, str]]:
-    last = run.rows[-1] if run.rows else {}
     training, metrics = run.section("training"), run.section("metrics")
 
     def figure(name: str) -> float:
-        value = last.get(name, math.nan)
-        return value if math.isfinite(value) else _number(metrics.get(name, training.get(name)))
+        logged = (row[name] for row in reversed(run.rows) if math.isfinite(row.get(name, math.nan)))
+        return next(logged, _number(metrics.get(name, training.get(name))))
 
     for title, name, form in (
         ("NF-Acc, held-out", "nf_acc", "{:.1%}"),
@@ -245,7 +244,7 @@ def _classes(run: RunFolder) -> str:
     names = run.config.get("class_names")
     if not isinstance(names, list) or not names:
         return ""
-    shown = "".join(f"<li>{text(name, 60)}</li>" for name in names[:_MAX_CLASSES])
+    shown = "".join(f"<li>{text(name)}</li>" for name in names[:_MAX_CLASSES])
     title = f"{len(names)} classes" + (
         f", the first {_MAX_CLASSES}" if len(names) > _MAX_CLASSES else ""
     )

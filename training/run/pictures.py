@@ -23,7 +23,7 @@ from ...gaussians.fixed_point.solver import (
 from ...gaussians.gaussians import ClassGaussians
 from ...gaussians.statistics import ClassStatistics
 from ...io.atomic import write_bytes
-from ..report.plots import convergence_curves, embedding_panels, kl_heatmaps, loss_curve
+from ..report.plots import convergence_curves, embedding_panels, kl_heatmaps, loss_curve, save
 from .context import RunContext
 from .result import TrainResult
 from .snapshots import RunState
@@ -64,7 +64,7 @@ def run_figures(
     names = dataset.classes[:_CLASSES]
     stats = ClassStatistics(len(names), latents.shape[1])
     stats.update(latents, labels)
-    counts, means, variances = stats.finalize(class_names=names)
+    counts, means, variances = stats.finalize(class_names=names, pool_single=True)
     panels = {"gaussians of the data": ClassGaussians(means, variances, counts)}
     histories: dict[str, list[FixedPointStep]] = {}
     for weight in weights or _weights(result, *means.shape):
@@ -98,7 +98,7 @@ def figure_image(figure: Figure) -> Image.Image:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    save(figure, buffer, format="png")
     return buffer.getvalue()
 
 
@@ -122,7 +122,7 @@ def progress_pictures(context: RunContext, state: RunState) -> dict[str, Image.I
     rows = [(dataset.targets == y).nonzero().flatten()[:_FEW] for y in range(len(names))]
     images = torch.stack([dataset[index][0] for index in torch.cat(rows).tolist()])
     few = TensorImages(images, dataset.targets[torch.cat(rows)], names)
-    rank = min(_AXES, min(map(len, rows)) - 1)
+    rank = max(1, min(_AXES, min(map(len, rows)) - 1))
     settings: dict[str, Any] = {"rank": rank, "max_per_class": _FEW, "memory": True}
     _, pca = fit_classes(flow, open_batches(few), names, **settings, progress=False)
     config = replace(context.checkpoint(flow, state).config, class_names=tuple(names))
