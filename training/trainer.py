@@ -17,13 +17,12 @@ from ..fitting import check_images, fit_classes
 from .config import FlowSettings, TrainConfig
 from .evaluation.metrics import evaluate
 from .report.environment import save_environment
-from .run.context import RunContext, open_context
+from .run.context import RunContext, TrainResult, open_context
 from .run.distributed import Processes
 from .run.interruption import stopped_from_outside
 from .run.latent_cache import open_codec
 from .run.loop import Loop
 from .run.reporter import Reporter
-from .run.result import TrainResult
 from .run.snapshots import FolderStates, MemoryStates, RunState, Snapshot, States
 
 __all__ = ["shape_of", "train"]
@@ -114,10 +113,10 @@ def train(
         given = init if begun is None else begun
         codec = open_codec(images, config, processes.device) if given is None else given.flow.codec
         context = open_context(images, config, processes, codec, val=val, progress=progress)
-        if begun is not None and init is None and begun.flow.config != context.flow_config():
+        if begun is not None and init is None and begun.flow.config != context.shape()[0]:
             raise ValueError(
                 f"the run in {path} trains {begun.flow.config}, and the settings now ask for "
-                f"{context.flow_config()}. A resumed run must keep the flow's shape"
+                f"{context.shape()[0]}. A resumed run must keep the flow's shape"
             )
         states = _states(context, path)
         snapshot = states.newest() if begun is not None else None
@@ -149,9 +148,9 @@ def train(
                 if pictures and processes.main:
                     from .run.pictures import figure_image, run_figures
 
-                    figures = run_figures(result, context.dataset).items()
-                    images_by_name = {name: figure_image(figure) for name, figure in figures}
-                    reporter.show(images_by_name, state.optimizer.steps)
+                    figures = run_figures(result, context.dataset)
+                    drawn = {name: figure_image(figure) for name, figure in figures.items()}
+                    reporter.show(drawn, state.optimizer.steps)
         finally:
             reporter.close()
         with stopped_from_outside(states, processes):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,17 +21,15 @@ from ...gaussians.fixed_point.solver import (
 )
 from ...gaussians.gaussians import ClassGaussians
 from ...gaussians.statistics import ClassStatistics
-from ...io.atomic import write_bytes
 from ..report.plots import convergence_curves, embedding_panels, kl_heatmaps, loss_curve, save
-from .context import RunContext
-from .result import TrainResult
+from .context import RunContext, TrainResult
 from .snapshots import RunState
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-__all__ = ["figure_image", "progress_pictures", "run_figures", "save_figures"]
+__all__ = ["figure_image", "progress_pictures", "run_figures"]
 
 _CLASSES, _PER_CLASS = 10, 200  # limits of the pictures of latents
 _COLUMNS, _AXES, _FEW = 6, 16, 40  # samples, PCA axes and images per class in progress pictures
@@ -82,24 +79,13 @@ def run_figures(
     return figures
 
 
-def save_figures(figures: dict[str, Figure], folder: Path) -> None:
-    """Write every figure as NAME.png."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        write_bytes(folder / f"{name}.png", _png(figure))
-
-
 def figure_image(figure: Figure) -> Image.Image:
     """Render a figure."""
     from PIL import Image
 
-    return Image.open(io.BytesIO(_png(figure)))
-
-
-def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     save(figure, buffer, format="png")
-    return buffer.getvalue()
+    return Image.open(buffer)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -30,6 +30,7 @@ __all__ = ["STATE", "FolderStates", "MemoryStates", "RunState", "Snapshot", "Sta
 STATE = "state"  # sub-folder of the run; config.json does not list it, so a push leaves it out
 _FORMAT = 2  # 1 has no "contents" and no "state_sha256"
 _FACTS, _TENSORS = "state.json", "state.safetensors"
+_COUNTERS = ("epoch", "position", "elapsed", "rollbacks", "finished")
 _STEP = re.compile(r"step-[0-9]{9,}")
 
 
@@ -92,13 +93,9 @@ class RunState:
         facts = {
             "optimizer": self.optimizer.facts(),
             "prior": dict(self.prior),
-            "epoch": self.epoch,
-            "position": self.position,
-            "elapsed": self.elapsed,
-            "rollbacks": self.rollbacks,
-            "finished": self.finished,
             "best": self.best,
             "history": [dict(row) for row in self.history],
+            **{name: getattr(self, name) for name in _COUNTERS},
         }
         return Snapshot(copied, facts)
 
@@ -117,24 +114,13 @@ class RunState:
         self.choice.set_state(tensors["choice"])
         self.losses = tensors["losses"].tolist()
         self.order = tensors["order"].clone() if "order" in tensors else None
-        self.epoch, self.position = facts["epoch"], facts["position"]
-        self.elapsed, self.rollbacks = facts["elapsed"], facts["rollbacks"]
-        self.finished = facts["finished"]
+        for name in _COUNTERS:
+            setattr(self, name, facts[name])
         self.best = math.inf if facts["best"] is None else facts["best"]
         self.history = [
             {name: math.nan if value is None else value for name, value in row.items()}
             for row in facts["history"]
         ]
-
-
-class States(Protocol):
-    """A store of snapshots."""
-
-    def save(self, snapshot: Snapshot) -> None:
-        """Store a snapshot as the newest."""
-
-    def newest(self) -> Snapshot | None:
-        """Return the snapshot stored last."""
 
 
 class MemoryStates:
@@ -268,6 +254,9 @@ class FolderStates:
             return []
         names = (entry.name for entry in self.folder.iterdir())
         return sorted(int(name[5:]) for name in names if _STEP.fullmatch(name))
+
+
+States: TypeAlias = MemoryStates | FolderStates
 
 
 def _name(steps: int) -> str:
