@@ -98,9 +98,7 @@ def test_errors_without_standard_error(redirection: str, tmp_path: Path) -> None
     assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", "")
 
 
-@pytest.mark.parametrize(
-    ("redirection", "code"), [(">&-", 0), (">/dev/full", 1), ("2>&- | head -1", 0)]
-)
+@pytest.mark.parametrize(("redirection", "code"), [(">&-", 0), (">/dev/full", 1)])
 def test_results_without_standard_output(redirection: str, code: int, tiny_path: Path) -> None:
     command = f"{sys.executable} -m nfaug info {tiny_path} {redirection}"
     ran = subprocess.run(
@@ -443,9 +441,14 @@ def test_a_class_of_one_image(
     data = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
     for image in sorted((data / "eel").iterdir())[1:]:
         image.unlink()
-    ran = nfaug_command("train", "--data", data, "--out", tmp_path / "flow", "-c", settings)
-    assert ran.code == 2
-    assert "'eel' (1)" in ran.err
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        ran = nfaug_command("train", "--data", data, "--out", tmp_path / "flow", "-c", settings)
+    assert ran.code == 0
+    named = [line for line in ran.err.splitlines() if line.startswith("warning: ")]
+    assert len(named) == 1
+    assert "'eel'" in named[0]
+    assert (tmp_path / "flow" / "samples.png").is_file()
 
 
 def test_warnings_are_short(
