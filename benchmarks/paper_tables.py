@@ -43,7 +43,7 @@ from nfaug.gaussians.fixed_point.solver import FixedPointConfig
 from nfaug.gaussians.priors import GradientDescentConfig
 from nfaug.training import TrainConfig, open_dataset, train
 from nfaug.training.config import DataConfig, FlowSettings, OptimConfig, PCAConfig, PriorConfig
-from nfaug.training.evaluation.cnn import cnn_accuracy
+from nfaug.training.evaluation.classifier import cnn_accuracy
 from nfaug.training.evaluation.metrics import evaluate
 
 RESULTS = Path(__file__).parent / "results"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -55,9 +56,53 @@ def _top_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    0 done, 1 failed, 2 bad input, 3 diverged, 130 interrupted; `nfaug train` adds others.
+    0 done, 1 failed, 2 bad input, 3 diverged, 130 interrupted; `nfaug train` adds others. A closed
+    or full standard error stops no command; a full standard output ends one with 1, after the work.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
+    try:
+        with contextlib.redirect_stderr(_Unfailing(sys.stderr)):
+            return _run(list(sys.argv[1:] if argv is None else argv))
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:  # the interpreter would flush again and print a traceback
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _open_streams() -> None:
+    """Open the null device for closed streams; the next file would take their descriptors."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+        if getattr(sys, name) is None:
+            stream = open(number, "w" if number else "r", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+class _Unfailing:
+    """Standard error, without the errors of a closed pipe or a full disk."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _run(argv: list[str]) -> int:
     if not argv:
         _top_parser().print_help()
         return BAD_INPUT
@@ -89,7 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = json.dumps(jsonable(result), indent=2, allow_nan=False)
         print(text if arguments.json else _lines(result), flush=True)
     except BrokenPipeError:  # as in `nfaug info FLOW | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _stop(FAILED, name, f"done, but the result cannot be printed: {error}")
     return 0
 
 

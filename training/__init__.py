@@ -2,9 +2,9 @@
 
 from ..data.open import open_dataset, wrap_dataset
 from .config import TrainConfig
+from .run.context import TrainResult
 from .run.interruption import Interrupted, RunStopped
 from .run.optimizer import TrainingDiverged
-from .run.result import TrainResult
 from .trainer import train
 
 __all__ = [

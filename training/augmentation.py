@@ -44,14 +44,10 @@ class FlowAugmentation:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.pad_crop < 0:
-            raise ValueError(f"pad_crop must be at least 0 pixels; got {self.pad_crop}")
-        if not 0 <= self.rotation <= 180:
-            raise ValueError(f"rotation must lie in [0, 180] degrees; got {self.rotation}")
-        if not 0 <= self.color_jitter <= 1:
-            raise ValueError(f"color_jitter must lie in [0, 1]; got {self.color_jitter}")
-        if not 0 <= self.noise <= 255:
-            raise ValueError(f"noise must lie in [0, 255] grey levels; got {self.noise}")
+        most = {"pad_crop": math.inf, "rotation": 180, "color_jitter": 1, "noise": 255}
+        for name, limit in most.items():
+            if not 0 <= getattr(self, name) <= limit:
+                raise ValueError(f"{name} must lie in [0, {limit}]; got {getattr(self, name)}")
 
     @property
     def enabled(self) -> bool:

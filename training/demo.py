@@ -22,8 +22,7 @@ from ..gaussians.fixed_point.solver import FixedPointConfig
 from ..io.atomic import write_text
 from .config import DataConfig, OptimConfig, PCAConfig, PriorConfig, TrainConfig
 from .evaluation.classifier import accuracy, resnet18, train_classifier
-from .run.pictures import run_figures, save_figures
-from .run.result import TrainResult
+from .run.pictures import figure_image, run_figures
 from .trainer import train
 
 __all__ = ["DemoSettings", "run_demo"]
@@ -74,23 +73,22 @@ def run_demo(
 
     whole = train(digits, _flow_config(settings, len(digits), seed=0), progress=progress)
     whole.checkpoint.save(out / "flow", overwrite=True)
-    _pictures(out, whole, digits)
+    preview_grid(whole.checkpoint, digits).save(out / "grid.png")
+    for name, figure in run_figures(whole, digits, weights=(1.0, 70.0)).items():
+        figure_image(figure).save(out / f"{name}.png")
 
-    rows = []
+    accuracies = {}
     for number in settings.labels_per_class:
-        scores: dict[str, list[float]] = {"none": [], "NFA": []}
+        scores = []
         for seed in range(settings.seeds):
             chosen, _ = split_per_class(digits, number, seed)
-            for arm, value in _compare(
-                chosen, test_images, test_labels, settings, seed, progress
-            ).items():
-                scores[arm].append(value)
-        rows.append({"labels_per_class": number, **scores})
+            scores.append(_compare(chosen, test_images, test_labels, settings, seed, progress))
+        accuracies[str(number)] = _summary(scores)
     result = {
         "out": str(out),
         "seconds": round(time.monotonic() - started, 1),
         "flow": dict(whole.checkpoint.config.metrics),
-        "accuracy": {str(row["labels_per_class"]): _summary(row) for row in rows},
+        "accuracy": accuracies,
     }
     write_text(out / "report.md", _report(result, settings, len(digits), len(test_labels)))
     return result
@@ -133,7 +131,7 @@ def _compare(
     seed: int,
     progress: bool,
 ) -> dict[str, float]:
-    """Test accuracy without and with NFA; the flow is trained on the chosen images only."""
+    """Accuracy without and with NFA, and the gain; the flow sees only the chosen images."""
     images, labels = to_tensors(chosen, progress=False)
     flow = train(chosen, _flow_config(settings, len(chosen), seed=seed), progress=progress)
     nfa = NFAugment(
@@ -142,7 +140,7 @@ def _compare(
         generator=torch.Generator().manual_seed(seed),
     )
     scores = {}
-    for arm, augment in {"none": None, "NFA": nfa}.items():
+    for arm, augment in {"none": None, "nfa": nfa}.items():
         model = resnet18(images.shape[1], len(chosen.classes), seed=seed)
         train_classifier(
             model,
@@ -155,18 +153,13 @@ def _compare(
             progress=f"resnet18, {len(images)} images, {arm}" if progress else None,
         )
         scores[arm] = 100 * accuracy(model, test_images, test_labels, size=settings.image_size)
-    return scores
+    return scores | {"gain": scores["nfa"] - scores["none"]}
 
 
-def _pictures(out: Path, result: TrainResult, digits: LabelledImages) -> None:
-    preview_grid(result.checkpoint, digits).save(out / "grid.png")
-    save_figures(run_figures(result, digits, weights=(1.0, 70.0)), out)
-
-
-def _summary(row: dict[str, Any]) -> dict[str, Any]:
-    gains = [b - a for a, b in zip(row["none"], row["NFA"], strict=True)]
-    summary: dict[str, Any] = {}
-    for arm, values in {"none": row["none"], "nfa": row["NFA"], "gain": gains}.items():
+def _summary(scores: list[dict[str, float]]) -> dict[str, float]:
+    summary: dict[str, float] = {}
+    for arm in ("none", "nfa", "gain"):
+        values = [score[arm] for score in scores]
         summary[f"{arm}_mean"] = statistics.fmean(values)
         summary[f"{arm}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
     return summary
@@ -177,11 +170,9 @@ def _verdict(summary: dict[str, Any], seeds: int) -> str:
     if seeds < 2:
         return "one run: no conclusion"
     reach = _T95[min(seeds, len(_T95) + 1) - 2] * summary["gain_std"] / seeds**0.5
-    if summary["gain_mean"] > reach:
-        return f"above zero (95% interval ± {reach:.1f})"
-    if summary["gain_mean"] < -reach:
-        return f"below zero (95% interval ± {reach:.1f})"
-    return f"not significant (95% interval ± {reach:.1f})"
+    gain = summary["gain_mean"]
+    verdict = "above zero" if gain > reach else "below zero" if gain < -reach else "not significant"
+    return f"{verdict} (95% interval ± {reach:.1f})"
 
 
 def _report(result: dict[str, Any], settings: DemoSettings, train_size: int, tests: int) -> str:

@@ -17,13 +17,12 @@ from ..fitting import check_images, fit_classes
 from .config import FlowSettings, TrainConfig
 from .evaluation.metrics import evaluate
 from .report.environment import save_environment
-from .run.context import RunContext, open_context
+from .run.context import RunContext, TrainResult, open_context
 from .run.distributed import Processes
 from .run.interruption import stopped_from_outside
 from .run.latent_cache import open_codec
 from .run.loop import Loop
 from .run.reporter import Reporter
-from .run.result import TrainResult
 from .run.snapshots import FolderStates, MemoryStates, RunState, Snapshot, States
 
 __all__ = ["shape_of", "train"]
@@ -48,6 +47,9 @@ def train(
     solved: after the data-dependent initialisation and again after the first epoch, then fixed. A
     step whose loss or gradient is not finite is skipped and counted; after `optim.max_bad_steps` in
     a row the run rolls back to its last saved state and halves the learning rate.
+
+    A class of one image gets the mean variance of the other classes, no axes and no partner, with
+    a warning: `NFAugment` leaves its images unchanged.
 
     On one machine's CPU the same seed gives the same weights. torch's global generators are left
     unchanged. Under `accelerate launch` or `torchrun` every process calls this with the same
@@ -77,8 +79,8 @@ def train(
         The trained checkpoint and its history.
 
     Raises:
-        ValueError: If the data set is empty, a class has fewer than two images, `val` has other
-            classes or another shape, or a snapshot is damaged or of another run.
+        ValueError: If the data set is empty, a class has no image, `val` has other classes or
+            another shape, or a snapshot is damaged or of another run.
         FixedPointDivergence: If the class gaussians cannot be found with these settings.
         TrainingDiverged: If steps are not finite after `optim.max_rollbacks` rollbacks.
         Interrupted: After SIGINT, SIGTERM or SIGHUP; a KeyboardInterrupt. The state is saved first.
@@ -111,10 +113,10 @@ def train(
         given = init if begun is None else begun
         codec = open_codec(images, config, processes.device) if given is None else given.flow.codec
         context = open_context(images, config, processes, codec, val=val, progress=progress)
-        if begun is not None and init is None and begun.flow.config != context.flow_config():
+        if begun is not None and init is None and begun.flow.config != context.shape()[0]:
             raise ValueError(
                 f"the run in {path} trains {begun.flow.config}, and the settings now ask for "
-                f"{context.flow_config()}. A resumed run must keep the flow's shape"
+                f"{context.shape()[0]}. A resumed run must keep the flow's shape"
             )
         states = _states(context, path)
         snapshot = states.newest() if begun is not None else None
@@ -128,7 +130,11 @@ def train(
         if begin is not None and processes.main:
             begin()
         if begun is not None and snapshot is not None:
-            state, initial = _resume(context, begun, snapshot), begun
+            try:
+                state, initial = _resume(context, begun, snapshot), begun
+            except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+                assert isinstance(states, FolderStates)
+                raise states.unusable(error) from None
         else:
             state, initial = _start(context, states, init)
         if path is not None and processes.main:
@@ -142,9 +148,9 @@ def train(
                 if pictures and processes.main:
                     from .run.pictures import figure_image, run_figures
 
-                    figures = run_figures(result, context.dataset).items()
-                    images_by_name = {name: figure_image(figure) for name, figure in figures}
-                    reporter.show(images_by_name, state.optimizer.steps)
+                    figures = run_figures(result, context.dataset)
+                    drawn = {name: figure_image(figure) for name, figure in figures.items()}
+                    reporter.show(drawn, state.optimizer.steps)
         finally:
             reporter.close()
         with stopped_from_outside(states, processes):
@@ -178,6 +184,7 @@ def _states(context: RunContext, path: Path | None) -> States:
             "seed": context.config.seed,
             "images to train on": len(context.data.labels),
         },
+        contents=context.dataset.contents_hash(),
         writer=context.processes.main,
     )
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from ..data.images import progress_bar
 from .format import Bank
 
 __all__ = ["export_bank"]
@@ -43,7 +43,8 @@ def export_bank(
     if len(set(names)) != len(names):
         names = [f"{label:05}-{name}" for label, name in enumerate(names)]
     written = dict.fromkeys(names, 0)
-    for i in tqdm(range(len(bank)), desc="export", unit="image", disable=not progress):
+    bar = progress_bar(len(bank), "export", "image", shown=progress)
+    for i in range(len(bank)):
         name = names[int(bank.labels[i])]
         for v in bank.applied[i].nonzero()[0].tolist():
             (path / name).mkdir(parents=True, exist_ok=True)
@@ -51,6 +52,8 @@ def export_bank(
             picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
             picture.save(path / name / f"{i:06}-{v}.png")
             written[name] += 1
+        bar.update()
+    bar.close()
     return written
 
 

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm import tqdm
 
 from ..augment.settings import MixKeywords, MixSettings
 from ..augment.transform import NFAugment
 from ..data.checks import check_class_names
 from ..data.classes import dataset_classes
+from ..data.images import progress_bar
 from ..data.labels import labels_of
 from ..io.atomic import replace_directory
 from .dataset import BankDataset
@@ -232,9 +232,7 @@ def _fill(
 ) -> None:
     device = nfa.engine.device
     labels = torch.from_numpy(np.load(path / LABELS))
-    bar = tqdm(
-        total=made.images, initial=made.done, desc="bank", unit="image", disable=not progress
-    )
+    bar = progress_bar(made.images, "bank", "image", shown=progress, initial=made.done)
     with bar, _Appender(path, made) as files:
         saved = time.monotonic()
 

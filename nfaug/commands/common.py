@@ -35,8 +35,9 @@ __all__ = [
 
 DATA_HELP = (
     "a folder with one sub-folder of images per class (any folder of images for a flow without "
-    "classes), a tar of one, a folder of IDX files "
-    "(MNIST's format), a timm data-set name such as torch/cifar10, or 'digits'"
+    "classes), or of images beside a labels.csv (file,label); a tar of one; a .npz file with "
+    "images and labels; a folder of IDX files (MNIST's format); a timm data-set name such as "
+    "torch/cifar10; or 'digits'"
 )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import re
 import types
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 __all__ = ["CommandParser"]
 
@@ -22,6 +23,21 @@ _WORDS = {
 }
 
 
+class _Help(DefaultHelpFormatter):
+    """Option texts with their default, and without Python types."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        default, text = action.default, re.sub(r"\bNone\b", "null", action.help or "")
+        if action.required:
+            return f"{text} (required)"
+        if action.nargs == 0:  # a switch
+            return text
+        if default is None or default == argparse.SUPPRESS or isinstance(default, Namespace):
+            return text
+        shown = default if isinstance(default, str) else json.dumps(default)
+        return f"{text} (default: {shown})".replace("%", "%%")
+
+
 class CommandParser(ArgumentParser):
     """An argument parser whose options have hyphens: `--max-minutes`, `--dataset.per-class`.
 
@@ -29,13 +45,18 @@ class CommandParser(ArgumentParser):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, print_config="--print-config", **options)
+        options = {"formatter_class": _Help, "allow_abbrev": False, **options}
+        super().__init__(print_config="--print-config", **options)
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None, **options: Any
     ) -> Namespace:
         self._use_hyphens()
-        return super().parse_args(self._normalize(args or ()), namespace, **options)
+        parsed = super().parse_args(self._normalize(args or ()), namespace, **options)
+        for group in self.groups or ():  # dataclasses; a file can give them any value
+            if not isinstance(parsed.get(group, Namespace()), Namespace):
+                self.error(f"{group} must be a mapping of settings; got {parsed[group]!r:.80}")
+        return parsed
 
     def format_help(self, *formatter: Any) -> str:
         self._use_hyphens()
@@ -51,7 +72,8 @@ class CommandParser(ArgumentParser):
     def _use_hyphens(self) -> None:
         """Rename the options that jsonargparse named after dataclass fields."""
         for action in self._actions:
-            action.option_strings = [name.replace("_", "-") for name in action.option_strings]
+            hyphenated = (name.replace("_", "-") for name in action.option_strings)
+            action.option_strings = list(dict.fromkeys(hyphenated))
         known = {name.replace("_", "-"): found for name, found in self._options.items()}
         self._options.clear()
         self._options.update(known)

@@ -157,14 +157,9 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     dataset = open_dataset(
         arguments.data,
         split=arguments.split,
-        data_dir=config.dataset.data_dir,
-        image_size=config.dataset.image_size,
-        channels=config.dataset.channels,
-        per_class=config.dataset.per_class,
-        on_error=config.dataset.on_error,
         seed=config.seed,
-        download=config.dataset.download,
         labels=config.prior.entry.labelled,
+        **config.dataset.reading(),
     )
     config = config.for_images(len(dataset))
     processes = Processes(config.device, config.trackers, out)

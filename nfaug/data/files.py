@@ -5,6 +5,7 @@ Readers hold no open file, so they can be copied into worker processes and share
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tarfile
 from abc import abstractmethod
@@ -21,6 +22,7 @@ from .readers import Reader
 
 __all__ = ["FileReader", "FolderReader", "TarReader"]
 
+SAMPLED_FILES = 1024  # files whose contents `contents_hash` covers
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 
 
@@ -38,6 +40,14 @@ class FileReader(Reader):
 
     def read(self, index: int) -> Image.Image:
         return self._decode(index, header_only=False)
+
+    def contents_hash(self, indices: Sequence[int]) -> str:
+        count = min(SAMPLED_FILES, len(indices))
+        places = torch.linspace(0, len(indices) - 1, count, dtype=torch.float64).round().long()
+        hasher = hashlib.sha256()
+        for place in places.tolist():
+            hasher.update(self.read_bytes(indices[place]))
+        return hasher.hexdigest()
 
     def _decode(self, index: int, *, header_only: bool) -> Image.Image:
         data = self.read_bytes(index)  # a missing file is an OSError, not a damaged image

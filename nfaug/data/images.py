@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ from .checks import check_labels
 from .preprocess import Preprocess
 
 __all__ = [
+    "LINE_SECONDS",
     "LabelledImages",
     "TensorImages",
     "progress_bar",
@@ -28,6 +31,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+LINE_SECONDS = 30.0  # between two lines of progress where standard error is no terminal
 
 
 class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
@@ -75,6 +80,13 @@ class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
         for part in self.identify():
             hasher.update(part)
         return hasher.hexdigest()
+
+    def contents_hash(self) -> str:
+        """SHA-256 of the bytes of up to 1,024 files: the first, the last and every k-th between.
+
+        Empty for images that are not files, since `fingerprint` covers their values.
+        """
+        return ""
 
     @abstractmethod
     def image(self, index: int) -> Tensor:
@@ -210,7 +222,30 @@ def run_over(
             bar.update()
 
 
-def progress_bar(total: int, title: str, unit: str, *, shown: bool) -> tqdm:
-    """A bar on standard error, if that is a terminal, after one second."""
-    hidden = None if shown else True  # None: tqdm looks for a terminal
-    return tqdm(total=total, desc=title, unit=unit, disable=hidden, delay=1, leave=None)
+class _Lines(tqdm):
+    """Progress as a line every 30 seconds; a bar in a file would be one endless line."""
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        return lambda text: print(text, file=file, flush=True)
+
+    def moveto(self, n: int) -> None:
+        """Stay: lines are not drawn over each other."""
+
+    def close(self) -> None:
+        self.delay = math.inf  # a bar that was never shown needs no last line
+        super().close()
+
+
+def progress_bar(total: int, title: str, unit: str, *, shown: bool, initial: int = 0) -> tqdm:
+    """A bar on standard error after one second, or a line every 30 seconds if it is no terminal."""
+    lines = shown and not sys.stderr.isatty()
+    settings: dict[str, Any] = {"delay": 1, "leave": None}
+    if lines:
+        settings = {"delay": LINE_SECONDS, "mininterval": LINE_SECONDS, "miniters": 1}
+        settings["bar_format"] = (
+            "{desc}: {n_fmt} of {total_fmt} {unit}s, {rate_fmt}, {remaining} left"
+        )
+    return (_Lines if lines else tqdm)(
+        total=total, desc=title, unit=unit, initial=initial, disable=not shown, **settings
+    )

@@ -59,6 +59,10 @@ class Reader(ABC):
     def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
         """Bytes that distinguish these images from others, at little cost, to be hashed."""
 
+    def contents_hash(self, indices: Sequence[int]) -> str:
+        """See `LabelledImages.contents_hash`."""
+        return ""
+
 
 class ReaderImages(LabelledImages):
     """Images that are read and preprocessed on access; see `LabelledImages`."""
@@ -85,6 +89,9 @@ class ReaderImages(LabelledImages):
 
     def identify(self) -> Iterator[bytes]:
         return self.reader.identify(self.indices.tolist())
+
+    def contents_hash(self) -> str:
+        return self.reader.contents_hash(self.indices.tolist())
 
 
 def assemble(

@@ -88,6 +88,39 @@ def test_the_bare_command(nfaug_command: Any) -> None:
     assert "trian" in ran.err
 
 
+@pytest.mark.parametrize("redirection", ["<&- >&- 2>&-", "2>/dev/full"])
+def test_errors_without_standard_error(redirection: str, tmp_path: Path) -> None:
+    """A bad option: its message has nowhere to go, and the exit code stays."""
+    command = f"{sys.executable} -m nfaug info {tmp_path} {redirection}"
+    ran = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", "")
+
+
+@pytest.mark.parametrize(("redirection", "code"), [(">&-", 0), (">/dev/full", 1)])
+def test_results_without_standard_output(redirection: str, code: int, tiny_path: Path) -> None:
+    command = f"{sys.executable} -m nfaug info {tiny_path} {redirection}"
+    ran = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == code
+    assert ("cannot be printed" in ran.stderr) == (code == 1)
+    assert "Traceback" not in ran.stderr
+    assert "Exception" not in ran.stderr
+
+
+@pytest.mark.parametrize("stream", ["2>&-", ">&- 2>/dev/full"])
+def test_work_without_standard_error(
+    stream: str, tiny_path: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Bars, warnings and progress lines are dropped; the work is done."""
+    words = f"bank --flow {tiny_path} --data {tiny_folder} --variants 1 --out {tmp_path / 'bank'}"
+    ran = subprocess.run(["bash", "-c", f"{sys.executable} -m nfaug {words} {stream}"], check=False)
+    assert ran.returncode == 0
+    assert json.loads((tmp_path / "bank" / "manifest.json").read_text())["complete"] is True
+
+
 HELP = {
     "demo": "--out --quick --overwrite --json",
     "train": "--data --out --recipe --config --epochs --max-minutes --batch-size --lr --seed "
@@ -114,6 +147,45 @@ def test_help(verb: str, nfaug_command: Any) -> None:
     parser = importlib.import_module(f"nfaug.commands.{verb}").parser()
     silent = [action.dest for action in parser._actions if not action.help]
     assert not silent, "every option has a help text"
+    shown = re.findall(r"type:|Optional|Literal|None|default: null| 0x", ran.out)
+    assert not shown, "no Python types"
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [("flow: 3", "flow"), ("prior: {fixed_point: [1]}", "fixed_point"), ("pca: x", "pca")],
+)
+def test_a_file_with_another_kind_of_setting(
+    settings: str, name: str, tmp_path: Path, nfaug_command: Any
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(settings)
+    ran = nfaug_command("train", "--data", "digits", "--out", tmp_path / "run", "-c", file)
+    assert ran.code == 2
+    message = ran.err.splitlines()[-1]
+    assert name in message
+    assert "0x" not in message
+    assert "functools" not in message
+
+
+def test_16_bit_images_and_the_limit_of_pixels(tmp_path: Path, nfaug_command: Any) -> None:
+    """Both settings of the data reach the reader."""
+    for name in "ab":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = torch.randint(2**16, (8, 8), dtype=torch.int32).numpy().astype("uint16")
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
+    file = tmp_path / "settings.yaml"
+    file.write_text(SETTINGS)
+    words = ["train", "--data", tmp_path / "images", "-c", file, "--out", tmp_path / "run"]
+    words += ["--pca.rank", "3"]
+    ran = nfaug_command(*words)
+    assert ran.code == 2
+    assert "scale" in ran.err
+    ran = nfaug_command(*words, "--dataset.scale-16-bit", "true", "--dataset.max-pixels", "63")
+    assert ran.code == 2
+    assert "max_pixels" in ran.err
+    assert nfaug_command(*words, "--dataset.scale-16-bit", "true").code == 0
 
 
 def test_every_command_has_a_module() -> None:
@@ -369,9 +441,14 @@ def test_a_class_of_one_image(
     data = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
     for image in sorted((data / "eel").iterdir())[1:]:
         image.unlink()
-    ran = nfaug_command("train", "--data", data, "--out", tmp_path / "flow", "-c", settings)
-    assert ran.code == 2
-    assert "'eel' (1)" in ran.err
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        ran = nfaug_command("train", "--data", data, "--out", tmp_path / "flow", "-c", settings)
+    assert ran.code == 0
+    named = [line for line in ran.err.splitlines() if line.startswith("warning: ")]
+    assert len(named) == 1
+    assert "'eel'" in named[0]
+    assert (tmp_path / "flow" / "samples.png").is_file()
 
 
 def test_warnings_are_short(

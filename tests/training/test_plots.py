@@ -20,6 +20,7 @@ from nfaug.training.report.plots import (
     kl_heatmaps,
     log_curves,
     loss_curve,
+    save,
 )
 
 
@@ -64,6 +65,18 @@ def test_figure_1(dim: int) -> None:
     # The classes lie apart, as they do in the latents.
     spots = figure.axes[0].collections[0].get_offsets()
     assert abs(spots - spots.mean(0)).max() < 2 * abs(spots.mean(0) - _centre(figure)).max()
+
+
+def test_long_and_foreign_class_names() -> None:
+    """Cut names end in an ellipsis; characters without a font raise no warning."""
+    names = ["n" * 60, "chat é 猫 🐱", "$" * 45]
+    labels = torch.arange(30) % 3
+    figure = embedding_panels(torch.randn(30, 8), labels, {}, class_names=names, per_class=10)
+    target = io.BytesIO()
+    save(figure, target, format="png")
+    assert target.getvalue().startswith(b"\x89PNG")
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == ["n" * 39 + "…", names[1], r"\$" * 39 + "…"]
 
 
 def _centre(figure: Any) -> Any:

@@ -206,7 +206,7 @@ def test_other_columns_get_a_curve(folder: Path) -> None:
         ("config.json", "{", "config.json is damaged (JSONDecodeError)"),
         ("config.json", "[" * 100_000, "config.json is damaged (RecursionError)"),
         ("config.json", "[]", "config.json is not a mapping"),
-        ("train.yaml", "a: [", "train.yaml is damaged (ValueError)"),
+        ("train.yaml", "a: [", "train.yaml is damaged (ParserError)"),
         ("train.yaml", "x" * (2**20 + 1), "train.yaml is skipped"),
         ("environment.json", "\x00\xff", "environment.json is damaged (JSONDecodeError)"),
         ("log.csv", LOG + "?\n", "log.csv has 1 lines that are not rows"),

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from torch import Tensor
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.cli import main
-from nfaug.data.images import TensorImages
+from nfaug.data import images
+from nfaug.data.images import TensorImages, progress_bar
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.layers import ActNorm
 from nfaug.training import TrainConfig, TrainResult, train
 from nfaug.training.config import FlowSettings, OptimConfig, PriorConfig
+from nfaug.training.report.page import report_html
+from nfaug.training.report.run_folder import read_run
 from nfaug.training.run import loop, reporter
 from nfaug.training.run.health import scale_warnings
 from nfaug.training.run.snapshots import FolderStates
@@ -58,6 +62,77 @@ def test_lines_where_there_is_no_terminal(
     assert capsys.readouterr().err.count("train: ") == 6 + 2
     train(tiny_images, quiet, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_the_log_before_the_first_epoch_ends(
+    quiet: TrainConfig, tiny_images: TensorImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of training figures, which the report shows; an evaluation replaces them."""
+    monkeypatch.setattr(reporter, "LINE_SECONDS", 0.0)
+    seen: list[list[float]] = []
+    pages: list[str] = []
+    step = reporter.Reporter.step
+
+    def watched(self: reporter.Reporter, *args: Any) -> None:
+        step(self, *args)
+        run = read_run(tmp_path)
+        assert not run.problems
+        seen.append([row["step"] for row in run.rows])
+        assert math.isfinite(run.rows[-1]["train_bits_per_dim"])
+        pages.append(report_html(run))
+
+    monkeypatch.setattr(reporter.Reporter, "step", watched)
+    result = train(tiny_images, quiet, val=tiny_images, folder=tmp_path, progress=False)
+    assert seen == [[1], [1, 2], [1, 2, 3], [3, 4], [3, 4, 5], [3, 4, 5, 6]]
+    assert "<svg" in pages[1]
+    assert "bits/dim, training" in pages[0]
+    assert "NF-Acc, held-out" in pages[3], "the last evaluation"
+    assert [row["step"] for row in read_run(tmp_path).rows] == [3, 6]
+    assert [row["step"] for row in result.history] == [3, 6]
+
+
+def test_bars_become_lines_in_a_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "LINE_SECONDS", 0.01)
+    with progress_bar(3, "bank", "image", shown=True, initial=1) as bar:
+        for _ in range(2):
+            time.sleep(0.02)
+            bar.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in lines] == [
+        "bank: 2 of 3 images",
+        "bank: 3 of 3 images",
+    ]
+    monkeypatch.undo()
+    for shown in (True, False):  # too short for a line, and not shown
+        with progress_bar(3, "bank", "image", shown=shown) as bar:
+            bar.update(3)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_class_of_one_image(
+    quiet: TrainConfig, tiny_images: TensorImages, tmp_path: Path
+) -> None:
+    """It trains with one warning that names the class, and gets no axes and no partner."""
+    rows = torch.tensor([i for i in range(36) if tiny_images.targets[i] or i == 0])
+    config = dataclasses.replace(quiet, pictures_every=1, prior=PriorConfig(kind="data"))
+    with pytest.warns(UserWarning, match=repr(tiny_images.classes[0])) as caught:
+        result = train(
+            tiny_images.subset(rows), config, folder=tmp_path, pictures=True, progress=False
+        )
+    assert len(caught) == 1
+    checkpoint = result.checkpoint.save(tmp_path / "flow")
+    saved = nfaug.load(checkpoint)
+    assert saved.gaussians is not None
+    assert saved.pca is not None
+    variances = saved.gaussians.variances
+    assert torch.allclose(variances[0], variances[1:].mean(0), rtol=1e-3)
+    assert saved.pca.ranks.tolist()[0] == 0
+    nfa = nfaug.NFAugment(saved, p=1.0)
+    out, _ = nfa(tiny_images.images[:1], torch.tensor([0]))
+    assert torch.equal(out, tiny_images.images[:1])
+    assert nfa.stats()["no_partner"] == 1
 
 
 # Trackers and pictures.

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from kill_tools import killed_runs
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -233,9 +234,84 @@ def test_states_that_cannot_be_used(
         resumed(digits)
     shutil.rmtree(tensors.parent)
     assert resumed(digits).history[-1]["step"] == STEPS
-    (tensors.parent / "state.json").write_text('{"format": 2}')
+    (tensors.parent / "state.json").write_text('{"format": 3}')
     with pytest.raises(ValueError, match="format"):
         resumed(digits)
+
+
+def _edited(facts: dict[str, Any], **changes: Any) -> str:
+    return json.dumps({**facts, **changes})
+
+
+def test_an_edited_or_damaged_state(
+    digits: TensorImages, config: TrainConfig, tmp_path: Path
+) -> None:
+    """Every change of state.json is one documented error."""
+    train(digits, config, folder=tmp_path, progress=False)
+    file = tmp_path / "state" / "step-000000008" / "state.json"
+    text = file.read_text()
+    facts = json.loads(text)
+    for damaged, token in (
+        (_edited(facts, epoch=1), "SHA-256"),
+        (_edited(facts, rollbacks=1), "SHA-256"),
+        (_edited(facts, plan=[1]), "SHA-256"),
+        ("", "damaged"),
+        ("[]", "object"),
+        ("[" * 100_000, "damaged"),
+        (text[:-40], "damaged"),
+        (_edited({"format": 2}), "state_sha256"),
+    ):
+        file.write_text(damaged)
+        with pytest.raises(ValueError, match=token) as caught:
+            train(digits, config, folder=tmp_path, resume=True, progress=False)
+        assert "step 7" in str(caught.value)
+
+
+def test_a_state_of_an_earlier_version(
+    tiny_folder: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    """It resumes with a warning; one that does not fit the run is a documented error."""
+    data = open_dataset(tiny_folder)
+    calm = train(data, config, folder=tmp_path, progress=False)
+    (file,) = (tmp_path / "state").glob("step-*8/state.json")
+    facts = json.loads(file.read_text()) | {"format": 1}
+    del facts["contents"], facts["state_sha256"]
+    file.write_text(json.dumps(facts))
+    with pytest.warns(UserWarning, match="earlier"):
+        resumed = train(data, config, folder=tmp_path, resume=True, progress=False)
+    assert everything(resumed) == everything(calm)
+    facts["sha256"] = json.loads(file.read_text())["sha256"]
+    for changes in ({"history": 3}, {"optimizer": {"steps": 8}}, {"prior": None}):
+        file.write_text(_edited(facts, **changes))
+        with pytest.warns(UserWarning, match="earlier"), pytest.raises(ValueError, match="damaged"):
+            train(data, config, folder=tmp_path, resume=True, progress=False)
+
+
+def test_other_images_of_the_same_names_and_sizes(
+    config: TrainConfig, tmp_path: Path, images_folder: Path
+) -> None:
+    """The classes of a folder of bitmaps are swapped."""
+    out = tmp_path / "run"
+    train(open_dataset(images_folder), config, folder=out, progress=False)
+    one, other = (sorted((images_folder / name).iterdir()) for name in "ab")
+    for first, second in zip(one, other, strict=True):
+        content = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(content)
+    with pytest.raises(ValueError, match="--data"):
+        train(open_dataset(images_folder), config, folder=out, resume=True, progress=False)
+
+
+@pytest.fixture
+def images_folder(tmp_path: Path) -> Path:
+    """Two classes of ten bitmaps, all of one size in bytes."""
+    generator = torch.Generator().manual_seed(0)
+    for name in "ab":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = torch.randint(256, (8, 8), generator=generator, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(tmp_path / "images" / name / f"{number}.bmp")
+    return tmp_path / "images"
 
 
 def test_more_epochs_than_before(digits: TensorImages, config: TrainConfig, tmp_path: Path) -> None:

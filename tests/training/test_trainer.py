@@ -388,13 +388,6 @@ def test_gaussians_that_diverge(tiny_images: TensorImages, tiny_config: TrainCon
 # Bad input.
 
 
-def test_a_class_of_one_image_is_named(tiny_config: TrainConfig) -> None:
-    labels = torch.tensor([0, 0, 0, 1, 2, 2])
-    dataset = TensorImages(images_of(labels, channels=1), labels, NAMES)
-    with pytest.raises(ValueError, match="dog"):
-        train(dataset, tiny_config, progress=False)
-
-
 def test_few_images_of_a_class(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
     config = changed(tiny_config, pca=PCAConfig(rank=16))
     with pytest.warns(UserWarning, match="16 axes"):

@@ -157,7 +157,7 @@ figcaption { display: flex; flex-wrap: wrap; gap: .1rem 1rem; align-items: basel
   vertical-align: .3em; }
 i.s0 { background: var(--s0); } i.s1 { background: var(--s1); }
 i.s2 { background: var(--s2); } i.s3 { background: var(--s3); }
-.curve svg { display: block; width: 100%; height: auto; }
+.curve svg { display: block; width: 100%; height: auto; overflow: visible; }
 .curve svg * { stroke-linejoin: round; }
 .curve text { font-family: inherit !important; }
 .pictures { display: grid; gap: 1.75rem; }

@@ -55,16 +55,22 @@ def report_html(run: RunFolder, now: float | None = None) -> str:
 
     now = time.time() if now is None else now
     title = run.path.name or str(run.path)
+    card = "\n".join(text(line, 2000) for line in run.card.splitlines())
+    pictures, none_yet = "".join(map(picture, run.pictures)), "<p>No pictures yet.</p>"
     body = [
         f"<header><h1>{text(title)}</h1>{_lead(run, now)}{tiles(_figures(run))}</header>",
         "".join(f'<p class="problem">{text(problem)}</p>' for problem in run.problems),
         section("Curves", _curves(run)),
-        section("Pictures", _pictures(run)),
-        section("Class gaussians", _prior(run)),
+        section("Pictures", f'<div class="pictures">{pictures}</div>' if pictures else none_yet),
+        section(
+            "Class gaussians",
+            table(_named(run.section("gaussians")))
+            or "<p>Recorded when the checkpoint is written.</p>",
+        ),
         section("Settings", _settings(run)),
         section("Environment", _environment(run)),
         section("Classes", _classes(run)),
-        section("Card", _card(run), "card"),
+        section("Card", details("README.md", card and f"<pre>{card}</pre>"), "card"),
         f"<footer>nfaug {text(__version__)}, {_moment(now)}</footer>",
     ]
     return page(f"{title}: an nfaug run", body, f"nfaug {__version__}")
@@ -94,12 +100,11 @@ def _lead(run: RunFolder, now: float) -> str:
 
 
 def _figures(run: RunFolder) -> Iterable[tuple[str, str]]:
-    last = run.rows[-1] if run.rows else {}
     training, metrics = run.section("training"), run.section("metrics")
 
     def figure(name: str) -> float:
-        value = last.get(name, math.nan)
-        return value if math.isfinite(value) else _number(metrics.get(name, training.get(name)))
+        logged = (row[name] for row in reversed(run.rows) if math.isfinite(row.get(name, math.nan)))
+        return next(logged, _number(metrics.get(name, training.get(name))))
 
     for title, name, form in (
         ("NF-Acc, held-out", "nf_acc", "{:.1%}"),
@@ -114,8 +119,7 @@ def _figures(run: RunFolder) -> Iterable[tuple[str, str]]:
     ):
         if math.isfinite(value := figure(name)):
             yield title, form.format(value)
-    seconds = figure("seconds")
-    if math.isfinite(seconds):
+    if math.isfinite(seconds := figure("seconds")):
         yield "time", duration(seconds)
     if math.isfinite(images := _number(training.get("images"))):
         yield "training images", f"{images:,.0f}"
@@ -193,19 +197,6 @@ def _log(run: RunFolder) -> str:
     )
 
 
-def _pictures(run: RunFolder) -> str:
-    if not run.pictures:
-        return "<p>No pictures yet.</p>"
-    return f'<div class="pictures">{"".join(map(picture, run.pictures))}</div>'
-
-
-def _prior(run: RunFolder) -> str:
-    found = run.section("gaussians")
-    if not found:
-        return "<p>Recorded when the checkpoint is written.</p>"
-    return table(_named(found))
-
-
 def _settings(run: RunFolder) -> str:
     if not run.settings:
         found = run.section("training")
@@ -221,15 +212,12 @@ def _settings(run: RunFolder) -> str:
     for name, value in settings.items():
         parts.setdefault(name.partition(".")[0] if "." in name else "", []).append((name, value))
     tables = "".join(f"<div>{table(rows, changed)}</div>" for rows in parts.values())
+    preprocessing = table(_named(run.section("preprocessing")))
     return (
         "<p>Settings that differ from the defaults are bold.</p>"
-        f'<div class="columns">{tables}</div>{_preprocessing(run)}'
+        f'<div class="columns">{tables}</div>'
+        + details("Preprocessing of the images", preprocessing)
     )
-
-
-def _preprocessing(run: RunFolder) -> str:
-    found = run.section("preprocessing")
-    return details("Preprocessing of the images", table(_named(found)))
 
 
 def _environment(run: RunFolder) -> str:
@@ -245,18 +233,11 @@ def _classes(run: RunFolder) -> str:
     names = run.config.get("class_names")
     if not isinstance(names, list) or not names:
         return ""
-    shown = "".join(f"<li>{text(name, 60)}</li>" for name in names[:_MAX_CLASSES])
+    shown = "".join(f"<li>{text(name)}</li>" for name in names[:_MAX_CLASSES])
     title = f"{len(names)} classes" + (
         f", the first {_MAX_CLASSES}" if len(names) > _MAX_CLASSES else ""
     )
     return details(title, f'<ol class="names" start="0">{shown}</ol>')
-
-
-def _card(run: RunFolder) -> str:
-    if not run.card:
-        return ""
-    lines = "\n".join(text(line, 2000) for line in run.card.splitlines())
-    return f"<details><summary>README.md</summary><pre>{lines}</pre></details>"
 
 
 def _named(values: Mapping[Any, Any]) -> Iterable[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "kl_heatmaps",
     "log_curves",
     "loss_curve",
+    "save",
 ]
 
 # Paul Tol's muted palette, safe for colour-blind readers.
@@ -40,7 +42,26 @@ PAGE_COLOURS = {
     "--soft": "#62666c", "--rule": "#e1e0dc",
 }  # fmt: skip
 _MAX_DOTS = 60  # points of a line that are drawn as dots too
+_MAX_LABEL = 40  # characters of a class name
+# Fonts for what matplotlib's own font lacks, used where they are installed.
+_FALLBACKS = ("Noto Sans CJK JP", "IPAGothic", "WenQuanYi Zen Hei", "Hiragino Sans", "Yu Gothic",
+              "Microsoft YaHei", "Arial Unicode MS", "Noto Emoji", "Segoe UI Symbol")  # fmt: skip
 _CUT = 3.0  # cut the axis if the range of all values is this much larger than that of 95%
+
+
+def save(figure: Figure, target: io.StringIO | io.BytesIO, **options: Any) -> None:
+    """Write a figure; a character that no installed font has becomes a box, without a warning."""
+    from matplotlib import font_manager
+    from matplotlib.text import Text
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    fonts = ["DejaVu Sans", *(name for name in _FALLBACKS if name in installed)]
+    for label in figure.findobj(Text):
+        assert isinstance(label, Text)
+        label.set_fontfamily(fonts)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(target, **options)
 
 
 def _look(y: int) -> dict[str, Any]:
@@ -110,6 +131,9 @@ def embedding_panels(
             axis.scatter(here[:, 0], here[:, 1], s=8, label=_plain(name), **_look(y))
         axis.set(title=title, xticks=[], yticks=[])
     if num_classes <= 12:
+        longest = max((len(name) for name in class_names[:num_classes]), default=1)
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width + 0.08 * min(longest, _MAX_LABEL), height)
         figure.legend(
             *figure.axes[0].get_legend_handles_labels(),
             loc="outside right center",
@@ -213,7 +237,7 @@ def inline_svg(figure: Figure, label: str) -> str:
 
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        save(figure, buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].rstrip()
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
@@ -238,4 +262,6 @@ def _limits(values: Sequence[float]) -> tuple[float, float, bool]:
 
 def _plain(name: str) -> str:
     """Escape a class name: matplotlib would read $...$ as mathematics."""
-    return "".join(c if c.isprintable() else "?" for c in name).replace("$", r"\$")[:24]
+    shown = "".join(c if c.isprintable() else "?" for c in name)
+    shown = shown if len(shown) <= _MAX_LABEL else f"{shown[: _MAX_LABEL - 1]}…"
+    return shown.replace("$", r"\$")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -9,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from .environment import ENVIRONMENT
 
@@ -96,10 +99,11 @@ def read_run(folder: str | Path) -> RunFolder:
         run.rows, unread = parse_log(log)
         if unread:
             run.problems.append(f"{LOG} has {unread} lines that are not rows of numbers")
-        run.changed = _changed(path / LOG)
+        with contextlib.suppress(OSError):
+            run.changed = (path / LOG).stat().st_mtime
     run.config = _mapping(run, CONFIG, json.loads)
     run.environment = _mapping(run, ENVIRONMENT, json.loads)
-    run.settings = _mapping(run, SETTINGS, _yaml)
+    run.settings = _mapping(run, SETTINGS, yaml.safe_load)
     run.card = _text(run, CARD) or ""
     _read_pictures(run)
     return run
@@ -190,29 +194,13 @@ def _mapping(run: RunFolder, name: str, parse: Callable[[str], Any]) -> dict[str
         return {}
     try:
         found = parse(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         run.problems.append(f"{name} is damaged ({type(error).__name__})")
         return {}
     if not isinstance(found, dict):
         run.problems.append(f"{name} is not a mapping")
         return {}
     return found
-
-
-def _yaml(text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
-
-
-def _changed(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None
 
 
 def _read_pictures(run: RunFolder) -> None:

@@ -1,11 +1,11 @@
-"""The fixed context of a run: settings, images, classes and processes."""
+"""The fixed context of a run (settings, images, classes and processes), and its result."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,10 +29,29 @@ from .optimizer import FlowOptimizer
 from .prior import check_prior, solve_prior
 from .snapshots import RunState, Snapshot
 
-__all__ = ["RunContext", "hold_out", "open_context"]
+__all__ = ["RunContext", "TrainResult", "hold_out", "open_context"]
 
 _INIT_IMAGES = 512  # images for the data-dependent initialisation
 _MIN_SPLIT = 20  # smaller classes hold nothing out
+
+
+@dataclass
+class TrainResult:
+    """A trained checkpoint and its training history.
+
+    Attributes:
+        checkpoint: Averaged flow weights, class gaussians and PCA. With several processes only the
+            main one fits PCA.
+        history: One row per evaluation, as in `log.csv`.
+        loss: Bits per dimension of every step that was not skipped.
+        initial: The flow after its data-dependent initialisation (or as passed in `init`), with the
+            gaussians solved on it.
+    """
+
+    checkpoint: Checkpoint
+    history: list[dict[str, float]] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    initial: Checkpoint | None = None
 
 
 @dataclass
@@ -73,11 +92,8 @@ class RunContext:
         """Whether this process reports progress."""
         return self.progress and self.processes.main
 
-    def flow_config(self) -> FlowConfig:
-        """The flow configuration for these settings and images."""
-        return self._shape()[0]
-
-    def _shape(self) -> tuple[FlowConfig, Codec | None]:
+    def shape(self) -> tuple[FlowConfig, Codec | None]:
+        """The flow's configuration and codec for these settings and images."""
         return flow_shape(self.dataset, self.config, self.codec)
 
     def new_flow(self) -> Flow:
@@ -86,7 +102,7 @@ class RunContext:
         # afterwards: torch.manual_seed would also reseed the GPUs'.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.config.seed)
-            shape, codec = self._shape()
+            shape, codec = self.shape()
             flow = Flow(shape, codec=codec)
         flow = flow.to(self.processes.device)
         order = torch.randperm(len(self.data.labels), generator=self.choice)[:_INIT_IMAGES]
@@ -176,7 +192,7 @@ def open_context(
     check_prior(config.prior, len(images.classes))
     classes: Sequence[str] = images.classes if config.prior.entry.labelled else ()
     if classes:
-        check_class_sizes(images.targets, classes)
+        check_class_sizes(images.targets, classes, allow_single=True)
     choice = torch.Generator().manual_seed(config.seed)
     context = RunContext(
         config=config,
@@ -190,7 +206,7 @@ def open_context(
         codec=codec if isinstance(codec, LatentCodec) else None,
         progress=progress,
     )
-    shape, flow_codec = context._shape()  # fail before reading the images
+    shape, flow_codec = context.shape()  # fail before reading the images
     if val is not None:
         held = wrap_dataset(val, classes=images.classes, complete=False)
         check_class_names(held.classes, images.classes)

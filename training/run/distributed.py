@@ -20,7 +20,6 @@ from ..config import TRACKERS
 __all__ = ["Processes", "Shard", "draw_noise", "shared_batches", "whole_batches"]
 
 _TIMEOUT = timedelta(hours=2)  # the other processes wait while the main one fits PCA
-_INSTALL = {"tensorboard": "pip install 'nfaug[train]'"}
 
 
 class Processes:
@@ -231,9 +230,9 @@ def _check_trackers(trackers: Sequence[str]) -> None:
 
     for name in trackers:
         if find_spec(name) is None:
-            cure = _INSTALL.get(name, f"pip install {name}")
+            package = "'nfaug[train]'" if name == "tensorboard" else name
             raise ValueError(
-                f"the tracker {name!r} is not installed: {cure}, or choose among "
+                f"the tracker {name!r} is not installed: pip install {package}, or choose among "
                 f"{', '.join(TRACKERS)} with --trackers"
             )
 

@@ -22,7 +22,7 @@ from .health import scale_warnings
 from .interruption import OUTSIDE, Interrupted, SignalGuard, resume_hint, stopped_from_outside
 from .optimizer import TrainingDiverged
 from .prior import prior_labels
-from .reporter import Reporter
+from .reporter import Reporter, training_figures
 from .snapshots import FolderStates, RunState, States
 
 __all__ = ["FlowLoss", "Loop"]
@@ -218,18 +218,10 @@ class Loop:
     def _evaluate(self) -> None:
         """Add a row to the log, warn about bad scales, keep the best flow."""
         state, optimizer = self.state, self.state.optimizer
-        recent = state.losses[-self.context.steps_per_epoch :]
         images, seconds = self.window
         self.window = [0.0, 0.0]
-        row: dict[str, float] = {
-            "epoch": state.epoch,
-            "step": optimizer.steps,
-            "seconds": round(time.monotonic() - self.began, 2),
-            f"train_{self.flow.codec.figure}": sum(recent) / len(recent) if recent else math.nan,
-            "lr": optimizer.rate,
-            "skipped_steps": optimizer.skipped,
-            "images_per_second": round(images / seconds, 2) if seconds else math.nan,
-        }
+        speed = images / seconds if seconds else math.nan
+        row = training_figures(state, self.context.steps_per_epoch, speed)
         if self.context.val is not None:
             row |= evaluate(
                 optimizer.average,

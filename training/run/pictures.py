@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,17 +21,15 @@ from ...gaussians.fixed_point.solver import (
 )
 from ...gaussians.gaussians import ClassGaussians
 from ...gaussians.statistics import ClassStatistics
-from ...io.atomic import write_bytes
-from ..report.plots import convergence_curves, embedding_panels, kl_heatmaps, loss_curve
-from .context import RunContext
-from .result import TrainResult
+from ..report.plots import convergence_curves, embedding_panels, kl_heatmaps, loss_curve, save
+from .context import RunContext, TrainResult
 from .snapshots import RunState
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-__all__ = ["figure_image", "progress_pictures", "run_figures", "save_figures"]
+__all__ = ["figure_image", "progress_pictures", "run_figures"]
 
 _CLASSES, _PER_CLASS = 10, 200  # limits of the pictures of latents
 _COLUMNS, _AXES, _FEW = 6, 16, 40  # samples, PCA axes and images per class in progress pictures
@@ -64,7 +61,7 @@ def run_figures(
     names = dataset.classes[:_CLASSES]
     stats = ClassStatistics(len(names), latents.shape[1])
     stats.update(latents, labels)
-    counts, means, variances = stats.finalize(class_names=names)
+    counts, means, variances = stats.finalize(class_names=names, pool_single=True)
     panels = {"gaussians of the data": ClassGaussians(means, variances, counts)}
     histories: dict[str, list[FixedPointStep]] = {}
     for weight in weights or _weights(result, *means.shape):
@@ -82,24 +79,13 @@ def run_figures(
     return figures
 
 
-def save_figures(figures: dict[str, Figure], folder: Path) -> None:
-    """Write every figure as NAME.png."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        write_bytes(folder / f"{name}.png", _png(figure))
-
-
 def figure_image(figure: Figure) -> Image.Image:
     """Render a figure."""
     from PIL import Image
 
-    return Image.open(io.BytesIO(_png(figure)))
-
-
-def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    save(figure, buffer, format="png")
+    return Image.open(buffer)
 
 
 @torch.no_grad()
@@ -122,7 +108,7 @@ def progress_pictures(context: RunContext, state: RunState) -> dict[str, Image.I
     rows = [(dataset.targets == y).nonzero().flatten()[:_FEW] for y in range(len(names))]
     images = torch.stack([dataset[index][0] for index in torch.cat(rows).tolist()])
     few = TensorImages(images, dataset.targets[torch.cat(rows)], names)
-    rank = min(_AXES, min(map(len, rows)) - 1)
+    rank = max(1, min(_AXES, min(map(len, rows)) - 1))
     settings: dict[str, Any] = {"rank": rank, "max_per_class": _FEW, "memory": True}
     _, pca = fit_classes(flow, open_batches(few), names, **settings, progress=False)
     config = replace(context.checkpoint(flow, state).config, class_names=tuple(names))

@@ -87,7 +87,7 @@ def solve_prior(
             progress=progress,
             processes=processes,
         )
-        _, means, variances = stats.finalize(class_names=classes)
+        _, means, variances = stats.finalize(class_names=classes, pool_single=True)
     means, variances, outcome = prior.solve(means, variances, config.settings, choice)
     gaussians = ClassGaussians(means, variances, counts)
     if processes is not None and processes.count > 1:  # machines may round differently
@@ -113,7 +113,8 @@ def class_statistics(
     `processes` share the images and combine their statistics with one all-reduce.
     """
     device = generator.device
-    stats = ClassStatistics(num_classes, flow.config.dim, _float64(device))
+    # Apple's GPUs have no float64.
+    stats = ClassStatistics(num_classes, flow.config.dim, None if device.type == "mps" else device)
     frozen = flow.freeze()
     passes = whole_batches(frozen, data, order, batch_size, generator, processes)
     with progress_bar(len(order), "gaussians", "image", shown=progress) as bar:
@@ -137,8 +138,3 @@ def _representative(
         rows = (labels == y).nonzero().flatten()
         order = torch.cat([order, rows[~torch.isin(rows, order)][: 2 - int(chosen[y])]])
     return order
-
-
-def _float64(device: torch.device) -> torch.device | None:
-    """The device, or the CPU for Apple's GPUs, which have no float64."""
-    return None if device.type == "mps" else device

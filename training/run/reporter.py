@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...data.batches import progress_bar
+from ...data.images import LINE_SECONDS, progress_bar
 from ...io.atomic import write_bytes, write_text
 from ..report.html import duration, flat
 from ..report.run_folder import LOG
@@ -21,9 +21,7 @@ from .snapshots import RunState
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Reporter"]
-
-LINE_SECONDS = 30.0  # between two log lines where standard error is no terminal
+__all__ = ["Reporter", "training_figures"]
 
 
 class Reporter:
@@ -31,7 +29,9 @@ class Reporter:
 
     A terminal gets a bar; a redirected standard error gets a line every 30 seconds and at each row
     of the log. Files are written only if there is a folder, and are replaced whole, so that a
-    reader never sees half of one. A resumed run drops the rows that it will write again.
+    reader never sees half of one. Every 30 seconds the log also gets a row without figures of an
+    evaluation; the next evaluation replaces these rows. A resumed run drops the rows that it will
+    write again.
     """
 
     def __init__(self, context: RunContext, folder: Path | None) -> None:
@@ -39,11 +39,13 @@ class Reporter:
         self.folder = folder if context.processes.main else None
         self.trackers: list[Any] = []
         per_epoch = len(context.data.labels)
+        terminal = sys.stderr.isatty()
         self.bar = progress_bar(
-            context.config.epochs * per_epoch, "train", "image", shown=context.shown
+            context.config.epochs * per_epoch, "train", "image", shown=context.shown and terminal
         )
-        self.lines = context.shown and not sys.stderr.isatty()
-        self.printed, self.images, self.done = time.monotonic(), 0, 0.0  # of the last line
+        self.lines = context.shown and not terminal
+        self.interim: list[dict[str, float]] = []  # rows of the log since the last evaluation
+        self.printed, self.images, self.steps, self.done = time.monotonic(), 0, 0, 0.0
         self.began: tuple[float, float] | None = None  # time and share done at the first step
 
     def start(self, state: RunState) -> None:
@@ -69,18 +71,21 @@ class Reporter:
         if not self.bar.disable:
             self.bar.set_postfix(self._postfix(state), refresh=False)
             self.bar.update(images)
-        elif self.lines:
-            self.images += images
-            self.done = done
-            self.began = self.began or (time.monotonic(), done)
-            seconds = time.monotonic() - self.printed
-            if seconds >= LINE_SECONDS:
-                self._print_line(state, self.images / max(seconds, 1e-9))
+        self.images, self.steps, self.done = self.images + images, self.steps + 1, done
+        self.began = self.began or (time.monotonic(), done)
+        seconds = time.monotonic() - self.printed
+        if seconds >= LINE_SECONDS:
+            row = training_figures(state, self.steps, self.images / max(seconds, 1e-9))
+            self._print_line(state, row["images_per_second"])
+            if self.folder is not None:
+                self.interim.append(row)
+                self._write_log(state)
 
     def row(self, state: RunState) -> None:
-        """Report a new row of the log."""
-        if self.lines:  # a speed without the time of the evaluation
-            self._print_line(state, state.history[-1].get("images_per_second", math.nan))
+        """Report a new row of the log, which replaces those since the last evaluation."""
+        # A speed without the time of the evaluation.
+        self._print_line(state, state.history[-1].get("images_per_second", math.nan))
+        self.interim = []
         if self.folder is None:
             return
         self._write_log(state)
@@ -119,7 +124,8 @@ class Reporter:
         position = (state.epoch - 1) * len(self.context.data.labels)
         position += state.position * self.context.config.batch_size
         self.bar.n = self.bar.initial = self.bar.last_print_n = position
-        self.printed, self.images, self.began = time.monotonic(), 0, None
+        self.printed, self.images, self.steps, self.began = time.monotonic(), 0, 0, None
+        self.interim = []
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write_log(state)
@@ -142,6 +148,9 @@ class Reporter:
 
     def _print_line(self, state: RunState, speed: float) -> None:
         now = time.monotonic()
+        self.printed, self.images, self.steps = now, 0, 0
+        if not self.lines:
+            return
         parts = [f"epoch {state.epoch} of {self.context.config.epochs}"]
         parts.append(f"step {state.optimizer.steps}")
         if state.losses:
@@ -153,20 +162,34 @@ class Reporter:
             left = (now - began) * (1 - self.done) / (self.done - share)
             parts.append(f"{duration(left)} left")
         print("train: " + ", ".join(parts), file=sys.stderr, flush=True)
-        self.printed, self.images = now, 0
 
     def _write_log(self, state: RunState) -> None:
         assert self.folder is not None
-        names = list(dict.fromkeys(name for row in state.history for name in row))
+        rows = state.history + self.interim
+        names = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, names, restval=math.nan)
         if names:
             writer.writeheader()
-        writer.writerows(state.history)
-        if state.history:
+        writer.writerows(rows)
+        if rows:
             write_text(self.folder / LOG, text.getvalue())
         else:
             (self.folder / LOG).unlink(missing_ok=True)
+
+
+def training_figures(state: RunState, steps: int, speed: float) -> dict[str, float]:
+    """The figures of the last `steps` steps, for a row of the log; `speed` in images per second."""
+    optimizer, recent = state.optimizer, state.losses[-steps:]
+    return {
+        "epoch": state.epoch,
+        "step": optimizer.steps,
+        "seconds": round(state.elapsed, 2),
+        f"train_{optimizer.flow.codec.figure}": sum(recent) / len(recent) if recent else math.nan,
+        "lr": optimizer.rate,
+        "skipped_steps": optimizer.skipped,
+        "images_per_second": round(speed, 2),
+    }
 
 
 def _scalar(value: Any) -> str | int | float | bool:

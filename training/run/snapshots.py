@@ -7,10 +7,11 @@ import json
 import math
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -20,15 +21,16 @@ from torch import Tensor
 from ...checkpoint.checkpoint import Checkpoint
 from ...gaussians.gaussians import ClassGaussians
 from ...io.atomic import replace_directory
-from ...io.strict_json import jsonable
+from ...io.strict_json import jsonable, parse_json
 from ...io.tensors import sha256_of
 from .optimizer import FlowOptimizer
 
 __all__ = ["STATE", "FolderStates", "MemoryStates", "RunState", "Snapshot", "States"]
 
 STATE = "state"  # sub-folder of the run; config.json does not list it, so a push leaves it out
-_FORMAT = 1
+_FORMAT = 2  # 1 has no "contents" and no "state_sha256"
 _FACTS, _TENSORS = "state.json", "state.safetensors"
+_COUNTERS = ("epoch", "position", "elapsed", "rollbacks", "finished")
 _STEP = re.compile(r"step-[0-9]{9,}")
 
 
@@ -91,13 +93,9 @@ class RunState:
         facts = {
             "optimizer": self.optimizer.facts(),
             "prior": dict(self.prior),
-            "epoch": self.epoch,
-            "position": self.position,
-            "elapsed": self.elapsed,
-            "rollbacks": self.rollbacks,
-            "finished": self.finished,
             "best": self.best,
             "history": [dict(row) for row in self.history],
+            **{name: getattr(self, name) for name in _COUNTERS},
         }
         return Snapshot(copied, facts)
 
@@ -105,7 +103,7 @@ class RunState:
         """Return to a snapshot.
 
         Raises:
-            RuntimeError: If its weights do not fit the flow.
+            RuntimeError, KeyError, TypeError, ValueError: If it does not fit the flow.
         """
         tensors, facts = snapshot.tensors, snapshot.facts
         self.optimizer.restore(tensors, facts["optimizer"])
@@ -116,24 +114,13 @@ class RunState:
         self.choice.set_state(tensors["choice"])
         self.losses = tensors["losses"].tolist()
         self.order = tensors["order"].clone() if "order" in tensors else None
-        self.epoch, self.position = facts["epoch"], facts["position"]
-        self.elapsed, self.rollbacks = facts["elapsed"], facts["rollbacks"]
-        self.finished = facts["finished"]
+        for name in _COUNTERS:
+            setattr(self, name, facts[name])
         self.best = math.inf if facts["best"] is None else facts["best"]
         self.history = [
             {name: math.nan if value is None else value for name, value in row.items()}
             for row in facts["history"]
         ]
-
-
-class States(Protocol):
-    """A store of snapshots."""
-
-    def save(self, snapshot: Snapshot) -> None:
-        """Store a snapshot as the newest."""
-
-    def newest(self) -> Snapshot | None:
-        """Return the snapshot stored last."""
 
 
 class MemoryStates:
@@ -156,6 +143,7 @@ class FolderStates:
         folder: The run's folder.
         keep: Number of snapshots to keep.
         data: Fingerprint of the run's images; a snapshot with another one is refused.
+        contents: Hash of the contents of their files, checked in the same way.
         plan: Other values that decide what a batch contains; checked in the same way.
         writer: Whether this process writes. With several processes only the main one does.
     """
@@ -167,11 +155,12 @@ class FolderStates:
         data: str = "",
         plan: Mapping[str, int] | None = None,
         *,
+        contents: str = "",
         writer: bool = True,
     ) -> None:
         self.folder = folder / STATE
         self.keep = keep
-        self.data = data
+        self.data, self.contents = data, contents
         self.plan = dict(plan or {})
         self.writer = writer
 
@@ -187,14 +176,18 @@ class FolderStates:
         self.folder.mkdir(parents=True, exist_ok=True)
         with replace_directory(self.folder / _name(steps), last=_FACTS) as staged:
             save_file(snapshot.tensors, staged / _TENSORS)
-            facts: dict[str, Any] = {
-                "format": _FORMAT,
-                "data": self.data,
-                "plan": self.plan,
-                "sha256": sha256_of(staged / _TENSORS),
-                **snapshot.facts,
-            }
-            text = json.dumps(jsonable(facts), indent=1, allow_nan=False)
+            facts: dict[str, Any] = jsonable(
+                {
+                    "format": _FORMAT,
+                    "data": self.data,
+                    "contents": self.contents,
+                    "plan": self.plan,
+                    "sha256": sha256_of(staged / _TENSORS),
+                    **snapshot.facts,
+                }
+            )
+            facts["state_sha256"] = _hash(facts)
+            text = json.dumps(facts, indent=1, allow_nan=False)
             (staged / _FACTS).write_text(text, encoding="utf-8")
         # Snapshots of later steps date from before a rollback.
         kept = [_name(step) for step in self.steps() if step <= steps][-self.keep :]
@@ -212,15 +205,38 @@ class FolderStates:
         steps = self.steps()
         if not steps:
             return None
-        cure = f"; remove it to resume from step {steps[-2]}" if len(steps) > 1 else ""
         path = self.folder / _name(steps[-1])
-        snapshot = _read(path, self.data, cure)
-        if (plan := snapshot.facts.get("plan", self.plan)) != self.plan:
+        try:
+            snapshot = _read(path)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise self.unusable(error) from None
+        facts = snapshot.facts
+        if facts["format"] < _FORMAT:
+            warnings.warn(
+                f"the state in {path} was saved by an earlier version: whether the images have the "
+                "same contents is not checked",
+                stacklevel=2,
+            )
+        if facts["data"] != self.data or facts.get("contents", self.contents) != self.contents:
+            raise ValueError(
+                f"the state in {path} belongs to a run on other images, or on another split or "
+                "size of these; pass the same --data, or start a new run"
+            )
+        if (plan := facts.get("plan", self.plan)) != self.plan:
             raise ValueError(
                 f"the state in {path} belongs to a run with {_list(plan)}; settings and images now "
                 f"give {_list(self.plan)}. A resumed run must keep these values"
             )
         return snapshot
+
+    def unusable(self, error: Exception) -> ValueError:
+        """The error of a damaged newest snapshot."""
+        steps = self.steps()
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        cure = f"remove it to resume from step {steps[-2]}" if len(steps) > 1 else "start a new run"
+        return ValueError(
+            f"the saved state {self.folder / _name(steps[-1])} is damaged ({reason}); {cure}"
+        )
 
     def save_flow(self, name: str, checkpoint: Checkpoint) -> None:
         """Save a checkpoint beside the snapshots: "initial" or "best"."""
@@ -240,6 +256,9 @@ class FolderStates:
         return sorted(int(name[5:]) for name in names if _STEP.fullmatch(name))
 
 
+States: TypeAlias = MemoryStates | FolderStates
+
+
 def _name(steps: int) -> str:
     return f"step-{steps:09}"
 
@@ -248,20 +267,24 @@ def _list(plan: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in plan.items())
 
 
-def _read(path: Path, data: str, cure: str) -> Snapshot:
-    try:
-        facts = json.loads((path / _FACTS).read_text(encoding="utf-8"))
-        content = (path / _TENSORS).read_bytes()
-        if not isinstance(facts, Mapping) or facts.get("format") != _FORMAT:
-            raise ValueError(f"its format is not {_FORMAT}")
-        if facts["sha256"] != hashlib.sha256(content).hexdigest():
-            raise ValueError(f"the SHA-256 of {_TENSORS} differs from the one in {_FACTS}")
-        tensors = load(content)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ValueError(f"the saved state {path} cannot be read: {error}{cure}") from None
-    if facts["data"] != data:
-        raise ValueError(
-            f"the state in {path} belongs to a run on other images, or on another split or size of "
-            "these; pass the same --data, or start a new run"
-        )
-    return Snapshot(tensors, dict(facts))
+def _hash(facts: Mapping[str, Any]) -> str:
+    """SHA-256 of all facts but the hash itself."""
+    rest = {name: value for name, value in facts.items() if name != "state_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path) -> Snapshot:
+    facts = parse_json((path / _FACTS).read_bytes())
+    content = (path / _TENSORS).read_bytes()
+    if not isinstance(facts, dict):
+        raise ValueError(f"{_FACTS} is not an object")
+    if facts["format"] not in (1, _FORMAT):
+        raise ValueError(f"its format is {facts['format']!r}, not {_FORMAT}")
+    if facts["format"] == _FORMAT and facts["state_sha256"] != _hash(facts):
+        raise ValueError(f"{_FACTS} was changed: it does not have its SHA-256")
+    if facts["sha256"] != hashlib.sha256(content).hexdigest():
+        raise ValueError(f"the SHA-256 of {_TENSORS} differs from the one in {_FACTS}")
+    if not isinstance(facts.get("plan", {}), dict):
+        raise ValueError(f"plan in {_FACTS} is not a mapping")
+    int(facts["optimizer"]["steps"])
+    return Snapshot(load(content), facts)
