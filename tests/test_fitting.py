@@ -216,6 +216,32 @@ def test_a_loader_gives_its_data_set(
         quiet_fit(tiny_checkpoint, named)
 
 
+def test_rows_with_an_image_and_a_label(pictures: Path) -> None:
+    folder = ImageFolder(str(pictures))
+    rows = [{"image": image, "label": label, "id": 7} for image, label in folder]
+    fitted, direct = (quiet_fit("builtin:rgb32", data, rank=2) for data in (rows, folder))
+    assert fitted.gaussians is not None
+    assert direct.gaussians is not None
+    assert torch.equal(fitted.gaussians.means, direct.gaussians.means)
+
+
+def test_the_default_device_does_not_matter(
+    tiny_checkpoint: Checkpoint, tiny_images: TensorImages, pictures: Path
+) -> None:
+    expected = quiet_fit(tiny_checkpoint, tiny_images).gaussians
+    torch.set_default_device("meta")
+    try:
+        found = quiet_fit(tiny_checkpoint, tiny_images).gaussians
+        folder = quiet_fit("builtin:rgb32", pictures, rank=2).pca
+    finally:
+        torch.set_default_device(None)
+    assert expected is not None
+    assert found is not None
+    assert torch.equal(found.means, expected.means)
+    assert folder is not None
+    assert folder.mean.device.type == "cpu"
+
+
 def test_colour_images_and_a_grayscale_flow(pictures: Path, tiny_checkpoint: Checkpoint) -> None:
     folder = ImageFolder(str(pictures))
     for data in (pictures, folder):

@@ -51,10 +51,8 @@ def check_labels(
     if num_classes is None:
         num_classes = high + 1 if classes is None else len(classes)
     if low < 0 or high >= num_classes:
-        raise ValueError(
-            f"labels must be 0..{num_classes - 1} for {num_classes} classes; {where} has labels "
-            f"from {low} to {high}"
-        )
+        known = f"0..{num_classes - 1} for {num_classes} classes" if num_classes > 0 else "0..K-1"
+        raise ValueError(f"labels must be {known}; {where} has labels from {low} to {high}")
     empty = (labels.bincount(minlength=num_classes) == 0).nonzero().flatten().tolist()
     if complete and empty:
         names = [str(label) if classes is None else repr(classes[label]) for label in empty]

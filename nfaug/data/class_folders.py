@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -65,6 +66,8 @@ def arrange(
 
     A `labels.csv` beside the images, or in each split folder, replaces class folders. Its header
     is `file,label`: a path relative to the CSV's folder, and a class name.
+
+    A single class is a warning: its images may have no classes.
 
     split="test" falls back to a validation folder, but validation never falls back to a test
     folder: settings must not be chosen on test images. Data without split folders are a training
@@ -128,6 +131,13 @@ def arrange(
             f"a {LABELS_FILE} with the header file,label beside the images; got {found}"
             + _endings(root)
             + ("; images without classes train a flow with --prior.kind single" if inside else "")
+        )
+    if len(classes) == 1:
+        warnings.warn(
+            f"all {len(rows)} images of {where} are of one class, {classes[0]!r}"
+            f"{'' if tabular else ', which is the name of their folder'}; to tell classes apart, "
+            f"give each class a folder, or list them in a {LABELS_FILE} (file,label)",
+            stacklevel=2,
         )
     index = {name: label for label, name in enumerate(classes)}
     return Layout([*rows], [index[name] for name in rows.values()], classes, complete=root == home)

@@ -26,7 +26,8 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
     Names are unique, as `class_names` makes them. If a data set has both `class_to_idx` and
     `classes`, `class_to_idx` decides, unless it lacks a label: it cannot hold two classes of the
     same name. Wrappers are searched through their `dataset`, `datasets` and `reader` attributes
-    (torch's Subset and ConcatDataset, timm's data sets).
+    (torch's Subset and ConcatDataset, timm's data sets). A Hugging Face `Dataset` names the classes
+    of its column `label`.
 
     Args:
         source: The mapping, the names or the data set.
@@ -41,7 +42,10 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
         return class_names(source)
     for holder in _unwrapped(source):
         index = getattr(holder, "class_to_idx", None)
+        features = getattr(holder, "features", None)  # of Hugging Face's datasets
         found = getattr(holder, "classes", None)
+        if isinstance(features, Mapping):
+            found = getattr(features.get("label"), "names", None)
         names = found if isinstance(found, Sequence) and not isinstance(found, str) else ()
         if isinstance(index, Mapping) and index and (not names or _has_all_labels(index)):
             return _in_label_order(index)

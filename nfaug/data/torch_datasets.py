@@ -32,15 +32,19 @@ def wrap_dataset(
 ) -> LabelledImages:
     """Convert a data set, or a list, of (image, label) to what `open_dataset` returns.
 
+    Items may also be mappings with the keys "image" and "label", as in a Hugging Face `Dataset`.
+
     An image is a PIL image, a uint8 tensor or array of shape (H, W) or (C, H, W) with any C, or a
     floating-point one of that shape in [0, 1], which is rounded to 8 bits. Labels are read from
-    `.targets`, `.labels` or a `TensorDataset`, also below `Subset` and `ConcatDataset`, if three
-    items agree with them. Otherwise one pass over the items collects them.
+    `.targets`, `.labels`, a column `label` or a `TensorDataset`, also below `Subset` and
+    `ConcatDataset`, if three items agree with them. Otherwise one pass over the items collects
+    them.
 
     Args:
         dataset: The data set. Its random transforms stay random. A `LabelledImages` is returned
             unchanged unless `image_size` or `channels` is given.
-        classes: Class names. None means its `.classes`, or else the numbers of the labels.
+        classes: Class names. None means those that the data set has (see `dataset_classes`), or
+            else the numbers of the labels.
         complete: Whether every class must have an image. False for a held-out set.
         image_size: (H, W), or the side of a square, to resize and crop to. None means the size of
             the first image, and another size is then an error.
@@ -60,7 +64,8 @@ def wrap_dataset(
     if isinstance(dataset, IterableDataset | Mapping) or not hasattr(dataset, "__len__"):
         raise ValueError(
             f"a data set must have a length and items by index; got {type(dataset).__name__}. "
-            "Pass one split of a mapping; collect a stream into a list or a TensorDataset"
+            "Pass one split of a mapping, such as data['train']; collect a stream into a list or a "
+            "TensorDataset"
         )
     reader = DatasetReader(dataset, classes, complete)
     return assemble(reader, image_size=image_size, channels=channels, convert=convert)
@@ -109,16 +114,17 @@ class DatasetReader(Reader):
     def _item(self, index: int) -> tuple[Any, Any]:
         item = self.dataset[index]
         if isinstance(item, Mapping):
-            raise ValueError(
-                f"{self.name(index)} must be (image, label); got a mapping with the keys "
-                f"{sorted(map(str, item))}. Pass pairs, such as a list of (row['image'], "
-                "row['label'])"
-            )
+            if not {"image", "label"} <= item.keys():
+                raise ValueError(
+                    f"{self.name(index)} must have the keys 'image' and 'label'; got "
+                    f"{sorted(map(str, item))}. Rename the columns, or pass pairs (image, label)"
+                )
+            return item["image"], item["label"]
         if not isinstance(item, tuple | list) or len(item) != 2:
-            length = f" of {len(item)}" if isinstance(item, tuple | list) else ""
-            raise ValueError(
-                f"{self.name(index)} must be (image, label); got {type(item).__name__}{length}"
-            )
+            found = type(item).__name__
+            found += f" of {len(item)}" if isinstance(item, tuple | list) else ""
+            hint = "; pass TensorDataset(images, labels)" if isinstance(item, Tensor) else ""
+            raise ValueError(f"{self.name(index)} must be (image, label); got {found}{hint}")
         return item[0], item[1]
 
     def _label(self, index: int) -> int:
