@@ -15,8 +15,6 @@ from .common import add_mixing, mixing, new_parser
 
 __all__ = ["expand", "parser", "run"]
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-
 
 def expand(argv: Sequence[str]) -> list[str]:
     """Pass all words after -- to the script unchanged, including those that look like options.
@@ -88,8 +86,10 @@ def run(arguments: Namespace) -> dict[str, Any]:
     except Exception as error:
         # The command line prints nfaug's errors as one line, and as nfaug's. This is right for
         # errors that nfaug raises, but the script's own errors need a traceback.
-        frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-        if Path(arguments.script) not in frames or _PACKAGE in frames[-1].parents:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        files = [frame.f_code.co_filename for frame in frames]
+        raised_in = frames[-1].f_globals.get("__name__", "")
+        if str(Path(arguments.script)) not in files or raised_in.partition(".")[0] == "nfaug":
             raise
         traceback.print_exception(error)
         raise SystemExit(1) from None
