@@ -35,9 +35,9 @@ class MemoryBatches:
         self.labels = labels
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for indices in order.split(batch_size):
-            if len(indices):  # an empty tensor splits into one empty batch
-                yield self.images[indices], self.labels[indices]
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            yield self.images[indices], self.labels[indices]
 
     def subset(self, rows: Tensor) -> MemoryBatches:
         return MemoryBatches(self.images[rows], self.labels[rows])

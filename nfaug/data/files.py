@@ -19,7 +19,7 @@ from .class_folders import LABELS_FILE, arrange
 from .decode import IMAGE_ENDINGS, decode_image
 from .readers import Reader
 
-__all__ = ["FileReader", "FolderReader", "TarReader"]
+__all__ = ["FileReader", "FolderReader", "TarReader", "is_tar"]
 
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 
@@ -178,6 +178,12 @@ class TarReader(FileReader):
     def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
         for index in indices:
             yield f"{self.paths[index]}\0{self.sizes[index]}\n".encode()
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file is a tar, or is compressed and may hold one."""
+    with path.open("rb") as file:
+        return file.read(6).startswith(COMPRESSED) or tarfile.is_tarfile(path)
 
 
 def _members(path: Path) -> list[tarfile.TarInfo]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from .arrays import is_idx_folder, open_digits, open_idx, open_npz
 from .checks import check_labels
 from .class_folders import MissingSplitError
 from .decode import MAX_PIXELS, ImageDecodeError
-from .files import COMPRESSED, FolderReader, TarReader
+from .files import FolderReader, TarReader, is_tar
 from .images import LabelledImages, TensorImages, split_per_class, to_tensors
 from .readers import Reader, assemble
 from .timm_names import PREFIXES, open_timm
@@ -139,19 +138,12 @@ def _open(
         return open_timm(name, split, data_dir, download, timm_options)
     path = Path(name).expanduser()
     if path.is_dir():
-        if is_idx_folder(path):
-            return open_idx(path, split)
-        return FolderReader(path, split, labels=labels)
+        idx = is_idx_folder(path)
+        return open_idx(path, split) if idx else FolderReader(path, split, labels=labels)
     if not path.exists():
         raise FileNotFoundError(f"there is no {name!r}; data must be {ACCEPTED}")
-    if path.is_file():
-        if path.suffix.lower() == ".npz":
-            return open_npz(path, split)
-        if ".tar" in path.suffixes or _is_tar(path):
-            return TarReader(path, split, labels=labels)
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return open_npz(path, split)
+    if path.is_file() and (".tar" in path.suffixes or is_tar(path)):
+        return TarReader(path, split, labels=labels)
     raise ValueError(f"{name!r} cannot be read as images; data must be {ACCEPTED}")
-
-
-def _is_tar(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(6).startswith(COMPRESSED) or tarfile.is_tarfile(path)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from .checks import check_labels
-from .decode import MAX_PIXELS, ImageDecodeError, check_decodable
+from .decode import MAX_PIXELS, ImageDecodeError
 from .images import LabelledImages, run_over
 from .preprocess import Preprocess, channels_of, size_of
 
@@ -112,7 +112,14 @@ def assemble(
     where = reader.where
     if on_error == "skip" and len(indices):
         # All images are decoded once here, so every process sees the same length and labels.
-        fine = torch.tensor([*_scan(reader, size, scale_16_bit)])
+        limits = Preprocess(
+            1,
+            size or (1, 1),
+            resize=size is not None,
+            scale_16_bit=scale_16_bit,
+            max_pixels=reader.max_pixels,
+        )
+        fine = torch.tensor([*_scan(reader, limits)])
         skipped = [reader.name(index) for index in indices[~fine].tolist()]
         indices = indices[fine]
         where += f" (without {len(skipped)} images that cannot be decoded)" if skipped else ""
@@ -138,20 +145,12 @@ def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
     return int(sizes[0]), int(sizes[1])
 
 
-def _scan(reader: Reader, size: tuple[int, int] | None, scale_16_bit: bool) -> Iterator[bool]:
+def _scan(reader: Reader, limits: Preprocess) -> Iterator[bool]:
     """Whether each image can be decoded. Pixels are decoded, since headers outlive truncation."""
 
     def decodes(index: int) -> bool:
         try:
-            image = reader.read(index)
-            resized = None if size is None else Preprocess(1, size).resized(image)
-            check_decodable(
-                image,
-                "",
-                scale_16_bit=scale_16_bit,
-                resized=resized,
-                max_pixels=reader.max_pixels,
-            )
+            limits.check_decodable(reader.read(index), "")
         except ImageDecodeError:
             return False
         return True

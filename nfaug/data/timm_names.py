@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .class_folders import MissingSplitError, split_kind
+from .classes import numbered
 from .files import FileReader
 from .readers import Reader
 from .torch_datasets import DatasetReader
@@ -99,11 +100,9 @@ class HubReader(FileReader):
                 f"{reader.label_key!r} of labels; name them with input_key and target_key in "
                 "timm_options"
             )
-        labels = list(table[reader.label_key])
-        self.targets = torch.tensor(labels) if labels else torch.empty(0, dtype=torch.int64)
+        self.targets = torch.tensor(list(table[reader.label_key]), dtype=torch.int64)
         names = sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
-        count = max(labels, default=-1) + 1
-        self.classes = names or [str(label) for label in range(count)]
+        self.classes = names or numbered(self.targets)
 
     def name(self, index: int) -> str:
         return f"image {index} of {self.where}"

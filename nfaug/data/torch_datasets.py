@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from .classes import dataset_classes
+from .classes import dataset_classes, numbered
 from .images import LabelledImages, run_over
 from .labels import stored_labels
 from .readers import ImageDecodeError, Reader, assemble
@@ -86,12 +86,9 @@ class DatasetReader(Reader):
             found = run_over(self._label, len(dataset), "reading labels", threads=False)
             targets = torch.tensor([*found], dtype=torch.int64)
         self.targets = targets
-        names = None if classes is None else list(classes)
-        if names is None and not isinstance(dataset, list | tuple):
-            names = dataset_classes(dataset)
-        if names is None:
-            names = [str(label) for label in range(int(targets.max()) + 1 if len(targets) else 0)]
-        self.classes = names
+        if classes is None and not isinstance(dataset, list | tuple):
+            classes = dataset_classes(dataset)
+        self.classes = numbered(targets) if classes is None else list(classes)
 
     def name(self, index: int) -> str:
         return f"item {index} of the {self.kind}"

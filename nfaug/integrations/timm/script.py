@@ -90,8 +90,11 @@ def run_script(
     sys.argv = [str(path), *argv]
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        with _patched(nfa, off_epoch) as made, _clean_exit():
+        with _patched(nfa, off_epoch) as made:
             runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as end:
+        if end.code not in (None, 0):
+            raise
     finally:
         sys.argv, sys.path[:] = saved
     if not made:
@@ -100,16 +103,6 @@ def run_script(
             "wrap the script's loader in NFALoader"
         )
     return nfa.stats()
-
-
-@contextlib.contextmanager
-def _clean_exit() -> Iterator[None]:
-    """Suppress a script's SystemExit if it reports success."""
-    try:
-        yield
-    except SystemExit as end:
-        if end.code not in (None, 0):
-            raise
 
 
 def format_stats(stats: dict[str, int]) -> str:
