@@ -110,9 +110,10 @@ def fit(
         chosen = choose_prior(gaussians)
         if isinstance(flow, str | os.PathLike):
             flow = load(flow if isinstance(flow, str) else Path(flow))
-        base = flow if isinstance(flow, Checkpoint) else _bare(flow)
-        images = _labelled_images(base.flow, dataset, grayscale=grayscale)
-        base = with_shape_of(base, images)
+        if isinstance(flow, Flow):
+            flow = Checkpoint(flow, CheckpointConfig(flow.config, autoencoder=flow.codec.record))
+        images = _labelled_images(flow.flow, dataset, grayscale=grayscale)
+        base = with_shape_of(flow, images)
         check_images(base.flow, images)
         check_class_sizes(images.targets, images.classes, allow_single=True)
         stats, pca = fit_classes(
@@ -138,16 +139,11 @@ def fit(
         return Checkpoint(base.flow, config, ClassGaussians(means, variances, counts), pca)
 
 
-def _bare(flow: Flow) -> Checkpoint:
-    return Checkpoint(flow, CheckpointConfig(flow.config, autoencoder=flow.codec.record))
-
-
 def _labelled_images(flow: Flow, data: Any, *, grayscale: bool) -> LabelledImages:
     """The images of `fit`'s argument `dataset`, at the flow's size where they can be resized."""
-    channels = flow.codec.channels
-    shape: dict[str, Any] = {"image_size": flow.codec.image_size, "channels": channels}
-    if flow.shape_free:
-        shape = {}
+    shape: dict[str, Any] = {}
+    if not flow.shape_free:
+        shape = {"image_size": flow.codec.image_size, "channels": flow.codec.channels}
     if isinstance(data, str | os.PathLike):
         return open_dataset(data, convert=grayscale, **shape)
     if isinstance(data, DataLoader):
@@ -157,7 +153,7 @@ def _labelled_images(flow: Flow, data: Any, *, grayscale: bool) -> LabelledImage
     values = first.values() if isinstance(first, Mapping) else first
     if isinstance(values, Iterable) and any(isinstance(value, Image.Image) for value in values):
         return wrap_dataset(data, convert=grayscale, **shape)
-    return wrap_dataset(data, channels=1 if grayscale and channels == 1 and shape else None)
+    return wrap_dataset(data, channels=1 if grayscale and shape.get("channels") == 1 else None)
 
 
 def with_shape_of(checkpoint: Checkpoint, images: Any) -> Checkpoint:

@@ -103,9 +103,11 @@ def arrange(
             "Pass the folder or tar of that split as the data"
         )
     inside = [path for path in files if path.startswith(root)]
+    place = f" in {root}" if root else ""
+    if not inside:
+        endings = ", ".join(IMAGE_ENDINGS)
+        raise ValueError(f"{where} holds no images{place}; the names of images end in {endings}")
     if not labels:
-        if not inside:
-            raise ValueError(f"{where} holds no images{_endings(root)}")
         return Layout(inside, [0] * len(inside), [UNLABELLED], complete=True)
     tabular = _has_table(root, folders, tables)
     if tabular:
@@ -125,12 +127,11 @@ def arrange(
             "classes"
         )
     if not rows:
-        found = f"{len(inside)} images without a class folder" if inside else "no image"
         raise ValueError(
             f"{where} has no classes: it must hold class folders with images (class/name.jpg), or "
-            f"a {LABELS_FILE} with the header file,label beside the images; got {found}"
-            + _endings(root)
-            + ("; images without classes train a flow with --prior.kind single" if inside else "")
+            f"a {LABELS_FILE} with the header file,label beside the images; got {len(inside)} "
+            f"images without a class folder{place}. Images without classes train a flow with "
+            "--prior.kind single"
         )
     if len(classes) == 1:
         warnings.warn(
@@ -146,11 +147,10 @@ def arrange(
 def _has_table(root: str, folders: set[str], tables: Mapping[str, bytes]) -> bool:
     """Whether a folder has a `labels.csv`. One with another header is ignored beside classes."""
     table = tables.get(root + LABELS_FILE)
-    return table is not None and (_is_header(table) or len(_children(folders, root)) < 2)
-
-
-def _is_header(table: bytes) -> bool:
-    return table.removeprefix(b"\xef\xbb\xbf").split(b"\n")[0].split() == [b"file,label"]
+    if table is None:
+        return False
+    header = table.removeprefix(b"\xef\xbb\xbf").split(b"\n")[0].strip()
+    return header == b"file,label" or len(_children(folders, root)) < 2
 
 
 def _read_table(data: bytes, root: str, files: set[str], where: str) -> dict[str, str]:
@@ -174,12 +174,6 @@ def _read_table(data: bytes, root: str, files: set[str], where: str) -> dict[str
             raise ValueError(f"line {number} of {name}: {cells[0]!r} {problem}")
         labels[path] = cells[1]
     return dict(sorted(labels.items(), key=lambda item: natural_key(item[0])))
-
-
-def _endings(root: str) -> str:
-    """The folder without images, and the endings of image files."""
-    place = f" in {root}" if root else ""
-    return f"{place}; the names of images end in {', '.join(IMAGE_ENDINGS)}"
 
 
 def _unwrap(files: list[str], folders: set[str], tables: Mapping[str, bytes]) -> str:

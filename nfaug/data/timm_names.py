@@ -40,17 +40,16 @@ def open_timm(
         MissingSplitError: If the data set does not have the split.
         ValueError: If timm cannot open it, or can only stream it. The message gives the reason.
     """
-    prefix, _, rest = name.partition("/")
-    prefix = prefix.lower()
+    prefix, _, rest = name.lower().partition("/")
     if prefix not in ("torch", "hfds"):
         raise ValueError(
             f"{name!r} is a stream without a length; use torch/NAME or hfds/NAME, or unpack it to "
             "a folder of class folders"
         )
-    if prefix == "torch" and rest.lower() in FOLDERS:
+    if prefix == "torch" and rest in FOLDERS:
         raise ValueError(f"{name!r} is a folder on this machine; pass its path instead")
     held_out = split_kind(split) not in ("train", "test")
-    if prefix == "torch" and rest.lower() in TRAIN_AND_TEST and held_out:
+    if prefix == "torch" and rest in TRAIN_AND_TEST and held_out:
         # timm would use the test images.
         raise MissingSplitError(f'{name!r} has the splits "train" and "test"; got split={split!r}')
     try:
@@ -59,21 +58,21 @@ def open_timm(
         raise ModuleNotFoundError(
             f'{name!r} is opened by timm: pip install "nfaug[train]"'
         ) from error
-    root = None if data_dir is None else Path(data_dir)
-    if prefix == "torch":
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        root = root or cache / "nfaug" / "datasets"
+    root = None if data_dir is None else str(data_dir)
+    if prefix == "torch" and root is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        root = str(Path(cache, "nfaug", "datasets"))
     try:
         dataset = create_dataset(
             name,
-            root=None if root is None else str(root),
+            root=root,
             split=split,
             download=download and prefix == "torch",  # the Hub's client always downloads
             **(options or {}),
         )
     except Exception as error:  # each library raises its own types
         raise ValueError(
-            f"timm could not open {name!r} (split={split!r}, data_dir={root and str(root)!r}, "
+            f"timm could not open {name!r} (split={split!r}, data_dir={root!r}, "
             f"download={download}): {type(error).__name__}: {error}"
         ) from error
     complete = split_kind(split) == "train"

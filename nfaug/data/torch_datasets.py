@@ -80,15 +80,15 @@ class DatasetReader(Reader):
         self.dataset, self.complete = dataset, complete
         self.kind = type(dataset).__name__
         self.where = f"the data set ({self.kind})"
-        stored = stored_labels(dataset)
-        targets = None if stored is None else torch.from_numpy(stored)
-        if targets is None or not self._confirms(targets):
-            found = run_over(self._label, len(dataset), "reading labels", threads=False)
-            targets = torch.tensor([*found], dtype=torch.int64)
-        self.targets = targets
+        labels: Any = stored_labels(dataset)
+        # A wrapper may have changed the stored labels.
+        probes = {0, len(dataset) // 2, len(dataset) - 1} if len(dataset) else set()
+        if labels is None or any(self._label(index) != labels[index] for index in probes):
+            labels = [*run_over(self._label, len(dataset), "reading labels", threads=False)]
+        self.targets = torch.as_tensor(labels, dtype=torch.int64)
         if classes is None and not isinstance(dataset, list | tuple):
             classes = dataset_classes(dataset)
-        self.classes = numbered(targets) if classes is None else list(classes)
+        self.classes = numbered(self.targets) if classes is None else list(classes)
 
     def name(self, index: int) -> str:
         return f"item {index} of the {self.kind}"
@@ -133,11 +133,6 @@ class DatasetReader(Reader):
                 f"labels must be integers 0..K-1; {self.name(index)} has the label {value!r}{hint}"
             )
         return int(array)
-
-    def _confirms(self, targets: Tensor) -> bool:
-        """Whether three items have the stored labels, which a wrapper may have changed."""
-        count = len(targets)
-        return all(self._label(i) == int(targets[i]) for i in {0, count // 2, count - 1} if count)
 
 
 def _to_uint8(image: Any, name: str) -> Tensor:
