@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from .images import LabelledImages, progress_bar, to_tensors
 
@@ -46,14 +46,8 @@ class MemoryBatches:
 class LoaderBatches:
     """Images that `workers` processes decode on demand."""
 
-    def __init__(
-        self, dataset: Dataset[Any], labels: Tensor, workers: int, rows: Tensor | None = None
-    ) -> None:
-        self.dataset = dataset
-        self.rows = torch.arange(len(labels)) if rows is None else rows
-        self.all_labels = labels
-        self.labels = labels[self.rows]
-        self.workers = workers
+    def __init__(self, dataset: Dataset[Any], labels: Tensor, workers: int) -> None:
+        self.dataset, self.labels, self.workers = dataset, labels, workers
         # Without a generator the loader draws its workers' seeds from torch's global one. This one
         # advances from pass to pass, so that random transforms differ.
         self.generator = torch.Generator().manual_seed(0)
@@ -62,7 +56,7 @@ class LoaderBatches:
         loader = DataLoader(
             _ErrorsAsItems(self.dataset),
             batch_size=batch_size,
-            sampler=self.rows[order].tolist(),
+            sampler=order.tolist(),
             num_workers=self.workers,
             generator=self.generator,
             collate_fn=_collate,
@@ -73,7 +67,8 @@ class LoaderBatches:
             yield batch
 
     def subset(self, rows: Tensor) -> LoaderBatches:
-        return LoaderBatches(self.dataset, self.all_labels, self.workers, self.rows[rows])
+        part = Subset(self.dataset, rows.tolist())
+        return LoaderBatches(part, self.labels[rows], self.workers)
 
 
 class _ErrorsAsItems(Dataset[Any]):

@@ -34,16 +34,12 @@ class FileReader(Reader):
         """The contents of a file."""
 
     def peek(self, index: int) -> Image.Image:
-        return self._decode(index, header_only=True)
+        return self.read(index, header_only=True)
 
-    def read(self, index: int) -> Image.Image:
-        return self._decode(index, header_only=False)
-
-    def _decode(self, index: int, *, header_only: bool) -> Image.Image:
+    def read(self, index: int, header_only: bool = False) -> Image.Image:
         data = self.read_bytes(index)  # a missing file is an OSError, not a damaged image
-        return decode_image(
-            data, self.name(index), max_pixels=self.max_pixels, header_only=header_only
-        )
+        name, limit = self.name(index), self.max_pixels
+        return decode_image(data, name, max_pixels=limit, header_only=header_only)
 
 
 class FolderReader(FileReader):

@@ -104,7 +104,18 @@ def open_dataset(
         raise ValueError(f"channels must be 1 (grayscale), 3 (RGB) or None; got {channels}")
     if max_pixels < 1:
         raise ValueError(f"max_pixels must be at least 1; got {max_pixels}")
-    reader = _open(data, split, data_dir, download, labels, timm_options)
+    if not isinstance(data, str | os.PathLike) or not os.fspath(data):
+        raise ValueError(
+            f"data must be {ACCEPTED}; got {data!r} (pass a torch data set to wrap_dataset)"
+        )
+    name = os.fspath(data)
+    reader: Reader
+    if name == "digits":
+        reader = open_digits(split)
+    elif isinstance(data, str) and "/" in name and name.partition("/")[0].lower() in PREFIXES:
+        reader = open_timm(name, split, data_dir, download, timm_options)
+    else:
+        reader = _open_path(name, split, labels)
     reader.max_pixels = max_pixels
     dataset: LabelledImages = assemble(
         reader,
@@ -119,23 +130,7 @@ def open_dataset(
     return dataset
 
 
-def _open(
-    data: str | os.PathLike[str],
-    split: str,
-    data_dir: str | os.PathLike[str] | None,
-    download: bool,
-    labels: bool,
-    timm_options: Mapping[str, Any] | None,
-) -> Reader:
-    if not isinstance(data, str | os.PathLike) or not os.fspath(data):
-        raise ValueError(
-            f"data must be {ACCEPTED}; got {data!r} (pass a torch data set to wrap_dataset)"
-        )
-    name = os.fspath(data)
-    if name == "digits":
-        return open_digits(split)
-    if isinstance(data, str) and "/" in name and name.partition("/")[0].lower() in PREFIXES:
-        return open_timm(name, split, data_dir, download, timm_options)
+def _open_path(name: str, split: str, labels: bool) -> Reader:
     path = Path(name).expanduser()
     if path.is_dir():
         idx = is_idx_folder(path)

@@ -42,14 +42,12 @@ def _patched(nfa: NFAugment, off_epoch: int | None) -> Iterator[list[NFALoader]]
         )
 
     new = {"create_loader": create_loader, "create_naflex_loader": create_naflex_loader}
-    old = {name: getattr(_TIMM, name) for name in new if hasattr(_TIMM, name)}
-    for name in old:
-        setattr(_TIMM, name, new[name])
+    old = {name: getattr(_TIMM, name) for name in new}
+    vars(_TIMM).update(new)
     try:
         yield made
     finally:
-        for name, function in old.items():
-            setattr(_TIMM, name, function)
+        vars(_TIMM).update(old)
 
 
 def run_script(
