@@ -30,7 +30,6 @@ __all__ = [
     "encode_with_noise",
     "fit",
     "fit_classes",
-    "image_bits_per_dim",
     "latent_nll",
     "with_shape_of",
 ]
@@ -240,11 +239,3 @@ def latent_nll(
     """-log p(v | y) of Eq. 2 under dequantisation noise, in nats, shape (B,)."""
     z, logdet = encode_with_noise(flow, images, generator)
     return -(gaussians.log_prob(z, labels) + logdet)
-
-
-def image_bits_per_dim(flow: Flow, nll: Tensor) -> Tensor:
-    """Bits per dimension of images without padding, from negative log-likelihoods in nats.
-
-    For a flow on an autoencoder's latents, bits per dimension of those latents.
-    """
-    return flow.codec.bits_per_dim(nll)

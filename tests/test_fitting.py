@@ -18,7 +18,7 @@ from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.batches import LoaderBatches, MemoryBatches, open_batches
 from nfaug.data.images import TensorImages
 from nfaug.data.open import wrap_dataset
-from nfaug.fitting import encode_with_noise, fit, fit_classes, image_bits_per_dim, latent_nll
+from nfaug.fitting import encode_with_noise, fit, fit_classes, latent_nll
 from nfaug.flows.flow import Flow
 from nfaug.gaussians.fixed_point.solver import FixedPointConfig, solve
 
@@ -339,7 +339,7 @@ def test_likelihood_and_bits(tiny_checkpoint: Checkpoint) -> None:
         z, logdet = encode_with_noise(flow, images, torch.Generator().manual_seed(0))
         expected = -(gaussians.log_prob(z, torch.arange(3)) + logdet)
     torch.testing.assert_close(nll, expected)
-    bits = image_bits_per_dim(flow, nll)
+    bits = flow.codec.bits_per_dim(nll)
     torch.testing.assert_close(bits, nll / (64 * torch.tensor(2.0).log()) + 7)
     permuted = torch.tensor([2, 0, 1])
     z, logdet = flow.encode(images[permuted])

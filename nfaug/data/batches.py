@@ -31,8 +31,7 @@ class MemoryBatches:
     """Images that are all in memory."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images = images
-        self.labels = labels
+        self.images, self.labels = images, labels
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(order), batch_size):

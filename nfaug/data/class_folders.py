@@ -120,8 +120,7 @@ def arrange(
         rows = {path: path[len(root) :].partition("/")[0] for path in inside}
         rows = {path: name for path, name in rows.items() if path != root + name}
     named = set(rows.values()) if tabular else _children(folders, root)
-    unknown = sorted(named - set(classes))
-    if unknown:
+    if unknown := sorted(named - set(classes)):
         raise ValueError(
             f"{where} has the class {unknown[0]!r} in {root} but not in {home}, which defines the "
             "classes"
@@ -135,9 +134,8 @@ def arrange(
         )
     if len(classes) == 1:
         warnings.warn(
-            f"all {len(rows)} images of {where} are of one class, {classes[0]!r}"
-            f"{'' if tabular else ', which is the name of their folder'}; to tell classes apart, "
-            f"give each class a folder, or list them in a {LABELS_FILE} (file,label)",
+            f"{where} has only one class, {classes[0]!r}; to tell classes apart, give each one a "
+            f"folder, or list them in a {LABELS_FILE} with the header file,label",
             stacklevel=2,
         )
     index = {name: label for label, name in enumerate(classes)}
@@ -209,8 +207,7 @@ def _choose(kinds: dict[str, str], split: str, where: str) -> str:
         return split
     wanted = split_kind(split)
     for kind in (wanted, "validation") if wanted == "test" else (wanted,):
-        for name in sorted(kinds):
-            if kinds[name] == kind:
-                return name
-    names = ", ".join(repr(name) for name in sorted(kinds))
+        if kind in kinds.values():
+            return min(name for name in kinds if kinds[name] == kind)
+    names = ", ".join(map(repr, sorted(kinds)))
     raise MissingSplitError(f"{where} has the splits {names}; got split={split!r}")

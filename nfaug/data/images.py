@@ -176,9 +176,8 @@ def to_tensors(dataset: LabelledImages, progress: bool = True) -> tuple[Tensor, 
         return dataset.images, dataset.targets
     shape = (len(dataset), dataset.channels, *dataset.image_size)
     images = torch.empty(shape, dtype=torch.uint8)
-    decoded = run_over(
-        dataset.image, len(dataset), "reading images", threads=dataset.threads, progress=progress
-    )
+    title, threads = "reading images", dataset.threads
+    decoded = run_over(dataset.image, len(dataset), title, threads=threads, progress=progress)
     for index, image in enumerate(decoded):
         images[index] = image
     return images, dataset.targets

@@ -48,9 +48,8 @@ def open_timm(
         )
     if prefix == "torch" and rest in FOLDERS:
         raise ValueError(f"{name!r} is a folder on this machine; pass its path instead")
-    held_out = split_kind(split) not in ("train", "test")
-    if prefix == "torch" and rest in TRAIN_AND_TEST and held_out:
-        # timm would use the test images.
+    two_splits = prefix == "torch" and rest in TRAIN_AND_TEST
+    if two_splits and split_kind(split) not in ("train", "test"):  # timm would use the test images
         raise MissingSplitError(f'{name!r} has the splits "train" and "test"; got split={split!r}')
     try:
         from timm.data.dataset_factory import create_dataset
@@ -93,7 +92,7 @@ class HubReader(FileReader):
         table = reader.dataset
         # timm adds a column of None if the column of images is missing.
         columns = [key for key in table.column_names if not len(table) or table[0][key] is not None]
-        if reader.image_key not in columns or reader.label_key not in columns:
+        if not {reader.image_key, reader.label_key} <= {*columns}:
             raise ValueError(
                 f"{name!r} has the columns {columns}, not {reader.image_key!r} of images and "
                 f"{reader.label_key!r} of labels; name them with input_key and target_key in "

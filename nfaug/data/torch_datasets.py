@@ -98,9 +98,7 @@ class DatasetReader(Reader):
             image = self._item(index)[0]
         except OSError as error:
             raise ImageDecodeError(f"{self.name(index)} cannot be read ({error})") from error
-        if isinstance(image, Image.Image):
-            return image
-        return _to_uint8(image, self.name(index))
+        return image if isinstance(image, Image.Image) else _to_uint8(image, self.name(index))
 
     def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
         places = torch.linspace(0, len(indices) - 1, min(PROBES, len(indices))).long()
@@ -136,21 +134,16 @@ class DatasetReader(Reader):
 
 
 def _to_uint8(image: Any, name: str) -> Tensor:
-    if isinstance(image, np.ndarray):
-        image = torch.tensor(image)
+    image = torch.tensor(image) if isinstance(image, np.ndarray) else image
     if not isinstance(image, Tensor):
-        raise ValueError(
-            f"{name} must have a PIL image, a tensor or an array; got {type(image).__name__}"
-        )
+        found = type(image).__name__
+        raise ValueError(f"{name} must have a PIL image, a tensor or an array; got {found}")
     shape = tuple(image.shape)
-    if image.ndim == 2:
-        image = image[None]
-    if image.ndim != 3 or 0 in shape:
-        raise ValueError(f"{name} must have shape (H, W) or (C, H, W); got {shape}")
-    if len(shape) == 3 and shape[2] in (1, 3) and min(shape[:2]) > 4:
-        raise ValueError(
-            f"{name} has shape {shape}, which looks like (H, W, C); permute it to (C, H, W)"
-        )
+    swapped = len(shape) == 3 and shape[2] in (1, 3) and min(shape[:2]) > 4
+    if len(shape) not in (2, 3) or 0 in shape or swapped:
+        hint = ", which looks like (H, W, C): permute it" if swapped else ""
+        raise ValueError(f"{name} must have shape (H, W) or (C, H, W); got {shape}{hint}")
+    image = image if len(shape) == 3 else image[None]
     if image.is_floating_point():
         image = image.detach().float()
         low, high = float(image.min()), float(image.max())

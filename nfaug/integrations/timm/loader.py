@@ -82,10 +82,13 @@ class NFALoader:
         active = self.off_epoch is None or epoch < self.off_epoch
         for batch in self.loader:
             if self.device is not None:
-                batch = _moved(batch, self.device)
+                batch = tree_map_only(Tensor, self._to_device, batch)
             if active:
                 batch = self.nfa(batch)
             yield batch if self.mixup is None else _mixed(self.mixup, batch)
+
+    def _to_device(self, part: Tensor) -> Tensor:
+        return part.to(self.device, non_blocking=True)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -140,10 +143,6 @@ class _EpochListener:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._sampler, name)
-
-
-def _moved(batch: Any, device: torch.device | str) -> Any:
-    return tree_map_only(Tensor, lambda part: part.to(device, non_blocking=True), batch)
 
 
 def _mixed(mixup: Any, batch: Any) -> Any:
