@@ -52,12 +52,10 @@ def decode_image(
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=sorted({*_FORMATS.values()}))
         check_pixels(image.height, image.width, name, max_pixels)
-        if not header_only:
-            image.load()
-        if not header_only or image.format in _EXIF_IN_HEADER:
-            if header_only and image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
-                return image
-            image = ImageOps.exif_transpose(image)
+        in_header = image.format in _EXIF_IN_HEADER
+        if header_only and not (in_header and image.getexif().get(_EXIF_ORIENTATION, 1) != 1):
+            return image
+        return ImageOps.exif_transpose(image)  # decodes the pixels
     except ImageDecodeError:
         raise
     except Exception as error:  # PIL raises a dozen types for damaged files
@@ -65,7 +63,6 @@ def decode_image(
             f"{name} cannot be decoded ({type(error).__name__}: {error}); repair or remove it, or "
             'skip such files with on_error="skip"'
         ) from error
-    return image
 
 
 def is_deep(image: Image.Image | Tensor) -> bool:

@@ -223,9 +223,9 @@ def _normalization_of(loader: Any) -> tuple[tuple[float, ...], tuple[float, ...]
 def _normalization_in(transform: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     if type(transform).__name__ == "Normalize":
         return _floats(transform.mean), _floats(transform.std)
-    steps = transform if isinstance(transform, (tuple, list)) else None
-    inner = map(_normalization_in, steps or getattr(transform, "transforms", ()))
-    return next((found for found in inner if found), None)
+    several = isinstance(transform, (tuple, list))
+    steps: Any = transform if several else getattr(transform, "transforms", None) or ()
+    return next((found for found in map(_normalization_in, steps) if found), None)
 
 
 def _floats(values: Any) -> tuple[float, ...]:
