@@ -27,7 +27,8 @@ def expand(argv: Sequence[str]) -> list[str]:
         names = {name.replace("_", "-") for a in parser()._actions for name in a.option_strings}
         for word in words:
             option = word.partition("=")[0].replace("_", "-")
-            if option.startswith("--") and option not in names:
+            looks_like_one = option.startswith("-") and option.lstrip("-")[:1].isalpha()
+            if looks_like_one and option not in names:
                 raise ValueError(
                     f"{word} is not an option of nfaug timm; the script's own arguments follow --, "
                     f"as in: nfaug timm train.py --nfa FLOW -- {word}"
