@@ -34,6 +34,11 @@ $(STAMP): pyproject.toml
 	fi
 	@echo 'Installing nfaug and what it needs into $(VENV) (torch is large, this can take minutes) ...'
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[all]'
+	@# Type checkers do not run the import hook of an editable install; they follow links in a folder.
+	@mkdir -p $(VENV)/links/nfaug
+	@ln -sfn $(addprefix $(CURDIR)/,$(wildcard nfaug/*) training hub) $(VENV)/links/nfaug/
+	@for site in $(VENV)/lib/python*/site-packages; do \
+	  echo '$(CURDIR)/$(VENV)/links' > "$$site/nfaug-links.pth"; done
 	@touch $@
 
 lint: $(STAMP)  ## Check style and format with ruff

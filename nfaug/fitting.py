@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ __all__ = [
     "encode_with_noise",
     "fit",
     "fit_classes",
-    "image_bits_per_dim",
     "latent_nll",
     "with_shape_of",
 ]
@@ -71,10 +70,10 @@ def fit(
     Args:
         flow: A flow, a checkpoint, or what `nfaug.load` takes: "builtin:NAME", a directory, or
             "owner/name" on the Hub.
-        dataset: A data set of (image, label), such as torchvision's ImageFolder; see
-            `nfaug.training.wrap_dataset` for the forms of an image. Labels are 0..K-1. Of a
-            DataLoader the data set is used. A path or name is opened with
-            `nfaug.training.open_dataset`, at the flow's size.
+        dataset: A data set of (image, label), such as torchvision's ImageFolder, or a Hugging Face
+            `Dataset` with the columns `image` and `label`; see `nfaug.training.wrap_dataset`.
+            Labels are 0..K-1. For a DataLoader, its data set is used. A path or name is opened
+            with `nfaug.training.open_dataset`, at the flow's size.
         gaussians: "data" for the mean and variance of each class's latents (the maximum-likelihood
             solution), "fpi", "gradient", or the settings of one of these two.
         rank: PCA axes per class. A class of N images has at most N - 1.
@@ -106,57 +105,54 @@ def fit(
         raise ValueError(
             f"rank must be at least 1 and max_per_class 2; got {rank} and {max_per_class}"
         )
-    chosen = choose_prior(gaussians)
-    if isinstance(flow, str | os.PathLike):
-        flow = load(flow if isinstance(flow, str) else Path(flow))
-    base = flow if isinstance(flow, Checkpoint) else _bare(flow)
-    images = _labelled_images(base.flow, dataset, grayscale=grayscale)
-    base = with_shape_of(base, images)
-    check_images(base.flow, images)
-    check_class_sizes(images.targets, images.classes, allow_single=True)
-    stats, pca = fit_classes(
-        base.flow,
-        open_batches(images, progress=progress),
-        images.classes,
-        rank=rank,
-        max_per_class=max_per_class,
-        memory=memory,
-        batch_size=batch_size,
-        seed=seed,
-        progress=progress,
-    )
-    counts, means, variances = stats.finalize(class_names=images.classes, pool_single=True)
-    means, variances, record = chosen.entry.solve(means, variances, chosen.settings, None)
-    config = replace(
-        base.config,
-        class_names=tuple(images.classes),
-        preprocessing={**base.config.preprocessing, **images.preprocessing},
-        gaussians={"kind": chosen.kind, **record, "fitted": True, "images": int(counts.sum())},
-        metrics={},
-    )
-    return Checkpoint(base.flow, config, ClassGaussians(means, variances, counts), pca)
-
-
-def _bare(flow: Flow) -> Checkpoint:
-    return Checkpoint(flow, CheckpointConfig(flow.config, autoencoder=flow.codec.record))
+    with torch.device("cpu"):  # not torch's default device, which may be "meta"
+        chosen = choose_prior(gaussians)
+        if isinstance(flow, str | os.PathLike):
+            flow = load(flow if isinstance(flow, str) else Path(flow))
+        if isinstance(flow, Flow):
+            flow = Checkpoint(flow, CheckpointConfig(flow.config, autoencoder=flow.codec.record))
+        images = _labelled_images(flow.flow, dataset, grayscale=grayscale)
+        base = with_shape_of(flow, images)
+        check_images(base.flow, images)
+        check_class_sizes(images.targets, images.classes, allow_single=True)
+        stats, pca = fit_classes(
+            base.flow,
+            open_batches(images, progress=progress),
+            images.classes,
+            rank=rank,
+            max_per_class=max_per_class,
+            memory=memory,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+        )
+        counts, means, variances = stats.finalize(class_names=images.classes, pool_single=True)
+        means, variances, record = chosen.entry.solve(means, variances, chosen.settings, None)
+        config = replace(
+            base.config,
+            class_names=tuple(images.classes),
+            preprocessing={**base.config.preprocessing, **images.preprocessing},
+            gaussians={"kind": chosen.kind, **record, "fitted": True, "images": int(counts.sum())},
+            metrics={},
+        )
+        return Checkpoint(base.flow, config, ClassGaussians(means, variances, counts), pca)
 
 
 def _labelled_images(flow: Flow, data: Any, *, grayscale: bool) -> LabelledImages:
     """The images of `fit`'s argument `dataset`, at the flow's size where they can be resized."""
-    channels = flow.codec.channels
-    shape: dict[str, Any] = {"image_size": flow.codec.image_size, "channels": channels}
-    if flow.shape_free:
-        shape = {}
+    shape: dict[str, Any] = {}
+    if not flow.shape_free:
+        shape = {"image_size": flow.codec.image_size, "channels": flow.codec.channels}
     if isinstance(data, str | os.PathLike):
         return open_dataset(data, convert=grayscale, **shape)
     if isinstance(data, DataLoader):
         data = data.dataset
     unknown = not isinstance(data, LabelledImages | IterableDataset | Mapping)
     first = data[0] if unknown and hasattr(data, "__len__") and len(data) else None
-    image = first[0] if isinstance(first, tuple | list) and first else None
-    if isinstance(image, Image.Image):
+    values = first.values() if isinstance(first, Mapping) else first
+    if isinstance(values, Iterable) and any(isinstance(value, Image.Image) for value in values):
         return wrap_dataset(data, convert=grayscale, **shape)
-    return wrap_dataset(data, channels=1 if grayscale and channels == 1 and shape else None)
+    return wrap_dataset(data, channels=1 if grayscale and shape.get("channels") == 1 else None)
 
 
 def with_shape_of(checkpoint: Checkpoint, images: Any) -> Checkpoint:
@@ -243,11 +239,3 @@ def latent_nll(
     """-log p(v | y) of Eq. 2 under dequantisation noise, in nats, shape (B,)."""
     z, logdet = encode_with_noise(flow, images, generator)
     return -(gaussians.log_prob(z, labels) + logdet)
-
-
-def image_bits_per_dim(flow: Flow, nll: Tensor) -> Tensor:
-    """Bits per dimension of images without padding, from negative log-likelihoods in nats.
-
-    For a flow on an autoencoder's latents, bits per dimension of those latents.
-    """
-    return flow.codec.bits_per_dim(nll)

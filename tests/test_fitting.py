@@ -18,7 +18,7 @@ from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.batches import LoaderBatches, MemoryBatches, open_batches
 from nfaug.data.images import TensorImages
 from nfaug.data.open import wrap_dataset
-from nfaug.fitting import encode_with_noise, fit, fit_classes, image_bits_per_dim, latent_nll
+from nfaug.fitting import encode_with_noise, fit, fit_classes, latent_nll
 from nfaug.flows.flow import Flow
 from nfaug.gaussians.fixed_point.solver import FixedPointConfig, solve
 
@@ -216,6 +216,32 @@ def test_a_loader_gives_its_data_set(
         quiet_fit(tiny_checkpoint, named)
 
 
+def test_rows_with_an_image_and_a_label(pictures: Path) -> None:
+    folder = ImageFolder(str(pictures))
+    rows = [{"image": image, "label": label, "id": 7} for image, label in folder]
+    fitted, direct = (quiet_fit("builtin:rgb32", data, rank=2) for data in (rows, folder))
+    assert fitted.gaussians is not None
+    assert direct.gaussians is not None
+    assert torch.equal(fitted.gaussians.means, direct.gaussians.means)
+
+
+def test_the_default_device_does_not_matter(
+    tiny_checkpoint: Checkpoint, tiny_images: TensorImages, pictures: Path
+) -> None:
+    expected = quiet_fit(tiny_checkpoint, tiny_images).gaussians
+    torch.set_default_device("meta")
+    try:
+        found = quiet_fit(tiny_checkpoint, tiny_images).gaussians
+        folder = quiet_fit("builtin:rgb32", pictures, rank=2).pca
+    finally:
+        torch.set_default_device(None)
+    assert expected is not None
+    assert found is not None
+    assert torch.equal(found.means, expected.means)
+    assert folder is not None
+    assert folder.mean.device.type == "cpu"
+
+
 def test_colour_images_and_a_grayscale_flow(pictures: Path, tiny_checkpoint: Checkpoint) -> None:
     folder = ImageFolder(str(pictures))
     for data in (pictures, folder):
@@ -313,7 +339,7 @@ def test_likelihood_and_bits(tiny_checkpoint: Checkpoint) -> None:
         z, logdet = encode_with_noise(flow, images, torch.Generator().manual_seed(0))
         expected = -(gaussians.log_prob(z, torch.arange(3)) + logdet)
     torch.testing.assert_close(nll, expected)
-    bits = image_bits_per_dim(flow, nll)
+    bits = flow.codec.bits_per_dim(nll)
     torch.testing.assert_close(bits, nll / (64 * torch.tensor(2.0).log()) + 7)
     permuted = torch.tensor([2, 0, 1])
     z, logdet = flow.encode(images[permuted])

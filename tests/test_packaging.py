@@ -21,6 +21,7 @@ TOOLS = {
     "pytest-timeout",
     "pytest-xdist",
     "ruff",
+    "setuptools",
 }
 
 

@@ -22,6 +22,8 @@ from timm.data import (
 )
 from timm.loss import SoftTargetCrossEntropy
 from timm.models import create_model, get_pretrained_cfg
+from timm.utils import init_distributed_device
+from torch.nn.parallel import DistributedDataParallel
 
 
 def _set_loader_epoch(loader, epoch):
@@ -53,12 +55,15 @@ def main() -> None:
     parser.add_argument("--naflex-loader", action="store_true")
     args = parser.parse_args()
     args.prefetcher = not args.no_prefetcher
-    device = torch.device("cpu")
+    args.device = "cpu"
+    device = init_distributed_device(args)
 
     fixed = getattr(get_pretrained_cfg(args.model), "fixed_input_size", False)
     size = {"img_size": args.img_size} if fixed else {}
     model = create_model(args.model, num_classes=3, **size)
     data_config = resolve_data_config({"img_size": args.img_size}, model=model)
+    if args.distributed:
+        model = DistributedDataParallel(model)
     dataset_train = create_dataset("", root=args.data, split="train", is_training=True)
     collate_fn = mixup_fn = None
     mixup_active = args.mixup > 0 or args.cutmix > 0
@@ -92,6 +97,7 @@ def main() -> None:
         auto_augment=args.aa,
         num_aug_splits=args.aug_splits,
         num_workers=0,
+        distributed=args.distributed,
     )
     loader_eval = create_loader(
         create_dataset("", root=args.data, split="validation"),
@@ -132,8 +138,10 @@ def main() -> None:
         for input, target in loader_eval:
             record["eval"] += len(model(input))
             assert target.ndim == 1
-    if args.out:
+    if args.out and args.rank == 0:
         args.out.write_text(json.dumps(record))
+    if args.distributed:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ from .common import add_mixing, mixing, new_parser
 
 __all__ = ["expand", "parser", "run"]
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-
 
 def expand(argv: Sequence[str]) -> list[str]:
     """Pass all words after -- to the script unchanged, including those that look like options.
@@ -29,7 +27,8 @@ def expand(argv: Sequence[str]) -> list[str]:
         names = {name.replace("_", "-") for a in parser()._actions for name in a.option_strings}
         for word in words:
             option = word.partition("=")[0].replace("_", "-")
-            if option.startswith("--") and option not in names:
+            looks_like_one = option.startswith("-") and option.lstrip("-")[:1].isalpha()
+            if looks_like_one and option not in names:
                 raise ValueError(
                     f"{word} is not an option of nfaug timm; the script's own arguments follow --, "
                     f"as in: nfaug timm train.py --nfa FLOW -- {word}"
@@ -88,8 +87,10 @@ def run(arguments: Namespace) -> dict[str, Any]:
     except Exception as error:
         # The command line prints nfaug's errors as one line, and as nfaug's. This is right for
         # errors that nfaug raises, but the script's own errors need a traceback.
-        frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-        if Path(arguments.script) not in frames or _PACKAGE in frames[-1].parents:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        files = [frame.f_code.co_filename for frame in frames]
+        raised_in = frames[-1].f_globals.get("__name__", "")
+        if str(Path(arguments.script)) not in files or raised_in.partition(".")[0] == "nfaug":
             raise
         traceback.print_exception(error)
         raise SystemExit(1) from None

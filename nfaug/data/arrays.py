@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .class_folders import MissingSplitError, split_kind
-from .classes import class_names
+from .classes import class_names, numbered
 from .readers import Reader
 
 __all__ = ["ArrayReader", "is_idx_folder", "open_digits", "open_idx", "open_npz"]
@@ -31,12 +31,7 @@ class ArrayReader(Reader):
     """uint8 images (N, C, H, W) and their labels."""
 
     def __init__(
-        self,
-        images: Tensor,
-        targets: Tensor,
-        classes: list[str],
-        where: str,
-        complete: bool = True,
+        self, images: Tensor, targets: Tensor, classes: list[str], where: str, complete: bool = True
     ) -> None:
         self.images, self.targets, self.classes = images, targets, classes
         self.where, self.complete = where, complete
@@ -71,17 +66,12 @@ def open_idx(folder: Path, split: str) -> ArrayReader:
     images, labels = _read_idx(folder, image_file, 3), _read_idx(folder, label_file, 1)
     if len(images) != len(labels):
         raise ValueError(f"{folder} has {len(images)} {kind} images but {len(labels)} labels")
-    known = labels
+    classes = numbered(labels)
     train_labels = IDX_FILES["train"][1]
     if kind == "test" and _idx_path(folder, train_labels, 1):
-        known = torch.cat([labels, _read_idx(folder, train_labels, 1)])
+        classes = max(classes, numbered(_read_idx(folder, train_labels, 1)), key=len)
     where = f"the {kind} split of {folder}"
-    return ArrayReader(images[:, None], labels.long(), _numbers(known), where, kind == "train")
-
-
-def _numbers(labels: Tensor) -> list[str]:
-    """Class names "0", "1", ... up to the largest label."""
-    return [str(label) for label in range(int(labels.max()) + 1 if len(labels) else 0)]
+    return ArrayReader(images[:, None], labels.long(), classes, where, kind == "train")
 
 
 def _idx_path(folder: Path, base: str, ndim: int) -> Path | None:
@@ -112,9 +102,7 @@ def _read_idx(folder: Path, base: str, ndim: int) -> Tensor:
     if len(data) != size:
         more = "more" if len(data) > size else len(data)
         raise ValueError(f"{path} is damaged: its header announces {size} bytes; found {more}")
-    if not size:
-        return torch.empty(shape, dtype=torch.uint8)
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(shape)
+    return torch.from_numpy(np.frombuffer(bytearray(data), np.uint8).reshape(shape))
 
 
 def open_npz(path: Path, split: str) -> ArrayReader:
@@ -136,18 +124,18 @@ def open_npz(path: Path, split: str) -> ArrayReader:
             prefixes = NPZ_PREFIXES.get(kind, ())
             prefix = next((p for p in prefixes if f"{p}images" in names), None)
             if prefix is None:
-                needed = " or ".join(f"{p}images" for p in prefixes)
+                needed = " or ".join(f"{p}images" for p in prefixes) or "another name"
                 raise MissingSplitError(
-                    f"{path} has the arrays {sorted(names)}; split={split!r} needs "
-                    f"{needed or 'another name'}, with labels"
+                    f"{path} has the arrays {sorted(names)}; split={split!r} needs {needed}, with "
+                    "labels"
                 )
-            images = _read_array(archive, f"{prefix}images", path)
-            labels = _read_array(archive, f"{prefix}labels", path)
-            listed = _read_array(archive, "classes", path) if "classes" in names else None
-            other = "train_labels" in names and kind != "train"
-            train = _read_array(archive, "train_labels", path) if other else labels
-    except (zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
+            used = (f"{prefix}images", f"{prefix}labels", "train_labels", "classes")
+            arrays = {name: _read_array(archive, name) for name in used if name in names}
+    except MissingSplitError:
+        raise
+    except Exception as error:  # zipfile, zlib, tokenize and numpy raise their own types
         raise ValueError(f"{path} is not a .npz file, or it is damaged ({error})") from error
+    images, labels = arrays[f"{prefix}images"], arrays.get(f"{prefix}labels")
     if images.ndim == 3:
         images = images[:, None]
     elif images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
@@ -157,40 +145,27 @@ def open_npz(path: Path, split: str) -> ArrayReader:
             f"{prefix}images in {path} must be uint8 of shape (N, H, W), (N, H, W, C) or "
             f"(N, C, H, W) with C = 1 or 3; got {images.dtype} of shape {images.shape}"
         )
-    if labels.size != len(images) or labels.dtype.kind not in "iu":
+    if labels is None or labels.size != len(images) or labels.dtype.kind not in "iu":
+        found = "none" if labels is None else f"{labels.dtype} of shape {labels.shape}"
         raise ValueError(
-            f"{prefix}labels in {path} must be {len(images)} integers, one per image; got "
-            f"{labels.dtype} of shape {labels.shape}"
+            f"'{prefix}labels' in {path} must be {len(images)} integers, one per image; got {found}"
         )
     targets = torch.from_numpy(labels.astype(np.int64).reshape(-1))
-    largest = torch.from_numpy(np.append(train.reshape(-1), labels.reshape(-1)).astype(np.int64))
-    classes = _numbers(largest) if listed is None else class_names(listed.tolist())
+    known = np.append(arrays.get("train_labels", labels).reshape(-1), targets).astype(np.int64)
+    listed = arrays.get("classes")
+    classes = numbered(known) if listed is None else class_names(listed.tolist())
     pixels = torch.from_numpy(np.ascontiguousarray(images))
     return ArrayReader(pixels, targets, classes, str(path), complete=kind == "train")
 
 
-def _read_array(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray[Any, Any]:
-    """An array of a .npz file. No pickles, and no more memory than its compressed size allows."""
-    try:
-        entry = archive.getinfo(f"{name}.npy")
-    except KeyError:
-        raise ValueError(f"{path} has no array {name!r}") from None
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
+    """An array of a .npz file, without pickles."""
+    entry = archive.getinfo(f"{name}.npy")
     if entry.file_size > MAX_DEFLATE_RATIO * entry.compress_size + 1024:
-        raise ValueError(f"{path} is damaged: {name!r} announces {entry.file_size} bytes")
+        raise ValueError(f"{name!r} announces {entry.file_size} bytes")
     with archive.open(entry) as file:
-        version = np.lib.format.read_magic(file)
-        header = getattr(np.lib.format, f"read_array_header_{version[0]}_0", None)
-        if header is None:
-            raise ValueError(f"{name!r} in {path} has an unknown version {version}")
-        shape, fortran, dtype = header(file)
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize > entry.file_size:
-            raise ValueError(
-                f"{name!r} in {path} has {dtype} of shape {shape}, which cannot be read"
-            )
-        data = file.read()
-    if len(data) != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{name!r} in {path} is damaged: {dtype} {shape} in {len(data)} bytes")
-    return np.frombuffer(bytearray(data), dtype).reshape(shape, order="F" if fortran else "C")
+        found: np.ndarray[Any, Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return found
 
 
 def open_digits(split: str) -> ArrayReader:
@@ -212,14 +187,12 @@ def open_digits(split: str) -> ArrayReader:
             'the data set "digits" comes with scikit-learn: pip install "nfaug[train]"'
         ) from error
     data = load_digits()
-    levels = torch.from_numpy(data.images).to(torch.int64)
-    targets = torch.from_numpy(data.target).to(torch.int64)
-    one_hot = torch.nn.functional.one_hot(targets, 10)
-    rank = (one_hot.cumsum(dim=0) - 1).gather(1, targets[:, None])[:, 0]
-    chosen = (rank % TEST_EVERY == TEST_EVERY - 1) == (kind == "test")
+    levels, targets = (torch.from_numpy(x).long() for x in (data.images, data.target))
+    nth = torch.nn.functional.one_hot(targets).cumsum(dim=0).gather(1, targets[:, None])[:, 0]
+    chosen = (nth % TEST_EVERY == 0) == (kind == "test")
     images = ((levels * 255 + 8) // 16).to(torch.uint8)[:, None]
     where = f"the {kind} split of the digits"
-    return ArrayReader(images[chosen], targets[chosen], _numbers(targets), where)
+    return ArrayReader(images[chosen], targets[chosen], numbered(targets), where)
 
 
 def _train_or_test(split: str, where: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from .images import LabelledImages, progress_bar, to_tensors
 
@@ -31,13 +31,12 @@ class MemoryBatches:
     """Images that are all in memory."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images = images
-        self.labels = labels
+        self.images, self.labels = images, labels
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for indices in order.split(batch_size):
-            if len(indices):  # an empty tensor splits into one empty batch
-                yield self.images[indices], self.labels[indices]
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            yield self.images[indices], self.labels[indices]
 
     def subset(self, rows: Tensor) -> MemoryBatches:
         return MemoryBatches(self.images[rows], self.labels[rows])
@@ -46,14 +45,8 @@ class MemoryBatches:
 class LoaderBatches:
     """Images that `workers` processes decode on demand."""
 
-    def __init__(
-        self, dataset: Dataset[Any], labels: Tensor, workers: int, rows: Tensor | None = None
-    ) -> None:
-        self.dataset = dataset
-        self.rows = torch.arange(len(labels)) if rows is None else rows
-        self.all_labels = labels
-        self.labels = labels[self.rows]
-        self.workers = workers
+    def __init__(self, dataset: Dataset[Any], labels: Tensor, workers: int) -> None:
+        self.dataset, self.labels, self.workers = dataset, labels, workers
         # Without a generator the loader draws its workers' seeds from torch's global one. This one
         # advances from pass to pass, so that random transforms differ.
         self.generator = torch.Generator().manual_seed(0)
@@ -62,7 +55,7 @@ class LoaderBatches:
         loader = DataLoader(
             _ErrorsAsItems(self.dataset),
             batch_size=batch_size,
-            sampler=self.rows[order].tolist(),
+            sampler=order.tolist(),
             num_workers=self.workers,
             generator=self.generator,
             collate_fn=_collate,
@@ -73,7 +66,8 @@ class LoaderBatches:
             yield batch
 
     def subset(self, rows: Tensor) -> LoaderBatches:
-        return LoaderBatches(self.dataset, self.all_labels, self.workers, self.rows[rows])
+        part = Subset(self.dataset, rows.tolist())
+        return LoaderBatches(part, self.labels[rows], self.workers)
 
 
 class _ErrorsAsItems(Dataset[Any]):

@@ -8,11 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = [
-    "check_class_names",
-    "check_class_sizes",
-    "check_labels",
-]
+__all__ = ["check_class_names", "check_class_sizes", "check_labels"]
 
 
 def check_labels(
@@ -51,10 +47,8 @@ def check_labels(
     if num_classes is None:
         num_classes = high + 1 if classes is None else len(classes)
     if low < 0 or high >= num_classes:
-        raise ValueError(
-            f"labels must be 0..{num_classes - 1} for {num_classes} classes; {where} has labels "
-            f"from {low} to {high}"
-        )
+        known = f"0..{num_classes - 1} for {num_classes} classes" if num_classes > 0 else "0..K-1"
+        raise ValueError(f"labels must be {known}; {where} has labels from {low} to {high}")
     empty = (labels.bincount(minlength=num_classes) == 0).nonzero().flatten().tolist()
     if complete and empty:
         names = [str(label) if classes is None else repr(classes[label]) for label in empty]
@@ -80,14 +74,13 @@ def check_class_sizes(
     """
     counts = torch.bincount(labels, minlength=len(class_names)).tolist()
     least = 1 if allow_single else 2
-    small = [f"{name!r} ({n})" for name, n in zip(class_names, counts, strict=True) if n < least]
-    if small:
+    named = [*zip(class_names, counts, strict=True)]
+    if small := [f"{name!r} ({n})" for name, n in named if n < least]:
         raise ValueError(
             f"every class needs at least {least} images; {len(small)} of {len(counts)} have fewer: "
             f"{_few(small)}. Add images or remove these classes"
         )
-    single = [repr(name) for name, n in zip(class_names, counts, strict=True) if n == 1]
-    if single and allow_single:
+    if single := [repr(name) for name, n in named if n == 1]:
         warnings.warn(
             f"{len(single)} of {len(counts)} classes have one image, so they get no PCA axes and "
             f"no partners, and NFA leaves their images unchanged: {_few(single)}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -66,6 +67,8 @@ def arrange(
     A `labels.csv` beside the images, or in each split folder, replaces class folders. Its header
     is `file,label`: a path relative to the CSV's folder, and a class name.
 
+    A single class is a warning: its images may have no classes.
+
     split="test" falls back to a validation folder, but validation never falls back to a test
     folder: settings must not be chosen on test images. Data without split folders are a training
     split.
@@ -100,9 +103,11 @@ def arrange(
             "Pass the folder or tar of that split as the data"
         )
     inside = [path for path in files if path.startswith(root)]
+    place = f" in {root}" if root else ""
+    if not inside:
+        endings = ", ".join(IMAGE_ENDINGS)
+        raise ValueError(f"{where} holds no images{place}; the names of images end in {endings}")
     if not labels:
-        if not inside:
-            raise ValueError(f"{where} holds no images{_endings(root)}")
         return Layout(inside, [0] * len(inside), [UNLABELLED], complete=True)
     tabular = _has_table(root, folders, tables)
     if tabular:
@@ -115,19 +120,23 @@ def arrange(
         rows = {path: path[len(root) :].partition("/")[0] for path in inside}
         rows = {path: name for path, name in rows.items() if path != root + name}
     named = set(rows.values()) if tabular else _children(folders, root)
-    unknown = sorted(named - set(classes))
-    if unknown:
+    if unknown := sorted(named - set(classes)):
         raise ValueError(
             f"{where} has the class {unknown[0]!r} in {root} but not in {home}, which defines the "
             "classes"
         )
     if not rows:
-        found = f"{len(inside)} images without a class folder" if inside else "no image"
         raise ValueError(
             f"{where} has no classes: it must hold class folders with images (class/name.jpg), or "
-            f"a {LABELS_FILE} with the header file,label beside the images; got {found}"
-            + _endings(root)
-            + ("; images without classes train a flow with --prior.kind single" if inside else "")
+            f"a {LABELS_FILE} with the header file,label beside the images; got {len(inside)} "
+            f"images without a class folder{place}. Images without classes train a flow with "
+            "--prior.kind single"
+        )
+    if len(classes) == 1:
+        warnings.warn(
+            f"{where} has only one class, {classes[0]!r}; to tell classes apart, give each one a "
+            f"folder, or list them in a {LABELS_FILE} with the header file,label",
+            stacklevel=2,
         )
     index = {name: label for label, name in enumerate(classes)}
     return Layout([*rows], [index[name] for name in rows.values()], classes, complete=root == home)
@@ -136,11 +145,10 @@ def arrange(
 def _has_table(root: str, folders: set[str], tables: Mapping[str, bytes]) -> bool:
     """Whether a folder has a `labels.csv`. One with another header is ignored beside classes."""
     table = tables.get(root + LABELS_FILE)
-    return table is not None and (_is_header(table) or len(_children(folders, root)) < 2)
-
-
-def _is_header(table: bytes) -> bool:
-    return table.removeprefix(b"\xef\xbb\xbf").split(b"\n")[0].split() == [b"file,label"]
+    if table is None:
+        return False
+    header = table.removeprefix(b"\xef\xbb\xbf").split(b"\n")[0].strip()
+    return header == b"file,label" or len(_children(folders, root)) < 2
 
 
 def _read_table(data: bytes, root: str, files: set[str], where: str) -> dict[str, str]:
@@ -164,12 +172,6 @@ def _read_table(data: bytes, root: str, files: set[str], where: str) -> dict[str
             raise ValueError(f"line {number} of {name}: {cells[0]!r} {problem}")
         labels[path] = cells[1]
     return dict(sorted(labels.items(), key=lambda item: natural_key(item[0])))
-
-
-def _endings(root: str) -> str:
-    """The folder without images, and the endings of image files."""
-    place = f" in {root}" if root else ""
-    return f"{place}; the names of images end in {', '.join(IMAGE_ENDINGS)}"
 
 
 def _unwrap(files: list[str], folders: set[str], tables: Mapping[str, bytes]) -> str:
@@ -205,8 +207,7 @@ def _choose(kinds: dict[str, str], split: str, where: str) -> str:
         return split
     wanted = split_kind(split)
     for kind in (wanted, "validation") if wanted == "test" else (wanted,):
-        for name in sorted(kinds):
-            if kinds[name] == kind:
-                return name
-    names = ", ".join(repr(name) for name in sorted(kinds))
+        if kind in kinds.values():
+            return min(name for name in kinds if kinds[name] == kind)
+    names = ", ".join(map(repr, sorted(kinds)))
     raise MissingSplitError(f"{where} has the splits {names}; got split={split!r}")

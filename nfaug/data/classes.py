@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["class_names", "dataset_classes"]
+__all__ = ["class_names", "dataset_classes", "numbered", "unwrapped"]
 
 
 def class_names(classes: Iterable[Any]) -> list[str]:
@@ -20,13 +20,19 @@ def class_names(classes: Iterable[Any]) -> list[str]:
     return [f"{name} ({i})" if times[name] > 1 else name for i, name in enumerate(names)]
 
 
+def numbered(labels: Any) -> list[str]:
+    """Class names "0", "1", ... up to the largest label of a tensor or array."""
+    return [str(label) for label in range(int(labels.max()) + 1 if len(labels) else 0)]
+
+
 def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
     """Class names in label order of a `class_to_idx`, a sequence of names, or a data set.
 
     Names are unique, as `class_names` makes them. If a data set has both `class_to_idx` and
     `classes`, `class_to_idx` decides, unless it lacks a label: it cannot hold two classes of the
     same name. Wrappers are searched through their `dataset`, `datasets` and `reader` attributes
-    (torch's Subset and ConcatDataset, timm's data sets).
+    (torch's Subset and ConcatDataset, timm's data sets). A Hugging Face `Dataset` names the classes
+    of its column `label`.
 
     Args:
         source: The mapping, the names or the data set.
@@ -39,12 +45,17 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
         return _in_label_order(source)
     if isinstance(source, (list, tuple)):
         return class_names(source)
-    for holder in _unwrapped(source):
+    for holder in unwrapped(source):
         index = getattr(holder, "class_to_idx", None)
+        features = getattr(holder, "features", None)  # of Hugging Face's datasets
         found = getattr(holder, "classes", None)
+        if isinstance(features, Mapping):
+            found = getattr(features.get("label"), "names", None)
         names = found if isinstance(found, Sequence) and not isinstance(found, str) else ()
-        if isinstance(index, Mapping) and index and (not names or _has_all_labels(index)):
-            return _in_label_order(index)
+        if isinstance(index, Mapping) and index:
+            labels = {*index.values()}
+            if not names or labels == {*range(len(labels))}:
+                return _in_label_order(index)
         if names:
             return class_names(names)
     if required:
@@ -53,10 +64,6 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
             "in label order"
         )
     return None
-
-
-def _has_all_labels(class_to_idx: Mapping[Any, int]) -> bool:
-    return set(class_to_idx.values()) == set(range(len(set(class_to_idx.values()))))
 
 
 def _in_label_order(class_to_idx: Mapping[Any, int]) -> list[str]:
@@ -73,7 +80,8 @@ def _in_label_order(class_to_idx: Mapping[Any, int]) -> list[str]:
     return class_names(tuple(synonyms[index]) for index in range(len(synonyms)))
 
 
-def _unwrapped(source: Any) -> Iterable[Any]:
+def unwrapped(source: Any) -> Iterator[Any]:
+    """A data set, its reader, and the data sets that it wraps."""
     for _ in range(16):  # a wrapper may contain itself
         yield source
         if (reader := getattr(source, "reader", None)) is not None:

@@ -13,7 +13,7 @@ __all__ = [
     "IMAGE_ENDINGS",
     "MAX_PIXELS",
     "ImageDecodeError",
-    "check_decodable",
+    "check_pixels",
     "decode_image",
     "is_deep",
     "to_8_bits",
@@ -51,13 +51,11 @@ def decode_image(
     """
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=sorted({*_FORMATS.values()}))
-        _check_pixels(image.height, image.width, name, max_pixels, "")
-        if not header_only:
-            image.load()
-        if not header_only or image.format in _EXIF_IN_HEADER:
-            if header_only and image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
-                return image
-            image = ImageOps.exif_transpose(image)
+        check_pixels(image.height, image.width, name, max_pixels)
+        in_header = image.format in _EXIF_IN_HEADER
+        if header_only and not (in_header and image.getexif().get(_EXIF_ORIENTATION, 1) != 1):
+            return image
+        return ImageOps.exif_transpose(image)  # decodes the pixels
     except ImageDecodeError:
         raise
     except Exception as error:  # PIL raises a dozen types for damaged files
@@ -65,35 +63,11 @@ def decode_image(
             f"{name} cannot be decoded ({type(error).__name__}: {error}); repair or remove it, or "
             'skip such files with on_error="skip"'
         ) from error
-    return image
 
 
 def is_deep(image: Image.Image | Tensor) -> bool:
     """Whether a PIL image has more than 8 bits per channel."""
     return isinstance(image, Image.Image) and image.mode.startswith(("I", "F"))
-
-
-def check_decodable(
-    image: Image.Image | Tensor,
-    name: str,
-    *,
-    scale_16_bit: bool,
-    resized: tuple[int, int] | None,
-    max_pixels: int,
-) -> None:
-    """Check the depth of an image, and its size before the crop.
-
-    Raises:
-        ImageDecodeError: If it has more than 8 bits and `scale_16_bit` is off, or `resized`
-            (height, width) has more than `max_pixels`.
-    """
-    if is_deep(image) and not scale_16_bit:
-        raise ImageDecodeError(
-            f"{name} has more than 8 bits per channel (mode {image.mode!r}); scale such images "
-            'with scale_16_bit=True, or skip them with on_error="skip"'
-        )
-    if resized is not None:
-        _check_pixels(*resized, name, max_pixels, " after resizing its shorter side")
 
 
 def to_8_bits(image: Image.Image, name: str) -> Tensor:
@@ -113,7 +87,8 @@ def to_8_bits(image: Image.Image, name: str) -> Tensor:
     return torch.from_numpy(np.rint(levels * (255 / top)).astype(np.uint8))[None]
 
 
-def _check_pixels(height: int, width: int, name: str, max_pixels: int, when: str) -> None:
+def check_pixels(height: int, width: int, name: str, max_pixels: int, when: str = "") -> None:
+    """Raise ImageDecodeError for an image of more than `max_pixels`."""
     if height * width > max_pixels:
         raise ImageDecodeError(
             f"{name} has {height} x {width} pixels{when}, more than max_pixels={max_pixels}; make "

@@ -20,7 +20,7 @@ from .class_folders import LABELS_FILE, arrange
 from .decode import IMAGE_ENDINGS, decode_image
 from .readers import Reader
 
-__all__ = ["FileReader", "FolderReader", "TarReader"]
+__all__ = ["FileReader", "FolderReader", "TarReader", "is_tar"]
 
 SAMPLED_FILES = 1024  # files whose contents `contents_hash` covers
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
@@ -36,10 +36,7 @@ class FileReader(Reader):
         """The contents of a file."""
 
     def peek(self, index: int) -> Image.Image:
-        return self._decode(index, header_only=True)
-
-    def read(self, index: int) -> Image.Image:
-        return self._decode(index, header_only=False)
+        return self.read(index, header_only=True)
 
     def contents_hash(self, indices: Sequence[int]) -> str:
         count = min(SAMPLED_FILES, len(indices))
@@ -49,11 +46,10 @@ class FileReader(Reader):
             hasher.update(self.read_bytes(indices[place]))
         return hasher.hexdigest()
 
-    def _decode(self, index: int, *, header_only: bool) -> Image.Image:
+    def read(self, index: int, header_only: bool = False) -> Image.Image:
         data = self.read_bytes(index)  # a missing file is an OSError, not a damaged image
-        return decode_image(
-            data, self.name(index), max_pixels=self.max_pixels, header_only=header_only
-        )
+        name, limit = self.name(index), self.max_pixels
+        return decode_image(data, name, max_pixels=limit, header_only=header_only)
 
 
 class FolderReader(FileReader):
@@ -188,6 +184,12 @@ class TarReader(FileReader):
     def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
         for index in indices:
             yield f"{self.paths[index]}\0{self.sizes[index]}\n".encode()
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file is a tar, or is compressed and may hold one."""
+    with path.open("rb") as file:
+        return file.read(6).startswith(COMPRESSED) or tarfile.is_tarfile(path)
 
 
 def _members(path: Path) -> list[tarfile.TarInfo]:

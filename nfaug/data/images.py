@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .checks import check_labels
+from .classes import numbered
 from .preprocess import Preprocess
 
 __all__ = [
@@ -130,10 +131,8 @@ class TensorImages(LabelledImages):
                 f"images must be uint8 of shape ({len(labels)}, C, H, W), one per label; got "
                 f"{images.dtype} of shape {tuple(images.shape)}"
             )
-        if classes is None:
-            classes = [str(label) for label in range(int(labels.max()) + 1 if len(labels) else 0)]
-        self.classes = list(classes)
-        self.targets = check_labels(labels, len(classes), complete=False)
+        self.classes = numbered(labels) if classes is None else list(classes)
+        self.targets = check_labels(labels, len(self.classes), complete=False)
         self.images = images
         self.channels = images.shape[1]
         self.image_size = (images.shape[2], images.shape[3])
@@ -189,9 +188,8 @@ def to_tensors(dataset: LabelledImages, progress: bool = True) -> tuple[Tensor, 
         return dataset.images, dataset.targets
     shape = (len(dataset), dataset.channels, *dataset.image_size)
     images = torch.empty(shape, dtype=torch.uint8)
-    decoded = run_over(
-        dataset.image, len(dataset), "reading images", threads=dataset.threads, progress=progress
-    )
+    title, threads = "reading images", dataset.threads
+    decoded = run_over(dataset.image, len(dataset), title, threads=threads, progress=progress)
     for index, image in enumerate(decoded):
         images[index] = image
     return images, dataset.targets

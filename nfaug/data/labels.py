@@ -23,8 +23,9 @@ def stored_labels(dataset: Any) -> np.ndarray | None:
     """Labels that a data set stores, int64 of shape (N,), or None.
 
     Looks at `targets`, `labels` and `samples` of a data set or its `reader` (torchvision, timm),
-    at the second tensor of a `TensorDataset`, and through `Subset` and `ConcatDataset`. A
-    `target_transform` changes the stored labels, so that only reading the items gives them.
+    at the column `label` of a Hugging Face `Dataset`, at the second tensor of a `TensorDataset`,
+    and through `Subset` and `ConcatDataset`. A `target_transform` changes the stored labels, so
+    that only reading the items gives them.
     """
     if isinstance(dataset, Subset):
         inner = stored_labels(dataset.dataset)
@@ -37,6 +38,8 @@ def stored_labels(dataset: Any) -> np.ndarray | None:
         return _as_labels(dataset.tensors[1] if len(dataset.tensors) > 1 else None, len(dataset))
     if getattr(dataset, "target_transform", None) is not None:
         return None
+    if "label" in (getattr(dataset, "column_names", None) or ()):
+        return _as_labels(dataset["label"][:], len(dataset))
     for holder in (dataset, getattr(dataset, "reader", None)):
         for name in ("targets", "labels", "samples"):
             values = getattr(holder, name, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from .arrays import is_idx_folder, open_digits, open_idx, open_npz
 from .checks import check_labels
 from .class_folders import MissingSplitError
 from .decode import MAX_PIXELS, ImageDecodeError
-from .files import COMPRESSED, FolderReader, TarReader
+from .files import FolderReader, TarReader, is_tar
 from .images import LabelledImages, TensorImages, split_per_class, to_tensors
 from .readers import Reader, assemble
 from .timm_names import PREFIXES, open_timm
@@ -105,7 +104,18 @@ def open_dataset(
         raise ValueError(f"channels must be 1 (grayscale), 3 (RGB) or None; got {channels}")
     if max_pixels < 1:
         raise ValueError(f"max_pixels must be at least 1; got {max_pixels}")
-    reader = _open(data, split, data_dir, download, labels, timm_options)
+    if not isinstance(data, str | os.PathLike) or not os.fspath(data):
+        raise ValueError(
+            f"data must be {ACCEPTED}; got {data!r} (pass a torch data set to wrap_dataset)"
+        )
+    name = os.fspath(data)
+    reader: Reader
+    if name == "digits":
+        reader = open_digits(split)
+    elif isinstance(data, str) and "/" in name and name.partition("/")[0].lower() in PREFIXES:
+        reader = open_timm(name, split, data_dir, download, timm_options)
+    else:
+        reader = _open_path(name, split, labels)
     reader.max_pixels = max_pixels
     dataset: LabelledImages = assemble(
         reader,
@@ -120,38 +130,15 @@ def open_dataset(
     return dataset
 
 
-def _open(
-    data: str | os.PathLike[str],
-    split: str,
-    data_dir: str | os.PathLike[str] | None,
-    download: bool,
-    labels: bool,
-    timm_options: Mapping[str, Any] | None,
-) -> Reader:
-    if not isinstance(data, str | os.PathLike) or not os.fspath(data):
-        raise ValueError(
-            f"data must be {ACCEPTED}; got {data!r} (pass a torch data set to wrap_dataset)"
-        )
-    name = os.fspath(data)
-    if name == "digits":
-        return open_digits(split)
-    if isinstance(data, str) and "/" in name and name.partition("/")[0].lower() in PREFIXES:
-        return open_timm(name, split, data_dir, download, timm_options)
+def _open_path(name: str, split: str, labels: bool) -> Reader:
     path = Path(name).expanduser()
     if path.is_dir():
-        if is_idx_folder(path):
-            return open_idx(path, split)
-        return FolderReader(path, split, labels=labels)
+        idx = is_idx_folder(path)
+        return open_idx(path, split) if idx else FolderReader(path, split, labels=labels)
     if not path.exists():
         raise FileNotFoundError(f"there is no {name!r}; data must be {ACCEPTED}")
-    if path.is_file():
-        if path.suffix.lower() == ".npz":
-            return open_npz(path, split)
-        if ".tar" in path.suffixes or _is_tar(path):
-            return TarReader(path, split, labels=labels)
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return open_npz(path, split)
+    if path.is_file() and (".tar" in path.suffixes or is_tar(path)):
+        return TarReader(path, split, labels=labels)
     raise ValueError(f"{name!r} cannot be read as images; data must be {ACCEPTED}")
-
-
-def _is_tar(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(6).startswith(COMPRESSED) or tarfile.is_tarfile(path)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from .decode import MAX_PIXELS, check_decodable, is_deep, to_8_bits
+from .decode import MAX_PIXELS, ImageDecodeError, check_pixels, is_deep, to_8_bits
 
 __all__ = ["Preprocess", "channels_of", "size_of"]
 
@@ -88,13 +88,7 @@ class Preprocess:
                 f"{name} is a colour image, and the data are read as grayscale; ask for the "
                 "conversion (channels=1, or grayscale in a fit), or read all images with channels=3"
             )
-        check_decodable(
-            image,
-            name,
-            scale_16_bit=self.scale_16_bit,
-            resized=self.resized(image) if self.resize else None,
-            max_pixels=self.max_pixels,
-        )
+        self.check_decodable(image, name)
         (height, width), (target_height, target_width) = size_of(image), self.image_size
         if not self.resize and (height, width) != self.image_size:
             raise ValueError(
@@ -102,6 +96,17 @@ class Preprocess:
                 f"{target_height} x {target_width}; set image_size=({target_height}, "
                 f"{target_width}), or another size, to resize and crop every image"
             )
+
+    def check_decodable(self, image: Image.Image | Tensor, name: str) -> None:
+        """Raise ImageDecodeError if the image has too many bits or, once resized, pixels."""
+        if is_deep(image) and not self.scale_16_bit:
+            raise ImageDecodeError(
+                f"{name} has more than 8 bits per channel (mode {image.mode!r}); scale such images "
+                'with scale_16_bit=True, or skip them with on_error="skip"'
+            )
+        if self.resize:
+            when = " after resizing its shorter side"
+            check_pixels(*self.resized(image), name, self.max_pixels, when)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings that a checkpoint records, as JSON values."""

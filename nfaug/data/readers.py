@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from .checks import check_labels
-from .decode import MAX_PIXELS, ImageDecodeError, check_decodable
+from .decode import MAX_PIXELS, ImageDecodeError
 from .images import LabelledImages, run_over
 from .preprocess import Preprocess, channels_of, size_of
 
@@ -114,12 +115,20 @@ def assemble(
     if channels is not None and channels < 1:
         raise ValueError(f"channels must be at least 1; got {channels}")
     size = None if image_size is None else _pair(image_size)
+    preprocess = Preprocess(
+        channels or 1,
+        size or (1, 1),
+        convert=convert and channels is not None,
+        resize=size is not None,
+        scale_16_bit=scale_16_bit,
+        max_pixels=reader.max_pixels,
+    )
     indices = torch.arange(len(reader.targets))
     skipped: list[str] = []
     where = reader.where
     if on_error == "skip" and len(indices):
         # All images are decoded once here, so every process sees the same length and labels.
-        fine = torch.tensor([*_scan(reader, size, scale_16_bit)])
+        fine = torch.tensor([*_scan(reader, preprocess)])
         skipped = [reader.name(index) for index in indices[~fine].tolist()]
         indices = indices[fine]
         where += f" (without {len(skipped)} images that cannot be decoded)" if skipped else ""
@@ -132,7 +141,19 @@ def assemble(
         complete=reader.complete,
         where=where,
     )
-    preprocess = _infer(reader, indices, size, channels, convert, scale_16_bit)
+    if size is None or channels is None or not convert:
+        places = torch.linspace(0, len(indices) - 1, min(PEEKS, len(indices))).long()
+        peeks = [(reader.peek(i), reader.name(i)) for i in indices[places].tolist()]
+        found = {channels_of(image) for image, _ in peeks}
+        if channels is None and len(found) > 1 and found != {1, 3}:
+            raise ValueError(
+                f"the images of {where} have different numbers of channels: {sorted(found)}"
+            )
+        preprocess = replace(
+            preprocess, channels=channels or max(found), image_size=size or size_of(peeks[0][0])
+        )
+        for image, name in peeks:
+            preprocess.check(image, name)
     return ReaderImages(reader, preprocess, indices, skipped)
 
 
@@ -145,52 +166,14 @@ def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
     return int(sizes[0]), int(sizes[1])
 
 
-def _scan(reader: Reader, size: tuple[int, int] | None, scale_16_bit: bool) -> Iterator[bool]:
+def _scan(reader: Reader, preprocess: Preprocess) -> Iterator[bool]:
     """Whether each image can be decoded. Pixels are decoded, since headers outlive truncation."""
 
     def decodes(index: int) -> bool:
         try:
-            image = reader.read(index)
-            resized = None if size is None else Preprocess(1, size).resized(image)
-            check_decodable(
-                image,
-                "",
-                scale_16_bit=scale_16_bit,
-                resized=resized,
-                max_pixels=reader.max_pixels,
-            )
+            preprocess.check_decodable(reader.read(index), "")
         except ImageDecodeError:
             return False
         return True
 
     return run_over(decodes, len(reader.targets), "checking images", threads=reader.threads)
-
-
-def _infer(
-    reader: Reader,
-    indices: Tensor,
-    size: tuple[int, int] | None,
-    channels: int | None,
-    convert: bool,
-    scale_16_bit: bool,
-) -> Preprocess:
-    """The preprocessing, with what is not given taken from images spread over the data."""
-    places = torch.linspace(0, len(indices) - 1, min(PEEKS, len(indices))).long()
-    known = size is not None and channels is not None and convert
-    peeks = [(i, reader.peek(i)) for i in ([] if known else indices[places].tolist())]
-    found = {channels_of(image) for _, image in peeks}
-    if channels is None and len(found) > 1 and found != {1, 3}:
-        raise ValueError(
-            f"the images of {reader.where} have different numbers of channels: {sorted(found)}"
-        )
-    preprocess = Preprocess(
-        channels=channels or max(found),
-        image_size=size or size_of(peeks[0][1]),
-        convert=convert and channels is not None,
-        resize=size is not None,
-        scale_16_bit=scale_16_bit,
-        max_pixels=reader.max_pixels,
-    )
-    for index, image in peeks:
-        preprocess.check(image, reader.name(index))
-    return preprocess

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .class_folders import MissingSplitError, split_kind
+from .classes import numbered
 from .files import FileReader
 from .readers import Reader
 from .torch_datasets import DatasetReader
@@ -39,18 +40,16 @@ def open_timm(
         MissingSplitError: If the data set does not have the split.
         ValueError: If timm cannot open it, or can only stream it. The message gives the reason.
     """
-    prefix, _, rest = name.partition("/")
-    prefix = prefix.lower()
+    prefix, _, rest = name.lower().partition("/")
     if prefix not in ("torch", "hfds"):
         raise ValueError(
             f"{name!r} is a stream without a length; use torch/NAME or hfds/NAME, or unpack it to "
             "a folder of class folders"
         )
-    if prefix == "torch" and rest.lower() in FOLDERS:
+    if prefix == "torch" and rest in FOLDERS:
         raise ValueError(f"{name!r} is a folder on this machine; pass its path instead")
-    held_out = split_kind(split) not in ("train", "test")
-    if prefix == "torch" and rest.lower() in TRAIN_AND_TEST and held_out:
-        # timm would use the test images.
+    two_splits = prefix == "torch" and rest in TRAIN_AND_TEST
+    if two_splits and split_kind(split) not in ("train", "test"):  # timm would use the test images
         raise MissingSplitError(f'{name!r} has the splits "train" and "test"; got split={split!r}')
     try:
         from timm.data.dataset_factory import create_dataset
@@ -58,21 +57,21 @@ def open_timm(
         raise ModuleNotFoundError(
             f'{name!r} is opened by timm: pip install "nfaug[train]"'
         ) from error
-    root = None if data_dir is None else Path(data_dir)
-    if prefix == "torch":
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        root = root or cache / "nfaug" / "datasets"
+    root = None if data_dir is None else str(data_dir)
+    if prefix == "torch" and root is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        root = str(Path(cache, "nfaug", "datasets"))
     try:
         dataset = create_dataset(
             name,
-            root=None if root is None else str(root),
+            root=root,
             split=split,
             download=download and prefix == "torch",  # the Hub's client always downloads
             **(options or {}),
         )
     except Exception as error:  # each library raises its own types
         raise ValueError(
-            f"timm could not open {name!r} (split={split!r}, data_dir={root and str(root)!r}, "
+            f"timm could not open {name!r} (split={split!r}, data_dir={root!r}, "
             f"download={download}): {type(error).__name__}: {error}"
         ) from error
     complete = split_kind(split) == "train"
@@ -93,17 +92,15 @@ class HubReader(FileReader):
         table = reader.dataset
         # timm adds a column of None if the column of images is missing.
         columns = [key for key in table.column_names if not len(table) or table[0][key] is not None]
-        if reader.image_key not in columns or reader.label_key not in columns:
+        if not {reader.image_key, reader.label_key} <= {*columns}:
             raise ValueError(
                 f"{name!r} has the columns {columns}, not {reader.image_key!r} of images and "
                 f"{reader.label_key!r} of labels; name them with input_key and target_key in "
                 "timm_options"
             )
-        labels = list(table[reader.label_key])
-        self.targets = torch.tensor(labels) if labels else torch.empty(0, dtype=torch.int64)
+        self.targets = torch.tensor(list(table[reader.label_key]), dtype=torch.int64)
         names = sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
-        count = max(labels, default=-1) + 1
-        self.classes = names or [str(label) for label in range(count)]
+        self.classes = names or numbered(self.targets)
 
     def name(self, index: int) -> str:
         return f"image {index} of {self.where}"

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from .classes import dataset_classes
+from .classes import dataset_classes, numbered
 from .images import LabelledImages, run_over
 from .labels import stored_labels
 from .readers import ImageDecodeError, Reader, assemble
@@ -32,15 +32,19 @@ def wrap_dataset(
 ) -> LabelledImages:
     """Convert a data set, or a list, of (image, label) to what `open_dataset` returns.
 
+    Items may also be mappings with the keys "image" and "label", as in a Hugging Face `Dataset`.
+
     An image is a PIL image, a uint8 tensor or array of shape (H, W) or (C, H, W) with any C, or a
     floating-point one of that shape in [0, 1], which is rounded to 8 bits. Labels are read from
-    `.targets`, `.labels` or a `TensorDataset`, also below `Subset` and `ConcatDataset`, if three
-    items agree with them. Otherwise one pass over the items collects them.
+    `.targets`, `.labels`, a column `label` or a `TensorDataset`, also below `Subset` and
+    `ConcatDataset`, if three items agree with them. Otherwise one pass over the items collects
+    them.
 
     Args:
         dataset: The data set. Its random transforms stay random. A `LabelledImages` is returned
             unchanged unless `image_size` or `channels` is given.
-        classes: Class names. None means its `.classes`, or else the numbers of the labels.
+        classes: Class names. None means those that the data set has (see `dataset_classes`), or
+            else the numbers of the labels.
         complete: Whether every class must have an image. False for a held-out set.
         image_size: (H, W), or the side of a square, to resize and crop to. None means the size of
             the first image, and another size is then an error.
@@ -60,7 +64,8 @@ def wrap_dataset(
     if isinstance(dataset, IterableDataset | Mapping) or not hasattr(dataset, "__len__"):
         raise ValueError(
             f"a data set must have a length and items by index; got {type(dataset).__name__}. "
-            "Pass one split of a mapping; collect a stream into a list or a TensorDataset"
+            "Pass one split of a mapping, such as data['train']; collect a stream into a list or a "
+            "TensorDataset"
         )
     reader = DatasetReader(dataset, classes, complete)
     return assemble(reader, image_size=image_size, channels=channels, convert=convert)
@@ -75,18 +80,15 @@ class DatasetReader(Reader):
         self.dataset, self.complete = dataset, complete
         self.kind = type(dataset).__name__
         self.where = f"the data set ({self.kind})"
-        stored = stored_labels(dataset)
-        targets = None if stored is None else torch.from_numpy(stored)
-        if targets is None or not self._confirms(targets):
-            found = run_over(self._label, len(dataset), "reading labels", threads=False)
-            targets = torch.tensor([*found], dtype=torch.int64)
-        self.targets = targets
-        names = None if classes is None else list(classes)
-        if names is None and not isinstance(dataset, list | tuple):
-            names = dataset_classes(dataset)
-        if names is None:
-            names = [str(label) for label in range(int(targets.max()) + 1 if len(targets) else 0)]
-        self.classes = names
+        labels: Any = stored_labels(dataset)
+        # A wrapper may have changed the stored labels.
+        probes = {0, len(dataset) // 2, len(dataset) - 1} if len(dataset) else set()
+        if labels is None or any(self._label(index) != labels[index] for index in probes):
+            labels = [*run_over(self._label, len(dataset), "reading labels", threads=False)]
+        self.targets = torch.as_tensor(labels, dtype=torch.int64)
+        if classes is None and not isinstance(dataset, list | tuple):
+            classes = dataset_classes(dataset)
+        self.classes = numbered(self.targets) if classes is None else list(classes)
 
     def name(self, index: int) -> str:
         return f"item {index} of the {self.kind}"
@@ -96,9 +98,7 @@ class DatasetReader(Reader):
             image = self._item(index)[0]
         except OSError as error:
             raise ImageDecodeError(f"{self.name(index)} cannot be read ({error})") from error
-        if isinstance(image, Image.Image):
-            return image
-        return _to_uint8(image, self.name(index))
+        return image if isinstance(image, Image.Image) else _to_uint8(image, self.name(index))
 
     def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
         places = torch.linspace(0, len(indices) - 1, min(PROBES, len(indices))).long()
@@ -109,16 +109,17 @@ class DatasetReader(Reader):
     def _item(self, index: int) -> tuple[Any, Any]:
         item = self.dataset[index]
         if isinstance(item, Mapping):
-            raise ValueError(
-                f"{self.name(index)} must be (image, label); got a mapping with the keys "
-                f"{sorted(map(str, item))}. Pass pairs, such as a list of (row['image'], "
-                "row['label'])"
-            )
+            if not {"image", "label"} <= item.keys():
+                raise ValueError(
+                    f"{self.name(index)} must have the keys 'image' and 'label'; got "
+                    f"{sorted(map(str, item))}. Rename the columns, or pass pairs (image, label)"
+                )
+            return item["image"], item["label"]
         if not isinstance(item, tuple | list) or len(item) != 2:
-            length = f" of {len(item)}" if isinstance(item, tuple | list) else ""
-            raise ValueError(
-                f"{self.name(index)} must be (image, label); got {type(item).__name__}{length}"
-            )
+            found = type(item).__name__
+            found += f" of {len(item)}" if isinstance(item, tuple | list) else ""
+            hint = "; pass TensorDataset(images, labels)" if isinstance(item, Tensor) else ""
+            raise ValueError(f"{self.name(index)} must be (image, label); got {found}{hint}")
         return item[0], item[1]
 
     def _label(self, index: int) -> int:
@@ -131,28 +132,18 @@ class DatasetReader(Reader):
             )
         return int(array)
 
-    def _confirms(self, targets: Tensor) -> bool:
-        """Whether three items have the stored labels, which a wrapper may have changed."""
-        count = len(targets)
-        return all(self._label(i) == int(targets[i]) for i in {0, count // 2, count - 1} if count)
-
 
 def _to_uint8(image: Any, name: str) -> Tensor:
-    if isinstance(image, np.ndarray):
-        image = torch.tensor(image)
+    image = torch.tensor(image) if isinstance(image, np.ndarray) else image
     if not isinstance(image, Tensor):
-        raise ValueError(
-            f"{name} must have a PIL image, a tensor or an array; got {type(image).__name__}"
-        )
+        found = type(image).__name__
+        raise ValueError(f"{name} must have a PIL image, a tensor or an array; got {found}")
     shape = tuple(image.shape)
-    if image.ndim == 2:
-        image = image[None]
-    if image.ndim != 3 or 0 in shape:
-        raise ValueError(f"{name} must have shape (H, W) or (C, H, W); got {shape}")
-    if len(shape) == 3 and shape[2] in (1, 3) and min(shape[:2]) > 4:
-        raise ValueError(
-            f"{name} has shape {shape}, which looks like (H, W, C); permute it to (C, H, W)"
-        )
+    swapped = len(shape) == 3 and shape[2] in (1, 3) and min(shape[:2]) > 4
+    if len(shape) not in (2, 3) or 0 in shape or swapped:
+        hint = ", which looks like (H, W, C): permute it" if swapped else ""
+        raise ValueError(f"{name} must have shape (H, W) or (C, H, W); got {shape}{hint}")
+    image = image if len(shape) == 3 else image[None]
     if image.is_floating_point():
         image = image.detach().float()
         low, high = float(image.min()), float(image.max())

@@ -209,10 +209,11 @@ def test_timm_shows_where_a_script_failed(
 
 
 def test_timm_without_the_dashes(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["timm", "train.py", "--nfa", str(tiny_path), "--nfa-prob=1.0", "--model", "resnet18"]
-    code, _, error = run(capsys, *words)
-    assert code == 2
-    assert "-- --model" in error
+    words = ["timm", "train.py", "--nfa", str(tiny_path), "--nfa-prob=1.0"]
+    for option in ("--model", "-b"):
+        code, _, error = run(capsys, *words, option, "7")
+        assert code == 2
+        assert f"-- {option}" in error
 
 
 def test_words_after_the_dashes_are_the_scripts_own() -> None:

@@ -168,13 +168,13 @@ def test_damaged_npz(tmp_path: Path) -> None:
         path.write_bytes(whole[:cut])
         with pytest.raises(ValueError, match="damaged"):
             open_dataset(path)
-    with zipfile.ZipFile(path, "w") as archive:
+    for shape in (b"(1000000, 1000, 1000)", b"(((("):
         header = b"\x93NUMPY\x01\x00" + struct.pack("<H", 118)
-        text = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 1000, 1000), }"
-        archive.writestr("images.npy", header + text.ljust(117) + b"\n" + bytes(100))
-        archive.writestr("labels.npy", b"no array")
-    with pytest.raises(ValueError, match="1000000"):
-        open_dataset(path)
+        text = b"{'descr': '|u1', 'fortran_order': False, 'shape': %s, }" % shape
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("images.npy", header + text.ljust(117) + b"\n" + bytes(100))
+        with pytest.raises(ValueError, match="damaged"):
+            open_dataset(path)
 
 
 def test_digits() -> None:

@@ -107,7 +107,7 @@ def test_the_first_frame_of_a_gif(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     frames = [Image.new("L", (6, 6), level) for level in (10, 200)]
     frames[0].save(tmp_path / "a" / "0.gif", save_all=True, append_images=frames[1:])
-    image = open_dataset(tmp_path, channels=1)[0][0]
+    image = open_dataset(tmp_path, labels=False, channels=1)[0][0]
     assert image.unique().tolist() == [10]
 
 
@@ -119,12 +119,12 @@ def test_exif_orientation(tmp_path: Path, ending: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by 90 degrees: white on top
     Image.fromarray(pixels).convert("RGB").save(tmp_path / "a" / f"0.{ending}", exif=exif)
-    image = open_dataset(tmp_path, image_size=(32, 16))[0][0].float()
+    image = open_dataset(tmp_path, labels=False, image_size=(32, 16))[0][0].float()
     assert image.shape == (3, 32, 16)
     assert image[:, :12].min() > 200
     assert image[:, 20:].max() < 50
     if ending == "jpg":
-        assert open_dataset(tmp_path).image_size == (32, 16)
+        assert open_dataset(tmp_path, labels=False).image_size == (32, 16)
 
 
 def test_grayscale_needs_consent(folder: Path) -> None:

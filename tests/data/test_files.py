@@ -114,6 +114,16 @@ def test_images_without_classes(tmp_path: Path, packed: bool) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
+def test_a_single_class_is_a_warning(tmp_path: Path, packed: bool) -> None:
+    for seed in range(3):
+        save(tmp_path / "data" / "photos" / f"{seed}.png", seed)
+    data = pack(tmp_path / "data", tmp_path / "data.tar") if packed else tmp_path / "data"
+    with pytest.warns(UserWarning, match="'photos'"):
+        assert open_dataset(data).classes == ["photos"]
+    assert len(open_dataset(data, labels=False)) == 3
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
 def test_splits(tmp_path: Path, packed: bool) -> None:
     root = tmp_path / "data"
     for seed, path in enumerate(["train/cat", "train/dog", "train/emu", "val/emu", "val/cat/deep"]):

@@ -27,36 +27,36 @@ def test_resize_and_crop(tmp_path: Path) -> None:
     save(tmp_path / "a" / "0.png")
     Image.fromarray(wide).save(tmp_path / "b.png")
     (tmp_path / "b.png").rename(tmp_path / "a" / "1.png")
-    image = open_dataset(tmp_path, image_size=5)[1][0]
+    image = open_dataset(tmp_path, labels=False, image_size=5)[1][0]
     assert image.shape == (3, 5, 5)
     assert (image[:, :, 1:4] == 200).all()  # the middle third, scaled by one half
-    assert open_dataset(tmp_path, image_size=(4, 12))[1][0].shape == (3, 4, 12)
+    assert open_dataset(tmp_path, labels=False, image_size=(4, 12))[1][0].shape == (3, 4, 12)
     with pytest.raises(ValueError, match="10 x 30"):
-        open_dataset(tmp_path)
+        open_dataset(tmp_path, labels=False)
     with pytest.raises(ValueError, match="image_size"):
-        open_dataset(tmp_path, image_size=0)
+        open_dataset(tmp_path, labels=False, image_size=0)
 
 
 def test_channels(tmp_path: Path) -> None:
     for seed in range(200):
         save(tmp_path / "a" / f"{seed}.png", seed, (6, 6))
-    gray = open_dataset(tmp_path)
+    gray = open_dataset(tmp_path, labels=False)
     assert gray.channels == 1
     assert torch.equal(gray[7][0][0], torch.from_numpy(pixels(7, 6, 6)))
-    colour = open_dataset(tmp_path, channels=3)[7][0]
+    colour = open_dataset(tmp_path, labels=False, channels=3)[7][0]
     assert torch.equal(colour, gray[7][0].expand(3, -1, -1))
     save(tmp_path / "a" / "1.png", 1)  # not among the images that are looked at
     with pytest.raises(ValueError, match=r"1\.png"):
-        open_dataset(tmp_path)[1]
+        open_dataset(tmp_path, labels=False)[1]
     file = Image.open(tmp_path / "a" / "1.png")
     expected = torch.from_numpy(np.array(file.convert("L")))
-    assert torch.equal(open_dataset(tmp_path, channels=1)[1][0][0], expected)
+    assert torch.equal(open_dataset(tmp_path, labels=False, channels=1)[1][0][0], expected)
     as_tensor = torch.from_numpy(np.array(file)).permute(2, 0, 1)
     assert torch.equal(wrap_dataset([(as_tensor, 0)], channels=1)[0][0][0], expected)
     save(tmp_path / "a" / "0.png", 0)  # the first: now colours are expected
-    assert open_dataset(tmp_path).channels == 3
+    assert open_dataset(tmp_path, labels=False).channels == 3
     with pytest.raises(ValueError, match="got 4"):
-        open_dataset(tmp_path, channels=4)
+        open_dataset(tmp_path, labels=False, channels=4)
 
 
 def test_file_modes(tmp_path: Path) -> None:
@@ -64,8 +64,8 @@ def test_file_modes(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     palette.save(tmp_path / "a" / "p.png", transparency=b"\x00\x80\xff")
     save(tmp_path / "a" / "q.png", 0, (6, 6, 4))
-    images, _ = to_tensors(open_dataset(tmp_path))
+    images, _ = to_tensors(open_dataset(tmp_path, labels=False))
     assert images.shape == (2, 3, 6, 6)
     Image.fromarray(np.zeros((6, 6), np.uint16)).save(tmp_path / "a" / "r.png")
     with pytest.raises(ValueError, match=r"r\.png"):
-        open_dataset(tmp_path)
+        open_dataset(tmp_path, labels=False)

@@ -132,6 +132,11 @@ def test_wrong_data_sets() -> None:
         wrap_dataset(Items([], []))
     with pytest.raises(ValueError, match="'image'"):
         wrap_dataset([{"image": LEVELS}])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="-100"):
+        wrap_dataset([(LEVELS, -100)])
+    for data in (LEVELS, (LEVELS, torch.arange(2))):
+        with pytest.raises(ValueError, match="TensorDataset"):
+            wrap_dataset(data)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="tuple of"):
         wrap_dataset(TensorDataset(LEVELS))
     for label in (0.5, torch.tensor([0, 1]), "cat", True):

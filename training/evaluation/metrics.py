@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from ...data.batches import Batches, progress_bar
-from ...fitting import image_bits_per_dim
 from ...flows.flow import Flow
 from ...gaussians.gaussians import ClassGaussians
 from ..run.distributed import Processes, whole_batches
@@ -70,7 +69,7 @@ def evaluate(
                 classes = torch.zeros_like(labels) if single else labels
                 z, logdet = frozen.encode(prepared, noise)
                 nll = -(gaussians.log_prob(z, classes) + logdet)
-                sums[0] += float(image_bits_per_dim(frozen, nll).double().sum())
+                sums[0] += float(codec.bits_per_dim(nll).double().sum())
                 z = frozen.encode(prepared)[0]
                 if not single:
                     ranked = gaussians.log_prob(z).topk(min(5, gaussians.num_classes)).indices

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ...fitting import image_bits_per_dim
 from ...flows.flow import Flow
 from ...gaussians.gaussians import ClassGaussians
 from ..evaluation.metrics import evaluate
@@ -42,7 +41,7 @@ class FlowLoss(nn.Module):
     ) -> Tensor:
         z, logdet = self.flow.encode(images, noise)
         nll = -(gaussians.log_prob(z, labels) + logdet)
-        return image_bits_per_dim(self.flow, nll).sum()
+        return self.flow.codec.bits_per_dim(nll).sum()
 
 
 class Loop:

@@ -10,8 +10,10 @@ from timm.data.dataset import AugMixDataset
 from timm.data.loader import fast_collate
 from timm.data.mixup import FastCollateMixup, Mixup, mixup_target
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from ...augment.transform import NFAugment
+from ...data.classes import unwrapped
 
 __all__ = ["NFALoader"]
 
@@ -52,7 +54,7 @@ class NFALoader:
         if isinstance(loader, NFALoader):
             raise ValueError("the loader is already an NFALoader; images would be augmented twice")
         dataset = getattr(loader, "dataset", None)
-        if any(isinstance(holder, AugMixDataset) for holder in _unwrapped(dataset)):
+        if any(isinstance(holder, AugMixDataset) for holder in unwrapped(dataset)):
             raise ValueError(
                 "the loader makes AugMix splits (--aug-splits), which NFA does not support; remove "
                 "--aug-splits"
@@ -80,10 +82,13 @@ class NFALoader:
         active = self.off_epoch is None or epoch < self.off_epoch
         for batch in self.loader:
             if self.device is not None:
-                batch = _move(batch, self.device)
+                batch = tree_map_only(Tensor, self._to_device, batch)
             if active:
                 batch = self.nfa(batch)
             yield batch if self.mixup is None else _mixed(self.mixup, batch)
+
+    def _to_device(self, part: Tensor) -> Tensor:
+        return part.to(self.device, non_blocking=True)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -101,16 +106,6 @@ class NFALoader:
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
                 return
-
-    @property
-    def dataset(self) -> Any:
-        """The wrapped loader's data set."""
-        return self.loader.dataset
-
-    @property
-    def sampler(self) -> Any:
-        """The wrapped loader's sampler."""
-        return self.loader.sampler
 
     @property
     def batch_sampler(self) -> Any:
@@ -150,42 +145,20 @@ class _EpochListener:
         return getattr(self._sampler, name)
 
 
-def _unwrapped(dataset: Any) -> Iterator[Any]:
-    for _ in range(16):  # a wrapper may contain itself
-        if dataset is None:
-            return
-        yield dataset
-        dataset = getattr(dataset, "dataset", None)
-
-
-def _move(batch: Any, device: torch.device | str) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: _move(value, device) for key, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        moved = [_move(value, device) for value in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
-    return batch
-
-
 def _mixed(mixup: Any, batch: Any) -> Any:
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         raise ValueError(f"mixup needs batches of (images, labels); got a {type(batch).__name__}")
     images, labels, *rest = batch
-    odd = len(images) % 2 == 1 and isinstance(mixup, Mixup)
-    if not odd:
-        images, labels = mixup(images, labels)
-    else:
-        last = mixup_target(
-            labels[-1:], mixup.num_classes, smoothing=mixup.label_smoothing,
-            multi_label=getattr(mixup, "multi_label", False),
-        )  # fmt: skip
-        if len(images) > 1:
-            mixed, labels = mixup(images[:-1].clone(), labels[:-1])
-            images, last = torch.cat([mixed, images[-1:]]), torch.cat([labels, last])
-        labels = last
-    return (images, labels, *rest)
+    if len(images) % 2 == 0 or not isinstance(mixup, Mixup):
+        return (*mixup(images, labels), *rest)
+    several = getattr(mixup, "multi_label", False)
+    last = mixup_target(
+        labels[-1:], mixup.num_classes, smoothing=mixup.label_smoothing, multi_label=several
+    )
+    if len(images) == 1:
+        return (images, last, *rest)
+    mixed, labels = mixup(images[:-1].clone(), labels[:-1])
+    return (torch.cat([mixed, images[-1:]]), torch.cat([labels, last]), *rest)
 
 
 def _take_mixup(loader: Any) -> Mixup | None:
@@ -214,11 +187,10 @@ def _set_normalization(nfa: NFAugment, loader: Any) -> None:
     if nfa.normalization is None:
         nfa.set_normalization(*found)
         return
-    if any(
-        abs(one - other) > 1e-3
-        for ours, theirs in zip(nfa.normalization, found, strict=True)
-        for one, other in zip(ours, theirs * len(ours) if len(theirs) == 1 else theirs, strict=True)
-    ):
+    ours, theirs = (
+        torch.broadcast_tensors(*map(torch.tensor, x)) for x in (nfa.normalization, found)
+    )
+    if not torch.allclose(torch.stack(ours), torch.stack(theirs), rtol=0, atol=1e-3):
         raise ValueError(
             f"NFAugment has mean and std {nfa.normalization}, but the loader normalises by "
             f"{found}; create NFAugment without mean and std to use the loader's"
@@ -229,9 +201,8 @@ def _normalization_of(loader: Any) -> tuple[tuple[float, ...], tuple[float, ...]
     """Mean and std of a loader's normalisation, in units of [0, 1]."""
     mean, std = getattr(loader, "mean", None), getattr(loader, "std", None)
     if isinstance(mean, Tensor) and isinstance(std, Tensor):  # the prefetcher's are in grey levels
-        mean, std = mean.float().flatten() / 255, std.float().flatten() / 255
-        return tuple(mean.tolist()), tuple(std.tolist())
-    for holder in _unwrapped(getattr(loader, "dataset", None)):
+        return _floats(mean.float() / 255), _floats(std.float() / 255)
+    for holder in unwrapped(getattr(loader, "dataset", None)):
         # With --train-img-sizes timm has one transform per size. torchvision's `transforms` is a
         # single object for image and target.
         several = getattr(holder, "transforms", None)
@@ -250,19 +221,12 @@ def _normalization_of(loader: Any) -> tuple[tuple[float, ...], tuple[float, ...]
 
 
 def _normalization_in(transform: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    for step in _steps(transform):
-        if type(step).__name__ == "Normalize":
-            mean, std = (torch.as_tensor(x).flatten().tolist() for x in (step.mean, step.std))
-            return tuple(mean), tuple(std)
-    return None
+    if type(transform).__name__ == "Normalize":
+        return _floats(transform.mean), _floats(transform.std)
+    several = isinstance(transform, (tuple, list))
+    steps: Any = transform if several else getattr(transform, "transforms", None) or ()
+    return next((found for found in map(_normalization_in, steps) if found), None)
 
 
-def _steps(transform: Any) -> Iterator[Any]:
-    inner = getattr(transform, "transforms", None)
-    if isinstance(transform, (tuple, list)):
-        inner = transform
-    if inner is None:
-        yield transform
-        return
-    for step in inner:
-        yield from _steps(step)
+def _floats(values: Any) -> tuple[float, ...]:
+    return tuple(torch.as_tensor(values).flatten().tolist())

@@ -42,14 +42,12 @@ def _patched(nfa: NFAugment, off_epoch: int | None) -> Iterator[list[NFALoader]]
         )
 
     new = {"create_loader": create_loader, "create_naflex_loader": create_naflex_loader}
-    old = {name: getattr(_TIMM, name) for name in new if hasattr(_TIMM, name)}
-    for name in old:
-        setattr(_TIMM, name, new[name])
+    old = {name: getattr(_TIMM, name) for name in new}
+    vars(_TIMM).update(new)
     try:
         yield made
     finally:
-        for name, function in old.items():
-            setattr(_TIMM, name, function)
+        vars(_TIMM).update(old)
 
 
 def run_script(
@@ -90,8 +88,11 @@ def run_script(
     sys.argv = [str(path), *argv]
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        with _patched(nfa, off_epoch) as made, _clean_exit():
+        with _patched(nfa, off_epoch) as made:
             runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as end:
+        if end.code not in (None, 0):
+            raise
     finally:
         sys.argv, sys.path[:] = saved
     if not made:
@@ -100,16 +101,6 @@ def run_script(
             "wrap the script's loader in NFALoader"
         )
     return nfa.stats()
-
-
-@contextlib.contextmanager
-def _clean_exit() -> Iterator[None]:
-    """Suppress a script's SystemExit if it reports success."""
-    try:
-        yield
-    except SystemExit as end:
-        if end.code not in (None, 0):
-            raise
 
 
 def format_stats(stats: dict[str, int]) -> str:

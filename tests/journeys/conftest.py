@@ -1,0 +1,61 @@
+"""Folders of images and a fitted flow, made as a user makes them, and a way to run scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nfa_tools import NAMES, images_of
+from PIL import Image
+
+SCRIPTS = Path(__file__).parent / "scripts"
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run a script of this folder, or a command of Python; returns the JSON that it prints last."""
+    home = tmp_path_factory.mktemp("home")
+
+    def run_command(*words: object) -> Any:
+        script = SCRIPTS / str(words[0])
+        command = [sys.executable, *map(str, (script, *words[1:]) if script.is_file() else words)]
+        settings = {"OMP_NUM_THREADS": "1", "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+        ran = subprocess.run(
+            command, cwd=home, env=os.environ | settings, capture_output=True, text=True
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert "Traceback" not in ran.stderr
+        return json.loads("{" + f"\n{ran.stdout}".rpartition("\n{")[2])
+
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train/ and val/ of three classes of colour images, 32 x 32 pixels."""
+    root = tmp_path_factory.mktemp("photos")
+    for split, count in (("train", 8), ("val", 2)):
+        for label, name in enumerate(NAMES):
+            (root / split / name).mkdir(parents=True)
+            images = images_of(torch.full((count,), label), seed=label, size=(32, 32))
+            for number, image in enumerate(images):
+                picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+                picture.save(root / split / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def flow_dir(run: Run, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled colour flow, fitted to the folder with `nfaug fit`."""
+    out = tmp_path_factory.mktemp("fitted") / "flow"
+    words = ["--flow", "builtin:rgb32", "--data", folder / "train", "--out", out, "--rank", 5]
+    assert run("-m", "nfaug", "fit", *words, "--json")["images"] == 24
+    return out
