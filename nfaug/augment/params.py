@@ -56,6 +56,14 @@ class NFAParams:
         }
         return NFAParams(**moved)
 
+    def needed(self) -> Tensor:
+        """Whether each image may change or be the partner of one that does, (n,) bool."""
+        changing = self.chosen & (self.paired | (self.noise.shape[1] > 0))
+        partners = torch.zeros_like(changing, dtype=torch.int64)
+        position = torch.where(self.from_memory, 0, self.partner)
+        from_batch = (changing & ~self.from_memory).long()
+        return changing | (partners.index_add(0, position, from_batch) > 0)
+
 
 def make_params(
     labels: Tensor,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from ..data.checks import check_class_names
 from ..data.classes import dataset_classes
 from .batch import images_and_labels, replace_images
 from .counters import Counters, SharedValue
-from .engine import Engine, outcomes
+from .engine import Encoded, Engine, outcomes
 from .labels import check_usable, class_indices
 from .params import NFAParams, make_params, to_device
 from .pixels import Normalization, all_finite, check_images, check_range, replace_non_finite
@@ -274,8 +274,12 @@ class NFAugment(nn.Module):
         if not (self.training and self.enabled):
             return sample, None
         found, labels = images_and_labels(sample, self.labels_getter)
-        images, params = self._augment(found.as_subclass(Tensor), labels, params)
-        return replace_images(sample, found, images), params
+        batch = self._prepare(found.as_subclass(Tensor), labels)
+        if params is None:
+            params = self._draw(batch.labels, batch.usable)
+        params = params.to(found.device)
+        self._engine.check_params(params, len(found))
+        return replace_images(sample, found, self._mix(batch, params)), params
 
     def make_params(
         self,
@@ -310,9 +314,20 @@ class NFAugment(nn.Module):
             generator=self.generator if generator is None else generator,
         )
 
-    def _augment(
-        self, images: Tensor, labels: Tensor, params: NFAParams | None
-    ) -> tuple[Tensor, NFAParams]:
+    @torch.no_grad()
+    def variants(
+        self, images: Tensor, labels: Tensor, generators: Iterable[torch.Generator]
+    ) -> Iterator[Tensor]:
+        """Yield the images that a call with each generator would make; encode them only once."""
+        batch = self._prepare(images, labels)
+        encoded = self._engine.encode(
+            batch.images, batch.labels, self._normalization, self.settings
+        )
+        for generator in generators:
+            params = self._draw(batch.labels, batch.usable, generator)
+            yield self._mix(batch, params, encoded)
+
+    def _prepare(self, images: Tensor, labels: Tensor) -> _Batch:
         check_images(images, self._engine.codec.channels)
         if len(labels) != len(images):
             raise ValueError(f"there are {len(images)} images and {len(labels)} labels")
@@ -323,24 +338,32 @@ class NFAugment(nn.Module):
             check_range(images, self._normalization)
         self._batches += 1
         finite = all_finite(images)
-        index = to_device(index, images.device)
-        usable = to_device(usable, images.device) & finite
-        params = self._draw(index, usable) if params is None else params.to(images.device)
-        self._engine.check_params(params, len(images))
-        self._counters.add({"seen": len(images), "not_finite": ~finite})
         new = images.clone()
         if images.is_floating_point() and not (reads and bool(finite.all())):
             new.copy_(replace_non_finite(images, self._normalization))
-        if len(taken := params.index):
-            draws = dataclasses.replace(params, chosen=params.chosen & finite[taken])
-            with torch.autocast(images.device.type, enabled=False):
-                outcome = self._engine.mix(
-                    new[taken], index[taken], usable[taken], draws, self._normalization,
-                    self.settings,
+        index, usable = (to_device(x, images.device) for x in (index, usable))
+        return _Batch(new, index, usable & finite, finite)
+
+    def _mix(self, batch: _Batch, params: NFAParams, encoded: Encoded | None = None) -> Tensor:
+        """The batch under these draws; `encoded` holds all its images, if they are encoded."""
+        self._counters.add({"seen": len(batch.images), "not_finite": ~batch.finite})
+        if not len(taken := params.index):
+            return batch.images
+        chosen, usable = params.chosen & batch.finite[taken], batch.usable[taken]
+        draws = dataclasses.replace(params, chosen=chosen)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            if encoded is None:
+                part = self._engine.encode(
+                    batch.images[taken], batch.labels[taken], self._normalization, self.settings,
+                    needed=draws.needed(),
                 )  # fmt: skip
-            self._counters.add({name: getattr(outcome, name) for name in outcomes(self.settings)})
-            new.index_copy_(0, taken, outcome.images)
-        return new, params
+            else:
+                part = encoded.rows(taken)
+            outcome = self._engine.mix(part, usable, draws, self._normalization, self.settings)
+        counted = (*outcomes(self.settings), "corrected")
+        self._counters.add({name: getattr(outcome, name) for name in counted})
+        new = batch.images if encoded is None else batch.images.clone()
+        return new.index_copy_(0, taken, outcome.images)
 
     def stats(self) -> dict[str, int]:
         """Counts of images since the start or `reset_stats`; synchronizes an accelerator.
@@ -349,9 +372,11 @@ class NFAugment(nn.Module):
         `gated` (outside the class's range), `fell_back` (result not finite) and, with
         keep="consistent", `inconsistent` (assigned to another class). With noise an image without
         a partner counts as applied. Of all images: `not_finite` (NaN or infinite pixels), which
-        count as nothing else. Each process has its own counts, also a data-loader worker.
+        count as nothing else. Of the applied: `corrected`, images unlike those that the flow was
+        trained on (max|z| > 32), whose round-trip error was removed; on an accelerator they fall
+        back. Each process has its own counts, also a data-loader worker.
         """
-        return self._counters.read(("seen", *outcomes(self.settings), "not_finite"))
+        return self._counters.read(("seen", *outcomes(self.settings), "not_finite", "corrected"))
 
     def reset_stats(self) -> None:
         """Set all counts to zero."""
@@ -367,6 +392,15 @@ class NFAugment(nn.Module):
                 f"size={codec.image_size}", f"channels={codec.channels}", f"enabled={self.enabled}",
             ]
         )  # fmt: skip
+
+
+class _Batch(NamedTuple):
+    """A batch with checked values, finite pixels and class indices."""
+
+    images: Tensor
+    labels: Tensor
+    usable: Tensor
+    finite: Tensor
 
 
 def _setting(name: str) -> property:
