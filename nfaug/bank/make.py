@@ -299,15 +299,19 @@ def _variants(
 ) -> tuple[Tensor, Tensor]:
     """Variants, uint8 (B, V, H, W, C), and whether they differ from the image, bool (B, V)."""
     new, applied = [], []
+    for result in nfa.variants(images, labels, _generators(made, start)):
+        new.append(result.permute(0, 2, 3, 1))
+        applied.append((result != images).flatten(1).any(1))
+    return torch.stack(new, 1).cpu(), torch.stack(applied, 1).cpu()
+
+
+def _generators(made: Manifest, start: int) -> Iterator[torch.Generator]:
+    """The generator of each variant of the batch that begins at `start`."""
     for number in range(made.variants):
         # Hashed, because torch's CPU generator uses only the lower 32 bits of a seed.
         key = f"{made.seed} {number} {start}".encode()
         seed = int.from_bytes(hashlib.sha256(key).digest()[:4], "big")
-        nfa.generator = torch.Generator().manual_seed(seed)
-        result, _ = nfa(images, labels)
-        new.append(result.permute(0, 2, 3, 1))
-        applied.append((result != images).flatten(1).any(1))
-    return torch.stack(new, 1).cpu(), torch.stack(applied, 1).cpu()
+        yield torch.Generator().manual_seed(seed)
 
 
 class _Appender:
