@@ -246,13 +246,16 @@ class Engine:
         far = inside = torch.ones_like(labels, dtype=torch.bool)
         if settings.gate is not None:
             inside = pca.in_range(*pca.scores(z, labels, a), labels, radius=settings.gate)
+        wanted = inside if needed is None else inside & needed
         base = levels / 255
         if self.codec.exact:
             far = z.abs().flatten(1).amax(1) > FAR
-            if selects and bool((inexact := far & inside).any()):
-                base[inexact] = self._decode_far(z[inexact])
+            if selects and bool((rows := far & wanted).any()):
+                base[rows] = self._decode_far(z[rows])
         else:
-            base, far = flow.decode(z, quantize=False), ~far
+            far = torch.zeros_like(far)
+            which: Any = wanted if selects else slice(None)
+            base[which] = flow.decode(z[which], quantize=False)
         return Encoded(images, unit, labels, z, a, far, inside, base)
 
     def mix(

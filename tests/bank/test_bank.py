@@ -24,6 +24,7 @@ from nfaug.augment.transform import NFAugment
 from nfaug.bank import export as bank_export
 from nfaug.bank import make as module
 from nfaug.bank.make import Bank, BankDataset, bank_bytes, export_bank, make_bank
+from nfaug.flows.codec import PixelCodec
 from nfaug.flows.flow import Flow
 
 
@@ -434,3 +435,20 @@ def test_images_are_encoded_once_and_variants_are_those_of_calls(
         assert difference.max() <= 1, "rounding: the order of the images differs"
         assert (difference > 0).mean() < 1e-3
     assert made.manifest.stats == nfa.stats()
+
+
+def test_the_unmixed_latent_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A codec that is not exact needs it for every variant."""
+    decoded = []
+    decode = Flow.decode
+
+    def counted(flow: Flow, z: Tensor, **options: Any) -> Tensor:
+        decoded.append(len(z))
+        return decode(flow, z, **options)
+
+    monkeypatch.setattr(PixelCodec, "exact", False)
+    monkeypatch.setattr(Flow, "decode", counted)
+    made = make(tmp_path, variants=4, batch_size=30, gate=None)
+    assert sum(decoded) == 30 + made.manifest.stats["applied"]
