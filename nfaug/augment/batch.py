@@ -8,21 +8,27 @@ from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
+
+from .labels import are_names
 
 __all__ = ["images_and_labels", "replace_images"]
 
-LabelsGetter = Callable[[Any], Tensor]
+LabelsGetter = Callable[[Any], Any]
 _SPATIAL = ("mask", "box", "keypoint", "segment")  # keys of targets that depend on positions
 _CLASSIFICATION_ONLY = (
     "NFA is for classification and cannot transform masks, boxes, keypoints or videos"
 )
+_BATCHES_ONLY = (
+    "NFAugment takes batches (images, labels) with images of shape (B, C, H, W), because it mixes "
+    "images of one class. Call it after the data loader, or in the loader's workers with "
+    "collate_fn=nfaug.integrations.torchvision.NFACollate(nfa)"
+)
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
 
-def images_and_labels(
-    sample: Any, labels_getter: LabelsGetter | None = None
-) -> tuple[Tensor, Tensor]:
+def images_and_labels(sample: Any, labels_getter: LabelsGetter | None = None) -> tuple[Tensor, Any]:
     """The batch of images and the labels of a sample.
 
     A sample is (images, labels, ...), a mapping with a label-like key, or anything from which
@@ -36,12 +42,16 @@ def images_and_labels(
     """
     for path, leaf in _leaves(sample):
         _check_leaf(path, leaf)
+    if isinstance(sample, Tensor):
+        raise ValueError(f"got a tensor of shape {tuple(sample.shape)} alone: {_BATCHES_ONLY}")
     labels = labels_getter(sample) if labels_getter else _default_labels(sample)
-    if not isinstance(labels, Tensor):
-        raise ValueError(
-            f"labels must be a tensor; got {type(labels).__name__}. Pass (images, labels), a "
-            "mapping with 'labels', or labels_getter="
-        )
+    if not isinstance(labels, Tensor) and not are_names(labels):
+        cure = {
+            "list": "pass torch.tensor(labels)",
+            "ndarray": "pass torch.from_numpy(labels)",
+            "int": _BATCHES_ONLY,
+        }.get(kind := type(labels).__name__, "pass labels_getter=")
+        raise ValueError(f"labels must be a tensor, or class names; got {kind}: {cure}")
     tensors = [
         (path, leaf)
         for path, leaf in _leaves(sample)
@@ -52,10 +62,16 @@ def images_and_labels(
         _check_unnamed_tensors(tensors, images[0])
     if len(images) != 1:
         shapes = [tuple(leaf.shape) for _, leaf in tensors]
+        cure = (
+            "call NFAugment on each batch of views (AugMix splits, multi-crop)"
+            if images
+            else "pass torch.stack(images)"
+            if len(shapes) > 1
+            else _BATCHES_ONLY
+        )
         raise ValueError(
-            f"a sample must hold one batch of images of shape (B, C, H, W); got tensors of shapes "
-            f"{shapes}. For several views of each image (AugMix splits, multi-crop) call NFAugment "
-            "on each batch"
+            "a sample must hold one batch of images of shape (B, C, H, W); got tensors of shapes "
+            f"{shapes}: {cure}"
         )
     return images[0], labels
 
@@ -105,8 +121,14 @@ def _check_leaf(path: str, leaf: Any) -> None:
         )
     if origin.startswith("PIL."):
         raise ValueError(
-            f"the sample holds a PIL image at {path or 'its root'}: NFAugment takes batches of "
-            "shape (B, C, H, W). To augment single images use nfaug.bank.BankDataset"
+            f"the sample holds a PIL image at {path or 'its root'}: {_BATCHES_ONLY}. To augment "
+            "single images use nfaug.bank.BankDataset"
+        )
+    if isinstance(leaf, np.ndarray) and leaf.ndim > 2:
+        order = ".permute(0, 3, 1, 2)" if leaf.shape[-1] <= 4 else ""
+        raise ValueError(
+            f"the sample holds a numpy array of shape {leaf.shape} at {path or 'its root'}: pass "
+            f"torch.from_numpy(images){order}"
         )
     key = path.rpartition(".")[2].lower()
     if isinstance(leaf, Tensor) and any(word in key for word in _SPATIAL):
@@ -135,7 +157,7 @@ def _default_labels(sample: Any) -> Any:
             raise ValueError(
                 f"a sample is (images, labels); got a {type(sample).__name__} of {len(sample)}"
             )
-        if isinstance(sample[1], Tensor):
+        if not isinstance(sample[1], Mapping):
             return sample[1]
         sample = sample[1]
     if not isinstance(sample, Mapping):

@@ -99,6 +99,8 @@ def check_images(images: Tensor, channels: int) -> None:
             (1, 3): "convert the RGB images to grayscale, or use an RGB flow",
             (3, 1): "use a grayscale flow",
         }.get((channels, images.shape[1]), "use a flow trained on such images")
+        if images.shape[3] == channels:
+            hint = "the order seems to be (B, H, W, C); pass images.permute(0, 3, 1, 2)"
         raise ValueError(
             f"images have {images.shape[1]} channels (shape {tuple(images.shape)}), the flow has "
             f"{channels}: {hint}"

@@ -159,7 +159,7 @@ def picture_grid(
 
 
 def _font() -> Any:
-    """DejaVu Sans if matplotlib is there, which ships it, else PIL's font, which is mostly ASCII."""
+    """DejaVu Sans, which matplotlib ships, or else PIL's font, which is mostly ASCII."""
     spec = importlib.util.find_spec("matplotlib")
     if spec is not None and spec.origin is not None:
         file = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"

@@ -15,13 +15,14 @@ from ..data.classes import dataset_classes
 from .batch import images_and_labels, replace_images
 from .counters import Counters, SharedValue
 from .engine import Encoded, Engine, outcomes
-from .labels import check_usable, class_indices
+from .labels import are_names, check_usable, class_indices, index_names
 from .params import NFAParams, make_params, to_device
 from .pixels import Normalization, all_finite, check_images, check_range, replace_non_finite
 from .settings import (
     MixKeywords,
     MixSettings,
     accepts_settings,
+    check_names,
     check_number,
     document_settings,
 )
@@ -33,6 +34,17 @@ __all__ = ["NFAParams", "NFAugment"]
 
 _CHECKED_BATCHES = 8  # on an accelerator values are read in the first batches only ...
 _CHECK_EVERY = 256  # ... and in every 256th after them
+
+
+class AugmentKeywords(MixKeywords, total=False):
+    """The keyword arguments of `NFAugment`, for type checkers."""
+
+    settings: MixSettings | None
+    mean: Sequence[float] | float | None
+    std: Sequence[float] | float | None
+    generator: torch.Generator | None
+    smoothing: float | None
+    labels_getter: Callable[[Any], Any] | None
 
 
 @document_settings
@@ -101,10 +113,11 @@ class NFAugment(nn.Module):
         std: Sequence[float] | float | None = None,
         generator: torch.Generator | None = None,
         smoothing: float | None = None,
-        labels_getter: Callable[[Any], Tensor] | None = None,
+        labels_getter: Callable[[Any], Any] | None = None,
         **changes: Unpack[MixKeywords],
     ) -> None:
         super().__init__()
+        check_names(changes, [*AugmentKeywords.__annotations__])
         settings = MixSettings.merge(settings, changes)
         self._engine = Engine.of(checkpoint)
         self.settings = settings
@@ -131,7 +144,7 @@ class NFAugment(nn.Module):
         revision: str | None = None,
         token: str | bool | None = None,
         autoencoder: str | Path | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[AugmentKeywords],
     ) -> NFAugment:
         """Load a checkpoint from a directory or the Hub, and make an `NFAugment` of it.
 
@@ -144,7 +157,9 @@ class NFAugment(nn.Module):
 
         Raises:
             ValueError: See `NFAugment` and `nfaug.load`.
+            TypeError: A keyword argument is unknown.
         """
+        check_names(kwargs, [*AugmentKeywords.__annotations__])
         from ..checkpoint.checkpoint import load  # a flow in memory needs no reader
 
         checkpoint = load(path_or_repo, revision=revision, token=token, autoencoder=autoencoder)
@@ -274,6 +289,8 @@ class NFAugment(nn.Module):
         if not (self.training and self.enabled):
             return sample, None
         found, labels = images_and_labels(sample, self.labels_getter)
+        if are_names(labels):
+            labels = index_names(labels, self.class_names)
         batch = self._prepare(found.as_subclass(Tensor), labels)
         if params is None:
             params = self._draw(batch.labels, batch.usable)

@@ -416,6 +416,7 @@ def test_a_killed_bank_is_continued(tmp_path: Path) -> None:
 def test_images_are_encoded_once_and_variants_are_those_of_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
+    checkpoint()  # fitted once for all tests, with encoded images
     encoded = []
     encode = Flow.encode
 
@@ -441,6 +442,7 @@ def test_the_unmixed_latent_is_decoded_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A codec that is not exact needs it for every variant."""
+    checkpoint()
     decoded = []
     decode = Flow.decode
 
