@@ -344,7 +344,8 @@ class Engine:
     ) -> Tensor:
         """Decoded images in the type, range and size of the images at `rows`."""
         images, unit = encoded.images[rows], encoded.unit[rows]
-        size = tuple(images.shape[-2:])
+        height, width = images.shape[-2:]
+        size = (height, width)
         changed = (unit + resize(decoded - encoded.base[rows], size)).clamp(0, 1)
         if size == self.codec.image_size and self.codec.exact:
             changed = torch.where(encoded.far[rows, None, None, None], changed, decoded)
