@@ -18,7 +18,7 @@ from .params import NFAParams
 from .pixels import Normalization, all_finite, resize
 from .settings import MixSettings
 
-__all__ = ["FAR", "Encoded", "Engine", "Outcome", "outcomes"]
+__all__ = ["FAR", "Encoded", "Engine", "outcomes"]
 
 _PER_DEVICE = ("_copies", "_gaussians")  # attributes with a copy for each device
 # A flow maps images unlike its training images to large latents, where float32 loses digits. Of
@@ -32,22 +32,6 @@ def outcomes(settings: MixSettings) -> tuple[str, ...]:
     """Names of the outcomes of an image that is chosen for augmentation."""
     names = ("applied", "no_partner", "gated", "fell_back")
     return (*names, "inconsistent") if settings.keep == "consistent" else names
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Augmented images (n, C, H, W), and a bool mask (n,) per outcome; at most one is true.
-
-    `corrected` is a part of `applied`: far images, whose own round-trip error was removed.
-    """
-
-    images: Tensor
-    applied: Tensor
-    no_partner: Tensor
-    gated: Tensor
-    fell_back: Tensor
-    inconsistent: Tensor
-    corrected: Tensor
 
 
 @dataclass(frozen=True)
@@ -211,11 +195,6 @@ class Engine:
             self._gaussians[z.device] = _on_device(self._gaussians[self.device], z.device)
         return self._gaussians[z.device].classify(z)
 
-    def memory_range(self, label: int) -> tuple[int, int]:
-        """Rows [start, end) of a class in the memory."""
-        offsets = self._copies[self.device][1].offsets
-        return int(offsets[label]), int(offsets[label + 1])
-
     def encode(
         self,
         images: Tensor,
@@ -238,14 +217,15 @@ class Engine:
         selects = _selects_rows(images.device)
         levels, unit = self._levels(images, normalization)
         if selects and needed is not None and not bool(needed.all()):
-            z = torch.zeros(len(images), *self.config.shape)
+            shape = (len(images), *self.config.shape)
+            z = torch.zeros(shape, dtype=flow.dtype, device=images.device)
             z[needed] = flow.encode(levels[needed])[0]
         else:
             z = flow.encode(levels)[0]
         a = pca.project(z, labels)
         far = inside = torch.ones_like(labels, dtype=torch.bool)
         if settings.gate is not None:
-            inside = pca.in_range(*pca.scores(z, labels, a), labels, radius=settings.gate)
+            inside = pca.gate(z, labels, a, radius=settings.gate)
         wanted = inside if needed is None else inside & needed
         base = levels / 255
         if self.codec.exact:
@@ -265,7 +245,7 @@ class Engine:
         params: NFAParams,
         normalization: Normalization,
         settings: MixSettings,
-    ) -> Outcome:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Move towards the partners and decode: z' = z + U (w * (b - a)) + noise.
 
         At another size than the flow's, and where the round trip is inexact, only the change is
@@ -278,6 +258,10 @@ class Engine:
             params: Draws.
             normalization: Normalization of the images.
             settings: `gate` and `keep` are read here; the others went into `params`.
+
+        Returns:
+            Images (n, C, H, W), and a bool mask (n,) for each outcome. An image has at most one of
+            them. `corrected` is a part of `applied`: far images without their round-trip error.
         """
         images, labels, z, a = encoded.images, encoded.labels, encoded.z, encoded.a
         flow, pca = self.on(images.device)
@@ -312,15 +296,15 @@ class Engine:
         result = images.clone()
         result[rows] = new
         chosen, applied = params.chosen, decoding & finite
-        return Outcome(
-            images=torch.where(applied[:, None, None, None], result, images),
-            applied=applied,
-            fell_back=chosen & ~finite,
-            no_partner=chosen & finite & ~changing,
-            gated=chosen & finite & changing & ~inside,
-            inconsistent=chosen & finite & changing & inside & ~consistent,
-            corrected=applied & far,
-        )
+        outcome = {
+            "applied": applied,
+            "no_partner": chosen & finite & ~changing,
+            "gated": chosen & finite & changing & ~inside,
+            "fell_back": chosen & ~finite,
+            "inconsistent": chosen & finite & changing & inside & ~consistent,
+            "corrected": applied & far,
+        }
+        return torch.where(applied[:, None, None, None], result, images), outcome
 
     def _decode_far(self, z: Tensor) -> Tensor:
         """Decode latents that are too large for float32, in float64 on the CPU."""

@@ -218,7 +218,8 @@ class NFAugment(nn.Module):
 
     def memory_range(self, label: int) -> tuple[int, int]:
         """Rows [start, end) of a class in the memory."""
-        return self._engine.memory_range(label)
+        offsets = self._engine.on(self._engine.device)[1].offsets
+        return int(offsets[label]), int(offsets[label + 1])
 
     def check_classes(
         self, classes: Mapping[str, int] | Iterable[str] | Any, *, required: bool = True
@@ -376,11 +377,13 @@ class NFAugment(nn.Module):
                 )  # fmt: skip
             else:
                 part = encoded.rows(taken)
-            outcome = self._engine.mix(part, usable, draws, self._normalization, self.settings)
+            images, found = self._engine.mix(
+                part, usable, draws, self._normalization, self.settings
+            )
         counted = (*outcomes(self.settings), "corrected")
-        self._counters.add({name: getattr(outcome, name) for name in counted})
+        self._counters.add({name: found[name] for name in counted})
         new = batch.images if encoded is None else batch.images.clone()
-        return new.index_copy_(0, taken, outcome.images)
+        return new.index_copy_(0, taken, images)
 
     def stats(self) -> dict[str, int]:
         """Counts of images since the start or `reset_stats`; synchronizes an accelerator.

@@ -235,17 +235,21 @@ def _fill(
     bar = tqdm(
         total=made.images, initial=made.done, desc="bank", unit="image", disable=not progress
     )
-    with bar, _Appender(path, made) as files:
+    with bar, _appending(path, made) as files:
         saved = time.monotonic()
 
         def save() -> None:
-            files.sync()
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
             made.save(path)
 
         try:
             for start, images in _batches(dataset, made, workers):
                 own = labels[start : start + len(images)].to(device)
-                files.append(*_variants(nfa, images.to(device), own, made, start))
+                arrays = _variants(nfa, images.to(device), own, made, start)
+                for file, array in zip(files, arrays, strict=True):
+                    file.write(array.contiguous().numpy().tobytes())
                 counts, done = nfa.stats(), start + len(images)
                 nfa.reset_stats()
                 made = dataclasses.replace(
@@ -314,33 +318,16 @@ def _generators(made: Manifest, start: int) -> Iterator[torch.Generator]:
         yield torch.Generator().manual_seed(seed)
 
 
-class _Appender:
-    """Appends to the array files, after removing what is beyond the manifest's progress."""
-
-    def __init__(self, path: Path, made: Manifest) -> None:
-        self._files: list[IO[bytes]] = []
-        self._stack = contextlib.ExitStack()
-        with self._stack:
-            for name, shape, dtype in _arrays(made):
-                file = self._stack.enter_context((path / name).open("r+b"))
-                _seek_end(file, path / name, made.done * math.prod(shape[1:]), np.dtype(dtype))
-                self._files.append(file)
-            self._stack = self._stack.pop_all()
-
-    def append(self, *arrays: Tensor) -> None:
-        for file, array in zip(self._files, arrays, strict=True):
-            file.write(array.contiguous().numpy().tobytes())
-
-    def sync(self) -> None:
-        for file in self._files:
-            file.flush()
-            os.fsync(file.fileno())
-
-    def __enter__(self) -> _Appender:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+@contextlib.contextmanager
+def _appending(path: Path, made: Manifest) -> Iterator[list[IO[bytes]]]:
+    """The array files at the end of the manifest's progress; what is beyond it is removed."""
+    with contextlib.ExitStack() as stack:
+        files = []
+        for name, shape, dtype in _arrays(made):
+            files.append(stack.enter_context((path / name).open("r+b")))
+            values = made.done * math.prod(shape[1:])
+            _seek_end(files[-1], path / name, values, np.dtype(dtype))
+        yield files
 
 
 def _seek_end(file: IO[bytes], name: Path, values: int, dtype: np.dtype) -> None:

@@ -159,21 +159,18 @@ class ClasswisePCA(nn.Module):
         """Squared Mahalanobis distance sum_i a_i^2 / eigenvalue_i inside the span, (B,)."""
         return (coefficients.square() * self.precisions[labels]).sum(1)
 
-    def in_range(
-        self, distance: Tensor, energy: Tensor, labels: Tensor, *, radius: float = 1.0
+    def gate(
+        self, z: Tensor, labels: Tensor, coefficients: Tensor | None = None, *, radius: float = 1.0
     ) -> Tensor:
-        """Whether `scores` lie in the class's range, (B,) bool.
+        """Whether the `scores` of latents lie in the class's range, (B,) bool.
 
         The range holds a quantile of held-out images of the class (see `fit_class`). `radius`
         scales it as a length: the scores are squares.
         """
+        distance, energy = self.scores(z, labels, coefficients)
         scale = radius * radius
         inside = distance <= scale * self.gate_distance[labels]
         return inside & (energy <= scale * self.gate_energy[labels])
-
-    def gate(self, z: Tensor, labels: Tensor, *, radius: float = 1.0) -> Tensor:
-        """Whether latents lie in their class's range, (B,) bool (see `in_range`)."""
-        return self.in_range(*self.scores(z, labels), labels, radius=radius)
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensors by name, for `from_tensors`; axes in float16."""

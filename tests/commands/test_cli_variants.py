@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
+from nfaug.augment.transform import NFAugment
 from nfaug.bank import make as bank_make
 from nfaug.bank.make import Bank
 from nfaug.cli import main
@@ -24,15 +27,15 @@ def test_an_interrupted_bank_says_how_to_continue(
     out = tmp_path / "my bank"
     words = ["bank", "--flow", str(tiny_path), "--data", str(tiny_folder), "--batch-size=4"]
     words += ["--gate=off", "--axes=2", "--json"]
-    append = bank_make._Appender.append
+    variants = bank_make._variants
 
-    def interrupted(files: bank_make._Appender, *arrays: object) -> None:
-        if files._files[0].tell() > 3000:
+    def interrupted(nfa: NFAugment, images: Tensor, *more: Any) -> tuple[Tensor, Tensor]:
+        if nfa._batches == 3:
             raise KeyboardInterrupt
-        append(files, *arrays)
+        return variants(nfa, images, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(bank_make._Appender, "append", interrupted)
+        patch.setattr(bank_make, "_variants", interrupted)
         assert main([*words, "--out", str(out), "--overwrite"]) == 130
     command = capsys.readouterr().err.splitlines()[-1].partition("continue with: ")[2]
     program, *rest = shlex.split(command)
