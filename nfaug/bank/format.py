@@ -37,13 +37,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-MANIFEST, VARIANTS, APPLIED, LABELS, PROBES = (
-    "manifest.json",
-    "variants.npy",
-    "applied.npy",
-    "labels.npy",
-    "probes.npy",
-)
+MANIFEST, VARIANTS, APPLIED = "manifest.json", "variants.npy", "applied.npy"
+LABELS, PROBES = "labels.npy", "probes.npy"
 _PROBES = 64
 _PROGRESS = ("done", "complete", "stats")
 
@@ -217,21 +212,19 @@ def to_uint8(image: Any, channels: int) -> Tensor:
     Raises:
         ValueError: It is neither, or has another number of channels.
     """
-    if isinstance(image, Tensor):
-        if image.dtype != torch.uint8 or image.ndim not in (2, 3):
-            raise ValueError(
-                f"images of a bank must be untransformed PIL images or uint8 tensors (C, H, W); "
-                f"got {image.dtype} of shape {tuple(image.shape)}"
-            )
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim in (2, 3):
         image = image if image.ndim == 3 else image[None]
     elif hasattr(image, "convert"):
         mode = {1: "L", 3: "RGB"}.get(channels)
         array = np.array(image.convert(mode) if mode else image)
         image = torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1)
     else:
+        kind = type(image).__name__
+        if isinstance(image, Tensor):
+            kind = f"{image.dtype} of shape {tuple(image.shape)}"
         raise ValueError(
-            f"images of a bank must be untransformed PIL images or uint8 tensors (C, H, W); got "
-            f"{type(image).__name__}"
+            "images of a bank must be untransformed PIL images or uint8 tensors (C, H, W); got "
+            f"{kind}"
         )
     if len(image) != channels:
         raise ValueError(f"images must have the flow's {channels} channels; got {len(image)}")
