@@ -338,9 +338,10 @@ class NFAugment(nn.Module):
     ) -> Iterator[Tensor]:
         """Yield the images that a call with each generator would make; encode them only once."""
         batch = self._prepare(images, labels)
-        encoded = self._engine.encode(
-            batch.images, batch.labels, self._normalization, self.settings
-        )
+        with torch.autocast(images.device.type, enabled=False):
+            encoded = self._engine.encode(
+                batch.images, batch.labels, self._normalization, self.settings
+            )
         for generator in generators:
             params = self._draw(batch.labels, batch.usable, generator)
             yield self._mix(batch, params, encoded)
@@ -403,15 +404,10 @@ class NFAugment(nn.Module):
         self._counters.reset()
 
     def extra_repr(self) -> str:
-        shown = {name: getattr(self.settings, name) for name in MixSettings.names()}
-        values = [f"{name}={_short(value)}" for name, value in shown.items()]
-        codec = self._engine.codec
-        return ", ".join(
-            [
-                *values, f"classes={self.num_classes}", f"rank={self.rank}",
-                f"size={codec.image_size}", f"channels={codec.channels}", f"enabled={self.enabled}",
-            ]
-        )  # fmt: skip
+        codec, shown = self._engine.codec, vars(self.settings) | {"classes": self.num_classes}
+        shown |= {"rank": self.rank, "size": codec.image_size, "channels": codec.channels}
+        shown |= {"enabled": self.enabled}
+        return ", ".join(f"{name}={_short(value)}" for name, value in shown.items())
 
 
 class _Batch(NamedTuple):
@@ -439,7 +435,7 @@ for _name in MixSettings.names():
 
 
 def _short(value: object) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and isinstance(value[0], float):
         return "per class"
     return f"{value:g}" if isinstance(value, float) else repr(value)
 

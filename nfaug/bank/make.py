@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -113,9 +114,9 @@ def make_bank(
     planned = _plan(nfa, checkpoint, dataset, labels, variants, seed, batch_size)
     manifest = _unfinished(path, planned, dataset, overwrite)
     if manifest is None:
-        manifest = _create(path, planned, dataset, labels)
-    if not manifest.complete:
-        _fill(path, manifest, nfa, dataset, workers, progress)
+        _create(path, planned, dataset, labels)
+    if not (manifest or planned).complete:
+        _fill(path, manifest or planned, nfa, dataset, workers, progress)
     return Bank(path)
 
 
@@ -193,7 +194,7 @@ def _probes(dataset: Any, made: Manifest) -> np.ndarray:
     return thumbnails([to_uint8(dataset[i][0], made.shape[0]) for i in rows])
 
 
-def _create(path: Path, made: Manifest, dataset: Any, labels: np.ndarray) -> Manifest:
+def _create(path: Path, made: Manifest, dataset: Any, labels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     need = bank_bytes(made.images, made.variants, made.shape)
     free = shutil.disk_usage(path if path.exists() else path.parent).free
@@ -210,7 +211,6 @@ def _create(path: Path, made: Manifest, dataset: Any, labels: np.ndarray) -> Man
                 header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
         made.save(staged)
-    return made
 
 
 def _arrays(made: Manifest) -> tuple[tuple[str, tuple[int, ...], Any], ...]:
@@ -223,12 +223,7 @@ def _arrays(made: Manifest) -> tuple[tuple[str, tuple[int, ...], Any], ...]:
 
 
 def _fill(
-    path: Path,
-    made: Manifest,
-    nfa: NFAugment,
-    dataset: Any,
-    workers: int,
-    progress: bool,
+    path: Path, made: Manifest, nfa: NFAugment, dataset: Any, workers: int, progress: bool
 ) -> None:
     device = nfa.engine.device
     labels = torch.from_numpy(np.load(path / LABELS))
@@ -272,7 +267,7 @@ def _batches(dataset: Any, made: Manifest, workers: int) -> Iterator[tuple[int, 
         rest,
         batch_size=made.batch_size,
         num_workers=workers,
-        collate_fn=_Stack(made.shape),
+        collate_fn=functools.partial(_stack, shape=made.shape),  # can be pickled
         generator=torch.Generator(),  # by default a loader draws from torch's generator
     )
     start = made.done
@@ -281,21 +276,16 @@ def _batches(dataset: Any, made: Manifest, workers: int) -> Iterator[tuple[int, 
         start += len(images)
 
 
-class _Stack:
-    """Collate function for uint8 images of one shape; a class, so that it can be pickled."""
-
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        self.shape = shape
-
-    def __call__(self, batch: list[Any]) -> Tensor:
-        images = [to_uint8(item[0], self.shape[0]) for item in batch]
-        for image in images:
-            if tuple(image.shape) != self.shape:
-                raise ValueError(
-                    f"images of a bank must have one shape; got {self.shape} and "
-                    f"{tuple(image.shape)}. Open the data with image_size= (--image-size)"
-                )
-        return torch.stack(images)
+def _stack(batch: list[Any], shape: tuple[int, int, int]) -> Tensor:
+    """Collate items with uint8 images of one shape."""
+    images = [to_uint8(item[0], shape[0]) for item in batch]
+    for image in images:
+        if tuple(image.shape) != shape:
+            raise ValueError(
+                f"images of a bank must have one shape; got {shape} and {tuple(image.shape)}. Open "
+                "the data with image_size= (--image-size)"
+            )
+    return torch.stack(images)
 
 
 def _variants(
