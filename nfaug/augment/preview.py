@@ -17,7 +17,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..flows.flow import Flow
 from ..gaussians.gaussians import ClassGaussians
 from .engine import FAR
-from .pixels import resize
+from .pixels import resize, to_pil
 from .settings import MixSettings
 from .transform import NFAugment
 
@@ -189,9 +189,8 @@ def _pixels(font: Any, character: str) -> bytes:
     return bytes(font.getmask(character))  # equal for all characters that the font lacks
 
 
-def _picture(image: Tensor, factor: int) -> Image.Image:
+def _picture(image: Tensor, factor: int) -> Any:
     values = image if image.shape[0] in (1, 3) else image[:1]
-    array = values.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
-    picture = Image.fromarray(array)
+    picture = to_pil(values.expand(3, -1, -1).permute(1, 2, 0).numpy())
     size = (picture.width * factor, picture.height * factor)
     return picture.resize(size, Image.Resampling.NEAREST)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
+from ..augment.params import seed_of
 from ..augment.settings import MixKeywords, MixSettings
 from ..augment.transform import NFAugment
 from ..data.checks import check_class_names
@@ -302,17 +303,14 @@ def _variants(
 def _generators(made: Manifest, start: int) -> Iterator[torch.Generator]:
     """The generator of each variant of the batch that begins at `start`."""
     for number in range(made.variants):
-        # Hashed, because torch's CPU generator uses only the lower 32 bits of a seed.
-        key = f"{made.seed} {number} {start}".encode()
-        seed = int.from_bytes(hashlib.sha256(key).digest()[:4], "big")
-        yield torch.Generator().manual_seed(seed)
+        yield torch.Generator().manual_seed(seed_of(made.seed, number, start))
 
 
 @contextlib.contextmanager
 def _appending(path: Path, made: Manifest) -> Iterator[list[IO[bytes]]]:
     """The array files at the end of the manifest's progress; what is beyond it is removed."""
     with contextlib.ExitStack() as stack:
-        files = []
+        files: list[IO[bytes]] = []
         for name, shape, dtype in _arrays(made):
             files.append(stack.enter_context((path / name).open("r+b")))
             values = made.done * math.prod(shape[1:])
