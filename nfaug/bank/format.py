@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from ..augment.settings import MixSettings
 from ..io.atomic import write_text
+from ..io.manifest import read_json
 
 __all__ = [
     "Bank",
@@ -95,31 +96,24 @@ class Manifest:
             raise ValueError(
                 f"{directory} is not a bank: it has no {MANIFEST} (make one with: nfaug bank)"
             )
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            version = values["format_version"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"{file} is damaged: {error!r}") from None
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"{file} has format version {version!r}; this version of nfaug reads "
-                f"{FORMAT_VERSION}. Upgrade nfaug"
-            )
         names = {field.name for field in dataclasses.fields(cls)}
-        if set(values) != names:
-            raise ValueError(
-                f"{file}: missing {sorted(names - set(values))}, unknown "
-                f"{sorted(set(values) - names)}"
-            )
         try:
+            values = read_json(file)
+            if (version := values.get("format_version", FORMAT_VERSION)) != FORMAT_VERSION:
+                raise ValueError(f"it has format version {version!r}, not {FORMAT_VERSION}")
+            if set(values) != names:
+                missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
+                raise ValueError(f"missing {missing}, unknown {unknown}")
             values |= {
                 "shape": tuple(values["shape"]),
                 "classes": tuple(values["classes"]),
                 # A bank made before a setting existed has the setting's default.
                 "parameters": MixSettings(**{"p": 1.0, **values["parameters"]}),
             }
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{file} is damaged, or of a newer nfaug: {error}") from None
+        except (OSError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{file} is damaged, or of a newer nfaug (upgrade it): {error}"
+            ) from None
         return cls(**values)
 
     def settings(self) -> dict[str, Any]:
