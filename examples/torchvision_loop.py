@@ -4,7 +4,7 @@
 
 DATA holds train/ and val/ with one folder per class. The flow must be fitted to these classes
 (nfaug fit). It prints "epoch 1: loss 2.013, top-1 31.5%" for each epoch, then NFA's counters,
-{'seen': ..., 'applied': ..., 'no_partner': ..., 'gated': ..., 'fell_back': ..., 'not_finite': ...}.
+{'seen': ..., 'applied': ..., 'no_partner': ..., 'gated': ..., ..., 'corrected': ...}.
 """
 
 from __future__ import annotations

@@ -8,21 +8,27 @@ from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
+
+from .labels import are_names
 
 __all__ = ["images_and_labels", "replace_images"]
 
-LabelsGetter = Callable[[Any], Tensor]
+LabelsGetter = Callable[[Any], Any]
 _SPATIAL = ("mask", "box", "keypoint", "segment")  # keys of targets that depend on positions
 _CLASSIFICATION_ONLY = (
     "NFA is for classification and cannot transform masks, boxes, keypoints or videos"
 )
+_BATCHES_ONLY = (
+    "NFAugment takes batches (images, labels) with images of shape (B, C, H, W), because it mixes "
+    "images of one class. Call it after the data loader, or in the loader's workers with "
+    "collate_fn=nfaug.integrations.torchvision.NFACollate(nfa)"
+)
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
 
-def images_and_labels(
-    sample: Any, labels_getter: LabelsGetter | None = None
-) -> tuple[Tensor, Tensor]:
+def images_and_labels(sample: Any, labels_getter: LabelsGetter | None = None) -> tuple[Tensor, Any]:
     """The batch of images and the labels of a sample.
 
     A sample is (images, labels, ...), a mapping with a label-like key, or anything from which
@@ -34,28 +40,45 @@ def images_and_labels(
         ValueError: Labels or images are missing, or the sample holds what NFA cannot transform:
             masks, boxes, keypoints, videos, PIL images, patches.
     """
-    for path, leaf in _leaves(sample):
+    leaves = list(_leaves(sample))
+    for path, leaf in leaves:
         _check_leaf(path, leaf)
-    labels = labels_getter(sample) if labels_getter else _default_labels(sample)
-    if not isinstance(labels, Tensor):
-        raise ValueError(
-            f"labels must be a tensor; got {type(labels).__name__}. Pass (images, labels), a "
-            "mapping with 'labels', or labels_getter="
-        )
-    tensors = [
-        (path, leaf)
-        for path, leaf in _leaves(sample)
-        if isinstance(leaf, Tensor) and leaf is not labels
-    ]
+    tensors = [(path, leaf) for path, leaf in leaves if isinstance(leaf, Tensor)]
     images = [leaf for _, leaf in tensors if leaf.ndim == 4]
-    if images:
-        _check_unnamed_tensors(tensors, images[0])
-    if len(images) != 1:
-        shapes = [tuple(leaf.shape) for _, leaf in tensors]
+    for path, leaf in leaves if not images else ():
+        if isinstance(leaf, np.ndarray) and leaf.ndim > 2:
+            order = ".permute(0, 3, 1, 2)" if leaf.shape[-1] <= 4 else ""
+            raise ValueError(
+                f"the sample holds a numpy array of shape {leaf.shape} at {path or 'its root'}: "
+                f"pass torch.from_numpy(images){order}"
+            )
+    if isinstance(sample, Tensor):
+        raise ValueError(f"got a tensor of shape {tuple(sample.shape)} alone: {_BATCHES_ONLY}")
+    labels = labels_getter(sample) if labels_getter else _default_labels(sample)
+    if not isinstance(labels, Tensor) and not are_names(labels):
+        kind = type(labels).__name__
         raise ValueError(
-            f"a sample must hold one batch of images of shape (B, C, H, W); got tensors of shapes "
-            f"{shapes}. For several views of each image (AugMix splits, multi-crop) call NFAugment "
-            "on each batch"
+            f"labels must be a tensor, or class names; got {kind}: "
+            + {
+                "list": "pass torch.tensor(labels)",
+                "ndarray": "pass torch.from_numpy(labels)",
+                "int": _BATCHES_ONLY,
+            }.get(kind, "pass labels_getter=")
+        )
+    for path, leaf in tensors if images else ():
+        views = leaf.ndim == 4 and leaf.shape[:2] == images[0].shape[:2]
+        if path.endswith("]") and leaf.ndim >= 3 and leaf is not labels and not views:
+            raise ValueError(  # masks (B, H, W) or (B, 1, H, W), boxes (B, N, 4)
+                f"the sample holds a tensor of shape {tuple(leaf.shape)} at {path}, which may be "
+                f"masks or boxes: {_CLASSIFICATION_ONLY}. Call NFAugment on (images, labels) alone"
+            )
+    if len(images) != 1:
+        cure = "call NFAugment on each batch of views (AugMix splits, multi-crop)"
+        if not images:
+            cure = "pass torch.stack(images)" if len(tensors) > 2 else _BATCHES_ONLY
+        raise ValueError(
+            "a sample must hold one batch of images of shape (B, C, H, W); got tensors of shapes "
+            f"{[tuple(leaf.shape) for _, leaf in tensors if leaf is not labels]}: {cure}"
         )
     return images[0], labels
 
@@ -98,15 +121,13 @@ def _leaves(sample: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _check_leaf(path: str, leaf: Any) -> None:
     kind = type(leaf)
-    origin = f"{kind.__module__}.{kind.__name__}"
-    if origin.startswith("torchvision.tv_tensors") and kind.__name__ != "Image":
+    where = path or "its root"
+    if kind.__module__.startswith("torchvision.tv_tensors") and kind.__name__ != "Image":
+        raise ValueError(f"the sample holds {kind.__name__} at {where}: {_CLASSIFICATION_ONLY}")
+    if kind.__module__.startswith("PIL."):
         raise ValueError(
-            f"the sample holds {kind.__name__} at {path or 'its root'}: {_CLASSIFICATION_ONLY}"
-        )
-    if origin.startswith("PIL."):
-        raise ValueError(
-            f"the sample holds a PIL image at {path or 'its root'}: NFAugment takes batches of "
-            "shape (B, C, H, W). To augment single images use nfaug.bank.BankDataset"
+            f"the sample holds a PIL image at {where}: {_BATCHES_ONLY}. To augment single images "
+            "use nfaug.bank.BankDataset"
         )
     key = path.rpartition(".")[2].lower()
     if isinstance(leaf, Tensor) and any(word in key for word in _SPATIAL):
@@ -118,24 +139,13 @@ def _check_leaf(path: str, leaf: Any) -> None:
         )
 
 
-def _check_unnamed_tensors(tensors: list[tuple[str, Tensor]], images: Tensor) -> None:
-    """Raise for possible masks (B, H, W) or (B, 1, H, W) and boxes (B, N, 4) without a key."""
-    for path, leaf in tensors:
-        views = leaf.ndim == 4 and leaf.shape[:2] == images.shape[:2]
-        if path.endswith("]") and leaf.ndim >= 3 and not views:
-            raise ValueError(
-                f"the sample holds a tensor of shape {tuple(leaf.shape)} at {path}, which may be "
-                f"masks or boxes: {_CLASSIFICATION_ONLY}. Call NFAugment on (images, labels) alone"
-            )
-
-
 def _default_labels(sample: Any) -> Any:
     if isinstance(sample, (tuple, list)):
         if len(sample) < 2:
             raise ValueError(
                 f"a sample is (images, labels); got a {type(sample).__name__} of {len(sample)}"
             )
-        if isinstance(sample[1], Tensor):
+        if not isinstance(sample[1], Mapping):
             return sample[1]
         sample = sample[1]
     if not isinstance(sample, Mapping):

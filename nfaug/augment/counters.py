@@ -22,24 +22,23 @@ class Counters:
 
     def __init__(self, counts: Mapping[str, int] | None = None) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[str, int] = dict(counts or {})
-        self._on_device: dict[tuple[str, torch.device], Tensor] = {}
+        self._counts: dict[tuple[str, torch.device | None], int | Tensor] = {
+            (name, None): count for name, count in (counts or {}).items()
+        }
 
     def add(self, counts: Mapping[str, int | Tensor]) -> None:
         """Add numbers, and the number of true values of bool masks."""
         with self._lock:
             for name, count in counts.items():
-                if isinstance(count, Tensor):
-                    key = name, count.device
-                    self._on_device[key] = self._on_device.get(key, 0) + count.sum()
-                else:
-                    self._counts[name] = self._counts.get(name, 0) + count
+                key = name, count.device if isinstance(count, Tensor) else None
+                number = count.sum() if isinstance(count, Tensor) else count
+                self._counts[key] = self._counts.get(key, 0) + number
 
     def read(self, names: Iterable[str] = ()) -> dict[str, int]:
         """Counts over all devices, with zero for those of `names` never added; synchronizes."""
         with self._lock:
-            counts = dict.fromkeys(names, 0) | self._counts
-            for (name, _), count in self._on_device.items():
+            counts = dict.fromkeys(names, 0)
+            for (name, _), count in self._counts.items():
                 counts[name] = counts.get(name, 0) + int(count)
         return counts
 
@@ -47,7 +46,6 @@ class Counters:
         """Set all counts to zero."""
         with self._lock:
             self._counts.clear()
-            self._on_device.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         # A tensor would travel to a spawned worker by a file descriptor that closes too early.

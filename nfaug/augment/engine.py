@@ -18,9 +18,13 @@ from .params import NFAParams
 from .pixels import Normalization, all_finite, resize
 from .settings import MixSettings
 
-__all__ = ["Engine", "Outcome", "outcomes"]
+__all__ = ["FAR", "Encoded", "Engine", "outcomes"]
 
 _PER_DEVICE = ("_copies", "_gaussians")  # attributes with a copy for each device
+# A flow maps images unlike its training images to large latents, where float32 loses digits. Of
+# builtin:fashion-mnist, every image with an inexact round trip has max|z| >= 57, and its own images
+# have less than about 10.
+FAR = 32.0
 _SELF_MATCH = 1e-2  # relative distance: the memory is float16, and convolutions may use TF32
 
 
@@ -31,15 +35,26 @@ def outcomes(settings: MixSettings) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Augmented images (n, C, H, W), and a bool mask (n,) per outcome; at most one is true."""
+class Encoded:
+    """Images and what `Engine.mix` needs of them; several calls can share it.
+
+    images (n, C, H, W), the same in [0, 1], labels (n,), latents z, PCA coefficients a (n, r), and
+    bool masks (n,): `far` for max|z| > 32, `inside` for latents in their class's range. `base`
+    holds the images at the flow's size, or the decoded latents where the round trip is inexact.
+    """
 
     images: Tensor
-    applied: Tensor
-    no_partner: Tensor
-    gated: Tensor
-    fell_back: Tensor
-    inconsistent: Tensor
+    unit: Tensor
+    labels: Tensor
+    z: Tensor
+    a: Tensor
+    far: Tensor
+    inside: Tensor
+    base: Tensor
+
+    def rows(self, index: Tensor) -> Encoded:
+        """The images at these positions."""
+        return Encoded(**{name: value[index] for name, value in vars(self).items()})
 
 
 class Engine:
@@ -87,6 +102,7 @@ class Engine:
         self._copies: dict[torch.device, tuple[Flow, ClasswisePCA]] = {
             self.device: (frozen, _on_device(pca, self.device))
         }
+        self._double: Flow | None = None  # a copy for `_decode_far`, made when it is needed
 
     @classmethod
     def of(cls, checkpoint: Any) -> Engine:
@@ -179,97 +195,147 @@ class Engine:
             self._gaussians[z.device] = _on_device(self._gaussians[self.device], z.device)
         return self._gaussians[z.device].classify(z)
 
-    def memory_range(self, label: int) -> tuple[int, int]:
-        """Rows [start, end) of a class in the memory."""
-        offsets = self._copies[self.device][1].offsets
-        return int(offsets[label]), int(offsets[label + 1])
-
-    def mix(
+    def encode(
         self,
         images: Tensor,
         labels: Tensor,
+        normalization: Normalization,
+        settings: MixSettings,
+        needed: Tensor | None = None,
+    ) -> Encoded:
+        """Encode images once, for one or more calls of `mix`.
+
+        Args:
+            images: (n, C, H, W) images with finite pixels.
+            labels: (n,) class indices in range.
+            normalization: Normalization of `images`.
+            settings: `gate` is read.
+            needed: (n,) bool, images that change or are partners; None for all. The CPU skips the
+                others. An accelerator, which would synchronize to count them, encodes all.
+        """
+        flow, pca = self.on(images.device)
+        selects = _selects_rows(images.device)
+        levels, unit = self._levels(images, normalization)
+        if selects and needed is not None and not bool(needed.all()):
+            shape = (len(images), *self.config.shape)
+            z = torch.zeros(shape, dtype=flow.dtype, device=images.device)
+            z[needed] = flow.encode(levels[needed])[0]
+        else:
+            z = flow.encode(levels)[0]
+        a = pca.project(z, labels)
+        far = inside = torch.ones_like(labels, dtype=torch.bool)
+        if settings.gate is not None:
+            inside = pca.gate(z, labels, a, radius=settings.gate)
+        wanted = inside if needed is None else inside & needed
+        base = levels / 255
+        if self.codec.exact:
+            far = z.abs().flatten(1).amax(1) > FAR
+            if selects and bool((rows := far & wanted).any()):
+                base[rows] = self._decode_far(z[rows])
+        else:
+            far = torch.zeros_like(far)
+            which: Any = wanted if selects else slice(None)
+            base[which] = flow.decode(z[which], quantize=False)
+        return Encoded(images, unit, labels, z, a, far, inside, base)
+
+    def mix(
+        self,
+        encoded: Encoded,
         usable: Tensor,
         params: NFAParams,
         normalization: Normalization,
         settings: MixSettings,
-    ) -> Outcome:
-        """Encode, move towards the partners, decode: z' = z + U (w * (b - a)) + noise.
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Move towards the partners and decode: z' = z + U (w * (b - a)) + noise.
+
+        At another size than the flow's, and where the round trip is inexact, only the change is
+        added to the image: x + decode(z') - decode(z). For far images the CPU decodes in float64.
+        An accelerator, which would synchronize to find them, leaves them as they are.
 
         Args:
-            images: (n, C, H, W) images of `params.index` with finite pixels.
-            labels: (n,) class indices in range.
+            encoded: Images of `params.index`.
             usable: (n,) bool; other images are not augmented and are not partners.
             params: Draws.
-            normalization: Normalization of `images`.
+            normalization: Normalization of the images.
             settings: `gate` and `keep` are read here; the others went into `params`.
+
+        Returns:
+            Images (n, C, H, W), and a bool mask (n,) for each outcome. An image has at most one of
+            them. `corrected` is a part of `applied`: far images without their round-trip error.
         """
+        images, labels, z, a = encoded.images, encoded.labels, encoded.z, encoded.a
         flow, pca = self.on(images.device)
-        levels, unit = self._levels(images, normalization)
-        z = flow.encode(levels)[0]
-        a = pca.project(z, labels)
+        selects = _selects_rows(images.device)
         b, same_class = _partners(pca, a, labels, usable, params)
-        paired = params.paired & usable & same_class & ~_self_match(a, b)
-        moving = (params.chosen & paired)[:, None]
+        changing = params.paired & usable & same_class & ~_self_match(a, b)
+        moving = (params.chosen & changing)[:, None]
         delta = torch.where(moving, params.weights * (b - a), 0.0)
         moved = pca.add(z, labels, delta)
-        changing = paired
         if params.noise.shape[1]:
             changing = usable  # noise needs no partner
             moved = moved + torch.where(
                 (params.chosen & usable)[:, None], params.noise, 0.0
             ).view_as(z)
-        decoded = flow.decode(moved, quantize=False)
-        # The codec's own error is not part of the augmentation.
-        base = levels / 255 if self.codec.exact else flow.decode(z, quantize=False)
-        new = self._images(decoded, base, images, unit, normalization)
-        # Conversion to 8 bits would hide NaN.
-        finite = all_finite(moved) & all_finite(new if new.is_floating_point() else decoded)
+        finite = all_finite(moved)
         inside = consistent = torch.ones_like(finite)
-        if settings.gate is not None:
-            inside = _in_range(pca, z, labels, a, a + delta, settings.gate)
+        if settings.gate is not None:  # the energy outside the span does not change
+            bound = settings.gate**2 * pca.gate_distance[labels]
+            inside = encoded.inside & (pca.distance(a + delta, labels) <= bound)
         if settings.keep == "consistent":
             consistent = self._classify(moved) == labels
-        chosen = params.chosen
-        applied = chosen & finite & changing & inside & consistent
-        return Outcome(
-            images=torch.where(applied[:, None, None, None], new, images),
-            applied=applied,
-            fell_back=chosen & ~finite,
-            no_partner=chosen & finite & ~changing,
-            gated=chosen & finite & changing & ~inside,
-            inconsistent=chosen & finite & changing & inside & ~consistent,
-        )
+        decoding = params.chosen & finite & changing & inside & consistent
+        far = encoded.far
+        finite = finite & ~(decoding & far) if not selects else finite
+        rows: Any = decoding if selects else slice(None)
+        decoded = flow.decode(moved[rows], quantize=False)
+        if selects and bool((distant := far[rows]).any()):
+            decoded[distant] = self._decode_far(moved[rows][distant])
+        new = self._images(decoded, encoded, rows, normalization)
+        # Conversion to 8 bits would hide NaN.
+        finite[rows] &= all_finite(new if new.is_floating_point() else decoded)
+        result = images.clone()
+        result[rows] = new
+        chosen, applied = params.chosen, decoding & finite
+        outcome = {
+            "applied": applied,
+            "no_partner": chosen & finite & ~changing,
+            "gated": chosen & finite & changing & ~inside,
+            "fell_back": chosen & ~finite,
+            "inconsistent": chosen & finite & changing & inside & ~consistent,
+            "corrected": applied & far,
+        }
+        return torch.where(applied[:, None, None, None], result, images), outcome
+
+    def _decode_far(self, z: Tensor) -> Tensor:
+        """Decode latents that are too large for float32, in float64 on the CPU."""
+        if self._double is None:
+            self._double = copy.deepcopy(self.on(z.device)[0]).double()
+        return self._double.decode(z, quantize=False).float()
 
     def _levels(self, images: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:
         """Images in [0, 255] at the flow's size, and in [0, 1] at their own."""
         size = self.codec.image_size
         if images.dtype == torch.uint8:
-            if tuple(images.shape[-2:]) == size and self.codec.exact:
-                return images, images  # stay on the 8-bit grid
             unit = images.to(torch.float32) / 255
+            if tuple(images.shape[-2:]) == size and self.codec.exact:
+                return images, unit  # stay on the 8-bit grid
         else:
             unit = normalization.unit(images)
         return resize(unit, size).clamp(0, 1) * 255, unit
 
     def _images(
-        self,
-        decoded: Tensor,
-        base: Tensor,
-        images: Tensor,
-        unit: Tensor,
-        normalization: Normalization,
+        self, decoded: Tensor, encoded: Encoded, rows: Any, normalization: Normalization
     ) -> Tensor:
-        """Decoded images in the type, range and size of `images`.
-
-        At another size than the flow's, or with a lossy autoencoder, only the change is added:
-        images + (decoded - base), where `base` decodes the unmixed latent. This preserves detail.
-        """
+        """Decoded images in the type, range and size of the images at `rows`."""
+        images, unit = encoded.images[rows], encoded.unit[rows]
         height, width = images.shape[-2:]
-        if (height, width) != self.codec.image_size or not self.codec.exact:
-            decoded = (unit + resize(decoded - base, (height, width))).clamp(0, 1)
+        size = (height, width)
+        changed = (unit + resize(decoded - encoded.base[rows], size)).clamp(0, 1)
+        if size == self.codec.image_size and self.codec.exact:
+            changed = torch.where(encoded.far[rows, None, None, None], changed, decoded)
         if images.dtype == torch.uint8:
-            return (decoded * 255).round().to(torch.uint8)
-        return normalization.undo(decoded).to(images.dtype)
+            return (changed * 255).round().to(torch.uint8)
+        return normalization.undo(changed).to(images.dtype)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
         return self
@@ -278,7 +344,13 @@ class Engine:
         def home_only(held: dict[torch.device, Any]) -> dict[torch.device, Any]:
             return {device: x for device, x in held.items() if device == self.device}
 
-        return {**self.__dict__, **{name: home_only(getattr(self, name)) for name in _PER_DEVICE}}
+        held = {name: home_only(getattr(self, name)) for name in _PER_DEVICE}
+        return {**self.__dict__, **held, "_double": None}
+
+
+def _selects_rows(device: torch.device) -> bool:
+    """Whether single images of a batch may be selected by their values: elsewhere this waits."""
+    return device.type == "cpu"
 
 
 def _on_device(module: Any, device: torch.device) -> Any:
@@ -313,12 +385,3 @@ def _partners(
 def _self_match(a: Tensor, b: Tensor) -> Tensor:
     """Whether coefficients are those of the same image, within 1%."""
     return (b - a).square().sum(1) <= _SELF_MATCH**2 * a.square().sum(1)
-
-
-def _in_range(
-    pca: ClasswisePCA, z: Tensor, labels: Tensor, a: Tensor, moved: Tensor, radius: float
-) -> Tensor:
-    """Whether image and result both lie in the class's range; their energy outside is the same."""
-    distance, energy = pca.scores(z, labels, a)
-    distance = torch.maximum(distance, pca.distance(moved, labels))
-    return pca.in_range(distance, energy, labels, radius=radius)

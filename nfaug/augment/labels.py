@@ -1,11 +1,39 @@
-"""Class indices of a batch's labels: integers, one-hot rows or smoothed rows."""
+"""Class indices of a batch's labels: integers, class names, one-hot rows or smoothed rows."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["check_usable", "class_indices"]
+__all__ = ["are_names", "check_usable", "class_indices", "index_names"]
+
+
+def are_names(labels: Any) -> bool:
+    """Whether labels are class names: a list, tuple or numpy array of strings."""
+    values = labels.tolist() if isinstance(labels, np.ndarray) else labels
+    return isinstance(values, (list, tuple)) and bool(values) and isinstance(values[0], str)
+
+
+def index_names(labels: Sequence[str], class_names: Sequence[str]) -> Tensor:
+    """Class indices (B,) of class names.
+
+    Raises:
+        ValueError: A name is none of the checkpoint's classes, or the checkpoint has no names.
+    """
+    index = {name: label for label, name in enumerate(class_names)}
+    for name in labels:
+        if name not in index:
+            near = difflib.get_close_matches(str(name), class_names, 1)
+            raise ValueError(
+                f"label {name!r} is none of the checkpoint's {len(index)} class names"
+                + (f"; did you mean {near[0]!r}?" if near else ", " + ", ".join(class_names[:10]))
+            )
+    return torch.tensor([index[name] for name in labels], device="cpu")
 
 
 def class_indices(
@@ -55,9 +83,14 @@ def check_usable(
     if bool(usable.all()):
         return
     if labels.ndim == 1:
+        bad = (~usable).nonzero().flatten()
+        label = int(labels[bad[0]])
+        cure = "Leave out images without a label"
+        if label >= 0:
+            cure = "Fit the flow to your classes (nfaug fit)"
         raise ValueError(
-            f"labels must lie in [0, {num_classes}), the checkpoint's classes; got values from "
-            f"{int(labels.min())} to {int(labels.max())}. Fit the flow to your classes (nfaug fit)"
+            f"labels must lie in [0, {num_classes}), the checkpoint's classes; got {label} at "
+            f"position {int(bad[0])}, and {len(bad) - 1} more of {len(labels)}. {cure}"
         )
     row = labels[int((~usable).nonzero()[0])].float()
     shown = f"a row with sum {float(row.sum()):.4g} and largest entries " + ", ".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch.utils.data import get_worker_info
 
 from .settings import MixSettings
 
-__all__ = ["NFAParams", "make_params", "to_device"]
+__all__ = ["NFAParams", "make_params", "seed_of", "to_device"]
 
 _GOLDEN = 0x9E3779B97F4A7C15  # separates ranks and workers; odd, so the lower 32 bits differ too
 _INDEX_BITS = 31
@@ -55,6 +56,14 @@ class NFAParams:
             for name, x in vars(self).items()
         }
         return NFAParams(**moved)
+
+    def needed(self) -> Tensor:
+        """Whether each image may change or be the partner of one that does, (n,) bool."""
+        changing = self.chosen & (self.paired | (self.noise.shape[1] > 0))
+        partners = torch.zeros_like(changing, dtype=torch.int64)
+        position = torch.where(self.from_memory, 0, self.partner)
+        from_batch = (changing & ~self.from_memory).long()
+        return changing | (partners.index_add(0, position, from_batch) > 0)
 
 
 def make_params(
@@ -124,6 +133,12 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     # A copy from pageable memory waits for all queued GPU work. The allocator does not reuse freed
     # pinned memory before its copy is done.
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def seed_of(*parts: int) -> int:
+    """A different seed for each combination. Sums of the parts would coincide for some."""
+    digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big")  # torch's CPU generator uses 32 bits
 
 
 def _per_class(p: tuple[float, ...], device: torch.device) -> Tensor:

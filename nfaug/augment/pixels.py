@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,6 +18,7 @@ __all__ = [
     "check_range",
     "replace_non_finite",
     "resize",
+    "to_pil",
 ]
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -99,6 +103,8 @@ def check_images(images: Tensor, channels: int) -> None:
             (1, 3): "convert the RGB images to grayscale, or use an RGB flow",
             (3, 1): "use a grayscale flow",
         }.get((channels, images.shape[1]), "use a flow trained on such images")
+        if images.shape[3] == channels:
+            hint = "the order seems to be (B, H, W, C); pass images.permute(0, 3, 1, 2)"
         raise ValueError(
             f"images have {images.shape[1]} channels (shape {tuple(images.shape)}), the flow has "
             f"{channels}: {hint}"
@@ -151,6 +157,14 @@ def replace_non_finite(images: Tensor, normalization: Normalization) -> Tensor:
     )
     known = torch.where(images > 0, white, torch.where(images < 0, black, grey))
     return torch.where(torch.isfinite(images), images, known)
+
+
+def to_pil(pixels: np.ndarray) -> Any:
+    """A PIL image of uint8 (H, W, C), or the array if the number of channels is not 1 or 3."""
+    if pixels.shape[-1] not in (1, 3):
+        return np.array(pixels)
+    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +16,8 @@ from torch import Tensor
 from ..checkpoint.checkpoint import Checkpoint
 from ..flows.flow import Flow
 from ..gaussians.gaussians import ClassGaussians
+from .engine import FAR
+from .pixels import resize, to_pil
 from .settings import MixSettings
 from .transform import NFAugment
 
@@ -38,7 +44,8 @@ def preview_grid(
 
     Args:
         checkpoint: A checkpoint with PCA axes.
-        dataset: A `LabelledImages` data set of the checkpoint's classes.
+        dataset: A `LabelledImages` data set of the checkpoint's classes, at any size: the size at
+            which a classifier is trained shows what it will see.
         variants: Number of variants.
         classes: Largest number of rows.
         seed: Seed of the choice of images, partners and weights.
@@ -68,15 +75,24 @@ def preview_grid(
     order = torch.cat([*(rows[:1] for rows in picks), *(rows[1:] for rows in picks)])
     batch = torch.stack([dataset[index][0] for index in order.tolist()]).to(device)
     shown = batch[: len(names)]
-    frozen = checkpoint.flow.freeze()
-    with torch.no_grad():
-        columns = [shown, frozen.decode(frozen.encode(shown)[0])]
+    columns = [shown, _decoded(checkpoint.flow.freeze(), shown)]
     nfa = NFAugment(checkpoint, settings=settings, generator=generator)
     labels = dataset.targets[order].to(device)
     columns += [nfa(batch, labels)[0][: len(names)] for _ in range(variants)]
     table = torch.stack([column.cpu() for column in columns], 1)
     titles = ["image", "decoded", *(f"variant {i}" for i in range(1, variants + 1))]
     return picture_grid(table, titles, names, cell=cell)
+
+
+@torch.no_grad()
+def _decoded(flow: Flow, images: Tensor) -> Tensor:
+    """Images encoded and decoded at the flow's size, free of float32's error as in training."""
+    small = (resize(images / 255, flow.codec.image_size) * 255).round().to(torch.uint8)
+    z = flow.encode(small)[0]
+    far = (z.abs().flatten(1).amax(1) > FAR) & flow.codec.exact
+    decoded = torch.where(far[:, None, None, None], small, flow.decode(z))
+    shape = (int(images.shape[-2]), int(images.shape[-1]))
+    return (resize(decoded / 255, shape).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 @torch.no_grad()
@@ -125,14 +141,15 @@ def picture_grid(
     rows, columns, _, height, width = table.shape
     factor = max(1, cell // max(height, width))
     high, wide = height * factor + _GAP, max(width * factor, 48) + _GAP
-    font = ImageFont.load_default()
-    margin = 8 + max((int(font.getlength(_short(name))) for name in names), default=0)
+    font = _font()
+    names = [_short(name, font) for name in names]
+    margin = 8 + max((int(font.getlength(name)) for name in names), default=0)
     canvas = Image.new("RGB", (margin + columns * wide, _HEADER + rows * high), "white")
     draw = ImageDraw.Draw(canvas)
     for column, title in enumerate(titles):
         draw.text((margin + column * wide, 3), title, fill="black", font=font)
     for row, name in enumerate(names):
-        draw.text((4, _HEADER + row * high + high // 2 - 6), _short(name), fill="black", font=font)
+        draw.text((4, _HEADER + row * high + high // 2 - 6), name, fill="black", font=font)
         for column in range(columns):
             canvas.paste(
                 _picture(table[row, column], factor),
@@ -141,14 +158,39 @@ def picture_grid(
     return canvas
 
 
-def _short(name: str) -> str:
-    printable = "".join(c if c.isprintable() else "?" for c in name)
-    return printable if len(printable) <= 16 else printable[:15] + "…"
+def _font() -> Any:
+    """DejaVu Sans, which matplotlib ships, or else PIL's font, which is mostly ASCII."""
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is not None and spec.origin is not None:
+        file = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        with contextlib.suppress(OSError):  # also without FreeType
+            return ImageFont.truetype(str(file), 10)
+    return ImageFont.load_default()
 
 
-def _picture(image: Tensor, factor: int) -> Image.Image:
+def _short(name: str, font: Any) -> str:
+    """At most 16 characters of the name, with those that the font lacks replaced."""
+    text = unicodedata.normalize("NFC", name)
+    text = text if len(text) <= 16 else text[:15] + "…"
+    return "".join(_in_font(c, font) for c in text)
+
+
+def _in_font(character: str, font: Any) -> str:
+    """The character, or the letter without its accent, or a question mark."""
+
+    for c in (character, unicodedata.normalize("NFD", character)[0]):
+        with contextlib.suppress(UnicodeError):  # PIL's font without FreeType
+            if c.isprintable() and (c.isascii() or _pixels(font, c) != _pixels(font, "\U0010ffff")):
+                return c
+    return "?"
+
+
+def _pixels(font: Any, character: str) -> bytes:
+    return bytes(font.getmask(character))  # equal for all characters that the font lacks
+
+
+def _picture(image: Tensor, factor: int) -> Any:
     values = image if image.shape[0] in (1, 3) else image[:1]
-    array = values.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
-    picture = Image.fromarray(array)
+    picture = to_pil(values.expand(3, -1, -1).permute(1, 2, 0).numpy())
     size = (picture.width * factor, picture.height * factor)
     return picture.resize(size, Image.Resampling.NEAREST)

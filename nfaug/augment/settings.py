@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import inspect
 import itertools
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
-__all__ = ["MixKeywords", "MixSettings", "accepts_settings", "check_number", "document_settings"]
+__all__ = [
+    "MixKeywords",
+    "MixSettings",
+    "accepts_settings",
+    "check_names",
+    "check_number",
+    "document_settings",
+]
 
 _GATE = 1.25
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -113,15 +121,22 @@ class MixSettings:
         """`settings`, or the defaults, with some settings replaced.
 
         Raises:
-            TypeError: A name is not a setting.
+            TypeError: A name is not a setting. The message suggests the nearest one.
             ValueError: A value is out of range.
         """
-        if unknown := [name for name in changes if name not in cls.names()]:
-            raise TypeError(
-                f"unexpected keyword argument {unknown[0]!r}; the mixing settings are "
-                f"{', '.join(cls.names())}"
-            )
+        check_names(changes, cls.names())
         return dataclasses.replace(settings or cls(), **changes)
+
+
+def check_names(given: Iterable[str], known: Sequence[str]) -> None:
+    """Raise TypeError if a keyword argument is unknown, and suggest the nearest name."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise TypeError(
+                f"unexpected keyword argument {name!r}; {hint}Known are {', '.join(known)}"
+            )
 
 
 class MixKeywords(TypedDict, total=False):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,15 @@ from ..data.checks import check_class_names
 from ..data.classes import dataset_classes
 from .batch import images_and_labels, replace_images
 from .counters import Counters, SharedValue
-from .engine import Engine, outcomes
-from .labels import check_usable, class_indices
+from .engine import Encoded, Engine, outcomes
+from .labels import are_names, check_usable, class_indices, index_names
 from .params import NFAParams, make_params, to_device
 from .pixels import Normalization, all_finite, check_images, check_range, replace_non_finite
 from .settings import (
     MixKeywords,
     MixSettings,
     accepts_settings,
+    check_names,
     check_number,
     document_settings,
 )
@@ -33,6 +34,17 @@ __all__ = ["NFAParams", "NFAugment"]
 
 _CHECKED_BATCHES = 8  # on an accelerator values are read in the first batches only ...
 _CHECK_EVERY = 256  # ... and in every 256th after them
+
+
+class AugmentKeywords(MixKeywords, total=False):
+    """The keyword arguments of `NFAugment`, for type checkers."""
+
+    settings: MixSettings | None
+    mean: Sequence[float] | float | None
+    std: Sequence[float] | float | None
+    generator: torch.Generator | None
+    smoothing: float | None
+    labels_getter: Callable[[Any], Any] | None
 
 
 @document_settings
@@ -101,10 +113,11 @@ class NFAugment(nn.Module):
         std: Sequence[float] | float | None = None,
         generator: torch.Generator | None = None,
         smoothing: float | None = None,
-        labels_getter: Callable[[Any], Tensor] | None = None,
+        labels_getter: Callable[[Any], Any] | None = None,
         **changes: Unpack[MixKeywords],
     ) -> None:
         super().__init__()
+        check_names(changes, [*AugmentKeywords.__annotations__])
         settings = MixSettings.merge(settings, changes)
         self._engine = Engine.of(checkpoint)
         self.settings = settings
@@ -131,7 +144,7 @@ class NFAugment(nn.Module):
         revision: str | None = None,
         token: str | bool | None = None,
         autoencoder: str | Path | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[AugmentKeywords],
     ) -> NFAugment:
         """Load a checkpoint from a directory or the Hub, and make an `NFAugment` of it.
 
@@ -144,7 +157,9 @@ class NFAugment(nn.Module):
 
         Raises:
             ValueError: See `NFAugment` and `nfaug.load`.
+            TypeError: A keyword argument is unknown.
         """
+        check_names(kwargs, [*AugmentKeywords.__annotations__])
         from ..checkpoint.checkpoint import load  # a flow in memory needs no reader
 
         checkpoint = load(path_or_repo, revision=revision, token=token, autoencoder=autoencoder)
@@ -203,7 +218,8 @@ class NFAugment(nn.Module):
 
     def memory_range(self, label: int) -> tuple[int, int]:
         """Rows [start, end) of a class in the memory."""
-        return self._engine.memory_range(label)
+        offsets = self._engine.on(self._engine.device)[1].offsets
+        return int(offsets[label]), int(offsets[label + 1])
 
     def check_classes(
         self, classes: Mapping[str, int] | Iterable[str] | Any, *, required: bool = True
@@ -274,8 +290,14 @@ class NFAugment(nn.Module):
         if not (self.training and self.enabled):
             return sample, None
         found, labels = images_and_labels(sample, self.labels_getter)
-        images, params = self._augment(found.as_subclass(Tensor), labels, params)
-        return replace_images(sample, found, images), params
+        if are_names(labels):
+            labels = index_names(labels, self.class_names)
+        batch = self._prepare(found.as_subclass(Tensor), labels)
+        if params is None:
+            params = self._draw(batch.labels, batch.usable)
+        params = params.to(found.device)
+        self._engine.check_params(params, len(found))
+        return replace_images(sample, found, self._mix(batch, params)), params
 
     def make_params(
         self,
@@ -310,9 +332,21 @@ class NFAugment(nn.Module):
             generator=self.generator if generator is None else generator,
         )
 
-    def _augment(
-        self, images: Tensor, labels: Tensor, params: NFAParams | None
-    ) -> tuple[Tensor, NFAParams]:
+    @torch.no_grad()
+    def variants(
+        self, images: Tensor, labels: Tensor, generators: Iterable[torch.Generator]
+    ) -> Iterator[Tensor]:
+        """Yield the images that a call with each generator would make; encode them only once."""
+        batch = self._prepare(images, labels)
+        with torch.autocast(images.device.type, enabled=False):
+            encoded = self._engine.encode(
+                batch.images, batch.labels, self._normalization, self.settings
+            )
+        for generator in generators:
+            params = self._draw(batch.labels, batch.usable, generator)
+            yield self._mix(batch, params, encoded)
+
+    def _prepare(self, images: Tensor, labels: Tensor) -> _Batch:
         check_images(images, self._engine.codec.channels)
         if len(labels) != len(images):
             raise ValueError(f"there are {len(images)} images and {len(labels)} labels")
@@ -323,24 +357,34 @@ class NFAugment(nn.Module):
             check_range(images, self._normalization)
         self._batches += 1
         finite = all_finite(images)
-        index = to_device(index, images.device)
-        usable = to_device(usable, images.device) & finite
-        params = self._draw(index, usable) if params is None else params.to(images.device)
-        self._engine.check_params(params, len(images))
-        self._counters.add({"seen": len(images), "not_finite": ~finite})
         new = images.clone()
         if images.is_floating_point() and not (reads and bool(finite.all())):
             new.copy_(replace_non_finite(images, self._normalization))
-        if len(taken := params.index):
-            draws = dataclasses.replace(params, chosen=params.chosen & finite[taken])
-            with torch.autocast(images.device.type, enabled=False):
-                outcome = self._engine.mix(
-                    new[taken], index[taken], usable[taken], draws, self._normalization,
-                    self.settings,
+        index, usable = (to_device(x, images.device) for x in (index, usable))
+        return _Batch(new, index, usable & finite, finite)
+
+    def _mix(self, batch: _Batch, params: NFAParams, encoded: Encoded | None = None) -> Tensor:
+        """The batch under these draws; `encoded` holds all its images, if they are encoded."""
+        self._counters.add({"seen": len(batch.images), "not_finite": ~batch.finite})
+        if not len(taken := params.index):
+            return batch.images
+        chosen, usable = params.chosen & batch.finite[taken], batch.usable[taken]
+        draws = dataclasses.replace(params, chosen=chosen)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            if encoded is None:
+                part = self._engine.encode(
+                    batch.images[taken], batch.labels[taken], self._normalization, self.settings,
+                    needed=draws.needed(),
                 )  # fmt: skip
-            self._counters.add({name: getattr(outcome, name) for name in outcomes(self.settings)})
-            new.index_copy_(0, taken, outcome.images)
-        return new, params
+            else:
+                part = encoded.rows(taken)
+            images, found = self._engine.mix(
+                part, usable, draws, self._normalization, self.settings
+            )
+        counted = (*outcomes(self.settings), "corrected")
+        self._counters.add({name: found[name] for name in counted})
+        new = batch.images if encoded is None else batch.images.clone()
+        return new.index_copy_(0, taken, images)
 
     def stats(self) -> dict[str, int]:
         """Counts of images since the start or `reset_stats`; synchronizes an accelerator.
@@ -349,24 +393,30 @@ class NFAugment(nn.Module):
         `gated` (outside the class's range), `fell_back` (result not finite) and, with
         keep="consistent", `inconsistent` (assigned to another class). With noise an image without
         a partner counts as applied. Of all images: `not_finite` (NaN or infinite pixels), which
-        count as nothing else. Each process has its own counts, also a data-loader worker.
+        count as nothing else. Of the applied: `corrected`, images unlike those that the flow was
+        trained on (max|z| > 32), whose round-trip error was removed; on an accelerator they fall
+        back. Each process has its own counts, also a data-loader worker.
         """
-        return self._counters.read(("seen", *outcomes(self.settings), "not_finite"))
+        return self._counters.read(("seen", *outcomes(self.settings), "not_finite", "corrected"))
 
     def reset_stats(self) -> None:
         """Set all counts to zero."""
         self._counters.reset()
 
     def extra_repr(self) -> str:
-        shown = {name: getattr(self.settings, name) for name in MixSettings.names()}
-        values = [f"{name}={_short(value)}" for name, value in shown.items()]
-        codec = self._engine.codec
-        return ", ".join(
-            [
-                *values, f"classes={self.num_classes}", f"rank={self.rank}",
-                f"size={codec.image_size}", f"channels={codec.channels}", f"enabled={self.enabled}",
-            ]
-        )  # fmt: skip
+        codec, shown = self._engine.codec, vars(self.settings) | {"classes": self.num_classes}
+        shown |= {"rank": self.rank, "size": codec.image_size, "channels": codec.channels}
+        shown |= {"enabled": self.enabled}
+        return ", ".join(f"{name}={_short(value)}" for name, value in shown.items())
+
+
+class _Batch(NamedTuple):
+    """A batch with checked values, finite pixels and class indices."""
+
+    images: Tensor
+    labels: Tensor
+    usable: Tensor
+    finite: Tensor
 
 
 def _setting(name: str) -> property:
@@ -385,7 +435,7 @@ for _name in MixSettings.names():
 
 
 def _short(value: object) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and isinstance(value[0], float):
         return "per class"
     return f"{value:g}" if isinstance(value, float) else repr(value)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from torch.utils.data import Dataset
 
 from ..data.classes import dataset_classes
 from ..data.labels import labels_of
-from .pixels import resize
+from .params import seed_of
+from .pixels import resize, to_pil
 from .transform import NFAugment
 
 __all__ = ["AugmentedViews", "gated_share"]
@@ -83,8 +83,8 @@ class AugmentedViews(Dataset[tuple[Tensor, int]]):
         view_number, number = divmod(int(self._items[index]), len(self.dataset))
         image = self.dataset[number][0]
         if isinstance(image, Tensor):
-            image = _to_pil(image)
-        with _seeded(_seed_of(self.seed, view_number, number)):
+            image = to_pil(image.permute(1, 2, 0).numpy())
+        with _seeded(seed_of(self.seed, view_number, number)):
             view = _to_unit(self.transform(image))
         small = resize(view[None], self.image_size)[0].clamp(0, 1)
         return (small * 255).round().to(torch.uint8), int(self.targets[index])
@@ -95,12 +95,8 @@ def gated_share(nfa: NFAugment, dataset: Any, *, batch_size: int = 128) -> dict[
 
     Each image is tried once, whatever `nfa.p` is. The counters of `nfa` do not change.
     """
-    probe = NFAugment(
-        nfa.engine,
-        settings=nfa.settings,
-        p=1.0,
-        generator=torch.Generator().manual_seed(0),
-    )
+    generator = torch.Generator().manual_seed(0)
+    probe = NFAugment(nfa.engine, settings=nfa.settings, p=1.0, generator=generator)
     for start in range(0, len(dataset), batch_size):
         items = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
         images = torch.stack([item[0] for item in items]).to(nfa.engine.device)
@@ -120,17 +116,6 @@ def _spread(labels: Tensor, views: int, per_class: int, seed: int) -> Tensor:
         items = torch.arange(views)[:, None] * len(labels) + images
         kept.append(items.flatten()[:per_class])
     return torch.cat(kept).sort().values
-
-
-def _seed_of(*parts: int) -> int:
-    """A different seed for each combination. Sums of the parts would coincide for some."""
-    digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:4], "big")  # torch's CPU generator uses 32 bits
-
-
-def _to_pil(image: Tensor) -> Any:
-    pixels = image.permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def _to_unit(view: Any) -> Tensor:

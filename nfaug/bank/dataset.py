@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from ..augment.counters import SharedValue
+from ..augment.pixels import to_pil
 from ..augment.settings import check_number
 from ..data.classes import dataset_classes
 from ..data.labels import stored_labels
@@ -104,7 +104,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
 
     def _finish(self, image: Any, label: int) -> tuple[Any, int]:
         if isinstance(image, np.ndarray):
-            image = _to_pil(image)
+            image = to_pil(image)
         return (image if self.transform is None else self.transform(image)), label
 
     def __getattr__(self, name: str) -> Any:
@@ -114,15 +114,6 @@ class BankDataset(Dataset[tuple[Any, int]]):
 
     def __repr__(self) -> str:
         return f"BankDataset({self.dataset!r}, {self.bank!r}, p={self.p:g})"
-
-
-def _to_pil(pixels: np.ndarray) -> Any:
-    """A PIL image of uint8 (H, W, C), or the array if the number of channels is not 1 or 3."""
-    if pixels.shape[-1] not in (1, 3):
-        return np.array(pixels)
-    return Image.fromarray(
-        np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    )
 
 
 def _without_transform(dataset: Any) -> Any:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
+from ..augment.pixels import to_pil
 from ..data.images import progress_bar
 from .format import Bank
 
@@ -48,9 +46,7 @@ def export_bank(
         name = names[int(bank.labels[i])]
         for v in bank.applied[i].nonzero()[0].tolist():
             (path / name).mkdir(parents=True, exist_ok=True)
-            pixels = np.asarray(bank.variants[i, v])
-            picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-            picture.save(path / name / f"{i:06}-{v}.png")
+            to_pil(bank.variants[i, v]).save(path / name / f"{i:06}-{v}.png")
             written[name] += 1
         bar.update()
     bar.close()

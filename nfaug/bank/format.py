@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from ..augment.settings import MixSettings
 from ..io.atomic import write_text
+from ..io.manifest import read_json
 
 __all__ = [
     "Bank",
@@ -37,13 +38,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-MANIFEST, VARIANTS, APPLIED, LABELS, PROBES = (
-    "manifest.json",
-    "variants.npy",
-    "applied.npy",
-    "labels.npy",
-    "probes.npy",
-)
+MANIFEST, VARIANTS, APPLIED = "manifest.json", "variants.npy", "applied.npy"
+LABELS, PROBES = "labels.npy", "probes.npy"
 _PROBES = 64
 _PROGRESS = ("done", "complete", "stats")
 
@@ -100,31 +96,24 @@ class Manifest:
             raise ValueError(
                 f"{directory} is not a bank: it has no {MANIFEST} (make one with: nfaug bank)"
             )
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            version = values["format_version"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"{file} is damaged: {error!r}") from None
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"{file} has format version {version!r}; this version of nfaug reads "
-                f"{FORMAT_VERSION}. Upgrade nfaug"
-            )
         names = {field.name for field in dataclasses.fields(cls)}
-        if set(values) != names:
-            raise ValueError(
-                f"{file}: missing {sorted(names - set(values))}, unknown "
-                f"{sorted(set(values) - names)}"
-            )
         try:
+            values = read_json(file)
+            if (version := values.get("format_version", FORMAT_VERSION)) != FORMAT_VERSION:
+                raise ValueError(f"it has format version {version!r}, not {FORMAT_VERSION}")
+            if set(values) != names:
+                missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
+                raise ValueError(f"missing {missing}, unknown {unknown}")
             values |= {
                 "shape": tuple(values["shape"]),
                 "classes": tuple(values["classes"]),
                 # A bank made before a setting existed has the setting's default.
                 "parameters": MixSettings(**{"p": 1.0, **values["parameters"]}),
             }
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{file} is damaged, or of a newer nfaug: {error}") from None
+        except (OSError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{file} is damaged, or of a newer nfaug (upgrade it): {error}"
+            ) from None
         return cls(**values)
 
     def settings(self) -> dict[str, Any]:
@@ -217,21 +206,19 @@ def to_uint8(image: Any, channels: int) -> Tensor:
     Raises:
         ValueError: It is neither, or has another number of channels.
     """
-    if isinstance(image, Tensor):
-        if image.dtype != torch.uint8 or image.ndim not in (2, 3):
-            raise ValueError(
-                f"images of a bank must be untransformed PIL images or uint8 tensors (C, H, W); "
-                f"got {image.dtype} of shape {tuple(image.shape)}"
-            )
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim in (2, 3):
         image = image if image.ndim == 3 else image[None]
     elif hasattr(image, "convert"):
         mode = {1: "L", 3: "RGB"}.get(channels)
         array = np.array(image.convert(mode) if mode else image)
         image = torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1)
     else:
+        kind = type(image).__name__
+        if isinstance(image, Tensor):
+            kind = f"{image.dtype} of shape {tuple(image.shape)}"
         raise ValueError(
-            f"images of a bank must be untransformed PIL images or uint8 tensors (C, H, W); got "
-            f"{type(image).__name__}"
+            "images of a bank must be untransformed PIL images or uint8 tensors (C, H, W); got "
+            f"{kind}"
         )
     if len(image) != channels:
         raise ValueError(f"images must have the flow's {channels} channels; got {len(image)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from ..augment.params import seed_of
 from ..augment.settings import MixKeywords, MixSettings
 from ..augment.transform import NFAugment
 from ..data.checks import check_class_names
@@ -113,9 +115,9 @@ def make_bank(
     planned = _plan(nfa, checkpoint, dataset, labels, variants, seed, batch_size)
     manifest = _unfinished(path, planned, dataset, overwrite)
     if manifest is None:
-        manifest = _create(path, planned, dataset, labels)
-    if not manifest.complete:
-        _fill(path, manifest, nfa, dataset, workers, progress)
+        _create(path, planned, dataset, labels)
+    if not (manifest or planned).complete:
+        _fill(path, manifest or planned, nfa, dataset, workers, progress)
     return Bank(path)
 
 
@@ -193,7 +195,7 @@ def _probes(dataset: Any, made: Manifest) -> np.ndarray:
     return thumbnails([to_uint8(dataset[i][0], made.shape[0]) for i in rows])
 
 
-def _create(path: Path, made: Manifest, dataset: Any, labels: np.ndarray) -> Manifest:
+def _create(path: Path, made: Manifest, dataset: Any, labels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     need = bank_bytes(made.images, made.variants, made.shape)
     free = shutil.disk_usage(path if path.exists() else path.parent).free
@@ -210,7 +212,6 @@ def _create(path: Path, made: Manifest, dataset: Any, labels: np.ndarray) -> Man
                 header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
         made.save(staged)
-    return made
 
 
 def _arrays(made: Manifest) -> tuple[tuple[str, tuple[int, ...], Any], ...]:
@@ -223,27 +224,26 @@ def _arrays(made: Manifest) -> tuple[tuple[str, tuple[int, ...], Any], ...]:
 
 
 def _fill(
-    path: Path,
-    made: Manifest,
-    nfa: NFAugment,
-    dataset: Any,
-    workers: int,
-    progress: bool,
+    path: Path, made: Manifest, nfa: NFAugment, dataset: Any, workers: int, progress: bool
 ) -> None:
     device = nfa.engine.device
     labels = torch.from_numpy(np.load(path / LABELS))
     bar = progress_bar(made.images, "bank", "image", shown=progress, initial=made.done)
-    with bar, _Appender(path, made) as files:
+    with bar, _appending(path, made) as files:
         saved = time.monotonic()
 
         def save() -> None:
-            files.sync()
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
             made.save(path)
 
         try:
             for start, images in _batches(dataset, made, workers):
                 own = labels[start : start + len(images)].to(device)
-                files.append(*_variants(nfa, images.to(device), own, made, start))
+                arrays = _variants(nfa, images.to(device), own, made, start)
+                for file, array in zip(files, arrays, strict=True):
+                    file.write(array.contiguous().numpy().tobytes())
                 counts, done = nfa.stats(), start + len(images)
                 nfa.reset_stats()
                 made = dataclasses.replace(
@@ -266,7 +266,7 @@ def _batches(dataset: Any, made: Manifest, workers: int) -> Iterator[tuple[int, 
         rest,
         batch_size=made.batch_size,
         num_workers=workers,
-        collate_fn=_Stack(made.shape),
+        collate_fn=functools.partial(_stack, shape=made.shape),  # can be pickled
         generator=torch.Generator(),  # by default a loader draws from torch's generator
     )
     start = made.done
@@ -275,21 +275,16 @@ def _batches(dataset: Any, made: Manifest, workers: int) -> Iterator[tuple[int, 
         start += len(images)
 
 
-class _Stack:
-    """Collate function for uint8 images of one shape; a class, so that it can be pickled."""
-
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        self.shape = shape
-
-    def __call__(self, batch: list[Any]) -> Tensor:
-        images = [to_uint8(item[0], self.shape[0]) for item in batch]
-        for image in images:
-            if tuple(image.shape) != self.shape:
-                raise ValueError(
-                    f"images of a bank must have one shape; got {self.shape} and "
-                    f"{tuple(image.shape)}. Open the data with image_size= (--image-size)"
-                )
-        return torch.stack(images)
+def _stack(batch: list[Any], shape: tuple[int, int, int]) -> Tensor:
+    """Collate items with uint8 images of one shape."""
+    images = [to_uint8(item[0], shape[0]) for item in batch]
+    for image in images:
+        if tuple(image.shape) != shape:
+            raise ValueError(
+                f"images of a bank must have one shape; got {shape} and {tuple(image.shape)}. Open "
+                "the data with image_size= (--image-size)"
+            )
+    return torch.stack(images)
 
 
 def _variants(
@@ -297,44 +292,28 @@ def _variants(
 ) -> tuple[Tensor, Tensor]:
     """Variants, uint8 (B, V, H, W, C), and whether they differ from the image, bool (B, V)."""
     new, applied = [], []
-    for number in range(made.variants):
-        # Hashed, because torch's CPU generator uses only the lower 32 bits of a seed.
-        key = f"{made.seed} {number} {start}".encode()
-        seed = int.from_bytes(hashlib.sha256(key).digest()[:4], "big")
-        nfa.generator = torch.Generator().manual_seed(seed)
-        result, _ = nfa(images, labels)
+    for result in nfa.variants(images, labels, _generators(made, start)):
         new.append(result.permute(0, 2, 3, 1))
         applied.append((result != images).flatten(1).any(1))
     return torch.stack(new, 1).cpu(), torch.stack(applied, 1).cpu()
 
 
-class _Appender:
-    """Appends to the array files, after removing what is beyond the manifest's progress."""
+def _generators(made: Manifest, start: int) -> Iterator[torch.Generator]:
+    """The generator of each variant of the batch that begins at `start`."""
+    for number in range(made.variants):
+        yield torch.Generator().manual_seed(seed_of(made.seed, number, start))
 
-    def __init__(self, path: Path, made: Manifest) -> None:
-        self._files: list[IO[bytes]] = []
-        self._stack = contextlib.ExitStack()
-        with self._stack:
-            for name, shape, dtype in _arrays(made):
-                file = self._stack.enter_context((path / name).open("r+b"))
-                _seek_end(file, path / name, made.done * math.prod(shape[1:]), np.dtype(dtype))
-                self._files.append(file)
-            self._stack = self._stack.pop_all()
 
-    def append(self, *arrays: Tensor) -> None:
-        for file, array in zip(self._files, arrays, strict=True):
-            file.write(array.contiguous().numpy().tobytes())
-
-    def sync(self) -> None:
-        for file in self._files:
-            file.flush()
-            os.fsync(file.fileno())
-
-    def __enter__(self) -> _Appender:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+@contextlib.contextmanager
+def _appending(path: Path, made: Manifest) -> Iterator[list[IO[bytes]]]:
+    """The array files at the end of the manifest's progress; what is beyond it is removed."""
+    with contextlib.ExitStack() as stack:
+        files: list[IO[bytes]] = []
+        for name, shape, dtype in _arrays(made):
+            files.append(stack.enter_context((path / name).open("r+b")))
+            values = made.done * math.prod(shape[1:])
+            _seek_end(files[-1], path / name, values, np.dtype(dtype))
+        yield files
 
 
 def _seek_end(file: IO[bytes], name: Path, values: int, dtype: np.dtype) -> None:

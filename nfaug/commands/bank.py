@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .common import add_data_options, add_flow, add_mixing, load_on, mixing, new_parser, open_data
+from .common import (
+    add_data_options,
+    add_flow,
+    add_mixing,
+    check_size,
+    load_on,
+    mixing,
+    new_parser,
+    open_data,
+)
 
 __all__ = ["parser", "run"]
 
@@ -42,9 +52,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     from ..bank.make import bank_bytes, export_bank, make_bank
 
     checkpoint = load_on(arguments)
-    if arguments.image_size is not None and arguments.image_size < 1:
-        raise ValueError(f"--image-size must be >= 1; got {arguments.image_size}")
-    dataset = open_data(arguments, checkpoint, image_size=arguments.image_size)
+    dataset = open_data(arguments, checkpoint, image_size=check_size(arguments.image_size))
     height, width = dataset.image_size
     size = bank_bytes(len(dataset), arguments.variants, (dataset.channels, height, width))
     print(
@@ -52,16 +60,19 @@ def run(arguments: Namespace) -> dict[str, Any]:
         f"{size / 2**20:.1f} MiB",
         file=sys.stderr,
     )
-    bank = make_bank(
-        checkpoint,
-        dataset,
-        arguments.out,
-        variants=arguments.variants,
-        seed=arguments.seed,
-        batch_size=arguments.batch_size,
-        overwrite=arguments.overwrite,
-        settings=mixing(arguments),
-    )
+    try:
+        bank = make_bank(
+            checkpoint,
+            dataset,
+            arguments.out,
+            variants=arguments.variants,
+            seed=arguments.seed,
+            batch_size=arguments.batch_size,
+            overwrite=arguments.overwrite,
+            settings=mixing(arguments),
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; continue with: {_command(arguments)}") from None
     result: dict[str, Any] = {
         "out": arguments.out,
         "images": len(bank),
@@ -72,3 +83,13 @@ def run(arguments: Namespace) -> dict[str, Any]:
     if arguments.export is not None:
         result["exported"] = export_bank(bank, arguments.export)
     return result
+
+
+def _command(arguments: Namespace) -> str:
+    """The command that continues the bank: that of these arguments without --overwrite."""
+    defaults = parser().get_defaults()
+    words = ["nfaug", "bank"]
+    for name, value in vars(arguments).items():
+        if name != "overwrite" and value != defaults.get(name):
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return shlex.join(words)

@@ -26,6 +26,7 @@ __all__ = [
     "add_flow",
     "add_mixing",
     "check_same_classes",
+    "check_size",
     "load_on",
     "mixing",
     "new_parser",
@@ -185,6 +186,17 @@ def check_same_classes(checkpoint: Checkpoint, dataset: Any) -> None:
     """
     if checkpoint.config.class_names:
         check_class_names(dataset.classes, checkpoint.config.class_names)
+
+
+def check_size(image_size: int | None) -> int | None:
+    """Check the value of --image-size and return it.
+
+    Raises:
+        ValueError: If it is below 1.
+    """
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"--image-size must be >= 1; got {image_size}")
+    return image_size
 
 
 def out_file(path: str, *, overwrite: bool) -> Path:

@@ -12,6 +12,7 @@ from .common import (
     add_flow,
     add_mixing,
     check_same_classes,
+    check_size,
     load_on,
     mixing,
     new_parser,
@@ -36,6 +37,12 @@ def parser() -> ArgumentParser:
     made.add_argument("--out", required=True, help="the PNG file to write")
     made.add_argument("--overwrite", action="store_true", help="replace --out")
     made.add_argument("--variants", type=int, default=6, help="number of variants")
+    made.add_argument(
+        "--image-size",
+        type=int | None,
+        help="side in pixels of the square that images are resized and cropped to: the size at "
+        "which you train (default: the flow's size)",
+    )
     made.add_argument("--classes", type=int, default=10, help="largest number of classes to show")
     return made
 
@@ -44,7 +51,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Make the preview and save it."""
     file = out_file(arguments.out, overwrite=arguments.overwrite)
     checkpoint = load_on(arguments)
-    dataset = open_data(arguments, checkpoint)
+    dataset = open_data(arguments, checkpoint, image_size=check_size(arguments.image_size))
     check_same_classes(checkpoint, dataset)
     picture = preview_grid(
         checkpoint,

@@ -25,7 +25,7 @@ import numpy as np
 import pydantic
 import torch
 
-from ..augment.settings import MixSettings, accepts_settings
+from ..augment.settings import MixSettings, accepts_settings, check_names
 from ..augment.transform import NFAParams, NFAugment
 
 __all__ = ["NFATransform"]
@@ -56,6 +56,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
         changes: Settings as in `NFAugment`, except `partners`.
 
     Raises:
+        TypeError: A keyword argument is unknown.
         ValueError: A setting is out of range. At a call: the label is missing or out of range, the
             sample has masks, boxes or keypoints, or the checkpoint has no memory.
     """
@@ -65,6 +66,11 @@ class NFATransform(albumentations.ImageOnlyTransform):
         __base__=albumentations.ImageOnlyTransform.InitSchema,
         **_FIELDS,
     )
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> NFATransform:
+        """Raise on unknown keywords, which albumentations drops with a warning."""
+        check_names(kwargs, [*cls.InitSchema.model_fields])
+        return super().__new__(cls)
 
     @accepts_settings(*_NOT_TAKEN)
     def __init__(
@@ -82,9 +88,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
         settings = MixSettings.merge(None, changes)
         for name in _HINTS:  # attributes that albumentations saves
             setattr(self, name, getattr(settings, name))
-        # Noise alone needs no memory.
-        partners = "memory" if settings.strength else "auto"
-        self._settings = MixSettings.merge(settings, {"p": 1.0, "partners": partners})
+        self._settings = MixSettings.merge(settings, {"p": 1.0})
 
     @property
     def nfa(self) -> NFAugment:
@@ -125,6 +129,11 @@ class NFATransform(albumentations.ImageOnlyTransform):
 
     def apply(self, img: np.ndarray, label: int, draws: NFAParams, **params: Any) -> np.ndarray:
         """The image moved towards the partner."""
+        if img.dtype.kind == "f" and not -0.01 <= img.min() <= img.max() <= 1.01:
+            raise ValueError(
+                f"float images must lie in [0, 1]; got values from {img.min():.3g} to "
+                f"{img.max():.3g}. Place NFATransform before A.Normalize"
+            )
         image = torch.from_numpy(np.array(img if img.ndim == 3 else img[..., None]))
         new, _ = self.nfa(image.permute(2, 0, 1)[None], torch.tensor([label]), params=draws)
         return new[0].permute(1, 2, 0).numpy().reshape(img.shape)
@@ -133,4 +142,10 @@ class NFATransform(albumentations.ImageOnlyTransform):
 @functools.lru_cache(maxsize=4)
 def _load(checkpoint: str, revision: str | None, settings: MixSettings) -> NFAugment:
     """Loaded at the first image: spawned workers receive the transform without the flow."""
-    return NFAugment.from_pretrained(checkpoint, revision=revision, settings=settings)
+    nfa = NFAugment.from_pretrained(checkpoint, revision=revision, settings=settings)
+    if settings.strength and not nfa.engine.has_memory:  # noise alone needs no partners
+        raise ValueError(
+            f"NFATransform takes partners from the checkpoint's memory and {checkpoint} has none: "
+            "fit it to your classes (nfaug fit) or, for noise alone, pass strength=0"
+        )
+    return nfa

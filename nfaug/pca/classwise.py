@@ -159,21 +159,18 @@ class ClasswisePCA(nn.Module):
         """Squared Mahalanobis distance sum_i a_i^2 / eigenvalue_i inside the span, (B,)."""
         return (coefficients.square() * self.precisions[labels]).sum(1)
 
-    def in_range(
-        self, distance: Tensor, energy: Tensor, labels: Tensor, *, radius: float = 1.0
+    def gate(
+        self, z: Tensor, labels: Tensor, coefficients: Tensor | None = None, *, radius: float = 1.0
     ) -> Tensor:
-        """Whether `scores` lie in the class's range, (B,) bool.
+        """Whether the `scores` of latents lie in the class's range, (B,) bool.
 
         The range holds a quantile of held-out images of the class (see `fit_class`). `radius`
         scales it as a length: the scores are squares.
         """
+        distance, energy = self.scores(z, labels, coefficients)
         scale = radius * radius
         inside = distance <= scale * self.gate_distance[labels]
         return inside & (energy <= scale * self.gate_energy[labels])
-
-    def gate(self, z: Tensor, labels: Tensor, *, radius: float = 1.0) -> Tensor:
-        """Whether latents lie in their class's range, (B,) bool (see `in_range`)."""
-        return self.in_range(*self.scores(z, labels), labels, radius=radius)
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensors by name, for `from_tensors`; axes in float16."""
@@ -256,24 +253,17 @@ def _class_by_class(rows: Tensor, labels: Tensor, matrices: Tensor) -> Tensor:
     return torch.cat(products)[order.argsort()]
 
 
-# Shapes by letter: K classes, dimension d, rank r, N rows of memory.
+# Shapes by letter (K classes, dimension d, rank r, N rows of memory), and types.
 _SHAPES = {
-    "mean": "Kd",
-    "axes": "Krd",
-    "eigenvalues": "Kr",
-    "ranks": "K",
-    "counts": "K",
-    "gate_distance": "K",
-    "gate_energy": "K",
-    "memory": "Nr",
-    "memory_labels": "N",
-}
-_TYPES = {
-    "axes": torch.float16,
-    "memory": torch.float16,
-    "ranks": torch.int64,
-    "counts": torch.int64,
-    "memory_labels": torch.int64,
+    "mean": ("Kd", torch.float32),
+    "axes": ("Krd", torch.float16),
+    "eigenvalues": ("Kr", torch.float32),
+    "ranks": ("K", torch.int64),
+    "counts": ("K", torch.int64),
+    "gate_distance": ("K", torch.float32),
+    "gate_energy": ("K", torch.float32),
+    "memory": ("Nr", torch.float16),
+    "memory_labels": ("N", torch.int64),
 }
 _OPTIONAL = {"memory", "memory_labels"}
 
@@ -285,11 +275,8 @@ def _check_keys(tensors: dict[str, Tensor]) -> None:
     unexpected = sorted(found - set(_SHAPES))
     sizes: dict[str, int] = {}
     wrong = []
-    for name in _SHAPES:
-        if name not in found:
-            continue
-        tensor, letters = tensors[name], _SHAPES[name]
-        dtype = _TYPES.get(name, torch.float32)
+    for name in [name for name in _SHAPES if name in found]:
+        tensor, (letters, dtype) = tensors[name], _SHAPES[name]
         shape = tuple(tensor.shape)
         fits = len(shape) == len(letters) and all(
             sizes.setdefault(letter, size) == size

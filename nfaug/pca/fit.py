@@ -61,13 +61,9 @@ def fit_pca(
         ValueError: A class has fewer than two images or non-finite latents, dimensions differ, or
             a setting is out of range. Classes are named by their label.
     """
-    for name, value in (
-        ("rank", rank),
-        ("max_per_class", max_per_class),
-        ("memory_per_class", memory_per_class),
-    ):
-        if value is not None and value < (2 if name == "max_per_class" else 1):
-            least = 2 if name == "max_per_class" else 1
+    settings = {"max_per_class": max_per_class, "rank": rank, "memory_per_class": memory_per_class}
+    for (name, value), least in zip(settings.items(), (2, 1, 1), strict=True):
+        if value is not None and value < least:
             raise ValueError(f"{name} must be >= {least}; got {value}")
     fits: list[ClassFit] = []
     counts: list[int] = []

@@ -21,7 +21,7 @@ from nfaug.augment.params import Draws
 from nfaug.augment.transform import NFAugment
 
 PER_IMAGE = ("index", "chosen", "partner", "fallback", "from_memory", "paired", "weights", "noise")
-ALL = ("seen", "applied", "no_partner", "gated", "fell_back", "not_finite")
+ALL = ("seen", "applied", "no_partner", "gated", "fell_back", "not_finite", "corrected")
 
 
 def changed(one: Tensor, two: Tensor) -> Tensor:
@@ -499,6 +499,7 @@ def test_no_value_is_read_back_from_the_device(monkeypatch: pytest.MonkeyPatch) 
     images, labels = batch_of(16)
     unit, soft = images / 255, nn.functional.one_hot(labels, CLASSES).float()
     monkeypatch.setattr(module, "_reads_values", lambda device, calls: False)
+    monkeypatch.setattr("nfaug.augment.engine._selects_rows", lambda device: False)
     half, coin = torch.rand(16), torch.randint(2**31, (16,))
     weights, normal = torch.rand(16, 8), torch.randn(16, 192)
     draws = Draws(torch.arange(16), half, half, coin, weights, coin.flip(0), normal)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from nfa_tools import CLASSES, batch_of, checkpoint, tiny_flow
+from nfa_tools import CLASSES, NAMES, batch_of, checkpoint, tiny_flow
 
 from nfaug.augment.params import pick_in_batch
-from nfaug.augment.transform import NFAugment
+from nfaug.augment.transform import AugmentKeywords, NFAugment
 from nfaug.data.classes import dataset_classes
 
 
@@ -38,8 +40,6 @@ def test_invalid_checkpoints() -> None:
         NFAugment(checkpoint(memory=False), partners="memory")
     with pytest.raises(ValueError, match="int"):
         NFAugment(3)
-    with pytest.raises(TypeError, match="'prob'"):
-        NFAugment(checkpoint(), prob=0.5)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="192"):
         NFAugment((tiny_flow(1), checkpoint().pca))
     with pytest.raises(ValueError, match="3 classes"):
@@ -66,8 +66,17 @@ def images_and_labels() -> tuple[torch.Tensor, torch.Tensor]:
         (lambda x, y: (x / 255 * 4 - 2, y), "mean="),
         (lambda x, y: (x[:, :, :0], y), "pixels"),
         (lambda x, y: (x, y[:4]), "6 images"),
-        (lambda x, y: (x, y + 2), r"\[0, 3\).*2 to 4"),
-        (lambda x, y: (x, y - 1), "-1 to 1"),
+        (lambda x, y: (x, y + 2), r"\[0, 3\).* 4 .*nfaug fit"),
+        (lambda x, y: (x, y - 1), "-1 .*without"),
+        (lambda x, y: (x, torch.where(y > 1, -100, y)), "-100"),
+        (lambda x, y: (x.permute(0, 2, 3, 1), y), "permute"),
+        (lambda x, y: (x.numpy(), y.numpy()), "from_numpy"),
+        (lambda x, y: (x.permute(0, 2, 3, 1).numpy(), y), "permute"),
+        (lambda x, y: (x, y.numpy()), "from_numpy"),
+        (lambda x, y: (list(x), y), "stack"),
+        (lambda x, y: (x[0], 1), "NFACollate"),
+        (lambda x, y: (x[0],), "NFACollate"),
+        (lambda x, y: (x, ["cat", "dog", "ele"] * 2), "'eel'"),
         (lambda x, y: (x, y.float()), r"torch\.float32"),
         (lambda x, y: (x, y > 0), r"torch\.bool"),
         (lambda x, y: (x, y[:, None]), r"labels\.squeeze"),
@@ -187,3 +196,29 @@ def test_partners_in_a_batch_are_uniform_over_the_others() -> None:
     assert [f[0].item() for f in found] == [2, 2, 2]
     assert [f[3].item() for f in found] == [0, 2, 2]
     assert [f[1].item() for f in found] == [4, 4, 4]
+
+
+def test_unknown_keywords_suggest_the_nearest() -> None:
+    for make in (NFAugment, NFAugment.from_pretrained):
+        for wrong, right in (("prob", "p"), ("smothing", "smoothing"), ("partner", "partners")):
+            with pytest.raises(TypeError, match=f"'{right}'"):
+                make(checkpoint(), **{wrong: 0.5})  # type: ignore[operator]
+
+
+def test_keywords_are_typed() -> None:
+    own = set(inspect.signature(NFAugment).parameters) - {"checkpoint"}
+    assert own == set(AugmentKeywords.__annotations__)
+    assert NFAugment.from_pretrained.__annotations__["kwargs"] == "Unpack[AugmentKeywords]"
+
+
+def test_labels_by_name() -> None:
+    images, labels = batch_of(6)
+    nfa = NFAugment(checkpoint(), p=1.0)
+    params = nfa.make_params(labels)
+    expected = nfa(images, labels, params=params)[0]
+    names = [NAMES[label] for label in labels]
+    for given in (names, tuple(names), np.array(names)):
+        new, same = nfa(images, given, params=params)
+        assert torch.equal(new, expected)
+        assert same is given or list(same) == names
+    assert torch.equal(nfa({"image": images, "label": names}, params=params)["image"], expected)

@@ -77,7 +77,7 @@ def test_keyword_arguments(nfa: NFAugment) -> None:
     (new, _), drawn = nfa(labels=labels, images=images, return_params=True)
     assert new.shape == images.shape
     assert drawn.batch == 6
-    with pytest.raises(ValueError, match="Tensor"):
+    with pytest.raises(ValueError, match="NFACollate"):
         nfa(images=images)
 
 
@@ -156,7 +156,7 @@ def test_unsupported_samples_raise(nfa: NFAugment) -> None:
         (([images, images], labels), "AugMix"),
         ({"patches": mask, "labels": labels}, "NaFlex"),
         ({"image": images, "kind": labels}, "'kind'"),
-        (images, "Tensor"),
+        (images, "NFACollate"),
         ((images,), "tuple of 1"),
         ((images, "cat"), " str"),
         ({"image": images, "labels": [0] * 6}, " list"),

@@ -107,3 +107,28 @@ def test_samples(tiny_checkpoint: Checkpoint) -> None:
     assert torch.equal(images[:3], images[3:6]), "at temperature 0 a class's mean"
     assert not torch.equal(images[0], images[1])
     assert len(NAMES) == 3
+
+
+@pytest.mark.parametrize("matplotlib", [True, False])
+def test_labels_in_any_script(monkeypatch: pytest.MonkeyPatch, matplotlib: bool) -> None:
+    """Characters that the font lacks are question marks."""
+    if not matplotlib:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    images = images_of(torch.arange(4), size=(16, 16))[:, None]
+    names = ["café", "猫", "🐈 cat", "a\x1bb"]
+    written = np.asarray(picture_grid(images, ["image"], names))
+    plain = ["café" if matplotlib else "cafe", "?", "? cat", "a?b"]
+    assert (written == np.asarray(picture_grid(images, ["image"], plain))).all()
+    assert (written != np.asarray(picture_grid(images, ["image"], ["cafe", *plain[1:]]))).any() == (
+        matplotlib
+    )
+
+
+def test_the_reconstruction_has_no_rounding_error(
+    tiny_checkpoint: Checkpoint, tiny_images: TensorImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Far images, whose decoded column float32 could spoil, and images at a training size."""
+    monkeypatch.setattr("nfaug.augment.preview.FAR", 0.0)
+    monkeypatch.setattr(type(tiny_checkpoint.flow), "decode", lambda flow, z: torch.zeros_like(z))
+    shown = cells(np.asarray(preview_grid(tiny_checkpoint, tiny_images, variants=0)), 3, 2, 64)
+    assert (shown[:, 0] == shown[:, 1]).all()

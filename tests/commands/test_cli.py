@@ -129,7 +129,8 @@ HELP = {
     "--optim.clip-norm --pca.rank --dataset.val-fraction --augmentation.hflip --print-config",
     "fit": "--flow --data --out --rank --max-per-class --no-memory --gaussians --seed --device "
     "--fixed-point.kld-weight --per-class --on-error --overwrite --json",
-    "preview": "--flow --data --out --variants --classes --seed --device --overwrite --json",
+    "preview": "--flow --data --out --variants --image-size --classes --seed --device "
+    "--overwrite --json",
     "sample": "--flow --out --per-class --temperature --json",
     "eval": "--flow --data --split --batch-size --seed --device --json",
     "info": "flow --json",

@@ -105,7 +105,7 @@ def test_to_dict_and_back(flow_dir: str) -> None:
     assert isinstance(copy, NFATransform)
     assert (copy.checkpoint, copy.mix, copy.gate, copy.p) == (flow_dir, "pair", 0.9, 0.7)
     assert copy.nfa.settings == MixSettings(
-        p=1.0, alpha=0.5, mix="pair", partners="memory", strength=0.8, noise=0.1, axes=3, gate=0.9
+        p=1.0, alpha=0.5, mix="pair", strength=0.8, noise=0.1, axes=3, gate=0.9
     )
     pipeline.set_random_seed(0)
     again.set_random_seed(0)
@@ -184,9 +184,17 @@ def test_invalid_calls(flow_dir: str, tmp_path: Path) -> None:
     for key, value in (("mask", np.zeros((8, 8), np.uint8)), ("keypoints", np.zeros((1, 2)))):
         with pytest.raises(ValueError, match=f"'{key}'"):
             transform(image=picture(), label=1, **{key: value})
-    with pytest.raises(ValueError, match="partners='memory'"):
+    with pytest.raises(ValueError, match="memory"):
         NFATransform(save(tmp_path / "bare", memory=False), p=1.0)(image=picture(), label=1)
     with pytest.raises(ValueError, match="1 channels"):
         transform(image=picture(channels=1), label=1)
     with pytest.raises(ValueError, match="mix"):
         NFATransform(flow_dir, mix="both")
+
+
+def test_messages_name_arguments_of_the_transform(flow_dir: str) -> None:
+    for name in ("partners", "mean", "prob"):
+        with pytest.raises(TypeError, match=f"'{name}'"):
+            NFATransform(flow_dir, **{name: 0.5})
+    with pytest.raises(ValueError, match=r"A\.Normalize"):
+        NFATransform(flow_dir, p=1.0)(image=picture().astype(np.float32), label=1)

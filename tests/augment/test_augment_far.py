@@ -1,0 +1,88 @@
+"""Images unlike those of the flow's training data, whose round trip float32 cannot do."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from nfa_tools import batch_of, checkpoint
+from torch import Tensor
+
+import nfaug
+from nfaug.augment.engine import FAR
+from nfaug.augment.transform import NFAugment
+from nfaug.checkpoint.checkpoint import Checkpoint
+
+
+@functools.cache
+def gray() -> Checkpoint:
+    return nfaug.load("builtin:fashion-mnist")
+
+
+@functools.cache
+def foreign() -> Tensor:
+    """Noise, black or white pixels, gradients and their inversions, single pixels and rolls."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(256, (12, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    extreme = (noise > 127).to(torch.uint8) * 255
+    smooth = (torch.linspace(0, 255, 28)[:, None] * torch.linspace(0.1, 1, 28)).to(torch.uint8)
+    smooth = torch.stack([smooth.roll(3 * i, 1) for i in range(8)])[:, None]
+    single = torch.zeros(4, 1, 28, 28, dtype=torch.uint8)
+    single[range(4), 0, [0, 27, 14, 0], [0, 27, 14, 27]] = 255
+    flat = torch.tensor([0, 255, 128, 1], dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 1, 28, 28)
+    return torch.cat([noise, extreme, smooth, 255 - smooth, single, 255 - single, flat])
+
+
+def far(images: Tensor) -> Tensor:
+    return gray().flow.encode(images)[0].abs().flatten(1).amax(1) > FAR
+
+
+def unchanged(**settings: Any) -> NFAugment:
+    return NFAugment(gray(), p=1.0, noise=1e-9, strength=0.0, gate=None, **settings)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_foreign_images_come_back_bit_for_bit(batch: int, frozen: bool) -> None:
+    images = foreign() if batch > 1 else foreign()[::3]
+    flow = gray().flow.freeze() if frozen else gray().flow
+    nfa = NFAugment((flow, gray().pca), p=1.0, noise=1e-9, strength=0.0, gate=None)
+    for part in images.split(batch):
+        assert torch.equal(nfa(part, torch.zeros(len(part), dtype=torch.int64))[0], part)
+    stats = nfa.stats()
+    assert stats["seen"] == stats["applied"] == len(images)
+    assert stats["corrected"] == far(images).sum()
+
+
+def test_all_types_and_sizes() -> None:
+    images, labels = foreign()[8:32:3], torch.arange(8)
+    nfa = unchanged(mean=0.5, std=0.25)
+    normalized = (images / 255 - 0.5) / 0.25
+    assert (nfa(normalized, labels)[0] - normalized).abs().max() < 1e-4
+    large = torch.nn.functional.interpolate(images, scale_factor=2)
+    assert torch.equal(nfa(large, labels)[0], large)
+    assert nfa.stats()["corrected"] >= far(images).sum()
+
+
+def test_far_images_are_mixed_and_others_are_not_corrected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images, labels = batch_of(12)
+    nfa = NFAugment(checkpoint(), p=1.0, gate=None)
+    params = nfa.make_params(labels)
+    plain = nfa(images, labels, params=params)[0]
+    assert nfa.stats()["corrected"] == 0
+    monkeypatch.setattr("nfaug.augment.engine.FAR", 0.0)
+    assert torch.equal(nfa(images, labels, params=params)[0], plain)
+    assert nfa.stats()["corrected"] == nfa.stats()["applied"] // 2 == 12
+
+
+def test_on_an_accelerator_far_images_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading values would wait for the device."""
+    monkeypatch.setattr("nfaug.augment.engine._selects_rows", lambda device: False)
+    nfa, images = unchanged(), foreign()[:24]
+    assert torch.equal(nfa(images, torch.zeros(24, dtype=torch.int64))[0], images)
+    stats, count = nfa.stats(), int(far(images).sum())
+    assert (stats["fell_back"], stats["applied"], stats["corrected"]) == (count, 24 - count, 0)

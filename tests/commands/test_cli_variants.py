@@ -1,0 +1,64 @@
+"""nfaug bank and nfaug preview."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import Tensor
+
+from nfaug.augment.transform import NFAugment
+from nfaug.bank import make as bank_make
+from nfaug.bank.make import Bank
+from nfaug.cli import main
+
+
+def test_an_interrupted_bank_says_how_to_continue(
+    tiny_path: Path,
+    tiny_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "my bank"
+    words = ["bank", "--flow", str(tiny_path), "--data", str(tiny_folder), "--batch-size=4"]
+    words += ["--gate=off", "--axes=2", "--json"]
+    variants = bank_make._variants
+
+    def interrupted(nfa: NFAugment, images: Tensor, *more: Any) -> tuple[Tensor, Tensor]:
+        if nfa._batches == 3:
+            raise KeyboardInterrupt
+        return variants(nfa, images, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bank_make, "_variants", interrupted)
+        assert main([*words, "--out", str(out), "--overwrite"]) == 130
+    command = capsys.readouterr().err.splitlines()[-1].partition("continue with: ")[2]
+    program, *rest = shlex.split(command)
+    assert program == "nfaug"
+    assert "--overwrite" not in rest
+    assert 0 < bank_make.Manifest.load(out).done < bank_make.Manifest.load(out).images
+    assert main(rest) == 0
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    assert (Bank(out).variants == Bank(tmp_path / "whole").variants).all()
+
+
+def test_preview_at_the_training_size(
+    tiny_path: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["preview", "--flow", str(tiny_path), "--data", str(tiny_folder), "--variants=1"]
+    out = tmp_path / "x.png"
+    assert main([*words, "--out", str(out), "--image-size=90", "--gate=off"]) == 0
+    with Image.open(out) as picture:
+        pixels = np.asarray(picture).astype(int)
+    assert pixels.shape[0] == 18 + 3 * 92
+    row = pixels[-92:-2, -3 * 92 :, 0]
+    image, decoded, variant = (row[:, start : start + 90] for start in (0, 92, 184))
+    assert (image != variant).any()
+    assert (image != decoded).any(), "the flow sees 8 x 8 pixels"
+    assert main([*words, "--out", str(out), "--overwrite", "--image-size=0"]) == 2
+    assert "--image-size" in capsys.readouterr().err
