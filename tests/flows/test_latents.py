@@ -245,7 +245,7 @@ def test_what_the_usual_autoencoder_costs() -> None:
     assert costs == [273, 622]
     head = " ".join(recipe_path("imagenet-vae").read_text().replace("#", " ").split())
     assert f"once, {costs[0]} GFLOP each" in head
-    assert f"an image, {costs[0]} and {costs[1]} GFLOP" in head
+    assert f"per image, {costs[0]} and {costs[1]} GFLOP" in head
 
 
 def test_a_resumed_run_keeps_its_scale(
