@@ -1,4 +1,4 @@
-"""What a backbone is: the layers of a flow, and their cost, as functions of its configuration."""
+"""What a backbone is, and the backbone "identity", a flow without weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 if TYPE_CHECKING:
     from .config import FlowConfig
 
-__all__ = ["Backbone"]
+__all__ = ["Backbone", "Identity"]
 
 
 class Backbone(ABC):
@@ -57,3 +57,31 @@ class Backbone(ABC):
     def summary(self, config: FlowConfig) -> dict[str, Any]:
         """Titles and values that describe the architecture, for a model card."""
         return {name: getattr(config, name) for name in self.settings}
+
+
+class Identity(Backbone):
+    """z = v with log|det| = 0, for images of any size and number of channels.
+
+    The latent is the image in flow space, so classwise PCA and mixing work on pixels. This is the
+    baseline that a trained flow has to beat.
+    """
+
+    shape_free = True
+
+    def check_settings(self, config: FlowConfig) -> None:
+        """Do nothing: there are no settings."""
+
+    def levels(self, config: FlowConfig) -> int:
+        return 0
+
+    def build(self, config: FlowConfig) -> nn.ModuleList:
+        return nn.ModuleList()
+
+    def parameter_count(self, config: FlowConfig) -> int:
+        return 0
+
+    def tensor_count(self, config: FlowConfig) -> int:
+        return 0
+
+    def flop(self, config: FlowConfig) -> int:
+        return 0

@@ -23,7 +23,6 @@ from nfaug.cli import main
 from nfaug.data.images import TensorImages
 from nfaug.flows.autoencoder import (
     AutoencoderConfig,
-    fetch_autoencoder,
     open_autoencoder,
     weights_sha256,
 )
@@ -519,7 +518,7 @@ def test_open_autoencoder_refuses(autoencoder: Path, tmp_path: Path) -> None:
 def test_from_the_hub(
     hub: LoopbackHub, autoencoder: Path, photos: TensorImages, config: TrainConfig, tmp_path: Path
 ) -> None:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, snapshot_download
 
     api = HfApi()
     api.create_repo("someone/tiny-vae")
@@ -534,7 +533,7 @@ def test_from_the_hub(
         "hub",
         "someone/tiny-vae",
     )
-    snapshot = fetch_autoencoder("someone/tiny-vae")
+    snapshot = Path(snapshot_download("someone/tiny-vae", local_files_only=True))
     assert {file.name for file in snapshot.iterdir()} == {
         *("config.json", "diffusion_pytorch_model.safetensors")
     }, "without the pickle"

@@ -72,7 +72,12 @@ def command(data: Path, root: Path) -> None:
     """Fit the flow without weights to the data."""
     words = ["fit", "--flow", "builtin:pixels", "--data", str(data), "--out", str(root / "out")]
     said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+    with (
+        contextlib.redirect_stderr(said),
+        contextlib.redirect_stdout(said),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("default")  # printed, as in a process of its own
         code = cli.main([*words, "--on-error", "skip", "--rank", "2", "--max-per-class", "8"])
     text = said.getvalue()
     assert code in (0, 2), (code, text[-300:])
