@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -16,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..io.manifest import reading
+from ..io.strict_json import parse_json
 
 __all__ = [
     "AutoencoderConfig",
@@ -80,17 +82,19 @@ class AutoencoderConfig:
             if not isinstance(value, list | tuple):
                 raise ValueError(f"{name} must be a list of numbers; got {str(value)[:40]!r}")
             object.__setattr__(self, name, tuple(value))  # JSON has lists
-        for name, pattern in {
-            "kind": "hub|directory",
-            "name": _NAMES.get(str(self.kind), ""),
-            "sha256": "[0-9a-f]{64}",
-        }.items():
+        for name, what, pattern in (
+            ("kind", "hub or directory", "hub|directory"),
+            ("name", f"the name of a {self.kind!r:.40}", _NAMES.get(str(self.kind), "")),
+            ("sha256", "64 hexadecimal digits", "[0-9a-f]{64}"),
+        ):
             value = getattr(self, name)
             if not isinstance(value, str) or not re.fullmatch(pattern, value):
-                raise ValueError(f"{name} must match {pattern}; got {value!r:.99}")
-        sizes = {"image_size": (self.image_size, _MAX_SIDE, 2)}
-        sizes["channels"] = ((self.channels,), _MAX_CHANNELS, 1)
-        for name, (values, most, length) in sizes.items():
+                raise ValueError(f"{name} must be {what}; got {value!r:.99}")
+        sizes: tuple[tuple[str, tuple[Any, ...], int, int], ...] = (
+            ("image_size", self.image_size, 2, _MAX_SIDE),
+            ("channels", (self.channels,), 1, _MAX_CHANNELS),
+        )
+        for name, values, length, most in sizes:
             if len(values) != length or any(
                 type(n) is not int or not 0 < n <= most for n in values
             ):
@@ -179,12 +183,10 @@ def _check_class(folder: Path, name: str) -> None:
     file = folder / "config.json"
     if not file.is_file():
         raise ValueError(f"{name!r} holds no autoencoder: config.json is missing")
-    try:
-        if file.stat().st_size > _MAX_CONFIG_BYTES:
-            raise ValueError(f"it is longer than {_MAX_CONFIG_BYTES} bytes")
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # includes JSON and Unicode errors
-        raise ValueError(f"{file} cannot be read: {error}") from None
+    if file.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ValueError(f"{file} is longer than {_MAX_CONFIG_BYTES} bytes")
+    with reading(file):
+        values = parse_json(file.read_bytes())
     kind = values.get("_class_name") if isinstance(values, dict) else None
     if kind != _CLASS or "quantization_config" in values:
         raise ValueError(

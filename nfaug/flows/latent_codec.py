@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -53,9 +54,7 @@ class LatentCodec:
         self.latent_shape = _latent_shape(autoencoder, config)
         self.padded_size = padded_size or self.latent_shape[1:]
         self._home = autoencoder.device
-        self._held: dict[torch.device, tuple[Any, Tensor, Tensor]] = {
-            self._home: (autoencoder, *_scale(config, self._home))
-        }
+        self._held: dict[torch.device, Any] = {self._home: autoencoder}
 
     @property
     def channels(self) -> int:
@@ -83,10 +82,11 @@ class LatentCodec:
         return codec
 
     def _on(self, device: torch.device) -> tuple[Any, Tensor, Tensor]:
+        """The autoencoder, the means and the standard deviations on a device."""
         if device not in self._held:
-            moved = copy.deepcopy(self._held[self._home][0]).to(device)
-            self._held[device] = (moved, *_scale(self.record, device))
-        return self._held[device]
+            self._held[device] = copy.deepcopy(self._held[self._home]).to(device)
+        scale = torch.tensor([self.record.mean, self.record.std], device=device)
+        return self._held[device], *scale[:, None, :, None, None]
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> Tensor:
@@ -191,8 +191,8 @@ def measure_codec(
             f"latent channels of {str(source)!r} are constant over {len(images)} images (standard "
             f"deviations {std.tolist()}): it was not trained on such images"
         )
-    values = config.to_dict() | {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}
-    return LatentCodec(autoencoder, AutoencoderConfig(**values))
+    config = dataclasses.replace(config, mean=(*mean.tolist(),), std=(*std.tolist(),))
+    return LatentCodec(autoencoder, config)
 
 
 def _latent_shape(autoencoder: Any, config: AutoencoderConfig) -> tuple[int, int, int]:
@@ -215,9 +215,3 @@ def _latent_shape(autoencoder: Any, config: AutoencoderConfig) -> tuple[int, int
         )
     height, width = (n // factor for n in config.image_size)
     return channels, height, width
-
-
-def _scale(config: AutoencoderConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    values = torch.tensor([config.mean, config.std], dtype=torch.float32, device=device)
-    mean, std = values[:, None, :, None, None]
-    return mean, std

@@ -149,10 +149,10 @@ def gradient_descent(
         if bool(bad.any()):
             advice = "lower learning_rate, or lower kld_weight"
             raise FixedPointDivergence(step, int(bad.nonzero()[0]), weight, advice, history)
-        moves = [torch.zeros_like(lengths[0])] * 2
-        for length, x in zip(lengths, fitted, strict=True):
-            moves[x is theta] = length
-        history.append(record(step, StepReport(kl.detach(), *moves, bad)))
+        zeros = torch.zeros_like(lengths[0])
+        mean_moves = zeros if config.fit == "covariances" else lengths[0]
+        variance_moves = zeros if config.fit == "means" else lengths[-1]
+        history.append(record(step, StepReport(kl.detach(), mean_moves, variance_moves, bad)))
         converged = history[-1].residual <= config.tolerance
         if converged or step == config.steps:
             break

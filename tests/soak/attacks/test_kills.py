@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,9 @@ def test_many_killed_banks(tiny_path: Path, tiny_folder: Path, tmp_path: Path) -
     assert "Traceback" not in found["printed"], found["printed"][-2000:]
     assert digests(out) == digests(tmp_path / "bank-calm")
     assert [digests(tiny_path), digests(tiny_folder)] == kept
+    states: list[int] = found["states"]
+    for one, two in itertools.pairwise(states):
+        assert one <= two or one == 36, f"images that were done are lost: {states}"
     print(f"\nbank: {found['kills']} kills, images done after each: {found['states']}")
 
 
