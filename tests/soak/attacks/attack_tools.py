@@ -21,7 +21,9 @@ from typing import Any
 
 from checkpoint_tools import MOST_BYTES, MOST_SECONDS, limit_memory
 
-__all__ = ["TESTS", "attack", "run_script"]
+__all__ = ["COUNTS", "TESTS", "attack", "run_script"]
+
+COUNTS: list[str] = []  # lines that conftest.py prints at the end
 
 TESTS = Path(__file__).parents[2]
 MOST_WAITING = 60  # seconds by the clock, for a case that waits and uses no processor
@@ -36,7 +38,7 @@ def _on_alarm(*_: object) -> None:
 
 
 def attack(script: str, folder: Path, numbers: range, *, at_once: int = 500) -> dict[str, int]:
-    """Run cases with the script, `at_once` in each child process; return and print the outcomes."""
+    """Run cases with the script, `at_once` in each child process; return the outcomes."""
     outcomes: collections.Counter[str] = collections.Counter()
     slowest, grown = (0.0, 0), 0
     for first in range(0, len(numbers), at_once):
@@ -53,12 +55,11 @@ def attack(script: str, folder: Path, numbers: range, *, at_once: int = 500) -> 
     assert outcomes.total() == len(numbers)
     assert slowest[0] < MOST_SECONDS, slowest
     assert grown < MOST_BYTES, grown
-    print(
-        f"\n{Path(script).stem}: {len(numbers)} cases; the slowest, case {slowest[1]}, took "
+    COUNTS.append(
+        f"{Path(script).stem}: {len(numbers)} cases; the slowest, case {slowest[1]}, took "
         f"{slowest[0]:.2f} s of the processor; {grown / 2**20:.0f} MiB of memory at most"
     )
-    for outcome, count in sorted(outcomes.items()):
-        print(f"  {count:5} {outcome}")
+    COUNTS.extend(f"  {count:5} {outcome}" for outcome, count in sorted(outcomes.items()))
     return dict(outcomes)
 
 

@@ -28,10 +28,10 @@ from nfaug.checkpoint import foreign
 from nfaug.checkpoint.convert import convert_state
 from nfaug.io.manifest import CheckpointError, reading
 
-__all__ = ["COUNT", "KINDS", "make", "outcome_of", "read"]
+__all__ = ["COUNT", "KINDS", "SECONDS", "make", "outcome_of", "read"]
 
 COUNT = 2000
-SECONDS = 2.0
+SECONDS = 1.0
 HOSTILE: list[Any] = [
     *(None, True, -1, 0, 2, 255, 2**16, 2**31, 2**40, 2**63, 10**30, 1.5, "", "x" * 10_000, b"x"),
     *((), [], {}, [[]], (1,), (2**40,), (-1, 2), (1, 2, 3), {"a": 1}),

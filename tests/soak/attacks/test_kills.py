@@ -7,6 +7,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+from attack_tools import COUNTS
 from hub_tools import REPO
 from kill_tools import killed_commands, killed_runs
 from loopback_hub import LoopbackHub
@@ -47,8 +48,8 @@ def check_replaced(
     assert (before / "notes.txt").read_text() == "mine"
     assert [digests(source) for source in sources] == kept
     left = [path.name for path in before.parent.iterdir() if path.name.startswith(".")]
-    print(
-        f"\n{words[0]}: {found['kills']} kills, {found['ended']} ended before; old flow "
+    COUNTS.append(
+        f"{words[0]}: {found['kills']} kills, {found['ended']} ended before; old flow "
         f"{found['states'].count(old)} times, new {found['states'].count(new)}; {len(left)} "
         "temporary folders left"
     )
@@ -90,7 +91,7 @@ def test_many_killed_banks(tiny_path: Path, tiny_folder: Path, tmp_path: Path) -
     states: list[int] = found["states"]
     for one, two in itertools.pairwise(states):
         assert one <= two or one == 36, f"images that were done are lost: {states}"
-    print(f"\nbank: {found['kills']} kills, images done after each: {found['states']}")
+    COUNTS.append(f"bank: {found['kills']} kills, images done after each: {found['states']}")
 
 
 @pytest.mark.soak
@@ -107,4 +108,4 @@ def test_many_killed_trainings(tmp_path: Path) -> None:
     assert [killed[name] for name in FILES[1:]] == [calm[name] for name in FILES[1:]]
     steps: list[int] = found["steps"]  # type: ignore[assignment]
     assert steps == sorted(steps), "a later step was saved and lost"
-    print(f"\ntrain: {found['kills']} kills, newest step after each: {steps}")
+    COUNTS.append(f"train: {found['kills']} kills, newest step after each: {steps}")

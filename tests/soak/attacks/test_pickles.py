@@ -31,5 +31,7 @@ def test_every_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5, pickle_fuzz.COUNT, 167):
         forked = pickle_fuzz.read(tmp_path, number).partition(": ")[2]
         path = pickle_fuzz.make(tmp_path, number)
-        whole = pickle_fuzz.outcome_of(lambda path=path: read_foreign(path, seconds=2))
+        whole = pickle_fuzz.outcome_of(
+            lambda path=path: read_foreign(path, seconds=pickle_fuzz.SECONDS)
+        )
         assert whole == ("refused" if forked.startswith("stopped") else forked), number
