@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -17,9 +16,11 @@ from typing import Any
 
 import torch
 
+from ..io.manifest import reading
+from ..io.strict_json import parse_json
+
 __all__ = [
     "AutoencoderConfig",
-    "fetch_autoencoder",
     "find_autoencoder",
     "open_autoencoder",
     "weights_sha256",
@@ -45,11 +46,7 @@ _LIMITS = {
     "out_channels": _MAX_CHANNELS,
 }
 _PLAIN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
-_NAMES = {
-    "hub": re.compile(rf"{_PLAIN}(/{_PLAIN})?"),
-    "directory": re.compile(r"[^/\\\0]{1,255}"),
-}
-_SHA256 = re.compile("[0-9a-f]{64}")
+_NAMES = {"hub": rf"{_PLAIN}(/{_PLAIN})?", "directory": r"(?!\.{1,2}$)[^/\\\0]{1,255}"}
 
 
 @dataclass(frozen=True)
@@ -85,24 +82,25 @@ class AutoencoderConfig:
             if not isinstance(value, list | tuple):
                 raise ValueError(f"{name} must be a list of numbers; got {str(value)[:40]!r}")
             object.__setattr__(self, name, tuple(value))  # JSON has lists
-        pattern = _NAMES.get(self.kind) if isinstance(self.kind, str) else None
-        if pattern is None:
-            raise ValueError(f"kind must be one of {', '.join(_NAMES)}; got {self.kind!r:.40}")
-        if (
-            not isinstance(self.name, str)
-            or not pattern.fullmatch(self.name)
-            or self.name in (".", "..")
+        for name, what, pattern in (
+            ("kind", "hub or directory", "hub|directory"),
+            ("name", f"the name of a {self.kind!r:.40}", _NAMES.get(str(self.kind), "")),
+            ("sha256", "64 hexadecimal digits", "[0-9a-f]{64}"),
         ):
-            raise ValueError(f"{self.name!r:.99} is not a valid name of kind {self.kind!r}")
-        if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
-            raise ValueError(f"sha256 must be 64 hexadecimal digits; got {self.sha256!r:.80}")
-        sides = self.image_size
-        if len(sides) != 2 or any(type(n) is not int or not 1 <= n <= _MAX_SIDE for n in sides):
-            raise ValueError(f"image_size must be (height, width); got {str(sides)[:80]}")
-        if type(self.channels) is not int or not 1 <= self.channels <= _MAX_CHANNELS:
-            raise ValueError(
-                f"channels must be an integer in [1, {_MAX_CHANNELS}]; got {self.channels!r:.40}"
-            )
+            value = getattr(self, name)
+            if not isinstance(value, str) or not re.fullmatch(pattern, value):
+                raise ValueError(f"{name} must be {what}; got {value!r:.99}")
+        sizes: tuple[tuple[str, tuple[Any, ...], int, int], ...] = (
+            ("image_size", self.image_size, 2, _MAX_SIDE),
+            ("channels", (self.channels,), 1, _MAX_CHANNELS),
+        )
+        for name, values, length, most in sizes:
+            if len(values) != length or any(
+                type(n) is not int or not 0 < n <= most for n in values
+            ):
+                raise ValueError(
+                    f"{name} must be {length} integers in [1, {most}]; got {str(values)[:80]}"
+                )
         if not 1 <= len(self.mean) == len(self.std) <= _MAX_CHANNELS:
             raise ValueError(
                 f"mean and std must have one number per channel; got {len(self.mean)} and "
@@ -159,7 +157,10 @@ def open_autoencoder(source: str | Path) -> Any:
         raise ModuleNotFoundError(
             'flows on latents need diffusers: pip install "nfaug[vae]"'
         ) from error
-    folder = folder if folder.is_dir() else fetch_autoencoder(name)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(name, allow_patterns=list(_FILES)))
     _check_class(folder, name)
     try:
         found, report = AutoencoderKL.from_pretrained(
@@ -177,24 +178,15 @@ def open_autoencoder(source: str | Path) -> Any:
     return found.eval().requires_grad_(False)
 
 
-def fetch_autoencoder(repo_id: str) -> Path:
-    """Download a repository's files into the Hub's cache and return their directory."""
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(repo_id, allow_patterns=list(_FILES)))
-
-
 def _check_class(folder: Path, name: str) -> None:
     """Raise ValueError if `config.json` has another class or too large sizes."""
     file = folder / "config.json"
     if not file.is_file():
         raise ValueError(f"{name!r} holds no autoencoder: config.json is missing")
-    try:
-        if file.stat().st_size > _MAX_CONFIG_BYTES:
-            raise ValueError(f"it is longer than {_MAX_CONFIG_BYTES} bytes")
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # includes JSON and Unicode errors
-        raise ValueError(f"{file} cannot be read: {error}") from None
+    if file.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ValueError(f"{file} is longer than {_MAX_CONFIG_BYTES} bytes")
+    with reading(file):
+        values = parse_json(file.read_bytes())
     kind = values.get("_class_name") if isinstance(values, dict) else None
     if kind != _CLASS or "quantization_config" in values:
         raise ValueError(

@@ -154,22 +154,17 @@ def bits_per_dim(nll: Tensor, flow_dim: int, image_dim: int | None = None) -> Te
     return (nll + flow_dim * math.log(128)) / (image_dim * math.log(2))
 
 
-def _margins(image_size: tuple[int, int], padded_size: tuple[int, int]) -> tuple[int, int]:
-    return (padded_size[0] - image_size[0]) // 2, (padded_size[1] - image_size[1]) // 2
-
-
 def pad(levels: Tensor, padded_size: tuple[int, int]) -> Tensor:
     """Centre images on black of `padded_size` (height, width)."""
-    height, width = levels.shape[-2:]
-    if (height, width) == padded_size:
+    if tuple(levels.shape[-2:]) == padded_size:
         return levels
-    top, left = _margins((height, width), padded_size)
-    return F.pad(levels, (left, padded_size[1] - width - left, top, padded_size[0] - height - top))
+    below, right = padded_size[0] - levels.shape[-2], padded_size[1] - levels.shape[-1]
+    return F.pad(levels, (right // 2, right - right // 2, below // 2, below - below // 2))
 
 
 def crop(images: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Return the centre of size `image_size` (height, width): the inverse of `pad`."""
     if tuple(images.shape[-2:]) == image_size:
         return images
-    top, left = _margins(image_size, (images.shape[-2], images.shape[-1]))
+    top, left = (images.shape[-2] - image_size[0]) // 2, (images.shape[-1] - image_size[1]) // 2
     return images[..., top : top + image_size[0], left : left + image_size[1]]

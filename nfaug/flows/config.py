@@ -7,8 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from .backbone import Backbone
-from .identity import Identity
+from .backbone import Backbone, Identity
 from .mef import MatrixExpBackbone
 
 __all__ = ["BACKBONES", "FlowConfig"]

@@ -20,7 +20,7 @@ from .config import BACKBONES, FlowConfig
 from .layers import SQUEEZES, Layer, Precision, Squeeze
 from .mef import MatrixExpCoupling
 from .networks import DisableTF32
-from .stored import read_flow
+from .stored import check_finite, check_tensors, read_flow
 
 __all__ = ["Flow", "FlowConfig", "Recompute"]
 
@@ -99,10 +99,9 @@ class Flow(Layer):
         with torch.device("meta"):
             flow = cls(config, codec=codec)
         expected = flow.state_dict()
-        _check_keys(expected, tensors)
+        check_tensors(expected, tensors)
         weights = {name: tensors[name].to(torch.float32) for name in expected}
-        if bad := [name for name, value in weights.items() if not _finite(value)]:
-            raise ValueError(f"weights hold NaN or infinity in {_listed(bad)}")
+        check_finite(weights)
         flow.load_state_dict(weights, assign=True)
         flow.fit_terms()
         return flow
@@ -389,33 +388,3 @@ class Flow(Layer):
 
     def __repr__(self) -> str:
         return f"Flow({self.config}, {self.config.parameter_count / 1e6:.2f} M parameters)"
-
-
-def _check_keys(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    problems = []
-    if missing := sorted(set(expected) - set(tensors)):
-        problems.append(f"missing {_listed(missing)}")
-    if unexpected := sorted(set(tensors) - set(expected)):
-        problems.append(f"unexpected {_listed(unexpected)}")
-    common = [name for name in expected if name in tensors]
-    if misshapen := [
-        f"{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in common
-        if tensors[name].shape != expected[name].shape
-    ]:
-        problems.append(f"misshapen {_listed(misshapen)}")
-    if kinds := [
-        f"{name} {tensors[name].dtype}" for name in common if not tensors[name].is_floating_point()
-    ]:
-        problems.append(f"not floating point {_listed(kinds)}")
-    if problems:
-        raise ValueError("the weights do not fit the flow: " + "; ".join(problems))
-
-
-def _finite(value: Tensor) -> bool:
-    # One pass over the weights: a sum is finite only if all terms are. Large terms may overflow.
-    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names)

@@ -183,13 +183,12 @@ def extreme_images(
         uint8 sets: "noise" is uniform; "black" and "white" are one image each; "single_pixel" is
         black with one white value, or white with one black value; "inverted" is 255 - x.
     """
-    shape = (_BATCH, *images.shape[1:])
-    noise = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-    black = torch.zeros(1, *images.shape[1:], dtype=torch.uint8)
-    rows = 32
-    single = black.repeat(rows, 1, 1, 1)
-    spots = torch.randint(black.numel(), (rows,), generator=generator)
-    single.view(rows, -1)[torch.arange(rows), spots] = 255
+    shape = images.shape[1:]
+    noise = torch.randint(256, (_BATCH, *shape), generator=generator, dtype=torch.uint8)
+    black = torch.zeros(1, *shape, dtype=torch.uint8)
+    single = black.repeat(32, 1, 1, 1)
+    spots = torch.randint(black.numel(), (32,), generator=generator)
+    single.view(32, -1)[torch.arange(32), spots] = 255
     single[1::2] = 255 - single[1::2]
     return {
         "noise": noise,
@@ -200,21 +199,15 @@ def extreme_images(
     }
 
 
-class _Errors:
-    """Largest value and 99.9th percentile of the finite values of a stream."""
+def _add_errors(largest: Tensor, errors: Tensor, total: int) -> Tensor:
+    """Keep the largest thousandth of `total` errors, in order, of those that are finite."""
+    errors = torch.cat([largest, errors[errors.isfinite()].double().cpu()])
+    return errors.topk(min(math.ceil(total / 1000), len(errors))).values
 
-    def __init__(self, total: int) -> None:
-        self.largest = torch.zeros(0, dtype=torch.float64)
-        self.keep = max(1, math.ceil(total / 1000))
 
-    def update(self, errors: Tensor) -> None:
-        errors = torch.cat([self.largest, errors[errors.isfinite()].double().cpu()])
-        self.largest = errors.topk(min(self.keep, len(errors))).values
-
-    def figures(self) -> dict[str, float | int]:
-        if not len(self.largest):
-            return {"max": 0.0, "p999": 0.0}
-        return {"max": float(self.largest[0]), "p999": float(self.largest[-1])}
+def _figures(largest: Tensor) -> dict[str, float | int]:
+    ends = largest[[0, -1]].tolist() if len(largest) else [0.0, 0.0]
+    return dict(zip(("max", "p999"), ends, strict=True))
 
 
 def _largest(values: Tensor) -> float:
@@ -230,18 +223,18 @@ def _broken(*tensors: Tensor) -> Tensor:
 
 
 def _round_trip(frozen: Flow, images: Tensor, batch_size: int) -> dict[str, float | int]:
-    errors = _Errors(images[0].numel() * len(images))
+    errors = torch.zeros(0, dtype=torch.float64)
     exact = non_finite = 0
     for part in images.split(batch_size):
         batch = part.to(frozen.device)
         z, _ = frozen.encode(batch)
         v = frozen.inverse(z)[0]
         levels = codec.crop((v + 1) * 128 - 0.5, frozen.config.image_size)
-        errors.update((levels - batch).abs())
+        errors = _add_errors(errors, (levels - batch).abs(), images.numel())
         exact += int((frozen.decode(z) == batch).flatten(1).all(1).sum())
         non_finite += int(_broken(z, v).sum())
     share = exact / len(images)
-    return {"count": len(images), **errors.figures(), "exact": share, "non_finite": non_finite}
+    return {"count": len(images), **_figures(errors), "exact": share, "non_finite": non_finite}
 
 
 def _mixed(
@@ -256,12 +249,11 @@ def _mixed(
     back = frozen(v)[0]
     exact_z = mixed.to(oracle.device).double()
     exact_v = oracle.inverse(exact_z)[0].to(v.device, torch.float64)
-    errors = _Errors(v.numel())
-    errors.update((v.double() - exact_v).abs() * 128)
+    errors = (v.double() - exact_v).abs() * 128
     same = codec.from_flow(v) == codec.from_flow(exact_v)
     figures = {
         "count": len(mixed),
-        **errors.figures(),
+        **_figures(_add_errors(errors.new_zeros(0).cpu(), errors, errors.numel())),
         "exact": float(same.flatten(1).all(1).double().mean()),
         "latent": _largest(back - mixed) / max(_largest(mixed), 1e-30),
         "non_finite": int(_broken(v, back).sum()),

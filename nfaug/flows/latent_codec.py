@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .autoencoder import AutoencoderConfig, find_autoencoder, open_autoencoder, weights_sha256
+from .autoencoder import AutoencoderConfig, open_autoencoder, weights_sha256
 from .codec import bits_per_dim, check_levels, crop, pad
 from .config import FlowConfig
 
-__all__ = ["LatentCodec", "codec_of", "measure_codec"]
+__all__ = ["LatentCodec", "measure_codec"]
 
 _PIXELS_AT_ONCE = 2**20  # 16 images of 256 x 256: autoencoders need much memory per image
 
@@ -53,9 +54,7 @@ class LatentCodec:
         self.latent_shape = _latent_shape(autoencoder, config)
         self.padded_size = padded_size or self.latent_shape[1:]
         self._home = autoencoder.device
-        self._held: dict[torch.device, tuple[Any, Tensor, Tensor]] = {
-            self._home: (autoencoder, *_scale(config, self._home))
-        }
+        self._held: dict[torch.device, Any] = {self._home: autoencoder}
 
     @property
     def channels(self) -> int:
@@ -83,10 +82,11 @@ class LatentCodec:
         return codec
 
     def _on(self, device: torch.device) -> tuple[Any, Tensor, Tensor]:
+        """The autoencoder, the means and the standard deviations on a device."""
         if device not in self._held:
-            moved = copy.deepcopy(self._held[self._home][0]).to(device)
-            self._held[device] = (moved, *_scale(self.record, device))
-        return self._held[device]
+            self._held[device] = copy.deepcopy(self._held[self._home]).to(device)
+        scale = torch.tensor([self.record.mean, self.record.std], device=device)
+        return self._held[device], *scale[:, None, :, None, None]
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> Tensor:
@@ -103,11 +103,11 @@ class LatentCodec:
             return views.to(torch.float32)
         check_levels(images, self.channels, self.image_size)
         autoencoder, mean, std = self._on(images.device)
-        latents = [
-            autoencoder.encode(part.to(torch.float32) / 127.5 - 1).latent_dist.mode()
-            for part in self._parts(images)
-        ]
-        return (_joined(latents, images, self.latent_shape) - mean) / std
+
+        def encode(part: Tensor) -> Tensor:
+            return autoencoder.encode(part.to(torch.float32) / 127.5 - 1).latent_dist.mode()
+
+        return (self._in_parts(encode, images, self.latent_shape) - mean) / std
 
     def dequantize(self, prepared: Tensor, noise: Tensor | float | None = None) -> Tensor:
         """Return v = prepared + w(e - 1/2), padded with zeros to the flow's size."""
@@ -123,8 +123,8 @@ class LatentCodec:
         autoencoder, mean, std = self._on(v.device)
         latents = crop(v, self.latent_shape[1:]).to(torch.float32) * std + mean
         size = (self.channels, *self.image_size)
-        images = [autoencoder.decode(part).sample for part in self._parts(latents)]
-        unit = ((_joined(images, latents, size) + 1) / 2).clamp(0, 1)
+        images = self._in_parts(lambda part: autoencoder.decode(part).sample, latents, size)
+        unit = ((images + 1) / 2).clamp(0, 1)
         if quantize:
             return (torch.nan_to_num(unit, 0.5) * 255).round().to(torch.uint8)
         return unit
@@ -139,23 +139,20 @@ class LatentCodec:
         seen = math.prod(self.latent_shape)
         return bits_per_dim(nll - dim * (math.log(128) + math.log(self.record.noise)), dim, seen)
 
-    def _parts(self, batch: Tensor) -> Iterable[Tensor]:
+    def _in_parts(
+        self, function: Callable[[Tensor], Tensor], batch: Tensor, shape: tuple[int, int, int]
+    ) -> Tensor:
+        """Apply a function to a few images at a time; `shape` is that of one result."""
         if not len(batch):
-            return ()
-        return batch.split(max(1, _PIXELS_AT_ONCE // math.prod(self.image_size)))
+            return torch.empty(0, *shape, device=batch.device)
+        parts = batch.split(max(1, _PIXELS_AT_ONCE // math.prod(self.image_size)))
+        return torch.cat([function(part) for part in parts])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LatentCodec:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": {self._home: self._held[self._home]}}
-
-
-def codec_of(
-    config: AutoencoderConfig, flow: FlowConfig, *, near: Path, given: str | Path | None = None
-) -> LatentCodec:
-    """Open the codec of a checkpoint in the directory `near`: see `find_autoencoder`."""
-    return LatentCodec(find_autoencoder(config, near=near, given=given), config).for_flow(flow)
 
 
 def measure_codec(
@@ -194,8 +191,8 @@ def measure_codec(
             f"latent channels of {str(source)!r} are constant over {len(images)} images (standard "
             f"deviations {std.tolist()}): it was not trained on such images"
         )
-    values = config.to_dict() | {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}
-    return LatentCodec(autoencoder, AutoencoderConfig(**values))
+    config = dataclasses.replace(config, mean=(*mean.tolist(),), std=(*std.tolist(),))
+    return LatentCodec(autoencoder, config)
 
 
 def _latent_shape(autoencoder: Any, config: AutoencoderConfig) -> tuple[int, int, int]:
@@ -218,15 +215,3 @@ def _latent_shape(autoencoder: Any, config: AutoencoderConfig) -> tuple[int, int
         )
     height, width = (n // factor for n in config.image_size)
     return channels, height, width
-
-
-def _scale(config: AutoencoderConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    values = torch.tensor([config.mean, config.std], dtype=torch.float32, device=device)
-    mean, std = values[:, None, :, None, None]
-    return mean, std
-
-
-def _joined(parts: list[Tensor], like: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    if parts:
-        return torch.cat(parts)
-    return torch.empty(0, *shape, device=like.device)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -246,7 +246,36 @@ def _scale_range(scale: Tensor) -> dict[str, float]:
     return {"scale_min": float(scale.min()), "scale_max": float(scale.max())}
 
 
-class Step(Layer):
+class Chain(Layer):
+    """Its sub-modules, one after the other."""
+
+    def _layers(self) -> list[Layer]:
+        return [cast("Layer", layer) for layer in self.children()]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        total = x.new_zeros(len(x))
+        for layer in self._layers():
+            x, logdet = layer(x)
+            total = total + logdet
+        return x, total
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        total = z.new_zeros(len(z))
+        for layer in reversed(self._layers()):
+            z, logdet = layer.inverse(z)
+            total = total + logdet
+        return z, total
+
+    def initialize(self, x: Tensor) -> Tensor:
+        for layer in self._layers():
+            x = layer.initialize(x)
+        return x
+
+    def conditioning(self) -> dict[str, float]:
+        return {name: v for layer in self._layers() for name, v in layer.conditioning().items()}
+
+
+class Step(Chain):
     """ActNorm, invertible 1x1 convolution and coupling, with the released weights' names."""
 
     def __init__(self, actnorm: ActNorm, conv1x1: InvertibleConv1x1, couplinglayer: Layer) -> None:
@@ -255,57 +284,15 @@ class Step(Layer):
         self.conv1x1 = conv1x1
         self.couplinglayer = couplinglayer
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return forward_all((self.actnorm, self.conv1x1, self.couplinglayer), x)
-
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return inverse_all((self.actnorm, self.conv1x1, self.couplinglayer), z)
-
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> Tensor:
-        for layer in (self.actnorm, self.conv1x1, self.couplinglayer):
-            x = layer.initialize(x)
-        return x
-
-    def conditioning(self) -> dict[str, float]:
-        return {**self.actnorm.conditioning(), **self.couplinglayer.conditioning()}
-
     def freeze(self, precision: Precision = "full") -> Layer:
         affine = FrozenAffine(self.actnorm, self.conv1x1)
         return FrozenStep(affine, self.couplinglayer.freeze(precision))
 
 
-class FrozenStep(Layer):
+class FrozenStep(Chain):
     """A `Step` for inference."""
 
     def __init__(self, affine: FrozenAffine, coupling: Layer) -> None:
         super().__init__()
         self.affine = affine
         self.coupling = coupling
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return forward_all((self.affine, self.coupling), x)
-
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return inverse_all((self.affine, self.coupling), z)
-
-    def conditioning(self) -> dict[str, float]:
-        return {**self.affine.conditioning(), **self.coupling.conditioning()}
-
-
-def forward_all(layers: tuple[Layer, ...], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply layers in order and sum their log-determinants."""
-    total = x.new_zeros(len(x))
-    for layer in layers:
-        x, logdet = layer(x)
-        total = total + logdet
-    return x, total
-
-
-def inverse_all(layers: tuple[Layer, ...], z: Tensor) -> tuple[Tensor, Tensor]:
-    """Invert `forward_all` and sum the log-determinants of the inverses."""
-    total = z.new_zeros(len(z))
-    for layer in reversed(layers):
-        z, logdet = layer.inverse(z)
-        total = total + logdet
-    return z, total

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ..io.manifest import CONFIG, LONGEST_REASON, MODEL, CheckpointError, reading
 from ..io.tensors import read_layout, read_tensors
-from .autoencoder import AutoencoderConfig
+from .autoencoder import AutoencoderConfig, find_autoencoder
 from .codec import Codec
 from .config import FlowConfig
 
-__all__ = ["parse_flow", "read_flow"]
+__all__ = ["check_finite", "check_tensors", "parse_flow", "read_flow"]
 
 T = TypeVar("T")
 
@@ -56,7 +56,15 @@ def read_flow(
         ValueError: `autoencoder` is given for a flow on pixels.
     """
     config, recorded = parse_flow(directory, manifest)
-    codec = _codec(directory, config, recorded, autoencoder)
+    codec = None
+    if recorded is not None:
+        from .latent_codec import LatentCodec  # a flow on pixels does not need it
+
+        with reading(directory):
+            found = find_autoencoder(recorded, near=directory, given=autoencoder)
+            codec = LatentCodec(found, recorded).for_flow(config)
+    elif autoencoder is not None:
+        raise ValueError(f"{directory} holds a flow on pixels, which needs no autoencoder")
     file = directory / MODEL
     if not file.is_file():
         raise CheckpointError(f"{file} is missing; {CONFIG} lists it")
@@ -70,25 +78,43 @@ def read_flow(
         return build(config, read_tensors(file, manifest["files"][MODEL]), codec)
 
 
-def _codec(
-    directory: Path,
-    config: FlowConfig,
-    recorded: AutoencoderConfig | None,
-    given: str | Path | None,
-) -> Codec | None:
-    if recorded is None:
-        if given is not None:
-            raise ValueError(f"{directory} holds a flow on pixels, which needs no autoencoder")
-        return None
-    from .latent_codec import codec_of  # a flow on pixels does not need it
-
-    with reading(directory):
-        return codec_of(recorded, config, near=directory, given=given)
-
-
 def _check_size(file: Path, what: str, found: int, expected: int, slack: int) -> None:
     if found > 2 * expected + slack or expected > 2 * found + slack:
         raise CheckpointError(
             f"{file} holds {found} {what}; the flow in {CONFIG} has {expected}, so the two files "
             "do not match"
         )
+
+
+def check_tensors(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Raise one ValueError that lists all tensors of other names, shapes or types than expected."""
+    common = [name for name in expected if name in tensors]
+    problems = {
+        "missing": sorted(set(expected) - set(tensors)),
+        "unexpected": sorted(set(tensors) - set(expected)),
+        "misshapen": [
+            f"{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
+            for name in common
+            if tensors[name].shape != expected[name].shape
+        ],
+        "not floating point": [
+            f"{name} {tensors[name].dtype}"
+            for name in common
+            if not tensors[name].is_floating_point()
+        ],
+    }
+    found = [f"{problem} {', '.join(names)}" for problem, names in problems.items() if names]
+    if found:
+        raise ValueError("the weights do not fit the flow: " + "; ".join(found))
+
+
+def check_finite(weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if a weight is NaN or infinite."""
+    # One pass: a sum is finite only if all terms are. Sums of large terms may overflow.
+    bad = [
+        name
+        for name, value in weights.items()
+        if not (value.sum().isfinite() or value.isfinite().all())
+    ]
+    if bad:
+        raise ValueError(f"weights hold NaN or infinity in {', '.join(bad)}")

@@ -177,27 +177,37 @@ class ClassGaussians(nn.Module):
         return -0.5 * (distance + logdet + self.dim * math.log(2 * math.pi))
 
     def _flatten(self, z: Tensor) -> Tensor:
-        if z.ndim < 2 or math.prod(z.shape[1:]) != self.dim or not z.is_floating_point():
-            raise ValueError(
-                f"latents must be floating point of shape (B, {self.dim}) or (B, C, H, W) with "
-                f"C*H*W = {self.dim}, got {z.dtype} of shape {tuple(z.shape)}"
-            )
+        check_latents(z, self.dim)
         # Apple's GPUs have no float64.
         return z.flatten(1).to(torch.float32 if z.device.type == "mps" else torch.float64)
 
     def _check_labels(self, labels: Tensor, batch: int) -> None:
-        if labels.shape != (batch,) or labels.is_floating_point() or labels.dtype == torch.bool:
-            raise ValueError(
-                f"labels must be integers of shape ({batch},), got {labels.dtype} of shape "
-                f"{tuple(labels.shape)}"
-            )
         # Reading values from an accelerator would synchronize it in every training step.
-        if labels.device.type == "cpu" and batch:
-            low, high = int(labels.min()), int(labels.max())
-            if low < 0 or high >= self.num_classes:
-                raise ValueError(
-                    f"labels must lie in [0, {self.num_classes}), got values from {low} to {high}"
-                )
+        check_labels(labels, batch, self.num_classes, values=labels.device.type == "cpu")
+
+
+def check_latents(z: Tensor, dim: int) -> None:
+    """Check that latents are floating point, of shape (B, dim) or (B, C, H, W)."""
+    if z.ndim < 2 or math.prod(z.shape[1:]) != dim or not z.is_floating_point():
+        raise ValueError(
+            f"latents must be floating point of shape (B, {dim}) or (B, C, H, W) with "
+            f"C*H*W = {dim}, got {z.dtype} of shape {tuple(z.shape)}"
+        )
+
+
+def check_labels(labels: Tensor, batch: int, num_classes: int, *, values: bool = True) -> None:
+    """Check that labels are integers of shape (batch,) and, with `values`, their range."""
+    if labels.shape != (batch,) or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"labels must be integers of shape ({batch},), got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}"
+        )
+    if values and batch:
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"labels must lie in [0, {num_classes}), got values from {low} to {high}"
+            )
 
 
 def column_slices(rows: int, columns: int) -> Iterator[slice]:

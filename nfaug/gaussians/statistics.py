@@ -8,6 +8,8 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from .gaussians import check_labels, check_latents
+
 __all__ = ["ClassStatistics"]
 
 
@@ -79,25 +81,12 @@ class ClassStatistics:
         Raises:
             ValueError: If a shape or label is wrong or a latent is not finite. Nothing is added.
         """
-        if z.ndim < 2 or z[:1].numel() not in (0, self.dim) or not z.is_floating_point():
-            raise ValueError(
-                f"latents must be floating point of shape (B, {self.dim}) or (B, C, H, W) with "
-                f"C*H*W = {self.dim}, got {z.dtype} of shape {tuple(z.shape)}"
-            )
-        if labels.shape != z.shape[:1] or labels.is_floating_point():
-            raise ValueError(
-                f"labels must be integers of shape ({len(z)},), got {labels.dtype} of shape "
-                f"{tuple(labels.shape)}"
-            )
+        check_latents(z, self.dim)
+        check_labels(labels, len(z), self.num_classes)
         if len(z) == 0:
             return
         z = z.flatten(1).to(self.means.device).double()
         labels = labels.to(self.means.device, torch.int64)
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= self.num_classes:
-            raise ValueError(
-                f"labels must lie in [0, {self.num_classes}), got values from {low} to {high}"
-            )
         bad = ~torch.isfinite(z).all(dim=1)
         if bool(bad.any()):
             raise ValueError(

@@ -312,7 +312,5 @@ def test_bad_data() -> None:
             solve_dense(m, covariances)
     with pytest.raises(ValueError, match="got 1"):
         solve_dense(m[:1], s[:1])
-    with pytest.raises(ValueError, match="class 0"):
-        solve_dense(m, s, counts=torch.ones(CLASSES))
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
         solve_dense(m, s, start=(m[:2], s[:2]))

@@ -14,14 +14,13 @@ import nfaug
 from nfaug.data.images import TensorImages
 from nfaug.fixed_point import FixedPointConfig, FixedPointDivergence, objective, solve
 from nfaug.gaussians.priors import PRIORS, Prior, PriorSettings, choose_prior
-from nfaug.gaussians.priors.data import data_gaussians
 from nfaug.gaussians.priors.gradient import (
     GradientDescentConfig,
     Policy,
     gradient_descent,
     learning_rate_factor,
 )
-from nfaug.gaussians.priors.random import random_gaussians
+from nfaug.gaussians.priors.simple import data_gaussians, random_gaussians
 from nfaug.training import TrainConfig, train
 from nfaug.training.config import PriorConfig
 
@@ -178,8 +177,6 @@ def test_bad_data() -> None:
         gradient_descent(means[:1], variances[:1])
     with pytest.raises(ValueError, match="class 0"):
         gradient_descent(means * math.nan, variances)
-    with pytest.raises(ValueError, match="class 0"):
-        gradient_descent(means, variances, counts=torch.ones(5))
     with pytest.raises(ValueError, match="num_classes"):
         random_gaussians(0, 3)
     with pytest.raises(ValueError, match="scale"):

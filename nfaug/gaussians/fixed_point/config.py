@@ -209,6 +209,7 @@ class FixedPointResult:
     history: list[FixedPointStep] = field(default_factory=list)
 
 
+@dataclass(eq=False)
 class FixedPointDivergence(ArithmeticError):
     """A class gaussian left the range of positive finite numbers.
 
@@ -220,25 +221,15 @@ class FixedPointDivergence(ArithmeticError):
         history: The steps before it.
     """
 
-    def __init__(
-        self,
-        iteration: int,
-        class_index: int,
-        kld_weight: float,
-        advice: str,
-        history: list[FixedPointStep],
-    ) -> None:
-        self.iteration = iteration
-        self.class_index = class_index
-        self.kld_weight = kld_weight
-        self.advice = advice
-        self.history = history
-        super().__init__(
-            f"the gaussian of class {class_index} diverged at iteration {iteration}: it left the "
-            f"range of positive finite numbers at kld_weight {kld_weight:g}; {advice}"
-        )
+    iteration: int
+    class_index: int
+    kld_weight: float
+    advice: str
+    history: list[FixedPointStep]
 
-    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        # By default, unpickling passes only the message, which fails between processes.
-        arguments = (self.iteration, self.class_index, self.kld_weight, self.advice, self.history)
-        return type(self), arguments
+    def __str__(self) -> str:
+        return (
+            f"the gaussian of class {self.class_index} diverged at iteration {self.iteration}: it "
+            f"left the range of positive finite numbers at kld_weight {self.kld_weight:g}; "
+            f"{self.advice}"
+        )

@@ -25,7 +25,6 @@ def solve_dense(
     data_covariances: Tensor,
     config: FixedPointConfig | None = None,
     *,
-    counts: Tensor | None = None,
     start: tuple[Tensor, Tensor] | None = None,
 ) -> FixedPointResult:
     """`solve` with full covariances.
@@ -37,7 +36,7 @@ def solve_dense(
     Args:
         data_means: m, shape (K, d).
         data_covariances: S, shape (K, d, d), symmetric positive definite.
-        config, counts, start: As for `solve`.
+        config, start: As for `solve`.
 
     Returns:
         Finite gaussians whose ``variances`` are covariances of shape (K, d, d).
@@ -48,9 +47,8 @@ def solve_dense(
     """
     config = FixedPointConfig() if config is None else config
     data = _check_dense(data_means, data_covariances, "data")
-    solver.check_counts(counts, len(data_means))
     means, covariances = data if start is None else _check_dense(*start, "start")
-    solver.check_start(means, data[0])
+    solver.check_classes(means, data[0])
     if config.fit == "means":  # the covariances are identities
         ones = torch.ones_like(means)
         result = solver.solve(data[0], ones, config, start=(means, ones))

@@ -33,7 +33,6 @@ def solve(
     data_variances: Tensor,
     config: FixedPointConfig | None = None,
     *,
-    counts: Tensor | None = None,
     start: tuple[Tensor, Tensor] | None = None,
 ) -> FixedPointResult:
     r"""Find class gaussians that are likely and well separated, by iterating Eqs. 5-7.
@@ -49,7 +48,6 @@ def solve(
         data_means: m, the class means of the latents, shape (K, d).
         data_variances: s, the class variances, shape (K, d), positive.
         config: Settings; the defaults if None.
-        counts: Training samples per class, shape (K,), to check that each class has at least two.
         start: Initial means and variances; the data's if None. With fit "means" only the means are
             read, with "covariances" only the variances.
 
@@ -58,8 +56,8 @@ def solve(
         no float64), whether or not the iteration converged.
 
     Raises:
-        ValueError: If there are fewer than two classes, a class has fewer than two samples, a value
-            is not finite or a variance is not positive.
+        ValueError: If there are fewer than two classes, a value is not finite or a variance is not
+            positive.
         FixedPointDivergence: If a gaussian leaves the range of positive finite numbers.
 
     Example:
@@ -75,9 +73,8 @@ def solve(
     """
     config = FixedPointConfig() if config is None else config
     data = check_gaussians(data_means, data_variances, "data")
-    check_counts(counts, len(data_means))
     means, variances = data if start is None else check_gaussians(*start, "start")
-    check_start(means, data[0])
+    check_classes(means, data[0])
     weight = config.weight(*means.shape)
     if config.fit == "means":
         return _solve_means(data[0], means, config, weight)
@@ -121,7 +118,7 @@ def iterate(
         if bool(report.out_of_range.any()):
             worst = int(report.out_of_range.nonzero()[0])
             raise FixedPointDivergence(iteration, worst, weight, config.advice(), history)
-        history.append(_record(iteration, report))
+        history.append(record(iteration, report))
         converged = history[-1].residual <= config.tolerance
         if converged or iteration == config.max_iterations:
             break
@@ -130,7 +127,8 @@ def iterate(
     return FixedPointResult(*state, converged, iteration, history[-1].residual, history)
 
 
-def _record(iteration: int, report: StepReport) -> FixedPointStep:
+def record(iteration: int, report: StepReport) -> FixedPointStep:
+    """The entry of the history that describes a step."""
     kl, classes = report.kl, len(report.kl)
     mean = float(kl.sum()) / (classes * (classes - 1))  # the diagonal is zero
     # In place: a copy without the diagonal would cost more than everything else here.
@@ -247,30 +245,14 @@ def variance_range(data_variances: Tensor) -> tuple[float, float]:
     return min(low, 1.0) / DIVERGENCE_RATIO, max(high, 1.0) * DIVERGENCE_RATIO
 
 
-def check_counts(counts: Tensor | None, num_classes: int) -> None:
-    """Check that there are at least two classes, each of at least two samples."""
-    if num_classes < 2:
+def check_classes(means: Tensor, data_means: Tensor | None = None) -> None:
+    """Check that there are at least two classes, and that means have the shape of the data's."""
+    if len(means) < 2:
         raise ValueError(
-            f"separating classes needs at least 2 of them, got {num_classes}; use the data's own "
+            f"separating classes needs at least 2 of them, got {len(means)}; use the data's own "
             "gaussian for a single class"
         )
-    if counts is None:
-        return
-    if counts.shape != (num_classes,):
-        raise ValueError(
-            f"counts must have shape ({num_classes},), one per class, got {tuple(counts.shape)}"
-        )
-    if bool((counts < 2).any()):
-        few = int((counts < 2).nonzero()[0])
-        raise ValueError(
-            f"class {few} has {int(counts[few])} training samples, a variance needs at least 2; "
-            "add images or leave the class out"
-        )
-
-
-def check_start(means: Tensor, data_means: Tensor) -> None:
-    """Check that the initial means have the shape of the data's."""
-    if means.shape != data_means.shape:
+    if data_means is not None and means.shape != data_means.shape:
         raise ValueError(
             f"start means must have the data's shape {tuple(data_means.shape)}, got "
             f"{tuple(means.shape)}"

@@ -12,11 +12,8 @@ from typing import Any, Literal, TypeAlias
 
 from ..fixed_point.config import FixedPointConfig
 from .base import Prior
-from .data import DATA
-from .fpi import FPI
 from .gradient import GRADIENT, GradientDescentConfig
-from .random import RANDOM
-from .single import SINGLE
+from .simple import DATA, FPI, RANDOM, SINGLE
 
 __all__ = [
     "FITTED_PRIORS",

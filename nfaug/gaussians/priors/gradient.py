@@ -17,7 +17,13 @@ from ..fixed_point.config import (
     SeparationConfig,
 )
 from ..fixed_point.rules import class_nll, divergence_penalty
-from ..fixed_point.solver import DIVERGENCE_RATIO, check_counts, check_gaussians
+from ..fixed_point.solver import (
+    DIVERGENCE_RATIO,
+    StepReport,
+    check_classes,
+    check_gaussians,
+    record,
+)
 from ..gaussians import pairwise_kl
 from .base import Prior, solution
 
@@ -94,8 +100,6 @@ def gradient_descent(
     data_means: Tensor,
     data_variances: Tensor,
     config: GradientDescentConfig | None = None,
-    *,
-    counts: Tensor | None = None,
 ) -> FixedPointResult:
     r"""Find class gaussians by gradient descent on J, the fixed point's objective (Baseline 2).
 
@@ -107,7 +111,6 @@ def gradient_descent(
         data_means: Class means of the latents, shape (K, d).
         data_variances: Class variances, shape (K, d), positive; clamped to the bounds.
         config: Settings; the defaults if None.
-        counts: Training samples per class, shape (K,), to check that each class has at least two.
 
     Returns:
         Finite gaussians in float64. ``residual`` is the largest L2 norm, over classes, of the
@@ -119,20 +122,21 @@ def gradient_descent(
     """
     config = GradientDescentConfig() if config is None else config
     data = check_gaussians(data_means, data_variances, "data")
-    check_counts(counts, len(data_means))
-    classes = len(data[0])
-    weight = config.weight(*data[0].shape)
     means = data[0].clone()
-    theta = _inverse_sigmoid(data[1], *config.variance_bounds)
+    check_classes(means)
+    weight = config.weight(*means.shape)
+    low, high = config.variance_bounds
+    # Slightly inside the bounds, where theta is finite.
+    theta = ((data[1] - low) / (high - low)).clamp(1e-3, 1 - 1e-3).logit()
     fitted = {"means": [means], "covariances": [theta], "both": [means, theta]}[config.fit]
     history: list[FixedPointStep] = []
     converged = False
     for step in range(1, config.steps + 1):
         for x in fitted:
             x.requires_grad_()
-        variances = means.new_ones(classes, 1)
+        variances = means.new_ones(len(means), 1)
         if config.fit != "means":
-            variances = _sigmoid(theta, *config.variance_bounds)
+            variances = low + (high - low) * theta.sigmoid()
         kl = pairwise_kl(means, variances)
         objective = class_nll(*data, means, variances)
         objective = objective + weight * divergence_penalty(kl, config.kernel, config.alpha)
@@ -145,7 +149,10 @@ def gradient_descent(
         if bool(bad.any()):
             advice = "lower learning_rate, or lower kld_weight"
             raise FixedPointDivergence(step, int(bad.nonzero()[0]), weight, advice, history)
-        history.append(_record(step, config.fit, lengths, kl.detach()))
+        zeros = torch.zeros_like(lengths[0])
+        mean_moves = zeros if config.fit == "covariances" else lengths[0]
+        variance_moves = zeros if config.fit == "means" else lengths[-1]
+        history.append(record(step, StepReport(kl.detach(), mean_moves, variance_moves, bad)))
         converged = history[-1].residual <= config.tolerance
         if converged or step == config.steps:
             break
@@ -162,29 +169,8 @@ def gradient_descent(
     )
 
 
-def _sigmoid(theta: Tensor, low: float, high: float) -> Tensor:
-    return low + (high - low) * theta.sigmoid()
-
-
-def _inverse_sigmoid(variances: Tensor, low: float, high: float) -> Tensor:
-    """The theta of given variances, clamped to stay slightly inside the bounds."""
-    return ((variances - low) / (high - low)).clamp(1e-3, 1 - 1e-3).logit()
-
-
-def _record(step: int, fit: str, lengths: Tensor, kl: Tensor) -> FixedPointStep:
-    longest = lengths.amax(dim=1).tolist()
-    others = kl[~torch.eye(len(kl), dtype=torch.bool, device=kl.device)]
-    return FixedPointStep(
-        step,
-        mean_residual=0.0 if fit == "covariances" else longest[0],
-        variance_residual=0.0 if fit == "means" else longest[-1],
-        kl_min=float(others.min()),
-        kl_mean=float(others.mean()),
-    )
-
-
 GRADIENT = Prior(
-    lambda means, variances, settings, generator: solution(
+    lambda means, variances, settings, _: solution(
         settings, gradient_descent(means, variances, settings)
     ),
     option="gradient",

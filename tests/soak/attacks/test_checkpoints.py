@@ -1,20 +1,16 @@
-"""Damaged checkpoint directories are loaded as they are or rejected with CheckpointError."""
+"""Damaged checkpoints are loaded as they are and can be used, or end in CheckpointError."""
 
 from __future__ import annotations
 
-import collections
-import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import checkpoint_fuzz
 import pytest
 import torch
+from attack_tools import attack
 from checkpoint_fuzz import COUNT, KINDS, check_same, make, read_damaged
-from checkpoint_tools import MOST_BYTES, MOST_SECONDS, bounded, sign, with_header
+from checkpoint_tools import bounded, sign, with_header
 
 from nfaug.checkpoint.checkpoint import CheckpointError, load
 
@@ -28,11 +24,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_some_of_the_cases(made: Path) -> None:
-    step = 37  # and so of every kind
+    step = 89  # and so of every kind
     assert len({number % len(KINDS) for number in range(0, COUNT, step)}) == len(KINDS)
     for number in range(0, COUNT, step):
         with bounded(f"case {number}"):
-            assert "words" not in read_damaged(made, number), number
+            assert "length" not in read_damaged(made, number), number
 
 
 @pytest.mark.parametrize("size", [10**12, 2**62, 10**30])
@@ -70,25 +66,8 @@ def test_a_tensor_may_begin_at_any_byte(made: Path) -> None:
 
 
 @pytest.mark.soak
-def test_every_case(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    """Run the cases in child processes, so that a crash or a hang is counted."""
-    outcomes: collections.Counter[str] = collections.Counter()
-    slowest, grown = (0.0, 0), 0
-    for first in range(0, COUNT, 400):
-        command = [sys.executable, checkpoint_fuzz.__file__, str(tmp_path / str(first))]
-        command += [str(first), str(first + 400)]
-        run = subprocess.run(command, stdout=subprocess.PIPE, timeout=1800, check=True)
-        found = json.loads(run.stdout)
-        assert not found["wrong"], found["wrong"]
-        outcomes.update(found["outcomes"])
-        slowest, grown = max(slowest, tuple(found["slowest"])), max(grown, found["grown"])
-    assert outcomes.total() == COUNT
-    assert not [outcome for outcome in outcomes if "words" in outcome]
-    assert slowest[0] < MOST_SECONDS, slowest
-    assert grown < MOST_BYTES
-    said = (
-        f"{COUNT} checkpoints: {dict(sorted(outcomes.items()))}; the slowest, case {slowest[1]}, "
-        f"took {slowest[0]:.2f} s of the processor; {grown / 2**20:.0f} MiB of memory at most"
-    )
-    print(said)
-    record_property("fuzz", said)
+def test_every_case(tmp_path: Path) -> None:
+    outcomes = attack(checkpoint_fuzz.__file__, tmp_path, range(COUNT))
+    assert {outcome.partition(": ")[2] for outcome in outcomes} == {
+        *("used", "used without NFAugment", "refused")
+    }

@@ -1,30 +1,26 @@
-"""Read damaged and hostile checkpoint directories.
+"""Read and use damaged and hostile checkpoint directories.
 
-    python tests/checkpoint_fuzz.py FOLDER FIRST STOP
-
-makes checkpoints in FOLDER, reads damaged copies of them, and prints the outcomes as a JSON line.
-Cases are numbered from 0 to `COUNT` and are the same in every run. Most of them have new hashes, as
-from an attacker who knows the format; without, the hashes already reveal the damage.
+Cases are the same in every run. Most of them have new hashes, as from an attacker who knows the
+format; without, the hashes already reveal the damage.
 """
 
 from __future__ import annotations
 
-import collections
 import functools
 import json
 import random
-import resource
 import shutil
-import sys
-import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoint_tools import header_of, limit_memory, sign, with_header
-from safetensors.torch import load_file
+from attack_tools import run_script
+from checkpoint_tools import header_of, sign, with_header
+from safetensors.torch import load_file, save_file
 
+import nfaug
 from nfaug.checkpoint.checkpoint import (
     Checkpoint,
     CheckpointConfig,
@@ -38,7 +34,7 @@ from nfaug.pca.fit import fit_pca
 
 __all__ = ["COUNT", "KINDS", "check_same", "make", "read_damaged"]
 
-COUNT = 2400
+COUNT = 5000
 BLOCK = 4096
 NAMES = ("one", "two", "whole")  # of checkpoints: two of a kind in shards, and one that is not
 
@@ -67,11 +63,11 @@ def make(folder: Path) -> None:
 
 
 def read_damaged(folder: Path, number: int) -> str:
-    """Damage a copy, read it, and return the kind of damage and the outcome.
+    """Damage a copy, read it and use it; return the kind of damage and the outcome.
 
     Raises:
-        Exception: whatever reading raised that is no CheckpointError.
-        AssertionError: what was read is not what the files hold.
+        Exception: Whatever reading raised that is no CheckpointError, or use that is no ValueError.
+        AssertionError: What was read is not what the files hold.
     """
     rng = random.Random(number)
     copy = folder / "copy"
@@ -84,12 +80,34 @@ def read_damaged(folder: Path, number: int) -> str:
         try:
             found = read(copy)
         except CheckpointError as error:
-            outcome = "refused" if len(str(error)) < 20_000 else "refused in too many words"
+            outcome = "refused" if len(str(error)) < 20_000 else "refused at too great length"
         else:
             outcome = "loaded"
             if isinstance(found, Checkpoint):
                 check_same(found, copy)
+                outcome = use(found)
     return f"{kind.__name__}: {outcome}"
+
+
+def use(found: Checkpoint) -> str:
+    """Encode and decode two images, and augment four."""
+    shape = (found.flow.codec.channels, *found.flow.codec.image_size)
+    images = torch.randint(256, (4, *shape), dtype=torch.uint8)
+    labels = torch.arange(4) % max(1, len(found.config.class_names))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        z, logdet = found.flow.encode(images[:2])
+        assert z.shape[0] == logdet.shape[0] == 2
+        assert found.flow.decode(z).shape == images[:2].shape
+        try:
+            nfa = nfaug.NFAugment(found, p=1.0)
+        except ValueError:  # for instance without axes
+            return "used without NFAugment"
+        augmented, same_labels = nfa(images, labels)
+    assert augmented.shape == images.shape
+    assert augmented.dtype == torch.uint8
+    assert torch.equal(same_labels, labels)
+    return "used"
 
 
 def check_same(found: Checkpoint, copy: Path) -> None:
@@ -150,6 +168,34 @@ def tensors_flipped(copy: Path, rng: random.Random, number: int) -> None:
     sign(copy)
 
 
+def tensors_changed(copy: Path, rng: random.Random, number: int) -> None:
+    """Write a tensor anew, intact as a file: other values, type, shape or name, or none."""
+    file = tensor_file(copy, rng)
+    tensors = load_file(file)
+    name = rng.choice(sorted(tensors))
+    value = tensors.pop(name)
+    flat = value.flatten()
+    way = rng.randrange(7)
+    if way == 0 and value.is_floating_point():
+        extreme = rng.choice([1e-38, 1e-20, 0.0, -1.0, 30.0, 1e3, 1e20, 6e37, float("nan")])
+        at = torch.randperm(flat.numel())[: rng.choice([1, flat.numel()])]
+        flat = flat.index_fill(0, at, extreme if value.dtype != torch.float16 else extreme % 6e4)
+        tensors[name] = flat.reshape(value.shape)
+    elif way == 1:
+        types = [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
+        tensors[name] = value.to(rng.choice(types))
+    elif way == 2:
+        tensors[name] = flat if rng.random() < 0.5 else value[None]
+    elif way == 3:
+        tensors[name] = value.transpose(0, -1).contiguous()
+    elif way == 4:
+        tensors[name] = flat[: rng.randrange(flat.numel() + 1)].clone()
+    elif way == 5:
+        tensors[rng.choice(["", "x", name + "x", name[::-1], "\x1b[31m"])] = value
+    save_file(tensors, file)
+    sign(copy)
+
+
 def swapped(copy: Path, rng: random.Random, number: int) -> None:
     """Copy files from another checkpoint, or under the name of another file."""
     source = copy.parent / rng.choice(NAMES)
@@ -203,7 +249,7 @@ def hostile_header(copy: Path, rng: random.Random, number: int) -> None:
 
 KINDS: list[Callable[[Path, random.Random, int], None]] = [
     *(truncated, header_flipped, truncated, hostile_value, truncated, hostile_header),
-    *(header_flipped, hostile_value, tensors_flipped, swapped, hostile_text),
+    *(header_flipped, hostile_value, tensors_flipped, swapped, hostile_text, tensors_changed),
 ]
 
 
@@ -219,25 +265,11 @@ def tensor_file(copy: Path, rng: random.Random) -> Path:
     return rng.choice(sorted(copy.glob("*.safetensors")))
 
 
-def main(folder: Path, first: int, stop: int) -> None:
+def prepare(folder: Path) -> None:
     make(folder)
-    for number in range(len(KINDS)):  # what is allocated once is no case's
+    for number in range(2 * len(KINDS)):
         read_damaged(folder, number)
-    limit_memory()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    outcomes: collections.Counter[str] = collections.Counter()
-    wrong, slowest = [], (0.0, 0)
-    for number in range(first, stop):
-        start = time.process_time()
-        try:
-            outcomes[read_damaged(folder, number)] += 1
-        except Exception as error:  # which is what is looked for
-            wrong.append(f"case {number}: {type(error).__name__}: {error}"[:500])
-        slowest = max(slowest, (time.process_time() - start, number))
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    found = {"outcomes": outcomes, "wrong": wrong, "slowest": slowest, "grown": 1024 * grown}
-    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    run_script(prepare, read_damaged)

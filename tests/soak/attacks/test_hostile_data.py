@@ -1,0 +1,30 @@
+"""Hostile folders and files are opened, or end in a documented error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hostile_data
+import pytest
+from attack_tools import attack
+from checkpoint_tools import bounded
+from hostile_data import COUNT, KINDS, case, prepare
+
+QUICK = ("pipes", "sockets", "links_out", "names", "truncated", "headers", "idx", "tables", "empty")
+
+
+def test_some_of_the_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "", prepend=":")  # restored after `prepare` has changed it
+    prepare(tmp_path)
+    first = {kind.__name__: number for number, kind in reversed([*enumerate(KINDS)])}
+    for name in QUICK:
+        with bounded(name):
+            assert "memory" not in case(tmp_path, first[name])
+
+
+@pytest.mark.soak
+def test_every_case(tmp_path: Path) -> None:
+    outcomes = attack(hostile_data.__file__, tmp_path, range(COUNT))
+    assert {outcome.partition(": ")[2] for outcome in outcomes} == {
+        *("read", "read in part", "refused")
+    }
