@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..flows.flow import Flow
 from ..gaussians.gaussians import ClassGaussians
+from ..io.lock import lock_output
 from ..io.manifest import CheckpointError
 from ..pca.fit import ClasswisePCA
 from ..resolve import read_resolved
@@ -71,11 +72,13 @@ class Checkpoint:
 
         Raises:
             FileExistsError: The directory is not empty and `overwrite` is False.
-            OSError: The directory cannot be written, for example because the disk is full.
+            OSError: Another process writes to the directory, or it cannot be written, for example
+                because the disk is full.
             ValueError: The flow is frozen, weights are not finite, or the parts do not match, so
                 that the checkpoint could not be read again.
         """
-        return write_parts(directory, self._parts, overwrite=overwrite, shard_bytes=shard_bytes)
+        with lock_output(Path(directory)):
+            return write_parts(directory, self._parts, overwrite=overwrite, shard_bytes=shard_bytes)
 
     def save_pretrained(
         self,

@@ -7,7 +7,16 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .common import add_data_options, add_flow, add_mixing, load_on, mixing, new_parser, open_data
+from .common import (
+    add_data_options,
+    add_flow,
+    add_mixing,
+    load_on,
+    locks_out,
+    mixing,
+    new_parser,
+    open_data,
+)
 
 __all__ = ["parser", "run"]
 
@@ -37,6 +46,7 @@ def parser() -> ArgumentParser:
     return made
 
 
+@locks_out
 def run(arguments: Namespace) -> dict[str, Any]:
     """Print the size, make the bank and export it if --export is given."""
     from ..bank.make import bank_bytes, export_bank, make_bank

@@ -18,7 +18,7 @@ from ..data.preprocess import size_of
 from ..fitting import fit, with_shape_of
 from ..gaussians.priors import FITTED_PRIORS
 from ..io.atomic import check_output
-from .common import add_data_options, add_flow, load_on, new_parser, open_data
+from .common import add_data_options, add_flow, load_on, locks_out, new_parser, open_data
 
 __all__ = ["parser", "run"]
 
@@ -93,6 +93,7 @@ def parser() -> ArgumentParser:
     return made
 
 
+@locks_out
 def run(arguments: Namespace) -> dict[str, Any]:
     """Fit, save, and report the fit."""
     out = Path(arguments.out)
