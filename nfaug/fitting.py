@@ -24,6 +24,7 @@ from .gaussians.gaussians import ClassGaussians
 from .gaussians.priors import GradientDescentConfig, choose_prior
 from .gaussians.statistics import ClassStatistics
 from .pca.fit import ClasswisePCA, fit_pca
+from .resolve import public_name
 
 __all__ = [
     "check_images",
@@ -107,6 +108,8 @@ def fit(
             f"rank must be at least 1 and max_per_class 2; got {rank} and {max_per_class}"
         )
     chosen = choose_prior(gaussians)
+    given = {"flow": flow, "data": dataset}
+    names = {k: public_name(v) for k, v in given.items() if isinstance(v, str | os.PathLike)}
     if isinstance(flow, str | os.PathLike):
         flow = load(flow if isinstance(flow, str) else Path(flow))
     base = flow if isinstance(flow, Checkpoint) else _bare(flow)
@@ -131,7 +134,10 @@ def fit(
         base.config,
         class_names=tuple(images.classes),
         preprocessing={**base.config.preprocessing, **images.preprocessing},
-        gaussians={"kind": chosen.kind, **record, "fitted": True, "images": int(counts.sum())},
+        gaussians={
+            **{"kind": chosen.kind, **record, "fitted": True, "images": int(counts.sum())},
+            **names,
+        },
         metrics={},
     )
     return Checkpoint(base.flow, config, ClassGaussians(means, variances, counts), pca)

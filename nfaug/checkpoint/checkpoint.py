@@ -18,7 +18,7 @@ from ..io.manifest import CheckpointError
 from ..pca.fit import ClasswisePCA
 from ..resolve import read_resolved
 from .config import CheckpointConfig
-from .directory import SHARD_BYTES, Parts, read_parts, verify, write_parts
+from .directory import SHARD_BYTES, Parts, file_limits, read_parts, verify, write_parts
 
 __all__ = ["Checkpoint", "CheckpointConfig", "CheckpointError", "load", "verify"]
 
@@ -145,7 +145,9 @@ class Checkpoint:
     ) -> Checkpoint:
         """Load a bundled flow, a directory or a repository of the Hub: the same as `nfaug.load`."""
         read = partial(cls.load, autoencoder=autoencoder)
-        return read_resolved(read, pretrained_model_name_or_path, revision=revision, token=token)
+        return read_resolved(
+            read, pretrained_model_name_or_path, file_limits, revision=revision, token=token
+        )
 
     @classmethod
     def load(cls, directory: str | Path, *, autoencoder: str | Path | None = None) -> Checkpoint:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..io.strict_json import parse_json
+from ..io.tensors import LARGEST_HEADER
+from ..io.text import printable
 
 __all__ = [
     "AutoencoderConfig",
@@ -26,12 +30,8 @@ __all__ = [
 ]
 
 _CLASS = "AutoencoderKL"
-_FILES = (
-    "config.json",
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model-*.safetensors",  # shards, and their index
-    "diffusion_pytorch_model.safetensors.index.json",
-)
+_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors")
+_INDEX = "diffusion_pytorch_model.safetensors.index.json"  # of the shards
 # Configurations may come from untrusted files: sizes are bounded before memory is allocated.
 _MAX_CONFIG_BYTES = 2**20
 _MAX_SIDE = 4096
@@ -178,10 +178,38 @@ def open_autoencoder(source: str | Path) -> Any:
 
 
 def fetch_autoencoder(repo_id: str) -> Path:
-    """Download a repository's files into the Hub's cache and return their directory."""
-    from huggingface_hub import snapshot_download
+    """Download a repository's files into the Hub's cache and return their directory.
 
-    return Path(snapshot_download(repo_id, allow_patterns=list(_FILES)))
+    `config.json` comes first, and the weights may have at most the size that it implies.
+
+    Raises:
+        ValueError: It is not an `AutoencoderKL`, or a file is too large.
+        OSError: The repository cannot be read.
+    """
+    from ..hub.fetch import Source
+
+    source = Source(repo_id)
+    most = _MAX_CONFIG_BYTES
+
+    def within(sizes: Mapping[str, int]) -> list[str]:
+        index = sizes.get(_INDEX, 0)
+        if (size := sum(sizes.values()) - index) > most or index > _MAX_CONFIG_BYTES:
+            raise ValueError(f"the files of {repo_id!r} have {size} bytes; at most {most} are read")
+        return list(sizes)
+
+    folder = source.download(["config.json"], within, needed=["config.json"])
+    _check_class(folder, repo_id)
+    most = _largest_weights(folder)
+    return source.download([*_WEIGHTS, _INDEX], within, revision=folder.name)
+
+
+def _largest_weights(folder: Path) -> int:
+    """Bytes of the weights of this configuration in float64, and of the headers of shards."""
+    from diffusers import AutoencoderKL
+
+    with torch.device("meta"):
+        model = AutoencoderKL.from_config(AutoencoderKL.load_config(folder, local_files_only=True))
+    return 2 * LARGEST_HEADER + 8 * sum(value.numel() for value in model.state_dict().values())
 
 
 def _check_class(folder: Path, name: str) -> None:
@@ -192,9 +220,9 @@ def _check_class(folder: Path, name: str) -> None:
     try:
         if file.stat().st_size > _MAX_CONFIG_BYTES:
             raise ValueError(f"it is longer than {_MAX_CONFIG_BYTES} bytes")
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # includes JSON and Unicode errors
-        raise ValueError(f"{file} cannot be read: {error}") from None
+        values = parse_json(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read: {printable(error)}") from None
     kind = values.get("_class_name") if isinstance(values, dict) else None
     if kind != _CLASS or "quantization_config" in values:
         raise ValueError(
