@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from typing import Literal
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -57,7 +58,11 @@ def wait_before_retry(error: BaseException, attempt: int) -> float:
 
 
 def explain(
-    error: BaseException, repo_id: str, revision: str | None = None, *, pushing: bool = False
+    error: BaseException,
+    repo_id: str,
+    revision: str | None = None,
+    *,
+    request: Literal["pull", "push", "list"] = "pull",
 ) -> HubError:
     """Return the error to show for an error of the client.
 
@@ -67,7 +72,7 @@ def explain(
         error: What the client raised.
         repo_id: The repository, for the message.
         revision: The revision that was asked for.
-        pushing: Whether the request would have changed the repository.
+        request: What was asked for; it decides what the advice is.
     """
     place = f"{repo_id} at {constants.ENDPOINT}"
     for cause in _causes(error):
@@ -90,17 +95,18 @@ def explain(
         if isinstance(cause, HfHubHTTPError):
             return HubError(f"{place} {_refusal(cause)}")
         if isinstance(cause, OfflineModeIsEnabled):
-            where = "" if pushing else f" and it is not complete in {constants.HF_HUB_CACHE}"
+            cached = request == "pull"
+            where = f" and it is not complete in {constants.HF_HUB_CACHE}" if cached else ""
             return HubError(f"{place} is not available offline: HF_HUB_OFFLINE is set{where}")
         if isinstance(cause, _HTTP_ERROR):
-            what = (
-                "The repository is unchanged; push again, which repeats nothing"
-                if pushing
-                else f"It is not complete in the cache {constants.HF_HUB_CACHE} either"
-            )
+            advice = {
+                "pull": f"It is not complete in the cache {constants.HF_HUB_CACHE} either. ",
+                "push": "The repository is unchanged; push again, which repeats nothing. ",
+                "list": "",
+            }
             return HubError(
-                f"{place} could not be reached ({type(cause).__name__}: {_text(cause)}). {what}. "
-                "Check the network, or HF_ENDPOINT"
+                f"{place} could not be reached ({type(cause).__name__}: {_text(cause)}). "
+                f"{advice[request]}Check the network, or HF_ENDPOINT"
             )
         if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
             return HubError(

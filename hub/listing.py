@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants, get_session
 
 from .card import TAGS
 from .errors import explain
 
 __all__ = ["FlowEntry", "list_flows"]
+
+_PATIENCE = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,11 @@ def list_flows(
     """
     api = HfApi(token=token, library_name="nfaug")
     try:
+        # Without a network this fails at once; the client retries its own request for 23 seconds.
+        get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
         found = list(api.list_models(filter=TAGS[0], author=author, search=search, limit=limit))
     except Exception as error:  # the client and its HTTP library have dozens of types
-        raise explain(error, "the list of flows", pushing=True) from error
+        raise explain(error, "the list of flows", request="list") from error
     return [
         FlowEntry(
             info.id,

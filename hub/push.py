@@ -105,7 +105,7 @@ def push_to_hub(
                 raise
             except Exception as error:
                 if attempt == _ATTEMPTS - 1 or not is_transient(error):
-                    raise explain(error, repo_id, revision, pushing=True) from error
+                    raise explain(error, repo_id, revision, request="push") from error
                 # Repeating a commit that succeeded changes nothing.
                 time.sleep(wait_before_retry(error, attempt))
     raise AssertionError("unreachable")
@@ -124,7 +124,7 @@ def check_push(repo_id: str, *, token: str | bool | None = None) -> str:
     try:
         account = HfApi(token=token, library_name="nfaug").whoami()["name"]
     except Exception as error:  # the client and its HTTP library have dozens of types
-        raise explain(error, repo_id, pushing=True) from error
+        raise explain(error, repo_id, request="push") from error
     return repo_id if "/" in repo_id else f"{account}/{repo_id}"
 
 

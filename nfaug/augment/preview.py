@@ -12,6 +12,7 @@ from torch import Tensor
 from ..checkpoint.checkpoint import Checkpoint
 from ..flows.flow import Flow
 from ..gaussians.gaussians import ClassGaussians
+from ..io.text import printable
 from .settings import MixSettings
 from .transform import NFAugment
 
@@ -142,8 +143,7 @@ def picture_grid(
 
 
 def _short(name: str) -> str:
-    printable = "".join(c if c.isprintable() else "?" for c in name)
-    return printable if len(printable) <= 16 else printable[:15] + "…"
+    return printable(name, longest=16)
 
 
 def _picture(image: Tensor, factor: int) -> Image.Image:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...gaussians.fixed_point.solver import FixedPointStep
 from ...gaussians.gaussians import ClassGaussians
+from ...io.text import printable
 from .html import text
 
 if TYPE_CHECKING:
@@ -238,4 +239,4 @@ def _limits(values: Sequence[float]) -> tuple[float, float, bool]:
 
 def _plain(name: str) -> str:
     """Escape a class name: matplotlib would read $...$ as mathematics."""
-    return "".join(c if c.isprintable() else "?" for c in name).replace("$", r"\$")[:24]
+    return printable(name).replace("$", r"\$")[:24]
