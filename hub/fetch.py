@@ -133,7 +133,7 @@ class Source:
         get = partial(snapshot_download, self.repo_id, **self.options)
         plan = partial(get, revision=revision, allow_patterns=patterns, dry_run=True)
         try:
-            found = self.attempt(plan)
+            found: Any = self.attempt(plan)
         except HubError:
             with contextlib.suppress(OSError):
                 names = list(needed) or patterns

@@ -52,7 +52,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
     memory = not arguments.no_memory
     if arguments.dry_run:
-        files, card = plan_push(
+        planned, card = plan_push(
             arguments.directory,
             arguments.repo,
             memory=memory,
@@ -61,7 +61,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         )
         for line in card.splitlines():
             print(printable(line), file=sys.stderr)
-        return {"repo": arguments.repo, "bytes": sum(files.values()), "files": files}
+        return {"repo": arguments.repo, "bytes": sum(planned.values()), "files": planned}
     files: dict[str, int] = {}
     url = push_to_hub(
         arguments.directory,
