@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import termios
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from nfaug.augment.settings import MixSettings
 from nfaug.bank.make import Bank
 from nfaug.cli import main
 from nfaug.commands.timm import expand
+from nfaug.io.lock import lock_output
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
@@ -105,6 +107,40 @@ def test_a_dry_run_prints_the_card(tiny_path: Path, capsys: pytest.CaptureFixtur
     )
     assert (code, planned) == (2, None)
     assert "mit" in printed
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--data", "digits"],
+        ["fit", "--flow", "builtin:rgb32", "--data", "digits"],
+        ["bank", "--flow", "builtin:rgb32", "--data", "digits"],
+        ["convert", "released.ckpt"],
+        ["pull", "owner/flow"],
+        ["demo"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_command_does_not_write_where_another_one_does(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock_output(out):
+            held.set()
+            done.wait()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    code, _, error = run(capsys, *words, "--out", str(out))
+    done.set()
+    other.join()
+    assert code == 2
+    assert f"process {os.getpid()}" in error
+    assert not out.exists()
 
 
 def test_list_without_a_network_fails_at_once(
