@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from typing import Literal
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeVar
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
@@ -19,7 +21,10 @@ from huggingface_hub.errors import (
 
 from ..io.text import printable
 
-__all__ = ["HubError", "explain", "is_transient", "wait_before_retry"]
+__all__ = ["HubError", "attempt", "explain"]
+
+T = TypeVar("T")
+Request = Literal["pull", "push", "list"]
 
 # The base class of the HTTP library's errors; the library differs between versions of the client.
 _HTTP_ERROR: type[BaseException] = HfHubHTTPError.__mro__[1]
@@ -34,7 +39,32 @@ class HubError(OSError):
     """A repository could not be read or written; the message says why and what to do."""
 
 
-def is_transient(error: BaseException) -> bool:
+def attempt(
+    ask: Callable[[], T],
+    repo_id: str,
+    revision: str | None = None,
+    *,
+    times: int,
+    request: Request = "pull",
+) -> T:
+    """Run a request up to `times` times: again only after a transient failure.
+
+    Raises:
+        HubError: See `explain`.
+    """
+    for number in range(times):
+        try:
+            return ask()
+        except (HFValidationError, UserWarning):  # the first explains the form of a name
+            raise
+        except Exception as error:  # the client and its HTTP library have dozens of types
+            if number + 1 == times or not _is_transient(error):
+                raise explain(error, repo_id, revision, request=request) from error
+            time.sleep(_wait_before_retry(error, number))
+    raise AssertionError("unreachable")
+
+
+def _is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a moment later.
 
     A failure to connect is not transient: the client has retried it, and there may be no network.
@@ -47,7 +77,7 @@ def is_transient(error: BaseException) -> bool:
     return "Consistency check failed" in str(error)  # the body is shorter than its header says
 
 
-def wait_before_retry(error: BaseException, attempt: int) -> float:
+def _wait_before_retry(error: BaseException, attempt: int) -> float:
     """Return the seconds to wait: those that the server asks for, or 1/2, 1, 2, ..."""
     for cause in _causes(error):
         if isinstance(cause, HfHubHTTPError):
@@ -62,7 +92,7 @@ def explain(
     repo_id: str,
     revision: str | None = None,
     *,
-    request: Literal["pull", "push", "list"] = "pull",
+    request: Request = "pull",
 ) -> HubError:
     """Return the error to show for an error of the client.
 

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import re
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -16,18 +15,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import HFValidationError
 
 from ..io.manifest import CONFIG, LARGEST_CONFIG, MODEL, MOST_SHARDS, TENSOR_FILE, read_json
 from ..io.tensors import sha256_of
 from ..io.text import printable
 from ..io.version import __version__
-from .errors import HubError, explain, is_transient, wait_before_retry
+from .errors import HubError, attempt
 
 __all__ = ["EXTRAS", "Source", "discard", "fetch"]
 
 EXTRAS = {"README.md": 2**20, "samples.png": 2**24}  # bytes; downloaded by `pull` only
-_ATTEMPTS = 2  # the client itself retries for half a minute in each
 _GIT_SHA1 = re.compile("[0-9a-f]{40}")
 
 T = TypeVar("T")
@@ -145,18 +142,9 @@ class Source:
         commit = found[0].commit_hash if found else revision
         return Path(self.attempt(partial(get, revision=commit, allow_patterns=names)))
 
-    def attempt(self, request: Callable[[], T]) -> T:
+    def attempt(self, ask: Callable[[], T]) -> T:
         """Run a request and repeat it after a transient failure."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                return request()
-            except HFValidationError:  # a ValueError that explains the form of a name
-                raise
-            except Exception as error:  # the client and its HTTP library have dozens of types
-                if attempt + 1 == _ATTEMPTS or not is_transient(error):
-                    raise explain(error, self.repo_id, self.revision) from error
-                time.sleep(wait_before_retry(error, attempt))
-        raise AssertionError("unreachable")
+        return attempt(ask, self.repo_id, self.revision, times=2)  # the client retries in each
 
 
 def _fetch_config(source: Source) -> tuple[Path, dict[str, str]]:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,13 +19,12 @@ from huggingface_hub import (
     constants,
     hf_hub_download,
 )
-from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 from ..checkpoint.directory import read_parts, verify, write_parts
 from ..io.manifest import CONFIG, TENSOR_FILE, read_manifest, tensor_files
 from .card import facts_of, make_card, privacy_block, set_privacy, stated
-from .errors import explain, is_transient, wait_before_retry
+from .errors import attempt
 from .licenses import check_license
 
 __all__ = ["PushPlan", "check_push", "plan_push", "push_to_hub"]
@@ -97,18 +95,12 @@ def push_to_hub(
     with _staged(Path(directory), repo_id, memory, license, data) as staged:
         if listing is not None:
             listing(_sizes(staged))
-        for attempt in range(_ATTEMPTS):
-            try:
-                api.create_repo(repo_id, private=private, exist_ok=True)
-                return _commit(api, staged, repo_id, revision, message, overwrite_card)
-            except (HFValidationError, UserWarning):
-                raise
-            except Exception as error:
-                if attempt == _ATTEMPTS - 1 or not is_transient(error):
-                    raise explain(error, repo_id, revision, request="push") from error
-                # Repeating a commit that succeeded changes nothing.
-                time.sleep(wait_before_retry(error, attempt))
-    raise AssertionError("unreachable")
+
+        def ask() -> str:  # repeating a commit that succeeded changes nothing
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return _commit(api, staged, repo_id, revision, message, overwrite_card)
+
+        return attempt(ask, repo_id, revision, times=_ATTEMPTS, request="push")
 
 
 def check_push(repo_id: str, *, token: str | bool | None = None) -> str:
@@ -121,10 +113,8 @@ def check_push(repo_id: str, *, token: str | bool | None = None) -> str:
         HubError: There is no token, the Hub rejects it, or the Hub cannot be reached.
     """
     validate_repo_id(repo_id)
-    try:
-        account = HfApi(token=token, library_name="nfaug").whoami()["name"]
-    except Exception as error:  # the client and its HTTP library have dozens of types
-        raise explain(error, repo_id, request="push") from error
+    api = HfApi(token=token, library_name="nfaug")
+    account = attempt(api.whoami, repo_id, times=1, request="push")["name"]
     return repo_id if "/" in repo_id else f"{account}/{repo_id}"
 
 
@@ -253,5 +243,5 @@ def _warn_if_untrue(api: HfApi, staged: Path, repo_id: str, revision: str | None
         warnings.warn(
             f"the card of {repo_id} is kept, but its privacy statement is of another push; correct "
             "it, or replace the card with overwrite_card=True (--overwrite-card)",
-            stacklevel=4,
+            stacklevel=6,  # the caller of push_to_hub
         )
