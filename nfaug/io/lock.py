@@ -31,8 +31,8 @@ def lock_output(path: Path) -> Iterator[None]:
     The lock is the file `.NAME.lock` beside the output, where replacing a folder does not touch it,
     or `.nfaug.lock` inside a folder that is a mount point or has a read-only parent. The operating
     system drops the lock when its process ends, however it ends. On file systems without locks,
-    `filelock` compares host and process instead. A thread may lock an output that it holds again.
-    Under `torchrun` only the main process locks.
+    filelock 4.2.12 and newer (Python 3.11) compare host and process instead. A thread may lock an
+    output that it holds again. Under `torchrun` only the main process locks.
 
     Args:
         path: The folder or file to write; it need not exist.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import socket
@@ -10,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -66,6 +69,32 @@ def test_the_lock_of_a_killed_process_is_taken_over(
     holder.wait()
     nfaug.load("builtin:rgb32").save(out)
     assert [entry.name for entry in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.skipif(
+    tuple(map(int, filelock.__version__.split(".")[:3])) < (4, 2, 12),
+    reason="older releases of filelock, the last for Python 3.10, take such a lock over",
+)
+@pytest.mark.filterwarnings("ignore:flock")
+def test_a_file_system_without_locks(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Host and process are compared instead."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "no locks")
+
+    start = f"import errno, fcntl\ndef flock(*_): raise OSError({errno.ENOSYS}, 'no locks')\n"
+    command = [sys.executable, "-c", f"{start}fcntl.flock = flock\n{HOLD}", str(out)]
+    monkeypatch.setattr(fcntl, "flock", flock)
+    child = subprocess.Popen(command, stdin=-1, stdout=-1, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "held\n"
+    with pytest.raises(OutputInUseError, match=rf"{child.pid}.*{socket.gethostname()}"):
+        lock_output(out).__enter__()
+    child.kill()
+    child.communicate()
+    with lock_output(out):
+        pass
+    assert not list(out.parent.iterdir())
 
 
 def test_a_thread_may_lock_an_output_twice_and_nothing_is_left(tmp_path: Path) -> None:
