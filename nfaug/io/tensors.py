@@ -202,7 +202,7 @@ def _entry(name: str, entry: Any) -> tuple[Stored, Span]:
     if (
         not _sizes(shape)
         or len(shape) > _MOST_DIMENSIONS
-        or math.prod(size or 1 for size in shape) > _MOST_VALUES
+        or (0 in shape and math.prod(size or 1 for size in shape) > _MOST_VALUES)
     ):
         raise ValueError(f"the shape of {name} is {str(shape)[:40]}")
     if not _sizes(span) or len(span) != 2:
