@@ -3,11 +3,12 @@
 from .errors import HubError
 from .listing import FlowEntry, list_flows
 from .pull import pull
-from .push import check_push, plan_push, push_to_hub
+from .push import PushPlan, check_push, plan_push, push_to_hub
 
 __all__ = [
     "FlowEntry",
     "HubError",
+    "PushPlan",
     "check_push",
     "list_flows",
     "plan_push",

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from importlib.metadata import metadata
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -31,6 +32,7 @@ __all__ = [
 
 TAGS = ("nfaug", "normalizing-flow", "data-augmentation")
 _PRIVACY = re.compile(r"<!-- nfaug:privacy -->.*?<!-- /nfaug:privacy -->", re.DOTALL)
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _SHOWN_CLASSES = 200
 _LONGEST_TEXT = 120  # characters of any one text of a checkpoint
 # These act as markup or links even after a backslash.
@@ -102,6 +104,7 @@ def make_card(
         _summary(facts),
         "![Originals, reconstructions and variants](samples.png)" if facts.picture else "",
         "## Use",
+        _install(facts.config),
         _usage(facts, repo_id),
         "## Training",
         _table(_training(facts)),
@@ -166,6 +169,8 @@ def _metadata(facts: Facts, name: str, license: str | None) -> ModelCardData:
     return ModelCardData(
         library_name="nfaug",
         license=license,
+        base_model=_hub_name(facts.config.gaussians.get("flow")),
+        datasets=_datasets(facts.config) or None,
         pipeline_tag="unconditional-image-generation",
         tags=list(TAGS),
         model_name=name,
@@ -222,10 +227,48 @@ def _summary(facts: Facts) -> str:
     of = f", fitted to {classes} classes" if classes else ", not fitted to classes"
     return (
         f"A normalizing flow for images of {_size(facts)} (channels, height, width), with "
-        f"{parameters} parameters{of}. {_latents(facts)}It augments the training of "
-        "image classifiers: an image is mixed with another of its class in the flow's latent space "
-        "and decoded again."
+        f"{parameters} parameters{of}. {_origin(facts.config)}{_latents(facts)}It augments the "
+        "training of image classifiers: an image is mixed with another of its class in the flow's "
+        "latent space and decoded again."
     )
+
+
+def _origin(config: CheckpointConfig) -> str:
+    """What the flow was trained on and, if its classes are others, what it was fitted to."""
+    said = []
+    if trained := config.training.get("data"):
+        said.append(f"The flow was trained on {escape(trained)}.")
+    if config.gaussians.get("fitted"):
+        images, data = config.gaussians.get("images"), config.gaussians.get("data")
+        of = f" of {escape(data)}" if data else ""
+        base = config.gaussians.get("flow")
+        flow = f" under the flow {escape(base)}" if base else ""
+        said.append(
+            f"Its class gaussians and axes were fitted to {escape(images)} images{of}{flow}, "
+            "without training."
+        )
+    return "".join(f"{sentence} " for sentence in said)
+
+
+def _hub_name(name: object) -> str | None:
+    """Return the name if it can be a repository "owner/name" of the Hub."""
+    return name if isinstance(name, str) and _REPOSITORY.fullmatch(name) else None
+
+
+def _datasets(config: CheckpointConfig) -> list[str]:
+    """Return the data sets of the Hub that the flow was trained on and fitted to."""
+    names = (record.get("data") for record in (config.training, config.gaussians))
+    found = [str(name).removeprefix("hfds/") for name in names if str(name).startswith("hfds/")]
+    return [name for name in dict.fromkeys(found) if _hub_name(name)]
+
+
+def _install(config: CheckpointConfig) -> str:
+    extra = "[vae]" if config.autoencoder is not None else ""
+    links = dict(link.split(", ", 1) for link in metadata("nfaug").get_all("Project-URL") or ())
+    source = links.get("Source")
+    place = f" @ git+{source}" if source else ""
+    code = f"\n\nThe code is at <{source}>." if source else ""
+    return f'```sh\npip install "nfaug{extra}{place}"\n```{code}'
 
 
 def _latents(facts: Facts) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeVar
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
@@ -18,7 +21,10 @@ from huggingface_hub.errors import (
 
 from ..io.text import printable
 
-__all__ = ["HubError", "explain", "is_transient", "wait_before_retry"]
+__all__ = ["HubError", "attempt", "explain"]
+
+T = TypeVar("T")
+Request = Literal["pull", "push", "list"]
 
 # The base class of the HTTP library's errors; the library differs between versions of the client.
 _HTTP_ERROR: type[BaseException] = HfHubHTTPError.__mro__[1]
@@ -33,7 +39,32 @@ class HubError(OSError):
     """A repository could not be read or written; the message says why and what to do."""
 
 
-def is_transient(error: BaseException) -> bool:
+def attempt(
+    ask: Callable[[], T],
+    repo_id: str,
+    revision: str | None = None,
+    *,
+    times: int,
+    request: Request = "pull",
+) -> T:
+    """Run a request up to `times` times: again only after a transient failure.
+
+    Raises:
+        HubError: See `explain`.
+    """
+    for number in range(times):
+        try:
+            return ask()
+        except (HFValidationError, UserWarning):  # the first explains the form of a name
+            raise
+        except Exception as error:  # the client and its HTTP library have dozens of types
+            if number + 1 == times or not _is_transient(error):
+                raise explain(error, repo_id, revision, request=request) from error
+            time.sleep(_wait_before_retry(error, number))
+    raise AssertionError("unreachable")
+
+
+def _is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a moment later.
 
     A failure to connect is not transient: the client has retried it, and there may be no network.
@@ -46,7 +77,7 @@ def is_transient(error: BaseException) -> bool:
     return "Consistency check failed" in str(error)  # the body is shorter than its header says
 
 
-def wait_before_retry(error: BaseException, attempt: int) -> float:
+def _wait_before_retry(error: BaseException, attempt: int) -> float:
     """Return the seconds to wait: those that the server asks for, or 1/2, 1, 2, ..."""
     for cause in _causes(error):
         if isinstance(cause, HfHubHTTPError):
@@ -57,7 +88,11 @@ def wait_before_retry(error: BaseException, attempt: int) -> float:
 
 
 def explain(
-    error: BaseException, repo_id: str, revision: str | None = None, *, pushing: bool = False
+    error: BaseException,
+    repo_id: str,
+    revision: str | None = None,
+    *,
+    request: Request = "pull",
 ) -> HubError:
     """Return the error to show for an error of the client.
 
@@ -67,7 +102,7 @@ def explain(
         error: What the client raised.
         repo_id: The repository, for the message.
         revision: The revision that was asked for.
-        pushing: Whether the request would have changed the repository.
+        request: What was asked for; it decides what the advice is.
     """
     place = f"{repo_id} at {constants.ENDPOINT}"
     for cause in _causes(error):
@@ -90,17 +125,18 @@ def explain(
         if isinstance(cause, HfHubHTTPError):
             return HubError(f"{place} {_refusal(cause)}")
         if isinstance(cause, OfflineModeIsEnabled):
-            where = "" if pushing else f" and it is not complete in {constants.HF_HUB_CACHE}"
+            cached = request == "pull"
+            where = f" and it is not complete in {constants.HF_HUB_CACHE}" if cached else ""
             return HubError(f"{place} is not available offline: HF_HUB_OFFLINE is set{where}")
         if isinstance(cause, _HTTP_ERROR):
-            what = (
-                "The repository is unchanged; push again, which repeats nothing"
-                if pushing
-                else f"It is not complete in the cache {constants.HF_HUB_CACHE} either"
-            )
+            advice = {
+                "pull": f"It is not complete in the cache {constants.HF_HUB_CACHE} either. ",
+                "push": "The repository is unchanged; push again, which repeats nothing. ",
+                "list": "",
+            }
             return HubError(
-                f"{place} could not be reached ({type(cause).__name__}: {_text(cause)}). {what}. "
-                "Check the network, or HF_ENDPOINT"
+                f"{place} could not be reached ({type(cause).__name__}: {_text(cause)}). "
+                f"{advice[request]}Check the network, or HF_ENDPOINT"
             )
         if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
             return HubError(

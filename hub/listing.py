@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelInfo, constants, get_session
 
 from .card import TAGS
-from .errors import explain
+from .errors import attempt
 
 __all__ = ["FlowEntry", "list_flows"]
+
+_PATIENCE = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,12 @@ def list_flows(
         HubError: The Hub cannot be reached or refuses the request.
     """
     api = HfApi(token=token, library_name="nfaug")
-    try:
-        found = list(api.list_models(filter=TAGS[0], author=author, search=search, limit=limit))
-    except Exception as error:  # the client and its HTTP library have dozens of types
-        raise explain(error, "the list of flows", pushing=True) from error
+
+    def ask() -> list[ModelInfo]:
+        # Without a network this fails at once; the client retries its own request for 23 seconds.
+        get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+        return list(api.list_models(filter=TAGS[0], author=author, search=search, limit=limit))
+
     return [
         FlowEntry(
             info.id,
@@ -52,5 +56,5 @@ def list_flows(
             info.downloads or 0,
             info.last_modified.date().isoformat() if info.last_modified else None,
         )
-        for info in found
+        for info in attempt(ask, "the list of flows", times=1, request="list")
     ]

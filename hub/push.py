@@ -6,31 +6,39 @@ import contextlib
 import os
 import shutil
 import tempfile
-import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationCopy,
     CommitOperationDelete,
     HfApi,
+    constants,
     hf_hub_download,
 )
-from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 from ..checkpoint.directory import read_parts, verify, write_parts
-from ..io.manifest import CONFIG, TENSOR_FILE, read_manifest
+from ..io.manifest import CONFIG, TENSOR_FILE, read_manifest, tensor_files
 from .card import facts_of, make_card, privacy_block, set_privacy, stated
-from .errors import explain, is_transient, wait_before_retry
+from .errors import attempt
+from .licenses import check_license
 
-__all__ = ["check_push", "plan_push", "push_to_hub"]
+__all__ = ["PushPlan", "check_push", "plan_push", "push_to_hub"]
 
 CARD, PICTURE = "README.md", "samples.png"
 _ATTEMPTS = 3  # the second one may fail on the connection that the first one closed
 AXES_FRACTION = 0.25  # most axes per image of a class when the memory is left out
+
+
+class PushPlan(NamedTuple):
+    """What a push contains: {file: bytes}, and the text of the card."""
+
+    files: dict[str, int]
+    card: str
 
 
 def push_to_hub(
@@ -45,6 +53,7 @@ def push_to_hub(
     overwrite_card: bool = False,
     license: str | None = None,
     data: str | None = None,
+    listing: Callable[[dict[str, int]], object] | None = None,
 ) -> str:
     """Push a checkpoint directory as one commit and return the URL of the commit.
 
@@ -67,9 +76,11 @@ def push_to_hub(
         license: The Hub's identifier of the license for a generated card, such as "mit".
         data: What the training images are and their terms of use, for a generated card. If the
             directory has a card, `license` and `data` have no effect, and a warning says so.
+        listing: Called with {file: bytes} before the upload.
 
     Raises:
-        ValueError: `repo_id` is not a repository name.
+        ValueError: `repo_id` is not a repository name, `license` is not an identifier of the Hub,
+            or a file is a link that leaves the directory.
         CheckpointError: The directory is not a checkpoint, or it is damaged.
         HubError: The repository cannot be written.
 
@@ -77,22 +88,19 @@ def push_to_hub(
     >>> push_to_hub("runs/cats", "me/cats", license="mit")  # doctest: +SKIP
     """
     api = HfApi(token=token, library_name="nfaug")
+    validate_repo_id(repo_id)
     if "/" not in repo_id:
         repo_id = check_push(repo_id, token=token)
     message = commit_message or "Push a flow with nfaug"
     with _staged(Path(directory), repo_id, memory, license, data) as staged:
-        for attempt in range(_ATTEMPTS):
-            try:
-                api.create_repo(repo_id, private=private, exist_ok=True)
-                return _commit(api, staged, repo_id, revision, message, overwrite_card)
-            except (HFValidationError, UserWarning):
-                raise
-            except Exception as error:
-                if attempt == _ATTEMPTS - 1 or not is_transient(error):
-                    raise explain(error, repo_id, revision, pushing=True) from error
-                # Repeating a commit that succeeded changes nothing.
-                time.sleep(wait_before_retry(error, attempt))
-    raise AssertionError("unreachable")
+        if listing is not None:
+            listing(_sizes(staged))
+
+        def ask() -> str:  # repeating a commit that succeeded changes nothing
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return _commit(api, staged, repo_id, revision, message, overwrite_card)
+
+        return attempt(ask, repo_id, revision, times=_ATTEMPTS, request="push")
 
 
 def check_push(repo_id: str, *, token: str | bool | None = None) -> str:
@@ -105,10 +113,8 @@ def check_push(repo_id: str, *, token: str | bool | None = None) -> str:
         HubError: There is no token, the Hub rejects it, or the Hub cannot be reached.
     """
     validate_repo_id(repo_id)
-    try:
-        account = HfApi(token=token, library_name="nfaug").whoami()["name"]
-    except Exception as error:  # the client and its HTTP library have dozens of types
-        raise explain(error, repo_id, pushing=True) from error
+    api = HfApi(token=token, library_name="nfaug")
+    account = attempt(api.whoami, repo_id, times=1, request="push")["name"]
     return repo_id if "/" in repo_id else f"{account}/{repo_id}"
 
 
@@ -119,16 +125,22 @@ def plan_push(
     memory: bool = True,
     license: str | None = None,
     data: str | None = None,
-) -> dict[str, int]:
-    """Return {file: bytes} of what `push_to_hub` would push, without contacting the Hub.
+) -> PushPlan:
+    """Check and list what `push_to_hub` would push, without contacting the Hub.
 
     An existing card of the repository would be kept, so the card may be listed and not pushed.
 
     Raises:
+        ValueError: See `push_to_hub`.
         CheckpointError: The directory is not a checkpoint, or it is damaged.
     """
+    validate_repo_id(repo_id)
     with _staged(Path(directory), repo_id, memory, license, data) as staged:
-        return {entry.name: entry.stat().st_size for entry in sorted(staged.iterdir())}
+        return PushPlan(_sizes(staged), (staged / CARD).read_text(encoding="utf-8"))
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {entry.name: entry.stat().st_size for entry in sorted(folder.iterdir())}
 
 
 @contextlib.contextmanager
@@ -140,7 +152,9 @@ def _staged(
     data: str | None = None,
 ) -> Iterator[Path]:
     """Yield a temporary directory with exactly the files to push."""
+    check_license(license)
     directory = directory.expanduser().resolve()
+    _check_links(directory)
     parts = read_parts(directory)  # a checkpoint that cannot be read is not pushed
     beside = directory.parent if os.access(directory.parent, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix=".nfaug-push-", dir=beside) as folder:
@@ -170,6 +184,19 @@ def _staged(
             card = make_card(facts, repo_id, license=license, data=data)
         (staged / CARD).write_text(card, encoding="utf-8")
         yield staged
+
+
+def _check_links(directory: Path) -> None:
+    """Raise ValueError if a file to push is a link to somewhere else, such as a private key."""
+    cache = Path(constants.HF_HUB_CACHE).resolve()
+    home = cache if directory.is_relative_to(cache) else directory  # a snapshot links to blobs
+    for name in (CONFIG, CARD, PICTURE, *tensor_files(directory)):
+        target = (directory / name).resolve()
+        if not target.is_relative_to(home):
+            raise ValueError(
+                f"{directory / name} is a link to {target}, outside of the directory, and is not "
+                "pushed; copy the file if you want to publish it"
+            )
 
 
 def _link(source: Path, target: Path) -> None:
@@ -216,5 +243,5 @@ def _warn_if_untrue(api: HfApi, staged: Path, repo_id: str, revision: str | None
         warnings.warn(
             f"the card of {repo_id} is kept, but its privacy statement is of another push; correct "
             "it, or replace the card with overwrite_card=True (--overwrite-card)",
-            stacklevel=4,
+            stacklevel=6,  # the caller of push_to_hub
         )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .io.strict_json import jsonable
+from .io.text import printable
 
 __all__ = ["main"]
 
@@ -141,33 +142,36 @@ def _run(argv: list[str]) -> int:
 
 
 def _stop(code: int, name: str, message: str) -> int:
-    print(f"nfaug {name}: {message}", file=sys.stderr)
+    print(f"nfaug {name}: {_printable_lines(message)}", file=sys.stderr)
     return code
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if not issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {_printable_lines(message)}", file=sys.stderr)
 
 
 def _lines(result: dict[str, Any], indent: str = "") -> str:
     lines = []
     for key, value in result.items():
-        label = f"{indent}{key.replace('_', ' ')}"
+        label = f"{indent}{_encodable(key.replace('_', ' '))}"
         if isinstance(value, dict):
             lines += [label, _lines(value, indent + "  ")] if value else []
         elif isinstance(value, float):
             lines.append(f"{label:<24} {value:.6g}")
         elif isinstance(value, list):
-            shown = ", ".join(map(_plain, value[:10])) + (", ..." if len(value) > 10 else "")
+            shown = ", ".join(map(_encodable, value[:10])) + (", ..." if len(value) > 10 else "")
             lines.append(f"{label:<24} {shown}")
         elif value is not None:
-            lines.append(f"{label:<24} {_plain(value)}")
+            lines.append(f"{label:<24} {_encodable(value)}")
     return "\n".join(lines)
 
 
-def _plain(value: object) -> str:
-    """Escape control characters: text in a checkpoint is not trusted."""
+def _encodable(value: object) -> str:
+    """Text of a checkpoint as standard output can print it."""
     encoding = sys.stdout.encoding or "utf-8"
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    return printable(value).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _printable_lines(message: object) -> str:
+    return "\n".join(map(printable, str(message).splitlines()))

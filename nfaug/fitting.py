@@ -24,6 +24,7 @@ from .gaussians.gaussians import ClassGaussians
 from .gaussians.priors import GradientDescentConfig, choose_prior
 from .gaussians.statistics import ClassStatistics
 from .pca.fit import ClasswisePCA, fit_pca
+from .resolve import public_name
 
 __all__ = [
     "check_images",
@@ -107,6 +108,8 @@ def fit(
         )
     with torch.device("cpu"):  # not torch's default device, which may be "meta"
         chosen = choose_prior(gaussians)
+        given = {"flow": flow, "data": dataset}
+        names = {k: public_name(v) for k, v in given.items() if isinstance(v, str | os.PathLike)}
         if isinstance(flow, str | os.PathLike):
             flow = load(flow if isinstance(flow, str) else Path(flow))
         if isinstance(flow, Flow):
@@ -128,11 +131,12 @@ def fit(
         )
         counts, means, variances = stats.finalize(class_names=images.classes, pool_single=True)
         means, variances, record = chosen.entry.solve(means, variances, chosen.settings, None)
+        record = {"kind": chosen.kind, **record, "fitted": True, "images": int(counts.sum())}
         config = replace(
             base.config,
             class_names=tuple(images.classes),
             preprocessing={**base.config.preprocessing, **images.preprocessing},
-            gaussians={"kind": chosen.kind, **record, "fitted": True, "images": int(counts.sum())},
+            gaussians={**record, **names},
             metrics={},
         )
         return Checkpoint(base.flow, config, ClassGaussians(means, variances, counts), pca)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import TypeVar
 
 from .io.manifest import CheckpointError
 
-__all__ = ["BUILTIN", "builtin_directory", "builtin_names", "read_resolved"]
+__all__ = ["BUILTIN", "builtin_directory", "builtin_names", "public_name", "read_resolved"]
 
 T = TypeVar("T")
 BUILTIN = "builtin:"
@@ -33,9 +35,18 @@ def builtin_directory(name: str) -> Path:
     return _FOLDER / name.removeprefix(BUILTIN)
 
 
+def public_name(source: str | PathLike[str]) -> str:
+    """Return how a record names a flow or a data set: the last part of a path, or the name."""
+    text = os.fspath(source)
+    if os.path.exists(os.path.expanduser(text)):
+        text = os.path.basename(os.path.abspath(os.path.expanduser(text))) or text
+    return text.encode(errors="replace").decode()  # file names need not be valid text
+
+
 def read_resolved(
     read: Callable[[Path], T],
     path_or_repo: str | Path,
+    limits: Callable[[Path], Mapping[str, int]],
     *,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -47,6 +58,7 @@ def read_resolved(
         read: Reads a checkpoint directory. It must check hashes: files of a repository that it
             rejects with CheckpointError are downloaded once more, and then it is called again.
         path_or_repo: "builtin:NAME", an existing directory, or a repository "owner/name".
+        limits: Largest sizes of the files of a repository; see `nfaug.hub.fetch.fetch`.
         revision: Branch, tag or commit of the repository.
         token: Access token of the Hub; None for the one that is logged in, False for none.
         whole: Download all tensor files; otherwise the configuration and the flow alone.
@@ -70,11 +82,11 @@ def read_resolved(
         raise FileNotFoundError(
             f"{name!r} is not a checkpoint directory, nor a repository name of the form owner/name"
         )
-    from .hub.pull import fetch  # a local checkpoint does not need the Hub's client
+    from .hub.fetch import fetch  # a local checkpoint does not need the Hub's client
 
     def fetched(*, check: bool) -> Path:
         try:
-            return fetch(name, revision=revision, token=token, whole=whole, check=check)
+            return fetch(name, limits, revision=revision, token=token, whole=whole, check=check)
         except OSError as error:  # includes HubError; the cause may be a mistyped path
             raise type(error)(f"there is no directory {name!r}, and {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 from ..checkpoint.checkpoint import Checkpoint
 from ..data.open import wrap_dataset
 from ..fitting import check_images, fit_classes
+from ..io.lock import lock_output
 from .config import FlowSettings, TrainConfig
 from .evaluation.metrics import evaluate
 from .report.environment import save_environment
@@ -84,6 +86,7 @@ def train(
         FixedPointDivergence: If the class gaussians cannot be found with these settings.
         TrainingDiverged: If steps are not finite after `optim.max_rollbacks` rollbacks.
         Interrupted: After SIGINT, SIGTERM or SIGHUP; a KeyboardInterrupt. The state is saved first.
+        OSError: If another process writes to `folder`.
         RunStopped: If files cannot be read or written, or another process ended.
 
     Example:
@@ -97,7 +100,8 @@ def train(
     path = None if folder is None else Path(folder).expanduser()
     if processes is None:
         processes = Processes(config.device, config.trackers if path is not None else (), path)
-    with warnings.catch_warnings():
+    lock = contextlib.nullcontext() if path is None else lock_output(path)
+    with warnings.catch_warnings(), lock:
         if not processes.main:  # every process would repeat the same warnings
             warnings.simplefilter("ignore")
         if init is not None:

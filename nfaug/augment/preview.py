@@ -16,6 +16,7 @@ from torch import Tensor
 from ..checkpoint.checkpoint import Checkpoint
 from ..flows.flow import Flow
 from ..gaussians.gaussians import ClassGaussians
+from ..io.text import printable
 from .engine import FAR
 from .pixels import resize, to_pil
 from .settings import MixSettings
@@ -170,8 +171,7 @@ def _font() -> Any:
 
 def _short(name: str, font: Any) -> str:
     """At most 16 characters of the name, with those that the font lacks replaced."""
-    text = unicodedata.normalize("NFC", name)
-    text = text if len(text) <= 16 else text[:15] + "…"
+    text = printable(unicodedata.normalize("NFC", name), longest=16)
     return "".join(_in_font(c, font) for c in text)
 
 

@@ -26,7 +26,8 @@ from ..data.checks import check_class_names
 from ..data.classes import dataset_classes
 from ..data.images import progress_bar
 from ..data.labels import labels_of
-from ..io.atomic import replace_directory
+from ..io.atomic import is_empty, replace_directory
+from ..io.lock import lock_output
 from .dataset import BankDataset
 from .export import export_bank
 from .format import (
@@ -103,7 +104,7 @@ def make_bank(
         ValueError: Classes or their order differ, images differ in size, or `out` holds a bank
             with other settings or of other images.
         FileExistsError: `out` holds something other than a bank.
-        OSError: There is not enough disk space.
+        OSError: Another process writes to `out`, or there is not enough disk space.
     """
     if variants < 1 or batch_size < 1:
         raise ValueError(f"variants and batch_size must be >= 1; got {variants} and {batch_size}")
@@ -113,11 +114,12 @@ def make_bank(
         raise ValueError("the data set is empty")
     labels = labels_of(dataset)
     planned = _plan(nfa, checkpoint, dataset, labels, variants, seed, batch_size)
-    manifest = _unfinished(path, planned, dataset, overwrite)
-    if manifest is None:
-        _create(path, planned, dataset, labels)
-    if not (manifest or planned).complete:
-        _fill(path, manifest or planned, nfa, dataset, workers, progress)
+    with lock_output(path):
+        manifest = _unfinished(path, planned, dataset, overwrite)
+        if manifest is None:
+            _create(path, planned, dataset, labels)
+        if not (manifest or planned).complete:
+            _fill(path, manifest or planned, nfa, dataset, workers, progress)
     return Bank(path)
 
 
@@ -164,7 +166,7 @@ def _weights_sha256(checkpoint: Any, *, gaussians: bool) -> str:
 
 def _unfinished(path: Path, planned: Manifest, dataset: Any, overwrite: bool) -> Manifest | None:
     """The manifest of an existing bank that matches the plan; None to create a new one."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or (path.is_dir() and is_empty(path)):
         return None
     if not path.is_dir() or not (path / MANIFEST).is_file():
         raise FileExistsError(f"{path} holds something other than a bank; choose another directory")

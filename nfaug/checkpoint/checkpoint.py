@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ..flows.flow import Flow
 from ..gaussians.gaussians import ClassGaussians
+from ..io.lock import lock_output
 from ..io.manifest import CheckpointError
 from ..pca.fit import ClasswisePCA
 from ..resolve import read_resolved
 from .config import CheckpointConfig
-from .directory import SHARD_BYTES, Parts, read_parts, verify, write_parts
+from .directory import SHARD_BYTES, Parts, file_limits, read_parts, verify, write_parts
 
 __all__ = ["Checkpoint", "CheckpointConfig", "CheckpointError", "load", "verify"]
 
@@ -71,11 +72,13 @@ class Checkpoint:
 
         Raises:
             FileExistsError: The directory is not empty and `overwrite` is False.
-            OSError: The directory cannot be written, for example because the disk is full.
+            OSError: Another process writes to the directory, or it cannot be written, for example
+                because the disk is full.
             ValueError: The flow is frozen, weights are not finite, or the parts do not match, so
                 that the checkpoint could not be read again.
         """
-        return write_parts(directory, self._parts, overwrite=overwrite, shard_bytes=shard_bytes)
+        with lock_output(Path(directory)):
+            return write_parts(directory, self._parts, overwrite=overwrite, shard_bytes=shard_bytes)
 
     def save_pretrained(
         self,
@@ -142,7 +145,9 @@ class Checkpoint:
     ) -> Checkpoint:
         """Load a bundled flow, a directory or a repository of the Hub: the same as `nfaug.load`."""
         read = partial(cls.load, autoencoder=autoencoder)
-        return read_resolved(read, pretrained_model_name_or_path, revision=revision, token=token)
+        return read_resolved(
+            read, pretrained_model_name_or_path, file_limits, revision=revision, token=token
+        )
 
     @classmethod
     def load(cls, directory: str | Path, *, autoencoder: str | Path | None = None) -> Checkpoint:

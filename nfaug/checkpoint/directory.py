@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..flows.flow import Flow
-from ..flows.stored import read_flow
+from ..flows.stored import largest_model, read_flow
 from ..gaussians.gaussians import ClassGaussians
 from ..io.atomic import check_output, replace_directory
 from ..io.manifest import (
@@ -26,6 +26,7 @@ from ..io.manifest import (
     tensor_files,
 )
 from ..io.tensors import (
+    LARGEST_HEADER,
     MOST_TENSORS,
     Stored,
     check_sha256,
@@ -38,8 +39,17 @@ from ..pca.fit import ClasswisePCA
 from .config import CheckpointConfig
 from .pca_shards import read_pca, split_pca
 
-__all__ = ["SHARD_BYTES", "Parts", "read_parts", "verify", "write_parts"]
+__all__ = [
+    "SHARD_BYTES",
+    "Parts",
+    "check_loads",
+    "file_limits",
+    "read_parts",
+    "verify",
+    "write_parts",
+]
 
+_MOST_IMAGES = 10**7  # where the configuration does not say
 SHARD_BYTES = 2**28  # of one file of PCA axes
 
 
@@ -55,7 +65,44 @@ class Parts(NamedTuple):
 def read_parts(directory: str | Path, *, autoencoder: str | Path | None = None) -> Parts:
     """Read and check a checkpoint directory; see `nfaug.Checkpoint.load`."""
     path = Path(directory)
-    manifest = read_manifest(path)
+    return _read(path, read_manifest(path), autoencoder)
+
+
+def check_loads(directory: Path) -> None:
+    """Read a checkpoint directory as `read_parts` does, except the autoencoder.
+
+    Raises:
+        CheckpointError: See `nfaug.Checkpoint.load`.
+    """
+    manifest = read_manifest(directory)
+    manifest.pop("autoencoder", None)
+    _read(directory, manifest)
+
+
+def file_limits(directory: Path) -> dict[str, int]:
+    """Return the most bytes of "model", "gaussians" and "pca" files that `config.json` allows.
+
+    An axis needs an image, so the number of images bounds the axes and the memory.
+
+    Raises:
+        CheckpointError: The configuration is damaged or unknown.
+    """
+    manifest = read_manifest(directory)
+    config = CheckpointConfig.from_manifest(directory, manifest)
+    classes, dim = len(config.class_names) or 1, config.flow.dim
+    counts = (record.get("images") for record in (config.gaussians, config.training))
+    images = max((n for n in counts if type(n) is int), default=_MOST_IMAGES)
+    rank = min(dim, images)
+    pca = classes * (rank + 4) * (dim + 16) + images * (rank + 4)
+    shards = max(1, len(pca_files(manifest["files"])))
+    return {
+        **largest_model(directory, manifest),
+        "gaussians": LARGEST_HEADER + 8 * classes * (2 * dim + 1),
+        "pca": shards * LARGEST_HEADER + 4 * pca,
+    }
+
+
+def _read(path: Path, manifest: dict[str, Any], autoencoder: str | Path | None = None) -> Parts:
     files = manifest["files"]
     check_files_present(path, files)
     config = CheckpointConfig.from_manifest(path, manifest)

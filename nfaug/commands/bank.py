@@ -14,6 +14,7 @@ from .common import (
     add_mixing,
     check_size,
     load_on,
+    locks_out,
     mixing,
     new_parser,
     open_data,
@@ -47,6 +48,7 @@ def parser() -> ArgumentParser:
     return made
 
 
+@locks_out
 def run(arguments: Namespace) -> dict[str, Any]:
     """Print the size, make the bank and export it if --export is given."""
     from ..bank.make import bank_bytes, export_bank, make_bank

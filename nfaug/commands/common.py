@@ -7,9 +7,9 @@ import dataclasses
 import functools
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -18,6 +18,7 @@ from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.checks import check_class_names
 from ..data.decode import MAX_PIXELS
 from ..io.device import pick_device
+from ..io.lock import lock_output
 from .parser import CommandParser
 
 __all__ = [
@@ -28,12 +29,14 @@ __all__ = [
     "check_same_classes",
     "check_size",
     "load_on",
+    "locks_out",
     "mixing",
     "new_parser",
     "open_data",
     "out_file",
 ]
 
+T = TypeVar("T")
 DATA_HELP = (
     "a folder with one sub-folder of images per class (any folder of images for a flow without "
     "classes), or of images beside a labels.csv (file,label); a tar of one; a .npz file with "
@@ -47,6 +50,19 @@ def new_parser(command: str, description: str, epilog: str | None = None) -> Arg
     parser = CommandParser(prog=f"nfaug {command}", description=description, epilog=epilog)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
+
+
+def locks_out(run: Callable[[Namespace], T]) -> Callable[[Namespace], T]:
+    """Decorate a command's `run`: it holds the lock of --out, if that is given."""
+
+    @functools.wraps(run)
+    def locked(arguments: Namespace) -> T:
+        if arguments.out is None:
+            return run(arguments)
+        with lock_output(Path(arguments.out)):
+            return run(arguments)
+
+    return locked
 
 
 def add_data_options(parser: ArgumentParser, split: str) -> None:

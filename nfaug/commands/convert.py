@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ..checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from ..io.atomic import check_output
 from ..io.text import printable
-from .common import new_parser
+from .common import locks_out, new_parser
 
 __all__ = ["parser", "run"]
 
@@ -32,6 +32,7 @@ def parser() -> ArgumentParser:
     return made
 
 
+@locks_out
 def run(arguments: Namespace) -> dict[str, Any]:
     """Convert and save."""
     from ..checkpoint.convert import convert_checkpoint

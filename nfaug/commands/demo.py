@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..io.atomic import check_output
-from .common import new_parser
+from .common import locks_out, new_parser
 
 __all__ = ["parser", "run"]
 
@@ -27,6 +27,7 @@ def parser() -> ArgumentParser:
     return made
 
 
+@locks_out
 def run(arguments: Namespace) -> dict[str, Any]:
     """Run the demo and return its figures."""
     from ..training.demo import DemoSettings, run_demo

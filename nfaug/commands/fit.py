@@ -18,7 +18,8 @@ from ..data.preprocess import size_of
 from ..fitting import fit, with_shape_of
 from ..gaussians.priors import FITTED_PRIORS
 from ..io.atomic import check_output
-from .common import add_data_options, add_flow, load_on, new_parser, open_data
+from ..resolve import public_name
+from .common import add_data_options, add_flow, load_on, locks_out, new_parser, open_data
 
 __all__ = ["parser", "run"]
 
@@ -93,6 +94,7 @@ def parser() -> ArgumentParser:
     return made
 
 
+@locks_out
 def run(arguments: Namespace) -> dict[str, Any]:
     """Fit, save, and report the fit."""
     out = Path(arguments.out)
@@ -117,6 +119,10 @@ def run(arguments: Namespace) -> dict[str, Any]:
         checkpoint = fit(base, images, **settings)
     else:
         images, checkpoint, told = _under_transforms(arguments, base, dataset, settings)
+    names = {"flow": public_name(arguments.flow), "data": public_name(arguments.data)}
+    config = checkpoint.config
+    config = replace(config, gaussians={**config.gaussians, **names})
+    checkpoint = replace(checkpoint, config=config)
     checkpoint.save(out, overwrite=True)
     preview_grid(checkpoint, images, seed=arguments.seed).save(out / "samples.png")
     assert checkpoint.pca is not None

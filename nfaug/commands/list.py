@@ -25,14 +25,6 @@ def run(arguments: Namespace) -> dict[str, Any]:
     from ..hub import list_flows
 
     found = list_flows(author=arguments.author, search=arguments.search, limit=arguments.limit)
-    return {
-        "flows": len(found),
-        **{
-            flow.repo_id: {
-                "downloads": flow.downloads,
-                "updated": flow.updated,
-                "private": flow.private,
-            }
-            for flow in found
-        },
-    }
+    shown = ("downloads", "updated", "private")
+    flows = {flow.repo_id: {name: getattr(flow, name) for name in shown} for flow in found}
+    return {"flows": len(found), **flows}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..io.text import printable
 from .common import new_parser
 
 __all__ = ["add_push_options", "parser", "push_target", "push_trained", "run"]
@@ -38,7 +40,9 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--overwrite-card", action="store_true", help="replace the README.md on the Hub"
     )
-    made.add_argument("--dry-run", action="store_true", help="list files and sizes without a push")
+    made.add_argument(
+        "--dry-run", action="store_true", help="push nothing: check, list and print the card"
+    )
     return made
 
 
@@ -48,14 +52,17 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
     memory = not arguments.no_memory
     if arguments.dry_run:
-        files = plan_push(
+        planned, card = plan_push(
             arguments.directory,
             arguments.repo,
             memory=memory,
             license=arguments.license,
             data=arguments.about_data,
         )
-        return {"repo": arguments.repo, "bytes": sum(files.values()), "files": files}
+        for line in card.splitlines():
+            print(printable(line), file=sys.stderr)
+        return {"repo": arguments.repo, "bytes": sum(planned.values()), "files": planned}
+    files: dict[str, int] = {}
     url = push_to_hub(
         arguments.directory,
         arguments.repo,
@@ -66,8 +73,9 @@ def run(arguments: Namespace) -> dict[str, Any]:
         overwrite_card=arguments.overwrite_card,
         license=arguments.license,
         data=arguments.about_data,
+        listing=files.update,
     )
-    return {"repo": arguments.repo, "commit": url}
+    return {"repo": arguments.repo, "commit": url, "files": files}
 
 
 def add_push_options(parser: ArgumentParser) -> None:

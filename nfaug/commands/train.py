@@ -18,7 +18,7 @@ from ..io.atomic import check_output, write_text
 from ..io.manifest import CONFIG
 from ..io.strict_json import jsonable
 from ..training.config import TrainConfig, current_settings, recipe_path, recipes
-from .common import DATA_HELP, new_parser
+from .common import DATA_HELP, locks_out, new_parser
 from .push import add_push_options, push_target, push_trained
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def parser() -> ArgumentParser:
     return made
 
 
+@locks_out
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Train, save and return the figures; None on all processes but the main one."""
     from ..data.open import open_dataset

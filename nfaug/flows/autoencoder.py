@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 
 from ..io.manifest import reading
 from ..io.strict_json import parse_json
+from ..io.tensors import LARGEST_HEADER
 
 __all__ = [
     "AutoencoderConfig",
@@ -27,12 +29,8 @@ __all__ = [
 ]
 
 _CLASS = "AutoencoderKL"
-_FILES = (
-    "config.json",
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model-*.safetensors",  # shards, and their index
-    "diffusion_pytorch_model.safetensors.index.json",
-)
+_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors")
+_INDEX = "diffusion_pytorch_model.safetensors.index.json"  # of the shards
 # Configurations may come from untrusted files: sizes are bounded before memory is allocated.
 _MAX_CONFIG_BYTES = 2**20
 _MAX_SIDE = 4096
@@ -158,9 +156,7 @@ def open_autoencoder(source: str | Path) -> Any:
             'flows on latents need diffusers: pip install "nfaug[vae]"'
         ) from error
     if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(name, allow_patterns=list(_FILES)))
+        folder = fetch_autoencoder(name)
     _check_class(folder, name)
     try:
         found, report = AutoencoderKL.from_pretrained(
@@ -176,6 +172,41 @@ def open_autoencoder(source: str | Path) -> Any:
     if problems := {kind: keys for kind, keys in report.items() if keys}:
         raise ValueError(f"the weights of {name!r} do not fit its config.json: {problems}")
     return found.eval().requires_grad_(False)
+
+
+def fetch_autoencoder(repo_id: str) -> Path:
+    """Download a repository's files into the Hub's cache and return their directory.
+
+    `config.json` comes first, and the weights may have at most the size that it implies.
+
+    Raises:
+        ValueError: It is not an `AutoencoderKL`, or a file is too large.
+        OSError: The repository cannot be read.
+    """
+    from ..hub.fetch import Source
+
+    source = Source(repo_id)
+    most = _MAX_CONFIG_BYTES
+
+    def within(sizes: Mapping[str, int]) -> list[str]:
+        index = sizes.get(_INDEX, 0)
+        if (size := sum(sizes.values()) - index) > most or index > _MAX_CONFIG_BYTES:
+            raise ValueError(f"the files of {repo_id!r} have {size} bytes; at most {most} are read")
+        return list(sizes)
+
+    folder = source.download(["config.json"], within, needed=["config.json"])
+    _check_class(folder, repo_id)
+    most = _largest_weights(folder)
+    return source.download([*_WEIGHTS, _INDEX], within, revision=folder.name)
+
+
+def _largest_weights(folder: Path) -> int:
+    """Bytes of the weights of this configuration in float64, and of the headers of shards."""
+    from diffusers import AutoencoderKL
+
+    with torch.device("meta"):
+        model = AutoencoderKL.from_config(AutoencoderKL.load_config(folder, local_files_only=True))
+    return 2 * LARGEST_HEADER + 8 * sum(value.numel() for value in model.state_dict().values())
 
 
 def _check_class(folder: Path, name: str) -> None:

@@ -20,7 +20,7 @@ from .config import BACKBONES, FlowConfig
 from .layers import SQUEEZES, Layer, Precision, Squeeze
 from .mef import MatrixExpCoupling
 from .networks import DisableTF32
-from .stored import check_finite, check_tensors, read_flow
+from .stored import check_finite, check_tensors, largest_model, read_flow
 
 __all__ = ["Flow", "FlowConfig", "Recompute"]
 
@@ -135,7 +135,12 @@ class Flow(Layer):
             manifest = read_manifest(directory)
             return read_flow(cls.from_tensors, directory, manifest, autoencoder).eval()
 
-        return read_resolved(read, path_or_repo, revision=revision, token=token, whole=False)
+        def limits(directory: Path) -> dict[str, int]:
+            return largest_model(directory, read_manifest(directory))
+
+        return read_resolved(
+            read, path_or_repo, limits, revision=revision, token=token, whole=False
+        )
 
     @property
     def device(self) -> torch.device:

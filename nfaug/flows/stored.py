@@ -9,14 +9,15 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ..io.manifest import CONFIG, LONGEST_REASON, MODEL, CheckpointError, reading
-from ..io.tensors import read_layout, read_tensors
+from ..io.tensors import LARGEST_HEADER, read_layout, read_tensors
 from .autoencoder import AutoencoderConfig, find_autoencoder
 from .codec import Codec
 from .config import FlowConfig
 
-__all__ = ["check_finite", "check_tensors", "parse_flow", "read_flow"]
+__all__ = ["check_finite", "check_tensors", "largest_model", "parse_flow", "read_flow"]
 
 T = TypeVar("T")
+_FACTOR, _SLACK = 2, 10**6  # between the configuration and the values of the weights
 
 
 def parse_flow(
@@ -73,13 +74,19 @@ def read_flow(
     # us build a hundred thousand modules, nor a small flow read a file of terabytes.
     _check_size(file, "tensors", len(layout), config.tensor_count, 1000)
     values = sum(stored.numel for stored in layout.values())
-    _check_size(file, "values", values, config.parameter_count, 10**6)
+    _check_size(file, "values", values, config.parameter_count, _SLACK)
     with reading(file):
         return build(config, read_tensors(file, manifest["files"][MODEL]), codec)
 
 
+def largest_model(directory: Path, manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Return {"model": bytes}: more than the weights of this configuration can have."""
+    config, _ = parse_flow(directory, manifest)
+    return {"model": LARGEST_HEADER + 8 * (_FACTOR * config.parameter_count + _SLACK)}
+
+
 def _check_size(file: Path, what: str, found: int, expected: int, slack: int) -> None:
-    if found > 2 * expected + slack or expected > 2 * found + slack:
+    if found > _FACTOR * expected + slack or expected > _FACTOR * found + slack:
         raise CheckpointError(
             f"{file} holds {found} {what}; the flow in {CONFIG} has {expected}, so the two files "
             "do not match"

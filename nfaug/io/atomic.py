@@ -11,8 +11,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["check_output", "replace_directory", "write_bytes", "write_text"]
+__all__ = [
+    "INNER_LOCK",
+    "check_output",
+    "is_empty",
+    "replace_directory",
+    "write_bytes",
+    "write_text",
+]
 
+INNER_LOCK = ".nfaug.lock"  # in a folder whose parent cannot hold its lock (nfaug.io.lock)
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 # Renaming fails for a mount point and in a folder without write permission.
@@ -62,10 +70,15 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file; a checkpoint is a directory")
-    if not overwrite and path.is_dir() and any(path.iterdir()):
+    if not overwrite and path.is_dir() and not is_empty(path):
         raise FileExistsError(
             f"{path} is not empty; pass overwrite=True (--overwrite) to replace it"
         )
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but a lock."""
+    return all(entry.name == INNER_LOCK for entry in folder.iterdir())
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from .version import __version__
 __all__ = [
     "CONFIG",
     "GAUSSIANS",
+    "LARGEST_CONFIG",
     "LONGEST_REASON",
     "MODEL",
     "MOST_CLASSES",
@@ -47,7 +48,7 @@ CONFIG, MODEL, GAUSSIANS, PCA = (
 FORMAT_VERSION = 1
 MOST_CLASSES = 65_536
 MOST_SHARDS = 1000
-_LARGEST = 6 * 2**20  # bytes, enough for 65,536 class names of 80 letters
+LARGEST_CONFIG = 6 * 2**20  # bytes, enough for 65,536 class names of 80 letters
 LONGEST_REASON = 1000  # characters of an error message that quotes the configuration
 _SHARD = re.compile(r"pca-[0-9]{5}-of-[0-9]{5}\.safetensors")
 TENSOR_FILE = re.compile(rf"(model|gaussians|pca)\.safetensors|{_SHARD.pattern}")
@@ -102,7 +103,7 @@ def read_json(file: Path) -> dict[str, Any]:
         ValueError: The file is larger, is not strict JSON (see `parse_json`), or not an object.
     """
     with file.open("rb") as opened:
-        return _parse(opened.read(_LARGEST + 1))
+        return _parse(opened.read(LARGEST_CONFIG + 1))
 
 
 def read_manifest(directory: str | Path) -> dict[str, Any]:
@@ -166,8 +167,8 @@ def tensor_files(directory: Path) -> list[str]:
 
 
 def _parse(data: bytes) -> dict[str, Any]:
-    if len(data) > _LARGEST:
-        raise ValueError(f"it is longer than {_LARGEST} bytes")
+    if len(data) > LARGEST_CONFIG:
+        raise ValueError(f"it is longer than {LARGEST_CONFIG} bytes")
     values = parse_json(data)
     if not isinstance(values, dict):
         raise ValueError("it is not an object")

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from .manifest import CONFIG, CheckpointError
 from .strict_json import parse_json
+from .text import printable
 
 __all__ = [
+    "LARGEST_HEADER",
     "MOST_TENSORS",
     "Stored",
     "check_sha256",
@@ -30,8 +32,9 @@ __all__ = [
 ]
 
 MOST_TENSORS = 20_000  # per file; the paper's flow has 1,296
-_LARGEST_HEADER = 2**22  # bytes, enough for 20,000 tensors
+LARGEST_HEADER = 2**22  # bytes, enough for 20,000 tensors
 _MOST_DIMENSIONS = 8
+_MOST_VALUES = 2**60
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
 _TYPES = {
     "F64": torch.float64,
@@ -72,7 +75,9 @@ def read_layout(file: Path) -> dict[str, Stored]:
         with file.open("rb") as opened:
             entries = _entries(opened, os.fstat(opened.fileno()).st_size)[0]
     except (ValueError, OSError) as error:
-        raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from None
+        raise CheckpointError(
+            f"{file} is not a readable safetensors file: {printable(error)}"
+        ) from None
     return {name: stored for name, (stored, _) in entries.items()}
 
 
@@ -94,9 +99,11 @@ def read_tensors(file: Path, sha256: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{file} cannot be read: {error}") from None
     check_sha256(file, hashlib.sha256(data).hexdigest(), sha256)
     try:
-        entries, start = _entries(io.BytesIO(data[: _LARGEST_HEADER + 8]), len(data))
+        entries, start = _entries(io.BytesIO(data[: LARGEST_HEADER + 8]), len(data))
     except ValueError as error:
-        raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from None
+        raise CheckpointError(
+            f"{file} is not a readable safetensors file: {printable(error)}"
+        ) from None
     return {
         name: _part(data, stored, start + first) for name, (stored, (first, _)) in entries.items()
     }
@@ -158,8 +165,8 @@ def _entries(opened: BinaryIO, size: int) -> tuple[dict[str, tuple[Stored, Span]
     length = int.from_bytes(start, "little")
     if len(start) < 8 or 8 + length > size:
         raise ValueError(f"it has {size} bytes, fewer than the {8 + length} of its header")
-    if length > _LARGEST_HEADER:
-        raise ValueError(f"its header has {length} bytes; at most {_LARGEST_HEADER} are read")
+    if length > LARGEST_HEADER:
+        raise ValueError(f"its header has {length} bytes; at most {LARGEST_HEADER} are read")
     header = parse_json(opened.read(length))
     if not isinstance(header, dict):
         raise ValueError("its header is not an object")
@@ -191,7 +198,12 @@ def _entry(name: str, entry: Any) -> tuple[Stored, Span]:
         raise ValueError(
             f"{name} has type {str(kind)[:40]!r}; it must be one of {', '.join(_TYPES)}"
         )
-    if not _sizes(shape) or len(shape) > _MOST_DIMENSIONS:
+    # torch computes strides of empty tensors too, so their other sizes are bounded as well.
+    if (
+        not _sizes(shape)
+        or len(shape) > _MOST_DIMENSIONS
+        or (0 in shape and math.prod(size or 1 for size in shape) > _MOST_VALUES)
+    ):
         raise ValueError(f"the shape of {name} is {str(shape)[:40]}")
     if not _sizes(span) or len(span) != 2:
         raise ValueError(f"the data_offsets of {name} are {str(span)[:40]}")

@@ -16,7 +16,7 @@ def printable(value: object, *, longest: int | None = None) -> str:
 
     Args:
         value: Any text or object that is not ours: a name, a key, a message of a server.
-        longest: Maximum number of characters; longer text is cut and ends in "...".
+        longest: Maximum number of characters; longer text is cut and ends in "…".
 
     >>> printable("red:\x1b[31m")
     'red:�[31m'
@@ -27,4 +27,4 @@ def printable(value: object, *, longest: int | None = None) -> str:
     )
     if longest is None or len(shown) <= longest:
         return shown
-    return shown[: longest - 3] + "..."
+    return shown[: longest - 1] + "…"

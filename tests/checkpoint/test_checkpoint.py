@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_tools import sign
+from checkpoint_tools import bounded, sign, with_header
 from nfa_tools import NAMES, images_of
 from safetensors.torch import load_file, save_file
 
@@ -27,6 +27,7 @@ from nfaug.checkpoint.checkpoint import (
 )
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.gaussians.gaussians import ClassGaussians
+from nfaug.io.tensors import read_layout, read_tensors, sha256_of
 from nfaug.training import TrainResult
 
 DATA = Path(__file__).parents[1] / "data"
@@ -541,3 +542,27 @@ def test_a_flow_that_was_never_trained(tmp_path: Path) -> None:
     images = images_of(torch.arange(3), channels=1, size=(7, 5))
     with torch.no_grad():
         assert torch.equal(loaded.flow.decode(loaded.flow.encode(images)[0]), images)
+
+
+NESTED = b"[" * 10**5
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": "F32", "shape": [0, 2**40, 2**40], "data_offsets": [0, 0]}},
+        {"a": {"dtype": "F32", "shape": [2**63, 0], "data_offsets": [0, 0]}},
+        {"a": {"dtype": "F32", "shape": [0] * 9, "data_offsets": [0, 0]}},
+        b"((((" * 1000,
+        NESTED,
+        b'{"a":' + NESTED,
+        b'{"__metadata__":' + NESTED,
+    ],
+    ids=range(7),
+)
+def test_headers_that_describe_no_tensor(header: Any, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(with_header(header, b""))
+    for read in (read_layout, lambda file: read_tensors(file, sha256_of(file))):
+        with bounded("a header"), pytest.raises(CheckpointError, match=r"model\.safetensors"):
+            read(file)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import re
 import struct
 import subprocess
 import sys
+import tarfile
 import termios
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from nfaug.augment.settings import MixSettings
 from nfaug.bank.make import Bank
 from nfaug.cli import main
 from nfaug.commands.timm import expand
+from nfaug.io.lock import lock_output
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
@@ -90,6 +95,85 @@ def test_push_and_pull_show_how_far_they_are(
     assert (tmp_path / "out" / "model.safetensors").exists()
     for words in (r"model\.safetensors: +100%", r"Fetching \d files: +100%"):
         assert re.search(words, shown.decode()), shown.decode()
+
+
+def test_a_dry_run_prints_the_card(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, planned, printed = run(
+        capsys, "push", str(tiny_path), "owner/a", "--dry-run", "--license", "mit"
+    )
+    assert (code, "license: mit" in printed, "## Privacy" in printed) == (0, True, True)
+    code, planned, printed = run(
+        capsys, "push", str(tiny_path), "owner/a", "--dry-run", "--license", "MITT"
+    )
+    assert (code, planned) == (2, None)
+    assert "mit" in printed
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--data", "digits"],
+        ["fit", "--flow", "builtin:rgb32", "--data", "digits"],
+        ["bank", "--flow", "builtin:rgb32", "--data", "digits"],
+        ["convert", "released.ckpt"],
+        ["pull", "owner/flow"],
+        ["demo"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_command_does_not_write_where_another_one_does(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock_output(out):
+            held.set()
+            done.wait()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    code, _, error = run(capsys, *words, "--out", str(out))
+    done.set()
+    other.join()
+    assert code == 2
+    assert f"process {os.getpid()}" in error
+    assert not out.exists()
+
+
+def test_list_without_a_network_fails_at_once(
+    hub: LoopbackHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.stop()
+    began = time.monotonic()
+    code, found, error = run(capsys, "list")
+    assert time.monotonic() - began < 5
+    assert (code, found) == (2, None)
+    assert "HF_ENDPOINT" in error
+    assert not {"push", "cache"} & set(re.findall(r"\w+", error))
+
+
+def test_text_of_others_does_not_reach_the_terminal_raw(
+    hub: LoopbackHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "\x1b]0;gone\x07"
+    with tarfile.open(tmp_path / "images.tar", "w") as archive:
+        member = tarfile.TarInfo(f"class/{evil}.png")
+        member.size = 4
+        archive.addfile(member, io.BytesIO(b"none"))
+    (tmp_path / evil).mkdir()
+    hub.add("owner/evil", {"config.json": json.dumps({evil: 1, "format_version": evil}).encode()})
+    out = str(tmp_path / "out")
+    for words in (
+        ["fit", "--flow", "builtin:rgb32", "--data", str(tmp_path / "images.tar"), "--out", out],
+        ["info", str(tmp_path / evil)],
+        ["info", "owner/evil"],
+    ):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert said.replace("\n", "").isprintable(), said
 
 
 def test_push_without_memory(

@@ -129,7 +129,7 @@ def test_only_what_was_meant_travels_in_one_commit(hub: LoopbackHub, made: Path)
     assert len(hub.repos[REPO].history) == 2  # its creation, and the push
     for name in [*RUNTIME, "samples.png"]:
         assert hub.files(REPO)[name] == (made / name).read_bytes()
-    plan = plan_push(made, REPO)
+    plan = plan_push(made, REPO).files
     assert plan == {name: len(data) for name, data in hub.files(REPO).items() if name in plan}
     assert sorted(plan) == sorted([*RUNTIME, "README.md", "samples.png"])
     assert not [p for p in made.parent.iterdir() if p.name != "flow"], "nothing is left beside it"
@@ -159,7 +159,7 @@ def test_push_without_memory(hub: LoopbackHub, made: Path) -> None:
     assert shared is not None
     assert not shared.has_memory
     assert bool((shared.ranks <= pca.counts // 4).all())
-    assert "samples.png" not in plan_push(made, memory=False)
+    assert "samples.png" not in plan_push(made, memory=False).files
     assert pca.has_memory, "the directory itself stays as it was"
 
 

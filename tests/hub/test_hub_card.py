@@ -158,6 +158,21 @@ def test_it_says_what_matters() -> None:
     assert many.count("\n") < 400
 
 
+def test_a_fitted_flow_says_what_it_was_trained_on_and_fitted_to() -> None:
+    gaussians = {"fitted": True, "images": 500, "flow": "someone/faces", "data": "hfds/me/pets"}
+    fitted = facts(gaussians=gaussians, training={"data": "hfds/them/faces"})
+    card = make_card(fitted, "owner/flow")
+    assert f"trained on {escape('hfds/them/faces')}" in card
+    assert f"fitted to 500 images of {escape('hfds/me/pets')}" in card
+    assert f"the flow {escape('someone/faces')}" in card
+    assert "pip install" in card
+    data = ModelCard(card).data.to_dict()
+    assert data["base_model"] == "someone/faces"
+    assert data["datasets"] == ["them/faces", "me/pets"]
+    local = facts(gaussians={**gaussians, "flow": "my-flow", "data": "pets"}, training={})
+    assert not {"base_model", "datasets"} & set(ModelCard(make_card(local, "o/f")).data.to_dict())
+
+
 def test_terms_are_never_cut() -> None:
     license, terms = "my own license " * 20 + "end", "You may use it, if you ask first. " * 40
     card = make_card(facts(), "owner/flow", license=license, data=terms + "It ends here")

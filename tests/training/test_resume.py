@@ -203,7 +203,7 @@ def test_kept_states(digits: TensorImages, config: TrainConfig, tmp_path: Path) 
     # A push takes only the files that config.json lists.
     result.checkpoint.save(tmp_path, overwrite=True)
     assert FolderStates(tmp_path).steps() == [6, 7, 8]
-    pushed = set(plan_push(tmp_path))
+    pushed = set(plan_push(tmp_path).files)
     assert pushed == {
         *("README.md", "config.json"),
         *(f"{name}.safetensors" for name in ("model", "gaussians", "pca")),

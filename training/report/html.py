@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ...io.text import printable
 from .run_folder import Picture
 
 __all__ = ["details", "duration", "flat", "page", "picture", "section", "table", "text", "tiles"]
@@ -17,8 +18,7 @@ _MAX_ENTRIES, _MAX_DEPTH = 400, 8  # of a table of settings: YAML can refer to i
 
 def text(value: object, longest: int = _LONGEST) -> str:
     """Escape a value for text or an attribute, without control characters and cut to `longest`."""
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
-    return escape(shown if len(shown) <= longest else shown[: longest - 1] + "…")
+    return escape(printable(value, longest=longest))
 
 
 def flat(values: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:

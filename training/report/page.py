@@ -11,6 +11,7 @@ from typing import Any
 
 from ...flows.flow import FlowConfig
 from ...io.atomic import write_text
+from ...io.lock import lock_output
 from ..config import TrainConfig
 from .html import details, duration, flat, page, picture, section, table, text, tiles
 from .plots import inline_svg, log_curves
@@ -45,7 +46,8 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out must end in .html; got {str(out)!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, report_html(run))
+    with lock_output(path):
+        write_text(path, report_html(run))
     return path
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...gaussians.fixed_point.solver import FixedPointStep
 from ...gaussians.gaussians import ClassGaussians
+from ...io.text import printable
 from .html import text
 
 if TYPE_CHECKING:
@@ -262,6 +263,4 @@ def _limits(values: Sequence[float]) -> tuple[float, float, bool]:
 
 def _plain(name: str) -> str:
     """Escape a class name: matplotlib would read $...$ as mathematics."""
-    shown = "".join(c if c.isprintable() else "?" for c in name)
-    shown = shown if len(shown) <= _MAX_LABEL else f"{shown[: _MAX_LABEL - 1]}…"
-    return shown.replace("$", r"\$")
+    return printable(name, longest=_MAX_LABEL).replace("$", r"\$")
