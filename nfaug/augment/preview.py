@@ -172,6 +172,7 @@ def _font() -> Any:
 def _short(name: str, font: Any) -> str:
     """At most 16 characters of the name, with those that the font lacks replaced."""
     text = printable(unicodedata.normalize("NFC", name), longest=16)
+    text = text.replace("\N{REPLACEMENT CHARACTER}", "?")
     return "".join(_in_font(c, font) for c in text)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 __all__ = ["class_names", "dataset_classes", "numbered", "unwrapped"]
 
+_MAX_CLASSES = 65_536  # as many as a checkpoint can name
+
 
 def class_names(classes: Iterable[Any]) -> list[str]:
     """One unique name per class.
@@ -21,8 +23,15 @@ def class_names(classes: Iterable[Any]) -> list[str]:
 
 
 def numbered(labels: Any) -> list[str]:
-    """Class names "0", "1", ... up to the largest label of a tensor or array."""
-    return [str(label) for label in range(int(labels.max()) + 1 if len(labels) else 0)]
+    """Class names "0", "1", ... up to the largest label of a tensor or array.
+
+    Raises:
+        ValueError: If a label is 65,536 or more.
+    """
+    count = int(labels.max()) + 1 if len(labels) else 0
+    if count > _MAX_CLASSES:
+        raise ValueError(f"labels must be below {_MAX_CLASSES}; got {count - 1}")
+    return [str(label) for label in range(count)]
 
 
 def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:

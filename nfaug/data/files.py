@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tarfile
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -124,9 +125,13 @@ def _list(folder: str, prefix: str, files: list[str]) -> tuple[list[str], list[s
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            try:
+                status = entry.stat()
+            except OSError:  # a link to nothing, or to itself
+                continue
+            if stat.S_ISDIR(status.st_mode):
                 (links if entry.is_symlink() else own).append(prefix + entry.name)
-            elif entry.is_file():  # neither pipes nor devices, which may block
+            elif stat.S_ISREG(status.st_mode):  # neither pipes nor devices, which may block
                 files.append(prefix + entry.name)
     return own, links
 

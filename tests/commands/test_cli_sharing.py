@@ -160,9 +160,10 @@ def test_text_of_others_does_not_reach_the_terminal_raw(
 ) -> None:
     evil = "\x1b]0;gone\x07"
     with tarfile.open(tmp_path / "images.tar", "w") as archive:
-        member = tarfile.TarInfo(f"class/{evil}.png")
-        member.size = 4
-        archive.addfile(member, io.BytesIO(b"none"))
+        for name in ("cat", "dog"):
+            member = tarfile.TarInfo(f"{name}/{evil}.png")
+            member.size = 4
+            archive.addfile(member, io.BytesIO(b"none"))
     (tmp_path / evil).mkdir()
     hub.add("owner/evil", {"config.json": json.dumps({evil: 1, "format_version": evil}).encode()})
     out = str(tmp_path / "out")

@@ -150,6 +150,7 @@ def test_npz_of_splits(tmp_path: Path) -> None:
         ({"images": pixels(0, 2, 5, 5), "labels": [0.0, 1.0]}, "float64"),
         ({"images": pixels(0, 2, 5, 5), "labels": [0]}, "2 integers"),
         ({"images": pixels(0, 2, 5, 5)}, "'labels'"),
+        ({"images": pixels(0, 2, 5, 5), "labels": [0, 10**9]}, "1000000000"),
         ({"x": pixels(0, 2, 5, 5)}, "train_images"),
         ({"images": np.array([None, {}]), "labels": [0, 1]}, "object"),
     ],

@@ -159,6 +159,13 @@ def test_links_are_followed_but_not_in_circles(folder: Path, tmp_path: Path) -> 
     assert open_dataset(tmp_path / "linked").targets.bincount().tolist() == [10, 10]
 
 
+def test_links_to_themselves_are_ignored(folder: Path) -> None:
+    (folder / "B" / "self").symlink_to("self")
+    (folder / "B" / "one").symlink_to("other")
+    (folder / "B" / "other").symlink_to("one")
+    assert open_dataset(folder).targets.bincount().tolist() == [10, 10, 10]
+
+
 def test_links_cost_linear_time(tmp_path: Path) -> None:
     """18 folders with two links each to the next one have 2^18 paths."""
     for number in range(18):

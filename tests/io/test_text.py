@@ -23,7 +23,7 @@ def test_foreign_text_is_printable(bad: str) -> None:
 def test_text_of_ours_stays() -> None:
     assert printable("Łabędź 犬 T-shirt, top") == "Łabędź 犬 T-shirt, top"
     assert printable("two\nlines") == "two lines"
-    assert printable("x" * 100, longest=10) == "xxxxxxx..."
+    assert printable("x" * 100, longest=10) == "xxxxxxxxx…"
     assert printable(3.5) == "3.5"
     assert doctest.testmod(text).failed == 0
 
