@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data.classes import dataset_classes
-from ..data.labels import labels_of
+from ..data.classes import dataset_classes, labels_of
 from .params import seed_of
 from .pixels import resize, to_pil
 from .transform import NFAugment

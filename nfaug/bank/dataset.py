@@ -14,8 +14,7 @@ from torch.utils.data import Dataset
 from ..augment.counters import SharedValue
 from ..augment.pixels import to_pil
 from ..augment.settings import check_number
-from ..data.classes import dataset_classes
-from ..data.labels import stored_labels
+from ..data.classes import dataset_classes, stored_labels
 from .format import Bank, labels_sha256, probe_indices, thumbnails, to_uint8
 
 __all__ = ["BankDataset"]

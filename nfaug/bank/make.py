@@ -23,9 +23,8 @@ from ..augment.params import seed_of
 from ..augment.settings import MixKeywords, MixSettings
 from ..augment.transform import NFAugment
 from ..data.checks import check_class_names
-from ..data.classes import dataset_classes
+from ..data.classes import dataset_classes, labels_of
 from ..data.images import progress_bar
-from ..data.labels import labels_of
 from ..io.atomic import is_empty, replace_directory
 from ..io.lock import lock_output
 from .dataset import BankDataset

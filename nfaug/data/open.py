@@ -11,7 +11,7 @@ from .arrays import is_idx_folder, open_digits, open_idx, open_npz
 from .checks import check_labels
 from .class_folders import MissingSplitError
 from .decode import MAX_PIXELS, ImageDecodeError
-from .files import FolderReader, TarReader, is_tar
+from .file_readers import FolderReader, TarReader, is_tar
 from .images import LabelledImages, TensorImages, split_per_class, to_tensors
 from .readers import Reader, assemble
 from .timm_names import PREFIXES, open_timm

@@ -11,7 +11,7 @@ import torch
 
 from .class_folders import MissingSplitError, split_kind
 from .classes import numbered
-from .files import FileReader
+from .file_readers import FileReader
 from .readers import Reader
 from .torch_datasets import DatasetReader
 

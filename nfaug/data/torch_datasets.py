@@ -11,9 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from .classes import dataset_classes, numbered
+from .classes import dataset_classes, numbered, stored_labels
 from .images import LabelledImages, run_over
-from .labels import stored_labels
 from .readers import ImageDecodeError, Reader, assemble
 
 __all__ = ["DatasetReader", "wrap_dataset"]

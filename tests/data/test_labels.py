@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
-from nfaug.data.labels import labels_of, stored_labels
+from nfaug.data.classes import labels_of, stored_labels
 
 LABELS = [2, 0, 1, 2]
 
