@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import nfaug
-from nfaug.data.open import open_dataset
+from nfaug.data.open import MissingSplitError, open_dataset
 
 BATCHES = (1, 7, 256)
 FLOWS = ("builtin:rgb32", "builtin:fashion-mnist")
@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--flow", nargs="+", default=FLOWS, help="flows with PCA axes")
     parser.add_argument("--data", nargs="*", default=[], metavar="PATH", help="images")
-    parser.add_argument("--split", default="test", help="part of the data")
+    parser.add_argument(
+        "--split", default="test", help="part of the data; data without splits are read whole"
+    )
     parser.add_argument("--count", type=int, default=1000, help="number of images in all")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
     options = parser.parse_args(arguments)
@@ -65,9 +67,11 @@ def sources(
         return torch.randint(size, (each,), generator=generator)
 
     for path in options.data:
-        data = open_dataset(
-            path, split=options.split, image_size=(height, width), channels=channels
-        )
+        shaped = {"image_size": (height, width), "channels": channels}
+        try:
+            data = open_dataset(path, split=options.split, **shaped)
+        except MissingSplitError:
+            data = open_dataset(path, split="train", **shaped)
         rows = torch.randperm(len(data), generator=generator)[pick(len(data))]
         if each <= len(data):  # without repetition
             rows = torch.randperm(len(data), generator=generator)[:each]
