@@ -117,7 +117,7 @@ def fit(
         images = _labelled_images(flow.flow, dataset, grayscale=grayscale)
         base = with_shape_of(flow, images)
         check_images(base.flow, images)
-        check_class_sizes(images.targets, images.classes, allow_single=True)
+        check_class_sizes(images.targets, images.classes)
         stats, pca = fit_classes(
             base.flow,
             open_batches(images, progress=progress),

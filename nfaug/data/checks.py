@@ -59,26 +59,22 @@ def check_labels(
     return labels
 
 
-def check_class_sizes(
-    labels: Tensor, class_names: Sequence[str], *, allow_single: bool = False
-) -> None:
-    """Check that every class has two images, which a variance and PCA axes need.
+def check_class_sizes(labels: Tensor, class_names: Sequence[str]) -> None:
+    """Check that every class has an image; warn of classes with one, which get no PCA axes.
 
     Args:
         labels: Labels in 0..K-1, int64, shape (N,).
         class_names: The K names.
-        allow_single: Whether a class of one image is a warning instead of an error.
 
     Raises:
-        ValueError: If a class has too few images. The message names the classes.
+        ValueError: If a class has no image. The message names the classes.
     """
     counts = torch.bincount(labels, minlength=len(class_names)).tolist()
-    least = 1 if allow_single else 2
     named = [*zip(class_names, counts, strict=True)]
-    if small := [f"{name!r} ({n})" for name, n in named if n < least]:
+    if empty := [repr(name) for name, n in named if n == 0]:
         raise ValueError(
-            f"every class needs at least {least} images; {len(small)} of {len(counts)} have fewer: "
-            f"{_few(small)}. Add images or remove these classes"
+            f"every class needs an image; {len(empty)} of {len(counts)} have none: {_few(empty)}. "
+            "Add images or remove these classes"
         )
     if single := [repr(name) for name, n in named if n == 1]:
         warnings.warn(

@@ -192,7 +192,7 @@ def open_context(
     check_prior(config.prior, len(images.classes))
     classes: Sequence[str] = images.classes if config.prior.entry.labelled else ()
     if classes:
-        check_class_sizes(images.targets, classes, allow_single=True)
+        check_class_sizes(images.targets, classes)
     choice = torch.Generator().manual_seed(config.seed)
     context = RunContext(
         config=config,
