@@ -56,6 +56,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", help="training images; needed for a new --name")
     parser.add_argument("--test-data", help="test images, if they are not a split of --data")
     parser.add_argument("--other", help="images of other classes, for the flow 'o'")
+    parser.add_argument("--unlabelled", help="images for the flow 'u'; default --data")
     parser.add_argument("--network", default="small-cnn", choices=list(NETWORKS))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time, one thread each")
@@ -68,8 +69,9 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         return args
     if args.work is None:
         parser.error("--work is needed (or --print)")
-    if args.data is None and args.name not in DATASETS:
-        parser.error(f"--name {args.name} is new; it needs --data")
+    known = DATASETS.get(args.name)
+    if args.data is None and (known is None or not known.path):
+        parser.error(f"--name {args.name} needs --data")
     needs_other = [name for name in args.table if TABLES[name].needs_other]
     if needs_other and not args.other:
         parser.error(f"--table {needs_other[0]} needs --other, images of other classes")
@@ -78,7 +80,12 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 
 def data_set(args: argparse.Namespace) -> DataSet:
     """The registered data set of this name, with the paths given on the command line."""
-    given = {"path": args.data, "test_path": args.test_data, "other": args.other}
+    given = {
+        "path": args.data,
+        "test_path": args.test_data,
+        "other": args.other,
+        "unlabelled": args.unlabelled,
+    }
     known = DATASETS.get(args.name) or DataSet(args.name, args.data)
     return replace(known, **{name: path for name, path in given.items() if path})
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import nfaug
 from nfaug import Checkpoint, NFAugment
+from nfaug.augment.pixels import resize
 from nfaug.data.images import TensorImages
 
 from .borrowed_axes import with_borrowed_axes
@@ -92,7 +93,11 @@ def fitted_augmentation(
     """NFA with the settings of a cell, fitted to the labelled images alone."""
     fewest = int(torch.bincount(labelled.targets).min())
     fitted = nfaug.fit(
-        checkpoint.flow, labelled, rank=min(64, fewest - 1), seed=seed, progress=False
+        checkpoint.flow,
+        _at_size_of(checkpoint, labelled),
+        rank=min(64, fewest - 1),
+        seed=seed,
+        progress=False,
     )
     if "shrink" in settings:
         fitted = with_borrowed_axes(
@@ -115,6 +120,16 @@ def fitted_augmentation(
         keep=settings.get("keep", "all"),
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def _at_size_of(checkpoint: Checkpoint, labelled: TensorImages) -> TensorImages:
+    """The labelled images at the flow's size, as `NFAugment` resizes them."""
+    size = checkpoint.flow.codec.image_size
+    if labelled.image_size == size:
+        return labelled
+    small = resize(labelled.images.float() / 255, size).clamp(0, 1)
+    levels = (small * 255).round().to(torch.uint8)
+    return TensorImages(levels, labelled.targets, labelled.classes)
 
 
 def _variant(nfa: NFAugment, images: Tensor, labels: Tensor, settings: dict[str, str]) -> Tensor:

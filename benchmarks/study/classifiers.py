@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 from .arms import Draw
-from .data import Images, flip_and_crop
+from .bases import apply_base, base_parts
+from .data import Images
+from .isda import ISDA
 
 __all__ = ["NETWORKS", "Network", "accuracy", "new_classifier", "prepared", "train_classifier"]
 
 WIDTHS = (16, 32, 64)
-MARGIN = 2  # pixels; the largest shift of a crop
 
 
 def small_cnn(channels: int, classes: int) -> nn.Module:
@@ -50,7 +50,48 @@ class Network:
     weight_decay: float = 5e-4
 
 
-NETWORKS = {"small-cnn": Network(small_cnn)}
+def resnet18(channels: int, classes: int) -> nn.Module:
+    """timm's ResNet-18 for small images: a 3x3 convolution with stride 1 first, and no pooling."""
+    import timm
+
+    model = timm.create_model("resnet18", num_classes=classes, in_chans=channels)
+    model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    return model
+
+
+def small_swin(channels: int, classes: int) -> nn.Module:
+    """timm's Swin for 32-pixel images: patches of 2, windows of 4, three stages of 2 blocks."""
+    from timm.models.swin_transformer import SwinTransformer
+
+    return SwinTransformer(
+        img_size=32,
+        patch_size=2,
+        in_chans=channels,
+        num_classes=classes,
+        embed_dim=48,
+        depths=(2, 2, 2),
+        num_heads=(3, 6, 12),
+        window_size=4,
+        drop_path_rate=0.1,
+    )
+
+
+NETWORKS = {
+    "small-cnn": Network(small_cnn),
+    "resnet18": Network(resnet18, lr=0.05, weight_decay=5e-3),
+    "small-swin": Network(small_swin, lr=0.05, weight_decay=1e-3),
+}
+
+
+def _head(model: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.Linear]:
+    """The features before the last layer (B, A), and that layer."""
+    if isinstance(model, nn.Sequential):
+        return model[:-1], model[-1]
+    return (
+        lambda x: model.forward_head(model.forward_features(x), pre_logits=True),
+        model.get_classifier(),
+    )
 
 
 def new_classifier(channels: int, classes: int, seed: int, network: str = "small-cnn") -> nn.Module:
@@ -86,6 +127,9 @@ def train_classifier(
         weight_decay=config.weight_decay,
         nesterov=True,
     )
+    options = dict(base_parts(base)).get("isda")
+    features, head = _head(model)
+    isda = None if options is None else ISDA(head, float(options[0]))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps)
     model.train()
     rows = torch.empty(0, dtype=torch.long)
@@ -95,35 +139,20 @@ def train_classifier(
             while len(rows) < config.batch:
                 rows = torch.cat([rows, torch.randperm(len(labels), generator=order)])
             now, rows = rows[: config.batch], rows[config.batch :]
-            images, targets = _after(
+            images, targets = apply_base(
                 draw(now, arm, step / steps), labels[now], base, classes, after
             )
             with torch.autocast("cpu", torch.bfloat16):  # half the time on CPUs that know the type
-                loss = F.cross_entropy(model(prepared(images)), targets)
+                if isda is None:
+                    loss = F.cross_entropy(model(prepared(images)), targets)
+                else:
+                    hidden = features(prepared(images))
+            if isda is not None:
+                loss = isda(hidden, targets, step / steps)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
-
-
-def _after(
-    images: Tensor, labels: Tensor, base: str, classes: int, draws: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Apply the base: flip and crop, then RandAugment, then MixUp or CutMix."""
-    parts = base.split("+")
-    if unknown := set(parts) - {"none", "flip", "crop", "randaugment", "mixup", "cutmix"}:
-        raise ValueError(f"base {base!r} has unknown parts {sorted(unknown)}")
-    if ("flip" in parts) != ("crop" in parts):
-        raise ValueError(f"base {base!r} has only one of flip and crop; use flip+crop")
-    if "flip" in parts:
-        images = flip_and_crop(images, draws, margin=MARGIN)
-    if "randaugment" in parts:
-        augment = v2.RandAugment()
-        images = torch.stack([augment(image) for image in images])
-    if "mixup" in parts or "cutmix" in parts:
-        mix = v2.CutMix(num_classes=classes) if "cutmix" in parts else v2.MixUp(num_classes=classes)
-        return mix(images.float(), labels)
-    return images, labels
 
 
 def prepared(images: Tensor) -> Tensor:

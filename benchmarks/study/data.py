@@ -21,9 +21,9 @@ __all__ = [
     "held_out",
     "labelled",
     "training_images",
+    "unlabelled_images",
 ]
 
-VALIDATION_PER_CLASS = 300
 VALIDATION_SEED = 12345
 
 
@@ -36,16 +36,29 @@ class DataSet:
         path: Training images.
         test_path: Test images, where they are not the split "test" of `path`.
         other: Images of other classes, for the flow "o".
+        unlabelled: Images for the flow "u", where they are not those of `path`.
+        image_size: Side of the square that images are resized to; None keeps their size.
+        validation: Images per class that are held out of `path` to choose settings on.
     """
 
     name: str
     path: str
     test_path: str | None = None
     other: str = ""
+    unlabelled: str = ""
+    image_size: int | None = None
+    validation: int = 300
 
 
+# An empty path must be given on the command line.
 DATASETS = {
-    data.name: data for data in [DataSet("fashion-mnist", "/usr/share/datasets/fashion-mnist")]
+    data.name: data
+    for data in [
+        DataSet("fashion-mnist", "/usr/share/datasets/fashion-mnist"),
+        DataSet("cifar10", ""),
+        DataSet("clothing128", "", image_size=96, validation=20),
+        DataSet("digits", "digits", validation=40),
+    ]
 }
 
 
@@ -59,18 +72,33 @@ class Images(NamedTuple):
 @cache
 def training_images(data: DataSet) -> LabelledImages:
     """All training images, in memory."""
-    opened = open_dataset(data.path)
-    return TensorImages(*to_tensors(opened, progress=False), opened.classes)
+    return _in_memory(open_dataset(data.path, image_size=data.image_size))
+
+
+@cache
+def unlabelled_images(data: DataSet) -> LabelledImages:
+    """The training images of a flow that sees no labels, in memory."""
+    if not data.unlabelled:
+        return training_images(data)
+    return _in_memory(open_dataset(data.unlabelled, image_size=data.image_size))
+
+
+def _in_memory(images: LabelledImages) -> TensorImages:
+    return TensorImages(*to_tensors(images, progress=False), images.classes)
 
 
 def _parts(data: DataSet) -> tuple[LabelledImages, LabelledImages]:
     """Validation images, the same for all cells, and the remaining training images."""
-    return split_per_class(training_images(data), VALIDATION_PER_CLASS, VALIDATION_SEED)
+    return split_per_class(training_images(data), data.validation, VALIDATION_SEED)
 
 
 def labelled(data: DataSet, per_class: int, seed: int) -> TensorImages:
-    """The labelled images of a cell, drawn from the training images outside validation."""
-    chosen, _ = split_per_class(_parts(data)[1], per_class, seed)
+    """The labelled images of a cell, drawn from the training images outside validation.
+
+    `per_class` 0 takes them all.
+    """
+    rest = _parts(data)[1]
+    chosen = split_per_class(rest, per_class, seed)[0] if per_class else rest
     assert isinstance(chosen, TensorImages)
     return chosen
 
@@ -86,7 +114,8 @@ def held_out(data: DataSet, split: str) -> Images:
     if split != "test":
         raise ValueError(f'split must be "validation" or "test"; got {split!r}')
     path = data.path if data.test_path is None else data.test_path
-    opened = open_dataset(path, split="test" if data.test_path is None else "train")
+    split = "test" if data.test_path is None else "train"
+    opened = open_dataset(path, split=split, image_size=data.image_size)
     return Images(*to_tensors(opened, progress=False))
 
 

@@ -15,7 +15,7 @@ from nfaug.fitting import with_shape_of
 from nfaug.training import TrainConfig, open_dataset, train
 from nfaug.training.config import DataConfig, FlowSettings, PriorConfig
 
-from .data import DataSet, training_images
+from .data import DataSet, unlabelled_images
 
 __all__ = ["FLOWS", "FlowSource", "flow_for", "locked"]
 
@@ -45,12 +45,14 @@ def _other_images(data: DataSet, labelled: TensorImages) -> LabelledImages:
 
 FLOWS = {
     "u": FlowSource(
-        "all training images, without labels", 1876, lambda data, _: training_images(data)
+        "all training images, without labels", 1876, lambda data, _: unlabelled_images(data)
     ),
     "l": FlowSource("the labelled images alone", 250, lambda _, labelled: labelled, per_seed=True),
     "o": FlowSource("images of other classes (10,000 of CIFAR-10, in grey)", 1256, _other_images),
+    "b": FlowSource("images of the bundled flow with as many channels", load="builtin:{bundled}"),
     "p": FlowSource("nothing: the identity in place of a flow", load="builtin:pixels"),
 }
+_BUNDLED = {1: "fashion-mnist", 3: "rgb32"}  # by number of channels
 # One standard gaussian for all images: no label is used.
 _CONFIG = TrainConfig(
     batch_size=64,
@@ -70,7 +72,8 @@ def flow_for(name: str, data: DataSet, labelled: TensorImages, seed: int, work: 
     """
     kind = FLOWS[name]
     if kind.images is None:
-        return with_shape_of(nfaug.load(kind.load), labelled)
+        name = kind.load.format(bundled=_BUNDLED[labelled.channels])
+        return with_shape_of(nfaug.load(name), labelled)
     folder = work / f"flow-{name}"
     if kind.per_seed:
         folder = work / f"flow-{name}-{data.name}-{len(labelled)}-{seed}"

@@ -19,10 +19,10 @@ def source(monkeypatch: pytest.MonkeyPatch) -> DataSet:
     """60 images of each class in memory; 20 of them are for validation."""
     labels = torch.arange(60 * CLASSES) % CLASSES
     images = TensorImages(images_of(labels, channels=1), labels, NAMES)
-    monkeypatch.setattr(data, "VALIDATION_PER_CLASS", 20)
+    monkeypatch.setattr(data, "training_images", lambda _: images)
     for module in (data, flows):
-        monkeypatch.setattr(module, "training_images", lambda _: images)
-    return DataSet("tiny", "")
+        monkeypatch.setattr(module, "unlabelled_images", lambda _: images)
+    return DataSet("tiny", "", validation=20)
 
 
 @pytest.fixture

@@ -11,7 +11,18 @@ import pytest
 import torch
 from nfa_tools import CLASSES, NAMES, images_of
 
-from benchmarks.study import arms, banks, cells, classifiers, data, flows, report, tables
+from benchmarks.study import (
+    arms,
+    banks,
+    bases,
+    cells,
+    classifiers,
+    data,
+    flows,
+    isda,
+    report,
+    tables,
+)
 from benchmarks.study.cells import Cell
 from nfaug import Checkpoint
 from nfaug.data.images import TensorImages
@@ -33,8 +44,8 @@ def locked_data(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("data beyond the labelled images were opened")
 
     for module in (data, flows):
-        for name in ("training_images", "open_dataset"):
-            monkeypatch.setattr(module, name, refuse)
+        for name in ("training_images", "unlabelled_images", "open_dataset"):
+            monkeypatch.setattr(module, name, refuse, raising=False)
 
 
 def no_loss(*_: Any) -> torch.Tensor:
@@ -179,6 +190,17 @@ def test_nfa_without_a_flow(source: data.DataSet, small_flows: None, tmp_path: P
     assert report._saw("p").startswith("nothing")
 
 
+def test_nfa_of_images_larger_than_the_flow(source: data.DataSet) -> None:
+    few = data.labelled(source, 6, seed=0)
+    large = torch.nn.functional.interpolate(few.images.float(), size=(56, 56), mode="bilinear")
+    images = TensorImages(large.to(torch.uint8), few.targets, few.classes)
+    flow = flows.flow_for("b", source, images, 0, Path())
+    assert flow.flow.config.shape == (1, 28, 28)
+    bank = banks.nfa_bank(flow, images, {"alpha": "1", "gate": "off", "variants": "2"}, 0)
+    assert bank.shape == (len(few), 2, 1, 56, 56)
+    assert (bank != images.images[:, None]).any()
+
+
 def test_hard_selection_takes_the_largest_loss(source: data.DataSet) -> None:
     few = data.labelled(source, 6, seed=0)
     bank = torch.arange(5, dtype=torch.uint8)[None, :, None, None, None].expand(
@@ -282,17 +304,65 @@ def test_gains_are_differences_within_seeds() -> None:
 
 
 @pytest.mark.parametrize(
-    "base", ["flip+crop", "flip+crop+randaugment", "mixup", "flip+crop+cutmix"]
+    "base",
+    [
+        "flip+crop:1",
+        "randaugment:1:3",
+        "trivialaugment",
+        "flip+crop+mixup:0.2",
+        "cutmix",
+        "isda:0.5",
+    ],
 )
 def test_bases(base: str) -> None:
     images, labels = images_of(torch.arange(9) % 3, channels=1), torch.arange(9) % 3
-    draws = torch.Generator().manual_seed(0)
-    changed, targets = classifiers._after(images, labels, base, 3, draws)
+    changed, targets = bases.apply_base(images, labels, base, 3, torch.Generator().manual_seed(0))
     assert changed.shape == images.shape
-    assert targets.shape == ((9, 3) if base.endswith(("mixup", "cutmix")) else (9,))
-    for wrong, message in (("flip+turn", "turn"), ("crop", "flip")):
-        with pytest.raises(ValueError, match=message):
-            classifiers._after(images, labels, wrong, 3, draws)
+    assert targets.shape == ((9, 3) if "mix" in base else (9,))
+    assert torch.equal(changed, images) == (base == "isda:0.5")
+
+
+@pytest.mark.parametrize(("base", "wrong"), [("flip+crop+turn", "turn"), ("crop", "flip")])
+def test_unknown_bases(base: str, wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong):
+        bases.base_parts(base)
+
+
+def test_isda_bounds_the_loss_of_noisy_features() -> None:
+    draws = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(4, 3)
+    labels = torch.arange(300) % 3
+    features = torch.randn(300, 4, generator=draws) @ torch.randn(4, 4, generator=draws)
+    rival = isda.ISDA(head, strength=0.8)
+    plain = torch.nn.functional.cross_entropy(head(features), labels)
+    for part in (slice(0, 100), slice(100, 300)):
+        assert torch.isfinite(rival(features[part], labels[part], 0.0))
+    own = features[labels == 1]
+    assert torch.allclose(rival.covariance[1], torch.cov(own.T, correction=0), atol=1e-4)
+    rival.update = lambda *_: None  # type: ignore[method-assign]  # the covariance is known
+    assert torch.allclose(rival(features, labels, 0.0), plain)
+    half = torch.linalg.cholesky(0.4 * rival.covariance)
+    noise = torch.randn(500, 300, 4, 1, generator=draws)
+    noisy = features + (half[labels] @ noise)[..., 0]
+    expected = torch.nn.functional.cross_entropy(head(noisy).flatten(0, 1), labels.repeat(500))
+    bound = rival(features, labels, 0.5)
+    assert expected < bound < expected + 1
+
+
+@pytest.mark.parametrize("network", list(classifiers.NETWORKS))
+def test_a_network_is_trained_on_its_features(network: str) -> None:
+    images, labels = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8), torch.arange(6) % 3
+    model = classifiers.new_classifier(3, 3, 0, network)
+    features, head = classifiers._head(model)
+    model.eval()
+    with torch.no_grad():
+        x = classifiers.prepared(images)
+        assert torch.allclose(head(features(x)), model(x), atol=1e-5)
+        before = head.weight.clone()
+    classifiers.train_classifier(
+        model, lambda rows, *_: images[rows], "isda:0.5", labels, steps=1, seed=0, network=network
+    )
+    assert not torch.equal(head.weight, before)
 
 
 def test_borrowed_axes_hold_the_other_classes_deviations(tiny_checkpoint: Checkpoint) -> None:
