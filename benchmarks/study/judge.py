@@ -96,5 +96,5 @@ def trained_judge(data: LabelledImages, file: Path, minutes: float) -> Judge:
         loss.backward()
         optimizer.step()
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(judge.state_dict(), file)
+    save_file({k: v.contiguous() for k, v in judge.state_dict().items()}, file)
     return judge.eval()
