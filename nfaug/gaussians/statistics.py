@@ -14,7 +14,7 @@ __all__ = ["ClassStatistics"]
 
 
 class ClassStatistics:
-    r"""Streaming first and second moments per class, in float64, mergeable in any order.
+    r"""Streaming first and second moments per class, in float64, from batches in any order.
 
     A batch with count n_b, mean m_b and sum of squared deviations M_b updates n, m and M of a class
     by
@@ -68,12 +68,6 @@ class ClassStatistics:
         """The number of latent coordinates, d."""
         return self.means.shape[1]
 
-    def __repr__(self) -> str:
-        return (
-            f"ClassStatistics(num_classes={self.num_classes}, dim={self.dim}, "
-            f"samples={int(self.counts.sum())})"
-        )
-
     @torch.no_grad()
     def update(self, z: Tensor, labels: Tensor) -> None:
         """Add a batch of latents, (B, d) or (B, C, H, W), with their labels (B,).
@@ -99,25 +93,12 @@ class ClassStatistics:
         means = z.new_zeros(len(classes), self.dim).index_add_(0, local, z) / counts[:, None]
         squares = (z - means[local]).square_()
         m2 = torch.zeros_like(means).index_add_(0, local, squares)
-        self._combine(classes, counts, means, m2)
-
-    @torch.no_grad()
-    def merge(self, other: ClassStatistics) -> None:
-        """Add the samples of another instance, which does not change.
-
-        Raises:
-            ValueError: If the numbers of classes or coordinates differ.
-        """
-        if other.means.shape != self.means.shape:
-            raise ValueError(
-                f"cannot merge statistics of {other.num_classes} classes x {other.dim} coordinates "
-                f"into those of {self.num_classes} classes x {self.dim} coordinates"
-            )
-        device = self.means.device
-        classes = other.counts.nonzero().flatten()
-        rows = (other.counts[classes], other.means[classes], other.m2[classes])
-        counts, means, m2 = (row.to(device) for row in rows)
-        self._combine(classes.to(device), counts, means, m2)
+        before = self.counts[classes]
+        total = before + counts
+        delta = means - self.means[classes]
+        self.means[classes] += delta * (counts / total)[:, None]
+        self.m2[classes] += m2 + delta.square() * (before * counts / total)[:, None]
+        self.counts[classes] = total
 
     @torch.no_grad()
     def all_reduce(self) -> None:
@@ -194,12 +175,3 @@ class ClassStatistics:
             known = variances[~single]
             variances[single] = known.mean(0) if len(known) else torch.ones_like(variances[0])
         return counts, self.means.clone(), variances.clamp_(min=variance_floor)
-
-    def _combine(self, classes: Tensor, counts: Tensor, means: Tensor, m2: Tensor) -> None:
-        """Update the rows ``classes`` by the formula of Chan et al."""
-        before = self.counts[classes]
-        total = before + counts
-        delta = means - self.means[classes]
-        self.means[classes] += delta * (counts / total)[:, None]
-        self.m2[classes] += m2 + delta.square() * (before * counts / total)[:, None]
-        self.counts[classes] = total

@@ -208,7 +208,7 @@ def test_without_the_divergence_term(update: str, damping: float) -> None:
     config = FixedPointConfig(
         fit="both", kld_weight=0, update=update, damping=damping, tolerance=1e-12
     )
-    result = solve(m, s, config, start=(m + 1, torch.ones_like(s)))
+    result = solve(m, s, config)
     assert result.converged
     torch.testing.assert_close(result.means, m, rtol=1e-9, atol=0)
     expected = s if update == "proposition1" else s ** (1 / 3)
@@ -384,11 +384,15 @@ def test_history_and_residual() -> None:
     assert result.residual == result.history[-1].residual <= 1e-3 < result.history[-2].residual
     assert result.history[0].kl_min == float(_off_diagonal(pairwise_kl(*data)).min())
     # The residual is that of the undamped step at the very values that came back.
-    once = dataclasses.replace(config, max_iterations=1, tolerance=1e-30, damping=0.1)
-    again = solve(*data, once, start=(result.means, result.variances))
-    assert again.residual == result.residual
-    assert torch.equal(again.means, result.means)
-    assert not again.converged
+    state = result.means, result.variances
+    kernel = class_kernel(pairwise_kl(*state))
+    average = state[1].mean(dim=1, keepdim=True)
+    moves = (
+        mean_update(data[0], state[0], average, kernel, 1.0) - state[0],
+        released_update(data[1], *state, kernel, 1.0) - state[1],
+    )
+    residual = max(float(move.norm(dim=1).max()) for move in moves)
+    assert result.residual == pytest.approx(residual, rel=1e-9)
 
 
 def _off_diagonal(matrix: Tensor) -> Tensor:
@@ -416,12 +420,10 @@ def test_the_subspace_of_the_means_is_all_they_need(kernel: str) -> None:
     """More coordinates than classes are rotated away; padding with zeros says what remains."""
     m, s = draw(4, 3, spread=2.0)  # fewer coordinates than classes: nothing is reduced
     config = FixedPointConfig(kld_weight=5.0, kernel=kernel, tolerance=1e-6, max_iterations=500)
-    begin = draw(4, 3, seed=5)[0]
-    expected = solve(m, s, config, start=(begin, s))
+    expected = solve(m, s, config)
     generator = torch.Generator().manual_seed(1)
     rotation = torch.linalg.qr(torch.randn(40, 40, generator=generator, dtype=torch.float64))[0]
-    wide = [x @ rotation[:3] + 7 for x in (m, begin)]
-    found = solve(wide[0], torch.ones(4, 40).double(), config, start=(wide[1], torch.ones(4, 40)))
+    found = solve(m @ rotation[:3] + 7, torch.ones(4, 40).double(), config)
     assert found.iterations == expected.iterations > 5
     assert found.residual == pytest.approx(expected.residual, rel=1e-8)
     torch.testing.assert_close(found.means, expected.means @ rotation[:3] + 7, **EXACT)
@@ -512,15 +514,11 @@ def test_bad_data() -> None:
         ((m, s[:, :6]), r"\(5, 6\)"),
         ((changed(m, math.nan), s), "class 2"),
         ((changed(m, math.inf), s), "class 2"),
-        ((m, changed(s, 0.0)), "from 0"),
-        ((m, changed(s, -1.0)), "from -1"),
-        ((m, changed(s, math.nan)), "nan"),
-        ((m, changed(s, math.inf)), "inf"),
+        ((m, changed(s, 0.0)), "positive"),
+        ((m, changed(s, -1.0)), "positive"),
+        ((m, changed(s, math.nan)), "class 2"),
+        ((m, changed(s, math.inf)), "class 2"),
     ]
     for arguments, token in cases:
         with pytest.raises(ValueError, match=token):
             solve(*arguments)
-    with pytest.raises(ValueError, match=r"\(4, 7\)"):
-        solve(m, s, start=(m[:4], s[:4]))
-    with pytest.raises(ValueError, match="start"):
-        solve(m, s, start=(m, -s))

@@ -62,21 +62,6 @@ def test_batches_do_not_matter(sizes: tuple[int, ...]) -> None:
     assert_same(collect(z, labels, sizes), collect(z, labels))
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_merging_equals_one_pass(order: tuple[int, ...]) -> None:
-    z, labels = make_data()
-    # Sorted, so that parts see different classes.
-    labels, index = labels.sort()
-    z = z[index]
-    parts = [collect(a, b, (len(a),)) for a, b in zip(z.split(70), labels.split(70), strict=True)]
-    whole = ClassStatistics(CLASSES, DIM)
-    for i in order:
-        before = parts[i].m2.clone()
-        whole.merge(parts[i])
-        assert torch.equal(before, parts[i].m2)
-    assert_same(whole, collect(z, labels))
-
-
 def hard_data() -> tuple[Tensor, Tensor]:
     """Means of 30 and deviations of 1e-4: raw sums of squares would lose eleven digits."""
     z, labels = make_data()
@@ -183,6 +168,3 @@ def test_other_bad_calls() -> None:
         ClassStatistics(0, 3)
     with pytest.raises(ValueError, match="float64"):
         ClassStatistics(2, 3, device="mps")
-    with pytest.raises(ValueError, match="merge"):
-        ClassStatistics(CLASSES, DIM).merge(ClassStatistics(2, DIM))
-    assert repr(collect(*make_data())) == "ClassStatistics(num_classes=4, dim=6, samples=200)"

@@ -31,7 +31,6 @@ __all__ = [
     "mean_update",
     "objective",
     "proposition1_update",
-    "push_matrix",
     "released_update",
     "zero_diagonal",
 ]
@@ -55,15 +54,8 @@ def class_kernel(kl: Tensor, pi: Kernel = "forward", alpha: float = 10.0) -> Ten
     Raises:
         ValueError: If ``pi`` is neither.
     """
-    scaled = _scale(kl, pi)
-    if pi == "forward" and int(torch.count_nonzero(kl < KL_FLOOR)) <= len(kl):
-        # KL / pi is 1 off the diagonal, so one scalar exponential is enough.
-        kernel = scaled.reciprocal_().mul_(math.exp(-1 / alpha) / alpha)
-    else:
-        scaled = scaled * alpha
-        kernel = torch.exp(-kl / scaled) / scaled
-    kernel.diagonal().zero_()
-    return kernel
+    scaled = _scale(kl, pi) * alpha
+    return zero_diagonal(torch.exp(-kl / scaled) / scaled)
 
 
 def mean_update(
@@ -83,21 +75,14 @@ def mean_update(
     """
     centred = means - means.mean(dim=0)
     if variances.shape[1] == 1:
-        return data_means.addmm(push_matrix(variances, kernel), centred, alpha=weight)
+        # The weight between two classes is the same in all coordinates: a graph Laplacian.
+        pull = kernel / variances.T + kernel.T / variances
+        laplacian = variances * (torch.diag(pull.sum(dim=1)) - pull)
+        return data_means.addmm(laplacian, centred, alpha=weight)
     precisions = variances.reciprocal()
     sent = centred * (kernel @ precisions) - kernel @ (centred * precisions)
     received = centred * kernel.sum(dim=0)[:, None] - kernel.T @ centred
     return data_means + weight * (variances * sent + received)
-
-
-def push_matrix(variances: Tensor, kernel: Tensor) -> Tensor:
-    """The (K, K) matrix by which `mean_update` multiplies the means if variances are (K, 1).
-
-    The weight between two classes is then the same in all coordinates. The matrix is a graph
-    Laplacian, and the update is a single matrix product.
-    """
-    pull = kernel / variances.T + kernel.T / variances
-    return variances * (torch.diag(pull.sum(dim=1)) - pull)
 
 
 def released_update(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..gaussians import column_slices, pairwise_kl, squared_distances
 from .config import FixedPointConfig, FixedPointDivergence, FixedPointResult, FixedPointStep
-from .rules import class_kernel, mean_update, proposition1_update, push_matrix, released_update
+from .rules import class_kernel, mean_update, proposition1_update, released_update
 
 __all__ = [
     "FixedPointConfig",
@@ -32,15 +32,13 @@ def solve(
     data_means: Tensor,
     data_variances: Tensor,
     config: FixedPointConfig | None = None,
-    *,
-    start: tuple[Tensor, Tensor] | None = None,
 ) -> FixedPointResult:
     r"""Find class gaussians that are likely and well separated, by iterating Eqs. 5-7.
 
     .. math:: \mu \leftarrow \mu + \eta\,(M_\mu(\mu, v) - \mu), \quad
               \log v \leftarrow \log v + \eta\,(\log M_v(\mu, v) - \log v)
 
-    with `mean_update` as :math:`M_\mu`, `released_update` or `proposition1_update` as :math:`M_v`,
+    from the data's gaussians, with `mean_update` as :math:`M_\mu`, `released_update` or `proposition1_update` as :math:`M_v`,
     and :math:`\eta` = ``config.damping``. Both updates read the previous state. An iteration takes
     O(K^2 d) time, in matrix products, and O(Kd + K^2) memory.
 
@@ -48,8 +46,6 @@ def solve(
         data_means: m, the class means of the latents, shape (K, d).
         data_variances: s, the class variances, shape (K, d), positive.
         config: Settings; the defaults if None.
-        start: Initial means and variances; the data's if None. With fit "means" only the means are
-            read, with "covariances" only the variances.
 
     Returns:
         Finite gaussians in float64 on the device of ``data_means`` (on the CPU if that device has
@@ -73,17 +69,14 @@ def solve(
     """
     config = FixedPointConfig() if config is None else config
     data = check_gaussians(data_means, data_variances, "data")
-    means, variances = data if start is None else check_gaussians(*start, "start")
-    check_classes(means, data[0])
-    weight = config.weight(*means.shape)
+    check_classes(data[0])
+    weight = config.weight(*data[0].shape)
     if config.fit == "means":
-        return _solve_means(data[0], means, config, weight)
+        return _solve_means(data[0], config, weight)
     # Copies: the iteration writes into its state, and the data may share the caller's memory.
-    means = (data[0] if config.fit == "covariances" else means).clone()
-    if config.variance_bounds is None:
-        variances = variances.clone()
-    else:
-        variances = variances.clamp(*config.variance_bounds)
+    means, variances = (x.clone() for x in data)
+    if config.variance_bounds is not None:
+        variances.clamp_(*config.variance_bounds)
     return iterate(_DiagonalStep(data, config, weight), (means, variances), config, weight)
 
 
@@ -161,9 +154,7 @@ class _DiagonalStep:
         config = self.config
         kl = pairwise_kl(means, variances)
         kernel = class_kernel(kl, config.kernel, config.alpha)
-        push = None
-        if config.isotropic_mean_step:
-            push = push_matrix(variances.mean(dim=1, keepdim=True), kernel)
+        average = variances.mean(dim=1, keepdim=True)
         mean_moves, variance_moves = kl.new_zeros(2, len(kl))
         out_of_range = torch.zeros_like(mean_moves, dtype=torch.bool)
         for part in column_slices(*means.shape):
@@ -171,10 +162,8 @@ class _DiagonalStep:
             mu, v = means[:, part], variances[:, part]
             centred = mu - mu.mean(dim=0)
             if config.fit != "covariances":
-                if push is None:
-                    move = mean_update(m, mu, v, kernel, self.weight) - mu
-                else:
-                    move = (m - mu).addmm_(push, centred, alpha=self.weight)
+                scale = average if config.isotropic_mean_step else v
+                move = mean_update(m, mu, scale, kernel, self.weight).sub_(mu)
                 mean_moves += torch.linalg.vector_norm(move, dim=1).square_()
                 torch.add(mu, move, alpha=config.damping, out=following[0][:, part])
             if config.update == "released":
@@ -200,26 +189,21 @@ def _damp(v: Tensor, target: Tensor, damping: float, out: Tensor) -> None:
         torch.mul(target.div_(v).pow_(damping), v, out=out)
 
 
-def _solve_means(
-    data_means: Tensor, start: Tensor, config: FixedPointConfig, weight: float
-) -> FixedPointResult:
+def _solve_means(data_means: Tensor, config: FixedPointConfig, weight: float) -> FixedPointResult:
     r"""`solve` for fit "means", in the subspace that contains all iterates.
 
     With identity covariances the update is
     :math:`\mu \leftarrow m + c\,(\mathrm{diag}(P 1) - P)\,\mu`, where the (K, K) matrix
     :math:`P = K + K^T` depends only on distances. The means stay in the affine span of the data's
-    and the initial means. In an orthonormal basis of this span, from one QR decomposition,
+    means. In an orthonormal basis of this span, from one QR decomposition,
     distances and norms are the same and an iteration costs O(K^3) for any d.
     """
     centre = data_means.mean(dim=0)
     rows = data_means - centre
-    if start is not data_means and not torch.equal(start, data_means):
-        rows = torch.cat([rows, start - centre])
     basis = None
     if data_means.shape[1] > len(rows):
         basis, triangle = torch.linalg.qr(rows.T)
         rows = triangle.T.contiguous()
-    data = rows[: len(data_means)]
 
     def step(state: State, following: State) -> StepReport:
         means = state[0]
@@ -228,13 +212,12 @@ def _solve_means(
         kernel = class_kernel(kl, config.kernel, config.alpha)
         pull = kernel + kernel.T
         pull.diagonal().sub_(pull.sum(dim=1))
-        move = (data - means).addmm_(pull, centred, alpha=-weight)
+        move = (rows - means).addmm_(pull, centred, alpha=-weight)
         torch.add(means, move, alpha=config.damping, out=following[0])
         moves = torch.linalg.vector_norm(move, dim=1)
         return StepReport(kl, moves, torch.zeros_like(moves), ~moves.isfinite())
 
-    state = (rows[-len(data) :].clone(), rows.new_ones(len(data), 1))
-    result = iterate(step, state, config, weight)
+    result = iterate(step, (rows.clone(), rows.new_ones(len(rows), 1)), config, weight)
     means = result.means if basis is None else result.means @ basis.T
     return replace(result, means=means.add_(centre), variances=torch.ones_like(means))
 
@@ -245,57 +228,39 @@ def variance_range(data_variances: Tensor) -> tuple[float, float]:
     return min(low, 1.0) / DIVERGENCE_RATIO, max(high, 1.0) * DIVERGENCE_RATIO
 
 
-def check_classes(means: Tensor, data_means: Tensor | None = None) -> None:
-    """Check that there are at least two classes, and that means have the shape of the data's."""
+def check_classes(means: Tensor) -> None:
+    """Check that there are at least two classes."""
     if len(means) < 2:
         raise ValueError(
             f"separating classes needs at least 2 of them, got {len(means)}; use the data's own "
             "gaussian for a single class"
         )
-    if data_means is not None and means.shape != data_means.shape:
-        raise ValueError(
-            f"start means must have the data's shape {tuple(data_means.shape)}, got "
-            f"{tuple(means.shape)}"
-        )
 
 
-def check_means(means: Tensor, name: str) -> Tensor:
-    """Check that class means are finite, of shape (K, d); return them in float64."""
+def check_gaussians(means: Tensor, variances: Tensor, name: str) -> State:
+    """Check that means are finite, of shape (K, d), and that variances are also positive.
+
+    Returns:
+        Both in float64, detached, on the CPU if the device has no float64.
+    """
     if means.ndim != 2 or means.shape[1] == 0 or not means.is_floating_point():
         raise ValueError(
             f"{name} means must be floating point of shape (K, d), got {means.dtype} of shape "
             f"{tuple(means.shape)}"
         )
-    bad = ~means.isfinite().all(dim=1)
-    if bool(bad.any()):
-        raise ValueError(
-            f"{name} means of class {int(bad.nonzero()[0])} are not finite; check its latents"
-        )
-    return as_double(means)
-
-
-def check_gaussians(means: Tensor, variances: Tensor, name: str) -> State:
-    """`check_means`, and the same for variances, which must also be positive."""
-    means = check_means(means, name)
     if variances.shape != means.shape or not variances.is_floating_point():
         raise ValueError(
             f"{name} variances must be floating point of shape {tuple(means.shape)}, as the means, "
             f"got {variances.dtype} of shape {tuple(variances.shape)}"
         )
-    variances = as_double(variances)
-    low, high = variances.aminmax(dim=1)
-    bad = ~((low > 0) & (high < torch.inf))  # true for NaN, too
-    if bool(bad.any()):
-        worst = int(bad.nonzero()[0])
-        raise ValueError(
-            f"{name} variances must be positive and finite, those of class {worst} range from "
-            f"{float(low[worst]):g} to {float(high[worst]):g}; set a floor, as "
-            "ClassStatistics.finalize does"
-        )
+    for what, bad in (
+        ("means must be finite", ~means.isfinite()),
+        ("variances must be positive and finite", ~((variances > 0) & variances.isfinite())),
+    ):
+        if bool(bad.any()):
+            worst = int(bad.any(dim=1).nonzero()[0])
+            raise ValueError(f"{name} {what}, those of class {worst} are not; check its latents")
+    means, variances = (
+        (x.cpu() if x.device.type == "mps" else x).detach().double() for x in (means, variances)
+    )
     return means, variances
-
-
-def as_double(x: Tensor) -> Tensor:
-    """The values in float64, detached, on the CPU if the device has no float64."""
-    x = x.detach()
-    return (x.cpu() if x.device.type == "mps" else x).double()
