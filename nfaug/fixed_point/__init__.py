@@ -1,6 +1,5 @@
 """The public name of `nfaug.gaussians.fixed_point`."""
 
-from ..gaussians.gaussians import pairwise_kl
 from ..gaussians.fixed_point.config import (
     REFERENCE_WEIGHT,
     FixedPointConfig,
@@ -17,6 +16,7 @@ from ..gaussians.fixed_point.rules import (
     released_update,
 )
 from ..gaussians.fixed_point.solver import DIVERGENCE_RATIO, solve
+from ..gaussians.gaussians import pairwise_kl
 
 __all__ = [
     "DIVERGENCE_RATIO",
