@@ -40,7 +40,8 @@ def solve(
 
     from the data's gaussians, with `mean_update` as :math:`M_\mu`, `released_update` or
     `proposition1_update` as :math:`M_v`, and :math:`\eta` = ``config.damping``. Both updates read
-    the previous state. An iteration takes O(K^2 d) time, in matrix products, and O(Kd + K^2) memory.
+    the previous state. An iteration takes O(K^2 d) time, in matrix products, and
+    O(Kd + K^2) memory.
 
     Args:
         data_means: m, the class means of the latents, shape (K, d).
