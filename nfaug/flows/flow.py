@@ -17,7 +17,7 @@ from ..io.manifest import read_manifest
 from ..resolve import read_resolved
 from .codec import Codec, PixelCodec
 from .config import BACKBONES, FlowConfig
-from .layers import SQUEEZES, Layer, Precision, Squeeze
+from .layers import SQUEEZES, Layer, Squeeze
 from .mef import MatrixExpCoupling
 from .networks import DisableTF32
 from .stored import check_finite, check_tensors, largest_model, read_flow
@@ -371,20 +371,10 @@ class Flow(Layer):
             if isinstance(module, Layer) and module is not self:
                 module.clip_()
 
-    def freeze(self, precision: Precision = "full") -> Flow:
-        """Return a copy for inference: the same map, folded, without parameters.
-
-        With `precision="bf16"` the coupling networks run in bfloat16. This is faster on hardware
-        that supports it, and **not exact**: decoding an encoded image moves pixels by some grey
-        levels.
-
-        Raises:
-            ValueError: If `precision` is neither "full" nor "bf16".
-        """
-        if precision not in ("full", "bf16"):
-            raise ValueError(f'precision must be "full" or "bf16"; got {precision!r}')
+    def freeze(self) -> Flow:
+        """Return a copy for inference: the same map, folded, without parameters."""
         blocks = nn.ModuleList(
-            nn.ModuleList(step.freeze(precision) for step in steps) for steps in self._levels()
+            nn.ModuleList(step.freeze() for step in steps) for steps in self._levels()
         )
         frozen = Flow(self.config, blocks, self.codec)
         if "_anchor" in frozen._buffers:

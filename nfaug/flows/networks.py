@@ -212,8 +212,7 @@ class FoldedNet(nn.Module):
         )
 
     def _whole(self, x: Tensor) -> Tensor:
-        x = x.to(self.first.weight.dtype).contiguous(memory_format=torch.channels_last)
-        x = _elu(self.first(x))
+        x = _elu(self.first(x.contiguous(memory_format=torch.channels_last)))
         for block in self.blocks:
             x = block(x)
         return self.last(x)
@@ -228,7 +227,7 @@ class FoldedNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         piece = self.piece(x)
         if piece >= len(x):
-            return self._whole(x).to(x.dtype).contiguous()
+            return self._whole(x).contiguous()
         out = x.new_empty(len(x), len(self.last.bias), *x.shape[2:])
         for part, slot in zip(x.split(piece), out.split(piece), strict=True):
             slot.copy_(self._whole(part))

@@ -1,8 +1,8 @@
 r"""The fixed point with full covariance matrices: an oracle of the diagonal solver.
 
 The equations are those of `nfaug.gaussians.fixed_point.rules`, with matrices S_y (data) and Sigma_y
-in place of s_y and v_y. An update takes O(K^2 d^2 + K d^3) time and O(K d^2) memory. All tensors are
-float64.
+in place of s_y and v_y. An update takes O(K^2 d^2 + K d^3) time and O(K d^2) memory. All tensors
+are float64.
 """
 
 from __future__ import annotations
