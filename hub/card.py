@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import metadata
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import ModelCardData
 
 from ..checkpoint.config import CheckpointConfig
 from ..io.text import printable
@@ -80,11 +80,8 @@ def escape(text: object, *, longest: int | None = _LONGEST_TEXT) -> str:
 
     Longer text is cut and ends in "..."; None for no limit.
     """
-    return "".join(_ESCAPED.get(char, char) for char in _plain(text, longest))
-
-
-def _plain(text: object, longest: int | None = _LONGEST_TEXT) -> str:
-    return printable(printable(text).strip() or "(empty)", longest=longest)
+    plain = printable(printable(text).strip() or "(empty)", longest=longest)
+    return "".join(_ESCAPED.get(char, char) for char in plain)
 
 
 def make_card(
@@ -98,9 +95,8 @@ def make_card(
         license: The Hub's identifier of the license of the flow, such as "mit".
         data: What the training images are, and their terms of use.
     """
-    name = repo_id.rpartition("/")[2]
     parts = [
-        f"# {name}",
+        f"# {repo_id.rpartition('/')[2]}",
         _summary(facts),
         "![Originals, reconstructions and variants](samples.png)" if facts.picture else "",
         "## Use",
@@ -119,7 +115,7 @@ def make_card(
         _limits(facts),
     ]
     body = "\n\n".join(part for part in parts if part)
-    return f"---\n{_metadata(facts, name, license).to_yaml()}\n---\n\n{body}\n"
+    return f"---\n{_metadata(facts, license).to_yaml()}\n---\n\n{body}\n"
 
 
 def privacy_block(facts: Facts) -> str:
@@ -165,7 +161,7 @@ def set_privacy(card: str, block: str) -> str:
     return _PRIVACY.sub(lambda _: block, card, count=1)
 
 
-def _metadata(facts: Facts, name: str, license: str | None) -> ModelCardData:
+def _metadata(facts: Facts, license: str | None) -> ModelCardData:
     return ModelCardData(
         library_name="nfaug",
         license=license,
@@ -173,31 +169,7 @@ def _metadata(facts: Facts, name: str, license: str | None) -> ModelCardData:
         datasets=_datasets(facts.config) or None,
         pipeline_tag="unconditional-image-generation",
         tags=list(TAGS),
-        model_name=name,
-        eval_results=_results(facts.config) or None,
     )
-
-
-def _results(config: CheckpointConfig) -> list[EvalResult]:
-    named = (
-        ("image-classification", "accuracy", "NF-Acc", "nf_acc"),
-        ("image-classification", "accuracy_top5", "NF-Acc (top 5)", "nf_acc_top5"),
-        ("unconditional-image-generation", "bits_per_dim", "bits/dim", "bits_per_dim"),
-    )
-    # The Hub shows this outside of the Markdown text, so escaping does not help.
-    data = re.sub(r"[^\w .,+-]+", " ", _plain(config.training.get("data", "unknown"))).strip()
-    return [
-        EvalResult(
-            task_type=task,
-            dataset_type="image-folder",
-            dataset_name=data or "unknown",
-            metric_type=metric,
-            metric_name=title,
-            metric_value=round(value, 4),
-        )
-        for task, metric, title, key in named
-        if (value := _number(config.metrics.get(key))) is not None
-    ]
 
 
 def _number(value: object) -> float | None:

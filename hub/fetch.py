@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import warnings
@@ -16,16 +15,14 @@ from typing import Any, TypeVar
 
 from huggingface_hub import hf_hub_download, snapshot_download
 
-from ..io.manifest import CONFIG, LARGEST_CONFIG, MODEL, MOST_SHARDS, TENSOR_FILE, read_json
+from ..io.manifest import CONFIG, LARGEST_CONFIG, MODEL, CheckpointError, read_manifest
 from ..io.tensors import sha256_of
-from ..io.text import printable
 from ..io.version import __version__
 from .errors import HubError, attempt
 
 __all__ = ["EXTRAS", "Source", "discard", "fetch"]
 
 EXTRAS = {"README.md": 2**20, "samples.png": 2**24}  # bytes; downloaded by `pull` only
-_GIT_SHA1 = re.compile("[0-9a-f]{40}")
 
 T = TypeVar("T")
 
@@ -55,7 +52,8 @@ def fetch(
         extras: Other files to download if the repository has them, and their largest size.
 
     Raises:
-        CheckpointError: `limits` raised it.
+        CheckpointError: The configuration is damaged or not one of nfaug; it is removed from the
+            cache.
         HubError: See `pull`.
     """
     source = Source(repo_id, revision, token)
@@ -162,19 +160,11 @@ def _fetch_config(source: Source) -> tuple[Path, dict[str, str]]:
         return [CONFIG]
 
     folder = source.download([CONFIG], within, needed=[CONFIG])
-    files = _listed_files(folder / CONFIG)
-    if files is None:
-        _fetch_again(source, folder, [CONFIG])
-        files = _listed_files(folder / CONFIG)
-    if files is None:
+    try:
+        return folder, read_manifest(folder)["files"]
+    except CheckpointError:
         discard(folder, [CONFIG])
-        raise HubError(
-            f"{CONFIG} of {repo_id} is not an nfaug configuration, or is damaged, after a second "
-            "download too"
-        )
-    if len(files) > MOST_SHARDS + 2:
-        raise HubError(f"{CONFIG} of {repo_id} lists {len(files)} tensor files")
-    return folder, files
+        raise
 
 
 def _fetch_again(source: Source, folder: Path, names: list[str]) -> None:
@@ -188,29 +178,6 @@ def _fetch_again(source: Source, folder: Path, names: list[str]) -> None:
             f"{', '.join(names)} of {source.repo_id} was damaged and could not be fetched again: "
             f"{error}"
         ) from error
-
-
-def _listed_files(path: Path) -> dict[str, str] | None:
-    """Return {name: SHA-256} of a configuration; None if it is damaged or not a configuration.
-
-    Names that a checkpoint cannot have are left out. Loading reports everything else.
-    """
-    try:
-        files = read_json(path).get("files")
-    except ValueError:
-        return None
-    if not isinstance(files, dict) or not _has_git_hash(path):
-        return None
-    return {name: printable(sha) for name, sha in files.items() if TENSOR_FILE.fullmatch(name)}
-
-
-def _has_git_hash(path: Path) -> bool:
-    """Compare a small file with its SHA-1 in git, which is the name of its blob in the cache."""
-    blob = path.resolve().name
-    if not path.is_symlink() or not _GIT_SHA1.fullmatch(blob):
-        return True  # a copy, on systems without links: the name is lost
-    data = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == blob
 
 
 def _damaged(folder: Path, files: Mapping[str, str]) -> list[str]:

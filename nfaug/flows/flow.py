@@ -20,7 +20,7 @@ from .config import BACKBONES, FlowConfig
 from .layers import SQUEEZES, Layer, Squeeze
 from .mef import MatrixExpCoupling
 from .networks import DisableTF32
-from .stored import check_finite, check_tensors, largest_model, read_flow
+from .stored import check_finite, largest_model, read_flow
 
 __all__ = ["Flow", "FlowConfig", "Recompute"]
 
@@ -98,11 +98,15 @@ class Flow(Layer):
         """
         with torch.device("meta"):
             flow = cls(config, codec=codec)
-        expected = flow.state_dict()
-        check_tensors(expected, tensors)
-        weights = {name: tensors[name].to(torch.float32) for name in expected}
+        if whole := [name for name, value in tensors.items() if not value.is_floating_point()]:
+            raise ValueError(f"weights must be floating point; {', '.join(whole)} are not")
+        weights = {name: value.to(torch.float32) for name, value in tensors.items()}
         check_finite(weights)
-        flow.load_state_dict(weights, assign=True)
+        try:
+            flow.load_state_dict(weights, assign=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the weights do not fit the flow: {reason}") from None
         flow.fit_terms()
         return flow
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 __all__ = ["ClassGaussians", "pairwise_kl"]
-
-# Elements of a (K, d) tensor that are processed at once, 8 MB. All sums are over coordinates, so
-# slices of columns keep temporaries in the cache.
-SLICE = 2**20
 
 
 class ClassGaussians(nn.Module):
@@ -159,19 +154,14 @@ class ClassGaussians(nn.Module):
     def _log_prob_all(self, z: Tensor) -> Tensor:
         """log p(z | y) for every class, (B, K), with matrix products for the squares."""
         z = self._flatten(z)
-        distance = z.new_zeros(len(z), self.num_classes)
-        logdet = z.new_zeros(self.num_classes)
-        for part in column_slices(self.num_classes, self.dim):
-            means, variances = self.means[:, part].to(z.dtype), self.variances[:, part].to(z.dtype)
-            # Centred, because the expanded squares cancel if all means are far from 0.
-            centre = means.mean(dim=0)
-            means, x = means - centre, z[:, part] - centre
-            precisions = variances.reciprocal()
-            scaled = means * precisions
-            distance = distance + x.square() @ precisions.T - 2 * (x @ scaled.T)
-            distance = distance + (means * scaled).sum(dim=1)
-            logdet = logdet + variances.log().sum(dim=1)
-        return self._density(distance, logdet)
+        means, variances = self.means.to(z.dtype), self.variances.to(z.dtype)
+        # Centred, because the expanded squares cancel if all means are far from 0.
+        centre = means.mean(dim=0)
+        means, z = means - centre, z - centre
+        precisions = variances.reciprocal()
+        scaled = means * precisions
+        distance = z.square() @ precisions.T - 2 * (z @ scaled.T) + (means * scaled).sum(dim=1)
+        return self._density(distance, variances.log().sum(dim=1))
 
     def _density(self, distance: Tensor, logdet: Tensor) -> Tensor:
         return -0.5 * (distance + logdet + self.dim * math.log(2 * math.pi))
@@ -210,13 +200,6 @@ def check_labels(labels: Tensor, batch: int, num_classes: int, *, values: bool =
             )
 
 
-def column_slices(rows: int, columns: int) -> Iterator[slice]:
-    """Column slices of about ``SLICE`` elements that cover a (rows, columns) tensor."""
-    width = max(1, SLICE // rows)
-    for start in range(0, columns, width):
-        yield slice(start, start + width)
-
-
 def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
     r"""Kullback-Leibler divergence, in nats, between every pair of diagonal gaussians.
 
@@ -245,45 +228,12 @@ def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
         )
     if means.device.type == "mps":  # has no float64
         means, variances = means.cpu(), variances.cpu()
-    classes, dim = means.shape
-    if variances.shape[1] == 1:
-        return _pairwise_kl_isotropic(means, variances.double())
-    total = variances.new_zeros(classes, classes, dtype=torch.float64)
-    logdet = variances.new_zeros(classes, dtype=torch.float64)
-    for part in column_slices(classes, dim):
-        v, mu = variances[:, part].double(), means[:, part].double()
-        mu = mu - mu.mean(dim=0)
-        precisions = v.reciprocal()
-        total.addmm_(torch.addcmul(v, mu, mu), precisions.T)
-        total.addmm_(mu, precisions.mul(mu).T, alpha=-2)
-        logdet = logdet + v.log().sum(dim=1)
+    v, mu = variances.double().expand_as(means), means.double()
+    mu = mu - mu.mean(dim=0)
+    precisions, logdet = v.reciprocal(), v.log().sum(dim=1)
+    total = (v + mu.square()) @ precisions.T - 2 * mu @ (precisions * mu).T
     # The diagonal is d - sum mu^2/v; subtracting it adds the missing square and -d.
     kl = 0.5 * (total - total.diagonal() + logdet - logdet[:, None])
-    return _without_diagonal(kl.clamp(min=0))
-
-
-def _pairwise_kl_isotropic(means: Tensor, variances: Tensor) -> Tensor:
-    """`pairwise_kl` for variances of shape (K, 1), from one Gram matrix."""
-    ratio = variances / variances.T
-    spread = means.shape[1] * (ratio - 1 - ratio.log())
-    kl = 0.5 * (squared_distances(means) / variances.T + spread)
-    return _without_diagonal(kl.clamp(min=0))
-
-
-def squared_distances(means: Tensor) -> Tensor:
-    """Squared distances between all rows of a (K, d) tensor, shape (K, K), float64."""
-    classes, dim = means.shape
-    gram = means.new_zeros(classes, classes, dtype=torch.float64)
-    for part in column_slices(classes, dim):
-        mu = means[:, part].double()
-        mu = mu - mu.mean(dim=0)
-        gram.addmm_(mu, mu.T)
-    norms = gram.diagonal()
-    distances = (norms[:, None] + norms).sub_(gram, alpha=2)
-    return _without_diagonal(distances.clamp_(min=0))
-
-
-def _without_diagonal(matrix: Tensor) -> Tensor:
-    """Set the diagonal of a temporary matrix to zero, in place."""
-    matrix.diagonal().zero_()
-    return matrix
+    kl = kl.clamp(min=0)
+    kl.diagonal().zero_()
+    return kl

@@ -317,9 +317,9 @@ def test_two_files_swapped(path: Path) -> None:
     [
         ({"steps": [2, 1]}, r"blocks\.0\.1\.actnorm"),
         ({"steps": [1], "blocks": [1], "width": [8]}, r"blocks\.1\.0\.actnorm"),
-        ({"width": [16, 8]}, r"\(8, .*\(16, "),
+        ({"width": [16, 8]}, r"\[8, .*\[16, "),
         ({"steps": [500, 1]}, "tensors"),
-        ({"channels": 3}, "misshapen"),
+        ({"channels": 3}, "mismatch"),
         ({"steps": [10**9, 1]}, "large"),
         ({"padded_size": [9, 9]}, "padded_size"),
         ({"channels": "three"}, "channels"),
@@ -346,7 +346,7 @@ def test_one_error_lists_every_key(path: Path) -> None:
     rewrite(path / "model.safetensors", change)
     with pytest.raises(CheckpointError, match="foreign") as caught:
         load(path)
-    for word in ("foreign", "blocks.0.0.conv1x1.weight", "blocks.1.0.actnorm.scale (2,)"):
+    for word in ("foreign", "blocks.0.0.conv1x1.weight", "blocks.1.0.actnorm.scale"):
         assert word in str(caught.value)
 
 

@@ -129,7 +129,7 @@ def test_gaussians_that_cannot_be_read(extra: dict[str, Tensor], message: str) -
             {"flow__blocks__0__5__actnorm__scale": torch.ones(12, 8, 8)},
             r"blocks\.0\.2.*blocks\.0\.5",
         ),
-        ({"flow__blocks__0__1__actnorm__scale": torch.ones(1)}, "misshapen"),
+        ({"flow__blocks__0__1__actnorm__scale": torch.ones(1)}, "mismatch"),
         ({"flow__blocks__0__1__actnorm__scale": torch.full((12, 8, 8), torch.nan)}, "NaN"),
         ({"flow__blocks__0__0__actnorm__scale": torch.ones(1)}, "3-dimensional"),
     ],

@@ -336,16 +336,17 @@ def test_from_tensors_lists_all_that_is_wrong_at_once(flow: Flow) -> None:
     del state["blocks.0.0.actnorm.scale"], state["blocks.1.0.actnorm.shift"]
     state["blocks.9.0.actnorm.scale"] = torch.zeros(1)
     state["blocks.0.1.conv1x1.weight"] = torch.zeros(3, 3)
-    state["blocks.0.1.couplinglayer.scale"] = torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(ValueError, match="missing") as error:
+    with pytest.raises(ValueError, match="Missing") as error:
         Flow.from_tensors(TINY, state)
     for part in (
-        "missing blocks.0.0.actnorm.scale, blocks.1.0.actnorm.shift",
-        "unexpected blocks.9.0.actnorm.scale",
-        "misshapen blocks.0.1.conv1x1.weight (3, 3) instead of (8, 8)",
-        "not floating point blocks.0.1.couplinglayer.scale torch.int64",
+        '"blocks.0.0.actnorm.scale", "blocks.1.0.actnorm.shift"',
+        'Unexpected key(s) in state_dict: "blocks.9.0.actnorm.scale"',
+        "size mismatch for blocks.0.1.conv1x1.weight",
     ):
         assert part in str(error.value)
+    state["blocks.0.1.couplinglayer.scale"] = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"blocks\.0\.1\.couplinglayer\.scale"):
+        Flow.from_tensors(TINY, state)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

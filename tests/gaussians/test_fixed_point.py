@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import nfaug.gaussians.gaussians
 from nfaug.fixed_point import (
     REFERENCE_WEIGHT,
     FixedPointConfig,
@@ -331,22 +330,6 @@ def test_what_each_fit_keeps() -> None:
         result.means.zero_()
         result.variances.zero_()
     assert all(torch.equal(x, copy) for x, copy in zip(data, copies, strict=True))
-
-
-@pytest.mark.parametrize("update", ["released", "proposition1"])
-@pytest.mark.parametrize("isotropic", [True, False])
-def test_slices_of_coordinates_do_not_matter(
-    monkeypatch: pytest.MonkeyPatch, update: str, isotropic: bool
-) -> None:
-    data = draw(spread=2.0)
-    config = FixedPointConfig(
-        fit="both", kld_weight=1.0, update=update, isotropic_mean_step=isotropic
-    )
-    whole = solve(*data, config)
-    monkeypatch.setattr(nfaug.gaussians.gaussians, "SLICE", 3 * CLASSES)
-    sliced = solve(*data, config)
-    torch.testing.assert_close(sliced.means, whole.means, rtol=1e-12, atol=0)
-    torch.testing.assert_close(sliced.variances, whole.variances, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("update", ["released", "proposition1"])

@@ -5,9 +5,8 @@ weight c (``weight``) that multiplies the sums of Eqs. 5-7, and the kernel matri
 
 .. math:: K_{yy'} = \frac{1}{\pi a} \exp\left(-\frac{KL(y \| y')}{\pi a}\right)
 
-All functions are pure. They take float64 tensors of shape (K, d), or any slice of their columns:
-given the kernel, coordinates do not interact. Sums over pairs of classes are matrix products of the
-centred means, so no K x K x d tensor is needed.
+All functions are pure. They take float64 tensors of shape (K, d). Sums over pairs of classes are
+matrix products of the centred means, so no K x K x d tensor is needed.
 
 Source: Enescu & Sahbi, "Learning Conditionally Untangled Latent Spaces using Fixed Point
 Iteration", BMVC 2024.
@@ -91,8 +90,6 @@ def released_update(
     variances: Tensor,
     kernel: Tensor,
     weight: float,
-    *,
-    centred: Tensor | None = None,
 ) -> Tensor:
     r"""One undamped variance update, as in the authors' released code.
 
@@ -112,9 +109,8 @@ def released_update(
     Args:
         data_variances: s, shape (K, d).
         means, variances, kernel, weight: As for `mean_update`.
-        centred: The means minus their average over classes, computed if None.
     """
-    centred = means - means.mean(dim=0) if centred is None else centred
+    centred = means - means.mean(dim=0)
     spread, attraction = _sums(centred, variances, kernel)
     sent, received = _totals(kernel)
     squares = variances.square()
@@ -138,8 +134,6 @@ def proposition1_update(
     variances: Tensor,
     kernel: Tensor,
     weight: float,
-    *,
-    centred: Tensor | None = None,
 ) -> Tensor:
     r"""One undamped variance update of Proposition 1 (Eqs. 6-7), rearranged to stay positive.
 
@@ -155,9 +149,9 @@ def proposition1_update(
 
     Args:
         data_means: m, shape (K, d).
-        data_variances, means, variances, kernel, weight, centred: As for `released_update`.
+        data_variances, means, variances, kernel, weight: As for `released_update`.
     """
-    centred = means - means.mean(dim=0) if centred is None else centred
+    centred = means - means.mean(dim=0)
     spread, attraction = _sums(centred, variances, kernel)
     sent, received = _totals(kernel)
     errors = data_means - means

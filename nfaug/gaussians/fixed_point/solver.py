@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ..gaussians import column_slices, pairwise_kl, squared_distances
+from ..gaussians import pairwise_kl
 from .config import FixedPointConfig, FixedPointDivergence, FixedPointResult, FixedPointStep
 from .rules import class_kernel, mean_update, proposition1_update, released_update
 
@@ -74,11 +74,7 @@ def solve(
     weight = config.weight(*data[0].shape)
     if config.fit == "means":
         return _solve_means(data[0], config, weight)
-    # Copies: the iteration writes into its state, and the data may share the caller's memory.
-    means, variances = (x.clone() for x in data)
-    if config.variance_bounds is not None:
-        variances.clamp_(*config.variance_bounds)
-    return iterate(_DiagonalStep(data, config, weight), (means, variances), config, weight)
+    return _solve_diagonal(data, config, weight)
 
 
 class StepReport(NamedTuple):
@@ -138,48 +134,38 @@ def record(iteration: int, report: StepReport) -> FixedPointStep:
     )
 
 
-class _DiagonalStep:
-    """One evaluation of the updates, a slice of coordinates at a time.
+def _solve_diagonal(data: State, config: FixedPointConfig, weight: float) -> FixedPointResult:
+    """`solve` for fit "covariances" and "both"."""
+    m, s = data
+    least, most = variance_range(s)
 
-    Given the kernel, coordinates do not interact; slices keep temporaries in the cache.
-    """
-
-    def __init__(self, data: State, config: FixedPointConfig, weight: float) -> None:
-        self.data = data
-        self.config = config
-        self.weight = weight
-        self.range = variance_range(data[1])
-
-    def __call__(self, state: State, following: State) -> StepReport:
-        means, variances = state
-        config = self.config
-        kl = pairwise_kl(means, variances)
+    def step(state: State, following: State) -> StepReport:
+        mu, v = state
+        kl = pairwise_kl(mu, v)
         kernel = class_kernel(kl, config.kernel, config.alpha)
-        average = variances.mean(dim=1, keepdim=True)
-        mean_moves, variance_moves = kl.new_zeros(2, len(kl))
-        out_of_range = torch.zeros_like(mean_moves, dtype=torch.bool)
-        for part in column_slices(*means.shape):
-            m, s = (x[:, part] for x in self.data)
-            mu, v = means[:, part], variances[:, part]
-            centred = mu - mu.mean(dim=0)
-            if config.fit != "covariances":
-                scale = average if config.isotropic_mean_step else v
-                move = mean_update(m, mu, scale, kernel, self.weight).sub_(mu)
-                mean_moves += torch.linalg.vector_norm(move, dim=1).square_()
-                torch.add(mu, move, alpha=config.damping, out=following[0][:, part])
-            if config.update == "released":
-                target = released_update(s, mu, v, kernel, self.weight, centred=centred)
-            else:
-                target = proposition1_update(m, s, mu, v, kernel, self.weight, centred=centred)
-            if config.variance_bounds is not None:
-                target.clamp_(*config.variance_bounds)
-            variance_moves += torch.linalg.vector_norm(target - v, dim=1).square_()
-            low, high = target.aminmax(dim=1)
-            # Negated, so that NaN counts as out of range.
-            out_of_range |= ~((low > self.range[0]) & (high < self.range[1]))
-            _damp(v, target, config.damping, following[1][:, part])
-        out_of_range |= ~(mean_moves.isfinite() & variance_moves.isfinite())
-        return StepReport(kl, mean_moves.sqrt(), variance_moves.sqrt(), out_of_range)
+        mean_moves = kl.new_zeros(len(kl))
+        if config.fit == "both":
+            scale = v.mean(dim=1, keepdim=True) if config.isotropic_mean_step else v
+            move = mean_update(m, mu, scale, kernel, weight) - mu
+            mean_moves = torch.linalg.vector_norm(move, dim=1)
+            torch.add(mu, move, alpha=config.damping, out=following[0])
+        if config.update == "released":
+            target = released_update(s, mu, v, kernel, weight)
+        else:
+            target = proposition1_update(m, s, mu, v, kernel, weight)
+        if config.variance_bounds is not None:
+            target.clamp_(*config.variance_bounds)
+        moves = torch.linalg.vector_norm(target - v, dim=1)
+        low, high = target.aminmax(dim=1)
+        _damp(v, target, config.damping, following[1])
+        inside = (low > least) & (high < most) & mean_moves.isfinite() & moves.isfinite()
+        return StepReport(kl, mean_moves, moves, ~inside)
+
+    # Copies: the iteration writes into its state, and the data may share the caller's memory.
+    means, variances = m.clone(), s.clone()
+    if config.variance_bounds is not None:
+        variances.clamp_(*config.variance_bounds)
+    return iterate(step, (means, variances), config, weight)
 
 
 def _damp(v: Tensor, target: Tensor, damping: float, out: Tensor) -> None:
@@ -206,10 +192,12 @@ def _solve_means(data_means: Tensor, config: FixedPointConfig, weight: float) ->
         basis, triangle = torch.linalg.qr(rows.T)
         rows = triangle.T.contiguous()
 
+    ones = rows.new_ones(len(rows), 1)
+
     def step(state: State, following: State) -> StepReport:
         means = state[0]
         centred = means - means.mean(dim=0)
-        kl = squared_distances(centred).mul_(0.5)
+        kl = pairwise_kl(centred, ones)
         kernel = class_kernel(kl, config.kernel, config.alpha)
         pull = kernel + kernel.T
         pull.diagonal().sub_(pull.sum(dim=1))
@@ -218,7 +206,7 @@ def _solve_means(data_means: Tensor, config: FixedPointConfig, weight: float) ->
         moves = torch.linalg.vector_norm(move, dim=1)
         return StepReport(kl, moves, torch.zeros_like(moves), ~moves.isfinite())
 
-    result = iterate(step, (rows.clone(), rows.new_ones(len(rows), 1)), config, weight)
+    result = iterate(step, (rows.clone(), ones), config, weight)
     means = result.means if basis is None else result.means @ basis.T
     return replace(result, means=means.add_(centre), variances=torch.ones_like(means))
 
