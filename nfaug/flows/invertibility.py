@@ -24,6 +24,8 @@ from .networks import DisableTF32
 __all__ = ["extreme_images", "local_condition", "measure"]
 
 _MOST = 256  # images of an extreme set
+_MIXED = 64  # latents that are compared with float64
+_CONDITIONED = 4  # images per set; each takes about 50 times the time of a round trip
 _ITERATIONS = 8  # of the power iteration
 _STEP = 1e-5  # of the finite differences; the map is evaluated in float64
 
@@ -35,8 +37,6 @@ def measure(
     others: Mapping[str, Tensor] | None = None,
     *,
     batch_size: int = 256,
-    oracle_count: int = 64,
-    condition_count: int = 4,
     generator: torch.Generator | None = None,
 ) -> dict[str, dict[str, float | int]]:
     """Measure round trips and the condition of the frozen flow.
@@ -46,9 +46,6 @@ def measure(
         images: uint8 of shape (N, C, H, W), the flow's image size.
         others: More sets of images by name, such as those of another data set.
         batch_size: Images per batch.
-        oracle_count: Number of mixed latents that are compared with float64.
-        condition_count: Images per set at which the condition is estimated; 0 for none. Each takes
-            about 50 times the time of a round trip.
         generator: Source of randomness: noise images, pairs and weights.
 
     Returns:
@@ -62,7 +59,7 @@ def measure(
         - "lipschitz", "inverse_lipschitz", "condition": largest over images of the figures of
           `local_condition`; missing where these are not finite.
 
-        The entry "mixed" is for `oracle_count` latents z', each a mixture of the latents of two
+        The entry "mixed" is for 64 latents z', each a mixture of the latents of two
         images. Its "max" and "exact" compare decoded images with those of the same flow in
         float64; "latent" is the largest |z'' - z'|/max|z'| of z' -> x -> z''.
 
@@ -91,10 +88,10 @@ def measure(
         report = {}
         for name, batch in {**sets, **extremes}.items():
             report[name] = _round_trip(frozen, batch, batch_size)
-            z = oracle.encode(batch[:condition_count].to(oracle.device))[0]
+            z = oracle.encode(batch[:_CONDITIONED].to(oracle.device))[0]
             report[name].update(_condition(oracle, z))
-        report["mixed"], mixed = _mixed(frozen, oracle, images[:oracle_count], generator)
-        report["mixed"].update(_condition(oracle, mixed[:condition_count]))
+        report["mixed"], mixed = _mixed(frozen, oracle, images[:_MIXED], generator)
+        report["mixed"].update(_condition(oracle, mixed[:_CONDITIONED]))
     for level, steps in enumerate(frozen.blocks):
         for number, step in enumerate(cast("Iterable[Layer]", steps)):
             if figures := step.conditioning():
@@ -151,8 +148,6 @@ def _normalized(batch: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _condition(oracle: Flow, z: Tensor) -> dict[str, float]:
-    if not len(z):
-        return {}
     figures = {name: float(value.max()) for name, value in local_condition(oracle, z).items()}
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 

@@ -12,6 +12,8 @@ from .gaussians import check_labels, check_latents
 
 __all__ = ["ClassStatistics"]
 
+_LEAST_VARIANCE = 1e-6
+
 
 class ClassStatistics:
     r"""Streaming first and second moments per class, in float64, from batches in any order.
@@ -131,19 +133,17 @@ class ClassStatistics:
 
     def finalize(
         self,
-        variance_floor: float = 1e-6,
         *,
         class_names: Sequence[str] | None = None,
         pool_single: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute counts, means and variances.
 
-        Variances are the maximum-likelihood estimates M/n, with a floor because a constant
-        coordinate would have infinite density. The default floor is below 1/(12 * 128^2) = 5.1e-6,
-        the variance of dequantisation noise in flow space.
+        Variances are the maximum-likelihood estimates M/n, with a floor of 1e-6 because a constant
+        coordinate would have infinite density. The floor is below 1/(12 * 128^2) = 5.1e-6, the
+        variance of dequantisation noise in flow space.
 
         Args:
-            variance_floor: The smallest variance, in squared latent units.
             class_names: Names for the error message.
             pool_single: Whether a class of one sample gets the mean variance of the other classes;
                 if not, it is an error.
@@ -152,10 +152,8 @@ class ClassStatistics:
             The counts (K,) in int64, and the means (K, d) and variances (K, d) in float64.
 
         Raises:
-            ValueError: If a class has fewer than two samples, or the floor is not positive.
+            ValueError: If a class has fewer than two samples.
         """
-        if not 0 < variance_floor < float("inf"):
-            raise ValueError(f"variance_floor must be positive and finite, got {variance_floor}")
         counts = self.counts.round().to(torch.int64)
         least = 1 if pool_single else 2
         if bool((counts < least).any()):
@@ -174,4 +172,4 @@ class ClassStatistics:
         if bool(single.any()):
             known = variances[~single]
             variances[single] = known.mean(0) if len(known) else torch.ones_like(variances[0])
-        return counts, self.means.clone(), variances.clamp_(min=variance_floor)
+        return counts, self.means.clone(), variances.clamp_(min=_LEAST_VARIANCE)

@@ -80,7 +80,7 @@ def reduce_in_process(rank: int, path: Path, results: Path) -> None:
         statistics = ClassStatistics(CLASSES, DIM)
         statistics.update(z[mine], labels[mine])
         statistics.all_reduce()
-        found = dict(zip(FOUND, statistics.finalize(1e-30), strict=True))
+        found = dict(zip(FOUND, statistics.finalize(), strict=True))
         save_file(found, results / f"{name}{rank}.safetensors")
     # No process has samples of the last class, and the first process has no samples.
     empty = ClassStatistics(CLASSES, DIM)
@@ -99,7 +99,7 @@ FOUND = ("counts", "means", "variances")
 def test_all_reduce_of_two_processes(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(reduce_in_process, (tmp_path / "store", tmp_path), nprocs=2)
     for name, data in (("plain", make_data()), ("hard", hard_data())):
-        expected = collect(*data).finalize(1e-30)
+        expected = collect(*data).finalize()
         for rank in range(2):
             found = load_file(tmp_path / f"{name}{rank}.safetensors")
             for key, value in zip(FOUND, expected, strict=True):
@@ -117,9 +117,6 @@ def test_constant_coordinates_get_the_floor() -> None:
     z[:, 2] = 0.3
     statistics = collect(z, labels)
     assert (statistics.finalize()[2][:, 2] == 1e-6).all()
-    assert (statistics.finalize(variance_floor=0.5)[2] == 0.5).all()
-    with pytest.raises(ValueError, match="variance_floor"):
-        statistics.finalize(variance_floor=0)
 
 
 def test_finalize_does_not_share_memory() -> None:
