@@ -81,16 +81,13 @@ def read_foreign(path: str | Path, *, seconds: float = MOST_SECONDS) -> ForeignF
             raise CheckpointError(f"{path} cannot be read: it takes too long") from None
         if child.returncode:
             lines = child.stderr.decode("utf-8", "replace").strip().splitlines()
-            said = lines[-1] if child.returncode == 1 and lines else _killed(child.returncode)
+            said = f"it exceeds the limits on time or memory (exit status {child.returncode})"
+            said = lines[-1] if child.returncode == 1 and lines else said
             raise CheckpointError(f"{path} cannot be read: {printable(said, longest=300)}")
         index = json.loads((Path(folder) / _INDEX).read_bytes())
         tensors = load((Path(folder) / _TENSORS).read_bytes())
     named = {name: tensors[f"t{number}"] for number, name in enumerate(index["names"])}
     return ForeignFile(named, index["numbers"], index["left_out"])
-
-
-def _killed(code: int) -> str:
-    return f"reading it exceeds the limits on time or memory, or crashes (exit status {code})"
 
 
 # From here on: the child. It imports torch alone, so that it starts quickly.

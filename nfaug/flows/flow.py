@@ -159,7 +159,7 @@ class Flow(Layer):
     @property
     def shape_free(self) -> bool:
         """Whether `with_shape` can give the same map for images of another shape."""
-        return self.config.shape_free and self.codec.record is None
+        return BACKBONES[self.config.backbone].shape_free and self.codec.record is None
 
     @property
     def frozen(self) -> bool:

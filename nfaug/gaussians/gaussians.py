@@ -44,35 +44,15 @@ class ClassGaussians(nn.Module):
 
     def __init__(self, means: Tensor, variances: Tensor, counts: Tensor | None = None) -> None:
         super().__init__()
-        if means.ndim != 2 or means.shape != variances.shape or 0 in means.shape:
-            raise ValueError(
-                "means and variances must both have shape (K, d) with K and d at least 1, got "
-                f"{tuple(means.shape)} and {tuple(variances.shape)}"
-            )
+        # Checked after rounding, which turns very small variances into zero.
+        means, variances = (x.detach().to(torch.float32, copy=True) for x in (means, variances))
+        check_gaussians(means, variances)
         if counts is None:
             counts = means.new_zeros(means.shape[0], dtype=torch.int64)
-        if counts.shape != means.shape[:1]:
+        if counts.shape != means.shape[:1] or bool((counts < 0).any()):
             raise ValueError(
-                f"counts must have shape ({means.shape[0]},), one per class, got "
-                f"{tuple(counts.shape)}"
-            )
-        if bool((counts < 0).any()):
-            raise ValueError(f"counts must not be negative, got {int(counts.min())}")
-        # Checked after rounding, which turns very small variances into zero.
-        means = means.detach().to(torch.float32, copy=True)
-        variances = variances.detach().to(torch.float32, copy=True)
-        for name, value in (("means", means), ("variances", variances)):
-            bad = ~torch.isfinite(value).all(dim=1)
-            if bool(bad.any()):
-                raise ValueError(
-                    f"{name} of class {int(bad.nonzero()[0])} are not finite in float32"
-                )
-        if bool((variances <= 0).any()):
-            worst = int(variances.amin(dim=1).argmin())
-            raise ValueError(
-                f"variances must be positive, the smallest of class {worst} is "
-                f"{float(variances[worst].min()):g} in float32; set a floor, as "
-                "ClassStatistics.finalize does"
+                f"counts must have shape ({means.shape[0]},), one per class, and not be negative; "
+                f"got shape {tuple(counts.shape)}, values {counts.flatten()[:9].tolist()}"
             )
         self.register_buffer("means", means)
         self.register_buffer("variances", variances)
@@ -174,6 +154,26 @@ class ClassGaussians(nn.Module):
     def _check_labels(self, labels: Tensor, batch: int) -> None:
         # Reading values from an accelerator would synchronize it in every training step.
         check_labels(labels, batch, self.num_classes, values=labels.device.type == "cpu")
+
+
+def check_gaussians(means: Tensor, variances: Tensor) -> None:
+    """Check that means are finite and variances positive, both floating point of shape (K, d)."""
+    floating = means.is_floating_point() and variances.is_floating_point()
+    if means.ndim != 2 or means.shape != variances.shape or 0 in means.shape or not floating:
+        raise ValueError(
+            "means and variances must both be floating point of shape (K, d), got "
+            f"{means.dtype} of shape {tuple(means.shape)} and {variances.dtype} of shape "
+            f"{tuple(variances.shape)}"
+        )
+    for what, good in (
+        ("means must be finite", means.isfinite()),
+        ("variances must be positive and finite", (variances > 0) & variances.isfinite()),
+    ):
+        if not bool(good.all()):
+            worst = int((~good).any(dim=1).nonzero()[0])
+            raise ValueError(
+                f"{what}, those of class {worst} are not in {means.dtype}; check its latents"
+            )
 
 
 def check_latents(z: Tensor, dim: int) -> None:

@@ -156,7 +156,7 @@ def geodesic(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 def _check_dense(means: Tensor, covariances: Tensor, name: str) -> State:
     """Check means, and that covariances are symmetric positive definite; return float64."""
-    means = solver.check_gaussians(means, torch.ones_like(means), name)[0]
+    means = solver.as_double(means, torch.ones_like(means))[0]
     shape = (*means.shape, means.shape[1])
     if covariances.shape != shape or not covariances.is_floating_point():
         raise ValueError(

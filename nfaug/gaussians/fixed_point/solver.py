@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ..gaussians import pairwise_kl
+from ..gaussians import check_gaussians, pairwise_kl
 from .config import FixedPointConfig, FixedPointDivergence, FixedPointResult, FixedPointStep
 from .rules import class_kernel, mean_update, proposition1_update, released_update
 
@@ -69,7 +69,7 @@ def solve(
     Iteration", BMVC 2024.
     """
     config = FixedPointConfig() if config is None else config
-    data = check_gaussians(data_means, data_variances, "data")
+    data = as_double(data_means, data_variances)
     check_classes(data[0])
     weight = config.weight(*data[0].shape)
     if config.fit == "means":
@@ -226,29 +226,9 @@ def check_classes(means: Tensor) -> None:
         )
 
 
-def check_gaussians(means: Tensor, variances: Tensor, name: str) -> State:
-    """Check that means are finite, of shape (K, d), and that variances are also positive.
-
-    Returns:
-        Both in float64, detached, on the CPU if the device has no float64.
-    """
-    if means.ndim != 2 or means.shape[1] == 0 or not means.is_floating_point():
-        raise ValueError(
-            f"{name} means must be floating point of shape (K, d), got {means.dtype} of shape "
-            f"{tuple(means.shape)}"
-        )
-    if variances.shape != means.shape or not variances.is_floating_point():
-        raise ValueError(
-            f"{name} variances must be floating point of shape {tuple(means.shape)}, as the means, "
-            f"got {variances.dtype} of shape {tuple(variances.shape)}"
-        )
-    for what, bad in (
-        ("means must be finite", ~means.isfinite()),
-        ("variances must be positive and finite", ~((variances > 0) & variances.isfinite())),
-    ):
-        if bool(bad.any()):
-            worst = int(bad.any(dim=1).nonzero()[0])
-            raise ValueError(f"{name} {what}, those of class {worst} are not; check its latents")
+def as_double(means: Tensor, variances: Tensor) -> State:
+    """Check class gaussians and return them in float64, on the CPU if the device has no float64."""
+    check_gaussians(means, variances)
     means, variances = (
         (x.cpu() if x.device.type == "mps" else x).detach().double() for x in (means, variances)
     )

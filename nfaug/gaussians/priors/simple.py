@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..fixed_point.config import FixedPointConfig
-from ..fixed_point.solver import check_gaussians, solve
+from ..fixed_point.solver import as_double, solve
 from .base import Prior, Solution, solution
 
 __all__ = ["DATA", "FPI", "RANDOM", "SINGLE"]
@@ -16,7 +16,7 @@ __all__ = ["DATA", "FPI", "RANDOM", "SINGLE"]
 
 def _data(means: Tensor, variances: Tensor, *_: object) -> Solution:
     """The data's means and variances (Baseline 1): the fixed point at weight 0."""
-    return (*check_gaussians(means, variances, "data"), {})
+    return (*as_double(means, variances), {})
 
 
 def _random(means: Tensor, _: Tensor, scale: float, generator: torch.Generator | None) -> Solution:
