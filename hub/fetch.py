@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import snapshot_download
 
 from ..io.manifest import CONFIG, LARGEST_CONFIG, MODEL, CheckpointError, read_manifest
 from ..io.tensors import sha256_of
@@ -23,8 +23,6 @@ from .errors import HubError, attempt
 __all__ = ["EXTRAS", "Source", "discard", "fetch"]
 
 EXTRAS = {"README.md": 2**20, "samples.png": 2**24}  # bytes; downloaded by `pull` only
-
-T = TypeVar("T")
 
 
 def fetch(
@@ -79,16 +77,19 @@ def fetch(
             warnings.warn(f"{name} of {repo_id} is too large and left out", stacklevel=4)
         return [*files, *(name for name in extras or () if name in sizes and name not in large)]
 
-    # By commit, so that a push in between cannot mix two versions.
-    source.download([*files, *(extras or ())], within, revision=folder.name, needed=list(files))
-    if check and (bad := _damaged(folder, files)):
-        _fetch_again(source, folder, bad)
-        if bad := _damaged(folder, {name: files[name] for name in bad}):
-            discard(folder, bad)
-            raise HubError(
-                f"{', '.join(bad)} of {repo_id} does not match the SHA-256 in {CONFIG}, after a "
-                "second download too: the network or the repository is at fault"
-            )
+    def download() -> list[str]:
+        # By commit, so that a push in between cannot mix two versions.
+        names = [*files, *(extras or ())]
+        source.download(names, within, revision=folder.name, needed=list(files))
+        bad = _damaged(folder, files) if check else []
+        discard(folder, bad)
+        return bad
+
+    if download() and (bad := download()):
+        raise HubError(
+            f"{', '.join(bad)} of {repo_id} does not match the SHA-256 in {CONFIG}, after a second "
+            "download too: the network or the repository is at fault"
+        )
     return folder
 
 
@@ -128,7 +129,7 @@ class Source:
         get = partial(snapshot_download, self.repo_id, **self.options)
         plan = partial(get, revision=revision, allow_patterns=patterns, dry_run=True)
         try:
-            found: Any = self.attempt(plan)
+            found = self._attempt(plan)
         except HubError:
             with contextlib.suppress(OSError):
                 names = list(needed) or patterns
@@ -138,10 +139,9 @@ class Source:
             raise
         names = within({entry.filename: entry.file_size for entry in found})
         commit = found[0].commit_hash if found else revision
-        return Path(self.attempt(partial(get, revision=commit, allow_patterns=names)))
+        return Path(self._attempt(partial(get, revision=commit, allow_patterns=names)))
 
-    def attempt(self, ask: Callable[[], T]) -> T:
-        """Run a request and repeat it after a transient failure."""
+    def _attempt(self, ask: Callable[[], Any]) -> Any:
         return attempt(ask, self.repo_id, self.revision, times=2)  # the client retries in each
 
 
@@ -165,19 +165,6 @@ def _fetch_config(source: Source) -> tuple[Path, dict[str, str]]:
     except CheckpointError:
         discard(folder, [CONFIG])
         raise
-
-
-def _fetch_again(source: Source, folder: Path, names: list[str]) -> None:
-    try:
-        for name in names:
-            again = {"revision": folder.name, "force_download": True, **source.options}
-            source.attempt(partial(hf_hub_download, source.repo_id, name, **again))
-    except HubError as error:
-        discard(folder, names)
-        raise HubError(
-            f"{', '.join(names)} of {source.repo_id} was damaged and could not be fetched again: "
-            f"{error}"
-        ) from error
 
 
 def _damaged(folder: Path, files: Mapping[str, str]) -> list[str]:

@@ -26,7 +26,7 @@ from ..io.manifest import (
 from ..io.tensors import (
     LARGEST_HEADER,
     MOST_TENSORS,
-    read_layout,
+    read_sizes,
     read_tensors,
     write_tensors,
 )
@@ -178,7 +178,7 @@ def _check_classes(parts: Parts) -> None:
 
 
 def _gaussians(file: Path, sha256: str) -> ClassGaussians:
-    read_layout(file)
+    read_sizes(file)
     tensors = read_tensors(file, sha256)
     if set(tensors) != {"means", "variances", "counts"}:
         raise ValueError(f"class gaussians are means, variances and counts; got {[*tensors][:9]}")

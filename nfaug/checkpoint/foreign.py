@@ -56,8 +56,6 @@ def read_foreign(path: str | Path, *, seconds: float = MOST_SECONDS) -> ForeignF
         CheckpointError: The file is not a zip archive of `torch.save`, is damaged or encrypted, has
             no `state_dict`, needs a class that cannot be left out, or exceeds a limit.
     """
-    from safetensors.torch import load
-
     from nfaug.io.manifest import CheckpointError
     from nfaug.io.text import printable
 
@@ -84,8 +82,14 @@ def read_foreign(path: str | Path, *, seconds: float = MOST_SECONDS) -> ForeignF
             said = f"it exceeds the limits on time or memory (exit status {child.returncode})"
             said = lines[-1] if child.returncode == 1 and lines else said
             raise CheckpointError(f"{path} cannot be read: {printable(said, longest=300)}")
-        index = json.loads((Path(folder) / _INDEX).read_bytes())
-        tensors = load((Path(folder) / _TENSORS).read_bytes())
+        return _read_result(Path(folder))
+
+
+def _read_result(folder: Path) -> ForeignFile:
+    from safetensors.torch import load
+
+    index = json.loads((folder / _INDEX).read_bytes())
+    tensors = load((folder / _TENSORS).read_bytes())
     named = {name: tensors[f"t{number}"] for number, name in enumerate(index["names"])}
     return ForeignFile(named, index["numbers"], index["left_out"])
 

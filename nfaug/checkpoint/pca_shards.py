@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..io.manifest import MOST_SHARDS, pca_files, pca_names
-from ..io.tensors import read_layout, read_tensors
+from ..io.tensors import read_sizes, read_tensors
 from ..pca.classwise import ClasswisePCA
 
 __all__ = ["read_pca", "split_pca"]
@@ -65,7 +65,7 @@ def read_pca(directory: Path, files: Mapping[str, str]) -> ClasswisePCA:
     """
     names = pca_files(files)
     for name in names:
-        read_layout(directory / name)
+        read_sizes(directory / name)
     shards = [read_tensors(directory / name, files[name]) for name in names]
     first = shards[0]
     for name, shard in zip(names, shards, strict=True):

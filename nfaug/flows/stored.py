@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ..io.manifest import CONFIG, LONGEST_REASON, MODEL, CheckpointError, reading
-from ..io.tensors import LARGEST_HEADER, read_layout, read_tensors
+from ..io.tensors import LARGEST_HEADER, read_sizes, read_tensors
 from .autoencoder import AutoencoderConfig, find_autoencoder
 from .codec import Codec
 from .config import FlowConfig
@@ -69,12 +69,11 @@ def read_flow(
     file = directory / MODEL
     if not file.is_file():
         raise CheckpointError(f"{file} is missing; {CONFIG} lists it")
-    layout = read_layout(file)
+    sizes = read_sizes(file)
     # Names and shapes are compared later. These two bounds come first: a small file must not make
     # us build a hundred thousand modules, nor a small flow read a file of terabytes.
-    _check_size(file, "tensors", len(layout), config.tensor_count, 1000)
-    values = sum(stored.numel for stored in layout.values())
-    _check_size(file, "values", values, config.parameter_count, _SLACK)
+    _check_size(file, "tensors", len(sizes), config.tensor_count, 1000)
+    _check_size(file, "values", sum(sizes), config.parameter_count, _SLACK)
     with reading(file, longest=10 * LONGEST_REASON):
         return build(config, read_tensors(file, manifest["files"][MODEL]), codec)
 

@@ -7,9 +7,8 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
@@ -20,9 +19,7 @@ from .text import printable
 __all__ = [
     "LARGEST_HEADER",
     "MOST_TENSORS",
-    "Stored",
-    "check_sha256",
-    "read_layout",
+    "read_sizes",
     "read_tensors",
     "sha256_of",
     "write_tensors",
@@ -32,29 +29,11 @@ MOST_TENSORS = 20_000  # per file; the paper's flow has 1,296
 LARGEST_HEADER = 2**22  # bytes, enough for 20,000 tensors
 _MOST_DIMENSIONS = 8
 _MOST_VALUES = 2**60
-_TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-}
+_TYPES = ("F64", "F32", "F16", "BF16", "I64")
 
 
-class Stored(NamedTuple):
-    """Type and shape of a tensor in a file."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def numel(self) -> int:
-        """Number of values."""
-        return math.prod(self.shape)
-
-
-def read_layout(file: Path) -> dict[str, Stored]:
-    """Return {name: type and shape} from the header of a safetensors file.
+def read_sizes(file: Path) -> list[int]:
+    """Check the header of a safetensors file; return the number of values of each tensor.
 
     safetensors checks that the tensors of the header fill the file exactly, so reading it takes no
     more memory than two to three times the bytes of the file.
@@ -72,20 +51,24 @@ def read_layout(file: Path) -> dict[str, Stored]:
             names = opened.keys()
             if len(names) > MOST_TENSORS:
                 raise ValueError(f"it holds {len(names)} tensors; at most {MOST_TENSORS} are read")
-            return {name: _stored(name, opened.get_slice(name)) for name in names}
+            return [_size(name, opened.get_slice(name)) for name in names]
 
 
 def read_tensors(file: Path, sha256: str) -> dict[str, Tensor]:
-    """Read all tensors of a file and check its SHA-256; call `read_layout` first.
+    """Read all tensors of a file and check its SHA-256; call `read_sizes` first.
 
     The file is read once, so the tensors come from the bytes that were hashed.
 
     Raises:
-        CheckpointError: The file cannot be read, has another SHA-256, or see `read_layout`.
+        CheckpointError: The file cannot be read, has another SHA-256, or see `read_sizes`.
     """
     with _reading(file):
         data = file.read_bytes()
-        check_sha256(file, hashlib.sha256(data).hexdigest(), sha256)
+        if (found := hashlib.sha256(data).hexdigest()) != sha256:
+            raise CheckpointError(
+                f"{file} is damaged or from another checkpoint: its SHA-256 is {found}, {CONFIG} "
+                f"says {sha256}"
+            )
         return load(data)
 
 
@@ -112,19 +95,6 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_sha256(file: Path, found: str, listed: str) -> None:
-    """Check the SHA-256 of a file against the one in the configuration.
-
-    Raises:
-        CheckpointError: They differ; the message gives both.
-    """
-    if found != listed:
-        raise CheckpointError(
-            f"{file} is damaged or from another checkpoint: its SHA-256 is {found}, {CONFIG} says "
-            f"{listed}"
-        )
-
-
 @contextlib.contextmanager
 def _reading(file: Path) -> Iterator[None]:
     """Turn errors of safetensors, torch and the system into a CheckpointError."""
@@ -137,12 +107,12 @@ def _reading(file: Path) -> Iterator[None]:
         raise CheckpointError(f"{file} is not a readable safetensors file: {reason}") from None
 
 
-def _stored(name: str, found: Any) -> Stored:
-    """Return type and shape of one tensor."""
+def _size(name: str, found: Any) -> int:
+    """Check type and shape of one tensor, and return its number of values."""
     kind, shape = found.get_dtype(), tuple(found.get_shape())
     if kind not in _TYPES:
         raise ValueError(f"{name[:40]} has type {kind}; it must be one of {', '.join(_TYPES)}")
     # torch computes strides of empty tensors too, so their other sizes are bounded as well.
     if len(shape) > _MOST_DIMENSIONS or math.prod(size or 1 for size in shape) > _MOST_VALUES:
         raise ValueError(f"the shape of {name[:40]} is {str(shape)[:40]}")
-    return Stored(_TYPES[kind], shape)
+    return math.prod(shape)

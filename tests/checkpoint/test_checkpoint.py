@@ -26,7 +26,7 @@ from nfaug.checkpoint.checkpoint import (
 )
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.gaussians.gaussians import ClassGaussians
-from nfaug.io.tensors import read_layout
+from nfaug.io.tensors import read_sizes
 from nfaug.training import TrainResult
 
 DATA = Path(__file__).parents[1] / "data"
@@ -561,4 +561,4 @@ def test_headers_that_describe_no_tensor(header: Any, tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(with_header(header, b""))
     with bounded("a header"), pytest.raises(CheckpointError, match=r"model\.safetensors"):
-        read_layout(file)
+        read_sizes(file)

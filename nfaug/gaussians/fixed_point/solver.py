@@ -157,7 +157,7 @@ def _solve_diagonal(data: State, config: FixedPointConfig, weight: float) -> Fix
             target.clamp_(*config.variance_bounds)
         moves = torch.linalg.vector_norm(target - v, dim=1)
         low, high = target.aminmax(dim=1)
-        _damp(v, target, config.damping, following[1])
+        torch.mul((target / v).pow_(config.damping), v, out=following[1])
         inside = (low > least) & (high < most) & mean_moves.isfinite() & moves.isfinite()
         return StepReport(kl, mean_moves, moves, ~inside)
 
@@ -166,14 +166,6 @@ def _solve_diagonal(data: State, config: FixedPointConfig, weight: float) -> Fix
     if config.variance_bounds is not None:
         variances.clamp_(*config.variance_bounds)
     return iterate(step, (means, variances), config, weight)
-
-
-def _damp(v: Tensor, target: Tensor, damping: float, out: Tensor) -> None:
-    """Write v^(1 - damping) * target^damping into ``out``; overwrites the target."""
-    if damping == 0.5:  # the default, in two passes
-        torch.sqrt(target.mul_(v), out=out)
-    else:
-        torch.mul(target.div_(v).pow_(damping), v, out=out)
 
 
 def _solve_means(data_means: Tensor, config: FixedPointConfig, weight: float) -> FixedPointResult:
