@@ -6,7 +6,6 @@ page nor link from it.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -172,17 +171,6 @@ def _metadata(facts: Facts, license: str | None) -> ModelCardData:
     )
 
 
-def _number(value: object) -> float | None:
-    """Return a finite number, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
 def _amount(count: int) -> str:
     return f"{count / 1e6:.1f} million" if count >= 10**6 else f"{count:,}"
 
@@ -304,11 +292,10 @@ def _figures(metrics: dict[str, Any]) -> str:
 def _table(rows: Iterable[tuple[str, Any]]) -> str:
     lines = ["| | |", "|---|---|"]
     for title, value in rows:
-        number = _number(value)
-        if number is None:
-            shown = escape(value)
+        if isinstance(value, float):
+            shown = f"{value:.4g}"
         else:
-            shown = f"{value:,}" if isinstance(value, int) else f"{number:.4g}"
+            shown = f"{value:,}" if type(value) is int and abs(value) < 1e15 else escape(value)
         lines.append(f"| {escape(title)} | {shown} |")
     return "\n".join(lines)
 
