@@ -18,7 +18,7 @@ class Convolutions:
 
     def __init__(self, flow: Flow, batch: int) -> None:
         frozen = flow.freeze()
-        self.layers: list[tuple[Tensor, tuple[Tensor, ...], list[tuple[Tensor, Tensor]]]] = []
+        self.layers: list[tuple[Tensor, list[tuple[Tensor, Tensor]]]] = []
         self.flop = 0
         height, width = flow.config.size
         for steps in frozen.blocks:
@@ -29,19 +29,18 @@ class Convolutions:
                 x = torch.randn(batch, coupling.net.first.weight.shape[1], height, width)
                 x = x.to(flow.device).contiguous(memory_format=torch.channels_last)
                 convs = [(conv.weight, conv.bias) for conv in convolutions(coupling.net)]
-                self.layers.append((x, x.split(coupling.net.piece(x)), convs))
+                self.layers.append((x, convs))
                 self.flop += 2 * height * width * sum(weight.numel() for weight, _ in convs)
 
     def __call__(self) -> None:
         with torch.no_grad():
-            for _, pieces, convs in self.layers:
-                for x in pieces:
-                    for weight, bias in convs:
-                        x = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+            for x, convs in self.layers:
+                for weight, bias in convs:
+                    x = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
     def train(self) -> None:
         """Forward and backward of the whole batch."""
-        for x, _, convs in self.layers:
+        for x, convs in self.layers:
             for weight, _ in convs:
                 weight.requires_grad_(True).grad = None
                 x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)

@@ -145,14 +145,10 @@ def measure(
                 "frozen": lambda: frozen.decode(z),
             },
         }
-        variants = {"bf16": flow.freeze("bf16")} if "bf16" in extras else {}
         if "compile" in extras:
-            variants["compiled"] = frozen
-        for name, variant in variants.items():
-            run = torch.compile if name == "compiled" else (lambda f: f)
-            encode, decode = run(variant.encode), run(variant.decode)
-            jobs["encode"][name] = lambda encode=encode: encode(images)
-            jobs["decode"][name] = lambda decode=decode: decode(z)
+            encode, decode = torch.compile(frozen.encode), torch.compile(frozen.decode)
+            jobs["encode"]["compiled"] = lambda: encode(images)
+            jobs["decode"]["compiled"] = lambda: decode(z)
         times = {name: race({**job, "limit": convs}, repeat, device) for name, job in jobs.items()}
     rows = [row(name, batch, seconds, rate, convs.flop) for name, seconds in times.items()]
     if "train" in extras:
@@ -170,7 +166,7 @@ def row(name: str, batch: int, times: dict[str, list[float]], rate: float, flop:
     """One line of the table."""
     best = "frozen" if "frozen" in times else "flow"
     speeds = {key: batch / statistics.median(value) for key, value in times.items()}
-    columns = ("plain", "flow", "frozen", "bf16", "compiled", "limit")
+    columns = ("plain", "flow", "frozen", "compiled", "limit")
     cells = [name, str(batch)]
     cells += [f"{speeds[key]:.1f}" if key in speeds else "" for key in columns]
     cells += [f"{ratio(times, 'plain', 'flow'):.2f}"]
@@ -179,27 +175,10 @@ def row(name: str, batch: int, times: dict[str, list[float]], rate: float, flop:
     return "| " + " | ".join(cells) + " |"
 
 
-def bf16_error(flow: Flow, batch: int) -> str:
-    """How far bfloat16 networks are from the exact flow, on random images."""
-    exact, rough = flow.freeze(), flow.freeze("bf16")
-    shape = (batch, flow.config.channels, *flow.config.image_size)
-    images = torch.randint(256, shape, dtype=torch.uint8).to(flow.device)
-    with torch.no_grad():
-        z, rough_z = exact.encode(images)[0], rough.encode(images)[0]
-        moved = (rough.decode(z).int() - images.int()).abs()
-        back = (rough.decode(rough_z).int() - images.int()).abs()
-    return (
-        f"bf16 of {batch} images: latents off by up to {(rough_z - z).abs().max():.3g} of "
-        f"{z.abs().max():.3g}; grey levels off by {moved.float().mean():.2g} on average and "
-        f"{moved.max()} at most in decoding exact latents, {back.float().mean():.2g} and "
-        f"{back.max()} in its own round trip"
-    )
-
-
 HEADER = """\
-| images/s | batch | plain | flow | frozen | bf16 | compiled | limit | flow/plain | frozen/plain \
+| images/s | batch | plain | flow | frozen | compiled | limit | flow/plain | frozen/plain \
 | best/limit | of GEMM rate |
-|---|---|---|---|---|---|---|---|---|---|---|---|"""
+|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def load_time(config: FlowConfig, repeat: int) -> str:
@@ -238,7 +217,6 @@ def main() -> None:
         help="a plain flow that ends its series once terms are this small; by default at 0",
     )
     parser.add_argument("--no-train", action="store_true", help="leave out the training step")
-    parser.add_argument("--bf16", action="store_true", help="add the inexact bfloat16 networks")
     parser.add_argument("--compile", action="store_true", help="add torch.compile")
     parser.add_argument("--load", action="store_true", help="time loading, and nothing else")
     options = parser.parse_args()
@@ -250,7 +228,7 @@ def main() -> None:
     if options.load:
         print(load_time(SIZES[options.size], options.repeat))
         return
-    extras = {name for name in ("bf16", "compile") if getattr(options, name)}
+    extras = {"compile"} if options.compile else set()
     extras |= set() if options.no_train else {"train"}
     flow = example_flow(SIZES[options.size], options.device)
     cuda = options.device.startswith("cuda")
@@ -264,8 +242,6 @@ def main() -> None:
     for batch in options.batch:
         for line in measure(flow, batch, options.repeat, extras, rate, options.tolerance):
             print(line, flush=True)
-    if "bf16" in extras:
-        print("\n" + bf16_error(flow, min(options.batch)))
 
 
 if __name__ == "__main__":

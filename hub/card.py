@@ -6,14 +6,13 @@ page nor link from it.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import metadata
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import ModelCardData
 
 from ..checkpoint.config import CheckpointConfig
 from ..io.text import printable
@@ -80,11 +79,8 @@ def escape(text: object, *, longest: int | None = _LONGEST_TEXT) -> str:
 
     Longer text is cut and ends in "..."; None for no limit.
     """
-    return "".join(_ESCAPED.get(char, char) for char in _plain(text, longest))
-
-
-def _plain(text: object, longest: int | None = _LONGEST_TEXT) -> str:
-    return printable(printable(text).strip() or "(empty)", longest=longest)
+    plain = printable(printable(text).strip() or "(empty)", longest=longest)
+    return "".join(_ESCAPED.get(char, char) for char in plain)
 
 
 def make_card(
@@ -98,9 +94,8 @@ def make_card(
         license: The Hub's identifier of the license of the flow, such as "mit".
         data: What the training images are, and their terms of use.
     """
-    name = repo_id.rpartition("/")[2]
     parts = [
-        f"# {name}",
+        f"# {repo_id.rpartition('/')[2]}",
         _summary(facts),
         "![Originals, reconstructions and variants](samples.png)" if facts.picture else "",
         "## Use",
@@ -119,7 +114,7 @@ def make_card(
         _limits(facts),
     ]
     body = "\n\n".join(part for part in parts if part)
-    return f"---\n{_metadata(facts, name, license).to_yaml()}\n---\n\n{body}\n"
+    return f"---\n{_metadata(facts, license).to_yaml()}\n---\n\n{body}\n"
 
 
 def privacy_block(facts: Facts) -> str:
@@ -165,7 +160,7 @@ def set_privacy(card: str, block: str) -> str:
     return _PRIVACY.sub(lambda _: block, card, count=1)
 
 
-def _metadata(facts: Facts, name: str, license: str | None) -> ModelCardData:
+def _metadata(facts: Facts, license: str | None) -> ModelCardData:
     return ModelCardData(
         library_name="nfaug",
         license=license,
@@ -173,42 +168,7 @@ def _metadata(facts: Facts, name: str, license: str | None) -> ModelCardData:
         datasets=_datasets(facts.config) or None,
         pipeline_tag="unconditional-image-generation",
         tags=list(TAGS),
-        model_name=name,
-        eval_results=_results(facts.config) or None,
     )
-
-
-def _results(config: CheckpointConfig) -> list[EvalResult]:
-    named = (
-        ("image-classification", "accuracy", "NF-Acc", "nf_acc"),
-        ("image-classification", "accuracy_top5", "NF-Acc (top 5)", "nf_acc_top5"),
-        ("unconditional-image-generation", "bits_per_dim", "bits/dim", "bits_per_dim"),
-    )
-    # The Hub shows this outside of the Markdown text, so escaping does not help.
-    data = re.sub(r"[^\w .,+-]+", " ", _plain(config.training.get("data", "unknown"))).strip()
-    return [
-        EvalResult(
-            task_type=task,
-            dataset_type="image-folder",
-            dataset_name=data or "unknown",
-            metric_type=metric,
-            metric_name=title,
-            metric_value=round(value, 4),
-        )
-        for task, metric, title, key in named
-        if (value := _number(config.metrics.get(key))) is not None
-    ]
-
-
-def _number(value: object) -> float | None:
-    """Return a finite number, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _amount(count: int) -> str:
@@ -332,11 +292,10 @@ def _figures(metrics: dict[str, Any]) -> str:
 def _table(rows: Iterable[tuple[str, Any]]) -> str:
     lines = ["| | |", "|---|---|"]
     for title, value in rows:
-        number = _number(value)
-        if number is None:
-            shown = escape(value)
+        if isinstance(value, float):
+            shown = f"{value:.4g}"
         else:
-            shown = f"{value:,}" if isinstance(value, int) else f"{number:.4g}"
+            shown = f"{value:,}" if type(value) is int and abs(value) < 1e15 else escape(value)
         lines.append(f"| {escape(title)} | {shown} |")
     return "\n".join(lines)
 

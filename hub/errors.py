@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Iterator
 from typing import Literal, TypeVar
@@ -14,7 +13,6 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
-    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -28,8 +26,19 @@ Request = Literal["pull", "push", "list"]
 
 # The base class of the HTTP library's errors; the library differs between versions of the client.
 _HTTP_ERROR: type[BaseException] = HfHubHTTPError.__mro__[1]
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_KNOWN = {  # the first is a special case of the second
+    GatedRepoError: "is gated: ask for access on its page, then log in with 'hf auth login' or set "
+    "HF_TOKEN",
+    RepositoryNotFoundError: "was not found: there is no such repository, or it is private and "
+    "your token (HF_TOKEN, or 'hf auth login') does not open it",
+    RevisionNotFoundError: "has no revision {revision!r}",
+    LocalTokenNotFoundError: "needs a token: log in with 'hf auth login', or set HF_TOKEN",
+}
+_STATUS = {
+    401: "did not accept your token: log in with 'hf auth login', or correct HF_TOKEN",
+    403: "refused: your token may not do this",
+    429: "answered 429, too many requests: wait a while and try again",
+}
 _PASSING = (408, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0  # seconds
 _LONGEST_TEXT = 1000  # characters of a message of the server
@@ -106,24 +115,13 @@ def explain(
     """
     place = f"{repo_id} at {constants.ENDPOINT}"
     for cause in _causes(error):
-        if isinstance(cause, GatedRepoError):
-            return HubError(
-                f"{place} is gated: ask for access on its page, then log in with 'hf auth login' "
-                "or set HF_TOKEN"
-            )
-        if isinstance(cause, RepositoryNotFoundError):
-            return HubError(
-                f"{place} was not found: there is no such repository, or it is private and your "
-                "token (HF_TOKEN, or 'hf auth login') does not open it"
-            )
-        if isinstance(cause, RevisionNotFoundError):
-            return HubError(f"{place} has no revision {revision or 'main'!r}")
-        if isinstance(cause, RemoteEntryNotFoundError):
-            return HubError(f"{place} lacks a file: {_text(cause)}")
-        if isinstance(cause, LocalTokenNotFoundError):
-            return HubError(f"{place} needs a token: log in with 'hf auth login', or set HF_TOKEN")
+        for kind, text in _KNOWN.items():
+            if isinstance(cause, kind):
+                return HubError(f"{place} {text.format(revision=revision or 'main')}")
         if isinstance(cause, HfHubHTTPError):
-            return HubError(f"{place} {_refusal(cause)}")
+            status = cause.response.status_code
+            said = f": {_text(cause.server_message)}" if cause.server_message else ""
+            return HubError(f"{place} {_STATUS.get(status, f'answered {status}')}{said}")
         if isinstance(cause, OfflineModeIsEnabled):
             cached = request == "pull"
             where = f" and it is not complete in {constants.HF_HUB_CACHE}" if cached else ""
@@ -138,32 +136,13 @@ def explain(
                 f"{place} could not be reached ({type(cause).__name__}: {_text(cause)}). "
                 f"{advice[request]}Check the network, or HF_ENDPOINT"
             )
-        if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
+        if isinstance(cause, OSError) and cause.errno:
             return HubError(
-                f"{repo_id}: no space left for {cause.filename or constants.HF_HUB_CACHE} "
-                f"({cause.strerror}). Free some space, or move the cache with HF_HUB_CACHE"
-            )
-        if isinstance(cause, OSError) and cause.filename and cause.errno in _NOT_OURS:
-            return HubError(
-                f"{repo_id}: {cause.filename} cannot be used ({cause.strerror}). Correct its "
-                f"permissions, or move the cache, {constants.HF_HUB_CACHE}, with HF_HUB_CACHE"
+                f"{repo_id}: {cause.filename or constants.HF_HUB_CACHE}: {cause.strerror}. Free "
+                f"some space, correct the permissions, or move the cache, {constants.HF_HUB_CACHE},"
+                " with HF_HUB_CACHE"
             )
     return HubError(f"{place}: {type(error).__name__}: {_text(error)}")
-
-
-def _refusal(error: HfHubHTTPError) -> str:
-    status = error.response.status_code
-    if status == 401:
-        return "did not accept your token: log in with 'hf auth login', or correct HF_TOKEN"
-    if status == 403:
-        return (
-            f"refused: your token may not do this ({_text(error.server_message or 'status 403')})"
-        )
-    if status == 429:
-        return "answered 429, too many requests: wait a while and try again"
-    if status >= 500:
-        return f"answered {status}: the server has a problem; try again later"
-    return f"answered {status}: {_text(error.server_message or error)}"
 
 
 def _text(error: object) -> str:

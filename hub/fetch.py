@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import warnings
@@ -12,22 +11,18 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import snapshot_download
 
-from ..io.manifest import CONFIG, LARGEST_CONFIG, MODEL, MOST_SHARDS, TENSOR_FILE, read_json
+from ..io.manifest import CONFIG, LARGEST_CONFIG, MODEL, CheckpointError, read_manifest
 from ..io.tensors import sha256_of
-from ..io.text import printable
 from ..io.version import __version__
 from .errors import HubError, attempt
 
 __all__ = ["EXTRAS", "Source", "discard", "fetch"]
 
 EXTRAS = {"README.md": 2**20, "samples.png": 2**24}  # bytes; downloaded by `pull` only
-_GIT_SHA1 = re.compile("[0-9a-f]{40}")
-
-T = TypeVar("T")
 
 
 def fetch(
@@ -55,7 +50,8 @@ def fetch(
         extras: Other files to download if the repository has them, and their largest size.
 
     Raises:
-        CheckpointError: `limits` raised it.
+        CheckpointError: The configuration is damaged or not one of nfaug; it is removed from the
+            cache.
         HubError: See `pull`.
     """
     source = Source(repo_id, revision, token)
@@ -81,16 +77,19 @@ def fetch(
             warnings.warn(f"{name} of {repo_id} is too large and left out", stacklevel=4)
         return [*files, *(name for name in extras or () if name in sizes and name not in large)]
 
-    # By commit, so that a push in between cannot mix two versions.
-    source.download([*files, *(extras or ())], within, revision=folder.name, needed=list(files))
-    if check and (bad := _damaged(folder, files)):
-        _fetch_again(source, folder, bad)
-        if bad := _damaged(folder, {name: files[name] for name in bad}):
-            discard(folder, bad)
-            raise HubError(
-                f"{', '.join(bad)} of {repo_id} does not match the SHA-256 in {CONFIG}, after a "
-                "second download too: the network or the repository is at fault"
-            )
+    def download() -> list[str]:
+        # By commit, so that a push in between cannot mix two versions.
+        names = [*files, *(extras or ())]
+        source.download(names, within, revision=folder.name, needed=list(files))
+        bad = _damaged(folder, files) if check else []
+        discard(folder, bad)
+        return bad
+
+    if download() and (bad := download()):
+        raise HubError(
+            f"{', '.join(bad)} of {repo_id} does not match the SHA-256 in {CONFIG}, after a second "
+            "download too: the network or the repository is at fault"
+        )
     return folder
 
 
@@ -130,7 +129,7 @@ class Source:
         get = partial(snapshot_download, self.repo_id, **self.options)
         plan = partial(get, revision=revision, allow_patterns=patterns, dry_run=True)
         try:
-            found: Any = self.attempt(plan)
+            found = self._attempt(plan)
         except HubError:
             with contextlib.suppress(OSError):
                 names = list(needed) or patterns
@@ -140,10 +139,9 @@ class Source:
             raise
         names = within({entry.filename: entry.file_size for entry in found})
         commit = found[0].commit_hash if found else revision
-        return Path(self.attempt(partial(get, revision=commit, allow_patterns=names)))
+        return Path(self._attempt(partial(get, revision=commit, allow_patterns=names)))
 
-    def attempt(self, ask: Callable[[], T]) -> T:
-        """Run a request and repeat it after a transient failure."""
+    def _attempt(self, ask: Callable[[], Any]) -> Any:
         return attempt(ask, self.repo_id, self.revision, times=2)  # the client retries in each
 
 
@@ -162,55 +160,11 @@ def _fetch_config(source: Source) -> tuple[Path, dict[str, str]]:
         return [CONFIG]
 
     folder = source.download([CONFIG], within, needed=[CONFIG])
-    files = _listed_files(folder / CONFIG)
-    if files is None:
-        _fetch_again(source, folder, [CONFIG])
-        files = _listed_files(folder / CONFIG)
-    if files is None:
+    try:
+        return folder, read_manifest(folder)["files"]
+    except CheckpointError:
         discard(folder, [CONFIG])
-        raise HubError(
-            f"{CONFIG} of {repo_id} is not an nfaug configuration, or is damaged, after a second "
-            "download too"
-        )
-    if len(files) > MOST_SHARDS + 2:
-        raise HubError(f"{CONFIG} of {repo_id} lists {len(files)} tensor files")
-    return folder, files
-
-
-def _fetch_again(source: Source, folder: Path, names: list[str]) -> None:
-    try:
-        for name in names:
-            again = {"revision": folder.name, "force_download": True, **source.options}
-            source.attempt(partial(hf_hub_download, source.repo_id, name, **again))
-    except HubError as error:
-        discard(folder, names)
-        raise HubError(
-            f"{', '.join(names)} of {source.repo_id} was damaged and could not be fetched again: "
-            f"{error}"
-        ) from error
-
-
-def _listed_files(path: Path) -> dict[str, str] | None:
-    """Return {name: SHA-256} of a configuration; None if it is damaged or not a configuration.
-
-    Names that a checkpoint cannot have are left out. Loading reports everything else.
-    """
-    try:
-        files = read_json(path).get("files")
-    except ValueError:
-        return None
-    if not isinstance(files, dict) or not _has_git_hash(path):
-        return None
-    return {name: printable(sha) for name, sha in files.items() if TENSOR_FILE.fullmatch(name)}
-
-
-def _has_git_hash(path: Path) -> bool:
-    """Compare a small file with its SHA-1 in git, which is the name of its blob in the cache."""
-    blob = path.resolve().name
-    if not path.is_symlink() or not _GIT_SHA1.fullmatch(blob):
-        return True  # a copy, on systems without links: the name is lost
-    data = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == blob
+        raise
 
 
 def _damaged(folder: Path, files: Mapping[str, str]) -> list[str]:

@@ -27,9 +27,10 @@ def pull(
     """Download a checkpoint and return its directory.
 
     The files go into the cache of the Hub and are checked against the SHA-256 in `config.json`. A
-    damaged file is downloaded once more; if it is damaged again, it is removed from the cache.
-    Files that are larger than the configuration allows are not downloaded. Without a network the
-    cache is used. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HUB_CACHE have their usual effect.
+    damaged tensor file is downloaded once more; if it is damaged again, it is removed from the
+    cache. Files that are larger than the configuration allows are not downloaded. Without a network
+    the cache is used. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HUB_CACHE have their usual
+    effect.
 
     Args:
         repo_id: "owner/name".

@@ -21,7 +21,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.utils._validators import validate_repo_id
 
-from ..checkpoint.directory import read_parts, verify, write_parts
+from ..checkpoint.directory import read_parts, write_parts
 from ..io.manifest import CONFIG, TENSOR_FILE, read_manifest, tensor_files
 from .card import facts_of, make_card, privacy_block, set_privacy, stated
 from .errors import attempt
@@ -162,7 +162,6 @@ def _staged(
         if memory:
             for name in (CONFIG, *read_manifest(directory)["files"]):
                 _link(directory / name, staged / name)
-            verify(staged)  # the directory may have changed in between
             if (directory / PICTURE).is_file():
                 _link(directory / PICTURE, staged / PICTURE)
         else:

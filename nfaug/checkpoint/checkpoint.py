@@ -18,9 +18,9 @@ from ..io.manifest import CheckpointError
 from ..pca.fit import ClasswisePCA
 from ..resolve import read_resolved
 from .config import CheckpointConfig
-from .directory import SHARD_BYTES, Parts, file_limits, read_parts, verify, write_parts
+from .directory import SHARD_BYTES, Parts, file_limits, read_parts, write_parts
 
-__all__ = ["Checkpoint", "CheckpointConfig", "CheckpointError", "load", "verify"]
+__all__ = ["Checkpoint", "CheckpointConfig", "CheckpointError", "load"]
 
 _BATCH = 256  # images that `sample` decodes at once
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,11 @@ from .foreign import read_foreign
 __all__ = ["Converted", "convert_checkpoint", "convert_state", "infer_config"]
 
 _PREFIXES = ("ema.ema_model.flow.", "ema.ema_model.", "flow.", "")  # the first match wins
-_BOOKKEEPING = ("level_out_shape_arr",)
 _GAUSSIANS = ("mu_arr", "cov_lower_arr", "scale_tril_arr")
+_OTHERS = ("level_out_shape_arr", *_GAUSSIANS)  # keys besides the weights
 _DEFAULTS = FlowConfig()
 _MOST_LEVELS, _MOST_BLOCKS = 16, 10_000  # bounds of the numbers in names, far above any real flow
-_WEIGHT = re.compile(
-    r"blocks\.\d{1,5}\.\d{1,5}\.(actnorm\.(scale|shift)|conv1x1\.weight|couplinglayer\.("
-    r"scale|shift|rescale|reshift|net\.(layers\.0\.(conv\.weight|norm\.(scale|shift))"
-    r"|layers\.[1-9]\d{0,4}\.conv[123]\.(conv\.weight|norm\.(scale|shift))"
-    r"|out_layer\.(weight|bias))))"
-)
+_STEP = re.compile(r"blocks\.\d{1,5}\.\d{1,5}\.")
 
 
 @dataclass
@@ -61,7 +56,7 @@ def convert_checkpoint(path: str | Path, *, gaussians: bool = True) -> Converted
     Raises:
         FileNotFoundError: There is no such file.
         CheckpointError: The file is not such a checkpoint or exceeds the limits of `read_foreign`;
-            it holds unknown keys (one error lists them) or attention layers; weights are missing,
+            it holds unknown keys, such as those of attention layers; weights are missing,
             misshapen or not finite; or the class gaussians cannot be read.
     """
     path = Path(path)
@@ -81,8 +76,13 @@ def convert_state(state: Mapping[str, Tensor], *, gaussians: bool = True) -> Con
         ValueError: See `convert_checkpoint`.
     """
     prefix, own = _select(state)
-    _check_known(state, own, prefix)
-    weights = {name: value for name, value in own.items() if name.startswith("blocks.")}
+    weights = {name: value for name, value in own.items() if _STEP.match(name)}
+    rest = [name for name in own if name not in weights]
+    unknown = [prefix + name for name in rest if name.split(".")[0] not in _OTHERS]
+    # Besides the copy that is used there may be another one, and counters of the average.
+    unknown += [key for key in state if not key.startswith((prefix, "flow.", "ema."))]
+    if unknown:
+        raise ValueError(f"keys that no flow of nfaug has: {', '.join(unknown)}")
     flow = Flow.from_tensors(infer_config(weights), weights)
     fitted = _gaussians(_prior(state, own), flow.config.dim) if gaussians else None
     return Converted(flow.eval(), fitted, {"weights": prefix})
@@ -98,24 +98,6 @@ def _select(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
         f"no flow found: none of the {len(state)} tensors has a name that starts with flow.blocks. "
         "or ema.ema_model.flow.blocks."
     )
-
-
-def _check_known(state: Iterable[str], own: Iterable[str], prefix: str) -> None:
-    allowed = (*_BOOKKEEPING, *_GAUSSIANS)
-    unknown = [
-        prefix + name
-        for name in own
-        if not _WEIGHT.fullmatch(name) and name.split(".")[0] not in allowed
-    ]
-    # Besides the copy that is used there may be another one, and counters of the average.
-    unknown += [key for key in state if not key.startswith((prefix, "flow.", "ema."))]
-    if attention := [key for key in unknown if re.search("att|qkv", key, re.IGNORECASE)]:
-        raise ValueError(
-            f"trained with use_attention_after (it holds {attention[0]}); flows with attention "
-            "layers are not supported"
-        )
-    if unknown:
-        raise ValueError(f"keys that no flow of nfaug has: {', '.join(unknown)}")
 
 
 def infer_config(weights: Mapping[str, Tensor]) -> FlowConfig:
@@ -203,25 +185,14 @@ def _gaussians(arrays: Mapping[str, Mapping[int, Tensor]], dim: int) -> ClassGau
             )
     means, variances = [], []
     for label in range(count):
-        mean = arrays["mu_arr"][label].double()
-        scale = arrays["scale_tril_arr"][label].double()
-        if mean.numel() != dim:
+        mean, scale = (arrays[name][label].double() for name in ("mu_arr", "scale_tril_arr"))
+        if scale.shape == (dim, dim) and torch.allclose(scale, scale.diagonal().diag()):
+            scale = scale.diagonal()
+        if mean.numel() != dim or scale.numel() != dim:
             raise ValueError(
-                f"mu_arr.{label} has shape {tuple(mean.shape)}; the latents have {dim} values; "
-                f"{advice}"
-            )
-        if scale.shape == (dim, dim):
-            diagonal = scale.diagonal()
-            if (scale - torch.diag(diagonal)).abs().max() > 1e-6 * diagonal.abs().max():
-                raise ValueError(
-                    f"scale_tril_arr.{label} is a dense covariance; only diagonal ones are "
-                    f"supported; {advice}"
-                )
-            scale = diagonal
-        elif scale.numel() != dim:
-            raise ValueError(
-                f"scale_tril_arr.{label} has shape {tuple(scale.shape)}; it must be ({dim},) or "
-                f"({dim}, {dim}); {advice}"
+                f"class {label} has a mean of shape {tuple(mean.shape)} and a scale of shape "
+                f"{tuple(scale.shape)}; both need {dim} values, or the scale a diagonal matrix of "
+                f"them; {advice}"
             )
         means.append(mean.flatten())
         variances.append(scale.flatten().square())

@@ -1,4 +1,4 @@
-"""Read, write and verify the parts of a checkpoint directory."""
+"""Read and write the parts of a checkpoint directory."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..flows.flow import Flow
-from ..flows.stored import largest_model, read_flow
+from ..flows.stored import check_finite, largest_model, read_flow
 from ..gaussians.gaussians import ClassGaussians
 from ..io.atomic import check_output, replace_directory
 from ..io.manifest import (
     CONFIG,
     GAUSSIANS,
     MODEL,
-    CheckpointError,
     check_files_present,
     pca_files,
     read_manifest,
@@ -28,11 +26,8 @@ from ..io.manifest import (
 from ..io.tensors import (
     LARGEST_HEADER,
     MOST_TENSORS,
-    Stored,
-    check_sha256,
-    read_layout,
+    read_sizes,
     read_tensors,
-    sha256_of,
     write_tensors,
 )
 from ..pca.fit import ClasswisePCA
@@ -45,7 +40,6 @@ __all__ = [
     "check_loads",
     "file_limits",
     "read_parts",
-    "verify",
     "write_parts",
 ]
 
@@ -107,11 +101,16 @@ def _read(path: Path, manifest: dict[str, Any], autoencoder: str | Path | None =
     check_files_present(path, files)
     config = CheckpointConfig.from_manifest(path, manifest)
     flow = read_flow(Flow.from_tensors, path, manifest, autoencoder)
-    gaussians = (
-        _gaussians(path / GAUSSIANS, files[GAUSSIANS], config) if GAUSSIANS in files else None
-    )
-    pca = read_pca(path, files, config) if pca_files(files) else None
-    return Parts(flow.eval(), config, gaussians, pca)
+    parts = Parts(flow.eval(), config)
+    if GAUSSIANS in files:
+        with reading(path / GAUSSIANS):
+            parts = parts._replace(gaussians=_gaussians(path / GAUSSIANS, files[GAUSSIANS]))
+            _check_classes(parts)
+    if names := pca_files(files):
+        with reading(path / names[0]):
+            parts = parts._replace(pca=read_pca(path, files))
+            _check_classes(parts)
+    return parts
 
 
 def write_parts(
@@ -136,28 +135,6 @@ def write_parts(
     return path
 
 
-def verify(directory: str | Path) -> tuple[CheckpointConfig, dict[str, str]]:
-    """Check the configuration, and the header and SHA-256 of every tensor file.
-
-    Nothing large is held in memory.
-
-    Returns:
-        The configuration and {file name: SHA-256}.
-
-    Raises:
-        CheckpointError: The configuration is missing, damaged, unknown or of a newer format, or a
-            tensor file is missing, damaged or from another checkpoint.
-    """
-    path = Path(directory)
-    manifest = read_manifest(path)
-    files = manifest["files"]
-    check_files_present(path, files)
-    for name, listed in files.items():
-        read_layout(path / name)
-        check_sha256(path / name, sha256_of(path / name), listed)
-    return CheckpointConfig.from_manifest(path, manifest), files
-
-
 def _tensors(parts: Parts, shard_bytes: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield the name and the tensors of each file."""
     yield MODEL, dict(parts.flow.state_dict())
@@ -169,7 +146,7 @@ def _tensors(parts: Parts, shard_bytes: int) -> Iterator[tuple[str, dict[str, Te
 
 def _check_readable(parts: Parts) -> None:
     """Check everything that `read_parts` would reject, before anything is written."""
-    flow, config, gaussians, pca = parts
+    flow, config = parts.flow, parts.config
     if flow.frozen:
         raise ValueError(
             "a frozen flow has no weights to save; save the flow that it was made from"
@@ -183,33 +160,26 @@ def _check_readable(parts: Parts) -> None:
         )
     if (number := len(flow.state_dict())) > MOST_TENSORS:
         raise ValueError(f"the flow has {number} tensors; at most {MOST_TENSORS} can be read")
-    classes = len(config.class_names)
-    for part, expected in ((gaussians, classes or 1), (pca, classes)):
-        if part is not None and (part.num_classes, part.dim) != (expected, flow.config.dim):
+    _check_classes(parts)
+    config.to_json({})  # raises for bad names and values
+    check_finite(flow.state_dict())
+
+
+def _check_classes(parts: Parts) -> None:
+    """Raise ValueError if the gaussians or the PCA have other classes or another dimension."""
+    classes, dim = len(parts.config.class_names), parts.config.flow.dim
+    # A flow without classes has one gaussian.
+    for part, expected in ((parts.gaussians, classes or 1), (parts.pca, classes)):
+        if part is not None and (part.num_classes, part.dim) != (expected, dim):
             raise ValueError(
                 f"{type(part).__name__} has {part.num_classes} classes in {part.dim} dimensions; "
-                f"the checkpoint has {classes} class names and {flow.config.dim} dimensions"
+                f"the checkpoint has {classes} class names and {dim} dimensions"
             )
-    config.to_json({})  # raises for bad names and values
-    bad = [name for name, value in flow.state_dict().items() if not bool(value.isfinite().all())]
-    if bad:
-        raise ValueError(f"the flow's weights hold NaN or infinity in {', '.join(bad[:5])}")
 
 
-def _gaussians(file: Path, sha256: str, config: CheckpointConfig) -> ClassGaussians:
-    found = read_layout(file)
-    classes = len(config.class_names) or 1  # a flow without classes has one gaussian
-    each = Stored(torch.float32, (classes, config.flow.dim))
-    expected = {"means": each, "variances": each, "counts": Stored(torch.int64, (classes,))}
-    if found != expected:
-        raise CheckpointError(
-            f"{file} is damaged or from another checkpoint: it holds {_shown(found)}; {classes} "
-            f"classes of a {config.flow.dim}-dimensional flow need {_shown(expected)}"
-        )
-    with reading(file):
-        return ClassGaussians(**read_tensors(file, sha256))
-
-
-def _shown(layout: dict[str, Stored]) -> str:
-    shown = [f"{name} {dtype} {shape}" for name, (dtype, shape) in sorted(layout.items())[:9]]
-    return ", ".join(shown) or "nothing"
+def _gaussians(file: Path, sha256: str) -> ClassGaussians:
+    read_sizes(file)
+    tensors = read_tensors(file, sha256)
+    if set(tensors) != {"means", "variances", "counts"}:
+        raise ValueError(f"class gaussians are means, variances and counts; got {[*tensors][:9]}")
+    return ClassGaussians(**tensors)

@@ -37,8 +37,8 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--invertibility",
         action="store_true",
-        help="measure the inverse instead: error in grey levels against float64, alone and in a "
-        "batch, on these images, mixed latents, noise and extremes",
+        help="measure the inverse instead: exact round trips, error in grey levels and condition, "
+        "on these images, noise and extremes, and on mixed latents against float64",
     )
     made.add_argument(
         "--other-data",

@@ -7,7 +7,6 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +16,14 @@ from torch import Tensor
 
 from .class_folders import MissingSplitError, split_kind
 from .classes import class_names, numbered
-from .readers import Reader
+from .readers import ArrayReader
 
-__all__ = ["ArrayReader", "is_idx_folder", "open_digits", "open_idx", "open_npz"]
+__all__ = ["is_idx_folder", "open_digits", "open_idx", "open_npz"]
 
 IDX_FILES = {"train": ("train-images", "train-labels"), "test": ("t10k-images", "t10k-labels")}
 NPZ_PREFIXES = {"train": ("train_", ""), "validation": ("val_",), "test": ("test_", "val_")}
 TEST_EVERY = 5
 MAX_DEFLATE_RATIO = 1032  # of zlib's format
-
-
-class ArrayReader(Reader):
-    """uint8 images (N, C, H, W) and their labels."""
-
-    def __init__(
-        self, images: Tensor, targets: Tensor, classes: list[str], where: str, complete: bool = True
-    ) -> None:
-        self.images, self.targets, self.classes = images, targets, classes
-        self.where, self.complete = where, complete
-
-    def name(self, index: int) -> str:
-        return f"image {index} of {self.where}"
-
-    def read(self, index: int) -> Tensor:
-        return self.images[index]
-
-    def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
-        for start in range(0, len(indices), 4096):
-            yield self.images[list(indices[start : start + 4096])].numpy().tobytes()
 
 
 def is_idx_folder(folder: Path) -> bool:

@@ -7,10 +7,10 @@ import json
 import math
 import os
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,12 +19,15 @@ from tqdm import tqdm
 
 from .checks import check_labels
 from .classes import numbered
-from .preprocess import Preprocess
+from .decode import ImageDecodeError
+from .preprocess import Preprocess, channels_of, size_of
+from .readers import ArrayReader, Reader
 
 __all__ = [
     "LINE_SECONDS",
     "LabelledImages",
     "TensorImages",
+    "assemble",
     "progress_bar",
     "run_over",
     "split_per_class",
@@ -33,11 +36,14 @@ __all__ = [
 
 T = TypeVar("T")
 
+PEEKS = 64  # images from which channels are inferred
 LINE_SECONDS = 30.0  # between two lines of progress where standard error is no terminal
 
 
-class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
+class LabelledImages(Dataset[tuple[Tensor, int]]):
     """Labelled images: item i is a contiguous uint8 tensor (C, H, W) and an int in [0, K).
+
+    They are read and preprocessed on access.
 
     Attributes:
         classes: The K class names, in the order of their indices.
@@ -49,13 +55,15 @@ class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
         threads: Whether `image` may be called from several threads at once, and gains from it.
     """
 
-    classes: list[str]
-    targets: Tensor
-    channels: int
-    image_size: tuple[int, int]
-    preprocessing: dict[str, Any]
-    skipped: list[str]
-    threads: bool = False
+    def __init__(
+        self, reader: Reader, preprocess: Preprocess, indices: Tensor, skipped: Sequence[str] = ()
+    ) -> None:
+        self.reader, self.preprocess, self.indices = reader, preprocess, indices
+        self.classes, self.targets = reader.classes, reader.targets[indices]
+        self.channels, self.image_size = preprocess.channels, preprocess.image_size
+        self.preprocessing = preprocess.to_dict()
+        self.skipped = list(skipped)
+        self.threads = reader.threads
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -78,7 +86,7 @@ class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
         """
         hasher = hashlib.sha256(json.dumps(self.classes).encode())
         hasher.update(self.targets.numpy().tobytes())
-        for part in self.identify():
+        for part in self.reader.identify(self.indices.tolist()):
             hasher.update(part)
         return hasher.hexdigest()
 
@@ -87,23 +95,19 @@ class LabelledImages(Dataset[tuple[Tensor, int]], ABC):
 
         Empty for images that are not files, since `fingerprint` covers their values.
         """
-        return ""
+        return self.reader.contents_hash(self.indices.tolist())
 
-    @abstractmethod
     def image(self, index: int) -> Tensor:
         """Image number `index`, uint8 (C, H, W)."""
+        return self.preprocess(self.reader.read(int(self.indices[index])), self.name(index))
 
-    @abstractmethod
     def name(self, index: int) -> str:
         """The name of an image in messages, such as the path of its file."""
+        return self.reader.name(int(self.indices[index]))
 
-    @abstractmethod
     def subset(self, indices: Tensor) -> LabelledImages:
         """The images at these indices. All classes stay, including those left without images."""
-
-    @abstractmethod
-    def identify(self) -> Iterator[bytes]:
-        """Bytes that distinguish these images from others, at little cost, to be hashed."""
+        return LabelledImages(self.reader, self.preprocess, self.indices[indices], self.skipped)
 
 
 class TensorImages(LabelledImages):
@@ -131,30 +135,101 @@ class TensorImages(LabelledImages):
                 f"images must be uint8 of shape ({len(labels)}, C, H, W), one per label; got "
                 f"{images.dtype} of shape {tuple(images.shape)}"
             )
-        self.classes = numbered(labels) if classes is None else list(classes)
-        self.targets = check_labels(labels, len(self.classes), complete=False)
+        names = numbered(labels) if classes is None else list(classes)
+        targets = check_labels(labels, len(names), complete=False)
         self.images = images
-        self.channels = images.shape[1]
-        self.image_size = (images.shape[2], images.shape[3])
-        self.preprocessing = Preprocess(self.channels, self.image_size, resize=False).to_dict()
-        self.skipped = []
-
-    @property
-    def labels(self) -> Tensor:
-        """The labels, int64, shape (N,): an alias of `targets`."""
-        return self.targets
-
-    def image(self, index: int) -> Tensor:
-        return self.images[index].contiguous()
-
-    def name(self, index: int) -> str:
-        return f"image {index}"
+        super().__init__(
+            ArrayReader(images, targets, names, "the images"),
+            Preprocess(images.shape[1], (images.shape[2], images.shape[3]), resize=False),
+            torch.arange(len(images)),
+        )
 
     def subset(self, indices: Tensor) -> TensorImages:
         return TensorImages(self.images[indices], self.targets[indices], self.classes)
 
-    def identify(self) -> Iterator[bytes]:
-        return (part.numpy().tobytes() for part in self.images.split(4096))
+
+def assemble(
+    reader: Reader,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    convert: bool = True,
+    scale_16_bit: bool = False,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> LabelledImages:
+    """Make a data set of a reader's images; see `open_dataset` for the arguments.
+
+    Raises:
+        ValueError: If there is no image, a label is out of range, a class has no image, or the
+            first images differ in what must be inferred from them.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f'on_error must be "raise" or "skip"; got {on_error!r}')
+    if channels is not None and channels < 1:
+        raise ValueError(f"channels must be at least 1; got {channels}")
+    size = None if image_size is None else _pair(image_size)
+    preprocess = Preprocess(
+        channels or 1,
+        size or (1, 1),
+        convert=convert and channels is not None,
+        resize=size is not None,
+        scale_16_bit=scale_16_bit,
+        max_pixels=reader.max_pixels,
+    )
+    indices = torch.arange(len(reader.targets))
+    skipped: list[str] = []
+    where = reader.where
+    if on_error == "skip" and len(indices):
+        # All images are decoded once here, so every process sees the same length and labels.
+        fine = torch.tensor([*_scan(reader, preprocess)])
+        skipped = [reader.name(index) for index in indices[~fine].tolist()]
+        indices = indices[fine]
+        where += f" (without {len(skipped)} images that cannot be decoded)" if skipped else ""
+    if not len(indices):
+        raise ValueError(f"{where} holds no images")
+    check_labels(
+        reader.targets[indices],
+        len(reader.classes),
+        classes=reader.classes,
+        complete=reader.complete,
+        where=where,
+    )
+    if size is None or channels is None or not convert:
+        places = torch.linspace(0, len(indices) - 1, min(PEEKS, len(indices))).long()
+        peeks = [(reader.peek(i), reader.name(i)) for i in indices[places].tolist()]
+        found = {channels_of(image) for image, _ in peeks}
+        if channels is None and len(found) > 1 and found != {1, 3}:
+            raise ValueError(
+                f"the images of {where} have different numbers of channels: {sorted(found)}"
+            )
+        preprocess = replace(
+            preprocess, channels=channels or max(found), image_size=size or size_of(peeks[0][0])
+        )
+        for image, name in peeks:
+            preprocess.check(image, name)
+    return LabelledImages(reader, preprocess, indices, skipped)
+
+
+def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    sizes = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(sizes) != 2 or min(sizes) < 1:
+        raise ValueError(
+            f"image_size must be a number of pixels or (height, width); got {image_size!r}"
+        )
+    return int(sizes[0]), int(sizes[1])
+
+
+def _scan(reader: Reader, preprocess: Preprocess) -> Iterator[bool]:
+    """Whether each image can be decoded. Pixels are decoded, since headers outlive truncation."""
+
+    def decodes(index: int) -> bool:
+        try:
+            preprocess.check_decodable(reader.read(index), "")
+        except ImageDecodeError:
+            return False
+        return True
+
+    return run_over(decodes, len(reader.targets), "checking images", threads=reader.threads)
 
 
 def split_per_class(

@@ -12,8 +12,8 @@ from .checks import check_labels
 from .class_folders import MissingSplitError
 from .decode import MAX_PIXELS, ImageDecodeError
 from .file_readers import FolderReader, TarReader, is_tar
-from .images import LabelledImages, TensorImages, split_per_class, to_tensors
-from .readers import Reader, assemble
+from .images import LabelledImages, TensorImages, assemble, split_per_class, to_tensors
+from .readers import Reader
 from .timm_names import PREFIXES, open_timm
 from .torch_datasets import wrap_dataset
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from .classes import dataset_classes, numbered, stored_labels
-from .images import LabelledImages, run_over
-from .readers import ImageDecodeError, Reader, assemble
+from .images import LabelledImages, assemble, run_over
+from .readers import ImageDecodeError, Reader
 
 __all__ = ["DatasetReader", "wrap_dataset"]
 

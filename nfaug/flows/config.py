@@ -136,11 +136,6 @@ class FlowConfig:
         return BACKBONES[self.backbone]
 
     @property
-    def shape_free(self) -> bool:
-        """Whether the same weights serve every number of channels and every size."""
-        return self._backbone.shape_free
-
-    @property
     def levels(self) -> int:
         """Number of levels; each halves height and width."""
         return self._backbone.levels(self)

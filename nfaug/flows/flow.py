@@ -17,10 +17,10 @@ from ..io.manifest import read_manifest
 from ..resolve import read_resolved
 from .codec import Codec, PixelCodec
 from .config import BACKBONES, FlowConfig
-from .layers import SQUEEZES, Layer, Precision, Squeeze
+from .layers import SQUEEZES, Layer, Squeeze
 from .mef import MatrixExpCoupling
 from .networks import DisableTF32
-from .stored import check_finite, check_tensors, largest_model, read_flow
+from .stored import check_finite, largest_model, read_flow
 
 __all__ = ["Flow", "FlowConfig", "Recompute"]
 
@@ -98,11 +98,15 @@ class Flow(Layer):
         """
         with torch.device("meta"):
             flow = cls(config, codec=codec)
-        expected = flow.state_dict()
-        check_tensors(expected, tensors)
-        weights = {name: tensors[name].to(torch.float32) for name in expected}
+        if whole := [name for name, value in tensors.items() if not value.is_floating_point()]:
+            raise ValueError(f"weights must be floating point; {', '.join(whole)} are not")
+        weights = {name: value.to(torch.float32) for name, value in tensors.items()}
         check_finite(weights)
-        flow.load_state_dict(weights, assign=True)
+        try:
+            flow.load_state_dict(weights, assign=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the weights do not fit the flow: {reason}") from None
         flow.fit_terms()
         return flow
 
@@ -155,7 +159,7 @@ class Flow(Layer):
     @property
     def shape_free(self) -> bool:
         """Whether `with_shape` can give the same map for images of another shape."""
-        return self.config.shape_free and self.codec.record is None
+        return BACKBONES[self.config.backbone].shape_free and self.codec.record is None
 
     @property
     def frozen(self) -> bool:
@@ -371,20 +375,10 @@ class Flow(Layer):
             if isinstance(module, Layer) and module is not self:
                 module.clip_()
 
-    def freeze(self, precision: Precision = "full") -> Flow:
-        """Return a copy for inference: the same map, folded, without parameters.
-
-        With `precision="bf16"` the coupling networks run in bfloat16. This is faster on hardware
-        that supports it, and **not exact**: decoding an encoded image moves pixels by some grey
-        levels.
-
-        Raises:
-            ValueError: If `precision` is neither "full" nor "bf16".
-        """
-        if precision not in ("full", "bf16"):
-            raise ValueError(f'precision must be "full" or "bf16"; got {precision!r}')
+    def freeze(self) -> Flow:
+        """Return a copy for inference: the same map, folded, without parameters."""
         blocks = nn.ModuleList(
-            nn.ModuleList(step.freeze(precision) for step in steps) for steps in self._levels()
+            nn.ModuleList(step.freeze() for step in steps) for steps in self._levels()
         )
         frozen = Flow(self.config, blocks, self.codec)
         if "_anchor" in frozen._buffers:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,9 @@ __all__ = [
     "HaarSqueeze",
     "InvertibleConv1x1",
     "Layer",
-    "Precision",
     "Squeeze",
     "Step",
 ]
-
-Precision = Literal["full", "bf16"]
 
 _SOFTPLUS_ONE = math.log(math.e - 1)  # softplus(_SOFTPLUS_ONE) = 1
 _MIN_STD = 1e-3  # a lower limit: the standard deviation of a constant pixel is 0
@@ -53,8 +50,8 @@ class Layer(nn.Module, ABC):
         """Set data-dependent parameters from a batch, if any, and return the output."""
         return self(x)[0]
 
-    def freeze(self, precision: Precision = "full") -> Layer:
-        """Return the same map for inference; "bf16" runs coupling networks in bfloat16."""
+    def freeze(self) -> Layer:
+        """Return the same map for inference."""
         return self
 
     def clip_(self) -> None:
@@ -284,9 +281,8 @@ class Step(Chain):
         self.conv1x1 = conv1x1
         self.couplinglayer = couplinglayer
 
-    def freeze(self, precision: Precision = "full") -> Layer:
-        affine = FrozenAffine(self.actnorm, self.conv1x1)
-        return FrozenStep(affine, self.couplinglayer.freeze(precision))
+    def freeze(self) -> Layer:
+        return FrozenStep(FrozenAffine(self.actnorm, self.conv1x1), self.couplinglayer.freeze())
 
 
 class FrozenStep(Chain):

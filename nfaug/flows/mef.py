@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbone import Backbone
-from .layers import SQUEEZES, ActNorm, InvertibleConv1x1, Layer, Precision, Step
+from .layers import SQUEEZES, ActNorm, InvertibleConv1x1, Layer, Step
 from .matrix_exp import MAX_BOUND, expm_action, phi_action, taylor_terms
 from .networks import CouplingNet, FoldedNet
 
@@ -286,8 +286,8 @@ class MatrixExpCoupling(Coupling):
         self.rescale.mul_(shrink)
         self.reshift.mul_(shrink)
 
-    def freeze(self, precision: Precision = "full") -> FrozenCoupling:
-        return FrozenCoupling(self, precision)
+    def freeze(self) -> FrozenCoupling:
+        return FrozenCoupling(self)
 
 
 class FrozenCoupling(Coupling):
@@ -302,7 +302,7 @@ class FrozenCoupling(Coupling):
     reshift: Tensor
 
     @torch.no_grad()
-    def __init__(self, coupling: MatrixExpCoupling, precision: Precision = "full") -> None:
+    def __init__(self, coupling: MatrixExpCoupling) -> None:
         super().__init__(coupling.n, coupling.rank, coupling.exponent_bound())
         outputs, device = coupling.net.out_layer.out_channels, coupling.scale.device
         is_matrix = torch.arange(outputs, device=device) >= self.n
@@ -311,8 +311,6 @@ class FrozenCoupling(Coupling):
             torch.where(is_matrix, 2 * coupling.scale, 1),
             torch.where(is_matrix, 2 * coupling.shift, 0),
         )
-        if precision == "bf16":
-            self.net.bfloat16()
         self.register_buffer("rescale", 2 * coupling.rescale)
         self.register_buffer("reshift", coupling.reshift - coupling.rescale)
 

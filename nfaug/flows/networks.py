@@ -15,8 +15,6 @@ from .layers import standardising_affine
 
 __all__ = ["CouplingNet", "DisableTF32", "FoldedNet"]
 
-_CACHED_VALUES = 2**19  # values of an activation that fits in a CPU cache
-_LEAST_PIECE = 16  # images; torch computes 1x1 convolutions of fewer slowly, on one thread
 _SCRATCH = 2**16  # values that `_elu` processes at a time
 _LOG2_E = math.log2(math.e)
 _THREAD = threading.local()
@@ -196,8 +194,7 @@ class FoldedNet(nn.Module):
 
     Affine norms are folded into the convolutions, and so are `out_scale` and `out_shift`, which
     have one value per output channel. Activations inside are scaled by log2(e), which makes the
-    exponential of ELU a power of two. On CPUs large batches are split into pieces whose
-    activations fit in the cache, because the passes between convolutions are memory-bound.
+    exponential of ELU a power of two.
     """
 
     @torch.no_grad()
@@ -211,28 +208,11 @@ class FoldedNet(nn.Module):
             weight * (out_scale / _LOG2_E)[:, None, None, None], bias * out_scale + out_shift
         )
 
-    def _whole(self, x: Tensor) -> Tensor:
-        x = x.to(self.first.weight.dtype).contiguous(memory_format=torch.channels_last)
-        x = _elu(self.first(x))
+    def forward(self, x: Tensor) -> Tensor:
+        x = _elu(self.first(x.contiguous(memory_format=torch.channels_last)))
         for block in self.blocks:
             x = block(x)
         return self.last(x)
-
-    def piece(self, x: Tensor) -> int:
-        """Number of images of a batch that are processed at a time."""
-        if x.device.type != "cpu" or x.requires_grad or torch.compiler.is_compiling():
-            return len(x)
-        cached = _CACHED_VALUES // (len(self.first.bias) * x.shape[2] * x.shape[3])
-        return max(_LEAST_PIECE, cached)
-
-    def forward(self, x: Tensor) -> Tensor:
-        piece = self.piece(x)
-        if piece >= len(x):
-            return self._whole(x).to(x.dtype).contiguous()
-        out = x.new_empty(len(x), len(self.last.bias), *x.shape[2:])
-        for part, slot in zip(x.split(piece), out.split(piece), strict=True):
-            slot.copy_(self._whole(part))
-        return out
 
 
 def _elu(x: Tensor) -> Tensor:

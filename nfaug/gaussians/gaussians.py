@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 __all__ = ["ClassGaussians", "pairwise_kl"]
-
-# Elements of a (K, d) tensor that are processed at once, 8 MB. All sums are over coordinates, so
-# slices of columns keep temporaries in the cache.
-SLICE = 2**20
 
 
 class ClassGaussians(nn.Module):
@@ -49,35 +44,15 @@ class ClassGaussians(nn.Module):
 
     def __init__(self, means: Tensor, variances: Tensor, counts: Tensor | None = None) -> None:
         super().__init__()
-        if means.ndim != 2 or means.shape != variances.shape or 0 in means.shape:
-            raise ValueError(
-                "means and variances must both have shape (K, d) with K and d at least 1, got "
-                f"{tuple(means.shape)} and {tuple(variances.shape)}"
-            )
+        # Checked after rounding, which turns very small variances into zero.
+        means, variances = (x.detach().to(torch.float32, copy=True) for x in (means, variances))
+        check_gaussians(means, variances)
         if counts is None:
             counts = means.new_zeros(means.shape[0], dtype=torch.int64)
-        if counts.shape != means.shape[:1]:
+        if counts.shape != means.shape[:1] or bool((counts < 0).any()):
             raise ValueError(
-                f"counts must have shape ({means.shape[0]},), one per class, got "
-                f"{tuple(counts.shape)}"
-            )
-        if bool((counts < 0).any()):
-            raise ValueError(f"counts must not be negative, got {int(counts.min())}")
-        # Checked after rounding, which turns very small variances into zero.
-        means = means.detach().to(torch.float32, copy=True)
-        variances = variances.detach().to(torch.float32, copy=True)
-        for name, value in (("means", means), ("variances", variances)):
-            bad = ~torch.isfinite(value).all(dim=1)
-            if bool(bad.any()):
-                raise ValueError(
-                    f"{name} of class {int(bad.nonzero()[0])} are not finite in float32"
-                )
-        if bool((variances <= 0).any()):
-            worst = int(variances.amin(dim=1).argmin())
-            raise ValueError(
-                f"variances must be positive, the smallest of class {worst} is "
-                f"{float(variances[worst].min()):g} in float32; set a floor, as "
-                "ClassStatistics.finalize does"
+                f"counts must have shape ({means.shape[0]},), one per class, and not be negative; "
+                f"got shape {tuple(counts.shape)}, values {counts.flatten()[:9].tolist()}"
             )
         self.register_buffer("means", means)
         self.register_buffer("variances", variances)
@@ -159,19 +134,14 @@ class ClassGaussians(nn.Module):
     def _log_prob_all(self, z: Tensor) -> Tensor:
         """log p(z | y) for every class, (B, K), with matrix products for the squares."""
         z = self._flatten(z)
-        distance = z.new_zeros(len(z), self.num_classes)
-        logdet = z.new_zeros(self.num_classes)
-        for part in column_slices(self.num_classes, self.dim):
-            means, variances = self.means[:, part].to(z.dtype), self.variances[:, part].to(z.dtype)
-            # Centred, because the expanded squares cancel if all means are far from 0.
-            centre = means.mean(dim=0)
-            means, x = means - centre, z[:, part] - centre
-            precisions = variances.reciprocal()
-            scaled = means * precisions
-            distance = distance + x.square() @ precisions.T - 2 * (x @ scaled.T)
-            distance = distance + (means * scaled).sum(dim=1)
-            logdet = logdet + variances.log().sum(dim=1)
-        return self._density(distance, logdet)
+        means, variances = self.means.to(z.dtype), self.variances.to(z.dtype)
+        # Centred, because the expanded squares cancel if all means are far from 0.
+        centre = means.mean(dim=0)
+        means, z = means - centre, z - centre
+        precisions = variances.reciprocal()
+        scaled = means * precisions
+        distance = z.square() @ precisions.T - 2 * (z @ scaled.T) + (means * scaled).sum(dim=1)
+        return self._density(distance, variances.log().sum(dim=1))
 
     def _density(self, distance: Tensor, logdet: Tensor) -> Tensor:
         return -0.5 * (distance + logdet + self.dim * math.log(2 * math.pi))
@@ -184,6 +154,26 @@ class ClassGaussians(nn.Module):
     def _check_labels(self, labels: Tensor, batch: int) -> None:
         # Reading values from an accelerator would synchronize it in every training step.
         check_labels(labels, batch, self.num_classes, values=labels.device.type == "cpu")
+
+
+def check_gaussians(means: Tensor, variances: Tensor) -> None:
+    """Check that means are finite and variances positive, both floating point of shape (K, d)."""
+    floating = means.is_floating_point() and variances.is_floating_point()
+    if means.ndim != 2 or means.shape != variances.shape or 0 in means.shape or not floating:
+        raise ValueError(
+            "means and variances must both be floating point of shape (K, d), got "
+            f"{means.dtype} of shape {tuple(means.shape)} and {variances.dtype} of shape "
+            f"{tuple(variances.shape)}"
+        )
+    for what, good in (
+        ("means must be finite", means.isfinite()),
+        ("variances must be positive and finite", (variances > 0) & variances.isfinite()),
+    ):
+        if not bool(good.all()):
+            worst = int((~good).any(dim=1).nonzero()[0])
+            raise ValueError(
+                f"{what}, those of class {worst} are not in {means.dtype}; check its latents"
+            )
 
 
 def check_latents(z: Tensor, dim: int) -> None:
@@ -208,13 +198,6 @@ def check_labels(labels: Tensor, batch: int, num_classes: int, *, values: bool =
             raise ValueError(
                 f"labels must lie in [0, {num_classes}), got values from {low} to {high}"
             )
-
-
-def column_slices(rows: int, columns: int) -> Iterator[slice]:
-    """Column slices of about ``SLICE`` elements that cover a (rows, columns) tensor."""
-    width = max(1, SLICE // rows)
-    for start in range(0, columns, width):
-        yield slice(start, start + width)
 
 
 def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
@@ -245,60 +228,12 @@ def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
         )
     if means.device.type == "mps":  # has no float64
         means, variances = means.cpu(), variances.cpu()
-    classes, dim = means.shape
-    if variances.shape[1] == 1:
-        return _pairwise_kl_isotropic(means, variances.double())
-    total = variances.new_zeros(classes, classes, dtype=torch.float64)
-    logdet = variances.new_zeros(classes, dtype=torch.float64)
-    for part in column_slices(classes, dim):
-        v, mu = variances[:, part].double(), means[:, part].double()
-        mu = mu - mu.mean(dim=0)
-        precisions = v.reciprocal()
-        total.addmm_(torch.addcmul(v, mu, mu), precisions.T)
-        total.addmm_(mu, precisions.mul(mu).T, alpha=-2)
-        logdet = logdet + _log_sum(v)
+    v, mu = variances.double().expand_as(means), means.double()
+    mu = mu - mu.mean(dim=0)
+    precisions, logdet = v.reciprocal(), v.log().sum(dim=1)
+    total = (v + mu.square()) @ precisions.T - 2 * mu @ (precisions * mu).T
     # The diagonal is d - sum mu^2/v; subtracting it adds the missing square and -d.
     kl = 0.5 * (total - total.diagonal() + logdet - logdet[:, None])
-    return _without_diagonal(kl.clamp(min=0))
-
-
-def _log_sum(v: Tensor) -> Tensor:
-    """Row sums of logarithms, with one logarithm per product of four values, for speed."""
-    width = v.shape[1] // 4
-    if width == 0 or v.requires_grad:
-        return v.log().sum(dim=1)
-    product = v[:, :width] * v[:, width : 2 * width]
-    product *= v[:, 2 * width : 3 * width]
-    product *= v[:, 3 * width : 4 * width]
-    low, high = product.aminmax()
-    # Subnormal or overflowing products lose precision.
-    if not (low > torch.finfo(v.dtype).tiny and high < torch.inf):
-        return v.log().sum(dim=1)
-    return product.log_().sum(dim=1) + v[:, 4 * width :].log().sum(dim=1)
-
-
-def _pairwise_kl_isotropic(means: Tensor, variances: Tensor) -> Tensor:
-    """`pairwise_kl` for variances of shape (K, 1), from one Gram matrix."""
-    ratio = variances / variances.T
-    spread = means.shape[1] * (ratio - 1 - ratio.log())
-    kl = 0.5 * (squared_distances(means) / variances.T + spread)
-    return _without_diagonal(kl.clamp(min=0))
-
-
-def squared_distances(means: Tensor) -> Tensor:
-    """Squared distances between all rows of a (K, d) tensor, shape (K, K), float64."""
-    classes, dim = means.shape
-    gram = means.new_zeros(classes, classes, dtype=torch.float64)
-    for part in column_slices(classes, dim):
-        mu = means[:, part].double()
-        mu = mu - mu.mean(dim=0)
-        gram.addmm_(mu, mu.T)
-    norms = gram.diagonal()
-    distances = (norms[:, None] + norms).sub_(gram, alpha=2)
-    return _without_diagonal(distances.clamp_(min=0))
-
-
-def _without_diagonal(matrix: Tensor) -> Tensor:
-    """Set the diagonal of a temporary matrix to zero, in place."""
-    matrix.diagonal().zero_()
-    return matrix
+    kl = kl.clamp(min=0)
+    kl.diagonal().zero_()
+    return kl

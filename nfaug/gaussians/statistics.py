@@ -12,9 +12,11 @@ from .gaussians import check_labels, check_latents
 
 __all__ = ["ClassStatistics"]
 
+_LEAST_VARIANCE = 1e-6
+
 
 class ClassStatistics:
-    r"""Streaming first and second moments per class, in float64, mergeable in any order.
+    r"""Streaming first and second moments per class, in float64, from batches in any order.
 
     A batch with count n_b, mean m_b and sum of squared deviations M_b updates n, m and M of a class
     by
@@ -68,12 +70,6 @@ class ClassStatistics:
         """The number of latent coordinates, d."""
         return self.means.shape[1]
 
-    def __repr__(self) -> str:
-        return (
-            f"ClassStatistics(num_classes={self.num_classes}, dim={self.dim}, "
-            f"samples={int(self.counts.sum())})"
-        )
-
     @torch.no_grad()
     def update(self, z: Tensor, labels: Tensor) -> None:
         """Add a batch of latents, (B, d) or (B, C, H, W), with their labels (B,).
@@ -99,25 +95,12 @@ class ClassStatistics:
         means = z.new_zeros(len(classes), self.dim).index_add_(0, local, z) / counts[:, None]
         squares = (z - means[local]).square_()
         m2 = torch.zeros_like(means).index_add_(0, local, squares)
-        self._combine(classes, counts, means, m2)
-
-    @torch.no_grad()
-    def merge(self, other: ClassStatistics) -> None:
-        """Add the samples of another instance, which does not change.
-
-        Raises:
-            ValueError: If the numbers of classes or coordinates differ.
-        """
-        if other.means.shape != self.means.shape:
-            raise ValueError(
-                f"cannot merge statistics of {other.num_classes} classes x {other.dim} coordinates "
-                f"into those of {self.num_classes} classes x {self.dim} coordinates"
-            )
-        device = self.means.device
-        classes = other.counts.nonzero().flatten()
-        rows = (other.counts[classes], other.means[classes], other.m2[classes])
-        counts, means, m2 = (row.to(device) for row in rows)
-        self._combine(classes.to(device), counts, means, m2)
+        before = self.counts[classes]
+        total = before + counts
+        delta = means - self.means[classes]
+        self.means[classes] += delta * (counts / total)[:, None]
+        self.m2[classes] += m2 + delta.square() * (before * counts / total)[:, None]
+        self.counts[classes] = total
 
     @torch.no_grad()
     def all_reduce(self) -> None:
@@ -150,19 +133,17 @@ class ClassStatistics:
 
     def finalize(
         self,
-        variance_floor: float = 1e-6,
         *,
         class_names: Sequence[str] | None = None,
         pool_single: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute counts, means and variances.
 
-        Variances are the maximum-likelihood estimates M/n, with a floor because a constant
-        coordinate would have infinite density. The default floor is below 1/(12 * 128^2) = 5.1e-6,
-        the variance of dequantisation noise in flow space.
+        Variances are the maximum-likelihood estimates M/n, with a floor of 1e-6 because a constant
+        coordinate would have infinite density. The floor is below 1/(12 * 128^2) = 5.1e-6, the
+        variance of dequantisation noise in flow space.
 
         Args:
-            variance_floor: The smallest variance, in squared latent units.
             class_names: Names for the error message.
             pool_single: Whether a class of one sample gets the mean variance of the other classes;
                 if not, it is an error.
@@ -171,10 +152,8 @@ class ClassStatistics:
             The counts (K,) in int64, and the means (K, d) and variances (K, d) in float64.
 
         Raises:
-            ValueError: If a class has fewer than two samples, or the floor is not positive.
+            ValueError: If a class has fewer than two samples.
         """
-        if not 0 < variance_floor < float("inf"):
-            raise ValueError(f"variance_floor must be positive and finite, got {variance_floor}")
         counts = self.counts.round().to(torch.int64)
         least = 1 if pool_single else 2
         if bool((counts < least).any()):
@@ -193,13 +172,4 @@ class ClassStatistics:
         if bool(single.any()):
             known = variances[~single]
             variances[single] = known.mean(0) if len(known) else torch.ones_like(variances[0])
-        return counts, self.means.clone(), variances.clamp_(min=variance_floor)
-
-    def _combine(self, classes: Tensor, counts: Tensor, means: Tensor, m2: Tensor) -> None:
-        """Update the rows ``classes`` by the formula of Chan et al."""
-        before = self.counts[classes]
-        total = before + counts
-        delta = means - self.means[classes]
-        self.means[classes] += delta * (counts / total)[:, None]
-        self.m2[classes] += m2 + delta.square() * (before * counts / total)[:, None]
-        self.counts[classes] = total
+        return counts, self.means.clone(), variances.clamp_(min=_LEAST_VARIANCE)

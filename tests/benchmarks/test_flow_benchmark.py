@@ -34,11 +34,10 @@ def test_the_plain_exponential_is_the_exponential(benchmark: ModuleType) -> None
 @pytest.mark.parametrize("squeeze", ["pixel", "haar"])
 def test_every_row_of_the_table(benchmark: ModuleType, squeeze: str) -> None:
     flow = benchmark.example_flow(replace(TINY, squeeze=squeeze), "cpu")
-    rows = benchmark.measure(flow, 2, 1, {"train", "bf16"}, rate=1e9)
+    rows = benchmark.measure(flow, 2, 1, {"train"}, rate=1e9)
     assert [row.split("|")[1].strip() for row in rows] == ["encode", "decode", "train step"]
     columns = benchmark.HEADER.splitlines()[0].count("|")
     assert all(row.count("|") == columns for row in rows)
-    assert "latents off by up to" in benchmark.bf16_error(flow, 2)
 
 
 def test_the_limit_is_all_convolutions_and_nothing_else(benchmark: ModuleType) -> None:

@@ -23,11 +23,10 @@ from nfaug.checkpoint.checkpoint import (
     CheckpointConfig,
     CheckpointError,
     load,
-    verify,
 )
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.gaussians.gaussians import ClassGaussians
-from nfaug.io.tensors import read_layout, read_tensors, sha256_of
+from nfaug.io.tensors import read_sizes
 from nfaug.training import TrainResult
 
 DATA = Path(__file__).parents[1] / "data"
@@ -225,8 +224,6 @@ def test_a_flipped_byte(path: Path, name: str, place: float) -> None:
     (path / name).write_bytes(data)
     with pytest.raises(CheckpointError, match=name):
         load(path)
-    with pytest.raises(CheckpointError, match=name):
-        verify(path)
 
 
 def test_a_class_name_may_be_corrected_with_an_editor(path: Path) -> None:
@@ -283,7 +280,7 @@ def test_an_unknown_version(path: Path, version: object) -> None:
 def test_a_missing_file(path: Path, name: str) -> None:
     (path / name).unlink()
     with pytest.raises(CheckpointError, match=name):
-        verify(path)
+        load(path)
 
 
 def test_a_file_of_another_checkpoint(path: Path, tmp_path: Path) -> None:
@@ -320,9 +317,9 @@ def test_two_files_swapped(path: Path) -> None:
     [
         ({"steps": [2, 1]}, r"blocks\.0\.1\.actnorm"),
         ({"steps": [1], "blocks": [1], "width": [8]}, r"blocks\.1\.0\.actnorm"),
-        ({"width": [16, 8]}, r"\(8, .*\(16, "),
+        ({"width": [16, 8]}, r"\[8, .*\[16, "),
         ({"steps": [500, 1]}, "tensors"),
-        ({"channels": 3}, "misshapen"),
+        ({"channels": 3}, "mismatch"),
         ({"steps": [10**9, 1]}, "large"),
         ({"padded_size": [9, 9]}, "padded_size"),
         ({"channels": "three"}, "channels"),
@@ -349,7 +346,7 @@ def test_one_error_lists_every_key(path: Path) -> None:
     rewrite(path / "model.safetensors", change)
     with pytest.raises(CheckpointError, match="foreign") as caught:
         load(path)
-    for word in ("foreign", "blocks.0.0.conv1x1.weight", "blocks.1.0.actnorm.scale (2,)"):
+    for word in ("foreign", "blocks.0.0.conv1x1.weight", "blocks.1.0.actnorm.scale"):
         assert word in str(caught.value)
 
 
@@ -363,7 +360,7 @@ def test_one_error_lists_every_key(path: Path) -> None:
         (lambda v: v.update(class_names="cat"), "class_names"),
         (lambda v: v.update(class_names=[1, 2, 3]), "class_names"),
         (lambda v: v.update(class_names=["a", "b", "a"]), "'a'"),
-        (lambda v: v.update(class_names=["a", "b"]), "64-dimensional"),
+        (lambda v: v.update(class_names=["a", "b"]), "64 dimensions"),
         (lambda v: v.update(files={}), r"model\.safetensors"),
         (lambda v: v.update(files=[]), r"model\.safetensors"),
         (
@@ -563,6 +560,5 @@ NESTED = b"[" * 10**5
 def test_headers_that_describe_no_tensor(header: Any, tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(with_header(header, b""))
-    for read in (read_layout, lambda file: read_tensors(file, sha256_of(file))):
-        with bounded("a header"), pytest.raises(CheckpointError, match=r"model\.safetensors"):
-            read(file)
+    with bounded("a header"), pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        read_sizes(file)

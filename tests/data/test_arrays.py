@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
+from nfaug.data.images import assemble
 from nfaug.data.open import (
     ImageDecodeError,
     MissingSplitError,
@@ -23,7 +24,6 @@ from nfaug.data.open import (
     open_dataset,
     to_tensors,
 )
-from nfaug.data.readers import assemble
 from nfaug.data.timm_names import HubReader
 
 

@@ -156,7 +156,7 @@ def test_tensor_images() -> None:
     assert dataset[4][1] == 1
     stored = to_tensors(dataset)
     assert stored[0] is images
-    assert stored[1].tolist() == dataset.labels.tolist() == dataset.targets.tolist()
+    assert stored[1].tolist() == dataset.targets.tolist()
     assert TensorImages(images, labels).classes == ["0", "1", "2"]
     assert dataset.fingerprint() != TensorImages(images.flip(0), labels, "abc").fingerprint()
     with pytest.raises(ValueError, match="float32"):
@@ -166,7 +166,7 @@ def test_tensor_images() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda d: d, lambda d: wrap_dataset(TensorDataset(d.images, d.labels))]
+    "wrap", [lambda d: d, lambda d: wrap_dataset(TensorDataset(d.images, d.targets))]
 )
 def test_split_per_class(wrap: Any) -> None:
     images = torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)

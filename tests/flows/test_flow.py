@@ -303,7 +303,6 @@ def test_wrong_configurations(change: dict[str, Any], token: str) -> None:
         (lambda f: f.encode(torch.zeros(1, 3, 7, 8)), r"\(1, 3, 7, 8\)"),
         (lambda f: f.encode(torch.zeros(2, 7, 8)), r"\(2, 7, 8\)"),
         (lambda f: f.encode(images(1).long()), "int64"),
-        (lambda f: f.freeze("fp8"), "fp8"),
         (lambda f: f.log_prob(images(1), labels=torch.zeros(1)), "labels"),
         (lambda f: f.sample(-1), "-1"),
         (lambda f: f.sample(1, temperature=float("nan")), "nan"),
@@ -337,16 +336,17 @@ def test_from_tensors_lists_all_that_is_wrong_at_once(flow: Flow) -> None:
     del state["blocks.0.0.actnorm.scale"], state["blocks.1.0.actnorm.shift"]
     state["blocks.9.0.actnorm.scale"] = torch.zeros(1)
     state["blocks.0.1.conv1x1.weight"] = torch.zeros(3, 3)
-    state["blocks.0.1.couplinglayer.scale"] = torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(ValueError, match="missing") as error:
+    with pytest.raises(ValueError, match="Missing") as error:
         Flow.from_tensors(TINY, state)
     for part in (
-        "missing blocks.0.0.actnorm.scale, blocks.1.0.actnorm.shift",
-        "unexpected blocks.9.0.actnorm.scale",
-        "misshapen blocks.0.1.conv1x1.weight (3, 3) instead of (8, 8)",
-        "not floating point blocks.0.1.couplinglayer.scale torch.int64",
+        '"blocks.0.0.actnorm.scale", "blocks.1.0.actnorm.shift"',
+        'Unexpected key(s) in state_dict: "blocks.9.0.actnorm.scale"',
+        "size mismatch for blocks.0.1.conv1x1.weight",
     ):
         assert part in str(error.value)
+    state["blocks.0.1.couplinglayer.scale"] = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"blocks\.0\.1\.couplinglayer\.scale"):
+        Flow.from_tensors(TINY, state)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -408,18 +408,6 @@ def test_recomputing_activations_gives_the_same_gradients(flow: Flow) -> None:
         (z.square().sum() / 2 - logdet.sum()).backward()
         grads.append([parameter.grad for parameter in form.parameters()])
     assert all(torch.equal(a, b) for grad in grads[1:] for a, b in zip(grads[0], grad, strict=True))
-
-
-def test_bf16_networks_are_close_and_not_exact(flow: Flow) -> None:
-    frozen, rough = flow.freeze(), flow.freeze("bf16")
-    batch = images(64)
-    with torch.no_grad():
-        z, logdet = frozen.encode(batch)
-        rough_z, rough_logdet = rough.encode(batch)
-    assert z.dtype == rough_z.dtype == torch.float32
-    assert torch.allclose(rough_z, z, atol=0.05 * float(z.abs().max()))
-    assert torch.allclose(rough_logdet, logdet, atol=0.05 * float(logdet.abs().max()))
-    assert not torch.allclose(rough_z, z, atol=1e-4)
 
 
 def test_tf32_is_off_inside_and_as_it_was_outside(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,7 @@ import torch
 from torch import Tensor
 
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.invertibility import (
-    _add_errors,
-    _figures,
-    as_table,
-    extreme_images,
-    local_condition,
-    measure,
-)
+from nfaug.flows.invertibility import extreme_images, local_condition, measure
 
 CONFIG = FlowConfig(channels=1, image_size=(7, 8), steps=(2, 1), blocks=(1, 1), width=(6, 6))
 STEPS = {"blocks.0.0", "blocks.0.1", "blocks.1.0"}
@@ -42,17 +35,16 @@ def test_a_sound_flow_is_exact_everywhere(form: str) -> None:
     flow = trained() if form == "trained" else trained().freeze()
     generator = torch.Generator().manual_seed(0)
     report = measure(flow, images(40), {"other": images(3)}, batch_size=16, generator=generator)
-    assert set(report) == {"images", "other", *EXTREMES, "mixed", "batch", *STEPS}
+    assert set(report) == {"images", "other", *EXTREMES, "mixed", *STEPS}
     for name in ("images", "other", *EXTREMES):
         assert report[name]["exact"] == 1, name
         assert report[name]["non_finite"] == 0
-        assert 0 < report[name]["p999"] <= report[name]["max"] < 0.1
+        assert 0 < report[name]["max"] < 0.1
     assert report["images"]["count"] == 40
     assert report["mixed"]["count"] == 40
     assert 0 < report["mixed"]["max"] < 0.01
     assert report["mixed"]["exact"] > 0.9
     assert report["mixed"]["latent"] < 1e-5
-    assert report["batch"] == {"count": 8, "latent": pytest.approx(0, abs=1e-5), "changed": 0}
     for name in ("images", "other", *EXTREMES, "mixed"):
         assert report[name]["condition"] > 1
         bound = report[name]["lipschitz"] * report[name]["inverse_lipschitz"]
@@ -96,8 +88,6 @@ def test_condition_of_the_identity() -> None:
     report = measure(Flow(FlowConfig(1, (7, 8), backbone="identity")), images(4))
     assert report["images"]["condition"] == pytest.approx(1, abs=1e-6)
     assert report["images"]["exact"] == report["mixed"]["exact"] == 1
-    without = measure(trained(), images(4), condition_count=0)
-    assert "condition" not in without["images"]
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
@@ -151,22 +141,3 @@ def test_extreme_images() -> None:
 def test_images_that_do_not_fit(batch: Tensor, token: str) -> None:
     with pytest.raises(ValueError, match=token):
         measure(trained(), batch)
-
-
-def test_percentile_in_one_pass() -> None:
-    values = torch.rand(5000, generator=torch.Generator().manual_seed(0))
-    errors = torch.zeros(0)
-    for part in values.split(700):
-        errors = _add_errors(errors, part, 5000)
-    ordered = values.sort(descending=True).values.tolist()
-    assert _figures(errors) == {"max": ordered[0], "p999": ordered[4]}
-
-
-def test_table() -> None:
-    table = as_table(measure(trained(), images(3)))
-    lines = table.splitlines()
-    assert lines[0].startswith("| | count | max | p999 | exact | latent |")
-    assert len(lines) == 2 + 1 + len(EXTREMES) + 2 + len(STEPS)
-    assert "| black | 1 | " in table
-    assert lines[0].endswith("| condition | scale_min | scale_max | exponent |")
-    assert "100.00%" in table

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import nfaug.gaussians.gaussians
 from nfaug.fixed_point import (
     REFERENCE_WEIGHT,
     FixedPointConfig,
@@ -208,7 +207,7 @@ def test_without_the_divergence_term(update: str, damping: float) -> None:
     config = FixedPointConfig(
         fit="both", kld_weight=0, update=update, damping=damping, tolerance=1e-12
     )
-    result = solve(m, s, config, start=(m + 1, torch.ones_like(s)))
+    result = solve(m, s, config)
     assert result.converged
     torch.testing.assert_close(result.means, m, rtol=1e-9, atol=0)
     expected = s if update == "proposition1" else s ** (1 / 3)
@@ -334,22 +333,6 @@ def test_what_each_fit_keeps() -> None:
 
 
 @pytest.mark.parametrize("update", ["released", "proposition1"])
-@pytest.mark.parametrize("isotropic", [True, False])
-def test_slices_of_coordinates_do_not_matter(
-    monkeypatch: pytest.MonkeyPatch, update: str, isotropic: bool
-) -> None:
-    data = draw(spread=2.0)
-    config = FixedPointConfig(
-        fit="both", kld_weight=1.0, update=update, isotropic_mean_step=isotropic
-    )
-    whole = solve(*data, config)
-    monkeypatch.setattr(nfaug.gaussians.gaussians, "SLICE", 3 * CLASSES)
-    sliced = solve(*data, config)
-    torch.testing.assert_close(sliced.means, whole.means, rtol=1e-12, atol=0)
-    torch.testing.assert_close(sliced.variances, whole.variances, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("update", ["released", "proposition1"])
 @pytest.mark.parametrize("fit", ["means", "both"])
 def test_damping_does_not_change_the_answer(fit: str, update: str) -> None:
     data = draw(spread=2.0)
@@ -384,11 +367,15 @@ def test_history_and_residual() -> None:
     assert result.residual == result.history[-1].residual <= 1e-3 < result.history[-2].residual
     assert result.history[0].kl_min == float(_off_diagonal(pairwise_kl(*data)).min())
     # The residual is that of the undamped step at the very values that came back.
-    once = dataclasses.replace(config, max_iterations=1, tolerance=1e-30, damping=0.1)
-    again = solve(*data, once, start=(result.means, result.variances))
-    assert again.residual == result.residual
-    assert torch.equal(again.means, result.means)
-    assert not again.converged
+    state = result.means, result.variances
+    kernel = class_kernel(pairwise_kl(*state))
+    average = state[1].mean(dim=1, keepdim=True)
+    moves = (
+        mean_update(data[0], state[0], average, kernel, 1.0) - state[0],
+        released_update(data[1], *state, kernel, 1.0) - state[1],
+    )
+    residual = max(float(move.norm(dim=1).max()) for move in moves)
+    assert result.residual == pytest.approx(residual, rel=1e-9)
 
 
 def _off_diagonal(matrix: Tensor) -> Tensor:
@@ -416,12 +403,10 @@ def test_the_subspace_of_the_means_is_all_they_need(kernel: str) -> None:
     """More coordinates than classes are rotated away; padding with zeros says what remains."""
     m, s = draw(4, 3, spread=2.0)  # fewer coordinates than classes: nothing is reduced
     config = FixedPointConfig(kld_weight=5.0, kernel=kernel, tolerance=1e-6, max_iterations=500)
-    begin = draw(4, 3, seed=5)[0]
-    expected = solve(m, s, config, start=(begin, s))
+    expected = solve(m, s, config)
     generator = torch.Generator().manual_seed(1)
     rotation = torch.linalg.qr(torch.randn(40, 40, generator=generator, dtype=torch.float64))[0]
-    wide = [x @ rotation[:3] + 7 for x in (m, begin)]
-    found = solve(wide[0], torch.ones(4, 40).double(), config, start=(wide[1], torch.ones(4, 40)))
+    found = solve(m @ rotation[:3] + 7, torch.ones(4, 40).double(), config)
     assert found.iterations == expected.iterations > 5
     assert found.residual == pytest.approx(expected.residual, rel=1e-8)
     torch.testing.assert_close(found.means, expected.means @ rotation[:3] + 7, **EXACT)
@@ -512,15 +497,11 @@ def test_bad_data() -> None:
         ((m, s[:, :6]), r"\(5, 6\)"),
         ((changed(m, math.nan), s), "class 2"),
         ((changed(m, math.inf), s), "class 2"),
-        ((m, changed(s, 0.0)), "from 0"),
-        ((m, changed(s, -1.0)), "from -1"),
-        ((m, changed(s, math.nan)), "nan"),
-        ((m, changed(s, math.inf)), "inf"),
+        ((m, changed(s, 0.0)), "positive"),
+        ((m, changed(s, -1.0)), "positive"),
+        ((m, changed(s, math.nan)), "class 2"),
+        ((m, changed(s, math.inf)), "class 2"),
     ]
     for arguments, token in cases:
         with pytest.raises(ValueError, match=token):
             solve(*arguments)
-    with pytest.raises(ValueError, match=r"\(4, 7\)"):
-        solve(m, s, start=(m[:4], s[:4]))
-    with pytest.raises(ValueError, match="start"):
-        solve(m, s, start=(m, -s))

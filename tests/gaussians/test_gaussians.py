@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
-import nfaug.gaussians.gaussians
 from nfaug.gaussians.gaussians import ClassGaussians, pairwise_kl
 
 
@@ -23,15 +22,8 @@ def reference(gaussians: ClassGaussians) -> list[Independent]:
     return [Independent(Normal(m, v.sqrt()), 1) for m, v in zip(means, variances, strict=True)]
 
 
-@pytest.fixture
-def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several slices of coordinates, the last one shorter, at sizes that tests can afford."""
-    monkeypatch.setattr(nfaug.gaussians.gaussians, "SLICE", 5000)
-
-
 # The offset would cancel uncentred squares.
 @pytest.mark.parametrize(("dim", "offset"), [(7, 0.0), (2500, 0.0), (7, 1e4)])
-@pytest.mark.usefixtures("small_slices")
 def test_log_prob_against_torch_distributions(dim: int, offset: float) -> None:
     gaussians = make(dim=dim, offset=offset)
     z = gaussians.means.double()[[0, 3, 3, 1]] + torch.randn(4, dim, dtype=torch.float64)
@@ -94,7 +86,6 @@ def test_sample() -> None:
 
 
 @pytest.mark.parametrize("dim", [7, 2500])
-@pytest.mark.usefixtures("small_slices")
 def test_pairwise_kl_against_torch_distributions(dim: int) -> None:
     gaussians = make(dim=dim, offset=50.0)
     normals = reference(gaussians)
@@ -105,7 +96,6 @@ def test_pairwise_kl_against_torch_distributions(dim: int) -> None:
     assert not kl.diagonal().any()
 
 
-@pytest.mark.usefixtures("small_slices")
 def test_pairwise_kl_of_isotropic_gaussians() -> None:
     gaussians = make(dim=2500)
     variances = gaussians.variances[:, :1].double()

@@ -20,7 +20,6 @@ from nfaug.gaussians.priors.gradient import (
     gradient_descent,
     learning_rate_factor,
 )
-from nfaug.gaussians.priors.simple import data_gaussians, random_gaussians
 from nfaug.training import TrainConfig, train
 from nfaug.training.config import PriorConfig
 
@@ -120,8 +119,6 @@ def test_inputs_are_left_alone() -> None:
         result = gradient_descent(*data, GradientDescentConfig(fit=fit, kld_weight=1.0, steps=3))
         result.means.zero_()
         result.variances.zero_()
-    for x in data_gaussians(*data):
-        x.zero_()
     assert all(torch.equal(x, copy) for x, copy in zip(data, copies, strict=True))
 
 
@@ -134,22 +131,25 @@ def test_divergence() -> None:
 
 def test_data_gaussians() -> None:
     means, variances = draw()
-    found = data_gaussians(means.float(), variances.float())
+    found = PRIORS["data"].solve(means.float(), variances.float(), None, None)
     torch.testing.assert_close(found[0], means, rtol=1e-6, atol=0)
     assert found[1].dtype == torch.float64
     with pytest.raises(ValueError, match="positive"):
-        data_gaussians(means, -variances)
+        PRIORS["data"].solve(means, -variances, None, None)
 
 
 def test_random_gaussians() -> None:
-    means, variances = random_gaussians(
-        10, 1000, scale=3.0, generator=torch.Generator().manual_seed(0)
-    )
+    def drawn(scale: float) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        return PRIORS["random"].solve(torch.zeros(10, 1000), torch.ones(1), scale, generator)[:2]
+
+    means, variances = drawn(3.0)
     assert means.shape == variances.shape == (10, 1000)
     assert float(means.std()) == pytest.approx(3, rel=0.03)
     assert torch.equal(variances, torch.ones_like(means))
-    again, _ = random_gaussians(10, 1000, scale=3.0, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(means, again)
+    assert torch.equal(means, drawn(3.0)[0])
+    with pytest.raises(ValueError, match="scale"):
+        drawn(-1.0)
 
 
 @pytest.mark.parametrize(
@@ -177,10 +177,6 @@ def test_bad_data() -> None:
         gradient_descent(means[:1], variances[:1])
     with pytest.raises(ValueError, match="class 0"):
         gradient_descent(means * math.nan, variances)
-    with pytest.raises(ValueError, match="num_classes"):
-        random_gaussians(0, 3)
-    with pytest.raises(ValueError, match="scale"):
-        random_gaussians(2, 3, scale=-1)
     config = GradientDescentConfig()
     assert config.weight(11, 64) == FixedPointConfig().weight(11, 64)
     assert dataclasses.replace(config, kld_weight=2.0).weight(11, 64) == 2.0

@@ -54,17 +54,7 @@ def default_weight(num_classes: int, dim: int) -> float:
 
 @dataclass(frozen=True)
 class SeparationConfig:
-    """Settings of the objective that separates the classes, shared by its two solvers.
-
-    Args:
-        fit: "means" (identity covariances), "covariances" (the data's means) or "both".
-        kld_weight: c, the weight of the divergence term; None for `default_weight`.
-        alpha: a, the softness of the kernel.
-        kernel: "forward" (pi of Eq. 9) or "mean" (Eq. 10).
-
-    Raises:
-        ValueError: If a value is out of range.
-    """
+    """Settings of the objective that separates the classes, shared by its two solvers."""
 
     fit: Fit = "means"
     kld_weight: float | None = None
@@ -94,18 +84,13 @@ class SeparationConfig:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
 
-    def _check_at_least_one(self, name: str) -> None:
-        if getattr(self, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-    def _check_bounds(self, bounds: tuple[float, float], *, zero: bool) -> None:
+    def _check_bounds(self, bounds: tuple[float, float]) -> None:
         """Check ``variance_bounds`` and store them as a tuple: JSON and YAML give a list."""
         low, high = bounds
         object.__setattr__(self, "variance_bounds", (low, high))
-        if not 0 <= low < high < math.inf or (low == 0 and not zero):
+        if not 0 < low < high < math.inf:
             raise ValueError(
-                f"variance_bounds must be (low, high) with 0 {'<=' if zero else '<'} low < high, "
-                f"finite, got {(low, high)}"
+                f"variance_bounds must be (low, high) with 0 < low < high, got {(low, high)}"
             )
 
 
@@ -152,12 +137,11 @@ class FixedPointConfig(SeparationConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_choices(update=Update)
-        self._check_positive("tolerance")
+        self._check_positive("tolerance", "max_iterations")
         if not 0 < self.damping <= 1:
             raise ValueError(f"damping must lie in (0, 1], got {self.damping}")
-        self._check_at_least_one("max_iterations")
         if self.variance_bounds is not None:
-            self._check_bounds(self.variance_bounds, zero=False)
+            self._check_bounds(self.variance_bounds)
 
     def advice(self) -> str:
         """Which settings to change when a solve diverges."""

@@ -5,9 +5,8 @@ weight c (``weight``) that multiplies the sums of Eqs. 5-7, and the kernel matri
 
 .. math:: K_{yy'} = \frac{1}{\pi a} \exp\left(-\frac{KL(y \| y')}{\pi a}\right)
 
-All functions are pure. They take float64 tensors of shape (K, d), or any slice of their columns:
-given the kernel, coordinates do not interact. Sums over pairs of classes are matrix products of the
-centred means, so no K x K x d tensor is needed.
+All functions are pure. They take float64 tensors of shape (K, d). Sums over pairs of classes are
+matrix products of the centred means, so no K x K x d tensor is needed.
 
 Source: Enescu & Sahbi, "Learning Conditionally Untangled Latent Spaces using Fixed Point
 Iteration", BMVC 2024.
@@ -31,7 +30,6 @@ __all__ = [
     "mean_update",
     "objective",
     "proposition1_update",
-    "push_matrix",
     "released_update",
     "zero_diagonal",
 ]
@@ -55,15 +53,8 @@ def class_kernel(kl: Tensor, pi: Kernel = "forward", alpha: float = 10.0) -> Ten
     Raises:
         ValueError: If ``pi`` is neither.
     """
-    scaled = _scale(kl, pi)
-    if pi == "forward" and int(torch.count_nonzero(kl < KL_FLOOR)) <= len(kl):
-        # KL / pi is 1 off the diagonal, so one scalar exponential is enough.
-        kernel = scaled.reciprocal_().mul_(math.exp(-1 / alpha) / alpha)
-    else:
-        scaled = scaled * alpha
-        kernel = torch.exp(-kl / scaled) / scaled
-    kernel.diagonal().zero_()
-    return kernel
+    scaled = _scale(kl, pi) * alpha
+    return zero_diagonal(torch.exp(-kl / scaled) / scaled)
 
 
 def mean_update(
@@ -83,21 +74,14 @@ def mean_update(
     """
     centred = means - means.mean(dim=0)
     if variances.shape[1] == 1:
-        return data_means.addmm(push_matrix(variances, kernel), centred, alpha=weight)
+        # The weight between two classes is the same in all coordinates: a graph Laplacian.
+        pull = kernel / variances.T + kernel.T / variances
+        laplacian = variances * (torch.diag(pull.sum(dim=1)) - pull)
+        return data_means.addmm(laplacian, centred, alpha=weight)
     precisions = variances.reciprocal()
     sent = centred * (kernel @ precisions) - kernel @ (centred * precisions)
     received = centred * kernel.sum(dim=0)[:, None] - kernel.T @ centred
     return data_means + weight * (variances * sent + received)
-
-
-def push_matrix(variances: Tensor, kernel: Tensor) -> Tensor:
-    """The (K, K) matrix by which `mean_update` multiplies the means if variances are (K, 1).
-
-    The weight between two classes is then the same in all coordinates. The matrix is a graph
-    Laplacian, and the update is a single matrix product.
-    """
-    pull = kernel / variances.T + kernel.T / variances
-    return variances * (torch.diag(pull.sum(dim=1)) - pull)
 
 
 def released_update(
@@ -106,8 +90,6 @@ def released_update(
     variances: Tensor,
     kernel: Tensor,
     weight: float,
-    *,
-    centred: Tensor | None = None,
 ) -> Tensor:
     r"""One undamped variance update, as in the authors' released code.
 
@@ -127,9 +109,8 @@ def released_update(
     Args:
         data_variances: s, shape (K, d).
         means, variances, kernel, weight: As for `mean_update`.
-        centred: The means minus their average over classes, computed if None.
     """
-    centred = means - means.mean(dim=0) if centred is None else centred
+    centred = means - means.mean(dim=0)
     spread, attraction = _sums(centred, variances, kernel)
     sent, received = _totals(kernel)
     squares = variances.square()
@@ -153,8 +134,6 @@ def proposition1_update(
     variances: Tensor,
     kernel: Tensor,
     weight: float,
-    *,
-    centred: Tensor | None = None,
 ) -> Tensor:
     r"""One undamped variance update of Proposition 1 (Eqs. 6-7), rearranged to stay positive.
 
@@ -170,9 +149,9 @@ def proposition1_update(
 
     Args:
         data_means: m, shape (K, d).
-        data_variances, means, variances, kernel, weight, centred: As for `released_update`.
+        data_variances, means, variances, kernel, weight: As for `released_update`.
     """
-    centred = means - means.mean(dim=0) if centred is None else centred
+    centred = means - means.mean(dim=0)
     spread, attraction = _sums(centred, variances, kernel)
     sent, received = _totals(kernel)
     errors = data_means - means

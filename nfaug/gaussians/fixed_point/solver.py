@@ -9,9 +9,9 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ..gaussians import column_slices, pairwise_kl, squared_distances
+from ..gaussians import check_gaussians, pairwise_kl
 from .config import FixedPointConfig, FixedPointDivergence, FixedPointResult, FixedPointStep
-from .rules import class_kernel, mean_update, proposition1_update, push_matrix, released_update
+from .rules import class_kernel, mean_update, proposition1_update, released_update
 
 __all__ = [
     "FixedPointConfig",
@@ -32,24 +32,21 @@ def solve(
     data_means: Tensor,
     data_variances: Tensor,
     config: FixedPointConfig | None = None,
-    *,
-    start: tuple[Tensor, Tensor] | None = None,
 ) -> FixedPointResult:
     r"""Find class gaussians that are likely and well separated, by iterating Eqs. 5-7.
 
     .. math:: \mu \leftarrow \mu + \eta\,(M_\mu(\mu, v) - \mu), \quad
               \log v \leftarrow \log v + \eta\,(\log M_v(\mu, v) - \log v)
 
-    with `mean_update` as :math:`M_\mu`, `released_update` or `proposition1_update` as :math:`M_v`,
-    and :math:`\eta` = ``config.damping``. Both updates read the previous state. An iteration takes
-    O(K^2 d) time, in matrix products, and O(Kd + K^2) memory.
+    from the data's gaussians, with `mean_update` as :math:`M_\mu`, `released_update` or
+    `proposition1_update` as :math:`M_v`, and :math:`\eta` = ``config.damping``. Both updates read
+    the previous state. An iteration takes O(K^2 d) time, in matrix products, and
+    O(Kd + K^2) memory.
 
     Args:
         data_means: m, the class means of the latents, shape (K, d).
         data_variances: s, the class variances, shape (K, d), positive.
         config: Settings; the defaults if None.
-        start: Initial means and variances; the data's if None. With fit "means" only the means are
-            read, with "covariances" only the variances.
 
     Returns:
         Finite gaussians in float64 on the device of ``data_means`` (on the CPU if that device has
@@ -72,19 +69,12 @@ def solve(
     Iteration", BMVC 2024.
     """
     config = FixedPointConfig() if config is None else config
-    data = check_gaussians(data_means, data_variances, "data")
-    means, variances = data if start is None else check_gaussians(*start, "start")
-    check_classes(means, data[0])
-    weight = config.weight(*means.shape)
+    data = as_double(data_means, data_variances)
+    check_classes(data[0])
+    weight = config.weight(*data[0].shape)
     if config.fit == "means":
-        return _solve_means(data[0], means, config, weight)
-    # Copies: the iteration writes into its state, and the data may share the caller's memory.
-    means = (data[0] if config.fit == "covariances" else means).clone()
-    if config.variance_bounds is None:
-        variances = variances.clone()
-    else:
-        variances = variances.clamp(*config.variance_bounds)
-    return iterate(_DiagonalStep(data, config, weight), (means, variances), config, weight)
+        return _solve_means(data[0], config, weight)
+    return _solve_diagonal(data, config, weight)
 
 
 class StepReport(NamedTuple):
@@ -144,97 +134,71 @@ def record(iteration: int, report: StepReport) -> FixedPointStep:
     )
 
 
-class _DiagonalStep:
-    """One evaluation of the updates, a slice of coordinates at a time.
+def _solve_diagonal(data: State, config: FixedPointConfig, weight: float) -> FixedPointResult:
+    """`solve` for fit "covariances" and "both"."""
+    m, s = data
+    least, most = variance_range(s)
 
-    Given the kernel, coordinates do not interact; slices keep temporaries in the cache.
-    """
-
-    def __init__(self, data: State, config: FixedPointConfig, weight: float) -> None:
-        self.data = data
-        self.config = config
-        self.weight = weight
-        self.range = variance_range(data[1])
-
-    def __call__(self, state: State, following: State) -> StepReport:
-        means, variances = state
-        config = self.config
-        kl = pairwise_kl(means, variances)
+    def step(state: State, following: State) -> StepReport:
+        mu, v = state
+        kl = pairwise_kl(mu, v)
         kernel = class_kernel(kl, config.kernel, config.alpha)
-        push = None
-        if config.isotropic_mean_step:
-            push = push_matrix(variances.mean(dim=1, keepdim=True), kernel)
-        mean_moves, variance_moves = kl.new_zeros(2, len(kl))
-        out_of_range = torch.zeros_like(mean_moves, dtype=torch.bool)
-        for part in column_slices(*means.shape):
-            m, s = (x[:, part] for x in self.data)
-            mu, v = means[:, part], variances[:, part]
-            centred = mu - mu.mean(dim=0)
-            if config.fit != "covariances":
-                if push is None:
-                    move = mean_update(m, mu, v, kernel, self.weight) - mu
-                else:
-                    move = (m - mu).addmm_(push, centred, alpha=self.weight)
-                mean_moves += torch.linalg.vector_norm(move, dim=1).square_()
-                torch.add(mu, move, alpha=config.damping, out=following[0][:, part])
-            if config.update == "released":
-                target = released_update(s, mu, v, kernel, self.weight, centred=centred)
-            else:
-                target = proposition1_update(m, s, mu, v, kernel, self.weight, centred=centred)
-            if config.variance_bounds is not None:
-                target.clamp_(*config.variance_bounds)
-            variance_moves += torch.linalg.vector_norm(target - v, dim=1).square_()
-            low, high = target.aminmax(dim=1)
-            # Negated, so that NaN counts as out of range.
-            out_of_range |= ~((low > self.range[0]) & (high < self.range[1]))
-            _damp(v, target, config.damping, following[1][:, part])
-        out_of_range |= ~(mean_moves.isfinite() & variance_moves.isfinite())
-        return StepReport(kl, mean_moves.sqrt(), variance_moves.sqrt(), out_of_range)
+        mean_moves = kl.new_zeros(len(kl))
+        if config.fit == "both":
+            scale = v.mean(dim=1, keepdim=True) if config.isotropic_mean_step else v
+            move = mean_update(m, mu, scale, kernel, weight) - mu
+            mean_moves = torch.linalg.vector_norm(move, dim=1)
+            torch.add(mu, move, alpha=config.damping, out=following[0])
+        if config.update == "released":
+            target = released_update(s, mu, v, kernel, weight)
+        else:
+            target = proposition1_update(m, s, mu, v, kernel, weight)
+        if config.variance_bounds is not None:
+            target.clamp_(*config.variance_bounds)
+        moves = torch.linalg.vector_norm(target - v, dim=1)
+        low, high = target.aminmax(dim=1)
+        torch.mul((target / v).pow_(config.damping), v, out=following[1])
+        inside = (low > least) & (high < most) & mean_moves.isfinite() & moves.isfinite()
+        return StepReport(kl, mean_moves, moves, ~inside)
+
+    # Copies: the iteration writes into its state, and the data may share the caller's memory.
+    means, variances = m.clone(), s.clone()
+    if config.variance_bounds is not None:
+        variances.clamp_(*config.variance_bounds)
+    return iterate(step, (means, variances), config, weight)
 
 
-def _damp(v: Tensor, target: Tensor, damping: float, out: Tensor) -> None:
-    """Write v^(1 - damping) * target^damping into ``out``; overwrites the target."""
-    if damping == 0.5:  # the default, in two passes
-        torch.sqrt(target.mul_(v), out=out)
-    else:
-        torch.mul(target.div_(v).pow_(damping), v, out=out)
-
-
-def _solve_means(
-    data_means: Tensor, start: Tensor, config: FixedPointConfig, weight: float
-) -> FixedPointResult:
+def _solve_means(data_means: Tensor, config: FixedPointConfig, weight: float) -> FixedPointResult:
     r"""`solve` for fit "means", in the subspace that contains all iterates.
 
     With identity covariances the update is
     :math:`\mu \leftarrow m + c\,(\mathrm{diag}(P 1) - P)\,\mu`, where the (K, K) matrix
     :math:`P = K + K^T` depends only on distances. The means stay in the affine span of the data's
-    and the initial means. In an orthonormal basis of this span, from one QR decomposition,
+    means. In an orthonormal basis of this span, from one QR decomposition,
     distances and norms are the same and an iteration costs O(K^3) for any d.
     """
     centre = data_means.mean(dim=0)
     rows = data_means - centre
-    if start is not data_means and not torch.equal(start, data_means):
-        rows = torch.cat([rows, start - centre])
     basis = None
     if data_means.shape[1] > len(rows):
         basis, triangle = torch.linalg.qr(rows.T)
         rows = triangle.T.contiguous()
-    data = rows[: len(data_means)]
+
+    ones = rows.new_ones(len(rows), 1)
 
     def step(state: State, following: State) -> StepReport:
         means = state[0]
         centred = means - means.mean(dim=0)
-        kl = squared_distances(centred).mul_(0.5)
+        kl = pairwise_kl(centred, ones)
         kernel = class_kernel(kl, config.kernel, config.alpha)
         pull = kernel + kernel.T
         pull.diagonal().sub_(pull.sum(dim=1))
-        move = (data - means).addmm_(pull, centred, alpha=-weight)
+        move = (rows - means).addmm_(pull, centred, alpha=-weight)
         torch.add(means, move, alpha=config.damping, out=following[0])
         moves = torch.linalg.vector_norm(move, dim=1)
         return StepReport(kl, moves, torch.zeros_like(moves), ~moves.isfinite())
 
-    state = (rows[-len(data) :].clone(), rows.new_ones(len(data), 1))
-    result = iterate(step, state, config, weight)
+    result = iterate(step, (rows.clone(), ones), config, weight)
     means = result.means if basis is None else result.means @ basis.T
     return replace(result, means=means.add_(centre), variances=torch.ones_like(means))
 
@@ -245,57 +209,19 @@ def variance_range(data_variances: Tensor) -> tuple[float, float]:
     return min(low, 1.0) / DIVERGENCE_RATIO, max(high, 1.0) * DIVERGENCE_RATIO
 
 
-def check_classes(means: Tensor, data_means: Tensor | None = None) -> None:
-    """Check that there are at least two classes, and that means have the shape of the data's."""
+def check_classes(means: Tensor) -> None:
+    """Check that there are at least two classes."""
     if len(means) < 2:
         raise ValueError(
             f"separating classes needs at least 2 of them, got {len(means)}; use the data's own "
             "gaussian for a single class"
         )
-    if data_means is not None and means.shape != data_means.shape:
-        raise ValueError(
-            f"start means must have the data's shape {tuple(data_means.shape)}, got "
-            f"{tuple(means.shape)}"
-        )
 
 
-def check_means(means: Tensor, name: str) -> Tensor:
-    """Check that class means are finite, of shape (K, d); return them in float64."""
-    if means.ndim != 2 or means.shape[1] == 0 or not means.is_floating_point():
-        raise ValueError(
-            f"{name} means must be floating point of shape (K, d), got {means.dtype} of shape "
-            f"{tuple(means.shape)}"
-        )
-    bad = ~means.isfinite().all(dim=1)
-    if bool(bad.any()):
-        raise ValueError(
-            f"{name} means of class {int(bad.nonzero()[0])} are not finite; check its latents"
-        )
-    return as_double(means)
-
-
-def check_gaussians(means: Tensor, variances: Tensor, name: str) -> State:
-    """`check_means`, and the same for variances, which must also be positive."""
-    means = check_means(means, name)
-    if variances.shape != means.shape or not variances.is_floating_point():
-        raise ValueError(
-            f"{name} variances must be floating point of shape {tuple(means.shape)}, as the means, "
-            f"got {variances.dtype} of shape {tuple(variances.shape)}"
-        )
-    variances = as_double(variances)
-    low, high = variances.aminmax(dim=1)
-    bad = ~((low > 0) & (high < torch.inf))  # true for NaN, too
-    if bool(bad.any()):
-        worst = int(bad.nonzero()[0])
-        raise ValueError(
-            f"{name} variances must be positive and finite, those of class {worst} range from "
-            f"{float(low[worst]):g} to {float(high[worst]):g}; set a floor, as "
-            "ClassStatistics.finalize does"
-        )
+def as_double(means: Tensor, variances: Tensor) -> State:
+    """Check class gaussians and return them in float64, on the CPU if the device has no float64."""
+    check_gaussians(means, variances)
+    means, variances = (
+        (x.cpu() if x.device.type == "mps" else x).detach().double() for x in (means, variances)
+    )
     return means, variances
-
-
-def as_double(x: Tensor) -> Tensor:
-    """The values in float64, detached, on the CPU if the device has no float64."""
-    x = x.detach()
-    return (x.cpu() if x.device.type == "mps" else x).double()

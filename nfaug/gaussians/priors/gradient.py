@@ -20,8 +20,8 @@ from ..fixed_point.rules import class_nll, divergence_penalty
 from ..fixed_point.solver import (
     DIVERGENCE_RATIO,
     StepReport,
+    as_double,
     check_classes,
-    check_gaussians,
     record,
 )
 from ..gaussians import pairwise_kl
@@ -63,9 +63,8 @@ class GradientDescentConfig(SeparationConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_choices(policy=Policy)
-        self._check_positive("learning_rate", "tolerance")
-        self._check_at_least_one("steps")
-        self._check_bounds(self.variance_bounds, zero=True)
+        self._check_positive("learning_rate", "tolerance", "steps")
+        self._check_bounds(self.variance_bounds)
 
 
 def learning_rate_factor(policy: Policy, progress: float) -> float:
@@ -121,7 +120,7 @@ def gradient_descent(
         FixedPointDivergence: If a gradient diverges.
     """
     config = GradientDescentConfig() if config is None else config
-    data = check_gaussians(data_means, data_variances, "data")
+    data = as_double(data_means, data_variances)
     means = data[0].clone()
     check_classes(means)
     weight = config.weight(*means.shape)

@@ -1,7 +1,8 @@
-r"""The fixed point with full covariance matrices, for latents of few coordinates (d up to 512).
+r"""The fixed point with full covariance matrices: an oracle of the diagonal solver.
 
-The equations are those of `rules`, with matrices S_y (data) and Sigma_y in place of s_y and v_y. An
-update takes O(K^2 d^2 + K d^3) time and O(K d^2) memory. All tensors are float64.
+The equations are those of `nfaug.gaussians.fixed_point.rules`, with matrices S_y (data) and Sigma_y
+in place of s_y and v_y. An update takes O(K^2 d^2 + K d^3) time and O(K d^2) memory. All tensors
+are float64.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from . import solver
-from .config import FixedPointConfig, FixedPointResult
-from .rules import class_kernel, mean_update, zero_diagonal
-from .solver import State, StepReport
-
-__all__ = ["dense_pairwise_kl", "dense_update", "geodesic", "inverse_geometric_mean", "solve_dense"]
+from nfaug.gaussians.fixed_point import solver
+from nfaug.gaussians.fixed_point.config import FixedPointConfig, FixedPointResult
+from nfaug.gaussians.fixed_point.rules import class_kernel, mean_update, zero_diagonal
+from nfaug.gaussians.fixed_point.solver import State, StepReport
 
 
 def solve_dense(
@@ -36,7 +35,8 @@ def solve_dense(
     Args:
         data_means: m, shape (K, d).
         data_covariances: S, shape (K, d, d), symmetric positive definite.
-        config, start: As for `solve`.
+        config: As for `solve`.
+        start: Initial means and covariances; the data's if None.
 
     Returns:
         Finite gaussians whose ``variances`` are covariances of shape (K, d, d).
@@ -48,10 +48,9 @@ def solve_dense(
     config = FixedPointConfig() if config is None else config
     data = _check_dense(data_means, data_covariances, "data")
     means, covariances = data if start is None else _check_dense(*start, "start")
-    solver.check_classes(means, data[0])
+    solver.check_classes(means)
     if config.fit == "means":  # the covariances are identities
-        ones = torch.ones_like(means)
-        result = solver.solve(data[0], ones, config, start=(means, ones))
+        result = solver.solve(data[0], torch.ones_like(means), config)
         return replace(result, variances=result.variances.diag_embed())
     means = (data[0] if config.fit == "covariances" else means).clone()
     covariances = _project(covariances, config).clone()
@@ -157,14 +156,14 @@ def geodesic(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 def _check_dense(means: Tensor, covariances: Tensor, name: str) -> State:
     """Check means, and that covariances are symmetric positive definite; return float64."""
-    means = solver.check_means(means, name)
+    means = solver.as_double(means, torch.ones_like(means))[0]
     shape = (*means.shape, means.shape[1])
     if covariances.shape != shape or not covariances.is_floating_point():
         raise ValueError(
             f"{name} covariances must be floating point of shape {shape}, got {covariances.dtype} "
             f"of shape {tuple(covariances.shape)}"
         )
-    x = solver.as_double(covariances)
+    x = covariances.detach().double()
     gap, size = (y.abs().flatten(1).amax(dim=1) for y in (x - x.mT, x))
     advice = "use more samples than coordinates or add a multiple of the identity"
     for wanted, good in (
