@@ -6,13 +6,14 @@ page nor link from it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import metadata
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from ..checkpoint.config import CheckpointConfig
 from ..io.text import printable
@@ -79,8 +80,11 @@ def escape(text: object, *, longest: int | None = _LONGEST_TEXT) -> str:
 
     Longer text is cut and ends in "..."; None for no limit.
     """
-    plain = printable(printable(text).strip() or "(empty)", longest=longest)
-    return "".join(_ESCAPED.get(char, char) for char in plain)
+    return "".join(_ESCAPED.get(char, char) for char in _plain(text, longest))
+
+
+def _plain(text: object, longest: int | None = _LONGEST_TEXT) -> str:
+    return printable(printable(text).strip() or "(empty)", longest=longest)
 
 
 def make_card(
@@ -94,8 +98,9 @@ def make_card(
         license: The Hub's identifier of the license of the flow, such as "mit".
         data: What the training images are, and their terms of use.
     """
+    name = repo_id.rpartition("/")[2]
     parts = [
-        f"# {repo_id.rpartition('/')[2]}",
+        f"# {name}",
         _summary(facts),
         "![Originals, reconstructions and variants](samples.png)" if facts.picture else "",
         "## Use",
@@ -114,7 +119,7 @@ def make_card(
         _limits(facts),
     ]
     body = "\n\n".join(part for part in parts if part)
-    return f"---\n{_metadata(facts, license).to_yaml()}\n---\n\n{body}\n"
+    return f"---\n{_metadata(facts, name, license).to_yaml()}\n---\n\n{body}\n"
 
 
 def privacy_block(facts: Facts) -> str:
@@ -160,7 +165,7 @@ def set_privacy(card: str, block: str) -> str:
     return _PRIVACY.sub(lambda _: block, card, count=1)
 
 
-def _metadata(facts: Facts, license: str | None) -> ModelCardData:
+def _metadata(facts: Facts, name: str, license: str | None) -> ModelCardData:
     return ModelCardData(
         library_name="nfaug",
         license=license,
@@ -168,7 +173,42 @@ def _metadata(facts: Facts, license: str | None) -> ModelCardData:
         datasets=_datasets(facts.config) or None,
         pipeline_tag="unconditional-image-generation",
         tags=list(TAGS),
+        model_name=name,
+        eval_results=_results(facts.config) or None,
     )
+
+
+def _results(config: CheckpointConfig) -> list[EvalResult]:
+    named = (
+        ("image-classification", "accuracy", "NF-Acc", "nf_acc"),
+        ("image-classification", "accuracy_top5", "NF-Acc (top 5)", "nf_acc_top5"),
+        ("unconditional-image-generation", "bits_per_dim", "bits/dim", "bits_per_dim"),
+    )
+    # The Hub shows this outside of the Markdown text, so escaping does not help.
+    data = re.sub(r"[^\w .,+-]+", " ", _plain(config.training.get("data", "unknown"))).strip()
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type="image-folder",
+            dataset_name=data or "unknown",
+            metric_type=metric,
+            metric_name=title,
+            metric_value=round(value, 4),
+        )
+        for task, metric, title, key in named
+        if (value := _number(config.metrics.get(key))) is not None
+    ]
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _amount(count: int) -> str:
@@ -292,10 +332,11 @@ def _figures(metrics: dict[str, Any]) -> str:
 def _table(rows: Iterable[tuple[str, Any]]) -> str:
     lines = ["| | |", "|---|---|"]
     for title, value in rows:
-        if isinstance(value, float):
-            shown = f"{value:.4g}"
+        number = _number(value)
+        if number is None:
+            shown = escape(value)
         else:
-            shown = f"{value:,}" if type(value) is int and abs(value) < 1e15 else escape(value)
+            shown = f"{value:,}" if isinstance(value, int) else f"{number:.4g}"
         lines.append(f"| {escape(title)} | {shown} |")
     return "\n".join(lines)
 

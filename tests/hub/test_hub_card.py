@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 
 from nfaug.checkpoint.config import CheckpointConfig
@@ -92,6 +94,7 @@ def test_texts_of_a_checkpoint_cannot_format_or_link(text: str) -> None:
         "library_name",
         "pipeline_tag",
         "tags",
+        "model-index",
     }
 
 
@@ -102,10 +105,29 @@ def test_ordinary_names_stay_readable(name: str) -> None:
 
 def test_metadata_is_what_the_hub_reads() -> None:
     card = ModelCard(make_card(facts(), "owner/flow", license="mit"))
+    (accuracy, bits) = card.data.eval_results or []
+    assert (accuracy.metric_name, accuracy.metric_value) == ("NF-Acc", 0.75)
+    assert (bits.metric_name, bits.metric_value) == ("bits/dim", 3.2512)
     data = card.data.to_dict()
     assert (data["library_name"], data["license"]) == ("nfaug", "mit")
     assert data["pipeline_tag"] == "unconditional-image-generation"
     assert "nfaug" in data["tags"]
+    (index,) = data["model-index"]
+    assert index["name"] == "flow"
+    assert {result["dataset"]["name"] for result in index["results"]} == {"pets"}
+    metrics = [metric for result in index["results"] for metric in result["metrics"]]
+    found = {metric["type"]: metric["value"] for metric in metrics}
+    assert found == {"accuracy": 0.75, "bits_per_dim": 3.2512}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, math.inf, "3", None, True, [1], {"a": 1}, 10**400],
+    ids=lambda v: repr(v)[:9],
+)
+def test_figures_that_are_no_figures_are_no_results(value: object) -> None:
+    card = make_card(facts(metrics={"nf_acc": value}), "owner/flow")
+    assert "model-index" not in yaml.safe_load(card.split("---")[1])
 
 
 def test_it_says_what_matters() -> None:
