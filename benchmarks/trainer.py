@@ -2,11 +2,14 @@
 
     python benchmarks/trainer.py
     python benchmarks/trainer.py --part memory
+    python benchmarks/trainer.py --part bundled
 
 - loop: CPU seconds per step of the training loop (noise, skipping, clipping, average, report)
   and of the bare forward and backward pass and optimiser step, at 4 + 4 steps of width 32 and
   batches of 128 images of 1 x 32 x 32, in turns; the ratio is the median over rounds. Aim: under
   1.05. It also prints the time that two workers take to decode a batch of PNG files.
+- bundled: CPU seconds per 1,000 training images (forward and backward pass) of the bundled flows
+  in float32 and with `optim.bf16`, in turns; the ratio is the median over rounds.
 - memory: peak resident memory of two training steps at the paper's CIFAR size and batch 64,
   including the average and Adamax's moments, with and without `optim.recompute`, each in its own
   process; and the memory of that process before its first step. It takes minutes and several GB.
@@ -26,6 +29,7 @@ from typing import get_args
 import torch
 from PIL import Image
 
+import nfaug
 from nfaug.data.batches import LoaderBatches
 from nfaug.data.images import TensorImages
 from nfaug.data.open import open_dataset
@@ -105,6 +109,28 @@ def _loading(step: float) -> None:
     print(f"{'loading, two workers':<28} {took:8.1f} ms a batch, {took / step:.2f} of a bare step")
 
 
+def bundled(rounds: int) -> None:
+    """Time training steps of the bundled flows in float32 and with bfloat16 networks."""
+    for name in ("builtin:rgb32", "builtin:fashion-mnist"):
+        flow = nfaug.load(name).flow.train()
+        shape = (64, flow.config.channels, *flow.config.image_size)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8)
+        noise = draw_noise(flow, len(images), torch.Generator().manual_seed(0))
+        seconds: dict[bool, list[float]] = {False: [], True: []}
+        for turn in range(rounds + 1):
+            for bf16, taken in seconds.items():
+                flow.bf16 = bf16
+                began = time.process_time()
+                z, logdet = flow.encode(images, noise)
+                ((z.square().flatten(1).sum(1) / 2 - logdet).mean() / flow.config.dim).backward()
+                flow.zero_grad(set_to_none=True)
+                if turn:  # the first one warms up
+                    taken.append((time.process_time() - began) / len(images) * 1000)
+        ratio = statistics.median(a / b for a, b in zip(*seconds.values(), strict=True))
+        whole, half = (statistics.median(taken) for taken in seconds.values())
+        print(f"{name:<28} {whole:8.2f} s, bf16 {half:.2f} s per 1,000 images, ratio {ratio:.2f}")
+
+
 def memory() -> None:
     """Measure every setting of `optim.recompute` in a new process."""
     peaks = {}
@@ -139,7 +165,7 @@ def one_step(way: Recompute) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=["loop", "memory", "all"], default="all")
+    parser.add_argument("--part", choices=["loop", "bundled", "memory", "all"], default="all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10, help="steps of each per round")
     parser.add_argument("--threads", type=int, default=1)
@@ -149,9 +175,11 @@ def main() -> None:
     if options.step:
         one_step(options.step)
         return
-    if options.part != "memory":
+    if options.part in ("loop", "all"):
         loop_overhead(options.rounds, options.steps)
-    if options.part != "loop":
+    if options.part in ("bundled", "all"):
+        bundled(options.rounds)
+    if options.part in ("memory", "all"):
         memory()
 
 

@@ -146,6 +146,8 @@ class OptimConfig:
         recompute: Activations to recompute in the backward pass, which saves memory: "none", those
             inside the flow's "steps" (a third more time), or also those inside residual "blocks"
             (two thirds more).
+        bf16: Run the coupling networks in bfloat16 in training steps: a third faster on CPUs with
+            bfloat16 instructions. The trained flow is used and evaluated in float32.
     """
 
     warmup_steps: int = 100
@@ -156,6 +158,7 @@ class OptimConfig:
     ema_decay: float = 0.9999
     ema_power: float = 0.75
     recompute: Recompute = "none"
+    bf16: bool = False
 
     def __post_init__(self) -> None:
         _check({"warmup_steps": self.warmup_steps, "max_rollbacks": self.max_rollbacks}, least=0)

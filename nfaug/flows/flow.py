@@ -46,7 +46,9 @@ class Flow(Layer):
     method copies values from the device, so all can be captured in CUDA graphs.
 
     Set `recompute` to save memory in training: "steps" recomputes the activations of each step in
-    the backward pass, "blocks" those of each residual block.
+    the backward pass, "blocks" those of each residual block. Set `bf16` to train the coupling
+    networks in bfloat16; passes without gradients, and so `encode` and `decode` in use, are in full
+    precision all the same.
 
     Args:
         config: The architecture.
@@ -82,6 +84,7 @@ class Flow(Layer):
             # Records device and dtype. On the CPU even where the default device is "meta".
             self.register_buffer("_anchor", torch.empty(0, device="cpu"), persistent=False)
         self.recompute = "none"
+        self.bf16 = False
 
     @classmethod
     def from_tensors(
@@ -179,6 +182,17 @@ class Flow(Layer):
         self._recompute = value
         for coupling in self.couplings():
             coupling.net.recompute = value == "blocks"
+
+    @property
+    def bf16(self) -> bool:
+        """Whether the coupling networks run in bfloat16 in passes that record gradients."""
+        return self._bf16
+
+    @bf16.setter
+    def bf16(self, value: bool) -> None:
+        self._bf16 = value
+        for coupling in self.couplings():
+            coupling.net.bf16 = value
 
     def _levels(self) -> list[list[Layer]]:
         return [list(cast("Iterable[Layer]", steps)) for steps in self.blocks]

@@ -115,12 +115,14 @@ class CouplingNet(nn.Module):
 
     Sub-modules have the names of the released weights: `layers.0` is the first convolution,
     `layers.i` the i-th block. Activations are in channels-last order. With `recompute` the
-    backward pass recomputes the activations inside each block.
+    backward pass recomputes the activations inside each block. With `bf16` passes that record
+    gradients run in bfloat16; others keep the precision of the input.
     """
 
     def __init__(self, inputs: int, outputs: int, width: int, blocks: int) -> None:
         super().__init__()
         self.recompute = False
+        self.bf16 = False
         first = NormedConv(inputs, width, 3)
         self.layers = nn.ModuleList([first, *(ResidualBlock(width) for _ in range(blocks))])
         self.out_layer = nn.Conv2d(width, outputs, 3, padding=1)
@@ -138,6 +140,12 @@ class CouplingNet(nn.Module):
         return [cast("ResidualBlock", block) for block in self.layers[1:]]
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.bf16 and torch.is_grad_enabled():
+            with torch.autocast(x.device.type, torch.bfloat16):
+                return self._run(x).to(x.dtype)
+        return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
         x = F.elu_(self.first(x.contiguous(memory_format=torch.channels_last)))
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():

@@ -410,6 +410,22 @@ def test_recomputing_activations_gives_the_same_gradients(flow: Flow) -> None:
     assert all(torch.equal(a, b) for grad in grads[1:] for a, b in zip(grads[0], grad, strict=True))
 
 
+def test_bfloat16_changes_training_steps_alone(flow: Flow) -> None:
+    v = torch.rand(4, *TINY.shape) * 2 - 1
+    half = copy.deepcopy(flow)
+    half.bf16 = True
+    assert all(coupling.net.bf16 for coupling in half.couplings())
+    grads = []
+    for form in (flow, half):
+        z, logdet = form(v)
+        (z.square().sum() / 2 - logdet.sum()).backward()
+        grads.append(torch.cat([p.grad.flatten() for p in form.parameters() if p.grad is not None]))
+    difference = (grads[0] - grads[1]).norm() / grads[0].norm()
+    assert 0 < difference < 0.05
+    with torch.no_grad():
+        assert torch.equal(flow(v)[0], half(v)[0])
+
+
 def test_tf32_is_off_inside_and_as_it_was_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     cudnn: Any = torch.backends.cudnn
 

@@ -136,6 +136,7 @@ class RunContext:
     def _trainable(self, flow: Flow) -> Flow:
         flow = copy.deepcopy(flow).to(self.processes.device).train()
         flow.recompute = self.config.optim.recompute
+        flow.bf16 = self.config.optim.bf16
         return flow
 
     def solve(
