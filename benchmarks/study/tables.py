@@ -29,6 +29,7 @@ CHOSEN = {
 BOTH = "p=0.5 alpha=0.1 gate=off noise=0.2 variants=40"
 # The defaults of the package, chosen among MORE_CANDIDATES after the table "main".
 DEFAULTS = "p=0.5 alpha=1 strength=1.5 gate=1.25 variants=40"
+BUNDLED = "p=0.5 alpha=1 strength=1.5 gate=1.25 variants=20"
 _BORROWED = "gate=off shrink=0.5 rank=128"
 # The first candidates, with 10 variants of each image. Mixing with w ~ U(0, s) keeps
 # 1 - s + 2 s^2 / 3 of the variance along an axis: two thirds at s = 1, all of it at s = 1.5.
@@ -103,7 +104,8 @@ class Table:
         bases: Augmentations after the arm.
         per_class: Labelled images per class.
         steps: Optimiser steps.
-        validation: Measure on validation images with `SETTINGS_SEEDS`, to choose settings.
+        validation: Measure on validation images, to choose settings.
+        seeds: Seeds of a table on validation images.
     """
 
     title: str
@@ -112,6 +114,7 @@ class Table:
     per_class: Sequence[int] = (50,)
     steps: Sequence[int] = (STEPS,)
     validation: bool = False
+    seeds: Sequence[int] = SETTINGS_SEEDS
 
     @property
     def needs_other(self) -> bool:
@@ -124,7 +127,7 @@ class Table:
         return [
             Cell(data, arm, flow, base, per_class, seed, split, steps, settings, network)
             for seed, per_class, steps, (arm, flow, settings), base in product(
-                SETTINGS_SEEDS if self.validation else range(seeds),
+                self.seeds if self.validation else range(seeds),
                 self.per_class,
                 self.steps,
                 self.arms,
@@ -171,6 +174,14 @@ TABLES = {
         validation=True,
     ),
     "defaults": Table("NFA with the defaults of the package", [("nfa", "u", DEFAULTS)]),
+    # Ten seeds on validation images, because flows and defaults are chosen on this table.
+    "bundled": Table(
+        "the bundled flow and no flow, with the defaults of the package, on validation images",
+        [("none", "-", ""), ("nfa", "p", BUNDLED), ("nfa", "b", BUNDLED)],
+        bases=("flip+crop", "flip+crop+randaugment"),
+        validation=True,
+        seeds=range(100, 110),
+    ),
     # Noise is left out: its scale was chosen for latents.
     "pixels": Table(
         "NFA without a flow, by mixing in pixel space",

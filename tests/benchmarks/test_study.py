@@ -100,7 +100,7 @@ def test_options_are_read_from_settings() -> None:
 
 def test_settings_are_never_chosen_on_what_is_reported() -> None:
     every = {name: table.cells("x", 10) for name, table in tables.TABLES.items()}
-    choosing = ("first-settings", "settings", "more-settings", "scales", "steps")
+    choosing = ("first-settings", "settings", "more-settings", "scales", "steps", "bundled")
     chosen = [cell for name in choosing for cell in every.pop(name)]
     reporting = "both combined defaults flows labels long main other-noise pixels"
     assert sorted(every) == reporting.split()
