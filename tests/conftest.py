@@ -7,6 +7,7 @@ from loopback_hub import hub  # isort: split
 
 from pathlib import Path
 
+import forked  # noqa: F401  # before a server of `multiprocessing` starts
 import pytest
 import torch
 from hub_tools import made, mine, pushed

@@ -210,7 +210,8 @@ def _check_unfinished(out: Path, *, overwrite: bool) -> None:
 
 
 def _save_settings(arguments: Namespace, config: TrainConfig, out: Path) -> None:
-    settings = {"data": arguments.data, "split": arguments.split, **config.to_dict()}
+    settings = {name: arguments[name] for name in ("data", "split", "pictures")}
+    settings |= config.to_dict()
     if arguments.init is not None:
         settings["init"] = arguments.init
     out.mkdir(parents=True, exist_ok=True)
