@@ -26,8 +26,7 @@ from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.layers import ActNorm
 from nfaug.training import TrainConfig, TrainResult, train
 from nfaug.training.config import FlowSettings, OptimConfig, PriorConfig
-from nfaug.training.report.page import report_html
-from nfaug.training.report.run_folder import read_run
+from nfaug.training.report.page import read_run, report_html
 from nfaug.training.run import loop, reporter
 from nfaug.training.run.health import scale_warnings
 from nfaug.training.run.snapshots import FolderStates

@@ -7,6 +7,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,6 @@ from torch import Tensor
 from ...gaussians.fixed_point.solver import FixedPointStep
 from ...gaussians.gaussians import ClassGaussians
 from ...io.text import printable
-from .html import text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -245,7 +245,7 @@ def inline_svg(figure: Figure, label: str) -> str:
     svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # unused names, the same in every figure
     for name, colour in PAGE_COLOURS.items():
         svg = svg.replace(colour, f"var({name})")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{text(label)}"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(printable(label))}"', 1)
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float, bool]:

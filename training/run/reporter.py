@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...data.images import LINE_SECONDS, progress_bar
 from ...io.atomic import write_bytes, write_text
-from ..report.html import duration, flat
-from ..report.run_folder import LOG
+from ..report.page import LOG, duration, flat
 from .context import RunContext
 from .snapshots import RunState
 
