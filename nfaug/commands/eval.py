@@ -40,13 +40,6 @@ def parser() -> ArgumentParser:
         help="measure the inverse instead: error in grey levels against float64, alone and in a "
         "batch, on these images, mixed latents, noise and extremes",
     )
-    made.add_argument(
-        "--other-data",
-        action="append",
-        type=str,
-        default=[],
-        help="with --invertibility: more images, read like --data",
-    )
     return made
 
 
@@ -78,15 +71,9 @@ def _invertibility(checkpoint: Checkpoint, arguments: Namespace) -> dict[str, An
     from ..flows.invertibility import measure
 
     images = to_tensors(open_data(arguments, checkpoint, _SPLITS))[0]
-    others = {}
-    for data in arguments.other_data:
-        options = arguments.clone()
-        options.data = data
-        others[data] = to_tensors(open_data(options, checkpoint, _SPLITS))[0]
     return measure(
         checkpoint.flow,
         images,
-        others,
         batch_size=arguments.batch_size,
         generator=torch.Generator().manual_seed(arguments.seed),
     )

@@ -23,7 +23,7 @@ from ..config import TrainConfig
 from .environment import ENVIRONMENT
 from .plots import inline_svg, log_curves
 
-__all__ = ["LOG", "RunFolder", "duration", "flat", "read_run", "write_report"]
+__all__ = ["LOG", "RunFolder", "duration", "flat", "read_run", "report_html", "write_report"]
 
 LOG, CONFIG, SETTINGS, CARD = "log.csv", "config.json", "train.yaml", "README.md"
 _MAX_BYTES = 64 * 2**20  # of one file
@@ -101,7 +101,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         raise ValueError(f"--out must end in .html; got {str(out)!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock_output(path):
-        write_text(path, _render(run))
+        write_text(path, report_html(run))
     return path
 
 
@@ -206,7 +206,8 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def _render(run: RunFolder) -> str:
+def report_html(run: RunFolder) -> str:
+    """The HTML of a run's report."""
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
 

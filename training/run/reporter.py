@@ -93,12 +93,13 @@ class Reporter:
             tracker.log(row, step=state.optimizer.steps)
 
     def pictures(self, state: RunState) -> None:
-        """Draw the progress pictures."""
+        """Draw the progress picture."""
         if self.folder is None:
             return
-        from .pictures import progress_pictures
+        from .pictures import progress_picture
 
-        self.show(progress_pictures(self.context, state), state.optimizer.steps)
+        drawn = {"progress_samples": progress_picture(self.context, state)}
+        self.show(drawn, state.optimizer.steps)
 
     def show(self, pictures: Mapping[str, Image.Image], step: int) -> None:
         """Write pictures into the folder and to the trackers that take images."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from timm.data.dataset import AugMixDataset
 from timm.data.loader import fast_collate
-from timm.data.mixup import FastCollateMixup, Mixup, mixup_target
+from timm.data.mixup import FastCollateMixup, Mixup
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -149,16 +149,7 @@ def _mixed(mixup: Any, batch: Any) -> Any:
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         raise ValueError(f"mixup needs batches of (images, labels); got a {type(batch).__name__}")
     images, labels, *rest = batch
-    if len(images) % 2 == 0 or not isinstance(mixup, Mixup):
-        return (*mixup(images, labels), *rest)
-    several = getattr(mixup, "multi_label", False)
-    last = mixup_target(
-        labels[-1:], mixup.num_classes, smoothing=mixup.label_smoothing, multi_label=several
-    )
-    if len(images) == 1:
-        return (images, last, *rest)
-    mixed, labels = mixup(images[:-1].clone(), labels[:-1])
-    return (torch.cat([mixed, images[-1:]]), torch.cat([labels, last]), *rest)
+    return (*mixup(images, labels), *rest)
 
 
 def _take_mixup(loader: Any) -> Mixup | None:
