@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from ..checkpoint.checkpoint import Checkpoint
 from ..data.batches import open_batches
+from ..data.images import to_tensors
+from ..flows.invertibility import measure
 from .common import (
     add_data_options,
     add_flow,
@@ -49,7 +50,12 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
     checkpoint = load_on(arguments)
     if arguments.invertibility:
-        return _invertibility(checkpoint, arguments)
+        return measure(
+            checkpoint.flow,
+            to_tensors(open_data(arguments, checkpoint, _SPLITS))[0],
+            batch_size=arguments.batch_size,
+            generator=torch.Generator().manual_seed(arguments.seed),
+        )
     if checkpoint.gaussians is None:
         raise ValueError(f"{arguments.flow} has no class gaussians; fit them with: nfaug fit")
     known = bool(checkpoint.config.class_names)
@@ -63,17 +69,4 @@ def run(arguments: Namespace) -> dict[str, Any]:
         seed=arguments.seed,
         round_trip=True,
         progress=True,
-    )
-
-
-def _invertibility(checkpoint: Checkpoint, arguments: Namespace) -> dict[str, Any]:
-    from ..data.images import to_tensors
-    from ..flows.invertibility import measure
-
-    images = to_tensors(open_data(arguments, checkpoint, _SPLITS))[0]
-    return measure(
-        checkpoint.flow,
-        images,
-        batch_size=arguments.batch_size,
-        generator=torch.Generator().manual_seed(arguments.seed),
     )

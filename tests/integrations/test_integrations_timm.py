@@ -115,8 +115,8 @@ def test_it_takes_the_normalisation_of_several_sizes(folder: Path) -> None:
         data = ScheduledTransformDataset(source, transforms)
         return DataLoader(data, batch_sampler=[[(0, 0), (4, 0)], [(1, 1), (5, 1)]])
 
-    def transform(size: int, std: tuple[float, ...] = CLIP_STD) -> Any:
-        return timm.data.create_transform((3, size, size), no_aug=True, mean=CLIP_MEAN, std=std,
+    def transform(size: int) -> Any:
+        return timm.data.create_transform((3, size, size), no_aug=True, mean=CLIP_MEAN, std=CLIP_STD,
                                           is_training=True)  # fmt: skip
 
     nfa = make_nfa()
@@ -125,11 +125,6 @@ def test_it_takes_the_normalisation_of_several_sizes(folder: Path) -> None:
     assert torch.allclose(torch.tensor(nfa.normalization), torch.tensor([CLIP_MEAN, CLIP_STD]))
     assert [images.shape[-1] for images, _ in loader] == [16, 24]
     assert nfa.stats()["applied"] == 4
-    other = transform(24, std=(0.5, 0.5, 0.5))
-    with pytest.raises(ValueError, match=r"0\.5"):
-        NFALoader(plain([transform(16), other]), make_nfa())
-    with pytest.raises(ValueError, match="nothing"):
-        NFALoader(plain([transform(16), lambda image: image]), make_nfa())
 
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])

@@ -102,8 +102,9 @@ def embedding_panels(
     per_class: int = 40,
     seed: int = 0,
 ) -> Figure:
-    """Embed latents, and samples of each set of gaussians, in one panel each (paper, Figure 1). `per_class`
-    points of each class are drawn, and `class_names` are the legend.
+    """Embed latents, and samples of each set of gaussians, in one panel each (paper, Figure 1).
+
+    `per_class` points of each class are drawn, and `class_names` are the legend.
     """
     generator = torch.Generator().manual_seed(seed)
     num_classes = int(labels.max()) + 1
