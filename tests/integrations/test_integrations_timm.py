@@ -116,8 +116,8 @@ def test_it_takes_the_normalisation_of_several_sizes(folder: Path) -> None:
         return DataLoader(data, batch_sampler=[[(0, 0), (4, 0)], [(1, 1), (5, 1)]])
 
     def transform(size: int) -> Any:
-        return timm.data.create_transform((3, size, size), no_aug=True, mean=CLIP_MEAN, std=CLIP_STD,
-                                          is_training=True)  # fmt: skip
+        shape, statistics = (3, size, size), {"mean": CLIP_MEAN, "std": CLIP_STD}
+        return timm.data.create_transform(shape, is_training=True, no_aug=True, **statistics)
 
     nfa = make_nfa()
     loader = NFALoader(plain([transform(16), transform(24)]), nfa)
