@@ -4,7 +4,6 @@ import io
 import os
 import pickle
 import shutil
-import subprocess
 import time
 import zipfile
 from collections import OrderedDict
@@ -13,15 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from forked import run_python
 from released_tools import DIM, NAMES, Settings, golden, released, save
 from torch import Tensor, nn
 
-from nfaug.checkpoint import foreign
 from nfaug.checkpoint.convert import convert_checkpoint, convert_state, infer_config
 from nfaug.checkpoint.foreign import read_foreign
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.io.manifest import CheckpointError
+
+pytestmark = pytest.mark.usefixtures("forked_reader")
 
 
 class Attack:
@@ -34,17 +33,6 @@ class Attack:
         if self.copy is not None:
             return self.copy, (__file__, str(self.path))
         return os.system, (f"touch {self.path}",)
-
-
-@pytest.fixture(autouse=True)
-def forked_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fork the child process that reads a file; a new interpreter takes 1.5 s to import torch."""
-
-    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
-        ran = run_python(command[1:], env=options["env"])
-        return subprocess.CompletedProcess(command, ran.returncode, b"", ran.stderr.encode())
-
-    monkeypatch.setattr(foreign.subprocess, "run", run)
 
 
 @pytest.mark.parametrize("name", NAMES)

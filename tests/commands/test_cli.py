@@ -88,7 +88,7 @@ def test_the_bare_command(nfaug_command: Any) -> None:
     assert "trian" in ran.err
 
 
-@pytest.mark.parametrize("words", ["info nothing <&- >&- 2>&-", "inof 2>/dev/full"])
+@pytest.mark.parametrize("words", ["inof <&- >&- 2>&-", "inof 2>/dev/full"])
 def test_errors_without_standard_error(words: str) -> None:
     """A message has nowhere to go, and the exit code stays."""
     command = f"{sys.executable} -m nfaug {words}"

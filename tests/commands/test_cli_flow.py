@@ -24,6 +24,7 @@ REQUIRED = {
 }
 
 
+@pytest.mark.usefixtures("forked_reader")
 def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = save(released(), tmp_path), tmp_path / "flow"
     code, made, _ = run(capsys, "convert", str(file), "--out", str(out))

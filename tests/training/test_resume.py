@@ -339,7 +339,7 @@ def test_a_disk_that_fills_up(
     assert everything(resumed) == everything(calm)
 
 
-@pytest.mark.parametrize(("what", "workers"), [("folder", 0), ("image", 0), ("image", 2)])
+@pytest.mark.parametrize(("what", "workers"), [("folder", 0), ("image", 0), ("image", 1)])
 def test_images_lost_while_training(
     tiny_folder: Path,
     config: TrainConfig,
