@@ -5,14 +5,18 @@ from __future__ import annotations
 # First of all: its import sets the variables that huggingface_hub reads when it is imported.
 from loopback_hub import hub  # isort: split
 
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from forked import run_python  # before a server of `multiprocessing` starts
 from hub_tools import made, mine, pushed
 from nfa_tools import CLASSES, NAMES, SIZE, images_of
 from PIL import Image
 
+from nfaug.checkpoint import foreign
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.images import TensorImages
 from nfaug.gaussians.fixed_point.solver import FixedPointConfig
@@ -71,3 +75,14 @@ def tiny_folder(tiny_images: TensorImages, tmp_path_factory: pytest.TempPathFact
         Image.fromarray(image[0].numpy()).save(root / NAMES[label] / f"{index:02}.png")
     assert tiny_images.image_size == SIZE
     return root
+
+
+@pytest.fixture
+def forked_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the child process that reads a file; a new interpreter takes 1.5 s to import torch."""
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+        ran = run_python(command[1:], env=options["env"])
+        return subprocess.CompletedProcess(command, ran.returncode, b"", ran.stderr.encode())
+
+    monkeypatch.setattr(foreign.subprocess, "run", run)

@@ -1,7 +1,6 @@
 """Kill commands at random moments.
 
-Runs as a process of its own, which forks the commands: importing torch would take most of a new
-interpreter's time.
+Runs in a process of its own, which forks the commands.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from forked import run_python
 
 
 def killed_runs(words: list[str], out: Path, kills: int, seed: int) -> dict[str, object]:
@@ -40,8 +40,7 @@ def killed_commands(
 
 
 def _call(function: Callable[..., object], *arguments: object) -> dict[str, Any]:
-    command = [sys.executable, __file__, function.__name__, json.dumps(arguments)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    ran = run_python([__file__, function.__name__, json.dumps(arguments)])
     assert ran.returncode == 0, ran.stderr
     summary: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     return {**summary, "printed": ran.stderr}
@@ -125,14 +124,6 @@ def _wait(child: int) -> int:
 
 
 def _main() -> None:
-    # Import before the first fork.
-    import ema_pytorch  # noqa: F401
-    import sklearn.datasets  # noqa: F401
-    import torch._dynamo  # noqa: F401  # imported by optimisers
-
-    import nfaug.commands.train
-    import nfaug.training  # noqa: F401
-
     function = {"_train": _train, "_command": _command}[sys.argv[1]]
     print(json.dumps(function(*json.loads(sys.argv[2]))))
 

@@ -1,6 +1,6 @@
 """Jobs on several processes, set up as `torchrun` does.
 
-The processes are forked, because importing torch would take most of a new interpreter's time.
+The processes are forked.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from forked import run_python
 from nfa_tools import NAMES, images_of
 from safetensors.torch import save_file
 from torch import Tensor
@@ -36,7 +36,7 @@ from nfaug.training.run.distributed import Processes
 from nfaug.training.run.prior import class_statistics
 
 CONFIG = TrainConfig(
-    epochs=11,  # of 5 steps, the last of one image: too few for two processes
+    epochs=4,  # of 5 steps, the last of one image: too few for two processes
     batch_size=15,
     lr=2e-3,
     trackers=(),
@@ -65,8 +65,7 @@ class Rank(NamedTuple):
 
 def run_ranks(jobs: Sequence[str], out: Path, count: int = 2) -> dict[str, list[Rank]]:
     """Run jobs of this file one after another, each on `count` processes."""
-    command = [sys.executable, __file__, ",".join(jobs), str(out), str(count)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    ran = run_python([__file__, ",".join(jobs), out, count])
     assert ran.returncode == 0, ran.stderr
     codes = json.loads(ran.stdout.splitlines()[-1])
     return {
@@ -189,10 +188,6 @@ JOBS: dict[str, Callable[[Path, int], int]] = {
 
 def _main() -> None:
     jobs, out, count = sys.argv[1].split(","), Path(sys.argv[2]), int(sys.argv[3])
-    import accelerate  # noqa: F401  # import before the first fork
-    import ema_pytorch  # noqa: F401
-    import torch._dynamo  # noqa: F401  # imported by optimisers
-
     codes = {}
     for job in jobs:
         with socket.socket() as free:

@@ -37,7 +37,8 @@ def test_a_run_is_a_checkpoint(folder: Path) -> None:
 @pytest.mark.filterwarnings("default::UserWarning")
 def test_a_run_resumes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "anderson" in Path("run/train.yaml").read_text(), "a setting that has been removed"
-    assert main(["train", "--resume", "run", "--epochs", "3", "--json"]) == 0
+    words = ["train", "--resume", "run", "--epochs", "3", "--pictures", "false", "--json"]
+    assert main(words) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["steps"] == 9, "six steps of the old run and three new ones"
     rows = Path("run/log.csv").read_text().splitlines()

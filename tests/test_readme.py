@@ -25,7 +25,6 @@ import importlib.metadata
 import os
 import re
 import shlex
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -35,6 +34,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from forked import run_python
 from PIL import Image
 
 import nfaug
@@ -183,19 +183,10 @@ def check_options(arguments: list[str], line: str) -> None:
         raise AssertionError(f"nfaug does not parse: {line}") from stop
 
 
-def check_by_running(words: list[str], folder: Path | None = None, script: str = "") -> None:
-    # The console script is installed next to this interpreter.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    run = subprocess.run(
-        words,
-        cwd=folder,
-        input=script or None,
-        env=os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, f"{script or words}\n{run.stdout}\n{run.stderr}"
+def check_by_running(words: list[str], folder: Path) -> None:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
+    run = run_python(words, cwd=folder, env=environment)
+    assert run.returncode == 0, f"{words}\n{run.stdout}\n{run.stderr}"
 
 
 def check_names(text: str) -> None:
@@ -230,11 +221,11 @@ def make_needs(block: Block, folder: Path) -> None:
 def run_block(block: Block, folder: Path) -> None:
     make_needs(block, folder)
     if block.language == "python":
-        check_by_running([sys.executable, "-"], folder, block.text)
-    else:
-        added = block.options.get("add", "")
-        lines = [f"{line} {added}" for line in block.commands()]
-        check_by_running(["bash", "-e", "-u", "-"], folder, "\n".join(lines) + "\n")
+        check_by_running(["-c", block.text], folder)
+        return
+    for line in block.commands():
+        command, *words = shlex.split(f"{line} {block.options.get('add', '')}", comments=True)
+        check_by_running({"nfaug": ["-m", "nfaug"], "python": []}[command] + words, folder)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)

@@ -63,9 +63,6 @@ class FlowAugmentation:
         Raises:
             ValueError: If the batch has another shape or type, or is smaller than the shift.
         """
-        self._check(images)
-        if not self.enabled:
-            return images
         return self.apply(images, self.draw(len(images), generator=generator))
 
     def draw(self, batch: int, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:

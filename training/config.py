@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-import yaml
-
 from ..data.decode import MAX_PIXELS
 from ..flows.config import FlowConfig
 from ..flows.flow import Recompute
@@ -225,7 +223,7 @@ class TrainConfig:
         keep_checkpoints: Number of saved states to keep.
         trackers: Trackers that receive metrics and pictures through Accelerate: "tensorboard",
             "wandb", "trackio".
-        pictures_every: Epochs between progress pictures; 0 for none before the end.
+        pictures_every: Epochs between pictures of samples; 0 for none before the end.
         autoencoder: Train on the latents of this frozen autoencoder, a diffusers AutoencoderKL: a
             directory, or owner/name on the Hub; null for pixels.
         latents: Settings of the autoencoder's latents.
@@ -309,14 +307,10 @@ def current_settings(file: str) -> str:
     Settings of earlier versions still load: the only one removed is prior.fixed_point.anderson,
     which changed the number of iterations of the fixed point.
     """
-    if not Path(file).is_file() or b"anderson" not in (text := Path(file).read_bytes()):
+    if not Path(file).is_file():
         return file
-    try:
-        settings = yaml.safe_load(text)
-        del settings["prior"]["fixed_point"]["anderson"]
-    except (KeyError, TypeError, yaml.YAMLError):  # not that setting, or not YAML
-        return file
-    return yaml.safe_dump(settings, sort_keys=False)
+    text = Path(file).read_text(encoding="utf-8", errors="replace")
+    return re.sub(r"^ +anderson: .*\n", "", text, flags=re.M) if "anderson:" in text else file
 
 
 def recipes() -> list[str]:

@@ -112,7 +112,9 @@ def train(
                     "the flow of init works on pixels: leave out autoencoder, or start from a flow "
                     "on its latents"
                 )
-        begun = _initial(path, config) if resume else None
+        begun = None
+        if resume and path is not None and FolderStates(path).steps():
+            begun = FolderStates(path).initial(config.autoencoder)
         # A flow on latents keeps the scale that it was initialised with.
         given = init if begun is None else begun
         codec = open_codec(images, config, processes.device) if given is None else given.flow.codec
@@ -124,11 +126,6 @@ def train(
             )
         states = _states(context, path)
         snapshot = states.newest() if begun is not None else None
-        if resume:
-            processes.check_equal(
-                -1 if snapshot is None else snapshot.facts["optimizer"]["steps"],
-                "the folder to resume must be one that all of them see",
-            )
         if snapshot is None and isinstance(states, FolderStates):
             states.clear()  # before new settings are saved beside old snapshots
         if begin is not None and processes.main:
@@ -193,16 +190,6 @@ def _states(context: RunContext, path: Path | None) -> States:
     )
 
 
-def _initial(path: Path | None, config: TrainConfig) -> Checkpoint | None:
-    """The initial flow of the run in a folder; None if there is nothing to resume."""
-    if path is None or not (states := FolderStates(path)).steps():
-        return None
-    initial = states.flow("initial", config.autoencoder)
-    if initial is None:
-        raise ValueError(f"{states.folder / 'initial'} is missing: the run cannot be resumed")
-    return initial
-
-
 def _resume(context: RunContext, begun: Checkpoint, snapshot: Snapshot) -> RunState:
     state = context.resume(begun.flow, snapshot)
     # A finished run continues if the settings now ask for more epochs or time.
@@ -223,7 +210,7 @@ def _start(
     device = context.processes.device
     initial = context.checkpoint(copy.deepcopy(state.optimizer.flow).to(device).eval(), state)
     if isinstance(states, FolderStates):
-        states.save_flow("initial", initial)
+        states.save_initial(initial)
     states.save(state.snapshot())
     return state, initial
 

@@ -7,12 +7,12 @@ import sys
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from .common import (
     add_data_options,
     add_flow,
     add_mixing,
-    check_size,
     load_on,
     locks_out,
     mixing,
@@ -38,7 +38,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--variants", type=int, default=4, help="variants per image")
     made.add_argument(
         "--image-size",
-        type=int | None,
+        type=PositiveInt | None,
         help="side in pixels of the square that images are resized and cropped to: the size at "
         "which your script stores its images (default: the flow's size)",
     )
@@ -54,7 +54,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     from ..bank.make import bank_bytes, export_bank, make_bank
 
     checkpoint = load_on(arguments)
-    dataset = open_data(arguments, checkpoint, image_size=check_size(arguments.image_size))
+    dataset = open_data(arguments, checkpoint, image_size=arguments.image_size)
     height, width = dataset.image_size
     size = bank_bytes(len(dataset), arguments.variants, (dataset.channels, height, width))
     print(

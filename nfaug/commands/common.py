@@ -27,7 +27,6 @@ __all__ = [
     "add_flow",
     "add_mixing",
     "check_same_classes",
-    "check_size",
     "load_on",
     "locks_out",
     "mixing",
@@ -151,15 +150,10 @@ def open_data(
 ) -> Any:
     """Open the data set of --data, read as the checkpoint's flow needs it.
 
-    Args:
-        arguments: The parsed options.
-        checkpoint: Decides the channels and the image size.
-        splits: Without --split, the first of these that exists is read; a warning says if it is not
-            `splits[0]`.
-        labels: Whether a folder needs class sub-folders.
-        image_size: Read at this size instead of the flow's.
-        convert: Whether colour images may be converted to the flow's channels.
-        any_shape: Whether images keep their own size and channels.
+    Without --split, the first of `splits` that exists is read, with a warning if it is not
+    `splits[0]`. `labels` says whether a folder needs class sub-folders, `image_size` replaces the
+    flow's, `convert` allows colour images to be converted to the flow's channels, and with
+    `any_shape` images keep their own size and channels.
     """
     from ..data.open import MissingSplitError, open_dataset
 
@@ -202,17 +196,6 @@ def check_same_classes(checkpoint: Checkpoint, dataset: Any) -> None:
     """
     if checkpoint.config.class_names:
         check_class_names(dataset.classes, checkpoint.config.class_names)
-
-
-def check_size(image_size: int | None) -> int | None:
-    """Check the value of --image-size and return it.
-
-    Raises:
-        ValueError: If it is below 1.
-    """
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"--image-size must be >= 1; got {image_size}")
-    return image_size
 
 
 def out_file(path: str, *, overwrite: bool) -> Path:

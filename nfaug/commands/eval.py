@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from ..checkpoint.checkpoint import Checkpoint
 from ..data.batches import open_batches
+from ..data.images import to_tensors
+from ..flows.invertibility import measure
 from .common import (
     add_data_options,
     add_flow,
@@ -40,13 +41,6 @@ def parser() -> ArgumentParser:
         help="measure the inverse instead: exact round trips, error in grey levels and condition, "
         "on these images, noise and extremes, and on mixed latents against float64",
     )
-    made.add_argument(
-        "--other-data",
-        action="append",
-        type=str,
-        default=[],
-        help="with --invertibility: more images, read like --data",
-    )
     return made
 
 
@@ -56,7 +50,12 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
     checkpoint = load_on(arguments)
     if arguments.invertibility:
-        return _invertibility(checkpoint, arguments)
+        return measure(
+            checkpoint.flow,
+            to_tensors(open_data(arguments, checkpoint, _SPLITS))[0],
+            batch_size=arguments.batch_size,
+            generator=torch.Generator().manual_seed(arguments.seed),
+        )
     if checkpoint.gaussians is None:
         raise ValueError(f"{arguments.flow} has no class gaussians; fit them with: nfaug fit")
     known = bool(checkpoint.config.class_names)
@@ -70,23 +69,4 @@ def run(arguments: Namespace) -> dict[str, Any]:
         seed=arguments.seed,
         round_trip=True,
         progress=True,
-    )
-
-
-def _invertibility(checkpoint: Checkpoint, arguments: Namespace) -> dict[str, Any]:
-    from ..data.images import to_tensors
-    from ..flows.invertibility import measure
-
-    images = to_tensors(open_data(arguments, checkpoint, _SPLITS))[0]
-    others = {}
-    for data in arguments.other_data:
-        options = arguments.clone()
-        options.data = data
-        others[data] = to_tensors(open_data(options, checkpoint, _SPLITS))[0]
-    return measure(
-        checkpoint.flow,
-        images,
-        others,
-        batch_size=arguments.batch_size,
-        generator=torch.Generator().manual_seed(arguments.seed),
     )

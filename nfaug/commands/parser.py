@@ -11,11 +11,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse.typing import PositiveInt
 
 __all__ = ["CommandParser"]
 
 _WORDS = {
     int: ("a whole number", "whole numbers"),
+    PositiveInt: ("a whole number above 0", "whole numbers above 0"),
     float: ("a number", "numbers"),
     str: ("text", "names"),
     bool: ("true or false", "values true or false"),

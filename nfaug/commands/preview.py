@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from ..augment.preview import preview_grid
 from .common import (
@@ -12,7 +13,6 @@ from .common import (
     add_flow,
     add_mixing,
     check_same_classes,
-    check_size,
     load_on,
     mixing,
     new_parser,
@@ -39,7 +39,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--variants", type=int, default=6, help="number of variants")
     made.add_argument(
         "--image-size",
-        type=int | None,
+        type=PositiveInt | None,
         help="side in pixels of the square that images are resized and cropped to: the size at "
         "which you train (default: the flow's size)",
     )
@@ -51,7 +51,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Make the preview and save it."""
     file = out_file(arguments.out, overwrite=arguments.overwrite)
     checkpoint = load_on(arguments)
-    dataset = open_data(arguments, checkpoint, image_size=check_size(arguments.image_size))
+    dataset = open_data(arguments, checkpoint, image_size=arguments.image_size)
     check_same_classes(checkpoint, dataset)
     picture = preview_grid(
         checkpoint,

@@ -81,15 +81,15 @@ def run(arguments: Namespace) -> dict[str, Any]:
 def add_push_options(parser: ArgumentParser) -> None:
     """Add --push-to and its companions to a command that ends with a checkpoint."""
     parser.add_argument(
-        *("--push-to", "--push_to"), help="owner/name on the Hugging Face Hub to push to at the end"
+        "--push-to", help="owner/name on the Hugging Face Hub to push to at the end"
     )
     parser.add_argument(
-        *("--push-private", "--push_private"),
+        "--push-private",
         action="store_true",
         help="make a new repository of --push-to private",
     )
     parser.add_argument(
-        *("--push-no-memory", "--push_no_memory"),
+        "--push-no-memory",
         action="store_true",
         help=f"for --push-to: {_NO_MEMORY}",
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from ..augment.preview import picture_grid, sample_images
 from .common import add_flow, load_on, new_parser, out_file
@@ -22,8 +23,10 @@ def parser() -> ArgumentParser:
     add_flow(made)
     made.add_argument("--out", required=True, help="the PNG file to write")
     made.add_argument("--overwrite", action="store_true", help="replace --out")
-    made.add_argument("--per-class", type=int, default=8, help="number of images per class")
-    made.add_argument("--classes", type=int, default=20, help="largest number of classes to show")
+    made.add_argument("--per-class", type=PositiveInt, default=8, help="number of images per class")
+    made.add_argument(
+        "--classes", type=PositiveInt, default=20, help="largest number of classes to show"
+    )
     made.add_argument(
         "--temperature",
         type=float,
@@ -36,11 +39,6 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Sample the images and save them."""
-    if arguments.per_class < 1 or arguments.classes < 1:
-        raise ValueError(
-            f"--per-class and --classes must be >= 1; got {arguments.per_class} and "
-            f"{arguments.classes}"
-        )
     file = out_file(arguments.out, overwrite=arguments.overwrite)
     checkpoint = load_on(arguments)
     if checkpoint.gaussians is None:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from ..augment.preview import preview_grid
 from ..checkpoint.checkpoint import Checkpoint, load
-from ..data.timm_names import PREFIXES
 from ..io.atomic import check_output, write_text
 from ..io.manifest import CONFIG
 from ..io.strict_json import jsonable
+from ..resolve import public_name
+from ..training import TrainResult, open_dataset, train
 from ..training.config import TrainConfig, current_settings, recipe_path, recipes
+from ..training.run.distributed import Processes
+from ..training.run.interruption import stopped_from_outside
+from ..training.run.snapshots import FolderStates
+from ..training.trainer import shape_of
 from .common import DATA_HELP, locks_out, new_parser
 from .push import add_push_options, push_target, push_trained
-
-if TYPE_CHECKING:
-    from ..training import TrainResult
 
 __all__ = ["expand", "parser", "run"]
 
@@ -77,14 +79,6 @@ def _settings_of(folder: str) -> Path:
     return path
 
 
-def data_name(data: str) -> str:
-    """The name of --data in the training record: a timm name, or the last part of a path."""
-    if data.partition("/")[0].lower() in PREFIXES:
-        return data
-    name = Path(os.path.abspath(os.path.expanduser(data))).name or data
-    return name.encode(errors="replace").decode()  # file names need not be valid text
-
-
 def parser() -> ArgumentParser:
     """Options of `nfaug train`: data, output, and every field of `TrainConfig`."""
     made = new_parser(
@@ -132,12 +126,6 @@ def parser() -> ArgumentParser:
 @locks_out
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Train, save and return the figures; None on all processes but the main one."""
-    from ..data.open import open_dataset
-    from ..training import train
-    from ..training.run.distributed import Processes
-    from ..training.run.interruption import stopped_from_outside
-    from ..training.run.snapshots import FolderStates
-
     if arguments.recipe is not None:  # `expand` took it from the command line
         raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
     out = Path(arguments.out).expanduser()  # shells do not expand --out=~/run
@@ -190,9 +178,6 @@ def _start(
     arguments: Namespace, config: TrainConfig, out: Path, *, resumed: bool
 ) -> tuple[Checkpoint | None, TrainConfig]:
     """Load the flow of --init and take over its shape; a resumed run has its own flow."""
-    from ..training.run.snapshots import FolderStates
-    from ..training.trainer import shape_of
-
     if arguments.init is None or (resumed and FolderStates(out).steps()):
         return None, config
     init = load(arguments.init, autoencoder=config.autoencoder)
@@ -200,8 +185,6 @@ def _start(
 
 
 def _check_unfinished(out: Path, *, overwrite: bool) -> None:
-    from ..training.run.snapshots import FolderStates
-
     if not overwrite and not (out / CONFIG).exists() and FolderStates(out).steps():
         raise FileExistsError(
             f"{out} holds an unfinished run: continue it with --resume {out}, or replace it with "
@@ -210,7 +193,8 @@ def _check_unfinished(out: Path, *, overwrite: bool) -> None:
 
 
 def _save_settings(arguments: Namespace, config: TrainConfig, out: Path) -> None:
-    settings = {"data": arguments.data, "split": arguments.split, **config.to_dict()}
+    settings = {name: arguments[name] for name in ("data", "split", "pictures")}
+    settings |= config.to_dict()
     if arguments.init is not None:
         settings["init"] = arguments.init
     out.mkdir(parents=True, exist_ok=True)
@@ -219,12 +203,10 @@ def _save_settings(arguments: Namespace, config: TrainConfig, out: Path) -> None
 
 def _save(arguments: Namespace, result: TrainResult, dataset: Any, out: Path) -> None:
     """Save the checkpoint and its picture."""
-    from ..augment.preview import preview_grid
-
     checkpoint = result.checkpoint
-    checkpoint.config.training["data"] = data_name(arguments.data)
+    checkpoint.config.training["data"] = public_name(arguments.data)
     if arguments.init is not None:
-        checkpoint.config.training["init"] = data_name(arguments.init)
+        checkpoint.config.training["init"] = public_name(arguments.init)
     checkpoint.save(out, overwrite=True)
     if checkpoint.pca is not None:
         preview_grid(checkpoint, dataset).save(out / "samples.png")

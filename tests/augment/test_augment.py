@@ -3,8 +3,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import run_python
 from nfa_tools import CLASSES, NAMES, batch_of, checkpoint, images_of, tiny_flow
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -407,7 +406,8 @@ def test_adds_nothing_to_a_model() -> None:
 
 def test_two_ranks_of_a_distributed_run(tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "two_ranks.py"
-    subprocess.run([sys.executable, script, tmp_path], check=True, timeout=120)
+    ran = run_python([script, tmp_path])
+    assert ran.returncode == 0, ran.stderr
     runs = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for first, again in runs:
         assert torch.equal(first["images"], again["images"]), "a seed reproduces"

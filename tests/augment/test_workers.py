@@ -49,7 +49,7 @@ def test_workers_of_every_start_method(method: str) -> None:
     nfa.enabled = False
     assert torch.equal(torch.cat([batch for batch, _ in loader]), images), "shared with workers"
     assert nfa.stats()["seen"] == 16, "workers count for themselves"
-    if method == "spawn":
+    if method == "forkserver":  # pickled as for spawn
         nfa.enabled = True
         inside = DataLoader(Augmented(nfa), batch_size=None, num_workers=1)
         inside.multiprocessing_context = method

@@ -225,9 +225,9 @@ def test_bank(
     code, _, error = run(capsys, *words, "--out", str(noisy), "--axes", "0")
     assert code == 2
     assert "axes" in error
-    code, _, error = run(capsys, *words, "--out", str(large), "--image-size", "0")
-    assert code == 2
-    assert "--image-size" in error
+    with pytest.raises(SystemExit, match="2"):
+        run(capsys, *words, "--out", str(large), "--image-size", "0")
+    assert "--image-size" in capsys.readouterr().err
     code, _, error = run(capsys, *words, "--out", str(out), "--seed", "7")
     assert code == 2
     assert "seed" in error

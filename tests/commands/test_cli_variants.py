@@ -60,5 +60,6 @@ def test_preview_at_the_training_size(
     image, decoded, variant = (row[:, start : start + 90] for start in (0, 92, 184))
     assert (image != variant).any()
     assert (image != decoded).any(), "the flow sees 8 x 8 pixels"
-    assert main([*words, "--out", str(out), "--overwrite", "--image-size=0"]) == 2
-    assert "--image-size" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, "--out", str(out), "--overwrite", "--image-size=0"])
+    assert "above 0" in capsys.readouterr().err

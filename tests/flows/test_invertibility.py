@@ -60,7 +60,7 @@ def test_condition_is_that_of_the_jacobian() -> None:
     with torch.no_grad():
         z = flow.encode(images(3))[0]
         v = flow.inverse(z)[0]
-    found = local_condition(flow, z, iterations=200)
+    found = local_condition(flow, z, iterations=80)
     for row in range(3):
         jacobian = torch.autograd.functional.jacobian(
             lambda point: flow(point)[0].flatten(), v[row : row + 1]
@@ -102,7 +102,7 @@ def test_what_is_not_finite_is_counted() -> None:
     flow = trained()
     with torch.no_grad():
         flow.blocks[0][0].actnorm.scale[0].fill_(-120)  # softplus is 0: its inverse divides by it
-    report = measure(flow, images(4))
+    report = measure(flow, images(4), condition_count=0)
     assert report["images"]["non_finite"] == 4
     assert report["images"]["exact"] == 0
     json.dumps(report, allow_nan=False)
@@ -110,10 +110,10 @@ def test_what_is_not_finite_is_counted() -> None:
 
 def test_an_inexact_flow_is_seen() -> None:
     flow = trained()
-    report = measure(flow, images(30))
+    report = measure(flow, images(30), condition_count=0)
     frozen = flow.freeze()
     frozen.blocks[0][0].affine.inverse_scale.mul_(1.01)
-    worse = measure(copy.deepcopy(frozen), images(30))
+    worse = measure(copy.deepcopy(frozen), images(30), condition_count=0)
     assert worse["images"]["max"] > 10 * report["images"]["max"]
     assert worse["images"]["exact"] < 1
 

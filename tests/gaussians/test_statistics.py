@@ -97,7 +97,9 @@ FOUND = ("counts", "means", "variances")
 
 
 def test_all_reduce_of_two_processes(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(reduce_in_process, (tmp_path / "store", tmp_path), nprocs=2)
+    torch.multiprocessing.start_processes(
+        reduce_in_process, (tmp_path / "store", tmp_path), 2, start_method="forkserver"
+    )
     for name, data in (("plain", make_data()), ("hard", hard_data())):
         expected = collect(*data).finalize()
         for rank in range(2):

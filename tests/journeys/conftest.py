@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import run_python
 from nfa_tools import NAMES, images_of
 from PIL import Image
 
@@ -24,13 +23,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Run a script of this folder, or a command of Python; returns the JSON that it prints last."""
     home = tmp_path_factory.mktemp("home")
 
-    def run_command(*words: object) -> Any:
+    def run_command(*words: object, **env: str) -> Any:
         script = SCRIPTS / str(words[0])
-        command = [sys.executable, *map(str, (script, *words[1:]) if script.is_file() else words)]
-        settings = {"OMP_NUM_THREADS": "1", "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-        ran = subprocess.run(
-            command, cwd=home, env=os.environ | settings, capture_output=True, text=True
-        )
+        command = (script, *words[1:]) if script.is_file() else words
+        settings = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", **env}
+        ran = run_python(command, cwd=home, env=os.environ | settings)
         assert ran.returncode == 0, ran.stderr
         assert "Traceback" not in ran.stderr
         return json.loads("{" + f"\n{ran.stdout}".rpartition("\n{")[2])

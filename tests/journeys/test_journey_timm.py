@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "timm_train.py"
-TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+
+
+def run_ranks(run: Callable[..., Any], words: list[Any]) -> Any:
+    """Run two processes as torchrun does; it would start interpreters that import torch."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    with ThreadPoolExecutor(2) as pool:
+        ranks = [
+            pool.submit(run, *words, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", **place)
+            for rank in "01"
+        ]
+        first, _ = [rank.result() for rank in ranks]
+    return first
 
 
 @pytest.mark.parametrize(
     ("launcher", "options", "processes"),
-    [((), (), 1), ((), ("--no-prefetcher",), 1), (TWO_PROCESSES, (), 2)],
-    ids=["prefetcher", "plain", "torchrun"],
+    [
+        pytest.param((), (), 1, id="prefetcher"),
+        pytest.param((), ("--no-prefetcher",), 1, id="plain"),
+        pytest.param((), (), 2, id="two processes"),
+        pytest.param(TORCHRUN, (), 2, id="torchrun", marks=pytest.mark.soak),
+    ],
 )
 def test_an_unedited_script(
     run: Callable[..., Any],
@@ -29,9 +49,8 @@ def test_an_unedited_script(
 ) -> None:
     out = tmp_path / "record.json"
     words = ["timm", SCRIPT, "--nfa", flow_dir, "--nfa-prob", "1.0", "--nfa-gate", "off", "--json"]
-    stats = run(
-        *launcher, "-m", "nfaug", *words, "--", folder, "--out", out, "--mixup", 0.5, *options
-    )
+    words = [*launcher, "-m", "nfaug", *words, "--", folder, "--out", out, "--mixup", 0.5, *options]
+    stats = run_ranks(run, words) if processes > 1 and not launcher else run(*words)
     steps = 6 // processes
     assert stats["seen"] == stats["applied"] == 4 * steps, "counts of one process"
     record = json.loads(out.read_text())

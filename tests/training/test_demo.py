@@ -75,7 +75,7 @@ def ran(
 def test_files(ran: tuple[Path, dict[str, Any], Watched]) -> None:
     out, _, _ = ran
     assert sorted(path.name for path in out.iterdir()) == [
-        *("convergence.png", "first.png", "flow", "grid.png", "kl.png", "latents.png", "loss.png"),
+        *("convergence.png", "flow", "grid.png", "kl.png", "latents.png", "loss.png"),
         "report.md",
     ]
     for picture in out.glob("*.png"):
@@ -95,7 +95,7 @@ def test_the_report(ran: tuple[Path, dict[str, Any], Watched]) -> None:
     rows = [line for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
     assert [row.split("|")[1].strip() for row in rows] == ["3", "4"]
     # 51 and 52, then 53 and 54: the fake accuracies of the first row.
-    assert "| 3 | 52.0 ± 1.4 | 53.0 ± 1.4 | +1.0 ± 0.0 | above zero" in rows[0]
+    assert "| 3 | 52.0 ± 1.4 | 53.0 ± 1.4 | +1.0 ± 0.0 |" in rows[0]
     assert result["accuracy"]["3"]["gain_mean"] == pytest.approx(1)
     assert result["accuracy"]["4"]["none_mean"] == pytest.approx(56)
     assert "1442 training and 355 test images" in text
@@ -131,22 +131,6 @@ def test_test_images_are_used_once_per_arm(ran: tuple[Path, dict[str, Any], Watc
     rows = {bytes(image.numpy()) for images in watched.trained for image in images}
     shared = sum(bytes(image.numpy()) in rows for image in test)
     assert shared == 0, "no test image is a training image"
-
-
-@pytest.mark.parametrize(
-    ("mean", "std", "seeds", "expected"),
-    [
-        (3.0, 1.0, 3, "above zero (95% interval ± 2.5)"),
-        (2.0, 1.0, 3, "not significant (95% interval ± 2.5)"),
-        (-3.0, 1.0, 3, "below zero (95% interval ± 2.5)"),
-        (5.0, 1.0, 2, "not significant (95% interval ± 9.0)"),
-        (1.0, 1.0, 10, "above zero (95% interval ± 0.7)"),
-        (1.0, 1.0, 25, "above zero (95% interval ± 0.5)"),
-        (9.0, 0.0, 1, "one run: no conclusion"),
-    ],
-)
-def test_verdict(mean: float, std: float, seeds: int, expected: str) -> None:
-    assert demo._verdict({"gain_mean": mean, "gain_std": std}, seeds) == expected
 
 
 def test_settings() -> None:

@@ -51,7 +51,7 @@ def test_two_processes_equal_one(ran: Ran) -> None:
     assert not different, "weights, gaussians and metrics are equal on every process"
 
     alone = tensors_of(train(images(), CONFIG, progress=False))
-    assert len(alone["losses"]) == 55
+    assert len(alone["losses"]) == 20
     for name in ("losses", "bits_per_dim"):
         torch.testing.assert_close(mine[name], alone[name], rtol=1e-5, atol=0)
     assert torch.equal(mine["nf_acc"], alone["nf_acc"])
@@ -124,23 +124,10 @@ def test_torchrun(tiny_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_accelerate_launch(tiny_folder: Path, tmp_path: Path) -> None:
-    """One process on a CPU works; a second one that the launcher does not start is an error."""
     launcher = ["accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes"]
     ran = launched([*launcher, "1"], words(tiny_folder, tmp_path / "flow"))
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["processes"] == 1
-    ran = launched([*launcher, "2"], words(tiny_folder, tmp_path / "two"))
-    assert ran.returncode == 1  # the launcher's own exit code
-    assert "torchrun" in ran.stderr
-    assert not (tmp_path / "two").exists()
-
-
-def test_a_launcher_that_starts_one_process_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
-    assert Processes("cpu").count == 1
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    with pytest.raises(ValueError, match="torchrun"):
-        Processes("cpu")
 
 
 def test_mixed_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

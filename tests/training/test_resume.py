@@ -19,7 +19,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.cli import main
 from nfaug.data.images import TensorImages
 from nfaug.hub import plan_push
@@ -191,15 +190,12 @@ def test_kept_states(digits: TensorImages, config: TrainConfig, tmp_path: Path) 
     config = dataclasses.replace(config, keep_checkpoints=3)
     result = train(digits, config, folder=tmp_path, progress=False)
     names = sorted(path.name for path in (tmp_path / "state").iterdir())
-    assert names == ["best", "initial", *(f"step-{n:09}" for n in (6, 7, 8))]
+    assert names == ["initial", *(f"step-{n:09}" for n in (6, 7, 8))]
     state = tmp_path / "state" / "step-000000008"
     assert sorted(path.name for path in state.iterdir()) == ["state.json", "state.safetensors"]
     facts = json.loads((state / "state.json").read_text())
     assert facts["optimizer"]["steps"] == STEPS
     assert facts["finished"] is True
-    best = Checkpoint.load(tmp_path / "state" / "best")
-    lowest = min(row["bits_per_dim"] for row in result.history)
-    assert best.config.metrics["bits_per_dim"] == lowest
     # A push takes only the files that config.json lists.
     result.checkpoint.save(tmp_path, overwrite=True)
     assert FolderStates(tmp_path).steps() == [6, 7, 8]
@@ -343,8 +339,7 @@ def test_a_disk_that_fills_up(
     assert everything(resumed) == everything(calm)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("what", ["folder", "image"])
+@pytest.mark.parametrize(("what", "workers"), [("folder", 0), ("image", 0), ("image", 1)])
 def test_images_lost_while_training(
     tiny_folder: Path,
     config: TrainConfig,

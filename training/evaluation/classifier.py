@@ -1,4 +1,4 @@
-"""A small classifier trained on tensors, for the demo and the study, and CNN-Acc."""
+"""A small classifier trained on tensors, for the demo and the study."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...augment.preview import sample_images
 from ...data.images import progress_bar
-from ...flows.flow import Flow
-from ...gaussians.gaussians import ClassGaussians
 
-__all__ = ["accuracy", "cnn_accuracy", "resnet18", "train_classifier"]
+__all__ = ["accuracy", "resnet18", "train_classifier"]
 
 Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -118,48 +115,3 @@ def accuracy(
     for batch, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         hits += int((model(_prepare(batch, size)).argmax(1) == targets).sum())
     return hits / len(images)
-
-
-def cnn_accuracy(
-    flow: Flow,
-    gaussians: ClassGaussians,
-    test_images: Tensor,
-    test_labels: Tensor,
-    *,
-    temperature: float = 1.0,
-    per_class: int = 500,
-    steps: int = 300,
-    batch_size: int = 64,
-    lr: float = 0.05,
-    small: bool = True,
-    seed: int = 0,
-    progress: bool = False,
-) -> float:
-    """Accuracy on real images of a ResNet-18 trained only on generated ones (paper, section 5.3).
-
-    `per_class` latents of each class are drawn once from N(mu_y, T^2 Sigma_y) and decoded; the
-    network trains on these images for `steps` steps.
-
-    Returns:
-        A share in [0, 1].
-
-    Raises:
-        ValueError: If the flow has a single gaussian.
-    """
-    if gaussians.num_classes < 2:
-        raise ValueError("CNN-Acc needs class gaussians; this flow has one for all images")
-    labels = torch.arange(gaussians.num_classes).repeat_interleave(per_class)
-    generator = torch.Generator().manual_seed(seed)
-    images = sample_images(flow, gaussians, labels, temperature=temperature, generator=generator)
-    model = resnet18(images.shape[1], gaussians.num_classes, seed=seed, small=small)
-    train_classifier(
-        model,
-        images.cpu(),
-        labels,
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        seed=seed,
-        progress="CNN-Acc" if progress else None,
-    )
-    return accuracy(model, test_images, test_labels)

@@ -23,12 +23,13 @@ _PACKAGES = ("nfaug", "torch", "torchvision", "numpy", "timm", "accelerate", "di
 def environment(device: torch.device | str) -> dict[str, Any]:
     """Versions, system, device and UTC time as JSON values; no user or host name."""
     device = torch.device(device)
+    on_gpu = device.type == "cuda"
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "device": _device_name(device),
+        "device": f"{device}: {torch.cuda.get_device_name(device)}" if on_gpu else str(device),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
     }
@@ -45,10 +46,3 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type != "cuda":
-        return str(device)
-    found = torch.cuda.get_device_properties(device)
-    return f"{device}: {found.name}, {found.total_memory / 2**30:.0f} GiB"

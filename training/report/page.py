@@ -2,30 +2,84 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ...flows.flow import FlowConfig
 from ...io.atomic import write_text
 from ...io.lock import lock_output
+from ...io.text import printable
 from ..config import TrainConfig
-from .html import details, duration, flat, page, picture, section, table, text, tiles
+from .environment import ENVIRONMENT
 from .plots import inline_svg, log_curves
-from .run_folder import RunFolder, read_run, speeds
 
-__all__ = ["report_html", "write_report"]
+__all__ = ["LOG", "RunFolder", "duration", "flat", "read_run", "report_html", "write_report"]
 
-_KNOWN = {  # columns that a curve below shows, or that need none
-    *("epoch", "step", "seconds", "images", "train_bits_per_dim", "bits_per_dim"),
-    *("train_latent_bits_per_dim", "latent_bits_per_dim"),
-    *("nf_acc", "nf_acc_top5", "lr", "skipped_steps", "images_per_second"),
-}
+LOG, CONFIG, SETTINGS, CARD = "log.csv", "config.json", "train.yaml", "README.md"
+_MAX_BYTES = 64 * 2**20  # of one file
+_MAX_TEXT = 1000  # characters of one text
+_MAX_ENTRIES, _MAX_DEPTH = 400, 8  # of a table of settings: YAML can refer to itself
 _MAX_ROWS = 60  # of the log's table
-_MAX_CLASSES = 1000
+_FORMATS = {
+    "nf_acc": ("NF-Acc, held-out", "{:.1%}"),
+    "nf_acc_top5": ("NF-Acc, top 5", "{:.1%}"),
+    "bits_per_dim": ("bits/dim, held-out", "{:.3f}"),
+    "train_bits_per_dim": ("bits/dim, training", "{:.3f}"),
+    "latent_bits_per_dim": ("bits/dim of latents, held-out", "{:.3f}"),
+    "train_latent_bits_per_dim": ("bits/dim of latents, training", "{:.3f}"),
+    "step": ("steps", "{:,.0f}"),
+    "epoch": ("epochs", "{:,.0f}"),
+    "skipped_steps": ("skipped steps", "{:,.0f}"),
+    "images": ("training images", "{:,.0f}"),
+}
+
+
+@dataclass
+class RunFolder:
+    """The contents of a run's folder, which may still be written to.
+
+    Attributes:
+        path: The folder.
+        rows: Rows of log.csv; entries that are not numbers are NaN.
+        changed: When log.csv was last written, in seconds since the epoch.
+        config: config.json of the checkpoint; empty if there is none.
+        settings: train.yaml.
+        environment: environment.json.
+        pictures: Bytes of samples.png and of the PNG files in pictures/, by name.
+        card: The text of README.md.
+        problems: One sentence per file that could not be read.
+    """
+
+    path: Path
+    rows: list[dict[str, float]] = field(default_factory=list)
+    changed: float = 0.0
+    config: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, bytes] = field(default_factory=dict)
+    card: str = ""
+    problems: list[str] = field(default_factory=list)
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A section of config.json; empty if it is missing or not an object."""
+        found = self.config.get(name)
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the checkpoint covers the last row of the log."""
+        steps = _number(self.section("training").get("steps"))
+        return steps >= (self.rows[-1].get("step", math.inf) if self.rows else 0)
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -51,204 +105,215 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     return path
 
 
-def report_html(run: RunFolder, now: float | None = None) -> str:
-    """The HTML of a run's report; `now` is its time in seconds since the epoch."""
+def read_run(folder: str | Path) -> RunFolder:
+    """Read the files of a run's folder; those that are damaged are named in `problems`.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it holds no file of a run.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {str(folder)!r}; pass the --out of nfaug train"
+        )
+    names = (LOG, CONFIG, SETTINGS)
+    if not any((path / name).is_file() for name in names):
+        raise ValueError(
+            f"{path} is not a run: it has no {', '.join(names)}; pass the --out of nfaug train"
+        )
+    run = RunFolder(path.resolve())
+    run.rows = _parsed(run, LOG, _rows, [])
+    if run.rows:
+        run.changed = (path / LOG).stat().st_mtime
+    run.config = _parsed(run, CONFIG, json.loads, {})
+    run.environment = _parsed(run, ENVIRONMENT, json.loads, {})
+    run.settings = _parsed(run, SETTINGS, yaml.safe_load, {})
+    run.card = _parsed(run, CARD, str, "")
+    for file in (path / "samples.png", *sorted((path / "pictures").glob("*.png"))):
+        data = _read(run, file)
+        if data.startswith(b"\x89PNG"):
+            run.pictures[file.stem.replace("_", " ")] = data
+    return run
+
+
+def flat(values: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
+    """Flatten {"flow": {"steps": 4}} to {"flow.steps": 4}, up to 400 entries."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if len(found) >= _MAX_ENTRIES:
+            break
+        if isinstance(value, Mapping) and value and depth < _MAX_DEPTH:
+            found |= flat(value, f"{prefix}{key}.", depth + 1)
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "90 s", "12 min" or "3 h 05 min"."""
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 2 * 3600:
+        return f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def _read(run: RunFolder, path: Path) -> bytes:
+    """A file's bytes; empty if it is missing or cannot be read."""
+    if not path.is_file():
+        return b""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        run.problems.append(f"{path.name} cannot be read: {error}")
+        return b""
+    if len(data) > _MAX_BYTES:
+        run.problems.append(f"{path.name} is skipped: it has more than {_MAX_BYTES} bytes")
+        return b""
+    return data
+
+
+def _parsed(run: RunFolder, name: str, parse: Callable[[str], Any], default: Any) -> Any:
+    """The parsed text of a file; `default` if it is missing, damaged or of another type."""
+    text = _read(run, run.path / name).decode(errors="replace")
+    if not text:
+        return default
+    try:
+        found = parse(text)
+    except (ValueError, RecursionError, yaml.YAMLError, csv.Error) as error:
+        run.problems.append(f"{name} is damaged ({type(error).__name__})")
+        return default
+    if not isinstance(found, type(default)):
+        run.problems.append(f"{name} is not a {'mapping' if default == {} else 'text'}")
+        return default
+    return found
+
+
+def _rows(text: str) -> list[dict[str, float]]:
+    names, *lines = csv.reader(text.splitlines())
+    rows = (dict(zip(names, map(_number, line), strict=False)) for line in lines)
+    return [row for row in rows if any(map(math.isfinite, row.values()))]
+
+
+def _number(value: Any) -> float:
+    """NaN for what is not a number."""
+    try:
+        return math.nan if isinstance(value, bool) else float(value)
+    except (OverflowError, TypeError, ValueError):
+        return math.nan
+
+
+def report_html(run: RunFolder) -> str:
+    """The HTML of a run's report."""
+    from jinja2 import Environment, FileSystemLoader
+    from markupsafe import Markup
+
     from ...io.version import __version__
 
-    now = time.time() if now is None else now
-    title = run.path.name or str(run.path)
-    card = "\n".join(text(line, 2000) for line in run.card.splitlines())
-    pictures, none_yet = "".join(map(picture, run.pictures)), "<p>No pictures yet.</p>"
-    body = [
-        f"<header><h1>{text(title)}</h1>{_lead(run, now)}{tiles(_figures(run))}</header>",
-        "".join(f'<p class="problem">{text(problem)}</p>' for problem in run.problems),
-        section("Curves", _curves(run)),
-        section("Pictures", f'<div class="pictures">{pictures}</div>' if pictures else none_yet),
-        section(
-            "Class gaussians",
-            table(_named(run.section("gaussians")))
-            or "<p>Recorded when the checkpoint is written.</p>",
-        ),
-        section("Settings", _settings(run)),
-        section("Environment", _environment(run)),
-        section("Classes", _classes(run)),
-        section("Card", details("README.md", card and f"<pre>{card}</pre>"), "card"),
-        f"<footer>nfaug {text(__version__)}, {_moment(now)}</footer>",
-    ]
-    return page(f"{title}: an nfaug run", body, f"nfaug {__version__}")
+    def safe(value: Any) -> Any:
+        return value if isinstance(value, Markup) else printable(value, longest=_MAX_TEXT)
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, finalize=safe
+    )
+    environment.filters |= {
+        "setting": _setting,
+        "moment": _moment,
+        "base64": lambda data: Markup(base64.b64encode(data).decode()),
+    }
+    settings, usual = flat(run.settings), flat(TrainConfig().to_dict())
+    tables: dict[str, list[tuple[str, Any]]] = {}
+    for name, value in settings.items():
+        group = name.partition(".")[0] if "." in name else ""
+        tables.setdefault(group, []).append((name, value))
+    classes = run.config.get("class_names")
+    return environment.get_template("page.html").render(
+        run=run,
+        title=run.path.name or str(run.path),
+        version=__version__,
+        now=time.time(),
+        ago=duration(max(0.0, time.time() - run.changed)),
+        flow=_flow_config(run),
+        figures=[*_figures(run)],
+        curves=[{**curve, "svg": Markup(curve["svg"])} for curve in _curves(run)],
+        log=run.rows[:: math.ceil(len(run.rows) / _MAX_ROWS) or 1][:-1] + run.rows[-1:],
+        gaussians=_named(run.section("gaussians")),
+        settings=[*tables.values()],
+        changed={n for n, x in settings.items() if n in usual and _plain(x) != _plain(usual[n])},
+        preprocessing=_named(run.section("preprocessing")),
+        environment=[(k.removeprefix("packages."), v) for k, v in flat(run.environment).items()],
+        classes=classes if isinstance(classes, list) else [],
+    )
 
 
-def _lead(run: RunFolder, now: float) -> str:
-    parts = []
-    if run.finished:
-        parts.append('<span class="state">Finished.</span>')
-    elif run.rows and run.changed is not None:
-        ago = duration(max(0.0, now - run.changed))
-        parts.append(
-            f'<span class="state">Not finished.</span> Last row of the log: {_moment(run.changed)} '
-            f"({ago} ago)."
-        )
-    else:
-        parts.append('<span class="state">Not finished.</span> The log is empty.')
-    if flow := _flow_config(run):
-        height, width = flow.image_size
-        parts.append(
-            f"Flow for {flow.channels} x {height} x {width} images with "
-            f"{flow.parameter_count / 1e6:.3g} million parameters."
-        )
-    if run.card:
-        parts.append('See the <a href="#card">model card</a> for usage.')
-    return f'<p class="lead">{" ".join(parts)}</p>'
-
-
-def _figures(run: RunFolder) -> Iterable[tuple[str, str]]:
-    training, metrics = run.section("training"), run.section("metrics")
-
-    def figure(name: str) -> float:
-        logged = (row[name] for row in reversed(run.rows) if math.isfinite(row.get(name, math.nan)))
-        return next(logged, _number(metrics.get(name, training.get(name))))
-
-    for title, name, form in (
-        ("NF-Acc, held-out", "nf_acc", "{:.1%}"),
-        ("NF-Acc, top 5", "nf_acc_top5", "{:.1%}"),
-        ("bits/dim, held-out", "bits_per_dim", "{:.3f}"),
-        ("bits/dim, training", "train_bits_per_dim", "{:.3f}"),
-        ("bits/dim of latents, held-out", "latent_bits_per_dim", "{:.3f}"),
-        ("bits/dim of latents, training", "train_latent_bits_per_dim", "{:.3f}"),
-        ("steps", "step", "{:,.0f}"),
-        ("epochs", "epoch", "{:,.0f}"),
-        ("skipped steps", "skipped_steps", "{:,.0f}"),
-    ):
-        if math.isfinite(value := figure(name)):
+def _figures(run: RunFolder) -> Iterator[tuple[str, str]]:
+    """The main figures: the last of the log, or of the checkpoint."""
+    found = run.section("training") | run.section("metrics")
+    for row in run.rows:
+        found |= {name: value for name, value in row.items() if math.isfinite(value)}
+    found["images"] = run.section("training").get("images")
+    for name, (title, form) in _FORMATS.items():
+        if math.isfinite(value := _number(found.get(name, found.get(f"{name}s")))):
             yield title, form.format(value)
-    if math.isfinite(seconds := figure("seconds")):
+    if math.isfinite(seconds := _number(found.get("seconds"))):
         yield "time", duration(seconds)
-    if math.isfinite(images := _number(training.get("images"))):
-        yield "training images", f"{images:,.0f}"
 
 
-def _curves(run: RunFolder) -> str:
-    rows = run.rows
-    if not rows:
-        return "<p>The log is empty: each evaluation adds a row.</p>"
-    x_name = next((name for name in ("step", "epoch") if name in rows[-1]), "row")
+def _curves(run: RunFolder) -> Iterator[dict[str, Any]]:
+    """Title, last values and SVG of a curve for each figure of the log."""
+    if not run.rows:
+        return
+    rows, names = run.rows, list(run.rows[-1])
+    x_name = next((name for name in ("step", "epoch") if name in names), "row")
     xs = [row.get(x_name, float(number)) for number, row in enumerate(rows, 1)]
-
-    def column(name: str, factor: float = 1.0) -> list[float]:
-        return [factor * row.get(name, math.nan) for row in rows]
-
-    batch = _number(run.settings.get("batch_size", run.section("training").get("batch_size")))
-    latent = "latent_" if "train_latent_bits_per_dim" in rows[-1] else ""
+    latent = "latent_" if "train_latent_bits_per_dim" in names else ""
     figures = {
         "bits per dimension" + (" of latents" if latent else ""): {
-            "training": column(f"train_{latent}bits_per_dim"),
-            "held-out, averaged weights": column(f"{latent}bits_per_dim"),
+            "training": f"train_{latent}bits_per_dim",
+            "held-out, averaged weights": f"{latent}bits_per_dim",
         },
-        "NF-Acc, per cent": {"top 1": column("nf_acc", 100), "top 5": column("nf_acc_top5", 100)},
-        "learning rate": {"rate": column("lr")},
-        "skipped steps, cumulative": {"skipped": column("skipped_steps")},
-        "training images per second": {
-            "images": speeds(rows, batch if math.isfinite(batch) else None)
-        },
+        "NF-Acc": {"top 1": "nf_acc", "top 5": "nf_acc_top5"},
+        "learning rate": {"rate": "lr"},
+        "skipped steps, cumulative": {"skipped": "skipped_steps"},
+        "training images per second": {"images": "images_per_second"},
     }
-    for name in rows[-1]:
-        if name not in _KNOWN:
-            figures[name.replace("_", " ")] = {name: column(name)}
-    shown = "".join(_curve(title, xs, lines, x_name) for title, lines in figures.items())
-    return f'<div class="curves">{shown}</div>{_log(run)}'
+    for title, columns in figures.items():
+        lines = {key: [r.get(name, math.nan) for r in rows] for key, name in columns.items()}
+        lines = {key: line for key, line in lines.items() if any(map(math.isfinite, line))}
+        if lines:
+            last = {key: [*filter(math.isfinite, line)][-1] for key, line in lines.items()}
+            yield {
+                "title": title,
+                "key": [(key, f"{value:,.4g}") for key, value in last.items()],
+                "svg": inline_svg(log_curves(xs, lines, x_label=x_name), title),
+            }
 
 
-def _curve(title: str, xs: list[float], lines: dict[str, list[float]], x_name: str) -> str:
-    """One figure with its title and a key with the last values; empty if nothing is finite."""
-    last = {
-        name: finite[-1]
-        for name, values in lines.items()
-        if (finite := [*filter(math.isfinite, values)])
-    }
-    if not last:
-        return ""
-    key = "".join(
-        f'<span class="key"><i class="s{number % 4}"></i>{text(name)} <b>{_short(value)}</b></span>'
-        for number, (name, value) in enumerate(last.items())
-    )
-    figure = log_curves(xs, {name: lines[name] for name in last}, x_label=x_name)
-    return (
-        f'<figure class="curve"><figcaption><h3>{text(title)}</h3>{key}</figcaption>'
-        f"{inline_svg(figure, title)}</figure>"
-    )
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _log(run: RunFolder) -> str:
-    rows = run.rows
-    step = max(1, math.ceil(len(rows) / _MAX_ROWS))
-    chosen = sorted({*range(0, len(rows), step), len(rows) - 1})
-    names = list(rows[-1])
-    head = "".join(f"<th>{text(name.replace('_', ' '), 60)}</th>" for name in names)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{_cell(rows[row].get(n, math.nan))}</td>" for n in names) + "</tr>"
-        for row in chosen
-    )
-    some = "" if step == 1 else f", one in {step} shown"
-    return details(
-        f"The log: {len(rows)} rows{some}",
-        f'<div class="scroll"><table class="log"><tr>{head}</tr>{body}</table></div>',
-    )
-
-
-def _settings(run: RunFolder) -> str:
-    if not run.settings:
-        found = run.section("training")
-        return table(_named(found)) or "<p>No train.yaml yet.</p>"
-    settings = flat(run.settings)
-    usual = flat(TrainConfig().to_dict())
-    changed = [
-        name
-        for name, value in settings.items()
-        if name in usual and _plain(value) != _plain(usual[name])
-    ]
-    parts: dict[str, list[tuple[str, Any]]] = {}
-    for name, value in settings.items():
-        parts.setdefault(name.partition(".")[0] if "." in name else "", []).append((name, value))
-    tables = "".join(f"<div>{table(rows, changed)}</div>" for rows in parts.values())
-    preprocessing = table(_named(run.section("preprocessing")))
-    return (
-        "<p>Settings that differ from the defaults are bold.</p>"
-        f'<div class="columns">{tables}</div>'
-        + details("Preprocessing of the images", preprocessing)
-    )
-
-
-def _environment(run: RunFolder) -> str:
-    found = dict(flat(run.environment))
-    if "library_version" in run.config and "packages.nfaug" not in found:
-        found["packages.nfaug"] = run.config["library_version"]
-    if not found:
-        return "<p>No environment.json.</p>"
-    return table((name.removeprefix("packages."), value) for name, value in found.items())
-
-
-def _classes(run: RunFolder) -> str:
-    names = run.config.get("class_names")
-    if not isinstance(names, list) or not names:
-        return ""
-    shown = "".join(f"<li>{text(name)}</li>" for name in names[:_MAX_CLASSES])
-    title = f"{len(names)} classes" + (
-        f", the first {_MAX_CLASSES}" if len(names) > _MAX_CLASSES else ""
-    )
-    return details(title, f'<ol class="names" start="0">{shown}</ol>')
-
-
-def _named(values: Mapping[Any, Any]) -> Iterable[tuple[str, Any]]:
-    return ((name.replace("_", " "), value) for name, value in flat(values).items())
+def _named(values: Mapping[Any, Any]) -> list[tuple[str, Any]]:
+    return [(name.replace("_", " "), value) for name, value in flat(values).items()]
 
 
 def _plain(value: Any) -> Any:
     """A setting as YAML stores it: with lists for tuples."""
     return list(value) if isinstance(value, tuple) else value
+
+
+def _setting(value: Any, depth: int = 0) -> Any:
+    """Format a value; deep nesting is cut, since YAML can refer to itself."""
+    if value is None or value != value:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping) or (isinstance(value, list) and depth > 1):
+        return "…" if value else "{}"
+    if isinstance(value, list):
+        return ", ".join(str(_setting(item, depth + 1)) for item in value[:20])
+    return value
 
 
 def _flow_config(run: RunFolder) -> FlowConfig | None:
@@ -258,22 +323,5 @@ def _flow_config(run: RunFolder) -> FlowConfig | None:
         return None
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.nan
-
-
-def _cell(value: float) -> str:
-    return f"{value:.6g}" if math.isfinite(value) else "-"
-
-
 def _moment(seconds: float) -> str:
-    try:
-        moment = datetime.fromtimestamp(seconds, timezone.utc)
-    except (OverflowError, OSError, ValueError):  # a file can have any time stamp
-        return "an unknown time"
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M} UTC"

@@ -7,6 +7,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,6 @@ from torch import Tensor
 from ...gaussians.fixed_point.solver import FixedPointStep
 from ...gaussians.gaussians import ClassGaussians
 from ...io.text import printable
-from .html import text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +47,6 @@ _MAX_LABEL = 40  # characters of a class name
 # Fonts for what matplotlib's own font lacks, used where they are installed.
 _FALLBACKS = ("Noto Sans CJK JP", "IPAGothic", "WenQuanYi Zen Hei", "Hiragino Sans", "Yu Gothic",
               "Microsoft YaHei", "Arial Unicode MS", "Noto Emoji", "Segoe UI Symbol")  # fmt: skip
-_CUT = 3.0  # cut the axis if the range of all values is this much larger than that of 95%
 
 
 def save(figure: Figure, target: io.StringIO | io.BytesIO, **options: Any) -> None:
@@ -83,16 +82,15 @@ def _figure(columns: int, width: float = 3.2, height: float = 3.2) -> Figure:
 
 def _embed(points: Tensor, seed: int) -> Tensor:
     """Embed points (N, d) in the plane by t-SNE (van der Maaten & Hinton 2008), after PCA to 50."""
+    from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    centred = points.double() - points.double().mean(0)
-    if centred.shape[1] > 50:
-        # The full SVD: torch's randomised one draws from the global generator.
-        left, values, _ = torch.linalg.svd(centred, full_matrices=False)
-        centred = left[:, :50] * values[:50]
+    values = points.double().numpy()
+    if values.shape[1] > 50:
+        values = PCA(min(50, len(values)), svd_solver="full").fit_transform(values)
     perplexity = min(30.0, (len(points) - 1) / 3)
     model = TSNE(perplexity=perplexity, init="pca", random_state=seed)
-    return torch.from_numpy(model.fit_transform(centred.numpy()))
+    return torch.from_numpy(model.fit_transform(values))
 
 
 def embedding_panels(
@@ -106,13 +104,7 @@ def embedding_panels(
 ) -> Figure:
     """Embed latents, and samples of each set of gaussians, in one panel each (paper, Figure 1).
 
-    Args:
-        latents: Latents (N, d).
-        labels: Their labels (N,).
-        gaussians: Class gaussians by panel title.
-        class_names: Names for the legend.
-        per_class: Points per class and panel.
-        seed: Seed of the samples and of t-SNE.
+    `per_class` points of each class are drawn, and `class_names` are the legend.
     """
     generator = torch.Generator().manual_seed(seed)
     num_classes = int(labels.max()) + 1
@@ -197,8 +189,7 @@ def log_curves(
 ) -> Figure:
     """Columns of a run's log against `x`, in the colours of the report's page.
 
-    Values that are not finite are gaps. If a few values lie far above all others (as in the first
-    steps of a run), the axis ends at 95% of the values, and the figure says so.
+    Values that are not finite are gaps.
     """
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -211,12 +202,7 @@ def log_curves(
         finite = [value if math.isfinite(value) else math.nan for value in values]
         axis.plot(x, finite, color=colour, linewidth=1.8, marker=marker, markersize=3.5)
     soft = PAGE_COLOURS["--soft"]
-    shown = [v for values in lines.values() for v in values if math.isfinite(v)]
-    low, high, cut = _limits(shown)
-    axis.set_ylim(low, high)
     axis.set_xlabel(_plain(x_label), color=soft)
-    if cut:
-        axis.set_title("values above the frame are cut off", color=soft, loc="right", fontsize=9)
     axis.tick_params(colors=soft, labelcolor=soft, labelsize=9)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="y", color=PAGE_COLOURS["--rule"], linewidth=0.8)
@@ -225,7 +211,7 @@ def log_curves(
     axis.spines["bottom"].set_color(soft)
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.yaxis.set_major_locator(MaxNLocator(5, integer=all(v == int(v) for v in shown)))
+    axis.yaxis.set_major_locator(MaxNLocator(5))
     return figure
 
 
@@ -245,20 +231,7 @@ def inline_svg(figure: Figure, label: str) -> str:
     svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # unused names, the same in every figure
     for name, colour in PAGE_COLOURS.items():
         svg = svg.replace(colour, f"var({name})")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{text(label)}"', 1)
-
-
-def _limits(values: Sequence[float]) -> tuple[float, float, bool]:
-    """Lower and upper end of the y axis, and whether it cuts values off."""
-    ranked = sorted(values)
-    low, high = ranked[0], ranked[-1]
-    usual = ranked[int(0.95 * (len(ranked) - 1))]
-    cut = len(ranked) >= 10 and usual > low and high - low > _CUT * (usual - low)
-    if cut:
-        high = usual
-    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    bottom = low - margin
-    return (0.0 if low >= 0 > bottom else bottom), high + margin, cut
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(printable(label))}"', 1)
 
 
 def _plain(name: str) -> str:

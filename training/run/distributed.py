@@ -48,7 +48,6 @@ class Processes:
         self.accelerator: Any = None
         self.count, self.rank = 1, 0
         started = int(os.environ.get("WORLD_SIZE", "1"))
-        _check_launch(started)
         _check_mixed_precision(os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
         _check_trackers(trackers)
         if started > 1 or trackers:
@@ -61,7 +60,6 @@ class Processes:
             cpu = started > 1 and (device == "cpu" or not torch.cuda.is_available())
             self.accelerator = _accelerator(cpu, trackers, folder)
         if started > 1:
-            _check_mixed_precision(self.accelerator.mixed_precision)
             self.count = self.accelerator.num_processes
             self.rank = self.accelerator.process_index
             assert self.count == started, f"{self.count} of {started} processes joined"
@@ -114,17 +112,6 @@ class Processes:
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module, wrapped to average gradients if there are several processes."""
         return module if self.count == 1 else self.accelerator.prepare_model(module)
-
-    def check_equal(self, value: int, cause: str) -> None:
-        """Check that all processes hold the same number.
-
-        Raises:
-            ValueError: If they do not; the message ends with `cause`.
-        """
-        if self.count > 1:
-            total = self.sum(torch.tensor([value, value**2], device=self.device))
-            if self.count * int(total[1]) != int(total[0]) ** 2:
-                raise ValueError(f"the processes do not agree: {cause}")
 
     def wait(self) -> None:
         """Block until every process has called this."""
@@ -201,19 +188,6 @@ def shared_batches(
     loaded = data.iterate(torch.cat([order[:0], *local]), most)
     for rows, part, (images, labels) in zip(batches, parts, loaded, strict=True):
         yield Shard(images, labels, part, len(rows), processes.weight(rows))
-
-
-def _check_launch(started: int) -> None:
-    """Detect `accelerate launch --cpu --num_processes 2` without mpirun.
-
-    It sets MASTER_ADDR, starts a single process, and reports nothing.
-    """
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    if on_cpu and started == 1 and "MASTER_ADDR" in os.environ:
-        raise ValueError(
-            "accelerate launch was asked for several CPU processes and started one; on CPUs use "
-            "torchrun --nproc-per-node N -m nfaug.training, or pass --mpirun_hostfile"
-        )
 
 
 def _check_mixed_precision(name: str) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -73,19 +73,14 @@ class SignalGuard:
                     self.previous[number] = signal.signal(number, self._record)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous = {}
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         if self.number:
-            self.__exit__(None, None, None)
+            self.__exit__()
             signal.raise_signal(number)
         self.number = number
 

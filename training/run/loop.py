@@ -17,7 +17,6 @@ from ...gaussians.gaussians import ClassGaussians
 from ..evaluation.metrics import evaluate
 from .context import RunContext
 from .distributed import Shard, draw_noise, shared_batches
-from .health import scale_warnings
 from .interruption import OUTSIDE, Interrupted, SignalGuard, resume_hint, stopped_from_outside
 from .optimizer import TrainingDiverged
 from .prior import prior_labels
@@ -66,7 +65,6 @@ class Loop:
         self.saved_at = state.elapsed
         self.stop = 0
         self.window = [0.0, 0.0]  # images and seconds of training since the last row of the log
-        self.warned: set[str] = set()
 
     def run(self) -> None:
         """Train until the last epoch is over.
@@ -186,13 +184,13 @@ class Loop:
     def _end_epoch(self) -> None:
         state, last = self.state, self._done() >= 1
         drawn = state.noise.get_state(), state.choice.get_state()
-        before = state.gaussians, state.prior, state.best, len(state.history)
+        before = state.gaussians, state.prior, len(state.history)
         try:
             self._after_epoch(last)
         except BaseException:  # restore, so that a resumed run does all of this again
             state.noise.set_state(drawn[0])
             state.choice.set_state(drawn[1])
-            state.gaussians, state.prior, state.best, rows = before
+            state.gaussians, state.prior, rows = before
             del state.history[rows:]
             raise
         if state.position >= self.context.steps_per_epoch:
@@ -215,7 +213,7 @@ class Loop:
             self.reporter.pictures(state)
 
     def _evaluate(self) -> None:
-        """Add a row to the log, warn about bad scales, keep the best flow."""
+        """Add a row to the log."""
         state, optimizer = self.state, self.state.optimizer
         images, seconds = self.window
         self.window = [0.0, 0.0]
@@ -231,19 +229,6 @@ class Loop:
             )
         state.history.append(row)
         self.reporter.row(state)
-        for name, message in scale_warnings(self.flow).items():
-            if name not in self.warned:
-                self.warned.add(name)
-                warnings.warn(
-                    f"after {optimizer.steps} steps {message}", RuntimeWarning, stacklevel=2
-                )
-        figure = self.flow.codec.figure
-        if row.get(figure, math.inf) < state.best:
-            state.best = row[figure]
-            if isinstance(self.states, FolderStates):
-                figures = {k: row[k] for k in (figure, "nf_acc") if k in row}
-                best = self.context.checkpoint(optimizer.average, state, metrics=figures)
-                self.states.save_flow("best", best)
 
     def _save(self) -> None:
         self.states.save(self.state.snapshot())

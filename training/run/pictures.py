@@ -1,18 +1,16 @@
-"""Pictures of a run: samples, NFA variants, latents, gaussians and convergence."""
+"""Pictures of a run: samples, latents, gaussians and convergence."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from ...augment.preview import picture_grid, preview_grid, sample_images
-from ...checkpoint.checkpoint import Checkpoint
+from ...augment.preview import picture_grid, sample_images
 from ...data.batches import open_batches
-from ...data.images import LabelledImages, TensorImages
-from ...fitting import encode_with_noise, fit_classes
+from ...data.images import LabelledImages
+from ...fitting import encode_with_noise
 from ...gaussians.fixed_point.solver import (
     FixedPointConfig,
     FixedPointDivergence,
@@ -29,10 +27,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-__all__ = ["figure_image", "progress_pictures", "run_figures"]
+__all__ = ["figure_image", "progress_picture", "run_figures"]
 
 _CLASSES, _PER_CLASS = 10, 200  # limits of the pictures of latents
-_COLUMNS, _AXES, _FEW = 6, 16, 40  # samples, PCA axes and images per class in progress pictures
+_COLUMNS = 6  # samples per class in the progress picture
 
 
 def run_figures(
@@ -89,44 +87,17 @@ def figure_image(figure: Figure) -> Image.Image:
 
 
 @torch.no_grad()
-def progress_pictures(context: RunContext, state: RunState) -> dict[str, Image.Image]:
-    """Draw a running flow: samples and, with classes, NFA variants, an embedding and pairwise KL.
+def progress_picture(context: RunContext, state: RunState) -> Image.Image:
+    """Samples of a running flow: a row for each of the first 10 classes.
 
-    Uses the averaged weights and at most 10 classes, and none of the run's generators.
+    Uses the averaged weights and none of the run's generators.
     """
-    flow, dataset = state.optimizer.average, context.dataset
-    gaussians = _first(state.gaussians)
     names = [*context.classes][:_CLASSES] or ["all"]
     device = context.processes.device
-    labels = torch.arange(gaussians.num_classes, device=device).repeat_interleave(_COLUMNS)
+    labels = torch.arange(len(names), device=device).repeat_interleave(_COLUMNS)
     generator = torch.Generator(device).manual_seed(context.config.seed)
-    samples = sample_images(flow, gaussians, labels, generator=generator).cpu()
-    table = samples.unflatten(0, (-1, _COLUMNS))
-    pictures = {"progress_samples": picture_grid(table, [""] * _COLUMNS, names)}
-    if gaussians.num_classes < 2:
-        return pictures
-    rows = [(dataset.targets == y).nonzero().flatten()[:_FEW] for y in range(len(names))]
-    images = torch.stack([dataset[index][0] for index in torch.cat(rows).tolist()])
-    few = TensorImages(images, dataset.targets[torch.cat(rows)], names)
-    rank = max(1, min(_AXES, min(map(len, rows)) - 1))
-    settings: dict[str, Any] = {"rank": rank, "max_per_class": _FEW, "memory": True}
-    _, pca = fit_classes(flow, open_batches(few), names, **settings, progress=False)
-    config = replace(context.checkpoint(flow, state).config, class_names=tuple(names))
-    preview = preview_grid(Checkpoint(flow, config, gaussians, pca), few)
-    z, _ = encode_with_noise(flow, images.to(device), generator)
-    panels = {"samples of the gaussians": gaussians.to("cpu")}
-    embedding = embedding_panels(z.flatten(1).cpu(), few.targets, panels, class_names=names)
-    return pictures | {
-        "progress_nfa": preview,
-        "progress_latents": figure_image(embedding),
-        "progress_kl": figure_image(kl_heatmaps({"pairwise KL": gaussians})),
-    }
-
-
-def _first(gaussians: ClassGaussians) -> ClassGaussians:
-    """Copy the gaussians of the first classes."""
-    parts = (gaussians.means, gaussians.variances, gaussians.counts)
-    return ClassGaussians(*(part[:_CLASSES] for part in parts))
+    samples = sample_images(state.optimizer.average, state.gaussians, labels, generator=generator)
+    return picture_grid(samples.cpu().unflatten(0, (-1, _COLUMNS)), [""] * _COLUMNS, names)
 
 
 @torch.no_grad()

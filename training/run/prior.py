@@ -52,16 +52,8 @@ def solve_prior(
 ) -> tuple[ClassGaussians, dict[str, Any]]:
     """Encode images if the prior needs it, and find the class gaussians.
 
-    Args:
-        config: The prior and its settings.
-        flow: The flow in its current state.
-        data: The training images.
-        classes: The names of the classes.
-        batch_size: Images per batch.
-        generator: Source of the dequantisation noise; its device is used for encoding.
-        choice: Source of the choice of images and of random means, on the CPU.
-        progress: Show a progress bar.
-        processes: They share the encoding and all get the same gaussians.
+    `generator` draws the dequantisation noise on its device, which encodes; `choice` draws images
+    and random means on the CPU. `processes` share the encoding and all get the same gaussians.
 
     Returns:
         The gaussians, and the record of the solve for the checkpoint.

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...data.images import LINE_SECONDS, progress_bar
 from ...io.atomic import write_bytes, write_text
-from ..report.html import duration, flat
-from ..report.run_folder import LOG
+from ..report.page import LOG, duration, flat
 from .context import RunContext
 from .snapshots import RunState
 
@@ -94,12 +93,13 @@ class Reporter:
             tracker.log(row, step=state.optimizer.steps)
 
     def pictures(self, state: RunState) -> None:
-        """Draw the progress pictures."""
+        """Draw the progress picture."""
         if self.folder is None:
             return
-        from .pictures import progress_pictures
+        from .pictures import progress_picture
 
-        self.show(progress_pictures(self.context, state), state.optimizer.steps)
+        drawn = {"progress_samples": progress_picture(self.context, state)}
+        self.show(drawn, state.optimizer.steps)
 
     def show(self, pictures: Mapping[str, Image.Image], step: int) -> None:
         """Write pictures into the folder and to the trackers that take images."""

@@ -58,7 +58,6 @@ class RunState:
         elapsed: Seconds of training, over all processes that worked on the run in turn.
         rollbacks: Number of returns to an earlier state.
         finished: Whether the last epoch is over.
-        best: Lowest bits/dim on the held-out images.
         history: Rows of the log.
         losses: Bits/dim of every step that was not skipped.
     """
@@ -74,7 +73,6 @@ class RunState:
     elapsed: float = 0.0
     rollbacks: int = 0
     finished: bool = False
-    best: float = math.inf
     history: list[dict[str, float]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
 
@@ -93,7 +91,6 @@ class RunState:
         facts = {
             "optimizer": self.optimizer.facts(),
             "prior": dict(self.prior),
-            "best": self.best,
             "history": [dict(row) for row in self.history],
             **{name: getattr(self, name) for name in _COUNTERS},
         }
@@ -116,7 +113,6 @@ class RunState:
         self.order = tensors["order"].clone() if "order" in tensors else None
         for name in _COUNTERS:
             setattr(self, name, facts[name])
-        self.best = math.inf if facts["best"] is None else facts["best"]
         self.history = [
             {name: math.nan if value is None else value for name, value in row.items()}
             for row in facts["history"]
@@ -238,15 +234,21 @@ class FolderStates:
             f"the saved state {self.folder / _name(steps[-1])} is damaged ({reason}); {cure}"
         )
 
-    def save_flow(self, name: str, checkpoint: Checkpoint) -> None:
-        """Save a checkpoint beside the snapshots: "initial" or "best"."""
+    def save_initial(self, checkpoint: Checkpoint) -> None:
+        """Save the flow that the run starts from beside the snapshots."""
         if self.writer:
-            checkpoint.save(self.folder / name, overwrite=True)
+            checkpoint.save(self.folder / "initial", overwrite=True)
 
-    def flow(self, name: str, autoencoder: str | None = None) -> Checkpoint | None:
-        """Load a checkpoint saved by `save_flow`, with its `autoencoder` at this location."""
-        path = self.folder / name
-        return Checkpoint.load(path, autoencoder=autoencoder) if path.is_dir() else None
+    def initial(self, autoencoder: str | None = None) -> Checkpoint:
+        """Load the flow that the run started from, with its `autoencoder` at this location.
+
+        Raises:
+            ValueError: If it is missing.
+        """
+        path = self.folder / "initial"
+        if not path.is_dir():
+            raise ValueError(f"{path} is missing: the run cannot be resumed")
+        return Checkpoint.load(path, autoencoder=autoencoder)
 
     def steps(self) -> list[int]:
         """The steps that have a snapshot, in order."""

@@ -8,8 +8,6 @@ Behaviour of timm 1.0 that the adapters handle:
   (EVA02 uses CLIP's). `NFALoader` reads them from the loader.
 - RandomErasing runs in the prefetcher or in the data set's transform, before NFA. An image with a
   large erased part may lie outside its class's range; it is then unchanged and counted as gated.
-- Training loaders drop the last odd batch. If a loader keeps it, mixup and cutmix, which need
-  pairs, skip its last image.
 - NaFlex batches (dictionaries of patches) and AugMix splits (several views of an image) are not
   supported and raise an error.
 """

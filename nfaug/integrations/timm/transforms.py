@@ -37,11 +37,6 @@ def training_transform(spec: str, image_size: int | tuple[int, int]) -> Any:
     settings: dict[str, Any] = {}
     for word in spec.split():
         name, equals, value = word.partition("=")
-        if name in _LATER:
-            raise ValueError(
-                f"{word!r} is an argument of timm's loader, which normalises and erases after the "
-                "transforms; remove it"
-            )
         if not equals or name not in known:
             raise ValueError(
                 f"{word!r} is not an argument of timm's create_transform; write name=value without "

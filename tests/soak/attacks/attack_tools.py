@@ -12,7 +12,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint_tools import MOST_BYTES, MOST_SECONDS, limit_memory
+from forked import run_python
 
 __all__ = ["COUNTS", "TESTS", "attack", "run_script"]
 
@@ -43,10 +43,10 @@ def attack(script: str, folder: Path, numbers: range, *, at_once: int = 500) -> 
     slowest, grown = (0.0, 0), 0
     for first in range(0, len(numbers), at_once):
         part = numbers[first : first + at_once]
-        command = [sys.executable, script, str(folder / str(first)), json.dumps(list(part))]
+        words = [script, folder / str(first), json.dumps(list(part))]
         paths = os.pathsep.join(str(path) for path in (TESTS, TESTS / "checkpoint"))
         environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-        ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        ran = run_python(words, env=environment)
         assert ran.returncode == 0, (ran.returncode, ran.stderr[-2000:])
         found = json.loads(ran.stdout.splitlines()[-1])
         assert not found["wrong"], "\n".join(found["wrong"])
