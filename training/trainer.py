@@ -230,6 +230,7 @@ def _finish(context: RunContext, state: RunState, initial: Checkpoint) -> TrainR
         "batch_size": config.batch_size,
         "processes": context.processes.count,
         "lr": config.lr,
+        "noise": config.augmentation.noise,
         "seed": config.seed,
     }
     metrics: dict[str, Any] = {}
