@@ -21,7 +21,9 @@ copyright = f"2026, {author}"
 release = metadata.version("nfaug")
 
 # The address of the repository and of the site: [project.urls] in pyproject.toml, nowhere else.
-LINKS = dict(link.split(", ", 1) for link in metadata.metadata("nfaug").get_all("Project-URL") or ())
+LINKS = dict(
+    link.split(", ", 1) for link in metadata.metadata("nfaug").get_all("Project-URL") or ()
+)
 SOURCE = LINKS.get("Source", "").rstrip("/")
 html_baseurl = LINKS.get("Documentation", "")
 
