@@ -78,17 +78,17 @@ def keep_formulas(app: Any, what: str, name: str, obj: Any, options: Any, lines:
 
     A formula is an indented block after an empty line; the entries of `Args:` follow without one.
     """
-    made: list[str] = []
+    made = ["", ""]
     formula = False
     for line in lines:
         if line[:1].strip():
             formula = False
-        elif line.startswith("    ") and made[-2:-1] and not made[-1].strip():
-            if made[-2][:1].strip() and not line.strip().startswith(">>>"):
-                formula = True
-                made += ["::", ""]
+        after_text = made[-2][:1].strip() and not made[-1].strip()
+        if after_text and line.startswith("    ") and not line.strip().startswith(">>>"):
+            formula = True
+            made += ["::", ""]
         made.append(line if formula else line.replace("|", r"\|"))  # no substitution is meant
-    lines[:] = made
+    lines[:] = made[2:]
 
 
 def math_inline(self: Any, node: nodes.math) -> None:

@@ -1,6 +1,7 @@
 """Parts of the documentation that are made from the code: tables of flows, recipes and commands.
 
-Each part is a Markdown file in docs/generated/, which a page includes. They are made at every build.
+Each part is a Markdown file in docs/generated/, which a page includes. They are made at every
+build.
 """
 
 from __future__ import annotations

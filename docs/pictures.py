@@ -40,8 +40,8 @@ def clothing() -> tuple[Tensor, Tensor]:
     """Four test images of Fashion-MNIST and their labels."""
     if not FASHION.is_dir():
         raise FileNotFoundError(
-            f"{FASHION} does not exist; apt-get install dataset-fashion-mnist, or set FASHION_MNIST "
-            "to a folder with its four files"
+            f"{FASHION} does not exist; apt-get install dataset-fashion-mnist, or set "
+            "FASHION_MNIST to a folder with its four files"
         )
     dataset = open_dataset(str(FASHION), split="test")
     labels = torch.tensor([0, 1, 7, 9])  # T-shirt, trouser, sneaker, ankle boot

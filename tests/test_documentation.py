@@ -1,12 +1,12 @@
 """Run the examples of the documentation with Sybil, and check its commands and links.
 
-The documents are README.md, CONTRIBUTING.md, benchmarks/README.md and docs/. The blocks of one document
-run in order, in one folder that holds `my-images`:
+The documents are README.md, CONTRIBUTING.md, benchmarks/README.md and docs/. The blocks of one
+document run in order, in one folder that holds `my-images`:
 
 - ```python blocks run in one namespace.
-- ```bash blocks are checked: a line that starts with `nfaug` must parse with the real command line; a
-  `make` target, a `pip install` extra and the script or module of `python` must exist. A comment before
-  a block also runs its `nfaug` lines, with options that make them small:
+- ```bash blocks are checked: a line that starts with `nfaug` must parse with the real command
+  line; a `make` target, a `pip install` extra and the script or module of `python` must exist. A
+  comment before a block also runs its `nfaug` lines, with options that make them small:
 
       <!-- run: --epochs 1 -->
 
@@ -81,6 +81,12 @@ def run_bash(example: Example) -> None:
             assert nfaug.cli.main([*words[1:], *added]) == 0, line
 
 
+def evaluate(document: Document) -> None:
+    for example in document.examples():
+        example.evaluate()
+    assert "run" not in document.namespace, "no bash block follows a run comment"
+
+
 SYBIL = Sybil([PythonCodeBlockParser(), CodeBlockParser("bash", run_bash), RunParser()])
 
 
@@ -146,9 +152,7 @@ def test_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     make_images(tmp_path / "my-images")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for example in document.examples():
-        example.evaluate()
-    assert "run" not in document.namespace, "no bash block follows a run comment"
+    evaluate(document)
 
 
 def test_readme_runs_its_first_steps() -> None:
@@ -207,12 +211,13 @@ def test_a_broken_command_is_seen(line: str) -> None:
     [
         ("```python\nassert 2 == 3\n```\n", AssertionError),
         ("```python\nfrom nfaug import NoSuchName\n```\n", ImportError),
+        ("<!-- run: -->\ntext\n", AssertionError),
         ("<!-- run: --no-such-option -->\n```bash\nnfaug list\n```\n", SystemExit),
     ],
 )
 def test_a_block_that_fails_is_seen(tmp_path: Path, text: str, error: type[BaseException]) -> None:
     path = tmp_path / "page.md"
     path.write_text(text, encoding="utf-8")
+    document = SYBIL.parse(path)
     with pytest.raises(error):
-        for example in SYBIL.parse(path).examples():
-            example.evaluate()
+        evaluate(document)
