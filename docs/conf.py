@@ -11,21 +11,19 @@ import latex2mathml.converter
 from docutils import nodes
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))  # generate.py and pictures.py
+sys.path[:0] = [str(HERE), str(HERE.parent / "scripts")]
 
 from generate import moved_links, write_pages  # noqa: E402
+from notebooks import project_links  # noqa: E402
 
 project = "nfaug"
 author = "The nfaug contributors"
 copyright = f"2026, {author}"
 release = metadata.version("nfaug")
 
-# The address of the repository and of the site: [project.urls] in pyproject.toml, nowhere else.
-LINKS = dict(
-    link.split(", ", 1) for link in metadata.metadata("nfaug").get_all("Project-URL") or ()
-)
-SOURCE = LINKS.get("Source", "").rstrip("/")
-html_baseurl = LINKS.get("Documentation", "")
+# The addresses of the repository and of the site are in [project.urls] and nowhere else.
+links = project_links()
+html_baseurl = links.get("Documentation", "")
 
 extensions = [
     "myst_parser",
@@ -65,9 +63,9 @@ html_static_path = ["static"]
 html_css_files = ["nfaug.css"]
 html_copy_source = False
 html_show_sphinx = False
-if SOURCE:
+if "Source" in links:
     html_theme_options = {
-        "source_repository": SOURCE,
+        "source_repository": links["Source"],
         "source_branch": "main",
         "source_directory": "docs/",
     }
@@ -91,6 +89,11 @@ def keep_formulas(app: Any, what: str, name: str, obj: Any, options: Any, lines:
     lines[:] = made[2:]
 
 
+def skip_fields(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out the fields of named tuples, whose class says what they are."""
+    return True if (obj.__doc__ or "").startswith("Alias for field number") else None
+
+
 def math_inline(self: Any, node: nodes.math) -> None:
     self.body.append(latex2mathml.converter.convert(node.astext()))
     raise nodes.SkipNode
@@ -109,5 +112,6 @@ def move_links(app: Any, document: str, source: list[str]) -> None:
 def setup(app: Any) -> None:
     app.add_html_math_renderer("mathml", (math_inline, None), (math_block, None))
     app.connect("builder-inited", lambda app: write_pages(HERE / "generated"))
+    app.connect("autodoc-skip-member", skip_fields)
     app.connect("source-read", move_links)
     app.connect("autodoc-process-docstring", keep_formulas, priority=400)  # before napoleon

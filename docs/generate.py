@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from huggingface_hub import ModelCard
+from notebooks import FOLDER, colab_link, source_url
 
 from nfaug import load
 from nfaug.cli import COMMANDS
@@ -35,7 +37,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def shape(channels: int, size: Sequence[int]) -> str:
-    return f"{channels} x {size[0]} x {size[1]}"
+    return f"{channels}\u00a0x\u00a0{size[0]}\u00a0x\u00a0{size[1]}"  # on one line
 
 
 def number(value: float | None, digits: str = ".3g") -> str:
@@ -94,7 +96,7 @@ def costs() -> str:
                 hours(cost.get("card_hours")),
             ]
         )
-    header = ["recipe", "input of the flow", "parameters", "GFLOP", "images", "epochs"]
+    header = ["recipe", "input", "parameters", "GFLOP", "images", "epochs"]
     return table([*header, "A100 hours"], rows)
 
 
@@ -104,9 +106,21 @@ def commands() -> str:
     parts = []
     for verb, summary in COMMANDS.items():
         parser: Any = importlib.import_module(f"nfaug.commands.{verb}").parser()
-        help_text = parser.format_help().rstrip()
+        help_text = parser.format_help().rstrip().replace(" \b", "")  # printed over a blank
         parts.append(f"## nfaug {verb}\n\n{summary.capitalize()}.\n\n```text\n{help_text}\n```\n")
     return "\n".join(parts)
+
+
+def notebooks() -> str:
+    """The notebooks, with links to download them and, where the repository is known, to Colab."""
+    rows = []
+    for path in sorted(FOLDER.glob("*.ipynb")):
+        title, text = nbformat.read(path, as_version=4).cells[0].source.split("\n\n")[:2]
+        colab = colab_link(source_url(), path.name)
+        links = [f"[download](../examples/notebooks/{path.name})"]
+        links += [f"[open in Colab]({colab})"] if colab else []
+        rows.append([title.removeprefix("# "), " ".join(text.split()), ", ".join(links)])
+    return table(["notebook", "what it does", ""], rows)
 
 
 def moved_links(text: str) -> str:
@@ -130,6 +144,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "flows": flows,
     "costs": costs,
     "commands": commands,
+    "notebooks": notebooks,
     "changelog": copied("CHANGELOG.md"),
     "contributing": copied("CONTRIBUTING.md"),
     "benchmarks": copied("benchmarks/README.md"),
