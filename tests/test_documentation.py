@@ -21,6 +21,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -31,6 +32,8 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.markdown.lexers import DirectiveInHTMLCommentLexer
 
 import nfaug.cli
+from nfaug.cli import COMMANDS
+from nfaug.resolve import builtin_names
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
@@ -127,8 +130,6 @@ def script_exists(line: str) -> bool:
 
 def check_options(arguments: list[str], line: str) -> None:
     """Parse the arguments of `nfaug` without running anything."""
-    from nfaug.cli import COMMANDS
-
     verb, *options = arguments or [""]
     assert verb in COMMANDS, f"nfaug has no command {verb!r}: {line}"
     module = importlib.import_module(f"nfaug.commands.{verb}")
@@ -221,3 +222,32 @@ def test_a_block_that_fails_is_seen(tmp_path: Path, text: str, error: type[BaseE
     document = SYBIL.parse(path)
     with pytest.raises(error):
         evaluate(document)
+
+
+@pytest.fixture(scope="module")
+def generate() -> Iterator[ModuleType]:
+    """docs/generate.py, which makes parts of pages."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "docs"))
+        patch.syspath_prepend(str(ROOT / "scripts"))
+        yield importlib.import_module("generate")
+
+
+def test_tables_are_made_from_cards_and_recipes(generate: ModuleType) -> None:
+    flows, costs = generate.flows(), generate.costs()
+    for name in builtin_names():
+        (row,) = (line for line in flows.splitlines() if f"`{name}`" in line)
+        config = nfaug.load(name).config
+        assert row.endswith((" apache-2.0 |", " mit |"))
+        if "bits_per_dim" in config.metrics:
+            assert f"{config.metrics['bits_per_dim']:.2f}" in row
+    assert {f"`{name}`" for name in ("cifar10", "small")} <= set(costs.split())
+    assert set(COMMANDS) == set(re.findall(r"^## nfaug ([a-z]+)$", generate.commands(), re.M))
+
+
+def test_links_out_of_docs_lead_to_pages(generate: ModuleType) -> None:
+    text = "[a](../benchmarks/results/study.md) [b](benchmarks/README.md#c) [d](../examples/x.py)"
+    moved = "[a](/results.md) [b](/benchmarks.md#c) [d](../examples/x.py)"
+    assert generate.moved_links(text) == moved
+    for page in re.findall(r"/(\w+\.md)", moved):
+        assert (ROOT / "docs" / page).is_file()
