@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import importlib
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
 
 import PIL.Image
@@ -11,6 +14,8 @@ import pytest
 import torch
 
 import nfaug
+from nfaug.augment.settings import MixSettings
+from nfaug.training.config import FlowSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {"nfaug": "nfaug", "training": "nfaug.training", "hub": "nfaug.hub"}
@@ -42,3 +47,15 @@ def test_examples(name: str) -> None:
 @pytest.mark.parametrize("documented", SHOWN, ids=lambda documented: documented.__name__)
 def test_main_names_have_an_example(documented: type) -> None:
     assert ">>> " in (documented.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    ("documented", "names"),
+    [
+        (nfaug.NFAugment, MixSettings.names()),
+        (FlowSettings, [field.name for field in dataclasses.fields(FlowSettings)]),
+    ],
+)
+def test_each_setting_has_an_entry(documented: type, names: Sequence[str]) -> None:
+    doc = inspect.cleandoc(documented.__doc__ or "")
+    assert [name for name in names if f"\n    {name}: " not in doc] == []
