@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -85,8 +86,15 @@ def keep_formulas(app: Any, what: str, name: str, obj: Any, options: Any, lines:
         if after_text and line.startswith("    ") and not line.strip().startswith(">>>"):
             formula = True
             made += ["::", ""]
-        made.append(line if formula else line.replace("|", r"\|"))  # no substitution is meant
+        made.append(line if formula else escaped(line))
     lines[:] = made[2:]
+
+
+def escaped(line: str) -> str:
+    """Markdown's view of a line: bars are no substitutions, and options keep their two hyphens."""
+    parts = line.replace("|", r"\|").split("`")
+    parts[::2] = [re.sub(r"(?<!\S)--[a-z][\w-]*", r"``\g<0>``", part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def skip_fields(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:

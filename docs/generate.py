@@ -112,15 +112,16 @@ def commands() -> str:
 
 
 def notebooks() -> str:
-    """The notebooks, with links to download them and, where the repository is known, to Colab."""
-    rows = []
-    for path in sorted(FOLDER.glob("*.ipynb")):
-        title, text = nbformat.read(path, as_version=4).cells[0].source.split("\n\n")[:2]
-        colab = colab_link(source_url(), path.name)
-        links = [f"[download](../examples/notebooks/{path.name})"]
+    """The first cell of each notebook, with links to download it and, if possible, to Colab."""
+    parts = []
+    for name in ("quickstart", "finetune_on_your_folder", "train_and_share"):
+        file = f"{name}.ipynb"
+        colab = colab_link(source_url(), file)
+        links = [f"[Download](../examples/notebooks/{file})"]
         links += [f"[open in Colab]({colab})"] if colab else []
-        rows.append([title.removeprefix("# "), " ".join(text.split()), ", ".join(links)])
-    return table(["notebook", "what it does", ""], rows)
+        title, text, *_ = nbformat.read(FOLDER / file, as_version=4).cells[0].source.split("\n\n")
+        parts.append(f"#{title}\n\n{text}\n\n{', '.join(links)}.\n")
+    return "\n".join(parts)
 
 
 def moved_links(text: str) -> str:
