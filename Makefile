@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format typecheck imports pytest test demo soak study study-test bundle wheel-check clean
+.PHONY: help venv lint format typecheck imports pytest test docs demo soak study study-test bundle wheel-check clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -59,6 +59,10 @@ pytest: $(STAMP)  ## Run the tests alone
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 test: lint typecheck imports pytest  ## Lint, check types and imports, run the tests
+
+# -E: every page anew, so that a warning does not hide behind an old build.
+docs: $(STAMP)  ## Build the documentation site into build/site; warnings are errors
+	$(ONE_THREAD) $(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees docs build/site
 
 demo: $(STAMP)  ## Train, fit, augment and fine-tune on handwritten digits; write a report
 	$(BIN)/nfaug demo $(DEMO_ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import re
 from collections.abc import Mapping
@@ -40,8 +41,8 @@ def _flow_settings() -> type:
     hints = get_type_hints(FlowConfig)
     chosen = [f for f in dataclasses.fields(FlowConfig) if f.name not in ("channels", "image_size")]
     # Entries of the docstring, from their name to the next one or to an empty line.
-    entry = r"^ {8}(\w+): .*?(?=^ {8}\w+: |^\s*$)"
-    doc = FlowConfig.__doc__ or ""
+    entry = r"^ {4}(\w+): .*?(?=^ {4}\w+: |^\s*$)"
+    doc = inspect.cleandoc(FlowConfig.__doc__ or "")
     entries = {found[1]: found[0] for found in re.finditer(entry, doc, re.MULTILINE | re.DOTALL)}
     made = dataclasses.make_dataclass(
         "FlowSettings",
@@ -50,7 +51,7 @@ def _flow_settings() -> type:
     )
     made.__module__ = __name__
     made.__doc__ = (
-        "The flow's architecture; channels and image size come from the data.\n\n    Args:\n"
+        "The flow's architecture; channels and image size come from the data.\n\nArgs:\n"
         + "".join(entries.get(f.name, "") for f in chosen)
     )
     return made

@@ -180,9 +180,13 @@ def document_settings(documented: _Type) -> _Type:
     lines = []
     for line in (documented.__doc__ or "").splitlines():
         if line.strip().startswith("p, ..., keep:"):
+            indent = line[: line.index("p")]  # Python 3.13 removes the common indentation
             for name, doc in MixSettings.docs().items():
                 lines += textwrap.wrap(
-                    f"{name}: {doc}", 100, initial_indent=" " * 8, subsequent_indent=" " * 12
+                    f"{name}: {doc}",
+                    100,
+                    initial_indent=indent,
+                    subsequent_indent=f"{indent}    ",
                 )
         else:
             lines.append(line)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
 import json
 import math
 import os
@@ -522,14 +521,6 @@ def test_samples(tiny_checkpoint: Checkpoint) -> None:
             drawn(*wrong)
     with pytest.raises(ValueError, match="gaussians"):
         _with(tiny_checkpoint, gaussians=None).sample(1)
-
-
-@pytest.mark.parametrize("name", ["Checkpoint", "load"])
-def test_the_examples_of_the_docstrings_run(name: str) -> None:
-    finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
-    (example,) = finder.find(getattr(nfaug, name), name)
-    assert example.examples
-    assert runner.run(example).failed == 0
 
 
 def test_a_flow_that_was_never_trained(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""Settings of Sphinx. `make docs` builds the site into build/site."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import latex2mathml.converter
+from docutils import nodes
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "scripts")]
+
+from generate import moved_links, write_pages  # noqa: E402
+from notebooks import project_links  # noqa: E402
+
+project = "nfaug"
+author = "The nfaug contributors"
+copyright = f"2026, {author}"
+release = metadata.version("nfaug")
+
+# The addresses of the repository and of the site are in [project.urls] and nowhere else.
+links = project_links()
+html_baseurl = links.get("Documentation", "")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "matplotlib.sphinxext.plot_directive",
+]
+exclude_patterns = ["generated"]  # included by pages
+default_role = "py:obj"  # `Flow` in a docstring is a link if there is such a name
+
+myst_enable_extensions = ["dollarmath", "fieldlist", "substitution"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 80
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+plot_html_show_source_link = False
+plot_html_show_formats = False
+plot_include_source = True
+plot_formats = [("png", 110)]
+plot_rcparams = {"axes.titlesize": 8, "savefig.bbox": "tight", "savefig.pad_inches": 0.02}
+plot_pre_code = ""
+
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+html_theme = "furo"
+html_title = f"nfaug {release}"
+html_math_renderer = "mathml"
+html_static_path = ["static"]
+html_css_files = ["nfaug.css"]
+html_copy_source = False
+html_show_sphinx = False
+if "Source" in links:
+    html_theme_options = {
+        "source_repository": links["Source"],
+        "source_branch": "main",
+        "source_directory": "docs/",
+    }
+
+
+def keep_formulas(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Show the indented formulas of a docstring as they are in the code, line by line.
+
+    A formula is an indented block after an empty line; the entries of `Args:` follow without one.
+    """
+    made = ["", ""]
+    formula = False
+    for line in lines:
+        if line[:1].strip():
+            formula = False
+        after_text = made[-2][:1].strip() and not made[-1].strip()
+        if after_text and line.startswith("    ") and not line.strip().startswith(">>>"):
+            formula = True
+            made += ["::", ""]
+        made.append(line if formula else escaped(line))
+    lines[:] = made[2:]
+
+
+def escaped(line: str) -> str:
+    """Markdown's view of a line: bars are no substitutions, and options keep their two hyphens."""
+    parts = line.replace("|", r"\|").split("`")
+    parts[::2] = [re.sub(r"(?<!\S)--[a-z][\w-]*", r"``\g<0>``", part) for part in parts[::2]]
+    return "`".join(parts)
+
+
+def skip_fields(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out the fields of named tuples, whose class says what they are."""
+    return True if (obj.__doc__ or "").startswith("Alias for field number") else None
+
+
+def math_inline(self: Any, node: nodes.math) -> None:
+    self.body.append(latex2mathml.converter.convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def math_block(self: Any, node: nodes.math_block) -> None:
+    formula = latex2mathml.converter.convert(node.astext(), display="block")
+    self.body.append(f'<div class="math">{formula}</div>\n')
+    raise nodes.SkipNode
+
+
+def move_links(app: Any, document: str, source: list[str]) -> None:
+    source[0] = moved_links(source[0])
+
+
+def setup(app: Any) -> None:
+    app.add_html_math_renderer("mathml", (math_inline, None), (math_block, None))
+    app.connect("builder-inited", lambda app: write_pages(HERE / "generated"))
+    app.connect("autodoc-skip-member", skip_fields)
+    app.connect("source-read", move_links)
+    app.connect("autodoc-process-docstring", keep_formulas, priority=400)  # before napoleon

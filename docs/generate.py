@@ -1,0 +1,160 @@
+"""Parts of the documentation that are made from the code: tables of flows, recipes and commands.
+
+Each part is a Markdown file in docs/generated/, which a page includes. They are made at every
+build.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from huggingface_hub import ModelCard
+from notebooks import FOLDER, colab_link, source_url
+
+from nfaug import load
+from nfaug.cli import COMMANDS
+from nfaug.resolve import builtin_names
+from nfaug.training.config import recipes
+from nfaug.training.evaluation.cost import recipe_cost
+
+__all__ = ["PARTS", "moved_links", "write_pages"]
+
+RESULTS = ("training_overhead", "fixed_point_divergence", "study")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def shape(channels: int, size: Sequence[int]) -> str:
+    return f"{channels}\u00a0x\u00a0{size[0]}\u00a0x\u00a0{size[1]}"  # on one line
+
+
+def number(value: float | None, digits: str = ".3g") -> str:
+    return "-" if value is None else f"{value:{digits}}"
+
+
+def hours(value: float | None) -> str:
+    return "-" if value is None else "< 0.1" if value < 0.1 else f"{value:,.0f}"
+
+
+def flows() -> str:
+    """The bundled flows. Figures and license come from their cards, the shape from the weights."""
+    rows = []
+    for name in builtin_names():
+        folder = ROOT / "nfaug" / "builtin" / name.removeprefix("builtin:")
+        card = ModelCard.load(folder / "README.md").data
+        results = {r.metric_name: r.metric_value for r in card.eval_results or ()}
+        checkpoint = load(name)
+        flow, training = checkpoint.config.flow, checkpoint.config.training
+        identity = flow.parameter_count == 0
+        bytes_ = sum(file.stat().st_size for file in folder.iterdir())
+        rows.append(
+            [
+                f"`{name}`",
+                "any" if identity else shape(flow.channels, flow.image_size),
+                training.get("data", "none"),
+                f"{flow.parameter_count / 1e6:.2f} M",
+                f"{bytes_ / 1e6:.1f} MB",
+                number(None if identity else flow.flop / 1e9),
+                number(results.get("bits/dim"), ".2f"),
+                number(results.get("NF-Acc"), ".1%"),
+                card.license,
+            ]
+        )
+    header = ["flow", "images", "trained on", "parameters", "size", "GFLOP", "bits/dim", "NF-Acc"]
+    return table([*header, "license"], rows)
+
+
+def costs() -> str:
+    """What a flow of each recipe costs."""
+    rows = []
+    for name in recipes():
+        try:
+            cost = recipe_cost(name)
+        except ValueError:  # a recipe for images of any size
+            continue
+        flow = cost["flow"]
+        rows.append(
+            [
+                f"`{name}`",
+                shape(flow["channels"], flow["image_size"]),
+                f"{flow['parameters'] / 1e6:.2f} M",
+                number(cost["gflop_per_image_and_direction"]),
+                number(cost.get("images"), ",d"),
+                number(cost.get("epochs"), ",d"),
+                hours(cost.get("card_hours")),
+            ]
+        )
+    header = ["recipe", "input", "parameters", "GFLOP", "images", "epochs"]
+    return table([*header, "A100 hours"], rows)
+
+
+def commands() -> str:
+    """The help of every command."""
+    os.environ["COLUMNS"] = "88"  # the width of argparse's help
+    parts = []
+    for verb, summary in COMMANDS.items():
+        parser: Any = importlib.import_module(f"nfaug.commands.{verb}").parser()
+        help_text = parser.format_help().rstrip().replace(" \b", "")  # printed over a blank
+        parts.append(f"## nfaug {verb}\n\n{summary.capitalize()}.\n\n```text\n{help_text}\n```\n")
+    return "\n".join(parts)
+
+
+def notebooks() -> str:
+    """The first cell of each notebook, with links to download it and, if possible, to Colab."""
+    parts = []
+    for name in ("quickstart", "finetune_on_your_folder", "train_and_share"):
+        file = f"{name}.ipynb"
+        colab = colab_link(source_url(), file)
+        links = [f"[Download](../examples/notebooks/{file})"]
+        links += [f"[open in Colab]({colab})"] if colab else []
+        title, text, *_ = nbformat.read(FOLDER / file, as_version=4).cells[0].source.split("\n\n")
+        parts.append(f"#{title}\n\n{text}\n\n{', '.join(links)}.\n")
+    return "\n".join(parts)
+
+
+def moved_links(text: str) -> str:
+    """Point links to files outside of docs/ at the pages of the site that hold them."""
+    for file, page in {
+        r"CONTRIBUTING\.md": "contributing",
+        r"CHANGELOG\.md": "changelog",
+        r"benchmarks/README\.md": "benchmarks",
+        r"benchmarks/results/\w+\.md": "results",
+    }.items():
+        text = re.sub(rf"\]\((\.\./)?{file}", f"](/{page}.md", text)
+    return text
+
+
+def copied(*names: str) -> Callable[[], str]:
+    """Documents from outside of docs/."""
+    return lambda: "\n\n".join(moved_links((ROOT / name).read_text("utf-8")) for name in names)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "flows": flows,
+    "costs": costs,
+    "commands": commands,
+    "notebooks": notebooks,
+    "changelog": copied("CHANGELOG.md"),
+    "contributing": copied("CONTRIBUTING.md"),
+    "benchmarks": copied("benchmarks/README.md"),
+    "results": copied(*(f"benchmarks/results/{name}.md" for name in RESULTS)),
+}
+
+
+def write_pages(folder: Path) -> None:
+    """Write each part to `folder`, as NAME.md."""
+    folder.mkdir(exist_ok=True)
+    for name, make in PARTS.items():
+        (folder / f"{name}.md").write_text(make(), encoding="utf-8")

@@ -1,0 +1,61 @@
+"""The examples in docstrings run."""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import importlib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+import PIL.Image
+import pytest
+import torch
+
+import nfaug
+from nfaug.augment.settings import MixSettings
+from nfaug.training.config import FlowSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = {"nfaug": "nfaug", "training": "nfaug.training", "hub": "nfaug.hub"}
+# What the API reference says that its examples assume.
+NAMES = {"PIL": PIL, "nfaug": nfaug, "torch": torch}
+SHOWN = (nfaug.NFAugment, nfaug.Checkpoint, nfaug.Flow, nfaug.ClasswisePCA, nfaug.fit, nfaug.load)
+
+
+def modules() -> list[str]:
+    """The modules whose source has an example."""
+    found = []
+    for folder, package in ROOMS.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if ">>> " in path.read_text(encoding="utf-8"):
+                names = path.relative_to(ROOT / folder).with_suffix("").parts
+                found.append(".".join([package, *(name for name in names if name != "__init__")]))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:.*too few images:UserWarning")
+@pytest.mark.parametrize("name", modules())
+def test_examples(name: str) -> None:
+    module = importlib.import_module(name)
+    results = doctest.testmod(module, extraglobs=NAMES, optionflags=doctest.ELLIPSIS)
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize("documented", SHOWN, ids=lambda documented: documented.__name__)
+def test_main_names_have_an_example(documented: type) -> None:
+    assert ">>> " in (documented.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    ("documented", "names"),
+    [
+        (nfaug.NFAugment, MixSettings.names()),
+        (FlowSettings, [field.name for field in dataclasses.fields(FlowSettings)]),
+    ],
+)
+def test_each_setting_has_an_entry(documented: type, names: Sequence[str]) -> None:
+    doc = inspect.cleandoc(documented.__doc__ or "")
+    assert [name for name in names if f"\n    {name}: " not in doc] == []

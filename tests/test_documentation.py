@@ -1,0 +1,253 @@
+"""Run the examples of the documentation with Sybil, and check its commands and links.
+
+The documents are README.md, CONTRIBUTING.md, benchmarks/README.md and docs/. The blocks of one
+document run in order, in one folder that holds `my-images`:
+
+- ```python blocks run in one namespace.
+- ```bash blocks are checked: a line that starts with `nfaug` must parse with the real command
+  line; a `make` target, a `pip install` extra and the script or module of `python` must exist. A
+  comment before a block also runs its `nfaug` lines, with options that make them small:
+
+      <!-- run: --epochs 1 -->
+
+- ```text, ```yaml and ```json blocks are only shown. Other languages fail.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from PIL import Image
+from sybil import Document, Example, Region, Sybil
+from sybil.parsers.abstract.lexers import LexerCollection
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+from sybil.parsers.markdown.lexers import DirectiveInHTMLCommentLexer
+
+import nfaug.cli
+from nfaug.cli import COMMANDS
+from nfaug.resolve import builtin_names
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks" / "README.md",
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "generated"),
+]
+LANGUAGES = {"bash", "python", "text", "yaml", "json"}
+# Commands of other programs, which are not checked.
+FOREIGN = {"cd", "git", "sudo", "apt-get"}
+
+
+def make_images(path: Path) -> None:
+    """An image folder: two classes of 12 RGB images, 8 x 8."""
+    generator = torch.Generator().manual_seed(0)
+    for label, name in enumerate(("cat", "dog")):
+        (path / name).mkdir(parents=True)
+        for index in range(12):
+            level = torch.randint(96, (8, 8, 3), generator=generator) + 96 * label
+            Image.fromarray(level.byte().numpy()).save(path / name / f"{index}.png")
+
+
+class RunParser:
+    """Reads comments such as `<!-- run: --epochs 1 -->`."""
+
+    def __init__(self) -> None:
+        self.lexers = LexerCollection([DirectiveInHTMLCommentLexer("run", r"[^\n]*?")])
+
+    def __call__(self, document: Document) -> Iterator[Region]:
+        for region in self.lexers(document):
+            region.parsed = region.lexemes["arguments"]
+            region.evaluator = remember
+            yield region
+
+
+def remember(example: Example) -> None:
+    example.namespace["run"] = shlex.split(example.parsed)
+
+
+def run_bash(example: Example) -> None:
+    added = example.namespace.pop("run", None)
+    for line in example.parsed.replace("\\\n", " ").splitlines():
+        check_command(line)
+        words = shlex.split(line, comments=True)
+        if added is not None and words:
+            assert words[0] == "nfaug", f"only nfaug lines can be run: {line}"
+            assert nfaug.cli.main([*words[1:], *added]) == 0, line
+
+
+def evaluate(document: Document) -> None:
+    for example in document.examples():
+        example.evaluate()
+    assert "run" not in document.namespace, "no bash block follows a run comment"
+
+
+SYBIL = Sybil([PythonCodeBlockParser(), CodeBlockParser("bash", run_bash), RunParser()])
+
+
+def check_command(line: str) -> None:
+    """Raise an AssertionError if a line of a bash block would fail.
+
+    `nfaug` lines go through the parser of the command itself.
+    """
+    words = shlex.split(line, comments=True)
+    if not words:
+        return
+    command, arguments = words[0], words[1:]
+    if command == "nfaug":
+        check_options(arguments, line)
+    elif command == "make":
+        makefile = (ROOT / "Makefile").read_text()
+        targets = [word for word in arguments if not word.startswith("-") and "=" not in word]
+        missing = [word for word in targets if not re.search(rf"^{word}:", makefile, re.M)]
+        assert not missing, f"no such target in the Makefile: {missing}"
+    elif command == "pip" and "install" in arguments:
+        extras = re.findall(r"[\w-]+", "".join(re.findall(r"\[(.*?)\]", line)))
+        known = importlib.metadata.metadata("nfaug").get_all("Provides-Extra") or []
+        assert set(extras) <= set(known), f"no such extra: {line}"
+    elif command == "python":
+        assert script_exists(line), f"no such script: {line}"
+    else:
+        assert command in FOREIGN, f"unknown command: {line}"
+
+
+def script_exists(line: str) -> bool:
+    """Whether the script or module of a `python` line is a file of this repository."""
+    words = shlex.split(line)[1:]
+    if words[0] != "-m":
+        return (ROOT / words[0]).is_file()
+    module = ROOT / words[1].replace(".", "/")
+    return module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()
+
+
+def check_options(arguments: list[str], line: str) -> None:
+    """Parse the arguments of `nfaug` without running anything."""
+    verb, *options = arguments or [""]
+    assert verb in COMMANDS, f"nfaug has no command {verb!r}: {line}"
+    module = importlib.import_module(f"nfaug.commands.{verb}")
+    try:
+        # `expand` replaces the name of a recipe by its file, as in nfaug.cli.main.
+        words = module.expand(options) if hasattr(module, "expand") else options
+        module.parser().parse_args(words)
+    except (SystemExit, ValueError) as stop:
+        raise AssertionError(f"nfaug does not parse: {line}") from stop
+
+
+# The images of the tests are fewer than the default number of axes, and timm leaves files open.
+@pytest.mark.filterwarnings("ignore:.*too few images:UserWarning")
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    languages = set(re.findall(r"^ *```(\w+)$", path.read_text(encoding="utf-8"), re.M))
+    assert languages <= LANGUAGES
+    document = SYBIL.parse(path)
+    make_images(tmp_path / "my-images")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    evaluate(document)
+
+
+def test_readme_runs_its_first_steps() -> None:
+    examples = list(SYBIL.parse(ROOT / "README.md").examples())
+    first = next(example.parsed for example in examples if "import nfaug" in example.parsed)
+    assert {"fit", "NFAugment", "backward"} <= set(re.findall(r"\w+", first))
+    blocks = {
+        word: next(number for number, example in enumerate(examples) if word in example.parsed)
+        for word in ("make demo", "make test", "nfaug train", "nfaug fit")
+    }
+    for command in ("nfaug train", "nfaug fit"):
+        assert examples[blocks[command] - 1].region.evaluator is remember
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    local = [target.partition("#") for target in targets if not re.match(r"[a-z]+:", target)]
+    missing = []
+    for name, _, anchor in local:
+        file = path.parent / name if name else path
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            missing.append(f"{name}#{anchor}")
+    commands = re.findall(r"`(python (?:-m )?[\w./]+)", text)
+    missing += [command for command in commands if not script_exists(command)]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nfaug train --data my-images --out my-flow --no-such-option 1",
+        "nfaug train --data my-images --out my-flow --recipe no-such-recipe",
+        "nfaug no-such-verb",
+        "make no-such-target",
+        'pip install "nfaug[no-such-extra]"',
+        "python examples/no_such_script.py",
+        "python -m benchmarks.no_such_module",
+        "curl example.org",
+    ],
+)
+def test_a_broken_command_is_seen(line: str) -> None:
+    with pytest.raises(AssertionError):
+        check_command(line)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("```python\nassert 2 == 3\n```\n", AssertionError),
+        ("```python\nfrom nfaug import NoSuchName\n```\n", ImportError),
+        ("<!-- run: -->\ntext\n", AssertionError),
+        ("<!-- run: --no-such-option -->\n```bash\nnfaug list\n```\n", SystemExit),
+    ],
+)
+def test_a_block_that_fails_is_seen(tmp_path: Path, text: str, error: type[BaseException]) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(text, encoding="utf-8")
+    document = SYBIL.parse(path)
+    with pytest.raises(error):
+        evaluate(document)
+
+
+@pytest.fixture(scope="module")
+def generate() -> Iterator[ModuleType]:
+    """docs/generate.py, which makes parts of pages."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "docs"))
+        patch.syspath_prepend(str(ROOT / "scripts"))
+        yield importlib.import_module("generate")
+
+
+def test_tables_are_made_from_cards_and_recipes(generate: ModuleType) -> None:
+    flows, costs = generate.flows(), generate.costs()
+    for name in builtin_names():
+        (row,) = (line for line in flows.splitlines() if f"`{name}`" in line)
+        config = nfaug.load(name).config
+        assert row.endswith((" apache-2.0 |", " mit |"))
+        if "bits_per_dim" in config.metrics:
+            assert f"{config.metrics['bits_per_dim']:.2f}" in row
+    assert {f"`{name}`" for name in ("cifar10", "small")} <= set(costs.split())
+    assert set(COMMANDS) == set(re.findall(r"^## nfaug ([a-z]+)$", generate.commands(), re.M))
+
+
+def test_links_out_of_docs_lead_to_pages(generate: ModuleType) -> None:
+    text = "[a](../benchmarks/results/study.md) [b](benchmarks/README.md#c) [d](../examples/x.py)"
+    moved = "[a](/results.md) [b](/benchmarks.md#c) [d](../examples/x.py)"
+    assert generate.moved_links(text) == moved
+    for page in re.findall(r"/(\w+\.md)", moved):
+        assert (ROOT / "docs" / page).is_file()
