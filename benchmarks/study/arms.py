@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from nfaug.data.images import TensorImages
 
 from .banks import BankMaker, nfa_bank, noise_bank
+from .candidates import latent_bank
 from .cells import Cell, options
 
 __all__ = ["ARMS", "Arm", "Draw", "losses", "make_draw", "pixel_mixup"]
@@ -54,6 +55,7 @@ ARMS = {
     "mixup": Arm("same-class pixel mixup", draw=mixup),
     "noise": Arm("latent gaussian noise", bank=noise_bank),
     "nfa": Arm("NFA", bank=nfa_bank),
+    "latent": Arm("mixing of latents", bank=latent_bank),
     "nfa+noise": Arm("NFA with noise", bank=nfa_bank),
 }
 

@@ -19,12 +19,13 @@ from nfaug.data.images import TensorImages
 
 from .borrowed_axes import with_borrowed_axes
 from .cells import Cell, options
+from .data import DataSet
 from .flows import locked
 
 __all__ = ["BankMaker", "bank_for", "fitted_augmentation", "nfa_bank", "noise_bank", "tilted"]
 
-# (flow or None, labelled images, settings, seed) -> variants (N, V, C, H, W), uint8
-BankMaker = Callable[[Checkpoint | None, TensorImages, dict[str, str], int], Tensor]
+# (flow or None, labelled images, settings, seed, data set) -> variants (N, V, C, H, W), uint8
+BankMaker = Callable[[Checkpoint | None, TensorImages, dict[str, str], int, DataSet | None], Tensor]
 VARIANTS = 10  # of each image, unless a setting says otherwise
 _DRAW_SETTINGS = ("p", "hard", "fade")  # used when a batch is drawn; they do not change the bank
 
@@ -35,6 +36,7 @@ def bank_for(
     checkpoint: Checkpoint | None,
     labelled: TensorImages,
     work: Path,
+    data: DataSet | None = None,
 ) -> tuple[Tensor, float, float]:
     """Variants (N, V, C, H, W) of the labelled images, the share that differs, and seconds.
 
@@ -46,7 +48,7 @@ def bank_for(
     with locked(file):
         if not file.exists():
             started = time.monotonic()
-            bank = maker(checkpoint, labelled, made, cell.seed)
+            bank = maker(checkpoint, labelled, made, cell.seed, data)
             seconds = torch.tensor(time.monotonic() - started)
             part = file.with_suffix(".part")
             save_file({"bank": bank, "seconds": seconds}, part)
@@ -59,7 +61,11 @@ def bank_for(
 
 @torch.no_grad()
 def noise_bank(
-    checkpoint: Checkpoint | None, labelled: TensorImages, settings: dict[str, str], seed: int
+    checkpoint: Checkpoint | None,
+    labelled: TensorImages,
+    settings: dict[str, str],
+    seed: int,
+    data: DataSet | None = None,
 ) -> Tensor:
     """decode(encode(x) + scale * e), e ~ N(0, I): the random variant of arXiv:2108.07958."""
     assert checkpoint is not None, "latent noise needs a flow"
@@ -75,7 +81,11 @@ def noise_bank(
 
 
 def nfa_bank(
-    checkpoint: Checkpoint | None, labelled: TensorImages, settings: dict[str, str], seed: int
+    checkpoint: Checkpoint | None,
+    labelled: TensorImages,
+    settings: dict[str, str],
+    seed: int,
+    data: DataSet | None = None,
 ) -> Tensor:
     """Variants by `NFAugment`, with gaussians, axes and memory fitted to the labelled images."""
     assert checkpoint is not None, "NFA needs a flow"

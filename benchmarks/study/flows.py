@@ -7,12 +7,14 @@ import fcntl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import nfaug
 from nfaug import Checkpoint
 from nfaug.data.images import LabelledImages, TensorImages
 from nfaug.fitting import with_shape_of
 from nfaug.training import TrainConfig, open_dataset, train
+from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import DataConfig, FlowSettings, PriorConfig
 
 from .data import DataSet, unlabelled_images
@@ -29,7 +31,10 @@ class FlowSource:
         steps: Optimiser steps.
         images: (data set, labelled images of the cell) -> training images of the flow.
         per_seed: Whether each seed has a flow of its own.
-        load: Name of a flow that is loaded instead of trained, such as "builtin:pixels".
+        load: Name of a flow that is loaded, such as "builtin:pixels".
+        noise: Grey levels of gaussian noise on training images. Above 0, training starts from the
+            flow of `load`.
+        prior: Kind of the class gaussians in training; "single" uses no label.
     """
 
     title: str
@@ -37,6 +42,21 @@ class FlowSource:
     images: Callable[[DataSet, TensorImages], LabelledImages] | None = None
     per_seed: bool = False
     load: str = ""
+    noise: float = 0.0
+    prior: Literal["single", "fpi"] = "single"
+
+
+_LOADED = "builtin:{bundled}"
+
+
+def _noisy(levels: float) -> FlowSource:
+    return FlowSource(
+        f"all training images, with noise of {levels:g} levels, after the bundled flow's",
+        1500,
+        lambda data, _: unlabelled_images(data),
+        load=_LOADED,
+        noise=levels,
+    )
 
 
 def _other_images(data: DataSet, labelled: TensorImages) -> LabelledImages:
@@ -49,9 +69,22 @@ FLOWS = {
     ),
     "l": FlowSource("the labelled images alone", 250, lambda _, labelled: labelled, per_seed=True),
     "o": FlowSource("images of other classes (10,000 of CIFAR-10, in grey)", 1256, _other_images),
-    "b": FlowSource("images of the bundled flow with as many channels", load="builtin:{bundled}"),
+    "b": FlowSource("images of the bundled flow with as many channels", load=_LOADED),
+    "n4": _noisy(4),
+    "n8": _noisy(8),
+    "n24": _noisy(24),
+    "n60": _noisy(60),
+    "c": FlowSource(
+        "the bundled flow's images, then the labelled images under class gaussians",
+        250,
+        lambda _, labelled: labelled,
+        per_seed=True,
+        load=_LOADED,
+        prior="fpi",
+    ),
     "p": FlowSource("nothing: the identity in place of a flow", load="builtin:pixels"),
 }
+_FINE_TUNING_LR = 5e-3
 _BUNDLED = {1: "fashion-mnist", 3: "rgb32"}  # by number of channels
 # One standard gaussian for all images: no label is used.
 _CONFIG = TrainConfig(
@@ -68,12 +101,15 @@ _CONFIG = TrainConfig(
 def flow_for(name: str, data: DataSet, labelled: TensorImages, seed: int, work: Path) -> Checkpoint:
     """The flow of `FLOWS[name]`: loaded, or trained if `work` does not hold it yet.
 
-    Training uses no label.
+    Training uses no label, but for a prior of class gaussians.
     """
     kind = FLOWS[name]
+    start = None
+    if kind.load:
+        start = nfaug.load(kind.load.format(bundled=_BUNDLED[labelled.channels]))
     if kind.images is None:
-        name = kind.load.format(bundled=_BUNDLED[labelled.channels])
-        return with_shape_of(nfaug.load(name), labelled)
+        assert start is not None
+        return with_shape_of(start, labelled)
     folder = work / f"flow-{name}"
     if kind.per_seed:
         folder = work / f"flow-{name}-{data.name}-{len(labelled)}-{seed}"
@@ -83,8 +119,15 @@ def flow_for(name: str, data: DataSet, labelled: TensorImages, seed: int, work: 
         if not (folder / "config.json").exists():
             images = kind.images(data, labelled)
             epochs = max(1, round(kind.steps * _CONFIG.batch_size / len(images)))
-            config = replace(_CONFIG, epochs=epochs, seed=seed if kind.per_seed else 0)
-            train(images, config, progress=False).checkpoint.save(folder)
+            config = replace(
+                _CONFIG,
+                epochs=epochs,
+                seed=seed if kind.per_seed else 0,
+                prior=PriorConfig(kind=kind.prior),
+                augmentation=FlowAugmentation(noise=kind.noise),
+                lr=_CONFIG.lr if start is None else _FINE_TUNING_LR,
+            )
+            train(images, config, init=start, progress=False).checkpoint.save(folder)
     return nfaug.load(folder)
 
 

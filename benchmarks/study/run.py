@@ -27,7 +27,7 @@ def run_cell(cell: Cell, data: DataSet, work: Path) -> dict[str, Any]:
     flow = None if cell.flow == "-" else flow_for(cell.flow, data, few, cell.seed, work)
     bank, changed, bank_seconds = None, 0.0, 0.0
     if maker := ARMS[cell.arm].bank:
-        bank, changed, bank_seconds = bank_for(cell, maker, flow, few, work)
+        bank, changed, bank_seconds = bank_for(cell, maker, flow, few, work, data)
     model = new_classifier(few.channels, len(few.classes), cell.seed, cell.network)
     started = time.monotonic()
     train_classifier(

@@ -86,6 +86,26 @@ MORE_CANDIDATES = {
     "noise": ["p=0.8 scale=0.5 variants=40", "p=0.5 scale=0.7 variants=40"],
     "mixup": ["p=0.8 alpha=0.1", "p=0.5 alpha=0.4"],
 }
+# Other ways to mix latents (candidates.py), and other flows, all with 20 variants and no gate.
+_LATENT = "p=0.5 variants=20"
+MIXING = [
+    *(("latent", flow, _LATENT) for flow in ("p", "b", "n4", "n8", "n24", "n60", "c")),
+    ("latent", "p", f"{_LATENT} hard=4"),
+    ("latent", "b", f"{_LATENT} hard=4"),
+    *(
+        ("latent", "b", f"{_LATENT} {more}")
+        for more in (
+            "variance=1",
+            "mix=pair",
+            "levels=2",
+            "levels=12",
+            "axes=image",
+            "near=5",
+            "global=256 shrink=0.5",
+            "global=256 shrink=0.9",
+        )
+    ),
+]
 # The settings above were chosen with the flow "u". These scales of noise test the flow "o".
 SCALES = (0.3, 0.5, 0.7, 1.0)
 # The best setting of noise for each flow: 0.7 for "o", one of MORE_CANDIDATES for "u". NFA has no
@@ -181,6 +201,13 @@ TABLES = {
         bases=("flip+crop", "flip+crop+randaugment"),
         validation=True,
         seeds=range(100, 110),
+    ),
+    "mixing": Table(
+        "other ways to mix latents, on validation images",
+        [("none", "-", ""), *MIXING],
+        bases=("flip+crop",),
+        validation=True,
+        seeds=range(100, 105),
     ),
     # Noise is left out: its scale was chosen for latents.
     "pixels": Table(

@@ -15,6 +15,7 @@ from benchmarks.study import (
     arms,
     banks,
     bases,
+    candidates,
     cells,
     classifiers,
     data,
@@ -100,7 +101,15 @@ def test_options_are_read_from_settings() -> None:
 
 def test_settings_are_never_chosen_on_what_is_reported() -> None:
     every = {name: table.cells("x", 10) for name, table in tables.TABLES.items()}
-    choosing = ("first-settings", "settings", "more-settings", "scales", "steps", "bundled")
+    choosing = (
+        "first-settings",
+        "settings",
+        "more-settings",
+        "scales",
+        "steps",
+        "bundled",
+        "mixing",
+    )
     chosen = [cell for name in choosing for cell in every.pop(name)]
     reporting = "both combined defaults flows labels long main other-noise pixels"
     assert sorted(every) == reporting.split()
@@ -199,6 +208,52 @@ def test_nfa_of_images_larger_than_the_flow(source: data.DataSet) -> None:
     bank = banks.nfa_bank(flow, images, {"alpha": "1", "gate": "off", "variants": "2"}, 0)
     assert bank.shape == (len(few), 2, 1, 56, 56)
     assert (bank != images.images[:, None]).any()
+
+
+def test_levels_of_latents(tiny_checkpoint: Checkpoint) -> None:
+    flow = tiny_checkpoint.flow
+    levels = candidates.latent_levels(flow)
+    last = flow.config.levels - 1
+    assert levels.unique().tolist() == list(range(last + 1))
+    coarse = flow.config.dim >> last  # each level but the last sets half of its latents aside
+    assert int((levels == last).sum()) == coarse
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["", "variance=1", "mix=pair", "levels=0", "axes=image", "near=2", "global=8 shrink=0.5"],
+)
+def test_mixing_latents(more: str, source: data.DataSet, tiny_checkpoint: Checkpoint) -> None:
+    few = data.labelled(source, 6, seed=0)
+    settings = dict(word.split("=") for word in f"variants=2 {more}".split())
+    bank = candidates.latent_bank(tiny_checkpoint, few, settings, 0, source)
+    assert bank.shape == (len(few), 2, 1, 8, 8)
+    assert (bank != few.images[:, None]).flatten(2).any(2).float().mean() > 0.9
+    assert torch.equal(bank, candidates.latent_bank(tiny_checkpoint, few, settings, 0, source))
+
+
+def test_without_change_latents_decode_to_their_image(
+    source: data.DataSet, tiny_checkpoint: Checkpoint
+) -> None:
+    few = data.labelled(source, 6, seed=0)
+    for more in ({}, {"axes": "image"}, {"global": "8"}):
+        settings = {"variants": "1", "strength": "0", **more}
+        bank = candidates.latent_bank(tiny_checkpoint, few, settings, 0, source)
+        assert torch.equal(bank[:, 0], few.images)
+
+
+def test_axes_of_the_image_are_its_principal_components_in_pixel_space() -> None:
+    images = torch.randn(9, 40, generator=torch.Generator().manual_seed(0))
+    plain, rotated = (
+        candidates._class_axes(images, images, settings, None)
+        for settings in ({}, {"axes": "image"})
+    )
+    assert torch.allclose(plain.coefficients.abs(), rotated.coefficients.abs(), atol=1e-4)
+    coefficients = torch.randn(4000, 5, generator=torch.Generator().manual_seed(1))
+    step = candidates._step(coefficients, {"variance": "1"}, torch.Generator().manual_seed(0))
+    assert (coefficients + step).var() == pytest.approx(1.0, abs=0.05), "the variance is kept"
+    nearest = candidates._partners(torch.arange(6.0)[:, None], 1, torch.Generator())
+    assert nearest[[0, 5]].tolist() == [1, 4]
 
 
 def test_hard_selection_takes_the_largest_loss(source: data.DataSet) -> None:
