@@ -26,6 +26,7 @@ from .run.latent_cache import open_codec
 from .run.loop import Loop
 from .run.reporter import Reporter
 from .run.snapshots import FolderStates, MemoryStates, RunState, Snapshot, States
+from .run.threads import warn_about_threads
 
 __all__ = ["shape_of", "train"]
 
@@ -104,6 +105,8 @@ def train(
     with warnings.catch_warnings(), lock:
         if not processes.main:  # every process would repeat the same warnings
             warnings.simplefilter("ignore")
+        if processes.device.type == "cpu":
+            warn_about_threads(processes.count)
         if init is not None:
             config = replace(config, flow=shape_of(init, config.flow))
             check_images(init.flow, images)
