@@ -209,7 +209,7 @@ def to_uint8(image: Any, channels: int) -> Tensor:
         image = image if image.ndim == 3 else image[None]
     elif hasattr(image, "convert"):
         mode = {1: "L", 3: "RGB"}.get(channels)
-        array = np.array(image.convert(mode) if mode else image)
+        array = np.array(image.convert(mode) if mode and image.mode != mode else image)
         image = torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1)
     else:
         kind = type(image).__name__

@@ -134,12 +134,14 @@ def add_residual(pixels: np.ndarray, residual: np.ndarray, step: int, box: Box) 
     left, top, right, bottom = box
     if right <= left or bottom <= top:
         raise ValueError(f"the box of an image must have an area; got {box}")
-    q = torch.from_numpy(residual.view(np.uint8) ^ 128).permute(2, 0, 1)[None]  # q + 128
+    # q + 128 in channels-last order, which has a fast kernel whose result is in the image's order.
+    q = torch.from_numpy(residual.view(np.uint8) ^ 128)[None].permute(0, 3, 1, 2)
     resized = F.interpolate(q, (bottom - top, right - left), mode="bilinear", antialias=True)
-    change = resized[0].permute(1, 2, 0).numpy().astype(np.int16)
-    change -= 128
+    result = resized[0].permute(1, 2, 0).numpy()
+    change = result.astype(np.int16)
+    # (q * step + 64) >> 7. The product may wrap around; the sum, which fits in int16, is right.
     change *= np.int16(step)
-    change += _STEPS // 2
+    change += np.array(_STEPS // 2 - 128 * step).astype(np.int16)
     change >>= 7
     height, width = pixels.shape[:2]
     if box != (0, 0, width, height):
@@ -147,9 +149,9 @@ def add_residual(pixels: np.ndarray, residual: np.ndarray, step: int, box: Box) 
         columns, column_weights = _place(width, left, right)
         weights = row_weights[:, None, None] * column_weights[:, None]
         change = (change[rows[:, None], columns] * weights).round().astype(np.int16)
+        result = np.empty_like(pixels)
     change += pixels
-    np.clip(change, 0, 255, out=change)
-    return change.astype(np.uint8)
+    return np.clip(change, 0, 255, out=result, casting="unsafe")
 
 
 def _place(count: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 import nfaug
 from nfaug.flows.flow import Flow
@@ -19,16 +20,10 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def flow(tmp_path: Path) -> Path:
     """A tiny RGB flow that is fitted to ten classes."""
     config = nfaug.FlowConfig(image_size=(8, 8), steps=(1, 1), blocks=(1, 1), width=(8, 8))
-    for label in range(10):
-        (tmp_path / "images" / f"{label}{NAMES[0]}").mkdir(parents=True)
-        for number in range(3):
-            pixels = torch.randint(256, (8, 8, 3), dtype=torch.uint8).numpy()
-            Image.fromarray(pixels).save(
-                tmp_path / "images" / f"{label}{NAMES[0]}" / f"{number}.png"
-            )
     made = Flow(config)
     made.initialize(torch.rand(16, 3, 8, 8) * 2 - 1)
-    data = open_dataset(tmp_path / "images")
+    images = torch.randint(256, (30, 3, 8, 8), dtype=torch.uint8)
+    data = TensorDataset(images, torch.arange(30) % 10)
     return nfaug.fit(made.eval(), data, rank=2, progress=False).save(tmp_path / "flow")
 
 
