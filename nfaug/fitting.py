@@ -174,15 +174,10 @@ class _Decoded:
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         for rows in order.split(batch_size):
-            indices = rows.tolist()
-            decoded = run_over(
-                lambda i, indices=indices: self.images.image(indices[i]),
-                len(indices),
-                "",
-                threads=self.images.threads,
-                progress=False,
-            )
-            yield torch.stack([*decoded]), self.labels[rows]
+            part = self.images.subset(rows)
+            title, threads = "reading images", part.threads
+            decoded = run_over(part.image, len(part), title, threads=threads, progress=False)
+            yield torch.stack([*decoded]), part.targets
 
     def subset(self, rows: Tensor) -> _Decoded:
         return _Decoded(self.images.subset(rows))

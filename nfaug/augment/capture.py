@@ -87,7 +87,8 @@ class CapturedEngine:
         """New images and outcomes of the images `params.index`; see `Engine.mix`."""
 
         def compute(inputs: Inputs, needed: Tensor | None = None) -> Result:
-            draws = dataclasses.replace(params, **dict(zip(_ROWS, inputs.draws, strict=True)))
+            rows: dict[str, Any] = dict(zip(_ROWS, inputs.draws, strict=True))
+            draws = dataclasses.replace(params, **rows)
             encoded = self.engine.encode(
                 inputs.images, inputs.labels, normalization, settings, needed
             )

@@ -172,7 +172,8 @@ def _check_same_data(dataset: Any, bank: Bank, box: BoxFunction | None) -> None:
         _check_label(i, label, bank)
         image = to_uint8(image, made.shape[0])
         if made.residual:
-            image = in_box(image, None if box is None else box(i, tuple(image.shape[1:])))
+            size = (image.shape[1], image.shape[2])
+            image = in_box(image, None if box is None else box(i, size))
             image = low_resolution(image, made.shape)
         images.append(image)
     if (share := _recognized(thumbnails(images), bank.probes)) < _RECOGNIZED:

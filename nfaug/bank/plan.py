@@ -90,7 +90,7 @@ def plan_cost(
 
 def _seconds_per_image(job: Callable[[], Any], seconds: float, device: torch.device) -> float:
     """The median of the batches that fit in the time; one first that does not count."""
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 2 or time.perf_counter() < end:
         _wait(device)

@@ -33,6 +33,10 @@ class Bank:
     variants: Any = None
     residuals: Any = None
     steps: Any = None
+    applied: np.ndarray
+    labels: np.ndarray
+    probes: np.ndarray
+    probe_rows: list[int]
 
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory)
@@ -127,7 +131,8 @@ class StackedRows:
         first = range(len(self))[first]
         part = int(np.searchsorted(self.ends, first, side="right"))
         start = int(self.ends[part]) - len(self.parts[part])
-        return self.parts[part][(first - start, *rest)]
+        row = self.parts[part][first - start]
+        return row[tuple(rest)] if rest else row
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.concatenate(self.parts).astype(dtype or self.dtype, copy=False)

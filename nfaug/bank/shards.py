@@ -21,10 +21,10 @@ _FOLDER = re.compile(r"shard-(\d{5})-of-(\d{5})")
 
 
 class Shard(NamedTuple):
-    """Part `index` of `count`, counted from 0."""
+    """Part `part` of `parts`, counted from 0."""
 
-    index: int
-    count: int
+    part: int
+    parts: int
 
     @classmethod
     def parse(cls, text: str) -> Shard:
@@ -62,12 +62,12 @@ class Shard(NamedTuple):
                     "the tasks of the job array have gaps, so their ids do not number the shards: "
                     "pass --shard i/n"
                 )
-            shard = cls(number * shard.count + shard.index, tasks * shard.count)
-        return shard if shard.count > 1 else None
+            shard = cls(number * shard.parts + shard.part, tasks * shard.parts)
+        return shard if shard.parts > 1 else None
 
     def folder(self, out: Path) -> Path:
         """The folder of this shard."""
-        return out / f"shard-{self.index:05}-of-{self.count:05}"
+        return out / f"shard-{self.part:05}-of-{self.parts:05}"
 
     def rows(self, images: int, batch_size: int) -> range:
         """Positions of the shard's images: whole batches, because draws depend on the batch.
@@ -76,12 +76,12 @@ class Shard(NamedTuple):
             ValueError: There are fewer batches than shards.
         """
         batches = -(-images // batch_size)
-        if batches < self.count:
+        if batches < self.parts:
             raise ValueError(
                 f"{images} images in batches of {batch_size} give {batches} shards; got "
-                f"{self.count}. Use fewer shards or a smaller batch size"
+                f"{self.parts}. Use fewer shards or a smaller batch size"
             )
-        first, last = (batches * i // self.count for i in (self.index, self.index + 1))
+        first, last = (batches * i // self.parts for i in (self.part, self.part + 1))
         return range(first * batch_size, min(images, last * batch_size))
 
     def check_folder(self, out: Path) -> None:
@@ -92,10 +92,10 @@ class Shard(NamedTuple):
         """
         if (out / MANIFEST).exists() and not Manifest.load(out).shards:
             raise FileExistsError(f"{out} holds a bank of one process; choose another directory")
-        others = {count for _, count in _found(out)} - {self.count}
+        others = {count for _, count in _found(out)} - {self.parts}
         if others:
             raise FileExistsError(
-                f"{out} holds shards of {min(others)}, not of {self.count}: remove them, or choose "
+                f"{out} holds shards of {min(others)}, not of {self.parts}: remove them, or choose "
                 "another directory"
             )
 

@@ -101,10 +101,10 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     if shard is None:
         return _report(arguments, bank)
     done = complete_shards(out)
-    merged = merge_bank(out) if done == shard.count else None
+    merged = merge_bank(out) if done == shard.parts else None
     result = {
         **_report(arguments, merged or bank),
-        "shard": f"{shard.index}/{shard.count}",
+        "shard": f"{shard.part}/{shard.parts}",
         "complete_shards": done,
     }
     return result if int(os.environ.get("RANK") or 0) == 0 else None
@@ -123,7 +123,7 @@ def _make(arguments: Namespace, shard: Shard | None) -> Bank:
     count = len(dataset)
     if shard is not None:
         count = len(shard.rows(count, arguments.batch_size))
-        print(f"shard {shard.index} of 0..{shard.count - 1}", file=sys.stderr)
+        print(f"shard {shard.part} of 0..{shard.parts - 1}", file=sys.stderr)
     height, width = dataset.image_size
     shape = (dataset.channels, height, width)
     space = bank_bytes(count, arguments.variants, shape, residual=residual)

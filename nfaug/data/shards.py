@@ -42,7 +42,7 @@ def open_shards(folder: Path, split: str, cache: str | None = None) -> FileReade
     for ending in ("tar", "parquet"):
         files = [file for part in (folder, *parts) for file in part.glob(f"*.{ending}")]
         files.sort(key=lambda file: natural_key(file.as_posix()))
-        if not files or _hold_images(inner):
+        if not files or _hold_images([folder, *inner]):
             continue
         chosen, whole = _of_split(folder, files, split)
         if ending == "tar":
@@ -202,7 +202,7 @@ def _is_image(extension: str) -> bool:
 
 
 def _hold_images(folders: Sequence[Path]) -> bool:
-    """Whether folders hold image files: tars beside class folders are not the data."""
+    """Whether folders hold image files: tars beside images are not the data."""
     names = (file.name.lower() for folder in folders for file in folder.iterdir())
     return any(name.endswith(IMAGE_ENDINGS) for name in names)
 

@@ -44,7 +44,7 @@ class StoredFit(NamedTuple):
     """A class's fit as a checkpoint stores it, on the CPU, and its number of images."""
 
     fit: ClassFit
-    count: int
+    images: int
 
 
 def fit_pca(
@@ -146,7 +146,7 @@ def assemble(stored: list[StoredFit], *, rank: int, memory: bool) -> ClasswisePC
     """
     if not stored:
         raise ValueError("latents must hold at least one class; got none")
-    counts = [count for _, count in stored]
+    counts = [one.images for one in stored]
     _warn_about_few(counts, rank)
     return _assemble([fit for fit, _ in stored], counts, memory=memory)
 

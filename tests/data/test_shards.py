@@ -126,6 +126,12 @@ def test_splits(places: dict[str, Path], tmp_path: Path, layout: str) -> None:
     assert open_dataset(tmp_path).classes == list(NAMES)
 
 
+def test_tars_beside_images_are_not_the_data(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "data")
+    (tmp_path / "data" / "backup.tar").touch()
+    check_equal(open_dataset(tmp_path / "data"), open_dataset(tiny_folder))
+
+
 def test_damaged_shards(tmp_path: Path) -> None:
     def shard(name: str, files: dict[str, bytes]) -> Path:
         folder = tmp_path / name
