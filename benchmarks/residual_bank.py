@@ -166,7 +166,9 @@ def accuracy_part(args: argparse.Namespace, work: Path) -> None:
     size = 64
     data = open_dataset(args.data, image_size=size, channels=3, per_class=args.per_class)
     test = open_dataset(args.test_data, image_size=size, channels=3)
-    checkpoint = nfaug.fit(args.flow, data, rank=16, progress=False)
+    flow = nfaug.load(args.flow)
+    own = {"image_size": flow.flow.codec.image_size, "channels": 3, "per_class": args.per_class}
+    checkpoint = nfaug.fit(flow, open_dataset(args.data, **own), rank=16, progress=False)
     bank = make_bank(checkpoint, data, work / "bank", residual=True, progress=False)
     held = torch.stack([test.image(i) for i in range(len(test))]).float() / 255
     print("| arm | accuracy, % | standard error |\n|---|---|---|")
