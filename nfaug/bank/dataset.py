@@ -130,7 +130,10 @@ class BankDataset(Dataset[tuple[Any, int]]):
 
 
 def _pixels(image: Any, channels: int) -> np.ndarray:
-    """A PIL image or uint8 tensor as uint8 (H, W, C)."""
+    """A PIL image or uint8 tensor as uint8 (H, W, C), to be read only."""
+    if getattr(image, "mode", None) == {1: "L", 3: "RGB"}.get(channels, ""):
+        pixels = np.asarray(image)  # without the second copy that makes it writable
+        return pixels if pixels.ndim == 3 else pixels[..., None]
     return to_uint8(image, channels).permute(1, 2, 0).numpy()
 
 
