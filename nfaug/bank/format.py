@@ -17,13 +17,16 @@ shard-00003-of-00008. A merged bank is a manifest.json that names the shards bes
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -36,6 +39,7 @@ from ..io.manifest import read_json
 
 __all__ = [
     "Manifest",
+    "appending",
     "array_files",
     "bank_bytes",
     "labels_sha256",
@@ -168,6 +172,31 @@ def array_files(made: Manifest) -> list[tuple[str, tuple[int, ...], Any]]:
     else:
         first = [(VARIANTS, pixels, np.uint8)]
     return [*first, (APPLIED, rows, np.bool_)]
+
+
+@contextlib.contextmanager
+def appending(path: Path, made: Manifest) -> Iterator[list[IO[bytes]]]:
+    """The array files at the end of the manifest's progress; what is beyond it is removed."""
+    with contextlib.ExitStack() as stack:
+        files: list[IO[bytes]] = []
+        for name, shape, dtype in array_files(made):
+            files.append(stack.enter_context((path / name).open("r+b")))
+            values = made.done * math.prod(shape[1:])
+            _seek_end(files[-1], path / name, values, np.dtype(dtype))
+        yield files
+
+
+def _seek_end(file: IO[bytes], name: Path, values: int, dtype: np.dtype) -> None:
+    np.lib.format.read_magic(file)
+    np.lib.format.read_array_header_1_0(file)
+    end = file.tell() + values * dtype.itemsize
+    if os.fstat(file.fileno()).st_size < end:
+        raise ValueError(
+            f"{name} is shorter than its manifest says; replace the bank with overwrite=True "
+            "(--overwrite)"
+        )
+    file.truncate(end)
+    file.seek(end)
 
 
 def labels_sha256(labels: np.ndarray) -> str:

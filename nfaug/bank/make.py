@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import math
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,6 +32,7 @@ from .format import (
     MANIFEST,
     PROBES,
     Manifest,
+    appending,
     array_files,
     bank_bytes,
     labels_sha256,
@@ -249,7 +248,7 @@ def _fill(
     device = nfa.engine.device
     labels = torch.from_numpy(np.load(path / LABELS))
     bar = progress_bar(made.images, "bank", "image", shown=progress, initial=made.done)
-    with bar, _appending(path, made) as files:
+    with bar, appending(path, made) as files:
         saved = time.monotonic()
 
         def save() -> None:
@@ -334,28 +333,3 @@ def _generators(made: Manifest, start: int) -> Iterator[torch.Generator]:
     """The generator of each variant of the batch at a position of the whole data set."""
     for number in range(made.variants):
         yield SharedGenerator().manual_seed(seed_of(made.seed, number, start))
-
-
-@contextlib.contextmanager
-def _appending(path: Path, made: Manifest) -> Iterator[list[IO[bytes]]]:
-    """The array files at the end of the manifest's progress; what is beyond it is removed."""
-    with contextlib.ExitStack() as stack:
-        files: list[IO[bytes]] = []
-        for name, shape, dtype in array_files(made):
-            files.append(stack.enter_context((path / name).open("r+b")))
-            values = made.done * math.prod(shape[1:])
-            _seek_end(files[-1], path / name, values, np.dtype(dtype))
-        yield files
-
-
-def _seek_end(file: IO[bytes], name: Path, values: int, dtype: np.dtype) -> None:
-    np.lib.format.read_magic(file)
-    np.lib.format.read_array_header_1_0(file)
-    end = file.tell() + values * dtype.itemsize
-    if os.fstat(file.fileno()).st_size < end:
-        raise ValueError(
-            f"{name} is shorter than its manifest says; replace the bank with overwrite=True "
-            "(--overwrite)"
-        )
-    file.truncate(end)
-    file.seek(end)
