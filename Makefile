@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format typecheck imports pytest test docs demo soak study study-test bundle wheel-check clean
+.PHONY: help venv lint format typecheck imports pytest test docs demo soak study study-test gpu bundle wheel-check clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,6 +13,7 @@ STAMP := $(VENV)/nfaug-installed
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 STUDY_ARGS ?= --print
+GPU_ARGS ?=
 # make bundle RUN=runs/rgb32 NAME=rgb32 BUNDLE_ARGS="--data DATA --terms '...'"
 BUNDLE_ARGS ?= --help
 
@@ -75,6 +76,10 @@ study: $(STAMP)  ## Does NFA help? STUDY_ARGS="--table main --work DIR"; without
 
 study-test: $(STAMP)  ## Run the tests of the benchmarks and the study; `make soak` runs them too
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "" tests/benchmarks $(PYTEST_ARGS)
+
+gpu: $(STAMP)  ## Run the CUDA tests, then benchmarks/gpu.py; without a GPU, GPU_ARGS=--tiny
+	$(BIN)/python -m pytest -m "" $(wildcard tests/*/test_*_cuda.py)
+	$(BIN)/python benchmarks/gpu.py $(GPU_ARGS)
 
 bundle: $(STAMP)  ## Turn the run directory RUN into the bundled flow NAME (scripts/bundle.py)
 	$(BIN)/python scripts/bundle.py $(RUN) $(NAME) $(BUNDLE_ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,16 +15,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
-from .data.batches import Batches, open_batches, progress_bar
+from .data.batches import Batches, MemoryBatches, progress_bar
 from .data.checks import check_class_sizes
-from .data.images import LabelledImages
+from .data.images import LabelledImages, TensorImages, run_over
 from .data.open import open_dataset, wrap_dataset
 from .flows.flow import Flow
 from .gaussians.fixed_point.config import FixedPointConfig
 from .gaussians.gaussians import ClassGaussians
 from .gaussians.priors import GradientDescentConfig, choose_prior
 from .gaussians.statistics import ClassStatistics
-from .pca.fit import ClasswisePCA, fit_pca
+from .io.ranks import Ranks, joined
+from .pca.fit import ClasswisePCA, StoredFit, assemble, fit_stored
 from .resolve import public_name
 
 __all__ = [
@@ -60,6 +62,7 @@ def fit(
     grayscale: bool = False,
     batch_size: int = 256,
     seed: int = 0,
+    distributed: bool = False,
     progress: bool = True,
 ) -> Checkpoint:
     """Fit class gaussians, PCA axes and the partner memory of a data set under an existing flow.
@@ -85,6 +88,8 @@ def fit(
             error.
         batch_size: Images per encoding step.
         seed: Seed of the choice of images and of the dequantisation noise.
+        distributed: Whether the processes of `torchrun` share the classes. Each must call this
+            function; each returns the whole result, which is that of one process up to rounding.
         progress: Whether to show progress bars.
 
     Returns:
@@ -118,17 +123,19 @@ def fit(
         base = with_shape_of(flow, images)
         check_images(base.flow, images)
         check_class_sizes(images.targets, images.classes)
-        stats, pca = fit_classes(
-            base.flow,
-            open_batches(images, progress=progress),
-            images.classes,
-            rank=rank,
-            max_per_class=max_per_class,
-            memory=memory,
-            batch_size=batch_size,
-            seed=seed,
-            progress=progress,
-        )
+        with joined() if distributed else contextlib.nullcontext(Ranks()) as ranks:
+            stats, pca = fit_classes(
+                base.flow,
+                _batches(images),
+                images.classes,
+                rank=rank,
+                max_per_class=max_per_class,
+                memory=memory,
+                batch_size=batch_size,
+                seed=seed,
+                ranks=ranks,
+                progress=progress and ranks.main,
+            )
         counts, means, variances = stats.finalize(class_names=images.classes, pool_single=True)
         means, variances, record = chosen.entry.solve(means, variances, chosen.settings, None)
         record = {"kind": chosen.kind, **record, "fitted": True, "images": int(counts.sum())}
@@ -157,6 +164,29 @@ def _labelled_images(flow: Flow, data: Any, *, grayscale: bool) -> LabelledImage
     if isinstance(values, Iterable) and any(isinstance(value, Image.Image) for value in values):
         return wrap_dataset(data, convert=grayscale, **shape)
     return wrap_dataset(data, channels=1 if grayscale and shape.get("channels") == 1 else None)
+
+
+class _Decoded:
+    """Images that are decoded when they are needed, in threads if that helps; see `Batches`."""
+
+    def __init__(self, images: LabelledImages) -> None:
+        self.images, self.labels = images, images.targets
+
+    def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in order.split(batch_size):
+            part = self.images.subset(rows)
+            title, threads = "reading images", part.threads
+            decoded = run_over(part.image, len(part), title, threads=threads, progress=False)
+            yield torch.stack([*decoded]), part.targets
+
+    def subset(self, rows: Tensor) -> _Decoded:
+        return _Decoded(self.images.subset(rows))
+
+
+def _batches(images: LabelledImages) -> Batches:
+    if isinstance(images, TensorImages):
+        return MemoryBatches(images.images, images.targets)
+    return _Decoded(images)
 
 
 def with_shape_of(checkpoint: Checkpoint, images: Any) -> Checkpoint:
@@ -199,26 +229,30 @@ def fit_classes(
     memory: bool,
     batch_size: int = 256,
     seed: int = 0,
+    ranks: Ranks | None = None,
     progress: bool = True,
 ) -> tuple[ClassStatistics, ClasswisePCA]:
     """Class statistics, under dequantisation noise, and PCA, with images encoded as at run time.
 
-    The latents of one class at a time are in memory. Every class must have an image.
+    Every class must have an image. The images and the latents of one class at a time are in memory.
+    Processes take turns at the classes; draws depend on the class alone, so that the result is that
+    of one process: the axes bit for bit, the statistics up to the rounding of `all_reduce`.
     """
     flow = flow.freeze()
     device = flow.device
-    noise = torch.Generator(device).manual_seed(seed)
-    choice = torch.Generator().manual_seed(seed)
+    ranks = ranks or Ranks()
     stats = ClassStatistics(len(class_names), flow.config.dim)
-    order = []
-    for y in range(len(class_names)):
+    order: dict[int, tuple[Tensor, torch.Generator]] = {}
+    for y in filter(ranks.owns, range(len(class_names))):
         rows = (data.labels == y).nonzero().flatten()
-        chosen = torch.randperm(len(rows), generator=choice)[:max_per_class].sort().values
-        order.append(rows[chosen])
-    bar = progress_bar(sum(map(len, order)), "fit", "image", shown=progress)
-
-    def latents() -> Iterator[Tensor]:
-        for y, rows in enumerate(order):
+        draws = torch.Generator().manual_seed(seed * len(class_names) + y)
+        chosen = torch.randperm(len(rows), generator=draws)[:max_per_class].sort().values
+        order[y] = rows[chosen], draws
+    total = sum(len(rows) for rows, _ in order.values())
+    fits: dict[int, StoredFit] = {}
+    with progress_bar(total, "fit", "image", shown=progress) as bar:
+        for y, (rows, draws) in order.items():
+            noise = torch.Generator(device).manual_seed(seed * len(class_names) + y)
             parts = []
             for images, _ in data.iterate(rows, batch_size):
                 batch = flow.codec.prepare(images.to(device))
@@ -226,11 +260,14 @@ def fit_classes(
                 stats.update(noisy, torch.full((len(batch),), y, device=device))
                 parts.append(flow.encode(batch)[0].flatten(1))
                 bar.update(len(batch))
-            yield torch.cat(parts)
-
-    with bar:
-        pca = fit_pca(latents(), rank=rank, memory=memory, allow_single=True, generator=choice)
-    return stats, pca
+            fits[y] = fit_stored(
+                torch.cat(parts), y, rank=rank, memory=memory, allow_single=True, generator=draws
+            )
+            bar.set_description(f"fit, class {len(fits)} of {len(order)}", refresh=False)
+    if ranks.count > 1:
+        stats.all_reduce()
+    stored = ranks.collect(fits, len(class_names))
+    return stats, assemble(stored, rank=rank, memory=memory)
 
 
 def latent_nll(

@@ -181,6 +181,14 @@ def job_command(out: Path, rank: int) -> int:
         return main(["train", *json.loads((out / "words.json").read_text())])
 
 
+def job_fit(out: Path, rank: int) -> int:
+    """`nfaug fit`, as torchrun runs it."""
+    from nfaug.cli import main
+
+    with (out / f"fit-{rank}.out").open("w") as file, contextlib.redirect_stdout(file):
+        return main(["fit", *json.loads((out / "fit.json").read_text())])
+
+
 JOBS: dict[str, Callable[[Path, int], int]] = {
     name[4:]: job for name, job in globals().items() if name.startswith("job_")
 }

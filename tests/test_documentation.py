@@ -102,6 +102,8 @@ def check_command(line: str) -> None:
     if not words:
         return
     command, arguments = words[0], words[1:]
+    if command == "torchrun" and "-m" in arguments:
+        command, *arguments = arguments[arguments.index("-m") + 1 :]
     if command == "nfaug":
         check_options(arguments, line)
     elif command == "make":

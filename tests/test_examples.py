@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from nfa_tools import NAMES, checkpoint, images_of
@@ -15,7 +18,7 @@ from PIL import Image
 
 import nfaug
 from nfaug import Checkpoint
-from nfaug.bank import make_bank
+from nfaug.bank import Bank, make_bank
 from nfaug.checkpoint.checkpoint import CheckpointConfig
 from nfaug.training import open_dataset
 
@@ -108,3 +111,26 @@ def test_fit_and_share(folder: Path, run: Any, tmp_path: Path, hub: Any) -> None
     assert "owner/flow" in lines[-2]
     assert not nfaug.load("owner/flow").pca.has_memory
     assert nfaug.load(out).pca.has_memory
+
+
+@pytest.mark.soak  # Ray takes half a minute to start on two cores
+def test_ray_bank(folder: Path, fitted: Path, tmp_path: Path) -> None:
+    """Two actors on this machine make the bank that one process makes."""
+    words = ["--flow", fitted, "--data", folder / "train", "--out", tmp_path / "bank"]
+    words += ["--shards", 3, "--actors", 2, "--batch-size", 4, "--variants", 2]
+    command = [sys.executable, EXAMPLES / "ray_bank.py", *words]
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    ran = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, check=False, env=os.environ | quiet
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-2:] == [
+        "24 images in 3 shards",
+        f"Bank('{tmp_path}/bank', 24 images, 2 residuals each)",
+    ]
+    images = open_dataset(folder / "train", image_size=8)
+    options: dict[str, Any] = {"variants": 2, "batch_size": 4, "residual": True, "progress": False}
+    alone = make_bank(nfaug.load(fitted), images, tmp_path / "alone", **options)
+    merged = Bank(tmp_path / "bank")
+    assert (np.asarray(merged.residuals) == alone.residuals).all()
+    assert (merged.steps == alone.steps).all()

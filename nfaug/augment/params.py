@@ -14,7 +14,7 @@ from torch.utils.data import get_worker_info
 
 from .settings import MixSettings
 
-__all__ = ["NFAParams", "make_params", "seed_of", "to_device"]
+__all__ = ["NFAParams", "SharedGenerator", "make_params", "seed_of", "to_device"]
 
 _GOLDEN = 0x9E3779B97F4A7C15  # separates ranks and workers; odd, so the lower 32 bits differ too
 _INDEX_BITS = 31
@@ -184,7 +184,13 @@ def draw(
     return Draws(index, choose, source, partner, weights, fallback, normal)
 
 
+class SharedGenerator(torch.Generator):
+    """A CPU generator whose draws do not depend on the rank or on the data-loader worker."""
+
+
 def _seed(generator: torch.Generator | None) -> int:
+    if isinstance(generator, SharedGenerator):
+        return int(torch.randint(2**62, (), generator=generator, device=_CPU))
     seed = int(torch.randint(2**62, (), generator=generator, device=_CPU)) + _GOLDEN * _rank()
     worker = get_worker_info()
     if generator is not None and worker is not None:  # every worker has an equal copy of it

@@ -15,7 +15,9 @@ from ..augment.counters import SharedValue
 from ..augment.pixels import to_pil
 from ..augment.settings import check_number
 from ..data.classes import dataset_classes, stored_labels
-from .format import Bank, labels_sha256, probe_indices, thumbnails, to_uint8
+from .format import labels_sha256, thumbnails, to_uint8
+from .reader import Bank
+from .residual import BoxFunction, in_box, low_resolution
 
 __all__ = ["BankDataset"]
 
@@ -27,8 +29,10 @@ class BankDataset(Dataset[tuple[Any, int]]):
 
     Images are PIL images, to which `transform` is applied. It may be set later, as timm's
     `create_loader` does, and is taken over from the data set if that has one (the data set itself
-    does not change). Images that are replaced are not decoded. Other attributes are those of the
-    data set.
+    does not change). Other attributes are those of the data set.
+
+    A bank of whole images replaces an image, which is then not decoded. A residual bank adds a
+    change to it: to an image of any size, before `transform`.
 
     Example:
         >>> import tempfile
@@ -48,6 +52,11 @@ class BankDataset(Dataset[tuple[Any, int]]):
         p: Probability of a replacement. A change also takes effect in running data-loader workers.
             Images without a variant that differs from them are never replaced.
         transform: Applied to every image.
+        box: For a residual bank, returns which part of the image the flow saw, (left, top, right,
+            bottom) in pixels, from an index and the (height, width) of the image. By default this
+            is the centre (`centre_box`), as for images that are whole, resized with their aspect
+            ratio, or cropped at the centre. If the data set crops elsewhere, see `crop_box` in
+            `nfaug.bank.residual`.
 
     Raises:
         ValueError: The bank was made from other data, another order or other classes.
@@ -59,6 +68,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
         bank: Bank | str | Path,
         p: float = 0.5,
         transform: Callable[[Any], Any] | None = None,
+        box: BoxFunction | None = None,
     ) -> None:
         self.bank = bank if isinstance(bank, Bank) else Bank(bank)
         if getattr(dataset, "target_transform", None) is not None:
@@ -73,8 +83,9 @@ class BankDataset(Dataset[tuple[Any, int]]):
             dataset, transform = _without_transform(dataset), own
         self.dataset = dataset
         self.transform = transform
+        self.box = box
         self._p = SharedValue(check_number("p", p, 0, 1))
-        _check_same_data(dataset, self.bank)
+        _check_same_data(dataset, self.bank, box)
 
     @property
     def p(self) -> float:
@@ -91,14 +102,17 @@ class BankDataset(Dataset[tuple[Any, int]]):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         bank, index = self.bank, range(len(self.bank))[index]
         replace, which = torch.rand(2, device="cpu").tolist()
-        if replace < self.p:
-            choices = bank.applied[index].nonzero()[0]
-            if len(choices):
-                pixels = bank.variants[index, choices[int(which * len(choices))]]
-                return self._finish(pixels, int(bank.labels[index]))
+        choices = bank.applied[index].nonzero()[0] if replace < self.p else ()
+        number = int(choices[int(which * len(choices))]) if len(choices) else None
+        if number is not None and bank.residuals is None:
+            return self._finish(bank.variant(index, number), int(bank.labels[index]))
         image, label = self.dataset[index][:2]
-        if isinstance(image, torch.Tensor):
-            image = to_uint8(image, bank.manifest.shape[0]).permute(1, 2, 0).numpy()
+        if number is not None:
+            pixels = _pixels(image, bank.manifest.shape[0])
+            box = None if self.box is None else self.box(index, pixels.shape[:2])
+            image = bank.variant(index, number, pixels, box)
+        elif isinstance(image, torch.Tensor):
+            image = _pixels(image, bank.manifest.shape[0])
         return self._finish(image, int(label))
 
     def _finish(self, image: Any, label: int) -> tuple[Any, int]:
@@ -115,6 +129,14 @@ class BankDataset(Dataset[tuple[Any, int]]):
         return f"BankDataset({self.dataset!r}, {self.bank!r}, p={self.p:g})"
 
 
+def _pixels(image: Any, channels: int) -> np.ndarray:
+    """A PIL image or uint8 tensor as uint8 (H, W, C), to be read only."""
+    if getattr(image, "mode", None) == {1: "L", 3: "RGB"}.get(channels, ""):
+        pixels = np.asarray(image)  # without the second copy that makes it writable
+        return pixels if pixels.ndim == 3 else pixels[..., None]
+    return to_uint8(image, channels).permute(1, 2, 0).numpy()
+
+
 def _without_transform(dataset: Any) -> Any:
     plain = copy.copy(dataset)
     plain.transform = None
@@ -123,7 +145,7 @@ def _without_transform(dataset: Any) -> Any:
     return plain
 
 
-def _check_same_data(dataset: Any, bank: Bank) -> None:
+def _check_same_data(dataset: Any, bank: Bank, box: BoxFunction | None) -> None:
     made = bank.manifest
     if len(dataset) != made.images:
         raise ValueError(
@@ -148,10 +170,15 @@ def _check_same_data(dataset: Any, bank: Bank) -> None:
         first = int((labels != bank.labels).nonzero()[0][0])
         _check_label(first, labels[first], bank)
     images = []
-    for i in probe_indices(made.images):
+    for i in bank.probe_rows:
         image, label = dataset[i][:2]
         _check_label(i, label, bank)
-        images.append(to_uint8(image, made.shape[0]))
+        image = to_uint8(image, made.shape[0])
+        if made.residual:
+            size = (image.shape[1], image.shape[2])
+            image = in_box(image, None if box is None else box(i, size))
+            image = low_resolution(image, made.shape)
+        images.append(image)
     if (share := _recognized(thumbnails(images), bank.probes)) < _RECOGNIZED:
         raise ValueError(
             "the bank was made from other images, or from images in another order: only "

@@ -5,17 +5,28 @@ variants.npy    uint8 (N, V, H, W, C)
 applied.npy     bool (N, V), false where a variant equals its image
 labels.npy      int64 (N,)
 probes.npy      uint8 (n, 8, 8), thumbnails of up to 64 source images, to recognize the data set
+
+A residual bank has the change at the flow's size in place of variants.npy (`residual`):
+
+residuals.npy   int8 (N, V, h, w, C)
+steps.npy       uint16 (N, V), the size of one step of a residual in 1/128 grey level
+
+A shard is a bank of the images [first, first + N) of a data set of `total` images, in the folder
+shard-00003-of-00008. A merged bank is a manifest.json that names the shards beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -27,21 +38,25 @@ from ..io.atomic import write_text
 from ..io.manifest import read_json
 
 __all__ = [
-    "Bank",
     "Manifest",
+    "appending",
+    "array_files",
     "bank_bytes",
     "labels_sha256",
     "load_probes",
     "probe_indices",
+    "read_array",
     "thumbnails",
     "to_uint8",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST, VARIANTS, APPLIED = "manifest.json", "variants.npy", "applied.npy"
 LABELS, PROBES = "labels.npy", "probes.npy"
+RESIDUALS, STEPS = "residuals.npy", "steps.npy"
 _PROBES = 64
 _PROGRESS = ("done", "complete", "stats")
+_SINCE_2 = ("residual", "first", "total", "shards")  # keys that version 1 does not have
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,7 @@ class Manifest:
     Attributes:
         images: Number N of images.
         variants: Number V of variants per image.
-        shape: (C, H, W) of a variant.
+        shape: (C, H, W) of a variant, or (C, h, w) of a residual.
         classes: Class names in label order; empty if there are none.
         labels_sha256: SHA-256 of all labels in order.
         source: Fingerprint of the source data, "" if the data set has none.
@@ -62,6 +77,10 @@ class Manifest:
         done: Number of images whose variants are written.
         complete: Whether all images are done.
         stats: `NFAugment.stats` of all variants.
+        residual: Whether the bank holds residuals, to be added to the images.
+        first: Position of the first image in the data set; 0 if the bank is no shard.
+        total: Number of images of the data set.
+        shards: Folders of a merged bank, in order.
         format_version: Version of this format.
     """
 
@@ -78,6 +97,10 @@ class Manifest:
     done: int = 0
     complete: bool = False
     stats: dict[str, int] = dataclasses.field(default_factory=dict)
+    residual: bool = False
+    first: int = 0
+    total: int = 0
+    shards: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION
 
     def save(self, directory: Path) -> None:
@@ -99,7 +122,11 @@ class Manifest:
         names = {field.name for field in dataclasses.fields(cls)}
         try:
             values = read_json(file)
-            if (version := values.get("format_version", FORMAT_VERSION)) != FORMAT_VERSION:
+            version = values.get("format_version", FORMAT_VERSION)
+            if version == 1:
+                new = {name: cls.__dataclass_fields__[name].default for name in _SINCE_2}
+                values |= {**new, "total": values["images"], "format_version": FORMAT_VERSION}
+            elif version != FORMAT_VERSION:
                 raise ValueError(f"it has format version {version!r}, not {FORMAT_VERSION}")
             if set(values) != names:
                 missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
@@ -107,6 +134,7 @@ class Manifest:
             values |= {
                 "shape": tuple(values["shape"]),
                 "classes": tuple(values["classes"]),
+                "shards": tuple(values["shards"]),
                 # A bank made before a setting existed has the setting's default.
                 "parameters": MixSettings(**{"p": 1.0, **values["parameters"]}),
             }
@@ -123,52 +151,52 @@ class Manifest:
         return {k: v for k, v in values.items() if k not in _PROGRESS} | parameters
 
 
-class Bank:
-    """A complete bank with memory-mapped variants.
+def bank_bytes(
+    images: int, variants: int, shape: tuple[int, int, int], *, residual: bool = False
+) -> int:
+    """Size of the variants on disk, for N images, V variants and shape (C, H, W).
 
-    Raises:
-        ValueError: The directory is not a bank, the bank is not complete, or its files do not
-            match the manifest.
+    In a residual bank the shape is the flow's, and each variant has two bytes more for its step.
     """
+    values = shape[0] * shape[1] * shape[2]
+    return images * variants * (values + (2 if residual else 0))
 
-    def __init__(self, directory: str | Path) -> None:
-        self.path = Path(directory)
-        self.manifest = Manifest.load(self.path)
-        if not self.manifest.complete:
-            raise ValueError(
-                f"{self.path} is not complete: {self.manifest.done} of {self.manifest.images} "
-                "images are done. Run the same nfaug bank command again to continue it"
-            )
-        self._open()
 
-    def _open(self) -> None:
-        made = self.manifest
-        channels, height, width = made.shape
-        self.variants = _read(
-            self.path / VARIANTS, (made.images, made.variants, height, width, channels), np.uint8
+def array_files(made: Manifest) -> list[tuple[str, tuple[int, ...], Any]]:
+    """Name, shape and type of the arrays that grow while a bank is made."""
+    channels, height, width = made.shape
+    rows = (made.images, made.variants)
+    pixels = (*rows, height, width, channels)
+    if made.residual:
+        first: list[Any] = [(RESIDUALS, pixels, np.int8), (STEPS, rows, np.uint16)]
+    else:
+        first = [(VARIANTS, pixels, np.uint8)]
+    return [*first, (APPLIED, rows, np.bool_)]
+
+
+@contextlib.contextmanager
+def appending(path: Path, made: Manifest) -> Iterator[list[IO[bytes]]]:
+    """The array files at the end of the manifest's progress; what is beyond it is removed."""
+    with contextlib.ExitStack() as stack:
+        files: list[IO[bytes]] = []
+        for name, shape, dtype in array_files(made):
+            files.append(stack.enter_context((path / name).open("r+b")))
+            values = made.done * math.prod(shape[1:])
+            _seek_end(files[-1], path / name, values, np.dtype(dtype))
+        yield files
+
+
+def _seek_end(file: IO[bytes], name: Path, values: int, dtype: np.dtype) -> None:
+    np.lib.format.read_magic(file)
+    np.lib.format.read_array_header_1_0(file)
+    end = file.tell() + values * dtype.itemsize
+    if os.fstat(file.fileno()).st_size < end:
+        raise ValueError(
+            f"{name} is shorter than its manifest says; replace the bank with overwrite=True "
+            "(--overwrite)"
         )
-        self.applied = _read(self.path / APPLIED, (made.images, made.variants), np.bool_)
-        self.labels = _read(self.path / LABELS, (made.images,), np.int64)
-        self.probes = load_probes(self.path, made.images)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "manifest": self.manifest}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
-
-    def __len__(self) -> int:
-        return self.manifest.images
-
-    def __repr__(self) -> str:
-        made = self.manifest
-        return f"Bank({str(self.path)!r}, {made.images} images, {made.variants} variants each)"
-
-
-def bank_bytes(images: int, variants: int, shape: tuple[int, int, int]) -> int:
-    """Size of the variants on disk, for N images, V variants and shape (C, H, W)."""
-    return images * variants * shape[0] * shape[1] * shape[2]
+    file.truncate(end)
+    file.seek(end)
 
 
 def labels_sha256(labels: np.ndarray) -> str:
@@ -188,7 +216,7 @@ def load_probes(directory: Path, images: int) -> np.ndarray:
     Raises:
         ValueError: They are missing or damaged.
     """
-    return _read(directory / PROBES, (len(probe_indices(images)), 8, 8), np.uint8)
+    return read_array(directory / PROBES, (len(probe_indices(images)), 8, 8), np.uint8)
 
 
 def thumbnails(images: Sequence[Tensor]) -> np.ndarray:
@@ -210,7 +238,7 @@ def to_uint8(image: Any, channels: int) -> Tensor:
         image = image if image.ndim == 3 else image[None]
     elif hasattr(image, "convert"):
         mode = {1: "L", 3: "RGB"}.get(channels)
-        array = np.array(image.convert(mode) if mode else image)
+        array = np.array(image.convert(mode) if mode and image.mode != mode else image)
         image = torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1)
     else:
         kind = type(image).__name__
@@ -225,7 +253,12 @@ def to_uint8(image: Any, channels: int) -> Tensor:
     return image
 
 
-def _read(file: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def read_array(file: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """A memory-mapped array of this shape and type.
+
+    Raises:
+        ValueError: It is missing, damaged, or another.
+    """
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:

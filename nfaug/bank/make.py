@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import math
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..augment.params import seed_of
+from ..augment.params import SharedGenerator, seed_of
 from ..augment.settings import MixKeywords, MixSettings
 from ..augment.transform import NFAugment
 from ..data.checks import check_class_names
@@ -30,13 +28,12 @@ from ..io.lock import lock_output
 from .dataset import BankDataset
 from .export import export_bank
 from .format import (
-    APPLIED,
     LABELS,
     MANIFEST,
     PROBES,
-    VARIANTS,
-    Bank,
     Manifest,
+    appending,
+    array_files,
     bank_bytes,
     labels_sha256,
     load_probes,
@@ -44,11 +41,14 @@ from .format import (
     thumbnails,
     to_uint8,
 )
+from .reader import Bank
+from .residual import low_resolution, quantize
+from .shards import Shard, merge_bank
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Bank", "BankDataset", "bank_bytes", "export_bank", "make_bank"]
+__all__ = ["Bank", "BankDataset", "bank_bytes", "export_bank", "make_bank", "merge_bank"]
 
 _SAVE_SECONDS = 5.0  # time between two updates of the manifest's progress
 _TOLERANCE = 2  # grey levels of a thumbnail: image decoders may round differently
@@ -60,6 +60,8 @@ def make_bank(
     out: str | Path,
     *,
     variants: int = 4,
+    residual: bool = False,
+    shard: tuple[int, int] | None = None,
     seed: int = 0,
     batch_size: int = 64,
     workers: int = 0,
@@ -71,7 +73,8 @@ def make_bank(
     """Make and store augmented variants of every image of a data set.
 
     The same call continues an interrupted bank, with bit-identical results: each batch is drawn
-    from `seed` and the batch's position alone. `bank_bytes` gives the size on disk.
+    from `seed` and the batch's position alone. Several processes can therefore make one shard each
+    of the same bank, which `merge_bank` then joins. `bank_bytes` gives the size on disk.
 
     Example:
         >>> import tempfile
@@ -87,10 +90,14 @@ def make_bank(
 
     Args:
         checkpoint: A checkpoint that is fitted to the classes of the data.
-        dataset: Data set of (image, label) with untransformed images of one size, PIL or uint8
-            (C, H, W).
+        dataset: Data set of (image, label) with untransformed images, PIL or uint8 (C, H, W). They
+            must have one size, except for a residual bank.
         out: Directory of the bank.
         variants: Number of variants per image.
+        residual: Whether to store the change of each image at the flow's size, for images that are
+            larger than the flow's: 3 kB for a flow of 32 pixels, whatever the size of the images
+            (see `nfaug.bank.residual`).
+        shard: (i, n) to make part i of n, counted from 0, in a folder of its own in `out`.
         seed: Seed of the variants.
         batch_size: Number of images at a time.
         workers: Number of processes that decode images.
@@ -99,10 +106,13 @@ def make_bank(
         settings: Settings of `NFAugment`; `p` is always 1.
         changes: Single settings, which override `settings`.
 
+    Returns:
+        The bank, or the bank of the shard's images.
+
     Raises:
-        ValueError: Classes or their order differ, images differ in size, or `out` holds a bank
-            with other settings or of other images.
-        FileExistsError: `out` holds something other than a bank.
+        ValueError: Classes or their order differ, images differ in size, there are fewer batches
+            than shards, or `out` holds a bank with other settings or of other images.
+        FileExistsError: `out` holds something other than a bank, or other shards.
         OSError: Another process writes to `out`, or there is not enough disk space.
     """
     if variants < 1 or batch_size < 1:
@@ -111,9 +121,20 @@ def make_bank(
     nfa = NFAugment(checkpoint, settings=MixSettings.merge(settings, {**changes, "p": 1.0}))
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise ValueError("the data set is empty")
-    labels = labels_of(dataset)
-    planned = _plan(nfa, checkpoint, dataset, labels, variants, seed, batch_size)
-    with lock_output(path):
+    planned = _plan(nfa, checkpoint, dataset, variants, seed, batch_size, residual)
+    labels, part = labels_of(dataset), range(planned.images)
+    if shard is not None:
+        own = Shard(*shard)
+        own.check_folder(path)
+        if overwrite:
+            (path / MANIFEST).unlink(missing_ok=True)
+        path, part = own.folder(path), own.rows(planned.images, batch_size)
+        dataset = Subset(dataset, part)
+    labels = labels[part.start : part.stop]
+    planned = dataclasses.replace(
+        planned, images=len(part), first=part.start, labels_sha256=labels_sha256(labels)
+    )
+    with lock_output(path, every_rank=shard is not None):
         manifest = _unfinished(path, planned, dataset, overwrite)
         if manifest is None:
             _create(path, planned, dataset, labels)
@@ -126,29 +147,32 @@ def _plan(
     nfa: NFAugment,
     checkpoint: Any,
     dataset: Any,
-    labels: np.ndarray,
     variants: int,
     seed: int,
     batch_size: int,
+    residual: bool,
 ) -> Manifest:
+    """The manifest of a bank of the whole data set, without the hash of its labels."""
     names = dataset_classes(dataset)
     if names and nfa.class_names:
         check_class_names(names, nfa.class_names)
-    channels = checkpoint.flow.codec.channels
-    first = to_uint8(dataset[0][0], channels)
+    codec = checkpoint.flow.codec
+    size = to_uint8(dataset[0][0], codec.channels).shape[1:]
+    height, width = codec.image_size if residual else size
     fingerprint = getattr(dataset, "fingerprint", None)
-    height, width = first.shape[1:]
     return Manifest(
         images=len(dataset),
         variants=variants,
-        shape=(channels, height, width),
+        shape=(codec.channels, height, width),
         classes=tuple(names or nfa.class_names),
-        labels_sha256=labels_sha256(labels),
+        labels_sha256="",
         source=fingerprint() if callable(fingerprint) else "",
         flow_sha256=_weights_sha256(checkpoint, gaussians=nfa.settings.keep == "consistent"),
         seed=seed,
         batch_size=batch_size,
         parameters=nfa.settings,
+        residual=residual,
+        total=len(dataset),
     )
 
 
@@ -172,6 +196,8 @@ def _unfinished(path: Path, planned: Manifest, dataset: Any, overwrite: bool) ->
     if overwrite:
         return None
     found = Manifest.load(path)
+    if found.shards:
+        raise ValueError(f"{path} holds a bank in shards; continue one with shard= (--shard i/n)")
     ours, theirs = planned.settings(), found.settings()
     if differing := [name for name in ours if ours[name] != theirs[name]]:
         shown = ", ".join(f"{n} ({theirs[n]!r:.40} there, {ours[n]!r:.40} now)" for n in differing)
@@ -193,12 +219,13 @@ def _unfinished(path: Path, planned: Manifest, dataset: Any, overwrite: bool) ->
 def _probes(dataset: Any, made: Manifest) -> np.ndarray:
     """Thumbnails of some images, which identify the data set."""
     rows = probe_indices(made.images)
-    return thumbnails([to_uint8(dataset[i][0], made.shape[0]) for i in rows])
+    images = [to_uint8(dataset[i][0], made.shape[0]) for i in rows]
+    return thumbnails([low_resolution(x, made.shape) for x in images] if made.residual else images)
 
 
 def _create(path: Path, made: Manifest, dataset: Any, labels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    need = bank_bytes(made.images, made.variants, made.shape)
+    need = bank_bytes(made.images, made.variants, made.shape, residual=made.residual)
     free = shutil.disk_usage(path if path.exists() else path.parent).free
     if need > free:
         raise OSError(
@@ -208,20 +235,11 @@ def _create(path: Path, made: Manifest, dataset: Any, labels: np.ndarray) -> Non
     with replace_directory(path, last=MANIFEST) as staged:  # all files or none
         np.save(staged / PROBES, _probes(dataset, made))
         np.save(staged / LABELS, labels)
-        for name, shape, dtype in _arrays(made):
+        for name, shape, dtype in array_files(made):
             with (staged / name).open("wb") as file:
                 header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
         made.save(staged)
-
-
-def _arrays(made: Manifest) -> tuple[tuple[str, tuple[int, ...], Any], ...]:
-    channels, height, width = made.shape
-    rows = (made.images, made.variants)
-    return (
-        (VARIANTS, (*rows, height, width, channels), np.uint8),
-        (APPLIED, rows, np.bool_),
-    )
 
 
 def _fill(
@@ -230,7 +248,7 @@ def _fill(
     device = nfa.engine.device
     labels = torch.from_numpy(np.load(path / LABELS))
     bar = progress_bar(made.images, "bank", "image", shown=progress, initial=made.done)
-    with bar, _appending(path, made) as files:
+    with bar, appending(path, made) as files:
         saved = time.monotonic()
 
         def save() -> None:
@@ -267,7 +285,7 @@ def _batches(dataset: Any, made: Manifest, workers: int) -> Iterator[tuple[int, 
         rest,
         batch_size=made.batch_size,
         num_workers=workers,
-        collate_fn=functools.partial(_stack, shape=made.shape),  # can be pickled
+        collate_fn=functools.partial(_stack, made=made),  # can be pickled
         generator=torch.Generator(),  # by default a loader draws from torch's generator
     )
     start = made.done
@@ -276,55 +294,42 @@ def _batches(dataset: Any, made: Manifest, workers: int) -> Iterator[tuple[int, 
         start += len(images)
 
 
-def _stack(batch: list[Any], shape: tuple[int, int, int]) -> Tensor:
+def _stack(batch: list[Any], made: Manifest) -> Tensor:
     """Collate items with uint8 images of one shape."""
+    shape = made.shape
     images = [to_uint8(item[0], shape[0]) for item in batch]
+    if made.residual:
+        return torch.stack([low_resolution(image, shape) for image in images])
     for image in images:
         if tuple(image.shape) != shape:
             raise ValueError(
                 f"images of a bank must have one shape; got {shape} and {tuple(image.shape)}. Open "
-                "the data with image_size= (--image-size)"
+                "the data with image_size= (--image-size), or make a residual bank (--residual)"
             )
     return torch.stack(images)
 
 
 def _variants(
     nfa: NFAugment, images: Tensor, labels: Tensor, made: Manifest, start: int
-) -> tuple[Tensor, Tensor]:
-    """Variants, uint8 (B, V, H, W, C), and whether they differ from the image, bool (B, V)."""
+) -> tuple[Tensor, ...]:
+    """The rows of a batch in the files of `array_files`."""
+    generators = _generators(made, made.first + start)
     new, applied = [], []
-    for result in nfa.variants(images, labels, _generators(made, start)):
+    if made.residual:
+        low = images.float() / 255
+        for result in nfa.variants(low, labels, generators):
+            new.append(((result - low) * 255).permute(0, 2, 3, 1))
+        change = torch.stack(new, 1).cpu()
+        q, steps = quantize(change.flatten(0, 1))
+        q, steps = q.view_as(change), steps.view(change.shape[:2])
+        return q, steps.to(torch.uint16), (q != 0).flatten(2).any(2)
+    for result in nfa.variants(images, labels, generators):
         new.append(result.permute(0, 2, 3, 1))
         applied.append((result != images).flatten(1).any(1))
     return torch.stack(new, 1).cpu(), torch.stack(applied, 1).cpu()
 
 
 def _generators(made: Manifest, start: int) -> Iterator[torch.Generator]:
-    """The generator of each variant of the batch that begins at `start`."""
+    """The generator of each variant of the batch at a position of the whole data set."""
     for number in range(made.variants):
-        yield torch.Generator().manual_seed(seed_of(made.seed, number, start))
-
-
-@contextlib.contextmanager
-def _appending(path: Path, made: Manifest) -> Iterator[list[IO[bytes]]]:
-    """The array files at the end of the manifest's progress; what is beyond it is removed."""
-    with contextlib.ExitStack() as stack:
-        files: list[IO[bytes]] = []
-        for name, shape, dtype in _arrays(made):
-            files.append(stack.enter_context((path / name).open("r+b")))
-            values = made.done * math.prod(shape[1:])
-            _seek_end(files[-1], path / name, values, np.dtype(dtype))
-        yield files
-
-
-def _seek_end(file: IO[bytes], name: Path, values: int, dtype: np.dtype) -> None:
-    np.lib.format.read_magic(file)
-    np.lib.format.read_array_header_1_0(file)
-    end = file.tell() + values * dtype.itemsize
-    if os.fstat(file.fileno()).st_size < end:
-        raise ValueError(
-            f"{name} is shorter than its manifest says; replace the bank with overwrite=True "
-            "(--overwrite)"
-        )
-    file.truncate(end)
-    file.seek(end)
+        yield SharedGenerator().manual_seed(seed_of(made.seed, number, start))

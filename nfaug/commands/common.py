@@ -39,8 +39,8 @@ T = TypeVar("T")
 DATA_HELP = (
     "a folder with one sub-folder of images per class (any folder of images for a flow without "
     "classes), or of images beside a labels.csv (file,label); a tar of one; a .npz file with "
-    "images and labels; a folder of IDX files (MNIST's format); a timm data-set name such as "
-    "torch/cifar10; or 'digits'"
+    "images and labels; a folder of IDX files (MNIST's format), of WebDataset shards or of parquet "
+    "files; a timm data-set name such as torch/cifar10; or 'digits'"
 )
 
 

@@ -18,6 +18,7 @@ from ..data.preprocess import size_of
 from ..fitting import fit, with_shape_of
 from ..gaussians.priors import FITTED_PRIORS
 from ..io.atomic import check_output
+from ..io.ranks import Ranks, joined
 from ..resolve import public_name
 from .common import add_data_options, add_flow, load_on, locks_out, new_parser, open_data
 
@@ -95,8 +96,13 @@ def parser() -> ArgumentParser:
 
 
 @locks_out
-def run(arguments: Namespace) -> dict[str, Any]:
-    """Fit, save, and report the fit."""
+def run(arguments: Namespace) -> dict[str, Any] | None:
+    """Fit, save, and report the fit. The processes of `torchrun` share the work."""
+    with joined() as ranks:
+        return _run(arguments, ranks)
+
+
+def _run(arguments: Namespace, ranks: Ranks) -> dict[str, Any] | None:
     out = Path(arguments.out)
     check_output(out, overwrite=arguments.overwrite)
     gaussians = _gaussians(arguments)
@@ -113,12 +119,15 @@ def run(arguments: Namespace) -> dict[str, Any]:
         "memory": not arguments.no_memory,
         "seed": arguments.seed,
         "gaussians": gaussians,
+        "distributed": ranks.count > 1,
     }
     if arguments.augment is None:
         images, told = dataset, dict[str, Any]()
         checkpoint = fit(base, images, **settings)
     else:
         images, checkpoint, told = _under_transforms(arguments, base, dataset, settings)
+    if not ranks.main:
+        return None
     names = {"flow": public_name(arguments.flow), "data": public_name(arguments.data)}
     config = checkpoint.config
     config = replace(config, gaussians={**config.gaussians, **names})

@@ -14,6 +14,7 @@ from .decode import MAX_PIXELS, ImageDecodeError
 from .file_readers import FolderReader, TarReader, is_tar
 from .images import LabelledImages, TensorImages, assemble, split_per_class, to_tensors
 from .readers import Reader
+from .shards import WdsReader, is_wds_tar, open_shards, open_wds_name
 from .timm_names import PREFIXES, open_timm
 from .torch_datasets import wrap_dataset
 
@@ -32,7 +33,8 @@ __all__ = [
 ACCEPTED = (
     "a folder of class folders (class/name.jpg), or of images with a labels.csv (file,label), with "
     "or without train, val and test folders around them; a tar of such a folder; a .npz file with "
-    "the arrays images and labels; a folder of IDX files (train-images-idx3-ubyte.gz, ...); a timm "
+    "the arrays images and labels; a folder of IDX files (train-images-idx3-ubyte.gz, ...); a "
+    "folder of WebDataset shards (.tar) or parquet files; a timm "
     'name such as "torch/cifar10" or "hfds/ylecun/mnist"; "digits"'
 )
 
@@ -63,7 +65,9 @@ def open_dataset(
     - a folder of images with a `labels.csv`, whose header is `file,label`, or a tar of one;
     - a .npz file with the arrays `images` and `labels` (see `arrays.open_npz`);
     - a folder of IDX files with MNIST's names, with or without .gz;
-    - a timm name that starts with `torch/` or `hfds/` (write a folder of that name as
+    - a folder of WebDataset shards or of parquet files (see `shards.open_shards`), one such tar, or
+      `wds/` and a pattern such as wds/shards/train-{0000..0099}.tar;
+    - a timm name that starts with `torch/`, `hfds/` or `wds/` (write a folder of that name as
       `./torch/...`);
     - `digits`: scikit-learn's handwritten digits in a fixed split (see `arrays.open_digits`).
 
@@ -113,9 +117,13 @@ def open_dataset(
     if name == "digits":
         reader = open_digits(split)
     elif isinstance(data, str) and "/" in name and name.partition("/")[0].lower() in PREFIXES:
-        reader = open_timm(name, split, data_dir, download, timm_options)
+        if name.lower().startswith("wds/"):
+            reader = open_wds_name(name, split, data_dir)
+        else:
+            reader = open_timm(name, split, data_dir, download, timm_options)
     else:
-        reader = _open_path(name, split, labels)
+        cache = None if data_dir is None else os.fspath(data_dir)
+        reader = _open_path(name, split, labels, cache)
     reader.max_pixels = max_pixels
     dataset: LabelledImages = assemble(
         reader,
@@ -130,9 +138,11 @@ def open_dataset(
     return dataset
 
 
-def _open_path(name: str, split: str, labels: bool) -> Reader:
+def _open_path(name: str, split: str, labels: bool, cache: str | None) -> Reader:
     path = Path(name).expanduser()
     if path.is_dir():
+        if (shards := open_shards(path, split, cache)) is not None:
+            return shards
         idx = is_idx_folder(path)
         return open_idx(path, split) if idx else FolderReader(path, split, labels=labels)
     if not path.exists():
@@ -140,5 +150,7 @@ def _open_path(name: str, split: str, labels: bool) -> Reader:
     if path.is_file() and path.suffix.lower() == ".npz":
         return open_npz(path, split)
     if path.is_file() and (".tar" in path.suffixes or is_tar(path)):
+        if is_wds_tar(path):
+            return WdsReader([path], name, path.parent, complete=True)
         return TarReader(path, split, labels=labels)
     raise ValueError(f"{name!r} cannot be read as images; data must be {ACCEPTED}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 __all__ = ["pick_device"]
@@ -10,11 +12,16 @@ __all__ = ["pick_device"]
 def pick_device(name: str) -> torch.device:
     """Return the device called `name`; "auto" is the GPU if there is one, else the CPU.
 
+    Under `torchrun` and `accelerate launch`, "auto" is the GPU of this process.
+
     Raises:
         ValueError: If torch has no such device on this machine.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        local = os.environ.get("LOCAL_RANK")
+        return torch.device(f"cuda:{local}" if local else "cuda")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts

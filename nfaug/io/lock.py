@@ -25,7 +25,7 @@ class OutputInUseError(OSError):
 
 
 @contextlib.contextmanager
-def lock_output(path: Path) -> Iterator[None]:
+def lock_output(path: Path, *, every_rank: bool = False) -> Iterator[None]:
     """Hold the lock of an output folder or file while the block runs.
 
     The lock is the file `.NAME.lock` beside the output, where replacing a folder does not touch it,
@@ -36,6 +36,7 @@ def lock_output(path: Path) -> Iterator[None]:
 
     Args:
         path: The folder or file to write; it need not exist.
+        every_rank: Whether each process of `torchrun` locks, because each has its own output.
 
     Raises:
         OutputInUseError: Another process or thread holds the lock.
@@ -43,7 +44,7 @@ def lock_output(path: Path) -> Iterator[None]:
     """
     path = path.expanduser().resolve()
     key = (os.getpid(), threading.get_ident(), path)
-    if key in _held or int(os.environ.get("RANK") or 0):
+    if key in _held or (not every_rank and int(os.environ.get("RANK") or 0)):
         yield
         return
     file = _lock_file(path)

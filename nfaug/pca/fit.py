@@ -11,7 +11,15 @@ from torch import Tensor
 
 from .classwise import ClasswisePCA
 
-__all__ = ["ClassFit", "ClasswisePCA", "fit_class", "fit_pca"]
+__all__ = [
+    "ClassFit",
+    "ClasswisePCA",
+    "StoredFit",
+    "assemble",
+    "fit_class",
+    "fit_pca",
+    "fit_stored",
+]
 
 _EXACT = 512  # images (or dimensions) up to which the eigenvectors are computed exactly
 _OVERSAMPLE, _POWER = 16, 4  # extra columns and power iterations of the randomized method
@@ -30,6 +38,13 @@ class ClassFit(NamedTuple):
     coefficients: Tensor
     gate_distance: float
     gate_energy: float
+
+
+class StoredFit(NamedTuple):
+    """A class's fit as a checkpoint stores it, on the CPU, and its number of images."""
+
+    fit: ClassFit
+    images: int
 
 
 def fit_pca(
@@ -65,42 +80,75 @@ def fit_pca(
     for (name, value), least in zip(settings.items(), (2, 1, 1), strict=True):
         if value is not None and value < least:
             raise ValueError(f"{name} must be >= {least}; got {value}")
-    fits: list[ClassFit] = []
-    counts: list[int] = []
+    stored: list[StoredFit] = []
     for label, rows in enumerate(latents):
         rows = rows.flatten(1)
-        if fits and rows.shape[1] != len(fits[0].mean):
+        if stored and rows.shape[1] != len(stored[0].fit.mean):
             raise ValueError(
                 f"latents of all classes must have one dimension; got {rows.shape[1]} for class "
-                f"{label} and {len(fits[0].mean)} for class 0"
+                f"{label} and {len(stored[0].fit.mean)} for class 0"
             )
         if max_per_class is not None and len(rows) > max_per_class:
             rows = rows[_choose(len(rows), max_per_class, generator).to(rows.device)]
-        try:
-            if allow_single and len(rows) == 1:
-                fit = _no_axes(rows[0].float())
-            else:
-                fit = fit_class(rows, rank, quantile=quantile, generator=generator)
-        except ValueError as error:
-            raise ValueError(f"class {label}: {error}") from None
-        kept = fit.coefficients
-        if memory_per_class is not None and len(kept) > memory_per_class:
-            kept = kept[_choose(len(kept), memory_per_class, generator).to(kept.device)]
-        kept = kept.half() if memory else kept[:0].half()
-        kept = kept[torch.isfinite(kept).all(1)]  # coefficients may overflow float16
-        counts.append(len(rows))
-        fits.append(
-            fit._replace(
-                mean=fit.mean.cpu(),
-                axes=fit.axes.half().cpu(),
-                eigenvalues=fit.eigenvalues.cpu(),
-                coefficients=kept.cpu(),
+        stored.append(
+            fit_stored(
+                rows,
+                label,
+                rank=rank,
+                memory=memory,
+                memory_per_class=memory_per_class,
+                quantile=quantile,
+                allow_single=allow_single,
+                generator=generator,
             )
         )
-    if not fits:
+    return assemble(stored, rank=rank, memory=memory)
+
+
+def fit_stored(
+    rows: Tensor,
+    label: int,
+    *,
+    rank: int,
+    memory: bool = True,
+    memory_per_class: int | None = None,
+    quantile: float = 0.99,
+    allow_single: bool = False,
+    generator: torch.Generator | None = None,
+) -> StoredFit:
+    """Fit one class, with the arguments of `fit_pca`, to be assembled with the others."""
+    try:
+        if allow_single and len(rows) == 1:
+            fit = _no_axes(rows[0].float())
+        else:
+            fit = fit_class(rows, rank, quantile=quantile, generator=generator)
+    except ValueError as error:
+        raise ValueError(f"class {label}: {error}") from None
+    kept = fit.coefficients
+    if memory_per_class is not None and len(kept) > memory_per_class:
+        kept = kept[_choose(len(kept), memory_per_class, generator).to(kept.device)]
+    kept = kept.half() if memory else kept[:0].half()
+    kept = kept[torch.isfinite(kept).all(1)]  # coefficients may overflow float16
+    fit = fit._replace(
+        mean=fit.mean.cpu(),
+        axes=fit.axes.half().cpu(),
+        eigenvalues=fit.eigenvalues.cpu(),
+        coefficients=kept.cpu(),
+    )
+    return StoredFit(fit, len(rows))
+
+
+def assemble(stored: list[StoredFit], *, rank: int, memory: bool) -> ClasswisePCA:
+    """The PCA of all classes, of their fits in label order.
+
+    Raises:
+        ValueError: There is no class.
+    """
+    if not stored:
         raise ValueError("latents must hold at least one class; got none")
+    counts = [one.images for one in stored]
     _warn_about_few(counts, rank)
-    return _assemble(fits, counts, memory=memory)
+    return _assemble([fit for fit, _ in stored], counts, memory=memory)
 
 
 def _no_axes(mean: Tensor) -> ClassFit:

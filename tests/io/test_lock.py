@@ -63,6 +63,16 @@ def test_the_second_process_fails_at_once_and_names_the_first(
     assert not out.exists()
 
 
+def test_other_ranks_lock_only_what_is_their_own(
+    holder: subprocess.Popen[str], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with lock_output(out):
+        pass
+    with pytest.raises(OutputInUseError, match=str(holder.pid)):
+        lock_output(out, every_rank=True).__enter__()
+
+
 def test_the_lock_of_a_killed_process_is_taken_over(
     holder: subprocess.Popen[str], out: Path
 ) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import nfaug
+from nfaug.cli import main
 from nfaug.training import train
 from nfaug.training.config import TrainConfig
 from nfaug.training.run.context import open_context
@@ -30,11 +31,12 @@ class Ran(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def ran(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def ran(tiny_folder: Path, tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """All jobs, on two processes each. Read only."""
     out = tmp_path_factory.mktemp("ranks")
     (out / "words.json").write_text(json.dumps(words(tiny_folder, out / "flow")))
-    return Ran(out, run_ranks(["train", "resume", "lost", "command"], out))
+    (out / "fit.json").write_text(json.dumps(fit_words(tiny_folder, tiny_path, out / "fitted")))
+    return Ran(out, run_ranks(["train", "resume", "lost", "command", "fit"], out))
 
 
 def both(out: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -90,6 +92,31 @@ def test_the_command_on_two_processes(ran: Ran) -> None:
     assert main.err.count("train: epoch") == 1
     check_command(ran.out / "flow", (ran.out / "command-0.out").read_text())
     assert (ran.out / "command-1.out").read_text() == ""
+
+
+def test_a_fit_on_two_processes_equals_one(ran: Ran, tiny_folder: Path, tiny_path: Path) -> None:
+    """Three classes on two processes: axes and memory bit for bit, gaussians within 1e-6."""
+    assert ran.ranks["fit"] == [Rank(0, "")] * 2
+    assert json.loads((ran.out / "fit-0.out").read_text())["images"] == 36
+    assert (ran.out / "fit-1.out").read_text() == ""
+    assert main(["fit", *fit_words(tiny_folder, tiny_path, ran.out / "alone")]) == 0
+    one, two = (nfaug.load(ran.out / name) for name in ("alone", "fitted"))
+    assert one.pca is not None
+    assert two.pca is not None
+    ours, theirs = one.pca.tensors(), two.pca.tensors()
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert one.gaussians is not None
+    assert two.gaussians is not None
+    torch.testing.assert_close(
+        one.gaussians.state_dict(), two.gaussians.state_dict(), rtol=1e-6, atol=1e-7
+    )
+    assert one.config == two.config
+
+
+def fit_words(tiny_folder: Path, tiny_path: Path, out: Path) -> list[str]:
+    words = ["--flow", str(tiny_path), "--data", str(tiny_folder), "--rank", "4"]
+    return [*words, "--out", str(out), "--json"]
 
 
 def words(tiny_folder: Path, out: Path) -> list[str]:

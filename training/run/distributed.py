@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...data.batches import Batches
 from ...flows.flow import Flow
 from ...io.device import pick_device
+from ...io.ranks import Ranks
 from ..config import TRACKERS
 
 __all__ = ["Processes", "Shard", "draw_noise", "shared_batches", "whole_batches"]
@@ -22,7 +23,7 @@ __all__ = ["Processes", "Shard", "draw_noise", "shared_batches", "whole_batches"
 _TIMEOUT = timedelta(hours=2)  # the other processes wait while the main one fits PCA
 
 
-class Processes:
+class Processes(Ranks):
     """The group of processes that share a run, and this process's place in it.
 
     Every process draws the same random numbers for the whole batch and computes on its own rows,
@@ -46,7 +47,7 @@ class Processes:
         self, device: str, trackers: Sequence[str] = (), folder: Path | None = None
     ) -> None:
         self.accelerator: Any = None
-        self.count, self.rank = 1, 0
+        super().__init__()
         started = int(os.environ.get("WORLD_SIZE", "1"))
         _check_mixed_precision(os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
         _check_trackers(trackers)
@@ -70,11 +71,6 @@ class Processes:
             self.device = pick_device(device)
 
     @property
-    def main(self) -> bool:
-        """Whether this process writes files and shows progress."""
-        return self.rank == 0
-
-    @property
     def float64(self) -> torch.device:
         """The device for float64 sums: the CPU on Apple GPUs, which have no float64."""
         return torch.device("cpu") if self.device.type == "mps" else self.device
@@ -92,22 +88,6 @@ class Processes:
     def weight(self, rows: Tensor) -> float:
         """1, or 0 if this process only repeats another one's row."""
         return float(len(rows) > self.rank)
-
-    def owns(self, number: int) -> bool:
-        """Whether this process takes batch `number` in a round-robin pass over whole batches."""
-        return number % self.count == self.rank
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Sum a tensor over all processes, in place. A collective: every process must call it."""
-        if self.count > 1:
-            torch.distributed.all_reduce(values)
-        return values
-
-    def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors with the main process's values, in place."""
-        if self.count > 1:
-            for tensor in tensors:
-                torch.distributed.broadcast(tensor.detach(), src=0)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module, wrapped to average gradients if there are several processes."""

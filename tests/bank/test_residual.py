@@ -1,0 +1,176 @@
+"""Residual banks: the stored change, its error in grey levels, and where it is added."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nfa_tools import CLASSES, NAMES, checkpoint, images_of
+from PIL import Image
+from test_bank import Pictures
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from nfaug.augment.params import SharedGenerator, seed_of
+from nfaug.augment.transform import NFAugment
+from nfaug.bank import Bank, BankDataset, bank_bytes, export_bank, make_bank
+from nfaug.bank.residual import add_residual, centre_box, crop_box, quantize
+from nfaug.data.open import wrap_dataset
+
+LABELS = torch.arange(30) % CLASSES
+SMALL = images_of(LABELS)
+LARGE = F.interpolate(SMALL, scale_factor=5, mode="nearest")  # 40 x 40
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    path = tmp_path_factory.mktemp("residual") / "bank"
+    data = TensorDataset(LARGE, LABELS)
+    return make_bank(
+        checkpoint(), data, path, variants=2, batch_size=8, residual=True, progress=False
+    )
+
+
+def online(variant: int) -> Tensor:
+    """The images that NFA makes of the large images with the draws of the bank."""
+    nfa = NFAugment(checkpoint(), p=1.0)
+    parts = []
+    for start in range(0, 30, 8):
+        generator = SharedGenerator().manual_seed(seed_of(0, variant, start))
+        rows = slice(start, start + 8)
+        parts += nfa.variants(LARGE[rows].float() / 255, LABELS[rows], [generator])
+    return torch.cat(parts) * 255
+
+
+def test_files_are_small_and_add_up_to_the_images_of_online_nfa(bank: Bank) -> None:
+    assert bank.variants is None
+    assert bank.residuals.shape == (30, 2, 8, 8, 3)
+    assert isinstance(bank.residuals, np.memmap)
+    assert bank.manifest.shape == (3, 8, 8)
+    size = sum((bank.path / name).stat().st_size for name in ("residuals.npy", "steps.npy"))
+    assert 0 < size - bank_bytes(30, 2, (3, 8, 8), residual=True) < 1024
+    assert bank.applied.mean() > 0.8
+    assert repr(bank).endswith("2 residuals each)")
+    errors = []
+    for number in range(2):
+        expected = online(number)
+        for index in range(30):
+            pixels = LARGE[index].permute(1, 2, 0).numpy()
+            found = bank.variant(index, number, pixels)
+            errors.append(np.abs(found - expected[index].permute(1, 2, 0).numpy()))
+    assert np.max(errors) < 2.0, "grey levels; the bank rounds the image at the flow's size"
+    assert np.mean(errors) < 0.35, "rounding alone gives 0.25"
+    with pytest.raises(ValueError, match="pixels="):
+        bank.variant(0, 0)
+
+
+@pytest.mark.parametrize("largest", [0.0, 0.3, 20.0, 100.0, 255.0])
+@pytest.mark.parametrize("size", [(8, 8), (37, 90), (5, 6)])
+def test_the_error_is_at_most_three_half_steps_and_the_rounding(
+    largest: float, size: tuple[int, int]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    change = torch.rand(4, 3, 8, 8, generator=generator) * 2 - 1
+    change = change / change.abs().flatten(1).amax(1)[:, None, None, None] * largest
+    q, steps = quantize(change)
+    assert bool((steps.double() / 128 <= largest / 127 + 1 / 128).all())
+    pixels = torch.randint(256, (4, 3, *size), generator=generator, dtype=torch.uint8)
+    resized = F.interpolate(change, size, mode="bilinear", antialias=True)
+    expected = (pixels + resized).clamp(0, 255)
+    for row in range(4):
+        box = (0, 0, size[1], size[0])
+        found = add_residual(
+            pixels[row].permute(1, 2, 0).numpy(),
+            q[row].permute(1, 2, 0).numpy(),
+            int(steps[row]),
+            box,
+        )
+        error = np.abs(found - expected[row].permute(1, 2, 0).numpy()).max()
+        assert error <= 1.5 * steps[row] / 128 + 0.5 + 1e-3
+
+
+def test_images_of_other_sizes_are_resized_as_a_fit_does(tmp_path: Path) -> None:
+    class Mixed(Pictures):
+        """Images of several sizes."""
+
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            size = (20 + index % 3, 20 + index % 7)
+            pixels = F.interpolate(SMALL[index][None], size, mode="bilinear")[0]
+            return Image.fromarray(pixels.permute(1, 2, 0).numpy()), int(LABELS[index])
+
+    data = Mixed()
+    data.targets = LABELS.tolist()
+    options: dict[str, Any] = {"variants": 1, "residual": True, "progress": False}
+    made = make_bank(checkpoint(), data, tmp_path / "stored", **options)
+    resized = wrap_dataset(data, image_size=8)
+    expected = make_bank(checkpoint(), resized, tmp_path / "resized", **options)
+    assert (made.residuals == expected.residuals).all()
+    with pytest.raises(ValueError, match="--residual"):
+        make_bank(checkpoint(), data, tmp_path / "full", progress=False)
+    assert BankDataset(data, expected, p=1.0)[4][0].size == (24, 21)
+
+
+def test_outside_the_box_the_change_fades() -> None:
+    residual = np.full((8, 8, 1), 100, np.int8)
+    pixels = np.full((16, 40, 1), 50, np.uint8)
+    assert centre_box((16, 40), (8, 8)) == (12, 0, 28, 16)
+    assert centre_box((375, 500), (32, 32)) == (58, 0, 430, 375), "5 of 43 columns are cropped"
+    changed = add_residual(pixels, residual, 128, (12, 0, 28, 16))[8, :, 0]
+    assert changed[12:28].tolist() == [150] * 16
+    assert changed[:10].tolist() == [50] * 10
+    assert changed[11] == changed[28] == 100, "half of the change, one of two pixels away"
+    beyond = add_residual(pixels, residual, 128, (-30, -30, 90, 90))
+    assert (beyond == 150).all(), "the image is a crop inside of the box"
+    with pytest.raises(ValueError, match="area"):
+        add_residual(pixels, residual, 128, (5, 5, 5, 9))
+
+
+def test_a_crop_box_gives_the_change_of_the_crop(bank: Bank) -> None:
+    index = next(i for i in range(30) if bank.applied[i].all())
+    crop = (5, 2, 40, 37)
+    whole = bank.variant(index, 0, LARGE[index].permute(1, 2, 0).numpy())
+    expected = whole[2:37, 5:40]
+    cropped = LARGE[:, :, 2:37, 5:40]
+
+    def box(index: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        return crop_box(centre_box((40, 40), (8, 8)), crop, size)
+
+    pixels = cropped[index].permute(1, 2, 0).numpy()
+    assert (bank.variant(index, 0, pixels, box(index, (35, 35))) == expected).all()
+    twice = F.interpolate(cropped, scale_factor=2, mode="nearest")
+    assert box(0, (70, 70)) == (-10, -4, 70, 76)
+    data = BankDataset(TensorDataset(twice, LABELS), bank, p=1.0, box=box)
+    found = np.array(data[index][0]).reshape(35, 2, 35, 2, 3).mean((1, 3))
+    variants = [bank.variant(index, v, pixels, box(index, (35, 35))) for v in range(2)]
+    assert min(np.abs(found - variant).max() for variant in variants) <= 8
+
+
+def test_data_set_adds_changes_before_its_transform(bank: Bank) -> None:
+    source = TensorDataset(LARGE, LABELS)
+    data = BankDataset(source, bank, p=1.0, transform=np.array)
+    image, label = data[4]
+    assert image.shape == (40, 40, 3)
+    assert label == int(LABELS[4])
+    variants = [bank.variant(4, v, LARGE[4].permute(1, 2, 0).numpy()) for v in range(2)]
+    assert any((image == variant).all() for variant in variants)
+    data.p = 0.0
+    assert (data[4][0] == LARGE[4].permute(1, 2, 0).numpy()).all()
+    other = images_of(LABELS, seed=9, size=(40, 40))
+    with pytest.raises(ValueError, match="%"):
+        BankDataset(TensorDataset(other, LABELS), bank)
+
+
+def test_export_needs_the_images(bank: Bank, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="dataset="):
+        export_bank(bank, tmp_path / "none", progress=False)
+    data = TensorDataset(LARGE, LABELS)
+    written = export_bank(bank, tmp_path / "png", dataset=data, progress=False)
+    assert sum(written.values()) == bank.applied.sum()
+    index = next(i for i in range(30) if bank.applied[i, 1])
+    with Image.open(tmp_path / "png" / NAMES[LABELS[index]] / f"{index:06}-1.png") as image:
+        expected = bank.variant(index, 1, LARGE[index].permute(1, 2, 0).numpy())
+        assert (np.asarray(image) == expected).all()

@@ -1,0 +1,199 @@
+"""WebDataset shards and parquet files give the images of the folder that they were made from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from nfa_tools import NAMES
+
+from nfaug.cli import main
+from nfaug.data.class_folders import MissingSplitError
+from nfaug.data.images import LabelledImages
+from nfaug.data.open import open_dataset
+
+
+def wds_from(folder: Path, out: Path, per_shard: int = 10) -> Path:
+    """Shards with the bytes of the files of a folder, in its order."""
+    from webdataset import ShardWriter
+
+    out.mkdir()
+    data = open_dataset(folder)
+    with ShardWriter(str(out / "train-%06d.tar"), maxcount=per_shard, verbose=0) as shards:
+        for index in range(len(data)):
+            sample = {"__key__": f"{index:06}", "png": Path(data.name(index)).read_bytes()}
+            shards.write({**sample, "cls": str(int(data.targets[index])).encode()})
+    (out / "classnames.txt").write_text("\n".join(NAMES) + "\n")
+    return out
+
+
+def parquet_from(folder: Path, out: Path) -> Path:
+    """Two parquet files as Hugging Face's hub has them."""
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    out.mkdir()
+    data = open_dataset(folder)
+    files = [{"bytes": Path(data.name(i)).read_bytes(), "path": None} for i in range(len(data))]
+    columns = {"image": files, "label": data.targets.tolist()}
+    features = Features({"image": Image(), "label": ClassLabel(names=list(NAMES))})
+    table = Dataset.from_dict(columns, features=features)
+    for number in range(2):
+        half = table.select(range(number * 20, min(36, number * 20 + 20)))
+        half.to_parquet(out / f"train-{number:05}-of-00002.parquet")
+    return out
+
+
+MAKERS: dict[str, Callable[[Path, Path], Path]] = {"wds": wds_from, "parquet": parquet_from}
+
+
+@pytest.fixture(scope="module")
+def places(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("shards")
+    return {name: make(tiny_folder, root / name) for name, make in MAKERS.items()}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of `datasets` in a temporary folder."""
+    import datasets
+
+    folder = tmp_path_factory.getbasetemp() / "datasets-cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder))
+    datasets.disable_progress_bars()
+
+
+def check_equal(found: LabelledImages, expected: LabelledImages) -> None:
+    assert found.classes == expected.classes
+    assert torch.equal(found.targets, expected.targets)
+    assert found.preprocessing == expected.preprocessing
+    for index in range(len(expected)):
+        assert torch.equal(found.image(index), expected.image(index))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_shards_equal_the_folder(places: dict[str, Path], tiny_folder: Path, name: str) -> None:
+    found = open_dataset(places[name])
+    check_equal(found, open_dataset(tiny_folder))
+    assert found.fingerprint() == open_dataset(places[name]).fingerprint()
+    assert found.fingerprint() != found.subset(torch.arange(4)).fingerprint()
+    assert len(found.contents_hash()) == 64
+    assert str(places[name]) in found.name(0)
+    with pytest.raises(MissingSplitError, match="'train'"):
+        open_dataset(places[name], split="test")
+
+
+def test_patterns_names_and_single_tars(
+    places: dict[str, Path], tiny_folder: Path, tmp_path: Path
+) -> None:
+    expected, folder = open_dataset(tiny_folder), places["wds"]
+    pattern = "train-{000000..000003}.tar"
+    check_equal(open_dataset(f"wds/{folder}/{pattern}"), expected)
+    check_equal(open_dataset(f"wds/{pattern}", data_dir=folder), expected)
+    check_equal(open_dataset("wds/anything", data_dir=folder), expected)
+    single = wds_from(tiny_folder, tmp_path / "single", per_shard=100)
+    check_equal(open_dataset(single / "train-000000.tar"), expected)
+    with pytest.raises(FileNotFoundError, match="000004"):
+        open_dataset(f"wds/{folder}/train-{{000000..000004}}.tar")
+    with pytest.raises(FileNotFoundError, match="tar"):
+        open_dataset("wds/nothing", data_dir=tiny_folder)
+
+
+@pytest.mark.parametrize("layout", ["info", "folders", "names"])
+def test_splits(places: dict[str, Path], tmp_path: Path, layout: str) -> None:
+    for number, shard in enumerate(sorted(places["wds"].glob("*.tar"))):
+        kind = ("train", "validation")[number % 2]
+        name = {"info": f"{number}.tar", "folders": f"{kind}/{number}.tar"}.get(
+            layout, f"my-{kind}-{number}.tar"
+        )
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(shard, tmp_path / name)
+    if layout == "info":
+        splits = {
+            "train": {"filenames": ["0.tar", "2.tar"], "shard_lengths": [10, 10]},
+            "validation": {"filenames": ["1.tar", "3.tar"], "shard_lengths": [10, 6]},
+        }
+        (tmp_path / "_info.json").write_text(json.dumps({"splits": splits}))
+    (tmp_path / "classnames.txt").write_text("cat\ndog\neel\n")
+    lengths = {
+        split: len(open_dataset(tmp_path, split=split)) for split in ("train", "val", "test")
+    }
+    assert lengths == {"train": 20, "val": 16, "test": 16}
+    assert open_dataset(tmp_path).classes == list(NAMES)
+
+
+def test_tars_beside_images_are_not_the_data(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "data")
+    (tmp_path / "data" / "backup.tar").touch()
+    check_equal(open_dataset(tmp_path / "data"), open_dataset(tiny_folder))
+
+
+def test_damaged_shards(tmp_path: Path) -> None:
+    def shard(name: str, files: dict[str, bytes]) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        with tarfile.open(folder / "0.tar", "w") as tar:
+            for file, data in files.items():
+                (folder / "x").write_bytes(data)
+                tar.add(folder / "x", file)
+        (folder / "x").unlink()
+        return folder
+
+    for name, files, message in (
+        ("image", {"0.cls": b"1"}, "image"),
+        ("label", {"0.png": b""}, "cls"),
+        ("number", {"0.png": b"", "0.cls": b"cat"}, "cat"),
+        ("key", {"0.png": b"", "0.json": b'{"class": 3}'}, "0.tar"),
+        ("none", {"readme": b""}, "samples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            open_dataset(shard(name, files))
+    folder = shard("names", {"0.png": b"", "0.cls": b"3"})
+    (folder / "classnames.txt").write_text("cat\n")
+    with pytest.raises(ValueError, match="1 names"):
+        open_dataset(folder)
+    (tmp_path / "parquet").mkdir()
+    (tmp_path / "parquet" / "0.parquet").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="parquet"):
+        open_dataset(tmp_path / "parquet")
+
+
+def test_commands_give_the_numbers_of_the_folder(
+    places: dict[str, Path],
+    tiny_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Train, fit, bank and eval, end to end."""
+    found = []
+    for kind, data in (("folder", tiny_folder), *places.items()):
+        out = tmp_path / kind
+        train = ["train", "--data", str(data), "--out", str(out / "flow"), "--epochs", "1"]
+        train += ["--flow.steps", "[1,1]", "--flow.blocks", "[1,1]", "--flow.width", "[8,8]"]
+        train += ["--pca.rank", "4", "--batch-size", "12", "--pictures", "false"]
+        train += ["--trackers", "[]", "--prior.fixed-point.kld-weight", "20"]
+        flow = ["--flow", str(out / "flow"), "--data", str(data)]
+        *before, last = (
+            train,
+            ["fit", *flow, "--out", str(out / "fit"), "--rank", "4"],
+            ["bank", *flow, "--out", str(out / "bank"), "--variants", "1"],
+            ["eval", *flow, "--split", "train"],
+        )
+        for words in before:
+            assert main(words) == 0
+        capsys.readouterr()
+        assert main([*last, "--json"]) == 0
+        figures = json.loads(capsys.readouterr().out)
+        found.append(
+            {
+                "eval": figures,
+                "variants": (out / "bank" / "variants.npy").read_bytes(),
+                "flow": (out / "flow" / "model.safetensors").read_bytes(),
+                "axes": (out / "fit" / "pca.safetensors").read_bytes(),
+            }
+        )
+    assert found[0] == found[1] == found[2]
