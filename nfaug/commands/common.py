@@ -204,14 +204,14 @@ def check_same_classes(checkpoint: Checkpoint, dataset: Any) -> None:
         check_class_names(dataset.classes, checkpoint.config.class_names)
 
 
-def check_size(image_size: int | None) -> int | None:
-    """Check the value of --image-size and return it.
+def check_size(image_size: int | None, option: str = "--image-size") -> int | None:
+    """Check the value of an option for a side in pixels and return it.
 
     Raises:
         ValueError: If it is below 1.
     """
     if image_size is not None and image_size < 1:
-        raise ValueError(f"--image-size must be >= 1; got {image_size}")
+        raise ValueError(f"{option} must be >= 1; got {image_size}")
     return image_size
 
 
