@@ -204,8 +204,8 @@ def measure_codec(
 
 def _latent_shape(autoencoder: Any, config: AutoencoderConfig) -> tuple[int, int, int]:
     factor = reduction(autoencoder)
-    taken = (autoencoder.config.in_channels,)
-    taken += (autoencoder.config.get("out_channels", taken[0]),)  # the same, where there is none
+    settings = autoencoder.config
+    taken = settings.in_channels, settings.get("out_channels", settings.in_channels)
     if taken != (config.channels, config.channels):
         raise ValueError(
             f"the autoencoder has {taken[0]} input and {taken[1]} output channels, the images "
