@@ -39,7 +39,7 @@ __all__ = [
     "with_shape_of",
 ]
 
-_MEASURED = 512  # images that the scale of an autoencoder's latents is measured on
+_MEASURED = 128  # images that the scale of an autoencoder's latents is measured on
 
 
 def encode_with_noise(

@@ -129,7 +129,7 @@ def build_app(
     def show_variants(
         name: str,
         label: str,
-        image: Tensor,
+        image: Tensor | None,
         strength: float,
         noise: float,
         axes: float,
@@ -139,7 +139,9 @@ def build_app(
         mix: Any,
         keep: Any,
         number: float | None,
-    ) -> tuple[list[Any], list[Any], str]:
+    ) -> Any:
+        if image is None:  # controls may change before the page has its first image
+            return gr.skip()
         flow = flow_of(name)
         settings = MixSettings(
             strength=strength,
@@ -174,14 +176,18 @@ def build_app(
         return top, _gallery([*shown.differences[:, None]], names), told
 
     @_reporting
-    def show_path(name: str, image: Tensor, other: Tensor) -> tuple[list[Any], list[Any]]:
+    def show_path(name: str, image: Tensor | None, other: Tensor | None) -> Any:
+        if image is None or other is None:
+            return gr.skip()
         flow = flow_of(name)
         latent, pixels = path_between(flow, image, other)
         steps = [f"{100 * i / (len(latent) - 1):.0f}%" for i in range(len(latent))]
         return _gallery([*latent[:, None]], steps), _gallery([*pixels[:, None]], steps)
 
     @_reporting
-    def show_axis(name: str, label: str, image: Tensor, axis: float) -> tuple[list[Any], str]:
+    def show_axis(name: str, label: str, image: Tensor | None, axis: float) -> Any:
+        if image is None:
+            return gr.skip()
         flow = flow_of(name)
         walk = walk_axis(flow, image, _index(flow, label), int(axis) - 1)
         told = (

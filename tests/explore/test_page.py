@@ -128,6 +128,7 @@ def test_in_a_browser(address: str, broken: Path, picture: Path) -> None:
         browser = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         page.set_default_timeout(60_000)
+        expect.set_options(timeout=60_000)
         problems: list[str] = []
         hosts: set[str] = set()
         page.on("pageerror", lambda error: problems.append(str(error)))
