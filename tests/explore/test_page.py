@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from nfaug.cli import main
 
 RUN = Path(__file__).parent.parent / "data" / "run_v1"
+SPACE = Path(__file__).parents[2] / "examples" / "space"
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,20 @@ def test_no_statistics_and_no_other_machine(address: str) -> None:
         page = answer.read().decode()
     assert address.startswith("http://127.0.0.1:")
     assert '"analytics_enabled":false' in page.replace(" ", "")
+
+
+def test_the_space() -> None:
+    """Its app builds the page; its header and requirements name what the app needs."""
+    script = f"import runpy; print(runpy.run_path({str(SPACE / 'app.py')!r})['page'].title)"
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
+    assert ran.stdout == "NFA explorer\n", ran.stderr
+    header = yaml.safe_load((SPACE / "README.md").read_text().split("---")[1])
+    assert (SPACE / header["app_file"]).is_file()
+    assert header["sdk"] == "gradio"
+    assert tuple(map(int, header["sdk_version"].split(".")[:2])) >= (6, 20)
+    assert (SPACE / "requirements.txt").read_text().split() == ["nfaug[ui]"]
 
 
 def test_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
