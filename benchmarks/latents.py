@@ -1,7 +1,7 @@
 """Seconds from a folder of photographs to augmented batches, without a trained flow.
 
     python benchmarks/latents.py --data clothing128-train.tar
-    python benchmarks/latents.py --data my-images --autoencoder my-taesd --picture grid.png
+    python benchmarks/latents.py --data my-images --autoencoder my-taesd --picture grid.jpg
 
 20 images of each class are read at 224 pixels, enlarged if they are smaller. `builtin:pixels` is
 fitted to their pixels, and to the latents of an autoencoder; then batches of 32 are augmented, all
@@ -42,9 +42,9 @@ def main() -> None:
     parser.add_argument("--autoencoder", help="directory or owner/name (a stand-in)")
     parser.add_argument("--per-class", type=int, default=20)
     parser.add_argument("--img-size", type=int, default=224)
-    parser.add_argument("--classes", type=int, default=4, help="rows of the picture")
+    parser.add_argument("--classes", type=int, default=3, help="rows of the picture")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    parser.add_argument("--picture", help="PNG file to write")
+    parser.add_argument("--picture", help="file to write, such as a .jpg")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*too few images")
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +62,7 @@ def main() -> None:
     print("| mixing | d | open, s | fit, s | first batch, s | batch, s | checkpoint, MB |")
     print("|---|---|---|---|---|---|---|", *rows, sep="\n")
     if arguments.picture:
-        stacked(pictures).save(arguments.picture)
+        stacked(pictures).save(arguments.picture, quality=88)
 
 
 def measure(

@@ -55,7 +55,7 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Serve the page until it is interrupted."""
-    from ..explore.app import build_app, serve
+    from ..explore.app import build_app, serve, stop
 
     local = arguments.host == "localhost" or ipaddress.ip_address(arguments.host).is_loopback
     page = build_app(
@@ -75,5 +75,5 @@ def run(arguments: Namespace) -> dict[str, Any]:
     print(f"the explorer is at {address}; stop it with Ctrl-C", file=sys.stderr, flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait()
-    page.close(verbose=False)
+    stop(page)
     return {"address": address}

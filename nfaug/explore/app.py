@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import html
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,9 +35,10 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
-__all__ = ["build_app", "serve"]
+__all__ = ["build_app", "serve", "stop"]
 
 T = TypeVar("T")
+_DRAWING = threading.Lock()
 _SIDE = 168  # pixels up to which pictures are enlarged
 _VARIANTS = 6
 _FRAME = "width: 100%; height: 900px; border: 0"
@@ -164,14 +166,14 @@ def build_app(
             [shown.image, shown.decoded, *shown.variants[:, None]], ["image", decoded, *captions]
         )
         exact = "bit for bit" if torch.equal(shown.image, shown.decoded) else "with differences"
+        first = f"The flow returns the image **{exact}**."
         if not at_size:
-            exact = f"at {height} x {width} pixels; its detail is kept, and the change is added"
+            first = f"The flow works at {height} x {width} pixels; the detail of the image is kept."
         side = "inside" if shown.radius <= gate else "outside"
+        gate_words = f"{side} the gate" if gated else "and there is no gate"
         told = (
-            f"The flow returns the image **{exact}**. As *{label}* its radius is "
-            f"**{shown.radius:.2f}**, "
-            f"{f'{side} the gate' if gated else 'and there is no gate'}. NFA changed "
-            f"{words.count('')} of {_VARIANTS} variants."
+            f"{first} As *{label}* its radius is **{shown.radius:.2f}**, {gate_words}. "
+            f"NFA changed {words.count('')} of {_VARIANTS} variants."
         )
         return top, _gallery([*shown.differences[:, None]], names), told
 
@@ -234,7 +236,7 @@ def build_app(
                 with gr.Tab("Variants"):
                     variants = _rows("What a classifier sees in training", 4)
                     told = gr.Markdown(elem_id="status")
-                    differences = _rows("Differences to the image, twice enlarged", _VARIANTS)
+                    differences = _rows("Differences to the image, around mid-grey", _VARIANTS)
                 with gr.Tab("Path"):
                     latent = _rows("In the flow's latent space", 7)
                     pixels = _rows("In pixels, for comparison", 7)
@@ -254,7 +256,8 @@ def build_app(
         events = [page.load, label.change, size.change, upload.upload, upload.clear, number.change]
         gr.on(events, choose_image, chosen, [image, other], api_name="image", **last)
         gr.on(
-            [image.change, *(control.change for control in controls[:-1])],
+            # An uploaded image stays the same when its class changes.
+            [image.change, label.change, *(control.change for control in controls[:-1])],
             show_variants,
             [flow, label, image, *controls],
             [variants, differences, told],
@@ -263,7 +266,7 @@ def build_app(
         )
         image.change(show_path, [flow, image, other], [latent, pixels], api_name="path", **last)
         gr.on(
-            [image.change, axis.change],
+            [image.change, label.change, axis.change],
             show_axis,
             [flow, label, image, axis],
             [walk, position],
@@ -304,13 +307,23 @@ def serve(
     return str(local)
 
 
+def stop(page: gr.Blocks) -> None:
+    """Stop serving, before the process ends. Pages of this process draw nothing afterwards."""
+    page.close(verbose=False)
+    _DRAWING.acquire(timeout=10)  # and keep it: a process aborts if it ends inside of torch
+
+
 def _reporting(function: Callable[..., T]) -> Callable[..., T]:
-    """Show the reason of an error that a visitor can cause as a message on the page."""
+    """Show the reason of an error that a visitor can cause as a message on the page.
+
+    One function runs at a time, because torch uses all cores for each.
+    """
 
     @functools.wraps(function)
     def reported(*values: Any) -> T:
         try:
-            return function(*values)
+            with _DRAWING:
+                return function(*values)
         except (ValueError, OSError) as error:
             raise gr.Error(str(error), duration=None, title="This does not work") from error
 

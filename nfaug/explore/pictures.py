@@ -40,7 +40,6 @@ MAX_BYTES = 8 * 2**20  # of an uploaded file
 _MAX_PIXELS = 2**24  # of an uploaded image, 4096 x 4096
 _PARTNERS = 8  # images of the class to mix with, if the checkpoint has no memory
 _FITTED, _RANK = 100, 64  # images and axes per class, if the flow has to be fitted first
-_CONTRAST = 2  # factor of differences
 _TEMPERATURE = 0.8  # of samples
 
 
@@ -191,7 +190,7 @@ class Comparison(NamedTuple):
         image: The image.
         decoded: The image encoded and decoded, without a change between.
         variants: The variants.
-        differences: Those of the variants to the image, enlarged by 2, around mid-grey.
+        differences: Those of the variants to the image, around mid-grey.
         outcomes: What happened to each variant: an outcome of `NFAugment.stats`.
         radius: The smallest `gate` that lets the image through.
     """
@@ -252,7 +251,7 @@ def compare(
     mixed, masks = engine.mix(encoded.rows(rows), usable, params, raw, settings)
     made = mixed[:variants]
     names = [name for name in masks if name != "corrected"]
-    difference = (made.float() - image.float()) * _CONTRAST + 128
+    difference = made.float() - image.float() + 128
     decoded = _resized(_decode(flow, encoded.z[:1]), _size(image))
     return Comparison(
         image,

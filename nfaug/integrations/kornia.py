@@ -93,7 +93,7 @@ class NFAugmentation(IntensityAugmentationBase2D):
         self._check_same_on_batch()
         return {"seed": torch.randint(2**62, (1,))}
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input: Tensor,
         labels: Tensor | None = None,
@@ -166,8 +166,8 @@ def _hand_over(container: nn.Module, inputs: tuple[Any, ...], options: dict[str,
         ]
     else:
         given = options.get("data_keys") or getattr(container, "data_keys", None) or []
-        keys = [DataKey.get(key) for key in given]
-        found = [value for key, value in zip(keys, inputs, strict=False) if key == DataKey.CLASS]
+        are_labels = [DataKey.get(key) == DataKey.CLASS for key in given]
+        found = [value for is_label, value in zip(are_labels, inputs, strict=False) if is_label]
     for module in container.modules():
         if isinstance(module, NFAugmentation):
             module.labels = found[0] if found else None

@@ -168,6 +168,11 @@ def test_in_a_browser(address: str, broken: Path, picture: Path) -> None:
         expect(page.locator("#upload")).to_contain_text("picture")
         expect(shown.nth(0)).not_to_have_attribute("src", before or "")
 
+        page.get_by_label("Class").first.click()
+        page.get_by_role("option", name="eel").click()
+        expect(told).to_contain_text("eel")
+        expect(page.locator("#upload")).to_contain_text("picture")
+
         page.locator("#upload").get_by_label("Clear").click()
         page.set_input_files("#upload input[type=file]", str(broken))
         expect(page.locator(".toast-body")).to_contain_text("broken.png")
