@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ipaddress
+import os
 import sys
 import threading
 from typing import Any
@@ -55,7 +57,7 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Serve the page until it is interrupted."""
-    from ..explore.app import build_app, serve, stop
+    from ..explore.app import build_app, serve
 
     local = arguments.host == "localhost" or ipaddress.ip_address(arguments.host).is_loopback
     page = build_app(
@@ -75,5 +77,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     print(f"the explorer is at {address}; stop it with Ctrl-C", file=sys.stderr, flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait()
-    stop(page)
+    page.close(verbose=False)
+    # A thread of the server may still be inside of C++ code: a normal exit would abort there.
+    atexit.register(os._exit, 0)
     return {"address": address}

@@ -35,7 +35,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
-__all__ = ["build_app", "serve", "stop"]
+__all__ = ["build_app", "serve"]
 
 T = TypeVar("T")
 _DRAWING = threading.Lock()
@@ -55,7 +55,7 @@ _ABOUT = """# NFA explorer
 What normalizing-flow augmentation makes of an image: the same code that runs in training. Pick a
 class or drop an image, then move the sliders."""
 _CSS = """
-.gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
+.gradio-container { width: 100%; max-width: 1280px !important; margin: 0 auto !important; }
 .gradio-container h4 { margin: 6px 0 2px; }
 .pictures { border: 0 !important; }
 .pictures .grid-wrap { max-height: none !important; min-height: 0 !important; }
@@ -66,6 +66,11 @@ _CSS = """
 }
 #upload .icon-wrap { display: none; }
 footer { display: none !important; }
+@media (max-width: 760px) {
+  #main { flex-wrap: wrap; }
+  #main > * { flex-basis: 100%; }
+  .pictures .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
+}
 """
 
 
@@ -201,7 +206,7 @@ def build_app(
     with gr.Blocks(title="NFA explorer", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(_ABOUT)
         image, other = gr.State(), gr.State()
-        with gr.Row():
+        with gr.Row(elem_id="main"):
             with gr.Column(scale=1, min_width=280):
                 flow = gr.Dropdown(
                     [*known], value=known[0], label="Flow", allow_custom_value=any_flow
@@ -305,12 +310,6 @@ def serve(
         **options,
     )
     return str(local)
-
-
-def stop(page: gr.Blocks) -> None:
-    """Stop serving, before the process ends. Pages of this process draw nothing afterwards."""
-    page.close(verbose=False)
-    _DRAWING.acquire(timeout=10)  # and keep it: a process aborts if it ends inside of torch
 
 
 def _reporting(function: Callable[..., T]) -> Callable[..., T]:
