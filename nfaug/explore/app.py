@@ -370,11 +370,14 @@ def _picture(image: Tensor) -> Image.Image:
 
 def _report(name: str) -> str:
     """The report of the run that trained a flow, if the flow is its folder."""
-    from ..training.report.page import report_html
-    from ..training.report.run_folder import LOG, read_run
-
     folder = Path(name).expanduser()
-    if not (folder / LOG).is_file():
-        return "<p>The folder of a run (the <code>--out</code> of nfaug train) has curves.</p>"
-    page = html.escape(report_html(read_run(folder)))
+    if not (folder / "log.csv").is_file():
+        return "<p>This flow is not the folder of a run, the --out of nfaug train.</p>"
+    try:
+        from ..training.report.page import report_html
+        from ..training.report.run_folder import read_run
+
+        page = html.escape(report_html(read_run(folder)))
+    except ModuleNotFoundError as error:  # matplotlib
+        return f"<p>The report needs the extra train: {error}</p>"
     return f'<iframe sandbox srcdoc="{page}" style="{_FRAME}" title="training run"></iframe>'
