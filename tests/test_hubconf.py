@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +32,15 @@ def test_it_runs_without_an_installation(tmp_path: Path) -> None:
         "torch.Size([4, 3, 32, 32])",
         str(ROOT / "hub" / "__init__.py"),
     ]
+
+
+def test_the_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    spec = importlib.util.spec_from_file_location("hubconf", ROOT / "hubconf.py")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    assert doctest.testmod(module) == (0, 4)
 
 
 def test_settings_arrive() -> None:

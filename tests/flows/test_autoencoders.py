@@ -17,7 +17,8 @@ from nfaug.cli import main
 from nfaug.data.images import TensorImages
 from nfaug.flows.autoencoder import CLASSES, open_autoencoder, reduction
 from nfaug.flows.latent_codec import measure_codec
-from nfaug.training.config import recipe_path
+from nfaug.training import TrainConfig, train
+from nfaug.training.config import FlowSettings, PCAConfig, recipe_path
 from nfaug.training.evaluation.cost import AUTOENCODERS, recipe_config
 
 SIZE = (64, 64)
@@ -165,6 +166,23 @@ def test_no_flow_on_latents(
     assert ((new - images).abs().amax((1, 2, 3)) > 0).all()
     nfa.strength = 0.0
     assert torch.equal(nfa(images, photos.targets)[0], images)
+
+
+@pytest.mark.parametrize("kind", ["AutoencoderTiny", "AutoencoderDC"])
+def test_a_flow_is_trained_on_latents(
+    kind: str, autoencoders: dict[str, Path], photos: TensorImages
+) -> None:
+    config = TrainConfig(
+        epochs=1,
+        batch_size=12,
+        autoencoder=str(autoencoders[kind]),
+        flow=FlowSettings(steps=(1, 1), blocks=(0, 0), width=(4, 4)),
+        pca=PCAConfig(rank=2),
+    )
+    made = train(photos, config, progress=False).checkpoint
+    assert made.config.flow.shape == LATENTS[kind]
+    new, _ = nfaug.NFAugment(made, p=1.0, gate=False)(photos.images / 255, photos.targets)
+    assert torch.isfinite(new).all()
 
 
 def test_fit_from_the_command_line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import pickle
 from typing import Any
 
@@ -145,6 +146,10 @@ def test_evaluation_copies_and_state(batch: tuple[Tensor, Tensor]) -> None:
         assert torch.equal(other(images, labels)[0], new)
     augment.eval()
     assert torch.equal(augment(images, labels)[0], images)
+
+
+def test_the_example_runs() -> None:
+    assert doctest.testmod(nfaug.integrations.kornia) == (0, 7)
 
 
 def test_what_is_refused(batch: tuple[Tensor, Tensor]) -> None:
