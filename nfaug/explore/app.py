@@ -324,7 +324,9 @@ def _reporting(function: Callable[..., T]) -> Callable[..., T]:
             with _DRAWING:
                 return function(*values)
         except (ValueError, OSError) as error:
-            raise gr.Error(str(error), duration=None, title="This does not work") from error
+            raise gr.Error(
+                str(error), duration=None, title="This does not work", print_exception=False
+            ) from error
 
     return reported
 
