@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train a flow on your images",
     "fit": "fit an existing flow to your classes, without training it",
     "preview": "draw originals, reconstructions and variants",
+    "explore": "look at what NFA does to an image, on a page in the browser",
     "sample": "draw new images from the class gaussians",
     "eval": "measure bits/dim, accuracy and exactness of the round trip",
     "info": "describe a checkpoint",

@@ -15,18 +15,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
+from .checkpoint.directory import file_limits
 from .data.batches import Batches, MemoryBatches, progress_bar
 from .data.checks import check_class_sizes
 from .data.images import LabelledImages, TensorImages, run_over
 from .data.open import open_dataset, wrap_dataset
 from .flows.flow import Flow
+from .flows.latent_codec import measure_codec
 from .gaussians.fixed_point.config import FixedPointConfig
 from .gaussians.gaussians import ClassGaussians
 from .gaussians.priors import GradientDescentConfig, choose_prior
 from .gaussians.statistics import ClassStatistics
+from .io.manifest import read_manifest
 from .io.ranks import Ranks, joined
 from .pca.fit import ClasswisePCA, StoredFit, assemble, fit_stored
-from .resolve import public_name
+from .resolve import public_name, read_resolved
 
 __all__ = [
     "check_images",
@@ -34,8 +37,11 @@ __all__ = [
     "fit",
     "fit_classes",
     "latent_nll",
+    "load_base",
     "with_shape_of",
 ]
+
+_MEASURED = 128  # images that the scale of an autoencoder's latents is measured on
 
 
 def encode_with_noise(
@@ -60,6 +66,7 @@ def fit(
     max_per_class: int = 1000,
     memory: bool = True,
     grayscale: bool = False,
+    autoencoder: str | os.PathLike[str] | None = None,
     batch_size: int = 256,
     seed: int = 0,
     distributed: bool = False,
@@ -86,6 +93,9 @@ def fit(
             partners from them.
         grayscale: Whether colour images are converted for a one-channel flow; if not, they are an
             error.
+        autoencoder: Directory or Hub repository of an autoencoder. With a `shape_free` flow on
+            pixels, such as "builtin:pixels", the fit is on the latents of this autoencoder. For the
+            name of a flow on latents, it is where that flow's autoencoder is.
         batch_size: Images per encoding step.
         seed: Seed of the choice of images and of the dequantisation noise.
         distributed: Whether the processes of `torchrun` share the classes. Each must call this
@@ -116,11 +126,11 @@ def fit(
         given = {"flow": flow, "data": dataset}
         names = {k: public_name(v) for k, v in given.items() if isinstance(v, str | os.PathLike)}
         if isinstance(flow, str | os.PathLike):
-            flow = load(flow if isinstance(flow, str) else Path(flow))
+            flow = load_base(flow if isinstance(flow, str) else Path(flow), autoencoder)
         if isinstance(flow, Flow):
             flow = Checkpoint(flow, CheckpointConfig(flow.config, autoencoder=flow.codec.record))
         images = _labelled_images(flow.flow, dataset, grayscale=grayscale)
-        base = with_shape_of(flow, images)
+        base = with_shape_of(flow, images, autoencoder, seed=seed)
         check_images(base.flow, images)
         check_class_sizes(images.targets, images.classes)
         with joined() if distributed else contextlib.nullcontext(Ranks()) as ranks:
@@ -189,12 +199,58 @@ def _batches(images: LabelledImages) -> Batches:
     return _Decoded(images)
 
 
-def with_shape_of(checkpoint: Checkpoint, images: Any) -> Checkpoint:
+def load_base(source: str | Path, autoencoder: str | os.PathLike[str] | None = None) -> Checkpoint:
+    """Load the checkpoint that a fit starts from.
+
+    `autoencoder` is used if the flow works on latents. For others see `with_shape_of`.
+    """
+
+    def on_latents(directory: Path) -> bool:
+        return "autoencoder" in read_manifest(directory)
+
+    if autoencoder is None or not read_resolved(on_latents, source, file_limits, whole=False):
+        return load(source)
+    return load(source, autoencoder=os.fspath(autoencoder))
+
+
+def with_shape_of(
+    checkpoint: Checkpoint,
+    images: Any,
+    autoencoder: str | os.PathLike[str] | None = None,
+    *,
+    seed: int = 0,
+) -> Checkpoint:
     """Return the checkpoint with a flow for the images' shape, if its flow serves every shape.
 
     Other checkpoints are returned unchanged. Class statistics are dropped if the shape changes.
+
+    Args:
+        checkpoint: The checkpoint.
+        images: A `LabelledImages` data set.
+        autoencoder: Directory or repository of an autoencoder, whose latents take the place of the
+            images; ignored for a flow that is on latents already.
+        seed: Seed of the choice of images on which the scale of the latents is measured.
+
+    Raises:
+        ValueError: If there is an autoencoder and the flow serves one shape of images only, or the
+            autoencoder does not fit the images.
     """
     flow = checkpoint.flow
+    if autoencoder is not None and flow.codec.record is None:
+        if not flow.shape_free:
+            raise ValueError(
+                f"autoencoder={str(autoencoder)!r} needs a flow that serves every shape, such as "
+                f"builtin:pixels, or one that was trained on latents; got {flow}"
+            )
+        choice = torch.Generator().manual_seed(seed)
+        rows = torch.randperm(len(images), generator=choice)[:_MEASURED]
+        measured = torch.stack([images[row][0] for row in rows.tolist()])
+        codec = measure_codec(str(autoencoder), measured, device=flow.device)
+        channels, height, width = codec.latent_shape
+        flow = flow.with_shape(channels, (height, width))
+        flow = Flow(flow.config, codec=codec.for_flow(flow.config)).to(flow.device).eval()
+        config = replace(checkpoint.config, flow=flow.config, autoencoder=codec.record)
+        return Checkpoint(flow, config)
     shape = (images.channels, tuple(images.image_size))
     if not flow.shape_free or shape == (flow.config.channels, flow.config.image_size):
         return checkpoint

@@ -17,6 +17,7 @@ TOOLS = {
     "hypothesis",
     "import-linter",
     "mypy",
+    "playwright",
     "pytest",
     "pytest-timeout",
     "pytest-xdist",

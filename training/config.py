@@ -225,8 +225,9 @@ class TrainConfig:
         trackers: Trackers that receive metrics and pictures through Accelerate: "tensorboard",
             "wandb", "trackio".
         pictures_every: Epochs between pictures of samples; 0 for none before the end.
-        autoencoder: Train on the latents of this frozen autoencoder, a diffusers AutoencoderKL: a
-            directory, or owner/name on the Hub; null for pixels.
+        autoencoder: Train on the latents of this frozen autoencoder, a diffusers AutoencoderKL,
+            AutoencoderTiny or AutoencoderDC: a directory, or owner/name on the Hub; null for
+            pixels.
         latents: Settings of the autoencoder's latents.
         flow: The flow's architecture.
         dataset: How images are read.

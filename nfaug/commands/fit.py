@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -15,12 +16,13 @@ from ..augment.preview import preview_grid
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint
 from ..data.preprocess import size_of
-from ..fitting import fit, with_shape_of
+from ..fitting import fit, load_base, with_shape_of
 from ..gaussians.priors import FITTED_PRIORS
 from ..io.atomic import check_output
+from ..io.device import pick_device
 from ..io.ranks import Ranks, joined
 from ..resolve import public_name
-from .common import add_data_options, add_flow, load_on, locks_out, new_parser, open_data
+from .common import add_data_options, add_flow, locks_out, new_parser, open_data
 
 __all__ = ["parser", "run"]
 
@@ -46,7 +48,8 @@ def parser() -> ArgumentParser:
     made = new_parser(
         "fit",
         "Fit an existing flow to your classes in one pass over your images: class gaussians, PCA "
-        "axes and the memory of partners. The flow itself is not trained.",
+        "axes and the memory of partners. The flow itself is not trained. With builtin:pixels as "
+        "the flow, --autoencoder DIR mixes latents of this autoencoder in place of pixels.",
         _ABOUT_AUGMENT,
     )
     add_flow(made)
@@ -79,8 +82,9 @@ def parser() -> ArgumentParser:
     )
     made.add_argument(
         "--img-size",
-        type=int | None,
-        help="size in pixels at which your script trains, with --augment (the flow's size)",
+        type=PositiveInt | None,
+        help="size in pixels at which your script trains, with --augment (the flow's size); for "
+        "builtin:pixels also the size that images are resized and cropped to (their own)",
     )
     made.add_argument(
         "--gaussians",
@@ -106,13 +110,19 @@ def _run(arguments: Namespace, ranks: Ranks) -> dict[str, Any] | None:
     out = Path(arguments.out)
     check_output(out, overwrite=arguments.overwrite)
     gaussians = _gaussians(arguments)
-    if arguments.augment is None and (arguments.views, arguments.img_size) != (None, None):
+    size = arguments.img_size
+    base = load_base(arguments.flow, arguments.autoencoder).to(pick_device(arguments.device))
+    free = base.flow.shape_free
+    if arguments.augment is None and (arguments.views is not None or (size and not free)):
         raise ValueError("--views and --img-size need --augment SPEC")
-    base = load_on(arguments)
     dataset = open_data(
-        arguments, base, convert=arguments.grayscale, any_shape=base.flow.shape_free
+        arguments,
+        base,
+        convert=arguments.grayscale,
+        any_shape=free,
+        image_size=size if free else None,
     )
-    base = with_shape_of(base, dataset)
+    base = with_shape_of(base, dataset, arguments.autoencoder, seed=arguments.seed)
     settings = {
         "rank": arguments.rank,
         "max_per_class": arguments.max_per_class,
@@ -163,8 +173,6 @@ def _under_transforms(
     from ..augment.views import AugmentedViews, gated_share
     from ..integrations.timm import training_transform
 
-    if arguments.img_size is not None and arguments.img_size < 1:
-        raise ValueError(f"--img-size must be at least 1 pixel; got {arguments.img_size}")
     size = base.flow.codec.image_size
     trained_at = arguments.img_size or size
     transform = training_transform(arguments.augment, trained_at)

@@ -1,7 +1,7 @@
 """The frozen autoencoder of a flow on latents: its record in a checkpoint, and how it is opened.
 
-It is always diffusers' `AutoencoderKL`, read from safetensors. diffusers is imported only when an
-autoencoder is opened.
+Its class is one of those of diffusers in `CLASSES`, and it is read from safetensors. diffusers is
+imported only when an autoencoder is opened.
 """
 
 from __future__ import annotations
@@ -10,38 +10,82 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..io.manifest import reading
 from ..io.strict_json import parse_json
 from ..io.tensors import LARGEST_HEADER
 
 __all__ = [
+    "CLASSES",
+    "AutoencoderClass",
     "AutoencoderConfig",
+    "encode",
     "find_autoencoder",
     "open_autoencoder",
+    "reduction",
     "weights_sha256",
 ]
 
-_CLASS = "AutoencoderKL"
+
+@dataclass(frozen=True)
+class AutoencoderClass:
+    """What differs between the autoencoders of diffusers. All map images in [-1, 1].
+
+    Their `config.json` may have a `scaling_factor` and a `shift_factor` with which diffusion models
+    standardise latents, z -> (z - shift) * scale. A flow reads neither: its codec measures the mean
+    and standard deviation of each channel, which gives the same standardised latents.
+
+    Attributes:
+        latents: The latents in the result of `encode`.
+        encoder: The setting with one number of channels for each resolution of the encoder.
+        decoder: The same for the decoder.
+    """
+
+    latents: Callable[[Any], Tensor]
+    encoder: str
+    decoder: str
+
+
+_SPLIT = ("encoder_block_out_channels", "decoder_block_out_channels")
+CLASSES = {
+    "AutoencoderKL": AutoencoderClass(
+        lambda output: output.latent_dist.mode(), "block_out_channels", "block_out_channels"
+    ),
+    # Of Stable Diffusion's latents after their scaling: its own scaling factor is 1. The decoder
+    # squashes latents to (-3, 3).
+    "AutoencoderTiny": AutoencoderClass(lambda output: output.latents, *_SPLIT),
+    "AutoencoderDC": AutoencoderClass(lambda output: output.latent, *_SPLIT),
+}
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors")
 _INDEX = "diffusion_pytorch_model.safetensors.index.json"  # of the shards
 # Configurations may come from untrusted files: sizes are bounded before memory is allocated.
 _MAX_CONFIG_BYTES = 2**20
 _MAX_SIDE = 4096
-_MAX_CHANNELS = 256
+_MAX_CHANNELS = 512
 _MAX_BLOCKS = 8
-_LIMITS = {
-    "block_out_channels": 4096,
-    "layers_per_block": 8,
-    "latent_channels": _MAX_CHANNELS,
-    "in_channels": _MAX_CHANNELS,
-    "out_channels": _MAX_CHANNELS,
+_LIMITS = {  # smallest and largest values, of single numbers and in lists
+    "block_out_channels": (1, 4096),
+    "encoder_block_out_channels": (1, 4096),
+    "decoder_block_out_channels": (1, 4096),
+    "layers_per_block": (1, 8),
+    "num_encoder_blocks": (0, 16),
+    "num_decoder_blocks": (0, 16),
+    "encoder_layers_per_block": (0, 16),
+    "decoder_layers_per_block": (0, 16),
+    "encoder_qkv_multiscales": (1, 15),
+    "decoder_qkv_multiscales": (1, 15),
+    "upsampling_scaling_factor": (1, 4),
+    "attention_head_dim": (1, 512),
+    "latent_channels": (1, _MAX_CHANNELS),
+    "in_channels": (1, _MAX_CHANNELS),
+    "out_channels": (1, _MAX_CHANNELS),
 }
 _PLAIN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 _NAMES = {"hub": rf"{_PLAIN}(/{_PLAIN})?", "directory": r"(?!\.{1,2}$)[^/\\\0]{1,255}"}
@@ -134,13 +178,13 @@ class AutoencoderConfig:
 def open_autoencoder(source: str | Path) -> Any:
     """Open an autoencoder from a local directory or a Hub repository: float32, frozen, on the CPU.
 
-    The directory is in the format of `AutoencoderKL.save_pretrained`. From a repository only
+    The directory is in the format of diffusers' `save_pretrained`. From a repository only
     `config.json` and safetensors files are downloaded, into the Hub's cache. No other kind of file
     is read, and no code is run.
 
     Raises:
         ModuleNotFoundError: If diffusers is not installed.
-        ValueError: If it is not an `AutoencoderKL`, or its safetensors do not fit its config.json.
+        ValueError: If its class is not in `CLASSES`, or its safetensors do not fit its config.json.
         OSError: If the directory or repository does not exist or cannot be read.
     """
     folder = Path(source).expanduser()
@@ -150,16 +194,16 @@ def open_autoencoder(source: str | Path) -> Any:
             f"{name!r} is neither an autoencoder's directory nor a repository name owner/name"
         )
     try:
-        from diffusers import AutoencoderKL
+        import diffusers
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             'flows on latents need diffusers: pip install "nfaug[vae]"'
         ) from error
     if not folder.is_dir():
         folder = fetch_autoencoder(name)
-    _check_class(folder, name)
+    kind = _checked_class(folder, name)
     try:
-        found, report = AutoencoderKL.from_pretrained(
+        found, report = getattr(diffusers, kind).from_pretrained(
             str(folder),
             use_safetensors=True,
             torch_dtype=torch.float32,
@@ -168,7 +212,7 @@ def open_autoencoder(source: str | Path) -> Any:
         )
     except (RuntimeError, TypeError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{name!r} cannot be read as {_CLASS}: {reason}") from None
+        raise ValueError(f"{name!r} cannot be read as {kind}: {reason}") from None
     if problems := {kind: keys for kind, keys in report.items() if keys}:
         raise ValueError(f"the weights of {name!r} do not fit its config.json: {problems}")
     return found.eval().requires_grad_(False)
@@ -180,7 +224,7 @@ def fetch_autoencoder(repo_id: str) -> Path:
     `config.json` comes first, and the weights may have at most the size that it implies.
 
     Raises:
-        ValueError: It is not an `AutoencoderKL`, or a file is too large.
+        ValueError: Its class is not in `CLASSES`, or a file is too large.
         OSError: The repository cannot be read.
     """
     from ..hub.fetch import Source
@@ -195,22 +239,26 @@ def fetch_autoencoder(repo_id: str) -> Path:
         return list(sizes)
 
     folder = source.download(["config.json"], within, needed=["config.json"])
-    _check_class(folder, repo_id)
-    most = _largest_weights(folder)
+    most = _largest_weights(folder, _checked_class(folder, repo_id))
     return source.download([*_WEIGHTS, _INDEX], within, revision=folder.name)
 
 
-def _largest_weights(folder: Path) -> int:
+def _largest_weights(folder: Path, kind: str) -> int:
     """Bytes of the weights of this configuration in float64, and of the headers of shards."""
-    from diffusers import AutoencoderKL
+    import diffusers
 
+    autoencoder = getattr(diffusers, kind)
     with torch.device("meta"):
-        model = AutoencoderKL.from_config(AutoencoderKL.load_config(folder, local_files_only=True))
+        model = autoencoder.from_config(autoencoder.load_config(folder, local_files_only=True))
     return 2 * LARGEST_HEADER + 8 * sum(value.numel() for value in model.state_dict().values())
 
 
-def _check_class(folder: Path, name: str) -> None:
-    """Raise ValueError if `config.json` has another class or too large sizes."""
+def _checked_class(folder: Path, name: str) -> str:
+    """The class of an autoencoder, a key of `CLASSES`, after a check of its `config.json`.
+
+    Raises:
+        ValueError: The class is another one, or a size is too large.
+    """
     file = folder / "config.json"
     if not file.is_file():
         raise ValueError(f"{name!r} holds no autoencoder: config.json is missing")
@@ -219,18 +267,47 @@ def _check_class(folder: Path, name: str) -> None:
     with reading(file):
         values = parse_json(file.read_bytes())
     kind = values.get("_class_name") if isinstance(values, dict) else None
-    if kind != _CLASS or "quantization_config" in values:
+    if kind not in CLASSES or "quantization_config" in values:
         raise ValueError(
-            f"the autoencoder must be diffusers' {_CLASS}, unquantised; {name!r} is {kind!r:.80}"
+            f"the autoencoder must be one of diffusers' {', '.join(CLASSES)}, unquantised; "
+            f"{name!r} is {kind!r:.80}"
         )
-    for key, most in _LIMITS.items():
-        value = values.get(key, 1)
-        sizes = value if key == "block_out_channels" and isinstance(value, list) else [value]
-        if len(sizes) > _MAX_BLOCKS or any(type(n) is not int or not 0 < n <= most for n in sizes):
+    for key, (least, most) in _LIMITS.items():
+        if key in values and not _within(values[key], least, most):
             raise ValueError(
-                f"{key} of the autoencoder {name!r} must be integers in [1, {most}]; got "
-                f"{str(value)[:80]}"
+                f"{key} of the autoencoder {name!r} must be integers in [{least}, {most}]; got "
+                f"{str(values[key])[:80]}"
             )
+    return str(kind)
+
+
+def _within(value: Any, least: int, most: int, depth: int = 2) -> bool:
+    """Whether a value is an integer in a range, or a short list of such values or of lists."""
+    if isinstance(value, list) and depth:
+        return len(value) <= _MAX_BLOCKS and all(_within(x, least, most, depth - 1) for x in value)
+    return type(value) is int and least <= value <= most
+
+
+def encode(autoencoder: Any, images: Tensor) -> Tensor:
+    """Latents of images in [-1, 1]; the mode, if the autoencoder has a distribution of them."""
+    return CLASSES[type(autoencoder).__name__].latents(autoencoder.encode(images))
+
+
+def reduction(autoencoder: Any) -> int:
+    """Pixels of an image per position of its latents, along each side.
+
+    Raises:
+        ValueError: If decoded images have another size than those that were encoded.
+    """
+    entry, config = CLASSES[type(autoencoder).__name__], autoencoder.config
+    factor = 2 ** (len(config[entry.encoder]) - 1)
+    enlarged = config.get("upsampling_scaling_factor", 2) ** (len(config[entry.decoder]) - 1)
+    if factor != enlarged:
+        raise ValueError(
+            f"the autoencoder reduces images by a factor of {factor} and enlarges latents by "
+            f"{enlarged}; the factors must be equal"
+        )
+    return factor
 
 
 def weights_sha256(autoencoder: Any) -> str:

@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autoencoder import AutoencoderConfig, open_autoencoder, weights_sha256
+from .autoencoder import (
+    AutoencoderConfig,
+    encode,
+    open_autoencoder,
+    reduction,
+    weights_sha256,
+)
 from .codec import bits_per_dim, check_levels, crop, pad
 from .config import FlowConfig
 
@@ -24,16 +30,17 @@ _PIXELS_AT_ONCE = 2**20  # 16 images of 256 x 256: autoencoders need much memory
 class LatentCodec:
     """The codec of a flow on an autoencoder's latents: v = (E(x) - m)/s + w(e - 1/2).
 
-    E(x) is the mode of the autoencoder's posterior for an image x in [-1, 1], m and s are the mean
-    and standard deviation of each latent channel over training images, w is the width of the noise
-    and e in [0, 1) the noise, 1/2 for none. The inverse is x = D(s v + m). Autoencoders lose
-    detail, so `exact` is False, and `NFAugment` adds only the change, which preserves detail.
+    E(x) are the latents of an image x in [-1, 1], the mode of the posterior if the autoencoder has
+    one. m and s are the mean and standard deviation of each latent channel over training images, w
+    is the width of the noise and e in [0, 1) the noise, 1/2 for none. The inverse is
+    x = D(s v + m). Autoencoders lose detail, so `exact` is False, and `NFAugment` adds only the
+    change, which preserves detail.
 
     It is not a module: flows have no parameters or state dict entries for it, and copies of a flow
     share it. It follows the device of the images.
 
     Args:
-        autoencoder: A frozen `AutoencoderKL`.
+        autoencoder: A frozen autoencoder of a class in `nfaug.flows.autoencoder.CLASSES`.
         config: The checkpoint's record.
         padded_size: (height, width) inside the flow; None for that of the latents.
 
@@ -104,10 +111,10 @@ class LatentCodec:
         check_levels(images, self.channels, self.image_size)
         autoencoder, mean, std = self._on(images.device)
 
-        def encode(part: Tensor) -> Tensor:
-            return autoencoder.encode(part.to(torch.float32) / 127.5 - 1).latent_dist.mode()
+        def latents(part: Tensor) -> Tensor:
+            return encode(autoencoder, part.to(torch.float32) / 127.5 - 1)
 
-        return (self._in_parts(encode, images, self.latent_shape) - mean) / std
+        return (self._in_parts(latents, images, self.latent_shape) - mean) / std
 
     def dequantize(self, prepared: Tensor, noise: Tensor | float | None = None) -> Tensor:
         """Return v = prepared + w(e - 1/2), padded with zeros to the flow's size."""
@@ -196,8 +203,9 @@ def measure_codec(
 
 
 def _latent_shape(autoencoder: Any, config: AutoencoderConfig) -> tuple[int, int, int]:
-    factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
-    taken = (autoencoder.config.in_channels, autoencoder.config.out_channels)
+    factor = reduction(autoencoder)
+    settings = autoencoder.config
+    taken = settings.in_channels, settings.get("out_channels", settings.in_channels)
     if taken != (config.channels, config.channels):
         raise ValueError(
             f"the autoencoder has {taken[0]} input and {taken[1]} output channels, the images "

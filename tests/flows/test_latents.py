@@ -38,7 +38,6 @@ from nfaug.training.config import (
     OptimConfig,
     PCAConfig,
     PriorConfig,
-    recipe_path,
 )
 
 SIZE = (64, 64)
@@ -222,30 +221,6 @@ def test_images_that_do_not_fit(autoencoder: Path) -> None:
         measure_codec(autoencoder, torch.zeros(2, 3, 60, 64, dtype=torch.uint8))
     with pytest.raises(ValueError, match="constant"):
         measure_codec(autoencoder, torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
-
-
-def test_what_the_usual_autoencoder_costs() -> None:
-    """The figures at the top of the recipe: GFLOP of encoder and decoder at 256 x 256."""
-    from diffusers import AutoencoderKL
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"):
-        usual = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512),
-            layers_per_block=2,
-        )
-        image, latent = torch.empty(1, 3, 256, 256), torch.empty(1, 4, 32, 32)
-    costs = []
-    for run, given in ((usual.encode, image), (usual.decode, latent)):
-        with FlopCounterMode(display=False) as counter:
-            run(given)
-        costs.append(round(counter.get_total_flops() / 1e9))
-    assert costs == [273, 622]
-    head = " ".join(recipe_path("imagenet-vae").read_text().replace("#", " ").split())
-    assert f"once, {costs[0]} GFLOP each" in head
-    assert f"per image, {costs[0]} and {costs[1]} GFLOP" in head
 
 
 def test_a_resumed_run_keeps_its_scale(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -93,4 +94,33 @@ def test_hugging_face(
         32, "--epochs", 2, "--batch-size", 6, "--out", tmp_path / "out",
     )  # fmt: skip
     assert stats["seen"] == 24, "twelve images an epoch in training, none in evaluation"
+    assert sum(stats.values()) == 24 + 12
+
+
+@pytest.fixture
+def splits(folder: Path, tmp_path: Path) -> Path:
+    """The folder with a test split, as `datasets` names it."""
+    for split, source in (("train", "train"), ("test", "val")):
+        shutil.copytree(folder / source, tmp_path / "data" / split)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("where", ["collator", "transform"])
+def test_hugging_face_datasets(
+    where: str,
+    splits: Path,
+    flow_dir: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Both places augment the training images alone, in whole batches."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    stats = run(
+        "hf_datasets.py", monkeypatch, capsys, splits, "--nfa", flow_dir, "--where", where,
+        "--img-size", 32, "--epochs", 2, "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert stats["seen"] == 24, "twelve images an epoch in training, none in evaluation"
+    assert stats["no_partner"] == 0
+    assert 0 <= stats.pop("accuracy") <= 1
     assert sum(stats.values()) == 24 + 12

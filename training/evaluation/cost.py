@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...flows.config import FlowConfig
 from ..config import TrainConfig, recipe_path
@@ -19,8 +19,26 @@ IMAGES = {
     "cifar100": 50_000,
     "imagenet64": 1_281_167,
     "imagenet-vae": 1_281_167,
+    "imagenet-taesd": 1_281_167,
+    "imagenet-dc": 1_281_167,
 }
-_FACTOR, _LATENT_CHANNELS = 8, 4  # of Stable Diffusion's autoencoder
+
+
+class Autoencoder(NamedTuple):
+    """Shape of an autoencoder's latents, and GFLOP per image of 256 x 256 pixels."""
+
+    channels: int
+    factor: int
+    encode: int
+    decode: int
+
+
+#: The autoencoders of the recipes. Others are assumed to have the latents of the first.
+AUTOENCODERS = {
+    "stabilityai/sd-vae-ft-mse": Autoencoder(4, 8, encode=273, decode=622),
+    "madebyollin/taesd": Autoencoder(4, 8, encode=31, decode=35),
+    "mit-han-lab/dc-ae-f32c32-sana-1.0-diffusers": Autoencoder(32, 32, encode=324, decode=523),
+}
 _PASSES = 3  # cost of a training step in forward passes; each recomputation adds one
 _CARD, _PEAK = "A100", 19.5e12  # float32 FLOP/s in its data sheet: flows do not train in TF32
 _UTILISATION = 0.4  # of that peak, assumed
@@ -41,7 +59,7 @@ def recipe_config(name: str) -> TrainConfig:
 
 
 def recipe_flow(config: TrainConfig) -> FlowConfig:
-    """The flow that the settings train; 4-channel latents at an eighth with an autoencoder.
+    """The flow that the settings train; see `AUTOENCODERS` for the latents of an autoencoder.
 
     Images are RGB unless `dataset.channels` is set.
 
@@ -52,12 +70,17 @@ def recipe_flow(config: TrainConfig) -> FlowConfig:
     if size is None:
         raise ValueError("the cost depends on dataset.image_size, which is not set")
     if config.autoencoder is not None:
-        channels, size = _LATENT_CHANNELS, (size[0] // _FACTOR, size[1] // _FACTOR)
+        usual = next(iter(AUTOENCODERS.values()))
+        channels, factor, *_ = AUTOENCODERS.get(config.autoencoder, usual)
+        size = size[0] // factor, size[1] // factor
     return FlowConfig(channels, size, **asdict(config.flow))
 
 
 def recipe_cost(name: str) -> dict[str, Any]:
     """The flow of a recipe and its cost: GFLOP per image and direction, and hours on an A100.
+
+    For a flow on latents also the GFLOP of its autoencoder per image of 256 x 256 pixels, and those
+    of `NFAugment`, which encodes an image once and decodes twice.
 
     Hours are images * epochs * passes * FLOP / (0.4 * 19.5e12): 3 forward passes per step, one more
     for each level of recomputation, at an assumed 40% of the card's float32 peak. They are absent
@@ -72,6 +95,11 @@ def recipe_cost(name: str) -> dict[str, Any]:
         "flow": {**flow.to_dict(), "parameters": flow.parameter_count},
         "gflop_per_image_and_direction": flow.flop / 1e9,
     }
+    if (autoencoder := AUTOENCODERS.get(config.autoencoder or "")) is not None:
+        gflop = {"encode": autoencoder.encode, "decode": autoencoder.decode}
+        cost["autoencoder"] = {"name": config.autoencoder, "gflop_per_image": gflop}
+        total = autoencoder.encode + 2 * autoencoder.decode + 3 * flow.flop / 1e9
+        cost["gflop_per_augmented_image"] = round(total)
     if (images := IMAGES.get(name)) is not None and config.max_minutes is None:
         passes = _PASSES + ("none", "steps", "blocks").index(config.optim.recompute)
         total = images * config.epochs * passes * flow.flop

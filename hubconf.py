@@ -1,0 +1,35 @@
+"""The entry point of `torch.hub.load("OWNER/nfaug", "nfa", ...)`, which runs this file."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+dependencies = [
+    *("torch", "torchvision", "numpy", "PIL"),
+    *("safetensors", "filelock", "huggingface_hub", "tqdm"),
+]
+
+
+def nfa(flow: str = "builtin:rgb32", **settings: Any) -> Any:
+    """Normalizing-flow augmentation of batches: `images, labels = nfa(images, labels)`.
+
+    Args:
+        flow: A directory, "owner/name" on the Hugging Face Hub, or "builtin:NAME", fitted to your
+            classes.
+        settings: Keyword arguments of `nfaug.NFAugment`, such as p=0.5, mean= and std=.
+
+    Example:
+        >>> import torch
+        >>> augment = torch.hub.load(".", "nfa", source="local", p=0.5)
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
+        >>> augment(images, torch.arange(8))[0].shape
+        torch.Size([8, 3, 32, 32])
+    """
+    import nfaug
+
+    root = str(Path(__file__).resolve().parent)
+    if find_spec("nfaug.hub") is None:  # not installed: here hub/ and training/ lie beside nfaug/
+        nfaug.__path__.append(root)
+    return nfaug.NFAugment.from_pretrained(flow, **settings)

@@ -1,0 +1,84 @@
+"""nfaug explore."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ipaddress
+import os
+import sys
+import threading
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
+
+from .common import DATA_HELP, new_parser
+
+__all__ = ["EXTRA", "parser", "run"]
+
+EXTRA = "ui"
+_BUNDLED = ("builtin:fashion-mnist", "builtin:rgb32")  # with axes of their own classes
+_FITTED = ("builtin:rgb32", "builtin:pixels")  # fitted to --data
+
+
+def parser() -> ArgumentParser:
+    """Options of `nfaug explore`."""
+    made = new_parser(
+        "explore",
+        "Open a page in the browser that shows what NFA does to an image: variants and their "
+        "differences, the path to another image, the axes of a class, and the report of a run. "
+        "The page is served to this machine alone, until Ctrl-C. Nothing is sent elsewhere.",
+    )
+    made.add_argument(
+        "--flow",
+        nargs="+",
+        help="checkpoint directories, owner/name on the Hub, or builtin:NAME, to choose from "
+        f"(default: {', '.join(_BUNDLED)}; with --data {', '.join(_FITTED)}). A flow of other "
+        "classes than those of --data is first fitted to up to 100 images of each",
+    )
+    made.add_argument("--data", help=f"images to show: {DATA_HELP}")
+    made.add_argument(
+        "--image-size",
+        type=PositiveInt | None,
+        help="side in pixels of the images for builtin:pixels (default: that of the first image)",
+    )
+    made.add_argument(
+        "--autoencoder",
+        help="for flows on latents, or builtin:pixels with --data: directory or owner/name of an "
+        "autoencoder",
+    )
+    made.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    made.add_argument(
+        "--port", type=int | None, help="port to listen on (default: the first free one from 7860)"
+    )
+    made.add_argument("--no-browser", action="store_true", help="do not open a browser window")
+    return made
+
+
+def run(arguments: Namespace) -> dict[str, Any]:
+    """Serve the page until it is interrupted."""
+    from ..explore.app import build_app, serve
+
+    local = arguments.host == "localhost" or ipaddress.ip_address(arguments.host).is_loopback
+    page = build_app(
+        arguments.flow or (_BUNDLED if arguments.data is None else _FITTED),
+        arguments.data,
+        autoencoder=arguments.autoencoder,
+        image_size=arguments.image_size,
+        any_flow=local,
+    )
+    address = serve(
+        page,
+        host=arguments.host,
+        port=arguments.port,
+        inbrowser=not arguments.no_browser,
+        prevent_thread_lock=True,
+    )
+    print(f"the explorer is at {address}; stop it with Ctrl-C", file=sys.stderr, flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+    page.close(verbose=False)
+    # A thread of the server may still be inside of C++ code: a normal exit would abort there.
+    atexit.register(os._exit, 0)
+    return {"address": address}
