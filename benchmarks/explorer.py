@@ -62,7 +62,7 @@ def requests(address: str, flow: str, label: str, side: int | None) -> Callable[
     from gradio_client import Client
 
     client = Client(address, verbose=False, download_files=False)
-    client.predict(flow, label, str(side or "flow's size"), None, 0, api_name="/image")
+    client.predict(flow, label, str(side or "native"), None, 0, api_name="/image")
 
     def move(strength: float) -> None:
         client.predict(

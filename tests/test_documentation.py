@@ -1,7 +1,8 @@
 """Run the examples of the documentation with Sybil, and check its commands and links.
 
 The documents are README.md, CONTRIBUTING.md, benchmarks/README.md and docs/. The blocks of one
-document run in order, in one folder that holds `my-images`:
+document run in order, in one folder that holds `my-images`, an autoencoder of random weights in
+`my-taesd` if the document names it, and this repository as `path/to/nfaug`:
 
 - ```python blocks run in one namespace.
 - ```bash blocks are checked: a line that starts with `nfaug` must parse with the real command
@@ -55,6 +56,13 @@ def make_images(path: Path) -> None:
         for index in range(12):
             level = torch.randint(96, (8, 8, 3), generator=generator) + 96 * label
             Image.fromarray(level.byte().numpy()).save(path / name / f"{index}.png")
+
+
+def make_autoencoder(path: Path) -> None:
+    from diffusers import AutoencoderTiny
+
+    narrow = {"encoder_block_out_channels": (4,) * 4, "decoder_block_out_channels": (4,) * 4}
+    AutoencoderTiny(**narrow).save_pretrained(path)
 
 
 class RunParser:
@@ -153,6 +161,10 @@ def test_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert languages <= LANGUAGES
     document = SYBIL.parse(path)
     make_images(tmp_path / "my-images")
+    if any("my-taesd" in str(example.parsed) for example in document.examples()):
+        make_autoencoder(tmp_path / "my-taesd")
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    (tmp_path / "path" / "to" / "nfaug").symlink_to(ROOT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     evaluate(document)

@@ -42,7 +42,7 @@ _DRAWING = threading.Lock()
 _SIDE = 168  # pixels up to which pictures are enlarged
 _VARIANTS = 6
 _FRAME = "width: 100%; height: 900px; border: 0"
-_SIZES = {"flow's size": None, "64": 64, "128": 128, "224": 224}
+_SIZES = {"native": None, "64": 64, "128": 128, "224": 224}
 _DEFAULT = MixSettings()
 _WORDS = {
     "applied": "",
@@ -221,9 +221,7 @@ def build_app(
                 )
                 with gr.Row():
                     number = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=80)
-                    size = gr.Dropdown(
-                        [*_SIZES], value="flow's size", label="Image size", min_width=130
-                    )
+                    size = gr.Dropdown([*_SIZES], value="native", label="Image size", min_width=130)
                 strength = gr.Slider(0, 3, _DEFAULT.strength, step=0.05, label="Strength")
                 noise = gr.Slider(0, 1, 0, step=0.02, label="Noise")
                 axes = gr.Slider(1, first.engine.rank, first.engine.rank, step=1, label="Axes")

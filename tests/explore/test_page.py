@@ -75,7 +75,7 @@ def test_over_http(address: str, broken: Path, picture: Path, tiny_path: Path) -
     def pixels(gallery: Any) -> list[bytes]:
         return [Path(entry["image"]).read_bytes() for entry in gallery]
 
-    client.predict(flow, "dog", "flow's size", None, 0, api_name="/image")
+    client.predict(flow, "dog", "native", None, 0, api_name="/image")
     strong, differences, told = variants(1.5, gated=False)
     assert len(strong) == 8
     assert len(differences) == 6
@@ -98,10 +98,10 @@ def test_over_http(address: str, broken: Path, picture: Path, tiny_path: Path) -
         client.predict(flow, "dog", "64", handle_file(broken), 0, api_name="/image")
     with pytest.raises(AppError, match="wolf"):
         client.predict(flow, "wolf", 1, api_name="/axis")
-    report = client.predict(str(RUN), "flow's size", 0, api_name="/flow")
+    report = client.predict(str(RUN), "native", 0, api_name="/flow")
     assert "sandbox" in str(report)
     with pytest.raises(AppError):
-        client.predict(str(tiny_path.parent), "flow's size", 0, api_name="/flow")
+        client.predict(str(tiny_path.parent), "native", 0, api_name="/flow")
 
 
 def test_no_statistics_and_no_other_machine(address: str) -> None:
