@@ -374,8 +374,7 @@ def _report(name: str) -> str:
     if not (folder / "log.csv").is_file():
         return "<p>This flow is not the folder of a run, the --out of nfaug train.</p>"
     try:
-        from ..training.report.page import report_html
-        from ..training.report.run_folder import read_run
+        from ..training.report.page import read_run, report_html
 
         page = html.escape(report_html(read_run(folder)))
     except ModuleNotFoundError as error:  # matplotlib
