@@ -91,7 +91,7 @@ def crop_box(box: Box, crop: tuple[float, float, float, float], size: tuple[int,
         >>> from nfaug.bank.residual import centre_box, crop_box
         >>> box = centre_box((300, 400), (32, 32))
         >>> box, crop_box(box, (100, 0, 300, 200), (224, 224))
-        ((47, 0, 345, 300), (-59, 0, 274, 336))
+        ((47, 0, 344, 300), (-59, 0, 273, 336))
 
     Args:
         box: (left, top, right, bottom) in pixels of the whole image, such as `centre_box`.

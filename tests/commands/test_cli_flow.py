@@ -82,7 +82,6 @@ def test_fit_under_a_scripts_transforms(
 
     for wrong, message in (
         (["--views", "3"], "--augment"),
-        ([*spec, "--img-size", "0"], "--img-size"),
         (["--augment", "re_prob=0.2"], "'re_prob=0.2'"),
     ):
         code, _, error = run(capsys, *words, *wrong, "--out", str(tmp_path / "other"))

@@ -402,7 +402,7 @@ def test_recomputing_activations_gives_the_same_gradients(flow: Flow) -> None:
 
 
 def test_bfloat16_changes_training_steps_alone(flow: Flow) -> None:
-    v = torch.rand(4, *TINY.shape) * 2 - 1
+    v = torch.rand(4, *TINY.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     half = copy.deepcopy(flow)
     half.bf16 = True
     assert all(coupling.net.bf16 for coupling in half.couplings())
@@ -411,8 +411,8 @@ def test_bfloat16_changes_training_steps_alone(flow: Flow) -> None:
         z, logdet = form(v)
         (z.square().sum() / 2 - logdet.sum()).backward()
         grads.append(torch.cat([p.grad.flatten() for p in form.parameters() if p.grad is not None]))
-    difference = (grads[0] - grads[1]).norm() / grads[0].norm()
-    assert 0 < difference < 0.05
+    assert not torch.equal(*grads)
+    assert torch.cosine_similarity(*grads, dim=0) > 0.98
     with torch.no_grad():
         assert torch.equal(flow(v)[0], half(v)[0])
 

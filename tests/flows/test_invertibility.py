@@ -102,7 +102,7 @@ def test_what_is_not_finite_is_counted() -> None:
     flow = trained()
     with torch.no_grad():
         flow.blocks[0][0].actnorm.scale[0].fill_(-120)  # softplus is 0: its inverse divides by it
-    report = measure(flow, images(4), condition_count=0)
+    report = measure(flow, images(4))
     assert report["images"]["non_finite"] == 4
     assert report["images"]["exact"] == 0
     json.dumps(report, allow_nan=False)
@@ -110,10 +110,10 @@ def test_what_is_not_finite_is_counted() -> None:
 
 def test_an_inexact_flow_is_seen() -> None:
     flow = trained()
-    report = measure(flow, images(30), condition_count=0)
+    report = measure(flow, images(30))
     frozen = flow.freeze()
     frozen.blocks[0][0].affine.inverse_scale.mul_(1.01)
-    worse = measure(copy.deepcopy(frozen), images(30), condition_count=0)
+    worse = measure(copy.deepcopy(frozen), images(30))
     assert worse["images"]["max"] > 10 * report["images"]["max"]
     assert worse["images"]["exact"] < 1
 

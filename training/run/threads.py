@@ -15,11 +15,12 @@ def warn_about_threads(processes: int = 1) -> None:
 
     OpenMP threads spin while they wait for each other. On shared cores most of their time is
     waiting: one training was 12 times slower than with a single thread. The load is the average of
-    the last minute; a single thread never causes a warning, since it waits for no other.
+    the last minute. One thread in each process never causes a warning: it waits for no other.
     """
-    threads = torch.get_num_threads() * processes
-    if threads == 1 or not hasattr(os, "getloadavg"):  # Windows has none
+    own = torch.get_num_threads()
+    if own == 1 or not hasattr(os, "getloadavg"):  # Windows has none
         return
+    threads = own * processes
     usable = getattr(os, "sched_getaffinity", None)
     cores = len(usable(0)) if usable else os.cpu_count() or 1
     load = os.getloadavg()[0]
