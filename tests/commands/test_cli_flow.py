@@ -14,6 +14,7 @@ from test_cli_sharing import run
 
 import nfaug
 from nfaug.augment.settings import MixSettings
+from nfaug.cli import main
 from nfaug.commands import bank, preview, timm
 from nfaug.commands.common import mixing
 
@@ -80,6 +81,9 @@ def test_fit_under_a_scripts_transforms(
     noted = nfaug.load(out).config.gaussians
     assert (noted["augment"], noted["views"], noted["img_size"]) == (spec[1], 5, 20)
 
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, *spec, "--img-size", "0", "--out", str(tmp_path / "other")])
+    assert "--img-size" in capsys.readouterr().err
     for wrong, message in (
         (["--views", "3"], "--augment"),
         (["--augment", "re_prob=0.2"], "'re_prob=0.2'"),
