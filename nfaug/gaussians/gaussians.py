@@ -49,10 +49,11 @@ class ClassGaussians(nn.Module):
         check_gaussians(means, variances)
         if counts is None:
             counts = means.new_zeros(means.shape[0], dtype=torch.int64)
-        if counts.shape != means.shape[:1] or bool((counts < 0).any()):
+        whole = not counts.is_floating_point()
+        if counts.shape != means.shape[:1] or not whole or bool((counts < 0).any()):
             raise ValueError(
-                f"counts must have shape ({means.shape[0]},), one per class, and not be negative; "
-                f"got shape {tuple(counts.shape)}, values {counts.flatten()[:9].tolist()}"
+                f"counts must be {means.shape[0]} integers, one per class, and not be negative; got "
+                f"{counts.dtype} of shape {tuple(counts.shape)}: {counts.flatten()[:9].tolist()}"
             )
         self.register_buffer("means", means)
         self.register_buffer("variances", variances)
