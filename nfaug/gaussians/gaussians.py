@@ -53,7 +53,8 @@ class ClassGaussians(nn.Module):
         if counts.shape != means.shape[:1] or not whole or bool((counts < 0).any()):
             raise ValueError(
                 f"counts must be {means.shape[0]} integers, one per class, and not be negative; "
-                f"got {counts.dtype} of shape {tuple(counts.shape)}: {counts.flatten()[:9].tolist()}"
+                f"got {counts.dtype} of shape {tuple(counts.shape)}, values "
+                f"{counts.flatten()[:9].tolist()}"
             )
         self.register_buffer("means", means)
         self.register_buffer("variances", variances)
