@@ -412,7 +412,7 @@ def test_bfloat16_changes_training_steps_alone(flow: Flow) -> None:
         (z.square().sum() / 2 - logdet.sum()).backward()
         grads.append(torch.cat([p.grad.flatten() for p in form.parameters() if p.grad is not None]))
     assert not torch.equal(*grads)
-    assert torch.cosine_similarity(*grads, dim=0) > 0.98
+    assert torch.cosine_similarity(*grads, dim=0) > 0.9
     with torch.no_grad():
         assert torch.equal(flow(v)[0], half(v)[0])
 
