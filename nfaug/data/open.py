@@ -15,8 +15,7 @@ from .file_readers import FolderReader, TarReader, is_tar
 from .images import LabelledImages, TensorImages, assemble, split_per_class, to_tensors
 from .readers import Reader
 from .shards import WdsReader, is_wds_tar, open_shards, open_wds_name
-from .timm_names import PREFIXES, open_timm
-from .torch_datasets import wrap_dataset
+from .torch_datasets import PREFIXES, open_timm, wrap_dataset
 
 __all__ = [
     "ImageDecodeError",

@@ -24,7 +24,7 @@ from nfaug.data.open import (
     open_dataset,
     to_tensors,
 )
-from nfaug.data.timm_names import HubReader
+from nfaug.data.torch_datasets import HubReader
 
 
 def pixels(seed: int, *shape: int) -> np.ndarray:
