@@ -36,7 +36,6 @@ __all__ = [
     "encode_with_noise",
     "fit",
     "fit_classes",
-    "latent_nll",
     "load_base",
     "with_shape_of",
 ]
@@ -324,15 +323,3 @@ def fit_classes(
         stats.all_reduce()
     stored = ranks.collect(fits, len(class_names))
     return stats, assemble(stored, rank=rank, memory=memory)
-
-
-def latent_nll(
-    flow: Flow,
-    gaussians: ClassGaussians,
-    images: Tensor,
-    labels: Tensor,
-    generator: torch.Generator,
-) -> Tensor:
-    """-log p(v | y) of Eq. 2 under dequantisation noise, in nats, shape (B,)."""
-    z, logdet = encode_with_noise(flow, images, generator)
-    return -(gaussians.log_prob(z, labels) + logdet)

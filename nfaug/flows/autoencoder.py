@@ -201,7 +201,7 @@ def open_autoencoder(source: str | Path) -> Any:
         ) from error
     if not folder.is_dir():
         folder = fetch_autoencoder(name)
-    kind = _checked_class(folder, name)
+    kind = _check_class(folder, name)
     try:
         found, report = getattr(diffusers, kind).from_pretrained(
             str(folder),
@@ -239,7 +239,7 @@ def fetch_autoencoder(repo_id: str) -> Path:
         return list(sizes)
 
     folder = source.download(["config.json"], within, needed=["config.json"])
-    most = _largest_weights(folder, _checked_class(folder, repo_id))
+    most = _largest_weights(folder, _check_class(folder, repo_id))
     return source.download([*_WEIGHTS, _INDEX], within, revision=folder.name)
 
 
@@ -253,7 +253,7 @@ def _largest_weights(folder: Path, kind: str) -> int:
     return 2 * LARGEST_HEADER + 8 * sum(value.numel() for value in model.state_dict().values())
 
 
-def _checked_class(folder: Path, name: str) -> str:
+def _check_class(folder: Path, name: str) -> str:
     """The class of an autoencoder, a key of `CLASSES`, after a check of its `config.json`.
 
     Raises:

@@ -167,6 +167,7 @@ def _hand_over(container: nn.Module, inputs: tuple[Any, ...], options: dict[str,
     else:
         given = options.get("data_keys") or getattr(container, "data_keys", None) or []
         are_labels = [DataKey.get(key) == DataKey.CLASS for key in given]
+        # kornia itself refuses inputs and keys of different numbers, with a message of its own.
         found = [value for is_label, value in zip(are_labels, inputs, strict=False) if is_label]
     for module in container.modules():
         if isinstance(module, NFAugmentation):

@@ -53,7 +53,6 @@ def fit_pca(
     rank: int = 64,
     max_per_class: int | None = 5000,
     memory: bool = True,
-    memory_per_class: int | None = None,
     quantile: float = 0.99,
     allow_single: bool = False,
     generator: torch.Generator | None = None,
@@ -66,7 +65,6 @@ def fit_pca(
         rank: Number of axes r. A class of N images gets at most N - 1, with a warning.
         max_per_class: Largest number of images of a class, drawn at random; None for all.
         memory: Whether to keep the images' coefficients as partners.
-        memory_per_class: Largest number of partners of a class, drawn at random; None for all.
         quantile: Share of held-out images that each of the two limits of the gate lets pass.
         allow_single: Whether a class of one image gets its mean, no axes and no partner; if not, it
             is an error.
@@ -76,8 +74,7 @@ def fit_pca(
         ValueError: A class has fewer than two images or non-finite latents, dimensions differ, or
             a setting is out of range. Classes are named by their label.
     """
-    settings = {"max_per_class": max_per_class, "rank": rank, "memory_per_class": memory_per_class}
-    for (name, value), least in zip(settings.items(), (2, 1, 1), strict=True):
+    for name, value, least in (("max_per_class", max_per_class, 2), ("rank", rank, 1)):
         if value is not None and value < least:
             raise ValueError(f"{name} must be >= {least}; got {value}")
     stored: list[StoredFit] = []
@@ -96,7 +93,6 @@ def fit_pca(
                 label,
                 rank=rank,
                 memory=memory,
-                memory_per_class=memory_per_class,
                 quantile=quantile,
                 allow_single=allow_single,
                 generator=generator,
@@ -111,7 +107,6 @@ def fit_stored(
     *,
     rank: int,
     memory: bool = True,
-    memory_per_class: int | None = None,
     quantile: float = 0.99,
     allow_single: bool = False,
     generator: torch.Generator | None = None,
@@ -125,8 +120,6 @@ def fit_stored(
     except ValueError as error:
         raise ValueError(f"class {label}: {error}") from None
     kept = fit.coefficients
-    if memory_per_class is not None and len(kept) > memory_per_class:
-        kept = kept[_choose(len(kept), memory_per_class, generator).to(kept.device)]
     kept = kept.half() if memory else kept[:0].half()
     kept = kept[torch.isfinite(kept).all(1)]  # coefficients may overflow float16
     fit = fit._replace(
