@@ -37,7 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.study.cells import interval
+from benchmarks.study.classifiers import resnet18
 from nfaug.augment.preview import sample_images
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import to_tensors
@@ -47,7 +47,8 @@ from nfaug.gaussians.gaussians import ClassGaussians
 from nfaug.gaussians.priors import GradientDescentConfig
 from nfaug.training import TrainConfig, open_dataset, train
 from nfaug.training.config import DataConfig, FlowSettings, OptimConfig, PCAConfig, PriorConfig
-from nfaug.training.evaluation.classifier import accuracy, resnet18, train_classifier
+from nfaug.training.evaluation.classifier import accuracy, train_classifier
+from nfaug.training.evaluation.intervals import interval
 from nfaug.training.evaluation.metrics import evaluate
 
 RESULTS = Path(__file__).parent / "results"
@@ -209,10 +210,13 @@ def cnn_accuracy(
     labels = torch.arange(gaussians.num_classes).repeat_interleave(per_class)
     generator = torch.Generator().manual_seed(seed)
     images = sample_images(flow, gaussians, labels, temperature=temperature, generator=generator)
-    model = resnet18(images.shape[1], gaussians.num_classes, seed=seed, small=small)
+    images = images.cpu()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = resnet18(images.shape[1], gaussians.num_classes, small=small)
     train_classifier(
         model,
-        images.cpu(),
+        images.__getitem__,
         labels,
         steps=steps,
         batch_size=batch_size,

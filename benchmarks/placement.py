@@ -41,7 +41,6 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 import nfaug
-from benchmarks.study.cells import interval
 from benchmarks.study.classifiers import accuracy, new_classifier, train_classifier
 from benchmarks.study.data import Images
 from nfaug import NFAugment
@@ -49,6 +48,7 @@ from nfaug.augment.views import AugmentedViews, gated_share
 from nfaug.bank.make import make_bank
 from nfaug.data.open import open_dataset, split_per_class, to_tensors
 from nfaug.gaussians.priors import PRIORS
+from nfaug.training.evaluation.intervals import interval
 
 ARMS = ("crop", "behind", "behind, fit under crop", "behind, no gate", "before (bank)")
 

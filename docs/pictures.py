@@ -6,34 +6,15 @@ import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
-from sklearn.datasets import load_sample_images
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from nfaug.training import open_dataset
 
-__all__ = ["clothing", "photographs", "show"]
+__all__ = ["clothing", "show"]
 
 # The folder of Debian's and Ubuntu's package dataset-fashion-mnist.
 FASHION = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
-
-
-def photographs(size: int, count: int = 150) -> tuple[Tensor, Tensor]:
-    """Random crops of scikit-learn's two photographs, and their labels: 0 temple, 1 flower."""
-    generator = torch.Generator().manual_seed(0)
-    crops = []
-    for photograph in load_sample_images().images:
-        image = torch.from_numpy(np.array(photograph)).permute(2, 0, 1)
-        for _ in range(count):
-            side = int(torch.randint(120, 260, (), generator=generator))
-            top, left = (
-                int(torch.randint(room - side, (), generator=generator)) for room in image.shape[1:]
-            )
-            crop = functional.crop(image, top, left, side, side)
-            crops.append(functional.resize(crop, [size, size]))
-    return torch.stack(crops), torch.arange(2).repeat_interleave(count)
 
 
 def clothing() -> tuple[Tensor, Tensor]:

@@ -14,11 +14,10 @@ from nfaug.data.images import TensorImages
 from .banks import BankMaker, nfa_bank, noise_bank
 from .candidates import latent_bank
 from .cells import Cell, options
+from .classifiers import Draw
 
-__all__ = ["ARMS", "Arm", "Draw", "losses", "make_draw", "pixel_mixup"]
+__all__ = ["ARMS", "Arm", "losses", "make_draw", "pixel_mixup"]
 
-# (rows (B,), generator, share of the steps that are done) -> uint8 images (B, C, H, W)
-Draw = Callable[[Tensor, torch.Generator, float], Tensor]
 # The loss of each image under the classifier in training: (images, labels) -> (B,)
 Loss = Callable[[Tensor, Tensor], Tensor]
 

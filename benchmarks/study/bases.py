@@ -51,7 +51,7 @@ def _mix(kind: Callable[..., v2.Transform], alpha: str) -> Apply:
     return apply
 
 
-# name -> (options as text) -> apply. "flip" comes with "crop", "isda" acts on the loss (isda.py).
+# name -> (options as text) -> apply. "flip" comes with "crop".
 BASES: dict[str, Callable[..., Apply]] = {
     "crop": _flip_and_crop,
     "randaugment": lambda number="2", magnitude="9": _each(
@@ -62,6 +62,10 @@ BASES: dict[str, Callable[..., Apply]] = {
     "cutmix": lambda alpha="1": _mix(v2.CutMix, alpha),
 }
 
+# Parts that act on the loss: isda:LAMBDA (isda.py), and consistency:ALPHA, timm's loss for views of
+# an image, here of the image and of what the arm makes of it (arXiv:1912.02781).
+LOSSES = ("isda", "consistency")
+
 
 def base_parts(base: str) -> list[tuple[str, list[str]]]:
     """The parts of a base and their options, "flip+crop:4+randaugment:2:9", in order.
@@ -71,7 +75,7 @@ def base_parts(base: str) -> list[tuple[str, list[str]]]:
     """
     parts = [(name, options) for name, *options in (part.split(":") for part in base.split("+"))]
     names = {name for name, _ in parts}
-    if unknown := names - {"none", "flip", "isda", *BASES}:
+    if unknown := names - {"none", "flip", *LOSSES, *BASES}:
         raise ValueError(f"base {base!r} has unknown parts {sorted(unknown)}")
     if ("flip" in names) != ("crop" in names):
         raise ValueError(f"base {base!r} has only one of flip and crop; use flip+crop")

@@ -12,6 +12,9 @@ Settings of the arm "latent", which mixes every image with another one of its cl
 - near=5: take the partner from the five nearest images of the class, in the latent space.
 - global=256 shrink=0.5: 256 axes of (1 - shrink) C_y + shrink C, with C the covariance of 2,000
   unlabelled images (a shrinkage as Ledoit & Wolf's, doi:10.1016/S0047-259X(03)00096-4).
+- ascent=0.5: move the weights of the axes by ascent * strength in the direction of the sign of the
+  gradient of a classifier's loss, through the decoder, and clamp them to [0, strength]
+  (`ascent.py`).
 - variants: variants of each image.
 """
 
@@ -26,11 +29,13 @@ from torch import Tensor
 from nfaug import Checkpoint, Flow
 from nfaug.data.images import TensorImages, to_tensors
 
+from .ascent import bare_classifier, weight_signs
 from .data import DataSet, unlabelled_images
 
 __all__ = ["latent_bank", "latent_levels"]
 
 _UNLABELLED = 2000
+_STRENGTH = 1.5
 
 
 @dataclass(frozen=True)
@@ -60,28 +65,40 @@ def latent_bank(
         assert data is not None, "global axes need unlabelled images"
         shared = _global_axes(flow, data, int(settings["global"]), used, seed)
     count = int(settings.get("variants", 20))
+    strength = float(settings.get("strength", _STRENGTH))
+    size = strength * float(settings.get("ascent", 0))
+    attacked = bare_classifier(labelled, seed) if size else None
     mixed = z[:, None].repeat(1, count, 1)
     for label in range(len(labelled.classes)):
         rows = (labelled.targets == label).nonzero().flatten()
         images = labelled.images[rows].flatten(1).float()
         found = _class_axes(z[rows] * used, images, settings, shared)
         for variant in range(count):
-            step = _step(found.coefficients, settings, draws)
-            mixed[rows, variant] += step @ found.axes
+            weights, difference = _mixing(found.coefficients, settings, draws)
+            if attacked is not None:
+                labels = torch.full((len(rows),), label)
+                weights += size * weight_signs(
+                    flow, attacked, z[rows], weights, difference, found.axes, labels
+                )
+                weights.clamp_(0, strength)
+            mixed[rows, variant] += weights * difference @ found.axes
     latents = mixed.flatten(0, 1).unflatten(1, flow.config.shape)
     decoded = torch.cat([flow.decode(part) for part in latents.split(128)])
     return decoded.unflatten(0, (len(z), count))
 
 
-def _step(a: Tensor, settings: Mapping[str, str], draws: torch.Generator) -> Tensor:
-    """Changes of the coefficients (N, r) of a class for one variant of each of its images."""
+def _mixing(
+    a: Tensor, settings: Mapping[str, str], draws: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Weights and what they multiply for one variant of each image; (N, r) each, as `a` is."""
     partner = a[_partners(a, int(settings.get("near", 0)), draws)]
     w = torch.rand(a.shape, generator=draws)
     if settings.get("mix") == "pair":
         w = w[:, :1].expand_as(a)
     if settings.get("variance"):
-        return (w * partner + (1 - w) * a) / (w.square() + (1 - w).square()).sqrt() - a
-    return float(settings.get("strength", 1.5)) * w * (partner - a)
+        mixed = (w * partner + (1 - w) * a) / (w.square() + (1 - w).square()).sqrt()
+        return torch.ones_like(w), mixed - a
+    return float(settings.get("strength", _STRENGTH)) * w, partner - a
 
 
 def _partners(a: Tensor, near: int, draws: torch.Generator) -> Tensor:

@@ -1,20 +1,16 @@
-"""Cells of the study: their definition, the file of finished cells, intervals over seeds."""
+"""Cells of the study: their definition, and the file of finished cells."""
 
 from __future__ import annotations
 
 import csv
 import fcntl
-import math
 import os
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t as student
-
-__all__ = ["COLUMNS", "Cell", "Interval", "append", "interval", "options", "pending", "read"]
+__all__ = ["COLUMNS", "Cell", "append", "options", "pending", "read"]
 
 
 @dataclass(frozen=True)
@@ -90,40 +86,3 @@ def pending(cells: Iterable[Cell], done: Mapping[Cell, Any]) -> list[Cell]:
     """
     missing = [cell for cell in dict.fromkeys(cells) if cell not in done]
     return sorted(missing, key=lambda cell: (cell.seed, cell.base))
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over seeds and the half-width of its 95% confidence interval."""
-
-    mean: float
-    half: float
-    seeds: int
-
-    def __str__(self) -> str:
-        return self.shown("")
-
-    def shown(self, sign: str) -> str:
-        """Mean and half-width, or the value alone for a single seed. `sign` may be "+"."""
-        half = f" ± {self.half:.1f}" if self.seeds > 1 else ""
-        return f"{self.mean:{sign}.1f}{half}"
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval excludes zero."""
-        return abs(self.mean) > self.half
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Student's interval t_(n-1) s / sqrt(n); infinitely wide for a single value.
-
-    Raises:
-        ValueError: If there are no values.
-    """
-    if not values:
-        raise ValueError("no values to take a mean of")
-    count = len(values)
-    if count == 1:
-        return Interval(values[0], math.inf, 1)
-    reach = float(student.ppf(0.975, count - 1)) * statistics.stdev(values) / math.sqrt(count)
-    return Interval(statistics.fmean(values), reach, count)

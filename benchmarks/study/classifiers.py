@@ -7,30 +7,26 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .arms import Draw
+from nfaug.training.evaluation.classifier import small_cnn
+
 from .bases import apply_base, base_parts
 from .data import Images
 from .isda import ISDA
 
-__all__ = ["NETWORKS", "Network", "accuracy", "new_classifier", "prepared", "train_classifier"]
+__all__ = [
+    "NETWORKS",
+    "Draw",
+    "Network",
+    "accuracy",
+    "new_classifier",
+    "prepared",
+    "train_classifier",
+]
 
+# (rows (B,), generator, share of the steps that are done) -> uint8 images (B, C, H, W)
+Draw = Callable[[Tensor, torch.Generator, float], Tensor]
 WIDTHS = (16, 32, 64)
-
-
-def small_cnn(channels: int, classes: int) -> nn.Module:
-    """Three 3x3 convolutions with BatchNorm, ReLU and pooling; global average; a linear layer."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in zip((channels, *WIDTHS), WIDTHS, strict=False):
-        layers += [
-            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        ]
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], classes)]
-    return nn.Sequential(*layers)
 
 
 @dataclass(frozen=True)
@@ -50,13 +46,18 @@ class Network:
     weight_decay: float = 5e-4
 
 
-def resnet18(channels: int, classes: int) -> nn.Module:
-    """timm's ResNet-18 for small images: a 3x3 convolution with stride 1 first, and no pooling."""
+def resnet18(channels: int, classes: int, *, small: bool = True) -> nn.Module:
+    """timm's ResNet-18; `small` is its stem for 32-pixel images: a 3x3 convolution, no pooling.
+
+    See He et al. 2016, arXiv:1512.03385, section 4.2.
+    """
     import timm
 
     model = timm.create_model("resnet18", num_classes=classes, in_chans=channels)
-    model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-    model.maxpool = nn.Identity()
+    if small:
+        model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
     return model
 
 
@@ -78,7 +79,7 @@ def small_swin(channels: int, classes: int) -> nn.Module:
 
 
 NETWORKS = {
-    "small-cnn": Network(small_cnn),
+    "small-cnn": Network(lambda channels, classes: small_cnn(channels, classes, WIDTHS)),
     "resnet18": Network(resnet18, lr=0.05, weight_decay=5e-3),
     "small-swin": Network(small_swin, lr=0.05, weight_decay=1e-3),
 }
@@ -102,6 +103,41 @@ def new_classifier(channels: int, classes: int, seed: int, network: str = "small
     return model.to(memory_format=torch.channels_last)  # a third faster on a CPU
 
 
+# (images, targets, share of the steps that are done) -> loss
+BatchLoss = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def batch_loss(model: nn.Module, base: str) -> BatchLoss:
+    """The loss that a base asks for: cross-entropy, ISDA, or timm's loss for several views."""
+    options = dict(base_parts(base))
+    if "isda" in options:
+        features, head = _head(model)
+        isda = ISDA(head, float(options["isda"][0]))
+
+        def isda_loss(images: Tensor, targets: Tensor, done: float) -> Tensor:
+            with _bf16():
+                hidden = features(prepared(images))
+            return isda(hidden, targets, done)
+
+        return isda_loss
+    criterion: nn.Module = nn.CrossEntropyLoss()
+    if "consistency" in options:
+        from timm.loss import JsdCrossEntropy
+
+        criterion = JsdCrossEntropy(2, float(options["consistency"][0]), smoothing=0)
+
+    def loss(images: Tensor, targets: Tensor, done: float) -> Tensor:
+        with _bf16():
+            found: Tensor = criterion(model(prepared(images)), targets)
+        return found
+
+    return loss
+
+
+def _bf16() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16)  # half the time on CPUs that know the type
+
+
 def train_classifier(
     model: nn.Module,
     draw: Draw,
@@ -111,11 +147,13 @@ def train_classifier(
     steps: int,
     seed: int,
     network: str = "small-cnn",
+    images: Tensor | None = None,
 ) -> None:
     """SGD with Nesterov momentum and a one-cycle schedule, on batches of the arm and then `base`.
 
     All arms of a seed see the same rows in the same order: the order, the arm and the base have
-    separate generators.
+    separate generators. With "consistency" in the base, the labelled `images` themselves come
+    before the batch of the arm, as a first view.
     """
     config = NETWORKS[network]
     order, arm, after = (torch.Generator().manual_seed(3 * seed + n) for n in range(3))
@@ -127,9 +165,8 @@ def train_classifier(
         weight_decay=config.weight_decay,
         nesterov=True,
     )
-    options = dict(base_parts(base)).get("isda")
-    features, head = _head(model)
-    isda = None if options is None else ISDA(head, float(options[0]))
+    loss_of = batch_loss(model, base)
+    two_views = "consistency" in dict(base_parts(base))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps)
     model.train()
     rows = torch.empty(0, dtype=torch.long)
@@ -139,16 +176,12 @@ def train_classifier(
             while len(rows) < config.batch:
                 rows = torch.cat([rows, torch.randperm(len(labels), generator=order)])
             now, rows = rows[: config.batch], rows[config.batch :]
-            images, targets = apply_base(
-                draw(now, arm, step / steps), labels[now], base, classes, after
-            )
-            with torch.autocast("cpu", torch.bfloat16):  # half the time on CPUs that know the type
-                if isda is None:
-                    loss = F.cross_entropy(model(prepared(images)), targets)
-                else:
-                    hidden = features(prepared(images))
-            if isda is not None:
-                loss = isda(hidden, targets, step / steps)
+            batch, known = draw(now, arm, step / steps), labels[now]
+            if two_views:
+                assert images is not None, "the first view is the labelled images"
+                batch, known = torch.cat([images[now], batch]), known.repeat(2)
+            batch, targets = apply_base(batch, known, base, classes, after)
+            loss = loss_of(batch, targets, step / steps)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -15,7 +15,7 @@ from nfaug.data.images import LabelledImages, TensorImages
 from nfaug.fitting import with_shape_of
 from nfaug.training import TrainConfig, open_dataset, train
 from nfaug.training.augmentation import FlowAugmentation
-from nfaug.training.config import DataConfig, FlowSettings, PriorConfig
+from nfaug.training.config import DataConfig, FlowSettings, OptimConfig, PriorConfig
 
 from .data import DataSet, unlabelled_images
 
@@ -72,6 +72,7 @@ FLOWS = {
     "b": FlowSource("images of the bundled flow with as many channels", load=_LOADED),
     "n4": _noisy(4),
     "n8": _noisy(8),
+    "n12": _noisy(12),
     "n24": _noisy(24),
     "n60": _noisy(60),
     "c": FlowSource(
@@ -125,6 +126,7 @@ def flow_for(name: str, data: DataSet, labelled: TensorImages, seed: int, work: 
                 seed=seed if kind.per_seed else 0,
                 prior=PriorConfig(kind=kind.prior),
                 augmentation=FlowAugmentation(noise=kind.noise),
+                optim=OptimConfig(bf16=kind.noise > 0),
                 lr=_CONFIG.lr if start is None else _FINE_TUNING_LR,
             )
             train(images, config, init=start, progress=False).checkpoint.save(folder)

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from nfaug.training.evaluation.intervals import Interval, interval
+
 from .arms import ARMS
-from .cells import Cell, Interval, interval
+from .cells import Cell
 from .classifiers import NETWORKS
 from .flows import FLOWS
 

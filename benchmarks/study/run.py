@@ -38,6 +38,7 @@ def run_cell(cell: Cell, data: DataSet, work: Path) -> dict[str, Any]:
         steps=cell.steps,
         seed=cell.seed,
         network=cell.network,
+        images=few.images,
     )
     seconds = time.monotonic() - started
     held = held_out(data, cell.split)

@@ -86,15 +86,15 @@ MORE_CANDIDATES = {
     "noise": ["p=0.8 scale=0.5 variants=40", "p=0.5 scale=0.7 variants=40"],
     "mixup": ["p=0.8 alpha=0.1", "p=0.5 alpha=0.4"],
 }
-# Other ways to mix latents (candidates.py), and other flows, all with 20 variants and no gate.
+# Flows to mix in, and other ways to mix latents (candidates.py), all with 20 variants and no gate.
 _LATENT = "p=0.5 variants=20"
 MIXING = [
-    *(("latent", flow, _LATENT) for flow in ("p", "b", "n4", "n8", "n24", "n60", "c")),
+    *(("latent", flow, _LATENT) for flow in ("p", "b", "n12", "n24", "c")),
     ("latent", "p", f"{_LATENT} hard=4"),
-    ("latent", "b", f"{_LATENT} hard=4"),
     *(
-        ("latent", "b", f"{_LATENT} {more}")
+        ("latent", "n24", f"{_LATENT} {more}")
         for more in (
+            "hard=4",
             "variance=1",
             "mix=pair",
             "levels=2",
@@ -102,10 +102,12 @@ MIXING = [
             "axes=image",
             "near=5",
             "global=256 shrink=0.5",
-            "global=256 shrink=0.9",
+            "ascent=0.5",
         )
     ),
 ]
+# The variant is a second view of its image, so every image has one.
+VIEWS = [("none", "-", ""), *(("latent", flow, "p=1 variants=20") for flow in ("p", "n24"))]
 # The settings above were chosen with the flow "u". These scales of noise test the flow "o".
 SCALES = (0.3, 0.5, 0.7, 1.0)
 # The best setting of noise for each flow: 0.7 for "o", one of MORE_CANDIDATES for "u". NFA has no
@@ -206,6 +208,13 @@ TABLES = {
         "other ways to mix latents, on validation images",
         [("none", "-", ""), *MIXING],
         bases=("flip+crop",),
+        validation=True,
+        seeds=range(100, 105),
+    ),
+    "views": Table(
+        "image and variant as two views with a consistency loss, on validation images",
+        VIEWS,
+        bases=("flip+crop+consistency:12",),
         validation=True,
         seeds=range(100, 105),
     ),

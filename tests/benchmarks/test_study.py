@@ -27,6 +27,7 @@ from benchmarks.study import (
 from benchmarks.study.cells import Cell
 from nfaug import Checkpoint
 from nfaug.data.images import TensorImages
+from nfaug.training.evaluation.intervals import interval
 
 pytestmark = pytest.mark.soak  # test_study_smoke.py is in the default run
 
@@ -54,21 +55,21 @@ def no_loss(*_: Any) -> torch.Tensor:
 
 
 def test_interval_is_students() -> None:
-    found = cells.interval([1.0, 2.0, 3.0])
+    found = interval([1.0, 2.0, 3.0])
     assert found.mean == 2
     assert found.half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)
     assert not found.clear
-    assert cells.interval([3.0, 3.1, 3.2]).clear
-    alone = cells.interval([5.0])
+    assert interval([3.0, 3.1, 3.2]).clear
+    alone = interval([5.0])
     assert alone.half == math.inf
     assert (str(alone), alone.shown("+"), str(found)) == ("5.0", "+5.0", "2.0 ± 2.5")
     with pytest.raises(ValueError, match="values"):
-        cells.interval([])
+        interval([])
 
 
 def test_half_width_covers_the_mean_in_95_of_100_studies() -> None:
     draws = torch.randn(600, 10, generator=torch.Generator().manual_seed(0))
-    found = [cells.interval(row) for row in draws.tolist()]
+    found = [interval(row) for row in draws.tolist()]
     missed = sum(abs(each.mean) > each.half for each in found) / len(found)
     assert 0.03 < missed < 0.075
 

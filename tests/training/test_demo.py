@@ -11,14 +11,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 import nfaug
-from nfaug.data.images import LabelledImages, to_tensors
-from nfaug.training import TrainConfig, TrainResult, demo, open_dataset, train
+from nfaug.data.images import LabelledImages, split_per_class, to_tensors
+from nfaug.training import TrainConfig, TrainResult, open_dataset, train
 from nfaug.training.config import FlowSettings
-from nfaug.training.demo import DemoSettings, run_demo
+from nfaug.training.demo import DemoSettings, comparison, pipeline, run_demo
+from nfaug.training.demo.comparison import ARMS, shifted
+from nfaug.training.demo.report import report
 from nfaug.training.report.plots import embedding_panels
 from nfaug.training.run import pictures
 
-TINY = DemoSettings(labels_per_class=(3, 4), seeds=2, flow_steps=2, classifier_steps=2)
+TINY = DemoSettings(labels_per_class=(3, 4), seeds=2, flow_steps=2, classifier_steps=2, variants=3)
 
 
 class Watched:
@@ -26,8 +28,8 @@ class Watched:
 
     def __init__(self) -> None:
         self.trained: list[Tensor] = []
-        self.augmented: list[Tensor] = []
-        self.classified: list[tuple[Tensor, bool, int]] = []
+        self.kinds: list[str] = []
+        self.drawn: list[tuple[Tensor, Tensor, int]] = []  # images, what a batch of all is, seed
         self.tested: list[Tensor] = []
 
 
@@ -35,39 +37,32 @@ class Watched:
 def ran(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, dict[str, Any], Watched]:
-    """A minimal demo with a tiny classifier instead of the ResNet."""
+    """A minimal demo whose classifiers are not trained."""
     out = tmp_path_factory.mktemp("demo") / "out"
     watched = Watched()
 
     def small_flow(dataset: LabelledImages, config: TrainConfig, **options: Any) -> TrainResult:
         watched.trained.append(to_tensors(dataset)[0])
+        watched.kinds.append(config.prior.kind)
         flow = FlowSettings(steps=(1, 1), blocks=(0, 0), width=(4, 4))
         return train(dataset, dataclasses.replace(config, flow=flow), **options)
 
-    def classifier(channels: int, classes: int, *, seed: int) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(channels * 64, classes))
-
-    def train_classifier(model: nn.Module, images: Tensor, labels: Tensor, **o: Any) -> nn.Module:
-        watched.classified.append((images, o["augment"] is not None, o["seed"]))
-        if o["augment"] is not None:
-            new, same = o["augment"](images, labels)
-            assert torch.equal(same, labels)
-            watched.augmented.append(new)
+    def train_classifier(model: nn.Module, draw: Any, labels: Tensor, **o: Any) -> nn.Module:
+        watched.drawn.append((labels, draw(torch.arange(len(labels))), o["seed"]))
         return model
 
     def accuracy(model: nn.Module, images: Tensor, labels: Tensor, **o: Any) -> float:
         watched.tested.append(images)
-        return 0.5 + 0.01 * len(watched.tested)
+        return 0.5 + 0.01 * (len(watched.tested) - 1)
 
     def few_points(*args: Any, **options: Any) -> Any:
         return embedding_panels(*args, **options, per_class=3)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "embedding_panels", few_points)
-        patch.setattr(demo, "train", small_flow)
-        patch.setattr(demo, "resnet18", classifier)
-        patch.setattr(demo, "train_classifier", train_classifier)
-        patch.setattr(demo, "accuracy", accuracy)
+        patch.setattr(pipeline, "train", small_flow)
+        patch.setattr(comparison, "train_classifier", train_classifier)
+        patch.setattr(comparison, "accuracy", accuracy)
         result = run_demo(out, TINY, progress=False)
     return out, result, watched
 
@@ -75,8 +70,8 @@ def ran(
 def test_files(ran: tuple[Path, dict[str, Any], Watched]) -> None:
     out, _, _ = ran
     assert sorted(path.name for path in out.iterdir()) == [
-        *("convergence.png", "flow", "grid.png", "kl.png", "latents.png", "loss.png"),
-        "report.md",
+        *("colour.png", "convergence.png", "flow", "gains.png", "grid.png", "kl.png"),
+        *("latents.png", "loss.png", "report.md"),
     ]
     for picture in out.glob("*.png"):
         with Image.open(picture) as image:
@@ -92,41 +87,54 @@ def test_the_report(ran: tuple[Path, dict[str, Any], Watched]) -> None:
     text = (out / "report.md").read_text()
     linked = set(re.findall(r"\]\((.*?)\)", text))
     assert linked == {path.name for path in out.glob("*.png")}
-    rows = [line for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
-    assert [row.split("|")[1].strip() for row in rows] == ["3", "4"]
-    # 51 and 52, then 53 and 54: the fake accuracies of the first row.
-    assert "| 3 | 52.0 ± 1.4 | 53.0 ± 1.4 | +1.0 ± 0.0 |" in rows[0]
-    assert result["accuracy"]["3"]["gain_mean"] == pytest.approx(1)
-    assert result["accuracy"]["4"]["none_mean"] == pytest.approx(56)
+    rows = [line for line in text.splitlines() if line.startswith("| N") or line.startswith("| no")]
+    # The fake accuracies are 50, 51, 52, ... in the order of the arms, seeds and numbers of labels.
+    assert rows[0] == "| no augmentation | 53.0 | 65.0 |"
+    assert "| NFA with the flow | 55.0 (+2.0 ± 0.0) | 67.0 (+2.0 ± 0.0) |" in rows
+    assert result["accuracy"]["3"]["none"] == pytest.approx(53)
+    assert result["gain"]["4"]["flow"]["mean"] == pytest.approx(2)
+    assert "NFA with the flow gained **+2.0 ± 0.0** points by itself" in text
     assert "1442 training and 355 test images" in text
-    for promise in ("over 2 seeds", "use only that row's", "once per arm and seed"):
+    for promise in ("over 2 seeds", "without labels", "labelled images alone", "Nothing was tuned"):
         assert promise in text
 
 
-def test_each_flow_and_classifier_sees_only_its_images(
+def test_a_gain_that_may_be_zero_is_said_to_be_so() -> None:
+    scores = {5: [dict.fromkeys(ARMS, 50.0) | {"flow": 50.0 + gain} for gain in (-1, 1, 3)]}
+    text = report({"seconds": 1.0}, scores, train_size=9, test_size=9, p=0.5, steps=1)
+    assert "gained **+1.0 ± 5.0** points (not told apart from zero) by itself" in text
+
+
+def test_the_flow_sees_no_label_and_the_classifiers_their_images(
     ran: tuple[Path, dict[str, Any], Watched],
 ) -> None:
     _, _, watched = ran
-    digits, _ = to_tensors(open_dataset("digits", split="train"), progress=False)
-    whole, *flows = watched.trained
-    assert torch.equal(whole, digits)
-    assert [len(images) for images in flows] == [30, 30, 40, 40]
-    assert not torch.equal(flows[0], flows[1]), "each seed draws its own images"
-    # Two classifiers follow each flow, without and with NFA, on the images that it was trained on.
-    assert len(watched.classified) == 8
-    for number, (images, augmented, seed) in enumerate(watched.classified):
-        assert torch.equal(images, flows[number // 2])
-        assert augmented == (number % 2 == 1)
-        assert seed == number // 2 % 2
-    assert any(
-        not torch.equal(new, images) for new, images in zip(watched.augmented, flows, strict=True)
-    )
+    digits = open_dataset("digits", split="train")
+    (trained,) = watched.trained
+    assert torch.equal(trained, to_tensors(digits, progress=False)[0])
+    assert watched.kinds == ["single"]
+    assert len(watched.drawn) == 2 * 2 * len(ARMS)
+    for number, (labels, batch, seed) in enumerate(watched.drawn):
+        cell, arm = divmod(number, len(ARMS))
+        assert seed == cell % 2
+        few, _ = split_per_class(digits, TINY.labels_per_class[cell // 2], seed)
+        images, expected = to_tensors(few, progress=False)
+        assert torch.equal(labels, expected)
+        assert torch.equal(batch, images) == (list(ARMS)[arm] == "none")
+
+
+def test_shifts_move_an_image_by_a_pixel() -> None:
+    image = torch.zeros(1, 1, 5, 5, dtype=torch.uint8)
+    image[..., 2, 2] = 9
+    found = shifted(image.expand(200, -1, -1, -1), torch.Generator().manual_seed(0))
+    places = {tuple(place[1:]) for place in found[:, 0].nonzero().tolist()}
+    assert places == {(y, x) for y in (1, 2, 3) for x in (1, 2, 3)}
 
 
 def test_test_images_are_used_once_per_arm(ran: tuple[Path, dict[str, Any], Watched]) -> None:
     _, _, watched = ran
     test, _ = to_tensors(open_dataset("digits", split="test"), progress=False)
-    assert len(watched.tested) == 8
+    assert len(watched.tested) == 2 * 2 * len(ARMS)
     assert all(torch.equal(images, test) for images in watched.tested)
     rows = {bytes(image.numpy()) for images in watched.trained for image in images}
     shared = sum(bytes(image.numpy()) in rows for image in test)
@@ -135,11 +143,7 @@ def test_test_images_are_used_once_per_arm(ran: tuple[Path, dict[str, Any], Watc
 
 def test_settings() -> None:
     whole, quick = DemoSettings(), DemoSettings.quick()
-    assert whole.labels_per_class == (10, 50)
-    assert whole.seeds >= 3
+    assert whole.seeds >= 10, "three seeds showed nothing"
     assert quick.flow_steps < whole.flow_steps
-    for images in (100, 500, 1442):
-        config = demo._flow_config(whole, images, seed=1)
-        assert config.seed == 1
-        assert config.epochs * images >= whole.flow_steps * config.batch_size * 0.7
-        assert config.pca.rank <= images // 10 - 1, "a class has more images than axes"
+    config = pipeline._flow_config(whole, 1442)
+    assert config.epochs * 1442 >= whole.flow_steps * config.batch_size * 0.7
