@@ -32,24 +32,32 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from .cells import pending, read
-from .classifiers import NETWORKS
+from .cells import Cell, pending, read
+from .classifiers import NETWORKS, network_of
 from .data import DATASETS, DataSet
 from .report import write_report
+from .rivals import headline, rivals, tuning
 from .run import run
 from .tables import TABLES
 
+# Tables whose cells depend on what the table "tuning" chose.
+CHOSEN = {
+    "tuning": "settings of NFA and of every rival, on validation images",
+    "rivals": "NFA and every rival, with the settings that tuning chose",
+    "headline": "NFA with and without a flow, on flip + crop and on RandAugment; see --network",
+}
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
+    titles = {name: table.title for name, table in TABLES.items()} | CHOSEN
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.study",
         description=__doc__,
-        epilog="tables:\n" + "\n".join(f"  {name}: {t.title}" for name, t in TABLES.items()),
+        epilog="tables:\n" + "\n".join(f"  {name}: {title}" for name, title in titles.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--table", nargs="+", default=["main"], choices=list(TABLES))
+    parser.add_argument("--table", nargs="+", default=["main"], choices=list(titles))
     parser.add_argument(
         "--name", default="fashion-mnist", help=f"of the data set: {', '.join(DATASETS)}, or new"
     )
@@ -57,7 +65,12 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--test-data", help="test images, if they are not a split of --data")
     parser.add_argument("--other", help="images of other classes, for the flow 'o'")
     parser.add_argument("--unlabelled", help="images for the flow 'u'; default --data")
-    parser.add_argument("--network", default="small-cnn", choices=list(NETWORKS))
+    parser.add_argument(
+        "--network",
+        default="small-cnn",
+        help=f"{', '.join(NETWORKS)}; or NAME:LR:WEIGHT_DECAY:BATCH",
+    )
+    parser.add_argument("--steps", type=int, help="optimiser steps of the table headline")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time, one thread each")
     parser.add_argument("--work", type=Path, help="folder for flows and banks")
@@ -72,7 +85,10 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     known = DATASETS.get(args.name)
     if args.data is None and (known is None or not known.path):
         parser.error(f"--name {args.name} needs --data")
-    needs_other = [name for name in args.table if TABLES[name].needs_other]
+    network_of(args.network)
+    if "headline" in args.table and args.steps is None:
+        parser.error("--table headline needs --steps")
+    needs_other = [name for name in args.table if name in TABLES and TABLES[name].needs_other]
     if needs_other and not args.other:
         parser.error(f"--table {needs_other[0]} needs --other, images of other classes")
     return args
@@ -90,13 +106,23 @@ def data_set(args: argparse.Namespace) -> DataSet:
     return replace(known, **{name: path for name, path in given.items() if path})
 
 
+def wanted(table: str, data: str, args: argparse.Namespace) -> list[Cell]:
+    """The cells of a table."""
+    if table == "tuning":
+        return tuning(data)
+    if table == "rivals":
+        return rivals(read(args.csv), data, args.seeds)
+    if table == "headline":
+        return headline(read(args.csv), data, args.seeds, args.network, args.steps)
+    return TABLES[table].cells(data, args.seeds, args.network)
+
+
 def main() -> None:
     args = parse()
     if not args.print:
         data = data_set(args)
         for table in args.table:
-            wanted = TABLES[table].cells(data.name, args.seeds, args.network)
-            cells = pending(wanted, read(args.csv))
+            cells = pending(wanted(table, data.name, args), read(args.csv))
             run(cells, data, csv=args.csv, work=args.work, jobs=args.jobs)
     print(write_report(read(args.csv), args.csv.with_suffix(".md"), args.plot))
 

@@ -43,10 +43,11 @@ def unchanged(labelled: TensorImages, settings: dict[str, str]) -> Draw:
 
 
 def mixup(labelled: TensorImages, settings: dict[str, str]) -> Draw:
-    """`pixel_mixup` with the settings p and alpha."""
+    """`pixel_mixup` with the settings p, alpha and strength."""
     images, labels = labelled.images, labelled.targets
     p, alpha = float(settings.get("p", 1)), float(settings["alpha"])
-    return lambda rows, draws, _: pixel_mixup(images, labels, rows, p, alpha, draws)
+    strength = float(settings.get("strength", 1))
+    return lambda rows, draws, _: pixel_mixup(images, labels, rows, p, alpha, draws, strength)
 
 
 ARMS = {
@@ -95,18 +96,24 @@ def from_bank(bank: Tensor, labelled: TensorImages, settings: dict[str, str], lo
 
 
 def pixel_mixup(
-    images: Tensor, labels: Tensor, rows: Tensor, p: float, alpha: float, draws: torch.Generator
+    images: Tensor,
+    labels: Tensor,
+    rows: Tensor,
+    p: float,
+    alpha: float,
+    draws: torch.Generator,
+    strength: float = 1.0,
 ) -> Tensor:
-    """x + w (x' - x), w ~ Beta(alpha, alpha), for a share p; x' is another image of the class."""
+    """x + s w (x' - x), w ~ Beta(alpha, alpha), for a share p; x' is another image of the class."""
     allowed = labels[rows][:, None] == labels[None, :]
     allowed[torch.arange(len(rows)), rows] = False
     partner = torch.multinomial(allowed.float(), 1, generator=draws)[:, 0]
     gammas = torch._standard_gamma(torch.full((2, len(rows)), alpha), generator=draws)
     weight = gammas[0] / gammas.sum(0).clamp(min=1e-30)
-    weight = weight * (torch.rand(len(rows), generator=draws) < p)
+    weight = strength * weight * (torch.rand(len(rows), generator=draws) < p)
     own = images[rows].float()
     mixed = own + weight[:, None, None, None] * (images[partner].float() - own)
-    return mixed.round().to(torch.uint8)
+    return mixed.round().clamp(0, 255).to(torch.uint8)
 
 
 def losses(model: nn.Module, prepare: Callable[[Tensor], Tensor]) -> Loss:

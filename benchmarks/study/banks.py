@@ -20,7 +20,7 @@ from nfaug.data.images import TensorImages
 from .borrowed_axes import with_borrowed_axes
 from .cells import Cell, options
 from .data import DataSet
-from .flows import locked
+from .flows import flow_sha, locked
 
 __all__ = ["BankMaker", "bank_for", "fitted_augmentation", "nfa_bank", "noise_bank", "tilted"]
 
@@ -40,10 +40,13 @@ def bank_for(
 ) -> tuple[Tensor, float, float]:
     """Variants (N, V, C, H, W) of the labelled images, the share that differs, and seconds.
 
-    A bank is made once for each flow, set of labelled images and settings, and kept in `work`.
+    A bank is made once for each flow (its weights), set of labelled images and settings, and kept
+    in `work`.
     """
     made = {name: value for name, value in options(cell).items() if name not in _DRAW_SETTINGS}
-    key = repr((cell.data, cell.arm, cell.flow, cell.per_class, cell.seed, sorted(made.items())))
+    images = hashlib.sha256(labelled.images.numpy().tobytes()).hexdigest()
+    flow = "-" if checkpoint is None else flow_sha(checkpoint)
+    key = repr((images, cell.arm, flow, cell.seed, sorted(made.items())))
     file = work / "banks" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
     with locked(file):
         if not file.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,19 +11,20 @@ from torchvision.transforms import v2
 
 from .data import flip_and_crop
 
-__all__ = ["apply_base", "base_parts"]
+__all__ = ["Part", "apply_base", "base_parts", "loss_parts"]
 
 MARGIN = 2  # pixels; the largest shift of a crop, unless crop:MARGIN says otherwise
 
-# (images, labels, number of classes, generator) -> images and labels, or class probabilities
-Apply = Callable[[Tensor, Tensor, int, torch.Generator], tuple[Tensor, Tensor]]
+# (images, labels, number of classes, generator, probability) -> images and labels, or class
+# probabilities
+Apply = Callable[[Tensor, Tensor, int, torch.Generator, float], tuple[Tensor, Tensor]]
 
 
-def _flip_and_crop(margin: str = str(MARGIN)) -> Apply:
+def _moved(margin: str = str(MARGIN), *, flip: bool) -> Apply:
     def apply(
-        images: Tensor, labels: Tensor, classes: int, draws: torch.Generator
+        images: Tensor, labels: Tensor, classes: int, draws: torch.Generator, p: float
     ) -> tuple[Tensor, Tensor]:
-        return flip_and_crop(images, draws, margin=int(margin)), labels
+        return flip_and_crop(images, draws, margin=int(margin), flip=flip), labels
 
     return apply
 
@@ -31,19 +33,23 @@ def _each(transform: Callable[[Tensor], Tensor]) -> Apply:
     """A transform that draws for one image at a time, from the global generator."""
 
     def apply(
-        images: Tensor, labels: Tensor, classes: int, draws: torch.Generator
+        images: Tensor, labels: Tensor, classes: int, draws: torch.Generator, p: float
     ) -> tuple[Tensor, Tensor]:
-        return torch.stack([transform(image) for image in images]), labels
+        chosen = torch.rand(len(images), generator=draws) < p
+        pairs = zip(images, chosen.tolist(), strict=True)
+        return torch.stack([transform(x) if taken else x for x, taken in pairs]), labels
 
     return apply
 
 
 def _mix(kind: Callable[..., v2.Transform], alpha: str) -> Apply:
-    """torchvision's MixUp or CutMix, for a batch; it draws from the global generator."""
+    """torchvision's MixUp or CutMix, for a whole batch; it draws from the global generator."""
 
     def apply(
-        images: Tensor, labels: Tensor, classes: int, draws: torch.Generator
+        images: Tensor, labels: Tensor, classes: int, draws: torch.Generator, p: float
     ) -> tuple[Tensor, Tensor]:
+        if torch.rand(1, generator=draws) >= p:
+            return images.float(), torch.nn.functional.one_hot(labels, classes).float()
         mix = kind(alpha=float(alpha), num_classes=classes)
         mixed: tuple[Tensor, Tensor] = mix(images.float(), labels)
         return mixed
@@ -51,9 +57,10 @@ def _mix(kind: Callable[..., v2.Transform], alpha: str) -> Apply:
     return apply
 
 
-# name -> (options as text) -> apply. "flip" comes with "crop".
+# name -> (options as text) -> apply. "flip" comes with "crop"; "shift" is a crop without it.
 BASES: dict[str, Callable[..., Apply]] = {
-    "crop": _flip_and_crop,
+    "crop": lambda *options: _moved(*options, flip=True),
+    "shift": lambda *options: _moved(*options, flip=False),
     "randaugment": lambda number="2", magnitude="9": _each(
         v2.RandAugment(int(number), int(magnitude))
     ),
@@ -61,32 +68,62 @@ BASES: dict[str, Callable[..., Apply]] = {
     "mixup": lambda alpha="1": _mix(v2.MixUp, alpha),
     "cutmix": lambda alpha="1": _mix(v2.CutMix, alpha),
 }
-
 # Parts that act on the loss: isda:LAMBDA (isda.py), and consistency:ALPHA, timm's loss for views of
 # an image, here of the image and of what the arm makes of it (arXiv:1912.02781).
 LOSSES = ("isda", "consistency")
+_PLACES = ("crop", "shift")  # every image is moved: they take no probability
 
 
-def base_parts(base: str) -> list[tuple[str, list[str]]]:
-    """The parts of a base and their options, "flip+crop:4+randaugment:2:9", in order.
+@dataclass(frozen=True)
+class Part:
+    """A part of a base, such as "randaugment:2:9@0.5".
+
+    Attributes:
+        name: Name in BASES or LOSSES, or "flip" or "none".
+        options: What follows the colons.
+        p: What follows the @, the probability: of an image, or of a batch for mixup and CutMix.
+    """
+
+    name: str
+    options: tuple[str, ...] = ()
+    p: float = 1.0
+
+
+def base_parts(base: str) -> list[Part]:
+    """The parts of a base, "flip+crop:4+randaugment:2:9@0.5", in order.
 
     Raises:
-        ValueError: A part is unknown, or only one of flip and crop is there.
+        ValueError: A part is unknown, only one of flip and crop is there, or a probability is
+            given to a part that takes none.
     """
-    parts = [(name, options) for name, *options in (part.split(":") for part in base.split("+"))]
-    names = {name for name, _ in parts}
-    if unknown := names - {"none", "flip", *LOSSES, *BASES}:
+    parts = []
+    for text in base.split("+"):
+        word, _, p = text.partition("@")
+        name, *options = word.split(":")
+        if p and (name in _PLACES or name not in BASES):
+            raise ValueError(f"{name} takes no probability; got {text!r}")
+        parts.append(Part(name, tuple(options), float(p or 1)))
+    names = [part.name for part in parts]
+    if unknown := set(names) - {"none", "flip", *LOSSES, *BASES}:
         raise ValueError(f"base {base!r} has unknown parts {sorted(unknown)}")
     if ("flip" in names) != ("crop" in names):
-        raise ValueError(f"base {base!r} has only one of flip and crop; use flip+crop")
+        raise ValueError(f"base {base!r} has only one of flip and crop; use flip+crop, or shift")
+    if len(loss_parts(parts)) > 1:
+        raise ValueError(f"base {base!r} has several losses; one is possible")
     return parts
+
+
+def loss_parts(parts: list[Part]) -> list[Part]:
+    """The parts that act on the loss."""
+    return [part for part in parts if part.name in LOSSES]
 
 
 def apply_base(
     images: Tensor, labels: Tensor, base: str, classes: int, draws: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Apply the parts of a base to uint8 images, in the order in which they are named."""
-    for name, options in base_parts(base):
-        if name in BASES:
-            images, labels = BASES[name](*options)(images, labels, classes, draws)
+    for part in base_parts(base):
+        if part.name in BASES:
+            apply = BASES[part.name](*part.options)
+            images, labels = apply(images, labels, classes, draws, part.p)
     return images, labels

@@ -43,7 +43,7 @@ class Cell:
 
 
 _TYPES = {field.name: int if field.type == "int" else str for field in fields(Cell)}
-RESULTS = ("accuracy", "tested", "kept", "bank_seconds", "train_seconds", "torch")
+RESULTS = ("accuracy", "tested", "kept", "bank_seconds", "train_seconds", "torch", "flow_sha")
 COLUMNS = (*_TYPES, *RESULTS)
 
 

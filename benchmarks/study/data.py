@@ -119,7 +119,9 @@ def held_out(data: DataSet, split: str) -> Images:
     return Images(*to_tensors(opened, progress=False))
 
 
-def flip_and_crop(images: Tensor, generator: torch.Generator, *, margin: int) -> Tensor:
+def flip_and_crop(
+    images: Tensor, generator: torch.Generator, *, margin: int, flip: bool = True
+) -> Tensor:
     """Shift by up to `margin` pixels, padded with black; mirror with probability 1/2."""
     count, _, height, width = images.shape
     padded = F.pad(images, (margin,) * 4)
@@ -129,5 +131,7 @@ def flip_and_crop(images: Tensor, generator: torch.Generator, *, margin: int) ->
     each = torch.arange(count)[:, None, None, None]
     channel = torch.arange(images.shape[1])[None, :, None, None]
     shifted = padded[each, channel, rows, columns]
+    if not flip:
+        return shifted
     mirrored = torch.rand(count, generator=generator) < 0.5
     return torch.where(mirrored[:, None, None, None], shifted.flip(-1), shifted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from nfaug.training.config import DataConfig, FlowSettings, OptimConfig, PriorCo
 
 from .data import DataSet, unlabelled_images
 
-__all__ = ["FLOWS", "FlowSource", "flow_for", "locked"]
+__all__ = ["FLOWS", "FlowSource", "flow_for", "flow_sha", "locked"]
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,11 @@ def flow_for(name: str, data: DataSet, labelled: TensorImages, seed: int, work: 
         assert start is not None
         return with_shape_of(start, labelled)
     folder = work / f"flow-{name}"
+    start_sha = "" if start is None else f"-{flow_sha(start)}"
     if kind.per_seed:
-        folder = work / f"flow-{name}-{data.name}-{len(labelled)}-{seed}"
-    elif data.name != "fashion-mnist":
-        folder = work / f"flow-{name}-{data.name}"
+        folder = work / f"flow-{name}-{data.name}-{len(labelled)}-{seed}{start_sha}"
+    elif data.name != "fashion-mnist" or start is not None:
+        folder = work / f"flow-{name}-{data.name}{start_sha}"
     with locked(folder):
         if not (folder / "config.json").exists():
             images = kind.images(data, labelled)
@@ -131,6 +133,14 @@ def flow_for(name: str, data: DataSet, labelled: TensorImages, seed: int, work: 
             )
             train(images, config, init=start, progress=False).checkpoint.save(folder)
     return nfaug.load(folder)
+
+
+def flow_sha(checkpoint: Checkpoint) -> str:
+    """Eight hexadecimal digits of the SHA-256 of a flow's configuration and weights."""
+    digest = hashlib.sha256(repr(checkpoint.flow.config).encode())
+    for name, value in sorted(checkpoint.flow.state_dict().items()):
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:8]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from .banks import bank_for
 from .cells import Cell, append
 from .classifiers import accuracy, new_classifier, prepared, train_classifier
 from .data import DataSet, held_out, labelled
-from .flows import flow_for
+from .flows import flow_for, flow_sha
 
 __all__ = ["run", "run_cell"]
 
@@ -49,16 +49,31 @@ def run_cell(cell: Cell, data: DataSet, work: Path) -> dict[str, Any]:
         "bank_seconds": f"{bank_seconds:.1f}",
         "train_seconds": f"{seconds:.1f}",
         "torch": torch.__version__,
+        "flow_sha": "" if flow is None else flow_sha(flow),
     }
 
 
 def run(cells: list[Cell], data: DataSet, *, csv: Path, work: Path, jobs: int) -> None:
-    """Run `jobs` cells at a time and append each result to `csv` when it is done."""
+    """Run `jobs` cells at a time; each appends its result to `csv` when it is done.
+
+    Raises:
+        RuntimeError: Some cells failed; the others are done.
+    """
     context = multiprocessing.get_context("spawn")
+    failed = []
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        futures = {pool.submit(run_cell, cell, data, work): cell for cell in cells}
+        futures = {pool.submit(_run_and_append, cell, data, work, csv): cell for cell in cells}
         for number, future in enumerate(concurrent.futures.as_completed(futures), 1):
             cell = futures[future]
-            row = future.result()
-            append(csv, cell, row)
-            print(f"{number}/{len(cells)} {cell} {row['accuracy']}", flush=True)
+            if error := future.exception():
+                failed.append(f"{cell}: {error!r}")
+            shown = "failed" if error else future.result()
+            print(f"{number}/{len(cells)} {cell} {shown}", flush=True)
+    if failed:
+        raise RuntimeError(f"{len(failed)} cells failed:\n" + "\n".join(failed))
+
+
+def _run_and_append(cell: Cell, data: DataSet, work: Path, csv: Path) -> str:
+    results = run_cell(cell, data, work)
+    append(csv, cell, results)
+    return str(results["accuracy"])

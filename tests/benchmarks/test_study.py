@@ -13,6 +13,7 @@ from nfa_tools import CLASSES, NAMES, images_of
 
 from benchmarks.study import (
     arms,
+    ascent,
     banks,
     bases,
     candidates,
@@ -22,6 +23,8 @@ from benchmarks.study import (
     flows,
     isda,
     report,
+    rivals,
+    run,
     tables,
 )
 from benchmarks.study.cells import Cell
@@ -34,7 +37,7 @@ pytestmark = pytest.mark.soak  # test_study_smoke.py is in the default run
 CELL = Cell("tiny", "nfa", "l", "none", 6, 0, "test", 4, "p=0.5 alpha=1 mix=axis")
 ROW = {
     "accuracy": "80.25", "tested": 100, "kept": "", "bank_seconds": "0.0",
-    "train_seconds": "1.5", "torch": "2",
+    "train_seconds": "1.5", "torch": "2", "flow_sha": "",
 }  # fmt: skip
 
 
@@ -102,15 +105,7 @@ def test_options_are_read_from_settings() -> None:
 
 def test_settings_are_never_chosen_on_what_is_reported() -> None:
     every = {name: table.cells("x", 10) for name, table in tables.TABLES.items()}
-    choosing = (
-        "first-settings",
-        "settings",
-        "more-settings",
-        "scales",
-        "steps",
-        "bundled",
-        "mixing",
-    )
+    choosing = [name for name, table in tables.TABLES.items() if table.validation]
     chosen = [cell for name in choosing for cell in every.pop(name)]
     reporting = "both combined defaults flows labels long main other-noise pixels"
     assert sorted(every) == reporting.split()
@@ -122,6 +117,33 @@ def test_settings_are_never_chosen_on_what_is_reported() -> None:
     assert len(set(reported)) == len(reported), "each cell looks at the test set once"
     other = {name for name, table in tables.TABLES.items() if table.needs_other}
     assert other == {"flows", "other-noise", "scales"}
+
+
+def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
+    tried = rivals.tuning("cifar10")
+    assert {cell.split for cell in tried} == {"validation"}
+    assert all(4 <= len(each) <= 6 for each in rivals.RIVALS.values()), "equal budgets"
+    rows = {
+        cell: {"accuracy": "60" if "@0.5" in cell.base or "p=0.8" in cell.settings else "50"}
+        for cell in tried
+    }
+    chosen = rivals.choose(rows, "cifar10")
+    assert chosen["CutMix"].more == "cutmix:0.2@0.5"
+    assert chosen["NFA"].settings.startswith("p=0.8")
+    reported = rivals.rivals(rows, "cifar10", 2)
+    assert {cell.split for cell in reported} == {"test"}
+    assert not {cell.seed for cell in reported} & {cell.seed for cell in tried}
+    assert len(set(reported)) == len(reported) == 2 * (6 * 3 + 2)
+    assert {cell.base for cell in reported if cell.arm == "none"} == {
+        "flip+crop:4",
+        *(f"flip+crop:4+{each.more}" for each in chosen.values() if each.more),
+    }
+    large = rivals.headline(rows, "cifar10", 5, "resnet18", 700)
+    assert {(cell.network, cell.steps) for cell in large} == {("resnet18", 700)}
+    assert len(large) == 30
+    del rows[tried[0]]
+    with pytest.raises(ValueError, match="1 cells"):
+        rivals.choose(rows, "cifar10")
 
 
 def test_validation_and_labelled_images_are_disjoint(source: data.DataSet) -> None:
@@ -222,9 +244,18 @@ def test_levels_of_latents(tiny_checkpoint: Checkpoint) -> None:
 
 @pytest.mark.parametrize(
     "more",
-    ["", "variance=1", "mix=pair", "levels=0", "axes=image", "near=2", "global=8 shrink=0.5"],
+    [
+        *("", "variance=1", "mix=pair", "levels=0", "axes=image", "near=2"),
+        *("global=8 shrink=0.5", "ascent=0.5"),
+    ],
 )
-def test_mixing_latents(more: str, source: data.DataSet, tiny_checkpoint: Checkpoint) -> None:
+def test_mixing_latents(
+    more: str,
+    source: data.DataSet,
+    tiny_checkpoint: Checkpoint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ascent, "_STEPS", 3)
     few = data.labelled(source, 6, seed=0)
     settings = dict(word.split("=") for word in f"variants=2 {more}".split())
     bank = candidates.latent_bank(tiny_checkpoint, few, settings, 0, source)
@@ -251,7 +282,9 @@ def test_axes_of_the_image_are_its_principal_components_in_pixel_space() -> None
     )
     assert torch.allclose(plain.coefficients.abs(), rotated.coefficients.abs(), atol=1e-4)
     coefficients = torch.randn(4000, 5, generator=torch.Generator().manual_seed(1))
-    step = candidates._step(coefficients, {"variance": "1"}, torch.Generator().manual_seed(0))
+    draws = torch.Generator().manual_seed(0)
+    weights, difference = candidates._mixing(coefficients, {"variance": "1"}, draws)
+    step = weights * difference
     assert (coefficients + step).var() == pytest.approx(1.0, abs=0.05), "the variance is kept"
     nearest = candidates._partners(torch.arange(6.0)[:, None], 1, torch.Generator())
     assert nearest[[0, 5]].tolist() == [1, 4]
@@ -364,9 +397,11 @@ def test_gains_are_differences_within_seeds() -> None:
     [
         "flip+crop:1",
         "randaugment:1:3",
-        "trivialaugment",
+        "trivialaugment@0.9",
+        "shift:2",
         "flip+crop+mixup:0.2",
         "cutmix",
+        "cutmix:1@0.01",
         "isda:0.5",
     ],
 )
@@ -375,13 +410,84 @@ def test_bases(base: str) -> None:
     changed, targets = bases.apply_base(images, labels, base, 3, torch.Generator().manual_seed(0))
     assert changed.shape == images.shape
     assert targets.shape == ((9, 3) if "mix" in base else (9,))
-    assert torch.equal(changed, images) == (base == "isda:0.5")
+    assert torch.equal(changed, images) == (base in ("isda:0.5", "cutmix:1@0.01"))
 
 
-@pytest.mark.parametrize(("base", "wrong"), [("flip+crop+turn", "turn"), ("crop", "flip")])
+def test_a_probability_of_a_base_is_that_of_an_image() -> None:
+    images, labels = images_of(torch.arange(400) % 3, channels=1), torch.arange(400) % 3
+    draws = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    changed, _ = bases.apply_base(images, labels, "randaugment:2:9@0.5", 3, draws)
+    share = (changed != images).flatten(1).any(1).float().mean()
+    assert 0.3 < share < 0.5, "some operations leave an image as it is"
+
+
+@pytest.mark.parametrize(
+    ("base", "wrong"),
+    [
+        ("flip+crop+turn", "turn"),
+        ("crop", "flip"),
+        ("flip+crop:2@0.5", "crop takes no probability"),
+        ("isda:1+consistency:12", "several losses"),
+    ],
+)
 def test_unknown_bases(base: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):
         bases.base_parts(base)
+
+
+def test_networks_take_other_settings() -> None:
+    assert classifiers.network_of("resnet18:0.02:1e-3:32").batch == 32
+    assert classifiers.network_of("resnet18:0.02").weight_decay == 5e-3
+    with pytest.raises(ValueError, match="resnet99"):
+        classifiers.network_of("resnet99")
+
+
+def test_accuracy_weighs_classes_alike() -> None:
+    class First(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([1.0, 0.0]).expand(len(x), -1)
+
+    labels = torch.tensor([0, 0, 0, 1])
+    held = data.Images(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), labels)
+    assert classifiers.accuracy(First(), held) == 50
+
+
+def test_a_step_up_the_loss(source: data.DataSet, tiny_checkpoint: Checkpoint) -> None:
+    few = data.labelled(source, 6, seed=0)
+    flow, labels = tiny_checkpoint.flow.freeze(), few.targets
+    z = flow.encode(few.images)[0].flatten(1)
+    axes = torch.linalg.qr(torch.randn(64, 3, generator=torch.Generator().manual_seed(0)))[0].T
+    difference = (z.roll(1, 0) - z) @ axes.T
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, CLASSES))
+    weights = torch.full_like(difference, 0.5)
+    signs = ascent.weight_signs(flow, model, z, weights, difference, axes, labels)
+
+    def loss(w: torch.Tensor) -> float:
+        images = flow.decode((z + (w * difference) @ axes).view(-1, 1, 8, 8), quantize=False)
+        return float(torch.nn.functional.cross_entropy(model(2 * images - 1), labels).detach())
+
+    assert loss(weights + 0.01 * signs) > loss(weights) > loss(weights - 0.01 * signs)
+
+
+def test_a_failed_cell_loses_no_other(
+    source: data.DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def result(cell: Cell, *_: Any) -> dict[str, Any]:
+        if cell.seed == 1:
+            raise OSError("disk")
+        return ROW
+
+    monkeypatch.setattr(run, "run_cell", result)
+    monkeypatch.setattr(
+        run.concurrent.futures,
+        "ProcessPoolExecutor",
+        lambda jobs, mp_context: run.concurrent.futures.ThreadPoolExecutor(jobs),
+    )
+    wanted = [replace(CELL, seed=seed) for seed in (0, 1, 2)]
+    with pytest.raises(RuntimeError, match="1 cells failed"):
+        run.run(wanted, source, csv=tmp_path / "study.csv", work=tmp_path, jobs=2)
+    assert {cell.seed for cell in cells.read(tmp_path / "study.csv")} == {0, 2}
 
 
 def test_isda_bounds_the_loss_of_noisy_features() -> None:
