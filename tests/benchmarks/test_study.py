@@ -427,7 +427,7 @@ def test_a_probability_of_a_base_is_that_of_an_image() -> None:
     [
         ("flip+crop+turn", "turn"),
         ("crop", "flip"),
-        ("flip+crop:2@0.5", "crop takes no probability"),
+        ("flip+crop:2@0.5", "probability"),
         ("isda:1+consistency:12", "several losses"),
     ],
 )
