@@ -16,6 +16,7 @@ import nfaug
 from nfaug import Checkpoint, NFAugment
 from nfaug.augment.pixels import resize
 from nfaug.data.images import TensorImages
+from nfaug.data.preprocess import round_levels
 
 from .borrowed_axes import with_borrowed_axes
 from .cells import Cell, options
@@ -140,8 +141,7 @@ def _at_size_of(checkpoint: Checkpoint, labelled: TensorImages) -> TensorImages:
     size = checkpoint.flow.codec.image_size
     if labelled.image_size == size:
         return labelled
-    small = resize(labelled.images.float() / 255, size).clamp(0, 1)
-    levels = (small * 255).round().to(torch.uint8)
+    levels = round_levels(resize(labelled.images.float(), size)).to(torch.uint8)
     return TensorImages(levels, labelled.targets, labelled.classes)
 
 

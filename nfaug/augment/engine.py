@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.preprocess import round_levels
 from ..flows.flow import Flow
 from ..gaussians.gaussians import ClassGaussians
 from ..pca.classwise import ClasswisePCA
@@ -321,7 +322,12 @@ class Engine:
                 return images, unit  # stay on the 8-bit grid
         else:
             unit = normalization.unit(images)
-        return resize(unit, size).clamp(0, 1) * 255, unit
+        levels = resize(unit, size).clamp(0, 1) * 255
+        if tuple(images.shape[-2:]) != size and self.codec.exact:
+            # Flows amplify changes below a grey level a hundredfold. The class statistics, axes and
+            # gate are those of 8-bit images.
+            levels = round_levels(levels)
+        return levels, unit
 
     def _images(
         self, decoded: Tensor, encoded: Encoded, rows: Any, normalization: Normalization

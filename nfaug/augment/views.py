@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..data.classes import dataset_classes, labels_of
+from ..data.preprocess import round_levels
 from .params import seed_of
 from .pixels import resize, to_pil
 from .transform import NFAugment
@@ -85,8 +86,8 @@ class AugmentedViews(Dataset[tuple[Tensor, int]]):
             image = to_pil(image.permute(1, 2, 0).numpy())
         with _seeded(seed_of(self.seed, view_number, number)):
             view = _to_unit(self.transform(image))
-        small = resize(view[None], self.image_size)[0].clamp(0, 1)
-        return (small * 255).round().to(torch.uint8), int(self.targets[index])
+        small = resize(view[None], self.image_size)[0] * 255
+        return round_levels(small).to(torch.uint8), int(self.targets[index])
 
 
 def gated_share(nfa: NFAugment, dataset: Any, *, batch_size: int = 128) -> dict[str, float]:

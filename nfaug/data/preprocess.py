@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from .decode import MAX_PIXELS, ImageDecodeError, check_pixels, is_deep, to_8_bits
 
-__all__ = ["Preprocess", "channels_of", "size_of"]
+__all__ = ["Preprocess", "channels_of", "round_levels", "size_of"]
 
+_TIE = 2**-10  # of a grey level; see `round_levels`
 GRAY_MODES = frozenset({"1", "L", "LA", "La"})
 
 
@@ -128,10 +129,21 @@ class Preprocess:
         """Resize the shorter side, then crop the centre."""
         size, (target_height, target_width) = self.resized(pixels), self.image_size
         if size != size_of(pixels):
-            # torchvision's resize passes uint8 to the same kernel.
-            pixels = F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
+            floating = pixels[None].float()
+            levels = F.interpolate(floating, size, mode="bilinear", antialias=True)[0]
+            pixels = round_levels(levels).to(torch.uint8)
         top, left = (size[0] - target_height) // 2, (size[1] - target_width) // 2
         return pixels[:, top : top + target_height, left : left + target_width]
+
+
+def round_levels(levels: Tensor) -> Tensor:
+    """Round grey levels in floating point to the nearest integer in [0, 255].
+
+    The float32 kernels of two devices, or of images in [0, 1] and in [0, 255], may differ in the
+    last digits. Averages of two, four, ... pixels often end in exactly 1/2. Such a tie must not
+    depend on these digits, so the limit lies a little below 1/2.
+    """
+    return (levels + (0.5 + _TIE)).floor_().clamp_(0, 255)
 
 
 def _to_tensor(image: Image.Image, channels: int) -> Tensor:

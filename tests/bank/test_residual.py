@@ -15,11 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+import nfaug
 from nfaug.augment.params import SharedGenerator, seed_of
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import Bank, BankDataset, bank_bytes, export_bank, make_bank
 from nfaug.bank.residual import add_residual, centre_box, crop_box, quantize
 from nfaug.data.open import wrap_dataset
+from nfaug.training.demo.photographs import photographs
 
 LABELS = torch.arange(30) % CLASSES
 SMALL = images_of(LABELS)
@@ -66,6 +68,26 @@ def test_files_are_small_and_add_up_to_the_images_of_online_nfa(bank: Bank) -> N
     assert np.mean(errors) < 0.35, "rounding alone gives 0.25"
     with pytest.raises(ValueError, match="pixels="):
         bank.variant(0, 0)
+
+
+@pytest.mark.parametrize("size", [64, 90])
+def test_a_flow_that_amplifies_rounding_gives_the_images_of_online_nfa(
+    size: int, tmp_path: Path
+) -> None:
+    """`builtin:rgb32` turns half a grey level of its input into tens of its output."""
+    large = photographs(size, count=6)
+    fitted = nfaug.fit("builtin:rgb32", photographs(32, count=6), rank=5, progress=False)
+    made = make_bank(
+        fitted, large, tmp_path / "bank", variants=1, batch_size=12, residual=True, progress=False
+    )
+    nfa = NFAugment(fitted, p=1.0)
+    generator = SharedGenerator().manual_seed(seed_of(0, 0, 0))
+    (expected,) = nfa.variants(large.images.float() / 255, large.targets, [generator])
+    for index, image in enumerate(large.images):
+        found = made.variant(index, 0, image.permute(1, 2, 0).numpy())
+        error = np.abs(found - 255 * expected[index].permute(1, 2, 0).numpy())
+        assert error.max() < 6
+        assert error.mean() < 1
 
 
 @pytest.mark.parametrize("largest", [0.0, 0.3, 20.0, 100.0, 255.0])

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from nfaug.data.open import open_dataset, to_tensors, wrap_dataset
+from nfaug.data.preprocess import round_levels
 
 
 def pixels(seed: int, *shape: int) -> np.ndarray:
@@ -69,3 +71,18 @@ def test_file_modes(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((6, 6), np.uint16)).save(tmp_path / "a" / "r.png")
     with pytest.raises(ValueError, match=r"r\.png"):
         open_dataset(tmp_path, labels=False)
+
+
+def test_ties_do_not_depend_on_the_last_digits() -> None:
+    tie = torch.tensor([0.5, 1.5, 254.5])
+    for noise in (-1e-4, 0.0, 1e-4):
+        assert round_levels(tie + noise).tolist() == [1, 2, 255]
+    assert round_levels(torch.tensor([-3.0, 0.49, 300.0])).tolist() == [0, 0, 255]
+    image = torch.randint(256, (1, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float()
+    halved = [
+        round_levels(
+            scale * F.interpolate(image / scale, (16, 16), mode="bilinear", antialias=True)
+        )
+        for scale in (1.0, 255.0)
+    ]
+    assert torch.equal(*halved)
