@@ -89,17 +89,30 @@ MORE_CANDIDATES = {
 # Flows to mix in, and other ways to mix latents (candidates.py), all with 20 variants and no gate.
 _LATENT = "p=0.5 variants=20"
 MIXING = [
-    *(("latent", flow, _LATENT) for flow in ("p", "b", "n12", "n24", "c")),
-    ("latent", "p", f"{_LATENT} hard=4"),
+    *(("latent", flow, _LATENT) for flow in ("p", "b", "n12")),
+    *(
+        ("latent", flow, f"{_LATENT} {more}")
+        for flow, more in (
+            ("b", "axes=image"),
+            ("n12", "axes=image"),
+            ("p", "hard=4"),
+            ("b", "hard=4"),
+            ("b", "variance=1"),
+        )
+    ),
+]
+# The other candidates, with the flow that was trained with noise of 24 levels.
+MIXING_MORE = [
+    *(("latent", flow, _LATENT) for flow in ("n24", "c")),
     *(
         ("latent", "n24", f"{_LATENT} {more}")
         for more in (
+            "axes=image",
             "hard=4",
             "variance=1",
             "mix=pair",
             "levels=2",
             "levels=12",
-            "axes=image",
             "near=5",
             "global=256 shrink=0.5",
             "ascent=0.5",
@@ -207,6 +220,13 @@ TABLES = {
     "mixing": Table(
         "other ways to mix latents, on validation images",
         [("none", "-", ""), *MIXING],
+        bases=("flip+crop",),
+        validation=True,
+        seeds=range(100, 105),
+    ),
+    "mixing-more": Table(
+        "more ways to mix latents, on validation images",
+        [("none", "-", ""), *MIXING_MORE],
         bases=("flip+crop",),
         validation=True,
         seeds=range(100, 105),
