@@ -14,7 +14,6 @@ __all__ = ["CHOSEN", "STEPS", "TABLES", "Table"]
 STEPS = 2000
 FIRST_STEPS = 1000  # of the first look at settings
 BASES = ("none", "flip+crop")
-COMBINED = tuple(f"flip+crop+{more}" for more in ("randaugment", "mixup", "cutmix"))
 # The settings of each arm with the highest validation accuracy in the table "settings", averaged
 # over both bases and three seeds, chosen before any cell used the test images. For NFA this is the
 # best setting without noise, 84.27; the same with noise of 0.2 reached 84.33.
@@ -238,11 +237,6 @@ TABLES = {
         validation=True,
         seeds=range(100, 105),
     ),
-    # Noise is left out: its scale was chosen for latents.
-    "pixels": Table(
-        "NFA without a flow, by mixing in pixel space",
-        [("none", "-", ""), ("nfa", "p", CHOSEN["nfa"]), ("nfa", "p", DEFAULTS)],
-    ),
     # From the table "steps": NFA still gains at 2 * STEPS, the bare arm does not.
     "long": Table(
         "twice as many steps",
@@ -266,5 +260,4 @@ TABLES = {
         validation=True,
     ),
     "labels": Table("10, 100 and 500 labels per class", _chosen("u"), per_class=(10, 100, 500)),
-    "combined": Table("on top of RandAugment, mixup and CutMix", _chosen("u"), bases=COMBINED),
 }

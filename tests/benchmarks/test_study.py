@@ -107,7 +107,7 @@ def test_settings_are_never_chosen_on_what_is_reported() -> None:
     every = {name: table.cells("x", 10) for name, table in tables.TABLES.items()}
     choosing = [name for name, table in tables.TABLES.items() if table.validation]
     chosen = [cell for name in choosing for cell in every.pop(name)]
-    reporting = "both combined defaults flows labels long main other-noise pixels"
+    reporting = "both defaults flows labels long main other-noise"
     assert sorted(every) == reporting.split()
     reported = every["main"]
     assert {cell.split for each in every.values() for cell in each} == {"test"}
@@ -209,8 +209,6 @@ def test_other_flows_use_no_label(source: data.DataSet, small_flows: None, tmp_p
 
 
 def test_nfa_without_a_flow(source: data.DataSet, small_flows: None, tmp_path: Path) -> None:
-    cells_of_pixels = tables.TABLES["pixels"].cells("tiny", 1)
-    assert {cell.flow for cell in cells_of_pixels} == {"-", "p"}
     few = data.labelled(source, 6, seed=0)
     flow = flows.flow_for("p", source, few, 0, tmp_path)
     assert flow.flow.config.shape == (1, 8, 8)
