@@ -65,7 +65,7 @@ test: lint typecheck imports pytest  ## Lint, check types and imports, run the t
 docs: $(STAMP)  ## Build the documentation site into build/site; warnings are errors
 	$(ONE_THREAD) $(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees docs build/site
 
-demo: $(STAMP)  ## Train, fit, augment and fine-tune on handwritten digits; write a report
+demo: $(STAMP)  ## Train a flow, draw variants, compare classifiers on handwritten digits; write a report
 	$(BIN)/nfaug demo $(DEMO_ARGS)
 
 soak: $(STAMP)  ## Run the long checks: fuzzing, kills, full-size commands, the study's tests

@@ -188,11 +188,7 @@ def cnn_accuracy(
     temperature: float = 1.0,
     per_class: int = 500,
     steps: int = 300,
-    batch_size: int = 64,
-    lr: float = 0.05,
-    small: bool = True,
     seed: int = 0,
-    progress: bool = False,
 ) -> float:
     """Accuracy on real images of a ResNet-18 trained only on generated ones (paper, section 5.3).
 
@@ -213,16 +209,14 @@ def cnn_accuracy(
     images = images.cpu()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = resnet18(images.shape[1], gaussians.num_classes, small=small)
+        model = resnet18(images.shape[1], gaussians.num_classes, small=False)
     train_classifier(
         model,
         images.__getitem__,
         labels,
         steps=steps,
-        batch_size=batch_size,
-        lr=lr,
+        batch_size=64,
         seed=seed,
-        progress="CNN-Acc" if progress else None,
     )
     return accuracy(model, test_images, test_labels)
 
@@ -268,9 +262,7 @@ def run_cells(args: argparse.Namespace) -> None:
             "torch": torch.__version__,
         }
         if args.cnn and any(key(s.prior) == name for t in (2, 3) for s in TABLES[t]):
-            share = cnn_accuracy(
-                flow, gaussians, *test, small=False, steps=args.cnn_steps, seed=seed
-            )
+            share = cnn_accuracy(flow, gaussians, *test, steps=args.cnn_steps, seed=seed)
             row["cnn_acc"] = f"{100 * share:.2f}"
         append(args.csv, row)
         print(f"{number}/{len(cells)} {args.name} {name} seed {seed}: {row}", flush=True)

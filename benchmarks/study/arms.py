@@ -14,7 +14,7 @@ from nfaug.data.images import TensorImages
 from .banks import BankMaker, nfa_bank, noise_bank
 from .candidates import latent_bank
 from .cells import Cell, options
-from .classifiers import Draw
+from .classifiers import BatchDraw
 
 __all__ = ["ARMS", "Arm", "losses", "make_draw", "pixel_mixup"]
 
@@ -28,21 +28,21 @@ class Arm:
 
     Attributes:
         title: Name in the report.
-        draw: Makes the `Draw` of an arm that needs no bank, from the labelled images and settings.
+        draw: Makes the `BatchDraw` of an arm that needs no bank, from images and settings.
         bank: Makes the variants of an arm that draws them from a bank (`banks.py`).
     """
 
     title: str
-    draw: Callable[[TensorImages, dict[str, str]], Draw] | None = None
+    draw: Callable[[TensorImages, dict[str, str]], BatchDraw] | None = None
     bank: BankMaker | None = None
 
 
-def unchanged(labelled: TensorImages, settings: dict[str, str]) -> Draw:
+def unchanged(labelled: TensorImages, settings: dict[str, str]) -> BatchDraw:
     """The labelled images themselves."""
     return lambda rows, *_: labelled.images[rows]
 
 
-def mixup(labelled: TensorImages, settings: dict[str, str]) -> Draw:
+def mixup(labelled: TensorImages, settings: dict[str, str]) -> BatchDraw:
     """`pixel_mixup` with the settings p, alpha and strength."""
     images, labels = labelled.images, labelled.targets
     p, alpha = float(settings.get("p", 1)), float(settings["alpha"])
@@ -60,7 +60,7 @@ ARMS = {
 }
 
 
-def make_draw(cell: Cell, labelled: TensorImages, bank: Tensor | None, loss: Loss) -> Draw:
+def make_draw(cell: Cell, labelled: TensorImages, bank: Tensor | None, loss: Loss) -> BatchDraw:
     """How the arm of a cell turns rows of the labelled images into a batch."""
     arm, settings = ARMS[cell.arm], options(cell)
     if arm.draw is not None:
@@ -69,7 +69,9 @@ def make_draw(cell: Cell, labelled: TensorImages, bank: Tensor | None, loss: Los
     return from_bank(bank, labelled, settings, loss)
 
 
-def from_bank(bank: Tensor, labelled: TensorImages, settings: dict[str, str], loss: Loss) -> Draw:
+def from_bank(
+    bank: Tensor, labelled: TensorImages, settings: dict[str, str], loss: Loss
+) -> BatchDraw:
     """Replace a share `p` of the images by one of their variants.
 
     With the setting "hard", that many variants of an image are drawn, and the one with the largest

@@ -71,7 +71,7 @@ BASES: dict[str, Callable[..., Apply]] = {
 # Parts that act on the loss: isda:LAMBDA (isda.py), and consistency:ALPHA, timm's loss for views of
 # an image, here of the image and of what the arm makes of it (arXiv:1912.02781).
 LOSSES = ("isda", "consistency")
-_PLACES = ("crop", "shift")  # every image is moved: they take no probability
+_GEOMETRIC = ("crop", "shift")  # every image is moved: they take no probability
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,12 @@ def base_parts(base: str) -> list[Part]:
     for text in base.split("+"):
         word, _, p = text.partition("@")
         name, *options = word.split(":")
-        if p and (name in _PLACES or name not in BASES):
+        if p and (name in _GEOMETRIC or name not in BASES):
             raise ValueError(f"{name} takes no probability; got {text!r}")
+        if not 0 <= float(p or 1) <= 1:
+            raise ValueError(f"a probability must lie in [0, 1]; got {text!r}")
+        if name in LOSSES and len(options) != 1:
+            raise ValueError(f"{name} needs one number, such as {name}:0.5; got {text!r}")
         parts.append(Part(name, tuple(options), float(p or 1)))
     names = [part.name for part in parts]
     if unknown := set(names) - {"none", "flip", *LOSSES, *BASES}:

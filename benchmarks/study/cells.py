@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import fcntl
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -72,8 +71,12 @@ def append(path: Path, cell: Cell, results: Mapping[str, Any]) -> None:
     with path.open("a+", newline="", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if file.seek(0, os.SEEK_END) == 0:
+        file.seek(0)
+        header = file.readline().strip()
+        if not header:
             writer.writeheader()
+        elif header != ",".join(COLUMNS):
+            raise ValueError(f"{path} has the columns {header}; expected {','.join(COLUMNS)}")
         elif not path.read_bytes().endswith(b"\n"):
             file.write("\n")  # end an incomplete last line
         writer.writerow({**asdict(cell), **results})
@@ -82,7 +85,8 @@ def append(path: Path, cell: Cell, results: Mapping[str, Any]) -> None:
 def pending(cells: Iterable[Cell], done: Mapping[Cell, Any]) -> list[Cell]:
     """Cells that are not done yet, without duplicates, sorted by seed and base.
 
-    Neighbours in this order share no bank, so that jobs do not wait for each other.
+    Neighbours in this order share no bank, so that jobs do not wait for each other. A cell stays
+    done when a bundled flow changes: start a new CSV then.
     """
     missing = [cell for cell in dict.fromkeys(cells) if cell not in done]
     return sorted(missing, key=lambda cell: (cell.seed, cell.base))

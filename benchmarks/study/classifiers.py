@@ -16,7 +16,7 @@ from .isda import ISDA
 
 __all__ = [
     "NETWORKS",
-    "Draw",
+    "BatchDraw",
     "Network",
     "accuracy",
     "network_of",
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 # (rows (B,), generator, share of the steps that are done) -> uint8 images (B, C, H, W)
-Draw = Callable[[Tensor, torch.Generator, float], Tensor]
+BatchDraw = Callable[[Tensor, torch.Generator, float], Tensor]
 WIDTHS = (16, 32, 64)
 
 
@@ -95,12 +95,19 @@ def network_of(text: str) -> Network:
         ValueError: The name is unknown, or a setting is not a number.
     """
     name, *numbers = text.split(":")
-    if name not in NETWORKS:
-        raise ValueError(f"the network must be one of {', '.join(NETWORKS)}; got {text!r}")
-    settings = dict(zip(("lr", "weight_decay", "batch"), map(float, numbers), strict=False))
-    if "batch" in settings:
-        return replace(NETWORKS[name], **settings | {"batch": int(settings["batch"])})
-    return replace(NETWORKS[name], **settings)
+    if name not in NETWORKS or len(numbers) > 3:
+        raise ValueError(
+            f"the network must be one of {', '.join(NETWORKS)}, or NAME:LR:WEIGHT_DECAY:BATCH; got "
+            f"{text!r}"
+        )
+    known = NETWORKS[name]
+    lr, weight_decay, batch = (*numbers, *(None,) * (3 - len(numbers)))
+    return replace(
+        known,
+        lr=float(lr or known.lr),
+        weight_decay=float(weight_decay or known.weight_decay),
+        batch=int(batch or known.batch),
+    )
 
 
 def _head(model: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.Linear]:
@@ -158,7 +165,7 @@ def _bf16() -> torch.autocast:
 
 def train_classifier(
     model: nn.Module,
-    draw: Draw,
+    draw: BatchDraw,
     base: str,
     labels: Tensor,
     *,

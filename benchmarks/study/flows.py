@@ -52,7 +52,7 @@ _LOADED = "builtin:{bundled}"
 
 def _noisy(levels: float) -> FlowSource:
     return FlowSource(
-        f"all training images, with noise of {levels:g} levels, after the bundled flow's",
+        f"all training images without labels, with noise of {levels:g} levels; starts from b",
         1500,
         lambda data, _: unlabelled_images(data),
         load=_LOADED,
@@ -70,12 +70,12 @@ FLOWS = {
     ),
     "l": FlowSource("the labelled images alone", 250, lambda _, labelled: labelled, per_seed=True),
     "o": FlowSource("images of other classes (10,000 of CIFAR-10, in grey)", 1256, _other_images),
-    "b": FlowSource("images of the bundled flow with as many channels", load=_LOADED),
-    "n4": _noisy(4),
-    "n8": _noisy(8),
+    "b": FlowSource(
+        "the bundled flow's images: all of Fashion-MNIST's or CIFAR-10's for training, unlabelled",
+        load=_LOADED,
+    ),
     "n12": _noisy(12),
     "n24": _noisy(24),
-    "n60": _noisy(60),
     "c": FlowSource(
         "the bundled flow's images, then the labelled images under class gaussians",
         250,

@@ -57,11 +57,10 @@ def write_report(rows: Rows, markdown: Path, plot: Path) -> str:
 
 _INTRODUCTION = (
     "Written by `python -m benchmarks.study --print` from `study.csv`; "
-    "`benchmarks/study/__main__.py` says how the cells are run. Accuracy in per cent of the "
-    "study's small CNN where no other network is named: mean and half-width of the 95% confidence "
-    "interval "
-    "over seeds (Student's t). A gain is the difference to the arm `none` with the same base, "
-    "within seeds. It is **bold** where its interval excludes zero. Each interval stands alone: of "
+    "`benchmarks/study/__main__.py` says how the cells are run. Accuracy in per cent, averaged "
+    "over classes, of the study's small CNN where no other network is named: mean and half-width "
+    "of the 95% confidence interval over seeds (Student's t). A gain is the difference to the arm "
+    "`none` with the same base, within seeds. It is **bold** where its interval excludes zero. Each interval stands alone: of "
     "twenty arms without effect, one is bold on average. NFA is compared with the best setting of "
     "noise where there are several. The class gaussians, axes and memory of every arm are fitted "
     "to its labelled images alone. Settings that are not named are alpha=1 strength=1 gate=1 "

@@ -36,17 +36,17 @@ class Candidate:
         arm: Name in `arms.ARMS`.
         flow: Name in `flows.FLOWS`, or "-".
         settings: Settings of the arm.
-        more: What follows the geometry in the base.
+        suffix: What follows the geometry in the base.
     """
 
     arm: str = "none"
     flow: str = "-"
     settings: str = ""
-    more: str = ""
+    suffix: str = ""
 
 
-def _bases(*more: str) -> list[Candidate]:
-    return [Candidate(more=text) for text in more]
+def _bases(*suffixes: str) -> list[Candidate]:
+    return [Candidate(suffix=text) for text in suffixes]
 
 
 def _nfa(flow: str) -> list[Candidate]:
@@ -63,7 +63,8 @@ RIVALS = {
         *("randaugment:2:9", "randaugment:2:14", "randaugment:2:9@0.5"),
     ),
     "TrivialAugment": _bases(
-        "trivialaugment", "trivialaugment@0.8", "trivialaugment@0.5", "trivialaugment@0.3"
+        *("trivialaugment", "trivialaugment@0.9", "trivialaugment@0.8"),
+        *("trivialaugment@0.6", "trivialaugment@0.5", "trivialaugment@0.3"),
     ),
     "mixup": _bases(
         *("mixup:0.2", "mixup:1", "mixup:0.2@0.5", "mixup:1@0.5", "mixup:0.1", "mixup:0.4")
@@ -113,10 +114,10 @@ def choose(rows: Mapping[Cell, Mapping[str, str]], data: str) -> dict[str, Candi
 def rivals(rows: Mapping[Cell, Mapping[str, str]], data: str, seeds: int) -> list[Cell]:
     """Every rival alone, and those that NFA can precede with NFA before them, on test images."""
     chosen = choose(rows, data)
-    bases = ["", *(chosen[name].more for name in RIVALS if chosen[name].more)]
+    bases = ["", *(chosen[name].suffix for name in RIVALS if chosen[name].suffix)]
     before = [_NONE, chosen["NFA without a flow"], chosen["NFA"]]
     arms = [
-        *(Candidate(a.arm, a.flow, a.settings, more) for more, a in product(bases, before)),
+        *(Candidate(a.arm, a.flow, a.settings, suffix) for suffix, a in product(bases, before)),
         chosen["latent noise"],
         chosen["same-class mixup"],
     ]
@@ -130,8 +131,8 @@ def headline(
     chosen = choose(rows, data)
     before = [_NONE, chosen["NFA without a flow"], chosen["NFA"]]
     arms = [
-        Candidate(a.arm, a.flow, a.settings, more)
-        for more, a in product(("", chosen["RandAugment"].more), before)
+        Candidate(a.arm, a.flow, a.settings, suffix)
+        for suffix, a in product(("", chosen["RandAugment"].suffix), before)
     ]
     return _reported(data, arms, seeds, network, steps)
 
@@ -157,5 +158,5 @@ def _cell(
     network: str = "small-cnn",
     steps: int = STEPS,
 ) -> Cell:
-    base = "+".join(part for part in (GEOMETRY.get(data, "flip+crop"), each.more) if part)
+    base = "+".join(part for part in (GEOMETRY.get(data, "flip+crop"), each.suffix) if part)
     return Cell(data, each.arm, each.flow, base, 50, seed, split, steps, each.settings, network)

@@ -67,7 +67,7 @@ def run(cells: list[Cell], data: DataSet, *, csv: Path, work: Path, jobs: int) -
             cell = futures[future]
             if error := future.exception():
                 failed.append(f"{cell}: {error!r}")
-            shown = "failed" if error else future.result()
+            shown = repr(error) if error else future.result()
             print(f"{number}/{len(cells)} {cell} {shown}", flush=True)
     if failed:
         raise RuntimeError(f"{len(failed)} cells failed:\n" + "\n".join(failed))

@@ -249,9 +249,9 @@ class Engine:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Move towards the partners and decode: z' = z + U (w * (b - a)) + noise.
 
-        At another size than the flow's, and where the round trip is inexact, only the change is
-        added to the image: x + decode(z') - decode(z). For far images the CPU decodes in float64.
-        An accelerator, which would synchronize to find them, leaves them as they are.
+        8-bit images of the flow's size become decode(z'). To others, and where the round trip is
+        inexact, the change is added: x + decode(z') - decode(z). For far images the CPU decodes in
+        float64. An accelerator, which would synchronize to find them, leaves them as they are.
 
         Args:
             encoded: Images of `params.index`.
@@ -323,7 +323,7 @@ class Engine:
         else:
             unit = normalization.unit(images)
         levels = resize(unit, size).clamp(0, 1) * 255
-        if tuple(images.shape[-2:]) != size and self.codec.exact:
+        if self.codec.exact:
             # Flows amplify changes below a grey level a hundredfold. The class statistics, axes and
             # gate are those of 8-bit images.
             levels = round_levels(levels)
@@ -337,7 +337,8 @@ class Engine:
         height, width = images.shape[-2:]
         size = (height, width)
         changed = (unit + resize(decoded - encoded.base[rows], size)).clamp(0, 1)
-        if size == self.codec.image_size and self.codec.exact:
+        exact = images.dtype == torch.uint8 and self.codec.exact
+        if exact and size == self.codec.image_size:
             changed = torch.where(encoded.far[rows, None, None, None], changed, decoded)
         if images.dtype == torch.uint8:
             return (changed * 255).round().to(torch.uint8)

@@ -58,8 +58,8 @@ class NFAugment(nn.Module):
 
     Labels do not change. Images are uint8, floating point in [0, 1], or normalized by `mean` and
     `std`, of shape (B, C, H, W) and any size. The result is a new tensor of the same type, size,
-    device and memory format. At another size than the flow's, and with flows on autoencoder
-    latents, only the change is added to the image, which preserves detail.
+    device and memory format. At another size than the flow's, in floating point, and with flows on
+    autoencoder latents, only the change is added to the image, which preserves detail.
 
     ceil(p*B) images drawn at random go through the flow. An image stays unchanged, and is counted
     in `stats`, if it has no partner, if its latent lies outside its class's range (the gate), or

@@ -19,7 +19,7 @@ from ..augment.settings import MixSettings
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint
 from ..data.decode import IMAGE_ENDINGS, ImageDecodeError, decode_image, is_deep
-from ..data.preprocess import Preprocess
+from ..data.preprocess import Preprocess, round_levels
 from ..fitting import fit, load_base
 from ..io.text import printable
 
@@ -348,4 +348,4 @@ def _size(images: Tensor) -> tuple[int, int]:
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     if _size(images) == size:
         return images
-    return (resize(images / 255, size).clamp(0, 1) * 255).round().to(torch.uint8)
+    return round_levels(resize(images / 255, size) * 255).to(torch.uint8)

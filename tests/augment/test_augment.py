@@ -17,7 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import nfaug.augment.transform as module
 from nfaug.augment.params import Draws
+from nfaug.augment.pixels import Normalization
 from nfaug.augment.transform import NFAugment
+from nfaug.data.preprocess import Preprocess
 
 PER_IMAGE = ("index", "chosen", "partner", "fallback", "from_memory", "paired", "weights", "noise")
 ALL = ("seen", "applied", "no_partner", "gated", "fell_back", "not_finite", "corrected")
@@ -353,6 +355,36 @@ def test_gate_is_a_radius_or_a_bool() -> None:
     with pytest.raises(ValueError, match="gate"):
         nfa.gate = -1.0
     assert nfa.gate == 2, "a rejected value changes nothing"
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 16), (24, 24), (5, 5), (57, 57)])
+def test_a_flow_sees_the_8_bit_images_that_it_was_fitted_to(size: tuple[int, int]) -> None:
+    images = images_of(torch.arange(6) % CLASSES, size=size)
+    expected = torch.stack([Preprocess(3, (8, 8))(image, "") for image in images])
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    unit = images.float() / 255
+    normalized = (unit - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    engine = NFAugment(checkpoint()).engine
+    for given, normalization in (
+        (images, Normalization(None, None, 3)),
+        (unit, Normalization(None, None, 3)),
+        (normalized, Normalization(mean, std, 3)),
+    ):
+        levels, _ = engine._levels(given, normalization)
+        assert torch.equal(levels.to(torch.uint8), expected)
+        assert torch.equal(levels.float(), expected.float())
+
+
+def test_floating_point_images_keep_what_is_below_a_grey_level() -> None:
+    images, labels = batch_of(12)
+    unit = (images / 255 + 0.3 / 255).clamp(0, 1)
+    nfa = NFAugment(checkpoint(), p=1.0, strength=0.0, gate=False)
+    assert torch.allclose(nfa(unit, labels)[0], unit, atol=1e-5)
+    nfa.strength = 1.5
+    new, _ = nfa(unit, labels, params=(drawn := nfa.make_params(labels)))
+    whole, _ = nfa(images / 255, labels, params=drawn)
+    inner = (whole > 0.01) & (whole < 0.99)
+    assert torch.allclose((new - whole)[inner], torch.tensor(0.3 / 255), atol=1e-5)
 
 
 def test_other_image_sizes_keep_detail() -> None:

@@ -96,6 +96,9 @@ def test_a_row_that_was_cut_off_is_run_again(tmp_path: Path) -> None:
     assert list(cells.read(file)) == [CELL]
     cells.append(file, replace(CELL, seed=1), ROW)
     assert list(cells.read(file)) == [CELL, replace(CELL, seed=1)]
+    file.write_text(file.read_text().replace(",flow_sha", ""))
+    with pytest.raises(ValueError, match="flow_sha"):
+        cells.append(file, CELL, ROW)
 
 
 def test_options_are_read_from_settings() -> None:
@@ -122,13 +125,13 @@ def test_settings_are_never_chosen_on_what_is_reported() -> None:
 def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
     tried = rivals.tuning("cifar10")
     assert {cell.split for cell in tried} == {"validation"}
-    assert all(4 <= len(each) <= 6 for each in rivals.RIVALS.values()), "equal budgets"
+    assert all(len(each) == 6 for each in rivals.RIVALS.values()), "equal budgets"
     rows = {
         cell: {"accuracy": "60" if "@0.5" in cell.base or "p=0.8" in cell.settings else "50"}
         for cell in tried
     }
     chosen = rivals.choose(rows, "cifar10")
-    assert chosen["CutMix"].more == "cutmix:0.2@0.5"
+    assert chosen["CutMix"].suffix == "cutmix:0.2@0.5"
     assert chosen["NFA"].settings.startswith("p=0.8")
     reported = rivals.rivals(rows, "cifar10", 2)
     assert {cell.split for cell in reported} == {"test"}
@@ -136,7 +139,7 @@ def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
     assert len(set(reported)) == len(reported) == 2 * (6 * 3 + 2)
     assert {cell.base for cell in reported if cell.arm == "none"} == {
         "flip+crop:4",
-        *(f"flip+crop:4+{each.more}" for each in chosen.values() if each.more),
+        *(f"flip+crop:4+{each.suffix}" for each in chosen.values() if each.suffix),
     }
     large = rivals.headline(rows, "cifar10", 5, "resnet18", 700)
     assert {(cell.network, cell.steps) for cell in large} == {("resnet18", 700)}
@@ -359,6 +362,8 @@ def test_flip_and_crop_moves_and_mirrors() -> None:
     for each in moved:
         assert torch.isin(inner, each).all(), "a shift by one pixel keeps the inner ones"
     assert len({tuple(each.flatten().tolist()) for each in moved}) > 9
+    unflipped = data.flip_and_crop(many, torch.Generator().manual_seed(0), margin=0, flip=False)
+    assert torch.equal(unflipped, many)
 
 
 def test_nfa_is_compared_with_the_simpler_arms(tmp_path: Path) -> None:
@@ -427,6 +432,8 @@ def test_a_probability_of_a_base_is_that_of_an_image() -> None:
         ("crop", "flip"),
         ("flip+crop:2@0.5", "probability"),
         ("isda:1+consistency:12", "several losses"),
+        ("isda", "isda:0.5"),
+        ("randaugment@50", "probability"),
     ],
 )
 def test_unknown_bases(base: str, wrong: str) -> None:
@@ -434,11 +441,44 @@ def test_unknown_bases(base: str, wrong: str) -> None:
         bases.base_parts(base)
 
 
+def test_a_consistency_loss_sees_the_image_and_what_the_arm_makes_of_it() -> None:
+    images, labels = images_of(torch.arange(6) % 3, channels=1), torch.arange(6) % 3
+    seen = []
+
+    class Watch(torch.nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(x)
+            return super().forward(x)
+
+    model = Watch(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    before = model[1].weight.clone()
+    classifiers.train_classifier(
+        model,
+        lambda rows, *_: 255 - images[rows],
+        "consistency:12",
+        labels,
+        steps=1,
+        seed=0,
+        network="small-cnn:0.1:0:6",
+        images=images,
+    )
+    (batch,) = seen
+    first, second = batch.chunk(2)
+    assert torch.allclose(first, -second, atol=1e-5), (
+        "the second view of each image is its negative"
+    )
+    assert sorted(first.sum((1, 2, 3)).tolist()) == pytest.approx(
+        sorted(classifiers.prepared(images).sum((1, 2, 3)).tolist()), abs=1e-4
+    )
+    assert not torch.equal(model[1].weight, before)
+
+
 def test_networks_take_other_settings() -> None:
     assert classifiers.network_of("resnet18:0.02:1e-3:32").batch == 32
     assert classifiers.network_of("resnet18:0.02").weight_decay == 5e-3
-    with pytest.raises(ValueError, match="resnet99"):
-        classifiers.network_of("resnet99")
+    for wrong in ("resnet99", "resnet18:1:2:3:4"):
+        with pytest.raises(ValueError, match=wrong):
+            classifiers.network_of(wrong)
 
 
 def test_accuracy_weighs_classes_alike() -> None:

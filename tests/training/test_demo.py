@@ -29,7 +29,9 @@ class Watched:
     def __init__(self) -> None:
         self.trained: list[Tensor] = []
         self.kinds: list[str] = []
-        self.drawn: list[tuple[Tensor, Tensor, int]] = []  # images, what a batch of all is, seed
+        self.drawn: list[tuple[Tensor, Tensor, int]] = []  # labels, a batch of all images, seed
+        self.weights: list[Tensor] = []
+        self.flows: list[str] = []
         self.tested: list[Tensor] = []
 
 
@@ -49,7 +51,12 @@ def ran(
 
     def train_classifier(model: nn.Module, draw: Any, labels: Tensor, **o: Any) -> nn.Module:
         watched.drawn.append((labels, draw(torch.arange(len(labels))), o["seed"]))
+        watched.weights.append(next(model.parameters()).detach().clone())
         return model
+
+    def fit(flow: Any, *args: Any, **options: Any) -> Any:
+        watched.flows.append(flow if isinstance(flow, str) else "flow")
+        return nfaug.fit(flow, *args, **options)
 
     def accuracy(model: nn.Module, images: Tensor, labels: Tensor, **o: Any) -> float:
         watched.tested.append(images)
@@ -63,6 +70,7 @@ def ran(
         patch.setattr(pipeline, "train", small_flow)
         patch.setattr(comparison, "train_classifier", train_classifier)
         patch.setattr(comparison, "accuracy", accuracy)
+        patch.setattr(comparison, "fit", fit)
         result = run_demo(out, TINY, progress=False)
     return out, result, watched
 
@@ -93,7 +101,7 @@ def test_the_report(ran: tuple[Path, dict[str, Any], Watched]) -> None:
     assert "| NFA with the flow | 55.0 (+2.0 ± 0.0) | 67.0 (+2.0 ± 0.0) |" in rows
     assert result["accuracy"]["3"]["none"] == pytest.approx(53)
     assert result["gain"]["4"]["flow"]["mean"] == pytest.approx(2)
-    assert "NFA with the flow gained **+2.0 ± 0.0** points by itself" in text
+    assert "NFA with the flow changed accuracy by **+2.0 ± 0.0** points by itself" in text
     assert "1442 training and 355 test images" in text
     for promise in ("over 2 seeds", "without labels", "labelled images alone", "Nothing was tuned"):
         assert promise in text
@@ -102,7 +110,9 @@ def test_the_report(ran: tuple[Path, dict[str, Any], Watched]) -> None:
 def test_a_gain_that_may_be_zero_is_said_to_be_so() -> None:
     scores = {5: [dict.fromkeys(ARMS, 50.0) | {"flow": 50.0 + gain} for gain in (-1, 1, 3)]}
     text = report({"seconds": 1.0}, scores, train_size=9, test_size=9, p=0.5, steps=1)
-    assert "gained **+1.0 ± 5.0** points (not told apart from zero) by itself" in text
+    assert (
+        "changed accuracy by **+1.0 ± 5.0** points (the interval includes zero) by itself" in text
+    )
 
 
 def test_the_flow_sees_no_label_and_the_classifiers_their_images(
@@ -121,6 +131,19 @@ def test_the_flow_sees_no_label_and_the_classifiers_their_images(
         images, expected = to_tensors(few, progress=False)
         assert torch.equal(labels, expected)
         assert torch.equal(batch, images) == (list(ARMS)[arm] == "none")
+        assert torch.equal(watched.weights[number], watched.weights[cell * len(ARMS)])
+    assert watched.flows == ["flow", "builtin:pixels"] * 4
+
+
+def test_variants_replace_a_share_of_the_images() -> None:
+    images = torch.zeros(200, 1, 2, 2, dtype=torch.uint8)
+    bank = torch.stack([images + 1, images + 2], 1)
+    rows = torch.arange(200).flip(0)
+    for p in (0.0, 0.3, 1.0):
+        batch = comparison._draw(ARMS["flow"], images, bank, p, 0)(rows)
+        values = batch[:, 0, 0, 0]
+        assert (values > 0).float().mean() == pytest.approx(p, abs=0.08)
+        assert not p or set(values.tolist()) >= {1, 2}
 
 
 def test_shifts_move_an_image_by_a_pixel() -> None:

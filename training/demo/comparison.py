@@ -74,7 +74,7 @@ def compare(
     scores = {}
     with progress_bar(len(ARMS), progress or "", "classifier", shown=progress is not None) as bar:
         for name, arm in ARMS.items():
-            draw = _draw(arm, images, banks.get(arm.flow), p, seed)
+            draw = _draw(arm, images, banks[arm.flow] if arm.flow else None, p, seed)
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
                 model = small_cnn(images.shape[1], len(few.classes))

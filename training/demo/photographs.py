@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...augment.pixels import resize
 from ...data.images import TensorImages
+from ...data.preprocess import round_levels
 
 __all__ = ["photographs"]
 
@@ -28,6 +29,6 @@ def photographs(size: int, count: int = 150) -> TensorImages:
                 int(torch.randint(room - side, (), generator=generator)) for room in image.shape[1:]
             )
             crop = image[None, :, top : top + side, left : left + side].float()
-            crops.append(resize(crop, (size, size))[0].round().clamp(0, 255).to(torch.uint8))
+            crops.append(round_levels(resize(crop, (size, size))[0]).to(torch.uint8))
     labels = torch.arange(2).repeat_interleave(count)
     return TensorImages(torch.stack(crops), labels, ("temple", "flower"))

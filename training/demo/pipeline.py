@@ -110,7 +110,7 @@ def _flow_config(settings: DemoSettings, images: int) -> TrainConfig:
         batch_size=64,
         seed=0,
         eval_every=10**6,
-        dataset=DataConfig(val_fraction=0.05),
+        dataset=DataConfig(val_fraction=0.0),
         optim=OptimConfig(warmup_steps=20),
         prior=PriorConfig(kind="single"),
         pca=PCAConfig(memory=False),

@@ -129,13 +129,13 @@ def _verdict(scores: Mapping[int, Scores]) -> str:
         added = interval([score["shift+flow"] - score["shift"] for score in found])
         rival = interval([score["flow"] - score["pixels"] for score in found])
         lines.append(
-            f"With {number} labels per class, NFA with the flow gained {_said(alone)} by itself "
-            f"and {_said(added)} on top of shifts. Its difference to NFA without a flow was "
-            f"{_said(rival)}."
+            f"With {number} labels per class, NFA with the flow changed accuracy by {_said(alone)} "
+            f"by itself, and by {_said(added)} on top of shifts. Its difference to NFA without a "
+            f"flow was {_said(rival)}."
         )
     return "\n\n".join(lines)
 
 
 def _said(gain: Interval) -> str:
-    known = "" if gain.clear else " (not told apart from zero)"
+    known = "" if gain.clear else " (the interval includes zero)"
     return f"**{gain.shown('+')}** points{known}"
