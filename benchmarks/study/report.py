@@ -62,10 +62,10 @@ _INTRODUCTION = (
     "of the 95% confidence interval over seeds (Student's t). A gain is the difference to the arm "
     "`none` with the same base, within seeds. It is **bold** where its interval excludes zero. "
     "Each interval stands alone: of twenty arms without effect, one is bold on average. NFA is "
-    "compared with the best setting of noise where there are several. The class gaussians, axes and memory of every arm are fitted "
-    "to its labelled images alone. Settings that are not named are alpha=1 strength=1 gate=1 "
-    "variants=10, not the defaults of the package. Seconds are medians per cell, on one core of a "
-    "machine with other load."
+    "compared with the best setting of noise where there are several. The class gaussians, axes "
+    "and memory of every arm are fitted to its labelled images alone. Settings that are not named "
+    "are alpha=1 strength=1 gate=1 variants=10, not the defaults of the package. Seconds are "
+    "medians per cell, on one core of a machine with other load."
 )
 
 
