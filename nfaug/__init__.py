@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from .io.version import __version__
 
 if TYPE_CHECKING:
+    from .augment.hardest import hardest
     from .augment.transform import NFAugment
     from .checkpoint.checkpoint import Checkpoint, CheckpointError, load
     from .fitting import fit
@@ -23,6 +24,7 @@ __all__ = [
     "NFAugment",
     "__version__",
     "fit",
+    "hardest",
     "load",
 ]
 
@@ -35,6 +37,7 @@ _MODULES = {
     "ClasswisePCA": "pca.fit",
     "NFAugment": "augment.transform",
     "fit": "fitting",
+    "hardest": "augment.hardest",
 }
 _PACKAGES = ("bank", "fixed_point", "hub", "integrations", "training")
 

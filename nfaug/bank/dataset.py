@@ -34,6 +34,10 @@ class BankDataset(Dataset[tuple[Any, int]]):
     A bank of whole images replaces an image, which is then not decoded. A residual bank adds a
     change to it: to an image of any size, before `transform`.
 
+    With `candidates` above 1, an item has that many images, (candidates, C, H, W): different
+    variants, each with its own draw of `transform`, or the image itself, transformed once and
+    repeated. `nfaug.hardest` takes one of them for each image.
+
     Example:
         >>> import tempfile
         >>> import torch
@@ -57,9 +61,12 @@ class BankDataset(Dataset[tuple[Any, int]]):
             is the centre (`centre_box`), as for images that are whole, resized with their aspect
             ratio, or cropped at the centre. If the data set crops elsewhere, see `crop_box` in
             `nfaug.bank.residual`.
+        candidates: Number of variants in an item; the bank must hold as many.
 
     Raises:
-        ValueError: The bank was made from other data, another order or other classes.
+        ValueError: The bank was made from other data, another order or other classes, or it has
+            fewer variants than `candidates`.
+        TypeError: With several candidates, `transform` does not return tensors.
     """
 
     def __init__(
@@ -69,8 +76,15 @@ class BankDataset(Dataset[tuple[Any, int]]):
         p: float = 0.5,
         transform: Callable[[Any], Any] | None = None,
         box: BoxFunction | None = None,
+        candidates: int = 1,
     ) -> None:
         self.bank = bank if isinstance(bank, Bank) else Bank(bank)
+        if not 1 <= candidates <= self.bank.manifest.variants:
+            raise ValueError(
+                f"candidates must lie between 1 and the bank's {self.bank.manifest.variants} "
+                f"variants; got {candidates}"
+            )
+        self.candidates = candidates
         if getattr(dataset, "target_transform", None) is not None:
             raise ValueError(
                 "the data set must not have a target_transform, which is not applied to variants: "
@@ -102,23 +116,37 @@ class BankDataset(Dataset[tuple[Any, int]]):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         bank, index = self.bank, range(len(self.bank))[index]
         replace, which = torch.rand(2, device="cpu").tolist()
-        choices = bank.applied[index].nonzero()[0] if replace < self.p else ()
-        number = int(choices[int(which * len(choices))]) if len(choices) else None
-        if number is not None and bank.residuals is None:
-            return self._finish(bank.variant(index, number), int(bank.labels[index]))
+        choices = bank.applied[index].nonzero()[0] if replace < self.p else np.empty(0, np.int64)
+        numbers = _drawn(choices, which, self.candidates)
+        if len(numbers) and bank.residuals is None:
+            variants = [bank.variant(index, number) for number in numbers]
+            return self._item(variants), int(bank.labels[index])
         image, label = self.dataset[index][:2]
-        if number is not None:
+        images = [image]
+        if len(numbers):
             pixels = _pixels(image, bank.manifest.shape[0])
             box = None if self.box is None else self.box(index, pixels.shape[:2])
-            image = bank.variant(index, number, pixels, box)
+            images = [bank.variant(index, number, pixels, box) for number in numbers]
         elif isinstance(image, torch.Tensor):
-            image = _pixels(image, bank.manifest.shape[0])
-        return self._finish(image, int(label))
+            images = [_pixels(image, bank.manifest.shape[0])]
+        return self._item(images), int(label)
 
-    def _finish(self, image: Any, label: int) -> tuple[Any, int]:
+    def _item(self, images: list[Any]) -> Any:
+        """The transformed image, or a stack of all candidates."""
+        found = [self._transformed(image) for image in images]
+        if self.candidates == 1:
+            return found[0]
+        if not isinstance(found[0], torch.Tensor):
+            raise TypeError(
+                f"candidates={self.candidates} needs a transform that returns tensors; got "
+                f"{type(found[0]).__name__}"
+            )
+        return torch.stack(found * (self.candidates // len(found)))
+
+    def _transformed(self, image: Any) -> Any:
         if isinstance(image, np.ndarray):
             image = to_pil(image)
-        return (image if self.transform is None else self.transform(image)), label
+        return image if self.transform is None else self.transform(image)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "dataset" not in self.__dict__:
@@ -127,6 +155,17 @@ class BankDataset(Dataset[tuple[Any, int]]):
 
     def __repr__(self) -> str:
         return f"BankDataset({self.dataset!r}, {self.bank!r}, p={self.p:g})"
+
+
+def _drawn(choices: np.ndarray, which: float, candidates: int) -> list[int]:
+    """`candidates` of the choices, different ones if there are enough; none if there is none.
+
+    A single one is choice number floor(which * n).
+    """
+    if candidates == 1 or not len(choices):
+        return [int(choices[int(which * len(choices))])] if len(choices) else []
+    order = torch.randperm(len(choices), device="cpu").numpy()
+    return [int(number) for number in np.resize(choices[order], candidates)]
 
 
 def _pixels(image: Any, channels: int) -> np.ndarray:

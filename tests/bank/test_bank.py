@@ -18,9 +18,12 @@ from nfa_tools import NAMES, checkpoint, fitted, images_of, tiny_flow
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torchvision.transforms.functional import pil_to_tensor
 
+import nfaug
 from nfaug.augment.settings import MixSettings
 from nfaug.augment.transform import NFAugment
+from nfaug.bank import dataset as bank_dataset
 from nfaug.bank import export as bank_export
 from nfaug.bank import make as module
 from nfaug.bank.make import Bank, BankDataset, bank_bytes, export_bank, make_bank
@@ -120,6 +123,39 @@ def test_an_interrupted_bank_is_continued(bank: Bank, tmp_path: Path, stop: int)
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"complete": False, "done": 24}))
     with pytest.raises(ValueError, match=r"variants\.npy"):
         make(tmp_path)
+
+
+def test_candidates_are_different_variants(bank: Bank) -> None:
+    source = Pictures()
+    data = BankDataset(source, bank, p=1.0, transform=pil_to_tensor, candidates=2)
+    stack, label = data[4]
+    assert stack.shape == (2, 3, 8, 8)
+    assert label == source.targets[4]
+    variants = torch.from_numpy(np.array(bank.variants[4])).permute(0, 3, 1, 2)
+    assert not torch.equal(stack[0], stack[1])
+    assert all((image == variants).flatten(1).all(1).any() for image in stack)
+    loader = DataLoader(data, batch_size=8)
+    images, labels = next(iter(loader))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    assert nfaug.hardest(model, images.float(), labels).shape == (8, 3, 8, 8)
+    data.p = 0.0
+    stack, _ = data[4]
+    assert all(torch.equal(image, source.images[4]) for image in stack), "the image, repeated"
+
+
+def test_candidates_are_checked(bank: Bank) -> None:
+    for wrong in (0, 4):
+        with pytest.raises(ValueError, match="3 variants"):
+            BankDataset(Pictures(), bank, candidates=wrong)
+    with pytest.raises(TypeError, match="got Image"):
+        BankDataset(Pictures(), bank, candidates=2)[0]
+
+
+def test_few_variants_are_repeated() -> None:
+    choices = np.array([5, 7])
+    assert sorted(bank_dataset._drawn(choices, 0.6, 4)) == [5, 5, 7, 7]
+    assert bank_dataset._drawn(choices, 0.6, 1) == [7]
+    assert bank_dataset._drawn(choices[:0], 0.6, 4) == []
 
 
 def test_data_set_replaces_images_by_variants(bank: Bank) -> None:
