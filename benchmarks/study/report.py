@@ -38,7 +38,7 @@ def gains(arm: Mapping[int, float], reference: Mapping[int, float]) -> Interval 
 
 def write_report(rows: Rows, markdown: Path, plot: Path) -> str:
     """Write the tables and the picture; returns the tables."""
-    parts = ["# Does it help?", "", _INTRODUCTION]
+    parts = ["# Does it help?", "", _INTRODUCTION.format(csv=markdown.with_suffix(".csv").name)]
     found = groups(rows)
     titles = sorted({_title(key) for key in found}, key=lambda title: (title[2] != "test", title))
     for title in titles:
@@ -56,7 +56,7 @@ def write_report(rows: Rows, markdown: Path, plot: Path) -> str:
 
 
 _INTRODUCTION = (
-    "Written by `python -m benchmarks.study --print` from `study.csv`; "
+    "Written by `python -m benchmarks.study --print` from `{csv}`; "
     "`benchmarks/study/__main__.py` says how the cells are run. Accuracy in per cent, averaged "
     "over classes, of the study's small CNN where no other network is named: mean and half-width "
     "of the 95% confidence interval over seeds (Student's t). A gain is the difference to the arm "
