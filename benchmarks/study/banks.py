@@ -14,9 +14,8 @@ from torch import Tensor
 
 import nfaug
 from nfaug import Checkpoint, NFAugment
-from nfaug.augment.pixels import resize
+from nfaug.augment.pixels import resize_levels
 from nfaug.data.images import TensorImages
-from nfaug.data.preprocess import round_levels
 
 from .borrowed_axes import with_borrowed_axes
 from .cells import Cell, options
@@ -141,7 +140,7 @@ def _at_size_of(checkpoint: Checkpoint, labelled: TensorImages) -> TensorImages:
     size = checkpoint.flow.codec.image_size
     if labelled.image_size == size:
         return labelled
-    levels = round_levels(resize(labelled.images.float(), size)).to(torch.uint8)
+    levels = resize_levels(labelled.images, size)
     return TensorImages(levels, labelled.targets, labelled.classes)
 
 

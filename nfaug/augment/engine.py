@@ -249,9 +249,9 @@ class Engine:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Move towards the partners and decode: z' = z + U (w * (b - a)) + noise.
 
-        8-bit images of the flow's size become decode(z'). To others, and where the round trip is
-        inexact, the change is added: x + decode(z') - decode(z). For far images the CPU decodes in
-        float64. An accelerator, which would synchronize to find them, leaves them as they are.
+        8-bit images of the flow's size become decode(z'). For all others, and where the round trip
+        is inexact, the change is added: x + decode(z') - decode(z). For far images the CPU decodes
+        in float64. An accelerator, which would synchronize to find them, leaves them as they are.
 
         Args:
             encoded: Images of `params.index`.

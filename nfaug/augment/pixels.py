@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..data.preprocess import round_levels
+
 __all__ = [
     "Normalization",
     "all_finite",
@@ -18,6 +20,7 @@ __all__ = [
     "check_range",
     "replace_non_finite",
     "resize",
+    "resize_levels",
     "to_pil",
 ]
 
@@ -172,3 +175,8 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(images.shape[-2:]) == size:
         return images
     return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def resize_levels(levels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images in grey levels [0, 255], of any type, resized and rounded to uint8."""
+    return round_levels(resize(levels.float(), size)).to(torch.uint8)

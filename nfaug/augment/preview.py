@@ -14,12 +14,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..data.preprocess import round_levels
 from ..flows.flow import Flow
 from ..gaussians.gaussians import ClassGaussians
 from ..io.text import printable
 from .engine import FAR
-from .pixels import resize, to_pil
+from .pixels import resize_levels, to_pil
 from .settings import MixSettings
 from .transform import NFAugment
 
@@ -89,12 +88,12 @@ def preview_grid(
 @torch.no_grad()
 def _decoded(flow: Flow, images: Tensor) -> Tensor:
     """Images encoded and decoded at the flow's size, free of float32's error as in training."""
-    small = round_levels(resize(images / 255, flow.codec.image_size) * 255).to(torch.uint8)
+    small = resize_levels(images, flow.codec.image_size)
     z = flow.encode(small)[0]
     far = (z.abs().flatten(1).amax(1) > FAR) & flow.codec.exact
     decoded = torch.where(far[:, None, None, None], small, flow.decode(z))
     shape = (int(images.shape[-2]), int(images.shape[-1]))
-    return round_levels(resize(decoded / 255, shape) * 255).to(torch.uint8)
+    return resize_levels(decoded, shape)
 
 
 @torch.no_grad()

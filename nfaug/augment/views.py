@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..data.classes import dataset_classes, labels_of
-from ..data.preprocess import round_levels
 from .params import seed_of
-from .pixels import resize, to_pil
+from .pixels import resize_levels, to_pil
 from .transform import NFAugment
 
 __all__ = ["AugmentedViews", "gated_share"]
@@ -86,8 +85,7 @@ class AugmentedViews(Dataset[tuple[Tensor, int]]):
             image = to_pil(image.permute(1, 2, 0).numpy())
         with _seeded(seed_of(self.seed, view_number, number)):
             view = _to_unit(self.transform(image))
-        small = resize(view[None], self.image_size)[0] * 255
-        return round_levels(small).to(torch.uint8), int(self.targets[index])
+        return resize_levels(255 * view[None], self.image_size)[0], int(self.targets[index])
 
 
 def gated_share(nfa: NFAugment, dataset: Any, *, batch_size: int = 128) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +116,14 @@ class BankDataset(Dataset[tuple[Any, int]]):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         bank, index = self.bank, range(len(self.bank))[index]
         replace, which = torch.rand(2, device="cpu").tolist()
-        choices = bank.applied[index].nonzero()[0] if replace < self.p else np.empty(0, np.int64)
+        choices = bank.applied[index].nonzero()[0] if replace < self.p else ()
         numbers = _drawn(choices, which, self.candidates)
-        if len(numbers) and bank.residuals is None:
+        if numbers and bank.residuals is None:
             variants = [bank.variant(index, number) for number in numbers]
             return self._item(variants), int(bank.labels[index])
         image, label = self.dataset[index][:2]
         images = [image]
-        if len(numbers):
+        if numbers:
             pixels = _pixels(image, bank.manifest.shape[0])
             box = None if self.box is None else self.box(index, pixels.shape[:2])
             images = [bank.variant(index, number, pixels, box) for number in numbers]
@@ -157,15 +157,17 @@ class BankDataset(Dataset[tuple[Any, int]]):
         return f"BankDataset({self.dataset!r}, {self.bank!r}, p={self.p:g})"
 
 
-def _drawn(choices: np.ndarray, which: float, candidates: int) -> list[int]:
+def _drawn(choices: Sequence[int] | np.ndarray, which: float, candidates: int) -> list[int]:
     """`candidates` of the choices, different ones if there are enough; none if there is none.
 
     A single one is choice number floor(which * n).
     """
-    if candidates == 1 or not len(choices):
-        return [int(choices[int(which * len(choices))])] if len(choices) else []
-    order = torch.randperm(len(choices), device="cpu").numpy()
-    return [int(number) for number in np.resize(choices[order], candidates)]
+    if not len(choices):
+        return []
+    if candidates == 1:
+        return [int(choices[int(which * len(choices))])]
+    order = torch.randperm(len(choices), device="cpu").tolist()
+    return [int(choices[order[i % len(order)]]) for i in range(candidates)]
 
 
 def _pixels(image: Any, channels: int) -> np.ndarray:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ..augment.engine import Engine
-from ..augment.pixels import Normalization, resize
+from ..augment.pixels import Normalization, resize_levels
 from ..augment.preview import sample_images
 from ..augment.settings import MixSettings
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint
 from ..data.decode import IMAGE_ENDINGS, ImageDecodeError, decode_image, is_deep
-from ..data.preprocess import Preprocess, round_levels
+from ..data.preprocess import Preprocess
 from ..fitting import fit, load_base
 from ..io.text import printable
 
@@ -346,6 +346,4 @@ def _size(images: Tensor) -> tuple[int, int]:
 
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    if _size(images) == size:
-        return images
-    return round_levels(resize(images / 255, size) * 255).to(torch.uint8)
+    return images if _size(images) == size else resize_levels(images, size)

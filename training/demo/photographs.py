@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...augment.pixels import resize
+from ...augment.pixels import resize_levels
 from ...data.images import TensorImages
-from ...data.preprocess import round_levels
 
 __all__ = ["photographs"]
 
@@ -28,7 +27,7 @@ def photographs(size: int, count: int = 150) -> TensorImages:
             top, left = (
                 int(torch.randint(room - side, (), generator=generator)) for room in image.shape[1:]
             )
-            crop = image[None, :, top : top + side, left : left + side].float()
-            crops.append(round_levels(resize(crop, (size, size))[0]).to(torch.uint8))
+            crop = image[None, :, top : top + side, left : left + side]
+            crops.append(resize_levels(crop, (size, size))[0])
     labels = torch.arange(2).repeat_interleave(count)
     return TensorImages(torch.stack(crops), labels, ("temple", "flower"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ Draw = Callable[[Tensor], Tensor]
 def small_cnn(channels: int, classes: int, widths: tuple[int, ...] = (16, 32, 64)) -> nn.Sequential:
     """3x3 convolutions with BatchNorm, ReLU and 2x2 pooling; global average; a linear layer."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip((channels, *widths), widths, strict=False):
+    for inputs, outputs in pairwise((channels, *widths)):
         layers += [
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
