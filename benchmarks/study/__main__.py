@@ -39,7 +39,7 @@ from .cells import Cell, pending, read
 from .classifiers import NETWORKS, network_of
 from .data import DATASETS, DataSet
 from .report import write_report
-from .rivals import headline, rivals, tuning
+from .rivals import headline, network_tuning, rivals, tuning
 from .run import run
 from .tables import TABLES
 
@@ -47,7 +47,8 @@ from .tables import TABLES
 BY_TUNING = {
     "tuning": "settings of NFA and of every rival, on validation images",
     "rivals": "NFA and every rival, with the settings that tuning chose",
-    "headline": "NFA with and without a flow, on flip + crop and on RandAugment; see --network",
+    "network": "optimiser settings of the larger --network, on validation images",
+    "headline": "NFA with and without a flow, on flip + crop and on RandAugment, for --network",
 }
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -72,9 +73,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         "--network",
         default="small-cnn",
         help=f"of the tables but tuning and rivals: {', '.join(NETWORKS)}; or "
-        "NAME:LR:WEIGHT_DECAY:BATCH",
+        "NAME:LR:WEIGHT_DECAY:BATCH; the tables network and headline take the name alone",
     )
-    parser.add_argument("--steps", type=int, help="optimiser steps of the table headline")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time, one thread each")
     parser.add_argument("--work", type=Path, help="folder for flows and banks")
@@ -93,8 +93,6 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         network_of(args.network)
     except ValueError as error:
         parser.error(str(error))
-    if "headline" in args.table and args.steps is None:
-        parser.error("--table headline needs --steps")
     needs_other = [name for name in args.table if name in TABLES and TABLES[name].needs_other]
     if needs_other and not args.other:
         parser.error(f"--table {needs_other[0]} needs --other, images of other classes")
@@ -120,7 +118,9 @@ def wanted(table: str, data: str, args: argparse.Namespace) -> list[Cell]:
     if table == "rivals":
         return rivals(read(args.csv), data, args.seeds)
     if table == "headline":
-        return headline(read(args.csv), data, args.seeds, args.network, args.steps)
+        return headline(read(args.csv), data, args.seeds, args.network)
+    if table == "network":
+        return network_tuning(data, args.network)
     return TABLES[table].cells(data, args.seeds, args.network)
 
 

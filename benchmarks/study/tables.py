@@ -210,8 +210,9 @@ TABLES = {
     "defaults": Table("NFA with the defaults of the package", [("nfa", "u", DEFAULTS)]),
     # Ten seeds on validation images, because flows and defaults are chosen on this table.
     "bundled": Table(
-        "the bundled flow and no flow, with the defaults of the package, on validation images",
-        [("none", "-", ""), ("nfa", "p", BUNDLED), ("nfa", "b", BUNDLED)],
+        "the bundled flow, one trained with noise and no flow, with the defaults of the package, "
+        "on validation images",
+        [("none", "-", ""), *(("nfa", flow, BUNDLED) for flow in ("p", "b", "n12"))],
         bases=("flip+crop", "flip+crop+randaugment"),
         validation=True,
         seeds=range(100, 110),

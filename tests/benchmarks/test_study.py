@@ -141,9 +141,20 @@ def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
         "flip+crop:4",
         *(f"flip+crop:4+{each.suffix}" for each in chosen.values() if each.suffix),
     }
-    large = rivals.headline(rows, "cifar10", 5, "resnet18", 700)
-    assert {(cell.network, cell.steps) for cell in large} == {("resnet18", 700)}
+    with pytest.raises(ValueError, match="12 cells"):
+        rivals.headline(rows, "cifar10", 5, "resnet18")
+    settings = rivals.network_tuning("cifar10", "resnet18")
+    best = settings[3]
+    rows |= {cell: {"accuracy": f"{50 + 5 * (cell == best)}"} for cell in settings}
+    large = rivals.headline(rows, "cifar10", 5, "resnet18")
+    assert {(cell.network, cell.steps) for cell in large} == {(best.network, best.steps)}
     assert len(large) == 30
+    assert {cell.split for cell in large} == {"test"}
+    assert {(cell.arm, cell.base, cell.split) for cell in settings} == {
+        ("none", "flip+crop:4", "validation")
+    }
+    with pytest.raises(ValueError, match="'vgg'"):
+        rivals.network_tuning("cifar10", "vgg")
     del rows[tried[0]]
     with pytest.raises(ValueError, match="1 cells"):
         rivals.choose(rows, "cifar10")
