@@ -87,7 +87,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=100, help="of the labelled images and draws")
     parser.add_argument("--variants", type=int, default=4)
     parser.add_argument("--markdown", type=Path, help="write the table to this file, too")
-    parser.add_argument("--plot", type=Path, help="draw the shares of variance to this file")
+    parser.add_argument(
+        "--plot", type=Path, help="draw shares of variance and agreement to this file"
+    )
     args = parser.parse_args(arguments)
     known = DATASETS.get(args.name) or DataSet(args.name, args.data)
     data = replace(known, path=args.data) if args.data else known
@@ -174,20 +176,37 @@ def variance_by_axis(checkpoint: nfaug.Checkpoint, few: TensorImages) -> Tensor:
 
 
 def draw(found: list[Measured], path: Path, title: str) -> None:
-    """The cumulative share of variance by axis, one line for each flow."""
+    """The cumulative share of variance by axis; agreement of the judge against spread."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axis = pyplot.subplots(figsize=(5, 3.5))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.5, 3.8))
     lines = {Path(each.arm.partition(" ")[0]).name: each.share for each in found}
     for name, share in lines.items():
-        axis.plot(range(1, len(share) + 1), share, label=name)
+        left.plot(range(1, len(share) + 1), share, label=name)
     count = max(map(len, lines.values()))
-    axis.plot([1, count], [1 / count, 1], "k:", label="all axes alike")
-    axis.set(xlabel="axes", ylabel="share of a class's variance", title=title, ylim=(0, 1))
-    axis.legend(fontsize=8)
+    left.plot([1, count], [1 / count, 1], "k:", label="all axes alike")
+    left.set(xlabel="axes", ylabel="share of a class's variance", title=title, ylim=(0, 1))
+    left.legend(fontsize=8)
+    for each in found:
+        flow, _, settings = each.arm.partition(" ")
+        colour = f"C{list(lines).index(Path(flow).name)}"
+        right.plot(each.spread, each.agrees, "o", color=colour)
+        right.annotate(
+            settings,
+            (each.spread, each.agrees),
+            fontsize=7,
+            xytext=(4, 4),
+            textcoords="offset points",
+        )
+    right.set(
+        xlabel="spread of an image's variants / of its class",
+        ylabel="judge gives variants their class",
+        title="up: labels kept; right: more variety",
+    )
+    right.margins(0.25, 0.15)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -12,13 +12,15 @@ from typing import Literal
 
 import nfaug
 from nfaug import Checkpoint
-from nfaug.data.images import LabelledImages, TensorImages
+from nfaug.checkpoint.checkpoint import CheckpointConfig
+from nfaug.data.images import LabelledImages, TensorImages, to_tensors
 from nfaug.fitting import with_shape_of
 from nfaug.training import TrainConfig, open_dataset, train
 from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import DataConfig, FlowSettings, OptimConfig, PriorConfig
 
 from .data import DataSet, unlabelled_images
+from .semi_supervised import fine_tuned
 
 __all__ = ["FLOWS", "FlowSource", "flow_for", "flow_sha", "locked"]
 
@@ -36,6 +38,7 @@ class FlowSource:
         noise: Grey levels of gaussian noise on training images. Above 0, training starts from the
             flow of `load`.
         prior: Kind of the class gaussians in training; "single" uses no label.
+        semi: Fine-tune on labelled and unlabelled images (`semi_supervised.py`).
     """
 
     title: str
@@ -45,6 +48,7 @@ class FlowSource:
     load: str = ""
     noise: float = 0.0
     prior: Literal["single", "fpi"] = "single"
+    semi: bool = False
 
 
 _LOADED = "builtin:{bundled}"
@@ -84,6 +88,15 @@ FLOWS = {
         load=_LOADED,
         prior="fpi",
     ),
+    "s": FlowSource(
+        "the bundled flow's images, then the labelled images under class gaussians and all others "
+        "under their mixture",
+        1000,
+        lambda data, _: unlabelled_images(data),
+        per_seed=True,
+        load=_LOADED,
+        semi=True,
+    ),
     "p": FlowSource("nothing: the identity in place of a flow", load="builtin:pixels"),
 }
 _FINE_TUNING_LR = 5e-3
@@ -121,6 +134,12 @@ def flow_for(name: str, data: DataSet, labelled: TensorImages, seed: int, work: 
     with locked(folder):
         if not (folder / "config.json").exists():
             images = kind.images(data, labelled)
+            if kind.semi:
+                assert start is not None
+                pixels = to_tensors(images, progress=False)[0]
+                flow = fine_tuned(start.flow, labelled, pixels, steps=kind.steps, seed=seed)
+                Checkpoint(flow, CheckpointConfig(flow.config)).save(folder)
+                return nfaug.load(folder)
             epochs = max(1, round(kind.steps * _CONFIG.batch_size / len(images)))
             config = replace(
                 _CONFIG,

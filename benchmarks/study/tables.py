@@ -102,7 +102,7 @@ MIXING = [
 ]
 # The other candidates, with the flow that was trained with noise of 24 levels.
 MIXING_MORE = [
-    *(("latent", flow, _LATENT) for flow in ("n24", "c")),
+    *(("latent", flow, _LATENT) for flow in ("n24", "c", "s")),
     *(
         ("latent", "n24", f"{_LATENT} {more}")
         for more in (

@@ -25,6 +25,7 @@ from benchmarks.study import (
     report,
     rivals,
     run,
+    semi_supervised,
     tables,
 )
 from benchmarks.study.cells import Cell
@@ -600,3 +601,18 @@ def test_checkpoint_type_is_what_arms_take(tiny_checkpoint: Checkpoint) -> None:
     nfa = banks.fitted_augmentation(tiny_checkpoint, few, {"mix": "pair", "axes": "2"}, 0)
     assert (nfa.mix, nfa.axes, nfa.p) == ("pair", 2, 1.0)
     assert nfa.memory_range(2) == (8, 12)
+
+
+def test_semi_supervised_fine_tuning_pulls_labelled_latents_to_their_class(
+    source: data.DataSet, small_flows: None, tmp_path: Path
+) -> None:
+    few = data.labelled(source, 6, seed=3)
+    start = flows.flow_for("u", source, few, 0, tmp_path).flow
+    with torch.no_grad():
+        gaussians = semi_supervised.class_gaussians(start, few)
+        before = start.encode(few.images)[0]
+        tuned = semi_supervised.fine_tuned(start, few, few.images, steps=30, seed=0)
+        after = tuned.encode(few.images)[0]
+        assert torch.equal(before, start.encode(few.images)[0]), "the flow itself stays"
+    likely = gaussians.log_prob(after, few.targets) - gaussians.log_prob(before, few.targets)
+    assert likely.mean() > 0
