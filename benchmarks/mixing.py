@@ -5,8 +5,8 @@
 
 An arm is a flow, then settings of the study (`benchmarks/study/banks.py`), quoted for the shell:
 "builtin:rgb32 strength=1.5 gate=off". The axes are fitted to 50 labelled images per class, and each
-image gets --variants variants. The judge is a classifier trained on all training images and their
-labels; it is kept in --work. Validation images are the study's.
+image gets --variants variants. The judge is a classifier trained on the labels of all training
+images but the validation images; it is kept in --work. Validation images are the study's.
 
 Columns:
 
@@ -35,7 +35,7 @@ from benchmarks.study.banks import nfa_bank
 from benchmarks.study.classifiers import prepared
 from benchmarks.study.data import DATASETS, DataSet, held_out, labelled, training_images
 from benchmarks.study.judge import Judge, trained_judge
-from nfaug.data.images import TensorImages
+from nfaug.data.images import LabelledImages, TensorImages, to_tensors
 from nfaug.fitting import with_shape_of
 
 _SETTINGS = "strength=1.5 gate=off"
@@ -94,10 +94,12 @@ def main(arguments: list[str] | None = None) -> None:
     known = DATASETS.get(args.name) or DataSet(args.name, args.data)
     data = replace(known, path=args.data) if args.data else known
     judged = replace(data, path=args.judge_data) if args.judge_data else data
-    judge = trained_judge(
-        training_images(judged), args.work / f"judge-{data.name}.safetensors", args.minutes
-    )
     few, held = labelled(data, args.per_class, args.seed), held_out(data, "validation")
+    judge = trained_judge(
+        without(training_images(judged), held.images),
+        args.work / f"judge-{data.name}.safetensors",
+        args.minutes,
+    )
     guesses = torch.cat([judge(prepared(part)).argmax(1) for part in held.images.split(250)])
     accuracy = 100 * float((guesses == held.labels).float().mean())
     lines = [
@@ -118,6 +120,14 @@ def main(arguments: list[str] | None = None) -> None:
         args.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if args.plot:
         draw(found, args.plot, data.name)
+
+
+def without(images: LabelledImages, held: Tensor) -> TensorImages:
+    """The images that are not among `held` (N, C, H, W), compared by their pixels."""
+    pixels, labels = to_tensors(images, progress=False)
+    out = {image.numpy().tobytes() for image in held}
+    rows = torch.tensor([n for n, x in enumerate(pixels) if x.numpy().tobytes() not in out])
+    return TensorImages(pixels[rows], labels[rows], images.classes)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -93,11 +94,16 @@ def nfa_bank(
     """Variants by `NFAugment`, with gaussians, axes and memory fitted to the labelled images."""
     assert checkpoint is not None, "NFA needs a flow"
     nfa = fitted_augmentation(checkpoint, labelled, settings, seed)
-    variants = []
-    for _ in range(int(settings.get("variants", VARIANTS))):
-        parts = zip(labelled.images.split(128), labelled.targets.split(128), strict=True)
-        variants.append(torch.cat([_variant(nfa, *part, settings) for part in parts]))
-    return torch.stack(variants, 1)
+    count = int(settings.get("variants", VARIANTS))
+    made = []
+    for images, labels in zip(labelled.images.split(128), labelled.targets.split(128), strict=True):
+        if float(settings.get("tilt", 0)):
+            variants = [_tilted_variant(nfa, images, labels, settings) for _ in range(count)]
+        else:  # as `nfaug bank` does: every image is encoded once
+            assert nfa.generator is not None
+            variants = [*nfa.variants(images, labels, itertools.repeat(nfa.generator, count))]
+        made.append(torch.stack(variants, 1))
+    return torch.cat(made)
 
 
 def fitted_augmentation(
@@ -144,13 +150,14 @@ def _at_size_of(checkpoint: Checkpoint, labelled: TensorImages) -> TensorImages:
     return TensorImages(levels, labelled.targets, labelled.classes)
 
 
-def _variant(nfa: NFAugment, images: Tensor, labels: Tensor, settings: dict[str, str]) -> Tensor:
-    """One variant of each image, with `tilted` weights where a setting asks for them."""
+def _tilted_variant(
+    nfa: NFAugment, images: Tensor, labels: Tensor, settings: dict[str, str]
+) -> Tensor:
+    """One variant of each image, with `tilted` weights."""
     params = nfa.make_params(labels)
-    if tilt := float(settings.get("tilt", 0)):
-        values = nfa.engine.on(images.device)[1].eigenvalues[labels[params.index]]
-        params = dataclasses.replace(params, weights=tilted(params.weights, values, tilt))
-    return nfa(images, labels, params=params)[0]
+    values = nfa.engine.on(images.device)[1].eigenvalues[labels[params.index]]
+    weights = tilted(params.weights, values, float(settings["tilt"]))
+    return nfa(images, labels, params=dataclasses.replace(params, weights=weights))[0]
 
 
 def tilted(weights: Tensor, eigenvalues: Tensor, tilt: float) -> Tensor:

@@ -203,6 +203,7 @@ class Engine:
         normalization: Normalization,
         settings: MixSettings,
         needed: Tensor | None = None,
+        changing: Tensor | None = None,
     ) -> Encoded:
         """Encode images once, for one or more calls of `mix`.
 
@@ -213,6 +214,8 @@ class Engine:
             settings: `gate` is read.
             needed: (n,) bool, images that change or are partners; None for all. The CPU skips the
                 others. An accelerator, which would synchronize to count them, encodes all.
+            changing: (n,) bool, images that change; None for those needed. The CPU decodes the
+                unmixed latents of these alone, where the codec is not exact.
         """
         flow, pca = self.on(images.device)
         selects = _selects_rows(images.device)
@@ -227,7 +230,8 @@ class Engine:
         far = inside = torch.ones_like(labels, dtype=torch.bool)
         if settings.gate is not None:
             inside = pca.gate(z, labels, a, radius=settings.gate)
-        wanted = inside if needed is None else inside & needed
+        changing = needed if changing is None else changing
+        wanted = inside if changing is None else inside & changing
         base = levels / 255
         if self.codec.exact:
             far = z.abs().flatten(1).amax(1) > FAR

@@ -57,9 +57,13 @@ class NFAParams:
         }
         return NFAParams(**moved)
 
+    def changing(self) -> Tensor:
+        """Whether each image may change, (n,) bool."""
+        return self.chosen & (self.paired | (self.noise.shape[1] > 0))
+
     def needed(self) -> Tensor:
         """Whether each image may change or be the partner of one that does, (n,) bool."""
-        changing = self.chosen & (self.paired | (self.noise.shape[1] > 0))
+        changing = self.changing()
         partners = torch.zeros_like(changing, dtype=torch.int64)
         position = torch.where(self.from_memory, 0, self.partner)
         from_batch = (changing & ~self.from_memory).long()

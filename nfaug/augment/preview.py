@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +80,8 @@ def preview_grid(
     columns = [shown, _decoded(checkpoint.flow.freeze(), shown)]
     nfa = NFAugment(checkpoint, settings=settings, generator=generator)
     labels = dataset.targets[order].to(device)
-    columns += [nfa(batch, labels)[0][: len(names)] for _ in range(variants)]
+    made = nfa.variants(batch, labels, itertools.repeat(generator, variants))
+    columns += [images[: len(names)] for images in made]
     table = torch.stack([column.cpu() for column in columns], 1)
     titles = ["image", "decoded", *(f"variant {i}" for i in range(1, variants + 1))]
     return picture_grid(table, titles, names, cell=cell)

@@ -346,7 +346,7 @@ class NFAugment(nn.Module):
         batch = self._prepare(images, labels)
         with torch.autocast(images.device.type, enabled=False):
             encoded = self._engine.encode(
-                batch.images, batch.labels, self._normalization, self.settings
+                batch.images, batch.labels, self._normalization, self.settings, batch.usable
             )
         for generator in generators:
             params = self._draw(batch.labels, batch.usable, generator)
@@ -384,7 +384,7 @@ class NFAugment(nn.Module):
                 )
             else:
                 part = encoded.rows(taken) if encoded is not None else self._engine.encode(
-                    batch.images[taken], batch.labels[taken], *own, needed=draws.needed()
+                    batch.images[taken], batch.labels[taken], *own, draws.needed(), draws.changing()
                 )  # fmt: skip
                 images, found = self._engine.mix(part, usable, draws, *own)
         counted = (*outcomes(self.settings), "corrected")

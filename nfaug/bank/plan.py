@@ -30,8 +30,10 @@ def plan_cost(
     """Bytes, FLOPs and hours of a bank, and of an epoch with NFA in the loop.
 
     A bank encodes each image once and decodes it for each variant. An epoch encodes and decodes a
-    share p of the images. Hours are those of the flow alone, without reading images, and of n
-    processes that each compute at the speed of this one.
+    share p of the images. On an autoencoder's latents, the unmixed latent of each of these images
+    is decoded once more. FLOPs are those of the flow, without the autoencoder. Hours are measured
+    with the autoencoder, without reading images, and are those of n processes that each compute at
+    the speed of this one.
 
     Args:
         checkpoint: The checkpoint whose flow is measured, on its device.
@@ -57,8 +59,9 @@ def plan_cost(
     latents = flow.encode(batch)[0]
     encode = _seconds_per_image(lambda: flow.encode(batch), seconds / 2, flow.device)
     decode = _seconds_per_image(lambda: flow.decode(latents), seconds / 2, flow.device)
-    work = images * (encode + variants * decode) / 3600
-    epoch = images * p * (encode + decode) / 3600
+    unmixed = 0 if codec.exact else 1  # decodes of the latent before mixing
+    work = images * (encode + (variants + unmixed) * decode) / 3600
+    epoch = images * p * (encode + (1 + unmixed) * decode) / 3600
     pixels = (codec.channels, height, width)
     return {
         "images": images,
@@ -70,13 +73,13 @@ def plan_cost(
             "bytes_residual": bank_bytes(
                 images, variants, (codec.channels, *codec.image_size), residual=True
             ),
-            "flop": images * (1 + variants) * flow.config.flop,
+            "flop": images * (1 + variants + unmixed) * flow.config.flop,
             "hours_of_one_process": work,
             "hours": work / processes,
         },
         "online": {
             "p": p,
-            "flop_per_epoch": round(2 * p * images * flow.config.flop),
+            "flop_per_epoch": round((2 + unmixed) * p * images * flow.config.flop),
             "hours_per_epoch": epoch / processes,
         },
         "measured": {

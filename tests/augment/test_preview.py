@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from nfa_tools import NAMES, images_of
+from torch import Tensor
 
 from nfaug.augment.preview import picture_grid, preview_grid, sample_images
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.images import TensorImages
+from nfaug.flows.flow import Flow
 
 
 def cells(picture: np.ndarray, rows: int, columns: int, size: int) -> np.ndarray:
@@ -132,3 +135,19 @@ def test_the_reconstruction_has_no_rounding_error(
     monkeypatch.setattr(type(tiny_checkpoint.flow), "decode", lambda flow, z: torch.zeros_like(z))
     shown = cells(np.asarray(preview_grid(tiny_checkpoint, tiny_images, variants=0)), 3, 2, 64)
     assert (shown[:, 0] == shown[:, 1]).all()
+
+
+def test_a_preview_encodes_its_images_twice_whatever_the_number_of_variants(
+    tiny_checkpoint: Checkpoint, tiny_images: TensorImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for the column of decoded images, once for all variants."""
+    encoded = []
+    encode = Flow.encode
+
+    def counted(flow: Flow, images: Tensor, noise: Any = None) -> Any:
+        encoded.append(len(images))
+        return encode(flow, images, noise)
+
+    monkeypatch.setattr(Flow, "encode", counted)
+    preview_grid(tiny_checkpoint, tiny_images, variants=5)
+    assert encoded == [3, 3]

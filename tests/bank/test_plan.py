@@ -9,7 +9,9 @@ import pytest
 
 import nfaug
 from nfaug.bank import bank_bytes
+from nfaug.bank.plan import plan_cost
 from nfaug.cli import main
+from nfaug.flows.codec import PixelCodec
 
 
 def test_the_plan(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,3 +37,19 @@ def test_invalid_numbers(tiny_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "--images" in capsys.readouterr().err
     assert main(["info", str(tiny_path), "--plan", "--images=10", "--size=0"]) == 2
     assert "0" in capsys.readouterr().err
+
+
+def test_the_unmixed_latent_costs_a_decode_on_latents(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the codec is not exact, an image is decoded once more."""
+    monkeypatch.setattr(PixelCodec, "exact", False)
+    checkpoint = nfaug.load(tiny_path)
+    flop = checkpoint.flow.config.flop
+    told = plan_cost(checkpoint, images=1000, variants=3, p=0.5, seconds=0.1)
+    assert told["bank"]["flop"] == 5000 * flop
+    assert told["online"]["flop_per_epoch"] == 1500 * flop
+    encode, decode = (1 / told["measured"][f"{x}_images_per_second"] for x in ("encode", "decode"))
+    assert told["bank"]["hours"] == pytest.approx(1000 * (encode + 4 * decode) / 3600)
+    hours = 500 * (encode + 2 * decode) / 3600
+    assert told["online"]["hours_per_epoch"] == pytest.approx(hours)

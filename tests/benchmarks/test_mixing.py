@@ -46,3 +46,11 @@ def test_the_judge_is_trained_once(source: DataSet, tmp_path: Path) -> None:
     batch = torch.randn(4, 1, 8, 8)
     assert first(batch).shape == (4, CLASSES)
     assert torch.equal(first(batch), again(batch))
+
+
+def test_the_judge_sees_no_validation_image(source: DataSet) -> None:
+    everything, held = data.training_images(source), data.held_out(source, "validation")
+    rest = mixing.without(everything, held.images)
+    assert len(rest) == len(everything) - len(held.images)
+    kept = {image.numpy().tobytes() for image in rest.images}
+    assert not kept & {image.numpy().tobytes() for image in held.images}

@@ -342,11 +342,12 @@ def test_settings_of_a_variant(source: data.DataSet, small_flows: None, tmp_path
     flow = flows.flow_for("l", source, few, 0, tmp_path)
     made = []
     for more in ({}, {"tilt": "2"}, {"noise": "0.5"}):
-        settings = {"alpha": "1", "gate": "off", **more}
-        nfa = banks.fitted_augmentation(flow, few, settings, 0)
-        made.append(banks._variant(nfa, few.images, few.targets, settings))
-    assert all((variant != few.images).any() for variant in made)
-    assert all((variant != made[0]).any() for variant in made[1:])
+        settings = {"alpha": "1", "gate": "off", "variants": "2", **more}
+        made.append(banks.nfa_bank(flow, few, settings, 0))
+        assert made[-1].shape == (len(few), 2, *few.images.shape[1:])
+        assert (made[-1][:, 0] != made[-1][:, 1]).any()
+    assert all((variants != few.images[:, None]).any() for variants in made)
+    assert all((variants != made[0]).any() for variants in made[1:])
 
 
 def test_pixel_mixup_stays_in_the_class() -> None:

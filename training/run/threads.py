@@ -11,25 +11,29 @@ __all__ = ["warn_about_threads"]
 
 
 def warn_about_threads(processes: int = 1) -> None:
-    """Warn if the threads of this run and the machine's other load exceed its cores.
+    """Warn if this run has more threads than cores, or if the machine's other load needs them.
 
     OpenMP threads spin while they wait for each other. On shared cores most of their time is
     waiting: one training was 12 times slower than with a single thread. The load is the average of
-    the last minute. One thread in each process never causes a warning: it waits for no other.
+    the last minute over the whole machine, so it counts against all of its cores, also where this
+    process may use some of them alone. One thread in each process never causes a warning: it waits
+    for no other.
     """
     own = torch.get_num_threads()
     if own == 1 or not hasattr(os, "getloadavg"):  # Windows has none
         return
     threads = own * processes
     usable = getattr(os, "sched_getaffinity", None)
-    cores = len(usable(0)) if usable else os.cpu_count() or 1
+    machine = os.cpu_count() or 1
+    cores = min(machine, len(usable(0))) if usable else machine
     load = os.getloadavg()[0]
-    if threads + load <= cores + 0.5:
+    if threads <= cores and threads + load <= machine + 0.5:
         return
-    free = max(1, int(cores - load + 0.5))
+    free = max(1, min(cores, int(machine - load + 0.5)) // processes)
     warnings.warn(
-        f"{threads} threads share {cores} cores with a load of {load:.1f}. Threads that wait for "
-        f"each other can make training many times slower: set OMP_NUM_THREADS={free}",
+        f"{threads} threads share {cores} cores; the load of the machine is {load:.1f} on "
+        f"{machine}. Threads that wait for each other can make training many times slower: set "
+        f"OMP_NUM_THREADS={free}",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -1,0 +1,86 @@
+"""Images that will not change are neither encoded nor decoded."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from nfa_tools import CLASSES, checkpoint, images_of
+from torch import Tensor
+
+from nfaug.augment.transform import NFAugment
+from nfaug.flows.codec import PixelCodec
+from nfaug.flows.flow import Flow
+
+
+class Counted(NamedTuple):
+    """How many images a flow encoded and decoded."""
+
+    encoded: list[int]
+    decoded: list[int]
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    checkpoint(), checkpoint(memory=False)  # fitted once for all tests, with encoded images
+    found = Counted([], [])
+    encode, decode = Flow.encode, Flow.decode
+
+    def count_encode(flow: Flow, images: Tensor, noise: Any = None) -> Any:
+        found.encoded.append(len(images))
+        return encode(flow, images, noise)
+
+    def count_decode(flow: Flow, z: Tensor, **options: Any) -> Tensor:
+        found.decoded.append(len(z))
+        return decode(flow, z, **options)
+
+    monkeypatch.setattr(Flow, "encode", count_encode)
+    monkeypatch.setattr(Flow, "decode", count_decode)
+    return found
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_only_images_that_change_are_encoded_and_decoded(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch, exact: bool
+) -> None:
+    """On the CPU. Where the codec is not exact, their unmixed latents are decoded, too."""
+    monkeypatch.setattr(PixelCodec, "exact", exact)
+    labels = torch.arange(60) % CLASSES
+    images = images_of(labels, seed=3)
+    nfa = NFAugment(checkpoint(), p=0.3, gate=False)
+    nfa(images, labels)
+    assert sum(counted.encoded) == nfa.stats()["applied"] == 18
+    assert sum(counted.decoded) == 18 * (1 if exact else 2)
+
+
+def test_a_class_with_probability_0_and_images_outside_the_gate(counted: Counted) -> None:
+    labels = torch.arange(60) % CLASSES
+    images = images_of(labels, seed=3)
+    nfa = NFAugment(checkpoint(), p=(1.0, *(0.0,) * (CLASSES - 1)), gate=False)
+    nfa(images, labels)
+    assert sum(counted.encoded) == sum(counted.decoded) == int((labels == 0).sum())
+    counted.decoded.clear()
+    nfa = NFAugment(checkpoint(), p=1.0, gate=1e-6)
+    nfa(images, labels)
+    assert nfa.stats()["gated"] == 60
+    assert sum(counted.decoded) == 0
+
+
+def test_partners_of_the_batch_are_encoded_and_not_decoded(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PixelCodec, "exact", False)
+    labels = torch.zeros(40, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(0)
+    p = (0.3, *(0.0,) * (CLASSES - 1))
+    nfa = NFAugment(checkpoint(memory=False), p=p, gate=False, generator=generator)
+    params = nfa.make_params(labels)
+    first = torch.arange(len(params.index)) < 4
+    params = dataclasses.replace(params, chosen=first)
+    needed = int(params.needed().sum())
+    assert 4 < needed <= 8
+    nfa(images_of(labels, seed=3), labels, params=params)
+    assert sum(counted.encoded) == needed
+    assert sum(counted.decoded) == 2 * 4
