@@ -12,6 +12,9 @@ of a variant, and the error in grey levels that storing a change adds.
 agreement: the largest difference, in grey levels, between the images of NFA in the loop and those
 of a residual bank with the same draws; median and maximum over images, at several sizes.
 
+variants: images/s of 20 variants of each image, as a bank makes them (`NFAugment.variants`, which
+encodes each image once) beside 20 calls of `NFAugment`, in turns; --data as the flow's classes.
+
 accuracy: a small CNN at 64 pixels on --per-class images of each class, without NFA, with NFA in
 the loop (p = 0.5) and with a residual bank of four variants (p = 0.5): mean and standard error.
 """
@@ -19,6 +22,7 @@ the loop (p = 0.5) and with a residual bank of four variants (p = 0.5): mean and
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -36,7 +40,7 @@ from torchvision.datasets import ImageFolder
 
 import nfaug
 from nfaug.augment.params import SharedGenerator, seed_of
-from nfaug.augment.pixels import resize
+from nfaug.augment.pixels import resize, resize_levels
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import Bank, BankDataset, bank_bytes, make_bank
 from nfaug.bank.residual import low_resolution
@@ -44,6 +48,7 @@ from nfaug.data.images import LabelledImages
 from nfaug.training import open_dataset
 
 SIZE = 224
+COUNT = 20  # variants of an image, for the part "variants"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 clock = CLOCKS["wall"]
 
@@ -249,7 +254,42 @@ def accuracy(net: Net, images: Tensor, labels: Tensor) -> float:
     return float((net(images).argmax(1) == labels).float().mean())
 
 
-PARTS = {"loader": loader_part, "agreement": agreement_part, "accuracy": accuracy_part}
+def variants_part(args: argparse.Namespace, work: Path) -> None:
+    data = open_dataset(args.data, channels=3, per_class=args.per_class)
+    checkpoint = nfaug.fit(args.flow, data, rank=16, progress=False)
+    size = checkpoint.flow.codec.image_size
+    images = torch.stack([data[index][0] for index in range(min(64, len(data)))])
+    images, labels = resize_levels(images, size), data.targets[: len(images)]
+    nfa = NFAugment(checkpoint, p=1.0)
+    generator = torch.Generator().manual_seed(0)
+
+    def calls() -> None:
+        for _ in range(COUNT):
+            nfa(images, labels)
+
+    def together() -> None:
+        for _ in nfa.variants(images, labels, itertools.repeat(generator, COUNT)):
+            pass
+
+    rates: dict[str, list[float]] = {"calls": [], "variants": []}
+    for turn in range(args.rounds + 1):
+        for name, run in (("calls", calls), ("variants", together)):
+            began = clock()
+            run()
+            if turn:  # the first one warms up
+                rates[name].append(COUNT * len(images) / (clock() - began))
+    ratio = statistics.median(b / a for a, b in zip(*rates.values(), strict=True))
+    for name, found in rates.items():
+        print(f"{name:<10} {statistics.median(found):7.0f} variants/s")
+    print(f"ratio      {ratio:7.2f}  ({args.flow}, {torch.get_num_threads()} threads)")
+
+
+PARTS = {
+    "loader": loader_part,
+    "agreement": agreement_part,
+    "variants": variants_part,
+    "accuracy": accuracy_part,
+}
 
 
 def main() -> None:
