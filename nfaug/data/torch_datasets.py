@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from .class_folders import MissingSplitError, split_kind
 from .classes import dataset_classes, numbered, stored_labels
+from .decode import upright
 from .file_readers import FileReader
 from .images import LabelledImages, assemble, run_over
 from .readers import ImageDecodeError, Reader
@@ -41,10 +42,10 @@ def wrap_dataset(
     Items may also be mappings with the keys "image" and "label", as in a Hugging Face `Dataset`.
 
     An image is a PIL image, a uint8 tensor or array of shape (H, W) or (C, H, W) with any C, or a
-    floating-point one of that shape in [0, 1], which is rounded to 8 bits. Labels are read from
-    `.targets`, `.labels`, a column `label` or a `TensorDataset`, also below `Subset` and
-    `ConcatDataset`, if three items agree with them. Otherwise one pass over the items collects
-    them.
+    floating-point one of that shape in [0, 1], which is rounded to 8 bits. A PIL image that still
+    carries an EXIF orientation is turned upright. Labels are read from `.targets`, `.labels`, a
+    column `label` or a `TensorDataset`, also below `Subset` and `ConcatDataset`, if three items
+    agree with them. Otherwise one pass over the items collects them.
 
     Args:
         dataset: The data set. Its random transforms stay random. A `LabelledImages` is returned
@@ -104,7 +105,9 @@ class DatasetReader(Reader):
             image = self._item(index)[0]
         except OSError as error:
             raise ImageDecodeError(f"{self.name(index)} cannot be read ({error})") from error
-        return image if isinstance(image, Image.Image) else _to_uint8(image, self.name(index))
+        if isinstance(image, Image.Image):
+            return upright(image)
+        return _to_uint8(image, self.name(index))
 
     def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
         places = torch.linspace(0, len(indices) - 1, min(PROBES, len(indices))).long()
