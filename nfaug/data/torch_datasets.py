@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -177,11 +178,12 @@ def open_timm(
     """Open `torch/NAME` or `hfds/NAME` with `timm.data.create_dataset`.
 
     torchvision's data sets are kept in `data_dir`, by default `~/.cache/nfaug/datasets`; the Hub's
-    are kept in its own cache. `options` are passed to timm: `input_key` and `target_key` name the
-    columns of a data set of the Hub.
+    are kept in `data_dir`, by default in the cache of the library `datasets`. After `hfds/` a path
+    of a folder of parquet files may stand. `options` are passed to timm: `input_key` and
+    `target_key` name the columns of a data set of the Hub.
 
     Raises:
-        ModuleNotFoundError: If timm is not installed.
+        ModuleNotFoundError: If timm, or datasets for `hfds/NAME`, is not installed.
         MissingSplitError: If the data set does not have the split.
         ValueError: If timm cannot open it, or can only stream it. The message gives the reason.
     """
@@ -202,6 +204,8 @@ def open_timm(
         raise ModuleNotFoundError(
             f'{name!r} is opened by timm: pip install "nfaug[train]"'
         ) from error
+    if prefix == "hfds" and importlib.util.find_spec("datasets") is None:
+        raise ModuleNotFoundError(f"{name!r} is read by datasets: pip install 'nfaug[datasets]'")
     root = None if data_dir is None else str(data_dir)
     if prefix == "torch" and root is None:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -215,6 +219,8 @@ def open_timm(
             **(options or {}),
         )
     except Exception as error:  # each library raises its own types
+        if "Unknown split" in str(error):
+            raise MissingSplitError(f"{name!r} has no split {split!r}: {error}") from error
         raise ValueError(
             f"timm could not open {name!r} (split={split!r}, data_dir={root!r}, "
             f"download={download}): {type(error).__name__}: {error}"
