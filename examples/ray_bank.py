@@ -4,8 +4,9 @@
     python examples/ray_bank.py --flow my-flow --data my-images --out my-bank --shards 8 --actors 2
 
 Shards that are complete are not made again, so the same command continues. It prints the merged
-bank, such as: Bank('my-bank', 1281167 images, 4 residuals each). The bank is bit for bit the one
-that `nfaug bank --residual` makes.
+bank, such as: Bank('my-bank', 1281167 images, 4 residuals each). With the same number of threads
+and kind of device, it is bit for bit the bank that `nfaug bank --residual` makes. With `--gpus 1`
+each actor computes on a GPU of its own, with `--gpus 0.5` two share one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class ShardMaker:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.checkpoint = nfaug.load(args.flow)
+        # Ray shows each actor the GPUs that are reserved for it.
+        self.checkpoint = nfaug.load(args.flow).to("cuda" if args.gpus else "cpu")
         codec = self.checkpoint.flow.codec
         self.data = open_dataset(args.data, image_size=codec.image_size, channels=codec.channels)
 

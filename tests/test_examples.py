@@ -8,7 +8,9 @@ import re
 import runpy
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -126,6 +128,27 @@ def test_fit_and_share(folder: Path, run: Any, tmp_path: Path, hub: Any) -> None
     assert "owner/flow" in lines[-2]
     assert not nfaug.load("owner/flow").pca.has_memory
     assert nfaug.load(out).pca.has_memory
+
+
+@pytest.mark.parametrize("gpus", [0, 0.5, 1])
+def test_actors_of_ray_compute_on_the_gpu_that_they_reserve(
+    gpus: float, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[str] = []
+    flow = SimpleNamespace(codec=SimpleNamespace(image_size=(8, 8), channels=3))
+    loaded = SimpleNamespace(flow=flow)
+
+    def to(device: str) -> SimpleNamespace:
+        devices.append(device)
+        return loaded
+
+    loaded.to = to
+    monkeypatch.setattr(nfaug, "load", lambda _: loaded)
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))  # which takes seconds to import
+    module = runpy.run_path(str(EXAMPLES / "ray_bank.py"))
+    maker = module["ShardMaker"](Namespace(flow="x", data=str(folder / "train"), gpus=gpus))
+    assert devices == ["cuda" if gpus else "cpu"]
+    assert maker.checkpoint is loaded
 
 
 @pytest.mark.soak  # Ray takes half a minute to start on two cores

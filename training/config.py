@@ -78,7 +78,7 @@ class DataConfig:
         on_error: Whether a file that cannot be decoded stops the run or is skipped and counted.
         scale_16_bit: Whether 16-bit images are scaled to 8 bits; if not, they are errors.
         max_pixels: The most pixels that an image may have, before and after resizing.
-        data_dir: Where named data sets are stored.
+        data_dir: Where named data sets, and the cache of parquet files, are stored.
         download: Whether named data sets may be downloaded.
         workers: Processes that read images if they do not fit in memory.
         memory_gib: Data up to this size are decoded once and kept in memory.

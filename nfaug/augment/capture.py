@@ -66,8 +66,9 @@ def padded(inputs: Inputs, multiple: int = _MULTIPLE) -> Inputs:
 class CapturedEngine:
     """`Engine.encode` and `Engine.mix` in one call, as a CUDA graph where that is possible.
 
-    A shape is captured when it comes for the second time. Other devices, more than 16 shapes, and
-    GPUs or settings that cannot be captured (with a warning) run as without graphs.
+    A shape is captured when it comes for the second time, once for each `gate` and `keep`. Other
+    devices, more than 16 graphs, and GPUs or settings that cannot be captured (with a warning) run
+    as without graphs.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -98,8 +99,11 @@ class CapturedEngine:
         if not self._captures(images):
             return compute(inputs, params.needed())
         count, inputs = len(images), padded(inputs)
+        # Of the settings, `encode` and `mix` read these alone: a schedule of p or strength would
+        # otherwise need new graphs at each step.
         key = (
-            images.device, settings, normalization.mean, normalization.std, params.memory,
+            images.device, settings.gate, settings.keep, normalization.mean, normalization.std,
+            params.memory,
             *((x.shape, x.dtype, x.stride()) for x in inputs.tensors()),
         )  # fmt: skip
         if key not in self._graphs:
@@ -124,21 +128,25 @@ class CapturedEngine:
     def _record(
         self, key: Hashable, compute: Callable[[Inputs], Result], inputs: Inputs
     ) -> Recorded | None:
-        images, labels, usable, *draws = (x.clone() for x in inputs.tensors())
-        held = Inputs(images, labels, usable, tuple(draws))
-        device = images.device
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UP):
-                compute(held)
-        torch.cuda.current_stream(device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
+        device = inputs.images.device
         try:
-            with torch.cuda.device(device), torch.cuda.graph(graph):
+            images, labels, usable, *draws = (x.clone() for x in inputs.tensors())
+            held = Inputs(images, labels, usable, tuple(draws))
+            side = torch.cuda.Stream(device)
+            side.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(side):
+                for _ in range(_WARM_UP):
+                    compute(held)
+            torch.cuda.current_stream(device).wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            # By default, calls of other threads end a capture, such as those of a data loader that
+            # pins its memory.
+            recording = torch.cuda.graph(graph, capture_error_mode="thread_local")
+            with torch.cuda.device(device), recording:
                 result = compute(held)
         except RuntimeError as error:
             self._failed = True
+            self._graphs.clear()
             warnings.warn(f"NFAugment runs without CUDA graphs: {error}", stacklevel=2)
             return None
         self._graphs[key] = Recorded(graph, held, result)

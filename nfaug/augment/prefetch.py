@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,10 @@ def augmented_ahead(
 
     The copy to the GPU and NFA of the next batch are queued on a second stream before a batch is
     yielded, so that they fill what the model's step leaves idle. The loader should pin its memory.
-    Batches and random draws are those of a plain loop. On other devices it is that plain loop.
+    If it yields tensors that are on a GPU already, the second stream first waits for all that is
+    queued on the current one, because those tensors may not be computed yet: NFA then overlaps
+    only with what is queued later. Batches and random draws are those of a plain loop. On other
+    devices it is that plain loop.
 
     Example:
         >>> import torch
@@ -32,7 +35,7 @@ def augmented_ahead(
         [torch.Size([4, 3, 32, 32]), torch.Size([4, 3, 32, 32])]
 
     Args:
-        loader: Batches (images, labels).
+        loader: Batches (images, labels), in memory or on a GPU.
         nfa: The augmentation.
         device: The device of the model.
     """
@@ -44,8 +47,10 @@ def augmented_ahead(
     side = torch.cuda.Stream(device)
     ready: tuple[Tensor, Tensor, torch.cuda.Event] | None = None
     for batch in loader:
+        given: list[Tensor] = [*batch]
+        _wait_for(given, side)
         with torch.cuda.stream(side):
-            images, labels = (x.to(device, non_blocking=True) for x in batch)
+            images, labels = (x.to(device, non_blocking=True) for x in given)
             images, labels = nfa(images, labels)
             event = torch.cuda.Event()
             event.record(side)
@@ -54,6 +59,14 @@ def augmented_ahead(
         ready = images, labels, event
     if ready is not None:
         yield _taken(*ready, device)
+
+
+def _wait_for(batch: Sequence[Tensor], side: torch.cuda.Stream) -> None:
+    """Let the side stream wait for the tensors of a batch that are on a GPU already."""
+    for tensor in batch:
+        if tensor.device.type == "cuda":
+            side.wait_stream(torch.cuda.current_stream(tensor.device))
+            tensor.record_stream(side)  # its memory must not be reused before NFA has read it
 
 
 def _taken(

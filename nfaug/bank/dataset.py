@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from ..augment.counters import SharedValue
 from ..augment.pixels import to_pil
 from ..augment.settings import check_number
 from ..data.classes import dataset_classes, stored_labels
+from ..data.decode import upright
 from .format import labels_sha256, thumbnails, to_uint8
 from .reader import Bank
-from .residual import BoxFunction, in_box, low_resolution
+from .residual import BoxFunction, low_resolution
 
 __all__ = ["BankDataset"]
 
@@ -32,7 +34,8 @@ class BankDataset(Dataset[tuple[Any, int]]):
     does not change). Other attributes are those of the data set.
 
     A bank of whole images replaces an image, which is then not decoded. A residual bank adds a
-    change to it: to an image of any size, before `transform`.
+    change to it: to an image of any size, before `transform`. PIL images that still carry an EXIF
+    orientation are turned upright, whether they change or not, because `nfaug bank` reads files so.
 
     With `candidates` above 1, an item has that many images, (candidates, C, H, W): different
     variants, each with its own draw of `transform`, or the image itself, transformed once and
@@ -58,9 +61,11 @@ class BankDataset(Dataset[tuple[Any, int]]):
         transform: Applied to every image.
         box: For a residual bank, returns which part of the image the flow saw, (left, top, right,
             bottom) in pixels, from an index and the (height, width) of the image. By default this
-            is the centre (`centre_box`), as for images that are whole, resized with their aspect
-            ratio, or cropped at the centre. If the data set crops elsewhere, see `crop_box` in
-            `nfaug.bank.residual`.
+            is the centre (`centre_box`), which is right for whole images, images resized with
+            their aspect ratio, and their whole centre square. It is wrong, without an error, for
+            smaller crops, also at the centre, and for squeezed images: see `crop_box` in
+            `nfaug.bank.residual`. After Resize(256) and CenterCrop(224), the box is
+            `lambda index, size: (-16, -16, 240, 240)`.
         candidates: Number of variants in an item; the bank must hold as many.
 
     Raises:
@@ -122,6 +127,8 @@ class BankDataset(Dataset[tuple[Any, int]]):
             variants = [bank.variant(index, number) for number in numbers]
             return self._item(variants), int(bank.labels[index])
         image, label = self.dataset[index][:2]
+        if isinstance(image, Image.Image):
+            image = upright(image)  # as nfaug reads files; most data sets do not turn them
         images = [image]
         if numbers:
             pixels = _pixels(image, bank.manifest.shape[0])
@@ -217,8 +224,7 @@ def _check_same_data(dataset: Any, bank: Bank, box: BoxFunction | None) -> None:
         image = to_uint8(image, made.shape[0])
         if made.residual:
             size = (image.shape[1], image.shape[2])
-            image = in_box(image, None if box is None else box(i, size))
-            image = low_resolution(image, made.shape)
+            image = low_resolution(image, made.shape, None if box is None else box(i, size))
         images.append(image)
     if (share := _recognized(thumbnails(images), bank.probes)) < _RECOGNIZED:
         raise ValueError(

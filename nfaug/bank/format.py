@@ -30,10 +30,12 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..augment.settings import MixSettings
+from ..data.decode import upright
 from ..io.atomic import write_text
 from ..io.manifest import read_json
 
@@ -229,14 +231,15 @@ def thumbnails(images: Sequence[Tensor]) -> np.ndarray:
 
 
 def to_uint8(image: Any, channels: int) -> Tensor:
-    """A PIL image or uint8 tensor as uint8 (C, H, W).
+    """A PIL image, turned upright, or a uint8 tensor as uint8 (C, H, W).
 
     Raises:
         ValueError: It is neither, or has another number of channels.
     """
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim in (2, 3):
         image = image if image.ndim == 3 else image[None]
-    elif hasattr(image, "convert"):
+    elif isinstance(image, Image.Image):
+        image = upright(image)
         mode = {1: "L", 3: "RGB"}.get(channels)
         array = np.array(image.convert(mode) if mode and image.mode != mode else image)
         image = torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1)

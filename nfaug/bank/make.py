@@ -72,9 +72,11 @@ def make_bank(
 ) -> Bank:
     """Make and store augmented variants of every image of a data set.
 
-    The same call continues an interrupted bank, with bit-identical results: each batch is drawn
-    from `seed` and the batch's position alone. Several processes can therefore make one shard each
-    of the same bank, which `merge_bank` then joins. `bank_bytes` gives the size on disk.
+    The same call continues an interrupted bank: each batch is drawn from `seed` and the batch's
+    position alone. Several processes can therefore make one shard each of the same bank, which
+    `merge_bank` then joins. The results are bit for bit those of one process if all run on the same
+    kind of device with the same version of torch and the same number of threads, which decide
+    how sums are rounded. `bank_bytes` gives the size on disk.
 
     Example:
         >>> import tempfile
@@ -100,7 +102,7 @@ def make_bank(
         shard: (i, n) to make part i of n, counted from 0, in a folder of its own in `out`.
         seed: Seed of the variants.
         batch_size: Number of images at a time.
-        workers: Number of processes that decode images.
+        workers: Number of processes that decode images; they change no result.
         overwrite: Replace a different bank in `out`.
         progress: Show a progress bar.
         settings: Settings of `NFAugment`; `p` is always 1.
@@ -111,12 +113,15 @@ def make_bank(
 
     Raises:
         ValueError: Classes or their order differ, images differ in size, there are fewer batches
-            than shards, or `out` holds a bank with other settings or of other images.
+            than shards, a number is out of range, or `out` holds a bank with other settings or of
+            other images.
         FileExistsError: `out` holds something other than a bank, or other shards.
         OSError: Another process writes to `out`, or there is not enough disk space.
     """
     if variants < 1 or batch_size < 1:
         raise ValueError(f"variants and batch_size must be >= 1; got {variants} and {batch_size}")
+    if workers < 0:
+        raise ValueError(f"workers must be >= 0; got {workers}")
     path = Path(out)
     nfa = NFAugment(checkpoint, settings=MixSettings.merge(settings, {**changes, "p": 1.0}))
     if len(dataset) == 0:  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.preprocess import Preprocess
+from ..data.preprocess import Preprocess, round_levels
 
 __all__ = [
     "Box",
@@ -29,7 +29,6 @@ __all__ = [
     "add_residual",
     "centre_box",
     "crop_box",
-    "in_box",
     "low_resolution",
     "quantize",
 ]
@@ -43,9 +42,27 @@ _MOST = 257  # a step for changes of 255 levels; 127 * 257 fits in int16
 _FADE = 1 / 8  # of the box's side: outside the box the change falls to zero over this distance
 
 
-def low_resolution(image: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """A uint8 image (C, H, W) of any size at the flow's shape, as `nfaug.fit` sees it."""
-    return Preprocess(shape[0], (shape[1], shape[2]))(image, "an image of the bank")
+def low_resolution(image: Tensor, shape: tuple[int, int, int], box: Box | None = None) -> Tensor:
+    """A uint8 image (C, H, W) of any size at the flow's shape, as `nfaug.fit` sees it.
+
+    Args:
+        image: The image.
+        shape: (C, h, w) of the flow.
+        box: The part of the image that the flow saw, which is resized straight to (h, w), as
+            `add_residual` resizes a change straight to the box. Beyond the image its edge is
+            repeated. By default, the centre of the image.
+
+    Raises:
+        ValueError: The box has no area.
+    """
+    if box is None:
+        return Preprocess(shape[0], (shape[1], shape[2]))(image, "an image of the bank")
+    left, top, right, bottom = _checked(box)
+    rows = torch.arange(top, bottom).clamp(0, image.shape[1] - 1)
+    columns = torch.arange(left, right).clamp(0, image.shape[2] - 1)
+    part = image[None, :, rows[:, None], columns].float()
+    levels = F.interpolate(part, shape[1:], mode="bilinear", antialias=True)
+    return round_levels(levels)[0].to(torch.uint8)
 
 
 def quantize(change: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,6 +82,11 @@ def quantize(change: Tensor) -> tuple[Tensor, Tensor]:
 
 def centre_box(size: tuple[int, int], shape: tuple[int, int]) -> Box:
     """The part of an image that the flow sees: its shorter side is resized, its centre is cropped.
+
+    For a square flow this is the largest centred square. It is that of the original image only if
+    `size` is the whole image at any scale, or its centre square. Of a smaller crop it is too small:
+    after Resize(256) and CenterCrop(224) the flow's square is (-16, -16, 240, 240), not (0, 0, 224,
+    224); see `crop_box`.
 
     Args:
         size: (height, width) of the image.
@@ -87,11 +109,19 @@ def centre_box(size: tuple[int, int], shape: tuple[int, int]) -> Box:
 def crop_box(box: Box, crop: tuple[float, float, float, float], size: tuple[int, int]) -> Box:
     """A box of the whole image, in pixels of a crop that is resized to `size`.
 
+    x' = (x - left) * width / (right - left), and likewise for y. The aspect ratio may change: for
+    an image that is squeezed as a whole, the crop is the whole image.
+
     Example:
         >>> from nfaug.bank.residual import centre_box, crop_box
         >>> box = centre_box((300, 400), (32, 32))
         >>> box, crop_box(box, (100, 0, 300, 200), (224, 224))
         ((47, 0, 344, 300), (-59, 0, 273, 336))
+        >>> crop_box(box, (0, 0, 400, 300), (224, 224))  # squeezed to a square
+        (26, 0, 193, 224)
+        >>> square = centre_box((256, 256), (32, 32))
+        >>> crop_box(square, (16, 16, 240, 240), (224, 224))  # Resize(256), CenterCrop(224)
+        (-16, -16, 240, 240)
 
     Args:
         box: (left, top, right, bottom) in pixels of the whole image, such as `centre_box`.
@@ -104,16 +134,6 @@ def crop_box(box: Box, crop: tuple[float, float, float, float], size: tuple[int,
         round((box[0] - left) * x), round((box[1] - top) * y),
         round((box[2] - left) * x), round((box[3] - top) * y),
     )  # fmt: skip
-
-
-def in_box(image: Tensor, box: Box | None) -> Tensor:
-    """The part of an image (C, H, W) in a box; beyond the image its edge is repeated."""
-    if box is None:
-        return image
-    left, top, right, bottom = box
-    rows = torch.arange(top, bottom).clamp(0, image.shape[1] - 1)
-    columns = torch.arange(left, right).clamp(0, image.shape[2] - 1)
-    return image[:, rows[:, None], columns]
 
 
 def add_residual(pixels: np.ndarray, residual: np.ndarray, step: int, box: Box) -> np.ndarray:
@@ -131,9 +151,7 @@ def add_residual(pixels: np.ndarray, residual: np.ndarray, step: int, box: Box) 
     Raises:
         ValueError: The box has no area.
     """
-    left, top, right, bottom = box
-    if right <= left or bottom <= top:
-        raise ValueError(f"the box of an image must have an area; got {box}")
+    left, top, right, bottom = _checked(box)
     # q + 128 in channels-last order, which has a fast kernel whose result is in the image's order.
     q = torch.from_numpy(residual.view(np.uint8) ^ 128)[None].permute(0, 3, 1, 2)
     resized = F.interpolate(q, (bottom - top, right - left), mode="bilinear", antialias=True)
@@ -152,6 +170,15 @@ def add_residual(pixels: np.ndarray, residual: np.ndarray, step: int, box: Box) 
         result = np.empty_like(pixels)
     change += pixels
     return np.clip(change, 0, 255, out=result, casting="unsafe")
+
+
+def _checked(box: Box) -> Box:
+    left, top, right, bottom = box
+    if right <= left or bottom <= top:
+        raise ValueError(
+            f"the box of an image is (left, top, right, bottom) and must have an area; got {box}"
+        )
+    return box
 
 
 def _place(count: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

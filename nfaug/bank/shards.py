@@ -46,18 +46,26 @@ class Shard(NamedTuple):
 
         Processes of `torchrun` and `accelerate launch` are numbered by RANK, tasks of a SLURM job
         array by SLURM_ARRAY_TASK_ID, and ranks within tasks by both.
+
+        Raises:
+            ValueError: SLURM's variables do not number the tasks from 0: some are missing, or the
+                ids have gaps.
         """
         found = os.environ if environment is None else environment
         shard = cls(int(found.get("RANK") or 0), int(found.get("WORLD_SIZE") or 1))
         if "SLURM_ARRAY_TASK_ID" in found:
-            task, least, most, step = (
-                int(found[f"SLURM_ARRAY_TASK_{name}"])
-                if f"SLURM_ARRAY_TASK_{name}" in found
-                else default
-                for name, default in (("ID", 0), ("MIN", 0), ("MAX", 0), ("STEP", 1))
+            names = ("COUNT", "MIN", "MAX")
+            if missing := [x for x in names if f"SLURM_ARRAY_TASK_{x}" not in found]:
+                raise ValueError(
+                    "SLURM sets SLURM_ARRAY_TASK_COUNT, _MIN and _MAX beside SLURM_ARRAY_TASK_ID; "
+                    f"here {', '.join(f'SLURM_ARRAY_TASK_{x}' for x in missing)} is missing. Pass "
+                    "--shard i/n, or --shard off for a process on its own"
+                )
+            task, count, least, most, step = (
+                int(found.get(f"SLURM_ARRAY_TASK_{x}", "1")) for x in ("ID", *names, "STEP")
             )
             tasks, number = (most - least) // step + 1, (task - least) // step
-            if int(found.get("SLURM_ARRAY_TASK_COUNT", tasks)) != tasks:
+            if count != tasks:
                 raise ValueError(
                     "the tasks of the job array have gaps, so their ids do not number the shards: "
                     "pass --shard i/n"

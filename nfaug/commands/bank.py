@@ -30,7 +30,8 @@ _SHARDS = (
     "Several processes can make one bank. Under torchrun, accelerate launch or a SLURM job array, "
     "each makes its own shard of --out; elsewhere, pass --shard i/n. The same command continues a "
     "shard. The last one to finish merges them; nfaug bank --merge --out OUT does so by hand. "
-    "Nothing is copied, and the bank is the one that a single process makes."
+    "Nothing is copied. On one kind of device and with one number of threads, the bank is bit for "
+    "bit the one that a single process makes."
 )
 
 
@@ -65,6 +66,12 @@ def parser() -> ArgumentParser:
         "size of the exported images",
     )
     made.add_argument("--batch-size", type=int, default=64, help="number of images at a time")
+    made.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="number of processes that decode images, for each process that makes variants",
+    )
     made.add_argument(
         "--shard",
         default="auto",
@@ -143,6 +150,7 @@ def _make(arguments: Namespace, shard: Shard | None) -> Bank:
             shard=shard,
             seed=arguments.seed,
             batch_size=arguments.batch_size,
+            workers=arguments.workers,
             overwrite=arguments.overwrite,
             progress=shard is None or int(os.environ.get("RANK") or 0) == 0,
             settings=mixing(arguments),

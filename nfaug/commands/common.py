@@ -70,7 +70,9 @@ def add_data_options(parser: ArgumentParser, split: str) -> None:
     parser.add_argument(
         "--split", help=f"part of the data: train or test (default: {split} if it exists)"
     )
-    parser.add_argument("--data-dir", help="where a named data set is stored")
+    parser.add_argument(
+        "--data-dir", help="where a named data set, or the cache of parquet files, is stored"
+    )
     parser.add_argument(
         "--download", action="store_true", help="allow a named data set to be downloaded"
     )

@@ -17,6 +17,7 @@ __all__ = [
     "decode_image",
     "is_deep",
     "to_8_bits",
+    "upright",
 ]
 
 _FORMATS = {
@@ -63,6 +64,17 @@ def decode_image(
             f"{name} cannot be decoded ({type(error).__name__}: {error}); repair or remove it, or "
             'skip such files with on_error="skip"'
         ) from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says, without the tag; itself if it has none.
+
+    Images keep the tag when PIL opens, converts, resizes or crops them, so that data sets of
+    torchvision and timm yield it. Through an array or a tensor it is lost.
+    """
+    if image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
 
 
 def is_deep(image: Image.Image | Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -188,13 +189,28 @@ class ParquetReader(FileReader):
 
 
 def is_wds_tar(path: Path) -> bool:
-    """Whether a tar has labels beside its images, as in WebDataset's layout."""
+    """Whether a tar has WebDataset's layout: a .cls, or an image and a .json with the key "label".
+
+    Its first 16 members decide.
+    """
+    images, labels = set[str](), set[str]()
     try:
         with tarfile.open(path, "r:") as tar:
-            first = [member.name for member, _ in zip(tar, range(16))]  # noqa: B905
+            for member, _ in zip(tar, range(16)):  # noqa: B905
+                if not member.isfile() or not (match := _KEY.fullmatch(member.name)):
+                    continue
+                key, extension = match[1], match[2].lower()
+                if extension == "cls":
+                    return True
+                if _is_image(extension):
+                    images.add(key)
+                elif extension == "json" and (file := tar.extractfile(member)) is not None:
+                    with contextlib.suppress(ValueError, TypeError, KeyError):
+                        json.loads(file.read())["label"]
+                        labels.add(key)
     except tarfile.TarError:
         return False
-    return any(name.endswith(".cls") for name in first)
+    return bool(images & labels)
 
 
 def _is_image(extension: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from .class_folders import MissingSplitError, split_kind
 from .classes import dataset_classes, numbered, stored_labels
+from .decode import upright
 from .file_readers import FileReader
 from .images import LabelledImages, assemble, run_over
 from .readers import ImageDecodeError, Reader
@@ -41,10 +43,10 @@ def wrap_dataset(
     Items may also be mappings with the keys "image" and "label", as in a Hugging Face `Dataset`.
 
     An image is a PIL image, a uint8 tensor or array of shape (H, W) or (C, H, W) with any C, or a
-    floating-point one of that shape in [0, 1], which is rounded to 8 bits. Labels are read from
-    `.targets`, `.labels`, a column `label` or a `TensorDataset`, also below `Subset` and
-    `ConcatDataset`, if three items agree with them. Otherwise one pass over the items collects
-    them.
+    floating-point one of that shape in [0, 1], which is rounded to 8 bits. A PIL image that still
+    carries an EXIF orientation is turned upright. Labels are read from `.targets`, `.labels`, a
+    column `label` or a `TensorDataset`, also below `Subset` and `ConcatDataset`, if three items
+    agree with them. Otherwise one pass over the items collects them.
 
     Args:
         dataset: The data set. Its random transforms stay random. A `LabelledImages` is returned
@@ -104,7 +106,9 @@ class DatasetReader(Reader):
             image = self._item(index)[0]
         except OSError as error:
             raise ImageDecodeError(f"{self.name(index)} cannot be read ({error})") from error
-        return image if isinstance(image, Image.Image) else _to_uint8(image, self.name(index))
+        if isinstance(image, Image.Image):
+            return upright(image)
+        return _to_uint8(image, self.name(index))
 
     def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
         places = torch.linspace(0, len(indices) - 1, min(PROBES, len(indices))).long()
@@ -174,11 +178,12 @@ def open_timm(
     """Open `torch/NAME` or `hfds/NAME` with `timm.data.create_dataset`.
 
     torchvision's data sets are kept in `data_dir`, by default `~/.cache/nfaug/datasets`; the Hub's
-    are kept in its own cache. `options` are passed to timm: `input_key` and `target_key` name the
-    columns of a data set of the Hub.
+    are kept in `data_dir`, by default in the cache of the library `datasets`. After `hfds/` a path
+    of a folder of parquet files may stand. `options` are passed to timm: `input_key` and
+    `target_key` name the columns of a data set of the Hub.
 
     Raises:
-        ModuleNotFoundError: If timm is not installed.
+        ModuleNotFoundError: If timm, or datasets for `hfds/NAME`, is not installed.
         MissingSplitError: If the data set does not have the split.
         ValueError: If timm cannot open it, or can only stream it. The message gives the reason.
     """
@@ -199,6 +204,8 @@ def open_timm(
         raise ModuleNotFoundError(
             f'{name!r} is opened by timm: pip install "nfaug[train]"'
         ) from error
+    if prefix == "hfds" and importlib.util.find_spec("datasets") is None:
+        raise ModuleNotFoundError(f"{name!r} is read by datasets: pip install 'nfaug[datasets]'")
     root = None if data_dir is None else str(data_dir)
     if prefix == "torch" and root is None:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -212,6 +219,8 @@ def open_timm(
             **(options or {}),
         )
     except Exception as error:  # each library raises its own types
+        if "Unknown split" in str(error):
+            raise MissingSplitError(f"{name!r} has no split {split!r}: {error}") from error
         raise ValueError(
             f"timm could not open {name!r} (split={split!r}, data_dir={root!r}, "
             f"download={download}): {type(error).__name__}: {error}"

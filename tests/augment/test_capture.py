@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 import torch
 from nfa_tools import batch_of, checkpoint
 
-from nfaug.augment.capture import _ROWS, Inputs, padded
-from nfaug.augment.prefetch import augmented_ahead
+from nfaug.augment.capture import _ROWS, CapturedEngine, Inputs, padded
+from nfaug.augment.prefetch import _wait_for, augmented_ahead
 from nfaug.augment.transform import NFAugment
 
 
@@ -52,6 +56,89 @@ def test_padding_changes_no_image() -> None:
     for name, mask in few[1].items():
         assert torch.equal(many[1][name][:12], mask)
         assert not many[1][name][12:].any()
+
+
+class FakeStream:
+    """A stream on a machine without a GPU."""
+
+    def __init__(self, device: Any = None) -> None:
+        self.waited: list[Any] = []
+
+    def wait_stream(self, stream: Any) -> None:
+        self.waited.append(stream)
+
+
+@pytest.fixture
+def modes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Capture on the CPU: graphs whose replay does nothing; the modes of all captures."""
+    found: list[str] = []
+
+    def record(graph: Any, *, capture_error_mode: str) -> contextlib.AbstractContextManager[None]:
+        found.append(capture_error_mode)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(CapturedEngine, "_captures", lambda self, _: not self._failed)
+    monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "current_stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    monkeypatch.setattr(
+        torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None), raising=False
+    )
+    return found
+
+
+def test_a_shape_is_captured_once_and_without_regard_to_other_threads(modes: list[str]) -> None:
+    images, labels = batch_of(20)
+    plain, captured = NFAugment(checkpoint(), p=0.6), NFAugment(checkpoint(), p=0.6, capture=True)
+    params = plain.make_params(labels)
+    expected = plain(images, labels, params=params)[0]
+    for _ in range(4):
+        assert torch.equal(captured(images, labels, params=params)[0], expected)
+    assert modes == ["thread_local"]
+
+
+def test_graphs_are_for_a_shape_a_gate_and_keep(modes: list[str]) -> None:
+    images, labels = batch_of(20)
+    nfa = NFAugment(checkpoint(), capture=True)
+    for p, strength in ((0.45, 1.5), (0.5, 1.0), (0.6, 0.5), (0.7, 0.2), (0.8, 1.5)):
+        nfa.p, nfa.strength = p, strength  # 9 to 16 images, padded to 16
+        nfa(images, labels)
+    assert len(modes) == 1
+    nfa.gate = 1.0
+    nfa(images, labels)
+    nfa(images, labels)
+    assert len(modes) == 2
+
+
+@pytest.mark.parametrize("failing", ["Stream", "graph"])
+def test_a_failed_capture_falls_back_with_one_warning(
+    failing: str, modes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no capture here")
+
+    monkeypatch.setattr(torch.cuda, failing, fail)
+    images, labels = batch_of(20)
+    plain, captured = NFAugment(checkpoint(), p=0.6), NFAugment(checkpoint(), p=0.6, capture=True)
+    params = plain.make_params(labels)
+    expected = plain(images, labels, params=params)[0]
+    assert torch.equal(captured(images, labels, params=params)[0], expected)
+    with pytest.warns(UserWarning, match="capture here"):
+        assert torch.equal(captured(images, labels, params=params)[0], expected)
+    for _ in range(3):  # warnings are errors here
+        assert torch.equal(captured(images, labels, params=params)[0], expected)
+
+
+def test_the_second_stream_waits_for_batches_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"current of {device}")
+    side: Any = FakeStream()
+    kept: list[Any] = []
+    on_gpu: Any = SimpleNamespace(device=torch.device("cuda"), record_stream=kept.append)
+    _wait_for([torch.zeros(2), on_gpu], side)
+    assert side.waited == ["current of cuda"]
+    assert kept == [side]
 
 
 def test_batches_ahead_are_those_of_a_plain_loop() -> None:

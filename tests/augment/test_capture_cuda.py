@@ -27,8 +27,9 @@ def test_replays_equal_plain_calls(size: tuple[int, int]) -> None:
     assert all(graphs.values())
 
 
-def test_batches_ahead_are_those_of_a_plain_loop() -> None:
-    loader = [batch_of(10, seed=seed) for seed in range(5)]
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+def test_batches_ahead_are_those_of_a_plain_loop(place: str) -> None:
+    loader = [[x.to(place) for x in batch_of(10, seed=seed)] for seed in range(5)]
     torch.manual_seed(0)
     nfa = NFAugment(checkpoint())
     expected = [nfa(images.cuda(), labels.cuda())[0] for images, labels in loader]

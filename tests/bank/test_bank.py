@@ -283,6 +283,8 @@ def test_invalid_sources_and_directories(bank: Bank, tmp_path: Path) -> None:
         make(tmp_path / "e", Subset(Pictures(), []))
     with pytest.raises(ValueError, match="0 and 8"):
         make(tmp_path / "v", variants=0)
+    with pytest.raises(ValueError, match="-1"):
+        make(tmp_path / "v", workers=-1)
     with pytest.raises(ValueError, match="variants"):
         make(bank.path, variants=2, seed=4)
     flow = checkpoint(flow=perturbed())

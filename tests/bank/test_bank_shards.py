@@ -145,6 +145,13 @@ def test_numbers_of_shards() -> None:
     assert found({**task, "RANK": "1", "WORLD_SIZE": "2"}) == (5, 10)
     with pytest.raises(ValueError, match="--shard"):
         found({**task, "SLURM_ARRAY_TASK_COUNT": "3"})
+    for name in ("COUNT", "MIN", "MAX"):
+        with pytest.raises(ValueError, match=f"SLURM_ARRAY_TASK_{name} is missing"):
+            found({key: x for key, x in task.items() if not key.endswith(name)})
+    assert found(
+        {key: x for key, x in task.items() if not key.endswith("STEP")}
+        | {"SLURM_ARRAY_TASK_MAX": "5"}
+    ) == (4, 5)
     rows = [Shard(index, 3).rows(30, 4) for index in range(3)]
     assert rows == [range(0, 8), range(8, 20), range(20, 30)]
 
@@ -161,6 +168,10 @@ def test_the_command(
     assert main([*words, "--out", str(tmp_path / "one")]) == 0
     one = json.loads(capsys.readouterr().out)
     assert one["bytes"] == 36 * 2 * (8 * 8 + 2)
+    assert main([*words, "--workers=2", "--out", str(tmp_path / "workers")]) == 0
+    capsys.readouterr()
+    name = "residuals.npy"
+    assert (tmp_path / "workers" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     out = str(tmp_path / "ranks")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")

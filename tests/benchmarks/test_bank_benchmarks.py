@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from nfa_tools import NAMES, checkpoint, images_of
 from PIL import Image
+from safetensors.torch import save_file
 
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 
@@ -51,6 +53,26 @@ def test_processes_give_the_files_of_one(flow: Path) -> None:
     assert len(rows) == 6
     assert all("identical" in row for row in rows if row.startswith("| bank"))
     assert "DIFFERENT" not in out
+
+
+def test_other_tensors_are_called_different(tmp_path: Path) -> None:
+    module = runpy.run_path(str(BENCHMARKS / "bank_scale.py"))
+    for folder, shift in (("one", 0.0), ("near", 1e-7), ("far", 1e-4)):
+        (tmp_path / folder).mkdir()
+        for name in ("pca", "gaussians"):
+            tensors = {"x": torch.ones(3, dtype=torch.float64) + shift}
+            save_file(tensors, tmp_path / folder / f"{name}.safetensors")
+    for folder, text in (("one", "identical"), ("near", "within 1e-07"), ("far", "DIFFERENT")):
+        difference = module["fit_difference"](tmp_path / "one", tmp_path / folder)
+        assert text in module["fit_result"](difference)
+
+
+def test_a_killed_process_continues(flow: Path) -> None:
+    small = ["--flow", flow, "--classes", 6, "--per-class", 100]
+    out = printed("bank_scale.py", "--part", "killed", *small)
+    assert "process 1 was killed; torchrun ended with 1" in out
+    assert "'shard-00001-of-00002': 296" not in out, "it was killed in the middle"
+    assert "600 images: identical to one process" in out
 
 
 def test_a_bank_in_eight_shards(flow: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -48,13 +50,17 @@ def parquet_from(folder: Path, out: Path) -> Path:
     return out
 
 
-MAKERS: dict[str, Callable[[Path, Path], Path]] = {"wds": wds_from, "parquet": parquet_from}
+MAKERS: dict[str, Callable[[Path, Path], object]] = {
+    "wds": wds_from,
+    "parquet": parquet_from,
+    "hfds": lambda folder, out: f"hfds/{parquet_from(folder, out)}",  # through timm and datasets
+}
 
 
 @pytest.fixture(scope="module")
-def places(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def places(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("shards")
-    return {name: make(tiny_folder, root / name) for name, make in MAKERS.items()}
+    return {name: str(make(tiny_folder, root / name)) for name, make in MAKERS.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -76,21 +82,21 @@ def check_equal(found: LabelledImages, expected: LabelledImages) -> None:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_shards_equal_the_folder(places: dict[str, Path], tiny_folder: Path, name: str) -> None:
+def test_shards_equal_the_folder(places: dict[str, str], tiny_folder: Path, name: str) -> None:
     found = open_dataset(places[name])
     check_equal(found, open_dataset(tiny_folder))
     assert found.fingerprint() == open_dataset(places[name]).fingerprint()
     assert found.fingerprint() != found.subset(torch.arange(4)).fingerprint()
     assert len(found.contents_hash()) == 64
-    assert str(places[name]) in found.name(0)
+    assert places[name] in found.name(0)
     with pytest.raises(MissingSplitError, match="'train'"):
         open_dataset(places[name], split="test")
 
 
 def test_patterns_names_and_single_tars(
-    places: dict[str, Path], tiny_folder: Path, tmp_path: Path
+    places: dict[str, str], tiny_folder: Path, tmp_path: Path
 ) -> None:
-    expected, folder = open_dataset(tiny_folder), places["wds"]
+    expected, folder = open_dataset(tiny_folder), Path(places["wds"])
     pattern = "train-{000000..000003}.tar"
     check_equal(open_dataset(f"wds/{folder}/{pattern}"), expected)
     check_equal(open_dataset(f"wds/{pattern}", data_dir=folder), expected)
@@ -104,8 +110,8 @@ def test_patterns_names_and_single_tars(
 
 
 @pytest.mark.parametrize("layout", ["info", "folders", "names"])
-def test_splits(places: dict[str, Path], tmp_path: Path, layout: str) -> None:
-    for number, shard in enumerate(sorted(places["wds"].glob("*.tar"))):
+def test_splits(places: dict[str, str], tmp_path: Path, layout: str) -> None:
+    for number, shard in enumerate(sorted(Path(places["wds"]).glob("*.tar"))):
         kind = ("train", "validation")[number % 2]
         name = {"info": f"{number}.tar", "folders": f"{kind}/{number}.tar"}.get(
             layout, f"my-{kind}-{number}.tar"
@@ -124,6 +130,40 @@ def test_splits(places: dict[str, Path], tmp_path: Path, layout: str) -> None:
     }
     assert lengths == {"train": 20, "val": 16, "test": 16}
     assert open_dataset(tmp_path).classes == list(NAMES)
+
+
+def test_labels_in_json(places: dict[str, str], tiny_folder: Path, tmp_path: Path) -> None:
+    shard, expected = tmp_path / "train-000000.tar", open_dataset(tiny_folder)
+    with tarfile.open(shard, "w") as tar:
+        for index in range(len(expected)):
+            image = Path(expected.name(index)).read_bytes()
+            label = json.dumps({"label": int(expected.targets[index]), "width": 8}).encode()
+            for ending, data in (("png", image), ("json", label)):
+                member = tarfile.TarInfo(f"{index:06}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    (tmp_path / "classnames.txt").write_text("\n".join(NAMES))
+    check_equal(open_dataset(tmp_path), expected)
+    check_equal(open_dataset(shard), expected)
+
+
+def test_json_files_without_labels_are_no_shards(tiny_folder: Path, tmp_path: Path) -> None:
+    """A tar of class folders whose images have notes beside them."""
+    shutil.copytree(tiny_folder, tmp_path / "data")
+    for image in [*(tmp_path / "data").rglob("*.png")]:
+        image.with_suffix(".json").write_text('["a note"]')
+    with tarfile.open(tmp_path / "data.tar", "w") as tar:
+        tar.add(tmp_path / "data", "data")
+    check_equal(open_dataset(tmp_path / "data.tar"), open_dataset(tiny_folder))
+
+
+def test_without_datasets_the_error_names_the_extra(
+    places: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    for name in ("parquet", "hfds"):
+        with pytest.raises(ModuleNotFoundError, match=r"nfaug\[datasets\]"):
+            open_dataset(places[name])
 
 
 def test_tars_beside_images_are_not_the_data(tiny_folder: Path, tmp_path: Path) -> None:
@@ -163,7 +203,7 @@ def test_damaged_shards(tmp_path: Path) -> None:
 
 
 def test_commands_give_the_numbers_of_the_folder(
-    places: dict[str, Path],
+    places: dict[str, str],
     tiny_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -196,4 +236,4 @@ def test_commands_give_the_numbers_of_the_folder(
                 "axes": (out / "fit" / "pca.safetensors").read_bytes(),
             }
         )
-    assert found[0] == found[1] == found[2]
+    assert all(figures == found[0] for figures in found[1:])
