@@ -200,8 +200,10 @@ def draw(found: list[Measured], path: Path, title: str) -> None:
     left.plot([1, count], [1 / count, 1], "k:", label="all axes alike")
     left.set(xlabel="axes", ylabel="share of a class's variance", title=title, ylim=(0, 1))
     left.legend(fontsize=8)
-    for each in found:
-        flow, _, settings = each.arm.partition(" ")
+    words = [each.arm.split()[1:] for each in found]
+    for each, own in zip(found, words, strict=True):
+        flow = each.arm.split()[0]
+        settings = " ".join(word for word in own if any(word not in other for other in words))
         colour = f"C{list(lines).index(Path(flow).name)}"
         right.plot(each.spread, each.agrees, "o", color=colour)
         right.annotate(

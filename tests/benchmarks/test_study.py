@@ -617,3 +617,9 @@ def test_semi_supervised_fine_tuning_pulls_labelled_latents_to_their_class(
         assert torch.equal(before, start.encode(few.images)[0]), "the flow itself stays"
     likely = gaussians.log_prob(after, few.targets) - gaussians.log_prob(before, few.targets)
     assert likely.mean() > 0
+
+
+def test_an_earlier_flow_has_rows_alone(source: data.DataSet, tmp_path: Path) -> None:
+    few = data.labelled(source, 6, seed=3)
+    with pytest.raises(ValueError, match="'b1'"):
+        flows.flow_for("b1", source, few, 0, tmp_path)
