@@ -13,12 +13,14 @@ import pytest
 import torch
 from forked import run_python  # before a server of `multiprocessing` starts
 from hub_tools import made, mine, pushed
-from nfa_tools import CLASSES, NAMES, SIZE, images_of
+from nfa_tools import CLASSES, NAMES, SIZE, Counted, checkpoint, images_of
 from PIL import Image
+from torch import Tensor
 
 from nfaug.checkpoint import foreign
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.images import TensorImages
+from nfaug.flows.flow import Flow
 from nfaug.gaussians.fixed_point.solver import FixedPointConfig
 from nfaug.training import TrainConfig, TrainResult, train
 from nfaug.training.config import FlowSettings, OptimConfig, PCAConfig, PriorConfig
@@ -86,3 +88,23 @@ def forked_reader(monkeypatch: pytest.MonkeyPatch) -> None:
         return subprocess.CompletedProcess(command, ran.returncode, b"", ran.stderr.encode())
 
     monkeypatch.setattr(foreign.subprocess, "run", run)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    """Counts the images of every encode and decode of a flow."""
+    checkpoint(), checkpoint(memory=False)  # fitted once for all tests, with encoded images
+    found = Counted([], [])
+    encode, decode = Flow.encode, Flow.decode
+
+    def count_encode(flow: Flow, images: Tensor, noise: Any = None) -> Any:
+        found.encoded.append(len(images))
+        return encode(flow, images, noise)
+
+    def count_decode(flow: Flow, z: Tensor, **options: Any) -> Tensor:
+        found.decoded.append(len(z))
+        return decode(flow, z, **options)
+
+    monkeypatch.setattr(Flow, "encode", count_encode)
+    monkeypatch.setattr(Flow, "decode", count_decode)
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -109,3 +109,10 @@ def fitted(shift: float = 0.0) -> Fitted:
     return Fitted(
         parts.flow, parts.pca, parts.config, ClassGaussians(means, torch.ones_like(means))
     )
+
+
+class Counted(NamedTuple):
+    """How many images a flow encoded and decoded."""
+
+    encoded: list[int]
+    decoded: list[int]

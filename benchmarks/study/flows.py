@@ -56,8 +56,8 @@ _LOADED = "builtin:{bundled}"
 
 def _noisy(levels: float) -> FlowSource:
     return FlowSource(
-        f"all training images without labels, with noise of {levels:g} levels at last; starts from "
-        "the bundled flow (CIFAR-10: from b1)",
+        f"all training images without labels: the bundled flow (CIFAR-10: b1), then trained under "
+        f"noise of {levels:g} levels",
         1500,
         lambda data, _: unlabelled_images(data),
         load=_LOADED,

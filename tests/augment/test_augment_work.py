@@ -3,42 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
 
 import pytest
 import torch
-from nfa_tools import CLASSES, checkpoint, images_of
-from torch import Tensor
+from nfa_tools import CLASSES, Counted, checkpoint, images_of
 
 from nfaug.augment.transform import NFAugment
 from nfaug.flows.codec import PixelCodec
-from nfaug.flows.flow import Flow
-
-
-class Counted(NamedTuple):
-    """How many images a flow encoded and decoded."""
-
-    encoded: list[int]
-    decoded: list[int]
-
-
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
-    checkpoint(), checkpoint(memory=False)  # fitted once for all tests, with encoded images
-    found = Counted([], [])
-    encode, decode = Flow.encode, Flow.decode
-
-    def count_encode(flow: Flow, images: Tensor, noise: Any = None) -> Any:
-        found.encoded.append(len(images))
-        return encode(flow, images, noise)
-
-    def count_decode(flow: Flow, z: Tensor, **options: Any) -> Tensor:
-        found.decoded.append(len(z))
-        return decode(flow, z, **options)
-
-    monkeypatch.setattr(Flow, "encode", count_encode)
-    monkeypatch.setattr(Flow, "decode", count_decode)
-    return found
 
 
 @pytest.mark.parametrize("exact", [True, False])

@@ -1,18 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from nfa_tools import NAMES, images_of
-from torch import Tensor
+from nfa_tools import NAMES, Counted, images_of
 
 from nfaug.augment.preview import picture_grid, preview_grid, sample_images
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.images import TensorImages
-from nfaug.flows.flow import Flow
 
 
 def cells(picture: np.ndarray, rows: int, columns: int, size: int) -> np.ndarray:
@@ -138,16 +135,8 @@ def test_the_reconstruction_has_no_rounding_error(
 
 
 def test_a_preview_encodes_its_images_twice_whatever_the_number_of_variants(
-    tiny_checkpoint: Checkpoint, tiny_images: TensorImages, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Checkpoint, tiny_images: TensorImages, counted: Counted
 ) -> None:
     """Once for the column of decoded images, once for all variants."""
-    encoded = []
-    encode = Flow.encode
-
-    def counted(flow: Flow, images: Tensor, noise: Any = None) -> Any:
-        encoded.append(len(images))
-        return encode(flow, images, noise)
-
-    monkeypatch.setattr(Flow, "encode", counted)
     preview_grid(tiny_checkpoint, tiny_images, variants=5)
-    assert encoded == [3, 3]
+    assert counted.encoded == [3, 3]

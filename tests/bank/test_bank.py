@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nfa_tools import NAMES, checkpoint, fitted, images_of, tiny_flow
+from nfa_tools import NAMES, Counted, checkpoint, fitted, images_of, tiny_flow
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
@@ -28,7 +28,6 @@ from nfaug.bank import export as bank_export
 from nfaug.bank import make as module
 from nfaug.bank.make import Bank, BankDataset, bank_bytes, export_bank, make_bank
 from nfaug.flows.codec import PixelCodec
-from nfaug.flows.flow import Flow
 
 
 class Pictures(Dataset[tuple[Any, int]]):
@@ -452,20 +451,11 @@ def test_a_killed_bank_is_continued(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"noise": 0.1}, {"partners": "batch", "gate": None}])
 def test_images_are_encoded_once_and_variants_are_those_of_calls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+    tmp_path: Path, counted: Counted, settings: dict[str, Any]
 ) -> None:
-    checkpoint()  # fitted once for all tests, with encoded images
-    encoded = []
-    encode = Flow.encode
-
-    def counted(flow: Flow, images: Tensor, noise: Any = None) -> Any:
-        encoded.append(len(images))
-        return encode(flow, images, noise)
-
-    monkeypatch.setattr(Flow, "encode", counted)
     data = Pictures()
     made = make(tmp_path, data, variants=5, batch_size=30, **settings)
-    assert sum(encoded) == 30
+    assert sum(counted.encoded) == 30
     nfa = NFAugment(checkpoint(), p=1.0, **settings)
     for number, generator in enumerate(module._generators(made.manifest, 0)):
         nfa.generator = generator
@@ -477,18 +467,9 @@ def test_images_are_encoded_once_and_variants_are_those_of_calls(
 
 
 def test_the_unmixed_latent_is_decoded_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A codec that is not exact needs it for every variant."""
-    checkpoint()
-    decoded = []
-    decode = Flow.decode
-
-    def counted(flow: Flow, z: Tensor, **options: Any) -> Tensor:
-        decoded.append(len(z))
-        return decode(flow, z, **options)
-
     monkeypatch.setattr(PixelCodec, "exact", False)
-    monkeypatch.setattr(Flow, "decode", counted)
     made = make(tmp_path, variants=4, batch_size=30, gate=None)
-    assert sum(decoded) == 30 + made.manifest.stats["applied"]
+    assert sum(counted.decoded) == 30 + made.manifest.stats["applied"]

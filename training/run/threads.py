@@ -15,8 +15,8 @@ def warn_about_threads(processes: int = 1) -> None:
 
     OpenMP threads spin while they wait for each other. On shared cores most of their time is
     waiting: one training was 12 times slower than with a single thread. The load is the average of
-    the last minute over the whole machine, so it counts against all of its cores, also where this
-    process may use some of them alone. One thread in each process never causes a warning: it waits
+    the last minute over the whole machine, so it counts against all of its cores, even if this
+    process may use only some of them. One thread in each process never causes a warning: it waits
     for no other.
     """
     own = torch.get_num_threads()
