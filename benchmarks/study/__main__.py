@@ -39,7 +39,7 @@ from .cells import Cell, pending, read
 from .classifiers import NETWORKS, network_of
 from .data import DATASETS, DataSet
 from .report import write_report
-from .rivals import headline, network_tuning, rivals, tuning
+from .rivals import headline, labels, network_tuning, photographs, rivals, tuning
 from .run import run
 from .tables import TABLES
 
@@ -47,9 +47,12 @@ from .tables import TABLES
 BY_TUNING = {
     "tuning": "settings of NFA and of every rival, on validation images",
     "rivals": "NFA and every rival, with the settings that tuning chose",
+    "labels": "NFA with and without a flow, with 10, 100 and 500 labels per class",
+    "photographs": "the same with all labels, for images larger than the flow",
     "network": "optimiser settings of the larger --network, on validation images",
     "headline": "NFA with and without a flow, on flip + crop and on RandAugment, for --network",
 }
+REPORTED = {"rivals": rivals, "labels": labels, "photographs": photographs}
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
@@ -93,10 +96,18 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         network_of(args.network)
     except ValueError as error:
         parser.error(str(error))
-    needs_other = [name for name in args.table if name in TABLES and TABLES[name].needs_other]
+    needs_other = [
+        name
+        for name in args.table
+        if name == "rivals" or (name in TABLES and TABLES[name].needs_other)
+    ]
     if needs_other and not args.other:
         parser.error(f"--table {needs_other[0]} needs --other, images of other classes")
     return args
+
+
+def _needs_other(table: str) -> bool:
+    return table == "rivals" or (table in TABLES and TABLES[table].needs_other)
 
 
 def data_set(args: argparse.Namespace) -> DataSet:
@@ -112,16 +123,17 @@ def data_set(args: argparse.Namespace) -> DataSet:
 
 
 def wanted(table: str, data: str, args: argparse.Namespace) -> list[Cell]:
-    """The cells of a table."""
+    """The cells of a table; of "network", more once the first ones are done."""
+    if table in TABLES:
+        return TABLES[table].cells(data, args.seeds, args.network)
+    rows = read(args.csv)
     if table == "tuning":
         return tuning(data)
-    if table == "rivals":
-        return rivals(read(args.csv), data, args.seeds)
-    if table == "headline":
-        return headline(read(args.csv), data, args.seeds, args.network)
     if table == "network":
-        return network_tuning(data, args.network)
-    return TABLES[table].cells(data, args.seeds, args.network)
+        return network_tuning(rows, data, args.network)
+    if table == "headline":
+        return headline(rows, data, args.seeds, args.network)
+    return REPORTED[table](rows, data, args.seeds)
 
 
 def main() -> None:
@@ -129,8 +141,8 @@ def main() -> None:
     if not args.print:
         data = data_set(args)
         for table in args.table:
-            cells = pending(wanted(table, data.name, args), read(args.csv))
-            run(cells, data, csv=args.csv, work=args.work, jobs=args.jobs)
+            while cells := pending(wanted(table, data.name, args), read(args.csv)):
+                run(cells, data, csv=args.csv, work=args.work, jobs=args.jobs)
     print(write_report(read(args.csv), args.csv.with_suffix(".md"), args.plot))
 
 

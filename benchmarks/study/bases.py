@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 from .data import flip_and_crop
 
-__all__ = ["Part", "apply_base", "base_parts", "loss_parts"]
+__all__ = ["GEOMETRIC", "Part", "apply_base", "base_parts", "loss_parts"]
 
 MARGIN = 2  # pixels; the largest shift of a crop, unless crop:MARGIN says otherwise
 
@@ -71,7 +71,7 @@ BASES: dict[str, Callable[..., Apply]] = {
 # Parts that act on the loss: isda:LAMBDA (isda.py), and consistency:ALPHA, timm's loss for views of
 # an image, here of the image and of what the arm makes of it (arXiv:1912.02781).
 LOSSES = ("isda", "consistency")
-_GEOMETRIC = ("crop", "shift")  # every image is moved: they take no probability
+GEOMETRIC = ("crop", "shift")  # every image is moved: they take no probability
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def base_parts(base: str) -> list[Part]:
     for text in base.split("+"):
         word, _, p = text.partition("@")
         name, *options = word.split(":")
-        if p and (name in _GEOMETRIC or name not in BASES):
+        if p and (name in GEOMETRIC or name not in BASES):
             raise ValueError(f"{name} takes no probability; got {text!r}")
         if not 0 <= float(p or 1) <= 1:
             raise ValueError(f"a probability must lie in [0, 1]; got {text!r}")

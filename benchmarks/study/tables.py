@@ -260,5 +260,4 @@ TABLES = {
         steps=(STEPS // 2, STEPS, 2 * STEPS),
         validation=True,
     ),
-    "labels": Table("10, 100 and 500 labels per class", _chosen("u"), per_class=(10, 100, 500)),
 }

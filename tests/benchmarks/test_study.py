@@ -21,6 +21,7 @@ from benchmarks.study import (
     classifiers,
     data,
     flows,
+    gains,
     isda,
     report,
     rivals,
@@ -111,7 +112,7 @@ def test_settings_are_never_chosen_on_what_is_reported() -> None:
     every = {name: table.cells("x", 10) for name, table in tables.TABLES.items()}
     choosing = [name for name, table in tables.TABLES.items() if table.validation]
     chosen = [cell for name in choosing for cell in every.pop(name)]
-    reporting = "both defaults flows labels long main other-noise"
+    reporting = "both defaults flows long main other-noise"
     assert sorted(every) == reporting.split()
     reported = every["main"]
     assert {cell.split for each in every.values() for cell in each} == {"test"}
@@ -137,28 +138,46 @@ def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
     reported = rivals.rivals(rows, "cifar10", 2)
     assert {cell.split for cell in reported} == {"test"}
     assert not {cell.seed for cell in reported} & {cell.seed for cell in tried}
-    assert len(set(reported)) == len(reported) == 2 * (6 * 3 + 2)
+    assert len(set(reported)) == len(reported) == 2 * (7 * 3 + 4)
     assert {cell.base for cell in reported if cell.arm == "none"} == {
+        "none",
         "flip+crop:4",
         *(f"flip+crop:4+{each.suffix}" for each in chosen.values() if each.suffix),
     }
-    with pytest.raises(ValueError, match="12 cells"):
+    fewer = rivals.labels(rows, "cifar10", 2)
+    assert {cell.per_class for cell in fewer} == {10, 100, 500}
+    assert len(set(fewer)) == len(fewer) == 2 * 3 * 6
+    assert {replace(cell, per_class=50) for cell in fewer} <= set(reported)
+    assert {cell.base for cell in rivals.photographs(rows, "clothing128", 3)} == {
+        "flip+crop:12",
+        "flip+crop:12+randaugment:2:9@0.5",
+    }
+    del rows[tried[0]]
+    with pytest.raises(ValueError, match="1 cells"):
+        rivals.choose(rows, "cifar10")
+
+
+def test_settings_of_a_larger_network_are_chosen_in_two_rounds() -> None:
+    rows = {cell: {"accuracy": "50"} for cell in rivals.tuning("cifar10")}
+    with pytest.raises(ValueError, match="6 cells"):
         rivals.headline(rows, "cifar10", 5, "resnet18")
-    settings = rivals.network_tuning("cifar10", "resnet18")
-    best = settings[3]
-    rows |= {cell: {"accuracy": f"{50 + 5 * (cell == best)}"} for cell in settings}
+    first = rivals.network_tuning(rows, "cifar10", "resnet18")
+    rows |= {cell: {"accuracy": f"{50 + n}"} for n, cell in enumerate(first)}
+    with pytest.raises(ValueError, match="3 cells"):
+        rivals.headline(rows, "cifar10", 5, "resnet18")
+    second = rivals.network_tuning(rows, "cifar10", "resnet18")[len(first) :]
+    assert [replace(cell, seed=first[0].seed) for cell in second] == first[:2:-1]
+    best = second[1]
+    rows |= {cell: {"accuracy": f"{50 + 5 * (cell == best)}"} for cell in second}
     large = rivals.headline(rows, "cifar10", 5, "resnet18")
     assert {(cell.network, cell.steps) for cell in large} == {(best.network, best.steps)}
     assert len(large) == 30
     assert {cell.split for cell in large} == {"test"}
-    assert {(cell.arm, cell.base, cell.split) for cell in settings} == {
+    assert {(cell.arm, cell.base, cell.split) for cell in first + second} == {
         ("none", "flip+crop:4", "validation")
     }
     with pytest.raises(ValueError, match="'vgg'"):
-        rivals.network_tuning("cifar10", "vgg")
-    del rows[tried[0]]
-    with pytest.raises(ValueError, match="1 cells"):
-        rivals.choose(rows, "cifar10")
+        rivals.network_tuning(rows, "cifar10", "vgg")
 
 
 def test_validation_and_labelled_images_are_disjoint(source: data.DataSet) -> None:
@@ -401,11 +420,36 @@ def test_nfa_is_compared_with_the_simpler_arms(tmp_path: Path) -> None:
     assert "| none | the labelled images alone | NFA | +0.0 ± 2.5 | +1.0 ± 2.5 |" in text
 
 
+def test_rivals_are_compared_with_geometry_alone_and_with_no_flow(tmp_path: Path) -> None:
+    bare = replace(CELL, data="tiny", arm="none", flow="-", settings="", base="flip+crop:4")
+    accuracies = {
+        bare: (80, 81),
+        replace(bare, base="flip+crop:4+cutmix:1"): (82, 84),
+        replace(bare, base="flip+crop:4+cutmix:1", arm="nfa", flow="p"): (83, 84),
+        replace(bare, base="flip+crop:4+cutmix:1", arm="nfa", flow="b"): (86, 88),
+        replace(bare, base="flip+crop:4", arm="nfa", flow="o"): (81, 82),
+    }
+    rows = {
+        replace(cell, seed=seed): ROW | {"accuracy": str(value)}
+        for cell, values in accuracies.items()
+        for seed, value in enumerate(values)
+    }
+    found = gains.groups(rows)
+    assert gains.gain_over_geometry(found, bare) is None
+    text = report.write_report(rows, tmp_path / "r.md", tmp_path / "r.png")
+    line = next(line for line in text.splitlines() if "bundled" in line and "NFA" in line)
+    assert [part.strip(" *").split(" ")[0] for part in line.split("|")[7:9]] == ["+4.0", "+6.5"]
+    assert "less NFA without a flow" in text
+    assert text.splitlines()[-2].endswith("| **+3.5 ± 6.4** |") is False  # two seeds: not clear
+    assert text.splitlines()[-2].endswith("| +3.5 ± 6.4 |")
+    assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_gains_are_differences_within_seeds() -> None:
-    gain = report.gains({0: 81.0, 1: 92.0, 2: 70.0}, {0: 80.0, 1: 91.0})
+    gain = gains.gains({0: 81.0, 1: 92.0, 2: 70.0}, {0: 80.0, 1: 91.0})
     assert gain is not None
     assert (gain.mean, gain.half, gain.seeds) == (1.0, 0.0, 2)
-    assert report.gains({0: 1.0}, {1: 1.0}) is None
+    assert gains.gains({0: 1.0}, {1: 1.0}) is None
 
 
 @pytest.mark.parametrize(

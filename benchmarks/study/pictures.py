@@ -1,0 +1,155 @@
+"""The pictures of the study: gains and their intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from .arms import ARMS
+from .bases import base_parts
+from .cells import Cell
+from .flows import FLOWS
+from .gains import Groups, gain_over_geometry, gain_over_none, order
+
+__all__ = ["draw", "draw_rivals"]
+
+_TITLES = {
+    "randaugment": "RandAugment",
+    "trivialaugment": "TrivialAugment",
+    "mixup": "mixup",
+    "cutmix": "CutMix",
+    "isda": "ISDA",
+}
+# Flows of arms that have a row of their own.
+_FLOWS = {"l": "flow of the labelled images", "o": "flow of other images"}
+
+
+class _Mark(NamedTuple):
+    """How an arm is drawn in the row of each base."""
+
+    label: str
+    colour: str
+    offset: float
+
+
+_MARKS = {
+    ("none", "-"): _Mark("without NFA", "tab:gray", -0.2),
+    ("nfa", "p"): _Mark("after NFA without a flow", "tab:blue", 0.0),
+    ("nfa", "b"): _Mark("after NFA with the bundled flow", "tab:red", 0.2),
+}
+
+
+def draw(found: Groups, path: Path) -> None:
+    """Gains over `none` with the same base and their intervals, one panel for each base."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    keys = [key for key in sorted(found, key=order) if key.arm != "none"]
+    bases = list(dict.fromkeys(key.base for key in keys))
+    if not bases:
+        return
+    arms = list(dict.fromkeys(_arm(key) for key in sorted(keys, key=lambda k: order(k)[2:])))
+    names = [_name(arm, several=sum(a[:2] == arm[:2] for a in arms) > 1) for arm in arms]
+    height = 1 + 0.33 * len(arms)
+    figure, axes = pyplot.subplots(
+        1, len(bases), figsize=(4.5 * len(bases), height), sharey=True, sharex=True, squeeze=False
+    )
+    for axis, base in zip(axes[0], bases, strict=True):
+        mine = [key for key in keys if key.base == base]
+        for key in mine:
+            gain = gain_over_none(found, key)
+            if gain is None:
+                continue
+            half = gain.half if gain.seeds > 1 else 0.0
+            place = arms.index(_arm(key))
+            axis.errorbar(gain.mean, place, xerr=half, fmt="o", color=_colour(key), capsize=3)
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_yticks(range(len(arms)), names, fontsize=7)
+        axis.set_title(f"on top of {base}" if base != "none" else "alone", fontsize=9)
+        axis.set_xlabel("gain in accuracy, points (95% interval)", fontsize=8)
+    axes[0][0].invert_yaxis()
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _arm(key: Cell) -> tuple[str, str, str]:
+    return key.arm, key.flow, key.settings
+
+
+def _name(arm: tuple[str, str, str], *, several: bool) -> str:
+    name, flow, settings = arm
+    shown = ARMS[name].title + (f", {settings.split(' variants')[0]}" if several else "")
+    return shown + (f"\n{FLOWS[flow].title}" if flow in FLOWS else "")
+
+
+def draw_rivals(found: Groups, path: Path) -> None:
+    """Gains over moving images alone, with and without NFA, one panel for each data set."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.lines import Line2D
+
+    gained = {
+        key: gain
+        for key in sorted(found, key=order)
+        if key.base != "none" and (gain := gain_over_geometry(found, key)) is not None
+    }
+    rows = sorted({_row(key) for key in gained})
+    sets = list(dict.fromkeys(key.data for key in gained))
+    if not sets:
+        return
+    figure, axes = pyplot.subplots(
+        1,
+        len(sets),
+        figsize=(1.8 + 3.6 * len(sets), 1.4 + 0.36 * len(rows)),
+        sharey=True,
+        squeeze=False,
+    )
+    for axis, data in zip(axes[0], sets, strict=True):
+        for key, gain in gained.items():
+            if key.data != data:
+                continue
+            mark = _MARKS.get((key.arm, key.flow), _Mark("", _colour(key), 0.0))
+            axis.errorbar(
+                gain.mean,
+                rows.index(_row(key)) + mark.offset,
+                xerr=gain.half if gain.seeds > 1 else 0.0,
+                fmt="o",
+                markersize=4,
+                capsize=2,
+                color=mark.colour,
+            )
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_yticks(range(len(rows)), [name for _, name in rows], fontsize=8)
+        axis.set_title(data, fontsize=9)
+        axis.set_xlabel("gain over moving images alone, points", fontsize=8)
+    axes[0][0].invert_yaxis()
+    marks = [
+        Line2D([], [], color=mark.colour, marker="o", linestyle="", label=mark.label)
+        for mark in _MARKS.values()
+    ]
+    figure.legend(handles=marks, loc="upper center", ncols=3, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _colour(key: Cell) -> str:
+    return "tab:red" if key.arm.startswith("nfa") else "tab:gray"
+
+
+def _row(key: Cell) -> tuple[int, str]:
+    """Position and name of the row of a cell: its base, or an arm that no base is combined with."""
+    if (key.arm, key.flow) in _MARKS:
+        beyond = [part.name for part in base_parts(key.base) if part.name in _TITLES]
+        name = " + ".join(_TITLES[part] for part in beyond) or "nothing else"
+        return (1 + list(_TITLES).index(beyond[0]) if beyond else 0), name
+    flow = f", {_FLOWS[key.flow]}" if key.flow in _FLOWS else ""
+    return len(_TITLES) + 1, ARMS[key.arm].title + flow
