@@ -61,10 +61,11 @@ def _mix(kind: Callable[..., v2.Transform], alpha: str) -> Apply:
 BASES: dict[str, Callable[..., Apply]] = {
     "crop": lambda *options: _moved(*options, flip=True),
     "shift": lambda *options: _moved(*options, flip=False),
-    "randaugment": lambda number="2", magnitude="9": _each(
-        v2.RandAugment(int(number), int(magnitude))
+    # The last option is the grey level that moved images are filled with.
+    "randaugment": lambda number="2", magnitude="9", fill="0": _each(
+        v2.RandAugment(int(number), int(magnitude), fill=int(fill))
     ),
-    "trivialaugment": lambda: _each(v2.TrivialAugmentWide()),
+    "trivialaugment": lambda fill="0": _each(v2.TrivialAugmentWide(fill=int(fill))),
     "mixup": lambda alpha="1": _mix(v2.MixUp, alpha),
     "cutmix": lambda alpha="1": _mix(v2.CutMix, alpha),
 }

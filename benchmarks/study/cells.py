@@ -42,7 +42,11 @@ class Cell:
 
 
 _TYPES = {field.name: int if field.type == "int" else str for field in fields(Cell)}
-RESULTS = ("accuracy", "tested", "kept", "bank_seconds", "train_seconds", "torch", "flow_sha")
+# "right" tells which test images were right (gains.packed); empty for other images.
+RESULTS = (
+    *("accuracy", "tested", "kept", "bank_seconds", "train_seconds", "torch", "flow_sha"),
+    "right",
+)
 COLUMNS = (*_TYPES, *RESULTS)
 
 

@@ -19,8 +19,10 @@ __all__ = [
     "BatchDraw",
     "Network",
     "accuracy",
+    "class_accuracy",
     "network_of",
     "new_classifier",
+    "predicted_right",
     "prepared",
     "train_classifier",
 ]
@@ -222,11 +224,20 @@ def prepared(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, held: Images) -> float:
-    """Top-1 accuracy in per cent, averaged over classes: some data have rare ones."""
+def predicted_right(model: nn.Module, held: Images) -> Tensor:
+    """Which images get their class, (N,) bool."""
     model.eval()
     guesses = torch.cat([model(prepared(part)).argmax(1) for part in held.images.split(500)])
-    right = (guesses == held.labels).float()
+    return guesses == held.labels
+
+
+def class_accuracy(right: Tensor, labels: Tensor) -> float:
+    """Top-1 accuracy in per cent, averaged over classes: some data have rare ones."""
     return 100 * float(
-        torch.stack([right[held.labels == y].mean() for y in held.labels.unique()]).mean()
+        torch.stack([right[labels == y].float().mean() for y in labels.unique()]).mean()
     )
+
+
+def accuracy(model: nn.Module, held: Images) -> float:
+    """`class_accuracy` of a model."""
+    return class_accuracy(predicted_right(model, held), held.labels)

@@ -24,7 +24,9 @@ __all__ = [
     "unlabelled_images",
 ]
 
-VALIDATION_SEED = 12345
+# Flows and defaults were chosen on "validation", the settings of NFA and its rivals on "tuning",
+# which are other images.
+HELD_OUT = {"validation": 12345, "tuning": 54321}
 
 
 @dataclass(frozen=True)
@@ -87,32 +89,33 @@ def _in_memory(images: LabelledImages) -> TensorImages:
     return TensorImages(*to_tensors(images, progress=False), images.classes)
 
 
-def _parts(data: DataSet) -> tuple[LabelledImages, LabelledImages]:
-    """Validation images, the same for all cells, and the remaining training images."""
-    return split_per_class(training_images(data), data.validation, VALIDATION_SEED)
+def _parts(data: DataSet, split: str) -> tuple[LabelledImages, LabelledImages]:
+    """Images held out to choose on, the same for all cells of a split, and the remaining ones."""
+    seed = HELD_OUT.get(split, HELD_OUT["validation"])
+    return split_per_class(training_images(data), data.validation, seed)
 
 
-def labelled(data: DataSet, per_class: int, seed: int) -> TensorImages:
-    """The labelled images of a cell, drawn from the training images outside validation.
+def labelled(data: DataSet, per_class: int, seed: int, split: str = "validation") -> TensorImages:
+    """The labelled images of a cell, drawn from the training images that its split leaves.
 
     `per_class` 0 takes them all.
     """
-    rest = _parts(data)[1]
+    rest = _parts(data, split)[1]
     chosen = split_per_class(rest, per_class, seed)[0] if per_class else rest
     assert isinstance(chosen, TensorImages)
     return chosen
 
 
 def held_out(data: DataSet, split: str) -> Images:
-    """The images that a cell is measured on: validation images or the whole test set.
+    """The images that a cell is measured on: held-out training images or the whole test set.
 
     Raises:
-        ValueError: If `split` is neither "validation" nor "test".
+        ValueError: If `split` is none of "validation", "tuning" and "test".
     """
-    if split == "validation":
-        return Images(*to_tensors(_parts(data)[0], progress=False))
+    if split in HELD_OUT:
+        return Images(*to_tensors(_parts(data, split)[0], progress=False))
     if split != "test":
-        raise ValueError(f'split must be "validation" or "test"; got {split!r}')
+        raise ValueError(f"split must be one of {', '.join(HELD_OUT)} and test; got {split!r}")
     path = data.path if data.test_path is None else data.test_path
     split = "test" if data.test_path is None else "train"
     opened = open_dataset(path, split=split, image_size=data.image_size)

@@ -12,6 +12,7 @@ from typing import Literal
 
 import nfaug
 from nfaug import Checkpoint
+from nfaug.augment.pixels import resize_levels
 from nfaug.checkpoint.checkpoint import CheckpointConfig
 from nfaug.data.images import LabelledImages, TensorImages, to_tensors
 from nfaug.fitting import with_shape_of
@@ -38,6 +39,7 @@ class FlowSource:
         noise: Grey levels of gaussian noise on training images. Above 0, training starts from the
             flow of `load`.
         prior: Kind of the class gaussians in training; "single" uses no label.
+        side: Side of the square that a loaded flow of any shape works on; 0 takes the images' own.
         semi: Fine-tune on labelled and unlabelled images (`semi_supervised.py`).
     """
 
@@ -49,6 +51,7 @@ class FlowSource:
     noise: float = 0.0
     prior: Literal["single", "fpi"] = "single"
     semi: bool = False
+    side: int = 0
 
 
 _LOADED = "builtin:{bundled}"
@@ -74,13 +77,18 @@ FLOWS = {
         "all training images, without labels", 1876, lambda data, _: unlabelled_images(data)
     ),
     "l": FlowSource("the labelled images alone", 250, lambda _, labelled: labelled, per_seed=True),
-    "o": FlowSource("images of other classes (10,000 of CIFAR-10, in grey)", 1256, _other_images),
+    "o": FlowSource(
+        "images of other classes (for Fashion-MNIST 10,000 of CIFAR-10 in grey, for CIFAR-10 3,078 "
+        "photographs of clothing)",
+        1256,
+        _other_images,
+    ),
     "b": FlowSource(
         "the bundled flow's images: all of Fashion-MNIST's or CIFAR-10's for training, unlabelled",
         load=_LOADED,
     ),
     "b1": FlowSource(
-        "those of b: an earlier bundled flow of CIFAR-10, 0.44 million images, 3.09 bits/dim"
+        "those of b: an earlier bundled flow; CIFAR-10's of 3.09 bits/dim, 0.44 million images"
     ),
     "r": FlowSource("those of b: b1 after 1.7 million images more, 2.95 bits/dim"),
     "n12": _noisy(12),
@@ -103,6 +111,11 @@ FLOWS = {
         semi=True,
     ),
     "p": FlowSource("nothing: the identity in place of a flow", load="builtin:pixels"),
+    "p32": FlowSource(
+        "nothing: the identity on 32 pixels, with all finer detail kept",
+        load="builtin:pixels",
+        side=32,
+    ),
 }
 _FINE_TUNING_LR = 5e-3
 _BUNDLED = {1: "fashion-mnist", 3: "rgb32"}  # by number of channels
@@ -134,6 +147,9 @@ def flow_for(name: str, data: DataSet, labelled: TensorImages, seed: int, work: 
         start = nfaug.load(kind.load.format(bundled=_BUNDLED[labelled.channels]))
     if kind.images is None:
         assert start is not None
+        if kind.side:
+            small = resize_levels(labelled.images[:1], (kind.side, kind.side))
+            labelled = TensorImages(small, labelled.targets[:1], labelled.classes)
         return with_shape_of(start, labelled)
     folder = work / f"flow-{name}"
     start_sha = "" if start is None else f"-{flow_sha(start)}"

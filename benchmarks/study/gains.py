@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from nfaug.training.evaluation.intervals import Interval, interval
 
@@ -14,7 +21,9 @@ from .cells import Cell
 from .flows import FLOWS
 
 __all__ = [
+    "Gain",
     "Groups",
+    "Outcome",
     "Rows",
     "gain_over_geometry",
     "gain_over_none",
@@ -22,27 +31,110 @@ __all__ = [
     "geometry",
     "groups",
     "order",
+    "packed",
+    "unpacked",
 ]
 
 Rows = Mapping[Cell, Mapping[str, str]]
-Groups = Mapping[Cell, Mapping[int, float]]  # a cell with seed 0 -> accuracy by seed
 
 
-def groups(rows: Rows) -> dict[Cell, dict[int, float]]:
-    """Accuracy by seed of the cells that differ in their seed alone; the key has seed 0."""
-    found: dict[Cell, dict[int, float]] = defaultdict(dict)
+class Outcome(NamedTuple):
+    """What a cell gave: accuracy in per cent and, of reported cells, which images were right."""
+
+    accuracy: float
+    right: NDArray[np.bool_] | None = None
+
+
+Groups = Mapping[Cell, Mapping[int, Outcome]]  # a cell with seed 0 -> outcomes by seed
+
+
+@dataclass(frozen=True)
+class Gain(Interval):
+    """A mean difference with the half-width of its interval over seeds and over test images.
+
+    Attributes:
+        images: Half-width of the 95% interval of the mean over test images, with these seeds fixed;
+            0 where it is not known which images were right.
+    """
+
+    images: float = 0.0
+
+    def shown(self, sign: str) -> str:
+        """Mean, half-width over seeds and, where it is known, half-width over test images."""
+        return super().shown(sign) + (f" ± {self.images:.1f}" if self.images else "")
+
+    @property
+    def total(self) -> float:
+        """Half-width over seeds and test images, as if the two were independent."""
+        return math.hypot(self.half, self.images)
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval over seeds and test images excludes zero."""
+        return abs(self.mean) > self.total
+
+
+def groups(rows: Rows) -> dict[Cell, dict[int, Outcome]]:
+    """Outcomes by seed of the cells that differ in their seed alone; the key has seed 0.
+
+    Raises:
+        ValueError: Cells of one group were made with different versions of a loaded flow.
+    """
+    found: dict[Cell, dict[int, Outcome]] = defaultdict(dict)
+    versions: dict[Cell, set[str]] = defaultdict(set)
     for cell, row in rows.items():
-        found[replace(cell, seed=0)][cell.seed] = float(row["accuracy"])
+        key = replace(cell, seed=0)
+        found[key][cell.seed] = Outcome(float(row["accuracy"]), unpacked(row))
+        kind = FLOWS.get(cell.flow)
+        if kind is not None and not kind.per_seed and row["flow_sha"]:
+            versions[key].add(row["flow_sha"])
+    for key, several in versions.items():
+        if len(several) > 1:
+            raise ValueError(
+                f"{key} has rows of several versions of its flow, {', '.join(sorted(several))}; "
+                "run them again in a new CSV"
+            )
     return dict(found)
 
 
-def gains(arm: Mapping[int, float], reference: Mapping[int, float]) -> Interval | None:
-    """The mean difference over the seeds that both have; None without such a seed."""
+def packed(right: Tensor) -> str:
+    """Which images were right, (N,) bool, as text: base64 of eight images a byte."""
+    return base64.b64encode(np.packbits(right.numpy()).tobytes()).decode("ascii")
+
+
+def unpacked(row: Mapping[str, str]) -> NDArray[np.bool_] | None:
+    """The inverse of `packed`, of a row of the CSV; None where the row has none."""
+    if not row.get("right"):
+        return None
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(row["right"]), np.uint8))
+    return bits[: int(row["tested"])].astype(bool)
+
+
+def gains(arm: Mapping[int, Outcome], reference: Mapping[int, Outcome]) -> Gain | None:
+    """The mean difference over the seeds that both have; None without such a seed.
+
+    The interval over seeds is Student's for the differences d_s. With d_i the difference of test
+    image i, averaged over seeds, the one over the n images is 1.96 s(d_i) / sqrt(n).
+    """
     both = sorted(set(arm) & set(reference))
-    return interval([arm[seed] - reference[seed] for seed in both]) if both else None
+    if not both:
+        return None
+    over = interval([arm[seed].accuracy - reference[seed].accuracy for seed in both])
+    differences = [_difference(arm[seed], reference[seed]) for seed in both]
+    if any(each is None for each in differences):
+        return Gain(over.mean, over.half, over.seeds)
+    each = np.mean([each for each in differences if each is not None], axis=0)
+    images = 1.96 * 100 * float(np.std(each, ddof=1)) / math.sqrt(len(each))
+    return Gain(over.mean, over.half, over.seeds, images)
 
 
-def gain_over_none(found: Groups, key: Cell) -> Interval | None:
+def _difference(one: Outcome, other: Outcome) -> NDArray[np.float64] | None:
+    if one.right is None or other.right is None:
+        return None
+    return one.right.astype(float) - other.right.astype(float)
+
+
+def gain_over_none(found: Groups, key: Cell) -> Gain | None:
     """The gain of an arm over `none` with the same base."""
     bare = replace(key, arm="none", flow="-", settings="")
     return gains(found[key], found.get(bare, {}))
@@ -55,7 +147,7 @@ def geometry(base: str) -> str:
     return "+".join(word for part, word in words if part.name in moving) or "none"
 
 
-def gain_over_geometry(found: Groups, key: Cell) -> Interval | None:
+def gain_over_geometry(found: Groups, key: Cell) -> Gain | None:
     """The gain of everything that an arm and its base do beyond moving images."""
     moved = replace(key, arm="none", flow="-", settings="", base=geometry(key.base))
     return None if key == moved else gains(found[key], found.get(moved, {}))

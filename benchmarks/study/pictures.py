@@ -62,7 +62,7 @@ def draw(found: Groups, path: Path) -> None:
             gain = gain_over_none(found, key)
             if gain is None:
                 continue
-            half = gain.half if gain.seeds > 1 else 0.0
+            half = gain.total if gain.seeds > 1 else 0.0
             place = arms.index(_arm(key))
             axis.errorbar(gain.mean, place, xerr=half, fmt="o", color=_colour(key), capsize=3)
         axis.axvline(0, color="black", linewidth=0.8)
@@ -118,7 +118,7 @@ def draw_rivals(found: Groups, path: Path) -> None:
             axis.errorbar(
                 gain.mean,
                 rows.index(_row(key)) + mark.offset,
-                xerr=gain.half if gain.seeds > 1 else 0.0,
+                xerr=gain.total if gain.seeds > 1 else 0.0,
                 fmt="o",
                 markersize=4,
                 capsize=2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,17 @@ from .arms import ARMS
 from .cells import Cell
 from .classifiers import NETWORKS
 from .flows import FLOWS
-from .gains import Groups, Rows, gain_over_geometry, gain_over_none, gains, geometry, groups, order
+from .gains import (
+    Groups,
+    Outcome,
+    Rows,
+    gain_over_geometry,
+    gain_over_none,
+    gains,
+    geometry,
+    groups,
+    order,
+)
 from .pictures import draw, draw_rivals
 
 __all__ = ["write_report"]
@@ -30,13 +41,15 @@ def write_report(rows: Rows, markdown: Path, plot: Path) -> str:
         parts += ["", _table(title, mine, rows)]
         if title[2] == "test":
             parts += ["", _against(mine)]
+            if compared := _against_rivals(mine):
+                parts += ["", compared]
     text = "\n".join(parts) + "\n"
     markdown.write_text(text, encoding="utf-8")
     tested = [title for title in titles if title[2] == "test"]
     if tested:  # the picture shows the table with most arms
         most = max(tested, key=lambda title: sum(_title(key) == title for key in found))
         # The same table of every data set, where other augmentations than flip and crop are there.
-        alike = {key: values for key, values in found.items() if _title(key)[1:] == most[1:]}
+        alike = {key: found[key] for key in found if _kind(_title(key)) == _kind(most)}
         if any(key.base != geometry(key.base) for key in alike):
             draw_rivals(alike, plot)
         else:
@@ -49,7 +62,8 @@ _INTRODUCTION = (
     "`benchmarks/study/__main__.py` says how the cells are run. Accuracy in per cent, averaged "
     "over classes, of the study's small CNN where no other network is named: mean and half-width "
     "of the 95% confidence interval over seeds (Student's t). A gain is the difference to the arm "
-    "`none` with the same base, within seeds. It is **bold** where its interval excludes zero. "
+    "`none` with the same base, within seeds. A second half-width is over test images, with the "
+    "seeds fixed. It is **bold** where the interval, or the two combined, excludes zero. "
     "Each interval stands alone: of twenty arms without effect, one is bold on average. NFA is "
     "compared with the best setting of noise where there are several. The class gaussians, axes "
     "and memory of every arm are fitted to its labelled images alone. Settings that are not named "
@@ -60,6 +74,12 @@ _INTRODUCTION = (
 
 def _title(key: Cell) -> Title:
     return key.data, key.per_class, key.split, key.steps, key.network
+
+
+def _kind(title: Title) -> tuple[int, str, int, str]:
+    """What tables of different data sets share: labels, split, steps, name of the network."""
+    _, per_class, split, steps, network = title
+    return per_class, split, steps, network.partition(":")[0]
 
 
 def _table(title: Title, found: Groups, rows: Rows) -> str:
@@ -80,9 +100,10 @@ def _table(title: Title, found: Groups, rows: Rows) -> str:
         gain = None if key.arm == "none" else gain_over_none(found, key)
         bank, training = (_median(rows, key, name) for name in ("bank_seconds", "train_seconds"))
         beyond = f"| {_shown(gain_over_geometry(found, key))} " if several else ""
+        reached = interval([each.accuracy for each in values.values()])
         lines.append(
             f"| {key.base} | {ARMS[key.arm].title} | {_saw(key.flow)} | {key.settings or '-'} "
-            f"| {len(values)} | {interval(list(values.values()))} | {_shown(gain)} {beyond}"
+            f"| {len(values)} | {reached} | {_shown(gain)} {beyond}"
             f"| {bank:.0f} | {training:.0f} |"
         )
     return "\n".join(lines)
@@ -107,13 +128,39 @@ def _against(found: Groups) -> str:
         for arm, flow in (("noise", key.flow), ("mixup", "-")):
             wanted = replace(key, arm=arm, flow=flow, settings="")
             others = [v for k, v in found.items() if replace(k, settings="") == wanted]
-            best = max(others, key=lambda values: statistics.mean(values.values()), default={})
+            best = max(others, key=_mean_accuracy, default={})
             shown.append(_shown(gains(found[key], best)))
         if without:
             same = {} if key.flow == "p" else without.get(key.base, {})
             shown.append(_shown(gains(found[key], same)))
         lines.append(f"| {key.base} | {_saw(key.flow)} | {name} | {' | '.join(shown)} |")
     return "\n".join(lines)
+
+
+def _against_rivals(found: Groups) -> str:
+    """NFA on geometry alone, minus each augmentation that is more than geometry, without NFA."""
+    bases = [
+        key
+        for key in sorted(found, key=order)
+        if key.arm == "none" and key.base != geometry(key.base)
+    ]
+    keys = [
+        key
+        for key in sorted(found, key=order)
+        if key.arm.startswith("nfa") and key.base == geometry(key.base) != "none"
+    ]
+    if not bases or not keys:
+        return ""
+    head = ["NFA on", "the flow saw", *(f"less {key.base}" for key in bases)]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for key in keys:
+        shown = [_shown(gains(found[key], found[base])) for base in bases]
+        lines.append(f"| {key.base} | {_saw(key.flow)} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def _mean_accuracy(values: Mapping[int, Outcome]) -> float:
+    return statistics.mean(each.accuracy for each in values.values())
 
 
 def _shown(gain: Interval | None) -> str:

@@ -1,10 +1,10 @@
 """The comparison with what people use already: settings of every rival by the same rule.
 
-For each data set, "tuning" tries the candidates below on validation images with three seeds, each
-rival on its own, with flip and crop (digits: shifts). "network" does the same for the optimiser of
-a larger network, with nothing but flip and crop. "rivals", "labels", "headline" and "photographs"
-take the candidate with the highest mean and measure it on test images, with seeds that no choice
-has seen.
+All choices are made on the images of the split "tuning", on which no flow and no default was
+chosen, with seeds that nothing else uses. "network" tries learning rates and weight decays with
+nothing but flip and crop (digits: shifts). "tuning" tries the candidates below with the small CNN
+so chosen and three seeds, each rival on its own. "rivals", "labels", "headline" and "photographs" take the
+candidate with the highest mean and measure it on test images, with seeds that no choice has seen.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ __all__ = [
 ]
 
 Rows = Mapping[Cell, Mapping[str, str]]
+Settings = tuple[str, int]  # of a network: "NAME:LR:WEIGHT_DECAY:BATCH", and its steps
 
 STEPS = 2000
-TUNING_SEEDS = (100, 101, 102)
+TUNING_SEEDS = (200, 201, 202)
 FIRST_SEED = 1000  # of the reported cells
 PER_CLASS = 50  # labels, where a table names no other number
 LABELS = (10, 100, 500)
@@ -81,13 +82,14 @@ def _nfa(flow: str) -> list[Candidate]:
 
 
 RIVALS = {
+    # The defaults of torchvision: no Cutout, black fill; 128 is a grey one.
     "RandAugment": _bases(
-        *("randaugment:1:5", "randaugment:1:9", "randaugment:2:5"),
-        *("randaugment:2:9", "randaugment:2:14", "randaugment:2:9@0.5"),
+        *("randaugment:1:9", "randaugment:2:5", "randaugment:2:9"),
+        *("randaugment:2:14", "randaugment:2:9@0.5", "randaugment:2:9:128"),
     ),
     "TrivialAugment": _bases(
         *("trivialaugment", "trivialaugment@0.9", "trivialaugment@0.8"),
-        *("trivialaugment@0.6", "trivialaugment@0.5", "trivialaugment@0.3"),
+        *("trivialaugment@0.6", "trivialaugment@0.4", "trivialaugment:128"),
     ),
     "mixup": _bases(
         *("mixup:0.2", "mixup:1", "mixup:0.2@0.5", "mixup:1@0.5", "mixup:0.1", "mixup:0.4")
@@ -98,7 +100,7 @@ RIVALS = {
     "ISDA": _bases("isda:0.1", "isda:0.25", "isda:0.5", "isda:0.75", "isda:1", "isda:2"),
     "latent noise": [
         Candidate("noise", "b", f"p={p} scale={scale} variants=20")
-        for p, scale in product((0.5, 0.8), (0.3, 0.5, 0.7))
+        for p, scale in product((0.5, 0.8), ("0.5", "0.7", "1"))
     ],
     "same-class mixup": [
         Candidate("mixup", "-", f"p={p} {each}")
@@ -108,10 +110,15 @@ RIVALS = {
     "NFA": _nfa("b"),
 }
 _NONE = Candidate()
-# "NAME:LR:WEIGHT_DECAY:BATCH" and steps of each larger network; 80,000 images a cell. A tuned
-# WRN-16-8 for 50 labels of CIFAR-10 used a batch of 10, a rate of 4.5e-3, a weight decay of 5.3e-3
-# and 250,000 images (arXiv:2108.13122).
+# "NAME:LR:WEIGHT_DECAY:BATCH" and steps. Those of ResNet-18 see 80,000 images. A tuned WRN-16-8 for
+# 50 labels of CIFAR-10 used a batch of 10, a rate of 4.5e-3, a weight decay of 5.3e-3 and 250,000
+# images (arXiv:2108.13122).
+SMALL = "small-cnn"
 NETWORK_SETTINGS = {
+    SMALL: [
+        (f"{SMALL}:{lr}:{weight_decay}:64", STEPS)
+        for lr, weight_decay in product((0.05, 0.1, 0.2), (0.0005, 0.005))
+    ],
     "resnet18": [
         ("resnet18:0.01:0.005:16", 5000),
         ("resnet18:0.03:0.005:16", 5000),
@@ -129,74 +136,16 @@ NETWORK_SETTINGS = {
         ("small-swin:0.0005:0.05:64", 2500),
     ],
 }
+# Seeds of the second round; a larger network's cells are dear.
+_SECOND = {SMALL: TUNING_SEEDS[1:]}
 FINALISTS = 3
 
 
-def tuning(data: str) -> list[Cell]:
-    """All candidates on validation images."""
-    every = [_NONE, *(each for tried in RIVALS.values() for each in tried)]
-    return [_cell(data, each, seed, "validation") for seed, each in product(TUNING_SEEDS, every)]
-
-
-def choose(rows: Rows, data: str) -> dict[str, Candidate]:
-    """The candidate of each rival with the highest mean accuracy on validation images.
-
-    Raises:
-        ValueError: Cells of the table "tuning" are missing.
-    """
-    data = TUNED_ON.get(data, data)
-    if missing := sum(cell not in rows for cell in tuning(data)):
-        raise ValueError(
-            f"{missing} cells of the table tuning are missing for {data}: run it first"
-        )
-
-    def mean(candidate: Candidate) -> float:
-        return _mean(rows, (_cell(data, candidate, seed, "validation") for seed in TUNING_SEEDS))
-
-    return {name: max(tried, key=mean) for name, tried in RIVALS.items()}
-
-
-def rivals(rows: Rows, data: str, seeds: int) -> list[Cell]:
-    """Every rival alone and with NFA before it, and NFA with other flows, on test images.
-
-    The flows of the labelled images alone ("l") and of other images ("o") take NFA's settings.
-    """
-    chosen = choose(rows, data)
-    before = _with_and_without_nfa(chosen)
-    bases = [Candidate(bare=True), _NONE, *(each for each in chosen.values() if each.suffix)]
-    arms = [
-        *(replace(base, **_arm(each)) for base, each in product(bases, before)),
-        *(replace(chosen["NFA"], flow=flow) for flow in ("l", "o")),
-        chosen["latent noise"],
-        chosen["same-class mixup"],
-    ]
-    return _reported(data, arms, seeds)
-
-
-def labels(rows: Rows, data: str, seeds: int) -> list[Cell]:
-    """NFA on geometry alone and on RandAugment, with fewer and with more labels per class."""
-    return [
-        cell
-        for per_class in LABELS
-        for cell in _reported(data, _two_bases(choose(rows, data)), seeds, per_class=per_class)
-    ]
-
-
-def photographs(rows: Rows, data: str, seeds: int) -> list[Cell]:
-    """NFA on geometry alone and on RandAugment, with all labels of larger images."""
-    return _reported(data, _two_bases(choose(rows, data)), seeds, per_class=0)
-
-
-def headline(rows: Rows, data: str, seeds: int, network: str) -> list[Cell]:
-    """NFA with and without a flow, on geometry alone and on RandAugment, for a larger network."""
-    settings, steps = choose_network(rows, data, network)
-    return _reported(data, _two_bases(choose(rows, data)), seeds, settings, steps)
-
-
 def network_tuning(rows: Rows, data: str, network: str) -> list[Cell]:
-    """Settings of a larger network, with flip and crop alone, on validation images.
+    """Settings of a network, with flip and crop alone, on the split "tuning".
 
-    All settings with one seed; when these cells are done, the best three with a second seed.
+    All settings with one seed; when these cells are done, the best three with further seeds: two
+    for the small CNN, one for a larger network.
 
     Raises:
         ValueError: The network has no settings to try.
@@ -205,52 +154,141 @@ def network_tuning(rows: Rows, data: str, network: str) -> list[Cell]:
         raise ValueError(
             f"the network must be one of {', '.join(NETWORK_SETTINGS)}; got {network!r}"
         )
-    first, second = TUNING_SEEDS[:2]
-    tried = [
-        _cell(data, _NONE, first, "validation", settings, steps)
-        for settings, steps in NETWORK_SETTINGS[network]
+    first = [
+        _cell(data, _NONE, TUNING_SEEDS[0], "tuning", each) for each in NETWORK_SETTINGS[network]
     ]
-    if any(cell not in rows for cell in tried):
-        return tried
-    best = sorted(tried, key=lambda cell: _mean(rows, [cell]), reverse=True)[:FINALISTS]
-    return tried + [replace(cell, seed=second) for cell in best]
+    if any(cell not in rows for cell in first):
+        return first
+    best = sorted(first, key=lambda cell: _mean(rows, [cell]), reverse=True)[:FINALISTS]
+    seeds = _SECOND.get(network, TUNING_SEEDS[1:2])
+    return first + [replace(cell, seed=seed) for seed, cell in product(seeds, best)]
 
 
-def choose_network(rows: Rows, data: str, network: str) -> tuple[str, int]:
-    """Of the best three, the settings and steps with the highest mean on validation images.
+def choose_network(rows: Rows, data: str, network: str = SMALL) -> Settings:
+    """Of the best three, the settings with the highest mean.
 
     Raises:
         ValueError: Cells of the table "network" are missing.
     """
+    data = TUNED_ON.get(data, data)
     tried = network_tuning(rows, data, network)
-    missing = sum(cell not in rows for cell in tried)
-    if missing or len(tried) == len(NETWORK_SETTINGS[network]):
-        raise ValueError(
-            f"{missing} cells of the table network are missing for {network} on {data}: "
-            "run it first"
-        )
+    _check(rows, tried, f"network with --network {network}", data)
     finals = tried[len(NETWORK_SETTINGS[network]) :]
-    first = TUNING_SEEDS[0]
-    best = max(finals, key=lambda cell: _mean(rows, [cell, replace(cell, seed=first)]))
+    seeds = {cell.seed for cell in tried}
+
+    def mean(cell: Cell) -> float:
+        return _mean(rows, (replace(cell, seed=seed) for seed in seeds))
+
+    best = max(finals, key=mean)
     return best.network, best.steps
+
+
+def tuning(rows: Rows, data: str) -> list[Cell]:
+    """All candidates of every rival on the split "tuning".
+
+    Raises:
+        ValueError: Cells of the table "network" are missing for the small CNN.
+    """
+    network = choose_network(rows, data)
+    every = [_NONE, *(each for tried in RIVALS.values() for each in tried)]
+    return [
+        _cell(data, each, seed, "tuning", network) for seed, each in product(TUNING_SEEDS, every)
+    ]
+
+
+def choose(rows: Rows, data: str) -> dict[str, Candidate]:
+    """The candidate of each rival with the highest mean accuracy on the split "tuning".
+
+    Raises:
+        ValueError: Cells of the tables "network" or "tuning" are missing.
+    """
+    data = TUNED_ON.get(data, data)
+    network = choose_network(rows, data)
+    _check(rows, tuning(rows, data), "tuning", data)
+
+    def mean(candidate: Candidate) -> float:
+        return _mean(
+            rows, (_cell(data, candidate, seed, "tuning", network) for seed in TUNING_SEEDS)
+        )
+
+    return {name: max(tried, key=mean) for name, tried in RIVALS.items()}
+
+
+def rivals(rows: Rows, data: str, seeds: int) -> list[Cell]:
+    """Every rival alone and with NFA before it, and NFA with other flows, on test images.
+
+    What is simpler than NFA comes before RandAugment as well: does any mixing within a class do?
+    The flows of the labelled images alone ("l"), of unlabelled images with the same budget ("u")
+    and of other images ("o") take the settings chosen for NFA with the bundled flow.
+    """
+    chosen = choose(rows, data)
+    augment, cutmix = chosen["RandAugment"], chosen["CutMix"]
+    simpler = [chosen["latent noise"], chosen["same-class mixup"]]
+    bases = [
+        Candidate(bare=True),
+        _NONE,
+        *(each for each in chosen.values() if each.suffix),
+        Candidate(suffix=f"{augment.suffix}+{cutmix.suffix}"),
+    ]
+    arms = [
+        *_before(bases, _with_and_without_nfa(chosen)),
+        *(replace(chosen["NFA"], flow=flow) for flow in ("l", "u", "o")),
+        *_before([_NONE, augment], simpler),
+    ]
+    return _reported(data, arms, seeds, choose_network(rows, data))
+
+
+def labels(rows: Rows, data: str, seeds: int) -> list[Cell]:
+    """NFA on geometry alone and on RandAugment, with fewer and with more labels per class."""
+    chosen, network = choose(rows, data), choose_network(rows, data)
+    arms = _before([_NONE, chosen["RandAugment"]], _with_and_without_nfa(chosen))
+    return [
+        cell for per_class in LABELS for cell in _reported(data, arms, seeds, network, per_class)
+    ]
+
+
+def photographs(rows: Rows, data: str, seeds: int) -> list[Cell]:
+    """The same with all labels of images larger than the flow.
+
+    Without a flow, NFA mixes images at their own size ("p"), or at the flow's ("p32").
+    """
+    chosen = choose(rows, data)
+    nfa = _with_and_without_nfa(chosen)
+    nfa.append(replace(chosen["NFA without a flow"], flow="p32"))
+    arms = _before([_NONE, chosen["RandAugment"]], nfa)
+    return _reported(data, arms, seeds, choose_network(rows, data), per_class=0)
+
+
+def headline(rows: Rows, data: str, seeds: int, network: str) -> list[Cell]:
+    """NFA on geometry alone and on RandAugment, for a larger network.
+
+    Settings of augmentations are those of the small CNN.
+    """
+    chosen = choose(rows, data)
+    arms = _before([_NONE, chosen["RandAugment"]], _with_and_without_nfa(chosen))
+    return _reported(data, arms, seeds, choose_network(rows, data, network))
+
+
+def _check(rows: Rows, cells: list[Cell], table: str, data: str) -> None:
+    if missing := sum(cell not in rows for cell in cells):
+        raise ValueError(
+            f"{missing} cells of the table {table} are missing for {data}: run it first"
+        )
 
 
 def _mean(rows: Rows, cells: Iterable[Cell]) -> float:
     return statistics.fmean(float(rows[cell]["accuracy"]) for cell in cells)
 
 
-def _arm(each: Candidate) -> dict[str, str]:
-    return {"arm": each.arm, "flow": each.flow, "settings": each.settings}
-
-
 def _with_and_without_nfa(chosen: Mapping[str, Candidate]) -> list[Candidate]:
     return [_NONE, chosen["NFA without a flow"], chosen["NFA"]]
 
 
-def _two_bases(chosen: Mapping[str, Candidate]) -> list[Candidate]:
+def _before(bases: Iterable[Candidate], arms: Iterable[Candidate]) -> list[Candidate]:
+    """Every arm before every base."""
     return [
-        replace(base, **_arm(each))
-        for base, each in product((_NONE, chosen["RandAugment"]), _with_and_without_nfa(chosen))
+        replace(base, arm=each.arm, flow=each.flow, settings=each.settings)
+        for base, each in product(bases, list(arms))
     ]
 
 
@@ -258,13 +296,11 @@ def _reported(
     data: str,
     arms: Iterable[Candidate],
     seeds: int,
-    network: str = "small-cnn",
-    steps: int = STEPS,
-    *,
+    network: Settings,
     per_class: int = PER_CLASS,
 ) -> list[Cell]:
     return [
-        _cell(data, each, FIRST_SEED + seed, "test", network, steps, per_class)
+        _cell(data, each, FIRST_SEED + seed, "test", network, per_class)
         for seed, each in product(range(seeds), arms)
     ]
 
@@ -274,12 +310,10 @@ def _cell(
     each: Candidate,
     seed: int,
     split: str,
-    network: str = "small-cnn",
-    steps: int = STEPS,
+    network: Settings,
     per_class: int = PER_CLASS,
 ) -> Cell:
     geometry = "" if each.bare else GEOMETRY.get(data, "flip+crop")
     base = "+".join(part for part in (geometry, each.suffix) if part) or "none"
-    return Cell(
-        data, each.arm, each.flow, base, per_class, seed, split, steps, each.settings, network
-    )
+    name, steps = network
+    return Cell(data, each.arm, each.flow, base, per_class, seed, split, steps, each.settings, name)

@@ -13,9 +13,16 @@ import torch
 from .arms import ARMS, losses, make_draw
 from .banks import bank_for
 from .cells import Cell, append
-from .classifiers import accuracy, new_classifier, prepared, train_classifier
+from .classifiers import (
+    class_accuracy,
+    new_classifier,
+    predicted_right,
+    prepared,
+    train_classifier,
+)
 from .data import DataSet, held_out, labelled
 from .flows import flow_for, flow_sha
+from .gains import packed
 
 __all__ = ["run", "run_cell"]
 
@@ -23,7 +30,7 @@ __all__ = ["run", "run_cell"]
 def run_cell(cell: Cell, data: DataSet, work: Path) -> dict[str, Any]:
     """Train and measure one cell; returns its result columns."""
     torch.set_num_threads(1)
-    few = labelled(data, cell.per_class, cell.seed)
+    few = labelled(data, cell.per_class, cell.seed, cell.split)
     flow = None if cell.flow == "-" else flow_for(cell.flow, data, few, cell.seed, work)
     bank, changed, bank_seconds = None, 0.0, 0.0
     if maker := ARMS[cell.arm].bank:
@@ -42,14 +49,16 @@ def run_cell(cell: Cell, data: DataSet, work: Path) -> dict[str, Any]:
     )
     seconds = time.monotonic() - started
     held = held_out(data, cell.split)
+    right = predicted_right(model, held)
     return {
-        "accuracy": f"{accuracy(model, held):.2f}",
+        "accuracy": f"{class_accuracy(right, held.labels):.2f}",
         "tested": len(held.labels),
         "kept": f"{changed:.3f}" if bank is not None else "",
         "bank_seconds": f"{bank_seconds:.1f}",
         "train_seconds": f"{seconds:.1f}",
         "torch": torch.__version__,
         "flow_sha": "" if flow is None else flow_sha(flow),
+        "right": packed(right) if cell.split == "test" else "",
     }
 
 

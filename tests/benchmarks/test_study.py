@@ -39,7 +39,7 @@ pytestmark = pytest.mark.soak  # test_study_smoke.py is in the default run
 CELL = Cell("tiny", "nfa", "l", "none", 6, 0, "test", 4, "p=0.5 alpha=1 mix=axis")
 ROW = {
     "accuracy": "80.25", "tested": 100, "kept": "", "bank_seconds": "0.0",
-    "train_seconds": "1.5", "torch": "2", "flow_sha": "",
+    "train_seconds": "1.5", "torch": "2", "flow_sha": "", "right": "",
 }  # fmt: skip
 
 
@@ -124,60 +124,81 @@ def test_settings_are_never_chosen_on_what_is_reported() -> None:
     assert other == {"flows", "other-noise", "scales"}
 
 
+def tuned(network: str, rows: dict[Cell, dict[str, str]]) -> Cell:
+    """Add both rounds of the table "network" to `rows`; returns the first cell of the best."""
+    first = rivals.network_tuning(rows, "cifar10", network)
+    rows |= {cell: {"accuracy": f"{50 + n}"} for n, cell in enumerate(first)}
+    second = rivals.network_tuning(rows, "cifar10", network)[len(first) :]
+    assert {replace(cell, seed=first[0].seed) for cell in second} == set(first[3:])
+    best = second[1]
+    rows |= {cell: {"accuracy": f"{50 + 20 * (cell.network == best.network)}"} for cell in second}
+    assert {(cell.arm, cell.base, cell.split) for cell in first + second} == {
+        ("none", "flip+crop:4", "tuning")
+    }
+    return best
+
+
 def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
-    tried = rivals.tuning("cifar10")
-    assert {cell.split for cell in tried} == {"validation"}
-    assert all(len(each) == 6 for each in rivals.RIVALS.values()), "equal budgets"
-    rows = {
+    rows: dict[Cell, dict[str, str]] = {}
+    with pytest.raises(ValueError, match="6 cells"):
+        rivals.tuning(rows, "cifar10")
+    network = tuned("small-cnn", rows).network
+    tried = rivals.tuning(rows, "cifar10")
+    assert {(cell.split, cell.network) for cell in tried} == {("tuning", network)}
+    assert all(len(set(each)) == 6 for each in rivals.RIVALS.values()), "equal budgets"
+    rows |= {
         cell: {"accuracy": "60" if "@0.5" in cell.base or "p=0.8" in cell.settings else "50"}
         for cell in tried
+        if cell not in rows
     }
     chosen = rivals.choose(rows, "cifar10")
     assert chosen["CutMix"].suffix == "cutmix:0.2@0.5"
     assert chosen["NFA"].settings.startswith("p=0.8")
     reported = rivals.rivals(rows, "cifar10", 2)
-    assert {cell.split for cell in reported} == {"test"}
-    assert not {cell.seed for cell in reported} & {cell.seed for cell in tried}
-    assert len(set(reported)) == len(reported) == 2 * (7 * 3 + 4)
+    assert {(cell.split, cell.network) for cell in reported} == {("test", network)}
+    assert not {cell.seed for cell in reported} & {cell.seed for cell in rows}
+    assert len(set(reported)) == len(reported) == 2 * (8 * 3 + 3 + 4)
     assert {cell.base for cell in reported if cell.arm == "none"} == {
         "none",
         "flip+crop:4",
+        "flip+crop:4+randaugment:2:9@0.5+cutmix:0.2@0.5",
         *(f"flip+crop:4+{each.suffix}" for each in chosen.values() if each.suffix),
     }
     fewer = rivals.labels(rows, "cifar10", 2)
     assert {cell.per_class for cell in fewer} == {10, 100, 500}
     assert len(set(fewer)) == len(fewer) == 2 * 3 * 6
     assert {replace(cell, per_class=50) for cell in fewer} <= set(reported)
-    assert {cell.base for cell in rivals.photographs(rows, "clothing128", 3)} == {
+    photographs = rivals.photographs(rows, "clothing128", 3)
+    assert {cell.base for cell in photographs} == {
         "flip+crop:12",
         "flip+crop:12+randaugment:2:9@0.5",
     }
+    assert {cell.flow for cell in photographs} == {"-", "p", "p32", "b"}
     del rows[tried[0]]
     with pytest.raises(ValueError, match="1 cells"):
         rivals.choose(rows, "cifar10")
 
 
 def test_settings_of_a_larger_network_are_chosen_in_two_rounds() -> None:
-    rows = {cell: {"accuracy": "50"} for cell in rivals.tuning("cifar10")}
+    rows: dict[Cell, dict[str, str]] = {}
+    tuned("small-cnn", rows)
+    rows = {cell: {"accuracy": "50"} for cell in rivals.tuning(rows, "cifar10")} | rows
     with pytest.raises(ValueError, match="6 cells"):
         rivals.headline(rows, "cifar10", 5, "resnet18")
-    first = rivals.network_tuning(rows, "cifar10", "resnet18")
-    rows |= {cell: {"accuracy": f"{50 + n}"} for n, cell in enumerate(first)}
-    with pytest.raises(ValueError, match="3 cells"):
-        rivals.headline(rows, "cifar10", 5, "resnet18")
-    second = rivals.network_tuning(rows, "cifar10", "resnet18")[len(first) :]
-    assert [replace(cell, seed=first[0].seed) for cell in second] == first[:2:-1]
-    best = second[1]
-    rows |= {cell: {"accuracy": f"{50 + 5 * (cell == best)}"} for cell in second}
+    best = tuned("resnet18", rows)
     large = rivals.headline(rows, "cifar10", 5, "resnet18")
     assert {(cell.network, cell.steps) for cell in large} == {(best.network, best.steps)}
     assert len(large) == 30
     assert {cell.split for cell in large} == {"test"}
-    assert {(cell.arm, cell.base, cell.split) for cell in first + second} == {
-        ("none", "flip+crop:4", "validation")
-    }
     with pytest.raises(ValueError, match="'vgg'"):
         rivals.network_tuning(rows, "cifar10", "vgg")
+
+
+def test_no_flow_at_its_own_side_mixes_small_images(source: data.DataSet, tmp_path: Path) -> None:
+    labels = torch.arange(6) % 3
+    large = TensorImages(torch.randint(0, 256, (6, 3, 48, 40), dtype=torch.uint8), labels, NAMES)
+    assert flows.flow_for("p32", source, large, 0, tmp_path).flow.codec.image_size == (32, 32)
+    assert flows.flow_for("p", source, large, 0, tmp_path).flow.codec.image_size == (48, 40)
 
 
 def test_validation_and_labelled_images_are_disjoint(source: data.DataSet) -> None:
@@ -187,6 +208,9 @@ def test_validation_and_labelled_images_are_disjoint(source: data.DataSet) -> No
     assert torch.bincount(few.targets).tolist() == [6] * CLASSES
     same = (held.images[:, None] == few.images[None]).flatten(2).all(2)
     assert not same.any()
+    tuning, few = data.held_out(source, "tuning"), data.labelled(source, 6, 3, "tuning")
+    assert not (tuning.images[:, None] == few.images[None]).flatten(2).all(2).any()
+    assert not torch.equal(tuning.images, held.images)
     with pytest.raises(ValueError, match="'train'"):
         data.held_out(source, "train")
 
@@ -439,17 +463,47 @@ def test_rivals_are_compared_with_geometry_alone_and_with_no_flow(tmp_path: Path
     text = report.write_report(rows, tmp_path / "r.md", tmp_path / "r.png")
     line = next(line for line in text.splitlines() if "bundled" in line and "NFA" in line)
     assert [part.strip(" *").split(" ")[0] for part in line.split("|")[7:9]] == ["+4.0", "+6.5"]
-    assert "less NFA without a flow" in text
-    assert text.splitlines()[-2].endswith("| **+3.5 ± 6.4** |") is False  # two seeds: not clear
-    assert text.splitlines()[-2].endswith("| +3.5 ± 6.4 |")
+    assert "| less NFA without a flow |" in text
+    assert "| - | - | +3.5 ± 6.4 |" in text
+    assert "| less flip+crop:4+cutmix:1 |" in text
+    assert text.splitlines()[-1].endswith("| -1.5 ± 6.4 |")
     assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def outcomes(*accuracies: float) -> dict[int, gains.Outcome]:
+    return dict(enumerate(map(gains.Outcome, accuracies)))
+
+
+def test_a_gain_has_an_interval_over_images_too() -> None:
+    right = torch.rand(2, 3, 900) < torch.tensor([0.8, 0.7])[:, None, None]  # arms, seeds, images
+    rows = [
+        {"tested": "900", "right": gains.packed(each), "accuracy": f"{100 * each.float().mean()}"}
+        for each in right.flatten(0, 1)
+    ]
+    assert (torch.from_numpy(gains.unpacked(rows[0])) == right[0, 0]).all()
+    by_seed = [gains.Outcome(float(row["accuracy"]), gains.unpacked(row)) for row in rows]
+    gain = gains.gains(dict(enumerate(by_seed[:3])), dict(enumerate(by_seed[3:])))
+    assert gain is not None
+    each = (right[0].double() - right[1].double()).mean(0)
+    assert math.isclose(gain.images, 196 * float(each.std()) / 30, rel_tol=1e-9)
+    assert math.isclose(gain.mean, 100 * float(each.mean()), abs_tol=1e-4)
+    assert gain.shown("+").count("±") == 2
+    assert gain.total > max(gain.half, gain.images)
+    assert gains.Gain(1.0, 0.8, 3, 0.7).clear is False
+
+
+def test_versions_of_a_flow_are_not_averaged() -> None:
+    cell = replace(CELL, flow="b")
+    rows = {replace(cell, seed=n): ROW | {"flow_sha": f"{n}a"} for n in range(2)}
+    with pytest.raises(ValueError, match="0a, 1a"):
+        gains.groups(rows)
+
+
 def test_gains_are_differences_within_seeds() -> None:
-    gain = gains.gains({0: 81.0, 1: 92.0, 2: 70.0}, {0: 80.0, 1: 91.0})
+    gain = gains.gains(outcomes(81, 92, 70), outcomes(80, 91))
     assert gain is not None
     assert (gain.mean, gain.half, gain.seeds) == (1.0, 0.0, 2)
-    assert gains.gains({0: 1.0}, {1: 1.0}) is None
+    assert gains.gains({0: gains.Outcome(1.0)}, {1: gains.Outcome(1.0)}) is None
 
 
 @pytest.mark.parametrize(
