@@ -3,8 +3,9 @@
 All choices are made on the images of the split "tuning", on which no flow and no default was
 chosen, with seeds that nothing else uses. "network" tries learning rates and weight decays with
 nothing but flip and crop (digits: shifts). "tuning" tries the candidates below with the small CNN
-so chosen and three seeds, each rival on its own. "rivals", "labels", "headline" and "photographs" take the
-candidate with the highest mean and measure it on test images, with seeds that no choice has seen.
+so chosen and three seeds, each rival on its own. "rivals", "labels", "headline" and "photographs"
+take the candidate with the highest mean and measure it on test images, with seeds that no choice
+has seen.
 """
 
 from __future__ import annotations
