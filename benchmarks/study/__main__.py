@@ -42,13 +42,14 @@ from .cells import Cell, pending, read
 from .classifiers import NETWORKS, network_of
 from .data import DATASETS, DataSet
 from .report import write_report
-from .rivals import headline, labels, network_tuning, photographs, rivals, tuning
+from .rivals import headline, labels, longer, network_tuning, photographs, rivals, tuning
 from .run import run
 from .tables import TABLES
 
 # Tables whose cells depend on what the table "tuning" chose.
 BY_TUNING = {
     "tuning": "settings of NFA and of every rival, on validation images",
+    "longer": "those that regularise most, with twice the steps, on the same images",
     "rivals": "NFA and every rival, with the settings that tuning chose",
     "labels": "NFA with and without a flow, with 10, 100 and 500 labels per class",
     "photographs": "the same with all labels, for images larger than the flow",
@@ -132,6 +133,8 @@ def wanted(table: str, data: str, args: argparse.Namespace) -> list[Cell]:
     rows = read(args.csv)
     if table == "tuning":
         return tuning(rows, data)
+    if table == "longer":
+        return longer(rows, data)
     if table == "network":
         return network_tuning(rows, data, args.network)
     if table == "headline":

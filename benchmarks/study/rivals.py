@@ -26,6 +26,7 @@ __all__ = [
     "choose_network",
     "headline",
     "labels",
+    "longer",
     "network_tuning",
     "photographs",
     "rivals",
@@ -213,6 +214,20 @@ def choose(rows: Rows, data: str) -> dict[str, Candidate]:
         )
 
     return {name: max(tried, key=mean) for name, tried in RIVALS.items()}
+
+
+def longer(rows: Rows, data: str) -> list[Cell]:
+    """Twice the steps for the arms that regularise most: do they need more? Split "tuning"."""
+    chosen = choose(rows, data)
+    arms = [
+        _NONE,
+        *(chosen[name] for name in ("RandAugment", "CutMix", "NFA without a flow", "NFA")),
+    ]
+    network, steps = choose_network(rows, data)
+    return [
+        _cell(data, each, seed, "tuning", (network, 2 * steps))
+        for seed, each in product(TUNING_SEEDS, arms)
+    ]
 
 
 def rivals(rows: Rows, data: str, seeds: int) -> list[Cell]:

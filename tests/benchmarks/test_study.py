@@ -164,6 +164,9 @@ def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
         "flip+crop:4+randaugment:2:9@0.5+cutmix:0.2@0.5",
         *(f"flip+crop:4+{each.suffix}" for each in chosen.values() if each.suffix),
     }
+    longer = rivals.longer(rows, "cifar10")
+    assert {(cell.split, cell.steps) for cell in longer} == {("tuning", 4000)}
+    assert len({replace(cell, steps=2000) for cell in longer} & set(tried)) == len(longer) == 15
     fewer = rivals.labels(rows, "cifar10", 2)
     assert {cell.per_class for cell in fewer} == {10, 100, 500}
     assert len(set(fewer)) == len(fewer) == 2 * 3 * 6
