@@ -48,12 +48,12 @@ from .tables import TABLES
 
 # Tables whose cells depend on what the table "tuning" chose.
 BY_TUNING = {
-    "tuning": "settings of NFA and of every rival, on validation images",
+    "network": "learning rate and weight decay of --network, on images held out for choices",
+    "tuning": "settings of NFA and of every rival, on the same images",
     "longer": "those that regularise most, with twice the steps, on the same images",
     "rivals": "NFA and every rival, with the settings that tuning chose",
     "labels": "NFA with and without a flow, with 10, 100 and 500 labels per class",
     "photographs": "the same with all labels, for images larger than the flow",
-    "network": "optimiser settings of the larger --network, on validation images",
     "headline": "NFA with and without a flow, on flip + crop and on RandAugment, for --network",
 }
 REPORTED = {"rivals": rivals, "labels": labels, "photographs": photographs}
@@ -79,8 +79,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--network",
         default="small-cnn",
-        help=f"of the tables but tuning and rivals: {', '.join(NETWORKS)}; or "
-        "NAME:LR:WEIGHT_DECAY:BATCH; the tables network and headline take the name alone",
+        help=f"{', '.join(NETWORKS)}, or NAME:LR:WEIGHT_DECAY:BATCH; the tables network and "
+        "headline take the name alone; the other tables of rivals.py use the small CNN",
     )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time, one thread each")
