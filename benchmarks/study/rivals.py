@@ -102,7 +102,7 @@ RIVALS = {
     "ISDA": _bases("isda:0.1", "isda:0.25", "isda:0.5", "isda:0.75", "isda:1", "isda:2"),
     "latent noise": [
         Candidate("noise", "b", f"p={p} scale={scale} variants=20")
-        for p, scale in product((0.5, 0.8), ("0.5", "0.7", "1"))
+        for p, scale in product((0.5, 0.8), ("0.7", "1", "1.4"))
     ],
     "same-class mixup": [
         Candidate("mixup", "-", f"p={p} {each}")
