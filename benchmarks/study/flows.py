@@ -78,7 +78,7 @@ FLOWS = {
     ),
     "l": FlowSource("the labelled images alone", 250, lambda _, labelled: labelled, per_seed=True),
     "o": FlowSource(
-        "images of other classes (for Fashion-MNIST 10,000 of CIFAR-10 in grey, for CIFAR-10 3,078 "
+        "images of other classes (for Fashion-MNIST 10,000 of CIFAR-10 in grey, for CIFAR-10 3,068 "
         "photographs of clothing)",
         1256,
         _other_images,
