@@ -86,8 +86,8 @@ def _nfa(flow: str) -> list[Candidate]:
 RIVALS = {
     # The defaults of torchvision: no Cutout, black fill; 128 is a grey one.
     "RandAugment": _bases(
-        *("randaugment:1:9", "randaugment:2:5", "randaugment:2:9"),
-        *("randaugment:2:14", "randaugment:2:9@0.5", "randaugment:2:9:128"),
+        *("randaugment:1:9", "randaugment:2:9", "randaugment:2:9@0.5"),
+        *("randaugment:2:14", "randaugment:2:9:128", "randaugment:2:14:128"),
     ),
     "TrivialAugment": _bases(
         *("trivialaugment", "trivialaugment@0.9", "trivialaugment@0.8"),
