@@ -6,7 +6,8 @@ Settings of the arm "latent", which mixes every image with another one of its cl
 - variance=1: divide the mixed deviation from the class mean by sqrt(w^2 + (1 - w)^2), w ~ U(0, 1),
   which keeps the variance of independent coefficients exactly.
 - mix=pair: one weight for all axes.
-- levels=01: mix the latents of these levels alone (0 is the finest), with a PCA of theirs.
+- levels=coarsest or coarse: mix the latents of the coarsest level alone, or of all but the finest,
+  with a PCA of theirs. A flow of two levels has the same latents in both.
 - axes=image: rotate the axes so that their coefficients are those of the PCA of the images: large,
   smooth changes of the image then have axes of their own.
 - near=5: take the partner from the five nearest images of the class, in the latent space.
@@ -154,8 +155,8 @@ def _used(flow: Flow, settings: Mapping[str, str]) -> Tensor:
     """1 for latents at the levels that are mixed, 0 for the others; (d,)."""
     if "levels" not in settings:
         return torch.ones(flow.config.dim)
-    wanted = torch.tensor([int(level) for level in settings["levels"]])
-    return torch.isin(latent_levels(flow), wanted).float()
+    first = {"coarsest": flow.config.levels - 1, "coarse": 1}[settings["levels"]]
+    return (latent_levels(flow) >= first).float()
 
 
 def latent_levels(flow: Flow) -> Tensor:

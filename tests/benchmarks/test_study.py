@@ -304,7 +304,7 @@ def test_levels_of_latents(tiny_checkpoint: Checkpoint) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        *("", "variance=1", "mix=pair", "levels=0", "axes=image", "near=2"),
+        *("", "variance=1", "mix=pair", "levels=coarse", "axes=image", "near=2"),
         *("global=8 shrink=0.5", "ascent=0.5"),
     ],
 )
