@@ -56,7 +56,7 @@ BY_TUNING = {
     "photographs": "the same with all labels, for images larger than the flow",
     "headline": "NFA with and without a flow, on flip + crop and on RandAugment, for --network",
 }
-REPORTED = {"rivals": rivals, "labels": labels, "photographs": photographs}
+REPORTED = {"rivals": rivals, "labels": labels}
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
@@ -75,6 +75,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", help="training images; needed for a new --name")
     parser.add_argument("--test-data", help="test images, if they are not a split of --data")
     parser.add_argument("--other", help="images of other classes, for the flow 'o'")
+    parser.add_argument("--flow", help="one more flow for the table photographs, 'f'")
     parser.add_argument("--unlabelled", help="images for the flow 'u'; default --data")
     parser.add_argument(
         "--network",
@@ -121,6 +122,7 @@ def data_set(args: argparse.Namespace) -> DataSet:
         "test_path": args.test_data,
         "other": args.other,
         "unlabelled": args.unlabelled,
+        "flow": args.flow,
     }
     known = DATASETS.get(args.name) or DataSet(args.name, args.data)
     return replace(known, **{name: path for name, path in given.items() if path})
@@ -139,6 +141,8 @@ def wanted(table: str, data: str, args: argparse.Namespace) -> list[Cell]:
         return network_tuning(rows, data, args.network)
     if table == "headline":
         return headline(rows, data, args.seeds, args.network)
+    if table == "photographs":
+        return photographs(rows, data, args.seeds, given=args.flow is not None)
     return REPORTED[table](rows, data, args.seeds)
 
 

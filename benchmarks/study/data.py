@@ -38,6 +38,7 @@ class DataSet:
         path: Training images.
         test_path: Test images, where they are not the split "test" of `path`.
         other: Images of other classes, for the flow "o".
+        flow: The flow "f": whatever `nfaug.load` takes.
         unlabelled: Images for the flow "u", where they are not those of `path`.
         image_size: Side of the square that images are resized to; None keeps their size.
         validation: Images per class that are held out of `path` to choose settings on.
@@ -47,6 +48,7 @@ class DataSet:
     path: str
     test_path: str | None = None
     other: str = ""
+    flow: str = ""
     unlabelled: str = ""
     image_size: int | None = None
     validation: int = 300

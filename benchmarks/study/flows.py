@@ -114,6 +114,7 @@ FLOWS = {
         semi=True,
     ),
     "p": FlowSource("nothing: the identity in place of a flow", load="builtin:pixels"),
+    "f": FlowSource("what the flow of --flow saw", load="{given}"),
     "p32": FlowSource(
         "nothing: the identity on 32 pixels, with all finer detail kept",
         load="builtin:pixels",
@@ -147,7 +148,7 @@ def flow_for(name: str, data: DataSet, labelled: TensorImages, seed: int, work: 
         raise ValueError(f"the flow {name!r} ({kind.title}) is not kept: only its rows are")
     start = None
     if kind.load:
-        start = nfaug.load(kind.load.format(bundled=_BUNDLED[labelled.channels]))
+        start = nfaug.load(kind.load.format(bundled=_BUNDLED[labelled.channels], given=data.flow))
     if kind.images is None:
         assert start is not None
         if kind.side:

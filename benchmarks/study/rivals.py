@@ -263,14 +263,17 @@ def labels(rows: Rows, data: str, seeds: int) -> list[Cell]:
     ]
 
 
-def photographs(rows: Rows, data: str, seeds: int) -> list[Cell]:
+def photographs(rows: Rows, data: str, seeds: int, *, given: bool = False) -> list[Cell]:
     """The same with all labels of images larger than the flow.
 
-    Without a flow, NFA mixes images at their own size ("p"), or at the flow's ("p32").
+    Without a flow, NFA mixes images at their own size ("p"), or at the bundled flow's ("p32").
+    `given` adds the flow "f".
     """
     chosen = choose(rows, data)
     nfa = _with_and_without_nfa(chosen)
     nfa.append(replace(chosen["NFA without a flow"], flow="p32"))
+    if given:
+        nfa.append(replace(chosen["NFA"], flow="f"))
     arms = _before([_NONE, chosen["RandAugment"]], nfa)
     return _reported(data, arms, seeds, choose_network(rows, data), per_class=0)
 

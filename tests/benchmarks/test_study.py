@@ -177,6 +177,8 @@ def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
         "flip+crop:12+randaugment:2:9@0.5",
     }
     assert {cell.flow for cell in photographs} == {"-", "p", "p32", "b"}
+    more = rivals.photographs(rows, "clothing128", 3, given=True)
+    assert {cell.flow for cell in set(more) - set(photographs)} == {"f"}
     del rows[tried[0]]
     with pytest.raises(ValueError, match="1 cells"):
         rivals.choose(rows, "cifar10")
@@ -202,6 +204,8 @@ def test_no_flow_at_its_own_side_mixes_small_images(source: data.DataSet, tmp_pa
     large = TensorImages(torch.randint(0, 256, (6, 3, 48, 40), dtype=torch.uint8), labels, NAMES)
     assert flows.flow_for("p32", source, large, 0, tmp_path).flow.codec.image_size == (32, 32)
     assert flows.flow_for("p", source, large, 0, tmp_path).flow.codec.image_size == (48, 40)
+    given = replace(source, flow="builtin:fashion-mnist")
+    assert flows.flow_for("f", given, large, 0, tmp_path).flow.codec.image_size == (28, 28)
 
 
 def test_validation_and_labelled_images_are_disjoint(source: data.DataSet) -> None:
