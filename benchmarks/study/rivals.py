@@ -110,6 +110,10 @@ RIVALS = {
     ],
     "NFA without a flow": _nfa("p"),
     "NFA": _nfa("b"),
+    "NFA with noise": [
+        Candidate("nfa+noise", "b", f"p={p} strength=1.5 gate=off noise={noise} variants=20")
+        for p, noise in product((0.5, 0.8), ("0.5", "0.7", "1"))
+    ],
 }
 _NONE = Candidate()
 # "NAME:LR:WEIGHT_DECAY:BATCH" and steps. Those of ResNet-18 see 80,000 images. A tuned WRN-16-8 for
@@ -233,13 +237,13 @@ def longer(rows: Rows, data: str) -> list[Cell]:
 def rivals(rows: Rows, data: str, seeds: int) -> list[Cell]:
     """Every rival alone and with NFA before it, and NFA with other flows, on test images.
 
-    What is simpler than NFA comes before RandAugment as well: does any mixing within a class do?
+    What is simpler than NFA, and NFA with latent noise, come before RandAugment as well.
     The flows of the labelled images alone ("l"), of unlabelled images with the same budget ("u")
     and of other images ("o") take the settings chosen for NFA with the bundled flow.
     """
     chosen = choose(rows, data)
     augment, cutmix = chosen["RandAugment"], chosen["CutMix"]
-    simpler = [chosen["latent noise"], chosen["same-class mixup"]]
+    others = [chosen[name] for name in ("latent noise", "same-class mixup", "NFA with noise")]
     bases = [
         Candidate(bare=True),
         _NONE,
@@ -249,7 +253,7 @@ def rivals(rows: Rows, data: str, seeds: int) -> list[Cell]:
     arms = [
         *_before(bases, _with_and_without_nfa(chosen)),
         *(replace(chosen["NFA"], flow=flow) for flow in ("l", "u", "o")),
-        *_before([_NONE, augment], simpler),
+        *_before([_NONE, augment], others),
     ]
     return _reported(data, arms, seeds, choose_network(rows, data))
 

@@ -157,7 +157,7 @@ def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
     reported = rivals.rivals(rows, "cifar10", 2)
     assert {(cell.split, cell.network) for cell in reported} == {("test", network)}
     assert not {cell.seed for cell in reported} & {cell.seed for cell in rows}
-    assert len(set(reported)) == len(reported) == 2 * (8 * 3 + 3 + 4)
+    assert len(set(reported)) == len(reported) == 2 * (8 * 3 + 3 + 6)
     assert {cell.base for cell in reported if cell.arm == "none"} == {
         "none",
         "flip+crop:4",
