@@ -21,8 +21,8 @@ Rules of the comparison:
   and "c" saw all training images of Fashion-MNIST or CIFAR-10 without labels, held-out images
   included, and no test image. NFA with them uses more images than rivals do; "p" and "l" do not.
 - In the tables of rivals.py, every rival has six candidates. The package's flows and defaults
-  (gate, strength, mixing by axis) were chosen before, on other held-out images of the same data
-  sets: NFA has had more choices than its rivals.
+  (gate, strength, mixing by axis) were chosen before, on another draw of held-out images of the
+  same data sets: NFA has had more choices than its rivals.
 - Labelled images of different seeds overlap where a class has few images, so that intervals are a
   little too narrow there. All seeds share the test images: a second half-width is over them.
 - All arms of a seed share the labelled images, initial weights, order of images and number of
@@ -46,7 +46,7 @@ from .rivals import headline, labels, longer, network_tuning, photographs, rival
 from .run import run
 from .tables import TABLES
 
-# Tables whose cells depend on what the table "tuning" chose.
+# The tables of rivals.py, whose cells depend on finished ones.
 BY_TUNING = {
     "network": "learning rate and weight decay of --network, on images held out for choices",
     "tuning": "settings of NFA and of every rival, on the same images",
@@ -56,7 +56,6 @@ BY_TUNING = {
     "photographs": "the same with all labels, for images larger than the flow",
     "headline": "NFA with and without a flow, on flip + crop and on RandAugment, for --network",
 }
-REPORTED = {"rivals": rivals, "labels": labels}
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
@@ -101,11 +100,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         network_of(args.network)
     except ValueError as error:
         parser.error(str(error))
-    needs_other = [
-        name
-        for name in args.table
-        if name == "rivals" or (name in TABLES and TABLES[name].needs_other)
-    ]
+    needs_other = [name for name in args.table if _needs_other(name)]
     if needs_other and not args.other:
         parser.error(f"--table {needs_other[0]} needs --other, images of other classes")
     return args
@@ -133,17 +128,16 @@ def wanted(table: str, data: str, args: argparse.Namespace) -> list[Cell]:
     if table in TABLES:
         return TABLES[table].cells(data, args.seeds, args.network)
     rows = read(args.csv)
-    if table == "tuning":
-        return tuning(rows, data)
-    if table == "longer":
-        return longer(rows, data)
-    if table == "network":
-        return network_tuning(rows, data, args.network)
-    if table == "headline":
-        return headline(rows, data, args.seeds, args.network)
-    if table == "photographs":
-        return photographs(rows, data, args.seeds, given=args.flow is not None)
-    return REPORTED[table](rows, data, args.seeds)
+    cells = {
+        "network": lambda: network_tuning(rows, data, args.network),
+        "tuning": lambda: tuning(rows, data),
+        "longer": lambda: longer(rows, data),
+        "rivals": lambda: rivals(rows, data, args.seeds),
+        "labels": lambda: labels(rows, data, args.seeds),
+        "photographs": lambda: photographs(rows, data, args.seeds, given=args.flow is not None),
+        "headline": lambda: headline(rows, data, args.seeds, args.network),
+    }
+    return cells[table]()
 
 
 def main() -> None:

@@ -148,7 +148,7 @@ def geometry(base: str) -> str:
 
 
 def gain_over_geometry(found: Groups, key: Cell) -> Gain | None:
-    """The gain of everything that an arm and its base do beyond moving images."""
+    """The gain of everything that an arm and its base do beyond flip and crop."""
     moved = replace(key, arm="none", flow="-", settings="", base=geometry(key.base))
     return None if key == moved else gains(found[key], found.get(moved, {}))
 

@@ -21,7 +21,11 @@ _TITLES = {
     "isda": "ISDA",
 }
 # Flows of arms that have a row of their own.
-_FLOWS = {"l": "flow of the labelled images", "o": "flow of other images"}
+_FLOWS = {
+    "l": "flow of the labelled images",
+    "u": "flow of unlabelled images",
+    "o": "flow of other images",
+}
 
 
 class _Mark(NamedTuple):
@@ -87,7 +91,7 @@ def _name(arm: tuple[str, str, str], *, several: bool) -> str:
 
 
 def draw_rivals(found: Groups, path: Path) -> None:
-    """Gains over moving images alone, with and without NFA, one panel for each data set."""
+    """Gains over flip and crop, with and without NFA, one panel for each data set."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -128,7 +132,7 @@ def draw_rivals(found: Groups, path: Path) -> None:
         axis.grid(axis="x", alpha=0.3)
         axis.set_yticks(range(len(rows)), [name for _, name in rows], fontsize=8)
         axis.set_title(data, fontsize=9)
-        axis.set_xlabel("gain over moving images alone, points", fontsize=8)
+        axis.set_xlabel("gain over flip and crop, points", fontsize=8)
     axes[0][0].invert_yaxis()
     marks = [
         Line2D([], [], color=mark.colour, marker="o", linestyle="", label=mark.label)
@@ -146,10 +150,10 @@ def _colour(key: Cell) -> str:
 
 
 def _row(key: Cell) -> tuple[int, str]:
-    """Position and name of the row of a cell: its base, or an arm that no base is combined with."""
+    """Position and name of the row of a cell: its base, or an arm that has a row of its own."""
+    beyond = [part.name for part in base_parts(key.base) if part.name in _TITLES]
+    base = " + ".join(_TITLES[part] for part in beyond)
     if (key.arm, key.flow) in _MARKS:
-        beyond = [part.name for part in base_parts(key.base) if part.name in _TITLES]
-        name = " + ".join(_TITLES[part] for part in beyond) or "nothing else"
-        return (1 + list(_TITLES).index(beyond[0]) if beyond else 0), name
+        return (1 + list(_TITLES).index(beyond[0]) if beyond else 0), base or "nothing else"
     flow = f", {_FLOWS[key.flow]}" if key.flow in _FLOWS else ""
-    return len(_TITLES) + 1, ARMS[key.arm].title + flow
+    return len(_TITLES) + 1, ARMS[key.arm].title + flow + (f", then {base}" if base else "")

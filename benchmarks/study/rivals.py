@@ -1,11 +1,11 @@
 """The comparison with what people use already: settings of every rival by the same rule.
 
-All choices are made on the images of the split "tuning", on which no flow and no default was
-chosen, with seeds that nothing else uses. "network" tries learning rates and weight decays with
-nothing but flip and crop (digits: shifts). "tuning" tries the candidates below with the small CNN
-so chosen and three seeds, each rival on its own. "rivals", "labels", "headline" and "photographs"
-take the candidate with the highest mean and measure it on test images, with seeds that no choice
-has seen.
+All choices are made on the images of the split "tuning", another draw than that on which flows and
+defaults were chosen, with seeds that nothing else uses. "network" tries learning rates and weight
+decays with nothing but flip and crop (digits: shifts). "tuning" tries the candidates below with the
+small CNN so chosen and three seeds, each rival on its own. "rivals", "labels", "headline" and
+"photographs" take the candidate with the highest mean and measure it on test images, with seeds
+that no choice has seen.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from .cells import Cell
+from .gains import Rows
 
 __all__ = [
     "GEOMETRY",
@@ -33,7 +34,6 @@ __all__ = [
     "tuning",
 ]
 
-Rows = Mapping[Cell, Mapping[str, str]]
 Settings = tuple[str, int]  # of a network: "NAME:LR:WEIGHT_DECAY:BATCH", and its steps
 
 STEPS = 2000
@@ -41,7 +41,7 @@ TUNING_SEEDS = (200, 201, 202)
 FIRST_SEED = 1000  # of the reported cells
 PER_CLASS = 50  # labels, where a table names no other number
 LABELS = (10, 100, 500)
-# A data set whose cells are too dear for the table "tuning" takes the choices of another.
+# A data set whose cells take too long for the table "tuning" takes the choices of another.
 TUNED_ON = {"clothing128": "cifar10"}
 # The geometry that every arm shares: a shift by an eighth of the image, as usual for CIFAR-10.
 GEOMETRY = {
@@ -142,7 +142,7 @@ NETWORK_SETTINGS = {
         ("small-swin:0.0005:0.05:64", 2500),
     ],
 }
-# Seeds of the second round; a larger network's cells are dear.
+# Seeds of the second round; a larger network's cells take long.
 _SECOND = {SMALL: TUNING_SEEDS[1:]}
 FINALISTS = 3
 
@@ -238,8 +238,8 @@ def rivals(rows: Rows, data: str, seeds: int) -> list[Cell]:
     """Every rival alone and with NFA before it, and NFA with other flows, on test images.
 
     What is simpler than NFA, and NFA with latent noise, come before RandAugment as well.
-    The flows of the labelled images alone ("l"), of unlabelled images with the same budget ("u")
-    and of other images ("o") take the settings chosen for NFA with the bundled flow.
+    The flows of the labelled images alone ("l"), of unlabelled images ("u") and of other images
+    ("o") have one shape and fewer steps than the bundled flow, whose settings they take.
     """
     chosen = choose(rows, data)
     augment, cutmix = chosen["RandAugment"], chosen["CutMix"]
@@ -311,7 +311,7 @@ def _before(bases: Iterable[Candidate], arms: Iterable[Candidate]) -> list[Candi
     """Every arm before every base."""
     return [
         replace(base, arm=each.arm, flow=each.flow, settings=each.settings)
-        for base, each in product(bases, list(arms))
+        for base, each in product(bases, arms)
     ]
 
 
