@@ -212,7 +212,7 @@ def train_classifier(
 
 
 def _optimizer(model: nn.Module, config: Network) -> torch.optim.Optimizer:
-    settings = {"lr": config.lr, "weight_decay": config.weight_decay}
+    settings = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
     if config.adamw:
         return torch.optim.AdamW(model.parameters(), **settings)
     return torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, **settings)
