@@ -20,9 +20,9 @@ Rules of the comparison:
   are reported. Each cell of a reported table uses the test images once. The flows "u", "b", "n..."
   and "c" saw all training images of Fashion-MNIST or CIFAR-10 without labels, held-out images
   included, and no test image. NFA with them uses more images than rivals do; "p" and "l" do not.
-- In the tables of rivals.py, every rival has six candidates. The package's flows and defaults
-  (gate, strength, mixing by axis) were chosen before, on another draw of held-out images of the
-  same data sets: NFA has had more choices than its rivals.
+- In the tables of comparison.py, every rival has six candidates, or three for photographs. The
+  package's flows and defaults (gate, strength, mixing by axis) were chosen before, on another draw
+  of held-out images of the same data sets: NFA has had more choices than its rivals.
 - Labelled images of different seeds overlap where a class has few images, so that intervals are a
   little too narrow there. All seeds share the test images: a second half-width is over them.
 - All arms of a seed share the labelled images, initial weights, order of images and number of
@@ -40,13 +40,21 @@ from pathlib import Path
 
 from .cells import Cell, pending, read
 from .classifiers import NETWORKS, network_of
+from .comparison import (
+    headline,
+    labels,
+    longer,
+    network_tuning,
+    photographs,
+    rivals,
+    tuning,
+)
 from .data import DATASETS, DataSet
 from .report import write_report
-from .rivals import headline, labels, longer, network_tuning, photographs, rivals, tuning
 from .run import run
 from .tables import TABLES
 
-# The tables of rivals.py, whose cells depend on finished ones.
+# The tables of comparison.py, whose cells depend on finished ones.
 BY_TUNING = {
     "network": "learning rate and weight decay of --network, on images held out for choices",
     "tuning": "settings of NFA and of every rival, on the same images",
@@ -80,7 +88,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         "--network",
         default="small-cnn",
         help=f"{', '.join(NETWORKS)}, or NAME:LR:WEIGHT_DECAY:BATCH; the tables network and "
-        "headline take the name alone; the other tables of rivals.py use the small CNN",
+        "headline take the name alone; the other tables of comparison.py use the protocol's",
     )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time, one thread each")

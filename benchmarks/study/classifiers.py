@@ -66,6 +66,16 @@ def resnet18(channels: int, classes: int, *, small: bool = True) -> nn.Module:
     return model
 
 
+def photo_cnn(channels: int, classes: int) -> nn.Sequential:
+    """A 7x7 convolution of stride 4, then the small CNN, four times as wide, for 96 pixels."""
+    narrowed = [
+        nn.Conv2d(channels, 32, 7, stride=4, padding=3, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+    ]
+    return nn.Sequential(*narrowed, *small_cnn(32, classes, (64, 128, 256)))
+
+
 def small_swin(channels: int, classes: int) -> nn.Module:
     """timm's Swin for 32-pixel images: patches of 2, windows of 4, three stages of 2 blocks."""
     from timm.models.swin_transformer import SwinTransformer
@@ -85,6 +95,7 @@ def small_swin(channels: int, classes: int) -> nn.Module:
 
 NETWORKS = {
     "small-cnn": Network(lambda channels, classes: small_cnn(channels, classes, WIDTHS)),
+    "photo-cnn": Network(photo_cnn),
     "resnet18": Network(resnet18, lr=0.05, weight_decay=5e-3),
     "small-swin": Network(small_swin, lr=1e-3, weight_decay=0.05, adamw=True),
 }

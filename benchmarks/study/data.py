@@ -60,7 +60,7 @@ DATASETS = {
     for data in [
         DataSet("fashion-mnist", "/usr/share/datasets/fashion-mnist"),
         DataSet("cifar10", ""),
-        DataSet("clothing128", "", image_size=96, validation=20),
+        DataSet("clothing128", "", image_size=96, validation=40),
         DataSet("digits", "digits", validation=40),
     ]
 }
@@ -100,10 +100,13 @@ def _parts(data: DataSet, split: str) -> tuple[LabelledImages, LabelledImages]:
 def labelled(data: DataSet, per_class: int, seed: int, split: str = "validation") -> TensorImages:
     """The labelled images of a cell, drawn from the training images that its split leaves.
 
-    `per_class` 0 takes them all.
+    `per_class` 0 takes all of these, and of the split "test" all training images.
     """
-    rest = _parts(data, split)[1]
-    chosen = split_per_class(rest, per_class, seed)[0] if per_class else rest
+    if not per_class and split == "test":
+        chosen = training_images(data)
+    else:
+        rest = _parts(data, split)[1]
+        chosen = split_per_class(rest, per_class, seed)[0] if per_class else rest
     assert isinstance(chosen, TensorImages)
     return chosen
 

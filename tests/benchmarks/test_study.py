@@ -19,6 +19,7 @@ from benchmarks.study import (
     candidates,
     cells,
     classifiers,
+    comparison,
     data,
     flows,
     gains,
@@ -124,16 +125,16 @@ def test_settings_are_never_chosen_on_what_is_reported() -> None:
     assert other == {"flows", "other-noise", "scales"}
 
 
-def tuned(network: str, rows: dict[Cell, dict[str, str]]) -> Cell:
+def tuned(network: str, rows: dict[Cell, dict[str, str]], name: str = "cifar10") -> Cell:
     """Add both rounds of the table "network" to `rows`; returns the first cell of the best."""
-    first = rivals.network_tuning(rows, "cifar10", network)
+    first = comparison.network_tuning(rows, name, network)
     rows |= {cell: {"accuracy": f"{50 + n}"} for n, cell in enumerate(first)}
-    second = rivals.network_tuning(rows, "cifar10", network)[len(first) :]
+    second = comparison.network_tuning(rows, name, network)[len(first) :]
     assert {replace(cell, seed=first[0].seed) for cell in second} == set(first[3:])
     best = second[1]
     rows |= {cell: {"accuracy": f"{50 + 20 * (cell.network == best.network)}"} for cell in second}
     assert {(cell.arm, cell.base, cell.split) for cell in first + second} == {
-        ("none", "flip+crop:4", "tuning")
+        ("none", rivals.protocol(name).geometry, "tuning")
     }
     return best
 
@@ -141,9 +142,9 @@ def tuned(network: str, rows: dict[Cell, dict[str, str]]) -> Cell:
 def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
     rows: dict[Cell, dict[str, str]] = {}
     with pytest.raises(ValueError, match="6 cells"):
-        rivals.tuning(rows, "cifar10")
+        comparison.tuning(rows, "cifar10")
     network = tuned("small-cnn", rows).network
-    tried = rivals.tuning(rows, "cifar10")
+    tried = comparison.tuning(rows, "cifar10")
     assert {(cell.split, cell.network) for cell in tried} == {("tuning", network)}
     assert all(len(set(each)) == 6 for each in rivals.RIVALS.values()), "equal budgets"
     rows |= {
@@ -151,10 +152,10 @@ def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
         for cell in tried
         if cell not in rows
     }
-    chosen = rivals.choose(rows, "cifar10")
+    chosen = comparison.choose(rows, "cifar10")
     assert chosen["CutMix"].suffix == "cutmix:0.2@0.5"
     assert chosen["NFA"].settings.startswith("p=0.8")
-    reported = rivals.rivals(rows, "cifar10", 2)
+    reported = comparison.rivals(rows, "cifar10", 2)
     assert {(cell.split, cell.network) for cell in reported} == {("test", network)}
     assert not {cell.seed for cell in reported} & {cell.seed for cell in rows}
     assert len(set(reported)) == len(reported) == 2 * (8 * 3 + 3 + 6)
@@ -164,39 +165,51 @@ def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
         "flip+crop:4+randaugment:2:9@0.5+cutmix:0.2@0.5",
         *(f"flip+crop:4+{each.suffix}" for each in chosen.values() if each.suffix),
     }
-    longer = rivals.longer(rows, "cifar10")
+    longer = comparison.longer(rows, "cifar10")
     assert {(cell.split, cell.steps) for cell in longer} == {("tuning", 4000)}
     assert len({replace(cell, steps=2000) for cell in longer} & set(tried)) == len(longer) == 15
-    fewer = rivals.labels(rows, "cifar10", 2)
+    fewer = comparison.labels(rows, "cifar10", 2)
     assert {cell.per_class for cell in fewer} == {10, 100, 500}
     assert len(set(fewer)) == len(fewer) == 2 * 3 * 6
     assert {replace(cell, per_class=50) for cell in fewer} <= set(reported)
-    photographs = rivals.photographs(rows, "clothing128", 3)
-    assert {cell.base for cell in photographs} == {
-        "flip+crop:12",
-        "flip+crop:12+randaugment:2:9@0.5",
-    }
-    assert {cell.flow for cell in photographs} == {"-", "p", "p32", "b"}
-    more = rivals.photographs(rows, "clothing128", 3, given=True)
-    assert {cell.flow for cell in set(more) - set(photographs)} == {"f"}
     del rows[tried[0]]
     with pytest.raises(ValueError, match="1 cells"):
-        rivals.choose(rows, "cifar10")
+        comparison.choose(rows, "cifar10")
+
+
+def test_photographs_have_choices_of_their_own() -> None:
+    rows: dict[Cell, dict[str, str]] = {}
+    tuned("photo-cnn", rows, "clothing128")
+    tried = comparison.tuning(rows, "clothing128")
+    assert {(cell.per_class, cell.split) for cell in tried} == {(0, "tuning")}
+    assert len(set(tried)) == 2 * (1 + 3 * 3), "two seeds, three candidates of each rival"
+    rows |= {
+        cell: {"accuracy": "60" if "p=0.2" in cell.settings else "50"}
+        for cell in tried
+        if cell not in rows
+    }
+    found = comparison.photographs(rows, "clothing128", 3)
+    assert len(set(found)) == len(found) == 3 * 2 * 3
+    assert {cell.base for cell in found} == {"flip+crop:12", "flip+crop:12+randaugment:1:9"}
+    assert {cell.flow for cell in found} == {"-", "p32", "b"}
+    assert {cell.settings.partition(" ")[0] for cell in found} == {"", "p=0.2"}
+    more = comparison.photographs(rows, "clothing128", 3, given=True)
+    assert {cell.flow for cell in set(more) - set(found)} == {"f"}
 
 
 def test_settings_of_a_larger_network_are_chosen_in_two_rounds() -> None:
     rows: dict[Cell, dict[str, str]] = {}
     tuned("small-cnn", rows)
-    rows = {cell: {"accuracy": "50"} for cell in rivals.tuning(rows, "cifar10")} | rows
+    rows = {cell: {"accuracy": "50"} for cell in comparison.tuning(rows, "cifar10")} | rows
     with pytest.raises(ValueError, match="6 cells"):
-        rivals.headline(rows, "cifar10", 5, "resnet18")
+        comparison.headline(rows, "cifar10", 5, "resnet18")
     best = tuned("resnet18", rows)
-    large = rivals.headline(rows, "cifar10", 5, "resnet18")
+    large = comparison.headline(rows, "cifar10", 5, "resnet18")
     assert {(cell.network, cell.steps) for cell in large} == {(best.network, best.steps)}
     assert len(large) == 30
     assert {cell.split for cell in large} == {"test"}
     with pytest.raises(ValueError, match="'vgg'"):
-        rivals.network_tuning(rows, "cifar10", "vgg")
+        comparison.network_tuning(rows, "cifar10", "vgg")
 
 
 def test_no_flow_at_its_own_side_mixes_small_images(source: data.DataSet, tmp_path: Path) -> None:
@@ -218,6 +231,9 @@ def test_validation_and_labelled_images_are_disjoint(source: data.DataSet) -> No
     tuning, few = data.held_out(source, "tuning"), data.labelled(source, 6, 3, "tuning")
     assert not (tuning.images[:, None] == few.images[None]).flatten(2).all(2).any()
     assert not torch.equal(tuning.images, held.images)
+    every = len(data.training_images(source))
+    assert len(data.labelled(source, 0, 3, "test")) == every
+    assert len(data.labelled(source, 0, 3, "tuning")) == every - len(tuning.labels)
     with pytest.raises(ValueError, match="'train'"):
         data.held_out(source, "train")
 

@@ -1,0 +1,231 @@
+"""The comparison with what people use already: settings of every rival by the same rule.
+
+All choices are made on the images of the split "tuning", another draw than that on which flows and
+defaults were chosen, with seeds that nothing else uses. "network" tries learning rates, weight
+decays and steps with nothing but flip and crop (digits: shifts). "tuning" tries the candidates of
+`rivals.py` with the network so chosen, each rival on its own. "rivals", "labels", "headline" and
+"photographs" take the candidate with the highest mean and measure it on test images, with seeds
+that no choice has seen.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import product
+
+from .cells import Cell
+from .gains import Rows
+from .rivals import NETWORK_SETTINGS, NONE, Candidate, Settings, protocol
+
+__all__ = [
+    "choose",
+    "choose_network",
+    "headline",
+    "labels",
+    "longer",
+    "network_tuning",
+    "photographs",
+    "rivals",
+    "tuning",
+]
+
+FIRST_SEED = 1000  # of the reported cells
+LABELS = (10, 100, 500)
+FINALISTS = 3
+
+
+def network_tuning(rows: Rows, data: str, network: str) -> list[Cell]:
+    """Settings of a network, with geometry alone, on the split "tuning".
+
+    All settings with one seed; when these cells are done, the best three with the other seeds of
+    the protocol, or with one more for another network than the protocol's.
+
+    Raises:
+        ValueError: The network has no settings to try.
+    """
+    if network not in NETWORK_SETTINGS:
+        raise ValueError(
+            f"the network must be one of {', '.join(NETWORK_SETTINGS)}; got {network!r}"
+        )
+    known = protocol(data)
+    first, *others = known.seeds
+    if network != known.network:
+        others = others[:1]
+    tried = [_cell(data, NONE, first, "tuning", each) for each in NETWORK_SETTINGS[network]]
+    if any(cell not in rows for cell in tried):
+        return tried
+    best = sorted(tried, key=lambda cell: _mean(rows, [cell]), reverse=True)[:FINALISTS]
+    return tried + [replace(cell, seed=seed) for seed, cell in product(others, best)]
+
+
+def choose_network(rows: Rows, data: str, network: str | None = None) -> Settings:
+    """Of the best three, the settings with the highest mean; of the protocol's network by default.
+
+    Raises:
+        ValueError: Cells of the table "network" are missing.
+    """
+    network = network or protocol(data).network
+    tried = network_tuning(rows, data, network)
+    _check(rows, tried, f"network with --network {network}", data)
+    finals = tried[len(NETWORK_SETTINGS[network]) :]
+    seeds = {cell.seed for cell in tried}
+
+    def mean(cell: Cell) -> float:
+        return _mean(rows, (replace(cell, seed=seed) for seed in seeds))
+
+    best = max(finals, key=mean)
+    return best.network, best.steps
+
+
+def tuning(rows: Rows, data: str) -> list[Cell]:
+    """All candidates of every rival on the split "tuning".
+
+    Raises:
+        ValueError: Cells of the table "network" are missing for the protocol's network.
+    """
+    known, network = protocol(data), choose_network(rows, data)
+    every = [NONE, *(each for tried in known.rivals.values() for each in tried)]
+    return [
+        _cell(data, each, seed, "tuning", network) for seed, each in product(known.seeds, every)
+    ]
+
+
+def choose(rows: Rows, data: str) -> dict[str, Candidate]:
+    """The candidate of each rival with the highest mean accuracy on the split "tuning".
+
+    Raises:
+        ValueError: Cells of the tables "network" or "tuning" are missing.
+    """
+    known, network = protocol(data), choose_network(rows, data)
+    _check(rows, tuning(rows, data), "tuning", data)
+
+    def mean(candidate: Candidate) -> float:
+        return _mean(
+            rows, (_cell(data, candidate, seed, "tuning", network) for seed in known.seeds)
+        )
+
+    return {name: max(tried, key=mean) for name, tried in known.rivals.items()}
+
+
+def longer(rows: Rows, data: str) -> list[Cell]:
+    """Twice the steps for the arms that regularise most: do they need more? Split "tuning"."""
+    chosen = choose(rows, data)
+    arms = [
+        NONE,
+        *(chosen[name] for name in ("RandAugment", "CutMix", "NFA without a flow", "NFA")),
+    ]
+    network, steps = choose_network(rows, data)
+    return [
+        _cell(data, each, seed, "tuning", (network, 2 * steps))
+        for seed, each in product(protocol(data).seeds, arms)
+    ]
+
+
+def rivals(rows: Rows, data: str, seeds: int) -> list[Cell]:
+    """Every rival alone and with NFA before it, and NFA with other flows, on test images.
+
+    What is simpler than NFA, and NFA with latent noise, come before RandAugment as well.
+    The flows of the labelled images alone ("l"), of unlabelled images ("u") and of other images
+    ("o") have one shape and fewer steps than the bundled flow, whose settings they take.
+    """
+    chosen = choose(rows, data)
+    augment, cutmix = chosen["RandAugment"], chosen["CutMix"]
+    others = [chosen[name] for name in ("latent noise", "same-class mixup", "NFA with noise")]
+    bases = [
+        Candidate(bare=True),
+        NONE,
+        *(each for each in chosen.values() if each.suffix),
+        Candidate(suffix=f"{augment.suffix}+{cutmix.suffix}"),
+    ]
+    arms = [
+        *_before(bases, _with_and_without_nfa(chosen)),
+        *(replace(chosen["NFA"], flow=flow) for flow in ("l", "u", "o")),
+        *_before([NONE, augment], others),
+    ]
+    return _reported(data, arms, seeds, choose_network(rows, data))
+
+
+def labels(rows: Rows, data: str, seeds: int) -> list[Cell]:
+    """NFA on geometry alone and on RandAugment, with fewer and with more labels per class."""
+    chosen, network = choose(rows, data), choose_network(rows, data)
+    arms = _before([NONE, chosen["RandAugment"]], _with_and_without_nfa(chosen))
+    return [
+        cell for per_class in LABELS for cell in _reported(data, arms, seeds, network, per_class)
+    ]
+
+
+def photographs(rows: Rows, data: str, seeds: int, *, given: bool = False) -> list[Cell]:
+    """The same with the labels of the protocol, for images larger than the flow.
+
+    `given` adds the flow "f", with the settings of the bundled one.
+    """
+    chosen = choose(rows, data)
+    nfa = _with_and_without_nfa(chosen)
+    if given:
+        nfa.append(replace(chosen["NFA"], flow="f"))
+    arms = _before([NONE, chosen["RandAugment"]], nfa)
+    return _reported(data, arms, seeds, choose_network(rows, data))
+
+
+def headline(rows: Rows, data: str, seeds: int, network: str) -> list[Cell]:
+    """NFA on geometry alone and on RandAugment, for a larger network.
+
+    Settings of augmentations are those of the small CNN.
+    """
+    chosen = choose(rows, data)
+    arms = _before([NONE, chosen["RandAugment"]], _with_and_without_nfa(chosen))
+    return _reported(data, arms, seeds, choose_network(rows, data, network))
+
+
+def _check(rows: Rows, cells: list[Cell], table: str, data: str) -> None:
+    if missing := sum(cell not in rows for cell in cells):
+        raise ValueError(
+            f"{missing} cells of the table {table} are missing for {data}: run it first"
+        )
+
+
+def _mean(rows: Rows, cells: Iterable[Cell]) -> float:
+    return statistics.fmean(float(rows[cell]["accuracy"]) for cell in cells)
+
+
+def _with_and_without_nfa(chosen: Mapping[str, Candidate]) -> list[Candidate]:
+    return [NONE, chosen["NFA without a flow"], chosen["NFA"]]
+
+
+def _before(bases: Iterable[Candidate], arms: Iterable[Candidate]) -> list[Candidate]:
+    """Every arm before every base."""
+    return [
+        replace(base, arm=each.arm, flow=each.flow, settings=each.settings)
+        for base, each in product(bases, arms)
+    ]
+
+
+def _reported(
+    data: str,
+    arms: Iterable[Candidate],
+    seeds: int,
+    network: Settings,
+    per_class: int | None = None,
+) -> list[Cell]:
+    return [
+        _cell(data, each, FIRST_SEED + seed, "test", network, per_class)
+        for seed, each in product(range(seeds), arms)
+    ]
+
+
+def _cell(
+    data: str,
+    each: Candidate,
+    seed: int,
+    split: str,
+    network: Settings,
+    per_class: int | None = None,
+) -> Cell:
+    known = protocol(data)
+    geometry = "" if each.bare else known.geometry
+    base = "+".join(part for part in (geometry, each.suffix) if part) or "none"
+    labelled = known.per_class if per_class is None else per_class
+    name, steps = network
+    return Cell(data, each.arm, each.flow, base, labelled, seed, split, steps, each.settings, name)
