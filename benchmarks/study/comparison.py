@@ -3,7 +3,8 @@
 All choices are made on the images of the split "tuning", another draw than that on which flows and
 defaults were chosen, with seeds that nothing else uses. "network" tries learning rates, weight
 decays and steps with nothing but flip and crop (digits: shifts). "tuning" tries the candidates of
-`rivals.py` with the network so chosen, each rival on its own. "rivals", "labels", "headline" and
+`rivals.py` with the network so chosen, each rival on its own, and "label-tuning" a few of them with
+other numbers of labels. "rivals", "labels", "headline" and
 "photographs" take the candidate with the highest mean and measure it on test images, with seeds
 that no choice has seen.
 """
@@ -17,12 +18,13 @@ from itertools import product
 
 from .cells import Cell
 from .gains import Rows
-from .rivals import NETWORK_SETTINGS, NONE, Candidate, Settings, protocol
+from .rivals import BY_LABELS, NETWORK_SETTINGS, NONE, Candidate, Settings, protocol
 
 __all__ = [
     "choose",
     "choose_network",
     "headline",
+    "label_tuning",
     "labels",
     "longer",
     "network_tuning",
@@ -32,7 +34,6 @@ __all__ = [
 ]
 
 FIRST_SEED = 1000  # of the reported cells
-LABELS = (10, 100, 500)
 FINALISTS = 3
 
 
@@ -85,28 +86,52 @@ def tuning(rows: Rows, data: str) -> list[Cell]:
     Raises:
         ValueError: Cells of the table "network" are missing for the protocol's network.
     """
-    known, network = protocol(data), choose_network(rows, data)
-    every = [NONE, *(each for tried in known.rivals.values() for each in tried)]
+    return _tuning(rows, data, protocol(data).per_class)
+
+
+def label_tuning(rows: Rows, data: str) -> list[Cell]:
+    """Fewer candidates with the other numbers of labels, on the same images.
+
+    Raises:
+        ValueError: Cells of the table "network" are missing for the protocol's network.
+    """
+    return [cell for per_class in protocol(data).labels for cell in _tuning(rows, data, per_class)]
+
+
+def _tuning(rows: Rows, data: str, per_class: int) -> list[Cell]:
+    network, tried = choose_network(rows, data), _candidates(data, per_class).values()
+    every = [NONE, *(each for candidates in tried for each in candidates)]
     return [
-        _cell(data, each, seed, "tuning", network) for seed, each in product(known.seeds, every)
+        _cell(data, each, seed, "tuning", network, per_class)
+        for seed, each in product(protocol(data).seeds, every)
     ]
 
 
-def choose(rows: Rows, data: str) -> dict[str, Candidate]:
+def _candidates(data: str, per_class: int) -> Mapping[str, list[Candidate]]:
+    known = protocol(data)
+    return known.rivals if per_class == known.per_class else BY_LABELS
+
+
+def choose(rows: Rows, data: str, per_class: int | None = None) -> dict[str, Candidate]:
     """The candidate of each rival with the highest mean accuracy on the split "tuning".
 
+    With the protocol's number of labels by default.
+
     Raises:
-        ValueError: Cells of the tables "network" or "tuning" are missing.
+        ValueError: Cells of the tables "network", "tuning" or "label-tuning" are missing.
     """
     known, network = protocol(data), choose_network(rows, data)
-    _check(rows, tuning(rows, data), "tuning", data)
+    given = known.per_class if per_class is None else per_class
+    table = "tuning" if given == known.per_class else "label-tuning"
+    _check(rows, _tuning(rows, data, given), table, data)
 
     def mean(candidate: Candidate) -> float:
         return _mean(
-            rows, (_cell(data, candidate, seed, "tuning", network) for seed in known.seeds)
+            rows,
+            (_cell(data, candidate, seed, "tuning", network, given) for seed in known.seeds),
         )
 
-    return {name: max(tried, key=mean) for name, tried in known.rivals.items()}
+    return {name: max(tried, key=mean) for name, tried in _candidates(data, given).items()}
 
 
 def longer(rows: Rows, data: str) -> list[Cell]:
@@ -149,11 +174,13 @@ def rivals(rows: Rows, data: str, seeds: int) -> list[Cell]:
 
 def labels(rows: Rows, data: str, seeds: int) -> list[Cell]:
     """NFA on geometry alone and on RandAugment, with fewer and with more labels per class."""
-    chosen, network = choose(rows, data), choose_network(rows, data)
-    arms = _before([NONE, chosen["RandAugment"]], _with_and_without_nfa(chosen))
-    return [
-        cell for per_class in LABELS for cell in _reported(data, arms, seeds, network, per_class)
-    ]
+    network = choose_network(rows, data)
+    cells = []
+    for per_class in protocol(data).labels:
+        chosen = choose(rows, data, per_class)
+        arms = _before([NONE, chosen["RandAugment"]], _with_and_without_nfa(chosen))
+        cells += _reported(data, arms, seeds, network, per_class)
+    return cells
 
 
 def photographs(rows: Rows, data: str, seeds: int, *, given: bool = False) -> list[Cell]:

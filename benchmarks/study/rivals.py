@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import product
 
 __all__ = [
+    "BY_LABELS",
     "NETWORK_SETTINGS",
     "NONE",
     "RIVALS",
@@ -96,13 +97,17 @@ def _by_share(flow: str) -> list[Candidate]:
     ]
 
 
-# Photographs take minutes a cell: three candidates each. Without a flow, NFA mixes images at the
-# bundled flow's size and keeps the finer detail, as with it.
-_FOR_PHOTOGRAPHS = {
-    "RandAugment": _bases("randaugment:1:9", "randaugment:2:9", "randaugment:2:14:128"),
-    "NFA without a flow": _by_share("p32"),
-    "NFA": _by_share("b"),
-}
+def _few(identity: str) -> dict[str, list[Candidate]]:
+    """Three candidates of each; NFA without a flow has the flow `identity`."""
+    return {
+        "RandAugment": _bases("randaugment:1:9", "randaugment:2:9", "randaugment:2:14:128"),
+        "NFA without a flow": _by_share(identity),
+        "NFA": _by_share("b"),
+    }
+
+
+# For other numbers of labels than the protocol's.
+BY_LABELS = _few("p")
 
 SMALL, PHOTO = "small-cnn", "photo-cnn"
 _STEPS = 2000
@@ -151,6 +156,7 @@ class Protocol:
         per_class: Labelled images per class, where a table names no other number; 0 takes all.
         seeds: Seeds of the candidates.
         rivals: Name -> candidates.
+        labels: Other numbers of labels per class, for the tables label-tuning and labels.
     """
 
     geometry: str = "flip+crop"
@@ -158,13 +164,16 @@ class Protocol:
     per_class: int = 50
     seeds: tuple[int, ...] = (200, 201, 202)
     rivals: Mapping[str, list[Candidate]] = field(default_factory=lambda: RIVALS)
+    labels: tuple[int, ...] = (10, 100, 500)
 
 
 _PROTOCOLS = {
     "cifar10": Protocol("flip+crop:4"),
     "fashion-mnist": Protocol("flip+crop:3"),
-    "digits": Protocol("shift:1"),
-    "clothing128": Protocol("flip+crop:12", PHOTO, 0, (200, 201), _FOR_PHOTOGRAPHS),
+    "digits": Protocol("shift:1", labels=(10, 100)),
+    # Photographs take minutes a cell. Without a flow, NFA mixes images at the bundled flow's size
+    # and keeps the finer detail, as with it.
+    "clothing128": Protocol("flip+crop:12", PHOTO, 0, (200, 201), _few("p32")),
 }
 
 

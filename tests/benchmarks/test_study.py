@@ -168,10 +168,20 @@ def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
     longer = comparison.longer(rows, "cifar10")
     assert {(cell.split, cell.steps) for cell in longer} == {("tuning", 4000)}
     assert len({replace(cell, steps=2000) for cell in longer} & set(tried)) == len(longer) == 15
+    with pytest.raises(ValueError, match="table label-tuning"):
+        comparison.labels(rows, "cifar10", 2)
+    by_labels = comparison.label_tuning(rows, "cifar10")
+    assert len(set(by_labels)) == 3 * 3 * (1 + 3 * 3), "three candidates of each rival"
+    rows |= {
+        cell: {"accuracy": "60" if f"p=0.{cell.per_class // 100}" in cell.settings else "50"}
+        for cell in by_labels
+    }
+    assert not {cell.per_class for cell in by_labels} & {cell.per_class for cell in tried}
     fewer = comparison.labels(rows, "cifar10", 2)
     assert {cell.per_class for cell in fewer} == {10, 100, 500}
     assert len(set(fewer)) == len(fewer) == 2 * 3 * 6
-    assert {replace(cell, per_class=50) for cell in fewer} <= set(reported)
+    most = {cell.settings for cell in fewer if cell.per_class == 500 and cell.arm == "nfa"}
+    assert most == {"p=0.5 strength=1.5 gate=1.25 variants=20"}
     del rows[tried[0]]
     with pytest.raises(ValueError, match="1 cells"):
         comparison.choose(rows, "cifar10")
