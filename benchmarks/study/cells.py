@@ -23,7 +23,7 @@ class Cell:
         base: Augmentation after the arm, joined by "+": "none", "flip+crop", ...
         per_class: Labelled images per class.
         seed: Seed of the labelled images, the weights, the order of batches and all draws.
-        split: "validation" to choose settings on, "test" for reported results.
+        split: "validation" or "tuning" to choose settings on, "test" for reported results.
         steps: Optimiser steps.
         settings: Settings of the arm, as "name=value" separated by blanks.
         network: Name in `classifiers.NETWORKS`.
