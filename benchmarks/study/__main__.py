@@ -21,9 +21,9 @@ Rules of the comparison:
   and "c" saw all training images of Fashion-MNIST or CIFAR-10 without labels, held-out images
   included, and no test image. NFA with them uses more images than rivals do; "p" and "l" do not.
 - In the tables of comparison.py, every rival has six candidates, or three for photographs and for
-  other numbers of labels than 50. The package's flows and defaults (gate, strength, mixing by axis)
-  were chosen before, on another draw of held-out images of the same data sets: NFA has had more
-  choices than its rivals.
+  other numbers of labels than 50. What comes before RandAugment has three more, its share p. The
+  package's flows and defaults (gate, strength, mixing by axis) were chosen before, on another draw
+  of held-out images of the same data sets: NFA has had more choices than its rivals.
 - Labelled images of different seeds overlap where a class has few images, so that intervals are a
   little too narrow there. All seeds share the test images: a second half-width is over them.
 - All arms of a seed share the labelled images, initial weights, order of images and number of
@@ -49,6 +49,7 @@ from .comparison import (
     network_tuning,
     photographs,
     rivals,
+    stacked_tuning,
     tuning,
 )
 from .data import DATASETS, DataSet
@@ -60,6 +61,7 @@ from .tables import TABLES
 BY_TUNING = {
     "network": "learning rate and weight decay of --network, on images held out for choices",
     "tuning": "settings of NFA and of every rival, on the same images",
+    "stacked-tuning": "three shares p of NFA and what is simpler, before the chosen RandAugment",
     "label-tuning": "three candidates of NFA and RandAugment with 10, 100 and 500 labels per class",
     "longer": "those that regularise most, with twice the steps, on the same images",
     "rivals": "NFA and every rival, with the settings that tuning chose",
@@ -142,6 +144,7 @@ def wanted(table: str, data: str, args: argparse.Namespace) -> list[Cell]:
     cells = {
         "network": lambda: network_tuning(rows, data, args.network),
         "tuning": lambda: tuning(rows, data),
+        "stacked-tuning": lambda: stacked_tuning(rows, data),
         "label-tuning": lambda: label_tuning(rows, data),
         "longer": lambda: longer(rows, data),
         "rivals": lambda: rivals(rows, data, args.seeds),

@@ -4,17 +4,19 @@ All choices are made on the images of the split "tuning", another draw than that
 defaults were chosen, with seeds that nothing else uses. "network" tries learning rates, weight
 decays and steps with nothing but flip and crop (digits: shifts). "tuning" tries the candidates of
 `rivals.py` with the network so chosen, each rival on its own, and "label-tuning" a few of them with
-other numbers of labels. "rivals", "labels", "headline" and
+other numbers of labels. "stacked-tuning" puts the best of those that need no base before the best
+RandAugment, and tries three shares p of augmented images there. "rivals", "labels", "headline" and
 "photographs" take the candidate with the highest mean and measure it on test images, with seeds
 that no choice has seen.
 """
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import product
+from itertools import chain, product
 
 from .cells import Cell
 from .gains import Rows
@@ -23,6 +25,7 @@ from .rivals import BY_LABELS, NETWORK_SETTINGS, NONE, Candidate, Settings, prot
 __all__ = [
     "choose",
     "choose_network",
+    "choose_stacked",
     "headline",
     "label_tuning",
     "labels",
@@ -30,11 +33,13 @@ __all__ = [
     "network_tuning",
     "photographs",
     "rivals",
+    "stacked_tuning",
     "tuning",
 ]
 
 FIRST_SEED = 1000  # of the reported cells
 FINALISTS = 3
+SHARES = (0.2, 0.5, 0.8)  # of images that are augmented, before RandAugment
 
 
 def network_tuning(rows: Rows, data: str, network: str) -> list[Cell]:
@@ -99,12 +104,32 @@ def label_tuning(rows: Rows, data: str) -> list[Cell]:
 
 
 def _tuning(rows: Rows, data: str, per_class: int) -> list[Cell]:
-    network, tried = choose_network(rows, data), _candidates(data, per_class).values()
-    every = [NONE, *(each for candidates in tried for each in candidates)]
+    return _tried(rows, data, {"none": [NONE], **_candidates(data, per_class)}, per_class)
+
+
+def _tried(
+    rows: Rows,
+    data: str,
+    candidates: Mapping[str, list[Candidate]],
+    per_class: int | None = None,
+) -> list[Cell]:
+    network, every = choose_network(rows, data), chain.from_iterable(candidates.values())
     return [
         _cell(data, each, seed, "tuning", network, per_class)
-        for seed, each in product(protocol(data).seeds, every)
+        for seed, each in product(protocol(data).seeds, list(every))
     ]
+
+
+def _best(
+    rows: Rows,
+    data: str,
+    candidates: Mapping[str, list[Candidate]],
+    per_class: int | None = None,
+) -> dict[str, Candidate]:
+    def mean(each: Candidate) -> float:
+        return _mean(rows, _tried(rows, data, {"": [each]}, per_class))
+
+    return {name: max(tried, key=mean) for name, tried in candidates.items()}
 
 
 def _candidates(data: str, per_class: int) -> Mapping[str, list[Candidate]]:
@@ -120,18 +145,44 @@ def choose(rows: Rows, data: str, per_class: int | None = None) -> dict[str, Can
     Raises:
         ValueError: Cells of the tables "network", "tuning" or "label-tuning" are missing.
     """
-    known, network = protocol(data), choose_network(rows, data)
+    known = protocol(data)
     given = known.per_class if per_class is None else per_class
     table = "tuning" if given == known.per_class else "label-tuning"
     _check(rows, _tuning(rows, data, given), table, data)
+    return _best(rows, data, _candidates(data, given), given)
 
-    def mean(candidate: Candidate) -> float:
-        return _mean(
-            rows,
-            (_cell(data, candidate, seed, "tuning", network, given) for seed in known.seeds),
-        )
 
-    return {name: max(tried, key=mean) for name, tried in _candidates(data, given).items()}
+def stacked_tuning(rows: Rows, data: str) -> list[Cell]:
+    """NFA and what is simpler before RandAugment, for three shares of images.
+
+    Raises:
+        ValueError: Cells of the tables "network" or "tuning" are missing.
+    """
+    return _tried(rows, data, _stacked(rows, data))
+
+
+def choose_stacked(rows: Rows, data: str) -> dict[str, Candidate]:
+    """What comes before RandAugment, each with its best share on the split "tuning".
+
+    Raises:
+        ValueError: Cells of the tables "network", "tuning" or "stacked-tuning" are missing.
+    """
+    candidates = _stacked(rows, data)
+    _check(rows, _tried(rows, data, candidates), "stacked-tuning", data)
+    return _best(rows, data, candidates)
+
+
+def _stacked(rows: Rows, data: str) -> dict[str, list[Candidate]]:
+    chosen = choose(rows, data)
+    after = chosen["RandAugment"].suffix
+    return {
+        name: [
+            replace(each, suffix=after, settings=re.sub(r"^p=\S+", f"p={share}", each.settings))
+            for share in SHARES
+        ]
+        for name, each in chosen.items()
+        if not each.suffix
+    }
 
 
 def longer(rows: Rows, data: str) -> list[Cell]:
@@ -151,23 +202,23 @@ def longer(rows: Rows, data: str) -> list[Cell]:
 def rivals(rows: Rows, data: str, seeds: int) -> list[Cell]:
     """Every rival alone and with NFA before it, and NFA with other flows, on test images.
 
-    What is simpler than NFA, and NFA with latent noise, come before RandAugment as well.
-    The flows of the labelled images alone ("l"), of unlabelled images ("u") and of other images
-    ("o") have one shape and fewer steps than the bundled flow, whose settings they take.
+    What is simpler than NFA, and NFA with latent noise, come before RandAugment as well, each with
+    the share of images that "stacked-tuning" chose. The flows of the labelled images alone ("l"),
+    of unlabelled images ("u") and of other images ("o") have one shape and fewer steps than the
+    bundled flow, whose settings they take.
     """
-    chosen = choose(rows, data)
+    chosen, stacked = choose(rows, data), choose_stacked(rows, data)
     augment, cutmix = chosen["RandAugment"], chosen["CutMix"]
-    others = [chosen[name] for name in ("latent noise", "same-class mixup", "NFA with noise")]
     bases = [
         Candidate(bare=True),
-        NONE,
-        *(each for each in chosen.values() if each.suffix),
+        *(each for each in chosen.values() if each.suffix and each != augment),
         Candidate(suffix=f"{augment.suffix}+{cutmix.suffix}"),
     ]
     arms = [
         *_before(bases, _with_and_without_nfa(chosen)),
+        *(NONE, *(each for each in chosen.values() if not each.suffix)),
         *(replace(chosen["NFA"], flow=flow) for flow in ("l", "u", "o")),
-        *_before([NONE, augment], others),
+        *(augment, *stacked.values()),
     ]
     return _reported(data, arms, seeds, choose_network(rows, data))
 
@@ -201,8 +252,11 @@ def headline(rows: Rows, data: str, seeds: int, network: str) -> list[Cell]:
 
     Settings of augmentations are those of the small CNN.
     """
-    chosen = choose(rows, data)
-    arms = _before([NONE, chosen["RandAugment"]], _with_and_without_nfa(chosen))
+    chosen, stacked = choose(rows, data), choose_stacked(rows, data)
+    arms = [
+        *_with_and_without_nfa(chosen),
+        *(chosen["RandAugment"], *_with_and_without_nfa(stacked)[1:]),
+    ]
     return _reported(data, arms, seeds, choose_network(rows, data, network))
 
 

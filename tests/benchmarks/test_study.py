@@ -139,6 +139,15 @@ def tuned(network: str, rows: dict[Cell, dict[str, str]], name: str = "cifar10")
     return best
 
 
+def stack(rows: dict[Cell, dict[str, str]]) -> None:
+    """Add the table "stacked-tuning" to `rows`; a share of 0.2 is best."""
+    tried = comparison.stacked_tuning(rows, "cifar10")
+    assert len(set(tried)) == 3 * 5 * 3, "three shares of what needs no base"
+    assert {cell.split for cell in tried} == {"tuning"}
+    assert len({cell.base for cell in tried}) == 1
+    rows |= {cell: {"accuracy": "60" if "p=0.2" in cell.settings else "50"} for cell in tried}
+
+
 def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
     rows: dict[Cell, dict[str, str]] = {}
     with pytest.raises(ValueError, match="6 cells"):
@@ -155,6 +164,9 @@ def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
     chosen = comparison.choose(rows, "cifar10")
     assert chosen["CutMix"].suffix == "cutmix:0.2@0.5"
     assert chosen["NFA"].settings.startswith("p=0.8")
+    with pytest.raises(ValueError, match="table stacked-tuning"):
+        comparison.rivals(rows, "cifar10", 2)
+    stack(rows)
     reported = comparison.rivals(rows, "cifar10", 2)
     assert {(cell.split, cell.network) for cell in reported} == {("test", network)}
     assert not {cell.seed for cell in reported} & {cell.seed for cell in rows}
@@ -165,6 +177,8 @@ def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
         "flip+crop:4+randaugment:2:9@0.5+cutmix:0.2@0.5",
         *(f"flip+crop:4+{each.suffix}" for each in chosen.values() if each.suffix),
     }
+    before = {cell.settings for cell in reported if cell.base.endswith("randaugment:2:9@0.5")}
+    assert {text.partition(" ")[0] for text in before} == {"", "p=0.2"}
     longer = comparison.longer(rows, "cifar10")
     assert {(cell.split, cell.steps) for cell in longer} == {("tuning", 4000)}
     assert len({replace(cell, steps=2000) for cell in longer} & set(tried)) == len(longer) == 15
@@ -211,12 +225,15 @@ def test_settings_of_a_larger_network_are_chosen_in_two_rounds() -> None:
     rows: dict[Cell, dict[str, str]] = {}
     tuned("small-cnn", rows)
     rows = {cell: {"accuracy": "50"} for cell in comparison.tuning(rows, "cifar10")} | rows
+    stack(rows)
     with pytest.raises(ValueError, match="6 cells"):
         comparison.headline(rows, "cifar10", 5, "resnet18")
     best = tuned("resnet18", rows)
     large = comparison.headline(rows, "cifar10", 5, "resnet18")
     assert {(cell.network, cell.steps) for cell in large} == {(best.network, best.steps)}
     assert len(large) == 30
+    by_base = {cell.base: cell.settings[:5] for cell in large if cell.arm == "nfa"}
+    assert by_base == {"flip+crop:4": "p=0.5", "flip+crop:4+randaugment:1:9": "p=0.2"}
     assert {cell.split for cell in large} == {"test"}
     with pytest.raises(ValueError, match="'vgg'"):
         comparison.network_tuning(rows, "cifar10", "vgg")
