@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,7 +93,10 @@ def _name(arm: tuple[str, str, str], *, several: bool) -> str:
 
 
 def draw_rivals(found: Groups, path: Path) -> None:
-    """Gains over flip and crop, with and without NFA, one panel for each data set."""
+    """Gains over flip and crop, with and without NFA, one panel for each data set.
+
+    Of an arm with several settings on one base, those with most seeds are shown.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -100,7 +105,7 @@ def draw_rivals(found: Groups, path: Path) -> None:
 
     gained = {
         key: gain
-        for key in sorted(found, key=order)
+        for key in sorted(_shown(found), key=order)
         if key.base != "none" and (gain := gain_over_geometry(found, key)) is not None
     }
     rows = sorted({_row(key) for key in gained})
@@ -143,6 +148,16 @@ def draw_rivals(found: Groups, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _shown(found: Groups) -> Iterable[Cell]:
+    """The settings with most seeds of each arm, flow and base."""
+    most: dict[Cell, Cell] = {}
+    for key in found:
+        place = replace(key, settings="")
+        if place not in most or len(found[key]) > len(found[most[place]]):
+            most[place] = key
+    return most.values()
 
 
 def _colour(key: Cell) -> str:

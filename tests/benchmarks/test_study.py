@@ -24,6 +24,7 @@ from benchmarks.study import (
     flows,
     gains,
     isda,
+    pictures,
     report,
     rivals,
     run,
@@ -518,6 +519,12 @@ def test_rivals_are_compared_with_geometry_alone_and_with_no_flow(tmp_path: Path
     assert "| less flip+crop:4+cutmix:1 |" in text
     assert text.splitlines()[-1].endswith("| -1.5 ± 6.4 |")
     assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_picture_shows_the_settings_with_most_seeds() -> None:
+    full = {replace(CELL, settings="p=0.2"): outcomes(80, 81)}
+    found = {replace(CELL, settings="p=0.8"): outcomes(90)} | full
+    assert list(pictures._shown(found)) == list(full)
 
 
 def outcomes(*accuracies: float) -> dict[int, gains.Outcome]:
