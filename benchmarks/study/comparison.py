@@ -12,7 +12,6 @@ that no choice has seen.
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -20,7 +19,16 @@ from itertools import chain, product
 
 from .cells import Cell
 from .gains import Rows
-from .rivals import BY_LABELS, NETWORK_SETTINGS, NONE, Candidate, Settings, protocol
+from .rivals import (
+    BY_LABELS,
+    NETWORK_SETTINGS,
+    NONE,
+    Candidate,
+    Settings,
+    by_share,
+    nfa,
+    protocol,
+)
 
 __all__ = [
     "choose",
@@ -39,7 +47,6 @@ __all__ = [
 
 FIRST_SEED = 1000  # of the reported cells
 FINALISTS = 3
-SHARES = (0.2, 0.5, 0.8)  # of images that are augmented, before RandAugment
 
 
 def network_tuning(rows: Rows, data: str, network: str) -> list[Cell]:
@@ -173,16 +180,16 @@ def choose_stacked(rows: Rows, data: str) -> dict[str, Candidate]:
 
 
 def _stacked(rows: Rows, data: str) -> dict[str, list[Candidate]]:
+    """Three shares each; those of NFA for its strength by default, too, alike for both flows."""
     chosen = choose(rows, data)
     after = chosen["RandAugment"].suffix
-    return {
-        name: [
-            replace(each, suffix=after, settings=re.sub(r"^p=\S+", f"p={share}", each.settings))
-            for share in SHARES
-        ]
-        for name, each in chosen.items()
-        if not each.suffix
-    }
+    found: dict[str, list[Candidate]] = {}
+    for name, each in chosen.items():
+        if not each.suffix:
+            starts = [each, nfa(each.flow)] if each.arm == "nfa" else [each]
+            tried = chain.from_iterable(map(by_share, dict.fromkeys(starts)))
+            found[name] = [replace(one, suffix=after) for one in dict.fromkeys(tried)]
+    return found
 
 
 def longer(rows: Rows, data: str) -> list[Cell]:
@@ -212,10 +219,11 @@ def rivals(rows: Rows, data: str, seeds: int) -> list[Cell]:
     bases = [
         Candidate(bare=True),
         *(each for each in chosen.values() if each.suffix and each != augment),
-        Candidate(suffix=f"{augment.suffix}+{cutmix.suffix}"),
     ]
+    both = Candidate(suffix=f"{augment.suffix}+{cutmix.suffix}")
     arms = [
         *_before(bases, _with_and_without_nfa(chosen)),
+        *_before([both], _with_and_without_nfa(stacked)),
         *(NONE, *(each for each in chosen.values() if not each.suffix)),
         *(replace(chosen["NFA"], flow=flow) for flow in ("l", "u", "o")),
         *(augment, *stacked.values()),

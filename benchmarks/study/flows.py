@@ -23,7 +23,7 @@ from nfaug.training.config import DataConfig, FlowSettings, OptimConfig, PriorCo
 from .data import DataSet, unlabelled_images
 from .semi_supervised import fine_tuned
 
-__all__ = ["FLOWS", "FlowSource", "flow_for", "flow_sha", "locked"]
+__all__ = ["FLOWS", "WITHOUT_FLOW", "FlowSource", "flow_for", "flow_sha", "locked"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ FLOWS = {
         side=32,
     ),
 }
+WITHOUT_FLOW = ("p", "p32")
 _FINE_TUNING_LR = 5e-3
 _BUNDLED = {1: "fashion-mnist", 3: "rgb32"}  # by number of channels
 # One standard gaussian for all images: no label is used.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ __all__ = [
     "groups",
     "order",
     "packed",
+    "preferred",
     "unpacked",
 ]
 
@@ -53,7 +55,7 @@ class Gain(Interval):
     """A mean difference with the half-width of its interval over seeds and over test images.
 
     Attributes:
-        images: Half-width of the 95% interval of the mean over test images, with these seeds fixed;
+        images: Half-width of the 95% interval over draws of test images, beyond what `half` holds;
             0 where it is not known which images were right.
     """
 
@@ -65,13 +67,13 @@ class Gain(Interval):
 
     @property
     def total(self) -> float:
-        """Half-width over seeds and test images, as if the two were independent."""
+        """Half-width over seeds and test images."""
         return math.hypot(self.half, self.images)
 
     @property
     def clear(self) -> bool:
-        """Whether the interval over seeds and test images excludes zero."""
-        return abs(self.mean) > self.total
+        """Whether the interval over three seeds or more, and test images, excludes zero."""
+        return self.seeds > 2 and abs(self.mean) > self.total
 
 
 def groups(rows: Rows) -> dict[Cell, dict[int, Outcome]]:
@@ -97,6 +99,20 @@ def groups(rows: Rows) -> dict[Cell, dict[int, Outcome]]:
     return dict(found)
 
 
+def preferred(found: Groups) -> list[Cell]:
+    """The settings of each arm, flow and base: those with most seeds, then the highest mean."""
+    best: dict[Cell, Cell] = {}
+    for key, values in found.items():
+        place = replace(key, settings="")
+        if place not in best or _weight(values) > _weight(found[best[place]]):
+            best[place] = key
+    return sorted(best.values(), key=order)
+
+
+def _weight(values: Mapping[int, Outcome]) -> tuple[int, float]:
+    return len(values), statistics.fmean(each.accuracy for each in values.values())
+
+
 def packed(right: Tensor) -> str:
     """Which images were right, (N,) bool, as text: base64 of eight images a byte."""
     return base64.b64encode(np.packbits(right.numpy()).tobytes()).decode("ascii")
@@ -113,8 +129,11 @@ def unpacked(row: Mapping[str, str]) -> NDArray[np.bool_] | None:
 def gains(arm: Mapping[int, Outcome], reference: Mapping[int, Outcome]) -> Gain | None:
     """The mean difference over the seeds that both have; None without such a seed.
 
-    The interval over seeds is Student's for the differences d_s. With d_i the difference of test
-    image i, averaged over seeds, the one over the n images is 1.96 s(d_i) / sqrt(n).
+    The interval over seeds is Student's for the differences d_s. Over the n images it is
+    1.96 sqrt(max(0, s^2(d_i) - e^2 / S) / n), with d_i the difference of test image i, averaged
+    over the S seeds, and e^2 the variance that neither seed nor image explains (a two-way layout
+    without replication). d_s has that part as well: it is counted once. Images weigh alike, where
+    the accuracy averages over classes.
     """
     both = sorted(set(arm) & set(reference))
     if not both:
@@ -123,9 +142,19 @@ def gains(arm: Mapping[int, Outcome], reference: Mapping[int, Outcome]) -> Gain 
     differences = [_difference(arm[seed], reference[seed]) for seed in both]
     if any(each is None for each in differences):
         return Gain(over.mean, over.half, over.seeds)
-    each = np.mean([each for each in differences if each is not None], axis=0)
-    images = 1.96 * 100 * float(np.std(each, ddof=1)) / math.sqrt(len(each))
-    return Gain(over.mean, over.half, over.seeds, images)
+    table = np.stack([each for each in differences if each is not None])  # (S, n)
+    return Gain(over.mean, over.half, over.seeds, 100 * 1.96 * math.sqrt(_image_variance(table)))
+
+
+def _image_variance(table: NDArray[np.float64]) -> float:
+    """The part of the variance of a mean over (S seeds, n images) that new images would change."""
+    seeds, images = table.shape
+    by_image = table.mean(0)
+    variance = float(by_image.var(ddof=1))
+    if seeds > 1:
+        residual = table - by_image - table.mean(1, keepdims=True) + table.mean()
+        variance -= float((residual**2).sum()) / ((seeds - 1) * (images - 1)) / seeds
+    return max(0.0, variance) / images
 
 
 def _difference(one: Outcome, other: Outcome) -> NDArray[np.float64] | None:

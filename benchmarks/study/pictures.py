@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from .arms import ARMS
 from .bases import base_parts
 from .cells import Cell
-from .flows import FLOWS
-from .gains import Groups, gain_over_geometry, gain_over_none, order
+from .flows import FLOWS, WITHOUT_FLOW
+from .gains import Groups, gain_over_geometry, gain_over_none, order, preferred
 
 __all__ = ["draw", "draw_rivals"]
 
@@ -95,7 +93,7 @@ def _name(arm: tuple[str, str, str], *, several: bool) -> str:
 def draw_rivals(found: Groups, path: Path) -> None:
     """Gains over flip and crop, with and without NFA, one panel for each data set.
 
-    Of an arm with several settings on one base, those with most seeds are shown.
+    Of an arm with several settings on one base, the `preferred` ones are shown.
     """
     import matplotlib
 
@@ -105,7 +103,7 @@ def draw_rivals(found: Groups, path: Path) -> None:
 
     gained = {
         key: gain
-        for key in sorted(_shown(found), key=order)
+        for key in preferred(found)
         if key.base != "none" and (gain := gain_over_geometry(found, key)) is not None
     }
     rows = sorted({_row(key) for key in gained})
@@ -123,7 +121,7 @@ def draw_rivals(found: Groups, path: Path) -> None:
         for key, gain in gained.items():
             if key.data != data:
                 continue
-            mark = _MARKS.get((key.arm, key.flow), _Mark("", _colour(key), 0.0))
+            mark = _MARKS.get(_kind(key), _Mark("", _colour(key), 0.0))
             axis.errorbar(
                 gain.mean,
                 rows.index(_row(key)) + mark.offset,
@@ -150,25 +148,19 @@ def draw_rivals(found: Groups, path: Path) -> None:
     pyplot.close(figure)
 
 
-def _shown(found: Groups) -> Iterable[Cell]:
-    """The settings with most seeds of each arm, flow and base."""
-    most: dict[Cell, Cell] = {}
-    for key in found:
-        place = replace(key, settings="")
-        if place not in most or len(found[key]) > len(found[most[place]]):
-            most[place] = key
-    return most.values()
-
-
 def _colour(key: Cell) -> str:
     return "tab:red" if key.arm.startswith("nfa") else "tab:gray"
+
+
+def _kind(key: Cell) -> tuple[str, str]:
+    return key.arm, "p" if key.flow in WITHOUT_FLOW else key.flow
 
 
 def _row(key: Cell) -> tuple[int, str]:
     """Position and name of the row of a cell: its base, or an arm that has a row of its own."""
     beyond = [part.name for part in base_parts(key.base) if part.name in _TITLES]
     base = " + ".join(_TITLES[part] for part in beyond)
-    if (key.arm, key.flow) in _MARKS:
+    if _kind(key) in _MARKS:
         return (1 + list(_TITLES).index(beyond[0]) if beyond else 0), base or "nothing else"
     flow = f", {_FLOWS[key.flow]}" if key.flow in _FLOWS else ""
     return len(_TITLES) + 1, ARMS[key.arm].title + flow + (f", then {base}" if base else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from benchmarks.study import (
     flows,
     gains,
     isda,
-    pictures,
     report,
     rivals,
     run,
@@ -156,7 +156,10 @@ def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
     network = tuned("small-cnn", rows).network
     tried = comparison.tuning(rows, "cifar10")
     assert {(cell.split, cell.network) for cell in tried} == {("tuning", network)}
-    assert all(len(set(each)) == 6 for each in rivals.RIVALS.values()), "equal budgets"
+    for known in (rivals.RIVALS, rivals.GRAY_RIVALS):
+        numbers = {name: len(set(each)) for name, each in known.items()}
+        assert numbers.pop("RandAugment") == 9
+        assert set(numbers.values()) == {6}, "equal budgets"
     rows |= {
         cell: {"accuracy": "60" if "@0.5" in cell.base or "p=0.8" in cell.settings else "50"}
         for cell in tried
@@ -521,10 +524,13 @@ def test_rivals_are_compared_with_geometry_alone_and_with_no_flow(tmp_path: Path
     assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_the_picture_shows_the_settings_with_most_seeds() -> None:
-    full = {replace(CELL, settings="p=0.2"): outcomes(80, 81)}
-    found = {replace(CELL, settings="p=0.8"): outcomes(90)} | full
-    assert list(pictures._shown(found)) == list(full)
+def test_settings_with_most_seeds_are_preferred() -> None:
+    first, *others = (replace(CELL, settings=f"p=0.{n}") for n in (2, 5, 8))
+    found = {first: outcomes(80, 81)} | {each: outcomes(90) for each in others}
+    assert gains.preferred(found) == [first]
+    del found[first]
+    found[others[1]] = outcomes(91)
+    assert gains.preferred(found) == [others[1]]
 
 
 def outcomes(*accuracies: float) -> dict[int, gains.Outcome]:
@@ -541,12 +547,40 @@ def test_a_gain_has_an_interval_over_images_too() -> None:
     by_seed = [gains.Outcome(float(row["accuracy"]), gains.unpacked(row)) for row in rows]
     gain = gains.gains(dict(enumerate(by_seed[:3])), dict(enumerate(by_seed[3:])))
     assert gain is not None
-    each = (right[0].double() - right[1].double()).mean(0)
-    assert math.isclose(gain.images, 196 * float(each.std()) / 30, rel_tol=1e-9)
+    table = right[0].double() - right[1].double()
+    each = table.mean(0)
+    rest = table - each - table.mean(1, keepdim=True) + table.mean()
+    unexplained = float((rest**2).sum()) / (2 * 899)
+    variance = max(0.0, float(each.var()) - unexplained / 3) / 900
+    assert math.isclose(gain.images, 196 * variance**0.5, rel_tol=1e-9, abs_tol=1e-12)
     assert math.isclose(gain.mean, 100 * float(each.mean()), abs_tol=1e-4)
-    assert gain.shown("+").count("±") == 2
-    assert gain.total > max(gain.half, gain.images)
+    alone = gains.gains({0: by_seed[0]}, {0: by_seed[3]})
+    assert alone is not None
+    assert math.isclose(alone.images, 196 * float(table[0].std()) / 30, rel_tol=1e-9)
+    assert gains.Gain(1.0, 0.8, 3, 0.6).shown("+") == "+1.0 ± 0.8 ± 0.6"
+    assert math.isclose(gains.Gain(1.0, 0.8, 3, 0.6).total, 1.0)
     assert gains.Gain(1.0, 0.8, 3, 0.7).clear is False
+    assert gains.Gain(1.0, 0.4, 3, 0.7).clear is True
+    assert gains.Gain(1.0, 0.0, 2).clear is False
+
+
+def test_images_and_seeds_are_not_counted_twice() -> None:
+    """Neither seeds nor images have effects of their own: the seeds' interval holds everything."""
+    seeds, images, draws = 10, 400, 300
+    generator = torch.Generator().manual_seed(0)
+    right = torch.rand(draws, 2, seeds, images, generator=generator) < 0.5
+    beyond, within = [], []
+    for one, other in right.numpy():
+        arms = (
+            {seed: gains.Outcome(100 * float(each.mean()), each) for seed, each in enumerate(arm)}
+            for arm in (one, other)
+        )
+        gain = gains.gains(*arms)
+        assert gain is not None
+        beyond.append(gain.images)
+        within.append(abs(gain.mean) <= gain.total)
+    assert statistics.median(beyond) < 0.5
+    assert 0.93 < statistics.mean(within) < 0.99
 
 
 def test_versions_of_a_flow_are_not_averaged() -> None:
