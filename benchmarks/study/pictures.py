@@ -11,7 +11,7 @@ from .cells import Cell
 from .flows import FLOWS, WITHOUT_FLOW
 from .gains import Groups, gain_over_geometry, gain_over_none, order, preferred
 
-__all__ = ["draw", "draw_rivals"]
+__all__ = ["draw", "draw_rivals", "kind_of", "row_of"]
 
 _TITLES = {
     "randaugment": "RandAugment",
@@ -106,7 +106,7 @@ def draw_rivals(found: Groups, path: Path) -> None:
         for key in preferred(found)
         if key.base != "none" and (gain := gain_over_geometry(found, key)) is not None
     }
-    rows = sorted({_row(key) for key in gained})
+    rows = sorted({row_of(key) for key in gained})
     sets = list(dict.fromkeys(key.data for key in gained))
     if not sets:
         return
@@ -121,10 +121,10 @@ def draw_rivals(found: Groups, path: Path) -> None:
         for key, gain in gained.items():
             if key.data != data:
                 continue
-            mark = _MARKS.get(_kind(key), _Mark("", _colour(key), 0.0))
+            mark = _MARKS.get(kind_of(key), _Mark("", _colour(key), 0.0))
             axis.errorbar(
                 gain.mean,
-                rows.index(_row(key)) + mark.offset,
+                rows.index(row_of(key)) + mark.offset,
                 xerr=gain.total if gain.seeds > 1 else 0.0,
                 fmt="o",
                 markersize=4,
@@ -152,15 +152,16 @@ def _colour(key: Cell) -> str:
     return "tab:red" if key.arm.startswith("nfa") else "tab:gray"
 
 
-def _kind(key: Cell) -> tuple[str, str]:
+def kind_of(key: Cell) -> tuple[str, str]:
+    """Arm and flow; one name for NFA without a flow."""
     return key.arm, "p" if key.flow in WITHOUT_FLOW else key.flow
 
 
-def _row(key: Cell) -> tuple[int, str]:
+def row_of(key: Cell) -> tuple[int, str]:
     """Position and name of the row of a cell: its base, or an arm that has a row of its own."""
     beyond = [part.name for part in base_parts(key.base) if part.name in _TITLES]
     base = " + ".join(_TITLES[part] for part in beyond)
-    if _kind(key) in _MARKS:
+    if kind_of(key) in _MARKS:
         return (1 + list(_TITLES).index(beyond[0]) if beyond else 0), base or "nothing else"
     flow = f", {_FLOWS[key.flow]}" if key.flow in _FLOWS else ""
     return len(_TITLES) + 1, ARMS[key.arm].title + flow + (f", then {base}" if base else "")

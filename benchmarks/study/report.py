@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,10 +24,16 @@ from .gains import (
     order,
     preferred,
 )
-from .pictures import draw, draw_rivals
+from .pictures import draw, draw_rivals, kind_of, row_of
 
 __all__ = ["write_report"]
 
+# Arm and flow -> column of the overview.
+OVERVIEW = {
+    ("none", "-"): "alone",
+    ("nfa", "p"): "after NFA without a flow",
+    ("nfa", "b"): "after NFA with the bundled flow",
+}
 Title = tuple[str, int, str, int, str]  # what the cells of one table of the report share
 
 
@@ -37,7 +44,9 @@ def write_report(rows: Rows, markdown: Path, plot: Path) -> str:
     titles = sorted({_title(key) for key in found}, key=lambda title: (title[2] != "test", title))
     for title in titles:
         mine = {key: values for key, values in found.items() if _title(key) == title}
-        parts += ["", _table(title, mine, rows)]
+        overview = _overview(mine) if title[2] == "test" else ""
+        parts += ["", _heading(title), *(["", overview] if overview else [])]
+        parts += ["", _table(mine, rows)]
         if title[2] == "test":
             parts += ["", _against(mine)]
             if compared := _against_rivals(mine):
@@ -83,19 +92,40 @@ def _kind(title: Title) -> tuple[int, str, int, str]:
     return per_class, split, steps, network.partition(":")[0]
 
 
-def _table(title: Title, found: Groups, rows: Rows) -> str:
+def _heading(title: Title) -> str:
     data, per_class, split, steps, network = title
     named = "" if network == next(iter(NETWORKS)) else f", {network}"
     labels = f"{per_class} labels per class" if per_class else "all labels"
+    return f"## {data}, {labels}, {split} images, {steps} steps{named}"
+
+
+def _overview(found: Groups) -> str:
+    """Gains over geometry alone, a row for each augmentation and a column for each kind of NFA.
+
+    Empty where there is nothing but geometry.
+    """
+    keys = [key for key in preferred(found) if key.base != "none"]
+    if all(key.base == geometry(key.base) for key in keys):
+        return ""
+    gained: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
+    for key in keys:
+        gain = gain_over_geometry(found, key)
+        reached = interval([each.accuracy for each in found[key].values()])
+        column = OVERVIEW.get(kind_of(key), "alone")
+        gained[row_of(key)][column] = str(reached) if gain is None else _shown(gain)
+    columns = list(OVERVIEW.values())
+    lines = [f"| gain over geometry alone | {' | '.join(columns)} |", "|---" * 4 + "|"]
+    for row in sorted(gained):
+        shown = [gained[row].get(column, "") for column in columns]
+        lines.append(f"| {row[1]} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def _table(found: Groups, rows: Rows) -> str:
     several = any(key.base != geometry(key.base) for key in found)
     head = ["base", "arm", "the flow saw", "settings", "seeds", "accuracy", "gain"]
     head += ["over geometry"] * several + ["bank s", "training s"]
-    lines = [
-        f"## {data}, {labels}, {split} images, {steps} steps{named}",
-        "",
-        f"| {' | '.join(head)} |",
-        "|---" * len(head) + "|",
-    ]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for key in sorted(found, key=order):
         values = found[key]
         gain = None if key.arm == "none" else gain_over_none(found, key)
