@@ -6,7 +6,7 @@ import base64
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -99,13 +99,18 @@ def groups(rows: Rows) -> dict[Cell, dict[int, Outcome]]:
     return dict(found)
 
 
-def preferred(found: Groups) -> list[Cell]:
-    """The settings of each arm, flow and base: those with most seeds, then the highest mean."""
-    best: dict[Cell, Cell] = {}
+def preferred(
+    found: Groups, place: Callable[[Cell], Hashable] = lambda key: replace(key, settings="")
+) -> list[Cell]:
+    """One cell of those with the same `place`: most seeds, then the highest mean.
+
+    By default, the settings of each arm, flow and base.
+    """
+    best: dict[Hashable, Cell] = {}
     for key, values in found.items():
-        place = replace(key, settings="")
-        if place not in best or _weight(values) > _weight(found[best[place]]):
-            best[place] = key
+        here = place(key)
+        if here not in best or _weight(values) > _weight(found[best[here]]):
+            best[here] = key
     return sorted(best.values(), key=order)
 
 

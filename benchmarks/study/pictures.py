@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +10,9 @@ from .arms import ARMS
 from .bases import base_parts
 from .cells import Cell
 from .flows import FLOWS, WITHOUT_FLOW
-from .gains import Groups, gain_over_geometry, gain_over_none, order, preferred
+from .gains import Groups, gain_over_geometry, gain_over_none, geometry, order, preferred
 
-__all__ = ["draw", "draw_rivals", "kind_of", "row_of"]
+__all__ = ["draw", "draw_rivals", "kind_of", "place_of", "row_of"]
 
 _TITLES = {
     "randaugment": "RandAugment",
@@ -93,7 +94,7 @@ def _name(arm: tuple[str, str, str], *, several: bool) -> str:
 def draw_rivals(found: Groups, path: Path) -> None:
     """Gains over flip and crop, with and without NFA, one panel for each data set.
 
-    Of an arm with several settings on one base, the `preferred` ones are shown.
+    Of several settings of an arm or a base, the `preferred` ones are shown.
     """
     import matplotlib
 
@@ -103,7 +104,7 @@ def draw_rivals(found: Groups, path: Path) -> None:
 
     gained = {
         key: gain
-        for key in preferred(found)
+        for key in preferred(found, place_of)
         if key.base != "none" and (gain := gain_over_geometry(found, key)) is not None
     }
     rows = sorted({row_of(key) for key in gained})
@@ -150,6 +151,11 @@ def draw_rivals(found: Groups, path: Path) -> None:
 
 def _colour(key: Cell) -> str:
     return "tab:red" if key.arm.startswith("nfa") else "tab:gray"
+
+
+def place_of(key: Cell) -> tuple[Hashable, ...]:
+    """What is drawn at one place: settings of arms and of bases are not told apart."""
+    return key.data, geometry(key.base), row_of(key), kind_of(key)
 
 
 def kind_of(key: Cell) -> tuple[str, str]:

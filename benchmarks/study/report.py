@@ -24,7 +24,7 @@ from .gains import (
     order,
     preferred,
 )
-from .pictures import draw, draw_rivals, kind_of, row_of
+from .pictures import draw, draw_rivals, kind_of, place_of, row_of
 
 __all__ = ["write_report"]
 
@@ -104,7 +104,7 @@ def _overview(found: Groups) -> str:
 
     Empty where there is nothing but geometry.
     """
-    keys = [key for key in preferred(found) if key.base != "none"]
+    keys = [key for key in preferred(found, place_of) if key.base != "none"]
     if all(key.base == geometry(key.base) for key in keys):
         return ""
     gained: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
