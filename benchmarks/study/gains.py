@@ -56,19 +56,19 @@ class Gain(Interval):
 
     Attributes:
         images: Half-width of the 95% interval over draws of test images, beyond what `half` holds;
-            0 where it is not known which images were right.
+            None where it is not known which images were right.
     """
 
-    images: float = 0.0
+    images: float | None = None
 
     def shown(self, sign: str) -> str:
         """Mean, half-width over seeds and, where it is known, half-width over test images."""
-        return super().shown(sign) + (f" ± {self.images:.1f}" if self.images else "")
+        return super().shown(sign) + ("" if self.images is None else f" ± {self.images:.1f}")
 
     @property
     def total(self) -> float:
         """Half-width over seeds and test images."""
-        return math.hypot(self.half, self.images)
+        return math.hypot(self.half, self.images or 0.0)
 
     @property
     def clear(self) -> bool:
