@@ -111,19 +111,21 @@ def label_tuning(rows: Rows, data: str) -> list[Cell]:
 
 
 def _tuning(rows: Rows, data: str, per_class: int) -> list[Cell]:
-    return _tried(rows, data, {"none": [NONE], **_candidates(data, per_class)}, per_class)
+    return _tried(rows, data, [NONE, *_all(_candidates(data, per_class))], per_class)
+
+
+def _all(candidates: Mapping[str, list[Candidate]]) -> Iterable[Candidate]:
+    return chain.from_iterable(candidates.values())
 
 
 def _tried(
-    rows: Rows,
-    data: str,
-    candidates: Mapping[str, list[Candidate]],
-    per_class: int | None = None,
+    rows: Rows, data: str, candidates: Iterable[Candidate], per_class: int | None = None
 ) -> list[Cell]:
-    network, every = choose_network(rows, data), chain.from_iterable(candidates.values())
+    """The cells of candidates, with every seed of the protocol."""
+    network = choose_network(rows, data)
     return [
         _cell(data, each, seed, "tuning", network, per_class)
-        for seed, each in product(protocol(data).seeds, list(every))
+        for seed, each in product(protocol(data).seeds, candidates)
     ]
 
 
@@ -133,8 +135,10 @@ def _best(
     candidates: Mapping[str, list[Candidate]],
     per_class: int | None = None,
 ) -> dict[str, Candidate]:
+    """Of each name, the candidate with the highest mean."""
+
     def mean(each: Candidate) -> float:
-        return _mean(rows, _tried(rows, data, {"": [each]}, per_class))
+        return _mean(rows, _tried(rows, data, [each], per_class))
 
     return {name: max(tried, key=mean) for name, tried in candidates.items()}
 
@@ -165,7 +169,7 @@ def stacked_tuning(rows: Rows, data: str) -> list[Cell]:
     Raises:
         ValueError: Cells of the tables "network" or "tuning" are missing.
     """
-    return _tried(rows, data, _stacked(rows, data))
+    return _tried(rows, data, _all(_stacked(rows, data)))
 
 
 def choose_stacked(rows: Rows, data: str) -> dict[str, Candidate]:
@@ -175,12 +179,16 @@ def choose_stacked(rows: Rows, data: str) -> dict[str, Candidate]:
         ValueError: Cells of the tables "network", "tuning" or "stacked-tuning" are missing.
     """
     candidates = _stacked(rows, data)
-    _check(rows, _tried(rows, data, candidates), "stacked-tuning", data)
+    _check(rows, _tried(rows, data, _all(candidates)), "stacked-tuning", data)
     return _best(rows, data, candidates)
 
 
 def _stacked(rows: Rows, data: str) -> dict[str, list[Candidate]]:
-    """Three shares each; those of NFA for its strength by default, too, alike for both flows."""
+    """Name -> candidates before RandAugment: the chosen settings at three shares p.
+
+    NFA is tried with the default strength as well, so that settings with and without a flow can be
+    the same.
+    """
     chosen = choose(rows, data)
     after = chosen["RandAugment"].suffix
     found: dict[str, list[Candidate]] = {}

@@ -103,7 +103,7 @@ def _rivals(noise: tuple[str, ...], beside: tuple[str, ...]) -> dict[str, list[C
 
 
 RIVALS = _rivals(("0.7", "1", "1.4"), ("0.5", "0.7", "1"))
-# An earlier study of Fashion-MNIST found noise of 0.5 best; digits are as gray.
+# Of grayscale images. Noise of 0.5 was the best one in an earlier study of Fashion-MNIST.
 GRAY_RIVALS = _rivals(("0.3", "0.5", "0.7"), ("0.2", "0.5", "0.7"))
 
 
