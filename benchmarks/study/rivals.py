@@ -135,8 +135,8 @@ SMALL, PHOTO = "small-cnn", "photo-cnn"
 _STEPS = 2000
 # "NAME:LR:WEIGHT_DECAY:BATCH" and steps. A tuned WRN-16-8 for 50 labels of CIFAR-10 used a batch of
 # 10, a rate of 4.5e-3, a weight decay of 5.3e-3 and 250,000 images (arXiv:2108.13122). ResNet-18
-# sees 80,000 or 160,000. Its settings stand in the order in which they were tried: each of the
-# later ones varies what had the highest accuracy so far.
+# sees 80,000 or 160,000. Its first four settings were planned; the others were added, two at a
+# time, after the accuracies of those before them were known.
 NETWORK_SETTINGS: dict[str, list[Settings]] = {
     SMALL: [
         (f"{SMALL}:{lr}:{weight_decay}:64", _STEPS)

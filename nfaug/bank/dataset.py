@@ -202,7 +202,7 @@ def _check_same_data(dataset: Any, bank: Bank, box: BoxFunction | None) -> None:
         )
     names = dataset_classes(dataset)
     if names and made.classes and tuple(names) != made.classes:
-        pairs = zip(names, made.classes, strict=False)
+        pairs = zip(names, made.classes, strict=False)  # there may be more of one than of the other
         label = next((i for i, (one, two) in enumerate(pairs) if one != two), None)
         shown = (
             ""

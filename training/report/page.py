@@ -194,6 +194,7 @@ def _parsed(run: RunFolder, name: str, parse: Callable[[str], Any], default: Any
 
 def _rows(text: str) -> list[dict[str, float]]:
     names, *lines = csv.reader(text.splitlines())
+    # The last line of a run that was stopped can be cut.
     rows = (dict(zip(names, map(_number, line), strict=False)) for line in lines)
     return [row for row in rows if any(map(math.isfinite, row.values()))]
 
