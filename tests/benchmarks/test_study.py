@@ -229,16 +229,33 @@ def test_settings_of_a_larger_network_are_chosen_in_two_rounds() -> None:
     rows: dict[Cell, dict[str, str]] = {}
     tuned("small-cnn", rows)
     rows = {cell: {"accuracy": "50"} for cell in comparison.tuning(rows, "cifar10")} | rows
-    stack(rows)
     count = len(comparison.NETWORK_SETTINGS["resnet18"])
     with pytest.raises(ValueError, match=f"{count} cells"):
         comparison.headline(rows, "cifar10", 5, "resnet18")
     best = tuned("resnet18", rows)
+    strengths = comparison.headline_tuning(rows, "cifar10", "resnet18")
+    assert {(cell.arm, cell.seed) for cell in strengths} == {("none", 200)}
+    assert len(strengths) == 3
+    with pytest.raises(ValueError, match="3 cells of the table headline-tuning"):
+        comparison.headline(rows, "cifar10", 5, "resnet18")
+    rows |= {cell: {"accuracy": f"{50 + n}"} for n, cell in enumerate(strengths)}
+    shares = comparison.headline_tuning(rows, "cifar10", "resnet18")[3:]
+    assert [(cell.base, cell.settings[:5]) for cell in shares] == [
+        ("flip+crop:4+randaugment:2:14:128", "p=0.2"),
+        ("flip+crop:4+randaugment:2:14:128", "p=0.5"),
+    ]
+    with pytest.raises(ValueError, match="2 cells of the table headline-tuning"):
+        comparison.headline(rows, "cifar10", 5, "resnet18")
+    rows |= {cell: {"accuracy": f"{50 - n}"} for n, cell in enumerate(shares)}
     large = comparison.headline(rows, "cifar10", 5, "resnet18")
-    assert {(cell.network, cell.steps) for cell in large} == {(best.network, best.steps)}
-    assert len(large) == 30
-    by_base = {cell.base: cell.settings[:5] for cell in large if cell.arm == "nfa"}
-    assert by_base == {"flip+crop:4": "p=0.5", "flip+crop:4+randaugment:1:9": "p=0.2"}
+    tuned_cells = [*strengths, *shares]
+    assert {(cell.network, cell.steps) for cell in large + tuned_cells} == {
+        (best.network, best.steps)
+    }
+    assert len(set(large)) == len(large) == 25
+    by_base = {cell.base: cell.settings[:5] for cell in large if cell.flow == "b"}
+    assert by_base == {"flip+crop:4": "p=0.5", "flip+crop:4+randaugment:2:14:128": "p=0.2"}
+    assert {cell.base for cell in large if cell.flow == "p"} == {"flip+crop:4"}
     assert {cell.split for cell in large} == {"test"}
     with pytest.raises(ValueError, match="'vgg'"):
         comparison.network_tuning(rows, "cifar10", "vgg")
