@@ -21,9 +21,9 @@ Rules of the comparison:
   and "c" saw all training images of Fashion-MNIST or CIFAR-10 without labels, held-out images
   included, and no test image. NFA with them uses more images than rivals do; "p" and "l" do not.
 - In the tables of comparison.py, every rival has six candidates and RandAugment nine, or three for
-  photographs, for other numbers of labels than 50 and for ResNet-18 (where NFA keeps the settings
-  of the small CNN). What comes before RandAugment has three
-  shares p of its own. The package's flows and defaults (gate, strength, mixing by axis) were chosen
+  photographs, for other numbers of labels than 50 and for ResNet-18. What comes before
+  RandAugment has three shares p of its own; with ResNet-18 two, and NFA alone has the settings of
+  the small CNN there. The package's flows and defaults (gate, strength, mixing by axis) were chosen
   before, on another draw of held-out images of the same data sets: NFA has had more choices than
   its rivals.
 - Labelled images of different seeds overlap where a class has few images, so that intervals are a
