@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Hashable
 from pathlib import Path
 from typing import NamedTuple
@@ -34,14 +35,19 @@ class _Mark(NamedTuple):
 
     label: str
     colour: str
-    offset: float
+    offset: float = 0.0
+    shape: str = "o"
 
 
 _MARKS = {
     ("none", "-"): _Mark("without NFA", "tab:gray", -0.2),
-    ("nfa", "p"): _Mark("after NFA without a flow", "tab:blue", 0.0),
+    ("nfa", "p"): _Mark("after NFA without a flow", "tab:blue"),
     ("nfa", "b"): _Mark("after NFA with the bundled flow", "tab:red", 0.2),
 }
+# Arms with a row of their own: NFA, what else uses the bundled flow, and all others.
+_OTHER_NFA = _Mark("NFA with another flow or with noise", "tab:orange")
+_OTHER_NOISE = _Mark("latent noise with the bundled flow", "tab:gray", shape="s")
+_OTHER = _Mark("", "tab:gray")
 
 
 def draw(found: Groups, path: Path) -> None:
@@ -122,12 +128,12 @@ def draw_rivals(found: Groups, path: Path) -> None:
         for key, gain in gained.items():
             if key.data != data:
                 continue
-            mark = _MARKS.get(kind_of(key), _Mark("", _colour(key), 0.0))
+            mark = _mark(key)
             axis.errorbar(
                 gain.mean,
                 rows.index(row_of(key)) + mark.offset,
                 xerr=gain.total if gain.seeds > 1 else 0.0,
-                fmt="o",
+                fmt=mark.shape,
                 markersize=4,
                 capsize=2,
                 color=mark.colour,
@@ -135,18 +141,40 @@ def draw_rivals(found: Groups, path: Path) -> None:
         axis.axvline(0, color="black", linewidth=0.8)
         axis.grid(axis="x", alpha=0.3)
         axis.set_yticks(range(len(rows)), [name for _, name in rows], fontsize=8)
-        axis.set_title(data, fontsize=9)
-        axis.set_xlabel("gain over flip and crop, points", fontsize=8)
+        named, reached = _geometry_alone(found, data)
+        axis.set_title(f"{data}, {named} alone: {reached:.1f}%", fontsize=9)
+        axis.set_xlabel(
+            f"gain over {named} alone, points\n(95% interval, seeds and test images)", fontsize=8
+        )
     axes[0][0].invert_yaxis()
     marks = [
-        Line2D([], [], color=mark.colour, marker="o", linestyle="", label=mark.label)
-        for mark in _MARKS.values()
+        Line2D([], [], color=mark.colour, marker=mark.shape, linestyle="", label=mark.label)
+        for mark in (*_MARKS.values(), _OTHER_NFA, _OTHER_NOISE)
     ]
     figure.legend(handles=marks, loc="upper center", ncols=3, fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.55 / figure.get_figheight()))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _mark(key: Cell) -> _Mark:
+    if kind_of(key) in _MARKS:
+        return _MARKS[kind_of(key)]
+    if key.arm.startswith("nfa"):
+        return _OTHER_NFA
+    return _OTHER if key.flow == "-" else _OTHER_NOISE
+
+
+def _geometry_alone(found: Groups, data: str) -> tuple[str, float]:
+    """The geometry of a data set in words, and the mean accuracy that it reaches alone."""
+    [(base, values)] = [
+        (key.base, values)
+        for key, values in found.items()
+        if key.data == data and key.arm == "none" and key.base == geometry(key.base) != "none"
+    ]
+    named = " and ".join(part.name for part in base_parts(base))
+    return named, statistics.fmean(each.accuracy for each in values.values())
 
 
 def _colour(key: Cell) -> str:

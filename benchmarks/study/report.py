@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 from nfaug.training.evaluation.intervals import Interval, interval
@@ -30,9 +31,9 @@ __all__ = ["write_report"]
 
 # Arm and flow -> column of the overview.
 OVERVIEW = {
-    ("none", "-"): "alone",
-    ("nfa", "p"): "after NFA without a flow",
-    ("nfa", "b"): "after NFA with the bundled flow",
+    ("none", "-"): "alone, over geometry",
+    ("nfa", "p"): "NFA without a flow adds",
+    ("nfa", "b"): "NFA with the bundled flow adds",
 }
 Title = tuple[str, int, str, int, str]  # what the cells of one table of the report share
 
@@ -51,6 +52,8 @@ def write_report(rows: Rows, markdown: Path, plot: Path) -> str:
             parts += ["", _against(mine)]
             if compared := _against_rivals(mine):
                 parts += ["", compared]
+            if between := _between_flows(mine):
+                parts += ["", between]
     text = "\n".join(parts) + "\n"
     markdown.write_text(text, encoding="utf-8")
     tested = [title for title in titles if title[2] == "test"]
@@ -72,7 +75,8 @@ _INTRODUCTION = (
     "of the 95% confidence interval over seeds (Student's t). A gain is the difference to the arm "
     "`none` with the same base, within seeds. A second half-width is over test images, beyond "
     "what the first holds. It is **bold** where the two combined exclude zero, with three seeds or "
-    "more. Each interval stands alone: of twenty arms without effect, one is bold on average. Of "
+    "more. 0.0 over images is an estimate at or below zero. Each interval stands alone: of twenty "
+    "arms without effect, one is bold on average. Of "
     "an arm with several settings, comparisons take those with most seeds, then the highest mean. "
     "Images of rare classes weigh more in the accuracy, but not in its second half-width. The "
     "class gaussians, axes "
@@ -100,21 +104,22 @@ def _heading(title: Title) -> str:
 
 
 def _overview(found: Groups) -> str:
-    """Gains over geometry alone, a row for each augmentation and a column for each kind of NFA.
+    """A row for each augmentation: its gain over geometry alone, then what NFA before it adds.
 
-    Empty where there is nothing but geometry.
+    An arm with a row of its own has its gain over geometry alone. Empty where there is nothing but
+    geometry.
     """
     keys = [key for key in preferred(found, place_of) if key.base != "none"]
     if all(key.base == geometry(key.base) for key in keys):
         return ""
     gained: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
+    alone, *_ = columns = list(OVERVIEW.values())
     for key in keys:
-        gain = gain_over_geometry(found, key)
+        column = OVERVIEW.get(kind_of(key), alone)
+        gain = (gain_over_geometry if column == alone else gain_over_none)(found, key)
         reached = interval([each.accuracy for each in found[key].values()])
-        column = OVERVIEW.get(kind_of(key), "alone")
-        gained[row_of(key)][column] = str(reached) if gain is None else _shown(gain)
-    columns = list(OVERVIEW.values())
-    lines = [f"| gain over geometry alone | {' | '.join(columns)} |", "|---" * 4 + "|"]
+        gained[row_of(key)][column] = f"{reached}%" if gain is None else _shown(gain)
+    lines = [f"| augmentation | {' | '.join(columns)} |", "|---" * 4 + "|"]
     for row in sorted(gained):
         shown = [gained[row].get(column, "") for column in columns]
         lines.append(f"| {row[1]} | {' | '.join(shown)} |")
@@ -189,6 +194,25 @@ def _against_rivals(found: Groups) -> str:
         arm = ARMS[key.arm].title
         lines.append(f"| {arm} | {key.base} | {_saw(key.flow)} | {' | '.join(shown)} |")
     return "\n".join(lines)
+
+
+def _between_flows(found: Groups) -> str:
+    """NFA with one flow minus NFA with another one, on geometry alone; empty without two flows."""
+    keys = [
+        key
+        for key in preferred(found)
+        if key.arm == "nfa" and not _bare(key) and key.base == geometry(key.base) != "none"
+    ]
+    lines = [
+        f"| {key.base} | {_saw(key.flow)} | {_saw(other.flow)} | "
+        f"{_shown(gains(found[key], found[other]))} |"
+        for key, other in combinations(keys, 2)
+    ]
+    if not lines:
+        return ""
+    return "\n".join(
+        ["| base | NFA, the flow saw | less NFA, the flow saw | gain |", "|---" * 4 + "|", *lines]
+    )
 
 
 def _bare(key: Cell) -> bool:
