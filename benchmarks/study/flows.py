@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +31,8 @@ class FlowSource:
     """Where a flow comes from: training on some images, or a name that `nfaug.load` takes.
 
     Attributes:
-        title: The images that the flow saw, for the report.
+        title: The images that the flow saw, in a few words.
+        detail: More about them, for the head of the report.
         steps: Optimiser steps.
         images: (data set, labelled images of the cell) -> training images of the flow.
         per_seed: Whether each seed has a flow of its own.
@@ -44,6 +45,8 @@ class FlowSource:
     """
 
     title: str
+    detail: str = ""
+    _: KW_ONLY
     steps: int = 0
     images: Callable[[DataSet, TensorImages], LabelledImages] | None = None
     per_seed: bool = False
@@ -59,10 +62,11 @@ _LOADED = "builtin:{bundled}"
 
 def _noisy(levels: float) -> FlowSource:
     return FlowSource(
-        f"all training images without labels: the bundled flow (CIFAR-10: b1), then trained under "
-        f"noise of {levels:g} levels",
-        1500,
-        lambda data, _: unlabelled_images(data),
+        f"the bundled flow's images, again with noise of {levels:g}",
+        "the bundled flow (for CIFAR-10 the earlier one), then trained on all training images, "
+        "without labels, under gaussian noise of as many grey levels",
+        steps=1500,
+        images=lambda data, _: unlabelled_images(data),
         load=_LOADED,
         noise=levels,
     )
@@ -74,49 +78,58 @@ def _other_images(data: DataSet, labelled: TensorImages) -> LabelledImages:
 
 FLOWS = {
     "u": FlowSource(
-        "all training images, without labels", 1876, lambda data, _: unlabelled_images(data)
+        "all training images, without labels",
+        steps=1876,
+        images=lambda data, _: unlabelled_images(data),
     ),
-    "l": FlowSource("the labelled images alone", 250, lambda _, labelled: labelled, per_seed=True),
+    "l": FlowSource(
+        "the labelled images alone", steps=250, images=lambda _, labelled: labelled, per_seed=True
+    ),
     "o": FlowSource(
-        "images of other classes (for Fashion-MNIST 10,000 of CIFAR-10 in grey, for CIFAR-10 3,068 "
-        "photographs of clothing)",
-        1256,
-        _other_images,
+        "images of other classes",
+        "for Fashion-MNIST 10,000 of CIFAR-10 in grey, for CIFAR-10 3,068 photographs of clothing",
+        steps=1256,
+        images=_other_images,
     ),
     "b": FlowSource(
-        "the bundled flow's images: all of Fashion-MNIST's or CIFAR-10's for training, unlabelled",
+        "the bundled flow's images",
+        "all training images of Fashion-MNIST (grey) or CIFAR-10 (colour), without labels",
         load=_LOADED,
     ),
     "b1": FlowSource(
-        "those of b: an earlier bundled flow; CIFAR-10's of 3.09 bits/dim, 0.44 million images"
+        "those of an earlier bundled flow",
+        "all training images; for CIFAR-10 3.09 bits/dim, 0.44 million images",
     ),
     "r": FlowSource(
-        "those of b: longer training, 1.6 to 1.7 million images more (CIFAR-10: b1, then 2.95 "
-        "bits/dim; Fashion-MNIST: b, then 3.83)"
+        "the bundled flow's images, for longer",
+        "1.6 to 1.7 million images more: for CIFAR-10 after the earlier flow, then 2.95 bits/dim; "
+        "for Fashion-MNIST after the bundled one, then 3.83",
     ),
     "n12": _noisy(12),
     "n24": _noisy(24),
     "c": FlowSource(
-        "the bundled flow's images, then the labelled images under class gaussians",
-        250,
-        lambda _, labelled: labelled,
+        "the bundled flow's images, then the labelled ones",
+        "the labelled ones under class gaussians",
+        steps=250,
+        images=lambda _, labelled: labelled,
         per_seed=True,
         load=_LOADED,
         prior="fpi",
     ),
     "s": FlowSource(
-        "the bundled flow's images, then the labelled images under class gaussians and all others "
-        "under their mixture",
-        1000,
-        lambda data, _: unlabelled_images(data),
+        "the bundled flow's images, then the labelled ones and all others",
+        "the labelled ones under class gaussians, all others under their mixture",
+        steps=1000,
+        images=lambda data, _: unlabelled_images(data),
         per_seed=True,
         load=_LOADED,
         semi=True,
     ),
-    "p": FlowSource("nothing: the identity in place of a flow", load="builtin:pixels"),
+    "p": FlowSource("nothing", "the identity in place of a flow", load="builtin:pixels"),
     "f": FlowSource("what the flow of --flow saw", load="{given}"),
     "p32": FlowSource(
-        "nothing: the identity on 32 pixels, with all finer detail kept",
+        "nothing, on 32 pixels",
+        "the identity in place of a flow, with all finer detail kept",
         load="builtin:pixels",
         side=32,
     ),

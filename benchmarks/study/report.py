@@ -42,6 +42,7 @@ def write_report(rows: Rows, markdown: Path, plot: Path) -> str:
     """Write the tables and the picture; returns the tables."""
     parts = ["# Does it help?", "", _INTRODUCTION.format(csv=markdown.with_suffix(".csv").name)]
     found = groups(rows)
+    parts += ["", *_details(found)]
     titles = sorted({_title(key) for key in found}, key=lambda title: (title[2] != "test", title))
     for title in titles:
         mine = {key: values for key, values in found.items() if _title(key) == title}
@@ -84,6 +85,16 @@ _INTRODUCTION = (
     "are alpha=1 strength=1 gate=1 variants=10, not the defaults of the package. Seconds are "
     "medians per cell, on one core of a machine with other load."
 )
+
+
+def _details(found: Groups) -> list[str]:
+    """What the flows of the rows saw, where the tables have a few words alone."""
+    used = {key.flow for key in found}
+    return [
+        f"- {each.title}: {each.detail}."
+        for name, each in FLOWS.items()
+        if name in used and each.detail
+    ]
 
 
 def _title(key: Cell) -> Title:
