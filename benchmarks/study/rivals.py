@@ -185,7 +185,7 @@ class Protocol:
         per_class: Labelled images per class, where a table names no other number; 0 takes all.
         seeds: Seeds of the candidates.
         rivals: Name -> candidates.
-        labels: Other numbers of labels per class, for the tables label-tuning and labels.
+        labels: Labelled images per class of the tables label-tuning and labels.
     """
 
     geometry: str = "flip+crop"
@@ -199,7 +199,7 @@ class Protocol:
 _PROTOCOLS = {
     "cifar10": Protocol("flip+crop:4"),
     "fashion-mnist": Protocol("flip+crop:3", rivals=GRAY_RIVALS),
-    "digits": Protocol("shift:1", rivals=GRAY_RIVALS, labels=(10, 100)),
+    "digits": Protocol("shift:1", rivals=_few("p"), labels=(10, 50, 100)),
     # Photographs take minutes a cell. Without a flow, NFA mixes images at the bundled flow's size
     # and keeps the finer detail, as with it.
     "clothing128": Protocol("flip+crop:12", PHOTO, 0, (200, 201), _few("p32")),
