@@ -100,7 +100,8 @@ def _name(arm: tuple[str, str, str], *, several: bool) -> str:
 def draw_rivals(found: Groups, path: Path) -> None:
     """Gains over flip and crop, with and without NFA, one panel for each data set.
 
-    Of several settings of an arm or a base, the `preferred` ones are shown.
+    Of several settings of an arm or a base, the `preferred` ones are shown. A data set with less
+    than half as many rows as another has no panel.
     """
     import matplotlib
 
@@ -113,10 +114,14 @@ def draw_rivals(found: Groups, path: Path) -> None:
         for key in preferred(found, place_of)
         if key.base != "none" and (gain := gain_over_geometry(found, key)) is not None
     }
-    rows = sorted({row_of(key) for key in gained})
-    sets = list(dict.fromkeys(key.data for key in gained))
-    if not sets:
+    filled: dict[str, set[tuple[int, str]]] = {}
+    for key in gained:
+        filled.setdefault(key.data, set()).add(row_of(key))
+    if not filled:
         return
+    most = max(map(len, filled.values()))
+    sets = [data for data, places in filled.items() if 2 * len(places) >= most]
+    rows = sorted(set().union(*(filled[data] for data in sets)))
     figure, axes = pyplot.subplots(
         1,
         len(sets),
