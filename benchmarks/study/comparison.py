@@ -48,6 +48,7 @@ __all__ = [
 
 FIRST_SEED = 1000  # of the reported cells
 FINALISTS = 3
+# Of a larger network. A third was dropped when the second had a lower accuracy than none.
 WEAKEST = BY_LABELS["RandAugment"][:2]
 
 
@@ -268,9 +269,8 @@ def photographs(rows: Rows, data: str, seeds: int, *, given: bool = False) -> li
 def headline_tuning(rows: Rows, data: str, network: str) -> list[Cell]:
     """A larger network's own RandAugment, and the share p of NFA before it, on the split "tuning".
 
-    The RandAugment that is best for the small CNN lowers the accuracy of ResNet-18, so that only
-    the two weakest of three are tried. One seed; when these cells are done, NFA with two shares
-    before the better one.
+    The RandAugment that is best for the small CNN lowers the accuracy of ResNet-18. One seed: the
+    two weakest RandAugments; when these cells are done, NFA with two shares before the better one.
 
     Raises:
         ValueError: Cells of the tables "network" or "tuning" are missing.

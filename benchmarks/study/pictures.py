@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from .cells import Cell
 from .flows import FLOWS, WITHOUT_FLOW
 from .gains import Groups, gain_over_geometry, gain_over_none, geometry, order, preferred
 
-__all__ = ["draw", "draw_rivals", "kind_of", "place_of", "row_of"]
+__all__ = ["draw", "draw_rivals", "kind_of", "panels", "place_of", "row_of"]
 
 _TITLES = {
     "randaugment": "RandAugment",
@@ -100,8 +100,7 @@ def _name(arm: tuple[str, str, str], *, several: bool) -> str:
 def draw_rivals(found: Groups, path: Path) -> None:
     """Gains over flip and crop, with and without NFA, one panel for each data set.
 
-    Of several settings of an arm or a base, the `preferred` ones are shown. A data set with less
-    than half as many rows as another has no panel.
+    Of several settings of an arm or a base, the `preferred` ones are shown.
     """
     import matplotlib
 
@@ -114,14 +113,10 @@ def draw_rivals(found: Groups, path: Path) -> None:
         for key in preferred(found, place_of)
         if key.base != "none" and (gain := gain_over_geometry(found, key)) is not None
     }
-    filled: dict[str, set[tuple[int, str]]] = {}
-    for key in gained:
-        filled.setdefault(key.data, set()).add(row_of(key))
-    if not filled:
+    sets = panels(gained)
+    if not sets:
         return
-    most = max(map(len, filled.values()))
-    sets = [data for data, places in filled.items() if 2 * len(places) >= most]
-    rows = sorted(set().union(*(filled[data] for data in sets)))
+    rows = sorted({row_of(key) for key in gained if key.data in sets})
     figure, axes = pyplot.subplots(
         1,
         len(sets),
@@ -161,6 +156,15 @@ def draw_rivals(found: Groups, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def panels(keys: Iterable[Cell]) -> list[str]:
+    """The data sets with at least half as many rows as the fullest one; others are in the tables."""
+    places: dict[str, set[tuple[int, str]]] = {}
+    for key in keys:
+        places.setdefault(key.data, set()).add(row_of(key))
+    most = max(map(len, places.values()), default=0)
+    return [data for data, mine in places.items() if 2 * len(mine) >= most]
 
 
 def _mark(key: Cell) -> _Mark:

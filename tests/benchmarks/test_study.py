@@ -25,6 +25,7 @@ from benchmarks.study import (
     flows,
     gains,
     isda,
+    pictures,
     report,
     rivals,
     run,
@@ -542,6 +543,16 @@ def test_rivals_are_compared_with_geometry_alone_and_with_no_flow(tmp_path: Path
     assert "| less flip+crop:4+cutmix:1 |" in text
     assert text.splitlines()[-1].endswith("| -1.5 ± 6.4 |")
     assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_data_set_with_few_rivals_has_no_panel() -> None:
+    bases = [f"flip+crop:4{rest}" for rest in ("", "+mixup:1", "+cutmix:1", "+isda:1")]
+    full = [replace(CELL, data="full", arm="nfa", flow="p", base=base) for base in bases]
+    half = [replace(key, data="half") for key in full[:2]]
+    few = [replace(full[0], data="few", flow=flow) for flow in ("p", "b")]  # one row, two marks
+    assert pictures.panels([*full, *half, *few]) == ["full", "half"]
+    assert pictures.panels(few) == ["few"]
+    assert pictures.panels([]) == []
 
 
 def test_settings_with_most_seeds_are_preferred() -> None:
