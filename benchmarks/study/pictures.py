@@ -159,7 +159,7 @@ def draw_rivals(found: Groups, path: Path) -> None:
 
 
 def panels(keys: Iterable[Cell]) -> list[str]:
-    """The data sets with at least half as many rows as the fullest one; others are in the tables."""
+    """The data sets with at least half as many rows as the fullest one; tables have the others."""
     places: dict[str, set[tuple[int, str]]] = {}
     for key in keys:
         places.setdefault(key.data, set()).add(row_of(key))
