@@ -17,10 +17,10 @@ paired by seed. The rows of `results/paper_tables.csv` for Fashion-MNIST come fr
     python -m benchmarks.paper_tables --data /usr/share/datasets/fashion-mnist --padded 32 \\
         --per-class 500 --tables 3 1 --seeds 3 --epochs 5 --cnn --cnn-steps 150
 
-and CIFAR-10 is measured from two archives of images by
+and those for CIFAR-10, four times as many training steps, from two archives of images by
 
     python -m benchmarks.paper_tables --name cifar10 --data cifar10-train.tar \\
-        --test-data cifar10-test.tar --per-class 500 --tables 1 2 --seeds 3 --epochs 5
+        --test-data cifar10-test.tar --per-class 500 --tables 3 2 --seeds 1 --epochs 20 --cnn
 """
 
 from __future__ import annotations
@@ -268,11 +268,14 @@ def run_cells(args: argparse.Namespace) -> None:
         print(f"{number}/{len(cells)} {args.name} {name} seed {seed}: {row}", flush=True)
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], digits: int = 1) -> str:
+    """Mean, standard deviation where there are two values or more, and their number."""
     if not values:
         return ""
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.fmean(values):.1f} ± {deviation:.1f} ({len(values)})"
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    if len(values) == 1:
+        return f"{mean} (1)"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f} ({len(values)})"
 
 
 def table(args: argparse.Namespace, number: int) -> str:
@@ -286,8 +289,8 @@ def table(args: argparse.Namespace, number: int) -> str:
     for setting in TABLES[number]:
         mine = [row for row in rows if row["setting"] == key(setting.prior)]
         columns = [
-            spread([float(row[name]) for row in mine if row[name]])
-            for name in ("nf_acc", "bits_per_dim", "cnn_acc")
+            spread([float(row[name]) for row in mine if row[name]], digits)
+            for name, digits in (("nf_acc", 1), ("bits_per_dim", 2), ("cnn_acc", 1))
         ]
         lines.append(f"| {setting.label} | {' | '.join(columns)} | {setting.paper} |")
     if rows:
