@@ -62,8 +62,14 @@ class Gain(Interval):
     images: float | None = None
 
     def shown(self, sign: str) -> str:
-        """Mean, half-width over seeds and, where it is known, half-width over test images."""
-        return super().shown(sign) + ("" if self.images is None else f" ± {self.images:.1f}")
+        """Mean, half-width over seeds and, where it is known, half-width over test images.
+
+        A single seed says nothing about seeds: "?" stands for that half-width.
+        """
+        if self.images is None:
+            return super().shown(sign)
+        half = "?" if self.seeds == 1 else f"{self.half:.1f}"
+        return f"{self.mean:{sign}.1f} ± {half} ± {self.images:.1f}"
 
     @property
     def total(self) -> float:
@@ -72,8 +78,12 @@ class Gain(Interval):
 
     @property
     def clear(self) -> bool:
-        """Whether the interval over three seeds or more, and test images, excludes zero."""
-        return self.seeds > 2 and abs(self.mean) > self.total
+        """Whether the interval excludes zero: three seeds or more, five where it is over images.
+
+        With fewer seeds the variance over test images is too uncertain: it is a difference of two
+        estimates.
+        """
+        return self.seeds >= (3 if self.images is None else 5) and abs(self.mean) > self.total
 
 
 def groups(rows: Rows) -> dict[Cell, dict[int, Outcome]]:

@@ -120,9 +120,15 @@ def nfa(flow: str) -> Candidate:
 
 
 def _few(identity: str) -> dict[str, list[Candidate]]:
-    """Three candidates of each; NFA without a flow has the flow `identity`."""
+    """A few candidates of each; NFA without a flow has the flow `identity`.
+
+    RandAugment has five, from weak to strong, for its best one was often at an end of three.
+    """
     return {
-        "RandAugment": _bases("randaugment:1:9", "randaugment:2:9", "randaugment:2:14:128"),
+        "RandAugment": _bases(
+            *("randaugment:1:9@0.5", "randaugment:1:9", "randaugment:2:9"),
+            *("randaugment:2:14:128", "randaugment:3:14:128"),
+        ),
         "NFA without a flow": by_share(nfa(identity)),
         "NFA": by_share(nfa("b")),
     }
@@ -135,8 +141,8 @@ SMALL, PHOTO = "small-cnn", "photo-cnn"
 _STEPS = 2000
 # "NAME:LR:WEIGHT_DECAY:BATCH" and steps. A tuned WRN-16-8 for 50 labels of CIFAR-10 used a batch of
 # 10, a rate of 4.5e-3, a weight decay of 5.3e-3 and 250,000 images (arXiv:2108.13122). ResNet-18
-# sees 80,000 or 160,000. Its first four settings were planned; the others were added, two at a
-# time, after the accuracies of those before them were known.
+# sees 80,000 or 160,000. Its first four settings were planned; the other eight were added, two at
+# a time, after the accuracies of those before them were known.
 NETWORK_SETTINGS: dict[str, list[Settings]] = {
     SMALL: [
         (f"{SMALL}:{lr}:{weight_decay}:64", _STEPS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,9 @@ class BankDataset(Dataset[tuple[Any, int]]):
             `nfaug.bank.residual`. After Resize(256) and CenterCrop(224), the box is
             `lambda index, size: (-16, -16, 240, 240)`.
         candidates: Number of variants in an item; the bank must hold as many.
+
+    Warns:
+        UserWarning: The images have at least twice as many pixels a side as the variants.
 
     Raises:
         ValueError: The bank was made from other data, another order or other classes, or it has
@@ -217,11 +221,12 @@ def _check_same_data(dataset: Any, bank: Bank, box: BoxFunction | None) -> None:
     if labels is not None and labels_sha256(labels) != made.labels_sha256:
         first = int((labels != bank.labels).nonzero()[0][0])
         _check_label(first, labels[first], bank)
-    images = []
+    images, sides = [], []
     for i in bank.probe_rows:
         image, label = dataset[i][:2]
         _check_label(i, label, bank)
         image = to_uint8(image, made.shape[0])
+        sides.append(min(image.shape[1:]))
         if made.residual:
             size = (image.shape[1], image.shape[2])
             image = low_resolution(image, made.shape, None if box is None else box(i, size))
@@ -231,6 +236,14 @@ def _check_same_data(dataset: Any, bank: Bank, box: BoxFunction | None) -> None:
             "the bank was made from other images, or from images in another order: only "
             f"{100 * share:.0f}% of the compared images match. nfaug and timm sort 2.png before "
             "10.png, torchvision's ImageFolder sorts it after"
+        )
+    if not made.residual and min(sides) >= 2 * min(made.shape[1:]):
+        height, width = made.shape[1:]
+        warnings.warn(
+            f"the bank's variants have {height} x {width} pixels, and the compared images "
+            f"{min(sides)} or more on the shorter side: variants lack their detail. Make the bank "
+            "with --image-size N, for training at N pixels, or with --residual",
+            stacklevel=3,
         )
 
 

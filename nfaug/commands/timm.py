@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def parser() -> ArgumentParser:
     made = new_parser(
         "timm",
         "Run timm's train.py, or another script that calls timm.data.create_loader, unedited and "
-        "with NFA: nfaug timm train.py --nfa my-flow -- --data-dir my-images --model resnet18",
+        "with NFA: nfaug timm train.py --nfa my-flow -- --data-dir my-data --model resnet18",
         "Mixup and CutMix run after NFA, on the device. Random erasing runs in timm's prefetcher, "
         "before NFA.",
     )
@@ -64,7 +65,7 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--nfa-off-epoch", type=int | None, help="NFA stops at this epoch, counted from 0"
     )
-    made.add_argument("--script_arg", action="append", type=str, default=[], help="after --")
+    made.add_argument("--script_arg", action="append", type=str, default=[], help=SUPPRESS)
     return made
 
 

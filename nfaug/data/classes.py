@@ -33,6 +33,13 @@ def class_names(classes: Iterable[Any]) -> list[str]:
     return [f"{name} ({i})" if times[name] > 1 else name for i, name in enumerate(names)]
 
 
+def _is_name(each: Any) -> bool:
+    """Whether this is a name, a number or a tuple of synonyms, not an image with its label."""
+    if isinstance(each, tuple):
+        return all(isinstance(word, str) for word in each)
+    return isinstance(each, (str, int))
+
+
 def numbered(labels: Any) -> list[str]:
     """Class names "0", "1", ... up to the largest label of a tensor or array.
 
@@ -52,7 +59,7 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
     `classes`, `class_to_idx` decides, unless it lacks a label: it cannot hold two classes of the
     same name. Wrappers are searched through their `dataset`, `datasets` and `reader` attributes
     (torch's Subset and ConcatDataset, timm's data sets). A Hugging Face `Dataset` names the classes
-    of its column `label`.
+    of its column `label`. A list of (image, label) is a data set without names.
 
     Args:
         source: The mapping, the names or the data set.
@@ -63,7 +70,7 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
     """
     if isinstance(source, Mapping):
         return _in_label_order(source)
-    if isinstance(source, (list, tuple)):
+    if isinstance(source, (list, tuple)) and all(map(_is_name, source)):
         return class_names(source)
     for holder in unwrapped(source):
         index = getattr(holder, "class_to_idx", None)

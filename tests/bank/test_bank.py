@@ -255,8 +255,17 @@ def test_other_data_raise(bank: Bank) -> None:
         BankDataset(hidden, bank)
     with pytest.raises(ValueError, match=r"2\.0"):
         BankDataset(Pictures(), bank, p=2.0)
-    resized = Pictures(size=(16, 16))
+    resized = Pictures(size=(12, 12))
     BankDataset(resized, bank)  # the same pictures at another size are the same data
+
+
+def test_variants_much_smaller_than_the_images_give_a_warning(bank: Bank) -> None:
+    small = Pictures()
+    larger = [(image.resize((15, 15)), label) for image, label in small]
+    assert len(BankDataset(larger, bank)) == len(small)
+    twice = [(image.resize((16, 20)), label) for image, label in small]
+    with pytest.warns(UserWarning, match="--image-size"):
+        BankDataset(twice, bank)
 
 
 def test_invalid_sources_and_directories(bank: Bank, tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_rivals_are_chosen_by_one_rule_and_reported_on_other_seeds() -> None:
     with pytest.raises(ValueError, match="table label-tuning"):
         comparison.labels(rows, "cifar10", 2)
     by_labels = comparison.label_tuning(rows, "cifar10")
-    assert len(set(by_labels)) == 3 * 3 * (1 + 3 * 3), "three candidates of each rival"
+    assert len(set(by_labels)) == 3 * 3 * (1 + 5 + 2 * 3), "RandAugment has five"
     rows |= {
         cell: {"accuracy": "60" if f"p=0.{cell.per_class // 100}" in cell.settings else "50"}
         for cell in by_labels
@@ -211,7 +211,7 @@ def test_photographs_have_choices_of_their_own() -> None:
     tuned("photo-cnn", rows, "clothing128")
     tried = comparison.tuning(rows, "clothing128")
     assert {(cell.per_class, cell.split) for cell in tried} == {(0, "tuning")}
-    assert len(set(tried)) == 2 * (1 + 3 * 3), "two seeds, three candidates of each rival"
+    assert len(set(tried)) == 2 * (1 + 5 + 2 * 3), "two seeds; RandAugment has five"
     rows |= {
         cell: {"accuracy": "60" if "p=0.2" in cell.settings else "50"}
         for cell in tried
@@ -219,7 +219,7 @@ def test_photographs_have_choices_of_their_own() -> None:
     }
     found = comparison.photographs(rows, "clothing128", 3)
     assert len(set(found)) == len(found) == 3 * 2 * 3
-    assert {cell.base for cell in found} == {"flip+crop:12", "flip+crop:12+randaugment:1:9"}
+    assert {cell.base for cell in found} == {"flip+crop:12", "flip+crop:12+randaugment:1:9@0.5"}
     assert {cell.flow for cell in found} == {"-", "p32", "b"}
     assert {cell.settings.partition(" ")[0] for cell in found} == {"", "p=0.2"}
     more = comparison.photographs(rows, "clothing128", 3, given=True)
@@ -590,8 +590,11 @@ def test_a_gain_has_an_interval_over_images_too() -> None:
     assert math.isclose(alone.images, 196 * float(table[0].std()) / 30, rel_tol=1e-9)
     assert gains.Gain(1.0, 0.8, 3, 0.6).shown("+") == "+1.0 ± 0.8 ± 0.6"
     assert math.isclose(gains.Gain(1.0, 0.8, 3, 0.6).total, 1.0)
-    assert gains.Gain(1.0, 0.8, 3, 0.7).clear is False
-    assert gains.Gain(1.0, 0.4, 3, 0.7).clear is True
+    assert gains.Gain(1.0, math.inf, 1, 0.6).shown("+") == "+1.0 ± ? ± 0.6"
+    assert gains.Gain(1.0, 0.8, 5, 0.7).clear is False
+    assert gains.Gain(1.0, 0.4, 5, 0.7).clear is True
+    assert gains.Gain(1.0, 0.0, 4, 0.0).clear is False
+    assert gains.Gain(1.0, 0.0, 3).clear is True
     assert gains.Gain(1.0, 0.0, 2).clear is False
 
 

@@ -60,3 +60,11 @@ def test_an_opened_data_set_and_the_one_in_it_have_the_same_names() -> None:
 def test_class_to_idx_says_which_label_is_which() -> None:
     found = SimpleNamespace(classes=["ox", "tench"], class_to_idx={"tench": 0, "ox": 1})
     assert dataset_classes(found) == ["tench", "ox"]
+
+
+def test_a_list_of_images_and_labels_has_no_names() -> None:
+    pairs = [(SimpleNamespace(), 0), (SimpleNamespace(), 1)]
+    assert dataset_classes(pairs) is None
+    assert dataset_classes([("crane", "heron"), "ox", 3]) == ["crane, heron", "ox", "3"]
+    with pytest.raises(ValueError, match="names"):
+        dataset_classes(pairs, required=True)

@@ -99,11 +99,11 @@ class FixedPointConfig(SeparationConfig):
     """Settings of the fixed-point iteration.
 
     Args:
-        fit: "means" uses identity covariances (ablation #2, the default and the most robust),
-            "covariances" uses the data's means (#3), "both" fits both (#4).
+        fit: "means" uses identity covariances (the default and the most robust), "covariances"
+            uses the data's means, "both" fits both.
         kld_weight: c, the factor in front of the sums of Eqs. 5-7, and the axis of the paper's
             Table 2. The paper's lambda is c * K * (K - 1). None gives the class distance of the
-            paper's settings in any dimension and for any number of classes: see `default_weight`.
+            paper's settings in d dimensions with K classes: 3e4 / 3072 * d / (K - 1).
         alpha: a, the softness of the kernel; the paper uses 0.1 to 10.
         kernel: "forward" (pi of Eq. 9) or "mean" (Eq. 10).
         update: The covariance rule. "released" reproduces the paper's numbers and has a fixed point

@@ -38,10 +38,11 @@ class GradientDescentConfig(SeparationConfig):
 
     Args:
         fit: "means" (identity covariances), "covariances" (the data's means) or "both".
-        kld_weight: c, as in ``FixedPointConfig``, with the same default.
+        kld_weight: c, the weight of the fixed point, with the same default.
         alpha: a, the softness of the kernel.
         kernel: "forward" (pi of Eq. 9) or "mean" (Eq. 10).
-        policy: How the learning rate decays to 0: see `learning_rate_factor`.
+        policy: How the learning rate decays to 0. "linear" is 1 - t after a share t of the steps;
+            at first, sublinear ones decay more slowly and superlinear ones faster.
         learning_rate: The initial learning rate. Above twice the smallest variance, the likelihood
             alone makes the means oscillate and diverge.
         steps: The number of steps over which the learning rate decays.
