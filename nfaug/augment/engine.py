@@ -365,9 +365,14 @@ def _selects_rows(device: torch.device) -> bool:
 
 
 def _on_device(module: Any, device: torch.device) -> Any:
-    """The module if it is on the device, else a copy: the original may be in use elsewhere."""
+    """A copy of the module on the device; it shares tensors that are there already.
+
+    Moving the original later does not move the copy.
+    """
     if all(tensor.device == device for tensor in module.buffers()):
-        return module
+        held = copy.copy(module)
+        held._buffers = dict(module._buffers)
+        return held
     return copy.deepcopy(module).to(device)
 
 

@@ -49,6 +49,8 @@ def hardest(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     count = images.shape[1]
     with _evaluating(model):
         logits = model(images.flatten(0, 1)).float()
+    if not labels.is_floating_point():
+        labels = labels.long()
     losses = F.cross_entropy(logits, labels.repeat_interleave(count, 0), reduction="none")
     found = losses.unflatten(0, (-1, count)).argmax(1)
     return images[torch.arange(len(images), device=images.device), found]

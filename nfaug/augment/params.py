@@ -14,7 +14,7 @@ from torch.utils.data import get_worker_info
 
 from .settings import MixSettings
 
-__all__ = ["NFAParams", "SharedGenerator", "make_params", "seed_of", "to_device"]
+__all__ = ["NFAParams", "SharedGenerator", "make_params", "own_seed", "seed_of", "to_device"]
 
 _GOLDEN = 0x9E3779B97F4A7C15  # separates ranks and workers; odd, so the lower 32 bits differ too
 _INDEX_BITS = 31
@@ -177,8 +177,8 @@ def draw(
     by the process, so that ranks of a distributed run and data-loader workers differ even with
     equal seeds. With `count` 0 the state of `generator` does not change.
     """
-    seed = _seed(generator) if count else 0
-    own = torch.Generator(_CPU).manual_seed(seed % 2**62)
+    seed = own_seed(generator) if count else 0
+    own = torch.Generator(_CPU).manual_seed(seed)
     index = torch.randperm(batch, generator=own, device=_CPU)[:count]
     choose, source = _uniform((2, count), own)
     partner = torch.randint(2**_INDEX_BITS, (count,), generator=own, device=_CPU)
@@ -192,14 +192,15 @@ class SharedGenerator(torch.Generator):
     """A CPU generator whose draws do not depend on the rank or on the data-loader worker."""
 
 
-def _seed(generator: torch.Generator | None) -> int:
+def own_seed(generator: torch.Generator | None = None) -> int:
+    """A seed below 2^62 from one number of a generator, of this rank and data-loader worker."""
     if isinstance(generator, SharedGenerator):
         return int(torch.randint(2**62, (), generator=generator, device=_CPU))
-    seed = int(torch.randint(2**62, (), generator=generator, device=_CPU)) + _GOLDEN * _rank()
+    drawn = int(torch.randint(2**62, (), generator=generator, device=_CPU))
     worker = get_worker_info()
     if generator is not None and worker is not None:  # every worker has an equal copy of it
-        seed += _GOLDEN * worker.seed
-    return seed
+        return seed_of(drawn, _rank(), worker.seed)
+    return (drawn + _GOLDEN * _rank()) % 2**62
 
 
 def _rank() -> int:

@@ -79,7 +79,8 @@ class Normalization:
 
 
 def _per_channel(name: str, value: Sequence[float] | float, channels: int) -> tuple[float, ...]:
-    values = [value] if isinstance(value, (int, float)) else [float(x) for x in value]
+    listed: Any = value.tolist() if hasattr(value, "tolist") else value
+    values = [listed] if isinstance(listed, (int, float)) else [float(x) for x in listed]
     if len(values) not in (1, channels):
         raise ValueError(
             f"{name} must have 1 or {channels} values, one for each channel; got {value}"

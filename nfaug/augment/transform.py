@@ -307,7 +307,7 @@ class NFAugment(nn.Module):
 
     def make_params(
         self,
-        labels: Tensor,
+        labels: Tensor | Sequence[str],
         *,
         device: torch.device | None = None,
         generator: torch.Generator | None = None,
@@ -315,12 +315,15 @@ class NFAugment(nn.Module):
         """Draw images, partners, weights and noise for a batch, as `forward` does.
 
         Args:
-            labels: Labels of the batch.
+            labels: Labels of the batch, or their class names.
             device: Device of the result; that of the labels by default.
             generator: CPU generator to draw from; `self.generator` by default.
         """
-        index, usable = class_indices(labels, self.num_classes, smoothing=self.smoothing)
-        device = labels.device if device is None else device
+        given: Any = labels
+        if are_names(given):
+            given = index_names(given, self.class_names)
+        index, usable = class_indices(given, self.num_classes, smoothing=self.smoothing)
+        device = given.device if device is None else device
         return self._draw(to_device(index, device), to_device(usable, device), generator)
 
     def _draw(
@@ -354,9 +357,9 @@ class NFAugment(nn.Module):
 
     def _prepare(self, images: Tensor, labels: Tensor) -> _Batch:
         check_images(images, self._engine.codec.channels)
+        index, usable = class_indices(labels, self.num_classes, smoothing=self.smoothing)
         if len(labels) != len(images):
             raise ValueError(f"there are {len(images)} images and {len(labels)} labels")
-        index, usable = class_indices(labels, self.num_classes, smoothing=self.smoothing)
         reads = _reads_values(images.device, self._batches)
         if reads:
             check_usable(labels, usable, self.num_classes, smoothing=self.smoothing)

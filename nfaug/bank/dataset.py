@@ -22,7 +22,7 @@ from .format import labels_sha256, thumbnails, to_uint8
 from .reader import Bank
 from .residual import BoxFunction, low_resolution
 
-__all__ = ["BankDataset"]
+__all__ = ["BankDataset", "check_same_data"]
 
 _RECOGNIZED = 0.5  # share of probes that must be recognized; by chance it is 1 in 64
 
@@ -108,7 +108,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
         self.transform = transform
         self.box = box
         self._p = SharedValue(check_number("p", p, 0, 1))
-        _check_same_data(dataset, self.bank, box)
+        check_same_data(dataset, self.bank, box)
 
     @property
     def p(self) -> float:
@@ -197,7 +197,12 @@ def _without_transform(dataset: Any) -> Any:
     return plain
 
 
-def _check_same_data(dataset: Any, bank: Bank, box: BoxFunction | None) -> None:
+def check_same_data(dataset: Any, bank: Bank, box: BoxFunction | None = None) -> None:
+    """Check that a bank was made from these images, labels and classes, in this order.
+
+    Raises:
+        ValueError: It was not; the message says what differs.
+    """
     made = bank.manifest
     if len(dataset) != made.images:
         raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ import numpy as np
 
 from ..augment.pixels import to_pil
 from ..data.images import progress_bar
+from ..io.atomic import replace_directory
+from .dataset import check_same_data
 from .format import to_uint8
 from .reader import Bank
 
@@ -49,11 +52,11 @@ def export_bank(
 
     Raises:
         ValueError: The images have neither one nor three channels, or a residual bank has no
-            `dataset`.
+            `dataset` or one of other images.
         FileExistsError: `out` is not empty.
     """
     bank = bank if isinstance(bank, Bank) else Bank(bank)
-    path = Path(out)
+    path = Path(out).expanduser()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} is not empty; choose another directory")
     channels = bank.manifest.shape[0]
@@ -61,25 +64,28 @@ def export_bank(
         raise ValueError(f"PNG files have 1 or 3 channels; the bank has {channels}")
     if bank.manifest.residual and dataset is None:
         raise ValueError("a residual bank has changes of images: pass dataset= (--data)")
+    if bank.manifest.residual:
+        check_same_data(dataset, bank)
     classes = list(bank.manifest.classes) or [str(y) for y in range(int(bank.labels.max()) + 1)]
     names = [_file_name(name) for name in classes]
     if len(set(names)) != len(names):
         names = [f"{label:05}-{name}" for label, name in enumerate(names)]
     written = dict.fromkeys(names, 0)
-    path.mkdir(parents=True, exist_ok=True)
-    writer = _folders(path) if format == "png" else _shards(path, bank, classes, per_shard)
-    with writer as write, progress_bar(len(bank), "export", "image", shown=progress) as bar:
-        for i in range(len(bank)):
-            name, numbers = names[int(bank.labels[i])], bank.applied[i].nonzero()[0].tolist()
-            pixels: np.ndarray | None = None
-            if bank.manifest.residual and numbers:
-                pixels = to_uint8(dataset[i][0], channels).permute(1, 2, 0).numpy()
-            for v in numbers:
-                file = io.BytesIO()
-                to_pil(bank.variant(i, v, pixels)).save(file, "PNG")
-                write(i, v, name, file.getvalue())
-                written[name] += 1
-            bar.update()
+    bar = progress_bar(len(bank), "export", "image", shown=progress)
+    with replace_directory(path) as staged, bar:  # all files or none
+        made = _folders(staged) if format == "png" else _shards(staged, bank, classes, per_shard)
+        with made as write:
+            for i in range(len(bank)):
+                name, numbers = names[int(bank.labels[i])], bank.applied[i].nonzero()[0].tolist()
+                pixels: np.ndarray | None = None
+                if bank.manifest.residual and numbers:
+                    pixels = to_uint8(dataset[i][0], channels).permute(1, 2, 0).numpy()
+                for v in numbers:
+                    file = io.BytesIO()
+                    to_pil(bank.variant(i, v, pixels)).save(file, "PNG")
+                    write(i, v, name, file.getvalue())
+                    written[name] += 1
+                bar.update()
     return written
 
 
@@ -100,7 +106,9 @@ def _shards(path: Path, bank: Bank, classes: list[str], per_shard: int) -> Itera
         raise ModuleNotFoundError("shards need webdataset: pip install 'nfaug[wds]'") from error
     lengths: list[int] = []
     pattern = str(path / "train-%06d.tar")
-    with ShardWriter(pattern, maxcount=per_shard, verbose=0, mtime=0) as shards:
+    # No limit of bytes: `_info.json` names a shard for each `per_shard` variants.
+    limits = {"maxcount": per_shard, "maxsize": math.inf}
+    with ShardWriter(pattern, **limits, verbose=0, mtime=0) as shards:
 
         def write(image: int, variant: int, name: str, data: bytes) -> None:
             label = str(bank.labels[image]).encode()

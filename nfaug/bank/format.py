@@ -127,7 +127,7 @@ class Manifest:
             version = values.get("format_version", FORMAT_VERSION)
             if version == 1:
                 new = {name: cls.__dataclass_fields__[name].default for name in _SINCE_2}
-                values |= {**new, "total": values["images"], "format_version": FORMAT_VERSION}
+                values |= {**new, "total": values.get("images"), "format_version": FORMAT_VERSION}
             elif version != FORMAT_VERSION:
                 raise ValueError(f"it has format version {version!r}, not {FORMAT_VERSION}")
             if set(values) != names:

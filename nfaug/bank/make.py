@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from ..augment.params import SharedGenerator, seed_of
 from ..augment.settings import MixKeywords, MixSettings
 from ..augment.transform import NFAugment
+from ..checkpoint.checkpoint import load
+from ..data.batches import ErrorsAsItems
 from ..data.checks import check_class_names
 from ..data.classes import dataset_classes, labels_of
 from ..data.images import progress_bar
@@ -31,6 +33,9 @@ from .format import (
     LABELS,
     MANIFEST,
     PROBES,
+    RESIDUALS,
+    STEPS,
+    VARIANTS,
     Manifest,
     appending,
     array_files,
@@ -91,7 +96,8 @@ def make_bank(
         (20, 2, 32, 32, 3)
 
     Args:
-        checkpoint: A checkpoint that is fitted to the classes of the data.
+        checkpoint: A checkpoint that is fitted to the classes of the data, its name or its
+            directory.
         dataset: Data set of (image, label) with untransformed images, PIL or uint8 (C, H, W). They
             must have one size, except for a residual bank.
         out: Directory of the bank.
@@ -122,7 +128,9 @@ def make_bank(
         raise ValueError(f"variants and batch_size must be >= 1; got {variants} and {batch_size}")
     if workers < 0:
         raise ValueError(f"workers must be >= 0; got {workers}")
-    path = Path(out)
+    path = Path(out).expanduser()
+    if isinstance(checkpoint, (str, Path)):
+        checkpoint = load(checkpoint)
     nfa = NFAugment(checkpoint, settings=MixSettings.merge(settings, {**changes, "p": 1.0}))
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise ValueError("the data set is empty")
@@ -139,7 +147,7 @@ def make_bank(
     planned = dataclasses.replace(
         planned, images=len(part), first=part.start, labels_sha256=labels_sha256(labels)
     )
-    with lock_output(path, every_rank=shard is not None):
+    with lock_output(path, every_rank=True):  # `torchrun` may call this on every rank
         manifest = _unfinished(path, planned, dataset, overwrite)
         if manifest is None:
             _create(path, planned, dataset, labels)
@@ -237,7 +245,8 @@ def _create(path: Path, made: Manifest, dataset: Any, labels: np.ndarray) -> Non
             f"the bank needs {need / 2**20:.0f} MiB and {path} has {free / 2**20:.0f} MiB free: "
             "use fewer variants or smaller images"
         )
-    with replace_directory(path, last=MANIFEST) as staged:  # all files or none
+    old = {RESIDUALS, STEPS, VARIANTS}  # of the other kind of bank
+    with replace_directory(path, drop=frozenset(old), last=MANIFEST) as staged:  # all or none
         np.save(staged / PROBES, _probes(dataset, made))
         np.save(staged / LABELS, labels)
         for name, shape, dtype in array_files(made):
@@ -285,7 +294,7 @@ def _fill(
 
 
 def _batches(dataset: Any, made: Manifest, workers: int) -> Iterator[tuple[int, Tensor]]:
-    rest = Subset(dataset, range(made.done, made.images))
+    rest = ErrorsAsItems(Subset(dataset, range(made.done, made.images)))
     loader = DataLoader(
         rest,
         batch_size=made.batch_size,
@@ -295,19 +304,26 @@ def _batches(dataset: Any, made: Manifest, workers: int) -> Iterator[tuple[int, 
     )
     start = made.done
     for images in loader:
+        if isinstance(images, Exception):
+            raise images
         yield start, images
         start += len(images)
 
 
-def _stack(batch: list[Any], made: Manifest) -> Tensor:
-    """Collate items with uint8 images of one shape."""
+def _stack(batch: list[Any], made: Manifest) -> Tensor | Exception:
+    """Collate items with uint8 images of one shape, or return what went wrong.
+
+    An exception that a worker raises would have the worker's traceback as its message.
+    """
+    if failed := [item for item in batch if isinstance(item, Exception)]:
+        return failed[0]
     shape = made.shape
     images = [to_uint8(item[0], shape[0]) for item in batch]
     if made.residual:
         return torch.stack([low_resolution(image, shape) for image in images])
     for image in images:
         if tuple(image.shape) != shape:
-            raise ValueError(
+            return ValueError(
                 f"images of a bank must have one shape; got {shape} and {tuple(image.shape)}. Open "
                 "the data with image_size= (--image-size), or make a residual bank (--residual)"
             )

@@ -39,7 +39,7 @@ class Bank:
     probe_rows: list[int]
 
     def __init__(self, directory: str | Path) -> None:
-        self.path = Path(directory)
+        self.path = Path(directory).expanduser()
         self.manifest = Manifest.load(self.path)
         if not self.manifest.complete:
             raise ValueError(

@@ -135,7 +135,7 @@ def merge_bank(out: str | Path) -> Bank:
     Raises:
         ValueError: A shard is missing or not complete, or shards are of different banks.
     """
-    path = Path(out)
+    path = Path(out).expanduser()
     folders = shard_folders(path)
     missing = [folder.name for folder in folders if not _complete(folder)]
     if missing:

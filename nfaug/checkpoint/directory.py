@@ -17,6 +17,7 @@ from ..io.manifest import (
     CONFIG,
     GAUSSIANS,
     MODEL,
+    CheckpointError,
     check_files_present,
     pca_files,
     read_manifest,
@@ -43,6 +44,7 @@ __all__ = [
     "write_parts",
 ]
 
+_SWAPS = 5  # times that a directory may be replaced while it is read
 _MOST_IMAGES = 10**7  # where the configuration does not say
 SHARD_BYTES = 2**28  # of one file of PCA axes
 
@@ -58,7 +60,14 @@ class Parts(NamedTuple):
 
 def read_parts(directory: str | Path, *, autoencoder: str | Path | None = None) -> Parts:
     """Read and check a checkpoint directory; see `nfaug.Checkpoint.load`."""
-    path = Path(directory)
+    path = Path(directory).expanduser()
+    for _ in range(_SWAPS):
+        manifest = read_manifest(path)
+        try:
+            return _read(path, manifest, autoencoder)
+        except CheckpointError:
+            if read_manifest(path) == manifest:
+                raise  # nobody replaced the directory in between
     return _read(path, read_manifest(path), autoencoder)
 
 
@@ -163,6 +172,8 @@ def _check_readable(parts: Parts) -> None:
     _check_classes(parts)
     config.to_json({})  # raises for bad names and values
     check_finite(flow.state_dict())
+    if parts.pca is not None:
+        ClasswisePCA.from_tensors(parts.pca.tensors())  # raises for types and values
 
 
 def _check_classes(parts: Parts) -> None:

@@ -103,7 +103,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         raise ValueError("--export needs the whole bank: pass it with --merge, after the shards")
     out = Path(arguments.out)
     own = out if shard is None else shard.folder(out)
-    with lock_output(own, every_rank=shard is not None):
+    with lock_output(own, every_rank=True):
         bank = _make(arguments, shard)
     if shard is None:
         return _report(arguments, bank)

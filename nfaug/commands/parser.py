@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import re
 import types
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,9 @@ _WORDS = {
     bool: ("true or false", "values true or false"),
     type(None): ("null", "nulls"),
 }
+
+
+_WRITTEN = ("out", "export")  # paths; shells do not expand the ~ of --out=~/run
 
 
 class _Help(DefaultHelpFormatter):
@@ -58,6 +62,9 @@ class CommandParser(ArgumentParser):
         for group in self.groups or ():  # dataclasses; a file can give them any value
             if not isinstance(parsed.get(group, Namespace()), Namespace):
                 self.error(f"{group} must be a mapping of settings; got {parsed[group]!r:.80}")
+        for name in _WRITTEN:
+            if isinstance(path := parsed.get(name), str):
+                parsed[name] = os.path.expanduser(path)
         return parsed
 
     def format_help(self, *formatter: Any) -> str:

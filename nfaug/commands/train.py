@@ -128,7 +128,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     """Train, save and return the figures; None on all processes but the main one."""
     if arguments.recipe is not None:  # `expand` took it from the command line
         raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
-    out = Path(arguments.out).expanduser()  # shells do not expand --out=~/run
+    out = Path(arguments.out)
     resumed = arguments.resume is not None
     if not resumed:
         _check_unfinished(out, overwrite=arguments.overwrite)

@@ -12,7 +12,14 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from .images import LabelledImages, progress_bar, to_tensors
 
-__all__ = ["Batches", "LoaderBatches", "MemoryBatches", "open_batches", "progress_bar"]
+__all__ = [
+    "Batches",
+    "ErrorsAsItems",
+    "LoaderBatches",
+    "MemoryBatches",
+    "open_batches",
+    "progress_bar",
+]
 
 
 class Batches(Protocol):
@@ -53,7 +60,7 @@ class LoaderBatches:
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         loader = DataLoader(
-            _ErrorsAsItems(self.dataset),
+            ErrorsAsItems(self.dataset),
             batch_size=batch_size,
             sampler=order.tolist(),
             num_workers=self.workers,
@@ -70,7 +77,7 @@ class LoaderBatches:
         return LoaderBatches(part, self.labels[rows], self.workers)
 
 
-class _ErrorsAsItems(Dataset[Any]):
+class ErrorsAsItems(Dataset[Any]):
     """The items of a data set, with exceptions returned in place of items.
 
     An exception that a worker raises would reach the caller with the worker's traceback as its
@@ -79,6 +86,9 @@ class _ErrorsAsItems(Dataset[Any]):
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Any:
         try:

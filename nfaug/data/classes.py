@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def _is_name(each: Any) -> bool:
     """Whether this is a name, a number or a tuple of synonyms, not an image with its label."""
     if isinstance(each, tuple):
         return all(isinstance(word, str) for word in each)
-    return isinstance(each, (str, int))
+    return isinstance(each, (str, Integral))  # numpy's integers are no int
 
 
 def numbered(labels: Any) -> list[str]:

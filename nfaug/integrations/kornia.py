@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..augment.params import SharedGenerator, own_seed
 from ..augment.settings import MixSettings, accepts_settings
 from ..augment.transform import NFAugment
 
@@ -91,7 +92,7 @@ class NFAugmentation(IntensityAugmentationBase2D):
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """The seed of the draws. A container may have set `same_on_batch` after `__init__`."""
         self._check_same_on_batch()
-        return {"seed": torch.randint(2**62, (1,))}
+        return {"seed": torch.tensor([own_seed()])}
 
     def forward(  # type: ignore[override]
         self,
@@ -135,7 +136,7 @@ class NFAugmentation(IntensityAugmentationBase2D):
             )
         self.validate_tensor(input)
         labels = self.labels[None] if self.labels.dim() == 0 else self.labels
-        generator = torch.Generator().manual_seed(int(params["seed"]))
+        generator = SharedGenerator().manual_seed(int(params["seed"]))
         drawn = self.nfa.make_params(labels, device=input.device, generator=generator)
         chosen = (params["batch_prob"] > 0.5).to(input.device)
         drawn = dataclasses.replace(drawn, chosen=drawn.chosen & chosen[drawn.index])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import dataclasses
 import inspect
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nfa_tools import CLASSES, NAMES, batch_of, checkpoint, tiny_flow
+from nfa_tools import CLASSES, NAMES, batch_of, checkpoint, fitted, tiny_flow
 
 from nfaug.augment.params import pick_in_batch
 from nfaug.augment.transform import AugmentKeywords, NFAugment
@@ -222,3 +224,36 @@ def test_labels_by_name() -> None:
         assert torch.equal(new, expected)
         assert same is given or list(same) == names
     assert torch.equal(nfa({"image": images, "label": names}, params=params)["image"], expected)
+
+
+def test_errors_name_what_arrived() -> None:
+    images, labels = batch_of(6)
+    nfa = NFAugment(checkpoint())
+    for settings, message in (
+        ({"alpha": None}, "^alpha .*None"),
+        ({"p": None}, "^p .*None"),
+        ({"strength": "x"}, "^strength .*'x'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            NFAugment(checkpoint(), **settings)
+    with pytest.raises(ValueError, match=r"\(\)"):
+        nfa(images[:1], torch.tensor(3))
+    mean, std = torch.tensor(0.5), torch.tensor(0.2)
+    normalized = NFAugment(checkpoint(), mean=mean, std=std).normalization
+    assert normalized is not None
+    assert normalized[0] == (0.5,) * 3
+    named = nfa.make_params([NAMES[y] for y in labels], generator=torch.Generator().manual_seed(0))
+    drawn = nfa.make_params(labels, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(named.partner, drawn.partner)
+
+
+def test_moving_the_checkpoint_later_does_not_break_it() -> None:
+    images, labels = batch_of(12)
+    parts = fitted()
+    parts = dataclasses.replace(parts, pca=copy.deepcopy(parts.pca))
+    assert parts.pca is not None
+    nfa = NFAugment(parts, p=1.0, gate=False, generator=torch.Generator().manual_seed(0))
+    for part in (parts.pca, parts.gaussians):
+        part.to("meta")
+    new, _ = nfa(images, labels)
+    assert (new != images).any()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import UserDict, defaultdict, namedtuple
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from nfaug.augment import params as augment_params
 from nfaug.augment.transform import NFAugment
 from nfaug.integrations.torchvision import NFACollate
 
@@ -166,3 +168,14 @@ def test_unsupported_samples_raise(nfa: NFAugment) -> None:
             nfa(sample)
     with pytest.raises(ValueError, match="no arguments"):
         nfa()
+
+
+def test_ranks_and_workers_do_not_share_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of rank and worker coincide: worker 1 of rank 0 and worker 0 of rank 1."""
+    seeds = []
+    for rank, worker in itertools.product(range(3), range(3)):
+        monkeypatch.setenv("RANK", str(rank))
+        info = SimpleNamespace(seed=1234 + worker)
+        monkeypatch.setattr(augment_params, "get_worker_info", lambda info=info: info)
+        seeds.append(augment_params.own_seed(torch.Generator().manual_seed(0)))
+    assert len(set(seeds)) == 9

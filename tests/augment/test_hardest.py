@@ -56,3 +56,11 @@ def test_modes_return_after_an_error() -> None:
 def test_shapes_are_checked(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="m, C"):
         nfaug.hardest(Brightness(), torch.zeros(shape), torch.zeros(3, dtype=torch.long))
+
+
+def test_labels_of_every_integer_type() -> None:
+    images, labels = torch.rand(6, 3, 3, 8, 8), torch.arange(6) % 3
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    found = nfaug.hardest(model, images, labels)
+    for dtype in (torch.int32, torch.uint8):
+        assert torch.equal(nfaug.hardest(model, images, labels.to(dtype)), found)

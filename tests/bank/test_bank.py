@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from nfaug.bank import export as bank_export
 from nfaug.bank import make as module
 from nfaug.bank.make import Bank, BankDataset, bank_bytes, export_bank, make_bank
 from nfaug.flows.codec import PixelCodec
+from nfaug.io.lock import OutputInUseError, lock_output
 
 
 class Pictures(Dataset[tuple[Any, int]]):
@@ -482,3 +484,52 @@ def test_the_unmixed_latent_is_decoded_once(
     monkeypatch.setattr(PixelCodec, "exact", False)
     made = make(tmp_path, variants=4, batch_size=30, gate=None)
     assert sum(counted.decoded) == 30 + made.manifest.stats["applied"]
+
+
+def test_every_rank_locks_the_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "b"
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock_output(path):
+            held.set()
+            done.wait(60)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    try:
+        assert held.wait(60)
+        monkeypatch.setenv("RANK", "1")
+        with pytest.raises(OutputInUseError, match="in use"):
+            make(path)
+    finally:
+        done.set()
+        other.join()
+    assert not path.exists()
+
+
+def test_overwriting_with_another_kind_leaves_no_old_arrays(tmp_path: Path) -> None:
+    names = {"applied.npy", "labels.npy", "manifest.json", "probes.npy"}
+    make(tmp_path / "b", residual=True)
+    make(tmp_path / "b", overwrite=True)
+    assert {file.name for file in (tmp_path / "b").iterdir()} == {*names, "variants.npy"}
+    make(tmp_path / "b", residual=True, overwrite=True)
+    found = {file.name for file in (tmp_path / "b").iterdir()}
+    assert found == {*names, "residuals.npy", "steps.npy"}
+
+
+def test_errors_of_workers_have_one_line(tmp_path: Path) -> None:
+    mixed = Pictures()
+    mixed.images = [image[:, : 8 - i // 29] for i, image in enumerate(mixed.images)]
+    with pytest.raises(ValueError, match="--residual") as raised:
+        make(tmp_path / "b", mixed, workers=1)
+    assert "Traceback" not in str(raised.value)
+
+
+def test_a_name_or_a_list_of_images_will_do(tmp_path: Path) -> None:
+    images = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
+    bank = make_bank(
+        "builtin:rgb32", [(image, i % 2) for i, image in enumerate(images)], tmp_path / "b",
+        variants=1, progress=False,
+    )  # fmt: skip
+    assert len(bank) == 6

@@ -208,10 +208,18 @@ def test_the_command(
 @pytest.mark.filterwarnings(  # webdataset leaves the shards that it reads open
     "ignore:unclosed file:ResourceWarning"
 )
-def test_export_as_webdataset(whole: Bank, tmp_path: Path) -> None:
+def test_export_as_webdataset(whole: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import webdataset
     from timm.data import create_dataset
     from webdataset import WebDataset
 
+    class Small(webdataset.ShardWriter):
+        """It has a limit of bytes by default, of 3 GB."""
+
+        def __init__(self, *given: Any, maxsize: float = 1e4, **options: Any) -> None:
+            super().__init__(*given, maxsize=maxsize, **options)
+
+    monkeypatch.setattr(webdataset, "ShardWriter", Small)
     written = export_bank(whole, tmp_path, format="wds", per_shard=50, progress=False)
     total = int(whole.applied.sum())
     assert sum(written.values()) == total

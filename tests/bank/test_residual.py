@@ -275,3 +275,31 @@ def test_export_needs_the_images(bank: Bank, tmp_path: Path) -> None:
     with Image.open(tmp_path / "png" / NAMES[LABELS[index]] / f"{index:06}-1.png") as image:
         expected = bank.variant(index, 1, LARGE[index].permute(1, 2, 0).numpy())
         assert (np.asarray(image) == expected).all()
+
+
+def test_an_export_of_other_images_writes_nothing(bank: Bank, tmp_path: Path) -> None:
+    out = tmp_path / "png"
+    others = [
+        TensorDataset(LARGE.flip(0), LABELS.flip(0)),
+        TensorDataset(LARGE[:10], LABELS[:10]),
+        TensorDataset(LARGE, (LABELS + 1) % CLASSES),
+    ]
+    for other in others:
+        with pytest.raises(ValueError, match="bank"):
+            export_bank(bank, out, dataset=other, progress=False)
+    assert not out.exists()
+
+    class Torn(TensorDataset):
+        reads = 0
+
+        def __getitem__(self, index: int) -> Any:
+            self.reads += 1
+            if self.reads > 45:
+                raise OSError("torn")
+            return super().__getitem__(index)
+
+    with pytest.raises(OSError, match="torn"):
+        export_bank(bank, out, dataset=Torn(LARGE, LABELS), progress=False)
+    assert not list(tmp_path.iterdir())
+    written = export_bank(bank, out, dataset=TensorDataset(LARGE, LABELS), progress=False)
+    assert sum(written.values()) == len(list(out.rglob("*.png"))) > 0

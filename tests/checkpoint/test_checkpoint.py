@@ -17,6 +17,7 @@ from nfa_tools import NAMES, images_of
 from safetensors.torch import load_file, save_file
 
 import nfaug
+from nfaug.checkpoint import directory
 from nfaug.checkpoint.checkpoint import (
     Checkpoint,
     CheckpointConfig,
@@ -553,3 +554,39 @@ def test_headers_that_describe_no_tensor(header: Any, tmp_path: Path) -> None:
     file.write_bytes(with_header(header, b""))
     with bounded("a header"), pytest.raises(CheckpointError, match=r"model\.safetensors"):
         read_sizes(file)
+
+
+def test_a_checkpoint_may_be_replaced_while_it_is_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Checkpoint.load(path)
+    names = tuple(reversed(old.config.class_names))
+    new = Checkpoint.load(path)
+    assert new.pca is not None
+    new.pca.gate_energy.mul_(2)
+    new = dataclasses.replace(new, config=dataclasses.replace(old.config, class_names=names))
+    assert new.config != old.config
+    read, saves = directory.read_flow, [new, old, new]
+
+    def replaced(*given: Any) -> Flow:
+        if saves:
+            saves.pop(0).save(path, overwrite=True)
+        return read(*given)
+
+    monkeypatch.setattr(directory, "read_flow", replaced)
+    assert Checkpoint.load(path).config.class_names == names
+    assert not saves, "another one took its place three times"
+    (path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="model"):
+        Checkpoint.load(path)
+
+
+def test_axes_that_cannot_be_read_again_are_not_saved(path: Path) -> None:
+    before = (path / "config.json").read_bytes()
+    for change in (lambda pca: pca.gate_energy.fill_(math.inf), lambda pca: pca.double()):
+        broken = Checkpoint.load(path)
+        change(broken.pca)
+        with pytest.raises(ValueError, match=r"gate_energy|float64"):
+            broken.save(path, overwrite=True)
+        assert (path / "config.json").read_bytes() == before
+    same(Checkpoint.load(path), Checkpoint.load(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,23 @@ def test_preview_at_the_training_size(
     with pytest.raises(SystemExit, match="2"):
         main([*words, "--out", str(out), "--overwrite", "--image-size=0"])
     assert "above 0" in capsys.readouterr().err
+
+
+def test_a_home_directory_in_out_is_found(
+    tiny_path: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shells do not expand the ~ of --out=~/flow."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = ["--flow", str(tiny_path), "--data", str(tiny_folder)]
+    held = Path(shutil.copytree(tiny_path, tmp_path / "flow"))
+    before = (held / "config.json").read_bytes()
+    fit = ["fit", *given, "--rank=2"]
+    assert main([*fit, "--out=~/flow"]) == 2, "without --overwrite it stays"
+    assert (held / "config.json").read_bytes() == before
+    assert main([*fit, "--out=~/flow", "--overwrite"]) == 0
+    assert (held / "samples.png").is_file()
+    bank = ["bank", "--variants=1", "--out=~/bank", "--export=~/png"]
+    assert main([*bank, *given]) == 0
+    assert main(["preview", *given, "--out=~/grid.png"]) == 0
+    assert len(Bank("~/bank")) == Bank(tmp_path / "bank").manifest.images
+    assert {path.name for path in tmp_path.iterdir()} == {"flow", "bank", "png", "grid.png"}

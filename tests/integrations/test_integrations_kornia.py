@@ -14,6 +14,7 @@ from nfa_tools import batch_of, checkpoint
 from torch import Tensor
 
 import nfaug
+from nfaug.augment.params import SharedGenerator
 from nfaug.augment.settings import MixSettings
 from nfaug.integrations.kornia import NFAugmentation, with_labels
 
@@ -37,9 +38,24 @@ def test_alone(batch: tuple[Tensor, Tensor]) -> None:
     new, same = nfa(images, labels)
     assert same is labels
     assert nfa.nfa.stats()["applied"] == len(images)
-    generator = torch.Generator().manual_seed(int(nfa._params["seed"]))
+    generator = SharedGenerator().manual_seed(int(nfa._params["seed"]))
     other = nfaug.NFAugment(checkpoint(), p=1.0, gate=False, generator=generator)
     assert torch.equal(other(images, labels)[0], new)
+
+
+def test_a_replay_on_another_rank(
+    batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = batch
+    nfa = made()
+    torch.manual_seed(0)
+    new, _ = nfa(images, labels)
+    drawn = nfa._params
+    monkeypatch.setenv("RANK", "1")
+    assert torch.equal(nfa(images, labels, params=drawn)[0], new)
+    torch.manual_seed(0)
+    nfa(images, labels)
+    assert nfa._params["seed"] != drawn["seed"], "ranks draw different numbers"
 
 
 def test_batch_prob_says_what_changed(batch: tuple[Tensor, Tensor]) -> None:

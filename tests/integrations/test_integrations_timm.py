@@ -107,6 +107,18 @@ def test_it_takes_the_normalisation_of_the_loader(folder: Path, prefetcher: bool
     NFALoader(plain, make_nfa(mean=CLIP_MEAN, std=CLIP_STD))
 
 
+def test_a_loader_in_bfloat16_rounds_its_mean(folder: Path) -> None:
+    mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # of CIFAR-100
+    loader = create_loader(
+        create_dataset("", root=str(folder), split="train"), (3, 16, 16), 4, mean=mean, std=std,
+        is_training=True, num_workers=0, device=CPU, img_dtype=torch.bfloat16,
+    )  # fmt: skip
+    assert abs(float(loader.mean.flatten()[0]) / 255 - mean[0]) > 1e-3
+    NFALoader(loader, make_nfa(mean=mean, std=std))
+    with pytest.raises(ValueError, match="normalises"):
+        NFALoader(loader, make_nfa(mean=0.48, std=std))
+
+
 def test_it_takes_the_normalisation_of_several_sizes(folder: Path) -> None:
     """timm's --train-img-sizes, without a prefetcher that would know it."""
 
