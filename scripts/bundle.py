@@ -28,13 +28,24 @@ MOST_BYTES = 3_000_000
 BUILTINS = Path(__file__).resolve().parent.parent / "nfaug" / "builtin"
 
 
-def bundled(run: Checkpoint, dataset: LabelledImages, *, rank: int, per_class: int) -> Checkpoint:
+def bundled(
+    run: Checkpoint,
+    dataset: LabelledImages,
+    *,
+    rank: int,
+    per_class: int,
+    name: str | None = None,
+) -> Checkpoint:
     """Return the flow of the run with statistics of the data, without any single image."""
     fitted = nfaug.fit(run.flow, dataset, rank=rank, max_per_class=per_class, memory=False)
     keeps = run.gaussians is not None and run.config.class_names == tuple(dataset.classes)
+    training = dict(run.config.training)
+    if name is not None:
+        training["data"] = name
+        training.pop("init", None)  # a folder that nobody else has
     config = replace(
         fitted.config,
-        training=run.config.training,
+        training=training,
         gaussians=run.config.gaussians if keeps else fitted.config.gaussians,
     )
     return Checkpoint(run.flow, config, run.gaussians if keeps else fitted.gaussians, fitted.pca)
@@ -47,6 +58,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="a directory that nfaug train wrote")
     parser.add_argument("name", help=f"the name after {BUILTIN!r}")
     parser.add_argument("--data", required=True, help="the images that the flow was trained on")
+    parser.add_argument(
+        "--data-name", help="what the card calls these images; the name of the file by default"
+    )
     parser.add_argument("--test-data", help="test images that are not a split of --data")
     parser.add_argument("--test-split", default="test")
     parser.add_argument("--rank", type=int, default=16, help="axes per class")
@@ -65,7 +79,13 @@ def main() -> None:
     args = parse()
     run = nfaug.load(args.run)
     shape = {"image_size": run.flow.config.image_size, "channels": run.flow.config.channels}
-    made = bundled(run, open_dataset(args.data, **shape), rank=args.rank, per_class=args.per_class)
+    made = bundled(
+        run,
+        open_dataset(args.data, **shape),
+        rank=args.rank,
+        per_class=args.per_class,
+        name=args.data_name,
+    )
     test = open_dataset(args.test_data or args.data, **shape,
                         split="train" if args.test_data else args.test_split)  # fmt: skip
     assert made.gaussians is not None

@@ -91,6 +91,12 @@ def test_a_run_becomes_a_bundled_flow(
     assert made.pca.rank == 3
     assert not made.pca.has_memory
     assert made.config.metrics["on"] == "36 test images"
+    assert "Our images" not in (out / "README.md").read_text()
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--data-name", "Our images"])
+    bundle.main()
+    named = nfaug.load("builtin:tiny").config.training
+    assert named == {**run.config.training, "data": "Our images"}
+    assert "Our images" in (out / "README.md").read_text()
     monkeypatch.setattr(bundle, "MOST_BYTES", 1000)
     with pytest.raises(SystemExit, match="--rank"):
         bundle.main()
