@@ -20,8 +20,8 @@ Rules of the comparison:
   are reported. Each cell of a reported table uses the test images once. The flows "u", "b", "n..."
   and "c" saw all training images of Fashion-MNIST or CIFAR-10 without labels, held-out images
   included, and no test image. NFA with them uses more images than rivals do; "p" and "l" do not.
-- In the tables of comparison.py, every rival has six candidates and RandAugment nine, or three for
-  photographs, for digits and for other numbers of labels than 50. What comes before RandAugment has
+- In the tables of comparison.py, every rival has six candidates and RandAugment nine; for
+  photographs, for digits and for other numbers of labels than 50, three and five. What comes before RandAugment has
   three shares p of its own there. For ResNet-18, RandAugment has two candidates, NFA before it two
   shares p, and NFA alone has the settings of the small CNN. The package's flows and defaults (gate,
   strength, mixing by axis) were chosen before, on another draw of held-out images of the same data
