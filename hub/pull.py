@@ -68,7 +68,8 @@ def pull(
             discard(folder, [*names, *EXTRAS])
             raise
         try:
-            with replace_directory(out, drop=frozenset(tensor_files(out))) as staged:
+            old = frozenset({*tensor_files(out), *EXTRAS})  # none of it describes the new flow
+            with replace_directory(out, drop=old) as staged:
                 for name in (*names, *EXTRAS):
                     if (folder / name).exists():
                         shutil.copyfile(folder / name, staged / name)

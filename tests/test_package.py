@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import nfaug
+from nfaug.resolve import public_name
 
 CODE = """
 import json, sys
@@ -34,3 +36,20 @@ def test_names_of_the_package() -> None:
     assert {"bank", "fixed_point", "hub", "integrations", "training", "fit"} <= {*dir(nfaug)}
     with pytest.raises(AttributeError, match="banks"):
         nfaug.banks  # noqa: B018
+
+
+def test_public_names_hold_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clinic").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for source, name in (
+        (tmp_path / "clinic", "clinic"),
+        (f"wds/{tmp_path}/patients-{{0000..0003}}.tar", "wds/patients-{0000..0003}.tar"),
+        ("wds/~/patients-{0..3}.tar", "wds/patients-{0..3}.tar"),
+        (f"hfds/{tmp_path}/clinic", "clinic"),
+        ("hfds//somewhere/else", "else"),
+        ("hfds/clinic", "clinic"),
+        ("hfds/ylecun/mnist", "hfds/ylecun/mnist"),
+        ("torch/cifar10", "torch/cifar10"),
+        ("owner/flow", "owner/flow"),
+    ):
+        assert public_name(source) == name

@@ -21,11 +21,11 @@ Rules of the comparison:
   and "c" saw all training images of Fashion-MNIST or CIFAR-10 without labels, held-out images
   included, and no test image. NFA with them uses more images than rivals do; "p" and "l" do not.
 - In the tables of comparison.py, every rival has six candidates and RandAugment nine; for
-  photographs, for digits and for other numbers of labels than 50, three and five. What comes before RandAugment has
-  three shares p of its own there. For ResNet-18, RandAugment has two candidates, NFA before it two
-  shares p, and NFA alone has the settings of the small CNN. The package's flows and defaults (gate,
-  strength, mixing by axis) were chosen before, on another draw of held-out images of the same data
-  sets: NFA has had more choices than its rivals.
+  photographs, for digits and for other numbers of labels than 50, three and five. What comes
+  before RandAugment has three shares p of its own with 50 labels. For ResNet-18, RandAugment has
+  two candidates, NFA before it two shares p, and NFA alone has the settings of the small CNN. The
+  package's flows and defaults (gate, strength, mixing by axis) were chosen before, on another draw
+  of held-out images of the same data sets: NFA has had more choices than its rivals.
 - Labelled images of different seeds overlap where a class has few images, so that intervals are a
   little too narrow there. All seeds share the test images: a second half-width is over them.
 - All arms of a seed share the labelled images, initial weights, order of images and number of

@@ -66,7 +66,8 @@ class Checkpoint:
         """Write the checkpoint atomically and return its directory.
 
         An existing checkpoint stays whole until the new one is complete. Other files in the
-        directory (a README, pictures, a training log) stay. Figures that are not finite are written
+        directory (a README, a training log) stay; `samples.png`, a picture of the existing one,
+        stays if no tensor changes. Figures that are not finite are written
         as null. PCA axes of more than `shard_bytes` (256 MiB) are split into files of several
         classes each.
 

@@ -36,6 +36,7 @@ from .config import CheckpointConfig
 from .pca_shards import read_pca, split_pca
 
 __all__ = [
+    "PICTURE",
     "SHARD_BYTES",
     "Parts",
     "check_loads",
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 _SWAPS = 5  # times that a directory may be replaced while it is read
+PICTURE = "samples.png"  # drawn by the commands; it shows the images of one flow
 _MOST_IMAGES = 10**7  # where the configuration does not say
 SHARD_BYTES = 2**28  # of one file of PCA axes
 
@@ -133,15 +135,25 @@ def write_parts(
     path = Path(directory).expanduser()
     check_output(path, overwrite=overwrite)
     _check_readable(parts)
-    drop = frozenset(tensor_files(path))
+    drop = frozenset({*tensor_files(path), PICTURE})
     with replace_directory(path, drop=drop, last=CONFIG) as staged:
         files = {}
         for name, values in _tensors(parts, shard_bytes):
             files[name] = write_tensors(staged / name, values)
         (staged / CONFIG).write_text(parts.config.to_json(files), encoding="utf-8")
+        if (path / PICTURE).is_file() and files == _files(path):  # of the same flow
+            shutil.copy2(path / PICTURE, staged / PICTURE)
         for name in files:  # safetensors makes files that only their owner can read
             shutil.copymode(staged / CONFIG, staged / name)
     return path
+
+
+def _files(path: Path) -> dict[str, str] | None:
+    """SHA-256 of each tensor file of a checkpoint; None if it cannot be read."""
+    try:
+        return dict(read_manifest(path)["files"])
+    except CheckpointError:
+        return None
 
 
 def _tensors(parts: Parts, shard_bytes: int) -> Iterator[tuple[str, dict[str, Tensor]]]:

@@ -15,10 +15,11 @@ from torch.utils.data import Dataset
 from ..augment.preview import preview_grid
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.directory import PICTURE
 from ..data.preprocess import size_of
 from ..fitting import fit, load_base, with_shape_of
 from ..gaussians.priors import FITTED_PRIORS
-from ..io.atomic import check_output
+from ..io.atomic import check_output, write_picture
 from ..io.device import pick_device
 from ..io.ranks import Ranks, joined
 from ..resolve import public_name
@@ -143,7 +144,7 @@ def _run(arguments: Namespace, ranks: Ranks) -> dict[str, Any] | None:
     config = replace(config, gaussians={**config.gaussians, **names})
     checkpoint = replace(checkpoint, config=config)
     checkpoint.save(out, overwrite=True)
-    preview_grid(checkpoint, images, seed=arguments.seed).save(out / "samples.png")
+    write_picture(out / PICTURE, preview_grid(checkpoint, images, seed=arguments.seed))
     assert checkpoint.pca is not None
     return {
         "out": str(out),

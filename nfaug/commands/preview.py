@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
 from ..augment.preview import preview_grid
+from ..io.atomic import write_picture
 from .common import (
     add_data_options,
     add_flow,
@@ -61,5 +62,5 @@ def run(arguments: Namespace) -> dict[str, Any]:
         seed=arguments.seed,
         settings=mixing(arguments),
     )
-    picture.save(file)
+    write_picture(file, picture)
     return {"out": str(file), "width": picture.width, "height": picture.height}

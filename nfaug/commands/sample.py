@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
 from ..augment.preview import picture_grid, sample_images
+from ..io.atomic import write_picture
 from .common import add_flow, load_on, new_parser, out_file
 
 __all__ = ["parser", "run"]
@@ -56,5 +57,5 @@ def run(arguments: Namespace) -> dict[str, Any]:
     table = images.cpu().unflatten(0, (len(names), arguments.per_class))
     titles = [f"sample {i + 1}" for i in range(arguments.per_class)]
     picture = picture_grid(table, titles, names)
-    picture.save(file)
+    write_picture(file, picture)
     return {"out": str(file), "width": picture.width, "height": picture.height}

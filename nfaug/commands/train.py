@@ -13,7 +13,8 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from ..augment.preview import preview_grid
 from ..checkpoint.checkpoint import Checkpoint, load
-from ..io.atomic import check_output, write_text
+from ..checkpoint.directory import PICTURE
+from ..io.atomic import check_output, write_picture, write_text
 from ..io.manifest import CONFIG
 from ..io.strict_json import jsonable
 from ..resolve import public_name
@@ -209,6 +210,4 @@ def _save(arguments: Namespace, result: TrainResult, dataset: Any, out: Path) ->
         checkpoint.config.training["init"] = public_name(arguments.init)
     checkpoint.save(out, overwrite=True)
     if checkpoint.pca is not None:
-        preview_grid(checkpoint, dataset).save(out / "samples.png")
-    else:  # a picture of the previous checkpoint
-        (out / "samples.png").unlink(missing_ok=True)
+        write_picture(out / PICTURE, preview_grid(checkpoint, dataset))

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from .decode import IMAGE_ENDINGS
@@ -14,6 +14,7 @@ from .decode import IMAGE_ENDINGS
 __all__ = ["LABELS_FILE", "Layout", "MissingSplitError", "arrange", "natural_key", "split_kind"]
 
 LABELS_FILE = "labels.csv"
+_HEADER = ["file", "label"]
 UNLABELLED = "images"  # the class of images without classes
 SYNONYMS = {
     "train": ("train", "training"),
@@ -110,13 +111,13 @@ def arrange(
     if not labels:
         return Layout(inside, [0] * len(inside), [UNLABELLED], complete=True)
     tabular = _has_table(root, folders, tables)
+    names = _children(folders, home)
+    if _has_table(home, folders, tables):
+        names = {*_read_table(tables[home + LABELS_FILE], home, set(files), where).values()}
+    classes = sorted(names, key=natural_key)
     if tabular:
         rows = _read_table(tables[root + LABELS_FILE], root, set(inside), where)
-        known = tables.get(home + LABELS_FILE)
-        names = rows if known is None else _read_table(known, home, set(files), where)
-        classes = sorted(set(names.values()), key=natural_key)
     else:
-        classes = sorted(_children(folders, home), key=natural_key)
         rows = {path: path[len(root) :].partition("/")[0] for path in inside}
         rows = {path: name for path, name in rows.items() if path != root + name}
     named = set(rows.values()) if tabular else _children(folders, root)
@@ -147,24 +148,37 @@ def _has_table(root: str, folders: set[str], tables: Mapping[str, bytes]) -> boo
     table = tables.get(root + LABELS_FILE)
     if table is None:
         return False
-    header = table.removeprefix(b"\xef\xbb\xbf").split(b"\n")[0].strip()
-    return header == b"file,label" or len(_children(folders, root)) < 2
+    if len(_children(folders, root)) < 2:
+        return True
+    try:
+        return _cells(next(_rows(table), [])) == _HEADER
+    except (UnicodeDecodeError, csv.Error):
+        return False
+
+
+def _rows(table: bytes) -> Iterator[list[str]]:
+    """The rows of a CSV file in UTF-8, with any line ends."""
+    return csv.reader(io.StringIO(table.decode("utf-8-sig"), newline=None), strict=True)
+
+
+def _cells(row: list[str]) -> list[str]:
+    return [cell.strip() for cell in row]
 
 
 def _read_table(data: bytes, root: str, files: set[str], where: str) -> dict[str, str]:
     """Class names by path, in natural order of the paths, from the bytes of a `labels.csv`."""
     name = f"{root}{LABELS_FILE} in {where}"
     try:
-        rows = [*csv.reader(io.StringIO(data.decode("utf-8-sig")), strict=True)]
+        rows = [*_rows(data)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{name} is not a CSV file in UTF-8 ({error})") from error
-    if not rows or [cell.strip() for cell in rows[0]] != ["file", "label"]:
+    if not rows or _cells(rows[0]) != _HEADER:
         raise ValueError(f"{name} must have the header file,label; got {rows[:1]}")
     labels: dict[str, str] = {}
     for number, row in enumerate(rows[1:], 2):
         if not row:
             continue
-        cells = [cell.strip() for cell in row]
+        cells = _cells(row)
         path = root + cells[0]
         if len(cells) != 2 or not cells[1] or path not in files or path in labels:
             problem = "is listed twice" if path in labels else "is not an image below it"

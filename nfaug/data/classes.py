@@ -8,19 +8,22 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 __all__ = [
+    "MOST_LABELS",
     "class_names",
     "dataset_classes",
     "labels_of",
     "numbered",
     "stored_labels",
     "unwrapped",
+    "whole_labels",
 ]
 
-_MAX_CLASSES = 65_536  # as many as a checkpoint can name
+MOST_LABELS = 65_536  # as many as a checkpoint can name
 
 
 def class_names(classes: Iterable[Any]) -> list[str]:
@@ -32,6 +35,21 @@ def class_names(classes: Iterable[Any]) -> list[str]:
     names = [", ".join(map(str, x)) if isinstance(x, tuple) else str(x) for x in classes]
     times = Counter(names)
     return [f"{name} ({i})" if times[name] > 1 else name for i, name in enumerate(names)]
+
+
+def whole_labels(values: Sequence[Any], where: str) -> Tensor:
+    """Labels as an int64 tensor.
+
+    Raises:
+        ValueError: If one is not a whole number from 0 to 65,535.
+    """
+    for row, value in enumerate(values):
+        if not isinstance(value, int) or not 0 <= value < MOST_LABELS:
+            raise ValueError(
+                f"labels must be whole numbers from 0 to {MOST_LABELS - 1}; got {value!r} in row "
+                f"{row} of {where}"
+            )
+    return torch.tensor(values, dtype=torch.int64)
 
 
 def _is_name(each: Any) -> bool:
@@ -48,8 +66,8 @@ def numbered(labels: Any) -> list[str]:
         ValueError: If a label is 65,536 or more.
     """
     count = int(labels.max()) + 1 if len(labels) else 0
-    if count > _MAX_CLASSES:
-        raise ValueError(f"labels must be below {_MAX_CLASSES}; got {count - 1}")
+    if count > MOST_LABELS:
+        raise ValueError(f"labels must be below {MOST_LABELS}; got {count - 1}")
     return [str(label) for label in range(count)]
 
 

@@ -27,7 +27,8 @@ _FORMATS = {
 IMAGE_ENDINGS = tuple(_FORMATS)
 MAX_PIXELS = 2**26  # 8192 x 8192, below the size at which PIL itself warns
 _EXIF_ORIENTATION = 0x0112
-_EXIF_IN_HEADER = ("JPEG", "MPO")  # getexif() of a PNG may decode the whole image
+_EXIF_IN_HEADER = ("JPEG", "MPO", "WEBP")
+_EXIF_OF_PNG = ("exif", "Raw profile type exif")  # without, getexif() decodes the whole image
 
 
 class ImageDecodeError(ValueError):
@@ -53,7 +54,13 @@ def decode_image(
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=sorted({*_FORMATS.values()}))
         check_pixels(image.height, image.width, name, max_pixels)
-        in_header = image.format in _EXIF_IN_HEADER
+        if _is_truncated(image):
+            raise ImageDecodeError(
+                f"{name} has more than 8 bits per channel in colour, of which 8 can be read; "
+                'convert it to 8 bits, or skip such files with on_error="skip"'
+            )
+        png = any(key in image.info for key in _EXIF_OF_PNG)
+        in_header = image.format in _EXIF_IN_HEADER or png
         if header_only and not (in_header and image.getexif().get(_EXIF_ORIENTATION, 1) != 1):
             return image
         return ImageOps.exif_transpose(image)  # decodes the pixels
@@ -64,6 +71,19 @@ def decode_image(
             f"{name} cannot be decoded ({type(error).__name__}: {error}); repair or remove it, or "
             'skip such files with on_error="skip"'
         ) from error
+
+
+def _is_truncated(image: Image.Image) -> bool:
+    """Whether PIL opens an image of more bits in a mode of 8: RGB, RGBA or LA."""
+    if is_deep(image):
+        return False
+    for tile in getattr(image, "tile", ()):
+        given = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if isinstance(given[0], str) and ";16" in given[0]:  # the raw mode
+            return True
+        if tile[0].startswith("ppm") and isinstance(given[-1], int) and given[-1] > 255:
+            return True
+    return False
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .class_folders import LABELS_FILE, arrange
+from .class_folders import LABELS_FILE, SYNONYMS, arrange, split_kind
 from .decode import IMAGE_ENDINGS, decode_image
 from .readers import Reader
 
@@ -83,23 +83,31 @@ class FolderReader(FileReader):
     def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
         for index in indices:
             path = self.paths[index]
-            yield f"{path}\0{os.path.getsize(self.root / path)}\n".encode()
+            yield f"{path}\0{os.path.getsize(self.root / path)}\n".encode(errors="surrogateescape")
 
 
 def _walk(root: str) -> tuple[list[str], list[str]]:
     """Relative paths of regular files and of folders below root.
 
-    Below each folder directly in root, a real folder is read once, however many links lead to it,
-    so links cost linear time and never loop. Folders come before links to folders, so that a
-    folder keeps its own path.
+    Below each class folder, a real folder is read once, however many links lead to it, so links
+    cost linear time and never loop. Folders come before links to folders, so that a folder keeps
+    its own path.
     """
     files: list[str] = []
     folders: list[str] = []
     top = _identity(root)
     own, pending = _list(root, "", files)
+    starts = list[tuple[str, set[tuple[int, int]]]]()
     for folder in [*own, *pending]:
-        seen = {top}
-        stack, links = [folder], list[str]()
+        identity = _identity(f"{root}/{folder}")
+        if split_kind(folder) not in SYNONYMS or identity == top:
+            starts.append((folder, {top}))
+            continue
+        folders.append(folder)  # the classes are below it
+        inner, linked = _list(f"{root}/{folder}", f"{folder}/", files)
+        starts += [(path, {top, identity}) for path in [*inner, *linked]]
+    for start, seen in starts:
+        stack, links = [start], list[str]()
         while stack or links:
             path = stack.pop() if stack else links.pop(0)
             identity = _identity(f"{root}/{path}")
@@ -188,7 +196,7 @@ class TarReader(FileReader):
 
     def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
         for index in indices:
-            yield f"{self.paths[index]}\0{self.sizes[index]}\n".encode()
+            yield f"{self.paths[index]}\0{self.sizes[index]}\n".encode(errors="surrogateescape")
 
 
 def is_tar(path: Path) -> bool:

@@ -224,7 +224,7 @@ def _scan(reader: Reader, preprocess: Preprocess) -> Iterator[bool]:
 
     def decodes(index: int) -> bool:
         try:
-            preprocess.check_decodable(reader.read(index), "")
+            preprocess.check_decodable(reader.read(index), "", decoded=True)
         except ImageDecodeError:
             return False
         return True

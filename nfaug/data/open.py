@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
+
 from .arrays import is_idx_folder, open_digits, open_idx, open_npz
 from .checks import check_labels
 from .class_folders import MissingSplitError
@@ -14,7 +16,7 @@ from .decode import MAX_PIXELS, ImageDecodeError
 from .file_readers import FolderReader, TarReader, is_tar
 from .images import LabelledImages, TensorImages, assemble, split_per_class, to_tensors
 from .readers import Reader
-from .shards import WdsReader, is_wds_tar, open_shards, open_wds_name
+from .shards import is_wds_tar, open_shards, open_wds_name, open_wds_tar
 from .torch_datasets import PREFIXES, open_timm, wrap_dataset
 
 __all__ = [
@@ -107,6 +109,11 @@ def open_dataset(
         raise ValueError(f"channels must be 1 (grayscale), 3 (RGB) or None; got {channels}")
     if max_pixels < 1:
         raise ValueError(f"max_pixels must be at least 1; got {max_pixels}")
+    if (most := Image.MAX_IMAGE_PIXELS) is not None and max_pixels > 2 * most:
+        raise ValueError(
+            f"max_pixels must be at most {2 * most}, twice PIL.Image.MAX_IMAGE_PIXELS; got "
+            f"{max_pixels}. Raise that limit as well"
+        )
     if not isinstance(data, str | os.PathLike) or not os.fspath(data):
         raise ValueError(
             f"data must be {ACCEPTED}; got {data!r} (pass a torch data set to wrap_dataset)"
@@ -150,6 +157,6 @@ def _open_path(name: str, split: str, labels: bool, cache: str | None) -> Reader
         return open_npz(path, split)
     if path.is_file() and (".tar" in path.suffixes or is_tar(path)):
         if is_wds_tar(path):
-            return WdsReader([path], name, path.parent, complete=True)
+            return open_wds_tar(path, split)
         return TarReader(path, split, labels=labels)
     raise ValueError(f"{name!r} cannot be read as images; data must be {ACCEPTED}")

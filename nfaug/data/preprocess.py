@@ -98,13 +98,20 @@ class Preprocess:
                 f"{target_width}), or another size, to resize and crop every image"
             )
 
-    def check_decodable(self, image: Image.Image | Tensor, name: str) -> None:
-        """Raise ImageDecodeError if the image has too many bits or, once resized, pixels."""
+    def check_decodable(
+        self, image: Image.Image | Tensor, name: str, *, decoded: bool = False
+    ) -> None:
+        """Raise ImageDecodeError if the image has too many bits or, once resized, pixels.
+
+        With `decoded`, also if a deep image has values that cannot be scaled.
+        """
         if is_deep(image) and not self.scale_16_bit:
             raise ImageDecodeError(
                 f"{name} has more than 8 bits per channel (mode {image.mode!r}); scale such images "
                 'with scale_16_bit=True, or skip them with on_error="skip"'
             )
+        if isinstance(image, Image.Image) and is_deep(image) and decoded:
+            to_8_bits(image, name)  # raises for values out of range
         if self.resize:
             when = " after resizing its shorter side"
             check_pixels(*self.resized(image), name, self.max_pixels, when)

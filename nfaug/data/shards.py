@@ -15,11 +15,18 @@ import numpy as np
 import torch
 
 from .class_folders import SYNONYMS, MissingSplitError, natural_key, split_kind
-from .classes import numbered
+from .classes import MOST_LABELS, numbered, whole_labels
 from .decode import IMAGE_ENDINGS
 from .file_readers import FileReader, _members
 
-__all__ = ["ParquetReader", "WdsReader", "is_wds_tar", "open_shards", "open_wds_name"]
+__all__ = [
+    "ParquetReader",
+    "WdsReader",
+    "is_wds_tar",
+    "open_shards",
+    "open_wds_name",
+    "open_wds_tar",
+]
 
 INFO_FILES = ("_info.json", "info.json")  # of timm's wds/ reader
 NAMES_FILE = "classnames.txt"  # a class name a line, in label order
@@ -50,6 +57,16 @@ def open_shards(folder: Path, split: str, cache: str | None = None) -> FileReade
             return WdsReader(chosen, str(folder), folder, complete=whole)
         return ParquetReader(chosen, str(folder), cache, complete=whole)
     return None
+
+
+def open_wds_tar(path: Path, split: str) -> FileReader:
+    """The reader of one shard, which is of the split that its name says, or a training split.
+
+    Raises:
+        MissingSplitError: If it is of another split.
+    """
+    chosen, whole = _chosen(_named(path.parent, [path]), split, path)
+    return WdsReader(chosen, str(path), path.parent, complete=whole)
 
 
 def open_wds_name(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> FileReader:
@@ -87,8 +104,10 @@ class WdsReader(FileReader):
     The files of a sample share the name up to its first dot: 000012.jpg and 000012.cls, the label
     in decimal digits, or 000012.json with the key "label".
 
+    Of several images, such as 000012.jpg and 000012.mask.png, the one without a second dot counts.
+
     Raises:
-        ValueError: If a shard is damaged, or a sample has no image or no label.
+        ValueError: If a shard is damaged, or a sample has no image, several or no label.
     """
 
     def __init__(self, shards: Sequence[Path], where: str, home: Path, *, complete: bool) -> None:
@@ -103,9 +122,7 @@ class WdsReader(FileReader):
             with shard.open("rb") as file:
                 for key, parts in samples.items():
                     name = f"{key} in {shard}"
-                    image = next((m for x, m in parts.items() if _is_image(x)), None)
-                    if image is None:
-                        raise ValueError(f"{name} has no image; got {sorted(parts)}")
+                    image = parts[_image_of(parts, name)]
                     label = _label(file, parts, name)
                     rows.append((number, image.offset_data, image.size, label))
                     self.keys.append(key)
@@ -137,13 +154,14 @@ class WdsReader(FileReader):
 
     def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
         for index in indices:
-            yield f"{self.keys[index]}\0{self.table[index, 2]}\n".encode()
+            yield f"{self.keys[index]}\0{self.table[index, 2]}\n".encode(errors="surrogateescape")
 
 
 class ParquetReader(FileReader):
     """Images and labels of parquet files, through the library `datasets`, which keeps a cache.
 
-    The columns are `image` and `label`, or the only ones of images and of class labels.
+    The columns are `image` and `label`, or the only ones of images and of class labels. Images that
+    lie beside the files must lie in the same folder or below it.
 
     Raises:
         ModuleNotFoundError: If datasets is not installed.
@@ -162,6 +180,7 @@ class ParquetReader(FileReader):
                 f"{where} is read by datasets: pip install 'nfaug[datasets]'"
             ) from error
         self.files, self.where, self.complete = list(files), where, complete
+        self.home = Path(where)
         try:
             table = Dataset.from_parquet([str(file) for file in files], cache_dir=cache)
         except Exception as error:  # pyarrow and datasets raise their own types
@@ -170,7 +189,7 @@ class ParquetReader(FileReader):
         label = _column(table, "label", ClassLabel, where)
         self.image = image
         self.table = table.cast_column(image, Image(decode=False))
-        self.targets = torch.tensor(list(table[label]), dtype=torch.int64)
+        self.targets = whole_labels(list(table[label]), f"the column {label!r} of {where}")
         self.classes = list(getattr(table.features[label], "names", ())) or numbered(self.targets)
 
     def name(self, index: int) -> str:
@@ -180,7 +199,7 @@ class ParquetReader(FileReader):
         stored: Mapping[str, Any] = self.table[index][self.image]
         if stored["bytes"] is not None:
             return bytes(stored["bytes"])
-        return Path(stored["path"]).read_bytes()
+        return (self.home / _inside(stored["path"], self.name(index))).read_bytes()
 
     def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
         for file in self.files:
@@ -213,6 +232,24 @@ def is_wds_tar(path: Path) -> bool:
     return bool(images & labels)
 
 
+def _image_of(parts: Mapping[str, Any], name: str) -> str:
+    """The extension of a sample's image."""
+    found = [extension for extension in parts if _is_image(extension)]
+    plain = [extension for extension in found if "." not in extension]
+    if len(plain or found) != 1:
+        problem = "several images" if found else "no image"
+        raise ValueError(f"{name} has {problem}; got {sorted(parts)}")
+    return (plain or found)[0]
+
+
+def _inside(path: Any, what: str) -> str:
+    """The path, if it is relative and does not leave its folder."""
+    text = os.path.normpath(path) if isinstance(path, str) and path else ""
+    if not text or os.path.isabs(text) or text.split(os.sep)[0] == os.pardir:
+        raise ValueError(f"{what} must be a file in the folder of the data; got {path!r}")
+    return text
+
+
 def _is_image(extension: str) -> bool:
     return f".{extension.rpartition('.')[2]}" in IMAGE_ENDINGS
 
@@ -230,29 +267,63 @@ def _label(file: Any, parts: Mapping[str, Any], name: str) -> int:
         file.seek(member.offset_data)
         text = file.read(member.size)
         try:
-            return int(text) if extension == "cls" else int(json.loads(text)["label"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{name} has no whole number as label: {text[:40]!r}") from error
+            label = text if extension == "cls" else json.loads(text)["label"]
+            label = int(label) if isinstance(label, (bytes, str)) else label
+        except (ValueError, TypeError, KeyError):
+            label = None
+        if not isinstance(label, int) or not 0 <= label < MOST_LABELS:
+            raise ValueError(
+                f"{name} must have a whole number from 0 to {MOST_LABELS - 1} as label; got "
+                f"{text[:40]!r}"
+            )
+        return label
     raise ValueError(f"{name} has no label: neither .cls nor .json; got {sorted(parts)}")
 
 
 def _of_split(folder: Path, files: list[Path], split: str) -> tuple[list[Path], bool]:
     """The shards of a split, and whether every class must have an image in it."""
-    splits: dict[str, list[Path]] = {}
     info = next((folder / name for name in INFO_FILES if (folder / name).is_file()), None)
-    if info is not None and (listed := json.loads(info.read_text("utf-8")).get("splits")):
-        splits = {name: [folder / x for x in part["filenames"]] for name, part in listed.items()}
-    else:
-        for file in files:
-            found = _SPLIT.search(file.relative_to(folder).as_posix())
-            splits.setdefault(found[1].lower() if found else "train", []).append(file)
+    splits = None if info is None else _listed(folder, info)
+    return _chosen(splits or _named(folder, files), split, folder)
+
+
+def _listed(folder: Path, info: Path) -> dict[str, list[Path]]:
+    """The shards of each split that `_info.json` lists; none if it has no splits.
+
+    Raises:
+        ValueError: If it is not as for timm, or names a file outside of the folder.
+    """
+    try:
+        splits = json.loads(info.read_text("utf-8")).get("splits") or {}
+        names = {name: list(part["filenames"]) for name, part in splits.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f'{info} must be {{"splits": {{"train": {{"filenames": ["train-000000.tar"]}}}}}} '
+            f"({type(error).__name__}: {error})"
+        ) from None
+    return {
+        name: [folder / _inside(file, f"a shard of {info}") for file in files]
+        for name, files in names.items()
+    }
+
+
+def _named(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
+    """The shards of each split that the names of folders and files tell."""
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        found = _SPLIT.search(file.relative_to(folder).as_posix())
+        splits.setdefault(found[1].lower() if found else "train", []).append(file)
+    return splits
+
+
+def _chosen(splits: Mapping[str, list[Path]], split: str, where: Path) -> tuple[list[Path], bool]:
     wanted = split_kind(split)
     for kind in (wanted, "validation") if wanted == "test" else (wanted,):
         for name, chosen in splits.items():
             if name == split or split_kind(name) == kind:
                 return chosen, split_kind(name) == "train"
     names = ", ".join(map(repr, sorted(splits)))
-    raise MissingSplitError(f"{folder} has the splits {names}; got split={split!r}")
+    raise MissingSplitError(f"{where} has the splits {names}; got split={split!r}")
 
 
 def _column(table: Any, name: str, kind: type, where: str) -> str:

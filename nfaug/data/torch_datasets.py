@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from .class_folders import MissingSplitError, split_kind
-from .classes import dataset_classes, numbered, stored_labels
+from .classes import dataset_classes, numbered, stored_labels, whole_labels
 from .decode import upright
 from .file_readers import FileReader
 from .images import LabelledImages, assemble, run_over
@@ -249,7 +249,8 @@ class HubReader(FileReader):
                 f"{reader.label_key!r} of labels; name them with input_key and target_key in "
                 "timm_options"
             )
-        self.targets = torch.tensor(list(table[reader.label_key]), dtype=torch.int64)
+        column = f"the column {reader.label_key!r} of {name!r}"
+        self.targets = whole_labels(list(table[reader.label_key]), column)
         names = sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
         self.classes = names or numbered(self.targets)
 

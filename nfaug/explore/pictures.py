@@ -143,7 +143,12 @@ def read_picture(file: str | Path, flow: OpenFlow, side: int | None = None) -> T
 
 
 def class_images(
-    flow: OpenFlow, label: int, number: int, *, seed: int = 0, side: int | None = None
+    flow: OpenFlow,
+    label: int,
+    number: int,
+    *,
+    seed: int = 0,
+    side: int | tuple[int, int] | None = None,
 ) -> Tensor:
     """Images of a class, uint8 (number, C, H, W): of the data set, or samples of the flow.
 
@@ -152,9 +157,9 @@ def class_images(
         label: The class.
         number: Number of images; a data set with fewer repeats them.
         seed: Seed of the choice.
-        side: Side of the result in pixels; None for the flow's size.
+        side: Side of the result in pixels, or (height, width); None for the flow's size.
     """
-    size = flow.size if side is None else (side, side)
+    size = (side, side) if isinstance(side, int) else side or flow.size
     return _resized(_class_images(flow, label, number, seed, size), size)
 
 
@@ -228,7 +233,7 @@ def compare(
     """
     engine, settings = flow.engine, dataclasses.replace(settings, p=1.0)
     nfa = NFAugment(engine, settings=settings)  # checks the settings
-    partners = class_images(flow, label, _PARTNERS, seed=seed + 1, side=int(image.shape[-1]))
+    partners = class_images(flow, label, _PARTNERS, seed=seed + 1, side=_size(image))
     others = (partners != image).flatten(1).any(1)
     partners = partners[others] if bool(others.any()) else partners
     generator = torch.Generator().manual_seed(seed)

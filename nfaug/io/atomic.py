@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import io
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "INNER_LOCK",
@@ -17,6 +19,7 @@ __all__ = [
     "is_empty",
     "replace_directory",
     "write_bytes",
+    "write_picture",
     "write_text",
 ]
 
@@ -60,6 +63,13 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file through a temporary one beside it and a rename."""
     write_bytes(path, text.encode())
+
+
+def write_picture(path: Path, picture: Any) -> None:
+    """Write a PIL image as a PNG file through a temporary one beside it and a rename."""
+    data = io.BytesIO()
+    picture.save(data, format="PNG")
+    write_bytes(path, data.getvalue())
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:

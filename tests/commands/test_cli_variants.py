@@ -16,6 +16,7 @@ from nfaug.augment.transform import NFAugment
 from nfaug.bank import make as bank_make
 from nfaug.bank.make import Bank
 from nfaug.cli import main
+from nfaug.io import atomic
 
 
 def test_an_interrupted_bank_says_how_to_continue(
@@ -46,6 +47,22 @@ def test_an_interrupted_bank_says_how_to_continue(
     assert main(rest) == 0
     assert main([*words, "--out", str(tmp_path / "whole")]) == 0
     assert (Bank(out).variants == Bank(tmp_path / "whole").variants).all()
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(
+    tiny_path: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "x.png"
+    out.write_bytes(b"old")
+
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    for words in (["preview", "--data", str(tiny_folder)], ["sample"]):
+        given = [*words, "--flow", str(tiny_path), "--out", str(out), "--overwrite"]
+        assert main(given) == 2
+        assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
 
 
 def test_preview_at_the_training_size(

@@ -20,13 +20,18 @@ from nfaug.data.open import open_dataset, to_tensors, wrap_dataset
 
 def png_of_zeros(height: int, width: int) -> bytes:
     """A grayscale PNG that is small as a file, whatever its size in pixels."""
+    return png(height, width, 8, 0, bytes(height * (width + 1)))
+
+
+def png(height: int, width: int, bits: int, colours: int, rows: bytes) -> bytes:
+    """A PNG of unfiltered rows, each with a zero in front."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
-    header = struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)
-    pixels = zlib.compress(bytes(height * (width + 1)), 9)
+    header = struct.pack(">2I5B", width, height, bits, colours, 0, 0, 0)
+    pixels = zlib.compress(rows, 9)
     parts = chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
@@ -101,6 +106,29 @@ def test_deep_images(folder: Path, mode: str) -> None:
         Image.fromarray(array * 1000).save(path)
         with pytest.raises(ImageDecodeError, match=mode):
             open_dataset(folder, scale_16_bit=True)[2]
+        skipped = open_dataset(folder, scale_16_bit=True, on_error="skip").skipped
+        assert [Path(name).name for name in skipped] == ["2.tiff"]
+
+
+@pytest.mark.parametrize("kind", ["png", "ppm"])
+def test_colour_of_16_bits_is_not_truncated(folder: Path, kind: str) -> None:
+    """PIL drops half of the bits and says RGB."""
+    path = folder / "a" / f"2.{kind}"
+    levels = np.full((6, 6, 3), 300, ">u2").tobytes()
+    if kind == "ppm":
+        path.write_bytes(b"P6 6 6 65535\n" + levels)
+    else:
+        rows = b"".join(b"\0" + levels[start : start + 36] for start in range(0, 216, 36))
+        path.write_bytes(png(6, 6, 16, 2, rows))
+    for options in ({}, {"scale_16_bit": True}):
+        with pytest.raises(ImageDecodeError, match="8 bits"):
+            open_dataset(folder, image_size=6, channels=3, **options)[2]
+        assert len(open_dataset(folder, on_error="skip", **options).skipped) == 1
+
+
+def test_more_pixels_than_pil_reads(folder: Path) -> None:
+    with pytest.raises(ValueError, match="MAX_IMAGE_PIXELS"):
+        open_dataset(folder, max_pixels=10**9)
 
 
 def test_the_first_frame_of_a_gif(tmp_path: Path) -> None:
@@ -123,7 +151,7 @@ def test_exif_orientation(tmp_path: Path, ending: str) -> None:
     assert image.shape == (3, 32, 16)
     assert image[:, :12].min() > 200
     assert image[:, 20:].max() < 50
-    if ending == "jpg":
+    if ending != "tiff":
         assert open_dataset(tmp_path, labels=False).image_size == (32, 16)
 
 

@@ -159,6 +159,21 @@ def test_links_are_followed_but_not_in_circles(folder: Path, tmp_path: Path) -> 
     assert open_dataset(tmp_path / "linked").targets.bincount().tolist() == [10, 10]
 
 
+def test_a_class_may_be_a_link_into_another_one(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "s" / "train").mkdir(parents=True)
+    (tmp_path / "s" / "train" / "all").symlink_to(folder)
+    (tmp_path / "s" / "train" / "part").symlink_to(folder / "B")
+    for place in (tmp_path / "s", tmp_path / "s" / "train"):
+        found = open_dataset(place, image_size=6)
+        assert found.classes == ["all", "part"]
+        assert found.targets.bincount().tolist() == [30, 10]
+
+
+def test_names_that_are_not_utf_8_have_a_fingerprint(folder: Path) -> None:
+    (folder / "B" / "0.png").rename(folder / "B" / "caf\udce9.png")
+    assert len(open_dataset(folder, image_size=6).fingerprint()) == 64
+
+
 def test_links_to_themselves_are_ignored(folder: Path) -> None:
     (folder / "B" / "self").symlink_to("self")
     (folder / "B" / "one").symlink_to("other")
@@ -261,6 +276,30 @@ def test_wrong_labels_files(flat: Path, text: str, word: str) -> None:
     (flat / "labels.csv").write_text(text)
     with pytest.raises(ValueError, match=word):
         open_dataset(flat)
+
+
+@pytest.mark.parametrize("header", ['"file","label"\n', "file, label\n", "file,label\r"])
+def test_every_way_to_write_the_header(tmp_path: Path, header: str) -> None:
+    end = header[-1]
+    for part in ("part0", "part1"):
+        save(tmp_path / part / "0.png")
+    rows = f"part0/0.png,dog{end}part1/0.png,cat{end}"
+    (tmp_path / "labels.csv").write_text(header + rows, newline="")
+    found = open_dataset(tmp_path)
+    assert (found.classes, found.targets.tolist()) == (["cat", "dog"], [1, 0])
+
+
+def test_class_folders_of_the_training_split_define_a_held_out_table(tmp_path: Path) -> None:
+    for name in ("bird", "cat", "dog"):
+        save(tmp_path / "train" / name / "0.png")
+    for number in range(2):
+        save(tmp_path / "val" / f"{number}.png")
+    (tmp_path / "val" / "labels.csv").write_text("file,label\n0.png,dog\n1.png,cat\n")
+    found = open_dataset(tmp_path, split="val")
+    assert (found.classes, found.targets.tolist()) == (["bird", "cat", "dog"], [2, 1])
+    (tmp_path / "val" / "labels.csv").write_text("file,label\n0.png,eel\n1.png,cat\n")
+    with pytest.raises(ValueError, match="'eel'"):
+        open_dataset(tmp_path, split="val")
 
 
 def test_another_table_beside_class_folders_is_ignored(folder: Path) -> None:

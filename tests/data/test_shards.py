@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from nfa_tools import NAMES
+from PIL import Image
 
 from nfaug.cli import main
 from nfaug.data.class_folders import MissingSplitError
@@ -36,13 +37,14 @@ def wds_from(folder: Path, out: Path, per_shard: int = 10) -> Path:
 
 def parquet_from(folder: Path, out: Path) -> Path:
     """Two parquet files as Hugging Face's hub has them."""
-    from datasets import ClassLabel, Dataset, Features, Image
+    from datasets import ClassLabel, Dataset, Features
+    from datasets import Image as Images
 
     out.mkdir()
     data = open_dataset(folder)
     files = [{"bytes": Path(data.name(i)).read_bytes(), "path": None} for i in range(len(data))]
     columns = {"image": files, "label": data.targets.tolist()}
-    features = Features({"image": Image(), "label": ClassLabel(names=list(NAMES))})
+    features = Features({"image": Images(), "label": ClassLabel(names=list(NAMES))})
     table = Dataset.from_dict(columns, features=features)
     for number in range(2):
         half = table.select(range(number * 20, min(36, number * 20 + 20)))
@@ -103,6 +105,11 @@ def test_patterns_names_and_single_tars(
     check_equal(open_dataset("wds/anything", data_dir=folder), expected)
     single = wds_from(tiny_folder, tmp_path / "single", per_shard=100)
     check_equal(open_dataset(single / "train-000000.tar"), expected)
+    for split in ("test", "banana"):
+        with pytest.raises(MissingSplitError, match=split):
+            open_dataset(single / "train-000000.tar", split=split)
+    shutil.copy(single / "train-000000.tar", tmp_path / "val-0.tar")
+    assert len(open_dataset(tmp_path / "val-0.tar", split="test")) == len(expected)
     with pytest.raises(FileNotFoundError, match="000004"):
         open_dataset(f"wds/{folder}/train-{{000000..000004}}.tar")
     with pytest.raises(FileNotFoundError, match="tar"):
@@ -189,6 +196,10 @@ def test_damaged_shards(tmp_path: Path) -> None:
         ("number", {"0.png": b"", "0.cls": b"cat"}, "cat"),
         ("key", {"0.png": b"", "0.json": b'{"class": 3}'}, "0.tar"),
         ("none", {"readme": b""}, "samples"),
+        ("several", {"0.jpg": b"", "0.png": b"", "0.cls": b"1"}, "several"),
+        ("fraction", {"0.png": b"", "0.json": b'{"label": 1.7}'}, r"1\.7"),
+        ("large", {"0.png": b"", "0.cls": b"9" * 30}, "65535"),
+        ("negative", {"0.png": b"", "0.cls": b"-1"}, "-1"),
     ):
         with pytest.raises(ValueError, match=message):
             open_dataset(shard(name, files))
@@ -237,3 +248,55 @@ def test_commands_give_the_numbers_of_the_folder(
             }
         )
     assert all(figures == found[0] for figures in found[1:])
+
+
+def test_the_image_of_a_sample_is_the_one_without_a_second_dot(tmp_path: Path) -> None:
+    files: dict[str, bytes] = {"0.cls": b"0"}
+    for name, level in (("0.depth.png", 9), ("0.png", 200)):
+        data = io.BytesIO()
+        Image.new("L", (4, 4), level).save(data, "PNG")
+        files[name] = data.getvalue()
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, content in sorted(files.items()):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    assert open_dataset(tmp_path)[0][0].unique().tolist() == [200]
+
+
+def test_no_shard_or_image_lies_outside_of_the_data(places: dict[str, str], tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    data = tmp_path / "data"
+    data.mkdir()
+    shutil.copy(next(Path(places["wds"]).glob("*.tar")), data / "0.tar")
+    for text, word in (
+        ('{"splits": {"train": {"filenames": ["../0.tar"]}}}', "../0"),
+        ('{"splits": {"train": "0:50"}}', "filenames"),
+        ('{"splits": {"train": {}}}', "filenames"),
+        ('{"splits": ["train"]}', "filenames"),
+        ("{bad", "_info"),
+    ):
+        (data / "_info.json").write_text(text)
+        with pytest.raises(ValueError, match=word):
+            open_dataset(data)
+    private = tmp_path / "private.png"
+    Image.new("L", (4, 4)).save(private)
+    for number, path in enumerate((str(private), "../private.png")):
+        folder = tmp_path / f"parquet{number}"
+        folder.mkdir()
+        rows = {"image": [{"bytes": None, "path": path}], "label": [0]}
+        Dataset.from_dict(rows).to_parquet(folder / "0.parquet")
+        with pytest.raises(ValueError, match="private"):
+            open_dataset(folder, image_size=4, channels=1)[0]
+
+
+@pytest.mark.parametrize("labels", [[0.0, 1.7], [0, None], ["cat", "dog"], [0, -1]])
+def test_labels_of_parquet_are_whole_numbers(tmp_path: Path, labels: list[object]) -> None:
+    from datasets import Dataset
+
+    image = {"bytes": b"", "path": None}
+    rows = {"image": [image, image], "label": labels}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "0.parquet")
+    with pytest.raises(ValueError, match="'label'"):
+        open_dataset(tmp_path)

@@ -181,7 +181,7 @@ def test_files_that_are_no_longer_there_go(pushed: LoopbackHub, mine: Path, made
     with pytest.warns(UserWarning, match="privacy"):
         push_to_hub(mine, REPO)
     left = sorted(set(pushed.files(REPO)) - set(RUNTIME))
-    assert left == [".gitattributes", "README.md", "notes.txt", "samples.png"]
+    assert left == [".gitattributes", "README.md", "notes.txt"], "the picture shows old axes"
     assert "pca.safetensors" not in pushed.files(REPO)
 
 
@@ -239,6 +239,9 @@ def test_pull_into_a_directory(pushed: LoopbackHub, made: Path, tmp_path: Path) 
     (out / "notes.txt").write_text("mine")
     pull(REPO, local_dir=out, overwrite=True)
     assert sorted(os.listdir(out)) == sorted([*RUNTIME, "README.md", "notes.txt", "samples.png"])
+    push_to_hub(made, "owner/other", memory=False)  # which publishes no picture
+    pull("owner/other", local_dir=out, overwrite=True)
+    assert "samples.png" not in os.listdir(out), "it shows images of the flow before"
 
 
 def test_a_warm_cache_needs_no_network(pushed: LoopbackHub, made: Path) -> None:

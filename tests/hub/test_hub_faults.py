@@ -248,7 +248,9 @@ def test_a_server_gone_half_way_through_a_push(pushed: LoopbackHub, mine: Path) 
     found = Checkpoint.load(mine)
     with torch.no_grad():
         next(found.flow.parameters()).add_(1)
+    picture = (mine / "samples.png").read_bytes()
     found.save(mine, overwrite=True)
+    (mine / "samples.png").write_bytes(picture)
     before = pushed.files(REPO)
     pushed.fail("/commit/main", die=True)
     with pytest.raises(HubError, match="push again"):
