@@ -300,14 +300,14 @@ def fit_classes(
     order: dict[int, tuple[Tensor, torch.Generator]] = {}
     for y in filter(ranks.owns, range(len(class_names))):
         rows = (data.labels == y).nonzero().flatten()
-        draws = torch.Generator().manual_seed(seed * len(class_names) + y)
+        draws = torch.Generator().manual_seed((seed * len(class_names) + y) % 2**63)
         chosen = torch.randperm(len(rows), generator=draws)[:max_per_class].sort().values
         order[y] = rows[chosen], draws
     total = sum(len(rows) for rows, _ in order.values())
     fits: dict[int, StoredFit] = {}
     with progress_bar(total, "fit", "image", shown=progress) as bar:
         for y, (rows, draws) in order.items():
-            noise = torch.Generator(device).manual_seed(seed * len(class_names) + y)
+            noise = torch.Generator(device).manual_seed((seed * len(class_names) + y) % 2**63)
             parts = []
             for images, _ in data.iterate(rows, batch_size):
                 batch = flow.codec.prepare(images.to(device))

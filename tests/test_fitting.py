@@ -379,5 +379,17 @@ def test_worker_processes_leave_the_generator_alone() -> None:
         # Python 3.12 and later warn of a fork beside threads, which other tests may have started.
         warnings.simplefilter("ignore", DeprecationWarning)
         passes = [torch.cat([x for x, _ in batches.iterate(torch.arange(4), 2)]) for _ in range(2)]
+        seeded = [
+            torch.cat([x for x, _ in others.iterate(torch.arange(4), 4)])
+            for others in (LoaderBatches(Noisy(), batches.labels, 1, seed) for seed in (1, 2, 1))
+        ]
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(passes[0], passes[1]), "random transforms differ between passes"
+    assert torch.equal(seeded[0], seeded[2])
+    assert not torch.equal(seeded[0], seeded[1])
+
+
+@pytest.mark.parametrize("seed", [2**62 + 1, -(2**62)])
+def test_large_seeds(tiny_images: TensorImages, seed: int) -> None:
+    fitted = nfaug.fit("builtin:pixels", tiny_images, rank=2, seed=seed, progress=False)
+    assert fitted.pca is not None

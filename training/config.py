@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from ..data.decode import MAX_PIXELS
 from ..flows.config import FlowConfig
@@ -129,6 +129,9 @@ class PriorConfig(PriorSettings):
         _check({"statistics_images": self.statistics_images}, least=1)
 
 
+Decay = Literal["cosine", "constant"]
+
+
 @dataclass(frozen=True)
 class OptimConfig:
     """The optimiser (Adamax, arXiv:1412.6980) and its safeguards.
@@ -147,10 +150,13 @@ class OptimConfig:
             (two thirds more).
         bf16: Run the coupling networks in bfloat16 in training steps: a third faster on CPUs with
             bfloat16 instructions. The trained flow is used and evaluated in float32.
+
+    Raises:
+        ValueError: A setting is out of range.
     """
 
     warmup_steps: int = 100
-    decay: Literal["cosine", "constant"] = "cosine"
+    decay: Decay = "cosine"
     clip_norm: float = 10.0
     max_bad_steps: int = 20
     max_rollbacks: int = 3
@@ -160,6 +166,10 @@ class OptimConfig:
     bf16: bool = False
 
     def __post_init__(self) -> None:
+        for name, choices in (("decay", get_args(Decay)), ("recompute", get_args(Recompute))):
+            if (value := getattr(self, name)) not in choices:
+                allowed = ", ".join(map(repr, choices))
+                raise ValueError(f"optim.{name} must be one of {allowed}; got {value!r}")
         _check({"warmup_steps": self.warmup_steps, "max_rollbacks": self.max_rollbacks}, least=0)
         _check({"max_bad_steps": self.max_bad_steps}, least=1)
         _check({"clip_norm": self.clip_norm, "ema_power": self.ema_power}, above=0)
@@ -274,6 +284,8 @@ class TrainConfig:
         _check(counts, least=1)
         _check({"epochs": self.epochs, "pictures_every": self.pictures_every}, least=0)
         _check({"lr": self.lr, "checkpoint_minutes": self.checkpoint_minutes}, above=0)
+        if not -(2**63) <= self.seed < 2**63:  # what generators of torch take
+            raise ValueError(f"seed must lie in [-2^63, 2^63); got {self.seed}")
         if unknown := [name for name in self.trackers if name not in TRACKERS]:
             raise ValueError(f"trackers must be among {list(TRACKERS)}; got {unknown}")
         if self.max_minutes is not None:

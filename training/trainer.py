@@ -16,7 +16,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..data.open import wrap_dataset
 from ..fitting import check_images, fit_classes
 from ..io.lock import lock_output
-from .config import FlowSettings, TrainConfig
+from .config import FlowSettings, LatentConfig, TrainConfig
 from .evaluation.metrics import evaluate
 from .report.environment import save_environment
 from .run.context import RunContext, TrainResult, open_context
@@ -115,6 +115,16 @@ def train(
                     "the flow of init works on pixels: leave out autoencoder, or start from a flow "
                     "on its latents"
                 )
+            record = init.flow.codec.record
+            if record is not None and config.latents.noise not in (
+                record.noise,
+                LatentConfig().noise,
+            ):
+                warnings.warn(
+                    f"the initial flow fixes the noise on latents at {record.noise:g}; the setting "
+                    "latents.noise is ignored",
+                    stacklevel=2,
+                )
         begun = None
         if resume and path is not None and FolderStates(path).steps():
             begun = FolderStates(path).initial(config.autoencoder)
@@ -129,6 +139,8 @@ def train(
             )
         states = _states(context, path)
         snapshot = states.newest() if begun is not None else None
+        if snapshot is not None:
+            _check_settings(context, snapshot)
         if snapshot is None and isinstance(states, FolderStates):
             states.clear()  # before new settings are saved beside old snapshots
         if begin is not None and processes.main:
@@ -191,6 +203,27 @@ def _states(context: RunContext, path: Path | None) -> States:
         contents=context.dataset.contents_hash(),
         writer=context.processes.main,
     )
+
+
+def _check_settings(context: RunContext, snapshot: Snapshot) -> None:
+    """Check settings that a resumed run cannot change, before the new ones are saved."""
+    config, codec = context.config, context.codec
+    prior = snapshot.facts.get("prior")
+    begun = prior.get("kind") if isinstance(prior, dict) else None  # a damaged state is seen later
+    if begun not in (None, config.prior.kind):
+        raise ValueError(
+            f"the run has class gaussians of the kind {begun!r}, and the settings now ask for "
+            f"{config.prior.kind!r}. A resumed run must keep prior.kind"
+        )
+    if (
+        codec is not None
+        and codec.record is not None
+        and codec.record.noise != config.latents.noise
+    ):
+        raise ValueError(
+            f"the run has latents.noise {codec.record.noise:g}, and the settings now ask for "
+            f"{config.latents.noise:g}. A resumed run must keep it"
+        )
 
 
 def _resume(context: RunContext, begun: Checkpoint, snapshot: Snapshot) -> RunState:

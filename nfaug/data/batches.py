@@ -50,13 +50,20 @@ class MemoryBatches:
 
 
 class LoaderBatches:
-    """Images that `workers` processes decode on demand."""
+    """Images that `workers` processes decode on demand.
 
-    def __init__(self, dataset: Dataset[Any], labels: Tensor, workers: int) -> None:
-        self.dataset, self.labels, self.workers = dataset, labels, workers
+    Args:
+        dataset: Images and labels.
+        labels: The labels, int64 (N,).
+        workers: Number of processes.
+        seed: Seed of the random transforms of the data set, if it has any.
+    """
+
+    def __init__(self, dataset: Dataset[Any], labels: Tensor, workers: int, seed: int = 0) -> None:
+        self.dataset, self.labels, self.workers, self.seed = dataset, labels, workers, seed
         # Without a generator the loader draws its workers' seeds from torch's global one. This one
         # advances from pass to pass, so that random transforms differ.
-        self.generator = torch.Generator().manual_seed(0)
+        self.generator = torch.Generator().manual_seed(seed)
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         loader = DataLoader(
@@ -74,7 +81,7 @@ class LoaderBatches:
 
     def subset(self, rows: Tensor) -> LoaderBatches:
         part = Subset(self.dataset, rows.tolist())
-        return LoaderBatches(part, self.labels[rows], self.workers)
+        return LoaderBatches(part, self.labels[rows], self.workers, self.seed)
 
 
 class ErrorsAsItems(Dataset[Any]):
@@ -103,10 +110,15 @@ def _collate(items: list[Any]) -> Any:
 
 
 def open_batches(
-    dataset: LabelledImages, *, memory_gib: float = 4.0, workers: int = 2, progress: bool = False
+    dataset: LabelledImages,
+    *,
+    memory_gib: float = 4.0,
+    workers: int = 2,
+    progress: bool = False,
+    seed: int = 0,
 ) -> Batches:
     """Batches of a data set, from memory if its images take at most `memory_gib`."""
     size = len(dataset) * dataset.channels * math.prod(dataset.image_size)
     if size <= memory_gib * 2**30:
         return MemoryBatches(*to_tensors(dataset, progress=progress))
-    return LoaderBatches(dataset, dataset.targets, workers)
+    return LoaderBatches(dataset, dataset.targets, workers, seed)

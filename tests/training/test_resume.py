@@ -32,7 +32,7 @@ from nfaug.training import (
     trainer,
 )
 from nfaug.training.augmentation import FlowAugmentation
-from nfaug.training.config import DataConfig, FlowSettings
+from nfaug.training.config import DataConfig, FlowSettings, PriorConfig
 from nfaug.training.run import loop
 from nfaug.training.run.context import RunContext
 from nfaug.training.run.snapshots import FolderStates
@@ -318,6 +318,67 @@ def test_more_epochs_than_before(digits: TensorImages, config: TrainConfig, tmp_
     assert len(result.loss) == 12
 
 
+def test_a_solve_that_the_last_epoch_left_out_is_made_up_for(
+    digits: TensorImages, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solve, solves = RunContext.solve, list[int]()
+
+    def counted(self: RunContext, *args: Any) -> Any:
+        solves.append(self.config.epochs)
+        return solve(self, *args)
+
+    monkeypatch.setattr(RunContext, "solve", counted)
+    assert config.prior.refit_epoch == 1
+    for epochs in (1, 3, 4):
+        longer = dataclasses.replace(config, epochs=epochs)
+        train(digits, longer, folder=tmp_path, resume=True, progress=False)
+    assert solves == [1, 3], "at the start, and after the first epoch that is not the last"
+
+
+def test_what_a_resumed_run_must_keep(
+    digits: TensorImages, config: TrainConfig, tmp_path: Path
+) -> None:
+    train(digits, config, folder=tmp_path, progress=False)
+    begun: list[str] = []
+    for kind in ("single", "data"):
+        other = dataclasses.replace(config, prior=PriorConfig(kind=kind), epochs=3)
+        with pytest.raises(ValueError, match=f"'{kind}'"):
+            train(
+                digits, other, folder=tmp_path, resume=True, progress=False,
+                begin=lambda: begun.append("settings are saved"),
+            )  # fmt: skip
+    assert not begun
+
+
+def test_a_state_of_another_kind_of_device(
+    digits: TensorImages, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(digits, config, folder=tmp_path, progress=False)
+    newest = FolderStates.newest
+
+    def of_a_gpu(self: FolderStates) -> Any:
+        snapshot = newest(self)
+        assert snapshot is not None
+        snapshot.tensors["noise"] = torch.arange(16, dtype=torch.uint8)  # as CUDA's generators
+        return snapshot
+
+    monkeypatch.setattr(FolderStates, "newest", of_a_gpu)
+    longer = dataclasses.replace(config, epochs=3)
+    with pytest.warns(UserWarning, match="device"):
+        result = train(digits, longer, folder=tmp_path, resume=True, progress=False)
+    assert len(result.loss) == 12
+
+
+def test_a_new_run_has_no_pictures_of_the_old_one(
+    digits: TensorImages, config: TrainConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "latents.png").write_bytes(b"old")
+    train(digits, config, folder=tmp_path, progress=False)
+    drawn = (tmp_path / "pictures").glob("*.png")
+    assert b"old" not in [picture.read_bytes() for picture in drawn]
+
+
 # Failures outside the run.
 
 
@@ -481,6 +542,29 @@ def test_exit_codes_of_signals(
         assert option.partition("=")[0] in capsys.readouterr().err
     assert main(["train", "--resume", str(tmp_path)]) == 2
     assert "train.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("workers", "step"), [(0, 3), (1, 2), (1, 3)])
+def test_a_signal_to_all_processes_and_twice(
+    tiny_folder: Path, config: TrainConfig, tmp_path: Path, at_step: Any, workers: int, step: int
+) -> None:
+    """As `timeout`, a job manager and torchrun send it: also to workers that read images."""
+    settings = DataConfig(memory_gib=0, workers=workers, val_fraction=0)
+    config = dataclasses.replace(config, dataset=settings, checkpoint_minutes=10)
+
+    def stop() -> None:
+        children = torch.multiprocessing.active_children()
+        assert len(children) == workers
+        for process in (os.getpid(), *(child.pid for child in children), os.getpid()):
+            os.kill(process, signal.SIGTERM)
+        for child in children:
+            child.join()
+
+    at_step(step, stop)
+    with pytest.raises(Interrupted, match=f"step {step}") as error:
+        train(open_dataset(tiny_folder), config, folder=tmp_path, progress=False)
+    assert error.value.exit_code == 143
+    assert FolderStates(tmp_path).steps()[-1] == step
 
 
 def test_an_ignored_hangup_stays_ignored(

@@ -77,9 +77,12 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the checkpoint covers the last row of the log."""
+        """Whether the checkpoint is of the last row of the log: others may be of another run.
+
+        Without a log, any checkpoint will do.
+        """
         steps = _number(self.section("training").get("steps"))
-        return steps >= (self.rows[-1].get("step", math.inf) if self.rows else 0)
+        return steps == self.rows[-1].get("step") if self.rows else steps >= 0
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> Path:

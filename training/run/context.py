@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ...augment.params import seed_of
 from ...checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from ...data.batches import Batches, MemoryBatches, open_batches
 from ...data.checks import check_class_names, check_class_sizes
@@ -243,6 +244,7 @@ def _read(images: LabelledImages, context: RunContext, *, mirrored: bool = True)
         memory_gib=config.dataset.memory_gib,
         workers=config.dataset.workers,
         progress=shown,
+        seed=seed_of(config.seed, context.processes.rank),
     )
     device = context.processes.device
     return with_latents(data, context.codec, config, device, mirrored=mirrored, progress=shown)

@@ -53,12 +53,16 @@ class RunStopped(OSError):
 class SignalGuard:
     """Defer SIGINT, SIGTERM and SIGHUP to a safe point.
 
-    Inside this context the first signal is only recorded; a second one has its usual effect. An
-    ignored SIGHUP stays ignored, as nohup asks. Signal handlers can only be set on the main thread;
-    elsewhere, and if not `enabled`, the context does nothing.
+    Inside this context signals are only recorded; Ctrl-C (SIGINT) after a recorded signal has its
+    usual effect. SIGTERM may come twice within milliseconds, from a job manager and from torchrun.
+    `timeout`, Slurm and a terminal signal all processes: after a recorded signal, the end of a
+    data-loader worker (SIGCHLD) no longer raises torch's error, which could come while a state is
+    saved.
+    An ignored SIGHUP stays ignored, as nohup asks. Signal handlers can only be set on the main
+    thread; elsewhere, and if not `enabled`, the context does nothing.
 
     Attributes:
-        number: The signal received, 0 for none.
+        number: The first signal received, 0 for none.
     """
 
     def __init__(self, *, enabled: bool = True) -> None:
@@ -79,10 +83,12 @@ class SignalGuard:
         self.previous = {}
 
     def _record(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
+        if self.number and number == signal.SIGINT:
             self.__exit__()
             signal.raise_signal(number)
-        self.number = number
+        if not self.number and hasattr(signal, "SIGCHLD"):
+            self.previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.number = self.number or number
 
 
 @contextlib.contextmanager

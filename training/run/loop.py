@@ -113,7 +113,10 @@ class Loop:
                 shard = next(shards)
             except StopIteration:
                 return
-            except (ValueError, RuntimeError) as error:  # a lost worker raises RuntimeError
+            except (OSError, EOFError, ValueError, RuntimeError) as error:  # a lost worker's, too
+                if self.signals.number and self.processes.count == 1:  # it ended the worker as well
+                    self.stop = self.signals.number
+                    self._between_steps()
                 raise OSError(str(error)) from error
             yield shard
 
@@ -184,13 +187,13 @@ class Loop:
     def _end_epoch(self) -> None:
         state, last = self.state, self._done() >= 1
         drawn = state.noise.get_state(), state.choice.get_state()
-        before = state.gaussians, state.prior, len(state.history)
+        before = state.gaussians, state.prior, state.refitted, len(state.history)
         try:
             self._after_epoch(last)
         except BaseException:  # restore, so that a resumed run does all of this again
             state.noise.set_state(drawn[0])
             state.choice.set_state(drawn[1])
-            state.gaussians, state.prior, rows = before
+            state.gaussians, state.prior, state.refitted, rows = before
             del state.history[rows:]
             raise
         if state.position >= self.context.steps_per_epoch:
@@ -202,9 +205,11 @@ class Loop:
     def _after_epoch(self, last: bool) -> None:
         """Solve the gaussians again, evaluate and draw, where due."""
         state, config, epoch = self.state, self.config, self.state.epoch
-        if epoch == config.prior.refit_epoch and not last:
+        due = 0 < config.prior.refit_epoch <= epoch and not state.refitted
+        if due and not last:
             self.check_finite(self.flow)
             state.gaussians, state.prior = self.context.solve(self.flow, state.noise, state.choice)
+            state.refitted = True
         if last:
             self.check_finite(state.optimizer.average)
         if last or epoch % config.eval_every == 0:

@@ -58,7 +58,7 @@ class Reporter:
             "nfaug",
             config={k: _scalar(v) for k, v in flat(self.context.config.to_dict()).items()},
             init_kwargs={
-                "tensorboard": {"purge_step": steps + 1} if steps else {},
+                "tensorboard": {"purge_step": steps + 1 if steps else 0},
                 "wandb": {"name": self.folder.name, "dir": str(self.folder)},
                 "trackio": {"name": self.folder.name},
             },

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
+from ...augment.params import seed_of
 from ...checkpoint.checkpoint import Checkpoint
 from ...gaussians.gaussians import ClassGaussians
 from ...io.atomic import replace_directory
@@ -60,6 +61,7 @@ class RunState:
         finished: Whether the last epoch is over.
         history: Rows of the log.
         losses: Bits/dim of every step that was not skipped.
+        refitted: Whether the solve of `prior.refit_epoch` is done; a run that ends before skips it.
     """
 
     optimizer: FlowOptimizer
@@ -75,6 +77,7 @@ class RunState:
     finished: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    refitted: bool = False
 
     def snapshot(self) -> Snapshot:
         """Copy the state to the CPU."""
@@ -91,6 +94,7 @@ class RunState:
         facts = {
             "optimizer": self.optimizer.facts(),
             "prior": dict(self.prior),
+            "refitted": self.refitted,
             "history": [dict(row) for row in self.history],
             **{name: getattr(self, name) for name in _COUNTERS},
         }
@@ -107,12 +111,21 @@ class RunState:
         parts = (tensors[f"gaussians.{name}"] for name in ("means", "variances", "counts"))
         self.gaussians = ClassGaussians(*parts).to(self.optimizer.flow.device)
         self.prior = dict(facts["prior"])
-        self.noise.set_state(tensors["noise"])
+        if tensors["noise"].numel() == self.noise.get_state().numel():
+            self.noise.set_state(tensors["noise"])
+        else:
+            warnings.warn(
+                "the state was saved on another kind of device: noise is drawn anew from here on",
+                stacklevel=2,
+            )
+            steps = self.optimizer.steps
+            self.noise.manual_seed(seed_of(*tensors["noise"].tolist()[:64], steps))
         self.choice.set_state(tensors["choice"])
         self.losses = tensors["losses"].tolist()
         self.order = tensors["order"].clone() if "order" in tensors else None
         for name in _COUNTERS:
             setattr(self, name, facts[name])
+        self.refitted = bool(facts.get("refitted", self.epoch > 1))  # unknown to older states
         self.history = [
             {name: math.nan if value is None else value for name, value in row.items()}
             for row in facts["history"]
@@ -161,9 +174,11 @@ class FolderStates:
         self.writer = writer
 
     def clear(self) -> None:
-        """Remove the snapshots of an earlier run."""
+        """Remove the snapshots and the pictures of an earlier run."""
         if self.writer:
             shutil.rmtree(self.folder, ignore_errors=True)
+            for picture in (self.folder.parent / "pictures").glob("*.png"):
+                picture.unlink()
 
     def save(self, snapshot: Snapshot) -> None:
         if not self.writer:
