@@ -215,13 +215,11 @@ def _check_settings(context: RunContext, snapshot: Snapshot) -> None:
             f"the run has class gaussians of the kind {begun!r}, and the settings now ask for "
             f"{config.prior.kind!r}. A resumed run must keep prior.kind"
         )
-    if (
-        codec is not None
-        and codec.record is not None
-        and codec.record.noise != config.latents.noise
-    ):
+    record = None if codec is None else codec.record
+    # A run that began with `init` has the noise of that flow, and the default in its settings.
+    if record is not None and config.latents.noise not in (record.noise, LatentConfig().noise):
         raise ValueError(
-            f"the run has latents.noise {codec.record.noise:g}, and the settings now ask for "
+            f"the run has latents.noise {record.noise:g}, and the settings now ask for "
             f"{config.latents.noise:g}. A resumed run must keep it"
         )
 

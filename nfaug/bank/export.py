@@ -72,7 +72,7 @@ def export_bank(
         names = [f"{label:05}-{name}" for label, name in enumerate(names)]
     written = dict.fromkeys(names, 0)
     bar = progress_bar(len(bank), "export", "image", shown=progress)
-    with replace_directory(path) as staged, bar:  # all files or none
+    with replace_directory(path, sync=False) as staged, bar:  # all files or none
         made = _folders(staged) if format == "png" else _shards(staged, bank, classes, per_shard)
         with made as write:
             for i in range(len(bank)):

@@ -318,9 +318,12 @@ def _stack(batch: list[Any], made: Manifest) -> Tensor | Exception:
     if failed := [item for item in batch if isinstance(item, Exception)]:
         return failed[0]
     shape = made.shape
-    images = [to_uint8(item[0], shape[0]) for item in batch]
-    if made.residual:
-        return torch.stack([low_resolution(image, shape) for image in images])
+    try:
+        images = [to_uint8(item[0], shape[0]) for item in batch]
+        if made.residual:
+            return torch.stack([low_resolution(image, shape) for image in images])
+    except ValueError as error:
+        return error
     for image in images:
         if tuple(image.shape) != shape:
             return ValueError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate, get_worker_info
 
 from .images import LabelledImages, progress_bar, to_tensors
 
@@ -88,7 +89,7 @@ class ErrorsAsItems(Dataset[Any]):
     """The items of a data set, with exceptions returned in place of items.
 
     An exception that a worker raises would reach the caller with the worker's traceback as its
-    message.
+    message. One that cannot be pickled travels as its message alone.
     """
 
     def __init__(self, dataset: Dataset[Any]) -> None:
@@ -101,7 +102,16 @@ class ErrorsAsItems(Dataset[Any]):
         try:
             return self.dataset[index]
         except (OSError, ValueError) as error:
-            return error
+            return error if get_worker_info() is None else _travelling(error)
+
+
+def _travelling(error: OSError | ValueError) -> Exception:
+    """The error, or one of the same kind with its message, if another process cannot have it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its own methods raise
+        return OSError(str(error)) if isinstance(error, OSError) else ValueError(str(error))
+    return error
 
 
 def _collate(items: list[Any]) -> Any:

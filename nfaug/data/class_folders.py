@@ -117,6 +117,7 @@ def arrange(
     classes = sorted(names, key=natural_key)
     if tabular:
         rows = _read_table(tables[root + LABELS_FILE], root, set(inside), where)
+        classes = classes or sorted({*rows.values()}, key=natural_key)  # of unlabelled training
     else:
         rows = {path: path[len(root) :].partition("/")[0] for path in inside}
         rows = {path: name for path, name in rows.items() if path != root + name}
@@ -151,14 +152,15 @@ def _has_table(root: str, folders: set[str], tables: Mapping[str, bytes]) -> boo
     if len(_children(folders, root)) < 2:
         return True
     try:
-        return _cells(next(_rows(table), [])) == _HEADER
-    except (UnicodeDecodeError, csv.Error):
+        return _cells(next(_rows(table, errors="replace"), [])) == _HEADER
+    except csv.Error:
         return False
 
 
-def _rows(table: bytes) -> Iterator[list[str]]:
+def _rows(table: bytes, errors: str = "strict") -> Iterator[list[str]]:
     """The rows of a CSV file in UTF-8, with any line ends."""
-    return csv.reader(io.StringIO(table.decode("utf-8-sig"), newline=None), strict=True)
+    text = table.decode("utf-8-sig", errors)
+    return csv.reader(io.StringIO(text, newline=None), strict=True)
 
 
 def _cells(row: list[str]) -> list[str]:

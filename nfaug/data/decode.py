@@ -79,7 +79,8 @@ def _is_truncated(image: Image.Image) -> bool:
         return False
     for tile in getattr(image, "tile", ()):
         given = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-        if isinstance(given[0], str) and ";16" in given[0]:  # the raw mode
+        raw = given[0] if isinstance(given[0], str) else ""
+        if ";16" in raw and raw != "BGR;16":  # which has 16 bits for all three channels
             return True
         if tile[0].startswith("ppm") and isinstance(given[-1], int) and given[-1] > 255:
             return True

@@ -93,7 +93,11 @@ def is_empty(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def replace_directory(
-    path: Path, *, drop: frozenset[str] = frozenset(), last: str = "config.json"
+    path: Path,
+    *,
+    drop: frozenset[str] = frozenset(),
+    last: str = "config.json",
+    sync: bool = True,
 ) -> Iterator[Path]:
     """Yield an empty directory that becomes `path` when the block ends without an error.
 
@@ -101,14 +105,15 @@ def replace_directory(
     `path` is unchanged until the final rename, so a crash or a full disk leaves it whole. If `path`
     cannot be renamed (a mount point, the working directory of this process), its files are replaced
     one by one at the end, and `last` after all others: readers that need this file see the old
-    directory, nothing, or the new directory.
+    directory, nothing, or the new directory. Without `sync`, files may still be on their way to the
+    disk: for many small ones that can be made again.
     """
     path = path.resolve()  # keeps a symbolic link and replaces its target
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = _stage(path)
     try:
         yield staged
-        for entry in staged.rglob("*"):
+        for entry in staged.rglob("*") if sync else ():
             _fsync(entry)
         _fsync(staged)
         if path.exists():

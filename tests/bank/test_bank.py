@@ -18,7 +18,7 @@ import torch
 from nfa_tools import NAMES, Counted, checkpoint, fitted, images_of, tiny_flow
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, get_worker_info
 from torchvision.transforms.functional import pil_to_tensor
 
 import nfaug
@@ -521,9 +521,34 @@ def test_overwriting_with_another_kind_leaves_no_old_arrays(tmp_path: Path) -> N
 def test_errors_of_workers_have_one_line(tmp_path: Path) -> None:
     mixed = Pictures()
     mixed.images = [image[:, : 8 - i // 29] for i, image in enumerate(mixed.images)]
-    with pytest.raises(ValueError, match="--residual") as raised:
-        make(tmp_path / "b", mixed, workers=1)
-    assert "Traceback" not in str(raised.value)
+    for data, residual, word in ((mixed, False, "--residual"), (Odd(), True, "uint8")):
+        with pytest.raises(ValueError, match=word) as raised:
+            make(tmp_path / word, data, workers=1, residual=residual)
+        assert "Traceback" not in str(raised.value)
+
+
+class Odd(Pictures):
+    """Its images are floats in data-loader workers."""
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image, label = super().__getitem__(index)
+        return (pil_to_tensor(image).float() if get_worker_info() else image), label
+
+
+def test_an_error_that_cannot_be_pickled_travels_as_its_message(tmp_path: Path) -> None:
+    class Held(OSError):
+        def __init__(self) -> None:
+            super().__init__("the server is gone")
+            self.lock = threading.Lock()
+
+    class Gone(Pictures):
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            if get_worker_info():
+                raise Held
+            return super().__getitem__(index)
+
+    with pytest.raises(OSError, match="server"):
+        make(tmp_path / "b", Gone(), workers=1)
 
 
 def test_a_name_or_a_list_of_images_will_do(tmp_path: Path) -> None:

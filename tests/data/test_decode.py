@@ -126,6 +126,18 @@ def test_colour_of_16_bits_is_not_truncated(folder: Path, kind: str) -> None:
         assert len(open_dataset(folder, on_error="skip", **options).skipped) == 1
 
 
+def test_a_bmp_of_16_bits_a_pixel_is_read(folder: Path) -> None:
+    """5 or 6 bits per channel: RGB565."""
+    masks = struct.pack("<3I", 0xF800, 0x07E0, 0x001F)
+    header = struct.pack("<3I2H6I", 40, 6, 6, 1, 16, 3, 72, 0, 0, 0, 0)
+    pixels = struct.pack("<H", 0xF800) * 36
+    start = 14 + len(header) + len(masks)
+    file = struct.pack("<2sI2HI", b"BM", start + len(pixels), 0, 0, start)
+    (folder / "a" / "2.bmp").write_bytes(file + header + masks + pixels)
+    image = open_dataset(folder, image_size=6, channels=3)[2][0]
+    assert image[:, 0, 0].tolist() == [255, 0, 0]
+
+
 def test_more_pixels_than_pil_reads(folder: Path) -> None:
     with pytest.raises(ValueError, match="MAX_IMAGE_PIXELS"):
         open_dataset(folder, max_pixels=10**9)

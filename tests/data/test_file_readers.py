@@ -302,6 +302,24 @@ def test_class_folders_of_the_training_split_define_a_held_out_table(tmp_path: P
         open_dataset(tmp_path, split="val")
 
 
+def test_a_table_that_is_not_utf_8_is_an_error(tmp_path: Path) -> None:
+    for part in ("part0", "part1"):
+        save(tmp_path / part / "0.png")
+    rows = "file,label\npart0/0.png,caf\xe9\npart1/0.png,tea\n"
+    (tmp_path / "labels.csv").write_bytes(rows.encode("latin-1"))
+    with pytest.raises(ValueError, match="UTF-8"):
+        open_dataset(tmp_path)
+
+
+def test_a_held_out_table_beside_unlabelled_training_images(tmp_path: Path) -> None:
+    for number in range(2):
+        save(tmp_path / "train" / f"{number}.png")
+        save(tmp_path / "test" / f"{number}.png")
+    (tmp_path / "test" / "labels.csv").write_text("file,label\n0.png,dog\n1.png,cat\n")
+    found = open_dataset(tmp_path, split="test")
+    assert (found.classes, found.targets.tolist()) == (["cat", "dog"], [1, 0])
+
+
 def test_another_table_beside_class_folders_is_ignored(folder: Path) -> None:
     (folder / "labels.csv").write_text("id,breed\n")
     assert open_dataset(folder).classes == ["a2", "a10", "B"]

@@ -35,6 +35,7 @@ from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import DataConfig, FlowSettings, PriorConfig
 from nfaug.training.run import loop
 from nfaug.training.run.context import RunContext
+from nfaug.training.run.interruption import SignalGuard
 from nfaug.training.run.snapshots import FolderStates
 
 STEPS = 8  # of a whole run: 4 per epoch
@@ -333,6 +334,33 @@ def test_a_solve_that_the_last_epoch_left_out_is_made_up_for(
         longer = dataclasses.replace(config, epochs=epochs)
         train(digits, longer, folder=tmp_path, resume=True, progress=False)
     assert solves == [1, 3], "at the start, and after the first epoch that is not the last"
+    later = dataclasses.replace(config, prior=PriorConfig(refit_epoch=5), epochs=6)
+    train(digits, later, folder=tmp_path, resume=True, progress=False)
+    assert solves == [1, 3, 6]
+
+
+def test_an_older_state_is_solved_again_when_it_is_due(
+    digits: TensorImages, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(config, prior=PriorConfig(refit_epoch=3))
+    train(digits, config, folder=tmp_path, progress=False)
+    newest, solve, solves = FolderStates.newest, RunContext.solve, list[int]()
+
+    def older(self: FolderStates) -> Any:
+        snapshot = newest(self)
+        assert snapshot is not None
+        del snapshot.facts["refitted"]
+        return snapshot
+
+    def counted(self: RunContext, *args: Any) -> Any:
+        solves.append(1)
+        return solve(self, *args)
+
+    monkeypatch.setattr(FolderStates, "newest", older)
+    monkeypatch.setattr(RunContext, "solve", counted)
+    longer = dataclasses.replace(config, epochs=4)
+    train(digits, longer, folder=tmp_path, resume=True, progress=False)
+    assert solves == [1]
 
 
 def test_what_a_resumed_run_must_keep(
@@ -372,11 +400,14 @@ def test_a_state_of_another_kind_of_device(
 def test_a_new_run_has_no_pictures_of_the_old_one(
     digits: TensorImages, config: TrainConfig, tmp_path: Path
 ) -> None:
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "latents.png").write_bytes(b"old")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in ("latents", "mine"):
+        (pictures / f"{name}.png").write_bytes(b"old")
     train(digits, config, folder=tmp_path, progress=False)
-    drawn = (tmp_path / "pictures").glob("*.png")
-    assert b"old" not in [picture.read_bytes() for picture in drawn]
+    assert (pictures / "latents.png").read_bytes() == b"old", "there was no run"
+    train(digits, config, folder=tmp_path, progress=False)
+    assert [file.name for file in pictures.iterdir()] == ["mine.png"]
 
 
 # Failures outside the run.
@@ -565,6 +596,37 @@ def test_a_signal_to_all_processes_and_twice(
         train(open_dataset(tiny_folder), config, folder=tmp_path, progress=False)
     assert error.value.exit_code == 143
     assert FolderStates(tmp_path).steps()[-1] == step
+
+
+def test_a_signal_that_ends_the_workers_of_an_evaluation(
+    tiny_folder: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = DataConfig(memory_gib=0, workers=1, val_fraction=0)
+    config = dataclasses.replace(config, dataset=settings, checkpoint_minutes=10)
+    lost = "DataLoader worker (pid 1) exited unexpectedly"
+
+    def signalled(self: loop.Loop) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError(lost)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "_evaluate", signalled)
+        with pytest.raises(Interrupted, match="resume"):
+            train(open_dataset(tiny_folder), config, folder=tmp_path, progress=False)
+    assert FolderStates(tmp_path).steps()[-1] == 4
+    resumed = train(open_dataset(tiny_folder), config, folder=tmp_path, resume=True, progress=False)
+    calm = train(open_dataset(tiny_folder), config, progress=False)
+    assert everything(resumed) == everything(calm)
+
+
+def test_a_signal_while_handlers_are_restored() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGCHLD)}
+    guard = SignalGuard()
+    with guard:
+        guard._record(signal.SIGTERM, None)
+        assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
+    assert {number: signal.getsignal(number) for number in before} == before
+    assert guard.previous == {}
 
 
 def test_an_ignored_hangup_stays_ignored(

@@ -78,9 +78,8 @@ class SignalGuard:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-        self.previous = {}
+        while self.previous:  # a signal may add SIGCHLD meanwhile
+            signal.signal(*self.previous.popitem())
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         if self.number and number == signal.SIGINT:

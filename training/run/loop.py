@@ -25,6 +25,7 @@ from .snapshots import FolderStates, RunState, States
 
 __all__ = ["FlowLoss", "Loop"]
 
+_LOST = (OSError, EOFError, RuntimeError)  # what lost data-loader workers raise
 _PROBES = 64  # images encoded to check that a flow is still finite
 
 
@@ -113,10 +114,8 @@ class Loop:
                 shard = next(shards)
             except StopIteration:
                 return
-            except (OSError, EOFError, ValueError, RuntimeError) as error:  # a lost worker's, too
-                if self.signals.number and self.processes.count == 1:  # it ended the worker as well
-                    self.stop = self.signals.number
-                    self._between_steps()
+            except (ValueError, *_LOST) as error:
+                self._stop_if_signalled()
                 raise OSError(str(error)) from error
             yield shard
 
@@ -177,6 +176,12 @@ class Loop:
             self.check_finite(self.flow)
             self._save()
 
+    def _stop_if_signalled(self) -> None:
+        """Stop as after a step if a signal was received: it ended data-loader workers as well."""
+        if self.signals.number and self.processes.count == 1:
+            self.stop = self.signals.number
+            self._between_steps()
+
     def _check_late_signals(self) -> None:
         """Handle a signal that arrived after the last step."""
         number = self.signals.number
@@ -190,11 +195,13 @@ class Loop:
         before = state.gaussians, state.prior, state.refitted, len(state.history)
         try:
             self._after_epoch(last)
-        except BaseException:  # restore, so that a resumed run does all of this again
+        except BaseException as error:  # restore, so that a resumed run does all of this again
             state.noise.set_state(drawn[0])
             state.choice.set_state(drawn[1])
             state.gaussians, state.prior, state.refitted, rows = before
             del state.history[rows:]
+            if isinstance(error, _LOST) and not isinstance(error, TrainingDiverged):
+                self._stop_if_signalled()
             raise
         if state.position >= self.context.steps_per_epoch:
             state.epoch, state.position, state.order = state.epoch + 1, 0, None
@@ -205,11 +212,11 @@ class Loop:
     def _after_epoch(self, last: bool) -> None:
         """Solve the gaussians again, evaluate and draw, where due."""
         state, config, epoch = self.state, self.config, self.state.epoch
-        due = 0 < config.prior.refit_epoch <= epoch and not state.refitted
+        due = state.refitted < config.prior.refit_epoch <= epoch
         if due and not last:
             self.check_finite(self.flow)
             state.gaussians, state.prior = self.context.solve(self.flow, state.noise, state.choice)
-            state.refitted = True
+            state.refitted = epoch
         if last:
             self.check_finite(state.optimizer.average)
         if last or epoch % config.eval_every == 0:

@@ -32,6 +32,7 @@ STATE = "state"  # sub-folder of the run; config.json does not list it, so a pus
 _FORMAT = 2  # 1 has no "contents" and no "state_sha256"
 _FACTS, _TENSORS = "state.json", "state.safetensors"
 _COUNTERS = ("epoch", "position", "elapsed", "rollbacks", "finished")
+_PICTURES = ("convergence", "kl", "latents", "loss", "progress_samples")  # that a run writes
 _STEP = re.compile(r"step-[0-9]{9,}")
 
 
@@ -61,7 +62,8 @@ class RunState:
         finished: Whether the last epoch is over.
         history: Rows of the log.
         losses: Bits/dim of every step that was not skipped.
-        refitted: Whether the solve of `prior.refit_epoch` is done; a run that ends before skips it.
+        refitted: The epoch after which gaussians were last solved, 0 for the start. A run that ends
+            with `prior.refit_epoch` skips that solve.
     """
 
     optimizer: FlowOptimizer
@@ -77,7 +79,7 @@ class RunState:
     finished: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    refitted: bool = False
+    refitted: int = 0
 
     def snapshot(self) -> Snapshot:
         """Copy the state to the CPU."""
@@ -125,7 +127,8 @@ class RunState:
         self.order = tensors["order"].clone() if "order" in tensors else None
         for name in _COUNTERS:
             setattr(self, name, facts[name])
-        self.refitted = bool(facts.get("refitted", self.epoch > 1))  # unknown to older states
+        # Older states do not know it: what was due by now counts as done.
+        self.refitted = int(facts.get("refitted", self.epoch - 1))
         self.history = [
             {name: math.nan if value is None else value for name, value in row.items()}
             for row in facts["history"]
@@ -175,10 +178,10 @@ class FolderStates:
 
     def clear(self) -> None:
         """Remove the snapshots and the pictures of an earlier run."""
-        if self.writer:
+        if self.writer and self.folder.is_dir():
             shutil.rmtree(self.folder, ignore_errors=True)
-            for picture in (self.folder.parent / "pictures").glob("*.png"):
-                picture.unlink()
+            for name in _PICTURES:
+                (self.folder.parent / "pictures" / f"{name}.png").unlink(missing_ok=True)
 
     def save(self, snapshot: Snapshot) -> None:
         if not self.writer:
