@@ -15,14 +15,21 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from ..io.manifest import CONFIG, LARGEST_CONFIG, MODEL, CheckpointError, read_manifest
+from ..io.manifest import (
+    CONFIG,
+    LARGEST_CONFIG,
+    MODEL,
+    PICTURE,
+    CheckpointError,
+    read_manifest,
+)
 from ..io.tensors import sha256_of
 from ..io.version import __version__
 from .errors import HubError, attempt
 
 __all__ = ["EXTRAS", "Source", "discard", "fetch"]
 
-EXTRAS = {"README.md": 2**20, "samples.png": 2**24}  # bytes; downloaded by `pull` only
+EXTRAS = {"README.md": 2**20, PICTURE: 2**24}  # bytes; downloaded by `pull` only
 
 
 def fetch(

@@ -22,14 +22,14 @@ from huggingface_hub import (
 from huggingface_hub.utils._validators import validate_repo_id
 
 from ..checkpoint.directory import read_parts, write_parts
-from ..io.manifest import CONFIG, TENSOR_FILE, read_manifest, tensor_files
+from ..io.manifest import CONFIG, PICTURE, TENSOR_FILE, read_manifest, tensor_files
 from .card import facts_of, make_card, privacy_block, set_privacy, stated
 from .errors import attempt
 from .licenses import check_license
 
 __all__ = ["PushPlan", "check_push", "plan_push", "push_to_hub"]
 
-CARD, PICTURE = "README.md", "samples.png"
+CARD = "README.md"
 _ATTEMPTS = 3  # the second one may fail on the connection that the first one closed
 AXES_FRACTION = 0.25  # most axes per image of a class when the memory is left out
 

@@ -17,6 +17,7 @@ from ..io.manifest import (
     CONFIG,
     GAUSSIANS,
     MODEL,
+    PICTURE,
     CheckpointError,
     check_files_present,
     pca_files,
@@ -36,7 +37,6 @@ from .config import CheckpointConfig
 from .pca_shards import read_pca, split_pca
 
 __all__ = [
-    "PICTURE",
     "SHARD_BYTES",
     "Parts",
     "check_loads",
@@ -46,7 +46,6 @@ __all__ = [
 ]
 
 _SWAPS = 5  # times that a directory may be replaced while it is read
-PICTURE = "samples.png"  # drawn by the commands; it shows the images of one flow
 _MOST_IMAGES = 10**7  # where the configuration does not say
 SHARD_BYTES = 2**28  # of one file of PCA axes
 

@@ -15,12 +15,12 @@ from torch.utils.data import Dataset
 from ..augment.preview import preview_grid
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.directory import PICTURE
 from ..data.preprocess import size_of
 from ..fitting import fit, load_base, with_shape_of
 from ..gaussians.priors import FITTED_PRIORS
 from ..io.atomic import check_output, write_picture
 from ..io.device import pick_device
+from ..io.manifest import PICTURE
 from ..io.ranks import Ranks, joined
 from ..resolve import public_name
 from .common import add_data_options, add_flow, locks_out, new_parser, open_data

@@ -13,9 +13,8 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from ..augment.preview import preview_grid
 from ..checkpoint.checkpoint import Checkpoint, load
-from ..checkpoint.directory import PICTURE
 from ..io.atomic import check_output, write_picture, write_text
-from ..io.manifest import CONFIG
+from ..io.manifest import CONFIG, PICTURE
 from ..io.strict_json import jsonable
 from ..resolve import public_name
 from ..training import TrainResult, open_dataset, train

@@ -27,6 +27,7 @@ __all__ = [
     "MOST_CLASSES",
     "MOST_SHARDS",
     "PCA",
+    "PICTURE",
     "TENSOR_FILE",
     "CheckpointError",
     "check_files_present",
@@ -48,6 +49,7 @@ CONFIG, MODEL, GAUSSIANS, PCA = (
 FORMAT_VERSION = 1
 MOST_CLASSES = 65_536
 MOST_SHARDS = 1000
+PICTURE = "samples.png"  # beside a checkpoint: images and variants of its flow
 LARGEST_CONFIG = 6 * 2**20  # bytes, enough for 65,536 class names of 80 letters
 LONGEST_REASON = 1000  # characters of an error message that quotes the configuration
 _SHARD = re.compile(r"pca-[0-9]{5}-of-[0-9]{5}\.safetensors")

@@ -18,6 +18,7 @@ import yaml
 from ...flows.flow import FlowConfig
 from ...io.atomic import write_text
 from ...io.lock import lock_output
+from ...io.manifest import PICTURE
 from ...io.text import printable
 from ..config import TrainConfig
 from .environment import ENVIRONMENT
@@ -133,7 +134,7 @@ def read_run(folder: str | Path) -> RunFolder:
     run.environment = _parsed(run, ENVIRONMENT, json.loads, {})
     run.settings = _parsed(run, SETTINGS, yaml.safe_load, {})
     run.card = _parsed(run, CARD, str, "")
-    for file in (path / "samples.png", *sorted((path / "pictures").glob("*.png"))):
+    for file in (path / PICTURE, *sorted((path / "pictures").glob("*.png"))):
         data = _read(run, file)
         if data.startswith(b"\x89PNG"):
             run.pictures[file.stem.replace("_", " ")] = data
