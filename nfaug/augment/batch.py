@@ -16,7 +16,8 @@ from .labels import are_names
 __all__ = ["images_and_labels", "replace_images"]
 
 LabelsGetter = Callable[[Any], Any]
-_SPATIAL = ("mask", "box", "keypoint", "segment")  # keys of targets that depend on positions
+# Words in the keys of targets that depend on positions, and how many dimensions these have.
+_SPATIAL = {"mask": 3, "segment": 3, "box": 2, "keypoint": 2}
 _CLASSIFICATION_ONLY = (
     "NFA is for classification and cannot transform masks, boxes, keypoints or videos"
 )
@@ -130,7 +131,10 @@ def _check_leaf(path: str, leaf: Any) -> None:
             "use nfaug.bank.BankDataset"
         )
     key = path.rpartition(".")[2].lower()
-    if isinstance(leaf, Tensor) and any(word in key for word in _SPATIAL):
+    # Fewer dimensions are metadata, such as `attention_mask` of shape (B, k).
+    if isinstance(leaf, Tensor) and any(
+        word in key and leaf.ndim >= least for word, least in _SPATIAL.items()
+    ):
         raise ValueError(f"the sample holds {path.lstrip('.')!r}: {_CLASSIFICATION_ONLY}")
     if key == "patches" and isinstance(leaf, Tensor):
         raise ValueError(

@@ -43,11 +43,12 @@ class Inputs(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """A graph with its input and output tensors."""
+    """A graph with the tensors that it reads and writes."""
 
     graph: Any
     inputs: Inputs
     result: Result
+    normalization: Normalization  # its tensors of mean and std
 
 
 def padded(inputs: Inputs, multiple: int = _MULTIPLE) -> Inputs:
@@ -111,7 +112,7 @@ class CapturedEngine:
                 self._graphs[key] = None  # to be captured at the next call
             new, found = compute(inputs)
         else:
-            recorded = self._graphs[key] or self._record(key, compute, inputs)
+            recorded = self._graphs[key] or self._record(key, compute, inputs, normalization)
             if recorded is None:
                 new, found = compute(inputs)
             else:
@@ -125,8 +126,15 @@ class CapturedEngine:
         cuda = images.device.type == "cuda" and not self._failed
         return cuda and not torch.cuda.is_current_stream_capturing()
 
+    # Outside inference mode: a graph that is recorded there could be replayed nowhere else.
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _record(
-        self, key: Hashable, compute: Callable[[Inputs], Result], inputs: Inputs
+        self,
+        key: Hashable,
+        compute: Callable[[Inputs], Result],
+        inputs: Inputs,
+        normalization: Normalization,
     ) -> Recorded | None:
         device = inputs.images.device
         try:
@@ -149,7 +157,7 @@ class CapturedEngine:
             self._graphs.clear()
             warnings.warn(f"NFAugment runs without CUDA graphs: {error}", stacklevel=2)
             return None
-        self._graphs[key] = Recorded(graph, held, result)
+        self._graphs[key] = Recorded(graph, held, result, normalization)
         return self._graphs[key]
 
     def __getstate__(self) -> dict[str, Any]:

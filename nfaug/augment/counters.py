@@ -63,7 +63,8 @@ class SharedValue:
     """
 
     def __init__(self, value: float = 1.0) -> None:
-        self._value = torch.tensor([value], dtype=torch.float64, device="cpu")
+        with torch.inference_mode(False):  # or `set` would fail outside it
+            self._value = torch.tensor([value], dtype=torch.float64, device="cpu")
         with contextlib.suppress(OSError, RuntimeError):  # no shared memory: workers see old values
             self._value.share_memory_()
 

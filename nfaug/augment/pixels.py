@@ -24,6 +24,7 @@ __all__ = [
     "to_pil",
 ]
 
+_LEVELS = "Divide mean and std by 255 if they are in grey levels"
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -31,8 +32,8 @@ class Normalization:
     """Mean and std of normalized images: x * std + mean lies in [0, 1].
 
     Raises:
-        ValueError: Only one of the two is given, a length is not 1 or `channels`, or a std is not
-            positive.
+        ValueError: Only one of the two is given, a length is not 1 or `channels`, a mean is not in
+            [0, 1], or a std is not in (0, 1].
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class Normalization:
             raise ValueError(f"mean and std must be given together; got mean={mean} and std={std}")
         self.mean = None if mean is None else _per_channel("mean", mean, channels)
         self.std = None if std is None else _per_channel("std", std, channels)
-        if self.std is not None and min(self.std) <= 0:
-            raise ValueError(f"std must be positive; got {self.std}")
+        if self.mean is not None and not all(0 <= mean <= 1 for mean in self.mean):
+            raise ValueError(f"mean must be in [0, 1]; got {self.mean}. {_LEVELS}")
+        if self.std is not None and not all(0 < std <= 1 for std in self.std):
+            raise ValueError(f"std must be positive and at most 1; got {self.std}. {_LEVELS}")
         self._held: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def __bool__(self) -> bool:
@@ -79,13 +82,12 @@ class Normalization:
 
 
 def _per_channel(name: str, value: Sequence[float] | float, channels: int) -> tuple[float, ...]:
-    listed: Any = value.tolist() if hasattr(value, "tolist") else value
-    values = [listed] if isinstance(listed, (int, float)) else [float(x) for x in listed]
+    values = torch.as_tensor(value, dtype=torch.float64, device="cpu").flatten().tolist()
     if len(values) not in (1, channels):
         raise ValueError(
             f"{name} must have 1 or {channels} values, one for each channel; got {value}"
         )
-    return tuple(float(x) for x in values) if len(values) > 1 else (float(values[0]),) * channels
+    return tuple(values) if len(values) > 1 else (values[0],) * channels
 
 
 def check_images(images: Tensor, channels: int) -> None:

@@ -33,6 +33,11 @@ class _Density(Protocol):
     def log_prob(self, z: Tensor, labels: Tensor | None = None) -> Tensor: ...
 
 
+def _fit_terms(flow: nn.Module, _: object) -> None:
+    """After `load_state_dict`; a function, because hooks are pickled with the flow."""
+    cast("Flow", flow).fit_terms()
+
+
 class Flow(Layer):
     """An invertible map between images and latents of the same shape (C, H, W).
 
@@ -81,10 +86,12 @@ class Flow(Layer):
         self.unsqueeze = Squeeze()  # in either case: each level keeps its own positions in latents
         self.blocks = BACKBONES[config.backbone].build(config) if blocks is None else blocks
         if next(itertools.chain(self.parameters(), self.buffers()), None) is None:
-            # Records device and dtype. On the CPU even where the default device is "meta".
-            self.register_buffer("_anchor", torch.empty(0, device="cpu"), persistent=False)
+            # Records device and dtype, whatever the defaults are: the device may be "meta".
+            anchor = torch.empty(0, device="cpu", dtype=torch.float32)
+            self.register_buffer("_anchor", anchor, persistent=False)
         self.recompute = "none"
         self.bf16 = False
+        self.register_load_state_dict_post_hook(_fit_terms)
 
     @classmethod
     def from_tensors(
@@ -110,7 +117,6 @@ class Flow(Layer):
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the weights do not fit the flow: {reason}") from None
-        flow.fit_terms()
         return flow
 
     @classmethod
@@ -396,7 +402,7 @@ class Flow(Layer):
         )
         frozen = Flow(self.config, blocks, self.codec)
         if "_anchor" in frozen._buffers:
-            frozen._anchor = self._any_tensor()
+            frozen._anchor = self._any_tensor().detach().new_empty(0)
         return frozen.eval()
 
     def __repr__(self) -> str:

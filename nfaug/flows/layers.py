@@ -8,6 +8,7 @@ precomputed.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from typing import cast
@@ -51,8 +52,8 @@ class Layer(nn.Module, ABC):
         return self(x)[0]
 
     def freeze(self) -> Layer:
-        """Return the same map for inference."""
-        return self
+        """Return a copy of the map for inference."""
+        return copy.deepcopy(self)
 
     def clip_(self) -> None:
         """Move parameters back inside their bounds, after an optimizer step."""
@@ -224,7 +225,8 @@ class FrozenAffine(Layer):
             "inverse_matrix": torch.linalg.matrix_exp(-weight)[:, :, None, None],
             "logdet": scale.log().sum() + scale[0].numel() * torch.trace(weight),
         }.items():
-            self.register_buffer(name, value.to(conv1x1.weight).contiguous())
+            # A copy, even where type and device stay as they are.
+            self.register_buffer(name, value.to(conv1x1.weight, copy=True).contiguous())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = F.conv2d(torch.addcmul(self.shift, x, self.scale), self.matrix)

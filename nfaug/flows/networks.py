@@ -245,5 +245,6 @@ def _scratch(like: Tensor) -> Tensor:
     """Scratch memory of `_elu`, kept per thread: new memory costs a page fault every 4 KiB."""
     room = getattr(_THREAD, "room", None)
     if room is None or room.dtype != like.dtype:
-        room = _THREAD.room = torch.empty(_SCRATCH, dtype=like.dtype)
+        with torch.inference_mode(False):  # or later calls outside it could not write here
+            room = _THREAD.room = torch.empty(_SCRATCH, dtype=like.dtype, device=like.device)
     return room[: len(like)]

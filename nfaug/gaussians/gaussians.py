@@ -91,6 +91,7 @@ class ClassGaussians(nn.Module):
             return self._log_prob_all(z).to(dtype)
         z = self._flatten(z)
         self._check_labels(labels, len(z))
+        labels = labels.long()  # uint8 would index as a mask
         # Index before the cast, which then converts B rows instead of K.
         variances = self.variances[labels].to(z.dtype)
         distance = ((z - self.means[labels].to(z.dtype)).square() / variances).sum(dim=1)
@@ -123,7 +124,7 @@ class ClassGaussians(nn.Module):
         if not (temperature >= 0 and math.isfinite(temperature)):
             raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
         self._check_labels(labels, len(labels))
-        labels = labels.to(self.means.device)
+        labels = labels.to(self.means.device, torch.int64)  # uint8 would index as a mask
         means = self.means[labels]
         device = means.device if generator is None else generator.device
         noise = torch.randn(means.shape, generator=generator, dtype=means.dtype, device=device)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import albumentations
@@ -89,11 +90,12 @@ class NFATransform(albumentations.ImageOnlyTransform):
         for name in _HINTS:  # attributes that albumentations saves
             setattr(self, name, getattr(settings, name))
         self._settings = MixSettings.merge(settings, {"p": 1.0})
+        self._version = _version(checkpoint)
 
     @property
     def nfa(self) -> NFAugment:
         """The augmentation, which each process loads for itself."""
-        return _load(self.checkpoint, self.revision, self._settings)
+        return _load(self.checkpoint, self.revision, self._settings, self._version)
 
     @property
     def targets(self) -> dict[str, Callable[..., Any]]:
@@ -139,9 +141,23 @@ class NFATransform(albumentations.ImageOnlyTransform):
         return new[0].permute(1, 2, 0).numpy().reshape(img.shape)
 
 
+def _version(checkpoint: str) -> tuple[int, ...]:
+    """What changes when the checkpoint of a folder is written anew; empty for other names."""
+    try:
+        found = (Path(checkpoint).expanduser() / "config.json").stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @functools.lru_cache(maxsize=4)
-def _load(checkpoint: str, revision: str | None, settings: MixSettings) -> NFAugment:
-    """Loaded at the first image: spawned workers receive the transform without the flow."""
+def _load(
+    checkpoint: str, revision: str | None, settings: MixSettings, version: tuple[int, ...]
+) -> NFAugment:
+    """Loaded at the first image: spawned workers receive the transform without the flow.
+
+    `version` is part of the key: a transform that is made after a refit needs the new files.
+    """
     nfa = NFAugment.from_pretrained(checkpoint, revision=revision, settings=settings)
     if settings.strength and not nfa.engine.has_memory:  # noise alone needs no partners
         raise ValueError(

@@ -155,7 +155,7 @@ def _assemble(fits: list[ClassFit], counts: list[int], *, memory: bool) -> Class
     ranks = torch.tensor([len(fit.axes) for fit in fits])
     rank = max(1, int(ranks.max()))
     axes = torch.zeros(classes, rank, dim, dtype=torch.float16)
-    eigenvalues = torch.zeros(classes, rank)
+    eigenvalues = torch.zeros(classes, rank, dtype=torch.float32)
     sizes = torch.tensor([len(fit.coefficients) for fit in fits])
     rows = torch.zeros(int(sizes.sum()), rank, dtype=torch.float16)
     start = 0
@@ -171,8 +171,8 @@ def _assemble(fits: list[ClassFit], counts: list[int], *, memory: bool) -> Class
         eigenvalues=eigenvalues,
         ranks=ranks,
         counts=torch.tensor(counts),
-        gate_distance=torch.tensor([fit.gate_distance for fit in fits]),
-        gate_energy=torch.tensor([fit.gate_energy for fit in fits]),
+        gate_distance=torch.tensor([fit.gate_distance for fit in fits], dtype=torch.float32),
+        gate_energy=torch.tensor([fit.gate_energy for fit in fits], dtype=torch.float32),
         memory=rows if memory and len(rows) else None,
         memory_labels=(
             torch.repeat_interleave(torch.arange(classes), sizes) if memory and len(rows) else None

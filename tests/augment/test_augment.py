@@ -4,8 +4,10 @@ import copy
 import dataclasses
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -226,12 +228,37 @@ def test_default_device_and_dtype_change_nothing() -> None:
 
     new, again, stats = run()
     assert stats["applied"] > 0
-    for context in (torch.device("meta"), _default_dtype(torch.float64)):
+
+    def run_in(context: AbstractContextManager[Any]) -> tuple[Tensor, Tensor, dict[str, int]]:
         with context:  # every new tensor must name its device and dtype
-            found = run()
+            return run()
+
+    for context in (torch.device("meta"), _default_dtype(torch.float64)):
+        with ThreadPoolExecutor(1) as fresh:  # a thread that keeps no memory of an earlier call
+            found = fresh.submit(run_in, context).result()
         assert torch.equal(found[0], new)
         assert torch.equal(found[1], again)
         assert found[2] == stats
+
+
+def test_what_inference_mode_saw_first_serves_training_later() -> None:
+    images, labels = batch_of(16)
+    nfa = NFAugment(checkpoint(), p=1.0)
+    params = nfa.make_params(labels)
+    expected = nfa(images, labels, params=params)[0]
+
+    def run() -> tuple[Tensor, NFAugment]:
+        with torch.inference_mode():
+            made = NFAugment(checkpoint(), p=1.0)
+            assert torch.equal(made(images, labels, params=params)[0], expected)
+        return made(images, labels, params=params)[0], made
+
+    with ThreadPoolExecutor(1) as fresh:
+        new, made = fresh.submit(run).result()
+    assert torch.equal(new, expected)
+    assert not new.is_inference()
+    made.enabled = False
+    assert torch.equal(made(images, labels)[0], images)
 
 
 @contextmanager

@@ -119,6 +119,16 @@ def test_wrong_normalization_is_detected() -> None:
             other(double, labels)
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "name"),
+    [((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "mean"), (0.5, 58.4, "std")],
+)
+def test_mean_and_std_in_grey_levels_are_refused(mean: Any, std: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name} .*255"):
+        NFAugment(checkpoint(), mean=mean, std=std)
+    NFAugment(checkpoint(), mean=0.0, std=1 / 255)  # float images in grey levels
+
+
 @pytest.mark.parametrize(("mean", "std"), [(0.5, 0.5), (0.45, 0.225), (0.5, (1.0, 0.1, 0.1))])
 def test_erasing_with_noise_is_within_the_range(mean: float, std: Any) -> None:
     nfa = NFAugment(checkpoint(), p=1.0, mean=mean, std=std)
@@ -242,6 +252,10 @@ def test_errors_name_what_arrived() -> None:
     normalized = NFAugment(checkpoint(), mean=mean, std=std).normalization
     assert normalized is not None
     assert normalized[0] == (0.5,) * 3
+    of_channels = torch.tensor([0.25, 0.5, 0.75]).view(1, 3, 1, 1)  # to broadcast over a batch
+    normalized = NFAugment(checkpoint(), mean=of_channels, std=std).normalization
+    assert normalized is not None
+    assert normalized[0] == (0.25, 0.5, 0.75)
     named = nfa.make_params([NAMES[y] for y in labels], generator=torch.Generator().manual_seed(0))
     drawn = nfa.make_params(labels, generator=torch.Generator().manual_seed(0))
     assert torch.equal(named.partner, drawn.partner)

@@ -136,6 +136,21 @@ def test_workers_with_a_generator_differ() -> None:
     assert not torch.equal(first, second), "each worker has a copy of the generator"
 
 
+def test_metadata_is_no_mask(nfa: NFAugment) -> None:
+    images, labels = batch_of(6)
+    sample = {
+        "pixel_values": images,
+        "labels": labels,
+        "attention_mask": torch.ones(6, 77),
+        "segment_id": labels,
+        "mask_ratio": torch.rand(6),
+        "box_count": labels,
+    }
+    new = nfa(sample)
+    assert (new["pixel_values"] != images).any()
+    assert all(new[name] is sample[name] for name in sample if name != "pixel_values")
+
+
 def test_unsupported_samples_raise(nfa: NFAugment) -> None:
     images, labels = batch_of(6)
     boxes = tv_tensors.BoundingBoxes(torch.ones(6, 4), format="XYXY", canvas_size=(8, 8))
@@ -146,6 +161,7 @@ def test_unsupported_samples_raise(nfa: NFAugment) -> None:
         ((images, {"labels": labels, "boxes": boxes}), r"BoundingBoxes at \[1\]\.boxes"),
         ((images, labels, tv_tensors.Mask(mask)), r"Mask at \[2\]"),
         ({"image": images, "labels": labels, "masks": mask}, "'masks'"),
+        ({"image": images, "labels": labels, "bboxes": torch.ones(9, 4)}, "'bboxes'"),
         ((tv_tensors.Video(images[None]), labels), "Video"),
         (([pil] * 6, labels), "BankDataset"),
         ((images, labels, mask), plain.format("8, 8", r"\[2\]")),

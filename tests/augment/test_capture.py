@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import pickle
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -97,6 +99,31 @@ def test_a_shape_is_captured_once_and_without_regard_to_other_threads(modes: lis
     for _ in range(4):
         assert torch.equal(captured(images, labels, params=params)[0], expected)
     assert modes == ["thread_local"]
+
+
+def test_a_graph_keeps_the_mean_and_std_that_it_reads(modes: list[str]) -> None:
+    images, labels = batch_of(20)
+    nfa = NFAugment(checkpoint(), p=0.6, capture=True, mean=0.5, std=0.25)
+    normalised = (images / 255 - 0.5) / 0.25
+    for _ in range(2):
+        nfa(normalised, labels)
+    read = [weakref.ref(x) for x in nfa._normalization._on(images.device)]
+    nfa.set_normalization(0.5, 0.25)  # equal values, new tensors
+    gc.collect()
+    assert all(x() is not None for x in read)
+
+
+def test_a_graph_that_is_recorded_in_inference_mode_serves_training(modes: list[str]) -> None:
+    images, labels = batch_of(20)
+    nfa = NFAugment(checkpoint(), p=0.6, capture=True)
+    params = nfa.make_params(labels)
+    with torch.inference_mode():
+        expected = nfa(images, labels, params=params)[0].clone()
+        nfa(images, labels, params=params)
+    assert modes == ["thread_local"]
+    new = nfa(images, labels, params=params)[0]
+    assert torch.equal(new, expected)
+    assert not new.is_inference()
 
 
 def test_graphs_are_for_a_shape_a_gate_and_keep(modes: list[str]) -> None:

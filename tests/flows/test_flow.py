@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.flows.codec import to_flow
@@ -362,6 +364,41 @@ def test_freezing_leaves_the_flow_alone(flow: Flow) -> None:
     assert all(parameter.requires_grad for parameter in flow.parameters())
     for name, value in flow.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_freezing_shares_no_memory() -> None:
+    """Not even in float64 on the CPU, in which the folded weights are computed."""
+    flow = perturbed().double()
+    frozen = flow.freeze()
+    again = frozen.freeze()
+
+    def memory(flow: Flow) -> set[int]:
+        tensors = itertools.chain(flow.parameters(), flow.buffers())
+        return {x.untyped_storage().data_ptr() for x in tensors if x.numel()}
+
+    assert memory(flow).isdisjoint(memory(frozen))
+    assert memory(frozen).isdisjoint(memory(again))
+    assert len(memory(again)) == len(memory(frozen)) > 10
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_loading_large_exponents_lengthens_the_series(inside: bool) -> None:
+    large = perturbed()
+    with torch.no_grad():
+        for coupling in large.couplings():
+            coupling.rescale.fill_(1.5)  # far beyond `config.bound`
+    state = large.state_dict()
+    other = copy.deepcopy(Flow(TINY))
+    if inside:  # as a part of another module, such as a LightningModule
+        nn.ModuleDict({"flow": other}).load_state_dict({f"flow.{k}": v for k, v in state.items()})
+    else:
+        other.load_state_dict(state)
+    expected = Flow.from_tensors(TINY, state)
+    x = torch.rand(4, *TINY.shape) * 2 - 1
+    assert torch.equal(other(x)[0], expected(x)[0])
+    assert [c.bound for c in other.couplings()] == [c.bound for c in expected.couplings()]
+    assert min(c.bound for c in other.couplings()) > TINY.bound
+    pickle.loads(pickle.dumps(other))
 
 
 def test_a_frozen_flow_can_be_copied_moved_and_frozen_again(frozen: Flow) -> None:

@@ -16,6 +16,7 @@ from nfaug.cli import main
 from nfaug.data.images import TensorImages
 from nfaug.flows.codec import to_flow
 from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.pca.fit import fit_pca
 
 SHAPES = [(1, (28, 28)), (3, (32, 32)), (3, (5, 7)), (4, (1, 3))]
 
@@ -53,6 +54,21 @@ def test_device_and_dtype_are_known() -> None:
     assert double.encode(random_images(3, (32, 32)))[0].dtype == torch.float64
     assert flow.to("meta").freeze().device.type == "meta"
     assert Flow.from_tensors(flow.config, {}).device.type == "cpu"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
+    images = random_images(3, (32, 32))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        flow = nfaug.Flow.from_pretrained("builtin:pixels").with_shape(3, (32, 32))
+        assert flow.dtype == torch.float32
+        assert torch.equal(flow.decode(flow.encode(images)[0]), images)
+        pca = fit_pca([flow.encode(images)[0]], rank=2)
+        assert pca.eigenvalues.dtype == pca.gate_distance.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(before)
 
 
 def test_with_shape() -> None:

@@ -85,6 +85,16 @@ def test_sample() -> None:
     assert torch.equal(gaussians.sample(torch.tensor([2]), temperature=0), gaussians.means[2:3])
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_any_integer_type(dtype: torch.dtype) -> None:
+    """Also one label of each class as uint8, by which torch would index as by a mask."""
+    gaussians = make()
+    labels = torch.arange(5)
+    z = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(gaussians.sample(labels.to(dtype), temperature=0), gaussians.means)
+    assert torch.equal(gaussians.log_prob(z, labels.to(dtype)), gaussians.log_prob(z, labels))
+
+
 @pytest.mark.parametrize("dim", [7, 2500])
 def test_pairwise_kl_against_torch_distributions(dim: int) -> None:
     gaussians = make(dim=dim, offset=50.0)

@@ -122,6 +122,16 @@ def test_inputs_are_left_alone() -> None:
     assert all(torch.equal(x, copy) for x, copy in zip(data, copies, strict=True))
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_runs_where_gradients_are_off(mode: Any) -> None:
+    config = GradientDescentConfig(kld_weight=1.0, steps=3)
+    expected = gradient_descent(*draw(), config)
+    with mode():
+        result = gradient_descent(*draw(), config)
+    assert torch.equal(result.means, expected.means)
+    assert torch.equal(result.variances, expected.variances)
+
+
 def test_divergence() -> None:
     means, variances = draw()
     config = GradientDescentConfig(kld_weight=1.0, learning_rate=50.0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -62,6 +63,20 @@ def test_equals_the_batch_transform_with_the_memory(flow_dir: str, mix: str) -> 
     delta = draws.weights * (pca.memory[draws.partner].float() - a)
     expected = flow.decode(pca.add(z, labels, delta))[0].permute(1, 2, 0).numpy()
     assert abs(out["image"].astype(int) - expected).max() <= 1
+
+
+def test_a_refit_to_the_same_folder_is_read_by_new_transforms(tmp_path: Path) -> None:
+    path = save(tmp_path / "flow")
+    first = NFATransform(path, p=1.0).nfa
+    assert NFATransform(path, p=1.0).nfa is first
+    parts = checkpoint()
+    assert parts.pca is not None
+    pca = copy.deepcopy(parts.pca)
+    pca.mean += 1
+    config = CheckpointConfig(parts.flow.config, class_names=NAMES)
+    Checkpoint(parts.flow, config, pca=pca).save(path, overwrite=True)
+    second = NFATransform(path, p=1.0).nfa
+    assert torch.equal(second.engine.on(torch.device("cpu"))[1].mean, pca.mean)
 
 
 def test_a_seed_reproduces(flow_dir: str) -> None:

@@ -96,6 +96,8 @@ def learning_rate_factor(policy: Policy, progress: float) -> float:
     return factors[policy]
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def gradient_descent(
     data_means: Tensor,
     data_variances: Tensor,
@@ -121,7 +123,9 @@ def gradient_descent(
         FixedPointDivergence: If a gradient diverges.
     """
     config = GradientDescentConfig() if config is None else config
-    data = as_double(data_means, data_variances)
+    # Copies, because the caller's tensors may be inference tensors, which allow no gradients.
+    doubles = as_double(data_means, data_variances)
+    data = doubles[0].clone(), doubles[1].clone()
     means = data[0].clone()
     check_classes(means)
     weight = config.weight(*means.shape)
