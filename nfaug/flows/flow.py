@@ -34,8 +34,13 @@ class _Density(Protocol):
 
 
 def _fit_terms(flow: nn.Module, _: object) -> None:
-    """After `load_state_dict`; a function, because hooks are pickled with the flow."""
-    cast("Flow", flow).fit_terms()
+    """After `load_state_dict`; a function, because hooks are pickled with the flow.
+
+    Weights that are missing still are on the device "meta" of `Flow.from_tensors`.
+    """
+    for coupling in cast("Flow", flow).couplings():
+        if not (coupling.rescale.is_meta or coupling.reshift.is_meta):
+            coupling.fit_terms()
 
 
 class Flow(Layer):

@@ -101,6 +101,24 @@ def test_a_shape_is_captured_once_and_without_regard_to_other_threads(modes: lis
     assert modes == ["thread_local"]
 
 
+def test_a_replay_gets_the_batch(modes: list[str]) -> None:
+    """Without the copy into its inputs, a graph would return its first batch for ever."""
+    nfa = NFAugment(checkpoint(), p=0.6, capture=True)
+    for seed in range(3):
+        images, labels = batch_of(20, seed=seed)
+        params = nfa.make_params(labels)
+        nfa(images, labels, params=params)
+    assert nfa._captured is not None
+    (recorded,) = nfa._captured._graphs.values()
+    assert recorded is not None
+    taken = params.index
+    assert torch.equal(recorded.inputs.images[:12], images[taken])
+    assert torch.equal(recorded.inputs.labels[:12], labels[taken])
+    for name, held in zip(_ROWS, recorded.inputs.draws, strict=True):
+        if name != "chosen":  # which the transform changes for images that cannot be augmented
+            assert torch.equal(held[:12], getattr(params, name)), name
+
+
 def test_a_graph_keeps_the_mean_and_std_that_it_reads(modes: list[str]) -> None:
     images, labels = batch_of(20)
     nfa = NFAugment(checkpoint(), p=0.6, capture=True, mean=0.5, std=0.25)

@@ -23,7 +23,7 @@ import nfaug
 from nfaug import cli
 from nfaug.cli import COMMANDS, main
 from nfaug.data.images import TensorImages
-from nfaug.training import TrainingDiverged
+from nfaug.training import RunStopped, TrainingDiverged
 from nfaug.training.config import recipes
 
 SETTINGS = """
@@ -679,6 +679,7 @@ def test_demo(tmp_path: Path, nfaug_command: Any, monkeypatch: pytest.MonkeyPatc
         (ValueError("no such thing"), 2, "nfaug info: error: no such thing"),
         (OSError("disk full"), 2, "nfaug info: error: disk full"),
         (TrainingDiverged("3 steps"), 3, "nfaug info: TrainingDiverged: 3 steps"),
+        (RunStopped("resume it"), 4, "nfaug info: error: resume it"),
         (
             ModuleNotFoundError("No module named 'timm'"),
             1,

@@ -177,7 +177,7 @@ def test_text_of_others_does_not_reach_the_terminal_raw(
         assert said.replace("\n", "").isprintable(), said
 
 
-def test_push_without_memory(
+def test_a_dry_run_without_memory(
     hub: LoopbackHub, tiny_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = run(capsys, "push", str(tiny_path), "owner/a", "--dry-run")[1]["files"]

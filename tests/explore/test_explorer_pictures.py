@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from nfa_tools import NAMES, images_of
 from PIL import Image
 
 from nfaug.augment.settings import MixSettings
+from nfaug.augment.transform import NFAParams, NFAugment
 from nfaug.data.images import TensorImages
 from nfaug.explore import pictures
 from nfaug.explore.pictures import (
@@ -106,6 +109,45 @@ def test_the_gate(with_data: OpenFlow) -> None:
     assert torch.equal(closed.variants, image.expand(6, -1, -1, -1))
     ajar = compare(with_data, image, 0, MixSettings(strength=0.01, gate=1.05 * radius))
     assert ajar.outcomes == ["applied"] * 6
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"noise": 0.7},
+        {"axes": 1},
+        {"mix": "pair"},
+        {"alpha": 0.05},
+        {"keep": "consistent"},
+        {"strength": 0.4},
+    ],
+    ids=str,
+)
+def test_a_variant_is_what_a_classifier_would_see(
+    changes: dict[str, Any], flow: OpenFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(OPEN, partners="memory", **changes)
+    image = class_images(flow, 1, 1, seed=0)
+    drawn: list[NFAParams] = []
+    make = NFAugment.make_params
+
+    def recorded(self: NFAugment, *given: Any, **options: Any) -> NFAParams:
+        drawn.append(make(self, *given, **options))
+        return drawn[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NFAugment, "make_params", recorded)
+        found = compare(flow, image, 1, settings, variants=6)
+    (draws,) = drawn
+    count = draws.batch
+    nfa = NFAugment(flow.engine, settings=dataclasses.replace(settings, p=1.0))
+    batch = image.expand(count, -1, -1, -1)
+    expected = nfa(batch, torch.full((count,), 1), params=draws)[0][draws.index[:6]]
+    assert (expected.int() - found.variants.int()).abs().max() <= 1
+    assert (found.variants != image).any()
+    other = compare(flow, image, 1, dataclasses.replace(OPEN, partners="memory"), variants=6)
+    if "keep" not in changes:
+        assert not torch.equal(other.variants, found.variants), "the control does something"
 
 
 def test_paths(with_data: OpenFlow) -> None:

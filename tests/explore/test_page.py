@@ -15,12 +15,33 @@ from typing import Any
 
 import pytest
 import yaml
+from forked import run_python
 from PIL import Image
 
 from nfaug.cli import main
 
 RUN = Path(__file__).parent.parent / "data" / "run_v1"
 SPACE = Path(__file__).parents[2] / "examples" / "space"
+
+
+OFFERED = """
+import sys
+import gradio as gr
+from nfaug.explore.app import build_app
+
+offered, other = sys.argv[1:]
+for anything in (False, True):
+    page = build_app([offered], any_flow=anything)
+    assert page.delete_cache == (600, 3600)
+    functions = {entry.api_name: entry.fn for entry in page.fns.values() if entry.api_name}
+    for name, values in ("flow", ("native", 0)), ("image", ("cat", "native", None, 0)):
+        try:
+            functions[name](other, *values)
+            print(anything, name, "opened")
+        except gr.Error as error:
+            assert "there is no flow" in str(error), error
+            print(anything, name, "refused")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +121,7 @@ def test_over_http(address: str, broken: Path, picture: Path, tiny_path: Path) -
         client.predict(flow, "wolf", 1, api_name="/axis")
     report = client.predict(str(RUN), "native", 0, api_name="/flow")
     assert "sandbox" in str(report)
-    with pytest.raises(AppError):
+    with pytest.raises(AppError, match="checkpoint"):
         client.predict(str(tiny_path.parent), "native", 0, api_name="/flow")
 
 
@@ -123,6 +144,41 @@ def test_the_space() -> None:
     assert header["sdk"] == "gradio"
     assert tuple(map(int, header["sdk_version"].split(".")[:2])) >= (6, 20)
     assert (SPACE / "requirements.txt").read_text().split() == ["nfaug[ui]"]
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.0.2", False),
+    ],
+)
+def test_visitors_from_other_machines_choose_among_the_flows(
+    host: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {}
+
+    def build(*_: Any, **options: Any) -> None:
+        told.update(options)
+        raise ValueError("built")
+
+    monkeypatch.setattr("nfaug.explore.app.build_app", build)
+    assert main(["explore", "--host", host, "--no-browser"]) == 2
+    assert told["any_flow"] is expected
+
+
+def test_a_flow_that_is_not_offered(tiny_path: Path, tmp_path: Path) -> None:
+    """A page for others opens no folder of this machine; uploads do not stay on it."""
+    other = str(shutil.copytree(tiny_path, tmp_path / "other"))
+    ran = run_python(["-c", OFFERED, tiny_path, other])
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines() == [
+        "False flow refused", "False image refused", "True flow opened", "True image opened",
+    ]  # fmt: skip
 
 
 def test_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

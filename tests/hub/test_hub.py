@@ -159,7 +159,6 @@ def test_push_without_memory(hub: LoopbackHub, made: Path) -> None:
     shared = nfaug.load(REPO).pca
     assert shared is not None
     assert not shared.has_memory
-    assert bool((shared.ranks <= pca.counts // 4).all())
     assert "samples.png" not in plan_push(made, memory=False).files
     assert pca.has_memory, "the directory itself stays as it was"
 

@@ -167,7 +167,10 @@ def test_a_given_mixup() -> None:
     mixup = Mixup(mixup_alpha=1.0, num_classes=CLASSES, label_smoothing=0.0)
     loader = NFALoader(plain, make_nfa(strength=0.0), mixup=mixup)
     assert [labels.shape for _, labels in loader] == [(4, CLASSES)] * 2
-    assert not loader.mixup_enabled or mixup.mixup_enabled
+    assert loader.mixup_enabled
+    assert mixup.mixup_enabled
+    loader.mixup_enabled = False
+    assert not mixup.mixup_enabled
     own = NFALoader(plain, make_nfa(), mixup=lambda x, y: (x * 0, y))
     assert not next(iter(own))[0].any()
     assert not own.mixup_enabled

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from forked import run_python
 from rank_tools import CONFIG, Rank, images, run_ranks, statistics, tensors_of
 from safetensors.torch import load_file
 from torch import Tensor
@@ -139,6 +140,13 @@ def check_command(out: Path, printed: str) -> None:
 def launched(launcher: list[str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", *launcher, "-m", "nfaug.training", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_module_that_torchrun_runs(tiny_folder: Path, tmp_path: Path) -> None:
+    ran = run_python(["-m", "nfaug.training", *words(tiny_folder, tmp_path / "flow")])
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["processes"] == 1
+    assert nfaug.load(tmp_path / "flow").pca is not None
 
 
 @pytest.mark.soak

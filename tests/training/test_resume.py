@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -617,6 +618,51 @@ def test_a_signal_that_ends_the_workers_of_an_evaluation(
     resumed = train(open_dataset(tiny_folder), config, folder=tmp_path, resume=True, progress=False)
     calm = train(open_dataset(tiny_folder), config, progress=False)
     assert everything(resumed) == everything(calm)
+
+
+def test_a_run_whose_time_is_over_takes_no_more_steps(
+    tiny_images: TensorImages, tiny_config: TrainConfig, tmp_path: Path
+) -> None:
+    def steps(minutes: float, *, resume: bool = True) -> int:
+        config = dataclasses.replace(tiny_config, epochs=100, max_minutes=minutes)
+        result = train(tiny_images, config, folder=tmp_path, resume=resume, progress=False)
+        return int(result.checkpoint.config.training["steps"])
+
+    first = steps(0.005, resume=False)
+    assert 0 < first < 300, "the time was over before the epochs"
+    assert steps(0.005) == first
+    assert steps(0.01) > first
+
+
+def test_the_time_before_a_stop_counts(
+    tiny_images: TensorImages,
+    tiny_config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped after 3,590 s of 3,600, a run ends once 30 s more are over."""
+    config = dataclasses.replace(tiny_config, epochs=10, max_minutes=60.0)
+    real, later = time.monotonic, [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: real() + later[0])
+    forward, calls = loop.FlowLoss.forward, 0
+
+    def watched(self: loop.FlowLoss, *given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            later[0] = 3590.0
+            os.kill(os.getpid(), signal.SIGTERM)
+        if calls == 5:
+            later[0] += 30
+        return forward(self, *given)
+
+    monkeypatch.setattr(loop.FlowLoss, "forward", watched)
+    with pytest.raises(Interrupted):
+        train(tiny_images, config, folder=tmp_path, progress=False)
+    later[0] = 0.0  # another process, whose clock starts anew
+    calls = 3
+    result = train(tiny_images, config, folder=tmp_path, resume=True, progress=False)
+    assert result.checkpoint.config.training["steps"] == 5
 
 
 def test_a_signal_while_handlers_are_restored() -> None:

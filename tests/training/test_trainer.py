@@ -204,6 +204,7 @@ def test_recomputing_activations_gives_the_same(
     tiny_images: TensorImages, tiny_config: TrainConfig, tiny_result: TrainResult
 ) -> None:
     config = changed(tiny_config, optim=OptimConfig(warmup_steps=2, recompute="steps"))
+    # test_wiring.py shows that the setting arrives.
     difference = weights(train(tiny_images, config, progress=False)) - weights(tiny_result)
     assert difference.abs().max() < 1e-5
 

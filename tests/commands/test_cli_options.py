@@ -1,0 +1,127 @@
+"""Every option of a command reaches the function that does the work."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nfaug.augment.settings import MixSettings
+from nfaug.cli import main
+
+
+class Reached(Exception):
+    """The call arrived; what comes after it does not matter."""
+
+
+DATA = ["--data", "some", "--data-dir", "there", "--split", "odd", "--max-pixels", "99"]
+DATA += ["--per-class", "3", "--on-error", "skip", "--seed", "5", "--download", "--scale-16-bit"]
+OPENED = {
+    "data_dir": "there", "split": "odd", "max_pixels": 99, "per_class": 3, "on_error": "skip",
+    "seed": 5, "download": True, "scale_16_bit": True,
+}  # fmt: skip
+MIXING = ["--alpha", "0.3", "--mix", "pair", "--partners", "both", "--strength", "0.4"]
+MIXING += ["--noise", "0.2", "--axes", "2", "--gate", "off", "--keep", "consistent"]
+MIXED: dict[str, Any] = {
+    "alpha": 0.3, "mix": "pair", "partners": "both", "strength": 0.4, "noise": 0.2, "axes": 2,
+    "gate": None, "keep": "consistent",
+}  # fmt: skip
+NFA_MIXING = [word.replace("--", "--nfa-") for word in MIXING]
+CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
+    (
+        "pull", "nfaug.hub.pull", ["a/b", "--out", "OUT", "--revision", "v1", "--overwrite"],
+        {"revision": "v1", "local_dir": "OUT", "overwrite": True},
+    ),
+    (
+        "list", "nfaug.hub.list_flows", ["--author", "me", "--search", "cat", "--limit", "7"],
+        {"author": "me", "search": "cat", "limit": 7},
+    ),
+    (
+        "push", "nfaug.hub.push_to_hub",
+        ["FLOW", "a/b", "--private", "--revision", "v1", "--message", "hello", "--no-memory",
+         "--license", "mit", "--about-data", "cats", "--overwrite-card"],
+        {"private": True, "revision": "v1", "commit_message": "hello", "memory": False,
+         "license": "mit", "data": "cats", "overwrite_card": True},
+    ),
+    ("push", "nfaug.hub.push_to_hub", ["FLOW", "a/b"], {"private": None, "memory": True}),
+    (
+        "push", "nfaug.hub.plan_push",
+        ["FLOW", "a/b", "--dry-run", "--no-memory", "--license", "mit", "--about-data", "cats"],
+        {"memory": False, "license": "mit", "data": "cats"},
+    ),
+    ("fit", "nfaug.data.open.open_dataset", ["--flow", "FLOW", *DATA, "--out", "OUT"],
+     {**OPENED, "convert": False}),
+    ("fit", "nfaug.data.open.open_dataset",
+     ["--flow", "FLOW", "--data", "some", "--grayscale", "--out", "OUT"],
+     {"convert": True, "download": False, "data_dir": None}),
+    (
+        "bank", "nfaug.data.open.open_dataset",
+        ["--flow", "FLOW", *DATA, "--out", "OUT", "--image-size", "20"],
+        {**OPENED, "image_size": 20},
+    ),
+    (
+        "bank", "nfaug.commands.bank.make_bank",
+        ["--flow", "FLOW", "--data", "DATA", "--out", "OUT", "--variants", "3", "--residual",
+         "--batch-size", "9", "--workers", "2", "--overwrite", "--seed", "4", *MIXING],
+        {"variants": 3, "residual": True, "batch_size": 9, "workers": 2, "overwrite": True,
+         "seed": 4, "settings": MixSettings(**MIXED)},
+    ),
+    (
+        "bank", "nfaug.commands.bank.export_bank",
+        ["--flow", "FLOW", "--data", "DATA", "--out", "OUT", "--variants", "1",
+         "--export", "IMAGES", "--export-format", "wds"],
+        {"format": "wds"},
+    ),
+    (
+        "preview", "nfaug.commands.preview.preview_grid",
+        ["--flow", "FLOW", "--data", "DATA", "--out", "OUT.png", "--variants", "3",
+         "--classes", "2", "--seed", "4", *MIXING],
+        {"variants": 3, "classes": 2, "seed": 4, "settings": MixSettings(**MIXED)},
+    ),
+    (
+        "sample", "nfaug.commands.sample.sample_images",
+        ["--flow", "FLOW", "--out", "OUT.png", "--temperature", "0.25"], {"temperature": 0.25},
+    ),
+    (
+        "timm", "nfaug.integrations.timm.run_script",
+        ["train.py", "--nfa", "FLOW", "--nfa-prob", "0.3", "--nfa-off-epoch", "6", *NFA_MIXING],
+        {"prob": 0.3, "off_epoch": 6},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "target", "words", "expected"),
+    CASES,
+    ids=[f"{number}-{command}" for number, (command, *_) in enumerate(CASES)],
+)
+def test_options_arrive(
+    command: str,
+    target: str,
+    words: list[str],
+    expected: dict[str, Any],
+    tiny_path: Path,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: dict[str, Any] = {}
+
+    def reached(*positional: Any, **options: Any) -> None:
+        found.update(options)
+        if command == "timm":
+            found["settings"] = positional[2].settings
+        raise Reached
+
+    module, _, name = target.rpartition(".")
+    monkeypatch.setattr(importlib.import_module(module), name, reached)
+    places = {"FLOW": tiny_path, "DATA": tiny_folder}
+    places |= {name: tmp_path / name for name in ("OUT", "OUT.png", "IMAGES")}
+    with pytest.raises(Reached):
+        main([command, *(str(places.get(word, word)) for word in words)])
+    if command == "timm":
+        expected = {**expected, "settings": MixSettings(**MIXED)}
+    wanted = {name: str(places.get(str(value), value)) for name, value in expected.items()}
+    assert {name: str(found[name]) for name in expected} == wanted
