@@ -110,22 +110,39 @@ def groups(rows: Rows) -> dict[Cell, dict[int, Outcome]]:
 
 
 def preferred(
-    found: Groups, place: Callable[[Cell], Hashable] = lambda key: replace(key, settings="")
+    found: Groups,
+    place: Callable[[Cell], Hashable] = lambda key: replace(key, settings=""),
+    every: Groups | None = None,
 ) -> list[Cell]:
-    """One cell of those with the same `place`: most seeds, then the highest mean.
+    """One cell of those with the same `place`, the settings of an arm, flow and base by default.
 
-    By default, the settings of each arm, flow and base.
+    It has most seeds, then the highest mean on held-out images: of the base alone, and of the arm.
+    Where these were not measured, the mean on the images at hand decides.
+
+    Args:
+        found: The cells to choose from.
+        place: What the cells to choose among have in common.
+        every: All cells, also those on held-out images.
     """
+
+    def held_out(key: Cell) -> float:
+        return _mean((every or {}).get(replace(key, split="tuning"), {}))
+
+    def weight(key: Cell) -> tuple[int, float, float, float]:
+        base = replace(key, arm="none", flow="-", settings="")
+        return len(found[key]), held_out(base), held_out(key), _mean(found[key])
+
     best: dict[Hashable, Cell] = {}
-    for key, values in found.items():
+    for key in found:
         here = place(key)
-        if here not in best or _weight(values) > _weight(found[best[here]]):
+        if here not in best or weight(key) > weight(best[here]):
             best[here] = key
     return sorted(best.values(), key=order)
 
 
-def _weight(values: Mapping[int, Outcome]) -> tuple[int, float]:
-    return len(values), statistics.fmean(each.accuracy for each in values.values())
+def _mean(values: Mapping[int, Outcome]) -> float:
+    """Mean accuracy over seeds; -infinity without any."""
+    return statistics.fmean(each.accuracy for each in values.values()) if values else -math.inf
 
 
 def packed(right: Tensor) -> str:

@@ -97,10 +97,11 @@ def _name(arm: tuple[str, str, str], *, several: bool) -> str:
     return shown + (f"\n{FLOWS[flow].title}" if flow in FLOWS else "")
 
 
-def draw_rivals(found: Groups, path: Path) -> None:
+def draw_rivals(found: Groups, path: Path, every: Groups | None = None) -> None:
     """Gains over flip and crop, with and without NFA, one panel for each data set.
 
-    Of several settings of an arm or a base, the `preferred` ones are shown.
+    Of several settings of an arm or a base, the `preferred` ones are shown; `every` has the cells
+    on held-out images.
     """
     import matplotlib
 
@@ -110,7 +111,7 @@ def draw_rivals(found: Groups, path: Path) -> None:
 
     gained = {
         key: gain
-        for key in preferred(found, place_of)
+        for key in preferred(found, place_of, every)
         if key.base != "none" and (gain := gain_over_geometry(found, key)) is not None
     }
     sets = panels(gained)

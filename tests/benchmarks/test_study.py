@@ -562,6 +562,25 @@ def test_settings_with_most_seeds_are_preferred() -> None:
     del found[first]
     found[others[1]] = outcomes(91)
     assert gains.preferred(found) == [others[1]]
+    held_out = {replace(others[0], split="tuning"): outcomes(50)}
+    held_out[replace(others[1], split="tuning")] = outcomes(49)
+    assert gains.preferred(found, every=held_out | found) == [others[0]], (
+        "not picked on test images"
+    )
+
+
+def test_a_base_is_the_best_on_held_out_images() -> None:
+    """Also where another one is better on test images, and the same for all arms on top of it."""
+    alone = replace(CELL, arm="none", flow="-", base="flip+crop+randaugment:1:9", settings="")
+    other = replace(alone, base="flip+crop+randaugment:2:9")
+    found = {alone: outcomes(70), other: outcomes(75)}
+    found |= {replace(each, arm="nfa", flow="p"): outcomes(80) for each in (alone, other)}
+    held_out = {replace(alone, split="tuning"): outcomes(60)}
+    held_out[replace(other, split="tuning")] = outcomes(59)
+    taken = gains.preferred(found, pictures.place_of, held_out | found)
+    assert {key.base for key in taken} == {alone.base}
+    assert len(taken) == 2
+    assert gains.preferred(found, pictures.place_of) != taken, "held-out images made the choice"
 
 
 def outcomes(*accuracies: float) -> dict[int, gains.Outcome]:
