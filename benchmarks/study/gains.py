@@ -116,33 +116,42 @@ def preferred(
 ) -> list[Cell]:
     """One cell of those with the same `place`, the settings of an arm, flow and base by default.
 
-    It has most seeds, then the highest mean on held-out images: of the base alone, and of the arm.
-    Where these were not measured, the mean on the images at hand decides.
+    It has most seeds, then the highest mean on held-out images, of the base alone and of the arm,
+    if all of them have the same held-out seeds. Then the mean on the images at hand decides.
 
     Args:
         found: The cells to choose from.
         place: What the cells to choose among have in common.
         every: All cells, also those on held-out images.
     """
-
-    def held_out(key: Cell) -> float:
-        return _mean((every or {}).get(replace(key, split="tuning"), {}))
-
-    def weight(key: Cell) -> tuple[int, float, float, float]:
-        base = replace(key, arm="none", flow="-", settings="")
-        return len(found[key]), held_out(base), held_out(key), _mean(found[key])
-
-    best: dict[Hashable, Cell] = {}
+    several: dict[Hashable, list[Cell]] = defaultdict(list)
     for key in found:
-        here = place(key)
-        if here not in best or weight(key) > weight(best[here]):
-            best[here] = key
-    return sorted(best.values(), key=order)
+        several[place(key)].append(key)
+    best = []
+    for keys in several.values():
+        most = max(len(found[key]) for key in keys)
+        left = [key for key in keys if len(found[key]) == most]
+        for arm in (_base_alone, _itself):
+            known = [(every or {}).get(replace(arm(key), split="tuning"), {}) for key in left]
+            if known[0] and all(each.keys() == known[0].keys() for each in known):
+                highest = max(map(_mean, known))
+                left = [
+                    key for key, each in zip(left, known, strict=True) if _mean(each) == highest
+                ]
+        best.append(max(left, key=lambda key: _mean(found[key])))
+    return sorted(best, key=order)
+
+
+def _base_alone(key: Cell) -> Cell:
+    return replace(key, arm="none", flow="-", settings="")
+
+
+def _itself(key: Cell) -> Cell:
+    return key
 
 
 def _mean(values: Mapping[int, Outcome]) -> float:
-    """Mean accuracy over seeds; -infinity without any."""
-    return statistics.fmean(each.accuracy for each in values.values()) if values else -math.inf
+    return statistics.fmean(each.accuracy for each in values.values())
 
 
 def packed(right: Tensor) -> str:

@@ -35,7 +35,7 @@ def images_and_labels(sample: Any, labels_getter: LabelsGetter | None = None) ->
     A sample is (images, labels, ...), a mapping with a label-like key, or anything from which
     `labels_getter` extracts the labels. The images are its only four-dimensional tensor. Metadata
     of shape (B,) or (B, k) is allowed. A tensor of more dimensions counts as masks or boxes in a
-    tuple or list, and in a mapping if its key says so.
+    tuple or list, and in a mapping if its key says so; boxes and keypoints have two or more there.
 
     Raises:
         ValueError: Labels or images are missing, or the sample holds what NFA cannot transform:
@@ -131,9 +131,10 @@ def _check_leaf(path: str, leaf: Any) -> None:
             "use nfaug.bank.BankDataset"
         )
     key = path.rpartition(".")[2].lower()
-    # Fewer dimensions are metadata, such as `attention_mask` of shape (B, k).
+    # Fewer dimensions are metadata, such as `attention_mask` of shape (B, k). A list counts as one:
+    # `default_collate` makes four tensors (B,) of boxes that are lists.
     if isinstance(leaf, Tensor) and any(
-        word in key and leaf.ndim >= least for word, least in _SPATIAL.items()
+        word in key and leaf.ndim + key.count("[") >= least for word, least in _SPATIAL.items()
     ):
         raise ValueError(f"the sample holds {path.lstrip('.')!r}: {_CLASSIFICATION_ONLY}")
     if key == "patches" and isinstance(leaf, Tensor):

@@ -82,7 +82,10 @@ class Normalization:
 
 
 def _per_channel(name: str, value: Sequence[float] | float, channels: int) -> tuple[float, ...]:
-    values = torch.as_tensor(value, dtype=torch.float64, device="cpu").flatten().tolist()
+    listed: Any = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(listed, (int, float)):
+        listed = list(listed)
+    values = torch.tensor(listed, dtype=torch.float64, device="cpu").flatten().tolist()
     if len(values) not in (1, channels):
         raise ValueError(
             f"{name} must have 1 or {channels} values, one for each channel; got {value}"

@@ -174,9 +174,9 @@ class Coupling(Layer):
 
     def cover(self, bound: float) -> None:
         """Set the number of terms so that the series is accurate for norms up to `bound`."""
+        # An error leaves the coupling as it was.
+        self.terms, self.terms64 = taylor_terms(bound), taylor_terms(bound, 2.0**-53)
         self.bound = bound
-        self.terms = taylor_terms(bound)
-        self.terms64 = taylor_terms(bound, 2.0**-53)
 
     @abstractmethod
     def exponent_bound(self) -> float:
@@ -271,7 +271,9 @@ class MatrixExpCoupling(Coupling):
         Raises:
             ValueError: If the norm is too large for a Taylor series.
         """
-        self.cover(max(self.bound, self.exponent_bound()))
+        # Clipping leaves an excess of rounding, which is none.
+        if (bound := self.exponent_bound()) > self.bound * (1 + 1e-6):
+            self.cover(bound)
 
     @torch.no_grad()
     def clip_(self) -> None:

@@ -196,7 +196,7 @@ def check_labels(labels: Tensor, batch: int, num_classes: int, *, values: bool =
             f"{tuple(labels.shape)}"
         )
     if values and batch:
-        low, high = int(labels.min()), int(labels.max())
+        low, high = (int(x) for x in labels.long().aminmax())  # uint16 and wider have no `min`
         if low < 0 or high >= num_classes:
             raise ValueError(
                 f"labels must lie in [0, {num_classes}), got values from {low} to {high}"

@@ -256,6 +256,11 @@ def test_errors_name_what_arrived() -> None:
     normalized = NFAugment(checkpoint(), mean=of_channels, std=std).normalization
     assert normalized is not None
     assert normalized[0] == (0.25, 0.5, 0.75)
+    bgr = np.array([0.75, 0.5, 0.25], dtype=">f8")[::-1]  # neither this order nor these strides
+    assert NFAugment(checkpoint(), mean=bgr, std=std).normalization == normalized
+    read_only = std.numpy().repeat(3)
+    read_only.flags.writeable = False
+    assert NFAugment(checkpoint(), mean=of_channels, std=read_only).normalization == normalized
     named = nfa.make_params([NAMES[y] for y in labels], generator=torch.Generator().manual_seed(0))
     drawn = nfa.make_params(labels, generator=torch.Generator().manual_seed(0))
     assert torch.equal(named.partner, drawn.partner)

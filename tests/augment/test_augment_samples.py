@@ -142,12 +142,14 @@ def test_metadata_is_no_mask(nfa: NFAugment) -> None:
         "pixel_values": images,
         "labels": labels,
         "attention_mask": torch.ones(6, 77),
+        "token_masks": [torch.ones(77)] * 6,
         "segment_id": labels,
         "mask_ratio": torch.rand(6),
         "box_count": labels,
     }
     new = nfa(sample)
     assert (new["pixel_values"] != images).any()
+    assert list(map(id, new.pop("token_masks"))) == list(map(id, sample.pop("token_masks")))
     assert all(new[name] is sample[name] for name in sample if name != "pixel_values")
 
 
@@ -162,6 +164,9 @@ def test_unsupported_samples_raise(nfa: NFAugment) -> None:
         ((images, labels, tv_tensors.Mask(mask)), r"Mask at \[2\]"),
         ({"image": images, "labels": labels, "masks": mask}, "'masks'"),
         ({"image": images, "labels": labels, "bboxes": torch.ones(9, 4)}, "'bboxes'"),
+        ({"image": images, "labels": labels, "bbox": [labels] * 4}, "bbox"),  # default_collate
+        ({"image": images, "labels": labels, "keypoints": [[labels] * 2]}, "keypoints"),
+        ({"image": images, "labels": labels, "masks": [*mask]}, "masks"),
         ((tv_tensors.Video(images[None]), labels), "Video"),
         (([pil] * 6, labels), "BankDataset"),
         ((images, labels, mask), plain.format("8, 8", r"\[2\]")),

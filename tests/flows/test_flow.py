@@ -398,6 +398,11 @@ def test_loading_large_exponents_lengthens_the_series(inside: bool) -> None:
     assert torch.equal(other(x)[0], expected(x)[0])
     assert [c.bound for c in other.couplings()] == [c.bound for c in expected.couplings()]
     assert min(c.bound for c in other.couplings()) > TINY.bound
+    before = [(c.bound, c.terms, c.terms64) for c in other.couplings()]
+    with pytest.raises(ValueError, match="norm"):
+        other.load_state_dict({k: v + 1e3 * ("rescale" in k) for k, v in state.items()})
+    other.load_state_dict(state)
+    assert [(c.bound, c.terms, c.terms64) for c in other.couplings()] == before
     pickle.loads(pickle.dumps(other))
 
 

@@ -131,7 +131,9 @@ def test_frozen_is_the_same_map_and_a_copy(name: str) -> None:
         assert torch.equal(frozen(x)[0], before)
         assert not list(frozen.parameters())
         assert all(not tensor.requires_grad for tensor in frozen.state_dict().values())
-    assert frozen.freeze() is frozen or isinstance(frozen, Flow)
+    again = frozen.freeze()
+    assert again is not frozen
+    assert torch.equal(again(x)[0], frozen(x)[0])
 
 
 def test_squeeze_puts_a_pixel_where_the_released_weights_expect_it() -> None:

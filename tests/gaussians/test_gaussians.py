@@ -85,7 +85,9 @@ def test_sample() -> None:
     assert torch.equal(gaussians.sample(torch.tensor([2]), temperature=0), gaussians.means[2:3])
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.uint16, torch.uint64, torch.int8, torch.int16, torch.int32]
+)
 def test_labels_of_any_integer_type(dtype: torch.dtype) -> None:
     """Also one label of each class as uint8, by which torch would index as by a mask."""
     gaussians = make()
