@@ -28,6 +28,7 @@ import torch
 
 from ..augment.settings import MixSettings, accepts_settings, check_names
 from ..augment.transform import NFAParams, NFAugment
+from ..io.manifest import CONFIG
 
 __all__ = ["NFATransform"]
 
@@ -144,7 +145,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
 def _version(checkpoint: str) -> tuple[int, ...]:
     """What changes when the checkpoint of a folder is written anew; empty for other names."""
     try:
-        found = (Path(checkpoint).expanduser() / "config.json").stat()
+        found = (Path(checkpoint).expanduser() / CONFIG).stat()
     except (OSError, RuntimeError, ValueError):  # "~nobody/flow", a null byte: loading says more
         return ()
     return found.st_ino, found.st_size, found.st_mtime_ns
