@@ -258,8 +258,18 @@ def test_settings_of_a_larger_network_are_chosen_in_two_rounds() -> None:
     assert by_base == {"flip+crop:4": "p=0.5", "flip+crop:4+randaugment:2:9": "p=0.2"}
     assert {cell.base for cell in large if cell.flow == "p"} == {"flip+crop:4"}
     assert {cell.split for cell in large} == {"test"}
+    tuned("small-swin", rows)
+    swin = comparison.headline_tuning(rows, "cifar10", "small-swin")
+    assert [cell.base.partition("+randaugment:")[2] for cell in swin] == [
+        "1:9",
+        "2:9",
+        "2:14:128",
+        "3:14:128",
+    ]
     with pytest.raises(ValueError, match="'vgg'"):
         comparison.network_tuning(rows, "cifar10", "vgg")
+    with pytest.raises(ValueError, match="'small-cnn'"):
+        comparison.headline_tuning(rows, "cifar10", "small-cnn")
 
 
 def test_no_flow_at_its_own_side_mixes_small_images(source: data.DataSet, tmp_path: Path) -> None:
