@@ -21,11 +21,12 @@ Rules of the comparison:
   and "c" saw all training images of Fashion-MNIST or CIFAR-10 without labels, held-out images
   included, and no test image. NFA with them uses more images than rivals do; "p" and "l" do not.
 - In the tables of comparison.py, every rival has six candidates and RandAugment nine; for
-  photographs, for digits and for other numbers of labels than 50, three and five. What comes
-  before RandAugment has three shares p of its own with 50 labels. For ResNet-18, RandAugment has
-  two candidates, NFA before it two shares p, and NFA alone has the settings of the small CNN. The
-  package's flows and defaults (gate, strength, mixing by axis) were chosen before, on another draw
-  of held-out images of the same data sets: NFA has had more choices than its rivals.
+  photographs, for digits and for other numbers of labels than 50, three and five. What comes before
+  RandAugment has three shares p of its own with 50 labels. With larger networks, RandAugment has
+  two candidates (ResNet-18) or four (small-swin), NFA before it two shares p, and NFA alone has the
+  settings of the small CNN. The package's flows and defaults (gate, strength, mixing by axis) were
+  chosen before, on another draw of held-out images of the same data sets: NFA has had more choices
+  than its rivals.
 - Labelled images of different seeds overlap where a class has few images, so that intervals are a
   little too narrow there. All seeds share the test images: a second half-width is over them.
 - All arms of a seed share the labelled images, initial weights, order of images and number of
@@ -65,12 +66,12 @@ BY_TUNING = {
     "network": "learning rate and weight decay of --network, on images held out for choices",
     "tuning": "settings of NFA and of every rival, on the same images",
     "stacked-tuning": "three shares p of NFA and what is simpler, before the chosen RandAugment",
-    "label-tuning": "three candidates of NFA and RandAugment with other numbers of labels",
+    "label-tuning": "three candidates of NFA, five of RandAugment, with other numbers of labels",
     "longer": "those that regularise most, with twice the steps, on the same images",
     "rivals": "NFA and every rival, with the settings that tuning chose",
     "labels": "NFA with and without a flow, with those numbers of labels",
     "photographs": "the same with all labels, for images larger than the flow",
-    "headline-tuning": "two strengths of RandAugment for --network, and two p of NFA before it",
+    "headline-tuning": "RandAugments for --network (ResNet-18: two), and two p of NFA before one",
     "headline": "NFA on flip + crop, without a flow too, and on RandAugment, for --network",
 }
 RESULTS = Path(__file__).resolve().parents[1] / "results"

@@ -51,10 +51,8 @@ def write_report(rows: Rows, markdown: Path, plot: Path) -> str:
         parts += ["", _table(mine, rows)]
         if title[2] == "test":
             parts += ["", _against(mine, found)]
-            if compared := _against_rivals(mine):
-                parts += ["", compared]
-            if between := _between_flows(mine, found):
-                parts += ["", between]
+            more = _against_rivals(mine), _beyond_nfa(mine, found), _between_flows(mine, found)
+            parts += [line for table in more if table for line in ("", table)]
     text = "\n".join(parts) + "\n"
     markdown.write_text(text, encoding="utf-8")
     tested = [title for title in titles if title[2] == "test"]
@@ -208,6 +206,28 @@ def _against_rivals(found: Groups) -> str:
         arm = ARMS[key.arm].title
         lines.append(f"| {arm} | {key.base} | {_saw(key.flow)} | {' | '.join(shown)} |")
     return "\n".join(lines)
+
+
+def _beyond_nfa(found: Groups, every: Groups) -> str:
+    """NFA before each augmentation that is more than geometry, minus NFA on geometry alone.
+
+    Is the combination worth more than NFA alone? Of an arm with several settings, the `preferred`
+    one is taken. Empty without such an augmentation.
+    """
+    best = [key for key in preferred(found, every=every) if key.arm.startswith("nfa")]
+    alone = {(key.arm, key.flow, key.base): key for key in best}
+    lines = []
+    for key in best:
+        moved = geometry(key.base)
+        bare = alone.get((key.arm, key.flow, moved))
+        if key.base != moved and bare is not None:
+            gain = gains(found[key], found[bare])
+            named = f"{key.base} | {ARMS[key.arm].title} | {_saw(key.flow)}"
+            lines.append(f"| {named} | {_shown(gain)} |")
+    if not lines:
+        return ""
+    head = "| base | arm | the flow saw | less the same arm on geometry alone |"
+    return "\n".join([head, "|---" * 4 + "|", *lines])
 
 
 def _between_flows(found: Groups, every: Groups) -> str:

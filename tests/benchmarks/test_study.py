@@ -534,6 +534,7 @@ def test_rivals_are_compared_with_geometry_alone_and_with_no_flow(tmp_path: Path
         replace(bare, base="flip+crop:4+cutmix:1"): (82, 84),
         replace(bare, base="flip+crop:4+cutmix:1", arm="nfa", flow="p"): (83, 84),
         replace(bare, base="flip+crop:4+cutmix:1", arm="nfa", flow="b"): (86, 88),
+        replace(bare, base="flip+crop:4+cutmix:1", arm="nfa", flow="o"): (83, 84),
         replace(bare, base="flip+crop:4", arm="nfa", flow="o"): (81, 82),
     }
     rows = {
@@ -551,7 +552,11 @@ def test_rivals_are_compared_with_geometry_alone_and_with_no_flow(tmp_path: Path
     assert "| less NFA without a flow |" in text
     assert "| - | - | +3.5 ± 6.4 |" in text
     assert "| less flip+crop:4+cutmix:1 |" in text
-    assert text.splitlines()[-1].endswith("| -1.5 ± 6.4 |")
+    assert "| NFA | flip+crop:4 | images of other classes | -1.5 ± 6.4 |" in text
+    assert "| less the same arm on geometry alone |" in text
+    assert text.splitlines()[-1] == (
+        "| flip+crop:4+cutmix:1 | NFA | images of other classes | +2.0 ± 0.0 |"
+    )
     assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG"
 
 
