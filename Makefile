@@ -68,13 +68,13 @@ docs: $(STAMP)  ## Build the documentation site into build/site; warnings are er
 demo: $(STAMP)  ## Train a flow, draw variants, compare classifiers on handwritten digits; write a report
 	$(BIN)/nfaug demo $(DEMO_ARGS)
 
-soak: $(STAMP)  ## Run the long checks: fuzzing, kills, full-size commands, the study's tests
+soak: $(STAMP)  ## Run the long checks: fuzzing, kills, full-size commands, some benchmarks
 	$(ONE_THREAD) $(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
 
 study: $(STAMP)  ## Does NFA help? STUDY_ARGS="--table main --work DIR"; without, print the tables
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.study $(STUDY_ARGS)
 
-study-test: $(STAMP)  ## Run the tests of the benchmarks and the study; `make soak` runs them too
+study-test: $(STAMP)  ## Run the tests of the benchmarks, those of `make soak` included
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "" tests/benchmarks $(PYTEST_ARGS)
 
 gpu: $(STAMP)  ## Run the CUDA tests, then benchmarks/gpu.py; without a GPU, GPU_ARGS=--tiny

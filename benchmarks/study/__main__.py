@@ -9,8 +9,10 @@ Run it from the repository root, with the extra `train` installed. CIFAR is a fo
 
 Each finished cell is a row of results/study.csv. The same command continues after an interruption.
 Then results/study.md and docs/study.png are written from all rows. Flows and banks of variants are
-made once and kept in --work, outside the repository. Use a new --work after a change to flows.py or
-to the data.
+made once and kept in --work, outside the repository. Use a new --work after a change to the code
+that makes them: flows.py, banks.py, candidates.py and what these use of nfaug. All rows of a CSV
+must come from the same images (--data, --test-data, --other, --unlabelled), flows and code: use a
+new --csv after a change of these.
 
 Rules of the comparison:
 
@@ -22,11 +24,11 @@ Rules of the comparison:
   included, and no test image. NFA with them uses more images than rivals do; "p" and "l" do not.
 - In the tables of comparison.py, every rival has six candidates and RandAugment nine; for
   photographs, for digits and for other numbers of labels than 50, three and five. What comes before
-  RandAugment has three shares p of its own with 50 labels. With larger networks, RandAugment has
-  two candidates (ResNet-18) or four (small-swin), NFA before it two shares p, and NFA alone has the
-  settings of the small CNN. The package's flows and defaults (gate, strength, mixing by axis) were
-  chosen before, on another draw of held-out images of the same data sets: NFA has had more choices
-  than its rivals.
+  RandAugment has three shares p of its own with 50 labels, and NFA its default strength as well.
+  With larger networks, RandAugment has two candidates (ResNet-18) or four (small-swin), NFA before
+  it two shares p, and NFA alone has the settings of the small CNN. The package's flows and defaults
+  (gate, strength, mixing by axis) were chosen before, on another draw of held-out images of the
+  same data sets: NFA has had more choices than its rivals.
 - Labelled images of different seeds overlap where a class has few images, so that intervals are a
   little too narrow there. All seeds share the test images: a second half-width is over them.
 - All arms of a seed share the labelled images, initial weights, order of images and number of
@@ -45,6 +47,7 @@ from pathlib import Path
 from .cells import Cell, pending, read
 from .classifiers import NETWORKS, network_of
 from .comparison import (
+    RANDAUGMENTS,
     headline,
     headline_tuning,
     label_tuning,
@@ -57,6 +60,7 @@ from .comparison import (
     tuning,
 )
 from .data import DATASETS, DataSet
+from .gains import groups
 from .report import write_report
 from .run import run
 from .tables import TABLES
@@ -65,7 +69,7 @@ from .tables import TABLES
 BY_TUNING = {
     "network": "learning rate and weight decay of --network, on images held out for choices",
     "tuning": "settings of NFA and of every rival, on the same images",
-    "stacked-tuning": "three shares p of NFA and what is simpler, before the chosen RandAugment",
+    "stacked-tuning": "three p of NFA (two strengths) and of what is simpler, before RandAugment",
     "label-tuning": "three candidates of NFA, five of RandAugment, with other numbers of labels",
     "longer": "those that regularise most, with twice the steps, on the same images",
     "rivals": "NFA and every rival, with the settings that tuning chose",
@@ -101,14 +105,28 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         "headline-tuning and headline take the name alone; the other tables of comparison.py use "
         "the protocol's",
     )
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--jobs", type=int, default=1, help="cells at a time, one thread each")
+    parser.add_argument(
+        "--validation", type=_positive, help="images per class that are held out of --data"
+    )
+    parser.add_argument("--image-size", type=_positive, help="resize to squares of this side")
+    parser.add_argument("--seeds", type=_positive, default=10)
+    parser.add_argument(
+        "--jobs", type=_positive, default=1, help="cells at a time, one thread each"
+    )
     parser.add_argument("--work", type=Path, help="folder for flows and banks")
     parser.add_argument("--csv", type=Path, default=RESULTS / "study.csv")
-    parser.add_argument("--plot", type=Path, default=RESULTS.parents[1] / "docs" / "study.png")
+    parser.add_argument(
+        "--plot", type=Path, help="default: docs/study.png, or beside another --csv"
+    )
     parser.add_argument("--print", action="store_true", help="run nothing; write table and plot")
     args = parser.parse_args(words)
+    if args.plot is None:
+        own = args.csv == RESULTS / "study.csv"
+        pictures = RESULTS.parents[1] / "docs"
+        args.plot = pictures / "study.png" if own else args.csv.with_suffix(".png")
     if args.print:
+        if not args.csv.exists():
+            parser.error(f"--print needs finished cells: there is no {args.csv}")
         return args
     if args.work is None:
         parser.error("--work is needed (or --print)")
@@ -119,10 +137,22 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         network_of(args.network)
     except ValueError as error:
         parser.error(str(error))
+    larger = {"headline", "headline-tuning"} & set(args.table)
+    if larger and args.network not in RANDAUGMENTS:
+        names = ", ".join(RANDAUGMENTS)
+        parser.error(f"--table {min(larger)} needs --network, one of {names}; got {args.network}")
+    if args.flow and "photographs" not in args.table:
+        parser.error("--flow is used by --table photographs alone")
     needs_other = [name for name in args.table if _needs_other(name)]
     if needs_other and not args.other:
         parser.error(f"--table {needs_other[0]} needs --other, images of other classes")
     return args
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1; got {text}")
+    return int(text)
 
 
 def _needs_other(table: str) -> bool:
@@ -137,13 +167,19 @@ def data_set(args: argparse.Namespace) -> DataSet:
         "other": args.other,
         "unlabelled": args.unlabelled,
         "flow": args.flow,
+        "image_size": args.image_size,
+        "validation": args.validation,
     }
     known = DATASETS.get(args.name) or DataSet(args.name, args.data)
     return replace(known, **{name: path for name, path in given.items() if path})
 
 
 def wanted(table: str, data: str, args: argparse.Namespace) -> list[Cell]:
-    """The cells of a table; of "network", more once the first ones are done."""
+    """The cells of a table; of "network", more once the first ones are done.
+
+    Raises:
+        ValueError: Cells of other tables are needed first, or the table does not fit the data set.
+    """
     if table in TABLES:
         return TABLES[table].cells(data, args.seeds, args.network)
     rows = read(args.csv)
@@ -162,13 +198,21 @@ def wanted(table: str, data: str, args: argparse.Namespace) -> list[Cell]:
     return cells[table]()
 
 
+def _run_tables(args: argparse.Namespace) -> None:
+    groups(read(args.csv))  # refuses different versions of a flow, before hours of training
+    data = data_set(args)
+    for table in args.table:
+        while cells := pending(wanted(table, data.name, args), read(args.csv)):
+            run(cells, data, csv=args.csv, work=args.work, jobs=args.jobs)
+
+
 def main() -> None:
     args = parse()
     if not args.print:
-        data = data_set(args)
-        for table in args.table:
-            while cells := pending(wanted(table, data.name, args), read(args.csv)):
-                run(cells, data, csv=args.csv, work=args.work, jobs=args.jobs)
+        try:
+            _run_tables(args)
+        except ValueError as error:
+            raise SystemExit(f"python -m benchmarks.study: error: {error}") from error
     print(write_report(read(args.csv), args.csv.with_suffix(".md"), args.plot))
 
 

@@ -42,12 +42,13 @@ def bank_for(
     """Variants (N, V, C, H, W) of the labelled images, the share that differs, and seconds.
 
     A bank is made once for each flow (its weights), set of labelled images and settings, and kept
-    in `work`.
+    in `work`. One with the setting "global" also depends on where the unlabelled images are.
     """
     made = {name: value for name, value in options(cell).items() if name not in _DRAW_SETTINGS}
-    images = hashlib.sha256(labelled.images.numpy().tobytes()).hexdigest()
+    unlabelled = (data.unlabelled or data.path) if data is not None and "global" in made else ""
     flow = "-" if checkpoint is None else flow_sha(checkpoint)
-    key = repr((images, cell.arm, flow, cell.seed, sorted(made.items())))
+    images = labelled.fingerprint()
+    key = repr((images, cell.arm, flow, cell.seed, sorted(made.items()), VARIANTS, unlabelled))
     file = work / "banks" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
     with locked(file):
         if not file.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,7 +15,10 @@ __all__ = ["COLUMNS", "Cell", "append", "options", "pending", "read"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One classifier, trained and measured once: everything that its accuracy depends on.
+    """One classifier, trained and measured once: what its accuracy depends on, by name.
+
+    Names stand for the images that --data, --other, --unlabelled and --flow give: all rows of a CSV
+    must have the same ones.
 
     Attributes:
         data: Name of the data set.
@@ -42,7 +46,8 @@ class Cell:
 
 
 _TYPES = {field.name: int if field.type == "int" else str for field in fields(Cell)}
-# "right" tells which test images were right (gains.packed); empty for other images.
+# "kept" is the share of variants that differ from their image. "right" tells which test images were
+# right (gains.packed); empty for other images.
 RESULTS = (
     *("accuracy", "tested", "kept", "bank_seconds", "train_seconds", "torch", "flow_sha"),
     "right",
@@ -56,21 +61,26 @@ def options(cell: Cell) -> dict[str, str]:
 
 
 def read(path: Path) -> dict[Cell, dict[str, str]]:
-    """The finished cells and their results; an incomplete last line is skipped."""
+    """The finished cells and their results; a last line without its end is skipped.
+
+    Raises:
+        ValueError: A line has more or fewer values than columns.
+    """
     if not path.exists():
         return {}
+    text = path.read_text(encoding="utf-8")
+    complete = text[: text.rfind("\n") + 1]
     done = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if None in row or None in row.values() or not row["torch"]:
-                continue
-            cell = Cell(**{name: kind(row[name]) for name, kind in _TYPES.items()})
-            done[cell] = {name: row[name] for name in RESULTS}
+    for number, row in enumerate(csv.DictReader(io.StringIO(complete)), 2):
+        if None in row or None in row.values():
+            raise ValueError(f"line {number} of {path} does not have {len(COLUMNS)} values: {row}")
+        cell = Cell(**{name: kind(row[name]) for name, kind in _TYPES.items()})
+        done[cell] = {name: row[name] for name in RESULTS}
     return done
 
 
 def append(path: Path, cell: Cell, results: Mapping[str, Any]) -> None:
-    """Append a row; safe with several processes at once."""
+    """Append a row, in the place of a last line without its end; safe with several processes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", newline="", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -81,16 +91,15 @@ def append(path: Path, cell: Cell, results: Mapping[str, Any]) -> None:
             writer.writeheader()
         elif header != ",".join(COLUMNS):
             raise ValueError(f"{path} has the columns {header}; expected {','.join(COLUMNS)}")
-        elif not path.read_bytes().endswith(b"\n"):
-            file.write("\n")  # end an incomplete last line
+        else:
+            file.truncate(path.read_bytes().rfind(b"\n") + 1)
         writer.writerow({**asdict(cell), **results})
 
 
 def pending(cells: Iterable[Cell], done: Mapping[Cell, Any]) -> list[Cell]:
     """Cells that are not done yet, without duplicates, sorted by seed and base.
 
-    Neighbours in this order share no bank, so that jobs do not wait for each other. A cell stays
-    done when a bundled flow changes: start a new CSV then.
+    A cell stays done when a bundled flow changes: start a new CSV then.
     """
     missing = [cell for cell in dict.fromkeys(cells) if cell not in done]
     return sorted(missing, key=lambda cell: (cell.seed, cell.base))

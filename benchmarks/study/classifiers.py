@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -105,22 +106,29 @@ def network_of(text: str) -> Network:
     """The network "NAME", or "NAME:LR:WEIGHT_DECAY:BATCH" with other settings than its own.
 
     Raises:
-        ValueError: The name is unknown, or a setting is not a number.
+        ValueError: The name is unknown, or a setting is not a number in its range.
     """
     name, *numbers = text.split(":")
+    wrong = ValueError(
+        f"the network must be one of {', '.join(NETWORKS)}, or NAME:LR:WEIGHT_DECAY:BATCH with "
+        f"LR > 0, WEIGHT_DECAY >= 0 and BATCH >= 1; got {text!r}"
+    )
     if name not in NETWORKS or len(numbers) > 3:
-        raise ValueError(
-            f"the network must be one of {', '.join(NETWORKS)}, or NAME:LR:WEIGHT_DECAY:BATCH; got "
-            f"{text!r}"
-        )
+        raise wrong
     known = NETWORKS[name]
     lr, weight_decay, batch = (*numbers, *(None,) * (3 - len(numbers)))
-    return replace(
-        known,
-        lr=float(lr or known.lr),
-        weight_decay=float(weight_decay or known.weight_decay),
-        batch=int(batch or known.batch),
-    )
+    try:
+        found = replace(
+            known,
+            lr=float(lr or known.lr),
+            weight_decay=float(weight_decay or known.weight_decay),
+            batch=int(batch or known.batch),
+        )
+    except ValueError as error:
+        raise wrong from error
+    if not (0 < found.lr < math.inf and 0 <= found.weight_decay < math.inf and found.batch >= 1):
+        raise wrong
+    return found
 
 
 def _head(model: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.Linear]:

@@ -24,6 +24,7 @@ from .rivals import (
     BY_LABELS,
     NETWORK_SETTINGS,
     NONE,
+    RIVALS,
     Candidate,
     Settings,
     by_share,
@@ -32,6 +33,7 @@ from .rivals import (
 )
 
 __all__ = [
+    "RANDAUGMENTS",
     "choose",
     "choose_network",
     "choose_stacked",
@@ -114,9 +116,18 @@ def label_tuning(rows: Rows, data: str) -> list[Cell]:
     """Fewer candidates with the other numbers of labels, on the same images.
 
     Raises:
-        ValueError: Cells of the table "network" are missing for the protocol's network.
+        ValueError: Cells of the table "network" are missing for the protocol's network, or the data
+            set has all labels alone.
     """
-    return [cell for per_class in protocol(data).labels for cell in _tuning(rows, data, per_class)]
+    return [cell for per_class in _labels(data) for cell in _tuning(rows, data, per_class)]
+
+
+def _labels(data: str) -> tuple[int, ...]:
+    if not protocol(data).labels:
+        raise ValueError(
+            f"{data} has no table of other numbers of labels: its table is photographs"
+        )
+    return protocol(data).labels
 
 
 def _tuning(rows: Rows, data: str, per_class: int) -> list[Cell]:
@@ -172,11 +183,23 @@ def choose(rows: Rows, data: str, per_class: int | None = None) -> dict[str, Can
     return _best(rows, data, _candidates(data, given), given)
 
 
+def _choose_all(rows: Rows, data: str, table: str) -> dict[str, Candidate]:
+    """What `choose` finds, for a table that compares all rivals."""
+    known = protocol(data).rivals
+    if missing := [name for name in RIVALS if name not in known]:
+        raise ValueError(
+            f"the table {table} needs candidates of all rivals; {data} has none of "
+            f"{', '.join(missing)}"
+        )
+    return choose(rows, data)
+
+
 def stacked_tuning(rows: Rows, data: str) -> list[Cell]:
     """NFA and what is simpler before RandAugment, for three shares of images.
 
     Raises:
-        ValueError: Cells of the tables "network" or "tuning" are missing.
+        ValueError: Cells of the tables "network" or "tuning" are missing, or the data set has no
+            candidates of some rivals.
     """
     return _tried(rows, data, _all(_stacked(rows, data)))
 
@@ -198,7 +221,7 @@ def _stacked(rows: Rows, data: str) -> dict[str, list[Candidate]]:
     NFA is tried with the default strength as well, so that settings with and without a flow can be
     the same.
     """
-    chosen = choose(rows, data)
+    chosen = _choose_all(rows, data, "stacked-tuning")
     after = chosen["RandAugment"].suffix
     found: dict[str, list[Candidate]] = {}
     for name, each in chosen.items():
@@ -210,8 +233,12 @@ def _stacked(rows: Rows, data: str) -> dict[str, list[Candidate]]:
 
 
 def longer(rows: Rows, data: str) -> list[Cell]:
-    """Twice the steps for the arms that regularise most: do they need more? Split "tuning"."""
-    chosen = choose(rows, data)
+    """Twice the steps for the arms that regularise most: do they need more? Split "tuning".
+
+    Raises:
+        ValueError: As `stacked_tuning`.
+    """
+    chosen = _choose_all(rows, data, "longer")
     arms = [
         NONE,
         *(chosen[name] for name in ("RandAugment", "CutMix", "NFA without a flow", "NFA")),
@@ -231,7 +258,7 @@ def rivals(rows: Rows, data: str, seeds: int) -> list[Cell]:
     of unlabelled images ("u") and of other images ("o") have one shape and fewer steps than the
     bundled flow, whose settings they take.
     """
-    chosen, stacked = choose(rows, data), choose_stacked(rows, data)
+    chosen, stacked = _choose_all(rows, data, "rivals"), choose_stacked(rows, data)
     augment, cutmix = chosen["RandAugment"], chosen["CutMix"]
     bases = [
         Candidate(bare=True),
@@ -250,9 +277,9 @@ def rivals(rows: Rows, data: str, seeds: int) -> list[Cell]:
 
 def labels(rows: Rows, data: str, seeds: int) -> list[Cell]:
     """NFA on geometry alone and on RandAugment, with fewer and with more labels per class."""
-    network = choose_network(rows, data)
     cells = []
-    for per_class in protocol(data).labels:
+    for per_class in _labels(data):
+        network = choose_network(rows, data)
         chosen = choose(rows, data, per_class)
         arms = _before([NONE, chosen["RandAugment"]], _with_and_without_nfa(chosen))
         cells += _reported(data, arms, seeds, network, per_class)

@@ -115,7 +115,8 @@ def held_out(data: DataSet, split: str) -> Images:
     """The images that a cell is measured on: held-out training images or the whole test set.
 
     Raises:
-        ValueError: If `split` is none of "validation", "tuning" and "test".
+        ValueError: If `split` is none of "validation", "tuning" and "test", or if the test images
+            have other classes than the training images.
     """
     if split in HELD_OUT:
         return Images(*to_tensors(_parts(data, split)[0], progress=False))
@@ -123,7 +124,13 @@ def held_out(data: DataSet, split: str) -> Images:
         raise ValueError(f"split must be one of {', '.join(HELD_OUT)} and test; got {split!r}")
     path = data.path if data.test_path is None else data.test_path
     split = "test" if data.test_path is None else "train"
-    opened = open_dataset(path, split=split, image_size=data.image_size)
+    known = training_images(data)
+    opened = open_dataset(path, split=split, image_size=data.image_size, channels=known.channels)
+    if opened.classes != known.classes:
+        raise ValueError(
+            f"the test images in {path} must have the classes of the training images, "
+            f"{known.classes}; got {opened.classes}"
+        )
     return Images(*to_tensors(opened, progress=False))
 
 

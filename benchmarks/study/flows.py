@@ -152,7 +152,8 @@ _CONFIG = TrainConfig(
 def flow_for(name: str, data: DataSet, labelled: TensorImages, seed: int, work: Path) -> Checkpoint:
     """The flow of `FLOWS[name]`: loaded, or trained if `work` does not hold it yet.
 
-    Training uses no label, but for a prior of class gaussians.
+    Training uses no label, but for a prior of class gaussians. The folder of a trained flow names
+    its training images and the weights that it started from, by a hash.
 
     Raises:
         ValueError: The flow is an earlier one, of which only the results are kept.
@@ -169,15 +170,15 @@ def flow_for(name: str, data: DataSet, labelled: TensorImages, seed: int, work: 
             small = resize_levels(labelled.images[:1], (kind.side, kind.side))
             labelled = TensorImages(small, labelled.targets[:1], labelled.classes)
         return with_shape_of(start, labelled)
-    folder = work / f"flow-{name}"
-    start_sha = "" if start is None else f"-{flow_sha(start)}"
-    if kind.per_seed:
-        folder = work / f"flow-{name}-{data.name}-{len(labelled)}-{seed}{start_sha}"
-    elif data.name != "fashion-mnist" or start is not None:
-        folder = work / f"flow-{name}-{data.name}{start_sha}"
+    images = kind.images(data, labelled)
+    made_from = [images.fingerprint(), str((labelled.channels, *labelled.image_size))]
+    made_from += [labelled.fingerprint()] if kind.semi else []
+    made_from += [] if start is None else [flow_sha(start)]
+    digest = hashlib.sha256(repr(made_from).encode()).hexdigest()[:12]
+    own = f"-{seed}" if kind.per_seed else ""
+    folder = work / f"flow-{name}-{data.name}{own}-{digest}"
     with locked(folder):
         if not (folder / "config.json").exists():
-            images = kind.images(data, labelled)
             if kind.semi:
                 assert start is not None
                 pixels = to_tensors(images, progress=False)[0]

@@ -90,21 +90,21 @@ def groups(rows: Rows) -> dict[Cell, dict[int, Outcome]]:
     """Outcomes by seed of the cells that differ in their seed alone; the key has seed 0.
 
     Raises:
-        ValueError: Cells of one group were made with different versions of a loaded flow.
+        ValueError: The cells of a data set were made with different versions of one flow.
     """
     found: dict[Cell, dict[int, Outcome]] = defaultdict(dict)
-    versions: dict[Cell, set[str]] = defaultdict(set)
+    versions: dict[tuple[str, str], set[str]] = defaultdict(set)
     for cell, row in rows.items():
         key = replace(cell, seed=0)
         found[key][cell.seed] = Outcome(float(row["accuracy"]), unpacked(row))
         kind = FLOWS.get(cell.flow)
         if kind is not None and not kind.per_seed and row["flow_sha"]:
-            versions[key].add(row["flow_sha"])
-    for key, several in versions.items():
+            versions[cell.data, cell.flow].add(row["flow_sha"])
+    for (data, flow), several in versions.items():
         if len(several) > 1:
             raise ValueError(
-                f"{key} has rows of several versions of its flow, {', '.join(sorted(several))}; "
-                "run them again in a new CSV"
+                f"{data} has rows of several versions of the flow {flow!r}, "
+                f"{', '.join(sorted(several))}; run them again in a new CSV"
             )
     return dict(found)
 
@@ -206,8 +206,7 @@ def _difference(one: Outcome, other: Outcome) -> NDArray[np.float64] | None:
 
 def gain_over_none(found: Groups, key: Cell) -> Gain | None:
     """The gain of an arm over `none` with the same base."""
-    bare = replace(key, arm="none", flow="-", settings="")
-    return gains(found[key], found.get(bare, {}))
+    return gains(found[key], found.get(_base_alone(key), {}))
 
 
 def geometry(base: str) -> str:
@@ -219,7 +218,7 @@ def geometry(base: str) -> str:
 
 def gain_over_geometry(found: Groups, key: Cell) -> Gain | None:
     """The gain of everything that an arm and its base do beyond flip and crop."""
-    moved = replace(key, arm="none", flow="-", settings="", base=geometry(key.base))
+    moved = replace(_base_alone(key), base=geometry(key.base))
     return None if key == moved else gains(found[key], found.get(moved, {}))
 
 

@@ -191,7 +191,8 @@ class Protocol:
         per_class: Labelled images per class, where a table names no other number; 0 takes all.
         seeds: Seeds of the candidates.
         rivals: Name -> candidates.
-        labels: Labelled images per class of the tables label-tuning and labels.
+        labels: Labelled images per class of the tables label-tuning and labels; empty where there
+            are too few images.
     """
 
     geometry: str = "flip+crop"
@@ -208,7 +209,7 @@ _PROTOCOLS = {
     "digits": Protocol("shift:1", rivals=_few("p"), labels=(10, 50, 100)),
     # Photographs take minutes a cell. Without a flow, NFA mixes images at the bundled flow's size
     # and keeps the finer detail, as with it.
-    "clothing128": Protocol("flip+crop:12", PHOTO, 0, (200, 201), _few("p32")),
+    "clothing128": Protocol("flip+crop:12", PHOTO, 0, (200, 201), _few("p32"), ()),
 }
 
 
