@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,22 @@ def test_options_go_into_the_data_set() -> None:
     assert (found.path, found.test_path, found.other, found.validation) == ("a", "b", "c", 40)
     new = command.data_set(command.parse(f"{words} --name mine --image-size 32".split()))
     assert (new.name, new.image_size) == ("mine", 32)
+
+
+def test_commands_of_the_documentation_are_valid() -> None:
+    root = command.RESULTS.parents[1]
+    texts = [root / "benchmarks" / "README.md", root / "docs" / "when-it-helps.md"]
+    found = [
+        words
+        for text in texts
+        for words in re.findall(r"`python\s+-m\s+benchmarks\.study\s+([^`]+)`", text.read_text())
+    ]
+    assert len(found) >= 10
+    for words in found:
+        complete = words if "--work" in words else f"{words} --work w"
+        assert command.parse(shlex.split(complete)).table
+    for table in [*TABLES, *command.BY_TUNING]:
+        assert any(table in words.split() for words in found), f"no command runs {table}"
 
 
 def test_a_picture_lies_beside_the_rows_of_another_csv() -> None:
