@@ -149,7 +149,8 @@ class OptimConfig:
             inside the flow's "steps" (a third more time), or also those inside residual "blocks"
             (two thirds more).
         bf16: Run the coupling networks in bfloat16 in training steps: a third faster on CPUs with
-            bfloat16 instructions. The trained flow is used and evaluated in float32.
+            bfloat16 instructions, several times slower on others, with a warning. The trained flow
+            is used and evaluated in float32.
 
     Raises:
         ValueError: A setting is out of range.

@@ -24,6 +24,7 @@ from .run.distributed import Processes
 from .run.interruption import stopped_from_outside
 from .run.latent_cache import open_codec
 from .run.loop import Loop
+from .run.precision import warn_about_bf16
 from .run.reporter import Reporter
 from .run.snapshots import FolderStates, MemoryStates, RunState, Snapshot, States
 from .run.threads import warn_about_threads
@@ -107,6 +108,8 @@ def train(
             warnings.simplefilter("ignore")
         if processes.device.type == "cpu":
             warn_about_threads(processes.count)
+            if config.optim.bf16:
+                warn_about_bf16()
         if init is not None:
             config = replace(config, flow=shape_of(init, config.flow))
             check_images(init.flow, images)

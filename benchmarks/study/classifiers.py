@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nfaug.training.evaluation.classifier import small_cnn
 
 from .bases import Part, apply_base, base_parts, loss_parts
+from .bf16 import bf16
 from .data import Images
 from .isda import ISDA
 
@@ -160,7 +161,7 @@ def batch_loss(model: nn.Module, part: Part | None) -> BatchLoss:
         isda = ISDA(head, float(part.options[0]))
 
         def isda_loss(images: Tensor, targets: Tensor, done: float) -> Tensor:
-            with _bf16():
+            with bf16():
                 hidden = features(prepared(images))
             return isda(hidden, targets, done)
 
@@ -172,16 +173,12 @@ def batch_loss(model: nn.Module, part: Part | None) -> BatchLoss:
         criterion = JsdCrossEntropy(2, float(part.options[0]), smoothing=0)
 
     def loss(images: Tensor, targets: Tensor, done: float) -> Tensor:
-        with _bf16():
+        with bf16():
             logits = model(prepared(images))
         found: Tensor = criterion(logits.float(), targets)
         return found
 
     return loss
-
-
-def _bf16() -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16)  # half the time on CPUs that know the type
 
 
 def train_classifier(

@@ -11,7 +11,7 @@ import torch
 from nfa_tools import images_of
 from study_tools import CELL, ROW
 
-from benchmarks.study import bases, cells, classifiers, data, isda, run
+from benchmarks.study import bases, bf16, cells, classifiers, data, isda, run
 from benchmarks.study.cells import Cell
 
 
@@ -209,3 +209,30 @@ def test_a_network_is_trained_on_its_features(network: str) -> None:
         model, lambda rows, *_: images[rows], "isda:0.5", labels, steps=1, seed=0, network=network
     )
     assert not torch.equal(head.weight, before)
+
+
+@pytest.mark.parametrize("geometry", [(3, 8, 3, 1, 1), (8, 8, 3, 2, 1), (8, 16, 1, 2, 0)], ids=str)
+def test_rounded_convolutions_are_those_of_bfloat16(
+    geometry: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU that knows bfloat16, and with float32 on one that does not: one rounding apart."""
+    torch.manual_seed(0)
+    images = torch.randn(8, geometry[0], 12, 12).contiguous(memory_format=torch.channels_last)
+    layer = torch.nn.Conv2d(*geometry, bias=geometry[2] == 3)
+    found = {}
+    for known in (True, False):
+        monkeypatch.setattr(bf16, "has_fast_bf16", lambda known=known: known)
+        given = images.clone().requires_grad_()
+        layer.zero_grad()
+        with bf16.bf16():
+            out = layer(given)
+        out.float().square().sum().backward()
+        assert out.dtype == torch.bfloat16
+        assert layer.weight.grad is not None
+        assert given.grad is not None
+        biases = [] if layer.bias is None else [layer.bias.grad]
+        found[known] = [out.float(), given.grad, layer.weight.grad, *biases]
+        found[known] = [each.clone() for each in found[known] if each is not None]
+    for expected, rounded in zip(found[True], found[False], strict=True):
+        assert (expected - rounded).abs().max() < 0.02 * expected.abs().max()
+        assert rounded.equal(rounded.bfloat16().float())
