@@ -16,7 +16,7 @@ def has_fast_bf16() -> bool:
     """
     if not torch.backends.mkldnn.is_available():
         return False
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # torch has no public name for it
 
 
 def warn_about_bf16() -> None:
