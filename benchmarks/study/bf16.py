@@ -20,7 +20,7 @@ __all__ = ["bf16"]
 def bf16() -> Iterator[None]:
     """PyTorch's autocast to bfloat16: half the time on CPUs that know the type.
 
-    On others, PyTorch's convolutions in bfloat16 take ten times as long as in float32. There,
+    On others, PyTorch's convolutions in bfloat16 take many times as long as in float32. There,
     convolutions are computed in float32 and rounded to bfloat16, as oneDNN does on CPUs that know
     the type: only the order of sums differs.
     """
