@@ -10,6 +10,7 @@ import pytest
 import torch
 from nfa_tools import images_of
 from study_tools import CELL, ROW
+from torch import Tensor
 
 from benchmarks.study import bases, bf16, cells, classifiers, data, isda, run
 from benchmarks.study.cells import Cell
@@ -211,15 +212,37 @@ def test_a_network_is_trained_on_its_features(network: str) -> None:
     assert not torch.equal(head.weight, before)
 
 
-@pytest.mark.parametrize("geometry", [(3, 8, 3, 1, 1), (8, 8, 3, 2, 1), (8, 16, 1, 2, 0)], ids=str)
-def test_rounded_convolutions_are_those_of_bfloat16(
-    geometry: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Attention(torch.nn.Module):
+    """A linear layer, and its outputs attending to themselves, fused or with matrix products."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(12, 16)
+        self.fused = fused
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.linear(images)
+        if self.fused:
+            every = torch.ones(12, 12, dtype=torch.bool)
+            return torch.nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=every)
+        return torch.matmul((x @ x.transpose(-1, -2) / 4).softmax(-1), x)
+
+
+PRODUCTS = {
+    "conv": lambda: torch.nn.Conv2d(3, 8, 3, padding=1),
+    "stride": lambda: torch.nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),
+    "attention": lambda: Attention(fused=False),
+    "fused": lambda: Attention(fused=True),
+}
+
+
+@pytest.mark.parametrize("kind", PRODUCTS)
+def test_rounded_products_are_those_of_bfloat16(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU that knows bfloat16, and with float32 on one that does not: one rounding apart."""
     torch.manual_seed(0)
-    images = torch.randn(8, geometry[0], 12, 12).contiguous(memory_format=torch.channels_last)
-    layer = torch.nn.Conv2d(*geometry, bias=geometry[2] == 3)
-    found = {}
+    images = torch.randn(8, 3, 12, 12).contiguous(memory_format=torch.channels_last)
+    layer = PRODUCTS[kind]()
+    found: dict[bool, list[Tensor]] = {}
     for known in (True, False):
         monkeypatch.setattr(bf16, "has_fast_bf16", lambda known=known: known)
         given = images.clone().requires_grad_()
@@ -228,11 +251,9 @@ def test_rounded_convolutions_are_those_of_bfloat16(
             out = layer(given)
         out.float().square().sum().backward()
         assert out.dtype == torch.bfloat16
-        assert layer.weight.grad is not None
-        assert given.grad is not None
-        biases = [] if layer.bias is None else [layer.bias.grad]
-        found[known] = [out.float(), given.grad, layer.weight.grad, *biases]
-        found[known] = [each.clone() for each in found[known] if each is not None]
+        gradients = [each.grad for each in (given, *layer.parameters())]
+        found[known] = [out.float(), *(each.clone() for each in gradients if each is not None)]
+        assert len(found[known]) == 1 + len(gradients)
     for expected, rounded in zip(found[True], found[False], strict=True):
         assert (expected - rounded).abs().max() < 0.02 * expected.abs().max()
-        assert rounded.equal(rounded.bfloat16().float())
+    assert all(each.equal(each.bfloat16().float()) for each in found[False][2:])
