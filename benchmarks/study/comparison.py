@@ -21,7 +21,6 @@ from itertools import chain, product
 from .cells import Cell
 from .gains import Rows
 from .rivals import (
-    BY_LABELS,
     NETWORK_SETTINGS,
     NONE,
     RIVALS,
@@ -165,7 +164,7 @@ def _best(
 
 def _candidates(data: str, per_class: int) -> Mapping[str, list[Candidate]]:
     known = protocol(data)
-    return known.rivals if per_class == known.per_class else BY_LABELS
+    return known.rivals if per_class == known.per_class else known.by_labels
 
 
 def choose(rows: Rows, data: str, per_class: int | None = None) -> dict[str, Candidate]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 
 __all__ = [
-    "BY_LABELS",
     "GRAY_RIVALS",
     "NETWORK_SETTINGS",
     "NONE",
@@ -119,15 +118,17 @@ def nfa(flow: str) -> Candidate:
     return Candidate("nfa", flow, "p=0.5 strength=1.5 gate=1.25 variants=20")
 
 
-def _few(identity: str) -> dict[str, list[Candidate]]:
+def _few(identity: str, *randaugments: str) -> dict[str, list[Candidate]]:
     """A few candidates of each; NFA without a flow has the flow `identity`.
 
-    RandAugment has five, from weak to strong, for its best one was often at an end of three.
+    RandAugment has five, from weak to strong, for its best one was often at an end of three, and
+    `randaugments`.
     """
     return {
         "RandAugment": _bases(
             *("randaugment:1:9@0.5", "randaugment:1:9", "randaugment:2:9"),
             *("randaugment:2:14:128", "randaugment:3:14:128"),
+            *randaugments,
         ),
         "NFA without a flow": by_share(nfa(identity)),
         "NFA": by_share(nfa("b")),
@@ -136,6 +137,8 @@ def _few(identity: str) -> dict[str, list[Candidate]]:
 
 # For other numbers of labels than the protocol's.
 BY_LABELS = _few("p")
+# Digits have a black background, so that black fill is tried with strong operations as well.
+DIGITS = _few("p", "randaugment:2:14", "randaugment:3:14")
 
 SMALL, PHOTO = "small-cnn", "photo-cnn"
 _STEPS = 2000
@@ -191,6 +194,7 @@ class Protocol:
         per_class: Labelled images per class, where a table names no other number; 0 takes all.
         seeds: Seeds of the candidates.
         rivals: Name -> candidates.
+        by_labels: Name -> candidates with other numbers of labels than `per_class`.
         labels: Labelled images per class of the tables label-tuning and labels; empty where there
             are too few images.
     """
@@ -200,13 +204,14 @@ class Protocol:
     per_class: int = 50
     seeds: tuple[int, ...] = (200, 201, 202)
     rivals: Mapping[str, list[Candidate]] = field(default_factory=lambda: RIVALS)
+    by_labels: Mapping[str, list[Candidate]] = field(default_factory=lambda: BY_LABELS)
     labels: tuple[int, ...] = (10, 100, 500)
 
 
 _PROTOCOLS = {
     "cifar10": Protocol("flip+crop:4"),
     "fashion-mnist": Protocol("flip+crop:3", rivals=GRAY_RIVALS),
-    "digits": Protocol("shift:1", rivals=_few("p"), labels=(10, 50, 100)),
+    "digits": Protocol("shift:1", rivals=DIGITS, by_labels=DIGITS, labels=(10, 50, 100)),
     # Photographs take minutes a cell. Without a flow, NFA mixes images at the bundled flow's size
     # and keeps the finer detail, as with it.
     "clothing128": Protocol("flip+crop:12", PHOTO, 0, (200, 201), _few("p32"), ()),
