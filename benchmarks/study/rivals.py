@@ -214,7 +214,7 @@ _PROTOCOLS = {
     "digits": Protocol("shift:1", rivals=DIGITS, by_labels=DIGITS, labels=(10, 50, 100)),
     # Photographs take minutes a cell. Without a flow, NFA mixes images at the bundled flow's size
     # and keeps the finer detail, as with it.
-    "clothing128": Protocol("flip+crop:12", PHOTO, 0, (200, 201), _few("p32"), ()),
+    "clothing128": Protocol("flip+crop:12", PHOTO, 0, (200, 201), _few("p32"), labels=()),
 }
 
 
