@@ -22,8 +22,8 @@ def bf16() -> Iterator[None]:
 
     On others, PyTorch's convolutions and matrix products in bfloat16 take eight to nine times as
     long as in float32. There, they are computed in float32 from values rounded to bfloat16, and
-    their results and gradients are rounded to it, as oneDNN does on CPUs that know the type: only
-    the order of sums differs.
+    their results and gradients are rounded to it, as oneDNN does on CPUs that know the type. The
+    order of sums differs, and fused attention keeps its weights in float32.
     """
     with torch.autocast("cpu", torch.bfloat16):
         if has_fast_bf16():

@@ -122,7 +122,7 @@ def _few(identity: str, *randaugments: str) -> dict[str, list[Candidate]]:
     """A few candidates of each; NFA without a flow has the flow `identity`.
 
     RandAugment has five, from weak to strong, for its best one was often at an end of three, and
-    `randaugments`.
+    then those of `randaugments`.
     """
     return {
         "RandAugment": _bases(
