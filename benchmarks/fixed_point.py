@@ -24,16 +24,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nfaug.data.open import open_dataset
-from nfaug.fitting import encode_with_noise
-from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.gaussians.fixed_point.solver import (
+from nfaug.classes.fixed_point.solver import (
     FixedPointConfig,
     FixedPointDivergence,
     class_kernel,
     solve,
 )
-from nfaug.gaussians.statistics import ClassStatistics
+from nfaug.classes.statistics import ClassStatistics
+from nfaug.data.open import open_dataset
+from nfaug.fitting import encode_with_noise
+from nfaug.flows.flow import Flow, FlowConfig
 
 clock = time.perf_counter
 WEIGHTS = (10, 50, 300, 3333)

@@ -39,12 +39,12 @@ from torch import Tensor
 
 from benchmarks.study.classifiers import resnet18
 from nfaug.augment.preview import sample_images
+from nfaug.classes.fixed_point.solver import FixedPointConfig
+from nfaug.classes.gaussians import ClassGaussians
+from nfaug.classes.priors import GradientDescentConfig
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import to_tensors
 from nfaug.flows.flow import Flow
-from nfaug.gaussians.fixed_point.solver import FixedPointConfig
-from nfaug.gaussians.gaussians import ClassGaussians
-from nfaug.gaussians.priors import GradientDescentConfig
 from nfaug.training import TrainConfig, open_dataset, train
 from nfaug.training.config import DataConfig, FlowSettings, OptimConfig, PCAConfig, PriorConfig
 from nfaug.training.evaluation.classifier import accuracy, train_classifier

@@ -19,7 +19,7 @@ from notebooks import FOLDER, colab_link, source_url
 
 from nfaug import load
 from nfaug.cli import COMMANDS
-from nfaug.resolve import builtin_names
+from nfaug.io.resolve import builtin_names
 from nfaug.training.config import recipes
 from nfaug.training.evaluation.cost import recipe_cost
 

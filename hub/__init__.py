@@ -1,6 +1,7 @@
 """Push, pull and list flows on the Hugging Face Hub."""
 
-from .errors import HubError
+from nfaug.io.hub_errors import HubError
+
 from .listing import FlowEntry, list_flows
 from .listing import list_flows as list_models  # the name of the Hub's own client
 from .pull import pull

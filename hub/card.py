@@ -15,9 +15,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..checkpoint.config import CheckpointConfig
-from ..io.text import printable
-from ..pca.fit import ClasswisePCA
+from nfaug.checkpoint.config import CheckpointConfig
+from nfaug.classes.pca_fit import ClasswisePCA
+from nfaug.io.text import printable
 
 __all__ = [
     "TAGS",

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from huggingface_hub import HfApi, ModelInfo, constants, get_session
 
+from nfaug.io.hub_errors import attempt
+
 from .card import TAGS
-from .errors import attempt
 
 __all__ = ["FlowEntry", "list_flows"]
 

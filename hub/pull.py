@@ -6,12 +6,12 @@ import contextlib
 import shutil
 from pathlib import Path
 
-from ..checkpoint.directory import check_loads, file_limits
-from ..io.atomic import check_output, replace_directory
-from ..io.lock import lock_output
-from ..io.manifest import CONFIG, CheckpointError, read_manifest, tensor_files
-from .errors import explain
-from .fetch import EXTRAS, discard, fetch
+from nfaug.checkpoint.directory import check_loads, file_limits
+from nfaug.io.atomic import check_output, replace_directory
+from nfaug.io.hub import EXTRAS, discard, fetch
+from nfaug.io.hub_errors import explain
+from nfaug.io.lock import lock_output
+from nfaug.io.manifest import CONFIG, CheckpointError, read_manifest, tensor_files
 
 __all__ = ["pull"]
 

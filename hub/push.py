@@ -21,10 +21,11 @@ from huggingface_hub import (
 )
 from huggingface_hub.utils._validators import validate_repo_id
 
-from ..checkpoint.directory import read_parts, write_parts
-from ..io.manifest import CONFIG, PICTURE, TENSOR_FILE, read_manifest, tensor_files
+from nfaug.checkpoint.directory import read_parts, write_parts
+from nfaug.io.hub_errors import attempt
+from nfaug.io.manifest import CONFIG, PICTURE, TENSOR_FILE, read_manifest, tensor_files
+
 from .card import facts_of, make_card, privacy_block, set_privacy, stated
-from .errors import attempt
 from .licenses import check_license
 
 __all__ = ["PushPlan", "check_push", "plan_push", "push_to_hub"]

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 from .io.version import __version__
 
 if TYPE_CHECKING:
-    from .augment.hardest import hardest
     from .augment.transform import NFAugment
     from .checkpoint.checkpoint import Checkpoint, CheckpointError, load
+    from .classes.gaussians import ClassGaussians
+    from .classes.pca_fit import ClasswisePCA
     from .fitting import fit
     from .flows.flow import Flow, FlowConfig
-    from .gaussians.gaussians import ClassGaussians
-    from .pca.fit import ClasswisePCA
 
 __all__ = [
     "Checkpoint",
@@ -24,7 +23,6 @@ __all__ = [
     "NFAugment",
     "__version__",
     "fit",
-    "hardest",
     "load",
 ]
 
@@ -33,13 +31,12 @@ __all__ = [
 _MODULES = {
     **dict.fromkeys(("Checkpoint", "CheckpointError", "load"), "checkpoint.checkpoint"),
     **dict.fromkeys(("Flow", "FlowConfig"), "flows.flow"),
-    "ClassGaussians": "gaussians.gaussians",
-    "ClasswisePCA": "pca.fit",
+    "ClassGaussians": "classes.gaussians",
+    "ClasswisePCA": "classes.pca_fit",
     "NFAugment": "augment.transform",
     "fit": "fitting",
-    "hardest": "augment.hardest",
 }
-_PACKAGES = ("bank", "fixed_point", "hub", "integrations", "training")
+_PACKAGES = ("bank", "hub", "integrations", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -16,20 +16,20 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
 from .checkpoint.directory import file_limits
+from .classes.fixed_point.config import FixedPointConfig
+from .classes.gaussians import ClassGaussians
+from .classes.pca_fit import ClasswisePCA, StoredFit, assemble, fit_stored
+from .classes.priors import GradientDescentConfig, choose_prior
+from .classes.statistics import ClassStatistics
 from .data.batches import Batches, MemoryBatches, progress_bar
 from .data.checks import check_class_sizes
 from .data.images import LabelledImages, TensorImages, run_over
 from .data.open import open_dataset, wrap_dataset
 from .flows.flow import Flow
 from .flows.latent_codec import measure_codec
-from .gaussians.fixed_point.config import FixedPointConfig
-from .gaussians.gaussians import ClassGaussians
-from .gaussians.priors import GradientDescentConfig, choose_prior
-from .gaussians.statistics import ClassStatistics
 from .io.manifest import read_manifest
 from .io.ranks import Ranks, joined
-from .pca.fit import ClasswisePCA, StoredFit, assemble, fit_stored
-from .resolve import public_name, read_resolved
+from .io.resolve import public_name, read_resolved
 
 __all__ = [
     "check_images",
@@ -107,7 +107,7 @@ def fit(
     Raises:
         ValueError: If the images do not have the flow's shape (a `shape_free` flow takes any), a
             class has none, or a setting is out of range.
-        FixedPointDivergence: See `nfaug.fixed_point.solve`.
+        FixedPointDivergence: See `nfaug.classes.fixed_point.solve`.
 
     Example:
         >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)

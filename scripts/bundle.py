@@ -20,7 +20,7 @@ from nfaug import Checkpoint
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import LabelledImages, to_tensors
 from nfaug.hub.card import facts_of, make_card
-from nfaug.resolve import BUILTIN
+from nfaug.io.resolve import BUILTIN
 from nfaug.training import open_dataset
 from nfaug.training.evaluation.metrics import evaluate
 

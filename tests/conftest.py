@@ -19,9 +19,9 @@ from torch import Tensor
 
 from nfaug.checkpoint import foreign
 from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.classes.fixed_point.solver import FixedPointConfig
 from nfaug.data.images import TensorImages
 from nfaug.flows.flow import Flow
-from nfaug.gaussians.fixed_point.solver import FixedPointConfig
 from nfaug.training import TrainConfig, TrainResult, train
 from nfaug.training.config import FlowSettings, OptimConfig, PCAConfig, PriorConfig
 

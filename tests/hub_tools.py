@@ -15,7 +15,7 @@ from nfa_tools import checkpoint as parts
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
-from nfaug.gaussians.gaussians import ClassGaussians
+from nfaug.classes.gaussians import ClassGaussians
 from nfaug.hub import push_to_hub
 
 __all__ = [

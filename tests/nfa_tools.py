@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nfaug.classes.gaussians import ClassGaussians
+from nfaug.classes.pca_fit import ClasswisePCA, fit_pca
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.gaussians.gaussians import ClassGaussians
-from nfaug.pca.fit import ClasswisePCA, fit_pca
 
 CLASSES = 3
 NAMES = ("cat", "dog", "eel")

@@ -23,11 +23,11 @@ from nfa_tools import NAMES, images_of
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nfaug.classes.fixed_point.solver import FixedPointConfig
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import TensorImages
 from nfaug.data.readers import ImageDecodeError
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.gaussians.fixed_point.solver import FixedPointConfig
 from nfaug.training import RunStopped, TrainConfig, TrainResult, train
 from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import DataConfig, FlowSettings, OptimConfig, PCAConfig, PriorConfig

@@ -34,7 +34,7 @@ from sybil.parsers.markdown.lexers import DirectiveInHTMLCommentLexer
 
 import nfaug.cli
 from nfaug.cli import COMMANDS
-from nfaug.resolve import builtin_names
+from nfaug.io.resolve import builtin_names
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [

@@ -15,12 +15,12 @@ from torchvision.datasets import ImageFolder
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.classes.fixed_point.solver import FixedPointConfig, solve
 from nfaug.data.batches import LoaderBatches, MemoryBatches, open_batches
 from nfaug.data.images import TensorImages
 from nfaug.data.open import wrap_dataset
 from nfaug.fitting import encode_with_noise, fit, fit_classes
 from nfaug.flows.flow import Flow
-from nfaug.gaussians.fixed_point.solver import FixedPointConfig, solve
 
 STRICT = FixedPointConfig(kld_weight=20.0)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import nfaug
+from nfaug.classes.priors import PRIORS, Prior, PriorSettings
 from nfaug.flows.backbone import Backbone
 from nfaug.flows.config import BACKBONES
-from nfaug.gaussians.priors import PRIORS, Prior, PriorSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import nfaug
-from nfaug.resolve import public_name
+from nfaug.io.resolve import public_name
 
 CODE = """
 import json, sys
@@ -20,7 +20,7 @@ import nfaug
 heavy = ("timm", "accelerate", "albumentations", "matplotlib", "gradio", "nfaug.training")
 loaded = [name for name in heavy if name in sys.modules]
 found = [
-    nfaug.bank.BankDataset, nfaug.training.train, nfaug.hub.pull, nfaug.fixed_point.solve,
+    nfaug.bank.BankDataset, nfaug.training.train, nfaug.hub.pull, nfaug.classes.fixed_point.solve,
     nfaug.integrations,
 ]
 print(json.dumps([loaded, [part.__name__ for part in found]]))

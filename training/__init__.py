@@ -1,6 +1,7 @@
 """Training of flows: configuration, trainer, metrics and reports."""
 
-from ..data.open import open_dataset, wrap_dataset
+from nfaug.data.open import open_dataset, wrap_dataset
+
 from .config import TrainConfig
 from .run.context import TrainResult
 from .run.interruption import Interrupted, RunStopped

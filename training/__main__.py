@@ -2,7 +2,7 @@
 
 import sys
 
-from ..cli import main
+from nfaug.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main(["train", *sys.argv[1:]]))

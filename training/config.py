@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-from ..data.decode import MAX_PIXELS
-from ..flows.config import FlowConfig
-from ..flows.flow import Recompute
-from ..gaussians.priors import PriorSettings
+from nfaug.classes.priors import PriorSettings
+from nfaug.data.decode import MAX_PIXELS
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Recompute
+
 from .augmentation import FlowAugmentation
 
 __all__ = [

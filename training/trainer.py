@@ -12,10 +12,11 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from ..checkpoint.checkpoint import Checkpoint
-from ..data.open import wrap_dataset
-from ..fitting import check_images, fit_classes
-from ..io.lock import lock_output
+from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.data.open import wrap_dataset
+from nfaug.fitting import check_images, fit_classes
+from nfaug.io.lock import lock_output
+
 from .config import FlowSettings, LatentConfig, TrainConfig
 from .evaluation.metrics import evaluate
 from .report.environment import save_environment
@@ -24,10 +25,8 @@ from .run.distributed import Processes
 from .run.interruption import stopped_from_outside
 from .run.latent_cache import open_codec
 from .run.loop import Loop
-from .run.precision import warn_about_bf16
 from .run.reporter import Reporter
 from .run.snapshots import FolderStates, MemoryStates, RunState, Snapshot, States
-from .run.threads import warn_about_threads
 
 __all__ = ["shape_of", "train"]
 
@@ -106,10 +105,6 @@ def train(
     with warnings.catch_warnings(), lock:
         if not processes.main:  # every process would repeat the same warnings
             warnings.simplefilter("ignore")
-        if processes.device.type == "cpu":
-            warn_about_threads(processes.count)
-            if config.optim.bf16:
-                warn_about_bf16()
         if init is not None:
             config = replace(config, flow=shape_of(init, config.flow))
             check_images(init.flow, images)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..classes.gaussians import ClassGaussians
+from ..classes.pca import ClasswisePCA
 from ..data.preprocess import round_levels
 from ..flows.flow import Flow
-from ..gaussians.gaussians import ClassGaussians
-from ..pca.classwise import ClasswisePCA
 from .params import NFAParams
 from .pixels import Normalization, all_finite, resize
 from .settings import MixSettings

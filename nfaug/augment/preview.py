@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..checkpoint.checkpoint import Checkpoint
+from ..classes.gaussians import ClassGaussians
 from ..flows.flow import Flow
-from ..gaussians.gaussians import ClassGaussians
 from ..io.text import printable
 from .engine import FAR
 from .pixels import resize_levels, to_pil

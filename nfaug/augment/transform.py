@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ..data.checks import check_class_names
 from ..data.classes import dataset_classes
 from .batch import images_and_labels, replace_images
-from .capture import CapturedEngine
 from .counters import Counters, SharedValue
 from .engine import Encoded, Engine, outcomes
 from .labels import are_names, check_usable, class_indices, index_names
@@ -46,7 +45,6 @@ class AugmentKeywords(MixKeywords, total=False):
     generator: torch.Generator | None
     smoothing: float | None
     labels_getter: Callable[[Any], Any] | None
-    capture: bool
 
 
 @document_settings
@@ -98,8 +96,6 @@ class NFAugment(nn.Module):
         smoothing: Label smoothing of soft labels; required with two classes.
         labels_getter: Returns the labels of a sample that is neither (images, labels, ...) nor a
             mapping with labels.
-        capture: Whether a GPU records its kernels as a CUDA graph for each shape of a batch, when
-            the shape comes for the second time, and replays it. Other devices ignore it.
 
     Raises:
         ValueError: A setting is out of range, or the checkpoint lacks what the settings need: PCA
@@ -118,7 +114,6 @@ class NFAugment(nn.Module):
         generator: torch.Generator | None = None,
         smoothing: float | None = None,
         labels_getter: Callable[[Any], Any] | None = None,
-        capture: bool = False,
         **changes: Unpack[MixKeywords],
     ) -> None:
         super().__init__()
@@ -136,7 +131,6 @@ class NFAugment(nn.Module):
             )
         self.generator = generator
         self.labels_getter = labels_getter
-        self._captured = CapturedEngine(self._engine) if capture else None
         self.set_normalization(mean, std)
         self._switch = SharedValue()
         self._batches = 0
@@ -381,15 +375,10 @@ class NFAugment(nn.Module):
         draws = dataclasses.replace(params, chosen=chosen)
         with torch.autocast(batch.images.device.type, enabled=False):
             own = self._normalization, self.settings
-            if self._captured is not None and encoded is None:
-                images, found = self._captured(
-                    batch.images[taken], batch.labels[taken], usable, draws, *own
-                )
-            else:
-                part = encoded.rows(taken) if encoded is not None else self._engine.encode(
-                    batch.images[taken], batch.labels[taken], *own, draws.needed(), draws.changing()
-                )  # fmt: skip
-                images, found = self._engine.mix(part, usable, draws, *own)
+            part = encoded.rows(taken) if encoded is not None else self._engine.encode(
+                batch.images[taken], batch.labels[taken], *own, draws.needed(), draws.changing()
+            )  # fmt: skip
+            images, found = self._engine.mix(part, usable, draws, *own)
         counted = (*outcomes(self.settings), "corrected")
         self._counters.add({name: found[name] for name in counted})
         new = batch.images if encoded is None else batch.images.clone()

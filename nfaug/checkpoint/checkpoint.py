@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..classes.gaussians import ClassGaussians
+from ..classes.pca_fit import ClasswisePCA
 from ..flows.flow import Flow
-from ..gaussians.gaussians import ClassGaussians
 from ..io.lock import lock_output
 from ..io.manifest import CheckpointError
-from ..pca.fit import ClasswisePCA
-from ..resolve import read_resolved
+from ..io.resolve import read_resolved
 from .config import CheckpointConfig
 from .directory import SHARD_BYTES, Parts, file_limits, read_parts, write_parts
 

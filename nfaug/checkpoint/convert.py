@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..classes.gaussians import ClassGaussians
 from ..flows.config import FlowConfig
 from ..flows.flow import Flow
-from ..gaussians.gaussians import ClassGaussians
 from ..io.manifest import reading
 from .foreign import read_foreign
 

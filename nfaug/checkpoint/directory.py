@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..classes.gaussians import ClassGaussians
+from ..classes.pca_fit import ClasswisePCA
 from ..flows.flow import Flow
 from ..flows.stored import check_finite, largest_model, read_flow
-from ..gaussians.gaussians import ClassGaussians
 from ..io.atomic import check_output, replace_directory
 from ..io.manifest import (
     CONFIG,
@@ -32,7 +33,6 @@ from ..io.tensors import (
     read_tensors,
     write_tensors,
 )
-from ..pca.fit import ClasswisePCA
 from .config import CheckpointConfig
 from .pca_shards import read_pca, split_pca
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..classes.pca import ClasswisePCA
 from ..io.manifest import MOST_SHARDS, pca_files, pca_names
 from ..io.tensors import read_sizes, read_tensors
-from ..pca.classwise import ClasswisePCA
 
 __all__ = ["read_pca", "split_pca"]
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..checkpoint.checkpoint import Checkpoint, load
-from ..io.device import pick_device
+from ..checkpoint.checkpoint import load
 from .common import new_parser
 
 __all__ = ["parser", "run"]
@@ -17,8 +16,7 @@ def parser() -> ArgumentParser:
     """Options of `nfaug info`."""
     made = new_parser(
         "info",
-        "Describe a checkpoint (flow, classes, gaussians, figures), what a bank and a run with it "
-        "cost, or the cost of a recipe.",
+        "Describe a checkpoint (flow, classes, gaussians, figures), or the cost of a recipe.",
     )
     made.add_argument(
         "flow", nargs="?", help="a checkpoint directory, owner/name on the Hub, or builtin:NAME"
@@ -32,29 +30,6 @@ def parser() -> ArgumentParser:
         "--autoencoder",
         help="for a flow on latents: its autoencoder's directory or owner/name, if it has moved",
     )
-    made.add_argument(
-        "--plan",
-        action="store_true",
-        help="tell instead what a bank of --images, and an epoch with NFA, cost on this machine: "
-        "bytes, FLOPs and hours",
-    )
-    made.add_argument("--images", type=int | None, help="with --plan: number of images")
-    made.add_argument("--variants", type=int, default=4, help="with --plan: variants per image")
-    made.add_argument(
-        "--size", type=int | None, help="with --plan: side of the images (the flow's size)"
-    )
-    made.add_argument(
-        "--processes",
-        type=int,
-        default=1,
-        help="with --plan: number of processes, each as fast as this one",
-    )
-    made.add_argument(
-        "--seconds", type=float, default=10.0, help="with --plan: time of the measurement"
-    )
-    made.add_argument(
-        "--device", default="auto", help="with --plan: cpu, cuda, ...; auto is the GPU if any"
-    )
     return made
 
 
@@ -67,8 +42,6 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
         return {"recipe": arguments.recipe, **recipe_cost(arguments.recipe)}
     checkpoint = load(arguments.flow, autoencoder=arguments.autoencoder)
-    if arguments.plan:
-        return _plan(checkpoint, arguments)
     config = checkpoint.config
     pca = checkpoint.pca
     return {
@@ -90,18 +63,3 @@ def run(arguments: Namespace) -> dict[str, Any]:
         "training": config.training,
         "metrics": config.metrics,
     }
-
-
-def _plan(checkpoint: Checkpoint, arguments: Namespace) -> dict[str, Any]:
-    from ..bank.plan import plan_cost
-
-    if arguments.images is None:
-        raise ValueError("--plan needs the number of images: --images N")
-    return plan_cost(
-        checkpoint.to(pick_device(arguments.device)),
-        images=arguments.images,
-        variants=arguments.variants,
-        size=arguments.size,
-        processes=arguments.processes,
-        seconds=arguments.seconds,
-    )

@@ -15,8 +15,8 @@ from ..augment.preview import preview_grid
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..io.atomic import check_output, write_picture, write_text
 from ..io.manifest import CONFIG, PICTURE
+from ..io.resolve import public_name
 from ..io.strict_json import jsonable
-from ..resolve import public_name
 from ..training import TrainResult, open_dataset, train
 from ..training.config import TrainConfig, current_settings, recipe_path, recipes
 from ..training.run.distributed import Processes

@@ -227,7 +227,7 @@ def fetch_autoencoder(repo_id: str) -> Path:
         ValueError: Its class is not in `CLASSES`, or a file is too large.
         OSError: The repository cannot be read.
     """
-    from ..hub.fetch import Source
+    from ..io.hub import Source
 
     source = Source(repo_id)
     most = _MAX_CONFIG_BYTES

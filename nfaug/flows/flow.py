@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..io.manifest import read_manifest
-from ..resolve import read_resolved
+from ..io.resolve import read_resolved
 from .codec import Codec, PixelCodec
 from .config import BACKBONES, FlowConfig
 from .layers import SQUEEZES, Layer, Squeeze

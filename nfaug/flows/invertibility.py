@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from . import codec
+from ..flows import codec
 from .flow import Flow
 from .layers import Layer
 from .networks import DisableTF32

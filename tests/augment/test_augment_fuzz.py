@@ -11,7 +11,7 @@ from nfa_tools import CLASSES, batch_of, checkpoint, fitted, images_of
 from torch import Tensor
 
 from nfaug.augment.transform import NFAugment
-from nfaug.pca.fit import ClasswisePCA
+from nfaug.classes.pca_fit import ClasswisePCA
 
 SIZES = [(8, 8), (8, 8), (8, 8), (5, 7), (16, 16), (33, 12), (1, 1), (4, 64)]
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -24,7 +24,7 @@ def as_of_many_classes(pca: ClasswisePCA | None) -> ClasswisePCA:
     """The same PCA, whose axes are held in float16."""
     assert pca is not None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nfaug.pca.classwise._GEMM_CLASSES", 0)
+        patch.setattr("nfaug.classes.pca._GEMM_CLASSES", 0)
         return ClasswisePCA.from_tensors(pca.tensors())
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nfaug.augment.params import pick_in_memory
 from nfaug.augment.transform import NFAParams, NFAugment
-from nfaug.pca.fit import ClasswisePCA
+from nfaug.classes.pca_fit import ClasswisePCA
 
 LABEL = 1
 LABELS = torch.full((40,), LABEL)

@@ -13,7 +13,7 @@ import torch
 import nfaug
 from nfaug import resolve as bundled
 from nfaug.checkpoint.checkpoint import Checkpoint
-from nfaug.resolve import builtin_directory, builtin_names
+from nfaug.io.resolve import builtin_directory, builtin_names
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOWS = [name for name in builtin_names() if nfaug.load(name).config.class_names]

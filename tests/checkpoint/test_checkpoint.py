@@ -24,8 +24,8 @@ from nfaug.checkpoint.checkpoint import (
     CheckpointError,
     load,
 )
+from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.gaussians.gaussians import ClassGaussians
 from nfaug.io.tensors import read_sizes
 from nfaug.training import TrainResult
 

@@ -16,8 +16,8 @@ from torch import Tensor
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointError, load
 from nfaug.checkpoint.pca_shards import split_pca
+from nfaug.classes.pca_fit import ClasswisePCA
 from nfaug.io.manifest import pca_names
-from nfaug.pca.fit import ClasswisePCA
 
 SHARDS = pca_names(3)
 MISFIT = "dimension|match|shape|size|sorted|memory|classes"

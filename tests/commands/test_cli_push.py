@@ -9,9 +9,9 @@ from loopback_hub import LoopbackHub
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.classes.pca import ClasswisePCA
 from nfaug.cli import main
 from nfaug.hub import plan_push
-from nfaug.pca.classwise import ClasswisePCA
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows.codec import to_flow
 from nfaug.flows.config import BACKBONES
 from nfaug.flows.flow import Flow, FlowConfig, Recompute
 from nfaug.flows.layers import ActNorm, Layer, Squeeze
 from nfaug.flows.mef import MatrixExpBackbone
 from nfaug.flows.networks import DisableTF32
-from nfaug.gaussians.gaussians import ClassGaussians
 
 TINY = FlowConfig(channels=2, image_size=(7, 8), steps=(2, 1), blocks=(1, 1), width=(6, 6))
 NEW_SETTINGS = ("squeeze", "max_scale")  # checkpoints of the first version lack them

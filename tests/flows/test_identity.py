@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 import nfaug
+from nfaug.classes.pca_fit import fit_pca
 from nfaug.cli import main
 from nfaug.data.images import TensorImages
 from nfaug.flows.codec import to_flow
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.pca.fit import fit_pca
 
 SHAPES = [(1, (28, 28)), (3, (32, 32)), (3, (5, 7)), (4, (1, 3))]
 

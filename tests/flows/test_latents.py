@@ -20,6 +20,7 @@ from torch import Tensor
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointError
+from nfaug.classes.fixed_point.solver import FixedPointConfig
 from nfaug.cli import main
 from nfaug.data.images import TensorImages
 from nfaug.flows.autoencoder import (
@@ -28,7 +29,6 @@ from nfaug.flows.autoencoder import (
     weights_sha256,
 )
 from nfaug.flows.latent_codec import LatentCodec, measure_codec
-from nfaug.gaussians.fixed_point.solver import FixedPointConfig
 from nfaug.training import TrainConfig, TrainResult, train
 from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import (

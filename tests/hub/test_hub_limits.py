@@ -17,7 +17,7 @@ from nfa_tools import NAMES
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointError, load
 from nfaug.flows.flow import Flow
 from nfaug.hub import HubError, plan_push, pull, push_to_hub
-from nfaug.hub.fetch import discard
+from nfaug.io.hub import discard
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 BIG = 20 * 2**20

@@ -8,11 +8,11 @@ from nfa_tools import images_of
 from torch import Tensor
 
 from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import TensorImages
 from nfaug.flows.codec import pad, to_flow
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.gaussians.gaussians import ClassGaussians
 from nfaug.io.strict_json import jsonable
 from nfaug.training.evaluation.metrics import evaluate
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from nfaug.gaussians.fixed_point.solver import FixedPointConfig, FixedPointStep, solve
-from nfaug.gaussians.gaussians import ClassGaussians
+from nfaug.classes.fixed_point.solver import FixedPointConfig, FixedPointStep, solve
+from nfaug.classes.gaussians import ClassGaussians
 from nfaug.training.report.plots import (
     convergence_curves,
     embedding_panels,

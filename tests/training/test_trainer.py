@@ -14,10 +14,10 @@ from torch.utils.data import Dataset, TensorDataset
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.classes.fixed_point.solver import FixedPointConfig, FixedPointDivergence
+from nfaug.classes.priors import GradientDescentConfig
 from nfaug.data.images import TensorImages
 from nfaug.flows.flow import Flow
-from nfaug.gaussians.fixed_point.solver import FixedPointConfig, FixedPointDivergence
-from nfaug.gaussians.priors import GradientDescentConfig
 from nfaug.training import TrainConfig, TrainingDiverged, TrainResult, open_dataset, train
 from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import (

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...augment.transform import NFAugment
-from ...checkpoint.checkpoint import Checkpoint
-from ...data.images import LabelledImages, progress_bar, to_tensors
-from ...fitting import fit
+from nfaug.augment.transform import NFAugment
+from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.data.images import LabelledImages, progress_bar, to_tensors
+from nfaug.fitting import fit
+
 from ..evaluation.classifier import Draw, accuracy, small_cnn, train_classifier
 
 __all__ = ["ARMS", "Arm", "compare", "shifted"]

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...augment.pixels import resize_levels
-from ...data.images import TensorImages
+from nfaug.augment.pixels import resize_levels
+from nfaug.data.images import TensorImages
 
 __all__ = ["photographs"]
 

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...augment.preview import preview_grid
-from ...checkpoint.checkpoint import Checkpoint
-from ...data.images import LabelledImages, split_per_class, to_tensors
-from ...data.open import open_dataset
-from ...fitting import fit
-from ...io.atomic import write_text
+from nfaug.augment.preview import preview_grid
+from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.data.images import LabelledImages, split_per_class, to_tensors
+from nfaug.data.open import open_dataset
+from nfaug.fitting import fit
+from nfaug.io.atomic import write_text
+
 from ..config import DataConfig, OptimConfig, PCAConfig, PriorConfig, TrainConfig
 from ..run.pictures import figure_image, run_figures
 from ..trainer import train

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...data.images import progress_bar
+from nfaug.data.images import progress_bar
 
 __all__ = ["Draw", "accuracy", "small_cnn", "train_classifier"]
 

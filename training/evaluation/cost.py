@@ -6,7 +6,8 @@ import dataclasses
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from ...flows.config import FlowConfig
+from nfaug.flows.config import FlowConfig
+
 from ..config import TrainConfig, recipe_path
 
 __all__ = ["recipe_config", "recipe_cost", "recipe_flow"]

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from ...data.batches import Batches, progress_bar
-from ...flows.flow import Flow
-from ...gaussians.gaussians import ClassGaussians
+from nfaug.classes.gaussians import ClassGaussians
+from nfaug.data.batches import Batches, progress_bar
+from nfaug.flows.flow import Flow
+
 from ..run.distributed import Processes, whole_batches
 
 __all__ = ["evaluate"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ...io.atomic import write_text
+from nfaug.io.atomic import write_text
 
 __all__ = ["ENVIRONMENT", "environment", "save_environment"]
 

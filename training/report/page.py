@@ -15,11 +15,12 @@ from typing import Any
 
 import yaml
 
-from ...flows.flow import FlowConfig
-from ...io.atomic import write_text
-from ...io.lock import lock_output
-from ...io.manifest import PICTURE
-from ...io.text import printable
+from nfaug.flows.flow import FlowConfig
+from nfaug.io.atomic import write_text
+from nfaug.io.lock import lock_output
+from nfaug.io.manifest import PICTURE
+from nfaug.io.text import printable
+
 from ..config import TrainConfig
 from .environment import ENVIRONMENT
 from .plots import inline_svg, log_curves
@@ -216,7 +217,7 @@ def report_html(run: RunFolder) -> str:
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
 
-    from ...io.version import __version__
+    from nfaug.io.version import __version__
 
     def safe(value: Any) -> Any:
         return value if isinstance(value, Markup) else printable(value, longest=_MAX_TEXT)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...gaussians.fixed_point.solver import FixedPointStep
-from ...gaussians.gaussians import ClassGaussians
-from ...io.text import printable
+from nfaug.classes.fixed_point.solver import FixedPointStep
+from nfaug.classes.gaussians import ClassGaussians
+from nfaug.io.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

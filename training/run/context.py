@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...augment.params import seed_of
-from ...checkpoint.checkpoint import Checkpoint, CheckpointConfig
-from ...data.batches import Batches, MemoryBatches, open_batches
-from ...data.checks import check_class_names, check_class_sizes
-from ...data.images import LabelledImages
-from ...data.open import wrap_dataset
-from ...fitting import check_images
-from ...flows.codec import Codec
-from ...flows.flow import Flow, FlowConfig
-from ...flows.latent_codec import LatentCodec
-from ...gaussians.gaussians import ClassGaussians
+from nfaug.augment.params import seed_of
+from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from nfaug.classes.gaussians import ClassGaussians
+from nfaug.data.batches import Batches, MemoryBatches, open_batches
+from nfaug.data.checks import check_class_names, check_class_sizes
+from nfaug.data.images import LabelledImages
+from nfaug.data.open import wrap_dataset
+from nfaug.fitting import check_images
+from nfaug.flows.codec import Codec
+from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.latent_codec import LatentCodec
+
 from ..config import TrainConfig
 from .distributed import Processes, draw_noise
 from .latent_cache import flow_shape, with_latents

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...data.batches import Batches
-from ...flows.flow import Flow
-from ...io.device import pick_device
-from ...io.ranks import Ranks
+from nfaug.data.batches import Batches
+from nfaug.flows.flow import Flow
+from nfaug.io.device import pick_device
+from nfaug.io.ranks import Ranks
+
 from ..config import TRACKERS
 
 __all__ = ["Processes", "Shard", "draw_noise", "shared_batches", "whole_batches"]

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from ...data.readers import ImageDecodeError
+from nfaug.data.readers import ImageDecodeError
+
 from .distributed import Processes
 from .snapshots import FolderStates, States
 

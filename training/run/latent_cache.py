@@ -7,11 +7,12 @@ from dataclasses import asdict
 
 import torch
 
-from ...data.batches import Batches, MemoryBatches, progress_bar
-from ...data.images import LabelledImages
-from ...flows.codec import Codec
-from ...flows.flow import FlowConfig
-from ...flows.latent_codec import LatentCodec, measure_codec
+from nfaug.data.batches import Batches, MemoryBatches, progress_bar
+from nfaug.data.images import LabelledImages
+from nfaug.flows.codec import Codec
+from nfaug.flows.flow import FlowConfig
+from nfaug.flows.latent_codec import LatentCodec, measure_codec
+
 from ..config import TrainConfig
 
 __all__ = ["flow_shape", "open_codec", "with_latents"]

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ...flows.flow import Flow
-from ...gaussians.gaussians import ClassGaussians
+from nfaug.classes.gaussians import ClassGaussians
+from nfaug.flows.flow import Flow
+
 from ..evaluation.metrics import evaluate
 from .context import RunContext
 from .distributed import Shard, draw_noise, shared_batches

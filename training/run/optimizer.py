@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...flows.flow import Flow
+from nfaug.flows.flow import Flow
+
 from ..config import TrainConfig
 
 __all__ = ["FlowOptimizer", "TrainingDiverged", "learning_rate"]

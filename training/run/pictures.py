@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...augment.preview import picture_grid, sample_images
-from ...data.batches import open_batches
-from ...data.images import LabelledImages
-from ...fitting import encode_with_noise
-from ...gaussians.fixed_point.solver import (
+from nfaug.augment.preview import picture_grid, sample_images
+from nfaug.classes.fixed_point.solver import (
     FixedPointConfig,
     FixedPointDivergence,
     FixedPointStep,
     solve,
 )
-from ...gaussians.gaussians import ClassGaussians
-from ...gaussians.statistics import ClassStatistics
+from nfaug.classes.gaussians import ClassGaussians
+from nfaug.classes.statistics import ClassStatistics
+from nfaug.data.batches import open_batches
+from nfaug.data.images import LabelledImages
+from nfaug.fitting import encode_with_noise
+
 from ..report.plots import convergence_curves, embedding_panels, kl_heatmaps, loss_curve, save
 from .context import RunContext, TrainResult
 from .snapshots import RunState

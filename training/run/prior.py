@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...data.batches import Batches, progress_bar
-from ...flows.flow import Flow
-from ...gaussians.gaussians import ClassGaussians
-from ...gaussians.priors import PRIORS
-from ...gaussians.statistics import ClassStatistics
+from nfaug.classes.gaussians import ClassGaussians
+from nfaug.classes.priors import PRIORS
+from nfaug.classes.statistics import ClassStatistics
+from nfaug.data.batches import Batches, progress_bar
+from nfaug.flows.flow import Flow
+
 from ..config import PriorConfig
 from .distributed import Processes, whole_batches
 

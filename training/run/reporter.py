@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...data.images import LINE_SECONDS, progress_bar
-from ...io.atomic import write_bytes, write_text
+from nfaug.data.images import LINE_SECONDS, progress_bar
+from nfaug.io.atomic import write_bytes, write_text
+
 from ..report.page import LOG, duration, flat
 from .context import RunContext
 from .snapshots import RunState

@@ -18,12 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from ...augment.params import seed_of
-from ...checkpoint.checkpoint import Checkpoint
-from ...gaussians.gaussians import ClassGaussians
-from ...io.atomic import replace_directory
-from ...io.strict_json import jsonable, parse_json
-from ...io.tensors import sha256_of
+from nfaug.augment.params import seed_of
+from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.classes.gaussians import ClassGaussians
+from nfaug.io.atomic import replace_directory
+from nfaug.io.strict_json import jsonable, parse_json
+from nfaug.io.tensors import sha256_of
+
 from .optimizer import FlowOptimizer
 
 __all__ = ["STATE", "FolderStates", "MemoryStates", "RunState", "Snapshot", "States"]

@@ -27,9 +27,9 @@ from nfaug.checkpoint.checkpoint import (
     CheckpointError,
     load,
 )
+from nfaug.classes.gaussians import ClassGaussians
+from nfaug.classes.pca_fit import fit_pca
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.gaussians.gaussians import ClassGaussians
-from nfaug.pca.fit import fit_pca
 
 __all__ = ["COUNT", "KINDS", "check_same", "make", "read_damaged"]
 

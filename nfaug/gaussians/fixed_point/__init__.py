@@ -1,1 +1,0 @@
-"""The fixed-point iteration for class gaussians (Enescu & Sahbi 2024, Eqs. 5-8)."""

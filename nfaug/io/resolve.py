@@ -1,0 +1,109 @@
+"""From "builtin:NAME", a path or a Hub repository to a checkpoint directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TypeVar
+
+from .manifest import CheckpointError
+
+__all__ = ["BUILTIN", "builtin_directory", "builtin_names", "public_name", "read_resolved"]
+
+T = TypeVar("T")
+BUILTIN = "builtin:"
+_FOLDER = Path(__file__).parent.parent / "builtin"
+
+
+def builtin_names() -> list[str]:
+    """Return the names of the bundled flows, each with its prefix `builtin:`."""
+    return sorted(BUILTIN + file.parent.name for file in _FOLDER.glob("*/config.json"))
+
+
+def builtin_directory(name: str) -> Path:
+    """Return the checkpoint directory of a bundled flow.
+
+    Raises:
+        FileNotFoundError: There is no such flow; the message lists those that exist.
+    """
+    if name not in builtin_names():
+        raise FileNotFoundError(
+            f"there is no bundled flow {name!r}; there are {', '.join(builtin_names()) or 'none'}"
+        )
+    return _FOLDER / name.removeprefix(BUILTIN)
+
+
+def public_name(source: str | PathLike[str]) -> str:
+    """Return how a record names a flow or a data set: the last part of a path, or the name.
+
+    The names "wds/PATTERN" and "hfds/FOLDER" hold a path too.
+    """
+    text = os.fspath(source)
+    kind, _, rest = text.partition("/")
+    if kind.lower() == "wds" and rest:
+        text = f"{kind}/{_last(rest)}"
+    elif kind.lower() == "hfds" and (rest[:1] in ("/", "~", ".") or os.path.exists(rest)):
+        text = _last(rest)
+    elif os.path.exists(os.path.expanduser(text)):
+        text = _last(text)
+    return text.encode(errors="replace").decode()  # file names need not be valid text
+
+
+def _last(path: str) -> str:
+    """The last part of a path."""
+    return os.path.basename(os.path.abspath(os.path.expanduser(path))) or path
+
+
+def read_resolved(
+    read: Callable[[Path], T],
+    path_or_repo: str | Path,
+    limits: Callable[[Path], Mapping[str, int]],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    whole: bool = True,
+) -> T:
+    """Read a checkpoint from a bundled flow, a local directory or the cache of the Hub.
+
+    Args:
+        read: Reads a checkpoint directory. It must check hashes: files of a repository that it
+            rejects with CheckpointError are downloaded once more, and then it is called again.
+        path_or_repo: "builtin:NAME", an existing directory, or a repository "owner/name".
+        limits: Largest sizes of the files of a repository; see `nfaug.io.hub.fetch`.
+        revision: Branch, tag or commit of the repository.
+        token: Access token of the Hub; None for the one that is logged in, False for none.
+        whole: Download all tensor files; otherwise the configuration and the flow alone.
+
+    Raises:
+        CheckpointError: `read` raised it, for a repository after a second download.
+        FileNotFoundError: This is neither a directory nor a possible repository name.
+        nfaug.hub.HubError: The repository cannot be read.
+    """
+    name = str(path_or_repo)
+    if name.startswith(BUILTIN):
+        return read(builtin_directory(name))
+    path = Path(path_or_repo).expanduser()
+    if path.is_dir():
+        return read(path)
+    if BUILTIN + name in builtin_names():
+        raise FileNotFoundError(
+            f'there is no directory {name!r}; the bundled flow is "{BUILTIN}{name}"'
+        )
+    if path.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise FileNotFoundError(
+            f"{name!r} is not a checkpoint directory, nor a repository name of the form owner/name"
+        )
+    from .hub import fetch  # a local checkpoint does not need the Hub's client
+
+    def fetched(*, check: bool) -> Path:
+        try:
+            return fetch(name, limits, revision=revision, token=token, whole=whole, check=check)
+        except OSError as error:  # includes HubError; the cause may be a mistyped path
+            raise type(error)(f"there is no directory {name!r}, and {error}") from error
+
+    try:
+        return read(fetched(check=False))  # `read` hashes every file itself
+    except CheckpointError:
+        return read(fetched(check=True))  # downloads damaged files again

@@ -1,1 +1,0 @@
-"""Principal axes of each class in latent space."""

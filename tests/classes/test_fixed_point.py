@@ -1,0 +1,507 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nfaug.classes.fixed_point import (
+    REFERENCE_WEIGHT,
+    FixedPointConfig,
+    FixedPointDivergence,
+    FixedPointResult,
+    class_kernel,
+    mean_update,
+    objective,
+    pairwise_kl,
+    proposition1_update,
+    released_update,
+    solve,
+)
+
+CLASSES, DIM = 5, 7
+EXACT = {"rtol": 1e-10, "atol": 0.0}
+
+
+def draw(
+    classes: int = CLASSES, dim: int = DIM, seed: int = 0, spread: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Means around a common offset, and variances between 0.5 and 1.5."""
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.randn(classes, dim, generator=generator, dtype=torch.float64) * spread + 3
+    return means, torch.rand(classes, dim, generator=generator, dtype=torch.float64) + 0.5
+
+
+# The equations again, with loops over classes and coordinates.
+
+
+def direct_kl(means: Tensor, variances: Tensor) -> Tensor:
+    kl = torch.zeros(CLASSES, CLASSES, dtype=torch.float64)
+    for y in range(CLASSES):
+        for other in range(CLASSES):
+            for i in range(DIM):
+                v, w = variances[y, i], variances[other, i]
+                difference = means[y, i] - means[other, i]
+                kl[y, other] += 0.5 * (v / w + difference**2 / w - 1 + math.log(w) - math.log(v))
+    return kl
+
+
+def direct_kernel(kl: Tensor, pi: Tensor, alpha: float) -> Tensor:
+    kernel = torch.zeros_like(kl)
+    for y in range(CLASSES):
+        for other in range(CLASSES):
+            if other != y:
+                scale = pi[y, other] * alpha
+                kernel[y, other] = math.exp(-kl[y, other] / scale) / scale
+    return kernel
+
+
+def direct_means(m: Tensor, mu: Tensor, v: Tensor, kernel: Tensor, c: float) -> Tensor:
+    result = m.clone()
+    for y in range(CLASSES):
+        for other in range(CLASSES):
+            for i in range(DIM):
+                weights = kernel[y, other] / v[other, i] + kernel[other, y] / v[y, i]
+                result[y, i] += c * v[y, i] * weights * (mu[y, i] - mu[other, i])
+    return result
+
+
+def direct_a_and_b(
+    data: tuple[Tensor, Tensor], mu: Tensor, v: Tensor, kernel: Tensor, c: float, rule: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A and B as the design prints them, before any splitting, and the sum of K_y'y."""
+    m, s = data
+    a, b, received = 1 / v, s.clone(), torch.zeros_like(v)
+    for y in range(CLASSES):
+        for i in range(DIM):
+            if rule == "proposition1":
+                b[y, i] += (m[y, i] - mu[y, i]) ** 2
+            for other in range(CLASSES):
+                out, back = kernel[y, other], kernel[other, y]
+                a[y, i] += c * (out - back) / v[y, i]
+                square = (mu[y, i] - mu[other, i]) ** 2
+                a[y, i] += c * back * (square + v[other, i]) / v[y, i] ** 2
+                b[y, i] += c * v[y, i] ** 2 * out / v[other, i]
+                received[y, i] += back
+    return a, b, received
+
+
+@pytest.fixture
+def state() -> tuple[Tensor, Tensor]:
+    return draw(seed=1)
+
+
+@pytest.fixture
+def kernel(state: tuple[Tensor, Tensor]) -> Tensor:
+    return class_kernel(pairwise_kl(*state))
+
+
+def test_kl_against_loops(state: tuple[Tensor, Tensor]) -> None:
+    torch.testing.assert_close(pairwise_kl(*state), direct_kl(*state), **EXACT)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("kind", ["forward", "mean"])
+def test_kernels_against_loops(state: tuple[Tensor, Tensor], kind: Any, alpha: float) -> None:
+    kl = direct_kl(*state)
+    scales = {
+        "forward": kl,  # Eq. 9
+        "mean": torch.full_like(kl, float(kl.sum()) / (CLASSES * (CLASSES - 1))),  # Eq. 10
+    }
+    expected = direct_kernel(kl, scales[kind], alpha)
+    torch.testing.assert_close(class_kernel(pairwise_kl(*state), kind, alpha), expected, **EXACT)
+    if kind == "forward":
+        off = ~torch.eye(CLASSES, dtype=torch.bool)
+        torch.testing.assert_close(expected[off], math.exp(-1 / alpha) / (alpha * kl[off]))
+
+
+@pytest.mark.parametrize("width", [1, DIM])
+def test_mean_update_against_loops(
+    state: tuple[Tensor, Tensor], kernel: Tensor, width: int
+) -> None:
+    m, _ = draw()
+    means, variances = state
+    variances = variances[:, :width]
+    expected = direct_means(m, means, variances.expand_as(means), kernel, 30.0)
+    torch.testing.assert_close(mean_update(m, means, variances, kernel, 30.0), expected, **EXACT)
+
+
+def test_proposition1_against_loops(state: tuple[Tensor, Tensor], kernel: Tensor) -> None:
+    m, s = draw()
+    means, v = state
+    a, b, received = direct_a_and_b((m, s), means, v, kernel, 30.0, "proposition1")
+    expected = ((b + 30 * v * received) / (a + 30 * received / v)).sqrt()
+    found = proposition1_update(m, s, means, v, kernel, 30.0)
+    torch.testing.assert_close(found, expected, **EXACT)
+
+
+def test_released_against_loops(state: tuple[Tensor, Tensor], kernel: Tensor) -> None:
+    data = draw()
+    means, v = state
+    a, b, _ = direct_a_and_b(data, means, v, kernel, 30.0, "released")
+    assert (a > 0).all()
+    found = released_update(data[1], means, v, kernel, 30.0)
+    torch.testing.assert_close(found, (b / (v**2 * a)).sqrt(), **EXACT)
+
+
+def test_released_stays_positive_where_a_does_not(state: tuple[Tensor, Tensor]) -> None:
+    data = draw()
+    means, v = state
+    v = v.clone()
+    v[0, :3] = 40.0
+    kernel = class_kernel(pairwise_kl(means, v))
+    a, b, received = direct_a_and_b(data, means, v, kernel, 30.0, "released")
+    assert (a < 0).any()
+    extra = 30 * v * received
+    split = a * v**2 < extra / 9
+    top = torch.where(split, b + extra * v**2, b)
+    bottom = torch.where(split, a * v**2 + extra, a * v**2)
+    found = released_update(data[1], means, v, kernel, 30.0)
+    torch.testing.assert_close(found, (top / bottom).sqrt(), **EXACT)
+
+
+def test_objective_against_loops(state: tuple[Tensor, Tensor]) -> None:
+    m, s = draw()
+    means, v = state
+    kl = direct_kl(means, v)
+    pi = kl.sum() / (CLASSES * (CLASSES - 1))
+    expected = 0.0
+    for y in range(CLASSES):
+        for i in range(DIM):
+            error = s[y, i] + (m[y, i] - means[y, i]) ** 2
+            expected += 0.5 * float(math.log(2 * math.pi * v[y, i]) + error / v[y, i])
+        for other in range(CLASSES):
+            if other != y:
+                expected += 30 * math.exp(-float(kl[y, other]) / (float(pi) * 4.0))
+    found = objective(m, s, means, v, 30.0, pi="mean", alpha=4.0)
+    assert float(found) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("width", [1, DIM])
+def test_forces_are_the_gradient_of_the_objective(width: int) -> None:
+    """M(mu) - mu = -v dJ/dmu, at any point, and not only where both vanish."""
+    m, s = draw()
+    means, variances = draw(seed=1)
+    means.requires_grad_()
+    value = objective(m, s, means, variances[:, :width], 30.0, pi="mean")
+    (gradient,) = torch.autograd.grad(value, means)
+    variances, means = variances[:, :width], means.detach()
+    kernel = class_kernel(pairwise_kl(means, variances), "mean")
+    move = mean_update(m, means, variances, kernel, 30.0) - means
+    torch.testing.assert_close(move, -variances * gradient, **EXACT)
+
+
+# Solves.
+
+
+@pytest.mark.parametrize("damping", [0.5, 1.0])
+@pytest.mark.parametrize("update", ["proposition1", "released"])
+def test_without_the_divergence_term(update: str, damping: float) -> None:
+    """Proposition 1 returns the data's gaussians; the released rule s^(1/3), not s."""
+    m, s = draw()
+    config = FixedPointConfig(
+        fit="both", kld_weight=0, update=update, damping=damping, tolerance=1e-12
+    )
+    result = solve(m, s, config)
+    assert result.converged
+    torch.testing.assert_close(result.means, m, rtol=1e-9, atol=0)
+    expected = s if update == "proposition1" else s ** (1 / 3)
+    torch.testing.assert_close(result.variances, expected, rtol=1e-9, atol=0)
+
+
+def gradients(
+    data: tuple[Tensor, Tensor], result: FixedPointResult, config: FixedPointConfig
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of J for means and variances; those of its likelihood alone, as a scale."""
+    point = (result.means.clone().requires_grad_(), result.variances.clone().requires_grad_())
+    found = []
+    for weight in (config.weight(*data[0].shape), 0.0):
+        value = objective(*data, *point, weight, pi=config.kernel, alpha=config.alpha)
+        found += torch.autograd.grad(value, point)
+    return found[0], found[1], found[2], found[3]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "alpha", "weight"), [("forward", 10.0, 1.0), ("forward", 1.0, 1.0), ("mean", 10, 2)]
+)
+@pytest.mark.parametrize("fit", ["means", "covariances", "both"])
+def test_a_converged_solve_is_stationary(
+    fit: str, kernel: str, alpha: float, weight: float
+) -> None:
+    data = draw(spread=2.0)
+    config = FixedPointConfig(
+        fit=fit,
+        kld_weight=weight,
+        alpha=alpha,
+        kernel=kernel,
+        update="proposition1",
+        isotropic_mean_step=False,
+        damping=0.9,
+        tolerance=1e-9,
+        max_iterations=1000,
+    )
+    result = solve(*data, config)
+    assert result.converged
+    assert (result.means - data[0]).norm() + (result.variances - data[1]).norm() > 1e-2
+    means, variances, means_scale, variances_scale = gradients(data, result, config)
+    if fit != "covariances":
+        assert means.norm() < 1e-6 * means_scale.norm()
+    if fit != "means":
+        assert variances.norm() < 1e-6 * variances_scale.norm()
+
+
+def test_bounds_are_stationary_where_they_do_not_bind() -> None:
+    data = draw(spread=2.0)
+    config = FixedPointConfig(
+        fit="both",
+        kld_weight=10,
+        update="proposition1",
+        isotropic_mean_step=False,
+        damping=0.9,
+        tolerance=1e-9,
+        max_iterations=1000,
+        variance_bounds=(0.2, 1.1),
+    )
+    result = solve(*data, config)
+    assert result.converged
+    low = torch.isclose(result.variances, torch.tensor(0.2, dtype=torch.float64), atol=1e-8)
+    high = torch.isclose(result.variances, torch.tensor(1.1, dtype=torch.float64), atol=1e-8)
+    assert low.any()
+    assert high.any()
+    assert ((result.variances >= 0.2 - 1e-8) & (result.variances <= 1.1 + 1e-8)).all()
+    means, variances, means_scale, variances_scale = gradients(data, result, config)
+    assert means.norm() < 1e-6 * means_scale.norm()
+    assert variances[~(low | high)].norm() < 1e-6 * variances_scale.norm()
+    # Where a bound binds, the objective falls only beyond it.
+    assert (variances[low] > 0).all()
+    assert (variances[high] < 0).all()
+
+
+def test_the_isotropic_step_is_stationary_for_isotropic_variances_only() -> None:
+    data = draw(spread=2.0)
+    config = FixedPointConfig(
+        fit="both", kld_weight=1.0, update="proposition1", damping=0.9, tolerance=1e-9
+    )
+    means, _, scale, _ = gradients(data, solve(*data, config), config)
+    assert means.norm() > 1e-3 * scale.norm()
+    # With identity covariances there is no difference between the two steps.
+    config = FixedPointConfig(kld_weight=100.0, tolerance=1e-9, max_iterations=5000)
+    other = dataclasses.replace(config, isotropic_mean_step=False)
+    assert torch.equal(solve(*data, config).means, solve(*data, other).means)
+
+
+def test_nearly_equal_means_converge_only_when_damped() -> None:
+    means, variances = draw(10, 200, spread=1e-4)
+    damped = solve(means, variances, FixedPointConfig(kld_weight=3333))
+    assert damped.converged
+    assert damped.iterations < 60
+    assert damped.history[-1].kl_min > 1000
+    undamped = solve(means, variances, FixedPointConfig(kld_weight=3333, damping=1.0))
+    assert not undamped.converged
+    assert undamped.iterations == 300
+    assert undamped.residual > 1
+    assert undamped.means.isfinite().all()
+
+
+def test_equal_means_are_finite() -> None:
+    means, variances = draw()
+    means[1] = means[0]
+    result = solve(means, variances, FixedPointConfig(kld_weight=100))
+    assert result.converged
+    assert result.means.isfinite().all()
+
+
+def test_what_each_fit_keeps() -> None:
+    data = draw(spread=2.0)
+    copies = [x.clone() for x in data]
+    results = {
+        fit: solve(*data, FixedPointConfig(fit=fit, kld_weight=3.0))
+        for fit in ("means", "covariances", "both")
+    }
+    assert torch.equal(results["means"].variances, torch.ones_like(data[1]))
+    assert torch.equal(results["covariances"].means, data[0])
+    for result in results.values():
+        assert result.means.dtype == result.variances.dtype == torch.float64
+        result.means.zero_()
+        result.variances.zero_()
+    assert all(torch.equal(x, copy) for x, copy in zip(data, copies, strict=True))
+
+
+@pytest.mark.parametrize("update", ["released", "proposition1"])
+@pytest.mark.parametrize("fit", ["means", "both"])
+def test_damping_does_not_change_the_answer(fit: str, update: str) -> None:
+    data = draw(spread=2.0)
+    config = FixedPointConfig(
+        fit=fit, kld_weight=1.0, update=update, tolerance=1e-9, max_iterations=1000
+    )
+    result = solve(*data, config)
+    other = solve(*data, dataclasses.replace(config, damping=0.9))
+    assert result.converged
+    assert other.converged
+    torch.testing.assert_close(other.means, result.means, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(other.variances, result.variances, rtol=1e-7, atol=1e-7)
+
+
+def test_symmetries() -> None:
+    """Moving the origin moves the means; permuting the classes permutes the result."""
+    data = draw(spread=2.0)
+    config = FixedPointConfig(fit="both", kld_weight=1.0, tolerance=1e-8)
+    result = solve(*data, config)
+    moved = solve(data[0] + 1000, data[1], config)
+    torch.testing.assert_close(moved.means - 1000, result.means, rtol=1e-8, atol=1e-8)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    permuted = solve(data[0][order], data[1][order], config)
+    torch.testing.assert_close(permuted.variances, result.variances[order])
+
+
+def test_history_and_residual() -> None:
+    data = draw(spread=2.0)
+    config = FixedPointConfig(fit="both", kld_weight=1.0, tolerance=1e-3)
+    result = solve(*data, config)
+    assert [step.iteration for step in result.history] == list(range(1, result.iterations + 1))
+    assert result.residual == result.history[-1].residual <= 1e-3 < result.history[-2].residual
+    assert result.history[0].kl_min == float(_off_diagonal(pairwise_kl(*data)).min())
+    # The residual is that of the undamped step at the very values that came back.
+    state = result.means, result.variances
+    kernel = class_kernel(pairwise_kl(*state))
+    average = state[1].mean(dim=1, keepdim=True)
+    moves = (
+        mean_update(data[0], state[0], average, kernel, 1.0) - state[0],
+        released_update(data[1], *state, kernel, 1.0) - state[1],
+    )
+    residual = max(float(move.norm(dim=1).max()) for move in moves)
+    assert result.residual == pytest.approx(residual, rel=1e-9)
+
+
+def _off_diagonal(matrix: Tensor) -> Tensor:
+    return matrix[~torch.eye(len(matrix), dtype=torch.bool)]
+
+
+def test_the_default_weight_keeps_the_distance_between_classes() -> None:
+    # The paper's settings: 3333 with 10 classes and 303 with 100, both in 3,072 dimensions.
+    assert FixedPointConfig().weight(10, 3072) == pytest.approx(3333, rel=1e-3)
+    assert FixedPointConfig().weight(100, 3072) == pytest.approx(303, rel=1e-3)
+    assert FixedPointConfig().weight(10, 64) == pytest.approx(69.4, rel=1e-3)
+    assert FixedPointConfig(kld_weight=7).weight(100, 64) == 7
+    for classes, dim in ((4, 100), (40, 100), (10, 1024)):
+        means, variances = draw(classes, dim, spread=1e-3)
+        for alpha in (10.0, 1.0):
+            config = FixedPointConfig(alpha=alpha)
+            distances = torch.cdist(*[solve(means, variances, config).means] * 2)
+            squared = float(_off_diagonal(distances).square().mean()) / dim
+            pull = 4 * math.exp(-1 / alpha) / alpha
+            assert squared == pytest.approx(pull * REFERENCE_WEIGHT * classes / (classes - 1), 0.02)
+
+
+@pytest.mark.parametrize("kernel", ["forward", "mean"])
+def test_the_subspace_of_the_means_is_all_they_need(kernel: str) -> None:
+    """More coordinates than classes are rotated away; padding with zeros says what remains."""
+    m, s = draw(4, 3, spread=2.0)  # fewer coordinates than classes: nothing is reduced
+    config = FixedPointConfig(kld_weight=5.0, kernel=kernel, tolerance=1e-6, max_iterations=500)
+    expected = solve(m, s, config)
+    generator = torch.Generator().manual_seed(1)
+    rotation = torch.linalg.qr(torch.randn(40, 40, generator=generator, dtype=torch.float64))[0]
+    found = solve(m @ rotation[:3] + 7, torch.ones(4, 40).double(), config)
+    assert found.iterations == expected.iterations > 5
+    assert found.residual == pytest.approx(expected.residual, rel=1e-8)
+    torch.testing.assert_close(found.means, expected.means @ rotation[:3] + 7, **EXACT)
+
+
+# Divergence.
+
+
+def test_divergence_says_where_and_what_to_change() -> None:
+    data = draw(10, 50)
+    config = FixedPointConfig(fit="both", kld_weight=300, update="proposition1")
+    with pytest.raises(FixedPointDivergence, match="diverged") as caught:
+        solve(*data, config)
+    error = caught.value
+    assert isinstance(error, ArithmeticError)
+    assert error.kld_weight == 300
+    assert error.iteration == len(error.history) + 1
+    for cure in ("lower kld_weight", "set variance_bounds", "update='released'", "fit='means'"):
+        assert cure in str(error)
+    assert f"class {error.class_index} " in str(error)
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error)
+    # Each of the cures works.
+    for change in (
+        {"kld_weight": 0.1},
+        {"variance_bounds": (0.1, 10.0)},
+        {"update": "released"},
+        {"fit": "means"},
+    ):
+        result = solve(*data, dataclasses.replace(config, **change))  # type: ignore[arg-type]
+        assert result.means.isfinite().all()
+        assert result.variances.isfinite().all()
+
+
+def test_a_weight_beyond_floating_point_diverges() -> None:
+    with pytest.raises(FixedPointDivergence, match=r"1e\+307"):
+        solve(*draw(), FixedPointConfig(kld_weight=1e307))
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "token"),
+    [
+        ({"fit": "all"}, "'all'"),
+        ({"kernel": "max"}, "'max'"),
+        ({"update": "x"}, "'x'"),
+        ({"kld_weight": -1.0}, "kld_weight"),
+        ({"kld_weight": math.nan}, "kld_weight"),
+        ({"alpha": 0.0}, "alpha"),
+        ({"alpha": math.inf}, "alpha"),
+        ({"tolerance": 0.0}, "tolerance"),
+        ({"damping": 0.0}, "damping"),
+        ({"damping": 1.5}, "1.5"),
+        ({"max_iterations": 0}, "max_iterations"),
+        ({"variance_bounds": (0.0, 1.0)}, "variance_bounds"),
+        ({"variance_bounds": (2.0, 1.0)}, r"\(2.0, 1.0\)"),
+    ],
+)
+def test_bad_config(arguments: dict[str, Any], token: str) -> None:
+    with pytest.raises(ValueError, match=token):
+        FixedPointConfig(**arguments)
+
+
+def test_unknown_kernel() -> None:
+    with pytest.raises(ValueError, match="'max'"):
+        class_kernel(torch.eye(3), "max")  # type: ignore[arg-type]
+
+
+def test_config_survives_json() -> None:
+    config = FixedPointConfig(fit="both", kld_weight=3.0, variance_bounds=(0.1, 10.0))
+    assert FixedPointConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def changed(x: Tensor, value: float) -> Tensor:
+    x = x.clone()
+    x[2, 3] = value
+    return x
+
+
+def test_bad_data() -> None:
+    m, s = draw()
+    cases = [
+        ((m[:1], s[:1]), "got 1"),
+        ((m[0], s), r"\(7,\)"),
+        ((m.long(), s), "int64"),
+        ((m, s[:, :6]), r"\(5, 6\)"),
+        ((changed(m, math.nan), s), "class 2"),
+        ((changed(m, math.inf), s), "class 2"),
+        ((m, changed(s, 0.0)), "positive"),
+        ((m, changed(s, -1.0)), "positive"),
+        ((m, changed(s, math.nan)), "class 2"),
+        ((m, changed(s, math.inf)), "class 2"),
+    ]
+    for arguments, token in cases:
+        with pytest.raises(ValueError, match=token):
+            solve(*arguments)

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+import nfaug.classes.pca as module
+from nfaug.classes.pca_fit import ClasswisePCA, fit_class, fit_pca
+
+CLASSES, DIM, RANK = 4, 40, 6
+
+
+def draws(seed: int = 0, count: int = 60) -> list[Tensor]:
+    """Latents of every class: a few strong directions, and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    latents = []
+    for label in range(CLASSES):
+        basis = torch.randn(8, DIM, generator=generator)
+        scale = torch.arange(8, 0, -1.0)
+        latents.append(
+            torch.randn(count + label, 8, generator=generator) * scale @ basis
+            + 0.1 * torch.randn(count + label, DIM, generator=generator)
+            + 3 * label
+        )
+    return latents
+
+
+@pytest.fixture(scope="module")
+def pca() -> ClasswisePCA:
+    return fit_pca(draws(), rank=RANK)
+
+
+def batch(seed: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES, (13,), generator=generator)
+    return torch.randn(13, DIM, generator=generator) + 3.0 * labels[:, None], labels
+
+
+def test_axes_agree_with_the_svd(pca: ClasswisePCA) -> None:
+    for label, latents in enumerate(draws()):
+        centred = (latents - latents.mean(0)).double()
+        _, values, axes = torch.linalg.svd(centred, full_matrices=False)
+        ours = pca.axes[label].double()
+        assert torch.allclose(ours @ ours.T, torch.eye(RANK).double(), atol=2e-3)
+        assert torch.allclose(
+            (ours * axes[:RANK]).sum(1).abs(), torch.ones(RANK).double(), atol=1e-3
+        )
+        assert torch.allclose(
+            pca.eigenvalues[label].double(), values[:RANK].square() / (len(latents) - 1), rtol=1e-4
+        )
+        assert (ours.gather(1, ours.abs().argmax(1, keepdim=True)) > 0).all(), "sign convention"
+    assert pca.ranks.tolist() == [RANK] * CLASSES
+    assert pca.counts.tolist() == [60, 61, 62, 63]
+
+
+@pytest.mark.parametrize("shape", [(700, 600), (900, 30)], ids=["randomised", "covariance"])
+def test_large_classes_agree_with_the_exact_axes(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, dim = shape
+    generator = torch.Generator().manual_seed(0)
+    scale = 0.8 ** torch.arange(dim)
+    latents = torch.randn(count, dim, generator=generator) * scale
+    ours = fit_class(latents, 5, generator=torch.Generator().manual_seed(1))
+    again = fit_class(latents, 5, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(ours.axes, again.axes)
+    monkeypatch.setattr("nfaug.classes.pca_fit._EXACT", 10_000)
+    exact = fit_class(latents, 5)
+    assert torch.allclose(ours.axes, exact.axes, atol=2e-3)
+    assert torch.allclose(ours.eigenvalues, exact.eigenvalues, rtol=1e-4)
+    assert ours.gate_energy == pytest.approx(exact.gate_energy, rel=1e-2)
+
+
+def test_project_add_reconstruct_against_the_definition(pca: ClasswisePCA) -> None:
+    z, labels = batch()
+    a = pca.project(z, labels)
+    delta = torch.randn(13, RANK, generator=torch.Generator().manual_seed(2))
+    moved = pca.add(z, labels, delta)
+    for i, label in enumerate(labels.tolist()):
+        axes = pca.axes[label]
+        assert torch.allclose(a[i], axes @ (z[i] - pca.mean[label]), atol=1e-4)
+        assert torch.allclose(moved[i], z[i] + delta[i] @ axes, atol=1e-5)
+    assert torch.allclose(pca.project(pca.reconstruct(a, labels), labels), a, rtol=5e-3, atol=2e-2)
+
+
+@pytest.mark.parametrize("at_once", [64, 0])
+def test_accelerator_code_paths_agree(
+    pca: ClasswisePCA, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    z, labels = batch()
+    image = z.view(13, 10, 2, 2)
+    delta = torch.randn(13, RANK, generator=torch.Generator().manual_seed(2))
+    expected = pca.project(z, labels), pca.add(image, labels, delta)
+    monkeypatch.setattr(module, "_one_class_at_a_time", lambda device: False)
+    monkeypatch.setattr(module, "_GEMM_CLASSES", at_once)
+    monkeypatch.setattr(module, "_GATHER_VALUES", 5 * RANK * DIM)
+    other = ClasswisePCA.from_tensors(pca.tensors())
+    assert other.axes.dtype == (torch.float32 if at_once else torch.float16)
+    assert torch.allclose(other.project(image, labels), expected[0], atol=1e-4)
+    moved = other.add(image, labels, delta)
+    assert moved.shape == image.shape
+    assert torch.allclose(moved, expected[1], atol=1e-5)
+    assert other.project(z[:0], labels[:0]).shape == (0, RANK)
+    assert other.add(z[:0], labels[:0], delta[:0]).shape == (0, DIM)
+
+
+def test_autocast_changes_nothing_but_precision(pca: ClasswisePCA) -> None:
+    z, labels = batch()
+    delta = torch.ones(13, RANK)
+    with torch.autocast("cpu", torch.bfloat16):
+        a, moved = pca.project(z, labels), pca.add(z, labels, delta)
+    assert torch.allclose(a.float(), pca.project(z, labels), rtol=0.05, atol=0.2)
+    assert torch.allclose(moved.float(), pca.add(z, labels, delta), rtol=0.05, atol=0.2)
+
+
+def test_an_empty_batch_has_empty_results(pca: ClasswisePCA) -> None:
+    z, labels = batch()
+    assert pca.project(z[:0], labels[:0]).shape == (0, RANK)
+    assert pca.add(z[:0], labels[:0], torch.zeros(0, RANK)).shape == (0, DIM)
+
+
+def test_permuting_the_batch_permutes_the_result(pca: ClasswisePCA) -> None:
+    z, labels = batch()
+    order = torch.randperm(13, generator=torch.Generator().manual_seed(3))
+    assert torch.allclose(
+        pca.project(z[order], labels[order]), pca.project(z, labels)[order], atol=1e-5
+    )
+
+
+def test_memory_is_sorted_and_holds_the_coefficients(pca: ClasswisePCA) -> None:
+    assert pca.has_memory
+    assert pca.memory is not None
+    assert pca.memory_labels is not None
+    assert pca.offsets.tolist() == [0, 60, 121, 183, 246]
+    latents = draws()
+    part = pca.memory[60:121]
+    expected = pca.project(latents[1], torch.ones(61, dtype=torch.int64))
+    assert torch.allclose(part.float(), expected, rtol=2e-3, atol=2e-2)
+    few = fit_pca(draws(), rank=RANK, max_per_class=50)
+    assert few.offsets.tolist() == [0, 50, 100, 150, 200]
+    assert few.counts.tolist() == [50] * CLASSES
+    assert not fit_pca(draws(), rank=RANK, memory=False).has_memory
+
+
+def test_gate_separates_the_class_from_other_latents(pca: ClasswisePCA) -> None:
+    fresh = [row[-20:] for row in draws(count=80)]  # seed 0: the same directions, new images
+    fitted = fit_pca([row[:-20] for row in draws(count=80)], rank=RANK)
+    for label, latents in enumerate(fresh):
+        labels = torch.full((20,), label)
+        assert fitted.gate(latents, labels).float().mean() >= 0.85
+        assert not fitted.gate(latents + 20 * torch.randn(DIM), labels).any(), "outside the span"
+        far = fitted.add(latents, labels, 20 * fitted.eigenvalues[label].sqrt().expand(20, -1))
+        assert not fitted.gate(far, labels).any(), "far inside the span"
+        assert fitted.gate(far, labels, radius=100.0).all()
+    distance, energy = pca.scores(*batch())
+    assert (distance >= 0).all()
+    assert (energy >= 0).all()
+
+
+def test_gate_of_a_small_class_is_cross_fitted() -> None:
+    latents = [row[:12] for row in draws()]
+    fresh = [row[12:50] for row in draws()]
+    with pytest.warns(UserWarning, match="64 axes"):
+        fitted = fit_pca(latents, rank=64)
+    share = torch.stack(
+        [fitted.gate(z, torch.full((38,), y)).float().mean() for y, z in enumerate(fresh)]
+    )
+    assert fitted.ranks.tolist() == [11] * CLASSES
+    assert share.mean() > 0.5, "with in-sample thresholds none would pass"
+
+
+def test_few_images_cap_the_axes_and_unused_rows_are_zero() -> None:
+    latents = draws()
+    latents[2] = latents[2][:3]
+    with pytest.warns(UserWarning, match="class 2"):
+        fitted = fit_pca(latents, rank=RANK)
+    assert fitted.ranks.tolist() == [6, 6, 2, 6]
+    assert not fitted.axes[2, 2:].any()
+    z, labels = batch()
+    assert torch.isfinite(fitted.project(z, labels)).all()
+    assert torch.isfinite(torch.cat(fitted.scores(z, labels))).all()
+    assert not fitted.project(z, torch.full_like(labels, 2))[:, 2:].any()
+
+
+def test_identical_images_have_no_axes() -> None:
+    latents = draws()
+    latents[1] = torch.full((20, DIM), 0.3)
+    fitted = fit_pca(latents, rank=RANK)
+    assert fitted.ranks.tolist() == [6, 0, 6, 6]
+    assert torch.isfinite(torch.cat(fitted.scores(*batch()))).all()
+
+
+def test_tensors_round_trip_bit_for_bit(pca: ClasswisePCA) -> None:
+    tensors = pca.tensors()
+    assert tensors["axes"].dtype == torch.float16
+    again = ClasswisePCA.from_tensors({name: value.clone() for name, value in tensors.items()})
+    for name, value in again.tensors().items():
+        assert torch.equal(value, tensors[name]), name
+    assert torch.equal(again.project(*batch()), pca.project(*batch()))
+    assert torch.equal(copy.deepcopy(pca).project(*batch()), pca.project(*batch()))
+    assert repr(pca) == "ClasswisePCA(num_classes=4, dim=40, rank=6, memory=246)"
+
+
+def test_without_memory_and_with_fewer_axes(pca: ClasswisePCA) -> None:
+    z = torch.cat(draws())
+    labels = torch.cat([torch.full((60 + y,), y) for y in range(CLASSES)])
+    assert "memory" not in pca.without_memory().tensors()
+    bare = pca.without_memory(max_axes_fraction=0.05)
+    assert bare.ranks.tolist() == [3] * CLASSES
+    assert bare.rank == 3
+    assert not bare.has_memory
+    assert torch.allclose(bare.project(z, labels), pca.project(z, labels)[:, :3], atol=1e-5)
+    assert bare.gate(z, labels)[pca.gate(z, labels)].all(), "what was in range still is"
+    assert ClasswisePCA.from_tensors(bare.tensors()).rank == 3
+    with pytest.raises(ValueError, match=r"1\.5"):
+        pca.without_memory(1.5)
+
+
+def broken(pca: ClasswisePCA, **changes: Tensor | None) -> dict[str, Tensor]:
+    tensors = {name: value.clone() for name, value in pca.tensors().items()}
+    for name, value in changes.items():
+        if value is None:
+            del tensors[name]
+        else:
+            tensors[name] = value
+    return tensors
+
+
+def test_from_tensors_lists_all_errors(pca: ClasswisePCA) -> None:
+    bad = broken(pca, mean=None, extra=torch.zeros(1), eigenvalues=torch.zeros(CLASSES, RANK + 1))
+    with pytest.raises(
+        ValueError,
+        match=r"\['mean'\].*\['extra'\].*eigenvalues.*\(4, 7\).*K=4, r=6",
+    ):
+        ClasswisePCA.from_tensors(bad)
+    good = pca.tensors()
+    labels = good["memory_labels"]
+    cases: list[tuple[dict[str, Tensor | None], str]] = [
+        ({"memory": None}, r"\['memory'\]"),
+        ({"mean": good["mean"].double()}, r"^.*mean .*float64"),
+        ({"axes": good["axes"].float()}, r"axes .*\(4, 6, 40\)"),
+        ({"mean": good["mean"] / 0}, r"^mean "),
+        ({"memory_labels": labels + 1}, "1 to 4"),
+        ({"memory_labels": labels.flip(0)}, "sorted"),
+        ({"ranks": good["ranks"] + 1}, r"^ranks .*7"),
+        ({"ranks": good["ranks"] - 1}, "5 rows"),
+        ({"axes": good["axes"] * 2}, "6 rows"),
+        ({"eigenvalues": -good["eigenvalues"]}, r"^eigenvalues "),
+        ({"memory": good["memory"][:0], "memory_labels": labels[:0]}, "sizes"),
+    ]
+    for changes, message in cases:
+        with pytest.raises(ValueError, match=message):
+            ClasswisePCA.from_tensors(broken(pca, **changes))
+
+
+def test_invalid_latents_name_the_class() -> None:
+    latents = draws()
+    cases = [
+        ([latents[0], latents[1][:1]], "class 1"),
+        ([latents[0], latents[1] / 0], "61 of 61"),
+        ([latents[0], latents[1][:, :5]], "5 for class 1"),
+        ([], "none"),
+    ]
+    for bad, message in cases:
+        with pytest.raises(ValueError, match=message):
+            fit_pca(bad, rank=2)
+    with pytest.raises(ValueError, match="rank"):
+        fit_pca(latents, rank=0)
+    with pytest.raises(ValueError, match="quantile"):
+        fit_class(latents[0], 2, quantile=2.0)
+
+
+def test_coefficients_that_overflow_float16_are_left_out() -> None:
+    latents = draws()
+    latents[0][0] = 2e4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted = fit_pca(latents, rank=RANK)
+    assert fitted.offsets[1] == 59
+    assert fitted.memory is not None
+    assert torch.isfinite(fitted.memory).all()

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+import nfaug
+from nfaug.classes.fixed_point import FixedPointConfig, FixedPointDivergence, objective, solve
+from nfaug.classes.priors import PRIORS, Prior, PriorSettings, choose_prior
+from nfaug.classes.priors.gradient import (
+    GradientDescentConfig,
+    Policy,
+    gradient_descent,
+    learning_rate_factor,
+)
+from nfaug.data.images import TensorImages
+from nfaug.training import TrainConfig, train
+from nfaug.training.config import PriorConfig
+
+POLICIES = get_args(Policy)
+SLOW = GradientDescentConfig(kld_weight=1.0, learning_rate=0.02, tolerance=1e4)
+
+
+def draw(classes: int = 5, dim: int = 7) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    means = 2 * torch.randn(classes, dim, generator=generator, dtype=torch.float64)
+    return means, torch.rand(classes, dim, generator=generator, dtype=torch.float64) + 0.5
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_policies_fall_from_one_to_zero(policy: Policy) -> None:
+    values = [learning_rate_factor(policy, p / 100) for p in range(101)]
+    assert values[0] == 1
+    assert values[-1] == pytest.approx(0, abs=1e-12)
+    assert values == sorted(values, reverse=True)
+    for p, value in enumerate(values[1:-1], start=1):
+        if policy.startswith("sub"):
+            assert value > 1 - p / 100
+        elif policy.startswith("super"):
+            assert value < 1 - p / 100
+        else:
+            assert value == 1 - p / 100
+
+
+@pytest.mark.parametrize("fit", ["means", "covariances", "both"])
+def test_it_descends_to_where_the_fixed_point_is(fit: str) -> None:
+    data = draw()
+    config = GradientDescentConfig(
+        fit=fit, kld_weight=1.0, policy="sublinear_v1", learning_rate=0.2, tolerance=1e-4
+    )
+    result = gradient_descent(*data, config)
+    assert result.converged
+    assert result.residual == result.history[-1].residual <= 1e-4
+    assert len(result.history) == result.iterations
+    expected = solve(
+        *data,
+        FixedPointConfig(
+            fit=fit,
+            kld_weight=1.0,
+            update="proposition1",
+            isotropic_mean_step=False,
+            tolerance=1e-6,
+        ),
+    )
+    torch.testing.assert_close(result.means, expected.means, rtol=0, atol=1e-3)
+    torch.testing.assert_close(result.variances, expected.variances, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_shrinks_the_gradient(policy: Policy) -> None:
+    data = draw()
+    config = GradientDescentConfig(
+        kld_weight=1.0, policy=policy, learning_rate=0.2, steps=50, tolerance=1e-9
+    )
+    result = gradient_descent(*data, config)
+    assert result.iterations == 50
+    assert not result.converged
+    assert result.residual < 0.5 * result.history[0].residual
+    # And what it reports is the gradient of the objective at what it returns.
+    point = result.means.requires_grad_(), result.variances
+    (gradient,) = torch.autograd.grad(objective(*data, *point, 1.0), point[0])
+    longest = float(gradient.norm(dim=1).max())
+    assert result.history[-1].mean_residual == pytest.approx(longest)
+
+
+def test_with_identity_covariances_a_step_is_a_damped_fixed_point_step() -> None:
+    data = draw()
+    config = GradientDescentConfig(
+        fit="means", kld_weight=30.0, learning_rate=0.3, steps=2, tolerance=1e-9
+    )
+    result = gradient_descent(*data, config)
+    expected = solve(
+        *data, FixedPointConfig(kld_weight=30.0, damping=0.3, max_iterations=2, tolerance=1e-9)
+    )
+    torch.testing.assert_close(result.means, expected.means)
+    assert torch.equal(result.variances, torch.ones_like(data[1]))
+    assert result.residual == pytest.approx(expected.residual)
+
+
+def test_variances_stay_within_bounds() -> None:
+    data = draw()
+    config = GradientDescentConfig(kld_weight=30.0, variance_bounds=(0.4, 1.2), learning_rate=0.2)
+    result = gradient_descent(*data, config)
+    assert ((result.variances > 0.4) & (result.variances < 1.2)).all()
+    assert not result.variances.requires_grad
+    assert not result.means.requires_grad
+
+
+def test_inputs_are_left_alone() -> None:
+    data = draw()
+    copies = [x.clone() for x in data]
+    for fit in ("means", "covariances", "both"):
+        result = gradient_descent(*data, GradientDescentConfig(fit=fit, kld_weight=1.0, steps=3))
+        result.means.zero_()
+        result.variances.zero_()
+    assert all(torch.equal(x, copy) for x, copy in zip(data, copies, strict=True))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_runs_where_gradients_are_off(mode: Any) -> None:
+    config = GradientDescentConfig(kld_weight=1.0, steps=3)
+    expected = gradient_descent(*draw(), config)
+    with mode():
+        result = gradient_descent(*draw(), config)
+    assert torch.equal(result.means, expected.means)
+    assert torch.equal(result.variances, expected.variances)
+
+
+def test_divergence() -> None:
+    means, variances = draw()
+    config = GradientDescentConfig(kld_weight=1.0, learning_rate=50.0)
+    with pytest.raises(FixedPointDivergence, match="learning_rate"):
+        gradient_descent(means, variances, config)
+
+
+def test_data_gaussians() -> None:
+    means, variances = draw()
+    found = PRIORS["data"].solve(means.float(), variances.float(), None, None)
+    torch.testing.assert_close(found[0], means, rtol=1e-6, atol=0)
+    assert found[1].dtype == torch.float64
+    with pytest.raises(ValueError, match="positive"):
+        PRIORS["data"].solve(means, -variances, None, None)
+
+
+def test_random_gaussians() -> None:
+    def drawn(scale: float) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        return PRIORS["random"].solve(torch.zeros(10, 1000), torch.ones(1), scale, generator)[:2]
+
+    means, variances = drawn(3.0)
+    assert means.shape == variances.shape == (10, 1000)
+    assert float(means.std()) == pytest.approx(3, rel=0.03)
+    assert torch.equal(variances, torch.ones_like(means))
+    assert torch.equal(means, drawn(3.0)[0])
+    with pytest.raises(ValueError, match="scale"):
+        drawn(-1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "token"),
+    [
+        ({"fit": "x"}, "fit"),
+        ({"kernel": "x"}, "kernel"),
+        ({"policy": "x"}, "'sublinear_v1'"),
+        ({"kld_weight": -1.0}, "kld_weight"),
+        ({"alpha": math.nan}, "alpha"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"tolerance": -1.0}, "tolerance"),
+        ({"steps": 0}, "steps"),
+        ({"variance_bounds": (1.0, 1.0)}, "variance_bounds"),
+    ],
+)
+def test_bad_config(arguments: dict[str, Any], token: str) -> None:
+    with pytest.raises(ValueError, match=token):
+        GradientDescentConfig(**arguments)
+
+
+def test_bad_data() -> None:
+    means, variances = draw()
+    with pytest.raises(ValueError, match="got 1"):
+        gradient_descent(means[:1], variances[:1])
+    with pytest.raises(ValueError, match="class 0"):
+        gradient_descent(means * math.nan, variances)
+    config = GradientDescentConfig()
+    assert config.weight(11, 64) == FixedPointConfig().weight(11, 64)
+    assert dataclasses.replace(config, kld_weight=2.0).weight(11, 64) == 2.0
+
+
+# The registry.
+
+
+@pytest.mark.parametrize("kind", PRIORS)
+def test_every_prior_returns_gaussians_and_a_json_record(kind: str) -> None:
+    chosen = PriorSettings(kind, FixedPointConfig(kld_weight=1.0), SLOW)
+    means, variances = draw()
+    copies = means.clone(), variances.clone()
+    generator = torch.Generator().manual_seed(0)
+    found = chosen.entry.solve(means, variances, chosen.settings, generator)
+    assert found[0].shape == found[1].shape == means.shape
+    assert found[0].isfinite().all()
+    assert (found[1] > 0).all()
+    json.dumps(found[2], allow_nan=False)
+    assert torch.equal(means, copies[0])
+    assert torch.equal(variances, copies[1])
+    if not chosen.entry.needs_latents:  # only the shape is read
+        nothing = torch.full_like(means, torch.nan)
+        again = chosen.entry.solve(nothing, nothing, chosen.settings, generator.manual_seed(0))
+        assert torch.equal(again[0], found[0])
+
+
+@pytest.mark.parametrize("kind", PRIORS)
+def test_the_settings_of_every_prior_are_a_field(kind: str) -> None:
+    chosen = PriorSettings(kind)
+    assert chosen.settings == chosen.entry.defaults
+    if not chosen.entry.option:
+        assert chosen.settings is None
+
+
+@pytest.mark.parametrize("kind", [kind for kind, prior in PRIORS.items() if prior.min_classes > 1])
+def test_priors_that_separate_classes_reject_a_single_one(kind: str) -> None:
+    chosen = PriorSettings(kind)
+    with pytest.raises(ValueError, match="got 1"):
+        chosen.entry.solve(torch.zeros(1, 3), torch.ones(1, 3), chosen.settings, None)
+
+
+def test_a_solve_that_does_not_converge_warns_and_says_so_in_its_record() -> None:
+    chosen = choose_prior(FixedPointConfig(kld_weight=5.0, max_iterations=1, tolerance=1e-9))
+    with pytest.warns(RuntimeWarning, match="residual"):
+        _, _, record = chosen.entry.solve(*draw(), chosen.settings, None)
+    assert record["converged"] is False
+    assert (record["kld_weight"], record["iterations"]) == (5.0, 1)
+
+
+def test_a_registered_prior_trains_a_flow(
+    tiny_images: TensorImages,
+    tiny_config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A new entry of the registry needs no change in training or in checkpoints."""
+
+    wide = Prior(lambda means, variances, settings, generator: (means, 4 * variances, {"x": 4}))
+    monkeypatch.setitem(PRIORS, "wide", wide)
+    config = dataclasses.replace(tiny_config, epochs=1, prior=PriorConfig(kind="wide"))
+    checkpoint = train(tiny_images, config, progress=False).checkpoint
+    loaded = nfaug.load(checkpoint.save(tmp_path / "flow"))
+    assert loaded.config.gaussians == {"kind": "wide", "x": 4}
+    assert loaded.gaussians is not None
+    assert loaded.gaussians.num_classes == len(tiny_images.classes)
+
+
+def test_choosing_a_prior_by_name_or_settings() -> None:
+    assert choose_prior("data") == PriorSettings("data")
+    config = GradientDescentConfig(steps=3)
+    assert choose_prior(config) == PriorSettings("gradient", gradient=config)
+    assert choose_prior(FixedPointConfig()).kind == "fpi"
+    for unknown in ("single", "random", "x", 1.0, None):  # the first two use no latents
+        with pytest.raises(ValueError, match="'gradient'"):
+            choose_prior(unknown)
+    with pytest.raises(ValueError, match="'x'"):
+        PriorSettings("x")
