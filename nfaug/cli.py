@@ -18,7 +18,7 @@ from .io.text import printable
 __all__ = ["main"]
 
 COMMANDS = {
-    "demo": "train, fit, preview and fine-tune on handwritten digits",
+    "compare": "does an augmentation help on your images? a table, a plot, advice",
     "train": "train a flow on your images",
     "fit": "fit an existing flow to your classes, without training it",
     "preview": "draw originals, reconstructions and variants",

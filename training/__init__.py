@@ -2,6 +2,7 @@
 
 from nfaug.data.open import open_dataset, wrap_dataset
 
+from .compare import Comparison, CompareSettings, compare
 from .config import TrainConfig
 from .run.context import TrainResult
 from .run.interruption import Interrupted, RunStopped
@@ -9,11 +10,14 @@ from .run.optimizer import TrainingDiverged
 from .trainer import train
 
 __all__ = [
+    "CompareSettings",
+    "Comparison",
     "Interrupted",
     "RunStopped",
     "TrainConfig",
     "TrainResult",
     "TrainingDiverged",
+    "compare",
     "open_dataset",
     "train",
     "wrap_dataset",

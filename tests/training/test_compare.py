@@ -1,0 +1,209 @@
+"""nfaug.training.compare: cells, gains, advice, resuming."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from nfaug.data.images import TensorImages
+from nfaug.training import CompareSettings, Comparison, compare
+from nfaug.training.compare import run as run_module
+from nfaug.training.compare.cells import Cell, Cells
+from nfaug.training.compare.classifier import Classifier
+from nfaug.training.compare.images import spec_augment, split_images, transform_of
+from nfaug.training.compare.report import gain_of
+from nfaug.training.compare.settings import PIXELS, Augmentation
+
+TINY = CompareSettings(per_class=4, seeds=2, steps=3, variants=2)
+ROWS = {"none", "nfa:builtin:pixels", "randaugment", "trivialaugment"}
+
+
+@pytest.fixture
+def images() -> TensorImages:
+    """Three classes of 12 grey images, 8 x 8, told apart by their brightness."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(36) % 3
+    pixels = (
+        torch.randint(60, (36, 1, 8, 8), generator=generator) + 90 * labels[:, None, None, None]
+    )
+    return TensorImages(pixels.clamp(max=255).byte(), labels, ("a", "b", "c"))
+
+
+def cells_of(folder: Path, accuracies: dict[Augmentation, list[float]], images: int = 400) -> Cells:
+    """Cells whose classifiers are right on the first images."""
+    cells = Cells(folder, {"steps": 3}, images)
+    for augmentation, found in accuracies.items():
+        for seed, accuracy in enumerate(found):
+            right = np.arange(images) < accuracy * images / 100
+            cells[augmentation.name, seed] = Cell(right, 1.0)
+    return cells
+
+
+def test_every_row_is_a_row_of_the_csv_file(images: TensorImages, tmp_path: Path) -> None:
+    found = compare(images, TINY, out=tmp_path, progress=False)
+    rows = list(csv.DictReader((tmp_path / "cells.csv").read_text().splitlines()))
+    assert {row["augmentation"] for row in rows} >= ROWS
+    assert len(rows) == 2 * len(found.rows) == 12
+    assert found.seeds == [0, 1]
+    assert found.advice() in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "gains.png").stat().st_size > 1000
+
+
+def test_the_same_call_goes_on_after_a_kill(
+    images: TensorImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = compare(images, TINY, out=tmp_path / "whole", progress=False)
+    trained: list[int] = []
+    train = Classifier.train
+
+    def killed(self: Classifier, *args: Any, **options: Any) -> Any:
+        trained.append(options["seed"])
+        if len(trained) == 8:
+            raise KeyboardInterrupt
+        return train(self, *args, **options)
+
+    monkeypatch.setattr(Classifier, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compare(images, TINY, out=tmp_path / "cut", progress=False)
+    assert "One seed" in (tmp_path / "cut" / "table.md").read_text()
+    resumed = compare(images, TINY, out=tmp_path / "cut", progress=False)
+    assert len(trained) == 13  # no classifier is trained twice
+    for row, other in zip(whole.rows, resumed.rows, strict=True):
+        assert (row.title, row.accuracy) == (other.title, other.accuracy)
+
+
+def test_other_settings_or_images_need_another_folder(images: TensorImages, tmp_path: Path) -> None:
+    compare(images, TINY, out=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="variants"):
+        compare(images, CompareSettings(per_class=4, steps=3), out=tmp_path, progress=False)
+    inverted = torch.stack([255 - images[row][0] for row in range(len(images))])
+    others = TensorImages(inverted, images.targets, images.classes)
+    with pytest.raises(ValueError, match="images"):
+        compare(others, TINY, out=tmp_path, progress=False)
+
+
+def test_the_time_decides_steps_and_seeds(
+    images: TensorImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "_FEWEST", 2)
+    settings = CompareSettings(per_class=4, minutes=0.004, variants=2)
+    found = compare(images, settings, out=tmp_path, progress=False)
+    assert found.settings.steps == 2
+    assert 1 <= len(found.seeds) < settings.seeds
+
+
+def test_gains_have_one_interval_over_seeds_and_images() -> None:
+    ours = [Cell(np.arange(100) < 60, 0.0), Cell(np.arange(100) < 62, 0.0)]
+    others = [Cell(np.arange(100) < 50, 0.0), Cell(np.arange(100) < 56, 0.0)]
+    gain = gain_of(ours, others)
+    assert gain.mean == pytest.approx(8)
+    assert gain.seeds == pytest.approx(12.7062 * np.std([10, 6], ddof=1) / 2**0.5, rel=1e-4)
+    changes = [0.5] * 6 + [1.0] * 4 + [0.5] * 2  # 50-56, 56-60, 60-62
+    spread = np.std([*changes, *[0.0] * 88])
+    assert gain.images == pytest.approx(196 * spread / 10)
+    assert gain.half == pytest.approx(np.hypot(gain.seeds, gain.images))
+    assert not gain.clear
+
+
+def test_advice_names_the_simplest_of_the_best(tmp_path: Path) -> None:
+    none, nfa, both = Augmentation(), Augmentation(PIXELS), Augmentation(PIXELS, "randaugment")
+    policy = Augmentation("", "randaugment")
+    found = {none: [50.0, 51.0, 50.5], nfa: [60.0, 61.0, 60.6], both: [60.2, 61.1, 60.4]}
+    found[policy] = [55.0, 56.0, 55.5]
+    comparison = Comparison(CompareSettings(), [none, nfa, policy, both], cells_of(tmp_path, found))
+    best = comparison.best()
+    assert best is not None
+    assert best.augmentation == nfa
+    assert comparison.advice().startswith("Use NFA in pixels: +10")
+    assert "against RandAugment" in comparison.advice()
+    assert 'nfaug.fit("builtin:pixels"' in comparison.code()
+
+
+def test_advice_says_what_would_settle_it(tmp_path: Path) -> None:
+    none, nfa = Augmentation(), Augmentation(PIXELS)
+    unclear = {none: [50.0, 50.0, 50.0], nfa: [55.0, 50.0, 51.0]}
+    comparison = Comparison(
+        CompareSettings(), [none, nfa], cells_of(tmp_path / "a", unclear, 20000)
+    )
+    assert "--seeds" in comparison.advice()
+    few = Comparison(CompareSettings(), [none, nfa], cells_of(tmp_path / "b", unclear, 20))
+    assert "--test-data" in few.advice()
+    worse = {none: [50.0, 50.0, 50.0], nfa: [40.0, 41.0, 42.0]}
+    lost = Comparison(CompareSettings(), [none, nfa], cells_of(tmp_path / "c", worse))
+    assert lost.best() is None
+    assert "keep" in lost.advice()
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"augment": "flop"}, "flop"),
+        ({"augment": "spectrogram,flip"}, "spectrogram"),
+        ({"weights": "x.safetensors"}, "--network"),
+        ({"network": "resnet18", "weights": "x.pth"}, "safetensors"),
+        ({"p": 0.0}, "p"),
+        ({"minutes": 0.0}, "minutes"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        CompareSettings(**settings)
+
+
+def test_spectrograms_have_masks_as_rivals_and_no_flips() -> None:
+    rows = CompareSettings(augment="spectrogram", flow=("my-flow",)).augmentations()
+    assert {row.policy for row in rows} == {"", "specaugment"}
+    assert [row.flow for row in rows if not row.policy] == ["", PIXELS, "my-flow"]
+    image = torch.arange(0, 256, dtype=torch.uint8).view(1, 16, 16) // 2 * 2  # the mean is odd
+    torch.manual_seed(0)
+    changed = torch.stack([spec_augment(image) != image for _ in range(50)]).any(0)
+    assert changed.all()
+    assert (spec_augment(image) == image).any()
+
+
+def test_safe_augmentations_keep_the_shape() -> None:
+    for augment in ("crop", "flip", "rotate", "crop,flip,colour", ""):
+        settings = CompareSettings(augment=augment)
+        image = torch.randint(256, (3, 16, 16), dtype=torch.uint8)
+        for policy in ("", "randaugment", "trivialaugment"):
+            made = transform_of(settings.safe, policy, (16, 16))(image)
+            assert (made.shape, made.dtype) == (image.shape, torch.uint8)
+
+
+def test_labelled_and_validation_images_are_apart(images: TensorImages) -> None:
+    split = split_images(images, None, 4)
+    assert torch.bincount(split.labels).tolist() == [6, 6, 6]
+    few, labels = split.labelled(4, seed=1)
+    assert torch.bincount(labels).tolist() == [4, 4, 4]
+    held = {row.numpy().tobytes() for row in split.images}
+    assert held.isdisjoint(row.numpy().tobytes() for row in few)
+    with pytest.raises(ValueError, match="12 images"):
+        split_images(images, None, 12)
+
+
+@pytest.mark.parametrize("network", ["test_resnet", "test_vit"])
+def test_a_timm_model_is_fine_tuned(images: TensorImages, tmp_path: Path, network: str) -> None:
+    torch.manual_seed(0)
+    weights = timm.create_model(network, num_classes=1000).state_dict()
+    save_file(weights, tmp_path / "w.safetensors")
+    device = torch.device("cpu")
+    pixels = torch.randint(256, (8, 3, 64, 64), dtype=torch.uint8)
+    path = str(tmp_path / "w.safetensors")
+    model = Classifier(network, path, (3, 64, 64), 3, 0, device)
+    before = {k: v.clone() for k, v in model.model.state_dict().items()}
+    name = next(key for key in weights if key.endswith("weight"))
+    assert torch.equal(before[name], weights[name])
+    labels = torch.arange(8) % 3
+    list(model.train(lambda rows: pixels[rows], labels, steps=2, seed=0))
+    after = model.model.state_dict()
+    moved = {k for k, v in after.items() if not torch.equal(v, before[k])}
+    assert any(key.endswith("weight") for key in moved)
+    assert not any("running" in key for key in moved)
+    assert model.right(pixels, labels).shape == (8,)

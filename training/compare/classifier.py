@@ -1,0 +1,129 @@
+"""The classifiers of a comparison: a small CNN or a timm model, trained or fine-tuned."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+
+__all__ = ["Classifier", "small_cnn"]
+
+
+def small_cnn(channels: int, classes: int, size: int) -> nn.Sequential:
+    """Blocks of 3x3 convolution, BatchNorm, ReLU and 2x2 pooling; global average; a linear layer.
+
+    There are three blocks of 16, 32 and 64 channels, and one more for each doubling of the size
+    above 32 pixels.
+    """
+    more = (max(size, 32) // 32).bit_length() - 1
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise((channels, 16, 32, 64, *[64] * more)):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)]
+        layers += [nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
+
+
+class Classifier:
+    """A network for uint8 images, and how it is trained.
+
+    From random weights (drawn from `seed`): SGD with Nesterov momentum for small-cnn, AdamW for a
+    timm model, one cycle of the learning rate. From pretrained ones: AdamW with ten times the rate
+    for the new head, a cosine, and BatchNorm with the statistics of the pretraining.
+    """
+
+    def __init__(
+        self,
+        network: str,
+        weights: str | None,
+        shape: tuple[int, int, int],
+        classes: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.network, self.pretrained, self.device = network, weights is not None, device
+        self.mean, self.std = torch.tensor(0.5), torch.tensor(0.5)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            if network == "small-cnn":
+                self.model: nn.Module = small_cnn(shape[0], classes, max(shape[1:]))
+            else:
+                self.model = self._timm(weights, shape, classes)
+        self.model = self.model.to(device, memory_format=torch.channels_last)
+
+    def _timm(self, weights: str | None, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        import timm
+
+        if not timm.is_model(self.network):
+            raise ValueError(f"timm has no model {self.network!r}; timm.list_models() has names")
+        known = timm.models.get_pretrained_cfg(self.network)
+        size = {"img_size": shape[1:]} if known is not None and known.fixed_input_size else {}
+        pretrained = {"pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
+        model = timm.create_model(
+            self.network,
+            num_classes=classes,
+            in_chans=shape[0],
+            **size,
+            **(pretrained if weights is not None else {}),
+        )
+        if self.pretrained:
+            for name in ("mean", "std"):
+                setattr(self, name, torch.tensor(model.pretrained_cfg[name])[:, None, None])
+        return model
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        model = self.model
+        if self.network == "small-cnn":
+            return torch.optim.SGD(
+                model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
+            )
+        if not self.pretrained:
+            return torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+        head = [*model.get_classifier().parameters()]
+        body = [p for p in model.parameters() if all(p is not other for other in head)]
+        groups = [{"params": body, "lr": 3e-4}, {"params": head, "lr": 3e-3}]
+        return torch.optim.AdamW(groups, weight_decay=0.05)
+
+    def train(
+        self, draw: Callable[[Tensor], Tensor], labels: Tensor, *, steps: int, seed: int
+    ) -> Iterator[None]:
+        """Train on `draw(rows)`, and yield after each step. `seed` alone decides the rows."""
+        optimizer = self._optimizer()
+        schedule: LRScheduler = (
+            CosineAnnealingLR(optimizer, steps)
+            if self.pretrained
+            else OneCycleLR(optimizer, optimizer.param_groups[0]["lr"], total_steps=steps)
+        )
+        rows = _rows(len(labels), torch.Generator().manual_seed(seed))
+        batch = 16 if self.pretrained else 50
+        self.model.train(not self.pretrained)
+        for _ in range(steps):
+            chosen = torch.tensor([*itertools.islice(rows, batch)])
+            loss = F.cross_entropy(self._logits(draw(chosen)), labels[chosen].to(self.device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            yield
+
+    def _logits(self, images: Tensor) -> Tensor:
+        unit = images.to(self.device).float().div(255)
+        scaled = (unit - self.mean.to(unit)) / self.std.to(unit)
+        logits: Tensor = self.model(scaled.contiguous(memory_format=torch.channels_last))
+        return logits
+
+    @torch.no_grad()
+    def right(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Which images get their class, (N,) bool."""
+        self.model.eval()
+        guesses = torch.cat([self._logits(part).argmax(1).cpu() for part in images.split(256)])
+        return guesses == labels
+
+
+def _rows(count: int, generator: torch.Generator) -> Iterator[int]:
+    """Rows in a new random order each epoch."""
+    while True:
+        yield from torch.randperm(count, generator=generator).tolist()

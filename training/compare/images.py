@@ -1,0 +1,121 @@
+"""Labelled, validation and augmented images of a comparison: uint8 tensors (N, C, H, W)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nfaug.augment.transform import NFAugment
+from nfaug.data.images import LabelledImages, TensorImages, to_tensors
+from nfaug.fitting import fit
+
+__all__ = ["Split", "bank_of", "spec_augment", "split_images", "transform_of"]
+
+_MOST_HELD_OUT = 500  # images of a class; more take time and add little precision
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images to draw labelled ones from, and validation images with their labels."""
+
+    pool: TensorImages
+    images: Tensor
+    labels: Tensor
+
+    def labelled(self, per_class: int | None, seed: int) -> tuple[Tensor, Tensor]:
+        """`per_class` random images of each class, or all, and their labels."""
+        images, labels = to_tensors(self.pool, progress=False)
+        if per_class is None:
+            return images, labels
+        chosen = [_shuffled(labels == y, 1000 * seed + y)[:per_class] for y in self.classes]
+        rows = torch.cat(chosen).sort().values
+        return images[rows], labels[rows]
+
+    @property
+    def classes(self) -> range:
+        """The class indices."""
+        return range(len(self.pool.classes))
+
+
+def split_images(data: LabelledImages, test: LabelledImages | None, few: int | None) -> Split:
+    """Hold out a quarter of each class, or half of it if `few` labelled images are enough.
+
+    Raises:
+        ValueError: A class has too few images.
+    """
+    images, labels = to_tensors(data, progress=False)
+    needed = (few or 2) + (test is None)
+    counts = torch.bincount(labels, minlength=len(data.classes)).tolist()
+    if (smallest := min(counts)) < needed:
+        raise ValueError(
+            f"class {data.classes[counts.index(smallest)]!r} has {smallest} images; {needed} are "
+            "needed, those to validate with included: lower --per-class, or leave the class out"
+        )
+    if test is not None:
+        return Split(TensorImages(images, labels, data.classes), *to_tensors(test, progress=False))
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label, count in enumerate(counts):
+        number = min(count // 2, count - few) if few else count // 4
+        held[_shuffled(labels == label, label)[: min(max(1, number), _MOST_HELD_OUT)]] = True
+    pool = TensorImages(images[~held], labels[~held], data.classes)
+    return Split(pool, images[held], labels[held])
+
+
+def _shuffled(chosen: Tensor, seed: int) -> Tensor:
+    rows = chosen.nonzero().flatten()
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
+
+
+def bank_of(flow: str, few: TensorImages, variants: int, seed: int, device: torch.device) -> Tensor:
+    """Variants (N, V, C, H, W) of the labelled images under a flow that is fitted to them."""
+    images, labels = to_tensors(few, progress=False)
+    fewest = int(torch.bincount(labels).min())
+    fitted = fit(flow, few, rank=max(1, min(64, fewest - 1)), progress=False, seed=seed)
+    nfa = NFAugment(fitted.to(device), p=1.0)
+    draws = [torch.Generator().manual_seed(1000 * seed + number) for number in range(variants)]
+    parts = [
+        torch.stack([*nfa.variants(part.to(device), own, draws)], 1).cpu()
+        for part, own in zip(images.split(256), labels.split(256), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def transform_of(
+    safe: tuple[str, ...], policy: str, size: tuple[int, int]
+) -> Callable[[Tensor], Tensor]:
+    """The policy and then the safe augmentations, for one uint8 image (C, H, W)."""
+    from torchvision.transforms import v2
+
+    policies: dict[str, Callable[[Tensor], Tensor]] = {
+        "randaugment": v2.RandAugment(2, 9),
+        "trivialaugment": v2.TrivialAugmentWide(),
+        "specaugment": spec_augment,
+    }
+    crop = v2.RandomCrop(size, padding=(max(1, size[1] // 8), max(1, size[0] // 8)))
+    flip = v2.RandomHorizontalFlip()
+    known: dict[str, list[Callable[[Tensor], Tensor]]] = {
+        "crop": [crop],
+        "spectrogram": [crop],
+        "flip": [flip],
+        "rotate": [flip, lambda image: torch.rot90(image, int(torch.randint(4, ())), (1, 2))],
+        "colour": [v2.ColorJitter(0.3, 0.3, 0.3)],
+    }
+    parts = [policies[policy]] if policy else []
+    return v2.Compose([*parts, *(part for word in safe for part in known[word]), v2.Identity()])
+
+
+def spec_augment(image: Tensor) -> Tensor:
+    """Mask two bands of frequency (rows) and two of time (columns) with the mean of the image.
+
+    Each is up to an eighth of the image wide: the masks of arXiv:1904.08779, no time warping.
+    """
+    masked = image.clone()
+    grey = int(image.float().mean())
+    for side in (1, 1, 2, 2):
+        length = image.shape[side]
+        width = int(torch.randint(length // 8 + 1, ()))
+        masked.narrow(side, int(torch.randint(length - width + 1, ())), width).fill_(grey)
+    return masked
