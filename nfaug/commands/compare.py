@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..data.open import open_dataset
+from ..data.open import DATA_SOURCES, open_dataset
+from ..data.preprocess import as_size
+from ..fitting import default_size
 from ..training.compare import CompareSettings, compare
-from .common import add_data_options, new_parser
+from .common import new_parser
 
 __all__ = ["parser", "run"]
 
-_MOST_PIXELS = {True: 64, False: 128}  # default side of the images: small-cnn, a timm model
+_SMALL, _LARGE = 64, 128  # default side of the images: small-cnn, a timm model
 
 
 def parser() -> ArgumentParser:
@@ -26,31 +27,34 @@ def parser() -> ArgumentParser:
         "advice and the lines to paste.",
         "Ctrl-C keeps what is done; the same command goes on.",
     )
-    add_data_options(made, "train")
+    made.add_argument("--data", required=True, help=DATA_SOURCES)
     made.add_argument("--test-data", help="images to judge by (default: a part is held out)")
     made.add_argument("--out", default="nfaug-compare", help="the folder to write")
-    made.add_class_arguments(CompareSettings, skip={"per_class"})
+    made.add_argument(
+        "--image-size",
+        help="side or height,width of the classifier's images (default: their own, at most "
+        f"{_SMALL}, or {_LARGE} for a timm model)",
+    )
+    made.add_argument("--flow", nargs="*", default=[], help="flows of NFA besides builtin:pixels")
+    made.add_class_arguments(CompareSettings, skip={"flow"})
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Compare, print the report and return its figures."""
-    names = [field.name for field in fields(CompareSettings)]
-    settings = CompareSettings(**{name: arguments[name] for name in names})
-    size = settings.image_size
-    if size is None:
-        own = _open(arguments, arguments.data, None)
-        most = _MOST_PIXELS[settings.network == "small-cnn"]
-        size = own.image_size if max(own.image_size) <= most else (most, most)
-    data = _open(arguments, arguments.data, size)
-    test = arguments.test_data and _open(arguments, arguments.test_data, size)
-    found = compare(data, settings, out=arguments.out, test=test)
+    given = {field.name: arguments[field.name] for field in fields(CompareSettings)}
+    settings = CompareSettings(**{**given, "flow": tuple(given["flow"])})
+    most = _SMALL if settings.network == "small-cnn" else _LARGE
+    size = as_size(arguments.image_size or default_size(arguments.data, most=most))
+    data = open_dataset(arguments.data, image_size=size)
+    test = arguments.test_data and open_dataset(arguments.test_data, split="test", image_size=size)
+    found = compare(data, settings, out=arguments.out, test=test or None)
     return {
-        "out": str(Path(arguments.out)),
+        "out": arguments.out,
         "advice": found.advice(),
         "seeds": len(found.seeds),
         "seconds": round(found.seconds, 1),
-        "accuracy": {row.title: round(row.accuracy, 2) for row in found.rows},
-        "gain": {row.title: str(row.gain) for row in found.rows[1:]},
+        "accuracy": {row.title: round(found.accuracy(row), 2) for row in found.rows},
+        "gain": {row.title: str(found.gain(row)) for row in found.rows[1:]},
         "code": found.code().splitlines(),
     }

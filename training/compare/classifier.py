@@ -89,8 +89,8 @@ class Classifier:
 
     def train(
         self, draw: Callable[[Tensor], Tensor], labels: Tensor, *, steps: int, seed: int
-    ) -> Iterator[None]:
-        """Train on `draw(rows)`, and yield after each step. `seed` alone decides the rows."""
+    ) -> None:
+        """Train on the batches `draw(rows)`; `seed` alone decides the rows."""
         optimizer = self._optimizer()
         schedule: LRScheduler = (
             CosineAnnealingLR(optimizer, steps)
@@ -107,7 +107,6 @@ class Classifier:
             loss.backward()
             optimizer.step()
             schedule.step()
-            yield
 
     def _logits(self, images: Tensor) -> Tensor:
         unit = images.to(self.device).float().div(255)

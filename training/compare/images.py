@@ -25,19 +25,17 @@ class Split:
     images: Tensor
     labels: Tensor
 
-    def labelled(self, per_class: int | None, seed: int) -> tuple[Tensor, Tensor]:
-        """`per_class` random images of each class, or all, and their labels."""
-        images, labels = to_tensors(self.pool, progress=False)
+    def labelled(self, per_class: int | None, seed: int) -> TensorImages:
+        """`per_class` random images of each class, or all."""
         if per_class is None:
-            return images, labels
-        chosen = [_shuffled(labels == y, 1000 * seed + y)[:per_class] for y in self.classes]
+            return self.pool
+        images, labels = to_tensors(self.pool, progress=False)
+        chosen = [
+            _shuffled(labels == y, 1000 * seed + y)[:per_class]
+            for y in range(len(self.pool.classes))
+        ]
         rows = torch.cat(chosen).sort().values
-        return images[rows], labels[rows]
-
-    @property
-    def classes(self) -> range:
-        """The class indices."""
-        return range(len(self.pool.classes))
+        return TensorImages(images[rows], labels[rows], self.pool.classes)
 
 
 def split_images(data: LabelledImages, test: LabelledImages | None, few: int | None) -> Split:
@@ -84,7 +82,7 @@ def bank_of(flow: str, few: TensorImages, variants: int, seed: int, device: torc
 
 
 def transform_of(
-    safe: tuple[str, ...], policy: str, size: tuple[int, int]
+    safe: tuple[str, ...], policy: str, shape: tuple[int, int, int]
 ) -> Callable[[Tensor], Tensor]:
     """The policy and then the safe augmentations, for one uint8 image (C, H, W)."""
     from torchvision.transforms import v2
@@ -94,7 +92,8 @@ def transform_of(
         "trivialaugment": v2.TrivialAugmentWide(),
         "specaugment": spec_augment,
     }
-    crop = v2.RandomCrop(size, padding=(max(1, size[1] // 8), max(1, size[0] // 8)))
+    _, height, width = shape
+    crop = v2.RandomCrop((height, width), padding=(max(1, width // 8), max(1, height // 8)))
     flip = v2.RandomHorizontalFlip()
     known: dict[str, list[Callable[[Tensor], Tensor]]] = {
         "crop": [crop],

@@ -16,7 +16,9 @@ from nfaug.io.atomic import write_picture, write_text
 from .cells import Cell, Cells
 from .settings import PIXELS, Augmentation, CompareSettings
 
-__all__ = ["Comparison", "Gain", "Row", "gain_of"]
+__all__ = ["Comparison", "Gain", "gain_of"]
+
+SAFE_ALONE = Augmentation()
 
 
 @dataclass(frozen=True)
@@ -64,20 +66,6 @@ def gain_of(ours: Sequence[Cell], others: Sequence[Cell]) -> Gain:
     )
 
 
-@dataclass(frozen=True)
-class Row:
-    """An augmentation, its mean accuracy in per cent, and its gain over the first row."""
-
-    augmentation: Augmentation
-    accuracy: float
-    gain: Gain
-
-    @property
-    def title(self) -> str:
-        """The augmentation's name in the table."""
-        return self.augmentation.title
-
-
 class Comparison:
     """The rows of a comparison.
 
@@ -94,59 +82,50 @@ class Comparison:
         self.seeds = cells.seeds([each.name for each in augmentations])
         self._safe = " and ".join(settings.safe) or "no augmentation"
         self._cells = {each: [cells[each.name, s] for s in self.seeds] for each in augmentations}
-        self.rows: list[Row] = []
-        if self.seeds:
-            first, *others = map(self._row, augmentations)
-            self.rows = [first, *sorted(others, key=lambda row: -row.gain.mean)]
+        first, *others = augmentations
+        self.rows = [first, *sorted(others, key=lambda row: -self.gain(row).mean)]
 
-    def _row(self, augmentation: Augmentation) -> Row:
-        accuracy = statistics.fmean(cell.accuracy for cell in self._cells[augmentation])
-        return Row(augmentation, accuracy, self.gain(augmentation, Augmentation()))
+    def accuracy(self, row: Augmentation) -> float:
+        """Mean accuracy in per cent."""
+        return statistics.fmean(cell.accuracy for cell in self._cells[row])
 
-    def gain(self, ours: Augmentation, other: Augmentation) -> Gain:
-        """The gain of one row over another."""
+    def gain(self, ours: Augmentation, other: Augmentation = SAFE_ALONE) -> Gain:
+        """The gain of a row over another one, by default over the safe augmentations alone."""
         return gain_of(self._cells[ours], self._cells[other])
 
-    def best(self) -> Row | None:
-        """Of the clear gains, the simplest that the largest does not clearly beat."""
-        clear = [row for row in self.rows[1:] if row.gain.clear and row.gain.mean > 0]
-        equal = [
-            row
-            for row in clear
-            if row is clear[0] or not self.gain(clear[0].augmentation, row.augmentation).clear
-        ]
-        return min(equal, key=lambda row: row.augmentation.parts, default=None)
+    def best(self) -> Augmentation | None:
+        """Of the rows with a clear gain, the simplest that the largest does not clearly beat."""
+        clear = [r for r in self.rows[1:] if self.gain(r).clear and self.gain(r).mean > 0]
+        equal = [r for r in clear if r is clear[0] or not self.gain(clear[0], r).clear]
+        return min(equal, key=lambda row: row.parts, default=None)
 
     def advice(self) -> str:
         """One sentence: what to use on these images, or what would settle it."""
         best, first = self.best(), self.rows[1]
         if best is not None:
-            text = f"Use {best.title}: {best.gain} points of accuracy over {self._safe} alone"
-            others = [
-                r
-                for r in self.rows[1:]
-                if bool(r.augmentation.flow) != bool(best.augmentation.flow)
-            ]
-            difference = self.gain(best.augmentation, others[0].augmentation)
+            other = next(row for row in self.rows[1:] if bool(row.flow) != bool(best.flow))
+            difference = self.gain(best, other)
             known = f"{difference} points against" if difference.clear else "about the same as"
-            return f"{text}, and {known} {others[0].title}."
+            gain = f"{self.gain(best)} points of accuracy over {self._safe} alone"
+            return f"Use {best.title}: {gain}, and {known} {other.title}."
         if len(self.seeds) == 1:
             return "One seed says nothing about chance: give it more --minutes."
-        if first.gain.mean <= 0:
+        gain = self.gain(first)
+        if gain.mean <= 0:
             return f"Nothing gained accuracy over {self._safe} alone: keep what you have."
-        text = f"Nothing is clear of zero; the largest gain is that of {first.title}, {first.gain}."
-        if first.gain.images >= first.gain.mean:
-            images = 1.5 * (first.gain.images / first.gain.mean) ** 2
-            more = f"{images:.0f} times as many validation images (--test-data)"
-            return f"{text} {more} would settle it."
-        ratio = first.gain.seeds**2 / (first.gain.mean**2 - first.gain.images**2)
-        seeds, minutes = len(self.seeds) * ratio, self.seconds * ratio / 60
-        return f"{text} --seeds {seeds:.0f} --minutes {math.ceil(minutes)} would settle it."
+        text = f"Nothing is clear of zero; the largest gain is that of {first.title}, {gain}."
+        if gain.images >= gain.mean:
+            times = 1.5 * (gain.images / gain.mean) ** 2
+            more = f"{times:.0f} times as many validation images (--test-data)"
+        else:
+            ratio = gain.seeds**2 / (gain.mean**2 - gain.images**2)
+            seeds, minutes = len(self.seeds) * ratio, self.seconds * ratio / 60
+            more = f"--seeds {math.ceil(seeds)} --minutes {math.ceil(minutes)}"
+        return f"{text} {more} would settle it."
 
     def code(self) -> str:
         """Lines to paste into a training script."""
-        best = self.best()
-        chosen = best.augmentation if best is not None else Augmentation(PIXELS)
+        chosen = self.best() or Augmentation(PIXELS)
         policies = {
             "randaugment": "transform = v2.RandAugment(2, 9)  # from torchvision.transforms",
             "trivialaugment": "transform = v2.TrivialAugmentWide()  # from torchvision.transforms",
@@ -164,8 +143,8 @@ class Comparison:
         few, network = self.settings.per_class, self.settings.network
         lines = [f"| on top of {self._safe} | accuracy, % | gain, points |", "|---|---|---|"]
         for row in self.rows:
-            gain = "" if row is self.rows[0] else row.gain
-            lines.append(f"| {row.title} | {row.accuracy:.1f} | {gain} |")
+            gain = "" if row is self.rows[0] else self.gain(row)
+            lines.append(f"| {row.title} | {self.accuracy(row):.1f} | {gain} |")
         table = "\n".join(lines)
         return f"""{self.advice()}
 
@@ -195,14 +174,11 @@ class Comparison:
         figure = Figure(figsize=(7, 0.8 + 0.42 * len(rows)), layout="constrained")
         axes = figure.subplots()
         for height, row in enumerate(rows):
-            colour = "tab:red" if row.augmentation.flow else "tab:gray"
-            axes.errorbar(
-                row.gain.mean, height, xerr=row.gain.half, fmt="o", color=colour, capsize=3
-            )
+            colour, gain = "tab:red" if row.flow else "tab:gray", self.gain(row)
+            axes.errorbar(gain.mean, height, xerr=gain.half, fmt="o", color=colour, capsize=3)
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks(range(len(rows)), [row.title for row in rows])
-        axes.set_xlabel(
-            f"points of accuracy over {self._safe} alone ({self.rows[0].accuracy:.1f}%)"
-        )
+        base = f"{self._safe} alone ({self.accuracy(self.rows[0]):.1f}%)"
+        axes.set_xlabel(f"points of accuracy over {base}")
         axes.invert_yaxis()
         return figure_image(figure)

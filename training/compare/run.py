@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nfaug.data.images import LabelledImages, TensorImages, progress_bar
+from nfaug.data.images import progress_bar, to_tensors
 from nfaug.data.open import wrap_dataset
 from nfaug.io.device import pick_device
 from nfaug.io.lock import lock_output
 
 from .cells import Cells
 from .classifier import Classifier
-from .images import bank_of, split_images, transform_of
+from .images import Split, bank_of, split_images, transform_of
 from .report import Comparison
 from .settings import Augmentation, CompareSettings
 
 __all__ = ["compare"]
 
-_FEWEST, _MOST = 150, 2000  # steps, where `minutes` decides; they leave time for five seeds
+_FEWEST, _MOST = 300, 2000  # optimiser steps; ten passes over the labelled images in between
 
 
 def compare(
@@ -61,95 +62,83 @@ def compare(
         >>> found.rows[0].title, len(found.rows)
         ('nothing more', 6)
     """
-    settings = settings or CompareSettings()
     data, held = wrap_dataset(dataset), None if test is None else wrap_dataset(test)
+    given = settings or CompareSettings()
+    split = split_images(data, held, given.per_class)
+    number = len(split.pool) if given.per_class is None else given.per_class * len(data.classes)
+    settings = replace(given, steps=given.steps or min(_MOST, max(_FEWEST, number // 5)))
+    record = {k: v for k, v in asdict(settings).items() if k not in ("minutes", "seeds", "device")}
+    record |= {"images": data.fingerprint(), "shape": [data.channels, *data.image_size]}
     with lock_output(Path(out)):
-        run = _Run(data, settings, held, Path(out))
+        cells = Cells(Path(out), record, len(split.labels))
+        rows = settings.augmentations()
         try:
-            run.go(progress=progress)
+            _fill(cells, settings, split, progress=progress)
         finally:  # also after Ctrl-C
-            found = Comparison(replace(settings, steps=run.steps), run.rows, run.cells)
-            if found.seeds:
+            if cells.seeds([row.name for row in rows]):
+                found = Comparison(settings, rows, cells)
                 found.write(Path(out))
     return found
 
 
-class _Run:
-    """The images, cells and number of steps of a comparison."""
+def _fill(
+    cells: Cells,
+    rows: list[Augmentation],
+    settings: CompareSettings,
+    split: Split,
+    *,
+    progress: bool,
+) -> None:
+    """Train the classifiers that are missing, while the time left is enough for a seed."""
+    deadline = time.monotonic() + 60 * settings.minutes - cells.seconds
+    for seed in range(settings.seeds):
+        missing = [row for row in rows if (row.name, seed) not in cells]
+        left = deadline - time.monotonic()
+        complete = bool(cells.seeds([row.name for row in rows]))
+        if complete and missing and left < cells.seconds / len(cells) * len(missing):
+            return
+        title, total = f"seed {seed + 1}, {max(0.0, left) / 60:.1f} min left", len(missing)
+        with progress_bar(total, title, "classifier", shown=progress and total > 0) as bar:
+            for row, right, seconds in _trained(missing, seed, settings, split):
+                cells.add(row.name, seed, right, seconds)
+                bar.update()
 
-    def __init__(
-        self, data: LabelledImages, settings: CompareSettings, test: Any, out: Path
-    ) -> None:
-        self.settings, self.rows = settings, settings.augmentations()
-        self.shape, self.classes = (data.channels, *data.image_size), data.classes
-        self.device = pick_device(settings.device)
-        self.split = split_images(data, test, settings.per_class)
-        given = {
-            k: v for k, v in asdict(settings).items() if k not in ("minutes", "seeds", "device")
-        }
-        record = {**given, "images": data.fingerprint(), "shape": self.shape}
-        self.started = time.monotonic()
-        if settings.steps is None and not (out / "settings.json").exists():
-            record["steps"] = self._suitable_steps()
-        self.cells = Cells(out, record, len(self.split.labels))
-        self.steps: int = self.cells.settings["steps"]
 
-    def _classifier(self, seed: int) -> Classifier:
-        network, weights = self.settings.network, self.settings.weights
-        return Classifier(network, weights, self.shape, len(self.classes), seed, self.device)
-
-    def _suitable_steps(self) -> int:
-        images, labels = self.split.labelled(self.settings.per_class, 0)
-        draw = self._draw(self.rows[-1], images, images[:, None])
-        trial = self._classifier(0).train(draw, labels, steps=12, seed=0)
-        next(trial), next(trial)  # the first steps are slow
+def _trained(
+    rows: list[Augmentation], seed: int, settings: CompareSettings, split: Split
+) -> Iterator[tuple[Augmentation, Tensor, float]]:
+    """A classifier for each row: which validation images it gets right, and its seconds."""
+    few = split.labelled(settings.per_class, seed)
+    images, labels = to_tensors(few, progress=False)
+    device, shape = pick_device(settings.device), (few.channels, *few.image_size)
+    banks: dict[str, Tensor | None] = {"": None}
+    for row in rows:
         started = time.monotonic()
-        steps = sum(1 for _ in trial)
-        each = (time.monotonic() - started) / steps
-        share = 0.8 * 60 * self.settings.minutes / len(self.rows) / 5
-        return min(_MOST, max(_FEWEST, int(share / each)))
+        if row.flow not in banks:
+            banks[row.flow] = bank_of(row.flow, few, settings.variants, seed, device)
+        draw = _draw(
+            images, banks[row.flow], settings.p, transform_of(settings.safe, row.policy, shape)
+        )
+        classifier = Classifier(
+            settings.network, settings.weights, shape, len(few.classes), seed, device
+        )
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+            torch.default_generator.manual_seed(seed)
+            classifier.train(draw, labels, steps=settings.steps or 1, seed=seed)
+        yield row, classifier.right(split.images, split.labels), time.monotonic() - started
 
-    def _draw(self, row: Augmentation, images: Tensor, bank: Tensor | None) -> Any:
-        transform = transform_of(self.settings.safe, row.policy, (self.shape[1], self.shape[2]))
 
-        def draw(rows: Tensor) -> Tensor:
-            batch = images[rows]
-            if bank is not None:
-                replaced = torch.rand(len(rows)) < self.settings.p
-                variant = bank[rows, torch.randint(bank.shape[1], rows.shape)]
-                batch = torch.where(replaced[:, None, None, None], variant, batch)
-            return torch.stack([transform(image) for image in batch])
+def _draw(
+    images: Tensor, bank: Tensor | None, p: float, transform: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """Augmented batches: a variant with probability p, then the transform."""
 
-        return draw
+    def draw(rows: Tensor) -> Tensor:
+        batch = images[rows]
+        if bank is not None:
+            variant = bank[rows, torch.randint(bank.shape[1], rows.shape)]
+            replaced = torch.rand(len(rows)) < p
+            batch = torch.where(replaced[:, None, None, None], variant, batch)
+        return torch.stack([transform(image) for image in batch])
 
-    def go(self, *, progress: bool) -> None:
-        """Train the classifiers that are missing, while the time left is enough for a seed."""
-        names = [row.name for row in self.rows]
-        deadline = self.started + 60 * self.settings.minutes - self.cells.seconds
-        for seed in range(self.settings.seeds):
-            missing = [row for row in self.rows if (row.name, seed) not in self.cells]
-            done, left = len(self.cells.seeds(names)), deadline - time.monotonic()
-            if missing and done and left < self.cells.seconds / len(self.cells) * len(missing):
-                break
-            title = f"seed {seed + 1}, {max(0.0, left) / 60:.1f} min left"
-            total = len(missing) * self.steps
-            with progress_bar(total, title, "step", shown=progress and total > 0) as bar:
-                self._seed(missing, seed, bar)
-
-    def _seed(self, rows: list[Augmentation], seed: int, bar: Any) -> None:
-        images, labels = self.split.labelled(self.settings.per_class, seed)
-        few = TensorImages(images, labels, self.classes)
-        banks: dict[str, Tensor] = {}
-        for row in rows:
-            started = time.monotonic()
-            if row.flow and row.flow not in banks:
-                variants = self.settings.variants
-                banks[row.flow] = bank_of(row.flow, few, variants, seed, self.device)
-            draw = self._draw(row, images, banks.get(row.flow))
-            classifier = self._classifier(seed)
-            with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
-                torch.default_generator.manual_seed(seed)
-                for _ in classifier.train(draw, labels, steps=self.steps, seed=seed):
-                    bar.update()
-            right = classifier.right(self.split.images, self.split.labels)
-            self.cells.add(row.name, seed, right, time.monotonic() - started)
+    return draw

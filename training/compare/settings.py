@@ -34,11 +34,10 @@ class CompareSettings:
             flips), colour (brightness, contrast, saturation); spectrogram stands for shifts, and
             brings SpecAugment (masks of time and frequency) in place of RandAugment and
             TrivialAugment.
-        image_size: Height and width of the classifier's images; null for the images' own, at most
-            64 pixels a side (128 for a timm model).
-        minutes: Time for everything; it decides the number of steps and seeds.
+        minutes: Time for everything; it decides the number of seeds.
         seeds: The most repetitions, each with its own labelled images, weights and draws.
-        steps: Optimiser steps of a classifier; null for a number that suits `minutes`.
+        steps: Optimiser steps of a classifier; null for ten passes over the labelled images, at
+            least 300 and at most 2,000.
         p: Probability that NFA replaces an image by one of its variants.
         variants: Variants of each image.
         device: cpu, cuda, ...; auto is the GPU if there is one.
@@ -52,7 +51,6 @@ class CompareSettings:
     network: str = "small-cnn"
     weights: str | None = None
     augment: str = "crop"
-    image_size: tuple[int, int] | None = None
     minutes: float = 10.0
     seeds: int = 10
     steps: int | None = None
