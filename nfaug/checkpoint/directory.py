@@ -100,7 +100,7 @@ def file_limits(directory: Path) -> dict[str, int]:
     pca = classes * (rank + 4) * (dim + 16) + images * (rank + 4)
     shards = max(1, len(pca_files(manifest["files"])))
     return {
-        **largest_model(directory, manifest),
+        "model": largest_model(config.flow),
         "gaussians": LARGEST_HEADER + 8 * classes * (2 * dim + 1),
         "pca": shards * LARGEST_HEADER + 4 * pca,
     }

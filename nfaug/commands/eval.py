@@ -38,7 +38,7 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--invertibility",
         action="store_true",
-        help="measure the inverse instead: exact round trips, error in grey levels and condition, "
+        help="measure the inverse instead: exact round trips and error in grey levels, "
         "on these images, noise and extremes, and on mixed latents against float64",
     )
     return made

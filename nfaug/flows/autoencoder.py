@@ -1,7 +1,7 @@
 """The frozen autoencoder of a flow on latents: its record in a checkpoint, and how it is opened.
 
-Its class is one of those of diffusers in `CLASSES`, and it is read from safetensors. diffusers is
-imported only when an autoencoder is opened.
+Its class is one of those of diffusers in `CLASSES`, and its weights are read as safetensors by this
+module. diffusers is imported only when an autoencoder is opened.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ..io.manifest import reading
-from ..io.strict_json import parse_json
-from ..io.tensors import LARGEST_HEADER
+from ..io.manifest import read_json, reading
+from ..io.tensors import read_sizes
 
 __all__ = [
     "CLASSES",
@@ -63,30 +63,13 @@ CLASSES = {
     "AutoencoderTiny": AutoencoderClass(lambda output: output.latents, *_SPLIT),
     "AutoencoderDC": AutoencoderClass(lambda output: output.latent, *_SPLIT),
 }
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors")
-_INDEX = "diffusion_pytorch_model.safetensors.index.json"  # of the shards
-# Configurations may come from untrusted files: sizes are bounded before memory is allocated.
-_MAX_CONFIG_BYTES = 2**20
-_MAX_SIDE = 4096
-_MAX_CHANNELS = 512
-_MAX_BLOCKS = 8
-_LIMITS = {  # smallest and largest values, of single numbers and in lists
-    "block_out_channels": (1, 4096),
-    "encoder_block_out_channels": (1, 4096),
-    "decoder_block_out_channels": (1, 4096),
-    "layers_per_block": (1, 8),
-    "num_encoder_blocks": (0, 16),
-    "num_decoder_blocks": (0, 16),
-    "encoder_layers_per_block": (0, 16),
-    "decoder_layers_per_block": (0, 16),
-    "encoder_qkv_multiscales": (1, 15),
-    "decoder_qkv_multiscales": (1, 15),
-    "upsampling_scaling_factor": (1, 4),
-    "attention_head_dim": (1, 512),
-    "latent_channels": (1, _MAX_CHANNELS),
-    "in_channels": (1, _MAX_CHANNELS),
-    "out_channels": (1, _MAX_CHANNELS),
-}
+_CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+_INDEX = f"{_WEIGHTS}.index.json"  # of weights in several files
+_SHARD = re.compile(r"diffusion_pytorch_model-[\w.-]+\.safetensors")
+_MOST_BYTES = 2**33  # of the files of a repository
+# Attention layers of weights written before diffusers 0.17, such as stabilityai/sd-vae-ft-mse.
+_OLD_NAME = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
+_NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _PLAIN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 _NAMES = {"hub": rf"{_PLAIN}(/{_PLAIN})?", "directory": r"(?!\.{1,2}$)[^/\\\0]{1,255}"}
 
@@ -120,42 +103,25 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         for name in ("image_size", "mean", "std"):
-            value = getattr(self, name)
-            if not isinstance(value, list | tuple):
-                raise ValueError(f"{name} must be a list of numbers; got {str(value)[:40]!r}")
-            object.__setattr__(self, name, tuple(value))  # JSON has lists
-        for name, what, pattern in (
-            ("kind", "hub or directory", "hub|directory"),
-            ("name", f"the name of a {self.kind!r:.40}", _NAMES.get(str(self.kind), "")),
-            ("sha256", "64 hexadecimal digits", "[0-9a-f]{64}"),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, str) or not re.fullmatch(pattern, value):
-                raise ValueError(f"{name} must be {what}; got {value!r:.99}")
-        sizes: tuple[tuple[str, tuple[Any, ...], int, int], ...] = (
-            ("image_size", self.image_size, 2, _MAX_SIDE),
-            ("channels", (self.channels,), 1, _MAX_CHANNELS),
-        )
-        for name, values, length, most in sizes:
-            if len(values) != length or any(
-                type(n) is not int or not 0 < n <= most for n in values
-            ):
+            if isinstance(value := getattr(self, name), list):  # JSON has lists
+                object.__setattr__(self, name, tuple(value))
+        name = _NAMES.get(str(self.kind), "")
+        good = {
+            "kind": self.kind in ("hub", "directory"),
+            "name": isinstance(self.name, str) and re.fullmatch(name, self.name),
+            "sha256": isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256),
+            "channels": _numbers((self.channels,), 0, 512, int),
+            "image_size": _numbers(self.image_size, 0, 4096, int) and len(self.image_size) == 2,
+            "mean": _numbers(self.mean, -math.inf, math.inf),
+            "std": _numbers(self.std, 0, math.inf) and len(self.std) == len(self.mean),
+            "noise": _numbers((self.noise,), 0, math.nextafter(1, 2)),
+        }
+        for name, fine in good.items():
+            if not fine:
                 raise ValueError(
-                    f"{name} must be {length} integers in [1, {most}]; got {str(values)[:80]}"
+                    f"{name} of the autoencoder's record is {str(getattr(self, name))[:80]!r}, "
+                    "which no autoencoder has"
                 )
-        if not 1 <= len(self.mean) == len(self.std) <= _MAX_CHANNELS:
-            raise ValueError(
-                f"mean and std must have one number per channel; got {len(self.mean)} and "
-                f"{len(self.std)}"
-            )
-        for value in (*self.mean, *self.std, self.noise):
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise ValueError(f"mean, std and noise must be finite numbers; got {value!r:.40}")
-        if min(self.std) <= 0 or not 0 < self.noise <= 1:
-            raise ValueError(
-                f"std must be positive and noise lie in (0, 1]; got {min(self.std)} and "
-                f"{self.noise}"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """The record as a dictionary that JSON can hold."""
@@ -175,6 +141,13 @@ class AutoencoderConfig:
         return cls(**values)
 
 
+def _numbers(values: Any, above: float, below: float, kind: type = float) -> bool:
+    """Whether a value is a tuple of numbers between two limits, at least one and at most 512."""
+    if not isinstance(values, tuple) or not 1 <= len(values) <= 512:
+        return False
+    return all(type(n) in (int, kind) and above < n < below for n in values)
+
+
 def open_autoencoder(source: str | Path) -> Any:
     """Open an autoencoder from a local directory or a Hub repository: float32, frozen, on the CPU.
 
@@ -187,8 +160,7 @@ def open_autoencoder(source: str | Path) -> Any:
         ValueError: If its class is not in `CLASSES`, or its safetensors do not fit its config.json.
         OSError: If the directory or repository does not exist or cannot be read.
     """
-    folder = Path(source).expanduser()
-    name = str(source)
+    folder, name = Path(source).expanduser(), str(source)
     if not folder.is_dir() and (folder.exists() or name.count("/") > 1 or name[:1] in "./~"):
         raise FileNotFoundError(
             f"{name!r} is neither an autoencoder's directory nor a repository name owner/name"
@@ -200,92 +172,79 @@ def open_autoencoder(source: str | Path) -> Any:
             'flows on latents need diffusers: pip install "nfaug[vae]"'
         ) from error
     if not folder.is_dir():
-        folder = fetch_autoencoder(name)
-    kind = _check_class(folder, name)
+        folder = _download(name)
+    settings = _read_settings(folder)
+    weights = _read_weights(folder)
     try:
-        found, report = getattr(diffusers, kind).from_pretrained(
-            str(folder),
-            use_safetensors=True,
-            torch_dtype=torch.float32,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (RuntimeError, TypeError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{name!r} cannot be read as {kind}: {reason}") from None
-    if problems := {kind: keys for kind, keys in report.items() if keys}:
-        raise ValueError(f"the weights of {name!r} do not fit its config.json: {problems}")
-    return found.eval().requires_grad_(False)
+        with torch.device("meta"):  # weights that are about to be loaded are not initialised
+            model = getattr(diffusers, settings["_class_name"]).from_config(settings)
+        model.load_state_dict(weights, assign=True)
+    except Exception as error:  # diffusers has no type for settings that make no sense
+        reason = " ".join(str(error).split())[:1000]
+        raise ValueError(f"{name!r}: {_CONFIG} and weights do not fit: {reason}") from None
+    return model.eval().requires_grad_(False)
 
 
-def fetch_autoencoder(repo_id: str) -> Path:
-    """Download a repository's files into the Hub's cache and return their directory.
-
-    `config.json` comes first, and the weights may have at most the size that it implies.
-
-    Raises:
-        ValueError: Its class is not in `CLASSES`, or a file is too large.
-        OSError: The repository cannot be read.
-    """
+def _download(repo_id: str) -> Path:
+    """Download a repository's configuration and safetensors files; return their directory."""
     from ..io.hub import Source
 
-    source = Source(repo_id)
-    most = _MAX_CONFIG_BYTES
-
     def within(sizes: Mapping[str, int]) -> list[str]:
-        index = sizes.get(_INDEX, 0)
-        if (size := sum(sizes.values()) - index) > most or index > _MAX_CONFIG_BYTES:
-            raise ValueError(f"the files of {repo_id!r} have {size} bytes; at most {most} are read")
+        if (total := sum(sizes.values())) > _MOST_BYTES:
+            raise ValueError(f"{repo_id!r} has {total} bytes; at most {_MOST_BYTES} are read")
         return list(sizes)
 
-    folder = source.download(["config.json"], within, needed=["config.json"])
-    most = _largest_weights(folder, _check_class(folder, repo_id))
-    return source.download([*_WEIGHTS, _INDEX], within, revision=folder.name)
+    patterns = [_CONFIG, _WEIGHTS, _INDEX, "diffusion_pytorch_model-*.safetensors"]
+    return Source(repo_id).download(patterns, within, needed=[_CONFIG])
 
 
-def _largest_weights(folder: Path, kind: str) -> int:
-    """Bytes of the weights of this configuration in float64, and of the headers of shards."""
-    import diffusers
-
-    autoencoder = getattr(diffusers, kind)
-    with torch.device("meta"):
-        model = autoencoder.from_config(autoencoder.load_config(folder, local_files_only=True))
-    return 2 * LARGEST_HEADER + 8 * sum(value.numel() for value in model.state_dict().values())
-
-
-def _check_class(folder: Path, name: str) -> str:
-    """The class of an autoencoder, a key of `CLASSES`, after a check of its `config.json`.
-
-    Raises:
-        ValueError: The class is another one, or a size is too large.
-    """
-    file = folder / "config.json"
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """The settings in `config.json`, whose "_class_name" is a key of `CLASSES`."""
+    file = folder / _CONFIG
     if not file.is_file():
-        raise ValueError(f"{name!r} holds no autoencoder: config.json is missing")
-    if file.stat().st_size > _MAX_CONFIG_BYTES:
-        raise ValueError(f"{file} is longer than {_MAX_CONFIG_BYTES} bytes")
+        raise ValueError(f"{folder} holds no autoencoder: {_CONFIG} is missing")
     with reading(file):
-        values = parse_json(file.read_bytes())
-    kind = values.get("_class_name") if isinstance(values, dict) else None
-    if kind not in CLASSES or "quantization_config" in values:
+        settings = read_json(file)
+    kind = settings.get("_class_name")
+    if not isinstance(kind, str) or kind not in CLASSES or "quantization_config" in settings:
         raise ValueError(
             f"the autoencoder must be one of diffusers' {', '.join(CLASSES)}, unquantised; "
-            f"{name!r} is {kind!r:.80}"
+            f"{file} says {kind!r:.80}"
         )
-    for key, (least, most) in _LIMITS.items():
-        if key in values and not _within(values[key], least, most):
-            raise ValueError(
-                f"{key} of the autoencoder {name!r} must be integers in [{least}, {most}]; got "
-                f"{str(values[key])[:80]}"
-            )
-    return str(kind)
+    for key, value in settings.items():
+        _check_setting(key, value, 16 if re.search("layers|num_.*_blocks", key) else 4096)
+    return settings
 
 
-def _within(value: Any, least: int, most: int, depth: int = 2) -> bool:
-    """Whether a value is an integer in a range, or a short list of such values or of lists."""
-    if isinstance(value, list) and depth:
-        return len(value) <= _MAX_BLOCKS and all(_within(x, least, most, depth - 1) for x in value)
-    return type(value) is int and least <= value <= most
+def _check_setting(name: str, value: Any, most: int) -> None:
+    """Refuse numbers of which an autoencoder would be built for hours."""
+    items = value if isinstance(value, list) else [value]
+    if len(items) > 16 or any(type(n) in (int, float) and abs(n) > most for n in items):
+        raise ValueError(f"{name} of an autoencoder goes up to {most}; got {str(value)[:80]}")
+    for item in items:
+        if isinstance(item, list):
+            _check_setting(name, item, most)
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors in float32, from one safetensors file or from those that the index names."""
+    names = [_WEIGHTS]
+    if (folder / _INDEX).is_file():
+        with reading(folder / _INDEX):
+            files = read_json(folder / _INDEX).get("weight_map")
+            names = sorted({*map(str, files.values())}) if isinstance(files, dict) else []
+            if bad := [name for name in names if name != _WEIGHTS and not _SHARD.fullmatch(name)]:
+                raise ValueError(f"only safetensors files are read; it names {bad[0]!r:.80}")
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has no {name}")
+        read_sizes(folder / name)  # raises for a damaged header
+        tensors |= load_file(folder / name)
+    return {
+        _OLD_NAME.sub(lambda old: f"{old[1]}.{_NEW_NAMES[old[2]]}.", name): value.to(torch.float32)
+        for name, value in tensors.items()
+    }
 
 
 def encode(autoencoder: Any, images: Tensor) -> Tensor:
@@ -344,7 +303,7 @@ def find_autoencoder(
         source = config.name
     if source is None:
         places = [folder / config.name for folder in (near, near.parent, Path())]
-        source = next((place for place in places if (place / "config.json").is_file()), None)
+        source = next((place for place in places if (place / _CONFIG).is_file()), None)
     if source is None:
         raise FileNotFoundError(
             f"the flow of {near} needs the autoencoder in the directory {config.name!r}, which is "

@@ -37,7 +37,7 @@ class LatentCodec:
     change, which preserves detail.
 
     It is not a module: flows have no parameters or state dict entries for it, and copies of a flow
-    share it. It follows the device of the images.
+    share it. Its autoencoder moves to the device of the images.
 
     Args:
         autoencoder: A frozen autoencoder of a class in `nfaug.flows.autoencoder.CLASSES`.
@@ -60,8 +60,7 @@ class LatentCodec:
         self.record = config
         self.latent_shape = _latent_shape(autoencoder, config)
         self.padded_size = padded_size or self.latent_shape[1:]
-        self._home = autoencoder.device
-        self._held: dict[torch.device, Any] = {self._home: autoencoder}
+        self._autoencoder = autoencoder
 
     @property
     def channels(self) -> int:
@@ -90,10 +89,10 @@ class LatentCodec:
 
     def _on(self, device: torch.device) -> tuple[Any, Tensor, Tensor]:
         """The autoencoder, the means and the standard deviations on a device."""
-        if device not in self._held:
-            self._held[device] = copy.deepcopy(self._held[self._home]).to(device)
+        if self._autoencoder.device != device:
+            self._autoencoder.to(device)
         scale = torch.tensor([self.record.mean, self.record.std], device=device)
-        return self._held[device], *scale[:, None, :, None, None]
+        return self._autoencoder, *scale[:, None, :, None, None]
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> Tensor:
@@ -157,9 +156,6 @@ class LatentCodec:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LatentCodec:
         return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_held": {self._home: self._held[self._home]}}
 
 
 def measure_codec(

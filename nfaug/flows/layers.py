@@ -1,9 +1,7 @@
 """Invertible layers with one interface: `forward(x) -> (z, logdet)`, `inverse(z) -> (x, logdet)`.
 
-`logdet` has shape (B,) and is that of the direction called, so the two add up to zero.
-`initialize(x)` sets data-dependent parameters from a batch and returns the layer's output.
-`freeze()` returns the same map for inference, with everything that is independent of the input
-precomputed.
+`logdet` has shape (B,) and is that of the direction called, so the two add up to zero. The other
+methods of `Layer` have defaults that do nothing; a layer overrides those that it needs.
 """
 
 from __future__ import annotations
@@ -52,15 +50,19 @@ class Layer(nn.Module, ABC):
         return self(x)[0]
 
     def freeze(self) -> Layer:
-        """Return a copy of the map for inference."""
+        """Return a copy for inference, with all that does not depend on the input precomputed."""
         return copy.deepcopy(self)
 
     def clip_(self) -> None:
         """Move parameters back inside their bounds, after an optimizer step."""
 
-    def conditioning(self) -> dict[str, float]:
-        """Return figures that bound the layer's condition number, if any (see `invertibility`)."""
-        return {}
+    def save_compute(self, *, recompute: bool, bf16: bool) -> None:
+        """Set how a network inside the layer runs in passes that record gradients.
+
+        Args:
+            recompute: The backward pass recomputes the network's activations.
+            bf16: The network computes in bfloat16.
+        """
 
 
 class Squeeze(Layer):
@@ -157,10 +159,6 @@ class ActNorm(Layer):
         return self(x)[0]
 
     @torch.no_grad()
-    def conditioning(self) -> dict[str, float]:
-        return _scale_range(F.softplus(self.scale))
-
-    @torch.no_grad()
     def clip_(self) -> None:
         if self.max_scale is not None:
             limits = self.scale.new_tensor([1 / self.max_scale, self.max_scale], device="cpu")
@@ -232,17 +230,10 @@ class FrozenAffine(Layer):
         y = F.conv2d(torch.addcmul(self.shift, x, self.scale), self.matrix)
         return y, self.logdet.expand(len(x))
 
-    def conditioning(self) -> dict[str, float]:
-        return _scale_range(self.scale)
-
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         x = F.conv2d(z, self.inverse_matrix)
         x = torch.addcmul(self.inverse_shift, x, self.inverse_scale)
         return x, -self.logdet.expand(len(z))
-
-
-def _scale_range(scale: Tensor) -> dict[str, float]:
-    return {"scale_min": float(scale.min()), "scale_max": float(scale.max())}
 
 
 class Chain(Layer):
@@ -269,9 +260,6 @@ class Chain(Layer):
         for layer in self._layers():
             x = layer.initialize(x)
         return x
-
-    def conditioning(self) -> dict[str, float]:
-        return {name: v for layer in self._layers() for name, v in layer.conditioning().items()}
 
 
 class Step(Chain):
