@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..io.manifest import read_json, reading
 from ..io.tensors import read_sizes
+from .backbone import is_size
 
 __all__ = [
     "CLASSES",
@@ -34,13 +35,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class AutoencoderClass:
+class AutoencoderClass(NamedTuple):
     """What differs between the autoencoders of diffusers. All map images in [-1, 1].
-
-    Their `config.json` may have a `scaling_factor` and a `shift_factor` with which diffusion models
-    standardise latents, z -> (z - shift) * scale. A flow reads neither: its codec measures the mean
-    and standard deviation of each channel, which gives the same standardised latents.
 
     Attributes:
         latents: The latents in the result of `encode`.
@@ -53,13 +49,14 @@ class AutoencoderClass:
     decoder: str
 
 
+# Their config.json may have a scaling_factor and a shift_factor for diffusion models. A flow reads
+# neither: its codec measures mean and standard deviation of each channel, to the same effect.
 _SPLIT = ("encoder_block_out_channels", "decoder_block_out_channels")
 CLASSES = {
     "AutoencoderKL": AutoencoderClass(
         lambda output: output.latent_dist.mode(), "block_out_channels", "block_out_channels"
     ),
-    # Of Stable Diffusion's latents after their scaling: its own scaling factor is 1. The decoder
-    # squashes latents to (-3, 3).
+    # Of Stable Diffusion's latents after their scaling; the decoder squashes them to (-3, 3).
     "AutoencoderTiny": AutoencoderClass(lambda output: output.latents, *_SPLIT),
     "AutoencoderDC": AutoencoderClass(lambda output: output.latent, *_SPLIT),
 }
@@ -67,6 +64,7 @@ _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 _INDEX = f"{_WEIGHTS}.index.json"  # of weights in several files
 _SHARD = re.compile(r"diffusion_pytorch_model-[\w.-]+\.safetensors")
 _MOST_BYTES = 2**33  # of the files of a repository
+_MOST_PIXELS = 4096  # along a side of an image
 # Attention layers of weights written before diffusers 0.17, such as stabilityai/sd-vae-ft-mse.
 _OLD_NAME = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
 _NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -105,47 +103,29 @@ class AutoencoderConfig:
         for name in ("image_size", "mean", "std"):
             if isinstance(value := getattr(self, name), list):  # JSON has lists
                 object.__setattr__(self, name, tuple(value))
-        name = _NAMES.get(str(self.kind), "")
         good = {
             "kind": self.kind in ("hub", "directory"),
-            "name": isinstance(self.name, str) and re.fullmatch(name, self.name),
-            "sha256": isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256),
-            "channels": _numbers((self.channels,), 0, 512, int),
-            "image_size": _numbers(self.image_size, 0, 4096, int) and len(self.image_size) == 2,
-            "mean": _numbers(self.mean, -math.inf, math.inf),
-            "std": _numbers(self.std, 0, math.inf) and len(self.std) == len(self.mean),
-            "noise": _numbers((self.noise,), 0, math.nextafter(1, 2)),
+            "name": re.fullmatch(_NAMES.get(str(self.kind), ""), str(self.name)),
+            "image_size": is_size(self.image_size) and max(self.image_size) <= _MOST_PIXELS,
+            "mean": _numbers(self.mean),
+            "std": _numbers(self.std) and len(self.std) == len(self.mean) and min(self.std) > 0,
+            "noise": _numbers((self.noise,)) and 0 < self.noise <= 1,
         }
         for name, fine in good.items():
             if not fine:
-                raise ValueError(
-                    f"{name} of the autoencoder's record is {str(getattr(self, name))[:80]!r}, "
-                    "which no autoencoder has"
-                )
+                found = str(getattr(self, name))[:80]
+                raise ValueError(f"{name} of an autoencoder's record cannot be {found!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as a dictionary that JSON can hold."""
+        """The record as a dictionary that JSON can hold; `AutoencoderConfig(**values)` reads it."""
         return dataclasses.asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: Any) -> AutoencoderConfig:
-        """The record that `to_dict` returned.
 
-        Raises:
-            ValueError: If it is not a dictionary, a key is unknown or missing, or a value is out
-                of range.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) != known:
-            raise ValueError(f"autoencoder must have the keys {', '.join(sorted(known))}")
-        return cls(**values)
-
-
-def _numbers(values: Any, above: float, below: float, kind: type = float) -> bool:
-    """Whether a value is a tuple of numbers between two limits, at least one and at most 512."""
-    if not isinstance(values, tuple) or not 1 <= len(values) <= 512:
+def _numbers(values: Any) -> bool:
+    """Whether a value is a tuple of finite numbers, at least one."""
+    if not isinstance(values, tuple) or not values:
         return False
-    return all(type(n) in (int, kind) and above < n < below for n in values)
+    return all(type(n) in (int, float) and math.isfinite(n) for n in values)
 
 
 def open_autoencoder(source: str | Path) -> Any:
@@ -205,14 +185,11 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} holds no autoencoder: {_CONFIG} is missing")
     with reading(file):
         settings = read_json(file)
-    kind = settings.get("_class_name")
-    if not isinstance(kind, str) or kind not in CLASSES or "quantization_config" in settings:
-        raise ValueError(
-            f"the autoencoder must be one of diffusers' {', '.join(CLASSES)}, unquantised; "
-            f"{file} says {kind!r:.80}"
-        )
-    for key, value in settings.items():
-        _check_setting(key, value, 16 if re.search("layers|num_.*_blocks", key) else 4096)
+        kind = settings.get("_class_name")
+        if kind not in [*CLASSES] or "quantization_config" in settings:
+            raise ValueError(f"{kind!r:.80} is not one of {', '.join(CLASSES)}, unquantised")
+        for key, value in settings.items():
+            _check_setting(key, value, 16 if re.search("layers|num_.*_blocks", key) else 4096)
     return settings
 
 
@@ -220,7 +197,7 @@ def _check_setting(name: str, value: Any, most: int) -> None:
     """Refuse numbers of which an autoencoder would be built for hours."""
     items = value if isinstance(value, list) else [value]
     if len(items) > 16 or any(type(n) in (int, float) and abs(n) > most for n in items):
-        raise ValueError(f"{name} of an autoencoder goes up to {most}; got {str(value)[:80]}")
+        raise ValueError(f"{name} goes up to {most}; got {str(value)[:80]}")
     for item in items:
         if isinstance(item, list):
             _check_setting(name, item, most)

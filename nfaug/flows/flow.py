@@ -16,9 +16,8 @@ from .config import FlowConfig
 from .layers import Layer, Squeeze
 from .mef import MefSettings
 from .networks import DisableTF32
-from .stored import check_finite
 
-__all__ = ["Flow", "FlowConfig", "MefSettings", "Recompute"]
+__all__ = ["Flow", "FlowConfig", "MefSettings", "Recompute", "check_finite"]
 
 Recompute = Literal["none", "steps", "blocks"]
 
@@ -342,3 +341,15 @@ class Flow(Layer):
 
     def __repr__(self) -> str:
         return f"Flow({self.config}, {self.config.parameter_count / 1e6:.2f} M parameters)"
+
+
+def check_finite(weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if a weight is NaN or infinite."""
+    # One pass: a sum is finite only if all terms are. Sums of large terms may overflow.
+    bad = [
+        name
+        for name, value in weights.items()
+        if not (value.sum().isfinite() or value.isfinite().all())
+    ]
+    if bad:
+        raise ValueError(f"weights hold NaN or infinity in {', '.join(bad)}")

@@ -12,13 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autoencoder import (
-    AutoencoderConfig,
-    encode,
-    open_autoencoder,
-    reduction,
-    weights_sha256,
-)
+from .autoencoder import AutoencoderConfig, encode, open_autoencoder, reduction, weights_sha256
 from .codec import bits_per_dim, check_levels, crop, pad
 from .config import FlowConfig
 
@@ -42,7 +36,6 @@ class LatentCodec:
     Args:
         autoencoder: A frozen autoencoder of a class in `nfaug.flows.autoencoder.CLASSES`.
         config: The checkpoint's record.
-        padded_size: (height, width) inside the flow; None for that of the latents.
 
     Raises:
         ValueError: If the autoencoder has other image or latent channels than the record.
@@ -51,15 +44,10 @@ class LatentCodec:
     exact = False
     figure = "latent_bits_per_dim"
 
-    def __init__(
-        self,
-        autoencoder: Any,
-        config: AutoencoderConfig,
-        padded_size: tuple[int, int] | None = None,
-    ) -> None:
+    def __init__(self, autoencoder: Any, config: AutoencoderConfig) -> None:
         self.record = config
         self.latent_shape = _latent_shape(autoencoder, config)
-        self.padded_size = padded_size or self.latent_shape[1:]
+        self.padded_size = self.latent_shape[1:]
         self._autoencoder = autoencoder
 
     @property

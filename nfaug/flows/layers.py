@@ -20,8 +20,8 @@ from .matrix_exp import expm, special_orthogonal_log
 __all__ = [
     "SQUEEZES",
     "ActNorm",
+    "Chain",
     "FrozenAffine",
-    "FrozenStep",
     "HaarSqueeze",
     "InvertibleConv1x1",
     "Layer",
@@ -237,48 +237,40 @@ class FrozenAffine(Layer):
 
 
 class Chain(Layer):
-    """Its sub-modules, one after the other."""
+    """Layers by name, one after the other."""
 
-    def _layers(self) -> list[Layer]:
-        return [cast("Layer", layer) for layer in self.children()]
+    def __init__(self, **layers: Layer) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         total = x.new_zeros(len(x))
-        for layer in self._layers():
+        for layer in self.children():
             x, logdet = layer(x)
             total = total + logdet
         return x, total
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         total = z.new_zeros(len(z))
-        for layer in reversed(self._layers()):
-            z, logdet = layer.inverse(z)
+        for layer in reversed([*self.children()]):
+            z, logdet = cast("Layer", layer).inverse(z)
             total = total + logdet
         return z, total
 
     def initialize(self, x: Tensor) -> Tensor:
-        for layer in self._layers():
-            x = layer.initialize(x)
+        for layer in self.children():
+            x = cast("Layer", layer).initialize(x)
         return x
 
 
 class Step(Chain):
     """ActNorm, invertible 1x1 convolution and coupling, with the released weights' names."""
 
-    def __init__(self, actnorm: ActNorm, conv1x1: InvertibleConv1x1, couplinglayer: Layer) -> None:
-        super().__init__()
-        self.actnorm = actnorm
-        self.conv1x1 = conv1x1
-        self.couplinglayer = couplinglayer
+    actnorm: ActNorm
+    conv1x1: InvertibleConv1x1
+    couplinglayer: Layer
 
     def freeze(self) -> Layer:
-        return FrozenStep(FrozenAffine(self.actnorm, self.conv1x1), self.couplinglayer.freeze())
-
-
-class FrozenStep(Chain):
-    """A `Step` for inference."""
-
-    def __init__(self, affine: FrozenAffine, coupling: Layer) -> None:
-        super().__init__()
-        self.affine = affine
-        self.coupling = coupling
+        affine = FrozenAffine(self.actnorm, self.conv1x1)
+        return Chain(affine=affine, coupling=self.couplinglayer.freeze())

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .backbone import Backbone, is_size
 from .layers import SQUEEZES, ActNorm, InvertibleConv1x1, Layer, Squeeze, Step
 from .matrix_exp import MAX_BOUND, expm_action, phi_action, taylor_terms
-from .networks import CouplingNet, FoldedNet
+from .networks import CouplingNet
 
 __all__ = ["Coupling", "FrozenCoupling", "MatrixExpCoupling", "MefSettings"]
 
@@ -113,7 +113,11 @@ class MefSettings(Backbone):
             rank=self.rank,
             bound=self.bound,
         )
-        return Step(ActNorm(inputs, self.max_scale), InvertibleConv1x1(inputs[0]), coupling)
+        return Step(
+            actnorm=ActNorm(inputs, self.max_scale),
+            conv1x1=InvertibleConv1x1(inputs[0]),
+            couplinglayer=coupling,
+        )
 
     def _each_level(
         self, shape: tuple[int, int, int]
@@ -245,7 +249,7 @@ class MatrixExpCoupling(Coupling):
         self.shift = nn.Parameter(torch.zeros(1))
         self.rescale = nn.Parameter(torch.full((1,), 1 / n))
         self.reshift = nn.Parameter(torch.zeros(1))
-        self.net = CouplingNet(channels - n, n * (rows + 1), width, blocks)
+        self.net = CouplingNet.new(channels - n, n * (rows + 1), width, blocks)
         self.register_load_state_dict_post_hook(_fit_terms)
 
     def save_compute(self, *, recompute: bool, bf16: bool) -> None:
@@ -318,10 +322,9 @@ class FrozenCoupling(Coupling):
     @torch.no_grad()
     def __init__(self, coupling: MatrixExpCoupling) -> None:
         super().__init__(coupling.n, coupling.rank, coupling.exponent_bound())
-        outputs, device = coupling.net.out_layer.out_channels, coupling.scale.device
-        is_matrix = torch.arange(outputs, device=device) >= self.n
-        self.net = FoldedNet(
-            coupling.net,
+        bias = cast("Tensor", coupling.net.out_layer.bias)
+        is_matrix = torch.arange(len(bias), device=bias.device) >= self.n
+        self.net = coupling.net.folded(
             torch.where(is_matrix, 2 * coupling.scale, 1),
             torch.where(is_matrix, 2 * coupling.shift, 0),
         )

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
-
-from torch import Tensor
+from typing import Any
 
 from ..io.manifest import CONFIG, LONGEST_REASON, MODEL, CheckpointError, reading
-from ..io.tensors import LARGEST_HEADER, read_sizes, read_tensors
+from ..io.tensors import read_sizes, read_tensors
 from .autoencoder import AutoencoderConfig, find_autoencoder
-from .codec import Codec
 from .config import FlowConfig
+from .flow import Flow
 
-__all__ = ["check_finite", "largest_model", "parse_flow", "read_flow"]
-
-T = TypeVar("T")
+__all__ = ["parse_flow", "read_flow"]
 
 
 def parse_flow(
@@ -25,7 +21,7 @@ def parse_flow(
     """Return the typed form of the keys `flow` and `autoencoder` of a manifest.
 
     Raises:
-        CheckpointError: A value is unknown, or the flow is larger than the format allows.
+        CheckpointError: A value is unknown or out of range.
     """
     file = directory / CONFIG
     with reading(f"{file}: flow", longest=LONGEST_REASON):
@@ -33,19 +29,15 @@ def parse_flow(
     if "autoencoder" not in manifest:
         return flow, None
     with reading(f"{file}: autoencoder", longest=LONGEST_REASON):
-        return flow, AutoencoderConfig.from_dict(manifest["autoencoder"])
+        return flow, AutoencoderConfig(**manifest["autoencoder"])
 
 
 def read_flow(
-    build: Callable[[FlowConfig, Mapping[str, Tensor], Codec | None], T],
-    directory: Path,
-    manifest: Mapping[str, Any],
-    autoencoder: str | Path | None = None,
-) -> T:
+    directory: Path, manifest: Mapping[str, Any], autoencoder: str | Path | None = None
+) -> Flow:
     """Read the weights and build the flow.
 
     Args:
-        build: `Flow.from_tensors`.
         directory: The checkpoint directory.
         manifest: The values of its `config.json`, from `read_manifest`.
         autoencoder: Directory or repository to use instead of the recorded autoencoder.
@@ -70,21 +62,4 @@ def read_flow(
         raise CheckpointError(f"{file} is missing; {CONFIG} lists it")
     read_sizes(file)
     with reading(file, longest=10 * LONGEST_REASON):
-        return build(config, read_tensors(file, manifest["files"][MODEL]), codec)
-
-
-def largest_model(config: FlowConfig) -> int:
-    """Bytes of a file of weights of this configuration, at most."""
-    return LARGEST_HEADER + 8 * config.parameter_count
-
-
-def check_finite(weights: Mapping[str, Tensor]) -> None:
-    """Raise ValueError if a weight is NaN or infinite."""
-    # One pass: a sum is finite only if all terms are. Sums of large terms may overflow.
-    bad = [
-        name
-        for name, value in weights.items()
-        if not (value.sum().isfinite() or value.isfinite().all())
-    ]
-    if bad:
-        raise ValueError(f"weights hold NaN or infinity in {', '.join(bad)}")
+        return Flow.from_tensors(config, read_tensors(file, manifest["files"][MODEL]), codec)
