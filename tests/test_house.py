@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import nfaug
 from nfaug.classes.priors import PRIORS, Prior, PriorSettings
 from nfaug.flows.backbone import Backbone
 from nfaug.flows.config import BACKBONES

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +21,6 @@ __all__ = ["Flow", "FlowConfig", "MefSettings", "Recompute", "check_finite"]
 Recompute = Literal["none", "steps", "blocks"]
 
 _LayerMap = Callable[[Layer, Tensor], tuple[Tensor, Tensor]]
-
-
-class _Density(Protocol):
-    def log_prob(self, z: Tensor, labels: Tensor | None = None) -> Tensor: ...
 
 
 class Flow(Layer):
@@ -58,8 +53,6 @@ class Flow(Layer):
         (torch.Size([4, 1, 8, 8]), torch.Size([4]))
         >>> torch.equal(flow.decode(z), images)
         True
-        >>> flow.log_prob(images).shape, flow.sample(2).shape
-        (torch.Size([4]), torch.Size([2, 1, 8, 8]))
     """
 
     def __init__(
@@ -220,7 +213,8 @@ class Flow(Layer):
 
         Returns:
             Latents of shape (B, C, H, W), padding included, and log-determinants of shape (B,).
-            The log-determinants are those of the flow alone: see `nfaug.flows.codec.bits_per_dim`.
+            Under gaussians p(z | y) of latents, the log-density of v in nats is log p(z | y) plus
+            the log-determinant; `flow.codec.bits_per_dim` of its negative gives bits.
 
         Raises:
             ValueError: If the images have a wrong shape or dtype.
@@ -240,71 +234,6 @@ class Flow(Layer):
             with DisableTF32(z.device):
                 v = self.inverse(z.to(self.dtype))[0]
             return self.codec.to_images(v, quantize=quantize)
-
-    def log_prob(
-        self,
-        images: Tensor,
-        gaussians: _Density | None = None,
-        labels: Tensor | None = None,
-        *,
-        noise: Tensor | float | None = None,
-    ) -> Tensor:
-        """Return log p(v) = log p(z) + log|det df/dv| in nats, where z = f(v).
-
-        This is the density of dequantised images v = (u + e)/128 - 1 in flow space, padding
-        included; not the probability of 8-bit images, and not bits per dimension, which is
-        `flow.codec.bits_per_dim(-log_prob)`. With e uniform in [0, 1), the expected bits per
-        dimension are an upper bound of those of the 8-bit images. The default e = 1/2 is
-        deterministic, but gives no bound.
-
-        Args:
-            images: As for `encode`.
-            gaussians: The latent density p(z | y); None for the standard Gaussian N(0, I).
-            labels: The class of each image, integers of shape (B,).
-            noise: As for `encode`, for instance `torch.rand(len(images), *flow.config.shape)`.
-
-        Returns:
-            Shape (B,); with `gaussians` and no labels (B, K), the density under every class.
-
-        Raises:
-            ValueError: If the images or labels do not fit, or there are labels without gaussians.
-        """
-        z, logdet = self.encode(images, noise)
-        if gaussians is not None:
-            density = gaussians.log_prob(z, labels)
-            return density + (logdet if density.dim() == 1 else logdet[:, None])
-        if labels is not None:
-            raise ValueError("labels need gaussians; got labels and gaussians=None")
-        squares = z.square().flatten(1).sum(1)
-        return logdet - (squares + self.config.dim * math.log(2 * math.pi)) / 2
-
-    @torch.no_grad()
-    def sample(
-        self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Return uint8 images of latents z = temperature * e with e from N(0, I).
-
-        Flows that were trained under class Gaussians need latents from these instead:
-        `flow.decode(gaussians.sample(labels).view(-1, *flow.config.shape))`.
-
-        Args:
-            n: Number of images.
-            temperature: Standard deviation of the latents.
-            generator: Source of randomness, on the flow's device.
-
-        Returns:
-            Shape (n, C, H, W), the size of the images without padding.
-
-        Raises:
-            ValueError: If `n` or `temperature` is negative.
-        """
-        if n < 0 or not 0 <= temperature < math.inf:
-            raise ValueError(
-                f"n and temperature must not be negative; got n={n}, temperature={temperature}"
-            )
-        shape = (n, *self.config.shape)
-        z = torch.randn(shape, generator=generator, device=self.device, dtype=self.dtype)
-        return self.decode(temperature * z)
 
     def with_shape(self, channels: int, image_size: tuple[int, int]) -> Flow:
         """Return the same map for images of another shape.

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows.flow import Flow, FlowConfig, Recompute
 from nfaug.flows.layers import ActNorm
 from nfaug.flows.mef import MatrixExpCoupling, MefSettings
@@ -106,41 +105,6 @@ def test_noise_shifts_the_levels(flow: Flow) -> None:
         assert torch.equal(flow.encode(batch.float())[0], half)
 
 
-def log_normal(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    return torch.distributions.Normal(mean, variance.sqrt()).log_prob(x).flatten(1).sum(1)
-
-
-def test_log_prob(flow: Flow) -> None:
-    batch, labels = images(5), torch.tensor([0, 1, 1, 0, 1])
-    noise = torch.rand(5, *TINY.shape)
-    means, variances = torch.randn(2, TINY.dim), torch.rand(2, TINY.dim) + 0.5
-    gaussians = ClassGaussians(means, variances)
-    with torch.no_grad():
-        z, logdet = flow.encode(batch, noise)
-        standard = flow.log_prob(batch, noise=noise)
-        own = flow.log_prob(batch, gaussians, labels, noise=noise)
-        every = flow.log_prob(batch, gaussians, noise=noise)
-    expected = log_normal(z, torch.zeros(()), torch.ones(())) + logdet
-    assert torch.allclose(standard, expected, rtol=1e-5)
-    expected = log_normal(z.flatten(1), means[labels], variances[labels]) + logdet
-    assert torch.allclose(own, expected, rtol=1e-5)
-    assert every.shape == (5, 2)
-    assert torch.allclose(every[torch.arange(5), labels], own, rtol=1e-5)
-
-
-def test_sample(flow: Flow) -> None:
-    drawn = [flow.sample(3, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
-    assert drawn[0].dtype == torch.uint8
-    assert drawn[0].shape == (3, 2, 7, 8)
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
-    z = torch.randn(3, *TINY.shape, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        assert torch.equal(drawn[0], flow.decode(z))
-        mode = flow.decode(torch.zeros(1, *TINY.shape))
-    assert torch.equal(flow.sample(2, temperature=0), mode.expand(2, -1, -1, -1))
-
-
 @pytest.mark.parametrize(
     ("call", "token"),
     [
@@ -150,8 +114,6 @@ def test_sample(flow: Flow) -> None:
         (lambda f: f.initialize(torch.zeros(1, 1)), r"\(1, 1\)"),
         (lambda f: f.encode(torch.zeros(1, 3, 7, 8)), r"\(1, 3, 7, 8\)"),
         (lambda f: f.encode(images(1).long()), "int64"),
-        (lambda f: f.log_prob(images(1), labels=torch.zeros(1)), "labels"),
-        (lambda f: f.sample(1, temperature=float("nan")), "nan"),
     ],
 )
 def test_wrong_input(flow: Flow, call: Callable[[Flow], object], token: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from torch import Tensor
+from torch.nn import functional as F
 
 from nfaug.data.images import TensorImages
 from nfaug.flows.layers import Step
@@ -78,7 +79,7 @@ def test_bounds_hold_after_every_step(tiny_images: TensorImages, tiny_config: Tr
     couplings = [module for module in made.modules() if isinstance(module, MatrixExpCoupling)]
     bounds = [coupling.exponent_bound() for coupling in couplings]
     steps = [module for module in made.modules() if isinstance(module, Step)]
-    scales = [torch.nn.functional.softplus(step.actnorm.scale).max().item() for step in steps]
+    scales = [F.softplus(step.actnorm.scale).max().item() for step in steps]
     assert len(bounds) == len(scales) == 2
     assert max(bounds) <= 0.8 * (1 + 1e-5)
     assert max(scales) <= 1.05 * (1 + 1e-5)
