@@ -10,17 +10,17 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ..io.manifest import read_json, reading
-from ..io.tensors import read_sizes
 from .backbone import is_size
 
 __all__ = [
@@ -63,7 +63,6 @@ CLASSES = {
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 _INDEX = f"{_WEIGHTS}.index.json"  # of weights in several files
 _SHARD = re.compile(r"diffusion_pytorch_model-[\w.-]+\.safetensors")
-_MOST_BYTES = 2**33  # of the files of a repository
 _MOST_PIXELS = 4096  # along a side of an image
 # Attention layers of weights written before diffusers 0.17, such as stabilityai/sd-vae-ft-mse.
 _OLD_NAME = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
@@ -152,7 +151,10 @@ def open_autoencoder(source: str | Path) -> Any:
             'flows on latents need diffusers: pip install "nfaug[vae]"'
         ) from error
     if not folder.is_dir():
-        folder = _download(name)
+        from ..io.hub import Source
+
+        patterns = [_CONFIG, _WEIGHTS, _INDEX, "diffusion_pytorch_model-*.safetensors"]
+        folder = Source(name).download(patterns, list, needed=[_CONFIG])
     settings = _read_settings(folder)
     weights = _read_weights(folder)
     try:
@@ -163,19 +165,6 @@ def open_autoencoder(source: str | Path) -> Any:
         reason = " ".join(str(error).split())[:1000]
         raise ValueError(f"{name!r}: {_CONFIG} and weights do not fit: {reason}") from None
     return model.eval().requires_grad_(False)
-
-
-def _download(repo_id: str) -> Path:
-    """Download a repository's configuration and safetensors files; return their directory."""
-    from ..io.hub import Source
-
-    def within(sizes: Mapping[str, int]) -> list[str]:
-        if (total := sum(sizes.values())) > _MOST_BYTES:
-            raise ValueError(f"{repo_id!r} has {total} bytes; at most {_MOST_BYTES} are read")
-        return list(sizes)
-
-    patterns = [_CONFIG, _WEIGHTS, _INDEX, "diffusion_pytorch_model-*.safetensors"]
-    return Source(repo_id).download(patterns, within, needed=[_CONFIG])
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
@@ -216,8 +205,10 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     for name in names:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}")
-        read_sizes(folder / name)  # raises for a damaged header
-        tensors |= load_file(folder / name)
+        try:
+            tensors |= load_file(folder / name)
+        except SafetensorError as error:
+            raise ValueError(f"{folder / name} cannot be read: {error}") from None
     return {
         _OLD_NAME.sub(lambda old: f"{old[1]}.{_NEW_NAMES[old[2]]}.", name): value.to(torch.float32)
         for name, value in tensors.items()

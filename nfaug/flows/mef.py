@@ -105,18 +105,17 @@ class MefSettings(Backbone):
         )
 
     def _step(self, inputs: tuple[int, int, int], blocks: int, width: int) -> Step:
-        coupling = MatrixExpCoupling(
-            inputs[0],
-            width,
-            blocks,
-            low_rank_above=self.low_rank_above,
-            rank=self.rank,
-            bound=self.bound,
-        )
         return Step(
             actnorm=ActNorm(inputs, self.max_scale),
             conv1x1=InvertibleConv1x1(inputs[0]),
-            couplinglayer=coupling,
+            couplinglayer=MatrixExpCoupling(
+                inputs[0],
+                width,
+                blocks,
+                low_rank_above=self.low_rank_above,
+                rank=self.rank,
+                bound=self.bound,
+            ),
         )
 
     def _each_level(
@@ -174,6 +173,10 @@ class Coupling(Layer):
         bound: Largest norm of M (full rank) or P (low rank).
     """
 
+    net: CouplingNet
+    rescale: Tensor
+    reshift: Tensor
+
     def __init__(self, n: int, rank: int | None, bound: float) -> None:
         super().__init__()
         self.n = n
@@ -187,8 +190,15 @@ class Coupling(Layer):
         self.bound = bound
 
     @abstractmethod
+    def _entries(self, raw: Tensor) -> Tensor:
+        """Return bounded entries of the matrices before rescale and reshift."""
+
     def _condition(self, x1: Tensor) -> tuple[Tensor, Tensor]:
         """Return (t, matrices) of shapes (B, n, H, W) and (B, rows, n, H, W): see `expm_action`."""
+        # From channels-last: the action of the matrices vectorises over pixels.
+        out = self.net(x1).contiguous()
+        t, raw = out[:, : self.n], out[:, self.n :].unflatten(1, (-1, self.n))
+        return t, torch.addcmul(self.reshift, self.rescale, self._entries(raw))
 
     def _transform(self, matrices: Tensor, x2: Tensor, sign: int) -> tuple[Tensor, Tensor]:
         """Return exp(sign*M) x2 and sign * sum over pixels of trace(M)."""
@@ -255,10 +265,8 @@ class MatrixExpCoupling(Coupling):
     def save_compute(self, *, recompute: bool, bf16: bool) -> None:
         self.net.recompute, self.net.bf16 = recompute, bf16
 
-    def _condition(self, x1: Tensor) -> tuple[Tensor, Tensor]:
-        t, raw = _split(self.net(x1), self.n)
-        entries = torch.tanh(torch.addcmul(self.shift, self.scale, raw))
-        return t, torch.addcmul(self.reshift, self.rescale, entries)
+    def _entries(self, raw: Tensor) -> Tensor:
+        return torch.tanh(torch.addcmul(self.shift, self.scale, raw))
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> Tensor:
@@ -316,9 +324,6 @@ class FrozenCoupling(Coupling):
     takes a fifth of the time on CPUs; the scalars include these factors.
     """
 
-    rescale: Tensor
-    reshift: Tensor
-
     @torch.no_grad()
     def __init__(self, coupling: MatrixExpCoupling) -> None:
         super().__init__(coupling.n, coupling.rank, coupling.exponent_bound())
@@ -331,12 +336,5 @@ class FrozenCoupling(Coupling):
         self.register_buffer("rescale", 2 * coupling.rescale)
         self.register_buffer("reshift", coupling.reshift - coupling.rescale)
 
-    def _condition(self, x1: Tensor) -> tuple[Tensor, Tensor]:
-        t, raw = _split(self.net(x1), self.n)
-        return t, torch.addcmul(self.reshift, self.rescale, torch.sigmoid(raw))
-
-
-def _split(raw: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Split the network's output into t and one matrix per pixel."""
-    raw = raw.contiguous()  # from channels-last: the action of the matrices vectorises over pixels
-    return raw[:, :n], raw[:, n:].unflatten(1, (-1, n))
+    def _entries(self, raw: Tensor) -> Tensor:
+        return torch.sigmoid(raw)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..io.manifest import CONFIG, LONGEST_REASON, MODEL, CheckpointError, reading
-from ..io.tensors import read_sizes, read_tensors
+from ..io.manifest import CONFIG, LONGEST_REASON, MODEL, reading
+from ..io.tensors import read_tensors
 from .autoencoder import AutoencoderConfig, find_autoencoder
 from .config import FlowConfig
 from .flow import Flow
@@ -58,8 +58,5 @@ def read_flow(
     elif autoencoder is not None:
         raise ValueError(f"{directory} holds a flow on pixels, which needs no autoencoder")
     file = directory / MODEL
-    if not file.is_file():
-        raise CheckpointError(f"{file} is missing; {CONFIG} lists it")
-    read_sizes(file)
     with reading(file, longest=10 * LONGEST_REASON):
         return Flow.from_tensors(config, read_tensors(file, manifest["files"][MODEL]), codec)

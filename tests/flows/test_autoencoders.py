@@ -23,9 +23,6 @@ from nfaug.flows.autoencoder import (
     weights_sha256,
 )
 from nfaug.flows.latent_codec import measure_codec
-from nfaug.flows.mef import MefSettings
-from nfaug.training import TrainConfig, train
-from nfaug.training.config import PCAConfig
 
 LATENTS = {
     "AutoencoderKL": (4, 8, 8),
@@ -71,14 +68,6 @@ def test_latents_are_those_of_the_class(
     assert (codec.to_images(v[:2]) / 255 - decoded).abs().max() < 1 / 255
 
 
-def test_published_scales_change_nothing(photos: TensorImages, tmp_path: Path) -> None:
-    """(z - shift) * scale, standardised by its own moments, is z standardised by its own."""
-    scales = {"scaling_factor": 1.5305, "shift_factor": 0.0609}
-    plain = measure_codec(make_autoencoder(tmp_path / "plain"), photos.images)
-    scaled = measure_codec(make_autoencoder(tmp_path / "scaled", **scales), photos.images)
-    assert torch.equal(plain.prepare(photos.images), scaled.prepare(photos.images))
-
-
 @pytest.mark.parametrize("kind", CLASSES)
 def test_no_flow_on_latents(
     kind: str, autoencoders: dict[str, Path], photos: TensorImages, tmp_path: Path
@@ -100,20 +89,6 @@ def test_no_flow_on_latents(
     assert ((new - images).abs().amax((1, 2, 3)) > 0).all()
     nfa.strength = 0.0
     assert torch.equal(nfa(images, photos.targets)[0], images)
-
-
-def test_a_flow_is_trained_on_latents(autoencoders: dict[str, Path], photos: TensorImages) -> None:
-    config = TrainConfig(
-        epochs=1,
-        batch_size=12,
-        autoencoder=str(autoencoders["AutoencoderDC"]),
-        flow=MefSettings(steps=(1, 1), blocks=(0, 0), width=(4, 4)),
-        pca=PCAConfig(rank=2),
-    )
-    made = train(photos, config, progress=False).checkpoint
-    assert made.config.flow.shape == LATENTS["AutoencoderDC"]
-    new, _ = nfaug.NFAugment(made, p=1.0, gate=False)(photos.images / 255, photos.targets)
-    assert torch.isfinite(new).all()
 
 
 def test_a_trained_flow_on_pixels_is_refused(autoencoder: Path, photos: TensorImages) -> None:

@@ -12,10 +12,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nfaug.flows.flow import Flow, FlowConfig, Recompute
-from nfaug.flows.layers import ActNorm
 from nfaug.flows.mef import MatrixExpCoupling, MefSettings
 from nfaug.flows.networks import DisableTF32
 
@@ -225,18 +223,6 @@ def test_a_frozen_flow_can_be_copied_moved_and_pickled(frozen: Flow) -> None:
     assert torch.allclose(double.inverse(z.double())[0], v.double(), atol=1e-5)
 
 
-def test_gradients_pass_through_a_frozen_flow(flow: Flow, frozen: Flow) -> None:
-    z = torch.randn(2, *TINY.shape)
-    grads = []
-    for form in (flow, frozen):
-        point = z.clone().requires_grad_()
-        value, logdet = form.inverse(point)
-        (value.square().sum() + logdet.sum()).backward()
-        assert point.grad is not None
-        grads.append(point.grad)
-    assert torch.allclose(*grads, rtol=1e-3, atol=1e-3)
-
-
 # Training
 
 
@@ -269,19 +255,6 @@ def test_bfloat16_changes_training_steps_alone(flow: Flow) -> None:
         assert torch.equal(full(v)[0], half(v)[0])
 
 
-def test_clipping_bounds_exponents_and_scales() -> None:
-    flow = perturbed(HAAR)
-    scales = [module for module in flow.modules() if isinstance(module, ActNorm)]
-    for coupling, layer in zip(couplings(flow), scales, strict=True):
-        coupling.rescale.data.fill_(100)
-        layer.scale.data.fill_(100)
-    flow.clip_()
-    for coupling, layer in zip(couplings(flow), scales, strict=True):
-        assert coupling.exponent_bound() == pytest.approx(coupling.bound, rel=1e-5)
-        assert F.softplus(layer.scale).max().item() == pytest.approx(20)
-        coupling.fit_terms()
-
-
 # Precision and compilation
 
 
@@ -310,8 +283,10 @@ def test_autocast_does_not_reach_encode_and_decode(frozen: Flow) -> None:
             assert torch.is_autocast_enabled("cpu")
 
 
-def test_compiles_to_one_graph(frozen: Flow) -> None:
-    batch = images(3)
+def test_compiles_to_one_graph() -> None:
+    config = FlowConfig(1, (4, 4), MefSettings(steps=(1, 1), blocks=(0, 0), width=(3, 3)))
+    flow, batch = perturbed(config), images(3, config)
+    frozen = flow.freeze()
     with torch.no_grad():
         z, logdet = frozen.encode(batch)
         encode = torch.compile(frozen.encode, fullgraph=True, backend="aot_eager")
@@ -320,12 +295,7 @@ def test_compiles_to_one_graph(frozen: Flow) -> None:
         assert torch.allclose(compiled, z, atol=1e-5)
         assert torch.allclose(compiled_logdet, logdet, rtol=1e-5)
         assert torch.equal(decode(z), batch)
-
-
-def test_training_compiles_to_one_graph() -> None:
-    config = FlowConfig(1, (4, 4), MefSettings(steps=(1,), blocks=(0,), width=(3,)))
-    v = torch.rand(2, *config.shape) * 2 - 1
-    step = torch.compile(perturbed(config), fullgraph=True, backend="aot_eager")
-    z, logdet = step(v)
+    step = torch.compile(flow, fullgraph=True, backend="aot_eager")
+    z, logdet = step(torch.rand(2, *config.shape) * 2 - 1)
     (z.square().sum() - logdet.sum()).backward()
-    assert all(parameter.grad is not None for parameter in step.parameters())
+    assert all(parameter.grad is not None for parameter in flow.parameters())

@@ -117,6 +117,7 @@ class RunContext:
                 images = augmentation.apply(images, drawn)
             prepared = flow.codec.prepare(images)
             flow.initialize(flow.codec.dequantize(prepared, noise))
+            flow.clip_()  # a bound below that of new scalars would grow to it on loading
         self.processes.broadcast([*flow.parameters(), *flow.buffers()])
         return flow
 
