@@ -51,11 +51,9 @@ class FlowConfig:
     def __post_init__(self) -> None:
         if isinstance(self.image_size, list):  # JSON has lists
             object.__setattr__(self, "image_size", tuple(self.image_size))
-        if not isinstance(self.backbone, Backbone):
-            raise ValueError(
-                "backbone must be settings such as MefSettings(steps=(4, 4), ...) or Identity(); "
-                f"got {self.backbone!r}"
-            )
+        backbone: Any = self.backbone
+        if not isinstance(backbone, Backbone):
+            raise ValueError(f"backbone must be settings such as MefSettings(); got {backbone!r}")
         if type(self.channels) is not int or self.channels < 1:
             raise ValueError(f"channels must be a positive integer; got {self.channels!r}")
         if not is_size(self.image_size):

@@ -185,8 +185,8 @@ class CouplingNet(nn.Module):
         layers: list[nn.Module] = [FoldedConv(weight * _LOG2_E, bias * _LOG2_E)]
         for block in blocks:
             folds = [cast("NormedConv", conv).folded() for conv in block.children()]
-            convs = [FoldedConv(weight, bias * _LOG2_E) for weight, bias in folds]
-            layers.append(ResidualBlock(*convs, elu=_elu))
+            conv1, conv2, conv3 = (FoldedConv(weight, bias * _LOG2_E) for weight, bias in folds)
+            layers.append(ResidualBlock(conv1, conv2, conv3, _elu))
         weight, bias = self.out_layer.parameters()
         weight = weight * (out_scale / _LOG2_E)[:, None, None, None]
         return CouplingNet(layers, FoldedConv(weight, bias * out_scale + out_shift), _elu)

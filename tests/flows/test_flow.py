@@ -284,7 +284,7 @@ def test_autocast_does_not_reach_encode_and_decode(frozen: Flow) -> None:
 
 
 def test_compiles_to_one_graph() -> None:
-    config = FlowConfig(1, (4, 4), MefSettings(steps=(1, 1), blocks=(0, 0), width=(3, 3)))
+    config = FlowConfig(1, (4, 4), MefSettings(steps=(1,), blocks=(0,), width=(3,)))
     flow, batch = perturbed(config), images(3, config)
     frozen = flow.freeze()
     with torch.no_grad():
