@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -49,11 +49,12 @@ class FlowConfig:
     backbone: Backbone = field(default_factory=MefSettings)
 
     def __post_init__(self) -> None:
-        if isinstance(self.image_size, list):  # JSON has lists
+        if isinstance(cast("Any", self.image_size), list):  # JSON has lists
             object.__setattr__(self, "image_size", tuple(self.image_size))
-        backbone: Any = self.backbone
-        if not isinstance(backbone, Backbone):
-            raise ValueError(f"backbone must be settings such as MefSettings(); got {backbone!r}")
+        if not isinstance(cast("Any", self.backbone), Backbone):
+            raise ValueError(
+                f"backbone must be settings such as MefSettings(); got {self.backbone!r}"
+            )
         if type(self.channels) is not int or self.channels < 1:
             raise ValueError(f"channels must be a positive integer; got {self.channels!r}")
         if not is_size(self.image_size):
