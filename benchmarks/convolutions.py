@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from nfaug.flows.flow import Flow
 from nfaug.flows.mef import FrozenCoupling
-from nfaug.flows.networks import FoldedNet
+from nfaug.flows.networks import CouplingNet
 
 __all__ = ["Convolutions", "convolutions"]
 
@@ -26,7 +26,7 @@ class Convolutions:
             for step in steps:
                 coupling = step.coupling
                 assert isinstance(coupling, FrozenCoupling)
-                x = torch.randn(batch, coupling.net.first.weight.shape[1], height, width)
+                x = torch.randn(batch, coupling.net.layers[0].weight.shape[1], height, width)
                 x = x.to(flow.device).contiguous(memory_format=torch.channels_last)
                 convs = [(conv.weight, conv.bias) for conv in convolutions(coupling.net)]
                 self.layers.append((x, convs))
@@ -47,7 +47,7 @@ class Convolutions:
             x.backward(torch.ones_like(x))
 
 
-def convolutions(net: FoldedNet) -> list[nn.Module]:
+def convolutions(net: CouplingNet) -> list[nn.Module]:
     """The folded convolutions of a network in order."""
-    blocks = [conv for block in net.blocks for conv in (block.conv1, block.conv2, block.conv3)]
-    return [net.first, *blocks, net.last]
+    first, *blocks = net.layers
+    return [first, *(conv for block in blocks for conv in block.children()), net.out_layer]

@@ -38,11 +38,14 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.mef import MatrixExpCoupling, MefSettings
 
 SIZES = {
     "cifar": FlowConfig(),
     "small": FlowConfig(
-        channels=1, image_size=(32, 32), steps=(4, 4), blocks=(1, 1), width=(32, 32)
+        channels=1,
+        image_size=(32, 32),
+        backbone=MefSettings(steps=(4, 4), blocks=(1, 1), width=(32, 32)),
     ),
 }
 
@@ -55,15 +58,19 @@ def example_flow(config: FlowConfig, device: str) -> Flow:
     """
     flow = Flow(config).to(device)
     with torch.no_grad():
-        for coupling in flow.couplings():
+        for coupling in couplings(flow):
             coupling.rescale.fill_(1.9 / coupling.n)
-            for block in coupling.net.blocks:
+            for block in coupling.net.layers[1:]:
                 block.conv3.norm.scale.fill_(0.1)
             weight = coupling.net.out_layer.weight
             weight.normal_(0, weight[0].numel() ** -0.5)
             weight[coupling.n :] *= 6  # the matrices; the first n channels are shifts
     flow.initialize(torch.rand(64, *config.shape, device=device) * 2 - 1)
     return flow
+
+
+def couplings(flow: Flow) -> list[MatrixExpCoupling]:
+    return [module for module in flow.modules() if isinstance(module, MatrixExpCoupling)]
 
 
 def train_step(flow: nn.Module) -> Callable[[Tensor], None]:

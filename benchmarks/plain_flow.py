@@ -45,8 +45,9 @@ def plain_net(net: CouplingNet, x: Tensor) -> Tensor:
     def normed(layer: NormedConv, x: Tensor) -> Tensor:
         return layer.norm(layer.conv(x))
 
-    x = F.elu(normed(net.first, x))
-    for block in net.blocks:
+    first, *blocks = net.layers
+    x = F.elu(normed(first, x))
+    for block in blocks:
         h = F.elu(normed(block.conv1, x))
         h = F.elu(normed(block.conv2, h))
         x = F.elu(normed(block.conv3, h) + x)

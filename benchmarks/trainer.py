@@ -119,7 +119,7 @@ name, bf16, threads = sys.argv[1], sys.argv[2] == "bf16", int(sys.argv[3])
 torch.set_num_threads(threads)
 flow = nfaug.load(name).flow.train()
 if bf16:
-    flow.bf16 = True
+    flow.configure_training(bf16=True)
 images = torch.randint(0, 256, (64, flow.config.channels, *flow.config.image_size))
 images = images.to(torch.uint8)
 seconds = []
@@ -180,7 +180,7 @@ def one_step(way: Recompute) -> None:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     flow = Flow(FlowConfig())
-    flow.recompute = way
+    flow.configure_training(recompute=way)
     optimizer = FlowOptimizer(flow, TrainConfig())
     before = peak()
     images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .classes.gaussians import ClassGaussians
     from .classes.pca_fit import ClasswisePCA
     from .fitting import fit
-    from .flows.flow import Flow, FlowConfig
+    from .flows.flow import Flow, FlowConfig, MefSettings
 
 __all__ = [
     "Checkpoint",
@@ -20,6 +20,7 @@ __all__ = [
     "ClasswisePCA",
     "Flow",
     "FlowConfig",
+    "MefSettings",
     "NFAugment",
     "__version__",
     "fit",
@@ -30,7 +31,7 @@ __all__ = [
 # does not wait for torch.
 _MODULES = {
     **dict.fromkeys(("Checkpoint", "CheckpointError", "load"), "checkpoint.checkpoint"),
-    **dict.fromkeys(("Flow", "FlowConfig"), "flows.flow"),
+    **dict.fromkeys(("Flow", "FlowConfig", "MefSettings"), "flows.flow"),
     "ClassGaussians": "classes.gaussians",
     "ClasswisePCA": "classes.pca_fit",
     "NFAugment": "augment.transform",

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import nfaug
 from nfaug.classes.priors import PRIORS, Prior, PriorSettings
 from nfaug.flows.backbone import Backbone
 from nfaug.flows.config import BACKBONES
@@ -55,9 +54,9 @@ def test_a_package_is_small_listed_and_documented(package: Path) -> None:
 
 def test_entries_of_the_registries_can_be_chosen_by_name() -> None:
     for name, backbone in BACKBONES.items():
-        assert isinstance(backbone, Backbone)
-        assert Path(inspect.getfile(type(backbone))).parent == ROOT / "nfaug/flows"
-        assert nfaug.FlowConfig(backbone=name).levels == backbone.levels(nfaug.FlowConfig())
+        assert issubclass(backbone, Backbone)
+        assert backbone.name == name
+        assert Path(inspect.getfile(backbone)).parent == ROOT / "nfaug/flows"
     for kind, prior in PRIORS.items():
         assert isinstance(prior, Prior)
         assert PriorSettings(kind=kind).entry is prior

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
 from nfaug.classes.priors import PriorSettings
 from nfaug.data.decode import MAX_PIXELS
-from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Recompute
+from nfaug.flows.mef import MefSettings
 
 from .augmentation import FlowAugmentation
 
 __all__ = [
+    "SMALL_FLOW",
     "TRACKERS",
     "DataConfig",
-    "FlowSettings",
     "LatentConfig",
     "OptimConfig",
     "PCAConfig",
@@ -34,36 +33,7 @@ __all__ = [
 
 _IMAGES, _EPOCHS = 1_000_000, (10, 400)  # what epochs: 0 stands for
 TRACKERS = ("tensorboard", "wandb", "trackio")
-
-
-def _flow_settings() -> type:
-    """`FlowConfig` without the fields that the data decide, with a small flow as default."""
-    small = {"steps": (4, 4), "blocks": (1, 1), "width": (32, 32)}
-    hints = get_type_hints(FlowConfig)
-    chosen = [f for f in dataclasses.fields(FlowConfig) if f.name not in ("channels", "image_size")]
-    # Entries of the docstring, from their name to the next one or to an empty line.
-    entry = r"^ {4}(\w+): .*?(?=^ {4}\w+: |^\s*$)"
-    doc = inspect.cleandoc(FlowConfig.__doc__ or "")
-    entries = {found[1]: found[0] for found in re.finditer(entry, doc, re.MULTILINE | re.DOTALL)}
-    made = dataclasses.make_dataclass(
-        "FlowSettings",
-        [(f.name, hints[f.name], field(default=small.get(f.name, f.default))) for f in chosen],
-        frozen=True,
-    )
-    made.__module__ = __name__
-    made.__doc__ = (
-        "The flow's architecture; channels and image size come from the data.\n\nArgs:\n"
-        + "".join(entries.get(f.name, "") for f in chosen)
-    )
-    return made
-
-
-# Type checkers see the same fields. The order matters: jsonargparse runs the body of an
-# `if TYPE_CHECKING`.
-if not TYPE_CHECKING:
-    FlowSettings = _flow_settings()
-else:
-    FlowSettings = FlowConfig
+SMALL_FLOW = MefSettings(steps=(4, 4), blocks=(1, 1), width=(32, 32))
 
 
 @dataclass(frozen=True)
@@ -241,7 +211,7 @@ class TrainConfig:
             AutoencoderTiny or AutoencoderDC: a directory, or owner/name on the Hub; null for
             pixels.
         latents: Settings of the autoencoder's latents.
-        flow: The flow's architecture.
+        flow: The flow's architecture; channels and image size come from the data.
         dataset: How images are read.
         prior: The class gaussians.
         optim: The optimiser.
@@ -270,7 +240,7 @@ class TrainConfig:
     pictures_every: int = 10
     autoencoder: str | None = None
     latents: LatentConfig = field(default_factory=LatentConfig)
-    flow: FlowSettings = field(default_factory=FlowSettings)
+    flow: MefSettings = field(default_factory=lambda: SMALL_FLOW)
     dataset: DataConfig = field(default_factory=DataConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -15,9 +15,10 @@ from torch.utils.data import Dataset
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.open import wrap_dataset
 from nfaug.fitting import check_images, fit_classes
+from nfaug.flows.backbone import Backbone
 from nfaug.io.lock import lock_output
 
-from .config import FlowSettings, LatentConfig, TrainConfig
+from .config import SMALL_FLOW, LatentConfig, TrainConfig
 from .evaluation.metrics import evaluate
 from .report.environment import save_environment
 from .run.context import RunContext, TrainResult, open_context
@@ -172,12 +173,10 @@ def train(
     return result
 
 
-def shape_of(init: Checkpoint, requested: FlowSettings) -> FlowSettings:
+def shape_of(init: Checkpoint, requested: Backbone) -> Any:
     """The settings of an existing flow; warns if `requested` asks for others."""
-    config = init.flow.config
-    names = FlowSettings.__dataclass_fields__
-    shape = FlowSettings(**{name: getattr(config, name) for name in names})
-    if requested not in (shape, FlowSettings()):
+    shape = init.flow.config.backbone
+    if requested not in (shape, SMALL_FLOW):
         warnings.warn(
             "the initial flow fixes the flow's shape; the settings flow.* are ignored",
             UserWarning,

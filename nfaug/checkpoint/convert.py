@@ -15,6 +15,7 @@ from torch import Tensor
 from ..classes.gaussians import ClassGaussians
 from ..flows.config import FlowConfig
 from ..flows.flow import Flow
+from ..flows.mef import MefSettings
 from ..io.manifest import reading
 from .foreign import read_foreign
 
@@ -23,7 +24,7 @@ __all__ = ["Converted", "convert_checkpoint", "convert_state", "infer_config"]
 _PREFIXES = ("ema.ema_model.flow.", "ema.ema_model.", "flow.", "")  # the first match wins
 _GAUSSIANS = ("mu_arr", "cov_lower_arr", "scale_tril_arr")
 _OTHERS = ("level_out_shape_arr", *_GAUSSIANS)  # keys besides the weights
-_DEFAULTS = FlowConfig()
+_DEFAULTS = MefSettings()
 _MOST_LEVELS, _MOST_BLOCKS = 16, 10_000  # bounds of the numbers in names, far above any real flow
 _STEP = re.compile(r"blocks\.\d{1,5}\.\d{1,5}\.")
 

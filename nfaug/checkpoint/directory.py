@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..classes.gaussians import ClassGaussians
 from ..classes.pca_fit import ClasswisePCA
-from ..flows.flow import Flow
-from ..flows.stored import check_finite, largest_model, read_flow
+from ..flows.flow import Flow, check_finite
+from ..flows.stored import read_flow
 from ..io.atomic import check_output, replace_directory
 from ..io.manifest import (
     CONFIG,
@@ -100,7 +100,7 @@ def file_limits(directory: Path) -> dict[str, int]:
     pca = classes * (rank + 4) * (dim + 16) + images * (rank + 4)
     shards = max(1, len(pca_files(manifest["files"])))
     return {
-        **largest_model(directory, manifest),
+        "model": LARGEST_HEADER + 8 * config.flow.parameter_count,
         "gaussians": LARGEST_HEADER + 8 * classes * (2 * dim + 1),
         "pca": shards * LARGEST_HEADER + 4 * pca,
     }
@@ -110,7 +110,7 @@ def _read(path: Path, manifest: dict[str, Any], autoencoder: str | Path | None =
     files = manifest["files"]
     check_files_present(path, files)
     config = CheckpointConfig.from_manifest(path, manifest)
-    flow = read_flow(Flow.from_tensors, path, manifest, autoencoder)
+    flow = read_flow(path, manifest, autoencoder)
     parts = Parts(flow.eval(), config)
     if GAUSSIANS in files:
         with reading(path / GAUSSIANS):

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from ..data.batches import open_batches
-from ..data.images import to_tensors
-from ..flows.invertibility import measure
 from .common import (
     add_data_options,
     add_flow,
@@ -35,12 +32,6 @@ def parser() -> ArgumentParser:
     add_flow(made)
     add_data_options(made, "test")
     made.add_argument("--batch-size", type=int, default=256, help="images per batch")
-    made.add_argument(
-        "--invertibility",
-        action="store_true",
-        help="measure the inverse instead: exact round trips, error in grey levels and condition, "
-        "on these images, noise and extremes, and on mixed latents against float64",
-    )
     return made
 
 
@@ -49,13 +40,6 @@ def run(arguments: Namespace) -> dict[str, Any]:
     from ..training.evaluation.metrics import evaluate
 
     checkpoint = load_on(arguments)
-    if arguments.invertibility:
-        return measure(
-            checkpoint.flow,
-            to_tensors(open_data(arguments, checkpoint, _SPLITS))[0],
-            batch_size=arguments.batch_size,
-            generator=torch.Generator().manual_seed(arguments.seed),
-        )
     if checkpoint.gaussians is None:
         raise ValueError(f"{arguments.flow} has no class gaussians; fit them with: nfaug fit")
     known = bool(checkpoint.config.class_names)

@@ -1,7 +1,7 @@
 """The frozen autoencoder of a flow on latents: its record in a checkpoint, and how it is opened.
 
-Its class is one of those of diffusers in `CLASSES`, and it is read from safetensors. diffusers is
-imported only when an autoencoder is opened.
+Its class is one of those of diffusers in `CLASSES`, and its weights are read as safetensors by this
+module. diffusers is imported only when an autoencoder is opened.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ..io.manifest import reading
-from ..io.strict_json import parse_json
-from ..io.tensors import LARGEST_HEADER
+from ..io.manifest import read_json, reading
+from .backbone import is_size
 
 __all__ = [
     "CLASSES",
@@ -34,13 +35,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class AutoencoderClass:
+class AutoencoderClass(NamedTuple):
     """What differs between the autoencoders of diffusers. All map images in [-1, 1].
-
-    Their `config.json` may have a `scaling_factor` and a `shift_factor` with which diffusion models
-    standardise latents, z -> (z - shift) * scale. A flow reads neither: its codec measures the mean
-    and standard deviation of each channel, which gives the same standardised latents.
 
     Attributes:
         latents: The latents in the result of `encode`.
@@ -53,40 +49,24 @@ class AutoencoderClass:
     decoder: str
 
 
+# Their config.json may have a scaling_factor and a shift_factor for diffusion models. A flow reads
+# neither: its codec measures mean and standard deviation of each channel, to the same effect.
 _SPLIT = ("encoder_block_out_channels", "decoder_block_out_channels")
 CLASSES = {
     "AutoencoderKL": AutoencoderClass(
         lambda output: output.latent_dist.mode(), "block_out_channels", "block_out_channels"
     ),
-    # Of Stable Diffusion's latents after their scaling: its own scaling factor is 1. The decoder
-    # squashes latents to (-3, 3).
+    # Of Stable Diffusion's latents after their scaling; the decoder squashes them to (-3, 3).
     "AutoencoderTiny": AutoencoderClass(lambda output: output.latents, *_SPLIT),
     "AutoencoderDC": AutoencoderClass(lambda output: output.latent, *_SPLIT),
 }
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors")
-_INDEX = "diffusion_pytorch_model.safetensors.index.json"  # of the shards
-# Configurations may come from untrusted files: sizes are bounded before memory is allocated.
-_MAX_CONFIG_BYTES = 2**20
-_MAX_SIDE = 4096
-_MAX_CHANNELS = 512
-_MAX_BLOCKS = 8
-_LIMITS = {  # smallest and largest values, of single numbers and in lists
-    "block_out_channels": (1, 4096),
-    "encoder_block_out_channels": (1, 4096),
-    "decoder_block_out_channels": (1, 4096),
-    "layers_per_block": (1, 8),
-    "num_encoder_blocks": (0, 16),
-    "num_decoder_blocks": (0, 16),
-    "encoder_layers_per_block": (0, 16),
-    "decoder_layers_per_block": (0, 16),
-    "encoder_qkv_multiscales": (1, 15),
-    "decoder_qkv_multiscales": (1, 15),
-    "upsampling_scaling_factor": (1, 4),
-    "attention_head_dim": (1, 512),
-    "latent_channels": (1, _MAX_CHANNELS),
-    "in_channels": (1, _MAX_CHANNELS),
-    "out_channels": (1, _MAX_CHANNELS),
-}
+_CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+_INDEX = f"{_WEIGHTS}.index.json"  # of weights in several files
+_SHARD = re.compile(r"diffusion_pytorch_model-[\w.-]+\.safetensors")
+_MOST_PIXELS = 4096  # along a side of an image
+# Attention layers of weights written before diffusers 0.17, such as stabilityai/sd-vae-ft-mse.
+_OLD_NAME = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
+_NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _PLAIN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 _NAMES = {"hub": rf"{_PLAIN}(/{_PLAIN})?", "directory": r"(?!\.{1,2}$)[^/\\\0]{1,255}"}
 
@@ -120,59 +100,31 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         for name in ("image_size", "mean", "std"):
-            value = getattr(self, name)
-            if not isinstance(value, list | tuple):
-                raise ValueError(f"{name} must be a list of numbers; got {str(value)[:40]!r}")
-            object.__setattr__(self, name, tuple(value))  # JSON has lists
-        for name, what, pattern in (
-            ("kind", "hub or directory", "hub|directory"),
-            ("name", f"the name of a {self.kind!r:.40}", _NAMES.get(str(self.kind), "")),
-            ("sha256", "64 hexadecimal digits", "[0-9a-f]{64}"),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, str) or not re.fullmatch(pattern, value):
-                raise ValueError(f"{name} must be {what}; got {value!r:.99}")
-        sizes: tuple[tuple[str, tuple[Any, ...], int, int], ...] = (
-            ("image_size", self.image_size, 2, _MAX_SIDE),
-            ("channels", (self.channels,), 1, _MAX_CHANNELS),
-        )
-        for name, values, length, most in sizes:
-            if len(values) != length or any(
-                type(n) is not int or not 0 < n <= most for n in values
-            ):
-                raise ValueError(
-                    f"{name} must be {length} integers in [1, {most}]; got {str(values)[:80]}"
-                )
-        if not 1 <= len(self.mean) == len(self.std) <= _MAX_CHANNELS:
-            raise ValueError(
-                f"mean and std must have one number per channel; got {len(self.mean)} and "
-                f"{len(self.std)}"
-            )
-        for value in (*self.mean, *self.std, self.noise):
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise ValueError(f"mean, std and noise must be finite numbers; got {value!r:.40}")
-        if min(self.std) <= 0 or not 0 < self.noise <= 1:
-            raise ValueError(
-                f"std must be positive and noise lie in (0, 1]; got {min(self.std)} and "
-                f"{self.noise}"
-            )
+            if isinstance(value := getattr(self, name), list):  # JSON has lists
+                object.__setattr__(self, name, tuple(value))
+        good = {
+            "kind": self.kind in ("hub", "directory"),
+            "name": re.fullmatch(_NAMES.get(str(self.kind), ""), str(self.name)),
+            "image_size": is_size(self.image_size) and max(self.image_size) <= _MOST_PIXELS,
+            "mean": _numbers(self.mean),
+            "std": _numbers(self.std) and len(self.std) == len(self.mean) and min(self.std) > 0,
+            "noise": _numbers((self.noise,)) and 0 < self.noise <= 1,
+        }
+        for name, fine in good.items():
+            if not fine:
+                found = str(getattr(self, name))[:80]
+                raise ValueError(f"{name} of an autoencoder's record cannot be {found!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as a dictionary that JSON can hold."""
+        """The record as a dictionary that JSON can hold; `AutoencoderConfig(**values)` reads it."""
         return dataclasses.asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: Any) -> AutoencoderConfig:
-        """The record that `to_dict` returned.
 
-        Raises:
-            ValueError: If it is not a dictionary, a key is unknown or missing, or a value is out
-                of range.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) != known:
-            raise ValueError(f"autoencoder must have the keys {', '.join(sorted(known))}")
-        return cls(**values)
+def _numbers(values: Any) -> bool:
+    """Whether a value is a tuple of finite numbers, at least one."""
+    if not isinstance(values, tuple) or not values:
+        return False
+    return all(type(n) in (int, float) and math.isfinite(n) for n in values)
 
 
 def open_autoencoder(source: str | Path) -> Any:
@@ -187,8 +139,7 @@ def open_autoencoder(source: str | Path) -> Any:
         ValueError: If its class is not in `CLASSES`, or its safetensors do not fit its config.json.
         OSError: If the directory or repository does not exist or cannot be read.
     """
-    folder = Path(source).expanduser()
-    name = str(source)
+    folder, name = Path(source).expanduser(), str(source)
     if not folder.is_dir() and (folder.exists() or name.count("/") > 1 or name[:1] in "./~"):
         raise FileNotFoundError(
             f"{name!r} is neither an autoencoder's directory nor a repository name owner/name"
@@ -200,92 +151,68 @@ def open_autoencoder(source: str | Path) -> Any:
             'flows on latents need diffusers: pip install "nfaug[vae]"'
         ) from error
     if not folder.is_dir():
-        folder = fetch_autoencoder(name)
-    kind = _check_class(folder, name)
+        from ..io.hub import Source
+
+        patterns = [_CONFIG, _WEIGHTS, _INDEX, "diffusion_pytorch_model-*.safetensors"]
+        folder = Source(name).download(patterns, list, needed=[_CONFIG])
+    settings = _read_settings(folder)
+    weights = _read_weights(folder)
     try:
-        found, report = getattr(diffusers, kind).from_pretrained(
-            str(folder),
-            use_safetensors=True,
-            torch_dtype=torch.float32,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (RuntimeError, TypeError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{name!r} cannot be read as {kind}: {reason}") from None
-    if problems := {kind: keys for kind, keys in report.items() if keys}:
-        raise ValueError(f"the weights of {name!r} do not fit its config.json: {problems}")
-    return found.eval().requires_grad_(False)
+        with torch.device("meta"):  # weights that are about to be loaded are not initialised
+            model = getattr(diffusers, settings["_class_name"]).from_config(settings)
+        model.load_state_dict(weights, assign=True)
+    except Exception as error:  # diffusers has no type for settings that make no sense
+        reason = " ".join(str(error).split())[:1000]
+        raise ValueError(f"{name!r}: {_CONFIG} and weights do not fit: {reason}") from None
+    return model.eval().requires_grad_(False)
 
 
-def fetch_autoencoder(repo_id: str) -> Path:
-    """Download a repository's files into the Hub's cache and return their directory.
-
-    `config.json` comes first, and the weights may have at most the size that it implies.
-
-    Raises:
-        ValueError: Its class is not in `CLASSES`, or a file is too large.
-        OSError: The repository cannot be read.
-    """
-    from ..io.hub import Source
-
-    source = Source(repo_id)
-    most = _MAX_CONFIG_BYTES
-
-    def within(sizes: Mapping[str, int]) -> list[str]:
-        index = sizes.get(_INDEX, 0)
-        if (size := sum(sizes.values()) - index) > most or index > _MAX_CONFIG_BYTES:
-            raise ValueError(f"the files of {repo_id!r} have {size} bytes; at most {most} are read")
-        return list(sizes)
-
-    folder = source.download(["config.json"], within, needed=["config.json"])
-    most = _largest_weights(folder, _check_class(folder, repo_id))
-    return source.download([*_WEIGHTS, _INDEX], within, revision=folder.name)
-
-
-def _largest_weights(folder: Path, kind: str) -> int:
-    """Bytes of the weights of this configuration in float64, and of the headers of shards."""
-    import diffusers
-
-    autoencoder = getattr(diffusers, kind)
-    with torch.device("meta"):
-        model = autoencoder.from_config(autoencoder.load_config(folder, local_files_only=True))
-    return 2 * LARGEST_HEADER + 8 * sum(value.numel() for value in model.state_dict().values())
-
-
-def _check_class(folder: Path, name: str) -> str:
-    """The class of an autoencoder, a key of `CLASSES`, after a check of its `config.json`.
-
-    Raises:
-        ValueError: The class is another one, or a size is too large.
-    """
-    file = folder / "config.json"
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """The settings in `config.json`, whose "_class_name" is a key of `CLASSES`."""
+    file = folder / _CONFIG
     if not file.is_file():
-        raise ValueError(f"{name!r} holds no autoencoder: config.json is missing")
-    if file.stat().st_size > _MAX_CONFIG_BYTES:
-        raise ValueError(f"{file} is longer than {_MAX_CONFIG_BYTES} bytes")
+        raise ValueError(f"{folder} holds no autoencoder: {_CONFIG} is missing")
     with reading(file):
-        values = parse_json(file.read_bytes())
-    kind = values.get("_class_name") if isinstance(values, dict) else None
-    if kind not in CLASSES or "quantization_config" in values:
-        raise ValueError(
-            f"the autoencoder must be one of diffusers' {', '.join(CLASSES)}, unquantised; "
-            f"{name!r} is {kind!r:.80}"
-        )
-    for key, (least, most) in _LIMITS.items():
-        if key in values and not _within(values[key], least, most):
-            raise ValueError(
-                f"{key} of the autoencoder {name!r} must be integers in [{least}, {most}]; got "
-                f"{str(values[key])[:80]}"
-            )
-    return str(kind)
+        settings = read_json(file)
+        kind = settings.get("_class_name")
+        if kind not in [*CLASSES] or "quantization_config" in settings:
+            raise ValueError(f"{kind!r:.80} is not one of {', '.join(CLASSES)}, unquantised")
+        for key, value in settings.items():
+            _check_setting(key, value, 16 if re.search("layers|num_.*_blocks", key) else 4096)
+    return settings
 
 
-def _within(value: Any, least: int, most: int, depth: int = 2) -> bool:
-    """Whether a value is an integer in a range, or a short list of such values or of lists."""
-    if isinstance(value, list) and depth:
-        return len(value) <= _MAX_BLOCKS and all(_within(x, least, most, depth - 1) for x in value)
-    return type(value) is int and least <= value <= most
+def _check_setting(name: str, value: Any, most: int) -> None:
+    """Refuse numbers of which an autoencoder would be built for hours."""
+    items = value if isinstance(value, list) else [value]
+    if len(items) > 16 or any(type(n) in (int, float) and abs(n) > most for n in items):
+        raise ValueError(f"{name} goes up to {most}; got {str(value)[:80]}")
+    for item in items:
+        if isinstance(item, list):
+            _check_setting(name, item, most)
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors in float32, from one safetensors file or from those that the index names."""
+    names = [_WEIGHTS]
+    if (folder / _INDEX).is_file():
+        with reading(folder / _INDEX):
+            files = read_json(folder / _INDEX).get("weight_map")
+            names = sorted({*map(str, files.values())}) if isinstance(files, dict) else []
+            if bad := [name for name in names if name != _WEIGHTS and not _SHARD.fullmatch(name)]:
+                raise ValueError(f"only safetensors files are read; it names {bad[0]!r:.80}")
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has no {name}")
+        try:
+            tensors |= load_file(folder / name)
+        except SafetensorError as error:
+            raise ValueError(f"{folder / name} cannot be read: {error}") from None
+    return {
+        _OLD_NAME.sub(lambda old: f"{old[1]}.{_NEW_NAMES[old[2]]}.", name): value.to(torch.float32)
+        for name, value in tensors.items()
+    }
 
 
 def encode(autoencoder: Any, images: Tensor) -> Tensor:
@@ -344,7 +271,7 @@ def find_autoencoder(
         source = config.name
     if source is None:
         places = [folder / config.name for folder in (near, near.parent, Path())]
-        source = next((place for place in places if (place / "config.json").is_file()), None)
+        source = next((place for place in places if (place / _CONFIG).is_file()), None)
     if source is None:
         raise FileNotFoundError(
             f"the flow of {near} needs the autoencoder in the directory {config.name!r}, which is "

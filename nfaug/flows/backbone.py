@@ -2,61 +2,67 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from .config import FlowConfig
+from .layers import Squeeze
 
-__all__ = ["Backbone", "Identity"]
+__all__ = ["Backbone", "Identity", "is_size"]
 
 
+@dataclass(frozen=True)
 class Backbone:
-    """A family of flows. `nfaug.flows.config.BACKBONES` has one instance of each, by name.
+    """The settings of one family of flows; they build its layers and tell its size.
 
-    A backbone has no state; this base class has neither settings nor layers. `FlowConfig` uses it
-    to check settings and to count parameters, `Flow` uses it to build layers. A new backbone is a
-    module with a subclass and an entry in `BACKBONES`. A setting that it needs and that does not
-    exist yet is a new field of `FlowConfig` with a default.
+    A new backbone is a module with a frozen dataclass that derives from this one, and an entry in
+    `nfaug.flows.config.BACKBONES`. Its fields are its settings: numbers, strings and tuples, all
+    with defaults. `config.json` of a checkpoint holds them beside the shape of the images.
 
     Attributes:
-        settings: Names of the `FlowConfig` fields that the backbone reads besides `channels`,
-            `image_size` and `padded_size`. The others must keep their defaults.
+        name: Its name in `config.json`.
         shape_free: Whether the same weights serve every number of channels and every size.
     """
 
-    settings: tuple[str, ...] = ()
-    shape_free = False
+    name: ClassVar[str]
+    shape_free: ClassVar[bool] = False
 
-    def check_settings(self, config: FlowConfig) -> None:
-        """Raise ValueError if one of `settings` has a wrong type or value."""
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), list):  # JSON and YAML have lists
+                object.__setattr__(self, field.name, tuple(value))
 
-    def levels(self, config: FlowConfig) -> int:
+    @property
+    def levels(self) -> int:
         """Number of levels; each halves height and width."""
         return 0
 
-    def build(self, config: FlowConfig) -> nn.ModuleList:
-        """New layers: one list of `Layer` for each level."""
+    def padded(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) inside the flow: the smallest multiples of 2^levels that hold images."""
+        unit = 2**self.levels
+        height, width = (-(-n // unit) * unit for n in image_size)
+        return height, width
+
+    def fold(self) -> Squeeze:
+        """The layer that folds space into channels at the start of each level."""
+        return Squeeze()
+
+    def build(self, shape: tuple[int, int, int]) -> nn.ModuleList:
+        """New layers for inputs of shape (C, H, W): a list of `Layer` for each level."""
         return nn.ModuleList()
 
-    def parameter_count(self, config: FlowConfig) -> int:
-        """Number of trainable values in `build(config)`."""
-        return 0
-
-    def tensor_count(self, config: FlowConfig) -> int:
-        """Number of tensors in the state dict of `build(config)`."""
-        return 0
-
-    def flop(self, config: FlowConfig) -> int:
+    def flop(self, shape: tuple[int, int, int]) -> int:
         """Floating-point operations per image and direction; a multiply-add counts as two."""
         return 0
 
-    def summary(self, config: FlowConfig) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Titles and values that describe the architecture, for a model card."""
-        return {name: getattr(config, name) for name in self.settings}
+        return dataclasses.asdict(self)
 
 
+@dataclass(frozen=True)
 class Identity(Backbone):
     """z = v with log|det| = 0, for images of any size and number of channels.
 
@@ -64,4 +70,11 @@ class Identity(Backbone):
     baseline that a trained flow has to beat.
     """
 
+    name = "identity"
     shape_free = True
+
+
+def is_size(value: Any) -> bool:
+    """Whether a value is (height, width), two positive integers."""
+    pair = isinstance(value, tuple) and len(value) == 2
+    return pair and all(type(n) is int and n > 0 for n in value)

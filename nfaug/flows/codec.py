@@ -11,8 +11,8 @@ returns every level exactly.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Codec",
     "PixelCodec",
-    "bits_per_dim",
     "check_levels",
     "crop",
     "from_flow",
@@ -33,59 +32,77 @@ __all__ = [
 ]
 
 
-class Codec(Protocol):
+class Codec(ABC):
     """Converts images to flow space and back, for `Flow.encode` and `Flow.decode`.
+
+    It is not a module: flows have no parameters or state dict entries for it.
+
+    Args:
+        channels: Channels of the images.
+        image_size: (height, width) of the images.
+        shape: (C, H, W) of what a flow models, without padding.
+        padded_size: (height, width) inside the flow.
 
     Attributes:
         exact: Whether `to_images` inverts `dequantize(prepare(images))` exactly.
         figure: Name of `bits_per_dim` in a checkpoint's metrics.
+        record: The record of the autoencoder in a checkpoint; None for pixels.
+        noise: Width w of the noise that dequantises values.
     """
 
-    exact: bool
-    figure: str
-
-    @property
-    def channels(self) -> int:
-        """Channels of the images."""
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """(height, width) of the images."""
-
-    @property
-    def record(self) -> AutoencoderConfig | None:
-        """The record of the autoencoder in a checkpoint; None for pixels."""
-
-    def prepare(self, images: Tensor) -> Tensor:
-        """Check and preprocess images: the part of the conversion that does not depend on noise."""
-
-    def dequantize(self, prepared: Tensor, noise: Tensor | float | None = None) -> Tensor:
-        """Dequantise prepared images into flow space, with noise e in [0, 1), None for 1/2."""
-
-    def to_images(self, v: Tensor, *, quantize: bool = True) -> Tensor:
-        """Return images as uint8, or as floats in [0, 1] with `quantize=False`."""
-
-    def bits_per_dim(self, nll: Tensor) -> Tensor:
-        """Return bits per dimension of -log p(v) in nats."""
-
-
-@dataclass(frozen=True)
-class PixelCodec:
-    """The codec of flows on 8-bit pixels: v = (u + e)/128 - 1, centred in `padded_size`."""
-
-    channels: int
-    image_size: tuple[int, int]
-    padded_size: tuple[int, int]
     exact = True
     figure = "bits_per_dim"
-    record = None
+    record: AutoencoderConfig | None = None
+    noise = 1 / 128
 
+    def __init__(
+        self,
+        channels: int,
+        image_size: tuple[int, int],
+        shape: tuple[int, int, int],
+        padded_size: tuple[int, int],
+    ) -> None:
+        self.channels, self.image_size = channels, image_size
+        self.shape, self.padded_size = shape, padded_size
+
+    @abstractmethod
     def prepare(self, images: Tensor) -> Tensor:
-        """Return the images, uint8 or floating-point grey levels in [0, 255], after a check.
+        """Check and preprocess images: the part of the conversion that does not depend on noise.
 
         Raises:
             ValueError: If they have a wrong shape or dtype.
         """
+
+    @abstractmethod
+    def dequantize(self, prepared: Tensor, noise: Tensor | float | None = None) -> Tensor:
+        """Dequantise prepared images into flow space, with noise e in [0, 1), None for 1/2."""
+
+    @abstractmethod
+    def to_images(self, v: Tensor, *, quantize: bool = True) -> Tensor:
+        """Return images as uint8, or as floats in [0, 1] with `quantize=False`."""
+
+    def bits_per_dim(self, nll: Tensor) -> Tensor:
+        """Return (nll + d log(1/w))/(D log 2), the bits of one value to precision w.
+
+        The change of variables covers the padded shape of d = C*H*W values; D is their number
+        without padding, so that padding cannot improve the result.
+
+        Args:
+            nll: -log p(v) of Eq. 2 in nats.
+        """
+        dim = self.shape[0] * math.prod(self.padded_size)
+        return (nll - dim * math.log(self.noise)) / (math.prod(self.shape) * math.log(2))
+
+
+class PixelCodec(Codec):
+    """The codec of flows on 8-bit pixels: v = (u + e)/128 - 1, centred in `padded_size`."""
+
+    def __init__(
+        self, channels: int, image_size: tuple[int, int], padded_size: tuple[int, int]
+    ) -> None:
+        super().__init__(channels, image_size, (channels, *image_size), padded_size)
+
+    def prepare(self, images: Tensor) -> Tensor:
         check_levels(images, self.channels, self.image_size)
         return images
 
@@ -94,10 +111,6 @@ class PixelCodec:
 
     def to_images(self, v: Tensor, *, quantize: bool = True) -> Tensor:
         return crop(from_flow(v, quantize=quantize), self.image_size)
-
-    def bits_per_dim(self, nll: Tensor) -> Tensor:
-        shape = self.channels, *self.padded_size
-        return bits_per_dim(nll, math.prod(shape), self.channels * math.prod(self.image_size))
 
 
 def check_levels(images: Tensor, channels: int, image_size: tuple[int, int]) -> None:
@@ -140,18 +153,6 @@ def from_flow(v: Tensor, *, quantize: bool = True) -> Tensor:
     if quantize:
         return torch.nan_to_num(scaled).floor().clamp(0, 255).to(torch.uint8)
     return ((scaled - 0.5) / 255).clamp(0, 1)
-
-
-def bits_per_dim(nll: Tensor, flow_dim: int, image_dim: int | None = None) -> Tensor:
-    """Return bits per dimension of 8-bit images: (nll + d log 128)/(D log 2).
-
-    Args:
-        nll: -log p(v) of Eq. 2 in nats.
-        flow_dim: d = C*H*W of the flow, padding included, since the change of variables covers it.
-        image_dim: D = C*H*W of the images, so that padding cannot improve the result; None for d.
-    """
-    image_dim = flow_dim if image_dim is None else image_dim
-    return (nll + flow_dim * math.log(128)) / (image_dim * math.log(2))
 
 
 def pad(levels: Tensor, padded_size: tuple[int, int]) -> Tensor:

@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..io.manifest import read_manifest
-from ..io.resolve import read_resolved
 from .codec import Codec, PixelCodec
-from .config import BACKBONES, FlowConfig
-from .layers import SQUEEZES, Layer, Squeeze
-from .mef import MatrixExpCoupling
+from .config import FlowConfig
+from .layers import Layer, Squeeze
+from .mef import MefSettings
 from .networks import DisableTF32
-from .stored import check_finite, largest_model, read_flow
 
-__all__ = ["Flow", "FlowConfig", "Recompute"]
+__all__ = ["Flow", "FlowConfig", "MefSettings", "Recompute", "check_finite"]
 
 Recompute = Literal["none", "steps", "blocks"]
 
 _LayerMap = Callable[[Layer, Tensor], tuple[Tensor, Tensor]]
-
-
-class _Density(Protocol):
-    def log_prob(self, z: Tensor, labels: Tensor | None = None) -> Tensor: ...
-
-
-def _fit_terms(flow: nn.Module, _: object) -> None:
-    """After `load_state_dict`; a function, because hooks are pickled with the flow.
-
-    Weights that are missing still are on the device "meta" of `Flow.from_tensors`.
-    """
-    for coupling in cast("Flow", flow).couplings():
-        if not (coupling.rescale.is_meta or coupling.reshift.is_meta):
-            coupling.fit_terms()
 
 
 class Flow(Layer):
@@ -55,26 +35,24 @@ class Flow(Layer):
     and `inverse` work in flow space (see `nfaug.flows.codec`) under the caller's settings. No
     method copies values from the device, so all can be captured in CUDA graphs.
 
-    Set `recompute` to save memory in training: "steps" recomputes the activations of each step in
-    the backward pass, "blocks" those of each residual block. Set `bf16` to train the coupling
-    networks in bfloat16; passes without gradients, and so `encode` and `decode` in use, are in full
-    precision all the same.
-
     Args:
         config: The architecture.
         blocks: The layers of each level; None for new ones.
         codec: Converts images to flow space and back; None for pixels. Not part of the state dict.
 
+    Attributes:
+        frozen: Whether `freeze` folded the weights, so that they cannot be trained or saved.
+        recompute: See `configure_training`, as for `bf16`.
+
     Example:
-        >>> flow = Flow(FlowConfig(1, (8, 8), steps=(1, 1), blocks=(1, 1), width=(8, 8)))
+        >>> mef = MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8))
+        >>> flow = Flow(FlowConfig(1, (8, 8), mef))
         >>> images = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8)
         >>> z, logdet = flow.encode(images)
         >>> z.shape, logdet.shape
         (torch.Size([4, 1, 8, 8]), torch.Size([4]))
         >>> torch.equal(flow.decode(z), images)
         True
-        >>> flow.log_prob(images).shape, flow.sample(2).shape
-        (torch.Size([4]), torch.Size([2, 1, 8, 8]))
     """
 
     def __init__(
@@ -87,16 +65,16 @@ class Flow(Layer):
         self.config = config
         pixels = PixelCodec(config.channels, config.image_size, config.size)
         self.codec: Codec = pixels if codec is None else codec
-        self.squeeze = SQUEEZES[config.squeeze]()
+        self.squeeze = config.backbone.fold()
         self.unsqueeze = Squeeze()  # in either case: each level keeps its own positions in latents
-        self.blocks = BACKBONES[config.backbone].build(config) if blocks is None else blocks
+        self.blocks = config.backbone.build(config.shape) if blocks is None else blocks
         if next(itertools.chain(self.parameters(), self.buffers()), None) is None:
             # Records device and dtype, whatever the defaults are: the device may be "meta".
             anchor = torch.empty(0, device="cpu", dtype=torch.float32)
             self.register_buffer("_anchor", anchor, persistent=False)
-        self.recompute = "none"
+        self.frozen = False
+        self.recompute: Recompute = "none"
         self.bf16 = False
-        self.register_load_state_dict_post_hook(_fit_terms)
 
     @classmethod
     def from_tensors(
@@ -124,42 +102,6 @@ class Flow(Layer):
             raise ValueError(f"the weights do not fit the flow: {reason}") from None
         return flow
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_repo: str | Path,
-        *,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        autoencoder: str | Path | None = None,
-    ) -> Flow:
-        """Load the flow of a checkpoint, without its class gaussians and PCA.
-
-        From a repository only the configuration and the weights of the flow are downloaded.
-
-        Args:
-            path_or_repo: "builtin:NAME", a directory, or a Hub repository "owner/name".
-            revision: Branch, tag or commit of the repository.
-            token: Access token of the Hub; None for the one that is logged in, False for none.
-            autoencoder: See `nfaug.Checkpoint.load`.
-
-        Raises:
-            CheckpointError: The directory is not a checkpoint, or it is damaged.
-            FileNotFoundError: This is neither a directory nor a possible repository name.
-            nfaug.hub.HubError: The repository cannot be read.
-        """
-
-        def read(directory: Path) -> Flow:
-            manifest = read_manifest(directory)
-            return read_flow(cls.from_tensors, directory, manifest, autoencoder).eval()
-
-        def limits(directory: Path) -> dict[str, int]:
-            return largest_model(directory, read_manifest(directory))
-
-        return read_resolved(
-            read, path_or_repo, limits, revision=revision, token=token, whole=False
-        )
-
     @property
     def device(self) -> torch.device:
         """The device of the flow's tensors."""
@@ -173,37 +115,28 @@ class Flow(Layer):
     @property
     def shape_free(self) -> bool:
         """Whether `with_shape` can give the same map for images of another shape."""
-        return BACKBONES[self.config.backbone].shape_free and self.codec.record is None
-
-    @property
-    def frozen(self) -> bool:
-        """Whether the weights were folded by `freeze`, so that they cannot be trained or saved."""
-        return self.config.parameter_count > 0 and next(self.parameters(), None) is None
+        return self.config.backbone.shape_free and self.codec.record is None
 
     def _any_tensor(self) -> Tensor:
         return next(itertools.chain(self.parameters(), self.buffers()))
 
-    @property
-    def recompute(self) -> Recompute:
-        """Activations that the backward pass recomputes: "none", "steps" or "blocks"."""
-        return self._recompute
+    def configure_training(self, *, recompute: Recompute = "none", bf16: bool = False) -> None:
+        """Set what passes that record gradients do to save memory or time.
 
-    @recompute.setter
-    def recompute(self, value: Recompute) -> None:
-        self._recompute = value
-        for coupling in self.couplings():
-            coupling.net.recompute = value == "blocks"
+        Passes without gradients, and so `encode` and `decode` in use, stay in full precision.
 
-    @property
-    def bf16(self) -> bool:
-        """Whether the coupling networks run in bfloat16 in passes that record gradients."""
-        return self._bf16
+        Args:
+            recompute: Activations that the backward pass recomputes: "none", those of "steps", or
+                also those inside the coupling networks' residual "blocks".
+            bf16: Run the coupling networks in bfloat16.
+        """
+        self.recompute, self.bf16 = recompute, bf16
+        for layer in self._layers():
+            layer.save_compute(recompute=recompute == "blocks", bf16=bf16)
 
-    @bf16.setter
-    def bf16(self, value: bool) -> None:
-        self._bf16 = value
-        for coupling in self.couplings():
-            coupling.net.bf16 = value
+    def _layers(self) -> list[Layer]:
+        """All layers, those inside of others too."""
+        return [m for m in self.modules() if isinstance(m, Layer) and m is not self]
 
     def _levels(self) -> list[list[Layer]]:
         return [list(cast("Iterable[Layer]", steps)) for steps in self.blocks]
@@ -280,7 +213,8 @@ class Flow(Layer):
 
         Returns:
             Latents of shape (B, C, H, W), padding included, and log-determinants of shape (B,).
-            The log-determinants are those of the flow alone: see `nfaug.flows.codec.bits_per_dim`.
+            Under gaussians p(z | y) of latents, the log-density of v in nats is log p(z | y) plus
+            the log-determinant; `flow.codec.bits_per_dim` of its negative gives bits.
 
         Raises:
             ValueError: If the images have a wrong shape or dtype.
@@ -301,71 +235,6 @@ class Flow(Layer):
                 v = self.inverse(z.to(self.dtype))[0]
             return self.codec.to_images(v, quantize=quantize)
 
-    def log_prob(
-        self,
-        images: Tensor,
-        gaussians: _Density | None = None,
-        labels: Tensor | None = None,
-        *,
-        noise: Tensor | float | None = None,
-    ) -> Tensor:
-        """Return log p(v) = log p(z) + log|det df/dv| in nats, where z = f(v).
-
-        This is the density of dequantised images v = (u + e)/128 - 1 in flow space, padding
-        included; not the probability of 8-bit images, and not bits per dimension, which is
-        `flow.codec.bits_per_dim(-log_prob)`. With e uniform in [0, 1), the expected bits per
-        dimension are an upper bound of those of the 8-bit images. The default e = 1/2 is
-        deterministic, but gives no bound.
-
-        Args:
-            images: As for `encode`.
-            gaussians: The latent density p(z | y); None for the standard Gaussian N(0, I).
-            labels: The class of each image, integers of shape (B,).
-            noise: As for `encode`, for instance `torch.rand(len(images), *flow.config.shape)`.
-
-        Returns:
-            Shape (B,); with `gaussians` and no labels (B, K), the density under every class.
-
-        Raises:
-            ValueError: If the images or labels do not fit, or there are labels without gaussians.
-        """
-        z, logdet = self.encode(images, noise)
-        if gaussians is not None:
-            density = gaussians.log_prob(z, labels)
-            return density + (logdet if density.dim() == 1 else logdet[:, None])
-        if labels is not None:
-            raise ValueError("labels need gaussians; got labels and gaussians=None")
-        squares = z.square().flatten(1).sum(1)
-        return logdet - (squares + self.config.dim * math.log(2 * math.pi)) / 2
-
-    @torch.no_grad()
-    def sample(
-        self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Return uint8 images of latents z = temperature * e with e from N(0, I).
-
-        Flows that were trained under class Gaussians need latents from these instead:
-        `flow.decode(gaussians.sample(labels).view(-1, *flow.config.shape))`.
-
-        Args:
-            n: Number of images.
-            temperature: Standard deviation of the latents.
-            generator: Source of randomness, on the flow's device.
-
-        Returns:
-            Shape (n, C, H, W), the size of the images without padding.
-
-        Raises:
-            ValueError: If `n` or `temperature` is negative.
-        """
-        if n < 0 or not 0 <= temperature < math.inf:
-            raise ValueError(
-                f"n and temperature must not be negative; got n={n}, temperature={temperature}"
-            )
-        shape = (n, *self.config.shape)
-        z = torch.randn(shape, generator=generator, device=self.device, dtype=self.dtype)
-        return self.decode(temperature * z)
-
     def with_shape(self, channels: int, image_size: tuple[int, int]) -> Flow:
         """Return the same map for images of another shape.
 
@@ -376,29 +245,17 @@ class Flow(Layer):
         """
         if not self.shape_free:
             raise ValueError(
-                f"this flow (backbone {self.config.backbone!r}) serves images of shape "
+                f"this flow (backbone {self.config.backbone.name!r}) serves images of shape "
                 f"{(self.codec.channels, *self.codec.image_size)} only; got "
                 f"{(channels, *image_size)}"
             )
-        config = dataclasses.replace(
-            self.config, channels=channels, image_size=image_size, padded_size=None
-        )
+        config = FlowConfig(channels, image_size, self.config.backbone)
         return Flow(config).to(self.device, self.dtype).train(self.training)
-
-    def couplings(self) -> list[MatrixExpCoupling]:
-        """All trainable matrix-exponential couplings, in order."""
-        return [module for module in self.modules() if isinstance(module, MatrixExpCoupling)]
-
-    def fit_terms(self) -> None:
-        """Lengthen the couplings' series where the loaded scalars need more terms."""
-        for coupling in self.couplings():
-            coupling.fit_terms()
 
     def clip_(self) -> None:
         """Move exponents and ActNorm scales back inside their bounds, after an optimizer step."""
-        for module in self.modules():
-            if isinstance(module, Layer) and module is not self:
-                module.clip_()
+        for layer in self._layers():
+            layer.clip_()
 
     def freeze(self) -> Flow:
         """Return a copy for inference: the same map, folded, without parameters."""
@@ -408,7 +265,20 @@ class Flow(Layer):
         frozen = Flow(self.config, blocks, self.codec)
         if "_anchor" in frozen._buffers:
             frozen._anchor = self._any_tensor().detach().new_empty(0)
+        frozen.frozen = self.frozen or next(self.parameters(), None) is not None
         return frozen.eval()
 
     def __repr__(self) -> str:
         return f"Flow({self.config}, {self.config.parameter_count / 1e6:.2f} M parameters)"
+
+
+def check_finite(weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if a weight is NaN or infinite."""
+    # One pass: a sum is finite only if all terms are. Sums of large terms may overflow.
+    bad = [
+        name
+        for name, value in weights.items()
+        if not (value.sum().isfinite() or value.isfinite().all())
+    ]
+    if bad:
+        raise ValueError(f"weights hold NaN or infinity in {', '.join(bad)}")

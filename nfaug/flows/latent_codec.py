@@ -12,14 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autoencoder import (
-    AutoencoderConfig,
-    encode,
-    open_autoencoder,
-    reduction,
-    weights_sha256,
-)
-from .codec import bits_per_dim, check_levels, crop, pad
+from .autoencoder import AutoencoderConfig, encode, open_autoencoder, reduction, weights_sha256
+from .codec import Codec, check_levels, crop, pad
 from .config import FlowConfig
 
 __all__ = ["LatentCodec", "measure_codec"]
@@ -27,22 +21,21 @@ __all__ = ["LatentCodec", "measure_codec"]
 _PIXELS_AT_ONCE = 2**20  # 16 images of 256 x 256: autoencoders need much memory per image
 
 
-class LatentCodec:
+class LatentCodec(Codec):
     """The codec of a flow on an autoencoder's latents: v = (E(x) - m)/s + w(e - 1/2).
 
     E(x) are the latents of an image x in [-1, 1], the mode of the posterior if the autoencoder has
     one. m and s are the mean and standard deviation of each latent channel over training images, w
     is the width of the noise and e in [0, 1) the noise, 1/2 for none. The inverse is
     x = D(s v + m). Autoencoders lose detail, so `exact` is False, and `NFAugment` adds only the
-    change, which preserves detail.
+    change, which preserves detail. Bits per dimension of latents are not comparable with those of
+    pixels or of another w.
 
-    It is not a module: flows have no parameters or state dict entries for it, and copies of a flow
-    share it. It follows the device of the images.
+    Copies of a flow share the autoencoder, which moves to the device of the images.
 
     Args:
         autoencoder: A frozen autoencoder of a class in `nfaug.flows.autoencoder.CLASSES`.
         config: The checkpoint's record.
-        padded_size: (height, width) inside the flow; None for that of the latents.
 
     Raises:
         ValueError: If the autoencoder has other image or latent channels than the record.
@@ -50,28 +43,15 @@ class LatentCodec:
 
     exact = False
     figure = "latent_bits_per_dim"
+    record: AutoencoderConfig
 
-    def __init__(
-        self,
-        autoencoder: Any,
-        config: AutoencoderConfig,
-        padded_size: tuple[int, int] | None = None,
-    ) -> None:
-        self.record = config
+    def __init__(self, autoencoder: Any, config: AutoencoderConfig) -> None:
         self.latent_shape = _latent_shape(autoencoder, config)
-        self.padded_size = padded_size or self.latent_shape[1:]
-        self._home = autoencoder.device
-        self._held: dict[torch.device, Any] = {self._home: autoencoder}
-
-    @property
-    def channels(self) -> int:
-        """Channels of the images."""
-        return self.record.channels
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """(height, width) of the images."""
-        return self.record.image_size
+        super().__init__(
+            config.channels, config.image_size, self.latent_shape, self.latent_shape[1:]
+        )
+        self.record, self.noise = config, config.noise
+        self._autoencoder = autoencoder
 
     def for_flow(self, config: FlowConfig) -> LatentCodec:
         """Return the codec with the padding of a flow.
@@ -90,10 +70,10 @@ class LatentCodec:
 
     def _on(self, device: torch.device) -> tuple[Any, Tensor, Tensor]:
         """The autoencoder, the means and the standard deviations on a device."""
-        if device not in self._held:
-            self._held[device] = copy.deepcopy(self._held[self._home]).to(device)
+        if self._autoencoder.device != device:
+            self._autoencoder.to(device)
         scale = torch.tensor([self.record.mean, self.record.std], device=device)
-        return self._held[device], *scale[:, None, :, None, None]
+        return self._autoencoder, *scale[:, None, :, None, None]
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> Tensor:
@@ -117,34 +97,19 @@ class LatentCodec:
         return (self._in_parts(latents, images, self.latent_shape) - mean) / std
 
     def dequantize(self, prepared: Tensor, noise: Tensor | float | None = None) -> Tensor:
-        """Return v = prepared + w(e - 1/2), padded with zeros to the flow's size."""
         padded = pad(prepared, self.padded_size)
-        return padded if noise is None else padded + self.record.noise * (noise - 0.5)
+        return padded if noise is None else padded + self.noise * (noise - 0.5)
 
     @torch.no_grad()
     def to_images(self, v: Tensor, *, quantize: bool = True) -> Tensor:
-        """Return D(s v + m) as uint8, or as floats in [0, 1] with `quantize=False`.
-
-        In uint8, values that are not finite become grey.
-        """
         autoencoder, mean, std = self._on(v.device)
         latents = crop(v, self.latent_shape[1:]).to(torch.float32) * std + mean
         size = (self.channels, *self.image_size)
         images = self._in_parts(lambda part: autoencoder.decode(part).sample, latents, size)
         unit = ((images + 1) / 2).clamp(0, 1)
-        if quantize:
+        if quantize:  # values that are not finite become grey
             return (torch.nan_to_num(unit, 0.5) * 255).round().to(torch.uint8)
         return unit
-
-    def bits_per_dim(self, nll: Tensor) -> Tensor:
-        """Return (nll + d log(1/w))/(d log 2), the bits of a latent coordinate to precision w.
-
-        This is the formula of 8-bit pixels with w for 1/128. It is not comparable with bits of
-        pixels or with those of another w.
-        """
-        dim = self.latent_shape[0] * math.prod(self.padded_size)
-        seen = math.prod(self.latent_shape)
-        return bits_per_dim(nll - dim * (math.log(128) + math.log(self.record.noise)), dim, seen)
 
     def _in_parts(
         self, function: Callable[[Tensor], Tensor], batch: Tensor, shape: tuple[int, int, int]
@@ -157,9 +122,6 @@ class LatentCodec:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LatentCodec:
         return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_held": {self._home: self._held[self._home]}}
 
 
 def measure_codec(

@@ -1,9 +1,7 @@
 """Invertible layers with one interface: `forward(x) -> (z, logdet)`, `inverse(z) -> (x, logdet)`.
 
-`logdet` has shape (B,) and is that of the direction called, so the two add up to zero.
-`initialize(x)` sets data-dependent parameters from a batch and returns the layer's output.
-`freeze()` returns the same map for inference, with everything that is independent of the input
-precomputed.
+`logdet` has shape (B,) and is that of the direction called, so the two add up to zero. The other
+methods of `Layer` have defaults that do nothing; a layer overrides those that it needs.
 """
 
 from __future__ import annotations
@@ -22,8 +20,8 @@ from .matrix_exp import expm, special_orthogonal_log
 __all__ = [
     "SQUEEZES",
     "ActNorm",
+    "Chain",
     "FrozenAffine",
-    "FrozenStep",
     "HaarSqueeze",
     "InvertibleConv1x1",
     "Layer",
@@ -52,15 +50,19 @@ class Layer(nn.Module, ABC):
         return self(x)[0]
 
     def freeze(self) -> Layer:
-        """Return a copy of the map for inference."""
+        """Return a copy for inference, with all that does not depend on the input precomputed."""
         return copy.deepcopy(self)
 
     def clip_(self) -> None:
         """Move parameters back inside their bounds, after an optimizer step."""
 
-    def conditioning(self) -> dict[str, float]:
-        """Return figures that bound the layer's condition number, if any (see `invertibility`)."""
-        return {}
+    def save_compute(self, *, recompute: bool, bf16: bool) -> None:
+        """Set how a network inside the layer runs in passes that record gradients.
+
+        Args:
+            recompute: The backward pass recomputes the network's activations.
+            bf16: The network computes in bfloat16.
+        """
 
 
 class Squeeze(Layer):
@@ -157,10 +159,6 @@ class ActNorm(Layer):
         return self(x)[0]
 
     @torch.no_grad()
-    def conditioning(self) -> dict[str, float]:
-        return _scale_range(F.softplus(self.scale))
-
-    @torch.no_grad()
     def clip_(self) -> None:
         if self.max_scale is not None:
             limits = self.scale.new_tensor([1 / self.max_scale, self.max_scale], device="cpu")
@@ -232,65 +230,47 @@ class FrozenAffine(Layer):
         y = F.conv2d(torch.addcmul(self.shift, x, self.scale), self.matrix)
         return y, self.logdet.expand(len(x))
 
-    def conditioning(self) -> dict[str, float]:
-        return _scale_range(self.scale)
-
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         x = F.conv2d(z, self.inverse_matrix)
         x = torch.addcmul(self.inverse_shift, x, self.inverse_scale)
         return x, -self.logdet.expand(len(z))
 
 
-def _scale_range(scale: Tensor) -> dict[str, float]:
-    return {"scale_min": float(scale.min()), "scale_max": float(scale.max())}
-
-
 class Chain(Layer):
-    """Its sub-modules, one after the other."""
+    """Layers by name, one after the other."""
 
-    def _layers(self) -> list[Layer]:
-        return [cast("Layer", layer) for layer in self.children()]
+    def __init__(self, **layers: Layer) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         total = x.new_zeros(len(x))
-        for layer in self._layers():
+        for layer in self.children():
             x, logdet = layer(x)
             total = total + logdet
         return x, total
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         total = z.new_zeros(len(z))
-        for layer in reversed(self._layers()):
-            z, logdet = layer.inverse(z)
+        for layer in reversed([*self.children()]):
+            z, logdet = cast("Layer", layer).inverse(z)
             total = total + logdet
         return z, total
 
     def initialize(self, x: Tensor) -> Tensor:
-        for layer in self._layers():
-            x = layer.initialize(x)
+        for layer in self.children():
+            x = cast("Layer", layer).initialize(x)
         return x
-
-    def conditioning(self) -> dict[str, float]:
-        return {name: v for layer in self._layers() for name, v in layer.conditioning().items()}
 
 
 class Step(Chain):
     """ActNorm, invertible 1x1 convolution and coupling, with the released weights' names."""
 
-    def __init__(self, actnorm: ActNorm, conv1x1: InvertibleConv1x1, couplinglayer: Layer) -> None:
-        super().__init__()
-        self.actnorm = actnorm
-        self.conv1x1 = conv1x1
-        self.couplinglayer = couplinglayer
+    actnorm: ActNorm
+    conv1x1: InvertibleConv1x1
+    couplinglayer: Layer
 
     def freeze(self) -> Layer:
-        return FrozenStep(FrozenAffine(self.actnorm, self.conv1x1), self.couplinglayer.freeze())
-
-
-class FrozenStep(Chain):
-    """A `Step` for inference."""
-
-    def __init__(self, affine: FrozenAffine, coupling: Layer) -> None:
-        super().__init__()
-        self.affine = affine
-        self.coupling = coupling
+        affine = FrozenAffine(self.actnorm, self.conv1x1)
+        return Chain(affine=affine, coupling=self.couplinglayer.freeze())

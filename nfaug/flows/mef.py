@@ -5,142 +5,149 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from .backbone import Backbone
-from .layers import SQUEEZES, ActNorm, InvertibleConv1x1, Layer, Step
+from .backbone import Backbone, is_size
+from .layers import SQUEEZES, ActNorm, InvertibleConv1x1, Layer, Squeeze, Step
 from .matrix_exp import MAX_BOUND, expm_action, phi_action, taylor_terms
-from .networks import CouplingNet, FoldedNet
+from .networks import CouplingNet
 
-if TYPE_CHECKING:
-    from .config import FlowConfig
-
-__all__ = ["Coupling", "FrozenCoupling", "MatrixExpBackbone", "MatrixExpCoupling"]
+__all__ = ["Coupling", "FrozenCoupling", "MatrixExpCoupling", "MefSettings"]
 
 _LOW_RANK_OFFSET = 1e-8  # added to U and V, as the released weights expect
+_MOST_TENSORS, _MOST_WIDTH = 20_000, 2**14
 
 
-class _Level(NamedTuple):
-    """The shape of the steps of one level."""
+@dataclass(frozen=True)
+class MefSettings(Backbone):
+    """Matrix-exponential couplings on a multi-scale Glow (paper, section 5.1).
 
-    steps: int
-    blocks: int
-    hidden: int  # channels of the coupling network
-    channels: int
-    height: int
-    width: int
-    outputs: int  # channels of the coupling network's last convolution
+    Each level folds 2 x 2 pixels into channels and applies steps of ActNorm, 1x1 convolution and
+    `MatrixExpCoupling`. After every level but the last, half of the channels go on.
 
-    @property
-    def kept(self) -> int:
-        """Channels that a coupling passes on unchanged; its network reads them."""
-        return self.channels - self.channels // 2
+    Args:
+        padded_size: (height, width) inside the flow; None for the smallest multiple of 2^levels
+            that holds the image. Images are centred on black, and the margin is cropped after
+            decoding.
+        steps: Steps per level.
+        blocks: Residual blocks per coupling network, for each level.
+        width: Channels of the coupling networks, for each level.
+        low_rank_above: Couplings that transform more channels than this use low-rank matrices.
+        rank: Rank of those matrices.
+        bound: Largest norm of a coupling's matrix in training; sets the length of its series.
+        squeeze: How a level folds space into channels: "pixel" for the four pixels of each 2 x 2
+            block, "haar" for their orthonormal Haar coefficients.
+        max_scale: ActNorm scales stay in [1/max_scale, max_scale]; None for no limit. The limit
+            bounds the condition number of the map where pixels hardly vary.
 
-
-class MatrixExpBackbone(Backbone):
-    """Steps of ActNorm, 1x1 convolution and `MatrixExpCoupling` at each level (paper, section 5.1).
-
-    Each level squeezes 2 x 2 pixels into channels; after every level but the last, half of the
-    channels go on.
+    Raises:
+        ValueError: If a value is out of range.
     """
 
-    settings = (
-        *("steps", "blocks", "width", "low_rank_above", "rank", "bound"),
-        *("squeeze", "max_scale"),
-    )
+    name = "mef"
 
-    def check_settings(self, config: FlowConfig) -> None:
-        least = {"steps": 1, "blocks": 0, "width": 1}
-        for name, low in least.items():
-            values = getattr(config, name)
-            if (
-                not isinstance(values, tuple)
-                or not values
-                or len(values) != len(config.steps)
-                or any(type(n) is not int or n < low for n in values)
-            ):
+    padded_size: tuple[int, int] | None = None
+    steps: tuple[int, ...] = (8, 8, 8)
+    blocks: tuple[int, ...] = (8, 4, 2)
+    width: tuple[int, ...] = (128, 128, 128)
+    low_rank_above: int = 24
+    rank: int = 3
+    bound: float = 2.0
+    squeeze: str = "pixel"
+    max_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.padded_size is not None and not is_size(self.padded_size):
+            raise ValueError(f"padded_size must be (height, width); got {self.padded_size!r}")
+        for name, least in (("steps", 1), ("blocks", 0), ("width", 1)):
+            values = getattr(self, name)
+            counts = isinstance(values, tuple) and all(type(n) is int for n in values)
+            if not counts or len(values) != self.levels or min(values, default=-1) < least:
                 raise ValueError(
-                    f"{name} must be one integer of at least {low} per level; got {values!r} with "
-                    f"steps {config.steps!r}"
+                    f"{name} must be one integer of at least {least} per level; got {values!r} "
+                    f"with steps {self.steps!r}"
                 )
-        for name, low in (("rank", 1), ("low_rank_above", 0)):
-            if type(value := getattr(config, name)) is not int or value < low:
-                raise ValueError(f"{name} must be an integer of at least {low}; got {value!r}")
-        _check_number("bound", config.bound, 0, MAX_BOUND)
-        if config.max_scale is not None:
-            _check_number("max_scale", config.max_scale, 1, 1e6)
-        if config.squeeze not in SQUEEZES:
-            raise ValueError(f"squeeze must be one of {[*SQUEEZES]}; got {config.squeeze!r}")
-
-    def levels(self, config: FlowConfig) -> int:
-        return len(config.steps)
-
-    def build(self, config: FlowConfig) -> nn.ModuleList:
-        return nn.ModuleList(
-            nn.ModuleList(
-                Step(
-                    ActNorm((level.channels, level.height, level.width), config.max_scale),
-                    InvertibleConv1x1(level.channels),
-                    MatrixExpCoupling(
-                        level.channels,
-                        level.hidden,
-                        level.blocks,
-                        low_rank_above=config.low_rank_above,
-                        rank=config.rank,
-                        bound=config.bound,
-                    ),
-                )
-                for _ in range(level.steps)
+        for name, least in (("rank", 1), ("low_rank_above", 0)):
+            if type(value := getattr(self, name)) is not int or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
+        _check_number("bound", self.bound, 0, MAX_BOUND)
+        if self.max_scale is not None:
+            _check_number("max_scale", self.max_scale, 1, 1e6)
+        if self.squeeze not in SQUEEZES:
+            raise ValueError(f"squeeze must be one of {[*SQUEEZES]}; got {self.squeeze!r}")
+        # Settings may come from the Hub: a large number must not keep `build` busy for hours.
+        tensors = sum(n * (12 + 9 * b) for n, b in zip(self.steps, self.blocks, strict=True))
+        if tensors > _MOST_TENSORS or max(self.width) > _MOST_WIDTH:
+            raise ValueError(
+                f"the flow is too large: {tensors} tensors, networks of {max(self.width)} channels;"
+                f" the limits are {_MOST_TENSORS} and {_MOST_WIDTH}"
             )
-            for level in _levels(config)
+
+    @property
+    def levels(self) -> int:
+        return len(self.steps) if isinstance(self.steps, tuple) else 0
+
+    def padded(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        return self.padded_size or super().padded(image_size)
+
+    def fold(self) -> Squeeze:
+        return SQUEEZES[self.squeeze]()
+
+    def build(self, shape: tuple[int, int, int]) -> nn.ModuleList:
+        return nn.ModuleList(
+            nn.ModuleList(self._step(inputs, blocks, width) for _ in range(steps))
+            for inputs, steps, blocks, width in self._each_level(shape)
         )
 
-    def parameter_count(self, config: FlowConfig) -> int:
-        total = 0
-        for level in _levels(config):
-            net = 9 * level.hidden * level.kept + 2 * level.hidden  # the first convolution
-            net += level.blocks * (19 * level.hidden**2 + 6 * level.hidden)
-            net += (9 * level.hidden + 1) * level.outputs
-            actnorm = 2 * level.channels * level.height * level.width
-            total += level.steps * (actnorm + level.channels**2 + 4 + net)
-        return total
+    def _step(self, inputs: tuple[int, int, int], blocks: int, width: int) -> Step:
+        return Step(
+            actnorm=ActNorm(inputs, self.max_scale),
+            conv1x1=InvertibleConv1x1(inputs[0]),
+            couplinglayer=MatrixExpCoupling(
+                inputs[0],
+                width,
+                blocks,
+                low_rank_above=self.low_rank_above,
+                rank=self.rank,
+                bound=self.bound,
+            ),
+        )
 
-    def tensor_count(self, config: FlowConfig) -> int:
-        return sum(level.steps * (12 + 9 * level.blocks) for level in _levels(config))
+    def _each_level(
+        self, shape: tuple[int, int, int]
+    ) -> Iterator[tuple[tuple[int, int, int], int, int, int]]:
+        """Yield the (C, H, W) that the steps of a level take, their number, blocks and width."""
+        channels, height, width = shape
+        for settings in zip(self.steps, self.blocks, self.width, strict=True):
+            channels, height, width = 4 * channels, height // 2, width // 2
+            yield (channels, height, width), *settings
+            channels //= 2
 
-    def flop(self, config: FlowConfig) -> int:
+    def flop(self, shape: tuple[int, int, int]) -> int:
         # Convolutions only: element-wise work and the series of the exponentials add a few percent.
         total = 0
-        for level in _levels(config):
-            net = 9 * level.hidden * level.kept + 9 * level.hidden * level.outputs
-            net += level.blocks * 19 * level.hidden**2
-            pixels = level.height * level.width
-            total += 2 * level.steps * pixels * (level.channels**2 + net)
+        for (channels, height, width), steps, blocks, hidden in self._each_level(shape):
+            n = channels // 2
+            outputs = n * (n + 1 if n <= self.low_rank_above else 2 * self.rank + 1)
+            net = 9 * hidden * (channels - n + outputs) + 19 * blocks * hidden**2
+            total += 2 * steps * height * width * (channels**2 + net)
         return total
 
-    def summary(self, config: FlowConfig) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         found: dict[str, Any] = {
-            "levels": self.levels(config),
-            "steps, blocks, width per level": f"{config.steps}, {config.blocks}, {config.width}",
+            "levels": self.levels,
+            "steps, blocks, width per level": f"{self.steps}, {self.blocks}, {self.width}",
         }
-        if config.squeeze != "pixel":
-            found["squeeze"] = config.squeeze
-        if config.max_scale is not None:
-            found["largest ActNorm scale"] = config.max_scale
+        if self.squeeze != "pixel":
+            found["squeeze"] = self.squeeze
+        if self.max_scale is not None:
+            found["largest ActNorm scale"] = self.max_scale
         return found
-
-
-def _levels(config: FlowConfig) -> Iterator[_Level]:
-    channels, (height, width) = config.channels, config.size
-    for steps, blocks, hidden in zip(config.steps, config.blocks, config.width, strict=True):
-        channels, height, width = 4 * channels, height // 2, width // 2
-        n = channels // 2
-        outputs = n * (n + 1 if n <= config.low_rank_above else 2 * config.rank + 1)
-        yield _Level(steps, blocks, hidden, channels, height, width, outputs)
-        channels //= 2
 
 
 def _check_number(name: str, value: Any, above: float, most: float) -> None:
@@ -166,6 +173,10 @@ class Coupling(Layer):
         bound: Largest norm of M (full rank) or P (low rank).
     """
 
+    net: CouplingNet
+    rescale: Tensor
+    reshift: Tensor
+
     def __init__(self, n: int, rank: int | None, bound: float) -> None:
         super().__init__()
         self.n = n
@@ -179,12 +190,15 @@ class Coupling(Layer):
         self.bound = bound
 
     @abstractmethod
-    def exponent_bound(self) -> float:
-        """Upper bound of the norm of M (full rank) or P (low rank) over all inputs."""
+    def _entries(self, raw: Tensor) -> Tensor:
+        """Return bounded entries of the matrices before rescale and reshift."""
 
-    @abstractmethod
     def _condition(self, x1: Tensor) -> tuple[Tensor, Tensor]:
         """Return (t, matrices) of shapes (B, n, H, W) and (B, rows, n, H, W): see `expm_action`."""
+        # From channels-last: the action of the matrices vectorises over pixels.
+        out = self.net(x1).contiguous()
+        t, raw = out[:, : self.n], out[:, self.n :].unflatten(1, (-1, self.n))
+        return t, torch.addcmul(self.reshift, self.rescale, self._entries(raw))
 
     def _transform(self, matrices: Tensor, x2: Tensor, sign: int) -> tuple[Tensor, Tensor]:
         """Return exp(sign*M) x2 and sign * sum over pixels of trace(M)."""
@@ -202,9 +216,6 @@ class Coupling(Layer):
         y2, logdet = self._transform(matrices, x2, 1)
         return torch.cat([x1, y2 + t], 1), logdet
 
-    def conditioning(self) -> dict[str, float]:
-        return {"exponent": self.exponent_bound()}
-
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         z1, z2 = z.split((z.shape[1] - self.n, self.n), 1)
         t, matrices = self._condition(z1)
@@ -220,7 +231,7 @@ class MatrixExpCoupling(Coupling):
     """A trainable `Coupling`: M = rescale*tanh(scale*raw + shift) + reshift entrywise.
 
     A network of x1 outputs t and raw; the four scalars are trained. `clip_` keeps the scalars
-    inside the range that the series covers. `fit_terms` lengthens the series to cover the scalars.
+    inside the range that the series covers; loaded scalars beyond it lengthen the series.
 
     Args:
         channels: Number of input channels; the last `channels // 2` are transformed.
@@ -248,12 +259,14 @@ class MatrixExpCoupling(Coupling):
         self.shift = nn.Parameter(torch.zeros(1))
         self.rescale = nn.Parameter(torch.full((1,), 1 / n))
         self.reshift = nn.Parameter(torch.zeros(1))
-        self.net = CouplingNet(channels - n, n * (rows + 1), width, blocks)
+        self.net = CouplingNet.new(channels - n, n * (rows + 1), width, blocks)
+        self.register_load_state_dict_post_hook(_fit_terms)
 
-    def _condition(self, x1: Tensor) -> tuple[Tensor, Tensor]:
-        t, raw = _split(self.net(x1), self.n)
-        entries = torch.tanh(torch.addcmul(self.shift, self.scale, raw))
-        return t, torch.addcmul(self.reshift, self.rescale, entries)
+    def save_compute(self, *, recompute: bool, bf16: bool) -> None:
+        self.net.recompute, self.net.bf16 = recompute, bf16
+
+    def _entries(self, raw: Tensor) -> Tensor:
+        return torch.tanh(torch.addcmul(self.shift, self.scale, raw))
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> Tensor:
@@ -261,17 +274,20 @@ class MatrixExpCoupling(Coupling):
         return self(x)[0]
 
     def exponent_bound(self) -> float:
-        """n*(|rescale| + |reshift|) for M, rank*n*(|rescale| + |reshift|)^2 for P."""
+        """Upper bound of the norm of M or P over all inputs.
+
+        It is n*(|rescale| + |reshift|) for M, and rank*n*(|rescale| + |reshift|)^2 for P.
+        """
         entry = float(self.rescale.detach().abs() + self.reshift.detach().abs())
         return entry * self.n if self.rank is None else self.rank * self.n * entry**2
 
     def fit_terms(self) -> None:
-        """Lengthen the series if the trained scalars need more terms.
+        """Lengthen the series if the scalars need more terms; `load_state_dict` does so too.
 
         Raises:
             ValueError: If the norm is too large for a Taylor series.
         """
-        # Clipping leaves an excess of rounding, which is none.
+        # Scalars that `clip_` moved to the bound may exceed it by rounding.
         if (bound := self.exponent_bound()) > self.bound * (1 + 1e-6):
             self.cover(bound)
 
@@ -292,6 +308,14 @@ class MatrixExpCoupling(Coupling):
         return FrozenCoupling(self)
 
 
+def _fit_terms(coupling: nn.Module, _: object) -> None:
+    """After `load_state_dict`; a function, because hooks are pickled with the flow."""
+    assert isinstance(coupling, MatrixExpCoupling)
+    # Weights that are missing are still on the device "meta" of `Flow.from_tensors`.
+    if not (coupling.rescale.is_meta or coupling.reshift.is_meta):
+        coupling.fit_terms()
+
+
 class FrozenCoupling(Coupling):
     """A `MatrixExpCoupling` for inference.
 
@@ -300,31 +324,17 @@ class FrozenCoupling(Coupling):
     takes a fifth of the time on CPUs; the scalars include these factors.
     """
 
-    rescale: Tensor
-    reshift: Tensor
-
     @torch.no_grad()
     def __init__(self, coupling: MatrixExpCoupling) -> None:
         super().__init__(coupling.n, coupling.rank, coupling.exponent_bound())
-        outputs, device = coupling.net.out_layer.out_channels, coupling.scale.device
-        is_matrix = torch.arange(outputs, device=device) >= self.n
-        self.net = FoldedNet(
-            coupling.net,
+        bias = cast("Tensor", coupling.net.out_layer.bias)
+        is_matrix = torch.arange(len(bias), device=bias.device) >= self.n
+        self.net = coupling.net.folded(
             torch.where(is_matrix, 2 * coupling.scale, 1),
             torch.where(is_matrix, 2 * coupling.shift, 0),
         )
         self.register_buffer("rescale", 2 * coupling.rescale)
         self.register_buffer("reshift", coupling.reshift - coupling.rescale)
 
-    def exponent_bound(self) -> float:
-        return self.bound
-
-    def _condition(self, x1: Tensor) -> tuple[Tensor, Tensor]:
-        t, raw = _split(self.net(x1), self.n)
-        return t, torch.addcmul(self.reshift, self.rescale, torch.sigmoid(raw))
-
-
-def _split(raw: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Split the network's output into t and one matrix per pixel."""
-    raw = raw.contiguous()  # from channels-last: the action of the matrices vectorises over pixels
-    return raw[:, :n], raw[:, n:].unflatten(1, (-1, n))
+    def _entries(self, raw: Tensor) -> Tensor:
+        return torch.sigmoid(raw)

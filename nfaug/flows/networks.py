@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from .layers import standardising_affine
 
-__all__ = ["CouplingNet", "DisableTF32", "FoldedNet"]
+__all__ = ["CouplingNet", "DisableTF32"]
+
+_Map = Callable[[Tensor], Tensor]
 
 _SCRATCH = 2**16  # values that `_elu` processes at a time
 _LOG2_E = math.log2(math.e)
@@ -88,56 +91,62 @@ class NormedConv(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """y = ELU(x + n3(ELU(n2(ELU(n1(x)))))), with normed convolutions of kernels 3, 1, 3.
+    """y = ELU(x + n3(ELU(n2(ELU(n1(x)))))), with normed convolutions n1, n2, n3."""
 
-    n3 is initialised to 0.
-    """
-
-    def __init__(self, width: int) -> None:
+    def __init__(
+        self, conv1: nn.Module, conv2: nn.Module, conv3: nn.Module, elu: _Map = F.elu_
+    ) -> None:
         super().__init__()
-        self.conv1 = NormedConv(width, width, 3)
-        self.conv2 = NormedConv(width, width, 1)
-        self.conv3 = NormedConv(width, width, 3, zero=True)
+        self.conv1, self.conv2, self.conv3 = conv1, conv2, conv3
+        self.elu = elu
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.elu_(self.conv1(x))
-        h = F.elu_(self.conv2(h))
-        return F.elu_(self.conv3(h).add_(x))
+        h = self.elu(self.conv1(x))
+        h = self.elu(self.conv2(h))
+        return self.elu(self.conv3(h).add_(x))
 
     def initialize(self, x: Tensor) -> Tensor:
-        h = F.elu(self.conv1.initialize(x))
-        h = F.elu(self.conv2.initialize(h))
-        return F.elu(self.conv3.initialize(h) + x)
+        n1, n2, n3 = (cast("NormedConv", conv) for conv in self.children())
+        h = F.elu(n2.initialize(F.elu(n1.initialize(x))))
+        return F.elu(n3.initialize(h) + x)
 
 
 class CouplingNet(nn.Module):
-    """A convolution, residual blocks, and a last convolution that is initialised to 0.
+    """A convolution, residual blocks, and a last convolution.
 
     Sub-modules have the names of the released weights: `layers.0` is the first convolution,
-    `layers.i` the i-th block. Activations are in channels-last order. With `recompute` the
-    backward pass recomputes the activations inside each block. With `bf16` passes that record
-    gradients run in bfloat16; others keep the precision of the input.
+    `layers.i` the i-th block. Activations are in channels-last order.
+
+    Args:
+        layers: The first convolution and the blocks.
+        out_layer: The last convolution.
+        elu: The activation.
+
+    Attributes:
+        recompute: Whether the backward pass recomputes the activations inside each block.
+        bf16: Whether passes that record gradients run in bfloat16; others never do.
     """
 
-    def __init__(self, inputs: int, outputs: int, width: int, blocks: int) -> None:
+    def __init__(
+        self, layers: Iterable[nn.Module], out_layer: nn.Module, elu: _Map = F.elu_
+    ) -> None:
         super().__init__()
-        self.recompute = False
-        self.bf16 = False
-        first = NormedConv(inputs, width, 3)
-        self.layers = nn.ModuleList([first, *(ResidualBlock(width) for _ in range(blocks))])
-        self.out_layer = nn.Conv2d(width, outputs, 3, padding=1)
-        for parameter in self.out_layer.parameters():
+        self.layers = nn.ModuleList(layers)
+        self.out_layer = out_layer
+        self.elu = elu
+        self.recompute = self.bf16 = False
+
+    @classmethod
+    def new(cls, inputs: int, outputs: int, width: int, blocks: int) -> CouplingNet:
+        """A network to train; the last convolution of each block and of the whole starts at 0."""
+        layers: list[nn.Module] = [NormedConv(inputs, width, 3)]
+        for _ in range(blocks):
+            convs = NormedConv(width, width, 3), NormedConv(width, width, 1)
+            layers.append(ResidualBlock(*convs, NormedConv(width, width, 3, zero=True)))
+        net = cls(layers, nn.Conv2d(width, outputs, 3, padding=1))
+        for parameter in net.out_layer.parameters():
             nn.init.zeros_(parameter)
-
-    @property
-    def first(self) -> NormedConv:
-        """The first convolution."""
-        return cast("NormedConv", self.layers[0])
-
-    @property
-    def blocks(self) -> list[ResidualBlock]:
-        """The residual blocks."""
-        return [cast("ResidualBlock", block) for block in self.layers[1:]]
+        return net
 
     def forward(self, x: Tensor) -> Tensor:
         if self.bf16 and torch.is_grad_enabled():
@@ -146,8 +155,9 @@ class CouplingNet(nn.Module):
         return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
-        x = F.elu_(self.first(x.contiguous(memory_format=torch.channels_last)))
-        for block in self.blocks:
+        first, *blocks = self.layers
+        x = self.elu(first(x.contiguous(memory_format=torch.channels_last)))
+        for block in blocks:
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -156,10 +166,30 @@ class CouplingNet(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> Tensor:
-        x = F.elu(self.first.initialize(x))
-        for block in self.blocks:
+        first, *blocks = cast("list[NormedConv | ResidualBlock]", [*self.layers])
+        x = F.elu(first.initialize(x))
+        for block in blocks:
             x = block.initialize(x)
         return self.out_layer(x)
+
+    @torch.no_grad()
+    def folded(self, out_scale: Tensor, out_shift: Tensor) -> CouplingNet:
+        """The network out_scale*net(x) + out_shift for inference, without parameters.
+
+        Affine norms are folded into the convolutions, and so are `out_scale` and `out_shift`, which
+        have one value per output channel. Activations inside are scaled by log2(e), which makes the
+        exponential of ELU a power of two.
+        """
+        first, *blocks = self.layers
+        weight, bias = cast("NormedConv", first).folded()
+        layers: list[nn.Module] = [FoldedConv(weight * _LOG2_E, bias * _LOG2_E)]
+        for block in blocks:
+            folds = [cast("NormedConv", conv).folded() for conv in block.children()]
+            conv1, conv2, conv3 = (FoldedConv(weight, bias * _LOG2_E) for weight, bias in folds)
+            layers.append(ResidualBlock(conv1, conv2, conv3, _elu))
+        weight, bias = self.out_layer.parameters()
+        weight = weight * (out_scale / _LOG2_E)[:, None, None, None]
+        return CouplingNet(layers, FoldedConv(weight, bias * out_scale + out_shift), _elu)
 
 
 class FoldedConv(nn.Module):
@@ -176,51 +206,6 @@ class FoldedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
-
-
-class FoldedBlock(nn.Module):
-    """A `ResidualBlock` for inference, on activations scaled by log2(e)."""
-
-    conv1: FoldedConv
-    conv2: FoldedConv
-    conv3: FoldedConv
-
-    def __init__(self, block: ResidualBlock) -> None:
-        super().__init__()
-        for name in ("conv1", "conv2", "conv3"):
-            weight, bias = getattr(block, name).folded()
-            self.add_module(name, FoldedConv(weight, bias * _LOG2_E))
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = _elu(self.conv1(x))
-        h = _elu(self.conv2(h))
-        return _elu(self.conv3(h).add_(x))
-
-
-class FoldedNet(nn.Module):
-    """A `CouplingNet` for inference: y = out_scale*net(x) + out_shift.
-
-    Affine norms are folded into the convolutions, and so are `out_scale` and `out_shift`, which
-    have one value per output channel. Activations inside are scaled by log2(e), which makes the
-    exponential of ELU a power of two.
-    """
-
-    @torch.no_grad()
-    def __init__(self, net: CouplingNet, out_scale: Tensor, out_shift: Tensor) -> None:
-        super().__init__()
-        weight, bias = net.first.folded()
-        self.first = FoldedConv(weight * _LOG2_E, bias * _LOG2_E)
-        self.blocks = nn.ModuleList(FoldedBlock(block) for block in net.blocks)
-        weight, bias = net.out_layer.parameters()
-        self.last = FoldedConv(
-            weight * (out_scale / _LOG2_E)[:, None, None, None], bias * out_scale + out_shift
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = _elu(self.first(x.contiguous(memory_format=torch.channels_last)))
-        for block in self.blocks:
-            x = block(x)
-        return self.last(x)
 
 
 def _elu(x: Tensor) -> Tensor:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from torch import Tensor
-
-from ..io.manifest import CONFIG, LONGEST_REASON, MODEL, CheckpointError, reading
-from ..io.tensors import LARGEST_HEADER, read_sizes, read_tensors
+from ..io.manifest import CONFIG, LONGEST_REASON, MODEL, reading
+from ..io.tensors import read_tensors
 from .autoencoder import AutoencoderConfig, find_autoencoder
-from .codec import Codec
 from .config import FlowConfig
+from .flow import Flow
 
-__all__ = ["check_finite", "largest_model", "parse_flow", "read_flow"]
-
-T = TypeVar("T")
-_FACTOR, _SLACK = 2, 10**6  # between the configuration and the values of the weights
+__all__ = ["parse_flow", "read_flow"]
 
 
 def parse_flow(
@@ -26,7 +21,7 @@ def parse_flow(
     """Return the typed form of the keys `flow` and `autoencoder` of a manifest.
 
     Raises:
-        CheckpointError: A value is unknown, or the flow is larger than the format allows.
+        CheckpointError: A value is unknown or out of range.
     """
     file = directory / CONFIG
     with reading(f"{file}: flow", longest=LONGEST_REASON):
@@ -34,19 +29,15 @@ def parse_flow(
     if "autoencoder" not in manifest:
         return flow, None
     with reading(f"{file}: autoencoder", longest=LONGEST_REASON):
-        return flow, AutoencoderConfig.from_dict(manifest["autoencoder"])
+        return flow, AutoencoderConfig(**manifest["autoencoder"])
 
 
 def read_flow(
-    build: Callable[[FlowConfig, Mapping[str, Tensor], Codec | None], T],
-    directory: Path,
-    manifest: Mapping[str, Any],
-    autoencoder: str | Path | None = None,
-) -> T:
+    directory: Path, manifest: Mapping[str, Any], autoencoder: str | Path | None = None
+) -> Flow:
     """Read the weights and build the flow.
 
     Args:
-        build: `Flow.from_tensors`.
         directory: The checkpoint directory.
         manifest: The values of its `config.json`, from `read_manifest`.
         autoencoder: Directory or repository to use instead of the recorded autoencoder.
@@ -67,38 +58,5 @@ def read_flow(
     elif autoencoder is not None:
         raise ValueError(f"{directory} holds a flow on pixels, which needs no autoencoder")
     file = directory / MODEL
-    if not file.is_file():
-        raise CheckpointError(f"{file} is missing; {CONFIG} lists it")
-    sizes = read_sizes(file)
-    # Names and shapes are compared later. These two bounds come first: a small file must not make
-    # us build a hundred thousand modules, nor a small flow read a file of terabytes.
-    _check_size(file, "tensors", len(sizes), config.tensor_count, 1000)
-    _check_size(file, "values", sum(sizes), config.parameter_count, _SLACK)
     with reading(file, longest=10 * LONGEST_REASON):
-        return build(config, read_tensors(file, manifest["files"][MODEL]), codec)
-
-
-def largest_model(directory: Path, manifest: Mapping[str, Any]) -> dict[str, int]:
-    """Return {"model": bytes}: more than the weights of this configuration can have."""
-    config, _ = parse_flow(directory, manifest)
-    return {"model": LARGEST_HEADER + 8 * (_FACTOR * config.parameter_count + _SLACK)}
-
-
-def _check_size(file: Path, what: str, found: int, expected: int, slack: int) -> None:
-    if found > _FACTOR * expected + slack or expected > _FACTOR * found + slack:
-        raise CheckpointError(
-            f"{file} holds {found} {what}; the flow in {CONFIG} has {expected}, so the two files "
-            "do not match"
-        )
-
-
-def check_finite(weights: Mapping[str, Tensor]) -> None:
-    """Raise ValueError if a weight is NaN or infinite."""
-    # One pass: a sum is finite only if all terms are. Sums of large terms may overflow.
-    bad = [
-        name
-        for name, value in weights.items()
-        if not (value.sum().isfinite() or value.isfinite().all())
-    ]
-    if bad:
-        raise ValueError(f"weights hold NaN or infinity in {', '.join(bad)}")
+        return Flow.from_tensors(config, read_tensors(file, manifest["files"][MODEL]), codec)

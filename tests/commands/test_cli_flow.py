@@ -1,4 +1,4 @@
-"""Commands on a flow: convert, eval --invertibility, fit --augment, and the mixing options."""
+"""Commands on a flow: convert, fit --augment, and the mixing options."""
 
 from __future__ import annotations
 
@@ -44,19 +44,6 @@ def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert code == 2
     assert "--class-names" in error
-
-
-def test_eval_invertibility(
-    tiny_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["eval", "--flow", str(tiny_path), "--data", str(tiny_folder), "--split", "train"]
-    code, report, _ = run(capsys, *words, "--invertibility")
-    assert code == 0
-    sets = {"images", "noise", "black", "white", "single_pixel", "inverted"}
-    assert sets <= set(report)
-    assert report["images"]["exact"] == 1
-    assert report["images"]["non_finite"] == 0
-    assert torch.tensor(report["mixed"]["max"]).isfinite()
 
 
 def test_fit_under_a_scripts_transforms(

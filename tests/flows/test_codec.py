@@ -61,14 +61,12 @@ def test_noise_tensor_is_added_per_value() -> None:
 
 
 def test_bits_per_dim_of_a_uniform_density_are_eight() -> None:
-    # Uniform over [-1, 1)^d has density 2^-d.
-    nll = torch.tensor([12 * math.log(2)])
-    assert codec.bits_per_dim(nll, 12).item() == pytest.approx(8)
-
-
-def test_bits_per_dim_with_padding_share_all_bits_among_the_image() -> None:
-    nll = torch.tensor([16 * math.log(2)])
-    assert codec.bits_per_dim(nll, 16, 12).item() == pytest.approx(8 * 16 / 12)
+    """Uniform over [-1, 1)^d has density 2^-d; those of padding are shared among the image."""
+    whole = codec.PixelCodec(3, (2, 2), (2, 2))
+    assert whole.bits_per_dim(torch.tensor([12 * math.log(2)])).item() == pytest.approx(8)
+    padded = codec.PixelCodec(1, (3, 4), (4, 4))
+    bits = padded.bits_per_dim(torch.tensor([16 * math.log(2)])).item()
+    assert bits == pytest.approx(8 * 16 / 12)
 
 
 @pytest.mark.parametrize("size", [(28, 28), (31, 29), (32, 32), (1, 32)])

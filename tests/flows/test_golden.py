@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.mef import MatrixExpCoupling, MefSettings
 
 NAMES = ("rgb16", "gray16", "lowrank16")
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -37,9 +38,9 @@ def read(name: str) -> Golden:
     config = FlowConfig(
         channels=shape["channels"],
         image_size=(shape["size"], shape["size"]),
-        steps=tuple(shape["flows"]),
-        blocks=tuple(shape["blocks"]),
-        width=tuple(shape["hidden"]),
+        backbone=MefSettings(
+            steps=tuple(shape["flows"]), blocks=tuple(shape["blocks"]), width=tuple(shape["hidden"])
+        ),
     )
     prefix = "state_dict."
     weights = {
@@ -92,5 +93,6 @@ def assert_same_levels(images: Tensor, expected: Tensor, edge: Tensor) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_files_cover_low_rank_and_both_depths(name: str) -> None:
     flow = read(name).flow("trained")
-    assert any(coupling.rank for coupling in flow.couplings()) == (name == "lowrank16")
+    couplings = [m for m in flow.modules() if isinstance(m, MatrixExpCoupling)]
+    assert any(coupling.rank for coupling in couplings) == (name == "lowrank16")
     assert flow.config.levels == (2 if name == "rgb16" else 3)

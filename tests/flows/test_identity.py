@@ -8,21 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from nfa_tools import NAMES, images_of
-from PIL import Image
 from torch import Tensor
 
 import nfaug
-from nfaug.classes.pca_fit import fit_pca
-from nfaug.cli import main
 from nfaug.data.images import TensorImages
+from nfaug.flows.backbone import Identity
 from nfaug.flows.codec import to_flow
 from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.mef import MefSettings
 
 SHAPES = [(1, (28, 28)), (3, (32, 32)), (3, (5, 7)), (4, (1, 3))]
 
 
 def identity(channels: int = 3, size: tuple[int, int] = (32, 32)) -> Flow:
-    return Flow(FlowConfig(channels, size, backbone="identity"))
+    return Flow(FlowConfig(channels, size, Identity()))
 
 
 def random_images(channels: int, size: tuple[int, int], count: int = 4) -> Tensor:
@@ -43,7 +42,7 @@ def test_latents_are_the_pixels(channels: int, size: tuple[int, int]) -> None:
         assert not form.state_dict()
         assert not form.frozen
     assert flow.config.shape == (channels, *size)
-    assert flow.config.parameter_count == flow.config.tensor_count == flow.config.flop == 0
+    assert flow.config.parameter_count == flow.config.flop == 0
 
 
 def test_device_and_dtype_are_known() -> None:
@@ -56,48 +55,17 @@ def test_device_and_dtype_are_known() -> None:
     assert Flow.from_tensors(flow.config, {}).device.type == "cpu"
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_the_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
-    images = random_images(3, (32, 32))
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        flow = nfaug.Flow.from_pretrained("builtin:pixels").with_shape(3, (32, 32))
-        assert flow.dtype == torch.float32
-        assert torch.equal(flow.decode(flow.encode(images)[0]), images)
-        pca = fit_pca([flow.encode(images)[0]], rank=2)
-        assert pca.eigenvalues.dtype == pca.gate_distance.dtype == torch.float32
-    finally:
-        torch.set_default_dtype(before)
-
-
 def test_with_shape() -> None:
     flow = identity().double().eval().with_shape(1, (7, 9))
-    assert flow.config == FlowConfig(1, (7, 9), backbone="identity")
+    assert flow.config == FlowConfig(1, (7, 9), Identity())
     assert flow.dtype == torch.float64
     assert not flow.training
     assert flow.codec.image_size == (7, 9)
-    fixed = Flow(FlowConfig(1, (4, 4), steps=(1,), blocks=(0,), width=(4,)))
+    fixed = Flow(FlowConfig(1, (4, 4), MefSettings(steps=(1,), blocks=(0,), width=(4,))))
     assert identity().shape_free
     assert not fixed.shape_free
     with pytest.raises(ValueError, match="mef"):
         fixed.with_shape(1, (8, 8))
-
-
-def test_settings_of_other_backbones_are_refused() -> None:
-    with pytest.raises(ValueError, match="steps"):
-        FlowConfig(steps=(1,), backbone="identity")
-
-
-def test_a_checkpoint_without_tensors(tmp_path: Path) -> None:
-    base = nfaug.load("builtin:pixels")
-    saved = base.save(tmp_path / "copy")
-    loaded = nfaug.load(saved)
-    assert loaded.flow.config == base.flow.config
-    assert loaded.flow.config.backbone == "identity"
-    assert nfaug.Flow.from_pretrained(saved).config == base.flow.config
-    images = random_images(3, (32, 32))
-    assert torch.equal(loaded.flow.decode(loaded.flow.encode(images)[0]), images)
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, (6, 5)), (3, (8, 8))])
@@ -108,32 +76,12 @@ def test_fit_takes_the_shape_of_the_data(
     images = images_of(labels, channels=channels, size=size)
     base, data = nfaug.load("builtin:pixels"), TensorImages(images, labels, NAMES)
     fitted = nfaug.fit(base, data, rank=3, progress=False)
-    assert fitted.flow.config == FlowConfig(channels, size, backbone="identity")
+    assert fitted.flow.config == FlowConfig(channels, size, Identity())
     assert fitted.config.flow == fitted.flow.config
     loaded = nfaug.load(fitted.save(tmp_path / "fitted"))
     nfa = nfaug.NFAugment(loaded, p=1.0, gate=False)
     assert nfa(images, labels)[0].shape == images.shape
     assert nfa.stats()["applied"] == 12
-
-
-@pytest.mark.parametrize(("channels", "size"), [(1, (12, 10)), (3, (8, 9))])
-def test_the_fit_command_takes_the_shape_of_the_data(
-    channels: int, size: tuple[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    labels = torch.arange(12) % 3
-    mode = "L" if channels == 1 else "RGB"
-    for index, image in enumerate(images_of(labels, channels=channels, size=size)):
-        folder = tmp_path / "data" / NAMES[labels[index]]
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = image.permute(1, 2, 0).numpy()
-        Image.fromarray(pixels.squeeze()).convert(mode).save(folder / f"{index}.png")
-    out, data = tmp_path / "fitted", tmp_path / "data"
-    words = ["fit", "--flow", "builtin:pixels", "--data", data, "--out", out, "--rank", "3"]
-    assert main([*map(str, words)]) == 0, capsys.readouterr().err
-    assert nfaug.load(out).flow.config == FlowConfig(channels, size, backbone="identity")
-    assert (out / "samples.png").is_file()
-    words = ["preview", "--flow", out, "--data", data, "--out", tmp_path / "grid.png"]
-    assert main([*map(str, words)]) == 0, capsys.readouterr().err
 
 
 def mix_pixels(

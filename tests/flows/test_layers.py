@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from nfaug.flows.layers import (
     Step,
     inverse_softplus,
 )
-from nfaug.flows.mef import MatrixExpCoupling
+from nfaug.flows.mef import MatrixExpCoupling, MefSettings
 from nfaug.flows.networks import _LOG2_E, _SCRATCH, _elu
 
 
@@ -29,14 +29,15 @@ def coupling(channels: int = 4, low_rank_above: int = 24) -> MatrixExpCoupling:
 
 def step(channels: int = 4) -> Step:
     return Step(
-        ActNorm((channels, 2, 4)), InvertibleConv1x1(channels), coupling(channels, low_rank_above=1)
+        actnorm=ActNorm((channels, 2, 4)),
+        conv1x1=InvertibleConv1x1(channels),
+        couplinglayer=coupling(channels, low_rank_above=1),
     )
 
 
-CONFIG = FlowConfig(
-    channels=2, image_size=(4, 4), steps=(2, 1), blocks=(1, 0), width=(4, 4), low_rank_above=4
-)
-HAAR = dataclasses.replace(CONFIG, squeeze="haar", max_scale=4.0)
+MEF = MefSettings(steps=(2, 1), blocks=(1, 0), width=(4, 4), low_rank_above=4)
+CONFIG = FlowConfig(2, (4, 4), MEF)
+HAAR = FlowConfig(2, (4, 4), replace(MEF, squeeze="haar", max_scale=4.0))
 LAYERS: dict[str, tuple[Callable[[], Layer], tuple[int, int, int]]] = {
     "Squeeze": (Squeeze, (3, 4, 2)),
     "HaarSqueeze": (HaarSqueeze, (3, 4, 2)),
@@ -52,22 +53,26 @@ LAYERS: dict[str, tuple[Callable[[], Layer], tuple[int, int, int]]] = {
 }
 
 
+def made(name: str, dtype: torch.dtype) -> tuple[Layer, Tensor]:
+    """A layer with all its weights perturbed, and a batch for it."""
+    build, shape = LAYERS[name]
+    torch.manual_seed(0)
+    layer = build().to(dtype)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    for module in layer.modules():
+        if isinstance(module, MatrixExpCoupling):
+            module.fit_terms()
+    return layer, torch.randn(3, *shape, dtype=dtype)
+
+
 @pytest.fixture(
     params=[(name, form) for name in LAYERS for form in ("to train", "frozen")], ids=str
 )
 def case(request: pytest.FixtureRequest) -> tuple[Layer, Tensor]:
-    """A layer in float64 with all its weights perturbed, and a batch for it."""
     name, form = request.param
-    build, shape = LAYERS[name]
-    torch.manual_seed(0)
-    layer = build().double()
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    for module in layer.modules():
-        if isinstance(module, MatrixExpCoupling):
-            module.fit_terms()
-    x = torch.randn(3, *shape, dtype=torch.float64)
+    layer, x = made(name, torch.float64)
     return (layer.freeze() if form == "frozen" else layer), x
 
 
@@ -108,32 +113,18 @@ def test_logdet_is_the_jacobians(case: tuple[Layer, Tensor]) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_frozen_is_the_same_map_and_a_copy(name: str) -> None:
-    build, shape = LAYERS[name]
-    torch.manual_seed(0)
-    layer = build()
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    for module in layer.modules():
-        if isinstance(module, MatrixExpCoupling):
-            module.fit_terms()
+    layer, x = made(name, torch.float32)
     frozen = layer.freeze()
-    x = torch.randn(2, *shape)
     z = layer(x)[0]
     for ours, theirs, point in ((frozen, layer, x), (frozen.inverse, layer.inverse, z)):
         for a, b in zip(ours(point), theirs(point), strict=True):
             assert torch.allclose(a, b, atol=2e-5, rtol=1e-5)
-    if name.partition(",")[0] in ("Step", "Flow") or "Coupling" in name:
-        before = frozen(x)[0]
-        with torch.no_grad():
-            for parameter in layer.parameters():
-                parameter.add_(1)
-        assert torch.equal(frozen(x)[0], before)
-        assert not list(frozen.parameters())
-        assert all(not tensor.requires_grad for tensor in frozen.state_dict().values())
-    again = frozen.freeze()
-    assert again is not frozen
-    assert torch.equal(again(x)[0], frozen(x)[0])
+    before = frozen(x)[0]
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(1)
+    assert torch.equal(frozen(x)[0], before)
+    assert torch.equal(frozen.freeze()(x)[0], before)
 
 
 def test_squeeze_puts_a_pixel_where_the_released_weights_expect_it() -> None:
@@ -178,25 +169,29 @@ def test_latents_of_a_haar_flow_keep_its_levels_apart() -> None:
     assert torch.equal(Squeeze()(coarse)[0], h)
 
 
+def scales(layer: ActNorm) -> tuple[float, float]:
+    scale = torch.nn.functional.softplus(layer.scale)
+    return scale.min().item(), scale.max().item()
+
+
 def test_actnorm_scales_stay_bounded() -> None:
     layer = ActNorm((2, 2, 2), max_scale=3.0)
     x = torch.randn(50, 2, 2, 2)
     x[:, 0] = 0.25  # constant
     x[:, 1] *= 100
     layer.initialize(x)
-    found = layer.conditioning()
-    assert found == {"scale_min": pytest.approx(1 / 3), "scale_max": pytest.approx(3)}
+    assert scales(layer) == pytest.approx((1 / 3, 3))
     with torch.no_grad():
         layer.scale[0].fill_(90)
         layer.scale[1].fill_(-90)
     layer.clip_()
-    assert layer.conditioning() == found
+    assert scales(layer) == pytest.approx((1 / 3, 3))
     free = ActNorm((2, 2, 2))
     free.initialize(x)
     before = free.scale.clone()
     free.clip_()
     assert torch.equal(free.scale, before)
-    assert free.conditioning()["scale_max"] == pytest.approx(1000)
+    assert scales(free)[1] == pytest.approx(1000)
 
 
 def test_actnorm_initialisation_standardises_every_position() -> None:
@@ -207,15 +202,6 @@ def test_actnorm_initialisation_standardises_every_position() -> None:
     assert z.mean(0).abs().max() < 1e-4
     assert (z.std(0, unbiased=False) - 1).abs().max() < 1e-4
     assert torch.equal(z, layer(x)[0])
-
-
-def test_actnorm_initialisation_survives_constant_pixels() -> None:
-    layer = ActNorm((1, 2, 2))
-    x = torch.full((8, 1, 2, 2), -0.99)
-    z = layer.initialize(x)
-    assert z.abs().max() < 1e-3
-    assert torch.isfinite(layer.scale).all()
-    assert torch.allclose(layer.inverse(z)[0], x)
 
 
 @pytest.mark.parametrize("y", [1e-4, 0.1, 1.0, 20.0, 1000.0])
@@ -238,10 +224,10 @@ def test_network_initialisation_standardises_every_convolution() -> None:
     net = MatrixExpCoupling(6, 8, 1).net
     x = torch.randn(64, 3, 8, 8) * 3 + 1
     net.initialize(x)
-    h = net.first(x)
+    first, block = net.layers
+    h = first(x)
     assert h.mean((0, 2, 3)).abs().max() < 1e-4
     assert (h.std((0, 2, 3), unbiased=False) - 1).abs().max() < 1e-4
-    block = net.blocks[0]
     assert not block.conv3.norm.scale.any()
     assert not block.conv3.norm.shift.any()
 
@@ -260,19 +246,6 @@ def test_clip_keeps_the_exponent_inside_the_series(low_rank_above: int) -> None:
     layer.clip_()
     assert torch.allclose(layer.rescale, before, rtol=1e-6)
     assert layer.terms == terms
-
-
-def test_loaded_scalars_past_the_bound_lengthen_the_series_and_are_not_clipped() -> None:
-    layer = coupling(8)
-    terms = layer.terms
-    with torch.no_grad():
-        layer.rescale.fill_(1.5)
-    layer.fit_terms()
-    assert layer.exponent_bound() == pytest.approx(6)
-    assert layer.terms > terms
-    layer.clip_()
-    assert layer.rescale.item() == pytest.approx(1.5)
-    assert layer.freeze().terms == layer.terms
 
 
 def test_diverged_scalars_are_refused() -> None:

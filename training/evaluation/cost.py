@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from nfaug.flows.config import FlowConfig
@@ -74,7 +73,7 @@ def recipe_flow(config: TrainConfig) -> FlowConfig:
         usual = next(iter(AUTOENCODERS.values()))
         channels, factor, *_ = AUTOENCODERS.get(config.autoencoder, usual)
         size = size[0] // factor, size[1] // factor
-    return FlowConfig(channels, size, **asdict(config.flow))
+    return FlowConfig(channels, size, config.flow)
 
 
 def recipe_cost(name: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -118,6 +117,7 @@ class RunContext:
                 images = augmentation.apply(images, drawn)
             prepared = flow.codec.prepare(images)
             flow.initialize(flow.codec.dequantize(prepared, noise))
+            flow.clip_()  # a bound below that of new scalars would grow to it on loading
         self.processes.broadcast([*flow.parameters(), *flow.buffers()])
         return flow
 
@@ -136,9 +136,12 @@ class RunContext:
         return state
 
     def _trainable(self, flow: Flow) -> Flow:
-        flow = copy.deepcopy(flow).to(self.processes.device).train()
-        flow.recompute = self.config.optim.recompute
-        flow.bf16 = self.config.optim.bf16
+        # From its weights, as a resumed run reads it: they decide the lengths of its series.
+        weights = {name: value.clone() for name, value in flow.state_dict().items()}
+        flow = Flow.from_tensors(flow.config, weights, flow.codec)
+        flow = flow.to(self.processes.device).train()
+        optim = self.config.optim
+        flow.configure_training(recompute=optim.recompute, bf16=optim.bf16)
         return flow
 
     def solve(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 
 import torch
 
@@ -42,11 +41,10 @@ def flow_shape(
     dataset: LabelledImages, config: TrainConfig, codec: LatentCodec | None
 ) -> tuple[FlowConfig, Codec | None]:
     """The configuration of the flow for a data set's images or their latents, and its codec."""
-    settings = asdict(config.flow)
     if codec is None:
-        return FlowConfig(dataset.channels, dataset.image_size, **settings), None
+        return FlowConfig(dataset.channels, dataset.image_size, config.flow), None
     channels, height, width = codec.latent_shape
-    shape = FlowConfig(channels, (height, width), **settings)
+    shape = FlowConfig(channels, (height, width), config.flow)
     return shape, codec.for_flow(shape)
 
 

@@ -130,8 +130,6 @@ class FlowOptimizer:
             "skipped_in_a_row": self.skipped_in_a_row,
             "rate_scale": self.scale,
             "rate": self.rate,
-            # Loading may have lengthened a coupling's series; no tensor records that.
-            "bounds": [coupling.bound for coupling in self.flow.couplings()],
         }
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -156,6 +154,3 @@ class FlowOptimizer:
             group["lr"] = facts["rate"]
         self.steps, self.skipped = facts["steps"], facts["skipped"]
         self.skipped_in_a_row, self.scale = facts["skipped_in_a_row"], facts["rate_scale"]
-        for flow in (self.flow, self.average):
-            for coupling, bound in zip(flow.couplings(), facts["bounds"], strict=True):
-                coupling.cover(bound)
