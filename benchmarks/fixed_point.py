@@ -305,7 +305,7 @@ def fresh_latents(data: str, per_class: int | None) -> tuple[Tensor, Tensor]:
     found = ClassStatistics(len(images.classes), config.dim)
     for part, y in zip(pixels.split(500), labels.split(500), strict=True):
         found.update(encode_with_noise(flow, part)[0], y)
-    return found.finalize(class_names=images.classes)[1:]
+    return found.finalize()[1:]
 
 
 if __name__ == "__main__":

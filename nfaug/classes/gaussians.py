@@ -7,7 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ClassGaussians", "pairwise_kl"]
+__all__ = [
+    "ClassGaussians",
+    "as_double",
+    "check_gaussians",
+    "check_labels",
+    "check_latents",
+    "pairwise_kl",
+]
 
 
 class ClassGaussians(nn.Module):
@@ -24,6 +31,10 @@ class ClassGaussians(nn.Module):
         means: The class means, shape (K, d).
         variances: The class variances, shape (K, d), all positive.
         counts: The number of training samples of each class, shape (K,); 0 means unknown.
+
+    Attributes:
+        num_classes: The number of classes, K.
+        dim: The number of latent coordinates, d.
 
     Raises:
         ValueError: If shapes disagree, a value is not finite, a variance is not positive or a count
@@ -48,27 +59,20 @@ class ClassGaussians(nn.Module):
         means, variances = (x.detach().to(torch.float32, copy=True) for x in (means, variances))
         check_gaussians(means, variances)
         if counts is None:
-            counts = means.new_zeros(means.shape[0], dtype=torch.int64)
-        whole = not counts.is_floating_point()
-        if counts.shape != means.shape[:1] or not whole or bool((counts < 0).any()):
+            counts = torch.zeros(len(means), dtype=torch.int64, device=means.device)
+        if (
+            counts.shape != means.shape[:1]
+            or counts.is_floating_point()
+            or bool((counts < 0).any())
+        ):
             raise ValueError(
-                f"counts must be {means.shape[0]} integers, one per class, and not be negative; "
-                f"got {counts.dtype} of shape {tuple(counts.shape)}, values "
-                f"{counts.flatten()[:9].tolist()}"
+                f"counts must be {len(means)} integers that are not negative, got {counts.dtype} of "
+                f"shape {tuple(counts.shape)}: {counts.flatten()[:9].tolist()}"
             )
+        self.num_classes, self.dim = means.shape
         self.register_buffer("means", means)
         self.register_buffer("variances", variances)
         self.register_buffer("counts", counts.detach().to(torch.int64, copy=True))
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes, K."""
-        return self.means.shape[0]
-
-    @property
-    def dim(self) -> int:
-        """The number of latent coordinates, d."""
-        return self.means.shape[1]
 
     def extra_repr(self) -> str:
         return f"num_classes={self.num_classes}, dim={self.dim}"
@@ -90,7 +94,7 @@ class ClassGaussians(nn.Module):
         if labels is None:
             return self._log_prob_all(z).to(dtype)
         z = self._flatten(z)
-        self._check_labels(labels, len(z))
+        check_labels(labels, len(z), self.num_classes)
         labels = labels.long()  # uint8 would index as a mask
         # Index before the cast, which then converts B rows instead of K.
         variances = self.variances[labels].to(z.dtype)
@@ -123,7 +127,7 @@ class ClassGaussians(nn.Module):
         """
         if not (temperature >= 0 and math.isfinite(temperature)):
             raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
-        self._check_labels(labels, len(labels))
+        check_labels(labels, len(labels), self.num_classes)
         labels = labels.to(self.means.device, torch.int64)  # uint8 would index as a mask
         means = self.means[labels]
         device = means.device if generator is None else generator.device
@@ -153,10 +157,6 @@ class ClassGaussians(nn.Module):
         check_latents(z, self.dim)
         # Apple's GPUs have no float64.
         return z.flatten(1).to(torch.float32 if z.device.type == "mps" else torch.float64)
-
-    def _check_labels(self, labels: Tensor, batch: int) -> None:
-        # Reading values from an accelerator would synchronize it in every training step.
-        check_labels(labels, batch, self.num_classes, values=labels.device.type == "cpu")
 
 
 def check_gaussians(means: Tensor, variances: Tensor) -> None:
@@ -188,19 +188,25 @@ def check_latents(z: Tensor, dim: int) -> None:
         )
 
 
-def check_labels(labels: Tensor, batch: int, num_classes: int, *, values: bool = True) -> None:
-    """Check that labels are integers of shape (batch,) and, with `values`, their range."""
+def check_labels(labels: Tensor, batch: int, num_classes: int) -> None:
+    """Check that labels are integers of shape (batch,) and, on the CPU, lie in [0, num_classes)."""
     if labels.shape != (batch,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
             f"labels must be integers of shape ({batch},), got {labels.dtype} of shape "
             f"{tuple(labels.shape)}"
         )
-    if values and batch:
+    # Reading values from an accelerator would synchronize it in every training step.
+    if batch and labels.device.type == "cpu":
         low, high = (int(x) for x in labels.long().aminmax())  # uint16 and wider have no `min`
         if low < 0 or high >= num_classes:
             raise ValueError(
                 f"labels must lie in [0, {num_classes}), got values from {low} to {high}"
             )
+
+
+def as_double(x: Tensor) -> Tensor:
+    """The tensor in float64, on the CPU if its device (an Apple GPU) has no float64."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
@@ -220,18 +226,8 @@ def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
     Returns:
         KL(y || y') at [y, y'], shape (K, K), float64, differentiable; on the CPU if the device of
         the means has no float64.
-
-    Raises:
-        ValueError: If the shapes disagree.
     """
-    if means.ndim != 2 or variances.shape not in (means.shape, (means.shape[0], 1)):
-        raise ValueError(
-            "means must have shape (K, d) and variances (K, d) or (K, 1), got "
-            f"{tuple(means.shape)} and {tuple(variances.shape)}"
-        )
-    if means.device.type == "mps":  # has no float64
-        means, variances = means.cpu(), variances.cpu()
-    v, mu = variances.double().expand_as(means), means.double()
+    mu, v = as_double(means), as_double(variances).expand(means.shape)
     mu = mu - mu.mean(dim=0)
     precisions, logdet = v.reciprocal(), v.log().sum(dim=1)
     total = (v + mu.square()) @ precisions.T - 2 * mu @ (precisions * mu).T

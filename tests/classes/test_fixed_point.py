@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from nfaug.classes.fixed_point import (
-    REFERENCE_WEIGHT,
     FixedPointConfig,
     FixedPointDivergence,
     FixedPointResult,
     class_kernel,
     mean_update,
     objective,
-    pairwise_kl,
     proposition1_update,
     released_update,
     solve,
 )
+from nfaug.classes.fixed_point.config import REFERENCE_WEIGHT
+from nfaug.classes.gaussians import pairwise_kl
 
 CLASSES, DIM = 5, 7
 EXACT = {"rtol": 1e-10, "atol": 0.0}
@@ -470,11 +470,6 @@ def test_a_weight_beyond_floating_point_diverges() -> None:
 def test_bad_config(arguments: dict[str, Any], token: str) -> None:
     with pytest.raises(ValueError, match=token):
         FixedPointConfig(**arguments)
-
-
-def test_unknown_kernel() -> None:
-    with pytest.raises(ValueError, match="'max'"):
-        class_kernel(torch.eye(3), "max")  # type: ignore[arg-type]
 
 
 def test_config_survives_json() -> None:

@@ -1,4 +1,4 @@
-r"""The equations of the fixed point, diagonal case: kernels, updates and the objective.
+r"""The equations of the fixed point: the kernel between classes, the updates and the objective.
 
 Notation: K classes with data means m and variances s, gaussians with means mu and variances v, the
 weight c (``weight``) that multiplies the sums of Eqs. 5-7, and the kernel matrix
@@ -25,13 +25,10 @@ from .config import Kernel
 __all__ = [
     "KL_FLOOR",
     "class_kernel",
-    "class_nll",
-    "divergence_penalty",
     "mean_update",
     "objective",
     "proposition1_update",
     "released_update",
-    "zero_diagonal",
 ]
 
 #: The smallest divergence scale pi, in nats: two identical gaussians would otherwise give 0/0.
@@ -49,12 +46,9 @@ def class_kernel(kl: Tensor, pi: Kernel = "forward", alpha: float = 10.0) -> Ten
 
     Returns:
         Shape (K, K), zero on the diagonal.
-
-    Raises:
-        ValueError: If ``pi`` is neither.
     """
-    scaled = _scale(kl, pi) * alpha
-    return zero_diagonal(torch.exp(-kl / scaled) / scaled)
+    scale = _scale(kl, pi) * alpha
+    return (torch.exp(-kl / scale) / scale).fill_diagonal_(0)
 
 
 def mean_update(
@@ -74,7 +68,7 @@ def mean_update(
     """
     centred = means - means.mean(dim=0)
     if variances.shape[1] == 1:
-        # The weight between two classes is the same in all coordinates: a graph Laplacian.
+        # Two classes pull on each other equally in all coordinates: a (K, K) graph Laplacian.
         pull = kernel / variances.T + kernel.T / variances
         laplacian = variances * (torch.diag(pull.sum(dim=1)) - pull)
         return data_means.addmm(laplacian, centred, alpha=weight)
@@ -85,11 +79,7 @@ def mean_update(
 
 
 def released_update(
-    data_variances: Tensor,
-    means: Tensor,
-    variances: Tensor,
-    kernel: Tensor,
-    weight: float,
+    data_variances: Tensor, means: Tensor, variances: Tensor, kernel: Tensor, weight: float
 ) -> Tensor:
     r"""One undamped variance update, as in the authors' released code.
 
@@ -102,29 +92,22 @@ def released_update(
     fixed point differs: it biases variances towards 1, is :math:`s^{1/3}` instead of s without the
     divergence term (weight 0), and is not stationary for the objective.
 
-    A contains a difference. If cancellation leaves less than a tenth of v^2 A, or makes it
-    negative, c v sum K_y'y is added to v^2 A and c v^3 sum K_y'y to B. This keeps the fixed points
-    and makes both positive.
+    A contains a difference. If cancellation leaves less than a ninth of its negative term, or makes
+    it negative, c v sum K_y'y is added to v^2 A and c v^3 sum K_y'y to B. This keeps the fixed
+    points and makes both positive.
 
     Args:
         data_variances: s, shape (K, d).
         means, variances, kernel, weight: As for `mean_update`.
     """
-    centred = means - means.mean(dim=0)
-    spread, attraction = _sums(centred, variances, kernel)
+    spread, attraction = _pair_sums(means, variances, kernel)
     sent, received = _totals(kernel)
     squares = variances.square()
-    b = torch.addcmul(data_variances, squares, attraction, value=weight)
-    a = spread.mul_(weight).addcmul_(variances, 1 + weight * (sent - received))
-    # The spread alone is at least weight * received times the smallest variance of a coordinate.
-    # Testing the whole slice first is cheaper than building masks.
-    threshold = weight / 9 * received
-    if bool(((a / variances).amin(dim=1, keepdim=True) < threshold).any()):
-        extra = weight * received * variances
-        cancelled = a < variances * threshold
-        a = torch.where(cancelled, a + extra, a)
-        b = torch.where(cancelled, b + extra * squares, b)
-    return b.div_(a).sqrt_()
+    a = weight * spread + variances * (1 + weight * (sent - received))
+    b = data_variances + weight * squares * attraction
+    extra = weight * received * variances
+    extra = torch.where(a < extra / 9, extra, 0.0)
+    return ((b + extra * squares) / (a + extra)).sqrt()
 
 
 def proposition1_update(
@@ -151,14 +134,12 @@ def proposition1_update(
         data_means: m, shape (K, d).
         data_variances, means, variances, kernel, weight: As for `released_update`.
     """
-    centred = means - means.mean(dim=0)
-    spread, attraction = _sums(centred, variances, kernel)
+    spread, attraction = _pair_sums(means, variances, kernel)
     sent, received = _totals(kernel)
-    errors = data_means - means
-    b = torch.addcmul(data_variances, errors, errors)
-    b.addcmul_(attraction.mul_(variances).add_(received), variances, value=weight)
-    a = spread.mul_(weight).addcmul_(variances, 1 + weight * sent)  # A v^2
-    return b.div_(a).sqrt_().mul_(variances)
+    b = data_variances + (data_means - means).square()
+    b = b + weight * variances * (variances * attraction + received)
+    squared_a = weight * spread + variances * (1 + weight * sent)  # A v^2
+    return variances * (b / squared_a).sqrt()
 
 
 def objective(
@@ -187,34 +168,19 @@ def objective(
         weight: c.
         pi, alpha: As in `class_kernel`.
     """
-    kl = pairwise_kl(means, variances)
-    nll = class_nll(data_means, data_variances, means, variances)
-    return nll + weight * divergence_penalty(kl, pi, alpha)
-
-
-def class_nll(
-    data_means: Tensor, data_variances: Tensor, means: Tensor, variances: Tensor
-) -> Tensor:
-    """The sum over classes of the mean negative log-likelihood of their data, in nats, a scalar."""
     errors = data_variances + (data_means - means).square()
-    return 0.5 * (errors / variances + (2 * math.pi * variances).log()).sum()
+    nll = 0.5 * (errors / variances + (2 * math.pi * variances).log()).sum()
+    kl = pairwise_kl(means, variances)
+    terms = torch.exp(-kl / (_scale(kl.detach(), pi) * alpha))
+    return nll + weight * (terms.sum() - len(kl))  # each term of the diagonal is 1
 
 
-def divergence_penalty(kl: Tensor, pi: Kernel = "forward", alpha: float = 10.0) -> Tensor:
-    r"""The double sum of Eq. 3, :math:`\sum_{y \neq y'} \exp(-KL/(sg(\pi)\, a))`, a scalar.
-
-    The arguments are those of `class_kernel`. No gradient flows through pi.
-    """
-    scaled = _scale(kl.detach(), pi) * alpha
-    return zero_diagonal(torch.exp(-kl / scaled)).sum()
-
-
-def _sums(centred: Tensor, variances: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+def _pair_sums(means: Tensor, variances: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """sum_y' K_y'y [(mu_y - mu_y')^2 + v_y'] and sum_y' K_yy' / v_y', each (K, d)."""
-    spread = kernel.T @ torch.addcmul(variances, centred, centred)
-    # mu^2 sum K - 2 mu K^T mu, with mu factored out.
-    cross = torch.addmm(centred * kernel.sum(dim=0)[:, None], kernel.T, centred, alpha=-2)
-    spread.addcmul_(centred, cross)
+    centred = means - means.mean(dim=0)
+    # The square (mu - mu')^2 as mu (mu - 2 mu') + mu'^2.
+    cross = centred * kernel.sum(dim=0)[:, None] - 2 * (kernel.T @ centred)
+    spread = kernel.T @ (variances + centred.square()) + centred * cross
     return spread, kernel @ variances.reciprocal()
 
 
@@ -225,16 +191,6 @@ def _totals(kernel: Tensor) -> tuple[Tensor, Tensor]:
 
 def _scale(kl: Tensor, pi: Kernel) -> Tensor:
     """pi as a tensor that broadcasts over the (K, K) matrix, at least ``KL_FLOOR``."""
-    if pi == "forward":
-        scale = kl
-    elif pi == "mean":
-        scale = kl.sum() / (len(kl) * (len(kl) - 1))  # the diagonal is zero
-    else:
-        raise ValueError(f"pi must be 'forward' or 'mean', got {pi!r}")
+    # The diagonal is zero, so that the mean is over pairs of different classes.
+    scale = kl if pi == "forward" else kl.sum() / (len(kl) * (len(kl) - 1))
     return scale.clamp(min=KL_FLOOR)
-
-
-def zero_diagonal(matrix: Tensor) -> Tensor:
-    """A copy with a zero diagonal; out of place, for autograd."""
-    eye = torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)
-    return matrix.masked_fill(eye, 0.0)
