@@ -32,10 +32,6 @@ class ClassGaussians(nn.Module):
         variances: The class variances, shape (K, d), all positive.
         counts: The number of training samples of each class, shape (K,); 0 means unknown.
 
-    Attributes:
-        num_classes: The number of classes, K.
-        dim: The number of latent coordinates, d.
-
     Raises:
         ValueError: If shapes disagree, a value is not finite, a variance is not positive or a count
             is negative.
@@ -58,18 +54,15 @@ class ClassGaussians(nn.Module):
         # Checked after rounding, which turns very small variances into zero.
         means, variances = (x.detach().to(torch.float32, copy=True) for x in (means, variances))
         check_gaussians(means, variances)
-        if counts is None:
-            counts = torch.zeros(len(means), dtype=torch.int64, device=means.device)
-        if (
-            counts.shape != means.shape[:1]
-            or counts.is_floating_point()
-            or bool((counts < 0).any())
-        ):
-            raise ValueError(
-                f"counts must be {len(means)} integers that are not negative, got {counts.dtype} of "
-                f"shape {tuple(counts.shape)}: {counts.flatten()[:9].tolist()}"
-            )
         self.num_classes, self.dim = means.shape
+        if counts is None:
+            counts = means.new_zeros(self.num_classes, dtype=torch.int64)
+        whole = not counts.is_floating_point()
+        if counts.shape != (self.num_classes,) or not whole or bool((counts < 0).any()):
+            raise ValueError(
+                f"counts must be {self.num_classes} integers of at least 0, got {counts.dtype} "
+                f"{counts.tolist()[:9]}"
+            )
         self.register_buffer("means", means)
         self.register_buffer("variances", variances)
         self.register_buffer("counts", counts.detach().to(torch.int64, copy=True))
@@ -86,9 +79,6 @@ class ClassGaussians(nn.Module):
 
         Returns:
             Shape (B,) with labels, otherwise (B, K); differentiable with respect to ``z``.
-
-        Raises:
-            ValueError: If the shape or dtype of the latents or labels is wrong.
         """
         dtype = torch.promote_types(z.dtype, torch.float32)
         if labels is None:
@@ -165,18 +155,15 @@ def check_gaussians(means: Tensor, variances: Tensor) -> None:
     if means.ndim != 2 or means.shape != variances.shape or 0 in means.shape or not floating:
         raise ValueError(
             "means and variances must both be floating point of shape (K, d), got "
-            f"{means.dtype} of shape {tuple(means.shape)} and {variances.dtype} of shape "
-            f"{tuple(variances.shape)}"
+            f"{means.dtype} {tuple(means.shape)} and {variances.dtype} {tuple(variances.shape)}"
         )
-    for what, good in (
-        ("means must be finite", means.isfinite()),
-        ("variances must be positive and finite", (variances > 0) & variances.isfinite()),
-    ):
-        if not bool(good.all()):
-            worst = int((~good).any(dim=1).nonzero()[0])
-            raise ValueError(
-                f"{what}, those of class {worst} are not in {means.dtype}; check its latents"
-            )
+    good = means.isfinite() & variances.isfinite() & (variances > 0)
+    if not bool(good.all()):
+        worst = int((~good).any(dim=1).nonzero()[0])
+        raise ValueError(
+            f"means must be finite and variances positive and finite; those of class {worst} are "
+            f"not in {means.dtype}; check its latents"
+        )
 
 
 def check_latents(z: Tensor, dim: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -121,16 +122,10 @@ class ClasswisePCA(nn.Module):
     def scores(
         self, z: Tensor, labels: Tensor, coefficients: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Distance of latents from their class, inside and outside its span.
+        """Distance of latents from their class, inside and outside its span, (B,) each.
 
-        Args:
-            z: Latents.
-            labels: Classes.
-            coefficients: (B, r) result of `project`, if already computed.
-
-        Returns:
-            The squared Mahalanobis distance sum_i a_i^2 / eigenvalue_i and the energy
-            |z - m_y|^2 - |a|^2, (B,) each.
+        The `distance`, and the energy |z - m_y|^2 - |a|^2 that is left outside. `coefficients` a
+        are the result of `project`, if already computed.
         """
         a = self.project(z, labels) if coefficients is None else coefficients
         energy = (z.flatten(1).float() - self.mean[labels]).square().sum(1) - a.square().sum(1)
@@ -160,14 +155,13 @@ class ClasswisePCA(nn.Module):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ClasswisePCA:
-        """The PCA of the tensors that `tensors` returns, after a check of every one.
+        """The PCA of the tensors that `tensors` returns, from a source that is not trusted.
 
         Raises:
-            ValueError: Lists all keys that are missing or unexpected, and all wrong shapes and
+            ValueError: Lists all names that are missing or unexpected, and all wrong shapes and
                 types; or names a tensor with wrong values.
         """
-        _check_keys_and_shapes(tensors)
-        _check_values(tensors)
+        _check(tensors)
         return cls(tensors)
 
     def without_memory(self, max_axes_fraction: float | None = None) -> ClasswisePCA:
@@ -221,48 +215,38 @@ def _products(rows: Tensor, labels: Tensor, matrices: Tensor) -> Tensor:
     return torch.cat([torch.bmm(r[:, None], matrices[y].float())[:, 0] for r, y in pairs])
 
 
-def _check_keys_and_shapes(tensors: Mapping[str, Tensor]) -> None:
-    expected = _TENSORS.keys() if tensors.keys() & _MEMORY else _TENSORS.keys() - _MEMORY
+def _check(tensors: Mapping[str, Tensor]) -> None:
+    """Check names, types, shapes and values; see `ClasswisePCA.from_tensors`."""
+    names = _TENSORS.keys() if tensors.keys() & _MEMORY else _TENSORS.keys() - _MEMORY
+    wrong = [f"{name} is missing" for name in sorted(names - tensors.keys())]
+    wrong += [f"{name} is unexpected" for name in sorted(tensors.keys() - names)]
     sizes: dict[str, int] = {}
-    wrong = []
-    for name, (dtype, letters) in _TENSORS.items():
-        if name not in tensors:
-            continue
-        tensor = tensors[name]
-        fits = tensor.dtype == dtype and tensor.ndim == len(letters)
-        if not fits or any(
-            sizes.setdefault(letter, size) != size
-            for letter, size in zip(letters, tensor.shape, strict=True)
-        ):
-            shape = ", ".join(f"{letter}={sizes.get(letter, 'any')}" for letter in letters)
-            wrong.append(f"{name} is {tensor.dtype} {(*tensor.shape,)}, expected {dtype} ({shape})")
-    missing, unexpected = sorted(expected - tensors.keys()), sorted(tensors.keys() - expected)
-    if missing or unexpected or wrong or 0 in sizes.values():
-        raise ValueError(
-            f"invalid tensors of a classwise PCA: missing {missing}, unexpected {unexpected}, "
-            f"misshapen {wrong}, sizes {sizes}"
-        )
-
-
-def _check_values(tensors: Mapping[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name} must be finite")
-    classes, rank = tensors["eigenvalues"].shape
-    least = {"eigenvalues": 0, "gate_distance": 0, "gate_energy": 0, "ranks": 0, "counts": 1}
-    most = {"ranks": rank, "memory_labels": classes - 1}
-    for name, low in (least | {"memory_labels": 0} if "memory" in tensors else least).items():
-        found = tensors[name].min().item(), tensors[name].max().item()
-        high = most.get(name, torch.inf)
-        if found[0] < low or found[1] > high:
-            raise ValueError(f"{name} must lie in [{low}, {high}]; got values from {found}")
+    for name in [name for name in _TENSORS if name in tensors]:
+        tensor, (dtype, letters) = tensors[name], _TENSORS[name]
+        shape = tuple(tensor.shape)
+        same = [sizes.setdefault(*pair) for pair in zip(letters, shape, strict=False)]
+        if tensor.dtype != dtype or len(shape) != len(letters) or (*same,) != shape or 0 in shape:
+            wrong.append(f"{name} is {tensor.dtype} {shape}, not {dtype} ({letters}) with {sizes}")
+    if wrong:
+        raise ValueError(f"invalid tensors of a classwise PCA: {'; '.join(wrong)}")
+    limits = {"ranks": (0, sizes["r"]), "counts": (1, math.inf), "eigenvalues": (0, math.inf)}
+    limits |= dict.fromkeys(("gate_distance", "gate_energy"), (0, math.inf))
+    limits["memory_labels"] = (0, sizes["K"] - 1)
+    for name in [name for name in tensors if name != "axes"]:
+        low, high = limits.get(name, (-math.inf, math.inf))
+        least, most = tensors[name].min().item(), tensors[name].max().item()  # NaN if one is
+        if not (low <= least and most <= high and math.isfinite(most - least)):
+            raise ValueError(
+                f"{name} must be finite, in [{low}, {high}]; got values from {least} to {most}"
+            )
     if "memory_labels" in tensors and bool((tensors["memory_labels"].diff() < 0).any()):
         raise ValueError("memory_labels must be sorted by class")
     for label, axes in enumerate(tensors["axes"]):  # one class at a time: all classes may take 3 GB
         used = int(tensors["ranks"][label])
-        norms = torch.linalg.vector_norm(axes.float(), dim=1)
-        if bool((norms[:used] - 1).abs().gt(0.02).any()) or bool(norms[used:].any()):
+        lengths = torch.linalg.vector_norm(axes.float(), dim=1)
+        good = (lengths[:used] - 1).abs() <= 0.02  # false for NaN
+        if not bool(good.all()) or bool(lengths[used:].any()):
             raise ValueError(
                 f"axes of class {label} must be {used} rows of length 1 followed by zeros; got "
-                f"lengths from {float(norms.min()):g} to {float(norms.max()):g}"
+                f"lengths {lengths.tolist()[:9]}"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,25 +18,10 @@ _EXACT = 512  # images up to which the eigenvectors are computed exactly
 _OVERSAMPLE, _POWER = 16, 4  # extra columns and power iterations of the randomized method
 _LEAST_SHARE = 1e-6  # axes with a smaller share of the first axis's variance are noise
 
-
 #: Mean (d,), orthonormal axes (r, d) and eigenvalues (r,) of the latents of a class.
 Axes: TypeAlias = tuple[Tensor, Tensor, Tensor]
-
-
-class ClassFit(NamedTuple):
-    """The PCA of one class, on the CPU, as a checkpoint stores it.
-
-    mean (d,), axes (r, d) in float16, eigenvalues (r,), coefficients (N, r) of the images in
-    float16, the number of images, and the limits of the class's range.
-    """
-
-    mean: Tensor
-    axes: Tensor
-    eigenvalues: Tensor
-    coefficients: Tensor
-    images: int
-    gate_distance: float
-    gate_energy: float
+#: The tensors of a `ClasswisePCA` of one class, without `memory_labels`, on the CPU.
+ClassFit: TypeAlias = dict[str, Tensor]
 
 
 def fit_pca(
@@ -62,10 +47,11 @@ def fit_pca(
     fits: list[ClassFit] = []
     for label, rows in enumerate(latents):
         fits.append(fit_class(rows, rank, label=label, generator=generator))
-        if len(fits[label].mean) != len(fits[0].mean):
+        first, found = fits[0]["mean"].shape[1], fits[label]["mean"].shape[1]
+        if found != first:
             raise ValueError(
-                f"latents of all classes must have one dimension; got {len(fits[label].mean)} for "
-                f"class {label} and {len(fits[0].mean)} for class 0"
+                f"latents of all classes must have one dimension; got {found} for class {label} "
+                f"and {first} for class 0"
             )
     return assemble(fits, rank=rank, memory=memory)
 
@@ -73,13 +59,13 @@ def fit_pca(
 def fit_class(
     latents: Tensor, rank: int, *, label: int = 0, generator: torch.Generator | None = None
 ) -> ClassFit:
-    """Leading principal axes of one class's latents (N, d), and the range of the class.
+    """Leading principal axes of one class's latents, and the range of the class.
 
-    Exact for up to 512 images, else by a randomized range finder with power
-    iterations (Halko, Martinsson & Tropp 2011, arXiv:0909.4061). The largest entry of each axis is
-    positive. The range is the 99% quantile of cross-fitted scores: each fold of the images is
-    scored on axes that are fitted to the other folds, because scores on fitted images are too low.
-    A class of one image has a mean and no axes, and offers no partner.
+    Exact for up to 512 images, else by a randomized range finder with power iterations (Halko,
+    Martinsson & Tropp 2011, arXiv:0909.4061). The largest entry of each axis is positive. The range
+    is the 99% quantile of cross-fitted scores: each fold of the images is scored on axes that are
+    fitted to the other folds, because scores on fitted images are too low. A class of one image has
+    a mean, no axes and no partner.
 
     Args:
         latents: Latents of the class, (N, d) or (N, C, H, W).
@@ -96,24 +82,24 @@ def fit_class(
         raise ValueError(f"{bad} of {len(latents)} latents of class {label} are not finite")
     mean, axes, eigenvalues = fitted = _fit_axes(latents, rank, generator)
     *scores, coefficients = _scores(latents, fitted)
-    limits = [float(x.quantile(_QUANTILE)) for x in scores]
-    if len(latents) > 1:
-        held_out = _held_out_scores(latents, rank, len(axes), generator)
-        limits = [
-            max(y, float(x.quantile(_QUANTILE))) for x, y in zip(held_out, limits, strict=True)
-        ]
-    else:
+    limits = torch.stack([x.quantile(_QUANTILE) for x in scores])
+    if len(latents) == 1:
         coefficients = coefficients[:0]
-    stored = coefficients.half()
-    return ClassFit(
-        mean.cpu(),
-        axes.half().cpu(),
-        eigenvalues.cpu(),
-        stored[torch.isfinite(stored).all(1)].cpu(),  # coefficients may overflow float16
-        len(latents),
-        gate_distance=limits[0],
-        gate_energy=limits[1],
-    )
+    else:
+        held_out = _held_out_scores(latents, rank, len(axes), generator)
+        limits = limits.maximum(torch.stack([x.quantile(_QUANTILE) for x in held_out]))
+    memory = coefficients.half()
+    tensors = {
+        "mean": mean[None],
+        "axes": axes.half()[None],
+        "eigenvalues": eigenvalues[None],
+        "ranks": torch.tensor([len(axes)]),
+        "counts": torch.tensor([len(latents)]),
+        "gate_distance": limits[:1],
+        "gate_energy": limits[1:],
+        "memory": memory[torch.isfinite(memory).all(1)],  # some may overflow float16
+    }
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def assemble(fits: Sequence[ClassFit], *, rank: int, memory: bool) -> ClasswisePCA:
@@ -124,32 +110,28 @@ def assemble(fits: Sequence[ClassFit], *, rank: int, memory: bool) -> ClasswiseP
     """
     if not fits:
         raise ValueError("latents must hold at least one class; got none")
-    if few := [label for label, fit in enumerate(fits) if 1 < fit.images <= rank]:
+    counts = [int(fit["counts"]) for fit in fits]
+    if few := [label for label, count in enumerate(counts) if 1 < count <= rank]:
         warnings.warn(
             f"{len(few)} of {len(fits)} classes have too few images for {rank} axes and get one "
-            f"axis less than images (class {few[0]}: {fits[few[0]].images} images)",
+            f"axis less than images (class {few[0]}: {counts[few[0]]} images)",
             stacklevel=3,
         )
-    width = max(1, *(len(fit.axes) for fit in fits))
-    labels = [torch.full((len(fit.coefficients),), y) for y, fit in enumerate(fits)]
-    tensors = {
-        "mean": torch.stack([fit.mean for fit in fits]),
-        "axes": torch.stack([_padded(fit.axes, width) for fit in fits]),
-        "eigenvalues": torch.stack([_padded(fit.eigenvalues, width) for fit in fits]),
-        "ranks": torch.tensor([len(fit.axes) for fit in fits]),
-        "counts": torch.tensor([fit.images for fit in fits]),
-        "gate_distance": torch.tensor([fit.gate_distance for fit in fits]),
-        "gate_energy": torch.tensor([fit.gate_energy for fit in fits]),
-    }
-    if memory and any(len(fit.coefficients) for fit in fits):
-        tensors["memory"] = torch.cat([_padded(fit.coefficients.T, width).T for fit in fits])
-        tensors["memory_labels"] = torch.cat(labels)
+    width = max(1, *(int(fit["ranks"]) for fit in fits))
+
+    def joined(name: str) -> Tensor:
+        parts = [fit[name] for fit in fits]
+        if name in ("axes", "eigenvalues", "memory"):  # classes have different numbers of axes
+            gaps = [x.new_zeros(len(x), width - x.shape[1], *x.shape[2:]) for x in parts]
+            parts = [torch.cat(pair, dim=1) for pair in zip(parts, gaps, strict=True)]
+        return torch.cat(parts)
+
+    tensors = {name: joined(name) for name in fits[0]}
+    sizes = torch.tensor([len(fit["memory"]) for fit in fits])
+    tensors["memory_labels"] = torch.arange(len(fits)).repeat_interleave(sizes)
+    if not memory or not bool(sizes.any()):
+        del tensors["memory"], tensors["memory_labels"]
     return ClasswisePCA(tensors)
-
-
-def _padded(rows: Tensor, number: int) -> Tensor:
-    """Rows of zeros added up to a number of rows."""
-    return torch.cat([rows, rows.new_zeros(number - len(rows), *rows.shape[1:])])
 
 
 def _held_out_scores(

@@ -86,13 +86,13 @@ class ClassStatistics:
     def all_reduce(self) -> None:
         """Combine the statistics of all processes with one broadcast and one all-reduce.
 
-        The processes sum differences from a reference, and their squares. Rounding errors are small
-        if the reference is near the mean, so the first process broadcasts its class means (for a
-        class that it has not seen, its mean over all classes). If the mean is g standard deviations
-        from the reference, the relative error of the variances is about 1e-16 * (1 + g^2).
+        The processes sum differences from a reference, and their squares. The reference are the
+        class means of the first process (for a class that it has not seen, its mean over all
+        classes): if the mean of all is g standard deviations from it, the relative rounding error
+        of the variances is about 1e-16 * (1 + g^2).
 
-        Every process must call it once, after its last update; a second call counts each sample
-        once per process. Without an initialised process group it does nothing.
+        Every process must call it once, after its last update. Without an initialised process group
+        it does nothing.
         """
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return

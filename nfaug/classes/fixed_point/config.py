@@ -1,8 +1,4 @@
-"""Settings and results of the two solvers: the fixed point, and gradient descent on its objective.
-
-The class gaussians should fit their data and lie far from each other. `SeparationConfig` says how
-much each of the two counts; the solvers add their own settings.
-"""
+"""Settings and results of the fixed point, and of gradient descent on its objective."""
 
 from __future__ import annotations
 
@@ -63,21 +59,19 @@ class SeparationConfig:
                 )
 
     def weight(self, num_classes: int, dim: int) -> float:
-        r"""The weight c for K classes in d dimensions: ``kld_weight``, or if that is None
+        r"""The weight c for K classes in d dimensions: ``kld_weight`` or, if that is None,
 
         .. math:: c = w\,\frac{d}{K - 1}, \quad w = \mathrm{REFERENCE\_WEIGHT} = 3 \cdot 10^4 / 3072
 
-        which gives the paper's distance between classes, per coordinate, for any d and K. With
-        identity covariances and pi of Eq. 9, the kernel is :math:`2 e^{-1/a} / (a D^2)` between
-        classes at distance D. Suppose that all data means coincide and that all pairs of classes
-        are at distance D. The mean update (Eq. 5) then has its fixed point at
+        which keeps the paper's distance between classes for any d and K. With identity covariances
+        and pi of Eq. 9, the kernel between classes at distance D is :math:`2 e^{-1/a} / (a D^2)`.
+        If the data's means coincide and all classes are at distance D, Eq. 5 has its fixed point at
 
         .. math:: 1 = 2 c K \cdot \frac{2 e^{-1/a}}{a D^2}, \quad
                   \frac{D^2}{d} = \frac{4 e^{-1/a}}{a}\, w\, \frac{K}{K - 1}
 
-        With alpha = 10, two classes are about 1.9 standard deviations apart in each coordinate. A
-        weight that does not scale with d separates the classes of small images too far and
-        destabilizes their flow: 3333 with 10 classes suits d = 3072, and 69 suits d = 64.
+        which is about 1.9 standard deviations per coordinate for alpha = 10. A weight that does not
+        scale with d separates the classes of small images too far and destabilizes their flow.
         """
         if self.kld_weight is not None:
             return self.kld_weight

@@ -1,4 +1,4 @@
-"""The fixed-point solver, in float64."""
+"""The fixed-point solver, in float64. The equations are those of `rules`."""
 
 from __future__ import annotations
 
@@ -62,9 +62,6 @@ def solve(
         (True, (3, 2))
         >>> result.history[-1].kl_min > result.history[0].kl_min
         True
-
-    Source: Enescu & Sahbi, "Learning Conditionally Untangled Latent Spaces using Fixed Point
-    Iteration", BMVC 2024.
     """
     config = config or FixedPointConfig()
     m, s = several_classes(data_means, data_variances)
