@@ -80,23 +80,14 @@ class ClassGaussians(nn.Module):
         Returns:
             Shape (B,) with labels, otherwise (B, K); differentiable with respect to ``z``.
         """
-        dtype = torch.promote_types(z.dtype, torch.float32)
-        if labels is None:
-            return self._log_prob_all(z).to(dtype)
-        z = self._flatten(z)
-        check_labels(labels, len(z), self.num_classes)
-        labels = labels.long()  # uint8 would index as a mask
-        # Index before the cast, which then converts B rows instead of K.
-        variances = self.variances[labels].to(z.dtype)
-        distance = ((z - self.means[labels].to(z.dtype)).square() / variances).sum(dim=1)
-        return self._density(distance, variances.log().sum(dim=1)).to(dtype)
+        return self._log_prob(z, labels).to(torch.promote_types(z.dtype, torch.float32))
 
     def classify(self, z: Tensor) -> Tensor:
         """The most likely class of each latent, argmax over y of log p(z | y), shape (B,), int64.
 
         Classes have equal prior probability, as in the paper's NF-Acc.
         """
-        return self._log_prob_all(z).argmax(dim=1)
+        return self._log_prob(z).argmax(dim=1)
 
     def sample(
         self,
@@ -128,25 +119,24 @@ class ClassGaussians(nn.Module):
         """KL(y || y') in nats for all pairs of classes, (K, K), float64: see `pairwise_kl`."""
         return pairwise_kl(self.means, self.variances)
 
-    def _log_prob_all(self, z: Tensor) -> Tensor:
-        """log p(z | y) for every class, (B, K), with matrix products for the squares."""
-        z = self._flatten(z)
-        means, variances = self.means.to(z.dtype), self.variances.to(z.dtype)
-        # Centred, because the expanded squares cancel if all means are far from 0.
-        centre = means.mean(dim=0)
-        means, z = means - centre, z - centre
-        precisions = variances.reciprocal()
-        scaled = means * precisions
-        distance = z.square() @ precisions.T - 2 * (z @ scaled.T) + (means * scaled).sum(dim=1)
-        return self._density(distance, variances.log().sum(dim=1))
-
-    def _density(self, distance: Tensor, logdet: Tensor) -> Tensor:
-        return -0.5 * (distance + logdet + self.dim * math.log(2 * math.pi))
-
-    def _flatten(self, z: Tensor) -> Tensor:
+    def _log_prob(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """`log_prob` in float64, or in float32 on Apple's GPUs, which have no float64."""
         check_latents(z, self.dim)
-        # Apple's GPUs have no float64.
-        return z.flatten(1).to(torch.float32 if z.device.type == "mps" else torch.float64)
+        z = z.flatten(1).to(torch.float32 if z.device.type == "mps" else torch.float64)
+        if labels is not None:
+            check_labels(labels, len(z), self.num_classes)
+            labels = labels.long()  # uint8 would index as a mask
+            # Index before the cast, which then converts B rows instead of K.
+            means, variances = self.means[labels].to(z.dtype), self.variances[labels].to(z.dtype)
+            distance = ((z - means).square() / variances).sum(dim=1)
+        else:
+            means, variances = self.means.to(z.dtype), self.variances.to(z.dtype)
+            # Centred, because the expanded squares cancel if all means are far from 0.
+            means, z = means - means.mean(dim=0), z - means.mean(dim=0)
+            scaled = means / variances
+            distance = z.square() @ variances.reciprocal().T - 2 * (z @ scaled.T)
+            distance = distance + (means * scaled).sum(dim=1)
+        return -0.5 * (distance + (2 * math.pi * variances).log().sum(dim=1))
 
 
 def check_gaussians(means: Tensor, variances: Tensor) -> None:

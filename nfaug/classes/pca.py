@@ -96,10 +96,8 @@ class ClasswisePCA(nn.Module):
         self.register_buffer("offsets", sizes.cumsum(0), persistent=False)
 
     def extra_repr(self) -> str:
-        partners = 0 if self.memory is None else len(self.memory)
-        return (
-            f"num_classes={self.num_classes}, dim={self.dim}, rank={self.rank}, memory={partners}"
-        )
+        sizes = f"num_classes={self.num_classes}, dim={self.dim}, rank={self.rank}"
+        return f"{sizes}, memory={int(self.offsets[-1])}"
 
     def project(self, z: Tensor, labels: Tensor) -> Tensor:
         """Coefficients a = U_y^T (z - m_y), shape (B, r)."""

@@ -16,16 +16,15 @@ _LEAST_VARIANCE = 1e-6
 class ClassStatistics:
     r"""Streaming first and second moments per class, in float64, from batches in any order.
 
-    A batch with count n_b, mean m_b and sum of squared deviations M_b updates n, m and M of a class
-    by
+    A batch with count n_b, mean m_b and sum of squared deviations M_b updates those of a class by
 
     .. math:: \delta = m_b - m, \quad m \leftarrow m + \frac{n_b}{n + n_b} \delta, \quad
               M \leftarrow M + M_b + \frac{n\, n_b}{n + n_b} \delta^2
 
     (Chan, Golub and LeVeque 1983), which does not subtract large squares.
 
-    Use latents of images with dequantisation noise: without noise, constant pixels (padding, black
-    borders) have no variance.
+    Use latents of images with dequantisation noise: without it, constant pixels (black borders)
+    have no variance.
 
     Args:
         num_classes: The number of classes, K.

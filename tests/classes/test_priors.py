@@ -13,15 +13,9 @@ import torch
 from torch import Tensor
 
 import nfaug
-from nfaug.classes.fixed_point import (
-    FixedPointConfig,
-    FixedPointDivergence,
-    class_kernel,
-    mean_update,
-    objective,
-    solve,
-)
+from nfaug.classes.fixed_point import FixedPointConfig, FixedPointDivergence, solve
 from nfaug.classes.fixed_point.config import Policy
+from nfaug.classes.fixed_point.rules import class_kernel, mean_update, objective
 from nfaug.classes.gaussians import pairwise_kl
 from nfaug.classes.priors import (
     PRIORS,

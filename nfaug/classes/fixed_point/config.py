@@ -91,12 +91,10 @@ class FixedPointConfig(SeparationConfig):
         alpha: a, the softness of the kernel; the paper uses 0.1 to 10.
         kernel: "forward" (pi of Eq. 9) or "mean" (Eq. 10).
         update: The covariance rule. "released" reproduces the paper's numbers and has a fixed point
-            at every weight tried, but biases variances towards 1: at weight 0 it returns s^(1/3),
-            not the data's s as section 4.2 says. "proposition1" is stationary for the objective and
+            at every weight tried with fit "both", but biases variances towards 1: at weight 0 it
+            returns s^(1/3), not the data's s. "proposition1" is stationary for the objective and
             returns s at weight 0, but the objective is unbounded below even at small weights
             (with "forward", above alpha * exp(1/alpha) / (2 (K - 1))): set ``variance_bounds``.
-            With fit "covariances", variances grow without limit at large weights even with
-            "released", for example at 3,333 in 3,072 dimensions with 10 classes.
         isotropic_mean_step: Replace every variance in the mean update by its average over
             coordinates, which prevents single coordinates from diverging. The means are then
             stationary for the objective only if each class has equal variances in all coordinates.
@@ -168,7 +166,7 @@ class GradientDescentConfig(SeparationConfig):
 
 @dataclass(frozen=True)
 class FixedPointStep:
-    """One entry of the convergence history; all values describe the state before the step.
+    """One entry of the convergence history, of the state before a step.
 
     ``mean_residual`` and ``variance_residual`` are the largest L2 norms, over classes, of the
     undamped step. ``kl_min`` and ``kl_mean`` are over pairs of different classes, in nats.

@@ -1,12 +1,14 @@
 r"""The equations of the fixed point: the kernel between classes, the updates and the objective.
 
-Notation: K classes with data means m and variances s, gaussians with means mu and variances v, the
-weight c (``weight``) that multiplies the sums of Eqs. 5-7, and the kernel matrix
+Notation, and arguments of the functions:
 
-.. math:: K_{yy'} = \frac{1}{\pi a} \exp\left(-\frac{KL(y \| y')}{\pi a}\right)
+- m and s (``data_means``, ``data_variances``), the moments of the latents of K classes, (K, d);
+- mu and v (``means``, ``variances``), those of the class gaussians, (K, d);
+- c (``weight``), the factor of the sums of Eqs. 5-7;
+- the ``kernel`` matrix (K, K), see `class_kernel`.
 
-All functions are pure. They take float64 tensors of shape (K, d). Sums over pairs of classes are
-matrix products of the centred means, so no K x K x d tensor is needed.
+All functions are pure and take float64. Sums over pairs of classes are matrix products of the
+centred means, so no K x K x d tensor is needed.
 
 Source: Enescu & Sahbi, "Learning Conditionally Untangled Latent Spaces using Fixed Point
 Iteration", BMVC 2024.
@@ -59,12 +61,7 @@ def mean_update(
     .. math:: \mu_y \leftarrow m_y + c\, v_y \sum_{y'} \left(\frac{K_{yy'}}{v_{y'}} +
               \frac{K_{y'y}}{v_y}\right) (\mu_y - \mu_{y'})
 
-    Args:
-        data_means: m, shape (K, d).
-        means: mu, shape (K, d).
-        variances: v, shape (K, d), or (K, 1) for one variance per class, as in the isotropic step.
-        kernel: Shape (K, K).
-        weight: c.
+    The variances may have shape (K, 1): one per class, as in the isotropic step.
     """
     centred = means - means.mean(dim=0)
     if variances.shape[1] == 1:
@@ -95,13 +92,8 @@ def released_update(
     A contains a difference. If cancellation leaves less than a ninth of its negative term, or makes
     it negative, c v sum K_y'y is added to v^2 A and c v^3 sum K_y'y to B. This keeps the fixed
     points and makes both positive.
-
-    Args:
-        data_variances: s, shape (K, d).
-        means, variances, kernel, weight: As for `mean_update`.
     """
-    spread, attraction = _pair_sums(means, variances, kernel)
-    sent, received = _totals(kernel)
+    spread, attraction, sent, received = _pair_sums(means, variances, kernel)
     squares = variances.square()
     a = weight * spread + variances * (1 + weight * (sent - received))
     b = data_variances + weight * squares * attraction
@@ -129,13 +121,8 @@ def proposition1_update(
     In the paper the last term of B is part of A as -c sum K_y'y / v, which can make A negative.
     Moving it to B makes both positive and keeps the fixed points, where A v^2 = B. These are
     stationary points of `objective`. At large weights there may be none: see `FixedPointConfig`.
-
-    Args:
-        data_means: m, shape (K, d).
-        data_variances, means, variances, kernel, weight: As for `released_update`.
     """
-    spread, attraction = _pair_sums(means, variances, kernel)
-    sent, received = _totals(kernel)
+    spread, attraction, sent, received = _pair_sums(means, variances, kernel)
     b = data_variances + (data_means - means).square()
     b = b + weight * variances * (variances * attraction + received)
     squared_a = weight * spread + variances * (1 + weight * sent)  # A v^2
@@ -160,13 +147,6 @@ def objective(
 
     The first sum is each class's mean negative log-likelihood in nats. sg stops the gradient: the
     equations treat pi as a constant, and without sg Eq. 3 with Eq. 9 would be constant.
-
-    Args:
-        data_means, data_variances: m and s, shape (K, d).
-        means: mu, shape (K, d).
-        variances: v, shape (K, d) or (K, 1).
-        weight: c.
-        pi, alpha: As in `class_kernel`.
     """
     errors = data_variances + (data_means - means).square()
     nll = 0.5 * (errors / variances + (2 * math.pi * variances).log()).sum()
@@ -175,18 +155,18 @@ def objective(
     return nll + weight * (terms.sum() - len(kl))  # each term of the diagonal is 1
 
 
-def _pair_sums(means: Tensor, variances: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """sum_y' K_y'y [(mu_y - mu_y')^2 + v_y'] and sum_y' K_yy' / v_y', each (K, d)."""
+def _pair_sums(means: Tensor, variances: Tensor, kernel: Tensor) -> tuple[Tensor, ...]:
+    """The sums over y' of the variance updates.
+
+    sum K_y'y [(mu_y - mu_y')^2 + v_y'] and sum K_yy' / v_y', each (K, d), and
+    sum K_yy' and sum K_y'y, each (K, 1).
+    """
+    sent, received = kernel.sum(dim=1, keepdim=True), kernel.sum(dim=0)[:, None]
     centred = means - means.mean(dim=0)
     # The square (mu - mu')^2 as mu (mu - 2 mu') + mu'^2.
-    cross = centred * kernel.sum(dim=0)[:, None] - 2 * (kernel.T @ centred)
-    spread = kernel.T @ (variances + centred.square()) + centred * cross
-    return spread, kernel @ variances.reciprocal()
-
-
-def _totals(kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """sum_y' K_yy' and sum_y' K_y'y, each (K, 1)."""
-    return kernel.sum(dim=1, keepdim=True), kernel.sum(dim=0)[:, None]
+    spread = centred * (centred * received - 2 * (kernel.T @ centred))
+    spread = spread + kernel.T @ (variances + centred.square())
+    return spread, kernel @ variances.reciprocal(), sent, received
 
 
 def _scale(kl: Tensor, pi: Kernel) -> Tensor:

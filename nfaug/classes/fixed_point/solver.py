@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -64,12 +63,54 @@ def solve(
         True
     """
     config = config or FixedPointConfig()
-    m, s = several_classes(data_means, data_variances)
-    weight = config.weight(*m.shape)
+    data = several_classes(data_means, data_variances)
+    weight = config.weight(*data_means.shape)
+    means, variances = data
     if config.fit == "means":
-        return _solve_means(m, config, weight)
-    start = s if config.variance_bounds is None else s.clamp(*config.variance_bounds)
-    return _iterate((m, s), (m, start), config, weight)
+        variances = torch.ones_like(variances)
+    elif config.variance_bounds is not None:
+        variances = variances.clamp(*config.variance_bounds)
+    least = min(float(data[1].min()), 1.0) / DIVERGENCE_RATIO
+    most = max(float(data[1].max()), 1.0) * DIVERGENCE_RATIO
+    history: list[FixedPointStep] = []
+    for iteration in range(1, config.max_iterations + 1):
+        kl = pairwise_kl(means, variances)
+        kernel = class_kernel(kl, config.kernel, config.alpha)
+        new_means, new_variances = _update(data, (means, variances), kernel, config, weight)
+        mean_moves = torch.linalg.vector_norm(new_means - means, dim=1)
+        variance_moves = torch.linalg.vector_norm(new_variances - variances, dim=1)
+        low, high = new_variances.aminmax(dim=1)
+        good = (low > least) & (high < most) & (mean_moves + variance_moves).isfinite()
+        if not bool(good.all()):
+            worst = int((~good).nonzero()[0])
+            raise FixedPointDivergence(iteration, worst, weight, config.advice(), history)
+        history.append(history_entry(iteration, kl, mean_moves, variance_moves))
+        if history[-1].residual <= config.tolerance or iteration == config.max_iterations:
+            break
+        means = means + config.damping * (new_means - means)
+        variances = variances * (new_variances / variances) ** config.damping
+    residual = history[-1].residual  # of the gaussians before the last step, which are returned
+    return FixedPointResult(
+        means, variances, residual <= config.tolerance, iteration, residual, history
+    )
+
+
+def _update(
+    data: State, state: State, kernel: Tensor, config: FixedPointConfig, weight: float
+) -> State:
+    """The undamped update of what ``config.fit`` fits; the other is returned as it is."""
+    means, variances = state
+    if config.fit != "covariances":
+        scale = variances.mean(dim=1, keepdim=True) if config.isotropic_mean_step else variances
+        means = mean_update(data[0], means, scale, kernel, weight)
+    if config.fit != "means":
+        if config.update == "released":
+            variances = released_update(data[1], *state, kernel, weight)
+        else:
+            variances = proposition1_update(*data, *state, kernel, weight)
+        if config.variance_bounds is not None:
+            variances = variances.clamp(*config.variance_bounds)
+    return means, variances
 
 
 def several_classes(means: Tensor, variances: Tensor) -> State:
@@ -99,71 +140,3 @@ def history_entry(
         kl_min=float(kl.clone().fill_diagonal_(torch.inf).min()),
         kl_mean=float(kl.sum()) / (classes * (classes - 1)),  # the diagonal is zero
     )
-
-
-def _solve_means(data_means: Tensor, config: FixedPointConfig, weight: float) -> FixedPointResult:
-    r"""`solve` for fit "means", in the subspace that contains all iterates.
-
-    With identity covariances the update is
-    :math:`\mu \leftarrow m + c\,(\mathrm{diag}(P 1) - P)\,\mu`, where the (K, K) matrix
-    :math:`P = K + K^T` depends only on distances. The means stay in the affine span of the data's
-    means. In an orthonormal basis of this span, from one QR decomposition,
-    distances and norms are the same and an iteration costs O(K^3) for any d.
-    """
-    centre = data_means.mean(dim=0)
-    rows, basis = data_means - centre, None
-    if data_means.shape[1] > len(rows):
-        basis, triangle = torch.linalg.qr(rows.T)
-        rows = triangle.T.contiguous()
-    ones = rows.new_ones(len(rows), 1)
-    result = _iterate((rows, ones), (rows, ones), config, weight)
-    means = (result.means if basis is None else result.means @ basis.T) + centre
-    return replace(result, means=means, variances=torch.ones_like(means))
-
-
-def _iterate(
-    data: State, state: State, config: FixedPointConfig, weight: float
-) -> FixedPointResult:
-    """Repeat damped updates until they converge, diverge or reach ``config.max_iterations``."""
-    least = min(float(data[1].min()), 1.0) / DIVERGENCE_RATIO
-    most = max(float(data[1].max()), 1.0) * DIVERGENCE_RATIO
-    history: list[FixedPointStep] = []
-    for iteration in range(1, config.max_iterations + 1):
-        means, variances = state
-        kl = pairwise_kl(means, variances)
-        kernel = class_kernel(kl, config.kernel, config.alpha)
-        new_means, new_variances = _update(data, state, kernel, config, weight)
-        mean_moves = torch.linalg.vector_norm(new_means - means, dim=1)
-        variance_moves = torch.linalg.vector_norm(new_variances - variances, dim=1)
-        low, high = new_variances.aminmax(dim=1)
-        good = (low > least) & (high < most) & (mean_moves + variance_moves).isfinite()
-        if not bool(good.all()):
-            worst = int((~good).nonzero()[0])
-            raise FixedPointDivergence(iteration, worst, weight, config.advice(), history)
-        history.append(history_entry(iteration, kl, mean_moves, variance_moves))
-        if history[-1].residual <= config.tolerance or iteration == config.max_iterations:
-            break
-        state = (
-            means + config.damping * (new_means - means),
-            variances * (new_variances / variances) ** config.damping,
-        )
-    residual = history[-1].residual  # of the state before the last step, which is returned
-    return FixedPointResult(*state, residual <= config.tolerance, iteration, residual, history)
-
-
-def _update(
-    data: State, state: State, kernel: Tensor, config: FixedPointConfig, weight: float
-) -> State:
-    """The undamped update of what ``config.fit`` fits; the other is returned as it is."""
-    means, variances = state
-    if config.fit != "covariances":
-        scale = variances.mean(dim=1, keepdim=True) if config.isotropic_mean_step else variances
-        means = mean_update(data[0], means, scale, kernel, weight)
-    if config.fit != "means":
-        if config.update == "released":
-            variances = released_update(data[1], *state, kernel, weight)
-        else:
-            variances = proposition1_update(*data, *state, kernel, weight)
-        if config.variance_bounds is not None:
-            variances = variances.clamp(*config.variance_bounds)
-    return means, variances
