@@ -41,18 +41,12 @@ def fit_pca(
         generator: Source of randomness.
 
     Raises:
-        ValueError: There is no class, or a class has no latents, latents that are not finite or
-            another dimension. Classes are named by their label.
+        ValueError: There is no class, or one has no latents or latents that are not finite.
     """
-    fits: list[ClassFit] = []
-    for label, rows in enumerate(latents):
-        fits.append(fit_class(rows, rank, label=label, generator=generator))
-        first, found = fits[0]["mean"].shape[1], fits[label]["mean"].shape[1]
-        if found != first:
-            raise ValueError(
-                f"latents of all classes must have one dimension; got {found} for class {label} "
-                f"and {first} for class 0"
-            )
+    fits = [
+        fit_class(rows, rank, label=label, generator=generator)
+        for label, rows in enumerate(latents)
+    ]
     return assemble(fits, rank=rank, memory=memory)
 
 

@@ -85,10 +85,9 @@ class ClassStatistics:
     def all_reduce(self) -> None:
         """Combine the statistics of all processes with one broadcast and one all-reduce.
 
-        The processes sum differences from a reference, and their squares. The reference are the
-        class means of the first process (for a class that it has not seen, its mean over all
-        classes): if the mean of all is g standard deviations from it, the relative rounding error
-        of the variances is about 1e-16 * (1 + g^2).
+        The processes sum differences from the first process's class means (for a class that it has
+        not seen, its mean over all classes), and their squares. If the mean of all is g standard
+        deviations from there, the relative error of the variances is about 1e-16 * (1 + g^2).
 
         Every process must call it once, after its last update. Without an initialised process group
         it does nothing.

@@ -340,12 +340,10 @@ def test_the_default_weight_keeps_the_distance_between_classes() -> None:
     assert FixedPointConfig(kld_weight=7).weight(100, 64) == 7
     for classes, dim in ((4, 100), (40, 100), (10, 1024)):
         means, variances = draw(classes, dim, spread=1e-3)
-        for alpha in (10.0, 1.0):
-            config = FixedPointConfig(alpha=alpha)
-            distances = torch.cdist(*[solve(means, variances, config).means] * 2)
-            squared = float(_off_diagonal(distances).square().mean()) / dim
-            pull = 4 * math.exp(-1 / alpha) / alpha
-            assert squared == pytest.approx(pull * REFERENCE_WEIGHT * classes / (classes - 1), 0.02)
+        distances = torch.cdist(*[solve(means, variances, FixedPointConfig()).means] * 2)
+        squared = float(_off_diagonal(distances).square().mean()) / dim
+        pull = 4 * math.exp(-1 / 10) / 10
+        assert squared == pytest.approx(pull * REFERENCE_WEIGHT * classes / (classes - 1), 0.02)
 
 
 def test_more_coordinates_that_all_classes_share_change_nothing() -> None:

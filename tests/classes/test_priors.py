@@ -3,8 +3,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -234,14 +232,6 @@ def test_a_registered_prior_trains_a_flow(
     assert loaded.config.gaussians == {"kind": "wide", "x": 4}
     assert loaded.gaussians is not None
     assert loaded.gaussians.num_classes == len(tiny_images.classes)
-
-
-def test_gradient_descent_is_imported_only_if_it_is_chosen() -> None:
-    code = (
-        "import sys, nfaug, nfaug.fitting, nfaug.training; from nfaug.classes.priors import PRIORS;"
-        "assert 'nfaug.classes.priors.gradient' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_choosing_a_prior_by_name_or_settings() -> None:

@@ -63,15 +63,9 @@ class SeparationConfig:
 
         .. math:: c = w\,\frac{d}{K - 1}, \quad w = \mathrm{REFERENCE\_WEIGHT} = 3 \cdot 10^4 / 3072
 
-        which keeps the paper's distance between classes for any d and K. With identity covariances
-        and pi of Eq. 9, the kernel between classes at distance D is :math:`2 e^{-1/a} / (a D^2)`.
-        If the data's means coincide and all classes are at distance D, Eq. 5 has its fixed point at
-
-        .. math:: 1 = 2 c K \cdot \frac{2 e^{-1/a}}{a D^2}, \quad
-                  \frac{D^2}{d} = \frac{4 e^{-1/a}}{a}\, w\, \frac{K}{K - 1}
-
-        which is about 1.9 standard deviations per coordinate for alpha = 10. A weight that does not
-        scale with d separates the classes of small images too far and destabilizes their flow.
+        which keeps the paper's distance between classes for any d and K: about 1.9 standard
+        deviations per coordinate for alpha = 10. A weight that does not scale with d separates the
+        classes of small images too far and destabilizes their flow.
         """
         if self.kld_weight is not None:
             return self.kld_weight

@@ -90,9 +90,8 @@ def solve(
         means = means + config.damping * (new_means - means)
         variances = variances * (new_variances / variances) ** config.damping
     residual = history[-1].residual  # of the gaussians before the last step, which are returned
-    return FixedPointResult(
-        means, variances, residual <= config.tolerance, iteration, residual, history
-    )
+    converged = residual <= config.tolerance
+    return FixedPointResult(means, variances, converged, iteration, residual, history)
 
 
 def _update(

@@ -28,18 +28,8 @@ def gradient_descent(
     :math:`v = low + (high - low)\,\sigma(\theta)`, which keeps them within bounds. With identity
     covariances (fit "means") a step equals a fixed-point step with the learning rate as damping.
 
-    Args:
-        data_means: Class means of the latents, shape (K, d).
-        data_variances: Class variances, shape (K, d), positive; clamped to the bounds.
-        config: Settings; the defaults if None.
-
-    Returns:
-        Finite gaussians in float64. ``residual`` is the largest L2 norm, over classes, of the
-        gradient of J at these values, for the means and for theta.
-
-    Raises:
-        ValueError: If an input is invalid, as in `nfaug.classes.fixed_point.solve`.
-        FixedPointDivergence: If a gradient diverges.
+    Arguments and errors are those of `nfaug.classes.fixed_point.solve`. The ``residual`` of the
+    result is the largest L2 norm, over classes, of the gradient of J, for the means and for theta.
     """
     config = config or GradientDescentConfig()
     data = several_classes(data_means, data_variances)
@@ -80,11 +70,5 @@ def gradient_descent(
         optimizer.step()
         schedule.step()
     residual = history[-1].residual
-    return FixedPointResult(
-        means.detach(),
-        variances.detach(),
-        residual <= config.tolerance,
-        step,
-        residual,
-        history,
-    )
+    found = means.detach(), variances.detach()
+    return FixedPointResult(*found, residual <= config.tolerance, step, residual, history)
