@@ -143,16 +143,14 @@ def check_gaussians(means: Tensor, variances: Tensor) -> None:
     """Check that means are finite and variances positive, both floating point of shape (K, d)."""
     floating = means.is_floating_point() and variances.is_floating_point()
     if means.ndim != 2 or means.shape != variances.shape or 0 in means.shape or not floating:
-        raise ValueError(
-            "means and variances must both be floating point of shape (K, d), got "
-            f"{means.dtype} {tuple(means.shape)} and {variances.dtype} {tuple(variances.shape)}"
-        )
+        found = " and ".join(f"{x.dtype} {tuple(x.shape)}" for x in (means, variances))
+        raise ValueError(f"means and variances must be floating point, both (K, d), got {found}")
     good = means.isfinite() & variances.isfinite() & (variances > 0)
     if not bool(good.all()):
         worst = int((~good).any(dim=1).nonzero()[0])
         raise ValueError(
-            f"means must be finite and variances positive and finite; those of class {worst} are "
-            f"not in {means.dtype}; check its latents"
+            f"means must be finite and variances positive and finite in {means.dtype}; those of "
+            f"class {worst} are not: check its latents"
         )
 
 
@@ -160,25 +158,21 @@ def check_latents(z: Tensor, dim: int) -> None:
     """Check that latents are floating point, of shape (B, dim) or (B, C, H, W)."""
     if z.ndim < 2 or math.prod(z.shape[1:]) != dim or not z.is_floating_point():
         raise ValueError(
-            f"latents must be floating point of shape (B, {dim}) or (B, C, H, W) with "
-            f"C*H*W = {dim}, got {z.dtype} of shape {tuple(z.shape)}"
+            f"latents must be batches of {dim} floating-point values, got {z.dtype} of shape "
+            f"{tuple(z.shape)}"
         )
 
 
 def check_labels(labels: Tensor, batch: int, num_classes: int) -> None:
     """Check that labels are integers of shape (batch,) and, on the CPU, lie in [0, num_classes)."""
     if labels.shape != (batch,) or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(
-            f"labels must be integers of shape ({batch},), got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}"
-        )
+        found = f"{labels.dtype} of shape {tuple(labels.shape)}"
+        raise ValueError(f"labels must be integers of shape ({batch},), got {found}")
     # Reading values from an accelerator would synchronize it in every training step.
     if batch and labels.device.type == "cpu":
         low, high = (int(x) for x in labels.long().aminmax())  # uint16 and wider have no `min`
         if low < 0 or high >= num_classes:
-            raise ValueError(
-                f"labels must lie in [0, {num_classes}), got values from {low} to {high}"
-            )
+            raise ValueError(f"labels must lie in [0, {num_classes}), got {low} to {high}")
 
 
 def as_double(x: Tensor) -> Tensor:

@@ -47,16 +47,12 @@ class SeparationConfig:
             if not 0 < getattr(self, name, 1) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if self.kld_weight is not None and not 0 <= self.kld_weight < math.inf:
-            raise ValueError(
-                f"kld_weight must be finite and at least 0, or None, got {self.kld_weight}"
-            )
+            raise ValueError(f"kld_weight must be at least 0 and finite, got {self.kld_weight}")
         if bounds := getattr(self, "variance_bounds", None):
             low, high = bounds
             object.__setattr__(self, "variance_bounds", (low, high))  # JSON and YAML give a list
             if not 0 < low < high < math.inf:
-                raise ValueError(
-                    f"variance_bounds must be (low, high) with 0 < low < high, got {(low, high)}"
-                )
+                raise ValueError(f"variance_bounds must be 0 < low < high, got {(low, high)}")
 
     def weight(self, num_classes: int, dim: int) -> float:
         r"""The weight c for K classes in d dimensions: ``kld_weight`` or, if that is None,

@@ -120,10 +120,7 @@ def several_classes(means: Tensor, variances: Tensor) -> State:
     """
     check_gaussians(means, variances)
     if len(means) < 2:
-        raise ValueError(
-            f"separating classes needs at least 2 of them, got {len(means)}; use the data's own "
-            "gaussian for a single class"
-        )
+        raise ValueError(f"separating classes needs 2 or more, got {len(means)}; use kind 'data'")
     return as_double(means).clone(), as_double(variances).clone()
 
 

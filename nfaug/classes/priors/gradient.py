@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..fixed_point.config import FixedPointDivergence, FixedPointResult, GradientDescentConfig
+from ..fixed_point.config import (
+    FixedPointDivergence,
+    FixedPointResult,
+    FixedPointStep,
+    GradientDescentConfig,
+)
 from ..fixed_point.rules import objective
 from ..fixed_point.solver import DIVERGENCE_RATIO, history_entry, several_classes
 from ..gaussians import pairwise_kl
@@ -44,7 +49,7 @@ def gradient_descent(
     )
     exponent = EXPONENTS[config.policy]
     schedule = LambdaLR(optimizer, lambda step: (1 - step / config.steps) ** exponent)
-    history = []
+    history: list[FixedPointStep] = []
     for step in range(1, config.steps + 1):
         variances = torch.ones_like(theta)
         if config.fit != "means":
@@ -52,12 +57,8 @@ def gradient_descent(
         value = objective(*data, means, variances, weight, pi=config.kernel, alpha=config.alpha)
         optimizer.zero_grad()
         value.backward()
-        lengths = [
-            theta.new_zeros(len(theta))
-            if x.grad is None
-            else torch.linalg.vector_norm(x.grad, dim=1)
-            for x in (means, theta)
-        ]
+        gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in (means, theta)]
+        lengths = [torch.linalg.vector_norm(gradient, dim=1) for gradient in gradients]
         longest = DIVERGENCE_RATIO * max(1.0, history[0].residual if history else 1.0)
         good = (lengths[0] < longest) & (lengths[1] < longest)  # false for NaN
         if not bool(good.all()):
