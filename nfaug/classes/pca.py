@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 __all__ = ["ClasswisePCA"]
 
-# The CPU multiplies the images of one class at a time with its axes. An accelerator would have to
-# synchronize to learn their number. It multiplies every image with the axes of all classes or, above
-# this many classes, with copies of the axes of its own class.
-_ONE_CLASS_AT_A_TIME = ("cpu",)
+# An accelerator multiplies every image with the axes of all classes at once or, above this many
+# classes, with copies of the axes of its own class.
 _AT_ONCE = 64
 _COPIED = 2**26  # values of axes that are copied at a time: 256 MiB in float32
 
@@ -104,14 +102,14 @@ class ClasswisePCA(nn.Module):
     def project(self, z: Tensor, labels: Tensor) -> Tensor:
         """Coefficients a = U_y^T (z - m_y), shape (B, r)."""
         centred = z.flatten(1).float() - self.mean[labels]
-        if self._at_once and z.device.type not in _ONE_CLASS_AT_A_TIME:
+        if self._at_once and not _one_class_at_a_time(z.device):
             every = (centred @ self.axes.flatten(0, 1).T).unflatten(1, (-1, self.rank))
             return every[torch.arange(len(z), device=z.device), labels]
         return _products(centred, labels, self.axes.mT)
 
     def add(self, z: Tensor, labels: Tensor, delta: Tensor) -> Tensor:
         """Latents moved inside the span of the class: z + U_y delta with delta of shape (B, r)."""
-        if self._at_once and z.device.type not in _ONE_CLASS_AT_A_TIME:
+        if self._at_once and not _one_class_at_a_time(z.device):
             every = delta.new_zeros(len(delta), self.num_classes, self.rank)
             every[torch.arange(len(z), device=z.device), labels] = delta
             moved = every.flatten(1) @ self.axes.flatten(0, 1)
@@ -192,11 +190,16 @@ class ClasswisePCA(nn.Module):
         return ClasswisePCA(tensors)
 
 
+def _one_class_at_a_time(device: torch.device) -> bool:
+    """Whether to ask how many images each class has; an accelerator would have to synchronize."""
+    return device.type == "cpu"
+
+
 def _products(rows: Tensor, labels: Tensor, matrices: Tensor) -> Tensor:
     """rows[i] @ matrices[labels[i]], (B, n), for rows (B, m) and matrices (K, m, n)."""
     if len(rows) == 0:
         return rows.new_zeros(0, matrices.shape[2])
-    if rows.device.type in _ONE_CLASS_AT_A_TIME:
+    if _one_class_at_a_time(rows.device):
         order = labels.argsort(stable=True)
         sizes = torch.bincount(labels, minlength=len(matrices)).tolist()
         parts = [
