@@ -18,7 +18,7 @@ from .checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
 from .checkpoint.directory import file_limits
 from .classes.fixed_point.config import FixedPointConfig
 from .classes.gaussians import ClassGaussians
-from .classes.pca_fit import ClasswisePCA, StoredFit, assemble, fit_stored
+from .classes.pca_fit import ClassFit, ClasswisePCA, assemble, fit_class
 from .classes.priors import GradientDescentConfig, choose_prior
 from .classes.statistics import ClassStatistics
 from .data.batches import Batches, MemoryBatches, progress_bar
@@ -145,7 +145,7 @@ def fit(
                 ranks=ranks,
                 progress=progress and ranks.main,
             )
-        counts, means, variances = stats.finalize(class_names=images.classes, pool_single=True)
+        counts, means, variances = stats.finalize()
         means, variances, record = chosen.entry.solve(means, variances, chosen.settings, None)
         record = {"kind": chosen.kind, **record, "fitted": True, "images": int(counts.sum())}
         config = replace(
@@ -304,7 +304,7 @@ def fit_classes(
         chosen = torch.randperm(len(rows), generator=draws)[:max_per_class].sort().values
         order[y] = rows[chosen], draws
     total = sum(len(rows) for rows, _ in order.values())
-    fits: dict[int, StoredFit] = {}
+    fits: dict[int, ClassFit] = {}
     with progress_bar(total, "fit", "image", shown=progress) as bar:
         for y, (rows, draws) in order.items():
             noise = torch.Generator(device).manual_seed((seed * len(class_names) + y) % 2**63)
@@ -315,11 +315,9 @@ def fit_classes(
                 stats.update(noisy, torch.full((len(batch),), y, device=device))
                 parts.append(flow.encode(batch)[0].flatten(1))
                 bar.update(len(batch))
-            fits[y] = fit_stored(
-                torch.cat(parts), y, rank=rank, memory=memory, allow_single=True, generator=draws
-            )
+            fits[y] = fit_class(torch.cat(parts), rank, label=y, generator=draws)
             bar.set_description(f"fit, class {len(fits)} of {len(order)}", refresh=False)
     if ranks.count > 1:
         stats.all_reduce()
-    stored = ranks.collect(fits, len(class_names))
-    return stats, assemble(stored, rank=rank, memory=memory)
+    collected = ranks.collect(fits, len(class_names))
+    return stats, assemble(collected, rank=rank, memory=memory)

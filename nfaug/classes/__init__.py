@@ -1,1 +1,1 @@
-"""Class gaussians: densities, streaming statistics and priors."""
+"""What is fitted to classes: statistics, gaussians and their fixed point, PCA axes and memory."""

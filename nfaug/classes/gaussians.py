@@ -7,7 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ClassGaussians", "pairwise_kl"]
+__all__ = [
+    "ClassGaussians",
+    "as_double",
+    "check_gaussians",
+    "check_labels",
+    "check_latents",
+    "pairwise_kl",
+]
 
 
 class ClassGaussians(nn.Module):
@@ -47,28 +54,18 @@ class ClassGaussians(nn.Module):
         # Checked after rounding, which turns very small variances into zero.
         means, variances = (x.detach().to(torch.float32, copy=True) for x in (means, variances))
         check_gaussians(means, variances)
+        self.num_classes, self.dim = means.shape
         if counts is None:
-            counts = means.new_zeros(means.shape[0], dtype=torch.int64)
+            counts = means.new_zeros(self.num_classes, dtype=torch.int64)
         whole = not counts.is_floating_point()
-        if counts.shape != means.shape[:1] or not whole or bool((counts < 0).any()):
+        if counts.shape != (self.num_classes,) or not whole or bool((counts < 0).any()):
             raise ValueError(
-                f"counts must be {means.shape[0]} integers, one per class, and not be negative; "
-                f"got {counts.dtype} of shape {tuple(counts.shape)}, values "
-                f"{counts.flatten()[:9].tolist()}"
+                f"counts must be {self.num_classes} integers of at least 0, got {counts.dtype} "
+                f"{counts.tolist()[:9]}"
             )
         self.register_buffer("means", means)
         self.register_buffer("variances", variances)
         self.register_buffer("counts", counts.detach().to(torch.int64, copy=True))
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes, K."""
-        return self.means.shape[0]
-
-    @property
-    def dim(self) -> int:
-        """The number of latent coordinates, d."""
-        return self.means.shape[1]
 
     def extra_repr(self) -> str:
         return f"num_classes={self.num_classes}, dim={self.dim}"
@@ -82,27 +79,15 @@ class ClassGaussians(nn.Module):
 
         Returns:
             Shape (B,) with labels, otherwise (B, K); differentiable with respect to ``z``.
-
-        Raises:
-            ValueError: If the shape or dtype of the latents or labels is wrong.
         """
-        dtype = torch.promote_types(z.dtype, torch.float32)
-        if labels is None:
-            return self._log_prob_all(z).to(dtype)
-        z = self._flatten(z)
-        self._check_labels(labels, len(z))
-        labels = labels.long()  # uint8 would index as a mask
-        # Index before the cast, which then converts B rows instead of K.
-        variances = self.variances[labels].to(z.dtype)
-        distance = ((z - self.means[labels].to(z.dtype)).square() / variances).sum(dim=1)
-        return self._density(distance, variances.log().sum(dim=1)).to(dtype)
+        return self._log_prob(z, labels).to(torch.promote_types(z.dtype, torch.float32))
 
     def classify(self, z: Tensor) -> Tensor:
         """The most likely class of each latent, argmax over y of log p(z | y), shape (B,), int64.
 
         Classes have equal prior probability, as in the paper's NF-Acc.
         """
-        return self._log_prob_all(z).argmax(dim=1)
+        return self._log_prob(z).argmax(dim=1)
 
     def sample(
         self,
@@ -123,7 +108,7 @@ class ClassGaussians(nn.Module):
         """
         if not (temperature >= 0 and math.isfinite(temperature)):
             raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
-        self._check_labels(labels, len(labels))
+        check_labels(labels, len(labels), self.num_classes)
         labels = labels.to(self.means.device, torch.int64)  # uint8 would index as a mask
         means = self.means[labels]
         device = means.device if generator is None else generator.device
@@ -134,73 +119,65 @@ class ClassGaussians(nn.Module):
         """KL(y || y') in nats for all pairs of classes, (K, K), float64: see `pairwise_kl`."""
         return pairwise_kl(self.means, self.variances)
 
-    def _log_prob_all(self, z: Tensor) -> Tensor:
-        """log p(z | y) for every class, (B, K), with matrix products for the squares."""
-        z = self._flatten(z)
-        means, variances = self.means.to(z.dtype), self.variances.to(z.dtype)
-        # Centred, because the expanded squares cancel if all means are far from 0.
-        centre = means.mean(dim=0)
-        means, z = means - centre, z - centre
-        precisions = variances.reciprocal()
-        scaled = means * precisions
-        distance = z.square() @ precisions.T - 2 * (z @ scaled.T) + (means * scaled).sum(dim=1)
-        return self._density(distance, variances.log().sum(dim=1))
-
-    def _density(self, distance: Tensor, logdet: Tensor) -> Tensor:
-        return -0.5 * (distance + logdet + self.dim * math.log(2 * math.pi))
-
-    def _flatten(self, z: Tensor) -> Tensor:
+    def _log_prob(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """`log_prob` in float64, or in float32 on Apple's GPUs, which have no float64."""
         check_latents(z, self.dim)
-        # Apple's GPUs have no float64.
-        return z.flatten(1).to(torch.float32 if z.device.type == "mps" else torch.float64)
-
-    def _check_labels(self, labels: Tensor, batch: int) -> None:
-        # Reading values from an accelerator would synchronize it in every training step.
-        check_labels(labels, batch, self.num_classes, values=labels.device.type == "cpu")
+        z = z.flatten(1).to(torch.float32 if z.device.type == "mps" else torch.float64)
+        if labels is not None:
+            check_labels(labels, len(z), self.num_classes)
+            labels = labels.long()  # uint8 would index as a mask
+            # Index before the cast, which then converts B rows instead of K.
+            means, variances = self.means[labels].to(z.dtype), self.variances[labels].to(z.dtype)
+            distance = ((z - means).square() / variances).sum(dim=1)
+        else:
+            means, variances = self.means.to(z.dtype), self.variances.to(z.dtype)
+            # Centred, because the expanded squares cancel if all means are far from 0.
+            means, z = means - means.mean(dim=0), z - means.mean(dim=0)
+            scaled = means / variances
+            distance = z.square() @ variances.reciprocal().T - 2 * (z @ scaled.T)
+            distance = distance + (means * scaled).sum(dim=1)
+        return -0.5 * (distance + (2 * math.pi * variances).log().sum(dim=1))
 
 
 def check_gaussians(means: Tensor, variances: Tensor) -> None:
     """Check that means are finite and variances positive, both floating point of shape (K, d)."""
     floating = means.is_floating_point() and variances.is_floating_point()
     if means.ndim != 2 or means.shape != variances.shape or 0 in means.shape or not floating:
+        found = " and ".join(f"{x.dtype} {tuple(x.shape)}" for x in (means, variances))
+        raise ValueError(f"means and variances must be floating point, both (K, d), got {found}")
+    good = means.isfinite() & variances.isfinite() & (variances > 0)
+    if not bool(good.all()):
+        worst = int((~good).any(dim=1).nonzero()[0])
         raise ValueError(
-            "means and variances must both be floating point of shape (K, d), got "
-            f"{means.dtype} of shape {tuple(means.shape)} and {variances.dtype} of shape "
-            f"{tuple(variances.shape)}"
+            f"means must be finite and variances positive and finite in {means.dtype}; those of "
+            f"class {worst} are not: check its latents"
         )
-    for what, good in (
-        ("means must be finite", means.isfinite()),
-        ("variances must be positive and finite", (variances > 0) & variances.isfinite()),
-    ):
-        if not bool(good.all()):
-            worst = int((~good).any(dim=1).nonzero()[0])
-            raise ValueError(
-                f"{what}, those of class {worst} are not in {means.dtype}; check its latents"
-            )
 
 
 def check_latents(z: Tensor, dim: int) -> None:
     """Check that latents are floating point, of shape (B, dim) or (B, C, H, W)."""
     if z.ndim < 2 or math.prod(z.shape[1:]) != dim or not z.is_floating_point():
         raise ValueError(
-            f"latents must be floating point of shape (B, {dim}) or (B, C, H, W) with "
-            f"C*H*W = {dim}, got {z.dtype} of shape {tuple(z.shape)}"
+            f"latents must be batches of {dim} floating-point values, got {z.dtype} of shape "
+            f"{tuple(z.shape)}"
         )
 
 
-def check_labels(labels: Tensor, batch: int, num_classes: int, *, values: bool = True) -> None:
-    """Check that labels are integers of shape (batch,) and, with `values`, their range."""
+def check_labels(labels: Tensor, batch: int, num_classes: int) -> None:
+    """Check that labels are integers of shape (batch,) and, on the CPU, lie in [0, num_classes)."""
     if labels.shape != (batch,) or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(
-            f"labels must be integers of shape ({batch},), got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}"
-        )
-    if values and batch:
+        found = f"{labels.dtype} of shape {tuple(labels.shape)}"
+        raise ValueError(f"labels must be integers of shape ({batch},), got {found}")
+    # Reading values from an accelerator would synchronize it in every training step.
+    if batch and labels.device.type == "cpu":
         low, high = (int(x) for x in labels.long().aminmax())  # uint16 and wider have no `min`
         if low < 0 or high >= num_classes:
-            raise ValueError(
-                f"labels must lie in [0, {num_classes}), got values from {low} to {high}"
-            )
+            raise ValueError(f"labels must lie in [0, {num_classes}), got {low} to {high}")
+
+
+def as_double(x: Tensor) -> Tensor:
+    """The tensor in float64, on the CPU if its device (an Apple GPU) has no float64."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
@@ -220,18 +197,8 @@ def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
     Returns:
         KL(y || y') at [y, y'], shape (K, K), float64, differentiable; on the CPU if the device of
         the means has no float64.
-
-    Raises:
-        ValueError: If the shapes disagree.
     """
-    if means.ndim != 2 or variances.shape not in (means.shape, (means.shape[0], 1)):
-        raise ValueError(
-            "means must have shape (K, d) and variances (K, d) or (K, 1), got "
-            f"{tuple(means.shape)} and {tuple(variances.shape)}"
-        )
-    if means.device.type == "mps":  # has no float64
-        means, variances = means.cpu(), variances.cpu()
-    v, mu = variances.double().expand_as(means), means.double()
+    mu, v = as_double(means), as_double(variances).expand(means.shape)
     mu = mu - mu.mean(dim=0)
     precisions, logdet = v.reciprocal(), v.log().sum(dim=1)
     total = (v + mu.square()) @ precisions.T - 2 * mu @ (precisions * mu).T

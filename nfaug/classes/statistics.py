@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.distributed
 from torch import Tensor
@@ -18,24 +16,20 @@ _LEAST_VARIANCE = 1e-6
 class ClassStatistics:
     r"""Streaming first and second moments per class, in float64, from batches in any order.
 
-    A batch with count n_b, mean m_b and sum of squared deviations M_b updates n, m and M of a class
-    by
+    A batch with count n_b, mean m_b and sum of squared deviations M_b updates those of a class by
 
     .. math:: \delta = m_b - m, \quad m \leftarrow m + \frac{n_b}{n + n_b} \delta, \quad
               M \leftarrow M + M_b + \frac{n\, n_b}{n + n_b} \delta^2
 
     (Chan, Golub and LeVeque 1983), which does not subtract large squares.
 
-    Use latents of images with dequantisation noise: without noise, constant pixels (padding, black
-    borders) have no variance.
+    Use latents of images with dequantisation noise: without it, constant pixels (black borders)
+    have no variance.
 
     Args:
         num_classes: The number of classes, K.
         dim: The number of latent coordinates, d.
         device: The device of the sums. It must support float64, which Apple GPUs do not.
-
-    Raises:
-        ValueError: If a size is below 1 or the device has no float64.
 
     Example:
         >>> statistics = ClassStatistics(num_classes=2, dim=3)
@@ -52,23 +46,10 @@ class ClassStatistics:
     def __init__(
         self, num_classes: int, dim: int, device: torch.device | str | None = None
     ) -> None:
-        if num_classes < 1 or dim < 1:
-            raise ValueError(f"num_classes and dim must be at least 1, got {num_classes} and {dim}")
-        if device is not None and torch.device(device).type == "mps":
-            raise ValueError("statistics need float64, which 'mps' does not support; use 'cpu'")
+        self.num_classes, self.dim = num_classes, dim
         self.counts = torch.zeros(num_classes, dtype=torch.float64, device=device)
         self.means = torch.zeros(num_classes, dim, dtype=torch.float64, device=device)
         self.m2 = torch.zeros_like(self.means)
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes, K."""
-        return self.means.shape[0]
-
-    @property
-    def dim(self) -> int:
-        """The number of latent coordinates, d."""
-        return self.means.shape[1]
 
     @torch.no_grad()
     def update(self, z: Tensor, labels: Tensor) -> None:
@@ -79,8 +60,6 @@ class ClassStatistics:
         """
         check_latents(z, self.dim)
         check_labels(labels, len(z), self.num_classes)
-        if len(z) == 0:
-            return
         z = z.flatten(1).to(self.means.device).double()
         labels = labels.to(self.means.device, torch.int64)
         bad = ~torch.isfinite(z).all(dim=1)
@@ -106,13 +85,12 @@ class ClassStatistics:
     def all_reduce(self) -> None:
         """Combine the statistics of all processes with one broadcast and one all-reduce.
 
-        The processes sum differences from a reference, and their squares. Rounding errors are small
-        if the reference is near the mean, so the first process broadcasts its class means (for a
-        class that it has not seen, its mean over all classes). If the mean is g standard deviations
-        from the reference, the relative error of the variances is about 1e-16 * (1 + g^2).
+        The processes sum differences from the first process's class means (for a class that it has
+        not seen, its mean over all classes), and their squares. If the mean of all is g standard
+        deviations from there, the relative error of the variances is about 1e-16 * (1 + g^2).
 
-        Every process must call it once, after its last update; a second call counts each sample
-        once per process. Without an initialised process group it does nothing.
+        Every process must call it once, after its last update. Without an initialised process group
+        it does nothing.
         """
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
@@ -131,45 +109,25 @@ class ClassStatistics:
         self.means = torch.where(self.counts[:, None] > 0, reference + shift, 0.0)
         self.m2 = (raw - sums * shift).clamp_(min=0)
 
-    def finalize(
-        self,
-        *,
-        class_names: Sequence[str] | None = None,
-        pool_single: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def finalize(self) -> tuple[Tensor, Tensor, Tensor]:
         """Compute counts, means and variances.
 
         Variances are the maximum-likelihood estimates M/n, with a floor of 1e-6 because a constant
         coordinate would have infinite density. The floor is below 1/(12 * 128^2) = 5.1e-6, the
-        variance of dequantisation noise in flow space.
-
-        Args:
-            class_names: Names for the error message.
-            pool_single: Whether a class of one sample gets the mean variance of the other classes;
-                if not, it is an error.
+        variance of dequantisation noise in flow space. A class of one sample gets the mean variance
+        of the other classes.
 
         Returns:
             The counts (K,) in int64, and the means (K, d) and variances (K, d) in float64.
 
         Raises:
-            ValueError: If a class has fewer than two samples.
+            ValueError: If a class has no samples.
         """
         counts = self.counts.round().to(torch.int64)
-        least = 1 if pool_single else 2
-        if bool((counts < least).any()):
-            few = (counts < least).nonzero().flatten().tolist()
-            shown = ", ".join(
-                f"{y if class_names is None else repr(class_names[y])} ({int(counts[y])})"
-                for y in few[:5]
-            )
-            raise ValueError(
-                f"{len(few)} of {self.num_classes} classes have fewer than the {least} samples "
-                f"that a variance needs: class {shown}{', ...' if len(few) > 5 else ''}; add "
-                "images or leave these classes out"
-            )
+        if empty := (counts == 0).nonzero().flatten().tolist():
+            raise ValueError(f"every class needs a sample; those of index {empty[:9]} have none")
         variances = self.m2 / self.counts[:, None]
         single = counts == 1
-        if bool(single.any()):
-            known = variances[~single]
-            variances[single] = known.mean(0) if len(known) else torch.ones_like(variances[0])
+        known = variances[~single]
+        variances[single] = known.mean(dim=0) if len(known) else torch.ones_like(variances[0])
         return counts, self.means.clone(), variances.clamp_(min=_LEAST_VARIANCE)

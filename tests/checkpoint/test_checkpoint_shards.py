@@ -60,15 +60,17 @@ def random_pca(classes: int, dim: int, rank: int, sizes: list[int]) -> Classwise
     generator = torch.Generator().manual_seed(0)
     axes = torch.linalg.qr(torch.randn(classes, dim, rank, generator=generator))[0]
     return ClasswisePCA(
-        torch.randn(classes, dim, generator=generator),
-        axes.transpose(1, 2).half().contiguous(),
-        torch.ones(classes, rank),
-        torch.full((classes,), rank),
-        torch.full((classes,), 100),
-        torch.ones(classes),
-        torch.ones(classes),
-        torch.randn(sum(sizes), rank, generator=generator).half(),
-        torch.repeat_interleave(torch.arange(classes), torch.tensor(sizes)),
+        {
+            "mean": torch.randn(classes, dim, generator=generator),
+            "axes": axes.transpose(1, 2).half().contiguous(),
+            "eigenvalues": torch.ones(classes, rank),
+            "ranks": torch.full((classes,), rank),
+            "counts": torch.full((classes,), 100),
+            "gate_distance": torch.ones(classes),
+            "gate_energy": torch.ones(classes),
+            "memory": torch.randn(sum(sizes), rank, generator=generator).half(),
+            "memory_labels": torch.arange(classes).repeat_interleave(torch.tensor(sizes)),
+        }
     )
 
 

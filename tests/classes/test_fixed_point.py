@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pickle
 from typing import Any
@@ -11,18 +10,20 @@ import torch
 from torch import Tensor
 
 from nfaug.classes.fixed_point import (
-    REFERENCE_WEIGHT,
     FixedPointConfig,
     FixedPointDivergence,
     FixedPointResult,
+    solve,
+)
+from nfaug.classes.fixed_point.config import REFERENCE_WEIGHT
+from nfaug.classes.fixed_point.rules import (
     class_kernel,
     mean_update,
     objective,
-    pairwise_kl,
     proposition1_update,
     released_update,
-    solve,
 )
+from nfaug.classes.gaussians import pairwise_kl
 
 CLASSES, DIM = 5, 7
 EXACT = {"rtol": 1e-10, "atol": 0.0}
@@ -37,58 +38,32 @@ def draw(
     return means, torch.rand(classes, dim, generator=generator, dtype=torch.float64) + 0.5
 
 
-# The equations again, with loops over classes and coordinates.
+# The equations as printed, with tensors of size K x K x d: [y, y'] is the pair of Eqs. 5-7.
 
 
-def direct_kl(means: Tensor, variances: Tensor) -> Tensor:
-    kl = torch.zeros(CLASSES, CLASSES, dtype=torch.float64)
-    for y in range(CLASSES):
-        for other in range(CLASSES):
-            for i in range(DIM):
-                v, w = variances[y, i], variances[other, i]
-                difference = means[y, i] - means[other, i]
-                kl[y, other] += 0.5 * (v / w + difference**2 / w - 1 + math.log(w) - math.log(v))
-    return kl
-
-
-def direct_kernel(kl: Tensor, pi: Tensor, alpha: float) -> Tensor:
-    kernel = torch.zeros_like(kl)
-    for y in range(CLASSES):
-        for other in range(CLASSES):
-            if other != y:
-                scale = pi[y, other] * alpha
-                kernel[y, other] = math.exp(-kl[y, other] / scale) / scale
-    return kernel
+def direct_kl(mu: Tensor, v: Tensor) -> Tensor:
+    squares = (mu[:, None] - mu[None]).square()
+    ratios = (v[:, None] + squares) / v[None]
+    return 0.5 * (ratios - 1 + v[None].log() - v[:, None].log()).sum(dim=2)
 
 
 def direct_means(m: Tensor, mu: Tensor, v: Tensor, kernel: Tensor, c: float) -> Tensor:
-    result = m.clone()
-    for y in range(CLASSES):
-        for other in range(CLASSES):
-            for i in range(DIM):
-                weights = kernel[y, other] / v[other, i] + kernel[other, y] / v[y, i]
-                result[y, i] += c * v[y, i] * weights * (mu[y, i] - mu[other, i])
-    return result
+    pull = kernel[:, :, None] / v[None] + kernel.T[:, :, None] / v[:, None]
+    return m + c * v * (pull * (mu[:, None] - mu[None])).sum(dim=1)
 
 
 def direct_a_and_b(
     data: tuple[Tensor, Tensor], mu: Tensor, v: Tensor, kernel: Tensor, c: float, rule: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A and B as the design prints them, before any splitting, and the sum of K_y'y."""
+    """A and B before any splitting, and the sum of K_y'y."""
     m, s = data
-    a, b, received = 1 / v, s.clone(), torch.zeros_like(v)
-    for y in range(CLASSES):
-        for i in range(DIM):
-            if rule == "proposition1":
-                b[y, i] += (m[y, i] - mu[y, i]) ** 2
-            for other in range(CLASSES):
-                out, back = kernel[y, other], kernel[other, y]
-                a[y, i] += c * (out - back) / v[y, i]
-                square = (mu[y, i] - mu[other, i]) ** 2
-                a[y, i] += c * back * (square + v[other, i]) / v[y, i] ** 2
-                b[y, i] += c * v[y, i] ** 2 * out / v[other, i]
-                received[y, i] += back
-    return a, b, received
+    out, back = kernel[:, :, None], kernel.T[:, :, None]
+    scatter = (mu[:, None] - mu[None]).square() + v[None]
+    a = (1 + c * (out - back).sum(dim=1)) / v + c * (back * scatter).sum(dim=1) / v**2
+    b = s + c * v**2 * (out / v[None]).sum(dim=1)
+    if rule == "proposition1":
+        b = b + (m - mu) ** 2
+    return a, b, back.sum(dim=1)
 
 
 @pytest.fixture
@@ -101,29 +76,20 @@ def kernel(state: tuple[Tensor, Tensor]) -> Tensor:
     return class_kernel(pairwise_kl(*state))
 
 
-def test_kl_against_loops(state: tuple[Tensor, Tensor]) -> None:
-    torch.testing.assert_close(pairwise_kl(*state), direct_kl(*state), **EXACT)
-
-
 @pytest.mark.parametrize("alpha", [0.1, 1.0, 10.0])
 @pytest.mark.parametrize("kind", ["forward", "mean"])
-def test_kernels_against_loops(state: tuple[Tensor, Tensor], kind: Any, alpha: float) -> None:
+def test_kernels(state: tuple[Tensor, Tensor], kind: Any, alpha: float) -> None:
     kl = direct_kl(*state)
-    scales = {
-        "forward": kl,  # Eq. 9
-        "mean": torch.full_like(kl, float(kl.sum()) / (CLASSES * (CLASSES - 1))),  # Eq. 10
-    }
-    expected = direct_kernel(kl, scales[kind], alpha)
+    off = ~torch.eye(CLASSES, dtype=torch.bool)
+    pi = kl if kind == "forward" else kl[off].mean()  # Eqs. 9 and 10
+    expected = torch.where(off, torch.exp(-kl / (pi * alpha)) / (pi * alpha), 0.0)
     torch.testing.assert_close(class_kernel(pairwise_kl(*state), kind, alpha), expected, **EXACT)
     if kind == "forward":
-        off = ~torch.eye(CLASSES, dtype=torch.bool)
         torch.testing.assert_close(expected[off], math.exp(-1 / alpha) / (alpha * kl[off]))
 
 
 @pytest.mark.parametrize("width", [1, DIM])
-def test_mean_update_against_loops(
-    state: tuple[Tensor, Tensor], kernel: Tensor, width: int
-) -> None:
+def test_mean_update(state: tuple[Tensor, Tensor], kernel: Tensor, width: int) -> None:
     m, _ = draw()
     means, variances = state
     variances = variances[:, :width]
@@ -131,55 +97,39 @@ def test_mean_update_against_loops(
     torch.testing.assert_close(mean_update(m, means, variances, kernel, 30.0), expected, **EXACT)
 
 
-def test_proposition1_against_loops(state: tuple[Tensor, Tensor], kernel: Tensor) -> None:
-    m, s = draw()
-    means, v = state
-    a, b, received = direct_a_and_b((m, s), means, v, kernel, 30.0, "proposition1")
+def test_proposition1(state: tuple[Tensor, Tensor], kernel: Tensor) -> None:
+    data, (means, v) = draw(), state
+    a, b, received = direct_a_and_b(data, means, v, kernel, 30.0, "proposition1")
     expected = ((b + 30 * v * received) / (a + 30 * received / v)).sqrt()
-    found = proposition1_update(m, s, means, v, kernel, 30.0)
+    found = proposition1_update(*data, means, v, kernel, 30.0)
     torch.testing.assert_close(found, expected, **EXACT)
 
 
-def test_released_against_loops(state: tuple[Tensor, Tensor], kernel: Tensor) -> None:
-    data = draw()
-    means, v = state
-    a, b, _ = direct_a_and_b(data, means, v, kernel, 30.0, "released")
-    assert (a > 0).all()
-    found = released_update(data[1], means, v, kernel, 30.0)
-    torch.testing.assert_close(found, (b / (v**2 * a)).sqrt(), **EXACT)
-
-
-def test_released_stays_positive_where_a_does_not(state: tuple[Tensor, Tensor]) -> None:
-    data = draw()
-    means, v = state
-    v = v.clone()
-    v[0, :3] = 40.0
+@pytest.mark.parametrize("wide", [False, True])
+def test_released_stays_positive_where_a_does_not(state: tuple[Tensor, Tensor], wide: bool) -> None:
+    data, (means, v) = draw(), state
+    if wide:
+        v = v.clone()
+        v[0, :3] = 40.0
     kernel = class_kernel(pairwise_kl(means, v))
     a, b, received = direct_a_and_b(data, means, v, kernel, 30.0, "released")
-    assert (a < 0).any()
+    assert bool((a < 0).any()) == wide
     extra = 30 * v * received
-    split = a * v**2 < extra / 9
-    top = torch.where(split, b + extra * v**2, b)
-    bottom = torch.where(split, a * v**2 + extra, a * v**2)
+    extra = torch.where(a * v**2 < extra / 9, extra, 0.0)
+    assert bool(extra.any()) == wide
+    expected = ((b + extra * v**2) / (a * v**2 + extra)).sqrt()
     found = released_update(data[1], means, v, kernel, 30.0)
-    torch.testing.assert_close(found, (top / bottom).sqrt(), **EXACT)
+    torch.testing.assert_close(found, expected, **EXACT)
 
 
-def test_objective_against_loops(state: tuple[Tensor, Tensor]) -> None:
-    m, s = draw()
-    means, v = state
+def test_objective(state: tuple[Tensor, Tensor]) -> None:
+    (m, s), (means, v) = draw(), state
     kl = direct_kl(means, v)
-    pi = kl.sum() / (CLASSES * (CLASSES - 1))
-    expected = 0.0
-    for y in range(CLASSES):
-        for i in range(DIM):
-            error = s[y, i] + (m[y, i] - means[y, i]) ** 2
-            expected += 0.5 * float(math.log(2 * math.pi * v[y, i]) + error / v[y, i])
-        for other in range(CLASSES):
-            if other != y:
-                expected += 30 * math.exp(-float(kl[y, other]) / (float(pi) * 4.0))
+    off = ~torch.eye(CLASSES, dtype=torch.bool)
+    nll = 0.5 * ((2 * math.pi * v).log() + (s + (m - means) ** 2) / v).sum()
+    expected = nll + 30 * torch.exp(-kl[off] / (kl[off].mean() * 4.0)).sum()
     found = objective(m, s, means, v, 30.0, pi="mean", alpha=4.0)
-    assert float(found) == pytest.approx(expected, rel=1e-12)
+    torch.testing.assert_close(found, expected, **EXACT)
 
 
 @pytest.mark.parametrize("width", [1, DIM])
@@ -292,7 +242,7 @@ def test_the_isotropic_step_is_stationary_for_isotropic_variances_only() -> None
     # With identity covariances there is no difference between the two steps.
     config = FixedPointConfig(kld_weight=100.0, tolerance=1e-9, max_iterations=5000)
     other = dataclasses.replace(config, isotropic_mean_step=False)
-    assert torch.equal(solve(*data, config).means, solve(*data, other).means)
+    torch.testing.assert_close(solve(*data, config).means, solve(*data, other).means)
 
 
 def test_nearly_equal_means_converge_only_when_damped() -> None:
@@ -390,25 +340,21 @@ def test_the_default_weight_keeps_the_distance_between_classes() -> None:
     assert FixedPointConfig(kld_weight=7).weight(100, 64) == 7
     for classes, dim in ((4, 100), (40, 100), (10, 1024)):
         means, variances = draw(classes, dim, spread=1e-3)
-        for alpha in (10.0, 1.0):
-            config = FixedPointConfig(alpha=alpha)
-            distances = torch.cdist(*[solve(means, variances, config).means] * 2)
-            squared = float(_off_diagonal(distances).square().mean()) / dim
-            pull = 4 * math.exp(-1 / alpha) / alpha
-            assert squared == pytest.approx(pull * REFERENCE_WEIGHT * classes / (classes - 1), 0.02)
+        distances = torch.cdist(*[solve(means, variances, FixedPointConfig()).means] * 2)
+        squared = float(_off_diagonal(distances).square().mean()) / dim
+        pull = 4 * math.exp(-1 / 10) / 10
+        assert squared == pytest.approx(pull * REFERENCE_WEIGHT * classes / (classes - 1), 0.02)
 
 
-@pytest.mark.parametrize("kernel", ["forward", "mean"])
-def test_the_subspace_of_the_means_is_all_they_need(kernel: str) -> None:
-    """More coordinates than classes are rotated away; padding with zeros says what remains."""
-    m, s = draw(4, 3, spread=2.0)  # fewer coordinates than classes: nothing is reduced
-    config = FixedPointConfig(kld_weight=5.0, kernel=kernel, tolerance=1e-6, max_iterations=500)
+def test_more_coordinates_that_all_classes_share_change_nothing() -> None:
+    """Distances between classes are all that the means need: rotate, pad and move them."""
+    m, s = draw(4, 3, spread=2.0)
+    config = FixedPointConfig(kld_weight=5.0, tolerance=1e-6, max_iterations=500)
     expected = solve(m, s, config)
     generator = torch.Generator().manual_seed(1)
     rotation = torch.linalg.qr(torch.randn(40, 40, generator=generator, dtype=torch.float64))[0]
     found = solve(m @ rotation[:3] + 7, torch.ones(4, 40).double(), config)
     assert found.iterations == expected.iterations > 5
-    assert found.residual == pytest.approx(expected.residual, rel=1e-8)
     torch.testing.assert_close(found.means, expected.means @ rotation[:3] + 7, **EXACT)
 
 
@@ -453,33 +399,19 @@ def test_a_weight_beyond_floating_point_diverges() -> None:
     ("arguments", "token"),
     [
         ({"fit": "all"}, "'all'"),
-        ({"kernel": "max"}, "'max'"),
         ({"update": "x"}, "'x'"),
-        ({"kld_weight": -1.0}, "kld_weight"),
         ({"kld_weight": math.nan}, "kld_weight"),
-        ({"alpha": 0.0}, "alpha"),
         ({"alpha": math.inf}, "alpha"),
         ({"tolerance": 0.0}, "tolerance"),
-        ({"damping": 0.0}, "damping"),
         ({"damping": 1.5}, "1.5"),
         ({"max_iterations": 0}, "max_iterations"),
-        ({"variance_bounds": (0.0, 1.0)}, "variance_bounds"),
         ({"variance_bounds": (2.0, 1.0)}, r"\(2.0, 1.0\)"),
     ],
 )
 def test_bad_config(arguments: dict[str, Any], token: str) -> None:
     with pytest.raises(ValueError, match=token):
         FixedPointConfig(**arguments)
-
-
-def test_unknown_kernel() -> None:
-    with pytest.raises(ValueError, match="'max'"):
-        class_kernel(torch.eye(3), "max")  # type: ignore[arg-type]
-
-
-def test_config_survives_json() -> None:
-    config = FixedPointConfig(fit="both", kld_weight=3.0, variance_bounds=(0.1, 10.0))
-    assert FixedPointConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    assert FixedPointConfig(variance_bounds=[0.1, 10.0]).variance_bounds == (0.1, 10.0)  # JSON's
 
 
 def changed(x: Tensor, value: float) -> Tensor:

@@ -106,13 +106,9 @@ def test_pairwise_kl_against_torch_distributions(dim: int) -> None:
     torch.testing.assert_close(kl, expected, rtol=1e-11, atol=0)
     assert kl.dtype == torch.float64
     assert not kl.diagonal().any()
-
-
-def test_pairwise_kl_of_isotropic_gaussians() -> None:
-    gaussians = make(dim=2500)
-    variances = gaussians.variances[:, :1].double()
-    full = pairwise_kl(gaussians.means, variances.expand(5, 2500))
-    torch.testing.assert_close(pairwise_kl(gaussians.means, variances), full, rtol=1e-12, atol=0)
+    isotropic = gaussians.variances[:, :1]
+    full = pairwise_kl(gaussians.means, isotropic.expand(5, dim))
+    assert torch.equal(pairwise_kl(gaussians.means, isotropic), full)
 
 
 @pytest.mark.parametrize("width", [1, 7])
@@ -153,6 +149,7 @@ def test_state() -> None:
         ((torch.zeros(0, 3), torch.ones(0, 3)), r"\(0, 3\)"),
         ((torch.zeros(2, 3), torch.ones(2, 3), torch.ones(3)), "counts"),
         ((torch.zeros(2, 3), torch.ones(2, 3), torch.tensor([1, -1])), "-1"),
+        ((torch.zeros(2, 3), torch.ones(2, 3), torch.tensor([1e-322, 3]).double()), "float64"),
         ((torch.tensor([[0.0], [math.nan]]), torch.ones(2, 1)), "class 1"),
         ((torch.zeros(2, 1), torch.tensor([[1.0], [0.0]])), "class 1"),
         ((torch.zeros(2, 1), torch.full((2, 1), 1e300, dtype=torch.float64)), "float32"),
@@ -178,10 +175,3 @@ def test_bad_calls() -> None:
         gaussians.sample(torch.tensor([-1, 5]))
     with pytest.raises(ValueError, match="temperature"):
         gaussians.sample(torch.tensor([0]), temperature=-1)
-    with pytest.raises(ValueError, match=r"\(2, 2\)"):
-        pairwise_kl(torch.zeros(2, 3), torch.ones(2, 2))
-
-
-def test_counts_are_integers() -> None:
-    with pytest.raises(ValueError, match="float64"):
-        ClassGaussians(torch.zeros(2, 3), torch.ones(2, 3), torch.tensor([1e-322, 3]).double())

@@ -56,7 +56,7 @@ def test_axes_agree_with_the_svd(pca: ClasswisePCA) -> None:
     assert pca.counts.tolist() == [60, 61, 62, 63]
 
 
-@pytest.mark.parametrize("shape", [(700, 600), (900, 30)], ids=["randomised", "covariance"])
+@pytest.mark.parametrize("shape", [(700, 600), (900, 30)], ids=["wide", "tall"])
 def test_large_classes_agree_with_the_exact_axes(
     shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,12 +66,12 @@ def test_large_classes_agree_with_the_exact_axes(
     latents = torch.randn(count, dim, generator=generator) * scale
     ours = fit_class(latents, 5, generator=torch.Generator().manual_seed(1))
     again = fit_class(latents, 5, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(ours.axes, again.axes)
+    assert torch.equal(ours["axes"], again["axes"])
     monkeypatch.setattr("nfaug.classes.pca_fit._EXACT", 10_000)
     exact = fit_class(latents, 5)
-    assert torch.allclose(ours.axes, exact.axes, atol=2e-3)
-    assert torch.allclose(ours.eigenvalues, exact.eigenvalues, rtol=1e-4)
-    assert ours.gate_energy == pytest.approx(exact.gate_energy, rel=1e-2)
+    assert torch.allclose(ours["axes"], exact["axes"], atol=2e-3)
+    assert torch.allclose(ours["eigenvalues"], exact["eigenvalues"], rtol=1e-4)
+    assert float(ours["gate_energy"]) == pytest.approx(float(exact["gate_energy"]), rel=1e-2)
 
 
 def test_project_add_reconstruct_against_the_definition(pca: ClasswisePCA) -> None:
@@ -83,10 +83,11 @@ def test_project_add_reconstruct_against_the_definition(pca: ClasswisePCA) -> No
         axes = pca.axes[label]
         assert torch.allclose(a[i], axes @ (z[i] - pca.mean[label]), atol=1e-4)
         assert torch.allclose(moved[i], z[i] + delta[i] @ axes, atol=1e-5)
-    assert torch.allclose(pca.project(pca.reconstruct(a, labels), labels), a, rtol=5e-3, atol=2e-2)
+    inside = pca.add(pca.mean[labels], labels, a)
+    assert torch.allclose(pca.project(inside, labels), a, rtol=5e-3, atol=2e-2)
 
 
-@pytest.mark.parametrize("at_once", [64, 0])
+@pytest.mark.parametrize("at_once", [64, 0], ids=["all classes", "copies"])
 def test_accelerator_code_paths_agree(
     pca: ClasswisePCA, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
@@ -96,7 +97,7 @@ def test_accelerator_code_paths_agree(
     expected = pca.project(z, labels), pca.add(image, labels, delta)
     monkeypatch.setattr(module, "_one_class_at_a_time", lambda device: False)
     monkeypatch.setattr(module, "_GEMM_CLASSES", at_once)
-    monkeypatch.setattr(module, "_GATHER_VALUES", 5 * RANK * DIM)
+    monkeypatch.setattr(module, "_COPIED", 5 * RANK * DIM)
     other = ClasswisePCA.from_tensors(pca.tensors())
     assert other.axes.dtype == (torch.float32 if at_once else torch.float16)
     assert torch.allclose(other.project(image, labels), expected[0], atol=1e-4)
@@ -116,18 +117,14 @@ def test_autocast_changes_nothing_but_precision(pca: ClasswisePCA) -> None:
     assert torch.allclose(moved.float(), pca.add(z, labels, delta), rtol=0.05, atol=0.2)
 
 
-def test_an_empty_batch_has_empty_results(pca: ClasswisePCA) -> None:
-    z, labels = batch()
-    assert pca.project(z[:0], labels[:0]).shape == (0, RANK)
-    assert pca.add(z[:0], labels[:0], torch.zeros(0, RANK)).shape == (0, DIM)
-
-
 def test_permuting_the_batch_permutes_the_result(pca: ClasswisePCA) -> None:
     z, labels = batch()
     order = torch.randperm(13, generator=torch.Generator().manual_seed(3))
     assert torch.allclose(
         pca.project(z[order], labels[order]), pca.project(z, labels)[order], atol=1e-5
     )
+    assert pca.project(z[:0], labels[:0]).shape == (0, RANK)
+    assert pca.add(z[:0], labels[:0], torch.zeros(0, RANK)).shape == (0, DIM)
 
 
 def test_memory_is_sorted_and_holds_the_coefficients(pca: ClasswisePCA) -> None:
@@ -139,9 +136,6 @@ def test_memory_is_sorted_and_holds_the_coefficients(pca: ClasswisePCA) -> None:
     part = pca.memory[60:121]
     expected = pca.project(latents[1], torch.ones(61, dtype=torch.int64))
     assert torch.allclose(part.float(), expected, rtol=2e-3, atol=2e-2)
-    few = fit_pca(draws(), rank=RANK, max_per_class=50)
-    assert few.offsets.tolist() == [0, 50, 100, 150, 200]
-    assert few.counts.tolist() == [50] * CLASSES
     assert not fit_pca(draws(), rank=RANK, memory=False).has_memory
 
 
@@ -185,11 +179,15 @@ def test_few_images_cap_the_axes_and_unused_rows_are_zero() -> None:
     assert not fitted.project(z, torch.full_like(labels, 2))[:, 2:].any()
 
 
-def test_identical_images_have_no_axes() -> None:
+def test_identical_images_and_a_single_image_have_no_axes() -> None:
     latents = draws()
     latents[1] = torch.full((20, DIM), 0.3)
+    latents[2] = latents[2][:1]
     fitted = fit_pca(latents, rank=RANK)
-    assert fitted.ranks.tolist() == [6, 0, 6, 6]
+    assert fitted.ranks.tolist() == [6, 0, 0, 6]
+    assert fitted.offsets.diff().tolist() == [60, 20, 0, 63], "a single image is no partner"
+    assert torch.equal(fitted.mean[2], latents[2][0])
+    assert fitted.gate(latents[2], torch.tensor([2])).all()
     assert torch.isfinite(torch.cat(fitted.scores(*batch()))).all()
 
 
@@ -233,13 +231,13 @@ def test_from_tensors_lists_all_errors(pca: ClasswisePCA) -> None:
     bad = broken(pca, mean=None, extra=torch.zeros(1), eigenvalues=torch.zeros(CLASSES, RANK + 1))
     with pytest.raises(
         ValueError,
-        match=r"\['mean'\].*\['extra'\].*eigenvalues.*\(4, 7\).*K=4, r=6",
+        match=r"mean is missing; extra is unexpected; .*\(4, 7\).*'r': 6",
     ):
         ClasswisePCA.from_tensors(bad)
     good = pca.tensors()
     labels = good["memory_labels"]
     cases: list[tuple[dict[str, Tensor | None], str]] = [
-        ({"memory": None}, r"\['memory'\]"),
+        ({"memory": None}, "memory is missing"),
         ({"mean": good["mean"].double()}, r"^.*mean .*float64"),
         ({"axes": good["axes"].float()}, r"axes .*\(4, 6, 40\)"),
         ({"mean": good["mean"] / 0}, r"^mean "),
@@ -249,7 +247,7 @@ def test_from_tensors_lists_all_errors(pca: ClasswisePCA) -> None:
         ({"ranks": good["ranks"] - 1}, "5 rows"),
         ({"axes": good["axes"] * 2}, "6 rows"),
         ({"eigenvalues": -good["eigenvalues"]}, r"^eigenvalues "),
-        ({"memory": good["memory"][:0], "memory_labels": labels[:0]}, "sizes"),
+        ({"memory": good["memory"][:0], "memory_labels": labels[:0]}, r"\(0, 6\)"),
     ]
     for changes, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -259,18 +257,13 @@ def test_from_tensors_lists_all_errors(pca: ClasswisePCA) -> None:
 def test_invalid_latents_name_the_class() -> None:
     latents = draws()
     cases = [
-        ([latents[0], latents[1][:1]], "class 1"),
+        ([latents[0], latents[1][:0]], "class 1"),
         ([latents[0], latents[1] / 0], "61 of 61"),
-        ([latents[0], latents[1][:, :5]], "5 for class 1"),
         ([], "none"),
     ]
     for bad, message in cases:
         with pytest.raises(ValueError, match=message):
             fit_pca(bad, rank=2)
-    with pytest.raises(ValueError, match="rank"):
-        fit_pca(latents, rank=0)
-    with pytest.raises(ValueError, match="quantile"):
-        fit_class(latents[0], 2, quantile=2.0)
 
 
 def test_coefficients_that_overflow_float16_are_left_out() -> None:

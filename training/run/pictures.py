@@ -60,7 +60,7 @@ def run_figures(
     names = dataset.classes[:_CLASSES]
     stats = ClassStatistics(len(names), latents.shape[1])
     stats.update(latents, labels)
-    counts, means, variances = stats.finalize(class_names=names, pool_single=True)
+    counts, means, variances = stats.finalize()
     panels = {"gaussians of the data": ClassGaussians(means, variances, counts)}
     histories: dict[str, list[FixedPointStep]] = {}
     for weight in weights or _weights(result, *means.shape):

@@ -80,7 +80,7 @@ def solve_prior(
             progress=progress,
             processes=processes,
         )
-        _, means, variances = stats.finalize(class_names=classes, pool_single=True)
+        _, means, variances = stats.finalize()
     means, variances, outcome = prior.solve(means, variances, config.settings, choice)
     gaussians = ClassGaussians(means, variances, counts)
     if processes is not None and processes.count > 1:  # machines may round differently

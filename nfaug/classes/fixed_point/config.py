@@ -1,10 +1,10 @@
-"""Settings and results of the fixed-point iteration."""
+"""Settings and results of the fixed point, and of gradient descent on its objective."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -14,8 +14,8 @@ __all__ = [
     "FixedPointDivergence",
     "FixedPointResult",
     "FixedPointStep",
+    "GradientDescentConfig",
     "SeparationConfig",
-    "default_weight",
 ]
 
 #: kld_weight * (K - 1) / d in both settings published with the paper: 3333 x 9 and 303 x 99, both
@@ -25,31 +25,8 @@ REFERENCE_WEIGHT = 3e4 / 3072
 Fit = Literal["means", "covariances", "both"]
 Kernel = Literal["forward", "mean"]
 Update = Literal["released", "proposition1"]
-
-
-def default_weight(num_classes: int, dim: int) -> float:
-    r"""The weight c that gives the paper's distance between classes, per coordinate.
-
-    .. math:: c = w\,\frac{d}{K - 1}, \quad w = \mathrm{REFERENCE\_WEIGHT} = 3 \cdot 10^4 / 3072
-
-    With identity covariances and pi of Eq. 9, the kernel is :math:`2 e^{-1/a} / (a D^2)` between
-    classes at distance D. Suppose that all data means coincide and all pairs of classes are at
-    distance D. With the average mean at 0, the mean update :math:`\mu_y = c \sum_{y'} 2 K_{yy'}
-    (\mu_y - \mu_{y'})` then has its fixed point at
-
-    .. math:: 1 = 2 c K \cdot \frac{2 e^{-1/a}}{a D^2}, \quad
-              \frac{D^2}{d} = \frac{4 e^{-1/a}}{a} \cdot \frac{c K}{d}
-              = \frac{4 e^{-1/a}}{a}\, w\, \frac{K}{K - 1}
-
-    Two classes are about 1.9 standard deviations apart in each coordinate (alpha = 10), for any d
-    and K. A weight that does not scale with d separates the classes of small images too far and
-    destabilizes their flow: 3333 with 10 classes suits d = 3072, and 69 suits d = 64.
-
-    Args:
-        num_classes: K, at least 2.
-        dim: d, at least 1.
-    """
-    return REFERENCE_WEIGHT * dim / (num_classes - 1)
+Policy = Literal["sublinear", "linear", "superlinear"]
+_CHOICES = {"fit": Fit, "kernel": Kernel, "update": Update, "policy": Policy}
 
 
 @dataclass(frozen=True)
@@ -62,36 +39,33 @@ class SeparationConfig:
     kernel: Kernel = "forward"
 
     def __post_init__(self) -> None:
-        self._check_choices(fit=Fit, kernel=Kernel)
+        for name, choices in _CHOICES.items():
+            if hasattr(self, name) and getattr(self, name) not in get_args(choices):
+                allowed = ", ".join(map(repr, get_args(choices)))
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        for name in ("alpha", "tolerance", "max_iterations", "learning_rate", "steps"):
+            if not 0 < getattr(self, name, 1) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if self.kld_weight is not None and not 0 <= self.kld_weight < math.inf:
-            raise ValueError(
-                f"kld_weight must be finite and at least 0, or None, got {self.kld_weight}"
-            )
-        self._check_positive("alpha")
+            raise ValueError(f"kld_weight must be at least 0 and finite, got {self.kld_weight}")
+        if bounds := getattr(self, "variance_bounds", None):
+            low, high = bounds
+            object.__setattr__(self, "variance_bounds", (low, high))  # JSON and YAML give a list
+            if not 0 < low < high < math.inf:
+                raise ValueError(f"variance_bounds must be 0 < low < high, got {(low, high)}")
 
     def weight(self, num_classes: int, dim: int) -> float:
-        """The weight c for K classes of dimension d, with the default resolved."""
-        return default_weight(num_classes, dim) if self.kld_weight is None else self.kld_weight
+        r"""The weight c for K classes in d dimensions: ``kld_weight`` or, if that is None,
 
-    def _check_choices(self, **choices: Any) -> None:
-        for name, literal in choices.items():
-            if getattr(self, name) not in get_args(literal):
-                allowed = ", ".join(map(repr, get_args(literal)))
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        .. math:: c = w\,\frac{d}{K - 1}, \quad w = \mathrm{REFERENCE\_WEIGHT} = 3 \cdot 10^4 / 3072
 
-    def _check_positive(self, *names: str) -> None:
-        for name in names:
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
-
-    def _check_bounds(self, bounds: tuple[float, float]) -> None:
-        """Check ``variance_bounds`` and store them as a tuple: JSON and YAML give a list."""
-        low, high = bounds
-        object.__setattr__(self, "variance_bounds", (low, high))
-        if not 0 < low < high < math.inf:
-            raise ValueError(
-                f"variance_bounds must be (low, high) with 0 < low < high, got {(low, high)}"
-            )
+        which keeps the paper's distance between classes for any d and K: about 1.9 standard
+        deviations per coordinate for alpha = 10. A weight that does not scale with d separates the
+        classes of small images too far and destabilizes their flow.
+        """
+        if self.kld_weight is not None:
+            return self.kld_weight
+        return REFERENCE_WEIGHT * dim / (num_classes - 1)
 
 
 @dataclass(frozen=True)
@@ -107,12 +81,10 @@ class FixedPointConfig(SeparationConfig):
         alpha: a, the softness of the kernel; the paper uses 0.1 to 10.
         kernel: "forward" (pi of Eq. 9) or "mean" (Eq. 10).
         update: The covariance rule. "released" reproduces the paper's numbers and has a fixed point
-            at every weight tried, but biases variances towards 1: at weight 0 it returns s^(1/3),
-            not the data's s as section 4.2 says. "proposition1" is stationary for the objective and
+            at every weight tried with fit "both", but biases variances towards 1: at weight 0 it
+            returns s^(1/3), not the data's s. "proposition1" is stationary for the objective and
             returns s at weight 0, but the objective is unbounded below even at small weights
             (with "forward", above alpha * exp(1/alpha) / (2 (K - 1))): set ``variance_bounds``.
-            With fit "covariances", variances grow without limit at large weights even with
-            "released", for example at 3,333 in 3,072 dimensions with 10 classes.
         isotropic_mean_step: Replace every variance in the mean update by its average over
             coordinates, which prevents single coordinates from diverging. The means are then
             stationary for the objective only if each class has equal variances in all coordinates.
@@ -136,12 +108,8 @@ class FixedPointConfig(SeparationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_choices(update=Update)
-        self._check_positive("tolerance", "max_iterations")
         if not 0 < self.damping <= 1:
             raise ValueError(f"damping must lie in (0, 1], got {self.damping}")
-        if self.variance_bounds is not None:
-            self._check_bounds(self.variance_bounds)
 
     def advice(self) -> str:
         """Which settings to change when a solve diverges."""
@@ -156,8 +124,39 @@ class FixedPointConfig(SeparationConfig):
 
 
 @dataclass(frozen=True)
+class GradientDescentConfig(SeparationConfig):
+    """Settings of gradient descent on the objective of the fixed point (Baseline 2).
+
+    Args:
+        fit: "means" (identity covariances), "covariances" (the data's means) or "both".
+        kld_weight: c, the weight of the fixed point, with the same default.
+        alpha: a, the softness of the kernel.
+        kernel: "forward" (pi of Eq. 9) or "mean" (Eq. 10).
+        policy: How the learning rate decays to 0. After a share p of the steps it is multiplied by
+            sqrt(1 - p) ("sublinear"), 1 - p ("linear") or (1 - p)^4 ("superlinear"). The paper
+            names these policies; their formulas are in a supplement that was not available.
+        learning_rate: The initial learning rate. Above twice the smallest variance, the likelihood
+            alone makes the means oscillate and diverge.
+        steps: The number of steps over which the learning rate decays.
+        tolerance: Stop when the gradient of every class has at most this L2 norm, both for the
+            means and for the parameters of the variances.
+        variance_bounds: (low, high) of v = low + (high - low) * sigmoid(theta).
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    fit: Fit = "both"
+    policy: Policy = "linear"
+    learning_rate: float = 0.1
+    steps: int = 300
+    tolerance: float = 0.1
+    variance_bounds: tuple[float, float] = (0.1, 10.0)
+
+
+@dataclass(frozen=True)
 class FixedPointStep:
-    """One entry of the convergence history; all values describe the state before the step.
+    """One entry of the convergence history, of the state before a step.
 
     ``mean_residual`` and ``variance_residual`` are the largest L2 norms, over classes, of the
     undamped step. ``kl_min`` and ``kl_mean`` are over pairs of different classes, in nats.
@@ -179,10 +178,9 @@ class FixedPointStep:
 class FixedPointResult:
     """Finite class gaussians and how the solver reached them.
 
-    ``means`` and ``variances`` have shape (K, d); the dense solver returns covariances (K, d, d) as
-    ``variances``. ``residual`` belongs to these values: it is the largest L2 norm, over classes, of
-    the next undamped step. ``converged`` says that it is within the tolerance. ``iterations``
-    counts evaluations of the update.
+    ``means`` and ``variances`` have shape (K, d). ``residual`` belongs to these values: it is the
+    largest L2 norm, over classes, of the next undamped step. ``converged`` says that it is within
+    the tolerance. ``iterations`` counts evaluations of the update.
     """
 
     means: Tensor

@@ -1,12 +1,14 @@
-r"""The equations of the fixed point, diagonal case: kernels, updates and the objective.
+r"""The equations of the fixed point: the kernel between classes, the updates and the objective.
 
-Notation: K classes with data means m and variances s, gaussians with means mu and variances v, the
-weight c (``weight``) that multiplies the sums of Eqs. 5-7, and the kernel matrix
+Notation, and arguments of the functions:
 
-.. math:: K_{yy'} = \frac{1}{\pi a} \exp\left(-\frac{KL(y \| y')}{\pi a}\right)
+- m and s (``data_means``, ``data_variances``), the moments of the latents of K classes, (K, d);
+- mu and v (``means``, ``variances``), those of the class gaussians, (K, d);
+- c (``weight``), the factor of the sums of Eqs. 5-7;
+- the ``kernel`` matrix (K, K), see `class_kernel`.
 
-All functions are pure. They take float64 tensors of shape (K, d). Sums over pairs of classes are
-matrix products of the centred means, so no K x K x d tensor is needed.
+All functions are pure and take float64. Sums over pairs of classes are matrix products of the
+centred means, so no K x K x d tensor is needed.
 
 Source: Enescu & Sahbi, "Learning Conditionally Untangled Latent Spaces using Fixed Point
 Iteration", BMVC 2024.
@@ -25,13 +27,10 @@ from .config import Kernel
 __all__ = [
     "KL_FLOOR",
     "class_kernel",
-    "class_nll",
-    "divergence_penalty",
     "mean_update",
     "objective",
     "proposition1_update",
     "released_update",
-    "zero_diagonal",
 ]
 
 #: The smallest divergence scale pi, in nats: two identical gaussians would otherwise give 0/0.
@@ -49,12 +48,9 @@ def class_kernel(kl: Tensor, pi: Kernel = "forward", alpha: float = 10.0) -> Ten
 
     Returns:
         Shape (K, K), zero on the diagonal.
-
-    Raises:
-        ValueError: If ``pi`` is neither.
     """
-    scaled = _scale(kl, pi) * alpha
-    return zero_diagonal(torch.exp(-kl / scaled) / scaled)
+    scale = _scale(kl, pi) * alpha
+    return (torch.exp(-kl / scale) / scale).fill_diagonal_(0)
 
 
 def mean_update(
@@ -65,16 +61,11 @@ def mean_update(
     .. math:: \mu_y \leftarrow m_y + c\, v_y \sum_{y'} \left(\frac{K_{yy'}}{v_{y'}} +
               \frac{K_{y'y}}{v_y}\right) (\mu_y - \mu_{y'})
 
-    Args:
-        data_means: m, shape (K, d).
-        means: mu, shape (K, d).
-        variances: v, shape (K, d), or (K, 1) for one variance per class, as in the isotropic step.
-        kernel: Shape (K, K).
-        weight: c.
+    The variances may have shape (K, 1): one per class, as in the isotropic step.
     """
     centred = means - means.mean(dim=0)
     if variances.shape[1] == 1:
-        # The weight between two classes is the same in all coordinates: a graph Laplacian.
+        # Two classes pull on each other equally in all coordinates: a (K, K) graph Laplacian.
         pull = kernel / variances.T + kernel.T / variances
         laplacian = variances * (torch.diag(pull.sum(dim=1)) - pull)
         return data_means.addmm(laplacian, centred, alpha=weight)
@@ -85,11 +76,7 @@ def mean_update(
 
 
 def released_update(
-    data_variances: Tensor,
-    means: Tensor,
-    variances: Tensor,
-    kernel: Tensor,
-    weight: float,
+    data_variances: Tensor, means: Tensor, variances: Tensor, kernel: Tensor, weight: float
 ) -> Tensor:
     r"""One undamped variance update, as in the authors' released code.
 
@@ -102,29 +89,17 @@ def released_update(
     fixed point differs: it biases variances towards 1, is :math:`s^{1/3}` instead of s without the
     divergence term (weight 0), and is not stationary for the objective.
 
-    A contains a difference. If cancellation leaves less than a tenth of v^2 A, or makes it
-    negative, c v sum K_y'y is added to v^2 A and c v^3 sum K_y'y to B. This keeps the fixed points
-    and makes both positive.
-
-    Args:
-        data_variances: s, shape (K, d).
-        means, variances, kernel, weight: As for `mean_update`.
+    A contains a difference. If cancellation leaves less than a ninth of its negative term, or makes
+    it negative, c v sum K_y'y is added to v^2 A and c v^3 sum K_y'y to B. This keeps the fixed
+    points and makes both positive.
     """
-    centred = means - means.mean(dim=0)
-    spread, attraction = _sums(centred, variances, kernel)
-    sent, received = _totals(kernel)
+    spread, attraction, sent, received = _pair_sums(means, variances, kernel)
     squares = variances.square()
-    b = torch.addcmul(data_variances, squares, attraction, value=weight)
-    a = spread.mul_(weight).addcmul_(variances, 1 + weight * (sent - received))
-    # The spread alone is at least weight * received times the smallest variance of a coordinate.
-    # Testing the whole slice first is cheaper than building masks.
-    threshold = weight / 9 * received
-    if bool(((a / variances).amin(dim=1, keepdim=True) < threshold).any()):
-        extra = weight * received * variances
-        cancelled = a < variances * threshold
-        a = torch.where(cancelled, a + extra, a)
-        b = torch.where(cancelled, b + extra * squares, b)
-    return b.div_(a).sqrt_()
+    a = weight * spread + variances * (1 + weight * (sent - received))
+    b = data_variances + weight * squares * attraction
+    extra = weight * received * variances
+    extra = torch.where(a < extra / 9, extra, 0.0)
+    return ((b + extra * squares) / (a + extra)).sqrt()
 
 
 def proposition1_update(
@@ -146,19 +121,12 @@ def proposition1_update(
     In the paper the last term of B is part of A as -c sum K_y'y / v, which can make A negative.
     Moving it to B makes both positive and keeps the fixed points, where A v^2 = B. These are
     stationary points of `objective`. At large weights there may be none: see `FixedPointConfig`.
-
-    Args:
-        data_means: m, shape (K, d).
-        data_variances, means, variances, kernel, weight: As for `released_update`.
     """
-    centred = means - means.mean(dim=0)
-    spread, attraction = _sums(centred, variances, kernel)
-    sent, received = _totals(kernel)
-    errors = data_means - means
-    b = torch.addcmul(data_variances, errors, errors)
-    b.addcmul_(attraction.mul_(variances).add_(received), variances, value=weight)
-    a = spread.mul_(weight).addcmul_(variances, 1 + weight * sent)  # A v^2
-    return b.div_(a).sqrt_().mul_(variances)
+    spread, attraction, sent, received = _pair_sums(means, variances, kernel)
+    b = data_variances + (data_means - means).square()
+    b = b + weight * variances * (variances * attraction + received)
+    squared_a = weight * spread + variances * (1 + weight * sent)  # A v^2
+    return variances * (b / squared_a).sqrt()
 
 
 def objective(
@@ -179,62 +147,30 @@ def objective(
 
     The first sum is each class's mean negative log-likelihood in nats. sg stops the gradient: the
     equations treat pi as a constant, and without sg Eq. 3 with Eq. 9 would be constant.
-
-    Args:
-        data_means, data_variances: m and s, shape (K, d).
-        means: mu, shape (K, d).
-        variances: v, shape (K, d) or (K, 1).
-        weight: c.
-        pi, alpha: As in `class_kernel`.
     """
-    kl = pairwise_kl(means, variances)
-    nll = class_nll(data_means, data_variances, means, variances)
-    return nll + weight * divergence_penalty(kl, pi, alpha)
-
-
-def class_nll(
-    data_means: Tensor, data_variances: Tensor, means: Tensor, variances: Tensor
-) -> Tensor:
-    """The sum over classes of the mean negative log-likelihood of their data, in nats, a scalar."""
     errors = data_variances + (data_means - means).square()
-    return 0.5 * (errors / variances + (2 * math.pi * variances).log()).sum()
+    nll = 0.5 * (errors / variances + (2 * math.pi * variances).log()).sum()
+    kl = pairwise_kl(means, variances)
+    terms = torch.exp(-kl / (_scale(kl.detach(), pi) * alpha))
+    return nll + weight * (terms.sum() - len(kl))  # each term of the diagonal is 1
 
 
-def divergence_penalty(kl: Tensor, pi: Kernel = "forward", alpha: float = 10.0) -> Tensor:
-    r"""The double sum of Eq. 3, :math:`\sum_{y \neq y'} \exp(-KL/(sg(\pi)\, a))`, a scalar.
+def _pair_sums(means: Tensor, variances: Tensor, kernel: Tensor) -> tuple[Tensor, ...]:
+    """The sums over y' of the variance updates.
 
-    The arguments are those of `class_kernel`. No gradient flows through pi.
+    sum K_y'y [(mu_y - mu_y')^2 + v_y'] and sum K_yy' / v_y', each (K, d), and
+    sum K_yy' and sum K_y'y, each (K, 1).
     """
-    scaled = _scale(kl.detach(), pi) * alpha
-    return zero_diagonal(torch.exp(-kl / scaled)).sum()
-
-
-def _sums(centred: Tensor, variances: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """sum_y' K_y'y [(mu_y - mu_y')^2 + v_y'] and sum_y' K_yy' / v_y', each (K, d)."""
-    spread = kernel.T @ torch.addcmul(variances, centred, centred)
-    # mu^2 sum K - 2 mu K^T mu, with mu factored out.
-    cross = torch.addmm(centred * kernel.sum(dim=0)[:, None], kernel.T, centred, alpha=-2)
-    spread.addcmul_(centred, cross)
-    return spread, kernel @ variances.reciprocal()
-
-
-def _totals(kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """sum_y' K_yy' and sum_y' K_y'y, each (K, 1)."""
-    return kernel.sum(dim=1, keepdim=True), kernel.sum(dim=0)[:, None]
+    sent, received = kernel.sum(dim=1, keepdim=True), kernel.sum(dim=0)[:, None]
+    centred = means - means.mean(dim=0)
+    # The square (mu - mu')^2 as mu (mu - 2 mu') + mu'^2.
+    spread = centred * (centred * received - 2 * (kernel.T @ centred))
+    spread = spread + kernel.T @ (variances + centred.square())
+    return spread, kernel @ variances.reciprocal(), sent, received
 
 
 def _scale(kl: Tensor, pi: Kernel) -> Tensor:
     """pi as a tensor that broadcasts over the (K, K) matrix, at least ``KL_FLOOR``."""
-    if pi == "forward":
-        scale = kl
-    elif pi == "mean":
-        scale = kl.sum() / (len(kl) * (len(kl) - 1))  # the diagonal is zero
-    else:
-        raise ValueError(f"pi must be 'forward' or 'mean', got {pi!r}")
+    # The diagonal is zero, so that the mean is over pairs of different classes.
+    scale = kl if pi == "forward" else kl.sum() / (len(kl) * (len(kl) - 1))
     return scale.clamp(min=KL_FLOOR)
-
-
-def zero_diagonal(matrix: Tensor) -> Tensor:
-    """A copy with a zero diagonal; out of place, for autograd."""
-    eye = torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)
-    return matrix.masked_fill(eye, 0.0)

@@ -1,19 +1,24 @@
 """The registry of priors: ways to find the class gaussians that a flow is trained under.
 
-To add one, write a module with a `Prior` and add a line to `PRIORS`. If it has settings, add the
+To add one, write a module with its function and add a line to `PRIORS`. If it has settings, add the
 field that ``Prior.option`` names to `PriorSettings`: the configuration file and the command line
 read it from there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from ..fixed_point.config import FixedPointConfig
-from .base import Prior
-from .gradient import GRADIENT, GradientDescentConfig
-from .simple import DATA, FPI, RANDOM, SINGLE
+import torch
+from torch import Tensor
+
+from ..fixed_point.config import FixedPointConfig, FixedPointResult, GradientDescentConfig
+from ..fixed_point.solver import solve
+from ..gaussians import as_double, check_gaussians
 
 __all__ = [
     "FITTED_PRIORS",
@@ -24,12 +29,97 @@ __all__ = [
     "choose_prior",
 ]
 
+#: Means and variances, both (K, d), and a JSON record of the solve for the checkpoint.
+Solution: TypeAlias = tuple[Tensor, Tensor, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """An entry of the registry `PRIORS`.
+
+    Args:
+        solve: A pure function of the class means and variances of the latents, both (K, d), the
+            settings, and a source of randomness or None. It returns means and variances, both
+            (K, d), and a JSON record for the checkpoint.
+        option: The field of `PriorSettings` that holds the settings; empty if there are none.
+        defaults: The default settings; None if there are none.
+        labelled: One gaussian per class. If False, labels are not used and there is one gaussian.
+        needs_latents: ``solve`` reads the means and variances. If False, it reads only their shape.
+        min_classes: The smallest number of classes.
+    """
+
+    solve: Callable[[Tensor, Tensor, Any, torch.Generator | None], Solution]
+    option: str = ""
+    defaults: Any = None
+    labelled: bool = True
+    needs_latents: bool = True
+    min_classes: int = 1
+
+
+def _fixed_point(means: Tensor, variances: Tensor, settings: FixedPointConfig, _: Any) -> Solution:
+    """The fixed point of Eqs. 5-7."""
+    return _recorded(settings, solve(means, variances, settings))
+
+
+def _data(means: Tensor, variances: Tensor, *_: Any) -> Solution:
+    """The data's means and variances (Baseline 1): the fixed point at weight 0."""
+    check_gaussians(means, variances)
+    return as_double(means), as_double(variances), {}
+
+
+def _gradient(
+    means: Tensor, variances: Tensor, settings: GradientDescentConfig, _: Any
+) -> Solution:
+    """Gradient descent on the objective of the fixed point (Baseline 2)."""
+    from .gradient import gradient_descent  # a baseline, imported only if it is chosen
+
+    return _recorded(settings, gradient_descent(means, variances, settings))
+
+
+def _random(means: Tensor, _: Tensor, scale: float, generator: torch.Generator | None) -> Solution:
+    """Means from N(0, scale^2) and identity covariances.
+
+    As in FlowGMM (Izmailov et al. 2020, arXiv:1912.13025), only the flow separates the classes.
+    """
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale must be positive and finite, got {scale}")
+    device = None if generator is None else generator.device
+    noise = torch.randn(means.shape, generator=generator, dtype=torch.float64, device=device)
+    return scale * noise, torch.ones_like(noise), {"scale": scale}
+
+
+def _single(means: Tensor, *_: Any) -> Solution:
+    """One standard gaussian for all images."""
+    return torch.zeros_like(means), torch.ones_like(means), {}
+
+
+def _recorded(
+    settings: FixedPointConfig | GradientDescentConfig, result: FixedPointResult
+) -> Solution:
+    """The result of an iterative solver and its record, with a warning if it did not converge."""
+    if not result.converged:
+        warnings.warn(
+            f"the class gaussians did not converge: residual {result.residual:.3g} after "
+            f"{result.iterations} iterations; lower kld_weight or allow more iterations",
+            RuntimeWarning,
+            stacklevel=4,  # the caller of the function that calls Prior.solve
+        )
+    record = {
+        **asdict(settings),
+        "kld_weight": settings.weight(*result.means.shape),
+        "converged": result.converged,
+        "iterations": result.iterations,
+        "residual": result.residual,
+    }
+    return result.means, result.variances, record
+
+
 PRIORS: dict[str, Prior] = {
-    "fpi": FPI,
-    "data": DATA,
-    "gradient": GRADIENT,
-    "random": RANDOM,
-    "single": SINGLE,
+    "fpi": Prior(_fixed_point, "fixed_point", FixedPointConfig(), min_classes=2),
+    "data": Prior(_data),
+    "gradient": Prior(_gradient, "gradient", GradientDescentConfig(), min_classes=2),
+    "random": Prior(_random, "random_scale", 1.0, needs_latents=False),
+    "single": Prior(_single, labelled=False, needs_latents=False),
 }
 
 #: The priors that can be fitted to an existing flow: those that use the latents.
