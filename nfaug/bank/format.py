@@ -40,7 +40,7 @@ MANIFEST, LABELS, PATHS, HASHES = "manifest.json", "labels.npy", "paths.npy", "h
 VARIANTS, RESIDUALS, STEPS = "variants.npy", "residuals.npy", "steps.npy"
 HASH_BYTES = 16
 SHARD_FOLDER = re.compile(r"shard-(\d{5})-of-(\d{5})")
-_PROGRESS = ("done", "hashes_sha256", "stats")
+_PROGRESS = ("done", "labels_sha256", "hashes_sha256", "stats")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,6 @@ class Manifest:
         shape: (C, H, W) of a variant, or (C, h, w) of a residual.
         classes: Class names in label order; empty if there are none.
         data_sha256: What identifies the whole data set (`Source.sha256`).
-        labels_sha256: SHA-256 of the labels.
         flow_sha256: SHA-256 of the weights of flow and PCA.
         seed: Seed of the variants.
         batch_size: Images per batch, on which the draws depend.
@@ -62,6 +61,7 @@ class Manifest:
         total: Number of images of the data set.
         first: Position of the first image in the data set; 0 if the bank is no shard.
         done: Number of images whose variants are written.
+        labels_sha256: SHA-256 of the labels.
         hashes_sha256: SHA-256 of the hashes; empty until all images are done.
         stats: `NFAugment.stats` of all variants.
         shards: Folders of a merged bank, in order.
@@ -73,7 +73,6 @@ class Manifest:
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
     data_sha256: str
-    labels_sha256: str
     flow_sha256: str
     seed: int
     batch_size: int
@@ -82,6 +81,7 @@ class Manifest:
     total: int
     first: int = 0
     done: int = 0
+    labels_sha256: str = ""
     hashes_sha256: str = ""
     stats: dict[str, int] = dataclasses.field(default_factory=dict)
     shards: tuple[str, ...] = ()

@@ -117,27 +117,26 @@ def make_bank(
         OSError: Another process writes to `out`, or the disk is full.
     """
     part = Shard(*shard) if isinstance(shard, tuple) else shard
-    if isinstance(checkpoint, (str, Path)):
-        checkpoint = load(checkpoint)
-    settings = replace(settings or MixSettings(), **{**changes, "p": 1.0})
-    nfa = NFAugment(checkpoint, settings=settings)
-    source = Source(dataset, checkpoint.flow.codec.channels)
-    planned = _plan(nfa, checkpoint, source, variants, seed, batch_size, residual)
     path = Path(out).expanduser()
-    if part is not None:
-        part.check_beside(path, planned)
-        if overwrite:
-            (path / MANIFEST).unlink(missing_ok=True)  # of the merged bank
-        rows, path = part.rows(planned.total, batch_size), part.folder(path)
-        planned = replace(planned, images=len(rows), first=rows.start)
-        planned = replace(planned, labels_sha256=array_sha256(_rows(source.labels, planned)))
-    with lock_output(path, every_rank=True):  # `torchrun` may call this on every rank
-        made = _unfinished(path, planned, source, overwrite)
+    folder = path if part is None else part.folder(path)
+    with lock_output(folder, every_rank=True):  # `torchrun` may call this on every rank
+        checkpoint = load(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
+        mixing = replace(settings or MixSettings(), **{**changes, "p": 1.0})
+        nfa = NFAugment(checkpoint, settings=mixing)
+        source = Source(dataset, checkpoint.flow.codec.channels)
+        planned = _plan(nfa, checkpoint, source, variants, seed, batch_size, residual)
+        if part is not None:
+            part.check_beside(path, planned)
+            if overwrite:
+                (path / MANIFEST).unlink(missing_ok=True)  # of the merged bank
+            rows = part.rows(planned.total, batch_size)
+            planned = replace(planned, images=len(rows), first=rows.start)
+        made = _unfinished(folder, planned, source, overwrite)
         if made is None:
-            _create(path, planned, source)
-        if made is None or not made.complete:
-            _fill(path, made or planned, nfa, source, workers, progress)
-    return Bank(path)
+            made = _create(folder, planned, source)
+        if not made.complete:
+            _fill(folder, made, nfa, source, workers, progress)
+    return Bank(folder)
 
 
 def _plan(
@@ -149,7 +148,7 @@ def _plan(
     batch_size: int,
     residual: bool,
 ) -> Manifest:
-    """The manifest of a bank of the whole data set."""
+    """The manifest of a bank of the whole data set, of which nothing is made yet."""
     if len(source) < 1 or variants < 1 or batch_size < 1:
         raise ValueError(
             "the data set must not be empty, and variants and batch_size must be at least 1; got "
@@ -166,7 +165,6 @@ def _plan(
         shape=(codec.channels, height, width),
         classes=tuple(names or nfa.class_names),
         data_sha256=source.sha256(),
-        labels_sha256=array_sha256(source.labels),
         flow_sha256=_weights_sha256({**checkpoint.flow.state_dict(), **checkpoint.pca.tensors()}),
         seed=seed,
         batch_size=batch_size,
@@ -214,18 +212,21 @@ def _unfinished(path: Path, planned: Manifest, source: Source, overwrite: bool) 
     return found
 
 
-def _create(path: Path, made: Manifest, source: Source) -> None:
+def _create(path: Path, planned: Manifest, source: Source) -> Manifest:
     """Make the folder of a bank, with empty arrays, labels and paths: all of it or nothing."""
+    labels = _rows(source.labels, planned)
+    made = replace(planned, labels_sha256=array_sha256(labels))
+    arrays = array_files(made)
     with replace_directory(path) as staged:
-        np.save(staged / LABELS, _rows(source.labels, made))
-        np.save(
-            staged / PATHS, [os.fsencode(name) for name in _rows(source.relative_paths(), made)]
-        )
-        for name, shape, dtype in array_files(made):
+        np.save(staged / LABELS, labels)
+        paths = _rows(source.relative_paths(), made)
+        np.save(staged / PATHS, [os.fsencode(path) for path in paths])
+        for name, shape, dtype in arrays:
             np.lib.format.open_memmap(staged / name, "w+", dtype, shape)
         made.save(staged)
-    for name in {RESIDUALS, STEPS, VARIANTS} - {name for name, *_ in array_files(made)}:
+    for name in {RESIDUALS, STEPS, VARIANTS} - {name for name, *_ in arrays}:
         (path / name).unlink(missing_ok=True)  # of a bank of the other kind
+    return made
 
 
 def _fill(

@@ -13,7 +13,7 @@ from .reader import Bank
 
 __all__ = ["Shard", "merge_bank", "shard_manifests"]
 
-_OWN = ("images", "labels_sha256", "first")  # settings in which the shards of a bank differ
+_OWN = ("images", "first")  # settings in which the shards of a bank differ
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from jsonargparse.typing import PositiveInt
 
 from ..bank import Bank, bank_bytes, export_bank, make_bank, merge_bank
 from ..bank.shards import Shard, shard_manifests
+from ..io.lock import lock_output
 from .common import add_data_options, add_flow, add_mixing, load_on, mixing, new_parser, open_data
 
 __all__ = ["parser", "run"]
@@ -74,11 +75,13 @@ def run(arguments: Namespace) -> dict[str, Any]:
     if missing := [f"--{name}" for name in ("flow", "data") if arguments[name] is None]:
         raise ValueError(f"{' and '.join(missing)} must be given, except with --merge")
     shard = None if arguments.shard is None else Shard.parse(arguments.shard)
-    if shard is None:
-        return _report(arguments, _make(arguments, None))
-    if arguments.export is not None:
+    if shard is not None and arguments.export is not None:
         raise ValueError("--export needs the whole bank: pass it with --merge, after the shards")
-    bank, out = _make(arguments, shard), Path(arguments.out).expanduser()
+    out = Path(arguments.out).expanduser()
+    with lock_output(out if shard is None else shard.folder(out), every_rank=True):
+        bank = _make(arguments, shard)
+    if shard is None:
+        return _report(arguments, bank)
     done = sum(made is not None and made.complete for made in shard_manifests(out).values())
     bank = merge_bank(out) if done == shard.parts else bank
     return {**_report(arguments, bank), "shard": arguments.shard, "complete_shards": done}

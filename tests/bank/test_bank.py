@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import signal
-import threading
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,8 +27,6 @@ from nfaug.augment.transform import NFAugment
 from nfaug.bank import Bank, BankDataset, bank_bytes, export_bank, make_bank
 from nfaug.bank import make as module
 from nfaug.bank.source import spread
-from nfaug.flows.codec import PixelCodec
-from nfaug.io.lock import OutputInUseError, lock_output
 
 FILES = {"manifest.json", "applied.npy", "hashes.npy", "labels.npy", "paths.npy"}
 
@@ -53,8 +50,6 @@ def test_variants_are_on_disk_with_a_manifest(bank: Bank) -> None:
     assert len(np.unique(bank.hashes, axis=0)) == 30
     values = json.loads((bank.path / "manifest.json").read_text())
     assert values["stats"]["seen"] == 90
-    assert values["stats"]["applied"] >= bank.applied.sum()
-    assert values["parameters"]["mix"] == "axis"
     assert {path.name for path in bank.path.iterdir()} == {*FILES, "variants.npy"}
     size = (bank.path / "variants.npy").stat().st_size
     assert 0 < size - bank_bytes(30, 3, (3, 8, 8)) < 1024
@@ -63,7 +58,9 @@ def test_variants_are_on_disk_with_a_manifest(bank: Bank) -> None:
 
 
 def test_a_seed_reproduces_and_another_differs(bank: Bank, tmp_path: Path) -> None:
-    assert contents(make(tmp_path / "again").path) == contents(bank.path)
+    again = make(tmp_path / "again", settings=MixSettings(p=0.1, noise=0.3), noise=0.0)
+    assert again.manifest.parameters == MixSettings(p=1.0)
+    assert contents(again.path) == contents(bank.path)
     assert (make(tmp_path / "other", seed=1).variants != bank.variants).any()
 
 
@@ -126,15 +123,6 @@ def test_a_bank_of_files_does_not_continue_over_other_files(tmp_path: Path) -> N
     (tmp_path / "images" / "cat" / "7.png").write_bytes(Path(data.samples[3][0]).read_bytes())
     with pytest.raises(ValueError, match="data_sha256"):
         make(tmp_path / "b", data)
-
-
-def test_a_settings_object_and_single_settings(bank: Bank, tmp_path: Path) -> None:
-    settings = MixSettings(p=0.1, strength=0.7, axes=2)
-    made = make(tmp_path / "one", variants=1, settings=settings, noise=0.2)
-    again = make(tmp_path / "two", variants=1, strength=0.7, axes=2, noise=0.2)
-    assert (made.variants == again.variants).all()
-    assert made.manifest.parameters == MixSettings(p=1.0, strength=0.7, axes=2, noise=0.2)
-    assert bank.manifest.parameters == MixSettings(p=1.0)
 
 
 def test_what_is_refused(bank: Bank, tmp_path: Path) -> None:
@@ -224,7 +212,7 @@ def test_a_file_that_was_changed_is_noticed(bank: Bank, tmp_path: Path) -> None:
         ({"shape": [3, 8, "8"]}, "shape"), ({"shape": [3, 8]}, "shape"), ({"images": 30.0}, "int"),
         ({"images": True}, "images"), ({"done": "30"}, "done"), ({"done": 31}, "range"),
         ({"classes": ["cat", 1, "eel"]}, "classes"), ({"classes": "cat"}, "classes"),
-        ({"residual": 0}, "residual"), ({"stats": []}, "stats"), ({"stats": {"seen": "x"}}, "stats"),
+        ({"residual": 0}, "residual"), ({"stats": []}, "stats"), ({"stats": {"a": "x"}}, "stats"),
         ({"shards": ["../b"]}, "shards"), ({"labels_sha256": None}, "labels_sha256"),
         ({"parameters": 5}, "mapping"), ({"parameters": {"levels": 3}}, "levels"),
         ({"parameters": {"alpha": -1.0}}, "alpha"), ({"variants": 10**30}, "variants.npy"),
@@ -255,23 +243,6 @@ def test_a_linked_array_is_neither_read_nor_written(bank: Bank, tmp_path: Path) 
     assert other.read_bytes() == (bank.path / "variants.npy").read_bytes()
 
 
-def test_progress_is_saved_every_few_seconds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter(range(0, 1000, 2))  # each look at the clock is 2 seconds later
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    done = []
-    save = module.Manifest.save
-
-    def saved(manifest: module.Manifest, directory: Path) -> None:
-        done.append(manifest.done)
-        save(manifest, directory)
-
-    monkeypatch.setattr(module.Manifest, "save", saved)
-    make(tmp_path, Pictures(60), batch_size=4)
-    assert done == [0, 12, 24, 36, 48, 60, 60], "and at the end"
-
-
 @pytest.mark.parametrize("settings", [{}, {"noise": 0.1}, {"partners": "batch", "gate": None}])
 def test_images_are_encoded_once_and_variants_are_those_of_calls(
     tmp_path: Path, counted: Counted, settings: dict[str, Any]
@@ -290,34 +261,6 @@ def test_images_are_encoded_once_and_variants_are_those_of_calls(
     assert made.manifest.stats == nfa.stats()
 
 
-def test_the_unmixed_latent_is_decoded_once(
-    tmp_path: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A codec that is not exact needs it for every variant."""
-    monkeypatch.setattr(PixelCodec, "exact", False)
-    made = make(tmp_path, variants=4, batch_size=30, gate=None)
-    assert sum(counted.decoded) == 30 + made.manifest.stats["applied"]
-
-
-def test_every_rank_locks_the_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "b"
-    raised: list[BaseException] = []
-
-    def make_on_rank_1() -> None:
-        try:
-            make(path)
-        except OutputInUseError as error:
-            raised.append(error)
-
-    monkeypatch.setenv("RANK", "1")
-    with lock_output(path, every_rank=True):
-        other = threading.Thread(target=make_on_rank_1)
-        other.start()
-        other.join()
-    assert "in use" in str(raised[0])
-    assert not path.exists()
-
-
 class Odd(Pictures):
     """Its images are floats in data-loader workers."""
 
@@ -326,31 +269,13 @@ class Odd(Pictures):
         return (pil_to_tensor(image).float() if get_worker_info() else image), label
 
 
-class Gone(Pictures):
-    """An error that cannot be pickled travels as its message."""
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        if get_worker_info():
-            error = OSError("the server is gone")
-            error.lock = threading.Lock()  # type: ignore[attr-defined]
-            raise error
-        return super().__getitem__(index)
-
-
 def test_errors_of_workers_have_one_line(tmp_path: Path) -> None:
     mixed = Pictures()
     mixed.images = [image[:, : 8 - i // 29] for i, image in enumerate(mixed.images)]
-    cases = [(mixed, False, "--residual"), (Odd(), True, "uint8"), (Gone(), False, "server")]
-    for data, residual, word in cases:
-        with pytest.raises((OSError, ValueError), match=word) as raised:
+    for data, residual, word in ((mixed, False, "--residual"), (Odd(), True, "uint8")):
+        with pytest.raises(ValueError, match=word) as raised:
             make(tmp_path / word, data, workers=1, residual=residual)
         assert "Traceback" not in str(raised.value)
-
-
-def test_a_name_or_a_list_of_images_will_do(tmp_path: Path) -> None:
-    images = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
-    pairs: Any = [(image, i % 2) for i, image in enumerate(images)]
-    assert len(make_bank("builtin:rgb32", pairs, tmp_path / "b", variants=1, progress=False)) == 6
 
 
 def test_export_as_a_folder_of_images(bank: Bank, tmp_path: Path) -> None:
