@@ -19,7 +19,7 @@ from ..augment.settings import check_number
 from ..data.classes import dataset_classes, stored_labels
 from ..data.decode import upright
 from .reader import Bank
-from .source import Source, common_folder, relative, spread, to_uint8
+from .source import Source, spread, to_uint8
 
 __all__ = ["BankDataset", "match"]
 
@@ -165,25 +165,20 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
     return rows, labels
 
 
-def _rows_of(files: list[str] | None, paths: list[str]) -> np.ndarray:
-    """The row of each file among the paths of a bank, which are relative to some folder."""
+def _rows_of(files: list[str], paths: list[str]) -> np.ndarray:
+    """The row of each file among those of a bank."""
     if not files:
         raise ValueError(
             "the bank was made from image files, and the data set does not say which ones it has. "
             f"Give it the attribute samples, a list of (path, label), or {_MAKE}"
         )
     place = {path: row for row, path in enumerate(paths)}
-    folder = common_folder(files)
-    # A part of the images may share a folder that is further in than that of all images.
-    while folder and relative(files[:1], folder)[0] not in place:
-        folder = folder.rpartition("/")[0]
-    rows = np.array([place.get(path, -1) for path in relative(files, folder)])
-    if len(missing := (rows < 0).nonzero()[0]):
+    if missing := [file for file in files if file not in place]:
         raise ValueError(
-            f"the bank has no variants of {len(missing)} of {len(rows)} images, such as "
-            f"{files[missing[0]]}: {_MAKE}"
+            f"the bank has no variants of {len(missing)} of {len(files)} images, such as "
+            f"{missing[0]}: {_MAKE}"
         )
-    return rows
+    return np.array([place[file] for file in files])
 
 
 def _labels_of(dataset: Any, bank: Bank, rows: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import time
@@ -124,7 +123,23 @@ def make_bank(
         mixing = replace(settings or MixSettings(), **{**changes, "p": 1.0})
         nfa = NFAugment(checkpoint, settings=mixing)
         source = Source(dataset, checkpoint.flow.codec.channels)
-        planned = _plan(nfa, checkpoint, source, variants, seed, batch_size, residual)
+        _check(nfa, source, variants, batch_size)
+        codec = checkpoint.flow.codec
+        height, width = codec.image_size if residual else source.read(0)[0].shape[1:]
+        weights = {**checkpoint.flow.state_dict(), **checkpoint.pca.tensors()}
+        planned = Manifest(
+            images=len(source),
+            variants=variants,
+            shape=(codec.channels, height, width),
+            classes=tuple(dataset_classes(dataset) or nfa.class_names),
+            data_sha256=source.sha256(),
+            flow_sha256=_weights_sha256(weights),
+            seed=seed,
+            batch_size=batch_size,
+            parameters=nfa.settings,
+            residual=residual,
+            total=len(source),
+        )
         if part is not None:
             part.check_beside(path, planned)
             if overwrite:
@@ -139,16 +154,7 @@ def make_bank(
     return Bank(folder)
 
 
-def _plan(
-    nfa: NFAugment,
-    checkpoint: Any,
-    source: Source,
-    variants: int,
-    seed: int,
-    batch_size: int,
-    residual: bool,
-) -> Manifest:
-    """The manifest of a bank of the whole data set, of which nothing is made yet."""
+def _check(nfa: NFAugment, source: Source, variants: int, batch_size: int) -> None:
     if len(source) < 1 or variants < 1 or batch_size < 1:
         raise ValueError(
             "the data set must not be empty, and variants and batch_size must be at least 1; got "
@@ -157,21 +163,6 @@ def _plan(
     names = dataset_classes(source.dataset)
     if names and nfa.class_names:
         check_class_names(names, nfa.class_names)
-    codec = checkpoint.flow.codec
-    height, width = codec.image_size if residual else source.read(0)[0].shape[1:]
-    return Manifest(
-        images=len(source),
-        variants=variants,
-        shape=(codec.channels, height, width),
-        classes=tuple(names or nfa.class_names),
-        data_sha256=source.sha256(),
-        flow_sha256=_weights_sha256({**checkpoint.flow.state_dict(), **checkpoint.pca.tensors()}),
-        seed=seed,
-        batch_size=batch_size,
-        parameters=nfa.settings,
-        residual=residual,
-        total=len(source),
-    )
 
 
 def _weights_sha256(tensors: dict[str, Tensor]) -> str:
@@ -219,8 +210,8 @@ def _create(path: Path, planned: Manifest, source: Source) -> Manifest:
     arrays = array_files(made)
     with replace_directory(path) as staged:
         np.save(staged / LABELS, labels)
-        paths = _rows(source.relative_paths(), made)
-        np.save(staged / PATHS, [os.fsencode(path) for path in paths])
+        paths = _rows(source.paths or [""] * made.total, made)
+        np.save(staged / PATHS, [os.fsencode(name) for name in paths])
         for name, shape, dtype in arrays:
             np.lib.format.open_memmap(staged / name, "w+", dtype, shape)
         made.save(staged)
@@ -236,42 +227,37 @@ def _fill(
     labels = torch.from_numpy(_rows(source.labels, made))
     loader = LoaderBatches(_Images(source, made), labels, workers)
     rest = loader.iterate(torch.arange(made.done, made.images), made.batch_size)
-    bar = progress_bar(made.images, "bank", "image", shown=progress, initial=made.done)
-    with bar, _files(path, made) as files:
-        saved = time.monotonic()
+    saved = time.monotonic()
+    with progress_bar(made.images, "bank", "image", shown=progress, initial=made.done) as bar:
         try:
             for images, hashes in rest:
                 own = labels[made.done : made.done + len(images)]
-                arrays = (*_variants(nfa, images, own, made), hashes)
-                for file, array in zip(files, arrays, strict=True):
-                    file.write(array.contiguous().numpy().tobytes())
+                _write(path, made, *_variants(nfa, images, own, made), hashes)
                 stats = {name: made.stats.get(name, 0) + n for name, n in nfa.stats().items()}
                 nfa.reset_stats()
                 made = replace(made, done=made.done + len(images), stats=stats)
                 bar.update(len(images))
                 if time.monotonic() - saved >= _SAVE_SECONDS:
-                    _save(path, made, files)
+                    _save(path, made)
                     saved = time.monotonic()
         finally:  # also after Ctrl-C
-            _save(path, made, files)
+            _save(path, made)
 
 
-@contextlib.contextmanager
-def _files(path: Path, made: Manifest) -> Iterator[list[Any]]:
-    """The array files, open where the rows that are not done begin."""
-    with contextlib.ExitStack() as stack:
-        files = []
-        for name, shape, dtype in array_files(made):
-            array = read_array(path / name, shape, dtype)
-            files.append(stack.enter_context((path / name).open("r+b")))
-            files[-1].seek(array.offset + array[: made.done].nbytes)
-        yield files
+def _write(path: Path, made: Manifest, *arrays: Tensor) -> None:
+    """Write the rows that follow those that are done."""
+    for (name, shape, dtype), array in zip(array_files(made), arrays, strict=True):
+        stored = read_array(path / name, shape, dtype)
+        with (path / name).open("r+b") as file:
+            file.seek(stored.offset + stored[: made.done].nbytes)
+            file.write(array.contiguous().numpy().tobytes())
 
 
-def _save(path: Path, made: Manifest, files: list[Any]) -> None:
-    for file in files:
-        file.flush()
-        os.fsync(file.fileno())
+def _save(path: Path, made: Manifest) -> None:
+    """Record the progress, once all that is written has reached the disk."""
+    for name, *_ in array_files(made):
+        with (path / name).open("r+b") as file:
+            os.fsync(file.fileno())
     if made.complete:
         hashes = read_array(path / HASHES, (made.images, HASH_BYTES), np.uint8)
         made = replace(made, hashes_sha256=array_sha256(hashes))

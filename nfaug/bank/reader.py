@@ -59,15 +59,12 @@ class Bank:
                 array = StackedRows([getattr(shard, name) for shard in self._shards])
                 array = array if name in ("variants", "residuals") else np.asarray(array)
             setattr(self, name, array)
-        for array, expected in (
-            (self.labels, made.labels_sha256),
-            (self.hashes, made.hashes_sha256),
-        ):
-            if array_sha256(array) != expected:
-                raise ValueError(
-                    f"labels or hashes of {self.path} are not those that its manifest names. Make "
-                    "the bank again (--overwrite), or merge its shards again (--merge)"
-                )
+        found = array_sha256(self.labels), array_sha256(self.hashes)
+        if found != (made.labels_sha256, made.hashes_sha256):
+            raise ValueError(
+                f"labels or hashes of {self.path} are not those that its manifest names. Make the "
+                "bank again (--overwrite), or merge its shards again (--merge)"
+            )
 
     @property
     def paths(self) -> list[str]:
@@ -118,16 +115,12 @@ class StackedRows:
         self.shape = (int(self.ends[-1]), *parts[0].shape[1:])
         self.dtype = parts[0].dtype
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __getitem__(self, key: int | tuple[int, ...]) -> np.ndarray:
-        """Rows by an index, or a tuple whose first item is one."""
+        """A row, or what the rest of a tuple takes of the row that its first item names."""
         first, *rest = key if isinstance(key, tuple) else (key,)
-        first = range(len(self))[first]
+        first = range(self.shape[0])[first]
         part = int(np.searchsorted(self.ends, first, side="right"))
-        row = self.parts[part][first - self.ends[part]]  # counted from the end of the part
-        return row[tuple(rest)] if rest else row
+        return self.parts[part][(first - self.ends[part], *rest)]  # counted from the part's end
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.concatenate(self.parts).astype(dtype or self.dtype, copy=False)

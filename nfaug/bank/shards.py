@@ -65,17 +65,13 @@ class Shard:
         """Check that the shard can be merged with what `out` holds, before it is made.
 
         Raises:
-            FileExistsError: `out` holds a bank of one process, or shards of another division.
+            FileExistsError: `out` holds a bank in one piece, or shards of another division.
             ValueError: It holds shards of another bank, or of other images.
         """
         found = shard_manifests(out)
-        if (out / MANIFEST).exists() and not found:
-            raise FileExistsError(f"{out} holds a bank of one process; choose another directory")
-        if found and len(found) != self.parts:
-            raise FileExistsError(
-                f"{out} holds shards of {len(found)}, not of {self.parts}: remove them, or choose "
-                "another directory"
-            )
+        if len(found) not in (0, self.parts) or (not found and (out / MANIFEST).exists()):
+            held = f"{len(found)} shards, not {self.parts}" if found else "a bank in one piece"
+            raise FileExistsError(f"{out} holds {held}: remove it, or choose another directory")
         for folder, made in found.items():
             if made is not None and folder != self.folder(out):
                 _check_same_bank(folder, made, planned)

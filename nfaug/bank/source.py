@@ -26,7 +26,7 @@ from ..data.preprocess import Preprocess, size_of
 from ..data.torch_datasets import DatasetReader
 from .format import HASH_BYTES, array_sha256
 
-__all__ = ["Source", "common_folder", "relative", "spread", "to_uint8"]
+__all__ = ["Source", "spread", "to_uint8"]
 
 _SAMPLED = 1024  # images whose hashes identify a data set
 
@@ -36,13 +36,14 @@ class Source:
 
     Attributes:
         dataset: Items (image, label), untransformed PIL images or uint8 tensors (C, H, W).
-        paths: Path of the file of each image, or None if the images are not files.
+        paths: Path of the file of each image below the innermost folder that holds all of them;
+            empty if the images are not files.
     """
 
     def __init__(self, dataset: Any, channels: int) -> None:
         self.dataset, self.channels = dataset, channels
         names, self._read_file, self._rows = _files(dataset)
-        self.paths = [names[row] for row in self._rows] if names else None
+        self.paths = _relative([names[row] for row in self._rows] if names else [])
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -59,10 +60,6 @@ class Source:
             return _hash_of(self._read_file(self._rows[index]))
         return _hash_of(to_uint8(_stored(self.dataset, index), self.channels))
 
-    def relative_paths(self) -> list[str]:
-        """Paths below the innermost folder that holds all images; empty if they are not files."""
-        return relative(self.paths, common_folder(self.paths)) if self.paths else [""] * len(self)
-
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """Labels of all images, int64 (N,)."""
@@ -70,7 +67,7 @@ class Source:
 
     def sha256(self) -> str:
         """SHA-256 of all paths and labels, and of the hashes of up to 1,024 images."""
-        hasher = hashlib.sha256("\n".join(self.relative_paths()).encode(errors="surrogateescape"))
+        hasher = hashlib.sha256("\n".join(self.paths).encode(errors="surrogateescape"))
         hasher.update(array_sha256(self.labels).encode())
         for index in spread(len(self), _SAMPLED):
             hasher.update(self.digest(index))
@@ -90,18 +87,13 @@ def _files(dataset: Any) -> tuple[Sequence[str], Callable[[int], bytes], Sequenc
         dataset = dataset.reader if isinstance(dataset, LabelledImages) else dataset.dataset
     if hasattr(dataset, "paths") and hasattr(dataset, "read_bytes"):
         return dataset.paths, dataset.read_bytes, rows
+    names: list[str] = []
     for holder in (dataset, getattr(dataset, "reader", None)):
-        for name in ("samples", "imgs"):
-            names = _first_items(getattr(holder, name, None))
-            if names and isinstance(names[0], str) and Path(names[0]).is_file():
-                names = [path.replace(os.sep, "/") for path in names]
-                return names, functools.partial(_read_path, names), rows
-    return (), functools.partial(_read_path, ()), rows
-
-
-def _first_items(samples: Any) -> list[Any]:
-    pairs = isinstance(samples, list) and samples and isinstance(samples[0], tuple)
-    return [sample[0] for sample in samples] if pairs else []
+        samples = getattr(holder, "samples", None)
+        first = samples[0][0] if isinstance(samples, list) and samples else None
+        if isinstance(first, str) and Path(first).is_file():
+            names = [sample[0].replace(os.sep, "/") for sample in samples]
+    return names, functools.partial(_read_path, names), rows
 
 
 def _read_path(paths: Sequence[str], row: int) -> bytes:
@@ -123,15 +115,10 @@ def _hash_of(value: Tensor | bytes) -> np.ndarray:
     return np.frombuffer(hashlib.blake2b(value, digest_size=HASH_BYTES).digest(), np.uint8)
 
 
-def common_folder(paths: Sequence[str]) -> str:
-    """The innermost folder that holds all files; "" if they share none."""
+def _relative(paths: list[str]) -> list[str]:
     folders = {path.rpartition("/")[0] for path in paths}
-    return "" if "" in folders else os.path.commonpath(folders)
-
-
-def relative(paths: Sequence[str], folder: str) -> list[str]:
-    """Paths relative to a folder that holds them."""
-    return [path[len(folder) :].lstrip("/") for path in paths]
+    shared = os.path.commonpath(folders) if folders and "" not in folders else ""
+    return [path[len(shared) :].lstrip("/") for path in paths]
 
 
 def spread(count: int, most: int) -> list[int]:

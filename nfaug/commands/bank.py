@@ -18,9 +18,8 @@ __all__ = ["parser", "run"]
 
 _SHARDS = (
     "Several processes can make one bank: each is given its own --shard i/n, and the last one to "
-    "finish merges the shards in --out (nfaug bank --merge --out OUT does so by hand). Nothing is "
-    "copied. On one kind of device and with one number of threads, the bank is bit for bit the one "
-    "that a single process makes."
+    "finish merges the shards in --out (nfaug bank --merge --out OUT does so by hand). On one kind "
+    "of device and with one number of threads, the bank is bit for bit that of a single process."
 )
 
 
@@ -94,11 +93,8 @@ def _make(arguments: Namespace, shard: Shard | None) -> Bank:
     count = len(dataset if shard is None else shard.rows(len(dataset), arguments.batch_size))
     shape = (dataset.channels, *dataset.image_size)
     space = bank_bytes(count, arguments.variants, shape, residual=arguments.residual)
-    print(
-        f"{count} images x {arguments.variants} {'changes' if arguments.residual else 'variants'} "
-        f"of {shape[2]} x {shape[1]} pixels: {space / 2**20:.1f} MiB",
-        file=sys.stderr,
-    )
+    size = f"{arguments.variants} variants of {shape[2]} x {shape[1]} pixels"
+    print(f"{count} images x {size}: {space / 2**20:.1f} MiB", file=sys.stderr)
     return make_bank(
         checkpoint,
         dataset,
@@ -124,10 +120,10 @@ def _report(arguments: Namespace, bank: Bank) -> dict[str, Any]:
         "applied": int(bank.applied.sum()),
     }
     if arguments.export is not None:
+        if made.residual and None in (arguments.flow, arguments.data):
+            raise ValueError("--export of a residual bank needs --flow and --data")
         images = None
         if made.residual:
-            if arguments.flow is None or arguments.data is None:
-                raise ValueError("--export of a residual bank needs --flow and --data")
             images = open_data(arguments, load_on(arguments), image_size=arguments.image_size)
         result["exported"] = export_bank(
             bank, arguments.export, dataset=images, format=arguments.export_format

@@ -114,8 +114,8 @@ def test_what_cannot_be_merged_fails_before_the_work(
     sharded: Path, whole: Bank, tmp_path: Path
 ) -> None:
     cases: list[tuple[Path, dict[str, Any], type[Exception], str]] = [
-        (sharded, {"shard": (0, 2)}, FileExistsError, "of 3"),
-        (whole.path, {"shard": (0, 2)}, FileExistsError, "one process"),
+        (sharded, {"shard": (0, 2)}, FileExistsError, "3 shards"),
+        (whole.path, {"shard": (0, 2)}, FileExistsError, "one piece"),
         (sharded, {}, ValueError, "--shard"),
         (tmp_path / "many", {"shard": (0, 9)}, ValueError, "8 shards"),
         (sharded, {"shard": (0, 3), "seed": 1, "overwrite": True}, ValueError, "seed"),
