@@ -90,8 +90,8 @@ def _files(dataset: Any) -> tuple[Sequence[str], Callable[[int], bytes], Sequenc
     names: list[str] = []
     for holder in (dataset, getattr(dataset, "reader", None)):
         samples = getattr(holder, "samples", None)
-        first = samples[0][0] if isinstance(samples, list) and samples else None
-        if isinstance(first, str) and Path(first).is_file():
+        pairs = isinstance(samples, list) and samples and isinstance(samples[0], tuple)
+        if pairs and isinstance(samples[0][0], str) and Path(samples[0][0]).is_file():
             names = [sample[0].replace(os.sep, "/") for sample in samples]
     return names, functools.partial(_read_path, names), rows
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from bank_tools import Pictures, contents, make, save_pictures
-from nfa_tools import NAMES, Counted, checkpoint, tiny_flow
+from nfa_tools import Counted, checkpoint, tiny_flow
 from PIL import Image
 from torch.utils.data import Subset, TensorDataset, get_worker_info
 from torchvision.datasets import ImageFolder
@@ -134,11 +134,9 @@ def test_what_is_refused(bank: Bank, tmp_path: Path) -> None:
     other = checkpoint(config=SimpleNamespace(class_names=("cat", "eel", "dog")))
     with pytest.raises(ValueError, match="'dog'"):
         make_bank(other, Pictures(), tmp_path / "o", progress=False)
-    for changes, word in (({"variants": 0}, "variants"), ({"batch_size": 0}, "batch_size")):
-        with pytest.raises(ValueError, match=word):
-            make(tmp_path / "v", **changes)
-    with pytest.raises(ValueError, match="empty"):
-        make(tmp_path / "e", Subset(Pictures(), []))
+    for data, changes in ((None, {"variants": 0}), (Subset(Pictures(), []), {})):
+        with pytest.raises(ValueError, match="at least 1"):
+            make(tmp_path / "v", data, **changes)
     with pytest.raises(ValueError, match="variants"):
         make(bank.path, variants=2, seed=4)
     flow = copy.deepcopy(tiny_flow())
@@ -278,23 +276,16 @@ def test_errors_of_workers_have_one_line(tmp_path: Path) -> None:
         assert "Traceback" not in str(raised.value)
 
 
-def test_export_as_a_folder_of_images(bank: Bank, tmp_path: Path) -> None:
-    out = tmp_path / "folder"
-    written = export_bank(bank.path, out, progress=False)
-    files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png"))
-    assert len(files) == sum(written.values()) == bank.applied.sum()
-    assert set(written) == set(NAMES)
-    i, v = (int(x) for x in Path(files[0]).stem.split("-"))
-    with Image.open(out / files[0]) as picture:
-        assert (np.array(picture) == bank.variants[i, v]).all()
-    with pytest.raises(FileExistsError, match="folder"):
-        export_bank(bank, out)
-
-
-def test_class_names_are_safe_names_of_folders(tmp_path: Path) -> None:
-    data = Pictures()
+def test_export_as_folders_of_images_with_safe_names(tmp_path: Path) -> None:
+    data, out = Pictures(), tmp_path / "out"
     data.classes = names = ["../../etc/pass wd", "..", "a\nb"]
     parts = checkpoint(config=SimpleNamespace(class_names=tuple(names)))
-    made = make_bank(parts, data, tmp_path / "b", variants=1, gate=None, progress=False)
-    assert set(export_bank(made, tmp_path / "out", progress=False)) == set(names)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"_.._etc_pass wd", "_", "a_b"}
+    made = make_bank(parts, data, tmp_path / "b", variants=2, gate=None, progress=False)
+    written = export_bank(made.path, out, progress=False)
+    assert {path.name for path in out.iterdir()} == {"_.._etc_pass wd", "_", "a_b"}
+    assert len(list(out.rglob("*.png"))) == sum(written.values()) == made.applied.sum()
+    image, variant = np.argwhere(made.applied)[-1]
+    with Image.open(out / "a_b" / f"{image:06}-{variant}.png") as picture:
+        assert (np.array(picture) == made.variants[image, variant]).all()
+    with pytest.raises(FileExistsError, match="out"):
+        export_bank(made, out)

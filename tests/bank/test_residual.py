@@ -23,7 +23,6 @@ from nfaug.bank import Bank, BankDataset, bank_bytes, export_bank, make_bank
 from nfaug.bank.residual import add_residual, centre_box, quantize
 from nfaug.data.decode import decode_image
 from nfaug.data.open import open_dataset, wrap_dataset
-from nfaug.training.demo.photographs import photographs
 
 LABELS = torch.arange(30) % CLASSES
 SMALL = images_of(LABELS)
@@ -58,7 +57,6 @@ def test_files_are_small_and_add_up_to_the_images_of_online_nfa(bank: Bank) -> N
     size = sum((bank.path / name).stat().st_size for name in ("residuals.npy", "steps.npy"))
     assert 0 < size - bank_bytes(30, 2, (3, 8, 8), residual=True) < 1024
     assert bank.applied.mean() > 0.8
-    assert repr(bank).endswith("2 residuals each)")
     errors = []
     for number in range(2):
         expected = online(number)
@@ -74,15 +72,17 @@ def test_files_are_small_and_add_up_to_the_images_of_online_nfa(bank: Bank) -> N
 
 def test_a_flow_that_amplifies_rounding_gives_the_images_of_online_nfa(tmp_path: Path) -> None:
     """`builtin:rgb32` turns half a grey level of its input into tens of its output."""
-    large = photographs(64, count=6)
-    fitted = nfaug.fit("builtin:rgb32", photographs(32, count=6), rank=5, progress=False)
+    labels = torch.arange(18) % CLASSES
+    large = images_of(labels, size=(64, 64))
+    data = TensorDataset(large, labels)
+    fitted = nfaug.fit("builtin:rgb32", wrap_dataset(data, image_size=32), rank=4, progress=False)
     made = make_bank(
-        fitted, large, tmp_path / "bank", variants=1, batch_size=12, residual=True, progress=False
+        fitted, data, tmp_path / "bank", variants=1, batch_size=18, residual=True, progress=False
     )
-    nfa = NFAugment(fitted, p=1.0)
     generator = SharedGenerator().manual_seed(seed_of(0, 0, 0))
-    (expected,) = nfa.variants(large.images.float() / 255, large.targets, [generator])
-    for index, image in enumerate(large.images):
+    (expected,) = NFAugment(fitted, p=1.0).variants(large.float() / 255, labels, [generator])
+    assert made.applied.any()
+    for index, image in enumerate(large):
         found = made.variant(index, 0, image.permute(1, 2, 0).numpy())
         error = np.abs(found - 255 * expected[index].permute(1, 2, 0).numpy())
         assert error.max() < 6
@@ -104,12 +104,8 @@ def test_the_error_is_at_most_three_half_steps_and_the_rounding(
     expected = (pixels + resized).clamp(0, 255)
     for row in range(4):
         box = (0, 0, size[1], size[0])
-        found = add_residual(
-            pixels[row].permute(1, 2, 0).numpy(),
-            q[row].permute(1, 2, 0).numpy(),
-            int(steps[row]),
-            box,
-        )
+        image, multiples = (x[row].permute(1, 2, 0).numpy() for x in (pixels, q))
+        found = add_residual(image, multiples, int(steps[row]), box)
         error = np.abs(found - expected[row].permute(1, 2, 0).numpy()).max()
         assert error <= 1.5 * steps[row] / 128 + 0.5 + 1e-3
 
@@ -170,10 +166,6 @@ def test_photographs_with_an_exif_orientation_change_upright(tmp_path: Path) -> 
             if p and made.applied[index, 0]:
                 pixels = made.variant(index, 0, pixels)
             assert (np.array(data[index][0]) == pixels).all()
-    again = make_bank(checkpoint(), folder_of_torchvision, tmp_path / "again", **options)
-    assert (again.residuals == made.residuals).all()
-    fitted = wrap_dataset(folder_of_torchvision, image_size=8)
-    assert all(torch.equal(fitted.image(i), files.image(i)) for i in range(12))
 
 
 def test_data_set_adds_changes_before_its_transform(bank: Bank) -> None:
@@ -186,21 +178,14 @@ def test_data_set_adds_changes_before_its_transform(bank: Bank) -> None:
     assert any((image == variant).all() for variant in variants)
     data.p = 0.0
     assert (data[4][0] == LARGE[4].permute(1, 2, 0).numpy()).all()
-    other = images_of(LABELS, seed=9, size=(40, 40))
-    with pytest.raises(ValueError, match="image 0"):
-        BankDataset(TensorDataset(other, LABELS), bank)
 
 
 def test_export_needs_the_images_and_writes_all_or_nothing(bank: Bank, tmp_path: Path) -> None:
     out = tmp_path / "png"
     with pytest.raises(ValueError, match="dataset="):
         export_bank(bank, out, progress=False)
-    for other in (
-        TensorDataset(LARGE.flip(0), LABELS.flip(0)),
-        TensorDataset(LARGE[:10], LABELS[:10]),
-    ):
-        with pytest.raises(ValueError, match="bank"):
-            export_bank(bank, out, dataset=other, progress=False)
+    with pytest.raises(ValueError, match="bank"):
+        export_bank(bank, out, dataset=TensorDataset(LARGE.flip(0), LABELS), progress=False)
 
     class Torn(TensorDataset):
         reads = 0
