@@ -93,8 +93,8 @@ def _make(arguments: Namespace, shard: Shard | None) -> Bank:
     count = len(dataset if shard is None else shard.rows(len(dataset), arguments.batch_size))
     shape = (dataset.channels, *dataset.image_size)
     space = bank_bytes(count, arguments.variants, shape, residual=arguments.residual)
-    size = f"{arguments.variants} variants of {shape[2]} x {shape[1]} pixels"
-    print(f"{count} images x {size}: {space / 2**20:.1f} MiB", file=sys.stderr)
+    each = f"{arguments.variants} variants of {shape[2]} x {shape[1]} pixels"
+    print(f"{count} images x {each}: {space / 2**20:.1f} MiB", file=sys.stderr)
     return make_bank(
         checkpoint,
         dataset,
@@ -122,10 +122,9 @@ def _report(arguments: Namespace, bank: Bank) -> dict[str, Any]:
     if arguments.export is not None:
         if made.residual and None in (arguments.flow, arguments.data):
             raise ValueError("--export of a residual bank needs --flow and --data")
-        images = None
+        given = {"format": arguments.export_format}
         if made.residual:
-            images = open_data(arguments, load_on(arguments), image_size=arguments.image_size)
-        result["exported"] = export_bank(
-            bank, arguments.export, dataset=images, format=arguments.export_format
-        )
+            size = arguments.image_size
+            given["dataset"] = open_data(arguments, load_on(arguments), image_size=size)
+        result["exported"] = export_bank(bank, arguments.export, **given)
     return result
