@@ -119,11 +119,12 @@ def _checked(values: dict[str, Any]) -> Manifest:
     hints = get_type_hints(Manifest)
     if wrong := sorted(set(values) ^ set(hints)):
         raise ValueError(f"missing or unknown: {wrong}")
-    values = values | {"parameters": MixSettings(**values["parameters"])}
+    values["parameters"] = MixSettings(**values["parameters"])
     for name, hint in hints.items():
         if not _has_type(values[name], hint):
             raise ValueError(f"{name} must be {hint}; got {values[name]!r:.80}")
-    made = Manifest(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values.update({k: tuple(v) for k, v in values.items() if isinstance(v, list)})
+    made = Manifest(**values)
     counts = (made.images, made.variants, made.batch_size, *made.shape)
     if min(counts) < 1 or min(made.done, made.first) < 0 or made.done > made.images:
         raise ValueError("a count is out of range")

@@ -120,7 +120,8 @@ class StackedRows:
         first, *rest = key if isinstance(key, tuple) else (key,)
         first = range(self.shape[0])[first]
         part = int(np.searchsorted(self.ends, first, side="right"))
-        return self.parts[part][(first - self.ends[part], *rest)]  # counted from the part's end
+        place = (first - self.ends[part], *rest)  # counted from the end of the part
+        return self.parts[part][place]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.concatenate(self.parts).astype(dtype or self.dtype, copy=False)

@@ -70,7 +70,7 @@ class Source:
         hasher = hashlib.sha256("\n".join(self.paths).encode(errors="surrogateescape"))
         hasher.update(array_sha256(self.labels).encode())
         for index in spread(len(self), _SAMPLED):
-            hasher.update(self.digest(index))
+            hasher.update(self.digest(index).tobytes())
         return hasher.hexdigest()
 
 
@@ -89,7 +89,7 @@ def _files(dataset: Any) -> tuple[Sequence[str], Callable[[int], bytes], Sequenc
         return dataset.paths, dataset.read_bytes, rows
     names: list[str] = []
     for holder in (dataset, getattr(dataset, "reader", None)):
-        samples = getattr(holder, "samples", None)
+        samples: Any = getattr(holder, "samples", None)
         pairs = isinstance(samples, list) and samples and isinstance(samples[0], tuple)
         if pairs and isinstance(samples[0][0], str) and Path(samples[0][0]).is_file():
             names = [sample[0].replace(os.sep, "/") for sample in samples]

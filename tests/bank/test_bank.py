@@ -91,7 +91,8 @@ def test_a_killed_bank_is_continued(bank: Bank, tmp_path: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().__getitem__(index)
 
-    with warnings.catch_warnings(action="ignore"):  # this process has threads, which do nothing
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this process has threads, which do nothing
         child = os.fork()
     if not child:
         torch.set_num_threads(1)
