@@ -48,7 +48,7 @@ from timm.loss import SoftTargetCrossEntropy
 
 import nfaug
 from nfaug import Flow, FlowConfig, NFAugment
-from nfaug.bank.make import BankDataset, make_bank
+from nfaug.bank import BankDataset, make_bank
 from nfaug.data.open import open_dataset
 from nfaug.integrations.timm import NFALoader
 

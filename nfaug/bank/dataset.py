@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from ..augment.counters import SharedValue
 from ..augment.pixels import to_pil
 from ..augment.settings import check_number
 from ..data.classes import dataset_classes, stored_labels
 from ..data.decode import upright
-from .format import labels_sha256, thumbnails, to_uint8
 from .reader import Bank
-from .residual import BoxFunction, low_resolution
+from .source import Source, spread, to_uint8
 
-__all__ = ["BankDataset", "check_same_data"]
+__all__ = ["BankDataset", "match"]
 
-_RECOGNIZED = 0.5  # share of probes that must be recognized; by chance it is 1 in 64
+_COMPARED = 32  # images whose hashes are compared
+_MAKE = "make a bank of this data set (nfaug bank, or nfaug.bank.make_bank)"
 
 
 class BankDataset(Dataset[tuple[Any, int]]):
@@ -34,13 +34,12 @@ class BankDataset(Dataset[tuple[Any, int]]):
     `create_loader` does, and is taken over from the data set if that has one (the data set itself
     does not change). Other attributes are those of the data set.
 
+    Images are matched with the bank by the paths of their files, in any order, and by order if they
+    are not files. Labels, and hashes of up to 32 images, are compared on opening.
+
     A bank of whole images replaces an image, which is then not decoded. A residual bank adds a
     change to it: to an image of any size, before `transform`. PIL images that still carry an EXIF
     orientation are turned upright, whether they change or not, because `nfaug bank` reads files so.
-
-    With `candidates` above 1, an item has that many images, (candidates, C, H, W): different
-    variants, each with its own draw of `transform`, or the image itself, transformed once and
-    repeated. `nfaug.hardest` takes one of them for each image.
 
     Example:
         >>> import tempfile
@@ -55,27 +54,17 @@ class BankDataset(Dataset[tuple[Any, int]]):
         ((32, 32), 3)
 
     Args:
-        dataset: The data that the bank was made from: the same images in the same order.
+        dataset: The data that the bank was made from, or some of its files.
         bank: The bank or its directory.
         p: Probability of a replacement. A change also takes effect in running data-loader workers.
             Images without a variant that differs from them are never replaced.
         transform: Applied to every image.
-        box: For a residual bank, returns which part of the image the flow saw, (left, top, right,
-            bottom) in pixels, from an index and the (height, width) of the image. By default this
-            is the centre (`centre_box`), which is right for whole images, images resized with
-            their aspect ratio, and their whole centre square. It is wrong, without an error, for
-            smaller crops, also at the centre, and for squeezed images: see `crop_box` in
-            `nfaug.bank.residual`. After Resize(256) and CenterCrop(224), the box is
-            `lambda index, size: (-16, -16, 240, 240)`.
-        candidates: Number of variants in an item; the bank must hold as many.
 
     Warns:
         UserWarning: The images have at least twice as many pixels a side as the variants.
 
     Raises:
-        ValueError: The bank was made from other data, another order or other classes, or it has
-            fewer variants than `candidates`.
-        TypeError: With several candidates, `transform` does not return tensors.
+        ValueError: The bank was made from other data, another order or other classes.
     """
 
     def __init__(
@@ -84,31 +73,19 @@ class BankDataset(Dataset[tuple[Any, int]]):
         bank: Bank | str | Path,
         p: float = 0.5,
         transform: Callable[[Any], Any] | None = None,
-        box: BoxFunction | None = None,
-        candidates: int = 1,
     ) -> None:
         self.bank = bank if isinstance(bank, Bank) else Bank(bank)
-        if not 1 <= candidates <= self.bank.manifest.variants:
-            raise ValueError(
-                f"candidates must lie between 1 and the bank's {self.bank.manifest.variants} "
-                f"variants; got {candidates}"
-            )
-        self.candidates = candidates
         if getattr(dataset, "target_transform", None) is not None:
             raise ValueError(
                 "the data set must not have a target_transform, which is not applied to variants: "
                 "apply it to the labels of batches"
             )
-        own = getattr(dataset, "transform", None)
-        if own is not None:
-            if transform is not None:
-                raise ValueError("the data set has a transform: pass transform= to one of the two")
-            dataset, transform = _without_transform(dataset), own
-        self.dataset = dataset
-        self.transform = transform
-        self.box = box
+        self.dataset, own = _split_transform(dataset)
+        if own is not None and transform is not None:
+            raise ValueError("the data set has a transform: pass transform= to one of the two")
+        self.transform = transform if own is None else own
         self._p = SharedValue(check_number("p", p, 0, 1))
-        check_same_data(dataset, self.bank, box)
+        self._rows, self._labels = match(self.dataset, self.bank)
 
     @property
     def p(self) -> float:
@@ -120,44 +97,25 @@ class BankDataset(Dataset[tuple[Any, int]]):
         self._p.set(check_number("p", value, 0, 1))
 
     def __len__(self) -> int:
-        return len(self.bank)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        bank, index = self.bank, range(len(self.bank))[index]
+        bank, index = self.bank, range(len(self))[index]
+        row = int(self._rows[index])
         replace, which = torch.rand(2, device="cpu").tolist()
-        choices = bank.applied[index].nonzero()[0] if replace < self.p else ()
-        numbers = _drawn(choices, which, self.candidates)
-        if numbers and bank.residuals is None:
-            variants = [bank.variant(index, number) for number in numbers]
-            return self._item(variants), int(bank.labels[index])
-        image, label = self.dataset[index][:2]
-        if isinstance(image, Image.Image):
-            image = upright(image)  # as nfaug reads files; most data sets do not turn them
-        images = [image]
-        if numbers:
-            pixels = _pixels(image, bank.manifest.shape[0])
-            box = None if self.box is None else self.box(index, pixels.shape[:2])
-            images = [bank.variant(index, number, pixels, box) for number in numbers]
-        elif isinstance(image, torch.Tensor):
-            images = [_pixels(image, bank.manifest.shape[0])]
-        return self._item(images), int(label)
-
-    def _item(self, images: list[Any]) -> Any:
-        """The transformed image, or a stack of all candidates."""
-        found = [self._transformed(image) for image in images]
-        if self.candidates == 1:
-            return found[0]
-        if not isinstance(found[0], torch.Tensor):
-            raise TypeError(
-                f"candidates={self.candidates} needs a transform that returns tensors; got "
-                f"{type(found[0]).__name__}"
-            )
-        return torch.stack(found * (self.candidates // len(found)))
-
-    def _transformed(self, image: Any) -> Any:
-        if isinstance(image, np.ndarray):
-            image = to_pil(image)
-        return image if self.transform is None else self.transform(image)
+        numbers = bank.applied[row].nonzero()[0] if replace < self.p else ()
+        number = int(numbers[int(which * len(numbers))]) if len(numbers) else None
+        if number is not None and bank.residuals is None:
+            image = to_pil(bank.variant(row, number))
+        else:
+            image = self.dataset[index][0]
+            if number is not None or isinstance(image, torch.Tensor):
+                image = to_uint8(image, bank.manifest.shape[0]).permute(1, 2, 0).numpy()
+                image = to_pil(image if number is None else bank.variant(row, number, image))
+            elif isinstance(image, Image.Image):
+                image = upright(image)  # as nfaug reads files; most data sets do not turn them
+        label = int(self._labels[index])
+        return (image if self.transform is None else self.transform(image)), label
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "dataset" not in self.__dict__:
@@ -168,106 +126,90 @@ class BankDataset(Dataset[tuple[Any, int]]):
         return f"BankDataset({self.dataset!r}, {self.bank!r}, p={self.p:g})"
 
 
-def _drawn(choices: Sequence[int] | np.ndarray, which: float, candidates: int) -> list[int]:
-    """`candidates` of the choices, different ones if there are enough; none if there is none.
-
-    A single one is choice number floor(which * n).
-    """
-    if not len(choices):
-        return []
-    if candidates == 1:
-        return [int(choices[int(which * len(choices))])]
-    order = torch.randperm(len(choices), device="cpu").tolist()
-    return [int(choices[order[i % len(order)]]) for i in range(candidates)]
-
-
-def _pixels(image: Any, channels: int) -> np.ndarray:
-    """A PIL image or uint8 tensor as uint8 (H, W, C), to be read only."""
-    if getattr(image, "mode", None) == {1: "L", 3: "RGB"}.get(channels, ""):
-        pixels = np.asarray(image)  # without the second copy that makes it writable
-        return pixels if pixels.ndim == 3 else pixels[..., None]
-    return to_uint8(image, channels).permute(1, 2, 0).numpy()
-
-
-def _without_transform(dataset: Any) -> Any:
+def _split_transform(dataset: Any) -> tuple[Any, Callable[[Any], Any] | None]:
+    """A data set without its transform, and the transform; also that of a Subset's data set."""
+    if isinstance(dataset, Subset):
+        inner, transform = _split_transform(dataset.dataset)
+        return (dataset if transform is None else Subset(inner, dataset.indices)), transform
+    transform = getattr(dataset, "transform", None)
+    if transform is None:
+        return dataset, None
     plain = copy.copy(dataset)
     plain.transform = None
     if hasattr(plain, "transforms"):  # torchvision's pair of image and target transform
         plain.transforms = None
-    return plain
+    return plain, transform
 
 
-def check_same_data(dataset: Any, bank: Bank, box: BoxFunction | None = None) -> None:
-    """Check that a bank was made from these images, labels and classes, in this order.
+def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
+    """The row in the bank and the label of every image of a data set, int64 (N,) both.
 
     Raises:
-        ValueError: It was not; the message says what differs.
+        ValueError: The bank was made from other images, labels or classes.
     """
-    made = bank.manifest
-    if len(dataset) != made.images:
+    source, paths = Source(dataset, bank.manifest.shape[0]), bank.paths
+    rows = _rows_of(source.paths, paths) if paths else np.arange(len(bank))
+    if len(source) != len(rows):
         raise ValueError(
-            f"the bank was made from {made.images} images and the data set has {len(dataset)}: "
-            "make a bank of this data set (nfaug bank)"
+            f"the bank was made from {len(bank)} images and the data set has {len(source)}: {_MAKE}"
         )
-    names = dataset_classes(dataset)
-    if names and made.classes and tuple(names) != made.classes:
-        pairs = zip(names, made.classes, strict=False)  # there may be more of one than of the other
-        label = next((i for i, (one, two) in enumerate(pairs) if one != two), None)
-        shown = (
-            ""
-            if label is None
-            else f"; got {names[label]!r} for {made.classes[label]!r}, label {label}"
-        )
+    _warn_if_small(source.read(0)[0].shape[1:], bank)
+    labels = _labels_of(dataset, bank, rows)
+    for index in spread(len(rows), _COMPARED):
+        if (source.digest(index, pixels=not paths) != bank.hashes[rows[index]]).any():
+            name = source.paths[index] if source.paths else f"image {index}"
+            raise ValueError(
+                f"{name} is not the image that the bank was made from: the data are others, or in "
+                f"another order. {_MAKE.capitalize()}"
+            )
+    return rows, labels
+
+
+def _rows_of(files: list[str], paths: list[str]) -> np.ndarray:
+    """The row of each file among those of a bank."""
+    if not files:
         raise ValueError(
-            f"the {len(names)} classes of the data set must be the {len(made.classes)} classes of "
-            f"the bank in the same order{shown}"
+            "the bank was made from image files, and the data set does not say which ones it has. "
+            f"Give it the attribute samples, a list of (path, label), or {_MAKE}"
         )
-    labels = stored_labels(dataset)
-    if labels is not None and labels_sha256(labels) != made.labels_sha256:
-        first = int((labels != bank.labels).nonzero()[0][0])
-        _check_label(first, labels[first], bank)
-    images, sides = [], []
-    for i in bank.probe_rows:
-        image, label = dataset[i][:2]
-        _check_label(i, label, bank)
-        image = to_uint8(image, made.shape[0])
-        sides.append(min(image.shape[1:]))
-        if made.residual:
-            size = (image.shape[1], image.shape[2])
-            image = low_resolution(image, made.shape, None if box is None else box(i, size))
-        images.append(image)
-    if (share := _recognized(thumbnails(images), bank.probes)) < _RECOGNIZED:
+    place = {path: row for row, path in enumerate(paths)}
+    if missing := [file for file in files if file not in place]:
         raise ValueError(
-            "the bank was made from other images, or from images in another order: only "
-            f"{100 * share:.0f}% of the compared images match. nfaug and timm sort 2.png before "
-            "10.png, torchvision's ImageFolder sorts it after"
+            f"the bank has no variants of {len(missing)} of {len(files)} images, such as "
+            f"{missing[0]}: {_MAKE}"
         )
-    if not made.residual and min(sides) >= 2 * min(made.shape[1:]):
-        height, width = made.shape[1:]
+    return np.array([place[file] for file in files])
+
+
+def _labels_of(dataset: Any, bank: Bank, rows: np.ndarray) -> np.ndarray:
+    """The bank's labels as labels of the data set, whose classes may have another order."""
+    labels, classes = np.asarray(bank.labels)[rows], bank.manifest.classes
+    if classes and (names := dataset_classes(dataset)):
+        if unknown := set(classes) - set(names):
+            raise ValueError(
+                f"the bank has the class {min(unknown)!r}, and the data set has not; its "
+                f"{len(names)} classes are {', '.join(names):.80}"
+            )
+        labels = np.array([names.index(name) for name in classes])[labels]
+    found = stored_labels(dataset)
+    compared = spread(len(rows), _COMPARED if found is None else len(rows))
+    if found is None:
+        found = np.array([int(dataset[index][1]) for index in compared])
+    for number in (found != labels[compared]).nonzero()[0][:1]:
+        index = compared[number]
+        raise ValueError(
+            f"the bank was made from other data, or from data in another order: image {index} has "
+            f"label {found[number]}, and {labels[index]} in the bank"
+        )
+    return labels
+
+
+def _warn_if_small(size: tuple[int, ...], bank: Bank) -> None:
+    height, width = bank.manifest.shape[1:]
+    if not bank.manifest.residual and min(size) >= 2 * min(height, width):
         warnings.warn(
-            f"the bank's variants have {height} x {width} pixels, and the compared images "
-            f"{min(sides)} or more on the shorter side: variants lack their detail. Make the bank "
-            "with --image-size N, for training at N pixels, or with --residual",
-            stacklevel=3,
+            f"the bank's variants have {height} x {width} pixels, and the first image {size[0]} x "
+            f"{size[1]}: variants lack its detail. Make the bank with --image-size N, for training "
+            "at N pixels, or with --residual",
+            stacklevel=4,
         )
-
-
-def _check_label(index: int, label: Any, bank: Bank) -> None:
-    if int(label) != bank.labels[index]:
-        raise ValueError(
-            "the bank was made from other data, or from data in another order: image "
-            f"{index} has label {label}, and {bank.labels[index]} in the bank"
-        )
-
-
-def _recognized(found: np.ndarray, expected: np.ndarray) -> float:
-    """Share of images that are nearest to their own thumbnail (ties count).
-
-    A threshold alone would not do: the source may be cropped or resized differently.
-    """
-    ours, theirs = (x.reshape(len(x), -1).astype(np.float32) for x in (found, expected))
-    distances = np.square(ours[:, None] - theirs[None]).mean(2)
-    own = distances.diagonal()
-    if len(own) < 8:  # too few to compare with each other
-        return float((own < 20.0**2).mean())
-    return float((own <= distances.min(1) + 1e-3).mean())

@@ -1,12 +1,13 @@
 """Files of a bank on disk.
 
-manifest.json   settings, source, flow, counts; `complete` is set last
+manifest.json   settings, progress and hashes
 variants.npy    uint8 (N, V, H, W, C)
 applied.npy     bool (N, V), false where a variant equals its image
+hashes.npy      uint8 (N, 16), the hash of each image (`nfaug.bank.source`)
 labels.npy      int64 (N,)
-probes.npy      uint8 (n, 8, 8), thumbnails of up to 64 source images, to recognize the data set
+paths.npy       bytes (N,), relative paths of the image files; empty without files
 
-A residual bank has the change at the flow's size in place of variants.npy (`residual`):
+A residual bank has the change at the flow's size in place of variants.npy:
 
 residuals.npy   int8 (N, V, h, w, C)
 steps.npy       uint16 (N, V), the size of one step of a residual in 1/128 grey level
@@ -17,48 +18,29 @@ shard-00003-of-00008. A merged bank is a manifest.json that names the shards bes
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import math
-import os
-from collections.abc import Iterator, Sequence
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
 
 from ..augment.settings import MixSettings
-from ..data.decode import upright
 from ..io.atomic import write_text
 from ..io.manifest import read_json
 
-__all__ = [
-    "Manifest",
-    "appending",
-    "array_files",
-    "bank_bytes",
-    "labels_sha256",
-    "load_probes",
-    "probe_indices",
-    "read_array",
-    "thumbnails",
-    "to_uint8",
-]
+__all__ = ["Manifest", "array_files", "array_sha256", "bank_bytes", "differences", "read_array"]
 
-FORMAT_VERSION = 2
-MANIFEST, VARIANTS, APPLIED = "manifest.json", "variants.npy", "applied.npy"
-LABELS, PROBES = "labels.npy", "probes.npy"
-RESIDUALS, STEPS = "residuals.npy", "steps.npy"
-_PROBES = 64
-_PROGRESS = ("done", "complete", "stats")
-_SINCE_2 = ("residual", "first", "total", "shards")  # keys that version 1 does not have
+FORMAT_VERSION = 3
+MANIFEST, LABELS, PATHS, HASHES = "manifest.json", "labels.npy", "paths.npy", "hashes.npy"
+VARIANTS, RESIDUALS, STEPS = "variants.npy", "residuals.npy", "steps.npy"
+HASH_BYTES = 16
+SHARD_FOLDER = re.compile(r"shard-(\d{5})-of-(\d{5})")
+_PROGRESS = ("done", "labels_sha256", "hashes_sha256", "stats")
 
 
 @dataclass(frozen=True)
@@ -70,18 +52,18 @@ class Manifest:
         variants: Number V of variants per image.
         shape: (C, H, W) of a variant, or (C, h, w) of a residual.
         classes: Class names in label order; empty if there are none.
-        labels_sha256: SHA-256 of all labels in order.
-        source: Fingerprint of the source data, "" if the data set has none.
+        data_sha256: What identifies the whole data set (`Source.sha256`).
         flow_sha256: SHA-256 of the weights of flow and PCA.
         seed: Seed of the variants.
         batch_size: Images per batch, on which the draws depend.
         parameters: Settings of the variants.
-        done: Number of images whose variants are written.
-        complete: Whether all images are done.
-        stats: `NFAugment.stats` of all variants.
         residual: Whether the bank holds residuals, to be added to the images.
-        first: Position of the first image in the data set; 0 if the bank is no shard.
         total: Number of images of the data set.
+        first: Position of the first image in the data set; 0 if the bank is no shard.
+        done: Number of images whose variants are written.
+        labels_sha256: SHA-256 of the labels.
+        hashes_sha256: SHA-256 of the hashes; empty until all images are done.
+        stats: `NFAugment.stats` of all variants.
         shards: Folders of a merged bank, in order.
         format_version: Version of this format.
     """
@@ -90,20 +72,25 @@ class Manifest:
     variants: int
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
-    labels_sha256: str
-    source: str
+    data_sha256: str
     flow_sha256: str
     seed: int
     batch_size: int
     parameters: MixSettings
-    done: int = 0
-    complete: bool = False
-    stats: dict[str, int] = dataclasses.field(default_factory=dict)
-    residual: bool = False
+    residual: bool
+    total: int
     first: int = 0
-    total: int = 0
+    done: int = 0
+    labels_sha256: str = ""
+    hashes_sha256: str = ""
+    stats: dict[str, int] = dataclasses.field(default_factory=dict)
     shards: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION
+
+    @property
+    def complete(self) -> bool:
+        """Whether all images are done."""
+        return self.done == self.images
 
     def save(self, directory: Path) -> None:
         """Replace the file atomically."""
@@ -118,39 +105,59 @@ class Manifest:
         """
         file = directory / MANIFEST
         if not file.is_file():
-            raise ValueError(
-                f"{directory} is not a bank: it has no {MANIFEST} (make one with: nfaug bank)"
-            )
-        names = {field.name for field in dataclasses.fields(cls)}
+            raise ValueError(f"{directory} is no bank: it has no {MANIFEST} (make one: nfaug bank)")
         try:
-            values = read_json(file)
-            version = values.get("format_version", FORMAT_VERSION)
-            if version == 1:
-                new = {name: cls.__dataclass_fields__[name].default for name in _SINCE_2}
-                values |= {**new, "total": values.get("images"), "format_version": FORMAT_VERSION}
-            elif version != FORMAT_VERSION:
-                raise ValueError(f"it has format version {version!r}, not {FORMAT_VERSION}")
-            if set(values) != names:
-                missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
-                raise ValueError(f"missing {missing}, unknown {unknown}")
-            values |= {
-                "shape": tuple(values["shape"]),
-                "classes": tuple(values["classes"]),
-                "shards": tuple(values["shards"]),
-                # A bank made before a setting existed has the setting's default.
-                "parameters": MixSettings(**{"p": 1.0, **values["parameters"]}),
-            }
+            return _checked(read_json(file))
         except (OSError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{file} is damaged, or of a newer nfaug (upgrade it): {error}"
-            ) from None
-        return cls(**values)
+            raise ValueError(f"{file} cannot be read: {error}") from None
 
-    def settings(self) -> dict[str, Any]:
-        """Everything but the progress: a bank can be continued only with equal settings."""
-        values = dataclasses.asdict(self)
-        parameters = values.pop("parameters")
-        return {k: v for k, v in values.items() if k not in _PROGRESS} | parameters
+
+def _checked(values: dict[str, Any]) -> Manifest:
+    """The manifest of JSON values, whose types and ranges are checked."""
+    if (version := values.get("format_version")) != FORMAT_VERSION:
+        raise ValueError(f"format version {version!r:.40} is not {FORMAT_VERSION}; upgrade nfaug")
+    hints = get_type_hints(Manifest)
+    if wrong := sorted(set(values) ^ set(hints)):
+        raise ValueError(f"missing or unknown: {wrong}")
+    values["parameters"] = MixSettings(**values["parameters"])
+    for name, hint in hints.items():
+        if not _has_type(values[name], hint):
+            raise ValueError(f"{name} must be {hint}; got {values[name]!r:.80}")
+    values.update({k: tuple(v) for k, v in values.items() if isinstance(v, list)})
+    made = Manifest(**values)
+    counts = (made.images, made.variants, made.batch_size, *made.shape)
+    if min(counts) < 1 or min(made.done, made.first) < 0 or made.done > made.images:
+        raise ValueError("a count is out of range")
+    if not all(map(SHARD_FOLDER.fullmatch, made.shards)):
+        raise ValueError(f"shards must be folders of shards; got {made.shards!r:.80}")
+    return made
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    """Whether a JSON value has the type of a field; a list stands for a tuple."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is dict:
+        return isinstance(value, dict) and all(type(x) is inner[1] for x in value.values())
+    if origin is tuple:
+        right = isinstance(value, list) and all(type(x) is inner[0] for x in value)
+        return right and (inner[-1] is Ellipsis or len(value) == len(inner))
+    return type(value) is hint  # a bool is not an int
+
+
+def differences(found: Manifest, planned: Manifest, *ignored: str) -> str:
+    """The settings in which two banks differ, for a message; empty if one can continue the other.
+
+    Progress, and the settings of the names `ignored`, may differ.
+    """
+    there, now = (
+        {**(values := dataclasses.asdict(made)), **values.pop("parameters")}
+        for made in (found, planned)
+    )
+    return ", ".join(
+        f"{name} ({there[name]!r:.40} there, {now[name]!r:.40} now)"
+        for name in now
+        if name not in (*_PROGRESS, *ignored) and there[name] != now[name]
+    )
 
 
 def bank_bytes(
@@ -160,115 +167,40 @@ def bank_bytes(
 
     In a residual bank the shape is the flow's, and each variant has two bytes more for its step.
     """
-    values = shape[0] * shape[1] * shape[2]
-    return images * variants * (values + (2 if residual else 0))
+    return images * variants * (math.prod(shape) + (2 if residual else 0))
 
 
 def array_files(made: Manifest) -> list[tuple[str, tuple[int, ...], Any]]:
-    """Name, shape and type of the arrays that grow while a bank is made."""
+    """Name, shape and type of the arrays that are filled while a bank is made."""
     channels, height, width = made.shape
     rows = (made.images, made.variants)
     pixels = (*rows, height, width, channels)
+    large: list[Any] = [(VARIANTS, pixels, np.uint8)]
     if made.residual:
-        first: list[Any] = [(RESIDUALS, pixels, np.int8), (STEPS, rows, np.uint16)]
-    else:
-        first = [(VARIANTS, pixels, np.uint8)]
-    return [*first, (APPLIED, rows, np.bool_)]
+        large = [(RESIDUALS, pixels, np.int8), (STEPS, rows, np.uint16)]
+    return [*large, ("applied.npy", rows, np.bool_), (HASHES, (made.images, HASH_BYTES), np.uint8)]
 
 
-@contextlib.contextmanager
-def appending(path: Path, made: Manifest) -> Iterator[list[IO[bytes]]]:
-    """The array files at the end of the manifest's progress; what is beyond it is removed."""
-    with contextlib.ExitStack() as stack:
-        files: list[IO[bytes]] = []
-        for name, shape, dtype in array_files(made):
-            files.append(stack.enter_context((path / name).open("r+b")))
-            values = made.done * math.prod(shape[1:])
-            _seek_end(files[-1], path / name, values, np.dtype(dtype))
-        yield files
-
-
-def _seek_end(file: IO[bytes], name: Path, values: int, dtype: np.dtype) -> None:
-    np.lib.format.read_magic(file)
-    np.lib.format.read_array_header_1_0(file)
-    end = file.tell() + values * dtype.itemsize
-    if os.fstat(file.fileno()).st_size < end:
-        raise ValueError(
-            f"{name} is shorter than its manifest says; replace the bank with overwrite=True "
-            "(--overwrite)"
-        )
-    file.truncate(end)
-    file.seek(end)
-
-
-def labels_sha256(labels: np.ndarray) -> str:
-    """SHA-256 of labels in order."""
-    return hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes()).hexdigest()
-
-
-def probe_indices(images: int) -> list[int]:
-    """Indices of up to 64 images, spread evenly over the data set."""
-    count = min(_PROBES, images)
-    return [round(number * (images - 1) / max(1, count - 1)) for number in range(count)]
-
-
-def load_probes(directory: Path, images: int) -> np.ndarray:
-    """Thumbnails in the directory of a bank with this number of images.
-
-    Raises:
-        ValueError: They are missing or damaged.
-    """
-    return read_array(directory / PROBES, (len(probe_indices(images)), 8, 8), np.uint8)
-
-
-def thumbnails(images: Sequence[Tensor]) -> np.ndarray:
-    """Grayscale thumbnails (n, 8, 8) of uint8 images (C, H, W) of any size."""
-    small = [
-        F.adaptive_avg_pool2d(image.float().mean(0, keepdim=True), 8)[0].round().to(torch.uint8)
-        for image in images
-    ]
-    return torch.stack(small).numpy()
-
-
-def to_uint8(image: Any, channels: int) -> Tensor:
-    """A PIL image, turned upright, or a uint8 tensor as uint8 (C, H, W).
-
-    Raises:
-        ValueError: It is neither, or has another number of channels.
-    """
-    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim in (2, 3):
-        image = image if image.ndim == 3 else image[None]
-    elif isinstance(image, Image.Image):
-        image = upright(image)
-        mode = {1: "L", 3: "RGB"}.get(channels)
-        array = np.array(image.convert(mode) if mode and image.mode != mode else image)
-        image = torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1)
-    else:
-        kind = type(image).__name__
-        if isinstance(image, Tensor):
-            kind = f"{image.dtype} of shape {tuple(image.shape)}"
-        raise ValueError(
-            "images of a bank must be untransformed PIL images or uint8 tensors (C, H, W); got "
-            f"{kind}"
-        )
-    if len(image) != channels:
-        raise ValueError(f"images must have the flow's {channels} channels; got {len(image)}")
-    return image
-
-
-def read_array(file: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def read_array(file: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
     """A memory-mapped array of this shape and type.
 
     Raises:
-        ValueError: It is missing, damaged, or another.
+        ValueError: It is missing, damaged, or another, or a link: a bank is continued in place.
     """
+    if file.is_symlink() or not file.is_file():
+        raise ValueError(f"{file} must be a file of the bank; it is missing, or a link")
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file} is missing or damaged: {error}") from None
-    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"{file} is damaged: {error}; make the bank with --overwrite") from None
+    if array.shape != shape or not np.issubdtype(array.dtype, dtype):
         raise ValueError(
             f"{file} must hold {np.dtype(dtype)} {shape}, as its manifest says; got {array.dtype} "
             f"{array.shape}"
         )
     return array
+
+
+def array_sha256(array: np.ndarray) -> str:
+    """SHA-256 of the values of an array in order, in hexadecimal."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

@@ -2,61 +2,52 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
 from ..augment.params import SharedGenerator, seed_of
-from ..augment.settings import MixKeywords, MixSettings
+from ..augment.settings import MixSettings
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import load
-from ..data.batches import ErrorsAsItems
+from ..data.batches import LoaderBatches
 from ..data.checks import check_class_names
-from ..data.classes import dataset_classes, labels_of
+from ..data.classes import dataset_classes
 from ..data.images import progress_bar
 from ..io.atomic import is_empty, replace_directory
 from ..io.lock import lock_output
-from .dataset import BankDataset
-from .export import export_bank
 from .format import (
+    HASH_BYTES,
+    HASHES,
     LABELS,
     MANIFEST,
-    PROBES,
+    PATHS,
     RESIDUALS,
     STEPS,
     VARIANTS,
     Manifest,
-    appending,
     array_files,
-    bank_bytes,
-    labels_sha256,
-    load_probes,
-    probe_indices,
-    thumbnails,
-    to_uint8,
-)
+    array_sha256,
+    differences,
+    read_array,
+)  # fmt: skip
 from .reader import Bank
 from .residual import low_resolution, quantize
-from .shards import Shard, merge_bank
+from .shards import Shard
+from .source import Source
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-__all__ = ["Bank", "BankDataset", "bank_bytes", "export_bank", "make_bank", "merge_bank"]
+__all__ = ["make_bank"]
 
 _SAVE_SECONDS = 5.0  # time between two updates of the manifest's progress
-_TOLERANCE = 2  # grey levels of a thumbnail: image decoders may round differently
 
 
 def make_bank(
@@ -66,14 +57,14 @@ def make_bank(
     *,
     variants: int = 4,
     residual: bool = False,
-    shard: tuple[int, int] | None = None,
+    shard: Shard | tuple[int, int] | None = None,
     seed: int = 0,
     batch_size: int = 64,
     workers: int = 0,
     overwrite: bool = False,
     progress: bool = True,
     settings: MixSettings | None = None,
-    **changes: Unpack[MixKeywords],
+    **changes: Any,
 ) -> Bank:
     """Make and store augmented variants of every image of a data set.
 
@@ -122,238 +113,195 @@ def make_bank(
             than shards, a number is out of range, or `out` holds a bank with other settings or of
             other images.
         FileExistsError: `out` holds something other than a bank, or other shards.
-        OSError: Another process writes to `out`, or there is not enough disk space.
+        OSError: Another process writes to `out`, or the disk is full.
     """
-    if variants < 1 or batch_size < 1:
-        raise ValueError(f"variants and batch_size must be >= 1; got {variants} and {batch_size}")
-    if workers < 0:
-        raise ValueError(f"workers must be >= 0; got {workers}")
+    part = Shard(*shard) if isinstance(shard, tuple) else shard
     path = Path(out).expanduser()
-    if isinstance(checkpoint, (str, Path)):
-        checkpoint = load(checkpoint)
-    nfa = NFAugment(checkpoint, settings=MixSettings.merge(settings, {**changes, "p": 1.0}))
-    if len(dataset) == 0:  # type: ignore[arg-type]
-        raise ValueError("the data set is empty")
-    planned = _plan(nfa, checkpoint, dataset, variants, seed, batch_size, residual)
-    labels, part = labels_of(dataset), range(planned.images)
-    if shard is not None:
-        own = Shard(*shard)
-        own.check_folder(path)
-        if overwrite:
-            (path / MANIFEST).unlink(missing_ok=True)
-        path, part = own.folder(path), own.rows(planned.images, batch_size)
-        dataset = Subset(dataset, part)
-    labels = labels[part.start : part.stop]
-    planned = dataclasses.replace(
-        planned, images=len(part), first=part.start, labels_sha256=labels_sha256(labels)
-    )
-    with lock_output(path, every_rank=True):  # `torchrun` may call this on every rank
-        manifest = _unfinished(path, planned, dataset, overwrite)
-        if manifest is None:
-            _create(path, planned, dataset, labels)
-        if not (manifest or planned).complete:
-            _fill(path, manifest or planned, nfa, dataset, workers, progress)
-    return Bank(path)
+    folder = path if part is None else part.folder(path)
+    with lock_output(folder, every_rank=True):  # `torchrun` may call this on every rank
+        checkpoint = load(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
+        mixing = replace(settings or MixSettings(), **{**changes, "p": 1.0})
+        nfa = NFAugment(checkpoint, settings=mixing)
+        source = Source(dataset, checkpoint.flow.codec.channels)
+        _check(nfa, source, variants, batch_size)
+        codec = checkpoint.flow.codec
+        height, width = codec.image_size if residual else source.read(0)[0].shape[1:]
+        weights = {**checkpoint.flow.state_dict(), **checkpoint.pca.tensors()}
+        planned = Manifest(
+            images=len(source),
+            variants=variants,
+            shape=(codec.channels, height, width),
+            classes=tuple(dataset_classes(dataset) or nfa.class_names),
+            data_sha256=source.sha256(),
+            flow_sha256=_weights_sha256(weights),
+            seed=seed,
+            batch_size=batch_size,
+            parameters=nfa.settings,
+            residual=residual,
+            total=len(source),
+        )
+        if part is not None:
+            part.check_beside(path, planned)
+            if overwrite:
+                (path / MANIFEST).unlink(missing_ok=True)  # of the merged bank
+            rows = part.rows(planned.total, batch_size)
+            planned = replace(planned, images=len(rows), first=rows.start)
+        made = _unfinished(folder, planned, source, overwrite)
+        if made is None:
+            made = _create(folder, planned, source)
+        if not made.complete:
+            _fill(folder, made, nfa, source, workers, progress)
+    return Bank(folder)
 
 
-def _plan(
-    nfa: NFAugment,
-    checkpoint: Any,
-    dataset: Any,
-    variants: int,
-    seed: int,
-    batch_size: int,
-    residual: bool,
-) -> Manifest:
-    """The manifest of a bank of the whole data set, without the hash of its labels."""
-    names = dataset_classes(dataset)
+def _check(nfa: NFAugment, source: Source, variants: int, batch_size: int) -> None:
+    if len(source) < 1 or variants < 1 or batch_size < 1:
+        raise ValueError(
+            "the data set must not be empty, and variants and batch_size must be at least 1; got "
+            f"{len(source)} images, {variants} and {batch_size}"
+        )
+    names = dataset_classes(source.dataset)
     if names and nfa.class_names:
         check_class_names(names, nfa.class_names)
-    codec = checkpoint.flow.codec
-    size = to_uint8(dataset[0][0], codec.channels).shape[1:]
-    height, width = codec.image_size if residual else size
-    fingerprint = getattr(dataset, "fingerprint", None)
-    return Manifest(
-        images=len(dataset),
-        variants=variants,
-        shape=(codec.channels, height, width),
-        classes=tuple(names or nfa.class_names),
-        labels_sha256="",
-        source=fingerprint() if callable(fingerprint) else "",
-        flow_sha256=_weights_sha256(checkpoint, gaussians=nfa.settings.keep == "consistent"),
-        seed=seed,
-        batch_size=batch_size,
-        parameters=nfa.settings,
-        residual=residual,
-        total=len(dataset),
-    )
 
 
-def _weights_sha256(checkpoint: Any, *, gaussians: bool) -> str:
+def _weights_sha256(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    tensors = {**checkpoint.flow.state_dict(), **checkpoint.pca.tensors()}
-    if gaussians:
-        tensors |= {f"gaussians.{k}": v for k, v in checkpoint.gaussians.state_dict().items()}
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _unfinished(path: Path, planned: Manifest, dataset: Any, overwrite: bool) -> Manifest | None:
+def _rows(values: Any, made: Manifest) -> Any:
+    """Those of a bank's images, of values of all images."""
+    return values[made.first : made.first + made.images]
+
+
+def _unfinished(path: Path, planned: Manifest, source: Source, overwrite: bool) -> Manifest | None:
     """The manifest of an existing bank that matches the plan; None to create a new one."""
     if not path.exists() or (path.is_dir() and is_empty(path)):
         return None
-    if not path.is_dir() or not (path / MANIFEST).is_file():
+    if not (path / MANIFEST).is_file():
         raise FileExistsError(f"{path} holds something other than a bank; choose another directory")
     if overwrite:
         return None
     found = Manifest.load(path)
     if found.shards:
         raise ValueError(f"{path} holds a bank in shards; continue one with shard= (--shard i/n)")
-    ours, theirs = planned.settings(), found.settings()
-    if differing := [name for name in ours if ours[name] != theirs[name]]:
-        shown = ", ".join(f"{n} ({theirs[n]!r:.40} there, {ours[n]!r:.40} now)" for n in differing)
+    shown = differences(found, planned)
+    hashes = read_array(path / HASHES, (found.images, HASH_BYTES), np.uint8)
+    for row in range(0 if shown else found.done):
+        if (source.digest(found.first + row) != hashes[row]).any():
+            shown = f"image {found.first + row} is another"
+            break
+    if shown:
         raise ValueError(
-            f"{path} holds a bank with other settings: {shown}. Choose another directory, or pass "
-            "overwrite=True (--overwrite)"
-        )
-    probes = _probes(dataset, planned)
-    difference = np.abs(load_probes(path, planned.images).astype(np.int16) - probes).max((1, 2))
-    if different := int((difference > _TOLERANCE).sum()):
-        raise ValueError(
-            f"{path} holds a bank of other images, or of images in another order: {different} of "
-            f"{len(probes)} compared images differ. Choose another directory, or pass "
-            "overwrite=True (--overwrite)"
+            f"{path} holds a bank of other images or settings: {shown}. Choose another directory, "
+            "or pass overwrite=True (--overwrite)"
         )
     return found
 
 
-def _probes(dataset: Any, made: Manifest) -> np.ndarray:
-    """Thumbnails of some images, which identify the data set."""
-    rows = probe_indices(made.images)
-    images = [to_uint8(dataset[i][0], made.shape[0]) for i in rows]
-    return thumbnails([low_resolution(x, made.shape) for x in images] if made.residual else images)
-
-
-def _create(path: Path, made: Manifest, dataset: Any, labels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    need = bank_bytes(made.images, made.variants, made.shape, residual=made.residual)
-    free = shutil.disk_usage(path if path.exists() else path.parent).free
-    if need > free:
-        raise OSError(
-            f"the bank needs {need / 2**20:.0f} MiB and {path} has {free / 2**20:.0f} MiB free: "
-            "use fewer variants or smaller images"
-        )
-    old = {RESIDUALS, STEPS, VARIANTS}  # of the other kind of bank
-    with replace_directory(path, drop=frozenset(old), last=MANIFEST) as staged:  # all or none
-        np.save(staged / PROBES, _probes(dataset, made))
+def _create(path: Path, planned: Manifest, source: Source) -> Manifest:
+    """Make the folder of a bank, with empty arrays, labels and paths: all of it or nothing."""
+    labels = _rows(source.labels, planned)
+    made = replace(planned, labels_sha256=array_sha256(labels))
+    arrays = array_files(made)
+    with replace_directory(path) as staged:
         np.save(staged / LABELS, labels)
-        for name, shape, dtype in array_files(made):
-            with (staged / name).open("wb") as file:
-                header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
+        paths = _rows(source.paths or [""] * made.total, made)
+        np.save(staged / PATHS, [os.fsencode(name) for name in paths])
+        for name, shape, dtype in arrays:
+            np.lib.format.open_memmap(staged / name, "w+", dtype, shape)
         made.save(staged)
+    for name in {RESIDUALS, STEPS, VARIANTS} - {name for name, *_ in arrays}:
+        (path / name).unlink(missing_ok=True)  # of a bank of the other kind
+    return made
 
 
 def _fill(
-    path: Path, made: Manifest, nfa: NFAugment, dataset: Any, workers: int, progress: bool
+    path: Path, made: Manifest, nfa: NFAugment, source: Source, workers: int, progress: bool
 ) -> None:
-    device = nfa.engine.device
-    labels = torch.from_numpy(np.load(path / LABELS))
-    bar = progress_bar(made.images, "bank", "image", shown=progress, initial=made.done)
-    with bar, appending(path, made) as files:
-        saved = time.monotonic()
-
-        def save() -> None:
-            for file in files:
-                file.flush()
-                os.fsync(file.fileno())
-            made.save(path)
-
+    """Make the rows that are missing. The manifest says how many are safely on the disk."""
+    labels = torch.from_numpy(_rows(source.labels, made))
+    loader = LoaderBatches(_Images(source, made), labels, workers)
+    rest = loader.iterate(torch.arange(made.done, made.images), made.batch_size)
+    saved = time.monotonic()
+    with progress_bar(made.images, "bank", "image", shown=progress, initial=made.done) as bar:
         try:
-            for start, images in _batches(dataset, made, workers):
-                own = labels[start : start + len(images)].to(device)
-                arrays = _variants(nfa, images.to(device), own, made, start)
-                for file, array in zip(files, arrays, strict=True):
-                    file.write(array.contiguous().numpy().tobytes())
-                counts, done = nfa.stats(), start + len(images)
+            for images, hashes in rest:
+                own = labels[made.done : made.done + len(images)]
+                _write(path, made, *_variants(nfa, images, own, made), hashes)
+                stats = {name: made.stats.get(name, 0) + n for name, n in nfa.stats().items()}
                 nfa.reset_stats()
-                made = dataclasses.replace(
-                    made,
-                    done=done,
-                    complete=done == made.images,
-                    stats={name: made.stats.get(name, 0) + n for name, n in counts.items()},
-                )
+                made = replace(made, done=made.done + len(images), stats=stats)
                 bar.update(len(images))
                 if time.monotonic() - saved >= _SAVE_SECONDS:
-                    save()
+                    _save(path, made)
                     saved = time.monotonic()
         finally:  # also after Ctrl-C
-            save()
+            _save(path, made)
 
 
-def _batches(dataset: Any, made: Manifest, workers: int) -> Iterator[tuple[int, Tensor]]:
-    rest = ErrorsAsItems(Subset(dataset, range(made.done, made.images)))
-    loader = DataLoader(
-        rest,
-        batch_size=made.batch_size,
-        num_workers=workers,
-        collate_fn=functools.partial(_stack, made=made),  # can be pickled
-        generator=torch.Generator(),  # by default a loader draws from torch's generator
-    )
-    start = made.done
-    for images in loader:
-        if isinstance(images, Exception):
-            raise images
-        yield start, images
-        start += len(images)
+def _write(path: Path, made: Manifest, *arrays: Tensor) -> None:
+    """Write the rows that follow those that are done."""
+    for (name, shape, dtype), array in zip(array_files(made), arrays, strict=True):
+        stored = read_array(path / name, shape, dtype)
+        with (path / name).open("r+b") as file:
+            file.seek(stored.offset + stored[: made.done].nbytes)
+            file.write(array.contiguous().numpy().tobytes())
 
 
-def _stack(batch: list[Any], made: Manifest) -> Tensor | Exception:
-    """Collate items with uint8 images of one shape, or return what went wrong.
+def _save(path: Path, made: Manifest) -> None:
+    """Record the progress, once all that is written has reached the disk."""
+    for name, *_ in array_files(made):
+        with (path / name).open("r+b") as file:
+            os.fsync(file.fileno())
+    if made.complete:
+        hashes = read_array(path / HASHES, (made.images, HASH_BYTES), np.uint8)
+        made = replace(made, hashes_sha256=array_sha256(hashes))
+    made.save(path)
 
-    An exception that a worker raises would have the worker's traceback as its message.
-    """
-    if failed := [item for item in batch if isinstance(item, Exception)]:
-        return failed[0]
-    shape = made.shape
-    try:
-        images = [to_uint8(item[0], shape[0]) for item in batch]
-        if made.residual:
-            return torch.stack([low_resolution(image, shape) for image in images])
-    except ValueError as error:
-        return error
-    for image in images:
-        if tuple(image.shape) != shape:
-            return ValueError(
-                f"images of a bank must have one shape; got {shape} and {tuple(image.shape)}. Open "
-                "the data with image_size= (--image-size), or make a residual bank (--residual)"
+
+class _Images(Dataset[tuple[Tensor, Tensor]]):
+    """The images of a bank at its size, with their hashes."""
+
+    def __init__(self, source: Source, made: Manifest) -> None:
+        self.source, self.made = source, made
+
+    def __len__(self) -> int:
+        return self.made.images
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        index, made = self.made.first + row, self.made
+        image, digest = self.source.read(index)
+        if not made.residual and tuple(image.shape) != made.shape:
+            raise ValueError(
+                f"images of a bank must have one shape; got {made.shape} and {tuple(image.shape)}. "
+                "Open the data with image_size= (--image-size), or make a residual bank "
+                "(--residual)"
             )
-    return torch.stack(images)
+        image = low_resolution(image, made.shape) if made.residual else image
+        return image, torch.from_numpy(digest.copy())
 
 
-def _variants(
-    nfa: NFAugment, images: Tensor, labels: Tensor, made: Manifest, start: int
-) -> tuple[Tensor, ...]:
-    """The rows of a batch in the files of `array_files`."""
-    generators = _generators(made, made.first + start)
-    new, applied = [], []
-    if made.residual:
-        low = images.float() / 255
-        for result in nfa.variants(low, labels, generators):
-            new.append(((result - low) * 255).permute(0, 2, 3, 1))
-        change = torch.stack(new, 1).cpu()
-        q, steps = quantize(change.flatten(0, 1))
-        q, steps = q.view_as(change), steps.view(change.shape[:2])
-        return q, steps.to(torch.uint16), (q != 0).flatten(2).any(2)
-    for result in nfa.variants(images, labels, generators):
-        new.append(result.permute(0, 2, 3, 1))
-        applied.append((result != images).flatten(1).any(1))
-    return torch.stack(new, 1).cpu(), torch.stack(applied, 1).cpu()
+def _variants(nfa: NFAugment, images: Tensor, labels: Tensor, made: Manifest) -> tuple[Tensor, ...]:
+    """The next rows of the files of `array_files`, but for the hashes."""
+    images, labels = images.to(nfa.engine.device), labels.to(nfa.engine.device)
+    images = images.float() / 255 if made.residual else images
+    found = torch.stack([*nfa.variants(images, labels, _generators(made))], 1)
+    if not made.residual:
+        applied = (found != images[:, None]).flatten(2).any(2)
+        return found.permute(0, 1, 3, 4, 2).cpu(), applied.cpu()
+    change = ((found - images[:, None]) * 255).permute(0, 1, 3, 4, 2).cpu()
+    q, steps = quantize(change.flatten(0, 1))
+    q, steps = q.view_as(change), steps.view(change.shape[:2])
+    return q, steps.to(torch.uint16), (q != 0).flatten(2).any(2)
 
 
-def _generators(made: Manifest, start: int) -> Iterator[torch.Generator]:
-    """The generator of each variant of the batch at a position of the whole data set."""
+def _generators(made: Manifest) -> Iterator[torch.Generator]:
+    """The generator of each variant of the next batch, by its position in the whole data set."""
     for number in range(made.variants):
-        yield SharedGenerator().manual_seed(seed_of(made.seed, number, start))
+        seed = seed_of(made.seed, number, made.first + made.done)
+        yield SharedGenerator().manual_seed(seed)

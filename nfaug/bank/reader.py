@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .format import LABELS, Manifest, array_files, load_probes, probe_indices, read_array
-from .residual import Box, add_residual, centre_box
+from .format import LABELS, PATHS, Manifest, array_files, array_sha256, read_array
+from .residual import add_residual, centre_box
 
 __all__ = ["Bank", "StackedRows"]
 
@@ -23,7 +24,7 @@ class Bank:
         steps: uint16 (N, V), 1/128 grey levels of one step of a residual, or None.
         applied: bool (N, V), false where a variant equals its image.
         labels: int64 (N,).
-        probes: Thumbnails of the images `probe_rows`.
+        hashes: uint8 (N, 16), which tell the images from others (see `nfaug.bank.source`).
 
     Raises:
         ValueError: The directory is not a bank, the bank is not complete, or its files do not
@@ -35,8 +36,7 @@ class Bank:
     steps: Any = None
     applied: np.ndarray
     labels: np.ndarray
-    probes: np.ndarray
-    probe_rows: list[int]
+    hashes: np.ndarray
 
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory).expanduser()
@@ -50,50 +50,44 @@ class Bank:
 
     def _open(self) -> None:
         made = self.manifest
-        if made.shards:
-            self._open_shards([Bank(self.path / name) for name in made.shards])
-            return
-        for name, shape, dtype in array_files(made):
-            setattr(self, name.removesuffix(".npy"), read_array(self.path / name, shape, dtype))
-        self.labels = read_array(self.path / LABELS, (made.images,), np.int64)
-        self.probes = load_probes(self.path, made.images)
-        self.probe_rows = probe_indices(made.images)
-
-    def _open_shards(self, shards: list[Bank]) -> None:
-        if sum(map(len, shards)) != len(self):
+        self._shards = [Bank(self.path / name) for name in made.shards]
+        for file, shape, dtype in [*array_files(made), (LABELS, (made.images,), np.int64)]:
+            name = file.removesuffix(".npy")
+            if not self._shards:
+                array: Any = read_array(self.path / file, shape, dtype)
+            else:
+                array = StackedRows([getattr(shard, name) for shard in self._shards])
+                array = array if name in ("variants", "residuals") else np.asarray(array)
+            setattr(self, name, array)
+        found = array_sha256(self.labels), array_sha256(self.hashes)
+        if found != (made.labels_sha256, made.hashes_sha256):
             raise ValueError(
-                f"{self.path} is damaged: its shards have {sum(map(len, shards))} images, not "
-                f"{len(self)}. Merge them again (nfaug bank --merge)"
+                f"labels or hashes of {self.path} are not those that its manifest names. Make the "
+                "bank again (--overwrite), or merge its shards again (--merge)"
             )
-        for name in ("variants", "residuals"):
-            if getattr(shards[0], name) is not None:
-                setattr(self, name, StackedRows([getattr(shard, name) for shard in shards]))
-        small = ("applied", "labels", *(["steps"] if self.manifest.residual else []))
-        for name in small:
-            setattr(self, name, np.concatenate([getattr(shard, name) for shard in shards]))
-        rows = [shard.manifest.first + row for shard in shards for row in shard.probe_rows]
-        probes = np.concatenate([shard.probes for shard in shards])
-        spread = probe_indices(len(rows))
-        self.probes, self.probe_rows = probes[spread], [rows[i] for i in spread]
 
-    def variant(
-        self, index: int, number: int, pixels: np.ndarray | None = None, box: Box | None = None
-    ) -> np.ndarray:
+    @property
+    def paths(self) -> list[str]:
+        """Path of the file of each image, relative to the folder of all; empty without files."""
+        if self._shards:
+            return [path for shard in self._shards for path in shard.paths]
+        stored = read_array(self.path / PATHS, (len(self),), np.bytes_)
+        return [os.fsdecode(path) for path in stored.tolist()] if stored[0] else []
+
+    def variant(self, index: int, number: int, pixels: np.ndarray | None = None) -> np.ndarray:
         """A variant of an image, uint8 (H, W, C).
 
         Args:
             index: The image.
             number: Which of its variants.
             pixels: The image at any size, uint8 (H, W, C), which a residual is added to.
-            box: The part of it that the flow saw, (left, top, right, bottom); its centre by
-                default (`centre_box`).
         """
         if self.residuals is None:
             return np.asarray(self.variants[index, number])
         if pixels is None:
             raise ValueError("a residual bank has changes of images: pass pixels=, the image")
         height, width = self.manifest.shape[1:]
-        box = centre_box(pixels.shape[:2], (height, width)) if box is None else box
+        box = centre_box(pixels.shape[:2], (height, width))
         residual = np.asarray(self.residuals[index, number])
         return add_residual(pixels, residual, int(self.steps[index, number]), box)
 
@@ -108,9 +102,8 @@ class Bank:
         return self.manifest.images
 
     def __repr__(self) -> str:
-        made = self.manifest
-        kind = "residuals" if made.residual else "variants"
-        return f"Bank({str(self.path)!r}, {made.images} images, {made.variants} {kind} each)"
+        kind = "residuals" if self.manifest.residual else "variants"
+        return f"Bank({str(self.path)!r}, {len(self)} images, {self.manifest.variants} {kind} each)"
 
 
 class StackedRows:
@@ -122,17 +115,13 @@ class StackedRows:
         self.shape = (int(self.ends[-1]), *parts[0].shape[1:])
         self.dtype = parts[0].dtype
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __getitem__(self, key: int | tuple[int, ...]) -> np.ndarray:
-        """Rows by an index, or a tuple whose first item is one."""
+        """A row, or what the rest of a tuple takes of the row that its first item names."""
         first, *rest = key if isinstance(key, tuple) else (key,)
-        first = range(len(self))[first]
+        first = range(self.shape[0])[first]
         part = int(np.searchsorted(self.ends, first, side="right"))
-        start = int(self.ends[part]) - len(self.parts[part])
-        row = self.parts[part][first - start]
-        return row[tuple(rest)] if rest else row
+        place = (first - self.ends[part], *rest)  # counted from the end of the part
+        return self.parts[part][place]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.concatenate(self.parts).astype(dtype or self.dtype, copy=False)

@@ -2,76 +2,45 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from .format import LABELS, MANIFEST, Manifest, labels_sha256
+from .format import MANIFEST, SHARD_FOLDER, Manifest, array_sha256, differences
 from .reader import Bank
 
-__all__ = ["Shard", "complete_shards", "merge_bank", "shard_folders"]
+__all__ = ["Shard", "merge_bank", "shard_manifests"]
 
-_FOLDER = re.compile(r"shard-(\d{5})-of-(\d{5})")
+_OWN = ("images", "first")  # settings in which the shards of a bank differ
 
 
-class Shard(NamedTuple):
-    """Part `part` of `parts`, counted from 0."""
+@dataclass(frozen=True)
+class Shard:
+    """Part `part` of `parts`, counted from 0.
+
+    Raises:
+        ValueError: They are not whole numbers with 0 <= part < parts.
+    """
 
     part: int
     parts: int
 
+    def __post_init__(self) -> None:
+        whole = type(self.part) is int and type(self.parts) is int
+        if not whole or not 0 <= self.part < self.parts <= 99_999:
+            raise ValueError(
+                "a shard is i/n, or (i, n), with whole numbers i from 0 to n - 1, such as 0/8 for "
+                f"the first of 8; got {self.part!r} and {self.parts!r}"
+            )
+
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """The shard "i/n".
-
-        Raises:
-            ValueError: It is not of this form, or i is not in 0..n-1.
-        """
-        found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-        if not found or not 0 <= int(found[1]) < int(found[2]) <= 99_999:
-            raise ValueError(
-                f"a shard is i/n with i from 0 to n - 1, such as 0/8 for the first of 8; got {text}"
-            )
-        return cls(int(found[1]), int(found[2]))
-
-    @classmethod
-    def of_environment(cls, environment: Mapping[str, str] | None = None) -> Shard | None:
-        """The shard of this process, or None for a process on its own.
-
-        Processes of `torchrun` and `accelerate launch` are numbered by RANK, tasks of a SLURM job
-        array by SLURM_ARRAY_TASK_ID, and ranks within tasks by both.
-
-        Raises:
-            ValueError: SLURM's variables do not number the tasks from 0: some are missing, or the
-                ids have gaps.
-        """
-        found = os.environ if environment is None else environment
-        shard = cls(int(found.get("RANK") or 0), int(found.get("WORLD_SIZE") or 1))
-        if "SLURM_ARRAY_TASK_ID" in found:
-            names = ("COUNT", "MIN", "MAX")
-            if missing := [x for x in names if f"SLURM_ARRAY_TASK_{x}" not in found]:
-                raise ValueError(
-                    "SLURM sets SLURM_ARRAY_TASK_COUNT, _MIN and _MAX beside SLURM_ARRAY_TASK_ID; "
-                    f"here {', '.join(f'SLURM_ARRAY_TASK_{x}' for x in missing)} is missing. Pass "
-                    "--shard i/n, or --shard off for a process on its own"
-                )
-            task, count, least, most, step = (
-                int(found.get(f"SLURM_ARRAY_TASK_{x}", "1")) for x in ("ID", *names, "STEP")
-            )
-            tasks, number = (most - least) // step + 1, (task - least) // step
-            if count != tasks:
-                raise ValueError(
-                    "the tasks of the job array have gaps, so their ids do not number the shards: "
-                    "pass --shard i/n"
-                )
-            shard = cls(number * shard.parts + shard.part, tasks * shard.parts)
-        return shard if shard.parts > 1 else None
+        """The shard "i/n"."""
+        part, _, parts = text.partition("/")
+        whole = re.fullmatch(r"\d{1,5}/\d{1,5}", text)
+        return cls(int(part), int(parts)) if whole else cls(part, parts)  # type: ignore[arg-type]
 
     def folder(self, out: Path) -> Path:
         """The folder of this shard."""
@@ -92,89 +61,76 @@ class Shard(NamedTuple):
         first, last = (batches * i // self.parts for i in (self.part, self.part + 1))
         return range(first * batch_size, min(images, last * batch_size))
 
-    def check_folder(self, out: Path) -> None:
-        """Check that `out` holds no other bank and no shards of another division.
+    def check_beside(self, out: Path, planned: Manifest) -> None:
+        """Check that the shard can be merged with what `out` holds, before it is made.
 
         Raises:
-            FileExistsError: It does.
+            FileExistsError: `out` holds a bank in one piece, or shards of another division.
+            ValueError: It holds shards of another bank, or of other images.
         """
-        if (out / MANIFEST).exists() and not Manifest.load(out).shards:
-            raise FileExistsError(f"{out} holds a bank of one process; choose another directory")
-        others = {count for _, count in _found(out)} - {self.parts}
-        if others:
-            raise FileExistsError(
-                f"{out} holds shards of {min(others)}, not of {self.parts}: remove them, or choose "
-                "another directory"
-            )
+        found = shard_manifests(out)
+        if len(found) not in (0, self.parts) or (not found and (out / MANIFEST).exists()):
+            held = f"{len(found)} shards, not {self.parts}" if found else "a bank in one piece"
+            raise FileExistsError(f"{out} holds {held}: remove it, or choose another directory")
+        for folder, made in found.items():
+            if made is not None and folder != self.folder(out):
+                _check_same_bank(folder, made, planned)
 
 
-def shard_folders(out: Path) -> list[Path]:
-    """Folders of all shards of a bank, in order, whether they exist or not.
+def shard_manifests(out: Path) -> dict[Path, Manifest | None]:
+    """The folder of each shard of a bank, in order, with its manifest; None if it has none yet.
 
     Raises:
-        ValueError: `out` has no shards, or shards of different divisions.
+        ValueError: `out` has shards of different divisions, or a damaged manifest.
     """
-    counts = Counter(count for _, count in _found(out))
-    if len(counts) != 1:
-        found = f"shards of {' and of '.join(map(str, sorted(counts)))}" if counts else "no shards"
-        raise ValueError(
-            f"{out} has {found}; it must hold the shards of one bank (nfaug bank --shard i/n)"
-        )
-    (count,) = counts
-    return [Shard(index, count).folder(out) for index in range(count)]
-
-
-def complete_shards(out: Path) -> int:
-    """Number of complete shards of a bank."""
-    return sum(map(_complete, shard_folders(out)))
+    names = [path.name for path in out.iterdir()] if out.is_dir() else []
+    counts = sorted({int(match[2]) for name in names if (match := SHARD_FOLDER.fullmatch(name))})
+    if len(counts) > 1:
+        raise ValueError(f"{out} has shards of {' and of '.join(map(str, counts))}: remove some")
+    folders = [Shard(part, parts).folder(out) for parts in counts for part in range(parts)]
+    return {
+        folder: Manifest.load(folder) if (folder / MANIFEST).is_file() else None
+        for folder in folders
+    }
 
 
 def merge_bank(out: str | Path) -> Bank:
     """Make one bank of the shards in a directory. Nothing is copied: it refers to their files.
 
     Raises:
-        ValueError: A shard is missing or not complete, or shards are of different banks.
+        ValueError: A shard is missing or not complete, or shards are of different banks or images.
     """
     path = Path(out).expanduser()
-    folders = shard_folders(path)
-    missing = [folder.name for folder in folders if not _complete(folder)]
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    found = shard_manifests(path)
+    missing = [folder.name for folder, made in found.items() if made is None or not made.complete]
+    if missing or not found:
         raise ValueError(
-            f"{len(missing)} of {len(folders)} shards of {path} are not complete: "
-            f"{', '.join(missing[:3])}{more}. Run their nfaug bank commands again"
+            f"{len(missing)} of {len(found)} shards of {path} are not complete: "
+            f"{', '.join(missing[:3])}. Make them with: nfaug bank --shard i/n"
         )
-    made = [Manifest.load(folder) for folder in folders]
-    labels = np.concatenate([np.load(folder / LABELS) for folder in folders])
-    stats: Counter[str] = Counter()
-    for part in made:
-        stats.update(part.stats)
+    shards, first = [Bank(folder) for folder in found], 0
+    for shard in shards:
+        _check_same_bank(shard.path, shard.manifest, shards[0].manifest)
+        if shard.manifest.first != first:
+            raise ValueError(f"{shard.path} does not begin at image {first}: make it again")
+        first += len(shard)
+    stats = [shard.manifest.stats for shard in shards]
     merged = replace(
-        made[0],
-        images=len(labels),
-        done=len(labels),
-        labels_sha256=labels_sha256(labels),
-        stats={name: stats[name] for name in made[0].stats},
-        shards=tuple(folder.name for folder in folders),
+        shards[0].manifest,
+        images=first,
+        done=first,
+        labels_sha256=array_sha256(np.concatenate([shard.labels for shard in shards])),
+        hashes_sha256=array_sha256(np.concatenate([shard.hashes for shard in shards])),
+        stats={name: sum(each.get(name, 0) for each in stats) for name in stats[0]},
+        shards=tuple(folder.name for folder in found),
     )
-    own = ("images", "labels_sha256", "first", "shards")
-    first = 0
-    for folder, part in zip(folders, made, strict=True):
-        ours, theirs = merged.settings(), part.settings()
-        differing = [name for name in ours if name not in own and ours[name] != theirs[name]]
-        if differing or part.first != first:
-            what = ", ".join(differing) or f"first image {part.first}, not {first}"
-            raise ValueError(f"{folder} is of another bank than the first shard: {what}")
-        first += part.images
     merged.save(path)  # atomically, so that two processes may do it
     return Bank(path)
 
 
-def _complete(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file() and Manifest.load(folder).complete
-
-
-def _found(out: Path) -> list[tuple[int, int]]:
-    names = [path.name for path in out.iterdir()] if out.is_dir() else []
-    matches = [match for name in names if (match := _FOLDER.fullmatch(name))]
-    return [(int(match[1]), int(match[2])) for match in matches]
+def _check_same_bank(folder: Path, found: Manifest, planned: Manifest) -> None:
+    if shown := differences(found, planned, *_OWN):
+        raise ValueError(
+            f"{folder} is a shard of another bank, or of other images: {shown}. Remove the shards "
+            "of that bank, or choose another directory"
+        )

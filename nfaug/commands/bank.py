@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,26 +10,16 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
 from ..bank import Bank, bank_bytes, export_bank, make_bank, merge_bank
-from ..bank.shards import Shard, complete_shards
+from ..bank.shards import Shard, shard_manifests
 from ..io.lock import lock_output
-from .common import (
-    add_data_options,
-    add_flow,
-    add_mixing,
-    load_on,
-    mixing,
-    new_parser,
-    open_data,
-)
+from .common import add_data_options, add_flow, add_mixing, load_on, mixing, new_parser, open_data
 
 __all__ = ["parser", "run"]
 
 _SHARDS = (
-    "Several processes can make one bank. Under torchrun, accelerate launch or a SLURM job array, "
-    "each makes its own shard of --out; elsewhere, pass --shard i/n. The same command continues a "
-    "shard. The last one to finish merges them; nfaug bank --merge --out OUT does so by hand. "
-    "Nothing is copied. On one kind of device and with one number of threads, the bank is bit for "
-    "bit the one that a single process makes."
+    "Several processes can make one bank: each is given its own --shard i/n, and the last one to "
+    "finish merges the shards in --out (nfaug bank --merge --out OUT does so by hand). On one kind "
+    "of device and with one number of threads, the bank is bit for bit that of a single process."
 )
 
 
@@ -44,11 +32,8 @@ def parser() -> ArgumentParser:
         "interrupted bank.",
         _SHARDS,
     )
-    add_flow(made)
-    add_data_options(made, "train")
-    for action in made._actions:
-        if action.dest in ("flow", "data"):
-            action.required = False  # --merge needs neither
+    add_flow(made, required=False)  # --merge needs neither
+    add_data_options(made, "train", required=False)
     made.add_argument("--out", required=True, help="the directory of the bank")
     made.add_argument("--overwrite", action="store_true", help="replace the bank in --out")
     made.add_argument("--variants", type=int, default=4, help="variants per image")
@@ -62,22 +47,12 @@ def parser() -> ArgumentParser:
         "--image-size",
         type=PositiveInt | None,
         help="side in pixels of the square that images are resized and cropped to: the size at "
-        "which your script stores its images (default: the flow's size); with --residual, the "
-        "size of the exported images",
+        "which you train (default: the flow's size); with --residual, the size of the exported "
+        "images",
     )
     made.add_argument("--batch-size", type=int, default=64, help="number of images at a time")
-    made.add_argument(
-        "--workers",
-        type=int,
-        default=0,
-        help="number of processes that decode images, for each process that makes variants",
-    )
-    made.add_argument(
-        "--shard",
-        default="auto",
-        help="the part of the bank to make: i/n with i from 0 to n - 1, off, or auto for the "
-        "process's number under torchrun or in a SLURM job array, if there is one",
-    )
+    made.add_argument("--workers", type=int, default=0, help="processes that decode images")
+    made.add_argument("--shard", help="the part of the bank to make: i/n with i from 0 to n - 1")
     made.add_argument(
         "--merge", action="store_true", help="join the shards in --out instead of making variants"
     )
@@ -92,71 +67,47 @@ def parser() -> ArgumentParser:
     return made
 
 
-def run(arguments: Namespace) -> dict[str, Any] | None:
-    """Print the size, make the bank and export it if --export is given."""
+def run(arguments: Namespace) -> dict[str, Any]:
+    """Make the bank or a shard of it, merge it if it is complete, and export it if asked."""
     if arguments.merge:
         return _report(arguments, merge_bank(arguments.out))
     if missing := [f"--{name}" for name in ("flow", "data") if arguments[name] is None]:
         raise ValueError(f"{' and '.join(missing)} must be given, except with --merge")
-    shard = _shard(arguments)
+    shard = None if arguments.shard is None else Shard.parse(arguments.shard)
     if shard is not None and arguments.export is not None:
         raise ValueError("--export needs the whole bank: pass it with --merge, after the shards")
-    out = Path(arguments.out)
-    own = out if shard is None else shard.folder(out)
-    with lock_output(own, every_rank=True):
+    out = Path(arguments.out).expanduser()
+    with lock_output(out if shard is None else shard.folder(out), every_rank=True):
         bank = _make(arguments, shard)
     if shard is None:
         return _report(arguments, bank)
-    done = complete_shards(out)
-    merged = merge_bank(out) if done == shard.parts else None
-    result = {
-        **_report(arguments, merged or bank),
-        "shard": f"{shard.part}/{shard.parts}",
-        "complete_shards": done,
-    }
-    return result if int(os.environ.get("RANK") or 0) == 0 else None
-
-
-def _shard(arguments: Namespace) -> Shard | None:
-    if arguments.shard == "auto":
-        return Shard.of_environment()
-    return None if arguments.shard == "off" else Shard.parse(arguments.shard)
+    done = sum(made is not None and made.complete for made in shard_manifests(out).values())
+    bank = merge_bank(out) if done == shard.parts else bank
+    return {**_report(arguments, bank), "shard": arguments.shard, "complete_shards": done}
 
 
 def _make(arguments: Namespace, shard: Shard | None) -> Bank:
     checkpoint = load_on(arguments)
-    size, residual = arguments.image_size, arguments.residual
-    dataset = open_data(arguments, checkpoint, image_size=None if residual else size)
-    count = len(dataset)
-    if shard is not None:
-        count = len(shard.rows(count, arguments.batch_size))
-        print(f"shard {shard.part} of 0..{shard.parts - 1}", file=sys.stderr)
-    height, width = dataset.image_size
-    shape = (dataset.channels, height, width)
-    space = bank_bytes(count, arguments.variants, shape, residual=residual)
-    what = "changes" if residual else "variants"
-    print(
-        f"{count} images x {arguments.variants} {what} of {width} x {height} pixels: "
-        f"{space / 2**20:.1f} MiB",
-        file=sys.stderr,
+    size = None if arguments.residual else arguments.image_size
+    dataset = open_data(arguments, checkpoint, image_size=size)
+    count = len(dataset if shard is None else shard.rows(len(dataset), arguments.batch_size))
+    shape = (dataset.channels, *dataset.image_size)
+    space = bank_bytes(count, arguments.variants, shape, residual=arguments.residual)
+    each = f"{arguments.variants} variants of {shape[2]} x {shape[1]} pixels"
+    print(f"{count} images x {each}: {space / 2**20:.1f} MiB", file=sys.stderr)
+    return make_bank(
+        checkpoint,
+        dataset,
+        arguments.out,
+        variants=arguments.variants,
+        residual=arguments.residual,
+        shard=shard,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        overwrite=arguments.overwrite,
+        settings=mixing(arguments),
     )
-    try:
-        return make_bank(
-            checkpoint,
-            dataset,
-            arguments.out,
-            variants=arguments.variants,
-            residual=residual,
-            shard=shard,
-            seed=arguments.seed,
-            batch_size=arguments.batch_size,
-            workers=arguments.workers,
-            overwrite=arguments.overwrite,
-            progress=shard is None or int(os.environ.get("RANK") or 0) == 0,
-            settings=mixing(arguments),
-        )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; continue with: {_command(arguments)}") from None
 
 
 def _report(arguments: Namespace, bank: Bank) -> dict[str, Any]:
@@ -169,26 +120,11 @@ def _report(arguments: Namespace, bank: Bank) -> dict[str, Any]:
         "applied": int(bank.applied.sum()),
     }
     if arguments.export is not None:
-        images = _images(arguments) if made.residual else None
-        result["exported"] = export_bank(
-            bank, arguments.export, dataset=images, format=arguments.export_format
-        )
+        if made.residual and None in (arguments.flow, arguments.data):
+            raise ValueError("--export of a residual bank needs --flow and --data")
+        given = {"format": arguments.export_format}
+        if made.residual:
+            size = arguments.image_size
+            given["dataset"] = open_data(arguments, load_on(arguments), image_size=size)
+        result["exported"] = export_bank(bank, arguments.export, **given)
     return result
-
-
-def _images(arguments: Namespace) -> Any:
-    """The images that the changes of a residual bank are added to."""
-    if arguments.flow is None or arguments.data is None:
-        raise ValueError("--export of a residual bank needs --flow and --data")
-    size = arguments.image_size
-    return open_data(arguments, load_on(arguments), image_size=size)
-
-
-def _command(arguments: Namespace) -> str:
-    """The command that continues the bank: that of these arguments without --overwrite."""
-    defaults = parser().get_defaults()
-    words = ["nfaug", "bank"]
-    for name, value in vars(arguments).items():
-        if name != "overwrite" and value != defaults.get(name):
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return shlex.join(words)

@@ -64,9 +64,9 @@ def locks_out(run: Callable[[Namespace], T]) -> Callable[[Namespace], T]:
     return locked
 
 
-def add_data_options(parser: ArgumentParser, split: str) -> None:
+def add_data_options(parser: ArgumentParser, split: str, *, required: bool = True) -> None:
     """Add --data and the options of how it is read; `split` is the preferred split."""
-    parser.add_argument("--data", required=True, help=DATA_HELP)
+    parser.add_argument("--data", required=required, help=DATA_HELP)
     parser.add_argument(
         "--split", help=f"part of the data: train or test (default: {split} if it exists)"
     )
@@ -90,11 +90,11 @@ def add_data_options(parser: ArgumentParser, split: str) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
 
 
-def add_flow(parser: ArgumentParser) -> None:
+def add_flow(parser: ArgumentParser, *, required: bool = True) -> None:
     """Add --flow, --device and --autoencoder."""
     parser.add_argument(
         "--flow",
-        required=True,
+        required=required,
         help="a checkpoint directory, owner/name on the Hub, or builtin:NAME",
     )
     parser.add_argument(

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bank_tools import Pictures, contents, make
 from nfa_tools import NAMES
 from PIL import Image
-from test_bank import Pictures, contents, make
+from torch.utils.data import Subset
 
-from nfaug.bank import Bank, BankDataset, export_bank, merge_bank
+from nfaug.bank import Bank, BankDataset, export, export_bank, merge_bank
 from nfaug.bank.format import Manifest
 from nfaug.bank.shards import Shard
 from nfaug.cli import main
+from nfaug.data.open import open_dataset
 
 SMALL = {"batch_size": 4}
 
@@ -42,20 +44,18 @@ def test_any_division_gives_the_same_bank(
     partners: str, residual: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {**SMALL, "partners": partners, "residual": residual, "variants": 2}
-    name = "residuals" if residual else "variants"
     one = make(tmp_path / "one", **settings)
     for count in (2, 3):
         for index in range(count):
             monkeypatch.setenv("RANK", str(index))  # as under torchrun
             make(tmp_path / f"{count}", shard=(index, count), **settings)
         merged = merge_bank(tmp_path / f"{count}")
-        assert (np.asarray(getattr(merged, name)) == getattr(one, name)).all()
-        assert (merged.applied == one.applied).all()
-        assert (merged.labels == one.labels).all()
-        assert merged.manifest.stats == one.manifest.stats
-        assert merged.manifest.labels_sha256 == one.manifest.labels_sha256
-        if residual:
-            assert (merged.steps == one.steps).all()
+        for name in ("residuals", "steps") if residual else ("variants",):
+            assert (np.asarray(getattr(merged, name)) == getattr(one, name)).all()
+        for name in ("applied", "labels", "hashes"):
+            assert (getattr(merged, name) == getattr(one, name)).all()
+        for name in ("stats", "labels_sha256", "hashes_sha256", "data_sha256"):
+            assert getattr(merged.manifest, name) == getattr(one.manifest, name)
 
 
 def test_merging_copies_nothing(sharded: Path, whole: Bank) -> None:
@@ -65,35 +65,28 @@ def test_merging_copies_nothing(sharded: Path, whole: Bank) -> None:
     merged = Bank(sharded)
     assert all(isinstance(part, np.memmap) for part in merged.variants.parts)
     assert len(pickle.dumps(merged)) < 2000
-    assert merged.variants.shape == whole.variants.shape
-    assert merged.variants.dtype == whole.variants.dtype
     for index in (0, 7, 8, 29, -1):
-        assert (merged.variants[index] == whole.variants[index]).all()
         assert (merged.variants[index, 1] == whole.variants[index, 1]).all()
     with pytest.raises(IndexError):
         merged.variants[30]
-    assert repr(merged).endswith("30 images, 3 variants each)")
-
-
-def test_data_set_reads_shards(sharded: Path, whole: Bank) -> None:
     images = []
     for bank in (whole, Bank(sharded)):
         torch.manual_seed(0)
         data = BankDataset(Pictures(), bank, p=0.7)
         images.append(np.stack([np.array(data[i][0]) for i in range(30)]))
     assert (images[0] == images[1]).all()
-    with pytest.raises(ValueError, match="%"):
+    with pytest.raises(ValueError, match="image 0"):
         BankDataset(Pictures(seed=9), sharded)
     shard = Bank(sharded / "shard-00001-of-00003")
     assert shard.manifest.first == 8
-    part = torch.utils.data.Subset(Pictures(), range(8, 8 + len(shard)))
+    part = Subset(Pictures(), range(8, 8 + len(shard)))
     assert len(BankDataset(part, shard)) == len(shard), "a shard is a bank of its images"
 
 
 def test_a_shard_is_continued_alone(whole: Bank, tmp_path: Path) -> None:
     class Fragile(Pictures):
         def __getitem__(self, index: int) -> tuple[Any, int]:
-            if index == 25 and self.reads > 15:
+            if index == 25 and self.reads > 31:
                 raise KeyboardInterrupt
             return super().__getitem__(index)
 
@@ -109,59 +102,65 @@ def test_a_shard_is_continued_alone(whole: Bank, tmp_path: Path) -> None:
     assert contents(tmp_path / "shard-00000-of-00002") == before
 
 
-def test_shards_that_do_not_fit(sharded: Path, whole: Bank, tmp_path: Path) -> None:
-    with pytest.raises(FileExistsError, match="of 3"):
-        make(sharded, shard=(0, 2), **SMALL)
-    with pytest.raises(FileExistsError, match="one process"):
-        make(whole.path, shard=(0, 2), **SMALL)
-    with pytest.raises(ValueError, match="--shard"):
-        make(sharded, **SMALL)
-    with pytest.raises(ValueError, match="8 shards"):
-        make(tmp_path / "many", shard=(0, 9), **SMALL)
-    with pytest.raises(ValueError, match="--shard"):
-        merge_bank(tmp_path)
-    make(tmp_path, shard=(0, 2), **SMALL)
-    make(tmp_path, shard=(1, 2), seed=1, **SMALL)
-    with pytest.raises(ValueError, match="seed"):
-        merge_bank(tmp_path)
-    make(tmp_path, shard=(1, 2), overwrite=True, **SMALL)
-    assert len(merge_bank(tmp_path)) == 30
-    make(tmp_path, shard=(1, 2), overwrite=True, **SMALL)
-    assert not (tmp_path / "manifest.json").exists(), "until they are merged again"
+class Unread(Pictures):
+    """Its images may be read to tell the data set from others, not to make variants."""
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        assert self.reads <= len(self) + 1, "a bank is being made"
+        return super().__getitem__(index)
 
 
-def test_numbers_of_shards() -> None:
-    assert Shard.parse("3/8") == (3, 8)
-    for text in ("8/8", "-1/8", "1", "1/0", "a/b"):
+def test_what_cannot_be_merged_fails_before_the_work(
+    sharded: Path, whole: Bank, tmp_path: Path
+) -> None:
+    cases: list[tuple[Path, dict[str, Any], type[Exception], str]] = [
+        (sharded, {"shard": (0, 2)}, FileExistsError, "3 shards"),
+        (whole.path, {"shard": (0, 2)}, FileExistsError, "one piece"),
+        (sharded, {}, ValueError, "--shard"),
+        (tmp_path / "many", {"shard": (0, 9)}, ValueError, "8 shards"),
+        (sharded, {"shard": (0, 3), "seed": 1, "overwrite": True}, ValueError, "seed"),
+        (sharded, {"shard": (0, 3), "noise": 0.5, "overwrite": True}, ValueError, "noise"),
+    ]
+    for out, settings, error, word in cases:
+        with pytest.raises(error, match=word):
+            make(out, Unread(), **settings, **SMALL)
+    for data in (Unread(seed=9), Unread(60)):
+        with pytest.raises(ValueError, match="data_sha256"):
+            make(sharded, data, shard=(0, 3), overwrite=True, **SMALL)
+    assert len(Bank(sharded)) == 30, "nothing was changed"
+    with pytest.raises(ValueError, match="--shard"):
+        merge_bank(tmp_path)
+
+
+def test_shards_of_other_images_are_not_merged(tmp_path: Path) -> None:
+    """Two processes may have begun at once, each in a folder without another shard."""
+    for index, data in enumerate((Pictures(), Pictures(seed=9))):
+        make(tmp_path / f"{index}", data, shard=(index, 2), **SMALL)
+    name = "shard-00001-of-00002"
+    (tmp_path / "1" / name).rename(tmp_path / "0" / name)
+    with pytest.raises(ValueError, match="data_sha256"):
+        merge_bank(tmp_path / "0")
+    make(tmp_path / "0", shard=(1, 2), overwrite=True, **SMALL)
+    assert len(merge_bank(tmp_path / "0")) == 30
+    make(tmp_path / "0", shard=(1, 2), overwrite=True, **SMALL)
+    assert not (tmp_path / "0" / "manifest.json").exists(), "until they are merged again"
+
+
+def test_numbers_of_shards(tmp_path: Path) -> None:
+    assert Shard.parse("3/8") == Shard(3, 8)
+    for text in ("8/8", "-1/8", "1", "1/0", "a/b", "1/100000"):
         with pytest.raises(ValueError, match="i/n"):
             Shard.parse(text)
-    found = Shard.of_environment
-    assert found({}) is None
-    assert found({"RANK": "1", "WORLD_SIZE": "4"}) == (1, 4)
-    assert found({"RANK": "0", "WORLD_SIZE": "1"}) is None
-    task = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in
-            (("ID", 5), ("MIN", 1), ("MAX", 9), ("STEP", 2), ("COUNT", 5))}  # fmt: skip
-    assert found(task) == (2, 5)
-    assert found({**task, "RANK": "1", "WORLD_SIZE": "2"}) == (5, 10)
-    with pytest.raises(ValueError, match="--shard"):
-        found({**task, "SLURM_ARRAY_TASK_COUNT": "3"})
-    for name in ("COUNT", "MIN", "MAX"):
-        with pytest.raises(ValueError, match=f"SLURM_ARRAY_TASK_{name} is missing"):
-            found({key: x for key, x in task.items() if not key.endswith(name)})
-    assert found(
-        {key: x for key, x in task.items() if not key.endswith("STEP")}
-        | {"SLURM_ARRAY_TASK_MAX": "5"}
-    ) == (4, 5)
+    wrong: list[Any] = [(2, 2), (0, 0), (-1, 2), ("0", "2"), (0.0, 2)]
+    for shard in wrong:
+        with pytest.raises(ValueError, match="i/n"):
+            make(tmp_path, shard=shard)
     rows = [Shard(index, 3).rows(30, 4) for index in range(3)]
     assert rows == [range(0, 8), range(8, 20), range(20, 30)]
 
 
 def test_the_command(
-    tiny_path: Path,
-    tiny_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_path: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["bank", "--flow", str(tiny_path), "--data", str(tiny_folder), "--batch-size=4"]
     words += ["--gate=off", "--residual", "--variants=2", "--json"]
@@ -170,29 +169,21 @@ def test_the_command(
     assert one["bytes"] == 36 * 2 * (8 * 8 + 2)
     assert main([*words, "--workers=2", "--out", str(tmp_path / "workers")]) == 0
     capsys.readouterr()
-    name = "residuals.npy"
-    assert (tmp_path / "workers" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
-    out = str(tmp_path / "ranks")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
-    assert main([*words, "--out", out]) == 0
-    assert capsys.readouterr().out == "", "the main process prints the result"
-    monkeypatch.setenv("RANK", "0")
-    assert main([*words, "--out", out]) == 0
+    assert contents(tmp_path / "workers") == contents(tmp_path / "one")
+    out = str(tmp_path / "shards")
+    assert main([*words, "--out", out, "--shard", "1/2"]) == 0
+    capsys.readouterr()
+    assert main(["bank", "--merge", "--out", out]) == 2
+    assert "shard-00000-of-00002" in capsys.readouterr().err
+    assert main([*words, "--out", out, "--shard", "0/2", "--seed", "1"]) == 2
+    assert "seed" in capsys.readouterr().err
+    assert main([*words, "--out", out, "--shard", "0/2", "--export", "x"]) == 2
+    assert "--merge" in capsys.readouterr().err
+    assert main([*words, "--out", out, "--shard", "0/2"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["shard"], result["complete_shards"], result["images"]) == ("0/2", 2, 36)
-    monkeypatch.delenv("RANK")
-    monkeypatch.delenv("WORLD_SIZE")
     assert (np.asarray(Bank(out).residuals) == Bank(tmp_path / "one").residuals).all()
-    tasks = str(tmp_path / "tasks")
-    assert main([*words, "--out", tasks, "--shard", "1/2"]) == 0
-    capsys.readouterr()
-    assert main(["bank", "--merge", "--out", tasks]) == 2
-    assert "shard-00000-of-00002" in capsys.readouterr().err
-    assert main([*words, "--out", tasks, "--shard", "0/2", "--export", "x"]) == 2
-    assert "--merge" in capsys.readouterr().err
-    assert main([*words, "--out", tasks, "--shard", "0/2"]) == 0
-    merge = ["bank", "--merge", "--out", tasks, "--json", "--export", str(tmp_path / "images")]
+    merge = ["bank", "--merge", "--out", out, "--json", "--export", str(tmp_path / "images")]
     assert main(merge) == 2
     assert "--data" in capsys.readouterr().err
     merge += ["--flow", str(tiny_path), "--data", str(tiny_folder), "--image-size", "20"]
@@ -205,38 +196,23 @@ def test_the_command(
     assert "--flow" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings(  # webdataset leaves the shards that it reads open
-    "ignore:unclosed file:ResourceWarning"
-)
+# timm's reader does not close the shards that it opens.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_export_as_webdataset(whole: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import webdataset
     from timm.data import create_dataset
-    from webdataset import WebDataset
 
-    class Small(webdataset.ShardWriter):
-        """It has a limit of bytes by default, of 3 GB."""
-
-        def __init__(self, *given: Any, maxsize: float = 1e4, **options: Any) -> None:
-            super().__init__(*given, maxsize=maxsize, **options)
-
-    monkeypatch.setattr(webdataset, "ShardWriter", Small)
-    written = export_bank(whole, tmp_path, format="wds", per_shard=50, progress=False)
+    monkeypatch.setattr(export, "_PER_SHARD", 50)
+    written = export_bank(whole, tmp_path, format="wds", progress=False)
     total = int(whole.applied.sum())
     assert sum(written.values()) == total
     split = json.loads((tmp_path / "_info.json").read_text())["splits"]["train"]
     assert split["shard_lengths"] == [50, total - 50]
-    assert (tmp_path / "classnames.txt").read_text().split() == list(NAMES)
-    shards = [str(tmp_path / name) for name in split["filenames"]]
-    samples = [
-        *WebDataset(shards, shardshuffle=False).decode("rgb8").to_tuple("__key__", "png", "cls")
-    ]
-    assert len(samples) == total
-    for key, pixels, label in samples:
-        image, variant = map(int, key.split("-"))
-        assert (pixels == whole.variants[image, variant]).all()
-        assert label == whole.labels[image]
+    data = open_dataset(tmp_path)
+    assert data.classes == list(NAMES)
+    for (row, variant), (image, label) in zip(np.argwhere(whole.applied), data, strict=True):
+        assert (image.permute(1, 2, 0).numpy() == whole.variants[row, variant]).all()
+        assert label == whole.labels[row]
     reader = create_dataset("wds/bank", root=str(tmp_path), split="train", is_training=False)
-    labels = sorted(label for _, label in reader)
+    assert sorted(label for _, label in reader) == data.targets.tolist()
     del reader
     gc.collect()
-    assert labels == sorted(label for _, _, label in samples)

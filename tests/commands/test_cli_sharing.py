@@ -23,7 +23,7 @@ import pytest
 from loopback_hub import LoopbackHub
 
 from nfaug.augment.settings import MixSettings
-from nfaug.bank.make import Bank
+from nfaug.bank import Bank
 from nfaug.cli import main
 from nfaug.commands.timm import expand
 from nfaug.io.lock import lock_output

@@ -1,0 +1,202 @@
+"""BankDataset: which images a bank belongs to, and what its items are."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from bank_tools import Pictures, make, save_pictures
+from nfa_tools import NAMES, checkpoint
+from PIL import Image
+from torch.utils.data import DataLoader, Subset, TensorDataset
+from torchvision.datasets import ImageFolder
+
+from nfaug.bank import Bank, BankDataset, make_bank
+from nfaug.data.open import open_dataset, wrap_dataset
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    return make(tmp_path_factory.mktemp("bank") / "b")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pictures(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def of_files(folder: Path) -> Bank:
+    """A bank that nfaug made of a folder, where 2.png comes before 10.png."""
+    return make(folder.parent / "bank-of-files", open_dataset(folder))
+
+
+def test_images_are_replaced_by_variants(bank: Bank) -> None:
+    source = Pictures()
+    data = BankDataset(source, bank, p=1.0)
+    image, label = data[4]
+    assert image.mode == "RGB"
+    assert label == source.targets[4]
+    pixels = torch.stack([torch.from_numpy(np.array(data[4][0])) for _ in range(30)])
+    variants = torch.from_numpy(np.array(bank.variants[4]))
+    seen = [(pixels == variant).flatten(1).all(1).any().item() for variant in variants]
+    assert all(seen)
+    assert (pixels[:, None] == variants).flatten(2).all(2).any(1).all(), "and nothing else"
+    source.reads = 0
+    for index in (i for i in range(30) if bank.applied[i].any()):
+        data[index]
+    assert source.reads == 0, "nothing is decoded for an image that is swapped"
+    data.p = 0.0
+    assert (np.array(data[4][0]) == source.images[4].permute(1, 2, 0).numpy()).all()
+    assert data[-1][1] == 2
+    with pytest.raises(IndexError):
+        data[30]
+    torch.manual_seed(0)
+    data.p = 0.5
+    changed = sum((np.array(data[4][0]) != np.array(source[4][0])).any() for _ in range(300))
+    assert 110 < changed < 190
+    assert data.classes == list(NAMES), "attributes are the wrapped data set's"
+    assert "p=0.5" in repr(data)
+    with pytest.raises(ValueError, match=r"2\.0"):
+        BankDataset(source, bank, p=2.0)
+
+
+def check_variants(data: BankDataset, source: Any, bank: Bank) -> None:
+    """With p = 1 an item is one of the variants of its own image, and its label is right."""
+    for index in range(len(data)):
+        image, label = data[index]
+        path = Path(source.samples[index][0])
+        row = bank.paths.index(f"{path.parent.name}/{path.name}")
+        shown = [*bank.variants[row], np.asarray(Image.open(path))]
+        assert any((np.asarray(image) == each).all() for each in shown)
+        assert source.classes[label] == path.parent.name
+
+
+def test_files_are_matched_by_path_not_by_order(folder: Path, of_files: Bank) -> None:
+    source = ImageFolder(str(folder))
+    order = [Path(path).name for path, _ in source.samples]
+    assert order != [Path(path).name for path in of_files.paths], "torchvision sorts otherwise"
+    check_variants(BankDataset(source, of_files, p=1.0), source, of_files)
+    again = make(folder.parent / "again", source)
+    check_variants(BankDataset(source, again, p=1.0), source, again)
+    assert len(BankDataset(open_dataset(folder, image_size=12), again)) == 30
+    assert len(BankDataset(wrap_dataset(source, image_size=12), again)) == 30
+
+
+def test_files_around_which_there_are_other_folders(folder: Path, tmp_path: Path) -> None:
+    inner = tmp_path / "all" / "train"
+    inner.parent.mkdir()
+    inner.symlink_to(folder)
+    made = make(tmp_path / "bank", open_dataset(tmp_path / "all"))
+    source = ImageFolder(str(inner))
+    check_variants(BankDataset(source, made, p=1.0), source, made)
+    part = BankDataset(Subset(source, [25, 3]), made, p=1.0)
+    assert [part[0][1], part[1][1]] == [2, 0], "some of the images"
+
+
+def test_classes_in_another_order(tmp_path: Path) -> None:
+    folder = save_pictures(tmp_path / "images")
+    for old, new in zip(NAMES, ("2", "10", "3"), strict=True):
+        (folder / old).rename(folder / new)
+    data = open_dataset(folder)
+    assert data.classes == ["2", "3", "10"]
+    parts = checkpoint()
+    parts.config.class_names = ()
+    made = make_bank(parts, data, tmp_path / "bank", variants=2, progress=False)
+    parts.config.class_names = NAMES
+    source = ImageFolder(str(folder))
+    assert source.classes == ["10", "2", "3"]
+    check_variants(BankDataset(source, made, p=1.0), source, made)
+
+
+def test_other_files_raise(folder: Path, of_files: Bank, tmp_path: Path) -> None:
+    other = ImageFolder(str(save_pictures(tmp_path / "other", seed=9)))
+    with pytest.raises(ValueError, match=r"\d+\.png"):
+        BankDataset(other, of_files)
+    more = ImageFolder(str(save_pictures(tmp_path / "more", 60)))
+    with pytest.raises(ValueError, match="30 of 60 images"):
+        BankDataset(more, of_files)
+    with pytest.raises(ValueError, match="samples"):
+        BankDataset(Pictures(), of_files)
+    moved = save_pictures(tmp_path / "moved")
+    (moved / "cat" / "7.png").rename(moved / "dog" / "3.png")
+    with pytest.raises(ValueError, match=r"dog/3\.png"):
+        BankDataset(ImageFolder(str(moved)), of_files)
+
+
+def test_images_without_files_are_matched_by_order(bank: Bank) -> None:
+    shuffled, torn = Pictures(), Pictures()
+    shuffled.images, shuffled.targets = shuffled.images.flip(0), shuffled.targets[::-1]
+    torn.images = torn.images.roll(1, 0)
+    renamed, foreign = Pictures(), Pictures()
+    renamed.classes, foreign.classes = ["cat", "eel", "dog"], ["cat", "dog", "fox"]
+    hidden = [torn[index] for index in range(30)]
+    cases: list[tuple[Any, str]] = [
+        (Pictures(31), "31"), (shuffled, "image 0"), (Pictures(seed=9), "image 0"),
+        (Subset(Pictures(60), range(30)), "image 10"), (torn, "image 0"), (hidden, "image 0"),
+        (renamed, "image 10"), (foreign, "'eel'"),
+        (TensorDataset(shuffled.images, torch.tensor(shuffled.targets)), "image 0"),
+    ]  # fmt: skip
+    for data, message in cases:
+        with pytest.raises(ValueError, match=message):
+            BankDataset(data, bank)
+
+
+def test_data_that_nfaug_resizes_are_the_same_data(tmp_path: Path) -> None:
+    """As for `nfaug bank --data torch/mnist` and a loop on torchvision's MNIST."""
+    data = Pictures(size=(14, 14))
+    made = make(tmp_path / "b", wrap_dataset(data, image_size=8))
+    assert made.manifest.shape == (3, 8, 8)
+    assert len(BankDataset(data, made)) == 30
+    assert len(BankDataset(wrap_dataset(data, image_size=12), made)) == 30
+    with pytest.raises(ValueError, match="image 0"):
+        BankDataset(wrap_dataset(Pictures(seed=9, size=(14, 14)), image_size=8), made)
+
+
+def test_transforms(bank: Bank, folder: Path, of_files: Bank) -> None:
+    source = Pictures()
+    source.transform = lambda image: np.array(image).mean()
+    data = BankDataset(source, bank, p=0.5)
+    assert source.transform is not None, "the data set itself is not changed"
+    assert isinstance(data[0][0], float)
+    data.transform = lambda image: image.size  # as timm's create_loader does
+    assert data[0][0] == (8, 8)
+    with pytest.raises(ValueError, match="transform="):
+        BankDataset(source, bank, transform=lambda image: image)
+    inside = ImageFolder(str(folder), transform=to_tensor)
+    for given in (inside, Subset(inside, range(30))):
+        items = BankDataset(given, of_files)
+        assert all(items[index][0].shape == (8, 8, 3) for index in range(30))
+    hidden = [(torch.rand(3, 8, 8), label) for label in source.targets]
+    with pytest.raises(ValueError, match=r"dataset\.transform = None"):
+        BankDataset(hidden, bank)
+    source.target_transform = lambda y: y  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="target_transform"):
+        BankDataset(source, bank)
+
+
+def to_tensor(image: Any) -> torch.Tensor:
+    return torch.from_numpy(np.array(image))
+
+
+def test_workers_and_pickle(bank: Bank) -> None:
+    data = BankDataset(Pictures(), bank, p=1.0, transform=to_tensor)
+    loader = DataLoader(data, batch_size=10, num_workers=2, persistent_workers=True)
+    originals = Pictures().images.permute(0, 2, 3, 1)
+    first = torch.cat([images for images, _ in loader])
+    assert not torch.equal(first, originals)
+    data.p = 0.0
+    assert torch.equal(torch.cat([images for images, _ in loader]), originals), "at once"
+    assert isinstance(pickle.loads(pickle.dumps(data)).bank.variants, np.memmap)
+
+
+def test_variants_much_smaller_than_the_images_give_a_warning(tmp_path: Path) -> None:
+    data = Pictures(size=(16, 20))
+    small = make(tmp_path / "small", wrap_dataset(data, image_size=8))
+    with pytest.warns(UserWarning, match="--image-size"):
+        BankDataset(data, small)
+    BankDataset(data, make(tmp_path / "residual", data, residual=True))
