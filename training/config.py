@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from nfaug.classes.priors import PriorSettings
-from nfaug.data.decode import MAX_PIXELS
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Recompute
 
@@ -78,7 +77,6 @@ class DataConfig:
             images hold none out.
         on_error: Whether a file that cannot be decoded stops the run or is skipped and counted.
         scale_16_bit: Whether 16-bit images are scaled to 8 bits; if not, they are errors.
-        max_pixels: The most pixels that an image may have, before and after resizing.
         data_dir: Where named data sets, and the cache of parquet files, are stored.
         download: Whether named data sets may be downloaded.
         workers: Processes that read images if they do not fit in memory.
@@ -91,7 +89,6 @@ class DataConfig:
     val_fraction: float = 0.05
     on_error: Literal["raise", "skip"] = "raise"
     scale_16_bit: bool = False
-    max_pixels: int = MAX_PIXELS
     data_dir: str | None = None
     download: bool = False
     workers: int = 2
@@ -100,7 +97,6 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction must lie in [0, 1); got {self.val_fraction}")
-        _check({"max_pixels": self.max_pixels}, least=1)
         _check({"workers": self.workers, "memory_gib": self.memory_gib}, least=0)
 
     def reading(self) -> dict[str, Any]:

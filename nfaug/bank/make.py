@@ -246,7 +246,7 @@ def _create(path: Path, made: Manifest, dataset: Any, labels: np.ndarray) -> Non
             "use fewer variants or smaller images"
         )
     old = {RESIDUALS, STEPS, VARIANTS}  # of the other kind of bank
-    with replace_directory(path, drop=frozenset(old), last=MANIFEST) as staged:  # all or none
+    with replace_directory(path, drop=frozenset(old)) as staged:  # all or none
         np.save(staged / PROBES, _probes(dataset, made))
         np.save(staged / LABELS, labels)
         for name, shape, dtype in array_files(made):

@@ -52,13 +52,6 @@ def whole_labels(values: Sequence[Any], where: str) -> Tensor:
     return torch.tensor(values, dtype=torch.int64)
 
 
-def _is_name(each: Any) -> bool:
-    """Whether this is a name, a number or a tuple of synonyms, not an image with its label."""
-    if isinstance(each, tuple):
-        return all(isinstance(word, str) for word in each)
-    return isinstance(each, (str, Integral))  # numpy's integers are no int
-
-
 def numbered(labels: Any) -> list[str]:
     """Class names "0", "1", ... up to the largest label of a tensor or array.
 
@@ -112,16 +105,21 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
     return None
 
 
+def _is_name(each: Any) -> bool:
+    """Whether this is a name, a number or a tuple of synonyms, not an image with its label."""
+    if isinstance(each, tuple):
+        return all(isinstance(word, str) for word in each)
+    return isinstance(each, (str, Integral))  # numpy's integers are no int
+
+
 def _in_label_order(class_to_idx: Mapping[Any, int]) -> list[str]:
     synonyms: dict[int, list[str]] = {}
     for name, index in class_to_idx.items():
         synonyms.setdefault(index, []).append(str(name))
     if sorted(synonyms) != list(range(len(synonyms))):
-        missing = next(i for i in range(len(synonyms)) if i not in synonyms)
         raise ValueError(
             f"class_to_idx must map to 0..{len(synonyms) - 1} for {len(synonyms)} classes; got "
-            f"{sorted(synonyms)[:10]}, without {missing}. If two classes share a name, pass the "
-            "names in label order instead"
+            f"{sorted(synonyms)[:10]}. If two classes share a name, pass the names in label order"
         )
     return class_names(tuple(synonyms[index]) for index in range(len(synonyms)))
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Ranks", "joined"]
+__all__ = ["Ranks", "group_rank", "joined", "launched"]
 
 _TIMEOUT = timedelta(hours=2)  # the others wait for the slowest process
 
@@ -63,16 +63,30 @@ class Ranks:
         return items[:total]
 
 
+def launched() -> tuple[int, int]:
+    """(RANK, WORLD_SIZE) as a launcher set them; (0, 1) for a process on its own."""
+    return int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def group_rank() -> int:
+    """The rank of this process in the group that it has joined; 0 without a group."""
+    return torch.distributed.get_rank() if _has_group() else 0
+
+
+def _has_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
     """The processes that the launcher started, joined in a group while the block runs.
 
     A group that exists is used and left as it is.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _has_group():
         yield Ranks(torch.distributed.get_world_size(), torch.distributed.get_rank())
         return
-    if int(os.environ.get("WORLD_SIZE") or 1) < 2:
+    if launched()[1] < 2:
         yield Ranks()
         return
     torch.distributed.init_process_group("gloo", timeout=_TIMEOUT)

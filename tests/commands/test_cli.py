@@ -172,7 +172,7 @@ def test_a_file_with_another_kind_of_setting(
 
 
 def test_16_bit_images_and_the_limit_of_pixels(tmp_path: Path, nfaug_command: Any) -> None:
-    """Both settings of the data reach the reader."""
+    """The setting of the data reaches the reader."""
     for name in "ab":
         (tmp_path / "images" / name).mkdir(parents=True)
         for number in range(4):
@@ -185,9 +185,6 @@ def test_16_bit_images_and_the_limit_of_pixels(tmp_path: Path, nfaug_command: An
     ran = nfaug_command(*words)
     assert ran.code == 2
     assert "scale" in ran.err
-    ran = nfaug_command(*words, "--dataset.scale-16-bit", "true", "--dataset.max-pixels", "63")
-    assert ran.code == 2
-    assert "max_pixels" in ran.err
     assert nfaug_command(*words, "--dataset.scale-16-bit", "true").code == 0
 
 

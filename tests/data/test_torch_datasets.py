@@ -11,13 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
-from nfaug.data.open import (
-    LabelledImages,
-    TensorImages,
-    split_per_class,
-    to_tensors,
-    wrap_dataset,
-)
+from nfaug.data.images import LabelledImages, TensorImages, split_per_class, to_tensors
+from nfaug.data.open import wrap_dataset
 
 
 class Items(Dataset[Any]):
@@ -137,10 +132,10 @@ def test_wrong_data_sets() -> None:
     for data in (LEVELS, (LEVELS, torch.arange(2))):
         with pytest.raises(ValueError, match="TensorDataset"):
             wrap_dataset(data)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="tuple of"):
+    with pytest.raises(ValueError, match="got tuple"):
         wrap_dataset(TensorDataset(LEVELS))
     for label in (0.5, torch.tensor([0, 1]), "cat", True):
-        with pytest.raises(ValueError, match="item 1"):
+        with pytest.raises(ValueError, match="image 1"):
             wrap_dataset(Items([LEVELS, LEVELS], [0, label]))
 
 
