@@ -76,7 +76,6 @@ class DataConfig:
         val_fraction: Share of each class that is held out for evaluation; classes of fewer than 20
             images hold none out.
         on_error: Whether a file that cannot be decoded stops the run or is skipped and counted.
-        scale_16_bit: Whether 16-bit images are scaled to 8 bits; if not, they are errors.
         data_dir: Where named data sets, and the cache of parquet files, are stored.
         download: Whether named data sets may be downloaded.
         workers: Processes that read images if they do not fit in memory.
@@ -88,7 +87,6 @@ class DataConfig:
     per_class: int | None = None
     val_fraction: float = 0.05
     on_error: Literal["raise", "skip"] = "raise"
-    scale_16_bit: bool = False
     data_dir: str | None = None
     download: bool = False
     workers: int = 2

@@ -82,7 +82,6 @@ def add_data_options(parser: ArgumentParser, split: str) -> None:
         default="raise",
         help="stop at an image file that cannot be decoded, or skip it",
     )
-    parser.add_argument("--scale-16-bit", action="store_true", help="scale 16-bit images to 8 bits")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
 
 
@@ -163,7 +162,6 @@ def open_data(
             image_size=image_size or (None if any_shape else checkpoint.flow.codec.image_size),
             channels=None if any_shape else checkpoint.flow.codec.channels,
             convert=convert,
-            scale_16_bit=arguments.scale_16_bit,
             per_class=arguments.per_class,
             on_error=arguments.on_error,
             seed=arguments.seed,

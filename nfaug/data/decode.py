@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
-__all__ = ["IMAGE_ENDINGS", "ImageDecodeError", "decode_image", "is_deep", "to_8_bits", "upright"]
+__all__ = ["IMAGE_ENDINGS", "ImageDecodeError", "decode_image", "to_8_bits", "upright"]
 
 _FORMATS = {
     ".bmp": "BMP", ".gif": "GIF", ".jpeg": "JPEG", ".jpg": "JPEG", ".pbm": "PPM", ".pgm": "PPM",
@@ -24,10 +22,10 @@ class ImageDecodeError(ValueError):
 
 
 def decode_image(data: bytes, name: str, *, header_only: bool = False) -> Image.Image:
-    """Decode an image file, upright as its EXIF orientation says. GIFs give their first frame.
+    """Decode an image file to 8 bits, upright as its EXIF orientation says.
 
-    PIL tries only the formats of `IMAGE_ENDINGS`: some of its other formats start programs. It
-    refuses images of more than twice `PIL.Image.MAX_IMAGE_PIXELS`.
+    GIFs give their first frame. PIL tries only the formats of `IMAGE_ENDINGS`: some of its other formats start programs.
+    It refuses images of more than twice `PIL.Image.MAX_IMAGE_PIXELS`.
 
     Args:
         data: The bytes of the file.
@@ -41,6 +39,7 @@ def decode_image(data: bytes, name: str, *, header_only: bool = False) -> Image.
         image = upright(Image.open(io.BytesIO(data), formats=sorted({*_FORMATS.values()})))
         if not header_only:
             image.load()
+            image = to_8_bits(image)
     except Exception as error:  # PIL raises a dozen types for damaged files
         raise ImageDecodeError(
             f"{name} cannot be decoded ({type(error).__name__}: {error}); repair or remove it, or "
@@ -60,23 +59,18 @@ def upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def is_deep(image: Image.Image | Tensor) -> bool:
-    """Whether a PIL image has more than 8 bits per channel."""
-    return isinstance(image, Image.Image) and image.mode.startswith(("I", "F"))
+def to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit levels in 0..65535, or floating-point ones in [0, 1], to 8 bits.
 
-
-def to_8_bits(image: Image.Image, name: str) -> Tensor:
-    """Scale a 16-bit image (0..65535), or a floating-point one in [0, 1], to uint8 (1, H, W).
+    Other images are returned as they are.
 
     Raises:
-        ImageDecodeError: If a value is outside of that range.
+        ValueError: If a value is outside of that range.
     """
+    if not image.mode.startswith(("I", "F")):
+        return image
     levels = np.asarray(image).astype(np.float64)
     top = 1.0 if image.mode == "F" else 65535.0
-    low, high = float(levels.min()), float(levels.max())
-    if not (low >= 0 and high <= top):  # NaN fails too
-        raise ImageDecodeError(
-            f"{name} has values from {low:g} to {high:g} (mode {image.mode!r}); scale_16_bit maps "
-            f"0..{top:g} to 0..255"
-        )
-    return torch.from_numpy(np.rint(levels * (255 / top)).astype(np.uint8))[None]
+    if not (levels.min() >= 0 and levels.max() <= top):  # NaN fails too
+        raise ValueError(f"levels of mode {image.mode!r} must lie between 0 and {top:g}")
+    return Image.fromarray(np.rint(levels * (255 / top)).astype(np.uint8))

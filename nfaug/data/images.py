@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .checks import check_labels
 from .classes import numbered
-from .decode import ImageDecodeError, is_deep
+from .decode import ImageDecodeError
 from .preprocess import Preprocess, as_size, channels_of, size_of
 from .readers import ArrayReader, Reader
 
@@ -158,7 +158,6 @@ def assemble(
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     convert: bool = True,
-    scale_16_bit: bool = False,
     on_error: Literal["raise", "skip"] = "raise",
 ) -> LabelledImages:
     """Make a data set of a reader's images; see `open_dataset` for the arguments.
@@ -177,12 +176,11 @@ def assemble(
         size or (1, 1),
         convert=convert and channels is not None,
         resize=size is not None,
-        scale_16_bit=scale_16_bit,
     )
     indices, skipped, where = torch.arange(len(reader.targets)), list[str](), reader.where
     if on_error == "skip" and len(indices):
         # All images are decoded once here, so every process sees the same length and labels.
-        fine = torch.tensor([*_scan(reader, preprocess)])
+        fine = torch.tensor([*_scan(reader)])
         skipped = [reader.name(index) for index in indices[~fine].tolist()]
         indices = indices[fine]
         where += f" (without {len(skipped)} images that cannot be decoded)" if skipped else ""
@@ -217,14 +215,12 @@ def _spread(count: int, most: int) -> list[int]:
     return places.round().long().tolist()
 
 
-def _scan(reader: Reader, preprocess: Preprocess) -> Iterator[bool]:
+def _scan(reader: Reader) -> Iterator[bool]:
     """Whether each image can be decoded. Pixels are decoded, since headers outlive truncation."""
 
     def decodes(index: int) -> bool:
         try:
-            image = reader.read(index)
-            if is_deep(image):
-                replace(preprocess, channels=1, resize=True)(image, "")
+            reader.read(index)
         except ImageDecodeError:
             return False
         return True

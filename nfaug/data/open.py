@@ -25,7 +25,6 @@ def open_dataset(
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     convert: bool = True,
-    scale_16_bit: bool = False,
     per_class: int | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     seed: int = 0,
@@ -43,8 +42,6 @@ def open_dataset(
         channels: 1 or 3. None means 1 if 64 images spread over the data are all grayscale, and 3
             otherwise. A colour image in data that are read as grayscale is then an error.
         convert: Whether colour images may become grayscale if `channels` is 1.
-        scale_16_bit: Whether grayscale images of 16 bits are scaled to 8 bits. If not, they are an
-            error, or skipped.
         per_class: Use this many random images of each class.
         on_error: "raise" an error at an image that cannot be decoded, or "skip" such images, for
             which all images are decoded once when the data set is opened.
@@ -77,7 +74,6 @@ def open_dataset(
         image_size=image_size,
         channels=channels,
         convert=convert,
-        scale_16_bit=scale_16_bit,
         on_error=on_error,
     )
     return dataset if per_class is None else split_per_class(dataset, per_class, seed)[0]

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from .decode import ImageDecodeError, is_deep, to_8_bits
+from .decode import to_8_bits
 
 __all__ = ["Preprocess", "as_size", "channels_of", "round_levels", "size_of"]
 
@@ -46,7 +46,7 @@ def channels_of(image: Image.Image | Tensor) -> int:
     """The stored number of channels: 1 or 3 for a PIL image, C for a tensor (C, H, W)."""
     if isinstance(image, Tensor):
         return image.shape[0]
-    return 1 if image.mode in _GRAY_MODES or is_deep(image) else 3
+    return 1 if image.mode in _GRAY_MODES or image.mode.startswith(("I", "F")) else 3
 
 
 def size_of(image: Image.Image | Tensor) -> tuple[int, int]:
@@ -60,7 +60,7 @@ def size_of(image: Image.Image | Tensor) -> tuple[int, int]:
 class Preprocess:
     """Convert an image to a contiguous uint8 tensor of shape (channels, H, W).
 
-    Channels are converted between 1 and 3 as PIL does; transparency is dropped. An image of another
+    Images of 16 bits are scaled to 8. Channels are converted between 1 and 3 as PIL does; transparency is dropped. An image of another
     size is resized until its shorter side fits (bilinear, antialiased), and its centre is cropped,
     which keeps the aspect ratio.
 
@@ -69,14 +69,12 @@ class Preprocess:
         image_size: (H, W) of the result, in pixels.
         convert: Whether a colour image may become grayscale; if not, it is an error.
         resize: Whether an image of another size is resized; if not, it is an error.
-        scale_16_bit: Whether 16-bit images are scaled to 8 bits; if not, they are an error.
     """
 
     channels: int
     image_size: tuple[int, int]
     convert: bool = True
     resize: bool = True
-    scale_16_bit: bool = False
 
     def __call__(self, image: Image.Image | Tensor, name: str) -> Tensor:
         """Preprocess a PIL image or a uint8 tensor (C, H, W); `name` is for the messages.
@@ -85,10 +83,7 @@ class Preprocess:
             ValueError: If the image does not fit and must not be converted or resized.
         """
         self.check(image, name)
-        if isinstance(image, Tensor):
-            pixels = image
-        else:
-            pixels = to_8_bits(image, name) if is_deep(image) else _to_tensor(image, self.channels)
+        pixels = image if isinstance(image, Tensor) else _to_tensor(image, self.channels)
         if len(pixels) < self.channels:
             pixels = pixels.expand(self.channels, -1, -1)
         elif len(pixels) > self.channels:
@@ -109,11 +104,6 @@ class Preprocess:
             raise ValueError(
                 f"{name} is a colour image, and the data are read as grayscale; ask for the "
                 "conversion (channels=1, or grayscale in a fit), or read all images with channels=3"
-            )
-        if is_deep(image) and not self.scale_16_bit:
-            raise ImageDecodeError(
-                f"{name} has more than 8 bits per channel; scale such images with "
-                'scale_16_bit=True (--scale-16-bit), or skip them with on_error="skip"'
             )
         (height, width), (H, W) = size_of(image), self.image_size
         if not self.resize and (height, width) != (H, W):
@@ -152,14 +142,15 @@ class Preprocess:
 def round_levels(levels: Tensor) -> Tensor:
     """Round grey levels in floating point to the nearest integer in [0, 255].
 
-    The float32 kernels of two devices, or of images in [0, 1] and in [0, 255], may differ in the
-    last digits. Averages of two, four, ... pixels often end in exactly 1/2. Such a tie must not
-    depend on these digits, so the limit lies a little below 1/2.
+    Averages of two, four, ... pixels often end in exactly 1/2, and the float32 kernels of two
+    devices may differ in the last digits. The limit lies a little below 1/2, so that such a tie
+    does not depend on these digits.
     """
     return (levels + (0.5 + _TIE)).floor_().clamp_(0, 255)
 
 
 def _to_tensor(image: Image.Image, channels: int) -> Tensor:
+    image = to_8_bits(image)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # PIL warns when it converts straight to RGB
     pixels = torch.from_numpy(np.array(image.convert("L" if channels == 1 else "RGB")))

@@ -18,7 +18,7 @@ from ..augment.preview import sample_images
 from ..augment.settings import MixSettings
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint
-from ..data.decode import IMAGE_ENDINGS, ImageDecodeError, decode_image, is_deep
+from ..data.decode import IMAGE_ENDINGS, ImageDecodeError, decode_image
 from ..data.preprocess import Preprocess
 from ..fitting import fit, load_base
 from ..io.text import printable
@@ -133,9 +133,8 @@ def read_picture(file: str | Path, flow: OpenFlow, side: int | None = None) -> T
         raise ValueError(
             f"{name} cannot be read: it is damaged, or not an image of a known format ({endings})"
         ) from None
-    scale = is_deep(image)
     size_of_result = flow.size if side is None else (side, side)
-    fitted = Preprocess(flow.engine.codec.channels, size_of_result, scale_16_bit=scale)
+    fitted = Preprocess(flow.engine.codec.channels, size_of_result)
     return fitted(image, name)[None]
 
 

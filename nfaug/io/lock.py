@@ -38,7 +38,7 @@ def lock_output(path: Path, *, every_rank: bool = False) -> Iterator[None]:
     """
     path = path.expanduser().resolve()
     key = (os.getpid(), threading.get_ident(), path)
-    if key in _held or (not every_rank and group_rank() > 0):
+    if key in _held or (not every_rank and group_rank()):
         yield
         return
     file = path.parent / f".{path.name}.lock"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from nfaug.data.decode import ImageDecodeError, decode_image
 from nfaug.data.images import to_tensors
-from nfaug.data.open import open_dataset
+from nfaug.data.open import open_dataset, wrap_dataset
 
 
 def png_of_zeros(height: int, width: int) -> bytes:
@@ -86,16 +86,16 @@ def test_deep_images(folder: Path, mode: str) -> None:
     }[mode]
     path = folder / "a" / "2.tiff"
     Image.fromarray(array).save(path)
-    with pytest.raises(ImageDecodeError, match="scale_16_bit"):
-        open_dataset(folder)
-    assert len(open_dataset(folder, on_error="skip").skipped) == 1
-    image = open_dataset(folder, scale_16_bit=True)[2][0]
-    assert (image[0] - torch.from_numpy(levels * 255)).abs().max() < 0.51
+    opened = open_dataset(folder)
+    wrapped = wrap_dataset([(Image.fromarray(array), 0)])
+    for image in (opened[2][0], wrapped[0][0]):
+        assert image.shape == (1, 6, 6)
+        assert (image[0] - torch.from_numpy(levels * 255)).abs().max() < 0.51
     if mode != "I;16":
         Image.fromarray(array * 1000).save(path)
         with pytest.raises(ImageDecodeError, match=mode):
-            open_dataset(folder, scale_16_bit=True)[2]
-        skipped = open_dataset(folder, scale_16_bit=True, on_error="skip").skipped
+            opened[2]
+        skipped = open_dataset(folder, on_error="skip").skipped
         assert [Path(name).name for name in skipped] == ["2.tiff"]
 
 

@@ -84,9 +84,6 @@ def test_file_modes(tmp_path: Path) -> None:
     save(tmp_path / "a" / "q.png", 0, (6, 6, 4))
     images, _ = to_tensors(open_dataset(tmp_path, labels=False))
     assert images.shape == (2, 3, 6, 6)
-    Image.fromarray(np.zeros((6, 6), np.uint16)).save(tmp_path / "a" / "r.png")
-    with pytest.raises(ValueError, match=r"r\.png"):
-        open_dataset(tmp_path, labels=False)
 
 
 def test_ties_do_not_depend_on_the_last_digits() -> None:

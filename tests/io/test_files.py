@@ -1,4 +1,4 @@
-"""Files of other people: pipes, large ones, deep JSON, and text with control characters."""
+"""Files and text of other people: pipes, large files, control characters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nfaug.io import text
-from nfaug.io.files import open_regular, read_json
+from nfaug.io.files import open_regular
 from nfaug.io.strict_json import jsonable
 from nfaug.io.text import printable
 
@@ -26,18 +26,6 @@ def test_only_regular_files_within_limits_are_opened(tmp_path: Path) -> None:
     for name in ("pipe", "zero", "."):
         with pytest.raises(ValueError, match="regular"):
             open_regular(tmp_path / name)
-
-
-def test_json(tmp_path: Path) -> None:
-    file = tmp_path / "x.json"
-    file.write_text('{"a": [1, null, "\\u00e9"]}')
-    assert read_json(file) == {"a": [1, None, "é"]}
-    for content in ("[" * 100_000 + "]" * 100_000, '{"a": 1, "a": 2}', "[NaN]", "{"):
-        file.write_text(content)
-        with pytest.raises(ValueError, match=r"."):
-            read_json(file)
-    with pytest.raises(ValueError, match="at most 0"):
-        read_json(file, most=0)
 
 
 def test_json_has_no_tuples_and_no_nan() -> None:
