@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from ..io.files import open_regular
-from .classes import numbered, whole_labels
+from .classes import as_labels, numbered
 from .decode import ImageDecodeError
 from .layout import MissingSplitError, split_kind
 from .readers import FileReader, Reader, Request, Source
@@ -85,7 +86,10 @@ class TableReader(FileReader):
         except Exception as error:  # pyarrow raises its own types
             raise ValueError(f"{where} holds no images with labels ({error})") from error
         self.table = table
-        self.targets = whole_labels(list(table[label]), f"the column {label!r} of {where}")
+        labels = as_labels(list(table[label]), len(table))
+        if labels is None:
+            raise ValueError(f"the column {label!r} of {where} must hold whole numbers")
+        self.targets = torch.from_numpy(labels)
         self.classes = list(getattr(table.features[label], "names", ())) or numbered(self.targets)
 
     def content(self, index: int) -> bytes:

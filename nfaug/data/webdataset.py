@@ -9,7 +9,7 @@ from tarfile import TarInfo
 
 import torch
 
-from .classes import numbered, whole_labels
+from .classes import numbered
 from .decode import IMAGE_ENDINGS
 from .readers import Reader, Request, Source
 from .shards import shards_of
@@ -47,7 +47,7 @@ class WdsReader(MemberReader):
 
     def __init__(self, shards: Sequence[Path], where: str, *, whole: bool) -> None:
         self.where, self.complete = where, whole
-        places, labels, self.paths = list[tuple[int, int, int]](), list[object](), list[str]()
+        places, labels, self.paths = list[tuple[int, int, int]](), list[int](), list[str]()
         for number, shard in enumerate(shards):
             for key, parts in _samples(shard).items():
                 images = [x for x in parts if f".{x.rpartition('.')[2]}" in IMAGE_ENDINGS]
@@ -58,13 +58,15 @@ class WdsReader(MemberReader):
                     )
                 image, label = parts[images[0]], parts["cls"]
                 places.append((number, image.offset_data, image.size))
-                text = read_member(shard, label.offset_data, label.size).decode(errors="replace")
-                labels.append(int(text) if text.strip().isdecimal() else text[:40])
+                digits = read_member(shard, label.offset_data, min(label.size, 18))
+                if not digits.strip().isdigit():
+                    raise ValueError(f"{key}.cls in {shard} must be a whole number; got {digits!r}")
+                labels.append(int(digits))
                 self.paths.append(f"{shard.name}/{key}.{images[0]}")
         if not places:
             raise ValueError(f"{where} holds no samples of WebDataset, such as 0.jpg and 0.cls")
         super().__init__(shards, places)
-        self.targets = whole_labels(labels, where)
+        self.targets = torch.tensor(labels)
         self.classes = _class_names(shards[0].parent, self.targets)
 
 

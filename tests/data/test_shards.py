@@ -112,7 +112,7 @@ def test_shards_equal_the_folder(places: dict[str, str], tiny_folder: Path, name
     assert found.fingerprint() == open_dataset(places[name]).fingerprint()
     assert found.fingerprint() != found.subset(torch.arange(4)).fingerprint()
     assert places[name] in found.name(0)
-    with pytest.raises(MissingSplitError, match="'?train"):
+    with pytest.raises(MissingSplitError, match="train"):
         open_dataset(places[name], split="test")
 
 
@@ -170,7 +170,7 @@ def test_without_datasets_the_error_names_the_extra(
         ({"0.png": b"", "1.png": b"", "1.cls": b"0"}, "cls"),
         ({"0.png": b"", "0.cls": b"cat"}, "cat"),
         ({"0.jpg": b"", "0.png": b"", "0.cls": b"1"}, "one image"),
-        ({"0.png": b"", "0.cls": b"9" * 30}, "65535"),
+        ({"0.png": b"", "0.cls": b"9" * 30}, "65536"),
         ({"0.png": b"", "0.cls": b"-1"}, "-1"),
         ({"0.png": b"", "0.cls": b"3", "classnames.txt": b"cat\n"}, "1 names"),
     ],
