@@ -11,15 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_tools import pixels
 from torch.utils.data import TensorDataset
 
 from nfaug.data.checks import check_labels
 from nfaug.data.images import to_tensors
 from nfaug.data.open import MissingSplitError, open_dataset
-
-
-def pixels(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -54,10 +51,7 @@ def test_idx(tmp_path: Path, dash: str, suffix: str) -> None:
 
 def test_idx_errors(tmp_path: Path) -> None:
     write_mnist(tmp_path, suffix=".gz")
-    images, labels = (
-        tmp_path / "train-images-idx3-ubyte.gz",
-        tmp_path / "train-labels-idx1-ubyte.gz",
-    )
+    images, labels = (tmp_path / f"train-{x}-ubyte.gz" for x in ("images-idx3", "labels-idx1"))
     with pytest.raises(MissingSplitError, match="split='val'"):
         open_dataset(tmp_path, split="val")
     write_idx(labels, np.array([0, 1, 3, 3], np.uint8))

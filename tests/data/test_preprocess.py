@@ -8,21 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_tools import pixels, save
 from PIL import Image
 from torch.nn import functional as F
 
 from nfaug.data.images import to_tensors
 from nfaug.data.open import open_dataset, wrap_dataset
 from nfaug.data.preprocess import as_size, round_levels
-
-
-def pixels(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def save(path: Path, seed: int = 0, shape: tuple[int, ...] = (6, 6, 3)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels(seed, *shape)).save(path)
 
 
 def test_resize_and_crop(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -14,19 +15,13 @@ from typing import Any
 
 import pytest
 import torch
+from data_tools import png
 from nfa_tools import NAMES
-from PIL import Image
 
 from nfaug.cli import main
 from nfaug.data.decode import ImageDecodeError
 from nfaug.data.images import LabelledImages
 from nfaug.data.open import MissingSplitError, open_dataset
-
-
-def png(level: int = 0) -> bytes:
-    data = io.BytesIO()
-    Image.new("L", (4, 4), level).save(data, "PNG")
-    return data.getvalue()
 
 
 def pack(path: Path, files: list[tuple[str, bytes]]) -> Path:
@@ -116,7 +111,7 @@ def test_shards_equal_the_folder(places: dict[str, str], tiny_folder: Path, name
         open_dataset(places[name], split="test")
 
 
-def test_single_files(places: dict[str, str], tiny_folder: Path, tmp_path: Path) -> None:
+def test_single_shards(places: dict[str, str], tiny_folder: Path, tmp_path: Path) -> None:
     single = wds_from(tiny_folder, tmp_path / "single", per_shard=100) / "train-000000.tar"
     check_equal(open_dataset(single), open_dataset(tiny_folder))
     for split in ("test", "banana"):
@@ -265,10 +260,10 @@ def test_empty_rows_are_named_or_skipped(tmp_path: Path) -> None:
     assert len(open_dataset(file, on_error="skip").skipped) == 3
 
 
-@pytest.mark.parametrize("labels", [[0.0, 1.7], [0, None], [0, -1]])
+@pytest.mark.parametrize("labels", [[0.0, 1.7], [0, None], [0, -1], [0, 10**9]])
 def test_labels_of_parquet_are_whole_numbers(tmp_path: Path, labels: list[object]) -> None:
     file = write_parquet(tmp_path / "0.parquet", [{"bytes": png(), "path": None}] * 2, labels)
-    with pytest.raises(ValueError, match="'label'"):
+    with pytest.raises(ValueError, match="label"):
         open_dataset(file)
 
 
@@ -283,6 +278,7 @@ def test_a_folder_with_a_table_of_labels(tmp_path: Path) -> None:
     assert found.classes == ["cat", "dog"]
     assert found.targets.tolist() == [1, 0, 1]
     assert [int(image.max()) for image, _ in found] == [0, 1, 2]
+    gc.collect()  # `datasets` leaves the table open
 
 
 def test_wrong_tables(tmp_path: Path) -> None:

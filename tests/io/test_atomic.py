@@ -67,10 +67,15 @@ def test_an_error_leaves_everything_as_it_was(
     fill(tmp_path / "flow", config="old", readme="mine")
     if failing != "block":
         monkeypatch.setattr(atomic, failing, fail)
-    with pytest.raises(error), replace_directory(tmp_path / "flow") as staged:
-        fill(staged, config="new")
-        if failing == "block":
-            fail()
+
+    def replace() -> None:
+        with replace_directory(tmp_path / "flow") as staged:
+            fill(staged, config="new")
+            if failing == "block":
+                fail()
+
+    with pytest.raises(error):
+        replace()
     assert content(tmp_path) == {"flow/config": "old", "flow/readme": "mine"}
 
 

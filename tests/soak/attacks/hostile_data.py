@@ -11,12 +11,10 @@ import struct
 import subprocess
 import tarfile
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from attack_tools import run_script
 from nfa_tools import images_of
 from PIL import Image, TiffImagePlugin
@@ -28,7 +26,7 @@ from nfaug.data.open import open_dataset
 
 __all__ = ["COUNT", "KINDS", "case"]
 
-COUNT = 120
+COUNT = 108
 ENDINGS = ("png", "jpg", "gif", "bmp", "tiff", "webp", "ppm")
 
 
@@ -237,33 +235,8 @@ def tars(root: Path, rng: random.Random, number: int) -> Path:
     return path
 
 
-def arrays(root: Path, rng: random.Random, number: int) -> Path:
-    """A .npz file with wrong labels or a wrong header."""
-    targets: Any = np.arange(8) % 2
-    wrong = [targets + 10**9, targets - 1, targets * 2**62, targets * 1.0, targets[:3], targets]
-    contents = {}
-    for name, array in (
-        ("images", np.zeros((8, 8, 8, 3), np.uint8)),
-        ("labels", wrong[number % 6]),
-    ):
-        np.save(buffer := io.BytesIO(), array)
-        contents[name] = buffer.getvalue()
-    if number % 2:
-        claims = [b"(99999999, 99999, 9, 3)", b"(" * 60, b"(-1,)", b"__import__('os')", b"(2**63,)"]
-        text = b"{'descr': '%s', 'fortran_order': False, 'shape': %s, }" % (
-            rng.choice([b"|u1", b"|O", b"|V9", b"<U9"]),
-            rng.choice(claims),
-        )
-        text = text.ljust(117) + b"\n"
-        contents["images"] = b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text + bytes(99)
-    with zipfile.ZipFile(root / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in contents.items():
-            archive.writestr(f"{name}.npy", data)
-    return root / "x.npz"
-
-
 KINDS: list[Callable[[Path, random.Random, int], Path | None]] = [
-    *(pipes, rows, links_out, names, damaged, other_formats, headers, idx, tars, arrays),
+    *(pipes, rows, links_out, names, damaged, other_formats, headers, idx, tars),
 ]
 
 
