@@ -24,8 +24,8 @@ class ImageDecodeError(ValueError):
 def decode_image(data: bytes, name: str, *, header_only: bool = False) -> Image.Image:
     """Decode an image file to 8 bits, upright as its EXIF orientation says.
 
-    GIFs give their first frame. PIL tries only the formats of `IMAGE_ENDINGS`: some of its other formats start programs.
-    It refuses images of more than twice `PIL.Image.MAX_IMAGE_PIXELS`.
+    GIFs give their first frame. PIL tries only the formats of `IMAGE_ENDINGS`, since some of its
+    other formats start programs, and refuses more pixels than twice `PIL.Image.MAX_IMAGE_PIXELS`.
 
     Args:
         data: The bytes of the file.

@@ -57,7 +57,7 @@ class FolderReader(FileReader):
     def name(self, index: int) -> str:
         return str(self.root / self.paths[index])
 
-    def content(self, index: int) -> bytes:
+    def read_bytes(self, index: int) -> bytes:
         return (self.root / self.paths[index]).read_bytes()
 
 

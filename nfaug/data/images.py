@@ -180,7 +180,7 @@ def assemble(
     indices, skipped, where = torch.arange(len(reader.targets)), list[str](), reader.where
     if on_error == "skip" and len(indices):
         # All images are decoded once here, so every process sees the same length and labels.
-        fine = torch.tensor([*_scan(reader)])
+        fine = torch.tensor([*_decodable(reader)])
         skipped = [reader.name(index) for index in indices[~fine].tolist()]
         indices = indices[fine]
         where += f" (without {len(skipped)} images that cannot be decoded)" if skipped else ""
@@ -215,7 +215,7 @@ def _spread(count: int, most: int) -> list[int]:
     return places.round().long().tolist()
 
 
-def _scan(reader: Reader) -> Iterator[bool]:
+def _decodable(reader: Reader) -> Iterator[bool]:
     """Whether each image can be decoded. Pixels are decoded, since headers outlive truncation."""
 
     def decodes(index: int) -> bool:
@@ -299,7 +299,7 @@ class _Lines(tqdm):
         return lambda text: print(text, file=file, flush=True)
 
     def moveto(self, n: int) -> None:
-        """Do not move the cursor up and down between several bars, as tqdm does."""
+        """Leave the cursor where it is; bars are drawn over each other."""
 
     def close(self) -> None:
         self.delay = math.inf  # a bar that was never shown needs no last line

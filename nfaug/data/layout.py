@@ -31,21 +31,13 @@ class MissingSplitError(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """The images of a split.
-
-    Attributes:
-        root: The folder of the split, "" or with a slash at the end.
-        paths: Images below it, in natural order.
-        labels: The label of each image.
-        classes: Class names in label order.
-        complete: Whether all classes must occur.
-    """
+    """The images of a split: `paths` below the folder `root`, which is "" or ends in a slash."""
 
     root: str
     paths: list[str]
     labels: list[int]
     classes: list[str]
-    complete: bool = True
+    complete: bool = True  # whether all classes must occur
 
 
 def split_kind(split: str) -> str:
@@ -54,12 +46,10 @@ def split_kind(split: str) -> str:
 
 
 def choose_split(splits: Iterable[str], split: str, where: str) -> str:
-    """The name of a split. "test" may be validation images, but never the other way round.
+    """The name of a split, or a MissingSplitError.
 
-    Settings must not be chosen on test images.
-
-    Raises:
-        MissingSplitError: If there is none.
+    "test" may be validation images, but not the other way round: settings must not be chosen on
+    test images.
     """
     names, wanted = sorted(splits), split_kind(split)
     kinds = (wanted, "validation") if wanted == "test" else (wanted,)
@@ -89,7 +79,7 @@ def arrange(
 
     Args:
         files: All image files, as relative paths with forward slashes.
-        folders: Folders, so that empty ones are noticed. The folders of `files` may be left out.
+        folders: Folders, so that empty ones are noticed. Those of `files` may be left out.
         split: The name of a split folder, or a usual word for it.
         where: The name of the data in messages.
         labels: Whether folders are classes. If not, all images of the split are one class.

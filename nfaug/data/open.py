@@ -6,14 +6,21 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from .arrays import DIGITS, IDX, NPZ
+from .folders import FOLDER
 from .images import LabelledImages, assemble, split_per_class
 from .layout import MissingSplitError
+from .named import TIMM
 from .readers import Reader, Request
-from .sources import SOURCES
+from .tables import HUB, PARQUET
+from .tars import TAR
 from .torch_datasets import wrap_dataset
+from .webdataset import WEBDATASET
 
 __all__ = ["DATA_SOURCES", "MissingSplitError", "open_dataset", "wrap_dataset"]
 
+# Names come first: a folder may be called so. Image folders come before what may lie beside them.
+SOURCES = (DIGITS, TIMM, HUB, FOLDER, TAR, NPZ, IDX, WEBDATASET, PARQUET)
 DATA_SOURCES = "; ".join(source.accepts for source in SOURCES)
 
 

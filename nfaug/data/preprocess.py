@@ -60,9 +60,9 @@ def size_of(image: Image.Image | Tensor) -> tuple[int, int]:
 class Preprocess:
     """Convert an image to a contiguous uint8 tensor of shape (channels, H, W).
 
-    Images of 16 bits are scaled to 8. Channels are converted between 1 and 3 as PIL does; transparency is dropped. An image of another
-    size is resized until its shorter side fits (bilinear, antialiased), and its centre is cropped,
-    which keeps the aspect ratio.
+    16 bits are scaled to 8. Channels are converted between 1 and 3 as PIL does; transparency is
+    dropped. An image of another size is resized until its shorter side fits (bilinear,
+    antialiased), and its centre is cropped, which keeps the aspect ratio.
 
     Args:
         channels: Channels of the result.

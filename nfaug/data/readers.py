@@ -19,7 +19,7 @@ __all__ = ["ArrayReader", "FileReader", "Reader", "Request", "Source"]
 class Reader(ABC):
     """Stored images, with labels that need no decoding.
 
-    Readers hold no open file, so they can be copied into worker processes and shared by threads.
+    Readers hold no open file: they are copied into worker processes and shared by threads.
 
     Attributes:
         where: The name of the data in messages.
@@ -65,14 +65,17 @@ class FileReader(Reader):
     threads = True
 
     @abstractmethod
-    def content(self, index: int) -> bytes:
+    def read_bytes(self, index: int) -> bytes:
         """The bytes of a file."""
 
+    def content(self, index: int) -> bytes:
+        return self.read_bytes(index)
+
     def read(self, index: int) -> Image.Image:
-        return decode_image(self.content(index), self.name(index))
+        return decode_image(self.read_bytes(index), self.name(index))
 
     def peek(self, index: int) -> Image.Image:
-        return decode_image(self.content(index), self.name(index), header_only=True)
+        return decode_image(self.read_bytes(index), self.name(index), header_only=True)
 
 
 class ArrayReader(Reader):
@@ -100,12 +103,7 @@ class Request:
 
 
 class Source(NamedTuple):
-    """A kind of data that `open_dataset` reads.
+    """A kind of data that `open_dataset` reads."""
 
-    Attributes:
-        accepts: What the user passes, in the words of the documentation.
-        open: Opens the data; returns None for data of another kind.
-    """
-
-    accepts: str
-    open: Callable[[Request], Reader | None]
+    accepts: str  # what the user passes, in the words of the documentation
+    open: Callable[[Request], Reader | None]  # None for data of another kind

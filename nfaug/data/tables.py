@@ -92,7 +92,7 @@ class TableReader(FileReader):
         self.targets = torch.from_numpy(labels)
         self.classes = list(getattr(table.features[label], "names", ())) or numbered(self.targets)
 
-    def content(self, index: int) -> bytes:
+    def read_bytes(self, index: int) -> bytes:
         stored: Mapping[str, Any] = self.table[index][self.image] or {}
         if stored.get("bytes"):
             return bytes(stored["bytes"])

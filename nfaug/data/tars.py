@@ -29,7 +29,7 @@ class MemberReader(FileReader):
     def name(self, index: int) -> str:
         return f"{self.paths[index]} in {self.tars[self.places[index, 0]]}"
 
-    def content(self, index: int) -> bytes:
+    def read_bytes(self, index: int) -> bytes:
         number, offset, size = self.places[index].tolist()
         return read_member(self.tars[number], offset, size)
 

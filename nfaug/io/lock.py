@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from .ranks import group_rank
 from .text import printable
 
 __all__ = ["OutputInUseError", "lock_output"]
-
-_held: set[tuple[int, int, Path]] = set()  # process, thread, path
 
 
 class OutputInUseError(OSError):
@@ -36,32 +33,30 @@ def lock_output(path: Path, *, every_rank: bool = False) -> Iterator[None]:
         OutputInUseError: Another process or thread holds the lock.
         OSError: The lock file cannot be created, or is not a file.
     """
-    path = path.expanduser().resolve()
-    key = (os.getpid(), threading.get_ident(), path)
-    if key in _held or (not every_rank and group_rank()):
+    if not every_rank and group_rank():
         yield
         return
+    path = path.expanduser().resolve()
     file = path.parent / f".{path.name}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists() and not file.is_file():
         raise OSError(f"the lock {file} must be a regular file; remove what is there")
-    lock = FileLock(file, timeout=0)
+    lock = FileLock(file, timeout=0, is_singleton=True)
     try:
         lock.acquire()
     except Timeout:
         raise OutputInUseError(
             f"{path} is in use by {_holder(file)}; wait until it ends, or choose another output"
         ) from None
-    _held.add(key)
     try:
         with contextlib.suppress(OSError):  # a full disk; Windows locks the content too
             if not file.stat().st_size:  # on file systems without locks, filelock has written it
                 file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
-        _held.discard(key)
-        with contextlib.suppress(OSError):  # Windows does not remove open files
-            file.unlink()  # filelock discards a lock on a removed file, so there is no race
+        if lock.lock_counter == 1:
+            with contextlib.suppress(OSError):  # Windows does not remove open files
+                file.unlink()  # filelock discards a lock on a removed file, so there is no race
         lock.release()
 
 
