@@ -49,6 +49,8 @@ FOLDER = Source(
 class FolderReader(FileReader):
     """Image files in a folder."""
 
+    paths: list[str]
+
     def __init__(self, root: Path, layout: Layout) -> None:
         self.root, self.where = root / layout.root, str(root)
         self.paths, self.classes, self.complete = layout.paths, layout.classes, layout.complete
