@@ -213,13 +213,3 @@ def test_no_path(data: Any) -> None:
 def test_wrong_labels(targets: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_labels(targets)
-
-
-def test_labels() -> None:
-    labels = check_labels(torch.tensor([1, 0], dtype=torch.uint8), 2)
-    assert labels.dtype == torch.int64
-    assert check_labels([2], 3, complete=False).tolist() == [2]
-    with pytest.raises(ValueError, match=r"0\.\.2"):
-        check_labels([0, 3], 3, where="it")
-    with pytest.raises(ValueError, match="'dog'"):
-        check_labels([0], classes=["cat", "dog"])

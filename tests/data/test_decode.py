@@ -75,14 +75,6 @@ def test_deep_images(folder: Path, mode: str) -> None:
         assert [Path(name).name for name in skipped] == ["2.tiff"]
 
 
-def test_the_first_frame_of_a_gif(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    frames = [Image.new("L", (6, 6), level) for level in (10, 200)]
-    frames[0].save(tmp_path / "a" / "0.gif", save_all=True, append_images=frames[1:])
-    image = open_dataset(tmp_path, labels=False, channels=1)[0][0]
-    assert image.unique().tolist() == [10]
-
-
 @pytest.mark.parametrize("ending", ["jpg", "png", "tiff", "webp"])
 def test_exif_orientation(tmp_path: Path, ending: str) -> None:
     (tmp_path / "a").mkdir()

@@ -172,14 +172,6 @@ def test_only_regular_files_are_read(folder: Path) -> None:
         open_dataset(folder / "x.tar")
 
 
-@pytest.mark.parametrize("name", ["table.csv", "images.zip", "x.tfrecord"])
-def test_other_files_are_told_what_can_be_read(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"PAR1 something else, longer than a block" * 20)
-    with pytest.raises(ValueError, match="npz") as caught:
-        open_dataset(tmp_path / name)
-    assert name in str(caught.value)
-
-
 def test_folder_errors(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     save(tmp_path / "flat" / "1.png")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import io
-import json
 import os
 import shutil
 import sys
@@ -18,7 +17,6 @@ import torch
 from data_tools import png
 from nfa_tools import NAMES
 
-from nfaug.cli import main
 from nfaug.data.decode import ImageDecodeError
 from nfaug.data.images import LabelledImages
 from nfaug.data.open import MissingSplitError, open_dataset
@@ -199,32 +197,6 @@ def test_the_same_keys_in_two_shards_are_different_samples(tmp_path: Path) -> No
 def test_the_image_of_a_sample_is_the_one_without_a_second_dot(tmp_path: Path) -> None:
     pack(tmp_path / "0.tar", [("0.cls", b"0"), ("0.depth.png", png(9)), ("0.png", png(200))])
     assert open_dataset(tmp_path)[0][0].unique().tolist() == [200]
-
-
-def test_commands_give_the_numbers_of_the_folder(
-    places: dict[str, str],
-    tiny_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Fit, bank and eval, end to end."""
-    found = []
-    for kind, data in (("folder", tiny_folder), *places.items()):
-        out = tmp_path / kind
-        flow = ["--flow", str(out / "fit"), "--data", str(data)]
-        *before, last = (
-            ["fit", "--flow", "builtin:pixels", *flow[2:], "--out", str(out / "fit"), "--rank=4"],
-            ["bank", *flow, "--out", str(out / "bank"), "--variants", "1"],
-            ["eval", *flow, "--split", "train"],
-        )
-        for words in before:
-            assert main(words) == 0
-        capsys.readouterr()
-        assert main([*last, "--json"]) == 0
-        figures = json.loads(capsys.readouterr().out)
-        files = out / "bank" / "variants.npy", out / "fit" / "pca.safetensors"
-        found.append([figures, *(file.read_bytes() for file in files)])
-    assert all(figures == found[0] for figures in found[1:])
 
 
 # Rows of parquet files

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -76,15 +75,6 @@ def test_only_a_group_of_processes_has_a_main_one(
     group = [subprocess.Popen(command, stdout=-1, text=True) for command in words]
     found = [child.communicate(timeout=60)[0].split() for child in group]
     assert found == [["held", "held"], ["free", "held"]]
-
-
-def test_the_lock_of_a_killed_process_is_taken_over(
-    holder: subprocess.Popen[str], out: Path
-) -> None:
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
-    nfaug.load("builtin:rgb32").save(out)
-    assert [entry.name for entry in out.parent.iterdir()] == ["out"]
 
 
 def test_a_thread_may_lock_an_output_twice_and_nothing_is_left(tmp_path: Path) -> None:
