@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -43,8 +44,8 @@ def open_idx(request: Request) -> Reader | None:
 
 
 def _idx_path(folder: Path, base: str, ndim: int) -> Path | None:
-    names = (f"{base}{dot}idx{ndim}-ubyte{gz}" for dot in "-." for gz in ("", ".gz"))
-    return next((path for path in map(folder.joinpath, names) if path.is_file()), None)
+    found = sorted(folder.glob(f"{base}[-.]idx{ndim}-ubyte*"))
+    return next(filter(Path.is_file, found), None)
 
 
 def _read_idx(folder: Path, base: str, ndim: int) -> Tensor:
@@ -59,11 +60,7 @@ def _read_idx(folder: Path, base: str, ndim: int) -> Tensor:
         pixels = np.frombuffer(bytearray(data), np.uint8, offset=4 + 4 * ndim)
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise ValueError(f"{path} is damaged ({error})") from error
-    if (
-        data[:4] != bytes([0, 0, 8, ndim])
-        or 0 in shape
-        or pixels.size != np.prod(shape, dtype=object)
-    ):
+    if data[:4] != bytes([0, 0, 8, ndim]) or not 0 < math.prod(shape) == pixels.size:
         raise ValueError(
             f"{path} must hold unsigned bytes with {ndim} axes (00 00 08 0{ndim}) of at least 1; "
             f"got {data[:4].hex(' ')} of shape {shape} and {pixels.size} bytes"

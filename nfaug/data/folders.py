@@ -14,7 +14,7 @@ from .readers import FileReader, Reader, Request, Source
 
 __all__ = ["FOLDER", "FolderReader"]
 
-_OTHERS = (".tar", ".parquet", ".npz")  # data that may lie beside images
+_SHARDS = (".tar", ".parquet")  # data that may lie beside images
 
 
 def open_folder(request: Request) -> Reader | None:
@@ -28,12 +28,12 @@ def open_folder(request: Request) -> Reader | None:
         return None
     files, folders = _walk(root)
     images = [path for path in files if path.lower().endswith(IMAGE_ENDINGS)]
-    others = [path for path in files if path.lower().endswith(_OTHERS)]
+    shards = [path for path in files if path.lower().endswith(_SHARDS)]
     in_folders = any("/" in path for path in images) or not request.labels
-    if not images or (others and not in_folders):
+    if not images or (shards and not in_folders):
         return None
-    if others:
-        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+    if shards:
+        shown = ", ".join(shards[:3]) + (", ..." if len(shards) > 3 else "")
         warnings.warn(f"{root} is read as folders of images, without {shown}", stacklevel=4)
     layout = arrange(images, folders, request.split, str(root), labels=request.labels)
     return FolderReader(root, layout)

@@ -23,9 +23,9 @@ _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # up to the first dot of the na
 
 def open_webdataset(request: Request) -> Reader | None:
     """Open a folder of shards, or one shard."""
-    if request.data.lower().startswith("wds/"):
-        raise ValueError(f"pass the folder of the shards, or one shard; got {request.data!r}")
     path = Path(request.data).expanduser()
+    if request.data.lower().startswith("wds/") and not path.exists():
+        raise ValueError(f"pass the folder of the shards, or one shard; got {request.data!r}")
     found = shards_of(path, ".tar", request.split)
     return None if found is None else WdsReader(found[0], str(path), whole=found[1])
 

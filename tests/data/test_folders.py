@@ -155,9 +155,9 @@ def test_image_folders_win_over_archives_beside_them(folder: Path, tmp_path: Pat
     expected, root = open_dataset(folder), tmp_path / "data"
     root.mkdir()
     folder.rename(root / "train")
-    for stray in ("meta.parquet", "train/archive.tar", "train/B/x.npz"):
+    for stray in ("meta.parquet", "train/archive.tar", "train/B/x.tar"):
         (root / stray).write_bytes(b"not read")
-    with pytest.warns(UserWarning, match=r"meta\.parquet, train/archive\.tar, train/B/x\.npz"):
+    with pytest.warns(UserWarning, match=r"meta\.parquet, train/archive\.tar, train/B/x\.tar"):
         found = open_dataset(root)
     assert found.paths == expected.paths
     assert torch.equal(found.targets, expected.targets)
