@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -170,13 +169,6 @@ def assemble(
         raise ValueError(f'on_error must be "raise" or "skip"; got {on_error!r}')
     if channels is not None and channels < 1:
         raise ValueError(f"channels must be at least 1; got {channels}")
-    size = None if image_size is None else as_size(image_size)
-    preprocess = Preprocess(
-        channels or 1,
-        size or (1, 1),
-        convert=convert and channels is not None,
-        resize=size is not None,
-    )
     indices, skipped, where = torch.arange(len(reader.targets)), list[str](), reader.where
     if on_error == "skip" and len(indices):
         # All images are decoded once here, so every process sees the same length and labels.
@@ -186,26 +178,26 @@ def assemble(
         where += f" (without {len(skipped)} images that cannot be decoded)" if skipped else ""
     if not len(indices):
         raise ValueError(f"{where} holds no images")
-    check_labels(
-        reader.targets[indices],
-        len(reader.classes),
-        classes=reader.classes,
-        complete=reader.complete,
-        where=where,
-    )
-    if size is None or channels is None or not convert:
-        places = indices[_spread(len(indices), PEEKS)].tolist()
-        peeks = [(reader.peek(index), reader.name(index)) for index in places]
-        found = {channels_of(image) for image, _ in peeks}
-        if channels is None and len(found) > 1 and found != {1, 3}:
-            raise ValueError(
-                f"the images of {where} have different numbers of channels: {sorted(found)}"
-            )
-        preprocess = replace(
-            preprocess, channels=channels or max(found), image_size=size or size_of(peeks[0][0])
+    names, targets = reader.classes, reader.targets[indices]
+    check_labels(targets, len(names), classes=names, complete=reader.complete, where=where)
+    size = None if image_size is None else as_size(image_size)
+    if size is not None and channels is not None and convert:
+        return LabelledImages(reader, Preprocess(channels, size), indices, skipped)
+    places = indices[_spread(len(indices), PEEKS)].tolist()
+    peeks = [(reader.peek(index), reader.name(index)) for index in places]
+    found = {channels_of(image) for image, _ in peeks}
+    if channels is None and len(found) > 1 and found != {1, 3}:
+        raise ValueError(
+            f"the images of {where} have different numbers of channels: {sorted(found)}"
         )
-        for image, name in peeks:
-            preprocess.check(image, name)
+    preprocess = Preprocess(
+        channels or max(found),
+        size or size_of(peeks[0][0]),
+        convert=convert and channels is not None,
+        resize=size is not None,
+    )
+    for image, name in peeks:
+        preprocess.check(image, name)
     return LabelledImages(reader, preprocess, indices, skipped)
 
 
