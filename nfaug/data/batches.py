@@ -43,7 +43,7 @@ class MemoryBatches:
         self.images, self.labels = images, labels
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for indices in order.split(batch_size):
+        for indices in order.split(batch_size) if len(order) else ():
             yield self.images[indices], self.labels[indices]
 
     def subset(self, rows: Tensor) -> MemoryBatches:

@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from .arrays import DIGITS, IDX, NPZ
-from .folders import FOLDER
 from .images import LabelledImages, assemble, split_per_class
-from .layout import MissingSplitError
-from .named import TIMM
 from .readers import Reader, Request
-from .tables import HUB, PARQUET
-from .tars import TAR
+from .sources.arrays import DIGITS, IDX, NPZ
+from .sources.folders import FOLDER
+from .sources.layout import MissingSplitError
+from .sources.named import TIMM
+from .sources.tables import HUB, PARQUET
+from .sources.tars import TAR
+from .sources.webdataset import WEBDATASET
 from .torch_datasets import wrap_dataset
-from .webdataset import WEBDATASET
 
 __all__ = ["DATA_SOURCES", "MissingSplitError", "open_dataset", "wrap_dataset"]
 

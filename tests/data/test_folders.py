@@ -168,7 +168,7 @@ def test_only_regular_files_are_read(folder: Path) -> None:
     os.mkfifo(folder / "x.tar")
     (folder / "B" / "gone.png").symlink_to(folder / "nowhere.png")
     assert len(to_tensors(open_dataset(folder))[0]) == 30
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"x\.tar"):
         open_dataset(folder / "x.tar")
 
 

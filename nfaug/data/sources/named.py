@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..readers import Reader, Request, Source
+from ..torch_datasets import DatasetReader
 from .layout import MissingSplitError, split_kind
-from .readers import Reader, Request, Source
-from .torch_datasets import DatasetReader
 
 __all__ = ["TIMM"]
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from ..io.files import open_regular
-from .classes import as_labels, numbered
-from .decode import ImageDecodeError
+from ...io.files import open_regular
+from ..classes import as_labels, numbered
+from ..decode import ImageDecodeError
+from ..readers import FileReader, Reader, Request, Source
 from .layout import MissingSplitError, split_kind
-from .readers import FileReader, Reader, Request, Source
 from .shards import shards_of
 
 __all__ = ["HUB", "PARQUET", "TableReader"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .decode import IMAGE_ENDINGS
+from ..decode import IMAGE_ENDINGS
+from ..readers import FileReader, Reader, Request, Source
 from .layout import arrange
-from .readers import FileReader, Reader, Request, Source
 
 __all__ = ["TAR", "MemberReader", "members", "read_member"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from .decode import IMAGE_ENDINGS
+from ..decode import IMAGE_ENDINGS
+from ..readers import FileReader, Reader, Request, Source
 from .layout import Layout, arrange
-from .readers import FileReader, Reader, Request, Source
 
 __all__ = ["FOLDER", "FolderReader"]
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .classes import class_names, numbered
+from ..classes import class_names, numbered
+from ..readers import ArrayReader, Reader, Request, Source
 from .layout import MissingSplitError, split_kind
-from .readers import ArrayReader, Reader, Request, Source
 
 __all__ = ["DIGITS", "IDX", "NPZ"]
 

@@ -9,9 +9,9 @@ from tarfile import TarInfo
 
 import torch
 
-from .classes import numbered
-from .decode import IMAGE_ENDINGS
-from .readers import Reader, Request, Source
+from ..classes import numbered
+from ..decode import IMAGE_ENDINGS
+from ..readers import Reader, Request, Source
 from .shards import shards_of
 from .tars import MemberReader, members, read_member
 
