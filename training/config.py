@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nfaug.classes.priors import PriorSettings
-from nfaug.data.decode import MAX_PIXELS
 from nfaug.flows.flow import Recompute
 from nfaug.flows.mef import MefSettings
 
@@ -47,8 +46,6 @@ class DataConfig:
         val_fraction: Share of each class that is held out for evaluation; classes of fewer than 20
             images hold none out.
         on_error: Whether a file that cannot be decoded stops the run or is skipped and counted.
-        scale_16_bit: Whether 16-bit images are scaled to 8 bits; if not, they are errors.
-        max_pixels: The most pixels that an image may have, before and after resizing.
         data_dir: Where named data sets, and the cache of parquet files, are stored.
         download: Whether named data sets may be downloaded.
         workers: Processes that read images if they do not fit in memory.
@@ -60,8 +57,6 @@ class DataConfig:
     per_class: int | None = None
     val_fraction: float = 0.05
     on_error: Literal["raise", "skip"] = "raise"
-    scale_16_bit: bool = False
-    max_pixels: int = MAX_PIXELS
     data_dir: str | None = None
     download: bool = False
     workers: int = 2
@@ -70,7 +65,6 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction must lie in [0, 1); got {self.val_fraction}")
-        _check({"max_pixels": self.max_pixels}, least=1)
         _check({"workers": self.workers, "memory_gib": self.memory_gib}, least=0)
 
     def reading(self) -> dict[str, Any]:

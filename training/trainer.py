@@ -197,7 +197,6 @@ def _states(context: RunContext, path: Path | None) -> States:
             "seed": context.config.seed,
             "images to train on": len(context.data.labels),
         },
-        contents=context.dataset.contents_hash(),
         writer=context.processes.main,
     )
 

@@ -135,7 +135,7 @@ def write_parts(
     check_output(path, overwrite=overwrite)
     _check_readable(parts)
     drop = frozenset({*tensor_files(path), PICTURE})
-    with replace_directory(path, drop=drop, last=CONFIG) as staged:
+    with replace_directory(path, drop=drop) as staged:
         files = {}
         for name, values in _tensors(parts, shard_bytes):
             files[name] = write_tensors(staged / name, values)

@@ -16,7 +16,6 @@ from jsonargparse import ArgumentParser, Namespace
 from ..augment.settings import MixSettings
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.checks import check_class_names
-from ..data.decode import MAX_PIXELS
 from ..io.device import pick_device
 from ..io.lock import lock_output
 from .parser import CommandParser
@@ -82,10 +81,6 @@ def add_data_options(parser: ArgumentParser, split: str, *, required: bool = Tru
         choices=["raise", "skip"],
         default="raise",
         help="stop at an image file that cannot be decoded, or skip it",
-    )
-    parser.add_argument("--scale-16-bit", action="store_true", help="scale 16-bit images to 8 bits")
-    parser.add_argument(
-        "--max-pixels", type=int, default=MAX_PIXELS, help="the most pixels that an image may have"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
 
@@ -167,8 +162,6 @@ def open_data(
             image_size=image_size or (None if any_shape else checkpoint.flow.codec.image_size),
             channels=None if any_shape else checkpoint.flow.codec.channels,
             convert=convert,
-            scale_16_bit=arguments.scale_16_bit,
-            max_pixels=arguments.max_pixels,
             per_class=arguments.per_class,
             on_error=arguments.on_error,
             seed=arguments.seed,

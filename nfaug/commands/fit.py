@@ -14,10 +14,11 @@ from ..classes.priors import FITTED_PRIORS
 from ..fitting import fit, load_base, with_shape_of
 from ..io.atomic import check_output, write_picture
 from ..io.device import pick_device
+from ..io.lock import lock_output
 from ..io.manifest import PICTURE
 from ..io.ranks import Ranks, joined
 from ..io.resolve import public_name
-from .common import add_data_options, add_flow, locks_out, new_parser, open_data
+from .common import add_data_options, add_flow, new_parser, open_data
 
 __all__ = ["parser", "run"]
 
@@ -67,10 +68,9 @@ def parser() -> ArgumentParser:
     return made
 
 
-@locks_out
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Fit, save, and report the fit. The processes of `torchrun` share the work."""
-    with joined() as ranks:
+    with joined() as ranks, lock_output(Path(arguments.out)):
         return _run(arguments, ranks)
 
 

@@ -14,6 +14,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from ..augment.preview import preview_grid
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..io.atomic import check_output, write_picture, write_text
+from ..io.lock import lock_output
 from ..io.manifest import CONFIG, PICTURE
 from ..io.resolve import public_name
 from ..io.strict_json import jsonable
@@ -23,7 +24,7 @@ from ..training.run.distributed import Processes
 from ..training.run.interruption import stopped_from_outside
 from ..training.run.snapshots import FolderStates
 from ..training.trainer import shape_of
-from .common import DATA_HELP, locks_out, new_parser
+from .common import DATA_HELP, new_parser
 from .push import add_push_options, push_target, push_trained
 
 __all__ = ["expand", "parser", "run"]
@@ -123,7 +124,6 @@ def parser() -> ArgumentParser:
     return made
 
 
-@locks_out
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Train, save and return the figures; None on all processes but the main one."""
     if arguments.recipe is not None:  # `expand` took it from the command line
@@ -153,21 +153,22 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     config = config.for_images(len(dataset))
     processes = Processes(config.device, config.trackers, out)
     try:
-        result = train(
-            dataset,
-            config,
-            init=init,
-            folder=out,
-            resume=resumed,
-            pictures=arguments.pictures,
-            processes=processes,
-            begin=lambda: _save_settings(arguments, config, out),
-        )
-        if not processes.main:
-            return None
-        with stopped_from_outside(FolderStates(out), processes):
-            _save(arguments, result, dataset, out)
-        pushed = {} if repo is None else {"pushed": push_trained(arguments, out, repo)}
+        with lock_output(out):  # in the group of processes, of which only one locks
+            result = train(
+                dataset,
+                config,
+                init=init,
+                folder=out,
+                resume=resumed,
+                pictures=arguments.pictures,
+                processes=processes,
+                begin=lambda: _save_settings(arguments, config, out),
+            )
+            if not processes.main:
+                return None
+            with stopped_from_outside(FolderStates(out), processes):
+                _save(arguments, result, dataset, out)
+            pushed = {} if repo is None else {"pushed": push_trained(arguments, out, repo)}
         record = result.checkpoint.config
         return {"out": str(out), **record.training, "held_out": record.metrics, **pushed}
     finally:

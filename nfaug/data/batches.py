@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import pickle
+import signal
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from .images import LabelledImages, progress_bar, to_tensors
 
@@ -42,8 +43,7 @@ class MemoryBatches:
         self.images, self.labels = images, labels
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
+        for indices in order.split(batch_size) if len(order) else ():
             yield self.images[indices], self.labels[indices]
 
     def subset(self, rows: Tensor) -> MemoryBatches:
@@ -73,6 +73,7 @@ class LoaderBatches:
             sampler=order.tolist(),
             num_workers=self.workers,
             generator=self.generator,
+            worker_init_fn=_ignore_signals,
             collate_fn=_collate,
         )
         for batch in loader:
@@ -85,11 +86,17 @@ class LoaderBatches:
         return LoaderBatches(part, self.labels[rows], self.workers, self.seed)
 
 
+def _ignore_signals(_: int) -> None:
+    """Leave signals to the main process: it saves its state, and then ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class ErrorsAsItems(Dataset[Any]):
     """The items of a data set, with exceptions returned in place of items.
 
     An exception that a worker raises would reach the caller with the worker's traceback as its
-    message. One that cannot be pickled travels as its message alone.
+    message. One that cannot be pickled becomes an error with its message alone.
     """
 
     def __init__(self, dataset: Dataset[Any]) -> None:
@@ -102,16 +109,11 @@ class ErrorsAsItems(Dataset[Any]):
         try:
             return self.dataset[index]
         except (OSError, ValueError) as error:
-            return error if get_worker_info() is None else _travelling(error)
-
-
-def _travelling(error: OSError | ValueError) -> Exception:
-    """The error, or one of the same kind with its message, if another process cannot have it."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever its own methods raise
-        return OSError(str(error)) if isinstance(error, OSError) else ValueError(str(error))
-    return error
+            try:
+                pickle.loads(pickle.dumps(error))
+            except Exception:  # whatever the error's own methods raise
+                return OSError(str(error)) if isinstance(error, OSError) else ValueError(str(error))
+            return error
 
 
 def _collate(items: list[Any]) -> Any:

@@ -47,8 +47,10 @@ def check_labels(
     if num_classes is None:
         num_classes = high + 1 if classes is None else len(classes)
     if low < 0 or high >= num_classes:
-        known = f"0..{num_classes - 1} for {num_classes} classes" if num_classes > 0 else "0..K-1"
-        raise ValueError(f"labels must be {known}; {where} has labels from {low} to {high}")
+        raise ValueError(
+            f"labels must be 0..{num_classes - 1} for {num_classes} classes; {where} has labels "
+            f"from {low} to {high}"
+        )
     empty = (labels.bincount(minlength=num_classes) == 0).nonzero().flatten().tolist()
     if complete and empty:
         names = [str(label) if classes is None else repr(classes[label]) for label in empty]
@@ -65,18 +67,10 @@ def check_class_sizes(labels: Tensor, class_names: Sequence[str]) -> None:
     Args:
         labels: Labels in 0..K-1, int64, shape (N,).
         class_names: The K names.
-
-    Raises:
-        ValueError: If a class has no image. The message names the classes.
     """
+    check_labels(labels, len(class_names), classes=class_names)
     counts = torch.bincount(labels, minlength=len(class_names)).tolist()
-    named = [*zip(class_names, counts, strict=True)]
-    if empty := [repr(name) for name, n in named if n == 0]:
-        raise ValueError(
-            f"every class needs an image; {len(empty)} of {len(counts)} have none: {_few(empty)}. "
-            "Add images or remove these classes"
-        )
-    if single := [repr(name) for name, n in named if n == 1]:
+    if single := [repr(name) for name, n in zip(class_names, counts, strict=True) if n == 1]:
         warnings.warn(
             f"{len(single)} of {len(counts)} classes have one image, so they get no PCA axes and "
             f"no partners, and NFA leaves their images unchanged: {_few(single)}",
@@ -85,11 +79,7 @@ def check_class_sizes(labels: Tensor, class_names: Sequence[str]) -> None:
 
 
 def check_class_names(names: Iterable[str] | None, expected: Sequence[str]) -> None:
-    """Compare the class names of a data set, in label order, with those of a checkpoint.
-
-    Raises:
-        ValueError: If they differ, or the checkpoint has no class names.
-    """
+    """Check that a data set has the class names of a checkpoint, in its order."""
     found = list(names or ())
     if not expected:
         raise ValueError("the checkpoint has no class names to compare with; fit it (nfaug fit)")

@@ -8,22 +8,20 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 __all__ = [
-    "MOST_LABELS",
+    "as_labels",
     "class_names",
     "dataset_classes",
     "labels_of",
     "numbered",
     "stored_labels",
     "unwrapped",
-    "whole_labels",
 ]
 
-MOST_LABELS = 65_536  # as many as a checkpoint can name
+_MOST_LABELS = 65_536  # as many as a checkpoint can name
 
 
 def class_names(classes: Iterable[Any]) -> list[str]:
@@ -37,28 +35,6 @@ def class_names(classes: Iterable[Any]) -> list[str]:
     return [f"{name} ({i})" if times[name] > 1 else name for i, name in enumerate(names)]
 
 
-def whole_labels(values: Sequence[Any], where: str) -> Tensor:
-    """Labels as an int64 tensor.
-
-    Raises:
-        ValueError: If one is not a whole number from 0 to 65,535.
-    """
-    for row, value in enumerate(values):
-        if not isinstance(value, int) or not 0 <= value < MOST_LABELS:
-            raise ValueError(
-                f"labels must be whole numbers from 0 to {MOST_LABELS - 1}; got {value!r} in row "
-                f"{row} of {where}"
-            )
-    return torch.tensor(values, dtype=torch.int64)
-
-
-def _is_name(each: Any) -> bool:
-    """Whether this is a name, a number or a tuple of synonyms, not an image with its label."""
-    if isinstance(each, tuple):
-        return all(isinstance(word, str) for word in each)
-    return isinstance(each, (str, Integral))  # numpy's integers are no int
-
-
 def numbered(labels: Any) -> list[str]:
     """Class names "0", "1", ... up to the largest label of a tensor or array.
 
@@ -66,19 +42,18 @@ def numbered(labels: Any) -> list[str]:
         ValueError: If a label is 65,536 or more.
     """
     count = int(labels.max()) + 1 if len(labels) else 0
-    if count > MOST_LABELS:
-        raise ValueError(f"labels must be below {MOST_LABELS}; got {count - 1}")
+    if count > _MOST_LABELS:
+        raise ValueError(f"labels must be below {_MOST_LABELS}; got {count - 1}")
     return [str(label) for label in range(count)]
 
 
 def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
     """Class names in label order of a `class_to_idx`, a sequence of names, or a data set.
 
-    Names are unique, as `class_names` makes them. If a data set has both `class_to_idx` and
-    `classes`, `class_to_idx` decides, unless it lacks a label: it cannot hold two classes of the
-    same name. Wrappers are searched through their `dataset`, `datasets` and `reader` attributes
-    (torch's Subset and ConcatDataset, timm's data sets). A Hugging Face `Dataset` names the classes
-    of its column `label`. A list of (image, label) is a data set without names.
+    Names are unique, as `class_names` makes them. A data set has `class_to_idx`, or else `classes`,
+    which also decide if a label is missing from `class_to_idx`: it cannot hold two classes of one
+    name. A Hugging Face `Dataset` names the classes of its column `label`. Wrappers such as torch's
+    Subset are searched (see `unwrapped`). A list of (image, label) is a data set without names.
 
     Args:
         source: The mapping, the names or the data set.
@@ -112,16 +87,21 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
     return None
 
 
+def _is_name(each: Any) -> bool:
+    """Whether this is a name, a number or a tuple of synonyms, not an image with its label."""
+    if isinstance(each, tuple):
+        return all(isinstance(word, str) for word in each)
+    return isinstance(each, (str, Integral))  # numpy's integers are no int
+
+
 def _in_label_order(class_to_idx: Mapping[Any, int]) -> list[str]:
     synonyms: dict[int, list[str]] = {}
     for name, index in class_to_idx.items():
         synonyms.setdefault(index, []).append(str(name))
     if sorted(synonyms) != list(range(len(synonyms))):
-        missing = next(i for i in range(len(synonyms)) if i not in synonyms)
         raise ValueError(
             f"class_to_idx must map to 0..{len(synonyms) - 1} for {len(synonyms)} classes; got "
-            f"{sorted(synonyms)[:10]}, without {missing}. If two classes share a name, pass the "
-            "names in label order instead"
+            f"{sorted(synonyms)[:10]}. If two classes share a name, pass the names in label order"
         )
     return class_names(tuple(synonyms[index]) for index in range(len(synonyms)))
 
@@ -162,15 +142,15 @@ def stored_labels(dataset: Any) -> np.ndarray | None:
         found = [part for part in parts if part is not None]
         return np.concatenate(found) if len(found) == len(parts) else None
     if isinstance(dataset, TensorDataset):
-        return _as_labels(dataset.tensors[1] if len(dataset.tensors) > 1 else None, len(dataset))
+        return as_labels(dataset.tensors[1] if len(dataset.tensors) > 1 else None, len(dataset))
     if getattr(dataset, "target_transform", None) is not None:
         return None
     if "label" in (getattr(dataset, "column_names", None) or ()):
-        return _as_labels(dataset["label"][:], len(dataset))
+        return as_labels(dataset["label"][:], len(dataset))
     for holder in (dataset, getattr(dataset, "reader", None)):
         for name in ("targets", "labels", "samples"):
             values = getattr(holder, name, None)
-            labels = _as_labels(_seconds(values) if name == "samples" else values, len(dataset))
+            labels = as_labels(_seconds(values) if name == "samples" else values, len(dataset))
             if labels is not None:
                 return labels
     return None
@@ -183,7 +163,8 @@ def _seconds(samples: Any) -> list[Any] | None:
         return None
 
 
-def _as_labels(values: Any, count: int) -> np.ndarray | None:
+def as_labels(values: Any, count: int) -> np.ndarray | None:
+    """Labels as int64 of shape (count,); None if they are not so many whole numbers."""
     try:
         array = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
     except (TypeError, ValueError, RuntimeError):

@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from .checks import check_labels
 from .classes import numbered
 from .decode import ImageDecodeError
-from .preprocess import Preprocess, channels_of, size_of
+from .preprocess import Preprocess, as_size, channels_of, size_of
 from .readers import ArrayReader, Reader
 
 __all__ = [
@@ -37,6 +36,7 @@ __all__ = [
 T = TypeVar("T")
 
 PEEKS = 64  # images from which channels are inferred
+HASHED = 1024  # images whose contents a fingerprint covers
 LINE_SECONDS = 30.0  # between two lines of progress where standard error is no terminal
 
 
@@ -77,25 +77,28 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         """The index of every class name."""
         return {name: index for index, name in enumerate(self.classes)}
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the data set, in hexadecimal, without decoding files.
+    @property
+    def paths(self) -> list[str] | None:
+        """The path of every image below the folder of classes ("cat/1.png"), if it is a file."""
+        paths = self.reader.paths
+        return None if paths is None else [paths[index] for index in self.indices.tolist()]
 
-        It covers class names, labels and order. Files count with their names and sizes, arrays with
-        all their bytes, other data sets with 64 of their images. Preprocessing and location do not
+    def image_hash(self, index: int) -> str:
+        """SHA-256 of a stored image: of the bytes of its file, or else of its shape and pixels."""
+        return hashlib.sha256(self.reader.content(int(self.indices[index]))).hexdigest()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of class names, labels, paths, and the contents of up to 1,024 images.
+
+        These are the first, the last and every k-th between. Preprocessing and location do not
         count.
         """
-        hasher = hashlib.sha256(json.dumps(self.classes).encode())
-        hasher.update(self.targets.numpy().tobytes())
-        for part in self.reader.identify(self.indices.tolist()):
-            hasher.update(part)
+        hasher = hashlib.sha256(
+            json.dumps([self.classes, self.targets.tolist(), self.paths]).encode()
+        )
+        for index in _spread(len(self), HASHED):
+            hasher.update(self.image_hash(index).encode())
         return hasher.hexdigest()
-
-    def contents_hash(self) -> str:
-        """SHA-256 of the bytes of up to 1,024 files: the first, the last and every k-th between.
-
-        Empty for images that are not files, since `fingerprint` covers their values.
-        """
-        return self.reader.contents_hash(self.indices.tolist())
 
     def image(self, index: int) -> Tensor:
         """Image number `index`, uint8 (C, H, W)."""
@@ -154,7 +157,6 @@ def assemble(
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     convert: bool = True,
-    scale_16_bit: bool = False,
     on_error: Literal["raise", "skip"] = "raise",
 ) -> LabelledImages:
     """Make a data set of a reader's images; see `open_dataset` for the arguments.
@@ -167,64 +169,50 @@ def assemble(
         raise ValueError(f'on_error must be "raise" or "skip"; got {on_error!r}')
     if channels is not None and channels < 1:
         raise ValueError(f"channels must be at least 1; got {channels}")
-    size = None if image_size is None else _pair(image_size)
-    preprocess = Preprocess(
-        channels or 1,
-        size or (1, 1),
-        convert=convert and channels is not None,
-        resize=size is not None,
-        scale_16_bit=scale_16_bit,
-        max_pixels=reader.max_pixels,
-    )
-    indices = torch.arange(len(reader.targets))
-    skipped: list[str] = []
-    where = reader.where
+    indices, skipped, where = torch.arange(len(reader.targets)), list[str](), reader.where
     if on_error == "skip" and len(indices):
         # All images are decoded once here, so every process sees the same length and labels.
-        fine = torch.tensor([*_scan(reader, preprocess)])
+        fine = torch.tensor([*_decodable(reader)])
         skipped = [reader.name(index) for index in indices[~fine].tolist()]
         indices = indices[fine]
         where += f" (without {len(skipped)} images that cannot be decoded)" if skipped else ""
     if not len(indices):
         raise ValueError(f"{where} holds no images")
-    check_labels(
-        reader.targets[indices],
-        len(reader.classes),
-        classes=reader.classes,
-        complete=reader.complete,
-        where=where,
-    )
-    if size is None or channels is None or not convert:
-        places = torch.linspace(0, len(indices) - 1, min(PEEKS, len(indices))).long()
-        peeks = [(reader.peek(i), reader.name(i)) for i in indices[places].tolist()]
-        found = {channels_of(image) for image, _ in peeks}
-        if channels is None and len(found) > 1 and found != {1, 3}:
-            raise ValueError(
-                f"the images of {where} have different numbers of channels: {sorted(found)}"
-            )
-        preprocess = replace(
-            preprocess, channels=channels or max(found), image_size=size or size_of(peeks[0][0])
+    names, targets = reader.classes, reader.targets[indices]
+    check_labels(targets, len(names), classes=names, complete=reader.complete, where=where)
+    size = None if image_size is None else as_size(image_size)
+    if size is not None and channels is not None and convert:
+        return LabelledImages(reader, Preprocess(channels, size), indices, skipped)
+    places = indices[_spread(len(indices), PEEKS)].tolist()
+    peeks = [(reader.peek(index), reader.name(index)) for index in places]
+    found = {channels_of(image) for image, _ in peeks}
+    if channels is None and len(found) > 1 and found != {1, 3}:
+        raise ValueError(
+            f"the images of {where} have different numbers of channels: {sorted(found)}"
         )
-        for image, name in peeks:
-            preprocess.check(image, name)
+    preprocess = Preprocess(
+        channels or max(found),
+        size or size_of(peeks[0][0]),
+        convert=convert and channels is not None,
+        resize=size is not None,
+    )
+    for image, name in peeks:
+        preprocess.check(image, name)
     return LabelledImages(reader, preprocess, indices, skipped)
 
 
-def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    sizes = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(sizes) != 2 or min(sizes) < 1:
-        raise ValueError(
-            f"image_size must be a number of pixels or (height, width); got {image_size!r}"
-        )
-    return int(sizes[0]), int(sizes[1])
+def _spread(count: int, most: int) -> list[int]:
+    """Up to `most` of the numbers below `count`: the first, the last and every k-th between."""
+    places = torch.linspace(0, count - 1, min(most, count), dtype=torch.float64)
+    return places.round().long().tolist()
 
 
-def _scan(reader: Reader, preprocess: Preprocess) -> Iterator[bool]:
+def _decodable(reader: Reader) -> Iterator[bool]:
     """Whether each image can be decoded. Pixels are decoded, since headers outlive truncation."""
 
     def decodes(index: int) -> bool:
         try:
-            preprocess.check_decodable(reader.read(index), "", decoded=True)
+            reader.read(index)
         except ImageDecodeError:
             return False
         return True
@@ -303,7 +291,7 @@ class _Lines(tqdm):
         return lambda text: print(text, file=file, flush=True)
 
     def moveto(self, n: int) -> None:
-        """Stay: lines are not drawn over each other."""
+        """Leave the cursor where it is; bars are drawn over each other."""
 
     def close(self) -> None:
         self.delay = math.inf  # a bar that was never shown needs no last line

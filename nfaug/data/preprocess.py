@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +12,41 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from .decode import MAX_PIXELS, ImageDecodeError, check_pixels, is_deep, to_8_bits
+from .decode import to_8_bits
 
-__all__ = ["Preprocess", "channels_of", "round_levels", "size_of"]
+__all__ = ["Preprocess", "as_size", "channels_of", "round_levels", "size_of"]
 
 _TIE = 2**-10  # of a grey level; see `round_levels`
-GRAY_MODES = frozenset({"1", "L", "LA", "La"})
+_GRAY_MODES = ("1", "L", "LA", "La")
+
+
+def as_size(value: int | str | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of an image size: a side, "128", "128,96", or a pair.
+
+    Raises:
+        ValueError: If it is none of these, or a side is below 1.
+
+    Example:
+        >>> as_size(32), as_size("128"), as_size("128,96"), as_size([64, 48])
+        ((32, 32), (128, 128), (128, 96), (64, 48))
+    """
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        sides = [int(parts)] if isinstance(parts, int) else [int(side) for side in parts]
+    except (TypeError, ValueError):
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise ValueError(
+            f"an image size must be a number of pixels, or height and width; got {value!r}"
+        )
+    return sides[0], sides[-1]
 
 
 def channels_of(image: Image.Image | Tensor) -> int:
     """The stored number of channels: 1 or 3 for a PIL image, C for a tensor (C, H, W)."""
     if isinstance(image, Tensor):
         return image.shape[0]
-    return 1 if image.mode in GRAY_MODES or is_deep(image) else 3
+    return 1 if image.mode in _GRAY_MODES or image.mode.startswith(("I", "F")) else 3
 
 
 def size_of(image: Image.Image | Tensor) -> tuple[int, int]:
@@ -37,25 +60,21 @@ def size_of(image: Image.Image | Tensor) -> tuple[int, int]:
 class Preprocess:
     """Convert an image to a contiguous uint8 tensor of shape (channels, H, W).
 
-    Channels are converted between 1 and 3 as PIL does; transparency is dropped. An image of another
-    size is resized until its shorter side fits (bilinear, antialiased), and its centre is cropped,
-    which keeps the aspect ratio.
+    16 bits are scaled to 8. Channels are converted between 1 and 3 as PIL does; transparency is
+    dropped. An image of another size is resized until its shorter side fits (bilinear,
+    antialiased), and its centre is cropped, which keeps the aspect ratio.
 
     Args:
         channels: Channels of the result.
         image_size: (H, W) of the result, in pixels.
         convert: Whether a colour image may become grayscale; if not, it is an error.
         resize: Whether an image of another size is resized; if not, it is an error.
-        scale_16_bit: Whether 16-bit images are scaled to 8 bits; if not, they are an error.
-        max_pixels: The largest number of pixels after resizing and before the crop.
     """
 
     channels: int
     image_size: tuple[int, int]
     convert: bool = True
     resize: bool = True
-    scale_16_bit: bool = False
-    max_pixels: int = MAX_PIXELS
 
     def __call__(self, image: Image.Image | Tensor, name: str) -> Tensor:
         """Preprocess a PIL image or a uint8 tensor (C, H, W); `name` is for the messages.
@@ -64,10 +83,7 @@ class Preprocess:
             ValueError: If the image does not fit and must not be converted or resized.
         """
         self.check(image, name)
-        if isinstance(image, Tensor):
-            pixels = image
-        else:
-            pixels = to_8_bits(image, name) if is_deep(image) else _to_tensor(image, self.channels)
+        pixels = image if isinstance(image, Tensor) else _to_tensor(image, self.channels)
         if len(pixels) < self.channels:
             pixels = pixels.expand(self.channels, -1, -1)
         elif len(pixels) > self.channels:
@@ -89,32 +105,12 @@ class Preprocess:
                 f"{name} is a colour image, and the data are read as grayscale; ask for the "
                 "conversion (channels=1, or grayscale in a fit), or read all images with channels=3"
             )
-        self.check_decodable(image, name)
-        (height, width), (target_height, target_width) = size_of(image), self.image_size
-        if not self.resize and (height, width) != self.image_size:
+        (height, width), (H, W) = size_of(image), self.image_size
+        if not self.resize and (height, width) != (H, W):
             raise ValueError(
                 f"{name} has {height} x {width} pixels, but the first image of the data set has "
-                f"{target_height} x {target_width}; set image_size=({target_height}, "
-                f"{target_width}), or another size, to resize and crop every image"
+                f"{H} x {W}; set image_size (--image-size) to resize and crop every image"
             )
-
-    def check_decodable(
-        self, image: Image.Image | Tensor, name: str, *, decoded: bool = False
-    ) -> None:
-        """Raise ImageDecodeError if the image has too many bits or, once resized, pixels.
-
-        With `decoded`, also if a deep image has values that cannot be scaled.
-        """
-        if is_deep(image) and not self.scale_16_bit:
-            raise ImageDecodeError(
-                f"{name} has more than 8 bits per channel (mode {image.mode!r}); scale such images "
-                'with scale_16_bit=True, or skip them with on_error="skip"'
-            )
-        if isinstance(image, Image.Image) and is_deep(image) and decoded:
-            to_8_bits(image, name)  # raises for values out of range
-        if self.resize:
-            when = " after resizing its shorter side"
-            check_pixels(*self.resized(image), name, self.max_pixels, when)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings that a checkpoint records, as JSON values."""
@@ -128,32 +124,33 @@ class Preprocess:
 
     def resized(self, image: Image.Image | Tensor) -> tuple[int, int]:
         """(height, width) of an image after resizing and before the crop."""
-        (height, width), (target_height, target_width) = size_of(image), self.image_size
-        scale = max(target_height / height, target_width / width)
-        return max(target_height, round(height * scale)), max(target_width, round(width * scale))
+        (height, width), (H, W) = size_of(image), self.image_size
+        scale = max(H / height, W / width)
+        return max(H, round(height * scale)), max(W, round(width * scale))
 
     def _fit(self, pixels: Tensor) -> Tensor:
         """Resize the shorter side, then crop the centre."""
-        size, (target_height, target_width) = self.resized(pixels), self.image_size
+        size, (H, W) = self.resized(pixels), self.image_size
         if size != size_of(pixels):
             floating = pixels[None].float()
             levels = F.interpolate(floating, size, mode="bilinear", antialias=True)[0]
             pixels = round_levels(levels).to(torch.uint8)
-        top, left = (size[0] - target_height) // 2, (size[1] - target_width) // 2
-        return pixels[:, top : top + target_height, left : left + target_width]
+        top, left = (size[0] - H) // 2, (size[1] - W) // 2
+        return pixels[:, top : top + H, left : left + W]
 
 
 def round_levels(levels: Tensor) -> Tensor:
     """Round grey levels in floating point to the nearest integer in [0, 255].
 
-    The float32 kernels of two devices, or of images in [0, 1] and in [0, 255], may differ in the
-    last digits. Averages of two, four, ... pixels often end in exactly 1/2. Such a tie must not
-    depend on these digits, so the limit lies a little below 1/2.
+    Averages of two, four, ... pixels often end in exactly 1/2, and the float32 kernels of two
+    devices may differ in the last digits. The limit lies a little below 1/2, so that such a tie
+    does not depend on these digits.
     """
     return (levels + (0.5 + _TIE)).floor_().clamp_(0, 255)
 
 
 def _to_tensor(image: Image.Image, channels: int) -> Tensor:
+    image = to_8_bits(image)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # PIL warns when it converts straight to RGB
     pixels = torch.from_numpy(np.array(image.convert("L" if channels == 1 else "RGB")))

@@ -1,40 +1,41 @@
-"""Readers of stored images."""
+"""What a data source gives: a reader of stored images with their labels."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from .decode import MAX_PIXELS, ImageDecodeError
+from .decode import decode_image
 
-__all__ = ["ArrayReader", "ImageDecodeError", "Reader"]
+__all__ = ["ArrayReader", "FileReader", "Reader", "Request", "Source"]
 
 
 class Reader(ABC):
-    """Images as they are stored, with labels that need no decoding.
+    """Stored images, with labels that need no decoding.
+
+    Readers hold no open file: they are copied into worker processes and shared by threads.
 
     Attributes:
         where: The name of the data in messages.
         classes: Class names in label order.
         targets: The label of every image, int64, shape (N,).
+        paths: For files, the path of every image below the folder of classes: "cat/1.png".
         complete: Whether every class must have an image. A held-out split may lack some.
         threads: Whether `read` may be called from several threads at once, and gains from it.
-        max_pixels: The largest number of pixels of an image, before and after resizing.
     """
 
     where: str
     classes: list[str]
     targets: Tensor
+    paths: Sequence[str] | None = None
     complete: bool = True
     threads: bool = False
-    max_pixels: int = MAX_PIXELS
-
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """The name of an image, for messages and for the list of skipped images."""
 
     @abstractmethod
     def read(self, index: int) -> Image.Image | Tensor:
@@ -44,17 +45,37 @@ class Reader(ABC):
             ImageDecodeError: If it is damaged.
         """
 
+    def name(self, index: int) -> str:
+        """The name of an image in messages."""
+        return f"image {index} of {self.where}"
+
     def peek(self, index: int) -> Image.Image | Tensor:
         """Like `read`, for the mode and the size only: pixels need not be decoded."""
         return self.read(index)
 
-    @abstractmethod
-    def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
-        """Bytes that distinguish these images from others, at little cost, to be hashed."""
+    def content(self, index: int) -> bytes:
+        """Bytes that tell the image from others: those of its file, or its pixels."""
+        pixels = np.asarray(self.read(index))
+        return str(pixels.shape).encode() + pixels.tobytes()
 
-    def contents_hash(self, indices: Sequence[int]) -> str:
-        """SHA-256 of the contents of files; empty for images that are not files."""
-        return ""
+
+class FileReader(Reader):
+    """Encoded image files."""
+
+    threads = True
+
+    @abstractmethod
+    def read_bytes(self, index: int) -> bytes:
+        """The bytes of a file."""
+
+    def content(self, index: int) -> bytes:
+        return self.read_bytes(index)
+
+    def read(self, index: int) -> Image.Image:
+        return decode_image(self.read_bytes(index), self.name(index))
+
+    def peek(self, index: int) -> Image.Image:
+        return decode_image(self.read_bytes(index), self.name(index), header_only=True)
 
 
 class ArrayReader(Reader):
@@ -66,12 +87,23 @@ class ArrayReader(Reader):
         self.images, self.targets, self.classes = images, targets, classes
         self.where, self.complete = where, complete
 
-    def name(self, index: int) -> str:
-        return f"image {index} of {self.where}"
-
     def read(self, index: int) -> Tensor:
         return self.images[index]
 
-    def identify(self, indices: Sequence[int]) -> Iterator[bytes]:
-        for start in range(0, len(indices), 4096):
-            yield self.images[list(indices[start : start + 4096])].numpy().tobytes()
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `open_dataset` that say which images are meant; see there."""
+
+    data: str
+    split: str = "train"
+    data_dir: str | None = None
+    download: bool = False
+    labels: bool = True
+
+
+class Source(NamedTuple):
+    """A kind of data that `open_dataset` reads."""
+
+    accepts: str  # what the user passes, in the words of the documentation
+    open: Callable[[Request], Reader | None]  # None for data of another kind

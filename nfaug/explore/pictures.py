@@ -18,7 +18,7 @@ from ..augment.preview import sample_images
 from ..augment.settings import MixSettings
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint
-from ..data.decode import IMAGE_ENDINGS, ImageDecodeError, decode_image, is_deep
+from ..data.decode import IMAGE_ENDINGS, ImageDecodeError, decode_image
 from ..data.preprocess import Preprocess
 from ..fitting import fit, load_base
 from ..io.text import printable
@@ -37,7 +37,6 @@ __all__ = [
 ]
 
 MAX_BYTES = 8 * 2**20  # of an uploaded file
-_MAX_PIXELS = 2**24  # of an uploaded image, 4096 x 4096
 _PARTNERS = 8  # images of the class to mix with, if the checkpoint has no memory
 _FITTED, _RANK = 100, 64  # images and axes per class, if the flow has to be fitted first
 _TEMPERATURE = 0.8  # of samples
@@ -128,17 +127,14 @@ def read_picture(file: str | Path, flow: OpenFlow, side: int | None = None) -> T
     if (size := path.stat().st_size) > MAX_BYTES:
         raise ValueError(f"{name} has {size} bytes; at most {MAX_BYTES} are read")
     try:
-        image = decode_image(path.read_bytes(), name, max_pixels=_MAX_PIXELS)
-    except ImageDecodeError as error:
-        if error.__cause__ is None:  # too many pixels
-            raise ValueError(str(error).partition(";")[0]) from None
+        image = decode_image(path.read_bytes(), name)
+    except ImageDecodeError:
         endings = ", ".join(ending[1:] for ending in IMAGE_ENDINGS)
         raise ValueError(
             f"{name} cannot be read: it is damaged, or not an image of a known format ({endings})"
         ) from None
-    scale = is_deep(image)
     size_of_result = flow.size if side is None else (side, side)
-    fitted = Preprocess(flow.engine.codec.channels, size_of_result, scale_16_bit=scale)
+    fitted = Preprocess(flow.engine.codec.channels, size_of_result)
     return fitted(image, name)[None]
 
 

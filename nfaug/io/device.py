@@ -10,9 +10,7 @@ __all__ = ["pick_device"]
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called `name`; "auto" is the GPU if there is one, else the CPU.
-
-    Under `torchrun` and `accelerate launch`, "auto" is the GPU of this process.
+    """The device called `name`; "auto" is this process's GPU if there is one, else the CPU.
 
     Raises:
         ValueError: If torch has no such device on this machine.

@@ -11,18 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Ranks", "joined"]
+__all__ = ["Ranks", "group_rank", "joined", "launched", "own_rank"]
 
 _TIMEOUT = timedelta(hours=2)  # the others wait for the slowest process
 
 
 class Ranks:
-    """A group of processes, and this process's place in it.
-
-    Attributes:
-        count: Number of processes.
-        rank: Index of this process, from 0.
-    """
+    """A group of `count` processes, and this process's place `rank` in it, from 0."""
 
     def __init__(self, count: int = 1, rank: int = 0) -> None:
         self.count, self.rank = count, rank
@@ -63,20 +58,35 @@ class Ranks:
         return items[:total]
 
 
+def launched() -> int:
+    """The number of processes that `torchrun` or `accelerate launch` started; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def group_rank() -> int | None:
+    """The rank of this process in the group that runs; None without a group."""
+    running = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_rank() if running else None
+
+
+def own_rank() -> int:
+    """This process's index in the group that runs, or else the one that a launcher set; 0 alone."""
+    rank = group_rank()
+    return int(os.environ.get("RANK") or 0) if rank is None else rank
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
     """The processes that the launcher started, joined in a group while the block runs.
 
     A group that exists is used and left as it is.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        yield Ranks(torch.distributed.get_world_size(), torch.distributed.get_rank())
-        return
-    if int(os.environ.get("WORLD_SIZE") or 1) < 2:
-        yield Ranks()
-        return
-    torch.distributed.init_process_group("gloo", timeout=_TIMEOUT)
+    own = group_rank() is None and launched() > 1
+    if own:
+        torch.distributed.init_process_group("gloo", timeout=_TIMEOUT)
     try:
-        yield Ranks(torch.distributed.get_world_size(), torch.distributed.get_rank())
+        rank = group_rank()
+        yield Ranks() if rank is None else Ranks(torch.distributed.get_world_size(), rank)
     finally:
-        torch.distributed.destroy_process_group()
+        if own:
+            torch.distributed.destroy_process_group()

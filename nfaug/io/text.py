@@ -8,15 +8,11 @@ _SPACES = "\t\n\r\v\f"
 
 
 def printable(value: object, *, longest: int | None = None) -> str:
-    r"""Return `str(value)` as one line without control characters.
+    r"""`str(value)` as one line that can be encoded, without control characters.
 
-    Line breaks and tabs become spaces. Every other character that does not print (control
-    characters, the start of a terminal escape, marks that reverse the writing direction, half of a
-    surrogate pair) becomes U+FFFD. The result can be encoded as UTF-8.
-
-    Args:
-        value: Any text or object that is not ours: a name, a key, a message of a server.
-        longest: Maximum number of characters; longer text is cut and ends in "…".
+    Line breaks and tabs become spaces. Every other character that does not print, such as the start
+    of a terminal escape, a mark that reverses the writing direction or half of a surrogate pair,
+    becomes U+FFFD. Text of more than `longest` characters is cut and ends in "…".
 
     >>> printable("red:\x1b[31m")
     'red:�[31m'

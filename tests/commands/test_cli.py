@@ -172,26 +172,6 @@ def test_a_file_with_another_kind_of_setting(
     assert "functools" not in message
 
 
-def test_16_bit_images_and_the_limit_of_pixels(tmp_path: Path, nfaug_command: Any) -> None:
-    """Both settings of the data reach the reader."""
-    for name in "ab":
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for number in range(4):
-            pixels = torch.randint(2**16, (8, 8), dtype=torch.int32).numpy().astype("uint16")
-            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
-    file = tmp_path / "settings.yaml"
-    file.write_text(SETTINGS)
-    words = ["train", "--data", tmp_path / "images", "-c", file, "--out", tmp_path / "run"]
-    words += ["--pca.rank", "3"]
-    ran = nfaug_command(*words)
-    assert ran.code == 2
-    assert "scale" in ran.err
-    ran = nfaug_command(*words, "--dataset.scale-16-bit", "true", "--dataset.max-pixels", "63")
-    assert ran.code == 2
-    assert "max_pixels" in ran.err
-    assert nfaug_command(*words, "--dataset.scale-16-bit", "true").code == 0
-
-
 def test_every_command_has_a_module() -> None:
     modules = {path.stem for path in (Path(cli.__file__).parent / "commands").glob("*.py")}
     assert modules - {"__init__", "common", "parser"} == set(COMMANDS)

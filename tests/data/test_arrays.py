@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import io
 import struct
-import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,22 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from data_tools import pixels
 from torch.utils.data import TensorDataset
 
-from nfaug.data.images import assemble
-from nfaug.data.open import (
-    ImageDecodeError,
-    MissingSplitError,
-    check_labels,
-    open_dataset,
-    to_tensors,
-)
-from nfaug.data.torch_datasets import HubReader
-
-
-def pixels(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+from nfaug.data.checks import check_labels
+from nfaug.data.images import to_tensors
+from nfaug.data.open import MissingSplitError, open_dataset
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -63,10 +51,7 @@ def test_idx(tmp_path: Path, dash: str, suffix: str) -> None:
 
 def test_idx_errors(tmp_path: Path) -> None:
     write_mnist(tmp_path, suffix=".gz")
-    images, labels = (
-        tmp_path / "train-images-idx3-ubyte.gz",
-        tmp_path / "train-labels-idx1-ubyte.gz",
-    )
+    images, labels = (tmp_path / f"train-{x}-ubyte.gz" for x in ("images-idx3", "labels-idx1"))
     with pytest.raises(MissingSplitError, match="split='val'"):
         open_dataset(tmp_path, split="val")
     write_idx(labels, np.array([0, 1, 3, 3], np.uint8))
@@ -82,35 +67,16 @@ def test_idx_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz"):
         open_dataset(tmp_path)
     images.write_bytes(gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", 4, 5, 4)))
-    with pytest.raises(ValueError, match="80 bytes"):
+    with pytest.raises(ValueError, match="4, 5, 4"):
         open_dataset(tmp_path)
     images.write_bytes(gzip.compress(bytes([0, 0, 13, 3]) + bytes(100)))
     with pytest.raises(ValueError, match="0d 03"):
         open_dataset(tmp_path)
-    write_idx(images, np.zeros((0, 5, 4), np.uint8))
-    write_idx(labels, np.zeros(0, np.uint8))
-    with pytest.raises(ValueError, match="no images"):
-        open_dataset(tmp_path)
-
-
-def test_an_idx_file_is_bounded_by_its_header(tmp_path: Path) -> None:
-    """4 MB that unpack to 4 GB of zeros."""
-    write_mnist(tmp_path, suffix=".gz")
-    header = bytes([0, 0, 8, 3]) + struct.pack(">3I", 4, 5, 4)
-    images = tmp_path / "train-images-idx3-ubyte.gz"
-    with gzip.open(images, "wb") as file:
-        file.write(header)
-        for _ in range(64):
-            file.write(bytes(2**20))
-    tracemalloc.start()
-    with pytest.raises(ValueError, match="80 bytes"):
-        open_dataset(tmp_path)
-    assert tracemalloc.get_traced_memory()[1] < 2**23
-    tracemalloc.stop()
-    huge = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2**20, 2**12, 2**12)
-    images.write_bytes(gzip.compress(huge))
-    with pytest.raises(ValueError, match=str(2**44)):
-        open_dataset(tmp_path)
+    write_idx(labels, np.array([0, 1, 2, 2], np.uint8))
+    for shape in ((0, 5, 4), (4, 0, 16), (4, 5, 0)):
+        write_idx(images, np.zeros(shape, np.uint8))
+        with pytest.raises(ValueError, match="at least 1"):
+            open_dataset(tmp_path)
 
 
 # .npz files
@@ -217,56 +183,6 @@ def test_timm_names(tmp_path: Path) -> None:
         open_dataset("hfids/some/thing")
 
 
-class HubTable:
-    """The parts of timm's reader of the Hub that are used, over a table in memory."""
-
-    image_key, label_key = "image", "label"
-
-    def __init__(self, rows: list[dict[str, Any]], class_to_idx: dict[str, int]) -> None:
-        self.rows, self.class_to_idx = rows, class_to_idx
-        self.column_names = list(rows[0])
-        self._fingerprint = str(len(rows))
-
-    @property
-    def dataset(self) -> HubTable:
-        return self
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, key: Any) -> Any:
-        return [row[key] for row in self.rows] if isinstance(key, str) else Row(self.rows[key])
-
-
-class Row(dict[Any, Any]):
-    """A row is asked for by column, and a sample by position."""
-
-    def __missing__(self, position: int) -> Any:
-        return (io.BytesIO(self["image"]), self["label"])[position]
-
-
-def test_hub_reader() -> None:
-    def png(seed: int) -> bytes:
-        file = io.BytesIO()
-        Image.fromarray(pixels(seed, 5, 5, 3)).save(file, "png")
-        return file.getvalue()
-
-    rows: list[dict[str, Any]] = [{"image": png(seed), "label": seed % 2} for seed in range(4)]
-    reader = HubReader(HubTable(rows, {"dog": 1, "cat": 0}), "hfds/x/y", complete=True)
-    dataset = assemble(reader)
-    assert dataset.classes == ["cat", "dog"]
-    assert dataset.targets.tolist() == [0, 1, 0, 1]
-    assert torch.equal(dataset[3][0], torch.from_numpy(pixels(3, 5, 5, 3)).permute(2, 0, 1))
-    assert dataset.fingerprint() != dataset.subset(torch.tensor([0, 1, 2])).fingerprint()
-    assert assemble(HubReader(HubTable(rows, {}), "", True)).classes == ["0", "1"]
-    rows[2]["image"] = rows[2]["image"][:-30]
-    with pytest.raises(ImageDecodeError, match="hfds/x/y"):
-        dataset[2]
-    other = [{"image": None, "label": 0, "img": png(0)}]
-    with pytest.raises(ValueError, match="input_key"):
-        HubReader(HubTable(other, {}), "hfds/x/y", True)
-
-
 @pytest.mark.parametrize("data", ["no/such/folder", "cifar10"])
 def test_nothing_there(data: str) -> None:
     with pytest.raises(FileNotFoundError, match=f"'{data}'"):
@@ -297,13 +213,3 @@ def test_no_path(data: Any) -> None:
 def test_wrong_labels(targets: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_labels(targets)
-
-
-def test_labels() -> None:
-    labels = check_labels(torch.tensor([1, 0], dtype=torch.uint8), 2)
-    assert labels.dtype == torch.int64
-    assert check_labels([2], 3, complete=False).tolist() == [2]
-    with pytest.raises(ValueError, match=r"0\.\.2"):
-        check_labels([0, 3], 3, where="it")
-    with pytest.raises(ValueError, match="'dog'"):
-        check_labels([0], classes=["cat", "dog"])

@@ -1,16 +1,18 @@
-"""Names of classes, as data sets have them."""
+"""Names of classes and labels, as data sets have them."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from nfa_tools import checkpoint, images_of
+from nfa_tools import checkpoint
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from nfaug.augment.transform import NFAugment
-from nfaug.data.classes import class_names, dataset_classes
-from nfaug.training import wrap_dataset
+from nfaug.data.classes import class_names, dataset_classes, labels_of, stored_labels
 
 SYNONYMS = {"tench": 0, "Tinca tinca": 0, "crane": 1, "ox": 2, "kite": 2}
 
@@ -39,22 +41,8 @@ def test_two_classes_of_one_name() -> None:
     assert dataset_classes(imagenet) == class_names(classes) == names
     assert dataset_classes(classes) == names
     assert class_names(names) == names, "names that are told apart stay"
-    with pytest.raises(ValueError, match="without 0"):
+    with pytest.raises(ValueError, match="share"):
         dataset_classes(imagenet.class_to_idx)
-
-
-def test_an_opened_data_set_and_the_one_in_it_have_the_same_names() -> None:
-    class Items(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-        classes = (("crane",), ("tench", "Tinca tinca"), ("crane",))
-        targets = (0, 1, 2)
-
-        def __len__(self) -> int:
-            return 3
-
-        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-            return images_of(torch.tensor([index]))[0], index
-
-    assert wrap_dataset(Items()).classes == dataset_classes(Items())
 
 
 def test_class_to_idx_says_which_label_is_which() -> None:
@@ -68,3 +56,75 @@ def test_a_list_of_images_and_labels_has_no_names() -> None:
     assert dataset_classes([("crane", "heron"), "ox", 3]) == ["crane, heron", "ox", "3"]
     with pytest.raises(ValueError, match="names"):
         dataset_classes(pairs, required=True)
+
+
+# Labels
+
+
+LABELS = [2, 0, 1, 2]
+
+
+class Items(Dataset[tuple[int, int]]):
+    """Counts how many of its items are read."""
+
+    def __init__(self, **attributes: Any) -> None:
+        self.__dict__.update(attributes)
+        self.reads = 0
+
+    def __len__(self) -> int:
+        return len(LABELS)
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        self.reads += 1
+        return 0, LABELS[index]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"targets": LABELS},
+        {"targets": torch.tensor(LABELS)},
+        {"targets": [torch.tensor(y) for y in LABELS]},
+        {"labels": np.array(LABELS, dtype=np.uint8)},
+        {"samples": [(f"{y}.png", y) for y in LABELS]},
+        {"reader": SimpleNamespace(samples=[("a.png", y) for y in LABELS])},
+        {"targets": None, "labels": tuple(LABELS)},
+        {"targets": LABELS[:2], "samples": [("a.png", y) for y in LABELS]},
+    ],
+)
+def test_stored_labels_are_found_without_reading(attributes: dict[str, Any]) -> None:
+    data = Items(**attributes)
+    assert labels_of(data).tolist() == LABELS
+    assert labels_of(data).dtype == np.int64
+    assert data.reads == 0
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"targets": ["cat"] * 4},
+        {"targets": torch.rand(4)},
+        {"targets": torch.zeros(4, 2, dtype=torch.int64)},
+        {"samples": ["a.png"] * 4},
+        {"samples": [{"image": 1}] * 4},
+        {"targets": [9, 9, 9, 9], "target_transform": lambda y: y},
+    ],
+)
+def test_other_labels_are_read(attributes: dict[str, Any]) -> None:
+    data = Items(**attributes)
+    assert stored_labels(data) is None
+    assert labels_of(data).tolist() == LABELS
+    assert data.reads == len(LABELS)
+
+
+def test_wrappers() -> None:
+    stored, unknown = Items(targets=LABELS), Items()
+    tensors = TensorDataset(torch.zeros(4), torch.tensor(LABELS))
+    assert labels_of(tensors).tolist() == LABELS
+    assert stored_labels(TensorDataset(torch.zeros(4))) is None
+    assert labels_of(Subset(stored, [3, 1])).tolist() == [2, 0]
+    both = ConcatDataset([Subset(stored, [0]), tensors])
+    assert stored_labels(both).tolist() == [2, *LABELS]
+    assert stored_labels(ConcatDataset([stored, unknown])) is None
+    assert labels_of(Subset(unknown, [2])).tolist() == [1]

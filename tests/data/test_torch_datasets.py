@@ -9,15 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from nfaug.data.open import (
-    LabelledImages,
-    TensorImages,
-    split_per_class,
-    to_tensors,
-    wrap_dataset,
-)
+from nfaug.data.images import LabelledImages, TensorImages, split_per_class, to_tensors
+from nfaug.data.open import wrap_dataset
 
 
 class Items(Dataset[Any]):
@@ -90,21 +85,13 @@ def test_wrapped_channels() -> None:
     assert to_tensors(mixed)[0].shape == (2, 3, 3, 5)
 
 
-def test_where_labels_come_from() -> None:
-    images = LEVELS.expand(4, -1, -1, -1)
-    labels = [1, 0, 2, 1]
-    for name in ("targets", "labels"):
-        for kind in (list, np.array, torch.tensor):
-            items = Items(images, labels, **{name: kind(labels)})
-            assert wrap_dataset(items, channels=3, image_size=5).targets.tolist() == labels
-            assert items.reads == 3  # confirmed, not collected
+def test_stored_labels_are_confirmed() -> None:
+    images, labels = LEVELS.expand(4, -1, -1, -1), [1, 0, 2, 1]
+    items = Items(images, labels, targets=labels)
+    assert wrap_dataset(items, channels=3, image_size=5).targets.tolist() == labels
+    assert items.reads == 3
     moved = Items(images, labels, targets=[0, 1, 2, 0])
     assert wrap_dataset(moved).targets.tolist() == labels
-    mapped = Items(images, labels, targets=[0, 0, 0, 0], target_transform=abs)
-    assert wrap_dataset(mapped).targets.tolist() == labels
-    tensors = TensorDataset(images, torch.tensor(labels))
-    both: Dataset[Any] = ConcatDataset([tensors, Subset(tensors, [3, 1])])
-    assert wrap_dataset(both).targets.tolist() == [*labels, 1, 0]
     plain = Items(images, [torch.tensor(1), np.int32(0), 2, 1])
     assert wrap_dataset(Subset(plain, [1, 0])).targets.tolist() == [0, 1]
 
@@ -137,10 +124,10 @@ def test_wrong_data_sets() -> None:
     for data in (LEVELS, (LEVELS, torch.arange(2))):
         with pytest.raises(ValueError, match="TensorDataset"):
             wrap_dataset(data)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="tuple of"):
+    with pytest.raises(ValueError, match="got tuple"):
         wrap_dataset(TensorDataset(LEVELS))
     for label in (0.5, torch.tensor([0, 1]), "cat", True):
-        with pytest.raises(ValueError, match="item 1"):
+        with pytest.raises(ValueError, match="image 1"):
             wrap_dataset(Items([LEVELS, LEVELS], [0, label]))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from nfaug.data.readers import ImageDecodeError
+from nfaug.data.decode import ImageDecodeError
 
 from .distributed import Processes
 from .snapshots import FolderStates, States

@@ -189,7 +189,7 @@ class FolderStates:
             return
         steps = snapshot.facts["optimizer"]["steps"]
         self.folder.mkdir(parents=True, exist_ok=True)
-        with replace_directory(self.folder / _name(steps), last=_FACTS) as staged:
+        with replace_directory(self.folder / _name(steps)) as staged:
             save_file(snapshot.tensors, staged / _TENSORS)
             facts: dict[str, Any] = jsonable(
                 {

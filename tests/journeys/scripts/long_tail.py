@@ -1,4 +1,4 @@
-"""A training loop on a bank of images whose labels are in labels.csv."""
+"""A training loop on a bank of images as they are found."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from nfaug.training import open_dataset
 
 def main(data: str, bank: str) -> None:
     torch.manual_seed(0)
-    images = open_dataset(data, image_size=32, channels=3, on_error="skip", scale_16_bit=True)
+    images = open_dataset(data, image_size=32, channels=3, on_error="skip")
     dataset = BankDataset(images, bank, p=1.0, transform=to_tensor)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, len(images.classes)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

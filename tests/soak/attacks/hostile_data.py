@@ -7,29 +7,26 @@ import gzip
 import io
 import os
 import random
-import socket
 import struct
 import subprocess
 import tarfile
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from attack_tools import run_script
 from nfa_tools import images_of
 from PIL import Image, TiffImagePlugin
 from torch import tensor
 
 from nfaug import cli
-from nfaug.data.open import open_dataset, to_tensors
+from nfaug.data.images import to_tensors
+from nfaug.data.open import open_dataset
 
 __all__ = ["COUNT", "KINDS", "case"]
 
-COUNT = 104
+COUNT = 108
 ENDINGS = ("png", "jpg", "gif", "bmp", "tiff", "webp", "ppm")
 
 
@@ -101,49 +98,28 @@ def save(path: Path, seed: int = 0, **options: Any) -> None:
     Image.fromarray(pixels).save(path, **options)
 
 
-def png(height: int, width: int, *extra: tuple[bytes, bytes], data: bytes | None = None) -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        crc = zlib.crc32(kind + body)
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", crc)
-
-    header = struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)
-    if data is None:
-        data = zlib.compress(bytes(min(height * (width + 1), 2**26)), 9)
-    chunks = [(b"IHDR", header), *extra, (b"IDAT", data), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
-
-
 # The kinds of attack. `number` counts the cases of a kind. Data that are not root are returned.
 
 
 def pipes(root: Path, rng: random.Random, number: int) -> Path | None:
     classes(root)
-    place = ["cat/x.png", "labels.csv", "x.tar", "x.npz"][number % 4]
+    place = ["cat/x.png", "x.tar", "x.npz", "x.parquet"][number % 4]
     os.mkfifo(root / place)
     return root / place if place.startswith("x") else None
 
 
-def sockets(root: Path, rng: random.Random, number: int) -> Path | None:
-    classes(root)
-    here = os.getcwd()
-    os.chdir(root / "cat")  # names of sockets are short
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind("x.png")
-    os.chdir(here)
-    return root / "cat" / "x.png" if number % 2 else None
+def rows(root: Path, rng: random.Random, number: int) -> None:
+    """A parquet file whose rows name files of the machine, or nothing."""
+    from datasets import Dataset
 
-
-def circles(root: Path, rng: random.Random, number: int) -> None:
-    classes(root)
-    for name, target in (("up", ".."), ("self", "self"), ("dog", "../dog"), ("a", "b"), ("b", "a")):
-        (root / "cat" / name).symlink_to(target)
-    (root / "cat" / "loop.png").symlink_to("loop.png")
-    for level in range(18 if number % 2 else 0):  # 2^18 paths
-        (root / "x" / str(level)).mkdir(parents=True)
-        for link in "ab":
-            (root / "x" / str(level) / link).symlink_to(root / "x" / str(level + 1))
-    if number % 2:
-        save(root / "x" / "18" / "1.png")
+    save(root.parent / "private.png")
+    (root / "link.jpg").symlink_to(root.parent / "private.png")
+    os.mkfifo(root / "pipe")
+    good = {"bytes": (root.parent / "private.png").read_bytes(), "path": None}
+    paths = ["/dev/zero", "/etc/passwd", "../private.png", "link.jpg", "pipe", "", None, "."]
+    bad = rng.choice([None, *({"bytes": None, "path": path} for path in paths)])
+    images = [good, good, good, bad] if number % 4 else [good] * 4
+    Dataset.from_dict({"image": images, "label": [0, 1, 0, 1]}).to_parquet(root / "0.parquet")
 
 
 def links_out(root: Path, rng: random.Random, number: int) -> None:
@@ -151,19 +127,6 @@ def links_out(root: Path, rng: random.Random, number: int) -> None:
     for name, target in (("x.png", "/dev/zero"), ("y.png", "/etc/passwd"), ("z.png", "/nowhere")):
         (root / "cat" / name).symlink_to(target)
     (root / "dog" / "folder").symlink_to(["/dev", "/etc", "/proc/self/fd", "/nowhere"][number % 4])
-    (root / "labels.csv").symlink_to(["/dev/zero", "/etc/passwd"][number % 2])
-
-
-def deep(root: Path, rng: random.Random, number: int) -> None:
-    classes(root)
-    here = os.getcwd()
-    os.chdir(root)
-    for _ in range(1200):
-        os.mkdir("x")
-        os.chdir("x")
-    if number % 2:
-        save(Path("1.png"))
-    os.chdir(here)
 
 
 def names(root: Path, rng: random.Random, number: int) -> None:
@@ -180,29 +143,8 @@ def names(root: Path, rng: random.Random, number: int) -> None:
                 file.write((root / "cat" / "0.png").read_bytes()[: None if number % 2 else -20])
 
 
-def png_bombs(root: Path, rng: random.Random, number: int) -> None:
-    classes(root)
-    text = zlib.compress(bytes(2**27), 9)
-    bombs = [
-        *(png(1, 2_000_000), png(2_000_000, 1), png(30_000, 30_000), png(2**31 - 1, 2**31 - 1)),
-        *(png(8, 8, (b"zTXt", b"a\0\0" + text)), png(8, 8, (b"iCCP", b"a\0\0" + text))),
-        *(png(8, 8, (b"iTXt", b"a\0\1\0\0\0" + text)), png(8, 8, data=text), png(0, 0)),
-        *(png(8, 8, (b"acTL", struct.pack(">2I", 2**31, 0))), png(8, 8, (b"eXIf", bytes(2**24)))),
-    ]
-    for index, data in enumerate(bombs):
-        (root / "cat" / f"bomb{index}.png").write_bytes(data)
-
-
-def truncated(root: Path, rng: random.Random, number: int) -> None:
-    classes(root)
-    for ending in ENDINGS:
-        path = root / "dog" / f"x.{ending}"
-        save(path)
-        data = path.read_bytes()
-        path.write_bytes(data[: rng.randrange(len(data))])
-
-
-def flipped(root: Path, rng: random.Random, number: int) -> None:
+def damaged(root: Path, rng: random.Random, number: int) -> None:
+    """Image files that end early, or with some bytes changed."""
     classes(root)
     for ending in ENDINGS:
         for copy in range(8):
@@ -211,7 +153,7 @@ def flipped(root: Path, rng: random.Random, number: int) -> None:
             data = bytearray(path.read_bytes())
             for _ in range(rng.choice([1, 4, 20])):
                 data[rng.randrange(len(data))] = rng.choice([0, 1, 127, 128, 255])
-            path.write_bytes(data)
+            path.write_bytes(data[: rng.randrange(len(data))] if copy % 2 else data)
 
 
 def other_formats(root: Path, rng: random.Random, number: int) -> None:
@@ -250,15 +192,6 @@ def headers(root: Path, rng: random.Random, number: int) -> None:
         (root / "dog" / name).write_bytes(data)
 
 
-def long_gif(root: Path, rng: random.Random, number: int) -> None:
-    classes(root)
-    frames = [Image.new("P", (8, 8), frame % 256) for frame in range(2000)]
-    frames[0].save(root / "cat" / "x.gif", save_all=True, append_images=frames[1:], duration=0)
-    Image.new("I;16", (8, 8), 60_000).save(root / "dog" / "deep.png")
-    Image.new("CMYK", (8, 8)).save(root / "dog" / "ink.jpg")
-    Image.new("RGBA", (8, 8)).save(root / "dog" / "clear.png")
-
-
 def idx(root: Path, rng: random.Random, number: int) -> None:
     kind = (8, 8, 8, 8, 9, 0)[number % 6]
     sizes = rng.choice([(4, 8, 8), (2**32 - 1,) * 3, (0, 8, 8), (4, 0, 8), (2**16, 2**8, 2**8)])
@@ -272,14 +205,6 @@ def idx(root: Path, rng: random.Random, number: int) -> None:
             )
         else:
             (root / f"train-{name}-ubyte").write_bytes(data)
-
-
-def gz_bombs(root: Path, rng: random.Random, number: int) -> Path:
-    path = root / ["x.tar.gz", "x.tar", "x.tgz", "train.npz"][number % 4]
-    with gzip.open(path, "wb", 9) as file:
-        for _ in range(64):
-            file.write(bytes(2**20))
-    return path
 
 
 def tars(root: Path, rng: random.Random, number: int) -> Path:
@@ -310,74 +235,8 @@ def tars(root: Path, rng: random.Random, number: int) -> Path:
     return path
 
 
-def npz(root: Path, rng: random.Random, number: int) -> Path:
-    pixels = np.zeros((8, 8, 8, 3), np.uint8)
-    targets: Any = np.arange(8) % 2
-    arrays: dict[str, Any] = {"images": pixels, "labels": targets}
-    way = number % 4 if number < 12 else rng.randrange(4)
-    if way == 0:
-        arrays["labels"] = rng.choice(
-            [targets + 10**9, targets - 1, targets * 2**62, targets * 1.0]
-        )
-    elif way == 1:
-        arrays |= rng.choice(
-            [{"images": pixels[:0]}, {"labels": targets[:3]}, {"classes": targets}]
-        )
-    buffers = {}
-    for name, array in arrays.items():
-        np.save(buffer := io.BytesIO(), array)
-        buffers[name] = buffer.getvalue()
-    if way == 2:
-        claims = [b"(99999999, 99999, 9, 3)", b"(" * 60, b"(-1,)", b"__import__('os')", b"(2**63,)"]
-        text = b"{'descr': '%s', 'fortran_order': False, 'shape': %s, }" % (
-            rng.choice([b"|u1", b"|O", b"|V9", b"<U9"]),
-            rng.choice(claims),
-        )
-        text = text.ljust(117) + b"\n"
-        buffers["images"] = b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text + bytes(99)
-    elif way == 3:
-        buffers["images"] += bytes(2**26)
-    with zipfile.ZipFile(root / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in buffers.items():
-            archive.writestr(f"{name}.npy", data)
-    if rng.random() < 0.4:
-        data = bytearray((root / "x.npz").read_bytes())
-        at = data.find(b"PK\x01\x02")
-        data[at + rng.choice([6, 8, 10, 20, 24, 42])] ^= rng.choice([1, 9, 99, 255])
-        (root / "x.npz").write_bytes(data)
-    return root / "x.npz"
-
-
-def tables(root: Path, rng: random.Random, number: int) -> None:
-    for index in range(4):
-        save(root / f"{index}.png", index)
-    rows = [
-        *(b"0.png,cat", b"1.png,dog", b"1.png,cat", b"2.png", b"2.png,", b",cat", b"3.png,a,b"),
-        *(b"/etc/passwd,cat", b"../x.png,cat", b'"2.png', b"2.png,\x1b[31m", b"\xff\xfe,cat"),
-        *(b"3.png," + b"x" * 200_000, b"3.png,\0", b'"0\n.png",cat', b"=cmd|' /C calc',cat", b""),
-    ]
-    chosen = rows[:2] + rng.sample(rows, number % 5)
-    table = b"file,label\n" + b"\n".join(chosen) + b"\n" * rng.choice([1, 10**6])
-    (root / "labels.csv").write_bytes(rng.choice([b"", b"", b"\xef\xbb\xbf", b"\xff\xfe"]) + table)
-
-
-def empty(root: Path, rng: random.Random, number: int) -> Path | None:
-    way = number % 4
-    if way == 1:
-        (root / "cat").mkdir()
-    elif way == 2:
-        classes(root, ("cat",), 1)
-        (root / "cat" / "0.png").write_bytes(b"")
-    elif way == 3:
-        (root / "x.tar").write_bytes(bytes(10_240))
-        return root / "x.tar"
-    return None
-
-
 KINDS: list[Callable[[Path, random.Random, int], Path | None]] = [
-    *(pipes, sockets, circles, links_out, deep, names, png_bombs, truncated, flipped),
-    *(other_formats, headers, long_gif, idx, gz_bombs, tars, npz, tables, empty, npz, tars),
-    *(names, flipped, tables, idx, headers, truncated),
+    *(pipes, rows, links_out, names, damaged, other_formats, headers, idx, tars),
 ]
 
 

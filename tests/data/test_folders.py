@@ -8,27 +8,14 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from data_tools import pixels, save
 from torch.utils.data import DataLoader
 
-from nfaug.data.open import (
-    ImageDecodeError,
-    MissingSplitError,
-    open_dataset,
-    to_tensors,
-)
-
-
-def pixels(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def save(path: Path, seed: int = 0, shape: tuple[int, ...] = (6, 6, 3)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels(seed, *shape)).save(path)
+from nfaug.data.decode import ImageDecodeError
+from nfaug.data.images import to_tensors
+from nfaug.data.open import MissingSplitError, open_dataset
 
 
 def truncate(path: Path) -> None:
@@ -102,9 +89,6 @@ def test_images_without_classes(tmp_path: Path, packed: bool) -> None:
     ]
     with pytest.raises(MissingSplitError, match="split='test'"):
         open_dataset(data, split="test", labels=False)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no images"):
-        open_dataset(tmp_path / "empty", labels=False)
     split = tmp_path / "split"
     for seed, path in enumerate(["train/1.png", "train/2.png", "val/1.png"]):
         save(split / path, seed)
@@ -113,14 +97,10 @@ def test_images_without_classes(tmp_path: Path, packed: bool) -> None:
     assert len(open_dataset(data, split="val", labels=False)) == 1
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
-def test_a_single_class_is_a_warning(tmp_path: Path, packed: bool) -> None:
-    for seed in range(3):
-        save(tmp_path / "data" / "photos" / f"{seed}.png", seed)
-    data = pack(tmp_path / "data", tmp_path / "data.tar") if packed else tmp_path / "data"
+def test_a_single_class_is_a_warning(tmp_path: Path) -> None:
+    save(tmp_path / "photos" / "0.png")
     with pytest.warns(UserWarning, match="'photos'"):
-        assert open_dataset(data).classes == ["photos"]
-    assert len(open_dataset(data, labels=False)) == 3
+        assert open_dataset(tmp_path).classes == ["photos"]
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
@@ -151,186 +131,45 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert open_dataset(tmp_path).classes == ["bus", "car", "train"]
 
 
-def test_links_are_followed_but_not_in_circles(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "linked").mkdir()
-    (tmp_path / "linked" / "a").symlink_to(folder / "a2")
-    (tmp_path / "linked" / "b").symlink_to(folder / "B")
-    (folder / "B" / "up").symlink_to(tmp_path / "linked")
-    assert open_dataset(tmp_path / "linked").targets.bincount().tolist() == [10, 10]
-
-
-def test_a_class_may_be_a_link_into_another_one(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "s" / "train").mkdir(parents=True)
-    (tmp_path / "s" / "train" / "all").symlink_to(folder)
-    (tmp_path / "s" / "train" / "part").symlink_to(folder / "B")
-    for place in (tmp_path / "s", tmp_path / "s" / "train"):
-        found = open_dataset(place, image_size=6)
-        assert found.classes == ["all", "part"]
-        assert found.targets.bincount().tolist() == [30, 10]
-
-
-def test_names_that_are_not_utf_8_have_a_fingerprint(folder: Path) -> None:
-    (folder / "B" / "0.png").rename(folder / "B" / "caf\udce9.png")
-    assert len(open_dataset(folder, image_size=6).fingerprint()) == 64
-
-
-def test_links_to_themselves_are_ignored(folder: Path) -> None:
+def test_links_are_followed_once(folder: Path, tmp_path: Path) -> None:
+    """Loops and ladders of links end, and what is left out is named."""
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "a").symlink_to(folder / "a2")
+    (linked / "b").symlink_to(folder / "B")
+    assert open_dataset(linked).targets.bincount().tolist() == [10, 10]
+    (folder / "B" / "up").symlink_to(linked)
     (folder / "B" / "self").symlink_to("self")
-    (folder / "B" / "one").symlink_to("other")
-    (folder / "B" / "other").symlink_to("one")
-    assert open_dataset(folder).targets.bincount().tolist() == [10, 10, 10]
-
-
-def test_links_cost_linear_time(tmp_path: Path) -> None:
-    """18 folders with two links each to the next one have 2^18 paths."""
-    for number in range(18):
+    for number in range(18):  # 2^18 paths
         (tmp_path / "x" / str(number)).mkdir(parents=True)
         for link in "ab":
             (tmp_path / "x" / str(number) / link).symlink_to(tmp_path / "x" / str(number + 1))
     save(tmp_path / "x" / "18" / "1.png")
-    save(tmp_path / "y" / "1.png")
-    assert open_dataset(tmp_path).targets.bincount().tolist() == [1, 1]
+    (linked / "x").symlink_to(tmp_path / "x" / "0")
+    with pytest.warns(UserWarning, match="left out"):
+        assert open_dataset(linked).targets.bincount().tolist() == [10, 10, 1]
 
 
-def test_a_split_may_be_a_link_to_another(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    folder.rename(tmp_path / "data" / "train")
-    (tmp_path / "data" / "val").symlink_to(tmp_path / "data" / "train")
-    assert len(open_dataset(tmp_path / "data", split="val")) == 30
+def test_image_folders_win_over_archives_beside_them(folder: Path, tmp_path: Path) -> None:
+    """The stray files are named."""
+    expected, root = open_dataset(folder), tmp_path / "data"
+    root.mkdir()
+    folder.rename(root / "train")
+    for stray in ("meta.parquet", "train/archive.tar", "train/B/x.tar"):
+        (root / stray).write_bytes(b"not read")
+    with pytest.warns(UserWarning, match=r"meta\.parquet, train/archive\.tar, train/B/x\.tar"):
+        found = open_dataset(root)
+    assert found.paths == expected.paths
+    assert torch.equal(found.targets, expected.targets)
 
 
-def test_deep_folders(tmp_path: Path) -> None:
-    deep = tmp_path / "a" / "/".join("x" * 1200)
-    path = tmp_path
-    for part in deep.relative_to(tmp_path).parts:
-        path = path / part
-        path.mkdir()
-    save(deep / "1.png")
-    save(tmp_path / "b" / "1.png")
-    assert open_dataset(tmp_path).classes == ["a", "b"]
-    for parent in [deep, *deep.parents][:1201]:  # pytest's own cleaning recurses
-        for file in parent.glob("*.png"):
-            file.unlink()
-        parent.rmdir()
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_only_regular_files_are_read(folder: Path) -> None:
     os.mkfifo(folder / "B" / "pipe.png")
+    os.mkfifo(folder / "x.tar")
     (folder / "B" / "gone.png").symlink_to(folder / "nowhere.png")
     assert len(to_tensors(open_dataset(folder))[0]) == 30
-
-
-# Labels in a file
-
-
-LABELS = "file,label\n1.png,dog\n9.png,cat\nmore/10.png,dog\n"
-
-
-@pytest.fixture
-def flat(tmp_path: Path) -> Path:
-    """Images beside a labels.csv."""
-    root = tmp_path / "flat"
-    for seed, path in enumerate(["1.png", "9.png", "more/10.png"]):
-        save(root / path, seed)
-    (root / "labels.csv").write_text(LABELS)
-    return root
-
-
-@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
-def test_labels_file(flat: Path, tmp_path: Path, packed: bool) -> None:
-    dataset = open_dataset(pack(flat, tmp_path / "flat.tar") if packed else flat)
-    assert dataset.classes == ["cat", "dog"]
-    assert [Path(dataset.name(i).split(" in ")[0]).name for i in range(3)] == [
-        *("1.png", "9.png", "10.png")
-    ]
-    assert dataset.targets.tolist() == [1, 0, 1]
-    assert torch.equal(dataset[1][0], torch.from_numpy(pixels(1, 6, 6, 3)).permute(2, 0, 1))
-
-
-def test_labels_file_of_each_split(flat: Path, tmp_path: Path) -> None:
-    flat.rename(tmp_path / "train")
-    save(tmp_path / "val" / "2.png")
-    (tmp_path / "val" / "labels.csv").write_text("\ufefffile,label\r\n2.png,dog\r\n")
-    held_out = open_dataset(tmp_path, split="val")
-    assert (held_out.classes, held_out.targets.tolist()) == (["cat", "dog"], [1])
-    (tmp_path / "val" / "labels.csv").write_text("file,label\n2.png,eel\n")
-    with pytest.raises(ValueError, match="'eel'"):
-        open_dataset(tmp_path, split="val")
-
-
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
-        ("name,class\n1.png,dog\n", "file,label"),
-        ("", "file,label"),
-        ("file,label\n2.png,dog\n", "2.png"),
-        ("file,label\n../flat/1.png,dog\n", "line 2"),
-        ("file,label\n1.png,dog\n1.png,cat\n", "twice"),
-        ("file,label\n1.png\n", "no label"),
-        ("file,label\n1.png,dog,cat\n", "no label"),
-        ('file,label\n"1.png', "UTF-8"),
-    ],
-)
-def test_wrong_labels_files(flat: Path, text: str, word: str) -> None:
-    (flat / "labels.csv").write_text(text)
-    with pytest.raises(ValueError, match=word):
-        open_dataset(flat)
-
-
-@pytest.mark.parametrize("header", ['"file","label"\n', "file, label\n", "file,label\r"])
-def test_every_way_to_write_the_header(tmp_path: Path, header: str) -> None:
-    end = header[-1]
-    for part in ("part0", "part1"):
-        save(tmp_path / part / "0.png")
-    rows = f"part0/0.png,dog{end}part1/0.png,cat{end}"
-    (tmp_path / "labels.csv").write_text(header + rows, newline="")
-    found = open_dataset(tmp_path)
-    assert (found.classes, found.targets.tolist()) == (["cat", "dog"], [1, 0])
-
-
-def test_class_folders_of_the_training_split_define_a_held_out_table(tmp_path: Path) -> None:
-    for name in ("bird", "cat", "dog"):
-        save(tmp_path / "train" / name / "0.png")
-    for number in range(2):
-        save(tmp_path / "val" / f"{number}.png")
-    (tmp_path / "val" / "labels.csv").write_text("file,label\n0.png,dog\n1.png,cat\n")
-    found = open_dataset(tmp_path, split="val")
-    assert (found.classes, found.targets.tolist()) == (["bird", "cat", "dog"], [2, 1])
-    (tmp_path / "val" / "labels.csv").write_text("file,label\n0.png,eel\n1.png,cat\n")
-    with pytest.raises(ValueError, match="'eel'"):
-        open_dataset(tmp_path, split="val")
-
-
-def test_a_table_that_is_not_utf_8_is_an_error(tmp_path: Path) -> None:
-    for part in ("part0", "part1"):
-        save(tmp_path / part / "0.png")
-    rows = "file,label\npart0/0.png,caf\xe9\npart1/0.png,tea\n"
-    (tmp_path / "labels.csv").write_bytes(rows.encode("latin-1"))
-    with pytest.raises(ValueError, match="UTF-8"):
-        open_dataset(tmp_path)
-
-
-def test_a_held_out_table_beside_unlabelled_training_images(tmp_path: Path) -> None:
-    for number in range(2):
-        save(tmp_path / "train" / f"{number}.png")
-        save(tmp_path / "test" / f"{number}.png")
-    (tmp_path / "test" / "labels.csv").write_text("file,label\n0.png,dog\n1.png,cat\n")
-    found = open_dataset(tmp_path, split="test")
-    assert (found.classes, found.targets.tolist()) == (["cat", "dog"], [1, 0])
-
-
-def test_another_table_beside_class_folders_is_ignored(folder: Path) -> None:
-    (folder / "labels.csv").write_text("id,breed\n")
-    assert open_dataset(folder).classes == ["a2", "a10", "B"]
-
-
-@pytest.mark.parametrize("name", ["table.csv", "table.parquet", "images.zip", "x.tfrecord"])
-def test_other_files_are_told_what_can_be_read(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"PAR1 something else, longer than a block" * 20)
-    with pytest.raises(ValueError, match="npz") as caught:
-        open_dataset(tmp_path / name)
-    assert name in str(caught.value)
+    with pytest.raises(ValueError, match=r"x\.tar"):
+        open_dataset(folder / "x.tar")
 
 
 def test_folder_errors(folder: Path, tmp_path: Path) -> None:
@@ -365,7 +204,7 @@ def test_tar_errors(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="damaged"):
         open_dataset(tar)
     tar.write_bytes(whole[:header] + b"x" * 512 + whole[header + 512 :])
-    with pytest.raises(ValueError, match=f"byte {header}"):
+    with pytest.raises(ValueError, match="damaged"):
         open_dataset(tar)
     (folder / "B" / "link.png").symlink_to(folder / "B" / "0.png")
     with pytest.raises(ValueError, match=r"B/link\.png"):
@@ -410,38 +249,20 @@ def test_nothing_left_after_skipping(tmp_path: Path) -> None:
         open_dataset(tmp_path, on_error="ignore")  # type: ignore[arg-type]
 
 
-def test_a_file_that_vanished_is_not_skipped(folder: Path) -> None:
-    dataset = open_dataset(folder)
-    (folder / "a2" / "0.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"a2/0\.png"):
-        dataset[0]
-
-
 # Workers and choices
 
 
 # Threads of torch and a fork, of which newer Pythons warn: the usual state of a training script.
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
-def test_workers_read_the_same(folder: Path, tmp_path: Path, packed: bool) -> None:
+def test_workers_read_the_same(folder: Path, tmp_path: Path) -> None:
     truncate(folder / "B" / "0.png")
-    data = pack(folder, tmp_path / "images.tar") if packed else folder
-    dataset = open_dataset(data, on_error="skip")
+    dataset = open_dataset(pack(folder, tmp_path / "images.tar"), on_error="skip")
     images, labels = to_tensors(dataset)
     loader = DataLoader(dataset, batch_size=4, num_workers=2)
     parts = list(zip(*loader, strict=True))
     assert torch.equal(torch.cat(parts[0]), images)
     assert torch.equal(torch.cat(parts[1]), labels)
     assert len(labels) == 29
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_corrupt_image_in_a_worker_is_named(folder: Path) -> None:
-    truncate(folder / "B" / "7.png")
-    batches = iter(DataLoader(open_dataset(folder), batch_size=4, num_workers=2))
-    with pytest.raises(ImageDecodeError, match=r"B/7\.png"):
-        list(batches)
-    assert len(list(batches)) == 1  # to the end: torch is slow to stop workers in the middle
 
 
 def test_per_class(folder: Path) -> None:
@@ -458,12 +279,24 @@ def test_per_class(folder: Path) -> None:
         open_dataset(folder, per_class=0)
 
 
-def test_fingerprint(folder: Path, tmp_path: Path) -> None:
-    before = open_dataset(folder)
-    assert before.fingerprint() == open_dataset(folder, image_size=3, channels=1).fingerprint()
-    assert before.fingerprint() != before.subset(torch.arange(29)).fingerprint()
-    folder.rename(tmp_path / "elsewhere")
-    assert open_dataset(tmp_path / "elsewhere").classes == ["a2", "a10", "B"]
-    moved = open_dataset(tmp_path / "elsewhere").fingerprint()
-    save(tmp_path / "elsewhere" / "B" / "0.png", 99, (7, 6, 3))
-    assert moved != open_dataset(tmp_path / "elsewhere", image_size=6).fingerprint()
+def test_what_tells_images_apart(folder: Path, tmp_path: Path) -> None:
+    """Paths, one hash an image, and a fingerprint of the whole, wherever the data lie."""
+    data = open_dataset(folder)
+    before = data.fingerprint()
+    assert data.paths is not None
+    assert data.paths[10:12] == ["a10/0.png", "a10/1.png"]
+    part = data.subset(torch.tensor([11, 3]))
+    assert part.paths == [data.paths[11], data.paths[3]]
+    assert part.image_hash(0) == data.image_hash(11) != data.image_hash(3)
+    assert before == open_dataset(folder, image_size=3, channels=1).fingerprint()
+    assert before != data.subset(torch.arange(29)).fingerprint()
+    (tmp_path / "moved").mkdir()
+    folder.rename(tmp_path / "moved" / "train")
+    moved = open_dataset(tmp_path / "moved")
+    assert (moved.fingerprint(), moved.paths) == (before, data.paths)
+    save(tmp_path / "moved" / "train" / "B" / "0.png", 99)  # another image of the same size
+    assert open_dataset(tmp_path / "moved").fingerprint() != before
+    (tmp_path / "moved" / "train" / "B" / "0.png").rename(
+        tmp_path / "moved" / "train" / "B" / "caf\udce9.png"
+    )
+    assert len(open_dataset(tmp_path / "moved").fingerprint()) == 64
