@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
 from ..bank import Bank, bank_bytes, export_bank, make_bank, merge_bank
 from ..bank.shards import Shard, complete_shards
@@ -17,6 +16,7 @@ from ..io.lock import lock_output
 from .common import (
     add_data_options,
     add_flow,
+    add_image_size,
     add_mixing,
     load_on,
     mixing,
@@ -44,11 +44,8 @@ def parser() -> ArgumentParser:
         "interrupted bank.",
         _SHARDS,
     )
-    add_flow(made)
-    add_data_options(made, "train")
-    for action in made._actions:
-        if action.dest in ("flow", "data"):
-            action.required = False  # --merge needs neither
+    add_flow(made, required=False)  # --merge needs neither
+    add_data_options(made, "train", required=False)
     made.add_argument("--out", required=True, help="the directory of the bank")
     made.add_argument("--overwrite", action="store_true", help="replace the bank in --out")
     made.add_argument("--variants", type=int, default=4, help="variants per image")
@@ -58,12 +55,10 @@ def parser() -> ArgumentParser:
         help="store the change of each image at the flow's size, a few kB, and add it to images of "
         "any size in training",
     )
-    made.add_argument(
-        "--image-size",
-        type=PositiveInt | None,
-        help="side in pixels of the square that images are resized and cropped to: the size at "
-        "which your script stores its images (default: the flow's size); with --residual, the "
-        "size of the exported images",
+    add_image_size(
+        made,
+        "the flow's size; choose the size at which your script stores its images; with --residual "
+        "the size of the exported images",
     )
     made.add_argument("--batch-size", type=int, default=64, help="number of images at a time")
     made.add_argument(
@@ -190,5 +185,6 @@ def _command(arguments: Namespace) -> str:
     words = ["nfaug", "bank"]
     for name, value in vars(arguments).items():
         if name != "overwrite" and value != defaults.get(name):
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [text])]
     return shlex.join(words)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .checks import check_labels
 from .classes import numbered
 from .decode import ImageDecodeError
-from .preprocess import Preprocess, channels_of, size_of
+from .preprocess import Preprocess, as_size, channels_of, size_of
 from .readers import ArrayReader, Reader
 
 __all__ = [
@@ -167,7 +167,7 @@ def assemble(
         raise ValueError(f'on_error must be "raise" or "skip"; got {on_error!r}')
     if channels is not None and channels < 1:
         raise ValueError(f"channels must be at least 1; got {channels}")
-    size = None if image_size is None else _pair(image_size)
+    size = None if image_size is None else as_size(image_size)
     preprocess = Preprocess(
         channels or 1,
         size or (1, 1),
@@ -208,15 +208,6 @@ def assemble(
         for image, name in peeks:
             preprocess.check(image, name)
     return LabelledImages(reader, preprocess, indices, skipped)
-
-
-def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    sizes = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(sizes) != 2 or min(sizes) < 1:
-        raise ValueError(
-            f"image_size must be a number of pixels or (height, width); got {image_size!r}"
-        )
-    return int(sizes[0]), int(sizes[1])
 
 
 def _scan(reader: Reader, preprocess: Preprocess) -> Iterator[bool]:

@@ -20,6 +20,7 @@ from .shards import is_wds_tar, open_shards, open_wds_name, open_wds_tar
 from .torch_datasets import PREFIXES, open_timm, wrap_dataset
 
 __all__ = [
+    "DATA_SOURCES",
     "ImageDecodeError",
     "LabelledImages",
     "MissingSplitError",
@@ -31,7 +32,7 @@ __all__ = [
     "wrap_dataset",
 ]
 
-ACCEPTED = (
+DATA_SOURCES = (
     "a folder of class folders (class/name.jpg), or of images with a labels.csv (file,label), with "
     "or without train, val and test folders around them; a tar of such a folder; a .npz file with "
     "the arrays images and labels; a folder of IDX files (train-images-idx3-ubyte.gz, ...); a "
@@ -116,7 +117,7 @@ def open_dataset(
         )
     if not isinstance(data, str | os.PathLike) or not os.fspath(data):
         raise ValueError(
-            f"data must be {ACCEPTED}; got {data!r} (pass a torch data set to wrap_dataset)"
+            f"data must be {DATA_SOURCES}; got {data!r} (pass a torch data set to wrap_dataset)"
         )
     name = os.fspath(data)
     reader: Reader
@@ -152,11 +153,11 @@ def _open_path(name: str, split: str, labels: bool, cache: str | None) -> Reader
         idx = is_idx_folder(path)
         return open_idx(path, split) if idx else FolderReader(path, split, labels=labels)
     if not path.exists():
-        raise FileNotFoundError(f"there is no {name!r}; data must be {ACCEPTED}")
+        raise FileNotFoundError(f"there is no {name!r}; data must be {DATA_SOURCES}")
     if path.is_file() and path.suffix.lower() == ".npz":
         return open_npz(path, split)
     if path.is_file() and (".tar" in path.suffixes or is_tar(path)):
         if is_wds_tar(path):
             return open_wds_tar(path, split)
         return TarReader(path, split, labels=labels)
-    raise ValueError(f"{name!r} cannot be read as images; data must be {ACCEPTED}")
+    raise ValueError(f"{name!r} cannot be read as images; data must be {DATA_SOURCES}")

@@ -7,24 +7,25 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..augment.engine import Engine
-from ..augment.pixels import Normalization, resize_levels
+from ..augment.pixels import resize_levels
 from ..augment.preview import sample_images
 from ..augment.settings import MixSettings
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint
-from ..data.decode import IMAGE_ENDINGS, ImageDecodeError, decode_image, is_deep
+from ..classes.pca import ClasswisePCA
+from ..data.decode import decode_image, is_deep
+from ..data.images import LabelledImages
 from ..data.preprocess import Preprocess
-from ..fitting import fit, load_base
+from ..fitting import fit, load_base, open_images
+from ..flows.flow import Flow
 from ..io.text import printable
 
 __all__ = [
-    "MAX_BYTES",
     "Comparison",
     "OpenFlow",
     "Walk",
@@ -36,7 +37,6 @@ __all__ = [
     "walk_axis",
 ]
 
-MAX_BYTES = 8 * 2**20  # of an uploaded file
 _MAX_PIXELS = 2**24  # of an uploaded image, 4096 x 4096
 _PARTNERS = 8  # images of the class to mix with, if the checkpoint has no memory
 _FITTED, _RANK = 100, 64  # images and axes per class, if the flow has to be fitted first
@@ -49,25 +49,37 @@ class OpenFlow:
 
     Attributes:
         checkpoint: A checkpoint with PCA axes.
-        engine: Its engine, for `NFAugment`.
         dataset: Images of its classes at the flow's size, or None.
-        fitted: Whether the flow was fitted to the data when it was opened.
     """
 
     checkpoint: Checkpoint
-    engine: Engine
-    dataset: Any = None
-    fitted: bool = False
+    dataset: LabelledImages | None = None
+
+    @functools.cached_property
+    def nfa(self) -> NFAugment:
+        """NFA with this flow, of which the engine is used."""
+        return NFAugment(self.checkpoint)
+
+    @functools.cached_property
+    def frozen(self) -> Flow:
+        """The flow, for encoding and decoding."""
+        return self.checkpoint.flow.freeze()
+
+    @property
+    def pca(self) -> ClasswisePCA:
+        """The axes of the classes."""
+        assert self.checkpoint.pca is not None
+        return self.checkpoint.pca
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in label order."""
-        return self.engine.class_names
+        return self.checkpoint.config.class_names
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the flow's images."""
-        return self.engine.codec.image_size
+        return self.checkpoint.flow.codec.image_size
 
 
 def open_flow(
@@ -75,18 +87,19 @@ def open_flow(
     data: str | None = None,
     *,
     autoencoder: str | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
 ) -> OpenFlow:
     """Load a flow and the data set whose images are shown.
 
     A flow without axes, or of other classes than those of the data, is fitted to up to 100 images
-    of each class. Flows without weights, such as builtin:pixels, are fitted at `image_size`.
+    of each class.
 
     Args:
         source: "builtin:NAME", a directory, or "owner/name" on the Hub.
         data: A path or name for `open_dataset`; None to show images that the flow draws itself.
         autoencoder: Directory or repository of the autoencoder of a flow on latents.
-        image_size: Side of the images for a flow of any size; None for that of the first image.
+        image_size: Size of the images for a flow of any size, such as builtin:pixels; see
+            `nfaug.fit`.
 
     Raises:
         ValueError: The flow has no axes and there are no data, or the data do not fit.
@@ -99,20 +112,13 @@ def open_flow(
                 f"{source!r} is not fitted to classes: pass images with --data, or fit it first "
                 "(nfaug fit)"
             )
-        return OpenFlow(base, Engine.of(base))
-    from ..data.open import open_dataset
-
-    free, codec = base.flow.shape_free, base.flow.codec
-    dataset = open_dataset(
-        data,
-        image_size=image_size if free else codec.image_size,
-        channels=None if free else codec.channels,
-    )
-    if fitted := base.pca is None or tuple(dataset.classes) != base.config.class_names:
+        return OpenFlow(base)
+    dataset = open_images(base.flow, data, image_size=image_size if base.flow.shape_free else None)
+    if base.pca is None or tuple(dataset.classes) != base.config.class_names:
         smallest = int(torch.bincount(dataset.targets).min())
         rank = max(1, min(_RANK, smallest - 1))
         base = fit(base, dataset, autoencoder=autoencoder, rank=rank, max_per_class=_FITTED)
-    return OpenFlow(base, Engine.of(base), dataset, fitted)
+    return OpenFlow(base, dataset)
 
 
 def read_picture(file: str | Path, flow: OpenFlow, side: int | None = None) -> Tensor:
@@ -125,21 +131,10 @@ def read_picture(file: str | Path, flow: OpenFlow, side: int | None = None) -> T
     """
     path = Path(file)
     name = printable(path.name, longest=60)
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise ValueError(f"{name} has {size} bytes; at most {MAX_BYTES} are read")
-    try:
-        image = decode_image(path.read_bytes(), name, max_pixels=_MAX_PIXELS)
-    except ImageDecodeError as error:
-        if error.__cause__ is None:  # too many pixels
-            raise ValueError(str(error).partition(";")[0]) from None
-        endings = ", ".join(ending[1:] for ending in IMAGE_ENDINGS)
-        raise ValueError(
-            f"{name} cannot be read: it is damaged, or not an image of a known format ({endings})"
-        ) from None
-    scale = is_deep(image)
-    size_of_result = flow.size if side is None else (side, side)
-    fitted = Preprocess(flow.engine.codec.channels, size_of_result, scale_16_bit=scale)
-    return fitted(image, name)[None]
+    image = decode_image(path.read_bytes(), name, max_pixels=_MAX_PIXELS)
+    size = flow.size if side is None else (side, side)
+    channels = flow.checkpoint.flow.codec.channels
+    return Preprocess(channels, size, scale_16_bit=is_deep(image))(image, name)[None]
 
 
 def class_images(
@@ -168,24 +163,18 @@ def _class_images(
     flow: OpenFlow, label: int, number: int, seed: int, size: tuple[int, int]
 ) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    if flow.dataset is not None:
-        rows = (flow.dataset.targets == label).nonzero().flatten()
+    if (data := flow.dataset) is not None:
+        rows = (data.targets == label).nonzero().flatten()
         order = rows[torch.randperm(len(rows), generator=generator)]
         order = order.repeat(math.ceil(number / len(order)))[:number]
-        return torch.stack([_read(flow.dataset, index, size) for index in order.tolist()])
+        preprocess = dataclasses.replace(data.preprocess, image_size=size, resize=True)
+        at_size = LabelledImages(data.reader, preprocess, data.indices[order])
+        return torch.stack([at_size.image(index) for index in range(number)])
     gaussians, labels = flow.checkpoint.gaussians, torch.full((number,), label)
     assert gaussians is not None
     return sample_images(
         flow.checkpoint.flow, gaussians, labels, temperature=_TEMPERATURE, generator=generator
     )
-
-
-def _read(dataset: Any, index: int, size: tuple[int, int]) -> Tensor:
-    """An image of a data set; at this size if it is read from a file."""
-    if not hasattr(dataset, "reader"):
-        return dataset.image(index)
-    fitted = dataclasses.replace(dataset.preprocess, image_size=size, resize=True)
-    return fitted(dataset.reader.read(int(dataset.indices[index])), dataset.name(index))
 
 
 class Comparison(NamedTuple):
@@ -196,7 +185,7 @@ class Comparison(NamedTuple):
         decoded: The image encoded and decoded, without a change between.
         variants: The variants.
         differences: Those of the variants to the image, around mid-grey.
-        outcomes: What happened to each variant: an outcome of `NFAugment.stats`.
+        changed: Whether each variant differs from the image.
         radius: The smallest `gate` that lets the image through.
     """
 
@@ -204,7 +193,7 @@ class Comparison(NamedTuple):
     decoded: Tensor
     variants: Tensor
     differences: Tensor
-    outcomes: list[str]
+    changed: list[bool]
     radius: float
 
 
@@ -231,49 +220,25 @@ def compare(
         variants: Number of variants n.
         seed: Seed of partners, weights and noise.
     """
-    engine, settings = flow.engine, dataclasses.replace(settings, p=1.0)
-    nfa = NFAugment(engine, settings=settings)  # checks the settings
-    partners = class_images(flow, label, _PARTNERS, seed=seed + 1, side=_size(image))
-    others = (partners != image).flatten(1).any(1)
-    partners = partners[others] if bool(others.any()) else partners
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.full((variants + len(partners),), label)
-    drawn = nfa.make_params(labels, generator=generator)
-    other = variants + torch.randint(len(partners), (len(labels),), generator=generator)
-    params = dataclasses.replace(
-        drawn,
-        index=torch.arange(len(labels)),
-        chosen=torch.arange(len(labels)) < variants,
-        partner=torch.where(drawn.from_memory, drawn.partner, other),
-        paired=torch.ones_like(drawn.paired),
-    )
-    # One encoding serves all variants, and one call decodes them.
-    raw = Normalization(None, None, engine.codec.channels)
-    batch = torch.cat([image, partners])
-    encoded = engine.encode(batch, torch.full((len(batch),), label), raw, settings)
-    rows = torch.cat([torch.zeros(variants, dtype=torch.int64), torch.arange(1, len(batch))])
-    usable = torch.ones_like(params.chosen)
-    mixed, masks = engine.mix(encoded.rows(rows), usable, params, raw, settings)
-    made = mixed[:variants]
-    names = [name for name in masks if name != "corrected"]
-    difference = made.float() - image.float() + 128
-    decoded = _resized(_decode(flow, encoded.z[:1]), _size(image))
+    nfa = NFAugment(flow.nfa.engine, settings=dataclasses.replace(settings, p=1.0))
+    batch = image
+    if not (flow.pca.has_memory and settings.partners in ("auto", "memory")):
+        others = class_images(flow, label, _PARTNERS, seed=seed + 1, side=_size(image))
+        batch = torch.cat([image, others[(others != image).flatten(1).any(1)]])
+    draws = [torch.Generator().manual_seed(variants * seed + i) for i in range(variants)]
+    made = [one[:1] for one in nfa.variants(batch, torch.full((len(batch),), label), draws)]
+    difference = torch.cat(made).float() - image.float() + 128
+    z = _encode(flow, image)
+    distance, energy = flow.pca.scores(z, torch.tensor([label]))
+    ratios = distance / flow.pca.gate_distance[label], energy / flow.pca.gate_energy[label]
     return Comparison(
         image,
-        decoded,
-        made,
+        _resized(flow.frozen.decode(z), _size(image)),
+        torch.cat(made),
         difference.clamp(0, 255).to(torch.uint8),
-        [next(name for name in names if bool(masks[name][index])) for index in range(variants)],
-        _gate_radius(flow, encoded.z[:1], label),
+        [not torch.equal(one, image) for one in made],
+        float(torch.stack(ratios).amax().sqrt()),
     )
-
-
-def _gate_radius(flow: OpenFlow, z: Tensor, label: int) -> float:
-    pca = flow.checkpoint.pca
-    assert pca is not None
-    distance, energy = pca.scores(z, torch.tensor([label]))
-    ratios = distance / pca.gate_distance[label], energy / pca.gate_energy[label]
-    return float(torch.stack(ratios).amax().sqrt())
 
 
 @torch.no_grad()
@@ -289,7 +254,7 @@ def path_between(
     z1, z2 = (_encode(flow, image) for image in ends)
     t = torch.linspace(0, 1, steps).view(-1, 1, 1, 1)
     mixed = ends[0] + t * (ends[1].float() - ends[0])
-    return _decode(flow, z1 + t * (z2 - z1)), mixed.round().to(torch.uint8)
+    return flow.frozen.decode(z1 + t * (z2 - z1)), mixed.round().to(torch.uint8)
 
 
 class Walk(NamedTuple):
@@ -315,13 +280,12 @@ def walk_axis(
     Raises:
         ValueError: The class has fewer axes.
     """
-    pca = flow.checkpoint.pca
-    assert pca is not None
+    pca = flow.pca
     if not 0 <= axis < int(pca.ranks[label]):
         raise ValueError(
             f"class {flow.classes[label]!r} has {int(pca.ranks[label])} axes; got axis {axis + 1}"
         )
-    z = _encode(flow, _resized(image, flow.size))
+    z = _encode(flow, image)
     own = pca.project(z, torch.tensor([label]))
     deviation = pca.eigenvalues[label, axis].sqrt()
     positions = torch.linspace(-reach, reach, steps)
@@ -329,7 +293,7 @@ def walk_axis(
     delta[:, axis] = positions * deviation - own[0, axis]
     moved = pca.add(z.expand(steps, -1, -1, -1), torch.full((steps,), label), delta)
     return Walk(
-        _decode(flow, moved),
+        flow.frozen.decode(moved),
         positions.tolist(),
         float(own[0, axis] / deviation),
         float(pca.eigenvalues[label, axis] / pca.eigenvalues[label].sum()),
@@ -337,13 +301,7 @@ def walk_axis(
 
 
 def _encode(flow: OpenFlow, images: Tensor) -> Tensor:
-    frozen, _ = flow.engine.on(flow.engine.device)
-    return frozen.encode(_resized(images, flow.size))[0]
-
-
-def _decode(flow: OpenFlow, z: Tensor) -> Tensor:
-    frozen, _ = flow.engine.on(flow.engine.device)
-    return frozen.decode(z)
+    return flow.frozen.encode(_resized(images, flow.size))[0]
 
 
 def _size(images: Tensor) -> tuple[int, int]:
