@@ -209,9 +209,9 @@ def open_images(
             )
         size, channels = flow.codec.image_size, flow.codec.channels
     data = data.dataset if isinstance(data, DataLoader) else data
-    if isinstance(data, LabelledImages):
-        if size in (None, data.image_size) and channels in (None, data.channels):
-            return data
+    fits = isinstance(data, LabelledImages) and size in (None, data.image_size)
+    if fits and channels in (None, data.channels):
+        return data
     path = isinstance(data, str | os.PathLike)
     opened = partial(open_dataset, data, **reading) if path else partial(wrap_dataset, data)
     images = opened(image_size=size or 1, channels=channels, convert=grayscale)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +29,6 @@ from ..io.text import printable
 __all__ = [
     "Comparison",
     "OpenFlow",
-    "Walk",
     "class_images",
     "compare",
     "open_flow",
@@ -45,20 +45,18 @@ _TEMPERATURE = 0.8  # of samples
 
 @dataclass(frozen=True, eq=False)  # hashed by identity, for the cache of `class_images`
 class OpenFlow:
-    """A flow that is ready to be looked at.
+    """A flow that is ready to be looked at: a checkpoint with PCA axes, and images of its classes.
 
-    Attributes:
-        checkpoint: A checkpoint with PCA axes.
-        dataset: Images of its classes at the flow's size, or None.
+    Without `dataset` the images are samples of the flow.
     """
 
     checkpoint: Checkpoint
     dataset: LabelledImages | None = None
 
     @functools.cached_property
-    def nfa(self) -> NFAugment:
-        """NFA with this flow, of which the engine is used."""
-        return NFAugment(self.checkpoint)
+    def engine(self) -> Any:
+        """The engine of `NFAugment`, which settings can share."""
+        return NFAugment(self.checkpoint).engine
 
     @functools.cached_property
     def frozen(self) -> Flow:
@@ -81,6 +79,10 @@ class OpenFlow:
         """(height, width) of the flow's images."""
         return self.checkpoint.flow.codec.image_size
 
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents of uint8 images of any size."""
+        return self.frozen.encode(_resized(images, self.size))[0]
+
 
 def open_flow(
     source: str,
@@ -89,17 +91,10 @@ def open_flow(
     autoencoder: str | None = None,
     image_size: int | tuple[int, int] | None = None,
 ) -> OpenFlow:
-    """Load a flow and the data set whose images are shown.
+    """Load a flow and the data set whose images are shown; see `nfaug.fit` for the arguments.
 
     A flow without axes, or of other classes than those of the data, is fitted to up to 100 images
-    of each class.
-
-    Args:
-        source: "builtin:NAME", a directory, or "owner/name" on the Hub.
-        data: A path or name for `open_dataset`; None to show images that the flow draws itself.
-        autoencoder: Directory or repository of the autoencoder of a flow on latents.
-        image_size: Size of the images for a flow of any size, such as builtin:pixels; see
-            `nfaug.fit`.
+    of each class. `image_size` is for flows of any size.
 
     Raises:
         ValueError: The flow has no axes and there are no data, or the data do not fit.
@@ -122,9 +117,7 @@ def open_flow(
 
 
 def read_picture(file: str | Path, flow: OpenFlow, side: int | None = None) -> Tensor:
-    """Read an image file as uint8 (1, C, side, side); None for the flow's size.
-
-    The shorter side is resized and the centre is cropped.
+    """Read an image file as uint8 (1, C, side, side); without `side` at the flow's size.
 
     Raises:
         ValueError: The file is not an image that can be read, or it is too large.
@@ -137,31 +130,16 @@ def read_picture(file: str | Path, flow: OpenFlow, side: int | None = None) -> T
     return Preprocess(channels, size, scale_16_bit=is_deep(image))(image, name)[None]
 
 
+@functools.lru_cache(maxsize=64)
 def class_images(
-    flow: OpenFlow,
-    label: int,
-    number: int,
-    *,
-    seed: int = 0,
-    side: int | tuple[int, int] | None = None,
+    flow: OpenFlow, label: int, number: int, *, seed: int = 0, size: tuple[int, int] | None = None
 ) -> Tensor:
     """Images of a class, uint8 (number, C, H, W): of the data set, or samples of the flow.
 
-    Args:
-        flow: The flow.
-        label: The class.
-        number: Number of images; a data set with fewer repeats them.
-        seed: Seed of the choice.
-        side: Side of the result in pixels, or (height, width); None for the flow's size.
+    `seed` chooses them; a class with fewer images repeats them. By default they have the flow's
+    size.
     """
-    size = (side, side) if isinstance(side, int) else side or flow.size
-    return _resized(_class_images(flow, label, number, seed, size), size)
-
-
-@functools.lru_cache(maxsize=64)
-def _class_images(
-    flow: OpenFlow, label: int, number: int, seed: int, size: tuple[int, int]
-) -> Tensor:
+    size = size or flow.size
     generator = torch.Generator().manual_seed(seed)
     if (data := flow.dataset) is not None:
         rows = (data.targets == label).nonzero().flatten()
@@ -172,24 +150,17 @@ def _class_images(
         return torch.stack([at_size.image(index) for index in range(number)])
     gaussians, labels = flow.checkpoint.gaussians, torch.full((number,), label)
     assert gaussians is not None
-    return sample_images(
-        flow.checkpoint.flow, gaussians, labels, temperature=_TEMPERATURE, generator=generator
-    )
+    options: dict[str, Any] = {"temperature": _TEMPERATURE, "generator": generator}
+    return _resized(sample_images(flow.checkpoint.flow, gaussians, labels, **options), size)
 
 
 class Comparison(NamedTuple):
-    """An image and what NFA makes of it, uint8 (1, C, H, W), and (n, C, H, W) for n variants.
+    """What NFA makes of an image, all uint8: the image decoded, n variants and their differences.
 
-    Attributes:
-        image: The image.
-        decoded: The image encoded and decoded, without a change between.
-        variants: The variants.
-        differences: Those of the variants to the image, around mid-grey.
-        changed: Whether each variant differs from the image.
-        radius: The smallest `gate` that lets the image through.
+    `differences` are drawn around mid-grey; `changed` says which variants differ from the image;
+    `radius` is the smallest `gate` that lets the image through.
     """
 
-    image: Tensor
     decoded: Tensor
     variants: Tensor
     differences: Tensor
@@ -199,44 +170,28 @@ class Comparison(NamedTuple):
 
 @torch.no_grad()
 def compare(
-    flow: OpenFlow,
-    image: Tensor,
-    label: int,
-    settings: MixSettings,
-    *,
-    variants: int = 6,
-    seed: int = 0,
+    flow: OpenFlow, image: Tensor, label: int, settings: MixSettings, *, n: int = 6, seed: int = 0
 ) -> Comparison:
-    """The variants that NFA makes of an image in training, with p = 1.
+    """The n variants that NFA makes of an image (1, C, H, W) of any size in training, with p = 1.
 
     Partners come from the memory, or else from `class_images`. The same seed gives the same
     partners and weights at every strength.
-
-    Args:
-        flow: The flow.
-        image: uint8 (1, C, H, W), of any size.
-        label: Its class.
-        settings: How it is mixed.
-        variants: Number of variants n.
-        seed: Seed of partners, weights and noise.
     """
-    nfa = NFAugment(flow.nfa.engine, settings=dataclasses.replace(settings, p=1.0))
+    nfa = NFAugment(flow.engine, settings=dataclasses.replace(settings, p=1.0))
     batch = image
     if not (flow.pca.has_memory and settings.partners in ("auto", "memory")):
-        others = class_images(flow, label, _PARTNERS, seed=seed + 1, side=_size(image))
+        others = class_images(flow, label, _PARTNERS, seed=seed + 1, size=_size(image))
         batch = torch.cat([image, others[(others != image).flatten(1).any(1)]])
-    draws = [torch.Generator().manual_seed(variants * seed + i) for i in range(variants)]
+    draws = [torch.Generator().manual_seed(n * seed + i) for i in range(n)]
     made = [one[:1] for one in nfa.variants(batch, torch.full((len(batch),), label), draws)]
-    difference = torch.cat(made).float() - image.float() + 128
-    z = _encode(flow, image)
+    variants, z = torch.cat(made), flow.encode(image)
     distance, energy = flow.pca.scores(z, torch.tensor([label]))
     ratios = distance / flow.pca.gate_distance[label], energy / flow.pca.gate_energy[label]
     return Comparison(
-        image,
         _resized(flow.frozen.decode(z), _size(image)),
-        torch.cat(made),
-        difference.clamp(0, 255).to(torch.uint8),
-        [not torch.equal(one, image) for one in made],
+        variants,
+        (variants.float() - image + 128).clamp(0, 255).to(torch.uint8),
+        (variants != image).flatten(1).any(1).tolist(),
         float(torch.stack(ratios).amax().sqrt()),
     )
 
@@ -250,58 +205,41 @@ def path_between(
     Both are uint8 (steps, C, H, W) at the flow's size and start and end with the two images, up to
     what the flow's codec loses.
     """
-    ends = [_resized(image, flow.size) for image in (first, second)]
-    z1, z2 = (_encode(flow, image) for image in ends)
+    z1, z2 = flow.encode(first), flow.encode(second)
+    x1, x2 = (_resized(image, flow.size).float() for image in (first, second))
     t = torch.linspace(0, 1, steps).view(-1, 1, 1, 1)
-    mixed = ends[0] + t * (ends[1].float() - ends[0])
-    return flow.frozen.decode(z1 + t * (z2 - z1)), mixed.round().to(torch.uint8)
-
-
-class Walk(NamedTuple):
-    """Images along one axis of a class, uint8 (n, C, H, W) at the flow's size.
-
-    `positions` are the coefficients of the images, in standard deviations of the class along the
-    axis. `own` is that of the image, and `share` the part of the class's variance in the span of
-    its axes that lies along this one.
-    """
-
-    images: Tensor
-    positions: list[float]
-    own: float
-    share: float
+    pixels = x1 + t * (x2 - x1)
+    return flow.frozen.decode(z1 + t * (z2 - z1)), pixels.round().to(torch.uint8)
 
 
 @torch.no_grad()
 def walk_axis(
-    flow: OpenFlow, image: Tensor, label: int, axis: int, *, steps: int = 7, reach: float = 3.0
-) -> Walk:
-    """Replace the image's coefficient along one axis of its class by -reach to reach deviations.
+    flow: OpenFlow, image: Tensor, label: int, axis: int, positions: Sequence[float]
+) -> tuple[Tensor, float, float]:
+    """Replace the image's coefficient along one axis of its class.
+
+    `positions` are the new coefficients, in standard deviations of the class along the axis.
+
+    Returns:
+        The images, uint8 (n, C, H, W) at the flow's size; the image's own position; and the part of
+        the class's variance in the span of its axes that lies along this one.
 
     Raises:
         ValueError: The class has fewer axes.
     """
-    pca = flow.pca
+    pca, z = flow.pca, flow.encode(image)
     if not 0 <= axis < int(pca.ranks[label]):
         raise ValueError(
             f"class {flow.classes[label]!r} has {int(pca.ranks[label])} axes; got axis {axis + 1}"
         )
-    z = _encode(flow, image)
-    own = pca.project(z, torch.tensor([label]))
-    deviation = pca.eigenvalues[label, axis].sqrt()
-    positions = torch.linspace(-reach, reach, steps)
-    delta = torch.zeros(steps, pca.rank)
-    delta[:, axis] = positions * deviation - own[0, axis]
-    moved = pca.add(z.expand(steps, -1, -1, -1), torch.full((steps,), label), delta)
-    return Walk(
-        flow.frozen.decode(moved),
-        positions.tolist(),
-        float(own[0, axis] / deviation),
-        float(pca.eigenvalues[label, axis] / pca.eigenvalues[label].sum()),
-    )
-
-
-def _encode(flow: OpenFlow, images: Tensor) -> Tensor:
-    return flow.frozen.encode(_resized(images, flow.size))[0]
+    own = pca.project(z, torch.tensor([label]))[0, axis]
+    eigenvalues, n = pca.eigenvalues[label], len(positions)
+    deviation = eigenvalues[axis].sqrt()
+    delta = torch.zeros(n, pca.rank)
+    delta[:, axis] = torch.tensor(positions) * deviation - own
+    moved = pca.add(z.expand(n, -1, -1, -1), torch.full((n,), label), delta)
+    share = float(eigenvalues[axis] / eigenvalues.sum())
+    return flow.frozen.decode(moved), float(own / deviation), share
 
 
 def _size(images: Tensor) -> tuple[int, int]:
