@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import warnings
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,7 +43,7 @@ __all__ = [
 
 T = TypeVar("T")
 FLOW = "a checkpoint directory, owner/name on the Hub, or builtin:NAME"
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+set_parsing_settings(docstring_parse_attribute_docstrings=True)  # those of `MixSettings`
 
 
 def new_parser(command: str, description: str, epilog: str | None = None) -> ArgumentParser:
@@ -101,10 +102,17 @@ def add_image_size(parser: ArgumentParser, default: str) -> None:
     """Add --image-size, whose help describes its default."""
     parser.add_argument(
         "--image-size",
-        type=as_size,
+        type=_image_size,
         help="pixels, such as 128, or height,width, such as 128,96, that images are resized and "
         f"cropped to (default: {default})",
     )
+
+
+def _image_size(value: Any) -> tuple[int, int]:
+    try:
+        return as_size(value)
+    except ValueError as error:  # of another ValueError argparse shows the name of the type
+        raise ArgumentTypeError(str(error)) from None
 
 
 def add_flow(parser: ArgumentParser, *, required: bool = True) -> None:

@@ -28,7 +28,8 @@ class CommandParser(ArgumentParser):
     # jsonargparse gives this method to its groups as well, and there it sees only module globals.
     def add_argument(self, *names: Any, **options: Any) -> Any:
         """Add an argument as jsonargparse does, named with hyphens and with its default shown."""
-        if dataclasses.is_dataclass(options.get("type")):  # its fields come one by one
+        own = dataclasses.is_dataclass(options.get("type"))  # its fields come one by one
+        if own or options.get("help") == argparse.SUPPRESS:  # options of jsonargparse
             return super().add_argument(*names, **options)
         added = super().add_argument(*map(_hyphenated, names), **_described(options))
         if added.metavar is added.choices is None and added.nargs != 0 and added.option_strings:
@@ -64,7 +65,7 @@ def _hyphenated(name: str) -> str:
 def _described(options: dict[str, Any]) -> dict[str, Any]:
     """The options of `add_argument` with a help text that has the default."""
     default, text = options.get("default"), options.get("help")
-    if text is None or text == argparse.SUPPRESS:
+    if text is None:
         return options
     text = re.sub(r"\bNone\b", "null", " ".join(text.split()))
     if options.get("required"):
