@@ -16,7 +16,6 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from ..augment.settings import MixSettings
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.checks import check_class_names
-from ..data.decode import MAX_PIXELS
 from ..data.open import DATA_SOURCES, MissingSplitError, open_dataset
 from ..data.preprocess import as_size
 from ..io.device import pick_device
@@ -91,10 +90,6 @@ def add_data_options(parser: ArgumentParser, split: str, *, required: bool = Tru
         default="raise",
         help="stop at an image file that cannot be decoded, or skip it",
     )
-    parser.add_argument("--scale-16-bit", action="store_true", help="scale 16-bit images to 8 bits")
-    parser.add_argument(
-        "--max-pixels", type=int, default=MAX_PIXELS, help="the most pixels that an image may have"
-    )
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
 
 
@@ -103,8 +98,9 @@ def add_image_size(parser: ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--image-size",
         type=_image_size,
-        help="pixels, such as 128, or height,width, such as 128,96, that images are resized and "
-        f"cropped to (default: {default})",
+        metavar="SIZE",
+        help="pixels that images are resized and cropped to: the side of a square, such as 128, or "
+        f"height,width, such as 128,96 (default: {default})",
     )
 
 
@@ -151,8 +147,8 @@ def load_on(arguments: Namespace) -> Checkpoint:
 
 def reading(arguments: Namespace) -> dict[str, Any]:
     """The options of `add_data_options` as arguments of `open_dataset`, but data and split."""
-    names = "data_dir scale_16_bit max_pixels per_class on_error seed download"
-    return {name: arguments[name] for name in names.split()}
+    names = ("data_dir", "download", "per_class", "on_error", "seed")
+    return {name: arguments[name] for name in names}
 
 
 def open_data(
@@ -206,14 +202,12 @@ def out_file(path: str, *, overwrite: bool) -> Path:
     """Check the path of a PNG file to write, and create its folder.
 
     Raises:
-        ValueError: If it does not end in .png.
-        FileExistsError: If it is a folder, or exists and `overwrite` is False.
+        ValueError: If it does not end in .png, or is a folder.
+        FileExistsError: If it exists and `overwrite` is False.
     """
     file = Path(path)
-    if file.is_dir():
-        raise FileExistsError(f"{file} is a folder; --out must name a file")
-    if file.suffix.lower() != ".png":
-        raise ValueError(f"--out must end in .png; got {path!r}")
+    if file.suffix.lower() != ".png" or file.is_dir():
+        raise ValueError(f"--out must name a file that ends in .png; got {path!r}")
     if file.exists() and not overwrite:
         raise FileExistsError(f"{file} exists; pass --overwrite to replace it")
     file.parent.mkdir(parents=True, exist_ok=True)

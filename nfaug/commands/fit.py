@@ -13,6 +13,7 @@ from ..classes.priors import FITTED_PRIORS
 from ..fitting import fit, load_base, open_images
 from ..io.atomic import check_output, write_picture
 from ..io.device import pick_device
+from ..io.lock import lock_output
 from ..io.manifest import PICTURE
 from ..io.ranks import Ranks, joined
 from ..io.resolve import public_name
@@ -21,7 +22,6 @@ from .common import (
     add_flow,
     add_image_size,
     add_out,
-    locks_out,
     new_parser,
     reading,
 )
@@ -69,10 +69,9 @@ def parser() -> ArgumentParser:
     return made
 
 
-@locks_out
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Fit, save, and report the fit. The processes of `torchrun` share the work."""
-    with joined() as ranks:
+    with joined() as ranks, lock_output(Path(arguments.out)):
         return _run(arguments, ranks)
 
 

@@ -440,7 +440,7 @@ def test_preview_and_sample(
         assert ".png" in ran.err
         ran = nfaug_command(*words, "--out", tmp_path)
         assert ran.code == 2
-        assert "folder" in ran.err
+        assert "file" in ran.err
 
 
 def test_a_flow_without_classes(

@@ -17,11 +17,11 @@ class Reached(Exception):
     """The call arrived; what comes after it does not matter."""
 
 
-DATA = ["--data", "some", "--data-dir", "there", "--split", "odd", "--max-pixels", "99"]
-DATA += ["--per-class", "3", "--on-error", "skip", "--seed", "5", "--download", "--scale-16-bit"]
+DATA = ["--data", "some", "--data-dir", "there", "--split", "odd"]
+DATA += ["--per-class", "3", "--on-error", "skip", "--seed", "5", "--download"]
 OPENED = {
-    "data_dir": "there", "split": "odd", "max_pixels": 99, "per_class": 3, "on_error": "skip",
-    "seed": 5, "download": True, "scale_16_bit": True,
+    "data_dir": "there", "split": "odd", "per_class": 3, "on_error": "skip",
+    "seed": 5, "download": True,
 }  # fmt: skip
 MIXING = ["--alpha", "0.3", "--mix", "pair", "--partners", "both", "--strength", "0.4"]
 MIXING += ["--noise", "0.2", "--axes", "2", "--gate", "off"]
