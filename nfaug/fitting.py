@@ -34,6 +34,7 @@ from .io.ranks import Ranks, joined
 from .io.resolve import public_name, read_resolved
 
 __all__ = [
+    "check_images",
     "encode_with_noise",
     "fit",
     "fit_classes",
@@ -276,6 +277,22 @@ class _ClassesInTurn:
 
     def subset(self, rows: Tensor) -> _ClassesInTurn:
         return _ClassesInTurn(self.images.subset(rows))
+
+
+def check_images(flow: Flow, images: Any) -> None:
+    """Check that the images of a data set have the flow's shape.
+
+    Raises:
+        ValueError: If they do not. The message has both shapes.
+    """
+    expected = (flow.codec.channels, *flow.codec.image_size)
+    found = (images.channels, *images.image_size)
+    if expected != found:
+        raise ValueError(
+            f"the flow takes images of shape {expected} (channels, height, width); got {found}. "
+            f"Convert the data set with nfaug.training.wrap_dataset(dataset, "
+            f"channels={expected[0]}, image_size={expected[1:]})"
+        )
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.open import wrap_dataset
-from nfaug.fitting import fit_classes, open_images
+from nfaug.fitting import check_images, fit_classes
 from nfaug.io.lock import lock_output
 
 from .config import FlowSettings, LatentConfig, TrainConfig
@@ -107,7 +107,7 @@ def train(
             warnings.simplefilter("ignore")
         if init is not None:
             config = replace(config, flow=shape_of(init, config.flow))
-            images = open_images(init.flow, images)
+            check_images(init.flow, images)
             if config.autoencoder is not None and init.flow.codec.record is None:
                 raise ValueError(
                     "the flow of init works on pixels: leave out autoencoder, or start from a flow "

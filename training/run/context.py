@@ -19,6 +19,7 @@ from nfaug.data.batches import Batches, MemoryBatches, open_batches
 from nfaug.data.checks import check_class_names, check_class_sizes
 from nfaug.data.images import LabelledImages
 from nfaug.data.open import wrap_dataset
+from nfaug.fitting import check_images
 from nfaug.flows.codec import Codec
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.latent_codec import LatentCodec
@@ -208,11 +209,12 @@ def open_context(
         codec=codec if isinstance(codec, LatentCodec) else None,
         progress=progress,
     )
-    context.shape()  # fail before reading the images
+    shape, flow_codec = context.shape()  # fail before reading the images
     if val is not None:
-        shape = {"image_size": images.image_size, "channels": images.channels}
-        held = wrap_dataset(val, classes=images.classes, complete=False, **shape)
+        held = wrap_dataset(val, classes=images.classes, complete=False)
         check_class_names(held.classes, images.classes)
+        with torch.device("meta"):
+            check_images(Flow(shape, codec=flow_codec), held)
         held_out = _read(held, context, mirrored=False)
         return replace(context, data=_read(images, context), val=held_out)
     data = _read(images, context)
