@@ -63,13 +63,8 @@ _CSS = """
   left: 0; right: 0; bottom: 0; max-width: none; border: 0; border-radius: 0; padding: 1px 4px;
   font-size: 11px; text-align: center; opacity: 0.85;
 }
-#upload .icon-wrap { display: none; }
-footer { display: none !important; }
-@media (max-width: 760px) {
-  #main { flex-wrap: wrap; }
-  #main > * { flex-basis: 100%; }
-  .pictures .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
-}
+#upload .icon-wrap, footer { display: none !important; }
+@media (max-width: 760px) { #main { flex-wrap: wrap; } #main > * { flex-basis: 100%; } }
 """
 
 Flows = Callable[[str], OpenFlow]
@@ -372,8 +367,7 @@ def _plain(text: object) -> str:
 
 
 def _seed(number: float | None) -> int:
-    """The seed of the field, which may be empty."""
-    return int(number or 0) % 2**31
+    return int(number or 0) % 2**31  # the field may be empty
 
 
 def _index(flow: OpenFlow, label: str) -> int:

@@ -301,23 +301,6 @@ def test_wrong_settings(
     assert not out.exists()
 
 
-def test_warnings_are_short(
-    tiny_folder: Path, tmp_path: Path, settings: str, nfaug_command: Any
-) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        shown = warnings.showwarning
-        ran = nfaug_command(
-            *("train", "--data", tiny_folder, "--out", tmp_path / "flow", "-c", settings),
-            *("--pca.rank", "16", "--json"),
-        )
-        assert warnings.showwarning is shown
-    assert ran.code == 0
-    assert re.search("^warning: .* 16 axes", ran.err, re.MULTILINE)
-    assert ".py" not in ran.err
-    assert ran.json["steps"] == 3
-
-
 # The other commands.
 
 
@@ -491,19 +474,6 @@ def test_control_characters_do_not_reach_the_terminal(
     ran = nfaug_command("info", tmp_path / "flow")
     assert "\N{REPLACEMENT CHARACTER}[2Jgone ü\N{REPLACEMENT CHARACTER}" in ran.out
     assert nfaug_command("info", tmp_path / "flow", "--json").out.isascii()
-
-
-def test_a_damaged_checkpoint(tiny_path: Path, tmp_path: Path, nfaug_command: Any) -> None:
-    flow = Path(shutil.copytree(tiny_path, tmp_path / "flow"))
-    with (flow / "model.safetensors").open("r+b") as file:
-        file.truncate(1000)
-    ran = nfaug_command("info", flow)
-    assert ran.code == 2
-    assert "model.safetensors" in ran.err
-    assert "Traceback" not in ran.err
-    ran = nfaug_command("info", tmp_path)
-    assert ran.code == 2
-    assert "config.json" in ran.err
 
 
 def test_a_missing_repository(hub: LoopbackHub, nfaug_command: Any) -> None:
