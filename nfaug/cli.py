@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import json
 import os
@@ -38,6 +37,44 @@ COMMANDS = {
 FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit codes
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    0 done, 1 failed or a package is missing, 2 bad input, 3 diverged, 130 interrupted; `nfaug
+    train` adds others. An error is one line on standard error.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        _top_parser().print_help()
+        return BAD_INPUT
+    name = _top_parser().parse_args(words[:1]).command
+    module = importlib.import_module(f".commands.{name}", __package__)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            expand = getattr(module, "expand", list)
+            arguments = module.parser().parse_args(expand(words[1:]))
+            result = module.run(arguments)
+            if result is not None:  # None on all processes but the main one
+                # ASCII, since class names hold any character and standard output any encoding.
+                text = json.dumps(jsonable(result), indent=2, allow_nan=False)
+                print(text if arguments.json else _lines(result), flush=True)
+        except BrokenPipeError:  # as in `nfaug info FLOW | head -1`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except KeyboardInterrupt as error:
+            code = getattr(error, "exit_code", INTERRUPTED)
+            return _stop(code, name, str(error) or "interrupted")
+        except ModuleNotFoundError as error:
+            extra = getattr(module, "EXTRA", "train")
+            cure = "" if "pip install" in str(error) else f": pip install 'nfaug[{extra}]'"
+            return _stop(FAILED, name, f"{error}{cure}")
+        except (ValueError, OSError) as error:  # includes CheckpointError and HubError
+            return _stop(getattr(error, "exit_code", BAD_INPUT), name, f"error: {error}")
+        except ArithmeticError as error:
+            return _stop(DIVERGED, name, f"{type(error).__name__}: {error}")
+    return 0
+
+
 def _top_parser() -> argparse.ArgumentParser:
     from .io.version import __version__
 
@@ -55,104 +92,18 @@ def _top_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code.
-
-    0 done, 1 failed, 2 bad input, 3 diverged, 130 interrupted; `nfaug train` adds others. A closed
-    or full standard error stops no command; a full standard output ends one with 1, after the work.
-    """
-    _open_streams()
-    try:
-        with contextlib.redirect_stderr(_Unfailing(sys.stderr)):
-            return _run(list(sys.argv[1:] if argv is None else argv))
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except OSError:  # the interpreter would flush again and print a traceback
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _open_streams() -> None:
-    """Open the null device for closed streams; the next file would take their descriptors."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_RDWR), number)
-        if getattr(sys, name) is None:
-            stream = open(number, "w" if number else "r", closefd=False)  # noqa: SIM115
-            setattr(sys, name, stream)
-
-
-class _Unfailing:
-    """Standard error, without the errors of a closed pipe or a full disk."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            self.stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self.stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
-def _run(argv: list[str]) -> int:
-    if not argv:
-        _top_parser().print_help()
-        return BAD_INPUT
-    name = _top_parser().parse_args(argv[:1]).command
-    module = importlib.import_module(f".commands.{name}", __package__)
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
-        try:
-            words = argv[1:]
-            if hasattr(module, "expand"):
-                words = module.expand(words)
-            arguments = module.parser().parse_args(words)
-            result = module.run(arguments)
-        except KeyboardInterrupt as error:
-            code = getattr(error, "exit_code", INTERRUPTED)
-            return _stop(code, name, str(error) or "interrupted")
-        except ModuleNotFoundError as error:
-            extra = getattr(module, "EXTRA", "train")
-            cure = "" if "pip install" in str(error) else f": pip install 'nfaug[{extra}]'"
-            return _stop(FAILED, name, f"{error}{cure}")
-        except (ValueError, OSError) as error:  # includes CheckpointError and HubError
-            return _stop(getattr(error, "exit_code", BAD_INPUT), name, f"error: {error}")
-        except ArithmeticError as error:
-            return _stop(DIVERGED, name, f"{type(error).__name__}: {error}")
-    if result is None:  # the main process prints the result
-        return 0
-    try:
-        # ASCII, since class names hold any character and standard output has any encoding.
-        text = json.dumps(jsonable(result), indent=2, allow_nan=False)
-        print(text if arguments.json else _lines(result), flush=True)
-    except BrokenPipeError:  # as in `nfaug info FLOW | head -1`
-        return 0
-    except OSError as error:
-        return _stop(FAILED, name, f"done, but the result cannot be printed: {error}")
-    return 0
-
-
 def _stop(code: int, name: str, message: str) -> int:
-    print(f"nfaug {name}: {_printable_lines(message)}", file=sys.stderr)
+    print(f"nfaug {name}: {printable(message)}", file=sys.stderr)
     return code
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if not issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):
-        print(f"warning: {_printable_lines(message)}", file=sys.stderr)
+        print(f"warning: {printable(message)}", file=sys.stderr)
 
 
 def _lines(result: dict[str, Any], indent: str = "") -> str:
+    """A result as lines of text, without characters that do terminals harm."""
     lines = []
     for key, value in result.items():
         label = f"{indent}{_encodable(key.replace('_', ' '))}"
@@ -169,10 +120,5 @@ def _lines(result: dict[str, Any], indent: str = "") -> str:
 
 
 def _encodable(value: object) -> str:
-    """Text of a checkpoint as standard output can print it."""
     encoding = sys.stdout.encoding or "utf-8"
     return printable(value).encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _printable_lines(message: object) -> str:
-    return "\n".join(map(printable, str(message).splitlines()))

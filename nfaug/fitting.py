@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from .checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
 from .checkpoint.directory import file_limits
@@ -23,8 +24,9 @@ from .classes.priors import GradientDescentConfig, choose_prior
 from .classes.statistics import ClassStatistics
 from .data.batches import Batches, MemoryBatches, progress_bar
 from .data.checks import check_class_sizes
-from .data.images import LabelledImages, TensorImages, run_over
+from .data.images import LabelledImages, to_tensors
 from .data.open import open_dataset, wrap_dataset
+from .data.preprocess import as_size, size_of
 from .flows.flow import Flow
 from .flows.latent_codec import measure_codec
 from .io.manifest import read_manifest
@@ -33,14 +35,17 @@ from .io.resolve import public_name, read_resolved
 
 __all__ = [
     "check_images",
+    "common_size",
     "encode_with_noise",
     "fit",
     "fit_classes",
     "load_base",
-    "with_shape_of",
+    "open_images",
 ]
 
 _MEASURED = 128  # images that the scale of an autoencoder's latents is measured on
+_PEEKS = 64  # images whose sizes are compared
+_SIDE = 128  # largest default size of images that differ in size, for a flow of any size
 
 
 def encode_with_noise(
@@ -60,6 +65,7 @@ def fit(
     flow: Flow | Checkpoint | str | os.PathLike[str],
     dataset: Dataset[Any] | DataLoader[Any] | Sequence[tuple[Any, int]] | str | os.PathLike[str],
     *,
+    image_size: int | tuple[int, int] | None = None,
     gaussians: str | FixedPointConfig | GradientDescentConfig = "data",
     rank: int = 64,
     max_per_class: int = 1000,
@@ -73,9 +79,9 @@ def fit(
 ) -> Checkpoint:
     """Fit class gaussians, PCA axes and the partner memory of a data set under an existing flow.
 
-    The flow itself is not trained. PIL images and image files of another size are resized until
-    their shorter side fits, and their centre is cropped. A class of one image gets no axes and no
-    partner, with a warning: `NFAugment` leaves its images unchanged.
+    The flow itself is not trained. Images of another size are resized until their shorter side
+    fits, and their centre is cropped. A class of one image gets no axes and no partner, with a
+    warning: `NFAugment` leaves its images unchanged.
 
     Args:
         flow: A flow, a checkpoint, or what `nfaug.load` takes: "builtin:NAME", a directory, or
@@ -83,7 +89,11 @@ def fit(
         dataset: A data set of (image, label), such as torchvision's ImageFolder, or a Hugging Face
             `Dataset` with the columns `image` and `label`; see `nfaug.training.wrap_dataset`.
             Labels are 0..K-1. For a DataLoader, its data set is used. A path or name is opened
-            with `nfaug.training.open_dataset`, at the flow's size.
+            with `nfaug.training.open_dataset`.
+        image_size: For a flow of any size, such as "builtin:pixels": the side of a square or
+            (height, width) to resize and crop to. By default the images' own size or, if they
+            differ, a square of 128 pixels or of their median shorter side if that is smaller, with
+            a warning.
         gaussians: "data" for the mean and variance of each class's latents (the maximum-likelihood
             solution), "fpi", "gradient", or the settings of one of these two.
         rank: PCA axes per class. A class of N images has at most N - 1.
@@ -105,12 +115,12 @@ def fit(
         A checkpoint with the same flow, and the gaussians and axes of these classes.
 
     Raises:
-        ValueError: If the images do not have the flow's shape (a `shape_free` flow takes any), a
-            class has none, or a setting is out of range.
+        ValueError: If the images cannot be converted to the flow's channels, a class has none, or
+            a setting is out of range.
         FixedPointDivergence: See `nfaug.classes.fixed_point.solve`.
 
     Example:
-        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
+        >>> images = torch.randint(256, (8, 3, 48, 40), dtype=torch.uint8)
         >>> dataset = torch.utils.data.TensorDataset(images, torch.arange(8) % 2)
         >>> checkpoint = fit("builtin:rgb32", dataset, rank=3)
         >>> checkpoint.config.class_names, checkpoint.pca.rank
@@ -121,21 +131,15 @@ def fit(
             f"rank must be at least 1 and max_per_class 2; got {rank} and {max_per_class}"
         )
     with torch.device("cpu"):  # not torch's default device, which may be "meta"
-        chosen = choose_prior(gaussians)
-        given = {"flow": flow, "data": dataset}
-        names = {k: public_name(v) for k, v in given.items() if isinstance(v, str | os.PathLike)}
-        if isinstance(flow, str | os.PathLike):
-            flow = load_base(flow if isinstance(flow, str) else Path(flow), autoencoder)
-        if isinstance(flow, Flow):
-            flow = Checkpoint(flow, CheckpointConfig(flow.config, autoencoder=flow.codec.record))
-        images = _labelled_images(flow.flow, dataset, grayscale=grayscale)
-        base = with_shape_of(flow, images, autoencoder, seed=seed)
-        check_images(base.flow, images)
+        prior = choose_prior(gaussians)
+        base = _base(flow, autoencoder)
+        images = open_images(base.flow, dataset, image_size=image_size, grayscale=grayscale)
+        base = _shaped(base, images, autoencoder, seed)
         check_class_sizes(images.targets, images.classes)
         with joined() if distributed else contextlib.nullcontext(Ranks()) as ranks:
             stats, pca = fit_classes(
                 base.flow,
-                _batches(images),
+                _ClassesInTurn(images),
                 images.classes,
                 rank=rank,
                 max_per_class=max_per_class,
@@ -146,62 +150,32 @@ def fit(
                 progress=progress and ranks.main,
             )
         counts, means, variances = stats.finalize()
-        means, variances, record = chosen.entry.solve(means, variances, chosen.settings, None)
-        record = {"kind": chosen.kind, **record, "fitted": True, "images": int(counts.sum())}
+        means, variances, record = prior.entry.solve(means, variances, prior.settings, None)
+        given = {"flow": flow, "data": dataset}
         config = replace(
             base.config,
             class_names=tuple(images.classes),
             preprocessing={**base.config.preprocessing, **images.preprocessing},
-            gaussians={**record, **names},
+            gaussians={"kind": prior.kind, **record, "fitted": True, "images": int(counts.sum())}
+            | {k: public_name(v) for k, v in given.items() if isinstance(v, str | os.PathLike)},
             metrics={},
         )
         return Checkpoint(base.flow, config, ClassGaussians(means, variances, counts), pca)
 
 
-def _labelled_images(flow: Flow, data: Any, *, grayscale: bool) -> LabelledImages:
-    """The images of `fit`'s argument `dataset`, at the flow's size where they can be resized."""
-    shape: dict[str, Any] = {}
-    if not flow.shape_free:
-        shape = {"image_size": flow.codec.image_size, "channels": flow.codec.channels}
-    if isinstance(data, str | os.PathLike):
-        return open_dataset(data, convert=grayscale, **shape)
-    if isinstance(data, DataLoader):
-        data = data.dataset
-    unknown = not isinstance(data, LabelledImages | IterableDataset | Mapping)
-    first = data[0] if unknown and hasattr(data, "__len__") and len(data) else None
-    values = first.values() if isinstance(first, Mapping) else first
-    if isinstance(values, Iterable) and any(isinstance(value, Image.Image) for value in values):
-        return wrap_dataset(data, convert=grayscale, **shape)
-    return wrap_dataset(data, channels=1 if grayscale and shape.get("channels") == 1 else None)
-
-
-class _Decoded:
-    """Images that are decoded when they are needed, in threads if that helps; see `Batches`."""
-
-    def __init__(self, images: LabelledImages) -> None:
-        self.images, self.labels = images, images.targets
-
-    def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in order.split(batch_size):
-            part = self.images.subset(rows)
-            title, threads = "reading images", part.threads
-            decoded = run_over(part.image, len(part), title, threads=threads, progress=False)
-            yield torch.stack([*decoded]), part.targets
-
-    def subset(self, rows: Tensor) -> _Decoded:
-        return _Decoded(self.images.subset(rows))
-
-
-def _batches(images: LabelledImages) -> Batches:
-    if isinstance(images, TensorImages):
-        return MemoryBatches(images.images, images.targets)
-    return _Decoded(images)
+def _base(flow: Any, autoencoder: str | os.PathLike[str] | None) -> Checkpoint:
+    """The checkpoint of `fit`'s argument `flow`."""
+    if isinstance(flow, str | os.PathLike):
+        return load_base(flow if isinstance(flow, str) else Path(flow), autoencoder)
+    if isinstance(flow, Flow):
+        return Checkpoint(flow, CheckpointConfig(flow.config, autoencoder=flow.codec.record))
+    return flow
 
 
 def load_base(source: str | Path, autoencoder: str | os.PathLike[str] | None = None) -> Checkpoint:
     """Load the checkpoint that a fit starts from.
 
-    `autoencoder` is used if the flow works on latents. For others see `with_shape_of`.
+    `autoencoder` is opened if the flow works on latents; for others `fit` uses it.
     """
 
     def on_latents(directory: Path) -> bool:
@@ -212,49 +186,98 @@ def load_base(source: str | Path, autoencoder: str | os.PathLike[str] | None = N
     return load(source, autoencoder=os.fspath(autoencoder))
 
 
-def with_shape_of(
-    checkpoint: Checkpoint,
-    images: Any,
-    autoencoder: str | os.PathLike[str] | None = None,
+def open_images(
+    flow: Flow,
+    data: Any,
     *,
-    seed: int = 0,
-) -> Checkpoint:
-    """Return the checkpoint with a flow for the images' shape, if its flow serves every shape.
+    image_size: int | tuple[int, int] | None = None,
+    grayscale: bool = True,
+    **reading: Any,
+) -> LabelledImages:
+    """Open a data set at the size and with the channels that a flow takes.
 
-    Other checkpoints are returned unchanged. Class statistics are dropped if the shape changes.
-
-    Args:
-        checkpoint: The checkpoint.
-        images: A `LabelledImages` data set.
-        autoencoder: Directory or repository of an autoencoder, whose latents take the place of the
-            images; ignored for a flow that is on latents already.
-        seed: Seed of the choice of images on which the scale of the latents is measured.
+    The arguments are those of `fit`, and more of `open_dataset` for a path or a name.
 
     Raises:
-        ValueError: If there is an autoencoder and the flow serves one shape of images only, or the
-            autoencoder does not fit the images.
+        ValueError: `image_size` is given for a flow of another size, or see `open_dataset`.
     """
-    flow = checkpoint.flow
-    if autoencoder is not None and flow.codec.record is None:
-        if not flow.shape_free:
+    size = None if image_size is None else as_size(image_size)
+    channels = None
+    if not flow.shape_free:
+        if size not in (None, flow.codec.image_size):
             raise ValueError(
-                f"autoencoder={str(autoencoder)!r} needs a flow that serves every shape, such as "
-                f"builtin:pixels, or one that was trained on latents; got {flow}"
+                f"image_size={image_size} is for flows of any size, such as builtin:pixels; this "
+                f"flow takes images of {flow.codec.image_size}, and others are resized to that"
             )
-        choice = torch.Generator().manual_seed(seed)
-        rows = torch.randperm(len(images), generator=choice)[:_MEASURED]
-        measured = torch.stack([images[row][0] for row in rows.tolist()])
-        codec = measure_codec(str(autoencoder), measured, device=flow.device)
-        channels, height, width = codec.latent_shape
-        flow = flow.with_shape(channels, (height, width))
-        flow = Flow(flow.config, codec=codec.for_flow(flow.config)).to(flow.device).eval()
-        config = replace(checkpoint.config, flow=flow.config, autoencoder=codec.record)
-        return Checkpoint(flow, config)
-    shape = (images.channels, tuple(images.image_size))
-    if not flow.shape_free or shape == (flow.config.channels, flow.config.image_size):
-        return checkpoint
-    flow = flow.with_shape(*shape)
-    return Checkpoint(flow, replace(checkpoint.config, flow=flow.config))
+        size, channels = flow.codec.image_size, flow.codec.channels
+    data = data.dataset if isinstance(data, DataLoader) else data
+    fits = isinstance(data, LabelledImages) and size in (None, data.image_size)
+    if fits and channels in (None, data.channels):
+        return data
+    path = isinstance(data, str | os.PathLike)
+    opened = partial(open_dataset, data, **reading) if path else partial(wrap_dataset, data)
+    images = opened(image_size=size or 1, channels=channels, convert=grayscale)
+    if size is not None:
+        return images
+    preprocess = replace(images.preprocess, image_size=common_size(images))
+    return LabelledImages(images.reader, preprocess, images.indices, images.skipped)
+
+
+def common_size(images: LabelledImages) -> tuple[int, int]:
+    """The stored size of the images; if they differ, the default that `fit` documents."""
+    rows = torch.linspace(0, len(images) - 1, min(_PEEKS, len(images))).long()
+    sizes = [size_of(images.reader.peek(row)) for row in images.indices[rows].tolist()]
+    if len({*sizes}) == 1:
+        return sizes[0]
+    side = min(_SIDE, sorted(map(min, sizes))[len(sizes) // 2])
+    warnings.warn(
+        f"the images differ in size; they are resized and cropped to {side} x {side} pixels. "
+        "image_size (--image-size) chooses another size",
+        stacklevel=3,
+    )
+    return side, side
+
+
+def _shaped(
+    base: Checkpoint, images: LabelledImages, autoencoder: str | os.PathLike[str] | None, seed: int
+) -> Checkpoint:
+    """The checkpoint with a flow for the images' shape, if its flow serves every shape.
+
+    With an autoencoder, the flow is one on its latents, whose scale is measured on some images.
+    """
+    flow, shape = base.flow, (images.channels, images.image_size)
+    if autoencoder is None or flow.codec.record is not None:
+        if not flow.shape_free or shape == (flow.config.channels, flow.config.image_size):
+            return base
+        flow = flow.with_shape(*shape)
+        return Checkpoint(flow, replace(base.config, flow=flow.config))
+    if not flow.shape_free:
+        raise ValueError(
+            f"autoencoder={str(autoencoder)!r} needs a flow that serves every shape, such as "
+            f"builtin:pixels, or one that was trained on latents; got {flow}"
+        )
+    choice = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(images), generator=choice)[:_MEASURED]
+    measured = torch.stack([images[row][0] for row in rows.tolist()])
+    codec = measure_codec(str(autoencoder), measured, device=flow.device)
+    channels, height, width = codec.latent_shape
+    flow = flow.with_shape(channels, (height, width))
+    flow = Flow(flow.config, codec=codec.for_flow(flow.config)).to(flow.device).eval()
+    return Checkpoint(flow, replace(base.config, flow=flow.config, autoencoder=codec.record))
+
+
+class _ClassesInTurn:
+    """The rows that are asked for, decoded together: those of one class in a fit."""
+
+    def __init__(self, images: LabelledImages) -> None:
+        self.images, self.labels = images, images.targets
+
+    def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        decoded = MemoryBatches(*to_tensors(self.images.subset(order), progress=False))
+        return decoded.iterate(torch.arange(len(order)), batch_size)
+
+    def subset(self, rows: Tensor) -> _ClassesInTurn:
+        return _ClassesInTurn(self.images.subset(rows))
 
 
 def check_images(flow: Flow, images: Any) -> None:
@@ -293,31 +316,27 @@ def fit_classes(
     Processes take turns at the classes; draws depend on the class alone, so that the result is that
     of one process: the axes bit for bit, the statistics up to the rounding of `all_reduce`.
     """
-    flow = flow.freeze()
-    device = flow.device
-    ranks = ranks or Ranks()
-    stats = ClassStatistics(len(class_names), flow.config.dim)
-    order: dict[int, tuple[Tensor, torch.Generator]] = {}
-    for y in filter(ranks.owns, range(len(class_names))):
-        rows = (data.labels == y).nonzero().flatten()
-        draws = torch.Generator().manual_seed((seed * len(class_names) + y) % 2**63)
-        chosen = torch.randperm(len(rows), generator=draws)[:max_per_class].sort().values
-        order[y] = rows[chosen], draws
-    total = sum(len(rows) for rows, _ in order.values())
+    flow, ranks, number = flow.freeze(), ranks or Ranks(), len(class_names)
+    stats = ClassStatistics(number, flow.config.dim)
+    mine = [y for y in range(number) if ranks.owns(y)]
+    sizes = torch.bincount(data.labels, minlength=number).clamp(max=max_per_class)
     fits: dict[int, ClassFit] = {}
-    with progress_bar(total, "fit", "image", shown=progress) as bar:
-        for y, (rows, draws) in order.items():
-            noise = torch.Generator(device).manual_seed((seed * len(class_names) + y) % 2**63)
-            parts = []
-            for images, _ in data.iterate(rows, batch_size):
-                batch = flow.codec.prepare(images.to(device))
-                noisy = encode_with_noise(flow, batch, noise)[0]
-                stats.update(noisy, torch.full((len(batch),), y, device=device))
-                parts.append(flow.encode(batch)[0].flatten(1))
+    with progress_bar(int(sizes[mine].sum()), "fit", "image", shown=progress) as bar:
+        for y in mine:
+            rows = (data.labels == y).nonzero().flatten()
+            draws, noise = (
+                torch.Generator(device).manual_seed((seed * number + y) % 2**63)
+                for device in ("cpu", flow.device)
+            )
+            chosen = torch.randperm(len(rows), generator=draws)[:max_per_class].sort().values
+            latents = []
+            for images, labels in data.iterate(rows[chosen], batch_size):
+                batch = flow.codec.prepare(images.to(flow.device))
+                noisy, _ = encode_with_noise(flow, batch, noise)
+                stats.update(noisy, labels.to(flow.device))
+                latents.append(flow.encode(batch)[0].flatten(1))
                 bar.update(len(batch))
-            fits[y] = fit_class(torch.cat(parts), rank, label=y, generator=draws)
-            bar.set_description(f"fit, class {len(fits)} of {len(order)}", refresh=False)
+            fits[y] = fit_class(torch.cat(latents), rank, label=y, generator=draws)
     if ranks.count > 1:
         stats.all_reduce()
-    collected = ranks.collect(fits, len(class_names))
-    return stats, assemble(collected, rank=rank, memory=memory)
+    return stats, assemble(ranks.collect(fits, number), rank=rank, memory=memory)

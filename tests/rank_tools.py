@@ -25,8 +25,8 @@ from torch import Tensor
 
 from nfaug.classes.fixed_point.solver import FixedPointConfig
 from nfaug.data.batches import MemoryBatches
-from nfaug.data.images import TensorImages
 from nfaug.data.decode import ImageDecodeError
+from nfaug.data.images import TensorImages
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.training import RunStopped, TrainConfig, TrainResult, train
 from nfaug.training.augmentation import FlowAugmentation

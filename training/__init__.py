@@ -2,7 +2,7 @@
 
 from nfaug.data.open import open_dataset, wrap_dataset
 
-from .compare import Comparison, CompareSettings, compare
+from .compare import CompareSettings, Comparison, compare
 from .config import TrainConfig
 from .run.context import TrainResult
 from .run.interruption import Interrupted, RunStopped

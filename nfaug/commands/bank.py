@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
 from ..bank import Bank, bank_bytes, export_bank, make_bank, merge_bank
 from ..bank.shards import Shard, shard_manifests
 from ..io.lock import lock_output
-from .common import add_data_options, add_flow, add_mixing, load_on, mixing, new_parser, open_data
+from .common import (
+    add_data_options,
+    add_flow,
+    add_image_size,
+    add_mixing,
+    load_on,
+    mixing,
+    new_parser,
+    open_data,
+)
 
 __all__ = ["parser", "run"]
 
@@ -43,12 +51,10 @@ def parser() -> ArgumentParser:
         help="store the change of each image at the flow's size, a few kB, and add it to images of "
         "any size in training",
     )
-    made.add_argument(
-        "--image-size",
-        type=PositiveInt | None,
-        help="side in pixels of the square that images are resized and cropped to: the size at "
-        "which you train (default: the flow's size); with --residual, the size of the exported "
-        "images",
+    add_image_size(
+        made,
+        "the flow's size; choose the size at which your script stores its images; with --residual "
+        "the size of the exported images",
     )
     made.add_argument("--batch-size", type=int, default=64, help="number of images at a time")
     made.add_argument("--workers", type=int, default=0, help="processes that decode images")

@@ -1,30 +1,35 @@
-"""Options and helpers that several commands share."""
+"""Options and checks that several commands share."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-import operator
 import warnings
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from ..augment.settings import MixSettings
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.checks import check_class_names
+from ..data.open import DATA_SOURCES, MissingSplitError, open_dataset
+from ..data.preprocess import as_size
 from ..io.device import pick_device
 from ..io.lock import lock_output
 from .parser import CommandParser
 
 __all__ = [
-    "DATA_HELP",
+    "FLOW",
+    "add_autoencoder",
     "add_data_options",
     "add_flow",
+    "add_image_size",
     "add_mixing",
+    "add_out",
     "check_same_classes",
     "load_on",
     "locks_out",
@@ -32,15 +37,12 @@ __all__ = [
     "new_parser",
     "open_data",
     "out_file",
+    "reading",
 ]
 
 T = TypeVar("T")
-DATA_HELP = (
-    "a folder with one sub-folder of images per class (any folder of images for a flow without "
-    "classes), or of images beside a labels.csv (file,label); a tar of one; a .npz file with "
-    "images and labels; a folder of IDX files (MNIST's format), of WebDataset shards or of parquet "
-    "files; a timm data-set name such as torch/cifar10; or 'digits'"
-)
+FLOW = "a checkpoint directory, owner/name on the Hub, or builtin:NAME"
+set_parsing_settings(docstring_parse_attribute_docstrings=True)  # those of `MixSettings`
 
 
 def new_parser(command: str, description: str, epilog: str | None = None) -> ArgumentParser:
@@ -48,6 +50,12 @@ def new_parser(command: str, description: str, epilog: str | None = None) -> Arg
     parser = CommandParser(prog=f"nfaug {command}", description=description, epilog=epilog)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
+
+
+def add_out(parser: ArgumentParser, what: str) -> None:
+    """Add --out, which is `what`, and --overwrite."""
+    parser.add_argument("--out", required=True, help=f"{what} to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
 
 
 def locks_out(run: Callable[[Namespace], T]) -> Callable[[Namespace], T]:
@@ -65,7 +73,7 @@ def locks_out(run: Callable[[Namespace], T]) -> Callable[[Namespace], T]:
 
 def add_data_options(parser: ArgumentParser, split: str, *, required: bool = True) -> None:
     """Add --data and the options of how it is read; `split` is the preferred split."""
-    parser.add_argument("--data", required=required, help=DATA_HELP)
+    parser.add_argument("--data", required=required, help=DATA_SOURCES)
     parser.add_argument(
         "--split", help=f"part of the data: train or test (default: {split} if it exists)"
     )
@@ -85,48 +93,50 @@ def add_data_options(parser: ArgumentParser, split: str, *, required: bool = Tru
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
 
 
+def add_image_size(parser: ArgumentParser, default: str) -> None:
+    """Add --image-size, whose help describes its default."""
+    parser.add_argument(
+        "--image-size",
+        type=_image_size,
+        metavar="SIZE",
+        help="pixels that images are resized and cropped to: the side of a square, such as 128, or "
+        f"height,width, such as 128,96 (default: {default})",
+    )
+
+
+def _image_size(value: Any) -> tuple[int, int]:
+    try:
+        return as_size(value)
+    except ValueError as error:  # of another ValueError argparse shows the name of the type
+        raise ArgumentTypeError(str(error)) from None
+
+
 def add_flow(parser: ArgumentParser, *, required: bool = True) -> None:
     """Add --flow, --device and --autoencoder."""
-    parser.add_argument(
-        "--flow",
-        required=required,
-        help="a checkpoint directory, owner/name on the Hub, or builtin:NAME",
-    )
+    parser.add_argument("--flow", required=required, help=FLOW)
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, ...; auto is the GPU if there is one"
     )
+    add_autoencoder(parser)
+
+
+def add_autoencoder(parser: ArgumentParser) -> None:
+    """Add --autoencoder."""
     parser.add_argument(
         "--autoencoder",
         help="for a flow on latents: directory or owner/name of its autoencoder, if it moved",
     )
 
 
-def add_mixing(parser: ArgumentParser, prefix: str = "") -> None:
-    """An option for each field of `MixSettings` but p, such as --strength 1.0 or --gate off."""
-    docs = MixSettings.docs()
-    hints = get_type_hints(MixSettings)
-    for field in _mixing_fields():
-        accepted = [hint for hint in get_args(hints[field.name]) if hint is not bool]
-        option_type = hints[field.name]
-        if type(None) in accepted:
-            accepted += [Literal["off"]] if field.default is not None else []
-            option_type = functools.reduce(operator.or_, accepted)
-        parser.add_argument(
-            f"--{prefix}{field.name.replace('_', '-')}",
-            type=option_type,
-            default=field.default,
-            help=docs[field.name],
-        )
+def add_mixing(parser: ArgumentParser, *, skip: Sequence[str] = ("p",)) -> None:
+    """An option for each field of `MixSettings` but those of `skip`, such as --strength 1.0."""
+    parser.add_class_arguments(MixSettings, skip={*skip})
 
 
-def mixing(arguments: Namespace, prefix: str = "") -> MixSettings:
+def mixing(arguments: Namespace) -> MixSettings:
     """The settings of the options of `add_mixing`."""
-    given = {field.name: arguments[f"{prefix}{field.name}"] for field in _mixing_fields()}
-    return MixSettings.merge(None, {name: None if x == "off" else x for name, x in given.items()})
-
-
-def _mixing_fields() -> list[dataclasses.Field[Any]]:
-    return [field for field in dataclasses.fields(MixSettings) if field.name != "p"]
+    names = [field.name for field in dataclasses.fields(MixSettings)]
+    return MixSettings(**{name: arguments[name] for name in names if name in arguments})
 
 
 def load_on(arguments: Namespace) -> Checkpoint:
@@ -135,47 +145,42 @@ def load_on(arguments: Namespace) -> Checkpoint:
     return checkpoint.to(pick_device(arguments.device))
 
 
+def reading(arguments: Namespace) -> dict[str, Any]:
+    """The options of `add_data_options` as arguments of `open_dataset`, but data and split."""
+    names = ("data_dir", "download", "per_class", "on_error", "seed")
+    return {name: arguments[name] for name in names}
+
+
 def open_data(
     arguments: Namespace,
     checkpoint: Checkpoint,
     splits: Sequence[str] = ("train",),
     *,
     labels: bool = True,
-    image_size: int | None = None,
-    convert: bool = True,
-    any_shape: bool = False,
+    image_size: tuple[int, int] | None = None,
 ) -> Any:
-    """Open the data set of --data, read as the checkpoint's flow needs it.
+    """Open the data set of --data, at the size and with the channels of the checkpoint's flow.
 
     Without --split, the first of `splits` that exists is read, with a warning if it is not
-    `splits[0]`. `labels` says whether a folder needs class sub-folders, `image_size` replaces the
-    flow's, `convert` allows colour images to be converted to the flow's channels, and with
-    `any_shape` images keep their own size and channels.
+    `splits[0]`. `labels` says whether a folder needs class sub-folders, and `image_size` replaces
+    the flow's.
     """
-    from ..data.open import MissingSplitError, open_dataset
-
-    def opened(split: str) -> Any:
-        return open_dataset(
-            arguments.data,
-            split=split,
-            data_dir=arguments.data_dir,
-            image_size=image_size or (None if any_shape else checkpoint.flow.codec.image_size),
-            channels=None if any_shape else checkpoint.flow.codec.channels,
-            convert=convert,
-            per_class=arguments.per_class,
-            on_error=arguments.on_error,
-            seed=arguments.seed,
-            download=arguments.download,
-            labels=labels,
-        )
-
+    codec = checkpoint.flow.codec
+    opened = functools.partial(
+        open_dataset,
+        arguments.data,
+        image_size=image_size or codec.image_size,
+        channels=codec.channels,
+        labels=labels,
+        **reading(arguments),
+    )
     first, *others = [arguments.split] if arguments.split else splits
     try:
-        return opened(first)
+        return opened(split=first)
     except MissingSplitError:
         for split in others:
             with contextlib.suppress(MissingSplitError):
-                dataset = opened(split)
+                dataset = opened(split=split)
                 warnings.warn(f"the data have no {first} split; using {split}", stacklevel=2)
                 return dataset
         raise
@@ -197,14 +202,12 @@ def out_file(path: str, *, overwrite: bool) -> Path:
     """Check the path of a PNG file to write, and create its folder.
 
     Raises:
-        ValueError: If it does not end in .png.
-        FileExistsError: If it is a folder, or exists and `overwrite` is False.
+        ValueError: If it does not end in .png, or is a folder.
+        FileExistsError: If it exists and `overwrite` is False.
     """
     file = Path(path)
-    if file.is_dir():
-        raise FileExistsError(f"{file} is a folder; --out must name a file")
-    if file.suffix.lower() != ".png":
-        raise ValueError(f"--out must end in .png; got {path!r}")
+    if file.suffix.lower() != ".png" or file.is_dir():
+        raise ValueError(f"--out must name a file that ends in .png; got {path!r}")
     if file.exists() and not overwrite:
         raise FileExistsError(f"{file} exists; pass --overwrite to replace it")
     file.parent.mkdir(parents=True, exist_ok=True)

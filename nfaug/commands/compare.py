@@ -8,10 +8,9 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..data.open import DATA_SOURCES, open_dataset
-from ..data.preprocess import as_size
-from ..fitting import default_size
+from ..fitting import common_size
 from ..training.compare import CompareSettings, compare
-from .common import new_parser
+from .common import add_image_size, new_parser
 
 __all__ = ["parser", "run"]
 
@@ -30,11 +29,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--data", required=True, help=DATA_SOURCES)
     made.add_argument("--test-data", help="images to judge by (default: a part is held out)")
     made.add_argument("--out", default="nfaug-compare", help="the folder to write")
-    made.add_argument(
-        "--image-size",
-        help="side or height,width of the classifier's images (default: their own, at most "
-        f"{_SMALL}, or {_LARGE} for a timm model)",
-    )
+    add_image_size(made, f"their own, at most {_SMALL}, or {_LARGE} for a timm model")
     made.add_argument("--flow", nargs="*", default=[], help="flows of NFA besides builtin:pixels")
     made.add_class_arguments(CompareSettings, skip={"flow"})
     return made
@@ -45,7 +40,10 @@ def run(arguments: Namespace) -> dict[str, Any]:
     given = {field.name: arguments[field.name] for field in fields(CompareSettings)}
     settings = CompareSettings(**{**given, "flow": tuple(given["flow"])})
     most = _SMALL if settings.network == "small-cnn" else _LARGE
-    size = as_size(arguments.image_size or default_size(arguments.data, most=most))
+    size = arguments.image_size
+    if size is None:
+        own = common_size(open_dataset(arguments.data, image_size=1))
+        size = own if max(own) <= most else (most, most)
     data = open_dataset(arguments.data, image_size=size)
     test = arguments.test_data and open_dataset(arguments.test_data, split="test", image_size=size)
     found = compare(data, settings, out=arguments.out, test=test or None)

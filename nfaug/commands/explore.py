@@ -11,9 +11,9 @@ import threading
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
-from .common import DATA_HELP, new_parser
+from ..data.open import DATA_SOURCES
+from .common import add_autoencoder, add_image_size, new_parser
 
 __all__ = ["EXTRA", "parser", "run"]
 
@@ -27,8 +27,8 @@ def parser() -> ArgumentParser:
     made = new_parser(
         "explore",
         "Open a page in the browser that shows what NFA does to an image: variants and their "
-        "differences, the path to another image, the axes of a class, and the report of a run. "
-        "The page is served to this machine alone, until Ctrl-C. Nothing is sent elsewhere.",
+        "differences, the path to another image, and the axes of a class. The page is served to "
+        "this machine alone, until Ctrl-C. Nothing is sent elsewhere.",
     )
     made.add_argument(
         "--flow",
@@ -37,17 +37,11 @@ def parser() -> ArgumentParser:
         f"(default: {', '.join(_BUNDLED)}; with --data {', '.join(_FITTED)}). A flow of other "
         "classes than those of --data is first fitted to up to 100 images of each",
     )
-    made.add_argument("--data", help=f"images to show: {DATA_HELP}")
-    made.add_argument(
-        "--image-size",
-        type=PositiveInt | None,
-        help="side in pixels of the images for builtin:pixels (default: that of the first image)",
+    made.add_argument("--data", help=f"images to show: {DATA_SOURCES}")
+    add_image_size(
+        made, "the flow's size; for builtin:pixels that of the images or, if they differ, 128"
     )
-    made.add_argument(
-        "--autoencoder",
-        help="for flows on latents, or builtin:pixels with --data: directory or owner/name of an "
-        "autoencoder",
-    )
+    add_autoencoder(made)
     made.add_argument("--host", default="127.0.0.1", help="address to listen on")
     made.add_argument(
         "--port", type=int | None, help="port to listen on (default: the first free one from 7860)"
@@ -60,13 +54,13 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Serve the page until it is interrupted."""
     from ..explore.app import build_app, serve
 
-    local = arguments.host == "localhost" or ipaddress.ip_address(arguments.host).is_loopback
+    if arguments.host != "localhost":
+        ipaddress.ip_address(arguments.host)
     page = build_app(
         arguments.flow or (_BUNDLED if arguments.data is None else _FITTED),
         arguments.data,
         autoencoder=arguments.autoencoder,
         image_size=arguments.image_size,
-        any_flow=local,
     )
     address = serve(
         page,

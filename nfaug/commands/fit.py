@@ -7,18 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
 from ..augment.preview import preview_grid
 from ..classes.priors import FITTED_PRIORS
-from ..fitting import fit, load_base, with_shape_of
+from ..fitting import fit, load_base, open_images
 from ..io.atomic import check_output, write_picture
 from ..io.device import pick_device
 from ..io.lock import lock_output
 from ..io.manifest import PICTURE
 from ..io.ranks import Ranks, joined
 from ..io.resolve import public_name
-from .common import add_data_options, add_flow, new_parser, open_data
+from .common import (
+    add_data_options,
+    add_flow,
+    add_image_size,
+    add_out,
+    new_parser,
+    reading,
+)
 
 __all__ = ["parser", "run"]
 
@@ -33,17 +39,17 @@ def parser() -> ArgumentParser:
     )
     add_flow(made)
     add_data_options(made, "train")
+    add_image_size(
+        made,
+        "the flow's size; for builtin:pixels that of the images or, if they differ, at most 128",
+    )
     made.add_argument(
         "--grayscale", action="store_true", help="convert colour images for a one-channel flow"
     )
-    made.add_argument("--out", required=True, help="the checkpoint directory to write")
-    made.add_argument("--overwrite", action="store_true", help="replace what --out holds")
+    add_out(made, "the checkpoint directory")
     made.add_argument("--rank", type=int, default=64, help="PCA axes per class")
     made.add_argument(
-        "--max-per-class",
-        type=int,
-        default=1000,
-        help="the largest number of images per class",
+        "--max-per-class", type=int, default=1000, help="the largest number of images per class"
     )
     made.add_argument(
         "--no-memory",
@@ -51,13 +57,8 @@ def parser() -> ArgumentParser:
         help="do not save the partner memory, which nearly reproduces training images",
     )
     made.add_argument(
-        "--img-size",
-        type=PositiveInt | None,
-        help="for builtin:pixels: the size that images are resized and cropped to (their own)",
-    )
-    made.add_argument(
         "--gaussians",
-        choices=list(FITTED_PRIORS),
+        choices=[*FITTED_PRIORS],
         default="data",
         help="class gaussians: moments of the data (data), or separated by the fixed point (fpi) "
         "or by gradient descent (gradient)",
@@ -78,41 +79,39 @@ def _run(arguments: Namespace, ranks: Ranks) -> dict[str, Any] | None:
     out = Path(arguments.out)
     check_output(out, overwrite=arguments.overwrite)
     gaussians = _gaussians(arguments)
-    size = arguments.img_size
     base = load_base(arguments.flow, arguments.autoencoder).to(pick_device(arguments.device))
-    free = base.flow.shape_free
-    if size and not free:
-        raise ValueError("--img-size is for flows without weights, such as builtin:pixels")
-    dataset = open_data(
-        arguments,
-        base,
-        convert=arguments.grayscale,
-        any_shape=free,
-        image_size=size if free else None,
+    dataset = open_images(
+        base.flow,
+        arguments.data,
+        image_size=arguments.image_size,
+        grayscale=arguments.grayscale,
+        split=arguments.split or "train",
+        **reading(arguments),
     )
-    base = with_shape_of(base, dataset, arguments.autoencoder, seed=arguments.seed)
-    settings = {
-        "rank": arguments.rank,
-        "max_per_class": arguments.max_per_class,
-        "memory": not arguments.no_memory,
-        "seed": arguments.seed,
-        "gaussians": gaussians,
-        "distributed": ranks.count > 1,
-    }
-    checkpoint = fit(base, dataset, **settings)
+    checkpoint = fit(
+        base,
+        dataset,
+        autoencoder=arguments.autoencoder,
+        rank=arguments.rank,
+        max_per_class=arguments.max_per_class,
+        memory=not arguments.no_memory,
+        seed=arguments.seed,
+        gaussians=gaussians,
+        distributed=ranks.count > 1,
+    )
     if not ranks.main:
         return None
     names = {"flow": public_name(arguments.flow), "data": public_name(arguments.data)}
-    config = checkpoint.config
-    config = replace(config, gaussians={**config.gaussians, **names})
+    config = replace(checkpoint.config, gaussians={**checkpoint.config.gaussians, **names})
     checkpoint = replace(checkpoint, config=config)
     checkpoint.save(out, overwrite=True)
     write_picture(out / PICTURE, preview_grid(checkpoint, dataset, seed=arguments.seed))
     assert checkpoint.pca is not None
     return {
         "out": str(out),
-        "classes": len(checkpoint.config.class_names),
-        "images": checkpoint.config.gaussians["images"],
+        "classes": len(config.class_names),
+        "images": config.gaussians["images"],
+        "image_size": list(dataset.image_size),
         "axes": int(checkpoint.pca.rank),
         "skipped_files": dataset.skipped,
     }

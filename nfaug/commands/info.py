@@ -7,29 +7,27 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..checkpoint.checkpoint import load
-from .common import new_parser
+from .common import FLOW, add_autoencoder, new_parser
 
 __all__ = ["parser", "run"]
+
+_VARIANTS = 20  # of each image, in the bank whose cost is told
 
 
 def parser() -> ArgumentParser:
     """Options of `nfaug info`."""
     made = new_parser(
         "info",
-        "Describe a checkpoint (flow, classes, gaussians, figures), or the cost of a recipe.",
+        "Describe a checkpoint (flow, classes, gaussians, figures, cost), or the cost of training "
+        "by a recipe.",
     )
-    made.add_argument(
-        "flow", nargs="?", help="a checkpoint directory, owner/name on the Hub, or builtin:NAME"
-    )
+    made.add_argument("flow", nargs="?", help=FLOW)
     made.add_argument(
         "--recipe",
         help="describe a recipe of nfaug train instead: its flow, GFLOP per image and direction, "
         "and an estimate of the GPU hours",
     )
-    made.add_argument(
-        "--autoencoder",
-        help="for a flow on latents: its autoencoder's directory or owner/name, if it has moved",
-    )
+    add_autoencoder(made)
     return made
 
 
@@ -42,13 +40,10 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
         return {"recipe": arguments.recipe, **recipe_cost(arguments.recipe)}
     checkpoint = load(arguments.flow, autoencoder=arguments.autoencoder)
-    config = checkpoint.config
-    pca = checkpoint.pca
+    config, pca = checkpoint.config, checkpoint.pca
+    gflop = config.flow.flop / 1e9
     return {
-        "flow": {
-            **config.flow.to_dict(),
-            "parameters": sum(p.numel() for p in checkpoint.flow.parameters()),
-        },
+        "flow": {**config.flow.to_dict(), "parameters": config.flow.parameter_count},
         "autoencoder": None if config.autoencoder is None else config.autoencoder.to_dict(),
         "classes": len(config.class_names),
         "class_names": list(config.class_names),
@@ -59,6 +54,12 @@ def run(arguments: Namespace) -> dict[str, Any]:
         else {
             "axes": int(pca.rank),
             "memory_images": 0 if pca.memory is None else len(pca.memory),
+        },
+        # NFA encodes an image once, and decodes it and each variant.
+        "gflop_of_the_flow_per_image": {
+            "encode_or_decode": gflop,
+            "training_epoch_at_p_0.5": 0.5 * 3 * gflop,
+            f"bank_of_{_VARIANTS}_variants": (2 + _VARIANTS) * gflop,
         },
         "training": config.training,
         "metrics": config.metrics,

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
 from ..augment.preview import preview_grid
 from ..io.atomic import write_picture
 from .common import (
     add_data_options,
     add_flow,
+    add_image_size,
     add_mixing,
+    add_out,
     check_same_classes,
     load_on,
     mixing,
@@ -35,15 +36,9 @@ def parser() -> ArgumentParser:
     add_flow(made)
     add_data_options(made, "train")
     add_mixing(made)
-    made.add_argument("--out", required=True, help="the PNG file to write")
-    made.add_argument("--overwrite", action="store_true", help="replace --out")
+    add_image_size(made, "the flow's size; choose the size at which you train")
+    add_out(made, "the PNG file")
     made.add_argument("--variants", type=int, default=6, help="number of variants")
-    made.add_argument(
-        "--image-size",
-        type=PositiveInt | None,
-        help="side in pixels of the square that images are resized and cropped to: the size at "
-        "which you train (default: the flow's size)",
-    )
     made.add_argument("--classes", type=int, default=10, help="largest number of classes to show")
     return made
 

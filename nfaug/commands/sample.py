@@ -10,7 +10,7 @@ from jsonargparse.typing import PositiveInt
 
 from ..augment.preview import picture_grid, sample_images
 from ..io.atomic import write_picture
-from .common import add_flow, load_on, new_parser, out_file
+from .common import add_flow, add_out, load_on, new_parser, out_file
 
 __all__ = ["parser", "run"]
 
@@ -22,8 +22,7 @@ def parser() -> ArgumentParser:
         "Sample images from the class gaussians through the inverse flow: a row per class.",
     )
     add_flow(made)
-    made.add_argument("--out", required=True, help="the PNG file to write")
-    made.add_argument("--overwrite", action="store_true", help="replace --out")
+    add_out(made, "the PNG file")
     made.add_argument("--per-class", type=PositiveInt, default=8, help="number of images per class")
     made.add_argument(
         "--classes", type=PositiveInt, default=20, help="largest number of classes to show"

@@ -12,31 +12,16 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.transform import NFAugment
-from .common import add_mixing, mixing, new_parser
+from .common import FLOW, add_autoencoder, add_mixing, mixing, new_parser
 
 __all__ = ["expand", "parser", "run"]
 
 
 def expand(argv: Sequence[str]) -> list[str]:
-    """Pass all words after -- to the script unchanged, including those that look like options.
-
-    Raises:
-        ValueError: If there is no -- and an option is not one of `nfaug timm`.
-    """
+    """Pass all words after -- to the script unchanged, including those that look like options."""
     words = list(argv)
-    if "--" not in words:
-        names = {name.replace("_", "-") for a in parser()._actions for name in a.option_strings}
-        for word in words:
-            option = word.partition("=")[0].replace("_", "-")
-            looks_like_one = option.startswith("-") and option.lstrip("-")[:1].isalpha()
-            if looks_like_one and option not in names:
-                raise ValueError(
-                    f"{word} is not an option of nfaug timm; the script's own arguments follow --, "
-                    f"as in: nfaug timm train.py --nfa FLOW -- {word}"
-                )
-        return words
-    at = words.index("--")
-    return [*words[:at], *(f"--script_arg={word}" for word in words[at + 1 :])]
+    at = words.index("--") if "--" in words else len(words)
+    return [*words[:at], *(f"--script-arg={word}" for word in words[at + 1 :])]
 
 
 def parser() -> ArgumentParser:
@@ -44,28 +29,19 @@ def parser() -> ArgumentParser:
     made = new_parser(
         "timm",
         "Run timm's train.py, or another script that calls timm.data.create_loader, unedited and "
-        "with NFA: nfaug timm train.py --nfa my-flow -- --data-dir my-data --model resnet18",
+        "with NFA. The script's own arguments follow --, as in: nfaug timm train.py --nfa my-flow "
+        "--p 0.5 -- --data-dir my-data --model resnet18",
         "Mixup and CutMix run after NFA, on the device. Random erasing runs in timm's prefetcher, "
         "before NFA.",
     )
     made.add_argument("script", help="the script; its own arguments follow --")
+    made.add_argument("--nfa", required=True, help=FLOW)
+    add_autoencoder(made)
+    add_mixing(made, skip=())
     made.add_argument(
-        "--nfa",
-        required=True,
-        help="a checkpoint directory, owner/name on the Hub, or builtin:NAME",
+        "--off-epoch", type=int | None, help="NFA stops at this epoch, counted from 0"
     )
-    made.add_argument(
-        "--nfa-autoencoder",
-        help="for a flow on latents: its autoencoder's directory or owner/name, if it has moved",
-    )
-    made.add_argument(
-        "--nfa-prob", type=float | None, help="share of images that are augmented (0.5)"
-    )
-    add_mixing(made, "nfa-")
-    made.add_argument(
-        "--nfa-off-epoch", type=int | None, help="NFA stops at this epoch, counted from 0"
-    )
-    made.add_argument("--script_arg", action="append", type=str, default=[], help=SUPPRESS)
+    made.add_argument("--script-arg", action="append", type=str, default=[], help=SUPPRESS)
     return made
 
 
@@ -79,11 +55,10 @@ def run(arguments: Namespace) -> dict[str, Any]:
             list(arguments.script_arg),
             NFAugment.from_pretrained(
                 arguments.nfa,
-                autoencoder=arguments.nfa_autoencoder,
-                settings=mixing(arguments, "nfa_"),
+                autoencoder=arguments.autoencoder,
+                settings=mixing(arguments),
             ),
-            prob=arguments.nfa_prob,
-            off_epoch=arguments.nfa_off_epoch,
+            off_epoch=arguments.off_epoch,
         )
     except Exception as error:
         # The command line prints nfaug's errors as one line, and as nfaug's. This is right for

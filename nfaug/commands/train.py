@@ -13,6 +13,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from ..augment.preview import preview_grid
 from ..checkpoint.checkpoint import Checkpoint, load
+from ..data.open import DATA_SOURCES
 from ..io.atomic import check_output, write_picture, write_text
 from ..io.lock import lock_output
 from ..io.manifest import CONFIG, PICTURE
@@ -24,7 +25,7 @@ from ..training.run.distributed import Processes
 from ..training.run.interruption import stopped_from_outside
 from ..training.run.snapshots import FolderStates
 from ..training.trainer import shape_of
-from .common import DATA_HELP, new_parser
+from .common import new_parser
 from .push import add_push_options, push_target, push_trained
 
 __all__ = ["expand", "parser", "run"]
@@ -92,7 +93,7 @@ def parser() -> ArgumentParser:
         f"torchrun -m nfaug.training with the same options. {EXIT_CODES}",
     )
     made.usage = "nfaug train --data DATA --out OUT [--recipe NAME] [-c FILE] [OPTION ...]"
-    made.add_argument("--data", required=True, help=DATA_HELP)
+    made.add_argument("--data", required=True, help=DATA_SOURCES)
     made.add_argument("--out", required=True, help="the checkpoint directory to write")
     made.add_argument(
         "--resume",

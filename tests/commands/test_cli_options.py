@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nfaug.augment.settings import MixSettings
+from nfaug.classes.priors import GradientDescentConfig
 from nfaug.cli import main
 
 
@@ -23,12 +24,11 @@ OPENED = {
     "seed": 5, "download": True,
 }  # fmt: skip
 MIXING = ["--alpha", "0.3", "--mix", "pair", "--partners", "both", "--strength", "0.4"]
-MIXING += ["--noise", "0.2", "--axes", "2", "--gate", "off", "--keep", "consistent"]
+MIXING += ["--noise", "0.2", "--axes", "2", "--gate", "off"]
 MIXED: dict[str, Any] = {
     "alpha": 0.3, "mix": "pair", "partners": "both", "strength": 0.4, "noise": 0.2, "axes": 2,
-    "gate": None, "keep": "consistent",
+    "gate": None,
 }  # fmt: skip
-NFA_MIXING = [word.replace("--", "--nfa-") for word in MIXING]
 CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
     (
         "pull", "nfaug.hub.pull", ["a/b", "--out", "OUT", "--revision", "v1", "--overwrite"],
@@ -51,15 +51,20 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
         ["FLOW", "a/b", "--dry-run", "--no-memory", "--license", "mit", "--about-data", "cats"],
         {"memory": False, "license": "mit", "data": "cats"},
     ),
-    ("fit", "nfaug.data.open.open_dataset", ["--flow", "FLOW", *DATA, "--out", "OUT"],
-     {**OPENED, "convert": False}),
-    ("fit", "nfaug.data.open.open_dataset",
-     ["--flow", "FLOW", "--data", "some", "--grayscale", "--out", "OUT"],
-     {"convert": True, "download": False, "data_dir": None}),
+    ("fit", "nfaug.commands.fit.open_images", ["--flow", "FLOW", *DATA, "--out", "OUT"],
+     {**OPENED, "grayscale": False, "image_size": None}),
+    ("fit", "nfaug.commands.fit.open_images",
+     ["--flow", "FLOW", "--data", "some", "--grayscale", "--out", "OUT", "--image-size", "4,5"],
+     {"grayscale": True, "image_size": (4, 5), "download": False, "split": "train"}),
+    ("fit", "nfaug.commands.fit.fit",
+     ["--flow", "FLOW", "--data", "DATA", "--out", "OUT", "--rank", "3", "--max-per-class", "5",
+      "--no-memory", "--seed", "4", "--gaussians", "gradient"],
+     {"rank": 3, "max_per_class": 5, "memory": False, "seed": 4,
+      "gaussians": GradientDescentConfig()}),
     (
-        "bank", "nfaug.data.open.open_dataset",
+        "bank", "nfaug.commands.common.open_dataset",
         ["--flow", "FLOW", *DATA, "--out", "OUT", "--image-size", "20"],
-        {**OPENED, "image_size": 20},
+        {**OPENED, "image_size": (20, 20)},
     ),
     (
         "bank", "nfaug.commands.bank.make_bank",
@@ -86,8 +91,8 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
     ),
     (
         "timm", "nfaug.integrations.timm.run_script",
-        ["train.py", "--nfa", "FLOW", "--nfa-prob", "0.3", "--nfa-off-epoch", "6", *NFA_MIXING],
-        {"prob": 0.3, "off_epoch": 6},
+        ["train.py", "--nfa", "FLOW", "--p", "0.3", "--off-epoch", "6", *MIXING],
+        {"off_epoch": 6},
     ),
 ]  # fmt: skip
 
@@ -122,6 +127,6 @@ def test_options_arrive(
     with pytest.raises(Reached):
         main([command, *(str(places.get(word, word)) for word in words)])
     if command == "timm":
-        expected = {**expected, "settings": MixSettings(**MIXED)}
+        expected = {**expected, "settings": MixSettings(p=0.3, **MIXED)}
     wanted = {name: str(places.get(str(value), value)) for name, value in expected.items()}
     assert {name: str(found[name]) for name in expected} == wanted

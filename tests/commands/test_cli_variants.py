@@ -70,7 +70,7 @@ def test_preview_at_the_training_size(
     assert (image != decoded).any(), "the flow sees 8 x 8 pixels"
     with pytest.raises(SystemExit, match="2"):
         main([*words, "--out", str(out), "--overwrite", "--image-size=0"])
-    assert "above 0" in capsys.readouterr().err
+    assert "--image-size" in capsys.readouterr().err
 
 
 def test_a_home_directory_in_out_is_found(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +20,15 @@ import yaml
 from forked import run_python
 from PIL import Image
 
+import nfaug
 from nfaug.cli import main
 
-RUN = Path(__file__).parent.parent / "data" / "run_v1"
 SPACE = Path(__file__).parents[2] / "examples" / "space"
-
+HOSTILE = (
+    '<img src="http://evil.invalid/a">',
+    "![x](http://evil.invalid/b) **bold** http://evil.invalid",
+    "eel",
+)
 
 OFFERED = """
 import sys
@@ -30,24 +36,48 @@ import gradio as gr
 from nfaug.explore.app import build_app
 
 offered, other = sys.argv[1:]
-for anything in (False, True):
-    page = build_app([offered], any_flow=anything)
-    assert page.delete_cache == (600, 3600)
-    functions = {entry.api_name: entry.fn for entry in page.fns.values() if entry.api_name}
-    for name, values in ("flow", ("native", 0)), ("image", ("cat", "native", None, 0)):
-        try:
-            functions[name](other, *values)
-            print(anything, name, "opened")
-        except gr.Error as error:
-            assert "there is no flow" in str(error), error
-            print(anything, name, "refused")
+page = build_app([offered])
+assert page.delete_cache == (600, 3600)
+functions = {entry.api_name: entry.fn for entry in page.fns.values() if entry.api_name}
+values = {
+    "choose_flow": ("native", 0), "choose_image": ("cat", "native", 0, None),
+    "show_axis": ("cat", functions["choose_image"](offered, "cat", "native", 0, None)[0], 1),
+}
+for name, rest in values.items():
+    functions[name](offered, *rest)
+    try:
+        functions[name](other, *rest)
+        print(name, "opened")
+    except gr.Error as error:
+        assert "there is no flow" in str(error), error
+        print(name, "refused")
+"""
+
+ESCAPED = """
+import sys
+from nfaug.explore.app import build_app
+
+flow, label = sys.argv[1:]
+functions = {f.api_name: f.fn for f in build_app([flow]).fns.values() if f.api_name}
+image, _ = functions["choose_image"](flow, label, "native", 0, None)
+print(functions["show_variants"](flow, label, image, 0, 1, 0, 4, 1, "axis", 1.25, True)[2])
+print(functions["show_axis"](flow, label, image, 1)[1])
 """
 
 
 @pytest.fixture(scope="module")
-def address(tiny_path: Path, tiny_folder: Path) -> Iterator[str]:
-    """The command with two flows of the same classes; at the end Ctrl-C stops it."""
-    words = ["explore", "--flow", tiny_path, RUN, "--data", tiny_folder, "--no-browser", "--json"]
+def hostile(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A flow whose class names are HTML and Markdown."""
+    whole = nfaug.load(tiny_path)
+    config = dataclasses.replace(whole.config, class_names=HOSTILE)
+    folder = tmp_path_factory.mktemp("hostile") / "flow"
+    return dataclasses.replace(whole, config=config).save(folder)
+
+
+@pytest.fixture(scope="module")
+def address(tiny_path: Path, hostile: Path) -> Iterator[str]:
+    """The command with two flows; at the end Ctrl-C stops it."""
+    words = ["explore", "--flow", tiny_path, hostile, "--no-browser", "--json"]
     served = subprocess.Popen(
         [sys.executable, "-m", "nfaug", *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -90,13 +120,13 @@ def test_over_http(address: str, broken: Path, picture: Path, tiny_path: Path) -
 
     def variants(strength: float, gated: bool = True) -> tuple[Any, Any, str]:
         return client.predict(
-            flow, "dog", strength, 0, 4, 1, 1.25, gated, "axis", "all", 0, api_name="/variants"
+            flow, "dog", 0, strength, 0, 4, 1, "axis", 1.25, gated, api_name="/show_variants"
         )
 
     def pixels(gallery: Any) -> list[bytes]:
         return [Path(entry["image"]).read_bytes() for entry in gallery]
 
-    client.predict(flow, "dog", "native", None, 0, api_name="/image")
+    client.predict(flow, "dog", "native", 0, None, api_name="/choose_image")
     strong, differences, told = variants(1.5, gated=False)
     assert len(strong) == 8
     assert len(differences) == 6
@@ -105,31 +135,59 @@ def test_over_http(address: str, broken: Path, picture: Path, tiny_path: Path) -
     assert len({*pixels(still)}) == 1, "without strength all are the image"
     assert pixels(strong)[0] == pixels(still)[0]
     assert pixels(strong)[2] != pixels(still)[2]
-    latent, mixed = client.predict(flow, api_name="/path")
+    latent, mixed = client.predict(flow, api_name="/show_path")
     assert pixels(latent)[0] == pixels(mixed)[0] == pixels(still)[0]
-    walk, position = client.predict(flow, "dog", 2, api_name="/axis")
+    walk, position = client.predict(flow, "dog", 2, api_name="/show_axis")
     assert len(walk) == 7
     assert "Axis 2" in position
 
-    client.predict(flow, "dog", "64", handle_file(picture), 0, api_name="/image")
+    client.predict(flow, "dog", "64", 0, handle_file(picture), api_name="/choose_image")
     uploaded, *_ = variants(0.0)
     with Image.open(uploaded[0]["image"]) as shown:
         assert shown.size == (192, 192), "64 pixels, enlarged by a whole factor"
-    with pytest.raises(AppError, match=r"broken\.png"):
-        client.predict(flow, "dog", "64", handle_file(broken), 0, api_name="/image")
+    with pytest.raises(AppError, match="broken"):
+        client.predict(flow, "dog", "64", 0, handle_file(broken), api_name="/choose_image")
     with pytest.raises(AppError, match="wolf"):
-        client.predict(flow, "wolf", 1, api_name="/axis")
-    report = client.predict(str(RUN), "native", 0, api_name="/flow")
-    assert "sandbox" in str(report)
-    with pytest.raises(AppError, match="checkpoint"):
-        client.predict(str(tiny_path.parent), "native", 0, api_name="/flow")
+        client.predict(flow, "wolf", 1, api_name="/show_axis")
 
 
-def test_no_statistics_and_no_other_machine(address: str) -> None:
-    with urllib.request.urlopen(address) as answer:
-        page = answer.read().decode()
-    assert address.startswith("http://127.0.0.1:")
-    assert '"analytics_enabled":false' in page.replace(" ", "")
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:7860"}, 200),
+        ({"Host": "rebound.example:7860"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+    ids=str,
+)
+def test_only_its_own_names_are_answered(headers: dict[str, str], code: int, address: str) -> None:
+    request = urllib.request.Request(f"{address}/config", headers=headers)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            found, told = answer.status, answer.read().decode()
+            assert answer.headers["Access-Control-Allow-Origin"] is None
+    except urllib.error.HTTPError as error:
+        found, told = error.code, ""
+    assert found == code
+    assert (code == 200) == ('"analytics_enabled":false' in told.replace(" ", ""))
+
+
+def test_a_flow_that_is_not_offered(tiny_path: Path, tmp_path: Path) -> None:
+    """No other folder of this machine is opened, and no repository downloaded."""
+    other = str(shutil.copytree(tiny_path, tmp_path / "other"))
+    ran = run_python(["-c", OFFERED, tiny_path, other])
+    assert ran.returncode == 0, ran.stderr
+    assert {line.split()[1] for line in ran.stdout.splitlines()} == {"refused"}
+
+
+@pytest.mark.parametrize("label", HOSTILE[:2])
+def test_class_names_are_text(label: str, hostile: Path) -> None:
+    ran = run_python(["-c", ESCAPED, hostile, label])
+    assert ran.returncode == 0, ran.stderr
+    assert "evil" in ran.stdout
+    assert not set("<>![]()/") & set(re.sub(r"\*\*.*?\*\*|\(.*?\)", "", ran.stdout))
 
 
 def test_the_space() -> None:
@@ -146,52 +204,18 @@ def test_the_space() -> None:
     assert (SPACE / "requirements.txt").read_text().split() == ["nfaug[ui]"]
 
 
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("192.168.0.2", False),
-    ],
-)
-def test_visitors_from_other_machines_choose_among_the_flows(
-    host: str, expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: dict[str, Any] = {}
-
-    def build(*_: Any, **options: Any) -> None:
-        told.update(options)
-        raise ValueError("built")
-
-    monkeypatch.setattr("nfaug.explore.app.build_app", build)
-    assert main(["explore", "--host", host, "--no-browser"]) == 2
-    assert told["any_flow"] is expected
-
-
-def test_a_flow_that_is_not_offered(tiny_path: Path, tmp_path: Path) -> None:
-    """A page for others opens no folder of this machine; uploads do not stay on it."""
-    other = str(shutil.copytree(tiny_path, tmp_path / "other"))
-    ran = run_python(["-c", OFFERED, tiny_path, other])
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines() == [
-        "False flow refused", "False image refused", "True flow opened", "True image opened",
-    ]  # fmt: skip
-
-
 def test_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explore", "--flow", "builtin:pixels", "--no-browser"]) == 2
-    assert "--data" in capsys.readouterr().err
-    assert main(["explore", "--flow", str(tmp_path / "none"), "--no-browser"]) == 2
-    assert "none" in capsys.readouterr().err
-    assert main(["explore", "--host", "localhorst", "--no-browser"]) == 2
-    assert "localhorst" in capsys.readouterr().err
+    for words, token in (
+        (["--flow", "builtin:pixels"], "--data"),
+        (["--flow", str(tmp_path / "none")], "none"),
+        (["--host", "localhorst"], "localhorst"),
+    ):
+        assert main(["explore", *words, "--no-browser"]) == 2
+        assert token in capsys.readouterr().err
 
 
-def test_in_a_browser(address: str, broken: Path, picture: Path) -> None:
-    """Load, move a slider, change the class and the tab, upload a picture and a broken one."""
+def test_in_a_browser(address: str, broken: Path, picture: Path, hostile: Path) -> None:
+    """Load, move a slider, change class, tab and flow, upload a picture and a broken one."""
     from playwright.sync_api import expect, sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
@@ -211,6 +235,8 @@ def test_in_a_browser(address: str, broken: Path, picture: Path) -> None:
         told = page.locator("#status")
         expect(told).to_contain_text("bit for bit")
 
+        page.get_by_label("Use the gate").uncheck()
+        expect(told).to_contain_text("without a gate")
         before = shown.nth(2).get_attribute("src")
         slider = page.get_by_label("range slider for Strength")
         slider.fill("0")
@@ -237,6 +263,10 @@ def test_in_a_browser(address: str, broken: Path, picture: Path) -> None:
         expect(shown).to_have_count(14)
         page.get_by_role("tab", name="Axis").click()
         expect(shown).to_have_count(7)
+        page.get_by_role("tab", name="Variants").click()
+        page.get_by_label("Flow").first.click()
+        page.get_by_role("option", name=str(hostile)).click()
+        expect(told).to_contain_text(HOSTILE[0])
         browser.close()
     assert problems == []
     assert {host for host in hosts if not host.startswith("127.0.0.1:")} <= {""}
