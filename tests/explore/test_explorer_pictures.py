@@ -171,14 +171,3 @@ def test_broken_and_large_files(flow: OpenFlow, tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("<html>")
     with pytest.raises(ValueError, match=r"page\.html"):
         read_picture(tmp_path / "page.html", flow)
-
-
-def test_images_that_are_not_square(tmp_path: Path) -> None:
-    for index, image in enumerate(images_of(torch.arange(8) % 2, size=(24, 16))):
-        folder = tmp_path / f"kind{index % 2}"
-        folder.mkdir(exist_ok=True)
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
-    opened = open_flow("builtin:pixels", str(tmp_path))
-    image = class_images(opened, 0, 1)
-    assert image.shape == (1, 3, 24, 16)
-    assert compare(opened, image, 0, OPEN).variants.shape[1:] == (3, 24, 16)
