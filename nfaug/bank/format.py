@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from ..augment.settings import MixSettings
 from ..data.decode import upright
 from ..io.atomic import write_text
-from ..io.manifest import read_json
+from ..io.strict_json import read_json
 
 __all__ = [
     "Manifest",

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from ..io.manifest import reading
 from ..io.strict_json import parse_json
-from ..io.tensors import LARGEST_HEADER
 
 __all__ = [
     "CLASSES",
@@ -221,36 +220,12 @@ def open_autoencoder(source: str | Path) -> Any:
 def fetch_autoencoder(repo_id: str) -> Path:
     """Download a repository's files into the Hub's cache and return their directory.
 
-    `config.json` comes first, and the weights may have at most the size that it implies.
-
     Raises:
-        ValueError: Its class is not in `CLASSES`, or a file is too large.
         OSError: The repository cannot be read.
     """
-    from ..io.hub import Source
+    from ..io.hub import download
 
-    source = Source(repo_id)
-    most = _MAX_CONFIG_BYTES
-
-    def within(sizes: Mapping[str, int]) -> list[str]:
-        index = sizes.get(_INDEX, 0)
-        if (size := sum(sizes.values()) - index) > most or index > _MAX_CONFIG_BYTES:
-            raise ValueError(f"the files of {repo_id!r} have {size} bytes; at most {most} are read")
-        return list(sizes)
-
-    folder = source.download(["config.json"], within, needed=["config.json"])
-    most = _largest_weights(folder, _check_class(folder, repo_id))
-    return source.download([*_WEIGHTS, _INDEX], within, revision=folder.name)
-
-
-def _largest_weights(folder: Path, kind: str) -> int:
-    """Bytes of the weights of this configuration in float64, and of the headers of shards."""
-    import diffusers
-
-    autoencoder = getattr(diffusers, kind)
-    with torch.device("meta"):
-        model = autoencoder.from_config(autoencoder.load_config(folder, local_files_only=True))
-    return 2 * LARGEST_HEADER + 8 * sum(value.numel() for value in model.state_dict().values())
+    return download(repo_id, ["config.json", *_WEIGHTS, _INDEX])
 
 
 def _check_class(folder: Path, name: str) -> str:

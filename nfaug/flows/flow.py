@@ -6,21 +6,18 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..io.manifest import read_manifest
-from ..io.resolve import read_resolved
 from .codec import Codec, PixelCodec
 from .config import BACKBONES, FlowConfig
 from .layers import SQUEEZES, Layer, Squeeze
 from .mef import MatrixExpCoupling
 from .networks import DisableTF32
-from .stored import check_finite, largest_model, read_flow
+from .stored import check_finite
 
 __all__ = ["Flow", "FlowConfig", "Recompute"]
 
@@ -123,42 +120,6 @@ class Flow(Layer):
             reason = " ".join(str(error).split())
             raise ValueError(f"the weights do not fit the flow: {reason}") from None
         return flow
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_repo: str | Path,
-        *,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        autoencoder: str | Path | None = None,
-    ) -> Flow:
-        """Load the flow of a checkpoint, without its class gaussians and PCA.
-
-        From a repository only the configuration and the weights of the flow are downloaded.
-
-        Args:
-            path_or_repo: "builtin:NAME", a directory, or a Hub repository "owner/name".
-            revision: Branch, tag or commit of the repository.
-            token: Access token of the Hub; None for the one that is logged in, False for none.
-            autoencoder: See `nfaug.Checkpoint.load`.
-
-        Raises:
-            CheckpointError: The directory is not a checkpoint, or it is damaged.
-            FileNotFoundError: This is neither a directory nor a possible repository name.
-            nfaug.hub.HubError: The repository cannot be read.
-        """
-
-        def read(directory: Path) -> Flow:
-            manifest = read_manifest(directory)
-            return read_flow(cls.from_tensors, directory, manifest, autoencoder).eval()
-
-        def limits(directory: Path) -> dict[str, int]:
-            return largest_model(directory, read_manifest(directory))
-
-        return read_resolved(
-            read, path_or_repo, limits, revision=revision, token=token, whole=False
-        )
 
     @property
     def device(self) -> torch.device:

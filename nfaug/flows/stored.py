@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ..io.manifest import CONFIG, LONGEST_REASON, MODEL, CheckpointError, reading
-from ..io.tensors import LARGEST_HEADER, read_sizes, read_tensors
+from ..io.tensors import read_tensors
 from .autoencoder import AutoencoderConfig, find_autoencoder
 from .codec import Codec
 from .config import FlowConfig
 
-__all__ = ["check_finite", "largest_model", "parse_flow", "read_flow"]
+__all__ = ["check_finite", "parse_flow", "read_flow"]
 
 T = TypeVar("T")
 _FACTOR, _SLACK = 2, 10**6  # between the configuration and the values of the weights
@@ -67,21 +67,14 @@ def read_flow(
     elif autoencoder is not None:
         raise ValueError(f"{directory} holds a flow on pixels, which needs no autoencoder")
     file = directory / MODEL
-    if not file.is_file():
-        raise CheckpointError(f"{file} is missing; {CONFIG} lists it")
-    sizes = read_sizes(file)
+    tensors = read_tensors(file, manifest["files"][MODEL])
     # Names and shapes are compared later. These two bounds come first: a small file must not make
-    # us build a hundred thousand modules, nor a small flow read a file of terabytes.
-    _check_size(file, "tensors", len(sizes), config.tensor_count, 1000)
-    _check_size(file, "values", sum(sizes), config.parameter_count, _SLACK)
+    # us build a hundred thousand modules.
+    values = sum(tensor.numel() for tensor in tensors.values())
+    _check_size(file, "tensors", len(tensors), config.tensor_count, 1000)
+    _check_size(file, "values", values, config.parameter_count, _SLACK)
     with reading(file, longest=10 * LONGEST_REASON):
-        return build(config, read_tensors(file, manifest["files"][MODEL]), codec)
-
-
-def largest_model(directory: Path, manifest: Mapping[str, Any]) -> dict[str, int]:
-    """Return {"model": bytes}: more than the weights of this configuration can have."""
-    config, _ = parse_flow(directory, manifest)
-    return {"model": LARGEST_HEADER + 8 * (_FACTOR * config.parameter_count + _SLACK)}
+        return build(config, tensors, codec)
 
 
 def _check_size(file: Path, what: str, found: int, expected: int, slack: int) -> None:
