@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from loopback_hub import LoopbackHub
+from hub_tools import FakeHub
 from nfa_tools import images_of
 from PIL import Image
 
@@ -640,7 +640,7 @@ def test_a_damaged_checkpoint(tiny_path: Path, tmp_path: Path, nfaug_command: An
     assert "config.json" in ran.err
 
 
-def test_a_missing_repository(hub: LoopbackHub, nfaug_command: Any) -> None:
+def test_a_missing_repository(hub: FakeHub, nfaug_command: Any) -> None:
     ran = nfaug_command("info", "owner/no-such-flow")
     assert ran.code == 2
     assert "owner/no-such-flow" in ran.err

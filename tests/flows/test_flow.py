@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows.codec import to_flow
 from nfaug.flows.config import BACKBONES
@@ -229,7 +229,7 @@ def test_a_new_backbone_is_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert torch.equal(Squeeze()(z)[0], 4 * Squeeze()(to_flow(batch))[0])
     assert torch.allclose(logdet, torch.full((3,), 32 * math.log(2)))
     saved = Checkpoint(flow, CheckpointConfig(flow.config)).save(tmp_path / "flow")
-    loaded = Checkpoint.load(saved)
+    loaded = load(saved)
     assert loaded.config.flow == flow.config
     with torch.no_grad():
         assert torch.equal(loaded.flow.decode(z), batch)

@@ -62,7 +62,7 @@ def test_the_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        flow = nfaug.Flow.from_pretrained("builtin:pixels").with_shape(3, (32, 32))
+        flow = nfaug.load("builtin:pixels").flow.with_shape(3, (32, 32))
         assert flow.dtype == torch.float32
         assert torch.equal(flow.decode(flow.encode(images)[0]), images)
         pca = fit_pca([flow.encode(images)[0]], rank=2)
@@ -95,7 +95,7 @@ def test_a_checkpoint_without_tensors(tmp_path: Path) -> None:
     loaded = nfaug.load(saved)
     assert loaded.flow.config == base.flow.config
     assert loaded.flow.config.backbone == "identity"
-    assert nfaug.Flow.from_pretrained(saved).config == base.flow.config
+    assert nfaug.load(saved).flow.config == base.flow.config
     images = random_images(3, (32, 32))
     assert torch.equal(loaded.flow.decode(loaded.flow.encode(images)[0]), images)
 
