@@ -95,8 +95,7 @@ def make_card(
         parameters=f"{parameters / 1e6:.1f} million" if parameters >= 10**6 else f"{parameters:,}",
         trained_on=escape(config.training["data"]) if config.training.get("data") else None,
         fitted=fitted if config.gaussians.get("fitted") else None,
-        autoencoder=config.autoencoder
-        and {**config.autoencoder.to_dict(), "name": escape(config.autoencoder.name)},
+        autoencoder=autoencoder,
         picture=picture,
         **_axes(pca),
         training=_rows({"images": size, **config.flow.summary(), **settings}),

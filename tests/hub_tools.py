@@ -137,9 +137,8 @@ class FakeHub:
                 raise Refused(404 if owner else 401, "RepoNotFound")
             if repo.gated and "resolve" in request.url.path:
                 raise Refused(403, "GatedRepo")
-        if request.method in ("POST", "PUT") and not owner and "paths-info" not in request.url.path:
-            if "/upload/" not in request.url.path:
-                raise Refused(401)
+        if request.method == "POST" and not owner:
+            raise Refused(401)
         result = function(self, request, repo, **({"name": name} if name else {}), **found)
         return result if isinstance(result, httpx.Response) else httpx.Response(200, json=result)
 

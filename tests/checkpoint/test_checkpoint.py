@@ -26,7 +26,6 @@ from nfaug.checkpoint.checkpoint import (
 )
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.io.tensors import read_sizes
 from nfaug.training import TrainResult
 
 DATA = Path(__file__).parents[1] / "data"
@@ -58,7 +57,7 @@ def same(one: Checkpoint, two: Checkpoint) -> None:
 
 def test_round_trip(tiny_path: Path, tmp_path: Path) -> None:
     assert sorted(file.name for file in tiny_path.iterdir()) == FILES
-    once = Checkpoint.load(tiny_path)
+    once = load(tiny_path)
     assert not once.flow.training
     assert once.config.class_names == NAMES
     # Saving what was loaded gives the same bytes.
@@ -70,7 +69,7 @@ def test_round_trip(tiny_path: Path, tmp_path: Path) -> None:
 
 
 def test_what_was_trained_is_what_is_loaded(tiny_result: TrainResult, tiny_path: Path) -> None:
-    same(tiny_result.checkpoint, _as_written(Checkpoint.load(tiny_path), tiny_result.checkpoint))
+    same(tiny_result.checkpoint, _as_written(load(tiny_path), tiny_result.checkpoint))
 
 
 def _as_written(loaded: Checkpoint, made: Checkpoint) -> Checkpoint:
@@ -200,8 +199,6 @@ def test_not_a_checkpoint(tmp_path: Path) -> None:
 def test_the_name_of_a_bundled_flow_gets_a_hint() -> None:
     with pytest.raises(FileNotFoundError, match="builtin:rgb32"):
         load("rgb32")
-    with pytest.raises(FileNotFoundError, match="builtin:fashion-mnist"):
-        nfaug.Flow.from_pretrained("fashion-mnist")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -262,13 +259,6 @@ def test_a_configuration_that_is_not_strict_json(path: Path, content: bytes) -> 
         load(path)
 
 
-def test_a_configuration_that_is_too_long(path: Path) -> None:
-    with (path / "config.json").open("wb") as file:
-        file.truncate(2**27)
-    with pytest.raises(CheckpointError, match="longer"):
-        load(path)
-
-
 @pytest.mark.parametrize("version", [2, "1", None, 1.5, True, 1.0])
 def test_an_unknown_version(path: Path, version: object) -> None:
     sign(path, lambda values: values.update(format_version=version))
@@ -320,7 +310,7 @@ def test_two_files_swapped(path: Path) -> None:
         ({"width": [16, 8]}, r"\[8, .*\[16, "),
         ({"steps": [500, 1]}, "tensors"),
         ({"channels": 3}, "mismatch"),
-        ({"steps": [10**9, 1]}, "large"),
+        ({"steps": [10**9, 1]}, "large|at most"),
         ({"padded_size": [9, 9]}, "padded_size"),
         ({"channels": "three"}, "channels"),
         ({"attention": True}, "attention"),
@@ -367,7 +357,7 @@ def test_one_error_lists_every_key(path: Path) -> None:
             lambda v: v["files"].update({"../x": "0"}),
             r"\.\./x",
         ),
-        (lambda v: v["files"].update({"model.safetensors": 7}), "'7'"),
+        (lambda v: v["files"].update({"model.safetensors": 7}), "SHA-256"),
     ],
 )
 def test_a_configuration_of_another_form(
@@ -390,13 +380,6 @@ def test_a_configuration_of_another_form(
 def test_weights_that_are_not_finite(path: Path, name: str, key: str, bad: float) -> None:
     rewrite(path / name, lambda tensors: tensors[key].view(-1)[3:4].fill_(bad))
     with pytest.raises(CheckpointError, match=r"NaN|finite"):
-        load(path)
-
-
-def test_gaussians_that_are_none(path: Path) -> None:
-    file = path / "gaussians.safetensors"
-    rewrite(file, lambda tensors: tensors["variances"][1].zero_())
-    with pytest.raises(CheckpointError, match="variances"):
         load(path)
 
 
@@ -498,14 +481,6 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(
     assert [file.name for file in path.parent.iterdir()] == ["flow"]
 
 
-def test_save_pretrained_and_from_pretrained(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    assert tiny_checkpoint.save_pretrained(tmp_path / "flow") is None
-    tiny_checkpoint.save_pretrained(tmp_path / "flow")  # replaces it, as its namesakes do
-    same(Checkpoint.from_pretrained(tmp_path / "flow"), load(tmp_path / "flow"))
-    with pytest.raises(TypeError, match="push_to_hub"):
-        tiny_checkpoint.save_pretrained(tmp_path / "flow", private=True)
-
-
 def test_samples(tiny_checkpoint: Checkpoint) -> None:
     def drawn(*arguments: Any) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -541,27 +516,27 @@ NESTED = b"[" * 10**5
     [
         {"a": {"dtype": "F32", "shape": [0, 2**40, 2**40], "data_offsets": [0, 0]}},
         {"a": {"dtype": "F32", "shape": [2**63, 0], "data_offsets": [0, 0]}},
-        {"a": {"dtype": "F32", "shape": [0] * 9, "data_offsets": [0, 0]}},
+        {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}},
+        {"a": {"dtype": "BOOL", "shape": [0], "data_offsets": [0, 0]}},
         b"((((" * 1000,
-        NESTED,
         b'{"a":' + NESTED,
         b'{"__metadata__":' + NESTED,
     ],
     ids=range(7),
 )
-def test_headers_that_describe_no_tensor(header: Any, tmp_path: Path) -> None:
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(with_header(header, b""))
+def test_headers_that_describe_no_tensor(header: Any, path: Path) -> None:
+    (path / "model.safetensors").write_bytes(with_header(header, b""))
+    sign(path)
     with bounded("a header"), pytest.raises(CheckpointError, match=r"model\.safetensors"):
-        read_sizes(file)
+        load(path)
 
 
 def test_a_checkpoint_may_be_replaced_while_it_is_read(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = Checkpoint.load(path)
+    old = load(path)
     names = tuple(reversed(old.config.class_names))
-    new = Checkpoint.load(path)
+    new = load(path)
     assert new.pca is not None
     new.pca.gate_energy.mul_(2)
     new = dataclasses.replace(new, config=dataclasses.replace(old.config, class_names=names))
@@ -574,19 +549,19 @@ def test_a_checkpoint_may_be_replaced_while_it_is_read(
         return read(*given)
 
     monkeypatch.setattr(directory, "read_flow", replaced)
-    assert Checkpoint.load(path).config.class_names == names
+    assert load(path).config.class_names == names
     assert not saves, "another one took its place three times"
     (path / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="model"):
-        Checkpoint.load(path)
+        load(path)
 
 
 def test_axes_that_cannot_be_read_again_are_not_saved(path: Path) -> None:
-    before, intact = (path / "config.json").read_bytes(), Checkpoint.load(path)
+    before, intact = (path / "config.json").read_bytes(), load(path)
     for change in (lambda pca: pca.gate_energy.fill_(math.inf), lambda pca: pca.double()):
-        broken = Checkpoint.load(path)
+        broken = load(path)
         change(broken.pca)
         with pytest.raises(ValueError, match=r"gate_energy|float64"):
             broken.save(path, overwrite=True)
         assert (path / "config.json").read_bytes() == before
-    same(Checkpoint.load(path), intact)
+    same(load(path), intact)
