@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import shutil
@@ -26,7 +25,6 @@ from nfaug.checkpoint.checkpoint import (
 )
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.training import TrainResult
 
 DATA = Path(__file__).parents[1] / "data"
 FILES = ["config.json", "gaussians.safetensors", "model.safetensors", "pca.safetensors"]
@@ -68,18 +66,6 @@ def test_round_trip(tiny_path: Path, tmp_path: Path) -> None:
     assert load(tiny_path).to("cpu").flow.device.type == "cpu"
 
 
-def test_what_was_trained_is_what_is_loaded(tiny_result: TrainResult, tiny_path: Path) -> None:
-    same(tiny_result.checkpoint, _as_written(load(tiny_path), tiny_result.checkpoint))
-
-
-def _as_written(loaded: Checkpoint, made: Checkpoint) -> Checkpoint:
-    """The configuration with JSON's lists as the tuples that they were."""
-    assert json.loads(json.dumps(dataclasses.asdict(made.config))) == json.loads(
-        json.dumps(dataclasses.asdict(loaded.config))
-    )
-    return dataclasses.replace(loaded, config=made.config)
-
-
 def test_files_are_readable_by_others(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
@@ -106,16 +92,6 @@ def test_parts_that_are_not_there(tiny_checkpoint: Checkpoint, path: Path) -> No
     assert loaded.config == config
 
 
-def test_one_gaussian_without_classes(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    dim = tiny_checkpoint.flow.config.dim
-    single = ClassGaussians(torch.zeros(1, dim), torch.ones(1, dim))
-    config = CheckpointConfig(tiny_checkpoint.flow.config)
-    Checkpoint(tiny_checkpoint.flow, config, single).save(tmp_path / "flow")
-    loaded = load(tmp_path / "flow")
-    assert loaded.gaussians is not None
-    assert loaded.gaussians.num_classes == 1
-
-
 def test_any_text_may_be_a_class_name(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     names = ("näme ✓", "<b>\n", '"\\')
     config = dataclasses.replace(tiny_checkpoint.config, class_names=names)
@@ -124,20 +100,10 @@ def test_any_text_may_be_a_class_name(tiny_checkpoint: Checkpoint, tmp_path: Pat
 
 
 def test_figures_that_are_not_finite_are_null(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    metrics = {"bits_per_dim": math.nan, "each": (1.0, math.inf), "deep": {"x": -math.inf}}
-    config = dataclasses.replace(tiny_checkpoint.config, metrics=metrics)
-    dataclasses.replace(tiny_checkpoint, config=config).save(tmp_path / "flow")
-
-    def refuse(value: str) -> None:
-        raise AssertionError(value)
-
-    text = (tmp_path / "flow" / "config.json").read_text()
-    json.loads(text, parse_constant=refuse)
-    assert load(tmp_path / "flow").config.metrics == {
-        "bits_per_dim": None,
-        "each": [1.0, None],
-        "deep": {"x": None},
-    }
+    tiny_checkpoint.config.metrics.update(bits_per_dim=math.nan, deep={"x": (1.0, -math.inf)})
+    tiny_checkpoint.save(tmp_path / "flow")
+    metrics = load(tmp_path / "flow").config.metrics
+    assert (metrics["bits_per_dim"], metrics["deep"]) == (None, {"x": [1.0, None]})
 
 
 def test_a_value_that_json_does_not_have(tiny_checkpoint: Checkpoint, path: Path) -> None:
@@ -194,9 +160,6 @@ def test_not_a_checkpoint(tmp_path: Path) -> None:
         load(tmp_path / "file")
     with pytest.raises(FileNotFoundError, match="no-such"):
         load("./no-such")
-
-
-def test_the_name_of_a_bundled_flow_gets_a_hint() -> None:
     with pytest.raises(FileNotFoundError, match="builtin:rgb32"):
         load("rgb32")
 
@@ -287,18 +250,6 @@ def test_a_file_of_another_checkpoint(path: Path, tmp_path: Path) -> None:
     load(path)
     (path / "config.json").write_bytes((DATA / "checkpoint_v1" / "config.json").read_bytes())
     with pytest.raises(CheckpointError, match="safetensors"):
-        load(path)
-
-
-def test_two_files_swapped(path: Path) -> None:
-    one, two = path / "gaussians.safetensors", path / "pca.safetensors"
-    data = one.read_bytes(), two.read_bytes()
-    one.write_bytes(data[1])
-    two.write_bytes(data[0])
-    with pytest.raises(CheckpointError, match=r"\.safetensors"):
-        load(path)
-    sign(path)
-    with pytest.raises(CheckpointError, match=r"gaussians\.safetensors"):
         load(path)
 
 
@@ -415,11 +366,18 @@ def _poisoned(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
+def _broken_axes(checkpoint: Checkpoint) -> Checkpoint:
+    assert checkpoint.pca is not None
+    checkpoint.pca.gate_energy.fill_(math.inf)
+    return checkpoint
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda c: _with(c, flow=c.flow.freeze()), "frozen"),
         (_poisoned, r"blocks\.0\.0"),
+        (_broken_axes, "gate_energy"),
         (
             lambda c: _with(c, config=CheckpointConfig(FlowConfig())),
             "FlowConfig",
@@ -500,9 +458,13 @@ def test_samples(tiny_checkpoint: Checkpoint) -> None:
 
 
 def test_a_flow_that_was_never_trained(tmp_path: Path) -> None:
+    """It has no classes, and so one gaussian."""
     config = FlowConfig(channels=1, image_size=(7, 5), steps=(1,), blocks=(0,), width=(4,))
-    Checkpoint(Flow(config), CheckpointConfig(config)).save(tmp_path / "flow")
+    single = ClassGaussians(torch.zeros(1, config.dim), torch.ones(1, config.dim))
+    Checkpoint(Flow(config), CheckpointConfig(config), single).save(tmp_path / "flow")
     loaded = load(tmp_path / "flow")
+    assert loaded.gaussians is not None
+    assert loaded.gaussians.num_classes == 1
     images = images_of(torch.arange(3), channels=1, size=(7, 5))
     with torch.no_grad():
         assert torch.equal(loaded.flow.decode(loaded.flow.encode(images)[0]), images)
@@ -534,13 +496,11 @@ def test_headers_that_describe_no_tensor(header: Any, path: Path) -> None:
 def test_a_checkpoint_may_be_replaced_while_it_is_read(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = load(path)
-    names = tuple(reversed(old.config.class_names))
-    new = load(path)
+    old, new = load(path), load(path)
     assert new.pca is not None
     new.pca.gate_energy.mul_(2)
-    new = dataclasses.replace(new, config=dataclasses.replace(old.config, class_names=names))
-    assert new.config != old.config
+    names = tuple(reversed(old.config.class_names))
+    new = _with(new, config=dataclasses.replace(old.config, class_names=names))
     read, saves = directory.read_flow, [new, old, new]
 
     def replaced(*given: Any) -> Flow:
@@ -551,17 +511,3 @@ def test_a_checkpoint_may_be_replaced_while_it_is_read(
     monkeypatch.setattr(directory, "read_flow", replaced)
     assert load(path).config.class_names == names
     assert not saves, "another one took its place three times"
-    (path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="model"):
-        load(path)
-
-
-def test_axes_that_cannot_be_read_again_are_not_saved(path: Path) -> None:
-    before, intact = (path / "config.json").read_bytes(), load(path)
-    for change in (lambda pca: pca.gate_energy.fill_(math.inf), lambda pca: pca.double()):
-        broken = load(path)
-        change(broken.pca)
-        with pytest.raises(ValueError, match=r"gate_energy|float64"):
-            broken.save(path, overwrite=True)
-        assert (path / "config.json").read_bytes() == before
-    same(load(path), intact)

@@ -1,4 +1,4 @@
-"""Commands on a flow: convert, eval --invertibility, fit --augment, and the mixing options."""
+"""Commands on a flow: eval --invertibility, fit --augment, and the mixing options."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 import torch
 from nfa_tools import NAMES, images_of
 from PIL import Image
-from released_tools import golden, released, save
 from test_cli_sharing import run
 
 import nfaug
@@ -23,27 +22,6 @@ REQUIRED = {
     preview: ["--flow=f", "--data=d", "--out=o"],
     timm: ["train.py", "--nfa=f"],
 }
-
-
-@pytest.mark.usefixtures("forked_reader")
-def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, out = save(released(), tmp_path), tmp_path / "flow"
-    code, made, _ = run(capsys, "convert", str(file), "--out", str(out))
-    assert code == 0
-    assert made["epoch"] == 12
-    checkpoint = nfaug.load(out)
-    _, figures = golden("rgb16")
-    z, _ = checkpoint.flow.encode(figures["image"], figures["noise"])
-    assert (z - figures["z"]).abs().max() < 1e-5 * figures["z"].abs().max()
-
-    code, _, error = run(capsys, "convert", str(file), "--out", str(out))
-    assert code == 2
-    assert "not empty" in error
-    code, _, error = run(
-        capsys, "convert", str(file), "--out", str(tmp_path / "b"), "--class-names", "[cat, dog]"
-    )
-    assert code == 2
-    assert "--class-names" in error
 
 
 def test_eval_invertibility(
