@@ -76,9 +76,11 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_nesting(value: Any, left: int = _DEEPEST) -> None:
-    if isinstance(value, (list, dict)):
-        if left == 0:
-            raise ValueError(f"it nests deeper than {_DEEPEST} levels")
-        for item in value.values() if isinstance(value, dict) else value:
-            _check_nesting(item, left - 1)
+def _check_nesting(value: Any) -> None:
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        parts = [item for item in level if isinstance(item, (list, dict))]
+        level = [x for part in parts for x in (part.values() if isinstance(part, dict) else part)]
+        if not level:
+            return
+    raise ValueError(f"it nests deeper than {_DEEPEST} levels")

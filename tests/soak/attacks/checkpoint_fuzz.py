@@ -48,7 +48,7 @@ HOSTILE: list[Any] = [
 
 def make(folder: Path) -> None:
     """Three checkpoints of some 500 KiB."""
-    config = FlowConfig(channels=3, image_size=(8, 8), steps=(1, 2), blocks=(1, 1), width=(48, 48))
+    config = FlowConfig(channels=3, image_size=(8, 8), steps=(1, 2), blocks=(1, 1), width=(16, 16))
     for seed, name in enumerate(NAMES):
         torch.manual_seed(seed)
         latents = [torch.randn(40, config.dim) for _ in range(3)]
