@@ -147,7 +147,7 @@ def _metadata(config: CheckpointConfig, name: str, license: str | None) -> Model
     )
 
 
-def _axes(pca: ClasswisePCA | None) -> dict[str, float]:
+def _axes(pca: ClasswisePCA | None) -> dict[str, Any]:
     """What the privacy statement needs to know."""
     if pca is None:
         return {"axes": 0, "partners": 0, "share": 0.0, "fewest": 0}

@@ -17,7 +17,7 @@ from huggingface_hub import (
     HfApi,
     hf_hub_download,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
 
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.checkpoint.directory import read_parts
@@ -141,8 +141,8 @@ def _staged(
     if not memory:
         own.pop(PICTURE, None)
         if checkpoint.pca is not None:
-            pca = checkpoint.pca.without_memory(max_axes_fraction=AXES_FRACTION)
-            checkpoint = replace(checkpoint, pca=pca)
+            smaller = checkpoint.pca.without_memory(max_axes_fraction=AXES_FRACTION)
+            checkpoint = replace(checkpoint, pca=smaller)
     config, pca, picture = checkpoint.config, checkpoint.pca, PICTURE in own
     made = make_card(config, pca, repo_id, picture=picture, license=license, data=data)
     if CARD in own and (license is not None or data is not None):

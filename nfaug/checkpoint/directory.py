@@ -124,8 +124,8 @@ def _check_readable(parts: Parts) -> None:
         )
     if (flow.config, flow.codec.record) != (config.flow, config.autoencoder):
         raise ValueError(
-            f"the flow is {flow.config} on {flow.codec.record or 'pixels'}, but the configuration "
-            f"says {config.flow} on {config.autoencoder or 'pixels'}"
+            f"the flow is {flow.config} with the autoencoder {flow.codec.record}, but the "
+            f"configuration says {config.flow} with {config.autoencoder}"
         )
     _check_classes(config, gaussians, pca)
     config.to_json({})  # raises for bad names and values

@@ -127,7 +127,7 @@ HELP = {
     "demo": "--out --quick --overwrite --json",
     "train": "--data --out --recipe --config --epochs --max-minutes --batch-size --lr --seed "
     "--device --overwrite --json --resume --init --checkpoint-minutes --trackers --flow.steps "
-    "--prior.kind --prior.fixed-point.kld-weight --push-to "
+    "--prior.kind --prior.fixed-point.kld-weight "
     "--optim.clip-norm --pca.rank --dataset.val-fraction --augmentation.hflip --print-config",
     "fit": "--flow --data --out --rank --max-per-class --no-memory --gaussians --seed --device "
     "--fixed-point.kld-weight --per-class --on-error --overwrite --json",
@@ -406,7 +406,6 @@ def test_errors_of_options_are_plain(
 def test_underscores_are_hyphens(mark: str, nfaug_command: Any) -> None:
     options = {
         "max-minutes": ("max_minutes", 3.0),
-        "push-to": ("push_to", "owner/name"),
         "dataset.per-class": ("dataset.per_class", 4),
         "prior.fixed-point.kld-weight": ("prior.fixed_point.kld_weight", 20.0),
     }

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 import nfaug
-from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointError
+from nfaug.checkpoint.checkpoint import CheckpointError
 from nfaug.classes.fixed_point.solver import FixedPointConfig
 from nfaug.cli import main
 from nfaug.data.images import TensorImages
