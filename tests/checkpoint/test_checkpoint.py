@@ -92,25 +92,15 @@ def test_parts_that_are_not_there(tiny_checkpoint: Checkpoint, path: Path) -> No
     assert loaded.config == config
 
 
-def test_any_text_may_be_a_class_name(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    names = ("näme ✓", "<b>\n", '"\\')
-    config = dataclasses.replace(tiny_checkpoint.config, class_names=names)
-    dataclasses.replace(tiny_checkpoint, config=config).save(tmp_path / "flow")
-    assert load(tmp_path / "flow").config.class_names == names
-
-
 def test_figures_that_are_not_finite_are_null(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """And any text may be the name of a class."""
+    names = ("näme ✓", "<b>\n", '"\\')
     tiny_checkpoint.config.metrics.update(bits_per_dim=math.nan, deep={"x": (1.0, -math.inf)})
-    tiny_checkpoint.save(tmp_path / "flow")
-    metrics = load(tmp_path / "flow").config.metrics
-    assert (metrics["bits_per_dim"], metrics["deep"]) == (None, {"x": [1.0, None]})
-
-
-def test_a_value_that_json_does_not_have(tiny_checkpoint: Checkpoint, path: Path) -> None:
-    config = dataclasses.replace(tiny_checkpoint.config, training={"device": torch.device("cpu")})
-    with pytest.raises(TypeError, match="device"):
-        dataclasses.replace(tiny_checkpoint, config=config).save(path, overwrite=True)
-    same(load(path), tiny_checkpoint)
+    config = dataclasses.replace(tiny_checkpoint.config, class_names=names)
+    _with(tiny_checkpoint, config=config).save(tmp_path / "flow")
+    found = load(tmp_path / "flow").config
+    assert found.class_names == names
+    assert (found.metrics["bits_per_dim"], found.metrics["deep"]) == (None, {"x": [1.0, None]})
 
 
 def test_version_1_is_readable_for_ever() -> None:
@@ -165,13 +155,17 @@ def test_not_a_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_truncated_file(path: Path, name: str) -> None:
+def test_a_truncated_missing_or_odd_file(path: Path, name: str) -> None:
     data = (path / name).read_bytes()
     (path / name).write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match=name):
         load(path)
     if name != "config.json":
         sign(path)  # and signed by somebody
+        with pytest.raises(CheckpointError, match=name):
+            load(path)
+    for make in (Path.unlink, os.mkfifo, Path.unlink, Path.mkdir):
+        make(path / name)
         with pytest.raises(CheckpointError, match=name):
             load(path)
 
@@ -188,19 +182,12 @@ def test_a_flipped_byte(path: Path, name: str, place: float) -> None:
 
 def test_a_class_name_may_be_corrected_with_an_editor(path: Path) -> None:
     """Also in files of older versions, which hold a hash of the configuration."""
-    text = (path / "config.json").read_text()
-    assert "config_sha256" not in text
-    (path / "config.json").write_text(text.replace('"cat"', '"cow"'))
-    assert load(path).config.class_names[0] == "cow"
-    old = DATA / "checkpoint_v1"
-    text = (old / "config.json").read_text()
-    assert "config_sha256" in text
-    shutil.copytree(old, path.parent / "old")
-    (path.parent / "old" / "config.json").write_text(text.replace('"cat"', '"cow"'))
-    edited = load(path.parent / "old")
-    assert edited.config.class_names[0] == "cow"
-    edited.save(path, overwrite=True)
-    assert "config_sha256" not in (path / "config.json").read_text()
+    old = Path(shutil.copytree(DATA / "checkpoint_v1", path.parent / "old"))
+    for folder in (path, old):
+        text = (folder / "config.json").read_text()
+        assert ("config_sha256" in text) == (folder == old)
+        (folder / "config.json").write_text(text.replace('"cat"', '"cow"'))
+        assert load(folder).config.class_names[0] == "cow"
 
 
 @pytest.mark.parametrize(
@@ -229,26 +216,17 @@ def test_an_unknown_version(path: Path, version: object) -> None:
         load(path)
 
 
-@pytest.mark.parametrize("name", FILES[1:])
-def test_a_missing_file(path: Path, name: str) -> None:
-    (path / name).unlink()
-    with pytest.raises(CheckpointError, match=name):
-        load(path)
-
-
-def test_a_file_of_another_checkpoint(path: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_checkpoint(path: Path) -> None:
     for name in FILES[1:]:
         mine = (path / name).read_bytes()
-        (path / name).write_bytes((DATA / "checkpoint_v1" / name).read_bytes())
-        with pytest.raises(CheckpointError, match=name):
-            load(path)
-        sign(path)
-        with pytest.raises(CheckpointError, match=name):
-            load(path)
+        shutil.copyfile(DATA / "checkpoint_v1" / name, path / name)
+        for change in (lambda path: None, sign):
+            change(path)
+            with pytest.raises(CheckpointError, match=name):
+                load(path)
         (path / name).write_bytes(mine)
         sign(path)
-    load(path)
-    (path / "config.json").write_bytes((DATA / "checkpoint_v1" / "config.json").read_bytes())
+    shutil.copyfile(DATA / "checkpoint_v1" / "config.json", path / "config.json")
     with pytest.raises(CheckpointError, match="safetensors"):
         load(path)
 
@@ -257,13 +235,11 @@ def test_a_file_of_another_checkpoint(path: Path, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"steps": [2, 1]}, r"blocks\.0\.1\.actnorm"),
-        ({"steps": [1], "blocks": [1], "width": [8]}, r"blocks\.1\.0\.actnorm"),
         ({"width": [16, 8]}, r"\[8, .*\[16, "),
         ({"steps": [500, 1]}, "tensors"),
         ({"channels": 3}, "mismatch"),
         ({"steps": [10**9, 1]}, "large|at most"),
         ({"padded_size": [9, 9]}, "padded_size"),
-        ({"channels": "three"}, "channels"),
         ({"attention": True}, "attention"),
         ({"backbone": "real-nvp"}, "real-nvp"),
         ({"steps": None}, "steps"),
@@ -298,16 +274,11 @@ def test_one_error_lists_every_key(path: Path) -> None:
         (lambda v: v.pop("metrics"), "metrics"),
         (lambda v: v.update(flow=[]), "flow"),
         (lambda v: v.update(metrics=3, training=None), "metrics"),
-        (lambda v: v.update(class_names="cat"), "class_names"),
         (lambda v: v.update(class_names=[1, 2, 3]), "class_names"),
         (lambda v: v.update(class_names=["a", "b", "a"]), "'a'"),
         (lambda v: v.update(class_names=["a", "b"]), "64 dimensions"),
-        (lambda v: v.update(files={}), r"model\.safetensors"),
         (lambda v: v.update(files=[]), r"model\.safetensors"),
-        (
-            lambda v: v["files"].update({"../x": "0"}),
-            r"\.\./x",
-        ),
+        (lambda v: v["files"].update({"../x": "0"}), r"\.\./x"),
         (lambda v: v["files"].update({"model.safetensors": 7}), "SHA-256"),
     ],
 )
@@ -360,6 +331,10 @@ def _with(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     return dataclasses.replace(checkpoint, **changes)
 
 
+def _config(checkpoint: Checkpoint, **changes: Any) -> CheckpointConfig:
+    return dataclasses.replace(checkpoint.config, **changes)
+
+
 def _poisoned(checkpoint: Checkpoint) -> Checkpoint:
     with torch.no_grad():
         next(checkpoint.flow.parameters()).view(-1)[0] = math.nan
@@ -378,24 +353,14 @@ def _broken_axes(checkpoint: Checkpoint) -> Checkpoint:
         (lambda c: _with(c, flow=c.flow.freeze()), "frozen"),
         (_poisoned, r"blocks\.0\.0"),
         (_broken_axes, "gate_energy"),
+        (lambda c: _with(c, config=CheckpointConfig(FlowConfig())), "FlowConfig"),
+        (lambda c: _with(c, config=_config(c, class_names=("a", "b"))), "ClassGaussians"),
         (
-            lambda c: _with(c, config=CheckpointConfig(FlowConfig())),
-            "FlowConfig",
-        ),
-        (
-            lambda c: _with(c, config=dataclasses.replace(c.config, class_names=("a", "b"))),
-            "ClassGaussians",
-        ),
-        (
-            lambda c: _with(
-                c, config=dataclasses.replace(c.config, class_names=("a", "b")), gaussians=None
-            ),
+            lambda c: _with(c, config=_config(c, class_names=("a", "b")), gaussians=None),
             "ClasswisePCA",
         ),
-        (
-            lambda c: _with(c, config=dataclasses.replace(c.config, class_names=("a", "b", "a"))),
-            "class_names",
-        ),
+        (lambda c: _with(c, config=_config(c, class_names=("a", "b", "a"))), "class_names"),
+        (lambda c: _with(c, config=_config(c, training={"x": torch.device("cpu")})), "device"),
     ],
 )
 def test_what_could_not_be_read_is_not_written(
@@ -405,7 +370,7 @@ def test_what_could_not_be_read_is_not_written(
     message: str,
 ) -> None:
     good = load(path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         change(tiny_checkpoint).save(path, overwrite=True)
     same(load(path), good)
     assert [file.name for file in path.parent.iterdir()] == ["flow"]
