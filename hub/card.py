@@ -18,9 +18,8 @@ from nfaug.checkpoint.config import CheckpointConfig
 from nfaug.classes.pca_fit import ClasswisePCA
 from nfaug.io.text import printable
 
-__all__ = ["TAGS", "escape", "make_card", "set_privacy"]
+__all__ = ["escape", "make_card", "set_privacy"]
 
-TAGS = ("nfaug", "normalizing-flow", "data-augmentation")
 _TEMPLATE = Path(__file__).with_name("card.md")
 _PRIVACY = re.compile(r"<!-- nfaug:privacy -->.*?<!-- /nfaug:privacy -->", re.DOTALL)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -111,9 +110,7 @@ def make_card(
 
 def set_privacy(card: str, made: str) -> str:
     """Return the card with its privacy statement, if it has one, replaced by that of `made`."""
-    found = _PRIVACY.search(made)
-    assert found is not None, "the template has one"
-    statement = found[0]
+    (statement,) = _PRIVACY.findall(made)
     return _PRIVACY.sub(lambda _: statement, card, count=1)
 
 
@@ -141,7 +138,7 @@ def _metadata(config: CheckpointConfig, name: str, license: str | None) -> Model
         base_model=base if _REPOSITORY.fullmatch(str(base)) else None,
         datasets=[name for name in datasets if _REPOSITORY.fullmatch(name)] or None,
         pipeline_tag="unconditional-image-generation",
-        tags=list(TAGS),
+        tags=["nfaug", "normalizing-flow", "data-augmentation"],
         model_name=name,
         eval_results=results or None,
     )

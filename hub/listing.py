@@ -6,8 +6,6 @@ from huggingface_hub import HfApi, ModelInfo
 
 from nfaug.io.hub import hub_errors
 
-from .card import TAGS
-
 __all__ = ["list_flows"]
 
 
@@ -31,4 +29,4 @@ def list_flows(
     """
     api = HfApi(token=token, library_name="nfaug")
     with hub_errors("the list of flows"):
-        return list(api.list_models(filter=TAGS[0], author=author, search=search, limit=limit))
+        return list(api.list_models(filter="nfaug", author=author, search=search, limit=limit))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def pull(
     token: str | bool | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Download a checkpoint, check that it can be loaded, and return its directory.
+    """Download a checkpoint, check that it loads, and return `local_dir` or its cached directory.
 
     The files go into the cache of the Hub; without a network the cache is used. A file without the
     SHA-256 in `config.json` is downloaded once more. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and
@@ -38,9 +37,6 @@ def pull(
         token: Access token; None for the one that is logged in, False for none.
         overwrite: Replace a checkpoint in `local_dir`.
 
-    Returns:
-        `local_dir`, or the directory in the cache.
-
     Raises:
         ValueError: `repo_id` is not a repository name.
         CheckpointError: The files cannot be loaded.
@@ -51,15 +47,12 @@ def pull(
     >>> from nfaug.hub import pull
     >>> pull("someone/cats", local_dir="cats")  # doctest: +SKIP
     """
-    out = None if local_dir is None else Path(local_dir).expanduser()
-    with contextlib.ExitStack() as stack:
-        if out is not None:
-            check_output(out, overwrite=overwrite)
-            stack.enter_context(lock_output(out))
-        extras = () if out is None else _EXTRAS
-        folder = read_repository(_checked, repo_id, revision=revision, token=token, extras=extras)
-        if out is None:
-            return folder
+    if local_dir is None:
+        return read_repository(_checked, repo_id, revision=revision, token=token)
+    out = Path(local_dir).expanduser()
+    check_output(out, overwrite=overwrite)
+    with lock_output(out):
+        folder = read_repository(_checked, repo_id, revision=revision, token=token, extras=_EXTRAS)
         old = frozenset({*tensor_files(out), *_EXTRAS})  # none of it describes the new flow
         with replace_directory(out, drop=old) as staged:
             for name in (CONFIG, *read_manifest(folder)["files"], *_EXTRAS):

@@ -55,9 +55,8 @@ def push_to_hub(
     """Push a checkpoint as one commit and return the URL of the commit.
 
     The repository and the branch are created if necessary. Pushed are the configuration, the
-    tensors, the card and the picture, and no other file of a directory, such as a training state or
-    a log. Without a change there is no commit. An interrupted push changes nothing and can be
-    repeated.
+    tensors, the card and the picture, and no other file of a directory. Without a change there is
+    no commit. An interrupted push changes nothing and can be repeated.
 
     Args:
         checkpoint: A `Checkpoint`, or the directory of one. The README.md of a directory is the

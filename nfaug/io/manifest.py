@@ -50,10 +50,7 @@ class CheckpointError(ValueError):
 
 @contextlib.contextmanager
 def reading(file: Path | str, *, longest: int | None = None) -> Iterator[None]:
-    """Turn a ValueError about the content of `file` into a CheckpointError that names it.
-
-    Its text is printable, and cut if it is longer than `longest` characters.
-    """
+    """Turn a ValueError about the content of `file` into a CheckpointError that names it."""
     try:
         yield
     except CheckpointError:
@@ -124,7 +121,7 @@ def _check_keys(values: Mapping[str, Any]) -> None:
         )
     missing, unknown = sorted(_REQUIRED - set(values)), sorted(set(values) - _REQUIRED - _OPTIONAL)
     if missing or unknown:
-        raise ValueError(f"missing {missing}, unknown {[name[:40] for name in unknown[:5]]}")
+        raise ValueError(f"missing {missing}, unknown {unknown[:5]}")
     if wrong := [key for key in _OBJECTS if not isinstance(values[key], dict)]:
         raise ValueError(f"{', '.join(wrong)} must be objects")
 

@@ -53,8 +53,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object from a regular file of at most 16 MiB.
 
     Raises:
-        ValueError: The file is longer or not a regular one, is not strict JSON (see `parse_json`),
-            or is not an object.
+        ValueError: The file is another one, or not strict JSON (see `parse_json`).
         OSError: The file cannot be read.
     """
     if not file.is_file():  # a pipe has no end

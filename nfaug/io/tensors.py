@@ -26,9 +26,8 @@ class DamagedFileError(CheckpointError):
 def read_tensors(file: Path, sha256: str) -> dict[str, Tensor]:
     """Read all tensors of a file and check its SHA-256.
 
-    The file is read once, so the tensors come from the bytes that were hashed. safetensors checks
-    that the tensors of the header fill the file exactly, so memory is at most three times the bytes
-    of the file.
+    The tensors come from the bytes that were hashed. safetensors checks that they fill the file
+    exactly, so memory is at most three times the bytes of the file.
 
     Raises:
         CheckpointError: The file is missing or damaged, or a tensor has an unknown type.
