@@ -209,13 +209,6 @@ def test_a_configuration_that_is_not_strict_json(path: Path, content: bytes) -> 
         load(path)
 
 
-@pytest.mark.parametrize("version", [2, "1", None, 1.5, True, 1.0])
-def test_an_unknown_version(path: Path, version: object) -> None:
-    sign(path, lambda values: values.update(format_version=version))
-    with pytest.raises(CheckpointError, match="version"):
-        load(path)
-
-
 def test_a_file_of_another_checkpoint(path: Path) -> None:
     for name in FILES[1:]:
         mine = (path / name).read_bytes()
@@ -270,6 +263,9 @@ def test_one_error_lists_every_key(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda v: v.update(format_version=2), "version"),
+        (lambda v: v.update(format_version="1"), "version"),
+        (lambda v: v.update(format_version=True), "version"),
         (lambda v: v.update(extra=1), "extra"),
         (lambda v: v.pop("metrics"), "metrics"),
         (lambda v: v.update(flow=[]), "flow"),
@@ -409,10 +405,8 @@ def test_samples(tiny_checkpoint: Checkpoint) -> None:
         generator = torch.Generator().manual_seed(0)
         return tiny_checkpoint.sample(*arguments, generator=generator)
 
-    shape = tuple(tiny_checkpoint.flow.config.shape)
-    assert drawn(5).shape == (5, *shape)
-    assert drawn(5).dtype == torch.uint8
-    assert drawn(NAMES[1]).shape == (1, *shape)
+    assert (drawn(5).shape, drawn(5).dtype) == ((5, 1, 8, 8), torch.uint8)
+    assert drawn(NAMES[1]).shape == (1, 1, 8, 8)
     assert torch.equal(drawn(NAMES[1], 4), drawn(1, 4))
     assert not torch.equal(drawn(0, 4), drawn(1, 4))
     for wrong in (("nobody",), (3, 1), (-1, 1), (0,), (0, 0), (1.5,)):
