@@ -17,6 +17,7 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 import nfaug
+from nfaug.hub import push_to_hub
 from nfaug.training import open_dataset
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     batch, labels = next(iter(DataLoader(images, batch_size=64, shuffle=True)))
     nfa(batch, labels)
     if args.push:
-        print(fitted.push_to_hub(args.push, memory=False))
+        print(push_to_hub(fitted, args.push, memory=False))
     print(nfa.stats())
 
 

@@ -1,20 +1,9 @@
 """Push, pull and list flows on the Hugging Face Hub."""
 
-from nfaug.io.hub_errors import HubError
+from nfaug.io.hub import HubError
 
-from .listing import FlowEntry, list_flows
-from .listing import list_flows as list_models  # the name of the Hub's own client
+from .listing import list_flows
 from .pull import pull
-from .push import PushPlan, check_push, plan_push, push_to_hub
+from .push import PushPlan, plan_push, push_to_hub
 
-__all__ = [
-    "FlowEntry",
-    "HubError",
-    "PushPlan",
-    "check_push",
-    "list_flows",
-    "list_models",
-    "plan_push",
-    "pull",
-    "push_to_hub",
-]
+__all__ = ["HubError", "PushPlan", "list_flows", "plan_push", "pull", "push_to_hub"]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from pathlib import Path
 
-from nfaug.checkpoint.directory import check_loads, file_limits
+from nfaug.checkpoint.directory import read_parts
 from nfaug.io.atomic import check_output, replace_directory
-from nfaug.io.hub import EXTRAS, discard, fetch
-from nfaug.io.hub_errors import explain
+from nfaug.io.hub import read_repository
 from nfaug.io.lock import lock_output
-from nfaug.io.manifest import CONFIG, CheckpointError, read_manifest, tensor_files
+from nfaug.io.manifest import CONFIG, PICTURE, read_manifest, tensor_files
 
 __all__ = ["pull"]
+
+_EXTRAS = ("README.md", PICTURE)
 
 
 def pull(
@@ -24,55 +24,43 @@ def pull(
     token: str | bool | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Download a checkpoint and return its directory.
+    """Download a checkpoint, check that it loads, and return `local_dir` or its cached directory.
 
-    The files go into the cache of the Hub and are checked against the SHA-256 in `config.json`. A
-    damaged tensor file is downloaded once more; if it is damaged again, it is removed from the
-    cache. Files that are larger than the configuration allows are not downloaded. Without a network
-    the cache is used. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HUB_CACHE have their usual
-    effect.
+    The files go into the cache of the Hub; without a network the cache is used. A file without the
+    SHA-256 in `config.json` is downloaded once more. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and
+    HF_HUB_CACHE have their usual effect.
 
     Args:
         repo_id: "owner/name".
         revision: Branch, tag or commit; the main branch by default.
-        local_dir: Copy the checkpoint with its card and picture into this directory, atomically,
-            after it was loaded once.
+        local_dir: Copy the checkpoint with its card and picture into this directory, atomically.
         token: Access token; None for the one that is logged in, False for none.
         overwrite: Replace a checkpoint in `local_dir`.
 
-    Returns:
-        `local_dir`, or the directory in the cache.
-
     Raises:
         ValueError: `repo_id` is not a repository name.
-        CheckpointError: The files cannot be loaded; they are removed from the cache.
+        CheckpointError: The files cannot be loaded.
         FileExistsError: `local_dir` is not empty and `overwrite` is False.
-        HubError: The repository cannot be read, holds no nfaug flow, or holds damaged or too large
-            files.
-        OSError: Another process writes to `local_dir`.
+        HubError: The repository cannot be read, or holds no nfaug flow.
+        OSError: Another process writes to `local_dir`, or it cannot be written.
+
+    >>> from nfaug.hub import pull
+    >>> pull("someone/cats", local_dir="cats")  # doctest: +SKIP
     """
     if local_dir is None:
-        return fetch(repo_id, file_limits, revision=revision, token=token)
+        return read_repository(_checked, repo_id, revision=revision, token=token)
     out = Path(local_dir).expanduser()
     check_output(out, overwrite=overwrite)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(lock_output(out))
-        except PermissionError as error:
-            raise explain(error, repo_id) from error
-        folder = fetch(repo_id, file_limits, revision=revision, token=token, extras=EXTRAS)
-        names = [CONFIG, *read_manifest(folder)["files"]]
-        try:
-            check_loads(folder)
-        except CheckpointError:
-            discard(folder, [*names, *EXTRAS])
-            raise
-        try:
-            old = frozenset({*tensor_files(out), *EXTRAS})  # none of it describes the new flow
-            with replace_directory(out, drop=old) as staged:
-                for name in (*names, *EXTRAS):
-                    if (folder / name).exists():
-                        shutil.copyfile(folder / name, staged / name)
-        except OSError as error:
-            raise explain(error, repo_id) from error
+    with lock_output(out):
+        folder = read_repository(_checked, repo_id, revision=revision, token=token, extras=_EXTRAS)
+        old = frozenset({*tensor_files(out), *_EXTRAS})  # none of it describes the new flow
+        with replace_directory(out, drop=old) as staged:
+            for name in (CONFIG, *read_manifest(folder)["files"], *_EXTRAS):
+                if (folder / name).exists():
+                    shutil.copyfile(folder / name, staged / name)
     return out
+
+
+def _checked(folder: Path) -> Path:
+    read_parts(folder, on_latents=False)  # the autoencoder need not be here yet
+    return folder

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,22 +15,20 @@ from huggingface_hub import (
     CommitOperationCopy,
     CommitOperationDelete,
     HfApi,
-    constants,
     hf_hub_download,
 )
-from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
 
-from nfaug.checkpoint.directory import read_parts, write_parts
-from nfaug.io.hub_errors import attempt
-from nfaug.io.manifest import CONFIG, PICTURE, TENSOR_FILE, read_manifest, tensor_files
+from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.checkpoint.directory import read_parts
+from nfaug.io.hub import hub_errors
+from nfaug.io.manifest import PICTURE, TENSOR_FILE
 
-from .card import facts_of, make_card, privacy_block, set_privacy, stated
-from .licenses import check_license
+from .card import make_card, set_privacy
 
-__all__ = ["PushPlan", "check_push", "plan_push", "push_to_hub"]
+__all__ = ["PushPlan", "plan_push", "push_to_hub"]
 
 CARD = "README.md"
-_ATTEMPTS = 3  # the second one may fail on the connection that the first one closed
 AXES_FRACTION = 0.25  # most axes per image of a class when the memory is left out
 
 
@@ -43,28 +40,27 @@ class PushPlan(NamedTuple):
 
 
 def push_to_hub(
-    directory: str | Path,
+    checkpoint: Checkpoint | str | Path,
     repo_id: str,
     *,
     private: bool | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     memory: bool = True,
-    commit_message: str | None = None,
+    commit_message: str = "Push a flow with nfaug",
     overwrite_card: bool = False,
     license: str | None = None,
     data: str | None = None,
-    listing: Callable[[dict[str, int]], object] | None = None,
 ) -> str:
-    """Push a checkpoint directory as one commit and return the URL of the commit.
+    """Push a checkpoint as one commit and return the URL of the commit.
 
     The repository and the branch are created if necessary. Pushed are the configuration, the
-    tensors, the card and the picture, and no other file of the directory, such as a training state
-    or a log. Without a change there is no commit. An interrupted push changes nothing and can be
-    repeated.
+    tensors, the card and the picture, and no other file of a directory. Without a change there is
+    no commit. An interrupted push changes nothing and can be repeated.
 
     Args:
-        directory: The checkpoint. Its README.md is the card; without one a card is generated.
+        checkpoint: A `Checkpoint`, or the directory of one. The README.md of a directory is the
+            card; without one a card is generated.
         repo_id: "owner/name", or "name" in the account that is logged in.
         private: Whether a new repository is private; None for the default of the account.
         revision: The branch; the main branch by default.
@@ -73,15 +69,15 @@ def push_to_hub(
             most a quarter as many axes as it has images: with more, training images could nearly
             be reproduced. Earlier pushes stay in the history of the repository.
         commit_message: Summary line of the commit.
-        overwrite_card: Replace the README.md of the repository, which is kept otherwise.
+        overwrite_card: Replace the README.md of the repository. Otherwise it is kept, and only its
+            privacy statement is brought up to date.
         license: The Hub's identifier of the license for a generated card, such as "mit".
         data: What the training images are and their terms of use, for a generated card. If the
             directory has a card, `license` and `data` have no effect, and a warning says so.
-        listing: Called with {file: bytes} before the upload.
 
     Raises:
-        ValueError: `repo_id` is not a repository name, `license` is not an identifier of the Hub,
-            or a file is a link that leaves the directory.
+        ValueError: `repo_id` is not a repository name, the card or the picture is a link, or the
+            checkpoint cannot be saved.
         CheckpointError: The directory is not a checkpoint, or it is damaged.
         HubError: The repository cannot be written.
 
@@ -90,37 +86,26 @@ def push_to_hub(
     """
     api = HfApi(token=token, library_name="nfaug")
     validate_repo_id(repo_id)
-    if "/" not in repo_id:
-        repo_id = check_push(repo_id, token=token)
-    message = commit_message or "Push a flow with nfaug"
-    with _staged(Path(directory), repo_id, memory, license, data) as staged:
-        if listing is not None:
-            listing(_sizes(staged))
-
-        def ask() -> str:  # repeating a commit that succeeded changes nothing
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            return _commit(api, staged, repo_id, revision, message, overwrite_card)
-
-        return attempt(ask, repo_id, revision, times=_ATTEMPTS, request="push")
-
-
-def check_push(repo_id: str, *, token: str | bool | None = None) -> str:
-    """Check the name and the token before long work, and return the full name "owner/name".
-
-    Whether the token has write permission shows at the push only.
-
-    Raises:
-        ValueError: `repo_id` is not a repository name.
-        HubError: There is no token, the Hub rejects it, or the Hub cannot be reached.
-    """
-    validate_repo_id(repo_id)
-    api = HfApi(token=token, library_name="nfaug")
-    account = attempt(api.whoami, repo_id, times=1, request="push")["name"]
-    return repo_id if "/" in repo_id else f"{account}/{repo_id}"
+    with (
+        _staged(checkpoint, repo_id, memory, license, data) as (staged, made),
+        hub_errors(repo_id, revision),
+    ):
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        remote = api.list_repo_files(repo_id, revision=revision)
+        if CARD in remote and not overwrite_card:
+            card = hf_hub_download(repo_id, CARD, revision=revision, token=token)
+            kept = Path(card).read_bytes().decode("utf-8", errors="replace")
+            (staged / CARD).write_bytes(set_privacy(kept, made).encode())
+        commit = api.create_commit(
+            repo_id, _operations(staged, remote), commit_message=commit_message, revision=revision
+        )
+    return commit.commit_url
 
 
 def plan_push(
-    directory: str | Path,
+    checkpoint: Checkpoint | str | Path,
     repo_id: str = "owner/name",
     *,
     memory: bool = True,
@@ -130,118 +115,76 @@ def plan_push(
     """Check and list what `push_to_hub` would push, without contacting the Hub.
 
     An existing card of the repository would be kept, so the card may be listed and not pushed.
-
-    Raises:
-        ValueError: See `push_to_hub`.
-        CheckpointError: The directory is not a checkpoint, or it is damaged.
+    Arguments and errors are those of `push_to_hub`.
     """
     validate_repo_id(repo_id)
-    with _staged(Path(directory), repo_id, memory, license, data) as staged:
-        return PushPlan(_sizes(staged), (staged / CARD).read_text(encoding="utf-8"))
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    return {entry.name: entry.stat().st_size for entry in sorted(folder.iterdir())}
+    with _staged(checkpoint, repo_id, memory, license, data) as (staged, _):
+        sizes = {entry.name: entry.stat().st_size for entry in sorted(staged.iterdir())}
+        return PushPlan(sizes, (staged / CARD).read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager
 def _staged(
-    directory: Path,
+    checkpoint: Checkpoint | str | Path,
     repo_id: str,
     memory: bool,
-    license: str | None = None,
-    data: str | None = None,
-) -> Iterator[Path]:
-    """Yield a temporary directory with exactly the files to push."""
-    check_license(license)
-    directory = directory.expanduser().resolve()
-    _check_links(directory)
-    parts = read_parts(directory)  # a checkpoint that cannot be read is not pushed
-    beside = directory.parent if os.access(directory.parent, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix=".nfaug-push-", dir=beside) as folder:
-        staged = Path(folder)
-        if memory:
-            for name in (CONFIG, *read_manifest(directory)["files"]):
-                _link(directory / name, staged / name)
-            if (directory / PICTURE).is_file():
-                _link(directory / PICTURE, staged / PICTURE)
-        else:
-            if parts.pca is not None:
-                pca = parts.pca.without_memory(max_axes_fraction=AXES_FRACTION)
-                parts = parts._replace(pca=pca)
-            write_parts(staged, parts, overwrite=True)
-        facts = facts_of(parts.config, parts.pca, picture=(staged / PICTURE).is_file())
-        if (directory / CARD).is_file():
-            if license is not None or data is not None:
-                warnings.warn(
-                    f"{directory / CARD} is used as the card; license and data apply to generated "
-                    "cards only: write them into this file, or remove it",
-                    stacklevel=4,
-                )
-            card = (directory / CARD).read_text(encoding="utf-8")
-            card = set_privacy(card, privacy_block(facts))
-        else:
-            card = make_card(facts, repo_id, license=license, data=data)
-        (staged / CARD).write_text(card, encoding="utf-8")
-        yield staged
-
-
-def _check_links(directory: Path) -> None:
-    """Raise ValueError if a file to push is a link to somewhere else, such as a private key."""
-    cache = Path(constants.HF_HUB_CACHE).resolve()
-    home = cache if directory.is_relative_to(cache) else directory  # a snapshot links to blobs
-    for name in (CONFIG, CARD, PICTURE, *tensor_files(directory)):
-        target = (directory / name).resolve()
-        if not target.is_relative_to(home):
-            raise ValueError(
-                f"{directory / name} is a link to {target}, outside of the directory, and is not "
-                "pushed; copy the file if you want to publish it"
-            )
-
-
-def _link(source: Path, target: Path) -> None:
-    """Make a hard link, which later saves do not change; a copy on another disk."""
-    source = source.resolve()  # a relative link would point elsewhere from `target`
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _commit(
-    api: HfApi,
-    staged: Path,
-    repo_id: str,
-    revision: str | None,
-    message: str,
-    overwrite_card: bool,
-) -> str:
-    """Commit the differences; `upload_folder` could make several commits."""
-    if revision is not None:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    remote = api.list_repo_files(repo_id, revision=revision)
-    names = sorted(entry.name for entry in staged.iterdir())
-    if CARD in remote and not overwrite_card:
-        names.remove(CARD)
-        _warn_if_untrue(api, staged, repo_id, revision)
-    ours = (name for name in remote if name == PICTURE or TENSOR_FILE.fullmatch(name))
-    stale = sorted(set(ours) - set(names))
-    operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
-        *(CommitOperationAdd(name, str(staged / name)) for name in names),
-        *(CommitOperationDelete(name) for name in stale),
-    ]
-    commit = api.create_commit(repo_id, operations, commit_message=message, revision=revision)
-    return commit.commit_url
-
-
-def _warn_if_untrue(api: HfApi, staged: Path, repo_id: str, revision: str | None) -> None:
-    """Warn if the card that is kept makes another privacy statement than this push needs."""
-    with tempfile.TemporaryDirectory() as folder:
-        kept = hf_hub_download(repo_id, CARD, revision=revision, local_dir=folder, token=api.token)
-        said = stated(Path(kept).read_text(encoding="utf-8", errors="replace"))
-    if said not in (None, stated((staged / CARD).read_text(encoding="utf-8"))):
+    license: str | None,
+    data: str | None,
+) -> Iterator[tuple[Path, str]]:
+    """Yield a temporary directory with exactly the files to push, and a generated card."""
+    own: dict[str, bytes] = {}
+    if not isinstance(checkpoint, Checkpoint):
+        directory = Path(checkpoint).expanduser()
+        own = _own_files(directory)
+        checkpoint = Checkpoint(*read_parts(directory))  # one that cannot be read is not pushed
+    if not memory:
+        own.pop(PICTURE, None)
+        if checkpoint.pca is not None:
+            smaller = checkpoint.pca.without_memory(max_axes_fraction=AXES_FRACTION)
+            checkpoint = replace(checkpoint, pca=smaller)
+    config, pca, picture = checkpoint.config, checkpoint.pca, PICTURE in own
+    made = make_card(config, pca, repo_id, picture=picture, license=license, data=data)
+    if CARD in own and (license is not None or data is not None):
         warnings.warn(
-            f"the card of {repo_id} is kept, but its privacy statement is of another push; correct "
-            "it, or replace the card with overwrite_card=True (--overwrite-card)",
-            stacklevel=6,  # the caller of push_to_hub
+            f"{CARD} of the directory is used as the card; license and data apply to generated "
+            "cards only: write them into this file, or remove it",
+            stacklevel=4,
         )
+    card = set_privacy(own[CARD].decode("utf-8"), made) if CARD in own else made
+    with tempfile.TemporaryDirectory(prefix="nfaug-push-") as folder:
+        staged = checkpoint.save(Path(folder) / "checkpoint")
+        (staged / CARD).write_text(card, encoding="utf-8")
+        if picture:
+            (staged / PICTURE).write_bytes(own[PICTURE])
+        yield staged, made
+
+
+def _own_files(directory: Path) -> dict[str, bytes]:
+    """Return the card and the picture of a directory, as far as they are there.
+
+    Raises:
+        ValueError: One of them is a link, which might publish a file from elsewhere.
+    """
+    found = {}
+    for name in (CARD, PICTURE):
+        file = directory / name
+        if file.is_symlink():
+            raise ValueError(
+                f"{file} is a link to {file.readlink()} and is not pushed; copy the file if you "
+                "want to publish it"
+            )
+        if file.is_file():
+            found[name] = file.read_bytes()
+    return found
+
+
+def _operations(
+    staged: Path, remote: list[str]
+) -> list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete]:
+    """One commit of all files; `upload_folder` could make several."""
+    names = sorted(entry.name for entry in staged.iterdir())
+    ours = (name for name in remote if name == PICTURE or TENSOR_FILE.fullmatch(name))
+    return [
+        *(CommitOperationAdd(name, str(staged / name)) for name in names),
+        *(CommitOperationDelete(name) for name in sorted(set(ours) - set(names))),
+    ]

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
-from .checkpoint.directory import file_limits
 from .classes.fixed_point.config import FixedPointConfig
 from .classes.gaussians import ClassGaussians
 from .classes.pca_fit import ClassFit, ClasswisePCA, assemble, fit_class
@@ -177,11 +176,9 @@ def load_base(source: str | Path, autoencoder: str | os.PathLike[str] | None = N
 
     `autoencoder` is opened if the flow works on latents; for others `fit` uses it.
     """
-
-    def on_latents(directory: Path) -> bool:
-        return "autoencoder" in read_manifest(directory)
-
-    if autoencoder is None or not read_resolved(on_latents, source, file_limits, whole=False):
+    if autoencoder is None:
+        return load(source)
+    if "autoencoder" not in read_resolved(read_manifest, source, whole=False):
         return load(source)
     return load(source, autoencoder=os.fspath(autoencoder))
 

@@ -19,7 +19,7 @@ import nfaug
 from nfaug import Checkpoint
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import LabelledImages, to_tensors
-from nfaug.hub.card import facts_of, make_card
+from nfaug.hub.card import make_card
 from nfaug.io.resolve import BUILTIN
 from nfaug.training import open_dataset
 from nfaug.training.evaluation.metrics import evaluate
@@ -95,8 +95,8 @@ def main() -> None:
     made.config.metrics.update(figures, on=f"{len(test)} test images")
     out = args.out or BUILTINS / args.name
     made.save(out, overwrite=True)
-    facts = facts_of(made.config, made.pca, picture=False)
-    card = make_card(facts, BUILTIN + args.name, license=args.license, data=args.terms)
+    name = BUILTIN + args.name
+    card = make_card(made.config, made.pca, name, license=args.license, data=args.terms)
     (out / "README.md").write_text(card, encoding="utf-8")
     for file in sorted(out.iterdir()):
         print(f"{file.stat().st_size / 1e6:6.2f} MB  {file}")

@@ -1,24 +1,21 @@
-"""What many tests share: tiny data, a tiny flow that was trained on them, and the loopback Hub."""
+"""What many tests share: tiny data, a tiny flow that was trained on them, and a Hub in memory."""
 
 from __future__ import annotations
 
 # First of all: its import sets the variables that huggingface_hub reads when it is imported.
-from loopback_hub import hub  # isort: split
+from hub_tools import hub, made, mine, pushed  # isort: split
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
+import forked  # noqa: F401 - before a server of `multiprocessing` starts
 import pytest
 import torch
-from forked import run_python  # before a server of `multiprocessing` starts
-from hub_tools import made, mine, pushed
 from nfa_tools import CLASSES, NAMES, SIZE, Counted, checkpoint, images_of
 from PIL import Image
 from torch import Tensor
 
-from nfaug.checkpoint import foreign
-from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.checkpoint.checkpoint import Checkpoint, load
 from nfaug.classes.fixed_point.solver import FixedPointConfig
 from nfaug.data.images import TensorImages
 from nfaug.flows.flow import Flow
@@ -65,7 +62,7 @@ def tiny_path(tiny_result: TrainResult, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def tiny_checkpoint(tiny_path: Path) -> Checkpoint:
     """The same, loaded: yours to change."""
-    return Checkpoint.load(tiny_path)
+    return load(tiny_path)
 
 
 @pytest.fixture(scope="session")
@@ -77,17 +74,6 @@ def tiny_folder(tiny_images: TensorImages, tmp_path_factory: pytest.TempPathFact
         Image.fromarray(image[0].numpy()).save(root / NAMES[label] / f"{index:02}.png")
     assert tiny_images.image_size == SIZE
     return root
-
-
-@pytest.fixture
-def forked_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fork the child process that reads a file; a new interpreter takes 1.5 s to import torch."""
-
-    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
-        ran = run_python(command[1:], env=options["env"])
-        return subprocess.CompletedProcess(command, ran.returncode, b"", ran.stderr.encode())
-
-    monkeypatch.setattr(foreign.subprocess, "run", run)
 
 
 @pytest.fixture

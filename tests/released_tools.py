@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-__all__ = ["DIM", "NAMES", "Settings", "golden", "released", "save"]
+__all__ = ["DIM", "NAMES", "golden", "released"]
 
 FOLDER = Path(__file__).parent / "golden"
 NAMES = ("rgb16", "gray16", "lowrank16")
@@ -41,20 +41,11 @@ def released(name: str = "rgb16", **extra: Tensor) -> dict[str, Any]:
     """What a Lightning file of the released code holds."""
     weights, _ = golden(name)
     state = OrderedDict((f"flow.{key}", value) for key, value in weights.items())
-    for key, value in extra.items():
-        state[key.replace("__", ".")] = value
-    settings = SettingsDict(a=1)
+    state.update({key.replace("__", "."): value for key, value in extra.items()})
     return {
         "state_dict": state,
         "epoch": 12,
-        "global_step": 3456,
         "hyper_parameters": Settings(),
-        "callbacks": [settings, {Settings}],
+        "callbacks": [SettingsDict(a=1), {Settings}],
         "optimizer_states": [{"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}}}],
     }
-
-
-def save(content: Any, folder: Path) -> Path:
-    path = folder / "released.ckpt"
-    torch.save(content, path)
-    return path

@@ -81,7 +81,3 @@ def test_public_modules_are_in_the_reference() -> None:
         assert f".. automodule:: {module}\n" in text
     for name in set(nfaug.__all__) - {"__version__"}:
         assert re.search(rf":: (nfaug\.)?{name}$", text, re.M), name
-
-
-def test_the_hub_has_the_name_of_its_client() -> None:
-    assert nfaug.hub.list_models is nfaug.hub.list_flows

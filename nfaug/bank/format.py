@@ -31,7 +31,7 @@ import numpy as np
 
 from ..augment.settings import MixSettings
 from ..io.atomic import write_text
-from ..io.manifest import read_json
+from ..io.strict_json import read_json
 
 __all__ = ["Manifest", "array_files", "array_sha256", "bank_bytes", "differences", "read_array"]
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +16,7 @@ from ..io.lock import lock_output
 from ..io.manifest import CheckpointError
 from ..io.resolve import read_resolved
 from .config import CheckpointConfig
-from .directory import SHARD_BYTES, Parts, file_limits, read_parts, write_parts
+from .directory import SHARD_BYTES, read_parts, write_parts
 
 __all__ = ["Checkpoint", "CheckpointConfig", "CheckpointError", "load"]
 
@@ -39,8 +37,8 @@ class Checkpoint:
         gaussians: A gaussian per class in latent space.
         pca: Axes per class in latent space, with the memory of partners if there is one.
 
-    >>> from nfaug import Checkpoint
-    >>> checkpoint = Checkpoint.from_pretrained("builtin:rgb32")
+    >>> import nfaug
+    >>> checkpoint = nfaug.load("builtin:rgb32")
     >>> checkpoint.config.class_names[:2]
     ('airplane', 'automobile')
     >>> checkpoint.sample("automobile", 4).shape
@@ -51,10 +49,6 @@ class Checkpoint:
     config: CheckpointConfig
     gaussians: ClassGaussians | None = None
     pca: ClasswisePCA | None = None
-
-    @property
-    def _parts(self) -> Parts:
-        return Parts(self.flow, self.config, self.gaussians, self.pca)
 
     def save(
         self,
@@ -78,100 +72,9 @@ class Checkpoint:
             ValueError: The flow is frozen, weights are not finite, or the parts do not match, so
                 that the checkpoint could not be read again.
         """
+        parts = (self.flow, self.config, self.gaussians, self.pca)
         with lock_output(Path(directory)):
-            return write_parts(directory, self._parts, overwrite=overwrite, shard_bytes=shard_bytes)
-
-    def save_pretrained(
-        self,
-        save_directory: str | Path,
-        *,
-        repo_id: str | None = None,
-        push_to_hub: bool = False,
-        **push_options: Any,
-    ) -> str | None:
-        """Save to a directory, as `huggingface_hub.ModelHubMixin.save_pretrained` does.
-
-        A checkpoint in the directory is replaced.
-
-        Args:
-            save_directory: The directory.
-            repo_id: Repository to push to; the name of the directory by default.
-            push_to_hub: Push the directory, with its card and picture if there are any.
-            push_options: Options of `nfaug.hub.push_to_hub`.
-
-        Returns:
-            The URL of the commit, or None without `push_to_hub`.
-
-        Raises:
-            ValueError, OSError: See `save`.
-            TypeError: Push options are given without `push_to_hub`.
-            nfaug.hub.HubError: The push failed.
-        """
-        if not push_to_hub and (repo_id is not None or push_options):
-            given = ", ".join([*(["repo_id"] if repo_id is not None else []), *push_options])
-            raise TypeError(f"{given} needs push_to_hub=True")
-        path = self.save(save_directory, overwrite=True)
-        if not push_to_hub:
-            return None
-        from ..hub.push import push_to_hub as push  # saving alone does not need the Hub's client
-
-        return push(path, repo_id or path.resolve().name, **push_options)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Push to the Hugging Face Hub as one commit and return the URL of the commit.
-
-        Args:
-            repo_id: "owner/name", or "name" in the account that is logged in.
-            options: `private`, `revision`, `token`, `memory`, `license`, `data`,
-                `commit_message` and `overwrite_card` of `nfaug.hub.push_to_hub`. With
-                `memory=False` no training image can be reconstructed from what is pushed.
-
-        Raises:
-            ValueError: `repo_id` is not a repository name, or see `save`.
-            nfaug.hub.HubError: The repository cannot be written.
-        """
-        from ..hub.push import push_to_hub as push
-
-        with tempfile.TemporaryDirectory(prefix="nfaug-push-") as folder:
-            return push(self.save(Path(folder) / "checkpoint"), repo_id, **options)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        autoencoder: str | Path | None = None,
-    ) -> Checkpoint:
-        """Load a bundled flow, a directory or a repository of the Hub: the same as `nfaug.load`."""
-        read = partial(cls.load, autoencoder=autoencoder)
-        return read_resolved(
-            read, pretrained_model_name_or_path, file_limits, revision=revision, token=token
-        )
-
-    @classmethod
-    def load(cls, directory: str | Path, *, autoencoder: str | Path | None = None) -> Checkpoint:
-        """Read and check a checkpoint directory.
-
-        The configuration and the headers of the tensor files are checked before anything is
-        allocated. Memory is two to three times the size of the files. No code from the checkpoint
-        is ever run.
-
-        Args:
-            directory: The checkpoint directory.
-            autoencoder: Directory or repository of the autoencoder of a flow on latents. By default
-                the recorded repository is used, or the recorded directory if it lies in the
-                checkpoint, beside it or in the working directory.
-
-        Raises:
-            CheckpointError: The directory is not a checkpoint; a file is missing, damaged, of a
-                newer format, inconsistent with the configuration or too large; or the autoencoder
-                is not the recorded one.
-            FileNotFoundError, OSError: The autoencoder cannot be found or downloaded.
-            ModuleNotFoundError: The autoencoder needs diffusers (the extra `vae`).
-        """
-        return cls(*read_parts(directory, autoencoder=autoencoder))
+            return write_parts(directory, parts, overwrite=overwrite, shard_bytes=shard_bytes)
 
     def to(self, device: torch.device | str) -> Checkpoint:
         """Move all parts to a device, in place."""
@@ -246,23 +149,31 @@ def load(
 ) -> Checkpoint:
     """Load a checkpoint: a bundled flow, a local directory or a repository of the Hub.
 
+    Files are read strictly: their SHA-256 must be those in `config.json`, and one error lists every
+    missing, unexpected and misshapen weight. No code from the checkpoint is ever run.
+
     Args:
         path_or_repo: "builtin:NAME", an existing directory, or "owner/name", which is downloaded
             into the cache of the Hub.
         revision: Branch, tag or commit of the repository.
         token: Access token of the Hub; None for the one that is logged in, False for none.
-        autoencoder: See `Checkpoint.load`.
+        autoencoder: Directory or repository of the autoencoder of a flow on latents. By default
+            the recorded repository is used, or the recorded directory if it lies in the
+            checkpoint, beside it or in the working directory.
 
     Raises:
-        CheckpointError: See `Checkpoint.load`.
-        FileNotFoundError: This is neither a directory nor a possible repository name.
+        CheckpointError: The directory is not a checkpoint; a file is missing, damaged, of a
+            newer format or inconsistent with the configuration; or the autoencoder is not the
+            recorded one. The message names the file.
+        FileNotFoundError: This is neither a directory nor a possible repository name, or the
+            autoencoder cannot be found.
         nfaug.hub.HubError: The repository cannot be read.
+        ModuleNotFoundError: The autoencoder needs diffusers (the extra `vae`).
 
     >>> import nfaug
     >>> checkpoint = nfaug.load("builtin:fashion-mnist")
     >>> checkpoint.flow.config.image_size
     (28, 28)
     """
-    return Checkpoint.from_pretrained(
-        path_or_repo, revision=revision, token=token, autoencoder=autoencoder
-    )
+    read = partial(read_parts, autoencoder=autoencoder)
+    return Checkpoint(*read_resolved(read, path_or_repo, revision=revision, token=token))

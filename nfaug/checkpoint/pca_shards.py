@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..classes.pca import ClasswisePCA
-from ..io.manifest import MOST_SHARDS, pca_files, pca_names
-from ..io.tensors import read_sizes, read_tensors
+from ..io.manifest import PCA
+from ..io.tensors import read_tensors
 
-__all__ = ["read_pca", "split_pca"]
+__all__ = ["pca_files", "pca_names", "read_pca", "split_pca"]
 
 _OF_IMAGES = ("memory", "memory_labels")  # a row per image; all others have a row per class
+
+
+def pca_names(count: int) -> list[str]:
+    """Return the names of `count` files of PCA axes: one plain name or numbered shards."""
+    if count == 1:
+        return [PCA]
+    return [f"pca-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+
+
+def pca_files(names: Iterable[str]) -> list[str]:
+    """Return those of the names of tensor files that hold PCA axes, in order."""
+    return sorted(name for name in names if name.startswith("pca"))
 
 
 def split_pca(pca: ClasswisePCA, most: int) -> dict[str, dict[str, Tensor]]:
@@ -25,7 +37,7 @@ def split_pca(pca: ClasswisePCA, most: int) -> dict[str, dict[str, Tensor]]:
     renumbered.
 
     Raises:
-        ValueError: `most` is below 1, or there would be more than 1,000 files.
+        ValueError: `most` is below 1.
     """
     if most < 1:
         raise ValueError(f"shard_bytes must be at least 1; got {most}")
@@ -41,11 +53,6 @@ def split_pca(pca: ClasswisePCA, most: int) -> dict[str, dict[str, Tensor]]:
             cuts.append(label)
             filled = 0
         filled += size
-    if len(cuts) > MOST_SHARDS:
-        raise ValueError(
-            f"shard_bytes={most} gives {len(cuts)} files of PCA axes; at most {MOST_SHARDS} can be "
-            "read"
-        )
     runs = itertools.pairwise([*cuts, pca.num_classes])
     return {
         name: {
@@ -61,11 +68,14 @@ def read_pca(directory: Path, files: Mapping[str, str]) -> ClasswisePCA:
 
     Raises:
         CheckpointError: A file cannot be read.
-        ValueError: A file does not match the others.
+        ValueError: A file does not match the others, or they are not a whole set.
     """
     names = pca_files(files)
-    for name in names:
-        read_sizes(directory / name)
+    if names != pca_names(len(names)):
+        raise ValueError(
+            f"there are {len(names)} files of PCA axes, from {names[0]} to {names[-1]}; it must be "
+            f"{PCA} alone or all shards 00001 to M of one number M"
+        )
     shards = [read_tensors(directory / name, files[name]) for name in names]
     first = shards[0]
     for name, shard in zip(names, shards, strict=True):

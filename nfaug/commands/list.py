@@ -25,6 +25,12 @@ def run(arguments: Namespace) -> dict[str, Any]:
     from ..hub import list_flows
 
     found = list_flows(author=arguments.author, search=arguments.search, limit=arguments.limit)
-    shown = ("downloads", "updated", "private")
-    flows = {flow.repo_id: {name: getattr(flow, name) for name in shown} for flow in found}
+    flows = {
+        flow.id: {
+            "downloads": flow.downloads or 0,
+            "updated": flow.last_modified and flow.last_modified.date().isoformat(),
+            "private": bool(flow.private),
+        }
+        for flow in found
+    }
     return {"flows": len(found), **flows}

@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .common import locks_out, new_parser
+from .common import new_parser
 
 __all__ = ["parser", "run"]
 
@@ -23,7 +23,6 @@ def parser() -> ArgumentParser:
     return made
 
 
-@locks_out
 def run(arguments: Namespace) -> dict[str, Any]:
     """Download, and return the directory."""
     from ..hub import pull

@@ -26,7 +26,6 @@ from ..training.run.interruption import stopped_from_outside
 from ..training.run.snapshots import FolderStates
 from ..training.trainer import shape_of
 from .common import new_parser
-from .push import add_push_options, push_target, push_trained
 
 __all__ = ["expand", "parser", "run"]
 
@@ -120,7 +119,6 @@ def parser() -> ArgumentParser:
         help="draw loss, latents, pairwise KL and convergence at the end, and progress pictures "
         "every --pictures-every epochs, for --out/pictures and trackers",
     )
-    add_push_options(made)
     made.add_class_arguments(TrainConfig)
     return made
 
@@ -138,7 +136,6 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         raise ValueError(
             f"--resume {arguments.resume} writes to its own directory; leave out --out"
         )
-    repo = push_target(arguments)
     ready = parser().instantiate(arguments)
     config = TrainConfig(**{field.name: ready[field.name] for field in fields(TrainConfig)})
     if not arguments.pictures:
@@ -169,9 +166,8 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
                 return None
             with stopped_from_outside(FolderStates(out), processes):
                 _save(arguments, result, dataset, out)
-            pushed = {} if repo is None else {"pushed": push_trained(arguments, out, repo)}
         record = result.checkpoint.config
-        return {"out": str(out), **record.training, "held_out": record.metrics, **pushed}
+        return {"out": str(out), **record.training, "held_out": record.metrics}
     finally:
         processes.close()
 

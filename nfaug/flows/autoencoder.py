@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..io.manifest import read_json, reading
+from ..io.manifest import reading
+from ..io.strict_json import read_json
 from .backbone import is_size
 
 __all__ = [
@@ -151,10 +152,10 @@ def open_autoencoder(source: str | Path) -> Any:
             'flows on latents need diffusers: pip install "nfaug[vae]"'
         ) from error
     if not folder.is_dir():
-        from ..io.hub import Source
+        from ..io.hub import download
 
         patterns = [_CONFIG, _WEIGHTS, _INDEX, "diffusion_pytorch_model-*.safetensors"]
-        folder = Source(name).download(patterns, list, needed=[_CONFIG])
+        folder = download(name, patterns)
     settings = _read_settings(folder)
     weights = _read_weights(folder)
     try:

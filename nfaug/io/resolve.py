@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import TypeVar
-
-from .manifest import CheckpointError
 
 __all__ = ["BUILTIN", "builtin_directory", "builtin_names", "public_name", "read_resolved"]
 
@@ -59,7 +57,6 @@ def _last(path: str) -> str:
 def read_resolved(
     read: Callable[[Path], T],
     path_or_repo: str | Path,
-    limits: Callable[[Path], Mapping[str, int]],
     *,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -68,16 +65,14 @@ def read_resolved(
     """Read a checkpoint from a bundled flow, a local directory or the cache of the Hub.
 
     Args:
-        read: Reads a checkpoint directory. It must check hashes: files of a repository that it
-            rejects with CheckpointError are downloaded once more, and then it is called again.
+        read: Reads a checkpoint directory.
         path_or_repo: "builtin:NAME", an existing directory, or a repository "owner/name".
-        limits: Largest sizes of the files of a repository; see `nfaug.io.hub.fetch`.
         revision: Branch, tag or commit of the repository.
         token: Access token of the Hub; None for the one that is logged in, False for none.
-        whole: Download all tensor files; otherwise the configuration and the flow alone.
+        whole: Download all tensor files of a repository; otherwise the configuration alone.
 
     Raises:
-        CheckpointError: `read` raised it, for a repository after a second download.
+        CheckpointError: `read` raised it.
         FileNotFoundError: This is neither a directory nor a possible repository name.
         nfaug.hub.HubError: The repository cannot be read.
     """
@@ -95,15 +90,9 @@ def read_resolved(
         raise FileNotFoundError(
             f"{name!r} is not a checkpoint directory, nor a repository name of the form owner/name"
         )
-    from .hub import fetch  # a local checkpoint does not need the Hub's client
-
-    def fetched(*, check: bool) -> Path:
-        try:
-            return fetch(name, limits, revision=revision, token=token, whole=whole, check=check)
-        except OSError as error:  # includes HubError; the cause may be a mistyped path
-            raise type(error)(f"there is no directory {name!r}, and {error}") from error
+    from .hub import HubError, read_repository  # a local checkpoint does not need the Hub's client
 
     try:
-        return read(fetched(check=False))  # `read` hashes every file itself
-    except CheckpointError:
-        return read(fetched(check=True))  # downloads damaged files again
+        return read_repository(read, name, revision=revision, token=token, whole=whole)
+    except HubError as error:  # the cause may be a mistyped path
+        raise HubError(f"there is no directory {name!r}, and {error}") from error

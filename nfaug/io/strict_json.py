@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-__all__ = ["jsonable", "parse_json"]
+__all__ = ["jsonable", "parse_json", "read_json"]
 
 _DEEPEST = 32  # levels of objects and lists
+_LONGEST = 2**24  # bytes of a file, enough for 100,000 class names
 
 
 def jsonable(value: Any) -> Any:
@@ -32,8 +34,6 @@ def jsonable(value: Any) -> Any:
 def parse_json(data: bytes) -> Any:
     """Parse JSON that comes from elsewhere.
 
-    Memory is at most about fifty times the length of `data`, so bound that first.
-
     Raises:
         ValueError: The data are not UTF-8 or not JSON, an object has a key twice, a number is NaN,
             infinite or of more digits than Python reads, a string holds half of a surrogate pair,
@@ -49,6 +49,25 @@ def parse_json(data: bytes) -> Any:
     return value
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object from a regular file of at most 16 MiB.
+
+    Raises:
+        ValueError: The file is another one, or not strict JSON (see `parse_json`).
+        OSError: The file cannot be read.
+    """
+    if not file.is_file():  # a pipe has no end
+        raise ValueError("it is not a regular file")
+    with file.open("rb") as opened:
+        data = opened.read(_LONGEST + 1)
+    if len(data) > _LONGEST:
+        raise ValueError(f"it is longer than {_LONGEST} bytes")
+    values = parse_json(data)
+    if not isinstance(values, dict):
+        raise ValueError("it is not an object")
+    return values
+
+
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -59,11 +78,8 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _check_nesting(value: Any) -> None:
     level = [value]
     for _ in range(_DEEPEST + 1):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, (list, dict)):
-                below += item.values() if isinstance(item, dict) else item
-        level = below
+        parts = [item for item in level if isinstance(item, (list, dict))]
+        level = [x for part in parts for x in (part.values() if isinstance(part, dict) else part)]
         if not level:
             return
     raise ValueError(f"it nests deeper than {_DEEPEST} levels")

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import nfaug
-from nfaug import resolve as bundled
-from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.io import resolve as bundled
 from nfaug.io.resolve import builtin_directory, builtin_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,14 +46,13 @@ def test_a_bundled_flow_is_small_and_holds_no_image(name: str) -> None:
 
 
 def test_what_there_is() -> None:
-    assert "builtin:fashion-mnist" in builtin_names()
     with pytest.raises(FileNotFoundError, match="builtin:fashion-mnist"):
         nfaug.load("builtin:mnist")
 
 
 @pytest.mark.parametrize("name", FLOWS)
 def test_they_are_loaded_by_name_and_augment(name: str) -> None:
-    flow = nfaug.Flow.from_pretrained(name)
+    flow = nfaug.load(name).flow
     shape = (flow.config.channels, *flow.config.image_size)
     nfa = nfaug.NFAugment.from_pretrained(name, p=1.0, gate=False)
     images = torch.randint(256, (6, *shape), generator=torch.Generator().manual_seed(0))
@@ -84,7 +82,7 @@ def test_a_run_becomes_a_bundled_flow(
     bundle.main()
     assert "MB" in capsys.readouterr().out
     monkeypatch.setattr(bundled, "_FOLDER", out.parent)
-    made, run = nfaug.load("builtin:tiny"), Checkpoint.load(tiny_path)
+    made, run = nfaug.load("builtin:tiny"), nfaug.load(tiny_path)
     assert torch.equal(made.gaussians.means, run.gaussians.means), (
         "of the training, not of the data"
     )

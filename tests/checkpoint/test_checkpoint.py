@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import shutil
@@ -26,8 +25,6 @@ from nfaug.checkpoint.checkpoint import (
 )
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.io.tensors import read_sizes
-from nfaug.training import TrainResult
 
 DATA = Path(__file__).parents[1] / "data"
 FILES = ["config.json", "gaussians.safetensors", "model.safetensors", "pca.safetensors"]
@@ -58,7 +55,7 @@ def same(one: Checkpoint, two: Checkpoint) -> None:
 
 def test_round_trip(tiny_path: Path, tmp_path: Path) -> None:
     assert sorted(file.name for file in tiny_path.iterdir()) == FILES
-    once = Checkpoint.load(tiny_path)
+    once = load(tiny_path)
     assert not once.flow.training
     assert once.config.class_names == NAMES
     # Saving what was loaded gives the same bytes.
@@ -67,18 +64,6 @@ def test_round_trip(tiny_path: Path, tmp_path: Path) -> None:
         assert (tmp_path / "again" / name).read_bytes() == (tiny_path / name).read_bytes()
     same(once, load(str(tmp_path / "again")))
     assert load(tiny_path).to("cpu").flow.device.type == "cpu"
-
-
-def test_what_was_trained_is_what_is_loaded(tiny_result: TrainResult, tiny_path: Path) -> None:
-    same(tiny_result.checkpoint, _as_written(Checkpoint.load(tiny_path), tiny_result.checkpoint))
-
-
-def _as_written(loaded: Checkpoint, made: Checkpoint) -> Checkpoint:
-    """The configuration with JSON's lists as the tuples that they were."""
-    assert json.loads(json.dumps(dataclasses.asdict(made.config))) == json.loads(
-        json.dumps(dataclasses.asdict(loaded.config))
-    )
-    return dataclasses.replace(loaded, config=made.config)
 
 
 def test_files_are_readable_by_others(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -107,45 +92,15 @@ def test_parts_that_are_not_there(tiny_checkpoint: Checkpoint, path: Path) -> No
     assert loaded.config == config
 
 
-def test_one_gaussian_without_classes(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    dim = tiny_checkpoint.flow.config.dim
-    single = ClassGaussians(torch.zeros(1, dim), torch.ones(1, dim))
-    config = CheckpointConfig(tiny_checkpoint.flow.config)
-    Checkpoint(tiny_checkpoint.flow, config, single).save(tmp_path / "flow")
-    loaded = load(tmp_path / "flow")
-    assert loaded.gaussians is not None
-    assert loaded.gaussians.num_classes == 1
-
-
-def test_any_text_may_be_a_class_name(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    names = ("näme ✓", "<b>\n", '"\\')
-    config = dataclasses.replace(tiny_checkpoint.config, class_names=names)
-    dataclasses.replace(tiny_checkpoint, config=config).save(tmp_path / "flow")
-    assert load(tmp_path / "flow").config.class_names == names
-
-
 def test_figures_that_are_not_finite_are_null(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    metrics = {"bits_per_dim": math.nan, "each": (1.0, math.inf), "deep": {"x": -math.inf}}
-    config = dataclasses.replace(tiny_checkpoint.config, metrics=metrics)
-    dataclasses.replace(tiny_checkpoint, config=config).save(tmp_path / "flow")
-
-    def refuse(value: str) -> None:
-        raise AssertionError(value)
-
-    text = (tmp_path / "flow" / "config.json").read_text()
-    json.loads(text, parse_constant=refuse)
-    assert load(tmp_path / "flow").config.metrics == {
-        "bits_per_dim": None,
-        "each": [1.0, None],
-        "deep": {"x": None},
-    }
-
-
-def test_a_value_that_json_does_not_have(tiny_checkpoint: Checkpoint, path: Path) -> None:
-    config = dataclasses.replace(tiny_checkpoint.config, training={"device": torch.device("cpu")})
-    with pytest.raises(TypeError, match="device"):
-        dataclasses.replace(tiny_checkpoint, config=config).save(path, overwrite=True)
-    same(load(path), tiny_checkpoint)
+    """And any text may be the name of a class."""
+    names = ("näme ✓", "<b>\n", '"\\')
+    tiny_checkpoint.config.metrics.update(bits_per_dim=math.nan, deep={"x": (1.0, -math.inf)})
+    config = dataclasses.replace(tiny_checkpoint.config, class_names=names)
+    _with(tiny_checkpoint, config=config).save(tmp_path / "flow")
+    found = load(tmp_path / "flow").config
+    assert found.class_names == names
+    assert (found.metrics["bits_per_dim"], found.metrics["deep"]) == (None, {"x": [1.0, None]})
 
 
 def test_version_1_is_readable_for_ever() -> None:
@@ -195,23 +150,22 @@ def test_not_a_checkpoint(tmp_path: Path) -> None:
         load(tmp_path / "file")
     with pytest.raises(FileNotFoundError, match="no-such"):
         load("./no-such")
-
-
-def test_the_name_of_a_bundled_flow_gets_a_hint() -> None:
     with pytest.raises(FileNotFoundError, match="builtin:rgb32"):
         load("rgb32")
-    with pytest.raises(FileNotFoundError, match="builtin:fashion-mnist"):
-        nfaug.Flow.from_pretrained("fashion-mnist")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_truncated_file(path: Path, name: str) -> None:
+def test_a_truncated_missing_or_odd_file(path: Path, name: str) -> None:
     data = (path / name).read_bytes()
     (path / name).write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match=name):
         load(path)
     if name != "config.json":
         sign(path)  # and signed by somebody
+        with pytest.raises(CheckpointError, match=name):
+            load(path)
+    for make in (Path.unlink, os.mkfifo, Path.unlink, Path.mkdir):
+        make(path / name)
         with pytest.raises(CheckpointError, match=name):
             load(path)
 
@@ -228,19 +182,12 @@ def test_a_flipped_byte(path: Path, name: str, place: float) -> None:
 
 def test_a_class_name_may_be_corrected_with_an_editor(path: Path) -> None:
     """Also in files of older versions, which hold a hash of the configuration."""
-    text = (path / "config.json").read_text()
-    assert "config_sha256" not in text
-    (path / "config.json").write_text(text.replace('"cat"', '"cow"'))
-    assert load(path).config.class_names[0] == "cow"
-    old = DATA / "checkpoint_v1"
-    text = (old / "config.json").read_text()
-    assert "config_sha256" in text
-    shutil.copytree(old, path.parent / "old")
-    (path.parent / "old" / "config.json").write_text(text.replace('"cat"', '"cow"'))
-    edited = load(path.parent / "old")
-    assert edited.config.class_names[0] == "cow"
-    edited.save(path, overwrite=True)
-    assert "config_sha256" not in (path / "config.json").read_text()
+    old = Path(shutil.copytree(DATA / "checkpoint_v1", path.parent / "old"))
+    for folder in (path, old):
+        text = (folder / "config.json").read_text()
+        assert ("config_sha256" in text) == (folder == old)
+        (folder / "config.json").write_text(text.replace('"cat"', '"cow"'))
+        assert load(folder).config.class_names[0] == "cow"
 
 
 @pytest.mark.parametrize(
@@ -262,53 +209,18 @@ def test_a_configuration_that_is_not_strict_json(path: Path, content: bytes) -> 
         load(path)
 
 
-def test_a_configuration_that_is_too_long(path: Path) -> None:
-    with (path / "config.json").open("wb") as file:
-        file.truncate(2**27)
-    with pytest.raises(CheckpointError, match="longer"):
-        load(path)
-
-
-@pytest.mark.parametrize("version", [2, "1", None, 1.5, True, 1.0])
-def test_an_unknown_version(path: Path, version: object) -> None:
-    sign(path, lambda values: values.update(format_version=version))
-    with pytest.raises(CheckpointError, match="version"):
-        load(path)
-
-
-@pytest.mark.parametrize("name", FILES[1:])
-def test_a_missing_file(path: Path, name: str) -> None:
-    (path / name).unlink()
-    with pytest.raises(CheckpointError, match=name):
-        load(path)
-
-
-def test_a_file_of_another_checkpoint(path: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_checkpoint(path: Path) -> None:
     for name in FILES[1:]:
         mine = (path / name).read_bytes()
-        (path / name).write_bytes((DATA / "checkpoint_v1" / name).read_bytes())
-        with pytest.raises(CheckpointError, match=name):
-            load(path)
-        sign(path)
-        with pytest.raises(CheckpointError, match=name):
-            load(path)
+        shutil.copyfile(DATA / "checkpoint_v1" / name, path / name)
+        for change in (lambda path: None, sign):
+            change(path)
+            with pytest.raises(CheckpointError, match=name):
+                load(path)
         (path / name).write_bytes(mine)
         sign(path)
-    load(path)
-    (path / "config.json").write_bytes((DATA / "checkpoint_v1" / "config.json").read_bytes())
+    shutil.copyfile(DATA / "checkpoint_v1" / "config.json", path / "config.json")
     with pytest.raises(CheckpointError, match="safetensors"):
-        load(path)
-
-
-def test_two_files_swapped(path: Path) -> None:
-    one, two = path / "gaussians.safetensors", path / "pca.safetensors"
-    data = one.read_bytes(), two.read_bytes()
-    one.write_bytes(data[1])
-    two.write_bytes(data[0])
-    with pytest.raises(CheckpointError, match=r"\.safetensors"):
-        load(path)
-    sign(path)
-    with pytest.raises(CheckpointError, match=r"gaussians\.safetensors"):
         load(path)
 
 
@@ -316,13 +228,11 @@ def test_two_files_swapped(path: Path) -> None:
     ("change", "message"),
     [
         ({"steps": [2, 1]}, r"blocks\.0\.1\.actnorm"),
-        ({"steps": [1], "blocks": [1], "width": [8]}, r"blocks\.1\.0\.actnorm"),
         ({"width": [16, 8]}, r"\[8, .*\[16, "),
         ({"steps": [500, 1]}, "tensors"),
         ({"channels": 3}, "mismatch"),
-        ({"steps": [10**9, 1]}, "large"),
+        ({"steps": [10**9, 1]}, "large|at most"),
         ({"padded_size": [9, 9]}, "padded_size"),
-        ({"channels": "three"}, "channels"),
         ({"attention": True}, "attention"),
         ({"backbone": "real-nvp"}, "real-nvp"),
         ({"steps": None}, "steps"),
@@ -353,21 +263,19 @@ def test_one_error_lists_every_key(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda v: v.update(format_version=2), "version"),
+        (lambda v: v.update(format_version="1"), "version"),
+        (lambda v: v.update(format_version=True), "version"),
         (lambda v: v.update(extra=1), "extra"),
         (lambda v: v.pop("metrics"), "metrics"),
         (lambda v: v.update(flow=[]), "flow"),
         (lambda v: v.update(metrics=3, training=None), "metrics"),
-        (lambda v: v.update(class_names="cat"), "class_names"),
         (lambda v: v.update(class_names=[1, 2, 3]), "class_names"),
         (lambda v: v.update(class_names=["a", "b", "a"]), "'a'"),
         (lambda v: v.update(class_names=["a", "b"]), "64 dimensions"),
-        (lambda v: v.update(files={}), r"model\.safetensors"),
         (lambda v: v.update(files=[]), r"model\.safetensors"),
-        (
-            lambda v: v["files"].update({"../x": "0"}),
-            r"\.\./x",
-        ),
-        (lambda v: v["files"].update({"model.safetensors": 7}), "'7'"),
+        (lambda v: v["files"].update({"../x": "0"}), r"\.\./x"),
+        (lambda v: v["files"].update({"model.safetensors": 7}), "SHA-256"),
     ],
 )
 def test_a_configuration_of_another_form(
@@ -390,13 +298,6 @@ def test_a_configuration_of_another_form(
 def test_weights_that_are_not_finite(path: Path, name: str, key: str, bad: float) -> None:
     rewrite(path / name, lambda tensors: tensors[key].view(-1)[3:4].fill_(bad))
     with pytest.raises(CheckpointError, match=r"NaN|finite"):
-        load(path)
-
-
-def test_gaussians_that_are_none(path: Path) -> None:
-    file = path / "gaussians.safetensors"
-    rewrite(file, lambda tensors: tensors["variances"][1].zero_())
-    with pytest.raises(CheckpointError, match="variances"):
         load(path)
 
 
@@ -426,9 +327,19 @@ def _with(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     return dataclasses.replace(checkpoint, **changes)
 
 
+def _config(checkpoint: Checkpoint, **changes: Any) -> CheckpointConfig:
+    return dataclasses.replace(checkpoint.config, **changes)
+
+
 def _poisoned(checkpoint: Checkpoint) -> Checkpoint:
     with torch.no_grad():
         next(checkpoint.flow.parameters()).view(-1)[0] = math.nan
+    return checkpoint
+
+
+def _broken_axes(checkpoint: Checkpoint) -> Checkpoint:
+    assert checkpoint.pca is not None
+    checkpoint.pca.gate_energy.fill_(math.inf)
     return checkpoint
 
 
@@ -437,24 +348,15 @@ def _poisoned(checkpoint: Checkpoint) -> Checkpoint:
     [
         (lambda c: _with(c, flow=c.flow.freeze()), "frozen"),
         (_poisoned, r"blocks\.0\.0"),
+        (_broken_axes, "gate_energy"),
+        (lambda c: _with(c, config=CheckpointConfig(FlowConfig())), "FlowConfig"),
+        (lambda c: _with(c, config=_config(c, class_names=("a", "b"))), "ClassGaussians"),
         (
-            lambda c: _with(c, config=CheckpointConfig(FlowConfig())),
-            "FlowConfig",
-        ),
-        (
-            lambda c: _with(c, config=dataclasses.replace(c.config, class_names=("a", "b"))),
-            "ClassGaussians",
-        ),
-        (
-            lambda c: _with(
-                c, config=dataclasses.replace(c.config, class_names=("a", "b")), gaussians=None
-            ),
+            lambda c: _with(c, config=_config(c, class_names=("a", "b")), gaussians=None),
             "ClasswisePCA",
         ),
-        (
-            lambda c: _with(c, config=dataclasses.replace(c.config, class_names=("a", "b", "a"))),
-            "class_names",
-        ),
+        (lambda c: _with(c, config=_config(c, class_names=("a", "b", "a"))), "class_names"),
+        (lambda c: _with(c, config=_config(c, training={"x": torch.device("cpu")})), "device"),
     ],
 )
 def test_what_could_not_be_read_is_not_written(
@@ -464,7 +366,7 @@ def test_what_could_not_be_read_is_not_written(
     message: str,
 ) -> None:
     good = load(path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         change(tiny_checkpoint).save(path, overwrite=True)
     same(load(path), good)
     assert [file.name for file in path.parent.iterdir()] == ["flow"]
@@ -498,23 +400,13 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(
     assert [file.name for file in path.parent.iterdir()] == ["flow"]
 
 
-def test_save_pretrained_and_from_pretrained(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    assert tiny_checkpoint.save_pretrained(tmp_path / "flow") is None
-    tiny_checkpoint.save_pretrained(tmp_path / "flow")  # replaces it, as its namesakes do
-    same(Checkpoint.from_pretrained(tmp_path / "flow"), load(tmp_path / "flow"))
-    with pytest.raises(TypeError, match="push_to_hub"):
-        tiny_checkpoint.save_pretrained(tmp_path / "flow", private=True)
-
-
 def test_samples(tiny_checkpoint: Checkpoint) -> None:
     def drawn(*arguments: Any) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
         return tiny_checkpoint.sample(*arguments, generator=generator)
 
-    shape = tuple(tiny_checkpoint.flow.config.shape)
-    assert drawn(5).shape == (5, *shape)
-    assert drawn(5).dtype == torch.uint8
-    assert drawn(NAMES[1]).shape == (1, *shape)
+    assert (drawn(5).shape, drawn(5).dtype) == ((5, 1, 8, 8), torch.uint8)
+    assert drawn(NAMES[1]).shape == (1, 1, 8, 8)
     assert torch.equal(drawn(NAMES[1], 4), drawn(1, 4))
     assert not torch.equal(drawn(0, 4), drawn(1, 4))
     for wrong in (("nobody",), (3, 1), (-1, 1), (0,), (0, 0), (1.5,)):
@@ -525,9 +417,13 @@ def test_samples(tiny_checkpoint: Checkpoint) -> None:
 
 
 def test_a_flow_that_was_never_trained(tmp_path: Path) -> None:
+    """It has no classes, and so one gaussian."""
     config = FlowConfig(channels=1, image_size=(7, 5), steps=(1,), blocks=(0,), width=(4,))
-    Checkpoint(Flow(config), CheckpointConfig(config)).save(tmp_path / "flow")
+    single = ClassGaussians(torch.zeros(1, config.dim), torch.ones(1, config.dim))
+    Checkpoint(Flow(config), CheckpointConfig(config), single).save(tmp_path / "flow")
     loaded = load(tmp_path / "flow")
+    assert loaded.gaussians is not None
+    assert loaded.gaussians.num_classes == 1
     images = images_of(torch.arange(3), channels=1, size=(7, 5))
     with torch.no_grad():
         assert torch.equal(loaded.flow.decode(loaded.flow.encode(images)[0]), images)
@@ -541,31 +437,29 @@ NESTED = b"[" * 10**5
     [
         {"a": {"dtype": "F32", "shape": [0, 2**40, 2**40], "data_offsets": [0, 0]}},
         {"a": {"dtype": "F32", "shape": [2**63, 0], "data_offsets": [0, 0]}},
-        {"a": {"dtype": "F32", "shape": [0] * 9, "data_offsets": [0, 0]}},
+        {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}},
+        {"a": {"dtype": "BOOL", "shape": [0], "data_offsets": [0, 0]}},
         b"((((" * 1000,
-        NESTED,
         b'{"a":' + NESTED,
         b'{"__metadata__":' + NESTED,
     ],
     ids=range(7),
 )
-def test_headers_that_describe_no_tensor(header: Any, tmp_path: Path) -> None:
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(with_header(header, b""))
+def test_headers_that_describe_no_tensor(header: Any, path: Path) -> None:
+    (path / "model.safetensors").write_bytes(with_header(header, b""))
+    sign(path)
     with bounded("a header"), pytest.raises(CheckpointError, match=r"model\.safetensors"):
-        read_sizes(file)
+        load(path)
 
 
 def test_a_checkpoint_may_be_replaced_while_it_is_read(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = Checkpoint.load(path)
-    names = tuple(reversed(old.config.class_names))
-    new = Checkpoint.load(path)
+    old, new = load(path), load(path)
     assert new.pca is not None
     new.pca.gate_energy.mul_(2)
-    new = dataclasses.replace(new, config=dataclasses.replace(old.config, class_names=names))
-    assert new.config != old.config
+    names = tuple(reversed(old.config.class_names))
+    new = _with(new, config=dataclasses.replace(old.config, class_names=names))
     read, saves = directory.read_flow, [new, old, new]
 
     def replaced(*given: Any) -> Flow:
@@ -574,19 +468,5 @@ def test_a_checkpoint_may_be_replaced_while_it_is_read(
         return read(*given)
 
     monkeypatch.setattr(directory, "read_flow", replaced)
-    assert Checkpoint.load(path).config.class_names == names
+    assert load(path).config.class_names == names
     assert not saves, "another one took its place three times"
-    (path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="model"):
-        Checkpoint.load(path)
-
-
-def test_axes_that_cannot_be_read_again_are_not_saved(path: Path) -> None:
-    before, intact = (path / "config.json").read_bytes(), Checkpoint.load(path)
-    for change in (lambda pca: pca.gate_energy.fill_(math.inf), lambda pca: pca.double()):
-        broken = Checkpoint.load(path)
-        change(broken.pca)
-        with pytest.raises(ValueError, match=r"gate_energy|float64"):
-            broken.save(path, overwrite=True)
-        assert (path / "config.json").read_bytes() == before
-    same(Checkpoint.load(path), intact)

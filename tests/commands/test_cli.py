@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from loopback_hub import LoopbackHub
+from hub_tools import FakeHub
 from nfa_tools import images_of
 from PIL import Image
 
@@ -472,7 +472,7 @@ def test_control_characters_do_not_reach_the_terminal(
     assert nfaug_command("info", tmp_path / "flow", "--json").out.isascii()
 
 
-def test_a_missing_repository(hub: LoopbackHub, nfaug_command: Any) -> None:
+def test_a_missing_repository(hub: FakeHub, nfaug_command: Any) -> None:
     ran = nfaug_command("info", "owner/no-such-flow")
     assert ran.code == 2
     assert "owner/no-such-flow" in ran.err

@@ -17,27 +17,6 @@ from nfaug.commands import bank, preview, timm
 from nfaug.commands.common import mixing
 
 
-@pytest.mark.usefixtures("forked_reader")
-def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, out = save(released(), tmp_path), tmp_path / "flow"
-    code, made, _ = run(capsys, "convert", str(file), "--out", str(out))
-    assert code == 0
-    assert made["epoch"] == 12
-    checkpoint = nfaug.load(out)
-    _, figures = golden("rgb16")
-    z, _ = checkpoint.flow.encode(figures["image"], figures["noise"])
-    assert (z - figures["z"]).abs().max() < 1e-5 * figures["z"].abs().max()
-
-    code, _, error = run(capsys, "convert", str(file), "--out", str(out))
-    assert code == 2
-    assert "not empty" in error
-    code, _, error = run(
-        capsys, "convert", str(file), "--out", str(tmp_path / "b"), "--class-names", "[cat, dog]"
-    )
-    assert code == 2
-    assert "--class-names" in error
-
-
 @pytest.mark.parametrize("command", [bank, preview, timm])
 def test_mixing_options_are_the_fields_of_the_settings(command: Any) -> None:
     parser = command.parser()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nfaug.augment.params import seed_of
 from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.checkpoint.checkpoint import load as load_checkpoint
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.io.atomic import replace_directory
 from nfaug.io.strict_json import jsonable, parse_json
@@ -267,7 +268,7 @@ class FolderStates:
         path = self.folder / "initial"
         if not path.is_dir():
             raise ValueError(f"{path} is missing: the run cannot be resumed")
-        return Checkpoint.load(path, autoencoder=autoencoder)
+        return load_checkpoint(path, autoencoder=autoencoder)
 
     def steps(self) -> list[int]:
         """The steps that have a snapshot, in order."""

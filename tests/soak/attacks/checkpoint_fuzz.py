@@ -48,7 +48,7 @@ HOSTILE: list[Any] = [
 
 def make(folder: Path) -> None:
     """Three checkpoints of some 500 KiB."""
-    config = FlowConfig(channels=3, image_size=(8, 8), steps=(1, 2), blocks=(1, 1), width=(48, 48))
+    config = FlowConfig(channels=3, image_size=(8, 8), steps=(1, 2), blocks=(1, 1), width=(16, 16))
     for seed, name in enumerate(NAMES):
         torch.manual_seed(seed)
         latents = [torch.randn(40, config.dim) for _ in range(3)]
@@ -91,17 +91,14 @@ def use(found: Checkpoint) -> str:
     labels = torch.arange(4) % max(1, len(found.config.class_names))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        z, logdet = found.flow.encode(images[:2])
-        assert z.shape[0] == logdet.shape[0] == 2
+        z, _ = found.flow.encode(images[:2])
         assert found.flow.decode(z).shape == images[:2].shape
         try:
             nfa = nfaug.NFAugment(found, p=1.0)
         except ValueError:  # for instance without axes
             return "used without NFAugment"
-        augmented, same_labels = nfa(images, labels)
-    assert augmented.shape == images.shape
-    assert augmented.dtype == torch.uint8
-    assert torch.equal(same_labels, labels)
+        augmented, _ = nfa(images, labels)
+    assert (augmented.shape, augmented.dtype) == (images.shape, torch.uint8)
     return "used"
 
 
@@ -143,24 +140,23 @@ def truncated(copy: Path, rng: random.Random, number: int) -> None:
 def header_flipped(copy: Path, rng: random.Random, number: int) -> None:
     """Flip bits of a header or of its length."""
     file = tensor_file(copy, rng)
-    data = bytearray(file.read_bytes())
-    header, _ = header_of(bytes(data))
-    for _ in range(rng.choice([1, 1, 1, 2, 8])):
-        at = rng.randrange(8) if rng.random() < 0.1 else rng.randrange(8 + len(header))
-        data[at] ^= 1 << rng.randrange(8)
-    file.write_bytes(data)
-    sign(copy)
+    size = 8 + len(header_of(file.read_bytes())[0])
+    flip(file, rng, range(8) if rng.random() < 0.1 else range(size), rng.choice([1, 1, 1, 2, 8]))
 
 
 def tensors_flipped(copy: Path, rng: random.Random, number: int) -> None:
     """Flip bits of the tensors."""
     file = tensor_file(copy, rng)
+    start = 8 + len(header_of(file.read_bytes())[0])
+    flip(file, rng, range(start, file.stat().st_size), rng.choice([1, 100]))
+
+
+def flip(file: Path, rng: random.Random, where: range, times: int) -> None:
     data = bytearray(file.read_bytes())
-    start = 8 + len(header_of(bytes(data))[0])
-    for _ in range(rng.choice([1, 100])):
-        data[rng.randrange(start, len(data))] ^= 1 << rng.randrange(8)
+    for _ in range(times):
+        data[rng.choice(where)] ^= 1 << rng.randrange(8)
     file.write_bytes(data)
-    sign(copy)
+    sign(file.parent)
 
 
 def tensors_changed(copy: Path, rng: random.Random, number: int) -> None:
@@ -192,12 +188,9 @@ def tensors_changed(copy: Path, rng: random.Random, number: int) -> None:
 
 
 def swapped(copy: Path, rng: random.Random, number: int) -> None:
-    """Copy files from another checkpoint, or under the name of another file."""
-    source = copy.parent / rng.choice(NAMES)
-    for _ in range(rng.choice([1, 1, 3])):
-        file = rng.choice(sorted(source.iterdir()))
-        under = rng.choice([file.name, rng.choice(sorted(copy.iterdir())).name])
-        shutil.copyfile(file, copy / under)
+    """Copy a file from another checkpoint, or under the name of another file."""
+    file = rng.choice(sorted((copy.parent / rng.choice(NAMES)).iterdir()))
+    shutil.copyfile(file, copy / rng.choice([file.name, rng.choice(sorted(copy.iterdir())).name]))
     if rng.random() < 0.7 and (copy / "config.json").read_bytes()[:1] == b"{":
         sign(copy)
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import checkpoint_fuzz
 import pytest
-import torch
 from attack_tools import attack
-from checkpoint_fuzz import COUNT, KINDS, check_same, make, read_damaged
+from checkpoint_fuzz import COUNT, KINDS, make, read_damaged
 from checkpoint_tools import bounded, sign, with_header
 
 from nfaug.checkpoint.checkpoint import CheckpointError, load
@@ -24,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_some_of_the_cases(made: Path) -> None:
-    step = 89  # and so of every kind
+    step = 37  # 136 cases, and so of every kind
     assert len({number % len(KINDS) for number in range(0, COUNT, step)}) == len(KINDS)
     for number in range(0, COUNT, step):
         with bounded(f"case {number}"):
@@ -42,27 +41,9 @@ def test_nothing_is_allocated_for_what_is_not_there(size: int, made: Path) -> No
     sign(path, lambda values: values["flow"].update(width=[size, size]))
     with bounded("a large tensor"), pytest.raises(CheckpointError, match="large"):
         load(path)
-    sign(path, lambda values: values["flow"].update(width=[48, 48]))
+    sign(path, lambda values: values["flow"].update(width=[16, 16]))
     with bounded("a large tensor"), pytest.raises(CheckpointError, match="readable"):
         load(path)
-
-
-def test_a_tensor_may_begin_at_any_byte(made: Path) -> None:
-    """Headers of other writers need not align the tensors."""
-    path = made / "odd"
-    shutil.copytree(made / "whole", path)
-    for name in ("model", "gaussians", "pca"):
-        file = path / f"{name}.safetensors"
-        header, tensors = checkpoint_fuzz.header_of(file.read_bytes())
-        file.write_bytes(
-            with_header(header.rstrip() + b" " * (5 - len(header.rstrip()) % 4), tensors)
-        )
-        assert (8 + len(checkpoint_fuzz.header_of(file.read_bytes())[0])) % 4 == 1
-    sign(path)
-    one, two = load(path), load(made / "whole")
-    images = torch.arange(2 * 3 * 64).remainder(256).to(torch.uint8).reshape(2, 3, 8, 8)
-    assert torch.equal(one.flow.encode(images)[0], two.flow.encode(images)[0])
-    check_same(one, path)
 
 
 @pytest.mark.soak

@@ -1,0 +1,114 @@
+"""Convert a checkpoint of the paper's released implementation to a checkpoint directory.
+
+    python scripts/convert_released.py released.ckpt DIR --class-names cat dog
+
+The file is a pickle of Lightning. It is read with `torch.load(weights_only=True)`, which runs
+nothing from it; objects of classes that torch does not know are left out. Then fit the flow to your
+images with `nfaug fit`, since released files hold no PCA axes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nfaug import Checkpoint, ClassGaussians, Flow, FlowConfig
+from nfaug.checkpoint.config import CheckpointConfig
+
+PREFIXES = ("ema.ema_model.flow.", "ema.ema_model.", "flow.", "")  # the first match wins
+
+
+class LeftOut:
+    """Stands for an object of a class that torch does not know: most are dictionaries."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return OrderedDict()
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of the `state_dict`, without running anything in the file."""
+    stubs: list[Any] = []
+    for name in torch.serialization.get_unsafe_globals_in_checkpoint(path):
+        module, _, last = name.rpartition(".")
+        stubs.append(type(last, (LeftOut,), {"__module__": module, "__qualname__": last}))
+    with torch.serialization.safe_globals(stubs):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"{path} has no state_dict, so it is not a Lightning checkpoint")
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def convert_state(state: Mapping[str, Tensor]) -> tuple[Flow, ClassGaussians | None]:
+    """Return the flow, of the moving average if there is one, and its class gaussians."""
+    found = [p for p in PREFIXES if any(key.startswith(f"{p}blocks.") for key in state)]
+    if not found:
+        raise ValueError(f"no flow found among {len(state)} tensors, such as {[*state][:3]}")
+    own = {k.removeprefix(found[0]): v for k, v in state.items() if k.startswith(found[0])}
+    weights = {key: value for key, value in own.items() if key.startswith("blocks.")}
+    flow = Flow.from_tensors(infer_config(weights), weights).eval()
+    for prefix in (found[0], "flow.", ""):  # the average of the weights may lack the gaussians
+        if f"{prefix}mu_arr.0" in state:
+            return flow, read_gaussians(state, prefix, flow.config.dim)
+    return flow, None
+
+
+def infer_config(weights: Mapping[str, Tensor]) -> FlowConfig:
+    """Infer the shape of a flow from the shapes of its weights (names as in `Flow.state_dict`)."""
+    steps = Counter(level for level, _ in {tuple(name.split(".")[1:3]) for name in weights})
+    blocks, width, low = [], [], {}
+    for level in range(len(steps)):
+        net = f"blocks.{level}.0.couplinglayer.net."
+        layers = [name.removeprefix(net) for name in weights if name.startswith(f"{net}layers.")]
+        blocks.append(max(int(name.split(".")[1]) for name in layers))
+        width.append(len(weights[f"{net}layers.0.conv.weight"]))
+        n = len(weights[f"blocks.{level}.0.actnorm.scale"]) // 2
+        out = len(weights[f"{net}out_layer.weight"])
+        if out != n * (n + 1):  # low rank: (2k + 1)n output channels
+            low[n] = (out // n - 1) // 2
+    channels, height, broad = weights["blocks.0.0.actnorm.scale"].shape
+    return FlowConfig(
+        channels=channels // 4,
+        image_size=(2 * height, 2 * broad),
+        steps=tuple(steps[str(level)] for level in range(len(steps))),
+        blocks=tuple(blocks),
+        width=tuple(width),
+        **({"low_rank_above": min(low) - 1, "rank": min(low.values())} if low else {}),
+    )
+
+
+def read_gaussians(state: Mapping[str, Tensor], prefix: str, dim: int) -> ClassGaussians:
+    """Read the means and diagonal scales of classes 0..K-1."""
+    means, scales = [], []
+    while (mean := state.get(f"{prefix}mu_arr.{len(means)}")) is not None:
+        scale = state[f"{prefix}scale_tril_arr.{len(means)}"]
+        if scale.dim() == 2 and torch.equal(scale, scale.diagonal().diag()):
+            scale = scale.diagonal()
+        if mean.numel() != dim or scale.numel() != dim:
+            raise ValueError(f"the gaussian of class {len(means)} is not diagonal")
+        means.append(mean.double().flatten())
+        scales.append(scale.double().flatten())
+    return ClassGaussians(torch.stack(means), torch.stack(scales).square())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("file", type=Path, help="the released .ckpt file")
+    parser.add_argument("out", type=Path, help="the checkpoint directory to write")
+    parser.add_argument("--class-names", nargs="*", help="names in label order")
+    args = parser.parse_args()
+    flow, gaussians = convert_state(read_state(args.file))
+    names = args.class_names or [str(y) for y in range(gaussians.num_classes if gaussians else 0)]
+    made = {"kind": "released"} if gaussians else {}
+    config = CheckpointConfig(flow.config, tuple(names), gaussians=made)
+    print(Checkpoint(flow, config, gaussians).save(args.out))
+
+
+if __name__ == "__main__":
+    main()
