@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..augment.params import SharedGenerator, seed_of
-from ..augment.settings import MixKeywords, MixSettings
+from ..augment.settings import MixSettings
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import load
 from ..data.batches import ErrorsAsItems
@@ -50,9 +50,6 @@ from .reader import Bank
 from .residual import low_resolution, quantize
 from .shards import Shard, merge_bank
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 __all__ = ["Bank", "BankDataset", "bank_bytes", "export_bank", "make_bank", "merge_bank"]
 
 _SAVE_SECONDS = 5.0  # time between two updates of the manifest's progress
@@ -73,7 +70,7 @@ def make_bank(
     overwrite: bool = False,
     progress: bool = True,
     settings: MixSettings | None = None,
-    **changes: Unpack[MixKeywords],
+    **changes: Any,
 ) -> Bank:
     """Make and store augmented variants of every image of a data set.
 
@@ -131,7 +128,8 @@ def make_bank(
     path = Path(out).expanduser()
     if isinstance(checkpoint, (str, Path)):
         checkpoint = load(checkpoint)
-    nfa = NFAugment(checkpoint, settings=MixSettings.merge(settings, {**changes, "p": 1.0}))
+    settings = dataclasses.replace(settings or MixSettings(), **{**changes, "p": 1.0})
+    nfa = NFAugment(checkpoint, settings=settings)
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise ValueError("the data set is empty")
     planned = _plan(nfa, checkpoint, dataset, variants, seed, batch_size, residual)
@@ -180,7 +178,7 @@ def _plan(
         classes=tuple(names or nfa.class_names),
         labels_sha256="",
         source=fingerprint() if callable(fingerprint) else "",
-        flow_sha256=_weights_sha256(checkpoint, gaussians=nfa.settings.keep == "consistent"),
+        flow_sha256=_weights_sha256(checkpoint, gaussians=False),
         seed=seed,
         batch_size=batch_size,
         parameters=nfa.settings,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
+import docstring_parser
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.settings import MixSettings
@@ -108,7 +109,8 @@ def add_flow(parser: ArgumentParser) -> None:
 
 def add_mixing(parser: ArgumentParser, prefix: str = "") -> None:
     """An option for each field of `MixSettings` but p, such as --strength 1.0 or --gate off."""
-    docs = MixSettings.docs()
+    parsed = docstring_parser.parse(MixSettings.__doc__ or "").params
+    docs = {param.arg_name: param.description for param in parsed}
     hints = get_type_hints(MixSettings)
     for field in _mixing_fields():
         accepted = [hint for hint in get_args(hints[field.name]) if hint is not bool]
@@ -127,7 +129,7 @@ def add_mixing(parser: ArgumentParser, prefix: str = "") -> None:
 def mixing(arguments: Namespace, prefix: str = "") -> MixSettings:
     """The settings of the options of `add_mixing`."""
     given = {field.name: arguments[f"{prefix}{field.name}"] for field in _mixing_fields()}
-    return MixSettings.merge(None, {name: None if x == "off" else x for name, x in given.items()})
+    return MixSettings(**{name: None if x == "off" else x for name, x in given.items()})
 
 
 def _mixing_fields() -> list[dataclasses.Field[Any]]:

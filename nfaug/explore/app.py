@@ -49,7 +49,6 @@ _WORDS = {
     "gated": "gated",
     "no_partner": "no partner",
     "fell_back": "not finite",
-    "inconsistent": "other class",
 }
 _ABOUT = """# NFA explorer
 What normalizing-flow augmentation makes of an image: the same code that runs in training. Pick a
@@ -144,7 +143,6 @@ def build_app(
         gate: float,
         gated: bool,
         mix: Any,
-        keep: Any,
         number: float | None,
     ) -> Any:
         if image is None:  # controls may change before the page has its first image
@@ -157,7 +155,6 @@ def build_app(
             alpha=alpha,
             gate=gate if gated else None,
             mix=mix,
-            keep=keep,
         )
         y = _index(flow, label)
         shown = compare(flow, image, y, settings, variants=_VARIANTS, seed=_seed(number))
@@ -232,9 +229,6 @@ def build_app(
                     mix = gr.Dropdown(
                         ["axis", "pair"], value=_DEFAULT.mix, label="Weights per", min_width=110
                     )
-                    keep = gr.Dropdown(
-                        ["all", "consistent"], value=_DEFAULT.keep, label="Keep", min_width=120
-                    )
             with gr.Column(scale=3):
                 with gr.Tab("Variants"):
                     variants = _rows("What a classifier sees in training", 4)
@@ -252,7 +246,7 @@ def build_app(
                     run = gr.HTML(_report(known[0]))
 
         chosen = [flow, label, size, upload, number]
-        controls: list[Any] = [strength, noise, axes, alpha, gate, gated, mix, keep, number]
+        controls: list[Any] = [strength, noise, axes, alpha, gate, gated, mix, number]
         last: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden"}
         renewed = [label, axes, axis, upload, run, image, other]
         flow.change(choose_flow, [flow, size, number], renewed, api_name="flow")

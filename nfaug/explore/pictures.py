@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..augment.counters import Outcome
 from ..augment.engine import Engine
 from ..augment.pixels import Normalization, resize_levels
 from ..augment.preview import sample_images
@@ -250,12 +251,12 @@ def compare(
     # One encoding serves all variants, and one call decodes them.
     raw = Normalization(None, None, engine.codec.channels)
     batch = torch.cat([image, partners])
-    encoded = engine.encode(batch, torch.full((len(batch),), label), raw, settings)
+    encoded = engine.encode(batch, torch.full((len(batch),), label), raw, settings.gate)
     rows = torch.cat([torch.zeros(variants, dtype=torch.int64), torch.arange(1, len(batch))])
     usable = torch.ones_like(params.chosen)
-    mixed, masks = engine.mix(encoded.rows(rows), usable, params, raw, settings)
+    mixed, codes = engine.mix(encoded.rows(rows), usable, params, raw, settings.gate)
     made = mixed[:variants]
-    names = [name for name in masks if name != "corrected"]
+    names = {code.value: code.name.lower() for code in Outcome} | {Outcome.CORRECTED: "applied"}
     difference = made.float() - image.float() + 128
     decoded = _resized(_decode(flow, encoded.z[:1]), _size(image))
     return Comparison(
@@ -263,7 +264,7 @@ def compare(
         decoded,
         made,
         difference.clamp(0, 255).to(torch.uint8),
-        [next(name for name in names if bool(masks[name][index])) for index in range(variants)],
+        [names[code] for code in codes[:variants].tolist()],
         _gate_radius(flow, encoded.z[:1], label),
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Ranks", "joined"]
+__all__ = ["Ranks", "joined", "own_rank"]
 
 _TIMEOUT = timedelta(hours=2)  # the others wait for the slowest process
 
@@ -80,3 +80,10 @@ def joined() -> Iterator[Ranks]:
         yield Ranks(torch.distributed.get_world_size(), torch.distributed.get_rank())
     finally:
         torch.distributed.destroy_process_group()
+
+
+def own_rank() -> int:
+    """This process's index in the group that runs, or else the one that a launcher set; 0 alone."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    return int(os.environ.get("RANK") or 0)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nfaug.augment.transform as module
-from nfaug.augment.params import Draws
 from nfaug.augment.pixels import Normalization
 from nfaug.augment.transform import NFAugment
 from nfaug.data.preprocess import Preprocess

@@ -12,7 +12,7 @@ import torch
 from nfa_tools import CLASSES, NAMES, batch_of, checkpoint, fitted, tiny_flow
 
 from nfaug.augment.params import pick_in_batch
-from nfaug.augment.transform import AugmentKeywords, NFAugment
+from nfaug.augment.transform import NFAugment
 from nfaug.data.classes import dataset_classes
 
 

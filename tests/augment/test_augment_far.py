@@ -11,7 +11,7 @@ from nfa_tools import batch_of, checkpoint
 from torch import Tensor
 
 import nfaug
-from nfaug.augment.engine import FAR
+from nfaug.augment.engine import _FAR as FAR
 from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint.checkpoint import Checkpoint
 

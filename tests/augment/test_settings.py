@@ -13,7 +13,7 @@ import pytest
 import torch
 from nfa_tools import batch_of, checkpoint
 
-from nfaug.augment.settings import MixKeywords, MixSettings
+from nfaug.augment.settings import MixSettings
 from nfaug.augment.transform import NFAugment
 
 
