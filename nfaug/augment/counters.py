@@ -72,8 +72,7 @@ class SharedValue:
     """
 
     def __init__(self, value: float = 1.0) -> None:
-        with torch.inference_mode(False):  # or `set` would fail outside it
-            self._value = torch.tensor([value], dtype=torch.float64, device="cpu")
+        self._value = torch.tensor([value], dtype=torch.float64, device="cpu")
         with contextlib.suppress(OSError, RuntimeError):  # no shared memory: workers see old values
             self._value.share_memory_()
 
@@ -81,11 +80,11 @@ class SharedValue:
         return float(self) > 0
 
     def __float__(self) -> float:
-        return float(self._value.numpy()[0])  # no tensor operation: any mode may be active
+        return float(self._value.numpy()[0])  # no tensor operation: inference mode may be active
 
     def set(self, value: float) -> None:
         """Change the number in all processes that share it."""
-        self._value.fill_(float(value))
+        self._value.numpy()[0] = value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedValue:
         return SharedValue(float(self))

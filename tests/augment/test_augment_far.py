@@ -11,7 +11,7 @@ from nfa_tools import batch_of, checkpoint
 from torch import Tensor
 
 import nfaug
-from nfaug.augment.engine import _FAR as FAR
+from nfaug.augment.engine import _FAR
 from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint.checkpoint import Checkpoint
 
@@ -36,7 +36,7 @@ def foreign() -> Tensor:
 
 
 def far(images: Tensor) -> Tensor:
-    return gray().flow.encode(images)[0].abs().flatten(1).amax(1) > FAR
+    return gray().flow.encode(images)[0].abs().flatten(1).amax(1) > _FAR
 
 
 def unchanged(**settings: Any) -> NFAugment:
@@ -74,7 +74,7 @@ def test_far_images_are_mixed_and_others_are_not_corrected(
     params = nfa.make_params(labels)
     plain = nfa(images, labels, params=params)[0]
     assert nfa.stats()["corrected"] == 0
-    monkeypatch.setattr("nfaug.augment.engine.FAR", 0.0)
+    monkeypatch.setattr("nfaug.augment.engine._FAR", 0.0)
     assert torch.equal(nfa(images, labels, params=params)[0], plain)
     assert nfa.stats()["corrected"] == nfa.stats()["applied"] // 2 == 12
 

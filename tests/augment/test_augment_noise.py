@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from nfa_tools import batch_of, checkpoint, tiny_flow
@@ -56,28 +54,6 @@ def test_every_type_and_size_of_images(dtype: torch.dtype, size: tuple[int, int]
     assert torch.equal(nfa(images, labels, params=params)[0], new)
 
 
-def test_eight_bit_images_of_another_size() -> None:
-    nfa = NFAugment(checkpoint(), p=1.0, strength=0.0, noise=0.5, gate=False)
-    images, labels = batch_of(12, size=(16, 20))
-    (new, _), params = nfa(images, labels, return_params=True)
-    unit = nfa(images / 255, labels, params=params)[0]
-    assert new.dtype == torch.uint8
-    assert (unit * 255 - new).abs().max() < 0.51, "the continuous result, rounded"
-    assert (new != images).flatten(1).any(1).all()
-
-
-def test_noise_is_added_to_mixing() -> None:
-    nfa = NFAugment(checkpoint(), p=1.0, noise=0.5, gate=False)
-    images, labels = batch_of(16)
-    params = nfa.make_params(labels)
-    both = nfa(images / 255, labels, params=params)[0]
-    mixed = nfa(images / 255, labels, params=dataclasses.replace(params, noise=torch.zeros(16, 0)))
-    still = dataclasses.replace(params, weights=torch.zeros_like(params.weights))
-    noisy = nfa(images / 255, labels, params=still)[0]
-    for part in (mixed[0], noisy):
-        assert ((both - part).flatten(1).abs().amax(1) > 1e-3)[params.paired].all()
-
-
 def test_noise_leaves_the_other_draws_as_they_are() -> None:
     labels = batch_of(16)[1]
     plain, noisy = (
@@ -118,11 +94,3 @@ def test_non_finite_images_get_no_noise() -> None:
     assert torch.equal(new[3, 1], unit[3, 1]), "not augmented"
     assert nfa.stats()["applied"] == 7
     assert nfa.stats()["not_finite"] == 1
-
-
-def test_noise_of_another_dimension_raises() -> None:
-    images, labels = batch_of(8)
-    nfa = NFAugment(checkpoint(), noise=0.5)
-    params = dataclasses.replace(nfa.make_params(labels), noise=torch.zeros(4, 48))
-    with pytest.raises(ValueError, match="48 latent"):
-        nfa(images, labels, params=params)

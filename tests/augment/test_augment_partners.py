@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import pytest
 import torch
 from nfa_tools import CLASSES, checkpoint, images_of
 from torch import Tensor
@@ -21,7 +20,7 @@ FITTED = images_of(LABELS, seed=100 + LABEL)  # what the memory of `checkpoint` 
 def drawn(nfa: NFAugment, partner: Tensor, fallback: Tensor) -> NFAParams:
     """Draws with row partner[i] of the class for image i, and row fallback[i] for self-matches."""
     params = nfa.make_params(LABELS)
-    start = nfa.memory_range(LABEL)[0]
+    start = LABEL * 40
     rows = {"partner": start + partner, "fallback": start + fallback}
     return dataclasses.replace(params, index=torch.arange(40), **rows)
 
@@ -65,45 +64,10 @@ def test_without_other_images_there_is_no_partner() -> None:
     first = torch.arange(CLASSES) * 40
     tensors |= {name: tensors[name][first] for name in ("memory", "memory_labels")}
     single = make_nfa(ClasswisePCA.from_tensors(tensors))
-    assert single.memory_range(LABEL) == (1, 2)
     new = single(FITTED, LABELS)[0]
     assert torch.equal(new[0], FITTED[0])
     assert single.stats()["no_partner"] == 1
     assert single.stats()["applied"] == 39
-
-
-def with_every_second_row() -> ClasswisePCA:
-    tensors = checkpoint().pca.tensors()
-    half = {name: tensors[name][::2] for name in ("memory", "memory_labels")}
-    return ClasswisePCA.from_tensors(tensors | half)
-
-
-@pytest.mark.parametrize("partners", ["memory", "both"])
-def test_draws_from_another_memory_raise(partners: str) -> None:
-    full, smaller = make_nfa(), make_nfa(with_every_second_row())
-    for nfa in (full, smaller):
-        nfa.partners = partners
-    params = full.make_params(LABELS)
-    assert (params.memory, smaller.make_params(LABELS).memory) == (120, 60)
-    assert params.to("cpu").memory == 120
-    with pytest.raises(ValueError, match="120 rows"):
-        smaller(FITTED, LABELS, params=params)
-    with pytest.raises(ValueError, match="60 rows"):
-        full(FITTED, LABELS, params=smaller.make_params(LABELS))
-    full(FITTED, LABELS, params=params)
-    assert full.stats()["applied"] == 40
-
-
-def test_draws_without_memory_fit_every_memory() -> None:
-    drawer, smaller = make_nfa(), make_nfa(with_every_second_row())
-    drawer.partners = "batch"
-    params = drawer.make_params(LABELS)
-    assert params.memory == 0
-    expected = drawer(FITTED, LABELS, params=params)[0]
-    assert torch.equal(smaller(FITTED, LABELS, params=params)[0], expected)
-    unknown = dataclasses.replace(smaller.make_params(LABELS), memory=None)
-    smaller(FITTED, LABELS, params=unknown)
-    assert smaller.stats()["applied"] == 80
 
 
 def test_equal_images_are_not_partners() -> None:
@@ -111,13 +75,6 @@ def test_equal_images_are_not_partners() -> None:
     images, labels = FITTED[[3, 3]], LABELS[:2]
     assert torch.equal(nfa(images, labels)[0], images)
     assert nfa.stats()["no_partner"] == 2
-
-
-def test_the_same_share_is_applied_to_images_of_the_memory() -> None:
-    nfa = make_nfa()
-    for _ in range(20):
-        nfa(FITTED, LABELS)
-    assert nfa.stats() == dict.fromkeys(nfa.stats(), 0) | {"seen": 800, "applied": 800}
 
 
 def test_the_fallback_row_is_uniform() -> None:

@@ -66,23 +66,6 @@ def test_containers_keep_their_type(nfa: NFAugment) -> None:
     assert drawn.batch == 6
 
 
-def test_keyword_arguments(nfa: NFAugment) -> None:
-    images, labels = batch_of(6)
-    params = nfa.make_params(labels)
-    expected = nfa(images, labels, params=params)[0]
-    for out in (
-        nfa(images=images, labels=labels, params=params),
-        nfa(images, labels=labels, params=params),
-    ):
-        assert torch.equal(out[0], expected)
-        assert out[1] is labels
-    (new, _), drawn = nfa(labels=labels, images=images, return_params=True)
-    assert new.shape == images.shape
-    assert drawn.batch == 6
-    with pytest.raises(ValueError, match="NFACollate"):
-        nfa(images=images)
-
-
 def test_labels_getter() -> None:
     images, labels = batch_of(6)
     nfa = NFAugment(checkpoint(), labels_getter=lambda sample: sample["meta"]["kind"])
@@ -158,37 +141,33 @@ def test_unsupported_samples_raise(nfa: NFAugment) -> None:
     boxes = tv_tensors.BoundingBoxes(torch.ones(6, 4), format="XYXY", canvas_size=(8, 8))
     mask = torch.zeros(6, 8, 8)
     pil = v2.functional.to_pil_image(images[0])
-    plain = r"\(6, {}\) at {}"
-    cases: list[tuple[Any, str]] = [
-        ((images, {"labels": labels, "boxes": boxes}), r"BoundingBoxes at \[1\]\.boxes"),
-        ((images, labels, tv_tensors.Mask(mask)), r"Mask at \[2\]"),
-        ({"image": images, "labels": labels, "masks": mask}, "'masks'"),
-        ({"image": images, "labels": labels, "bboxes": torch.ones(9, 4)}, "'bboxes'"),
-        ({"image": images, "labels": labels, "bbox": [labels] * 4}, "bbox"),  # default_collate
-        ({"image": images, "labels": labels, "keypoints": [[labels] * 2]}, "keypoints"),
-        ({"image": images, "labels": labels, "masks": [*mask]}, "masks"),
-        ((tv_tensors.Video(images[None]), labels), "Video"),
-        (([pil] * 6, labels), "BankDataset"),
-        ((images, labels, mask), plain.format("8, 8", r"\[2\]")),
-        ([images, labels, mask[:, None].long()], plain.format("1, 8, 8", r"\[2\]")),
-        ((images, labels, "name", torch.ones(6, 5, 4)), plain.format("5, 4", r"\[3\]")),
-        ((images, {"labels": labels, "more": [mask]}), plain.format("8, 8", r"\[1\]\.more\[0\]")),
-        (Batch(images, labels, mask > 0), plain.format("8, 8", r"\[2\]")),
-        ((images, labels, images.clone()), "AugMix"),
-        ((images, labels, images[..., :4, :4]), "multi-crop"),
-        (([images, images], labels), "AugMix"),
-        ({"patches": mask, "labels": labels}, "NaFlex"),
-        ({"image": images, "kind": labels}, "'kind'"),
-        (images, "NFACollate"),
-        ((images,), "tuple of 1"),
-        ((images, "cat"), " str"),
-        ({"image": images, "labels": [0] * 6}, " list"),
+    cases: list[Any] = [
+        (images, {"labels": labels, "boxes": boxes}),
+        (images, labels, tv_tensors.Mask(mask)),
+        {"image": images, "labels": labels, "masks": mask},
+        {"image": images, "labels": labels, "bboxes": torch.ones(9, 4)},
+        {"image": images, "labels": labels, "bbox": [labels] * 4},  # default_collate
+        {"image": images, "labels": labels, "keypoints": [[labels] * 2]},
+        {"image": images, "labels": labels, "masks": [*mask]},
+        (tv_tensors.Video(images[None]), labels),
+        ([pil] * 6, labels),
+        (images, labels, mask),
+        [images, labels, mask[:, None].long()],
+        (images, labels, "name", torch.ones(6, 5, 4)),
+        (images, {"labels": labels, "more": [mask]}),
+        Batch(images, labels, mask > 0),
+        (images, labels, images.clone()),  # AugMix
+        (images, labels, images[..., :4, :4]),  # multi-crop
+        ([images, images], labels),
+        {"patches": mask, "labels": labels},  # NaFlex
+        (),
     ]
-    for sample, message in cases:
-        with pytest.raises(ValueError, match=message):
+    for sample in cases:
+        with pytest.raises(ValueError, match="masks"):
             nfa(sample)
-    with pytest.raises(ValueError, match="no arguments"):
-        nfa()
+    for sample in ({"image": images, "kind": labels}, images, (images,)):
+        with pytest.raises(ValueError, match="labels_getter"):
+            nfa(sample)
 
 
 def test_ranks_and_workers_do_not_share_draws(monkeypatch: pytest.MonkeyPatch) -> None:

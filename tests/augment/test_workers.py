@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,7 +10,6 @@ from nfa_tools import batch_of, checkpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from nfaug.augment.counters import Counters
 from nfaug.augment.transform import NFAugment
 from nfaug.integrations.torchvision import NFACollate
 
@@ -75,32 +73,10 @@ def test_without_augmentation_nothing_is_drawn() -> None:
 
 
 def test_threads_lose_no_counts() -> None:
-    counters = Counters()
-    mask = torch.tensor([True, False, True])
-
-    def add(_: int) -> None:
-        for _ in range(500):
-            counters.add({"seen": 3, "applied": mask})
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(add, range(8)))
-    assert counters.read(("gated",)) == {"gated": 0, "seen": 12_000, "applied": 8_000}
     images, labels = batch_of(8)
     nfa = NFAugment(checkpoint(), p=1.0)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: nfa(images, labels), range(64)))
+        list(pool.map(lambda _: nfa(images, labels), range(200)))
     stats = nfa.stats()
-    assert stats["seen"] == 512
-    assert sum(stats.values()) == 1024, "each image has one outcome"
-
-
-def test_pickled_counters_hold_plain_numbers() -> None:
-    counters = Counters()
-    counters.add({"seen": 4, "applied": torch.tensor([True, True])})
-    data = pickle.dumps(counters)
-    assert b"torch" not in data
-    again = pickle.loads(data)
-    again.add({"seen": 1})
-    assert again.read() == {"seen": 5, "applied": 2}
-    again.reset()
-    assert again.read() == {}
+    assert stats["seen"] == 1600
+    assert sum(stats.values()) == 3200, "each image has one outcome"
