@@ -43,27 +43,14 @@ def unchanged(**settings: Any) -> NFAugment:
     return NFAugment(gray(), p=1.0, noise=1e-9, strength=0.0, gate=None, **settings)
 
 
-@pytest.mark.parametrize("batch", [1, 7, 64])
-@pytest.mark.parametrize("frozen", [False, True])
-def test_foreign_images_come_back_bit_for_bit(batch: int, frozen: bool) -> None:
-    images = foreign() if batch > 1 else foreign()[::3]
-    flow = gray().flow.freeze() if frozen else gray().flow
-    nfa = NFAugment((flow, gray().pca), p=1.0, noise=1e-9, strength=0.0, gate=None)
+@pytest.mark.parametrize("batch", [7, 64])
+def test_foreign_images_come_back_bit_for_bit(batch: int) -> None:
+    images, nfa = foreign(), unchanged()
     for part in images.split(batch):
         assert torch.equal(nfa(part, torch.zeros(len(part), dtype=torch.int64))[0], part)
     stats = nfa.stats()
     assert stats["seen"] == stats["applied"] == len(images)
     assert stats["corrected"] == far(images).sum()
-
-
-def test_all_types_and_sizes() -> None:
-    images, labels = foreign()[8:32:3], torch.arange(8)
-    nfa = unchanged(mean=0.5, std=0.25)
-    normalized = (images / 255 - 0.5) / 0.25
-    assert (nfa(normalized, labels)[0] - normalized).abs().max() < 1e-4
-    large = torch.nn.functional.interpolate(images, scale_factor=2)
-    assert torch.equal(nfa(large, labels)[0], large)
-    assert nfa.stats()["corrected"] >= far(images).sum()
 
 
 def test_far_images_are_mixed_and_others_are_not_corrected(

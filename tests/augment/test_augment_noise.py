@@ -74,23 +74,3 @@ def test_noise_needs_no_partner() -> None:
         new = nfa(images, labels)[0]
         assert torch.equal(new, images) == (noise == 0)
         assert nfa.stats()[name] == 1
-
-
-def test_the_gate_ignores_noise() -> None:
-    images, labels = batch_of(32)
-    still = NFAugment(checkpoint(), p=1.0, strength=0.0)
-    noisy = NFAugment(checkpoint(), p=1.0, strength=0.0, noise=3.0)
-    for nfa in (still, noisy):
-        nfa(images, labels)
-    assert noisy.stats()["gated"] == still.stats()["gated"]
-
-
-def test_non_finite_images_get_no_noise() -> None:
-    images, labels = batch_of(8)
-    unit = images / 255
-    unit[3, 0, 0, 0] = torch.nan
-    nfa = NFAugment(checkpoint(), p=1.0, noise=0.5, gate=False)
-    new = nfa(unit, labels)[0]
-    assert torch.equal(new[3, 1], unit[3, 1]), "not augmented"
-    assert nfa.stats()["applied"] == 7
-    assert nfa.stats()["not_finite"] == 1
