@@ -64,6 +64,34 @@ def test_the_formula(mix: str, partners: str) -> None:
     assert 10 < changed(new, images).sum() <= nfa.stats()["applied"]
 
 
+def test_noise() -> None:
+    nfa = NFAugment(checkpoint(), p=0.6, strength=0.0, noise=0.3, gate=False)
+    images, labels = batch_of(20)
+    (new, _), params = nfa(images, labels, return_params=True)
+    assert params.noise.shape == (12, 192)
+    assert params.noise.std() == pytest.approx(0.3, rel=0.1)
+    assert params.noise.mean() == pytest.approx(0, abs=0.03)
+    flow = tiny_flow()
+    z = flow.encode(images)[0]
+    expected = images.clone()
+    expected[params.index] = flow.decode(z[params.index] + params.noise.view(12, 3, 8, 8))
+    off = (new.int() - expected.int()).abs()
+    assert off.max() <= 1, "a rounding at most"
+    assert (off > 0).float().mean() < 1e-3
+    assert nfa.stats()["applied"] == 12
+    assert torch.equal(nfa(images, labels, params=params)[0], new)
+
+
+def test_noise_needs_no_partner() -> None:
+    images, labels = batch_of(1)
+    bare = checkpoint(memory=False)
+    for noise, name in ((0.0, "no_partner"), (0.3, "applied")):
+        nfa = NFAugment(bare, p=1.0, noise=noise, gate=False)
+        new = nfa(images, labels)[0]
+        assert torch.equal(new, images) == (noise == 0)
+        assert nfa.stats()[name] == 1
+
+
 def test_type_layout_and_labels_are_preserved() -> None:
     nfa = NFAugment(checkpoint(), p=0.5)
     images, labels = batch_of(16)
@@ -90,19 +118,12 @@ def test_types_and_normalizations_agree() -> None:
     assert (unit * 255 - eight).abs().max() < 0.51, (
         "the 8-bit result is the continuous one, rounded"
     )
-    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
-    stats = [torch.tensor(x)[:, None, None] for x in (mean, std)]
-    normalised = (images / 255 - stats[0]) / stats[1]
-    assert not nfa.normalization
-    other = NFAugment(checkpoint(), gate=False, mean=mean, std=std)
-    assert (other.normalization.mean, other.normalization.std) == (mean, std)
-    out = other(normalised, labels, params=params)[0]
-    assert torch.allclose(out * stats[1] + stats[0], unit, atol=1e-5)
-    other.set_normalization(0.5, 0.25)
-    scalar = other((images / 255 - 0.5) / 0.25, labels, params=params)[0]
-    assert torch.allclose(scalar * 0.25 + 0.5, unit, atol=1e-5)
-    assert nfa.stats()["seen"] == 24
-    assert other.stats()["seen"] == 24
+    for mean, std in (((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)), (0.5, 0.25)):
+        other = NFAugment(nfa.engine, gate=False, mean=mean, std=std)
+        normalized = other.normalization.undo(images / 255)
+        assert float(normalized.min()) < 0
+        new = other(normalized, labels, params=params)[0]
+        assert torch.allclose(other.normalization.unit(new), unit, atol=1e-5)
 
 
 def test_strength_zero_is_exact() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 
 import pytest
@@ -11,7 +10,6 @@ from nfa_tools import CLASSES, batch_of, checkpoint, images_of
 from torch import Tensor
 
 from nfaug.augment.transform import NFAugment
-from nfaug.classes.pca_fit import ClasswisePCA
 
 SIZES = [(8, 8), (8, 8), (8, 8), (5, 7), (16, 16), (33, 12), (1, 1), (4, 64)]
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -20,19 +18,9 @@ ALL = ("applied", "no_partner", "gated", "fell_back")
 GAPS = (float("nan"), float("inf"), -float("inf"))
 
 
-def as_of_many_classes(pca: ClasswisePCA | None) -> ClasswisePCA:
-    """The same PCA, whose axes are held in float16."""
-    assert pca is not None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nfaug.classes.pca._GEMM_CLASSES", 0)
-        return ClasswisePCA.from_tensors(pca.tensors())
-
-
 def random_augment(rng: random.Random, channels: int, normalised: bool) -> NFAugment:
     memory = rng.random() < 0.6
     parts = checkpoint(channels=channels, memory=memory)
-    if rng.random() < 0.5:
-        parts = dataclasses.replace(parts, pca=as_of_many_classes(parts.pca))
     return NFAugment(
         parts,
         p=rng.choice([0.0, 0.1, 0.5, 1.0, [0.2, 0.9, 0.5]]),

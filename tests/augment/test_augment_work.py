@@ -26,19 +26,6 @@ def test_only_images_that_change_are_encoded_and_decoded(
     assert sum(counted.decoded) == 18 * (1 if exact else 2)
 
 
-def test_a_class_with_probability_0_and_images_outside_the_gate(counted: Counted) -> None:
-    labels = torch.arange(60) % CLASSES
-    images = images_of(labels, seed=3)
-    nfa = NFAugment(checkpoint(), p=(1.0, *(0.0,) * (CLASSES - 1)), gate=False)
-    nfa(images, labels)
-    assert sum(counted.encoded) == sum(counted.decoded) == int((labels == 0).sum())
-    counted.decoded.clear()
-    nfa = NFAugment(checkpoint(), p=1.0, gate=1e-6)
-    nfa(images, labels)
-    assert nfa.stats()["gated"] == 60
-    assert sum(counted.decoded) == 0
-
-
 def test_partners_of_the_batch_are_encoded_and_not_decoded(
     counted: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
