@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,21 +32,26 @@ class Encoded:
     """Images and what `Engine.mix` needs of them; several calls can share it.
 
     images (n, C, H, W), labels (n,), latents z, PCA coefficients a (n, r), and bool masks (n,):
-    `far` for max|z| > 32, `inside` for latents in their class's range. `base` holds the images at
-    the flow's size, or the decoded latents where the round trip is inexact.
+    `usable` for images with a label and finite pixels, `far` for max|z| > 32, `inside` for latents
+    in their class's range. `base` holds the images at the flow's size, or the decoded latents where
+    the round trip is inexact.
     """
 
     images: Tensor
     labels: Tensor
+    usable: Tensor
     z: Tensor
     a: Tensor
     far: Tensor
     inside: Tensor
     base: Tensor
+    normalization: Normalization
+    gate: float | None
 
     def rows(self, index: Tensor) -> Encoded:
         """The images at these positions."""
-        return Encoded(**{name: value[index] for name, value in vars(self).items()})
+        parts = {name: x[index] for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return dataclasses.replace(self, **parts)
 
 
 class Engine:
@@ -103,6 +109,7 @@ class Engine:
         self,
         images: Tensor,
         labels: Tensor,
+        usable: Tensor,
         normalization: Normalization,
         gate: float | None,
         params: NFAParams | None = None,
@@ -112,6 +119,7 @@ class Engine:
         Args:
             images: (n, C, H, W) images with finite pixels.
             labels: (n,) class indices in range.
+            usable: (n,) bool; other images are not augmented and are not partners.
             normalization: Normalization of `images`.
             gate: Radius of the class's range; None for no gate.
             params: Draws of `mix`, if it is one call. The CPU then skips images that do not need
@@ -132,60 +140,33 @@ class Engine:
         far = z.abs().flatten(1).amax(1) > (_FAR if self.codec.exact else torch.inf)
         wanted = inside if params is None else inside & params.chosen
         base = self._base(levels, z, far, wanted)
-        return Encoded(images, labels, z, a, far, inside, base)
+        return Encoded(images, labels, usable, z, a, far, inside, base, normalization, gate)
 
-    def mix(
-        self,
-        encoded: Encoded,
-        usable: Tensor,
-        params: NFAParams,
-        normalization: Normalization,
-        gate: float | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Move images towards their partners, judge which may change, and decode those.
+    def mix(self, encoded: Encoded, params: NFAParams) -> tuple[Tensor, Tensor]:
+        """Images (n, C, H, W) under these draws, and the code (n,) of each one's `Outcome`."""
+        z, a, changing = self.move(encoded, params)
+        outcome = self.judge(encoded, z, a, changing, params.chosen)
+        return self.decode(encoded, z, outcome)
 
-        Args:
-            encoded: Images of `params.index`.
-            usable: (n,) bool; other images are not augmented and are not partners.
-            params: Draws.
-            normalization: Normalization of the images.
-            gate: The radius that `encode` was given.
-
-        Returns:
-            Images (n, C, H, W), and the code (n,) of each one's `Outcome`.
-        """
-        z, a, changing = self.move(encoded, usable, params)
-        outcome = self.judge(encoded, z, a, changing, params.chosen, gate)
-        return self.decode(encoded, z, outcome, normalization)
-
-    def move(
-        self, encoded: Encoded, usable: Tensor, params: NFAParams
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def move(self, encoded: Encoded, params: NFAParams) -> tuple[Tensor, Tensor, Tensor]:
         """Latents z' = z + U (w * (b - a)) + noise, and their coefficients without the noise.
 
         The third result says which images may change: those with a partner, or all with noise.
         """
         _, pca = self.on(encoded.z.device)
-        a, labels = encoded.a, encoded.labels
-        b, paired = _partners(pca, a, labels, usable, params)
-        changing = usable & paired & ~_self_match(a, b)
+        b, paired = _partners(pca, encoded, params)
+        changing = encoded.usable & paired & ~_self_match(encoded.a, b)
         mixed = (params.chosen & changing)[:, None]
-        delta = torch.where(mixed, params.weights * (b - a), 0.0)
-        z = pca.add(encoded.z, labels, delta)
+        delta = torch.where(mixed, params.weights * (b - encoded.a), 0.0)
+        z = pca.add(encoded.z, encoded.labels, delta)
         if params.noise.shape[1]:
-            changing = usable
-            noisy = (params.chosen & usable)[:, None]
+            changing = encoded.usable
+            noisy = (params.chosen & changing)[:, None]
             z = z + torch.where(noisy, params.noise, 0.0).view_as(z)
-        return z, a + delta, changing
+        return z, encoded.a + delta, changing
 
     def judge(
-        self,
-        encoded: Encoded,
-        z: Tensor,
-        a: Tensor,
-        changing: Tensor,
-        chosen: Tensor,
-        gate: float | None,
+        self, encoded: Encoded, z: Tensor, a: Tensor, changing: Tensor, chosen: Tensor
     ) -> Tensor:
         """The code (n,) of each image's `Outcome`, if its decoded pixels turn out finite.
 
@@ -193,7 +174,7 @@ class Engine:
         the energy outside the span. The CPU decodes far images in float64. An accelerator, which
         would synchronize to find them, leaves them as they are.
         """
-        labels, inside = encoded.labels, encoded.inside
+        labels, inside, gate = encoded.labels, encoded.inside, encoded.gate
         if gate is not None:
             _, pca = self.on(labels.device)
             inside = inside & (pca.distance(a, labels) <= gate**2 * pca.gate_distance[labels])
@@ -208,9 +189,7 @@ class Engine:
             outcome = torch.where(passed, outcome, otherwise.value)
         return outcome
 
-    def decode(
-        self, encoded: Encoded, z: Tensor, outcome: Tensor, normalization: Normalization
-    ) -> tuple[Tensor, Tensor]:
+    def decode(self, encoded: Encoded, z: Tensor, outcome: Tensor) -> tuple[Tensor, Tensor]:
         """Images of the latents that are applied, all others as they are, and the final outcomes.
 
         8-bit images of the flow's size become decode(z'). For all others, and where the round trip
@@ -223,12 +202,12 @@ class Engine:
         if selects and bool(far.any()):
             decoded[far] = self._decode_far(z[rows][far])
         change = resize(decoded - encoded.base[rows], (old.shape[-2], old.shape[-1]))
-        new = (normalization.unit(old) + change).clamp(0, 1)
+        new = (encoded.normalization.unit(old) + change).clamp(0, 1)
         eight_bit = old.dtype == torch.uint8
         if eight_bit and self.codec.exact and new.shape == decoded.shape:
             new = torch.where(far[:, None, None, None], new, decoded)
         finite = all_finite(new)  # conversion to 8 bits would hide NaN
-        new = (new * 255).round() if eight_bit else normalization.undo(new)
+        new = (new * 255).round() if eight_bit else encoded.normalization.undo(new)
         new = new.to(old.dtype)
         kept = _is_applied(codes) & finite & all_finite(new)
         images, outcome = encoded.images.clone(), outcome.clone()
@@ -287,17 +266,15 @@ def _is_applied(outcome: Tensor) -> Tensor:
     return (outcome == Outcome.APPLIED) | (outcome == Outcome.CORRECTED)
 
 
-def _partners(
-    pca: ClasswisePCA, a: Tensor, labels: Tensor, usable: Tensor, params: NFAParams
-) -> tuple[Tensor, Tensor]:
+def _partners(pca: ClasswisePCA, encoded: Encoded, params: NFAParams) -> tuple[Tensor, Tensor]:
     """Coefficients of the partners, and whether there is a usable one of the image's class.
 
     Self-matches in the memory use the fallback row. A partner can be of another class only if
     draws are replayed with other labels.
     """
-    stored = params.from_memory
+    a, labels, stored = encoded.a, encoded.labels, params.from_memory
     position = torch.where(stored, 0, params.partner)
-    b, valid = a[position], usable[position] & (labels[position] == labels)
+    b, valid = a[position], encoded.usable[position] & (labels[position] == labels)
     if pca.memory is None or pca.memory_labels is None:
         return b, params.paired & valid & ~stored
     row, fallback = (torch.where(stored, x, 0) for x in (params.partner, params.fallback))

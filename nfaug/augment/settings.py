@@ -140,13 +140,13 @@ def check_number(
     Raises:
         ValueError: It is not.
     """
-    bounds = f"{'(' if open_low else '['}{low:g}, {high:g}]"
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number in {bounds}; got {value!r}") from None
-    if not (math.isfinite(number) and low <= number <= high and not (open_low and number == low)):
-        raise ValueError(f"{name} must be a finite number in {bounds}; got {value}")
+        number = math.nan
+    if not (low <= number <= high and math.isfinite(number)) or (open_low and number == low):
+        bounds = f"{'(' if open_low else '['}{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be a finite number in {bounds}; got {value!r}")
     return number
 
 

@@ -235,9 +235,8 @@ class NFAugment(nn.Module):
     ) -> Iterator[Tensor]:
         """Yield the images that a call with each generator would make; encode them only once."""
         batch = self._prepare(images, labels)
-        own = self.normalization, self.settings.gate
         with torch.autocast(images.device.type, enabled=False):
-            encoded = self.engine.encode(batch.images, batch.labels, *own)
+            encoded = self._encode(batch)
         for generator in generators:
             params = self.make_params(labels, generator=generator)
             yield self._mix(batch._replace(images=batch.images.clone()), params, encoded)
@@ -273,6 +272,13 @@ class NFAugment(nn.Module):
             new.copy_(replace_non_finite(images, self.normalization))
         return _Batch(new, index, usable & finite, finite)
 
+    def _encode(self, batch: _Batch, params: NFAParams | None = None) -> Encoded:
+        images, labels, usable, _ = batch
+        if params is not None:
+            images, labels, usable = (x[params.index] for x in (images, labels, usable))
+        own = self.normalization, self.settings.gate
+        return self.engine.encode(images, labels, usable, *own, params)
+
     def _mix(self, batch: _Batch, params: NFAParams, encoded: Encoded | None = None) -> Tensor:
         """Write into the batch's images and return them; `encoded` holds all, if it is given."""
         images, taken = batch.images, params.index
@@ -280,13 +286,9 @@ class NFAugment(nn.Module):
         if len(taken):
             chosen = params.chosen & batch.finite[taken]
             params = dataclasses.replace(params, chosen=chosen)
-            own = self.normalization, self.settings.gate
             with torch.autocast(images.device.type, enabled=False):
-                if encoded is None:
-                    part = self.engine.encode(images[taken], batch.labels[taken], *own, params)
-                else:
-                    part = encoded.rows(taken)
-                new, found = self.engine.mix(part, batch.usable[taken], params, *own)
+                part = self._encode(batch, params) if encoded is None else encoded.rows(taken)
+                new, found = self.engine.mix(part, params)
             images.index_copy_(0, taken, new)
             codes.index_copy_(0, taken, torch.where(chosen, found, codes[taken]))
         self._counters.add(codes)

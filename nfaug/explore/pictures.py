@@ -251,10 +251,10 @@ def compare(
     # One encoding serves all variants, and one call decodes them.
     raw = Normalization(None, None, engine.codec.channels)
     batch = torch.cat([image, partners])
-    encoded = engine.encode(batch, torch.full((len(batch),), label), raw, settings.gate)
+    same, usable = torch.full((len(batch),), label), torch.ones(len(batch), dtype=torch.bool)
+    encoded = engine.encode(batch, same, usable, raw, settings.gate)
     rows = torch.cat([torch.zeros(variants, dtype=torch.int64), torch.arange(1, len(batch))])
-    usable = torch.ones_like(params.chosen)
-    mixed, codes = engine.mix(encoded.rows(rows), usable, params, raw, settings.gate)
+    mixed, codes = engine.mix(encoded.rows(rows), params)
     made = mixed[:variants]
     names = {code.value: code.name.lower() for code in Outcome} | {Outcome.CORRECTED: "applied"}
     difference = made.float() - image.float() + 128

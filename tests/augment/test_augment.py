@@ -332,7 +332,8 @@ def test_a_flow_sees_the_8_bit_images_that_it_was_fitted_to(size: tuple[int, int
         (unit, Normalization(None, None, 3)),
         (normalized, Normalization(mean, std, 3)),
     ):
-        encoded = engine.encode(given, torch.arange(6) % CLASSES, normalization, None)
+        labels = torch.arange(6) % CLASSES
+        encoded = engine.encode(given, labels, labels >= 0, normalization, None)
         assert torch.equal(encoded.z, engine.on(given.device)[0].encode(expected)[0])
 
 
