@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from enum import IntEnum
 from typing import Any
@@ -73,8 +72,7 @@ class SharedValue:
 
     def __init__(self, value: float = 1.0) -> None:
         self._value = torch.tensor([value], dtype=torch.float64, device="cpu")
-        with contextlib.suppress(OSError, RuntimeError):  # no shared memory: workers see old values
-            self._value.share_memory_()
+        self._value.share_memory_()
 
     def __bool__(self) -> bool:
         return float(self) > 0

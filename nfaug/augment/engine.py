@@ -59,9 +59,6 @@ class Engine:
 
     A plain object, so that a module that holds it gets no parameters, buffers or sub-modules. It
     is immutable, and copies of that module share it. A pickle leaves out copies for other devices.
-
-    Raises:
-        ValueError: There is no PCA, or not of the flow's dimension.
     """
 
     def __init__(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,11 +52,8 @@ class NFAParams:
 
     def to(self, device: torch.device | str) -> NFAParams:
         """The same parameters on another device, copied without synchronizing the host."""
-        moved: dict[str, Any] = {
-            name: to_device(x, device) if isinstance(x, Tensor) else x
-            for name, x in vars(self).items()
-        }
-        return NFAParams(**moved)
+        own = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **{name: to_device(x, device) for name, x in own.items()})
 
     def needed(self) -> Tensor:
         """Whether each image may change or be the partner of one that does, (n,) bool."""

@@ -81,11 +81,7 @@ def _per_channel(name: str, value: Any, channels: int) -> tuple[float, ...]:
 
 
 def check_images(images: Tensor, channels: int) -> None:
-    """Check that images are a batch for a flow of `channels` channels. Reads no value.
-
-    Raises:
-        ValueError: Shape, type or number of channels do not match.
-    """
+    """Raise ValueError unless images are a batch for a flow of these channels. Reads no value."""
     if images.dtype != torch.uint8 and images.dtype not in _FLOATS:
         raise ValueError(
             f"images must be uint8, or floating point in [0, 1] or normalized; got {images.dtype}"
@@ -99,14 +95,11 @@ def check_images(images: Tensor, channels: int) -> None:
 
 
 def check_range(images: Tensor, normalization: Normalization) -> None:
-    """Check that floating-point images lie in [0, 1], once normalization is undone. Reads values.
+    """Raise ValueError unless images lie in [0, 1], once normalization is undone. Reads values.
 
     Non-finite values pass (see `replace_non_finite`). The tolerance is 0.01 without normalization,
     for the overshoot of interpolation, and max(1, 7 std) with it, for random erasing, which fills
     with normal noise.
-
-    Raises:
-        ValueError: Values lie outside this range.
     """
     if not images.is_floating_point() or not images.numel():
         return

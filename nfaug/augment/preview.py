@@ -37,15 +37,13 @@ def preview_grid(
     settings: MixSettings | None = None,
     **changes: Any,
 ) -> Image.Image:
-    """A row per class: an image, its reconstruction, and NFA variants of it.
-
-    The variants are those of training: a variant that the gate rejects is the image itself.
+    """A row per class: an image, its reconstruction, and NFA variants of it, as in training.
 
     Args:
         checkpoint: A checkpoint with PCA axes.
         dataset: A `LabelledImages` data set of the checkpoint's classes, at any size: the size at
             which a classifier is trained shows what it will see.
-        variants: Number of variants.
+        variants: Number of variants. One that the gate rejects is the image itself.
         classes: Largest number of rows.
         seed: Seed of the choice of images, partners and weights.
         cell: Size in pixels up to which images are enlarged, by an integer factor.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import UserDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,8 +38,8 @@ def images_and_labels(
     """The batch of images, a sample's only four-dimensional tensor, and the labels.
 
     Raises:
-        ValueError: Labels or images are missing, or the sample holds what NFA cannot transform:
-            masks, boxes, keypoints, videos, PIL images, patches.
+        ValueError: Labels or images are missing, or the sample holds masks, boxes, keypoints,
+            videos or several batches of images.
     """
     leaves = dict(_leaves(sample))
     images = [leaf for leaf in leaves.values() if isinstance(leaf, Tensor) and leaf.ndim == 4]
@@ -78,12 +77,9 @@ def replace_images(sample: Any, old: Tensor, new: Tensor) -> Any:
         return type(sample)(*(replace_images(item, old, new) for item in sample))
     if isinstance(sample, (tuple, list)):
         return type(sample)(replace_images(item, old, new) for item in sample)
-    if isinstance(sample, Mapping):
-        items = {key: replace_images(value, old, new) for key, value in sample.items()}
-        if not isinstance(sample, (dict, UserDict)):
-            return type(sample)(items)  # type: ignore[call-arg]
+    if isinstance(sample, MutableMapping):
         filled = copy.copy(sample)  # keeps attributes, such as a defaultdict's factory
-        filled.update(items)
+        filled.update({key: replace_images(x, old, new) for key, x in sample.items()})
         return filled
     return sample
 
@@ -115,11 +111,7 @@ def _described(leaf: Any) -> str:
 
 
 def as_labels(labels: Any, class_names: Sequence[str]) -> Tensor:
-    """Labels as a tensor: tensors as they are, class names (a list, tuple or array) as indices.
-
-    Raises:
-        ValueError: They are neither, or a name is none of `class_names`.
-    """
+    """Labels as a tensor: tensors as they are, class names (a list, tuple or array) as indices."""
     if isinstance(labels, Tensor):
         return labels
     names = labels.tolist() if isinstance(labels, np.ndarray) else labels
@@ -142,12 +134,9 @@ def class_indices(
 ) -> tuple[Tensor, Tensor]:
     """Class of each image, (B,) int64 in [0, K), and whether its label is usable, (B,) bool.
 
-    Usable labels are integers in [0, K) of shape (B,), and rows of shape (B, K) that are one-hot
-    or smoothed (all entries but the largest are equal): not mixed or multi-hot ones. With two
-    classes they look alike, unless `smoothing` is given. Reads no value back from an accelerator.
-
-    Raises:
-        ValueError: The shape or type is not that of class labels.
+    Usable are integers in [0, K) of shape (B,), and rows (B, K) that are one-hot or smoothed (all
+    entries but the largest are equal). Mixed rows of two classes look smoothed, so these need
+    `smoothing`. Reads no value back from an accelerator.
     """
     whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     if labels.ndim == 1 and whole:
@@ -166,11 +155,7 @@ def class_indices(
 def check_usable(
     labels: Tensor, usable: Tensor, num_classes: int, *, smoothing: float | None = None
 ) -> None:
-    """Raise if a label is not usable. Reads values, which synchronizes an accelerator.
-
-    Raises:
-        ValueError: Quotes a label that is not usable.
-    """
+    """Raise ValueError for a label that is not usable. Reads values back from an accelerator."""
     if bool(usable.all()):
         return
     bad = (~usable).nonzero().flatten().tolist()

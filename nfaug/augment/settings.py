@@ -86,16 +86,11 @@ class MixSettings:
         pca: ClasswisePCA,
         generator: torch.Generator | None = None,
     ) -> NFAParams:
-        """Draw images, partners, weights and noise for a batch.
+        """Draw images, partners, weights and noise for labels (B,) in range.
 
-        A numpy generator draws on the CPU, so that a seed gives the same on every device. No value
-        is read back from an accelerator.
-
-        Args:
-            labels: (B,) class indices in range.
-            usable: (B,) bool, images that can be partners.
-            pca: The axes and the memory.
-            generator: Source of the seed (see `own_seed`); unused if no image is augmented.
+        The CPU draws, so that a seed gives the same on every device. No value is read back from an
+        accelerator. Images that are not `usable` (B,) are not partners. `generator` is the source
+        of the seed (see `own_seed`); it does not change if no image is augmented.
         """
         batch, device, rank = len(labels), labels.device, pca.rank
         most = max(self.p) if isinstance(self.p, tuple) else self.p
@@ -106,13 +101,14 @@ class MixSettings:
             return to_device(torch.from_numpy(np.asarray(array, dtype)), device)
 
         index = placed(rng.permutation(batch)[:count], np.int64)
-        coin, source = placed(rng.random((2, count)))
+        coin, source = placed(rng.random((2, count), np.float32))
         number, second = placed(rng.integers(2**31, size=(2, count)), np.int64)
         width = 1 if self.mix == "pair" else rank
         weights = self.strength * placed(rng.beta(self.alpha, self.alpha, (count, width)))
         if self.axes is not None:
-            weights = weights.expand(-1, rank) * (torch.arange(rank, device=device) < self.axes)
-        noise = self.noise * placed(rng.standard_normal((count, pca.dim if self.noise else 0)))
+            unused = torch.arange(rank, device=device) >= self.axes
+            weights = weights.expand(-1, rank).masked_fill(unused, 0.0)
+        normal = rng.standard_normal((count, pca.dim if self.noise else 0), np.float32)
         own = labels[index]
         share = placed(self.p)[own] if isinstance(self.p, tuple) else self.p
         # `count` is rounded up; choosing with probability p * B / count makes the share exactly p.
@@ -128,18 +124,15 @@ class MixSettings:
             partner = torch.where(from_memory, row, partner)
             paired = stored if self.partners == "memory" else paired | stored
         return NFAParams(
-            batch, index, chosen, partner, fallback, from_memory, paired, weights, noise
-        )
+            batch, index, chosen, partner, fallback, from_memory, paired, weights,
+            self.noise * placed(normal),
+        )  # fmt: skip
 
 
 def check_number(
     name: str, value: float, low: float, high: float, *, open_low: bool = False
 ) -> float:
-    """The value as a float, if it is a finite number in [low, high], or in (low, high].
-
-    Raises:
-        ValueError: It is not.
-    """
+    """The value as a float; ValueError unless it is finite and in [low, high], or (low, high]."""
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -155,29 +155,22 @@ class NFAugment(nn.Module):
     def settings(self, value: MixSettings) -> None:
         if isinstance(value.p, tuple) and len(value.p) != self.num_classes:
             raise ValueError(
-                f"p must be one number, or {self.num_classes} numbers, one for each class; got "
-                f"{list(value.p)}"
+                f"p must be a number, or one for each of {self.num_classes} classes; got {value.p}"
             )
         if value.partners in ("memory", "both") and not self.engine.has_memory:
-            raise ValueError(
-                f"partners={value.partners!r} needs a partner memory and the checkpoint has none: "
-                "fit it to your classes (nfaug fit), or use partners='batch'"
-            )
+            raise ValueError(f"partners={value.partners!r} needs a memory, which nfaug fit makes")
         self._settings = value
 
     def check_classes(
         self, classes: Mapping[str, int] | Iterable[str] | Any, *, required: bool = True
     ) -> None:
-        """Check that class names and their order are the checkpoint's.
+        """Raise ValueError unless class names and their order are the checkpoint's.
 
         A different order goes unnoticed otherwise, and mixes images of different classes.
 
         Args:
             classes: A `class_to_idx`, names in label order, or a data set with either.
             required: Whether missing names are an error.
-
-        Raises:
-            ValueError: The names or their order differ, or required names are missing.
         """
         names = dataset_classes(classes, required=required)
         if required or (names and self.class_names):
@@ -205,9 +198,6 @@ class NFAugment(nn.Module):
 
         Returns:
             What `inputs` holds, with augmented images; with `return_params` also the draws.
-
-        Raises:
-            ValueError: The sample, the images or the labels are not valid.
         """
         run = self._run
         if torch.compiler.is_compiling():  # one graph break instead of one per draw and check
@@ -244,12 +234,7 @@ class NFAugment(nn.Module):
     def make_params(
         self, labels: Tensor | Sequence[str], *, generator: torch.Generator | None = None
     ) -> NFAParams:
-        """Draw images, partners, weights and noise for a batch, as `forward` does.
-
-        Args:
-            labels: Labels of the batch, or their class names.
-            generator: Source of the seed; `self.generator` by default.
-        """
+        """Draw images, partners, weights and noise for labels or class names, as `forward` does."""
         given = as_labels(labels, self.class_names)
         index, usable = class_indices(given, self.num_classes, smoothing=self.smoothing)
         _, pca = self.engine.on(index.device)

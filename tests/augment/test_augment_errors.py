@@ -17,7 +17,7 @@ from nfaug.augment.transform import NFAugment
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"p": [0.5, 0.5]}, r"\[0\.5, 0\.5\]"),
+        ({"p": [0.5, 0.5]}, r"\(0\.5, 0\.5\)"),
         ({"smoothing": 1.0}, r"^smoothing .*1\.0"),
         ({"mean": 0.5}, "std=None"),
         ({"mean": (0.5, 0.5), "std": 1.0}, r"^mean .*\(0\.5, 0\.5\)"),
