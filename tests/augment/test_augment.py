@@ -82,16 +82,6 @@ def test_noise() -> None:
     assert torch.equal(nfa(images, labels, params=params)[0], new)
 
 
-def test_noise_needs_no_partner() -> None:
-    images, labels = batch_of(1)
-    bare = checkpoint(memory=False)
-    for noise, name in ((0.0, "no_partner"), (0.3, "applied")):
-        nfa = NFAugment(bare, p=1.0, noise=noise, gate=False)
-        new = nfa(images, labels)[0]
-        assert torch.equal(new, images) == (noise == 0)
-        assert nfa.stats()[name] == 1
-
-
 def test_type_layout_and_labels_are_preserved() -> None:
     nfa = NFAugment(checkpoint(), p=0.5)
     images, labels = batch_of(16)
@@ -131,10 +121,8 @@ def test_strength_zero_is_exact() -> None:
     nfa = NFAugment(checkpoint(), p=1.0, strength=0.0)
     assert torch.equal(nfa(images, labels)[0], images)
     assert nfa.stats()["applied"] > 50
-    assert torch.allclose(nfa(images / 255, labels)[0], images / 255, atol=1e-5)
-    large = torch.randint(256, (4, 3, 21, 17), dtype=torch.uint8)
-    nfa = NFAugment(checkpoint(), p=1.0, strength=0.0, gate=False)
-    assert torch.equal(nfa(large, labels[:4])[0], large)
+    large = torch.randint(256, (64, 3, 21, 17), dtype=torch.uint8)
+    assert torch.equal(nfa(large, labels)[0], large)
 
 
 def test_share_and_number_of_images() -> None:
@@ -280,10 +268,9 @@ def test_permuting_the_batch_permutes_the_result(
 
 
 def test_batches_without_partners() -> None:
-    nfa = NFAugment(checkpoint(memory=False), p=1.0)
+    nfa = NFAugment(checkpoint(memory=False), p=1.0, gate=False)
     images, labels = batch_of(3)
-    empty = nfa(images[:0], labels[:0])
-    assert empty[0].shape == (0, 3, 8, 8)
+    assert nfa(images[:0], labels[:0])[0].shape == (0, 3, 8, 8)
     assert torch.equal(nfa(images[:1], labels[:1])[0], images[:1]), "no partner"
     alone = torch.tensor([0, 0, 2])
     new, _ = nfa(images_of(alone), alone)
@@ -291,9 +278,8 @@ def test_batches_without_partners() -> None:
     assert nfa.stats() == dict.fromkeys(ALL, 0) | {"seen": 4, "applied": 2, "no_partner": 2}
     nfa.reset_stats()
     assert nfa.stats() == dict.fromkeys(ALL, 0)
-    assert (
-        NFAugment(checkpoint(), p=1.0, gate=False)(images[:1], labels[:1])[0].ne(images[:1]).any()
-    )
+    nfa.noise = 0.3  # which needs no partner
+    assert changed(nfa(images[:1], labels[:1])[0], images[:1]).all()
 
 
 def test_rejected_images_stay_unchanged_and_are_counted() -> None:
@@ -342,14 +328,10 @@ def test_other_image_sizes_keep_detail() -> None:
     labels = torch.tensor([0, 1, 2, 0])
     low = images_of(labels, size=(224, 224)) / 255
     images = (0.5 * low + 0.25 + 0.1 * (board - 0.5)).clamp(0, 1)
-    nfa = NFAugment(checkpoint(), p=1.0, gate=False)
-    new, _ = nfa(images, labels)
-    assert new.shape == images.shape
+    new, _ = NFAugment(checkpoint(), p=1.0, gate=False)(images, labels)
     assert changed(new, images).all()
-    inner = (new > 0) & (new < 1)  # where nothing was clamped
-    flat = torch.nn.functional.avg_pool2d(new - images, 2, 1)
-    assert inner.float().mean() > 0.9
-    detail = (new - images)[:, :, :-1, :-1] - flat
+    change = new - images
+    detail = change[:, :, :-1, :-1] - torch.nn.functional.avg_pool2d(change, 2, 1)
     assert detail.abs().max() < 0.05, "the change is smooth: the board is still there"
 
 
@@ -447,21 +429,14 @@ def test_compiled_steps() -> None:
     assert len(graphs) == 2, "one break, before and after"
 
 
-def test_follows_the_device_of_the_input() -> None:
-    engine = NFAugment(checkpoint()).engine
-    meta = torch.device("meta")
-    flow, pca = engine.on(meta)
-    assert {tensor.device for tensor in (*flow.buffers(), *pca.buffers())} == {meta}
-    assert engine.on(meta)[0] is flow
-    assert {tensor.device.type for tensor in engine.on(torch.device("cpu"))[0].buffers()} == {"cpu"}
-
-
-def test_moving_the_checkpoint_later_does_not_move_it() -> None:
+def test_devices() -> None:
     images, labels = batch_of(12)
     parts = dataclasses.replace(checkpoint(), pca=copy.deepcopy(checkpoint().pca))
     nfa = NFAugment(parts, p=1.0, gate=False)
     parts.pca.to("meta")
-    assert changed(nfa(images, labels)[0], images).any()
+    assert changed(nfa(images, labels)[0], images).any(), "moving a checkpoint later is harmless"
+    flow, pca = nfa.engine.on(torch.device("meta"))
+    assert {tensor.device.type for tensor in (*flow.buffers(), *pca.buffers())} == {"meta"}
 
 
 class NoReading(TorchDispatchMode):

@@ -28,12 +28,6 @@ def waiting_is_an_error() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode(before)
 
 
-def test_without_cuda_nothing_is_pinned() -> None:
-    tensor = torch.arange(3)
-    assert to_device(tensor, "cpu") is tensor
-    assert to_device(tensor, torch.device("meta")).device.type == "meta"
-
-
 @NEEDS_CUDA
 @pytest.mark.parametrize("partners", ["batch", "memory", "both"])
 @pytest.mark.parametrize("share", [0.8, [0.2, 0.5, 1.0]])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from nfa_tools import CLASSES, NAMES, batch_of, checkpoint, tiny_flow
 
-from nfaug.augment.samples import check_usable, class_indices
+from nfaug.augment.samples import class_indices
 from nfaug.augment.transform import NFAugment
 
 
@@ -121,20 +121,6 @@ def test_one_hot_and_smoothed_labels(dtype: torch.dtype) -> None:
         exact(images, (hot * 0.8 + 0.2 / CLASSES).to(dtype))
 
 
-def test_two_classes_need_smoothing() -> None:
-    rows = torch.tensor([[0.95, 0.05], [0.05, 0.95]])
-    index, usable = class_indices(rows, 2)
-    assert not usable.any()
-    with pytest.raises(ValueError, match="smoothing="):
-        check_usable(rows, usable, 2)
-    index, usable = class_indices(rows, 2, smoothing=0.1)
-    assert usable.all()
-    assert index.tolist() == [0, 1]
-    assert class_indices(torch.eye(2), 2)[1].all()
-    assert not class_indices(torch.tensor([[0.7, 0.3]]), 2, smoothing=0.1)[1].any()
-    assert class_indices(torch.ones(3, 1), 1)[1].all()
-
-
 def test_class_names_are_compared_in_order() -> None:
     nfa = NFAugment(checkpoint())
     index = {"cat": 0, "eel": 2, "dog": 1}
@@ -166,3 +152,12 @@ def test_labels_by_name() -> None:
     assert torch.equal(nfa({"image": images, "label": names}, params=params)["image"], expected)
     one, two = (nfa.make_params(x, generator=torch.Generator()) for x in (names, labels))
     assert torch.equal(one.partner, two.partner)
+
+
+def test_two_classes_need_smoothing() -> None:
+    rows = torch.tensor([[0.95, 0.05], [0.05, 0.95]])
+    assert not class_indices(rows, 2)[1].any()
+    assert class_indices(rows, 2, smoothing=0.1)[1].all()
+    assert not class_indices(torch.tensor([[0.7, 0.3]]), 2, smoothing=0.1)[1].any()
+    assert class_indices(torch.eye(2), 2)[1].all()
+    assert class_indices(torch.ones(3, 1), 1)[1].all()

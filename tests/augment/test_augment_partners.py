@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from nfa_tools import CLASSES, checkpoint, images_of
+from nfa_tools import checkpoint, images_of
 from torch import Tensor
 
 from nfaug.augment.params import pick_in_memory
 from nfaug.augment.transform import NFAParams, NFAugment
-from nfaug.classes.pca_fit import ClasswisePCA
 
 LABEL = 1
 LABELS = torch.full((40,), LABEL)
@@ -25,9 +24,8 @@ def drawn(nfa: NFAugment, partner: Tensor, fallback: Tensor) -> NFAParams:
     return dataclasses.replace(params, index=torch.arange(40), **rows)
 
 
-def make_nfa(pca: ClasswisePCA | None = None) -> NFAugment:
-    parts = checkpoint()
-    return NFAugment(parts if pca is None else (parts.flow, pca), p=1.0, gate=False)
+def make_nfa() -> NFAugment:
+    return NFAugment(checkpoint(), p=1.0, gate=False)
 
 
 def test_self_matches_use_the_fallback_row() -> None:
@@ -50,14 +48,6 @@ def test_without_other_images_there_is_no_partner() -> None:
     new = nfa(FITTED, LABELS, params=drawn(nfa, own, own))[0]
     assert torch.equal(new, FITTED)
     assert nfa.stats()["no_partner"] == 40
-    tensors = checkpoint().pca.tensors()
-    first = torch.arange(CLASSES) * 40
-    tensors |= {name: tensors[name][first] for name in ("memory", "memory_labels")}
-    single = make_nfa(ClasswisePCA.from_tensors(tensors))
-    new = single(FITTED, LABELS)[0]
-    assert torch.equal(new[0], FITTED[0])
-    assert single.stats()["no_partner"] == 1
-    assert single.stats()["applied"] == 39
 
 
 def test_equal_images_are_not_partners() -> None:

@@ -48,14 +48,6 @@ def test_partners_of_the_data(
     assert all((variant != row[0]).any() for row in shown for variant in row[2:])
 
 
-def test_bad_input(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
-    with pytest.raises(ValueError, match="0 and 2"):
-        preview_grid(tiny_checkpoint, tiny_images, classes=0, variants=2)
-    some = tiny_images.subset((tiny_images.targets != 1).nonzero().flatten())
-    with pytest.raises(ValueError, match="'dog'"):
-        preview_grid(tiny_checkpoint, some)
-
-
 @pytest.mark.parametrize(("channels", "size"), [(1, (5, 12)), (2, (8, 8)), (3, (70, 30))])
 def test_any_channels_sizes_and_names(channels: int, size: tuple[int, int]) -> None:
     images = images_of(torch.arange(6), channels=channels, size=size).unflatten(0, (2, 3))
