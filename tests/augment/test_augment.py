@@ -216,8 +216,6 @@ def test_params_replay() -> None:
     nfa = NFAugment(checkpoint(), partners="both")
     (first, _), params = nfa(images, labels, return_params=True)
     assert torch.equal(nfa(images, labels, params=params)[0], first)
-    drawn = nfa.make_params(labels)
-    assert torch.equal(nfa(images, labels, params=drawn)[0], nfa(images, labels, params=drawn)[0])
     with pytest.raises(ValueError, match="16 images"):
         nfa(images[:4], labels[:4], params=params)
 
@@ -282,27 +280,23 @@ def test_batches_without_partners() -> None:
     assert changed(nfa(images[:1], labels[:1])[0], images[:1]).all()
 
 
-def test_rejected_images_stay_unchanged_and_are_counted() -> None:
+@pytest.mark.parametrize("partners", ["batch", "memory"])
+def test_rejected_images_stay_unchanged_and_are_counted(partners: str) -> None:
     images, labels = batch_of(12)
     unit = images / 255
-    unit[1, 0, 0, 0] = float("nan")
-    unit[5] = float("inf")
+    unit[1, 0, 0, 0], unit[5] = torch.nan, torch.inf
     unit[7] = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0)).round()
-    for partners in ("batch", "memory"):
-        nfa = NFAugment(checkpoint(), p=1.0, partners=partners)
-        new, _ = nfa(unit, labels)
-        assert torch.isfinite(new).all()
-        assert torch.equal(new[[1, 5]], unit[[1, 5]].nan_to_num(0.5, 1.0, 0.0)), (
-            "only non-finite pixels change"
-        )
-        assert torch.equal(new[7], unit[7]), "unchanged"
-        stats = nfa.stats()
-        assert stats["not_finite"] == 2
-        assert stats["fell_back"] == 0
-        assert stats["gated"] >= 1
-        assert sum(stats[name] for name in ALL[1:]) == stats["seen"] == 12
-    loose = NFAugment(checkpoint(), p=1.0, gate=1e4)
-    assert changed(loose(unit, labels)[0], unit)[7]
+    nfa = NFAugment(checkpoint(), p=1.0, partners=partners)
+    new, _ = nfa(unit, labels)
+    assert torch.isfinite(new).all()
+    assert torch.equal(new[[1, 5]], unit[[1, 5]].nan_to_num(0.5, 1.0)), "only such pixels change"
+    assert torch.equal(new[7], unit[7])
+    stats = nfa.stats()
+    assert (stats["not_finite"], stats["fell_back"]) == (2, 0)
+    assert stats["gated"] >= 1
+    assert sum(stats[name] for name in ALL[1:]) == stats["seen"] == 12
+    nfa.gate = 1e4
+    assert changed(nfa(unit, labels)[0], unit)[7]
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 16), (57, 57)])
@@ -378,7 +372,7 @@ def test_two_ranks_of_a_distributed_run(tmp_path: Path) -> None:
     assert torch.equal(one["grad"], two["grad"]), "and train one model"
 
 
-def test_pickle_and_repr() -> None:
+def test_copies() -> None:
     nfa = NFAugment(checkpoint(), generator=torch.Generator().manual_seed(3), mean=0.5, std=0.5)
     images, labels = batch_of(8)
     nfa(images, labels)
@@ -389,8 +383,7 @@ def test_pickle_and_repr() -> None:
     nfa.enabled = again.enabled = True
     assert torch.equal(again(images, labels)[0], nfa(images, labels)[0]), "the generator goes along"
     assert torch.equal(copy.deepcopy(nfa)(images, labels)[0], nfa(images, labels)[0])
-    assert "strength=1.5" in repr(nfa)
-    assert "enabled=True" in repr(nfa)
+    assert repr(again) == repr(nfa)
 
 
 def test_results_are_ordinary_tensors() -> None:

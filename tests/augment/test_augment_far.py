@@ -1,19 +1,21 @@
-"""Images unlike those of the flow's training data, whose round trip float32 cannot do."""
+"""What goes through the flow: far images, whose round trip float32 cannot do, and no others."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
 import pytest
 import torch
-from nfa_tools import batch_of, checkpoint
+from nfa_tools import CLASSES, Counted, checkpoint, images_of
 from torch import Tensor
 
 import nfaug
 from nfaug.augment.engine import _FAR
 from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.flows.codec import PixelCodec
 
 
 @functools.cache
@@ -53,19 +55,6 @@ def test_foreign_images_come_back_bit_for_bit(batch: int) -> None:
     assert stats["corrected"] == far(images).sum()
 
 
-def test_far_images_are_mixed_and_others_are_not_corrected(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    images, labels = batch_of(12)
-    nfa = NFAugment(checkpoint(), p=1.0, gate=None)
-    params = nfa.make_params(labels)
-    plain = nfa(images, labels, params=params)[0]
-    assert nfa.stats()["corrected"] == 0
-    monkeypatch.setattr("nfaug.augment.engine._FAR", 0.0)
-    assert torch.equal(nfa(images, labels, params=params)[0], plain)
-    assert nfa.stats()["corrected"] == nfa.stats()["applied"] // 2 == 12
-
-
 def test_on_an_accelerator_far_images_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading values would wait for the device."""
     monkeypatch.setattr("nfaug.augment.engine._selects_rows", lambda device: False)
@@ -73,3 +62,35 @@ def test_on_an_accelerator_far_images_fall_back(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(nfa(images, torch.zeros(24, dtype=torch.int64))[0], images)
     stats, count = nfa.stats(), int(far(images).sum())
     assert (stats["fell_back"], stats["applied"], stats["corrected"]) == (count, 24 - count, 0)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_only_images_that_change_are_encoded_and_decoded(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch, exact: bool
+) -> None:
+    """On the CPU. Where the codec is not exact, their unmixed latents are decoded, too."""
+    monkeypatch.setattr(PixelCodec, "exact", exact)
+    labels = torch.arange(60) % CLASSES
+    images = images_of(labels, seed=3)
+    nfa = NFAugment(checkpoint(), p=0.3, gate=False)
+    nfa(images, labels)
+    assert sum(counted.encoded) == nfa.stats()["applied"] == 18
+    assert sum(counted.decoded) == 18 * (1 if exact else 2)
+
+
+def test_partners_of_the_batch_are_encoded_and_not_decoded(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PixelCodec, "exact", False)
+    labels = torch.zeros(40, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(0)
+    p = (0.3, *(0.0,) * (CLASSES - 1))
+    nfa = NFAugment(checkpoint(memory=False), p=p, gate=False, generator=generator)
+    params = nfa.make_params(labels)
+    first = torch.arange(len(params.index)) < 4
+    params = dataclasses.replace(params, chosen=first)
+    needed = int(params.needed().sum())
+    assert 4 < needed <= 8
+    nfa(images_of(labels, seed=3), labels, params=params)
+    assert sum(counted.encoded) == needed
+    assert sum(counted.decoded) == 2 * 4

@@ -53,21 +53,13 @@ def random_labels(rng: random.Random, count: int) -> tuple[Tensor, Tensor, bool]
 
 
 def same_bits(one: Tensor, two: Tensor) -> bool:
-    return (
-        one.numpy().tobytes() == two.numpy().tobytes()
-        if one.dtype != torch.bfloat16
-        else (torch.equal(one.float().nan_to_num(7, 8, 9), two.float().nan_to_num(7, 8, 9)))
-    )
+    return torch.equal(one.nan_to_num(7, 8, 9), two.nan_to_num(7, 8, 9))
 
 
 def one_batch(seed: int) -> str:
     rng = random.Random(seed)
     torch.manual_seed(seed)
-    channels, eight_bit, normalised = (
-        rng.choice([1, 3]),
-        rng.random() < 0.3,
-        rng.random() < 0.3,
-    )
+    channels, eight_bit, normalised = rng.choice([1, 3]), rng.random() < 0.3, rng.random() < 0.3
     nfa = random_augment(rng, channels, normalised)
     count = rng.choice([0, 1, 2, 3, 7, 16])
     index, labels, refused = random_labels(rng, count)
@@ -113,18 +105,13 @@ def one_batch(seed: int) -> str:
     return "changed" if differs.any() else "unchanged"
 
 
-def run(batches: int, first: int) -> dict[str, int]:
-    kinds = [one_batch(seed) for seed in range(first, first + batches)]
-    return {kind: kinds.count(kind) for kind in ("changed", "unchanged", "refused")}
-
-
 def test_two_hundred_random_batches() -> None:
-    counts = run(200, 0)
-    assert min(counts.values()) > 10, counts
+    kinds = [one_batch(seed) for seed in range(200)]
+    assert min(kinds.count(kind) for kind in ("changed", "unchanged", "refused")) > 10
 
 
 @pytest.mark.parametrize("settings", [{"strength": 3e38}, {"noise": 3e38}, {"noise": 6e37}])
-@pytest.mark.parametrize("dtype", [torch.uint8, *FLOATS])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
 def test_overflow_falls_back(settings: dict[str, float], dtype: torch.dtype) -> None:
     images, labels = batch_of(24)
     if dtype != torch.uint8:
@@ -141,11 +128,3 @@ def test_overflow_falls_back(settings: dict[str, float], dtype: torch.dtype) -> 
     assert stats["not_finite"] == 0
     assert sum(stats[name] for name in ALL) == params.chosen.sum() == 18
     assert changed.sum() <= stats["applied"], "images that fell back are unchanged"
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_ten_thousand_random_batches() -> None:
-    counts = run(10_000, 1000)
-    assert sum(counts.values()) == 10_000
-    assert min(counts.values()) > 500, counts
