@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ..classes.pca import ClasswisePCA
+from ..data.preprocess import round_levels
 from ..flows.flow import Flow
 from .counters import Outcome
 from .params import NFAParams
-from .pixels import Normalization, all_finite, resize, round_levels
+from .pixels import Normalization, all_finite, resize
 
 __all__ = ["Encoded", "Engine"]
 
@@ -50,8 +50,8 @@ class Encoded:
 
     def rows(self, index: Tensor) -> Encoded:
         """The images at these positions."""
-        parts = {name: x[index] for name, x in vars(self).items() if isinstance(x, Tensor)}
-        return dataclasses.replace(self, **parts)
+        own: list[Any] = [*vars(self).values()]
+        return Encoded(*(x[index] if isinstance(x, Tensor) else x for x in own))
 
 
 class Engine:

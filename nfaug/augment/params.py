@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,8 +53,8 @@ class NFAParams:
 
     def to(self, device: torch.device | str) -> NFAParams:
         """The same parameters on another device, copied without synchronizing the host."""
-        own = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
-        return replace(self, **{name: to_device(x, device) for name, x in own.items()})
+        own: list[Any] = [*vars(self).values()]
+        return NFAParams(*(to_device(x, device) if isinstance(x, Tensor) else x for x in own))
 
     def needed(self) -> Tensor:
         """Whether each image may change or be the partner of one that does, (n,) bool."""

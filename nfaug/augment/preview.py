@@ -91,16 +91,7 @@ def sample_images(
     batch_size: int = 256,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Samples of the flow: uint8 images (N, C, H, W) of z ~ N(mu_y, T^2 Sigma_y).
-
-    Args:
-        flow: The flow.
-        gaussians: The class gaussians.
-        labels: (N,) classes y.
-        temperature: Factor T of the standard deviations.
-        batch_size: Images at a time.
-        generator: Source of randomness.
-    """
+    """Images (N, C, H, W), uint8, of z ~ N(mu_y, T^2 Sigma_y) with labels y (N,), temperature T."""
     frozen = flow.freeze()
     images = []
     for batch in labels.split(batch_size):

@@ -37,9 +37,7 @@ def images_and_labels(
 ) -> tuple[Tensor, Any]:
     """The batch of images, a sample's only four-dimensional tensor, and the labels.
 
-    Raises:
-        ValueError: Labels or images are missing, or the sample holds masks, boxes, keypoints,
-            videos or several batches of images.
+    Raises ValueError if one is missing, or the sample holds masks, boxes, keypoints or videos.
     """
     leaves = dict(_leaves(sample))
     images = [leaf for leaf in leaves.values() if isinstance(leaf, Tensor) and leaf.ndim == 4]
@@ -50,11 +48,7 @@ def images_and_labels(
 
 
 def find_labels(sample: Any) -> Any:
-    """The labels of (images, labels, ...), or of a mapping with a key such as "labels" or "target".
-
-    Raises:
-        ValueError: There is no such item or key, or several keys hold the word "label".
-    """
+    """The labels of (images, labels, ...), or of a mapping with a key like "labels" or "target"."""
     if isinstance(sample, (tuple, list)) and len(sample) > 1:
         sample = sample[1]
         if not isinstance(sample, Mapping):
@@ -116,10 +110,7 @@ def as_labels(labels: Any, class_names: Sequence[str]) -> Tensor:
         return labels
     names = labels.tolist() if isinstance(labels, np.ndarray) else labels
     if not (isinstance(names, (list, tuple)) and names and isinstance(names[0], str)):
-        raise ValueError(
-            f"labels must be a tensor, or class names; got a {type(labels).__name__}: pass "
-            "torch.as_tensor(labels)"
-        )
+        raise ValueError(f"labels must be a tensor, or class names; got {type(labels).__name__}")
     index = {name: label for label, name in enumerate(class_names)}
     if unknown := [name for name in names if name not in index]:
         raise ValueError(

@@ -21,9 +21,6 @@ from .settings import MixSettings, check_number
 
 __all__ = ["NFAParams", "NFAugment"]
 
-_CHECKED_BATCHES = 8  # on an accelerator values are read in the first batches only ...
-_CHECK_EVERY = 256  # ... and in every 256th after them
-
 
 class NFAugment(nn.Module):
     """Mix images with others of their class along the class's PCA axes in latent space.
@@ -106,8 +103,7 @@ class NFAugment(nn.Module):
         if settings is not None and single != MixSettings():
             raise ValueError(f"pass settings=, or single settings; got {settings} and {single}")
         self.engine = Engine.of(checkpoint)
-        self.class_names = self.engine.class_names
-        self.num_classes = self.engine.num_classes
+        self.class_names, self.num_classes = self.engine.class_names, self.engine.num_classes
         self.settings = single if settings is None else settings
         self.smoothing = (
             None if smoothing is None else check_number("smoothing", smoothing, 0, 0.99)
@@ -325,4 +321,4 @@ for _field in dataclasses.fields(MixSettings):
 
 
 def _reads_values(device: torch.device, batches: int) -> bool:
-    return device.type == "cpu" or batches < _CHECKED_BATCHES or batches % _CHECK_EVERY == 0
+    return device.type == "cpu" or batches < 8 or batches % 256 == 0

@@ -128,8 +128,11 @@ def add_mixing(parser: ArgumentParser, prefix: str = "") -> None:
 
 def mixing(arguments: Namespace, prefix: str = "") -> MixSettings:
     """The settings of the options of `add_mixing`."""
-    given = {field.name: arguments[f"{prefix}{field.name}"] for field in _mixing_fields()}
-    return MixSettings(**{name: None if x == "off" else x for name, x in given.items()})
+    given: dict[str, Any] = {
+        field.name: arguments[f"{prefix}{field.name}"] for field in _mixing_fields()
+    }
+    given = {name: None if value == "off" else value for name, value in given.items()}
+    return MixSettings(**given)
 
 
 def _mixing_fields() -> list[dataclasses.Field[Any]]:

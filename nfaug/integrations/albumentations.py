@@ -9,9 +9,7 @@ Call the pipeline with `image=` and `label=`. A worker loads the flow with its f
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import albumentations
@@ -20,7 +18,6 @@ import torch
 
 from ..augment.settings import MixSettings
 from ..augment.transform import NFAParams, NFAugment
-from ..io.manifest import CONFIG
 
 __all__ = ["NFATransform"]
 
@@ -58,12 +55,24 @@ class NFATransform(albumentations.ImageOnlyTransform):
         self.revision = revision
         self.settings = settings
         self._mix = MixSettings(p=1.0, **(settings or {}))
-        self._version = _version(checkpoint)
+        self._nfa: NFAugment | None = None
 
     @property
     def nfa(self) -> NFAugment:
-        """The augmentation, which each process loads for itself."""
-        return _load(self.checkpoint, self.revision, self._mix, self._version)
+        """The augmentation, which each process loads for itself with its first image."""
+        if self._nfa is None:
+            path, revision = self.checkpoint, self.revision
+            nfa = NFAugment.from_pretrained(path, revision=revision, settings=self._mix)
+            if self._mix.strength and not nfa.engine.has_memory:  # noise alone needs no partners
+                raise ValueError(
+                    f"NFATransform takes partners from the checkpoint's memory and {path} has "
+                    "none: fit it to your classes (nfaug fit) or set strength to 0"
+                )
+            self._nfa = nfa
+        return self._nfa
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_nfa": None}  # workers receive no flow
 
     @property
     def targets(self) -> dict[str, Callable[..., Any]]:
@@ -97,28 +106,3 @@ class NFATransform(albumentations.ImageOnlyTransform):
         image = torch.from_numpy(np.array(img if img.ndim == 3 else img[..., None]))
         new, _ = self.nfa(image.permute(2, 0, 1)[None], torch.tensor([label]), params=draws)
         return new[0].permute(1, 2, 0).numpy().reshape(img.shape)
-
-
-def _version(checkpoint: str) -> tuple[int, ...]:
-    """What changes when the checkpoint of a folder is written anew; empty for other names."""
-    if not (config := Path(checkpoint) / CONFIG).is_file():
-        return ()
-    found = config.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-@functools.lru_cache(maxsize=4)
-def _load(
-    checkpoint: str, revision: str | None, settings: MixSettings, version: tuple[int, ...]
-) -> NFAugment:
-    """Loaded at the first image: spawned workers receive the transform without the flow.
-
-    `version` is part of the key: a transform that is made after a refit needs the new files.
-    """
-    nfa = NFAugment.from_pretrained(checkpoint, revision=revision, settings=settings)
-    if settings.strength and not nfa.engine.has_memory:  # noise alone needs no partners
-        raise ValueError(
-            f"NFATransform takes partners from the checkpoint's memory and {checkpoint} has none: "
-            "fit it to your classes (nfaug fit) or, for noise alone, set strength to 0"
-        )
-    return nfa

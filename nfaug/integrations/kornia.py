@@ -51,7 +51,7 @@ class NFAugmentation(IntensityAugmentationBase2D):
     ) -> None:
         super().__init__(p=p, keepdim=keepdim)
         self.nfa = NFAugment(checkpoint, **options)
-        self.nfa.p = 1.0
+        self.nfa.settings = dataclasses.replace(self.nfa.settings, p=1.0)
         self.labels: Tensor | None = None
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import runpy
 import sys
@@ -53,7 +54,7 @@ def run_script(
     """Run an unedited training script that uses `timm.data.create_loader`, with NFA.
 
     Training loaders become `NFALoader`s; validation loaders do not change. The script runs in this
-    process as `__main__`, with its folder on `sys.path`, as Python would run it.
+    process as `__main__`, with its folder on `sys.path`.
 
     Args:
         path: The script, such as timm's own train.py.
@@ -68,16 +69,15 @@ def run_script(
     Raises:
         ValueError: There is no such script, or it makes no training loader that NFA supports.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise ValueError(f"there is no script {str(path)!r}; pass the path of timm's train.py")
     if not isinstance(nfa, NFAugment):
         nfa = NFAugment.from_pretrained(nfa)
     if prob is not None:
-        nfa.p = prob
+        nfa.settings = dataclasses.replace(nfa.settings, p=prob)
     saved = sys.argv, sys.path[:]
     sys.argv = [str(path), *argv]
-    sys.path.insert(0, str(path.resolve().parent))
+    sys.path.insert(0, str(Path(path).resolve().parent))
     try:
         with _patched(nfa, off_epoch) as made:
             runpy.run_path(str(path), run_name="__main__")
