@@ -13,10 +13,7 @@ __all__ = ["Counters", "Outcome", "SharedValue"]
 
 
 class Outcome(IntEnum):
-    """What became of an image in a call of `NFAugment`: one code for each image of a batch.
-
-    CORRECTED images are applied, too (see `NFAugment.stats`).
-    """
+    """What became of an image in a call of `NFAugment`. CORRECTED images are applied, too."""
 
     UNCHOSEN = 0
     APPLIED = 1

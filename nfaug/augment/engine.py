@@ -50,8 +50,8 @@ class Encoded:
 
     def rows(self, index: Tensor) -> Encoded:
         """The images at these positions."""
-        own: list[Any] = [*vars(self).values()]
-        return Encoded(*(x[index] if isinstance(x, Tensor) else x for x in own))
+        own: Any = [x[index] if isinstance(x, Tensor) else x for x in vars(self).values()]
+        return Encoded(*own)
 
 
 class Engine:

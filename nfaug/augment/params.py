@@ -53,8 +53,9 @@ class NFAParams:
 
     def to(self, device: torch.device | str) -> NFAParams:
         """The same parameters on another device, copied without synchronizing the host."""
-        own: list[Any] = [*vars(self).values()]
-        return NFAParams(*(to_device(x, device) if isinstance(x, Tensor) else x for x in own))
+        own = vars(self).values()
+        moved: Any = [to_device(x, device) if isinstance(x, Tensor) else x for x in own]
+        return NFAParams(*moved)
 
     def needed(self) -> Tensor:
         """Whether each image may change or be the partner of one that does, (n,) bool."""

@@ -41,8 +41,8 @@ class NFAugment(nn.Module):
     The module has no parameters, buffers or `state_dict` entries, and follows the device of the
     images. `eval()` and `enabled = False` turn it off. Settings are attributes, too: `nfa.p = 0.3`.
     Values of labels and images are checked in every batch on the CPU. On an accelerator, where this
-    synchronizes, they are checked in the first 8 batches and every 256th; in other batches images
-    with unusable labels stay unchanged.
+    synchronizes, they are checked in the first 8 batches and every 256th; in others, images with
+    unusable labels stay unchanged.
 
     Example:
         >>> import torch

@@ -2,9 +2,8 @@
 
     A.Compose([A.RandomResizedCrop((32, 32)), NFATransform("my-flow", p=0.5), A.Normalize()])
 
-Call the pipeline with `image=` and `label=`. A worker loads the flow with its first image, so pass
-`persistent_workers=True` to the loader. `NFAugment` on batches (with `mean=` and `std=`) or a bank
-(before albumentations) does the same at a far lower cost, since an image costs more alone.
+Call the pipeline with `image=` and `label=`, in loaders with `persistent_workers=True`: each worker
+loads the flow. `NFAugment` on batches, or a bank before albumentations, costs far less.
 """
 
 from __future__ import annotations

@@ -41,9 +41,6 @@ class NFAugmentation(IntensityAugmentationBase2D):
         p: Probability that an image is augmented.
         keepdim: Whether an image (C, H, W) comes back without a batch dimension.
         options: Keyword arguments of `NFAugment`, but p.
-
-    Raises:
-        ValueError: See `NFAugment`. At a call: a container has set `same_on_batch`.
     """
 
     def __init__(
@@ -67,10 +64,7 @@ class NFAugmentation(IntensityAugmentationBase2D):
         params: dict[str, Tensor] | None = None,
         **options: Any,
     ) -> Any:
-        """Augment images (B, C, H, W) or (C, H, W); with labels, return (images, labels).
-
-        Without, the labels are those that `with_labels` set. `params` are `_params` to replay.
-        """
+        """Augment images; with labels, which `with_labels` sets otherwise, also return these."""
         if labels is None:
             return super().forward(input, params=params, **options)
         self.labels = labels
@@ -89,10 +83,7 @@ class NFAugmentation(IntensityAugmentationBase2D):
     ) -> Tensor:
         """Called by kornia with all images of a batch."""
         if self.labels is None:
-            raise ValueError(
-                "NFAugmentation needs labels: call nfa(images, labels), or with_labels(container) "
-                'for a container with data_keys=["input", "class"]'
-            )
+            raise ValueError("pass labels: nfa(images, labels), or with_labels(container) once")
         self.validate_tensor(input)
         labels = self.labels[None] if self.labels.dim() == 0 else self.labels
         generator = SharedGenerator().manual_seed(int(params["seed"]))

@@ -1,8 +1,4 @@
-"""NFAugment in torchvision's training loops.
-
-Use `NFAugment` where `torchvision.transforms.v2.MixUp` goes: after the loader, in `v2.Compose`, or,
-wrapped in `NFACollate`, as the loader's `collate_fn`.
-"""
+"""NFAugment goes where v2.MixUp goes: after the loader, in v2.Compose, or in a `collate_fn`."""
 
 from __future__ import annotations
 

@@ -7,8 +7,6 @@ Behaviour of timm 1.0 that the adapters handle:
 - Images are normalised by the model's mean and std. `NFALoader` reads them from the loader.
 - RandomErasing runs in the prefetcher or in the data set's transform, before NFA. An image with a
   large erased part may lie outside its class's range; it is then unchanged and counted as gated.
-- NaFlex batches (dictionaries of patches) and AugMix splits (several views of an image) are not
-  supported and raise an error.
 """
 
 from __future__ import annotations

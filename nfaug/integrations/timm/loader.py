@@ -26,18 +26,16 @@ class NFALoader:
     `mixup_enabled` switches mixup and cutmix; `nfa.enabled` switches NFA.
 
     Args:
-        loader: The loader. A `FastCollateMixup` in it is replaced by the same mixing after NFA, so
-            wrap the loader before it is first iterated.
+        loader: The loader, not iterated yet. A `FastCollateMixup` in it is moved to after NFA.
         nfa: The augmentation. If it has no mean and std, it gets the loader's.
         mixup: timm's `Mixup`, or any function of images and labels, which runs after NFA.
         device: The device to which batches are moved first. None leaves them where they are.
-        off_epoch: NFA stops at this epoch, counted from 0. Epochs are those of `set_epoch`, or
-            passes over the loader if it is not called.
+        off_epoch: NFA stops at this epoch, counted from 0 by `set_epoch`, or else by passes.
         check_classes: Whether the data set's class names, if it has any, must be the checkpoint's.
 
     Raises:
-        ValueError: Class names or their order differ, mean and std differ from `nfa`'s, or the
-            loader makes batches that NFA cannot augment (AugMix splits, mixup mode "half").
+        ValueError: Class names, mean or std differ, or NFA cannot augment the loader's batches
+            (AugMix splits, mixup mode "half").
     """
 
     def __init__(
@@ -63,7 +61,7 @@ class NFALoader:
             raise ValueError("pass mixup=, or a loader with FastCollateMixup, whose mixing is kept")
         self.loader = loader
         self.nfa = nfa
-        self.mixup = moved if mixup is None else mixup
+        self.mixup: Any = moved if mixup is None else mixup
         self.device = device
         self.off_epoch = off_epoch
         self._epoch: int | None = None
@@ -112,8 +110,7 @@ class NFALoader:
 
     @mixup_enabled.setter
     def mixup_enabled(self, value: bool) -> None:
-        if self.mixup is not None:
-            self.mixup.mixup_enabled = value
+        self.mixup.mixup_enabled = value
 
 
 def _take_mixup(loader: Any) -> Mixup | None:
