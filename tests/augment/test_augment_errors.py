@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,6 @@ def test_invalid_checkpoints() -> None:
         (lambda x, y: (x.float(), y), "255"),
         (lambda x, y: (x / 255 * 4 - 2, y), "mean="),
         (lambda x, y: (torch.full_like(x, 1e300, dtype=torch.float64), y), "to inf"),
-        (lambda x, y: (x[:, :, :0], y), r"\(6, 3, 0, 8\)"),
         (lambda x, y: (x.permute(0, 2, 3, 1), y), "permute"),
         (lambda x, y: (x, y[:4]), "6 images"),
         (lambda x, y: (x, y + 2), r"\[0, 3\).* 4 .*nfaug fit"),
@@ -53,7 +51,6 @@ def test_invalid_checkpoints() -> None:
         (lambda x, y: (x, torch.full((6, 3), float("nan"))), "nan"),
         (lambda x, y: (x, torch.tensor([[1.5, -0.5, 0]] * 6)), "1.5"),
         (lambda x, y: (x, torch.tensor([[0.7, 0.3, 0]] * 6)), "cutmix"),
-        (lambda x, y: (x, torch.full((6, 3), 1 / 3)), "cutmix"),
     ],
 )
 def test_invalid_batches(change: Any, message: str) -> None:
@@ -106,20 +103,11 @@ def test_one_hot_and_smoothed_labels(dtype: torch.dtype) -> None:
 
 def test_class_names_are_compared_in_order() -> None:
     nfa = NFAugment(checkpoint())
-    index = {"cat": 0, "eel": 2, "dog": 1}
-    wrapped = SimpleNamespace(dataset=SimpleNamespace(class_to_idx=index))
-    for classes in (index, ["cat", "dog", "eel"], wrapped):
-        nfa.check_classes(classes)
+    nfa.check_classes({"cat": 0, "eel": 2, "dog": 1})
     nfa.check_classes(object(), required=False)
-    for classes, message in (
-        ({"cat": 0, "eel": 1, "dog": 2}, "'eel'"),
-        (["cat", "fox"], "'fox'"),
-        (3, " int"),
-    ):
+    for classes, message in (({"cat": 0, "eel": 1, "dog": 2}, "'eel'"), (["fox"], "'fox'")):
         with pytest.raises(ValueError, match=message):
             nfa.check_classes(classes)
-    with pytest.raises(ValueError, match="class names"):
-        NFAugment((tiny_flow(), checkpoint().pca)).check_classes(["cat"])
 
 
 def test_labels_by_name() -> None:

@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 import torch
 from nfa_tools import batch_of, checkpoint
-from torch.utils.data import DataLoader, TensorDataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from nfaug.augment import params as augment_params
 from nfaug.augment.transform import NFAugment
-from nfaug.integrations.torchvision import NFACollate
 
 Batch = namedtuple("Batch", ["images", "labels", "index"])
 
@@ -67,17 +65,6 @@ def test_tv_tensors_and_compose(nfa: NFAugment) -> None:
     assert soft.shape == (6, 3)
     with pytest.raises(ValueError, match="cutmix"):
         v2.Compose([v2.MixUp(num_classes=3), nfa])(images / 255, torch.tensor([0, 1, 2] * 2))
-
-
-def test_workers_with_a_generator_differ() -> None:
-    labels = torch.zeros(8, dtype=torch.int64)
-    images = batch_of(1)[0].expand(8, -1, -1, -1)
-    nfa = NFAugment(checkpoint(), p=1.0, gate=False, generator=torch.Generator().manual_seed(0))
-    loader = DataLoader(
-        TensorDataset(images, labels), batch_size=4, collate_fn=NFACollate(nfa), num_workers=2
-    )
-    first, second = (batch for batch, _ in loader)
-    assert not torch.equal(first, second), "each worker has a copy of the generator"
 
 
 def test_metadata_is_no_mask(nfa: NFAugment) -> None:

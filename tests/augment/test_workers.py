@@ -1,4 +1,4 @@
-"""NFAugment in data-loader workers of all start methods, in threads, and with p = 0."""
+"""NFAugment in data-loader workers of all start methods, and in threads."""
 
 from __future__ import annotations
 
@@ -33,23 +33,6 @@ def test_workers_of_every_start_method(method: str) -> None:
     nfa.enabled = False
     assert torch.equal(torch.cat([batch for batch, _ in loader]), images), "shared with workers"
     assert nfa.stats()["seen"] == 16, "workers count for themselves"
-
-
-def test_without_augmentation_nothing_is_drawn() -> None:
-    images, labels = batch_of(8)
-    generator = torch.Generator().manual_seed(3)
-    for used in (None, generator):
-        nfa = NFAugment(checkpoint(), p=0.0, generator=used)
-        before = torch.get_rng_state(), generator.get_state()
-        new, _ = nfa(images, labels)
-        assert torch.equal(new, images)
-        assert torch.equal(torch.get_rng_state(), before[0])
-        assert torch.equal(generator.get_state(), before[1])
-        nfa.p = 1.0
-        nfa(images, labels)
-        assert not torch.equal(
-            (used or torch.default_generator).get_state(), before[used is not None]
-        )
 
 
 def test_threads_lose_no_counts() -> None:

@@ -96,26 +96,6 @@ def test_other_ways_to_pass_labels(batch: tuple[Tensor, Tensor]) -> None:
     assert nfa.nfa.stats()["applied"] == 3 * len(images)
 
 
-def test_before_the_mix_augmentations(batch: tuple[Tensor, Tensor]) -> None:
-    """As a user chains them: kornia's own containers take no labels through a mix augmentation."""
-    images, labels = batch
-    augment = contained(made())
-    mixed, targets = kornia.RandomMixUpV2(p=1.0, data_keys=KEYS)(*augment(images, labels))
-    assert torch.equal(targets[:, 0].long(), labels)
-    with pytest.raises(ValueError, match="mix"):
-        augment(mixed, torch.nn.functional.one_hot(labels, 3) * 0.6 + 0.13)
-
-
-def test_one_image_and_normalization() -> None:
-    images, labels = batch_of(8)
-    scaled = (images / 255 - 0.5) / 0.25
-    nfa = made(mean=0.5, std=0.25, keepdim=True, noise=0.1, strength=0.0)
-    one, _ = nfa(scaled[0], labels[0])
-    assert one.shape == scaled[0].shape
-    assert not torch.equal(one, scaled[0])
-    assert nfa(scaled.half(), labels)[0].dtype == torch.float16
-
-
 def test_evaluation_copies_and_state(batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch
     augment = contained(made())
