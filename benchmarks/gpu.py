@@ -7,10 +7,8 @@
    (`flow.py` explains the columns), and of a bundled flow.
 2. Images that come back bit for bit while the script around the flow has TF32 on.
 3. A training step of ResNet-50, channels-last, automatic mixed precision, at 224 pixels and batch
-   128, with NFA of the bundled flow at p = 0.5: plain calls, CUDA graphs (`capture=True`),
-   torch.compile of encode and decode, and one batch ahead on a stream of its own, with and without
-   graphs. Ratios are medians over rounds in which all take turns. Aim: at most 1.10, and 1.05 one
-   batch ahead.
+   128, with NFA of the bundled flow at p = 0.5: plain calls, and torch.compile of encode and
+   decode. Ratios are medians over rounds in which all take turns. Aim: at most 1.10.
 4. Images/s of a bank of four variants, of whole images and of residuals.
 
 `--tiny` shows that everything runs. Its figures say nothing.
@@ -36,7 +34,6 @@ from torch.utils.data import TensorDataset
 from torchvision.models import resnet18, resnet50
 
 import nfaug
-from nfaug.augment.prefetch import augmented_ahead
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import make_bank
 from nfaug.flows.flow import Flow
@@ -117,7 +114,7 @@ class Step:
 
 
 def online(args: argparse.Namespace, checkpoint: Any) -> Iterator[str]:
-    """Seconds of a step in each of the ways to run NFA."""
+    """Seconds of a step without NFA and in both ways to run it."""
     size, batch, steps = (32, 8, 2) if args.tiny else (224, 128, 10)
     images, labels = pictures(batch, size, "cpu")
     host = images.float() / 255
@@ -125,37 +122,25 @@ def online(args: argparse.Namespace, checkpoint: Any) -> Iterator[str]:
         host, labels = host.pin_memory(), labels.pin_memory()
     step = Step(args)
 
-    def loop(nfa: NFAugment | None, *, ahead: bool = False) -> Callable[[], None]:
-        batches = [(host, labels)] * steps
-
+    def loop(nfa: NFAugment | None) -> Callable[[], None]:
         def run() -> None:
-            if nfa is not None and ahead:
-                for x, y in augmented_ahead(batches, nfa, args.device):
-                    step(x, y)
-                return
-            for x, y in batches:
-                x, y = (t.to(args.device, non_blocking=True) for t in (x, y))
+            for _ in range(steps):
+                x, y = (t.to(args.device, non_blocking=True) for t in (host, labels))
                 step(*((x, y) if nfa is None else nfa(x, y)))
 
         return run
 
-    def augmentation(**settings: Any) -> NFAugment:
-        return NFAugment(checkpoint, p=0.5, **settings)
-
-    jobs = {
-        "no NFA": loop(None),
-        "plain calls": loop(augmentation()),
-        "CUDA graphs": loop(augmentation(capture=True)),
-        "one batch ahead": loop(augmentation(), ahead=True),
-        "one batch ahead, CUDA graphs": loop(augmentation(capture=True), ahead=True),
-    }
-    compiled = augmentation()
+    compiled = NFAugment(checkpoint, p=0.5)
     flow: Any = compiled.engine.on(torch.device(args.device))[0]
     backend = "eager" if args.tiny else "inductor"  # which takes minutes
     flow.encode, flow.decode = (
         torch.compile(call, backend=backend) for call in (flow.encode, flow.decode)
     )
-    jobs["torch.compile"] = loop(compiled)
+    jobs = {
+        "no NFA": loop(None),
+        "plain calls": loop(NFAugment(checkpoint, p=0.5)),
+        "torch.compile": loop(compiled),
+    }
     times = race(jobs, args.rounds, args.device)
     model = "ResNet-18" if args.tiny else "ResNet-50"
     yield f"\n{model}, batch {batch}, {size} x {size}, {args.flow}, p = 0.5"

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nfaug.classes.gaussians import ClassGaussians
 from nfaug.classes.pca_fit import ClasswisePCA, fit_pca
 from nfaug.flows.flow import Flow, FlowConfig
 
@@ -91,24 +90,6 @@ def checkpoint(*, channels: int = 3, memory: bool = True, **changes: Any) -> Par
     """A flow with PCA axes, and a memory if `memory`."""
     parts = Parts(tiny_flow(channels), _fitted(channels, memory), Config(NAMES))
     return dataclasses.replace(parts, **changes)
-
-
-@dataclasses.dataclass
-class Fitted(Parts):
-    """Parts with class gaussians."""
-
-    gaussians: ClassGaussians | None = None
-
-
-def fitted(shift: float = 0.0) -> Fitted:
-    """Parts with gaussians at the class means of the PCA, that of class 0 moved by `shift`."""
-    parts = checkpoint()
-    assert parts.pca is not None
-    means = parts.pca.mean.clone()
-    means[0] += shift
-    return Fitted(
-        parts.flow, parts.pca, parts.config, ClassGaussians(means, torch.ones_like(means))
-    )
 
 
 class Counted(NamedTuple):

@@ -17,7 +17,6 @@ from timm.data import (
     Mixup,
     create_dataset,
     create_loader,
-    create_naflex_loader,
     resolve_data_config,
 )
 from timm.loss import SoftTargetCrossEntropy
@@ -52,7 +51,6 @@ def main() -> None:
     parser.add_argument("--aa")
     parser.add_argument("--reprob", type=float, default=0.0)
     parser.add_argument("--aug-splits", type=int, default=0)
-    parser.add_argument("--naflex-loader", action="store_true")
     args = parser.parse_args()
     args.prefetcher = not args.no_prefetcher
     args.device = "cpu"
@@ -80,8 +78,6 @@ def main() -> None:
             mixup_fn = Mixup(**mixup_args)
     if args.aug_splits > 1:
         dataset_train = AugMixDataset(dataset_train, num_splits=args.aug_splits)
-    if args.naflex_loader:
-        create_naflex_loader(dataset=dataset_train, is_training=True)
     loader_train = create_loader(
         dataset_train,
         input_size=data_config["input_size"],

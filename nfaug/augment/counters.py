@@ -1,58 +1,63 @@
-"""Outcome counters, and a number that the workers of a data loader share."""
+"""Outcomes of images and their counts, and a number that the workers of a data loader share."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterable, Mapping
+from enum import IntEnum
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Counters", "SharedValue"]
+__all__ = ["Counters", "Outcome", "SharedValue"]
+
+
+class Outcome(IntEnum):
+    """What became of an image in a call of `NFAugment`. CORRECTED images are applied, too."""
+
+    UNCHOSEN = 0
+    APPLIED = 1
+    CORRECTED = 2
+    NO_PARTNER = 3
+    GATED = 4
+    FELL_BACK = 5
+    NOT_FINITE = 6
 
 
 class Counters:
     """Counts of images by outcome.
 
-    Counts of masks stay on the masks' device until `read`, so that adding does not synchronize
-    an accelerator. Threads may add at the same time. Pickled counters hold plain numbers.
+    They stay on the images' device until `read`, so that adding does not synchronize an
+    accelerator. Threads may add at the same time. Copies, and so those of workers, start at zero.
     """
 
-    def __init__(self, counts: Mapping[str, int] | None = None) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[tuple[str, torch.device | None], int | Tensor] = {
-            (name, None): count for name, count in (counts or {}).items()
-        }
+        self._counts: dict[torch.device, Tensor] = {}
 
-    def add(self, counts: Mapping[str, int | Tensor]) -> None:
-        """Add numbers, and the number of true values of bool masks."""
+    def add(self, outcomes: Tensor) -> None:
+        """Count the images of a batch by their codes (B,)."""
+        new = outcomes.new_zeros(len(Outcome)).scatter_add_(0, outcomes, torch.ones_like(outcomes))
         with self._lock:
-            for name, count in counts.items():
-                key = name, count.device if isinstance(count, Tensor) else None
-                number = count.sum() if isinstance(count, Tensor) else count
-                self._counts[key] = self._counts.get(key, 0) + number
+            self._counts[new.device] = new + self._counts.get(new.device, 0)
 
-    def read(self, names: Iterable[str] = ()) -> dict[str, int]:
-        """Counts over all devices, with zero for those of `names` never added; synchronizes."""
+    def read(self) -> dict[str, int]:
+        """Counts over all devices, with all images as `seen`; synchronizes."""
         with self._lock:
-            counts = dict.fromkeys(names, 0)
-            for (name, _), count in self._counts.items():
-                counts[name] = counts.get(name, 0) + int(count)
-        return counts
+            rows = [counts.tolist() for counts in self._counts.values()]
+        codes = [sum(row[code] for row in rows) for code in Outcome]
+        counts = {code.name.lower(): codes[code] for code in Outcome if code}
+        corrected = counts.pop("corrected")
+        counts["applied"] += corrected
+        return {"seen": sum(codes), **counts, "corrected": corrected}
 
     def reset(self) -> None:
         """Set all counts to zero."""
         with self._lock:
             self._counts.clear()
 
-    def __getstate__(self) -> dict[str, Any]:
-        # A tensor would travel to a spawned worker by a file descriptor that closes too early.
-        return {"counts": self.read()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        Counters.__init__(self, state["counts"])
+    def __reduce__(self) -> Any:
+        return Counters, ()
 
 
 class SharedValue:
@@ -63,20 +68,18 @@ class SharedValue:
     """
 
     def __init__(self, value: float = 1.0) -> None:
-        with torch.inference_mode(False):  # or `set` would fail outside it
-            self._value = torch.tensor([value], dtype=torch.float64, device="cpu")
-        with contextlib.suppress(OSError, RuntimeError):  # no shared memory: workers see old values
-            self._value.share_memory_()
+        self._value = torch.tensor([value], dtype=torch.float64, device="cpu")
+        self._value.share_memory_()
 
     def __bool__(self) -> bool:
         return float(self) > 0
 
     def __float__(self) -> float:
-        return float(self._value.numpy()[0])  # no tensor operation: any mode may be active
+        return float(self._value.numpy()[0])  # no tensor operation: inference mode may be active
 
     def set(self, value: float) -> None:
         """Change the number in all processes that share it."""
-        self._value.fill_(float(value))
+        self._value.numpy()[0] = value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedValue:
         return SharedValue(float(self))

@@ -11,51 +11,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..classes.gaussians import ClassGaussians
 from ..classes.pca import ClasswisePCA
 from ..data.preprocess import round_levels
 from ..flows.flow import Flow
+from .counters import Outcome
 from .params import NFAParams
 from .pixels import Normalization, all_finite, resize
-from .settings import MixSettings
 
-__all__ = ["FAR", "Encoded", "Engine", "outcomes"]
+__all__ = ["Encoded", "Engine"]
 
-_PER_DEVICE = ("_copies", "_gaussians")  # attributes with a copy for each device
 # A flow maps images unlike its training images to large latents, where float32 loses digits. Of
 # builtin:fashion-mnist, every image with an inexact round trip has max|z| >= 57, and its own images
 # have less than about 10.
-FAR = 32.0
+_FAR = 32.0
 _SELF_MATCH = 1e-2  # relative distance: the memory is float16, and convolutions may use TF32
-
-
-def outcomes(settings: MixSettings) -> tuple[str, ...]:
-    """Names of the outcomes of an image that is chosen for augmentation."""
-    names = ("applied", "no_partner", "gated", "fell_back")
-    return (*names, "inconsistent") if settings.keep == "consistent" else names
 
 
 @dataclass(frozen=True)
 class Encoded:
     """Images and what `Engine.mix` needs of them; several calls can share it.
 
-    images (n, C, H, W), the same in [0, 1], labels (n,), latents z, PCA coefficients a (n, r), and
-    bool masks (n,): `far` for max|z| > 32, `inside` for latents in their class's range. `base`
-    holds the images at the flow's size, or the decoded latents where the round trip is inexact.
+    images (n, C, H, W), labels (n,), latents z, PCA coefficients a (n, r), and bool masks (n,):
+    `usable` for images with a label and finite pixels, `far` for max|z| > 32, `inside` for latents
+    in their class's range. `base` holds the images at the flow's size, or the decoded latents where
+    the round trip is inexact.
     """
 
     images: Tensor
-    unit: Tensor
     labels: Tensor
+    usable: Tensor
     z: Tensor
     a: Tensor
     far: Tensor
     inside: Tensor
     base: Tensor
+    normalization: Normalization
+    gate: float | None
 
     def rows(self, index: Tensor) -> Encoded:
         """The images at these positions."""
-        return Encoded(**{name: value[index] for name, value in vars(self).items()})
+        own: Any = [x[index] if isinstance(x, Tensor) else x for x in vars(self).values()]
+        return Encoded(*own)
 
 
 class Engine:
@@ -63,43 +59,24 @@ class Engine:
 
     A plain object, so that a module that holds it gets no parameters, buffers or sub-modules. It
     is immutable, and copies of that module share it. A pickle leaves out copies for other devices.
-
-    Raises:
-        ValueError: There is no PCA, or its dimension or number of classes does not match.
     """
 
     def __init__(
-        self,
-        flow: Flow,
-        pca: ClasswisePCA | None,
-        class_names: Sequence[str] | None = None,
-        gaussians: ClassGaussians | None = None,
+        self, flow: Flow, pca: ClasswisePCA | None, class_names: Sequence[str] = ()
     ) -> None:
-        if pca is None:
+        if pca is None or pca.dim != flow.config.dim:
             raise ValueError(
-                "this checkpoint has no PCA axes: fit it to your classes (nfaug fit --flow DIR "
-                "--data D --out DIR, or nfaug.fit)"
-            )
-        if pca.dim != flow.config.dim:
-            raise ValueError(
-                f"the PCA has {pca.dim} dimensions and the flow {flow.config.dim}: they must come "
-                "from one checkpoint"
-            )
-        names = tuple(class_names or ())
-        if names and len(names) != pca.num_classes:
-            raise ValueError(
-                f"there are {len(names)} class names for a PCA of {pca.num_classes} classes"
+                f"the flow needs PCA axes of {flow.config.dim} dimensions: fit it to your classes "
+                f"(nfaug fit, or nfaug.fit); got {pca}"
             )
         self.config = flow.config
         self.codec = flow.codec
-        self.class_names = names
+        self.class_names = tuple(class_names)
         self.num_classes = pca.num_classes
         self.rank = pca.rank
-        self.memory_rows = 0 if pca.memory is None else len(pca.memory)
+        self.has_memory = pca.has_memory
         frozen = flow.freeze()
         self.device = frozen.device
-        matching = gaussians is not None and gaussians.num_classes == pca.num_classes
-        self._gaussians = {self.device: _on_device(gaussians, self.device)} if matching else {}
         self._copies: dict[torch.device, tuple[Flow, ClasswisePCA]] = {
             self.device: (frozen, _on_device(pca, self.device))
         }
@@ -107,11 +84,7 @@ class Engine:
 
     @classmethod
     def of(cls, checkpoint: Any) -> Engine:
-        """The engine of a checkpoint, of its name or path, of a pair (flow, pca), or of itself.
-
-        Raises:
-            ValueError: The type is not supported.
-        """
+        """The engine of a checkpoint, of its name or path, of a pair (flow, pca), or of itself."""
         if isinstance(checkpoint, (str, Path)):
             from ..checkpoint.checkpoint import load  # a flow in memory needs no reader
 
@@ -120,196 +93,144 @@ class Engine:
             return checkpoint
         if isinstance(checkpoint, tuple) and len(checkpoint) == 2:
             return cls(*checkpoint)
-        if not all(hasattr(checkpoint, name) for name in ("flow", "pca", "config")):
-            raise ValueError(
-                "NFAugment takes a checkpoint, its name or directory, or a pair (flow, pca); got "
-                f"{type(checkpoint).__name__}"
-            )
-        return cls(
-            checkpoint.flow,
-            checkpoint.pca,
-            checkpoint.config.class_names,
-            getattr(checkpoint, "gaussians", None),
-        )
-
-    def check_settings(self, settings: MixSettings) -> None:
-        """Check that the checkpoint has what the settings need.
-
-        Raises:
-            ValueError: It has no memory, no class gaussians, or another number of classes.
-        """
-        if isinstance(settings.p, tuple) and len(settings.p) != self.num_classes:
-            raise ValueError(
-                f"p must be one number, or {self.num_classes} numbers, one for each class; got "
-                f"{list(settings.p)}"
-            )
-        if settings.partners in ("memory", "both") and not self.has_memory:
-            raise ValueError(
-                f"partners={settings.partners!r} needs a partner memory and the checkpoint has "
-                "none: fit it to your classes (nfaug fit), or use partners='batch'"
-            )
-        if settings.keep == "consistent" and not self._gaussians:
-            raise ValueError(
-                "keep='consistent' needs class gaussians and the checkpoint has none for these "
-                "classes: fit it to them (nfaug fit), or use keep='all'"
-            )
-
-    def check_params(self, params: NFAParams, batch: int) -> None:
-        """Check that draws match the batch size and this checkpoint. Reads no value.
-
-        Draws from a memory may be replayed without one; those images have no partner.
-
-        Raises:
-            ValueError: The batch size, number of axes, dimension or memory differs.
-        """
-        axes, noise = params.weights.shape[1], params.noise.shape[1]
-        for what, drawn, here, matches in (
-            ("images in the batch", params.batch, batch, params.batch == batch),
-            ("axes", axes, self.rank, axes in (1, self.rank)),
-            ("latent dimensions", noise, self.config.dim, noise in (0, self.config.dim)),
-            (
-                "rows of memory", params.memory, self.memory_rows,
-                not params.memory or self.memory_rows in (0, params.memory),
-            ),
-        ):  # fmt: skip
-            if not matches:
-                raise ValueError(
-                    f"params were drawn for {drawn} {what}; got {here}. Replay params with the "
-                    "same batch size and checkpoint, or draw new ones (make_params)"
-                )
-
-    @property
-    def has_memory(self) -> bool:
-        """Whether the checkpoint has a partner memory."""
-        return self.memory_rows > 0
+        return cls(checkpoint.flow, checkpoint.pca, checkpoint.config.class_names or ())
 
     def on(self, device: torch.device) -> tuple[Flow, ClasswisePCA]:
         """The flow and the PCA on a device, copied there by the first call."""
         if device not in self._copies:
             flow, pca = self._copies[self.device]
-            self._copies[device] = (_on_device(flow, device), _on_device(pca, device))
+            self._copies[device] = _on_device(flow, device), _on_device(pca, device)
         return self._copies[device]
-
-    def _classify(self, z: Tensor) -> Tensor:
-        """The most likely class of each latent, (B,)."""
-        if z.device not in self._gaussians:
-            self._gaussians[z.device] = _on_device(self._gaussians[self.device], z.device)
-        return self._gaussians[z.device].classify(z)
 
     def encode(
         self,
         images: Tensor,
         labels: Tensor,
+        usable: Tensor,
         normalization: Normalization,
-        settings: MixSettings,
-        needed: Tensor | None = None,
-        changing: Tensor | None = None,
+        gate: float | None,
+        params: NFAParams | None = None,
     ) -> Encoded:
         """Encode images once, for one or more calls of `mix`.
 
         Args:
             images: (n, C, H, W) images with finite pixels.
             labels: (n,) class indices in range.
+            usable: (n,) bool; other images are not augmented and are not partners.
             normalization: Normalization of `images`.
-            settings: `gate` is read.
-            needed: (n,) bool, images that change or are partners; None for all. The CPU skips the
-                others. An accelerator, which would synchronize to count them, encodes all.
-            changing: (n,) bool, images that change; None for those needed. The CPU decodes the
-                unmixed latents of these alone, where the codec is not exact.
+            gate: Radius of the class's range; None for no gate.
+            params: Draws of `mix`, if it is one call. The CPU then skips images that do not need
+                encoding. An accelerator, which would synchronize to count them, encodes all.
         """
         flow, pca = self.on(images.device)
-        selects = _selects_rows(images.device)
-        levels, unit = self._levels(images, normalization)
-        if selects and needed is not None and not bool(needed.all()):
-            shape = (len(images), *self.config.shape)
-            z = torch.zeros(shape, dtype=flow.dtype, device=images.device)
-            z[needed] = flow.encode(levels[needed])[0]
-        else:
+        levels = self._levels(images, normalization)
+        needed = None if params is None or not _selects_rows(images.device) else params.needed()
+        if needed is None or bool(needed.all()):
             z = flow.encode(levels)[0]
-        a = pca.project(z, labels)
-        far = inside = torch.ones_like(labels, dtype=torch.bool)
-        if settings.gate is not None:
-            inside = pca.gate(z, labels, a, radius=settings.gate)
-        changing = needed if changing is None else changing
-        wanted = inside if changing is None else inside & changing
-        base = levels / 255
-        if self.codec.exact:
-            far = z.abs().flatten(1).amax(1) > FAR
-            if selects and bool((rows := far & wanted).any()):
-                base[rows] = self._decode_far(z[rows])
         else:
-            far = torch.zeros_like(far)
-            which: Any = wanted if selects else slice(None)
-            base[which] = flow.decode(z[which], quantize=False)
-        return Encoded(images, unit, labels, z, a, far, inside, base)
+            z = torch.zeros(len(images), *self.config.shape, dtype=flow.dtype, device=images.device)
+            z[needed] = flow.encode(levels[needed])[0]
+        a = pca.project(z, labels)
+        inside = torch.ones_like(labels, dtype=torch.bool)
+        if gate is not None:
+            inside = pca.gate(z, labels, a, radius=gate)
+        far = z.abs().flatten(1).amax(1) > (_FAR if self.codec.exact else torch.inf)
+        wanted = inside if params is None else inside & params.chosen
+        base = self._base(levels, z, far, wanted)
+        return Encoded(images, labels, usable, z, a, far, inside, base, normalization, gate)
 
-    def mix(
-        self,
-        encoded: Encoded,
-        usable: Tensor,
-        params: NFAParams,
-        normalization: Normalization,
-        settings: MixSettings,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Move towards the partners and decode: z' = z + U (w * (b - a)) + noise.
+    def mix(self, encoded: Encoded, params: NFAParams) -> tuple[Tensor, Tensor]:
+        """Images (n, C, H, W) under these draws, and the code (n,) of each one's `Outcome`."""
+        z, a, changing = self.move(encoded, params)
+        outcome = self.judge(encoded, z, a, changing, params.chosen)
+        return self.decode(encoded, z, outcome)
+
+    def move(self, encoded: Encoded, params: NFAParams) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents z' = z + U (w * (b - a)) + noise, and their coefficients without the noise.
+
+        The third result says which images may change: those with a partner, or all with noise.
+        """
+        _, pca = self.on(encoded.z.device)
+        b, paired = _partners(pca, encoded, params)
+        changing = encoded.usable & paired & ~_self_match(encoded.a, b)
+        mixed = (params.chosen & changing)[:, None]
+        delta = torch.where(mixed, params.weights * (b - encoded.a), 0.0)
+        z = pca.add(encoded.z, encoded.labels, delta)
+        if params.noise.shape[1]:
+            changing = encoded.usable
+            noisy = (params.chosen & changing)[:, None]
+            z = z + torch.where(noisy, params.noise, 0.0).view_as(z)
+        return z, encoded.a + delta, changing
+
+    def judge(
+        self, encoded: Encoded, z: Tensor, a: Tensor, changing: Tensor, chosen: Tensor
+    ) -> Tensor:
+        """The code (n,) of each image's `Outcome`, if its decoded pixels turn out finite.
+
+        The latent must lie in its class's range before and after the move, which does not change
+        the energy outside the span. The CPU decodes far images in float64. An accelerator, which
+        would synchronize to find them, leaves them as they are.
+        """
+        labels, inside, gate = encoded.labels, encoded.inside, encoded.gate
+        if gate is not None:
+            _, pca = self.on(labels.device)
+            inside = inside & (pca.distance(a, labels) <= gate**2 * pca.gate_distance[labels])
+        far = Outcome.CORRECTED if _selects_rows(labels.device) else Outcome.FELL_BACK
+        outcome = torch.where(encoded.far, far.value, Outcome.APPLIED.value)
+        for passed, otherwise in (
+            (inside, Outcome.GATED),
+            (changing, Outcome.NO_PARTNER),
+            (all_finite(z), Outcome.FELL_BACK),
+            (chosen, Outcome.UNCHOSEN),
+        ):
+            outcome = torch.where(passed, outcome, otherwise.value)
+        return outcome
+
+    def decode(self, encoded: Encoded, z: Tensor, outcome: Tensor) -> tuple[Tensor, Tensor]:
+        """Images of the latents that are applied, all others as they are, and the final outcomes.
 
         8-bit images of the flow's size become decode(z'). For all others, and where the round trip
-        is inexact, the change is added: x + decode(z') - decode(z). For far images the CPU decodes
-        in float64. An accelerator, which would synchronize to find them, leaves them as they are.
-
-        Args:
-            encoded: Images of `params.index`.
-            usable: (n,) bool; other images are not augmented and are not partners.
-            params: Draws.
-            normalization: Normalization of the images.
-            settings: `gate` and `keep` are read here; the others went into `params`.
-
-        Returns:
-            Images (n, C, H, W), and a bool mask (n,) for each outcome. An image has at most one of
-            them. `corrected` is a part of `applied`: far images without their round-trip error.
+        is inexact, the change is added: x + decode(z') - decode(z).
         """
-        images, labels, z, a = encoded.images, encoded.labels, encoded.z, encoded.a
-        flow, pca = self.on(images.device)
-        selects = _selects_rows(images.device)
-        b, same_class = _partners(pca, a, labels, usable, params)
-        changing = params.paired & usable & same_class & ~_self_match(a, b)
-        moving = (params.chosen & changing)[:, None]
-        delta = torch.where(moving, params.weights * (b - a), 0.0)
-        moved = pca.add(z, labels, delta)
-        if params.noise.shape[1]:
-            changing = usable  # noise needs no partner
-            moved = moved + torch.where(
-                (params.chosen & usable)[:, None], params.noise, 0.0
-            ).view_as(z)
-        finite = all_finite(moved)
-        inside = consistent = torch.ones_like(finite)
-        if settings.gate is not None:  # the energy outside the span does not change
-            bound = settings.gate**2 * pca.gate_distance[labels]
-            inside = encoded.inside & (pca.distance(a + delta, labels) <= bound)
-        if settings.keep == "consistent":
-            consistent = self._classify(moved) == labels
-        decoding = params.chosen & finite & changing & inside & consistent
-        far = encoded.far
-        finite = finite & ~(decoding & far) if not selects else finite
-        rows: Any = decoding if selects else slice(None)
-        decoded = flow.decode(moved[rows], quantize=False)
-        if selects and bool((distant := far[rows]).any()):
-            decoded[distant] = self._decode_far(moved[rows][distant])
-        new = self._images(decoded, encoded, rows, normalization)
-        # Conversion to 8 bits would hide NaN.
-        finite[rows] &= all_finite(new if new.is_floating_point() else decoded)
-        result = images.clone()
-        result[rows] = new
-        chosen, applied = params.chosen, decoding & finite
-        outcome = {
-            "applied": applied,
-            "no_partner": chosen & finite & ~changing,
-            "gated": chosen & finite & changing & ~inside,
-            "fell_back": chosen & ~finite,
-            "inconsistent": chosen & finite & changing & inside & ~consistent,
-            "corrected": applied & far,
-        }
-        return torch.where(applied[:, None, None, None], result, images), outcome
+        selects = _selects_rows(z.device)
+        rows: Any = _is_applied(outcome) if selects else slice(None)
+        old, codes, far = encoded.images[rows], outcome[rows], encoded.far[rows]
+        decoded = self.on(z.device)[0].decode(z[rows], quantize=False)
+        if selects and bool(far.any()):
+            decoded[far] = self._decode_far(z[rows][far])
+        change = resize(decoded - encoded.base[rows], (old.shape[-2], old.shape[-1]))
+        new = (encoded.normalization.unit(old) + change).clamp(0, 1)
+        eight_bit = old.dtype == torch.uint8
+        if eight_bit and self.codec.exact and new.shape == decoded.shape:
+            new = torch.where(far[:, None, None, None], new, decoded)
+        finite = all_finite(new)  # conversion to 8 bits would hide NaN
+        new = (new * 255).round() if eight_bit else encoded.normalization.undo(new)
+        new = new.to(old.dtype)
+        kept = _is_applied(codes) & finite & all_finite(new)
+        images, outcome = encoded.images.clone(), outcome.clone()
+        images[rows] = torch.where(kept[:, None, None, None], new, old)
+        outcome[rows] = torch.where(_is_applied(codes) & ~kept, Outcome.FELL_BACK.value, codes)
+        return images, outcome
+
+    def _levels(self, images: Tensor, normalization: Normalization) -> Tensor:
+        """Images in [0, 255] at the flow's size."""
+        size = self.codec.image_size
+        if images.dtype == torch.uint8 and tuple(images.shape[-2:]) == size and self.codec.exact:
+            return images
+        levels = resize(normalization.unit(images), size).clamp(0, 1) * 255
+        # Flows amplify changes below a grey level a hundredfold. The class statistics, axes and
+        # gate are those of 8-bit images.
+        return round_levels(levels) if self.codec.exact else levels
+
+    def _base(self, levels: Tensor, z: Tensor, far: Tensor, wanted: Tensor) -> Tensor:
+        """What decode(z) gives in [0, 1]; the CPU decodes for the `wanted` images alone."""
+        selects, base = _selects_rows(z.device), levels / 255
+        if not self.codec.exact:
+            rows: Any = wanted if selects else slice(None)
+            base[rows] = self.on(z.device)[0].decode(z[rows], quantize=False)
+        elif selects and bool((rows := far & wanted).any()):
+            base[rows] = self._decode_far(z[rows])
+        return base
 
     def _decode_far(self, z: Tensor) -> Tensor:
         """Decode latents that are too large for float32, in float64 on the CPU."""
@@ -317,46 +238,12 @@ class Engine:
             self._double = copy.deepcopy(self.on(z.device)[0]).double()
         return self._double.decode(z, quantize=False).float()
 
-    def _levels(self, images: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:
-        """Images in [0, 255] at the flow's size, and in [0, 1] at their own."""
-        size = self.codec.image_size
-        if images.dtype == torch.uint8:
-            unit = images.to(torch.float32) / 255
-            if tuple(images.shape[-2:]) == size and self.codec.exact:
-                return images, unit  # stay on the 8-bit grid
-        else:
-            unit = normalization.unit(images)
-        levels = resize(unit, size).clamp(0, 1) * 255
-        if self.codec.exact:
-            # Flows amplify changes below a grey level a hundredfold. The class statistics, axes and
-            # gate are those of 8-bit images.
-            levels = round_levels(levels)
-        return levels, unit
-
-    def _images(
-        self, decoded: Tensor, encoded: Encoded, rows: Any, normalization: Normalization
-    ) -> Tensor:
-        """Decoded images in the type, range and size of the images at `rows`."""
-        images, unit = encoded.images[rows], encoded.unit[rows]
-        height, width = images.shape[-2:]
-        size = (height, width)
-        changed = (unit + resize(decoded - encoded.base[rows], size)).clamp(0, 1)
-        exact = images.dtype == torch.uint8 and self.codec.exact
-        if exact and size == self.codec.image_size:
-            changed = torch.where(encoded.far[rows, None, None, None], changed, decoded)
-        if images.dtype == torch.uint8:
-            return (changed * 255).round().to(torch.uint8)
-        return normalization.undo(changed).to(images.dtype)
-
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        def home_only(held: dict[torch.device, Any]) -> dict[torch.device, Any]:
-            return {device: x for device, x in held.items() if device == self.device}
-
-        held = {name: home_only(getattr(self, name)) for name in _PER_DEVICE}
-        return {**self.__dict__, **held, "_double": None}
+        home = {self.device: self._copies[self.device]}
+        return {**self.__dict__, "_copies": home, "_double": None}
 
 
 def _selects_rows(device: torch.device) -> bool:
@@ -365,37 +252,34 @@ def _selects_rows(device: torch.device) -> bool:
 
 
 def _on_device(module: Any, device: torch.device) -> Any:
-    """A copy of the module on the device; it shares tensors that are there already.
+    """A copy of a module that shares the tensors that are on the device already.
 
     Moving the original later does not move the copy.
     """
-    if all(tensor.device == device for tensor in module.buffers()):
-        held = copy.copy(module)
-        held._buffers = dict(module._buffers)
-        return held
-    return copy.deepcopy(module).to(device)
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in module.buffers()}).to(device)
 
 
-def _partners(
-    pca: ClasswisePCA, a: Tensor, labels: Tensor, usable: Tensor, params: NFAParams
-) -> tuple[Tensor, Tensor]:
-    """Coefficients of the partners, and whether a partner is usable and of the image's class.
+def _is_applied(outcome: Tensor) -> Tensor:
+    return (outcome == Outcome.APPLIED) | (outcome == Outcome.CORRECTED)
+
+
+def _partners(pca: ClasswisePCA, encoded: Encoded, params: NFAParams) -> tuple[Tensor, Tensor]:
+    """Coefficients of the partners, and whether there is a usable one of the image's class.
 
     Self-matches in the memory use the fallback row. A partner can be of another class only if
     draws are replayed with other labels.
     """
-    position = torch.where(params.from_memory, 0, params.partner)
-    b, valid = a[position], usable[position] & (labels[position] == labels)
+    a, labels, stored = encoded.a, encoded.labels, params.from_memory
+    position = torch.where(stored, 0, params.partner)
+    b, valid = a[position], encoded.usable[position] & (labels[position] == labels)
     if pca.memory is None or pca.memory_labels is None:
-        return b, valid & ~params.from_memory
-    row, fallback = (
-        torch.where(params.from_memory, x, 0) for x in (params.partner, params.fallback)
-    )
+        return b, params.paired & valid & ~stored
+    row, fallback = (torch.where(stored, x, 0) for x in (params.partner, params.fallback))
     first = pca.memory[row].float()
-    stored = torch.where(_self_match(a, first)[:, None], pca.memory[fallback].float(), first)
+    other = torch.where(_self_match(a, first)[:, None], pca.memory[fallback].float(), first)
     same_class = (pca.memory_labels[row] == labels) & (pca.memory_labels[fallback] == labels)
-    valid = torch.where(params.from_memory, same_class, valid)
-    return torch.where(params.from_memory[:, None], stored, b), valid
+    valid = params.paired & torch.where(stored, same_class, valid)
+    return torch.where(stored[:, None], other, b), valid
 
 
 def _self_match(a: Tensor, b: Tensor) -> Tensor:

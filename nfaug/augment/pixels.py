@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.preprocess import round_levels
+from .params import to_device
 
 __all__ = [
     "Normalization",
@@ -24,12 +25,13 @@ __all__ = [
     "to_pil",
 ]
 
-_LEVELS = "Divide mean and std by 255 if they are in grey levels"
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Normalization:
-    """Mean and std of normalized images: x * std + mean lies in [0, 1].
+    """Mean and std of normalized images, a value a channel: x * std + mean lies in [0, 1].
+
+    It is false, and `mean` and `std` are None, for images that are not normalized.
 
     Raises:
         ValueError: Only one of the two is given, a length is not 1 or `channels`, a mean is not in
@@ -46,109 +48,70 @@ class Normalization:
             raise ValueError(f"mean and std must be given together; got mean={mean} and std={std}")
         self.mean = None if mean is None else _per_channel("mean", mean, channels)
         self.std = None if std is None else _per_channel("std", std, channels)
-        if self.mean is not None and not all(0 <= mean <= 1 for mean in self.mean):
-            raise ValueError(f"mean must be in [0, 1]; got {self.mean}. {_LEVELS}")
-        if self.std is not None and not all(0 < std <= 1 for std in self.std):
-            raise ValueError(f"std must be positive and at most 1; got {self.std}. {_LEVELS}")
-        self._held: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        if self.std and min(self.std) == 0:
+            raise ValueError(f"std must be positive; got {self.std}")
+        pair = self.mean or (0.0,), self.std or (1.0,)
+        self.pair = torch.tensor(pair, dtype=torch.float32, device="cpu")[:, None, :, None, None]
 
     def __bool__(self) -> bool:
         return self.mean is not None
 
     def unit(self, images: Tensor) -> Tensor:
-        """Float32 images in [0, 1] of normalized images."""
-        unit = images.to(torch.float32)
-        if not self:
-            return unit
-        mean, std = self._on(images.device)
-        return unit * std + mean
+        """Float32 images in [0, 1] of normalized or uint8 images."""
+        if images.dtype == torch.uint8:
+            return images.to(torch.float32) / 255
+        mean, std = to_device(self.pair, images.device)
+        return images.to(torch.float32) * std + mean
 
     def undo(self, unit: Tensor) -> Tensor:
         """Normalized images of images in [0, 1]."""
-        if not self:
-            return unit
-        mean, std = self._on(unit.device)
+        mean, std = to_device(self.pair, unit.device)
         return (unit - mean) / std
 
-    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        if device not in self._held:
-            values = torch.tensor([self.mean, self.std], dtype=torch.float32, device=device)
-            mean, std = values[:, None, :, None, None]
-            self._held[device] = mean, std
-        return self._held[device]
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"mean": self.mean, "std": self.std, "_held": {}}
-
-
-def _per_channel(name: str, value: Sequence[float] | float, channels: int) -> tuple[float, ...]:
-    listed: Any = value.tolist() if hasattr(value, "tolist") else value
-    if not isinstance(listed, (int, float)):
-        listed = list(listed)
-    values = torch.tensor(listed, dtype=torch.float64, device="cpu").flatten().tolist()
-    if len(values) not in (1, channels):
+def _per_channel(name: str, value: Any, channels: int) -> tuple[float, ...]:
+    listed = value.tolist() if hasattr(value, "tolist") else value
+    values = tuple(np.asarray(listed, np.float64).flatten().tolist())
+    if len(values) not in (1, channels) or not all(0 <= each <= 1 for each in values):
         raise ValueError(
-            f"{name} must have 1 or {channels} values, one for each channel; got {value}"
+            f"{name} must be 1 or {channels} numbers in [0, 1]; got {value}. Divide by 255 what is "
+            "in grey levels"
         )
-    return tuple(values) if len(values) > 1 else (values[0],) * channels
+    return values * (channels // len(values))
 
 
 def check_images(images: Tensor, channels: int) -> None:
-    """Check that images are a batch for a flow of `channels` channels. Reads no value.
-
-    Raises:
-        ValueError: Shape, type or number of channels do not match.
-    """
-    if images.ndim != 4:
-        raise ValueError(
-            f"images must be a batch of shape (B, C, H, W); got shape {tuple(images.shape)}"
-        )
+    """Raise ValueError unless images are a batch for a flow of these channels. Reads no value."""
     if images.dtype != torch.uint8 and images.dtype not in _FLOATS:
         raise ValueError(
             f"images must be uint8, or floating point in [0, 1] or normalized; got {images.dtype}"
         )
-    if images.shape[1] != channels:
-        hint = {
-            (1, 3): "convert the RGB images to grayscale, or use an RGB flow",
-            (3, 1): "use a grayscale flow",
-        }.get((channels, images.shape[1]), "use a flow trained on such images")
-        if images.shape[3] == channels:
-            hint = "the order seems to be (B, H, W, C); pass images.permute(0, 3, 1, 2)"
+    if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
         raise ValueError(
-            f"images have {images.shape[1]} channels (shape {tuple(images.shape)}), the flow has "
-            f"{channels}: {hint}"
+            f"images must have shape (B, {channels}, H, W) for this flow; got "
+            f"{tuple(images.shape)}. Pass images.permute(0, 3, 1, 2) if channels come last, or use "
+            "a flow of the images' channels"
         )
-    if 0 in images.shape[2:]:
-        raise ValueError(f"images have no pixels: shape {tuple(images.shape)}")
 
 
 def check_range(images: Tensor, normalization: Normalization) -> None:
-    """Check that floating-point images lie in [0, 1], once normalization is undone. Reads values.
+    """Raise ValueError unless images lie in [0, 1], once normalization is undone. Reads values.
 
     Non-finite values pass (see `replace_non_finite`). The tolerance is 0.01 without normalization,
     for the overshoot of interpolation, and max(1, 7 std) with it, for random erasing, which fills
     with normal noise.
-
-    Raises:
-        ValueError: Values lie outside this range.
     """
     if not images.is_floating_point() or not images.numel():
         return
     unit = torch.where(torch.isfinite(images), normalization.unit(images), 0.5)
     low, high = float(unit.min()), float(unit.max())
     slack = max(1.0, 7 * max(normalization.std)) if normalization.std else 0.01
-    if -slack <= low and high <= 1 + slack:
-        return
-    if normalization:
+    if not (-slack <= low and high <= 1 + slack):
         raise ValueError(
             f"images must lie in [0, 1] once normalization by mean {normalization.mean} and std "
             f"{normalization.std} is undone; got values from {low:.3g} to {high:.3g}. Pass the "
-            "mean and std that the images are normalized by"
+            "mean= and std= that the images are normalized by, or divide by 255"
         )
-    raise ValueError(
-        f"floating-point images must lie in [0, 1]; got values from {low:.3g} to {high:.3g}. Pass "
-        "mean= and std= if they are normalized, or divide by 255"
-    )
 
 
 def all_finite(images: Tensor) -> Tensor:
@@ -160,12 +123,8 @@ def all_finite(images: Tensor) -> Tensor:
 
 def replace_non_finite(images: Tensor, normalization: Normalization) -> Tensor:
     """Replace infinity by white, -infinity by black and NaN by mid-grey."""
-    one = torch.ones_like(images[:1, :, :1, :1], dtype=torch.float32)
-    black, grey, white = (
-        normalization.undo(level * one).to(images.dtype) for level in (0.0, 0.5, 1.0)
-    )
-    known = torch.where(images > 0, white, torch.where(images < 0, black, grey))
-    return torch.where(torch.isfinite(images), images, known)
+    levels = images.sign().nan_to_num(0).float() / 2 + 0.5
+    return torch.where(torch.isfinite(images), images, normalization.undo(levels).to(images.dtype))
 
 
 def to_pil(pixels: np.ndarray) -> Any:

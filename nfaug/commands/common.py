@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.settings import MixSettings
 from ..checkpoint.checkpoint import Checkpoint, load
@@ -42,7 +42,6 @@ __all__ = [
 
 T = TypeVar("T")
 FLOW = "a checkpoint directory, owner/name on the Hub, or builtin:NAME"
-set_parsing_settings(docstring_parse_attribute_docstrings=True)  # those of `MixSettings`
 
 
 def new_parser(command: str, description: str, epilog: str | None = None) -> ArgumentParser:

@@ -1,9 +1,4 @@
-"""NFAugment in torchvision's training loops.
-
-Use `NFAugment` where `torchvision.transforms.v2.MixUp` goes: after the loader, in `v2.Compose`, or,
-wrapped in `NFACollate`, as the loader's `collate_fn`. `v2.Compose` does not move modules between
-devices; `NFAugment` moves to the device of the images.
-"""
+"""NFAugment goes where v2.MixUp goes: after the loader, in v2.Compose, or in a `collate_fn`."""
 
 from __future__ import annotations
 
@@ -46,6 +41,3 @@ class NFACollate:
     def __call__(self, batch: list[Any]) -> Any:
         """Collate samples and augment the batch."""
         return self.nfa(self.collate_fn(batch))
-
-    def __repr__(self) -> str:
-        return f"NFACollate({self.nfa!r}, {self.collate_fn!r})"

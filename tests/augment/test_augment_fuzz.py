@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 
 import pytest
 import torch
-from nfa_tools import CLASSES, batch_of, checkpoint, fitted, images_of
+from nfa_tools import CLASSES, batch_of, checkpoint, images_of
 from torch import Tensor
 
 from nfaug.augment.transform import NFAugment
-from nfaug.classes.pca_fit import ClasswisePCA
 
 SIZES = [(8, 8), (8, 8), (8, 8), (5, 7), (16, 16), (33, 12), (1, 1), (4, 64)]
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 INTEGERS = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
-ALL = ("applied", "no_partner", "gated", "fell_back", "inconsistent")
+ALL = ("applied", "no_partner", "gated", "fell_back")
 GAPS = (float("nan"), float("inf"), -float("inf"))
-
-
-def as_of_many_classes(pca: ClasswisePCA | None) -> ClasswisePCA:
-    """The same PCA, whose axes are held in float16."""
-    assert pca is not None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nfaug.classes.pca._GEMM_CLASSES", 0)
-        return ClasswisePCA.from_tensors(pca.tensors())
 
 
 def random_augment(rng: random.Random, channels: int, normalised: bool) -> NFAugment:
     memory = rng.random() < 0.6
-    consistent = channels == 3 and memory and rng.random() < 0.5
-    parts = fitted() if consistent else checkpoint(channels=channels, memory=memory)
-    if rng.random() < 0.5:
-        parts = dataclasses.replace(parts, pca=as_of_many_classes(parts.pca))
+    parts = checkpoint(channels=channels, memory=memory)
     return NFAugment(
         parts,
         p=rng.choice([0.0, 0.1, 0.5, 1.0, [0.2, 0.9, 0.5]]),
@@ -43,7 +30,6 @@ def random_augment(rng: random.Random, channels: int, normalised: bool) -> NFAug
         strength=rng.choice([0.0, 0.5, 1.0, 3.0, 30.0]),
         noise=rng.choice([0.0, 0.0, 0.3, 3.0]),
         axes=rng.choice([None, None, 1, 3, 100]),
-        keep="consistent" if consistent else "all",
         gate=rng.choice([True, False, 0.7]),
         mean=0.45 if normalised else None,
         std=0.22 if normalised else None,
@@ -67,21 +53,13 @@ def random_labels(rng: random.Random, count: int) -> tuple[Tensor, Tensor, bool]
 
 
 def same_bits(one: Tensor, two: Tensor) -> bool:
-    return (
-        one.numpy().tobytes() == two.numpy().tobytes()
-        if one.dtype != torch.bfloat16
-        else (torch.equal(one.float().nan_to_num(7, 8, 9), two.float().nan_to_num(7, 8, 9)))
-    )
+    return torch.equal(one.nan_to_num(7, 8, 9), two.nan_to_num(7, 8, 9))
 
 
 def one_batch(seed: int) -> str:
     rng = random.Random(seed)
     torch.manual_seed(seed)
-    channels, eight_bit, normalised = (
-        rng.choice([1, 3]),
-        rng.random() < 0.3,
-        rng.random() < 0.3,
-    )
+    channels, eight_bit, normalised = rng.choice([1, 3]), rng.random() < 0.3, rng.random() < 0.3
     nfa = random_augment(rng, channels, normalised)
     count = rng.choice([0, 1, 2, 3, 7, 16])
     index, labels, refused = random_labels(rng, count)
@@ -118,7 +96,7 @@ def one_batch(seed: int) -> str:
     assert stats["seen"] == count
     assert stats["not_finite"] == poisoned.sum(), seed
     tried = params.chosen & ~poisoned[params.index]
-    assert sum(stats.get(name, 0) for name in ALL) == tried.sum(), f"seed {seed}: uncounted"
+    assert sum(stats[name] for name in ALL) == tried.sum(), f"seed {seed}: uncounted"
     assert differs.sum() <= stats["applied"], seed
     if nfa.noise:  # which needs no partner
         assert stats["no_partner"] == 0, seed
@@ -127,40 +105,26 @@ def one_batch(seed: int) -> str:
     return "changed" if differs.any() else "unchanged"
 
 
-def run(batches: int, first: int) -> dict[str, int]:
-    kinds = [one_batch(seed) for seed in range(first, first + batches)]
-    return {kind: kinds.count(kind) for kind in ("changed", "unchanged", "refused")}
-
-
 def test_two_hundred_random_batches() -> None:
-    counts = run(200, 0)
-    assert min(counts.values()) > 10, counts
+    kinds = [one_batch(seed) for seed in range(200)]
+    assert min(kinds.count(kind) for kind in ("changed", "unchanged", "refused")) > 10
 
 
 @pytest.mark.parametrize("settings", [{"strength": 3e38}, {"noise": 3e38}, {"noise": 6e37}])
-@pytest.mark.parametrize("dtype", [torch.uint8, *FLOATS])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
 def test_overflow_falls_back(settings: dict[str, float], dtype: torch.dtype) -> None:
     images, labels = batch_of(24)
     if dtype != torch.uint8:
         images = (images / 255).to(dtype)
-    for parts, keep in ((checkpoint(), "all"), (fitted(), "consistent")):
-        generator = torch.Generator().manual_seed(0)
-        nfa = NFAugment(parts, p=0.75, gate=False, keep=keep, generator=generator, **settings)
-        (new, _), params = nfa(images, labels, return_params=True)
-        assert torch.isfinite(new).all()
-        # Of 6e37 it is the decoder that overflows, for some of the images.
-        assert torch.isfinite(params.noise).all() == (settings != {"noise": 3e38})
-        changed = (new != images).flatten(1).any(1)
-        stats = nfa.stats()
-        assert stats["fell_back"] > 0
-        assert stats["not_finite"] == 0
-        assert sum(stats.get(name, 0) for name in ALL) == params.chosen.sum() == 18
-        assert changed.sum() <= stats["applied"], "images that fell back are unchanged"
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_ten_thousand_random_batches() -> None:
-    counts = run(10_000, 1000)
-    assert sum(counts.values()) == 10_000
-    assert min(counts.values()) > 500, counts
+    generator = torch.Generator().manual_seed(0)
+    nfa = NFAugment(checkpoint(), p=0.75, gate=False, generator=generator, **settings)
+    (new, _), params = nfa(images, labels, return_params=True)
+    assert torch.isfinite(new).all()
+    # Of 6e37 it is the decoder that overflows, for some of the images.
+    assert torch.isfinite(params.noise).all() == (settings != {"noise": 3e38})
+    changed = (new != images).flatten(1).any(1)
+    stats = nfa.stats()
+    assert stats["fell_back"] > 0
+    assert stats["not_finite"] == 0
+    assert sum(stats[name] for name in ALL) == params.chosen.sum() == 18
+    assert changed.sum() <= stats["applied"], "images that fell back are unchanged"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-import pytest
 import torch
-from nfa_tools import CLASSES, checkpoint, images_of
+from nfa_tools import checkpoint, images_of
 from torch import Tensor
 
 from nfaug.augment.params import pick_in_memory
 from nfaug.augment.transform import NFAParams, NFAugment
-from nfaug.classes.pca_fit import ClasswisePCA
 
 LABEL = 1
 LABELS = torch.full((40,), LABEL)
@@ -21,14 +19,13 @@ FITTED = images_of(LABELS, seed=100 + LABEL)  # what the memory of `checkpoint` 
 def drawn(nfa: NFAugment, partner: Tensor, fallback: Tensor) -> NFAParams:
     """Draws with row partner[i] of the class for image i, and row fallback[i] for self-matches."""
     params = nfa.make_params(LABELS)
-    start = nfa.memory_range(LABEL)[0]
+    start = LABEL * 40
     rows = {"partner": start + partner, "fallback": start + fallback}
     return dataclasses.replace(params, index=torch.arange(40), **rows)
 
 
-def make_nfa(pca: ClasswisePCA | None = None) -> NFAugment:
-    parts = checkpoint()
-    return NFAugment(parts if pca is None else (parts.flow, pca), p=1.0, gate=False)
+def make_nfa() -> NFAugment:
+    return NFAugment(checkpoint(), p=1.0, gate=False)
 
 
 def test_self_matches_use_the_fallback_row() -> None:
@@ -42,17 +39,7 @@ def test_self_matches_use_the_fallback_row() -> None:
         ]
         assert torch.equal(new, expected)
         assert (new != images).flatten(1).any(1).all()
-        alone = [nfa(images[i : i + 1], LABELS[:1], params=only(params, i))[0] for i in (0, 7)]
-        close = 1.0 if images.dtype == torch.uint8 else 5e-3
-        assert (torch.cat(alone).float() - new[[0, 7]].float()).abs().max() <= close
-    assert nfa.stats()["applied"] == 82
-
-
-def only(params: NFAParams, i: int) -> NFAParams:
-    """The same for a batch of image i alone."""
-    names = ("chosen", "partner", "fallback", "from_memory", "paired", "weights", "noise")
-    rest = {name: getattr(params, name)[i : i + 1] for name in names}
-    return NFAParams(batch=1, index=torch.zeros(1, dtype=torch.int64), **rest)
+    assert nfa.stats()["applied"] == 80
 
 
 def test_without_other_images_there_is_no_partner() -> None:
@@ -61,49 +48,6 @@ def test_without_other_images_there_is_no_partner() -> None:
     new = nfa(FITTED, LABELS, params=drawn(nfa, own, own))[0]
     assert torch.equal(new, FITTED)
     assert nfa.stats()["no_partner"] == 40
-    tensors = checkpoint().pca.tensors()
-    first = torch.arange(CLASSES) * 40
-    tensors |= {name: tensors[name][first] for name in ("memory", "memory_labels")}
-    single = make_nfa(ClasswisePCA.from_tensors(tensors))
-    assert single.memory_range(LABEL) == (1, 2)
-    new = single(FITTED, LABELS)[0]
-    assert torch.equal(new[0], FITTED[0])
-    assert single.stats()["no_partner"] == 1
-    assert single.stats()["applied"] == 39
-
-
-def with_every_second_row() -> ClasswisePCA:
-    tensors = checkpoint().pca.tensors()
-    half = {name: tensors[name][::2] for name in ("memory", "memory_labels")}
-    return ClasswisePCA.from_tensors(tensors | half)
-
-
-@pytest.mark.parametrize("partners", ["memory", "both"])
-def test_draws_from_another_memory_raise(partners: str) -> None:
-    full, smaller = make_nfa(), make_nfa(with_every_second_row())
-    for nfa in (full, smaller):
-        nfa.partners = partners
-    params = full.make_params(LABELS)
-    assert (params.memory, smaller.make_params(LABELS).memory) == (120, 60)
-    assert params.to("cpu").memory == 120
-    with pytest.raises(ValueError, match="120 rows"):
-        smaller(FITTED, LABELS, params=params)
-    with pytest.raises(ValueError, match="60 rows"):
-        full(FITTED, LABELS, params=smaller.make_params(LABELS))
-    full(FITTED, LABELS, params=params)
-    assert full.stats()["applied"] == 40
-
-
-def test_draws_without_memory_fit_every_memory() -> None:
-    drawer, smaller = make_nfa(), make_nfa(with_every_second_row())
-    drawer.partners = "batch"
-    params = drawer.make_params(LABELS)
-    assert params.memory == 0
-    expected = drawer(FITTED, LABELS, params=params)[0]
-    assert torch.equal(smaller(FITTED, LABELS, params=params)[0], expected)
-    unknown = dataclasses.replace(smaller.make_params(LABELS), memory=None)
-    smaller(FITTED, LABELS, params=unknown)
-    assert smaller.stats()["applied"] == 80
 
 
 def test_equal_images_are_not_partners() -> None:
@@ -111,13 +55,6 @@ def test_equal_images_are_not_partners() -> None:
     images, labels = FITTED[[3, 3]], LABELS[:2]
     assert torch.equal(nfa(images, labels)[0], images)
     assert nfa.stats()["no_partner"] == 2
-
-
-def test_the_same_share_is_applied_to_images_of_the_memory() -> None:
-    nfa = make_nfa()
-    for _ in range(20):
-        nfa(FITTED, LABELS)
-    assert nfa.stats() == dict.fromkeys(nfa.stats(), 0) | {"seen": 800, "applied": 800}
 
 
 def test_the_fallback_row_is_uniform() -> None:

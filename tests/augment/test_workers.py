@@ -1,32 +1,16 @@
-"""NFAugment in data-loader workers of all start methods, in threads, and with p = 0."""
+"""NFAugment in data-loader workers of all start methods, and in threads."""
 
 from __future__ import annotations
 
-import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from nfa_tools import batch_of, checkpoint
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
-from nfaug.augment.counters import Counters
 from nfaug.augment.transform import NFAugment
 from nfaug.integrations.torchvision import NFACollate
-
-
-class Augmented(Dataset[Tensor]):
-    """Batches that are augmented where they are read."""
-
-    def __init__(self, nfa: NFAugment) -> None:
-        self.nfa = nfa
-
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.nfa(*batch_of(8, seed=index))[0]
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -49,58 +33,13 @@ def test_workers_of_every_start_method(method: str) -> None:
     nfa.enabled = False
     assert torch.equal(torch.cat([batch for batch, _ in loader]), images), "shared with workers"
     assert nfa.stats()["seen"] == 16, "workers count for themselves"
-    if method == "forkserver":  # pickled as for spawn
-        nfa.enabled = True
-        inside = DataLoader(Augmented(nfa), batch_size=None, num_workers=1)
-        inside.multiprocessing_context = method
-        for index, new in enumerate(inside):
-            assert (new != batch_of(8, seed=index)[0]).flatten(1).any(1).all()
-
-
-def test_without_augmentation_nothing_is_drawn() -> None:
-    images, labels = batch_of(8)
-    generator = torch.Generator().manual_seed(3)
-    for used in (None, generator):
-        nfa = NFAugment(checkpoint(), p=0.0, generator=used)
-        before = torch.get_rng_state(), generator.get_state()
-        new, _ = nfa(images, labels)
-        assert torch.equal(new, images)
-        assert torch.equal(torch.get_rng_state(), before[0])
-        assert torch.equal(generator.get_state(), before[1])
-        nfa.p = 1.0
-        nfa(images, labels)
-        assert not torch.equal(
-            (used or torch.default_generator).get_state(), before[used is not None]
-        )
 
 
 def test_threads_lose_no_counts() -> None:
-    counters = Counters()
-    mask = torch.tensor([True, False, True])
-
-    def add(_: int) -> None:
-        for _ in range(500):
-            counters.add({"seen": 3, "applied": mask})
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(add, range(8)))
-    assert counters.read(("gated",)) == {"gated": 0, "seen": 12_000, "applied": 8_000}
     images, labels = batch_of(8)
     nfa = NFAugment(checkpoint(), p=1.0)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: nfa(images, labels), range(64)))
+        list(pool.map(lambda _: nfa(images, labels), range(200)))
     stats = nfa.stats()
-    assert stats["seen"] == 512
-    assert sum(stats.values()) == 1024, "each image has one outcome"
-
-
-def test_pickled_counters_hold_plain_numbers() -> None:
-    counters = Counters()
-    counters.add({"seen": 4, "applied": torch.tensor([True, True])})
-    data = pickle.dumps(counters)
-    assert b"torch" not in data
-    again = pickle.loads(data)
-    again.add({"seen": 1})
-    assert again.read() == {"seen": 5, "applied": 2}
-    again.reset()
-    assert again.read() == {}
+    assert stats["seen"] == 1600
+    assert sum(stats.values()) == 3200, "each image has one outcome"

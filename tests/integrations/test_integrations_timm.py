@@ -5,13 +5,12 @@ import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import timm.data
 import torch
-from nfa_tools import CLASSES, NAMES, batch_of, checkpoint, images_of
-from PIL import Image
+from nfa_tools import CLASSES, batch_of, checkpoint
 from timm.data import (
     FastCollateMixup,
     Mixup,
@@ -19,11 +18,9 @@ from timm.data import (
     create_dataset,
     create_loader,
 )
-from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from nfaug.augment.transform import NFAugment
-from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.integrations.timm import NFALoader, format_stats, run_script
 
 # timm's reader leaves the files that it opened to the garbage collector.
@@ -36,28 +33,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).parents[1] / "timm_train.py"
 CPU = torch.device("cpu")
 CLIP_MEAN, CLIP_STD = (0.481, 0.458, 0.408), (0.269, 0.261, 0.276)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve training and six validation images of three classes."""
-    root = tmp_path_factory.mktemp("images")
-    for split, count in (("train", 4), ("val", 2)):
-        for label, name in enumerate(NAMES):
-            (root / split / name).mkdir(parents=True)
-            images = images_of(torch.full((count,), label), seed=label, size=(24, 24))
-            for number, image in enumerate(images):
-                picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-                picture.save(root / split / name / f"{number}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def flow_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    parts = checkpoint()
-    config = CheckpointConfig(parts.flow.config, class_names=NAMES)
-    path = tmp_path_factory.mktemp("flow") / "tiny"
-    return Checkpoint(parts.flow, config, pca=parts.pca).save(path)
 
 
 def make_nfa(**settings: Any) -> NFAugment:
@@ -85,61 +60,37 @@ def test_it_takes_the_normalisation_of_the_loader(folder: Path, prefetcher: bool
     nfa = make_nfa()
     plain = make_loader(folder, prefetcher=prefetcher)
     loader = NFALoader(plain, nfa, device=CPU)
-    assert nfa.normalization is not None
-    assert torch.allclose(torch.tensor(nfa.normalization), torch.tensor([CLIP_MEAN, CLIP_STD]))
+    assert nfa.normalization.mean == pytest.approx(CLIP_MEAN)
+    assert nfa.normalization.std == pytest.approx(CLIP_STD)
     assert len(loader) == len(plain) == 3
     assert loader.dataset is plain.dataset
     assert loader.sampler is plain.sampler
-    assert list(loader.batch_sampler)
     batches = list(loader)
     assert [tuple(images.shape) for images, _ in batches] == [(4, 3, 16, 16)] * 3
-    assert sorted(torch.cat([labels for _, labels in batches]).tolist()) == [0, 1, 2] * 0 + [
-        0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2,
-    ]  # fmt: skip
+    labels = torch.cat([labels for _, labels in batches])
+    assert sorted(labels.tolist()) == [0] * 4 + [1] * 4 + [2] * 4
     assert nfa.stats()["applied"] == 12
-    std = torch.tensor(CLIP_STD)[:, None, None]
-    unit = (
-        torch.cat([images for images, _ in batches]) * std + torch.tensor(CLIP_MEAN)[:, None, None]
-    )
+    unit = nfa.normalization.unit(torch.cat([images for images, _ in batches]))
     assert ((unit > -1e-4) & (unit < 1 + 1e-4)).all()
     with pytest.raises(ValueError, match="normalises"):
         NFALoader(plain, make_nfa(mean=0.5, std=0.5))
     NFALoader(plain, make_nfa(mean=CLIP_MEAN, std=CLIP_STD))
 
 
-def test_a_loader_in_bfloat16_rounds_its_mean(folder: Path) -> None:
-    mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # of CIFAR-100
-    loader = create_loader(
-        create_dataset("", root=str(folder), split="train"), (3, 16, 16), 4, mean=mean, std=std,
-        is_training=True, num_workers=0, device=CPU, img_dtype=torch.bfloat16,
-    )  # fmt: skip
-    assert abs(float(loader.mean.flatten()[0]) / 255 - mean[0]) > 1e-3
-    NFALoader(loader, make_nfa(mean=mean, std=std))
-    with pytest.raises(ValueError, match="normalises"):
-        NFALoader(loader, make_nfa(mean=0.48, std=std))
-
-
 def test_it_takes_the_normalisation_of_several_sizes(folder: Path) -> None:
     """timm's --train-img-sizes, without a prefetcher that would know it."""
 
-    def plain(transforms: list[Any]) -> DataLoader[Any]:
-        source = create_dataset("", root=str(folder), split="train")
-        data = ScheduledTransformDataset(source, transforms)
-        return DataLoader(data, batch_sampler=[[(0, 0), (4, 0)], [(1, 1), (5, 1)]])
-
-    def transform(size: int) -> Any:
-        shape, statistics = (3, size, size), {"mean": CLIP_MEAN, "std": CLIP_STD}
-        return timm.data.create_transform(shape, is_training=True, no_aug=True, **statistics)
-
+    shape, given = (3, 16, 16), {"mean": CLIP_MEAN, "std": CLIP_STD, "is_training": True}
+    transforms = [timm.data.create_transform(shape, no_aug=True, **given)] * 2
+    source = create_dataset("", root=str(folder), split="train")
+    data = ScheduledTransformDataset(source, transforms)
     nfa = make_nfa()
-    loader = NFALoader(plain([transform(16), transform(24)]), nfa)
-    assert nfa.normalization is not None
-    assert torch.allclose(torch.tensor(nfa.normalization), torch.tensor([CLIP_MEAN, CLIP_STD]))
-    assert [images.shape[-1] for images, _ in loader] == [16, 24]
+    list(NFALoader(DataLoader(data, batch_sampler=[[(0, 0), (4, 0)], [(1, 1), (5, 1)]]), nfa))
+    assert nfa.normalization.mean == pytest.approx(CLIP_MEAN)
     assert nfa.stats()["applied"] == 4
 
 
-@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+@pytest.mark.parametrize("mode", ["batch", "elem"])
 def test_mixing_moves_from_the_workers_to_behind_nfa(folder: Path, mode: str) -> None:
     collate = FastCollateMixup(mixup_alpha=1.0, cutmix_alpha=1.0, mode=mode, num_classes=CLASSES)
     plain = make_loader(folder, collate_fn=collate)
@@ -167,38 +118,30 @@ def test_a_given_mixup() -> None:
     mixup = Mixup(mixup_alpha=1.0, num_classes=CLASSES, label_smoothing=0.0)
     loader = NFALoader(plain, make_nfa(strength=0.0), mixup=mixup)
     assert [labels.shape for _, labels in loader] == [(4, CLASSES)] * 2
-    assert loader.mixup_enabled
-    assert mixup.mixup_enabled
     loader.mixup_enabled = False
     assert not mixup.mixup_enabled
     own = NFALoader(plain, make_nfa(), mixup=lambda x, y: (x * 0, y))
     assert not next(iter(own))[0].any()
-    assert not own.mixup_enabled
 
 
 def test_epochs_and_the_off_epoch() -> None:
     images, labels = batch_of(8)
-    told: list[int] = []
-    sampler = SimpleNamespace(set_epoch=told.append)
-    plain = SimpleNamespace(
-        dataset=None, sampler=sampler, batch_sampler=None, __len__=lambda: 1, loader=None
-    )
+    plain = DataLoader(TensorDataset(images, labels), batch_size=8)
     nfa = make_nfa()
-    counted = NFALoader(DataLoader(TensorDataset(images, labels), batch_size=8), nfa, off_epoch=2)
+    counted = NFALoader(plain, nfa, off_epoch=2)
     for _ in range(4):
         list(counted)
     assert nfa.stats()["seen"] == 16, "two passes, then off"
-    told_loader = NFALoader(
-        DataLoader(TensorDataset(images, labels), batch_size=8), nfa, off_epoch=2
-    )
-    told_loader.batch_sampler.set_epoch(5)  # as after a resume
-    list(told_loader)
+    told: list[int] = []
+    plain.sampler.set_epoch = told.append
+    loader = NFALoader(plain, nfa, off_epoch=2)
+    loader.batch_sampler.set_epoch(5)  # as after a resume
+    list(loader)
     assert nfa.stats()["seen"] == 16
-    told_loader.set_epoch(1)
-    list(told_loader)
+    loader.set_epoch(1)
+    list(loader)
     assert nfa.stats()["seen"] == 24
-    NFALoader(plain, nfa).batch_sampler.set_epoch(3)
-    assert told == [3], "the sampler is told too"
+    assert told == [5, 1], "the sampler is told too"
 
 
 def test_what_cannot_be_served_is_refused(folder: Path) -> None:
@@ -218,12 +161,6 @@ def test_what_cannot_be_served_is_refused(folder: Path) -> None:
     splits = timm.data.AugMixDataset(create_dataset("", root=str(folder), split="train"))
     with pytest.raises(ValueError, match="AugMix"):
         NFALoader(DataLoader(splits), nfa)
-    patches = {"patches": torch.zeros(2, 4, 8), "labels": torch.zeros(2, dtype=torch.int64)}
-    with pytest.raises(ValueError, match="NaFlex"):
-        list(NFALoader([(patches, patches["labels"])], nfa))
-    sample = {"image": batch_of(4)[0], "labels": batch_of(4)[1]}
-    with pytest.raises(ValueError, match="dict"):
-        list(NFALoader([sample], nfa, mixup=Mixup(num_classes=CLASSES), device=CPU))
 
 
 @pytest.mark.parametrize("prefetcher", [True, False])
@@ -252,17 +189,11 @@ def test_an_unedited_script_with_everything_on(
 
 
 @pytest.mark.parametrize(
-    ("model", "size"),
-    [
-        ("resnet18", "32"),
-        ("convnext_atto", "32"),
-        ("swin_tiny_patch4_window7_224", "32"),
-        ("eva02_tiny_patch14_224", "28"),
-    ],
+    ("model", "size"), [("swin_tiny_patch4_window7_224", "32"), ("eva02_tiny_patch14_224", "28")]
 )
 def test_models_by_script_and_by_example(
     folder: Path,
-    flow_dir: Path,
+    flow_dir: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -274,19 +205,16 @@ def test_models_by_script_and_by_example(
     run_script(SCRIPT, [str(folder), "--out", str(out), "--model", model, "--img-size", size], nfa)
     assert json.loads(out.read_text())["sizes"] == [[4, 3, int(size), int(size)]] * 3
     assert nfa.stats()["applied"] == 12
-    arguments = [
-        "finetune_timm.py", str(folder), "--nfa", str(flow_dir), "--model", model, "--img-size",
-        size, "--no-pretrained", "--epochs", "1", "--batch-size", "6", "--workers", "0",
-        "--device", "cpu", "--mixup", "0.2",
-    ]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", arguments)
+    words = f"finetune_timm.py {folder} --nfa {flow_dir} --model {model} --img-size {size}"
+    words += " --no-pretrained --epochs 1 --batch-size 6 --workers 0 --device cpu --mixup 0.2"
+    monkeypatch.setattr(sys, "argv", words.split())
     runpy.run_path(str(ROOT / "examples" / "finetune_timm.py"), run_name="__main__")
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("epoch 1: loss ")
     assert printed[-1].startswith("NFA: of 12 images applied ")
 
 
-def test_scripts_that_will_not_do(folder: Path, tmp_path: Path, flow_dir: Path) -> None:
+def test_scripts_that_will_not_do(folder: Path, tmp_path: Path, flow_dir: str) -> None:
     nfa = make_nfa()
     with pytest.raises(ValueError, match="nowhere"):
         run_script("nowhere.py", [], nfa)
@@ -297,31 +225,7 @@ def test_scripts_that_will_not_do(folder: Path, tmp_path: Path, flow_dir: Path) 
     idle.write_text("import sys\nsys.exit(3)\n")
     with pytest.raises(SystemExit):
         run_script(idle, [], nfa)
-    with pytest.raises(ValueError, match="--naflex-loader"):
-        run_script(SCRIPT, [str(folder), "--naflex-loader"], nfa)
     with pytest.raises(ValueError, match="--aug-splits"):
         run_script(SCRIPT, [str(folder), "--aug-splits", "3"], nfa)
     original = timm.data.create_loader
     assert original.__module__ == "timm.data.loader", "restored after a failure"
-
-
-def test_batches_may_carry_more(folder: Path) -> None:
-    images, labels = batch_of(4)
-    batch: list[Any] = [images, labels, torch.arange(4)]
-    mixup = Mixup(mixup_alpha=1.0, num_classes=CLASSES)
-    (out,) = NFALoader([batch], make_nfa(), mixup=lambda x, y: mixup(x.float() / 255, y))
-    assert isinstance(out[1], Tensor)
-    assert out[2].tolist() == [0, 1, 2, 3]
-
-
-def test_a_named_batch_is_moved_too() -> None:
-    class Batch(NamedTuple):
-        images: Tensor
-        labels: Tensor
-
-    images, labels = batch_of(4)
-    nfa = make_nfa()
-    nfa.eval()
-    (out,) = NFALoader([Batch(images, labels)], nfa, device="meta")
-    assert isinstance(out, Batch)
-    assert out.images.device.type == out.labels.device.type == "meta"

@@ -4,18 +4,14 @@ Behaviour of timm 1.0 that the adapters handle:
 
 - With the prefetcher, mixup and cutmix run in the loader's workers when batches are collated, so
   nothing on the device can run before them. `NFALoader` moves them to the device, after NFA.
-- Images are normalised by the model's mean and std, which differ from ImageNet's for some models
-  (EVA02 uses CLIP's). `NFALoader` reads them from the loader.
+- Images are normalised by the model's mean and std. `NFALoader` reads them from the loader.
 - RandomErasing runs in the prefetcher or in the data set's transform, before NFA. An image with a
   large erased part may lie outside its class's range; it is then unchanged and counted as gated.
-- NaFlex batches (dictionaries of patches) and AugMix splits (several views of an image) are not
-  supported and raise an error.
 """
 
 from __future__ import annotations
 
 from .loader import NFALoader
 from .script import format_stats, run_script
-from .transforms import training_transform
 
-__all__ = ["NFALoader", "format_stats", "run_script", "training_transform"]
+__all__ = ["NFALoader", "format_stats", "run_script"]

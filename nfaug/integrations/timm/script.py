@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import runpy
 import sys
@@ -22,7 +23,7 @@ _TIMM: Any = timm.data  # scripts import create_loader from here
 
 @contextlib.contextmanager
 def _patched(nfa: NFAugment, off_epoch: int | None) -> Iterator[list[NFALoader]]:
-    """Make timm.data's factories return augmented training loaders; yield the list of them."""
+    """Make timm.data's factory return augmented training loaders; yield the list of them."""
     made: list[NFALoader] = []
     create = _TIMM.create_loader
 
@@ -35,19 +36,11 @@ def _patched(nfa: NFAugment, off_epoch: int | None) -> Iterator[list[NFALoader]]
         made.append(NFALoader(loader, nfa, device=device, off_epoch=off_epoch))
         return made[-1]
 
-    def create_naflex_loader(*args: Any, **kwargs: Any) -> Any:
-        raise ValueError(
-            "NaFlex loaders cut images into patches before batching, which NFA does not support; "
-            "remove --naflex-loader"
-        )
-
-    new = {"create_loader": create_loader, "create_naflex_loader": create_naflex_loader}
-    old = {name: getattr(_TIMM, name) for name in new}
-    vars(_TIMM).update(new)
+    _TIMM.create_loader = create_loader
     try:
         yield made
     finally:
-        vars(_TIMM).update(old)
+        _TIMM.create_loader = create
 
 
 def run_script(
@@ -61,12 +54,12 @@ def run_script(
     """Run an unedited training script that uses `timm.data.create_loader`, with NFA.
 
     Training loaders become `NFALoader`s; validation loaders do not change. The script runs in this
-    process as `__main__`, with its folder on `sys.path`, as Python would run it.
+    process as `__main__`, with its folder on `sys.path`.
 
     Args:
         path: The script, such as timm's own train.py.
         argv: The script's arguments.
-        nfa: The augmentation, or a checkpoint directory or Hub repository.
+        nfa: The augmentation, or its checkpoint's directory or name.
         prob: Share of images to augment; None keeps `nfa.p`.
         off_epoch: NFA stops at this epoch, counted from 0.
 
@@ -74,19 +67,17 @@ def run_script(
         NFA's counters (see `NFAugment.stats`).
 
     Raises:
-        ValueError: If there is no such script, or it makes no training loader or one that NFA does
-            not support.
+        ValueError: There is no such script, or it makes no training loader that NFA supports.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise ValueError(f"there is no script {str(path)!r}; pass the path of timm's train.py")
     if not isinstance(nfa, NFAugment):
         nfa = NFAugment.from_pretrained(nfa)
     if prob is not None:
-        nfa.p = prob
+        nfa.settings = dataclasses.replace(nfa.settings, p=prob)
     saved = sys.argv, sys.path[:]
     sys.argv = [str(path), *argv]
-    sys.path.insert(0, str(path.resolve().parent))
+    sys.path.insert(0, str(Path(path).resolve().parent))
     try:
         with _patched(nfa, off_epoch) as made:
             runpy.run_path(str(path), run_name="__main__")
@@ -97,14 +88,13 @@ def run_script(
         sys.argv, sys.path[:] = saved
     if not made:
         raise ValueError(
-            f"{path} did not call timm.data.create_loader(is_training=True), so NFA was not used; "
-            "wrap the script's loader in NFALoader"
+            f"{path} did not call timm.data.create_loader(is_training=True), so NFA was not used "
+            "(nor can it be with --naflex-loader); wrap the script's loader in NFALoader"
         )
     return nfa.stats()
 
 
 def format_stats(stats: dict[str, int]) -> str:
     """Counters as one line of text."""
-    counts = ((name.replace("_", " "), count) for name, count in stats.items() if name != "seen")
-    parts = ", ".join(f"{name} {count}" for name, count in counts)
-    return f"NFA: of {stats['seen']} images {parts}"
+    parts = [f"{name.replace('_', ' ')} {n}" for name, n in stats.items() if name != "seen"]
+    return f"NFA: of {stats['seen']} images {', '.join(parts)}"
