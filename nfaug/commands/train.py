@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, get_loader, set_loader
 
 from ..augment.preview import preview_grid
 from ..checkpoint.checkpoint import Checkpoint, load
+from ..data.preprocess import as_size
 from ..io.atomic import check_output, write_picture, write_text
+from ..io.lock import lock_output
 from ..io.manifest import CONFIG, PICTURE
 from ..io.resolve import public_name
 from ..io.strict_json import jsonable
-from ..training import TrainResult, open_dataset, train
-from ..training.config import TrainConfig, current_settings, recipe_path, recipes
+from ..training import RunStopped, TrainResult, open_dataset, train
+from ..training.config import TrainConfig, recipe_path, recipes
 from ..training.run.distributed import Processes
-from ..training.run.interruption import stopped_from_outside
-from ..training.run.snapshots import FolderStates
+from ..training.run.loop import stopped_from_outside
+from ..training.run.snapshots import Snapshots
 from ..training.trainer import shape_of
-from .common import DATA_HELP, locks_out, new_parser
+from .common import DATA_HELP, new_parser
 from .push import add_push_options, push_target, push_trained
 
 __all__ = ["expand", "parser", "run"]
@@ -31,10 +33,18 @@ __all__ = ["expand", "parser", "run"]
 SETTINGS = "train.yaml"
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a package is missing; 2 bad input; 3 training diverged; 4 stopped from "
-    "outside (disk full, images lost, another process ended); 129, 130 and 143 interrupted by "
-    "SIGHUP, Ctrl-C and SIGTERM after the state was saved. After 4, 129, 130 and 143 --resume "
-    "continues the run."
+    "outside (disk full, images lost, another process ended); 130 and 143 interrupted by Ctrl-C "
+    "and SIGTERM after the state was saved. After 4, 130 and 143 --resume continues the run."
 )
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_load_yaml = get_loader("yaml")
+
+
+def _without_aliases(text: str) -> Any:
+    """Load YAML without its aliases: a few lines of them stand for millions of values."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise yaml.YAMLError("settings cannot have YAML aliases (*name)")
+    return _load_yaml(text)
 
 
 def expand(argv: Sequence[str]) -> list[str]:
@@ -53,11 +63,9 @@ def expand(argv: Sequence[str]) -> list[str]:
         option, _, name = word.partition("=")
         if option == "--recipe":
             files += ["-c", str(recipe_path(name or next(words, "")))]
-        elif option in ("-c", "--config"):
-            rest += ["-c", *map(current_settings, [name] if name else islice(words, 1))]
         elif option == "--resume":
             folder = name or next(words, "")
-            files += ["-c", current_settings(str(_settings_of(folder))), "--out", folder]
+            files += ["-c", str(_settings_of(folder)), "--out", folder]
             rest += ["--resume", folder]
         else:
             rest.append(word)
@@ -81,6 +89,7 @@ def _settings_of(folder: str) -> Path:
 
 def parser() -> ArgumentParser:
     """Options of `nfaug train`: data, output, and every field of `TrainConfig`."""
+    set_loader("yaml", _without_aliases, (yaml.YAMLError,))
     made = new_parser(
         "train",
         "Train a normalizing flow on your images, then fit class gaussians and PCA axes to it. "
@@ -93,6 +102,12 @@ def parser() -> ArgumentParser:
     made.usage = "nfaug train --data DATA --out OUT [--recipe NAME] [-c FILE] [OPTION ...]"
     made.add_argument("--data", required=True, help=DATA_HELP)
     made.add_argument("--out", required=True, help="the checkpoint directory to write")
+    made.add_argument(
+        "--image-size",
+        type=as_size,
+        help="pixels, such as 128, or height,width, such as 128,96, that images are resized and "
+        "cropped to; the same as --dataset.image-size",
+    )
     made.add_argument(
         "--resume",
         help="continue the run in this directory with its settings; other options override them, "
@@ -123,26 +138,24 @@ def parser() -> ArgumentParser:
     return made
 
 
-@locks_out
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Train, save and return the figures; None on all processes but the main one."""
+    try:
+        with lock_output(Path(arguments.out)):
+            return _run(arguments)
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        raise RunStopped(f"{error}; free some space and run the command again") from error
+
+
+def _run(arguments: Namespace) -> dict[str, Any] | None:
     if arguments.recipe is not None:  # `expand` took it from the command line
         raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
     out = Path(arguments.out)
-    resumed = arguments.resume is not None
-    if not resumed:
-        _check_unfinished(out, overwrite=arguments.overwrite)
-        check_output(out, overwrite=arguments.overwrite)
-    elif out.resolve() != Path(arguments.resume).expanduser().resolve():
-        raise ValueError(
-            f"--resume {arguments.resume} writes to its own directory; leave out --out"
-        )
+    _check_out(arguments, out)
     repo = push_target(arguments)
-    ready = parser().instantiate(arguments)
-    config = TrainConfig(**{field.name: ready[field.name] for field in fields(TrainConfig)})
-    if not arguments.pictures:
-        config = replace(config, pictures_every=0)
-    init, config = _start(arguments, config, out, resumed=resumed)
+    init, config = _settings(arguments, out)
     dataset = open_dataset(
         arguments.data,
         split=arguments.split,
@@ -158,14 +171,14 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
             config,
             init=init,
             folder=out,
-            resume=resumed,
+            resume=arguments.resume is not None,
             pictures=arguments.pictures,
             processes=processes,
             begin=lambda: _save_settings(arguments, config, out),
         )
         if not processes.main:
             return None
-        with stopped_from_outside(FolderStates(out), processes):
+        with stopped_from_outside(Snapshots(out), processes):
             _save(arguments, result, dataset, out)
         pushed = {} if repo is None else {"pushed": push_trained(arguments, out, repo)}
         record = result.checkpoint.config
@@ -174,22 +187,38 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         processes.close()
 
 
-def _start(
-    arguments: Namespace, config: TrainConfig, out: Path, *, resumed: bool
-) -> tuple[Checkpoint | None, TrainConfig]:
-    """Load the flow of --init and take over its shape; a resumed run has its own flow."""
-    if arguments.init is None or (resumed and FolderStates(out).steps()):
-        return None, config
-    init = load(arguments.init, autoencoder=config.autoencoder)
-    return init, replace(config, flow=shape_of(init, config.flow))
-
-
-def _check_unfinished(out: Path, *, overwrite: bool) -> None:
-    if not overwrite and not (out / CONFIG).exists() and FolderStates(out).steps():
+def _check_out(arguments: Namespace, out: Path) -> None:
+    """Check that --out can be written: a new directory, or with --resume that of the run."""
+    if arguments.resume is not None:
+        if out.resolve() != Path(arguments.resume).expanduser().resolve():
+            raise ValueError(
+                f"--resume {arguments.resume} writes to its own directory; leave out --out"
+            )
+        return
+    if not arguments.overwrite and not (out / CONFIG).exists() and Snapshots(out).steps():
         raise FileExistsError(
             f"{out} holds an unfinished run: continue it with --resume {out}, or replace it with "
             "--overwrite"
         )
+    check_output(out, overwrite=arguments.overwrite)
+
+
+def _settings(arguments: Namespace, out: Path) -> tuple[Checkpoint | None, TrainConfig]:
+    """The flow of --init, and the settings of the run, which take over its shape.
+
+    A resumed run has its own flow and does not load that of --init again.
+    """
+    ready = parser().instantiate(arguments)
+    config = TrainConfig(**{field.name: ready[field.name] for field in fields(TrainConfig)})
+    if not arguments.pictures:
+        config = replace(config, pictures_every=0)
+    if arguments.image_size is not None:
+        dataset = replace(config.dataset, image_size=arguments.image_size)
+        config = replace(config, dataset=dataset)
+    if arguments.init is None or (arguments.resume is not None and Snapshots(out).steps()):
+        return None, config
+    init = load(arguments.init, autoencoder=config.autoencoder)
+    return init, replace(config, flow=shape_of(init, config.flow))
 
 
 def _save_settings(arguments: Namespace, config: TrainConfig, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,30 @@ from torch.nn import functional as F
 
 from .decode import MAX_PIXELS, ImageDecodeError, check_pixels, is_deep, to_8_bits
 
-__all__ = ["Preprocess", "channels_of", "round_levels", "size_of"]
+__all__ = ["Preprocess", "as_size", "channels_of", "round_levels", "size_of"]
 
 _TIE = 2**-10  # of a grey level; see `round_levels`
 GRAY_MODES = frozenset({"1", "L", "LA", "La"})
+
+
+def as_size(value: int | str | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of an image size as people write it: 128, (128, 96), "128" or "128,96".
+
+    Raises:
+        ValueError: It is none of these, or a side is below 1.
+    """
+    try:
+        given = value.split(",") if isinstance(value, str) else value
+        sides = [given, given] if isinstance(given, int) else [int(side) for side in given]
+        height, width = sides * 2 if len(sides) == 1 else sides
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise ValueError(
+            f"an image size is a number of pixels or height,width, such as 128 or 128,96; got "
+            f"{value!r}"
+        )
+    return height, width
 
 
 def channels_of(image: Image.Image | Tensor) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Ranks", "joined"]
+__all__ = ["Ranks", "joined", "launched"]
 
 _TIMEOUT = timedelta(hours=2)  # the others wait for the slowest process
 
@@ -63,6 +63,11 @@ class Ranks:
         return items[:total]
 
 
+def launched() -> int:
+    """The number of processes that `torchrun` or `accelerate launch` started; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
     """The processes that the launcher started, joined in a group while the block runs.
@@ -72,7 +77,7 @@ def joined() -> Iterator[Ranks]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         yield Ranks(torch.distributed.get_world_size(), torch.distributed.get_rank())
         return
-    if int(os.environ.get("WORLD_SIZE") or 1) < 2:
+    if launched() < 2:
         yield Ranks()
         return
     torch.distributed.init_process_group("gloo", timeout=_TIMEOUT)

@@ -1,1 +1,1 @@
-"""Reports of training runs: figures and an HTML page."""
+"""Figures and pictures of training runs."""

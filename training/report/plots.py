@@ -1,13 +1,10 @@
-"""Matplotlib figures of latents, gaussians and runs, and their SVG for the report."""
+"""Matplotlib figures of latents, gaussians and runs."""
 
 from __future__ import annotations
 
 import io
-import math
-import re
 import warnings
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,15 +16,14 @@ from nfaug.io.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL import Image
 
 __all__ = [
     "convergence_curves",
     "embedding_panels",
-    "inline_svg",
+    "figure_image",
     "kl_heatmaps",
-    "log_curves",
     "loss_curve",
-    "save",
 ]
 
 # Paul Tol's muted palette, safe for colour-blind readers.
@@ -36,32 +32,28 @@ _COLOURS = (
     "#ddcc77", "#cc6677", "#882255", "#aa4499", "#777777",
 )  # fmt: skip
 _MARKERS = "osv^Dx+P*<"
-# Colours of the report's curves in its light scheme; `inline_svg` replaces them by the page's
-# variables, so that the curves follow a dark scheme.
-PAGE_COLOURS = {
-    "--s0": "#1f5f9e", "--s1": "#b5532a", "--s2": "#3f7d4e", "--s3": "#7a4d94",
-    "--soft": "#62666c", "--rule": "#e1e0dc",
-}  # fmt: skip
-_MAX_DOTS = 60  # points of a line that are drawn as dots too
 _MAX_LABEL = 40  # characters of a class name
 # Fonts for what matplotlib's own font lacks, used where they are installed.
 _FALLBACKS = ("Noto Sans CJK JP", "IPAGothic", "WenQuanYi Zen Hei", "Hiragino Sans", "Yu Gothic",
               "Microsoft YaHei", "Arial Unicode MS", "Noto Emoji", "Segoe UI Symbol")  # fmt: skip
 
 
-def save(figure: Figure, target: io.StringIO | io.BytesIO, **options: Any) -> None:
-    """Write a figure; a character that no installed font has becomes a box, without a warning."""
+def figure_image(figure: Figure) -> Image.Image:
+    """Render a figure; a character that no installed font has becomes a box, without a warning."""
     from matplotlib import font_manager
     from matplotlib.text import Text
+    from PIL import Image
 
     installed = {font.name for font in font_manager.fontManager.ttflist}
     fonts = ["DejaVu Sans", *(name for name in _FALLBACKS if name in installed)]
     for label in figure.findobj(Text):
         assert isinstance(label, Text)
         label.set_fontfamily(fonts)
+    buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(target, **options)
+        figure.savefig(buffer, format="png")
+    return Image.open(buffer)
 
 
 def _look(y: int) -> dict[str, Any]:
@@ -182,56 +174,6 @@ def loss_curve(loss: Sequence[float], history: Sequence[Mapping[str, float]] = (
         axis.set_ylim(low - 0.1, high + 0.1)
     axis.legend(fontsize="small")
     return figure
-
-
-def log_curves(
-    x: Sequence[float], lines: Mapping[str, Sequence[float]], *, x_label: str = "step"
-) -> Figure:
-    """Columns of a run's log against `x`, in the colours of the report's page.
-
-    Values that are not finite are gaps.
-    """
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
-    figure = _figure(1, 5.6, 2.5)
-    axis = figure.subplots()
-    for number, values in enumerate(lines.values()):
-        colour = PAGE_COLOURS[f"--s{number % 4}"]
-        dots = sum(map(math.isfinite, values)) <= _MAX_DOTS
-        marker = "o" if dots else ""
-        finite = [value if math.isfinite(value) else math.nan for value in values]
-        axis.plot(x, finite, color=colour, linewidth=1.8, marker=marker, markersize=3.5)
-    soft = PAGE_COLOURS["--soft"]
-    axis.set_xlabel(_plain(x_label), color=soft)
-    axis.tick_params(colors=soft, labelcolor=soft, labelsize=9)
-    axis.tick_params(axis="y", length=0)
-    axis.grid(axis="y", color=PAGE_COLOURS["--rule"], linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "left", "right"]].set_visible(False)
-    axis.spines["bottom"].set_color(soft)
-    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.yaxis.set_major_locator(MaxNLocator(5))
-    return figure
-
-
-def inline_svg(figure: Figure, label: str) -> str:
-    """A figure as an SVG element for an HTML page: colours of `PAGE_COLOURS` become variables.
-
-    `label` is the text for screen readers.
-    """
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        save(figure, buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].rstrip()
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # unused names, the same in every figure
-    for name, colour in PAGE_COLOURS.items():
-        svg = svg.replace(colour, f"var({name})")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(printable(label))}"', 1)
 
 
 def _plain(name: str) -> str:

@@ -83,7 +83,7 @@ def solve_prior(
         _, means, variances = stats.finalize(class_names=classes, pool_single=True)
     means, variances, outcome = prior.solve(means, variances, config.settings, choice)
     gaussians = ClassGaussians(means, variances, counts)
-    if processes is not None and processes.count > 1:  # machines may round differently
+    if processes is not None:  # machines may round differently
         gaussians.to(processes.device)
         processes.broadcast(gaussians.buffers())
     return gaussians, {**record, **outcome}

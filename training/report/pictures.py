@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,15 +19,15 @@ from nfaug.data.batches import open_batches
 from nfaug.data.images import LabelledImages
 from nfaug.fitting import encode_with_noise
 
-from ..report.plots import convergence_curves, embedding_panels, kl_heatmaps, loss_curve, save
-from .context import RunContext, TrainResult
-from .snapshots import RunState
+from ..run.context import RunContext, TrainResult
+from ..run.snapshots import RunState
+from .plots import convergence_curves, embedding_panels, kl_heatmaps, loss_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-__all__ = ["figure_image", "progress_picture", "run_figures"]
+__all__ = ["progress_picture", "run_figures"]
 
 _CLASSES, _PER_CLASS = 10, 200  # limits of the pictures of latents
 _COLUMNS = 6  # samples per class in the progress picture
@@ -76,15 +75,6 @@ def run_figures(
     if histories:
         figures["convergence"] = convergence_curves(histories)
     return figures
-
-
-def figure_image(figure: Figure) -> Image.Image:
-    """Render a figure."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    save(figure, buffer, format="png")
-    return Image.open(buffer)
 
 
 @torch.no_grad()
