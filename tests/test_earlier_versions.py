@@ -1,17 +1,14 @@
-"""Runs and banks that nfaug 0.1.0 wrote still load, resume and serve images."""
+"""Banks that nfaug 0.1.0 wrote still serve images."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import nfaug
 from nfaug.bank import BankDataset
-from nfaug.cli import main
 from nfaug.training import open_dataset
 
 DATA = Path(__file__).parent / "data"
@@ -19,30 +16,11 @@ DATA = Path(__file__).parent / "data"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the folder that the run and the bank were made in, as working directory."""
-    for name in ("images", "run", "bank"):
+    """A copy of the folder that the bank was made in, as working directory."""
+    for name in ("images", "bank"):
         shutil.copytree(DATA / f"{name}_v1", tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def test_a_run_is_a_checkpoint(folder: Path) -> None:
-    checkpoint = nfaug.load("run")
-    images = open_dataset("images", channels=1)
-    batch = images[0][0][None]
-    assert checkpoint.config.class_names == ("cat", "dog", "eel")
-    assert bool((checkpoint.flow.decode(checkpoint.flow.encode(batch)[0]) == batch).all())
-
-
-@pytest.mark.filterwarnings("default::UserWarning")
-def test_a_run_resumes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "anderson" in Path("run/train.yaml").read_text(), "a setting that has been removed"
-    words = ["train", "--resume", "run", "--epochs", "3", "--pictures", "false", "--json"]
-    assert main(words) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["steps"] == 9, "six steps of the old run and three new ones"
-    rows = Path("run/log.csv").read_text().splitlines()
-    assert [row.partition(",")[0] for row in (rows[0], rows[-1])] == ["epoch", "3"]
 
 
 def test_a_bank_serves_its_variants(folder: Path) -> None:
@@ -52,11 +30,3 @@ def test_a_bank_serves_its_variants(folder: Path) -> None:
     variant, label = bank[5]
     assert label == images[5][1]
     assert any((np.asarray(variant) == stored[5, v, ..., 0]).all() for v in range(2))
-
-
-def test_an_old_bank_is_complete(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = Path("bank/variants.npy").read_bytes()
-    words = ["bank", "--flow", "run", "--data", "images", "--out", "bank", "--variants", "2"]
-    assert main([*words, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["applied"] == 72
-    assert Path("bank/variants.npy").read_bytes() == before, "nothing is computed again"

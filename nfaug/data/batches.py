@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import pickle
-import signal
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -74,7 +73,6 @@ class LoaderBatches:
             sampler=order.tolist(),
             num_workers=self.workers,
             generator=self.generator,
-            worker_init_fn=_ignore_signals,
             collate_fn=_collate,
         )
         for batch in loader:
@@ -85,12 +83,6 @@ class LoaderBatches:
     def subset(self, rows: Tensor) -> LoaderBatches:
         part = Subset(self.dataset, rows.tolist())
         return LoaderBatches(part, self.labels[rows], self.workers, self.seed)
-
-
-def _ignore_signals(_: int) -> None:
-    """Leave signals to the main process: it saves its state, and then ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
 
 
 class ErrorsAsItems(Dataset[Any]):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import html
 import os
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -41,7 +39,6 @@ T = TypeVar("T")
 _DRAWING = threading.Lock()
 _SIDE = 168  # pixels up to which pictures are enlarged
 _VARIANTS = 6
-_FRAME = "width: 100%; height: 900px; border: 0"
 _SIZES = {"native": None, "64": 64, "128": 128, "224": 224}
 _DEFAULT = MixSettings()
 _WORDS = {
@@ -117,7 +114,6 @@ def build_app(
             gr.Slider(maximum=axes, value=axes),
             gr.Slider(maximum=axes, value=1),
             None,
-            _report(name),
             drawn[:1],
             drawn[1:],
         )
@@ -248,13 +244,11 @@ def build_app(
                     axis = gr.Slider(1, first.engine.rank, 1, step=1, label="Axis of the class")
                     walk = _rows("Standard deviations along the axis", 7)
                     position = gr.Markdown()
-                with gr.Tab("Run"):
-                    run = gr.HTML(_report(known[0]))
 
         chosen = [flow, label, size, upload, number]
         controls: list[Any] = [strength, noise, axes, alpha, gate, gated, mix, keep, number]
         last: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden"}
-        renewed = [label, axes, axis, upload, run, image, other]
+        renewed = [label, axes, axis, upload, image, other]
         flow.change(choose_flow, [flow, size, number], renewed, api_name="flow")
         events = [page.load, label.change, size.change, upload.upload, upload.clear, number.change]
         gr.on(events, choose_image, chosen, [image, other], api_name="image", **last)
@@ -366,17 +360,3 @@ def _picture(image: Tensor) -> Image.Image:
     return picture.resize(
         (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
     )
-
-
-def _report(name: str) -> str:
-    """The report of the run that trained a flow, if the flow is its folder."""
-    folder = Path(name).expanduser()
-    if not (folder / "log.csv").is_file():
-        return "<p>This flow is not the folder of a run, the --out of nfaug train.</p>"
-    try:
-        from ..training.report.page import read_run, report_html
-
-        page = html.escape(report_html(read_run(folder)))
-    except ModuleNotFoundError as error:  # matplotlib
-        return f"<p>The report needs the extra train: {error}</p>"
-    return f'<iframe sandbox srcdoc="{page}" style="{_FRAME}" title="training run"></iframe>'

@@ -92,7 +92,8 @@ class Loop:
 
         Raises:
             TrainingDiverged: If steps are not finite after `optim.max_rollbacks` rollbacks.
-            Interrupted: After SIGINT or SIGTERM; the state is saved first.
+            Interrupted: After SIGINT or SIGTERM. The state is saved first, unless the signal also
+                ended the workers that read images.
             OSError: If files cannot be read or written.
         """
         with self.signals:
@@ -101,6 +102,11 @@ class Loop:
                     self._epoch()
                 except TrainingDiverged as error:
                     self._roll_back(error)
+                except (RuntimeError, OSError) as error:
+                    if not self.signals.number:
+                        raise
+                    # It ended data-loader workers too, possibly in the middle of a step.
+                    raise self._interrupted() from error
 
     def _epoch(self) -> None:
         """Train the rest of the epoch, then evaluate."""
@@ -167,8 +173,11 @@ class Loop:
         if stop:
             self._save()
             self.processes.wait()  # the main process may still be writing
-            number = self.signals.number or signal.SIGTERM
-            raise Interrupted(f"interrupted; {_resume_hint(self.snapshots)}", number)
+            raise self._interrupted()
+
+    def _interrupted(self) -> Interrupted:
+        number = self.signals.number or signal.SIGTERM  # another process received it
+        return Interrupted(f"interrupted; {_resume_hint(self.snapshots)}", number)
 
     def _end_epoch(self) -> None:
         """Solve the gaussians again, evaluate and draw, where due.
