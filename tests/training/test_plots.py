@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import io
 import math
-import sys
 from typing import Any
-from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,22 +10,26 @@ import torch
 
 from nfaug.classes.fixed_point.solver import FixedPointConfig, FixedPointStep, solve
 from nfaug.classes.gaussians import ClassGaussians
+from nfaug.data.images import TensorImages
+from nfaug.training import TrainResult
+from nfaug.training.report.pictures import run_figures
 from nfaug.training.report.plots import (
     convergence_curves,
     embedding_panels,
-    inline_svg,
+    figure_image,
     kl_heatmaps,
-    log_curves,
     loss_curve,
-    save,
 )
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*distutils Version:DeprecationWarning")
 
 
 def drawn(figure: Any) -> Any:
     """The figure, after it was rendered without a warning."""
-    target = io.BytesIO()
-    figure.savefig(target, format="png")
-    assert target.getvalue().startswith(b"\x89PNG")
+    picture = figure_image(figure)
+    low, high = picture.convert("L").getextrema()
+    assert picture.width > 200
+    assert low < high, "something is drawn"
     assert not plt.get_fignums(), "nothing stays open"
     return figure
 
@@ -40,9 +41,8 @@ def gaussians_of(classes: int, dim: int = 8) -> ClassGaussians:
     )
 
 
-@pytest.mark.parametrize("dim", [8, 64])
-def test_figure_1(dim: int) -> None:
-    gaussians = gaussians_of(3, dim)
+def test_figure_1() -> None:
+    gaussians = gaussians_of(3, dim=64)
     labels = torch.arange(60) % 3
     latents = gaussians.sample(labels, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(0)
@@ -51,7 +51,7 @@ def test_figure_1(dim: int) -> None:
         embedding_panels(
             latents,
             labels,
-            {"data": gaussians, "far": gaussians_of(3, dim)},
+            {"data": gaussians, "far": gaussians_of(3, dim=64)},
             class_names=["$a$", "b_1", "<c>"],
             per_class=12,
         )
@@ -62,9 +62,6 @@ def test_figure_1(dim: int) -> None:
     for axis in figure.axes:
         assert [len(spots.get_offsets()) for spots in axis.collections] == [12, 12, 12]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [r"\$a\$", "b_1", "<c>"]
-    # The classes lie apart, as they do in the latents.
-    spots = figure.axes[0].collections[0].get_offsets()
-    assert abs(spots - spots.mean(0)).max() < 2 * abs(spots.mean(0) - _centre(figure)).max()
 
 
 def test_long_and_foreign_class_names() -> None:
@@ -72,16 +69,9 @@ def test_long_and_foreign_class_names() -> None:
     names = ["n" * 60, "chat é 猫 🐱", "$" * 45]
     labels = torch.arange(30) % 3
     figure = embedding_panels(torch.randn(30, 8), labels, {}, class_names=names, per_class=10)
-    target = io.BytesIO()
-    save(figure, target, format="png")
-    assert target.getvalue().startswith(b"\x89PNG")
+    drawn(figure)
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
     assert shown == ["n" * 39 + "…", names[1], r"\$" * 39 + "…"]
-
-
-def _centre(figure: Any) -> Any:
-    centres = [spots.get_offsets().mean(0) for spots in figure.axes[0].collections]
-    return sum(centres) / len(centres)
 
 
 def test_many_classes_have_no_legend() -> None:
@@ -125,45 +115,17 @@ def test_hardly_any_loss(loss: list[float]) -> None:
     drawn(loss_curve(loss))
 
 
-# Curves of the report.
-
-
-def test_log_curves() -> None:
-    nan, inf = math.nan, math.inf
-    figure = drawn(log_curves([100, 200, 300], {"a": [4.0, 2.0, 1.0], "b": [nan, 3.0, inf]}))
-    one, other = figure.axes[0].lines
-    assert list(one.get_xdata()) == [100, 200, 300]
-    assert list(one.get_ydata()) == [4, 2, 1]
-    assert np.isfinite(other.get_ydata()).tolist() == [False, True, False]
-    low, high = figure.axes[0].get_ylim()
-    assert low < 1
-    assert high > 4
-
-
-@pytest.mark.parametrize("values", [[7.0, 7.0], [0.0], [-3.0, 3.0]])
-def test_log_curves_of_few_values(values: list[float]) -> None:
-    low, high = drawn(log_curves(range(len(values)), {"a": values})).axes[0].get_ylim()
-    assert low <= min(values)
-    assert high > max(values)
-
-
-def test_inline_svg() -> None:
-    """A well-formed element in the page's colours, that fetches nothing and names nothing twice."""
-    figures = [log_curves([1, 2], {"a": [1.0, 2.0]}, x_label="$a&<b>") for _ in range(2)]
-    page = "".join(inline_svg(figure, f"<{n}>\x1b") for n, figure in enumerate(figures))
-    assert "http" not in page.replace('xmlns="http', "").replace('xmlns:xlink="http', "")
-    assert "var(--s0)" in page
-    assert "#1f5f9e" not in page
-    nodes = [*ElementTree.fromstring(f"<page>{page}</page>").iter()]
-    names = [name for node in nodes if (name := node.get("id"))]
-    assert len(names) == len(set(names))
-    tags = {node.tag.rpartition("}")[2] for node in nodes}
-    assert "text" in tags
-    assert not {"style", "metadata", "script", "image"} & tags
-    labels = [node.get("aria-label") for node in nodes if node.tag.endswith("}svg")]
-    assert labels == ["<0>\N{REPLACEMENT CHARACTER}", "<1>\N{REPLACEMENT CHARACTER}"]
-    assert "$a&<b>" in {node.text for node in nodes}
-
-
-def test_no_window_system_is_needed() -> None:
-    assert "tkinter" not in sys.modules
+def test_the_pictures_of_a_run(tiny_result: TrainResult, tiny_images: TensorImages) -> None:
+    figures = run_figures(tiny_result, tiny_images, weights=(1.0, 20.0))
+    assert list(figures) == ["loss", "latents", "kl", "convergence"]
+    titles = [axis.get_title() for axis in figures["latents"].axes]
+    assert titles == [
+        "latents of the data",
+        "gaussians of the data",
+        "fixed point, c = 1",
+        "fixed point, c = 20",
+    ]
+    for figure in figures.values():
+        drawn(figure)
+    one = TensorImages(tiny_images.images, tiny_images.targets * 0, ["all"])
+    assert list(run_figures(tiny_result, one)) == ["loss"], "a flow without classes"

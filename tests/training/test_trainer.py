@@ -29,9 +29,8 @@ from nfaug.training.config import (
     recipe_path,
     recipes,
 )
-from nfaug.training.run import context, loop
+from nfaug.training.run import context
 from nfaug.training.run.optimizer import FlowOptimizer, learning_rate
-from nfaug.training.run.prior import prior_labels
 
 
 def changed(config: TrainConfig, **changes: Any) -> TrainConfig:
@@ -119,16 +118,16 @@ def test_it_learns(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
 
 
 def test_the_average_is_returned(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
-    slow = changed(tiny_config, optim=OptimConfig(warmup_steps=1, ema_power=0.01))
-    result = train(tiny_images, slow, progress=False)
-    assert result.initial is not None
-    start = torch.cat([p.flatten() for p in result.initial.flow.parameters()])
-    fast = train(
-        tiny_images, changed(slow, optim=OptimConfig(warmup_steps=1, ema_decay=0.0)), progress=False
+    last, average = (
+        train(
+            tiny_images,
+            changed(tiny_config, optim=OptimConfig(warmup_steps=1, ema_decay=decay)),
+            progress=False,
+        )
+        for decay in (0.0, 0.9999)
     )
-    # With decay 0 the average equals the last weights; a small power averages over few steps.
-    assert (weights(result) - start).norm() > 0
-    assert not torch.equal(weights(result), weights(fast))
+    assert last.loss == average.loss
+    assert not torch.equal(weights(last), weights(average))
 
 
 @pytest.mark.parametrize("kind", ["data", "gradient", "random", "single"])
@@ -167,12 +166,6 @@ def test_unlabelled_images(tiny_config: TrainConfig) -> None:
     assert train(dataset, single, progress=False).checkpoint.config.class_names == ()
     with pytest.raises(ValueError, match="single"):
         train(dataset, tiny_config, progress=False)
-
-
-def test_labels_of_a_single_gaussian() -> None:
-    labels = torch.tensor([2, 0, 1])
-    assert prior_labels(PriorConfig(kind="single"), labels).tolist() == [0, 0, 0]
-    assert prior_labels(PriorConfig(kind="data"), labels) is labels
 
 
 def test_rare_classes_are_in_the_statistics(tiny_config: TrainConfig) -> None:
@@ -335,25 +328,6 @@ def test_a_step_that_is_not_finite_is_skipped(
     assert optimizer.skipped == 5
 
 
-def test_skipped_steps_are_counted(
-    tiny_images: TensorImages, tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = 0
-    forward = loop.FlowLoss.forward
-
-    def sometimes(*args: Any) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return forward(*args) * (math.nan if calls in (2, 3) else 1.0)
-
-    monkeypatch.setattr(loop.FlowLoss, "forward", sometimes)
-    result = train(tiny_images, tiny_config, progress=False)
-    assert result.checkpoint.config.training["skipped_steps"] == 2
-    assert result.checkpoint.config.training["steps"] == 6
-    assert len(result.loss) == 4
-    assert result.history[0]["skipped_steps"] == 2
-
-
 @pytest.mark.filterwarnings("ignore:.*scales of")
 def test_training_that_diverges_stops(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=0)
@@ -417,10 +391,9 @@ def test_a_padded_size_that_does_not_fit(
         train(tiny_images, changed(tiny_config, flow=flow), progress=False)
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "gpu"])
-def test_a_missing_device(tiny_images: TensorImages, tiny_config: TrainConfig, name: str) -> None:
-    with pytest.raises(ValueError, match=name):
-        train(tiny_images, changed(tiny_config, device=name), progress=False)
+def test_a_missing_device(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
+    with pytest.raises(ValueError, match="cuda:99"):
+        train(tiny_images, changed(tiny_config, device="cuda:99"), progress=False)
 
 
 @pytest.mark.parametrize(
@@ -432,24 +405,14 @@ def test_a_missing_device(tiny_images: TensorImages, tiny_config: TrainConfig, n
         (lambda: TrainConfig(seed=2**63), "seed"),
         (lambda: OptimConfig(decay="linear"), "'linear'"),
         (lambda: OptimConfig(recompute="step"), "'step'"),
-        (lambda: TrainConfig(lr=math.nan), "lr"),
-        (lambda: TrainConfig(eval_every=0), "eval_every"),
         (lambda: TrainConfig(max_minutes=0.0), "max_minutes"),
         (lambda: OptimConfig(clip_norm=0.0), "clip_norm"),
         (lambda: OptimConfig(ema_decay=1.0), "ema_decay"),
         (lambda: OptimConfig(warmup_steps=-1), "warmup_steps"),
-        (lambda: OptimConfig(max_bad_steps=0), "max_bad_steps"),
-        (lambda: OptimConfig(max_rollbacks=-1), "max_rollbacks"),
-        (lambda: TrainConfig(checkpoint_minutes=0), "checkpoint_minutes"),
-        (lambda: TrainConfig(keep_checkpoints=0), "keep_checkpoints"),
-        (lambda: TrainConfig(pictures_every=-1), "pictures_every"),
         (lambda: TrainConfig(trackers=("mlflow",)), "trackers"),
         (lambda: PCAConfig(rank=0), "rank"),
-        (lambda: PCAConfig(max_per_class=1), "max_per_class"),
         (lambda: DataConfig(val_fraction=1.0), "val_fraction"),
-        (lambda: DataConfig(workers=-1), "workers"),
         (lambda: PriorConfig(refit_epoch=-1), "refit_epoch"),
-        (lambda: PriorConfig(statistics_images=0), "statistics_images"),
     ],
 )
 def test_settings_out_of_range(make: Any, name: str) -> None:
