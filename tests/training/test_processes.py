@@ -17,10 +17,12 @@ from torch import Tensor
 
 import nfaug
 from nfaug.cli import main
+from nfaug.data.batches import MemoryBatches
+from nfaug.io.ranks import Ranks
 from nfaug.training import train
 from nfaug.training.config import TrainConfig
 from nfaug.training.run.context import open_context
-from nfaug.training.run.distributed import Processes
+from nfaug.training.run.distributed import Processes, shared_batches
 from nfaug.training.run.snapshots import Snapshots
 
 
@@ -167,15 +169,16 @@ def test_accelerate_launch(tiny_folder: Path, tmp_path: Path) -> None:
 
 def test_parts_of_a_batch() -> None:
     """Every row counts once, in order; extra processes repeat the first row with weight 0."""
-    ranks = [Processes("cpu") for _ in range(3)]
-    for rank, processes in enumerate(ranks):
-        processes.count, processes.rank = 3, rank
     for size, expected in ((7, [3, 2, 2]), (6, [2, 2, 2]), (2, [1, 1, 1]), (1, [1, 1, 1])):
-        rows = torch.arange(size)
-        parts = [rows[processes.part(rows)] for processes in ranks]
-        assert [len(part) for part in parts] == expected
-        counted = [part for p, part in zip(ranks, parts, strict=True) if p.weight(rows)]
-        assert torch.cat(counted).tolist() == rows.tolist()
+        data = MemoryBatches(torch.arange(size), torch.arange(size))
+        shards = [
+            next(shared_batches(data, torch.arange(size), 8, Ranks(3, rank))) for rank in range(3)
+        ]
+        assert [len(shard.images) for shard in shards] == expected
+        counted = [shard for shard in shards if shard.weight]
+        assert torch.cat([shard.images for shard in counted]).tolist() == [*range(size)]
+        assert all(torch.equal(torch.arange(size)[s.part], s.labels) for s in shards)
+        assert {shard.total for shard in shards} == {size}
 
 
 def test_more_processes_than_images_in_a_batch() -> None:

@@ -99,8 +99,7 @@ def everything(result: TrainResult) -> dict[str, Any]:
         for part, values in parts.items()
         for name, value in values.items()
     }
-    clocks = ("seconds", "images_per_second")
-    rows = [{k: v for k, v in row.items() if k not in clocks} for row in result.history]
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in result.history]
     return tensors | {"rows": rows, "loss": result.loss, "prior": checkpoint.config.gaussians}
 
 

@@ -251,9 +251,8 @@ def test_the_log(tiny_config: TrainConfig, tiny_images: TensorImages, tmp_path: 
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["2", "4", "5"]
     names = {"train_bits_per_dim", "bits_per_dim", "nf_acc", "lr", "skipped_steps"}
-    assert names | {"images_per_second"} < rows[0].keys()
+    assert names < rows[0].keys()
     assert float(rows[-1]["bits_per_dim"]) == result.history[-1]["bits_per_dim"]
-    assert float(rows[-1]["images_per_second"]) > 0
 
 
 def test_a_limit_of_time(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
@@ -273,13 +272,13 @@ def test_the_number_of_solves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = []
-    solve = context.solve_prior
+    solve = context.RunContext.solve
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         return solve(*args, **kwargs)
 
-    monkeypatch.setattr(context, "solve_prior", counted)
+    monkeypatch.setattr(context.RunContext, "solve", counted)
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=refit)
     train(tiny_images, changed(tiny_config, epochs=3, prior=prior), progress=False)
     assert len(calls) == solves, "no solve after the last epoch"

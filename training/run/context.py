@@ -26,7 +26,7 @@ from nfaug.flows.latent_codec import LatentCodec, measure_codec
 from ..config import TrainConfig, flat
 from .distributed import Processes, draw_noise
 from .optimizer import FlowOptimizer
-from .prior import check_prior, solve_prior
+from .prior import check_prior, class_statistics, representative
 from .snapshots import RunState, Snapshot
 
 __all__ = ["RunContext", "TrainResult", "hold_out", "open_context"]
@@ -161,19 +161,36 @@ class RunContext:
     def solve(
         self, flow: Flow, noise: torch.Generator, choice: torch.Generator
     ) -> tuple[ClassGaussians, dict[str, Any]]:
-        """Solve the class gaussians on a flow; also return a record of the solve."""
-        gaussians, record = solve_prior(
-            self.config.prior,
-            flow,
-            self.data,
-            self.dataset.classes,
-            batch_size=self.config.batch_size,
-            generator=noise,
-            choice=choice,
-            progress=self.shown,
-            processes=self.processes,
-        )
-        return gaussians.to(self.processes.device), record
+        """Solve the class gaussians on a flow; also return a record of the solve.
+
+        `noise` draws the dequantisation noise of the images that the prior encodes, `choice` these
+        images and random means.
+
+        Raises:
+            FixedPointDivergence: If a gaussian leaves the range of positive finite numbers.
+        """
+        config, labels, classes = self.config.prior, self.data.labels, self.dataset.classes
+        prior, counts, number = config.entry, None, 1
+        if prior.labelled:
+            counts, number = torch.bincount(labels, minlength=len(classes)), len(classes)
+        means = torch.zeros(number, flow.config.dim)
+        variances = torch.ones_like(means)
+        if prior.needs_latents:
+            stats = class_statistics(
+                flow,
+                self.data,
+                representative(labels, len(classes), config.statistics_images, choice),
+                len(classes),
+                batch_size=self.config.batch_size,
+                generator=noise,
+                progress=self.shown,
+                processes=self.processes,
+            )
+            _, means, variances = stats.finalize(class_names=classes, pool_single=True)
+        means, variances, outcome = prior.solve(means, variances, config.settings, choice)
+        gaussians = ClassGaussians(means, variances, counts).to(self.processes.device)
+        self.processes.broadcast(gaussians.buffers())  # machines may round differently
+        return gaussians, {"kind": config.kind, **outcome}
 
     def checkpoint(self, flow: Flow, state: RunState, **records: Any) -> Checkpoint:
         """A checkpoint of a flow and the state's gaussians; `records` go into its configuration."""

@@ -19,7 +19,7 @@ from nfaug.io.ranks import Ranks, launched
 
 from ..config import TRACKERS
 
-__all__ = ["Processes", "Shard", "draw_noise", "shared_batches", "whole_batches"]
+__all__ = ["Processes", "Shard", "draw_noise", "shared_batches"]
 
 _TIMEOUT = timedelta(hours=2)  # the other processes wait while the main one fits PCA
 
@@ -69,20 +69,6 @@ class Processes(Ranks):
         """The device for float64 sums: the CPU on Apple GPUs, which have no float64."""
         return torch.device("cpu") if self.device.type == "mps" else self.device
 
-    def part(self, rows: Tensor) -> slice:
-        """The slice of a batch's rows that this process computes; sizes differ by at most one.
-
-        If there are fewer rows than processes, the extra processes get the first row with
-        `weight` 0.
-        """
-        sizes = [len(part) for part in torch.arange(len(rows)).tensor_split(self.count)]
-        start = sum(sizes[: self.rank])
-        return slice(start, start + sizes[self.rank]) if sizes[self.rank] else slice(0, 1)
-
-    def weight(self, rows: Tensor) -> float:
-        """1, or 0 if this process only repeats another one's row."""
-        return float(len(rows) > self.rank)
-
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module, wrapped to average gradients if there are several processes."""
         return module if self.count == 1 else self.accelerator.prepare_model(module)
@@ -129,39 +115,24 @@ def draw_noise(flow: Flow, count: int, generator: torch.Generator, gaussian: flo
     return noise
 
 
-def whole_batches(
-    flow: Flow,
-    data: Batches,
-    order: Tensor,
-    batch_size: int,
-    generator: torch.Generator,
-    processes: Processes | None = None,
-) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor] | None]]:
-    """Deal whole batches to the processes in turn.
-
-    Yields the noise of every batch, and its images and labels, or None if another process owns the
-    batch. Batches and noise do not depend on the number of processes.
-    """
-    batches = order.split(batch_size)
-    owned = [processes is None or processes.owns(number) for number in range(len(batches))]
-    local = [rows for rows, is_owned in zip(batches, owned, strict=True) if is_owned]
-    loaded = data.iterate(torch.cat([order[:0], *local]), batch_size)
-    for rows, is_owned in zip(batches, owned, strict=True):
-        noise = draw_noise(flow, len(rows), generator)
-        yield noise, next(loaded) if is_owned else None
-
-
 def shared_batches(
-    data: Batches, order: Tensor, batch_size: int, processes: Processes
+    data: Batches, order: Tensor, batch_size: int, ranks: Ranks | None = None
 ) -> Iterator[Shard]:
-    """Split every batch over the processes and yield this one's shards."""
+    """Split every batch over the processes and yield this one's shards.
+
+    Sizes differ by at most one. If a batch has fewer rows than there are processes, the others get
+    its first row with `weight` 0: with gradients, every process must take part.
+    """
+    ranks = ranks or Ranks()
     batches = [rows for rows in order.split(batch_size) if len(rows)]
-    parts = [processes.part(rows) for rows in batches]
-    local = [rows[part] for rows, part in zip(batches, parts, strict=True)]
-    most = max((len(rows) for rows in local), default=1)
-    loaded = data.iterate(torch.cat([order[:0], *local]), most)
-    for rows, part, (images, labels) in zip(batches, parts, loaded, strict=True):
-        yield Shard(images, labels, part, len(rows), processes.weight(rows))
+    local = [rows.tensor_split(ranks.count)[ranks.rank] for rows in batches]
+    mine = [own if len(own) else rows[:1] for own, rows in zip(local, batches, strict=True)]
+    most = max(map(len, mine), default=1)
+    loaded = data.iterate(torch.cat([order[:0], *mine]), most)
+    for rows, own, (images, labels) in zip(batches, local, loaded, strict=True):
+        start = sum(map(len, rows.tensor_split(ranks.count)[: ranks.rank])) if len(own) else 0
+        part = slice(start, start + len(images))
+        yield Shard(images, labels, part, len(rows), float(len(own) > 0))
 
 
 def _check_trackers(trackers: Sequence[str]) -> None:

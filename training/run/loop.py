@@ -85,7 +85,6 @@ class Loop:
         self.signals = Signals(enabled=snapshots.folder is not None)
         self.began = time.monotonic() - state.elapsed
         self.saved_at = state.elapsed
-        self.window = [0.0, 0.0]  # images and seconds of training since the last row of the log
 
     def run(self) -> None:
         """Train until the last epoch is over.
@@ -115,13 +114,8 @@ class Loop:
             state.order = torch.randperm(len(data.labels), generator=state.choice)
         remaining = state.order[state.position * self.config.batch_size :]
         shards = shared_batches(data, remaining, self.config.batch_size, self.processes)
-        before = time.monotonic()
         for shard in _readable(shards):
-            stop = self._step(shard)
-            self.window[0] += shard.total
-            self.window[1] += time.monotonic() - before
-            self._between_steps(stop)
-            before = time.monotonic()
+            self._between_steps(self._step(shard))
             if self._done() >= 1:
                 break
         self._end_epoch()
@@ -204,8 +198,7 @@ class Loop:
     def _evaluate(self) -> None:
         """Add a row to the log."""
         state, optimizer = self.state, self.state.optimizer
-        recent, (images, seconds) = state.losses[-self.context.steps_per_epoch :], self.window
-        self.window = [0.0, 0.0]
+        recent = state.losses[-self.context.steps_per_epoch :]
         row = {
             "epoch": state.epoch,
             "step": optimizer.steps,
@@ -213,7 +206,6 @@ class Loop:
             f"train_{self.flow.codec.figure}": sum(recent) / len(recent) if recent else math.nan,
             "lr": optimizer.rate,
             "skipped_steps": optimizer.skipped,
-            "images_per_second": round(images / seconds, 2) if seconds else math.nan,
         }
         if self.context.val is not None:
             row |= evaluate(
