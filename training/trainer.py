@@ -26,7 +26,7 @@ from .run.loop import Loop, stopped_from_outside
 from .run.reporter import Reporter
 from .run.snapshots import RunState, Snapshots
 
-__all__ = ["shape_of", "train"]
+__all__ = ["train"]
 
 
 def train(
@@ -40,7 +40,7 @@ def train(
     pictures: bool = False,
     progress: bool = True,
     processes: Processes | None = None,
-    begin: Callable[[], None] | None = None,
+    begin: Callable[[TrainConfig], None] | None = None,
 ) -> TrainResult:
     """Train a flow on a data set of (image, label), by maximum likelihood (paper, Eq. 2).
 
@@ -73,8 +73,8 @@ def train(
         pictures: Also draw the pictures of the finished run.
         progress: Show bars, or log lines where standard error is no terminal.
         processes: The process group; by default taken from the environment.
-        begin: Called on the main process after all arguments are checked and before anything is
-            written.
+        begin: Called with the run's settings on the main process, after all arguments are checked
+            and before anything is written.
 
     Returns:
         The trained checkpoint and its history.
@@ -120,23 +120,12 @@ def train(
     return result
 
 
-def shape_of(init: Checkpoint, requested: FlowSettings) -> FlowSettings:
-    """The settings of an existing flow; warns if `requested` asks for others."""
-    config = init.flow.config
-    names = FlowSettings.__dataclass_fields__
-    shape = FlowSettings(**{name: getattr(config, name) for name in names})
-    if requested not in (shape, FlowSettings()):
-        warnings.warn(
-            "the initial flow fixes the flow's shape; the settings flow.* are ignored",
-            UserWarning,
-            stacklevel=3,
-        )
-    return shape
-
-
 def _settings_of(init: Checkpoint, config: TrainConfig, images: LabelledImages) -> TrainConfig:
-    """The settings of a run that starts from another flow, which fixes its shape and its noise."""
+    """The settings of a run that starts from another flow, which fixes shape and noise."""
     check_images(init.flow, images)
+    names = FlowSettings.__dataclass_fields__
+    shape = FlowSettings(**{name: getattr(init.flow.config, name) for name in names})
+    ignored = ["flow.*"] if config.flow not in (shape, FlowSettings()) else []
     record = init.flow.codec.record
     if config.autoencoder is not None and record is None:
         raise ValueError(
@@ -144,24 +133,26 @@ def _settings_of(init: Checkpoint, config: TrainConfig, images: LabelledImages) 
             "latents"
         )
     if record is not None and config.latents.noise not in (record.noise, LatentConfig().noise):
+        ignored.append("latents.noise")
+    if ignored:
         warnings.warn(
-            f"the initial flow fixes the noise on latents at {record.noise:g}; the setting "
-            "latents.noise is ignored",
+            f"the initial flow has its own settings; {' and '.join(ignored)} are ignored",
+            UserWarning,
             stacklevel=3,
         )
-    return replace(config, flow=shape_of(init, config.flow))
+    return replace(config, flow=shape)
 
 
 def _started(
     context: RunContext,
     snapshots: Snapshots,
     init: Checkpoint | None,
-    begin: Callable[[], None] | None,
+    begin: Callable[[TrainConfig], None] | None,
 ) -> tuple[RunState, Checkpoint]:
     """Create and save the state of a new run; also return its initial flow."""
     snapshots.clear()  # before new settings are saved beside old snapshots
     if begin is not None and context.processes.main:
-        begin()
+        begin(context.config)
     state = context.start(context.new_flow() if init is None else init.flow)
     flow = copy.deepcopy(state.optimizer.flow).to(context.processes.device).eval()
     initial = context.checkpoint(flow, state)
@@ -174,13 +165,13 @@ def _resumed(
     context: RunContext,
     snapshots: Snapshots,
     initial: Checkpoint,
-    begin: Callable[[], None] | None,
+    begin: Callable[[TrainConfig], None] | None,
 ) -> tuple[RunState, Checkpoint]:
     """Load the state of a run that was stopped; also return the flow that it began with."""
     snapshot = snapshots.newest()
     assert snapshot is not None
     if begin is not None and context.processes.main:
-        begin()
+        begin(context.config)
     state = context.resume(initial.flow, snapshot)
     # A finished run continues if the settings now ask for more epochs or time.
     limit = context.config.max_minutes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,20 +11,18 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, get_loader, set_loader
 
 from ..augment.preview import preview_grid
-from ..checkpoint.checkpoint import Checkpoint, load
+from ..checkpoint.checkpoint import load
 from ..data.preprocess import as_size
 from ..io.atomic import check_output, write_picture, write_text
-from ..io.lock import lock_output
 from ..io.manifest import CONFIG, PICTURE
 from ..io.resolve import public_name
 from ..io.strict_json import jsonable
-from ..training import RunStopped, TrainResult, open_dataset, train
+from ..training import TrainResult, open_dataset, train
 from ..training.config import TrainConfig, recipe_path, recipes
 from ..training.run.distributed import Processes
 from ..training.run.loop import stopped_from_outside
 from ..training.run.snapshots import Snapshots
-from ..training.trainer import shape_of
-from .common import DATA_HELP, new_parser
+from .common import DATA_HELP, locks_out, new_parser
 from .push import add_push_options, push_target, push_trained
 
 __all__ = ["expand", "parser", "run"]
@@ -36,7 +33,6 @@ EXIT_CODES = (
     "outside (disk full, images lost, another process ended); 130 and 143 interrupted by Ctrl-C "
     "and SIGTERM after the state was saved. After 4, 130 and 143 --resume continues the run."
 )
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _load_yaml = get_loader("yaml")
 
 
@@ -54,8 +50,8 @@ def expand(argv: Sequence[str]) -> list[str]:
     settings saved in DIR and sets --out DIR.
 
     Raises:
-        ValueError: If there is no such recipe, no run in DIR, or --resume is combined with --init
-            or --overwrite.
+        ValueError: If there is no such recipe, no run in DIR, or --resume is combined with an
+            option that it sets.
     """
     files, rest = [], []
     words = iter(argv)
@@ -65,26 +61,18 @@ def expand(argv: Sequence[str]) -> list[str]:
             files += ["-c", str(recipe_path(name or next(words, "")))]
         elif option == "--resume":
             folder = name or next(words, "")
-            files += ["-c", str(_settings_of(folder)), "--out", folder]
-            rest += ["--resume", folder]
+            saved = Path(folder).expanduser() / SETTINGS
+            if not folder or not saved.is_file():
+                raise ValueError(f"--resume needs the --out of a run; {folder!r} has no {SETTINGS}")
+            files += ["-c", str(saved), "--resume", folder, "--out", folder]
         else:
             rest.append(word)
     given = {word.partition("=")[0] for word in rest}
-    if "--resume" in given and (others := given & {"--init", "--overwrite"}):
+    if "--resume" in files and (others := given & {"--init", "--out", "--overwrite"}):
         raise ValueError(
             f"--resume continues the run in its directory; leave out {' and '.join(sorted(others))}"
         )
     return files + rest
-
-
-def _settings_of(folder: str) -> Path:
-    """Path of the settings saved in a run's folder."""
-    path = Path(folder).expanduser() / SETTINGS
-    if not folder or not path.is_file():
-        raise ValueError(
-            f"--resume needs the --out of a run; there is no {SETTINGS} in {folder or 'it'}"
-        )
-    return path
 
 
 def parser() -> ArgumentParser:
@@ -94,10 +82,9 @@ def parser() -> ArgumentParser:
         "train",
         "Train a normalizing flow on your images, then fit class gaussians and PCA axes to it. "
         "The result is a checkpoint directory for NFAugment and the other commands.",
-        "A recipe or a YAML file can set any of these options; options after it on the command "
-        "line override it. --print-config shows the resolved settings; a run saves them as "
-        "train.yaml in --out. For several processes use accelerate launch -m nfaug.training or "
-        f"torchrun -m nfaug.training with the same options. {EXIT_CODES}",
+        "A recipe or a YAML file can set any of these options; options after it override it. "
+        "--print-config shows the settings; a run saves them as train.yaml in --out. For several "
+        f"processes use accelerate launch -m nfaug.training with the same options. {EXIT_CODES}",
     )
     made.usage = "nfaug train --data DATA --out OUT [--recipe NAME] [-c FILE] [OPTION ...]"
     made.add_argument("--data", required=True, help=DATA_HELP)
@@ -111,8 +98,8 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--resume",
         help="continue the run in this directory with its settings; other options override them, "
-        "except that seed, batch size and images must stay. On a CPU and without --max-minutes "
-        "the result is bit for bit that of an uninterrupted run",
+        "but seed, batch size and images must stay. On a CPU and without --max-minutes the result "
+        "is bit for bit that of an uninterrupted run",
     )
     made.add_argument(
         "--init",
@@ -138,24 +125,20 @@ def parser() -> ArgumentParser:
     return made
 
 
+@locks_out
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Train, save and return the figures; None on all processes but the main one."""
-    try:
-        with lock_output(Path(arguments.out)):
-            return _run(arguments)
-    except OSError as error:
-        if error.errno not in _DISK_FULL:
-            raise
-        raise RunStopped(f"{error}; free some space and run the command again") from error
-
-
-def _run(arguments: Namespace) -> dict[str, Any] | None:
     if arguments.recipe is not None:  # `expand` took it from the command line
         raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
-    out = Path(arguments.out)
-    _check_out(arguments, out)
+    out, resume = Path(arguments.out), arguments.resume is not None
+    if not resume:
+        _check_new(out, overwrite=arguments.overwrite)
     repo = push_target(arguments)
-    init, config = _settings(arguments, out)
+    config = _settings(arguments)
+    begun = resume and Snapshots(out).steps()  # then the run has its own copy of the flow of --init
+    init = None
+    if arguments.init is not None and not begun:
+        init = load(arguments.init, autoencoder=config.autoencoder)
     dataset = open_dataset(
         arguments.data,
         split=arguments.split,
@@ -163,7 +146,6 @@ def _run(arguments: Namespace) -> dict[str, Any] | None:
         labels=config.prior.entry.labelled,
         **config.dataset.reading(),
     )
-    config = config.for_images(len(dataset))
     processes = Processes(config.device, config.trackers, out)
     try:
         result = train(
@@ -171,10 +153,10 @@ def _run(arguments: Namespace) -> dict[str, Any] | None:
             config,
             init=init,
             folder=out,
-            resume=arguments.resume is not None,
+            resume=resume,
             pictures=arguments.pictures,
             processes=processes,
-            begin=lambda: _save_settings(arguments, config, out),
+            begin=lambda settings: _save_settings(arguments, settings, out),
         )
         if not processes.main:
             return None
@@ -187,27 +169,18 @@ def _run(arguments: Namespace) -> dict[str, Any] | None:
         processes.close()
 
 
-def _check_out(arguments: Namespace, out: Path) -> None:
-    """Check that --out can be written: a new directory, or with --resume that of the run."""
-    if arguments.resume is not None:
-        if out.resolve() != Path(arguments.resume).expanduser().resolve():
-            raise ValueError(
-                f"--resume {arguments.resume} writes to its own directory; leave out --out"
-            )
-        return
-    if not arguments.overwrite and not (out / CONFIG).exists() and Snapshots(out).steps():
+def _check_new(out: Path, *, overwrite: bool) -> None:
+    """Check that --out can be written: a new directory, or one to overwrite."""
+    if not overwrite and not (out / CONFIG).exists() and Snapshots(out).steps():
         raise FileExistsError(
             f"{out} holds an unfinished run: continue it with --resume {out}, or replace it with "
             "--overwrite"
         )
-    check_output(out, overwrite=arguments.overwrite)
+    check_output(out, overwrite=overwrite)
 
 
-def _settings(arguments: Namespace, out: Path) -> tuple[Checkpoint | None, TrainConfig]:
-    """The flow of --init, and the settings of the run, which take over its shape.
-
-    A resumed run has its own flow and does not load that of --init again.
-    """
+def _settings(arguments: Namespace) -> TrainConfig:
+    """The settings of the run."""
     ready = parser().instantiate(arguments)
     config = TrainConfig(**{field.name: ready[field.name] for field in fields(TrainConfig)})
     if not arguments.pictures:
@@ -215,10 +188,7 @@ def _settings(arguments: Namespace, out: Path) -> tuple[Checkpoint | None, Train
     if arguments.image_size is not None:
         dataset = replace(config.dataset, image_size=arguments.image_size)
         config = replace(config, dataset=dataset)
-    if arguments.init is None or (arguments.resume is not None and Snapshots(out).steps()):
-        return None, config
-    init = load(arguments.init, autoencoder=config.autoencoder)
-    return init, replace(config, flow=shape_of(init, config.flow))
+    return config
 
 
 def _save_settings(arguments: Namespace, config: TrainConfig, out: Path) -> None:

@@ -230,7 +230,7 @@ def test_what_a_resumed_run_must_keep(
     with pytest.raises(ValueError, match=token):
         train(
             digits, dataclasses.replace(config, **changes), folder=tmp_path, resume=True,
-            progress=False, begin=lambda: begun.append("settings are saved"),
+            progress=False, begin=lambda _: begun.append("settings are saved"),
         )  # fmt: skip
     assert not begun
 
