@@ -196,8 +196,7 @@ def _run(
         Loop(context, state, snapshots, reporter).run()
         result = _finish(context, state, initial)
         if pictures and context.processes.main:
-            from .report.pictures import run_figures
-            from .report.plots import figure_image
+            from .pictures import figure_image, run_figures
 
             figures = run_figures(result, context.dataset)
             drawn = {name: figure_image(figure) for name, figure in figures.items()}

@@ -117,8 +117,8 @@ def parser() -> ArgumentParser:
         "--pictures",
         type=bool,
         default=True,
-        help="draw loss, latents, pairwise KL and convergence at the end, and progress pictures "
-        "every --pictures-every epochs, for --out/pictures and trackers",
+        help="draw latents and pairwise KL at the end, and progress pictures every "
+        "--pictures-every epochs, for --out/pictures and trackers",
     )
     add_push_options(made)
     made.add_class_arguments(TrainConfig)

@@ -93,7 +93,7 @@ class Reporter:
         """Draw the progress picture."""
         if self.folder is None:
             return
-        from ..report.pictures import progress_picture
+        from ..pictures import progress_picture
 
         drawn = {"progress_samples": progress_picture(self.context, state)}
         self.show(drawn, state.optimizer.steps)
