@@ -15,7 +15,7 @@ from nfaug.fitting import fit
 from nfaug.io.atomic import write_text
 
 from ..config import DataConfig, OptimConfig, PCAConfig, PriorConfig, TrainConfig
-from ..run.pictures import figure_image, run_figures
+from ..pictures import figure_image, run_figures
 from ..trainer import train
 from .comparison import ARMS, compare
 from .photographs import photographs
