@@ -110,7 +110,7 @@ def train(
         flow = None if start is None else start.flow
         context = open_context(images, config, processes, flow, val=val, progress=progress)
         snapshots = Snapshots(path, context.fixed(), writer=processes.main)
-        with stopped_from_outside(snapshots, processes):
+        with stopped_from_outside(snapshots):
             if resume and start is not None:
                 state, initial = _resumed(context, snapshots, start, begin)
             else:

@@ -160,7 +160,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         )
         if not processes.main:
             return None
-        with stopped_from_outside(Snapshots(out), processes):
+        with stopped_from_outside(Snapshots(out)):
             _save(arguments, result, dataset, out)
         pushed = {} if repo is None else {"pushed": push_trained(arguments, out, repo)}
         record = result.checkpoint.config

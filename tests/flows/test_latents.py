@@ -32,7 +32,6 @@ from nfaug.flows.latent_codec import LatentCodec, measure_codec
 from nfaug.training import TrainConfig, TrainResult, train
 from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import (
-    DataConfig,
     FlowSettings,
     OptimConfig,
     PCAConfig,
@@ -189,7 +188,6 @@ def test_mirrored_latents_are_drawn() -> None:
     ("changes", "token"),
     [
         ({"augmentation": FlowAugmentation(pad_crop=1)}, r"augmentation\.pad_crop"),
-        ({"dataset": DataConfig(memory_gib=1e-5)}, r"dataset\.memory_gib"),
         ({"autoencoder": "no/such/folder"}, "no/such/folder"),
     ],
 )

@@ -20,9 +20,7 @@ from nfaug.cli import main
 from nfaug.data.batches import MemoryBatches
 from nfaug.io.ranks import Ranks
 from nfaug.training import train
-from nfaug.training.config import TrainConfig
-from nfaug.training.run.context import open_context
-from nfaug.training.run.distributed import Processes, shared_batches
+from nfaug.training.run.distributed import shared_batches
 from nfaug.training.run.snapshots import Snapshots
 
 
@@ -179,10 +177,3 @@ def test_parts_of_a_batch() -> None:
         assert torch.cat([shard.images for shard in counted]).tolist() == [*range(size)]
         assert all(torch.equal(torch.arange(size)[s.part], s.labels) for s in shards)
         assert {shard.total for shard in shards} == {size}
-
-
-def test_more_processes_than_images_in_a_batch() -> None:
-    processes = Processes("cpu")
-    processes.count = 4
-    with pytest.raises(ValueError, match="batch_size"):
-        open_context(images(), TrainConfig(batch_size=3), processes, progress=False)

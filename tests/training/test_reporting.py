@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from torch import Tensor
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.cli import main
-from nfaug.data import images
-from nfaug.data.images import TensorImages, progress_bar
+from nfaug.data.images import TensorImages
 from nfaug.training import TrainConfig, train
 from nfaug.training.config import FlowSettings, OptimConfig, PriorConfig
 from nfaug.training.run import loop
@@ -49,26 +47,6 @@ def test_lines_where_there_is_no_terminal(
     for part in ("epoch 1 of 2", "step 3", "bits/dim", "36 of 72 images", " left"):
         assert part in lines[0]
     train(tiny_images, quiet, progress=False)
-    assert capsys.readouterr().err == ""
-
-
-def test_bars_become_lines_in_a_file(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(images, "LINE_SECONDS", 0.01)
-    with progress_bar(3, "bank", "image", shown=True, initial=1) as bar:
-        for _ in range(2):
-            time.sleep(0.02)
-            bar.update()
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(",")[0] for line in lines] == [
-        "bank: 2 of 3 images",
-        "bank: 3 of 3 images",
-    ]
-    monkeypatch.undo()
-    for shown in (True, False):  # too short for a line, and not shown
-        with progress_bar(3, "bank", "image", shown=shown) as bar:
-            bar.update(3)
     assert capsys.readouterr().err == ""
 
 

@@ -8,7 +8,6 @@ import os
 import resource
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,14 +130,6 @@ def test_a_killed_command_resumes_bit_for_bit(tmp_path: Path) -> None:
     summary = killed_runs(_words(tmp_path, epochs=6), tmp_path, kills=3, seed=0)
     _assert_same(tmp_path)
     assert summary["kills"] == 3
-
-
-@pytest.mark.soak
-def test_twenty_kills(tmp_path: Path) -> None:
-    summary = killed_runs(_words(tmp_path, epochs=60), tmp_path, kills=20, seed=1)
-    _assert_same(tmp_path)
-    assert summary["kills"] == 20
-    assert len(set(summary["steps"])) > 10, summary  # type: ignore[call-overload]
 
 
 def _words(folder: Path, epochs: int) -> list[str]:
@@ -466,37 +457,6 @@ def test_a_run_whose_time_is_over_takes_no_more_steps(
         return int(result.checkpoint.config.training["steps"])
 
     assert [steps(7, resume=False), steps(7), steps(9)] == [7, 7, 9]
-
-
-def test_the_time_before_a_stop_counts(
-    tiny_images: TensorImages,
-    tiny_config: TrainConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Stopped after 3,590 s of 3,600, a run ends once 30 s more are over."""
-    config = dataclasses.replace(tiny_config, epochs=10, max_minutes=60.0)
-    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + later)
-    monkeypatch.setattr(loop, "time", clock)
-    forward, calls, later = loop.FlowLoss.forward, 0, 0.0
-
-    def watched(self: loop.FlowLoss, *given: Any) -> Any:
-        nonlocal calls, later
-        calls += 1
-        if calls == 3:
-            later = 3590.0
-            os.kill(os.getpid(), signal.SIGTERM)
-        if calls == 5:
-            later += 30
-        return forward(self, *given)
-
-    monkeypatch.setattr(loop.FlowLoss, "forward", watched)
-    with pytest.raises(Interrupted):
-        train(tiny_images, config, folder=tmp_path, progress=False)
-    later = 0.0  # another process, whose clock starts anew
-    calls = 3
-    result = train(tiny_images, config, folder=tmp_path, resume=True, progress=False)
-    assert result.checkpoint.config.training["steps"] == 5
 
 
 @pytest.mark.filterwarnings("always::RuntimeWarning")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from nfa_tools import NAMES, images_of
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
@@ -18,11 +18,10 @@ from nfaug.classes.fixed_point.solver import FixedPointConfig, FixedPointDiverge
 from nfaug.classes.priors import GradientDescentConfig
 from nfaug.data.images import TensorImages
 from nfaug.flows.flow import Flow
-from nfaug.training import TrainConfig, TrainingDiverged, TrainResult, open_dataset, train
+from nfaug.training import TrainConfig, TrainingDiverged, TrainResult, train
 from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import (
     DataConfig,
-    FlowSettings,
     OptimConfig,
     PCAConfig,
     PriorConfig,
@@ -175,15 +174,6 @@ def test_rare_classes_are_in_the_statistics(tiny_config: TrainConfig) -> None:
     prior = PriorConfig(kind="data", statistics_images=10)
     config = changed(tiny_config, epochs=1, prior=prior, pca=PCAConfig(rank=1))
     assert train(dataset, config, progress=False).checkpoint.gaussians is not None
-
-
-def test_arrays_of_five_channels(tiny_config: TrainConfig) -> None:
-    labels = torch.arange(12) % 2
-    images = images_of(labels, channels=5).float() / 255
-    config = changed(tiny_config, epochs=1)
-    checkpoint = train(TensorDataset(images, labels), config, progress=False).checkpoint
-    assert checkpoint.flow.config.channels == 5
-    assert checkpoint.config.class_names == ("0", "1")
 
 
 def test_images_through_worker_processes_give_the_same(
@@ -362,34 +352,6 @@ def test_gaussians_that_diverge(tiny_images: TensorImages, tiny_config: TrainCon
 # Bad input.
 
 
-def test_few_images_of_a_class(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
-    config = changed(tiny_config, pca=PCAConfig(rank=16))
-    with pytest.warns(UserWarning, match="16 axes"):
-        result = train(tiny_images, config, progress=False)
-    assert result.checkpoint.pca is not None
-    assert result.checkpoint.pca.rank == 11
-
-
-def test_no_images(tiny_config: TrainConfig) -> None:
-    class Empty(Dataset[Any]):
-        def __len__(self) -> int:
-            return 0
-
-        def __getitem__(self, index: int) -> Any:
-            raise IndexError(index)
-
-    with pytest.raises(ValueError, match="no image"):
-        train(Empty(), tiny_config, progress=False)
-
-
-def test_a_padded_size_that_does_not_fit(
-    tiny_images: TensorImages, tiny_config: TrainConfig
-) -> None:
-    flow = dataclasses.replace(tiny_config.flow, padded_size=(4, 4))
-    with pytest.raises(ValueError, match="padded_size"):
-        train(tiny_images, changed(tiny_config, flow=flow), progress=False)
-
-
 def test_a_missing_device(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
     with pytest.raises(ValueError, match="cuda:99"):
         train(tiny_images, changed(tiny_config, device="cuda:99"), progress=False)
@@ -424,21 +386,3 @@ def test_recipes() -> None:
     assert recipe_path("digits").is_file()
     with pytest.raises(ValueError, match="cifar100"):
         recipe_path("../x")
-
-
-def test_digits(tiny_config: TrainConfig) -> None:
-    """Real images, from the named data set to the augmented batch."""
-    dataset = open_dataset("digits", per_class=20)
-    config = changed(
-        tiny_config,
-        flow=FlowSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
-        dataset=DataConfig(val_fraction=0.1),
-        pca=PCAConfig(rank=8),
-    )
-    checkpoint = train(dataset, config, progress=False).checkpoint
-    assert checkpoint.config.metrics["on"] == "20 held-out images"
-    nfa = nfaug.NFAugment(checkpoint, p=1.0)
-    images = torch.stack([dataset[i][0] for i in range(20)])
-    new, _ = nfa(images, dataset.targets[:20])
-    assert new.shape == images.shape
-    assert isinstance(checkpoint.flow, Flow)

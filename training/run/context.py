@@ -222,11 +222,6 @@ def open_context(
     Raises:
         ValueError: If the images cannot be trained on with these settings.
     """
-    if config.batch_size < processes.count:
-        raise ValueError(
-            f"batch_size {config.batch_size} is the batch of all processes together and must be at "
-            f"least their number, {processes.count}"
-        )
     check_prior(config.prior, len(images.classes))
     classes: Sequence[str] = images.classes if config.prior.entry.labelled else ()
     if classes:
@@ -311,9 +306,9 @@ def _latents(data: Batches, context: RunContext, *, mirrored: bool) -> Batches:
     from the mirrored latents; `FlowAugmentation` draws one of the views.
 
     Raises:
-        ValueError: If an augmentation cannot apply to latents, or they exceed `dataset.memory_gib`.
+        ValueError: If an augmentation cannot apply to latents.
     """
-    codec, config, augmentation = context.codec, context.config, context.config.augmentation
+    codec, augmentation = context.codec, context.config.augmentation
     assert codec is not None
     if augmentation.pad_crop or augmentation.rotation or augmentation.color_jitter:
         raise ValueError(
@@ -321,12 +316,6 @@ def _latents(data: Batches, context: RunContext, *, mirrored: bool) -> Batches:
             "augmentation.pad_crop, augmentation.rotation and augmentation.color_jitter to 0"
         )
     count, views = len(data.labels), 1 + (mirrored and augmentation.hflip)
-    size = 2 * count * views * math.prod(codec.latent_shape)
-    if size > config.dataset.memory_gib * 2**30:
-        raise ValueError(
-            f"the latents of {count} images take {size / 2**30:.1f} GiB of memory; raise "
-            f"dataset.memory_gib (now {config.dataset.memory_gib:g})"
-        )
     latents = torch.empty((count, views, *codec.latent_shape), dtype=torch.float16)
     done = 0
     with progress_bar(count, "latents", "image", shown=context.shown) as bar:

@@ -21,7 +21,7 @@ from nfaug.flows.flow import Flow
 
 from ..evaluation.metrics import evaluate
 from .context import RunContext
-from .distributed import Processes, Shard, draw_noise, shared_batches
+from .distributed import Shard, draw_noise, shared_batches
 from .optimizer import TrainingDiverged
 from .prior import prior_labels
 from .reporter import Reporter
@@ -114,7 +114,7 @@ class Loop:
             state.order = torch.randperm(len(data.labels), generator=state.choice)
         remaining = state.order[state.position * self.config.batch_size :]
         shards = shared_batches(data, remaining, self.config.batch_size, self.processes)
-        for shard in _readable(shards):
+        for shard in shards:
             self._between_steps(self._step(shard))
             if self._done() >= 1:
                 break
@@ -294,7 +294,7 @@ class Signals:
 
 
 @contextlib.contextmanager
-def stopped_from_outside(snapshots: Snapshots, processes: Processes) -> Iterator[None]:
+def stopped_from_outside(snapshots: Snapshots) -> Iterator[None]:
     """Turn errors of files and of other processes into `RunStopped`.
 
     Raises:
@@ -307,9 +307,9 @@ def stopped_from_outside(snapshots: Snapshots, processes: Processes) -> Iterator
     except (OSError, ImageDecodeError) as error:
         raise RunStopped(f"{error}; {_resume_hint(snapshots)}") from error
     except RuntimeError as error:
-        # gloo raises a plain RuntimeError when another process ends.
-        words = ("gloo", "nccl", "connection", "peer")
-        if processes.count == 1 or not any(word in str(error).lower() for word in words):
+        # gloo and data loaders raise a plain RuntimeError when another process ends.
+        words = ("gloo", "nccl", "connection", "peer", "dataloader")
+        if not any(word in str(error).lower() for word in words):
             raise
         reason = str(error).splitlines()[0][:200]
         raise RunStopped(
@@ -325,15 +325,3 @@ def _resume_hint(snapshots: Snapshots) -> str:
     return (
         f"the state of step {steps[-1]} is saved: resume with nfaug train --resume {snapshots.run}"
     )
-
-
-def _readable(shards: Iterator[Shard]) -> Iterator[Shard]:
-    """The shards; images that cannot be read and lost data-loader workers become an OSError."""
-    while True:
-        try:
-            shard = next(shards, None)
-        except (ValueError, EOFError, RuntimeError) as error:
-            raise OSError(str(error)) from error
-        if shard is None:
-            return
-        yield shard
