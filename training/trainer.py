@@ -111,10 +111,15 @@ def train(
         context = open_context(images, config, processes, flow, val=val, progress=progress)
         snapshots = Snapshots(path, context.fixed(), writer=processes.main)
         with stopped_from_outside(snapshots):
-            if resume and start is not None:
-                state, initial = _resumed(context, snapshots, start, begin)
+            snapshot = snapshots.newest() if resume else None
+            if not resume:
+                snapshots.clear()  # before new settings are saved beside old snapshots
+            if begin is not None and processes.main:
+                begin(config)
+            if start is not None and snapshot is not None:
+                state, initial = context.resume(start.flow, snapshot), start
             else:
-                state, initial = _started(context, snapshots, init, begin)
+                state, initial = _start(context, snapshots, init)
             result = _run(context, snapshots, state, initial, pictures=pictures)
             processes.wait()
     return result
@@ -143,41 +148,15 @@ def _settings_of(init: Checkpoint, config: TrainConfig, images: LabelledImages) 
     return replace(config, flow=shape)
 
 
-def _started(
-    context: RunContext,
-    snapshots: Snapshots,
-    init: Checkpoint | None,
-    begin: Callable[[TrainConfig], None] | None,
+def _start(
+    context: RunContext, snapshots: Snapshots, init: Checkpoint | None
 ) -> tuple[RunState, Checkpoint]:
     """Create and save the state of a new run; also return its initial flow."""
-    snapshots.clear()  # before new settings are saved beside old snapshots
-    if begin is not None and context.processes.main:
-        begin(context.config)
     state = context.start(context.new_flow() if init is None else init.flow)
     flow = copy.deepcopy(state.optimizer.flow).to(context.processes.device).eval()
     initial = context.checkpoint(flow, state)
     snapshots.save_initial(initial)
     snapshots.save(state.snapshot())
-    return state, initial
-
-
-def _resumed(
-    context: RunContext,
-    snapshots: Snapshots,
-    initial: Checkpoint,
-    begin: Callable[[TrainConfig], None] | None,
-) -> tuple[RunState, Checkpoint]:
-    """Load the state of a run that was stopped; also return the flow that it began with."""
-    snapshot = snapshots.newest()
-    assert snapshot is not None
-    if begin is not None and context.processes.main:
-        begin(context.config)
-    state = context.resume(initial.flow, snapshot)
-    # A finished run continues if the settings now ask for more epochs or time.
-    limit = context.config.max_minutes
-    late = limit is not None and state.elapsed >= 60 * limit
-    steps = context.config.epochs * context.steps_per_epoch
-    state.finished = state.finished and (late or state.optimizer.steps >= steps)
     return state, initial
 
 

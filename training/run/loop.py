@@ -95,8 +95,10 @@ class Loop:
                 ended the workers that read images.
             OSError: If files cannot be read or written.
         """
+        state = self.state
+        state.finished = state.finished and self._done() >= 1  # it may now have more epochs or time
         with self.signals:
-            while not self.state.finished:
+            while not state.finished:
                 try:
                     self._epoch()
                 except TrainingDiverged as error:

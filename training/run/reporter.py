@@ -72,8 +72,6 @@ class Reporter:
         parts.append(f"step {state.optimizer.steps}")
         if state.losses:
             parts.append(f"{state.losses[-1]:.3f} bits/dim")
-        if state.optimizer.skipped:
-            parts.append(f"{state.optimizer.skipped} skipped")
         if state.history and "nf_acc" in state.history[-1]:
             parts.append(f"NF-Acc {state.history[-1]['nf_acc']:.3f}")
         self.bar.set_description_str(", ".join(parts), refresh=False)
