@@ -157,14 +157,6 @@ def test_torchrun(tiny_folder: Path, tmp_path: Path) -> None:
     check_command(tmp_path / "flow", ran.stdout)
 
 
-@pytest.mark.soak
-def test_accelerate_launch(tiny_folder: Path, tmp_path: Path) -> None:
-    launcher = ["accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes"]
-    ran = launched([*launcher, "1"], words(tiny_folder, tmp_path / "flow"))
-    assert ran.returncode == 0, ran.stderr
-    assert json.loads(ran.stdout)["processes"] == 1
-
-
 def test_parts_of_a_batch() -> None:
     """Every row counts once, in order; extra processes repeat the first row with weight 0."""
     for size, expected in ((7, [3, 2, 2]), (6, [2, 2, 2]), (2, [1, 1, 1]), (1, [1, 1, 1])):

@@ -20,7 +20,7 @@ from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.cli import main
 from nfaug.data.images import TensorImages
 from nfaug.training import TrainConfig, train
-from nfaug.training.config import FlowSettings, OptimConfig, PriorConfig
+from nfaug.training.config import FlowSettings, OptimConfig
 from nfaug.training.run import loop
 from nfaug.training.run.snapshots import Snapshots
 
@@ -48,30 +48,6 @@ def test_lines_where_there_is_no_terminal(
         assert part in lines[0]
     train(tiny_images, quiet, progress=False)
     assert capsys.readouterr().err == ""
-
-
-def test_a_class_of_one_image(
-    quiet: TrainConfig, tiny_images: TensorImages, tmp_path: Path
-) -> None:
-    """It trains with one warning that names the class, and gets no axes and no partner."""
-    rows = torch.tensor([i for i in range(36) if tiny_images.targets[i] or i == 0])
-    config = dataclasses.replace(quiet, pictures_every=1, prior=PriorConfig(kind="data"))
-    with pytest.warns(UserWarning, match=repr(tiny_images.classes[0])) as caught:
-        result = train(
-            tiny_images.subset(rows), config, folder=tmp_path, pictures=True, progress=False
-        )
-    assert len(caught) == 1
-    checkpoint = result.checkpoint.save(tmp_path / "flow")
-    saved = nfaug.load(checkpoint)
-    assert saved.gaussians is not None
-    assert saved.pca is not None
-    variances = saved.gaussians.variances
-    assert torch.allclose(variances[0], variances[1:].mean(0), rtol=1e-3)
-    assert saved.pca.ranks.tolist()[0] == 0
-    nfa = nfaug.NFAugment(saved, p=1.0)
-    out, _ = nfa(tiny_images.images[:1], torch.tensor([0]))
-    assert torch.equal(out, tiny_images.images[:1])
-    assert nfa.stats()["no_partner"] == 1
 
 
 # Trackers and pictures.

@@ -14,7 +14,6 @@ from torch.utils.data import TensorDataset
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
-from nfaug.classes.fixed_point.solver import FixedPointConfig, FixedPointDivergence
 from nfaug.classes.priors import GradientDescentConfig
 from nfaug.data.images import TensorImages
 from nfaug.flows.flow import Flow
@@ -25,8 +24,6 @@ from nfaug.training.config import (
     OptimConfig,
     PCAConfig,
     PriorConfig,
-    recipe_path,
-    recipes,
 )
 from nfaug.training.run import context
 from nfaug.training.run.optimizer import FlowOptimizer, learning_rate
@@ -342,13 +339,6 @@ def test_a_flow_with_infinite_latents_is_not_fitted(
         train(tiny_images, config, progress=False)
 
 
-def test_gaussians_that_diverge(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
-    solve = FixedPointConfig(fit="covariances", update="proposition1", kld_weight=1e6)
-    config = changed(tiny_config, prior=PriorConfig(fixed_point=solve))
-    with pytest.raises(FixedPointDivergence, match="kld_weight"):
-        train(tiny_images, config, progress=False)
-
-
 # Bad input.
 
 
@@ -379,10 +369,3 @@ def test_a_missing_device(tiny_images: TensorImages, tiny_config: TrainConfig) -
 def test_settings_out_of_range(make: Any, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         make()
-
-
-def test_recipes() -> None:
-    assert {"digits", "fashion-mnist", "small"} <= set(recipes())
-    assert recipe_path("digits").is_file()
-    with pytest.raises(ValueError, match="cifar100"):
-        recipe_path("../x")

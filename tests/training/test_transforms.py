@@ -51,14 +51,6 @@ def test_contract(settings: dict[str, Any], channels: int) -> None:
     assert torch.equal(augment.apply(images[:0], augment.draw(0)), images[:0])
 
 
-def test_off_by_default() -> None:
-    augment = FlowAugmentation()
-    images = batch()
-    assert not augment.enabled
-    assert augment(images) is images
-    assert augment.draw(8) == {}
-
-
 def test_flip() -> None:
     images = batch(200)
     result = FlowAugmentation(hflip=True)(images, generator=seeded(0))
