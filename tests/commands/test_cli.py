@@ -126,8 +126,8 @@ def test_work_without_standard_error(
 HELP = {
     "demo": "--out --quick --overwrite --json",
     "train": "--data --out --recipe --config --epochs --max-minutes --batch-size --lr --seed "
-    "--device --overwrite --json --resume --init --checkpoint-minutes --trackers --image-size --flow.steps "
-    "--prior.kind --prior.fixed-point.kld-weight --push-to "
+    "--device --overwrite --json --resume --init --checkpoint-minutes --trackers --flow.steps "
+    "--image-size --prior.kind --prior.fixed-point.kld-weight --push-to "
     "--optim.clip-norm --pca.rank --dataset.val-fraction --augmentation.hflip --print-config",
     "fit": "--flow --data --out --rank --max-per-class --no-memory --gaussians --seed --device "
     "--fixed-point.kld-weight --per-class --on-error --overwrite --json",

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from nfaug.data.preprocess import as_size
 from nfaug.flows.config import FlowConfig
 
 from ..config import TrainConfig, recipe_path
@@ -66,9 +67,9 @@ def recipe_flow(config: TrainConfig) -> FlowConfig:
     Raises:
         ValueError: If `dataset.image_size` is not set.
     """
-    channels, size = config.dataset.channels or 3, config.dataset.image_size
-    if size is None:
+    if config.dataset.image_size is None:
         raise ValueError("the cost depends on dataset.image_size, which is not set")
+    channels, size = config.dataset.channels or 3, as_size(config.dataset.image_size)
     if config.autoencoder is not None:
         usual = next(iter(AUTOENCODERS.values()))
         channels, factor, *_ = AUTOENCODERS.get(config.autoencoder, usual)
