@@ -14,6 +14,7 @@ from ..augment.preview import preview_grid
 from ..checkpoint.checkpoint import load
 from ..data.preprocess import as_size
 from ..io.atomic import check_output, write_picture, write_text
+from ..io.lock import lock_output
 from ..io.manifest import CONFIG, PICTURE
 from ..io.resolve import public_name
 from ..io.strict_json import jsonable
@@ -22,7 +23,7 @@ from ..training.config import TrainConfig, recipe_path, recipes
 from ..training.run.distributed import Processes
 from ..training.run.loop import stopped_from_outside
 from ..training.run.snapshots import Snapshots
-from .common import DATA_HELP, locks_out, new_parser
+from .common import DATA_HELP, new_parser
 from .push import add_push_options, push_target, push_trained
 
 __all__ = ["expand", "parser", "run"]
@@ -125,7 +126,6 @@ def parser() -> ArgumentParser:
     return made
 
 
-@locks_out
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Train, save and return the figures; None on all processes but the main one."""
     if arguments.recipe is not None:  # `expand` took it from the command line
@@ -148,21 +148,22 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     )
     processes = Processes(config.device, config.trackers, out)
     try:
-        result = train(
-            dataset,
-            config,
-            init=init,
-            folder=out,
-            resume=resume,
-            pictures=arguments.pictures,
-            processes=processes,
-            begin=lambda settings: _save_settings(arguments, settings, out),
-        )
-        if not processes.main:
-            return None
-        with stopped_from_outside(Snapshots(out)):
-            _save(arguments, result, dataset, out)
-        pushed = {} if repo is None else {"pushed": push_trained(arguments, out, repo)}
+        with lock_output(out):  # in the group of processes, of which only the main one locks
+            result = train(
+                dataset,
+                config,
+                init=init,
+                folder=out,
+                resume=resume,
+                pictures=arguments.pictures,
+                processes=processes,
+                begin=lambda settings: _save_settings(arguments, settings, out),
+            )
+            if not processes.main:
+                return None
+            with stopped_from_outside(Snapshots(out)):
+                _save(arguments, result, dataset, out)
+            pushed = {} if repo is None else {"pushed": push_trained(arguments, out, repo)}
         record = result.checkpoint.config
         return {"out": str(out), **record.training, "held_out": record.metrics, **pushed}
     finally:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nfaug.classes.gaussians import ClassGaussians
-from nfaug.data.readers import ImageDecodeError
+from nfaug.data.decode import ImageDecodeError
 from nfaug.flows.flow import Flow
 
 from ..evaluation.metrics import evaluate
