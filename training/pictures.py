@@ -53,23 +53,14 @@ def progress_picture(context: RunContext, state: RunState) -> Image.Image:
     return picture_grid(samples.cpu().unflatten(0, (-1, _COLUMNS)), [""] * _COLUMNS, names)
 
 
-def run_figures(
-    result: TrainResult, dataset: LabelledImages, *, weights: tuple[float, float] | None = None
-) -> dict[str, Figure]:
+def run_figures(result: TrainResult, dataset: LabelledImages) -> dict[str, Figure]:
     """Draw the figures of a run with classes: "latents" and "kl".
 
     "latents" has the four panels of the paper's Figure 1: the latents of the initialised flow, and
     samples of the gaussians estimated from them and of the fixed point (means and covariances, the
-    released update) at a small and a large weight c. "kl" shows the pairwise divergences of these
-    gaussians. Up to 10 classes of 200 images are used.
-
-    Args:
-        result: A finished run.
-        dataset: Its images.
-        weights: The two values of c; by default a fiftieth of the run's weight, and that weight.
-
-    Returns:
-        Figures by name; none for a single class.
+    released update) at a fiftieth of the run's weight c and at c. "kl" shows the pairwise
+    divergences of these gaussians. Up to 10 classes of 200 images are used; a single class has no
+    figures.
     """
     if result.initial is None or len(dataset.classes) < 2:
         return {}
@@ -79,11 +70,9 @@ def run_figures(
     stats.update(latents, labels)
     counts, means, variances = stats.finalize(class_names=names, pool_single=True)
     panels = {"gaussians of the data": ClassGaussians(means, variances, counts)}
-    if weights is None:
-        used = result.checkpoint.config.gaussians.get("kld_weight")
-        weight = FixedPointConfig().weight(*means.shape) if used is None else float(used)
-        weights = weight / 50, weight
-    for weight in weights:
+    used = result.checkpoint.config.gaussians.get("kld_weight")
+    largest = FixedPointConfig().weight(*means.shape) if used is None else float(used)
+    for weight in (largest / 50, largest):
         try:
             solved = solve(means, variances, FixedPointConfig(fit="both", kld_weight=weight))
         except FixedPointDivergence:

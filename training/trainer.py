@@ -46,16 +46,13 @@ def train(
 
     The flow is trained under one gaussian per class. `config.prior` says how the gaussians are
     solved: after the data-dependent initialisation and again after the first epoch, then fixed. A
-    step whose loss or gradient is not finite is skipped and counted; after `optim.max_bad_steps` in
-    a row the run rolls back to its last saved state and halves the learning rate.
+    step whose loss or gradient is not finite is skipped; after `optim.max_bad_steps` in a row the
+    run rolls back to its last saved state and halves the learning rate. A class of one image gets
+    the mean variance of the other classes, no axes and no partner, with a warning.
 
-    A class of one image gets the mean variance of the other classes, no axes and no partner, with
-    a warning: `NFAugment` leaves its images unchanged.
-
-    On one machine's CPU the same seed gives the same weights. torch's global generators are left
-    unchanged. Under `accelerate launch` or `torchrun` every process calls this with the same
-    arguments; a batch is shared by all of them, so the result is that of one process up to
-    rounding.
+    On one machine's CPU the same seed gives the same weights. Under `accelerate launch` or
+    `torchrun` every process calls this with the same arguments; they share each batch, so the
+    result is that of one process up to rounding.
 
     Args:
         dataset: Images as `nfaug.training.wrap_dataset` takes them; labels 0..K-1. Data that fit in

@@ -57,13 +57,13 @@ def test_heatmaps() -> None:
 
 
 def test_the_figures_of_a_run(tiny_result: TrainResult, tiny_images: TensorImages) -> None:
-    figures = run_figures(tiny_result, tiny_images, weights=(1.0, 20.0))
+    figures = run_figures(tiny_result, tiny_images)
     assert list(figures) == ["latents", "kl"]
     titles = [axis.get_title() for axis in figures["latents"].axes]
     assert titles == [
         "latents of the data",
         "gaussians of the data",
-        "fixed point, c = 1",
+        "fixed point, c = 0.4",
         "fixed point, c = 20",
     ]
     one = TensorImages(tiny_images.images, tiny_images.targets * 0, ["all"])

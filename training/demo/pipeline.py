@@ -69,7 +69,7 @@ def run_demo(
     flow = fit(trained.checkpoint, digits, rank=32, progress=False)
     flow.save(out / "flow", overwrite=True)
     preview_grid(flow, digits).save(out / "grid.png")
-    for name, figure in run_figures(trained, digits, weights=(1.0, 70.0)).items():
+    for name, figure in run_figures(trained, digits).items():
         figure_image(figure).save(out / f"{name}.png")
 
     scores = {}
