@@ -40,7 +40,7 @@ from nfaug.training.run.distributed import Processes, draw_noise, shared_batches
 from nfaug.training.run.loop import FlowLoss, Loop
 from nfaug.training.run.optimizer import FlowOptimizer
 from nfaug.training.run.reporter import Reporter
-from nfaug.training.run.snapshots import MemoryStates
+from nfaug.training.run.snapshots import Snapshots
 
 BATCH = 128
 
@@ -62,16 +62,15 @@ def loop_overhead(rounds: int, steps: int) -> None:
     data = TensorImages(images.to(torch.uint8), labels)
     context = open_context(data, config, Processes("cpu"), progress=False)
     state = context.start(context.new_flow())
-    loop = Loop(context, state, MemoryStates(), Reporter(context, None))
+    loop = Loop(context, state, Snapshots(None), Reporter(context, None))
     order = torch.arange(len(images))
     bare = FlowLoss(context.start(context.new_flow()).optimizer.flow)
     adamax = torch.optim.Adamax(bare.parameters(), lr=1e-5)
     noise = draw_noise(bare.flow, BATCH, generator)
 
     def with_loop() -> None:
-        for share in loop._loaded(shared_batches(context.data, order, BATCH, context.processes)):
-            loop._step(share)
-            loop._between_steps()
+        for share in shared_batches(context.data, order, BATCH, context.processes):
+            loop._between_steps(loop._step(share))
 
     def without() -> None:
         for pixels, classes in context.data.iterate(order, BATCH):

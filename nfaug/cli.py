@@ -25,7 +25,6 @@ COMMANDS = {
     "sample": "draw new images from the class gaussians",
     "eval": "measure bits/dim, accuracy and exactness of the round trip",
     "info": "describe a checkpoint",
-    "report": "write an HTML report of a finished or running training run",
     "bank": "generate variants once and store them on disk",
     "timm": "run timm's train.py, or a script like it, with NFA",
     "push": "push a checkpoint to the Hugging Face Hub",

@@ -1,11 +1,11 @@
-"""Training of flows: configuration, trainer, metrics and reports."""
+"""Training of flows: settings, trainer, metrics and pictures."""
 
 from nfaug.data.open import open_dataset, wrap_dataset
 
 from .compare import CompareSettings, Comparison, compare
 from .config import TrainConfig
 from .run.context import TrainResult
-from .run.interruption import Interrupted, RunStopped
+from .run.loop import Interrupted, RunStopped
 from .run.optimizer import TrainingDiverged
 from .trainer import train
 

@@ -92,11 +92,15 @@ class FlowAugmentation:
 
     def apply(self, images: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """Apply drawn parameters to uint8 images (B, C, H, W) or cached latents."""
-        self._check(images)
         if not len(images):
             return images
         if images.ndim == 5:
             return _view(images, params.get("flip"))
+        if images.dtype != torch.uint8 or self.pad_crop >= min(images.shape[2:]):
+            raise ValueError(
+                f"images must be uint8 and larger than pad_crop={self.pad_crop} pixels; got "
+                f"{images.dtype} of shape {tuple(images.shape)}"
+            )
         params = {name: value.to(images.device) for name, value in params.items()}
         result = images
         if "flip" in params:
@@ -110,20 +114,6 @@ class FlowAugmentation:
         if result.is_floating_point():
             result = result.round().clamp(0, 255).to(torch.uint8)
         return result
-
-    def _check(self, images: Tensor) -> None:
-        if images.ndim == 5 and images.is_floating_point():
-            return
-        if images.ndim != 4 or images.dtype != torch.uint8:
-            raise ValueError(
-                "images must be uint8 of shape (B, C, H, W); got "
-                f"{images.dtype} of shape {tuple(images.shape)}"
-            )
-        if self.pad_crop >= min(images.shape[2:]):
-            raise ValueError(
-                f"pad_crop={self.pad_crop} needs images of more than {self.pad_crop} pixels; got "
-                f"{images.shape[2]} x {images.shape[3]}"
-            )
 
 
 def _view(latents: Tensor, flip: Tensor | None) -> Tensor:

@@ -25,7 +25,7 @@ __all__ = [
     "PCAConfig",
     "PriorConfig",
     "TrainConfig",
-    "current_settings",
+    "flat",
     "recipe_path",
     "recipes",
 ]
@@ -40,7 +40,8 @@ class DataConfig:
     """How images are read.
 
     Args:
-        image_size: Height and width to resize to; null for the size of the data.
+        image_size: Size to resize to: [height, width], or the side of a square; null for the size
+            of the data.
         channels: 1 for grayscale, 3 for RGB; null for the channels of the data.
         per_class: Use this many random images of each class; null for all.
         val_fraction: Share of each class that is held out for evaluation; classes of fewer than 20
@@ -52,7 +53,7 @@ class DataConfig:
         memory_gib: Data up to this size are decoded once and kept in memory.
     """
 
-    image_size: tuple[int, int] | None = None
+    image_size: int | tuple[int, int] | None = None
     channels: int | None = None
     per_class: int | None = None
     val_fraction: float = 0.05
@@ -108,8 +109,7 @@ class OptimConfig:
         max_bad_steps: After this many steps in a row whose loss or gradient is not finite, roll
             back to the last saved state and halve the learning rate.
         max_rollbacks: Stop the run when it would need more rollbacks than this.
-        ema_decay: Decay of the moving average of the weights.
-        ema_power: Warm-up of the average: the decay at step n is at most 1 - (1 + n)^-power.
+        ema_decay: Decay of the moving average of the weights; at step n at most 1 - (1 + n)^-0.75.
         recompute: Activations to recompute in the backward pass, which saves memory: "none", those
             inside the flow's "steps" (a third more time), or also those inside residual "blocks"
             (two thirds more).
@@ -127,7 +127,6 @@ class OptimConfig:
     max_bad_steps: int = 20
     max_rollbacks: int = 3
     ema_decay: float = 0.9999
-    ema_power: float = 0.75
     recompute: Recompute = "none"
     bf16: bool = False
 
@@ -138,7 +137,7 @@ class OptimConfig:
                 raise ValueError(f"optim.{name} must be one of {allowed}; got {value!r}")
         _check({"warmup_steps": self.warmup_steps, "max_rollbacks": self.max_rollbacks}, least=0)
         _check({"max_bad_steps": self.max_bad_steps}, least=1)
-        _check({"clip_norm": self.clip_norm, "ema_power": self.ema_power}, above=0)
+        _check({"clip_norm": self.clip_norm}, above=0)
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1); got {self.ema_decay}")
 
@@ -166,19 +165,16 @@ class PCAConfig:
 class LatentConfig:
     """How a flow uses an autoencoder's latents; unused unless `autoencoder` is set.
 
+    The latents of each image (and of its mirror image, with augmentation.hflip) are computed once
+    and kept in memory.
+
     Args:
         noise: Width of the uniform noise on latents, in standard deviations of their channel.
-        images: Number of images used to measure each channel's mean and standard deviation.
-        cache: Compute the latents of each image (and of its mirror image, with augmentation.hflip)
-            once and keep them in memory, up to dataset.memory_gib; false to encode at each step.
     """
 
     noise: float = 1 / 64
-    images: int = 512
-    cache: bool = True
 
     def __post_init__(self) -> None:
-        _check({"images": self.images}, least=2)
         if not 0 < self.noise <= 1:
             raise ValueError(f"latents.noise must lie in (0, 1]; got {self.noise}")
 
@@ -197,7 +193,6 @@ class TrainConfig:
         device: "cpu", "cuda", "cuda:1", ...; "auto" for the GPU if there is one.
         eval_every: Epochs between evaluations on the held-out images.
         checkpoint_minutes: Minutes between saved states, from which a run can be resumed.
-        keep_checkpoints: Number of saved states to keep.
         trackers: Trackers that receive metrics and pictures through Accelerate: "tensorboard",
             "wandb", "trackio".
         pictures_every: Epochs between pictures of samples; 0 for none before the end.
@@ -229,7 +224,6 @@ class TrainConfig:
     device: str = "auto"
     eval_every: int = 1
     checkpoint_minutes: float = 10.0
-    keep_checkpoints: int = 2
     trackers: tuple[str, ...] = ("tensorboard",)
     pictures_every: int = 10
     autoencoder: str | None = None
@@ -242,12 +236,7 @@ class TrainConfig:
     augmentation: FlowAugmentation = field(default_factory=FlowAugmentation)
 
     def __post_init__(self) -> None:
-        counts = {
-            "batch_size": self.batch_size,
-            "eval_every": self.eval_every,
-            "keep_checkpoints": self.keep_checkpoints,
-        }
-        _check(counts, least=1)
+        _check({"batch_size": self.batch_size, "eval_every": self.eval_every}, least=1)
         _check({"epochs": self.epochs, "pictures_every": self.pictures_every}, least=0)
         _check({"lr": self.lr, "checkpoint_minutes": self.checkpoint_minutes}, above=0)
         if not -(2**63) <= self.seed < 2**63:  # what generators of torch take
@@ -281,16 +270,15 @@ def _check(
             raise ValueError(f"{name} must be above {above} and finite; got {value}")
 
 
-def current_settings(file: str) -> str:
-    """A YAML file of settings, or its text without settings that nfaug no longer has.
-
-    Settings of earlier versions still load: the only one removed is prior.fixed_point.anderson,
-    which changed the number of iterations of the fixed point.
-    """
-    if not Path(file).is_file():
-        return file
-    text = Path(file).read_text(encoding="utf-8", errors="replace")
-    return re.sub(r"^ +anderson: .*\n", "", text, flags=re.M) if "anderson:" in text else file
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten {"flow": {"steps": 4}} to {"flow.steps": 4}, as options are named."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
 
 
 def recipes() -> list[str]:

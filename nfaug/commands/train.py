@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, get_loader, set_loader
 
 from ..augment.preview import preview_grid
-from ..checkpoint.checkpoint import Checkpoint, load
+from ..checkpoint.checkpoint import load
 from ..data.open import DATA_SOURCES
 from ..io.atomic import check_output, write_picture, write_text
 from ..io.lock import lock_output
@@ -20,22 +19,28 @@ from ..io.manifest import CONFIG, PICTURE
 from ..io.resolve import public_name
 from ..io.strict_json import jsonable
 from ..training import TrainResult, open_dataset, train
-from ..training.config import TrainConfig, current_settings, recipe_path, recipes
+from ..training.config import TrainConfig, recipe_path, recipes
 from ..training.run.distributed import Processes
-from ..training.run.interruption import stopped_from_outside
-from ..training.run.snapshots import FolderStates
-from ..training.trainer import shape_of
-from .common import new_parser
+from ..training.run.loop import stopped_from_outside
+from ..training.run.snapshots import Snapshots
+from .common import add_image_size, new_parser
 
 __all__ = ["expand", "parser", "run"]
 
 SETTINGS = "train.yaml"
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a package is missing; 2 bad input; 3 training diverged; 4 stopped from "
-    "outside (disk full, images lost, another process ended); 129, 130 and 143 interrupted by "
-    "SIGHUP, Ctrl-C and SIGTERM after the state was saved. After 4, 129, 130 and 143 --resume "
-    "continues the run."
+    "outside (disk full, images lost, another process ended); 130 and 143 interrupted by Ctrl-C "
+    "and SIGTERM after the state was saved. After 4, 130 and 143 --resume continues the run."
 )
+_load_yaml = get_loader("yaml")
+
+
+def _without_aliases(text: str) -> Any:
+    """Load YAML without its aliases: a few lines of them stand for millions of values."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise yaml.YAMLError("settings cannot have YAML aliases (*name)")
+    return _load_yaml(text)
 
 
 def expand(argv: Sequence[str]) -> list[str]:
@@ -45,8 +50,8 @@ def expand(argv: Sequence[str]) -> list[str]:
     settings saved in DIR and sets --out DIR.
 
     Raises:
-        ValueError: If there is no such recipe, no run in DIR, or --resume is combined with --init
-            or --overwrite.
+        ValueError: If there is no such recipe, no run in DIR, or --resume is combined with an
+            option that it sets.
     """
     files, rest = [], []
     words = iter(argv)
@@ -54,51 +59,42 @@ def expand(argv: Sequence[str]) -> list[str]:
         option, _, name = word.partition("=")
         if option == "--recipe":
             files += ["-c", str(recipe_path(name or next(words, "")))]
-        elif option in ("-c", "--config"):
-            rest += ["-c", *map(current_settings, [name] if name else islice(words, 1))]
         elif option == "--resume":
             folder = name or next(words, "")
-            files += ["-c", current_settings(str(_settings_of(folder))), "--out", folder]
-            rest += ["--resume", folder]
+            saved = Path(folder).expanduser() / SETTINGS
+            if not folder or not saved.is_file():
+                raise ValueError(f"--resume needs the --out of a run; {folder!r} has no {SETTINGS}")
+            files += ["-c", str(saved), "--resume", folder, "--out", folder]
         else:
             rest.append(word)
     given = {word.partition("=")[0] for word in rest}
-    if "--resume" in given and (others := given & {"--init", "--overwrite"}):
+    if "--resume" in files and (others := given & {"--init", "--out", "--overwrite"}):
         raise ValueError(
             f"--resume continues the run in its directory; leave out {' and '.join(sorted(others))}"
         )
     return files + rest
 
 
-def _settings_of(folder: str) -> Path:
-    """Path of the settings saved in a run's folder."""
-    path = Path(folder).expanduser() / SETTINGS
-    if not folder or not path.is_file():
-        raise ValueError(
-            f"--resume needs the --out of a run; there is no {SETTINGS} in {folder or 'it'}"
-        )
-    return path
-
-
 def parser() -> ArgumentParser:
     """Options of `nfaug train`: data, output, and every field of `TrainConfig`."""
+    set_loader("yaml", _without_aliases, (yaml.YAMLError,))
     made = new_parser(
         "train",
         "Train a normalizing flow on your images, then fit class gaussians and PCA axes to it. "
         "The result is a checkpoint directory for NFAugment and the other commands.",
-        "A recipe or a YAML file can set any of these options; options after it on the command "
-        "line override it. --print-config shows the resolved settings; a run saves them as "
-        "train.yaml in --out. For several processes use accelerate launch -m nfaug.training or "
-        f"torchrun -m nfaug.training with the same options. {EXIT_CODES}",
+        "A recipe or a YAML file can set any of these options; options after it override it. "
+        "--print-config shows the settings; a run saves them as train.yaml in --out. For several "
+        f"processes use accelerate launch -m nfaug.training with the same options. {EXIT_CODES}",
     )
     made.usage = "nfaug train --data DATA --out OUT [--recipe NAME] [-c FILE] [OPTION ...]"
     made.add_argument("--data", required=True, help=DATA_SOURCES)
     made.add_argument("--out", required=True, help="the checkpoint directory to write")
+    add_image_size(made, "the images' own; the same as --dataset.image-size")
     made.add_argument(
         "--resume",
         help="continue the run in this directory with its settings; other options override them, "
-        "except that seed, batch size and images must stay. On a CPU and without --max-minutes "
-        "the result is bit for bit that of an uninterrupted run",
+        "but seed, batch size and images must stay. On a CPU and without --max-minutes the result "
+        "is bit for bit that of an uninterrupted run",
     )
     made.add_argument(
         "--init",
@@ -116,8 +112,8 @@ def parser() -> ArgumentParser:
         "--pictures",
         type=bool,
         default=True,
-        help="draw loss, latents, pairwise KL and convergence at the end, and progress pictures "
-        "every --pictures-every epochs, for --out/pictures and trackers",
+        help="draw latents and pairwise KL at the end, and progress pictures every "
+        "--pictures-every epochs, for --out/pictures and trackers",
     )
     made.add_class_arguments(TrainConfig)
     return made
@@ -127,20 +123,14 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     """Train, save and return the figures; None on all processes but the main one."""
     if arguments.recipe is not None:  # `expand` took it from the command line
         raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
-    out = Path(arguments.out)
-    resumed = arguments.resume is not None
-    if not resumed:
-        _check_unfinished(out, overwrite=arguments.overwrite)
-        check_output(out, overwrite=arguments.overwrite)
-    elif out.resolve() != Path(arguments.resume).expanduser().resolve():
-        raise ValueError(
-            f"--resume {arguments.resume} writes to its own directory; leave out --out"
-        )
-    ready = parser().instantiate(arguments)
-    config = TrainConfig(**{field.name: ready[field.name] for field in fields(TrainConfig)})
-    if not arguments.pictures:
-        config = replace(config, pictures_every=0)
-    init, config = _start(arguments, config, out, resumed=resumed)
+    out, resume = Path(arguments.out), arguments.resume is not None
+    if not resume:
+        _check_new(out, overwrite=arguments.overwrite)
+    config = _settings(arguments)
+    begun = resume and Snapshots(out).steps()  # then the run has its own copy of the flow of --init
+    init = None
+    if arguments.init is not None and not begun:
+        init = load(arguments.init, autoencoder=config.autoencoder)
     dataset = open_dataset(
         arguments.data,
         split=arguments.split,
@@ -148,23 +138,22 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         labels=config.prior.entry.labelled,
         **config.dataset.reading(),
     )
-    config = config.for_images(len(dataset))
     processes = Processes(config.device, config.trackers, out)
     try:
-        with lock_output(out):  # in the group of processes, of which only one locks
+        with lock_output(out):  # in the group of processes, of which only the main one locks
             result = train(
                 dataset,
                 config,
                 init=init,
                 folder=out,
-                resume=resumed,
+                resume=resume,
                 pictures=arguments.pictures,
                 processes=processes,
-                begin=lambda: _save_settings(arguments, config, out),
+                begin=lambda settings: _save_settings(arguments, settings, out),
             )
             if not processes.main:
                 return None
-            with stopped_from_outside(FolderStates(out), processes):
+            with stopped_from_outside(Snapshots(out)):
                 _save(arguments, result, dataset, out)
         record = result.checkpoint.config
         return {"out": str(out), **record.training, "held_out": record.metrics}
@@ -172,22 +161,26 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         processes.close()
 
 
-def _start(
-    arguments: Namespace, config: TrainConfig, out: Path, *, resumed: bool
-) -> tuple[Checkpoint | None, TrainConfig]:
-    """Load the flow of --init and take over its shape; a resumed run has its own flow."""
-    if arguments.init is None or (resumed and FolderStates(out).steps()):
-        return None, config
-    init = load(arguments.init, autoencoder=config.autoencoder)
-    return init, replace(config, flow=shape_of(init, config.flow))
-
-
-def _check_unfinished(out: Path, *, overwrite: bool) -> None:
-    if not overwrite and not (out / CONFIG).exists() and FolderStates(out).steps():
+def _check_new(out: Path, *, overwrite: bool) -> None:
+    """Check that --out can be written: a new directory, or one to overwrite."""
+    if not overwrite and not (out / CONFIG).exists() and Snapshots(out).steps():
         raise FileExistsError(
             f"{out} holds an unfinished run: continue it with --resume {out}, or replace it with "
             "--overwrite"
         )
+    check_output(out, overwrite=overwrite)
+
+
+def _settings(arguments: Namespace) -> TrainConfig:
+    """The settings of the run."""
+    ready = parser().instantiate(arguments)
+    config = TrainConfig(**{field.name: ready[field.name] for field in fields(TrainConfig)})
+    if not arguments.pictures:
+        config = replace(config, pictures_every=0)
+    if arguments.image_size is not None:
+        dataset = replace(config.dataset, image_size=arguments.image_size)
+        config = replace(config, dataset=dataset)
+    return config
 
 
 def _save_settings(arguments: Namespace, config: TrainConfig, out: Path) -> None:

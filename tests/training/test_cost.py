@@ -81,19 +81,8 @@ def test_the_papers_settings() -> None:
         assert all((kinds.hflip, kinds.pad_crop, kinds.rotation, kinds.color_jitter))
 
 
-def test_imagenet64_is_low_rank_at_the_deep_end() -> None:
-    flow = recipe_flow(recipe_config("imagenet64"))
-    halves = [2 * flow.channels * 2**level for level in range(flow.levels)]
-    assert [n > flow.low_rank_above for n in halves] == [False, False, False, True]
-
-
 def test_latents_are_the_usual_ones() -> None:
     assert recipe_flow(recipe_config("imagenet-vae")).shape == (4, 32, 32)
-
-
-def test_no_cost_without_an_image_size() -> None:
-    with pytest.raises(ValueError, match="image_size"):
-        recipe_flow(TrainConfig())
 
 
 @pytest.mark.parametrize(

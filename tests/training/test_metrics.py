@@ -13,7 +13,6 @@ from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import TensorImages
 from nfaug.flows.codec import pad, to_flow
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.io.strict_json import jsonable
 from nfaug.training.evaluation.metrics import evaluate
 
 
@@ -125,17 +124,3 @@ def test_no_image(tiny_checkpoint: Checkpoint) -> None:
     none = MemoryBatches(torch.zeros(0, 1, 8, 8, dtype=torch.uint8), torch.zeros(0).long())
     with pytest.raises(ValueError, match="no images"):
         evaluate(tiny_checkpoint.flow, tiny_checkpoint.gaussians, none)
-
-
-def test_a_label_out_of_range(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
-    assert tiny_checkpoint.gaussians is not None
-    data = MemoryBatches(tiny_images.images, tiny_images.targets + 1)
-    with pytest.raises(ValueError, match=r"\[0, 3\)"):
-        evaluate(tiny_checkpoint.flow, tiny_checkpoint.gaussians, data)
-
-
-def test_json_values() -> None:
-    value = {"a": (1, 2.5, True), "b": {"c": [math.nan, -math.inf, None]}, 3: "x"}
-    assert jsonable(value) == {"a": [1, 2.5, True], "b": {"c": [None, None, None]}, "3": "x"}
-    with pytest.raises(TypeError, match="Tensor"):
-        jsonable({"a": torch.zeros(1)})

@@ -17,11 +17,11 @@ from torch import Tensor
 
 import nfaug
 from nfaug.cli import main
+from nfaug.data.batches import MemoryBatches
+from nfaug.io.ranks import Ranks
 from nfaug.training import train
-from nfaug.training.config import TrainConfig
-from nfaug.training.run.context import open_context
-from nfaug.training.run.distributed import Processes
-from nfaug.training.run.snapshots import FolderStates
+from nfaug.training.run.distributed import shared_batches
+from nfaug.training.run.snapshots import Snapshots
 
 
 class Ran(NamedTuple):
@@ -83,7 +83,7 @@ def test_an_error_in_one_process_does_not_hang_the_others(ran: Ran) -> None:
     assert "step 0" in mine.err
     assert other.err.startswith("another process")
     assert "Traceback" not in mine.err + other.err
-    assert FolderStates(ran.out / "lost").steps() == [0]
+    assert Snapshots(ran.out / "lost").steps() == [0]
 
 
 def test_the_command_on_two_processes(ran: Ran) -> None:
@@ -157,35 +157,15 @@ def test_torchrun(tiny_folder: Path, tmp_path: Path) -> None:
     check_command(tmp_path / "flow", ran.stdout)
 
 
-@pytest.mark.soak
-def test_accelerate_launch(tiny_folder: Path, tmp_path: Path) -> None:
-    launcher = ["accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes"]
-    ran = launched([*launcher, "1"], words(tiny_folder, tmp_path / "flow"))
-    assert ran.returncode == 0, ran.stderr
-    assert json.loads(ran.stdout)["processes"] == 1
-
-
-def test_mixed_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.raises(ValueError, match="bf16"):
-        Processes("cpu")
-
-
 def test_parts_of_a_batch() -> None:
     """Every row counts once, in order; extra processes repeat the first row with weight 0."""
-    ranks = [Processes("cpu") for _ in range(3)]
-    for rank, processes in enumerate(ranks):
-        processes.count, processes.rank = 3, rank
     for size, expected in ((7, [3, 2, 2]), (6, [2, 2, 2]), (2, [1, 1, 1]), (1, [1, 1, 1])):
-        rows = torch.arange(size)
-        parts = [rows[processes.part(rows)] for processes in ranks]
-        assert [len(part) for part in parts] == expected
-        counted = [part for p, part in zip(ranks, parts, strict=True) if p.weight(rows)]
-        assert torch.cat(counted).tolist() == rows.tolist()
-
-
-def test_more_processes_than_images_in_a_batch() -> None:
-    processes = Processes("cpu")
-    processes.count = 4
-    with pytest.raises(ValueError, match="batch_size"):
-        open_context(images(), TrainConfig(batch_size=3), processes, progress=False)
+        data = MemoryBatches(torch.arange(size), torch.arange(size))
+        shards = [
+            next(shared_batches(data, torch.arange(size), 8, Ranks(3, rank))) for rank in range(3)
+        ]
+        assert [len(shard.images) for shard in shards] == expected
+        counted = [shard for shard in shards if shard.weight]
+        assert torch.cat([shard.images for shard in counted]).tolist() == [*range(size)]
+        assert all(torch.equal(torch.arange(size)[s.part], s.labels) for s in shards)
+        assert {shard.total for shard in shards} == {size}

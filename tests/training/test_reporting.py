@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,11 @@ from torch import Tensor
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.cli import main
-from nfaug.data import images
-from nfaug.data.images import TensorImages, progress_bar
-from nfaug.training import TrainConfig, TrainResult, train
-from nfaug.training.config import FlowSettings, OptimConfig, PriorConfig
-from nfaug.training.report.page import read_run, report_html
-from nfaug.training.run import loop, reporter
-from nfaug.training.run.snapshots import FolderStates
+from nfaug.data.images import TensorImages
+from nfaug.training import TrainConfig, train
+from nfaug.training.config import FlowSettings, OptimConfig
+from nfaug.training.run import loop
+from nfaug.training.run.snapshots import Snapshots
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*distutils Version:DeprecationWarning")
 
@@ -41,93 +38,16 @@ def quiet(tiny_config: TrainConfig) -> TrainConfig:
 
 
 def test_lines_where_there_is_no_terminal(
-    quiet: TrainConfig,
-    tiny_images: TensorImages,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    quiet: TrainConfig, tiny_images: TensorImages, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line per row of the log, and one per step once the interval is over."""
+    """One line per row of the log."""
     train(tiny_images, quiet)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train: ")]
     assert len(lines) == 2
-    for part in ("epoch 1 of 2", "step 3", "bits/dim", "images/s", " left"):
+    for part in ("epoch 1 of 2", "step 3", "bits/dim", "36 of 72 images", " left"):
         assert part in lines[0]
-    monkeypatch.setattr(reporter, "LINE_SECONDS", 0.0)
-    train(tiny_images, quiet)
-    assert capsys.readouterr().err.count("train: ") == 6 + 2
     train(tiny_images, quiet, progress=False)
     assert capsys.readouterr().err == ""
-
-
-def test_the_log_before_the_first_epoch_ends(
-    quiet: TrainConfig, tiny_images: TensorImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rows of training figures, which the report shows; an evaluation replaces them."""
-    monkeypatch.setattr(reporter, "LINE_SECONDS", 0.0)
-    seen: list[list[float]] = []
-    pages: list[str] = []
-    step = reporter.Reporter.step
-
-    def watched(self: reporter.Reporter, *args: Any) -> None:
-        step(self, *args)
-        run = read_run(tmp_path)
-        assert not run.problems
-        seen.append([row["step"] for row in run.rows])
-        assert math.isfinite(run.rows[-1]["train_bits_per_dim"])
-        pages.append(report_html(run))
-
-    monkeypatch.setattr(reporter.Reporter, "step", watched)
-    result = train(tiny_images, quiet, val=tiny_images, folder=tmp_path, progress=False)
-    assert seen == [[1], [1, 2], [1, 2, 3], [3, 4], [3, 4, 5], [3, 4, 5, 6]]
-    assert "<svg" in pages[1]
-    assert "bits/dim, training" in pages[0]
-    assert "NF-Acc, held-out" in pages[3], "the last evaluation"
-    assert [row["step"] for row in read_run(tmp_path).rows] == [3, 6]
-    assert [row["step"] for row in result.history] == [3, 6]
-
-
-def test_bars_become_lines_in_a_file(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(images, "LINE_SECONDS", 0.01)
-    with progress_bar(3, "bank", "image", shown=True, initial=1) as bar:
-        for _ in range(2):
-            time.sleep(0.02)
-            bar.update()
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(",")[0] for line in lines] == [
-        "bank: 2 of 3 images",
-        "bank: 3 of 3 images",
-    ]
-    monkeypatch.undo()
-    for shown in (True, False):  # too short for a line, and not shown
-        with progress_bar(3, "bank", "image", shown=shown) as bar:
-            bar.update(3)
-    assert capsys.readouterr().err == ""
-
-
-def test_a_class_of_one_image(
-    quiet: TrainConfig, tiny_images: TensorImages, tmp_path: Path
-) -> None:
-    """It trains with one warning that names the class, and gets no axes and no partner."""
-    rows = torch.tensor([i for i in range(36) if tiny_images.targets[i] or i == 0])
-    config = dataclasses.replace(quiet, pictures_every=1, prior=PriorConfig(kind="data"))
-    with pytest.warns(UserWarning, match=repr(tiny_images.classes[0])) as caught:
-        result = train(
-            tiny_images.subset(rows), config, folder=tmp_path, pictures=True, progress=False
-        )
-    assert len(caught) == 1
-    checkpoint = result.checkpoint.save(tmp_path / "flow")
-    saved = nfaug.load(checkpoint)
-    assert saved.gaussians is not None
-    assert saved.pca is not None
-    variances = saved.gaussians.variances
-    assert torch.allclose(variances[0], variances[1:].mean(0), rtol=1e-3)
-    assert saved.pca.ranks.tolist()[0] == 0
-    nfa = nfaug.NFAugment(saved, p=1.0)
-    out, _ = nfa(tiny_images.images[:1], torch.tensor([0]))
-    assert torch.equal(out, tiny_images.images[:1])
-    assert nfa.stats()["no_partner"] == 1
 
 
 # Trackers and pictures.
@@ -146,12 +66,12 @@ def test_tensorboard(tiny_config: TrainConfig, tiny_images: TensorImages, tmp_pa
     events = EventAccumulator(str(folder), size_guidance={"images": 0})
     events.Reload()
     rows = result.history
-    for name in ("bits_per_dim", "nf_acc", "lr", "images_per_second"):
+    for name in ("bits_per_dim", "nf_acc", "lr"):
         found = [(event.step, event.value) for event in events.Scalars(name)]
         assert [step for step, _ in found] == [row["step"] for row in rows]
         assert [value for _, value in found] == pytest.approx([row[name] for row in rows])
     tags = events.Tags()["images"]
-    finished = ["loss", "latents", "kl", "convergence"]
+    finished = ["latents", "kl"]
     assert sorted(tags) == sorted([*PICTURES, *finished])
     assert [event.step for event in events.Images("progress_samples")] == [3, 6]
     for name in tags:
@@ -161,7 +81,6 @@ def test_tensorboard(tiny_config: TrainConfig, tiny_images: TensorImages, tmp_pa
             assert image.size == (picture.width, picture.height)
             low, high = image.convert("L").getextrema()
             assert low < high, name
-    assert (tmp_path / "environment.json").is_file()
     # A resumed run adds a file; pictures draw nothing from the run's generators.
     longer = dataclasses.replace(config, epochs=4)
     resumed = train(
@@ -183,10 +102,8 @@ def test_pictures_change_nothing(
     assert names == sorted(PICTURES)
 
 
-@pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_missing_tracker(
-    tiny_images: TensorImages, quiet: TrainConfig, tmp_path: Path, name: str
-) -> None:
+def test_missing_tracker(tiny_images: TensorImages, quiet: TrainConfig, tmp_path: Path) -> None:
+    name = "wandb"
     assert importlib.util.find_spec(name) is None, "installed: choose another name for this test"
     config = dataclasses.replace(quiet, trackers=(name,))
     with pytest.raises(ValueError, match=f"install {name}"):
@@ -236,7 +153,7 @@ def test_rollback(
         (9, config.lr / 2),
     ]
     if in_folder:
-        assert FolderStates(tmp_path).steps() == [8, 9]
+        assert Snapshots(tmp_path).steps() == [8, 9]
         lines = (tmp_path / "log.csv").read_text().splitlines()
         assert [line.split(",")[1] for line in lines] == ["step", "3", "6", "9"]
 
@@ -305,14 +222,3 @@ def test_the_command_with_init(
     assert json.loads(capsys.readouterr().out)["steps"] == 6
     assert main([*words, "--overwrite"]) == 2
     assert "config.json" in capsys.readouterr().err
-
-
-def test_a_resumed_run_returns_its_initial_flow(
-    tiny_images: TensorImages, quiet: TrainConfig, tiny_result: TrainResult, tmp_path: Path
-) -> None:
-    train(tiny_images, quiet, folder=tmp_path, progress=False)
-    resumed = train(tiny_images, quiet, folder=tmp_path, resume=True, progress=False)
-    assert resumed.initial is not None
-    assert tiny_result.initial is not None
-    one, other = resumed.initial.flow.state_dict(), tiny_result.initial.flow.state_dict()
-    assert all(torch.equal(one[name], other[name]) for name in one)

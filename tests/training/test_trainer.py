@@ -10,28 +10,23 @@ import pytest
 import torch
 from nfa_tools import NAMES, images_of
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
-from nfaug.classes.fixed_point.solver import FixedPointConfig, FixedPointDivergence
 from nfaug.classes.priors import GradientDescentConfig
 from nfaug.data.images import TensorImages
 from nfaug.flows.flow import Flow
-from nfaug.training import TrainConfig, TrainingDiverged, TrainResult, open_dataset, train
+from nfaug.training import TrainConfig, TrainingDiverged, TrainResult, train
 from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import (
     DataConfig,
-    FlowSettings,
     OptimConfig,
     PCAConfig,
     PriorConfig,
-    recipe_path,
-    recipes,
 )
-from nfaug.training.run import context, loop
+from nfaug.training.run import context
 from nfaug.training.run.optimizer import FlowOptimizer, learning_rate
-from nfaug.training.run.prior import prior_labels
 
 
 def changed(config: TrainConfig, **changes: Any) -> TrainConfig:
@@ -119,16 +114,16 @@ def test_it_learns(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
 
 
 def test_the_average_is_returned(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
-    slow = changed(tiny_config, optim=OptimConfig(warmup_steps=1, ema_power=0.01))
-    result = train(tiny_images, slow, progress=False)
-    assert result.initial is not None
-    start = torch.cat([p.flatten() for p in result.initial.flow.parameters()])
-    fast = train(
-        tiny_images, changed(slow, optim=OptimConfig(warmup_steps=1, ema_decay=0.0)), progress=False
+    last, average = (
+        train(
+            tiny_images,
+            changed(tiny_config, optim=OptimConfig(warmup_steps=1, ema_decay=decay)),
+            progress=False,
+        )
+        for decay in (0.0, 0.9999)
     )
-    # With decay 0 the average equals the last weights; a small power averages over few steps.
-    assert (weights(result) - start).norm() > 0
-    assert not torch.equal(weights(result), weights(fast))
+    assert last.loss == average.loss
+    assert not torch.equal(weights(last), weights(average))
 
 
 @pytest.mark.parametrize("kind", ["data", "gradient", "random", "single"])
@@ -169,12 +164,6 @@ def test_unlabelled_images(tiny_config: TrainConfig) -> None:
         train(dataset, tiny_config, progress=False)
 
 
-def test_labels_of_a_single_gaussian() -> None:
-    labels = torch.tensor([2, 0, 1])
-    assert prior_labels(PriorConfig(kind="single"), labels).tolist() == [0, 0, 0]
-    assert prior_labels(PriorConfig(kind="data"), labels) is labels
-
-
 def test_rare_classes_are_in_the_statistics(tiny_config: TrainConfig) -> None:
     """The images for a solve include two of every class."""
     labels = torch.tensor([0] * 60 + [1, 1])
@@ -182,15 +171,6 @@ def test_rare_classes_are_in_the_statistics(tiny_config: TrainConfig) -> None:
     prior = PriorConfig(kind="data", statistics_images=10)
     config = changed(tiny_config, epochs=1, prior=prior, pca=PCAConfig(rank=1))
     assert train(dataset, config, progress=False).checkpoint.gaussians is not None
-
-
-def test_arrays_of_five_channels(tiny_config: TrainConfig) -> None:
-    labels = torch.arange(12) % 2
-    images = images_of(labels, channels=5).float() / 255
-    config = changed(tiny_config, epochs=1)
-    checkpoint = train(TensorDataset(images, labels), config, progress=False).checkpoint
-    assert checkpoint.flow.config.channels == 5
-    assert checkpoint.config.class_names == ("0", "1")
 
 
 def test_images_through_worker_processes_give_the_same(
@@ -258,9 +238,8 @@ def test_the_log(tiny_config: TrainConfig, tiny_images: TensorImages, tmp_path: 
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["2", "4", "5"]
     names = {"train_bits_per_dim", "bits_per_dim", "nf_acc", "lr", "skipped_steps"}
-    assert names | {"images_per_second"} < rows[0].keys()
+    assert names < rows[0].keys()
     assert float(rows[-1]["bits_per_dim"]) == result.history[-1]["bits_per_dim"]
-    assert float(rows[-1]["images_per_second"]) > 0
 
 
 def test_a_limit_of_time(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
@@ -280,13 +259,13 @@ def test_the_number_of_solves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = []
-    solve = context.solve_prior
+    solve = context.RunContext.solve
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         return solve(*args, **kwargs)
 
-    monkeypatch.setattr(context, "solve_prior", counted)
+    monkeypatch.setattr(context.RunContext, "solve", counted)
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=refit)
     train(tiny_images, changed(tiny_config, epochs=3, prior=prior), progress=False)
     assert len(calls) == solves, "no solve after the last epoch"
@@ -335,25 +314,6 @@ def test_a_step_that_is_not_finite_is_skipped(
     assert optimizer.skipped == 5
 
 
-def test_skipped_steps_are_counted(
-    tiny_images: TensorImages, tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = 0
-    forward = loop.FlowLoss.forward
-
-    def sometimes(*args: Any) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return forward(*args) * (math.nan if calls in (2, 3) else 1.0)
-
-    monkeypatch.setattr(loop.FlowLoss, "forward", sometimes)
-    result = train(tiny_images, tiny_config, progress=False)
-    assert result.checkpoint.config.training["skipped_steps"] == 2
-    assert result.checkpoint.config.training["steps"] == 6
-    assert len(result.loss) == 4
-    assert result.history[0]["skipped_steps"] == 2
-
-
 @pytest.mark.filterwarnings("ignore:.*scales of")
 def test_training_that_diverges_stops(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=0)
@@ -379,48 +339,12 @@ def test_a_flow_with_infinite_latents_is_not_fitted(
         train(tiny_images, config, progress=False)
 
 
-def test_gaussians_that_diverge(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
-    solve = FixedPointConfig(fit="covariances", update="proposition1", kld_weight=1e6)
-    config = changed(tiny_config, prior=PriorConfig(fixed_point=solve))
-    with pytest.raises(FixedPointDivergence, match="kld_weight"):
-        train(tiny_images, config, progress=False)
-
-
 # Bad input.
 
 
-def test_few_images_of_a_class(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
-    config = changed(tiny_config, pca=PCAConfig(rank=16))
-    with pytest.warns(UserWarning, match="16 axes"):
-        result = train(tiny_images, config, progress=False)
-    assert result.checkpoint.pca is not None
-    assert result.checkpoint.pca.rank == 11
-
-
-def test_no_images(tiny_config: TrainConfig) -> None:
-    class Empty(Dataset[Any]):
-        def __len__(self) -> int:
-            return 0
-
-        def __getitem__(self, index: int) -> Any:
-            raise IndexError(index)
-
-    with pytest.raises(ValueError, match="no image"):
-        train(Empty(), tiny_config, progress=False)
-
-
-def test_a_padded_size_that_does_not_fit(
-    tiny_images: TensorImages, tiny_config: TrainConfig
-) -> None:
-    flow = dataclasses.replace(tiny_config.flow, padded_size=(4, 4))
-    with pytest.raises(ValueError, match="padded_size"):
-        train(tiny_images, changed(tiny_config, flow=flow), progress=False)
-
-
-@pytest.mark.parametrize("name", ["cuda:99", "gpu"])
-def test_a_missing_device(tiny_images: TensorImages, tiny_config: TrainConfig, name: str) -> None:
-    with pytest.raises(ValueError, match=name):
-        train(tiny_images, changed(tiny_config, device=name), progress=False)
+def test_a_missing_device(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
+    with pytest.raises(ValueError, match="cuda:99"):
+        train(tiny_images, changed(tiny_config, device="cuda:99"), progress=False)
 
 
 @pytest.mark.parametrize(
@@ -432,51 +356,16 @@ def test_a_missing_device(tiny_images: TensorImages, tiny_config: TrainConfig, n
         (lambda: TrainConfig(seed=2**63), "seed"),
         (lambda: OptimConfig(decay="linear"), "'linear'"),
         (lambda: OptimConfig(recompute="step"), "'step'"),
-        (lambda: TrainConfig(lr=math.nan), "lr"),
-        (lambda: TrainConfig(eval_every=0), "eval_every"),
         (lambda: TrainConfig(max_minutes=0.0), "max_minutes"),
         (lambda: OptimConfig(clip_norm=0.0), "clip_norm"),
         (lambda: OptimConfig(ema_decay=1.0), "ema_decay"),
         (lambda: OptimConfig(warmup_steps=-1), "warmup_steps"),
-        (lambda: OptimConfig(max_bad_steps=0), "max_bad_steps"),
-        (lambda: OptimConfig(max_rollbacks=-1), "max_rollbacks"),
-        (lambda: TrainConfig(checkpoint_minutes=0), "checkpoint_minutes"),
-        (lambda: TrainConfig(keep_checkpoints=0), "keep_checkpoints"),
-        (lambda: TrainConfig(pictures_every=-1), "pictures_every"),
         (lambda: TrainConfig(trackers=("mlflow",)), "trackers"),
         (lambda: PCAConfig(rank=0), "rank"),
-        (lambda: PCAConfig(max_per_class=1), "max_per_class"),
         (lambda: DataConfig(val_fraction=1.0), "val_fraction"),
-        (lambda: DataConfig(workers=-1), "workers"),
         (lambda: PriorConfig(refit_epoch=-1), "refit_epoch"),
-        (lambda: PriorConfig(statistics_images=0), "statistics_images"),
     ],
 )
 def test_settings_out_of_range(make: Any, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         make()
-
-
-def test_recipes() -> None:
-    assert {"digits", "fashion-mnist", "small"} <= set(recipes())
-    assert recipe_path("digits").is_file()
-    with pytest.raises(ValueError, match="cifar100"):
-        recipe_path("../x")
-
-
-def test_digits(tiny_config: TrainConfig) -> None:
-    """Real images, from the named data set to the augmented batch."""
-    dataset = open_dataset("digits", per_class=20)
-    config = changed(
-        tiny_config,
-        flow=FlowSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
-        dataset=DataConfig(val_fraction=0.1),
-        pca=PCAConfig(rank=8),
-    )
-    checkpoint = train(dataset, config, progress=False).checkpoint
-    assert checkpoint.config.metrics["on"] == "20 held-out images"
-    nfa = nfaug.NFAugment(checkpoint, p=1.0)
-    images = torch.stack([dataset[i][0] for i in range(20)])
-    new, _ = nfa(images, dataset.targets[:20])
-    assert new.shape == images.shape
-    assert isinstance(checkpoint.flow, Flow)

@@ -48,8 +48,6 @@ def test_a_setting_changes_the_losses(
 ) -> None:
     config, plain = base
     start = tiny_result.initial
-    again = train(tiny_images, config, init=start, progress=False)
-    assert again.loss == plain.loss, "nothing else changes them"
     other = dataclasses.replace(config, **changes)
     assert train(tiny_images, other, init=start, progress=False).loss[-1] != plain.loss[-1]
 

@@ -168,7 +168,7 @@ class Comparison:
         """Gains and their intervals as a PIL image: NFA in one colour, the rest in another."""
         from matplotlib.figure import Figure
 
-        from nfaug.training.run.pictures import figure_image
+        from nfaug.training.pictures import figure_image
 
         rows = self.rows[1:]
         figure = Figure(figsize=(7, 0.8 + 0.42 * len(rows)), layout="constrained")

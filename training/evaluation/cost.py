@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+from nfaug.data.preprocess import as_size
 from nfaug.flows.config import FlowConfig
 
 from ..config import TrainConfig, recipe_path
@@ -40,8 +41,7 @@ AUTOENCODERS = {
     "mit-han-lab/dc-ae-f32c32-sana-1.0-diffusers": Autoencoder(32, 32, encode=324, decode=523),
 }
 _PASSES = 3  # cost of a training step in forward passes; each recomputation adds one
-_CARD, _PEAK = "A100", 19.5e12  # float32 FLOP/s in its data sheet: flows do not train in TF32
-_UTILISATION = 0.4  # of that peak, assumed
+_SPEED = 0.4 * 19.5e12  # an assumed share of an A100's float32 FLOP/s: flows do not train in TF32
 
 
 def recipe_config(name: str) -> TrainConfig:
@@ -66,9 +66,9 @@ def recipe_flow(config: TrainConfig) -> FlowConfig:
     Raises:
         ValueError: If `dataset.image_size` is not set.
     """
-    channels, size = config.dataset.channels or 3, config.dataset.image_size
-    if size is None:
+    if config.dataset.image_size is None:
         raise ValueError("the cost depends on dataset.image_size, which is not set")
+    channels, size = config.dataset.channels or 3, as_size(config.dataset.image_size)
     if config.autoencoder is not None:
         usual = next(iter(AUTOENCODERS.values()))
         channels, factor, *_ = AUTOENCODERS.get(config.autoencoder, usual)
@@ -79,8 +79,8 @@ def recipe_flow(config: TrainConfig) -> FlowConfig:
 def recipe_cost(name: str) -> dict[str, Any]:
     """The flow of a recipe and its cost: GFLOP per image and direction, and hours on an A100.
 
-    For a flow on latents also the GFLOP of its autoencoder per image of 256 x 256 pixels, and those
-    of `NFAugment`, which encodes an image once and decodes twice.
+    For a flow on latents also the GFLOP of `NFAugment` per image of 256 x 256 pixels: it encodes an
+    image once with the autoencoder and decodes twice.
 
     Hours are images * epochs * passes * FLOP / (0.4 * 19.5e12): 3 forward passes per step, one more
     for each level of recomputation, at an assumed 40% of the card's float32 peak. They are absent
@@ -96,19 +96,10 @@ def recipe_cost(name: str) -> dict[str, Any]:
         "gflop_per_image_and_direction": flow.flop / 1e9,
     }
     if (autoencoder := AUTOENCODERS.get(config.autoencoder or "")) is not None:
-        gflop = {"encode": autoencoder.encode, "decode": autoencoder.decode}
-        cost["autoencoder"] = {"name": config.autoencoder, "gflop_per_image": gflop}
         total = autoencoder.encode + 2 * autoencoder.decode + 3 * flow.flop / 1e9
         cost["gflop_per_augmented_image"] = round(total)
     if (images := IMAGES.get(name)) is not None and config.max_minutes is None:
         passes = _PASSES + ("none", "steps", "blocks").index(config.optim.recompute)
-        total = images * config.epochs * passes * flow.flop
-        cost |= {
-            "images": images,
-            "epochs": config.epochs,
-            "training_pflop": total / 1e15,
-            "card": _CARD,
-            "assumed_utilisation": _UTILISATION,
-            "card_hours": total / (_PEAK * _UTILISATION) / 3600,
-        }
+        hours = images * config.epochs * passes * flow.flop / _SPEED / 3600
+        cost |= {"images": images, "epochs": config.epochs, "card_hours": hours}
     return cost

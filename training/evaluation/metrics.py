@@ -10,7 +10,7 @@ from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.batches import Batches, progress_bar
 from nfaug.flows.flow import Flow
 
-from ..run.distributed import Processes, whole_batches
+from ..run.distributed import Processes, draw_noise, shared_batches
 
 __all__ = ["evaluate"]
 
@@ -54,37 +54,34 @@ def evaluate(
     """
     if not len(data.labels):
         raise ValueError("there are no images to evaluate on")
-    frozen = flow.freeze()
-    device = frozen.device
+    frozen, single = flow.freeze(), gaussians.num_classes == 1
+    device, codec, total = frozen.device, frozen.codec, len(data.labels)
     generator = torch.Generator(device).manual_seed(seed)
-    single = gaussians.num_classes == 1
-    total = len(data.labels)
-    codec = frozen.codec
     sums = torch.zeros(6, dtype=torch.float64)  # bits, hits, hits of five, exact, levels, error
-    passes = whole_batches(frozen, data, torch.arange(total), batch_size, generator, processes)
     with progress_bar(total, "eval", "image", shown=progress) as bar:
-        for noise, batch in passes:
-            if batch is not None:
-                images, labels = (part.to(device) for part in batch)
-                prepared = codec.prepare(images)
-                classes = torch.zeros_like(labels) if single else labels
-                z, logdet = frozen.encode(prepared, noise)
-                nll = -(gaussians.log_prob(z, classes) + logdet)
-                sums[0] += float(codec.bits_per_dim(nll).double().sum())
-                z = frozen.encode(prepared)[0]
-                if not single:
-                    ranked = gaussians.log_prob(z).topk(min(5, gaussians.num_classes)).indices
-                    hits = ranked == labels[:, None]
-                    sums[1] += float(hits[:, 0].sum())
-                    sums[2] += float(hits.any(1).sum())
-                if round_trip:
-                    decoded = frozen.decode(z)
-                    off = (decoded != images).flatten(1)
-                    sums[3] += float((~off.any(1)).sum())
-                    sums[4] += int(off.sum())
-                    levels = (decoded.float() - images.float()).abs()
-                    sums[5] += float(levels.flatten(1).mean(1).sum())
-            bar.update(len(noise))
+        for shard in shared_batches(data, torch.arange(total), batch_size, processes):
+            noise = draw_noise(frozen, shard.total, generator)[shard.part]
+            bar.update(shard.total)
+            if not shard.weight:
+                continue
+            images, labels = shard.images.to(device), shard.labels.to(device)
+            prepared = codec.prepare(images)
+            z, logdet = frozen.encode(prepared, noise)
+            nll = -(gaussians.log_prob(z, torch.zeros_like(labels) if single else labels) + logdet)
+            sums[0] += float(codec.bits_per_dim(nll).double().sum())
+            z = frozen.encode(prepared)[0]
+            if not single:
+                ranked = gaussians.log_prob(z).topk(min(5, gaussians.num_classes)).indices
+                hits = ranked == labels[:, None]
+                sums[1] += float(hits[:, 0].sum())
+                sums[2] += float(hits.any(1).sum())
+            if round_trip:
+                decoded = frozen.decode(z)
+                off = (decoded != images).flatten(1)
+                sums[3] += float((~off.any(1)).sum())
+                sums[4] += int(off.sum())
+                levels = (decoded.float() - images.float()).abs()
+                sums[5] += float(levels.flatten(1).mean(1).sum())
     if processes is not None:
         sums = processes.sum(sums.to(processes.float64)).cpu()
     bits, top1, top5, exact, wrong_levels, error = sums.tolist()

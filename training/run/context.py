@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,25 +14,25 @@ from torch.utils.data import Dataset
 from nfaug.augment.params import seed_of
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.classes.gaussians import ClassGaussians
-from nfaug.data.batches import Batches, MemoryBatches, open_batches
+from nfaug.data.batches import Batches, MemoryBatches, open_batches, progress_bar
 from nfaug.data.checks import check_class_names, check_class_sizes
 from nfaug.data.images import LabelledImages
 from nfaug.data.open import wrap_dataset
-from nfaug.fitting import check_images
 from nfaug.flows.codec import Codec
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.latent_codec import LatentCodec
+from nfaug.flows.latent_codec import LatentCodec, measure_codec
 
-from ..config import TrainConfig
+from ..config import TrainConfig, flat
 from .distributed import Processes, draw_noise
-from .latent_cache import flow_shape, with_latents
 from .optimizer import FlowOptimizer
-from .prior import check_prior, solve_prior
+from .prior import check_prior, class_statistics, representative
 from .snapshots import RunState, Snapshot
 
 __all__ = ["RunContext", "TrainResult", "hold_out", "open_context"]
 
 _INIT_IMAGES = 512  # images for the data-dependent initialisation
+_MEASURED = 512  # images on which the scale of an autoencoder's latents is measured
+_ENCODED = 64  # images that an autoencoder encodes at a time
 _MIN_SPLIT = 20  # smaller classes hold nothing out
 
 
@@ -95,7 +95,23 @@ class RunContext:
 
     def shape(self) -> tuple[FlowConfig, Codec | None]:
         """The flow's configuration and codec for these settings and images."""
-        return flow_shape(self.dataset, self.config, self.codec)
+        backbone = self.config.flow
+        if self.codec is None:
+            return FlowConfig(self.dataset.channels, self.dataset.image_size, backbone), None
+        channels, height, width = self.codec.latent_shape
+        shape = FlowConfig(channels, (height, width), backbone)
+        return shape, self.codec.for_flow(shape)
+
+    def fixed(self) -> Mapping[str, Any]:
+        """What a resumed run must keep: what decides which numbers a step reads and draws."""
+        settings = flat(self.config.to_dict())
+        names = ("seed", "batch_size", "prior.kind", "latents.noise")
+        return {
+            **{name: settings[name] for name in names},
+            **flat({"flow": self.shape()[0].to_dict()}),
+            "images to train on": len(self.data.labels),
+            "--data": self.dataset.fingerprint(),
+        }
 
     def new_flow(self) -> Flow:
         """Create a flow from the seed and initialise it on some of the images."""
@@ -147,19 +163,36 @@ class RunContext:
     def solve(
         self, flow: Flow, noise: torch.Generator, choice: torch.Generator
     ) -> tuple[ClassGaussians, dict[str, Any]]:
-        """Solve the class gaussians on a flow; also return a record of the solve."""
-        gaussians, record = solve_prior(
-            self.config.prior,
-            flow,
-            self.data,
-            self.dataset.classes,
-            batch_size=self.config.batch_size,
-            generator=noise,
-            choice=choice,
-            progress=self.shown,
-            processes=self.processes,
-        )
-        return gaussians.to(self.processes.device), record
+        """Solve the class gaussians on a flow; also return a record of the solve.
+
+        `noise` draws the dequantisation noise of the images that the prior encodes, `choice` these
+        images and random means.
+
+        Raises:
+            FixedPointDivergence: If a gaussian leaves the range of positive finite numbers.
+        """
+        config, labels, classes = self.config.prior, self.data.labels, self.dataset.classes
+        prior, counts, number = config.entry, None, 1
+        if prior.labelled:
+            counts, number = torch.bincount(labels, minlength=len(classes)), len(classes)
+        means = torch.zeros(number, flow.config.dim)
+        variances = torch.ones_like(means)
+        if prior.needs_latents:
+            stats = class_statistics(
+                flow,
+                self.data,
+                representative(labels, len(classes), config.statistics_images, choice),
+                len(classes),
+                batch_size=self.config.batch_size,
+                generator=noise,
+                progress=self.shown,
+                processes=self.processes,
+            )
+            _, means, variances = stats.finalize()
+        means, variances, outcome = prior.solve(means, variances, config.settings, choice)
+        gaussians = ClassGaussians(means, variances, counts).to(self.processes.device)
+        self.processes.broadcast(gaussians.buffers())  # machines may round differently
+        return gaussians, {"kind": config.kind, **outcome}
 
     def checkpoint(self, flow: Flow, state: RunState, **records: Any) -> Checkpoint:
         """A checkpoint of a flow and the state's gaussians; `records` go into its configuration."""
@@ -178,27 +211,24 @@ def open_context(
     images: LabelledImages,
     config: TrainConfig,
     processes: Processes,
-    codec: Codec | None = None,
+    start: Flow | None = None,
     *,
     val: Dataset[Any] | None = None,
     progress: bool = True,
 ) -> RunContext:
     """Check the images, read those that fit in memory, and hold some out.
 
-    If `codec` is a `LatentCodec`, the latents are computed here, see `latent_cache.with_latents`.
+    A flow on an autoencoder's latents gets them here, computed once. Their scale is that of the
+    flow `start`, or is measured.
 
     Raises:
         ValueError: If the images cannot be trained on with these settings.
     """
-    if config.batch_size < processes.count:
-        raise ValueError(
-            f"batch_size {config.batch_size} is the batch of all processes together and must be at "
-            f"least their number, {processes.count}"
-        )
     check_prior(config.prior, len(images.classes))
     classes: Sequence[str] = images.classes if config.prior.entry.labelled else ()
     if classes:
         check_class_sizes(images.targets, classes)
+    codec = _measured(images, config, processes.device) if start is None else start.codec
     choice = torch.Generator().manual_seed(config.seed)
     context = RunContext(
         config=config,
@@ -212,12 +242,16 @@ def open_context(
         codec=codec if isinstance(codec, LatentCodec) else None,
         progress=progress,
     )
-    shape, flow_codec = context.shape()  # fail before reading the images
+    context.shape()  # settings that do not fit fail before the images are read
     if val is not None:
         held = wrap_dataset(val, classes=images.classes, complete=False)
         check_class_names(held.classes, images.classes)
-        with torch.device("meta"):
-            check_images(Flow(shape, codec=flow_codec), held)
+        expected, found = ((each.channels, *each.image_size) for each in (images, held))
+        if expected != found:
+            raise ValueError(
+                f"images to evaluate on have the shape {found} (channels, height, width), images "
+                f"to train on {expected}"
+            )
         held_out = _read(held, context, mirrored=False)
         return replace(context, data=_read(images, context), val=held_out)
     data = _read(images, context)
@@ -242,13 +276,57 @@ def hold_out(
 
 
 def _read(images: LabelledImages, context: RunContext, *, mirrored: bool = True) -> Batches:
-    config, shown = context.config, context.shown
+    """Batches of images, or of their latents if there is an autoencoder."""
+    config = context.config
     data = open_batches(
         images,
         memory_gib=config.dataset.memory_gib,
         workers=config.dataset.workers,
-        progress=shown,
+        progress=context.shown,
         seed=seed_of(config.seed, context.processes.rank),
     )
-    device = context.processes.device
-    return with_latents(data, context.codec, config, device, mirrored=mirrored, progress=shown)
+    return data if context.codec is None else _latents(data, context, mirrored=mirrored)
+
+
+def _measured(
+    images: LabelledImages, config: TrainConfig, device: torch.device
+) -> LatentCodec | None:
+    """The autoencoder of the settings with the scale of its latents; None for pixels."""
+    if config.autoencoder is None:
+        return None
+    choice = torch.Generator().manual_seed(config.seed)
+    rows = torch.randperm(len(images), generator=choice)[:_MEASURED]
+    chosen = torch.stack([images.image(row) for row in rows.tolist()])
+    return measure_codec(config.autoencoder, chosen, noise=config.latents.noise, device=device)
+
+
+def _latents(data: Batches, context: RunContext, *, mirrored: bool) -> Batches:
+    """Encode images once, since an autoencoder costs an order of magnitude more than the flow.
+
+    Latents (N, views, C, H, W) are kept as float16, whose rounding is below the noise. With
+    `mirrored` and `augmentation.hflip` the second view is the mirror image's latents, which differ
+    from the mirrored latents; `FlowAugmentation` draws one of the views.
+
+    Raises:
+        ValueError: If an augmentation cannot apply to latents.
+    """
+    codec, augmentation = context.codec, context.config.augmentation
+    assert codec is not None
+    if augmentation.pad_crop or augmentation.rotation or augmentation.color_jitter:
+        raise ValueError(
+            "latents are computed once and cannot be shifted, rotated or recoloured: set "
+            "augmentation.pad_crop, augmentation.rotation and augmentation.color_jitter to 0"
+        )
+    count, views = len(data.labels), 1 + (mirrored and augmentation.hflip)
+    latents = torch.empty((count, views, *codec.latent_shape), dtype=torch.float16)
+    done = 0
+    with progress_bar(count, "latents", "image", shown=context.shown) as bar:
+        for images, _ in data.iterate(torch.arange(count), _ENCODED):
+            batch = images.to(context.processes.device)
+            part = slice(done, done + len(batch))
+            for view in range(views):
+                encoded = codec.prepare(batch.flip(-1) if view else batch)
+                latents[part, view] = encoded.to("cpu", torch.float16)
+            done = part.stop
+            bar.update(len(batch))
+    return MemoryBatches(latents, data.labels)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from nfaug.data.batches import Batches
 from nfaug.flows.flow import Flow
 from nfaug.io.device import pick_device
-from nfaug.io.ranks import Ranks
+from nfaug.io.ranks import Ranks, launched
 
 from ..config import TRACKERS
 
-__all__ = ["Processes", "Shard", "draw_noise", "shared_batches", "whole_batches"]
+__all__ = ["Processes", "Shard", "draw_noise", "shared_batches"]
 
 _TIMEOUT = timedelta(hours=2)  # the other processes wait while the main one fits PCA
 
@@ -28,10 +28,12 @@ class Processes(Ranks):
     """The group of processes that share a run, and this process's place in it.
 
     Every process draws the same random numbers for the whole batch and computes on its own rows,
-    so the result does not depend on how many processes there are.
+    so the result does not depend on how many processes there are. Accelerate joins the processes,
+    averages gradients and opens trackers; its mixed precision is off, since a flow whose couplings
+    compute in 16 bits is not exact.
 
     Args:
-        device: As in `TrainConfig.device`.
+        device: As in `TrainConfig.device`; Accelerate chooses it if there are several processes.
         trackers: Trackers to open through Accelerate.
         folder: The run's folder, where trackers write.
 
@@ -41,33 +43,24 @@ class Processes(Ranks):
         device: Device of this process.
 
     Raises:
-        ValueError: If a tracker is not installed, or the launcher's settings cannot be used.
+        ValueError: If a tracker is not installed, or there is no such device.
     """
 
     def __init__(
         self, device: str, trackers: Sequence[str] = (), folder: Path | None = None
     ) -> None:
-        self.accelerator: Any = None
         super().__init__()
-        started = int(os.environ.get("WORLD_SIZE", "1"))
-        _check_mixed_precision(os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
+        self.accelerator: Any = None
         _check_trackers(trackers)
-        if started > 1 or trackers:
-            if started > 1 and device not in ("auto", "cpu", "cuda"):
-                raise ValueError(
-                    "with several processes each has its own device: device must be 'auto', 'cpu' "
-                    f"or 'cuda'; got {device!r}"
-                )
+        several = launched() > 1
+        if several or trackers:
             # Without `cpu` and without a GPU, Accelerate runs every process on its own.
-            cpu = started > 1 and (device == "cpu" or not torch.cuda.is_available())
+            cpu = several and (device == "cpu" or not torch.cuda.is_available())
             self.accelerator = _accelerator(cpu, trackers, folder)
-        if started > 1:
+        if several:
             self.count = self.accelerator.num_processes
             self.rank = self.accelerator.process_index
-            assert self.count == started, f"{self.count} of {started} processes joined"
             self.device = self.accelerator.device
-            if self.device.type == "cuda" and self.device.index is None:
-                self.device = torch.device("cuda", torch.cuda.current_device())
         else:
             self.device = pick_device(device)
 
@@ -75,20 +68,6 @@ class Processes(Ranks):
     def float64(self) -> torch.device:
         """The device for float64 sums: the CPU on Apple GPUs, which have no float64."""
         return torch.device("cpu") if self.device.type == "mps" else self.device
-
-    def part(self, rows: Tensor) -> slice:
-        """The slice of a batch's rows that this process computes; sizes differ by at most one.
-
-        If there are fewer rows than processes, the extra processes get the first row with
-        `weight` 0.
-        """
-        sizes = [len(part) for part in torch.arange(len(rows)).tensor_split(self.count)]
-        start = sum(sizes[: self.rank])
-        return slice(start, start + sizes[self.rank]) if sizes[self.rank] else slice(0, 1)
-
-    def weight(self, rows: Tensor) -> float:
-        """1, or 0 if this process only repeats another one's row."""
-        return float(len(rows) > self.rank)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module, wrapped to average gradients if there are several processes."""
@@ -101,8 +80,8 @@ class Processes(Ranks):
 
     def close(self) -> None:
         """Leave the process group."""
-        if self.count > 1 and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        if self.count > 1:
+            self.accelerator.state.destroy_process_group()
 
 
 class Shard(NamedTuple):
@@ -136,53 +115,28 @@ def draw_noise(flow: Flow, count: int, generator: torch.Generator, gaussian: flo
     return noise
 
 
-def whole_batches(
-    flow: Flow,
-    data: Batches,
-    order: Tensor,
-    batch_size: int,
-    generator: torch.Generator,
-    processes: Processes | None = None,
-) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor] | None]]:
-    """Round-robin whole batches over processes.
-
-    Yields the noise of every batch, and its images and labels, or None if another process owns the
-    batch. Batches and noise do not depend on the number of processes.
-    """
-    batches = [rows for rows in order.split(batch_size) if len(rows)]
-    owned = [processes is None or processes.owns(number) for number in range(len(batches))]
-    local = [rows for rows, is_owned in zip(batches, owned, strict=True) if is_owned]
-    loaded = data.iterate(torch.cat([order[:0], *local]), batch_size)
-    for rows, is_owned in zip(batches, owned, strict=True):
-        noise = draw_noise(flow, len(rows), generator)
-        yield noise, next(loaded) if is_owned else None
-
-
 def shared_batches(
-    data: Batches, order: Tensor, batch_size: int, processes: Processes
+    data: Batches, order: Tensor, batch_size: int, ranks: Ranks | None = None
 ) -> Iterator[Shard]:
-    """Split every batch over the processes and yield this one's shards."""
+    """Split every batch over the processes and yield this one's shards.
+
+    Sizes differ by at most one. If a batch has fewer rows than there are processes, the others get
+    its first row with `weight` 0: with gradients, every process must take part.
+    """
+    ranks = ranks or Ranks()
     batches = [rows for rows in order.split(batch_size) if len(rows)]
-    parts = [processes.part(rows) for rows in batches]
-    local = [rows[part] for rows, part in zip(batches, parts, strict=True)]
-    most = max((len(rows) for rows in local), default=1)
-    loaded = data.iterate(torch.cat([order[:0], *local]), most)
-    for rows, part, (images, labels) in zip(batches, parts, loaded, strict=True):
-        yield Shard(images, labels, part, len(rows), processes.weight(rows))
-
-
-def _check_mixed_precision(name: str) -> None:
-    if name not in ("no", ""):
-        raise ValueError(
-            f"mixed precision {name!r} is not supported: 16-bit couplings change pixels by grey "
-            "levels, and the flow is no longer exact. Use float32: accelerate launch "
-            "--mixed_precision no"
-        )
+    local = [rows.tensor_split(ranks.count)[ranks.rank] for rows in batches]
+    mine = [own if len(own) else rows[:1] for own, rows in zip(local, batches, strict=True)]
+    most = max(map(len, mine), default=1)
+    loaded = data.iterate(torch.cat([order[:0], *mine]), most)
+    for rows, own, (images, labels) in zip(batches, local, loaded, strict=True):
+        start = sum(map(len, rows.tensor_split(ranks.count)[: ranks.rank])) if len(own) else 0
+        part = slice(start, start + len(images))
+        yield Shard(images, labels, part, len(rows), float(len(own) > 0))
 
 
 def _check_trackers(trackers: Sequence[str]) -> None:
-    from importlib.util import find_spec
-
+    """Accelerate would leave out a tracker that is not installed without a word."""
     for name in trackers:
         if find_spec(name) is None:
             package = "'nfaug[train]'" if name == "tensorboard" else name
@@ -201,6 +155,7 @@ def _accelerator(cpu: bool, trackers: Sequence[str], folder: Path | None) -> Any
         warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")
         return Accelerator(
             cpu=cpu,
+            mixed_precision="no",
             log_with=list(trackers) or None,
             project_config=ProjectConfiguration(
                 project_dir=None if folder is None else str(folder),

@@ -5,29 +5,49 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nfaug.classes.gaussians import ClassGaussians
+from nfaug.data.decode import ImageDecodeError
 from nfaug.flows.flow import Flow
 
 from ..evaluation.metrics import evaluate
 from .context import RunContext
 from .distributed import Shard, draw_noise, shared_batches
-from .interruption import OUTSIDE, Interrupted, SignalGuard, resume_hint, stopped_from_outside
 from .optimizer import TrainingDiverged
 from .prior import prior_labels
-from .reporter import Reporter, training_figures
-from .snapshots import FolderStates, RunState, States
+from .reporter import Reporter
+from .snapshots import RunState, Snapshots
 
-__all__ = ["FlowLoss", "Loop"]
+__all__ = ["FlowLoss", "Interrupted", "Loop", "RunStopped", "Signals", "stopped_from_outside"]
 
-_LOST = (OSError, EOFError, RuntimeError)  # what lost data-loader workers raise
 _PROBES = 64  # images encoded to check that a flow is still finite
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped the run after its state was saved.
+
+    Attributes:
+        exit_code: 128 plus the signal's number, as in shells.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class RunStopped(OSError):
+    """Something outside the run stopped it: the disk, the images or another process."""
+
+    exit_code = 4
 
 
 class FlowLoss(nn.Module):
@@ -51,44 +71,43 @@ class Loop:
     Args:
         context: Settings, images and processes.
         state: The state to start from; changed in place.
-        states: Where snapshots are saved.
+        snapshots: Where snapshots are saved.
         reporter: Receives steps, rows and pictures.
     """
 
     def __init__(
-        self, context: RunContext, state: RunState, states: States, reporter: Reporter
+        self, context: RunContext, state: RunState, snapshots: Snapshots, reporter: Reporter
     ) -> None:
         self.context, self.config, self.processes = context, context.config, context.processes
-        self.state, self.states, self.reporter = state, states, reporter
+        self.state, self.snapshots, self.reporter = state, snapshots, reporter
         self.flow = state.optimizer.flow
         self.model = self.processes.wrap(FlowLoss(self.flow))
-        self.signals = SignalGuard(enabled=isinstance(states, FolderStates))
+        self.signals = Signals(enabled=snapshots.folder is not None)
         self.began = time.monotonic() - state.elapsed
         self.saved_at = state.elapsed
-        self.stop = 0
-        self.window = [0.0, 0.0]  # images and seconds of training since the last row of the log
 
     def run(self) -> None:
         """Train until the last epoch is over.
 
         Raises:
             TrainingDiverged: If steps are not finite after `optim.max_rollbacks` rollbacks.
-            Interrupted: After SIGINT, SIGTERM or SIGHUP; the state is saved first.
-            RunStopped: If files cannot be read or written, or another process ended.
+            Interrupted: After SIGINT or SIGTERM. The state is saved first, unless the signal also
+                ended the workers that read images.
+            OSError: If files cannot be read or written.
         """
-        with stopped_from_outside(self.states, self.processes), self.signals:
-            try:
-                while not self.state.finished:
-                    try:
-                        self._epoch()
-                    except TrainingDiverged as error:
-                        self._roll_back(error)
-            except OUTSIDE:  # the steps so far are still good: save them
-                if self.processes.count == 1:
-                    with contextlib.suppress(*OUTSIDE):  # disk full: the previous one stays
-                        self._save()
-                raise
-            self._check_late_signals()
+        state = self.state
+        state.finished = state.finished and self._done() >= 1  # it may now have more epochs or time
+        with self.signals:
+            while not state.finished:
+                try:
+                    self._epoch()
+                except TrainingDiverged as error:
+                    self._roll_back(error)
+                except (RuntimeError, OSError) as error:
+                    if not self.signals.number:
+                        raise
+                    # It ended data-loader workers too, possibly in the middle of a step.
+                    raise self._interrupted() from error
 
     def _epoch(self) -> None:
         """Train the rest of the epoch, then evaluate."""
@@ -97,30 +116,14 @@ class Loop:
             state.order = torch.randperm(len(data.labels), generator=state.choice)
         remaining = state.order[state.position * self.config.batch_size :]
         shards = shared_batches(data, remaining, self.config.batch_size, self.processes)
-        before = time.monotonic()
-        for shard in self._loaded(shards):
-            self._step(shard)
-            self.window[0] += shard.total
-            self.window[1] += time.monotonic() - before
-            self._between_steps()
-            before = time.monotonic()
+        for shard in shards:
+            self._between_steps(self._step(shard))
             if self._done() >= 1:
                 break
         self._end_epoch()
 
-    def _loaded(self, shards: Iterator[Shard]) -> Iterator[Shard]:
-        """Yield the shards; an error in loading one becomes an OSError."""
-        while True:
-            try:
-                shard = next(shards)
-            except StopIteration:
-                return
-            except (ValueError, *_LOST) as error:
-                self._stop_if_signalled()
-                raise OSError(str(error)) from error
-            yield shard
-
-    def _step(self, shard: Shard) -> None:
+    def _step(self, shard: Shard) -> bool:
+        """Take a step on a batch; return whether a process received a signal."""
         state, augmentation = self.state, self.config.augmentation
         images = shard.images.to(self.processes.device, non_blocking=True)
         if augmentation.enabled:
@@ -129,109 +132,83 @@ class Loop:
         noise = draw_noise(self.flow, shard.total, state.noise, augmentation.noise)[shard.part]
         labels = prior_labels(self.config.prior, shard.labels).to(self.processes.device)
         bits = self.model(images, noise, labels, state.gaussians) * (shard.weight / shard.total)
-        value, finish = self._reduce(bits.detach())
+        shared = self._over_processes(bits.detach())
         # The wrapper averages gradients over processes, and the loss is a sum over them.
-        loss = state.optimizer.step(bits * self.processes.count, self._done(), value)
-        self.stop, state.elapsed = finish()
+        loss = state.optimizer.step(bits * self.processes.count, self._done(), shared[0])
+        _, stop, state.elapsed = shared.tolist()
         if loss is not None:
             state.losses.append(loss)
         state.position += 1
         self.reporter.step(state, shard.total, self._done())
+        return stop > 0
 
-    def _reduce(self, bits: Tensor) -> tuple[Tensor, Callable[[], tuple[int, float]]]:
-        """Sum the loss over processes, with a stop flag and the main process's clock.
-
-        The returned function reads flag and clock; called after the optimiser's own transfer, it
-        does not make the device wait twice.
-        """
-        elapsed = time.monotonic() - self.began
-        if self.processes.count == 1:
-            return bits, lambda: (self.signals.number, time.monotonic() - self.began)
-        vector = bits.new_tensor(
-            [0.0, float(self.signals.number > 0), elapsed * self.processes.main],
+    def _over_processes(self, bits: Tensor) -> Tensor:
+        """The loss of the whole batch, the number of signals, and the main process's clock."""
+        clock = (time.monotonic() - self.began) * self.processes.main
+        values = torch.tensor(
+            [0.0, float(self.signals.number > 0), clock],
             dtype=torch.float64,
             device=self.processes.float64,
         )
-        vector[0] = bits
-        self.processes.sum(vector)
-
-        def finish() -> tuple[int, float]:
-            stop, elapsed = vector[1:].tolist()
-            return (self.signals.number or signal.SIGTERM) if stop else 0, elapsed
-
-        return vector[0], finish
+        values[0] = bits
+        return self.processes.sum(values)
 
     def _done(self) -> float:
+        """The share of the run that is over, by steps or by the clock."""
         done = self.state.optimizer.steps / (self.config.epochs * self.context.steps_per_epoch)
         if self.config.max_minutes is not None:
             done = max(done, self.state.elapsed / (60 * self.config.max_minutes))
         return min(done, 1.0)
 
-    def _between_steps(self) -> None:
-        if self.stop:
+    def _between_steps(self, stop: bool) -> None:
+        """Save the state if it is time to; stop if a process received a signal."""
+        due = self.state.elapsed - self.saved_at >= 60 * self.config.checkpoint_minutes
+        if due and not stop and not self.state.optimizer.skipped_in_a_row:
+            self._check_finite(self.flow)  # a rollback needs a good state
+            self._save()
+        if stop:
             self._save()
             self.processes.wait()  # the main process may still be writing
-            raise Interrupted(f"interrupted; {resume_hint(self.states)}", self.stop)
-        due = self.state.elapsed - self.saved_at >= 60 * self.config.checkpoint_minutes
-        if due and not self.state.optimizer.skipped_in_a_row:  # a rollback needs a good state
-            self.check_finite(self.flow)
-            self._save()
+            raise self._interrupted()
 
-    def _stop_if_signalled(self) -> None:
-        """Stop as after a step if a signal was received: it ended data-loader workers as well."""
-        if self.signals.number and self.processes.count == 1:
-            self.stop = self.signals.number
-            self._between_steps()
-
-    def _check_late_signals(self) -> None:
-        """Handle a signal that arrived after the last step."""
-        number = self.signals.number
-        flag = torch.tensor(float(number > 0), device=self.processes.device)
-        if bool(self.processes.sum(flag)):
-            raise Interrupted(f"interrupted; {resume_hint(self.states)}", number or signal.SIGTERM)
+    def _interrupted(self) -> Interrupted:
+        number = self.signals.number or signal.SIGTERM  # another process received it
+        return Interrupted(f"interrupted; {_resume_hint(self.snapshots)}", number)
 
     def _end_epoch(self) -> None:
-        state, last = self.state, self._done() >= 1
-        drawn = state.noise.get_state(), state.choice.get_state()
-        before = state.gaussians, state.prior, state.refitted, len(state.history)
-        try:
-            self._after_epoch(last)
-        except BaseException as error:  # restore, so that a resumed run does all of this again
-            state.noise.set_state(drawn[0])
-            state.choice.set_state(drawn[1])
-            state.gaussians, state.prior, state.refitted, rows = before
-            del state.history[rows:]
-            if isinstance(error, _LOST) and not isinstance(error, TrainingDiverged):
-                self._stop_if_signalled()
-            raise
+        """Solve the gaussians again, evaluate and draw, where due.
+
+        An error here loses the steps since the last snapshot: a resumed run repeats them.
+        """
+        state, config, last = self.state, self.config, self._done() >= 1
+        if not last and state.refitted < config.prior.refit_epoch <= state.epoch:
+            self._check_finite(self.flow)
+            state.gaussians, state.prior = self.context.solve(self.flow, state.noise, state.choice)
+            state.refitted = state.epoch
+        if last:
+            self._check_finite(state.optimizer.average)
+        if last or state.epoch % config.eval_every == 0:
+            self._evaluate()
+        if not last and config.pictures_every and state.epoch % config.pictures_every == 0:
+            self.reporter.pictures(state)
         if state.position >= self.context.steps_per_epoch:
             state.epoch, state.position, state.order = state.epoch + 1, 0, None
         state.finished = last
         if last:
             self._save()
 
-    def _after_epoch(self, last: bool) -> None:
-        """Solve the gaussians again, evaluate and draw, where due."""
-        state, config, epoch = self.state, self.config, self.state.epoch
-        due = state.refitted < config.prior.refit_epoch <= epoch
-        if due and not last:
-            self.check_finite(self.flow)
-            state.gaussians, state.prior = self.context.solve(self.flow, state.noise, state.choice)
-            state.refitted = epoch
-        if last:
-            self.check_finite(state.optimizer.average)
-        if last or epoch % config.eval_every == 0:
-            self._evaluate()
-        if not last and config.pictures_every and epoch % config.pictures_every == 0:
-            self.reporter.pictures(state)
-
     def _evaluate(self) -> None:
         """Add a row to the log."""
         state, optimizer = self.state, self.state.optimizer
-        images, seconds = self.window
-        self.window = [0.0, 0.0]
-        speed = images / seconds if seconds else math.nan
-        row = training_figures(state, self.context.steps_per_epoch, speed)
+        recent = state.losses[-self.context.steps_per_epoch :]
+        row = {
+            "epoch": state.epoch,
+            "step": optimizer.steps,
+            "seconds": round(state.elapsed, 2),
+            f"train_{self.flow.codec.figure}": sum(recent) / len(recent) if recent else math.nan,
+            "lr": optimizer.rate,
+            "skipped_steps": optimizer.skipped,
+        }
         if self.context.val is not None:
             row |= evaluate(
                 optimizer.average,
@@ -244,11 +221,11 @@ class Loop:
         self.reporter.row(state)
 
     def _save(self) -> None:
-        self.states.save(self.state.snapshot())
+        self.snapshots.save(self.state.snapshot())
         self.saved_at = self.state.elapsed
 
     @torch.no_grad()
-    def check_finite(self, flow: Flow) -> None:
+    def _check_finite(self, flow: Flow) -> None:
         """Check that some images have finite latents; steps may be finite and the weights not.
 
         Raises:
@@ -268,7 +245,7 @@ class Loop:
         state, most = self.state, self.config.optim.max_rollbacks
         rollbacks, scale, elapsed = state.rollbacks, state.optimizer.scale, state.elapsed
         self.processes.wait()  # the main process may still be writing
-        snapshot = self.states.newest() if rollbacks < most else None
+        snapshot = self.snapshots.newest() if rollbacks < most else None
         if snapshot is None:
             tries = f" (after {rollbacks} rollbacks)" if rollbacks else ""
             raise TrainingDiverged(f"{error}{tries}") from error
@@ -283,3 +260,70 @@ class Loop:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+class Signals:
+    """Notes SIGINT and SIGTERM while the block runs, so that the loop saves the state first.
+
+    A second Ctrl-C interrupts at once, and a signal that the loop did not see has its usual effect
+    when the block ends. Only the main thread can set handlers; elsewhere, and if not `enabled`,
+    signals are left as they are.
+
+    Attributes:
+        number: The first signal received, 0 for none.
+    """
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        self.number = 0
+        self.enabled = enabled and threading.current_thread() is threading.main_thread()
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        for number in (signal.SIGINT, signal.SIGTERM) if self.enabled else ():
+            self.previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        if self.number and kind is None:
+            signal.raise_signal(self.number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = self.number or number
+
+
+@contextlib.contextmanager
+def stopped_from_outside(snapshots: Snapshots) -> Iterator[None]:
+    """Turn errors of files and of other processes into `RunStopped`.
+
+    Raises:
+        RunStopped: The message names the error, the last saved state and how to resume.
+    """
+    try:
+        yield
+    except RunStopped:
+        raise
+    except (OSError, ImageDecodeError) as error:
+        raise RunStopped(f"{error}; {_resume_hint(snapshots)}") from error
+    except RuntimeError as error:
+        # gloo and data loaders raise a plain RuntimeError when another process ends.
+        words = ("gloo", "nccl", "connection", "peer", "dataloader")
+        if not any(word in str(error).lower() for word in words):
+            raise
+        reason = str(error).splitlines()[0][:200]
+        raise RunStopped(
+            f"another process ended, see its message ({reason}); {_resume_hint(snapshots)}"
+        ) from error
+
+
+def _resume_hint(snapshots: Snapshots) -> str:
+    """Say which state is saved and how to resume from it."""
+    steps = snapshots.steps()
+    if not steps:
+        return "no state was saved yet"
+    return (
+        f"the state of step {steps[-1]} is saved: resume with nfaug train --resume {snapshots.run}"
+    )

@@ -15,6 +15,8 @@ from ..config import TrainConfig
 
 __all__ = ["FlowOptimizer", "TrainingDiverged", "learning_rate"]
 
+_EMA_POWER = 0.75  # warm-up of the average: its decay at step n is at most 1 - (1 + n)^-0.75
+
 
 class TrainingDiverged(ArithmeticError):
     """Training diverged: too many steps in a row, or the latents, are not finite."""
@@ -54,7 +56,7 @@ class FlowOptimizer:
         self.ema = EMA(
             flow,
             beta=config.optim.ema_decay,
-            power=config.optim.ema_power,
+            power=_EMA_POWER,
             update_after_step=0,
             update_every=1,
             include_online_model=False,
@@ -133,11 +135,7 @@ class FlowOptimizer:
         }
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Restore the state that `tensors()` and `facts()` returned.
-
-        Raises:
-            RuntimeError: If the tensors do not fit the flow.
-        """
+        """Restore the state that `tensors()` and `facts()` returned."""
 
         def part(name: str) -> dict[str, Tensor]:
             return {k[len(name) :]: value for k, value in tensors.items() if k.startswith(name)}

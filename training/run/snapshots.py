@@ -11,11 +11,11 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 from torch import Tensor
 
 from nfaug.augment.params import seed_of
@@ -24,18 +24,18 @@ from nfaug.checkpoint.checkpoint import load as load_checkpoint
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.io.atomic import replace_directory
 from nfaug.io.strict_json import jsonable, parse_json
-from nfaug.io.tensors import sha256_of
+from nfaug.io.tensors import write_tensors
 
 from .optimizer import FlowOptimizer
 
-__all__ = ["STATE", "FolderStates", "MemoryStates", "RunState", "Snapshot", "States"]
+__all__ = ["RunState", "Snapshot", "Snapshots"]
 
-STATE = "state"  # sub-folder of the run; config.json does not list it, so a push leaves it out
-_FORMAT = 2  # 1 has no "contents" and no "state_sha256"
+_FOLDER = "state"  # in the run's folder; config.json does not list it, so a push leaves it out
+_FORMAT = 3
 _FACTS, _TENSORS = "state.json", "state.safetensors"
-_COUNTERS = ("epoch", "position", "elapsed", "rollbacks", "finished")
-_PICTURES = ("convergence", "kl", "latents", "loss", "progress_samples")  # that a run writes
+_COUNTERS = ("epoch", "position", "elapsed", "rollbacks", "finished", "refitted")
 _STEP = re.compile(r"step-[0-9]{9,}")
+_KEPT = 2  # snapshots: one in reserve, should the newest be damaged
 
 
 @dataclass
@@ -98,18 +98,13 @@ class RunState:
         facts = {
             "optimizer": self.optimizer.facts(),
             "prior": dict(self.prior),
-            "refitted": self.refitted,
             "history": [dict(row) for row in self.history],
             **{name: getattr(self, name) for name in _COUNTERS},
         }
         return Snapshot(copied, facts)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Return to a snapshot.
-
-        Raises:
-            RuntimeError, KeyError, TypeError, ValueError: If it does not fit the flow.
-        """
+        """Return to a snapshot."""
         tensors, facts = snapshot.tensors, snapshot.facts
         self.optimizer.restore(tensors, facts["optimizer"])
         parts = (tensors[f"gaussians.{name}"] for name in ("means", "variances", "counts"))
@@ -129,164 +124,112 @@ class RunState:
         self.order = tensors["order"].clone() if "order" in tensors else None
         for name in _COUNTERS:
             setattr(self, name, facts[name])
-        # Older states do not know it: what was due by now counts as done.
-        self.refitted = int(facts.get("refitted", self.epoch - 1))
         self.history = [
             {name: math.nan if value is None else value for name, value in row.items()}
             for row in facts["history"]
         ]
 
 
-class MemoryStates:
-    """Keeps the newest snapshot in memory."""
+class Snapshots:
+    """The newest snapshots of a run, as folder/state/step-NNNNNNNNN, or one in memory.
 
-    def __init__(self) -> None:
-        self.snapshot: Snapshot | None = None
-
-    def save(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-
-    def newest(self) -> Snapshot | None:
-        return self.snapshot
-
-
-class FolderStates:
-    """Keeps the newest snapshots as folder/state/step-NNNNNNNNN, safe against a kill at any time.
+    A snapshot is written beside its place and renamed, so a kill at any time leaves the one before.
 
     Args:
-        folder: The run's folder.
-        keep: Number of snapshots to keep.
-        data: Fingerprint of the run's images; a snapshot with another one is refused.
-        contents: Hash of the contents of their files, checked in the same way.
-        plan: Other values that decide what a batch contains; checked in the same way.
+        folder: The run's folder; None to keep the newest snapshot in memory.
+        fixed: What a resumed run must keep, by name; see `RunContext.fixed`.
         writer: Whether this process writes. With several processes only the main one does.
     """
 
     def __init__(
         self,
-        folder: Path,
-        keep: int = 1,
-        data: str = "",
-        plan: Mapping[str, int] | None = None,
+        folder: Path | None,
+        fixed: Mapping[str, Any] | None = None,
         *,
-        contents: str = "",
         writer: bool = True,
     ) -> None:
-        self.folder = folder / STATE
-        self.keep = keep
-        self.data, self.contents = data, contents
-        self.plan = dict(plan or {})
+        self.run = folder
+        self.folder = None if folder is None else folder / _FOLDER
+        self.fixed = jsonable(fixed or {})
         self.writer = writer
+        self.memory: Snapshot | None = None
+
+    def steps(self) -> list[int]:
+        """The steps that have a snapshot on disk, in order."""
+        if self.folder is None or not self.folder.is_dir():
+            return []
+        names = (entry.name for entry in self.folder.iterdir())
+        return sorted(int(name[5:]) for name in names if _STEP.fullmatch(name))
 
     def clear(self) -> None:
-        """Remove the snapshots and the pictures of an earlier run."""
-        if self.writer and self.folder.is_dir():
+        """Remove the snapshots of an earlier run."""
+        if self.writer and self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
-            for name in _PICTURES:
-                (self.folder.parent / "pictures" / f"{name}.png").unlink(missing_ok=True)
 
     def save(self, snapshot: Snapshot) -> None:
-        if not self.writer:
+        """Save a snapshot, and remove all but the newest ones."""
+        if self.folder is None:
+            self.memory = snapshot
+        if self.folder is None or not self.writer:
             return
         steps = snapshot.facts["optimizer"]["steps"]
-        self.folder.mkdir(parents=True, exist_ok=True)
         with replace_directory(self.folder / _name(steps)) as staged:
-            save_file(snapshot.tensors, staged / _TENSORS)
-            facts: dict[str, Any] = jsonable(
-                {
-                    "format": _FORMAT,
-                    "data": self.data,
-                    "contents": self.contents,
-                    "plan": self.plan,
-                    "sha256": sha256_of(staged / _TENSORS),
-                    **snapshot.facts,
-                }
+            digest = write_tensors(staged / _TENSORS, snapshot.tensors)
+            facts = jsonable(
+                {"format": _FORMAT, "fixed": self.fixed, "sha256": digest, **snapshot.facts}
             )
             facts["state_sha256"] = _hash(facts)
-            text = json.dumps(facts, indent=1, allow_nan=False)
-            (staged / _FACTS).write_text(text, encoding="utf-8")
+            (staged / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
         # Snapshots of later steps date from before a rollback.
-        kept = [_name(step) for step in self.steps() if step <= steps][-self.keep :]
+        kept = [_name(step) for step in self.steps() if step <= steps][-_KEPT:]
         for entry in self.folder.iterdir():
             if entry.name.startswith((".", "step-")) and entry.name not in kept:
                 shutil.rmtree(entry, ignore_errors=True)
 
     def newest(self) -> Snapshot | None:
-        """Load the snapshot of the highest step; None if there is none.
+        """Load the newest snapshot that is whole, with a warning for each that is damaged.
 
         Raises:
-            ValueError: If it is damaged, has another format, or belongs to a run on other images
-                or batches.
+            ValueError: If all are damaged, or the run has other values of `fixed`.
         """
+        if self.folder is None:
+            return self.memory
         steps = self.steps()
-        if not steps:
-            return None
-        path = self.folder / _name(steps[-1])
-        try:
-            snapshot = _read(path)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise self.unusable(error) from None
-        facts = snapshot.facts
-        if facts["format"] < _FORMAT:
-            warnings.warn(
-                f"the state in {path} was saved by an earlier version: whether the images have the "
-                "same contents is not checked",
-                stacklevel=2,
-            )
-        if facts["data"] != self.data or facts.get("contents", self.contents) != self.contents:
-            raise ValueError(
-                f"the state in {path} belongs to a run on other images, or on another split or "
-                "size of these; pass the same --data, or start a new run"
-            )
-        if (plan := facts.get("plan", self.plan)) != self.plan:
-            raise ValueError(
-                f"the state in {path} belongs to a run with {_list(plan)}; settings and images now "
-                f"give {_list(self.plan)}. A resumed run must keep these values"
-            )
-        return snapshot
+        for step in reversed(steps):
+            path = self.folder / _name(step)
+            try:
+                snapshot = _read(path)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+                warnings.warn(f"the saved state {path} is damaged: {reason}", stacklevel=2)
+                continue
+            self._check_fixed(snapshot.facts["fixed"])
+            return snapshot
+        if steps:
+            raise ValueError(f"no saved state in {self.folder} can be read; start a new run")
+        return None
 
-    def unusable(self, error: Exception) -> ValueError:
-        """The error of a damaged newest snapshot."""
-        steps = self.steps()
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
-        cure = f"remove it to resume from step {steps[-2]}" if len(steps) > 1 else "start a new run"
-        return ValueError(
-            f"the saved state {self.folder / _name(steps[-1])} is damaged ({reason}); {cure}"
-        )
+    def _check_fixed(self, saved: Mapping[str, Any]) -> None:
+        for name in {**saved, **self.fixed}:
+            if (one := saved.get(name)) != (other := self.fixed.get(name)):
+                raise ValueError(
+                    f"the run in {self.run} has {name} {one}, and settings and images now give "
+                    f"{other}. A resumed run must keep it; start a new run, or pass what it had"
+                )
 
     def save_initial(self, checkpoint: Checkpoint) -> None:
         """Save the flow that the run starts from beside the snapshots."""
-        if self.writer:
+        if self.writer and self.folder is not None:
             checkpoint.save(self.folder / "initial", overwrite=True)
 
     def initial(self, autoencoder: str | None = None) -> Checkpoint:
-        """Load the flow that the run started from, with its `autoencoder` at this location.
-
-        Raises:
-            ValueError: If it is missing.
-        """
-        path = self.folder / "initial"
-        if not path.is_dir():
-            raise ValueError(f"{path} is missing: the run cannot be resumed")
-        return load_checkpoint(path, autoencoder=autoencoder)
-
-    def steps(self) -> list[int]:
-        """The steps that have a snapshot, in order."""
-        if not self.folder.is_dir():
-            return []
-        names = (entry.name for entry in self.folder.iterdir())
-        return sorted(int(name[5:]) for name in names if _STEP.fullmatch(name))
-
-
-States: TypeAlias = MemoryStates | FolderStates
+        """Load the flow that the run started from, with its `autoencoder` at this location."""
+        assert self.folder is not None
+        return load_checkpoint(self.folder / "initial", autoencoder=autoencoder)
 
 
 def _name(steps: int) -> str:
     return f"step-{steps:09}"
-
-
-def _list(plan: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in plan.items())
 
 
 def _hash(facts: Mapping[str, Any]) -> str:
@@ -298,15 +241,10 @@ def _hash(facts: Mapping[str, Any]) -> str:
 def _read(path: Path) -> Snapshot:
     facts = parse_json((path / _FACTS).read_bytes())
     content = (path / _TENSORS).read_bytes()
-    if not isinstance(facts, dict):
-        raise ValueError(f"{_FACTS} is not an object")
-    if facts["format"] not in (1, _FORMAT):
-        raise ValueError(f"its format is {facts['format']!r}, not {_FORMAT}")
-    if facts["format"] == _FORMAT and facts["state_sha256"] != _hash(facts):
+    if facts["format"] != _FORMAT:
+        raise ValueError(f"its format is {facts['format']!r}; this nfaug reads {_FORMAT}")
+    if facts["state_sha256"] != _hash(facts):
         raise ValueError(f"{_FACTS} was changed: it does not have its SHA-256")
     if facts["sha256"] != hashlib.sha256(content).hexdigest():
         raise ValueError(f"the SHA-256 of {_TENSORS} differs from the one in {_FACTS}")
-    if not isinstance(facts.get("plan", {}), dict):
-        raise ValueError(f"plan in {_FACTS} is not a mapping")
-    int(facts["optimizer"]["steps"])
     return Snapshot(load(content), facts)

@@ -1,1 +1,0 @@
-"""Reports of training runs: figures and an HTML page."""
