@@ -42,8 +42,9 @@ from nfaug.classes.priors import GradientDescentConfig
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import to_tensors
 from nfaug.flows.flow import Flow
+from nfaug.flows.mef import MefSettings
 from nfaug.training import TrainConfig, open_dataset, train
-from nfaug.training.config import DataConfig, FlowSettings, OptimConfig, PCAConfig, PriorConfig
+from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, PriorConfig
 from nfaug.training.evaluation.metrics import evaluate
 
 RESULTS = Path(__file__).parent / "results"
@@ -178,7 +179,7 @@ def config(args: argparse.Namespace, prior: PriorConfig, seed: int) -> TrainConf
         seed=seed,
         device="cpu",
         eval_every=10**6,
-        flow=FlowSettings(steps=(4, 4), blocks=(1, 1), width=(32, 32), padded_size=padded),
+        flow=MefSettings(padded_size=padded, steps=(4, 4), blocks=(1, 1), width=(32, 32)),
         dataset=DataConfig(val_fraction=0.0),
         prior=prior,
         optim=OptimConfig(warmup_steps=50),

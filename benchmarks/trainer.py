@@ -34,7 +34,8 @@ from nfaug.data.batches import LoaderBatches
 from nfaug.data.images import TensorImages
 from nfaug.data.open import open_dataset
 from nfaug.flows.flow import Flow, FlowConfig, Recompute
-from nfaug.training.config import DataConfig, FlowSettings, PriorConfig, TrainConfig
+from nfaug.flows.mef import MefSettings
+from nfaug.training.config import DataConfig, PriorConfig, TrainConfig
 from nfaug.training.run.context import open_context
 from nfaug.training.run.distributed import Processes, draw_noise, shared_batches
 from nfaug.training.run.loop import FlowLoss, Loop
@@ -55,7 +56,7 @@ def loop_overhead(rounds: int, steps: int) -> None:
         batch_size=BATCH,
         lr=1e-5,
         device="cpu",
-        flow=FlowSettings(),
+        flow=MefSettings(steps=(4, 4), blocks=(1, 1), width=(32, 32)),
         dataset=DataConfig(val_fraction=0),
         prior=PriorConfig(kind="data", statistics_images=2000),
     )

@@ -50,9 +50,12 @@ import nfaug
 from nfaug import Flow, FlowConfig, NFAugment
 from nfaug.bank import BankDataset, make_bank
 from nfaug.data.open import open_dataset
+from nfaug.flows.mef import MefSettings
 from nfaug.integrations.timm import NFALoader
 
-SMALL = FlowConfig(image_size=(32, 32), steps=(4, 4), blocks=(1, 1), width=(32, 32))
+SMALL = FlowConfig(
+    image_size=(32, 32), backbone=MefSettings(steps=(4, 4), blocks=(1, 1), width=(32, 32))
+)
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 ARMS = ("none", "randaugment", "mixup", "bank", "nfa")

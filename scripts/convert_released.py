@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nfaug import Checkpoint, ClassGaussians, Flow, FlowConfig
+from nfaug import Checkpoint, ClassGaussians, Flow, FlowConfig, MefSettings
 from nfaug.checkpoint.config import CheckpointConfig
 
 PREFIXES = ("ema.ema_model.flow.", "ema.ema_model.", "flow.", "")  # the first match wins
@@ -73,14 +73,14 @@ def infer_config(weights: Mapping[str, Tensor]) -> FlowConfig:
         if out != n * (n + 1):  # low rank: (2k + 1)n output channels
             low[n] = (out // n - 1) // 2
     channels, height, broad = weights["blocks.0.0.actnorm.scale"].shape
-    return FlowConfig(
-        channels=channels // 4,
-        image_size=(2 * height, 2 * broad),
+    low_rank = {"low_rank_above": min(low) - 1, "rank": min(low.values())} if low else {}
+    backbone = MefSettings(
         steps=tuple(steps[str(level)] for level in range(len(steps))),
         blocks=tuple(blocks),
         width=tuple(width),
-        **({"low_rank_above": min(low) - 1, "rank": min(low.values())} if low else {}),
+        **low_rank,
     )
+    return FlowConfig(channels // 4, (2 * height, 2 * broad), backbone)
 
 
 def read_gaussians(state: Mapping[str, Tensor], prefix: str, dim: int) -> ClassGaussians:

@@ -19,8 +19,9 @@ from nfaug.checkpoint.checkpoint import Checkpoint, load
 from nfaug.classes.fixed_point.solver import FixedPointConfig
 from nfaug.data.images import TensorImages
 from nfaug.flows.flow import Flow
+from nfaug.flows.mef import MefSettings
 from nfaug.training import TrainConfig, TrainResult, train
-from nfaug.training.config import FlowSettings, OptimConfig, PCAConfig, PriorConfig
+from nfaug.training.config import OptimConfig, PCAConfig, PriorConfig
 
 __all__ = ["hub", "made", "mine", "pushed"]
 
@@ -40,7 +41,7 @@ def tiny_config() -> TrainConfig:
     return TrainConfig(
         epochs=2,
         batch_size=12,
-        flow=FlowSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
+        flow=MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
         prior=PriorConfig(fixed_point=FixedPointConfig(kld_weight=20.0)),
         optim=OptimConfig(warmup_steps=2),
         pca=PCAConfig(rank=4),

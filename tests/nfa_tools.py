@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nfaug.classes.pca_fit import ClasswisePCA, fit_pca
 from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.mef import MefSettings
 
 CLASSES = 3
 NAMES = ("cat", "dog", "eel")
@@ -64,7 +65,9 @@ def tiny_flow(channels: int = 3) -> Flow:
 def _tiny_flow(channels: int) -> Flow:
     generator = torch.Generator().manual_seed(0)
     config = FlowConfig(
-        channels=channels, image_size=SIZE, steps=(1, 1), blocks=(1, 1), width=(8, 8)
+        channels=channels,
+        image_size=SIZE,
+        backbone=MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)

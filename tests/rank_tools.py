@@ -28,9 +28,10 @@ from nfaug.data.batches import MemoryBatches
 from nfaug.data.decode import ImageDecodeError
 from nfaug.data.images import TensorImages
 from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.mef import MefSettings
 from nfaug.training import RunStopped, TrainConfig, TrainResult, train
 from nfaug.training.augmentation import FlowAugmentation
-from nfaug.training.config import DataConfig, FlowSettings, OptimConfig, PCAConfig, PriorConfig
+from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, PriorConfig
 from nfaug.training.run import loop
 from nfaug.training.run.distributed import Processes
 from nfaug.training.run.prior import class_statistics
@@ -41,7 +42,7 @@ CONFIG = TrainConfig(
     lr=2e-3,
     trackers=(),
     pictures_every=0,
-    flow=FlowSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
+    flow=MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
     dataset=DataConfig(val_fraction=0.2),
     prior=PriorConfig(fixed_point=FixedPointConfig(kld_weight=20.0)),
     optim=OptimConfig(warmup_steps=5, recompute="steps"),
@@ -94,7 +95,11 @@ def statistics(processes: Processes | None) -> dict[str, Tensor]:
     """Class statistics of a flow's latents, in float64."""
     labels = torch.arange(90) % 3
     torch.manual_seed(0)
-    config = FlowConfig(channels=1, image_size=(8, 8), steps=(1, 1), blocks=(1, 1), width=(8, 8))
+    config = FlowConfig(
+        channels=1,
+        image_size=(8, 8),
+        backbone=MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
+    )
     stats = class_statistics(
         Flow(config),
         MemoryBatches(images_of(labels, channels=1), labels),

@@ -15,7 +15,7 @@ import torch
 
 import nfaug
 from nfaug.augment.settings import MixSettings
-from nfaug.training.config import FlowSettings
+from nfaug.flows.mef import MefSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {"nfaug": "nfaug", "training": "nfaug.training", "hub": "nfaug.hub"}
@@ -53,7 +53,7 @@ def test_main_names_have_an_example(documented: type) -> None:
     ("documented", "names"),
     [
         (MixSettings, [field.name for field in dataclasses.fields(MixSettings)]),
-        (FlowSettings, [field.name for field in dataclasses.fields(FlowSettings)]),
+        (MefSettings, [field.name for field in dataclasses.fields(MefSettings)]),
     ],
 )
 def test_each_setting_has_an_entry(documented: type, names: Sequence[str]) -> None:

@@ -43,26 +43,6 @@ def as_size(value: int | str | Sequence[int]) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def as_size(value: int | str | Sequence[int]) -> tuple[int, int]:
-    """(height, width) of an image size as people write it: 128, (128, 96), "128" or "128,96".
-
-    Raises:
-        ValueError: It is none of these, or a side is below 1.
-    """
-    try:
-        given = value.split(",") if isinstance(value, str) else value
-        sides = [given, given] if isinstance(given, int) else [int(side) for side in given]
-        height, width = sides * 2 if len(sides) == 1 else sides
-    except (TypeError, ValueError):
-        height = width = 0
-    if min(height, width) < 1:
-        raise ValueError(
-            f"an image size is a number of pixels or height,width, such as 128 or 128,96; got "
-            f"{value!r}"
-        )
-    return height, width
-
-
 def channels_of(image: Image.Image | Tensor) -> int:
     """The stored number of channels: 1 or 3 for a PIL image, C for a tensor (C, H, W)."""
     if isinstance(image, Tensor):

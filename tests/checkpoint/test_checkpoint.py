@@ -25,6 +25,7 @@ from nfaug.checkpoint.checkpoint import (
 )
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.mef import MefSettings
 
 DATA = Path(__file__).parents[1] / "data"
 FILES = ["config.json", "gaussians.safetensors", "model.safetensors", "pca.safetensors"]
@@ -418,7 +419,9 @@ def test_samples(tiny_checkpoint: Checkpoint) -> None:
 
 def test_a_flow_that_was_never_trained(tmp_path: Path) -> None:
     """It has no classes, and so one gaussian."""
-    config = FlowConfig(channels=1, image_size=(7, 5), steps=(1,), blocks=(0,), width=(4,))
+    config = FlowConfig(
+        channels=1, image_size=(7, 5), backbone=MefSettings(steps=(1,), blocks=(0,), width=(4,))
+    )
     single = ClassGaussians(torch.zeros(1, config.dim), torch.ones(1, config.dim))
     Checkpoint(Flow(config), CheckpointConfig(config), single).save(tmp_path / "flow")
     loaded = load(tmp_path / "flow")

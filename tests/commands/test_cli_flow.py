@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from released_tools import golden, released, save
 from test_cli_sharing import run
 
-import nfaug
 from nfaug.augment.settings import MixSettings
 from nfaug.commands import bank, preview, timm
 from nfaug.commands.common import mixing

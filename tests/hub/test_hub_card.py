@@ -14,10 +14,11 @@ from nfa_tools import checkpoint as parts
 from nfaug.checkpoint.config import CheckpointConfig
 from nfaug.flows.autoencoder import AutoencoderConfig
 from nfaug.flows.flow import FlowConfig
+from nfaug.flows.mef import MefSettings
 from nfaug.hub.card import escape, make_card, set_privacy
 
 CONFIG = CheckpointConfig(
-    FlowConfig(image_size=(8, 8), steps=(1, 1), blocks=(1, 1), width=(8, 8)),
+    FlowConfig(image_size=(8, 8), backbone=MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8))),
     class_names=("cat", "dog"),
     training={"data": "pets", "images": 12000, "lr": 0.01},
     metrics={"bits_per_dim": 3.2512, "nf_acc": 0.75, "exact": 1.0, "on": "24 held-out images"},

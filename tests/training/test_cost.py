@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.mef import MefSettings
 from nfaug.training.config import TrainConfig, recipe_path, recipes
 from nfaug.training.evaluation.cost import IMAGES, recipe_config, recipe_cost, recipe_flow
 
@@ -16,10 +17,9 @@ from nfaug.training.evaluation.cost import IMAGES, recipe_config, recipe_cost, r
 @pytest.mark.parametrize(
     "config",
     [
-        FlowConfig(1, (8, 8), steps=(2, 1), blocks=(1, 2), width=(8, 4)),
-        FlowConfig(3, (28, 28), padded_size=(32, 32), steps=(1, 1, 1), blocks=(0, 1, 1),
-                   width=(4, 4, 4)),
-        FlowConfig(3, (32, 32), steps=(1,) * 4, blocks=(1,) * 4, width=(8,) * 4),
+        FlowConfig(1, (8, 8), MefSettings(steps=(2, 1), blocks=(1, 2), width=(8, 4))),
+        FlowConfig(3, (28, 28), MefSettings((32, 32), (1, 1, 1), (0, 1, 1), (4, 4, 4))),
+        FlowConfig(3, (32, 32), MefSettings(steps=(1,) * 4, blocks=(1,) * 4, width=(8,) * 4)),
     ],
     ids=["gray", "padded", "low rank"],
 )  # fmt: skip
@@ -37,7 +37,7 @@ def test_convolutions_are_counted(config: FlowConfig) -> None:
         <= products
         <= sum(
             2 * steps * (4 * config.channels * 2**level) ** 2 * config.size[0] * config.size[1]
-            for level, steps in enumerate(config.steps)
+            for level, steps in enumerate(config.backbone.steps)
         )
     )
 

@@ -13,12 +13,17 @@ from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import TensorImages
 from nfaug.flows.codec import pad, to_flow
 from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.mef import MefSettings
 from nfaug.training.evaluation.metrics import evaluate
 
 
 def flow_of(size: tuple[int, int], seed: int = 0) -> Flow:
     torch.manual_seed(seed)
-    flow = Flow(FlowConfig(channels=1, image_size=size, steps=(1,), blocks=(1,), width=(4,)))
+    flow = Flow(
+        FlowConfig(
+            channels=1, image_size=size, backbone=MefSettings(steps=(1,), blocks=(1,), width=(4,))
+        )
+    )
     images = images_of(torch.arange(64) % 3, channels=1, size=size)
     padded = pad(images, flow.config.size)
     flow.initialize(to_flow(padded, torch.rand(padded.shape)))
@@ -62,7 +67,11 @@ def test_bits_of_uniform_noise() -> None:
     """No model needs fewer than 8 bits per pixel on uniform noise; a fitted one comes close."""
     torch.manual_seed(0)
     images = torch.randint(256, (2000, 1, 4, 4), dtype=torch.uint8)
-    flow = Flow(FlowConfig(channels=1, image_size=(4, 4), steps=(1,), blocks=(0,), width=(4,)))
+    flow = Flow(
+        FlowConfig(
+            channels=1, image_size=(4, 4), backbone=MefSettings(steps=(1,), blocks=(0,), width=(4,))
+        )
+    )
     flow.initialize(to_flow(images, torch.rand(images.shape)))
     gaussian = ClassGaussians(torch.zeros(1, 16), torch.ones(1, 16))
     labels = torch.arange(2000) % 2

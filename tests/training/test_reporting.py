@@ -19,8 +19,9 @@ import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.cli import main
 from nfaug.data.images import TensorImages
+from nfaug.flows.mef import MefSettings
 from nfaug.training import TrainConfig, train
-from nfaug.training.config import FlowSettings, OptimConfig
+from nfaug.training.config import OptimConfig
 from nfaug.training.run import loop
 from nfaug.training.run.snapshots import Snapshots
 
@@ -191,7 +192,9 @@ def test_init(tiny_images: TensorImages, quiet: TrainConfig, tiny_checkpoint: Ch
     fresh = train(others, quiet, progress=False)
     assert sum(result.loss[:2]) < sum(fresh.loss[:2]), "the flow has seen such images"
 
-    other_shape = dataclasses.replace(quiet, flow=FlowSettings(steps=(2, 1), width=(8, 8)))
+    other_shape = dataclasses.replace(
+        quiet, flow=MefSettings(steps=(2, 1), blocks=(1, 1), width=(8, 8))
+    )
     with pytest.warns(UserWarning, match=r"flow\.\*"):
         shaped = train(others, other_shape, init=tiny_checkpoint, progress=False)
     assert shaped.loss == result.loss

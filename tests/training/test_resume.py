@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nfaug.cli import main
 from nfaug.data.images import TensorImages
+from nfaug.flows.mef import MefSettings
 from nfaug.training import (
     Interrupted,
     RunStopped,
@@ -31,7 +32,7 @@ from nfaug.training import (
     train,
 )
 from nfaug.training.augmentation import FlowAugmentation
-from nfaug.training.config import DataConfig, FlowSettings, PriorConfig
+from nfaug.training.config import DataConfig, PriorConfig
 from nfaug.training.run import loop
 from nfaug.training.run.context import RunContext
 from nfaug.training.run.snapshots import Snapshots
@@ -201,7 +202,7 @@ def test_damaged_snapshots(digits: TensorImages, config: TrainConfig, tmp_path: 
 @pytest.mark.parametrize(
     ("changes", "token"),
     [
-        ({"flow": FlowSettings(steps=(1, 2), blocks=(1, 1), width=(8, 8))}, r"flow\.steps"),
+        ({"flow": MefSettings(steps=(1, 2), blocks=(1, 1), width=(8, 8))}, r"flow\.steps"),
         ({"batch_size": 20}, "batch_size 10"),
         ({"seed": 1}, "seed 0"),
         ({"dataset": DataConfig(val_fraction=0)}, "images"),

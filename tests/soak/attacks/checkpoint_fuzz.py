@@ -30,6 +30,7 @@ from nfaug.checkpoint.checkpoint import (
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.classes.pca_fit import fit_pca
 from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.mef import MefSettings
 
 __all__ = ["COUNT", "KINDS", "check_same", "make", "read_damaged"]
 
@@ -48,7 +49,11 @@ HOSTILE: list[Any] = [
 
 def make(folder: Path) -> None:
     """Three checkpoints of some 500 KiB."""
-    config = FlowConfig(channels=3, image_size=(8, 8), steps=(1, 2), blocks=(1, 1), width=(16, 16))
+    config = FlowConfig(
+        channels=3,
+        image_size=(8, 8),
+        backbone=MefSettings(steps=(1, 2), blocks=(1, 1), width=(16, 16)),
+    )
     for seed, name in enumerate(NAMES):
         torch.manual_seed(seed)
         latents = [torch.randn(40, config.dim) for _ in range(3)]
