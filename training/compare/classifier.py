@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,26 +50,23 @@ class Classifier:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             if network == "small-cnn":
-                self.model: nn.Module = small_cnn(shape[0], classes, max(shape[1:]))
+                self.model: Any = small_cnn(shape[0], classes, max(shape[1:]))
             else:
                 self.model = self._timm(weights, shape, classes)
-        self.model = self.model.to(device, memory_format=torch.channels_last)
+        self.model.to(device)
 
-    def _timm(self, weights: str | None, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    def _timm(self, weights: str | None, shape: tuple[int, int, int], classes: int) -> Any:
         import timm
 
         if not timm.is_model(self.network):
             raise ValueError(f"timm has no model {self.network!r}; timm.list_models() has names")
         known = timm.models.get_pretrained_cfg(self.network)
-        size = {"img_size": shape[1:]} if known is not None and known.fixed_input_size else {}
-        pretrained = {"pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
-        model = timm.create_model(
-            self.network,
-            num_classes=classes,
-            in_chans=shape[0],
-            **size,
-            **(pretrained if weights is not None else {}),
-        )
+        options: dict[str, Any] = {"num_classes": classes, "in_chans": shape[0]}
+        if known is not None and known.fixed_input_size:
+            options["img_size"] = shape[1:]
+        if weights is not None:
+            options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
+        model: Any = timm.create_model(self.network, **options)
         if self.pretrained:
             for name in ("mean", "std"):
                 setattr(self, name, torch.tensor(model.pretrained_cfg[name])[:, None, None])
@@ -111,7 +109,7 @@ class Classifier:
     def _logits(self, images: Tensor) -> Tensor:
         unit = images.to(self.device).float().div(255)
         scaled = (unit - self.mean.to(unit)) / self.std.to(unit)
-        logits: Tensor = self.model(scaled.contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.model(scaled)
         return logits
 
     @torch.no_grad()

@@ -106,8 +106,8 @@ class Comparison:
             other = next(row for row in self.rows[1:] if bool(row.flow) != bool(best.flow))
             difference = self.gain(best, other)
             known = f"{difference} points against" if difference.clear else "about the same as"
-            gain = f"{self.gain(best)} points of accuracy over {self._safe} alone"
-            return f"Use {best.title}: {gain}, and {known} {other.title}."
+            over = f"{self.gain(best)} points of accuracy over {self._safe} alone"
+            return f"Use {best.title}: {over}, and {known} {other.title}."
         if len(self.seeds) == 1:
             return "One seed says nothing about chance: give it more --minutes."
         gain = self.gain(first)

@@ -81,15 +81,9 @@ def compare(
     return found
 
 
-def _fill(
-    cells: Cells,
-    rows: list[Augmentation],
-    settings: CompareSettings,
-    split: Split,
-    *,
-    progress: bool,
-) -> None:
+def _fill(cells: Cells, settings: CompareSettings, split: Split, *, progress: bool) -> None:
     """Train the classifiers that are missing, while the time left is enough for a seed."""
+    rows = settings.augmentations()
     deadline = time.monotonic() + 60 * settings.minutes - cells.seconds
     for seed in range(settings.seeds):
         missing = [row for row in rows if (row.name, seed) not in cells]
