@@ -90,7 +90,7 @@ def test_over_http(address: str, broken: Path, picture: Path, tiny_path: Path) -
 
     def variants(strength: float, gated: bool = True) -> tuple[Any, Any, str]:
         return client.predict(
-            flow, "dog", strength, 0, 4, 1, 1.25, gated, "axis", "all", 0, api_name="/variants"
+            flow, "dog", strength, 0, 4, 1, 1.25, gated, "axis", 0, api_name="/variants"
         )
 
     def pixels(gallery: Any) -> list[bytes]:
