@@ -2,17 +2,16 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format typecheck imports pytest test docs demo soak study study-test gpu bundle wheel-check clean
+.PHONY: help venv lint format typecheck imports pytest test docs demo soak gpu bundle wheel-check clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/nfaug-installed
 
-# Options of the commands: make pytest PYTEST_ARGS="-k flow", make demo DEMO_ARGS=--quick
+# Options of the commands: make pytest PYTEST_ARGS="-k flow", make demo DEMO_ARGS="--minutes 5"
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
-STUDY_ARGS ?= --print
 GPU_ARGS ?=
 # make bundle RUN=runs/rgb32 NAME=rgb32 BUNDLE_ARGS="--data DATA --terms '...'"
 BUNDLE_ARGS ?= --help
@@ -65,17 +64,22 @@ test: lint typecheck imports pytest  ## Lint, check types and imports, run the t
 docs: $(STAMP)  ## Build the documentation site into build/site; warnings are errors
 	$(ONE_THREAD) $(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees docs build/site
 
-demo: $(STAMP)  ## Train a flow, draw variants, compare classifiers on handwritten digits; write a report
-	$(BIN)/nfaug demo $(DEMO_ARGS)
+# The demo needs the extra train alone, not the tests and the documentation.
+DEMO := $(VENV)/demo-installed
+FASHION := /usr/share/datasets/fashion-mnist
+DEMO_DATA := $(if $(wildcard $(FASHION)),$(FASHION) --flow builtin:fashion-mnist,digits)
+
+$(DEMO): pyproject.toml
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@echo 'Installing nfaug with the extra train into $(VENV) (torch is large, this can take minutes) ...'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[train]'
+	@touch $@
+
+demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO))  ## Does NFA help? nfaug compare on clothes or handwritten digits
+	$(ONE_THREAD) $(BIN)/nfaug compare --data $(DEMO_DATA) --per-class 10 --minutes 2 $(DEMO_ARGS)
 
 soak: $(STAMP)  ## Run the long checks: fuzzing, kills, full-size commands, some benchmarks
 	$(ONE_THREAD) $(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
-
-study: $(STAMP)  ## Does NFA help? STUDY_ARGS="--table main --work DIR"; without, print the tables
-	$(ONE_THREAD) $(BIN)/python -m benchmarks.study $(STUDY_ARGS)
-
-study-test: $(STAMP)  ## Run the tests of the benchmarks, those of `make soak` included
-	$(ONE_THREAD) $(BIN)/python -m pytest -m "" tests/benchmarks $(PYTEST_ARGS)
 
 gpu: $(STAMP)  ## Run the CUDA tests, then benchmarks/gpu.py; without a GPU, GPU_ARGS=--tiny
 	$(BIN)/python -m pytest -m "" $(wildcard tests/*/test_*_cuda.py)

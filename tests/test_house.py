@@ -21,8 +21,9 @@ FOLDERS = [ROOT / room for room in ROOMS]
 PACKAGES = sorted({path.parent for folder in FOLDERS for path in folder.rglob("*.py")})
 MOST_MODULES = 14
 MOST_FILES = {  # that one opens for a task of "How do I..."
-    "backbone": 2, "mixing setting": 3, "integration": 1, "prior": 2, "checkpoint field": 3,
+    "backbone": 2, "mixing setting": 3, "integration": 1, "prior": 2, "data source": 2,
 }  # fmt: skip
+MOST_LINES = {"package": 15_000, "tests": 16_500, "benchmarks": 3_000}
 
 
 def tasks() -> dict[str, str]:
@@ -38,18 +39,24 @@ def paths(text: str) -> list[str]:
 
 
 def test_only_entry_points_lie_outside_of_packages() -> None:
-    allowed = {"__init__", "__main__", "cli", "resolve", "fitting"}
+    allowed = {"__init__", "__main__", "cli", "fitting"}
     assert {path.stem for path in (ROOT / "nfaug").glob("*.py")} <= allowed
 
 
-@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_package_is_small_listed_and_documented(package: Path) -> None:
-    room, *rest = package.relative_to(ROOT).parts
-    modules = [path for path in package.glob("*.py") if path.stem != "__init__"]
-    assert len(modules) <= MOST_MODULES or package.name == "commands"
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert f'"{".".join([ROOMS[room], *rest])}"' in project
-    assert ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8")))
+def test_packages_are_small_and_documented() -> None:
+    for package in PACKAGES:
+        modules = [path for path in package.glob("*.py") if path.stem != "__init__"]
+        assert len(modules) <= MOST_MODULES or package.name == "commands"
+        text = (package / "__init__.py").read_text(encoding="utf-8")
+        assert ast.get_docstring(ast.parse(text)), package
+
+
+def test_the_whole_can_be_read() -> None:
+    folders = {"package": [*ROOMS], "tests": ["tests"], "benchmarks": ["benchmarks"]}
+    for name, rooms in folders.items():
+        files = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
+        lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
+        assert lines <= MOST_LINES[name], name
 
 
 def test_entries_of_the_registries_can_be_chosen_by_name() -> None:

@@ -17,7 +17,9 @@ from nfaug.io.resolve import public_name
 CODE = """
 import json, sys
 import nfaug
-heavy = ("timm", "accelerate", "albumentations", "matplotlib", "gradio", "nfaug.training")
+heavy = (
+    "timm", "accelerate", "albumentations", "matplotlib", "gradio", "torchvision", "nfaug.training"
+)
 loaded = [name for name in heavy if name in sys.modules]
 found = [
     nfaug.bank.BankDataset, nfaug.training.train, nfaug.hub.pull, nfaug.classes.fixed_point.solve,
@@ -92,7 +94,7 @@ def test_what_works_without_the_extras(tiny_folder: Path, tiny_path: Path, tmp_p
 
 
 def test_names_of_the_package() -> None:
-    assert {"bank", "fixed_point", "hub", "integrations", "training", "fit"} <= {*dir(nfaug)}
+    assert {"bank", "hub", "integrations", "training", "fit", "NFAugment"} <= {*dir(nfaug)}
     with pytest.raises(AttributeError, match="banks"):
         nfaug.banks  # noqa: B018
 

@@ -46,9 +46,11 @@ class Gain:
         return abs(self.mean) > self.half
 
     def __str__(self) -> str:
-        digits = 0 if self.half >= 2 else 1
-        half = "" if math.isinf(self.half) else f" ± {self.half:.{digits}f}"
-        return f"{self.mean:+.{digits if half else 1}f}{half}"
+        """Rounded to what can be told apart: +4 ± 1, +2.1 ± 0.6; without ± for a single seed."""
+        if math.isinf(self.half):
+            return f"{self.mean:+.1f}"
+        digits = 0 if self.half >= 0.95 else 1
+        return f"{round(self.mean, digits) + 0.0:+.{digits}f} ± {self.half:.{digits}f}"
 
 
 def gain_of(ours: Sequence[Cell], others: Sequence[Cell]) -> Gain:

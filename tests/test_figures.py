@@ -1,0 +1,101 @@
+"""Every gain in README.md and in the guide is computed here from the rows that were measured."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from figures import gain
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "docs" / "when-it-helps.md", ROOT / "docs" / "index.md"]
+SHOWN = re.compile(r"[+-]\d+(?:\.\d)? ± \d+(?:\.\d)?")
+
+SMALL, PHOTO = "small-cnn:0.2:0.0005:64", "photo-cnn:0.1:0.005:64"
+RESNET, SWIN = "resnet18:0.01:0.02:16", "small-swin:0.001:0.05:64"
+COLOUR, GREY, LARGE = "flip+crop:4", "flip+crop:3", "flip+crop:12"
+
+
+def safe(data: str, labels: int, base: str, steps: int = 2000, net: str = SMALL) -> dict[str, str]:
+    """The rows of the safe augmentations, and of a policy after them, without NFA."""
+    return {
+        "data": data, "per_class": str(labels), "steps": str(steps), "network": net,
+        "split": "test", "base": base, "arm": "none", "flow": "-", "settings": "",
+    }  # fmt: skip
+
+
+def nfa(rows: dict[str, str], flow: str, p: float, mixing: str = "strength=1.5") -> dict[str, str]:
+    """The rows of NFA before these: flow "b" is the bundled one, "p" mixes pixels."""
+    settings = f"p={p} {mixing} gate=1.25 variants=20"
+    return {**rows, "arm": "nfa", "flow": flow, "settings": settings}
+
+
+def compared(augmentation: str) -> dict[str, str]:
+    """The rows of an augmentation in a file of `nfaug compare`."""
+    return {"augmentation": augmentation}
+
+
+C10, C50 = safe("cifar10", 10, COLOUR), safe("cifar10", 50, COLOUR)
+C100, C500 = safe("cifar10", 100, COLOUR), safe("cifar10", 500, COLOUR)
+F10, F50 = safe("fashion-mnist", 10, GREY), safe("fashion-mnist", 50, GREY)
+F100, F500 = safe("fashion-mnist", 100, GREY), safe("fashion-mnist", 500, GREY)
+R50, S50 = safe("cifar10", 50, COLOUR, 10_000, RESNET), safe("cifar10", 50, COLOUR, 1250, SWIN)
+P = safe("clothing128", 0, LARGE, 4000, PHOTO)
+SPEECH = "compare/speech-10.csv"
+
+
+def with_policy(rows: dict[str, str], policy: str) -> dict[str, str]:
+    return {**rows, "base": f"{rows['base']}+{policy}"}
+
+
+STRONG, USUAL, MILD = "randaugment:3:14:128", "randaugment:2:9", "randaugment:1:9"
+FIGURES = {
+    "CIFAR-10, 10 labels: pixels": (nfa(C10, "p", 0.8), C10),
+    "10 labels: RandAugment": (with_policy(C10, STRONG), C10),
+    "10 labels: pixels, RandAugment": (nfa(with_policy(C10, STRONG), "p", 0.8), C10),
+    "10 labels: added": (nfa(with_policy(C10, STRONG), "p", 0.8), with_policy(C10, STRONG)),
+    "CIFAR-10, 50 labels: flow": (nfa(C50, "b", 0.8), C50),
+    "50 labels: pixels": (nfa(C50, "p", 0.8, "alpha=0.1 strength=1"), C50),
+    "50 labels: RandAugment": (with_policy(C50, STRONG), C50),
+    "50 labels: added": (nfa(with_policy(C50, STRONG), "b", 0.5), with_policy(C50, STRONG)),
+    "CIFAR-10, 100 labels: pixels": (nfa(C100, "p", 0.5), C100),
+    "100 labels: RandAugment": (with_policy(C100, USUAL), C100),
+    "CIFAR-10, 500 labels: pixels": (nfa(C500, "p", 0.2), C500),
+    "500 labels: RandAugment": (with_policy(C500, MILD), C500),
+    "ResNet-18: flow": (nfa(R50, "b", 0.8), R50),
+    "ResNet-18: RandAugment": (with_policy(R50, MILD), R50),
+    "Swin: flow": (nfa(S50, "b", 0.8), S50),
+    "Swin: RandAugment": (with_policy(S50, "randaugment:2:14:128"), S50),
+    "photographs: pixels": (nfa(P, "p32", 0.2), P),
+    "photographs: flow": (nfa(P, "b", 0.2), P),
+    "photographs: RandAugment": (with_policy(P, f"{MILD}@0.5"), P),
+    "Fashion-MNIST, 10 labels: flow": (nfa(F10, "b", 0.5), F10),
+    "grey, 10 labels: RandAugment": (with_policy(F10, STRONG), F10),
+    "grey, 10 labels: added": (nfa(with_policy(F10, STRONG), "b", 0.5), with_policy(F10, STRONG)),
+    "Fashion-MNIST, 50 labels: flow": (nfa(F50, "b", 0.5), F50),
+    "grey, 50 labels: RandAugment": (with_policy(F50, USUAL), F50),
+    "grey, 50 labels: flow less pixels": (nfa(F50, "b", 0.5), nfa(F50, "p", 0.5)),
+    "Fashion-MNIST, 100 labels: flow": (nfa(F100, "b", 0.2), F100),
+    "Fashion-MNIST, 500 labels: flow": (nfa(F500, "b", 0.2), F500),
+}
+COMPARED = {"speech, 10 labels": (SPEECH, "nfa:builtin:pixels")}
+
+
+def figures() -> dict[str, str]:
+    found = {name: str(gain("rivals.csv", *pair)) for name, pair in FIGURES.items()}
+    for name, (file, augmentation) in COMPARED.items():
+        found[name] = str(gain(file, compared(augmentation), compared("none")))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_gain_was_measured(page: Path) -> None:
+    shown = set(SHOWN.findall(page.read_text(encoding="utf-8")))
+    assert shown - {*figures().values()} == set()
+
+
+def test_the_guide_shows_these_figures() -> None:
+    text = PAGES[1].read_text(encoding="utf-8")
+    missing = {name: value for name, value in figures().items() if value not in text}
+    assert set(missing) <= {"50 labels: added", "Fashion-MNIST, 100 labels: flow"}
