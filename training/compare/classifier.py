@@ -78,11 +78,11 @@ class Classifier:
             return torch.optim.SGD(
                 model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
             )
-        if not self.pretrained:
-            return torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-        head = [*model.get_classifier().parameters()]
-        body = [p for p in model.parameters() if all(p is not other for other in head)]
-        groups = [{"params": body, "lr": 3e-4}, {"params": head, "lr": 3e-3}]
+        head = {id(p) for p in model.get_classifier().parameters()} if self.pretrained else set()
+        groups = [
+            {"params": [p], "lr": 3e-3 if id(p) in head else 3e-4 if self.pretrained else 1e-3}
+            for p in model.parameters()
+        ]
         return torch.optim.AdamW(groups, weight_decay=0.05)
 
     def train(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from nfaug.augment.transform import NFAugment
-from nfaug.data.images import LabelledImages, TensorImages, to_tensors
+from nfaug.data.checks import check_class_names
+from nfaug.data.images import LabelledImages, TensorImages, split_per_class, to_tensors
 from nfaug.fitting import fit
 
 __all__ = ["Split", "bank_of", "spec_augment", "split_images", "transform_of"]
@@ -29,20 +30,15 @@ class Split:
         """`per_class` random images of each class, or all."""
         if per_class is None:
             return self.pool
-        images, labels = to_tensors(self.pool, progress=False)
-        chosen = [
-            _shuffled(labels == y, 1000 * seed + y)[:per_class]
-            for y in range(len(self.pool.classes))
-        ]
-        rows = torch.cat(chosen).sort().values
-        return TensorImages(images[rows], labels[rows], self.pool.classes)
+        few, _ = split_per_class(self.pool, per_class, seed)
+        return TensorImages(*to_tensors(few, progress=False), self.pool.classes)
 
 
 def split_images(data: LabelledImages, test: LabelledImages | None, few: int | None) -> Split:
     """Hold out a quarter of each class, or half of it if `few` labelled images are enough.
 
     Raises:
-        ValueError: A class has too few images.
+        ValueError: A class has too few images, or `test` has other classes.
     """
     images, labels = to_tensors(data, progress=False)
     needed = (few or 2) + (test is None)
@@ -53,6 +49,7 @@ def split_images(data: LabelledImages, test: LabelledImages | None, few: int | N
             "needed, those to validate with included: lower --per-class, or leave the class out"
         )
     if test is not None:
+        check_class_names(test.classes, data.classes)
         return Split(TensorImages(images, labels, data.classes), *to_tensors(test, progress=False))
     held = torch.zeros(len(labels), dtype=torch.bool)
     for label, count in enumerate(counts):

@@ -14,7 +14,7 @@ import numpy as np
 from nfaug.io.atomic import write_picture, write_text
 
 from .cells import Cell, Cells
-from .settings import PIXELS, Augmentation, CompareSettings
+from .settings import PIXELS, SAFE, Augmentation, CompareSettings
 
 __all__ = ["Comparison", "Gain", "gain_of"]
 
@@ -82,7 +82,7 @@ class Comparison:
     ) -> None:
         self.settings, self.seconds = settings, cells.seconds
         self.seeds = cells.seeds([each.name for each in augmentations])
-        self._safe = " and ".join(settings.safe) or "no augmentation"
+        self._safe = " and ".join(SAFE[word] for word in settings.safe) or "nothing"
         self._cells = {each: [cells[each.name, s] for s in self.seeds] for each in augmentations}
         first, *others = augmentations
         self.rows = [first, *sorted(others, key=lambda row: -self.gain(row).mean)]

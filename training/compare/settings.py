@@ -8,8 +8,14 @@ from pathlib import Path
 __all__ = ["PIXELS", "POLICIES", "SAFE", "Augmentation", "CompareSettings"]
 
 PIXELS = "builtin:pixels"
-#: Augmentations that `augment` may declare safe: they keep the class of these images.
-SAFE = ("crop", "flip", "rotate", "colour", "spectrogram")
+#: What `augment` may declare safe, since it keeps the class of these images, with titles.
+SAFE = {
+    "crop": "shifts",
+    "flip": "flips",
+    "rotate": "quarter turns",
+    "colour": "colour changes",
+    "spectrogram": "shifts",
+}
 #: The rivals of NFA and their titles.
 POLICIES = {
     "randaugment": "RandAugment",
