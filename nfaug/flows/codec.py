@@ -165,7 +165,5 @@ def pad(levels: Tensor, padded_size: tuple[int, int]) -> Tensor:
 
 def crop(images: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Return the centre of size `image_size` (height, width): the inverse of `pad`."""
-    if tuple(images.shape[-2:]) == image_size:
-        return images
     top, left = (images.shape[-2] - image_size[0]) // 2, (images.shape[-1] - image_size[1]) // 2
     return images[..., top : top + image_size[0], left : left + image_size[1]]

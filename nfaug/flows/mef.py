@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ from .networks import CouplingNet
 __all__ = ["Coupling", "FrozenCoupling", "MatrixExpCoupling", "MefSettings"]
 
 _LOW_RANK_OFFSET = 1e-8  # added to U and V, as the released weights expect
-_MOST_TENSORS, _MOST_WIDTH = 20_000, 2**14
+_MOST_TENSORS = 20_000
 
 
 @dataclass(frozen=True)
@@ -82,11 +81,8 @@ class MefSettings(Backbone):
             raise ValueError(f"squeeze must be one of {[*SQUEEZES]}; got {self.squeeze!r}")
         # Settings may come from the Hub: a large number must not keep `build` busy for hours.
         tensors = sum(n * (12 + 9 * b) for n, b in zip(self.steps, self.blocks, strict=True))
-        if tensors > _MOST_TENSORS or max(self.width) > _MOST_WIDTH:
-            raise ValueError(
-                f"the flow is too large: {tensors} tensors, networks of {max(self.width)} channels;"
-                f" the limits are {_MOST_TENSORS} and {_MOST_WIDTH}"
-            )
+        if tensors > _MOST_TENSORS:
+            raise ValueError(f"the flow is too large: {tensors} tensors, at most {_MOST_TENSORS}")
 
     @property
     def levels(self) -> int:
@@ -99,10 +95,14 @@ class MefSettings(Backbone):
         return SQUEEZES[self.squeeze]()
 
     def build(self, shape: tuple[int, int, int]) -> nn.ModuleList:
-        return nn.ModuleList(
-            nn.ModuleList(self._step(inputs, blocks, width) for _ in range(steps))
-            for inputs, steps, blocks, width in self._each_level(shape)
-        )
+        channels, height, width = shape
+        levels = nn.ModuleList()
+        for steps, blocks, hidden in zip(self.steps, self.blocks, self.width, strict=True):
+            channels, height, width = 4 * channels, height // 2, width // 2
+            inputs = channels, height, width
+            levels.append(nn.ModuleList(self._step(inputs, blocks, hidden) for _ in range(steps)))
+            channels //= 2
+        return levels
 
     def _step(self, inputs: tuple[int, int, int], blocks: int, width: int) -> Step:
         return Step(
@@ -117,37 +117,6 @@ class MefSettings(Backbone):
                 bound=self.bound,
             ),
         )
-
-    def _each_level(
-        self, shape: tuple[int, int, int]
-    ) -> Iterator[tuple[tuple[int, int, int], int, int, int]]:
-        """Yield the (C, H, W) that the steps of a level take, their number, blocks and width."""
-        channels, height, width = shape
-        for settings in zip(self.steps, self.blocks, self.width, strict=True):
-            channels, height, width = 4 * channels, height // 2, width // 2
-            yield (channels, height, width), *settings
-            channels //= 2
-
-    def flop(self, shape: tuple[int, int, int]) -> int:
-        # Convolutions only: element-wise work and the series of the exponentials add a few percent.
-        total = 0
-        for (channels, height, width), steps, blocks, hidden in self._each_level(shape):
-            n = channels // 2
-            outputs = n * (n + 1 if n <= self.low_rank_above else 2 * self.rank + 1)
-            net = 9 * hidden * (channels - n + outputs) + 19 * blocks * hidden**2
-            total += 2 * steps * height * width * (channels**2 + net)
-        return total
-
-    def summary(self) -> dict[str, Any]:
-        found: dict[str, Any] = {
-            "levels": self.levels,
-            "steps, blocks, width per level": f"{self.steps}, {self.blocks}, {self.width}",
-        }
-        if self.squeeze != "pixel":
-            found["squeeze"] = self.squeeze
-        if self.max_scale is not None:
-            found["largest ActNorm scale"] = self.max_scale
-        return found
 
 
 def _check_number(name: str, value: Any, above: float, most: float) -> None:
@@ -262,8 +231,8 @@ class MatrixExpCoupling(Coupling):
         self.net = CouplingNet.new(channels - n, n * (rows + 1), width, blocks)
         self.register_load_state_dict_post_hook(_fit_terms)
 
-    def save_compute(self, *, recompute: bool, bf16: bool) -> None:
-        self.net.recompute, self.net.bf16 = recompute, bf16
+    def use_bf16(self, on: bool) -> None:
+        self.net.bf16 = on
 
     def _entries(self, raw: Tensor) -> Tensor:
         return torch.tanh(torch.addcmul(self.shift, self.scale, raw))
