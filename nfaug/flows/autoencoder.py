@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,39 +26,21 @@ from .backbone import is_size
 
 __all__ = [
     "CLASSES",
-    "AutoencoderClass",
     "AutoencoderConfig",
-    "encode",
     "find_autoencoder",
     "open_autoencoder",
-    "reduction",
     "weights_sha256",
 ]
 
 
-class AutoencoderClass(NamedTuple):
-    """What differs between the autoencoders of diffusers. All map images in [-1, 1].
-
-    Attributes:
-        latents: The latents in the result of `encode`.
-        resolutions: The setting with one number of channels for each resolution.
-    """
-
-    latents: Callable[[Any], Tensor]
-    resolutions: str
-
-
+# The supported classes, which map images in [-1, 1], and the latents in what `encode` returns.
 # Their config.json may have a scaling_factor and a shift_factor for diffusion models. A flow reads
 # neither: its codec measures mean and standard deviation of each channel, to the same effect.
-CLASSES = {
-    "AutoencoderKL": AutoencoderClass(
-        lambda output: output.latent_dist.mode(), "block_out_channels"
-    ),
+CLASSES: dict[str, Callable[[Any], Tensor]] = {
+    "AutoencoderKL": lambda output: output.latent_dist.mode(),
     # Of Stable Diffusion's latents after their scaling; the decoder squashes them to (-3, 3).
-    "AutoencoderTiny": AutoencoderClass(
-        lambda output: output.latents, "encoder_block_out_channels"
-    ),
-    "AutoencoderDC": AutoencoderClass(lambda output: output.latent, "encoder_block_out_channels"),
+    "AutoencoderTiny": lambda output: output.latents,
+    "AutoencoderDC": lambda output: output.latent,
 }
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 # Attention layers of weights written before diffusers 0.17, such as stabilityai/sd-vae-ft-mse.
@@ -83,7 +65,8 @@ class AutoencoderConfig:
         noise: Width, in standard deviations, of the uniform noise that dequantises latents.
 
     Raises:
-        ValueError: If a value is out of range; TypeError for text in place of a number.
+        ValueError: If a value is out of range.
+        TypeError: If it has another type.
     """
 
     kind: str
@@ -97,8 +80,7 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         for name in ("image_size", "mean", "std"):
-            if isinstance(value := getattr(self, name), list):  # JSON has lists
-                object.__setattr__(self, name, tuple(value))
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
         good = {
             "kind": self.kind in ("hub", "directory"),
             "name": re.fullmatch(_NAMES.get(str(self.kind), ""), str(self.name)),
@@ -128,17 +110,13 @@ def open_autoencoder(source: str | Path) -> Any:
         ValueError: If its class is not in `CLASSES`, or its safetensors do not fit its config.json.
         OSError: If the directory or repository does not exist or cannot be read.
     """
-    folder, name = Path(source).expanduser(), str(source)
-    if not folder.is_dir() and (folder.exists() or name.count("/") > 1 or name[:1] in "./~"):
-        raise FileNotFoundError(
-            f"{name!r} is neither an autoencoder's directory nor a repository name owner/name"
-        )
     try:
         import diffusers
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             'flows on latents need diffusers: pip install "nfaug[vae]"'
         ) from error
+    folder, name = Path(source).expanduser(), str(source)
     if not folder.is_dir():
         from ..io.hub import download
 
@@ -157,11 +135,8 @@ def open_autoencoder(source: str | Path) -> Any:
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     """The settings in `config.json`, whose "_class_name" is a key of `CLASSES`."""
-    file = folder / _CONFIG
-    if not file.is_file():
-        raise ValueError(f"{folder} holds no autoencoder: {_CONFIG} is missing")
-    with reading(file):
-        settings = read_json(file)
+    with reading(folder / _CONFIG):
+        settings = read_json(folder / _CONFIG)
         kind = settings.get("_class_name")
         if kind not in [*CLASSES] or "quantization_config" in settings:
             raise ValueError(f"{kind!r:.80} is not one of {', '.join(CLASSES)}, unquantised")
@@ -170,8 +145,6 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file in float32, under the present names."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file.parent} has no {file.name}")
     try:
         tensors = load_file(file)
     except SafetensorError as error:
@@ -182,24 +155,12 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     }
 
 
-def encode(autoencoder: Any, images: Tensor) -> Tensor:
-    """Latents of images in [-1, 1]; the mode, if the autoencoder has a distribution of them."""
-    return CLASSES[type(autoencoder).__name__].latents(autoencoder.encode(images))
-
-
-def reduction(autoencoder: Any) -> int:
-    """Pixels of an image per position of its latents, along each side."""
-    resolutions = CLASSES[type(autoencoder).__name__].resolutions
-    return int(2 ** (len(autoencoder.config[resolutions]) - 1))
-
-
 def weights_sha256(autoencoder: Any) -> str:
     """The SHA-256 of the sorted names, the shapes and the float32 values of all weights."""
     digest = hashlib.sha256()
     for name, value in sorted(autoencoder.state_dict().items()):
         digest.update(f"{name}{tuple(value.shape)}\0".encode())
-        flat = value.detach().to("cpu", torch.float32).contiguous()
-        digest.update(memoryview(flat.numpy()).cast("B") if flat.numel() else b"")
+        digest.update(value.detach().to("cpu", torch.float32).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -218,9 +179,7 @@ def find_autoencoder(
         ValueError: If its weights are not those that the checkpoint was trained with.
         ModuleNotFoundError: See `open_autoencoder`, also for OSError.
     """
-    source = given
-    if source is None and config.kind == "hub":
-        source = config.name
+    source = given or (config.name if config.kind == "hub" else None)
     if source is None:
         places = [folder / config.name for folder in (near, near.parent)]
         source = next((place for place in places if (place / _CONFIG).is_file()), None)

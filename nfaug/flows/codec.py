@@ -137,9 +137,7 @@ def to_flow(levels: Tensor, noise: Tensor | float | None = None) -> Tensor:
     Returns:
         float64 if `levels` is float64, otherwise float32.
     """
-    floating = levels if levels.is_floating_point() else levels.to(torch.float32)
-    if floating.dtype in (torch.float16, torch.bfloat16):
-        floating = floating.to(torch.float32)
+    floating = levels.to(torch.promote_types(levels.dtype, torch.float32))
     return (floating + (0.5 if noise is None else noise)) / 128 - 1
 
 

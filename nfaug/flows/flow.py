@@ -234,10 +234,8 @@ class Flow(Layer):
     def with_shape(self, channels: int, image_size: tuple[int, int]) -> Flow:
         """Return the same map for images of another shape.
 
-        This needs a flow on pixels and a backbone whose weights serve every shape (`shape_free`).
-
         Raises:
-            ValueError: If the flow serves one shape only.
+            ValueError: If the flow serves one shape only (see `shape_free`).
         """
         if not self.shape_free:
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -74,9 +74,10 @@ class MefSettings(Backbone):
         for name, least in (("rank", 1), ("low_rank_above", 0)):
             if type(value := getattr(self, name)) is not int or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
-        _check_number("bound", self.bound, 0, MAX_BOUND)
-        if self.max_scale is not None:
-            _check_number("max_scale", self.max_scale, 1, 1e6)
+        if not 0 < self.bound <= MAX_BOUND:
+            raise ValueError(f"bound must lie in (0, {MAX_BOUND:g}]; got {self.bound!r}")
+        if self.max_scale is not None and not 1 < self.max_scale <= 1e6:
+            raise ValueError(f"max_scale must lie in (1, 1e6]; got {self.max_scale!r}")
         if self.squeeze not in SQUEEZES:
             raise ValueError(f"squeeze must be one of {[*SQUEEZES]}; got {self.squeeze!r}")
         # Settings may come from the Hub: a large number must not keep `build` busy for hours.
@@ -99,29 +100,16 @@ class MefSettings(Backbone):
         levels = nn.ModuleList()
         for steps, blocks, hidden in zip(self.steps, self.blocks, self.width, strict=True):
             channels, height, width = 4 * channels, height // 2, width // 2
-            inputs = channels, height, width
-            levels.append(nn.ModuleList(self._step(inputs, blocks, hidden) for _ in range(steps)))
+            rank = self.rank if channels // 2 > self.low_rank_above else None
+            level = nn.ModuleList()
+            for _ in range(steps):
+                actnorm = ActNorm((channels, height, width), self.max_scale)
+                conv1x1 = InvertibleConv1x1(channels)
+                coupling = MatrixExpCoupling(channels, hidden, blocks, rank, self.bound)
+                level.append(Step(actnorm=actnorm, conv1x1=conv1x1, couplinglayer=coupling))
+            levels.append(level)
             channels //= 2
         return levels
-
-    def _step(self, inputs: tuple[int, int, int], blocks: int, width: int) -> Step:
-        return Step(
-            actnorm=ActNorm(inputs, self.max_scale),
-            conv1x1=InvertibleConv1x1(inputs[0]),
-            couplinglayer=MatrixExpCoupling(
-                inputs[0],
-                width,
-                blocks,
-                low_rank_above=self.low_rank_above,
-                rank=self.rank,
-                bound=self.bound,
-            ),
-        )
-
-
-def _check_number(name: str, value: Any, above: float, most: float) -> None:
-    if type(value) not in (int, float) or not above < value <= most:
-        raise ValueError(f"{name} must lie in ({above}, {most:g}]; got {value!r}")
 
 
 class Coupling(Layer):
@@ -206,8 +194,7 @@ class MatrixExpCoupling(Coupling):
         channels: Number of input channels; the last `channels // 2` are transformed.
         width: Channels of the network.
         blocks: Residual blocks of the network.
-        low_rank_above: M has rank `rank` if more channels than this are transformed.
-        rank: That rank.
+        rank: Rank of M; None for full rank.
         bound: Largest norm of the exponent in training.
     """
 
@@ -216,20 +203,18 @@ class MatrixExpCoupling(Coupling):
         channels: int,
         width: int,
         blocks: int,
-        *,
-        low_rank_above: int = 24,
-        rank: int = 3,
+        rank: int | None = None,
         bound: float = 2.0,
     ) -> None:
         n = channels // 2
-        super().__init__(n, rank if n > low_rank_above else None, bound)
+        super().__init__(n, rank, bound)
         rows = n if self.rank is None else 2 * self.rank
         self.scale = nn.Parameter(torch.full((1,), 1 / 8))
         self.shift = nn.Parameter(torch.zeros(1))
         self.rescale = nn.Parameter(torch.full((1,), 1 / n))
         self.reshift = nn.Parameter(torch.zeros(1))
         self.net = CouplingNet.new(channels - n, n * (rows + 1), width, blocks)
-        self.register_load_state_dict_post_hook(_fit_terms)
+        self.register_load_state_dict_post_hook(MatrixExpCoupling.fit_terms)
 
     def use_bf16(self, on: bool) -> None:
         self.net.bf16 = on
@@ -250,12 +235,14 @@ class MatrixExpCoupling(Coupling):
         entry = float(self.rescale.detach().abs() + self.reshift.detach().abs())
         return entry * self.n if self.rank is None else self.rank * self.n * entry**2
 
-    def fit_terms(self) -> None:
+    def fit_terms(self, *_: object) -> None:
         """Lengthen the series if the scalars need more terms; `load_state_dict` does so too.
 
         Raises:
             ValueError: If the norm is too large for a Taylor series.
         """
+        if self.rescale.is_meta or self.reshift.is_meta:
+            return  # the weights are missing, and `Flow.from_tensors` says so
         # Scalars that `clip_` moved to the bound may exceed it by rounding.
         if (bound := self.exponent_bound()) > self.bound * (1 + 1e-6):
             self.cover(bound)
@@ -275,14 +262,6 @@ class MatrixExpCoupling(Coupling):
 
     def freeze(self) -> FrozenCoupling:
         return FrozenCoupling(self)
-
-
-def _fit_terms(coupling: nn.Module, _: object) -> None:
-    """After `load_state_dict`; a function, because hooks are pickled with the flow."""
-    assert isinstance(coupling, MatrixExpCoupling)
-    # Weights that are missing are still on the device "meta" of `Flow.from_tensors`.
-    if not (coupling.rescale.is_meta or coupling.reshift.is_meta):
-        coupling.fit_terms()
 
 
 class FrozenCoupling(Coupling):

@@ -90,7 +90,7 @@ def test_a_record_of_the_first_version_lacks_new_settings() -> None:
     [
         ({"depth": 3}, "depth"),
         ({"backbone": "glow"}, "glow"),
-        ({"backbone": ["mef"]}, "mef"),
+        ({"backbone": ["mef"]}, "list"),
         ({"steps": (2,)}, "blocks"),
         ({"steps": (), "blocks": (), "width": ()}, "steps"),
         ({"steps": 4}, "steps"),
@@ -104,7 +104,7 @@ def test_a_record_of_the_first_version_lacks_new_settings() -> None:
         ({"padded_size": 8}, "padded_size"),
         ({"bound": 0}, "bound"),
         ({"bound": float("nan")}, "nan"),
-        ({"bound": "2"}, "'2'"),
+        ({"bound": "2"}, "str"),
         ({"rank": 0}, "rank"),
         ({"low_rank_above": -1}, "low_rank_above"),
         ({"max_scale": 1.0}, "max_scale"),
@@ -113,13 +113,8 @@ def test_a_record_of_the_first_version_lacks_new_settings() -> None:
     ],
 )
 def test_wrong_configurations(change: dict[str, Any], token: str) -> None:
-    with pytest.raises(ValueError, match=token):
+    with pytest.raises((ValueError, TypeError), match=token):
         FlowConfig.from_dict({**TINY.to_dict(), **change})
-
-
-def test_a_name_is_not_a_backbone() -> None:
-    with pytest.raises(ValueError, match="MefSettings"):
-        FlowConfig(backbone="mef")  # type: ignore[arg-type]
 
 
 class Doubling(Layer):
@@ -167,5 +162,5 @@ def test_a_new_backbone_is_a_class_and_an_entry(
     assert loaded.config.flow == flow.config
     with torch.no_grad():
         assert torch.equal(loaded.flow.decode(z), batch)
-    with pytest.raises(ValueError, match="rank"):
+    with pytest.raises(TypeError, match="rank"):
         FlowConfig.from_dict({**values, "rank": 2})
