@@ -135,6 +135,8 @@ def open_autoencoder(source: str | Path) -> Any:
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     """The settings in `config.json`, whose "_class_name" is a key of `CLASSES`."""
+    if not (folder / _CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} holds no autoencoder: {_CONFIG} is missing")
     with reading(folder / _CONFIG):
         settings = read_json(folder / _CONFIG)
         kind = settings.get("_class_name")

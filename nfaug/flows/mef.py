@@ -71,9 +71,6 @@ class MefSettings(Backbone):
                     f"{name} must be one integer of at least {least} per level; got {values!r} "
                     f"with steps {self.steps!r}"
                 )
-        for name, least in (("rank", 1), ("low_rank_above", 0)):
-            if type(value := getattr(self, name)) is not int or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
         if not 0 < self.bound <= MAX_BOUND:
             raise ValueError(f"bound must lie in (0, {MAX_BOUND:g}]; got {self.bound!r}")
         if self.max_scale is not None and not 1 < self.max_scale <= 1e6:

@@ -105,8 +105,6 @@ def test_a_record_of_the_first_version_lacks_new_settings() -> None:
         ({"bound": 0}, "bound"),
         ({"bound": float("nan")}, "nan"),
         ({"bound": "2"}, "str"),
-        ({"rank": 0}, "rank"),
-        ({"low_rank_above": -1}, "low_rank_above"),
         ({"max_scale": 1.0}, "max_scale"),
         ({"squeeze": "wavelet"}, "wavelet"),
         ({"steps": (10**6, 1)}, "large"),  # would take hours to build
