@@ -22,7 +22,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,10 @@ from torchvision.models import resnet18, resnet50
 import nfaug
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import make_bank
-from nfaug.flows.flow import Flow
+from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.mef import MefSettings
 
-TINY = replace(SIZES["cifar"], image_size=(8, 8), steps=(1, 1), blocks=(1, 1), width=(8, 8))
+TINY = FlowConfig(3, (8, 8), MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)))
 
 
 def pictures(count: int, size: int, device: str) -> tuple[Tensor, Tensor]:

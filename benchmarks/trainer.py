@@ -168,8 +168,7 @@ def memory() -> None:
         ran = subprocess.run(words, capture_output=True, text=True, check=True)
         before, peaks[way] = map(float, ran.stdout.split())
         print(f"{way:<28} {peaks[way]:8.0f} MiB at the peak, {before:.0f} before the first step")
-    for way in ("steps", "blocks"):
-        print(f"{f'none / {way}':<28} {peaks['none'] / peaks[way]:8.2f}")
+    print(f"{'none / steps':<28} {peaks['none'] / peaks['steps']:8.2f}")
 
 
 def one_step(way: Recompute) -> None:

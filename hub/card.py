@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def make_card(
         **config.autoencoder.to_dict(),
         "name": escape(config.autoencoder.name),
     }
+    architecture = {"backbone": config.flow.backbone.name, **asdict(config.flow.backbone)}
     settings = {
         f"{stage}: {key.replace('_', ' ')}": value
         for stage in ("training", "gaussians", "preprocessing")
@@ -97,7 +99,7 @@ def make_card(
         autoencoder=autoencoder,
         picture=picture,
         **_axes(pca),
-        training=_rows({"images": size, **config.flow.summary(), **settings}),
+        training=_rows({"images": size, **architecture, **settings}),
         figures=_rows({_FIGURES.get(key, key): value for key, value in config.metrics.items()}),
         classes=[escape(name) for name in config.class_names[:_SHOWN_CLASSES]],
         number=len(config.class_names),

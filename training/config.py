@@ -109,9 +109,8 @@ class OptimConfig:
             back to the last saved state and halve the learning rate.
         max_rollbacks: Stop the run when it would need more rollbacks than this.
         ema_decay: Decay of the moving average of the weights; at step n at most 1 - (1 + n)^-0.75.
-        recompute: Activations to recompute in the backward pass, which saves memory: "none", those
-            inside the flow's "steps" (a third more time), or also those inside residual "blocks"
-            (two thirds more).
+        recompute: Activations to recompute in the backward pass, which saves memory: "none", or
+            those inside the flow's "steps" (a third more time).
         bf16: Run the coupling networks in bfloat16 in training steps: a third faster on CPUs with
             bfloat16 instructions, several times slower on others, with a warning. The trained flow
             is used and evaluated in float32.

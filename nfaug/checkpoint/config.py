@@ -9,8 +9,7 @@ from typing import Any
 
 from ..flows.autoencoder import AutoencoderConfig
 from ..flows.config import FlowConfig
-from ..flows.stored import parse_flow
-from ..io.manifest import dump_manifest
+from ..io.manifest import CONFIG, LONGEST_REASON, dump_manifest, reading
 
 __all__ = ["CheckpointConfig"]
 
@@ -44,7 +43,12 @@ class CheckpointConfig:
         Raises:
             CheckpointError: The flow or the autoencoder has an unknown or impossible value.
         """
-        flow, autoencoder = parse_flow(directory, manifest)
+        file, autoencoder = directory / CONFIG, None
+        with reading(f"{file}: flow", longest=LONGEST_REASON):
+            flow = FlowConfig.from_dict(manifest["flow"])
+        with reading(f"{file}: autoencoder", longest=LONGEST_REASON):
+            if "autoencoder" in manifest:
+                autoencoder = AutoencoderConfig(**manifest["autoencoder"])
         return cls(
             flow,
             class_names=tuple(manifest["class_names"]),

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from ..classes.gaussians import ClassGaussians
 from ..classes.pca_fit import ClasswisePCA
+from ..flows.autoencoder import find_autoencoder
 from ..flows.flow import Flow, check_finite
-from ..flows.stored import read_flow
+from ..flows.latent_codec import LatentCodec
 from ..io.atomic import check_output, replace_directory
 from ..io.manifest import (
     CONFIG,
     GAUSSIANS,
+    LONGEST_REASON,
     MODEL,
     PICTURE,
     CheckpointError,
@@ -61,7 +63,7 @@ def read_parts(
 def _read(path: Path, manifest: dict[str, Any], autoencoder: str | Path | None) -> Parts:
     files: Mapping[str, str] = manifest["files"]
     config = CheckpointConfig.from_manifest(path, manifest)
-    flow = read_flow(path, manifest, autoencoder).eval()
+    flow = read_flow(path, config, files[MODEL], autoencoder).eval()
     gaussians = pca = None
     if GAUSSIANS in files:
         with reading(path / GAUSSIANS):
@@ -77,6 +79,21 @@ def _read(path: Path, manifest: dict[str, Any], autoencoder: str | Path | None) 
             pca = read_pca(path, files)
             _check_classes(config, None, pca)
     return flow, config, gaussians, pca
+
+
+def read_flow(
+    path: Path, config: CheckpointConfig, sha256: str, autoencoder: str | Path | None
+) -> Flow:
+    """Read the weights, and the recorded autoencoder or the given one, and build the flow."""
+    codec = None
+    if config.autoencoder is not None:
+        with reading(path):
+            found = find_autoencoder(config.autoencoder, near=path, given=autoencoder)
+            codec = LatentCodec(found, config.autoencoder).for_flow(config.flow)
+    elif autoencoder is not None:
+        raise ValueError(f"{path} holds a flow on pixels, which needs no autoencoder")
+    with reading(path / MODEL, longest=10 * LONGEST_REASON):
+        return Flow.from_tensors(config.flow, read_tensors(path / MODEL, sha256), codec)
 
 
 def write_parts(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,50 +26,28 @@ from .backbone import is_size
 
 __all__ = [
     "CLASSES",
-    "AutoencoderClass",
     "AutoencoderConfig",
-    "encode",
     "find_autoencoder",
     "open_autoencoder",
-    "reduction",
     "weights_sha256",
 ]
 
 
-class AutoencoderClass(NamedTuple):
-    """What differs between the autoencoders of diffusers. All map images in [-1, 1].
-
-    Attributes:
-        latents: The latents in the result of `encode`.
-        encoder: The setting with one number of channels for each resolution of the encoder.
-        decoder: The same for the decoder.
-    """
-
-    latents: Callable[[Any], Tensor]
-    encoder: str
-    decoder: str
-
-
+# The supported classes, which map images in [-1, 1], and the latents in what `encode` returns.
 # Their config.json may have a scaling_factor and a shift_factor for diffusion models. A flow reads
 # neither: its codec measures mean and standard deviation of each channel, to the same effect.
-_SPLIT = ("encoder_block_out_channels", "decoder_block_out_channels")
-CLASSES = {
-    "AutoencoderKL": AutoencoderClass(
-        lambda output: output.latent_dist.mode(), "block_out_channels", "block_out_channels"
-    ),
+CLASSES: dict[str, Callable[[Any], Tensor]] = {
+    "AutoencoderKL": lambda output: output.latent_dist.mode(),
     # Of Stable Diffusion's latents after their scaling; the decoder squashes them to (-3, 3).
-    "AutoencoderTiny": AutoencoderClass(lambda output: output.latents, *_SPLIT),
-    "AutoencoderDC": AutoencoderClass(lambda output: output.latent, *_SPLIT),
+    "AutoencoderTiny": lambda output: output.latents,
+    "AutoencoderDC": lambda output: output.latent,
 }
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
-_INDEX = f"{_WEIGHTS}.index.json"  # of weights in several files
-_SHARD = re.compile(r"diffusion_pytorch_model-[\w.-]+\.safetensors")
-_MOST_PIXELS = 4096  # along a side of an image
 # Attention layers of weights written before diffusers 0.17, such as stabilityai/sd-vae-ft-mse.
 _OLD_NAME = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
 _NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-_PLAIN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
-_NAMES = {"hub": rf"{_PLAIN}(/{_PLAIN})?", "directory": r"(?!\.{1,2}$)[^/\\\0]{1,255}"}
+# A directory is searched near the checkpoint, so that its record is a name without a path.
+_NAMES = {"hub": r"[\w.-]+(/[\w.-]+)?", "directory": r"[^/\\\0]+"}
 
 
 @dataclass(frozen=True)
@@ -88,6 +66,7 @@ class AutoencoderConfig:
 
     Raises:
         ValueError: If a value is out of range.
+        TypeError: If it has another type.
     """
 
     kind: str
@@ -101,63 +80,49 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         for name in ("image_size", "mean", "std"):
-            if isinstance(value := getattr(self, name), list):  # JSON has lists
-                object.__setattr__(self, name, tuple(value))
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
         good = {
             "kind": self.kind in ("hub", "directory"),
             "name": re.fullmatch(_NAMES.get(str(self.kind), ""), str(self.name)),
-            "image_size": is_size(self.image_size) and max(self.image_size) <= _MOST_PIXELS,
-            "mean": _numbers(self.mean),
-            "std": _numbers(self.std) and len(self.std) == len(self.mean) and min(self.std) > 0,
-            "noise": _numbers((self.noise,)) and 0 < self.noise <= 1,
+            "image_size": is_size(self.image_size),
+            "mean": all(math.isfinite(n) for n in self.mean),
+            "std": len(self.std) == len(self.mean) and all(0 < n < math.inf for n in self.std),
+            "noise": 0 < self.noise <= 1,
         }
         for name, fine in good.items():
             if not fine:
-                found = str(getattr(self, name))[:80]
-                raise ValueError(f"{name} of an autoencoder's record cannot be {found!r}")
+                found = getattr(self, name)
+                raise ValueError(f"{name} of an autoencoder's record cannot be {found!r:.80}")
 
     def to_dict(self) -> dict[str, Any]:
         """The record as a dictionary that JSON can hold; `AutoencoderConfig(**values)` reads it."""
         return dataclasses.asdict(self)
 
 
-def _numbers(values: Any) -> bool:
-    """Whether a value is a tuple of finite numbers, at least one."""
-    if not isinstance(values, tuple) or not values:
-        return False
-    return all(type(n) in (int, float) and math.isfinite(n) for n in values)
-
-
 def open_autoencoder(source: str | Path) -> Any:
     """Open an autoencoder from a local directory or a Hub repository: float32, frozen, on the CPU.
 
-    The directory is in the format of diffusers' `save_pretrained`. From a repository only
-    `config.json` and safetensors files are downloaded, into the Hub's cache. No other kind of file
-    is read, and no code is run.
+    The directory is in the format of diffusers' `save_pretrained`. Only its `config.json` and
+    `diffusion_pytorch_model.safetensors` are downloaded and read, and no code is run.
 
     Raises:
         ModuleNotFoundError: If diffusers is not installed.
         ValueError: If its class is not in `CLASSES`, or its safetensors do not fit its config.json.
         OSError: If the directory or repository does not exist or cannot be read.
     """
-    folder, name = Path(source).expanduser(), str(source)
-    if not folder.is_dir() and (folder.exists() or name.count("/") > 1 or name[:1] in "./~"):
-        raise FileNotFoundError(
-            f"{name!r} is neither an autoencoder's directory nor a repository name owner/name"
-        )
     try:
         import diffusers
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             'flows on latents need diffusers: pip install "nfaug[vae]"'
         ) from error
+    folder, name = Path(source).expanduser(), str(source)
     if not folder.is_dir():
         from ..io.hub import download
 
-        patterns = [_CONFIG, _WEIGHTS, _INDEX, "diffusion_pytorch_model-*.safetensors"]
-        folder = download(name, patterns)
+        folder = download(name, [_CONFIG, _WEIGHTS])
     settings = _read_settings(folder)
-    weights = _read_weights(folder)
+    weights = _read_weights(folder / _WEIGHTS)
     try:
         with torch.device("meta"):  # weights that are about to be loaded are not initialised
             model = getattr(diffusers, settings["_class_name"]).from_config(settings)
@@ -170,84 +135,34 @@ def open_autoencoder(source: str | Path) -> Any:
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     """The settings in `config.json`, whose "_class_name" is a key of `CLASSES`."""
-    file = folder / _CONFIG
-    if not file.is_file():
-        raise ValueError(f"{folder} holds no autoencoder: {_CONFIG} is missing")
-    with reading(file):
-        settings = read_json(file)
+    if not (folder / _CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} holds no autoencoder: {_CONFIG} is missing")
+    with reading(folder / _CONFIG):
+        settings = read_json(folder / _CONFIG)
         kind = settings.get("_class_name")
         if kind not in [*CLASSES] or "quantization_config" in settings:
             raise ValueError(f"{kind!r:.80} is not one of {', '.join(CLASSES)}, unquantised")
-        for key, value in settings.items():
-            _check_setting(key, value, 16 if re.search("layers|num_.*_blocks", key) else 4096)
     return settings
 
 
-def _check_setting(name: str, value: Any, most: int) -> None:
-    """Refuse numbers of which an autoencoder would be built for hours."""
-    items = value if isinstance(value, list) else [value]
-    if len(items) > 16 or any(type(n) in (int, float) and abs(n) > most for n in items):
-        raise ValueError(f"{name} goes up to {most}; got {str(value)[:80]}")
-    for item in items:
-        if isinstance(item, list):
-            _check_setting(name, item, most)
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors in float32, from one safetensors file or from those that the index names."""
-    names = [_WEIGHTS]
-    if (folder / _INDEX).is_file():
-        with reading(folder / _INDEX):
-            files = read_json(folder / _INDEX).get("weight_map")
-            names = sorted({*map(str, files.values())}) if isinstance(files, dict) else []
-            if bad := [name for name in names if name != _WEIGHTS and not _SHARD.fullmatch(name)]:
-                raise ValueError(f"only safetensors files are read; it names {bad[0]!r:.80}")
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has no {name}")
-        try:
-            tensors |= load_file(folder / name)
-        except SafetensorError as error:
-            raise ValueError(f"{folder / name} cannot be read: {error}") from None
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file in float32, under the present names."""
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} cannot be read: {error}") from None
     return {
         _OLD_NAME.sub(lambda old: f"{old[1]}.{_NEW_NAMES[old[2]]}.", name): value.to(torch.float32)
         for name, value in tensors.items()
     }
 
 
-def encode(autoencoder: Any, images: Tensor) -> Tensor:
-    """Latents of images in [-1, 1]; the mode, if the autoencoder has a distribution of them."""
-    return CLASSES[type(autoencoder).__name__].latents(autoencoder.encode(images))
-
-
-def reduction(autoencoder: Any) -> int:
-    """Pixels of an image per position of its latents, along each side.
-
-    Raises:
-        ValueError: If decoded images have another size than those that were encoded.
-    """
-    entry, config = CLASSES[type(autoencoder).__name__], autoencoder.config
-    factor = 2 ** (len(config[entry.encoder]) - 1)
-    enlarged = config.get("upsampling_scaling_factor", 2) ** (len(config[entry.decoder]) - 1)
-    if factor != enlarged:
-        raise ValueError(
-            f"the autoencoder reduces images by a factor of {factor} and enlarges latents by "
-            f"{enlarged}; the factors must be equal"
-        )
-    return factor
-
-
 def weights_sha256(autoencoder: Any) -> str:
-    """Return the SHA-256 of the names, shapes and float32 values of all weights, in hexadecimal.
-
-    Weights are sorted by name, so the hash does not depend on how they are split into files.
-    """
+    """The SHA-256 of the sorted names, the shapes and the float32 values of all weights."""
     digest = hashlib.sha256()
     for name, value in sorted(autoencoder.state_dict().items()):
         digest.update(f"{name}{tuple(value.shape)}\0".encode())
-        flat = value.detach().to("cpu", torch.float32).contiguous()
-        digest.update(memoryview(flat.numpy()).cast("B") if flat.numel() else b"")
+        digest.update(value.detach().to("cpu", torch.float32).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -258,26 +173,22 @@ def find_autoencoder(
 
     Args:
         config: The checkpoint's record.
-        near: The checkpoint's directory. A recorded directory is searched in it, beside it and in
-            the working directory.
+        near: The checkpoint's directory. A recorded directory is searched in it and beside it.
         given: A directory or repository to use instead.
 
     Raises:
-        FileNotFoundError: If a recorded directory is in none of these places.
+        FileNotFoundError: If a recorded directory is in neither place.
         ValueError: If its weights are not those that the checkpoint was trained with.
         ModuleNotFoundError: See `open_autoencoder`, also for OSError.
     """
-    source = given
-    if source is None and config.kind == "hub":
-        source = config.name
+    source = given or (config.name if config.kind == "hub" else None)
     if source is None:
-        places = [folder / config.name for folder in (near, near.parent, Path())]
+        places = [folder / config.name for folder in (near, near.parent)]
         source = next((place for place in places if (place / _CONFIG).is_file()), None)
     if source is None:
         raise FileNotFoundError(
             f"the flow of {near} needs the autoencoder in the directory {config.name!r}, which is "
-            "not in the checkpoint, beside it or in the working directory: pass its path as "
-            "autoencoder= (--autoencoder)"
+            "neither in the checkpoint nor beside it: pass its path as autoencoder= (--autoencoder)"
         )
     found = open_autoencoder(source)
     if (sha256 := weights_sha256(found)) != config.sha256:

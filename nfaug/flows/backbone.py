@@ -53,14 +53,6 @@ class Backbone:
         """New layers for inputs of shape (C, H, W): a list of `Layer` for each level."""
         return nn.ModuleList()
 
-    def flop(self, shape: tuple[int, int, int]) -> int:
-        """Floating-point operations per image and direction; a multiply-add counts as two."""
-        return 0
-
-    def summary(self) -> dict[str, Any]:
-        """Titles and values that describe the architecture, for a model card."""
-        return dataclasses.asdict(self)
-
 
 @dataclass(frozen=True)
 class Identity(Backbone):

@@ -137,9 +137,7 @@ def to_flow(levels: Tensor, noise: Tensor | float | None = None) -> Tensor:
     Returns:
         float64 if `levels` is float64, otherwise float32.
     """
-    floating = levels if levels.is_floating_point() else levels.to(torch.float32)
-    if floating.dtype in (torch.float16, torch.bfloat16):
-        floating = floating.to(torch.float32)
+    floating = levels.to(torch.promote_types(levels.dtype, torch.float32))
     return (floating + (0.5 if noise is None else noise)) / 128 - 1
 
 
@@ -165,7 +163,5 @@ def pad(levels: Tensor, padded_size: tuple[int, int]) -> Tensor:
 
 def crop(images: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Return the centre of size `image_size` (height, width): the inverse of `pad`."""
-    if tuple(images.shape[-2:]) == image_size:
-        return images
     top, left = (images.shape[-2] - image_size[0]) // 2, (images.shape[-1] - image_size[1]) // 2
     return images[..., top : top + image_size[0], left : left + image_size[1]]

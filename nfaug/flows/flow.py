@@ -18,7 +18,7 @@ from .networks import DisableTF32
 
 __all__ = ["Flow", "FlowConfig", "MefSettings", "Recompute", "check_finite"]
 
-Recompute = Literal["none", "steps", "blocks"]
+Recompute = Literal["none", "steps"]
 
 _LayerMap = Callable[[Layer, Tensor], tuple[Tensor, Tensor]]
 
@@ -86,13 +86,10 @@ class Flow(Layer):
 
         Raises:
             ValueError: If keys are missing, unexpected or misshapen (one error lists them all), a
-                tensor is not floating point or holds NaN or infinity, or the exponents of a
-                coupling are too large.
+                tensor holds NaN or infinity, or the exponents of a coupling are too large.
         """
         with torch.device("meta"):
             flow = cls(config, codec=codec)
-        if whole := [name for name, value in tensors.items() if not value.is_floating_point()]:
-            raise ValueError(f"weights must be floating point; {', '.join(whole)} are not")
         weights = {name: value.to(torch.float32) for name, value in tensors.items()}
         check_finite(weights)
         try:
@@ -126,13 +123,12 @@ class Flow(Layer):
         Passes without gradients, and so `encode` and `decode` in use, stay in full precision.
 
         Args:
-            recompute: Activations that the backward pass recomputes: "none", those of "steps", or
-                also those inside the coupling networks' residual "blocks".
+            recompute: Activations that the backward pass recomputes: "none", or those of "steps".
             bf16: Run the coupling networks in bfloat16.
         """
         self.recompute, self.bf16 = recompute, bf16
         for layer in self._layers():
-            layer.save_compute(recompute=recompute == "blocks", bf16=bf16)
+            layer.use_bf16(bf16)
 
     def _layers(self) -> list[Layer]:
         """All layers, those inside of others too."""
@@ -238,10 +234,8 @@ class Flow(Layer):
     def with_shape(self, channels: int, image_size: tuple[int, int]) -> Flow:
         """Return the same map for images of another shape.
 
-        This needs a flow on pixels and a backbone whose weights serve every shape (`shape_free`).
-
         Raises:
-            ValueError: If the flow serves one shape only.
+            ValueError: If the flow serves one shape only (see `shape_free`).
         """
         if not self.shape_free:
             raise ValueError(
@@ -262,9 +256,7 @@ class Flow(Layer):
         blocks = nn.ModuleList(
             nn.ModuleList(step.freeze() for step in steps) for steps in self._levels()
         )
-        frozen = Flow(self.config, blocks, self.codec)
-        if "_anchor" in frozen._buffers:
-            frozen._anchor = self._any_tensor().detach().new_empty(0)
+        frozen = Flow(self.config, blocks, self.codec).to(self.device, self.dtype)
         frozen.frozen = self.frozen or next(self.parameters(), None) is not None
         return frozen.eval()
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autoencoder import AutoencoderConfig, encode, open_autoencoder, reduction, weights_sha256
+from .autoencoder import CLASSES, AutoencoderConfig, open_autoencoder, weights_sha256
 from .codec import Codec, check_levels, crop, pad
 from .config import FlowConfig
 
@@ -81,9 +81,6 @@ class LatentCodec(Codec):
 
         Floating-point tensors of the latents' shape are returned as they are: they are the result
         of an earlier call. Of several views, shape (B, views, C, H, W), the first is used.
-
-        Raises:
-            ValueError: If the images have a wrong shape or dtype.
         """
         views = images[:, 0] if images.dim() == 5 else images
         if views.is_floating_point() and tuple(views.shape[1:]) == self.latent_shape:
@@ -92,7 +89,8 @@ class LatentCodec(Codec):
         autoencoder, mean, std = self._on(images.device)
 
         def latents(part: Tensor) -> Tensor:
-            return encode(autoencoder, part.to(torch.float32) / 127.5 - 1)
+            output = autoencoder.encode(part.to(torch.float32) / 127.5 - 1)
+            return CLASSES[type(autoencoder).__name__](output)
 
         return (self._in_parts(latents, images, self.latent_shape) - mean) / std
 
@@ -155,18 +153,14 @@ def measure_codec(
     )
     latents = LatentCodec(autoencoder, config).prepare(images.to(device)).double()
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    if not bool((std > 0).all()):
-        raise ValueError(
-            f"latent channels of {str(source)!r} are constant over {len(images)} images (standard "
-            f"deviations {std.tolist()}): it was not trained on such images"
-        )
     config = dataclasses.replace(config, mean=(*mean.tolist(),), std=(*std.tolist(),))
     return LatentCodec(autoencoder, config)
 
 
 def _latent_shape(autoencoder: Any, config: AutoencoderConfig) -> tuple[int, int, int]:
-    factor = reduction(autoencoder)
     settings = autoencoder.config
+    resolutions = settings.get("block_out_channels") or settings["encoder_block_out_channels"]
+    factor = 2 ** (len(resolutions) - 1)
     taken = settings.in_channels, settings.get("out_channels", settings.in_channels)
     if taken != (config.channels, config.channels):
         raise ValueError(
@@ -178,10 +172,5 @@ def _latent_shape(autoencoder: Any, config: AutoencoderConfig) -> tuple[int, int
             f"the autoencoder's reduction factor {factor} must be at least 2 and divide the image "
             f"size {config.image_size}"
         )
-    channels = autoencoder.config.latent_channels
-    if channels != len(config.mean):
-        raise ValueError(
-            f"the autoencoder has {channels} latent channels; the checkpoint has {len(config.mean)}"
-        )
     height, width = (n // factor for n in config.image_size)
-    return channels, height, width
+    return len(config.mean), height, width

@@ -56,13 +56,8 @@ class Layer(nn.Module, ABC):
     def clip_(self) -> None:
         """Move parameters back inside their bounds, after an optimizer step."""
 
-    def save_compute(self, *, recompute: bool, bf16: bool) -> None:
-        """Set how a network inside the layer runs in passes that record gradients.
-
-        Args:
-            recompute: The backward pass recomputes the network's activations.
-            bf16: The network computes in bfloat16.
-        """
+    def use_bf16(self, on: bool) -> None:
+        """Set whether a network inside computes in bfloat16 while gradients are recorded."""
 
 
 class Squeeze(Layer):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 __all__ = [
@@ -114,39 +114,29 @@ def phi_action(matrices: Tensor, x: Tensor, terms: int, *, sign: int = 1) -> Ten
 def expm(matrix: Tensor) -> Tensor:
     """Return exp(W) of one (n, n) matrix by scaling and squaring with a fixed degree.
 
-    exp(W) = T(W/2^5)^(2^5), where T is the Taylor polynomial of degree 16 in Horner form over
-    powers of W^4 (Paterson & Stockmeyer 1973): 12 products, exact to float32 rounding for norms up
-    to 64. `torch.linalg.matrix_exp` chooses its degree from the norm, which synchronises a GPU.
-    The computation is in float64, so that exp(W) exp(-W) = 1 to float32 rounding; on devices
-    without float64 (MPS) it is in the precision of the matrix.
+    exp(W) = T(W/2^5)^(2^5), where T is the Taylor polynomial of degree 16 in Horner form, exact to
+    float32 rounding for norms up to 64. `torch.linalg.matrix_exp` chooses its degree from the norm,
+    which synchronises a GPU. The computation is in float64, so that exp(W) exp(-W) = 1 to float32
+    rounding; on devices without float64 (MPS) it is in the precision of the matrix.
     """
     exact = matrix.device.type != "mps"
     w = (matrix.double() if exact else matrix) / 2**_SQUARINGS
-    w2 = w @ w
-    powers = [torch.eye(len(w), dtype=w.dtype, device=w.device), w, w2, w @ w2]
-    w4 = w2 @ w2
-    inverse_factorials = [1.0]
-    for k in range(1, 17):
-        inverse_factorials.append(inverse_factorials[-1] / k)
-    total = powers[0] * inverse_factorials[16]
-    for start in (12, 8, 4, 0):
-        total = w4 @ total
-        for k, power in enumerate(powers):
-            total = total + power * inverse_factorials[start + k]
+    one = torch.eye(len(w), dtype=w.dtype, device=w.device)
+    total = one
+    for k in range(16, 0, -1):
+        total = torch.addmm(one, w, total, alpha=1 / k)
     for _ in range(_SQUARINGS):
         total = total @ total
     return total.to(matrix.dtype)
 
 
-def special_orthogonal_log(n: int, *, generator: torch.Generator | None = None) -> Tensor:
+def special_orthogonal_log(n: int) -> Tensor:
     """Return the real logarithm of a random rotation of R^n, a skew-symmetric (n, n) matrix.
 
-    The rotation is uniform (QR of a Gaussian matrix with fixed signs). Its eigenvalues are
-    e^(i theta) in conjugate pairs; the result is the real part of the principal logarithm
-    V diag(i theta) V^H.
+    The rotation is uniform. Its eigenvalues are e^(i theta) in conjugate pairs; the result is the
+    real part of the principal logarithm V diag(i theta) V^H.
     """
-    q, r = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator))
-    q = q * torch.sign(torch.diagonal(r))
+    q = nn.init.orthogonal_(torch.empty(n, n, dtype=torch.float64))
     if torch.linalg.det(q) < 0:
         q[:, 0] = -q[:, 0]
     eigenvalues, vectors = torch.linalg.eig(q)

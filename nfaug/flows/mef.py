@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from .networks import CouplingNet
 __all__ = ["Coupling", "FrozenCoupling", "MatrixExpCoupling", "MefSettings"]
 
 _LOW_RANK_OFFSET = 1e-8  # added to U and V, as the released weights expect
-_MOST_TENSORS, _MOST_WIDTH = 20_000, 2**14
+_MOST_TENSORS = 20_000
 
 
 @dataclass(frozen=True)
@@ -72,21 +71,16 @@ class MefSettings(Backbone):
                     f"{name} must be one integer of at least {least} per level; got {values!r} "
                     f"with steps {self.steps!r}"
                 )
-        for name, least in (("rank", 1), ("low_rank_above", 0)):
-            if type(value := getattr(self, name)) is not int or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
-        _check_number("bound", self.bound, 0, MAX_BOUND)
-        if self.max_scale is not None:
-            _check_number("max_scale", self.max_scale, 1, 1e6)
+        if not 0 < self.bound <= MAX_BOUND:
+            raise ValueError(f"bound must lie in (0, {MAX_BOUND:g}]; got {self.bound!r}")
+        if self.max_scale is not None and not 1 < self.max_scale <= 1e6:
+            raise ValueError(f"max_scale must lie in (1, 1e6]; got {self.max_scale!r}")
         if self.squeeze not in SQUEEZES:
             raise ValueError(f"squeeze must be one of {[*SQUEEZES]}; got {self.squeeze!r}")
         # Settings may come from the Hub: a large number must not keep `build` busy for hours.
         tensors = sum(n * (12 + 9 * b) for n, b in zip(self.steps, self.blocks, strict=True))
-        if tensors > _MOST_TENSORS or max(self.width) > _MOST_WIDTH:
-            raise ValueError(
-                f"the flow is too large: {tensors} tensors, networks of {max(self.width)} channels;"
-                f" the limits are {_MOST_TENSORS} and {_MOST_WIDTH}"
-            )
+        if tensors > _MOST_TENSORS:
+            raise ValueError(f"the flow is too large: {tensors} tensors, at most {_MOST_TENSORS}")
 
     @property
     def levels(self) -> int:
@@ -99,60 +93,20 @@ class MefSettings(Backbone):
         return SQUEEZES[self.squeeze]()
 
     def build(self, shape: tuple[int, int, int]) -> nn.ModuleList:
-        return nn.ModuleList(
-            nn.ModuleList(self._step(inputs, blocks, width) for _ in range(steps))
-            for inputs, steps, blocks, width in self._each_level(shape)
-        )
-
-    def _step(self, inputs: tuple[int, int, int], blocks: int, width: int) -> Step:
-        return Step(
-            actnorm=ActNorm(inputs, self.max_scale),
-            conv1x1=InvertibleConv1x1(inputs[0]),
-            couplinglayer=MatrixExpCoupling(
-                inputs[0],
-                width,
-                blocks,
-                low_rank_above=self.low_rank_above,
-                rank=self.rank,
-                bound=self.bound,
-            ),
-        )
-
-    def _each_level(
-        self, shape: tuple[int, int, int]
-    ) -> Iterator[tuple[tuple[int, int, int], int, int, int]]:
-        """Yield the (C, H, W) that the steps of a level take, their number, blocks and width."""
         channels, height, width = shape
-        for settings in zip(self.steps, self.blocks, self.width, strict=True):
+        levels = nn.ModuleList()
+        for steps, blocks, hidden in zip(self.steps, self.blocks, self.width, strict=True):
             channels, height, width = 4 * channels, height // 2, width // 2
-            yield (channels, height, width), *settings
+            rank = self.rank if channels // 2 > self.low_rank_above else None
+            level = nn.ModuleList()
+            for _ in range(steps):
+                actnorm = ActNorm((channels, height, width), self.max_scale)
+                conv1x1 = InvertibleConv1x1(channels)
+                coupling = MatrixExpCoupling(channels, hidden, blocks, rank, self.bound)
+                level.append(Step(actnorm=actnorm, conv1x1=conv1x1, couplinglayer=coupling))
+            levels.append(level)
             channels //= 2
-
-    def flop(self, shape: tuple[int, int, int]) -> int:
-        # Convolutions only: element-wise work and the series of the exponentials add a few percent.
-        total = 0
-        for (channels, height, width), steps, blocks, hidden in self._each_level(shape):
-            n = channels // 2
-            outputs = n * (n + 1 if n <= self.low_rank_above else 2 * self.rank + 1)
-            net = 9 * hidden * (channels - n + outputs) + 19 * blocks * hidden**2
-            total += 2 * steps * height * width * (channels**2 + net)
-        return total
-
-    def summary(self) -> dict[str, Any]:
-        found: dict[str, Any] = {
-            "levels": self.levels,
-            "steps, blocks, width per level": f"{self.steps}, {self.blocks}, {self.width}",
-        }
-        if self.squeeze != "pixel":
-            found["squeeze"] = self.squeeze
-        if self.max_scale is not None:
-            found["largest ActNorm scale"] = self.max_scale
-        return found
-
-
-def _check_number(name: str, value: Any, above: float, most: float) -> None:
-    if type(value) not in (int, float) or not above < value <= most:
-        raise ValueError(f"{name} must lie in ({above}, {most:g}]; got {value!r}")
+        return levels
 
 
 class Coupling(Layer):
@@ -237,8 +191,7 @@ class MatrixExpCoupling(Coupling):
         channels: Number of input channels; the last `channels // 2` are transformed.
         width: Channels of the network.
         blocks: Residual blocks of the network.
-        low_rank_above: M has rank `rank` if more channels than this are transformed.
-        rank: That rank.
+        rank: Rank of M; None for full rank.
         bound: Largest norm of the exponent in training.
     """
 
@@ -247,23 +200,21 @@ class MatrixExpCoupling(Coupling):
         channels: int,
         width: int,
         blocks: int,
-        *,
-        low_rank_above: int = 24,
-        rank: int = 3,
+        rank: int | None = None,
         bound: float = 2.0,
     ) -> None:
         n = channels // 2
-        super().__init__(n, rank if n > low_rank_above else None, bound)
+        super().__init__(n, rank, bound)
         rows = n if self.rank is None else 2 * self.rank
         self.scale = nn.Parameter(torch.full((1,), 1 / 8))
         self.shift = nn.Parameter(torch.zeros(1))
         self.rescale = nn.Parameter(torch.full((1,), 1 / n))
         self.reshift = nn.Parameter(torch.zeros(1))
         self.net = CouplingNet.new(channels - n, n * (rows + 1), width, blocks)
-        self.register_load_state_dict_post_hook(_fit_terms)
+        self.register_load_state_dict_post_hook(MatrixExpCoupling.fit_terms)
 
-    def save_compute(self, *, recompute: bool, bf16: bool) -> None:
-        self.net.recompute, self.net.bf16 = recompute, bf16
+    def use_bf16(self, on: bool) -> None:
+        self.net.bf16 = on
 
     def _entries(self, raw: Tensor) -> Tensor:
         return torch.tanh(torch.addcmul(self.shift, self.scale, raw))
@@ -281,12 +232,14 @@ class MatrixExpCoupling(Coupling):
         entry = float(self.rescale.detach().abs() + self.reshift.detach().abs())
         return entry * self.n if self.rank is None else self.rank * self.n * entry**2
 
-    def fit_terms(self) -> None:
+    def fit_terms(self, *_: object) -> None:
         """Lengthen the series if the scalars need more terms; `load_state_dict` does so too.
 
         Raises:
             ValueError: If the norm is too large for a Taylor series.
         """
+        if self.rescale.is_meta or self.reshift.is_meta:
+            return  # the weights are missing, and `Flow.from_tensors` says so
         # Scalars that `clip_` moved to the bound may exceed it by rounding.
         if (bound := self.exponent_bound()) > self.bound * (1 + 1e-6):
             self.cover(bound)
@@ -306,14 +259,6 @@ class MatrixExpCoupling(Coupling):
 
     def freeze(self) -> FrozenCoupling:
         return FrozenCoupling(self)
-
-
-def _fit_terms(coupling: nn.Module, _: object) -> None:
-    """After `load_state_dict`; a function, because hooks are pickled with the flow."""
-    assert isinstance(coupling, MatrixExpCoupling)
-    # Weights that are missing are still on the device "meta" of `Flow.from_tensors`.
-    if not (coupling.rescale.is_meta or coupling.reshift.is_meta):
-        coupling.fit_terms()
 
 
 class FrozenCoupling(Coupling):

@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from .layers import standardising_affine
 
@@ -123,7 +122,6 @@ class CouplingNet(nn.Module):
         elu: The activation.
 
     Attributes:
-        recompute: Whether the backward pass recomputes the activations inside each block.
         bf16: Whether passes that record gradients run in bfloat16; others never do.
     """
 
@@ -134,7 +132,7 @@ class CouplingNet(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.out_layer = out_layer
         self.elu = elu
-        self.recompute = self.bf16 = False
+        self.bf16 = False
 
     @classmethod
     def new(cls, inputs: int, outputs: int, width: int, blocks: int) -> CouplingNet:
@@ -158,10 +156,7 @@ class CouplingNet(nn.Module):
         first, *blocks = self.layers
         x = self.elu(first(x.contiguous(memory_format=torch.channels_last)))
         for block in blocks:
-            if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = block(x)
+            x = block(x)
         return self.out_layer(x)
 
     @torch.no_grad()

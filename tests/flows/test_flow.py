@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nfaug.flows.flow import Flow, FlowConfig, Recompute
+from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.mef import MatrixExpCoupling, MefSettings
 from nfaug.flows.networks import DisableTF32
 
@@ -149,12 +149,10 @@ def test_from_tensors_lists_all_that_is_wrong_at_once(flow: Flow) -> None:
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1])
-def test_from_tensors_refuses_weights_that_are_no_finite_floats(flow: Flow, value: float) -> None:
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_from_tensors_refuses_weights_that_are_not_finite(flow: Flow, value: float) -> None:
     state = copy.deepcopy(flow.state_dict())
     state["blocks.0.1.actnorm.shift"][0, 0, 0] = value
-    if value == 1:
-        state["blocks.0.1.actnorm.shift"] = state["blocks.0.1.actnorm.shift"].long()
     with pytest.raises(ValueError, match=r"blocks\.0\.1\.actnorm\.shift"):
         Flow.from_tensors(TINY, state)
 
@@ -235,13 +233,10 @@ def gradients(flow: Flow) -> list[Tensor]:
 
 def test_recomputing_activations_gives_the_same_gradients(flow: Flow) -> None:
     expected = gradients(copy.deepcopy(flow))
-    ways: tuple[Recompute, ...] = ("steps", "blocks")
-    for recompute in ways:
-        form = copy.deepcopy(flow)
-        form.configure_training(recompute=recompute)
-        assert form.recompute == recompute
-        assert all(c.net.recompute == (recompute == "blocks") for c in couplings(form))
-        assert all(torch.equal(a, b) for a, b in zip(gradients(form), expected, strict=True))
+    form = copy.deepcopy(flow)
+    form.configure_training(recompute="steps")
+    assert form.recompute == "steps"
+    assert all(torch.equal(a, b) for a, b in zip(gradients(form), expected, strict=True))
 
 
 def test_bfloat16_changes_training_steps_alone(flow: Flow) -> None:

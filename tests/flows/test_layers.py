@@ -24,7 +24,7 @@ from nfaug.flows.networks import _LOG2_E, _SCRATCH, _elu
 
 
 def coupling(channels: int = 4, low_rank_above: int = 24) -> MatrixExpCoupling:
-    return MatrixExpCoupling(channels, 5, 1, low_rank_above=low_rank_above)
+    return MatrixExpCoupling(channels, 5, 1, 3 if channels // 2 > low_rank_above else None)
 
 
 def step(channels: int = 4) -> Step:

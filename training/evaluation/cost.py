@@ -99,7 +99,7 @@ def recipe_cost(name: str) -> dict[str, Any]:
         total = autoencoder.encode + 2 * autoencoder.decode + 3 * flow.flop / 1e9
         cost["gflop_per_augmented_image"] = round(total)
     if (images := IMAGES.get(name)) is not None and config.max_minutes is None:
-        passes = _PASSES + ("none", "steps", "blocks").index(config.optim.recompute)
+        passes = _PASSES + (config.optim.recompute == "steps")
         hours = images * config.epochs * passes * flow.flop / _SPEED / 3600
         cost |= {"images": images, "epochs": config.epochs, "card_hours": hours}
     return cost
