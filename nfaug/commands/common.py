@@ -36,7 +36,7 @@ __all__ = [
     "mixing",
     "new_parser",
     "open_data",
-    "out_file",
+    "picture_file",
     "reading",
 ]
 
@@ -197,17 +197,17 @@ def check_same_classes(checkpoint: Checkpoint, dataset: Any) -> None:
         check_class_names(dataset.classes, checkpoint.config.class_names)
 
 
-def out_file(path: str, *, overwrite: bool) -> Path:
-    """Check the path of a PNG file to write, and create its folder.
+def picture_file(arguments: Namespace) -> Path:
+    """The PNG file of --out, in a folder that exists.
 
     Raises:
-        ValueError: If it does not end in .png, or is a folder.
-        FileExistsError: If it exists and `overwrite` is False.
+        ValueError: Its name does not end in .png.
+        FileExistsError: It exists, and --overwrite is not given.
     """
-    file = Path(path)
-    if file.suffix.lower() != ".png" or file.is_dir():
-        raise ValueError(f"--out must name a file that ends in .png; got {path!r}")
-    if file.exists() and not overwrite:
+    file = Path(arguments.out)
+    if file.suffix.lower() != ".png":
+        raise ValueError(f"--out must name a file that ends in .png; got {arguments.out!r}")
+    if file.exists() and not arguments.overwrite:
         raise FileExistsError(f"{file} exists; pass --overwrite to replace it")
     file.parent.mkdir(parents=True, exist_ok=True)
     return file

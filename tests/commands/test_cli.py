@@ -87,6 +87,7 @@ def test_the_bare_command(nfaug_command: Any) -> None:
 
 
 HELP = {
+    "compare": "--json --data --test-data --image-size --flow --per-class --minutes --seeds",
     "train": "--recipe --config --resume --max-minutes --flow.steps --prior.fixed-point.kld-weight "
     "--optim.clip-norm --dataset.val-fraction --print-config",
     "fit": "--flow --image-size --max-per-class --no-memory --fixed-point.kld-weight --on-error",
@@ -103,7 +104,7 @@ def test_help(verb: str, nfaug_command: Any) -> None:
     missing = [option for option in HELP.get(verb, "--json").split() if option not in ran.out]
     assert not missing
     assert not re.findall(r"^ +(?:-\w.*, )?--\S*_\S*", ran.out, re.MULTILINE), "hyphens everywhere"
-    assert not re.findall(r"^ +--?\w\S*(?: \S+)?\n(?! {20})", ran.out, re.MULTILINE), (
+    assert not re.findall(r"^ {2,4}--?\w\S*(?: \S+)?\n(?! {20})", ran.out, re.MULTILINE), (
         "all have texts"
     )
     shown = re.findall(r"type:|Optional|Literal|None|default: null| 0x", ran.out)
@@ -117,10 +118,10 @@ TRAIN = ["train", "--data", "d", "--out", "o"]
 @pytest.mark.parametrize(
     ("words", "tokens"),
     [
-        ([*TRAIN, "--epoch", "3"], ["--epoch", "--epochs?"]),
+        ([*TRAIN, "--epoch", "3"], ["--epoch"]),
         ([*TRAIN, "--batch-size", "many"], ["batch_size", "many"]),
         ([*TRAIN, "--prior.kind", "vae"], ["prior.kind", "vae"]),
-        ([*TRAIN, "--flow.stepz", "3"], ["--flow.stepz", "--flow.steps"]),
+        ([*TRAIN, "--flow.stepz", "3"], ["--flow.stepz"]),
         ([*TRAIN, "--recipe", "cifar"], ["'cifar'", "cifar100"]),
         ([*TRAIN, "--recipe"], ["recipe ''"]),
         ([*TRAIN, "-c", "no-such.yaml"], ["no-such.yaml"]),
@@ -478,26 +479,29 @@ def test_a_missing_repository(hub: FakeHub, nfaug_command: Any) -> None:
     assert "Traceback" not in ran.err
 
 
-def test_demo(tmp_path: Path, nfaug_command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nfaug.training import demo
-
-    calls = []
-
-    def run_demo(out: Path, settings: demo.DemoSettings, **_: Any) -> dict[str, Any]:
-        calls.append(settings)
-        return {"out": str(out)}
-
-    monkeypatch.setattr(demo, "run_demo", run_demo)
-    out = tmp_path / "demo"
-    ran = nfaug_command("demo", "--quick", "--out", out, "--json")
+def test_compare(tmp_path: Path, nfaug_command: Any) -> None:
+    """Advice, the table and the code to paste; the cells are kept, and read the second time."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    labels = torch.arange(24) % 2
+    for index, image in enumerate(images_of(labels, channels=1)):
+        folder = data / ("fox", "owl")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(folder / f"{index}.png")
+    words = ["--data", data, "--out", out, "--per-class", "4", "--seeds", "2", "--steps", "2"]
+    words += ["--variants", "2"]
+    ran = nfaug_command("compare", *words)
     assert ran.code == 0, ran.err
-    assert ran.json["report"] == str(out / "report.md")
-    assert nfaug_command("demo", "--out", out).code == 0
-    assert calls == [demo.DemoSettings.quick(), demo.DemoSettings()]
-    out.mkdir()
-    (out / "report.md").write_text("old")
-    assert nfaug_command("demo", "--out", out).code == 2
-    assert nfaug_command("demo", "--out", out, "--overwrite").code == 0
+    again = nfaug_command("compare", *words, "--json")
+    assert again.code == 0, again.err
+    found = again.json
+    places = [ran.out.index(text) for text in (found["advice"], "| NFA in pixels |", "nfaug.fit(")]
+    assert places == sorted(places)
+    assert places[0] == 0
+    assert str(out) in ran.out
+    assert (out / "table.md").read_text().startswith(found["advice"])
+    assert len((out / "cells.csv").read_text().splitlines()) > 2 * len(found["accuracy"])
+    assert found["seeds"] == 2
+    assert found["code"]
 
 
 # Exit codes and output.

@@ -40,9 +40,9 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
     ),
     (
         "push", "nfaug.hub.push_to_hub",
-        ["FLOW", "a/b", "--private", "--revision", "v1", "--message", "hello", "--no-memory",
+        ["FLOW", "a/b", "--private", "--revision", "v1", "--no-memory",
          "--license", "mit", "--about-data", "cats", "--overwrite-card"],
-        {"private": True, "revision": "v1", "commit_message": "hello", "memory": False,
+        {"private": True, "revision": "v1", "memory": False,
          "license": "mit", "data": "cats", "overwrite_card": True},
     ),
     ("push", "nfaug.hub.push_to_hub", ["FLOW", "a/b"], {"private": None, "memory": True}),
