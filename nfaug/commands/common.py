@@ -7,9 +7,9 @@ import dataclasses
 import functools
 import warnings
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -19,7 +19,6 @@ from ..data.checks import check_class_names
 from ..data.open import DATA_SOURCES, MissingSplitError, open_dataset
 from ..data.preprocess import as_size
 from ..io.device import pick_device
-from ..io.lock import lock_output
 from .parser import CommandParser
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "add_out",
     "check_same_classes",
     "load_on",
-    "locks_out",
     "mixing",
     "new_parser",
     "open_data",
@@ -40,7 +38,6 @@ __all__ = [
     "reading",
 ]
 
-T = TypeVar("T")
 FLOW = "a checkpoint directory, owner/name on the Hub, or builtin:NAME"
 
 
@@ -55,19 +52,6 @@ def add_out(parser: ArgumentParser, what: str) -> None:
     """Add --out, which is `what`, and --overwrite."""
     parser.add_argument("--out", required=True, help=f"{what} to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
-
-
-def locks_out(run: Callable[[Namespace], T]) -> Callable[[Namespace], T]:
-    """Decorate a command's `run`: it holds the lock of --out, if that is given."""
-
-    @functools.wraps(run)
-    def locked(arguments: Namespace) -> T:
-        if arguments.out is None:
-            return run(arguments)
-        with lock_output(Path(arguments.out)):
-            return run(arguments)
-
-    return locked
 
 
 def add_data_options(parser: ArgumentParser, split: str, *, required: bool = True) -> None:

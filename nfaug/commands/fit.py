@@ -17,14 +17,7 @@ from ..io.lock import lock_output
 from ..io.manifest import PICTURE
 from ..io.ranks import Ranks, joined
 from ..io.resolve import public_name
-from .common import (
-    add_data_options,
-    add_flow,
-    add_image_size,
-    add_out,
-    new_parser,
-    reading,
-)
+from .common import add_data_options, add_flow, add_image_size, add_out, new_parser, reading
 
 __all__ = ["parser", "run"]
 
@@ -49,9 +42,6 @@ def parser() -> ArgumentParser:
     add_out(made, "the checkpoint directory")
     made.add_argument("--rank", type=int, default=64, help="PCA axes per class")
     made.add_argument(
-        "--max-per-class", type=int, default=1000, help="the largest number of images per class"
-    )
-    made.add_argument(
         "--no-memory",
         action="store_true",
         help="do not save the partner memory, which nearly reproduces training images",
@@ -61,11 +51,8 @@ def parser() -> ArgumentParser:
         choices=[*FITTED_PRIORS],
         default="data",
         help="class gaussians: moments of the data (data), or separated by the fixed point (fpi) "
-        "or by gradient descent (gradient)",
+        "or by gradient descent (gradient); nfaug.fit also takes settings of these two",
     )
-    for prior in FITTED_PRIORS.values():
-        if prior.option:
-            made.add_class_arguments(type(prior.defaults), prior.option)
     return made
 
 
@@ -78,7 +65,6 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
 def _run(arguments: Namespace, ranks: Ranks) -> dict[str, Any] | None:
     out = Path(arguments.out)
     check_output(out, overwrite=arguments.overwrite)
-    gaussians = _gaussians(arguments)
     base = load_base(arguments.flow, arguments.autoencoder).to(pick_device(arguments.device))
     dataset = open_images(
         base.flow,
@@ -93,10 +79,10 @@ def _run(arguments: Namespace, ranks: Ranks) -> dict[str, Any] | None:
         dataset,
         autoencoder=arguments.autoencoder,
         rank=arguments.rank,
-        max_per_class=arguments.max_per_class,
+        max_per_class=arguments.per_class or 1000,
         memory=not arguments.no_memory,
         seed=arguments.seed,
-        gaussians=gaussians,
+        gaussians=arguments.gaussians,
         distributed=ranks.count > 1,
     )
     if not ranks.main:
@@ -115,14 +101,3 @@ def _run(arguments: Namespace, ranks: Ranks) -> dict[str, Any] | None:
         "axes": int(checkpoint.pca.rank),
         "skipped_files": dataset.skipped,
     }
-
-
-def _gaussians(arguments: Namespace) -> Any:
-    """The settings of the chosen prior, or its name if it has none."""
-    given = parser().instantiate(arguments)
-    for kind, prior in FITTED_PRIORS.items():
-        changed = prior.option and given[prior.option] != prior.defaults
-        if changed and kind != arguments.gaussians:
-            raise ValueError(f"--{prior.option} settings need --gaussians {kind}")
-    option = FITTED_PRIORS[arguments.gaussians].option
-    return given[option] if option else arguments.gaussians

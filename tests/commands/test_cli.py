@@ -90,7 +90,7 @@ HELP = {
     "compare": "--json --data --test-data --image-size --flow --per-class --minutes --seeds",
     "train": "--recipe --config --resume --max-minutes --flow.steps --prior.fixed-point.kld-weight "
     "--optim.clip-norm --dataset.val-fraction --print-config",
-    "fit": "--flow --image-size --max-per-class --no-memory --fixed-point.kld-weight --on-error",
+    "fit": "--flow --image-size --per-class --no-memory --gaussians --on-error",
     "preview": "--flow --data --image-size --strength --gate",
     "timm": "--nfa --autoencoder --p --strength --off-epoch",
 }
@@ -127,8 +127,8 @@ TRAIN = ["train", "--data", "d", "--out", "o"]
         ([*TRAIN, "-c", "no-such.yaml"], ["no-such.yaml"]),
         ([*FIT, "--per-class", "x"], ["per_class", "x"]),
         (
-            [*FIT, "--fixed-point.kld-weight", "x\x1b[31m"],
-            ["kld_weight", "x\N{REPLACEMENT CHARACTER}"],
+            [*FIT, "--rank", "x\x1b[31m"],
+            ["rank", "x\N{REPLACEMENT CHARACTER}"],
         ),
         ([*FIT, "--image-size", "0"], ["--image-size", "'0'", "128,96"]),
         ([*FIT, "--on-error", "maybe"], ["--on-error", "'maybe'", "skip"]),
@@ -324,16 +324,13 @@ def test_fit(tiny_path: Path, tiny_folder: Path, tmp_path: Path, nfaug_command: 
     assert fitted.pca.has_memory
 
     assert nfaug_command("fit", *words).code == 2
-    more = ["--overwrite", "--no-memory", "--gaussians", "fpi", "--fixed-point.kld-weight", "20"]
+    more = ["--overwrite", "--no-memory", "--gaussians", "fpi"]
     ran = nfaug_command("fit", *words, *more)
     assert ran.code == 0, ran.err
     fitted = nfaug.load(out)
-    assert fitted.config.gaussians["kld_weight"] == 20
+    assert fitted.config.gaussians["kind"] == "fpi"
     assert fitted.pca is not None
     assert not fitted.pca.has_memory
-    ran = nfaug_command("fit", *words, "--overwrite", "--fixed_point.kld_weight", "20")
-    assert ran.code == 2
-    assert "--gaussians" in ran.err
 
 
 def test_fit_of_photographs_of_many_sizes(tmp_path: Path, nfaug_command: Any) -> None:
