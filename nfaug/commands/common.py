@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import warnings
@@ -144,8 +143,8 @@ def open_data(
 ) -> Any:
     """Open the data set of --data, at the size and with the channels of the checkpoint's flow.
 
-    Without --split, the first of `splits` that exists is read, with a warning if it is not
-    `splits[0]`. `labels` says whether a folder needs class sub-folders, and `image_size` replaces
+    Without --split, the first of one or two `splits` that exists is read, with a warning if it is
+    the second. `labels` says whether a folder needs class sub-folders, and `image_size` replaces
     the flow's.
     """
     codec = checkpoint.flow.codec
@@ -161,12 +160,11 @@ def open_data(
     try:
         return opened(split=first)
     except MissingSplitError:
-        for split in others:
-            with contextlib.suppress(MissingSplitError):
-                dataset = opened(split=split)
-                warnings.warn(f"the data have no {first} split; using {split}", stacklevel=2)
-                return dataset
-        raise
+        if not others:
+            raise
+        dataset = opened(split=others[0])
+        warnings.warn(f"the data have no {first} split; using {others[0]}", stacklevel=2)
+        return dataset
 
 
 def check_same_classes(checkpoint: Checkpoint, dataset: Any) -> None:

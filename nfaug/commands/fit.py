@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.preview import preview_grid
+from ..checkpoint.checkpoint import Checkpoint
 from ..classes.priors import FITTED_PRIORS
+from ..data.images import LabelledImages
 from ..fitting import fit, load_base, open_images
 from ..io.atomic import check_output, write_picture
 from ..io.device import pick_device
 from ..io.lock import lock_output
 from ..io.manifest import PICTURE
-from ..io.ranks import Ranks, joined
+from ..io.ranks import joined
 from ..io.resolve import public_name
 from .common import add_data_options, add_flow, add_image_size, add_out, new_parser, reading
 
@@ -58,13 +59,26 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Fit, save, and report the fit. The processes of `torchrun` share the work."""
-    with joined() as ranks, lock_output(Path(arguments.out)):
-        return _run(arguments, ranks)
-
-
-def _run(arguments: Namespace, ranks: Ranks) -> dict[str, Any] | None:
     out = Path(arguments.out)
-    check_output(out, overwrite=arguments.overwrite)
+    with joined() as ranks, lock_output(out):
+        check_output(out, overwrite=arguments.overwrite)
+        checkpoint, dataset = _fit(arguments, distributed=ranks.count > 1)
+        if not ranks.main:
+            return None
+        checkpoint.save(out, overwrite=True)
+        write_picture(out / PICTURE, preview_grid(checkpoint, dataset, seed=arguments.seed))
+    assert checkpoint.pca is not None
+    return {
+        "out": str(out),
+        "classes": len(checkpoint.config.class_names),
+        "images": checkpoint.config.gaussians["images"],
+        "image_size": list(dataset.image_size),
+        "axes": int(checkpoint.pca.rank),
+        "skipped_files": dataset.skipped,
+    }
+
+
+def _fit(arguments: Namespace, *, distributed: bool) -> tuple[Checkpoint, LabelledImages]:
     base = load_base(arguments.flow, arguments.autoencoder).to(pick_device(arguments.device))
     dataset = open_images(
         base.flow,
@@ -83,21 +97,8 @@ def _run(arguments: Namespace, ranks: Ranks) -> dict[str, Any] | None:
         memory=not arguments.no_memory,
         seed=arguments.seed,
         gaussians=arguments.gaussians,
-        distributed=ranks.count > 1,
+        distributed=distributed,
     )
-    if not ranks.main:
-        return None
     names = {"flow": public_name(arguments.flow), "data": public_name(arguments.data)}
-    config = replace(checkpoint.config, gaussians={**checkpoint.config.gaussians, **names})
-    checkpoint = replace(checkpoint, config=config)
-    checkpoint.save(out, overwrite=True)
-    write_picture(out / PICTURE, preview_grid(checkpoint, dataset, seed=arguments.seed))
-    assert checkpoint.pca is not None
-    return {
-        "out": str(out),
-        "classes": len(config.class_names),
-        "images": config.gaussians["images"],
-        "image_size": list(dataset.image_size),
-        "axes": int(checkpoint.pca.rank),
-        "skipped_files": dataset.skipped,
-    }
+    checkpoint.config.gaussians.update(names)
+    return checkpoint, dataset

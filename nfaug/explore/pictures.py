@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,16 +114,15 @@ def read_picture(file: str | Path, flow: OpenFlow) -> Tensor:
 def class_images(flow: OpenFlow, label: int, number: int, *, seed: int = 0) -> Tensor:
     """Images of a class, uint8 (number, C, H, W): of the data set, or samples of the flow.
 
-    `seed` chooses them; a class with fewer images repeats them.
+    `seed` chooses them; of a class with fewer images there are fewer.
     """
     generator = torch.Generator().manual_seed(seed)
     if (data := flow.dataset) is not None:
         rows = (data.targets == label).nonzero().flatten()
-        order = rows[torch.randperm(len(rows), generator=generator)]
-        order = order.repeat(math.ceil(number / len(order)))[:number]
+        order = rows[torch.randperm(len(rows), generator=generator)[:number]]
         preprocess = dataclasses.replace(data.preprocess, image_size=flow.size, resize=True)
         at_size = LabelledImages(data.reader, preprocess, data.indices[order])
-        return torch.stack([at_size.image(index) for index in range(number)])
+        return torch.stack([at_size.image(index) for index in range(len(order))])
     gaussians, labels = flow.checkpoint.gaussians, torch.full((number,), label)
     assert gaussians is not None
     options: dict[str, Any] = {"temperature": _TEMPERATURE, "generator": generator}
