@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .io.strict_json import jsonable
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     train` adds others. An error is one line on standard error.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # class names hold any character
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not words:
         _top_parser().print_help()
         return BAD_INPUT
@@ -53,10 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             expand = getattr(module, "expand", list)
             arguments = module.parser().parse_args(expand(words[1:]))
             result = module.run(arguments)
-            if result is not None:  # None on all processes but the main one
-                # ASCII, since class names hold any character and standard output any encoding.
-                text = json.dumps(jsonable(result), indent=2, allow_nan=False)
-                print(text if arguments.json else _lines(result), flush=True)
+            if result is not None and arguments.json:  # None on all processes but the main one
+                print(json.dumps(jsonable(result), indent=2, allow_nan=False))
+            elif result is not None:
+                print("\n".join(_lines(result)))
+            sys.stdout.flush()
         except BrokenPipeError:  # as in `nfaug info FLOW | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except KeyboardInterrupt as error:
@@ -100,23 +104,17 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
         print(f"warning: {printable(message)}", file=sys.stderr)
 
 
-def _lines(result: dict[str, Any], indent: str = "") -> str:
+def _lines(result: dict[str, Any], indent: str = "") -> Iterator[str]:
     """A result as lines of text, without characters that do terminals harm."""
-    lines = []
     for key, value in result.items():
-        label = f"{indent}{_encodable(key.replace('_', ' '))}"
-        if isinstance(value, dict):
-            lines += [label, _lines(value, indent + "  ")] if value else []
+        label = f"{indent}{printable(key.replace('_', ' '))}"
+        if isinstance(value, dict) and value:
+            yield label
+            yield from _lines(value, indent + "  ")
         elif isinstance(value, float):
-            lines.append(f"{label:<24} {value:.6g}")
+            yield f"{label:<24} {value:.6g}"
         elif isinstance(value, list):
-            shown = ", ".join(map(_encodable, value[:10])) + (", ..." if len(value) > 10 else "")
-            lines.append(f"{label:<24} {shown}")
-        elif value is not None:
-            lines.append(f"{label:<24} {_encodable(value)}")
-    return "\n".join(lines)
-
-
-def _encodable(value: object) -> str:
-    encoding = sys.stdout.encoding or "utf-8"
-    return printable(value).encode(encoding, "backslashreplace").decode(encoding)
+            more = ", ..." if len(value) > 10 else ""
+            yield f"{label:<24} {', '.join(map(printable, value[:10]))}{more}"
+        elif value not in (None, {}):
+            yield f"{label:<24} {printable(value)}"

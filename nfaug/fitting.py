@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +32,6 @@ from .io.ranks import Ranks, joined
 from .io.resolve import public_name, read_resolved
 
 __all__ = [
-    "check_images",
     "common_size",
     "encode_with_noise",
     "fit",
@@ -131,7 +129,7 @@ def fit(
         )
     with torch.device("cpu"):  # not torch's default device, which may be "meta"
         prior = choose_prior(gaussians)
-        base = _base(flow, autoencoder)
+        base = load_base(flow, autoencoder)
         images = open_images(base.flow, dataset, image_size=image_size, grayscale=grayscale)
         base = _shaped(base, images, autoencoder, seed)
         check_class_sizes(images.targets, images.classes)
@@ -162,25 +160,23 @@ def fit(
         return Checkpoint(base.flow, config, ClassGaussians(means, variances, counts), pca)
 
 
-def _base(flow: Any, autoencoder: str | os.PathLike[str] | None) -> Checkpoint:
-    """The checkpoint of `fit`'s argument `flow`."""
-    if isinstance(flow, str | os.PathLike):
-        return load_base(flow if isinstance(flow, str) else Path(flow), autoencoder)
+def load_base(
+    flow: Flow | Checkpoint | str | os.PathLike[str],
+    autoencoder: str | os.PathLike[str] | None = None,
+) -> Checkpoint:
+    """The checkpoint that a fit starts from, for the argument `flow` of `fit`.
+
+    `autoencoder` is opened if `flow` names a flow on latents; for others `fit` uses it.
+    """
+    if isinstance(flow, Checkpoint):
+        return flow
     if isinstance(flow, Flow):
         return Checkpoint(flow, CheckpointConfig(flow.config, autoencoder=flow.codec.record))
-    return flow
-
-
-def load_base(source: str | Path, autoencoder: str | os.PathLike[str] | None = None) -> Checkpoint:
-    """Load the checkpoint that a fit starts from.
-
-    `autoencoder` is opened if the flow works on latents; for others `fit` uses it.
-    """
-    if autoencoder is None:
-        return load(source)
-    if "autoencoder" not in read_resolved(read_manifest, source, whole=False):
-        return load(source)
-    return load(source, autoencoder=os.fspath(autoencoder))
+    source = os.fspath(flow)
+    if autoencoder is not None:
+        on_latents = "autoencoder" in read_resolved(read_manifest, source, whole=False)
+        autoencoder = os.fspath(autoencoder) if on_latents else None
+    return load(source, autoencoder=autoencoder)
 
 
 def open_images(
@@ -275,22 +271,6 @@ class _ClassesInTurn:
 
     def subset(self, rows: Tensor) -> _ClassesInTurn:
         return _ClassesInTurn(self.images.subset(rows))
-
-
-def check_images(flow: Flow, images: Any) -> None:
-    """Check that the images of a data set have the flow's shape.
-
-    Raises:
-        ValueError: If they do not. The message has both shapes.
-    """
-    expected = (flow.codec.channels, *flow.codec.image_size)
-    found = (images.channels, *images.image_size)
-    if expected != found:
-        raise ValueError(
-            f"the flow takes images of shape {expected} (channels, height, width); got {found}. "
-            f"Convert the data set with nfaug.training.wrap_dataset(dataset, "
-            f"channels={expected[0]}, image_size={expected[1:]})"
-        )
 
 
 @torch.no_grad()

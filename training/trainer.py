@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.images import LabelledImages
 from nfaug.data.open import wrap_dataset
-from nfaug.fitting import check_images, fit_classes
+from nfaug.fitting import fit_classes
+from nfaug.flows.codec import check_levels
 from nfaug.io.lock import lock_output
 
 from .config import SMALL_FLOW, LatentConfig, TrainConfig
@@ -124,7 +125,7 @@ def train(
 
 def _settings_of(init: Checkpoint, config: TrainConfig, images: LabelledImages) -> TrainConfig:
     """The settings of a run that starts from another flow, which fixes shape and noise."""
-    check_images(init.flow, images)
+    check_levels(images[0][0][None], init.flow.codec.channels, init.flow.codec.image_size)
     backbone: Any = init.flow.config.backbone
     ignored = ["flow.*"] if config.flow not in (backbone, SMALL_FLOW) else []
     record = init.flow.codec.record

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import warnings
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -19,7 +18,6 @@ from ..data.checks import check_class_names
 from ..data.open import DATA_SOURCES, MissingSplitError, open_dataset
 from ..data.preprocess import as_size
 from ..io.device import pick_device
-from ..io.lock import lock_output
 from .parser import CommandParser
 
 __all__ = [
@@ -32,15 +30,13 @@ __all__ = [
     "add_out",
     "check_same_classes",
     "load_on",
-    "locks_out",
     "mixing",
     "new_parser",
     "open_data",
-    "out_file",
+    "picture_file",
     "reading",
 ]
 
-T = TypeVar("T")
 FLOW = "a checkpoint directory, owner/name on the Hub, or builtin:NAME"
 
 
@@ -55,19 +51,6 @@ def add_out(parser: ArgumentParser, what: str) -> None:
     """Add --out, which is `what`, and --overwrite."""
     parser.add_argument("--out", required=True, help=f"{what} to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
-
-
-def locks_out(run: Callable[[Namespace], T]) -> Callable[[Namespace], T]:
-    """Decorate a command's `run`: it holds the lock of --out, if that is given."""
-
-    @functools.wraps(run)
-    def locked(arguments: Namespace) -> T:
-        if arguments.out is None:
-            return run(arguments)
-        with lock_output(Path(arguments.out)):
-            return run(arguments)
-
-    return locked
 
 
 def add_data_options(parser: ArgumentParser, split: str, *, required: bool = True) -> None:
@@ -160,8 +143,8 @@ def open_data(
 ) -> Any:
     """Open the data set of --data, at the size and with the channels of the checkpoint's flow.
 
-    Without --split, the first of `splits` that exists is read, with a warning if it is not
-    `splits[0]`. `labels` says whether a folder needs class sub-folders, and `image_size` replaces
+    Without --split, the first of one or two `splits` that exists is read, with a warning if it is
+    the second. `labels` says whether a folder needs class sub-folders, and `image_size` replaces
     the flow's.
     """
     codec = checkpoint.flow.codec
@@ -177,12 +160,11 @@ def open_data(
     try:
         return opened(split=first)
     except MissingSplitError:
-        for split in others:
-            with contextlib.suppress(MissingSplitError):
-                dataset = opened(split=split)
-                warnings.warn(f"the data have no {first} split; using {split}", stacklevel=2)
-                return dataset
-        raise
+        if not others:
+            raise
+        dataset = opened(split=others[0])
+        warnings.warn(f"the data have no {first} split; using {others[0]}", stacklevel=2)
+        return dataset
 
 
 def check_same_classes(checkpoint: Checkpoint, dataset: Any) -> None:
@@ -197,17 +179,17 @@ def check_same_classes(checkpoint: Checkpoint, dataset: Any) -> None:
         check_class_names(dataset.classes, checkpoint.config.class_names)
 
 
-def out_file(path: str, *, overwrite: bool) -> Path:
-    """Check the path of a PNG file to write, and create its folder.
+def picture_file(arguments: Namespace) -> Path:
+    """The PNG file of --out, in a folder that exists.
 
     Raises:
-        ValueError: If it does not end in .png, or is a folder.
-        FileExistsError: If it exists and `overwrite` is False.
+        ValueError: Its name does not end in .png.
+        FileExistsError: It exists, and --overwrite is not given.
     """
-    file = Path(path)
-    if file.suffix.lower() != ".png" or file.is_dir():
-        raise ValueError(f"--out must name a file that ends in .png; got {path!r}")
-    if file.exists() and not overwrite:
+    file = Path(arguments.out)
+    if file.suffix.lower() != ".png":
+        raise ValueError(f"--out must name a file that ends in .png; got {arguments.out!r}")
+    if file.exists() and not arguments.overwrite:
         raise FileExistsError(f"{file} exists; pass --overwrite to replace it")
     file.parent.mkdir(parents=True, exist_ok=True)
     return file

@@ -35,8 +35,8 @@ def parser() -> ArgumentParser:
     return made
 
 
-def run(arguments: Namespace) -> dict[str, Any]:
-    """Compare, print the report and return its figures."""
+def run(arguments: Namespace) -> dict[str, Any] | None:
+    """Compare, and print the report or return its figures."""
     given = {field.name: arguments[field.name] for field in fields(CompareSettings)}
     settings = CompareSettings(**{**given, "flow": tuple(given["flow"])})
     most = _SMALL if settings.network == "small-cnn" else _LARGE
@@ -47,6 +47,10 @@ def run(arguments: Namespace) -> dict[str, Any]:
     data = open_dataset(arguments.data, image_size=size)
     test = arguments.test_data and open_dataset(arguments.test_data, split="test", image_size=size)
     found = compare(data, settings, out=arguments.out, test=test or None)
+    if not arguments.json:
+        print(found.text())
+        print(f"In {arguments.out}: table.md, cells.csv and, from two seeds on, gains.png.")
+        return None
     return {
         "out": arguments.out,
         "advice": found.advice(),

@@ -26,9 +26,9 @@ def parser() -> ArgumentParser:
     """Options of `nfaug explore`."""
     made = new_parser(
         "explore",
-        "Open a page in the browser that shows what NFA does to an image: variants and their "
-        "differences, the path to another image, and the axes of a class. The page is served to "
-        "this machine alone, until Ctrl-C. Nothing is sent elsewhere.",
+        "Open a page in the browser that shows what NFA does to an image: variants, and their "
+        "differences to it. The page is served to this machine alone, until Ctrl-C. Nothing is "
+        "sent elsewhere.",
     )
     made.add_argument(
         "--flow",
@@ -39,7 +39,9 @@ def parser() -> ArgumentParser:
     )
     made.add_argument("--data", help=f"images to show: {DATA_SOURCES}")
     add_image_size(
-        made, "the flow's size; for builtin:pixels that of the images or, if they differ, 128"
+        made,
+        "the flow's size; choose the size at which you train. For builtin:pixels that of the "
+        "images or, if they differ, at most 128",
     )
     add_autoencoder(made)
     made.add_argument("--host", default="127.0.0.1", help="address to listen on")

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.preview import preview_grid
+from ..checkpoint.checkpoint import Checkpoint
 from ..classes.priors import FITTED_PRIORS
+from ..data.images import LabelledImages
 from ..fitting import fit, load_base, open_images
 from ..io.atomic import check_output, write_picture
 from ..io.device import pick_device
 from ..io.lock import lock_output
 from ..io.manifest import PICTURE
-from ..io.ranks import Ranks, joined
+from ..io.ranks import joined
 from ..io.resolve import public_name
-from .common import (
-    add_data_options,
-    add_flow,
-    add_image_size,
-    add_out,
-    new_parser,
-    reading,
-)
+from .common import add_data_options, add_flow, add_image_size, add_out, new_parser, reading
 
 __all__ = ["parser", "run"]
 
@@ -49,9 +43,6 @@ def parser() -> ArgumentParser:
     add_out(made, "the checkpoint directory")
     made.add_argument("--rank", type=int, default=64, help="PCA axes per class")
     made.add_argument(
-        "--max-per-class", type=int, default=1000, help="the largest number of images per class"
-    )
-    made.add_argument(
         "--no-memory",
         action="store_true",
         help="do not save the partner memory, which nearly reproduces training images",
@@ -61,24 +52,33 @@ def parser() -> ArgumentParser:
         choices=[*FITTED_PRIORS],
         default="data",
         help="class gaussians: moments of the data (data), or separated by the fixed point (fpi) "
-        "or by gradient descent (gradient)",
+        "or by gradient descent (gradient); nfaug.fit also takes settings of these two",
     )
-    for prior in FITTED_PRIORS.values():
-        if prior.option:
-            made.add_class_arguments(type(prior.defaults), prior.option)
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Fit, save, and report the fit. The processes of `torchrun` share the work."""
-    with joined() as ranks, lock_output(Path(arguments.out)):
-        return _run(arguments, ranks)
-
-
-def _run(arguments: Namespace, ranks: Ranks) -> dict[str, Any] | None:
     out = Path(arguments.out)
-    check_output(out, overwrite=arguments.overwrite)
-    gaussians = _gaussians(arguments)
+    with joined() as ranks, lock_output(out):
+        check_output(out, overwrite=arguments.overwrite)
+        checkpoint, dataset = _fit(arguments, distributed=ranks.count > 1)
+        if not ranks.main:
+            return None
+        checkpoint.save(out, overwrite=True)
+        write_picture(out / PICTURE, preview_grid(checkpoint, dataset, seed=arguments.seed))
+    assert checkpoint.pca is not None
+    return {
+        "out": str(out),
+        "classes": len(checkpoint.config.class_names),
+        "images": checkpoint.config.gaussians["images"],
+        "image_size": list(dataset.image_size),
+        "axes": int(checkpoint.pca.rank),
+        "skipped_files": dataset.skipped,
+    }
+
+
+def _fit(arguments: Namespace, *, distributed: bool) -> tuple[Checkpoint, LabelledImages]:
     base = load_base(arguments.flow, arguments.autoencoder).to(pick_device(arguments.device))
     dataset = open_images(
         base.flow,
@@ -93,36 +93,12 @@ def _run(arguments: Namespace, ranks: Ranks) -> dict[str, Any] | None:
         dataset,
         autoencoder=arguments.autoencoder,
         rank=arguments.rank,
-        max_per_class=arguments.max_per_class,
+        max_per_class=arguments.per_class or 1000,
         memory=not arguments.no_memory,
         seed=arguments.seed,
-        gaussians=gaussians,
-        distributed=ranks.count > 1,
+        gaussians=arguments.gaussians,
+        distributed=distributed,
     )
-    if not ranks.main:
-        return None
     names = {"flow": public_name(arguments.flow), "data": public_name(arguments.data)}
-    config = replace(checkpoint.config, gaussians={**checkpoint.config.gaussians, **names})
-    checkpoint = replace(checkpoint, config=config)
-    checkpoint.save(out, overwrite=True)
-    write_picture(out / PICTURE, preview_grid(checkpoint, dataset, seed=arguments.seed))
-    assert checkpoint.pca is not None
-    return {
-        "out": str(out),
-        "classes": len(config.class_names),
-        "images": config.gaussians["images"],
-        "image_size": list(dataset.image_size),
-        "axes": int(checkpoint.pca.rank),
-        "skipped_files": dataset.skipped,
-    }
-
-
-def _gaussians(arguments: Namespace) -> Any:
-    """The settings of the chosen prior, or its name if it has none."""
-    given = parser().instantiate(arguments)
-    for kind, prior in FITTED_PRIORS.items():
-        changed = prior.option and given[prior.option] != prior.defaults
-        if changed and kind != arguments.gaussians:
-            raise ValueError(f"--{prior.option} settings need --gaussians {kind}")
-    option = FITTED_PRIORS[arguments.gaussians].option
-    return given[option] if option else arguments.gaussians
+    checkpoint.config.gaussians.update(names)
+    return checkpoint, dataset

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 import os
 import re
@@ -31,7 +30,10 @@ class CommandParser(ArgumentParser):
         own = dataclasses.is_dataclass(options.get("type"))  # its fields come one by one
         if own or options.get("help") == argparse.SUPPRESS:  # options of jsonargparse
             return super().add_argument(*names, **options)
-        added = super().add_argument(*map(_hyphenated, names), **_described(options))
+        hyphened = [name.replace("_", "-") if name[:2] == "--" else name for name in names]
+        if "help" in options:
+            options["help"] = _described(**options)
+        added = super().add_argument(*hyphened, **options)
         if added.metavar is added.choices is None and added.nargs != 0 and added.option_strings:
             added.metavar = added.dest.rpartition(".")[2].upper()
         return added
@@ -49,28 +51,17 @@ class CommandParser(ArgumentParser):
         return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with code 2 after one line: the message, and the option that a typo may mean."""
-        known = set(re.findall(r"--\w[\w.-]*", self.format_help()))
-        unknown = set(re.findall(r"--\w[\w.-]*", message)) - known
-        near = [name for word in unknown for name in difflib.get_close_matches(word, known, 1)]
+        """Exit with code 2 after the message in one line."""
         line = re.sub(r"<class '(.*?)'>", r"\1", " ".join(printable(message).split()))
-        hint = f"; did you mean {' and '.join(sorted(near))}?" if near else ""
-        self.exit(2, f"{self.prog}: error: {line}{hint} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {line} (see {self.prog} --help)\n")
 
 
-def _hyphenated(name: str) -> str:
-    return name.replace("_", "-") if name.startswith("--") else name
-
-
-def _described(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of `add_argument` with a help text that has the default."""
-    default, text = options.get("default"), options.get("help")
-    if text is None:
-        return options
-    text = re.sub(r"\bNone\b", "null", " ".join(text.split()))
-    if options.get("required"):
+def _described(help: str, default: Any = None, required: bool = False, **_: Any) -> str:
+    """A help text with the default."""
+    text = re.sub(r"\bNone\b", "null", " ".join(help.split()))
+    if required:
         text = f"{text} (required)"
     elif default is not None and default != argparse.SUPPRESS:
         shown = default if isinstance(default, str) else json.dumps(default)
         text = f"{text} (default: {shown})"
-    return {**options, "help": text.replace("%", "%%")}
+    return text.replace("%", "%%")

@@ -19,7 +19,7 @@ from .common import (
     mixing,
     new_parser,
     open_data,
-    out_file,
+    picture_file,
 )
 
 __all__ = ["parser", "run"]
@@ -45,7 +45,7 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Make the preview and save it."""
-    file = out_file(arguments.out, overwrite=arguments.overwrite)
+    file = picture_file(arguments)
     checkpoint = load_on(arguments)
     dataset = open_data(arguments, checkpoint, image_size=arguments.image_size)
     check_same_classes(checkpoint, dataset)

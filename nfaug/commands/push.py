@@ -27,9 +27,6 @@ def parser() -> ArgumentParser:
     made.add_argument("--private", action="store_true", help="make a new repository private")
     made.add_argument("--revision", help="the branch to push to")
     made.add_argument(
-        "--message", default="Push a flow with nfaug", help="the commit's summary line"
-    )
-    made.add_argument(
         "--no-memory",
         action="store_true",
         help="leave out memory and picture; keep at most one axis per four images of a class",
@@ -66,7 +63,6 @@ def run(arguments: Namespace) -> dict[str, Any]:
         arguments.repo,
         private=arguments.private or None,
         revision=arguments.revision,
-        commit_message=arguments.message,
         overwrite_card=arguments.overwrite_card,
         **options,
     )

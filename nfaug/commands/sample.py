@@ -10,7 +10,7 @@ from jsonargparse.typing import PositiveInt
 
 from ..augment.preview import picture_grid, sample_images
 from ..io.atomic import write_picture
-from .common import add_flow, add_out, load_on, new_parser, out_file
+from .common import add_flow, add_out, load_on, new_parser, picture_file
 
 __all__ = ["parser", "run"]
 
@@ -39,7 +39,7 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Sample the images and save them."""
-    file = out_file(arguments.out, overwrite=arguments.overwrite)
+    file = picture_file(arguments)
     checkpoint = load_on(arguments)
     if checkpoint.gaussians is None:
         raise ValueError(f"{arguments.flow} has no class gaussians; fit it with: nfaug fit")

@@ -6,7 +6,6 @@ import sys
 import traceback
 from argparse import SUPPRESS
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -49,24 +48,16 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Run the script, then print NFA's counters."""
     from ..integrations.timm import format_stats, run_script
 
+    nfa = NFAugment.from_pretrained(
+        arguments.nfa, autoencoder=arguments.autoencoder, settings=mixing(arguments)
+    )
+    words, off_epoch = list(arguments.script_arg), arguments.off_epoch
     try:
-        stats = run_script(
-            arguments.script,
-            list(arguments.script_arg),
-            NFAugment.from_pretrained(
-                arguments.nfa,
-                autoencoder=arguments.autoencoder,
-                settings=mixing(arguments),
-            ),
-            off_epoch=arguments.off_epoch,
-        )
+        stats = run_script(arguments.script, words, nfa, off_epoch=off_epoch)
     except Exception as error:
-        # The command line prints nfaug's errors as one line, and as nfaug's. This is right for
-        # errors that nfaug raises, but the script's own errors need a traceback.
-        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        files = [frame.f_code.co_filename for frame in frames]
-        raised_in = frames[-1].f_globals.get("__name__", "")
-        if str(Path(arguments.script)) not in files or raised_in.partition(".")[0] == "nfaug":
+        # Errors of nfaug become one line on the command line; those of the script need a traceback.
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "nfaug":
             raise
         traceback.print_exception(error)
         raise SystemExit(1) from None

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 def test_a_push_without_memory(hub: FakeHub, tiny_path: Path) -> None:
     """12 images of a class span at most 3 axes of what is published."""
-    options = ["--no-memory", "--private", "--revision", "dev", "--message", "My flow"]
+    options = ["--no-memory", "--private", "--revision", "dev"]
     assert main(["push", str(tiny_path), "owner/flow", *options]) == 0
     assert hub.repos["owner/flow"].private
     own, shared = nfaug.load(tiny_path).pca, nfaug.load("owner/flow", revision="dev").pca

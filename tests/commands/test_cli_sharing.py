@@ -69,7 +69,7 @@ def test_push_pull_and_list(
         ["fit", "--flow", "builtin:rgb32", "--data", "digits"],
         ["bank", "--flow", "builtin:rgb32", "--data", "digits"],
         ["pull", "owner/flow"],
-        ["demo"],
+        ["compare", "--data", "digits"],
     ],
     ids=lambda words: words[0],
 )

@@ -39,10 +39,8 @@ offered, other = sys.argv[1:]
 page = build_app([offered])
 assert page.delete_cache == (600, 3600)
 functions = {entry.api_name: entry.fn for entry in page.fns.values() if entry.api_name}
-values = {
-    "choose_flow": ("native", 0), "choose_image": ("cat", "native", 0, None),
-    "show_axis": ("cat", functions["choose_image"](offered, "cat", "native", 0, None)[0], 1),
-}
+settings = (1, 0, 4, 1, "axis", 1.25, True)
+values = {"choose_flow": (), "show_variants": ("cat", None, 0, *settings)}
 for name, rest in values.items():
     functions[name](offered, *rest)
     try:
@@ -59,9 +57,7 @@ from nfaug.explore.app import build_app
 
 flow, label = sys.argv[1:]
 functions = {f.api_name: f.fn for f in build_app([flow]).fns.values() if f.api_name}
-image, _ = functions["choose_image"](flow, label, "native", 0, None)
-print(functions["show_variants"](flow, label, image, 0, 1, 0, 4, 1, "axis", 1.25, True)[2])
-print(functions["show_axis"](flow, label, image, 1)[1])
+print(functions["show_variants"](flow, label, None, 0, 1, 0, 4, 1, "axis", 1.25, True)[2])
 """
 
 
@@ -118,37 +114,33 @@ def test_over_http(address: str, broken: Path, picture: Path, tiny_path: Path) -
     client = Client(address, verbose=False)
     flow = str(tiny_path)
 
-    def variants(strength: float, gated: bool = True) -> tuple[Any, Any, str]:
-        return client.predict(
-            flow, "dog", 0, strength, 0, 4, 1, "axis", 1.25, gated, api_name="/show_variants"
-        )
+    def variants(
+        strength: float, gated: bool = False, label: str = "dog", file: Path | None = None
+    ) -> tuple[Any, Any, str]:
+        upload = None if file is None else handle_file(file)
+        settings = (strength, 0, 4, 1, "axis", 1.25, gated)
+        return client.predict(flow, label, upload, 0, *settings, api_name="/show_variants")
 
     def pixels(gallery: Any) -> list[bytes]:
         return [Path(entry["image"]).read_bytes() for entry in gallery]
 
-    client.predict(flow, "dog", "native", 0, None, api_name="/choose_image")
-    strong, differences, told = variants(1.5, gated=False)
+    strong, differences, told = variants(1.5)
     assert len(strong) == 8
     assert len(differences) == 6
     assert "bit for bit" in told
-    still, *_ = variants(0.0, gated=False)
+    still, *_ = variants(0.0)
     assert len({*pixels(still)}) == 1, "without strength all are the image"
     assert pixels(strong)[0] == pixels(still)[0]
     assert pixels(strong)[2] != pixels(still)[2]
-    latent, mixed = client.predict(flow, api_name="/show_path")
-    assert pixels(latent)[0] == pixels(mixed)[0] == pixels(still)[0]
-    walk, position = client.predict(flow, "dog", 2, api_name="/show_axis")
-    assert len(walk) == 7
-    assert "Axis 2" in position
 
-    client.predict(flow, "dog", "64", 0, handle_file(picture), api_name="/choose_image")
-    uploaded, *_ = variants(0.0)
+    uploaded, *_ = variants(0.0, gated=True, file=picture)
     with Image.open(uploaded[0]["image"]) as shown:
-        assert shown.size == (192, 192), "64 pixels, enlarged by a whole factor"
+        assert shown.size == (168, 168), "8 pixels, enlarged by a whole factor"
+    assert pixels(uploaded)[0] != pixels(still)[0]
     with pytest.raises(AppError, match="broken"):
-        client.predict(flow, "dog", "64", 0, handle_file(broken), api_name="/choose_image")
+        variants(0.0, file=broken)
     with pytest.raises(AppError, match="wolf"):
-        client.predict(flow, "wolf", 1, api_name="/show_axis")
+        variants(0.0, label="wolf")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +207,7 @@ def test_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_in_a_browser(address: str, broken: Path, picture: Path, hostile: Path) -> None:
-    """Load, move a slider, change class, tab and flow, upload a picture and a broken one."""
+    """Load, move a slider, change class and flow, upload a picture and a broken one."""
     from playwright.sync_api import expect, sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
@@ -259,11 +251,6 @@ def test_in_a_browser(address: str, broken: Path, picture: Path, hostile: Path) 
         page.set_input_files("#upload input[type=file]", str(broken))
         expect(page.locator(".toast-body")).to_contain_text("broken.png")
 
-        page.get_by_role("tab", name="Path").click()
-        expect(shown).to_have_count(14)
-        page.get_by_role("tab", name="Axis").click()
-        expect(shown).to_have_count(7)
-        page.get_by_role("tab", name="Variants").click()
         page.get_by_label("Flow").first.click()
         page.get_by_role("option", name=str(hostile)).click()
         expect(told).to_contain_text(HOSTILE[0])

@@ -199,7 +199,7 @@ def test_init(tiny_images: TensorImages, quiet: TrainConfig, tiny_checkpoint: Ch
         shaped = train(others, other_shape, init=tiny_checkpoint, progress=False)
     assert shaped.loss == result.loss
     large = TensorImages(images_of(labels, channels=1, size=(16, 16)), labels, ["ape", "bee"])
-    with pytest.raises(ValueError, match=r"\(1, 8, 8\)"):
+    with pytest.raises(ValueError, match="1, 8, 8"):
         train(large, quiet, init=tiny_checkpoint, progress=False)
 
 

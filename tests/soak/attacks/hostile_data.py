@@ -75,7 +75,7 @@ def command(data: Path, root: Path) -> None:
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("default")  # printed, as in a process of its own
-        code = cli.main([*words, "--on-error", "skip", "--rank", "2", "--max-per-class", "8"])
+        code = cli.main([*words, "--on-error", "skip", "--rank", "2", "--per-class", "8"])
     text = said.getvalue()
     assert code in (0, 2), (code, text[-300:])
     odd = [c for c in text if not c.isprintable() and c not in "\n\r\t"]
