@@ -99,15 +99,12 @@ Decay = Literal["cosine", "constant"]
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser (Adamax, arXiv:1412.6980) and its safeguards.
+    """The optimiser (Adamax, arXiv:1412.6980).
 
     Args:
         warmup_steps: Steps of linear warm-up.
         decay: Learning-rate decay: "cosine" to a hundredth at the end, or "constant".
         clip_norm: Largest global norm of the gradient of bits per dimension.
-        max_bad_steps: After this many steps in a row whose loss or gradient is not finite, roll
-            back to the last saved state and halve the learning rate.
-        max_rollbacks: Stop the run when it would need more rollbacks than this.
         ema_decay: Decay of the moving average of the weights; at step n at most 1 - (1 + n)^-0.75.
         recompute: Activations to recompute in the backward pass, which saves memory: "none", those
             inside the flow's "steps" (a third more time), or also those inside residual "blocks"
@@ -123,8 +120,6 @@ class OptimConfig:
     warmup_steps: int = 100
     decay: Decay = "cosine"
     clip_norm: float = 10.0
-    max_bad_steps: int = 20
-    max_rollbacks: int = 3
     ema_decay: float = 0.9999
     recompute: Recompute = "none"
     bf16: bool = False
@@ -134,8 +129,7 @@ class OptimConfig:
             if (value := getattr(self, name)) not in choices:
                 allowed = ", ".join(map(repr, choices))
                 raise ValueError(f"optim.{name} must be one of {allowed}; got {value!r}")
-        _check({"warmup_steps": self.warmup_steps, "max_rollbacks": self.max_rollbacks}, least=0)
-        _check({"max_bad_steps": self.max_bad_steps}, least=1)
+        _check({"warmup_steps": self.warmup_steps}, least=0)
         _check({"clip_norm": self.clip_norm}, above=0)
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1); got {self.ema_decay}")
@@ -194,7 +188,7 @@ class TrainConfig:
         checkpoint_minutes: Minutes between saved states, from which a run can be resumed.
         trackers: Trackers that receive metrics and pictures through Accelerate: "tensorboard",
             "wandb", "trackio".
-        pictures_every: Epochs between pictures of samples; 0 for none before the end.
+        pictures_every: Epochs between pictures of samples, one at the end included; 0 for none.
         autoencoder: Train on the latents of this frozen autoencoder, a diffusers AutoencoderKL,
             AutoencoderTiny or AutoencoderDC: a directory, or owner/name on the Hub; null for
             pixels.

@@ -37,7 +37,6 @@ def train(
     init: Checkpoint | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
-    pictures: bool = False,
     progress: bool = True,
     processes: Processes | None = None,
     begin: Callable[[TrainConfig], None] | None = None,
@@ -46,8 +45,8 @@ def train(
 
     The flow is trained under one gaussian per class. `config.prior` says how the gaussians are
     solved: after the data-dependent initialisation and again after the first epoch, then fixed. A
-    step whose loss or gradient is not finite is skipped; after `optim.max_bad_steps` in a row the
-    run rolls back to its last saved state and halves the learning rate. A class of one image gets
+    step whose loss or gradient is not finite is skipped; after 20 in a row the run rolls back
+    to its last saved state and halves the learning rate. A class of one image gets
     the mean variance of the other classes, no axes and no partner, with a warning.
 
     On one machine's CPU the same seed gives the same weights. Under `accelerate launch` or
@@ -67,7 +66,6 @@ def train(
         resume: Resume from the newest snapshot in `folder`, if there is one. On a CPU the result is
             bit for bit that of an uninterrupted run, unless `max_minutes` is set, which makes the
             learning rate follow the clock.
-        pictures: Also draw the pictures of the finished run.
         progress: Show bars, or log lines where standard error is no terminal.
         processes: The process group; by default taken from the environment.
         begin: Called with the run's settings on the main process, after all arguments are checked
@@ -80,7 +78,7 @@ def train(
         ValueError: If the data set is empty, a class has no image, `val` has other classes or
             another shape, or the snapshots in `folder` are damaged or of another run.
         FixedPointDivergence: If the class gaussians cannot be found with these settings.
-        TrainingDiverged: If steps are not finite after `optim.max_rollbacks` rollbacks.
+        TrainingDiverged: If steps are still not finite after 3 rollbacks.
         Interrupted: After SIGINT or SIGTERM; a KeyboardInterrupt. The state is saved first.
         OSError: If another process writes to `folder`.
         RunStopped: If files cannot be read or written, or another process ended.
@@ -117,7 +115,13 @@ def train(
                 state, initial = context.resume(start.flow, snapshot), start
             else:
                 state, initial = _start(context, snapshots, init)
-            result = _run(context, snapshots, state, initial, pictures=pictures)
+            reporter = Reporter(context, path)
+            try:
+                reporter.start(state)
+                Loop(context, state, snapshots, reporter).run()
+                result = _finish(context, state, initial)
+            finally:
+                reporter.close()
             processes.wait()
     return result
 
@@ -154,31 +158,6 @@ def _start(
     snapshots.save_initial(initial)
     snapshots.save(state.snapshot())
     return state, initial
-
-
-def _run(
-    context: RunContext,
-    snapshots: Snapshots,
-    state: RunState,
-    initial: Checkpoint,
-    *,
-    pictures: bool,
-) -> TrainResult:
-    """Train to the end, and draw the pictures of the finished run."""
-    reporter = Reporter(context, snapshots.run)
-    try:
-        reporter.start(state)
-        Loop(context, state, snapshots, reporter).run()
-        result = _finish(context, state, initial)
-        if pictures and context.processes.main:
-            from .pictures import figure_image, run_figures
-
-            figures = run_figures(result, context.dataset)
-            drawn = {name: figure_image(figure) for name, figure in figures.items()}
-            reporter.show(drawn, state.optimizer.steps)
-    finally:
-        reporter.close()
-    return result
 
 
 def _finish(context: RunContext, state: RunState, initial: Checkpoint) -> TrainResult:

@@ -223,7 +223,7 @@ def test_the_command_line(
         *("train", "--recipe", "imagenet-vae", *data, "--out", flow, "--autoencoder", autoencoder),
         *("--dataset.image_size", "[64,64]", "--epochs", "1", "--batch-size", "18"),
         *("--flow.steps", "[1,1]", "--flow.blocks", "[0,0]", "--flow.width", "[4,4]"),
-        *("--pca.rank", "4", "--pictures", "false", "--lr", "0.001"),
+        *("--pca.rank", "4", "--pictures-every", "0", "--lr", "0.001"),
     )
     assert made["steps"] == 2
     assert (flow / "samples.png").is_file()

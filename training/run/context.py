@@ -111,6 +111,7 @@ class RunContext:
             **flat({"flow": self.shape()[0].to_dict()}),
             "images to train on": len(self.data.labels),
             "--data": self.dataset.fingerprint(),
+            "device": self.processes.device.type,  # generators of GPUs have other states
         }
 
     def new_flow(self) -> Flow:
