@@ -49,11 +49,6 @@ class FlowAugmentation:
             if not 0 <= getattr(self, name) <= limit:
                 raise ValueError(f"{name} must lie in [0, {limit}]; got {getattr(self, name)}")
 
-    @property
-    def enabled(self) -> bool:
-        """Whether any transform is on; noise is added elsewhere."""
-        return bool(self.hflip or self.pad_crop or self.rotation or self.color_jitter)
-
     def __call__(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Augment uint8 images (B, C, H, W), or cached latents (B, views, C, H, W).
 

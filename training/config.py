@@ -19,7 +19,6 @@ __all__ = [
     "SMALL_FLOW",
     "TRACKERS",
     "DataConfig",
-    "LatentConfig",
     "OptimConfig",
     "PCAConfig",
     "PriorConfig",
@@ -65,7 +64,6 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction must lie in [0, 1); got {self.val_fraction}")
-        _check({"workers": self.workers, "memory_gib": self.memory_gib}, least=0)
 
     def reading(self) -> dict[str, Any]:
         """The arguments of `open_dataset`."""
@@ -155,24 +153,6 @@ class PCAConfig:
 
 
 @dataclass(frozen=True)
-class LatentConfig:
-    """How a flow uses an autoencoder's latents; unused unless `autoencoder` is set.
-
-    The latents of each image (and of its mirror image, with augmentation.hflip) are computed once
-    and kept in memory.
-
-    Args:
-        noise: Width of the uniform noise on latents, in standard deviations of their channel.
-    """
-
-    noise: float = 1 / 64
-
-    def __post_init__(self) -> None:
-        if not 0 < self.noise <= 1:
-            raise ValueError(f"latents.noise must lie in (0, 1]; got {self.noise}")
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """A training run.
 
@@ -191,8 +171,10 @@ class TrainConfig:
         pictures_every: Epochs between pictures of samples, one at the end included; 0 for none.
         autoencoder: Train on the latents of this frozen autoencoder, a diffusers AutoencoderKL,
             AutoencoderTiny or AutoencoderDC: a directory, or owner/name on the Hub; null for
-            pixels.
-        latents: Settings of the autoencoder's latents.
+            pixels. The latents of each image (and of its mirror image, with augmentation.hflip)
+            are computed once and kept in memory.
+        latent_noise: Width of the uniform noise on latents, in standard deviations of their
+            channel.
         flow: The flow's architecture; channels and image size come from the data.
         dataset: How images are read.
         prior: The class gaussians.
@@ -220,7 +202,7 @@ class TrainConfig:
     trackers: tuple[str, ...] = ("tensorboard",)
     pictures_every: int = 10
     autoencoder: str | None = None
-    latents: LatentConfig = field(default_factory=LatentConfig)
+    latent_noise: float = 1 / 64
     flow: MefSettings = field(default_factory=lambda: SMALL_FLOW)
     dataset: DataConfig = field(default_factory=DataConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
@@ -232,6 +214,8 @@ class TrainConfig:
         _check({"batch_size": self.batch_size, "eval_every": self.eval_every}, least=1)
         _check({"epochs": self.epochs, "pictures_every": self.pictures_every}, least=0)
         _check({"lr": self.lr, "checkpoint_minutes": self.checkpoint_minutes}, above=0)
+        if not 0 < self.latent_noise <= 1:
+            raise ValueError(f"latent_noise must lie in (0, 1]; got {self.latent_noise}")
         if not -(2**63) <= self.seed < 2**63:  # what generators of torch take
             raise ValueError(f"seed must lie in [-2^63, 2^63); got {self.seed}")
         if unknown := [name for name in self.trackers if name not in TRACKERS]:

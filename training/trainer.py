@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -18,7 +17,7 @@ from nfaug.data.open import wrap_dataset
 from nfaug.fitting import check_images, fit_classes
 from nfaug.io.lock import lock_output
 
-from .config import SMALL_FLOW, LatentConfig, TrainConfig
+from .config import SMALL_FLOW, TrainConfig
 from .evaluation.metrics import evaluate
 from .run.context import RunContext, TrainResult, open_context
 from .run.distributed import Processes
@@ -112,14 +111,16 @@ def train(
             if begin is not None and processes.main:
                 begin(config)
             if start is not None and snapshot is not None:
-                state, initial = context.resume(start.flow, snapshot), start
+                state = context.resume(start.flow, snapshot)
             else:
-                state, initial = _start(context, snapshots, init)
+                state = context.start(context.new_flow() if init is None else init.flow)
+                snapshots.save_initial(context.checkpoint(state.optimizer.average, state))
+                snapshots.save(state.snapshot())
             reporter = Reporter(context, path)
             try:
                 reporter.start(state)
                 Loop(context, state, snapshots, reporter).run()
-                result = _finish(context, state, initial)
+                result = _finish(context, state)
             finally:
                 reporter.close()
             processes.wait()
@@ -130,37 +131,18 @@ def _settings_of(init: Checkpoint, config: TrainConfig, images: LabelledImages) 
     """The settings of a run that starts from another flow, which fixes shape and noise."""
     check_images(init.flow, images)
     backbone: Any = init.flow.config.backbone
-    ignored = ["flow.*"] if config.flow not in (backbone, SMALL_FLOW) else []
-    record = init.flow.codec.record
-    if config.autoencoder is not None and record is None:
+    if config.autoencoder is not None and init.flow.codec.record is None:
         raise ValueError(
             "the flow of init works on pixels: leave out autoencoder, or start from a flow on its "
             "latents"
         )
-    if record is not None and config.latents.noise not in (record.noise, LatentConfig().noise):
-        ignored.append("latents.noise")
-    if ignored:
-        warnings.warn(
-            f"the initial flow has its own settings; {' and '.join(ignored)} are ignored",
-            UserWarning,
-            stacklevel=3,
-        )
+    if config.flow not in (backbone, SMALL_FLOW):
+        message = "the initial flow has its own architecture; the settings flow.* are ignored"
+        warnings.warn(message, UserWarning, stacklevel=3)
     return replace(config, flow=backbone)
 
 
-def _start(
-    context: RunContext, snapshots: Snapshots, init: Checkpoint | None
-) -> tuple[RunState, Checkpoint]:
-    """Create and save the state of a new run; also return its initial flow."""
-    state = context.start(context.new_flow() if init is None else init.flow)
-    flow = copy.deepcopy(state.optimizer.flow).to(context.processes.device).eval()
-    initial = context.checkpoint(flow, state)
-    snapshots.save_initial(initial)
-    snapshots.save(state.snapshot())
-    return state, initial
-
-
-def _finish(context: RunContext, state: RunState, initial: Checkpoint) -> TrainResult:
+def _finish(context: RunContext, state: RunState) -> TrainResult:
     """Evaluate the averaged flow, fit PCA, and put the checkpoint together."""
     optimizer, config = state.optimizer, context.config
     flow = optimizer.average.eval()
@@ -199,4 +181,4 @@ def _finish(context: RunContext, state: RunState, initial: Checkpoint) -> TrainR
             seed=config.seed,
             progress=context.shown,
         )
-    return TrainResult(checkpoint, state.history, state.losses, initial)
+    return TrainResult(checkpoint, state.history, state.losses)

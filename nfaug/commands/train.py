@@ -61,9 +61,7 @@ def expand(argv: Sequence[str]) -> list[str]:
             rest.append(word)
     given = {word.partition("=")[0] for word in rest}
     if "--resume" in files and (others := given & {"--init", "--out", "--overwrite"}):
-        raise ValueError(
-            f"--resume continues the run in its directory; leave out {' and '.join(sorted(others))}"
-        )
+        raise ValueError(f"--resume continues a run in its directory; leave out {sorted(others)}")
     return files + rest
 
 
@@ -108,12 +106,17 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     if arguments.recipe is not None:  # `expand` took it from the command line
         raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
     out, resume = Path(arguments.out), arguments.resume is not None
+    steps = Snapshots(out).steps()
     if not resume:
-        _check_new(out, overwrite=arguments.overwrite)
+        if steps and not arguments.overwrite and not (out / CONFIG).exists():
+            raise FileExistsError(
+                f"{out} holds an unfinished run: continue it with --resume {out}, or replace it "
+                "with --overwrite"
+            )
+        check_output(out, overwrite=arguments.overwrite)
     config = _settings(arguments)
-    begun = resume and Snapshots(out).steps()  # then the run has its own copy of the flow of --init
     init = None
-    if arguments.init is not None and not begun:
+    if arguments.init is not None and not (resume and steps):  # else the run has a copy of it
         init = load(arguments.init, autoencoder=config.autoencoder)
     dataset = open_dataset(
         arguments.data,
@@ -144,16 +147,6 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         processes.close()
 
 
-def _check_new(out: Path, *, overwrite: bool) -> None:
-    """Check that --out can be written: a new directory, or one to overwrite."""
-    if not overwrite and not (out / CONFIG).exists() and Snapshots(out).steps():
-        raise FileExistsError(
-            f"{out} holds an unfinished run: continue it with --resume {out}, or replace it with "
-            "--overwrite"
-        )
-    check_output(out, overwrite=overwrite)
-
-
 def _settings(arguments: Namespace) -> TrainConfig:
     """The settings of the run."""
     ready = parser().instantiate(arguments)
@@ -165,10 +158,7 @@ def _settings(arguments: Namespace) -> TrainConfig:
 
 
 def _save_settings(arguments: Namespace, config: TrainConfig, out: Path) -> None:
-    settings = {name: arguments[name] for name in ("data", "split")}
-    settings |= config.to_dict()
-    if arguments.init is not None:
-        settings["init"] = arguments.init
+    settings = {name: arguments[name] for name in ("data", "split", "init")} | config.to_dict()
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / SETTINGS, yaml.safe_dump(jsonable(settings), sort_keys=False))
 

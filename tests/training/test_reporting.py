@@ -172,18 +172,20 @@ def test_the_limit_of_rollbacks(
 # Starting from another flow.
 
 
-def test_init(tiny_images: TensorImages, quiet: TrainConfig, tiny_checkpoint: Checkpoint) -> None:
+def test_init(
+    tiny_images: TensorImages, quiet: TrainConfig, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     """Weights and shape come from the other flow, the gaussians from these images."""
     labels = torch.arange(40) % 2
     others = TensorImages(images_of(labels, channels=1, seed=5), labels, ["ape", "bee"])
     before = {name: value.clone() for name, value in tiny_checkpoint.flow.state_dict().items()}
-    result = train(others, quiet, init=tiny_checkpoint, progress=False)
-    assert result.initial is not None
-    for name, value in result.initial.flow.state_dict().items():
+    result = train(others, quiet, init=tiny_checkpoint, folder=tmp_path, progress=False)
+    initial = Snapshots(tmp_path).initial()
+    for name, value in initial.flow.state_dict().items():
         assert torch.equal(value, before[name]), name
         assert torch.equal(tiny_checkpoint.flow.state_dict()[name], before[name])
-    assert result.initial.gaussians is not None
-    assert result.initial.gaussians.num_classes == 2
+    assert initial.gaussians is not None
+    assert initial.gaussians.num_classes == 2
     assert result.checkpoint.config.class_names == ("ape", "bee")
     trained = result.checkpoint.flow.state_dict()
     assert not all(torch.equal(trained[name], before[name]) for name in before)

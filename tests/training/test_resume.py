@@ -120,10 +120,6 @@ def test_an_interrupted_run_resumes_bit_for_bit(
     # Resuming a finished run computes only its end again.
     again = train(digits, config, folder=tmp_path, resume=True, progress=False)
     assert everything(again) == everything(calm)
-    assert again.initial is not None
-    assert calm.initial is not None
-    one, other = again.initial.flow.state_dict(), calm.initial.flow.state_dict()
-    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_killed_command_resumes_bit_for_bit(tmp_path: Path) -> None:

@@ -121,9 +121,8 @@ class Loop:
         """Take a step on a batch; return whether a process received a signal."""
         state, augmentation = self.state, self.config.augmentation
         images = shard.images.to(self.processes.device, non_blocking=True)
-        if augmentation.enabled:
-            drawn = augmentation.draw(shard.total, generator=state.noise)
-            images = augmentation.apply(images, {k: v[shard.part] for k, v in drawn.items()})
+        drawn = augmentation.draw(shard.total, generator=state.noise)
+        images = augmentation.apply(images, {k: v[shard.part] for k, v in drawn.items()})
         noise = draw_noise(self.flow, shard.total, state.noise, augmentation.noise)[shard.part]
         labels = prior_labels(self.config.prior, shard.labels).to(self.processes.device)
         bits = self.model(images, noise, labels, state.gaussians) * (shard.weight / shard.total)
