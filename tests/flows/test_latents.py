@@ -114,7 +114,8 @@ def test_training(result: TrainResult, photos: TensorImages, saved: Path) -> Non
 
 def test_mirrored_latents_are_drawn() -> None:
     views = torch.arange(2.0).expand(200, 2)[..., None, None, None].expand(-1, -1, 4, 2, 2)
-    drawn = FlowAugmentation(hflip=True)(views, generator=torch.Generator().manual_seed(0))
+    augment = FlowAugmentation(hflip=True)
+    drawn = augment.apply(views, augment.draw(200, torch.Generator().manual_seed(0)))
     assert drawn.shape == (200, 4, 2, 2)
     assert 0.4 < float(drawn.mean()) < 0.6
     assert torch.equal(drawn.amin((1, 2, 3)), drawn.amax((1, 2, 3)))

@@ -122,7 +122,7 @@ class RunContext:
         flow = flow.to(self.processes.device)
         order = torch.randperm(len(self.data.labels), generator=self.choice)[:_INIT_IMAGES]
         augmentation = self.config.augmentation
-        drawn = augmentation.draw(len(order), generator=self.noise)
+        drawn = augmentation.draw(len(order), self.noise)
         noise = draw_noise(flow, len(order), self.noise, augmentation.noise)
         if self.processes.main:
             images = torch.cat([batch for batch, _ in self.data.iterate(order, _INIT_IMAGES)])

@@ -121,7 +121,7 @@ class Loop:
         """Take a step on a batch; return whether a process received a signal."""
         state, augmentation = self.state, self.config.augmentation
         images = shard.images.to(self.processes.device, non_blocking=True)
-        drawn = augmentation.draw(shard.total, generator=state.noise)
+        drawn = augmentation.draw(shard.total, state.noise)
         images = augmentation.apply(images, {k: v[shard.part] for k, v in drawn.items()})
         noise = draw_noise(self.flow, shard.total, state.noise, augmentation.noise)[shard.part]
         labels = prior_labels(self.config.prior, shard.labels).to(self.processes.device)
