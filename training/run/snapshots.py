@@ -7,7 +7,6 @@ import json
 import math
 import re
 import shutil
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +33,7 @@ _FORMAT = 4
 _FACTS, _TENSORS = "state.json", "state.safetensors"
 _COUNTERS = ("epoch", "position", "elapsed", "rollbacks", "finished", "refitted")
 _STEP = re.compile(r"step-[0-9]{9,}")
-_KEPT = 2  # snapshots: one in reserve, should the newest be damaged
+_KEPT = 2  # snapshots: one in reserve, should a disk damage the newest
 
 
 @dataclass
@@ -176,35 +175,30 @@ class Snapshots:
                 shutil.rmtree(entry, ignore_errors=True)
 
     def newest(self) -> Snapshot | None:
-        """Load the newest snapshot that is whole, with a warning for each that is damaged.
+        """Load the newest snapshot; None if there is none.
 
         Raises:
-            ValueError: If all are damaged, or the run has other values of `fixed`.
+            ValueError: If it is damaged, or the run has other values of `fixed`.
         """
-        if self.folder is None:
-            return self.memory
         steps = self.steps()
-        for step in reversed(steps):
-            path = self.folder / _name(step)
-            try:
-                snapshot = _read(path)
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                reason = f"it lacks {error}" if isinstance(error, KeyError) else error
-                warnings.warn(f"the saved state {path} is damaged: {reason}", stacklevel=2)
-                continue
-            self._check_fixed(snapshot.facts["fixed"])
-            return snapshot
-        if steps:
-            raise ValueError(f"no saved state in {self.folder} can be read; start a new run")
-        return None
-
-    def _check_fixed(self, saved: Mapping[str, Any]) -> None:
+        if self.folder is None or not steps:
+            return self.memory
+        path = self.folder / _name(steps[-1])
+        try:
+            snapshot = _read(path)
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ValueError(
+                f"the saved state {path} is damaged ({error}); remove it to resume from the state "
+                "before it"
+            ) from error
+        saved = snapshot.facts["fixed"]
         for name in {**saved, **self.fixed}:
             if (one := saved.get(name)) != (other := self.fixed.get(name)):
                 raise ValueError(
                     f"the run in {self.run} has {name} {one}, and settings and images now give "
                     f"{other}. A resumed run must keep it; start a new run, or pass what it had"
                 )
+        return snapshot
 
     def save_initial(self, checkpoint: Checkpoint) -> None:
         """Save the flow that the run starts from beside the snapshots."""
