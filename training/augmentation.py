@@ -49,29 +49,13 @@ class FlowAugmentation:
             if not 0 <= getattr(self, name) <= limit:
                 raise ValueError(f"{name} must lie in [0, {limit}]; got {getattr(self, name)}")
 
-    @property
-    def enabled(self) -> bool:
-        """Whether any transform is on; noise is added elsewhere."""
-        return bool(self.hflip or self.pad_crop or self.rotation or self.color_jitter)
-
-    def __call__(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Augment uint8 images (B, C, H, W), or cached latents (B, views, C, H, W).
-
-        The input is not modified. The two views of latents are those of the image and of its mirror
-        image; a flip takes the second. See `training.run.latent_cache`.
-
-        Raises:
-            ValueError: If the batch has another shape or type, or is smaller than the shift.
-        """
-        return self.apply(images, self.draw(len(images), generator=generator))
-
-    def draw(self, batch: int, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def draw(self, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw one set of parameters per image, on the generator's device.
 
         Transforms that are off draw nothing: `flip` (B,), `angle` (B,) in radians, `shift` (B, 2)
         in pixels down and right, `factors` (B, 3) for brightness, contrast and saturation.
         """
-        device = None if generator is None else generator.device
+        device = generator.device
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(batch, *shape, generator=generator, device=device)
@@ -91,9 +75,14 @@ class FlowAugmentation:
         return params
 
     def apply(self, images: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        """Apply drawn parameters to uint8 images (B, C, H, W) or cached latents."""
-        if not len(images):
-            return images
+        """Apply drawn parameters to uint8 images (B, C, H, W), which stay as they are, or latents.
+
+        Latents (B, views, C, H, W) are those of the image and of its mirror image; a flip takes the
+        second.
+
+        Raises:
+            ValueError: If images have another type, or are smaller than the shift.
+        """
         if images.ndim == 5:
             return _view(images, params.get("flip"))
         if images.dtype != torch.uint8 or self.pad_crop >= min(images.shape[2:]):

@@ -19,7 +19,6 @@ __all__ = [
     "SMALL_FLOW",
     "TRACKERS",
     "DataConfig",
-    "LatentConfig",
     "OptimConfig",
     "PCAConfig",
     "PriorConfig",
@@ -65,7 +64,6 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction must lie in [0, 1); got {self.val_fraction}")
-        _check({"workers": self.workers, "memory_gib": self.memory_gib}, least=0)
 
     def reading(self) -> dict[str, Any]:
         """The arguments of `open_dataset`."""
@@ -99,15 +97,12 @@ Decay = Literal["cosine", "constant"]
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser (Adamax, arXiv:1412.6980) and its safeguards.
+    """The optimiser (Adamax, arXiv:1412.6980).
 
     Args:
         warmup_steps: Steps of linear warm-up.
         decay: Learning-rate decay: "cosine" to a hundredth at the end, or "constant".
         clip_norm: Largest global norm of the gradient of bits per dimension.
-        max_bad_steps: After this many steps in a row whose loss or gradient is not finite, roll
-            back to the last saved state and halve the learning rate.
-        max_rollbacks: Stop the run when it would need more rollbacks than this.
         ema_decay: Decay of the moving average of the weights; at step n at most 1 - (1 + n)^-0.75.
         recompute: Activations to recompute in the backward pass, which saves memory: "none", or
             those inside the flow's "steps" (a third more time).
@@ -122,8 +117,6 @@ class OptimConfig:
     warmup_steps: int = 100
     decay: Decay = "cosine"
     clip_norm: float = 10.0
-    max_bad_steps: int = 20
-    max_rollbacks: int = 3
     ema_decay: float = 0.9999
     recompute: Recompute = "none"
     bf16: bool = False
@@ -133,8 +126,7 @@ class OptimConfig:
             if (value := getattr(self, name)) not in choices:
                 allowed = ", ".join(map(repr, choices))
                 raise ValueError(f"optim.{name} must be one of {allowed}; got {value!r}")
-        _check({"warmup_steps": self.warmup_steps, "max_rollbacks": self.max_rollbacks}, least=0)
-        _check({"max_bad_steps": self.max_bad_steps}, least=1)
+        _check({"warmup_steps": self.warmup_steps}, least=0)
         _check({"clip_norm": self.clip_norm}, above=0)
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1); got {self.ema_decay}")
@@ -160,24 +152,6 @@ class PCAConfig:
 
 
 @dataclass(frozen=True)
-class LatentConfig:
-    """How a flow uses an autoencoder's latents; unused unless `autoencoder` is set.
-
-    The latents of each image (and of its mirror image, with augmentation.hflip) are computed once
-    and kept in memory.
-
-    Args:
-        noise: Width of the uniform noise on latents, in standard deviations of their channel.
-    """
-
-    noise: float = 1 / 64
-
-    def __post_init__(self) -> None:
-        if not 0 < self.noise <= 1:
-            raise ValueError(f"latents.noise must lie in (0, 1]; got {self.noise}")
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """A training run.
 
@@ -193,11 +167,13 @@ class TrainConfig:
         checkpoint_minutes: Minutes between saved states, from which a run can be resumed.
         trackers: Trackers that receive metrics and pictures through Accelerate: "tensorboard",
             "wandb", "trackio".
-        pictures_every: Epochs between pictures of samples; 0 for none before the end.
+        pictures_every: Epochs between pictures of samples, one at the end included; 0 for none.
         autoencoder: Train on the latents of this frozen autoencoder, a diffusers AutoencoderKL,
             AutoencoderTiny or AutoencoderDC: a directory, or owner/name on the Hub; null for
-            pixels.
-        latents: Settings of the autoencoder's latents.
+            pixels. The latents of each image (and of its mirror image, with augmentation.hflip)
+            are computed once and kept in memory.
+        latent_noise: Width of the uniform noise on latents, in standard deviations of their
+            channel.
         flow: The flow's architecture; channels and image size come from the data.
         dataset: How images are read.
         prior: The class gaussians.
@@ -225,7 +201,7 @@ class TrainConfig:
     trackers: tuple[str, ...] = ("tensorboard",)
     pictures_every: int = 10
     autoencoder: str | None = None
-    latents: LatentConfig = field(default_factory=LatentConfig)
+    latent_noise: float = 1 / 64
     flow: MefSettings = field(default_factory=lambda: SMALL_FLOW)
     dataset: DataConfig = field(default_factory=DataConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
@@ -237,6 +213,8 @@ class TrainConfig:
         _check({"batch_size": self.batch_size, "eval_every": self.eval_every}, least=1)
         _check({"epochs": self.epochs, "pictures_every": self.pictures_every}, least=0)
         _check({"lr": self.lr, "checkpoint_minutes": self.checkpoint_minutes}, above=0)
+        if not 0 < self.latent_noise <= 1:
+            raise ValueError(f"latent_noise must lie in (0, 1]; got {self.latent_noise}")
         if not -(2**63) <= self.seed < 2**63:  # what generators of torch take
             raise ValueError(f"seed must lie in [-2^63, 2^63); got {self.seed}")
         if unknown := [name for name in self.trackers if name not in TRACKERS]:

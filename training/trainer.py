@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -19,7 +18,7 @@ from nfaug.fitting import fit_classes
 from nfaug.flows.codec import check_levels
 from nfaug.io.lock import lock_output
 
-from .config import SMALL_FLOW, LatentConfig, TrainConfig
+from .config import SMALL_FLOW, TrainConfig
 from .evaluation.metrics import evaluate
 from .run.context import RunContext, TrainResult, open_context
 from .run.distributed import Processes
@@ -38,7 +37,6 @@ def train(
     init: Checkpoint | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
-    pictures: bool = False,
     progress: bool = True,
     processes: Processes | None = None,
     begin: Callable[[TrainConfig], None] | None = None,
@@ -47,8 +45,8 @@ def train(
 
     The flow is trained under one gaussian per class. `config.prior` says how the gaussians are
     solved: after the data-dependent initialisation and again after the first epoch, then fixed. A
-    step whose loss or gradient is not finite is skipped; after `optim.max_bad_steps` in a row the
-    run rolls back to its last saved state and halves the learning rate. A class of one image gets
+    step whose loss or gradient is not finite is skipped; after 20 in a row the run rolls back
+    to its last saved state and halves the learning rate. A class of one image gets
     the mean variance of the other classes, no axes and no partner, with a warning.
 
     On one machine's CPU the same seed gives the same weights. Under `accelerate launch` or
@@ -68,7 +66,6 @@ def train(
         resume: Resume from the newest snapshot in `folder`, if there is one. On a CPU the result is
             bit for bit that of an uninterrupted run, unless `max_minutes` is set, which makes the
             learning rate follow the clock.
-        pictures: Also draw the pictures of the finished run.
         progress: Show bars, or log lines where standard error is no terminal.
         processes: The process group; by default taken from the environment.
         begin: Called with the run's settings on the main process, after all arguments are checked
@@ -81,7 +78,7 @@ def train(
         ValueError: If the data set is empty, a class has no image, `val` has other classes or
             another shape, or the snapshots in `folder` are damaged or of another run.
         FixedPointDivergence: If the class gaussians cannot be found with these settings.
-        TrainingDiverged: If steps are not finite after `optim.max_rollbacks` rollbacks.
+        TrainingDiverged: If steps are still not finite after 3 rollbacks.
         Interrupted: After SIGINT or SIGTERM; a KeyboardInterrupt. The state is saved first.
         OSError: If another process writes to `folder`.
         RunStopped: If files cannot be read or written, or another process ended.
@@ -115,10 +112,18 @@ def train(
             if begin is not None and processes.main:
                 begin(config)
             if start is not None and snapshot is not None:
-                state, initial = context.resume(start.flow, snapshot), start
+                state = context.resume(start.flow, snapshot)
             else:
-                state, initial = _start(context, snapshots, init)
-            result = _run(context, snapshots, state, initial, pictures=pictures)
+                state = context.start(context.new_flow() if init is None else init.flow)
+                snapshots.save_initial(context.checkpoint(state.optimizer.average, state))
+                snapshots.save(state.snapshot())
+            reporter = Reporter(context, path)
+            try:
+                reporter.start(state)
+                Loop(context, state, snapshots, reporter).run()
+                result = _finish(context, state)
+            finally:
+                reporter.close()
             processes.wait()
     return result
 
@@ -127,62 +132,18 @@ def _settings_of(init: Checkpoint, config: TrainConfig, images: LabelledImages) 
     """The settings of a run that starts from another flow, which fixes shape and noise."""
     check_levels(images[0][0][None], init.flow.codec.channels, init.flow.codec.image_size)
     backbone: Any = init.flow.config.backbone
-    ignored = ["flow.*"] if config.flow not in (backbone, SMALL_FLOW) else []
-    record = init.flow.codec.record
-    if config.autoencoder is not None and record is None:
+    if config.autoencoder is not None and init.flow.codec.record is None:
         raise ValueError(
             "the flow of init works on pixels: leave out autoencoder, or start from a flow on its "
             "latents"
         )
-    if record is not None and config.latents.noise not in (record.noise, LatentConfig().noise):
-        ignored.append("latents.noise")
-    if ignored:
-        warnings.warn(
-            f"the initial flow has its own settings; {' and '.join(ignored)} are ignored",
-            UserWarning,
-            stacklevel=3,
-        )
+    if config.flow not in (backbone, SMALL_FLOW):
+        message = "the initial flow has its own architecture; the settings flow.* are ignored"
+        warnings.warn(message, UserWarning, stacklevel=3)
     return replace(config, flow=backbone)
 
 
-def _start(
-    context: RunContext, snapshots: Snapshots, init: Checkpoint | None
-) -> tuple[RunState, Checkpoint]:
-    """Create and save the state of a new run; also return its initial flow."""
-    state = context.start(context.new_flow() if init is None else init.flow)
-    flow = copy.deepcopy(state.optimizer.flow).to(context.processes.device).eval()
-    initial = context.checkpoint(flow, state)
-    snapshots.save_initial(initial)
-    snapshots.save(state.snapshot())
-    return state, initial
-
-
-def _run(
-    context: RunContext,
-    snapshots: Snapshots,
-    state: RunState,
-    initial: Checkpoint,
-    *,
-    pictures: bool,
-) -> TrainResult:
-    """Train to the end, and draw the pictures of the finished run."""
-    reporter = Reporter(context, snapshots.run)
-    try:
-        reporter.start(state)
-        Loop(context, state, snapshots, reporter).run()
-        result = _finish(context, state, initial)
-        if pictures and context.processes.main:
-            from .pictures import figure_image, run_figures
-
-            figures = run_figures(result, context.dataset)
-            drawn = {name: figure_image(figure) for name, figure in figures.items()}
-            reporter.show(drawn, state.optimizer.steps)
-    finally:
-        reporter.close()
-    return result
-
-
-def _finish(context: RunContext, state: RunState, initial: Checkpoint) -> TrainResult:
+def _finish(context: RunContext, state: RunState) -> TrainResult:
     """Evaluate the averaged flow, fit PCA, and put the checkpoint together."""
     optimizer, config = state.optimizer, context.config
     flow = optimizer.average.eval()
@@ -221,4 +182,4 @@ def _finish(context: RunContext, state: RunState, initial: Checkpoint) -> TrainR
             seed=config.seed,
             progress=context.shown,
         )
-    return TrainResult(checkpoint, state.history, state.losses, initial)
+    return TrainResult(checkpoint, state.history, state.losses)

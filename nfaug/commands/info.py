@@ -18,21 +18,20 @@ def parser() -> ArgumentParser:
     """Options of `nfaug info`."""
     made = new_parser(
         "info",
-        "Describe a checkpoint (flow, classes, gaussians, figures, cost), or the cost of training "
-        "by a recipe.",
+        "Describe a checkpoint (flow, classes, gaussians, figures, cost), or a recipe.",
     )
     made.add_argument("flow", nargs="?", help=FLOW)
     made.add_argument(
         "--recipe",
-        help="describe a recipe of nfaug train instead: its flow, GFLOP per image and direction, "
-        "and an estimate of the GPU hours",
+        help="describe the flow of a recipe of nfaug train instead, and its GFLOP per image and "
+        "direction",
     )
     add_autoencoder(made)
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Load and describe a checkpoint, or estimate the cost of a recipe."""
+    """Load and describe a checkpoint, or a recipe."""
     if (arguments.flow is None) == (arguments.recipe is None):
         raise ValueError("give either a checkpoint or --recipe NAME")
     if arguments.recipe is not None:

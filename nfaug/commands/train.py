@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from ..augment.preview import preview_grid
 from ..checkpoint.checkpoint import load
@@ -33,14 +33,6 @@ EXIT_CODES = (
     "outside (disk full, images lost, another process ended); 130 and 143 interrupted by Ctrl-C "
     "and SIGTERM after the state was saved. After 4, 130 and 143 --resume continues the run."
 )
-_load_yaml = get_loader("yaml")
-
-
-def _without_aliases(text: str) -> Any:
-    """Load YAML without its aliases: a few lines of them stand for millions of values."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-        raise yaml.YAMLError("settings cannot have YAML aliases (*name)")
-    return _load_yaml(text)
 
 
 def expand(argv: Sequence[str]) -> list[str]:
@@ -69,15 +61,12 @@ def expand(argv: Sequence[str]) -> list[str]:
             rest.append(word)
     given = {word.partition("=")[0] for word in rest}
     if "--resume" in files and (others := given & {"--init", "--out", "--overwrite"}):
-        raise ValueError(
-            f"--resume continues the run in its directory; leave out {' and '.join(sorted(others))}"
-        )
+        raise ValueError(f"--resume continues a run in its directory; leave out {sorted(others)}")
     return files + rest
 
 
 def parser() -> ArgumentParser:
     """Options of `nfaug train`: data, output, and every field of `TrainConfig`."""
-    set_loader("yaml", _without_aliases, (yaml.YAMLError,))
     made = new_parser(
         "train",
         "Train a normalizing flow on your images, then fit class gaussians and PCA axes to it. "
@@ -108,13 +97,6 @@ def parser() -> ArgumentParser:
     made.add_argument("-c", "--config", action=ActionConfigFile, help="a YAML file of settings")
     made.add_argument("--split", default="train", help="part of the data to train on")
     made.add_argument("--overwrite", action="store_true", help="replace what --out holds")
-    made.add_argument(
-        "--pictures",
-        type=bool,
-        default=True,
-        help="draw latents and pairwise KL at the end, and progress pictures every "
-        "--pictures-every epochs, for --out/pictures and trackers",
-    )
     made.add_class_arguments(TrainConfig)
     return made
 
@@ -124,12 +106,17 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     if arguments.recipe is not None:  # `expand` took it from the command line
         raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
     out, resume = Path(arguments.out), arguments.resume is not None
+    steps = Snapshots(out).steps()
     if not resume:
-        _check_new(out, overwrite=arguments.overwrite)
+        if steps and not arguments.overwrite and not (out / CONFIG).exists():
+            raise FileExistsError(
+                f"{out} holds an unfinished run: continue it with --resume {out}, or replace it "
+                "with --overwrite"
+            )
+        check_output(out, overwrite=arguments.overwrite)
     config = _settings(arguments)
-    begun = resume and Snapshots(out).steps()  # then the run has its own copy of the flow of --init
     init = None
-    if arguments.init is not None and not begun:
+    if arguments.init is not None and not (resume and steps):  # else the run has a copy of it
         init = load(arguments.init, autoencoder=config.autoencoder)
     dataset = open_dataset(
         arguments.data,
@@ -147,7 +134,6 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
                 init=init,
                 folder=out,
                 resume=resume,
-                pictures=arguments.pictures,
                 processes=processes,
                 begin=lambda settings: _save_settings(arguments, settings, out),
             )
@@ -161,22 +147,10 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         processes.close()
 
 
-def _check_new(out: Path, *, overwrite: bool) -> None:
-    """Check that --out can be written: a new directory, or one to overwrite."""
-    if not overwrite and not (out / CONFIG).exists() and Snapshots(out).steps():
-        raise FileExistsError(
-            f"{out} holds an unfinished run: continue it with --resume {out}, or replace it with "
-            "--overwrite"
-        )
-    check_output(out, overwrite=overwrite)
-
-
 def _settings(arguments: Namespace) -> TrainConfig:
     """The settings of the run."""
     ready = parser().instantiate(arguments)
     config = TrainConfig(**{field.name: ready[field.name] for field in fields(TrainConfig)})
-    if not arguments.pictures:
-        config = replace(config, pictures_every=0)
     if arguments.image_size is not None:
         dataset = replace(config.dataset, image_size=arguments.image_size)
         config = replace(config, dataset=dataset)
@@ -184,10 +158,7 @@ def _settings(arguments: Namespace) -> TrainConfig:
 
 
 def _save_settings(arguments: Namespace, config: TrainConfig, out: Path) -> None:
-    settings = {name: arguments[name] for name in ("data", "split", "pictures")}
-    settings |= config.to_dict()
-    if arguments.init is not None:
-        settings["init"] = arguments.init
+    settings = {name: arguments[name] for name in ("data", "split", "init")} | config.to_dict()
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / SETTINGS, yaml.safe_dump(jsonable(settings), sort_keys=False))
 

@@ -25,7 +25,7 @@ from nfaug.training import RunStopped, TrainingDiverged
 from nfaug.training.config import recipes
 
 SETTINGS = """
-pictures: false
+pictures_every: 0
 trackers: []
 epochs: 1
 batch_size: 12
@@ -223,7 +223,7 @@ def test_train(tiny_folder: Path, tmp_path: Path, settings: str, nfaug_command: 
 
     # The settings that were saved make the same flow again.
     again = tmp_path / "again"
-    ran = nfaug_command("train", "-c", out / "train.yaml", "--out", again, "--pictures", "false")
+    ran = nfaug_command("train", "-c", out / "train.yaml", "--out", again, "--pictures-every", "0")
     assert ran.code == 0, ran.err
     assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
     assert (again / "train.yaml").read_text() == (out / "train.yaml").read_text()

@@ -32,7 +32,7 @@ def test_what_is_published_names_no_folder_of_this_machine(
     run, fitted, made = tmp_path / "run", tmp_path / "fitted", tmp_path / "made"
     words = [
         *("train", "--data", str(tiny_folder), "--out", str(run), "--trackers", "[]"),
-        *("--epochs", "1", "--batch-size", "12", "--pca.rank", "4", "--pictures", "false"),
+        *("--epochs", "1", "--batch-size", "12", "--pca.rank", "4", "--pictures-every", "0"),
         *("--flow.steps", "[1, 1]", "--flow.blocks", "[1, 1]", "--flow.width", "[8, 8]"),
         *("--prior.fixed-point.kld-weight", "20"),
     ]

@@ -114,7 +114,8 @@ def test_training(result: TrainResult, photos: TensorImages, saved: Path) -> Non
 
 def test_mirrored_latents_are_drawn() -> None:
     views = torch.arange(2.0).expand(200, 2)[..., None, None, None].expand(-1, -1, 4, 2, 2)
-    drawn = FlowAugmentation(hflip=True)(views, generator=torch.Generator().manual_seed(0))
+    augment = FlowAugmentation(hflip=True)
+    drawn = augment.apply(views, augment.draw(200, torch.Generator().manual_seed(0)))
     assert drawn.shape == (200, 4, 2, 2)
     assert 0.4 < float(drawn.mean()) < 0.6
     assert torch.equal(drawn.amin((1, 2, 3)), drawn.amax((1, 2, 3)))
@@ -223,7 +224,7 @@ def test_the_command_line(
         *("train", "--recipe", "imagenet-vae", *data, "--out", flow, "--autoencoder", autoencoder),
         *("--dataset.image_size", "[64,64]", "--epochs", "1", "--batch-size", "18"),
         *("--flow.steps", "[1,1]", "--flow.blocks", "[0,0]", "--flow.width", "[4,4]"),
-        *("--pca.rank", "4", "--pictures", "false", "--lr", "0.001"),
+        *("--pca.rank", "4", "--pictures-every", "0", "--lr", "0.001"),
     )
     assert made["steps"] == 2
     assert (flow / "samples.png").is_file()

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.mef import MefSettings
 from nfaug.training.config import TrainConfig, recipe_path, recipes
-from nfaug.training.evaluation.cost import IMAGES, recipe_config, recipe_cost, recipe_flow
+from nfaug.training.evaluation.cost import recipe_config, recipe_cost
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,9 @@ def test_recipe_comments(name: str) -> None:
     cost = recipe_cost(name)
     (stated,) = re.findall(r"Costs ([\d.]+) GFLOP per image and direction", head)
     digits = len(stated.partition(".")[2])
-    assert stated == f"{cost['gflop_per_image_and_direction']:.{digits}f}"
-    assert ("card_hours" in cost) == (name in IMAGES and recipe_config(name).max_minutes is None)
-    if name.startswith(("cifar", "imagenet")):
-        (stated,) = re.findall(r"([\d.]+) A100 hours at 40%", head)
-        assert stated == f"{cost['card_hours']:.0f}"
+    assert ("flow" in cost) == (recipe_config(name).autoencoder is None)
+    if "flow" in cost:
+        assert stated == f"{cost['gflop_per_image_and_direction']:.{digits}f}"
     assert f"--recipe {name} " in head, "the command that runs it"
     assert re.search(r"[Rr]each", head), "what it should reach"
 
@@ -71,7 +69,7 @@ def test_the_papers_settings() -> None:
         config = recipe_config(name)
         assert (config.lr, config.epochs, config.batch_size) == (0.01, 500, 512)
         assert (config.optim.warmup_steps, config.optim.decay) == (1000, "constant")
-        assert recipe_flow(config) == FlowConfig()
+        assert recipe_cost(name)["flow"].items() >= FlowConfig().to_dict().items()
         prior = config.prior
         assert (prior.kind, prior.fixed_point.fit) == ("fpi", "means")
         assert prior.fixed_point.weight(classes, 3072) == pytest.approx(
@@ -79,10 +77,6 @@ def test_the_papers_settings() -> None:
         )
         kinds = config.augmentation
         assert all((kinds.hflip, kinds.pad_crop, kinds.rotation, kinds.color_jitter))
-
-
-def test_latents_are_the_usual_ones() -> None:
-    assert recipe_flow(recipe_config("imagenet-vae")).shape == (4, 32, 32)
 
 
 @pytest.mark.parametrize(

@@ -120,10 +120,6 @@ def test_an_interrupted_run_resumes_bit_for_bit(
     # Resuming a finished run computes only its end again.
     again = train(digits, config, folder=tmp_path, resume=True, progress=False)
     assert everything(again) == everything(calm)
-    assert again.initial is not None
-    assert calm.initial is not None
-    one, other = again.initial.flow.state_dict(), calm.initial.flow.state_dict()
-    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_killed_command_resumes_bit_for_bit(tmp_path: Path) -> None:
@@ -138,7 +134,7 @@ def _words(folder: Path, epochs: int) -> list[str]:
     settings = folder / "settings.yaml"
     settings.write_text(
         f"""
-        pictures: false
+        pictures_every: 0
         trackers: []
         epochs: {epochs}
         batch_size: 25
@@ -172,7 +168,7 @@ def _assert_same(folder: Path) -> None:
 
 
 def test_damaged_snapshots(digits: TensorImages, config: TrainConfig, tmp_path: Path) -> None:
-    """The newest whole one is resumed from; without one it is an error."""
+    """A damaged one is an error; once it is removed, the run goes on from the one before."""
     calm = train(digits, config, folder=tmp_path, progress=False)
     folders = [tmp_path / "state" / f"step-{step:09}" for step in (7, 8)]
     names = sorted(path.name for path in (tmp_path / "state").iterdir())
@@ -181,22 +177,19 @@ def test_damaged_snapshots(digits: TensorImages, config: TrainConfig, tmp_path: 
     whole = tensors.read_bytes(), facts.read_text()
     for file, damaged, token in (
         (tensors, whole[0][:-1] + bytes([whole[0][-1] ^ 1]), "SHA-256"),
-        (facts, whole[1].replace('"epoch": 3', '"epoch": 1').encode(), "SHA-256"),
-        (facts, whole[1][:-40].encode(), "damaged"),
-        (facts, b"[]", "damaged"),
-        (facts, b"[" * 100_000, "damaged"),
+        (facts, whole[1][:-40].encode(), "remove it"),
+        (facts, b"[]", "remove it"),
+        (facts, b"[" * 100_000, "remove it"),
         (facts, b'{"format": 2}', "format"),
     ):
         file.write_bytes(damaged)
-        with pytest.warns(UserWarning, match=token):
-            resumed = train(digits, config, folder=tmp_path, resume=True, progress=False)
-        assert everything(resumed) == everything(calm)
+        with pytest.raises(ValueError, match=token):
+            train(digits, config, folder=tmp_path, resume=True, progress=False)
         tensors.write_bytes(whole[0])
         facts.write_text(whole[1])
-    for folder in folders:
-        (folder / "state.json").write_text("")
-    with pytest.warns(UserWarning, match="damaged"), pytest.raises(ValueError, match="state"):
-        train(digits, config, folder=tmp_path, resume=True, progress=False)
+    shutil.rmtree(folders[1])
+    resumed = train(digits, config, folder=tmp_path, resume=True, progress=False)
+    assert everything(resumed) == everything(calm)
 
 
 @pytest.mark.parametrize(
@@ -265,25 +258,6 @@ def test_more_epochs_and_the_solve_that_the_last_epoch_left_out(
     later = dataclasses.replace(config, prior=prior, epochs=6)
     train(digits, later, folder=tmp_path, resume=True, progress=False)
     assert solves == [1, 3, 6]
-
-
-def test_a_state_of_another_kind_of_device(
-    digits: TensorImages, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train(digits, config, folder=tmp_path, progress=False)
-    newest = Snapshots.newest
-
-    def of_a_gpu(self: Snapshots) -> Any:
-        snapshot = newest(self)
-        assert snapshot is not None
-        snapshot.tensors["noise"] = torch.arange(16, dtype=torch.uint8)  # as CUDA's generators
-        return snapshot
-
-    monkeypatch.setattr(Snapshots, "newest", of_a_gpu)
-    longer = dataclasses.replace(config, epochs=3)
-    with pytest.warns(UserWarning, match="device"):
-        result = train(digits, longer, folder=tmp_path, resume=True, progress=False)
-    assert len(result.loss) == 12
 
 
 # Failures outside the run.
@@ -393,23 +367,22 @@ def test_the_command_after_a_signal(
 def test_a_signal_to_all_processes_and_twice(
     tiny_folder: Path, config: TrainConfig, tmp_path: Path, at_step: Any, workers: int
 ) -> None:
-    """As `timeout`, a job manager and torchrun send it: also to workers that read images."""
+    """As `timeout` and a job manager send it: workers that read images leave it to the run."""
     settings = DataConfig(memory_gib=0, workers=workers, val_fraction=0)
     config = dataclasses.replace(config, dataset=settings, checkpoint_minutes=10)
 
     def stop() -> None:
         children = torch.multiprocessing.active_children()
+        assert len(children) >= workers
         for process in (os.getpid(), *(child.pid for child in children), os.getpid()):
             assert process is not None
             os.kill(process, signal.SIGTERM)
-        for child in children:
-            child.join()
 
     at_step(2, stop)
-    with pytest.raises(Interrupted, match="step") as error:
+    with pytest.raises(Interrupted, match="step 2") as error:
         train(open_dataset(tiny_folder), config, folder=tmp_path, progress=False)
     assert error.value.exit_code == 143
-    assert workers or Snapshots(tmp_path).steps()[-1] == 2
+    assert Snapshots(tmp_path).steps()[-1] == 2
 
 
 def test_a_signal_after_the_last_step(
@@ -463,7 +436,7 @@ def test_a_run_whose_time_is_over_takes_no_more_steps(
 @pytest.mark.filterwarnings("always::RuntimeWarning")
 def test_exit_code_of_divergence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", *_words(tmp_path, epochs=9), "--out", str(tmp_path / "run"), "--lr", "1e9"]
-    assert main([*words, "--optim.warmup-steps", "0", "--optim.max-rollbacks", "1"]) == 3
+    assert main([*words, "--optim.warmup-steps", "0"]) == 3
     error = capsys.readouterr().err
     assert "warning: " in error
     assert "step 0" in error

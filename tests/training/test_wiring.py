@@ -36,7 +36,7 @@ def base(
     """A run from a fixed start, with class gaussians that stay those of the start."""
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=0)
     config = dataclasses.replace(tiny_config, prior=prior)
-    return config, train(tiny_images, config, init=tiny_result.initial, progress=False)
+    return config, train(tiny_images, config, init=tiny_result.checkpoint, progress=False)
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
@@ -47,7 +47,7 @@ def test_a_setting_changes_the_losses(
     tiny_result: TrainResult,
 ) -> None:
     config, plain = base
-    start = tiny_result.initial
+    start = tiny_result.checkpoint
     other = dataclasses.replace(config, **changes)
     assert train(tiny_images, other, init=start, progress=False).loss[-1] != plain.loss[-1]
 

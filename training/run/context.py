@@ -45,14 +45,11 @@ class TrainResult:
             main one fits PCA.
         history: One row per evaluation, as in `log.csv`.
         loss: Bits per dimension of every step that was not skipped.
-        initial: The flow after its data-dependent initialisation (or as passed in `init`), with the
-            gaussians solved on it.
     """
 
     checkpoint: Checkpoint
     history: list[dict[str, float]] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
-    initial: Checkpoint | None = None
 
 
 @dataclass
@@ -105,12 +102,13 @@ class RunContext:
     def fixed(self) -> Mapping[str, Any]:
         """What a resumed run must keep: what decides which numbers a step reads and draws."""
         settings = flat(self.config.to_dict())
-        names = ("seed", "batch_size", "prior.kind", "latents.noise")
+        names = ("seed", "batch_size", "prior.kind", "latent_noise")
         return {
             **{name: settings[name] for name in names},
             **flat({"flow": self.shape()[0].to_dict()}),
             "images to train on": len(self.data.labels),
             "--data": self.dataset.fingerprint(),
+            "device": self.processes.device.type,  # generators of GPUs have other states
         }
 
     def new_flow(self) -> Flow:
@@ -124,14 +122,13 @@ class RunContext:
         flow = flow.to(self.processes.device)
         order = torch.randperm(len(self.data.labels), generator=self.choice)[:_INIT_IMAGES]
         augmentation = self.config.augmentation
-        drawn = augmentation.draw(len(order), generator=self.noise) if augmentation.enabled else {}
+        drawn = augmentation.draw(len(order), self.noise)
         noise = draw_noise(flow, len(order), self.noise, augmentation.noise)
         if self.processes.main:
             images = torch.cat([batch for batch, _ in self.data.iterate(order, _INIT_IMAGES)])
             images = images.to(self.processes.device)
-            if augmentation.enabled:  # else pixels that vary only by shifts get huge scales
-                images = augmentation.apply(images, drawn)
-            prepared = flow.codec.prepare(images)
+            # Without augmentation, pixels that vary only by shifts would get huge scales.
+            prepared = flow.codec.prepare(augmentation.apply(images, drawn))
             flow.initialize(flow.codec.dequantize(prepared, noise))
             flow.clip_()  # a bound below that of new scalars would grow to it on loading
         self.processes.broadcast([*flow.parameters(), *flow.buffers()])
@@ -297,7 +294,7 @@ def _measured(
     choice = torch.Generator().manual_seed(config.seed)
     rows = torch.randperm(len(images), generator=choice)[:_MEASURED]
     chosen = torch.stack([images.image(row) for row in rows.tolist()])
-    return measure_codec(config.autoencoder, chosen, noise=config.latents.noise, device=device)
+    return measure_codec(config.autoencoder, chosen, noise=config.latent_noise, device=device)
 
 
 def _latents(data: Batches, context: RunContext, *, mirrored: bool) -> Batches:

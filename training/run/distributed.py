@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
@@ -148,18 +147,12 @@ def _check_trackers(trackers: Sequence[str]) -> None:
 
 def _accelerator(cpu: bool, trackers: Sequence[str], folder: Path | None) -> Any:
     from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
+    from accelerate.utils import InitProcessGroupKwargs
 
-    with warnings.catch_warnings():
-        # Accelerate announces the number of threads it chooses if OMP_NUM_THREADS is unset.
-        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")
-        return Accelerator(
-            cpu=cpu,
-            mixed_precision="no",
-            log_with=list(trackers) or None,
-            project_config=ProjectConfiguration(
-                project_dir=None if folder is None else str(folder),
-                logging_dir=None if folder is None else str(folder / "tensorboard"),
-            ),
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=_TIMEOUT)],
-        )
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision="no",
+        log_with=list(trackers) or None,
+        project_dir=None if folder is None else folder / "tensorboard",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_TIMEOUT)],
+    )

@@ -29,6 +29,7 @@ from .snapshots import RunState, Snapshots
 
 __all__ = ["FlowLoss", "Interrupted", "Loop", "RunStopped", "Signals", "stopped_from_outside"]
 
+MAX_ROLLBACKS = 3
 _PROBES = 64  # images encoded to check that a flow is still finite
 
 
@@ -90,9 +91,8 @@ class Loop:
         """Train until the last epoch is over.
 
         Raises:
-            TrainingDiverged: If steps are not finite after `optim.max_rollbacks` rollbacks.
-            Interrupted: After SIGINT or SIGTERM. The state is saved first, unless the signal also
-                ended the workers that read images.
+            TrainingDiverged: If steps are still not finite after `MAX_ROLLBACKS` rollbacks.
+            Interrupted: After SIGINT or SIGTERM, when the state is saved.
             OSError: If files cannot be read or written.
         """
         state = self.state
@@ -103,11 +103,6 @@ class Loop:
                     self._epoch()
                 except TrainingDiverged as error:
                     self._roll_back(error)
-                except (RuntimeError, OSError) as error:
-                    if not self.signals.number:
-                        raise
-                    # It ended data-loader workers too, possibly in the middle of a step.
-                    raise self._interrupted() from error
 
     def _epoch(self) -> None:
         """Train the rest of the epoch, then evaluate."""
@@ -126,9 +121,8 @@ class Loop:
         """Take a step on a batch; return whether a process received a signal."""
         state, augmentation = self.state, self.config.augmentation
         images = shard.images.to(self.processes.device, non_blocking=True)
-        if augmentation.enabled:
-            drawn = augmentation.draw(shard.total, generator=state.noise)
-            images = augmentation.apply(images, {k: v[shard.part] for k, v in drawn.items()})
+        drawn = augmentation.draw(shard.total, state.noise)
+        images = augmentation.apply(images, {k: v[shard.part] for k, v in drawn.items()})
         noise = draw_noise(self.flow, shard.total, state.noise, augmentation.noise)[shard.part]
         labels = prior_labels(self.config.prior, shard.labels).to(self.processes.device)
         bits = self.model(images, noise, labels, state.gaussians) * (shard.weight / shard.total)
@@ -169,11 +163,8 @@ class Loop:
         if stop:
             self._save()
             self.processes.wait()  # the main process may still be writing
-            raise self._interrupted()
-
-    def _interrupted(self) -> Interrupted:
-        number = self.signals.number or signal.SIGTERM  # another process received it
-        return Interrupted(f"interrupted; {_resume_hint(self.snapshots)}", number)
+            number = self.signals.number or signal.SIGTERM  # another process received it
+            raise Interrupted(f"interrupted; {_resume_hint(self.snapshots)}", number)
 
     def _end_epoch(self) -> None:
         """Solve the gaussians again, evaluate and draw, where due.
@@ -189,8 +180,9 @@ class Loop:
             self._check_finite(state.optimizer.average)
         if last or state.epoch % config.eval_every == 0:
             self._evaluate()
-        if not last and config.pictures_every and state.epoch % config.pictures_every == 0:
-            self.reporter.pictures(state)
+        every = config.pictures_every
+        if every and (last or state.epoch % every == 0):
+            self.reporter.samples(state)
         if state.position >= self.context.steps_per_epoch:
             state.epoch, state.position, state.order = state.epoch + 1, 0, None
         state.finished = last
@@ -242,10 +234,10 @@ class Loop:
 
     def _roll_back(self, error: TrainingDiverged) -> None:
         """Return to the last saved state and halve the learning rate."""
-        state, most = self.state, self.config.optim.max_rollbacks
+        state = self.state
         rollbacks, scale, elapsed = state.rollbacks, state.optimizer.scale, state.elapsed
         self.processes.wait()  # the main process may still be writing
-        snapshot = self.snapshots.newest() if rollbacks < most else None
+        snapshot = self.snapshots.newest() if rollbacks < MAX_ROLLBACKS else None
         if snapshot is None:
             tries = f" (after {rollbacks} rollbacks)" if rollbacks else ""
             raise TrainingDiverged(f"{error}{tries}") from error
@@ -256,7 +248,7 @@ class Loop:
         self.reporter.rewind(state)
         warnings.warn(
             f"{error}. Rolled back to step {state.optimizer.steps}; the learning rate is now "
-            f"scaled by {state.optimizer.scale:g} (rollback {state.rollbacks} of {most})",
+            f"scaled by {state.optimizer.scale:g} (rollback {state.rollbacks} of {MAX_ROLLBACKS})",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -15,6 +15,7 @@ from ..config import TrainConfig
 
 __all__ = ["FlowOptimizer", "TrainingDiverged", "learning_rate"]
 
+MAX_BAD_STEPS = 20  # so many in a row end the run, or return it to its last saved state
 _EMA_POWER = 0.75  # warm-up of the average: its decay at step n is at most 1 - (1 + n)^-0.75
 
 
@@ -83,7 +84,7 @@ class FlowOptimizer:
             value: The loss to check and return, if `loss` is only this process's part.
 
         Raises:
-            TrainingDiverged: If `optim.max_bad_steps` steps in a row are not finite.
+            TrainingDiverged: If `MAX_BAD_STEPS` steps in a row are not finite.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.scale * learning_rate(self.config, self.steps, done)
@@ -101,7 +102,7 @@ class FlowOptimizer:
             return found
         self.skipped += 1
         self.skipped_in_a_row += 1
-        if self.skipped_in_a_row >= self.config.optim.max_bad_steps:
+        if self.skipped_in_a_row >= MAX_BAD_STEPS:
             raise TrainingDiverged(
                 f"{self.skipped_in_a_row} steps in a row were not finite (loss {found}, gradient "
                 f"norm {size}); {self.advice()}"

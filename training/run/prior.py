@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nfaug.classes.priors import PRIORS
 from nfaug.classes.statistics import ClassStatistics
 from nfaug.data.batches import Batches, progress_bar
 from nfaug.flows.flow import Flow
@@ -23,10 +22,9 @@ def check_prior(config: PriorConfig, num_classes: int) -> None:
         ValueError: If there are fewer.
     """
     if num_classes < config.entry.min_classes:
-        others = [repr(kind) for kind, prior in PRIORS.items() if not prior.labelled]
         raise ValueError(
             f"prior.kind {config.kind!r} needs at least {config.entry.min_classes} classes, the "
-            f"data have {num_classes}; set prior.kind to {' or '.join(others)}"
+            f"data have {num_classes}; set prior.kind to 'single'"
         )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from nfaug.augment.preview import picture_grid, sample_images
 from nfaug.data.images import progress_bar
 from nfaug.io.atomic import write_picture, write_text
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Reporter"]
 
 LOG = "log.csv"
+_CLASSES, _COLUMNS = 10, 6  # rows and columns of the picture of samples
 
 
 class Reporter:
@@ -87,30 +90,22 @@ class Reporter:
         for tracker in self.trackers:
             tracker.log(row, step=state.optimizer.steps)
 
-    def pictures(self, state: RunState) -> None:
-        """Draw the progress picture."""
-        if self.folder is None:
-            return
-        from ..pictures import progress_picture
-
-        drawn = {"progress_samples": progress_picture(self.context, state)}
-        self.show(drawn, state.optimizer.steps)
-
-    def show(self, pictures: Mapping[str, Image.Image], step: int) -> None:
-        """Write pictures into the folder and to the trackers that take images."""
+    def samples(self, state: RunState) -> None:
+        """Draw samples of the flow, for the folder and for the trackers that take images."""
         if self.folder is None:
             return
         import numpy as np
 
+        name, step = "progress_samples", state.optimizer.steps
+        picture = _samples(self.context, state)
         (self.folder / "pictures").mkdir(parents=True, exist_ok=True)
-        for name, picture in pictures.items():
-            write_picture(self.folder / "pictures" / f"{name}.png", picture)
-            values = {name: np.asarray(picture.convert("RGB"))[None]}
-            for tracker in self.trackers:
-                if tracker.name == "tensorboard":
-                    tracker.log_images(values, step=step, dataformats="NHWC")
-                elif hasattr(tracker, "log_images"):  # trackio has none
-                    tracker.log_images(values, step=step)
+        write_picture(self.folder / "pictures" / f"{name}.png", picture)
+        values = {name: np.asarray(picture.convert("RGB"))[None]}
+        for tracker in self.trackers:
+            if tracker.name == "tensorboard":
+                tracker.log_images(values, step=step, dataformats="NHWC")
+            elif hasattr(tracker, "log_images"):  # trackio has none
+                tracker.log_images(values, step=step)
 
     def rewind(self, state: RunState) -> None:
         """Move to the state's step, at the start or after a rollback."""
@@ -136,3 +131,17 @@ class Reporter:
             writer.writeheader()
         writer.writerows(state.history)
         write_text(self.folder / LOG, text.getvalue())
+
+
+@torch.no_grad()
+def _samples(context: RunContext, state: RunState) -> Image.Image:
+    """Samples of a running flow: a row for each of the first 10 classes.
+
+    Uses the averaged weights and none of the run's generators.
+    """
+    names = [*context.classes][:_CLASSES] or ["all"]
+    device = context.processes.device
+    labels = torch.arange(len(names), device=device).repeat_interleave(_COLUMNS)
+    generator = torch.Generator(device).manual_seed(context.config.seed)
+    samples = sample_images(state.optimizer.average, state.gaussians, labels, generator=generator)
+    return picture_grid(samples.cpu().unflatten(0, (-1, _COLUMNS)), [""] * _COLUMNS, names)

@@ -7,7 +7,6 @@ import json
 import math
 import re
 import shutil
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from nfaug.augment.params import seed_of
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.checkpoint.checkpoint import load as load_checkpoint
 from nfaug.classes.gaussians import ClassGaussians
@@ -31,11 +29,11 @@ from .optimizer import FlowOptimizer
 __all__ = ["RunState", "Snapshot", "Snapshots"]
 
 _FOLDER = "state"  # in the run's folder; config.json does not list it, so a push leaves it out
-_FORMAT = 3
+_FORMAT = 4
 _FACTS, _TENSORS = "state.json", "state.safetensors"
 _COUNTERS = ("epoch", "position", "elapsed", "rollbacks", "finished", "refitted")
 _STEP = re.compile(r"step-[0-9]{9,}")
-_KEPT = 2  # snapshots: one in reserve, should the newest be damaged
+_KEPT = 2  # snapshots: one in reserve, should a disk damage the newest
 
 
 @dataclass
@@ -110,15 +108,7 @@ class RunState:
         parts = (tensors[f"gaussians.{name}"] for name in ("means", "variances", "counts"))
         self.gaussians = ClassGaussians(*parts).to(self.optimizer.flow.device)
         self.prior = dict(facts["prior"])
-        if tensors["noise"].numel() == self.noise.get_state().numel():
-            self.noise.set_state(tensors["noise"])
-        else:
-            warnings.warn(
-                "the state was saved on another kind of device: noise is drawn anew from here on",
-                stacklevel=2,
-            )
-            steps = self.optimizer.steps
-            self.noise.manual_seed(seed_of(*tensors["noise"].tolist()[:64], steps))
+        self.noise.set_state(tensors["noise"])
         self.choice.set_state(tensors["choice"])
         self.losses = tensors["losses"].tolist()
         self.order = tensors["order"].clone() if "order" in tensors else None
@@ -175,10 +165,8 @@ class Snapshots:
         steps = snapshot.facts["optimizer"]["steps"]
         with replace_directory(self.folder / _name(steps)) as staged:
             digest = write_tensors(staged / _TENSORS, snapshot.tensors)
-            facts = jsonable(
-                {"format": _FORMAT, "fixed": self.fixed, "sha256": digest, **snapshot.facts}
-            )
-            facts["state_sha256"] = _hash(facts)
+            head = {"format": _FORMAT, "fixed": self.fixed, "sha256": digest}
+            facts = jsonable(head | snapshot.facts)
             (staged / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
         # Snapshots of later steps date from before a rollback.
         kept = [_name(step) for step in self.steps() if step <= steps][-_KEPT:]
@@ -187,35 +175,30 @@ class Snapshots:
                 shutil.rmtree(entry, ignore_errors=True)
 
     def newest(self) -> Snapshot | None:
-        """Load the newest snapshot that is whole, with a warning for each that is damaged.
+        """Load the newest snapshot; None if there is none.
 
         Raises:
-            ValueError: If all are damaged, or the run has other values of `fixed`.
+            ValueError: If it is damaged, or the run has other values of `fixed`.
         """
-        if self.folder is None:
-            return self.memory
         steps = self.steps()
-        for step in reversed(steps):
-            path = self.folder / _name(step)
-            try:
-                snapshot = _read(path)
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                reason = f"it lacks {error}" if isinstance(error, KeyError) else error
-                warnings.warn(f"the saved state {path} is damaged: {reason}", stacklevel=2)
-                continue
-            self._check_fixed(snapshot.facts["fixed"])
-            return snapshot
-        if steps:
-            raise ValueError(f"no saved state in {self.folder} can be read; start a new run")
-        return None
-
-    def _check_fixed(self, saved: Mapping[str, Any]) -> None:
+        if self.folder is None or not steps:
+            return self.memory
+        path = self.folder / _name(steps[-1])
+        try:
+            snapshot = _read(path)
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ValueError(
+                f"the saved state {path} is damaged ({error}); remove it to resume from the state "
+                "before it"
+            ) from error
+        saved = snapshot.facts["fixed"]
         for name in {**saved, **self.fixed}:
             if (one := saved.get(name)) != (other := self.fixed.get(name)):
                 raise ValueError(
                     f"the run in {self.run} has {name} {one}, and settings and images now give "
                     f"{other}. A resumed run must keep it; start a new run, or pass what it had"
                 )
+        return snapshot
 
     def save_initial(self, checkpoint: Checkpoint) -> None:
         """Save the flow that the run starts from beside the snapshots."""
@@ -232,19 +215,11 @@ def _name(steps: int) -> str:
     return f"step-{steps:09}"
 
 
-def _hash(facts: Mapping[str, Any]) -> str:
-    """SHA-256 of all facts but the hash itself."""
-    rest = {name: value for name, value in facts.items() if name != "state_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
 def _read(path: Path) -> Snapshot:
     facts = parse_json((path / _FACTS).read_bytes())
     content = (path / _TENSORS).read_bytes()
     if facts["format"] != _FORMAT:
         raise ValueError(f"its format is {facts['format']!r}; this nfaug reads {_FORMAT}")
-    if facts["state_sha256"] != _hash(facts):
-        raise ValueError(f"{_FACTS} was changed: it does not have its SHA-256")
     if facts["sha256"] != hashlib.sha256(content).hexdigest():
         raise ValueError(f"the SHA-256 of {_TENSORS} differs from the one in {_FACTS}")
     return Snapshot(load(content), facts)

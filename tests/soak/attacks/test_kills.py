@@ -100,7 +100,7 @@ def test_many_killed_banks(tiny_path: Path, tiny_folder: Path, tmp_path: Path) -
 def test_many_killed_trainings(tmp_path: Path) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text(
-        "{pictures: false, trackers: [], epochs: 40, batch_size: 25, checkpoint_minutes: 1.0e-9, "
+        "{pictures_every: 0, trackers: [], epochs: 40, batch_size: 25, checkpoint_minutes: 1.0e-9, "
         "flow: {steps: [1, 1], blocks: [1, 1], width: [8, 8]}, dataset: {per_class: 10}, "
         "prior: {fixed_point: {kld_weight: 20}}, pca: {rank: 4, max_per_class: 6}}"
     )
