@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,6 @@ from .preprocess import Preprocess, as_size, channels_of, size_of
 from .readers import ArrayReader, Reader
 
 __all__ = [
-    "LINE_SECONDS",
     "LabelledImages",
     "TensorImages",
     "assemble",
@@ -37,7 +35,6 @@ T = TypeVar("T")
 
 PEEKS = 64  # images from which channels are inferred
 HASHED = 1024  # images whose contents a fingerprint covers
-LINE_SECONDS = 30.0  # between two lines of progress where standard error is no terminal
 
 
 class LabelledImages(Dataset[tuple[Tensor, int]]):
@@ -52,7 +49,6 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         image_size: (H, W) in pixels.
         preprocessing: How stored images are converted to these, as JSON values.
         skipped: Names of images that cannot be decoded and are left out.
-        threads: Whether `image` may be called from several threads at once, and gains from it.
     """
 
     def __init__(
@@ -63,7 +59,6 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         self.channels, self.image_size = preprocess.channels, preprocess.image_size
         self.preprocessing = preprocess.to_dict()
         self.skipped = list(skipped)
-        self.threads = reader.threads
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -139,10 +134,10 @@ class TensorImages(LabelledImages):
                 f"{images.dtype} of shape {tuple(images.shape)}"
             )
         names = numbered(labels) if classes is None else list(classes)
-        targets = check_labels(labels, len(names), complete=False)
+        targets = check_labels(labels, names, complete=False)
         self.images = images
         super().__init__(
-            ArrayReader(images, targets, names, "the images"),
+            ArrayReader(images, "the images", names, targets, complete=False),
             Preprocess(images.shape[1], (images.shape[2], images.shape[3]), resize=False),
             torch.arange(len(images)),
         )
@@ -178,26 +173,25 @@ def assemble(
         where += f" (without {len(skipped)} images that cannot be decoded)" if skipped else ""
     if not len(indices):
         raise ValueError(f"{where} holds no images")
-    names, targets = reader.classes, reader.targets[indices]
-    check_labels(targets, len(names), classes=names, complete=reader.complete, where=where)
+    check_labels(reader.targets[indices], reader.classes, complete=reader.complete, where=where)
     size = None if image_size is None else as_size(image_size)
     if size is not None and channels is not None and convert:
         return LabelledImages(reader, Preprocess(channels, size), indices, skipped)
     places = indices[_spread(len(indices), PEEKS)].tolist()
-    peeks = [(reader.peek(index), reader.name(index)) for index in places]
-    found = {channels_of(image) for image, _ in peeks}
+    peeks = [(channels_of(image), size_of(image)) for image in map(reader.read, places)]
+    found = {number for number, _ in peeks}
     if channels is None and len(found) > 1 and found != {1, 3}:
         raise ValueError(
             f"the images of {where} have different numbers of channels: {sorted(found)}"
         )
     preprocess = Preprocess(
         channels or max(found),
-        size or size_of(peeks[0][0]),
+        size or peeks[0][1],
         convert=convert and channels is not None,
         resize=size is not None,
     )
-    for image, name in peeks:
-        preprocess.check(image, name)
+    for place, (number, stored) in zip(places, peeks, strict=True):
+        preprocess.check(number, stored, reader.name(place))
     return LabelledImages(reader, preprocess, indices, skipped)
 
 
@@ -251,8 +245,10 @@ def to_tensors(dataset: LabelledImages, progress: bool = True) -> tuple[Tensor, 
         return dataset.images, dataset.targets
     shape = (len(dataset), dataset.channels, *dataset.image_size)
     images = torch.empty(shape, dtype=torch.uint8)
-    title, threads = "reading images", dataset.threads
-    decoded = run_over(dataset.image, len(dataset), title, threads=threads, progress=progress)
+    threads = dataset.reader.threads
+    decoded = run_over(
+        dataset.image, len(dataset), "reading images", threads=threads, progress=progress
+    )
     for index, image in enumerate(decoded):
         images[index] = image
     return images, dataset.targets
@@ -283,30 +279,8 @@ def run_over(
             bar.update()
 
 
-class _Lines(tqdm):
-    """Progress as a line every 30 seconds; a bar in a file would be one endless line."""
-
-    @staticmethod
-    def status_printer(file: Any) -> Callable[[str], None]:
-        return lambda text: print(text, file=file, flush=True)
-
-    def moveto(self, n: int) -> None:
-        """Leave the cursor where it is; bars are drawn over each other."""
-
-    def close(self) -> None:
-        self.delay = math.inf  # a bar that was never shown needs no last line
-        super().close()
-
-
 def progress_bar(total: int, title: str, unit: str, *, shown: bool, initial: int = 0) -> tqdm:
-    """A bar on standard error after one second, or a line every 30 seconds if it is no terminal."""
-    lines = shown and not sys.stderr.isatty()
-    settings: dict[str, Any] = {"delay": 1, "leave": None}
-    if lines:
-        settings = {"delay": LINE_SECONDS, "mininterval": LINE_SECONDS, "miniters": 1}
-        settings["bar_format"] = (
-            "{desc}: {n_fmt} of {total_fmt} {unit}s, {rate_fmt}, {remaining} left"
-        )
-    return (_Lines if lines else tqdm)(
-        total=total, desc=title, unit=unit, initial=initial, disable=not shown, **settings
-    )
+    """A bar on standard error after one second; it is drawn seldom if that is no terminal."""
+    seconds = 0.1 if sys.stderr.isatty() else 30.0
+    settings: dict[str, Any] = {"delay": 1, "leave": None, "mininterval": seconds}
+    return tqdm(total=total, desc=title, unit=unit, initial=initial, disable=not shown, **settings)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .decode import decode_image
 
-__all__ = ["ArrayReader", "FileReader", "Reader", "Request", "Source"]
+__all__ = ["ArrayReader", "FileReader", "Reader", "Request"]
 
 
 class Reader(ABC):
@@ -30,12 +30,14 @@ class Reader(ABC):
         threads: Whether `read` may be called from several threads at once, and gains from it.
     """
 
-    where: str
-    classes: list[str]
-    targets: Tensor
     paths: Sequence[str] | None = None
-    complete: bool = True
     threads: bool = False
+
+    def __init__(
+        self, where: str, classes: Sequence[str], targets: Tensor, complete: bool = True
+    ) -> None:
+        self.where, self.classes, self.targets = where, list(classes), targets
+        self.complete = complete
 
     @abstractmethod
     def read(self, index: int) -> Image.Image | Tensor:
@@ -48,10 +50,6 @@ class Reader(ABC):
     def name(self, index: int) -> str:
         """The name of an image in messages."""
         return f"image {index} of {self.where}"
-
-    def peek(self, index: int) -> Image.Image | Tensor:
-        """Like `read`, for the mode and the size only: pixels need not be decoded."""
-        return self.read(index)
 
     def content(self, index: int) -> bytes:
         """Bytes that tell the image from others: those of its file, or its pixels."""
@@ -74,18 +72,15 @@ class FileReader(Reader):
     def read(self, index: int) -> Image.Image:
         return decode_image(self.read_bytes(index), self.name(index))
 
-    def peek(self, index: int) -> Image.Image:
-        return decode_image(self.read_bytes(index), self.name(index), header_only=True)
-
 
 class ArrayReader(Reader):
-    """uint8 images (N, C, H, W) and their labels."""
+    """uint8 images (N, C, H, W) in memory."""
 
     def __init__(
-        self, images: Tensor, targets: Tensor, classes: list[str], where: str, complete: bool = True
+        self, images: Tensor, where: str, classes: Sequence[str], targets: Tensor, complete: bool
     ) -> None:
-        self.images, self.targets, self.classes = images, targets, classes
-        self.where, self.complete = where, complete
+        super().__init__(where, classes, targets, complete)
+        self.images = images
 
     def read(self, index: int) -> Tensor:
         return self.images[index]
@@ -101,9 +96,7 @@ class Request:
     download: bool = False
     labels: bool = True
 
-
-class Source(NamedTuple):
-    """A kind of data that `open_dataset` reads."""
-
-    accepts: str  # what the user passes, in the words of the documentation
-    open: Callable[[Request], Reader | None]  # None for data of another kind
+    @property
+    def path(self) -> Path:
+        """`data` as a path."""
+        return Path(self.data).expanduser()

@@ -75,17 +75,17 @@ class DatasetReader(Reader):
     def __init__(
         self, dataset: Any, classes: Sequence[str] | None = None, complete: bool = True
     ) -> None:
-        self.dataset, self.complete = dataset, complete
-        self.where = f"the data set ({type(dataset).__name__})"
+        self.dataset, self.where = dataset, f"the data set ({type(dataset).__name__})"
         labels: Any = stored_labels(dataset)
         # A wrapper may have changed the stored labels.
         probes = {0, len(dataset) // 2, len(dataset) - 1} if len(dataset) else set()
         if labels is None or any(self._label(index) != labels[index] for index in probes):
             labels = [*run_over(self._label, len(dataset), "reading labels", threads=False)]
-        self.targets = torch.as_tensor(labels, dtype=torch.int64)
+        targets = torch.as_tensor(labels, dtype=torch.int64)
         if classes is None and not isinstance(dataset, list | tuple):
             classes = dataset_classes(dataset)
-        self.classes = numbered(self.targets) if classes is None else list(classes)
+        names = numbered(targets) if classes is None else classes
+        super().__init__(self.where, names, targets, complete)
 
     def read(self, index: int) -> Image.Image | Tensor:
         try:

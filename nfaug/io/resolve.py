@@ -34,24 +34,12 @@ def builtin_directory(name: str) -> Path:
 
 
 def public_name(source: str | PathLike[str]) -> str:
-    """Return how a record names a flow or a data set: the last part of a path, or the name.
-
-    The names "wds/PATTERN" and "hfds/FOLDER" hold a path too.
-    """
+    """Return how a record names a flow or a data set: the last part of a path, or the name."""
     text = os.fspath(source)
-    kind, _, rest = text.partition("/")
-    if kind.lower() == "wds" and rest:
-        text = f"{kind}/{_last(rest)}"
-    elif kind.lower() == "hfds" and (rest[:1] in ("/", "~", ".") or os.path.exists(rest)):
-        text = _last(rest)
-    elif os.path.exists(os.path.expanduser(text)):
-        text = _last(text)
+    path = os.path.expanduser(text[5:] if text.lower().startswith("hfds/") else text)
+    if os.path.isabs(path) or os.path.exists(path):
+        text = os.path.basename(os.path.abspath(path)) or path
     return text.encode(errors="replace").decode()  # file names need not be valid text
-
-
-def _last(path: str) -> str:
-    """The last part of a path."""
-    return os.path.basename(os.path.abspath(os.path.expanduser(path))) or path
 
 
 def read_resolved(

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from ..decode import IMAGE_ENDINGS
-from ..readers import FileReader, Reader, Request, Source
+from ..readers import FileReader, Reader, Request
 from .layout import Layout, arrange
 
-__all__ = ["FOLDER", "FolderReader"]
+__all__ = ["open_folder"]
 
 _SHARDS = (".tar", ".parquet")  # data that may lie beside images
 
@@ -23,7 +23,7 @@ def open_folder(request: Request) -> Reader | None:
     Image folders win over other data beside them, with a warning; images at the top, such as a
     picture of shards, do not.
     """
-    root = Path(request.data).expanduser()
+    root = request.path
     if not root.is_dir():
         return None
     files, folders = _walk(root)
@@ -39,22 +39,14 @@ def open_folder(request: Request) -> Reader | None:
     return FolderReader(root, layout)
 
 
-FOLDER = Source(
-    "a folder of class folders (class/name.jpg), with or without train, val and test folders "
-    "around them",
-    open_folder,
-)
-
-
 class FolderReader(FileReader):
     """Image files in a folder."""
 
     paths: list[str]
 
     def __init__(self, root: Path, layout: Layout) -> None:
-        self.root, self.where = root / layout.root, str(root)
-        self.paths, self.classes, self.complete = layout.paths, layout.classes, layout.complete
-        self.targets = torch.tensor(layout.labels)
+        super().__init__(str(root), layout.classes, torch.tensor(layout.labels), layout.complete)
+        self.root, self.paths = root / layout.root, layout.paths
 
     def name(self, index: int) -> str:
         return str(self.root / self.paths[index])
@@ -71,11 +63,10 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
     """
     files, folders, again, seen = list[str](), list[str](), list[str](), set[str]()
     for place, inner, names in os.walk(root, followlinks=True):
-        prefix = (
-            "" if place == str(root) else os.path.relpath(place, root).replace(os.sep, "/") + "/"
-        )
+        below = Path(place).relative_to(root).as_posix()
+        prefix = "" if below == "." else f"{below}/"
         if (real := os.path.realpath(place)) in seen:
-            again.append(prefix)
+            again.append(below)
             inner.clear()
             continue
         seen.add(real)

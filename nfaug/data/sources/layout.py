@@ -15,6 +15,7 @@ __all__ = [
     "choose_split",
     "natural_key",
     "split_kind",
+    "train_or_test",
 ]
 
 UNLABELLED = "images"  # the class of images without classes
@@ -58,6 +59,14 @@ def choose_split(splits: Iterable[str], split: str, where: str) -> str:
         shown = ", ".join(map(repr, names))
         raise MissingSplitError(f"{where} has the splits {shown}; got split={split!r}")
     return split if split in names else found[0]
+
+
+def train_or_test(split: str, where: str) -> str:
+    """The kind of a split of data that have no others."""
+    kind = split_kind(split)
+    if kind not in ("train", "test"):
+        raise MissingSplitError(f'{where} has the splits "train" and "test"; got split={split!r}')
+    return kind
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:

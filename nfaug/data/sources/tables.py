@@ -10,19 +10,18 @@ from typing import Any
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from ...io.files import open_regular
 from ..classes import as_labels, numbered
 from ..decode import ImageDecodeError
-from ..readers import FileReader, Reader, Request, Source
+from ..readers import FileReader, Reader, Request
 from .layout import MissingSplitError, split_kind
 from .shards import shards_of
 
-__all__ = ["HUB", "PARQUET", "TableReader"]
+__all__ = ["open_hub", "open_parquet"]
 
 
 def open_parquet(request: Request) -> Reader | None:
     """Open a folder of parquet files, or one file."""
-    path = Path(request.data).expanduser()
+    path = request.path
     found = shards_of(path, ".parquet", request.split)
     if found is None:
         return None
@@ -53,14 +52,6 @@ def open_hub(request: Request) -> Reader | None:
     return TableReader(table, where, [Path(home) for home in homes], whole=whole)
 
 
-PARQUET = Source("a parquet file or a folder of them", open_parquet)
-HUB = Source(
-    "hfds/ and a data set of the Hugging Face Hub, such as hfds/ylecun/mnist, or a folder that the "
-    "library datasets can load",
-    open_hub,
-)
-
-
 class TableReader(FileReader):
     """Images and labels of a `datasets.Dataset`.
 
@@ -76,7 +67,6 @@ class TableReader(FileReader):
 
     def __init__(self, table: Any, where: str, homes: Sequence[Path], *, whole: bool) -> None:
         library = _datasets(where)
-        self.where, self.homes, self.complete = where, list(homes), whole
         self.image = _column(table, "image", library.Image, where)
         label = _column(table, "label", library.ClassLabel, where)
         try:
@@ -85,12 +75,12 @@ class TableReader(FileReader):
                 table = table.class_encode_column(label)
         except Exception as error:  # pyarrow raises its own types
             raise ValueError(f"{where} holds no images with labels ({error})") from error
-        self.table = table
+        self.table, self.homes = table, list(homes)
         labels = as_labels(list(table[label]), len(table))
         if labels is None:
             raise ValueError(f"the column {label!r} of {where} must hold whole numbers")
-        self.targets = torch.from_numpy(labels)
-        self.classes = list(getattr(table.features[label], "names", ())) or numbered(self.targets)
+        classes = getattr(table.features[label], "names", None) or numbered(labels)
+        super().__init__(where, classes, torch.from_numpy(labels), whole)
 
     def read_bytes(self, index: int) -> bytes:
         stored: Mapping[str, Any] = self.table[index][self.image] or {}
@@ -101,12 +91,12 @@ class TableReader(FileReader):
                 f'{self.name(index)} is empty; remove this row, or skip it with on_error="skip"'
             )
         file = Path(os.path.realpath(self.homes[0] / stored["path"]))
-        if not any(file.is_relative_to(os.path.realpath(home)) for home in self.homes):
+        inside = any(file.is_relative_to(os.path.realpath(home)) for home in self.homes)
+        if not inside or not file.is_file():
             raise ValueError(
-                f"{self.name(index)} must lie in {self.homes[0]}; got {stored['path']!r}"
+                f"{self.name(index)} must be a file in {self.homes[0]}; got {stored['path']!r}"
             )
-        with open_regular(file) as opened:
-            return opened.read()
+        return file.read_bytes()
 
 
 def _column(table: Any, name: str, kind: type, where: str) -> str:

@@ -6,25 +6,41 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..decode import IMAGE_ENDINGS
-from ..readers import FileReader, Reader, Request, Source
+from ..readers import FileReader, Reader, Request
 from .layout import arrange
 
-__all__ = ["TAR", "MemberReader", "members", "read_member"]
+__all__ = ["MemberReader", "members", "open_tar", "read_member"]
 
 ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 class MemberReader(FileReader):
-    """Files inside tars; `places` are the tar's number, the offset and the size of each, (N, 3)."""
+    """Files inside tars.
+
+    Args:
+        tars: The tars.
+        places: For each image the number of its tar, its offset and its size in bytes.
+        paths: For each image its path in the tar.
+        where, classes, targets, complete: See `Reader`.
+    """
 
     paths: list[str]
 
-    def __init__(self, tars: Sequence[Path], places: Sequence[tuple[int, int, int]]) -> None:
-        self.tars, self.places = list(tars), np.array(places, np.int64)
+    def __init__(
+        self,
+        tars: Sequence[Path],
+        places: Sequence[tuple[int, int, int]],
+        paths: list[str],
+        where: str,
+        classes: Sequence[str],
+        targets: torch.Tensor,
+        complete: bool,
+    ) -> None:
+        super().__init__(where, classes, targets, complete)
+        self.tars, self.places, self.paths = list(tars), torch.tensor(places), paths
 
     def name(self, index: int) -> str:
         return f"{self.paths[index]} in {self.tars[self.places[index, 0]]}"
@@ -43,7 +59,7 @@ def read_member(tar: Path, offset: int, size: int) -> bytes:
 
 def open_tar(request: Request) -> Reader | None:
     """The images of a tar of class folders; None for another file and for a shard."""
-    path = Path(request.data).expanduser()
+    path = request.path
     if not path.name.lower().endswith(ENDINGS) or not path.is_file():
         return None
     listed = members(path)
@@ -58,16 +74,14 @@ def open_tar(request: Request) -> Reader | None:
                     "make the tar with --dereference --hard-dereference"
                 )
             images[name] = member  # a later member replaces an earlier one
-    folders, where = [name for name, member in listed if member.isdir()], str(path)
-    layout = arrange(images, folders, request.split, where, labels=request.labels)
+    folders = [name for name, member in listed if member.isdir()]
+    layout = arrange(images, folders, request.split, str(path), labels=request.labels)
     chosen = [images[layout.root + name] for name in layout.paths]
-    reader = MemberReader([path], [(0, member.offset_data, member.size) for member in chosen])
-    reader.where, reader.targets = where, torch.tensor(layout.labels)
-    reader.paths, reader.classes, reader.complete = layout.paths, layout.classes, layout.complete
-    return reader
-
-
-TAR = Source("a tar of such a folder", open_tar)
+    places = [(0, member.offset_data, member.size) for member in chosen]
+    labels = torch.tensor(layout.labels)
+    return MemberReader(
+        [path], places, layout.paths, str(path), layout.classes, labels, layout.complete
+    )
 
 
 def members(path: Path) -> list[tuple[str, tarfile.TarInfo]]:
@@ -89,5 +103,4 @@ def members(path: Path) -> list[tuple[str, tarfile.TarInfo]]:
         if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise ValueError(f"{path} is damaged at byte {end}, after {len(found)} members")
     named = [([x for x in m.name.split("/") if x not in ("", ".")], m) for m in found]
-    shown = [(parts, m) for parts, m in named if not any(x.startswith(".") for x in parts)]
-    return [("/".join(parts), member) for parts, member in shown]
+    return [("/".join(x), m) for x, m in named if not any(part.startswith(".") for part in x)]
