@@ -137,7 +137,7 @@ class TensorImages(LabelledImages):
         targets = check_labels(labels, names, complete=False)
         self.images = images
         super().__init__(
-            ArrayReader(images, "the images", names, targets, complete=False),
+            ArrayReader(where="the images", classes=names, targets=targets, images=images),
             Preprocess(images.shape[1], (images.shape[2], images.shape[3]), resize=False),
             torch.arange(len(images)),
         )
@@ -162,8 +162,6 @@ def assemble(
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error must be "raise" or "skip"; got {on_error!r}')
-    if channels is not None and channels < 1:
-        raise ValueError(f"channels must be at least 1; got {channels}")
     indices, skipped, where = torch.arange(len(reader.targets)), list[str](), reader.where
     if on_error == "skip" and len(indices):
         # All images are decoded once here, so every process sees the same length and labels.
@@ -263,20 +261,13 @@ def run_over(
     progress: bool = True,
 ) -> Iterator[T]:
     """Yield function(0), function(1), ... in order, with a progress bar."""
-
-    def results() -> Iterator[T]:
-        if not threads:
-            yield from map(function, range(count))
-            return
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            # In blocks, because map() queues all calls at once.
-            for start in range(0, count, 1024):
-                yield from pool.map(function, range(start, min(start + 1024, count)))
-
-    with progress_bar(count, description, "image", shown=progress) as bar:
-        for result in results():
-            yield result
-            bar.update()
+    bar = progress_bar(count, description, "image", shown=progress)
+    with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, count, 1024):  # a pool's map() queues all calls at once
+            block = range(start, min(start + 1024, count))
+            for result in pool.map(function, block) if threads else map(function, block):
+                yield result
+                bar.update()
 
 
 def progress_bar(total: int, title: str, unit: str, *, shown: bool, initial: int = 0) -> tqdm:

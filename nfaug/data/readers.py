@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,7 @@ from .decode import decode_image
 __all__ = ["ArrayReader", "FileReader", "Reader", "Request"]
 
 
+@dataclass(eq=False, kw_only=True)
 class Reader(ABC):
     """Stored images, with labels that need no decoding.
 
@@ -30,14 +31,12 @@ class Reader(ABC):
         threads: Whether `read` may be called from several threads at once, and gains from it.
     """
 
-    paths: Sequence[str] | None = None
-    threads: bool = False
-
-    def __init__(
-        self, where: str, classes: Sequence[str], targets: Tensor, complete: bool = True
-    ) -> None:
-        self.where, self.classes, self.targets = where, list(classes), targets
-        self.complete = complete
+    where: str
+    classes: list[str]
+    targets: Tensor
+    paths: list[str] | None = None
+    complete: bool = True
+    threads: ClassVar[bool] = False
 
     @abstractmethod
     def read(self, index: int) -> Image.Image | Tensor:
@@ -60,7 +59,7 @@ class Reader(ABC):
 class FileReader(Reader):
     """Encoded image files."""
 
-    threads = True
+    threads: ClassVar[bool] = True
 
     @abstractmethod
     def read_bytes(self, index: int) -> bytes:
@@ -73,14 +72,11 @@ class FileReader(Reader):
         return decode_image(self.read_bytes(index), self.name(index))
 
 
+@dataclass(eq=False, kw_only=True)
 class ArrayReader(Reader):
     """uint8 images (N, C, H, W) in memory."""
 
-    def __init__(
-        self, images: Tensor, where: str, classes: Sequence[str], targets: Tensor, complete: bool
-    ) -> None:
-        super().__init__(where, classes, targets, complete)
-        self.images = images
+    images: Tensor
 
     def read(self, index: int) -> Tensor:
         return self.images[index]

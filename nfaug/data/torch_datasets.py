@@ -33,10 +33,9 @@ def wrap_dataset(
     Items may also be mappings with the keys "image" and "label", as in a Hugging Face `Dataset`.
 
     An image is a PIL image, a uint8 tensor or array of shape (H, W) or (C, H, W) with any C, or a
-    floating-point one of that shape in [0, 1], which is rounded to 8 bits. A PIL image that still
-    carries an EXIF orientation is turned upright. Labels are those that the data set stores (see
-    `stored_labels`) if three items agree with them; otherwise one pass over the items collects
-    them.
+    floating-point one of that shape in [0, 1], which is rounded to 8 bits. A PIL image is turned as
+    its EXIF orientation says. Labels are those that the data set stores (see `stored_labels`) if
+    three items agree with them; otherwise one pass over the items collects them.
 
     Args:
         dataset: The data set. Its random transforms stay random. A `LabelledImages` is returned
@@ -44,10 +43,7 @@ def wrap_dataset(
         classes: Class names. None means those that the data set has (see `dataset_classes`), or
             else the numbers of the labels.
         complete: Whether every class must have an image. False for a held-out set.
-        image_size: (height, width), or the side of a square, to resize and crop every image to.
-            None means the size of the first image, and another size is then an error.
-        channels: Channels of the result. None means those of the images.
-        convert: Whether colour images may become grayscale if `channels` is 1.
+        image_size, channels, convert: As in `open_dataset`; any number of `channels`.
 
     Raises:
         ValueError: If items are of another form, labels are not 0..K-1, or a class has no image.
@@ -84,8 +80,8 @@ class DatasetReader(Reader):
         targets = torch.as_tensor(labels, dtype=torch.int64)
         if classes is None and not isinstance(dataset, list | tuple):
             classes = dataset_classes(dataset)
-        names = numbered(targets) if classes is None else classes
-        super().__init__(self.where, names, targets, complete)
+        names = numbered(targets) if classes is None else list(classes)
+        super().__init__(where=self.where, classes=names, targets=targets, complete=complete)
 
     def read(self, index: int) -> Image.Image | Tensor:
         try:
@@ -129,8 +125,9 @@ def _levels(image: Any, name: str) -> Tensor:
     shape = tuple(image.shape)
     swapped = len(shape) == 3 and shape[2] in (1, 3) and min(shape[:2]) > 4
     if len(shape) not in (2, 3) or 0 in shape or swapped:
-        hint = ", which looks like (H, W, C): permute it" if swapped else ""
-        raise ValueError(f"{name} must have shape (H, W) or (C, H, W); got {shape}{hint}")
+        raise ValueError(
+            f"{name} must have shape (H, W) or (C, H, W); got {shape}. Permute (H, W, C)"
+        )
     if image.is_floating_point():
         low, high = float(image.min()), float(image.max())
         if not (low >= 0 and high <= 1):  # NaN fails too

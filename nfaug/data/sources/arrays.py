@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..classes import class_names, numbered
 from ..readers import ArrayReader, Reader, Request
-from .layout import MissingSplitError, split_kind, train_or_test
+from .layout import choose_split
 
 __all__ = ["open_digits", "open_idx", "open_npz"]
 
@@ -30,7 +30,7 @@ def open_idx(request: Request) -> Reader | None:
     folder = request.path
     if not any(_idx_path(folder, images, 3) for images, _ in IDX_FILES.values()):
         return None
-    kind = train_or_test(request.split, str(folder))
+    kind = choose_split(IDX_FILES, request.split, str(folder))
     image_file, label_file = IDX_FILES[kind]
     images, labels = _read_idx(folder, image_file, 3), _read_idx(folder, label_file, 1)
     if len(images) != len(labels):
@@ -38,8 +38,13 @@ def open_idx(request: Request) -> Reader | None:
     known = labels
     if kind == "test" and _idx_path(folder, IDX_FILES["train"][1], 1):
         known = torch.cat([labels, _read_idx(folder, IDX_FILES["train"][1], 1)])
-    where = f"the {kind} split of {folder}"
-    return ArrayReader(images[:, None], where, numbered(known), labels.long(), kind == "train")
+    return ArrayReader(
+        where=f"the {kind} split of {folder}",
+        classes=numbered(known),
+        targets=labels.long(),
+        complete=kind == "train",
+        images=images[:, None],
+    )
 
 
 def _idx_path(folder: Path, base: str, ndim: int) -> Path | None:
@@ -76,8 +81,7 @@ def open_npz(request: Request) -> Reader | None:
     path = request.path
     if path.suffix.lower() != ".npz" or not path.is_file():
         return None
-    if split_kind(request.split) != "train":
-        raise MissingSplitError(f'{path} is split="train"; got split={request.split!r}')
+    choose_split(("train",), request.split, str(path))
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             images, labels = archive["images"], archive["labels"]
@@ -101,8 +105,8 @@ def open_npz(request: Request) -> Reader | None:
             f"of shape {labels.shape}"
         )
     targets = torch.from_numpy(labels.astype(np.int64).reshape(-1))
-    pixels = torch.from_numpy(np.ascontiguousarray(images))
-    return ArrayReader(pixels, str(path), names or numbered(targets), targets, complete=True)
+    pixels, names = torch.from_numpy(np.ascontiguousarray(images)), names or numbered(targets)
+    return ArrayReader(where=str(path), classes=names, targets=targets, images=pixels)
 
 
 def open_digits(request: Request) -> Reader | None:
@@ -114,7 +118,7 @@ def open_digits(request: Request) -> Reader | None:
     """
     if request.data != "digits":
         return None
-    kind = train_or_test(request.split, '"digits"')
+    kind = choose_split(("train", "test"), request.split, request.data)
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
@@ -125,6 +129,6 @@ def open_digits(request: Request) -> Reader | None:
     levels, targets = (torch.from_numpy(x).long() for x in (data.images, data.target))
     nth = torch.nn.functional.one_hot(targets).cumsum(dim=0).gather(1, targets[:, None])[:, 0]
     chosen = (nth % TEST_EVERY == 0) == (kind == "test")
-    images = ((levels * 255 + 8) // 16).to(torch.uint8)[:, None]
+    images, names = ((levels * 255 + 8) // 16).to(torch.uint8)[:, None], numbered(targets)
     where = f"the {kind} split of the digits"
-    return ArrayReader(images[chosen], where, numbered(targets), targets[chosen], complete=True)
+    return ArrayReader(where=where, classes=names, targets=targets[chosen], images=images[chosen])

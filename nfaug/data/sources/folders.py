@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from ..decode import IMAGE_ENDINGS
 from ..readers import FileReader, Reader, Request
-from .layout import Layout, arrange
+from .layout import arrange
 
 __all__ = ["open_folder"]
 
@@ -36,17 +35,15 @@ def open_folder(request: Request) -> Reader | None:
         shown = ", ".join(shards[:3]) + (", ..." if len(shards) > 3 else "")
         warnings.warn(f"{root} is read as folders of images, without {shown}", stacklevel=4)
     layout = arrange(images, folders, request.split, str(root), labels=request.labels)
-    return FolderReader(root, layout)
+    return FolderReader(where=str(root), root=root / layout.root, **layout.reading())
 
 
+@dataclass(eq=False, kw_only=True)
 class FolderReader(FileReader):
     """Image files in a folder."""
 
+    root: Path
     paths: list[str]
-
-    def __init__(self, root: Path, layout: Layout) -> None:
-        super().__init__(str(root), layout.classes, torch.tensor(layout.labels), layout.complete)
-        self.root, self.paths = root / layout.root, layout.paths
 
     def name(self, index: int) -> str:
         return str(self.root / self.paths[index])

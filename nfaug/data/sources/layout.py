@@ -6,6 +6,9 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 __all__ = [
     "SYNONYMS",
@@ -15,7 +18,6 @@ __all__ = [
     "choose_split",
     "natural_key",
     "split_kind",
-    "train_or_test",
 ]
 
 UNLABELLED = "images"  # the class of images without classes
@@ -40,6 +42,15 @@ class Layout:
     classes: list[str]
     complete: bool = True  # whether all classes must occur
 
+    def reading(self) -> dict[str, Any]:
+        """The arguments of a `Reader` of these images."""
+        return {
+            "classes": self.classes,
+            "targets": torch.tensor(self.labels),
+            "paths": self.paths,
+            "complete": self.complete,
+        }
+
 
 def split_kind(split: str) -> str:
     """Map "val", "testing", ... to "train", "validation" or "test"; keep other words."""
@@ -59,14 +70,6 @@ def choose_split(splits: Iterable[str], split: str, where: str) -> str:
         shown = ", ".join(map(repr, names))
         raise MissingSplitError(f"{where} has the splits {shown}; got split={split!r}")
     return split if split in names else found[0]
-
-
-def train_or_test(split: str, where: str) -> str:
-    """The kind of a split of data that have no others."""
-    kind = split_kind(split)
-    if kind not in ("train", "test"):
-        raise MissingSplitError(f'{where} has the splits "train" and "test"; got split={split!r}')
-    return kind
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:

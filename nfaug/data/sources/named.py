@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..readers import Reader, Request
 from ..torch_datasets import DatasetReader
-from .layout import split_kind, train_or_test
+from .layout import choose_split, split_kind
 
 __all__ = ["open_torchvision"]
 
@@ -22,7 +22,7 @@ def open_torchvision(request: Request) -> Reader | None:
     if prefix != "torch" or not name:
         return None
     if name in TRAIN_AND_TEST:  # timm would give test images for "validation"
-        train_or_test(request.split, request.data)
+        choose_split(("train", "test"), request.split, request.data)
     try:
         from timm.data.dataset_factory import create_dataset
     except ModuleNotFoundError as error:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -31,7 +32,7 @@ def open_parquet(request: Request) -> Reader | None:
     except Exception as error:  # pyarrow and datasets raise their own types
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from error
     home = path if path.is_dir() else path.parent
-    return TableReader(table, str(path), [home], whole=found[1])
+    return _reader(table, str(path), [home], whole=found[1])
 
 
 def open_hub(request: Request) -> Reader | None:
@@ -49,38 +50,49 @@ def open_hub(request: Request) -> Reader | None:
     caches = request.data_dir, library.config.HF_DATASETS_CACHE, HF_HUB_CACHE
     homes = [name] if os.path.isdir(name) else filter(None, caches)
     whole = split_kind(request.split) == "train"
-    return TableReader(table, where, [Path(home) for home in homes], whole=whole)
+    return _reader(table, where, [Path(home) for home in homes], whole=whole)
 
 
-class TableReader(FileReader):
-    """Images and labels of a `datasets.Dataset`.
+def _reader(table: Any, where: str, homes: list[Path], *, whole: bool) -> Reader:
+    """Find the images and the labels of a table.
 
     The columns are `image` and `label`, or the only ones of images and of class labels. Labels that
-    are words become classes in alphabetical order. Files that rows name must lie in one of the
-    folders `homes`, once links are resolved.
+    are words become classes in alphabetical order.
+    """
+    library = _datasets(where)
+    image = _column(table, "image", library.Image, where)
+    label = _column(table, "label", library.ClassLabel, where)
+    try:
+        table = table.cast_column(image, library.Image(decode=False))
+        if table.features[label].dtype in ("string", "large_string"):
+            table = table.class_encode_column(label)
+    except Exception as error:  # pyarrow raises its own types
+        raise ValueError(f"{where} holds no images with labels ({error})") from error
+    labels = as_labels(list(table[label]), len(table))
+    if labels is None:
+        raise ValueError(f"the column {label!r} of {where} must hold whole numbers")
+    return TableReader(
+        where=where,
+        classes=getattr(table.features[label], "names", None) or numbered(labels),
+        targets=torch.from_numpy(labels),
+        complete=whole,
+        table=table,
+        image=image,
+        homes=homes,
+    )
 
-    Raises:
-        ValueError: If there are no such columns.
+
+@dataclass(eq=False, kw_only=True)
+class TableReader(FileReader):
+    """The column `image` of a `datasets.Dataset`.
+
+    Files that rows name must lie in one of the folders `homes`, once links are resolved.
     """
 
-    threads = False
-
-    def __init__(self, table: Any, where: str, homes: Sequence[Path], *, whole: bool) -> None:
-        library = _datasets(where)
-        self.image = _column(table, "image", library.Image, where)
-        label = _column(table, "label", library.ClassLabel, where)
-        try:
-            table = table.cast_column(self.image, library.Image(decode=False))
-            if table.features[label].dtype in ("string", "large_string"):
-                table = table.class_encode_column(label)
-        except Exception as error:  # pyarrow raises its own types
-            raise ValueError(f"{where} holds no images with labels ({error})") from error
-        self.table, self.homes = table, list(homes)
-        labels = as_labels(list(table[label]), len(table))
-        if labels is None:
-            raise ValueError(f"the column {label!r} of {where} must hold whole numbers")
-        classes = getattr(table.features[label], "names", None) or numbered(labels)
-        super().__init__(where, classes, torch.from_numpy(labels), whole)
+    threads: ClassVar[bool] = False
+    table: Any
+    image: str
+    homes: list[Path]
 
     def read_bytes(self, index: int) -> bytes:
         stored: Mapping[str, Any] = self.table[index][self.image] or {}

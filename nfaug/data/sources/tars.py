@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,30 +17,13 @@ __all__ = ["MemberReader", "members", "open_tar", "read_member"]
 ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
+@dataclass(eq=False, kw_only=True)
 class MemberReader(FileReader):
-    """Files inside tars.
+    """Files inside `tars`; `places` are the tar's number, the offset and the size of each, (N, 3)."""
 
-    Args:
-        tars: The tars.
-        places: For each image the number of its tar, its offset and its size in bytes.
-        paths: For each image its path in the tar.
-        where, classes, targets, complete: See `Reader`.
-    """
-
+    tars: list[Path]
+    places: torch.Tensor
     paths: list[str]
-
-    def __init__(
-        self,
-        tars: Sequence[Path],
-        places: Sequence[tuple[int, int, int]],
-        paths: list[str],
-        where: str,
-        classes: Sequence[str],
-        targets: torch.Tensor,
-        complete: bool,
-    ) -> None:
-        super().__init__(where, classes, targets, complete)
-        self.tars, self.places, self.paths = list(tars), torch.tensor(places), paths
 
     def name(self, index: int) -> str:
         return f"{self.paths[index]} in {self.tars[self.places[index, 0]]}"
@@ -77,11 +60,8 @@ def open_tar(request: Request) -> Reader | None:
     folders = [name for name, member in listed if member.isdir()]
     layout = arrange(images, folders, request.split, str(path), labels=request.labels)
     chosen = [images[layout.root + name] for name in layout.paths]
-    places = [(0, member.offset_data, member.size) for member in chosen]
-    labels = torch.tensor(layout.labels)
-    return MemberReader(
-        [path], places, layout.paths, str(path), layout.classes, labels, layout.complete
-    )
+    places = torch.tensor([(0, member.offset_data, member.size) for member in chosen])
+    return MemberReader(where=str(path), tars=[path], places=places, **layout.reading())
 
 
 def members(path: Path) -> list[tuple[str, tarfile.TarInfo]]:

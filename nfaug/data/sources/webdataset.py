@@ -54,8 +54,15 @@ def open_webdataset(request: Request) -> Reader | None:
     if not places:
         raise ValueError(f"{request.data} holds no samples of WebDataset, such as 0.jpg and 0.cls")
     targets = torch.tensor(labels)
-    names = _class_names(shards[0].parent, targets)
-    return MemberReader(shards, places, paths, str(request.path), names, targets, whole)
+    return MemberReader(
+        where=str(request.path),
+        classes=_class_names(shards[0].parent, targets),
+        targets=targets,
+        paths=paths,
+        complete=whole,
+        tars=shards,
+        places=torch.tensor(places),
+    )
 
 
 def _samples(shard: Path) -> dict[str, dict[str, TarInfo]]:
