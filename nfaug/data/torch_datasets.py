@@ -126,7 +126,7 @@ def _levels(image: Any, name: str) -> Tensor:
     swapped = len(shape) == 3 and shape[2] in (1, 3) and min(shape[:2]) > 4
     if len(shape) not in (2, 3) or 0 in shape or swapped:
         raise ValueError(
-            f"{name} must have shape (H, W) or (C, H, W); got {shape}. Permute (H, W, C)"
+            f"{name} must have shape (H, W) or (C, H, W); got {shape}; permute (H, W, C)"
         )
     if image.is_floating_point():
         low, high = float(image.min()), float(image.max())

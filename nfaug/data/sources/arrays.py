@@ -90,9 +90,8 @@ def open_npz(request: Request) -> Reader | None:
         raise ValueError(
             f"{path} lacks the arrays images and labels, or it is damaged ({error})"
         ) from error
-    if images.ndim == 3:
-        images = images[:, None]
-    elif images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+    images = images[:, None] if images.ndim == 3 else images
+    if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         images = images.transpose(0, 3, 1, 2)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(

@@ -34,8 +34,8 @@ def open_folder(request: Request) -> Reader | None:
     if shards:
         shown = ", ".join(shards[:3]) + (", ..." if len(shards) > 3 else "")
         warnings.warn(f"{root} is read as folders of images, without {shown}", stacklevel=4)
-    layout = arrange(images, folders, request.split, str(root), labels=request.labels)
-    return FolderReader(where=str(root), root=root / layout.root, **layout.reading())
+    below, found = arrange(images, folders, request.split, str(root), labels=request.labels)
+    return FolderReader(where=str(root), root=root / below, **found)
 
 
 @dataclass(eq=False, kw_only=True)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 __all__ = [
     "SYNONYMS",
-    "Layout",
     "MissingSplitError",
     "arrange",
     "choose_split",
@@ -30,26 +28,6 @@ SYNONYMS = {
 
 class MissingSplitError(ValueError):
     """The data do not have the requested split."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The images of a split: `paths` below the folder `root`, which is "" or ends in a slash."""
-
-    root: str
-    paths: list[str]
-    labels: list[int]
-    classes: list[str]
-    complete: bool = True  # whether all classes must occur
-
-    def reading(self) -> dict[str, Any]:
-        """The arguments of a `Reader` of these images."""
-        return {
-            "classes": self.classes,
-            "targets": torch.tensor(self.labels),
-            "paths": self.paths,
-            "complete": self.complete,
-        }
 
 
 def split_kind(split: str) -> str:
@@ -81,7 +59,7 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 
 def arrange(
     files: Iterable[str], folders: Iterable[str], split: str, where: str, *, labels: bool = True
-) -> Layout:
+) -> tuple[str, dict[str, Any]]:
     """Select the images of a split and label each with its class.
 
     A single folder around everything is skipped. Below it are class folders, or split folders
@@ -96,6 +74,10 @@ def arrange(
         where: The name of the data in messages.
         labels: Whether folders are classes. If not, all images of the split are one class.
 
+    Returns:
+        The folder of the split, which is "" or ends in a slash, and the `paths` below it, `classes`,
+        `targets` and `complete` of a `Reader`.
+
     Raises:
         MissingSplitError: If the data do not have the split.
         ValueError: If there are no images, no class folders with images, or a held-out class is not
@@ -108,7 +90,8 @@ def arrange(
     if not paths:
         raise ValueError(f"{where} holds no images in {root or 'it'}")
     if not labels:
-        return Layout(root, paths, [0] * len(paths), [UNLABELLED])
+        targets = torch.zeros(len(paths), dtype=torch.int64)
+        return root, {"paths": paths, "classes": [UNLABELLED], "targets": targets}
     paths = [path for path in paths if "/" in path]
     if not paths:
         raise ValueError(
@@ -130,7 +113,10 @@ def arrange(
             "folder",
             stacklevel=2,
         )
-    return Layout(root, paths, [index[name] for name in names], classes, root == home)
+    targets = torch.tensor([index[name] for name in names])
+    return root, {
+        "paths": paths, "classes": classes, "targets": targets, "complete": root == home,
+    }  # fmt: skip
 
 
 def _children(folders: set[str], root: str) -> set[str]:

@@ -23,14 +23,10 @@ def open_torchvision(request: Request) -> Reader | None:
         return None
     if name in TRAIN_AND_TEST:  # timm would give test images for "validation"
         choose_split(("train", "test"), request.split, request.data)
-    try:
-        from timm.data.dataset_factory import create_dataset
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{request.data} needs timm: pip install 'nfaug[train]'"
-        ) from error
     root = request.data_dir or str(Path.home() / ".cache" / "nfaug" / "datasets")
     try:
+        from timm.data.dataset_factory import create_dataset  # pip install "nfaug[train]"
+
         dataset = create_dataset(
             request.data, root=root, split=request.split, download=request.download
         )

@@ -19,7 +19,7 @@ ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 @dataclass(eq=False, kw_only=True)
 class MemberReader(FileReader):
-    """Files inside `tars`; `places` are the tar's number, the offset and the size of each, (N, 3)."""
+    """Files inside tars; `places` are the number of the tar, the offset and the size, (N, 3)."""
 
     tars: list[Path]
     places: torch.Tensor
@@ -58,10 +58,10 @@ def open_tar(request: Request) -> Reader | None:
                 )
             images[name] = member  # a later member replaces an earlier one
     folders = [name for name, member in listed if member.isdir()]
-    layout = arrange(images, folders, request.split, str(path), labels=request.labels)
-    chosen = [images[layout.root + name] for name in layout.paths]
+    root, found = arrange(images, folders, request.split, str(path), labels=request.labels)
+    chosen = [images[root + name] for name in found["paths"]]
     places = torch.tensor([(0, member.offset_data, member.size) for member in chosen])
-    return MemberReader(where=str(path), tars=[path], places=places, **layout.reading())
+    return MemberReader(where=str(path), tars=[path], places=places, **found)
 
 
 def members(path: Path) -> list[tuple[str, tarfile.TarInfo]]:
