@@ -13,13 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from .images import LabelledImages, progress_bar, to_tensors
 
-__all__ = [
-    "Batches",
-    "LoaderBatches",
-    "MemoryBatches",
-    "open_batches",
-    "progress_bar",
-]
+__all__ = ["Batches", "LoaderBatches", "MemoryBatches", "open_batches", "progress_bar"]
 
 
 class Batches(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -65,20 +66,14 @@ def check_class_names(names: Iterable[str] | None, expected: Sequence[str]) -> N
         raise ValueError("the checkpoint has no class names to compare with; fit it (nfaug fit)")
     if found == list(expected):
         return
-    if sorted(found) == sorted(expected):
-        first = next(i for i, name in enumerate(found) if name != expected[i])
-        raise ValueError(
-            "the data set and the checkpoint have the same classes in another order: label "
-            f"{first} is {found[first]!r} in the data and {expected[first]!r} in the checkpoint. "
-            "Images would be mixed with images of another class. Use the checkpoint's order, or "
-            "fit the flow to this data (nfaug fit)"
-        )
-    missing = [repr(name) for name in found if name not in set(expected)]
-    extra = [repr(name) for name in expected if name not in set(found)]
+    same = sorted(found) == sorted(expected)
+    pairs = enumerate(itertools.zip_longest(found, expected))
+    label, ours, theirs = next((i, *pair) for i, pair in pairs if pair[0] != pair[1])
     raise ValueError(
-        f"the data set has {len(found)} classes and the checkpoint {len(expected)}; only in the "
-        f"data: {_few(missing)}; only in the checkpoint: {_few(extra)}. Fit the flow to these "
-        "classes (nfaug fit)"
+        f"the data set has {len(found)} classes and the checkpoint {len(expected)}, "
+        f"{'the same in another order' if same else 'others'}: label {label} is {ours!r} in the "
+        f"data and {theirs!r} in the checkpoint. Images would be mixed with images of another "
+        "class. Use the checkpoint's classes in its order, or fit the flow to this data (nfaug fit)"
     )
 
 

@@ -71,7 +71,8 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
         names = getattr(holder, "classes", None)
         if isinstance(features := getattr(holder, "features", None), Mapping):  # Hugging Face's
             names = getattr(features.get("label"), "names", None)
-        labels = {*index.values()} if isinstance(index, Mapping) else set()
+        index = index if isinstance(index, Mapping) else {}
+        labels = {*index.values()}
         if labels and (not names or labels == {*range(len(labels))}):
             return _in_label_order(index)
         if isinstance(names, list | tuple) and names:

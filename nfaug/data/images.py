@@ -178,10 +178,6 @@ def assemble(
     places = indices[_spread(len(indices), PEEKS)].tolist()
     peeks = [(channels_of(image), size_of(image)) for image in map(reader.read, places)]
     found = {number for number, _ in peeks}
-    if channels is None and len(found) > 1 and found != {1, 3}:
-        raise ValueError(
-            f"the images of {where} have different numbers of channels: {sorted(found)}"
-        )
     preprocess = Preprocess(
         channels or max(found),
         size or peeks[0][1],
@@ -271,7 +267,7 @@ def run_over(
 
 
 def progress_bar(total: int, title: str, unit: str, *, shown: bool, initial: int = 0) -> tqdm:
-    """A bar on standard error after one second; it is drawn seldom if that is no terminal."""
+    """A bar on standard error after one second; without a terminal it is drawn twice a minute."""
     seconds = 0.1 if sys.stderr.isatty() else 30.0
     settings: dict[str, Any] = {"delay": 1, "leave": None, "mininterval": seconds}
     return tqdm(total=total, desc=title, unit=unit, initial=initial, disable=not shown, **settings)

@@ -58,8 +58,7 @@ def wrap_dataset(
     if isinstance(dataset, IterableDataset | Mapping) or not hasattr(dataset, "__len__"):
         raise ValueError(
             f"a data set must have a length and items by index; got {type(dataset).__name__}. "
-            "Pass one split of a mapping, such as data['train']; collect a stream into a list or a "
-            "TensorDataset"
+            "Pass one split of a mapping, such as data['train'], and collect a stream into a list"
         )
     reader = DatasetReader(dataset, classes, complete)
     return assemble(reader, image_size=image_size, channels=channels, convert=convert)
@@ -88,18 +87,15 @@ class DatasetReader(Reader):
             image = _pair(self.dataset[index], self.name(index))[0]
         except OSError as error:
             raise ImageDecodeError(f"{self.name(index)} cannot be read ({error})") from error
-        return (
-            upright(image) if isinstance(image, Image.Image) else _levels(image, self.name(index))
-        )
+        if isinstance(image, Image.Image):
+            return upright(image)
+        return _levels(image, self.name(index))
 
     def _label(self, index: int) -> int:
         value = _pair(self.dataset[index], self.name(index))[1]
         label = np.asarray(value)
         if label.ndim or label.dtype.kind not in "iu":
-            hint = "; map class names to integers first" if isinstance(value, str) else ""
-            raise ValueError(
-                f"labels must be integers 0..K-1; {self.name(index)} has the label {value!r}{hint}"
-            )
+            raise ValueError(f"labels must be integers 0..K-1; {self.name(index)} has {value!r}")
         return int(label)
 
 
@@ -109,19 +105,18 @@ def _pair(item: Any, name: str) -> tuple[Any, Any]:
         return item["image"], item["label"]
     if isinstance(item, tuple | list) and len(item) == 2:
         return item[0], item[1]
-    found = sorted(map(str, item)) if isinstance(item, Mapping) else type(item).__name__
     raise ValueError(
-        f"{name} must be (image, label), or have the keys 'image' and 'label'; got {found}. Rename "
-        "the columns of a table, or pass TensorDataset(images, labels)"
+        f"{name} must be (image, label), or have the keys 'image' and 'label'; got a "
+        f"{type(item).__name__}. Pass arrays as TensorDataset(images, labels)"
     )
 
 
 def _levels(image: Any, name: str) -> Tensor:
     """A tensor or an array as uint8 (C, H, W)."""
-    image = torch.tensor(image) if isinstance(image, np.ndarray) else image
-    if not isinstance(image, Tensor):
+    if not isinstance(image, Tensor | np.ndarray):
         found = type(image).__name__
         raise ValueError(f"{name} must have a PIL image, a tensor or an array; got {found}")
+    image = torch.as_tensor(image)
     shape = tuple(image.shape)
     swapped = len(shape) == 3 and shape[2] in (1, 3) and min(shape[:2]) > 4
     if len(shape) not in (2, 3) or 0 in shape or swapped:
@@ -129,11 +124,10 @@ def _levels(image: Any, name: str) -> Tensor:
             f"{name} must have shape (H, W) or (C, H, W); got {shape}; permute (H, W, C)"
         )
     if image.is_floating_point():
-        low, high = float(image.min()), float(image.max())
-        if not (low >= 0 and high <= 1):  # NaN fails too
+        if not ((image >= 0) & (image <= 1)).all():  # NaN fails too
             raise ValueError(
-                f"{name} is floating point and must lie in [0, 1]; got values from {low:g} to "
-                f"{high:g}. Remove the normalisation by mean and std"
+                f"{name} is floating point and must lie in [0, 1]; got values from "
+                f"{image.min():g} to {image.max():g}. Remove the normalisation by mean and std"
             )
         image = (image.detach().float() * 255).round().to(torch.uint8)
     if image.dtype != torch.uint8:

@@ -75,8 +75,8 @@ def arrange(
         labels: Whether folders are classes. If not, all images of the split are one class.
 
     Returns:
-        The folder of the split, which is "" or ends in a slash, and the `paths` below it, `classes`,
-        `targets` and `complete` of a `Reader`.
+        The folder of the split, which is "" or ends in a slash, and arguments of a `Reader`: the
+        `paths` below it, `classes`, `targets` and `complete`.
 
     Raises:
         MissingSplitError: If the data do not have the split.
