@@ -38,9 +38,7 @@ HASHED = 1024  # images whose contents a fingerprint covers
 
 
 class LabelledImages(Dataset[tuple[Tensor, int]]):
-    """Labelled images: item i is a contiguous uint8 tensor (C, H, W) and an int in [0, K).
-
-    They are read and preprocessed on access.
+    """Labelled images, read on access: item i is a uint8 tensor (C, H, W) and an int in [0, K).
 
     Attributes:
         classes: The K class names, in the order of their indices.

@@ -97,9 +97,7 @@ def read_repository(
 
     Args:
         read: Reads a checkpoint directory.
-        repo_id: "owner/name"; see `download` for it, `revision` and `token`.
-        revision: Branch, tag or commit.
-        token: Access token.
+        repo_id, revision, token: See `download`.
         whole: Download the tensor files; otherwise `config.json` alone.
         extras: Other files to download if the repository has them.
 

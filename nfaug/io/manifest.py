@@ -104,7 +104,7 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
 
 
 def tensor_files(directory: Path) -> list[str]:
-    """Return the names of the tensor files in a directory, listed in its configuration or not."""
+    """The names of the tensor files in a directory, listed in its configuration or not."""
     return sorted(e.name for e in directory.glob("*") if TENSOR_FILE.fullmatch(e.name))
 
 

@@ -70,13 +70,10 @@ def read_resolved(
     path = Path(path_or_repo).expanduser()
     if path.is_dir():
         return read(path)
-    if BUILTIN + name in builtin_names():
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise FileNotFoundError(
-            f'there is no directory {name!r}; the bundled flow is "{BUILTIN}{name}"'
-        )
-    if path.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise FileNotFoundError(
-            f"{name!r} is not a checkpoint directory, nor a repository name of the form owner/name"
+            f"{name!r} is not a checkpoint directory, nor a repository name of the form owner/name; "
+            f"the bundled flows are {', '.join(builtin_names())}"
         )
     from .hub import HubError, read_repository  # a local checkpoint does not need the Hub's client
 
