@@ -72,7 +72,7 @@ def read_resolved(
         return read(path)
     if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise FileNotFoundError(
-            f"{name!r} is not a checkpoint directory, nor a repository name of the form owner/name; "
+            f"{name!r} is no checkpoint directory, and no repository name of the form owner/name; "
             f"the bundled flows are {', '.join(builtin_names())}"
         )
     from .hub import HubError, read_repository  # a local checkpoint does not need the Hub's client

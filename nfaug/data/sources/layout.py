@@ -115,8 +115,11 @@ def arrange(
         )
     targets = torch.tensor([index[name] for name in names])
     return root, {
-        "paths": paths, "classes": classes, "targets": targets, "complete": root == home,
-    }  # fmt: skip
+        "paths": paths,
+        "classes": classes,
+        "targets": targets,
+        "complete": root == home,
+    }
 
 
 def _children(folders: set[str], root: str) -> set[str]:
@@ -132,14 +135,10 @@ def _split_folders(files: list[str], folders: set[str], split: str, where: str) 
     # A folder called train is not enough: it may be a class beside bus and car.
     if known and (known == {*kinds.values()} or ("train" in known and len(known) > 1)):
         chosen = choose_split(kinds, split, where)
-        train = chosen if kinds[chosen] == "train" else None
-        train = train or next((name for name in kinds if kinds[name] == "train"), chosen)
+        order = (chosen, *kinds)
+        train = next((name for name in order if kinds[name] == "train"), chosen)
         return f"{root}{chosen}/", f"{root}{train}/"
-    if split_kind(split) != "train":
-        raise MissingSplitError(
-            f'{where} has no split folders, so all of it is split="train"; got split={split!r}. '
-            "Pass the folder or tar of that split as the data"
-        )
+    choose_split(("train",), split, where)
     return root, root
 
 
