@@ -219,7 +219,7 @@ def open_images(
 def common_size(images: LabelledImages) -> tuple[int, int]:
     """The stored size of the images; if they differ, the default that `fit` documents."""
     rows = torch.linspace(0, len(images) - 1, min(_PEEKS, len(images))).long()
-    sizes = [size_of(images.reader.peek(row)) for row in images.indices[rows].tolist()]
+    sizes = [size_of(images.reader.read(row)) for row in images.indices[rows].tolist()]
     if len({*sizes}) == 1:
         return sizes[0]
     side = min(_SIDE, sorted(map(min, sizes))[len(sizes) // 2])

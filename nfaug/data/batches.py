@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import math
-import pickle
 import signal
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from .images import LabelledImages, progress_bar, to_tensors
 
-__all__ = [
-    "Batches",
-    "ErrorsAsItems",
-    "LoaderBatches",
-    "MemoryBatches",
-    "open_batches",
-    "progress_bar",
-]
+__all__ = ["Batches", "LoaderBatches", "MemoryBatches", "open_batches", "progress_bar"]
 
 
 class Batches(Protocol):
@@ -68,18 +60,21 @@ class LoaderBatches:
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         loader = DataLoader(
-            ErrorsAsItems(self.dataset),
+            self.dataset,
             batch_size=batch_size,
             sampler=order.tolist(),
             num_workers=self.workers,
             generator=self.generator,
             worker_init_fn=_ignore_signals,
-            collate_fn=_collate,
         )
-        for batch in loader:
-            if isinstance(batch, Exception):
-                raise batch
-            yield batch
+        try:
+            yield from loader
+        except (OSError, ValueError) as error:
+            text = str(error).strip()
+            if "Traceback" not in text:
+                raise
+            # A worker's error has its traceback as the message, which ends in "package.Type: why".
+            raise type(error)(text.splitlines()[-1].partition(": ")[2]) from error
 
     def subset(self, rows: Tensor) -> LoaderBatches:
         part = Subset(self.dataset, rows.tolist())
@@ -90,35 +85,6 @@ def _ignore_signals(_: int) -> None:
     """Leave signals to the main process: it saves its state, and then ends its workers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-class ErrorsAsItems(Dataset[Any]):
-    """The items of a data set, with exceptions returned in place of items.
-
-    An exception that a worker raises would reach the caller with the worker's traceback as its
-    message. One that cannot be pickled becomes an error with its message alone.
-    """
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            return self.dataset[index]
-        except (OSError, ValueError) as error:
-            try:
-                pickle.loads(pickle.dumps(error))
-            except Exception:  # whatever the error's own methods raise
-                return OSError(str(error)) if isinstance(error, OSError) else ValueError(str(error))
-            return error
-
-
-def _collate(items: list[Any]) -> Any:
-    failed = [item for item in items if isinstance(item, Exception)]
-    return failed[0] if failed else default_collate(items)
 
 
 def open_batches(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -12,67 +13,47 @@ __all__ = ["check_class_names", "check_class_sizes", "check_labels"]
 
 
 def check_labels(
-    targets: Tensor | Sequence[int],
-    num_classes: int | None = None,
-    *,
-    classes: Sequence[str] | None = None,
-    complete: bool = True,
-    where: str = "the data set",
+    labels: Tensor, names: Sequence[str], *, complete: bool = True, where: str = "the data set"
 ) -> Tensor:
     """Return labels as int64 of shape (N,) if they are integers in 0..K-1.
 
     Args:
-        targets: The labels.
-        num_classes: K. None means the number of names, or else the largest label plus 1.
-        classes: Class names for the messages.
+        labels: The labels.
+        names: The K class names.
         complete: Whether every class must have at least one image.
         where: The name of the data in messages.
 
     Raises:
         ValueError: If a label is not an integer or is out of range, or a class has no image.
     """
-    labels = torch.as_tensor(targets)
-    if not len(labels):
-        if complete:
-            raise ValueError(f"{where} holds no images")
-        return labels.to(torch.int64)
-    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-    if labels.ndim != 1 or not whole:
+    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
             f"labels must be integers of shape (N,); {where} has {labels.dtype} of shape "
             f"{tuple(labels.shape)}"
         )
-    labels = labels.to(torch.int64)
-    low, high = int(labels.min()), int(labels.max())
-    if num_classes is None:
-        num_classes = high + 1 if classes is None else len(classes)
-    if low < 0 or high >= num_classes:
+    labels = labels.long()
+    wrong = labels[(labels < 0) | (labels >= len(names))]
+    if len(wrong):
         raise ValueError(
-            f"labels must be 0..{num_classes - 1} for {num_classes} classes; {where} has labels "
-            f"from {low} to {high}"
+            f"labels must be 0..{len(names) - 1} for {len(names)} classes; {where} has the label "
+            f"{int(wrong[0])}"
         )
-    empty = (labels.bincount(minlength=num_classes) == 0).nonzero().flatten().tolist()
+    counts = labels.bincount(minlength=len(names)).tolist()
+    empty = [repr(name) for name, count in zip(names, counts, strict=True) if not count]
     if complete and empty:
-        names = [str(label) if classes is None else repr(classes[label]) for label in empty]
         raise ValueError(
-            f"{where} has no image of {len(empty)} of its {num_classes} classes: {_few(names)}; "
+            f"{where} has no image of {len(empty)} of its {len(names)} classes: {_few(empty)}; "
             "each label in 0..K-1 needs at least one image"
         )
     return labels
 
 
-def check_class_sizes(labels: Tensor, class_names: Sequence[str]) -> None:
-    """Check that every class has an image; warn of classes with one, which get no PCA axes.
-
-    Args:
-        labels: Labels in 0..K-1, int64, shape (N,).
-        class_names: The K names.
-    """
-    check_labels(labels, len(class_names), classes=class_names)
-    counts = torch.bincount(labels, minlength=len(class_names)).tolist()
-    if single := [repr(name) for name, n in zip(class_names, counts, strict=True) if n == 1]:
+def check_class_sizes(labels: Tensor, names: Sequence[str]) -> None:
+    """Check that every class has an image; warn of classes with one, which get no PCA axes."""
+    counts = check_labels(labels, names).bincount().tolist()
+    if single := [repr(name) for name, count in zip(names, counts, strict=True) if count == 1]:
         warnings.warn(
-            f"{len(single)} of {len(counts)} classes have one image, so they get no PCA axes and "
+            f"{len(single)} of {len(names)} classes have one image, so they get no PCA axes and "
             f"no partners, and NFA leaves their images unchanged: {_few(single)}",
             stacklevel=3,
         )
@@ -85,20 +66,14 @@ def check_class_names(names: Iterable[str] | None, expected: Sequence[str]) -> N
         raise ValueError("the checkpoint has no class names to compare with; fit it (nfaug fit)")
     if found == list(expected):
         return
-    if sorted(found) == sorted(expected):
-        first = next(i for i, name in enumerate(found) if name != expected[i])
-        raise ValueError(
-            "the data set and the checkpoint have the same classes in another order: label "
-            f"{first} is {found[first]!r} in the data and {expected[first]!r} in the checkpoint. "
-            "Images would be mixed with images of another class. Use the checkpoint's order, or "
-            "fit the flow to this data (nfaug fit)"
-        )
-    missing = [repr(name) for name in found if name not in set(expected)]
-    extra = [repr(name) for name in expected if name not in set(found)]
+    same = sorted(found) == sorted(expected)
+    pairs = enumerate(itertools.zip_longest(found, expected))
+    label, ours, theirs = next((i, *pair) for i, pair in pairs if pair[0] != pair[1])
     raise ValueError(
-        f"the data set has {len(found)} classes and the checkpoint {len(expected)}; only in the "
-        f"data: {_few(missing)}; only in the checkpoint: {_few(extra)}. Fit the flow to these "
-        "classes (nfaug fit)"
+        f"the data set has {len(found)} classes and the checkpoint {len(expected)}, "
+        f"{'the same in another order' if same else 'others'}: label {label} is {ours!r} in the "
+        f"data and {theirs!r} in the checkpoint. Images would be mixed with images of another "
+        "class. Use the checkpoint's classes in its order, or fit the flow to this data (nfaug fit)"
     )
 
 

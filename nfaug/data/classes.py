@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset, TensorDataset
+from torch.utils.data import Subset
 
 __all__ = [
     "as_labels",
@@ -68,16 +68,14 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
         return class_names(source)
     for holder in unwrapped(source):
         index = getattr(holder, "class_to_idx", None)
-        features = getattr(holder, "features", None)  # of Hugging Face's datasets
-        found = getattr(holder, "classes", None)
-        if isinstance(features, Mapping):
-            found = getattr(features.get("label"), "names", None)
-        names = found if isinstance(found, Sequence) and not isinstance(found, str) else ()
-        if isinstance(index, Mapping) and index:
-            labels = {*index.values()}
-            if not names or labels == {*range(len(labels))}:
-                return _in_label_order(index)
-        if names:
+        names = getattr(holder, "classes", None)
+        if isinstance(features := getattr(holder, "features", None), Mapping):  # Hugging Face's
+            names = getattr(features.get("label"), "names", None)
+        index = index if isinstance(index, Mapping) else {}
+        labels = {*index.values()}
+        if labels and (not names or labels == {*range(len(labels))}):
+            return _in_label_order(index)
+        if isinstance(names, list | tuple) and names:
             return class_names(names)
     if required:
         raise ValueError(
@@ -129,38 +127,23 @@ def labels_of(dataset: Any) -> np.ndarray:
 def stored_labels(dataset: Any) -> np.ndarray | None:
     """Labels that a data set stores, int64 of shape (N,), or None.
 
-    Looks at `targets`, `labels` and `samples` of a data set or its `reader` (torchvision, timm),
-    at the column `label` of a Hugging Face `Dataset`, at the second tensor of a `TensorDataset`,
-    and through `Subset` and `ConcatDataset`. A `target_transform` changes the stored labels, so
-    that only reading the items gives them.
+    They are its `targets` or `labels` (torchvision), the `samples` of its `reader` (timm), or the
+    column `label` of a Hugging Face `Dataset`; a `Subset` is looked through. A `target_transform`
+    changes the stored labels, so that only reading the items gives them.
     """
     if isinstance(dataset, Subset):
         inner = stored_labels(dataset.dataset)
         return None if inner is None else inner[np.asarray(dataset.indices, dtype=np.int64)]
-    if isinstance(dataset, ConcatDataset):
-        parts = [stored_labels(part) for part in dataset.datasets]
-        found = [part for part in parts if part is not None]
-        return np.concatenate(found) if len(found) == len(parts) else None
-    if isinstance(dataset, TensorDataset):
-        return as_labels(dataset.tensors[1] if len(dataset.tensors) > 1 else None, len(dataset))
     if getattr(dataset, "target_transform", None) is not None:
         return None
+    values = [getattr(dataset, name, None) for name in ("targets", "labels")]
     if "label" in (getattr(dataset, "column_names", None) or ()):
-        return as_labels(dataset["label"][:], len(dataset))
-    for holder in (dataset, getattr(dataset, "reader", None)):
-        for name in ("targets", "labels", "samples"):
-            values = getattr(holder, name, None)
-            labels = as_labels(_seconds(values) if name == "samples" else values, len(dataset))
-            if labels is not None:
-                return labels
-    return None
-
-
-def _seconds(samples: Any) -> list[Any] | None:
-    try:
-        return [sample[1] for sample in samples]
-    except (TypeError, IndexError, KeyError):
-        return None
+        values.append(dataset["label"][:])
+    samples = getattr(getattr(dataset, "reader", None), "samples", None)
+    if isinstance(samples, list):
+        values.append([label for _, label in samples])
+    found = (as_labels(each, len(dataset)) for each in values)
+    return next((labels for labels in found if labels is not None), None)
 
 
 def as_labels(values: Any, count: int) -> np.ndarray | None:

@@ -21,7 +21,7 @@ class ImageDecodeError(ValueError):
     """An image that cannot be decoded. The message names it."""
 
 
-def decode_image(data: bytes, name: str, *, header_only: bool = False) -> Image.Image:
+def decode_image(data: bytes, name: str) -> Image.Image:
     """Decode an image file to 8 bits, upright as its EXIF orientation says.
 
     GIFs give their first frame. PIL tries only the formats of `IMAGE_ENDINGS`, since some of its
@@ -30,22 +30,19 @@ def decode_image(data: bytes, name: str, *, header_only: bool = False) -> Image.
     Args:
         data: The bytes of the file.
         name: The name of the image in messages.
-        header_only: Whether the mode and the size are enough; pixels may then not be decoded.
 
     Raises:
         ImageDecodeError: If the file is damaged, of another format, or too large.
     """
     try:
         image = upright(Image.open(io.BytesIO(data), formats=sorted({*_FORMATS.values()})))
-        if not header_only:
-            image.load()
-            image = to_8_bits(image)
+        image.load()
+        return to_8_bits(image)
     except Exception as error:  # PIL raises a dozen types for damaged files
         raise ImageDecodeError(
             f"{name} cannot be decoded ({type(error).__name__}: {error}); repair or remove it, or "
             'skip such files with on_error="skip"'
         ) from error
-    return image
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,6 @@ from .preprocess import Preprocess, as_size, channels_of, size_of
 from .readers import ArrayReader, Reader
 
 __all__ = [
-    "LINE_SECONDS",
     "LabelledImages",
     "TensorImages",
     "assemble",
@@ -37,13 +35,10 @@ T = TypeVar("T")
 
 PEEKS = 64  # images from which channels are inferred
 HASHED = 1024  # images whose contents a fingerprint covers
-LINE_SECONDS = 30.0  # between two lines of progress where standard error is no terminal
 
 
 class LabelledImages(Dataset[tuple[Tensor, int]]):
-    """Labelled images: item i is a contiguous uint8 tensor (C, H, W) and an int in [0, K).
-
-    They are read and preprocessed on access.
+    """Labelled images, read on access: item i is a uint8 tensor (C, H, W) and an int in [0, K).
 
     Attributes:
         classes: The K class names, in the order of their indices.
@@ -52,7 +47,6 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         image_size: (H, W) in pixels.
         preprocessing: How stored images are converted to these, as JSON values.
         skipped: Names of images that cannot be decoded and are left out.
-        threads: Whether `image` may be called from several threads at once, and gains from it.
     """
 
     def __init__(
@@ -63,7 +57,6 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         self.channels, self.image_size = preprocess.channels, preprocess.image_size
         self.preprocessing = preprocess.to_dict()
         self.skipped = list(skipped)
-        self.threads = reader.threads
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -139,10 +132,10 @@ class TensorImages(LabelledImages):
                 f"{images.dtype} of shape {tuple(images.shape)}"
             )
         names = numbered(labels) if classes is None else list(classes)
-        targets = check_labels(labels, len(names), complete=False)
+        targets = check_labels(labels, names, complete=False)
         self.images = images
         super().__init__(
-            ArrayReader(images, targets, names, "the images"),
+            ArrayReader(where="the images", classes=names, targets=targets, images=images),
             Preprocess(images.shape[1], (images.shape[2], images.shape[3]), resize=False),
             torch.arange(len(images)),
         )
@@ -167,8 +160,6 @@ def assemble(
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error must be "raise" or "skip"; got {on_error!r}')
-    if channels is not None and channels < 1:
-        raise ValueError(f"channels must be at least 1; got {channels}")
     indices, skipped, where = torch.arange(len(reader.targets)), list[str](), reader.where
     if on_error == "skip" and len(indices):
         # All images are decoded once here, so every process sees the same length and labels.
@@ -178,26 +169,21 @@ def assemble(
         where += f" (without {len(skipped)} images that cannot be decoded)" if skipped else ""
     if not len(indices):
         raise ValueError(f"{where} holds no images")
-    names, targets = reader.classes, reader.targets[indices]
-    check_labels(targets, len(names), classes=names, complete=reader.complete, where=where)
+    check_labels(reader.targets[indices], reader.classes, complete=reader.complete, where=where)
     size = None if image_size is None else as_size(image_size)
     if size is not None and channels is not None and convert:
         return LabelledImages(reader, Preprocess(channels, size), indices, skipped)
     places = indices[_spread(len(indices), PEEKS)].tolist()
-    peeks = [(reader.peek(index), reader.name(index)) for index in places]
-    found = {channels_of(image) for image, _ in peeks}
-    if channels is None and len(found) > 1 and found != {1, 3}:
-        raise ValueError(
-            f"the images of {where} have different numbers of channels: {sorted(found)}"
-        )
+    peeks = [(channels_of(image), size_of(image)) for image in map(reader.read, places)]
+    found = {number for number, _ in peeks}
     preprocess = Preprocess(
         channels or max(found),
-        size or size_of(peeks[0][0]),
+        size or peeks[0][1],
         convert=convert and channels is not None,
         resize=size is not None,
     )
-    for image, name in peeks:
-        preprocess.check(image, name)
+    for place, (number, stored) in zip(places, peeks, strict=True):
+        preprocess.check(number, stored, reader.name(place))
     return LabelledImages(reader, preprocess, indices, skipped)
 
 
@@ -251,8 +237,10 @@ def to_tensors(dataset: LabelledImages, progress: bool = True) -> tuple[Tensor, 
         return dataset.images, dataset.targets
     shape = (len(dataset), dataset.channels, *dataset.image_size)
     images = torch.empty(shape, dtype=torch.uint8)
-    title, threads = "reading images", dataset.threads
-    decoded = run_over(dataset.image, len(dataset), title, threads=threads, progress=progress)
+    threads = dataset.reader.threads
+    decoded = run_over(
+        dataset.image, len(dataset), "reading images", threads=threads, progress=progress
+    )
     for index, image in enumerate(decoded):
         images[index] = image
     return images, dataset.targets
@@ -267,46 +255,17 @@ def run_over(
     progress: bool = True,
 ) -> Iterator[T]:
     """Yield function(0), function(1), ... in order, with a progress bar."""
-
-    def results() -> Iterator[T]:
-        if not threads:
-            yield from map(function, range(count))
-            return
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            # In blocks, because map() queues all calls at once.
-            for start in range(0, count, 1024):
-                yield from pool.map(function, range(start, min(start + 1024, count)))
-
-    with progress_bar(count, description, "image", shown=progress) as bar:
-        for result in results():
-            yield result
-            bar.update()
-
-
-class _Lines(tqdm):
-    """Progress as a line every 30 seconds; a bar in a file would be one endless line."""
-
-    @staticmethod
-    def status_printer(file: Any) -> Callable[[str], None]:
-        return lambda text: print(text, file=file, flush=True)
-
-    def moveto(self, n: int) -> None:
-        """Leave the cursor where it is; bars are drawn over each other."""
-
-    def close(self) -> None:
-        self.delay = math.inf  # a bar that was never shown needs no last line
-        super().close()
+    bar = progress_bar(count, description, "image", shown=progress)
+    with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, count, 1024):  # a pool's map() queues all calls at once
+            block = range(start, min(start + 1024, count))
+            for result in pool.map(function, block) if threads else map(function, block):
+                yield result
+                bar.update()
 
 
 def progress_bar(total: int, title: str, unit: str, *, shown: bool, initial: int = 0) -> tqdm:
-    """A bar on standard error after one second, or a line every 30 seconds if it is no terminal."""
-    lines = shown and not sys.stderr.isatty()
-    settings: dict[str, Any] = {"delay": 1, "leave": None}
-    if lines:
-        settings = {"delay": LINE_SECONDS, "mininterval": LINE_SECONDS, "miniters": 1}
-        settings["bar_format"] = (
-            "{desc}: {n_fmt} of {total_fmt} {unit}s, {rate_fmt}, {remaining} left"
-        )
-    return (_Lines if lines else tqdm)(
-        total=total, desc=title, unit=unit, initial=initial, disable=not shown, **settings
-    )
+    """A bar on standard error after one second; without a terminal it is drawn twice a minute."""
+    seconds = 0.1 if sys.stderr.isatty() else 30.0
+    settings: dict[str, Any] = {"delay": 1, "leave": None, "mininterval": seconds}
+    return tqdm(total=total, desc=title, unit=unit, initial=initial, disable=not shown, **settings)

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Callable
 from typing import Literal
 
 from .images import LabelledImages, assemble, split_per_class
 from .readers import Reader, Request
-from .sources.arrays import DIGITS, IDX, NPZ
-from .sources.folders import FOLDER
+from .sources.arrays import open_digits, open_idx, open_npz
+from .sources.folders import open_folder
 from .sources.layout import MissingSplitError
-from .sources.named import TIMM
-from .sources.tables import HUB, PARQUET
-from .sources.tars import TAR
-from .sources.webdataset import WEBDATASET
+from .sources.named import open_torchvision
+from .sources.tables import open_hub, open_parquet
+from .sources.tars import open_tar
+from .sources.webdataset import open_webdataset
 from .torch_datasets import wrap_dataset
 
 __all__ = ["DATA_SOURCES", "MissingSplitError", "open_dataset", "wrap_dataset"]
 
-# Names come first: a folder may be called so. Image folders come before what may lie beside them.
-SOURCES = (DIGITS, TIMM, HUB, FOLDER, TAR, NPZ, IDX, WEBDATASET, PARQUET)
-DATA_SOURCES = "; ".join(source.accepts for source in SOURCES)
+# What the user passes, in the words of the documentation, and the function that opens it, which
+# returns None for data of another kind. Names come first: a folder may be called so. Image folders
+# come before what may lie beside them.
+SOURCES: dict[str, Callable[[Request], Reader | None]] = {
+    "'digits', scikit-learn's handwritten digits": open_digits,
+    "a data set of torchvision such as torch/cifar10": open_torchvision,
+    "hfds/ and a data set of the Hugging Face Hub, such as hfds/ylecun/mnist, or a folder that the "
+    "library datasets can load": open_hub,
+    "a folder of class folders (class/name.jpg), with or without train, val and test folders "
+    "around them": open_folder,
+    "a tar of such a folder": open_tar,
+    "a .npz file with the arrays images and labels": open_npz,
+    "a folder of IDX files (train-images-idx3-ubyte.gz, ...)": open_idx,
+    "a WebDataset shard (000.jpg, 000.cls) or a folder of shards": open_webdataset,
+    "a parquet file or a folder of them": open_parquet,
+}
+DATA_SOURCES = "; ".join(SOURCES)
 
 
 def open_dataset(
@@ -59,10 +73,9 @@ def open_dataset(
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
-        MissingSplitError: If the data do not have the split; a ValueError.
-        ImageDecodeError: If one of the first images cannot be decoded; a ValueError.
         ValueError: If the data are of no kind above, are empty or damaged, a class has no image, or
-            an argument is out of range.
+            an argument is out of range. A `MissingSplitError` is one, if the data do not have the
+            split, and so is an `ImageDecodeError`, if one of the first images cannot be decoded.
 
     Example:
         >>> digits = open_dataset("digits", split="test")
@@ -87,11 +100,9 @@ def open_dataset(
 
 
 def _reader(request: Request) -> Reader:
-    for source in SOURCES:
-        if (reader := source.open(request)) is not None:
+    for open_source in SOURCES.values():
+        if (reader := open_source(request)) is not None:
             return reader
-    path = Path(request.data).expanduser()
-    if not path.exists():
+    if not request.path.exists():
         raise FileNotFoundError(f"there is no {request.data!r}; data must be {DATA_SOURCES}")
-    problem = "holds no images" if path.is_dir() else "cannot be read as images"
-    raise ValueError(f"{request.data!r} {problem}; data must be {DATA_SOURCES}")
+    raise ValueError(f"{request.data!r} holds no images; data must be {DATA_SOURCES}")

@@ -83,7 +83,7 @@ class Preprocess:
         Raises:
             ValueError: If the image does not fit and must not be converted or resized.
         """
-        self.check(image, name)
+        self.check(channels_of(image), size_of(image), name)
         pixels = image if isinstance(image, Tensor) else _to_tensor(image, self.channels)
         if len(pixels) < self.channels:
             pixels = pixels.expand(self.channels, -1, -1)
@@ -93,9 +93,8 @@ class Preprocess:
             pixels = self._fit(pixels)
         return pixels.contiguous()
 
-    def check(self, image: Image.Image | Tensor, name: str) -> None:
-        """Raise the errors of a call, from the image's header alone."""
-        found = channels_of(image)
+    def check(self, found: int, size: tuple[int, int], name: str) -> None:
+        """Raise the errors of a call with an image of `found` channels and this size."""
         if self.channels != found and {self.channels, found} != {1, 3}:
             raise ValueError(
                 f"{name} has {found} channels, expected {self.channels}; only 1 and 3 are "
@@ -106,8 +105,8 @@ class Preprocess:
                 f"{name} is a colour image, and the data are read as grayscale; ask for the "
                 "conversion (channels=1, or grayscale in a fit), or read all images with channels=3"
             )
-        (height, width), (H, W) = size_of(image), self.image_size
-        if not self.resize and (height, width) != (H, W):
+        if not self.resize and size != self.image_size:
+            (height, width), (H, W) = size, self.image_size
             raise ValueError(
                 f"{name} has {height} x {width} pixels, but the first image of the data set has "
                 f"{H} x {W}; set image_size (--image-size) to resize and crop every image"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from .decode import decode_image
 
-__all__ = ["ArrayReader", "FileReader", "Reader", "Request", "Source"]
+__all__ = ["ArrayReader", "FileReader", "Reader", "Request"]
 
 
+@dataclass(eq=False, kw_only=True)
 class Reader(ABC):
     """Stored images, with labels that need no decoding.
 
@@ -33,9 +34,9 @@ class Reader(ABC):
     where: str
     classes: list[str]
     targets: Tensor
-    paths: Sequence[str] | None = None
+    paths: list[str] | None = None
     complete: bool = True
-    threads: bool = False
+    threads: ClassVar[bool] = False
 
     @abstractmethod
     def read(self, index: int) -> Image.Image | Tensor:
@@ -49,10 +50,6 @@ class Reader(ABC):
         """The name of an image in messages."""
         return f"image {index} of {self.where}"
 
-    def peek(self, index: int) -> Image.Image | Tensor:
-        """Like `read`, for the mode and the size only: pixels need not be decoded."""
-        return self.read(index)
-
     def content(self, index: int) -> bytes:
         """Bytes that tell the image from others: those of its file, or its pixels."""
         pixels = np.asarray(self.read(index))
@@ -62,7 +59,7 @@ class Reader(ABC):
 class FileReader(Reader):
     """Encoded image files."""
 
-    threads = True
+    threads: ClassVar[bool] = True
 
     @abstractmethod
     def read_bytes(self, index: int) -> bytes:
@@ -74,18 +71,12 @@ class FileReader(Reader):
     def read(self, index: int) -> Image.Image:
         return decode_image(self.read_bytes(index), self.name(index))
 
-    def peek(self, index: int) -> Image.Image:
-        return decode_image(self.read_bytes(index), self.name(index), header_only=True)
 
-
+@dataclass(eq=False, kw_only=True)
 class ArrayReader(Reader):
-    """uint8 images (N, C, H, W) and their labels."""
+    """uint8 images (N, C, H, W) in memory."""
 
-    def __init__(
-        self, images: Tensor, targets: Tensor, classes: list[str], where: str, complete: bool = True
-    ) -> None:
-        self.images, self.targets, self.classes = images, targets, classes
-        self.where, self.complete = where, complete
+    images: Tensor
 
     def read(self, index: int) -> Tensor:
         return self.images[index]
@@ -101,9 +92,7 @@ class Request:
     download: bool = False
     labels: bool = True
 
-
-class Source(NamedTuple):
-    """A kind of data that `open_dataset` reads."""
-
-    accepts: str  # what the user passes, in the words of the documentation
-    open: Callable[[Request], Reader | None]  # None for data of another kind
+    @property
+    def path(self) -> Path:
+        """`data` as a path."""
+        return Path(self.data).expanduser()

@@ -33,10 +33,9 @@ def wrap_dataset(
     Items may also be mappings with the keys "image" and "label", as in a Hugging Face `Dataset`.
 
     An image is a PIL image, a uint8 tensor or array of shape (H, W) or (C, H, W) with any C, or a
-    floating-point one of that shape in [0, 1], which is rounded to 8 bits. A PIL image that still
-    carries an EXIF orientation is turned upright. Labels are those that the data set stores (see
-    `stored_labels`) if three items agree with them; otherwise one pass over the items collects
-    them.
+    floating-point one of that shape in [0, 1], which is rounded to 8 bits. A PIL image is turned as
+    its EXIF orientation says. Labels are those that the data set stores (see `stored_labels`) if
+    three items agree with them; otherwise one pass over the items collects them.
 
     Args:
         dataset: The data set. Its random transforms stay random. A `LabelledImages` is returned
@@ -44,10 +43,7 @@ def wrap_dataset(
         classes: Class names. None means those that the data set has (see `dataset_classes`), or
             else the numbers of the labels.
         complete: Whether every class must have an image. False for a held-out set.
-        image_size: (height, width), or the side of a square, to resize and crop every image to.
-            None means the size of the first image, and another size is then an error.
-        channels: Channels of the result. None means those of the images.
-        convert: Whether colour images may become grayscale if `channels` is 1.
+        image_size, channels, convert: As in `open_dataset`; any number of `channels`.
 
     Raises:
         ValueError: If items are of another form, labels are not 0..K-1, or a class has no image.
@@ -62,8 +58,7 @@ def wrap_dataset(
     if isinstance(dataset, IterableDataset | Mapping) or not hasattr(dataset, "__len__"):
         raise ValueError(
             f"a data set must have a length and items by index; got {type(dataset).__name__}. "
-            "Pass one split of a mapping, such as data['train']; collect a stream into a list or a "
-            "TensorDataset"
+            "Pass one split of a mapping, such as data['train'], and collect a stream into a list"
         )
     reader = DatasetReader(dataset, classes, complete)
     return assemble(reader, image_size=image_size, channels=channels, convert=convert)
@@ -75,35 +70,32 @@ class DatasetReader(Reader):
     def __init__(
         self, dataset: Any, classes: Sequence[str] | None = None, complete: bool = True
     ) -> None:
-        self.dataset, self.complete = dataset, complete
-        self.where = f"the data set ({type(dataset).__name__})"
+        self.dataset, self.where = dataset, f"the data set ({type(dataset).__name__})"
         labels: Any = stored_labels(dataset)
         # A wrapper may have changed the stored labels.
         probes = {0, len(dataset) // 2, len(dataset) - 1} if len(dataset) else set()
         if labels is None or any(self._label(index) != labels[index] for index in probes):
             labels = [*run_over(self._label, len(dataset), "reading labels", threads=False)]
-        self.targets = torch.as_tensor(labels, dtype=torch.int64)
+        targets = torch.as_tensor(labels, dtype=torch.int64)
         if classes is None and not isinstance(dataset, list | tuple):
             classes = dataset_classes(dataset)
-        self.classes = numbered(self.targets) if classes is None else list(classes)
+        names = numbered(targets) if classes is None else list(classes)
+        super().__init__(where=self.where, classes=names, targets=targets, complete=complete)
 
     def read(self, index: int) -> Image.Image | Tensor:
         try:
             image = _pair(self.dataset[index], self.name(index))[0]
         except OSError as error:
             raise ImageDecodeError(f"{self.name(index)} cannot be read ({error})") from error
-        return (
-            upright(image) if isinstance(image, Image.Image) else _levels(image, self.name(index))
-        )
+        if isinstance(image, Image.Image):
+            return upright(image)
+        return _levels(image, self.name(index))
 
     def _label(self, index: int) -> int:
         value = _pair(self.dataset[index], self.name(index))[1]
         label = np.asarray(value)
         if label.ndim or label.dtype.kind not in "iu":
-            hint = "; map class names to integers first" if isinstance(value, str) else ""
-            raise ValueError(
-                f"labels must be integers 0..K-1; {self.name(index)} has the label {value!r}{hint}"
-            )
+            raise ValueError(f"labels must be integers 0..K-1; {self.name(index)} has {value!r}")
         return int(label)
 
 
@@ -113,30 +105,29 @@ def _pair(item: Any, name: str) -> tuple[Any, Any]:
         return item["image"], item["label"]
     if isinstance(item, tuple | list) and len(item) == 2:
         return item[0], item[1]
-    found = sorted(map(str, item)) if isinstance(item, Mapping) else type(item).__name__
     raise ValueError(
-        f"{name} must be (image, label), or have the keys 'image' and 'label'; got {found}. Rename "
-        "the columns of a table, or pass TensorDataset(images, labels)"
+        f"{name} must be (image, label), or have the keys 'image' and 'label'; got a "
+        f"{type(item).__name__}. Pass arrays as TensorDataset(images, labels)"
     )
 
 
 def _levels(image: Any, name: str) -> Tensor:
     """A tensor or an array as uint8 (C, H, W)."""
-    image = torch.tensor(image) if isinstance(image, np.ndarray) else image
-    if not isinstance(image, Tensor):
+    if not isinstance(image, Tensor | np.ndarray):
         found = type(image).__name__
         raise ValueError(f"{name} must have a PIL image, a tensor or an array; got {found}")
+    image = torch.as_tensor(image)
     shape = tuple(image.shape)
     swapped = len(shape) == 3 and shape[2] in (1, 3) and min(shape[:2]) > 4
     if len(shape) not in (2, 3) or 0 in shape or swapped:
-        hint = ", which looks like (H, W, C): permute it" if swapped else ""
-        raise ValueError(f"{name} must have shape (H, W) or (C, H, W); got {shape}{hint}")
+        raise ValueError(
+            f"{name} must have shape (H, W) or (C, H, W); got {shape}; permute (H, W, C)"
+        )
     if image.is_floating_point():
-        low, high = float(image.min()), float(image.max())
-        if not (low >= 0 and high <= 1):  # NaN fails too
+        if not ((image >= 0) & (image <= 1)).all():  # NaN fails too
             raise ValueError(
-                f"{name} is floating point and must lie in [0, 1]; got values from {low:g} to "
-                f"{high:g}. Remove the normalisation by mean and std"
+                f"{name} is floating point and must lie in [0, 1]; got values from "
+                f"{image.min():g} to {image.max():g}. Remove the normalisation by mean and std"
             )
         image = (image.detach().float() * 255).round().to(torch.uint8)
     if image.dtype != torch.uint8:

@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HFValidationError
 
 from .manifest import CONFIG, read_manifest
 from .tensors import DamagedFileError
@@ -25,16 +18,6 @@ from .version import __version__
 __all__ = ["HubError", "download", "hub_errors", "read_repository"]
 
 T = TypeVar("T")
-_KNOWN = {  # the first is a special case of the second
-    GatedRepoError: "is gated: ask for access on its page, then log in with 'hf auth login' or set "
-    "HF_TOKEN",
-    RepositoryNotFoundError: "was not found: there is no such repository, or it is private and "
-    "your token (HF_TOKEN, or 'hf auth login') does not open it",
-    RevisionNotFoundError: "has no revision {revision!r}",
-    LocalTokenNotFoundError: "needs a token: log in with 'hf auth login', or set HF_TOKEN",
-    OfflineModeIsEnabled: "is not available offline: HF_HUB_OFFLINE is set, and the cache does not "
-    "hold it",
-}
 
 
 class HubError(OSError):
@@ -52,24 +35,13 @@ def hub_errors(what: str, revision: str | None = None) -> Iterator[None]:
     except (HubError, HFValidationError, UserWarning):  # the second explains the form of a name
         raise
     except Exception as error:  # the client and its HTTP library have dozens of types
-        place = f"{what} at {constants.ENDPOINT}"
-        for cause in _causes(error):
-            for kind, text in _KNOWN.items():
-                if isinstance(cause, kind):
-                    said = text.format(revision=revision or "main")
-                    raise HubError(f"{place} {said}") from error
+        named = what if revision is None else f"{what} (revision {revision!r})"
         reason = f"{type(error).__name__}: {printable(error, longest=1000)}"
         raise HubError(
-            f"{place}: {reason}. Check the network, the token (HF_TOKEN), HF_ENDPOINT and the "
-            f"space in the cache {constants.HF_HUB_CACHE}, then try again"
+            f"{named} at {constants.ENDPOINT}: {reason}. Check the name, the network "
+            "(HF_HUB_OFFLINE, HF_ENDPOINT), the token ('hf auth login' or HF_TOKEN) and the space "
+            f"in the cache {constants.HF_HUB_CACHE}, then try again"
         ) from error
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
 
 
 def download(
@@ -125,9 +97,7 @@ def read_repository(
 
     Args:
         read: Reads a checkpoint directory.
-        repo_id: "owner/name"; see `download` for it, `revision` and `token`.
-        revision: Branch, tag or commit.
-        token: Access token.
+        repo_id, revision, token: See `download`.
         whole: Download the tensor files; otherwise `config.json` alone.
         extras: Other files to download if the repository has them.
 

@@ -104,10 +104,8 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
 
 
 def tensor_files(directory: Path) -> list[str]:
-    """Return the names of the tensor files in a directory, listed in its configuration or not."""
-    if not directory.is_dir():
-        return []
-    return sorted(e.name for e in directory.iterdir() if TENSOR_FILE.fullmatch(e.name))
+    """The names of the tensor files in a directory, listed in its configuration or not."""
+    return sorted(e.name for e in directory.glob("*") if TENSOR_FILE.fullmatch(e.name))
 
 
 def _check_keys(values: Mapping[str, Any]) -> None:

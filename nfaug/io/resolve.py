@@ -34,24 +34,12 @@ def builtin_directory(name: str) -> Path:
 
 
 def public_name(source: str | PathLike[str]) -> str:
-    """Return how a record names a flow or a data set: the last part of a path, or the name.
-
-    The names "wds/PATTERN" and "hfds/FOLDER" hold a path too.
-    """
+    """Return how a record names a flow or a data set: the last part of a path, or the name."""
     text = os.fspath(source)
-    kind, _, rest = text.partition("/")
-    if kind.lower() == "wds" and rest:
-        text = f"{kind}/{_last(rest)}"
-    elif kind.lower() == "hfds" and (rest[:1] in ("/", "~", ".") or os.path.exists(rest)):
-        text = _last(rest)
-    elif os.path.exists(os.path.expanduser(text)):
-        text = _last(text)
+    path = os.path.expanduser(text[5:] if text.lower().startswith("hfds/") else text)
+    if os.path.isabs(path) or os.path.exists(path):
+        text = os.path.basename(os.path.abspath(path)) or path
     return text.encode(errors="replace").decode()  # file names need not be valid text
-
-
-def _last(path: str) -> str:
-    """The last part of a path."""
-    return os.path.basename(os.path.abspath(os.path.expanduser(path))) or path
 
 
 def read_resolved(
@@ -82,13 +70,10 @@ def read_resolved(
     path = Path(path_or_repo).expanduser()
     if path.is_dir():
         return read(path)
-    if BUILTIN + name in builtin_names():
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise FileNotFoundError(
-            f'there is no directory {name!r}; the bundled flow is "{BUILTIN}{name}"'
-        )
-    if path.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise FileNotFoundError(
-            f"{name!r} is not a checkpoint directory, nor a repository name of the form owner/name"
+            f"{name!r} is no checkpoint directory, and no repository name of the form owner/name; "
+            f"the bundled flows are {', '.join(builtin_names())}"
         )
     from .hub import HubError, read_repository  # a local checkpoint does not need the Hub's client
 

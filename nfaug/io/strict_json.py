@@ -10,9 +10,6 @@ from typing import Any
 
 __all__ = ["jsonable", "parse_json", "read_json"]
 
-_DEEPEST = 32  # levels of objects and lists
-_LONGEST = 2**24  # bytes of a file, enough for 100,000 class names
-
 
 def jsonable(value: Any) -> Any:
     """Return the value with tuples as lists and numbers that are not finite as None.
@@ -37,20 +34,19 @@ def parse_json(data: bytes) -> Any:
     Raises:
         ValueError: The data are not UTF-8 or not JSON, an object has a key twice, a number is NaN,
             infinite or of more digits than Python reads, a string holds half of a surrogate pair,
-            or the nesting is deeper than 32 levels.
+            or the nesting is deeper than Python reads.
     """
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_distinct)
-        _check_nesting(value)
         # Refuses NaN and infinity, then half a surrogate pair.
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except RecursionError:
-        raise ValueError(f"it nests deeper than {_DEEPEST} levels") from None
+        raise ValueError("it nests too deep") from None
     return value
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object from a regular file of at most 16 MiB.
+    """Read a JSON object from a regular file.
 
     Raises:
         ValueError: The file is another one, or not strict JSON (see `parse_json`).
@@ -58,11 +54,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     if not file.is_file():  # a pipe has no end
         raise ValueError("it is not a regular file")
-    with file.open("rb") as opened:
-        data = opened.read(_LONGEST + 1)
-    if len(data) > _LONGEST:
-        raise ValueError(f"it is longer than {_LONGEST} bytes")
-    values = parse_json(data)
+    values = parse_json(file.read_bytes())
     if not isinstance(values, dict):
         raise ValueError("it is not an object")
     return values
@@ -73,13 +65,3 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("an object has a key twice")
     return found
-
-
-def _check_nesting(value: Any) -> None:
-    level = [value]
-    for _ in range(_DEEPEST + 1):
-        parts = [item for item in level if isinstance(item, (list, dict))]
-        level = [x for part in parts for x in (part.values() if isinstance(part, dict) else part)]
-        if not level:
-            return
-    raise ValueError(f"it nests deeper than {_DEEPEST} levels")

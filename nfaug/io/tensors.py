@@ -14,7 +14,7 @@ from torch import Tensor
 from .manifest import CONFIG, CheckpointError
 from .text import printable
 
-__all__ = ["DamagedFileError", "read_tensors", "sha256_of", "write_tensors"]
+__all__ = ["DamagedFileError", "read_tensors", "write_tensors"]
 
 _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64)
 
@@ -63,13 +63,4 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:
         save_file(values, file, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{file} cannot be written: {error}") from error
-    return sha256_of(file)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    return hashlib.sha256(file.read_bytes()).hexdigest()

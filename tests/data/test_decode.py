@@ -13,6 +13,7 @@ import torch
 from data_tools import png
 from PIL import Image
 
+from nfaug.data.batches import LoaderBatches
 from nfaug.data.decode import ImageDecodeError, decode_image
 from nfaug.data.images import to_tensors
 from nfaug.data.open import open_dataset, wrap_dataset
@@ -97,6 +98,16 @@ def test_grayscale_needs_consent(folder: Path) -> None:
     assert open_dataset(folder, channels=1)[2][0].shape == (1, 6, 6)
     with pytest.raises(ValueError, match=r"2\.png"):
         open_dataset(folder, channels=1, convert=False)
+
+
+def test_an_error_of_a_worker_is_one_line(folder: Path) -> None:
+    images = open_dataset(folder, image_size=6, channels=1)
+    (folder / "b" / "1.png").write_bytes(b"damaged")
+    batches = LoaderBatches(images, images.targets, workers=1)
+    with pytest.raises(ImageDecodeError, match=r"1\.png") as raised:
+        list(batches.iterate(torch.arange(4), 2))
+    assert str(raised.value).startswith(str(folder))
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def test_damaged_bytes_are_one_error() -> None:

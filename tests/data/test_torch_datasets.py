@@ -77,7 +77,7 @@ def test_wrong_wrapped_images(image: Any, message: str) -> None:
 
 def test_wrapped_channels() -> None:
     two, three = LEVELS[:2], LEVELS
-    with pytest.raises(ValueError, match=r"\[2, 3\]"):
+    with pytest.raises(ValueError, match="2 channels"):
         wrap_dataset(Items([two, three], [0, 0]))
     with pytest.raises(ValueError, match="2 channels"):
         wrap_dataset(Items([two], [0]), channels=3, image_size=4)[0]
@@ -124,7 +124,7 @@ def test_wrong_data_sets() -> None:
     for data in (LEVELS, (LEVELS, torch.arange(2))):
         with pytest.raises(ValueError, match="TensorDataset"):
             wrap_dataset(data)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="got tuple"):
+    with pytest.raises(ValueError, match="tuple"):
         wrap_dataset(TensorDataset(LEVELS))
     for label in (0.5, torch.tensor([0, 1]), "cat", True):
         with pytest.raises(ValueError, match="image 1"):

@@ -9,23 +9,16 @@ from pathlib import Path
 import pytest
 
 from nfaug.io import text
-from nfaug.io.files import open_regular
-from nfaug.io.strict_json import jsonable
+from nfaug.io.strict_json import jsonable, read_json
 from nfaug.io.text import printable
 
 
-def test_only_regular_files_within_limits_are_opened(tmp_path: Path) -> None:
-    file = tmp_path / "x"
-    file.write_bytes(b"12345")
-    with open_regular(file, most=5) as opened:
-        assert opened.read() == b"12345"
-    with pytest.raises(ValueError, match="5 bytes"):
-        open_regular(file, most=4)
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zero").symlink_to("/dev/zero")
     for name in ("pipe", "zero", "."):
         with pytest.raises(ValueError, match="regular"):
-            open_regular(tmp_path / name)
+            read_json(tmp_path / name)
 
 
 def test_json_has_no_tuples_and_no_nan() -> None:

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from ..classes import class_names, numbered
-from ..readers import ArrayReader, Reader, Request, Source
-from .layout import MissingSplitError, split_kind
+from ..readers import ArrayReader, Reader, Request
+from .layout import choose_split
 
-__all__ = ["DIGITS", "IDX", "NPZ"]
+__all__ = ["open_digits", "open_idx", "open_npz"]
 
 IDX_FILES = {"train": ("train-images", "train-labels"), "test": ("t10k-images", "t10k-labels")}
-NPZ_PREFIXES = {"train": ("train_", ""), "validation": ("val_",), "test": ("test_", "val_")}
 TEST_EVERY = 5
 
 
@@ -28,10 +27,10 @@ def open_idx(request: Request) -> Reader | None:
 
     Classes are named by their numbers. The test split has the classes of the training split.
     """
-    folder = Path(request.data).expanduser()
+    folder = request.path
     if not any(_idx_path(folder, images, 3) for images, _ in IDX_FILES.values()):
         return None
-    kind = _train_or_test(request.split, str(folder))
+    kind = choose_split(IDX_FILES, request.split, str(folder))
     image_file, label_file = IDX_FILES[kind]
     images, labels = _read_idx(folder, image_file, 3), _read_idx(folder, label_file, 1)
     if len(images) != len(labels):
@@ -39,8 +38,13 @@ def open_idx(request: Request) -> Reader | None:
     known = labels
     if kind == "test" and _idx_path(folder, IDX_FILES["train"][1], 1):
         known = torch.cat([labels, _read_idx(folder, IDX_FILES["train"][1], 1)])
-    where = f"the {kind} split of {folder}"
-    return ArrayReader(images[:, None], labels.long(), numbered(known), where, kind == "train")
+    return ArrayReader(
+        where=f"the {kind} split of {folder}",
+        classes=numbered(known),
+        targets=labels.long(),
+        complete=kind == "train",
+        images=images[:, None],
+    )
 
 
 def _idx_path(folder: Path, base: str, ndim: int) -> Path | None:
@@ -72,48 +76,36 @@ def open_npz(request: Request) -> Reader | None:
     """Read a .npz file with the arrays `images` and `labels`, and perhaps `classes`.
 
     Images are uint8 of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3; labels are
-    integers of shape (N,) or (N, 1); `classes` are the K class names. A file with several splits
-    has `train_images`, `train_labels`, `val_images`, ... instead, as MedMNIST has. A file without
-    splits is a training split.
+    integers of shape (N,) or (N, 1); `classes` are the K class names. A file is a training split.
     """
-    path = Path(request.data).expanduser()
+    path = request.path
     if path.suffix.lower() != ".npz" or not path.is_file():
         return None
-    kind = split_kind(request.split)
+    choose_split(("train",), request.split, str(path))
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = archive.files
-            prefix = next((p for p in NPZ_PREFIXES.get(kind, ()) if f"{p}images" in names), None)
-            used = (f"{prefix}images", f"{prefix}labels", "train_labels", "classes")
-            arrays = {name: archive[name] for name in used if name in names}
+            images, labels = archive["images"], archive["labels"]
+            names = class_names(archive["classes"].tolist()) if "classes" in archive else None
     except Exception as error:  # zipfile, zlib, tokenize and numpy raise their own types
-        raise ValueError(f"{path} is not a .npz file, or it is damaged ({error})") from error
-    if prefix is None:
-        needed = " or ".join(f"{p}images" for p in NPZ_PREFIXES.get(kind, ())) or "another name"
-        raise MissingSplitError(
-            f"{path} has the arrays {sorted(names)}; split={request.split!r} needs {needed}"
-        )
-    images, labels = arrays[f"{prefix}images"], arrays.get(f"{prefix}labels")
-    if images.ndim == 3:
-        images = images[:, None]
-    elif images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+        raise ValueError(
+            f"{path} lacks the arrays images and labels, or it is damaged ({error})"
+        ) from error
+    images = images[:, None] if images.ndim == 3 else images
+    if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         images = images.transpose(0, 3, 1, 2)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(
-            f"{prefix}images in {path} must be uint8 of shape (N, H, W), (N, H, W, C) or "
-            f"(N, C, H, W) with C = 1 or 3; got {images.dtype} of shape {images.shape}"
+            f"images in {path} must be uint8 of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with "
+            f"C = 1 or 3; got {images.dtype} of shape {images.shape}"
         )
-    if labels is None or labels.size != len(images) or labels.dtype.kind not in "iu":
-        found = "none" if labels is None else f"{labels.dtype} of shape {labels.shape}"
+    if labels.size != len(images) or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"'{prefix}labels' in {path} must be {len(images)} integers, one per image; got {found}"
+            f"labels in {path} must be {len(images)} integers, one per image; got {labels.dtype} "
+            f"of shape {labels.shape}"
         )
     targets = torch.from_numpy(labels.astype(np.int64).reshape(-1))
-    known = np.append(arrays.get("train_labels", labels).reshape(-1), targets).astype(np.int64)
-    listed = arrays.get("classes")
-    classes = numbered(known) if listed is None else class_names(listed.tolist())
-    pixels = torch.from_numpy(np.ascontiguousarray(images))
-    return ArrayReader(pixels, targets, classes, str(path), complete=kind == "train")
+    pixels, names = torch.from_numpy(np.ascontiguousarray(images)), names or numbered(targets)
+    return ArrayReader(where=str(path), classes=names, targets=targets, images=pixels)
 
 
 def open_digits(request: Request) -> Reader | None:
@@ -125,29 +117,17 @@ def open_digits(request: Request) -> Reader | None:
     """
     if request.data != "digits":
         return None
-    kind = _train_or_test(request.split, '"digits"')
+    kind = choose_split(("train", "test"), request.split, request.data)
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'the data set "digits" comes with scikit-learn: pip install "nfaug[train]"'
+            "digits needs scikit-learn: pip install 'nfaug[train]'"
         ) from error
     data = load_digits()
     levels, targets = (torch.from_numpy(x).long() for x in (data.images, data.target))
     nth = torch.nn.functional.one_hot(targets).cumsum(dim=0).gather(1, targets[:, None])[:, 0]
     chosen = (nth % TEST_EVERY == 0) == (kind == "test")
-    images = ((levels * 255 + 8) // 16).to(torch.uint8)[:, None]
+    images, names = ((levels * 255 + 8) // 16).to(torch.uint8)[:, None], numbered(targets)
     where = f"the {kind} split of the digits"
-    return ArrayReader(images[chosen], targets[chosen], numbered(targets), where)
-
-
-def _train_or_test(split: str, where: str) -> str:
-    kind = split_kind(split)
-    if kind not in ("train", "test"):
-        raise MissingSplitError(f'{where} has the splits "train" and "test"; got split={split!r}')
-    return kind
-
-
-IDX = Source("a folder of IDX files (train-images-idx3-ubyte.gz, ...)", open_idx)
-NPZ = Source("a .npz file with the arrays images and labels", open_npz)
-DIGITS = Source("'digits', scikit-learn's handwritten digits", open_digits)
+    return ArrayReader(where=where, classes=names, targets=targets[chosen], images=images[chosen])

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ..decode import IMAGE_ENDINGS
-from ..readers import FileReader, Reader, Request, Source
-from .layout import Layout, arrange
+from ..readers import FileReader, Reader, Request
+from .layout import arrange
 
-__all__ = ["FOLDER", "FolderReader"]
+__all__ = ["open_folder"]
 
 _SHARDS = (".tar", ".parquet")  # data that may lie beside images
 
@@ -23,7 +22,7 @@ def open_folder(request: Request) -> Reader | None:
     Image folders win over other data beside them, with a warning; images at the top, such as a
     picture of shards, do not.
     """
-    root = Path(request.data).expanduser()
+    root = request.path
     if not root.is_dir():
         return None
     files, folders = _walk(root)
@@ -35,26 +34,16 @@ def open_folder(request: Request) -> Reader | None:
     if shards:
         shown = ", ".join(shards[:3]) + (", ..." if len(shards) > 3 else "")
         warnings.warn(f"{root} is read as folders of images, without {shown}", stacklevel=4)
-    layout = arrange(images, folders, request.split, str(root), labels=request.labels)
-    return FolderReader(root, layout)
+    below, found = arrange(images, folders, request.split, str(root), labels=request.labels)
+    return FolderReader(where=str(root), root=root / below, **found)
 
 
-FOLDER = Source(
-    "a folder of class folders (class/name.jpg), with or without train, val and test folders "
-    "around them",
-    open_folder,
-)
-
-
+@dataclass(eq=False, kw_only=True)
 class FolderReader(FileReader):
     """Image files in a folder."""
 
+    root: Path
     paths: list[str]
-
-    def __init__(self, root: Path, layout: Layout) -> None:
-        self.root, self.where = root / layout.root, str(root)
-        self.paths, self.classes, self.complete = layout.paths, layout.classes, layout.complete
-        self.targets = torch.tensor(layout.labels)
 
     def name(self, index: int) -> str:
         return str(self.root / self.paths[index])
@@ -71,11 +60,10 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
     """
     files, folders, again, seen = list[str](), list[str](), list[str](), set[str]()
     for place, inner, names in os.walk(root, followlinks=True):
-        prefix = (
-            "" if place == str(root) else os.path.relpath(place, root).replace(os.sep, "/") + "/"
-        )
+        below = Path(place).relative_to(root).as_posix()
+        prefix = "" if below == "." else f"{below}/"
         if (real := os.path.realpath(place)) in seen:
-            again.append(prefix)
+            again.append(below)
             inner.clear()
             continue
         seen.add(real)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 __all__ = [
     "SYNONYMS",
-    "Layout",
     "MissingSplitError",
     "arrange",
     "choose_split",
@@ -27,17 +28,6 @@ SYNONYMS = {
 
 class MissingSplitError(ValueError):
     """The data do not have the requested split."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The images of a split: `paths` below the folder `root`, which is "" or ends in a slash."""
-
-    root: str
-    paths: list[str]
-    labels: list[int]
-    classes: list[str]
-    complete: bool = True  # whether all classes must occur
 
 
 def split_kind(split: str) -> str:
@@ -69,7 +59,7 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 
 def arrange(
     files: Iterable[str], folders: Iterable[str], split: str, where: str, *, labels: bool = True
-) -> Layout:
+) -> tuple[str, dict[str, Any]]:
     """Select the images of a split and label each with its class.
 
     A single folder around everything is skipped. Below it are class folders, or split folders
@@ -84,6 +74,10 @@ def arrange(
         where: The name of the data in messages.
         labels: Whether folders are classes. If not, all images of the split are one class.
 
+    Returns:
+        The folder of the split, which is "" or ends in a slash, and arguments of a `Reader`: the
+        `paths` below it, `classes`, `targets` and `complete`.
+
     Raises:
         MissingSplitError: If the data do not have the split.
         ValueError: If there are no images, no class folders with images, or a held-out class is not
@@ -96,7 +90,8 @@ def arrange(
     if not paths:
         raise ValueError(f"{where} holds no images in {root or 'it'}")
     if not labels:
-        return Layout(root, paths, [0] * len(paths), [UNLABELLED])
+        targets = torch.zeros(len(paths), dtype=torch.int64)
+        return root, {"paths": paths, "classes": [UNLABELLED], "targets": targets}
     paths = [path for path in paths if "/" in path]
     if not paths:
         raise ValueError(
@@ -118,7 +113,13 @@ def arrange(
             "folder",
             stacklevel=2,
         )
-    return Layout(root, paths, [index[name] for name in names], classes, root == home)
+    targets = torch.tensor([index[name] for name in names])
+    return root, {
+        "paths": paths,
+        "classes": classes,
+        "targets": targets,
+        "complete": root == home,
+    }
 
 
 def _children(folders: set[str], root: str) -> set[str]:
@@ -134,14 +135,10 @@ def _split_folders(files: list[str], folders: set[str], split: str, where: str) 
     # A folder called train is not enough: it may be a class beside bus and car.
     if known and (known == {*kinds.values()} or ("train" in known and len(known) > 1)):
         chosen = choose_split(kinds, split, where)
-        train = chosen if kinds[chosen] == "train" else None
-        train = train or next((name for name in kinds if kinds[name] == "train"), chosen)
+        order = (chosen, *kinds)
+        train = next((name for name in order if kinds[name] == "train"), chosen)
         return f"{root}{chosen}/", f"{root}{train}/"
-    if split_kind(split) != "train":
-        raise MissingSplitError(
-            f'{where} has no split folders, so all of it is split="train"; got split={split!r}. '
-            "Pass the folder or tar of that split as the data"
-        )
+    choose_split(("train",), split, where)
     return root, root
 
 

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from ...io.files import open_regular
 from ..classes import as_labels, numbered
 from ..decode import ImageDecodeError
-from ..readers import FileReader, Reader, Request, Source
+from ..readers import FileReader, Reader, Request
 from .layout import MissingSplitError, split_kind
 from .shards import shards_of
 
-__all__ = ["HUB", "PARQUET", "TableReader"]
+__all__ = ["open_hub", "open_parquet"]
 
 
 def open_parquet(request: Request) -> Reader | None:
     """Open a folder of parquet files, or one file."""
-    path = Path(request.data).expanduser()
+    path = request.path
     found = shards_of(path, ".parquet", request.split)
     if found is None:
         return None
@@ -32,7 +32,7 @@ def open_parquet(request: Request) -> Reader | None:
     except Exception as error:  # pyarrow and datasets raise their own types
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from error
     home = path if path.is_dir() else path.parent
-    return TableReader(table, str(path), [home], whole=found[1])
+    return _reader(table, str(path), [home], whole=found[1])
 
 
 def open_hub(request: Request) -> Reader | None:
@@ -50,47 +50,49 @@ def open_hub(request: Request) -> Reader | None:
     caches = request.data_dir, library.config.HF_DATASETS_CACHE, HF_HUB_CACHE
     homes = [name] if os.path.isdir(name) else filter(None, caches)
     whole = split_kind(request.split) == "train"
-    return TableReader(table, where, [Path(home) for home in homes], whole=whole)
+    return _reader(table, where, [Path(home) for home in homes], whole=whole)
 
 
-PARQUET = Source("a parquet file or a folder of them", open_parquet)
-HUB = Source(
-    "hfds/ and a data set of the Hugging Face Hub, such as hfds/ylecun/mnist, or a folder that the "
-    "library datasets can load",
-    open_hub,
-)
-
-
-class TableReader(FileReader):
-    """Images and labels of a `datasets.Dataset`.
+def _reader(table: Any, where: str, homes: list[Path], *, whole: bool) -> Reader:
+    """Find the images and the labels of a table.
 
     The columns are `image` and `label`, or the only ones of images and of class labels. Labels that
-    are words become classes in alphabetical order. Files that rows name must lie in one of the
-    folders `homes`, once links are resolved.
+    are words become classes in alphabetical order.
+    """
+    library = _datasets(where)
+    image = _column(table, "image", library.Image, where)
+    label = _column(table, "label", library.ClassLabel, where)
+    try:
+        table = table.cast_column(image, library.Image(decode=False))
+        if table.features[label].dtype in ("string", "large_string"):
+            table = table.class_encode_column(label)
+    except Exception as error:  # pyarrow raises its own types
+        raise ValueError(f"{where} holds no images with labels ({error})") from error
+    labels = as_labels(list(table[label]), len(table))
+    if labels is None:
+        raise ValueError(f"the column {label!r} of {where} must hold whole numbers")
+    return TableReader(
+        where=where,
+        classes=getattr(table.features[label], "names", None) or numbered(labels),
+        targets=torch.from_numpy(labels),
+        complete=whole,
+        table=table,
+        image=image,
+        homes=homes,
+    )
 
-    Raises:
-        ValueError: If there are no such columns.
+
+@dataclass(eq=False, kw_only=True)
+class TableReader(FileReader):
+    """The column `image` of a `datasets.Dataset`.
+
+    Files that rows name must lie in one of the folders `homes`, once links are resolved.
     """
 
-    threads = False
-
-    def __init__(self, table: Any, where: str, homes: Sequence[Path], *, whole: bool) -> None:
-        library = _datasets(where)
-        self.where, self.homes, self.complete = where, list(homes), whole
-        self.image = _column(table, "image", library.Image, where)
-        label = _column(table, "label", library.ClassLabel, where)
-        try:
-            table = table.cast_column(self.image, library.Image(decode=False))
-            if table.features[label].dtype in ("string", "large_string"):
-                table = table.class_encode_column(label)
-        except Exception as error:  # pyarrow raises its own types
-            raise ValueError(f"{where} holds no images with labels ({error})") from error
-        self.table = table
-        labels = as_labels(list(table[label]), len(table))
-        if labels is None:
-            raise ValueError(f"the column {label!r} of {where} must hold whole numbers")
-        self.targets = torch.from_numpy(labels)
-        self.classes = list(getattr(table.features[label], "names", ())) or numbered(self.targets)
+    threads: ClassVar[bool] = False
+    table: Any
+    image: str
+    homes: list[Path]
 
     def read_bytes(self, index: int) -> bytes:
         stored: Mapping[str, Any] = self.table[index][self.image] or {}
@@ -101,12 +103,12 @@ class TableReader(FileReader):
                 f'{self.name(index)} is empty; remove this row, or skip it with on_error="skip"'
             )
         file = Path(os.path.realpath(self.homes[0] / stored["path"]))
-        if not any(file.is_relative_to(os.path.realpath(home)) for home in self.homes):
+        inside = any(file.is_relative_to(os.path.realpath(home)) for home in self.homes)
+        if not inside or not file.is_file():
             raise ValueError(
-                f"{self.name(index)} must lie in {self.homes[0]}; got {stored['path']!r}"
+                f"{self.name(index)} must be a file in {self.homes[0]}; got {stored['path']!r}"
             )
-        with open_regular(file) as opened:
-            return opened.read()
+        return file.read_bytes()
 
 
 def _column(table: Any, name: str, kind: type, where: str) -> str:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..decode import IMAGE_ENDINGS
-from ..readers import FileReader, Reader, Request, Source
+from ..readers import FileReader, Reader, Request
 from .layout import arrange
 
-__all__ = ["TAR", "MemberReader", "members", "read_member"]
+__all__ = ["MemberReader", "members", "open_tar", "read_member"]
 
 ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
+@dataclass(eq=False, kw_only=True)
 class MemberReader(FileReader):
-    """Files inside tars; `places` are the tar's number, the offset and the size of each, (N, 3)."""
+    """Files inside tars; `places` are the number of the tar, the offset and the size, (N, 3)."""
 
+    tars: list[Path]
+    places: torch.Tensor
     paths: list[str]
-
-    def __init__(self, tars: Sequence[Path], places: Sequence[tuple[int, int, int]]) -> None:
-        self.tars, self.places = list(tars), np.array(places, np.int64)
 
     def name(self, index: int) -> str:
         return f"{self.paths[index]} in {self.tars[self.places[index, 0]]}"
@@ -43,7 +42,7 @@ def read_member(tar: Path, offset: int, size: int) -> bytes:
 
 def open_tar(request: Request) -> Reader | None:
     """The images of a tar of class folders; None for another file and for a shard."""
-    path = Path(request.data).expanduser()
+    path = request.path
     if not path.name.lower().endswith(ENDINGS) or not path.is_file():
         return None
     listed = members(path)
@@ -58,16 +57,11 @@ def open_tar(request: Request) -> Reader | None:
                     "make the tar with --dereference --hard-dereference"
                 )
             images[name] = member  # a later member replaces an earlier one
-    folders, where = [name for name, member in listed if member.isdir()], str(path)
-    layout = arrange(images, folders, request.split, where, labels=request.labels)
-    chosen = [images[layout.root + name] for name in layout.paths]
-    reader = MemberReader([path], [(0, member.offset_data, member.size) for member in chosen])
-    reader.where, reader.targets = where, torch.tensor(layout.labels)
-    reader.paths, reader.classes, reader.complete = layout.paths, layout.classes, layout.complete
-    return reader
-
-
-TAR = Source("a tar of such a folder", open_tar)
+    folders = [name for name, member in listed if member.isdir()]
+    root, found = arrange(images, folders, request.split, str(path), labels=request.labels)
+    chosen = [images[root + name] for name in found["paths"]]
+    places = torch.tensor([(0, member.offset_data, member.size) for member in chosen])
+    return MemberReader(where=str(path), tars=[path], places=places, **found)
 
 
 def members(path: Path) -> list[tuple[str, tarfile.TarInfo]]:
@@ -89,5 +83,4 @@ def members(path: Path) -> list[tuple[str, tarfile.TarInfo]]:
         if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise ValueError(f"{path} is damaged at byte {end}, after {len(found)} members")
     named = [([x for x in m.name.split("/") if x not in ("", ".")], m) for m in found]
-    shown = [(parts, m) for parts, m in named if not any(x.startswith(".") for x in parts)]
-    return [("/".join(parts), member) for parts, member in shown]
+    return [("/".join(x), m) for x, m in named if not any(part.startswith(".") for part in x)]
