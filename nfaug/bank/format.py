@@ -3,7 +3,7 @@
 manifest.json   settings, progress and hashes
 variants.npy    uint8 (N, V, H, W, C)
 applied.npy     bool (N, V), false where a variant equals its image
-hashes.npy      uint8 (N, 16), the hash of each image (`nfaug.bank.source`)
+hashes.npy      uint8 (N, 32), the hash of each image (`nfaug.bank.source`)
 labels.npy      int64 (N,)
 paths.npy       bytes (N,), relative paths of the image files; empty without files
 
@@ -12,7 +12,7 @@ A residual bank has the change at the flow's size in place of variants.npy:
 residuals.npy   int8 (N, V, h, w, C)
 steps.npy       uint16 (N, V), the size of one step of a residual in 1/128 grey level
 
-A shard is a bank of the images [first, first + N) of a data set of `total` images, in the folder
+A shard is a bank of the images [first, first + N) of a data set, in the folder
 shard-00003-of-00008. A merged bank is a manifest.json that names the shards beside it.
 """
 
@@ -25,7 +25,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import numpy as np
 
@@ -33,14 +33,13 @@ from ..augment.settings import MixSettings
 from ..io.atomic import write_text
 from ..io.strict_json import read_json
 
-__all__ = ["Manifest", "array_files", "array_sha256", "bank_bytes", "differences", "read_array"]
+__all__ = ["Manifest", "array_files", "array_sha256", "differences", "read_array"]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST, LABELS, PATHS, HASHES = "manifest.json", "labels.npy", "paths.npy", "hashes.npy"
 VARIANTS, RESIDUALS, STEPS = "variants.npy", "residuals.npy", "steps.npy"
-HASH_BYTES = 16
-SHARD_FOLDER = re.compile(r"shard-(\d{5})-of-(\d{5})")
-_PROGRESS = ("done", "labels_sha256", "hashes_sha256", "stats")
+HASH_BYTES = 32
+SHARD_FOLDER = re.compile(r"shard-(\d{5,})-of-(\d{5,})")
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,9 @@ class Manifest:
         batch_size: Images per batch, on which the draws depend.
         parameters: Settings of the variants.
         residual: Whether the bank holds residuals, to be added to the images.
-        total: Number of images of the data set.
         first: Position of the first image in the data set; 0 if the bank is no shard.
         done: Number of images whose variants are written.
         labels_sha256: SHA-256 of the labels.
-        hashes_sha256: SHA-256 of the hashes; empty until all images are done.
-        stats: `NFAugment.stats` of all variants.
         shards: Folders of a merged bank, in order.
         format_version: Version of this format.
     """
@@ -78,12 +74,9 @@ class Manifest:
     batch_size: int
     parameters: MixSettings
     residual: bool
-    total: int
     first: int = 0
     done: int = 0
     labels_sha256: str = ""
-    hashes_sha256: str = ""
-    stats: dict[str, int] = dataclasses.field(default_factory=dict)
     shards: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION
 
@@ -91,6 +84,11 @@ class Manifest:
     def complete(self) -> bool:
         """Whether all images are done."""
         return self.done == self.images
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the variants on disk; a residual has two bytes more for its step."""
+        return self.images * self.variants * (math.prod(self.shape) + 2 * self.residual)
 
     def save(self, directory: Path) -> None:
         """Replace the file atomically."""
@@ -113,61 +111,29 @@ class Manifest:
 
 
 def _checked(values: dict[str, Any]) -> Manifest:
-    """The manifest of JSON values, whose types and ranges are checked."""
+    """The manifest of JSON values."""
     if (version := values.get("format_version")) != FORMAT_VERSION:
         raise ValueError(f"format version {version!r:.40} is not {FORMAT_VERSION}; upgrade nfaug")
-    hints = get_type_hints(Manifest)
-    if wrong := sorted(set(values) ^ set(hints)):
-        raise ValueError(f"missing or unknown: {wrong}")
-    values["parameters"] = MixSettings(**values["parameters"])
-    for name, hint in hints.items():
-        if not _has_type(values[name], hint):
-            raise ValueError(f"{name} must be {hint}; got {values[name]!r:.80}")
-    values.update({k: tuple(v) for k, v in values.items() if isinstance(v, list)})
-    made = Manifest(**values)
-    counts = (made.images, made.variants, made.batch_size, *made.shape)
-    if min(counts) < 1 or min(made.done, made.first) < 0 or made.done > made.images:
-        raise ValueError("a count is out of range")
-    if not all(map(SHARD_FOLDER.fullmatch, made.shards)):
-        raise ValueError(f"shards must be folders of shards; got {made.shards!r:.80}")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    made = Manifest(**{**values, "parameters": MixSettings(**values["parameters"])})
+    for name, hint in get_type_hints(Manifest).items():
+        if not isinstance(value := getattr(made, name), get_origin(hint) or hint):
+            raise ValueError(f"{name} must be {hint}; got {value!r:.80}")
+    if len(made.shape) != 3 or not 0 <= made.done <= made.images:
+        raise ValueError("shape must have 3 numbers, and done must not be above images")
     return made
 
 
-def _has_type(value: Any, hint: Any) -> bool:
-    """Whether a JSON value has the type of a field; a list stands for a tuple."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is dict:
-        return isinstance(value, dict) and all(type(x) is inner[1] for x in value.values())
-    if origin is tuple:
-        right = isinstance(value, list) and all(type(x) is inner[0] for x in value)
-        return right and (inner[-1] is Ellipsis or len(value) == len(inner))
-    return type(value) is hint  # a bool is not an int
-
-
 def differences(found: Manifest, planned: Manifest, *ignored: str) -> str:
-    """The settings in which two banks differ, for a message; empty if one can continue the other.
-
-    Progress, and the settings of the names `ignored`, may differ.
-    """
-    there, now = (
-        {**(values := dataclasses.asdict(made)), **values.pop("parameters")}
-        for made in (found, planned)
-    )
+    """The settings in which two banks differ, but for those `ignored`; empty if there are none."""
+    there, now = map(dataclasses.asdict, (found, planned))
+    there.update(there.pop("parameters"))
+    now.update(now.pop("parameters"))
     return ", ".join(
         f"{name} ({there[name]!r:.40} there, {now[name]!r:.40} now)"
         for name in now
-        if name not in (*_PROGRESS, *ignored) and there[name] != now[name]
+        if name not in ignored and there[name] != now[name]
     )
-
-
-def bank_bytes(
-    images: int, variants: int, shape: tuple[int, int, int], *, residual: bool = False
-) -> int:
-    """Size of the variants on disk, for N images, V variants and shape (C, H, W).
-
-    In a residual bank the shape is the flow's, and each variant has two bytes more for its step.
-    """
-    return images * variants * (math.prod(shape) + (2 if residual else 0))
 
 
 def array_files(made: Manifest) -> list[tuple[str, tuple[int, ...], Any]]:
@@ -185,10 +151,8 @@ def read_array(file: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
     """A memory-mapped array of this shape and type.
 
     Raises:
-        ValueError: It is missing, damaged, or another, or a link: a bank is continued in place.
+        ValueError: It is missing, damaged, or another.
     """
-    if file.is_symlink() or not file.is_file():
-        raise ValueError(f"{file} must be a file of the bank; it is missing, or a link")
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:

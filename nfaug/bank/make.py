@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from ..augment.params import SharedGenerator, seed_of
 from ..augment.settings import MixSettings
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import load
 from ..data.batches import LoaderBatches
-from ..data.checks import check_class_names
-from ..data.classes import dataset_classes
+from ..data.classes import dataset_classes, labels_of
 from ..data.images import progress_bar
+from ..data.preprocess import Preprocess
 from ..io.atomic import is_empty, replace_directory
 from ..io.lock import lock_output
 from .format import (
@@ -41,8 +41,8 @@ from .format import (
     read_array,
 )  # fmt: skip
 from .reader import Bank
-from .residual import low_resolution, quantize
-from .shards import Shard
+from .residual import quantize
+from .shards import check_shards, shard_folder, shard_rows
 from .source import Source
 
 __all__ = ["make_bank"]
@@ -57,7 +57,7 @@ def make_bank(
     *,
     variants: int = 4,
     residual: bool = False,
-    shard: Shard | tuple[int, int] | None = None,
+    shard: tuple[int, int] | None = None,
     seed: int = 0,
     batch_size: int = 64,
     workers: int = 0,
@@ -72,19 +72,7 @@ def make_bank(
     position alone. Several processes can therefore make one shard each of the same bank, which
     `merge_bank` then joins. The results are bit for bit those of one process if all run on the same
     kind of device with the same version of torch and the same number of threads, which decide
-    how sums are rounded. `bank_bytes` gives the size on disk.
-
-    Example:
-        >>> import tempfile
-        >>> import torch
-        >>> import nfaug.bank
-        >>> images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
-        >>> data = torch.utils.data.TensorDataset(images, torch.arange(20) % 10)
-        >>> bank = nfaug.bank.make_bank(
-        ...     nfaug.load("builtin:rgb32"), data, tempfile.mkdtemp(), variants=2, progress=False
-        ... )
-        >>> bank.variants.shape
-        (20, 2, 32, 32, 3)
+    how sums are rounded.
 
     Args:
         checkpoint: A checkpoint that is fitted to the classes of the data, its name or its
@@ -115,84 +103,74 @@ def make_bank(
         FileExistsError: `out` holds something other than a bank, or other shards.
         OSError: Another process writes to `out`, or the disk is full.
     """
-    part = Shard(*shard) if isinstance(shard, tuple) else shard
     path = Path(out).expanduser()
-    folder = path if part is None else part.folder(path)
+    folder = path if shard is None else shard_folder(path, *shard)
     with lock_output(folder, every_rank=True):  # `torchrun` may call this on every rank
         checkpoint = load(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
         mixing = replace(settings or MixSettings(), **{**changes, "p": 1.0})
         nfa = NFAugment(checkpoint, settings=mixing)
-        source = Source(dataset, checkpoint.flow.codec.channels)
-        _check(nfa, source, variants, batch_size)
+        nfa.check_classes(dataset, required=False)
         codec = checkpoint.flow.codec
+        source, labels = Source(dataset, codec.channels), labels_of(dataset)
+        if min(len(source), variants, batch_size) < 1:
+            raise ValueError(
+                "the data set must not be empty, and variants and batch_size must be at least 1; "
+                f"got {len(source)} images, {variants} and {batch_size}"
+            )
         height, width = codec.image_size if residual else source.read(0)[0].shape[1:]
-        weights = {**checkpoint.flow.state_dict(), **checkpoint.pca.tensors()}
         planned = Manifest(
             images=len(source),
             variants=variants,
             shape=(codec.channels, height, width),
             classes=tuple(dataset_classes(dataset) or nfa.class_names),
-            data_sha256=source.sha256(),
-            flow_sha256=_weights_sha256(weights),
+            data_sha256=source.sha256(labels),
+            flow_sha256=_weights_sha256(checkpoint),
             seed=seed,
             batch_size=batch_size,
             parameters=nfa.settings,
             residual=residual,
-            total=len(source),
         )
-        if part is not None:
-            part.check_beside(path, planned)
+        if shard is not None:
+            check_shards(folder, planned)
             if overwrite:
                 (path / MANIFEST).unlink(missing_ok=True)  # of the merged bank
-            rows = part.rows(planned.total, batch_size)
+            rows = shard_rows(*shard, len(source), batch_size)
             planned = replace(planned, images=len(rows), first=rows.start)
-        made = _unfinished(folder, planned, source, overwrite)
+            source = Source(Subset(dataset, rows), codec.channels)
+            labels = labels[rows.start : rows.stop]
+        planned = replace(planned, labels_sha256=array_sha256(labels))
+        made = None if overwrite else _unfinished(folder, planned, source)
         if made is None:
-            made = _create(folder, planned, source)
+            made = _create(folder, planned, source, labels)
         if not made.complete:
-            _fill(folder, made, nfa, source, workers, progress)
+            loader = LoaderBatches(_Images(source, made), torch.from_numpy(labels), workers)
+            _fill(folder, made, nfa, loader, progress)
     return Bank(folder)
 
 
-def _check(nfa: NFAugment, source: Source, variants: int, batch_size: int) -> None:
-    if len(source) < 1 or variants < 1 or batch_size < 1:
-        raise ValueError(
-            "the data set must not be empty, and variants and batch_size must be at least 1; got "
-            f"{len(source)} images, {variants} and {batch_size}"
-        )
-    names = dataset_classes(source.dataset)
-    if names and nfa.class_names:
-        check_class_names(names, nfa.class_names)
-
-
-def _weights_sha256(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _weights_sha256(checkpoint: Any) -> str:
+    tensors, digest = checkpoint.flow.state_dict() | checkpoint.pca.tensors(), hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _rows(values: Any, made: Manifest) -> Any:
-    """Those of a bank's images, of values of all images."""
-    return values[made.first : made.first + made.images]
+def _unfinished(path: Path, planned: Manifest, source: Source) -> Manifest | None:
+    """The manifest of an existing bank, to be continued; None if there is nothing.
 
-
-def _unfinished(path: Path, planned: Manifest, source: Source, overwrite: bool) -> Manifest | None:
-    """The manifest of an existing bank that matches the plan; None to create a new one."""
+    Raises:
+        ValueError: It does not match the plan, or an image that is done is another now.
+    """
     if not path.exists() or (path.is_dir() and is_empty(path)):
-        return None
-    if not (path / MANIFEST).is_file():
-        raise FileExistsError(f"{path} holds something other than a bank; choose another directory")
-    if overwrite:
         return None
     found = Manifest.load(path)
     if found.shards:
         raise ValueError(f"{path} holds a bank in shards; continue one with shard= (--shard i/n)")
-    shown = differences(found, planned)
+    shown = differences(found, planned, "done")
     hashes = read_array(path / HASHES, (found.images, HASH_BYTES), np.uint8)
     for row in range(0 if shown else found.done):
-        if (source.digest(found.first + row) != hashes[row]).any():
+        if (source.digest(row) != hashes[row]).any():
             shown = f"image {found.first + row} is another"
             break
     if shown:
@@ -203,39 +181,31 @@ def _unfinished(path: Path, planned: Manifest, source: Source, overwrite: bool) 
     return found
 
 
-def _create(path: Path, planned: Manifest, source: Source) -> Manifest:
+def _create(path: Path, made: Manifest, source: Source, labels: np.ndarray) -> Manifest:
     """Make the folder of a bank, with empty arrays, labels and paths: all of it or nothing."""
-    labels = _rows(source.labels, planned)
-    made = replace(planned, labels_sha256=array_sha256(labels))
-    arrays = array_files(made)
-    with replace_directory(path) as staged:
+    if path.exists() and not (path.is_dir() and (is_empty(path) or (path / MANIFEST).is_file())):
+        raise FileExistsError(f"{path} holds something other than a bank; choose another directory")
+    with replace_directory(path, drop=frozenset({RESIDUALS, STEPS, VARIANTS})) as staged:
         np.save(staged / LABELS, labels)
-        paths = _rows(source.paths or [""] * made.total, made)
-        np.save(staged / PATHS, [os.fsencode(name) for name in paths])
-        for name, shape, dtype in arrays:
+        np.save(staged / PATHS, [os.fsencode(path) for path in source.paths or [""] * len(labels)])
+        for name, shape, dtype in array_files(made):
             np.lib.format.open_memmap(staged / name, "w+", dtype, shape)
         made.save(staged)
-    for name in {RESIDUALS, STEPS, VARIANTS} - {name for name, *_ in arrays}:
-        (path / name).unlink(missing_ok=True)  # of a bank of the other kind
     return made
 
 
 def _fill(
-    path: Path, made: Manifest, nfa: NFAugment, source: Source, workers: int, progress: bool
+    path: Path, made: Manifest, nfa: NFAugment, loader: LoaderBatches, progress: bool
 ) -> None:
     """Make the rows that are missing. The manifest says how many are safely on the disk."""
-    labels = torch.from_numpy(_rows(source.labels, made))
-    loader = LoaderBatches(_Images(source, made), labels, workers)
-    rest = loader.iterate(torch.arange(made.done, made.images), made.batch_size)
+    rows, title = torch.arange(made.done, made.images), f"bank of {made.nbytes / 2**20:.1f} MiB"
     saved = time.monotonic()
-    with progress_bar(made.images, "bank", "image", shown=progress, initial=made.done) as bar:
+    with progress_bar(made.images, title, "image", shown=progress, initial=made.done) as bar:
         try:
-            for images, hashes in rest:
-                own = labels[made.done : made.done + len(images)]
-                _write(path, made, *_variants(nfa, images, own, made), hashes)
-                stats = {name: made.stats.get(name, 0) + n for name, n in nfa.stats().items()}
-                nfa.reset_stats()
-                made = replace(made, done=made.done + len(images), stats=stats)
+            for images, hashes in loader.iterate(rows, made.batch_size):
+                labels = loader.labels[made.done : made.done + len(images)]
+                _write(path, made, *_variants(nfa, images, labels, made), hashes)
+                made = replace(made, done=made.done + len(images))
                 bar.update(len(images))
                 if time.monotonic() - saved >= _SAVE_SECONDS:
                     _save(path, made)
@@ -258,9 +228,6 @@ def _save(path: Path, made: Manifest) -> None:
     for name, *_ in array_files(made):
         with (path / name).open("r+b") as file:
             os.fsync(file.fileno())
-    if made.complete:
-        hashes = read_array(path / HASHES, (made.images, HASH_BYTES), np.uint8)
-        made = replace(made, hashes_sha256=array_sha256(hashes))
     made.save(path)
 
 
@@ -274,15 +241,15 @@ class _Images(Dataset[tuple[Tensor, Tensor]]):
         return self.made.images
 
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
-        index, made = self.made.first + row, self.made
-        image, digest = self.source.read(index)
-        if not made.residual and tuple(image.shape) != made.shape:
+        image, digest = self.source.read(row)
+        if self.made.residual:
+            image = Preprocess(self.made.shape[0], self.made.shape[1:])(image, f"image {row}")
+        elif tuple(image.shape) != self.made.shape:
             raise ValueError(
-                f"images of a bank must have one shape; got {made.shape} and {tuple(image.shape)}. "
-                "Open the data with image_size= (--image-size), or make a residual bank "
-                "(--residual)"
+                f"images of a bank must have one shape; got {self.made.shape} and "
+                f"{tuple(image.shape)}. Open the data with image_size= (--image-size), or make a "
+                "residual bank (--residual)"
             )
-        image = low_resolution(image, made.shape) if made.residual else image
         return image, torch.from_numpy(digest.copy())
 
 

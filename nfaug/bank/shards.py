@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,70 +10,53 @@ import numpy as np
 from .format import MANIFEST, SHARD_FOLDER, Manifest, array_sha256, differences
 from .reader import Bank
 
-__all__ = ["Shard", "merge_bank", "shard_manifests"]
-
-_OWN = ("images", "first")  # settings in which the shards of a bank differ
+__all__ = ["check_shards", "merge_bank", "shard_folder", "shard_manifests", "shard_rows"]
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Part `part` of `parts`, counted from 0.
+def shard_folder(out: Path, part: int, parts: int) -> Path:
+    """The folder of part `part` of `parts`, counted from 0.
 
     Raises:
-        ValueError: They are not whole numbers with 0 <= part < parts.
+        ValueError: There is no such part.
     """
+    if not 0 <= part < parts:
+        raise ValueError(
+            "a shard is i/n with i from 0 to n - 1, such as 0/8 for the first of 8; got "
+            f"{part}/{parts}"
+        )
+    return out / f"shard-{part:05}-of-{parts:05}"
 
-    part: int
-    parts: int
 
-    def __post_init__(self) -> None:
-        whole = type(self.part) is int and type(self.parts) is int
-        if not whole or not 0 <= self.part < self.parts <= 99_999:
-            raise ValueError(
-                "a shard is i/n, or (i, n), with whole numbers i from 0 to n - 1, such as 0/8 for "
-                f"the first of 8; got {self.part!r} and {self.parts!r}"
-            )
+def shard_rows(part: int, parts: int, images: int, batch_size: int) -> range:
+    """Positions of a shard's images: whole batches, because draws depend on the batch.
 
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """The shard "i/n"."""
-        part, _, parts = text.partition("/")
-        whole = re.fullmatch(r"\d{1,5}/\d{1,5}", text)
-        return cls(int(part), int(parts)) if whole else cls(part, parts)  # type: ignore[arg-type]
+    Raises:
+        ValueError: There are fewer batches than shards.
+    """
+    batches = -(-images // batch_size)
+    if batches < parts:
+        raise ValueError(
+            f"{images} images in batches of {batch_size} give {batches} shards; got {parts}. Use "
+            "fewer shards or a smaller batch size"
+        )
+    first, last = (batches * i // parts for i in (part, part + 1))
+    return range(first * batch_size, min(images, last * batch_size))
 
-    def folder(self, out: Path) -> Path:
-        """The folder of this shard."""
-        return out / f"shard-{self.part:05}-of-{self.parts:05}"
 
-    def rows(self, images: int, batch_size: int) -> range:
-        """Positions of the shard's images: whole batches, because draws depend on the batch.
+def check_shards(folder: Path, planned: Manifest) -> None:
+    """Check that a shard can be merged with what lies beside its folder, before it is made.
 
-        Raises:
-            ValueError: There are fewer batches than shards.
-        """
-        batches = -(-images // batch_size)
-        if batches < self.parts:
-            raise ValueError(
-                f"{images} images in batches of {batch_size} give {batches} shards; got "
-                f"{self.parts}. Use fewer shards or a smaller batch size"
-            )
-        first, last = (batches * i // self.parts for i in (self.part, self.part + 1))
-        return range(first * batch_size, min(images, last * batch_size))
-
-    def check_beside(self, out: Path, planned: Manifest) -> None:
-        """Check that the shard can be merged with what `out` holds, before it is made.
-
-        Raises:
-            FileExistsError: `out` holds a bank in one piece, or shards of another division.
-            ValueError: It holds shards of another bank, or of other images.
-        """
-        found = shard_manifests(out)
-        if len(found) not in (0, self.parts) or (not found and (out / MANIFEST).exists()):
-            held = f"{len(found)} shards, not {self.parts}" if found else "a bank in one piece"
-            raise FileExistsError(f"{out} holds {held}: remove it, or choose another directory")
-        for folder, made in found.items():
-            if made is not None and folder != self.folder(out):
-                _check_same_bank(folder, made, planned)
+    Raises:
+        FileExistsError: There is a bank in one piece, or shards of another division.
+        ValueError: There are shards of another bank, or of other images.
+    """
+    out, found = folder.parent, shard_manifests(folder.parent)
+    if folder not in found if found else (out / MANIFEST).exists():
+        held = f"{len(found)} shards of another division" if found else "a bank in one piece"
+        raise FileExistsError(f"{out} holds {held}: remove it, or choose another directory")
+    for beside, made in found.items():
+        if made is not None and beside != folder:
+            _check_same_bank(beside, made, planned)
 
 
 def shard_manifests(out: Path) -> dict[Path, Manifest | None]:
@@ -87,7 +69,7 @@ def shard_manifests(out: Path) -> dict[Path, Manifest | None]:
     counts = sorted({int(match[2]) for name in names if (match := SHARD_FOLDER.fullmatch(name))})
     if len(counts) > 1:
         raise ValueError(f"{out} has shards of {' and of '.join(map(str, counts))}: remove some")
-    folders = [Shard(part, parts).folder(out) for parts in counts for part in range(parts)]
+    folders = [shard_folder(out, part, parts) for parts in counts for part in range(parts)]
     return {
         folder: Manifest.load(folder) if (folder / MANIFEST).is_file() else None
         for folder in folders
@@ -108,20 +90,15 @@ def merge_bank(out: str | Path) -> Bank:
             f"{len(missing)} of {len(found)} shards of {path} are not complete: "
             f"{', '.join(missing[:3])}. Make them with: nfaug bank --shard i/n"
         )
-    shards, first = [Bank(folder) for folder in found], 0
+    shards = [Bank(folder) for folder in found]
     for shard in shards:
         _check_same_bank(shard.path, shard.manifest, shards[0].manifest)
-        if shard.manifest.first != first:
-            raise ValueError(f"{shard.path} does not begin at image {first}: make it again")
-        first += len(shard)
-    stats = [shard.manifest.stats for shard in shards]
+    images = sum(map(len, shards))
     merged = replace(
         shards[0].manifest,
-        images=first,
-        done=first,
+        images=images,
+        done=images,
         labels_sha256=array_sha256(np.concatenate([shard.labels for shard in shards])),
-        hashes_sha256=array_sha256(np.concatenate([shard.hashes for shard in shards])),
-        stats={name: sum(each.get(name, 0) for each in stats) for name in stats[0]},
         shards=tuple(folder.name for folder in found),
     )
     merged.save(path)  # atomically, so that two processes may do it
@@ -129,7 +106,7 @@ def merge_bank(out: str | Path) -> Bank:
 
 
 def _check_same_bank(folder: Path, found: Manifest, planned: Manifest) -> None:
-    if shown := differences(found, planned, *_OWN):
+    if shown := differences(found, planned, "done", "images", "first", "labels_sha256"):
         raise ValueError(
             f"{folder} is a shard of another bank, or of other images: {shown}. Remove the shards "
             "of that bank, or choose another directory"

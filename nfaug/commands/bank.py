@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..bank import Bank, bank_bytes, export_bank, make_bank, merge_bank
-from ..bank.shards import Shard, shard_manifests
-from ..io.lock import lock_output
+from ..bank import Bank, export_bank, make_bank, merge_bank
+from ..bank.shards import shard_manifests
 from .common import (
     add_data_options,
     add_flow,
@@ -63,13 +61,7 @@ def parser() -> ArgumentParser:
         "--merge", action="store_true", help="join the shards in --out instead of making variants"
     )
     add_mixing(made)
-    made.add_argument("--export", help="folder to also write the variants to, as PNG files")
-    made.add_argument(
-        "--export-format",
-        choices=["png", "wds"],
-        default="png",
-        help="with --export: folders of PNG files, or WebDataset shards",
-    )
+    made.add_argument("--export", help="folder to also write the variants to, as WebDataset shards")
     return made
 
 
@@ -79,28 +71,31 @@ def run(arguments: Namespace) -> dict[str, Any]:
         return _report(arguments, merge_bank(arguments.out))
     if missing := [f"--{name}" for name in ("flow", "data") if arguments[name] is None]:
         raise ValueError(f"{' and '.join(missing)} must be given, except with --merge")
-    shard = None if arguments.shard is None else Shard.parse(arguments.shard)
+    shard = None if arguments.shard is None else _shard(arguments.shard)
     if shard is not None and arguments.export is not None:
         raise ValueError("--export needs the whole bank: pass it with --merge, after the shards")
-    out = Path(arguments.out).expanduser()
-    with lock_output(out if shard is None else shard.folder(out), every_rank=True):
-        bank = _make(arguments, shard)
+    bank = _make(arguments, shard)
     if shard is None:
         return _report(arguments, bank)
+    out = Path(arguments.out).expanduser()
     done = sum(made is not None and made.complete for made in shard_manifests(out).values())
-    bank = merge_bank(out) if done == shard.parts else bank
+    bank = merge_bank(out) if done == shard[1] else bank
     return {**_report(arguments, bank), "shard": arguments.shard, "complete_shards": done}
 
 
-def _make(arguments: Namespace, shard: Shard | None) -> Bank:
+def _shard(text: str) -> tuple[int, int]:
+    """The numbers of "i/n"."""
+    try:
+        part, parts = map(int, text.split("/"))
+    except ValueError:
+        raise ValueError(f"--shard must be i/n, such as 0/8; got {text!r}") from None
+    return part, parts
+
+
+def _make(arguments: Namespace, shard: tuple[int, int] | None) -> Bank:
     checkpoint = load_on(arguments)
     size = None if arguments.residual else arguments.image_size
     dataset = open_data(arguments, checkpoint, image_size=size)
-    count = len(dataset if shard is None else shard.rows(len(dataset), arguments.batch_size))
-    shape = (dataset.channels, *dataset.image_size)
-    space = bank_bytes(count, arguments.variants, shape, residual=arguments.residual)
-    each = f"{arguments.variants} variants of {shape[2]} x {shape[1]} pixels"
-    print(f"{count} images x {each}: {space / 2**20:.1f} MiB", file=sys.stderr)
     return make_bank(
         checkpoint,
         dataset,
@@ -117,20 +112,18 @@ def _make(arguments: Namespace, shard: Shard | None) -> Bank:
 
 
 def _report(arguments: Namespace, bank: Bank) -> dict[str, Any]:
-    made = bank.manifest
     result: dict[str, Any] = {
         "out": arguments.out,
         "images": len(bank),
-        "variants": made.variants,
-        "bytes": bank_bytes(len(bank), made.variants, made.shape, residual=made.residual),
+        "variants": bank.manifest.variants,
+        "bytes": bank.manifest.nbytes,
         "applied": int(bank.applied.sum()),
     }
     if arguments.export is not None:
-        if made.residual and None in (arguments.flow, arguments.data):
-            raise ValueError("--export of a residual bank needs --flow and --data")
-        given = {"format": arguments.export_format}
-        if made.residual:
-            size = arguments.image_size
-            given["dataset"] = open_data(arguments, load_on(arguments), image_size=size)
-        result["exported"] = export_bank(bank, arguments.export, **given)
+        dataset = None
+        if bank.manifest.residual:
+            if None in (arguments.flow, arguments.data):
+                raise ValueError("--export of a residual bank needs --flow and --data")
+            dataset = open_data(arguments, load_on(arguments), image_size=arguments.image_size)
+        result["exported"] = export_bank(bank, arguments.export, dataset=dataset)
     return result

@@ -84,7 +84,8 @@ def test_files_are_matched_by_path_not_by_order(folder: Path, of_files: Bank) ->
     again = make(folder.parent / "again", source)
     check_variants(BankDataset(source, again, p=1.0), source, again)
     assert len(BankDataset(open_dataset(folder, image_size=12), again)) == 30
-    assert len(BankDataset(wrap_dataset(source, image_size=12), again)) == 30
+    with pytest.raises(ValueError, match="samples"):
+        BankDataset(wrap_dataset(source, image_size=12), again)
 
 
 def test_files_around_which_there_are_other_folders(folder: Path, tmp_path: Path) -> None:
@@ -192,11 +193,3 @@ def test_workers_and_pickle(bank: Bank) -> None:
     data.p = 0.0
     assert torch.equal(torch.cat([images for images, _ in loader]), originals), "at once"
     assert isinstance(pickle.loads(pickle.dumps(data)).bank.variants, np.memmap)
-
-
-def test_variants_much_smaller_than_the_images_give_a_warning(tmp_path: Path) -> None:
-    data = Pictures(size=(16, 20))
-    small = make(tmp_path / "small", wrap_dataset(data, image_size=8))
-    with pytest.warns(UserWarning, match="--image-size"):
-        BankDataset(data, small)
-    BankDataset(data, make(tmp_path / "residual", data, residual=True))

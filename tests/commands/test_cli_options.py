@@ -76,8 +76,8 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
     (
         "bank", "nfaug.commands.bank.export_bank",
         ["--flow", "FLOW", "--data", "DATA", "--out", "OUT", "--variants", "1",
-         "--export", "IMAGES", "--export-format", "wds"],
-        {"format": "wds"},
+         "--export", "IMAGES"],
+        {"dataset": None},
     ),
     (
         "preview", "nfaug.commands.preview.preview_grid",
