@@ -71,11 +71,6 @@ class BankDataset(Dataset[tuple[Any, int]]):
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
         self.bank = bank if isinstance(bank, Bank) else Bank(bank)
-        if getattr(dataset, "target_transform", None) is not None:
-            raise ValueError(
-                "the data set must not have a target_transform, which is not applied to variants: "
-                "apply it to the labels of batches"
-            )
         self.dataset, own = _split_transform(dataset)
         if own is not None and transform is not None:
             raise ValueError("the data set has a transform: pass transform= to one of the two")
@@ -118,9 +113,6 @@ class BankDataset(Dataset[tuple[Any, int]]):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
-    def __repr__(self) -> str:
-        return f"BankDataset({self.dataset!r}, {self.bank!r}, p={self.p:g})"
-
 
 def _split_transform(dataset: Any) -> tuple[Any, Callable[[Any], Any] | None]:
     """A data set without its transform, and the transform; also that of a Subset's data set."""
@@ -144,22 +136,21 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
         ValueError: The bank was made from other images, labels or classes.
     """
     source, paths = Source(dataset, bank.manifest.shape[0]), bank.paths
-    if paths and not source.paths:
-        raise ValueError(
-            "the bank was made from image files, and the data set does not say which ones it has. "
-            f"Give it the attribute samples, a list of (path, label), or {_MAKE}"
-        )
-    place = {path: row for row, path in enumerate(paths)}
-    if missing := [path for path in source.paths if path not in place] if paths else []:
-        raise ValueError(
-            f"the bank has no variants of {len(missing)} of {len(source)} images, such as "
-            f"{missing[0]}: {_MAKE}"
-        )
-    rows = np.array([place[path] for path in source.paths] if paths else range(len(bank)))
-    if len(source) != len(rows):
+    if paths:
+        place = {path: row for row, path in enumerate(paths)}
+        rows = np.array([place.get(path, -1) for path in source.paths or [""] * len(source)])
+        if len(missing := (rows < 0).nonzero()[0]):
+            name = source.paths[missing[0]] if source.paths else "image 0, which names no file"
+            raise ValueError(
+                f"the bank has no variants of {len(missing)} of {len(source)} images, such as "
+                f"{name}: give the data set `samples`, a list of (path, label), or {_MAKE}"
+            )
+    elif len(source) != len(bank):
         raise ValueError(
             f"the bank was made from {len(bank)} images and the data set has {len(source)}: {_MAKE}"
         )
+    else:
+        rows = np.arange(len(bank))
     labels = _labels_of(dataset, bank, rows)
     for index in spread(len(rows), _COMPARED):
         if (source.digest(index, pixels=not paths) != bank.hashes[rows[index]]).any():

@@ -37,8 +37,7 @@ __all__ = ["Manifest", "array_files", "array_sha256", "differences", "read_array
 
 FORMAT_VERSION = 4
 MANIFEST, LABELS, PATHS, HASHES = "manifest.json", "labels.npy", "paths.npy", "hashes.npy"
-VARIANTS, RESIDUALS, STEPS = "variants.npy", "residuals.npy", "steps.npy"
-HASH_BYTES = 32
+LARGE = frozenset({"variants.npy", "residuals.npy", "steps.npy"})
 SHARD_FOLDER = re.compile(r"shard-(\d{5,})-of-(\d{5,})")
 
 
@@ -136,31 +135,33 @@ def differences(found: Manifest, planned: Manifest, *ignored: str) -> str:
     )
 
 
-def array_files(made: Manifest) -> list[tuple[str, tuple[int, ...], Any]]:
-    """Name, shape and type of the arrays that are filled while a bank is made."""
+def array_files(made: Manifest) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shape and type of the arrays that are filled while a bank is made, by file name."""
     channels, height, width = made.shape
     rows = (made.images, made.variants)
     pixels = (*rows, height, width, channels)
-    large: list[Any] = [(VARIANTS, pixels, np.uint8)]
+    large: dict[str, Any] = {"variants.npy": (pixels, np.uint8)}
     if made.residual:
-        large = [(RESIDUALS, pixels, np.int8), (STEPS, rows, np.uint16)]
-    return [*large, ("applied.npy", rows, np.bool_), (HASHES, (made.images, HASH_BYTES), np.uint8)]
+        large = {"residuals.npy": (pixels, np.int8), "steps.npy": (rows, np.uint16)}
+    return large | {"applied.npy": (rows, np.bool_), HASHES: ((made.images, 32), np.uint8)}
 
 
-def read_array(file: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
-    """A memory-mapped array of this shape and type.
+def read_array(directory: Path, name: str, made: Manifest) -> np.memmap:
+    """A memory-mapped array of a bank.
 
     Raises:
-        ValueError: It is missing, damaged, or another.
+        ValueError: It is missing, damaged, or not of the shape and type that the manifest says.
     """
+    known = {LABELS: ((made.images,), np.int64), PATHS: ((made.images,), np.bytes_)}
+    shape, dtype = (known | array_files(made))[name]
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        array = np.load(directory / name, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file} is damaged: {error}; make the bank with --overwrite") from None
+        raise ValueError(f"{directory / name} is damaged: {error}; use --overwrite") from None
     if array.shape != shape or not np.issubdtype(array.dtype, dtype):
         raise ValueError(
-            f"{file} must hold {np.dtype(dtype)} {shape}, as its manifest says; got {array.dtype} "
-            f"{array.shape}"
+            f"{directory / name} must hold {np.dtype(dtype)} {shape}, as its manifest says; got "
+            f"{array.dtype} {array.shape}"
         )
     return array
 

@@ -26,14 +26,11 @@ from ..data.preprocess import Preprocess
 from ..io.atomic import is_empty, replace_directory
 from ..io.lock import lock_output
 from .format import (
-    HASH_BYTES,
     HASHES,
     LABELS,
+    LARGE,
     MANIFEST,
     PATHS,
-    RESIDUALS,
-    STEPS,
-    VARIANTS,
     Manifest,
     array_files,
     array_sha256,
@@ -168,7 +165,7 @@ def _unfinished(path: Path, planned: Manifest, source: Source) -> Manifest | Non
     if found.shards:
         raise ValueError(f"{path} holds a bank in shards; continue one with shard= (--shard i/n)")
     shown = differences(found, planned, "done")
-    hashes = read_array(path / HASHES, (found.images, HASH_BYTES), np.uint8)
+    hashes = read_array(path, HASHES, found)
     for row in range(0 if shown else found.done):
         if (source.digest(row) != hashes[row]).any():
             shown = f"image {found.first + row} is another"
@@ -185,10 +182,10 @@ def _create(path: Path, made: Manifest, source: Source, labels: np.ndarray) -> M
     """Make the folder of a bank, with empty arrays, labels and paths: all of it or nothing."""
     if path.exists() and not (path.is_dir() and (is_empty(path) or (path / MANIFEST).is_file())):
         raise FileExistsError(f"{path} holds something other than a bank; choose another directory")
-    with replace_directory(path, drop=frozenset({RESIDUALS, STEPS, VARIANTS})) as staged:
+    with replace_directory(path, drop=LARGE) as staged:
         np.save(staged / LABELS, labels)
         np.save(staged / PATHS, [os.fsencode(path) for path in source.paths or [""] * len(labels)])
-        for name, shape, dtype in array_files(made):
+        for name, (shape, dtype) in array_files(made).items():
             np.lib.format.open_memmap(staged / name, "w+", dtype, shape)
         made.save(staged)
     return made
@@ -216,8 +213,8 @@ def _fill(
 
 def _write(path: Path, made: Manifest, *arrays: Tensor) -> None:
     """Write the rows that follow those that are done."""
-    for (name, shape, dtype), array in zip(array_files(made), arrays, strict=True):
-        stored = read_array(path / name, shape, dtype)
+    for name, array in zip(array_files(made), arrays, strict=True):
+        stored = read_array(path, name, made)
         with (path / name).open("r+b") as file:
             file.seek(stored.offset + stored[: made.done].nbytes)
             file.write(array.contiguous().numpy().tobytes())
@@ -225,7 +222,7 @@ def _write(path: Path, made: Manifest, *arrays: Tensor) -> None:
 
 def _save(path: Path, made: Manifest) -> None:
     """Record the progress, once all that is written has reached the disk."""
-    for name, *_ in array_files(made):
+    for name in array_files(made):
         with (path / name).open("r+b") as file:
             os.fsync(file.fileno())
     made.save(path)

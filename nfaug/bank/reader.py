@@ -52,13 +52,12 @@ class Bank:
             for name in ("applied", "labels", "hashes"):
                 setattr(self, name, np.concatenate([getattr(each, name) for each in self.shards]))
         else:
-            for file, shape, dtype in [*array_files(made), (LABELS, (made.images,), np.int64)]:
-                array = read_array(self.path / file, shape, dtype)
-                setattr(self, file.removesuffix(".npy"), array)
+            for file in (*array_files(made), LABELS):
+                setattr(self, file.removesuffix(".npy"), read_array(self.path, file, made))
         if array_sha256(self.labels) != made.labels_sha256:
             raise ValueError(
-                f"labels of {self.path} are not those that its manifest names. Make the bank again "
-                "(--overwrite), or merge its shards again (--merge)"
+                f"labels of {self.path} are not those that its manifest names: make the bank again "
+                "(--overwrite)"
             )
 
     @property
@@ -66,7 +65,7 @@ class Bank:
         """Path of the file of each image, relative to the folder of all; empty without files."""
         if self.shards:
             return [path for shard in self.shards for path in shard.paths]
-        stored = read_array(self.path / PATHS, (len(self),), np.bytes_)
+        stored = read_array(self.path, PATHS, self.manifest)
         return [os.fsdecode(path) for path in stored.tolist()] if stored[0] else []
 
     def variant(self, index: int, number: int, pixels: np.ndarray | None = None) -> np.ndarray:

@@ -10,7 +10,24 @@ import numpy as np
 from .format import MANIFEST, SHARD_FOLDER, Manifest, array_sha256, differences
 from .reader import Bank
 
-__all__ = ["check_shards", "merge_bank", "shard_folder", "shard_manifests", "shard_rows"]
+__all__ = [
+    "check_shards",
+    "merge_bank",
+    "parse_shard",
+    "shard_folder",
+    "shard_manifests",
+    "shard_rows",
+]
+
+_WRONG = "a shard is i/n with i from 0 to n - 1, such as 0/8 for the first of 8; got {}"
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """The numbers of "i/n"."""
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal()):
+        raise ValueError(_WRONG.format(text))
+    return int(part), int(parts)
 
 
 def shard_folder(out: Path, part: int, parts: int) -> Path:
@@ -20,10 +37,7 @@ def shard_folder(out: Path, part: int, parts: int) -> Path:
         ValueError: There is no such part.
     """
     if not 0 <= part < parts:
-        raise ValueError(
-            "a shard is i/n with i from 0 to n - 1, such as 0/8 for the first of 8; got "
-            f"{part}/{parts}"
-        )
+        raise ValueError(_WRONG.format(f"{part}/{parts}"))
     return out / f"shard-{part:05}-of-{parts:05}"
 
 
@@ -52,8 +66,7 @@ def check_shards(folder: Path, planned: Manifest) -> None:
     """
     out, found = folder.parent, shard_manifests(folder.parent)
     if folder not in found if found else (out / MANIFEST).exists():
-        held = f"{len(found)} shards of another division" if found else "a bank in one piece"
-        raise FileExistsError(f"{out} holds {held}: remove it, or choose another directory")
+        raise FileExistsError(f"{out} holds another division of a bank; choose another directory")
     for beside, made in found.items():
         if made is not None and beside != folder:
             _check_same_bank(beside, made, planned)
@@ -83,14 +96,9 @@ def merge_bank(out: str | Path) -> Bank:
         ValueError: A shard is missing or not complete, or shards are of different banks or images.
     """
     path = Path(out).expanduser()
-    found = shard_manifests(path)
-    missing = [folder.name for folder, made in found.items() if made is None or not made.complete]
-    if missing or not found:
-        raise ValueError(
-            f"{len(missing)} of {len(found)} shards of {path} are not complete: "
-            f"{', '.join(missing[:3])}. Make them with: nfaug bank --shard i/n"
-        )
-    shards = [Bank(folder) for folder in found]
+    shards = [Bank(folder) for folder in shard_manifests(path)]
+    if not shards:
+        raise ValueError(f"{path} holds no shards. Make them with: nfaug bank --shard i/n")
     for shard in shards:
         _check_same_bank(shard.path, shard.manifest, shards[0].manifest)
     images = sum(map(len, shards))
@@ -99,7 +107,7 @@ def merge_bank(out: str | Path) -> Bank:
         images=images,
         done=images,
         labels_sha256=array_sha256(np.concatenate([shard.labels for shard in shards])),
-        shards=tuple(folder.name for folder in found),
+        shards=tuple(shard.path.name for shard in shards),
     )
     merged.save(path)  # atomically, so that two processes may do it
     return Bank(path)

@@ -117,8 +117,8 @@ def test_what_cannot_be_merged_fails_before_the_work(
     sharded: Path, whole: Bank, tmp_path: Path
 ) -> None:
     cases: list[tuple[Path, dict[str, Any], type[Exception], str]] = [
-        (sharded, {"shard": (0, 2)}, FileExistsError, "3 shards"),
-        (whole.path, {"shard": (0, 2)}, FileExistsError, "one piece"),
+        (sharded, {"shard": (0, 2)}, FileExistsError, "division"),
+        (whole.path, {"shard": (0, 2)}, FileExistsError, "division"),
         (sharded, {}, ValueError, "--shard"),
         (tmp_path / "many", {"shard": (0, 9)}, ValueError, "8 shards"),
         (sharded, {"shard": (0, 3), "seed": 1, "overwrite": True}, ValueError, "seed"),
@@ -171,21 +171,16 @@ def test_the_command(
     out = str(tmp_path / "shards")
     assert main([*words, "--out", out, "--shard", "1/2"]) == 0
     capsys.readouterr()
-    assert main(["bank", "--merge", "--out", out]) == 2
-    assert "shard-00000-of-00002" in capsys.readouterr().err
     assert main([*words, "--out", out, "--shard", "0/2", "--seed", "1"]) == 2
     assert "seed" in capsys.readouterr().err
-    assert main([*words, "--out", out, "--shard", "0/2", "--export", "x"]) == 2
-    assert "--merge" in capsys.readouterr().err
+    assert main([*words, "--out", out, "--shard", "0-2"]) == 2
+    assert "0-2" in capsys.readouterr().err
     assert main([*words, "--out", out, "--shard", "0/2"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["shard"], result["complete_shards"], result["images"]) == ("0/2", 2, 36)
     assert (stacked(Bank(out), "residuals") == Bank(tmp_path / "one").residuals).all()
-    merge = ["bank", "--merge", "--out", out, "--json", "--export", str(tmp_path / "images")]
-    assert main(merge) == 2
-    assert "--data" in capsys.readouterr().err
-    merge += ["--flow", str(tiny_path), "--data", str(tiny_folder), "--image-size", "20"]
-    assert main(merge) == 0
+    export = ["--export", str(tmp_path / "images"), "--image-size", "20"]
+    assert main([*words, "--out", out, "--shard", "1/2", *export]) == 0
     written = json.loads(capsys.readouterr().out)
     assert sum(written["exported"].values()) == written["applied"] == one["applied"]
     assert open_dataset(tmp_path / "images").image_size == (20, 20)
