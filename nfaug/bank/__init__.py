@@ -4,6 +4,5 @@ from .dataset import BankDataset
 from .export import export_bank
 from .make import make_bank
 from .reader import Bank
-from .shards import merge_bank
 
-__all__ = ["Bank", "BankDataset", "export_bank", "make_bank", "merge_bank"]
+__all__ = ["Bank", "BankDataset", "export_bank", "make_bank"]

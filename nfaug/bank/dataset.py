@@ -17,6 +17,7 @@ from ..augment.pixels import to_pil
 from ..augment.settings import check_number
 from ..data.classes import dataset_classes, stored_labels
 from ..data.decode import upright
+from ..data.preprocess import Preprocess
 from .reader import Bank
 from .source import Source, spread, to_uint8
 
@@ -37,8 +38,8 @@ class BankDataset(Dataset[tuple[Any, int]]):
     are not files. Labels, and hashes of up to 32 images, are compared on opening.
 
     A bank of whole images replaces an image, which is then not decoded. A residual bank adds a
-    change to it: to an image of any size, before `transform`. PIL images that still carry an EXIF
-    orientation are turned upright, whether they change or not, because `nfaug bank` reads files so.
+    change to an image of any size, before `transform`. PIL images are turned upright as their EXIF
+    orientation says, because `nfaug bank` reads files so.
 
     Example:
         >>> import tempfile
@@ -104,7 +105,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
                 image = to_uint8(image, bank.manifest.shape[0]).permute(1, 2, 0).numpy()
                 image = to_pil(image if number is None else bank.variant(row, number, image))
             elif isinstance(image, Image.Image):
-                image = upright(image)  # as nfaug reads files; most data sets do not turn them
+                image = upright(image)  # most data sets do not
         label = int(self._labels[index])
         return (image if self.transform is None else self.transform(image)), label
 
@@ -135,7 +136,8 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: The bank was made from other images, labels or classes.
     """
-    source, paths = Source(dataset, bank.manifest.shape[0]), bank.paths
+    channels, height, width = bank.manifest.shape
+    source, paths = Source(dataset, Preprocess(channels, (height, width))), bank.paths
     if paths:
         place = {path: row for row, path in enumerate(paths)}
         rows = np.array([place.get(path, -1) for path in source.paths or [""] * len(source)])

@@ -8,16 +8,13 @@ import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..augment.pixels import to_pil
 from ..data.images import progress_bar
 from ..io.atomic import is_empty, replace_directory
-from .dataset import match
 from .reader import Bank
-from .source import to_uint8
 
 __all__ = ["export_bank"]
 
@@ -25,7 +22,7 @@ _PER_SHARD = 10_000  # variants
 
 
 def export_bank(
-    bank: Bank | str | Path, out: str | Path, *, dataset: Any = None, progress: bool = True
+    bank: Bank | str | Path, out: str | Path, *, progress: bool = True
 ) -> dict[str, int]:
     """Write the variants as PNG files in WebDataset shards, all of them or none.
 
@@ -36,25 +33,24 @@ def export_bank(
     Args:
         bank: The bank or its directory.
         out: The folder, which must be empty or missing.
-        dataset: The images of a residual bank, as in `BankDataset`.
         progress: Show a progress bar.
 
     Returns:
         The number of variants of each class.
 
     Raises:
-        ValueError: A residual bank has no `dataset`, or one of other images.
+        ValueError: It is a residual bank, which holds no images.
         FileExistsError: `out` is not empty.
     """
     bank = bank if isinstance(bank, Bank) else Bank(bank)
     path = Path(out).expanduser()
     if path.exists() and not (path.is_dir() and is_empty(path)):
         raise FileExistsError(f"{path} is not empty; choose another directory")
-    if bank.manifest.residual and dataset is None:
-        raise ValueError("a residual bank has changes of images: pass dataset= (--data)")
+    if bank.manifest.residual:
+        raise ValueError("a residual bank holds no images: export one made without --residual")
     classes = list(bank.manifest.classes) or [str(y) for y in range(int(bank.labels.max()) + 1)]
     counts = np.bincount(bank.labels, bank.applied.sum(1), len(classes)).astype(int).tolist()
-    total, files = sum(counts), _files(bank, dataset, progress)
+    total, files = sum(counts), _files(bank, progress)
     lengths = [min(_PER_SHARD, total - start) for start in range(0, total, _PER_SHARD)]
     names = [f"train-{number:06}.tar" for number in range(len(lengths))]
     split = {"name": "train", "num_samples": total, "filenames": names, "shard_lengths": lengths}
@@ -71,18 +67,13 @@ def export_bank(
     return dict(zip(classes, counts, strict=True))
 
 
-def _files(bank: Bank, dataset: Any, progress: bool) -> Iterator[tuple[str, bytes]]:
+def _files(bank: Bank, progress: bool) -> Iterator[tuple[str, bytes]]:
     """Name and content of the two files of each variant that differs from its image."""
-    place = np.argsort(match(dataset, bank)[0]) if bank.manifest.residual else None
     with progress_bar(len(bank), "export", "image", shown=progress) as bar:
         for row in range(len(bank)):
-            numbers, pixels = bank.applied[row].nonzero()[0].tolist(), None
-            if place is not None and numbers:
-                image = to_uint8(dataset[int(place[row])][0], bank.manifest.shape[0])
-                pixels = image.permute(1, 2, 0).numpy()
-            for number in numbers:
+            for number in bank.applied[row].nonzero()[0].tolist():
                 png = io.BytesIO()
-                to_pil(bank.variant(row, number, pixels)).save(png, "PNG")
+                to_pil(bank.variant(row, number)).save(png, "PNG")
                 yield f"{row:08}-{number}.png", png.getvalue()
                 yield f"{row:08}-{number}.cls", str(int(bank.labels[row])).encode()
             bar.update()

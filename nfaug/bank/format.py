@@ -13,7 +13,7 @@ residuals.npy   int8 (N, V, h, w, C)
 steps.npy       uint16 (N, V), the size of one step of a residual in 1/128 grey level
 
 A shard is a bank of the images [first, first + N) of a data set, in the folder
-shard-00003-of-00008. A merged bank is a manifest.json that names the shards beside it.
+shard-00003-of-00008. A bank in shards is a folder of all its shards.
 """
 
 from __future__ import annotations
@@ -59,7 +59,6 @@ class Manifest:
         first: Position of the first image in the data set; 0 if the bank is no shard.
         done: Number of images whose variants are written.
         labels_sha256: SHA-256 of the labels.
-        shards: Folders of a merged bank, in order.
         format_version: Version of this format.
     """
 
@@ -76,7 +75,6 @@ class Manifest:
     first: int = 0
     done: int = 0
     labels_sha256: str = ""
-    shards: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION
 
     @property
@@ -104,23 +102,18 @@ class Manifest:
         if not file.is_file():
             raise ValueError(f"{directory} is no bank: it has no {MANIFEST} (make one: nfaug bank)")
         try:
-            return _checked(read_json(file))
-        except (OSError, TypeError, ValueError) as error:
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in read_json(file).items()}
+            if (version := values.get("format_version")) != FORMAT_VERSION:
+                raise ValueError(f"format version {version!r:.40} is not {FORMAT_VERSION}")
+            made = cls(**values | {"parameters": MixSettings(**values["parameters"])})
+            for name, hint in get_type_hints(cls).items():
+                if not isinstance(value := getattr(made, name), get_origin(hint) or hint):
+                    raise ValueError(f"{name} must be {hint}; got {value!r:.80}")
+            if len(made.shape) != 3 or not 0 <= made.done <= made.images:
+                raise ValueError("shape must have 3 numbers, and done must not be above images")
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file} cannot be read: {error}") from None
-
-
-def _checked(values: dict[str, Any]) -> Manifest:
-    """The manifest of JSON values."""
-    if (version := values.get("format_version")) != FORMAT_VERSION:
-        raise ValueError(f"format version {version!r:.40} is not {FORMAT_VERSION}; upgrade nfaug")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    made = Manifest(**{**values, "parameters": MixSettings(**values["parameters"])})
-    for name, hint in get_type_hints(Manifest).items():
-        if not isinstance(value := getattr(made, name), get_origin(hint) or hint):
-            raise ValueError(f"{name} must be {hint}; got {value!r:.80}")
-    if len(made.shape) != 3 or not 0 <= made.done <= made.images:
-        raise ValueError("shape must have 3 numbers, and done must not be above images")
-    return made
+        return made
 
 
 def differences(found: Manifest, planned: Manifest, *ignored: str) -> str:

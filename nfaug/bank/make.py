@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from ..checkpoint.checkpoint import load
 from ..data.batches import LoaderBatches
 from ..data.classes import dataset_classes, labels_of
 from ..data.images import progress_bar
-from ..data.preprocess import Preprocess
+from ..data.preprocess import Preprocess, size_of
 from ..io.atomic import is_empty, replace_directory
 from ..io.lock import lock_output
 from .format import (
@@ -40,7 +39,7 @@ from .format import (
 from .reader import Bank
 from .residual import quantize
 from .shards import check_shards, shard_folder, shard_rows
-from .source import Source
+from .source import Source, to_uint8
 
 __all__ = ["make_bank"]
 
@@ -67,9 +66,9 @@ def make_bank(
 
     The same call continues an interrupted bank: each batch is drawn from `seed` and the batch's
     position alone. Several processes can therefore make one shard each of the same bank, which
-    `merge_bank` then joins. The results are bit for bit those of one process if all run on the same
-    kind of device with the same version of torch and the same number of threads, which decide
-    how sums are rounded.
+    `Bank(out)` joins. The results are bit for bit those of one process if all run on the same kind
+    of device with the same version of torch and the same number of threads, which decide how sums
+    are rounded.
 
     Args:
         checkpoint: A checkpoint that is fitted to the classes of the data, its name or its
@@ -108,13 +107,16 @@ def make_bank(
         nfa = NFAugment(checkpoint, settings=mixing)
         nfa.check_classes(dataset, required=False)
         codec = checkpoint.flow.codec
-        source, labels = Source(dataset, codec.channels), labels_of(dataset)
-        if min(len(source), variants, batch_size) < 1:
+        labels = labels_of(dataset)
+        if min(len(labels), variants, batch_size) < 1:
             raise ValueError(
                 "the data set must not be empty, and variants and batch_size must be at least 1; "
-                f"got {len(source)} images, {variants} and {batch_size}"
+                f"got {len(labels)} images, {variants} and {batch_size}"
             )
-        height, width = codec.image_size if residual else source.read(0)[0].shape[1:]
+        first = to_uint8(dataset[0][0], codec.channels)
+        height, width = codec.image_size if residual else size_of(first)
+        preprocess = Preprocess(codec.channels, (height, width), resize=residual)
+        source = Source(dataset, preprocess)
         planned = Manifest(
             images=len(source),
             variants=variants,
@@ -129,18 +131,15 @@ def make_bank(
         )
         if shard is not None:
             check_shards(folder, planned)
-            if overwrite:
-                (path / MANIFEST).unlink(missing_ok=True)  # of the merged bank
             rows = shard_rows(*shard, len(source), batch_size)
             planned = replace(planned, images=len(rows), first=rows.start)
-            source = Source(Subset(dataset, rows), codec.channels)
+            source = Source(Subset(dataset, rows), preprocess)
             labels = labels[rows.start : rows.stop]
         planned = replace(planned, labels_sha256=array_sha256(labels))
-        made = None if overwrite else _unfinished(folder, planned, source)
-        if made is None:
-            made = _create(folder, planned, source, labels)
+        made = _unfinished(folder, planned, source, overwrite)
+        made = made or _create(folder, planned, source, labels)
         if not made.complete:
-            loader = LoaderBatches(_Images(source, made), torch.from_numpy(labels), workers)
+            loader = LoaderBatches(source, torch.from_numpy(labels), workers)
             _fill(folder, made, nfa, loader, progress)
     return Bank(folder)
 
@@ -153,17 +152,22 @@ def _weights_sha256(checkpoint: Any) -> str:
     return digest.hexdigest()
 
 
-def _unfinished(path: Path, planned: Manifest, source: Source) -> Manifest | None:
-    """The manifest of an existing bank, to be continued; None if there is nothing.
+def _unfinished(path: Path, planned: Manifest, source: Source, overwrite: bool) -> Manifest | None:
+    """The manifest of an existing bank, to be continued; None to create a new one.
 
     Raises:
         ValueError: It does not match the plan, or an image that is done is another now.
     """
     if not path.exists() or (path.is_dir() and is_empty(path)):
         return None
+    if not (path / MANIFEST).is_file():
+        raise FileExistsError(
+            f"{path} holds something other than a bank in one piece: choose another directory, or "
+            "continue a bank in shards with shard= (--shard i/n)"
+        )
+    if overwrite:
+        return None
     found = Manifest.load(path)
-    if found.shards:
-        raise ValueError(f"{path} holds a bank in shards; continue one with shard= (--shard i/n)")
     shown = differences(found, planned, "done")
     hashes = read_array(path, HASHES, found)
     for row in range(0 if shown else found.done):
@@ -180,8 +184,6 @@ def _unfinished(path: Path, planned: Manifest, source: Source) -> Manifest | Non
 
 def _create(path: Path, made: Manifest, source: Source, labels: np.ndarray) -> Manifest:
     """Make the folder of a bank, with empty arrays, labels and paths: all of it or nothing."""
-    if path.exists() and not (path.is_dir() and (is_empty(path) or (path / MANIFEST).is_file())):
-        raise FileExistsError(f"{path} holds something other than a bank; choose another directory")
     with replace_directory(path, drop=LARGE) as staged:
         np.save(staged / LABELS, labels)
         np.save(staged / PATHS, [os.fsencode(path) for path in source.paths or [""] * len(labels)])
@@ -228,33 +230,14 @@ def _save(path: Path, made: Manifest) -> None:
     made.save(path)
 
 
-class _Images(Dataset[tuple[Tensor, Tensor]]):
-    """The images of a bank at its size, with their hashes."""
-
-    def __init__(self, source: Source, made: Manifest) -> None:
-        self.source, self.made = source, made
-
-    def __len__(self) -> int:
-        return self.made.images
-
-    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
-        image, digest = self.source.read(row)
-        if self.made.residual:
-            image = Preprocess(self.made.shape[0], self.made.shape[1:])(image, f"image {row}")
-        elif tuple(image.shape) != self.made.shape:
-            raise ValueError(
-                f"images of a bank must have one shape; got {self.made.shape} and "
-                f"{tuple(image.shape)}. Open the data with image_size= (--image-size), or make a "
-                "residual bank (--residual)"
-            )
-        return image, torch.from_numpy(digest.copy())
-
-
 def _variants(nfa: NFAugment, images: Tensor, labels: Tensor, made: Manifest) -> tuple[Tensor, ...]:
     """The next rows of the files of `array_files`, but for the hashes."""
     images, labels = images.to(nfa.engine.device), labels.to(nfa.engine.device)
     images = images.float() / 255 if made.residual else images
-    found = torch.stack([*nfa.variants(images, labels, _generators(made))], 1)
+    place = made.first + made.done  # in the whole data set
+    seeds = [seed_of(made.seed, number, place) for number in range(made.variants)]
+    generators = [SharedGenerator().manual_seed(seed) for seed in seeds]
+    found = torch.stack([*nfa.variants(images, labels, generators)], 1)
     if not made.residual:
         applied = (found != images[:, None]).flatten(2).any(2)
         return found.permute(0, 1, 3, 4, 2).cpu(), applied.cpu()
@@ -262,10 +245,3 @@ def _variants(nfa: NFAugment, images: Tensor, labels: Tensor, made: Manifest) ->
     q, steps = quantize(change.flatten(0, 1))
     q, steps = q.view_as(change), steps.view(change.shape[:2])
     return q, steps.to(torch.uint16), (q != 0).flatten(2).any(2)
-
-
-def _generators(made: Manifest) -> Iterator[torch.Generator]:
-    """The generator of each variant of the next batch, by its position in the whole data set."""
-    for number in range(made.variants):
-        seed = seed_of(made.seed, number, made.first + made.done)
-        yield SharedGenerator().manual_seed(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,27 @@ import numpy as np
 
 from .format import LABELS, PATHS, Manifest, array_files, array_sha256, read_array
 from .residual import add_residual, centre_box
+from .shards import check_same_bank, shard_manifests
 
 __all__ = ["Bank"]
 
 
 class Bank:
-    """A complete bank with memory-mapped arrays, or a merged one over its shards.
+    """A complete bank with memory-mapped arrays, or the shards of one, which nothing copies.
 
     Attributes:
         manifest: What was made, from which images.
-        shards: The banks that a merged bank consists of, in order; empty if it has arrays itself.
-        variants: uint8 (N, V, H, W, C); None in a residual or a merged bank (see `variant`).
-        residuals: int8 (N, V, h, w, C); None in a bank of whole images or a merged one.
+        shards: The banks of its shards, in order; empty if it is in one piece.
+        variants: uint8 (N, V, H, W, C); None in a residual bank or in shards (see `variant`).
+        residuals: int8 (N, V, h, w, C); None in a bank of whole images or in shards.
         steps: uint16 (N, V), 1/128 grey levels of one step of a residual, or None.
         applied: bool (N, V), false where a variant equals its image.
         labels: int64 (N,).
         hashes: uint8 (N, 32), which tell the images from others (see `nfaug.bank.source`).
 
     Raises:
-        ValueError: The directory is not a bank, the bank is not complete, or its files do not
-            match the manifest.
+        ValueError: The directory is not a bank, it or a shard is not complete, its files do not
+            match the manifest, or shards are of different banks or images.
     """
 
     variants: Any = None
@@ -41,19 +43,20 @@ class Bank:
 
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory).expanduser()
+        self.shards = [Bank(folder) for folder in shard_manifests(self.path)]
+        if self.shards:
+            self.manifest = _joined(self.shards)
+            for name in ("applied", "labels", "hashes"):
+                setattr(self, name, np.concatenate([getattr(each, name) for each in self.shards]))
+            return
         self.manifest = made = Manifest.load(self.path)
         if not made.complete:
             raise ValueError(
                 f"{self.path} is not complete: {made.done} of {made.images} images are done. Run "
                 "the same nfaug bank command again to continue it"
             )
-        self.shards = [Bank(self.path / name) for name in made.shards]
-        if self.shards:
-            for name in ("applied", "labels", "hashes"):
-                setattr(self, name, np.concatenate([getattr(each, name) for each in self.shards]))
-        else:
-            for file in (*array_files(made), LABELS):
-                setattr(self, file.removesuffix(".npy"), read_array(self.path, file, made))
+        for file in (*array_files(made), LABELS):
+            setattr(self, file.removesuffix(".npy"), read_array(self.path, file, made))
         if array_sha256(self.labels) != made.labels_sha256:
             raise ValueError(
                 f"labels of {self.path} are not those that its manifest names: make the bank again "
@@ -99,3 +102,11 @@ class Bank:
     def __repr__(self) -> str:
         kind = "residuals" if self.manifest.residual else "variants"
         return f"Bank({str(self.path)!r}, {len(self)} images, {self.manifest.variants} {kind} each)"
+
+
+def _joined(shards: list[Bank]) -> Manifest:
+    """The manifest of a bank in shards."""
+    made, images = shards[0].manifest, sum(map(len, shards))
+    for shard in shards[1:]:
+        check_same_bank(shard.path, shard.manifest, made)
+    return replace(made, images=images, done=images, labels_sha256="")

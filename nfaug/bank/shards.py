@@ -1,18 +1,14 @@
-"""Shards of a bank, which several processes make, and the merged bank over them."""
+"""Shards of a bank, which several processes make, each in a folder of its own."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from .format import MANIFEST, SHARD_FOLDER, Manifest, array_sha256, differences
-from .reader import Bank
+from .format import MANIFEST, SHARD_FOLDER, Manifest, differences
 
 __all__ = [
+    "check_same_bank",
     "check_shards",
-    "merge_bank",
     "parse_shard",
     "shard_folder",
     "shard_manifests",
@@ -58,7 +54,7 @@ def shard_rows(part: int, parts: int, images: int, batch_size: int) -> range:
 
 
 def check_shards(folder: Path, planned: Manifest) -> None:
-    """Check that a shard can be merged with what lies beside its folder, before it is made.
+    """Check that a shard belongs to what lies beside its folder, before it is made.
 
     Raises:
         FileExistsError: There is a bank in one piece, or shards of another division.
@@ -69,7 +65,7 @@ def check_shards(folder: Path, planned: Manifest) -> None:
         raise FileExistsError(f"{out} holds another division of a bank; choose another directory")
     for beside, made in found.items():
         if made is not None and beside != folder:
-            _check_same_bank(beside, made, planned)
+            check_same_bank(beside, made, planned)
 
 
 def shard_manifests(out: Path) -> dict[Path, Manifest | None]:
@@ -89,31 +85,12 @@ def shard_manifests(out: Path) -> dict[Path, Manifest | None]:
     }
 
 
-def merge_bank(out: str | Path) -> Bank:
-    """Make one bank of the shards in a directory. Nothing is copied: it refers to their files.
+def check_same_bank(folder: Path, found: Manifest, planned: Manifest) -> None:
+    """Check that two shards differ in their rows alone.
 
     Raises:
-        ValueError: A shard is missing or not complete, or shards are of different banks or images.
+        ValueError: They are of different banks or images.
     """
-    path = Path(out).expanduser()
-    shards = [Bank(folder) for folder in shard_manifests(path)]
-    if not shards:
-        raise ValueError(f"{path} holds no shards. Make them with: nfaug bank --shard i/n")
-    for shard in shards:
-        _check_same_bank(shard.path, shard.manifest, shards[0].manifest)
-    images = sum(map(len, shards))
-    merged = replace(
-        shards[0].manifest,
-        images=images,
-        done=images,
-        labels_sha256=array_sha256(np.concatenate([shard.labels for shard in shards])),
-        shards=tuple(shard.path.name for shard in shards),
-    )
-    merged.save(path)  # atomically, so that two processes may do it
-    return Bank(path)
-
-
-def _check_same_bank(folder: Path, found: Manifest, planned: Manifest) -> None:
     if shown := differences(found, planned, "done", "images", "first", "labels_sha256"):
         raise ValueError(
             f"{folder} is a shard of another bank, or of other images: {shown}. Remove the shards "

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from ..data.decode import upright
 from ..data.images import LabelledImages
@@ -28,17 +28,21 @@ __all__ = ["Source", "spread", "to_uint8"]
 _SAMPLED = 1024  # images whose hashes identify a data set
 
 
-class Source:
-    """The images of a data set, or of a torch `Subset` of one, for a flow of `channels` channels.
+class Source(Dataset[tuple[Tensor, Tensor]]):
+    """The images of a data set, uint8 (C, H, W), each with its hash, uint8 (32,).
+
+    Args:
+        dataset: Items (image, label), untransformed PIL images or uint8 tensors (C, H, W). It may
+            be a torch `Subset`.
+        preprocess: Converts the images.
 
     Attributes:
-        dataset: Items (image, label), untransformed PIL images or uint8 tensors (C, H, W).
         paths: Path of the file of each image below the innermost folder that holds all files of
             the data set; empty if the images are not files.
     """
 
-    def __init__(self, dataset: Any, channels: int) -> None:
-        self.channels = channels
+    def __init__(self, dataset: Any, preprocess: Preprocess) -> None:
+        self.preprocess, self.channels = preprocess, preprocess.channels
         self._rows: Sequence[int] = range(len(dataset))
         while isinstance(dataset, Subset):
             self._rows = [int(dataset.indices[row]) for row in self._rows]
@@ -53,11 +57,11 @@ class Source:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def read(self, index: int) -> tuple[Tensor, np.ndarray]:
-        """An image, uint8 (C, H, W), and its hash."""
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image = to_uint8(self.dataset[self._rows[index]][0], self.channels)
         as_stored = not self.paths and not isinstance(self.dataset, LabelledImages)
-        return image, _hash_of(image) if as_stored else self.digest(index)
+        digest = _hash_of(image) if as_stored else self.digest(index)
+        return self.preprocess(image, f"image {index}"), torch.from_numpy(digest.copy())
 
     def digest(self, index: int, *, pixels: bool = False) -> np.ndarray:
         """The hash of an image, uint8 (32,): of its file if it has one, unless `pixels` is set."""

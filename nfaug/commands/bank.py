@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..bank import export_bank, make_bank, merge_bank
+from ..bank import Bank, export_bank, make_bank
 from ..bank.shards import parse_shard, shard_manifests
 from .common import (
     add_data_options,
@@ -23,9 +23,9 @@ from .common import (
 __all__ = ["parser", "run"]
 
 _SHARDS = (
-    "Several processes can make one bank: each is given its own --shard i/n, and the last one to "
-    "finish merges the shards in --out. On one kind of device and with one number of threads, the "
-    "bank is bit for bit that of a single process."
+    "Several processes can make one bank: each is given its own --shard i/n and the same --out, "
+    "which holds the bank once all are made. On one kind of device and with one number of threads, "
+    "the bank is bit for bit that of a single process."
 )
 
 
@@ -51,8 +51,7 @@ def parser() -> ArgumentParser:
     )
     add_image_size(
         made,
-        "the flow's size; choose the size at which your script stores its images; with --residual "
-        "the size of the exported images",
+        "the flow's size; choose the size at which your script stores its images",
     )
     made.add_argument("--batch-size", type=int, default=64, help="number of images at a time")
     made.add_argument("--workers", type=int, default=0, help="processes that decode images")
@@ -60,13 +59,13 @@ def parser() -> ArgumentParser:
     add_mixing(made)
     made.add_argument(
         "--export",
-        help="folder to also write the variants of the whole bank to, as WebDataset shards",
+        help="folder to also write the finished bank to, as WebDataset shards; not for --residual",
     )
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Make the bank or a shard of it, merge it if it is complete, and export it if asked."""
+    """Make the bank or a shard of it, and export the whole bank if asked."""
     checkpoint, out = load_on(arguments), Path(arguments.out).expanduser()
     size = None if arguments.residual else arguments.image_size
     shard = None if arguments.shard is None else parse_shard(arguments.shard)
@@ -86,7 +85,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     done = 0
     if shard is not None:
         done = sum(made is not None and made.complete for made in shard_manifests(out).values())
-        bank = merge_bank(out) if done == shard[1] else bank
+        bank = Bank(out) if done == shard[1] else bank
     result: dict[str, Any] = {
         "out": arguments.out,
         "images": len(bank),
@@ -97,8 +96,5 @@ def run(arguments: Namespace) -> dict[str, Any]:
     if shard is not None:
         result.update(shard=arguments.shard, complete_shards=done)
     if arguments.export is not None and (shard is None or done == shard[1]):
-        dataset = None
-        if arguments.residual:
-            dataset = open_data(arguments, checkpoint, image_size=arguments.image_size)
-        result["exported"] = export_bank(bank, arguments.export, dataset=dataset)
+        result["exported"] = export_bank(bank, arguments.export)
     return result

@@ -21,6 +21,7 @@ from torch.utils.data import Subset, TensorDataset, get_worker_info
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
+from nfaug.augment.params import SharedGenerator, seed_of
 from nfaug.augment.settings import MixSettings
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import Bank, BankDataset, make_bank, source
@@ -210,7 +211,7 @@ def test_a_file_that_was_changed_is_noticed(bank: Bank, tmp_path: Path) -> None:
         ({"shape": [3, 8, "8"]}, "variants.npy"), ({"shape": [3, 8]}, "shape"),
         ({"images": 30.0}, "int"), ({"images": True}, "done"), ({"done": 31}, "done"),
         ({"classes": "cat"}, "classes"), ({"labels_sha256": None}, "labels_sha256"),
-        ({"shards": ["../b"]}, "no bank"), ({"parameters": 5}, "mapping"),
+        ({"parameters": 5}, "mapping"),
         ({"parameters": {"levels": 3}}, "levels"), ({"parameters": {"alpha": -1.0}}, "alpha"),
         ({"variants": 10**30}, "variants.npy"),
     ],
@@ -234,9 +235,8 @@ def test_images_are_encoded_once_and_variants_are_those_of_calls(
     made = make(tmp_path, data, variants=5, batch_size=30, **settings)
     assert sum(counted.encoded) == 30
     nfa = NFAugment(checkpoint(), p=1.0, **settings)
-    begun = SimpleNamespace(variants=5, seed=0, first=0, done=0)
-    for number, generator in enumerate(module._generators(begun)):  # type: ignore[arg-type]
-        nfa.generator = generator
+    for number in range(5):
+        nfa.generator = SharedGenerator().manual_seed(seed_of(0, number, 0))
         new = nfa(data.images, torch.tensor(data.targets))[0].permute(0, 2, 3, 1)
         difference = np.abs(made.variants[:, number].astype(int) - new.numpy())
         assert difference.max() <= 1, "rounding: the order of the images differs"
@@ -254,7 +254,7 @@ class Odd(Pictures):
 def test_errors_of_workers_have_one_line(tmp_path: Path) -> None:
     mixed = Pictures()
     mixed.images = [image[:, : 8 - i // 29] for i, image in enumerate(mixed.images)]
-    for data, residual, word in ((mixed, False, "--residual"), (Odd(), True, "uint8")):
+    for data, residual, word in ((mixed, False, "--image-size"), (Odd(), True, "uint8")):
         with pytest.raises(ValueError, match=word) as raised:
             make(tmp_path / word, data, workers=1, residual=residual)
         assert "Traceback" not in str(raised.value)

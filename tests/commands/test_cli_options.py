@@ -77,7 +77,7 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
         "bank", "nfaug.commands.bank.export_bank",
         ["--flow", "FLOW", "--data", "DATA", "--out", "OUT", "--variants", "1",
          "--export", "IMAGES"],
-        {"dataset": None},
+        {},
     ),
     (
         "preview", "nfaug.commands.preview.preview_grid",
