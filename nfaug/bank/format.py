@@ -36,7 +36,7 @@ from ..io.strict_json import read_json
 __all__ = ["Manifest", "array_files", "array_sha256", "differences", "read_array"]
 
 FORMAT_VERSION = 4
-MANIFEST, LABELS, PATHS, HASHES = "manifest.json", "labels.npy", "paths.npy", "hashes.npy"
+MANIFEST = "manifest.json"
 LARGE = frozenset({"variants.npy", "residuals.npy", "steps.npy"})
 SHARD_FOLDER = re.compile(r"shard-(\d{5,})-of-(\d{5,})")
 
@@ -76,11 +76,6 @@ class Manifest:
     done: int = 0
     labels_sha256: str = ""
     format_version: int = FORMAT_VERSION
-
-    @property
-    def complete(self) -> bool:
-        """Whether all images are done."""
-        return self.done == self.images
 
     @property
     def nbytes(self) -> int:
@@ -136,7 +131,7 @@ def array_files(made: Manifest) -> dict[str, tuple[tuple[int, ...], Any]]:
     large: dict[str, Any] = {"variants.npy": (pixels, np.uint8)}
     if made.residual:
         large = {"residuals.npy": (pixels, np.int8), "steps.npy": (rows, np.uint16)}
-    return large | {"applied.npy": (rows, np.bool_), HASHES: ((made.images, 32), np.uint8)}
+    return large | {"applied.npy": (rows, np.bool_), "hashes.npy": ((made.images, 32), np.uint8)}
 
 
 def read_array(directory: Path, name: str, made: Manifest) -> np.memmap:
@@ -145,7 +140,8 @@ def read_array(directory: Path, name: str, made: Manifest) -> np.memmap:
     Raises:
         ValueError: It is missing, damaged, or not of the shape and type that the manifest says.
     """
-    known = {LABELS: ((made.images,), np.int64), PATHS: ((made.images,), np.bytes_)}
+    rows = (made.images,)
+    known = {"labels.npy": (rows, np.int64), "paths.npy": (rows, np.bytes_)}
     shape, dtype = (known | array_files(made))[name]
     try:
         array = np.load(directory / name, mmap_mode="r", allow_pickle=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
@@ -25,11 +26,8 @@ from ..data.preprocess import Preprocess, size_of
 from ..io.atomic import is_empty, replace_directory
 from ..io.lock import lock_output
 from .format import (
-    HASHES,
-    LABELS,
     LARGE,
     MANIFEST,
-    PATHS,
     Manifest,
     array_files,
     array_sha256,
@@ -93,9 +91,8 @@ def make_bank(
         The bank, or the bank of the shard's images.
 
     Raises:
-        ValueError: Classes or their order differ, images differ in size, there are fewer batches
-            than shards, a number is out of range, or `out` holds a bank with other settings or of
-            other images.
+        ValueError: Classes or their order differ, images differ in size, a number is out of range,
+            or `out` holds a bank with other settings or of other images.
         FileExistsError: `out` holds something other than a bank, or other shards.
         OSError: Another process writes to `out`, or the disk is full.
     """
@@ -117,13 +114,14 @@ def make_bank(
         height, width = codec.image_size if residual else size_of(first)
         preprocess = Preprocess(codec.channels, (height, width), resize=residual)
         source = Source(dataset, preprocess)
+        weights = {**checkpoint.flow.state_dict(), **checkpoint.pca.tensors()}
         planned = Manifest(
             images=len(source),
             variants=variants,
             shape=(codec.channels, height, width),
             classes=tuple(dataset_classes(dataset) or nfa.class_names),
             data_sha256=source.sha256(labels),
-            flow_sha256=_weights_sha256(checkpoint),
+            flow_sha256=hashlib.sha256(save(weights)).hexdigest(),
             seed=seed,
             batch_size=batch_size,
             parameters=nfa.settings,
@@ -138,18 +136,10 @@ def make_bank(
         planned = replace(planned, labels_sha256=array_sha256(labels))
         made = _unfinished(folder, planned, source, overwrite)
         made = made or _create(folder, planned, source, labels)
-        if not made.complete:
+        if made.done < made.images:
             loader = LoaderBatches(source, torch.from_numpy(labels), workers)
             _fill(folder, made, nfa, loader, progress)
     return Bank(folder)
-
-
-def _weights_sha256(checkpoint: Any) -> str:
-    tensors, digest = checkpoint.flow.state_dict() | checkpoint.pca.tensors(), hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _unfinished(path: Path, planned: Manifest, source: Source, overwrite: bool) -> Manifest | None:
@@ -169,7 +159,7 @@ def _unfinished(path: Path, planned: Manifest, source: Source, overwrite: bool) 
         return None
     found = Manifest.load(path)
     shown = differences(found, planned, "done")
-    hashes = read_array(path, HASHES, found)
+    hashes = read_array(path, "hashes.npy", found)
     for row in range(0 if shown else found.done):
         if (source.digest(row) != hashes[row]).any():
             shown = f"image {found.first + row} is another"
@@ -185,8 +175,10 @@ def _unfinished(path: Path, planned: Manifest, source: Source, overwrite: bool) 
 def _create(path: Path, made: Manifest, source: Source, labels: np.ndarray) -> Manifest:
     """Make the folder of a bank, with empty arrays, labels and paths: all of it or nothing."""
     with replace_directory(path, drop=LARGE) as staged:
-        np.save(staged / LABELS, labels)
-        np.save(staged / PATHS, [os.fsencode(path) for path in source.paths or [""] * len(labels)])
+        np.save(staged / "labels.npy", labels)
+        np.save(
+            staged / "paths.npy", [os.fsencode(path) for path in source.paths or [""] * len(labels)]
+        )
         for name, (shape, dtype) in array_files(made).items():
             np.lib.format.open_memmap(staged / name, "w+", dtype, shape)
         made.save(staged)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .format import LABELS, PATHS, Manifest, array_files, array_sha256, read_array
+from .format import Manifest, array_files, array_sha256, read_array
 from .residual import add_residual, centre_box
 from .shards import check_same_bank, shard_manifests
 
@@ -45,17 +45,20 @@ class Bank:
         self.path = Path(directory).expanduser()
         self.shards = [Bank(folder) for folder in shard_manifests(self.path)]
         if self.shards:
-            self.manifest = _joined(self.shards)
+            made, images = self.shards[0].manifest, sum(map(len, self.shards))
+            for shard in self.shards:
+                check_same_bank(shard.path, shard.manifest, made)
+            self.manifest = replace(made, images=images, done=images, labels_sha256="")
             for name in ("applied", "labels", "hashes"):
                 setattr(self, name, np.concatenate([getattr(each, name) for each in self.shards]))
             return
         self.manifest = made = Manifest.load(self.path)
-        if not made.complete:
+        if made.done < made.images:
             raise ValueError(
                 f"{self.path} is not complete: {made.done} of {made.images} images are done. Run "
                 "the same nfaug bank command again to continue it"
             )
-        for file in (*array_files(made), LABELS):
+        for file in (*array_files(made), "labels.npy"):
             setattr(self, file.removesuffix(".npy"), read_array(self.path, file, made))
         if array_sha256(self.labels) != made.labels_sha256:
             raise ValueError(
@@ -68,7 +71,7 @@ class Bank:
         """Path of the file of each image, relative to the folder of all; empty without files."""
         if self.shards:
             return [path for shard in self.shards for path in shard.paths]
-        stored = read_array(self.path, PATHS, self.manifest)
+        stored = read_array(self.path, "paths.npy", self.manifest)
         return [os.fsdecode(path) for path in stored.tolist()] if stored[0] else []
 
     def variant(self, index: int, number: int, pixels: np.ndarray | None = None) -> np.ndarray:
@@ -102,11 +105,3 @@ class Bank:
     def __repr__(self) -> str:
         kind = "residuals" if self.manifest.residual else "variants"
         return f"Bank({str(self.path)!r}, {len(self)} images, {self.manifest.variants} {kind} each)"
-
-
-def _joined(shards: list[Bank]) -> Manifest:
-    """The manifest of a bank in shards."""
-    made, images = shards[0].manifest, sum(map(len, shards))
-    for shard in shards[1:]:
-        check_same_bank(shard.path, shard.manifest, made)
-    return replace(made, images=images, done=images, labels_sha256="")

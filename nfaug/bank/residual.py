@@ -49,8 +49,6 @@ def quantize(change: Tensor) -> tuple[Tensor, Tensor]:
 def centre_box(size: tuple[int, int], shape: tuple[int, int]) -> Box:
     """The part of a whole image that the flow sees: its centre, after resizing the shorter side.
 
-    For a square flow this is the largest centred square.
-
     Args:
         size: (height, width) of the image.
         shape: (height, width) of the flow.

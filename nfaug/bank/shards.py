@@ -27,22 +27,14 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def shard_folder(out: Path, part: int, parts: int) -> Path:
-    """The folder of part `part` of `parts`, counted from 0.
-
-    Raises:
-        ValueError: There is no such part.
-    """
+    """The folder of part `part` of `parts`, counted from 0."""
     if not 0 <= part < parts:
         raise ValueError(_WRONG.format(f"{part}/{parts}"))
     return out / f"shard-{part:05}-of-{parts:05}"
 
 
 def shard_rows(part: int, parts: int, images: int, batch_size: int) -> range:
-    """Positions of a shard's images: whole batches, because draws depend on the batch.
-
-    Raises:
-        ValueError: There are fewer batches than shards.
-    """
+    """Positions of a shard's images: whole batches, because draws depend on the batch."""
     batches = -(-images // batch_size)
     if batches < parts:
         raise ValueError(
@@ -54,12 +46,7 @@ def shard_rows(part: int, parts: int, images: int, batch_size: int) -> range:
 
 
 def check_shards(folder: Path, planned: Manifest) -> None:
-    """Check that a shard belongs to what lies beside its folder, before it is made.
-
-    Raises:
-        FileExistsError: There is a bank in one piece, or shards of another division.
-        ValueError: There are shards of another bank, or of other images.
-    """
+    """Check that a shard belongs to what lies beside its folder, before it is made."""
     out, found = folder.parent, shard_manifests(folder.parent)
     if folder not in found if found else (out / MANIFEST).exists():
         raise FileExistsError(f"{out} holds another division of a bank; choose another directory")
@@ -69,11 +56,7 @@ def check_shards(folder: Path, planned: Manifest) -> None:
 
 
 def shard_manifests(out: Path) -> dict[Path, Manifest | None]:
-    """The folder of each shard of a bank, in order, with its manifest; None if it has none yet.
-
-    Raises:
-        ValueError: `out` has shards of different divisions, or a damaged manifest.
-    """
+    """The folder of each shard of a bank, in order, with its manifest; None if it has none yet."""
     names = [path.name for path in out.iterdir()] if out.is_dir() else []
     counts = sorted({int(match[2]) for name in names if (match := SHARD_FOLDER.fullmatch(name))})
     if len(counts) > 1:
@@ -86,11 +69,7 @@ def shard_manifests(out: Path) -> dict[Path, Manifest | None]:
 
 
 def check_same_bank(folder: Path, found: Manifest, planned: Manifest) -> None:
-    """Check that two shards differ in their rows alone.
-
-    Raises:
-        ValueError: They are of different banks or images.
-    """
+    """Check that two shards differ in their rows alone."""
     if shown := differences(found, planned, "done", "images", "first", "labels_sha256"):
         raise ValueError(
             f"{folder} is a shard of another bank, or of other images: {shown}. Remove the shards "

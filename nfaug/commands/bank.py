@@ -84,7 +84,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
     )
     done = 0
     if shard is not None:
-        done = sum(made is not None and made.complete for made in shard_manifests(out).values())
+        found = [made for made in shard_manifests(out).values() if made is not None]
+        done = sum(made.done == made.images for made in found)
         bank = Bank(out) if done == shard[1] else bank
     result: dict[str, Any] = {
         "out": arguments.out,
