@@ -97,10 +97,14 @@ class Manifest:
         if not file.is_file():
             raise ValueError(f"{directory} is no bank: it has no {MANIFEST} (make one: nfaug bank)")
         try:
-            values = {k: tuple(v) if isinstance(v, list) else v for k, v in read_json(file).items()}
+            values: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in read_json(file).items()
+            }
             if (version := values.get("format_version")) != FORMAT_VERSION:
                 raise ValueError(f"format version {version!r:.40} is not {FORMAT_VERSION}")
-            made = cls(**values | {"parameters": MixSettings(**values["parameters"])})
+            values["parameters"] = MixSettings(**values["parameters"])
+            made = cls(**values)
             for name, hint in get_type_hints(cls).items():
                 if not isinstance(value := getattr(made, name), get_origin(hint) or hint):
                     raise ValueError(f"{name} must be {hint}; got {value!r:.80}")

@@ -115,6 +115,7 @@ def make_bank(
         preprocess = Preprocess(codec.channels, (height, width), resize=residual)
         source = Source(dataset, preprocess)
         weights = {**checkpoint.flow.state_dict(), **checkpoint.pca.tensors()}
+        weights = {name: value.contiguous() for name, value in weights.items()}
         planned = Manifest(
             images=len(source),
             variants=variants,
@@ -176,9 +177,8 @@ def _create(path: Path, made: Manifest, source: Source, labels: np.ndarray) -> M
     """Make the folder of a bank, with empty arrays, labels and paths: all of it or nothing."""
     with replace_directory(path, drop=LARGE) as staged:
         np.save(staged / "labels.npy", labels)
-        np.save(
-            staged / "paths.npy", [os.fsencode(path) for path in source.paths or [""] * len(labels)]
-        )
+        paths = source.paths or [""] * len(labels)
+        np.save(staged / "paths.npy", [os.fsencode(name) for name in paths])
         for name, (shape, dtype) in array_files(made).items():
             np.lib.format.open_memmap(staged / name, "w+", dtype, shape)
         made.save(staged)

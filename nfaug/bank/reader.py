@@ -34,6 +34,7 @@ class Bank:
             match the manifest, or shards are of different banks or images.
     """
 
+    manifest: Manifest
     variants: Any = None
     residuals: Any = None
     steps: Any = None

@@ -107,11 +107,7 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def to_uint8(image: Any, channels: int) -> Tensor:
-    """A PIL image, turned upright, or a uint8 tensor as contiguous uint8 (C, H, W).
-
-    Raises:
-        ValueError: It is neither, or its channels cannot be converted.
-    """
+    """A PIL image, turned upright, or a uint8 tensor as contiguous uint8 (C, H, W)."""
     if isinstance(image, Image.Image):
         image = upright(image)
     elif not (isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim in (2, 3)):
