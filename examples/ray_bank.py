@@ -3,7 +3,7 @@
     pip install 'nfaug[ray]'
     python examples/ray_bank.py --flow my-flow --data my-images --out my-bank --shards 8 --actors 2
 
-Shards that are complete are not made again, so the same command continues. It prints the merged
+Shards that are complete are not made again, so the same command continues. It prints the whole
 bank, such as: Bank('my-bank', 1281167 images, 4 residuals each). With the same number of threads
 and kind of device, it is bit for bit the bank that `nfaug bank --residual` makes. With `--gpus 1`
 each actor computes on a GPU of its own, with `--gpus 0.5` two share one.
@@ -18,7 +18,7 @@ from typing import Any
 import ray
 
 import nfaug
-from nfaug.bank import make_bank, merge_bank
+from nfaug.bank import Bank, make_bank
 from nfaug.training import open_dataset
 
 
@@ -65,7 +65,7 @@ def main() -> None:
         num_gpus=args.gpus or None,
     )
     print(f"{sum(row['images'] for row in shards.take_all())} images in {args.shards} shards")
-    print(merge_bank(args.out))
+    print(Bank(args.out))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ..augment.pixels import to_pil
 from ..augment.settings import check_number
 from ..data.classes import dataset_classes, stored_labels
 from ..data.decode import upright
+from ..data.preprocess import Preprocess
 from .reader import Bank
 from .source import Source, spread, to_uint8
 
@@ -38,8 +38,8 @@ class BankDataset(Dataset[tuple[Any, int]]):
     are not files. Labels, and hashes of up to 32 images, are compared on opening.
 
     A bank of whole images replaces an image, which is then not decoded. A residual bank adds a
-    change to it: to an image of any size, before `transform`. PIL images that still carry an EXIF
-    orientation are turned upright, whether they change or not, because `nfaug bank` reads files so.
+    change to an image of any size, before `transform`. PIL images are turned upright as their EXIF
+    orientation says, because `nfaug bank` reads files so.
 
     Example:
         >>> import tempfile
@@ -60,9 +60,6 @@ class BankDataset(Dataset[tuple[Any, int]]):
             Images without a variant that differs from them are never replaced.
         transform: Applied to every image.
 
-    Warns:
-        UserWarning: The images have at least twice as many pixels a side as the variants.
-
     Raises:
         ValueError: The bank was made from other data, another order or other classes.
     """
@@ -75,11 +72,6 @@ class BankDataset(Dataset[tuple[Any, int]]):
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
         self.bank = bank if isinstance(bank, Bank) else Bank(bank)
-        if getattr(dataset, "target_transform", None) is not None:
-            raise ValueError(
-                "the data set must not have a target_transform, which is not applied to variants: "
-                "apply it to the labels of batches"
-            )
         self.dataset, own = _split_transform(dataset)
         if own is not None and transform is not None:
             raise ValueError("the data set has a transform: pass transform= to one of the two")
@@ -105,7 +97,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
         replace, which = torch.rand(2, device="cpu").tolist()
         numbers = bank.applied[row].nonzero()[0] if replace < self.p else ()
         number = int(numbers[int(which * len(numbers))]) if len(numbers) else None
-        if number is not None and bank.residuals is None:
+        if number is not None and not bank.manifest.residual:
             image = to_pil(bank.variant(row, number))
         else:
             image = self.dataset[index][0]
@@ -113,7 +105,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
                 image = to_uint8(image, bank.manifest.shape[0]).permute(1, 2, 0).numpy()
                 image = to_pil(image if number is None else bank.variant(row, number, image))
             elif isinstance(image, Image.Image):
-                image = upright(image)  # as nfaug reads files; most data sets do not turn them
+                image = upright(image)  # most data sets do not
         label = int(self._labels[index])
         return (image if self.transform is None else self.transform(image)), label
 
@@ -121,9 +113,6 @@ class BankDataset(Dataset[tuple[Any, int]]):
         if name.startswith("__") or "dataset" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self.dataset, name)
-
-    def __repr__(self) -> str:
-        return f"BankDataset({self.dataset!r}, {self.bank!r}, p={self.p:g})"
 
 
 def _split_transform(dataset: Any) -> tuple[Any, Callable[[Any], Any] | None]:
@@ -147,13 +136,23 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: The bank was made from other images, labels or classes.
     """
-    source, paths = Source(dataset, bank.manifest.shape[0]), bank.paths
-    rows = _rows_of(source.paths, paths) if paths else np.arange(len(bank))
-    if len(source) != len(rows):
+    channels, height, width = bank.manifest.shape
+    source, paths = Source(dataset, Preprocess(channels, (height, width))), bank.paths
+    if paths:
+        place = {path: row for row, path in enumerate(paths)}
+        rows = np.array([place.get(path, -1) for path in source.paths or [""] * len(source)])
+        if len(missing := (rows < 0).nonzero()[0]):
+            name = source.paths[missing[0]] if source.paths else "image 0, which names no file"
+            raise ValueError(
+                f"the bank has no variants of {len(missing)} of {len(source)} images, such as "
+                f"{name}: give the data set `samples`, a list of (path, label), or {_MAKE}"
+            )
+    elif len(source) != len(bank):
         raise ValueError(
             f"the bank was made from {len(bank)} images and the data set has {len(source)}: {_MAKE}"
         )
-    _warn_if_small(source.read(0)[0].shape[1:], bank)
+    else:
+        rows = np.arange(len(bank))
     labels = _labels_of(dataset, bank, rows)
     for index in spread(len(rows), _COMPARED):
         if (source.digest(index, pixels=not paths) != bank.hashes[rows[index]]).any():
@@ -165,51 +164,21 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
     return rows, labels
 
 
-def _rows_of(files: list[str], paths: list[str]) -> np.ndarray:
-    """The row of each file among those of a bank."""
-    if not files:
-        raise ValueError(
-            "the bank was made from image files, and the data set does not say which ones it has. "
-            f"Give it the attribute samples, a list of (path, label), or {_MAKE}"
-        )
-    place = {path: row for row, path in enumerate(paths)}
-    if missing := [file for file in files if file not in place]:
-        raise ValueError(
-            f"the bank has no variants of {len(missing)} of {len(files)} images, such as "
-            f"{missing[0]}: {_MAKE}"
-        )
-    return np.array([place[file] for file in files])
-
-
 def _labels_of(dataset: Any, bank: Bank, rows: np.ndarray) -> np.ndarray:
     """The bank's labels as labels of the data set, whose classes may have another order."""
     labels, classes = np.asarray(bank.labels)[rows], bank.manifest.classes
     if classes and (names := dataset_classes(dataset)):
-        if unknown := set(classes) - set(names):
-            raise ValueError(
-                f"the bank has the class {min(unknown)!r}, and the data set has not; its "
-                f"{len(names)} classes are {', '.join(names):.80}"
-            )
-        labels = np.array([names.index(name) for name in classes])[labels]
+        place = {name: label for label, name in enumerate(names)}
+        labels = np.array([place.get(name, -1) for name in classes])[labels]
     found = stored_labels(dataset)
     compared = spread(len(rows), _COMPARED if found is None else len(rows))
     if found is None:
         found = np.array([int(dataset[index][1]) for index in compared])
     for number in (found != labels[compared]).nonzero()[0][:1]:
         index = compared[number]
+        label = int(bank.labels[rows[index]])
         raise ValueError(
             f"the bank was made from other data, or from data in another order: image {index} has "
-            f"label {found[number]}, and {labels[index]} in the bank"
+            f"label {found[number]}, and {classes[label] if classes else label!r} in the bank"
         )
     return labels
-
-
-def _warn_if_small(size: tuple[int, ...], bank: Bank) -> None:
-    height, width = bank.manifest.shape[1:]
-    if not bank.manifest.residual and min(size) >= 2 * min(height, width):
-        warnings.warn(
-            f"the bank's variants have {height} x {width} pixels, and the first image {size[0]} x "
-            f"{size[1]}: variants lack its detail. Make the bank with --image-size N, for training "
-            "at N pixels, or with --residual",
-            stacklevel=4,
-        )

@@ -5,35 +5,29 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from ..augment.params import SharedGenerator, seed_of
 from ..augment.settings import MixSettings
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import load
 from ..data.batches import LoaderBatches
-from ..data.checks import check_class_names
-from ..data.classes import dataset_classes
+from ..data.classes import dataset_classes, labels_of
 from ..data.images import progress_bar
+from ..data.preprocess import Preprocess, size_of
 from ..io.atomic import is_empty, replace_directory
 from ..io.lock import lock_output
 from .format import (
-    HASH_BYTES,
-    HASHES,
-    LABELS,
+    LARGE,
     MANIFEST,
-    PATHS,
-    RESIDUALS,
-    STEPS,
-    VARIANTS,
     Manifest,
     array_files,
     array_sha256,
@@ -41,9 +35,9 @@ from .format import (
     read_array,
 )  # fmt: skip
 from .reader import Bank
-from .residual import low_resolution, quantize
-from .shards import Shard
-from .source import Source
+from .residual import quantize
+from .shards import check_shards, shard_folder, shard_rows
+from .source import Source, to_uint8
 
 __all__ = ["make_bank"]
 
@@ -57,7 +51,7 @@ def make_bank(
     *,
     variants: int = 4,
     residual: bool = False,
-    shard: Shard | tuple[int, int] | None = None,
+    shard: tuple[int, int] | None = None,
     seed: int = 0,
     batch_size: int = 64,
     workers: int = 0,
@@ -70,21 +64,9 @@ def make_bank(
 
     The same call continues an interrupted bank: each batch is drawn from `seed` and the batch's
     position alone. Several processes can therefore make one shard each of the same bank, which
-    `merge_bank` then joins. The results are bit for bit those of one process if all run on the same
-    kind of device with the same version of torch and the same number of threads, which decide
-    how sums are rounded. `bank_bytes` gives the size on disk.
-
-    Example:
-        >>> import tempfile
-        >>> import torch
-        >>> import nfaug.bank
-        >>> images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
-        >>> data = torch.utils.data.TensorDataset(images, torch.arange(20) % 10)
-        >>> bank = nfaug.bank.make_bank(
-        ...     nfaug.load("builtin:rgb32"), data, tempfile.mkdtemp(), variants=2, progress=False
-        ... )
-        >>> bank.variants.shape
-        (20, 2, 32, 32, 3)
+    `Bank(out)` joins. The results are bit for bit those of one process if all run on the same kind
+    of device with the same version of torch and the same number of threads, which decide how sums
+    are rounded.
 
     Args:
         checkpoint: A checkpoint that is fitted to the classes of the data, its name or its
@@ -109,90 +91,78 @@ def make_bank(
         The bank, or the bank of the shard's images.
 
     Raises:
-        ValueError: Classes or their order differ, images differ in size, there are fewer batches
-            than shards, a number is out of range, or `out` holds a bank with other settings or of
-            other images.
+        ValueError: Classes or their order differ, images differ in size, a number is out of range,
+            or `out` holds a bank with other settings or of other images.
         FileExistsError: `out` holds something other than a bank, or other shards.
         OSError: Another process writes to `out`, or the disk is full.
     """
-    part = Shard(*shard) if isinstance(shard, tuple) else shard
     path = Path(out).expanduser()
-    folder = path if part is None else part.folder(path)
+    folder = path if shard is None else shard_folder(path, *shard)
     with lock_output(folder, every_rank=True):  # `torchrun` may call this on every rank
         checkpoint = load(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
         mixing = replace(settings or MixSettings(), **{**changes, "p": 1.0})
         nfa = NFAugment(checkpoint, settings=mixing)
-        source = Source(dataset, checkpoint.flow.codec.channels)
-        _check(nfa, source, variants, batch_size)
+        nfa.check_classes(dataset, required=False)
         codec = checkpoint.flow.codec
-        height, width = codec.image_size if residual else source.read(0)[0].shape[1:]
+        labels = labels_of(dataset)
+        if min(len(labels), variants, batch_size) < 1:
+            raise ValueError(
+                "the data set must not be empty, and variants and batch_size must be at least 1; "
+                f"got {len(labels)} images, {variants} and {batch_size}"
+            )
+        first = to_uint8(dataset[0][0], codec.channels)
+        height, width = codec.image_size if residual else size_of(first)
+        preprocess = Preprocess(codec.channels, (height, width), resize=residual)
+        source = Source(dataset, preprocess)
         weights = {**checkpoint.flow.state_dict(), **checkpoint.pca.tensors()}
+        weights = {name: value.contiguous() for name, value in weights.items()}
         planned = Manifest(
             images=len(source),
             variants=variants,
             shape=(codec.channels, height, width),
             classes=tuple(dataset_classes(dataset) or nfa.class_names),
-            data_sha256=source.sha256(),
-            flow_sha256=_weights_sha256(weights),
+            data_sha256=source.sha256(labels),
+            flow_sha256=hashlib.sha256(save(weights)).hexdigest(),
             seed=seed,
             batch_size=batch_size,
             parameters=nfa.settings,
             residual=residual,
-            total=len(source),
         )
-        if part is not None:
-            part.check_beside(path, planned)
-            if overwrite:
-                (path / MANIFEST).unlink(missing_ok=True)  # of the merged bank
-            rows = part.rows(planned.total, batch_size)
+        if shard is not None:
+            check_shards(folder, planned)
+            rows = shard_rows(*shard, len(source), batch_size)
             planned = replace(planned, images=len(rows), first=rows.start)
+            source = Source(Subset(dataset, rows), preprocess)
+            labels = labels[rows.start : rows.stop]
+        planned = replace(planned, labels_sha256=array_sha256(labels))
         made = _unfinished(folder, planned, source, overwrite)
-        if made is None:
-            made = _create(folder, planned, source)
-        if not made.complete:
-            _fill(folder, made, nfa, source, workers, progress)
+        made = made or _create(folder, planned, source, labels)
+        if made.done < made.images:
+            loader = LoaderBatches(source, torch.from_numpy(labels), workers)
+            _fill(folder, made, nfa, loader, progress)
     return Bank(folder)
 
 
-def _check(nfa: NFAugment, source: Source, variants: int, batch_size: int) -> None:
-    if len(source) < 1 or variants < 1 or batch_size < 1:
-        raise ValueError(
-            "the data set must not be empty, and variants and batch_size must be at least 1; got "
-            f"{len(source)} images, {variants} and {batch_size}"
-        )
-    names = dataset_classes(source.dataset)
-    if names and nfa.class_names:
-        check_class_names(names, nfa.class_names)
-
-
-def _weights_sha256(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _rows(values: Any, made: Manifest) -> Any:
-    """Those of a bank's images, of values of all images."""
-    return values[made.first : made.first + made.images]
-
-
 def _unfinished(path: Path, planned: Manifest, source: Source, overwrite: bool) -> Manifest | None:
-    """The manifest of an existing bank that matches the plan; None to create a new one."""
+    """The manifest of an existing bank, to be continued; None to create a new one.
+
+    Raises:
+        ValueError: It does not match the plan, or an image that is done is another now.
+    """
     if not path.exists() or (path.is_dir() and is_empty(path)):
         return None
     if not (path / MANIFEST).is_file():
-        raise FileExistsError(f"{path} holds something other than a bank; choose another directory")
+        raise FileExistsError(
+            f"{path} holds something other than a bank in one piece: choose another directory, or "
+            "continue a bank in shards with shard= (--shard i/n)"
+        )
     if overwrite:
         return None
     found = Manifest.load(path)
-    if found.shards:
-        raise ValueError(f"{path} holds a bank in shards; continue one with shard= (--shard i/n)")
-    shown = differences(found, planned)
-    hashes = read_array(path / HASHES, (found.images, HASH_BYTES), np.uint8)
+    shown = differences(found, planned, "done")
+    hashes = read_array(path, "hashes.npy", found)
     for row in range(0 if shown else found.done):
-        if (source.digest(found.first + row) != hashes[row]).any():
+        if (source.digest(row) != hashes[row]).any():
             shown = f"image {found.first + row} is another"
             break
     if shown:
@@ -203,39 +173,30 @@ def _unfinished(path: Path, planned: Manifest, source: Source, overwrite: bool) 
     return found
 
 
-def _create(path: Path, planned: Manifest, source: Source) -> Manifest:
+def _create(path: Path, made: Manifest, source: Source, labels: np.ndarray) -> Manifest:
     """Make the folder of a bank, with empty arrays, labels and paths: all of it or nothing."""
-    labels = _rows(source.labels, planned)
-    made = replace(planned, labels_sha256=array_sha256(labels))
-    arrays = array_files(made)
-    with replace_directory(path) as staged:
-        np.save(staged / LABELS, labels)
-        paths = _rows(source.paths or [""] * made.total, made)
-        np.save(staged / PATHS, [os.fsencode(name) for name in paths])
-        for name, shape, dtype in arrays:
+    with replace_directory(path, drop=LARGE) as staged:
+        np.save(staged / "labels.npy", labels)
+        paths = source.paths or [""] * len(labels)
+        np.save(staged / "paths.npy", [os.fsencode(name) for name in paths])
+        for name, (shape, dtype) in array_files(made).items():
             np.lib.format.open_memmap(staged / name, "w+", dtype, shape)
         made.save(staged)
-    for name in {RESIDUALS, STEPS, VARIANTS} - {name for name, *_ in arrays}:
-        (path / name).unlink(missing_ok=True)  # of a bank of the other kind
     return made
 
 
 def _fill(
-    path: Path, made: Manifest, nfa: NFAugment, source: Source, workers: int, progress: bool
+    path: Path, made: Manifest, nfa: NFAugment, loader: LoaderBatches, progress: bool
 ) -> None:
     """Make the rows that are missing. The manifest says how many are safely on the disk."""
-    labels = torch.from_numpy(_rows(source.labels, made))
-    loader = LoaderBatches(_Images(source, made), labels, workers)
-    rest = loader.iterate(torch.arange(made.done, made.images), made.batch_size)
+    rows, title = torch.arange(made.done, made.images), f"bank of {made.nbytes / 2**20:.1f} MiB"
     saved = time.monotonic()
-    with progress_bar(made.images, "bank", "image", shown=progress, initial=made.done) as bar:
+    with progress_bar(made.images, title, "image", shown=progress, initial=made.done) as bar:
         try:
-            for images, hashes in rest:
-                own = labels[made.done : made.done + len(images)]
-                _write(path, made, *_variants(nfa, images, own, made), hashes)
-                stats = {name: made.stats.get(name, 0) + n for name, n in nfa.stats().items()}
-                nfa.reset_stats()
-                made = replace(made, done=made.done + len(images), stats=stats)
+            for images, hashes in loader.iterate(rows, made.batch_size):
+                labels = loader.labels[made.done : made.done + len(images)]
+                _write(path, made, *_variants(nfa, images, labels, made), hashes)
+                made = replace(made, done=made.done + len(images))
                 bar.update(len(images))
                 if time.monotonic() - saved >= _SAVE_SECONDS:
                     _save(path, made)
@@ -246,8 +207,8 @@ def _fill(
 
 def _write(path: Path, made: Manifest, *arrays: Tensor) -> None:
     """Write the rows that follow those that are done."""
-    for (name, shape, dtype), array in zip(array_files(made), arrays, strict=True):
-        stored = read_array(path / name, shape, dtype)
+    for name, array in zip(array_files(made), arrays, strict=True):
+        stored = read_array(path, name, made)
         with (path / name).open("r+b") as file:
             file.seek(stored.offset + stored[: made.done].nbytes)
             file.write(array.contiguous().numpy().tobytes())
@@ -255,42 +216,20 @@ def _write(path: Path, made: Manifest, *arrays: Tensor) -> None:
 
 def _save(path: Path, made: Manifest) -> None:
     """Record the progress, once all that is written has reached the disk."""
-    for name, *_ in array_files(made):
+    for name in array_files(made):
         with (path / name).open("r+b") as file:
             os.fsync(file.fileno())
-    if made.complete:
-        hashes = read_array(path / HASHES, (made.images, HASH_BYTES), np.uint8)
-        made = replace(made, hashes_sha256=array_sha256(hashes))
     made.save(path)
-
-
-class _Images(Dataset[tuple[Tensor, Tensor]]):
-    """The images of a bank at its size, with their hashes."""
-
-    def __init__(self, source: Source, made: Manifest) -> None:
-        self.source, self.made = source, made
-
-    def __len__(self) -> int:
-        return self.made.images
-
-    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
-        index, made = self.made.first + row, self.made
-        image, digest = self.source.read(index)
-        if not made.residual and tuple(image.shape) != made.shape:
-            raise ValueError(
-                f"images of a bank must have one shape; got {made.shape} and {tuple(image.shape)}. "
-                "Open the data with image_size= (--image-size), or make a residual bank "
-                "(--residual)"
-            )
-        image = low_resolution(image, made.shape) if made.residual else image
-        return image, torch.from_numpy(digest.copy())
 
 
 def _variants(nfa: NFAugment, images: Tensor, labels: Tensor, made: Manifest) -> tuple[Tensor, ...]:
     """The next rows of the files of `array_files`, but for the hashes."""
     images, labels = images.to(nfa.engine.device), labels.to(nfa.engine.device)
     images = images.float() / 255 if made.residual else images
-    found = torch.stack([*nfa.variants(images, labels, _generators(made))], 1)
+    place = made.first + made.done  # in the whole data set
+    seeds = [seed_of(made.seed, number, place) for number in range(made.variants)]
+    generators = [SharedGenerator().manual_seed(seed) for seed in seeds]
+    found = torch.stack([*nfa.variants(images, labels, generators)], 1)
     if not made.residual:
         applied = (found != images[:, None]).flatten(2).any(2)
         return found.permute(0, 1, 3, 4, 2).cpu(), applied.cpu()
@@ -298,10 +237,3 @@ def _variants(nfa: NFAugment, images: Tensor, labels: Tensor, made: Manifest) ->
     q, steps = quantize(change.flatten(0, 1))
     q, steps = q.view_as(change), steps.view(change.shape[:2])
     return q, steps.to(torch.uint16), (q != 0).flatten(2).any(2)
-
-
-def _generators(made: Manifest) -> Iterator[torch.Generator]:
-    """The generator of each variant of the next batch, by its position in the whole data set."""
-    for number in range(made.variants):
-        seed = seed_of(made.seed, number, made.first + made.done)
-        yield SharedGenerator().manual_seed(seed)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ..data.preprocess import Preprocess
 
-__all__ = ["Box", "add_residual", "centre_box", "low_resolution", "quantize"]
+__all__ = ["Box", "add_residual", "centre_box", "quantize"]
 
 Box = tuple[int, int, int, int]
 
@@ -29,11 +29,6 @@ _LARGEST = 127
 _STEPS = 128  # steps of one grey level
 _MOST = 257  # a step for changes of 255 levels; 127 * 257 fits in int16
 _FADE = 1 / 8  # of the box's side: outside the box the change falls to zero over this distance
-
-
-def low_resolution(image: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """A uint8 image (C, H, W) of any size at the flow's shape (C, h, w), as `nfaug.fit` sees it."""
-    return Preprocess(shape[0], (shape[1], shape[2]))(image, "an image of the bank")
 
 
 def quantize(change: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,8 +48,6 @@ def quantize(change: Tensor) -> tuple[Tensor, Tensor]:
 
 def centre_box(size: tuple[int, int], shape: tuple[int, int]) -> Box:
     """The part of a whole image that the flow sees: its centre, after resizing the shorter side.
-
-    For a square flow this is the largest centred square.
 
     Args:
         size: (height, width) of the image.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..bank import Bank, bank_bytes, export_bank, make_bank, merge_bank
-from ..bank.shards import Shard, shard_manifests
-from ..io.lock import lock_output
+from ..bank import Bank, export_bank, make_bank
+from ..bank.shards import parse_shard, shard_manifests
 from .common import (
     add_data_options,
     add_flow,
@@ -25,9 +23,9 @@ from .common import (
 __all__ = ["parser", "run"]
 
 _SHARDS = (
-    "Several processes can make one bank: each is given its own --shard i/n, and the last one to "
-    "finish merges the shards in --out (nfaug bank --merge --out OUT does so by hand). On one kind "
-    "of device and with one number of threads, the bank is bit for bit that of a single process."
+    "Several processes can make one bank: each is given its own --shard i/n and the same --out, "
+    "which holds the bank once all are made. On one kind of device and with one number of threads, "
+    "the bank is bit for bit that of a single process."
 )
 
 
@@ -40,8 +38,8 @@ def parser() -> ArgumentParser:
         "interrupted bank.",
         _SHARDS,
     )
-    add_flow(made, required=False)  # --merge needs neither
-    add_data_options(made, "train", required=False)
+    add_flow(made)
+    add_data_options(made, "train")
     made.add_argument("--out", required=True, help="the directory of the bank")
     made.add_argument("--overwrite", action="store_true", help="replace the bank in --out")
     made.add_argument("--variants", type=int, default=4, help="variants per image")
@@ -53,58 +51,28 @@ def parser() -> ArgumentParser:
     )
     add_image_size(
         made,
-        "the flow's size; choose the size at which your script stores its images; with --residual "
-        "the size of the exported images",
+        "the flow's size; choose the size at which your script stores its images",
     )
     made.add_argument("--batch-size", type=int, default=64, help="number of images at a time")
     made.add_argument("--workers", type=int, default=0, help="processes that decode images")
     made.add_argument("--shard", help="the part of the bank to make: i/n with i from 0 to n - 1")
-    made.add_argument(
-        "--merge", action="store_true", help="join the shards in --out instead of making variants"
-    )
     add_mixing(made)
-    made.add_argument("--export", help="folder to also write the variants to, as PNG files")
     made.add_argument(
-        "--export-format",
-        choices=["png", "wds"],
-        default="png",
-        help="with --export: folders of PNG files, or WebDataset shards",
+        "--export",
+        help="folder to also write the finished bank to, as WebDataset shards; not for --residual",
     )
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Make the bank or a shard of it, merge it if it is complete, and export it if asked."""
-    if arguments.merge:
-        return _report(arguments, merge_bank(arguments.out))
-    if missing := [f"--{name}" for name in ("flow", "data") if arguments[name] is None]:
-        raise ValueError(f"{' and '.join(missing)} must be given, except with --merge")
-    shard = None if arguments.shard is None else Shard.parse(arguments.shard)
-    if shard is not None and arguments.export is not None:
-        raise ValueError("--export needs the whole bank: pass it with --merge, after the shards")
-    out = Path(arguments.out).expanduser()
-    with lock_output(out if shard is None else shard.folder(out), every_rank=True):
-        bank = _make(arguments, shard)
-    if shard is None:
-        return _report(arguments, bank)
-    done = sum(made is not None and made.complete for made in shard_manifests(out).values())
-    bank = merge_bank(out) if done == shard.parts else bank
-    return {**_report(arguments, bank), "shard": arguments.shard, "complete_shards": done}
-
-
-def _make(arguments: Namespace, shard: Shard | None) -> Bank:
-    checkpoint = load_on(arguments)
+    """Make the bank or a shard of it, and export the whole bank if asked."""
+    checkpoint, out = load_on(arguments), Path(arguments.out).expanduser()
     size = None if arguments.residual else arguments.image_size
-    dataset = open_data(arguments, checkpoint, image_size=size)
-    count = len(dataset if shard is None else shard.rows(len(dataset), arguments.batch_size))
-    shape = (dataset.channels, *dataset.image_size)
-    space = bank_bytes(count, arguments.variants, shape, residual=arguments.residual)
-    each = f"{arguments.variants} variants of {shape[2]} x {shape[1]} pixels"
-    print(f"{count} images x {each}: {space / 2**20:.1f} MiB", file=sys.stderr)
-    return make_bank(
+    shard = None if arguments.shard is None else parse_shard(arguments.shard)
+    bank = make_bank(
         checkpoint,
-        dataset,
-        arguments.out,
+        open_data(arguments, checkpoint, image_size=size),
+        out,
         variants=arguments.variants,
         residual=arguments.residual,
         shard=shard,
@@ -114,23 +82,20 @@ def _make(arguments: Namespace, shard: Shard | None) -> Bank:
         overwrite=arguments.overwrite,
         settings=mixing(arguments),
     )
-
-
-def _report(arguments: Namespace, bank: Bank) -> dict[str, Any]:
-    made = bank.manifest
+    done = 0
+    if shard is not None:
+        found = [made for made in shard_manifests(out).values() if made is not None]
+        done = sum(made.done == made.images for made in found)
+        bank = Bank(out) if done == shard[1] else bank
     result: dict[str, Any] = {
         "out": arguments.out,
         "images": len(bank),
-        "variants": made.variants,
-        "bytes": bank_bytes(len(bank), made.variants, made.shape, residual=made.residual),
+        "variants": bank.manifest.variants,
+        "bytes": bank.manifest.nbytes,
         "applied": int(bank.applied.sum()),
     }
-    if arguments.export is not None:
-        if made.residual and None in (arguments.flow, arguments.data):
-            raise ValueError("--export of a residual bank needs --flow and --data")
-        given = {"format": arguments.export_format}
-        if made.residual:
-            size = arguments.image_size
-            given["dataset"] = open_data(arguments, load_on(arguments), image_size=size)
-        result["exported"] = export_bank(bank, arguments.export, **given)
+    if shard is not None:
+        result.update(shard=arguments.shard, complete_shards=done)
+    if arguments.export is not None and (shard is None or done == shard[1]):
+        result["exported"] = export_bank(bank, arguments.export)
     return result

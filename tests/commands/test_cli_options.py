@@ -74,8 +74,8 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
     (
         "bank", "nfaug.commands.bank.export_bank",
         ["--flow", "FLOW", "--data", "DATA", "--out", "OUT", "--variants", "1",
-         "--export", "IMAGES", "--export-format", "wds"],
-        {"format": "wds"},
+         "--export", "IMAGES"],
+        {},
     ),
     (
         "preview", "nfaug.commands.preview.preview_grid",

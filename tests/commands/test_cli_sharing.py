@@ -17,6 +17,7 @@ from hub_tools import FakeHub
 from nfaug.bank import Bank
 from nfaug.cli import main
 from nfaug.commands.timm import expand
+from nfaug.data.open import open_dataset
 from nfaug.io.lock import lock_output
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -111,14 +112,12 @@ def test_bank(
 ) -> None:
     words = ["bank", "--flow", str(tiny_path), "--data", str(tiny_folder), "--variants", "2"]
     out, export = tmp_path / "bank", tmp_path / "images"
-    code, made, error = run(capsys, *words, "--out", str(out), "--export", str(export))
+    code, made, _ = run(capsys, *words, "--out", str(out), "--export", str(export))
     assert code == 0
-    assert "2 variants of 8 x 8 pixels: " in error
-    assert "MiB" in error
     bank = Bank(out)
     assert (made["images"], made["variants"]) == (len(bank), 2)
     assert made["applied"] == int(np.asarray(bank.applied).sum()) > 0
-    assert len(list(export.rglob("*.png"))) == made["applied"]
+    assert len(open_dataset(export)) == made["applied"]
 
     code, again, _ = run(capsys, *words, "--out", str(out))
     assert (code, again["applied"]) == (0, made["applied"])
