@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from nfaug.classes.priors import PRIORS, Prior, PriorSettings
 from nfaug.flows.backbone import Backbone
 from nfaug.flows.config import BACKBONES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import statistics
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nfaug.io.atomic import write_picture, write_text
+from nfaug.io.atomic import write_bytes, write_text
 
 from .cells import Cell, Cells
 from .settings import PIXELS, SAFE, Augmentation, CompareSettings
@@ -164,13 +165,13 @@ class Comparison:
         """Write table.md and, from two seeds on, gains.png."""
         write_text(folder / "table.md", self.text())
         if len(self.seeds) > 1:
-            write_picture(folder / "gains.png", self.plot())
+            picture = io.BytesIO()
+            self.plot().savefig(picture, format="png", dpi=150)
+            write_bytes(folder / "gains.png", picture.getvalue())
 
     def plot(self) -> Any:
-        """Gains and their intervals as a PIL image: NFA in one colour, the rest in another."""
+        """A figure of gains and their intervals: NFA in one colour, the rest in another."""
         from matplotlib.figure import Figure
-
-        from nfaug.training.pictures import figure_image
 
         rows = self.rows[1:]
         figure = Figure(figsize=(7, 0.8 + 0.42 * len(rows)), layout="constrained")
@@ -183,4 +184,4 @@ class Comparison:
         base = f"{self._safe} alone ({self.accuracy(self.rows[0]):.1f}%)"
         axes.set_xlabel(f"points of accuracy over {base}")
         axes.invert_yaxis()
-        return figure_image(figure)
+        return figure
