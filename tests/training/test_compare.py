@@ -172,14 +172,16 @@ def test_safe_augmentations_keep_the_shape() -> None:
 
 
 def test_labelled_and_validation_images_are_apart(images: TensorImages) -> None:
-    split = split_images(images, None, 4)
-    assert torch.bincount(split.labels).tolist() == [6, 6, 6]
-    few = split.labelled(4, seed=1)
-    assert torch.bincount(few.targets).tolist() == [4, 4, 4]
-    held = {row.numpy().tobytes() for row in split.images}
-    assert held.isdisjoint(row.numpy().tobytes() for row, _ in few)
+    pool, validation, labels = split_images(images, None, 4)
+    assert torch.bincount(labels).tolist() == [6, 6, 6]
+    assert torch.bincount(pool.targets).tolist() == [6, 6, 6]
+    held = {row.numpy().tobytes() for row in validation}
+    assert held.isdisjoint(pool[row][0].numpy().tobytes() for row in range(len(pool)))
     with pytest.raises(ValueError, match="12 images"):
         split_images(images, None, 12)
+    others = TensorImages(validation, labels, ("a", "b", "d"))
+    with pytest.raises(ValueError, match="'d'"):
+        split_images(images, others, 4)
 
 
 @pytest.mark.parametrize("network", ["test_resnet", "test_vit"])

@@ -48,11 +48,11 @@ class Cells(dict[tuple[str, int], Cell]):
         now = json.loads(json.dumps(dict(settings)))
         if not record.exists():
             write_text(record, json.dumps(now, indent=2))
-        self.settings = json.loads(record.read_text(encoding="utf-8"))
-        if changed := [name for name in now if now[name] not in (None, self.settings.get(name))]:
+        saved = json.loads(record.read_text(encoding="utf-8"))
+        if changed := [name for name in now if now[name] != saved.get(name)]:
             raise ValueError(
                 f"{folder} holds a comparison with other settings: {changed[0]} was "
-                f"{self.settings.get(changed[0])!r} and is {now[changed[0]]!r}. Use another --out"
+                f"{saved.get(changed[0])!r} and is {now[changed[0]]!r}. Use another --out"
             )
         if self.file.exists():
             for row in csv.DictReader(io.StringIO(self.file.read_text(encoding="utf-8"))):

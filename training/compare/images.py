@@ -3,44 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nfaug.augment.transform import NFAugment
 from nfaug.data.checks import check_class_names
-from nfaug.data.images import LabelledImages, TensorImages, split_per_class, to_tensors
+from nfaug.data.images import LabelledImages, to_tensors
 from nfaug.fitting import fit
 
-__all__ = ["Split", "bank_of", "spec_augment", "split_images", "transform_of"]
+__all__ = ["bank_of", "spec_augment", "split_images", "transform_of"]
 
 _MOST_HELD_OUT = 500  # images of a class; more take time and add little precision
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images to draw labelled ones from, and validation images with their labels."""
+def split_images(
+    data: LabelledImages, test: LabelledImages | None, few: int | None
+) -> tuple[LabelledImages, Tensor, Tensor]:
+    """Images to draw labelled ones from, and validation images with their labels.
 
-    pool: TensorImages
-    images: Tensor
-    labels: Tensor
-
-    def labelled(self, per_class: int | None, seed: int) -> TensorImages:
-        """`per_class` random images of each class, or all."""
-        if per_class is None:
-            return self.pool
-        few, _ = split_per_class(self.pool, per_class, seed)
-        return TensorImages(*to_tensors(few, progress=False), self.pool.classes)
-
-
-def split_images(data: LabelledImages, test: LabelledImages | None, few: int | None) -> Split:
-    """Hold out a quarter of each class, or half of it if `few` labelled images are enough.
+    Without `test`, a quarter of each class is held out, or half of it if `few` labelled images of a
+    class are enough.
 
     Raises:
         ValueError: A class has too few images, or `test` has other classes.
     """
-    images, labels = to_tensors(data, progress=False)
+    labels = data.targets
     needed = (few or 2) + (test is None)
     counts = torch.bincount(labels, minlength=len(data.classes)).tolist()
     if (smallest := min(counts)) < needed:
@@ -50,21 +38,20 @@ def split_images(data: LabelledImages, test: LabelledImages | None, few: int | N
         )
     if test is not None:
         check_class_names(test.classes, data.classes)
-        return Split(TensorImages(images, labels, data.classes), *to_tensors(test, progress=False))
+        return data, *to_tensors(test, progress=False)
     held = torch.zeros(len(labels), dtype=torch.bool)
     for label, count in enumerate(counts):
         number = min(count // 2, count - few) if few else count // 4
-        held[_shuffled(labels == label, label)[: min(max(1, number), _MOST_HELD_OUT)]] = True
-    pool = TensorImages(images[~held], labels[~held], data.classes)
-    return Split(pool, images[held], labels[held])
+        rows = (labels == label).nonzero().flatten()
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(label))
+        held[rows[order[: min(max(1, number), _MOST_HELD_OUT)]]] = True
+    pool, held_out = (data.subset(rows.nonzero().flatten()) for rows in (~held, held))
+    return pool, *to_tensors(held_out, progress=False)
 
 
-def _shuffled(chosen: Tensor, seed: int) -> Tensor:
-    rows = chosen.nonzero().flatten()
-    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
-
-
-def bank_of(flow: str, few: TensorImages, variants: int, seed: int, device: torch.device) -> Tensor:
+def bank_of(
+    flow: str, few: LabelledImages, variants: int, seed: int, device: torch.device
+) -> Tensor:
     """Variants (N, V, C, H, W) of the labelled images under a flow that is fitted to them."""
     images, labels = to_tensors(few, progress=False)
     fewest = int(torch.bincount(labels).min())

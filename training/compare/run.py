@@ -6,23 +6,25 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from nfaug.data.images import progress_bar, to_tensors
+from nfaug.data.images import LabelledImages, progress_bar, split_per_class, to_tensors
 from nfaug.data.open import wrap_dataset
 from nfaug.io.device import pick_device
 from nfaug.io.lock import lock_output
 
 from .cells import Cells
 from .classifier import Classifier
-from .images import Split, bank_of, split_images, transform_of
+from .images import bank_of, split_images, transform_of
 from .report import Comparison
 from .settings import Augmentation, CompareSettings
 
 __all__ = ["compare"]
+
+_Split: TypeAlias = tuple[LabelledImages, Tensor, Tensor]  # see `split_images`
 
 _FEWEST, _MOST = 300, 2000  # optimiser steps; ten passes over the labelled images in between
 
@@ -65,12 +67,12 @@ def compare(
     data, held = wrap_dataset(dataset), None if test is None else wrap_dataset(test)
     given = settings or CompareSettings()
     split = split_images(data, held, given.per_class)
-    number = len(split.pool) if given.per_class is None else given.per_class * len(data.classes)
+    number = len(split[0]) if given.per_class is None else given.per_class * len(data.classes)
     settings = replace(given, steps=given.steps or min(_MOST, max(_FEWEST, number // 5)))
     record = {k: v for k, v in asdict(settings).items() if k not in ("minutes", "seeds", "device")}
     record |= {"images": data.fingerprint(), "shape": [data.channels, *data.image_size]}
     with lock_output(Path(out)):
-        cells = Cells(Path(out), record, len(split.labels))
+        cells = Cells(Path(out), record, len(split[1]))
         rows = settings.augmentations()
         try:
             _fill(cells, settings, split, progress=progress)
@@ -81,7 +83,7 @@ def compare(
     return found
 
 
-def _fill(cells: Cells, settings: CompareSettings, split: Split, *, progress: bool) -> None:
+def _fill(cells: Cells, settings: CompareSettings, split: _Split, *, progress: bool) -> None:
     """Train the classifiers that are missing, while the time left is enough for a seed."""
     rows = settings.augmentations()
     deadline = time.monotonic() + 60 * settings.minutes - cells.seconds
@@ -99,10 +101,11 @@ def _fill(cells: Cells, settings: CompareSettings, split: Split, *, progress: bo
 
 
 def _trained(
-    rows: list[Augmentation], seed: int, settings: CompareSettings, split: Split
+    rows: list[Augmentation], seed: int, settings: CompareSettings, split: _Split
 ) -> Iterator[tuple[Augmentation, Tensor, float]]:
     """A classifier for each row: which validation images it gets right, and its seconds."""
-    few = split.labelled(settings.per_class, seed)
+    pool, validation, expected = split
+    few = pool if settings.per_class is None else split_per_class(pool, settings.per_class, seed)[0]
     images, labels = to_tensors(few, progress=False)
     device, shape = pick_device(settings.device), (few.channels, *few.image_size)
     banks: dict[str, Tensor | None] = {"": None}
@@ -119,7 +122,7 @@ def _trained(
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
             torch.default_generator.manual_seed(seed)
             classifier.train(draw, labels, steps=settings.steps or 1, seed=seed)
-        yield row, classifier.right(split.images, split.labels), time.monotonic() - started
+        yield row, classifier.right(validation, expected), time.monotonic() - started
 
 
 def _draw(
