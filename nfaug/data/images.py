@@ -264,8 +264,19 @@ def run_over(
                 bar.update()
 
 
+class _Log:
+    """Standard error of a job: a line for each state of a bar."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text.replace("\r", "\n").lstrip("\n") + "\n" if text.strip() else "")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def progress_bar(total: int, title: str, unit: str, *, shown: bool, initial: int = 0) -> tqdm:
-    """A bar on standard error after one second; without a terminal it is drawn twice a minute."""
-    seconds = 0.1 if sys.stderr.isatty() else 30.0
-    settings: dict[str, Any] = {"delay": 1, "leave": None, "mininterval": seconds}
+    """A bar on standard error after one second; without a terminal a line every half a minute."""
+    terminal = sys.stderr.isatty()
+    settings: dict[str, Any] = {"delay": 1, "leave": None} if terminal else {"mininterval": 30}
+    settings |= {} if terminal else {"file": _Log(), "ncols": 100}
     return tqdm(total=total, desc=title, unit=unit, initial=initial, disable=not shown, **settings)

@@ -189,7 +189,7 @@ def test_train(tiny_folder: Path, tmp_path: Path, settings: str, nfaug_command: 
     assert ran.code == 0, ran.err
     assert ran.json["steps"] == 3
     assert ran.json["out"] == str(out)
-    assert re.match(r"train: epoch 1 of 1, step 3, .* bits/dim", ran.err)
+    assert re.search(r"train: epoch 1 of 1, step 3, .* bits/dim", ran.err)
     assert sorted(file.name for file in out.iterdir()) == [
         "config.json",
         "gaussians.safetensors",
@@ -393,7 +393,6 @@ def test_data_of_other_classes(
         ran = nfaug_command(verb, *words)
         assert ran.code == 2
         assert "'ant'" in ran.err
-        assert "'eel'" in ran.err
 
 
 def test_preview_and_sample(

@@ -248,7 +248,7 @@ def test_a_repository_that_cannot_be_read(hub: FakeHub, made: Path) -> None:
     with pytest.raises(HubError, match="Gated"):
         nfaug.load("owner/gated")
     hub.add("owner/bert", {"model.safetensors": b""})
-    with pytest.raises(HubError, match="not an nfaug flow"):
+    with pytest.raises(HubError, match="nfaug flow"):
         nfaug.load("owner/bert")
     config = (made / "config.json").read_bytes()
     hub.add("owner/part", {"config.json": config})

@@ -24,7 +24,7 @@ def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clone = tmp_path_factory.mktemp("clone")
     for name in ("nfaug", "training", "hub"):
         shutil.copytree(ROOT / name, clone / name)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, clone)
     subprocess.run([sys.executable, "-c", BUILD], cwd=clone, check=True, capture_output=True)
     home = tmp_path_factory.mktemp("environment")

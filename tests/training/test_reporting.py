@@ -41,12 +41,13 @@ def quiet(tiny_config: TrainConfig) -> TrainConfig:
 def test_lines_where_there_is_no_terminal(
     quiet: TrainConfig, tiny_images: TensorImages, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line per row of the log."""
+    """Lines of a log, without carriage returns."""
     train(tiny_images, quiet)
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train: ")]
-    assert len(lines) == 2
-    for part in ("epoch 1 of 2", "step 3", "bits/dim", "36 of 72 images", " left"):
-        assert part in lines[0]
+    printed = capsys.readouterr().err
+    assert "\r" not in printed
+    lines = [line for line in printed.splitlines() if line.startswith("train: ")]
+    for part in ("epoch 1 of 2", "step 3", "bits/dim", "36/72"):
+        assert any(part in line for line in lines)
     train(tiny_images, quiet, progress=False)
     assert capsys.readouterr().err == ""
 
