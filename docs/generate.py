@@ -25,7 +25,7 @@ from nfaug.training.evaluation.cost import recipe_cost
 
 __all__ = ["PARTS", "moved_links", "write_pages"]
 
-RESULTS = ("training_overhead", "fixed_point_divergence", "study")
+RESULTS = ("README", "training_overhead", "fixed_point_divergence", "study")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -120,7 +120,7 @@ def moved_links(text: str) -> str:
         r"CONTRIBUTING\.md": "contributing",
         r"CHANGELOG\.md": "changelog",
         r"benchmarks/README\.md": "benchmarks",
-        r"benchmarks/results/\w+\.md": "results",
+        r"(?:benchmarks/)?results/\w+\.md": "results",
     }.items():
         text = re.sub(rf"\]\((\.\./)?{file}", f"](/{page}.md", text)
     return text
