@@ -277,6 +277,6 @@ class _Log:
 def progress_bar(total: int, title: str, unit: str, *, shown: bool, initial: int = 0) -> tqdm:
     """A bar on standard error after one second; without a terminal a line every half a minute."""
     terminal = sys.stderr.isatty()
-    settings: dict[str, Any] = {"delay": 1, "leave": None} if terminal else {"mininterval": 30}
-    settings |= {} if terminal else {"file": _Log(), "ncols": 100}
+    settings: dict[str, Any] = {"delay": 1, "leave": None}
+    settings |= {} if terminal else {"file": _Log(), "ncols": 100, "mininterval": 30}
     return tqdm(total=total, desc=title, unit=unit, initial=initial, disable=not shown, **settings)
