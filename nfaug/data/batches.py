@@ -65,7 +65,7 @@ class LoaderBatches:
             sampler=order.tolist(),
             num_workers=self.workers,
             generator=self.generator,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_ignore_interrupts,
         )
         try:
             yield from loader
@@ -81,10 +81,9 @@ class LoaderBatches:
         return LoaderBatches(part, self.labels[rows], self.workers, self.seed)
 
 
-def _ignore_signals(_: int) -> None:
-    """Leave signals to the main process: it saves its state, and then ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _ignore_interrupts(_: int) -> None:
+    """Leave Ctrl-C to the main process: it saves its state, and then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def open_batches(

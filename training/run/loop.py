@@ -103,6 +103,13 @@ class Loop:
                     self._epoch()
                 except TrainingDiverged as error:
                     self._roll_back(error)
+                except RuntimeError as error:
+                    if not self.signals.number:
+                        raise
+                    # The signal went to all processes and ended those that read images, which torch
+                    # reports at any moment: the step may not be whole.
+                    hint = _resume_hint(self.snapshots)
+                    raise Interrupted(f"interrupted; {hint}", self.signals.number) from error
 
     def _epoch(self) -> None:
         """Train the rest of the epoch, then evaluate."""
