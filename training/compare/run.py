@@ -57,10 +57,12 @@ def compare(
         ValueError: A class has too few images, or `out` holds a comparison of something else.
 
     Example:
+        >>> import tempfile
         >>> import nfaug.training
         >>> digits = nfaug.training.open_dataset("digits", per_class=20)
         >>> settings = nfaug.training.CompareSettings(per_class=5, seeds=2, steps=5)
-        >>> found = nfaug.training.compare(digits, settings, out="comparison", progress=False)
+        >>> out = tempfile.mkdtemp()
+        >>> found = nfaug.training.compare(digits, settings, out=out, progress=False)
         >>> found.rows[0].title, len(found.rows)
         ('nothing more', 6)
     """
