@@ -51,11 +51,6 @@ class Counters:
         counts["applied"] += corrected
         return {"seen": sum(codes), **counts, "corrected": corrected}
 
-    def reset(self) -> None:
-        """Set all counts to zero."""
-        with self._lock:
-            self._counts.clear()
-
     def __reduce__(self) -> Any:
         return Counters, ()
 
@@ -70,9 +65,6 @@ class SharedValue:
     def __init__(self, value: float = 1.0) -> None:
         self._value = torch.tensor([value], dtype=torch.float64, device="cpu")
         self._value.share_memory_()
-
-    def __bool__(self) -> bool:
-        return float(self) > 0
 
     def __float__(self) -> float:
         return float(self._value.numpy()[0])  # no tensor operation: inference mode may be active

@@ -31,7 +31,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class Normalization:
     """Mean and std of normalized images, a value a channel: x * std + mean lies in [0, 1].
 
-    It is false, and `mean` and `std` are None, for images that are not normalized.
+    `mean` and `std` are None for images that are not normalized.
 
     Raises:
         ValueError: Only one of the two is given, a length is not 1 or `channels`, a mean is not in
@@ -48,13 +48,8 @@ class Normalization:
             raise ValueError(f"mean and std must be given together; got mean={mean} and std={std}")
         self.mean = None if mean is None else _per_channel("mean", mean, channels)
         self.std = None if std is None else _per_channel("std", std, channels)
-        if self.std and min(self.std) == 0:
-            raise ValueError(f"std must be positive; got {self.std}")
         pair = self.mean or (0.0,), self.std or (1.0,)
         self.pair = torch.tensor(pair, dtype=torch.float32, device="cpu")[:, None, :, None, None]
-
-    def __bool__(self) -> bool:
-        return self.mean is not None
 
     def unit(self, images: Tensor) -> Tensor:
         """Float32 images in [0, 1] of normalized or uint8 images."""
@@ -72,10 +67,11 @@ class Normalization:
 def _per_channel(name: str, value: Any, channels: int) -> tuple[float, ...]:
     listed = value.tolist() if hasattr(value, "tolist") else value
     values = tuple(np.asarray(listed, np.float64).flatten().tolist())
-    if len(values) not in (1, channels) or not all(0 <= each <= 1 for each in values):
+    good = all(0 <= each <= 1 and (each or name == "mean") for each in values)
+    if len(values) not in (1, channels) or not good:
         raise ValueError(
-            f"{name} must be 1 or {channels} numbers in [0, 1]; got {value}. Divide by 255 what is "
-            "in grey levels"
+            f"{name} must be 1 or {channels} numbers in {'[' if name == 'mean' else '('}0, 1]; got "
+            f"{value}. Divide by 255 what is in grey levels"
         )
     return values * (channels // len(values))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ __all__ = [
     "as_labels",
     "check_usable",
     "class_indices",
-    "find_labels",
     "images_and_labels",
     "replace_images",
 ]
@@ -32,9 +31,7 @@ _EXPECTED = (
 )
 
 
-def images_and_labels(
-    sample: Any, labels_getter: Callable[[Any], Any] | None = None
-) -> tuple[Tensor, Any]:
+def images_and_labels(sample: Any) -> tuple[Tensor, Any]:
     """The batch of images, a sample's only four-dimensional tensor, and the labels.
 
     Raises ValueError if one is missing, or the sample holds masks, boxes, keypoints or videos.
@@ -44,10 +41,10 @@ def images_and_labels(
     if len(images) != 1 or any(_is_spatial(path, leaf) for path, leaf in leaves.items()):
         found = [f"{path or 'sample'}: {_described(leaf)}" for path, leaf in leaves.items()]
         raise ValueError(f"{_EXPECTED}; got {', '.join(found[:8]) or 'an empty sample'}")
-    return images[0], (labels_getter or find_labels)(sample)
+    return images[0], _find_labels(sample)
 
 
-def find_labels(sample: Any) -> Any:
+def _find_labels(sample: Any) -> Any:
     """The labels of (images, labels, ...), or of a mapping with a key like "labels" or "target"."""
     if isinstance(sample, (tuple, list)) and len(sample) > 1:
         sample = sample[1]
@@ -58,7 +55,7 @@ def find_labels(sample: Any) -> Any:
     if len(found) != 1:
         raise ValueError(
             f"no labels found in a {type(sample).__name__} of {[*keys.values()] or 'one item'}: "
-            "pass (images, labels), a mapping with the key 'labels', or labels_getter="
+            "pass (images, labels), or a mapping with the key 'labels'"
         )
     return sample[keys[found[0]]]
 
@@ -140,7 +137,8 @@ def class_indices(
         )
     rows = labels.float()
     top, index = rows.max(1)
-    return index, _is_pure(rows, top, _tolerance(labels), smoothing)
+    tolerance = 1e-2 if labels.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    return index, _is_pure(rows, top, tolerance, smoothing)
 
 
 def check_usable(
@@ -163,10 +161,6 @@ def check_usable(
         f"{', '.join(row)} {where}. Apply NFA, which mixes images of one class, before mixup and "
         f"cutmix. Two smoothed classes need smoothing=; it is {smoothing}"
     )
-
-
-def _tolerance(labels: Tensor) -> float:
-    return 1e-2 if labels.dtype in (torch.float16, torch.bfloat16) else 1e-3
 
 
 def _is_pure(rows: Tensor, top: Tensor, tolerance: float, smoothing: float | None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -67,8 +67,6 @@ class NFAugment(nn.Module):
         generator: CPU generator to draw from; None for torch's. The same state gives the same
             batch. Ranks of a distributed run and data-loader workers draw different numbers.
         smoothing: Label smoothing of soft labels; required with two classes.
-        labels_getter: Returns the labels of a sample that is neither (images, labels, ...) nor a
-            mapping with labels.
 
     Raises:
         ValueError: A setting is out of range, or the checkpoint lacks the PCA axes or the memory
@@ -92,7 +90,6 @@ class NFAugment(nn.Module):
         std: Sequence[float] | float | None = None,
         generator: torch.Generator | None = None,
         smoothing: float | None = None,
-        labels_getter: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
         shares: Any = p
@@ -111,8 +108,7 @@ class NFAugment(nn.Module):
         if generator is not None and generator.device.type != "cpu":
             raise ValueError(f"generator must be on the CPU; got one on {generator.device}")
         self.generator = generator
-        self.labels_getter = labels_getter
-        self.set_normalization(mean, std)
+        self.normalization = Normalization(mean, std, self.engine.codec.channels)
         self._switch = SharedValue()
         self._batches = 0
         self._counters = Counters()
@@ -136,7 +132,7 @@ class NFAugment(nn.Module):
     @property
     def enabled(self) -> bool:
         """Whether images are augmented; a change also takes effect in running workers."""
-        return bool(self._switch)
+        return float(self._switch) > 0
 
     @enabled.setter
     def enabled(self, value: bool) -> None:
@@ -172,12 +168,6 @@ class NFAugment(nn.Module):
         if required or (names and self.class_names):
             check_class_names(names, self.class_names)
 
-    def set_normalization(
-        self, mean: Sequence[float] | float | None, std: Sequence[float] | float | None
-    ) -> None:
-        """Set the mean and std of the next batches; None for images in [0, 1]."""
-        self.normalization = Normalization(mean, std, self.engine.codec.channels)
-
     def forward(
         self,
         *inputs: Any,
@@ -205,7 +195,7 @@ class NFAugment(nn.Module):
     def _run(self, sample: Any, params: NFAParams | None) -> tuple[Any, NFAParams | None]:
         if not (self.training and self.enabled):
             return sample, None
-        images, labels = images_and_labels(sample, self.labels_getter)
+        images, labels = images_and_labels(sample)
         labels = to_device(as_labels(labels, self.class_names), images.device)
         batch = self._prepare(images.as_subclass(Tensor), labels)
         if params is None:
@@ -276,7 +266,7 @@ class NFAugment(nn.Module):
         return images
 
     def stats(self) -> dict[str, int]:
-        """Counts of images since the start or `reset_stats`; synchronizes an accelerator.
+        """Counts of images since the start; synchronizes an accelerator.
 
         `seen`: all images. Of the images chosen for augmentation: `applied`, `no_partner` (with
         noise they are applied), `gated` (outside the class's range) and `fell_back` (result not
@@ -285,10 +275,6 @@ class NFAugment(nn.Module):
         removed; on an accelerator they fall back. Each data-loader worker has its own counts.
         """
         return self._counters.read()
-
-    def reset_stats(self) -> None:
-        """Set all counts to zero."""
-        self._counters.reset()
 
     def extra_repr(self) -> str:
         return (

@@ -39,14 +39,11 @@ class NFAugmentation(IntensityAugmentationBase2D):
     Args:
         checkpoint: As for `NFAugment`.
         p: Probability that an image is augmented.
-        keepdim: Whether an image (C, H, W) comes back without a batch dimension.
         options: Keyword arguments of `NFAugment`, but p.
     """
 
-    def __init__(
-        self, checkpoint: Any, p: float = 0.5, *, keepdim: bool = False, **options: Any
-    ) -> None:
-        super().__init__(p=p, keepdim=keepdim)
+    def __init__(self, checkpoint: Any, p: float = 0.5, **options: Any) -> None:
+        super().__init__(p=p)
         self.nfa = NFAugment(checkpoint, **options)
         self.nfa.settings = dataclasses.replace(self.nfa.settings, p=1.0)
         self.labels: Tensor | None = None

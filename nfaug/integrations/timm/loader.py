@@ -31,7 +31,6 @@ class NFALoader:
         mixup: timm's `Mixup`, or any function of images and labels, which runs after NFA.
         device: The device to which batches are moved first. None leaves them where they are.
         off_epoch: NFA stops at this epoch, counted from 0 by `set_epoch`, or else by passes.
-        check_classes: Whether the data set's class names, if it has any, must be the checkpoint's.
 
     Raises:
         ValueError: Class names, mean or std differ, or NFA cannot augment the loader's batches
@@ -46,15 +45,13 @@ class NFALoader:
         device: torch.device | str | None = None,
         *,
         off_epoch: int | None = None,
-        check_classes: bool = True,
     ) -> None:
         if isinstance(loader, NFALoader):
             raise ValueError("the loader is already an NFALoader; images would be augmented twice")
         dataset = getattr(loader, "dataset", None)
         if any(isinstance(holder, AugMixDataset) for holder in unwrapped(dataset)):
             raise ValueError("NFA does not support AugMix splits; remove --aug-splits")
-        if check_classes and dataset is not None:
-            nfa.check_classes(dataset, required=False)
+        nfa.check_classes(dataset, required=False)
         _set_normalization(nfa, loader)
         moved = _take_mixup(loader)
         if mixup is not None and moved is not None:
@@ -134,7 +131,7 @@ def _set_normalization(nfa: NFAugment, loader: Any) -> None:
         return
     theirs = Normalization(*found, nfa.engine.codec.channels)
     ours = nfa.normalization
-    if not ours:
+    if ours.mean is None:
         nfa.normalization = theirs
     elif not torch.allclose(ours.pair, theirs.pair, rtol=0, atol=1 / 255):
         raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import runpy
 import sys
@@ -46,9 +45,8 @@ def _patched(nfa: NFAugment, off_epoch: int | None) -> Iterator[list[NFALoader]]
 def run_script(
     path: str | Path,
     argv: Sequence[str],
-    nfa: NFAugment | str | Path,
+    nfa: NFAugment,
     *,
-    prob: float | None = None,
     off_epoch: int | None = None,
 ) -> dict[str, int]:
     """Run an unedited training script that uses `timm.data.create_loader`, with NFA.
@@ -59,8 +57,7 @@ def run_script(
     Args:
         path: The script, such as timm's own train.py.
         argv: The script's arguments.
-        nfa: The augmentation, or its checkpoint's directory or name.
-        prob: Share of images to augment; None keeps `nfa.p`.
+        nfa: The augmentation.
         off_epoch: NFA stops at this epoch, counted from 0.
 
     Returns:
@@ -71,10 +68,6 @@ def run_script(
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no script {str(path)!r}; pass the path of timm's train.py")
-    if not isinstance(nfa, NFAugment):
-        nfa = NFAugment.from_pretrained(nfa)
-    if prob is not None:
-        nfa.settings = dataclasses.replace(nfa.settings, p=prob)
     saved = sys.argv, sys.path[:]
     sys.argv = [str(path), *argv]
     sys.path.insert(0, str(Path(path).resolve().parent))
