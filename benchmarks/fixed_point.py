@@ -27,6 +27,7 @@ from torch import Tensor
 
 from nfaug.classes.fixed_point import FixedPointConfig, FixedPointDivergence, solve
 from nfaug.classes.fixed_point.rules import class_kernel
+from nfaug.classes.gaussians import pairwise_kl
 from nfaug.classes.statistics import ClassStatistics
 from nfaug.data.open import open_dataset
 from nfaug.fitting import encode_with_noise
@@ -247,8 +248,9 @@ def cell(means: Tensor, variances: Tensor, config: FixedPointConfig) -> str:
         return f"**diverges** at {error.iteration}"
     assert result.means.isfinite().all()
     assert result.variances.isfinite().all()
-    last = result.history[-1]
-    kl = f"{last.kl_min:.3g}/{last.kl_mean:.3g}"
+    divergences = pairwise_kl(result.means, result.variances)
+    pairs = divergences[~torch.eye(len(divergences), dtype=torch.bool)]
+    kl = f"{float(pairs.min()):.3g}/{float(pairs.mean()):.3g}"
     if result.converged:
         return f"{result.iterations}: {kl}"
     return f"**not converged**, residual {result.residual:.2g}: {kl}"

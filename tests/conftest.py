@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from nfaug.checkpoint.checkpoint import Checkpoint, load
-from nfaug.classes.fixed_point.solver import FixedPointConfig
+from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.data.images import TensorImages
 from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MefSettings

@@ -23,7 +23,7 @@ from nfa_tools import NAMES, images_of
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nfaug.classes.fixed_point.solver import FixedPointConfig
+from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.decode import ImageDecodeError
 from nfaug.data.images import TensorImages

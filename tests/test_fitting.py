@@ -15,7 +15,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
-from nfaug.classes.fixed_point.solver import FixedPointConfig, solve
+from nfaug.classes.fixed_point import FixedPointConfig, solve
 from nfaug.data.batches import LoaderBatches, MemoryBatches, open_batches
 from nfaug.data.images import TensorImages
 from nfaug.data.open import wrap_dataset

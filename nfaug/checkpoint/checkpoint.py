@@ -16,7 +16,7 @@ from ..io.lock import lock_output
 from ..io.manifest import CheckpointError
 from ..io.resolve import read_resolved
 from .config import CheckpointConfig
-from .directory import SHARD_BYTES, read_parts, write_parts
+from .directory import read_parts, write_parts
 
 __all__ = ["Checkpoint", "CheckpointConfig", "CheckpointError", "load"]
 
@@ -55,15 +55,13 @@ class Checkpoint:
         directory: str | Path,
         *,
         overwrite: bool = False,
-        shard_bytes: int = SHARD_BYTES,
     ) -> Path:
         """Write the checkpoint atomically and return its directory.
 
         An existing checkpoint stays whole until the new one is complete. Other files in the
-        directory (a README, a training log) stay; `samples.png`, a picture of the existing one,
-        stays if no tensor changes. Figures that are not finite are written
-        as null. PCA axes of more than `shard_bytes` (256 MiB) are split into files of several
-        classes each.
+        directory (a README, a training log) stay, except `samples.png`, a picture of the existing
+        one. Figures that are not finite are written as null. PCA axes of more than 256 MiB are
+        split into files of several classes each.
 
         Raises:
             FileExistsError: The directory is not empty and `overwrite` is False.
@@ -74,7 +72,7 @@ class Checkpoint:
         """
         parts = (self.flow, self.config, self.gaussians, self.pca)
         with lock_output(Path(directory)):
-            return write_parts(directory, parts, overwrite=overwrite, shard_bytes=shard_bytes)
+            return write_parts(directory, parts, overwrite=overwrite)
 
     def to(self, device: torch.device | str) -> Checkpoint:
         """Move all parts to a device, in place."""

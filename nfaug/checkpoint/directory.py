@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -21,7 +21,6 @@ from ..io.manifest import (
     LONGEST_REASON,
     MODEL,
     PICTURE,
-    CheckpointError,
     read_manifest,
     reading,
     tensor_files,
@@ -30,10 +29,9 @@ from ..io.tensors import read_tensors, write_tensors
 from .config import CheckpointConfig
 from .pca_shards import pca_files, read_pca, split_pca
 
-__all__ = ["SHARD_BYTES", "Parts", "read_parts", "write_parts"]
+__all__ = ["Parts", "read_parts", "write_parts"]
 
 SHARD_BYTES = 2**28  # of one file of PCA axes
-_SWAPS = 5  # times that a directory may be replaced while it is read
 
 # The fields of `nfaug.Checkpoint`, in order.
 Parts: TypeAlias = tuple[Flow, CheckpointConfig, ClassGaussians | None, ClasswisePCA | None]
@@ -47,27 +45,16 @@ def read_parts(
     Without `on_latents` the autoencoder of a flow on latents is not opened: the flow can be
     checked, but neither encode nor decode images.
     """
-    for _ in range(_SWAPS):
-        manifest = read_manifest(directory)
-        seen = dict(manifest)
-        if not on_latents:
-            manifest.pop("autoencoder", None)
-        try:
-            return _read(directory, manifest, autoencoder)
-        except CheckpointError:
-            if read_manifest(directory) == seen:
-                raise  # no other process replaced the directory in between
-    raise CheckpointError(f"{directory} is replaced again and again while it is read")
-
-
-def _read(path: Path, manifest: dict[str, Any], autoencoder: str | Path | None) -> Parts:
+    manifest = read_manifest(directory)
+    if not on_latents:
+        manifest.pop("autoencoder", None)
     files: Mapping[str, str] = manifest["files"]
-    config = CheckpointConfig.from_manifest(path, manifest)
-    flow = read_flow(path, config, files[MODEL], autoencoder).eval()
+    config = CheckpointConfig.from_manifest(directory, manifest)
+    flow = _read_flow(directory, config, files[MODEL], autoencoder).eval()
     gaussians = pca = None
     if GAUSSIANS in files:
-        with reading(path / GAUSSIANS):
-            tensors = read_tensors(path / GAUSSIANS, files[GAUSSIANS])
+        with reading(directory / GAUSSIANS):
+            tensors = read_tensors(directory / GAUSSIANS, files[GAUSSIANS])
             if set(tensors) != {"means", "variances", "counts"}:
                 raise ValueError(
                     f"class gaussians are means, variances and counts; got {[*tensors][:9]}"
@@ -75,13 +62,13 @@ def _read(path: Path, manifest: dict[str, Any], autoencoder: str | Path | None) 
             gaussians = ClassGaussians(**tensors)
             _check_classes(config, gaussians, None)
     if names := pca_files(files):
-        with reading(path / names[0]):
-            pca = read_pca(path, files)
+        with reading(directory / names[0]):
+            pca = read_pca(directory, files)
             _check_classes(config, None, pca)
     return flow, config, gaussians, pca
 
 
-def read_flow(
+def _read_flow(
     path: Path, config: CheckpointConfig, sha256: str, autoencoder: str | Path | None
 ) -> Flow:
     """Read the weights, and the recorded autoencoder or the given one, and build the flow."""
@@ -101,7 +88,6 @@ def write_parts(
     parts: Parts,
     *,
     overwrite: bool = False,
-    shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Write a checkpoint directory; see `nfaug.Checkpoint.save`."""
     path = Path(directory).expanduser()
@@ -112,24 +98,14 @@ def write_parts(
     if gaussians is not None:
         tensors[GAUSSIANS] = gaussians.state_dict()
     if pca is not None:
-        tensors |= split_pca(pca, shard_bytes)
+        tensors |= split_pca(pca, SHARD_BYTES)
     drop = frozenset({*tensor_files(path), PICTURE})
     with replace_directory(path, drop=drop) as staged:
         files = {name: write_tensors(staged / name, values) for name, values in tensors.items()}
         (staged / CONFIG).write_text(config.to_json(files), encoding="utf-8")
-        if (path / PICTURE).is_file() and files == _files(path):  # of the same flow
-            shutil.copy2(path / PICTURE, staged / PICTURE)
         for name in files:  # safetensors makes files that only their owner can read
             shutil.copymode(staged / CONFIG, staged / name)
     return path
-
-
-def _files(path: Path) -> dict[str, str] | None:
-    """SHA-256 of each tensor file of a checkpoint; None if it cannot be read."""
-    try:
-        return dict(read_manifest(path)["files"])
-    except CheckpointError:
-        return None
 
 
 def _check_readable(parts: Parts) -> None:

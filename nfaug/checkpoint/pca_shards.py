@@ -35,12 +35,7 @@ def split_pca(pca: ClasswisePCA, most: int) -> dict[str, dict[str, Tensor]]:
 
     A file has at most `most` bytes of tensors, or one class if that is larger. Labels are not
     renumbered.
-
-    Raises:
-        ValueError: `most` is below 1.
     """
-    if most < 1:
-        raise ValueError(f"shard_bytes must be at least 1; got {most}")
     tensors = pca.tensors()
     starts = pca.offsets.tolist()
     row = {name: value[:1].numel() * value.element_size() for name, value in tensors.items()}

@@ -115,10 +115,6 @@ class ClassGaussians(nn.Module):
         noise = torch.randn(means.shape, generator=generator, dtype=means.dtype, device=device)
         return means + temperature * self.variances[labels].sqrt() * noise.to(means.device)
 
-    def pairwise_kl(self) -> Tensor:
-        """KL(y || y') in nats for all pairs of classes, (K, K), float64: see `pairwise_kl`."""
-        return pairwise_kl(self.means, self.variances)
-
     def _log_prob(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """`log_prob` in float64, or in float32 on Apple's GPUs, which have no float64."""
         check_latents(z, self.dim)

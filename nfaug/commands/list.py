@@ -22,9 +22,13 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """List the flows on the Hub."""
-    from ..hub import list_flows
+    from huggingface_hub import HfApi
 
-    found = list_flows(author=arguments.author, search=arguments.search, limit=arguments.limit)
+    from ..io.hub import hub_errors
+
+    query = {name: getattr(arguments, name) for name in ("author", "search", "limit")}
+    with hub_errors("the list of flows"):
+        found = list(HfApi(library_name="nfaug").list_models(filter="nfaug", **query))
     flows = {
         flow.id: {
             "downloads": flow.downloads or 0,

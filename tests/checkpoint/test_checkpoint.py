@@ -16,7 +16,6 @@ from nfa_tools import NAMES, images_of
 from safetensors.torch import load_file, save_file
 
 import nfaug
-from nfaug.checkpoint import directory
 from nfaug.checkpoint.checkpoint import (
     Checkpoint,
     CheckpointConfig,
@@ -453,23 +452,3 @@ def test_headers_that_describe_no_tensor(header: Any, path: Path) -> None:
     sign(path)
     with bounded("a header"), pytest.raises(CheckpointError, match=r"model\.safetensors"):
         load(path)
-
-
-def test_a_checkpoint_may_be_replaced_while_it_is_read(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old, new = load(path), load(path)
-    assert new.pca is not None
-    new.pca.gate_energy.mul_(2)
-    names = tuple(reversed(old.config.class_names))
-    new = _with(new, config=dataclasses.replace(old.config, class_names=names))
-    read, saves = directory.read_flow, [new, old, new]
-
-    def replaced(*given: Any) -> Flow:
-        if saves:
-            saves.pop(0).save(path, overwrite=True)
-        return read(*given)
-
-    monkeypatch.setattr(directory, "read_flow", replaced)
-    assert load(path).config.class_names == names
-    assert not saves, "another one took its place three times"

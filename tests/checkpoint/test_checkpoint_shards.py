@@ -12,6 +12,7 @@ from checkpoint_tools import sign
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nfaug.checkpoint import directory
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointError, load
 from nfaug.checkpoint.pca_shards import pca_names
 from nfaug.classes.pca_fit import ClasswisePCA
@@ -24,7 +25,9 @@ MISFIT = "dimension|match|shape|size|sorted|memory|classes"
 def made(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint with a file for each of its three classes. Read only."""
     folder = tmp_path_factory.mktemp("shards") / "flow"
-    return load(tiny_path).save(folder, shard_bytes=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(directory, "SHARD_BYTES", 1)
+        return load(tiny_path).save(folder)
 
 
 @pytest.fixture
@@ -57,29 +60,36 @@ def same(one: ClasswisePCA | None, two: ClasswisePCA | None) -> None:
     ("most", "count", "memory"), [(1, 3, True), (2500, 2, True), (10**6, 1, True), (1, 3, False)]
 )
 def test_what_was_split_is_joined(
-    most: int, count: int, memory: bool, tiny_checkpoint: Checkpoint, tmp_path: Path
+    most: int,
+    count: int,
+    memory: bool,
+    tiny_checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(directory, "SHARD_BYTES", most)
     assert tiny_checkpoint.pca is not None
     if not memory:
         tiny_checkpoint.pca = tiny_checkpoint.pca.without_memory()
-    path = tiny_checkpoint.save(tmp_path / "flow", shard_bytes=most)
+    path = tiny_checkpoint.save(tmp_path / "flow")
     assert names(path) == pca_names(count)
     files = {"model.safetensors", "gaussians.safetensors", *pca_names(count)}
     assert {file.name for file in path.glob("*.safetensors")} == files
     loaded = load(path)
     same(loaded.pca, tiny_checkpoint.pca)
-    again = loaded.save(tmp_path / "again", shard_bytes=most)
+    again = loaded.save(tmp_path / "again")
     for file in path.iterdir():
         assert file.read_bytes() == (again / file.name).read_bytes()
 
 
-def test_no_shard_of_the_old_checkpoint_survives(tiny_checkpoint: Checkpoint, path: Path) -> None:
+def test_no_shard_of_the_old_checkpoint_survives(
+    tiny_checkpoint: Checkpoint, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for most, count in ((2500, 2), (10**6, 1), (1, 3)):
-        tiny_checkpoint.save(path, overwrite=True, shard_bytes=most)
+        monkeypatch.setattr(directory, "SHARD_BYTES", most)
+        tiny_checkpoint.save(path, overwrite=True)
         assert names(path) == pca_names(count)
         load(path)
-    with pytest.raises(ValueError, match="shard_bytes"):
-        tiny_checkpoint.save(path, overwrite=True, shard_bytes=0)
     tiny_checkpoint.pca = None
     tiny_checkpoint.save(path, overwrite=True)
     assert names(path) == []

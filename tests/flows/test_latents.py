@@ -19,7 +19,7 @@ from torch import Tensor
 
 import nfaug
 from nfaug.checkpoint.checkpoint import CheckpointError
-from nfaug.classes.fixed_point.solver import FixedPointConfig
+from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.cli import main
 from nfaug.data.images import TensorImages
 from nfaug.flows.latent_codec import LatentCodec, measure_codec

@@ -16,7 +16,8 @@ from nfa_tools import checkpoint as parts
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig, CheckpointError
-from nfaug.hub import HubError, list_flows, plan_push, pull, push_to_hub
+from nfaug.commands import list as list_command
+from nfaug.hub import HubError, plan_push, pull, push_to_hub
 
 # Raised by the client's own upload of large files in 2.4.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -139,15 +140,18 @@ def test_revisions(pushed: FakeHub, mine: Path) -> None:
         pull(REPO, revision="v2")
 
 
+def listed(*words: str) -> dict[str, Any]:
+    return list_command.run(list_command.parser().parse_args([*words]))
+
+
 def test_lists(pushed: FakeHub, made: Path) -> None:
     push_to_hub(made, "owner/private", private=True)
     pushed.add("owner/other", {"config.json": b"{}"})
-    assert [(flow.id, flow.private) for flow in list_flows()] == [
-        (REPO, False),
-        ("owner/private", True),
-    ]
-    assert list_flows(author="reader") == []
-    assert len(list_flows(limit=1)) == 1
+    found = listed()
+    assert found["flows"] == 2
+    assert (found[REPO]["private"], found["owner/private"]["private"]) == (False, True)
+    assert listed("--author=reader") == {"flows": 0}
+    assert listed("--limit=1")["flows"] == 1
 
 
 def test_pull_into_a_directory(pushed: FakeHub, made: Path, tmp_path: Path) -> None:
@@ -202,14 +206,14 @@ def test_a_warm_cache_needs_no_network(
     with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
         pull("owner/other")
     with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
-        list_flows()
+        listed()
 
 
 ASKS: list[Callable[[Path], Any]] = [
     lambda made: nfaug.load(REPO),
     lambda made: pull(REPO),
     lambda made: push_to_hub(made, REPO),
-    lambda made: list_flows(),
+    lambda made: listed(),
 ]
 
 

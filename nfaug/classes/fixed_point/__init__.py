@@ -1,12 +1,6 @@
 """The fixed-point iteration for class gaussians (Enescu & Sahbi 2024, Eqs. 5-8)."""
 
-from .config import FixedPointConfig, FixedPointDivergence, FixedPointResult, FixedPointStep
+from .config import FixedPointConfig, FixedPointDivergence, FixedPointResult
 from .solver import solve
 
-__all__ = [
-    "FixedPointConfig",
-    "FixedPointDivergence",
-    "FixedPointResult",
-    "FixedPointStep",
-    "solve",
-]
+__all__ = ["FixedPointConfig", "FixedPointDivergence", "FixedPointResult", "solve"]

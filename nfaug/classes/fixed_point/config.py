@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -13,7 +13,6 @@ __all__ = [
     "FixedPointConfig",
     "FixedPointDivergence",
     "FixedPointResult",
-    "FixedPointStep",
     "GradientDescentConfig",
     "SeparationConfig",
 ]
@@ -155,26 +154,6 @@ class GradientDescentConfig(SeparationConfig):
 
 
 @dataclass(frozen=True)
-class FixedPointStep:
-    """One entry of the convergence history, of the state before a step.
-
-    ``mean_residual`` and ``variance_residual`` are the largest L2 norms, over classes, of the
-    undamped step. ``kl_min`` and ``kl_mean`` are over pairs of different classes, in nats.
-    """
-
-    iteration: int
-    mean_residual: float
-    variance_residual: float
-    kl_min: float
-    kl_mean: float
-
-    @property
-    def residual(self) -> float:
-        """The larger of the two residuals."""
-        return max(self.mean_residual, self.variance_residual)
-
-
-@dataclass(frozen=True)
 class FixedPointResult:
     """Finite class gaussians and how the solver reached them.
 
@@ -188,7 +167,6 @@ class FixedPointResult:
     converged: bool
     iterations: int
     residual: float
-    history: list[FixedPointStep] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -200,14 +178,12 @@ class FixedPointDivergence(ArithmeticError):
         class_index: The first class whose gaussian left the range.
         kld_weight: The weight c, with the default resolved.
         advice: Which settings to change.
-        history: The steps before it.
     """
 
     iteration: int
     class_index: int
     kld_weight: float
     advice: str
-    history: list[FixedPointStep]
 
     def __str__(self) -> str:
         return (

@@ -8,17 +8,10 @@ import torch
 from torch import Tensor
 
 from ..gaussians import as_double, check_gaussians, pairwise_kl
-from .config import FixedPointConfig, FixedPointDivergence, FixedPointResult, FixedPointStep
+from .config import FixedPointConfig, FixedPointDivergence, FixedPointResult
 from .rules import class_kernel, mean_update, proposition1_update, released_update
 
-__all__ = [
-    "DIVERGENCE_RATIO",
-    "FixedPointConfig",
-    "FixedPointDivergence",
-    "FixedPointResult",
-    "FixedPointStep",
-    "solve",
-]
+__all__ = ["DIVERGENCE_RATIO", "several_classes", "solve"]
 
 #: A variance this many times above the largest or below the smallest of the data's has diverged.
 DIVERGENCE_RATIO = 1e12
@@ -55,11 +48,13 @@ def solve(
         FixedPointDivergence: If a gaussian leaves the range of positive finite numbers.
 
     Example:
+        >>> from nfaug.classes.gaussians import pairwise_kl
         >>> means = torch.tensor([[0.0, 0.1], [0.1, 0.0], [0.2, 0.2]])
         >>> result = solve(means, torch.ones(3, 2), FixedPointConfig(fit="means", kld_weight=20.0))
         >>> result.converged, tuple(result.means.shape)
         (True, (3, 2))
-        >>> result.history[-1].kl_min > result.history[0].kl_min
+        >>> kl = pairwise_kl(result.means, result.variances)
+        >>> bool((kl >= pairwise_kl(means, torch.ones(3, 2))).all())
         True
     """
     config = config or FixedPointConfig()
@@ -72,7 +67,6 @@ def solve(
         variances = variances.clamp(*config.variance_bounds)
     least = min(float(data[1].min()), 1.0) / DIVERGENCE_RATIO
     most = max(float(data[1].max()), 1.0) * DIVERGENCE_RATIO
-    history: list[FixedPointStep] = []
     for iteration in range(1, config.max_iterations + 1):
         kl = pairwise_kl(means, variances)
         kernel = class_kernel(kl, config.kernel, config.alpha)
@@ -83,15 +77,13 @@ def solve(
         good = (low > least) & (high < most) & (mean_moves + variance_moves).isfinite()
         if not bool(good.all()):
             worst = int((~good).nonzero()[0])
-            raise FixedPointDivergence(iteration, worst, weight, config.advice(), history)
-        history.append(history_entry(iteration, kl, mean_moves, variance_moves))
-        if history[-1].residual <= config.tolerance or iteration == config.max_iterations:
-            break
+            raise FixedPointDivergence(iteration, worst, weight, config.advice())
+        residual = float(torch.maximum(mean_moves, variance_moves).max())
+        if residual <= config.tolerance or iteration == config.max_iterations:
+            break  # the residual is that of the gaussians before the step
         means = means + config.damping * (new_means - means)
         variances = variances * (new_variances / variances) ** config.damping
-    residual = history[-1].residual  # of the gaussians before the last step, which are returned
-    converged = residual <= config.tolerance
-    return FixedPointResult(means, variances, converged, iteration, residual, history)
+    return FixedPointResult(means, variances, residual <= config.tolerance, iteration, residual)
 
 
 def _update(
@@ -122,17 +114,3 @@ def several_classes(means: Tensor, variances: Tensor) -> State:
     if len(means) < 2:
         raise ValueError(f"separating classes needs 2 or more, got {len(means)}; use kind 'data'")
     return as_double(means).clone(), as_double(variances).clone()
-
-
-def history_entry(
-    iteration: int, kl: Tensor, mean_moves: Tensor, variance_moves: Tensor
-) -> FixedPointStep:
-    """The entry for a step, of its divergences (K, K) and the lengths of the moves, (K,) each."""
-    classes = len(kl)
-    return FixedPointStep(
-        iteration,
-        mean_residual=float(mean_moves.max()),
-        variance_residual=float(variance_moves.max()),
-        kl_min=float(kl.clone().fill_diagonal_(torch.inf).min()),
-        kl_mean=float(kl.sum()) / (classes * (classes - 1)),  # the diagonal is zero
-    )

@@ -6,15 +6,9 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..fixed_point.config import (
-    FixedPointDivergence,
-    FixedPointResult,
-    FixedPointStep,
-    GradientDescentConfig,
-)
+from ..fixed_point.config import FixedPointDivergence, FixedPointResult, GradientDescentConfig
 from ..fixed_point.rules import objective
-from ..fixed_point.solver import DIVERGENCE_RATIO, history_entry, several_classes
-from ..gaussians import pairwise_kl
+from ..fixed_point.solver import DIVERGENCE_RATIO, several_classes
 
 __all__ = ["EXPONENTS", "gradient_descent"]
 
@@ -49,7 +43,7 @@ def gradient_descent(
     )
     exponent = EXPONENTS[config.policy]
     schedule = LambdaLR(optimizer, lambda step: (1 - step / config.steps) ** exponent)
-    history: list[FixedPointStep] = []
+    longest = DIVERGENCE_RATIO  # times the first residual, if that is above 1
     for step in range(1, config.steps + 1):
         variances = torch.ones_like(theta)
         if config.fit != "means":
@@ -59,17 +53,16 @@ def gradient_descent(
         value.backward()
         gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in (means, theta)]
         lengths = [torch.linalg.vector_norm(gradient, dim=1) for gradient in gradients]
-        longest = DIVERGENCE_RATIO * max(1.0, history[0].residual if history else 1.0)
         good = (lengths[0] < longest) & (lengths[1] < longest)  # false for NaN
         if not bool(good.all()):
             worst, advice = int((~good).nonzero()[0]), "lower learning_rate, or lower kld_weight"
-            raise FixedPointDivergence(step, worst, weight, advice, history)
-        kl = pairwise_kl(means.detach(), variances.detach())
-        history.append(history_entry(step, kl, *lengths))
-        if history[-1].residual <= config.tolerance or step == config.steps:
+            raise FixedPointDivergence(step, worst, weight, advice)
+        residual = float(torch.cat(lengths).max())
+        if step == 1:
+            longest *= max(1.0, residual)
+        if residual <= config.tolerance or step == config.steps:
             break
         optimizer.step()
         schedule.step()
-    residual = history[-1].residual
     found = means.detach(), variances.detach()
-    return FixedPointResult(*found, residual <= config.tolerance, step, residual, history)
+    return FixedPointResult(*found, residual <= config.tolerance, step, residual)

@@ -21,6 +21,7 @@ from checkpoint_tools import header_of, sign, with_header
 from safetensors.torch import load_file, save_file
 
 import nfaug
+from nfaug.checkpoint import directory
 from nfaug.checkpoint.checkpoint import (
     Checkpoint,
     CheckpointConfig,
@@ -58,12 +59,13 @@ def make(folder: Path) -> None:
         torch.manual_seed(seed)
         latents = [torch.randn(40, config.dim) for _ in range(3)]
         means = torch.stack([each.mean(0) for each in latents])
+        directory.SHARD_BYTES = 2**28 if name == "whole" else 1
         Checkpoint(
             Flow(config),
             CheckpointConfig(config, ("cat", "dog", "eel"), training={"epochs": 3, "lr": [0.1]}),
             ClassGaussians(means, torch.ones_like(means), torch.full((3,), 40)),
             fit_pca(latents, rank=8),
-        ).save(folder / name, shard_bytes=2**28 if name == "whole" else 1)
+        ).save(folder / name)
 
 
 def read_damaged(folder: Path, number: int) -> str:
