@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from nfaug.classes.pca_fit import ClasswisePCA, fit_pca
@@ -46,6 +48,18 @@ def images_of(
     plane = level + 50 * torch.sin(x * torch.cos(angle) + y * torch.sin(angle) + phase)
     noise = 6 * torch.randn(len(labels), channels, height, width, generator=generator)
     return (plane[:, None] + noise).clamp(0, 255).to(torch.uint8)
+
+
+def write_images(root: Path, side: int, **counts: int) -> Path:
+    """Write `counts` images of each class into root/SPLIT/CLASS/, and return root."""
+    for split, count in counts.items():
+        for label, name in enumerate(NAMES):
+            (root / split / name).mkdir(parents=True)
+            images = images_of(torch.full((count,), label), seed=label, size=(side, side))
+            for number, image in enumerate(images):
+                picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+                picture.save(root / split / name / f"{number}.png")
+    return root
 
 
 def batch_of(

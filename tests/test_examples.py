@@ -15,9 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from nfa_tools import NAMES, checkpoint, images_of
-from PIL import Image
+from nfa_tools import NAMES, checkpoint, write_images
 
 import nfaug
 from nfaug import Checkpoint
@@ -32,15 +30,7 @@ SIZE = 16
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 training and six validation images of three classes."""
-    root = tmp_path_factory.mktemp("images")
-    for split, count in (("train", 8), ("val", 2)):
-        for label, name in enumerate(NAMES):
-            (root / split / name).mkdir(parents=True)
-            images = images_of(torch.full((count,), label), seed=label, size=(SIZE, SIZE))
-            for number, image in enumerate(images):
-                picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-                picture.save(root / split / name / f"{number}.png")
-    return root
+    return write_images(tmp_path_factory.mktemp("images"), SIZE, train=8, val=2)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..data.open import DATA_SOURCES, open_dataset
+from ..data.images import LabelledImages
+from ..data.open import DATA_SOURCES, MissingSplitError, open_dataset
 from ..fitting import common_size
 from ..training.compare import CompareSettings, compare
 from .common import add_image_size, new_parser
@@ -45,8 +46,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         own = common_size(open_dataset(arguments.data, image_size=1))
         size = own if max(own) <= most else (most, most)
     data = open_dataset(arguments.data, image_size=size)
-    test = arguments.test_data and open_dataset(arguments.test_data, split="test", image_size=size)
-    found = compare(data, settings, out=arguments.out, test=test or None)
+    found = compare(data, settings, out=arguments.out, test=_test_images(arguments, data))
     if not arguments.json:
         print(found.text())
         print(f"In {arguments.out}: table.md, cells.csv and, from two seeds on, gains.png.")
@@ -60,3 +60,14 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         "gain": {row.title: str(found.gain(row)) for row in found.rows[1:]},
         "code": found.code().splitlines(),
     }
+
+
+def _test_images(arguments: Namespace, data: LabelledImages) -> LabelledImages | None:
+    """The images of --test-data: their test split, or all if there are no splits."""
+    if arguments.test_data is None:
+        return None
+    options = {"image_size": data.image_size, "channels": data.channels}
+    try:
+        return open_dataset(arguments.test_data, split="test", **options)
+    except MissingSplitError:
+        return open_dataset(arguments.test_data, **options)

@@ -498,6 +498,11 @@ def test_compare(tmp_path: Path, nfaug_command: Any) -> None:
     assert len((out / "cells.csv").read_text().splitlines()) > 2 * len(found["accuracy"])
     assert found["seeds"] == 2
     assert found["code"]
+    other = nfaug_command("compare", *words, "--test-data", data)
+    assert other.code == 2, "the cells were judged by other images"
+    assert "test" in other.err
+    judged = nfaug_command("compare", *words, "--test-data", data, "--out", tmp_path / "judged")
+    assert judged.code == 0, judged.err
 
 
 # Exit codes and output.

@@ -34,7 +34,8 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
         {"revision": "v1", "local_dir": "OUT", "overwrite": True},
     ),
     (
-        "list", "nfaug.hub.list_flows", ["--author", "me", "--search", "cat", "--limit", "7"],
+        "list", "huggingface_hub.HfApi.list_models",
+        ["--author", "me", "--search", "cat", "--limit", "7"],
         {"author": "me", "search": "cat", "limit": 7},
     ),
     (

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from nfa_tools import NAMES, checkpoint, images_of
-from PIL import Image
+from nfa_tools import NAMES, checkpoint, write_images
 
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 
@@ -15,15 +13,7 @@ from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve training and six validation images of three classes. Read only."""
-    root = tmp_path_factory.mktemp("images")
-    for split, count in (("train", 4), ("val", 2)):
-        for label, name in enumerate(NAMES):
-            (root / split / name).mkdir(parents=True)
-            images = images_of(torch.full((count,), label), seed=label, size=(24, 24))
-            for number, image in enumerate(images):
-                picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-                picture.save(root / split / name / f"{number}.png")
-    return root
+    return write_images(tmp_path_factory.mktemp("images"), 24, train=4, val=2)
 
 
 @pytest.fixture(scope="session")

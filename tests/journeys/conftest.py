@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from forked import run_python
-from nfa_tools import NAMES, images_of
-from PIL import Image
+from nfa_tools import write_images
 
 SCRIPTS = Path(__file__).parent / "scripts"
 Run = Callable[..., Any]
@@ -38,15 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """train/ and val/ of three classes of colour images, 32 x 32 pixels."""
-    root = tmp_path_factory.mktemp("photos")
-    for split, count in (("train", 8), ("val", 2)):
-        for label, name in enumerate(NAMES):
-            (root / split / name).mkdir(parents=True)
-            images = images_of(torch.full((count,), label), seed=label, size=(32, 32))
-            for number, image in enumerate(images):
-                picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-                picture.save(root / split / name / f"{number}.png")
-    return root
+    return write_images(tmp_path_factory.mktemp("photos"), 32, train=8, val=2)
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,11 @@ class Comparison:
             times = 1.5 * (gain.images / gain.mean) ** 2
             more = f"{times:.0f} times as many validation images (--test-data)"
         else:
-            ratio = gain.seeds**2 / (gain.mean**2 - gain.images**2)
+            from scipy.stats import t as student
+
+            reach = 1.96 / float(student.ppf(0.975, len(self.seeds) - 1))  # of many seeds
+            ratio = (reach * gain.seeds) ** 2 / (gain.mean**2 - gain.images**2)
+            ratio = max(ratio, 1 + 1 / len(self.seeds))
             seeds, minutes = len(self.seeds) * ratio, self.seconds * ratio / 60
             more = f"--seeds {math.ceil(seeds)} --minutes {math.ceil(minutes)}"
         return f"{text} {more} would settle it."

@@ -72,7 +72,8 @@ def compare(
     number = len(split[0]) if given.per_class is None else given.per_class * len(data.classes)
     settings = replace(given, steps=given.steps or min(_MOST, max(_FEWEST, number // 5)))
     record = {k: v for k, v in asdict(settings).items() if k not in ("minutes", "seeds", "device")}
-    record |= {"images": data.fingerprint(), "shape": [data.channels, *data.image_size]}
+    record |= {"images": data.fingerprint(), "test": held and held.fingerprint()}
+    record["shape"] = [data.channels, *data.image_size]
     with lock_output(Path(out)):
         cells = Cells(Path(out), record, len(split[1]))
         rows = settings.augmentations()
