@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import fields
 from typing import Any
 
@@ -66,8 +67,10 @@ def _test_images(arguments: Namespace, data: LabelledImages) -> LabelledImages |
     """The images of --test-data: their test split, or all if there are no splits."""
     if arguments.test_data is None:
         return None
-    options = {"image_size": data.image_size, "channels": data.channels}
+    opened = functools.partial(
+        open_dataset, arguments.test_data, image_size=data.image_size, channels=data.channels
+    )
     try:
-        return open_dataset(arguments.test_data, split="test", **options)
+        return opened(split="test")
     except MissingSplitError:
-        return open_dataset(arguments.test_data, **options)
+        return opened()

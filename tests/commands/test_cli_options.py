@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def test_options_arrive(
         raise Reached
 
     module, _, name = target.rpartition(".")
-    monkeypatch.setattr(importlib.import_module(module), name, reached)
+    monkeypatch.setattr(pkgutil.resolve_name(module), name, reached)
     places = {"FLOW": tiny_path, "DATA": tiny_folder}
     places |= {name: tmp_path / name for name in ("OUT", "OUT.png", "IMAGES")}
     with pytest.raises(Reached):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import signal
@@ -211,8 +212,10 @@ def test_in_a_browser(address: str, broken: Path, picture: Path, hostile: Path) 
     from playwright.sync_api import expect, sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    assert chromium, "this test opens the page: apt-get install chromium"
     with sync_playwright() as tools:
+        if chromium is None and not Path(tools.chromium.executable_path).exists():
+            assert "CI" not in os.environ, "CI has a browser"
+            pytest.skip("no chromium, Chrome or browser of playwright")
         browser = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         page.set_default_timeout(60_000)
