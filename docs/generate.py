@@ -19,9 +19,10 @@ from notebooks import FOLDER, colab_link, source_url
 
 from nfaug import load
 from nfaug.cli import COMMANDS
+from nfaug.data.preprocess import as_size
+from nfaug.flows.config import FlowConfig
 from nfaug.io.resolve import builtin_names
-from nfaug.training.config import recipes
-from nfaug.training.evaluation.cost import recipe_cost
+from nfaug.training.config import recipe_config, recipes
 
 __all__ = ["PARTS", "moved_links", "write_pages"]
 
@@ -76,15 +77,17 @@ def costs() -> str:
     """What a flow of each recipe costs."""
     rows = []
     for name in recipes():
-        cost = recipe_cost(name)
-        if (flow := cost.get("flow")) is None:  # on latents, whose shape an autoencoder decides
+        config = recipe_config(name)
+        if config.autoencoder is not None:  # on latents, whose shape an autoencoder decides
             continue
+        size = as_size(config.dataset.image_size)
+        flow = FlowConfig(config.dataset.channels or 3, size, config.flow)
         rows.append(
             [
                 f"`{name}`",
-                shape(flow["channels"], flow["image_size"]),
-                f"{flow['parameters'] / 1e6:.2f} M",
-                number(cost["gflop_per_image_and_direction"]),
+                shape(flow.channels, flow.image_size),
+                f"{flow.parameter_count / 1e6:.2f} M",
+                number(flow.flop / 1e9),
             ]
         )
     return table(["recipe", "input", "parameters", "GFLOP"], rows)

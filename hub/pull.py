@@ -9,7 +9,7 @@ from nfaug.checkpoint.directory import read_parts
 from nfaug.io.atomic import check_output, replace_directory
 from nfaug.io.hub import read_repository
 from nfaug.io.lock import lock_output
-from nfaug.io.manifest import CONFIG, PICTURE, read_manifest, tensor_files
+from nfaug.io.manifest import CONFIG, PICTURE, TENSOR_FILES, read_manifest
 
 __all__ = ["pull"]
 
@@ -53,7 +53,7 @@ def pull(
     check_output(out, overwrite=overwrite)
     with lock_output(out):
         folder = read_repository(_checked, repo_id, revision=revision, token=token, extras=_EXTRAS)
-        old = frozenset({*tensor_files(out), *_EXTRAS})  # none of it describes the new flow
+        old = frozenset({*TENSOR_FILES, *_EXTRAS})  # none of it describes the new flow
         with replace_directory(out, drop=old) as staged:
             for name in (CONFIG, *read_manifest(folder)["files"], *_EXTRAS):
                 if (folder / name).exists():

@@ -22,7 +22,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.checkpoint.directory import read_parts
 from nfaug.io.hub import hub_errors
-from nfaug.io.manifest import PICTURE, TENSOR_FILE
+from nfaug.io.manifest import PICTURE, TENSOR_FILES
 
 from .card import make_card, set_privacy
 
@@ -183,7 +183,7 @@ def _operations(
 ) -> list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete]:
     """One commit of all files; `upload_folder` could make several."""
     names = sorted(entry.name for entry in staged.iterdir())
-    ours = (name for name in remote if name == PICTURE or TENSOR_FILE.fullmatch(name))
+    ours = (name for name in remote if name in (PICTURE, *TENSOR_FILES))
     return [
         *(CommitOperationAdd(name, str(staged / name)) for name in names),
         *(CommitOperationDelete(name) for name in sorted(set(ours) - set(names))),

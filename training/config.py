@@ -24,6 +24,7 @@ __all__ = [
     "PriorConfig",
     "TrainConfig",
     "flat",
+    "recipe_config",
     "recipe_path",
     "recipes",
 ]
@@ -271,3 +272,15 @@ def recipe_path(name: str) -> Path:
     if name not in recipes():
         raise ValueError(f"there is no recipe {name!r}; choose among {', '.join(recipes())}")
     return Path(__file__).parent / "recipes" / f"{name}.yaml"
+
+
+def recipe_config(name: str) -> TrainConfig:
+    """The settings of a recipe; ValueError if there is none of this name."""
+    from jsonargparse import ArgumentParser  # a run in Python needs no parser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TrainConfig)
+    settings = parser.instantiate(parser.parse_path(recipe_path(name)))
+    return TrainConfig(
+        **{field.name: settings[field.name] for field in dataclasses.fields(TrainConfig)}
+    )

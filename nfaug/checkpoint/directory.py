@@ -20,18 +20,16 @@ from ..io.manifest import (
     GAUSSIANS,
     LONGEST_REASON,
     MODEL,
+    PCA,
     PICTURE,
+    TENSOR_FILES,
     read_manifest,
     reading,
-    tensor_files,
 )
 from ..io.tensors import read_tensors, write_tensors
 from .config import CheckpointConfig
-from .pca_shards import pca_files, read_pca, split_pca
 
 __all__ = ["Parts", "read_parts", "write_parts"]
-
-SHARD_BYTES = 2**28  # of one file of PCA axes
 
 # The fields of `nfaug.Checkpoint`, in order.
 Parts: TypeAlias = tuple[Flow, CheckpointConfig, ClassGaussians | None, ClasswisePCA | None]
@@ -61,9 +59,9 @@ def read_parts(
                 )
             gaussians = ClassGaussians(**tensors)
             _check_classes(config, gaussians, None)
-    if names := pca_files(files):
-        with reading(directory / names[0]):
-            pca = read_pca(directory, files)
+    if PCA in files:
+        with reading(directory / PCA):
+            pca = ClasswisePCA.from_tensors(read_tensors(directory / PCA, files[PCA]))
             _check_classes(config, None, pca)
     return flow, config, gaussians, pca
 
@@ -98,8 +96,8 @@ def write_parts(
     if gaussians is not None:
         tensors[GAUSSIANS] = gaussians.state_dict()
     if pca is not None:
-        tensors |= split_pca(pca, SHARD_BYTES)
-    drop = frozenset({*tensor_files(path), PICTURE})
+        tensors[PCA] = pca.tensors()
+    drop = frozenset({*TENSOR_FILES, PICTURE})
     with replace_directory(path, drop=drop) as staged:
         files = {name: write_tensors(staged / name, values) for name, values in tensors.items()}
         (staged / CONFIG).write_text(config.to_json(files), encoding="utf-8")

@@ -16,28 +16,14 @@ _VARIANTS = 20  # of each image, in the bank whose cost is told
 
 def parser() -> ArgumentParser:
     """Options of `nfaug info`."""
-    made = new_parser(
-        "info",
-        "Describe a checkpoint (flow, classes, gaussians, figures, cost), or a recipe.",
-    )
-    made.add_argument("flow", nargs="?", help=FLOW)
-    made.add_argument(
-        "--recipe",
-        help="describe the flow of a recipe of nfaug train instead, and its GFLOP per image and "
-        "direction",
-    )
+    made = new_parser("info", "Describe a checkpoint: flow, classes, gaussians, figures, cost.")
+    made.add_argument("flow", help=FLOW)
     add_autoencoder(made)
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Load and describe a checkpoint, or a recipe."""
-    if (arguments.flow is None) == (arguments.recipe is None):
-        raise ValueError("give either a checkpoint or --recipe NAME")
-    if arguments.recipe is not None:
-        from ..training.evaluation.cost import recipe_cost
-
-        return {"recipe": arguments.recipe, **recipe_cost(arguments.recipe)}
+    """Load and describe a checkpoint."""
     checkpoint = load(arguments.flow, autoencoder=arguments.autoencoder)
     config, pca = checkpoint.config, checkpoint.pca
     gflop = config.flow.flop / 1e9

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,12 +23,11 @@ __all__ = [
     "MODEL",
     "PCA",
     "PICTURE",
-    "TENSOR_FILE",
+    "TENSOR_FILES",
     "CheckpointError",
     "dump_manifest",
     "read_manifest",
     "reading",
-    "tensor_files",
 ]
 
 CONFIG = "config.json"
@@ -37,7 +35,7 @@ MODEL, GAUSSIANS, PCA = "model.safetensors", "gaussians.safetensors", "pca.safet
 FORMAT_VERSION = 1
 PICTURE = "samples.png"  # beside a checkpoint: images and variants of its flow
 LONGEST_REASON = 1000  # characters of an error message that quotes the configuration
-TENSOR_FILE = re.compile(r"(model|gaussians|pca(-[0-9]{5}-of-[0-9]{5})?)\.safetensors")
+TENSOR_FILES = (MODEL, GAUSSIANS, PCA)
 _OBJECTS = ("flow", "preprocessing", "gaussians", "training", "metrics")
 _REQUIRED = {"format_version", "library_version", "class_names", "files", *_OBJECTS}
 # `config_sha256` is ignored: files written before 0.2 have it.
@@ -103,11 +101,6 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     return values
 
 
-def tensor_files(directory: Path) -> list[str]:
-    """The names of the tensor files in a directory, listed in its configuration or not."""
-    return sorted(e.name for e in directory.glob("*") if TENSOR_FILE.fullmatch(e.name))
-
-
 def _check_keys(values: Mapping[str, Any]) -> None:
     if "format_version" not in values:
         raise ValueError("not an nfaug configuration: it has no format_version")
@@ -134,5 +127,5 @@ def _check_names(names: Any) -> None:
 def _check_files(files: Any) -> None:
     if not isinstance(files, dict) or MODEL not in files:
         raise ValueError(f"files must name {MODEL} and its SHA-256")
-    if unknown := sorted(name for name in files if not TENSOR_FILE.fullmatch(name)):
+    if unknown := sorted(files.keys() - {*TENSOR_FILES}):
         raise ValueError(f"files names {unknown[:5]}, which this format does not have")

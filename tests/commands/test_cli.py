@@ -133,8 +133,7 @@ TRAIN = ["train", "--data", "d", "--out", "o"]
         ([*FIT, "--image-size", "0"], ["--image-size", "'0'", "128,96"]),
         ([*FIT, "--on-error", "maybe"], ["--on-error", "'maybe'", "skip"]),
         (["fit"], ["flow", "data", "out"]),
-        (["info", "--recipe", "none"], ["'none'", "cifar10"]),
-        (["info"], ["--recipe"]),
+        (["info"], ["flow"]),
     ],
     ids=str,
 )
@@ -435,13 +434,6 @@ def test_a_flow_without_classes(
     assert ran.code == 0, ran.err
     words = ["--flow", tmp_path / "fitted", "--data", tiny_folder, "--split", "train"]
     assert nfaug_command("eval", *words).code == 0
-
-
-def test_info_of_a_recipe(nfaug_command: Any) -> None:
-    ran = nfaug_command("info", "--recipe", "cifar10", "--json")
-    assert ran.code == 0, ran.err
-    assert ran.json["flow"]["parameters"] == 42_815_440
-    assert 12 < ran.json["gflop_per_image_and_direction"] < 13
 
 
 def test_info(tiny_path: Path, nfaug_command: Any) -> None:

@@ -88,7 +88,7 @@ def test_push_without_memory(pushed: FakeHub, made: Path) -> None:
 
 def test_what_is_no_longer_there_goes(pushed: FakeHub, mine: Path) -> None:
     """And a flow without classes travels too."""
-    pushed.add(REPO, {"notes.txt": b"mine", "pca-00001-of-00002.safetensors": b"old"})
+    pushed.add(REPO, {"notes.txt": b"mine", "pca.safetensors": b"old"})
     flow = parts().flow
     Checkpoint(flow, CheckpointConfig(flow.config)).save(mine, overwrite=True)
     push_to_hub(mine, REPO)
@@ -162,7 +162,7 @@ def test_pull_into_a_directory(pushed: FakeHub, made: Path, tmp_path: Path) -> N
     assert torch.equal(augmented(out), augmented(made))
     with pytest.raises(FileExistsError, match="overwrite"):
         pull(REPO, local_dir=out)
-    (out / "pca-00001-of-00002.safetensors").write_bytes(b"of another checkpoint")
+    (out / "pca.safetensors").write_bytes(b"of another checkpoint")
     (out / "notes.txt").write_text("mine")
     pull(REPO, local_dir=out, overwrite=True)
     assert sorted(os.listdir(out)) == sorted([*WHOLE, "notes.txt"])
