@@ -35,7 +35,7 @@ from scipy.stats import t as student
 from torch import Tensor
 from torch.nn import functional as F
 
-from nfaug.augment.preview import sample_images
+from nfaug.checkpoint.checkpoint import sample_images
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.classes.priors import GradientDescentConfig

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import gc
+import json
 import os
 import re
 import runpy
@@ -63,6 +65,30 @@ def test_resnet18(folder: Path, fitted: Path, run: Any) -> None:
     assert [line.split(":")[0] for line in lines[:-1]] == ["epoch 1", "epoch 2"]
     assert stats["seen"] == 48
     assert stats["applied"] + stats["gated"] == 24
+
+
+# timm's reader does not close the shards that it opens.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_a_bank_as_webdataset(folder: Path, fitted: Path, run: Any, tmp_path: Path) -> None:
+    from timm.data import create_dataset
+
+    images = open_dataset(folder / "train", image_size=8)
+    made = make_bank(nfaug.load(fitted), images, tmp_path / "bank", variants=2, progress=False)
+    total, out = int(made.applied.sum()), tmp_path / "shards"
+    assert total > 20
+    lines, _ = run("bank_to_webdataset.py", made.path, out, "--per-shard", 20)
+    assert lines == [f"{total} variants in {-(-total // 20)} shards"]
+    split = json.loads((out / "_info.json").read_text())["splits"]["train"]
+    assert sum(split["shard_lengths"]) == total
+    data = open_dataset(out)
+    assert data.classes == list(NAMES)
+    for (row, variant), (image, label) in zip(np.argwhere(made.applied), data, strict=True):
+        assert (image.permute(1, 2, 0).numpy() == made.variants[row, variant]).all()
+        assert label == made.labels[row]
+    reader = create_dataset("wds/bank", root=str(out), split="train", is_training=False)
+    assert sorted(label for _, label in reader) == data.targets.tolist()
+    del reader
+    gc.collect()
 
 
 # timm's reader does not close the files that it opens.

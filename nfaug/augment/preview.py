@@ -12,14 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..classes.gaussians import ClassGaussians
-from ..flows.flow import Flow
 from ..io.text import printable
 from .pixels import resize_levels, to_pil
 from .settings import MixSettings
 from .transform import NFAugment
 
-__all__ = ["picture_grid", "preview_grid", "sample_images"]
+__all__ = ["picture_grid", "preview_grid"]
 
 _HEADER, _GAP = 18, 2
 _PARTNERS = 8  # images per class to mix with, if partners come from the batch
@@ -79,25 +77,6 @@ def preview_grid(
     table = torch.stack([column.cpu() for column in columns], 1)
     titles = ["image", "decoded", *(f"variant {i}" for i in range(1, variants + 1))]
     return picture_grid(table, titles, names, cell=cell)
-
-
-@torch.no_grad()
-def sample_images(
-    flow: Flow,
-    gaussians: ClassGaussians,
-    labels: Tensor,
-    *,
-    temperature: float = 1.0,
-    batch_size: int = 256,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Images (N, C, H, W), uint8, of z ~ N(mu_y, T^2 Sigma_y) with labels y (N,), temperature T."""
-    frozen = flow.freeze()
-    images = []
-    for batch in labels.split(batch_size):
-        z = gaussians.sample(batch.to(flow.device), temperature=temperature, generator=generator)
-        images.append(frozen.decode(z.unflatten(1, flow.config.shape)))
-    return torch.cat(images)
 
 
 def picture_grid(

@@ -17,9 +17,10 @@ from ..augment.pixels import to_pil
 from ..augment.settings import check_number
 from ..data.classes import dataset_classes, stored_labels
 from ..data.decode import upright
+from ..data.images import spread
 from ..data.preprocess import Preprocess
 from .reader import Bank
-from .source import Source, spread, to_uint8
+from .source import Source, to_uint8
 
 __all__ = ["BankDataset", "match"]
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from ..data.decode import upright
-from ..data.images import LabelledImages
+from ..data.images import LabelledImages, spread
 from ..data.preprocess import Preprocess, size_of
 from .format import array_sha256
 
-__all__ = ["Source", "spread", "to_uint8"]
+__all__ = ["Source", "to_uint8"]
 
 _SAMPLED = 1024  # images whose hashes identify a data set
 
@@ -98,12 +98,6 @@ def _hash_of(value: Tensor | bytes) -> np.ndarray:
     if isinstance(value, Tensor):
         value = repr(tuple(value.shape)).encode() + value.numpy().tobytes()
     return np.frombuffer(hashlib.sha256(value).digest(), np.uint8)
-
-
-def spread(count: int, most: int) -> list[int]:
-    """Up to `most` of `count` indices, spread evenly, with the first and the last."""
-    places: list[int] = np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
-    return places
 
 
 def to_uint8(image: Any, channels: int) -> Tensor:

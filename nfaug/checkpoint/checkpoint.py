@@ -18,9 +18,9 @@ from ..io.resolve import read_resolved
 from .config import CheckpointConfig
 from .directory import read_parts, write_parts
 
-__all__ = ["Checkpoint", "CheckpointConfig", "CheckpointError", "load"]
+__all__ = ["Checkpoint", "CheckpointConfig", "CheckpointError", "load", "sample_images"]
 
-_BATCH = 256  # images that `sample` decodes at once
+_BATCH = 256  # images that `sample_images` decodes at once
 
 
 @dataclass
@@ -60,8 +60,7 @@ class Checkpoint:
 
         An existing checkpoint stays whole until the new one is complete. Other files in the
         directory (a README, a training log) stay, except `samples.png`, a picture of the existing
-        one. Figures that are not finite are written as null. PCA axes of more than 256 MiB are
-        split into files of several classes each.
+        one. Figures that are not finite are written as null.
 
         Raises:
             FileExistsError: The directory is not empty and `overwrite` is False.
@@ -81,7 +80,6 @@ class Checkpoint:
                 part.to(device)
         return self
 
-    @torch.no_grad()
     def sample(
         self,
         label_or_n: int | str = 1,
@@ -118,11 +116,9 @@ class Checkpoint:
             labels = torch.randint(classes, (count,), generator=generator, device=device)
         else:
             labels = torch.full((count,), self._label(label_or_n))
-        images = []
-        for part in labels.to(self.flow.device).split(_BATCH):
-            z = self.gaussians.sample(part, temperature=temperature, generator=generator)
-            images.append(self.flow.decode(z.unflatten(1, self.flow.config.shape)))
-        return torch.cat(images)
+        return sample_images(
+            self.flow, self.gaussians, labels, temperature=temperature, generator=generator
+        )
 
     def _label(self, label: int | str) -> int:
         assert self.gaussians is not None
@@ -175,3 +171,20 @@ def load(
     """
     read = partial(read_parts, autoencoder=autoencoder)
     return Checkpoint(*read_resolved(read, path_or_repo, revision=revision, token=token))
+
+
+@torch.no_grad()
+def sample_images(
+    flow: Flow,
+    gaussians: ClassGaussians,
+    labels: Tensor,
+    *,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Images (N, C, H, W), uint8, of z ~ N(mu_y, T^2 Sigma_y) with labels y (N,), temperature T."""
+    frozen, images = flow.freeze(), []
+    for part in labels.to(flow.device).split(_BATCH):
+        z = gaussians.sample(part, temperature=temperature, generator=generator)
+        images.append(frozen.decode(z.unflatten(1, flow.config.shape)))
+    return torch.cat(images)

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..bank import Bank, export_bank, make_bank
+from ..bank import Bank, make_bank
 from ..bank.shards import parse_shard, shard_manifests
 from .common import (
     add_data_options,
@@ -57,15 +57,11 @@ def parser() -> ArgumentParser:
     made.add_argument("--workers", type=int, default=0, help="processes that decode images")
     made.add_argument("--shard", help="the part of the bank to make: i/n with i from 0 to n - 1")
     add_mixing(made)
-    made.add_argument(
-        "--export",
-        help="folder to also write the finished bank to, as WebDataset shards; not for --residual",
-    )
     return made
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """Make the bank or a shard of it, and export the whole bank if asked."""
+    """Make the bank or a shard of it."""
     checkpoint, out = load_on(arguments), Path(arguments.out).expanduser()
     size = None if arguments.residual else arguments.image_size
     shard = None if arguments.shard is None else parse_shard(arguments.shard)
@@ -96,6 +92,4 @@ def run(arguments: Namespace) -> dict[str, Any]:
     }
     if shard is not None:
         result.update(shard=arguments.shard, complete_shards=done)
-    if arguments.export is not None and (shard is None or done == shard[1]):
-        result["exported"] = export_bank(bank, arguments.export)
     return result

@@ -45,9 +45,8 @@ class CommandParser(ArgumentParser):
         for group in self.groups or ():  # a settings file can give a dataclass any value
             if not isinstance(parsed.get(group, Namespace()), Namespace):
                 self.error(f"{group} must be a mapping of settings; got {parsed[group]!r:.80}")
-        for name in ("out", "export"):  # shells do not expand the ~ of --out=~/run
-            if isinstance(path := parsed.get(name), str):
-                parsed[name] = os.path.expanduser(path)
+        if isinstance(path := parsed.get("out"), str):  # shells do not expand the ~ of --out=~/run
+            parsed.out = os.path.expanduser(path)
         return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -8,7 +8,8 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
-from ..augment.preview import picture_grid, sample_images
+from ..augment.preview import picture_grid
+from ..checkpoint.checkpoint import sample_images
 from ..io.atomic import write_picture
 from .common import add_flow, add_out, load_on, new_parser, picture_file
 

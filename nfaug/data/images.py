@@ -28,6 +28,7 @@ __all__ = [
     "progress_bar",
     "run_over",
     "split_per_class",
+    "spread",
     "to_tensors",
 ]
 
@@ -89,7 +90,7 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         hasher = hashlib.sha256(
             json.dumps([self.classes, self.targets.tolist(), self.paths]).encode()
         )
-        for index in _spread(len(self), HASHED):
+        for index in spread(len(self), HASHED):
             hasher.update(self.image_hash(index).encode())
         return hasher.hexdigest()
 
@@ -173,7 +174,7 @@ def assemble(
     size = None if image_size is None else as_size(image_size)
     if size is not None and channels is not None and convert:
         return LabelledImages(reader, Preprocess(channels, size), indices, skipped)
-    places = indices[_spread(len(indices), PEEKS)].tolist()
+    places = indices[spread(len(indices), PEEKS)].tolist()
     peeks = [(channels_of(image), size_of(image)) for image in map(reader.read, places)]
     found = {number for number, _ in peeks}
     preprocess = Preprocess(
@@ -187,7 +188,7 @@ def assemble(
     return LabelledImages(reader, preprocess, indices, skipped)
 
 
-def _spread(count: int, most: int) -> list[int]:
+def spread(count: int, most: int) -> list[int]:
     """Up to `most` of the numbers below `count`: the first, the last and every k-th between."""
     places = torch.linspace(0, count - 1, min(most, count), dtype=torch.float64)
     return places.round().long().tolist()

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from ..augment.pixels import resize_levels
-from ..augment.preview import sample_images
 from ..augment.settings import MixSettings
 from ..augment.transform import NFAugment
-from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.checkpoint import Checkpoint, sample_images
 from ..classes.pca import ClasswisePCA
 from ..data.decode import decode_image
 from ..data.images import LabelledImages

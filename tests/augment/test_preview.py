@@ -9,8 +9,8 @@ import pytest
 import torch
 from nfa_tools import Counted, images_of
 
-from nfaug.augment.preview import picture_grid, preview_grid, sample_images
-from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.augment.preview import picture_grid, preview_grid
+from nfaug.checkpoint.checkpoint import Checkpoint, sample_images
 from nfaug.data.images import TensorImages
 
 
@@ -62,7 +62,7 @@ def test_any_channels_sizes_and_names(channels: int, size: tuple[int, int]) -> N
 def test_samples(tiny_checkpoint: Checkpoint) -> None:
     flow, gaussians = tiny_checkpoint.flow, tiny_checkpoint.gaussians
     assert gaussians is not None
-    images = sample_images(flow, gaussians, torch.arange(12) % 3, temperature=0.0, batch_size=5)
+    images = sample_images(flow, gaussians, torch.arange(12) % 3, temperature=0.0)
     assert (images.shape, images.dtype) == ((12, 1, 8, 8), torch.uint8)
     assert torch.equal(images[:3], images[3:6]), "at temperature 0 a class's mean"
     assert not torch.equal(images[0], images[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import pickle
 from dataclasses import replace
@@ -13,14 +12,12 @@ import numpy as np
 import pytest
 import torch
 from bank_tools import Pictures, contents, make
-from nfa_tools import NAMES
 from torch.utils.data import Subset
 
-from nfaug.bank import Bank, BankDataset, export, export_bank
+from nfaug.bank import Bank, BankDataset
 from nfaug.bank.format import Manifest
 from nfaug.bank.shards import shard_rows
 from nfaug.cli import main
-from nfaug.data.open import open_dataset
 
 SMALL = {"batch_size": 4}
 
@@ -174,32 +171,3 @@ def test_the_command(
     result = json.loads(capsys.readouterr().out)
     assert (result["shard"], result["complete_shards"], result["images"]) == ("0/2", 2, 36)
     assert (stacked(Bank(out), "residuals") == Bank(tmp_path / "one").residuals).all()
-    for shard in ("0/2", "1/2"):
-        whole = [word for word in words if word != "--residual"] + ["--out", out + "-whole"]
-        assert main([*whole, "--shard", shard, "--export", str(tmp_path / "images")]) == 0
-        shown = capsys.readouterr().out
-    written = json.loads(shown)
-    assert sum(written["exported"].values()) == written["applied"]
-    assert len(open_dataset(tmp_path / "images")) == written["applied"]
-
-
-# timm's reader does not close the shards that it opens.
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-def test_export_as_webdataset(whole: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from timm.data import create_dataset
-
-    monkeypatch.setattr(export, "_PER_SHARD", 50)
-    written = export_bank(whole, tmp_path, progress=False)
-    total = int(whole.applied.sum())
-    assert sum(written.values()) == total
-    split = json.loads((tmp_path / "_info.json").read_text())["splits"]["train"]
-    assert split["shard_lengths"] == [50, total - 50]
-    data = open_dataset(tmp_path)
-    assert data.classes == list(NAMES)
-    for (row, variant), (image, label) in zip(np.argwhere(whole.applied), data, strict=True):
-        assert (image.permute(1, 2, 0).numpy() == whole.variants[row, variant]).all()
-        assert label == whole.labels[row]
-    reader = create_dataset("wds/bank", root=str(tmp_path), split="train", is_training=False)
-    assert sorted(label for _, label in reader) == data.targets.tolist()
-    del reader
-    gc.collect()

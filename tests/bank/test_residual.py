@@ -19,7 +19,7 @@ from torchvision.datasets import ImageFolder
 import nfaug
 from nfaug.augment.params import SharedGenerator, seed_of
 from nfaug.augment.transform import NFAugment
-from nfaug.bank import Bank, BankDataset, export_bank, make_bank
+from nfaug.bank import Bank, BankDataset, make_bank
 from nfaug.bank.residual import add_residual, centre_box, quantize
 from nfaug.data.decode import decode_image
 from nfaug.data.open import open_dataset, wrap_dataset
@@ -179,9 +179,3 @@ def test_data_set_adds_changes_before_its_transform(bank: Bank) -> None:
     assert any((image == variant).all() for variant in variants)
     data.p = 0.0
     assert (data[4][0] == LARGE[4].permute(1, 2, 0).numpy()).all()
-
-
-def test_a_residual_bank_is_not_exported(bank: Bank, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--residual"):
-        export_bank(bank, tmp_path / "out", progress=False)
-    assert not list(tmp_path.iterdir())

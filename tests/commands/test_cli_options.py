@@ -73,12 +73,6 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
          "seed": 4, "settings": MixSettings(**MIXED)},
     ),
     (
-        "bank", "nfaug.commands.bank.export_bank",
-        ["--flow", "FLOW", "--data", "DATA", "--out", "OUT", "--variants", "1",
-         "--export", "IMAGES"],
-        {},
-    ),
-    (
         "preview", "nfaug.commands.preview.preview_grid",
         ["--flow", "FLOW", "--data", "DATA", "--out", "OUT.png", "--variants", "3",
          "--classes", "2", "--seed", "4", *MIXING],
@@ -122,7 +116,7 @@ def test_options_arrive(
     module, _, name = target.rpartition(".")
     monkeypatch.setattr(pkgutil.resolve_name(module), name, reached)
     places = {"FLOW": tiny_path, "DATA": tiny_folder}
-    places |= {name: tmp_path / name for name in ("OUT", "OUT.png", "IMAGES")}
+    places |= {name: tmp_path / name for name in ("OUT", "OUT.png")}
     with pytest.raises(Reached):
         main([command, *(str(places.get(word, word)) for word in words)])
     if command == "timm":

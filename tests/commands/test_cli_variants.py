@@ -86,8 +86,8 @@ def test_a_home_directory_in_out_is_found(
     assert (held / "config.json").read_bytes() == before
     assert main([*fit, "--out=~/flow", "--overwrite"]) == 0
     assert (held / "samples.png").is_file()
-    bank = ["bank", "--variants=1", "--out=~/bank", "--export=~/png"]
+    bank = ["bank", "--variants=1", "--out=~/bank"]
     assert main([*bank, *given]) == 0
     assert main(["preview", *given, "--out=~/grid.png"]) == 0
     assert len(Bank("~/bank")) == Bank(tmp_path / "bank").manifest.images
-    assert {path.name for path in tmp_path.iterdir()} == {"flow", "bank", "png", "grid.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"flow", "bank", "grid.png"}

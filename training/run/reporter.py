@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nfaug.augment.preview import picture_grid, sample_images
+from nfaug.augment.preview import picture_grid
+from nfaug.checkpoint.checkpoint import sample_images
 from nfaug.data.images import progress_bar
 from nfaug.io.atomic import write_picture, write_text
 
