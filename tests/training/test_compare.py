@@ -197,7 +197,7 @@ def test_a_timm_model_is_fine_tuned(images: TensorImages, tmp_path: Path, networ
     name = next(key for key in weights if key.endswith("weight"))
     assert torch.equal(before[name], weights[name])
     labels = torch.arange(8) % 3
-    model.train(lambda rows: pixels[rows], labels, steps=2, seed=0)
+    model.train(lambda rows: (pixels[rows], labels[rows]), len(labels), steps=2, seed=0)
     after = model.model.state_dict()
     moved = {k for k, v in after.items() if not torch.equal(v, before[k])}
     assert any(key.endswith("weight") for key in moved)

@@ -13,6 +13,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 __all__ = ["Classifier", "small_cnn"]
 
+_HEAD = 30  # times the learning rate of the pretrained body, for the new head
+
 
 def small_cnn(channels: int, classes: int, size: int) -> nn.Sequential:
     """Blocks of 3x3 convolution, BatchNorm, ReLU and 2x2 pooling; global average; a linear layer.
@@ -73,32 +75,44 @@ class Classifier:
                 setattr(self, name, torch.tensor(model.pretrained_cfg[name])[:, None, None])
         return model
 
-    def _optimizer(self) -> torch.optim.Optimizer:
+    def _optimizer(self, lr: float | None) -> torch.optim.Optimizer:
         model = self.model
         if self.network == "small-cnn":
             return torch.optim.SGD(
-                model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
+                model.parameters(), lr or 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
             )
+        body = lr or (3e-4 if self.pretrained else 1e-3)
         head = {id(p) for p in model.get_classifier().parameters()} if self.pretrained else set()
         groups = [
-            {"params": [p], "lr": 1e-2 if id(p) in head else 3e-4 if self.pretrained else 1e-3}
+            {"params": [p], "lr": _HEAD * body if id(p) in head else body}
             for p in model.parameters()
         ]
         return torch.optim.AdamW(groups, weight_decay=0.05)
 
     def train(
-        self, draw: Callable[[Tensor], Tensor], labels: Tensor, *, steps: int, seed: int
+        self,
+        draw: Callable[[Tensor], tuple[Tensor, Tensor]],
+        count: int,
+        *,
+        steps: int,
+        seed: int,
+        lr: float | None = None,
     ) -> None:
-        """Train on the batches `draw(rows)`; `seed` alone decides the rows."""
-        optimizer = self._optimizer()
+        """Train on `draw(rows)`, the images and targets of some of `count` rows.
+
+        Targets are labels, or rows of class probabilities. `seed` alone decides the rows. `lr` is
+        the peak learning rate; None for 0.1 (small-cnn), 1e-3 or, fine-tuned, 3e-4.
+        """
+        optimizer = self._optimizer(lr)
         peaks = [group["lr"] for group in optimizer.param_groups]
         schedule = OneCycleLR(optimizer, peaks, total_steps=steps)
-        rows = _rows(len(labels), torch.Generator().manual_seed(seed))
+        rows = _rows(count, torch.Generator().manual_seed(seed))
         batch = 16 if self.pretrained else 50
         self.model.train(not self.pretrained)
         for _ in range(steps):
             chosen = torch.tensor([*itertools.islice(rows, batch)])
-            loss = F.cross_entropy(self._logits(draw(chosen)), labels[chosen].to(self.device))
+            images, targets = draw(chosen)
+            loss = F.cross_entropy(self._logits(images), targets.to(self.device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from nfaug.augment.settings import MixSettings
 from nfaug.augment.transform import NFAugment
 from nfaug.data.checks import check_class_names
 from nfaug.data.images import LabelledImages, to_tensors
@@ -50,13 +52,22 @@ def split_images(
 
 
 def bank_of(
-    flow: str, few: LabelledImages, variants: int, seed: int, device: torch.device
+    flow: str,
+    few: LabelledImages,
+    variants: int,
+    seed: int,
+    device: torch.device,
+    *,
+    autoencoder: str | None = None,
+    settings: MixSettings | None = None,
 ) -> Tensor:
     """Variants (N, V, C, H, W) of the labelled images under a flow that is fitted to them."""
     images, labels = to_tensors(few, progress=False)
     fewest = int(torch.bincount(labels).min())
-    fitted = fit(flow, few, rank=max(1, min(64, fewest - 1)), progress=False, seed=seed)
-    nfa = NFAugment(fitted.to(device), p=1.0)
+    rank = max(1, min(64, fewest - 1))
+    fitted = fit(flow, few, rank=rank, progress=False, seed=seed, autoencoder=autoencoder)
+    mixing = replace(settings or MixSettings(), p=1.0)
+    nfa = NFAugment(fitted.to(device), settings=mixing)
     draws = [torch.Generator().manual_seed(1000 * seed + number) for number in range(variants)]
     parts = [
         torch.stack([*nfa.variants(part.to(device), own, draws)], 1).cpu()

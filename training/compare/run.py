@@ -116,29 +116,33 @@ def _trained(
         started = time.monotonic()
         if row.flow not in banks:
             banks[row.flow] = bank_of(row.flow, few, settings.variants, seed, device)
-        draw = _draw(
-            images, banks[row.flow], settings.p, transform_of(settings.safe, row.policy, shape)
-        )
+        transform = transform_of(settings.safe, row.policy, shape)
+        draw = _draw(images, labels, banks[row.flow], settings.p, transform)
         classifier = Classifier(
             settings.network, settings.weights, shape, len(few.classes), seed, device
         )
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
             torch.default_generator.manual_seed(seed)
-            classifier.train(draw, labels, steps=settings.steps or 1, seed=seed)
+            steps, lr = settings.steps or 1, settings.lr
+            classifier.train(draw, len(labels), steps=steps, seed=seed, lr=lr)
         yield row, classifier.right(validation, expected), time.monotonic() - started
 
 
 def _draw(
-    images: Tensor, bank: Tensor | None, p: float, transform: Callable[[Tensor], Tensor]
-) -> Callable[[Tensor], Tensor]:
-    """Augmented batches: a variant with probability p, then the transform."""
+    images: Tensor,
+    labels: Tensor,
+    bank: Tensor | None,
+    p: float,
+    transform: Callable[[Tensor], Tensor],
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Augmented batches with their labels: a variant with probability p, then the transform."""
 
-    def draw(rows: Tensor) -> Tensor:
+    def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
         batch = images[rows]
         if bank is not None:
             variant = bank[rows, torch.randint(bank.shape[1], rows.shape)]
             replaced = torch.rand(len(rows)) < p
             batch = torch.where(replaced[:, None, None, None], variant, batch)
-        return torch.stack([transform(image) for image in batch])
+        return torch.stack([transform(image) for image in batch]), labels[rows]
 
     return draw

@@ -44,6 +44,8 @@ class CompareSettings:
         seeds: The most repetitions, each with its own labelled images, weights and draws.
         steps: Optimiser steps of a classifier; null for ten passes over the labelled images, at
             least 300 and at most 2,000.
+        lr: Peak learning rate; null for 0.1 (small-cnn), 1e-3 (a timm model), or 3e-4 (pretrained,
+            with thirty times as much for the new head).
         p: Probability that NFA replaces an image by one of its variants.
         variants: Variants of each image.
         device: cpu, cuda, ...; auto is the GPU if there is one.
@@ -60,6 +62,7 @@ class CompareSettings:
     minutes: float = 10.0
     seeds: int = 10
     steps: int | None = None
+    lr: float | None = None
     p: float = 0.5
     variants: int = 20
     device: str = "auto"
@@ -76,6 +79,8 @@ class CompareSettings:
         for name in ("minutes", "seeds", "variants"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
+        if self.lr is not None and not 0 < self.lr < 10:
+            raise ValueError(f"lr must lie in (0, 10); got {self.lr}")
         if not 0 < self.p <= 1:
             raise ValueError(f"p must lie in (0, 1]; got {self.p}")
         if self.weights is not None:
