@@ -101,15 +101,15 @@ def transform_of(
     return v2.Compose([*parts, *(part for word in safe for part in known[word]), v2.Identity()])
 
 
-def spec_augment(image: Tensor) -> Tensor:
+def spec_augment(image: Tensor, share: float = 1 / 8) -> Tensor:
     """Mask two bands of frequency (rows) and two of time (columns) with the mean of the image.
 
-    Each is up to an eighth of the image wide: the masks of arXiv:1904.08779, no time warping.
+    Each is up to a `share` of the image wide: the masks of arXiv:1904.08779, no time warping.
     """
     masked = image.clone()
     grey = int(image.float().mean())
     for side in (1, 1, 2, 2):
         length = image.shape[side]
-        width = int(torch.randint(length // 8 + 1, ()))
+        width = int(torch.randint(int(length * share) + 1, ()))
         masked.narrow(side, int(torch.randint(length - width + 1, ())), width).fill_(grey)
     return masked

@@ -1,0 +1,231 @@
+"""Where NFA helps: augmentations against each other, each at a strength of its own.
+
+    python benchmarks/where.py --data speech64-train.tar --test-data speech64-validation.tar \\
+        --augment spectrogram --flow runs/flow-speech64 --out runs/where/speech-10
+
+Every row adds something to what is safe for the images (`--augment`, as for `nfaug compare`).
+The learning rate and the number of steps are those that suit the safe augmentations alone; then a
+row has three strengths. They are chosen on images of --data that are not labelled, over --choices
+seeds; other seeds are judged on --test-data. The same command continues. --out gets table.md, and
+the folders choice and judged with a CSV row for each classifier.
+
+NFA replaces an image by a variant with probability p, its strength. Its rivals: same-class mixup
+(one weight for two images of a class), CutMix (arXiv:1905.04899), SpecAugment for spectrograms and
+otherwise colour jitter, and RandAugment and TrivialAugment of the operations that keep the class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from timm.data.auto_augment import rand_augment_transform
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from nfaug.augment.settings import MixSettings
+from nfaug.data.images import split_per_class, to_tensors
+from nfaug.data.open import open_dataset
+from nfaug.io.atomic import write_text
+from nfaug.training.compare.cells import Cell, Cells
+from nfaug.training.compare.classifier import Classifier
+from nfaug.training.compare.images import bank_of, spec_augment, transform_of
+from nfaug.training.compare.report import gain_of
+from nfaug.training.compare.settings import PIXELS
+
+FIRST_CHOICE = 1000  # seed of the first classifier that chooses; those that judge count from 0
+MOST = 1000  # images that strengths are chosen on
+SHARES = (0.25, 0.5, 0.75)
+STRENGTHS = {  # shares of images or batches, magnitudes of timm, shares of an image
+    "CutMix": SHARES,
+    "RandAugment": (2, 5, 9),
+    "TrivialAugment": (0.25, 0.5, 1),
+    "colour jitter": (0.15, 0.3, 0.6),
+    "SpecAugment": (1 / 16, 1 / 8, 1 / 4),
+}
+KEPT = ["AutoContrast", "Equalize", "PosterizeIncreasing", "Contrast", "Brightness", "Sharpness"]
+KEPT += ["TranslateXRel", "TranslateYRel"]
+TURNS = ["Rotate", "ShearX", "ShearY"]
+MIXES = {  # flow and way of mixing
+    "same-class mixup": (PIXELS, "pair"),
+    "NFA in pixels": (PIXELS, "axis"),
+    "NFA in pixels by regions": (PIXELS, "regions"),
+    "NFA with a flow": ("flow", "axis"),
+    "NFA on latents": ("autoencoder", "axis"),
+    "NFA on latents by regions": ("autoencoder", "regions"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is added: NFA, a rival, or NFA and then a rival, each with its strength."""
+
+    nfa: str = ""
+    p: float = 0.0
+    rival: str = ""
+    strength: float = 0.0
+
+    @property
+    def title(self) -> str:
+        return ", then ".join(filter(None, (self.nfa, self.rival))) or "nothing more"
+
+    @property
+    def name(self) -> str:
+        parts = ((self.nfa, self.p), (self.rival, self.strength))
+        return " + ".join(f"{name} {value:.3g}" for name, value in parts if name) or "nothing more"
+
+
+def rival_of(row: Row, turns: bool) -> Callable[[Tensor], Tensor]:
+    """The rival of a row for one uint8 image (C, H, W)."""
+    if row.rival == "SpecAugment":
+        return lambda image: spec_augment(image, row.strength)
+    if row.rival == "colour jitter":
+        return v2.ColorJitter(row.strength, row.strength, row.strength)
+    if row.rival not in ("RandAugment", "TrivialAugment"):
+        return v2.Identity()
+    # One operation of uniform magnitude is TrivialAugment (arXiv:2103.10158).
+    trivial = row.rival == "TrivialAugment"
+    words = "rand-n1-m10-mstd101-p1" if trivial else f"rand-n2-m{row.strength:g}"
+    policy = rand_augment_transform(words, {}, transforms=KEPT + (TURNS if turns else []))
+
+    def apply(image: Tensor) -> Tensor:
+        if trivial and random.random() >= row.strength:
+            return image
+        grey = len(image) == 1
+        changed = F.pil_to_tensor(policy(F.to_pil_image(image).convert("RGB")))
+        return changed[:1] if grey else changed
+
+    return apply
+
+
+class Study:
+    """The images of one data set, and the classifiers that are trained on them."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.safe = args, tuple(args.augment.split(","))
+        self.pool = open_dataset(args.data, image_size=args.image_size)
+        size, channels = self.pool.image_size, self.pool.channels
+        self.test = to_tensors(open_dataset(args.test_data, image_size=size, channels=channels))
+        self.banks: dict[tuple[str, int], Tensor] = {}
+        self.sizes = min(MOST, len(self.pool) - args.per_class * len(self.pool.classes))
+
+    def train(self, row: Row, seed: int, lr: float, steps: int) -> tuple[Tensor, float]:
+        """Which images a classifier gets right: unlabelled ones of the choice, or the test data."""
+        args, started, cpu = self.args, time.monotonic(), torch.device("cpu")
+        few, others = split_per_class(self.pool, args.per_class, seed)
+        images, labels = to_tensors(few, progress=False)
+        shape, classes = (few.channels, *few.image_size), len(few.classes)
+        if row.nfa and (row.nfa, seed) not in self.banks:
+            flow, mix = MIXES[row.nfa]
+            latents = args.autoencoder if flow == "autoencoder" else None
+            named = args.flow if flow == "flow" else PIXELS
+            options = {"autoencoder": latents, "settings": MixSettings(mix=mix)}
+            self.banks = {key: bank for key, bank in self.banks.items() if key[1] == seed}
+            self.banks[row.nfa, seed] = bank_of(named, few, args.variants, seed, cpu, **options)
+        bank = self.banks.get((row.nfa, seed))
+        safe, cutmix = transform_of(self.safe, "", shape), v2.CutMix(num_classes=classes)
+        rival = rival_of(row, args.turns)
+
+        def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
+            batch = images[rows]
+            if bank is not None:
+                chosen = (torch.rand(len(rows)) < row.p)[:, None, None, None]
+                variants = bank[rows, torch.randint(args.variants, rows.shape)]
+                batch = torch.where(chosen, variants, batch)
+            batch, targets = torch.stack([safe(rival(image)) for image in batch]), labels[rows]
+            mixed = row.rival == "CutMix" and random.random() < row.strength
+            return cutmix(batch, targets) if mixed else (batch, targets)
+
+        classifier = Classifier(args.network, args.weights, shape, classes, seed, cpu)
+        for seeded in (torch.manual_seed, random.seed, np.random.seed):
+            seeded(seed)
+        classifier.train(draw, len(labels), steps=steps, seed=seed, lr=lr)
+        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))[:MOST]
+        chosen = seed >= FIRST_CHOICE
+        judged = to_tensors(others.subset(order), progress=False) if chosen else self.test
+        return classifier.right(*judged), time.monotonic() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("--data", "--test-data", "--out"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--augment", default="crop", help="what is safe, as for nfaug compare")
+    parser.add_argument("--turns", action="store_true", help="rotations and shears keep the class")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--per-class", type=int, default=10)
+    parser.add_argument("--network", default="small-cnn")
+    parser.add_argument("--weights", help="pretrained weights, to be fine-tuned")
+    parser.add_argument("--flow", help="a flow of these images, trained without labels")
+    parser.add_argument("--autoencoder", help="for NFA on latents")
+    parser.add_argument("--variants", type=int, default=20)
+    parser.add_argument("--lr", type=float, nargs="+", default=[0.05, 0.1, 0.2])
+    parser.add_argument("--steps", type=int, nargs="+", default=[300, 600])
+    parser.add_argument("--choices", type=int, default=3, help="seeds that choose")
+    parser.add_argument("--seeds", type=int, default=8, help="seeds that judge")
+    parser.add_argument("--rows", nargs="+", default=[*MIXES, *STRENGTHS])
+    args = parser.parse_args()
+    run(Study(args), args)
+
+
+def run(study: Study, args: argparse.Namespace) -> None:
+    record = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "rows", "flow")}
+    out, stores = Path(args.out), {}
+    for name, size in (("choice", study.sizes), ("judged", len(study.test[1]))):
+        stores[name] = Cells(out / name, record, size)
+
+    def cell(row: Row, seed: int, lr: float, steps: int) -> Cell:
+        cells = stores["choice" if seed >= FIRST_CHOICE else "judged"]
+        name = f"{row.name}, lr {lr:g}, {steps} steps"
+        if (name, seed) not in cells:
+            cells.add(name, seed, *study.train(row, seed, lr, steps))
+            print(f"{name}, seed {seed}: {cells[name, seed].accuracy:.1f}", flush=True)
+        return cells[name, seed]
+
+    def score(row: Row, lr: float, steps: int) -> float:
+        seeds = range(FIRST_CHOICE, FIRST_CHOICE + args.choices)
+        return sum(cell(row, seed, lr, steps).accuracy for seed in seeds)
+
+    lr = max(args.lr, key=lambda lr: score(Row(), lr, args.steps[0]))
+    steps = max(args.steps, key=lambda steps: score(Row(), lr, steps))
+
+    def best(rows: Iterable[Row]) -> Row:
+        return max(rows, key=lambda row: score(row, lr, steps))
+
+    sound = "spectrogram" in study.safe
+    unfit = {"RandAugment", "TrivialAugment", "colour jitter"} if sound else {"SpecAugment"}
+    rivals = [best(Row(rival=name, strength=s) for s in STRENGTHS[name])
+              for name in STRENGTHS if name in args.rows and name not in unfit]  # fmt: skip
+    given = {PIXELS: True, "flow": args.flow, "autoencoder": args.autoencoder}
+    names = [name for name in MIXES if name in args.rows and given[MIXES[name][0]]]
+    alone = [best(Row(name, p) for p in SHARES) for name in names]
+    rival = best(rivals)
+    both = [best(replace(rival, nfa=name, p=p) for p in SHARES) for name in names]
+    rows = [Row(), *rivals, *alone, *both]
+    for seed in range(args.seeds):
+        for row in rows:
+            cell(row, seed, lr, steps)
+        cells = [[cell(row, s, lr, steps) for s in range(seed + 1)] for row in rows]
+        lines = [f"| on top of {args.augment} | accuracy, % | gain | above {rival.name} |"]
+        lines.append("|---|---|---|---|")
+        for row, found in zip(rows, cells, strict=True):
+            gains = [str(gain_of(found, cells[rows.index(base)])) for base in (Row(), rival)]
+            mean = np.mean([each.accuracy for each in found])
+            lines.append(f"| {row.name} | {mean:.1f} | {' | '.join(gains)} |")
+        hours = sum(each.seconds for cells in stores.values() for each in cells.values()) / 3600
+        lines.append(
+            f"\n{args.network}, {args.per_class} labels a class, lr {lr:g}, {steps} steps,"
+        )
+        lines.append(f"{seed + 1} seeds, {hours:.2f} h.")
+        write_text(out / "table.md", "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
