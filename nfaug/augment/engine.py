@@ -147,7 +147,7 @@ class Engine:
         return self.decode(encoded, z, outcome)
 
     def move(self, encoded: Encoded, params: NFAParams) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents z' = z + U (w * (b - a)) + noise; with masks of regions, z + w * (z2 - z) + noise.
+        """Latents z' = z + U (w * (b - a)) + noise; by region, z + w * (z2 - z) + noise.
 
         There z2 is a latent of the batch, or m + U b with b from the memory. The second result says
         whether the latent lies in its class's range before and after the move, without the noise: a
