@@ -17,6 +17,7 @@ from ..flows.flow import Flow
 from .counters import Outcome
 from .params import NFAParams
 from .pixels import Normalization, all_finite, resize
+from .regions import mix_by_region
 
 __all__ = ["Encoded", "Engine"]
 
@@ -141,41 +142,53 @@ class Engine:
 
     def mix(self, encoded: Encoded, params: NFAParams) -> tuple[Tensor, Tensor]:
         """Images (n, C, H, W) under these draws, and the code (n,) of each one's `Outcome`."""
-        z, a, changing = self.move(encoded, params)
-        outcome = self.judge(encoded, z, a, changing, params.chosen)
+        z, inside, changing = self.move(encoded, params)
+        outcome = self.judge(encoded, z, inside, changing, params.chosen)
         return self.decode(encoded, z, outcome)
 
     def move(self, encoded: Encoded, params: NFAParams) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents z' = z + U (w * (b - a)) + noise, and their coefficients without the noise.
+        """Latents z' = z + U (w * (b - a)) + noise; by region, z + w * (z2 - z) + noise.
 
-        The third result says which images may change: those with a partner, or all with noise.
+        There z2 is a latent of the batch, or m + U b with b from the memory. The second result says
+        whether the latent lies in its class's range before and after the move, without the noise: a
+        move along the axes does not change the energy outside their span. The third says which
+        images may change: those with a partner, or all with noise.
         """
         _, pca = self.on(encoded.z.device)
+        z, a, labels, gate = encoded.z, encoded.a, encoded.labels, encoded.gate
         b, paired = _partners(pca, encoded, params)
-        changing = encoded.usable & paired & ~_self_match(encoded.a, b)
+        changing = encoded.usable & paired & ~_self_match(a, b)
         mixed = (params.chosen & changing)[:, None]
-        delta = torch.where(mixed, params.weights * (b - encoded.a), 0.0)
-        z = pca.add(encoded.z, encoded.labels, delta)
+        inside = encoded.inside
+        if params.weights.ndim == 3:
+            z2 = pca.add(pca.mean[labels].view_as(z), labels, b)
+            position = torch.where(params.from_memory, 0, params.partner)
+            z2 = torch.where(params.from_memory[:, None, None, None], z2, z[position])
+            moved = mix_by_region(z, z2, params.weights)
+            moved = torch.where(mixed[:, :, None, None], moved, z)
+            if gate is not None:
+                inside = inside & pca.gate(moved, labels, radius=gate)
+        else:
+            delta = torch.where(mixed, params.weights * (b - a), 0.0)
+            moved = pca.add(z, labels, delta)
+            if gate is not None:
+                limit = gate**2 * pca.gate_distance[labels]
+                inside = inside & (pca.distance(a + delta, labels) <= limit)
         if params.noise.shape[1]:
             changing = encoded.usable
             noisy = (params.chosen & changing)[:, None]
-            z = z + torch.where(noisy, params.noise, 0.0).view_as(z)
-        return z, encoded.a + delta, changing
+            moved = moved + torch.where(noisy, params.noise, 0.0).view_as(z)
+        return moved, inside, changing
 
     def judge(
-        self, encoded: Encoded, z: Tensor, a: Tensor, changing: Tensor, chosen: Tensor
+        self, encoded: Encoded, z: Tensor, inside: Tensor, changing: Tensor, chosen: Tensor
     ) -> Tensor:
         """The code (n,) of each image's `Outcome`, if its decoded pixels turn out finite.
 
-        The latent must lie in its class's range before and after the move, which does not change
-        the energy outside the span. The CPU decodes far images in float64. An accelerator, which
-        would synchronize to find them, leaves them as they are.
+        The arguments are those of `move`. The CPU decodes far images in float64. An accelerator,
+        which would synchronize to find them, leaves them as they are.
         """
-        labels, inside, gate = encoded.labels, encoded.inside, encoded.gate
-        if gate is not None:
-            _, pca = self.on(labels.device)
-            inside = inside & (pca.distance(a, labels) <= gate**2 * pca.gate_distance[labels])
-        far = Outcome.CORRECTED if _selects_rows(labels.device) else Outcome.FELL_BACK
+        far = Outcome.CORRECTED if _selects_rows(z.device) else Outcome.FELL_BACK
         outcome = torch.where(encoded.far, far.value, Outcome.APPLIED.value)
         for passed, otherwise in (
             (inside, Outcome.GATED),

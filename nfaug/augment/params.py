@@ -37,7 +37,7 @@ class NFAParams:
         fallback: (n,) row of the memory that a self-match uses instead of `partner`.
         from_memory: (n,) bool, whether `partner` is a row of the memory.
         paired: (n,) bool, whether a partner was found.
-        weights: (n, r) or (n, 1) mixing weights times the strength.
+        weights: (n, r) or (n, 1) mixing weights times the strength, or (n, 32, 32) masks.
         noise: (n, d) noise that is added to the latents, or (n, 0) for none.
     """
 

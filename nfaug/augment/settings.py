@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..classes.pca import ClasswisePCA
 from .params import NFAParams, own_seed, pick_in_batch, pick_in_memory, to_device
+from .regions import draw_masks
 
 __all__ = ["MixSettings", "check_number"]
 
@@ -36,15 +37,20 @@ class MixSettings:
     Args:
         p: Share of images that are augmented, in [0, 1]: one number, or one for each class.
         alpha: Parameter of Beta(alpha, alpha), the distribution of the mixing weights.
-        mix: Mixing weights: one for each PCA axis ("axis") or one for each image ("pair").
+        mix: Mixing weights: one for each PCA axis ("axis"), one for each image ("pair"), or one for
+            each position ("regions"): a smooth mask of about 4 x 4 regions, which takes half of the
+            image from the partner.
         partners: Source of partners: other images of the batch that go through the flow ("batch"),
             the checkpoint's memory ("memory"), either with equal probability ("both"), or the
-            memory if the checkpoint has one, else the batch ("auto").
+            memory if the checkpoint has one, else the batch ("auto"). The memory holds what the PCA
+            axes span, which is all of the images of classes of at most rank + 1. By region, "auto"
+            takes partners of larger classes from the batch if it has some.
         strength: Factor s of the mixing weights; 0 for noise alone. With alpha = 1 an axis keeps
-            1 - s + 2 s^2 / 3 of its variance: all of it at 1.5, two thirds at 1.
+            1 - s + 2 s^2 / 3 of its variance: all of it at 1.5, two thirds at 1. Weights of regions
+            are at most 1: above 1 the partner's regions grow.
         noise: Standard deviation of gaussian noise in the latent space, where the class gaussians
             have a standard deviation of about 1. Noise needs no partner, and the gate ignores it.
-        axes: Number of leading PCA axes to mix along; all of them by default.
+        axes: Number of leading PCA axes to mix along; all of them by default. Regions take all.
         gate: Radius beyond which an image is not augmented, relative to the radius stored at
             fitting (True: 1.25); False or None for no gate. At 1.0 it rejects half of the images of
             small classes, because mixed images spread as far as the class's own.
@@ -55,7 +61,7 @@ class MixSettings:
 
     p: float | tuple[float, ...] = 0.5
     alpha: float = 1.0
-    mix: Literal["axis", "pair"] = "axis"
+    mix: Literal["axis", "pair", "regions"] = "axis"
     partners: Literal["auto", "batch", "memory", "both"] = "auto"
     strength: float = 1.5
     noise: float = 0.0
@@ -76,6 +82,8 @@ class MixSettings:
             value = getattr(self, name)
             if get_origin(hint) is Literal and value not in get_args(hint):
                 raise ValueError(f"{name} must be one of {list(get_args(hint))}; got {value!r}")
+        if self.axes is not None and self.mix == "regions":
+            raise ValueError(f'axes must be None with mix="regions"; got {self.axes}')
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -103,8 +111,12 @@ class MixSettings:
         index = placed(rng.permutation(batch)[:count], np.int64)
         coin, source = placed(rng.random((2, count), np.float32))
         number, second = placed(rng.integers(2**31, size=(2, count)), np.int64)
-        width = 1 if self.mix == "pair" else rank
-        weights = self.strength * placed(rng.beta(self.alpha, self.alpha, (count, width)))
+        if self.mix == "regions":
+            masks = draw_masks(rng, count, alpha=self.alpha, strength=self.strength)
+            weights = placed(masks)
+        else:
+            width = 1 if self.mix == "pair" else rank
+            weights = self.strength * placed(rng.beta(self.alpha, self.alpha, (count, width)))
         if self.axes is not None:
             unused = torch.arange(rank, device=device) >= self.axes
             weights = weights.expand(-1, rank).masked_fill(unused, 0.0)
@@ -121,6 +133,9 @@ class MixSettings:
             from_memory = stored
             if self.partners == "both":
                 from_memory = stored & ~(paired & (source < 0.5))
+            elif self.partners == "auto" and self.mix == "regions":
+                whole = pca.counts[own] <= rank + 1  # the axes span these images
+                from_memory = stored & (whole | ~paired)
             partner = torch.where(from_memory, row, partner)
             paired = stored if self.partners == "memory" else paired | stored
         return NFAParams(

@@ -28,6 +28,13 @@ class NFAugment(nn.Module):
         a = U^T (z1 - m),  b = U^T (z2 - m),  w ~ Beta(alpha, alpha),
         z' = z1 + U (strength * w * (b - a)) + noise * e,  e ~ N(0, I)
 
+    With mix="regions", w is a smooth mask over the positions of the latents, in [0, 1]:
+
+        z' = z1 + w * (z2 - z1) + noise * e
+
+    z2 is a latent of the batch, or m + U b with b from the memory: the partner itself in classes of
+    at most rank + 1 images, which the axes span, and a blurred one in larger classes.
+
     Labels do not change. Images are uint8, floating point in [0, 1], or normalized by `mean` and
     `std`, of shape (B, C, H, W) and any size. The result is a new tensor of the same type, size,
     device and memory format. At another size than the flow's, in floating point, and with flows on
@@ -79,7 +86,7 @@ class NFAugment(nn.Module):
         *,
         p: float | Sequence[float] | Tensor = MixSettings.p,
         alpha: float = MixSettings.alpha,
-        mix: Literal["axis", "pair"] = MixSettings.mix,
+        mix: Literal["axis", "pair", "regions"] = MixSettings.mix,
         partners: Literal["auto", "batch", "memory", "both"] = MixSettings.partners,
         strength: float = MixSettings.strength,
         noise: float = MixSettings.noise,

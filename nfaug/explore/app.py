@@ -7,7 +7,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 import torch
@@ -115,6 +115,7 @@ def build_app(
 def _controls(flows: Sequence[str], first: OpenFlow) -> list[Any]:
     """The controls in the order of the parameters of `show_variants`."""
     default, axes = MixSettings(), first.pca.rank
+    kinds = get_args(get_type_hints(MixSettings)["mix"])
     return [
         gr.Dropdown([*flows], value=flows[0], label="Flow"),
         gr.Dropdown([*first.classes], value=first.classes[0], label="Class"),
@@ -130,7 +131,7 @@ def _controls(flows: Sequence[str], first: OpenFlow) -> list[Any]:
         gr.Slider(0, 1, default.noise, step=0.02, label="Noise"),
         gr.Slider(1, axes, axes, step=1, label="Axes"),
         gr.Slider(0.1, 4, default.alpha, step=0.1, label="Alpha"),
-        gr.Dropdown(["axis", "pair"], value=default.mix, label="Weights per"),
+        gr.Dropdown([*kinds], value=default.mix, label="Weights per"),
         gr.Slider(0.25, 3, default.gate, step=0.05, label="Gate"),
         gr.Checkbox(True, label="Use the gate"),
     ]
@@ -162,7 +163,8 @@ def show_variants(
     seed = int(number or 0) % 2**31  # the field may be empty
     *mixing, gate, gated = values
     chosen = dict(zip(_MIXING, mixing, strict=True))
-    chosen["axes"] = min(int(chosen["axes"]), flow.pca.rank)
+    axes = int(chosen["axes"])
+    chosen["axes"] = axes if axes < flow.pca.rank else None
     settings = MixSettings(**chosen, gate=gate if gated else None)
     if upload is None:
         image = class_images(flow, index, 1, seed=seed)

@@ -153,7 +153,8 @@ def compare(
     """
     nfa = NFAugment(flow.engine, settings=dataclasses.replace(settings, p=1.0))
     batch = image
-    if not (flow.pca.has_memory and settings.partners in ("auto", "memory")):
+    alone = ("auto", "memory") if settings.mix != "regions" else ("memory",)
+    if not (flow.pca.has_memory and settings.partners in alone):
         others = class_images(flow, label, _PARTNERS, seed=seed + 1)
         batch = torch.cat([image, others[(others != image).flatten(1).any(1)]])
     draws = [torch.Generator().manual_seed(n * seed + i) for i in range(n)]

@@ -419,11 +419,12 @@ def test_no_value_is_read_back_from_the_device(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "_reads_values", lambda device, calls: False)
     monkeypatch.setattr("nfaug.augment.engine._selects_rows", lambda device: False)
     monkeypatch.setattr("nfaug.augment.settings.own_seed", lambda generator: 0)  # on the CPU
-    for partners in ("batch", "memory", "both"):
-        nfa = NFAugment(checkpoint(), p=1.0, partners=partners, noise=0.1)
-        with NoReading():
-            nfa(unit, labels)
-            nfa(unit, soft)
+    for partners in ("auto", "batch", "memory", "both"):
+        for mix in ("axis", "regions"):
+            nfa = NFAugment(checkpoint(), p=1.0, mix=mix, partners=partners, noise=0.1)
+            with NoReading():
+                nfa(unit, labels)
+                nfa(unit, soft)
     unit[3, 0, 0, 0] = float("nan")
     with NoReading():  # unusable labels: images stay unchanged
         bad = nfa(unit, labels + 2)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -28,10 +29,11 @@ def waiting_is_an_error() -> Iterator[None]:
 
 
 @NEEDS_CUDA
-@pytest.mark.parametrize("partners", ["batch", "memory", "both"])
+@pytest.mark.parametrize("mix", ["axis", "regions"])
+@pytest.mark.parametrize("partners", ["auto", "batch", "memory", "both"])
 @pytest.mark.parametrize("share", [0.8, [0.2, 0.5, 1.0]])
 def test_no_synchronization(
-    partners: str, share: float | list[float], monkeypatch: pytest.MonkeyPatch
+    mix: Any, partners: Any, share: float | list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, labels = batch_of(16)
     unit, there, soft = (
@@ -39,7 +41,7 @@ def test_no_synchronization(
         for x in (images / 255, labels, torch.nn.functional.one_hot(labels, CLASSES).float())
     )
     monkeypatch.setattr(module, "_reads_values", lambda device, calls: False)
-    nfa = NFAugment(checkpoint(), p=share, partners=partners, noise=0.1, mean=0.0, std=1.0)
+    nfa = NFAugment(checkpoint(), p=share, mix=mix, partners=partners, noise=0.1, mean=0.0, std=1.0)
     nfa(unit, there)  # the flow and the PCA are copied to the GPU
     drawn = nfa.make_params(there)
     torch.cuda.synchronize()

@@ -19,17 +19,17 @@ GAPS = (float("nan"), float("inf"), -float("inf"))
 
 
 def random_augment(rng: random.Random, channels: int, normalised: bool) -> NFAugment:
-    memory = rng.random() < 0.6
+    memory, mix = rng.random() < 0.6, rng.choice(["axis", "pair", "regions"])
     parts = checkpoint(channels=channels, memory=memory)
     return NFAugment(
         parts,
         p=rng.choice([0.0, 0.1, 0.5, 1.0, [0.2, 0.9, 0.5]]),
         alpha=rng.choice([0.05, 0.5, 1.0, 4.0]),
-        mix=rng.choice(["axis", "pair"]),
+        mix=mix,
         partners=rng.choice(["auto", "batch", "memory", "both"] if memory else ["auto", "batch"]),
         strength=rng.choice([0.0, 0.5, 1.0, 3.0, 30.0]),
         noise=rng.choice([0.0, 0.0, 0.3, 3.0]),
-        axes=rng.choice([None, None, 1, 3, 100]),
+        axes=None if mix == "regions" else rng.choice([None, None, 1, 3, 100]),
         gate=rng.choice([True, False, 0.7]),
         mean=0.45 if normalised else None,
         std=0.22 if normalised else None,

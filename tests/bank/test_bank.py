@@ -62,6 +62,15 @@ def test_a_seed_reproduces_and_another_differs(bank: Bank, tmp_path: Path) -> No
     assert (make(tmp_path / "other", seed=1).variants != bank.variants).any()
 
 
+def test_a_bank_of_regions(tmp_path: Path) -> None:
+    made = make(tmp_path / "one", mix="regions", gate=False)
+    assert made.manifest.parameters == MixSettings(p=1.0, mix="regions", gate=False)
+    assert made.applied.all()
+    make(tmp_path / "two", mix="regions", gate=False)
+    assert contents(tmp_path / "two") == contents(made.path)
+    assert Bank(made.path).manifest == made.manifest
+
+
 @pytest.mark.parametrize("stop", [3, 12, 29])
 def test_an_interrupted_bank_is_continued(bank: Bank, tmp_path: Path, stop: int) -> None:
     class Fragile(Pictures):

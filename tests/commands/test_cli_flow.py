@@ -22,6 +22,7 @@ def test_mixing_options_are_the_fields_of_the_settings(command: Any) -> None:
     assert mixing(parser.parse_args(required)) == MixSettings()
     given = parser.parse_args([*required, "--gate=off", "--strength=0.5", "--axes=3", "--mix=pair"])
     assert mixing(given) == MixSettings(gate=False, strength=0.5, axes=3, mix="pair")
+    assert mixing(parser.parse_args([*required, "--mix=regions"])) == MixSettings(mix="regions")
     text = " ".join(parser.format_help().split())
     names = {field.name for field in dataclasses.fields(MixSettings)}
     options = set(re.findall(r" --(\w+) ", text))

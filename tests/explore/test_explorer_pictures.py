@@ -120,7 +120,14 @@ def test_the_gate(with_data: OpenFlow) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"noise": 0.7}, {"axes": 1}, {"mix": "pair"}, {"alpha": 0.05}, {"strength": 0.4}],
+    [
+        {"noise": 0.7},
+        {"axes": 1},
+        {"mix": "pair"},
+        {"mix": "regions", "partners": "memory"},
+        {"alpha": 0.05},
+        {"strength": 0.4},
+    ],
     ids=str,
 )
 def test_a_variant_is_what_a_classifier_would_see(changes: dict[str, Any], flow: OpenFlow) -> None:
