@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,6 +53,20 @@ class Encoded:
         """The images at these positions."""
         own: Any = [x[index] if isinstance(x, Tensor) else x for x in vars(self).values()]
         return Encoded(*own)
+
+
+class Moved(NamedTuple):
+    """What `Engine.move` makes of images: latents z, and `base`, which decode(z) is compared with.
+
+    Bool masks (n,): `inside` for latents in their class's range before and after the move, without
+    the noise; `changing` for images that may change: those with a partner, or all with noise. A
+    move along the axes does not change the energy outside their span.
+    """
+
+    z: Tensor
+    base: Tensor
+    inside: Tensor
+    changing: Tensor
 
 
 class Engine:
@@ -142,52 +156,51 @@ class Engine:
 
     def mix(self, encoded: Encoded, params: NFAParams) -> tuple[Tensor, Tensor]:
         """Images (n, C, H, W) under these draws, and the code (n,) of each one's `Outcome`."""
-        z, inside, changing = self.move(encoded, params)
-        outcome = self.judge(encoded, z, inside, changing, params.chosen)
-        return self.decode(encoded, z, outcome)
+        moved = self.move(encoded, params)
+        outcome = self.judge(encoded, moved, params.chosen)
+        return self.decode(encoded, moved, outcome)
 
-    def move(self, encoded: Encoded, params: NFAParams) -> tuple[Tensor, Tensor, Tensor]:
+    def move(self, encoded: Encoded, params: NFAParams) -> Moved:
         """Latents z' = z + U (w * (b - a)) + noise; by region, z + w * (z2 - z) + noise.
 
-        There z2 is a latent of the batch, or m + U b with b from the memory. The second result says
-        whether the latent lies in its class's range before and after the move, without the noise: a
-        move along the axes does not change the energy outside their span. The third says which
-        images may change: those with a partner, or all with noise.
+        There z2 is a latent of the batch, or m + U b with b from the memory.
         """
         _, pca = self.on(encoded.z.device)
         z, a, labels, gate = encoded.z, encoded.a, encoded.labels, encoded.gate
+        inside, base = encoded.inside, encoded.base
         b, paired = _partners(pca, encoded, params)
         changing = encoded.usable & paired & ~_self_match(a, b)
         mixed = (params.chosen & changing)[:, None]
-        inside = encoded.inside
         if params.weights.ndim == 3:
-            z2 = pca.add(pca.mean[labels].view_as(z), labels, b)
+            places = mixed[:, :, None, None]
             position = torch.where(params.from_memory, 0, params.partner)
-            z2 = torch.where(params.from_memory[:, None, None, None], z2, z[position])
-            moved = mix_by_region(z, z2, params.weights)
-            moved = torch.where(mixed[:, :, None, None], moved, z)
+            known = pca.add(pca.mean[labels].view_as(z), labels, b)
+            z2 = torch.where(params.from_memory[:, None, None, None], known, z[position])
+            z = mix_by_region(z, torch.where(places, z2, z), params.weights)
+            if not self.codec.exact:  # the detail that it loses goes where the image goes
+                seen = self._levels(encoded.images, encoded.normalization) / 255
+                base = mix_by_region(base, torch.where(places, seen, base), params.weights)
             if gate is not None:
-                inside = inside & pca.gate(moved, labels, radius=gate)
+                inside = inside & pca.gate(z, labels, radius=gate)
         else:
             delta = torch.where(mixed, params.weights * (b - a), 0.0)
-            moved = pca.add(z, labels, delta)
+            z = pca.add(z, labels, delta)
             if gate is not None:
                 limit = gate**2 * pca.gate_distance[labels]
                 inside = inside & (pca.distance(a + delta, labels) <= limit)
         if params.noise.shape[1]:
             changing = encoded.usable
             noisy = (params.chosen & changing)[:, None]
-            moved = moved + torch.where(noisy, params.noise, 0.0).view_as(z)
-        return moved, inside, changing
+            z = z + torch.where(noisy, params.noise, 0.0).view_as(z)
+        return Moved(z, base, inside, changing)
 
-    def judge(
-        self, encoded: Encoded, z: Tensor, inside: Tensor, changing: Tensor, chosen: Tensor
-    ) -> Tensor:
+    def judge(self, encoded: Encoded, moved: Moved, chosen: Tensor) -> Tensor:
         """The code (n,) of each image's `Outcome`, if its decoded pixels turn out finite.
 
-        The arguments are those of `move`. The CPU decodes far images in float64. An accelerator,
-        which would synchronize to find them, leaves them as they are.
+        The CPU decodes far images in float64. An accelerator, which would synchronize to find them,
+        leaves them as they are.
         """
+        z, _, inside, changing = moved
         far = Outcome.CORRECTED if _selects_rows(z.device) else Outcome.FELL_BACK
         outcome = torch.where(encoded.far, far.value, Outcome.APPLIED.value)
         for passed, otherwise in (
@@ -199,19 +212,19 @@ class Engine:
             outcome = torch.where(passed, outcome, otherwise.value)
         return outcome
 
-    def decode(self, encoded: Encoded, z: Tensor, outcome: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, encoded: Encoded, moved: Moved, outcome: Tensor) -> tuple[Tensor, Tensor]:
         """Images of the latents that are applied, all others as they are, and the final outcomes.
 
         8-bit images of the flow's size become decode(z'). For all others, and where the round trip
         is inexact, the change is added: x + decode(z') - decode(z).
         """
-        selects = _selects_rows(z.device)
+        z, selects = moved.z, _selects_rows(moved.z.device)
         rows: Any = _is_applied(outcome) if selects else slice(None)
         old, codes, far = encoded.images[rows], outcome[rows], encoded.far[rows]
         decoded = self.on(z.device)[0].decode(z[rows], quantize=False)
         if selects and bool(far.any()):
             decoded[far] = self._decode_far(z[rows][far])
-        change = resize(decoded - encoded.base[rows], (old.shape[-2], old.shape[-1]))
+        change = resize(decoded - moved.base[rows], (old.shape[-2], old.shape[-1]))
         new = (encoded.normalization.unit(old) + change).clamp(0, 1)
         eight_bit = old.dtype == torch.uint8
         if eight_bit and self.codec.exact and new.shape == decoded.shape:

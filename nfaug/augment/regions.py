@@ -1,7 +1,7 @@
 """Mixing by region: masks over positions of the latents, in the place of weights of PCA axes.
 
 The idea of choosing between two images of a class by region is that of ChimeraMix (Reinders,
-Schubert and Rosenhahn, IJCAI 2022), which trains a network for it.
+Schubert & Rosenhahn 2022, arXiv:2202.11616), which trains a network for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["draw_masks", "mix_by_region"]
 
 _GRID = 4  # regions of a quarter of the image: parts of an object, and the object or what is around
 _SIDE = 32  # of the masks that are drawn; those of latents are resized from it
-_CONTRAST = 4.0  # two thirds of a mask are exactly 0 or 1, and a border is about an eighth wide
+_CONTRAST = 4.0  # two thirds of a mask are exactly 0 or 1, and borders a seventh of the side wide
 
 
 def draw_masks(
@@ -27,8 +27,9 @@ def draw_masks(
 
         m = clamp(1/2 + 4 (u - 1/2), 0, 1)
 
-    with u the bicubic interpolation of a grid of 4 x 4 draws from Beta(alpha, alpha). On average a
-    mask covers half of the image, which gives more different pairs than any other share.
+    with u the bicubic interpolation of a grid of 4 x 4 draws from Beta(alpha, alpha). With a
+    strength of 1 a mask covers half of the image on average. One that covered little or nearly all
+    of it would give the image or its partner again.
     """
     coarse = rng.beta(alpha, alpha, (count, 1, _GRID, _GRID)).astype(np.float32)
     u = F.interpolate(torch.from_numpy(coarse), (_SIDE, _SIDE), mode="bicubic")[:, 0]

@@ -204,6 +204,26 @@ def test_detail_is_kept(saved: Path, autoencoder: Path, photos: TensorImages) ->
     assert alike(new) > 0.9
 
 
+def test_regions_take_their_detail_along(
+    saved: Path, autoencoder: Path, photos: TensorImages
+) -> None:
+    """Where the partner takes the place of the image, so does what is decoded."""
+    images, labels = photos.images[:6] / 255, torch.arange(6) % 2
+    nfa = nfaug.NFAugment.from_pretrained(
+        saved, autoencoder=autoencoder, p=1.0, gate=False, mix="regions", partners="batch"
+    )
+    draws = nfa.make_params(labels)
+    weights = torch.ones_like(draws.weights)
+    weights[:2] = 0
+    new = nfa(images, labels, params=dataclasses.replace(draws, weights=weights))[0][draws.index]
+    flow = nfaug.load(saved, autoencoder=autoencoder).flow
+    with torch.no_grad():
+        decoded = flow.decode(flow.encode(images * 255)[0], quantize=False)
+    assert nfa.stats()["applied"] == 6
+    assert torch.equal(new[:2], images[draws.index[:2]])
+    assert torch.allclose(new[2:], decoded[draws.index[draws.partner[2:]]], atol=1e-3)
+
+
 def test_the_command_line(
     autoencoder: Path, photos: TensorImages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
