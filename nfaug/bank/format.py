@@ -152,7 +152,7 @@ def read_array(directory: Path, name: str, made: Manifest) -> np.memmap:
     try:
         if not (directory / name).is_file():  # a pipe has no end
             raise ValueError("it is missing, or not a regular file")
-        array = np.load(directory / name, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(directory / name, "r")  # neither a zip nor a pickle
     except (OSError, ValueError) as error:
         raise ValueError(f"{directory / name} is damaged: {error}; use --overwrite") from None
     if array.shape != shape or not np.issubdtype(array.dtype, dtype):

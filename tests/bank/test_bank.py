@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import pickle
@@ -195,9 +196,13 @@ def test_a_file_that_was_changed_is_noticed(bank: Bank, tmp_path: Path) -> None:
         np.save(path / f"{name}.npy", array)
         with pytest.raises(ValueError, match=word):
             BankDataset(Pictures(), path)
+    archive, pickled = io.BytesIO(), io.BytesIO()
+    np.savez(archive, labels)
+    np.save(pickled, np.array([labels, None], object))
     for name, data in (
         ("manifest.json", b"{"), ("variants.npy", b"nothing"), ("labels.npy", b"\x93NUMPY"),
         ("labels.npy", (bank.path / "applied.npy").read_bytes()),
+        ("hashes.npy", archive.getvalue()), ("applied.npy", pickled.getvalue()),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=name):
             Bank(changed(name, data))
