@@ -28,7 +28,8 @@ FLOWS = ("builtin:rgb32", "builtin:fashion-mnist")
 COLUMNS = ("flow", "images", "count", "flow inexact", "worst", "NFAugment inexact", "corrected")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table, and return the number of images that NFAugment changed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             worst = max(worst, figures[2])
     total[2] = worst
     print(f"| all | | {' | '.join(map(str, total))} |")
+    return total[3]
 
 
 def sources(

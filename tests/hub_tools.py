@@ -118,6 +118,8 @@ class FakeHub:
             if re.search(pattern, path):
                 if isinstance(fault, BaseException):
                     raise fault
+                if isinstance(fault, bytes):
+                    return httpx.Response(200, content=fault)
                 return httpx.Response(fault, json={"error": "as asked\x1b[31m"})
         owner = request.headers.get("authorization") == f"Bearer {OWNER}"
         try:

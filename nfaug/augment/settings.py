@@ -150,11 +150,11 @@ def check_number(
     """The value as a float; ValueError unless it is finite and in [low, high], or (low, high]."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (low <= number <= high and math.isfinite(number)) or (open_low and number == low):
         bounds = f"{'(' if open_low else '['}{low:g}, {high:g}]"
-        raise ValueError(f"{name} must be a finite number in {bounds}; got {value!r}")
+        raise ValueError(f"{name} must be a finite number in {bounds}; got {value!r:.80}")
     return number
 
 

@@ -25,7 +25,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -106,7 +106,9 @@ class Manifest:
             values["parameters"] = MixSettings(**values["parameters"])
             made = cls(**values)
             for name, hint in get_type_hints(cls).items():
-                if not isinstance(value := getattr(made, name), get_origin(hint) or hint):
+                value, inner = getattr(made, name), get_args(hint)  # of a tuple
+                odd = {*map(type, value)} - {*inner} if inner and isinstance(value, tuple) else ()
+                if odd or not isinstance(value, get_origin(hint) or hint):
                     raise ValueError(f"{name} must be {hint}; got {value!r:.80}")
             if len(made.shape) != 3 or not 0 <= made.done <= made.images:
                 raise ValueError("shape must have 3 numbers, and done must not be above images")
@@ -148,7 +150,9 @@ def read_array(directory: Path, name: str, made: Manifest) -> np.memmap:
     known = {"labels.npy": (rows, np.int64), "paths.npy": (rows, np.bytes_)}
     shape, dtype = (known | array_files(made))[name]
     try:
-        array = np.load(directory / name, mmap_mode="r", allow_pickle=False)
+        if not (directory / name).is_file():  # a pipe has no end
+            raise ValueError("it is missing, or not a regular file")
+        array = np.lib.format.open_memmap(directory / name, "r")  # neither a zip nor a pickle
     except (OSError, ValueError) as error:
         raise ValueError(f"{directory / name} is damaged: {error}; use --overwrite") from None
     if array.shape != shape or not np.issubdtype(array.dtype, dtype):

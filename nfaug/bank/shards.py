@@ -28,8 +28,8 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def shard_folder(out: Path, part: int, parts: int) -> Path:
     """The folder of part `part` of `parts`, counted from 0."""
-    if not 0 <= part < parts:
-        raise ValueError(_WRONG.format(f"{part}/{parts}"))
+    if not (isinstance(part, int) and isinstance(parts, int) and 0 <= part < parts):
+        raise ValueError(_WRONG.format(f"{part!r}/{parts!r}"))
     return out / f"shard-{part:05}-of-{parts:05}"
 
 

@@ -10,11 +10,24 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
+import yaml
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from ..io.text import printable
 
 __all__ = ["CommandParser"]
+
+_load_yaml = get_loader("yaml")
+
+
+def _without_aliases(text: str) -> Any:
+    """Load YAML without its aliases: a few lines of them stand for millions of values."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise yaml.YAMLError("settings cannot have YAML aliases (*name)")
+    return _load_yaml(text)
+
+
+set_loader("yaml", _without_aliases, (yaml.YAMLError,))
 
 
 class CommandParser(ArgumentParser):

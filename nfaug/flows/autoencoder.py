@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..io.manifest import reading
 from ..io.strict_json import read_json
+from ..io.tensors import read_tensors
 from .backbone import is_size
 
 __all__ = [
@@ -147,13 +146,9 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file in float32, under the present names."""
-    try:
-        tensors = load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} cannot be read: {error}") from None
     return {
         _OLD_NAME.sub(lambda old: f"{old[1]}.{_NEW_NAMES[old[2]]}.", name): value.to(torch.float32)
-        for name, value in tensors.items()
+        for name, value in read_tensors(file).items()
     }
 
 

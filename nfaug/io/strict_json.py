@@ -10,6 +10,8 @@ from typing import Any
 
 __all__ = ["jsonable", "parse_json", "read_json"]
 
+_LONGEST = 2**24  # bytes: 65,536 class names have a third of it
+
 
 def jsonable(value: Any) -> Any:
     """Return the value with tuples as lists and numbers that are not finite as None.
@@ -32,10 +34,12 @@ def parse_json(data: bytes) -> Any:
     """Parse JSON that comes from elsewhere.
 
     Raises:
-        ValueError: The data are not UTF-8 or not JSON, an object has a key twice, a number is NaN,
-            infinite or of more digits than Python reads, a string holds half of a surrogate pair,
-            or the nesting is deeper than Python reads.
+        ValueError: The data are over 16 MiB, not UTF-8 or not JSON, an object has a key twice, a
+            number is NaN, infinite or of more digits than Python reads, a string holds half of a
+            surrogate pair, or the nesting is deeper than Python reads.
     """
+    if len(data) > _LONGEST:
+        raise ValueError("it is longer than 16 MiB")
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_distinct)
         # Refuses NaN and infinity, then half a surrogate pair.
@@ -54,7 +58,8 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     if not file.is_file():  # a pipe has no end
         raise ValueError("it is not a regular file")
-    values = parse_json(file.read_bytes())
+    with file.open("rb") as opened:
+        values = parse_json(opened.read(_LONGEST + 1))
     if not isinstance(values, dict):
         raise ValueError("it is not an object")
     return values

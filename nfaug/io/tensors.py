@@ -11,20 +11,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from .manifest import CONFIG, CheckpointError
+from .manifest import CheckpointError
 from .text import printable
 
 __all__ = ["DamagedFileError", "read_tensors", "write_tensors"]
 
-_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64)
+_TYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64}
+_TYPES |= {torch.uint8, torch.bool}  # of the snapshots of a run
 
 
 class DamagedFileError(CheckpointError):
-    """A tensor file does not have the SHA-256 that `config.json` gives."""
+    """A tensor file does not have the SHA-256 that the JSON file beside it gives."""
 
 
-def read_tensors(file: Path, sha256: str) -> dict[str, Tensor]:
-    """Read all tensors of a file and check its SHA-256.
+def read_tensors(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """Read all tensors of a file and check its SHA-256 if it is given.
 
     The tensors come from the bytes that were hashed. safetensors checks that they fill the file
     exactly, so memory is at most three times the bytes of the file.
@@ -36,10 +37,11 @@ def read_tensors(file: Path, sha256: str) -> dict[str, Tensor]:
         if not file.is_file():
             raise ValueError("it is missing, or not a regular file")
         data = file.read_bytes()
-        if (found := hashlib.sha256(data).hexdigest()) != sha256:
+        found = hashlib.sha256(data).hexdigest()
+        if sha256 is not None and found != sha256:
             raise DamagedFileError(
-                f"{file} is damaged or from another checkpoint: its SHA-256 is {found}, {CONFIG} "
-                f"says {sha256!s:.64}"
+                f"{file} is damaged or from another checkpoint: its SHA-256 is {found}, "
+                f"the JSON file beside it says {sha256!s:.64}"
             )
         tensors = load(data)
         if odd := {tensor.dtype for tensor in tensors.values()}.difference(_TYPES):

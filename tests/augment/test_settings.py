@@ -28,6 +28,7 @@ from nfaug.augment.transform import NFAugment
         ({"noise": float("inf")}, "^noise .*inf"),
         ({"gate": -2.0}, r"^gate .*-2\.0"),
         ({"gate": 1e308}, "^gate .*308"),
+        ({"gate": 10**400}, "^gate .*1000"),
         ({"alpha": None}, "^alpha .*None"),
         ({"strength": "x"}, "^strength .*'x'"),
         ({"axes": 0}, "^axes .*0"),

@@ -142,7 +142,8 @@ def test_shards_of_other_images_are_not_merged(tmp_path: Path) -> None:
 
 
 def test_numbers_of_shards(tmp_path: Path) -> None:
-    for shard in ((2, 2), (0, 0), (-1, 2)):
+    wrong: list[Any] = [(2, 2), (0, 0), (-1, 2), ("0", "2"), (0.0, 2.0)]
+    for shard in wrong:
         with pytest.raises(ValueError, match="i/n"):
             make(tmp_path, shard=shard)
     rows = [shard_rows(index, 3, 30, 4) for index in range(3)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import math
 import re
@@ -33,6 +34,8 @@ flow: {steps: [1, 1], blocks: [1, 1], width: [8, 8]}
 prior: {fixed_point: {kld_weight: 20}}
 pca: {rank: 4}
 """
+
+ALIASES = list(itertools.pairwise([f"a{number}" if number else "a" for number in range(40)]))
 
 
 @pytest.fixture
@@ -286,6 +289,7 @@ def test_recipes_files_and_options(settings: str, nfaug_command: Any) -> None:
         ("epochs: -1", "-1"),
         ("recipe: digits", "--recipe"),
         ("[", "config"),
+        ("a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in ALIASES), "alias"),
     ],
 )
 def test_wrong_settings(

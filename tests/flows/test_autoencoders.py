@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -166,11 +167,17 @@ def test_untrusted_settings(
 
 
 def test_damaged_directories(copied: Path, tmp_path: Path) -> None:
+    names = [*load_file(copied / WEIGHTS)]
     (copied / WEIGHTS).unlink()
     evil = pickle.dumps(Evil(tmp_path / "ran"))
     (copied / "diffusion_pytorch_model.bin").write_bytes(evil)
-    with pytest.raises(OSError, match="safetensors"):
-        open_autoencoder(copied)
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "diffusion_pytorch_model.bin")}
+    (copied / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    for make in (Path.exists, os.mkfifo):  # missing, and a pipe
+        make(copied / WEIGHTS)
+        with pytest.raises(ValueError, match="safetensors"):
+            open_autoencoder(copied)
+    (copied / WEIGHTS).unlink()
     (copied / WEIGHTS).write_bytes(evil)
     with pytest.raises(ValueError, match="safetensors"):
         open_autoencoder(copied)

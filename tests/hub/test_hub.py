@@ -224,6 +224,7 @@ ASKS: list[Callable[[Path], Any]] = [
         (404, "404"),
         (OSError(28, "No space left on device"), "space"),
         (RuntimeError("\x1b[31mred"), "red"),
+        (b"[" * 100_000, "recursion"),
     ],
 )
 def test_a_fault_ends_in_one_clear_error(

@@ -45,6 +45,13 @@ def cells_of(folder: Path, accuracies: dict[Augmentation, list[float]], images: 
     return cells
 
 
+def test_settings_of_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
+    for text in ("[" * 100_000, "[]", "{"):
+        (tmp_path / "settings.json").write_text(text)
+        with pytest.raises(ValueError, match=r"settings\.json"):
+            Cells(tmp_path, {"steps": 3}, 400)
+
+
 def test_every_row_is_a_row_of_the_csv_file(images: TensorImages, tmp_path: Path) -> None:
     found = compare(images, TINY, out=tmp_path, progress=False)
     rows = list(csv.DictReader((tmp_path / "cells.csv").read_text().splitlines()))

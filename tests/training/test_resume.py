@@ -187,6 +187,12 @@ def test_damaged_snapshots(digits: TensorImages, config: TrainConfig, tmp_path: 
             train(digits, config, folder=tmp_path, resume=True, progress=False)
         tensors.write_bytes(whole[0])
         facts.write_text(whole[1])
+    for file in (tensors, facts):
+        file.rename(tmp_path / "whole")
+        os.mkfifo(file)
+        with pytest.raises(ValueError, match="regular"):
+            train(digits, config, folder=tmp_path, resume=True, progress=False)
+        (tmp_path / "whole").replace(file)
     shutil.rmtree(folders[1])
     resumed = train(digits, config, folder=tmp_path, resume=True, progress=False)
     assert everything(resumed) == everything(calm)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nfaug.io.atomic import write_text
+from nfaug.io.manifest import reading
+from nfaug.io.strict_json import read_json
 
 __all__ = ["Cell", "Cells"]
 
@@ -48,7 +50,8 @@ class Cells(dict[tuple[str, int], Cell]):
         now = json.loads(json.dumps(dict(settings)))
         if not record.exists():
             write_text(record, json.dumps(now, indent=2))
-        saved = json.loads(record.read_text(encoding="utf-8"))
+        with reading(record):
+            saved = read_json(record)
         if changed := [name for name in now if now[name] != saved.get(name)]:
             raise ValueError(
                 f"{folder} holds a comparison with other settings: {changed[0]} was "

@@ -21,7 +21,7 @@ from typing import Any
 from checkpoint_tools import MOST_BYTES, MOST_SECONDS, limit_memory
 from forked import run_python
 
-__all__ = ["COUNTS", "TESTS", "attack", "run_script"]
+__all__ = ["COUNTS", "TESTS", "attack", "run_cases", "run_script"]
 
 COUNTS: list[str] = []  # lines that conftest.py prints at the end
 
@@ -71,10 +71,13 @@ def run_script(prepare: Callable[[Path], Any], case: Callable[[Path, int], str])
     folder, numbers = Path(sys.argv[1]), json.loads(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     prepare(folder)
-    print(json.dumps(_run(folder, numbers, case)))
+    print(json.dumps(run_cases(folder, numbers, case)))
 
 
-def _run(folder: Path, numbers: Iterable[int], case: Callable[[Path, int], str]) -> dict[str, Any]:
+def run_cases(
+    folder: Path, numbers: Iterable[int], case: Callable[[Path, int], str]
+) -> dict[str, Any]:
+    """Run cases in this process, within limits; return the outcomes and what is wrong."""
     limit_memory()
     signal.signal(signal.SIGALRM, _on_alarm)
     before = _memory()

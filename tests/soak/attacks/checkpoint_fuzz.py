@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import random
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from attack_tools import run_script
@@ -82,13 +84,20 @@ def read_damaged(folder: Path, number: int) -> str:
     kind = KINDS[number % len(KINDS)]
     kind(copy, rng, number // len(KINDS))
     try:
-        found = load(copy)
+        with mock.patch("torch.load", unpickled), mock.patch("pickle.load", unpickled):
+            found = load(copy)
     except CheckpointError as error:
         outcome = "refused" if len(str(error)) < 20_000 else "refused at too great length"
+        if "\n" in str(error):
+            raise AssertionError("an error of several lines") from error
     else:
         check_same(found, copy)
         outcome = use(found)
     return f"{kind.__name__}: {outcome}"
+
+
+def unpickled(*_: object, **__: object) -> None:
+    raise SystemExit("a pickle is loaded")  # which no `except Exception` hides
 
 
 def use(found: Checkpoint) -> str:
@@ -202,6 +211,13 @@ def swapped(copy: Path, rng: random.Random, number: int) -> None:
         sign(copy)
 
 
+def no_file(copy: Path, rng: random.Random, number: int) -> None:
+    """Put a pipe, a folder, an endless device or nothing in the place of a file."""
+    file = rng.choice(sorted(copy.iterdir()))
+    file.unlink()
+    rng.choice([os.mkfifo, os.mkdir, functools.partial(os.symlink, "/dev/zero"), str])(file)
+
+
 def hostile_value(copy: Path, rng: random.Random, number: int) -> None:
     """Replace a value of the configuration by one of any type."""
 
@@ -245,6 +261,7 @@ def hostile_header(copy: Path, rng: random.Random, number: int) -> None:
 KINDS: list[Callable[[Path, random.Random, int], None]] = [
     *(truncated, header_flipped, truncated, hostile_value, truncated, hostile_header),
     *(header_flipped, hostile_value, tensors_flipped, swapped, hostile_text, tensors_changed),
+    *(no_file, swapped),
 ]
 
 

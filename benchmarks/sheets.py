@@ -1,0 +1,100 @@
+"""A sheet of variants: for one image of each class, what every way of mixing makes of it.
+
+    python benchmarks/sheets.py --data blood128-train.tar --classes basophil eosinophil \\
+        --autoencoder taef2.safetensors --out sheet.jpg
+
+Columns: the image; its reconstruction by the autoencoder; then --variants of each way, in pixels
+and on latents, along axes and by regions, and with --flow, a checkpoint on the same latents. Axes
+are fitted to --per-class images of each class. Of each class the first image of the data is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+import nfaug
+from nfaug.augment.settings import MixSettings
+from nfaug.data.images import TensorImages, split_per_class, to_tensors
+from nfaug.data.open import open_dataset
+from nfaug.fitting import fit
+
+GAP, HEAD = 4, 20
+
+
+def variants(checkpoint: nfaug.Checkpoint, mix: str, images: TensorImages, args) -> list[Tensor]:  # type: ignore[no-untyped-def]
+    """For each class, variants (V, C, H, W) of its first image."""
+    settings = MixSettings(p=1.0, mix=mix, strength=args.strength)  # type: ignore[arg-type]
+    nfa = nfaug.NFAugment(checkpoint, settings=settings)
+    generators = [torch.Generator().manual_seed(args.seed + n) for n in range(args.variants)]
+    made = torch.stack([*nfa.variants(images.images, images.targets, generators)], 1)
+    firsts = [int((images.targets == y).nonzero()[0]) for y in range(len(images.classes))]
+    return [made[row] for row in firsts]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True, help="a .jpg or .png file")
+    parser.add_argument("--classes", nargs="+", help="default: the first four")
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--per-class", type=int, default=16)
+    parser.add_argument("--variants", type=int, default=3)
+    parser.add_argument("--strength", type=float, default=1.0)
+    parser.add_argument("--autoencoder")
+    parser.add_argument("--flow", help="a checkpoint of a flow on the autoencoder's latents")
+    parser.add_argument("--ways", nargs="+", default=["axis", "regions"])
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    data = open_dataset(args.data, image_size=args.image_size)
+    pixels, labels = to_tensors(split_per_class(data, args.per_class, args.seed)[0])
+    names = args.classes or data.classes[:4]
+    kept = torch.stack([labels == data.classes.index(name) for name in names])
+    chosen = kept.any(0)
+    images = TensorImages(pixels[chosen], kept[:, chosen].long().argmax(0), names)
+    firsts = torch.stack(
+        [images.images[int((images.targets == y).nonzero()[0])] for y in range(len(names))]
+    )
+    columns: dict[str, list[Tensor]] = {"image": [*firsts[:, None]]}
+    bases = {"pixels": fit("builtin:pixels", images, progress=False)}
+    if args.autoencoder:
+        bases["latents"] = fit(
+            "builtin:pixels", images, autoencoder=args.autoencoder, progress=False
+        )
+        flow = bases["latents"].flow
+        columns["decoded"] = [*flow.decode(flow.encode(firsts)[0])[:, None]]
+    if args.flow:
+        bases["flow on latents"] = fit(args.flow, images, autoencoder=args.autoencoder)
+    for base, checkpoint in bases.items():
+        for way in args.ways:
+            title = f"{base}, {'axes' if way == 'axis' else way}"
+            columns[title] = variants(checkpoint, way, images, args)
+    draw_sheet(columns, names).save(args.out, quality=88)
+
+
+def draw_sheet(columns: dict[str, list[Tensor]], names: list[str]) -> Image.Image:
+    """A row for each class, a group of pictures for each column."""
+    side = columns["image"][0].shape[-1]
+    widths = {title: len(parts[0]) * side + GAP * len(parts[0]) for title, parts in columns.items()}
+    size = (sum(widths.values()) + 3 * GAP * len(columns), HEAD + len(names) * (side + GAP))
+    sheet = Image.new("RGB", size, "white")
+    font = ImageFont.load_default(14)
+    pen = ImageDraw.Draw(sheet)
+    left = 0
+    for title, parts in columns.items():
+        pen.text((left + 2, 2), title, fill="black", font=font)
+        for row, pictures in enumerate(parts):
+            for place, picture in enumerate(pictures):
+                shown = picture.expand(3, -1, -1) if len(picture) == 1 else picture
+                tile = Image.fromarray(shown.permute(1, 2, 0).contiguous().numpy())
+                sheet.paste(tile, (left + place * (side + GAP), HEAD + row * (side + GAP)))
+        left += widths[title] + 3 * GAP
+    return sheet
+
+
+if __name__ == "__main__":
+    main()
