@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ..data.checks import check_class_names
 from ..data.classes import dataset_classes
+from ..io.resolve import BUILTIN
 from .counters import Counters, Outcome, SharedValue
 from .engine import Encoded, Engine
 from .params import NFAParams, to_device
@@ -111,6 +113,7 @@ class NFAugment(nn.Module):
         self.normalization = Normalization(mean, std, self.engine.codec.channels)
         self._switch = SharedValue()
         self._batches = 0
+        self._unchecked = str(checkpoint) if isinstance(checkpoint, (str, Path)) else ""
         self._counters = Counters()
 
     @classmethod
@@ -127,7 +130,9 @@ class NFAugment(nn.Module):
         from ..checkpoint.checkpoint import load  # a flow in memory needs no reader
 
         checkpoint = load(path_or_repo, revision=revision, token=token, autoencoder=autoencoder)
-        return cls(checkpoint, **options)
+        nfa = cls(checkpoint, **options)
+        nfa._unchecked = str(path_or_repo)
+        return nfa
 
     @property
     def enabled(self) -> bool:
@@ -167,6 +172,19 @@ class NFAugment(nn.Module):
         names = dataset_classes(classes, required=required)
         if required or (names and self.class_names):
             check_class_names(names, self.class_names)
+            self._unchecked = ""
+
+    def _warn_of_classes(self, labels: Any) -> None:
+        """Say once that a bundled flow has classes of its own, unless something compared them."""
+        if self._unchecked.startswith(BUILTIN) and isinstance(labels, Tensor):
+            shown = ", ".join(f"{label} {name}" for label, name in enumerate(self.class_names[:3]))
+            warnings.warn(
+                f"{self._unchecked} has classes of its own ({shown}, ...), and mixes images along "
+                f"their axes. For other classes pass nfaug.fit({self._unchecked!r}, dataset) in "
+                "its place; for these, call nfa.check_classes(dataset) first",
+                stacklevel=2,
+            )
+        self._unchecked = ""
 
     def forward(
         self,
@@ -196,6 +214,7 @@ class NFAugment(nn.Module):
         if not (self.training and self.enabled):
             return sample, None
         images, labels = images_and_labels(sample)
+        self._warn_of_classes(labels)
         labels = to_device(as_labels(labels, self.class_names), images.device)
         batch = self._prepare(images.as_subclass(Tensor), labels)
         if params is None:
@@ -272,7 +291,7 @@ class NFAugment(nn.Module):
         noise they are applied), `gated` (outside the class's range) and `fell_back` (result not
         finite). Of all others: `not_finite` (NaN or infinite pixels). Of the applied: `corrected`,
         images unlike those that the flow was trained on (max|z| > 32), whose round-trip error was
-        removed; on an accelerator they fall back. Each data-loader worker has its own counts.
+        removed; on an accelerator they fall back. Images of data-loader workers count, too.
         """
         return self._counters.read()
 
