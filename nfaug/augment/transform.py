@@ -50,7 +50,7 @@ class NFAugment(nn.Module):
         >>> import torch
         >>> import nfaug
         >>> images = torch.randint(256, (20, 3, 64, 64), dtype=torch.uint8)
-        >>> labels = torch.randint(10, (20,))
+        >>> labels = ["cat", "dog"] * 10
         >>> nfa = nfaug.NFAugment("builtin:rgb32", p=0.5)
         >>> new_images, labels = nfa(images, labels)
         >>> new_images.shape, new_images.dtype

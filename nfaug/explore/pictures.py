@@ -75,8 +75,8 @@ def open_flow(
 ) -> OpenFlow:
     """Load a flow and the data set whose images are shown; see `nfaug.fit` for the arguments.
 
-    With data, this is `nfaug.fitting.open_fitted`, which fits a flow of other classes first. Samples
-    are shown at `image_size`, by default the flow's size.
+    With data, this is `nfaug.fitting.open_fitted`, which fits a flow of other classes first.
+    Samples are shown at `image_size`, by default the flow's size.
 
     Raises:
         ValueError: The flow has no axes and there are no data, or the data do not fit.
