@@ -130,7 +130,7 @@ def plan_push(
 def _check_name(repo_id: str) -> None:
     validate_repo_id(repo_id)
     if "/" not in repo_id:  # the card tells others what to load
-        raise ValueError(f"pass owner/name, with your account or organization; got {repo_id!r}")
+        raise ValueError(f"pass owner/name, with your account or organisation; got {repo_id!r}")
 
 
 def _drawn(checkpoint: Checkpoint) -> bytes:

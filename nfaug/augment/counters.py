@@ -56,7 +56,7 @@ class Counters:
                 self._counts[new.device] = new + self._counts.get(new.device, 0)
 
     def read(self) -> dict[str, int]:
-        """Counts over all devices, with all images as `seen`; synchronizes."""
+        """Counts over all devices, with all images as `seen`; synchronises."""
         with self._lock:
             rows = self._rows.tolist() + [counts.tolist() for counts in self._counts.values()]
         codes = [sum(row[code] for row in rows) for code in Outcome]

@@ -30,7 +30,7 @@ class NFAugment(nn.Module):
         a = U^T (z1 - m),  b = U^T (z2 - m),  w ~ Beta(alpha, alpha),
         z' = z1 + U (strength * w * (b - a)) + noise * e,  e ~ N(0, I)
 
-    Labels do not change. Images are uint8, floating point in [0, 1], or normalized by `mean` and
+    Labels do not change. Images are uint8, floating point in [0, 1], or normalised by `mean` and
     `std`, of shape (B, C, H, W) and any size. The result is a new tensor of the same type, size,
     device and memory format. At another size than the flow's, in floating point, and with flows on
     autoencoder latents, only the change is added to the image, which preserves detail.
@@ -43,7 +43,7 @@ class NFAugment(nn.Module):
     The module has no parameters, buffers or `state_dict` entries, and follows the device of the
     images. `eval()` and `enabled = False` turn it off. Settings are attributes, too: `nfa.p = 0.3`.
     Values of labels and images are checked in every batch on the CPU. On an accelerator, where this
-    synchronizes, they are checked in the first 8 batches and every 256th; in others, images with
+    synchronises, they are checked in the first 8 batches and every 256th; in others, images with
     unusable labels stay unchanged.
 
     Example:
@@ -64,8 +64,8 @@ class NFAugment(nn.Module):
         p, alpha, mix, partners, strength, noise, axes, gate: How images are mixed: see
             `MixSettings`.
         settings: All of these at once, in their place.
-        mean: Mean that images are normalized by, a number or one per channel; ignored for uint8.
-        std: Standard deviation that images are normalized by, like `mean`.
+        mean: Mean that images are normalised by, a number or one per channel; ignored for uint8.
+        std: Standard deviation that images are normalised by, like `mean`.
         generator: CPU generator to draw from; None for torch's. The same state gives the same
             batch. Ranks of a distributed run and data-loader workers draw different numbers.
         smoothing: Label smoothing of soft labels; required with two classes.
@@ -285,7 +285,7 @@ class NFAugment(nn.Module):
         return images
 
     def stats(self) -> dict[str, int]:
-        """Counts of images since the start; synchronizes an accelerator.
+        """Counts of images since the start; synchronises an accelerator.
 
         `seen`: all images. Of the images chosen for augmentation: `applied`, `no_partner` (with
         noise they are applied), `gated` (outside the class's range) and `fell_back` (result not
