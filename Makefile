@@ -60,22 +60,21 @@ pytest: $(STAMP)  ## Run the tests alone
 
 test: lint typecheck imports pytest  ## Lint, check types and imports, run the tests
 
+# The site and the demo need one extra each, not the tests.
+$(VENV)/%-installed: pyproject.toml
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@echo 'Installing nfaug with the extra $* into $(VENV) (torch is large, this can take minutes) ...'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[$*]'
+	@touch $@
+
 # -E: every page anew, so that a warning does not hide behind an old build.
-docs: $(STAMP)  ## Build the documentation site into build/site; warnings are errors
+docs: $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/docs-installed)  ## Build the documentation site into build/site; warnings are errors
 	$(ONE_THREAD) $(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees docs build/site
 
-# The demo needs the extra train alone, not the tests and the documentation.
-DEMO := $(VENV)/demo-installed
 FASHION := /usr/share/datasets/fashion-mnist
 DEMO_DATA := $(if $(wildcard $(FASHION)),$(FASHION) --flow builtin:fashion-mnist,digits)
 
-$(DEMO): pyproject.toml
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	@echo 'Installing nfaug with the extra train into $(VENV) (torch is large, this can take minutes) ...'
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[train]'
-	@touch $@
-
-demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO))  ## Does NFA help? nfaug compare on clothes or handwritten digits
+demo: $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/train-installed)  ## Does NFA help? nfaug compare on clothes or handwritten digits
 	$(ONE_THREAD) $(BIN)/nfaug compare --data $(DEMO_DATA) --per-class 10 --minutes 2 $(DEMO_ARGS)
 
 soak: $(STAMP)  ## Run the long checks: fuzzing, kills, full-size commands, some benchmarks

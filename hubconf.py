@@ -16,15 +16,15 @@ def nfa(flow: str = "builtin:rgb32", **settings: Any) -> Any:
     """Normalizing-flow augmentation of batches: `images, labels = nfa(images, labels)`.
 
     Args:
-        flow: A directory, "owner/name" on the Hugging Face Hub, or "builtin:NAME", fitted to your
-            classes.
+        flow: A directory, "owner/name" on the Hugging Face Hub, or "builtin:NAME", whose classes
+            must be yours.
         settings: Keyword arguments of `nfaug.NFAugment`, such as p=0.5, mean= and std=.
 
     Example:
         >>> import torch
         >>> augment = torch.hub.load(".", "nfa", source="local", p=0.5)
         >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
-        >>> augment(images, torch.arange(8))[0].shape
+        >>> augment(images, ["cat", "dog"] * 4)[0].shape
         torch.Size([8, 3, 32, 32])
     """
     import nfaug

@@ -14,7 +14,7 @@ from docutils import nodes
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "scripts")]
 
-from generate import moved_links, write_pages  # noqa: E402
+from generate import moved_links, write_parts  # noqa: E402
 from notebooks import project_links  # noqa: E402
 
 project = "nfaug"
@@ -31,7 +31,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
-    "matplotlib.sphinxext.plot_directive",
 ]
 exclude_patterns = ["generated"]  # included by pages
 default_role = "py:obj"  # `Flow` in a docstring is a link if there is such a name
@@ -46,13 +45,6 @@ python_maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
-
-plot_html_show_source_link = False
-plot_html_show_formats = False
-plot_include_source = True
-plot_formats = [("png", 110)]
-plot_rcparams = {"axes.titlesize": 8, "savefig.bbox": "tight", "savefig.pad_inches": 0.02}
-plot_pre_code = ""
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
@@ -119,7 +111,7 @@ def move_links(app: Any, document: str, source: list[str]) -> None:
 
 def setup(app: Any) -> None:
     app.add_html_math_renderer("mathml", (math_inline, None), (math_block, None))
-    app.connect("builder-inited", lambda app: write_pages(HERE / "generated"))
+    app.connect("builder-inited", lambda app: write_parts(HERE / "generated"))
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("source-read", move_links)
     app.connect("autodoc-process-docstring", keep_formulas, priority=400)  # before napoleon

@@ -1,7 +1,6 @@
-"""Parts of the documentation that are made from the code: tables of flows, recipes and commands.
+"""Parts of the documentation that are made from the code: tables, commands, and the gallery.
 
-Each part is a Markdown file in docs/generated/, which a page includes. They are made at every
-build.
+Each part is a file in docs/generated/, which a page includes. They are made at every build.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from nfaug.flows.config import FlowConfig
 from nfaug.io.resolve import builtin_names
 from nfaug.training.config import recipe_config, recipes
 
-__all__ = ["PARTS", "moved_links", "write_pages"]
+__all__ = ["PARTS", "moved_links", "write_parts"]
 
 RESULTS = ("README", "training_overhead", "fixed_point_divergence", "study")
 
@@ -124,6 +123,7 @@ def moved_links(text: str) -> str:
         r"CHANGELOG\.md": "changelog",
         r"benchmarks/README\.md": "benchmarks",
         r"(?:benchmarks/)?results/\w+\.md": "results",
+        r"docs/dependencies\.md": "dependencies",
     }.items():
         text = re.sub(rf"\]\((\.\./)?{file}", f"](/{page}.md", text)
     return text
@@ -146,8 +146,15 @@ PARTS: dict[str, Callable[[], str]] = {
 }
 
 
-def write_pages(folder: Path) -> None:
-    """Write each part to `folder`, as NAME.md."""
+def write_parts(folder: Path) -> None:
+    """Write each part to `folder`, as NAME.md; run the gallery's code, which draws there."""
     folder.mkdir(exist_ok=True)
+    gallery = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        exec("\n".join(re.findall(r"^```python\n(.*?)^```", gallery, re.S | re.M)), {})
+    finally:
+        os.chdir(before)
     for name, make in PARTS.items():
         (folder / f"{name}.md").write_text(make(), encoding="utf-8")

@@ -10,8 +10,9 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.metadata import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -58,7 +59,7 @@ def make_card(
     pca: ClasswisePCA | None,
     repo_id: str,
     *,
-    picture: bool = False,
+    picture: Literal["images", "samples"] | None = None,
     license: str | None = None,
     data: str | None = None,
 ) -> str:
@@ -68,10 +69,12 @@ def make_card(
         config: The configuration of the checkpoint.
         pca: Its axes and memory.
         repo_id: "owner/name", for the lines of code.
-        picture: Whether there is a `samples.png`.
+        picture: What `samples.png` shows: images and variants of them, or samples of the flow.
         license: The Hub's identifier of the license of the flow, such as "mit".
         data: What the training images are, and their terms of use.
     """
+    addresses = metadata("nfaug").get_all("Project-URL") or ()  # [project.urls]
+    links = dict(address.split(", ", 1) for address in addresses)
     images = config.autoencoder or config.flow
     parameters = config.flow.parameter_count
     name = repo_id.rpartition("/")[2]
@@ -98,6 +101,8 @@ def make_card(
         fitted=fitted if config.gaussians.get("fitted") else None,
         autoencoder=autoencoder,
         picture=picture,
+        source=links.get("Source"),
+        paper=links["Paper"],
         **_axes(pca),
         training=_rows({"images": size, **architecture, **settings}),
         figures=_rows({_FIGURES.get(key, key): value for key, value in config.metrics.items()}),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationCopy,
@@ -19,6 +21,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
 
+from nfaug.augment.preview import picture_grid, sample_images
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.checkpoint.directory import read_parts
 from nfaug.io.hub import hub_errors
@@ -29,6 +32,7 @@ from .card import make_card, set_privacy
 __all__ = ["PushPlan", "plan_push", "push_to_hub"]
 
 CARD = "README.md"
+FEWEST = 8  # images of a class whose mean is drawn
 AXES_FRACTION = 0.25  # most axes per image of a class when the memory is left out
 
 
@@ -61,13 +65,13 @@ def push_to_hub(
     Args:
         checkpoint: A `Checkpoint`, or the directory of one. The README.md of a directory is the
             card; without one a card is generated.
-        repo_id: "owner/name", or "name" in the account that is logged in.
+        repo_id: "owner/name".
         private: Whether a new repository is private; None for the default of the account.
         revision: The branch; the main branch by default.
         token: Access token with write permission; None for the one that is logged in.
-        memory: With False the partner memory and the picture are left out, and a class keeps at
-            most a quarter as many axes as it has images: with more, training images could nearly
-            be reproduced. Earlier pushes stay in the history of the repository.
+        memory: With False the partner memory is left out, the picture shows samples of the flow and
+            no image, and a class keeps at most a quarter as many axes as it has images: with more,
+            training images could nearly be reproduced. Earlier pushes stay in the history.
         commit_message: Summary line of the commit.
         overwrite_card: Replace the README.md of the repository. Otherwise it is kept, and only its
             privacy statement is brought up to date.
@@ -84,13 +88,13 @@ def push_to_hub(
     >>> from nfaug.hub import push_to_hub
     >>> push_to_hub("runs/cats", "me/cats", license="mit")  # doctest: +SKIP
     """
+    _check_name(repo_id)
     api = HfApi(token=token, library_name="nfaug")
-    validate_repo_id(repo_id)
     with (
         _staged(checkpoint, repo_id, memory, license, data) as (staged, made),
         hub_errors(repo_id, revision),
     ):
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        api.create_repo(repo_id, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         remote = api.list_repo_files(repo_id, revision=revision)
@@ -117,10 +121,37 @@ def plan_push(
     An existing card of the repository would be kept, so the card may be listed and not pushed.
     Arguments and errors are those of `push_to_hub`.
     """
-    validate_repo_id(repo_id)
+    _check_name(repo_id)
     with _staged(checkpoint, repo_id, memory, license, data) as (staged, _):
         sizes = {entry.name: entry.stat().st_size for entry in sorted(staged.iterdir())}
         return PushPlan(sizes, (staged / CARD).read_text(encoding="utf-8"))
+
+
+def _check_name(repo_id: str) -> None:
+    validate_repo_id(repo_id)
+    if "/" not in repo_id:  # the card tells others what to load
+        raise ValueError(f"pass owner/name, with your account or organisation; got {repo_id!r}")
+
+
+def _drawn(checkpoint: Checkpoint) -> bytes:
+    """A picture of samples, a row for each of ten classes; empty if there is nothing to see.
+
+    A class mean of few images looks like them, a flow without parameters draws a class mean, and an
+    autoencoder may not be here.
+    """
+    config, gaussians = checkpoint.config, checkpoint.gaussians
+    shown = config.class_names[:10]
+    if gaussians is None or not shown or config.autoencoder or not config.flow.parameter_count:
+        return b""
+    if int(gaussians.counts.min()) < FEWEST:
+        return b""
+    labels = torch.arange(len(shown)).repeat_interleave(8)
+    generator = torch.Generator().manual_seed(0)
+    images = sample_images(checkpoint.flow, gaussians, labels, temperature=0.7, generator=generator)
+    picture = picture_grid(images.cpu().unflatten(0, (-1, 8)), [""] * 8, shown)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
 
 
 @contextlib.contextmanager
@@ -142,8 +173,10 @@ def _staged(
         if checkpoint.pca is not None:
             smaller = checkpoint.pca.without_memory(max_axes_fraction=AXES_FRACTION)
             checkpoint = replace(checkpoint, pca=smaller)
-    config, pca, picture = checkpoint.config, checkpoint.pca, PICTURE in own
-    made = make_card(config, pca, repo_id, picture=picture, license=license, data=data)
+    picture = own.get(PICTURE) or _drawn(checkpoint)
+    shows: Any = "images" if PICTURE in own else "samples" if picture else None
+    config, pca = checkpoint.config, checkpoint.pca
+    made = make_card(config, pca, repo_id, picture=shows, license=license, data=data)
     if CARD in own and (license is not None or data is not None):
         warnings.warn(
             f"{CARD} of the directory is used as the card; license and data apply to generated "
@@ -155,7 +188,7 @@ def _staged(
         staged = checkpoint.save(Path(folder) / "checkpoint")
         (staged / CARD).write_text(card, encoding="utf-8")
         if picture:
-            (staged / PICTURE).write_bytes(own[PICTURE])
+            (staged / PICTURE).write_bytes(picture)
         yield staged, made
 
 

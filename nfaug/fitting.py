@@ -37,12 +37,15 @@ __all__ = [
     "fit",
     "fit_classes",
     "load_base",
+    "open_fitted",
     "open_images",
 ]
 
 _MEASURED = 128  # images that the scale of an autoencoder's latents is measured on
 _PEEKS = 64  # images whose sizes are compared
 _SIDE = 128  # largest default size of images that differ in size, for a flow of any size
+_DRAWN = 160  # largest default size of images that are drawn
+_PER_CLASS = 100  # images per class that a flow is fitted to before it is drawn
 
 
 def encode_with_noise(
@@ -214,6 +217,31 @@ def open_images(
         return images
     preprocess = replace(images.preprocess, image_size=common_size(images))
     return LabelledImages(images.reader, preprocess, images.indices, images.skipped)
+
+
+def open_fitted(
+    base: Checkpoint,
+    data: Any,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    autoencoder: str | os.PathLike[str] | None = None,
+    **reading: Any,
+) -> tuple[Checkpoint, LabelledImages]:
+    """Open images to draw variants of, with a flow that knows their classes.
+
+    A flow without axes, or of other classes, is first fitted to up to 100 images of each class.
+    Images have `image_size` or, by default, their own, at most 160 pixels a side.
+    Arguments and errors are those of `open_images` and `fit`.
+    """
+    free = base.flow.shape_free
+    images = open_images(base.flow, data, image_size=image_size if free else None, **reading)
+    stored = images.image_size if free else common_size(images)
+    shrunk = min(1.0, _DRAWN / max(stored))
+    size = as_size(image_size or tuple(round(side * shrunk) for side in stored))
+    if base.pca is None or tuple(images.classes) != base.config.class_names:
+        base = fit(base, images, autoencoder=autoencoder, max_per_class=_PER_CLASS)
+    preprocess = replace(images.preprocess, image_size=size, resize=True)
+    return base, LabelledImages(images.reader, preprocess, images.indices, images.skipped)
 
 
 def common_size(images: LabelledImages) -> tuple[int, int]:

@@ -151,12 +151,22 @@ def check_options(arguments: list[str], line: str) -> None:
         raise AssertionError(f"nfaug does not parse: {line}") from stop
 
 
-# The images of the tests are fewer than the default number of axes, and timm leaves files open.
+# The images of the tests are fewer than the default number of axes, timm leaves files open, and
+# Lightning warns of small loaders.
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+@pytest.mark.filterwarnings("ignore:.*'pin_memory' argument")
 @pytest.mark.filterwarnings("ignore:.*too few images:UserWarning")
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run(
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     languages = set(re.findall(r"^ *```(\w+)$", path.read_text(encoding="utf-8"), re.M))
     assert languages <= LANGUAGES
     document = SYBIL.parse(path)
@@ -168,6 +178,10 @@ def test_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     evaluate(document)
+    counts = re.findall(r"'applied': (\d+)", capsys.readouterr().out)
+    assert "0" not in counts, "a block prints stats() of images that NFA does not change"
+    if path == ROOT / "docs" / "integrations.md":
+        assert len(counts) == 5, "torchvision, albumentations, Lightning, Trainer, kornia"
 
 
 def test_readme_runs_its_first_steps() -> None:
@@ -176,6 +190,23 @@ def test_readme_runs_its_first_steps() -> None:
     assert {"fit", "NFAugment", "backward"} <= set(re.findall(r"\w+", first))
     number = next(n for n, example in enumerate(examples) if "nfaug compare" in example.parsed)
     assert examples[number - 1].region.evaluator is remember
+
+
+def test_pages_are_short_and_speak_as_their_readers() -> None:
+    """Words as `wc -w` counts them; the field's words, in British spelling."""
+    most = {"README.md": 900, "when-it-helps.md": 1300}
+    foreign = (
+        r"\barms?\b|held-out images for|comes before it|\bcolou?rs?\b|\w+iz(?:ed|ation)\b|\bgray\b"
+    )
+    fine = {"colour", "colours", "sized", "resized"}
+    for path in [*DOCUMENTS, ROOT / "CHANGELOG.md"]:
+        text = path.read_text(encoding="utf-8")
+        assert len(text.split()) <= most.get(path.name, 800), path
+        prose = re.sub(r"```.*?```|`[^`]*`|\$.*?\$", "", text, flags=re.S)
+        assert {word.lower() for word in re.findall(foreign, prose)} <= fine, path
+    for verb in COMMANDS:
+        shown = importlib.import_module(f"nfaug.commands.{verb}").parser().format_help()
+        assert not re.search(r"\barms?\b|\bcells?\b|held-out images for", shown), verb
 
 
 def anchors(path: Path) -> set[str]:

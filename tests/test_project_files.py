@@ -66,12 +66,15 @@ def test_hooks_use_the_versions_of_the_tests() -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     listed = set()
-    for index in (ROOT / "docs/index.md", ROOT / "docs/api/index.md"):
+    for name in ("index", "more", "project", "api/index"):
+        index = ROOT / "docs" / f"{name}.md"
         for tree in re.findall(r"```{toctree}\n(.*?)```", index.read_text(encoding="utf-8"), re.S):
             words = [line for line in tree.split("\n") if line and not line.startswith(":")]
             listed |= {(index.parent / f"{word}.md").resolve() for word in words}
     pages = {path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "generated"}
     assert pages - listed == {ROOT / "docs/index.md"}
+    top = (ROOT / "docs/index.md").read_text(encoding="utf-8").partition("{toctree}")[2]
+    assert len(re.findall(r"^[a-z].*$", top, re.M)) == 8
 
 
 def test_public_modules_are_in_the_reference() -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import threading
 from enum import IntEnum
+from multiprocessing.context import get_spawning_popen
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 __all__ = ["Counters", "Outcome", "SharedValue"]
+
+
+_WORKERS = 256  # of a data loader, with the main process
 
 
 class Outcome(IntEnum):
@@ -27,24 +32,33 @@ class Outcome(IntEnum):
 class Counters:
     """Counts of images by outcome.
 
-    They stay on the images' device until `read`, so that adding does not synchronize an
-    accelerator. Threads may add at the same time. Copies, and so those of workers, start at zero.
+    Those of an accelerator stay on it until `read`, so that adding does not synchronize it. Those
+    of the CPU are in memory that the workers of a data loader share, with a row for each worker.
+    Threads may add at the same time. Copies start at zero.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Tensor | None = None) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[torch.device, Tensor] = {}
+        if rows is None:
+            rows = torch.zeros(_WORKERS, len(Outcome), dtype=torch.int64, device="cpu")
+        self._rows = rows.share_memory_()
+        self._counts: dict[torch.device, Tensor] = {}  # of accelerators
 
     def add(self, outcomes: Tensor) -> None:
         """Count the images of a batch by their codes (B,)."""
         new = outcomes.new_zeros(len(Outcome)).scatter_add_(0, outcomes, torch.ones_like(outcomes))
+        worker = get_worker_info()
         with self._lock:
-            self._counts[new.device] = new + self._counts.get(new.device, 0)
+            if new.device.type == "cpu":
+                row = 0 if worker is None else 1 + worker.id % (_WORKERS - 1)
+                self._rows.numpy()[row] += new.numpy()
+            else:
+                self._counts[new.device] = new + self._counts.get(new.device, 0)
 
     def read(self) -> dict[str, int]:
-        """Counts over all devices, with all images as `seen`; synchronizes."""
+        """Counts over all devices, with all images as `seen`; synchronises."""
         with self._lock:
-            rows = [counts.tolist() for counts in self._counts.values()]
+            rows = self._rows.tolist() + [counts.tolist() for counts in self._counts.values()]
         codes = [sum(row[code] for row in rows) for code in Outcome]
         counts = {code.name.lower(): codes[code] for code in Outcome if code}
         corrected = counts.pop("corrected")
@@ -52,7 +66,7 @@ class Counters:
         return {"seen": sum(codes), **counts, "corrected": corrected}
 
     def __reduce__(self) -> Any:
-        return Counters, ()
+        return Counters, (self._rows,) if get_spawning_popen() else ()  # a worker is being started
 
 
 class SharedValue:

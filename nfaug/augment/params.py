@@ -52,7 +52,7 @@ class NFAParams:
     noise: Tensor
 
     def to(self, device: torch.device | str) -> NFAParams:
-        """The same parameters on another device, copied without synchronizing the host."""
+        """The same parameters on another device, copied without synchronising the host."""
         own = vars(self).values()
         moved: Any = [to_device(x, device) if isinstance(x, Tensor) else x for x in own]
         return NFAParams(*moved)
@@ -67,7 +67,7 @@ class NFAParams:
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor on another device, copied without synchronizing the host."""
+    """A tensor on another device, copied without synchronising the host."""
     device = torch.device(device)
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)

@@ -29,9 +29,9 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Normalization:
-    """Mean and std of normalized images, a value a channel: x * std + mean lies in [0, 1].
+    """Mean and std of normalised images, a value a channel: x * std + mean lies in [0, 1].
 
-    `mean` and `std` are None for images that are not normalized.
+    `mean` and `std` are None for images that are not normalised.
 
     Raises:
         ValueError: Only one of the two is given, a length is not 1 or `channels`, a mean is not in
@@ -52,14 +52,14 @@ class Normalization:
         self.pair = torch.tensor(pair, dtype=torch.float32, device="cpu")[:, None, :, None, None]
 
     def unit(self, images: Tensor) -> Tensor:
-        """Float32 images in [0, 1] of normalized or uint8 images."""
+        """Float32 images in [0, 1] of normalised or uint8 images."""
         if images.dtype == torch.uint8:
             return images.to(torch.float32) / 255
         mean, std = to_device(self.pair, images.device)
         return images.to(torch.float32) * std + mean
 
     def undo(self, unit: Tensor) -> Tensor:
-        """Normalized images of images in [0, 1]."""
+        """Normalised images of images in [0, 1]."""
         mean, std = to_device(self.pair, unit.device)
         return (unit - mean) / std
 
@@ -80,7 +80,7 @@ def check_images(images: Tensor, channels: int) -> None:
     """Raise ValueError unless images are a batch for a flow of these channels. Reads no value."""
     if images.dtype != torch.uint8 and images.dtype not in _FLOATS:
         raise ValueError(
-            f"images must be uint8, or floating point in [0, 1] or normalized; got {images.dtype}"
+            f"images must be uint8, or floating point in [0, 1] or normalised; got {images.dtype}"
         )
     if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
         raise ValueError(
@@ -106,7 +106,7 @@ def check_range(images: Tensor, normalization: Normalization) -> None:
         raise ValueError(
             f"images must lie in [0, 1] once normalization by mean {normalization.mean} and std "
             f"{normalization.std} is undone; got values from {low:.3g} to {high:.3g}. Pass the "
-            "mean= and std= that the images are normalized by, or divide by 255"
+            "mean= and std= that the images are normalised by, or divide by 255"
         )
 
 

@@ -152,8 +152,8 @@ def check_usable(
     if labels.ndim == 1:
         raise ValueError(
             f"labels must lie in [0, {num_classes}), the checkpoint's classes; got "
-            f"{int(labels[bad[0]])} {where}. Leave out images without a label, or fit the flow to "
-            "your classes (nfaug fit)"
+            f"{int(labels[bad[0]])} {where}. Labels start at 0. Leave out images without a "
+            "label, or fit the flow to your classes (nfaug fit)"
         )
     row = [f"{x:.4g}" for x in labels[bad[0]].float().topk(min(3, num_classes)).values.tolist()]
     raise ValueError(

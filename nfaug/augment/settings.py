@@ -160,7 +160,7 @@ def check_number(
 
 def _check_share(value: Any) -> float | tuple[float, ...]:
     listed = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(listed, Sequence):
+    if isinstance(listed, Sequence) and not isinstance(listed, str):
         return tuple(check_number("p", share, 0, 1) for share in listed)
     return check_number("p", listed, 0, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ..data.checks import check_class_names
 from ..data.classes import dataset_classes
+from ..io.resolve import BUILTIN
 from .counters import Counters, Outcome, SharedValue
 from .engine import Encoded, Engine
 from .params import NFAParams, to_device
@@ -35,7 +37,7 @@ class NFAugment(nn.Module):
     z2 is a latent of the batch, or m + U b with b from the memory: the partner itself in classes of
     at most rank + 1 images, which the axes span, and a blurred one in larger classes.
 
-    Labels do not change. Images are uint8, floating point in [0, 1], or normalized by `mean` and
+    Labels do not change. Images are uint8, floating point in [0, 1], or normalised by `mean` and
     `std`, of shape (B, C, H, W) and any size. The result is a new tensor of the same type, size,
     device and memory format. At another size than the flow's, in floating point, and with flows on
     autoencoder latents, only the change is added to the image, which preserves detail.
@@ -48,14 +50,14 @@ class NFAugment(nn.Module):
     The module has no parameters, buffers or `state_dict` entries, and follows the device of the
     images. `eval()` and `enabled = False` turn it off. Settings are attributes, too: `nfa.p = 0.3`.
     Values of labels and images are checked in every batch on the CPU. On an accelerator, where this
-    synchronizes, they are checked in the first 8 batches and every 256th; in others, images with
+    synchronises, they are checked in the first 8 batches and every 256th; in others, images with
     unusable labels stay unchanged.
 
     Example:
         >>> import torch
         >>> import nfaug
         >>> images = torch.randint(256, (20, 3, 64, 64), dtype=torch.uint8)
-        >>> labels = torch.randint(10, (20,))
+        >>> labels = ["cat", "dog"] * 10
         >>> nfa = nfaug.NFAugment("builtin:rgb32", p=0.5)
         >>> new_images, labels = nfa(images, labels)
         >>> new_images.shape, new_images.dtype
@@ -69,8 +71,8 @@ class NFAugment(nn.Module):
         p, alpha, mix, partners, strength, noise, axes, gate: How images are mixed: see
             `MixSettings`.
         settings: All of these at once, in their place.
-        mean: Mean that images are normalized by, a number or one per channel; ignored for uint8.
-        std: Standard deviation that images are normalized by, like `mean`.
+        mean: Mean that images are normalised by, a number or one per channel; ignored for uint8.
+        std: Standard deviation that images are normalised by, like `mean`.
         generator: CPU generator to draw from; None for torch's. The same state gives the same
             batch. Ranks of a distributed run and data-loader workers draw different numbers.
         smoothing: Label smoothing of soft labels; required with two classes.
@@ -118,6 +120,7 @@ class NFAugment(nn.Module):
         self.normalization = Normalization(mean, std, self.engine.codec.channels)
         self._switch = SharedValue()
         self._batches = 0
+        self._unchecked = str(checkpoint) if isinstance(checkpoint, (str, Path)) else ""
         self._counters = Counters()
 
     @classmethod
@@ -134,7 +137,9 @@ class NFAugment(nn.Module):
         from ..checkpoint.checkpoint import load  # a flow in memory needs no reader
 
         checkpoint = load(path_or_repo, revision=revision, token=token, autoencoder=autoencoder)
-        return cls(checkpoint, **options)
+        nfa = cls(checkpoint, **options)
+        nfa._unchecked = str(path_or_repo)
+        return nfa
 
     @property
     def enabled(self) -> bool:
@@ -174,6 +179,19 @@ class NFAugment(nn.Module):
         names = dataset_classes(classes, required=required)
         if required or (names and self.class_names):
             check_class_names(names, self.class_names)
+            self._unchecked = ""
+
+    def _warn_of_classes(self, labels: Any) -> None:
+        """Say once that a bundled flow has classes of its own, unless something compared them."""
+        if self._unchecked.startswith(BUILTIN) and isinstance(labels, Tensor):
+            shown = ", ".join(f"{label} {name}" for label, name in enumerate(self.class_names[:3]))
+            warnings.warn(
+                f"{self._unchecked} has classes of its own ({shown}, ...), and mixes images along "
+                f"their axes. For other classes pass nfaug.fit({self._unchecked!r}, dataset) in "
+                "its place; for these, call nfa.check_classes(dataset) first",
+                stacklevel=2,
+            )
+        self._unchecked = ""
 
     def forward(
         self,
@@ -203,6 +221,7 @@ class NFAugment(nn.Module):
         if not (self.training and self.enabled):
             return sample, None
         images, labels = images_and_labels(sample)
+        self._warn_of_classes(labels)
         labels = to_device(as_labels(labels, self.class_names), images.device)
         batch = self._prepare(images.as_subclass(Tensor), labels)
         if params is None:
@@ -273,13 +292,13 @@ class NFAugment(nn.Module):
         return images
 
     def stats(self) -> dict[str, int]:
-        """Counts of images since the start; synchronizes an accelerator.
+        """Counts of images since the start; synchronises an accelerator.
 
         `seen`: all images. Of the images chosen for augmentation: `applied`, `no_partner` (with
         noise they are applied), `gated` (outside the class's range) and `fell_back` (result not
         finite). Of all others: `not_finite` (NaN or infinite pixels). Of the applied: `corrected`,
         images unlike those that the flow was trained on (max|z| > 32), whose round-trip error was
-        removed; on an accelerator they fall back. Each data-loader worker has its own counts.
+        removed; on an accelerator they fall back. Images of data-loader workers count, too.
         """
         return self._counters.read()
 

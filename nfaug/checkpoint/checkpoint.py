@@ -50,6 +50,14 @@ class Checkpoint:
     gaussians: ClassGaussians | None = None
     pca: ClasswisePCA | None = None
 
+    def __repr__(self) -> str:
+        flow = self.config.flow
+        shape = " x ".join(map(str, flow.shape))
+        return (
+            f"Checkpoint({flow.backbone.name} {shape}, {flow.parameter_count / 1e6:.2f} M "
+            f"parameters, {len(self.config.class_names)} classes, {self.gaussians}, {self.pca})"
+        )
+
     def save(
         self,
         directory: str | Path,

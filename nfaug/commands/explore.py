@@ -40,8 +40,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--data", help=f"images to show: {DATA_SOURCES}")
     add_image_size(
         made,
-        "the flow's size; choose the size at which you train. For builtin:pixels that of the "
-        "images or, if they differ, at most 128",
+        "that of the images, at most 160; choose the size at which you train",
     )
     add_autoencoder(made)
     made.add_argument("--host", default="127.0.0.1", help="address to listen on")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from ..io.atomic import check_output, write_picture
 from ..io.device import pick_device
 from ..io.lock import lock_output
 from ..io.manifest import PICTURE
-from ..io.ranks import joined
+from ..io.ranks import Ranks, joined
 from ..io.resolve import public_name
+from ..io.text import printable
 from .common import add_data_options, add_flow, add_image_size, add_out, new_parser, reading
 
 __all__ = ["parser", "run"]
@@ -62,7 +64,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     out = Path(arguments.out)
     with joined() as ranks, lock_output(out):
         check_output(out, overwrite=arguments.overwrite)
-        checkpoint, dataset = _fit(arguments, distributed=ranks.count > 1)
+        checkpoint, dataset = _fit(arguments, ranks)
         if not ranks.main:
             return None
         checkpoint.save(out, overwrite=True)
@@ -78,7 +80,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     }
 
 
-def _fit(arguments: Namespace, *, distributed: bool) -> tuple[Checkpoint, LabelledImages]:
+def _fit(arguments: Namespace, ranks: Ranks) -> tuple[Checkpoint, LabelledImages]:
     base = load_base(arguments.flow, arguments.autoencoder).to(pick_device(arguments.device))
     dataset = open_images(
         base.flow,
@@ -88,6 +90,9 @@ def _fit(arguments: Namespace, *, distributed: bool) -> tuple[Checkpoint, Labell
         split=arguments.split or "train",
         **reading(arguments),
     )
+    if ranks.main:  # the first bar may take long
+        found = f"{len(dataset)} images of {len(dataset.classes)} classes"
+        print(f"fitting {printable(arguments.flow)} to {found}", file=sys.stderr, flush=True)
     checkpoint = fit(
         base,
         dataset,
@@ -97,7 +102,7 @@ def _fit(arguments: Namespace, *, distributed: bool) -> tuple[Checkpoint, Labell
         memory=not arguments.no_memory,
         seed=arguments.seed,
         gaussians=arguments.gaussians,
-        distributed=distributed,
+        distributed=ranks.count > 1,
     )
     names = {"flow": public_name(arguments.flow), "data": public_name(arguments.data)}
     checkpoint.config.gaussians.update(names)

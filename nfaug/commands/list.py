@@ -14,7 +14,7 @@ __all__ = ["parser", "run"]
 def parser() -> ArgumentParser:
     """Options of `nfaug list`."""
     made = new_parser("list", "List the flows on the Hugging Face Hub.")
-    made.add_argument("--author", help="only flows of this account or organization")
+    made.add_argument("--author", help="only flows of this account or organisation")
     made.add_argument("--search", help="only flows whose name contains this text")
     made.add_argument("--limit", type=int, default=100, help="maximum number of flows")
     return made

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.preview import preview_grid
+from ..fitting import load_base, open_fitted
 from ..io.atomic import write_picture
+from ..io.device import pick_device
 from .common import (
     add_data_options,
     add_flow,
     add_image_size,
     add_mixing,
     add_out,
-    check_same_classes,
-    load_on,
     mixing,
     new_parser,
-    open_data,
     picture_file,
+    reading,
 )
 
 __all__ = ["parser", "run"]
@@ -31,12 +32,12 @@ def parser() -> ArgumentParser:
         "preview",
         "Show what NFA does to your images in training: a row per class with an image, its "
         "reconstruction (encoded and decoded) and NFA variants. A variant that the gate rejects "
-        "is the image itself.",
+        "is the image itself. A flow of other classes is first fitted to up to 100 images of each.",
     )
     add_flow(made)
     add_data_options(made, "train")
     add_mixing(made)
-    add_image_size(made, "the flow's size; choose the size at which you train")
+    add_image_size(made, "that of the images, at most 160; choose the size at which you train")
     add_out(made, "the PNG file")
     made.add_argument("--variants", type=int, default=6, help="number of variants")
     made.add_argument("--classes", type=int, default=10, help="largest number of classes to show")
@@ -46,9 +47,21 @@ def parser() -> ArgumentParser:
 def run(arguments: Namespace) -> dict[str, Any]:
     """Make the preview and save it."""
     file = picture_file(arguments)
-    checkpoint = load_on(arguments)
-    dataset = open_data(arguments, checkpoint, image_size=arguments.image_size)
-    check_same_classes(checkpoint, dataset)
+    base = load_base(arguments.flow, arguments.autoencoder).to(pick_device(arguments.device))
+    checkpoint, dataset = open_fitted(
+        base,
+        arguments.data,
+        image_size=arguments.image_size,
+        autoencoder=arguments.autoencoder,
+        split=arguments.split or "train",
+        **reading(arguments),
+    )
+    if checkpoint is not base:
+        warnings.warn(
+            "the flow does not have the classes of the data: it was fitted to up to 100 images of "
+            f"each. Keep one: nfaug fit --flow {arguments.flow} --data {arguments.data} --out DIR",
+            stacklevel=1,
+        )
     picture = preview_grid(
         checkpoint,
         dataset,

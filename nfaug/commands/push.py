@@ -29,7 +29,8 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--no-memory",
         action="store_true",
-        help="leave out memory and picture; keep at most one axis per four images of a class",
+        help="leave out the memory, draw samples in place of images, and keep at most one axis per "
+        "four images of a class",
     )
     made.add_argument("--license", help="for the card: identifier of the license, such as mit")
     made.add_argument(

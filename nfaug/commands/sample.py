@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from ..io.atomic import write_picture
 from .common import add_flow, add_out, load_on, new_parser, picture_file
 
 __all__ = ["parser", "run"]
+
+_BLURRED = 0.5  # NF-Acc below which samples are a blur
 
 
 def parser() -> ArgumentParser:
@@ -44,6 +47,13 @@ def run(arguments: Namespace) -> dict[str, Any]:
     checkpoint = load_on(arguments)
     if checkpoint.gaussians is None:
         raise ValueError(f"{arguments.flow} has no class gaussians; fit it with: nfaug fit")
+    if checkpoint.config.metrics.get("nf_acc", 1.0) < _BLURRED:
+        warnings.warn(
+            "these samples show the colours of a class and no objects: the flow is small, and its "
+            f"gaussians tell few classes apart (NF-Acc {checkpoint.config.metrics['nf_acc']:.0%}). "
+            "NFA mixes images and needs no samples: look at nfaug preview",
+            stacklevel=1,
+        )
     names = list(checkpoint.config.class_names) or ["all"]
     names = names[: arguments.classes]
     labels = torch.arange(len(names)).repeat_interleave(arguments.per_class)

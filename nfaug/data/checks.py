@@ -39,11 +39,12 @@ def check_labels(
             f"{int(wrong[0])}"
         )
     counts = labels.bincount(minlength=len(names)).tolist()
+    start = "labels start at 0, and " if len(labels) and not counts[0] else ""
     empty = [repr(name) for name, count in zip(names, counts, strict=True) if not count]
     if complete and empty:
         raise ValueError(
             f"{where} has no image of {len(empty)} of its {len(names)} classes: {_few(empty)}; "
-            "each label in 0..K-1 needs at least one image"
+            f"{start}each label in 0..K-1 needs at least one image"
         )
     return labels
 

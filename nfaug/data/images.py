@@ -278,6 +278,7 @@ class _Log:
 def progress_bar(total: int, title: str, unit: str, *, shown: bool, initial: int = 0) -> tqdm:
     """A bar on standard error after one second; without a terminal a line every half a minute."""
     terminal = sys.stderr.isatty()
-    settings: dict[str, Any] = {"delay": 1, "leave": None}
+    # Without smoothing, the rate and the time left follow from the time so far.
+    settings: dict[str, Any] = {"delay": 1, "leave": None, "smoothing": 0}
     settings |= {} if terminal else {"file": _Log(), "ncols": 100, "mininterval": 30}
     return tqdm(total=total, desc=title, unit=unit, initial=initial, disable=not shown, **settings)

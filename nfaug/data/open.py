@@ -104,5 +104,8 @@ def _reader(request: Request) -> Reader:
         if (reader := open_source(request)) is not None:
             return reader
     if not request.path.exists():
-        raise FileNotFoundError(f"there is no {request.data!r}; data must be {DATA_SOURCES}")
+        raise FileNotFoundError(
+            f"there is no file or folder {request.data!r}; data sets with a name are 'digits', "
+            "torch/NAME and hfds/OWNER/NAME"
+        )
     raise ValueError(f"{request.data!r} holds no images; data must be {DATA_SOURCES}")

@@ -19,14 +19,13 @@ from ..classes.pca import ClasswisePCA
 from ..data.decode import decode_image
 from ..data.images import LabelledImages
 from ..data.preprocess import Preprocess, as_size
-from ..fitting import fit, load_base, open_images
+from ..fitting import load_base, open_fitted
 from ..flows.flow import Flow
 from ..io.text import printable
 
 __all__ = ["Comparison", "OpenFlow", "class_images", "compare", "open_flow", "read_picture"]
 
 _PARTNERS = 8  # images of the class to mix with, if the checkpoint has no memory
-_FITTED = 100  # images per class, if the flow has to be fitted first
 _TEMPERATURE = 0.8  # of samples
 
 
@@ -37,7 +36,7 @@ class OpenFlow:
     Attributes:
         checkpoint: The checkpoint.
         size: (height, width) of the images that are shown; NFA works at the flow's size.
-        dataset: The images; None for samples of the flow.
+        dataset: The images, at this size; None for samples of the flow.
     """
 
     checkpoint: Checkpoint
@@ -75,26 +74,24 @@ def open_flow(
 ) -> OpenFlow:
     """Load a flow and the data set whose images are shown; see `nfaug.fit` for the arguments.
 
-    A flow without axes, or of other classes than those of the data, is fitted to up to 100 images
-    of each class. Images are shown at `image_size`, by default the flow's size.
+    With data, this is `nfaug.fitting.open_fitted`, which fits a flow of other classes first.
+    Samples are shown at `image_size`, by default the flow's size.
 
     Raises:
         ValueError: The flow has no axes and there are no data, or the data do not fit.
         OSError: The flow or the data do not exist or cannot be read.
     """
     base = load_base(source, autoencoder)
-    size = None if image_size is None else as_size(image_size)
     if data is None:
         if base.pca is None or base.gaussians is None:
             raise ValueError(
                 f"{source!r} is not fitted to classes: pass images with --data, or fit it first "
                 "(nfaug fit)"
             )
-        return OpenFlow(base, size or base.flow.codec.image_size)
-    dataset = open_images(base.flow, data, image_size=size if base.flow.shape_free else None)
-    if base.pca is None or tuple(dataset.classes) != base.config.class_names:
-        base = fit(base, dataset, autoencoder=autoencoder, max_per_class=_FITTED)
-    return OpenFlow(base, size or base.flow.codec.image_size, dataset)
+        size = base.flow.codec.image_size if image_size is None else as_size(image_size)
+        return OpenFlow(base, size)
+    base, dataset = open_fitted(base, data, image_size=image_size, autoencoder=autoencoder)
+    return OpenFlow(base, dataset.image_size, dataset)
 
 
 def read_picture(file: str | Path, flow: OpenFlow) -> Tensor:
@@ -119,9 +116,7 @@ def class_images(flow: OpenFlow, label: int, number: int, *, seed: int = 0) -> T
     if (data := flow.dataset) is not None:
         rows = (data.targets == label).nonzero().flatten()
         order = rows[torch.randperm(len(rows), generator=generator)[:number]]
-        preprocess = dataclasses.replace(data.preprocess, image_size=flow.size, resize=True)
-        at_size = LabelledImages(data.reader, preprocess, data.indices[order])
-        return torch.stack([at_size.image(index) for index in range(len(order))])
+        return torch.stack([data.image(index) for index in order.tolist()])
     gaussians, labels = flow.checkpoint.gaussians, torch.full((number,), label)
     assert gaussians is not None
     options: dict[str, Any] = {"temperature": _TEMPERATURE, "generator": generator}

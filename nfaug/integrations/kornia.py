@@ -26,13 +26,17 @@ class NFAugmentation(IntensityAugmentationBase2D):
 
     Example:
         >>> import torch
+        >>> import nfaug
         >>> from kornia.augmentation import AugmentationSequential, RandomHorizontalFlip
         >>> from nfaug.integrations.kornia import NFAugmentation, with_labels
-        >>> nfa = NFAugmentation("builtin:rgb32", p=0.5)
+        >>> images = torch.randint(256, (20, 3, 64, 64), dtype=torch.uint8)
+        >>> dataset = torch.utils.data.TensorDataset(images, torch.arange(20) % 2)
+        >>> flow = nfaug.fit("builtin:rgb32", dataset, rank=9, progress=False)
+        >>> nfa = NFAugmentation(flow, p=0.5)
         >>> augment = with_labels(
         ...     AugmentationSequential(nfa, RandomHorizontalFlip(), data_keys=["input", "class"])
         ... )
-        >>> images, labels = augment(torch.rand(20, 3, 64, 64), torch.randint(10, (20,)))
+        >>> images, labels = augment(images / 255, torch.arange(20) % 2)
         >>> images.shape
         torch.Size([20, 3, 64, 64])
 

@@ -110,6 +110,22 @@ def test_class_names_are_compared_in_order() -> None:
             nfa.check_classes(classes)
 
 
+def test_a_bundled_flow_warns_once_unless_its_classes_are_compared() -> None:
+    images, labels = batch_of(6)
+    for make in (NFAugment, NFAugment.from_pretrained):
+        nfa = make("builtin:rgb32")
+        with pytest.warns(UserWarning, match=r"0 airplane.*nfaug\.fit\('builtin:rgb32'"):
+            nfa(images, labels)
+        nfa(images, labels)
+        checked = make("builtin:rgb32")
+        with pytest.raises(ValueError, match="'airplane'"):
+            checked.check_classes(NAMES)
+        checked.check_classes(checked.class_names)
+        checked(images, labels)
+    by_name = NFAugment("builtin:rgb32")
+    by_name(images, [by_name.class_names[label] for label in labels])
+
+
 def test_labels_by_name() -> None:
     images, labels = batch_of(6)
     nfa = NFAugment(checkpoint(), p=1.0)

@@ -22,6 +22,7 @@ from nfaug.augment.transform import NFAugment
     ("settings", "message"),
     [
         ({"p": -0.1}, r"^p .*-0\.1"),
+        ({"p": "half"}, "^p .*'half'"),
         ({"p": [0.5, 1.5]}, r"^p .*1\.5"),
         ({"alpha": 0.0}, r"^alpha .*0\.0"),
         ({"strength": -1.0}, r"^strength .*-1\.0"),

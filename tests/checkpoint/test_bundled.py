@@ -57,7 +57,7 @@ def test_they_are_loaded_by_name_and_augment(name: str) -> None:
     nfa = nfaug.NFAugment.from_pretrained(name, p=1.0, gate=False)
     images = torch.randint(256, (6, *shape), generator=torch.Generator().manual_seed(0))
     images = images.to(torch.uint8)
-    new, _ = nfa(images, torch.zeros(6, dtype=torch.int64))
+    new, _ = nfa(images, [nfa.class_names[0]] * 6)
     assert nfa.stats()["applied"] == 6
     assert not torch.equal(new, images)
 

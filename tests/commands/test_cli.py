@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from hub_tools import FakeHub
-from nfa_tools import images_of
+from nfa_tools import images_of, write_images
 from PIL import Image
 
 import nfaug
@@ -320,6 +320,7 @@ def test_fit(tiny_path: Path, tiny_folder: Path, tmp_path: Path, nfaug_command: 
         "axes": 4,
         "skipped_files": [],
     }
+    assert "27 images of 3 classes" in ran.err.splitlines()[0], "said before the work begins"
     assert (out / "samples.png").is_file()
     fitted = nfaug.load(out)
     assert fitted.config.gaussians["kind"] == "data"
@@ -386,16 +387,40 @@ def test_data_that_are_not_split(tiny_path: Path, tiny_folder: Path, nfaug_comma
     assert "split" in ran.err
 
 
+@pytest.mark.filterwarnings("always")
 def test_data_of_other_classes(
     tiny_path: Path, tiny_folder: Path, tmp_path: Path, nfaug_command: Any
 ) -> None:
     data = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
     (data / "eel").rename(data / "ant")
-    for verb, more in (("eval", []), ("preview", ["--out", tmp_path / "x.png"])):
-        words = ["--flow", tiny_path, "--data", data, "--split", "train", *more]
-        ran = nfaug_command(verb, *words)
-        assert ran.code == 2
-        assert "'ant'" in ran.err
+    ran = nfaug_command("eval", "--flow", tiny_path, "--data", data, "--split", "train")
+    assert ran.code == 2
+    assert "'ant'" in ran.err
+    ran = nfaug_command("preview", "--flow", tiny_path, "--data", data, "--out", tmp_path / "x.png")
+    assert ran.code == 0, ran.err
+    assert f"nfaug fit --flow {tiny_path} --data {data}" in ran.err
+
+
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize("name", ["builtin:rgb32", "builtin:pixels"])
+def test_preview_of_a_bundled_flow_draws_at_the_size_of_the_images(
+    name: str, tmp_path: Path, nfaug_command: Any
+) -> None:
+    data = write_images(tmp_path, 80, data=4) / "data"
+    words = ["--flow", name, "--data", data, "--variants", "1"]
+    ran = nfaug_command("preview", *words, "--out", tmp_path / "x.png", "--json")
+    assert ran.code == 0, ran.err
+    assert 3 * 80 < ran.json["width"] < 3 * 80 + 80, "an image, decoded, and a variant"
+    assert ran.json["height"] > 3 * 80
+
+
+@pytest.mark.filterwarnings("always")
+def test_samples_that_are_a_blur_are_explained(tmp_path: Path, nfaug_command: Any) -> None:
+    for name, blurred in (("builtin:rgb32", True), ("builtin:fashion-mnist", False)):
+        out = tmp_path / f"{blurred}.png"
+        ran = nfaug_command("sample", "--flow", name, "--out", out)
+        assert ran.code == 0, ran.err
+        assert ("nfaug preview" in ran.err) == blurred
 
 
 def test_preview_and_sample(
@@ -421,6 +446,7 @@ def test_preview_and_sample(
         assert "file" in ran.err
 
 
+@pytest.mark.filterwarnings("always")
 def test_a_flow_without_classes(
     tiny_path: Path, tiny_folder: Path, tmp_path: Path, nfaug_command: Any
 ) -> None:
@@ -432,7 +458,7 @@ def test_a_flow_without_classes(
     assert ran.code == 2
     assert "nfaug fit" in ran.err
     ran = nfaug_command("preview", *words, "--out", tmp_path / "x.png")
-    assert ran.code == 2
+    assert ran.code == 0, ran.err
     assert "nfaug fit" in ran.err
     ran = nfaug_command("fit", *words, "--rank", "4", "--out", tmp_path / "fitted")
     assert ran.code == 0, ran.err

@@ -49,7 +49,7 @@ def test_a_flow_of_other_classes_is_fitted(tmp_path: Path) -> None:
     opened = open_flow("builtin:pixels", data, image_size=16)
     assert opened.classes == ("kind0", "kind1")
     assert opened.size == (16, 16)
-    large = class_images(OpenFlow(opened.checkpoint, (32, 32), opened.dataset), 1, 1)
+    large = class_images(open_flow("builtin:rgb32", data), 1, 1)
     exact = large[0].permute(1, 2, 0).numpy()
     assert any((exact == Image.open(file)).all() for file in (tmp_path / "kind1").iterdir())
     with pytest.raises(ValueError, match="--data"):

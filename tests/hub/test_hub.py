@@ -47,7 +47,7 @@ def test_only_what_was_meant_travels_in_one_commit(hub: FakeHub, made: Path) -> 
 
 def test_a_checkpoint_is_pushed_without_a_directory(hub: FakeHub, made: Path) -> None:
     checkpoint = nfaug.load(made)
-    push_to_hub(checkpoint, "flow", license="mit", private=True)  # in the account that is logged in
+    push_to_hub(checkpoint, REPO, license="mit", private=True)
     assert hub.repos[REPO].private
     assert b"license: mit" in hub.files(REPO)["README.md"]
     assert {name: hub.files(REPO)[name] for name in RUNTIME} == {
@@ -55,6 +55,14 @@ def test_a_checkpoint_is_pushed_without_a_directory(hub: FakeHub, made: Path) ->
     }
     with pytest.raises(HubError, match="private"):
         nfaug.load(REPO, token="hf_wrong")
+
+
+def test_a_name_is_whole_before_anything_is_done(hub: FakeHub, made: Path) -> None:
+    for push in (push_to_hub, plan_push):
+        for name in ("flow", "owner/", "an owner/flow", "owner/flow/1", "owner/a--b"):
+            with pytest.raises(ValueError, match=f"'{name}'"):
+                push(made, name)
+    assert hub.repos == {}
 
 
 def test_pushing_again_makes_no_commit(hub: FakeHub, made: Path) -> None:
@@ -77,7 +85,10 @@ def test_push_without_memory(pushed: FakeHub, made: Path) -> None:
     assert card.endswith("My own words: ü\r\n"), "the card is the user's"
     assert "The partner memory was left out." in card
     assert "partner memory**" not in card
-    assert "samples.png" not in pushed.files(REPO)
+    assert "shows images that the flow drew" in card
+    picture = pushed.files(REPO)["samples.png"]
+    assert picture.startswith(b"\x89PNG")
+    assert picture != (made / "samples.png").read_bytes(), "it shows images"
     push_to_hub(made, REPO, memory=False, overwrite_card=True)
     assert "My own words" not in pushed.files(REPO)["README.md"].decode()
     shared = nfaug.load(REPO).pca
@@ -166,7 +177,8 @@ def test_pull_into_a_directory(pushed: FakeHub, made: Path, tmp_path: Path) -> N
     (out / "notes.txt").write_text("mine")
     pull(REPO, local_dir=out, overwrite=True)
     assert sorted(os.listdir(out)) == sorted([*WHOLE, "notes.txt"])
-    push_to_hub(made, "owner/other", memory=False)  # which publishes no picture
+    pixels = nfaug.load("builtin:pixels")  # of which there is no picture
+    push_to_hub(pixels, "owner/other")
     pull("owner/other", local_dir=out, overwrite=True)
     assert "samples.png" not in os.listdir(out), "it shows images of the flow before"
 

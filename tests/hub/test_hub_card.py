@@ -25,6 +25,12 @@ CONFIG = CheckpointConfig(
 )
 
 
+class Message(dict[str, list[str]]):
+    """The metadata of a package."""
+
+    get_all = dict.get
+
+
 def card(**changes: Any) -> str:
     options = {key: changes.pop(key) for key in ("license", "data", "picture") if key in changes}
     pca = changes.pop("pca", parts().pca)
@@ -32,12 +38,13 @@ def card(**changes: Any) -> str:
 
 
 def test_it_says_what_matters() -> None:
-    text = card(picture=True)
+    text = card(picture="images")
     for words in (
         "share of images that the round trip reproduces exactly | 1",
         'nfa = nfaug.NFAugment.from_pretrained("owner/flow", p=0.5)',
         "nfaug fit --flow owner/flow",
-        "![Originals, reconstructions and variants](samples.png)",
+        "![Images, decoded, and variants of them](samples.png)",
+        "Made with nfaug, by the method of [Enescu & Sahbi, BMVC 2024](https://hal.science/",
         "| training&#58; images | 12,000 |",
         "| 1 | dog |",
         f"with {CONFIG.flow.parameter_count:,} parameters",
@@ -45,6 +52,8 @@ def test_it_says_what_matters() -> None:
         "## Limits",
     ):
         assert words in text, words
+    places = [text.index(part) for part in ("samples.png", "## Figures", "## Use", "## Training")]
+    assert places == sorted(places), "what convinces comes first"
     assert "samples.png" not in card()
     assert "\n\n\n" not in text
     bare = card(pca=None, class_names=(), metrics={})
@@ -53,6 +62,14 @@ def test_it_says_what_matters() -> None:
     many = card(class_names=tuple(map(str, range(1000))))
     assert "1000 in all" in many
     assert many.count("\n") < 400
+
+
+def test_it_links_to_the_project_once_that_has_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    links = {"Project-URL": ["Source, https://x.example/nfaug", "Paper, https://x.example/p"]}
+    monkeypatch.setattr("nfaug.hub.card.metadata", lambda _: Message(links))
+    text = card()
+    assert "[nfaug](https://x.example/nfaug)" in text
+    assert 'pip install "nfaug @ git+https://x.example/nfaug"' in text
 
 
 def test_metadata_is_what_the_hub_reads() -> None:
@@ -130,7 +147,7 @@ def test_texts_of_a_checkpoint_cannot_format_or_link(text: str) -> None:
     ]
     assert f"| 0 | {shown} |" in made.splitlines()
     assert made.count("<!--") == 2
-    assert made.count("](") == plain.count("](") == 0
+    assert made.count("](") == plain.count("](") == 1, "the paper"
     assert set(ModelCard(made).data.to_dict()) == {
         *("library_name", "pipeline_tag", "tags", "model-index")
     }
@@ -151,9 +168,10 @@ def test_terms_are_never_cut() -> None:
 
 
 def test_privacy_is_said_plainly() -> None:
-    whole = card(picture=True)
+    whole = card(picture="images")
     assert "**holds a partner memory**: the PCA coefficients of 120 training images" in whole
     assert "`samples.png` shows some of the original images" in whole
+    assert "`samples.png` shows images that the flow drew" in card(picture="samples")
     pca = parts().pca
     assert pca is not None
     shared = card(pca=pca.without_memory(max_axes_fraction=0.1))

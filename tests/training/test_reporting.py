@@ -18,7 +18,7 @@ from torch import Tensor
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.cli import main
-from nfaug.data.images import TensorImages
+from nfaug.data.images import TensorImages, progress_bar
 from nfaug.flows.mef import MefSettings
 from nfaug.training import TrainConfig, train
 from nfaug.training.config import OptimConfig
@@ -48,8 +48,20 @@ def test_lines_where_there_is_no_terminal(
     lines = [line for line in printed.splitlines() if line.startswith("train: ")]
     for part in ("epoch 1 of 2", "step 3", "bits/dim", "36/72"):
         assert any(part in line for line in lines)
+    assert "0/72" in lines[0]
     train(tiny_images, quiet, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_the_times_of_the_bar_agree() -> None:
+    bar = progress_bar(100, "x", "image", shown=True)
+    bar.mininterval = bar.delay = 0
+    for images, seconds in ((10, 20), (40, 10)):  # the first were slow
+        bar.start_t -= seconds
+        bar.last_print_t -= seconds
+        bar.update(images)
+    assert "50/100 [00:30<00:30,  1.67image/s]" in str(bar)
+    bar.close()
 
 
 # Trackers and pictures.

@@ -112,6 +112,7 @@ class Reporter:
         """Move to the state's step, at the start or after a rollback."""
         position = (state.epoch - 1) * len(self.context.data.labels)
         position += state.position * self.context.config.batch_size
+        self.bar.reset()  # the clock, too: what came before took none of the bar's images
         self.bar.n = self.bar.initial = self.bar.last_print_n = position
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)

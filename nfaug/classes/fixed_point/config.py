@@ -60,7 +60,7 @@ class SeparationConfig:
 
         which keeps the paper's distance between classes for any d and K: about 1.9 standard
         deviations per coordinate for alpha = 10. A weight that does not scale with d separates the
-        classes of small images too far and destabilizes their flow.
+        classes of small images too far and destabilises their flow.
         """
         if self.kld_weight is not None:
             return self.kld_weight

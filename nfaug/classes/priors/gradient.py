@@ -23,7 +23,7 @@ def gradient_descent(
 ) -> FixedPointResult:
     r"""Find class gaussians by gradient descent on J, the fixed point's objective (Baseline 2).
 
-    It starts from the data's gaussians, as the fixed point does. Variances are parametrized as
+    It starts from the data's gaussians, as the fixed point does. Variances are parametrised as
     :math:`v = low + (high - low)\,\sigma(\theta)`, which keeps them within bounds. With identity
     covariances (fit "means") a step equals a fixed-point step with the learning rate as damping.
 
