@@ -21,8 +21,8 @@ from huggingface_hub import (
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
 
-from nfaug.augment.preview import picture_grid, sample_images
-from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.augment.preview import picture_grid
+from nfaug.checkpoint.checkpoint import Checkpoint, sample_images
 from nfaug.checkpoint.directory import read_parts
 from nfaug.io.hub import hub_errors
 from nfaug.io.manifest import PICTURE, TENSOR_FILES
