@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..data.checks import check_class_names
 from ..data.classes import dataset_classes
+from ..flows.autoencoder import AutoencoderSource
 from .counters import Counters, Outcome, SharedValue
 from .engine import Encoded, Engine
 from .params import NFAParams, to_device
@@ -120,7 +121,7 @@ class NFAugment(nn.Module):
         *,
         revision: str | None = None,
         token: str | bool | None = None,
-        autoencoder: str | Path | None = None,
+        autoencoder: AutoencoderSource | None = None,
         **options: Any,
     ) -> NFAugment:
         """Load a checkpoint with `nfaug.load`; `options` are keyword arguments of `NFAugment`."""
