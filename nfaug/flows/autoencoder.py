@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import math
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -22,20 +23,23 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..io.manifest import reading
+from ..io.resolve import public_name
 from ..io.strict_json import read_json
 from .backbone import is_size
-from .tiny_autoencoder import TinyAutoencoder, present_names
+from .tiny_autoencoder import TinyAutoencoder
 
 __all__ = [
     "Autoencoder",
     "AutoencoderConfig",
     "AutoencoderSource",
     "find_autoencoder",
+    "name_of",
     "open_autoencoder",
     "weights_sha256",
 ]
 
 
+@runtime_checkable
 class Autoencoder(Protocol):
     """What a flow on latents needs of an autoencoder, which is a `torch.nn.Module`.
 
@@ -61,15 +65,15 @@ class Autoencoder(Protocol):
 
 AutoencoderSource: TypeAlias = str | os.PathLike[str] | Autoencoder
 
+_TINY = "AutoencoderTiny"
 # The latents in what `encode` of diffusers' classes returns. Their config.json may have a
 # scaling_factor and a shift_factor for diffusion models. A flow reads neither: its codec measures
 # mean and standard deviation of each channel, to the same effect.
 _LATENTS: dict[str, Callable[[Any], Tensor]] = {
     "AutoencoderKL": lambda output: output.latent_dist.mode(),
-    "AutoencoderTiny": lambda output: output.latents,
+    _TINY: lambda output: output.latents,
     "AutoencoderDC": lambda output: output.latent,
 }
-_TINY = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2}
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 # Attention layers of weights written before diffusers 0.17, such as stabilityai/sd-vae-ft-mse.
 _OLD_NAME = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
@@ -130,11 +134,11 @@ class AutoencoderConfig:
 
 
 def open_autoencoder(source: AutoencoderSource) -> Any:
-    """Open an autoencoder: float32, frozen, on the CPU; an object is returned as it is, for use.
+    """Open an autoencoder: float32, frozen, on the CPU; an object is used as it is.
 
-    A file, or the only one of a directory, is a safetensors file of the tiny family. A directory
-    with a config.json is in the format of diffusers' `save_pretrained`. A repository on the Hub is
-    like a directory. Nothing but these files is downloaded and read, and no code is run.
+    A directory, or a repository on the Hub, holds what diffusers' `save_pretrained` writes, or one
+    safetensors file of the tiny family. Only these files are downloaded and read, and no code is
+    run.
 
     Raises:
         TypeError: If an object is not an `Autoencoder`.
@@ -143,25 +147,26 @@ def open_autoencoder(source: AutoencoderSource) -> Any:
         OSError: If the file, directory or repository does not exist or cannot be read.
     """
     if not isinstance(source, str | os.PathLike):
-        return _checked(_Diffusers(source) if type(source).__name__ in _LATENTS else source).eval()
+        model: Any = _Diffusers(source) if type(source).__name__ in _LATENTS else source
+        if not (isinstance(model, nn.Module) and isinstance(model, Autoencoder)):
+            wanted = ", ".join(["encode", "decode", *Autoencoder.__annotations__])
+            raise TypeError(
+                "autoencoder must be a path, a name on the Hub, or a torch.nn.Module with "
+                f"{wanted}; got {type(model).__name__}"
+            )
+        return model.eval()
     path, name = Path(source).expanduser(), str(source)
-    if not path.exists():
-        path = _downloaded(name)
-    settings = _read_settings(path) if path.is_dir() else None
-    file = path / _WEIGHTS if settings else path if path.is_file() else _only_weights(path)
-    weights = _read_weights(file)
+    path = path if path.exists() else _downloaded(name)
+    settings = _read_settings(path) if (path / _CONFIG).is_file() else {}
+    weights, kind = _read_weights(path), settings.get("_class_name", _TINY)
+    if kind != _TINY and importlib.util.find_spec("diffusers") is None:
+        raise ModuleNotFoundError(f'{kind} needs diffusers: pip install "nfaug[vae]"')
     try:
-        if settings is None or settings["_class_name"] == "AutoencoderTiny":
-            model: Any = TinyAutoencoder(present_names(weights))
-        else:
-            model = _from_diffusers(settings, weights)
-    except ModuleNotFoundError:
-        raise
+        model = TinyAutoencoder(weights) if kind == _TINY else _from_diffusers(settings, weights)
     except Exception as error:  # diffusers has no type for settings that make no sense
-        kind = _CONFIG if settings else "a tiny autoencoder (TAESD's family)"
         reason = " ".join(str(error).split())[:1000]
-        raise ValueError(f"{name!r}: the weights do not fit {kind}: {reason}") from None
-    return model.eval().requires_grad_(False)
+        raise ValueError(f"{name!r}: the weights do not fit an {kind}: {reason}") from None
+    return model.requires_grad_(False).eval()
 
 
 class _Diffusers(nn.Module):
@@ -187,27 +192,12 @@ class _Diffusers(nn.Module):
 
 
 def _from_diffusers(settings: dict[str, Any], weights: Mapping[str, Tensor]) -> _Diffusers:
-    try:
-        import diffusers
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{settings["_class_name"]} needs diffusers: pip install "nfaug[vae]"'
-        ) from error
+    import diffusers
+
     with torch.device("meta"):  # weights that are about to be loaded are not initialised
         model = getattr(diffusers, settings["_class_name"]).from_config(settings)
     model.load_state_dict(weights, assign=True)
     return _Diffusers(model)
-
-
-def _checked(found: Any) -> Any:
-    wanted = ("encode", "decode", "latent_channels", "factor", "input_range")
-    missing = [name for name in wanted if not hasattr(found, name)]
-    if missing or not isinstance(found, nn.Module):
-        raise TypeError(
-            "autoencoder must be a path, a name on the Hub, or a torch.nn.Module with "
-            f"{', '.join(wanted)}; got {type(found).__name__}, without {', '.join(missing)}"
-        )
-    return found
 
 
 def _downloaded(name: str) -> Path:
@@ -217,48 +207,47 @@ def _downloaded(name: str) -> Path:
     if name.endswith(".safetensors"):
         raise FileNotFoundError(f"there is no file {name!r}")
     folder = download(name, [_CONFIG, _WEIGHTS])
-    if not [*folder.glob("*.safetensors"), *folder.glob(_CONFIG)]:
+    if not any(folder.glob("*.safetensors")):
         names = [file for file in list_files(name) if re.fullmatch(r"[^/]+\.safetensors", file)]
         folder = download(name, names) if len(names) == 1 else folder
     return folder
 
 
-def _only_weights(folder: Path) -> Path:
-    found = [*folder.glob("*.safetensors")]
-    if len(found) != 1:
-        raise FileNotFoundError(
-            f"{folder} holds no autoencoder: it needs {_CONFIG} and {_WEIGHTS}, or one safetensors "
-            f"file; it has {len(found)}"
-        )
-    return found[0]
-
-
-def _read_settings(folder: Path) -> dict[str, Any] | None:
-    """The settings in `config.json`, if there is one, whose "_class_name" is in `_LATENTS`."""
-    if not (folder / _CONFIG).is_file():
-        return None
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """The settings in `config.json`, whose "_class_name" is a key of `_LATENTS`."""
     with reading(folder / _CONFIG):
         settings = read_json(folder / _CONFIG)
         kind = settings.get("_class_name")
         if kind not in [*_LATENTS] or "quantization_config" in settings:
             raise ValueError(f"{kind!r:.80} is not one of {', '.join(_LATENTS)}, unquantised")
-        if kind == "AutoencoderTiny" and (found := {**_TINY, **settings}) != {**found, **_TINY}:
-            raise ValueError(f"{kind} must have the settings {_TINY}")
     return settings
 
 
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file in float32, under the present names."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing: autoencoders are read as safetensors alone")
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, or of a folder's, in float32, under the present names."""
+    files = [path] if path.is_file() else [*path.glob(_WEIGHTS)] or [*path.glob("*.safetensors")]
+    if len(files) != 1:
+        raise FileNotFoundError(
+            f"{path} holds no autoencoder: it needs {_CONFIG} and {_WEIGHTS}, or one safetensors "
+            f"file; it has {len(files)}"
+        )
     try:
-        tensors = load_file(file)
+        tensors = load_file(files[0])
     except SafetensorError as error:
-        raise ValueError(f"{file} is no safetensors file, or is damaged: {error}") from None
+        raise ValueError(f"{files[0]} is no safetensors file, or is damaged: {error}") from None
     return {
         _OLD_NAME.sub(lambda old: f"{old[1]}.{_NEW_NAMES[old[2]]}.", name): value.to(torch.float32)
         for name, value in tensors.items()
     }
+
+
+def name_of(source: AutoencoderSource) -> tuple[str, str]:
+    """The kind and the name of an autoencoder in a checkpoint's record."""
+    if not isinstance(source, str | os.PathLike):
+        return "object", type(source).__name__
+    path = Path(source).expanduser()
+    kind = "directory" if path.is_dir() else "file" if path.is_file() else "hub"
+    return kind, public_name(source)
 
 
 def weights_sha256(autoencoder: Any) -> str:
@@ -296,10 +285,9 @@ def find_autoencoder(
         )
     found = open_autoencoder(source)
     if (sha256 := weights_sha256(found)) != config.sha256:
-        shown = repr(str(source)) if isinstance(source, str | os.PathLike) else "this object"
         raise ValueError(
-            f"{shown} is not the autoencoder of {near}: the SHA-256 of its weights is {sha256}, "
-            f"the checkpoint has {config.sha256}; pass the right one as autoencoder= "
+            f"{name_of(source)[1]!r} is not the autoencoder of {near}: the SHA-256 of its weights "
+            f"is {sha256}, the checkpoint has {config.sha256}; pass the right one as autoencoder= "
             "(--autoencoder)"
         )
     return found

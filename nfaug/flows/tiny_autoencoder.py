@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 import re
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TinyAutoencoder", "present_names"]
+__all__ = ["TinyAutoencoder"]
 
-# `encoder.3.conv.0.weight` in the published files, `encoder.layers.3.conv.0.weight` in diffusers.
+# `decoder.3.conv.0.weight` in the published files is `decoder.layers.2.conv.0.weight` in diffusers,
+# which does not count the tanh as a layer. State dicts, and hashes of them, have diffusers' names.
 _NAME = re.compile(r"(encoder|decoder)\.(layers\.)?([0-9]{1,3})\.(.+)")
-_HALVES = ("encoder", "decoder")
 _GROUPS = 4  # of the normalisation of pooled blocks, which the weights do not tell
 _Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
@@ -33,7 +32,7 @@ class TinyAutoencoder(nn.Module):
     from the float32 image, where the autoencoder itself is 26 dB from the photograph.
 
     Args:
-        weights: Tensors under the names of `present_names`.
+        weights: Tensors under the names of the published files or of diffusers.
 
     Raises:
         ValueError: If they are not those of such an autoencoder, also RuntimeError and KeyError.
@@ -46,22 +45,25 @@ class TinyAutoencoder(nn.Module):
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        halves: dict[str, dict[int, _Shapes]] = {half: defaultdict(dict) for half in _HALVES}
+        named, halves = {}, {"encoder": dict[int, _Shapes](), "decoder": dict[int, _Shapes]()}
         for name, value in weights.items():
-            half, _, index, part = _match(name).groups()
-            halves[half][int(index)][part] = tuple(value.shape)
-        with torch.device("meta"):
+            if (found := _NAME.fullmatch(name)) is None:
+                raise ValueError(f"{name:.80} is in no numbered layer of encoder or decoder")
+            half, layers, number, part = found.groups()
+            index = int(number) - (half == "decoder" and not layers)
+            named[f"{half}.layers.{index}.{part}"] = value
+            halves[half].setdefault(index, {})[part] = tuple(value.shape)
+        with torch.device("meta"):  # shapes alone
             for half, parts in halves.items():
-                layers = [_layer(half, index, parts) for index in range(max(parts, default=0) + 1)]
+                layers = [_layer(half, i, parts.get(i)) for i in range(max(parts, default=0) + 1)]
                 self.add_module(half, nn.ModuleDict({"layers": nn.Sequential(*layers)}))
-            self.load_state_dict({name: value.to("meta") for name, value in weights.items()})
-            self.channels = weights["encoder.layers.0.weight"].shape[1]
+            self.channels = halves["encoder"][0]["weight"][1]
             images = torch.empty(1, self.channels, 64, 64)
             latents = self.encode(images)
             self.latent_channels, self.factor = latents.shape[1], 64 // latents.shape[2]
             if self.decode(latents).shape != images.shape:
                 raise ValueError("the decoder returns images of another shape")
-        self.load_state_dict(weights, assign=True)
+        self.load_state_dict(named, assign=True)
 
     def encode(self, x: Tensor) -> Tensor:
         """Latents (N, latent_channels, H/8, W/8) of images in [0, 1]."""
@@ -91,11 +93,10 @@ class _Block(nn.Module):
         return torch.relu(x + self.conv(x))
 
 
-def _layer(half: str, index: int, parts: Mapping[int, _Shapes]) -> nn.Module:
-    """A layer of a half; layers without weights are missing in `parts`."""
-    if index not in parts:
+def _layer(half: str, index: int, shapes: _Shapes | None) -> nn.Module:
+    if shapes is None:  # no weights
         return nn.ReLU() if index == 1 else nn.Upsample(scale_factor=2)
-    if "weight" not in (shapes := parts[index]):
+    if "weight" not in shapes:
         return _Block(shapes)
     bias = "bias" in shapes
     return _conv(shapes["weight"], 1 if bias or half == "decoder" else 2, bias=bias)
@@ -104,26 +105,6 @@ def _layer(half: str, index: int, parts: Mapping[int, _Shapes]) -> nn.Module:
 def _conv(shape: tuple[int, ...], stride: int = 1, *, bias: bool = True) -> nn.Conv2d:
     outputs, inputs, size, _ = shape
     return nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=bias)
-
-
-def _match(name: str) -> re.Match[str]:
-    if found := _NAME.fullmatch(name):
-        return found
-    raise ValueError(f"{name:.80} is not of an encoder or a decoder of numbered layers")
-
-
-def present_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under diffusers' names, which do not count the decoder's tanh as a layer.
-
-    Raises:
-        ValueError: If a name is not one of this family.
-    """
-    made = {}
-    for name, value in weights.items():
-        half, layers, index, part = _match(name).groups()
-        skipped = 1 if half == "decoder" and not layers else 0
-        made[f"{half}.layers.{int(index) - skipped}.{part}"] = value
-    return made
 
 
 @functools.cache

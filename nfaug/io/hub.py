@@ -82,11 +82,7 @@ def download(
 
 
 def list_files(repo_id: str) -> list[str]:
-    """The paths of a repository's files.
-
-    Raises:
-        HubError: The repository cannot be read.
-    """
+    """The paths of a repository's files; raises HubError."""
     with hub_errors(repo_id):
         return list_repo_files(repo_id)
 
