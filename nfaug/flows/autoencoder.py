@@ -41,15 +41,14 @@ __all__ = [
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """What a flow on latents needs of an autoencoder, which is a `torch.nn.Module`.
-
-    It takes images of 3 channels, or as many as its attribute `channels` says, whose sides are
-    multiples of `factor`.
+    """A `torch.nn.Module` that a flow on latents can use.
 
     Attributes:
         latent_channels: Channels of the latents.
-        factor: Pixels a latent, in height and in width: 2 or more.
+        factor: Pixels a latent in height and width, 2 or more; it divides the images' sides.
         input_range: (lowest, highest) pixel of the images that it encodes and decodes.
+
+    Images have 3 channels, or as many as an attribute `channels` says.
     """
 
     latent_channels: int
@@ -137,8 +136,8 @@ def open_autoencoder(source: AutoencoderSource) -> Any:
     """Open an autoencoder: float32, frozen, on the CPU; an object is used as it is.
 
     A directory, or a repository on the Hub, holds what diffusers' `save_pretrained` writes, or one
-    safetensors file of the tiny family. Only these files are downloaded and read, and no code is
-    run.
+    safetensors file of the tiny family; on the Hub its name is that of the repository, as in
+    madebyollin/taef2. Only these files are downloaded and read, and no code is run.
 
     Raises:
         TypeError: If an object is not an `Autoencoder`.
@@ -156,7 +155,12 @@ def open_autoencoder(source: AutoencoderSource) -> Any:
             )
         return model.eval()
     path, name = Path(source).expanduser(), str(source)
-    path = path if path.exists() else _downloaded(name)
+    if not path.exists():
+        if path.suffix == ".safetensors":
+            raise FileNotFoundError(f"there is no file {name!r}")
+        from ..io.hub import download
+
+        path = download(name, [_CONFIG, _WEIGHTS, f"{path.name}.safetensors"])
     settings = _read_settings(path) if (path / _CONFIG).is_file() else {}
     weights, kind = _read_weights(path), settings.get("_class_name", _TINY)
     if kind != _TINY and importlib.util.find_spec("diffusers") is None:
@@ -198,19 +202,6 @@ def _from_diffusers(settings: dict[str, Any], weights: Mapping[str, Tensor]) -> 
         model = getattr(diffusers, settings["_class_name"]).from_config(settings)
     model.load_state_dict(weights, assign=True)
     return _Diffusers(model)
-
-
-def _downloaded(name: str) -> Path:
-    """The folder of a repository, with its two files of diffusers or its only safetensors file."""
-    from ..io.hub import download, list_files
-
-    if name.endswith(".safetensors"):
-        raise FileNotFoundError(f"there is no file {name!r}")
-    folder = download(name, [_CONFIG, _WEIGHTS])
-    if not any(folder.glob("*.safetensors")):
-        names = [file for file in list_files(name) if re.fullmatch(r"[^/]+\.safetensors", file)]
-        folder = download(name, names) if len(names) == 1 else folder
-    return folder
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:

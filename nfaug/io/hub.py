@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import constants, list_repo_files, snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from .manifest import CONFIG, read_manifest
@@ -15,7 +15,7 @@ from .tensors import DamagedFileError
 from .text import printable
 from .version import __version__
 
-__all__ = ["HubError", "download", "hub_errors", "list_files", "read_repository"]
+__all__ = ["HubError", "download", "hub_errors", "read_repository"]
 
 T = TypeVar("T")
 
@@ -79,12 +79,6 @@ def download(
                 library_version=__version__,
             )
         )
-
-
-def list_files(repo_id: str) -> list[str]:
-    """The paths of a repository's files; raises HubError."""
-    with hub_errors(repo_id):
-        return list_repo_files(repo_id)
 
 
 def read_repository(

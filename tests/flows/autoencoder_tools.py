@@ -51,47 +51,54 @@ def make_autoencoder(
     return path
 
 
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
 def tiny_weights(latents: int = 4, *, pooled: bool = False, width: int = 8) -> dict[str, Tensor]:
     """Random weights of the tiny family under the names of the published files."""
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def conv(name: str, inputs: int, outputs: int, size: int = 3, bias: bool = True) -> None:
+    def conv(name: str, inputs: int, outputs: int, size: int = 3, *, bias: bool = True) -> None:
         shapes[f"{name}.weight"] = (outputs, inputs, size, size)
-        if bias:
-            shapes[f"{name}.bias"] = (outputs,)
+        shapes.update({f"{name}.bias": (outputs,)} if bias else {})
 
-    def blocks(half: str, first: int, count: int, pools: bool = False) -> None:
-        for index in range(first, first + count):
+    for half, index, count in (
+        *(("encoder", 1, 1), ("encoder", 3, 3), ("encoder", 7, 3), ("encoder", 11, 3)),
+        *(("decoder", 3, 3), ("decoder", 8, 3), ("decoder", 13, 3), ("decoder", 18, 1)),
+    ):
+        for block in (f"{half}.{number}" for number in range(index, index + count)):
             for part in (0, 2, 4):
-                conv(f"{half}.{index}.conv.{part}", width, width)
-            if pools:
-                conv(f"{half}.{index}.pool.0", width, 4 * width, 1, bias=False)
-                shapes.update(
-                    {f"{half}.{index}.pool.1.{n}": (4 * width,) for n in ("weight", "bias")}
-                )
-                conv(f"{half}.{index}.pool.3", 4 * width, width, 1, bias=False)
-
+                conv(f"{block}.conv.{part}", width, width)
+            if pooled and (half, index) in (("encoder", 11), ("decoder", 3)):
+                conv(f"{block}.pool.0", width, 4 * width, 1, bias=False)
+                conv(f"{block}.pool.3", 4 * width, width, 1, bias=False)
+                shapes.update({f"{block}.pool.1.{n}": (4 * width,) for n in ("weight", "bias")})
+    for name in (
+        *("encoder.2", "encoder.6", "encoder.10"),
+        "decoder.7",
+        "decoder.12",
+        "decoder.17",
+    ):
+        conv(name, width, width, bias=False)
     conv("encoder.0", 3, width)
-    blocks("encoder", 1, 1)
-    for index in (2, 6, 10):
-        conv(f"encoder.{index}", width, width, bias=False)
-        blocks("encoder", index + 1, 3, pooled and index == 10)
     conv("encoder.14", width, latents)
     conv("decoder.1", latents, width)
-    for index in (7, 12, 17):
-        blocks("decoder", index - 4, 3, pooled and index == 7)
-        conv(f"decoder.{index}", width, width, bias=False)
-    blocks("decoder", 18, 1)
     conv("decoder.19", width, 3)
     draws = torch.Generator().manual_seed(0)
     return {
-        name: torch.randn(shape, generator=draws) / max(1, torch.Size(shape[1:]).numel()) ** 0.5
+        name: torch.randn(shape, generator=draws) / torch.Size(shape[1:]).numel() ** 0.5
         for name, shape in shapes.items()
     }
 
 
 def save_tiny(path: Path, **options: Any) -> Path:
     """A file of `tiny_weights` in float16, as published."""
-    weights = tiny_weights(**options)
-    save_file({name: value.half() for name, value in weights.items()}, path)
+    save_file({name: value.half() for name, value in tiny_weights(**options).items()}, path)
     return path
