@@ -168,7 +168,7 @@ def open_autoencoder(source: AutoencoderSource) -> Any:
     try:
         model = TinyAutoencoder(weights) if kind == _TINY else _from_diffusers(settings, weights)
     except Exception as error:  # diffusers has no type for settings that make no sense
-        reason = " ".join(str(error).split())[:1000]
+        reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{name!r}: the weights do not fit an {kind}: {reason}") from None
     return model.requires_grad_(False).eval()
 

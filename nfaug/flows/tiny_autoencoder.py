@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,19 +12,19 @@ __all__ = ["TinyAutoencoder"]
 
 # `decoder.3.conv.0.weight` in the published files is `decoder.layers.2.conv.0.weight` in diffusers,
 # which does not count the tanh as a layer. State dicts, and hashes of them, have diffusers' names.
-_NAME = re.compile(r"(encoder|decoder)\.(layers\.)?([0-9]{1,3})\.(.+)")
+_PUBLISHED = re.compile(r"(encoder|decoder)\.(\d+)\.")
+_FIRST = "decoder.layers.0.weight"
 _GROUPS = 4  # of the normalisation of pooled blocks, which the weights do not tell
-_Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
 
 class TinyAutoencoder(nn.Module):
-    """A tiny autoencoder, built after the names and shapes of its weights.
+    """A tiny autoencoder, told from the names and shapes of its weights.
 
-    The encoder maps an image x in [0, 1] to latents: convolutions and residual blocks, with a
-    convolution of stride 2 (the one without a bias) before each coarser level. The decoder maps
-    3 tanh(z/3) back, with nearest-neighbour upsampling before each finer level. A block is
-    relu(x + conv(x)); a pooled one, as in the coarsest level of FLUX.2's, gets x + pool(x) for x.
-    SD, SDXL: 4 latent channels; SD3, FLUX.1: 16; FLUX.2: 32. All reduce by a factor of 8.
+    The encoder maps an image x in [0, 1] to latents: residual blocks at four resolutions, with a
+    convolution of stride 2 before each but the first. The decoder maps 3 tanh(z/3) back, with
+    nearest-neighbour upsampling. A block is relu(x + conv(x)); a pooled one, as at the lowest
+    resolution of FLUX.2's, has x + pool(x) in the place of x.
+    SD, SDXL: 4 latent channels; SD3, FLUX.1: 16; FLUX.2: 32 and pooled blocks.
 
     The decoder computes in bfloat16 on CPUs with matrix units (AMX), where it is five times as fast
     and 52 dB from the float32 image (TAEF2); on others bfloat16 was slower.
@@ -34,56 +33,57 @@ class TinyAutoencoder(nn.Module):
         weights: Tensors under the names of the published files or of diffusers.
 
     Raises:
-        ValueError: If they are not those of such an autoencoder, also RuntimeError and KeyError.
+        ValueError: If they are not those of such an autoencoder, also RuntimeError.
 
     Source: Bohan, Tiny AutoEncoder for Stable Diffusion, https://github.com/madebyollin/taesd
     """
 
-    input_range = (0.0, 1.0)
+    input_range, factor = (0.0, 1.0), 8
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        named, halves = {}, {"encoder": dict[int, _Shapes](), "decoder": dict[int, _Shapes]()}
-        for name, value in weights.items():
-            if (found := _NAME.fullmatch(name)) is None:
-                raise ValueError(f"{name:.80} is in no numbered layer of encoder or decoder")
-            half, layers, number, part = found.groups()
-            index = int(number) - (half == "decoder" and not layers)
-            named[f"{half}.layers.{index}.{part}"] = value
-            halves[half].setdefault(index, {})[part] = tuple(value.shape)
-        with torch.device("meta"):  # shapes alone
-            for half, parts in halves.items():
-                layers = [_layer(half, i, parts.get(i)) for i in range(max(parts, default=0) + 1)]
-                self.add_module(half, nn.ModuleDict({"layers": nn.Sequential(*layers)}))
-            self.channels = halves["encoder"][0]["weight"][1]
-            images = torch.empty(1, self.channels, 64, 64)
-            latents = self.encode(images)
-            self.latent_channels, self.factor = latents.shape[1], 64 // latents.shape[2]
-            if self.decode(latents).shape != images.shape:
-                raise ValueError("the decoder returns images of another shape")
+        named = {_PUBLISHED.sub(_present, name): value for name, value in weights.items()}
+        if _FIRST not in named:
+            raise ValueError(f"there is no {_FIRST}, but {', '.join([*named][:3])}")
+        width, self.latent_channels, *_ = named[_FIRST].shape
+        pooled = any(".pool." in name for name in named)
+
+        def scale(number: int, pooled: bool = False, stride: int = 1) -> list[nn.Module]:
+            conv = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+            return [conv, *(_Block(width, pooled) for _ in range(number))]
+
+        with torch.device("meta"):  # weights that are about to be loaded are not initialised
+            encoder = [_conv(3, width), _Block(width), *scale(3, stride=2), *scale(3, stride=2)]
+            encoder += [*scale(3, pooled, 2), _conv(width, self.latent_channels)]
+            decoder = [_conv(self.latent_channels, width), nn.ReLU(), *scale(3, pooled)[1:]]
+            for number in (3, 3, 1):
+                decoder += [nn.Upsample(scale_factor=2), *scale(number)]
+            decoder += [_conv(width, 3)]
+        self.encoder = nn.ModuleDict({"layers": nn.Sequential(*encoder)})
+        self.decoder = nn.ModuleDict({"layers": nn.Sequential(*decoder)})
         self.load_state_dict(named, assign=True)
 
     def encode(self, x: Tensor) -> Tensor:
         """Latents (N, latent_channels, H/8, W/8) of images in [0, 1]."""
-        return self.get_submodule("encoder.layers")(x)
+        return self.encoder["layers"](x)
 
     def decode(self, z: Tensor) -> Tensor:
         """Images of latents, in [0, 1] but for overshoots."""
         fast = z.device.type == "cpu" and torch.cpu._is_amx_tile_supported()
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-            return self.get_submodule("decoder.layers")(3 * torch.tanh(z / 3)).float()
+            return self.decoder["layers"](3 * torch.tanh(z / 3)).float()
 
 
 class _Block(nn.Module):
-    def __init__(self, shapes: _Shapes) -> None:
+    def __init__(self, width: int, pooled: bool = False) -> None:
         super().__init__()
-        first, second, third = (_conv(shapes[f"conv.{index}.weight"]) for index in (0, 2, 4))
+        first, second, third = (_conv(width, width) for _ in range(3))
         self.conv = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
         self.pool: nn.Sequential | None = None
-        if "pool.0.weight" in shapes:
-            before, after = (_conv(shapes[f"pool.{i}.weight"], bias=False) for i in (0, 3))
-            norm = nn.GroupNorm(_GROUPS, shapes["pool.1.weight"][0])
-            self.pool = nn.Sequential(before, norm, nn.ReLU(), after)
+        if pooled:
+            wide = 4 * width
+            before, after = (nn.Conv2d(*n, 1, bias=False) for n in ((width, wide), (wide, width)))
+            self.pool = nn.Sequential(before, nn.GroupNorm(_GROUPS, wide), nn.ReLU(), after)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pool is not None:
@@ -91,15 +91,9 @@ class _Block(nn.Module):
         return torch.relu(x + self.conv(x))
 
 
-def _layer(half: str, index: int, shapes: _Shapes | None) -> nn.Module:
-    if shapes is None:  # no weights
-        return nn.ReLU() if index == 1 else nn.Upsample(scale_factor=2)
-    if "weight" not in shapes:
-        return _Block(shapes)
-    bias = "bias" in shapes
-    return _conv(shapes["weight"], 1 if bias or half == "decoder" else 2, bias=bias)
+def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
 
 
-def _conv(shape: tuple[int, ...], stride: int = 1, *, bias: bool = True) -> nn.Conv2d:
-    outputs, inputs, size, _ = shape
-    return nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=bias)
+def _present(found: re.Match[str]) -> str:
+    return f"{found[1]}.layers.{int(found[2]) - (found[1] == 'decoder')}."

@@ -27,8 +27,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "AutoencoderTiny": {
         "encoder_block_out_channels": (4,) * 4,
         "decoder_block_out_channels": (4,) * 4,
-        "num_encoder_blocks": (1,) * 4,
-        "num_decoder_blocks": (1,) * 4,
     },
     "AutoencoderDC": {
         "latent_channels": 8,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_the_family_is_told_from_weights(kind: str, photos: TensorImages, tmp_pa
     file = save_tiny(tmp_path / "tiny.safetensors", **FAMILY[kind])
     model = open_autoencoder(file)
     latents = FAMILY[kind]["latents"]
-    assert (model.channels, model.latent_channels, model.factor) == (3, latents, 8)
+    assert (model.latent_channels, model.factor) == (latents, 8)
     assert not any(p.requires_grad or p.is_meta for p in model.parameters())
     codec = measure_codec(file, photos.images)
     assert (codec.record.kind, codec.record.name) == ("file", "tiny.safetensors")
@@ -133,11 +134,9 @@ KL = {"encoder.conv_in.weight": torch.zeros(4, 3, 3, 3)}
     [
         ({"conv1.weight": torch.zeros(4, 3, 7, 7)}, r"conv1\.weight"),
         (KL, r"conv_in\.weight"),
-        ({}, "Tiny"),
         (WITHOUT, r"decoder\.layers\.7\.conv"),
-        ({**tiny_weights(), "decoder.1.weight": torch.zeros(8, 5, 3, 3)}, "channel"),
+        ({**tiny_weights(), "decoder.1.weight": torch.zeros(8, 5, 3, 3)}, "size"),
         ({**tiny_weights(), "encoder.0.mask": torch.zeros(3)}, "mask"),
-        ({**tiny_weights(), "encoder.999.bias": torch.zeros(3)}, "Tiny"),
     ],
 )
 def test_another_architecture(weights: dict[str, Tensor], token: str, tmp_path: Path) -> None:
@@ -152,7 +151,7 @@ def test_no_safetensors(damage: str, file: Path, tmp_path: Path) -> None:
     data = file.read_bytes()
     pickled = pickle.dumps(Evil(tmp_path / "ran"))
     file.write_bytes({"truncated": data[:-9], "header": data[:99], "pickle": pickled}[damage])
-    with pytest.raises(ValueError, match=re.escape(f"{file} is no safetensors")):
+    with pytest.raises(ValueError, match=re.escape(file.name)):
         open_autoencoder(file)
     assert not (tmp_path / "ran").exists()
 
@@ -189,16 +188,18 @@ class Own(nn.Module):
 
     def __init__(self, scale: float = 2.0, **changes: Any) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.tensor(scale))
+        self.scale, self.seen = nn.Parameter(torch.tensor(scale)), Counter[str]()
         for name, value in changes.items():
             setattr(self, name, value)
 
     def encode(self, x: Tensor) -> Tensor:
         assert not self.training
         assert 1 < float(x.max()) <= 255
+        self.seen["encode"] += len(x)
         return self.scale * nn.functional.avg_pool2d(x, 4)
 
     def decode(self, z: Tensor) -> Tensor:
+        self.seen["decode"] += len(z)
         return nn.functional.interpolate(z / self.scale, scale_factor=4)
 
 
@@ -216,10 +217,13 @@ def test_an_object(photos: TensorImages, tmp_path: Path) -> None:
         nfaug.load(saved)
     with pytest.raises(CheckpointError, match="SHA-256"):
         nfaug.load(saved, autoencoder=Own(3.0))
-    nfa = nfaug.NFAugment.from_pretrained(saved, autoencoder=Own(), p=1.0, gate=False)
-    new, _ = nfa(photos.images, photos.targets)
-    assert nfa.stats()["applied"] == len(photos)
-    assert not torch.equal(new, photos.images)
+    own, count = Own(), len(photos)
+    nfa = nfaug.NFAugment.from_pretrained(saved, autoencoder=own, p=1.0, gate=False)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(5)]
+    for new in nfa.variants(photos.images, photos.targets, generators):
+        assert not torch.equal(new, photos.images)
+    assert nfa.stats()["applied"] == 5 * count
+    assert own.seen == {"encode": count, "decode": 6 * count}, "once, and with each generator"
     again = nfaug.fit(saved, photos, autoencoder=Own(), rank=2, progress=False)
     assert again.config.autoencoder == record
 
