@@ -25,8 +25,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "latent_channels": 4,
     },
     "AutoencoderTiny": {
-        "encoder_block_out_channels": (4,) * 4,
-        "decoder_block_out_channels": (4,) * 4,
+        "encoder_block_out_channels": (8,) * 4,
+        "decoder_block_out_channels": (8,) * 4,
     },
     "AutoencoderDC": {
         "latent_channels": 8,
@@ -59,41 +59,28 @@ class Evil:
         return Path.touch, (self.path,)
 
 
-def tiny_weights(latents: int = 4, *, pooled: bool = False, width: int = 8) -> dict[str, Tensor]:
-    """Random weights of the tiny family under the names of the published files."""
-    shapes: dict[str, tuple[int, ...]] = {}
+def tiny_weights(latents: int = 4, *, pooled: bool = False) -> dict[str, Tensor]:
+    """Random weights of the tiny family, 8 channels wide, under the names of published files."""
+    import diffusers
 
-    def conv(name: str, inputs: int, outputs: int, size: int = 3, *, bias: bool = True) -> None:
-        shapes[f"{name}.weight"] = (outputs, inputs, size, size)
-        shapes.update({f"{name}.bias": (outputs,)} if bias else {})
-
-    for half, index, count in (
-        *(("encoder", 1, 1), ("encoder", 3, 3), ("encoder", 7, 3), ("encoder", 11, 3)),
-        *(("decoder", 3, 3), ("decoder", 8, 3), ("decoder", 13, 3), ("decoder", 18, 1)),
-    ):
-        for block in (f"{half}.{number}" for number in range(index, index + count)):
-            for part in (0, 2, 4):
-                conv(f"{block}.conv.{part}", width, width)
-            if pooled and (half, index) in (("encoder", 11), ("decoder", 3)):
-                conv(f"{block}.pool.0", width, 4 * width, 1, bias=False)
-                conv(f"{block}.pool.3", 4 * width, width, 1, bias=False)
-                shapes.update({f"{block}.pool.1.{n}": (4 * width,) for n in ("weight", "bias")})
-    for name in (
-        *("encoder.2", "encoder.6", "encoder.10"),
-        "decoder.7",
-        "decoder.12",
-        "decoder.17",
-    ):
-        conv(name, width, width, bias=False)
-    conv("encoder.0", 3, width)
-    conv("encoder.14", width, latents)
-    conv("decoder.1", latents, width)
-    conv("decoder.19", width, 3)
-    draws = torch.Generator().manual_seed(0)
-    return {
-        name: torch.randn(shape, generator=draws) / torch.Size(shape[1:]).numel() ** 0.5
-        for name, shape in shapes.items()
+    settings: dict[str, Any] = {**SETTINGS["AutoencoderTiny"], "latent_channels": latents}
+    blocks = [f"encoder.{i}" for i in (11, 12, 13)] + [f"decoder.{i}" for i in (3, 4, 5)]
+    pools = {
+        "0.weight": (32, 8, 1, 1),
+        "1.weight": (32,),
+        "1.bias": (32,),
+        "3.weight": (8, 32, 1, 1),
     }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        found = diffusers.AutoencoderTiny(**settings).state_dict()
+        added = {f"{b}.pool.{n}": torch.randn(pools[n]) for b in blocks for n in pools if pooled}
+
+    def published(name: str) -> str:
+        half, _, number, part = name.split(".", 3)
+        return f"{half}.{int(number) + (half == 'decoder')}.{part}"
+
+    return {published(name): value for name, value in found.items()} | added
 
 
 def save_tiny(path: Path, **options: Any) -> Path:

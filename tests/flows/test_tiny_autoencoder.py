@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from autoencoder_tools import Evil, save_tiny, tiny_weights
+from autoencoder_tools import SETTINGS, Evil, save_tiny, tiny_weights
 from nfa_tools import NAMES, write_images
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -55,10 +55,7 @@ def test_the_family_is_told_from_weights(kind: str, photos: TensorImages, tmp_pa
 def test_parity_with_diffusers(latents: int, photos: TensorImages) -> None:
     import diffusers
 
-    width = (8,) * 4
-    theirs = diffusers.AutoencoderTiny(
-        encoder_block_out_channels=width, decoder_block_out_channels=width, latent_channels=latents
-    )
+    theirs = diffusers.AutoencoderTiny(**SETTINGS["AutoencoderTiny"], latent_channels=latents)
     ours = TinyAutoencoder(tiny_weights(latents))
     theirs.load_state_dict(ours.state_dict())
     images = photos.images[:3] / 255
