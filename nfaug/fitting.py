@@ -25,6 +25,7 @@ from .data.checks import check_class_sizes
 from .data.images import LabelledImages, to_tensors
 from .data.open import open_dataset, wrap_dataset
 from .data.preprocess import as_size, size_of
+from .flows.autoencoder import AutoencoderSource
 from .flows.flow import Flow
 from .flows.latent_codec import measure_codec
 from .io.manifest import read_manifest
@@ -71,7 +72,7 @@ def fit(
     max_per_class: int = 1000,
     memory: bool = True,
     grayscale: bool = False,
-    autoencoder: str | os.PathLike[str] | None = None,
+    autoencoder: AutoencoderSource | None = None,
     batch_size: int = 256,
     seed: int = 0,
     distributed: bool = False,
@@ -102,9 +103,10 @@ def fit(
             partners from them.
         grayscale: Whether colour images are converted for a one-channel flow; if not, they are an
             error.
-        autoencoder: Directory or Hub repository of an autoencoder. With a `shape_free` flow on
-            pixels, such as "builtin:pixels", the fit is on the latents of this autoencoder. For the
-            name of a flow on latents, it is where that flow's autoencoder is.
+        autoencoder: An autoencoder: a safetensors file, a directory, a repository on the Hub, or a
+            `torch.nn.Module` of your own (see `nfaug.flows.autoencoder.Autoencoder`). With a
+            `shape_free` flow on pixels, such as "builtin:pixels", the fit is on its latents. For
+            the name of a flow on latents, it is that flow's autoencoder.
         batch_size: Images per encoding step.
         seed: Seed of the choice of images and of the dequantisation noise.
         distributed: Whether the processes of `torchrun` share the classes. Each must call this
@@ -165,7 +167,7 @@ def fit(
 
 def load_base(
     flow: Flow | Checkpoint | str | os.PathLike[str],
-    autoencoder: str | os.PathLike[str] | None = None,
+    autoencoder: AutoencoderSource | None = None,
 ) -> Checkpoint:
     """The checkpoint that a fit starts from, for the argument `flow` of `fit`.
 
@@ -178,7 +180,7 @@ def load_base(
     source = os.fspath(flow)
     if autoencoder is not None:
         on_latents = "autoencoder" in read_resolved(read_manifest, source, whole=False)
-        autoencoder = os.fspath(autoencoder) if on_latents else None
+        autoencoder = autoencoder if on_latents else None
     return load(source, autoencoder=autoencoder)
 
 
@@ -260,7 +262,7 @@ def common_size(images: LabelledImages) -> tuple[int, int]:
 
 
 def _shaped(
-    base: Checkpoint, images: LabelledImages, autoencoder: str | os.PathLike[str] | None, seed: int
+    base: Checkpoint, images: LabelledImages, autoencoder: AutoencoderSource | None, seed: int
 ) -> Checkpoint:
     """The checkpoint with a flow for the images' shape, if its flow serves every shape.
 
@@ -274,13 +276,13 @@ def _shaped(
         return Checkpoint(flow, replace(base.config, flow=flow.config))
     if not flow.shape_free:
         raise ValueError(
-            f"autoencoder={str(autoencoder)!r} needs a flow that serves every shape, such as "
-            f"builtin:pixels, or one that was trained on latents; got {flow}"
+            "autoencoder= needs a flow that serves every shape, such as builtin:pixels, or one "
+            f"that was trained on latents; got {flow}"
         )
     choice = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(images), generator=choice)[:_MEASURED]
     measured = torch.stack([images[row][0] for row in rows.tolist()])
-    codec = measure_codec(str(autoencoder), measured, device=flow.device)
+    codec = measure_codec(autoencoder, measured, device=flow.device)
     channels, height, width = codec.latent_shape
     flow = flow.with_shape(channels, (height, width))
     flow = Flow(flow.config, codec=codec.for_flow(flow.config)).to(flow.device).eval()

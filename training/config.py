@@ -169,10 +169,10 @@ class TrainConfig:
         trackers: Trackers that receive metrics and pictures through Accelerate: "tensorboard",
             "wandb", "trackio".
         pictures_every: Epochs between pictures of samples, one at the end included; 0 for none.
-        autoencoder: Train on the latents of this frozen autoencoder, a diffusers AutoencoderKL,
-            AutoencoderTiny or AutoencoderDC: a directory, or owner/name on the Hub; null for
-            pixels. The latents of each image (and of its mirror image, with augmentation.hflip)
-            are computed once and kept in memory.
+        autoencoder: Train on the latents of this frozen autoencoder, a tiny one of TAESD's family
+            or a diffusers AutoencoderKL or AutoencoderDC: a safetensors file, a directory, or
+            owner/name on the Hub; null for pixels. The latents of each image (and of its mirror
+            image, with augmentation.hflip) are computed once and kept in memory.
         latent_noise: Width of the uniform noise on latents, in standard deviations of their
             channel.
         flow: The flow's architecture; channels and image size come from the data.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..data.checks import check_class_names
 from ..data.classes import dataset_classes
+from ..flows.autoencoder import AutoencoderSource
 from ..io.resolve import BUILTIN
 from .counters import Counters, Outcome, SharedValue
 from .engine import Encoded, Engine
@@ -130,7 +131,7 @@ class NFAugment(nn.Module):
         *,
         revision: str | None = None,
         token: str | bool | None = None,
-        autoencoder: str | Path | None = None,
+        autoencoder: AutoencoderSource | None = None,
         **options: Any,
     ) -> NFAugment:
         """Load a checkpoint with `nfaug.load`; `options` are keyword arguments of `NFAugment`."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..classes.gaussians import ClassGaussians
 from ..classes.pca_fit import ClasswisePCA
+from ..flows.autoencoder import AutoencoderSource
 from ..flows.flow import Flow
 from ..io.lock import lock_output
 from ..io.manifest import CheckpointError
@@ -147,7 +148,7 @@ def load(
     *,
     revision: str | None = None,
     token: str | bool | None = None,
-    autoencoder: str | Path | None = None,
+    autoencoder: AutoencoderSource | None = None,
 ) -> Checkpoint:
     """Load a checkpoint: a bundled flow, a local directory or a repository of the Hub.
 
@@ -159,9 +160,9 @@ def load(
             into the cache of the Hub.
         revision: Branch, tag or commit of the repository.
         token: Access token of the Hub; None for the one that is logged in, False for none.
-        autoencoder: Directory or repository of the autoencoder of a flow on latents. By default
-            the recorded repository is used, or the recorded directory if it lies in the
-            checkpoint, beside it or in the working directory.
+        autoencoder: The autoencoder of a flow on latents, or its file, directory or repository.
+            By default the recorded repository is used, or the recorded file or directory if it
+            lies in the checkpoint or beside it. One of your own must be passed.
 
     Raises:
         CheckpointError: The directory is not a checkpoint; a file is missing, damaged, of a

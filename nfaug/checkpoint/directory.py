@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..classes.gaussians import ClassGaussians
 from ..classes.pca_fit import ClasswisePCA
-from ..flows.autoencoder import find_autoencoder
+from ..flows.autoencoder import AutoencoderSource, find_autoencoder
 from ..flows.flow import Flow, check_finite
 from ..flows.latent_codec import LatentCodec
 from ..io.atomic import check_output, replace_directory
@@ -36,7 +36,7 @@ Parts: TypeAlias = tuple[Flow, CheckpointConfig, ClassGaussians | None, Classwis
 
 
 def read_parts(
-    directory: Path, *, autoencoder: str | Path | None = None, on_latents: bool = True
+    directory: Path, *, autoencoder: AutoencoderSource | None = None, on_latents: bool = True
 ) -> Parts:
     """Read and check a checkpoint directory; see `nfaug.load`.
 
@@ -67,7 +67,7 @@ def read_parts(
 
 
 def _read_flow(
-    path: Path, config: CheckpointConfig, sha256: str, autoencoder: str | Path | None
+    path: Path, config: CheckpointConfig, sha256: str, autoencoder: AutoencoderSource | None
 ) -> Flow:
     """Read the weights, and the recorded autoencoder or the given one, and build the flow."""
     codec = None

@@ -106,7 +106,7 @@ def add_autoencoder(parser: ArgumentParser) -> None:
     """Add --autoencoder."""
     parser.add_argument(
         "--autoencoder",
-        help="for a flow on latents: directory or owner/name of its autoencoder, if it moved",
+        help="for a flow on latents: safetensors file, directory or owner/name of its autoencoder",
     )
 
 

@@ -31,7 +31,7 @@ def parser() -> ArgumentParser:
         "fit",
         "Fit an existing flow to your classes in one pass over your images: class gaussians, PCA "
         "axes and the memory of partners. The flow itself is not trained. With builtin:pixels as "
-        "the flow, --autoencoder DIR mixes latents of this autoencoder in place of pixels.",
+        "the flow, --autoencoder FILE mixes latents of this autoencoder in place of pixels.",
     )
     add_flow(made)
     add_data_options(made, "train")

@@ -1,52 +1,84 @@
 """The frozen autoencoder of a flow on latents: its record in a checkpoint, and how it is opened.
 
-Its class is one of those of diffusers in `CLASSES`, and its weights are read as safetensors by this
-module. diffusers is imported only when an autoencoder is opened.
+It is a `TinyAutoencoder`, a class of diffusers (imported only when one is opened), or an object of
+the user's own. Weights are read as safetensors.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import math
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..io.manifest import reading
+from ..io.resolve import public_name
 from ..io.strict_json import read_json
 from ..io.tensors import read_tensors
 from .backbone import is_size
+from .tiny_autoencoder import TinyAutoencoder
 
 __all__ = [
-    "CLASSES",
+    "Autoencoder",
     "AutoencoderConfig",
+    "AutoencoderSource",
     "find_autoencoder",
+    "name_of",
     "open_autoencoder",
     "weights_sha256",
 ]
 
 
-# The supported classes, which map images in [-1, 1], and the latents in what `encode` returns.
-# Their config.json may have a scaling_factor and a shift_factor for diffusion models. A flow reads
-# neither: its codec measures mean and standard deviation of each channel, to the same effect.
-CLASSES: dict[str, Callable[[Any], Tensor]] = {
+@runtime_checkable
+class Autoencoder(Protocol):
+    """A `torch.nn.Module` that a flow on latents can use.
+
+    Attributes:
+        latent_channels: Channels of the latents.
+        factor: Pixels a latent in height and width, 2 or more; it divides the images' sides.
+        input_range: (lowest, highest) pixel of the images that it encodes and decodes.
+
+    Images have 3 channels, or as many as an attribute `channels` says.
+    """
+
+    latent_channels: int
+    factor: int
+    input_range: tuple[float, float]
+
+    def encode(self, x: Tensor, /) -> Tensor:
+        """Latents (N, latent_channels, H/factor, W/factor) of float32 images (N, C, H, W)."""
+
+    def decode(self, z: Tensor, /) -> Tensor:
+        """Images of latents."""
+
+
+AutoencoderSource: TypeAlias = str | os.PathLike[str] | Autoencoder
+
+_TINY = "AutoencoderTiny"
+# The latents in what `encode` of diffusers' classes returns. Their config.json may have a
+# scaling_factor and a shift_factor for diffusion models. A flow reads neither: its codec measures
+# mean and standard deviation of each channel, to the same effect.
+_LATENTS: dict[str, Callable[[Any], Tensor]] = {
     "AutoencoderKL": lambda output: output.latent_dist.mode(),
-    # Of Stable Diffusion's latents after their scaling; the decoder squashes them to (-3, 3).
-    "AutoencoderTiny": lambda output: output.latents,
+    _TINY: lambda output: output.latents,
     "AutoencoderDC": lambda output: output.latent,
 }
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 # Attention layers of weights written before diffusers 0.17, such as stabilityai/sd-vae-ft-mse.
 _OLD_NAME = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
 _NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-# A directory is searched near the checkpoint, so that its record is a name without a path.
-_NAMES = {"hub": r"[\w.-]+(/[\w.-]+)?", "directory": r"[^/\\\0]+"}
+# A path is searched near the checkpoint, so that its record is a name without a path.
+_PATH = r"[^/\\\0]+"
+_NAMES = {"hub": r"[\w.-]+(/[\w.-]+)?", "directory": _PATH, "file": _PATH, "object": r"\w+"}
 
 
 @dataclass(frozen=True)
@@ -54,8 +86,9 @@ class AutoencoderConfig:
     """What a checkpoint records of its frozen autoencoder, and the scale of the latents.
 
     Attributes:
-        kind: "hub" for a repository on the Hub, "directory" for a local one.
-        name: The repository, or the name of the directory without its path.
+        kind: "hub" for a repository on the Hub, "directory" or "file" for a local one, "object" for
+            one of the user's own.
+        name: The repository, the name of the directory or file without its path, or the class.
         sha256: Hash of the weights; see `weights_sha256`.
         channels: Image channels.
         image_size: (height, width) of the images.
@@ -81,7 +114,7 @@ class AutoencoderConfig:
         for name in ("image_size", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
         good = {
-            "kind": self.kind in ("hub", "directory"),
+            "kind": self.kind in [*_NAMES],
             "name": re.fullmatch(_NAMES.get(str(self.kind), ""), str(self.name)),
             "image_size": is_size(self.image_size),
             "mean": all(math.isfinite(n) for n in self.mean),
@@ -98,58 +131,109 @@ class AutoencoderConfig:
         return dataclasses.asdict(self)
 
 
-def open_autoencoder(source: str | Path) -> Any:
-    """Open an autoencoder from a local directory or a Hub repository: float32, frozen, on the CPU.
+def open_autoencoder(source: AutoencoderSource) -> Any:
+    """Open an autoencoder: float32, frozen, on the CPU; an object is used as it is.
 
-    The directory is in the format of diffusers' `save_pretrained`. Only its `config.json` and
-    `diffusion_pytorch_model.safetensors` are downloaded and read, and no code is run.
+    A directory, or a repository on the Hub, holds what diffusers' `save_pretrained` writes, or one
+    safetensors file of the tiny family; on the Hub its name is that of the repository, as in
+    madebyollin/taef2. Only these files are downloaded and read, and no code is run.
 
     Raises:
-        ModuleNotFoundError: If diffusers is not installed.
-        ValueError: If its class is not in `CLASSES`, or its safetensors do not fit its config.json.
-        OSError: If the directory or repository does not exist or cannot be read.
+        TypeError: If an object is not an `Autoencoder`.
+        ModuleNotFoundError: If it needs diffusers, which is not installed.
+        ValueError: If its class is not a known one, or its weights are damaged or do not fit.
+        OSError: If the file, directory or repository does not exist or cannot be read.
     """
-    try:
-        import diffusers
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'flows on latents need diffusers: pip install "nfaug[vae]"'
-        ) from error
-    folder, name = Path(source).expanduser(), str(source)
-    if not folder.is_dir():
+    if not isinstance(source, str | os.PathLike):
+        model: Any = _Diffusers(source) if type(source).__name__ in _LATENTS else source
+        if not (isinstance(model, nn.Module) and isinstance(model, Autoencoder)):
+            wanted = ", ".join(["encode", "decode", *Autoencoder.__annotations__])
+            raise TypeError(
+                "autoencoder must be a path, a name on the Hub, or a torch.nn.Module with "
+                f"{wanted}; got {type(model).__name__}"
+            )
+        return model.eval()
+    path, name = Path(source).expanduser(), str(source)
+    if not path.exists():
+        if path.suffix == ".safetensors":
+            raise FileNotFoundError(f"there is no file {name!r}")
         from ..io.hub import download
 
-        folder = download(name, [_CONFIG, _WEIGHTS])
-    settings = _read_settings(folder)
-    weights = _read_weights(folder / _WEIGHTS)
+        path = download(name, [_CONFIG, _WEIGHTS, f"{path.name}.safetensors"])
+    settings = _read_settings(path) if (path / _CONFIG).is_file() else {}
+    weights, kind = _read_weights(path), settings.get("_class_name", _TINY)
+    if kind != _TINY and importlib.util.find_spec("diffusers") is None:
+        raise ModuleNotFoundError(f'{kind} needs diffusers: pip install "nfaug[vae]"')
     try:
-        with torch.device("meta"):  # weights that are about to be loaded are not initialised
-            model = getattr(diffusers, settings["_class_name"]).from_config(settings)
-        model.load_state_dict(weights, assign=True)
+        model = TinyAutoencoder(weights) if kind == _TINY else _from_diffusers(settings, weights)
     except Exception as error:  # diffusers has no type for settings that make no sense
-        reason = " ".join(str(error).split())[:1000]
-        raise ValueError(f"{name!r}: {_CONFIG} and weights do not fit: {reason}") from None
-    return model.eval().requires_grad_(False)
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{name!r}: the weights do not fit an {kind}: {reason}") from None
+    return model.requires_grad_(False).eval()
+
+
+class _Diffusers(nn.Module):
+    """A class of diffusers as an `Autoencoder`; its state dict has the names of the class."""
+
+    input_range = (-1.0, 1.0)
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, settings = model, model.config
+        resolutions = settings.get("block_out_channels") or settings["encoder_block_out_channels"]
+        self.factor = 2 ** (len(resolutions) - 1)
+        self.channels, self.latent_channels = settings.in_channels, settings.latent_channels
+
+    def encode(self, x: Tensor) -> Tensor:
+        return _LATENTS[type(self.model).__name__](self.model.encode(x))
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.model.decode(z).sample
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        return self.model.state_dict(*args, **options)
+
+
+def _from_diffusers(settings: dict[str, Any], weights: Mapping[str, Tensor]) -> _Diffusers:
+    import diffusers
+
+    with torch.device("meta"):  # weights that are about to be loaded are not initialised
+        model = getattr(diffusers, settings["_class_name"]).from_config(settings)
+    model.load_state_dict(weights, assign=True)
+    return _Diffusers(model)
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    """The settings in `config.json`, whose "_class_name" is a key of `CLASSES`."""
-    if not (folder / _CONFIG).is_file():
-        raise FileNotFoundError(f"{folder} holds no autoencoder: {_CONFIG} is missing")
+    """The settings in `config.json`, whose "_class_name" is a key of `_LATENTS`."""
     with reading(folder / _CONFIG):
         settings = read_json(folder / _CONFIG)
         kind = settings.get("_class_name")
-        if kind not in [*CLASSES] or "quantization_config" in settings:
-            raise ValueError(f"{kind!r:.80} is not one of {', '.join(CLASSES)}, unquantised")
+        if kind not in [*_LATENTS] or "quantization_config" in settings:
+            raise ValueError(f"{kind!r:.80} is not one of {', '.join(_LATENTS)}, unquantised")
     return settings
 
 
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file in float32, under the present names."""
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, or of a folder's, in float32, under the present names."""
+    files = [path] if path.is_file() else [*path.glob(_WEIGHTS)] or [*path.glob("*.safetensors")]
+    if len(files) != 1:
+        raise FileNotFoundError(
+            f"{path} holds no autoencoder: it needs {_CONFIG} and {_WEIGHTS}, or one safetensors "
+            f"file; it has {len(files)}"
+        )
     return {
         _OLD_NAME.sub(lambda old: f"{old[1]}.{_NEW_NAMES[old[2]]}.", name): value.to(torch.float32)
-        for name, value in read_tensors(file).items()
+        for name, value in read_tensors(files[0]).items()
     }
+
+
+def name_of(source: AutoencoderSource) -> tuple[str, str]:
+    """The kind and the name of an autoencoder in a checkpoint's record."""
+    if not isinstance(source, str | os.PathLike):
+        return "object", type(source).__name__
+    path = Path(source).expanduser()
+    kind = "directory" if path.is_dir() else "file" if path.is_file() else "hub"
+    return kind, public_name(source)
 
 
 def weights_sha256(autoencoder: Any) -> str:
@@ -162,34 +246,34 @@ def weights_sha256(autoencoder: Any) -> str:
 
 
 def find_autoencoder(
-    config: AutoencoderConfig, *, near: Path, given: str | Path | None = None
+    config: AutoencoderConfig, *, near: Path, given: AutoencoderSource | None = None
 ) -> Any:
     """Open the autoencoder that a checkpoint was trained with.
 
     Args:
         config: The checkpoint's record.
-        near: The checkpoint's directory. A recorded directory is searched in it and beside it.
-        given: A directory or repository to use instead.
+        near: The checkpoint's directory. A recorded path is searched in it and beside it.
+        given: An autoencoder, its path or its repository, to use instead.
 
     Raises:
-        FileNotFoundError: If a recorded directory is in neither place.
+        FileNotFoundError: If a recorded path is in neither place, or an object is not given.
         ValueError: If its weights are not those that the checkpoint was trained with.
-        ModuleNotFoundError: See `open_autoencoder`, also for OSError.
+        ModuleNotFoundError: See `open_autoencoder`, also for OSError and TypeError.
     """
-    source = given or (config.name if config.kind == "hub" else None)
+    source = config.name if given is None and config.kind == "hub" else given
     if source is None:
         places = [folder / config.name for folder in (near, near.parent)]
-        source = next((place for place in places if (place / _CONFIG).is_file()), None)
+        source = next((place for place in places if place.exists()), None)
     if source is None:
         raise FileNotFoundError(
-            f"the flow of {near} needs the autoencoder in the directory {config.name!r}, which is "
-            "neither in the checkpoint nor beside it: pass its path as autoencoder= (--autoencoder)"
+            f"the flow of {near} needs its autoencoder, the {config.kind} {config.name!r}, which "
+            "is neither in the checkpoint nor beside it: pass autoencoder= (--autoencoder)"
         )
     found = open_autoencoder(source)
     if (sha256 := weights_sha256(found)) != config.sha256:
         raise ValueError(
-            f"{str(source)!r} is not the autoencoder of {near}: the SHA-256 of its weights is "
-            f"{sha256}, the checkpoint has {config.sha256}; pass the right one as autoencoder= "
+            f"{name_of(source)[1]!r} is not the autoencoder of {near}: the SHA-256 of its weights "
+            f"is {sha256}, the checkpoint has {config.sha256}; pass the right one as autoencoder= "
             "(--autoencoder)"
         )
     return found

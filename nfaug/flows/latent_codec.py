@@ -6,27 +6,33 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .autoencoder import CLASSES, AutoencoderConfig, open_autoencoder, weights_sha256
+from .autoencoder import (
+    AutoencoderConfig,
+    AutoencoderSource,
+    name_of,
+    open_autoencoder,
+    weights_sha256,
+)
 from .codec import Codec, check_levels, crop, pad
 from .config import FlowConfig
 
 __all__ = ["LatentCodec", "measure_codec"]
 
-_PIXELS_AT_ONCE = 2**20  # 16 images of 256 x 256: autoencoders need much memory per image
+# Autoencoders need much memory per image, and a CPU is fastest with what its caches hold.
+_PIXELS_AT_ONCE, _ON_CPU = 2**20, 2**16  # 16 images of 256 x 256; 4 of 128 x 128
 
 
 class LatentCodec(Codec):
     """The codec of a flow on an autoencoder's latents: v = (E(x) - m)/s + w(e - 1/2).
 
-    E(x) are the latents of an image x in [-1, 1], the mode of the posterior if the autoencoder has
-    one. m and s are the mean and standard deviation of each latent channel over training images, w
-    is the width of the noise and e in [0, 1) the noise, 1/2 for none. The inverse is
+    E(x) are the latents of an image x in the autoencoder's range, the mode of the posterior if it
+    has one. m and s are the mean and standard deviation of each latent channel over training
+    images, w is the width of the noise and e in [0, 1) the noise, 1/2 for none. The inverse is
     x = D(s v + m). Autoencoders lose detail, so `exact` is False, and `NFAugment` adds only the
     change, which preserves detail. Bits per dimension of latents are not comparable with those of
     pixels or of another w.
@@ -34,7 +40,7 @@ class LatentCodec(Codec):
     Copies of a flow share the autoencoder, which moves to the device of the images.
 
     Args:
-        autoencoder: A frozen autoencoder of a class in `nfaug.flows.autoencoder.CLASSES`.
+        autoencoder: A frozen autoencoder that `nfaug.flows.autoencoder.Autoencoder` describes.
         config: The checkpoint's record.
 
     Raises:
@@ -70,8 +76,7 @@ class LatentCodec(Codec):
 
     def _on(self, device: torch.device) -> tuple[Any, Tensor, Tensor]:
         """The autoencoder, the means and the standard deviations on a device."""
-        if self._autoencoder.device != device:
-            self._autoencoder.to(device)
+        self._autoencoder.to(device)
         scale = torch.tensor([self.record.mean, self.record.std], device=device)
         return self._autoencoder, *scale[:, None, :, None, None]
 
@@ -87,10 +92,10 @@ class LatentCodec(Codec):
             return views.to(torch.float32)
         check_levels(images, self.channels, self.image_size)
         autoencoder, mean, std = self._on(images.device)
+        low, high = autoencoder.input_range
 
         def latents(part: Tensor) -> Tensor:
-            output = autoencoder.encode(part.to(torch.float32) / 127.5 - 1)
-            return CLASSES[type(autoencoder).__name__](output)
+            return autoencoder.encode(part.to(torch.float32) * ((high - low) / 255) + low)
 
         return (self._in_parts(latents, images, self.latent_shape) - mean) / std
 
@@ -103,8 +108,9 @@ class LatentCodec(Codec):
         autoencoder, mean, std = self._on(v.device)
         latents = crop(v, self.latent_shape[1:]).to(torch.float32) * std + mean
         size = (self.channels, *self.image_size)
-        images = self._in_parts(lambda part: autoencoder.decode(part).sample, latents, size)
-        unit = ((images + 1) / 2).clamp(0, 1)
+        low, high = autoencoder.input_range
+        images = self._in_parts(autoencoder.decode, latents, size)
+        unit = ((images - low) / (high - low)).clamp(0, 1)
         if quantize:  # values that are not finite become grey
             return (torch.nan_to_num(unit, 0.5) * 255).round().to(torch.uint8)
         return unit
@@ -113,64 +119,74 @@ class LatentCodec(Codec):
         self, function: Callable[[Tensor], Tensor], batch: Tensor, shape: tuple[int, int, int]
     ) -> Tensor:
         """Apply a function to a few images at a time; `shape` is that of one result."""
-        if not len(batch):
-            return torch.empty(0, *shape, device=batch.device)
-        parts = batch.split(max(1, _PIXELS_AT_ONCE // math.prod(self.image_size)))
-        return torch.cat([function(part) for part in parts])
+        done = torch.empty(len(batch), *shape, device=batch.device)
+        pixels = _ON_CPU if batch.device.type == "cpu" else _PIXELS_AT_ONCE
+        number = max(1, pixels // math.prod(self.image_size))
+        for start in range(0, len(batch), number):
+            part, into = batch[start : start + number], done[start : start + number]
+            result = function(part.contiguous(memory_format=torch.channels_last))
+            if result.shape != into.shape:
+                raise ValueError(
+                    f"the autoencoder made {tuple(result.shape)} of {tuple(part.shape)}, where its "
+                    f"latent_channels and factor say {tuple(into.shape)}"
+                )
+            into.copy_(result)
+        return done
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LatentCodec:
         return self
 
 
 def measure_codec(
-    source: str | Path, images: Tensor, *, noise: float = 1 / 64, device: torch.device | str = "cpu"
+    source: AutoencoderSource,
+    images: Tensor,
+    *,
+    noise: float = 1 / 64,
+    device: torch.device | str = "cpu",
 ) -> LatentCodec:
     """Open an autoencoder and measure the mean and standard deviation of its latent channels.
 
     Args:
-        source: The autoencoder's directory or repository.
+        source: The autoencoder, or its path or repository.
         images: uint8 of shape (N, C, H, W), a few hundred from the training set.
         noise: The width w of the dequantisation noise, in standard deviations.
         device: Where to run the autoencoder.
 
     Raises:
         ValueError: If the autoencoder takes other images, or a latent channel is constant.
-        OSError: See `open_autoencoder`, also for ModuleNotFoundError and ValueError.
+        OSError: See `open_autoencoder`, also for ModuleNotFoundError, TypeError and ValueError.
     """
     autoencoder = open_autoencoder(source).to(device)
-    folder = Path(source).expanduser()
-    local = folder.is_dir()
-    channels = autoencoder.config.latent_channels
+    kind, name = name_of(source)
     config = AutoencoderConfig(
-        kind="directory" if local else "hub",
-        name=folder.resolve().name if local else str(source),
+        kind=kind,
+        name=name,
         sha256=weights_sha256(autoencoder),
         channels=images.shape[1],
         image_size=(images.shape[2], images.shape[3]),
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
+        mean=(0.0,) * autoencoder.latent_channels,
+        std=(1.0,) * autoencoder.latent_channels,
         noise=noise,
     )
-    latents = LatentCodec(autoencoder, config).prepare(images.to(device)).double()
-    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    codec = LatentCodec(autoencoder, config)
+    found = codec.prepare(images.to(device))
+    codec.to_images(found[:1])  # raises for images of another shape
+    mean, std = found.double().mean((0, 2, 3)), found.double().std((0, 2, 3))
     config = dataclasses.replace(config, mean=(*mean.tolist(),), std=(*std.tolist(),))
     return LatentCodec(autoencoder, config)
 
 
 def _latent_shape(autoencoder: Any, config: AutoencoderConfig) -> tuple[int, int, int]:
-    settings = autoencoder.config
-    resolutions = settings.get("block_out_channels") or settings["encoder_block_out_channels"]
-    factor = 2 ** (len(resolutions) - 1)
-    taken = settings.in_channels, settings.get("out_channels", settings.in_channels)
-    if taken != (config.channels, config.channels):
+    factor, size = autoencoder.factor, config.image_size
+    channels = getattr(autoencoder, "channels", 3)
+    if channels != config.channels:
         raise ValueError(
-            f"the autoencoder has {taken[0]} input and {taken[1]} output channels, the images "
-            f"{config.channels}: open them with channels={taken[0]} (--dataset.channels {taken[0]})"
+            f"the autoencoder takes {channels} channels, the images have {config.channels}: open "
+            f"them with channels={channels} (--dataset.channels {channels})"
         )
-    if factor < 2 or any(n % factor for n in config.image_size):
+    if factor < 2 or any(n % factor for n in size):
         raise ValueError(
-            f"the autoencoder's reduction factor {factor} must be at least 2 and divide the image "
-            f"size {config.image_size}"
+            f"the autoencoder's factor {factor} must be at least 2 and divide the image size "
+            f"{size}: choose another size (image_size=, --image-size)"
         )
-    height, width = (n // factor for n in config.image_size)
-    return len(config.mean), height, width
+    return len(config.mean), size[0] // factor, size[1] // factor

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 _HALVES = ("encoder", "decoder")
 _DC = {
@@ -23,10 +25,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "latent_channels": 4,
     },
     "AutoencoderTiny": {
-        "encoder_block_out_channels": (4,) * 4,
-        "decoder_block_out_channels": (4,) * 4,
-        "num_encoder_blocks": (1,) * 4,
-        "num_decoder_blocks": (1,) * 4,
+        "encoder_block_out_channels": (8,) * 4,
+        "decoder_block_out_channels": (8,) * 4,
     },
     "AutoencoderDC": {
         "latent_channels": 8,
@@ -46,4 +46,44 @@ def make_autoencoder(
         torch.manual_seed(seed)
         made = getattr(diffusers, kind)(**{**SETTINGS[kind], **changes})
     made.save_pretrained(path, safe_serialization=True)
+    return path
+
+
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def tiny_weights(latents: int = 4, *, pooled: bool = False) -> dict[str, Tensor]:
+    """Random weights of the tiny family, 8 channels wide, under the names of published files."""
+    import diffusers
+
+    settings: dict[str, Any] = {**SETTINGS["AutoencoderTiny"], "latent_channels": latents}
+    blocks = [f"encoder.{i}" for i in (11, 12, 13)] + [f"decoder.{i}" for i in (3, 4, 5)]
+    pools = {
+        "0.weight": (32, 8, 1, 1),
+        "1.weight": (32,),
+        "1.bias": (32,),
+        "3.weight": (8, 32, 1, 1),
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        found = diffusers.AutoencoderTiny(**settings).state_dict()
+        added = {f"{b}.pool.{n}": torch.randn(pools[n]) for b in blocks for n in pools if pooled}
+
+    def published(name: str) -> str:
+        half, _, number, part = name.split(".", 3)
+        return f"{half}.{int(number) + (half == 'decoder')}.{part}"
+
+    return {published(name): value for name, value in found.items()} | added
+
+
+def save_tiny(path: Path, **options: Any) -> Path:
+    """A file of `tiny_weights` in float16, as published."""
+    save_file({name: value.half() for name, value in tiny_weights(**options).items()}, path)
     return path
