@@ -27,6 +27,7 @@ from torch.nn import functional as F
 import nfaug
 from nfaug.bank import make_bank
 from nfaug.data.open import open_dataset
+from nfaug.flows import tiny_autoencoder
 from nfaug.flows.autoencoder import open_autoencoder
 from nfaug.flows.latent_codec import measure_codec
 
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def float32() -> Any:
-    return mock.patch.object(torch.cpu, "_is_amx_tile_supported", return_value=False)
+    return mock.patch.object(tiny_autoencoder, "has_matrix_units", return_value=False)
 
 
 def quality(source: str, images: Tensor, size: int) -> str:

@@ -69,9 +69,15 @@ class TinyAutoencoder(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Images of latents, in [0, 1] but for overshoots."""
-        fast = z.device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        fast = z.device.type == "cpu" and has_matrix_units()
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
             return self.decoder["layers"](3 * torch.tanh(z / 3)).float()
+
+
+def has_matrix_units() -> bool:
+    """Whether the CPU multiplies matrices in bfloat16 (AMX); False if torch is too old to say."""
+    found = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(found.get("amx_tile"))
 
 
 class _Block(nn.Module):

@@ -10,12 +10,13 @@ from autoencoder_tools import SETTINGS, make_autoencoder
 from nfa_tools import NAMES, images_of
 
 from nfaug.data.images import TensorImages
+from nfaug.flows import tiny_autoencoder
 
 
 @pytest.fixture(autouse=True)
 def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoders of random weights change images by less than bfloat16 rounds."""
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(tiny_autoencoder, "has_matrix_units", lambda: False)
 
 
 @pytest.fixture(scope="session")
