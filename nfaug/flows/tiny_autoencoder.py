@@ -26,7 +26,7 @@ class TinyAutoencoder(nn.Module):
     resolution of FLUX.2's, has x + pool(x) in the place of x.
     SD, SDXL: 4 latent channels; SD3, FLUX.1: 16; FLUX.2: 32 and pooled blocks.
 
-    The decoder computes in bfloat16 on CPUs with matrix units (AMX), where it is five times as fast
+    The decoder computes in bfloat16 on CPUs with matrix units (AMX), where it is four times as fast
     and 52 dB from the float32 image (TAEF2); on others bfloat16 was slower.
 
     Args:
