@@ -11,7 +11,14 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "attacks.py"
 
 
-@pytest.mark.parametrize(("attack", "count"), [("checkpoints", 12), ("kills", 4)])
+@pytest.mark.parametrize(
+    ("attack", "count"),
+    [
+        ("checkpoints", 14),
+        pytest.param("kills", 4, marks=pytest.mark.soak),
+        pytest.param("pickles", 40, marks=pytest.mark.soak),
+    ],
+)
 def test_no_case_fails(attack: str, count: int) -> None:
     words = [sys.executable, SCRIPT, attack, f"--count={count}"]
     ran = subprocess.run(words, capture_output=True, text=True, check=False)
