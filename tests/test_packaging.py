@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,11 @@ def test_examples_use_public_names() -> None:
         private = {name for name in used - public if not name.startswith("nfaug.integrations.")}
         assert not private, path.name
         assert len(text.splitlines()) < 100, path.name
+
+
+def test_extras_are_installed_by_name_where_nfaug_is_installed() -> None:
+    """README: before a release, too. Without an index, pip looks at what is installed alone."""
+    words = ["-m", "pip", "install", "--no-index", "--dry-run", "nfaug[kornia]"]
+    ran = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "kornia" in ran.stdout
