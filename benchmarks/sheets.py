@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--autoencoder")
     parser.add_argument("--flow", help="a checkpoint of a flow on the autoencoder's latents")
     parser.add_argument("--ways", nargs="+", default=["axis", "regions"])
+    parser.add_argument("--columns", nargs="+", help='titles to draw, such as "latents, regions"')
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     data = open_dataset(args.data, image_size=args.image_size)
@@ -72,7 +73,10 @@ def main() -> None:
     for base, checkpoint in bases.items():
         for way in args.ways:
             title = f"{base}, {'axes' if way == 'axis' else way}"
-            columns[title] = variants(checkpoint, way, images, args)
+            if args.columns is None or title in args.columns:
+                columns[title] = variants(checkpoint, way, images, args)
+    if args.columns:
+        columns = {title: parts for title, parts in columns.items() if title in args.columns}
     draw_sheet(columns, names).save(args.out, quality=88)
 
 

@@ -1,4 +1,4 @@
-"""Parts of the documentation that are made from the code: tables, commands, and the gallery.
+"""Parts of the documentation that are made from the code: tables, commands, and pictures.
 
 Each part is a file in docs/generated/, which a page includes. They are made at every build.
 """
@@ -147,13 +147,13 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def write_parts(folder: Path) -> None:
-    """Write each part to `folder`, as NAME.md; run the gallery's code, which draws there."""
+    """Write each part to `folder`, as NAME.md; run the code of the page of pictures, which draws there."""
     folder.mkdir(exist_ok=True)
-    gallery = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "settings-in-pictures.md").read_text(encoding="utf-8")
     before = os.getcwd()
     os.chdir(folder)
     try:
-        exec("\n".join(re.findall(r"^```python\n(.*?)^```", gallery, re.S | re.M)), {})
+        exec("\n".join(re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)), {})
     finally:
         os.chdir(before)
     for name, make in PARTS.items():
