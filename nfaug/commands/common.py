@@ -14,7 +14,6 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.settings import MixSettings
 from ..checkpoint.checkpoint import Checkpoint, load
-from ..data.checks import check_class_names
 from ..data.open import DATA_SOURCES, MissingSplitError, open_dataset
 from ..data.preprocess import as_size
 from ..io.device import pick_device
@@ -28,7 +27,6 @@ __all__ = [
     "add_image_size",
     "add_mixing",
     "add_out",
-    "check_same_classes",
     "load_on",
     "mixing",
     "new_parser",
@@ -165,18 +163,6 @@ def open_data(
         dataset = opened(split=others[0])
         warnings.warn(f"the data have no {first} split; using {others[0]}", stacklevel=2)
         return dataset
-
-
-def check_same_classes(checkpoint: Checkpoint, dataset: Any) -> None:
-    """Check that the data have the checkpoint's classes in the same order.
-
-    A checkpoint without classes accepts any data.
-
-    Raises:
-        ValueError: If the classes differ; the message says how.
-    """
-    if checkpoint.config.class_names:
-        check_class_names(dataset.classes, checkpoint.config.class_names)
 
 
 def picture_file(arguments: Namespace) -> Path:

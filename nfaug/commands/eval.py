@@ -7,14 +7,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..data.batches import open_batches
-from .common import (
-    add_data_options,
-    add_flow,
-    check_same_classes,
-    load_on,
-    new_parser,
-    open_data,
-)
+from ..data.checks import check_class_names
+from .common import add_data_options, add_flow, load_on, new_parser, open_data
 
 __all__ = ["parser", "run"]
 
@@ -44,7 +38,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
         raise ValueError(f"{arguments.flow} has no class gaussians; fit them with: nfaug fit")
     known = bool(checkpoint.config.class_names)
     dataset = open_data(arguments, checkpoint, _SPLITS, labels=known)
-    check_same_classes(checkpoint, dataset)
+    if known:
+        check_class_names(dataset.classes, checkpoint.config.class_names)
     return evaluate(
         checkpoint.flow,
         checkpoint.gaussians,

@@ -45,6 +45,13 @@ def test_a_bundled_flow_is_small_and_holds_no_image(name: str) -> None:
     assert "\\.\\.\\." not in terms
 
 
+@pytest.mark.parametrize("name", FLOWS)
+def test_what_a_prompt_shows_fits_on_two_lines(name: str) -> None:
+    shown = repr(nfaug.load(name))
+    assert shown.startswith("Checkpoint(mef ")
+    assert len(shown) <= 2 * 88
+
+
 def test_what_there_is() -> None:
     with pytest.raises(FileNotFoundError, match="builtin:fashion-mnist"):
         nfaug.load("builtin:mnist")

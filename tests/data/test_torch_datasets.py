@@ -121,6 +121,8 @@ def test_wrong_data_sets() -> None:
         wrap_dataset([{"image": LEVELS}])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="-100"):
         wrap_dataset([(LEVELS, -100)])
+    with pytest.raises(ValueError, match="start at 0"):
+        wrap_dataset([(LEVELS, 1), (LEVELS, 2)])
     for data in (LEVELS, (LEVELS, torch.arange(2))):
         with pytest.raises(ValueError, match="TensorDataset"):
             wrap_dataset(data)  # type: ignore[arg-type]

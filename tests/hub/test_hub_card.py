@@ -42,6 +42,7 @@ def test_it_says_what_matters() -> None:
     for words in (
         "share of images that the round trip reproduces exactly | 1",
         'nfa = nfaug.NFAugment.from_pretrained("owner/flow", p=0.5)',
+        "nfa.check_classes(dataset)",
         "nfaug fit --flow owner/flow",
         "![Images, decoded, and variants of them](samples.png)",
         "Made with nfaug, by the method of [Enescu & Sahbi, BMVC 2024](https://hal.science/",
