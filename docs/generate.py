@@ -147,7 +147,7 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def write_parts(folder: Path) -> None:
-    """Write each part to `folder`, as NAME.md; run the code of the page of pictures, which draws there."""
+    """Write each part to `folder`, as NAME.md; run the code of the pictures, which draws there."""
     folder.mkdir(exist_ok=True)
     page = (ROOT / "docs" / "settings-in-pictures.md").read_text(encoding="utf-8")
     before = os.getcwd()
