@@ -44,7 +44,7 @@ def attack(script: str, folder: Path, numbers: range, *, at_once: int = 500) -> 
     for first in range(0, len(numbers), at_once):
         part = numbers[first : first + at_once]
         words = [script, folder / str(first), json.dumps(list(part))]
-        paths = os.pathsep.join(str(path) for path in (TESTS, TESTS / "checkpoint"))
+        paths = os.pathsep.join(str(path) for path in (TESTS, TESTS / "soak/attacks"))
         environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         ran = run_python(words, env=environment)
         assert ran.returncode == 0, (ran.returncode, ran.stderr[-2000:])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hostile_data
 import pytest
 from attack_tools import attack
 from checkpoint_tools import bounded
-from hostile_data import COUNT, KINDS, case, prepare
+
+from benchmarks import hostile_data
+from benchmarks.hostile_data import COUNT, KINDS, case, prepare
 
 
 def test_some_of_the_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
