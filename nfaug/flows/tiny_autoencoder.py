@@ -76,7 +76,7 @@ class TinyAutoencoder(nn.Module):
 
 def has_matrix_units() -> bool:
     """Whether the CPU multiplies matrices in bfloat16 (AMX); False if torch is too old to say."""
-    found = getattr(torch.cpu, "get_capabilities", dict)()
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(found.get("amx_tile"))
 
 
