@@ -130,7 +130,7 @@ class Study:
             self.banks = {key: bank for key, bank in self.banks.items() if key[1] == seed}
             self.banks[row.nfa, seed] = bank_of(named, few, args.variants, seed, cpu, **options)
         bank = self.banks.get((row.nfa, seed))
-        safe, cutmix = transform_of(self.safe, "", shape), v2.CutMix(num_classes=classes)
+        safe, cutmix = transform_of(self.safe, "", shape[1:]), v2.CutMix(num_classes=classes)
         rival = rival_of(row, args.turns)
 
         def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,7 +139,7 @@ class Study:
                 chosen = (torch.rand(len(rows)) < row.p)[:, None, None, None]
                 variants = bank[rows, torch.randint(args.variants, rows.shape)]
                 batch = torch.where(chosen, variants, batch)
-            batch, targets = torch.stack([safe(rival(image)) for image in batch]), labels[rows]
+            batch, targets = safe(torch.stack([rival(image) for image in batch])), labels[rows]
             mixed = row.rival == "CutMix" and random.random() < row.strength
             return cutmix(batch, targets) if mixed else (batch, targets)
 

@@ -16,7 +16,7 @@ from .common import add_image_size, new_parser
 
 __all__ = ["parser", "run"]
 
-_SMALL, _LARGE = 64, 128  # default side of the images: small-cnn, a timm model
+_SMALL, _LARGE = 48, 128  # default side of the images: small-cnn, a timm model
 
 
 def parser() -> ArgumentParser:

@@ -172,10 +172,10 @@ def test_spectrograms_have_masks_as_rivals_and_no_flips() -> None:
 def test_safe_augmentations_keep_the_shape() -> None:
     for augment in ("crop", "flip", "rotate", "crop,flip,colour", ""):
         settings = CompareSettings(augment=augment)
-        image = torch.randint(256, (3, 16, 16), dtype=torch.uint8)
+        images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
         for policy in ("", "randaugment", "trivialaugment"):
-            made = transform_of(settings.safe, policy, (3, 16, 16))(image)
-            assert (made.shape, made.dtype) == (image.shape, torch.uint8)
+            made = transform_of(settings.safe, policy, (16, 16))(images)
+            assert (made.shape, made.dtype) == (images.shape, torch.uint8)
 
 
 def test_labelled_and_validation_images_are_apart(images: TensorImages) -> None:

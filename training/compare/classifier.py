@@ -56,7 +56,7 @@ class Classifier:
                 self.model: Any = small_cnn(shape[0], classes, max(shape[1:]))
             else:
                 self.model = self._timm(weights, shape, classes)
-        self.model.to(device)
+        self.model.to(device, memory_format=torch.channels_last)
 
     def _timm(self, weights: str | None, shape: tuple[int, int, int], classes: int) -> Any:
         import timm
@@ -119,7 +119,8 @@ class Classifier:
             schedule.step()
 
     def _logits(self, images: Tensor) -> Tensor:
-        unit = images.to(self.device).float().div(255)
+        images = images.to(self.device, memory_format=torch.channels_last)
+        unit = images.float().div(255)
         scaled = (unit - self.mean.to(unit)) / self.std.to(unit)
         logits: Tensor = self.model(scaled)
         return logits

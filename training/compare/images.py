@@ -14,6 +14,8 @@ from nfaug.data.checks import check_class_names
 from nfaug.data.images import LabelledImages, to_tensors
 from nfaug.fitting import fit
 
+from ..augmentation import FlowAugmentation
+
 __all__ = ["bank_of", "spec_augment", "split_images", "transform_of"]
 
 _MOST_HELD_OUT = 500  # images of a class; more take time and add little precision
@@ -77,9 +79,12 @@ def bank_of(
 
 
 def transform_of(
-    safe: tuple[str, ...], policy: str, shape: tuple[int, int, int]
+    safe: tuple[str, ...], policy: str, size: tuple[int, int]
 ) -> Callable[[Tensor], Tensor]:
-    """The policy and then the safe augmentations, for one uint8 image (C, H, W)."""
+    """The policy and then the safe augmentations, for uint8 images (B, C, H, W) of this size.
+
+    Each image is shifted by up to an eighth of its shorter side, with mirrored borders.
+    """
     from torchvision.transforms import v2
 
     policies: dict[str, Callable[[Tensor], Tensor]] = {
@@ -87,18 +92,22 @@ def transform_of(
         "trivialaugment": v2.TrivialAugmentWide(),
         "specaugment": spec_augment,
     }
-    _, height, width = shape
-    crop = v2.RandomCrop((height, width), padding=(max(1, width // 8), max(1, height // 8)))
-    flip = v2.RandomHorizontalFlip()
-    known: dict[str, list[Callable[[Tensor], Tensor]]] = {
-        "crop": [crop],
-        "spectrogram": [crop],
-        "flip": [flip],
-        "rotate": [flip, lambda image: torch.rot90(image, int(torch.randint(4, ())), (1, 2))],
-        "colour": [v2.ColorJitter(0.3, 0.3, 0.3)],
-    }
-    parts = [policies[policy]] if policy else []
-    return v2.Compose([*parts, *(part for word in safe for part in known[word]), v2.Identity()])
+    single = [policies[policy]] if policy else []
+    single += [v2.ColorJitter(0.3, 0.3, 0.3)] if "colour" in safe else []
+    shifts = max(1, min(size) // 8) if {"crop", "spectrogram"} & {*safe} else 0
+    plain = FlowAugmentation(hflip=bool({"flip", "rotate"} & {*safe}), pad_crop=shifts)
+
+    def transform(images: Tensor) -> Tensor:
+        for change in single:
+            images = torch.stack([change(image) for image in images])
+        images = plain.apply(images, plain.draw(len(images), torch.default_generator))
+        if "rotate" in safe:
+            turns = torch.randint(4, (len(images),)).tolist()
+            turned = zip(images, turns, strict=True)
+            images = torch.stack([torch.rot90(image, number, (1, 2)) for image, number in turned])
+        return images
+
+    return transform
 
 
 def spec_augment(image: Tensor, share: float = 1 / 8) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 from nfaug.io.atomic import write_bytes, write_text
 
 from .cells import Cell, Cells
-from .settings import PIXELS, SAFE, Augmentation, CompareSettings
+from .settings import SAFE, Augmentation, CompareSettings
 
 __all__ = ["Comparison", "Gain", "gain_of"]
 
@@ -132,7 +132,7 @@ class Comparison:
 
     def code(self) -> str:
         """Lines to paste into a training script."""
-        chosen = self.best() or Augmentation(PIXELS)
+        chosen = self.best() or next(row for row in self.rows if row.flow)
         policies = {
             "randaugment": "transform = v2.RandAugment(2, 9)  # from torchvision.transforms",
             "trivialaugment": "transform = v2.TrivialAugmentWide()  # from torchvision.transforms",
@@ -153,12 +153,13 @@ class Comparison:
             gain = "" if row is self.rows[0] else self.gain(row)
             lines.append(f"| {row.title} | {self.accuracy(row):.1f} | {gain} |")
         table = "\n".join(lines)
+        seeds = "one seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
         return f"""{self.advice()}
 
 {table}
 
-{network}, {"all" if few is None else few} labels a class, {self.settings.steps} steps, \
-{len(self.seeds)} seeds, {self.seconds:.0f} s. ± is a 95% interval over seeds and validation images.
+{network}, {"all" if few is None else few} labels a class, {self.settings.steps} steps, {seeds}, \
+{self.seconds:.0f} s. ± is a 95% interval over seeds and validation images.
 
 ```python
 {self.code()}

@@ -96,10 +96,13 @@ def _fill(cells: Cells, settings: CompareSettings, split: _Split, *, progress: b
         complete = bool(cells.seeds([row.name for row in rows]))
         if complete and missing and left < cells.seconds / len(cells) * len(missing):
             return
-        title, total = f"seed {seed + 1}, {max(0.0, left) / 60:.1f} min left", len(missing)
-        with progress_bar(total, title, "classifier", shown=progress and total > 0) as bar:
+        with progress_bar(
+            len(missing), f"seed {seed + 1}", "classifier", shown=progress and bool(missing)
+        ) as bar:
             for row, right, seconds in _trained(missing, seed, settings, split):
                 cells.add(row.name, seed, right, seconds)
+                left = max(0.0, deadline - time.monotonic()) / 60
+                bar.set_description_str(f"seed {seed + 1}, {left:.1f} min left", refresh=False)
                 bar.update()
 
 
@@ -116,7 +119,7 @@ def _trained(
         started = time.monotonic()
         if row.flow not in banks:
             banks[row.flow] = bank_of(row.flow, few, settings.variants, seed, device)
-        transform = transform_of(settings.safe, row.policy, shape)
+        transform = transform_of(settings.safe, row.policy, few.image_size)
         draw = _draw(images, labels, banks[row.flow], settings.p, transform)
         classifier = Classifier(
             settings.network, settings.weights, shape, len(few.classes), seed, device
@@ -143,6 +146,6 @@ def _draw(
             variant = bank[rows, torch.randint(bank.shape[1], rows.shape)]
             replaced = torch.rand(len(rows)) < p
             batch = torch.where(replaced[:, None, None, None], variant, batch)
-        return torch.stack([transform(image) for image in batch]), labels[rows]
+        return transform(batch), labels[rows]
 
     return draw

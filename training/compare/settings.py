@@ -36,7 +36,7 @@ class CompareSettings:
         weights: A .safetensors file of the timm model's pretrained weights, which are fine-tuned;
             null to train from random weights.
         augment: What keeps the class of these images, and is applied in every row, comma-separated:
-            crop (shifts by up to an eighth of a side), flip (left-right), rotate (quarter turns and
+            crop (shifts by up to an eighth), flip (left-right), rotate (quarter turns and
             flips), colour (brightness, contrast, saturation); spectrogram stands for shifts, and
             brings SpecAugment (masks of time and frequency) in place of RandAugment and
             TrivialAugment.
