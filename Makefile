@@ -75,7 +75,8 @@ FASHION := /usr/share/datasets/fashion-mnist
 DEMO_DATA := $(if $(wildcard $(FASHION)),$(FASHION) --flow builtin:fashion-mnist,digits)
 
 demo: $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/train-installed)  ## Does NFA help? nfaug compare on clothes or handwritten digits
-	$(ONE_THREAD) $(BIN)/nfaug compare --data $(DEMO_DATA) --per-class 10 --minutes 2 $(DEMO_ARGS)
+	$(ONE_THREAD) $(BIN)/nfaug compare --data $(DEMO_DATA) --per-class 10 --rivals randaugment \
+	  --steps 150 --minutes 2.5 $(DEMO_ARGS)
 
 soak: $(STAMP)  ## Run the long checks: fuzzing, kills, full-size commands, some benchmarks
 	$(ONE_THREAD) $(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)

@@ -40,6 +40,8 @@ class CompareSettings:
             flips), colour (brightness, contrast, saturation); spectrogram stands for shifts, and
             brings SpecAugment (masks of time and frequency) in place of RandAugment and
             TrivialAugment.
+        rivals: What NFA is compared with: randaugment, trivialaugment, specaugment; by default
+            those that suit `augment`.
         minutes: Time for everything; it decides the number of seeds.
         seeds: The most repetitions, each with its own labelled images, weights and draws.
         steps: Optimiser steps of a classifier; null for ten passes over the labelled images, at
@@ -59,6 +61,7 @@ class CompareSettings:
     network: str = "small-cnn"
     weights: str | None = None
     augment: str = "crop"
+    rivals: tuple[str, ...] = ()
     minutes: float = 10.0
     seeds: int = 10
     steps: int | None = None
@@ -76,6 +79,8 @@ class CompareSettings:
                 "a flipped, turned or recoloured spectrogram is another sound: with "
                 f"augment=spectrogram leave out flip, rotate and colour; got {self.augment!r}"
             )
+        if unknown := {*self.rivals} - {*POLICIES}:
+            raise ValueError(f"rivals must be among {', '.join(POLICIES)}; got {sorted(unknown)}")
         for name in ("minutes", "seeds", "variants"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
@@ -97,7 +102,8 @@ class CompareSettings:
     def augmentations(self) -> list[Augmentation]:
         """The rows of the table: the safe augmentations alone come first."""
         spectrogram = "spectrogram" in self.safe
-        policies = ("specaugment",) if spectrogram else ("randaugment", "trivialaugment")
+        usual = ("specaugment",) if spectrogram else ("randaugment", "trivialaugment")
+        policies = self.rivals or usual
         flows = (PIXELS, *self.flow)
         return [
             Augmentation(),
