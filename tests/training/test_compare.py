@@ -162,7 +162,7 @@ def test_spectrograms_have_masks_as_rivals_and_no_flips() -> None:
     rows = CompareSettings(augment="spectrogram", flow=("my-flow",)).augmentations()
     assert {row.policy for row in rows} == {"", "specaugment"}
     assert [row.flow for row in rows if not row.policy] == ["", PIXELS, "my-flow"]
-    rows = CompareSettings(rivals=("randaugment",)).augmentations()
+    rows = CompareSettings(rivals="randaugment").augmentations()
     assert [row.policy for row in rows] == ["", "", "randaugment", "randaugment"]
     image = torch.arange(0, 256, dtype=torch.uint8).view(1, 16, 16) // 2 * 2  # the mean is odd
     torch.manual_seed(0)

@@ -24,6 +24,10 @@ POLICIES = {
 }
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 @dataclass(frozen=True)
 class CompareSettings:
     """Settings of a comparison.
@@ -40,8 +44,8 @@ class CompareSettings:
             flips), colour (brightness, contrast, saturation); spectrogram stands for shifts, and
             brings SpecAugment (masks of time and frequency) in place of RandAugment and
             TrivialAugment.
-        rivals: What NFA is compared with: randaugment, trivialaugment, specaugment; by default
-            those that suit `augment`.
+        rivals: What NFA is compared with, comma-separated: randaugment, trivialaugment,
+            specaugment; empty for those that suit `augment`.
         minutes: Time for everything; it decides the number of seeds.
         seeds: The most repetitions, each with its own labelled images, weights and draws.
         steps: Optimiser steps of a classifier; null for ten passes over the labelled images, at
@@ -61,7 +65,7 @@ class CompareSettings:
     network: str = "small-cnn"
     weights: str | None = None
     augment: str = "crop"
-    rivals: tuple[str, ...] = ()
+    rivals: str = ""
     minutes: float = 10.0
     seeds: int = 10
     steps: int | None = None
@@ -79,8 +83,8 @@ class CompareSettings:
                 "a flipped, turned or recoloured spectrogram is another sound: with "
                 f"augment=spectrogram leave out flip, rotate and colour; got {self.augment!r}"
             )
-        if unknown := {*self.rivals} - {*POLICIES}:
-            raise ValueError(f"rivals must be among {', '.join(POLICIES)}; got {sorted(unknown)}")
+        if {*_words(self.rivals)} - {*POLICIES}:
+            raise ValueError(f"rivals must name some of {', '.join(POLICIES)}; got {self.rivals!r}")
         for name in ("minutes", "seeds", "variants"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
@@ -97,13 +101,13 @@ class CompareSettings:
     @property
     def safe(self) -> tuple[str, ...]:
         """The words of `augment`."""
-        return tuple(word.strip() for word in self.augment.split(",") if word.strip())
+        return _words(self.augment)
 
     def augmentations(self) -> list[Augmentation]:
         """The rows of the table: the safe augmentations alone come first."""
         spectrogram = "spectrogram" in self.safe
         usual = ("specaugment",) if spectrogram else ("randaugment", "trivialaugment")
-        policies = self.rivals or usual
+        policies = _words(self.rivals) or usual
         flows = (PIXELS, *self.flow)
         return [
             Augmentation(),
