@@ -47,7 +47,7 @@ CONFIG = TrainConfig(
     prior=PriorConfig(fixed_point=FixedPointConfig(kld_weight=20.0)),
     optim=OptimConfig(warmup_steps=5, recompute="steps"),
     pca=PCAConfig(rank=4),
-    augmentation=FlowAugmentation(hflip=True, pad_crop=1, color_jitter=0.1),
+    augmentation=FlowAugmentation(hflip=True, pad_crop=1),
 )
 
 

@@ -79,7 +79,8 @@ def test_the_papers_settings() -> None:
             weight / (classes * (classes - 1)), abs=1
         )
         kinds = config.augmentation
-        assert all((kinds.hflip, kinds.pad_crop, kinds.rotation, kinds.color_jitter))
+        assert kinds.hflip
+        assert kinds.pad_crop
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def _words(folder: Path, epochs: int) -> list[str]:
         prior: {{fixed_point: {{kld_weight: 20}}, refit_epoch: 2}}
         pca: {{rank: 4, max_per_class: 6}}
         dataset: {{per_class: 10}}
-        augmentation: {{rotation: 5}}
+        augmentation: {{pad_crop: 1}}
         """
     )
     return ["--data", "digits", "-c", str(settings)]

@@ -309,10 +309,10 @@ def _latents(data: Batches, context: RunContext, *, mirrored: bool) -> Batches:
     """
     codec, augmentation = context.codec, context.config.augmentation
     assert codec is not None
-    if augmentation.pad_crop or augmentation.rotation or augmentation.color_jitter:
+    if augmentation.pad_crop:
         raise ValueError(
-            "latents are computed once and cannot be shifted, rotated or recoloured: set "
-            "augmentation.pad_crop, augmentation.rotation and augmentation.color_jitter to 0"
+            "latents are computed once and cannot be shifted: set augmentation.pad_crop to 0; got "
+            f"{augmentation.pad_crop}"
         )
     count, views = len(data.labels), 1 + (mirrored and augmentation.hflip)
     latents = torch.empty((count, views, *codec.latent_shape), dtype=torch.float16)
