@@ -18,12 +18,13 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 import nfaug
+from nfaug.augment.pixels import to_pil
 from nfaug.augment.settings import MixSettings
 from nfaug.data.images import TensorImages, split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.fitting import fit
 
-GAP, HEAD = 4, 20
+GAP, HEAD, MOST = 4, 26, 7  # pixels, pixels, pictures beside each other
 
 
 def variants(checkpoint: nfaug.Checkpoint, mix: str, images: TensorImages, args) -> list[Tensor]:  # type: ignore[no-untyped-def]
@@ -67,10 +68,12 @@ def main() -> None:
             "builtin:pixels", images, autoencoder=args.autoencoder, progress=False
         )
         flow = bases["latents"].flow
-        columns["decoded"] = [*flow.decode(flow.encode(firsts)[0])[:, None]]
+        decoded = [*flow.decode(flow.encode(firsts)[0])[:, None]]
     if args.flow:
         bases["flow on latents"] = fit(args.flow, images, autoencoder=args.autoencoder)
     for base, checkpoint in bases.items():
+        if base == "latents":
+            columns["decoded"] = decoded
         for way in args.ways:
             title = f"{base}, {'axes' if way == 'axis' else way}"
             if args.columns is None or title in args.columns:
@@ -81,22 +84,27 @@ def main() -> None:
 
 
 def draw_sheet(columns: dict[str, list[Tensor]], names: list[str]) -> Image.Image:
-    """A row for each class, a group of pictures for each column."""
-    side = columns["image"][0].shape[-1]
-    widths = {title: len(parts[0]) * side + GAP * len(parts[0]) for title, parts in columns.items()}
-    size = (sum(widths.values()) + 3 * GAP * len(columns), HEAD + len(names) * (side + GAP))
-    sheet = Image.new("RGB", size, "white")
-    font = ImageFont.load_default(14)
-    pen = ImageDraw.Draw(sheet)
-    left = 0
+    """A row for each class, a group of pictures for each column, at most seven side by side."""
+    side, font = columns["image"][0].shape[-1], ImageFont.load_default(18)
+    lines: list[dict[str, list[Tensor]]] = [{}]
     for title, parts in columns.items():
-        pen.text((left + 2, 2), title, fill="black", font=font)
-        for row, pictures in enumerate(parts):
-            for place, picture in enumerate(pictures):
-                shown = picture.expand(3, -1, -1) if len(picture) == 1 else picture
-                tile = Image.fromarray(shown.permute(1, 2, 0).contiguous().numpy())
-                sheet.paste(tile, (left + place * (side + GAP), HEAD + row * (side + GAP)))
-        left += widths[title] + 3 * GAP
+        if sum(len(p[0]) for p in (*lines[-1].values(), parts)) > MOST:
+            lines.append({})
+        lines[-1][title] = parts
+    wide = max(sum(len(p[0]) * (side + GAP) + 3 * GAP for p in line.values()) for line in lines)
+    high = HEAD + len(names) * (side + GAP) + 3 * GAP
+    sheet = Image.new("RGB", (wide, high * len(lines)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, line in enumerate(lines):
+        left, top = 0, number * high
+        for title, parts in line.items():
+            pen.text((left + 2, top + 2), title, fill="black", font=font)
+            for row, pictures in enumerate(parts):
+                for place, picture in enumerate(pictures):
+                    tile = to_pil(picture.permute(1, 2, 0).numpy())
+                    at = left + place * (side + GAP), top + HEAD + row * (side + GAP)
+                    sheet.paste(tile, at)
+            left += len(parts[0]) * (side + GAP) + 3 * GAP
     return sheet
 
 
