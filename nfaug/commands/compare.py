@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from dataclasses import fields
 from typing import Any
 
@@ -44,7 +45,9 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     most = _SMALL if settings.network == "small-cnn" else _LARGE
     size = arguments.image_size
     if size is None:
-        own = common_size(open_dataset(arguments.data, image_size=1))
+        with warnings.catch_warnings():  # which would name another size than the one below
+            warnings.simplefilter("ignore")
+            own = common_size(open_dataset(arguments.data, image_size=1))
         size = own if max(own) <= most else (most, most)
     data = open_dataset(arguments.data, image_size=size)
     found = compare(data, settings, out=arguments.out, test=_test_images(arguments, data))
