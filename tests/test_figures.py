@@ -79,13 +79,25 @@ FIGURES = {
     "Fashion-MNIST, 100 labels: flow": (nfa(F100, "b", 0.2), F100),
     "Fashion-MNIST, 500 labels: flow": (nfa(F500, "b", 0.2), F500),
 }
-COMPARED = {"speech, 10 labels": (SPEECH, "nfa:builtin:pixels")}
+CHOSEN = "where/speech-10-judged.csv"  # each at its own strength
+COMPARED = {
+    "speech, 64 pixels": (SPEECH, "nfa:builtin:pixels", "none"),
+    **{
+        f"speech: {name}": (CHOSEN, f"{name}, lr 0.2, 600 steps", "nothing more, lr 0.2, 600 steps")
+        for name in (
+            "NFA in pixels 0.5",
+            "SpecAugment 0.125",
+            "CutMix 0.5",
+            "same-class mixup 0.75",
+        )
+    },
+}
 
 
 def figures() -> dict[str, str]:
     found = {name: str(gain("rivals.csv", *pair)) for name, pair in FIGURES.items()}
-    for name, (file, augmentation) in COMPARED.items():
-        found[name] = str(gain(file, compared(augmentation), compared("none")))
+    for name, (file, augmentation, base) in COMPARED.items():
+        found[name] = str(gain(file, compared(augmentation), compared(base)))
     return found
 
 
