@@ -45,7 +45,7 @@ from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MefSettings
 from nfaug.training import TrainConfig, open_dataset, train
 from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, PriorConfig
-from nfaug.training.evaluation.metrics import evaluate
+from nfaug.training.metrics import evaluate
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = [

@@ -27,9 +27,11 @@ from nfaug.fitting import fit
 GAP, HEAD, MOST = 4, 26, 7  # pixels, pixels, pictures beside each other
 
 
-def variants(checkpoint: nfaug.Checkpoint, mix: str, images: TensorImages, args) -> list[Tensor]:  # type: ignore[no-untyped-def]
+def variants(
+    checkpoint: nfaug.Checkpoint, mix: str, images: TensorImages, args: argparse.Namespace
+) -> list[Tensor]:
     """For each class, variants (V, C, H, W) of its first image."""
-    settings = MixSettings(p=1.0, mix=mix, strength=args.strength)  # type: ignore[arg-type]
+    settings = MixSettings(p=1.0, mix=mix, strength=args.strength)
     nfa = nfaug.NFAugment(checkpoint, settings=settings)
     generators = [torch.Generator().manual_seed(args.seed + n) for n in range(args.variants)]
     made = torch.stack([*nfa.variants(images.images, images.targets, generators)], 1)

@@ -114,7 +114,7 @@ class Study:
         size, channels = self.pool.image_size, self.pool.channels
         self.test = to_tensors(open_dataset(args.test_data, image_size=size, channels=channels))
         self.banks: dict[tuple[str, int], Tensor] = {}
-        self.sizes = min(MOST, len(self.pool) - args.per_class * len(self.pool.classes))
+        self.chosen_on = min(MOST, len(self.pool) - args.per_class * len(self.pool.classes))
 
     def train(self, row: Row, seed: int, lr: float, steps: int) -> tuple[Tensor, float]:
         """Which images a classifier gets right: unlabelled ones of the choice, or the test data."""
@@ -178,7 +178,7 @@ def main() -> None:
 def run(study: Study, args: argparse.Namespace) -> None:
     record = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "rows", "flow")}
     out, stores = Path(args.out), {}
-    for name, size in (("choice", study.sizes), ("judged", len(study.test[1]))):
+    for name, size in (("choice", study.chosen_on), ("judged", len(study.test[1]))):
         stores[name] = Cells(out / name, record, size)
 
     def cell(row: Row, seed: int, lr: float, steps: int) -> Cell:

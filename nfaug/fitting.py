@@ -22,7 +22,7 @@ from .classes.priors import GradientDescentConfig, choose_prior
 from .classes.statistics import ClassStatistics
 from .data.batches import Batches, MemoryBatches, progress_bar
 from .data.checks import check_class_sizes
-from .data.images import LabelledImages, to_tensors
+from .data.images import LabelledImages, spread, to_tensors
 from .data.open import open_dataset, wrap_dataset
 from .data.preprocess import as_size, size_of
 from .flows.autoencoder import AutoencoderSource
@@ -217,7 +217,7 @@ def open_images(
     images = opened(image_size=size or 1, channels=channels, convert=grayscale)
     if size is not None:
         return images
-    preprocess = replace(images.preprocess, image_size=common_size(images))
+    preprocess = replace(images.preprocess, image_size=common_size(images, _SIDE))
     return LabelledImages(images.reader, preprocess, images.indices, images.skipped)
 
 
@@ -237,22 +237,26 @@ def open_fitted(
     """
     free = base.flow.shape_free
     images = open_images(base.flow, data, image_size=image_size if free else None, **reading)
-    stored = images.image_size if free else common_size(images)
-    shrunk = min(1.0, _DRAWN / max(stored))
-    size = as_size(image_size or tuple(round(side * shrunk) for side in stored))
+    if image_size is None:
+        stored = images.image_size if free else common_size(images, _DRAWN)
+        shrunk = min(1.0, _DRAWN / max(stored))
+        image_size = round(stored[0] * shrunk), round(stored[1] * shrunk)
     if base.pca is None or tuple(images.classes) != base.config.class_names:
         base = fit(base, images, autoencoder=autoencoder, max_per_class=_PER_CLASS)
-    preprocess = replace(images.preprocess, image_size=size, resize=True)
+    preprocess = replace(images.preprocess, image_size=as_size(image_size), resize=True)
     return base, LabelledImages(images.reader, preprocess, images.indices, images.skipped)
 
 
-def common_size(images: LabelledImages) -> tuple[int, int]:
-    """The stored size of the images; if they differ, the default that `fit` documents."""
-    rows = torch.linspace(0, len(images) - 1, min(_PEEKS, len(images))).long()
-    sizes = [size_of(images.reader.read(row)) for row in images.indices[rows].tolist()]
+def common_size(images: LabelledImages, most: int) -> tuple[int, int]:
+    """The stored size of the images; if they differ, a square, with a warning.
+
+    Its side is `most` or, if that is smaller, the median shorter side.
+    """
+    rows = images.indices[spread(len(images), _PEEKS)].tolist()
+    sizes = [size_of(images.reader.read(row)) for row in rows]
     if len({*sizes}) == 1:
         return sizes[0]
-    side = min(_SIDE, sorted(map(min, sizes))[len(sizes) // 2])
+    side = min(most, sorted(map(min, sizes))[len(sizes) // 2])
     warnings.warn(
         f"the images differ in size; they are resized and cropped to {side} x {side} pixels. "
         "image_size (--image-size) chooses another size",

@@ -22,7 +22,7 @@ from nfaug.data.images import LabelledImages, to_tensors
 from nfaug.hub.card import make_card
 from nfaug.io.resolve import BUILTIN
 from nfaug.training import open_dataset
-from nfaug.training.evaluation.metrics import evaluate
+from nfaug.training.metrics import evaluate
 
 MOST_BYTES = 3_000_000
 BUILTINS = Path(__file__).resolve().parent.parent / "nfaug" / "builtin"

@@ -19,7 +19,7 @@ from nfaug.flows.codec import check_levels
 from nfaug.io.lock import lock_output
 
 from .config import SMALL_FLOW, TrainConfig
-from .evaluation.metrics import evaluate
+from .metrics import evaluate
 from .run.context import RunContext, TrainResult, open_context
 from .run.distributed import Processes
 from .run.loop import Loop, stopped_from_outside

@@ -57,9 +57,8 @@ def preview_grid(
     settings = dataclasses.replace(settings or MixSettings(), **{**changes, "p": 1.0})
     nfa = NFAugment(checkpoint, settings=settings, generator=generator)
     names = list(nfa.class_names)[:classes]
-    alone = ("auto", "memory") if settings.mix != "regions" else ("memory",)
-    from_memory = nfa.engine.has_memory and settings.partners in alone
-    per_class = 1 if from_memory else 1 + _PARTNERS  # partners of the batch are not shown
+    in_batch = settings.needs_batch(has_memory=nfa.engine.has_memory)
+    per_class = 1 + _PARTNERS * in_batch  # partners of the batch are not shown
     picks = []
     for y, name in enumerate(names):
         rows = (dataset.targets == y).nonzero().flatten()

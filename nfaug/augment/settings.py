@@ -87,6 +87,11 @@ class MixSettings:
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
+    def needs_batch(self, *, has_memory: bool) -> bool:
+        """Whether some partners are other images of the batch, with a memory or without."""
+        alone = ("memory",) if self.mix == "regions" else ("auto", "memory")
+        return not (has_memory and self.partners in alone)
+
     def draw(
         self,
         labels: Tensor,

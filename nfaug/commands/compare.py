@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from dataclasses import fields
 from typing import Any
 
@@ -45,9 +44,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     most = _SMALL if settings.network == "small-cnn" else _LARGE
     size = arguments.image_size
     if size is None:
-        with warnings.catch_warnings():  # which would name another size than the one below
-            warnings.simplefilter("ignore")
-            own = common_size(open_dataset(arguments.data, image_size=1))
+        own = common_size(open_dataset(arguments.data, image_size=1), most)
         size = own if max(own) <= most else (most, most)
     data = open_dataset(arguments.data, image_size=size)
     found = compare(data, settings, out=arguments.out, test=_test_images(arguments, data))

@@ -31,7 +31,7 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Measure the checkpoint."""
-    from ..training.evaluation.metrics import evaluate
+    from ..training.metrics import evaluate
 
     checkpoint = load_on(arguments)
     if checkpoint.gaussians is None:

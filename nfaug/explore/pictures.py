@@ -148,8 +148,7 @@ def compare(
     """
     nfa = NFAugment(flow.engine, settings=dataclasses.replace(settings, p=1.0))
     batch = image
-    alone = ("auto", "memory") if settings.mix != "regions" else ("memory",)
-    if not (flow.pca.has_memory and settings.partners in alone):
+    if settings.needs_batch(has_memory=flow.pca.has_memory):
         others = class_images(flow, label, _PARTNERS, seed=seed + 1)
         batch = torch.cat([image, others[(others != image).flatten(1).any(1)]])
     draws = [torch.Generator().manual_seed(n * seed + i) for i in range(n)]

@@ -44,7 +44,7 @@ class Autoencoder(Protocol):
 
     Attributes:
         latent_channels: Channels of the latents.
-        factor: Pixels a latent in height and width, 2 or more; it divides the images' sides.
+        factor: Height and width of the images over those of the latents, 2 or more.
         input_range: (lowest, highest) pixel of the images that it encodes and decodes.
 
     Images have 3 channels, or as many as an attribute `channels` says.

@@ -14,7 +14,7 @@ from nfaug.data.images import TensorImages
 from nfaug.flows.codec import pad, to_flow
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.mef import MefSettings
-from nfaug.training.evaluation.metrics import evaluate
+from nfaug.training.metrics import evaluate
 
 
 def flow_of(size: tuple[int, int], seed: int = 0) -> Flow:

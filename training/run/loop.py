@@ -19,7 +19,7 @@ from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.decode import ImageDecodeError
 from nfaug.flows.flow import Flow
 
-from ..evaluation.metrics import evaluate
+from ..metrics import evaluate
 from .context import RunContext
 from .distributed import Shard, draw_noise, shared_batches
 from .optimizer import TrainingDiverged

@@ -10,7 +10,7 @@ from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.batches import Batches, progress_bar
 from nfaug.flows.flow import Flow
 
-from ..run.distributed import Processes, draw_noise, shared_batches
+from .run.distributed import Processes, draw_noise, shared_batches
 
 __all__ = ["evaluate"]
 

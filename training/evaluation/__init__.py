@@ -1,1 +1,0 @@
-"""Metrics of a trained flow: likelihood, accuracy and cost."""
