@@ -82,12 +82,10 @@ class Classifier:
                 model.parameters(), lr or 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
             )
         body = lr or (3e-4 if self.pretrained else 1e-3)
-        head = {id(p) for p in model.get_classifier().parameters()} if self.pretrained else set()
-        groups = [
-            {"params": [p], "lr": _HEAD * body if id(p) in head else body}
-            for p in model.parameters()
-        ]
-        return torch.optim.AdamW(groups, weight_decay=0.05)
+        head = {*model.get_classifier().parameters()} if self.pretrained else set()
+        rest = [p for p in model.parameters() if p not in head]
+        groups = [{"params": rest, "lr": body}, {"params": [*head], "lr": _HEAD * body}]
+        return torch.optim.AdamW(groups, weight_decay=0.05, fused=True)
 
     def train(
         self,
