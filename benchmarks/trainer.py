@@ -2,15 +2,11 @@
 
     python benchmarks/trainer.py
     python benchmarks/trainer.py --part memory
-    python benchmarks/trainer.py --part bundled
 
 - loop: CPU seconds per step of the training loop (noise, skipping, clipping, average, report)
   and of the bare forward and backward pass and optimiser step, at 4 + 4 steps of width 32 and
   batches of 128 images of 1 x 32 x 32, in turns; the ratio is the median over rounds. Aim: under
   1.05. It also prints the time that two workers take to decode a batch of PNG files.
-- bundled: CPU seconds per 1,000 training images (forward and backward pass) of the bundled flows
-  in float32, with `optim.bf16`, and with the code and flows of another checkout (--before), in
-  turns; ratios are medians over rounds.
 - memory: peak resident memory of two training steps at the paper's CIFAR size and batch 64,
   including the average and Adamax's moments, with and without `optim.recompute`, each in its own
   process; and the memory of that process before its first step. It takes minutes and several GB.
@@ -109,57 +105,6 @@ def _loading(step: float) -> None:
     print(f"{'loading, two workers':<28} {took:8.1f} ms a batch, {took / step:.2f} of a bare step")
 
 
-# Run in a process of its own, so that another checkout can be timed by the same code.
-_TRAINING_STEPS = """
-import statistics, sys, time
-import torch
-import nfaug
-
-name, bf16, threads = sys.argv[1], sys.argv[2] == "bf16", int(sys.argv[3])
-torch.set_num_threads(threads)
-flow = nfaug.load(name).flow.train()
-if bf16:
-    flow.configure_training(bf16=True)
-images = torch.randint(0, 256, (64, flow.config.channels, *flow.config.image_size))
-images = images.to(torch.uint8)
-seconds = []
-for step in range(6):
-    began = time.process_time()
-    z, logdet = flow.encode(images, 0.3)
-    ((z.square().flatten(1).sum(1) / 2 - logdet).mean() / z[0].numel()).backward()
-    flow.zero_grad(set_to_none=True)
-    if step:  # the first one warms up
-        seconds.append((time.process_time() - began) / len(images) * 1000)
-print(statistics.median(seconds))
-"""
-
-
-def bundled(rounds: int, threads: int, before: Path | None) -> None:
-    """Time training steps of the bundled flows: float32, bfloat16, and another checkout's."""
-    here = Path(__file__).resolve().parents[1]
-    arms = {"float32": (here, "float32"), "bf16": (here, "bf16")}
-    if before is not None:
-        arms["before"] = (before.resolve(), "float32")
-    for name in ("builtin:rgb32", "builtin:fashion-mnist"):
-        seconds: dict[str, list[float]] = {arm: [] for arm in arms}
-        for _ in range(rounds):
-            for arm, (checkout, kind) in arms.items():
-                ran = subprocess.run(
-                    [sys.executable, "-c", _TRAINING_STEPS, name, kind, str(threads)],
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                    cwd=checkout,
-                )
-                seconds[arm].append(float(ran.stdout))
-        for arm, taken in seconds.items():
-            ratio = statistics.median(a / b for a, b in zip(taken, seconds["float32"], strict=True))
-            print(
-                f"{name:<22} {arm:<8} {statistics.median(taken):6.2f} s per 1,000 images, "
-                f"{ratio:.2f} of float32"
-            )
-
-
 def memory() -> None:
     """Measure every setting of `optim.recompute` in a new process."""
     peaks = {}
@@ -193,11 +138,10 @@ def one_step(way: Recompute) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=["loop", "bundled", "memory", "all"], default="all")
+    parser.add_argument("--part", choices=["loop", "memory", "all"], default="all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10, help="steps of each per round")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--before", type=Path, help="another checkout, for --part bundled")
     parser.add_argument("--step", choices=get_args(Recompute), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -206,8 +150,6 @@ def main() -> None:
         return
     if options.part in ("loop", "all"):
         loop_overhead(options.rounds, options.steps)
-    if options.part in ("bundled", "all"):
-        bundled(options.rounds, options.threads, options.before)
     if options.part in ("memory", "all"):
         memory()
 

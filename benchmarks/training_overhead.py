@@ -31,7 +31,6 @@ Images are random (or from --data, a folder of class folders). The flow is small
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import tempfile
@@ -82,7 +81,6 @@ def parse() -> argparse.Namespace:
         help="cpu: CPU seconds of this process, for a busy machine, with --workers 0",
     )
     parser.add_argument("--paper", action="store_true", help="--online with the paper's CIFAR flow")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     if args.clock == "cpu" and args.workers and not args.online:
@@ -181,7 +179,14 @@ def interval(values: list[float]) -> tuple[float, float]:
     return values[k], values[n - 1 - k]
 
 
-def epochs(args: argparse.Namespace, data: Path) -> list[dict[str, Any]]:
+def compared(values: list[float], base: list[float]) -> tuple[str, str]:
+    """The median ratio of values to those of the same round, and its interval."""
+    ratios = [one / two for one, two in zip(values, base, strict=True)]
+    low, high = interval(ratios)
+    return f"{statistics.median(ratios):.3f}", f"{low:.3f} to {high:.3f}"
+
+
+def epochs(args: argparse.Namespace, data: Path) -> None:
     checkpoint = fitted(args, data, SMALL)
     loops = {arm: Loop(arm, args, data, checkpoint) for arm in args.arms}
     for loop in loops.values():
@@ -193,36 +198,18 @@ def epochs(args: argparse.Namespace, data: Path) -> list[dict[str, Any]]:
         for arm in order:
             seconds, seen = loops[arm].epoch()
             times[arm].append(seconds)
-    rows = []
     base = times[args.arms[0]]
+    rows = []
     for arm, values in times.items():
-        ratios = [one / two for one, two in zip(values, base, strict=True)]
-        low, high = interval(ratios)
-        rows.append(
-            {
-                "loop": arm,
-                "seconds": statistics.median(values),
-                "images_per_s": seen / statistics.median(values),
-                "ratio": statistics.median(ratios),
-                "low": low,
-                "high": high,
-            }
-        )
-    show(
-        ("loop", "s/epoch", "images/s", f"ratio to {args.arms[0]}", "95% interval"),
-        (
-            (r["loop"], f"{r['seconds']:.2f}", f"{r['images_per_s']:.0f}", f"{r['ratio']:.3f}",
-             f"{r['low']:.3f} to {r['high']:.3f}")
-            for r in rows
-        ),
-    )  # fmt: skip
+        median = statistics.median(values)
+        rows.append((arm, f"{median:.2f}", f"{seen / median:.0f}", *compared(values, base)))
+    show(("loop", "s/epoch", "images/s", f"ratio to {args.arms[0]}", "95% interval"), rows)
     applied = loops["nfa"].nfa.stats() if "nfa" in loops else {}
     print(f"\n{args.rounds} rounds of {seen} images, {args.workers} workers, {args.clock} time")
     print(f"NFA: {applied}")
-    return rows
 
 
-def online(args: argparse.Namespace, data: Path) -> list[dict[str, Any]]:
+def online(args: argparse.Namespace, data: Path) -> None:
     device = torch.device(args.device)
     checkpoint = fitted(args, data, FlowConfig() if args.paper else SMALL)
     engine = NFAugment(checkpoint).engine  # shared, as in a training loop
@@ -257,35 +244,17 @@ def online(args: argparse.Namespace, data: Path) -> list[dict[str, Any]]:
             synchronize(device)
             if number >= 2:
                 times[name].append(clock() - start)
-    rows = []
+    base, rows = times["encode + decode"], []
     for name, values in times.items():
-        ratios = [one / two for one, two in zip(values, times["encode + decode"], strict=True)]
-        low, high = interval(ratios)
-        median = statistics.median(values)
-        rows.append(
-            {
-                "call": name,
-                "seconds": median,
-                "ratio": statistics.median(ratios),
-                "low": low,
-                "high": high,
-            }
-        )
-    show(
-        ("call", "ms", "ratio", "95% interval"),
-        (
-            (r["call"], f"{1e3 * r['seconds']:.1f}", f"{r['ratio']:.3f}",
-             f"{r['low']:.3f} to {r['high']:.3f}")
-            for r in rows
-        ),
-    )  # fmt: skip
+        milliseconds = 1e3 * statistics.median(values)
+        rows.append((name, f"{milliseconds:.1f}", *compared(values, base)))
+    show(("call", "ms", "ratio", "95% interval"), rows)
     name = "the paper's CIFAR flow" if args.paper else args.flow or "small flow"
     pca = checkpoint.pca
     print(
         f"\n{name}, batch {batch}, {pca.num_classes} classes with {pca.rank} axes, {args.rounds} "
         f"rounds, {device}, {args.clock} time"
     )
-    return rows
 
 
 def show(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
@@ -302,9 +271,10 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as temporary:
         data = args.data or draw_images(Path(temporary) / "images", args.images, args.classes)
-        rows = online(args, data) if args.online else epochs(args, data)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+        if args.online:
+            online(args, data)
+        else:
+            epochs(args, data)
 
 
 if __name__ == "__main__":
