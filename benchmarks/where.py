@@ -1,7 +1,7 @@
 """Where NFA helps: augmentations against each other, each at a strength of its own.
 
     python benchmarks/where.py --data speech64-train.tar --test-data speech64-validation.tar \\
-        --augment spectrogram --flow runs/flow-speech64 --out runs/where/speech-10
+        --augment spectrogram --rows "NFA in pixels" SpecAugment --out runs/where/speech-10
 
 Every row adds something to what is safe for the images (`--augment`, as for `nfaug compare`).
 The learning rate and the number of steps are those that suit the safe augmentations alone; then a
@@ -17,6 +17,7 @@ otherwise colour jitter, and RandAugment and TrivialAugment of the operations th
 from __future__ import annotations
 
 import argparse
+import functools
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -40,6 +41,7 @@ from nfaug.training.compare.images import bank_of, spec_augment, transform_of
 from nfaug.training.compare.report import gain_of
 from nfaug.training.compare.settings import PIXELS
 
+CPU = torch.device("cpu")
 FIRST_CHOICE = 1000  # seed of the first classifier that chooses; those that judge count from 0
 MOST = 1000  # images that strengths are chosen on
 SHARES = (0.25, 0.5, 0.75)
@@ -73,10 +75,6 @@ class Row:
     strength: float = 0.0
 
     @property
-    def title(self) -> str:
-        return ", then ".join(filter(None, (self.nfa, self.rival))) or "nothing more"
-
-    @property
     def name(self) -> str:
         parts = ((self.nfa, self.p), (self.rival, self.strength))
         return " + ".join(f"{name} {value:.3g}" for name, value in parts if name) or "nothing more"
@@ -85,7 +83,7 @@ class Row:
 def rival_of(row: Row, turns: bool) -> Callable[[Tensor], Tensor]:
     """The rival of a row for one uint8 image (C, H, W)."""
     if row.rival == "SpecAugment":
-        return lambda image: spec_augment(image, row.strength)
+        return functools.partial(spec_augment, share=row.strength)
     if row.rival == "colour jitter":
         return v2.ColorJitter(row.strength, row.strength, row.strength)
     if row.rival not in ("RandAugment", "TrivialAugment"):
@@ -98,9 +96,7 @@ def rival_of(row: Row, turns: bool) -> Callable[[Tensor], Tensor]:
     def apply(image: Tensor) -> Tensor:
         if trivial and random.random() >= row.strength:
             return image
-        grey = len(image) == 1
-        changed = F.pil_to_tensor(policy(F.to_pil_image(image).convert("RGB")))
-        return changed[:1] if grey else changed
+        return F.pil_to_tensor(policy(F.to_pil_image(image).convert("RGB")))[: len(image)]
 
     return apply
 
@@ -113,37 +109,36 @@ class Study:
         self.pool = open_dataset(args.data, image_size=args.image_size)
         size, channels = self.pool.image_size, self.pool.channels
         self.test = to_tensors(open_dataset(args.test_data, image_size=size, channels=channels))
-        self.banks: dict[tuple[str, int], Tensor] = {}
+        self.bank = functools.lru_cache(8)(self.make_bank)
         self.chosen_on = min(MOST, len(self.pool) - args.per_class * len(self.pool.classes))
+
+    def make_bank(self, nfa: str, seed: int) -> Tensor:
+        args, (flow, mix) = self.args, MIXES[nfa]
+        few = split_per_class(self.pool, args.per_class, seed)[0]
+        latents = args.autoencoder if flow == "autoencoder" else None
+        named = args.flow if flow == "flow" else PIXELS
+        options = {"autoencoder": latents, "settings": MixSettings(mix=mix)}
+        return bank_of(named, few, args.variants, seed, CPU, **options)
 
     def train(self, row: Row, seed: int, lr: float, steps: int) -> tuple[Tensor, float]:
         """Which images a classifier gets right: unlabelled ones of the choice, or the test data."""
-        args, started, cpu = self.args, time.monotonic(), torch.device("cpu")
+        args, started = self.args, time.monotonic()
         few, others = split_per_class(self.pool, args.per_class, seed)
         images, labels = to_tensors(few, progress=False)
-        shape, classes = (few.channels, *few.image_size), len(few.classes)
-        if row.nfa and (row.nfa, seed) not in self.banks:
-            flow, mix = MIXES[row.nfa]
-            latents = args.autoencoder if flow == "autoencoder" else None
-            named = args.flow if flow == "flow" else PIXELS
-            options = {"autoencoder": latents, "settings": MixSettings(mix=mix)}
-            self.banks = {key: bank for key, bank in self.banks.items() if key[1] == seed}
-            self.banks[row.nfa, seed] = bank_of(named, few, args.variants, seed, cpu, **options)
-        bank = self.banks.get((row.nfa, seed))
+        shape, classes = images.shape[1:], len(few.classes)
+        bank = self.bank(row.nfa, seed) if row.nfa else images[:, None]
         safe, cutmix = transform_of(self.safe, "", shape[1:]), v2.CutMix(num_classes=classes)
         rival = rival_of(row, args.turns)
 
         def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
-            batch = images[rows]
-            if bank is not None:
-                chosen = (torch.rand(len(rows)) < row.p)[:, None, None, None]
-                variants = bank[rows, torch.randint(args.variants, rows.shape)]
-                batch = torch.where(chosen, variants, batch)
-            batch, targets = safe(torch.stack([rival(image) for image in batch])), labels[rows]
+            chosen = (torch.rand(len(rows)) < row.p)[:, None, None, None]
+            variants = bank[rows, torch.randint(bank.shape[1], rows.shape)]
+            batch, targets = torch.where(chosen, variants, images[rows]), labels[rows]
+            batch = safe(torch.stack([rival(image) for image in batch]))
             mixed = row.rival == "CutMix" and random.random() < row.strength
             return cutmix(batch, targets) if mixed else (batch, targets)
 
-        classifier = Classifier(args.network, args.weights, shape, classes, seed, cpu)
+        classifier = Classifier(args.network, args.weights, shape, classes, seed, CPU)
         for seeded in (torch.manual_seed, random.seed, np.random.seed):
             seeded(seed)
         classifier.train(draw, len(labels), steps=steps, seed=seed, lr=lr)
@@ -170,19 +165,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[300, 600])
     parser.add_argument("--choices", type=int, default=3, help="seeds that choose")
     parser.add_argument("--seeds", type=int, default=8, help="seeds that judge")
-    parser.add_argument("--rows", nargs="+", default=[*MIXES, *STRENGTHS])
+    parser.add_argument("--rows", nargs="+", required=True, choices=[*MIXES, *STRENGTHS])
     args = parser.parse_args()
-    run(Study(args), args)
-
-
-def run(study: Study, args: argparse.Namespace) -> None:
+    study, out = Study(args), Path(args.out)
     record = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "rows", "flow")}
-    out, stores = Path(args.out), {}
-    for name, size in (("choice", study.chosen_on), ("judged", len(study.test[1]))):
-        stores[name] = Cells(out / name, record, size)
+    choice = Cells(out / "choice", record, study.chosen_on)
+    judged = Cells(out / "judged", record, len(study.test[1]))
 
     def cell(row: Row, seed: int, lr: float, steps: int) -> Cell:
-        cells = stores["choice" if seed >= FIRST_CHOICE else "judged"]
+        cells = choice if seed >= FIRST_CHOICE else judged
         name = f"{row.name}, lr {lr:g}, {steps} steps"
         if (name, seed) not in cells:
             cells.add(name, seed, *study.train(row, seed, lr, steps))
@@ -199,12 +190,9 @@ def run(study: Study, args: argparse.Namespace) -> None:
     def best(rows: Iterable[Row]) -> Row:
         return max(rows, key=lambda row: score(row, lr, steps))
 
-    sound = "spectrogram" in study.safe
-    unfit = {"RandAugment", "TrivialAugment", "colour jitter"} if sound else {"SpecAugment"}
     rivals = [best(Row(rival=name, strength=s) for s in STRENGTHS[name])
-              for name in STRENGTHS if name in args.rows and name not in unfit]  # fmt: skip
-    given = {PIXELS: True, "flow": args.flow, "autoencoder": args.autoencoder}
-    names = [name for name in MIXES if name in args.rows and given[MIXES[name][0]]]
+              for name in STRENGTHS if name in args.rows]  # fmt: skip
+    names = [name for name in MIXES if name in args.rows]
     alone = [best(Row(name, p) for p in SHARES) for name in names]
     rival = best(rivals)
     both = [best(replace(rival, nfa=name, p=p) for p in SHARES) for name in names]
@@ -219,11 +207,9 @@ def run(study: Study, args: argparse.Namespace) -> None:
             gains = [str(gain_of(found, cells[rows.index(base)])) for base in (Row(), rival)]
             mean = np.mean([each.accuracy for each in found])
             lines.append(f"| {row.name} | {mean:.1f} | {' | '.join(gains)} |")
-        hours = sum(each.seconds for cells in stores.values() for each in cells.values()) / 3600
-        lines.append(
-            f"\n{args.network}, {args.per_class} labels a class, lr {lr:g}, {steps} steps,"
-        )
-        lines.append(f"{seed + 1} seeds, {hours:.2f} h.")
+        hours = (choice.seconds + judged.seconds) / 3600
+        lines.append(f"\n{args.network}, {args.per_class} labels a class, lr {lr:g}, {steps} steps")
+        lines[-1] += f", {seed + 1} seeds, {hours:.2f} h."
         write_text(out / "table.md", "\n".join(lines) + "\n")
 
 
