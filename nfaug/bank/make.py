@@ -23,7 +23,7 @@ from ..data.batches import LoaderBatches
 from ..data.classes import dataset_classes, labels_of
 from ..data.images import progress_bar
 from ..data.preprocess import Preprocess, size_of
-from ..io.atomic import is_empty, replace_directory
+from ..io.atomic import replace_directory
 from ..io.lock import lock_output
 from .format import (
     LARGE,
@@ -149,7 +149,7 @@ def _unfinished(path: Path, planned: Manifest, source: Source, overwrite: bool) 
     Raises:
         ValueError: It does not match the plan, or an image that is done is another now.
     """
-    if not path.exists() or (path.is_dir() and is_empty(path)):
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
     if not (path / MANIFEST).is_file():
         raise FileExistsError(

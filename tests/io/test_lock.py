@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -81,9 +80,3 @@ def test_a_thread_may_lock_an_output_twice_and_nothing_is_left(tmp_path: Path) -
     with lock_output(tmp_path / "out"), lock_output(tmp_path / "out"):
         assert [entry.name for entry in tmp_path.iterdir()] == [".out.lock"]
     assert not list(tmp_path.iterdir())
-
-
-def test_a_pipe_is_no_lock(out: Path) -> None:
-    os.mkfifo(out.parent / ".out.lock")
-    with pytest.raises(OSError, match="regular"):
-        lock_output(out).__enter__()
