@@ -43,7 +43,6 @@ def folder(tmp_path: Path) -> Path:
 def test_folder(folder: Path) -> None:
     dataset = open_dataset(folder)
     assert dataset.classes == ["a2", "a10", "B"]
-    assert dataset.class_to_idx == {"a2": 0, "a10": 1, "B": 2}
     assert dataset.targets.dtype == torch.int64
     assert dataset.targets.tolist() == [0] * 10 + [1] * 10 + [2] * 10
     assert (dataset.channels, dataset.image_size, dataset.skipped) == (3, (6, 6), [])
