@@ -20,9 +20,10 @@ from ..augment.settings import MixSettings
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import load
 from ..data.batches import LoaderBatches
-from ..data.classes import dataset_classes, labels_of
+from ..data.classes import dataset_classes
 from ..data.images import progress_bar
 from ..data.preprocess import Preprocess, size_of
+from ..data.torch_datasets import DatasetReader
 from ..io.atomic import replace_directory
 from ..io.lock import lock_output
 from .format import (
@@ -104,7 +105,7 @@ def make_bank(
         nfa = NFAugment(checkpoint, settings=mixing)
         nfa.check_classes(dataset, required=False)
         codec = checkpoint.flow.codec
-        labels = labels_of(dataset)
+        labels = DatasetReader(dataset).targets.numpy()
         if min(len(labels), variants, batch_size) < 1:
             raise ValueError(
                 "the data set must not be empty, and variants and batch_size must be at least 1; "

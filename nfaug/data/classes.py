@@ -15,7 +15,6 @@ __all__ = [
     "as_labels",
     "class_names",
     "dataset_classes",
-    "labels_of",
     "numbered",
     "stored_labels",
     "unwrapped",
@@ -114,14 +113,6 @@ def unwrapped(source: Any) -> Iterator[Any]:
         source = parts[0] if parts else getattr(source, "dataset", None)
         if source is None:
             return
-
-
-def labels_of(dataset: Any) -> np.ndarray:
-    """Labels of all items, int64 of shape (N,); reads every item if the labels are not stored."""
-    labels = stored_labels(dataset)
-    if labels is None:
-        labels = np.asarray([int(dataset[i][1]) for i in range(len(dataset))], dtype=np.int64)
-    return labels
 
 
 def stored_labels(dataset: Any) -> np.ndarray | None:

@@ -13,8 +13,7 @@ from .sources.folders import open_folder
 from .sources.layout import MissingSplitError
 from .sources.named import open_torchvision
 from .sources.tables import open_hub, open_parquet
-from .sources.tars import open_tar
-from .sources.webdataset import open_webdataset
+from .sources.tars import open_tar, open_webdataset
 from .torch_datasets import wrap_dataset
 
 __all__ = ["DATA_SOURCES", "MissingSplitError", "open_dataset", "wrap_dataset"]

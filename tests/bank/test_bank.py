@@ -77,7 +77,7 @@ def test_a_bank_of_regions(tmp_path: Path) -> None:
 def test_an_interrupted_bank_is_continued(bank: Bank, tmp_path: Path, stop: int) -> None:
     class Fragile(Pictures):
         def __getitem__(self, index: int) -> tuple[Any, int]:
-            if index == stop and self.reads > 31:  # the hash of the data set is made before
+            if index == stop and self.reads > 34:  # the hash of the data set is made before
                 raise KeyboardInterrupt
             return super().__getitem__(index)
 
@@ -96,7 +96,7 @@ def test_an_interrupted_bank_is_continued(bank: Bank, tmp_path: Path, stop: int)
 def test_a_killed_bank_is_continued(bank: Bank, tmp_path: Path) -> None:
     class Deadly(Pictures):
         def __getitem__(self, index: int) -> tuple[Any, int]:
-            if index == 20 and self.reads > 31:
+            if index == 20 and self.reads > 34:
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().__getitem__(index)
 

@@ -58,7 +58,7 @@ def test_idx_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'2'"):
         open_dataset(tmp_path)
     write_idx(labels, np.array([0, 1], np.uint8))
-    with pytest.raises(ValueError, match="2 labels"):
+    with pytest.raises(ValueError, match=r"\(2,\)"):
         open_dataset(tmp_path)
     labels.unlink()
     with pytest.raises(FileNotFoundError, match="train-labels-idx1-ubyte"):
@@ -67,16 +67,11 @@ def test_idx_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz"):
         open_dataset(tmp_path)
     images.write_bytes(gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", 4, 5, 4)))
-    with pytest.raises(ValueError, match="4, 5, 4"):
+    with pytest.raises(ValueError, match=r"4,\s?5,\s?4"):
         open_dataset(tmp_path)
     images.write_bytes(gzip.compress(bytes([0, 0, 13, 3]) + bytes(100)))
     with pytest.raises(ValueError, match="0d 03"):
         open_dataset(tmp_path)
-    write_idx(labels, np.array([0, 1, 2, 2], np.uint8))
-    for shape in ((0, 5, 4), (4, 0, 16), (4, 5, 0)):
-        write_idx(images, np.zeros(shape, np.uint8))
-        with pytest.raises(ValueError, match="at least 1"):
-            open_dataset(tmp_path)
 
 
 # .npz files
@@ -108,7 +103,7 @@ def test_npz_with_names(tmp_path: Path) -> None:
         ({"images": np.zeros((2, 5, 5)), "labels": [0, 1]}, "float64"),
         ({"images": pixels(0, 2, 5, 5, 7), "labels": [0, 1]}, "7"),
         ({"images": pixels(0, 2, 5, 5), "labels": [0.0, 1.0]}, "float64"),
-        ({"images": pixels(0, 2, 5, 5), "labels": [0]}, "2 integers"),
+        ({"images": pixels(0, 2, 5, 5), "labels": [0]}, r"\(1,\)"),
         ({"images": pixels(0, 2, 5, 5)}, "labels"),
         ({"images": pixels(0, 2, 5, 5), "labels": [0, 10**9]}, "1000000000"),
         ({"x": pixels(0, 2, 5, 5)}, "images"),

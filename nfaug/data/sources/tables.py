@@ -14,8 +14,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from ..classes import as_labels, numbered
 from ..decode import ImageDecodeError
 from ..readers import FileReader, Reader, Request
-from .layout import MissingSplitError, split_kind
-from .shards import shards_of
+from .layout import MissingSplitError, shards_of, split_kind
 
 __all__ = ["open_hub", "open_parquet"]
 
