@@ -190,9 +190,6 @@ def _fill(
     path: Path, made: Manifest, nfa: NFAugment, loader: LoaderBatches, progress: bool
 ) -> None:
     """Make the rows that are missing. The manifest says how many are safely on the disk."""
-    for file in (path / name for name in array_files(made)):
-        if file.is_symlink() or not file.is_file():  # what a link leads to may be another's
-            raise ValueError(f"{file} must be a file, neither a link nor a pipe; use --overwrite")
     rows, title = torch.arange(made.done, made.images), f"bank of {made.nbytes / 2**20:.1f} MiB"
     saved = time.monotonic()
     with progress_bar(made.images, title, "image", shown=progress, initial=made.done) as bar:

@@ -81,8 +81,6 @@ def open_dataset(
         >>> len(digits), digits[0][0].shape, digits.classes[:3]
         (355, torch.Size([1, 8, 8]), ['0', '1', '2'])
     """
-    if channels not in (None, 1, 3):
-        raise ValueError(f"channels must be 1 (grayscale), 3 (RGB) or None; got {channels}")
     if not isinstance(data, str | os.PathLike) or not os.fspath(data):
         raise ValueError(
             f"data must be {DATA_SOURCES}; got {data!r} (pass a torch data set to wrap_dataset)"

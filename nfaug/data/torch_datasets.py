@@ -77,9 +77,7 @@ class DatasetReader(Reader):
         if labels is None or any(self._label(index) != labels[index] for index in probes):
             labels = [*run_over(self._label, len(dataset), "reading labels", threads=False)]
         targets = torch.as_tensor(labels, dtype=torch.int64)
-        if classes is None and not isinstance(dataset, list | tuple):
-            classes = dataset_classes(dataset)
-        names = numbered(targets) if classes is None else list(classes)
+        names = [*(classes or dataset_classes(dataset) or numbered(targets))]
         super().__init__(where=self.where, classes=names, targets=targets, complete=complete)
 
     def read(self, index: int) -> Image.Image | Tensor:

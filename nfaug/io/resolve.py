@@ -42,9 +42,7 @@ def read_resolved(
     Args:
         read: Reads a checkpoint directory.
         path_or_repo: "builtin:NAME", an existing directory, or a repository "owner/name".
-        revision: Branch, tag or commit of the repository.
-        token: Access token of the Hub; None for the one that is logged in, False for none.
-        whole: Download all tensor files of a repository; otherwise the configuration alone.
+        revision, token, whole: For a repository; see `nfaug.io.hub.read_repository`.
 
     Raises:
         CheckpointError: `read` raised it.
