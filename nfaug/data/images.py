@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .checks import check_labels
 from .decode import ImageDecodeError
 from .preprocess import Preprocess, as_size, channels_of, size_of
 from .readers import Reader
@@ -111,8 +110,8 @@ def assemble(
     """Make a data set of a reader's images; see `open_dataset` for the arguments.
 
     Raises:
-        ValueError: If there is no image, a label is out of range, a class has no image, or the
-            first images differ in what must be inferred from them.
+        ValueError: If there is no image, a label is out of range, or the first images differ in
+            what must be inferred from them.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error must be "raise" or "skip"; got {on_error!r}')
@@ -125,7 +124,12 @@ def assemble(
         where += f" (without {len(skipped)} images that cannot be decoded)" if skipped else ""
     if not len(indices):
         raise ValueError(f"{where} holds no images")
-    check_labels(reader.targets[indices], reader.classes, complete=reader.complete, where=where)
+    labels, count = reader.targets[indices], len(reader.classes)
+    if len(wrong := labels[(labels < 0) | (labels >= count)]):
+        raise ValueError(
+            f"labels must be 0..{count - 1} for {count} classes; {where} has the label "
+            f"{int(wrong[0])}"
+        )
     size = None if image_size is None else as_size(image_size)
     if size is not None and channels is not None and convert:
         return LabelledImages(reader, Preprocess(channels, size), indices, skipped)

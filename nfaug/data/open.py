@@ -72,9 +72,9 @@ def open_dataset(
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
-        ValueError: If the data are of no kind above, are empty or damaged, a class has no image, or
-            an argument is out of range. A `MissingSplitError` is one, if the data do not have the
-            split, and so is an `ImageDecodeError`, if one of the first images cannot be decoded.
+        ValueError: If the data are of no kind above, are empty or damaged, or an argument is out of
+            range. A `MissingSplitError` is one, if the data do not have the split, and so is an
+            `ImageDecodeError`, if one of the first images cannot be decoded.
 
     Example:
         >>> digits = open_dataset("digits", split="test")

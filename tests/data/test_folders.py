@@ -175,9 +175,6 @@ def test_folder_errors(folder: Path, tmp_path: Path) -> None:
         open_dataset(tmp_path / "strange", split="test")
     with pytest.raises(MissingSplitError, match="split='test'"):
         open_dataset(folder, split="test")
-    (folder / "C").mkdir()
-    with pytest.raises(ValueError, match="'C'"):
-        open_dataset(folder)
 
 
 def test_tar_errors(folder: Path, tmp_path: Path) -> None:
@@ -229,10 +226,7 @@ def test_corrupt_images(folder: Path, tmp_path: Path, packed: bool) -> None:
 def test_nothing_left_after_skipping(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save(tmp_path / name / "1.png")
-    truncate(tmp_path / "b" / "1.png")
-    with pytest.raises(ValueError, match="'b'"):
-        open_dataset(tmp_path, on_error="skip")
-    truncate(tmp_path / "a" / "1.png")
+        truncate(tmp_path / name / "1.png")
     with pytest.raises(ValueError, match="without 2"):
         open_dataset(tmp_path, on_error="skip")
     with pytest.raises(ValueError, match="'ignore'"):

@@ -241,7 +241,7 @@ def open_context(
     )
     context.shape()  # settings that do not fit fail before the images are read
     if val is not None:
-        held = wrap_dataset(val, classes=images.classes, complete=False)
+        held = wrap_dataset(val, classes=images.classes)
         check_class_names(held.classes, images.classes)
         expected, found = ((each.channels, *each.image_size) for each in (images, held))
         if expected != found:

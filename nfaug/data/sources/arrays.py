@@ -34,8 +34,7 @@ def open_idx(request: Request) -> Reader | None:
     known = labels
     if kind == "test" and _idx_path(folder, IDX_FILES["train"][1], 1):
         known = np.concatenate([labels, _read_idx(folder, IDX_FILES["train"][1], 1)])
-    where, complete = f"the {kind} split of {folder}", kind == "train"
-    return _in_memory(images, labels, where, classes=numbered(known), complete=complete)
+    return _in_memory(images, labels, f"the {kind} split of {folder}", numbered(known))
 
 
 def _idx_path(folder: Path, base: str, ndim: int) -> Path | None:
@@ -79,7 +78,7 @@ def open_npz(request: Request) -> Reader | None:
         ) from error
     if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         images = images.transpose(0, 3, 1, 2)
-    return _in_memory(images, labels, str(path), classes=names)
+    return _in_memory(images, labels, str(path), names)
 
 
 def open_digits(request: Request) -> Reader | None:
@@ -107,12 +106,7 @@ def open_digits(request: Request) -> Reader | None:
 
 
 def _in_memory(
-    images: np.ndarray,
-    labels: np.ndarray,
-    where: str,
-    *,
-    classes: list[str] | None = None,
-    complete: bool = True,
+    images: np.ndarray, labels: np.ndarray, where: str, classes: list[str] | None = None
 ) -> Reader:
     """A reader of uint8 images (N, H, W) or (N, C, H, W) and their integer labels (N,)."""
     pixels = images[:, None] if images.ndim == 3 else images
@@ -127,6 +121,5 @@ def _in_memory(
         where=where,
         classes=classes or numbered(labels),
         targets=torch.from_numpy(labels.astype(np.int64)),
-        complete=complete,
         images=torch.from_numpy(np.ascontiguousarray(pixels)),
     )

@@ -59,12 +59,12 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return parts, name
 
 
-def shards_of(path: Path, ending: str, split: str) -> tuple[list[Path], bool] | None:
-    """The shards of a split, in natural order, and whether it is the training split.
+def shards_of(path: Path, ending: str, split: str) -> list[Path]:
+    """The shards of a split, in natural order; none if there is no file of this ending.
 
     They lie in the folder `path`, or in one folder for each split; `path` may also be one shard.
     The names of folders and files tell the split (train/0.tar, val-00000-of-00001.parquet); shards
-    without such a word are a training split. None if there is no file of this ending.
+    without such a word are a training split.
     """
     home, found = path, [*path.glob(f"*{ending}")]
     for part in path.glob("*/"):
@@ -76,10 +76,7 @@ def shards_of(path: Path, ending: str, split: str) -> tuple[list[Path], bool] | 
     for file in sorted(filter(Path.is_file, found), key=lambda file: natural_key(file.as_posix())):
         word = _SPLIT.search(file.relative_to(home).as_posix())
         splits.setdefault(word[1].lower() if word else "train", []).append(file)
-    if not splits:
-        return None
-    chosen = choose_split(splits, split, str(path))
-    return splits[chosen], split_kind(chosen) == "train"
+    return splits[choose_split(splits, split, str(path))] if splits else []
 
 
 def arrange(
@@ -101,7 +98,7 @@ def arrange(
 
     Returns:
         The folder of the split, which is "" or ends in a slash, and arguments of a `Reader`: the
-        `paths` below it, `classes`, `targets` and `complete`.
+        `paths` below it, `classes` and `targets`.
 
     Raises:
         MissingSplitError: If the data do not have the split.
@@ -139,12 +136,7 @@ def arrange(
             stacklevel=2,
         )
     targets = torch.tensor([index[name] for name in names])
-    return root, {
-        "paths": paths,
-        "classes": classes,
-        "targets": targets,
-        "complete": root == home,
-    }
+    return root, {"paths": paths, "classes": classes, "targets": targets}
 
 
 def _children(folders: set[str], root: str) -> set[str]:

@@ -75,10 +75,9 @@ def open_webdataset(request: Request) -> Reader | None:
         ValueError: If a shard is damaged, two files have the same name, or a sample has no image,
             several, or no label.
     """
-    found = shards_of(request.path, ".tar", request.split)
-    if found is None:
+    shards = shards_of(request.path, ".tar", request.split)
+    if not shards:
         return None
-    shards, whole = found
     samples = [sample for number, shard in enumerate(shards) for sample in _samples(shard, number)]
     if not samples:
         raise ValueError(f"{request.data} holds no samples of WebDataset, such as 0.jpg and 0.cls")
@@ -89,7 +88,6 @@ def open_webdataset(request: Request) -> Reader | None:
         classes=_class_names(shards[0].parent, targets),
         targets=targets,
         paths=list(paths),
-        complete=whole,
         tars=shards,
         places=torch.tensor(places),
     )
