@@ -1,4 +1,4 @@
-"""IDX files, digits, timm's names, and labels."""
+"""IDX files, digits and timm's names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import torch
 from data_tools import pixels
 from torch.utils.data import TensorDataset
 
-from nfaug.data.checks import check_class_sizes
 from nfaug.data.images import to_tensors
 from nfaug.data.open import MissingSplitError, open_dataset
 
@@ -174,15 +173,3 @@ def test_nothing_there(data: str) -> None:
 def test_no_path(data: Any) -> None:
     with pytest.raises(ValueError, match="wrap_dataset"):
         open_dataset(data)
-
-
-# Labels
-
-
-def test_classes_without_images_and_with_one() -> None:
-    with pytest.raises(ValueError, match="'b'"):
-        check_class_sizes(torch.tensor([0, 2]), ["a", "b", "c"])
-    with pytest.raises(ValueError, match="start at 0"):
-        check_class_sizes(torch.tensor([1, 2]), ["a", "b", "c"])
-    with pytest.warns(UserWarning, match="'a'"):
-        check_class_sizes(torch.tensor([0, 1, 1]), ["a", "b"])

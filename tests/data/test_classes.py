@@ -12,7 +12,12 @@ from nfa_tools import checkpoint
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from nfaug.augment.transform import NFAugment
-from nfaug.data.classes import class_names, dataset_classes, stored_labels
+from nfaug.data.classes import (
+    check_class_sizes,
+    class_names,
+    dataset_classes,
+    stored_labels,
+)
 from nfaug.data.torch_datasets import DatasetReader
 
 SYNONYMS = {"tench": 0, "Tinca tinca": 0, "crane": 1, "ox": 2, "kite": 2}
@@ -124,3 +129,12 @@ def test_wrappers() -> None:
     for data, labels in ((Subset(stored, [3, 1]), [2, 0]), (parts, [2, *LABELS])):
         assert DatasetReader(data).targets.tolist() == labels
     assert DatasetReader(Subset(unknown, [2])).targets.tolist() == [1]
+
+
+def test_classes_without_images_and_with_one() -> None:
+    with pytest.raises(ValueError, match="'b'"):
+        check_class_sizes(torch.tensor([0, 2]), ["a", "b", "c"])
+    with pytest.raises(ValueError, match="start at 0"):
+        check_class_sizes(torch.tensor([1, 2]), ["a", "b", "c"])
+    with pytest.warns(UserWarning, match="'a'"):
+        check_class_sizes(torch.tensor([0, 1, 1]), ["a", "b"])
