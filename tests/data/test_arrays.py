@@ -26,7 +26,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def write_mnist(folder: Path, dash: str = "-", suffix: str = "") -> None:
-    for seed, (base, labels) in enumerate({"train": [0, 1, 2, 2], "t10k": [1, 1]}.items()):
+    for seed, (base, labels) in enumerate({"train": [0, 1, 2, 2], "t10k": [1, 2]}.items()):
         images = pixels(seed, len(labels), 5, 4)
         write_idx(folder / f"{base}-images{dash}idx3-ubyte{suffix}", images)
         write_idx(folder / f"{base}-labels{dash}idx1-ubyte{suffix}", np.array(labels, np.uint8))
@@ -41,7 +41,7 @@ def test_idx(tmp_path: Path, dash: str, suffix: str) -> None:
     train, test = open_dataset(tmp_path), open_dataset(tmp_path, split="test")
     assert train.classes == test.classes == ["0", "1", "2"]
     assert train.targets.tolist() == [0, 1, 2, 2]
-    assert test.targets.tolist() == [1, 1]
+    assert test.targets.tolist() == [1, 2]
     assert (train.channels, train.image_size) == (1, (5, 4))
     assert torch.equal(to_tensors(train)[0], torch.from_numpy(pixels(0, 4, 1, 5, 4)))
     assert open_dataset(tmp_path, image_size=8, channels=3)[0][0].shape == (3, 8, 8)

@@ -23,7 +23,7 @@ TEST_EVERY = 5
 def open_idx(request: Request) -> Reader | None:
     """Read `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and `t10k-...`, perhaps with .gz.
 
-    Classes are named by their numbers. The test split has the classes of the training split.
+    Classes are named by their numbers.
     """
     folder = request.path
     if not any(_idx_path(folder, images, 3) for images, _ in IDX_FILES.values()):
@@ -31,10 +31,7 @@ def open_idx(request: Request) -> Reader | None:
     kind = choose_split(IDX_FILES, request.split, str(folder))
     image_file, label_file = IDX_FILES[kind]
     images, labels = _read_idx(folder, image_file, 3), _read_idx(folder, label_file, 1)
-    known = labels
-    if kind == "test" and _idx_path(folder, IDX_FILES["train"][1], 1):
-        known = np.concatenate([labels, _read_idx(folder, IDX_FILES["train"][1], 1)])
-    return _in_memory(images, labels, f"the {kind} split of {folder}", numbered(known))
+    return _in_memory(images, labels, f"the {kind} split of {folder}")
 
 
 def _idx_path(folder: Path, base: str, ndim: int) -> Path | None:
