@@ -71,7 +71,7 @@ class Source(Dataset[tuple[Tensor, Tensor]]):
             stored = reader.content(row) if of_file else reader.read(row)
         else:
             stored = Path(self._files[row]).read_bytes() if of_file else self.dataset[row][0]
-        return _hash_of(stored if of_file else to_uint8(stored, self.channels))
+        return _hash_of(stored if isinstance(stored, bytes) else to_uint8(stored, self.channels))
 
     def sha256(self, labels: np.ndarray) -> str:
         """SHA-256 of all paths and labels, and of the hashes of up to 1,024 images."""

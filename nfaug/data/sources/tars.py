@@ -35,7 +35,8 @@ class MemberReader(FileReader):
 
     def read_bytes(self, index: int) -> bytes:
         number, offset, size = self.places[index].tolist()
-        with self.tars[number].open("rb") as file:  # workers would share an open file's position
+        # Opened each time: workers would share the position of an open file.
+        with self.tars[int(number)].open("rb") as file:
             file.seek(offset)
             return file.read(size)
 
