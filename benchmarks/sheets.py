@@ -16,25 +16,26 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 import nfaug
 from nfaug.augment.pixels import to_pil
 from nfaug.augment.settings import MixSettings
-from nfaug.data.images import TensorImages, split_per_class, to_tensors
-from nfaug.data.open import open_dataset
+from nfaug.data.images import LabelledImages, split_per_class, to_tensors
+from nfaug.data.open import open_dataset, wrap_dataset
 from nfaug.fitting import fit
 
 GAP, HEAD, MOST = 4, 26, 7  # pixels, pixels, pictures beside each other
 
 
 def variants(
-    checkpoint: nfaug.Checkpoint, mix: str, images: TensorImages, args: argparse.Namespace
+    checkpoint: nfaug.Checkpoint, mix: str, images: LabelledImages, args: argparse.Namespace
 ) -> list[Tensor]:
     """For each class, variants (V, C, H, W) of its first image."""
     settings = MixSettings(p=1.0, mix=mix, strength=args.strength)
     nfa = nfaug.NFAugment(checkpoint, settings=settings)
     generators = [torch.Generator().manual_seed(args.seed + n) for n in range(args.variants)]
-    made = torch.stack([*nfa.variants(images.images, images.targets, generators)], 1)
+    made = torch.stack([*nfa.variants(*to_tensors(images), generators)], 1)
     firsts = [int((images.targets == y).nonzero()[0]) for y in range(len(images.classes))]
     return [made[row] for row in firsts]
 
@@ -59,10 +60,9 @@ def main() -> None:
     names = args.classes or data.classes[:4]
     kept = torch.stack([labels == data.classes.index(name) for name in names])
     chosen = kept.any(0)
-    images = TensorImages(pixels[chosen], kept[:, chosen].long().argmax(0), names)
-    firsts = torch.stack(
-        [images.images[int((images.targets == y).nonzero()[0])] for y in range(len(names))]
-    )
+    pairs = TensorDataset(pixels[chosen], kept[:, chosen].long().argmax(0))
+    images = wrap_dataset(pairs, classes=names)
+    firsts = torch.stack([images[int(row.nonzero()[0])][0] for row in kept[:, chosen]])
     columns: dict[str, list[Tensor]] = {"image": [*firsts[:, None]]}
     bases = {"pixels": fit("builtin:pixels", images, progress=False)}
     if args.autoencoder:

@@ -25,10 +25,10 @@ from typing import get_args
 
 import torch
 from PIL import Image
+from torch.utils.data import TensorDataset
 
 from nfaug.data.batches import LoaderBatches
-from nfaug.data.images import TensorImages
-from nfaug.data.open import open_dataset
+from nfaug.data.open import open_dataset, wrap_dataset
 from nfaug.flows.flow import Flow, FlowConfig, Recompute
 from nfaug.flows.mef import MefSettings
 from nfaug.training.config import DataConfig, PriorConfig, TrainConfig
@@ -56,7 +56,7 @@ def loop_overhead(rounds: int, steps: int) -> None:
         dataset=DataConfig(val_fraction=0),
         prior=PriorConfig(kind="data", statistics_images=2000),
     )
-    data = TensorImages(images.to(torch.uint8), labels)
+    data = wrap_dataset(TensorDataset(images.to(torch.uint8), labels))
     context = open_context(data, config, Processes("cpu"), progress=False)
     state = context.start(context.new_flow())
     loop = Loop(context, state, Snapshots(None), Reporter(context, None))

@@ -21,7 +21,7 @@ from .classes.pca_fit import ClassFit, ClasswisePCA, assemble, fit_class
 from .classes.priors import GradientDescentConfig, choose_prior
 from .classes.statistics import ClassStatistics
 from .data.batches import Batches, MemoryBatches, progress_bar
-from .data.checks import check_class_sizes
+from .data.classes import check_class_sizes
 from .data.images import LabelledImages, spread, to_tensors
 from .data.open import open_dataset, wrap_dataset
 from .data.preprocess import as_size, size_of

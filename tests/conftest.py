@@ -11,13 +11,12 @@ from typing import Any
 import forked  # noqa: F401 - before a server of `multiprocessing` starts
 import pytest
 import torch
-from nfa_tools import CLASSES, NAMES, SIZE, Counted, checkpoint, images_of
+from nfa_tools import CLASSES, NAMES, SIZE, Counted, TensorImages, checkpoint, images_of
 from PIL import Image
 from torch import Tensor
 
 from nfaug.checkpoint.checkpoint import Checkpoint, load
 from nfaug.classes.fixed_point import FixedPointConfig
-from nfaug.data.images import TensorImages
 from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MefSettings
 from nfaug.training import TrainConfig, TrainResult, train

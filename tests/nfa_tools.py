@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from nfaug.classes.pca_fit import ClasswisePCA, fit_pca
+from nfaug.data.images import LabelledImages
+from nfaug.data.preprocess import Preprocess
+from nfaug.data.readers import ArrayReader
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.mef import MefSettings
 
@@ -32,6 +36,21 @@ class Parts:
     flow: Flow
     pca: ClasswisePCA | None
     config: Config
+
+
+class TensorImages(LabelledImages):
+    """Images in memory: uint8 (N, C, H, W), and labels of classes that may be empty."""
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, classes: Sequence[str] | None = None
+    ) -> None:
+        names = list(classes or map(str, range(int(labels.max()) + 1)))
+        super().__init__(
+            ArrayReader(where="the images", classes=names, targets=labels.long(), images=images),
+            Preprocess(images.shape[1], (images.shape[2], images.shape[3]), resize=False),
+            torch.arange(len(images)),
+        )
+        self.images = images
 
 
 def images_of(

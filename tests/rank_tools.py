@@ -19,14 +19,13 @@ from typing import Any, NamedTuple
 
 import torch
 from forked import run_python
-from nfa_tools import NAMES, images_of
+from nfa_tools import NAMES, TensorImages, images_of
 from safetensors.torch import save_file
 from torch import Tensor
 
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.decode import ImageDecodeError
-from nfaug.data.images import TensorImages
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.mef import MefSettings
 from nfaug.training import RunStopped, TrainConfig, TrainResult, train

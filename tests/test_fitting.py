@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from nfa_tools import NAMES, images_of
+from nfa_tools import NAMES, TensorImages, images_of
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import ImageFolder
@@ -17,7 +17,6 @@ import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.classes.fixed_point import FixedPointConfig, solve
 from nfaug.data.batches import LoaderBatches, MemoryBatches, open_batches
-from nfaug.data.images import TensorImages
 from nfaug.data.open import wrap_dataset
 from nfaug.fitting import fit, fit_classes, open_images
 from nfaug.flows.flow import Flow

@@ -11,8 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..data.checks import check_class_names
-from ..data.classes import dataset_classes
+from ..data.classes import check_class_names, dataset_classes
 from ..flows.autoencoder import AutoencoderSource
 from ..io.resolve import BUILTIN
 from .counters import Counters, Outcome, SharedValue

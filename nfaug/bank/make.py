@@ -20,10 +20,11 @@ from ..augment.settings import MixSettings
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import load
 from ..data.batches import LoaderBatches
-from ..data.classes import dataset_classes, labels_of
+from ..data.classes import dataset_classes
 from ..data.images import progress_bar
 from ..data.preprocess import Preprocess, size_of
-from ..io.atomic import is_empty, replace_directory
+from ..data.torch_datasets import DatasetReader
+from ..io.atomic import replace_directory
 from ..io.lock import lock_output
 from .format import (
     LARGE,
@@ -104,7 +105,7 @@ def make_bank(
         nfa = NFAugment(checkpoint, settings=mixing)
         nfa.check_classes(dataset, required=False)
         codec = checkpoint.flow.codec
-        labels = labels_of(dataset)
+        labels = DatasetReader(dataset).targets.numpy()
         if min(len(labels), variants, batch_size) < 1:
             raise ValueError(
                 "the data set must not be empty, and variants and batch_size must be at least 1; "
@@ -149,7 +150,7 @@ def _unfinished(path: Path, planned: Manifest, source: Source, overwrite: bool) 
     Raises:
         ValueError: It does not match the plan, or an image that is done is another now.
     """
-    if not path.exists() or (path.is_dir() and is_empty(path)):
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
     if not (path / MANIFEST).is_file():
         raise FileExistsError(
@@ -189,9 +190,6 @@ def _fill(
     path: Path, made: Manifest, nfa: NFAugment, loader: LoaderBatches, progress: bool
 ) -> None:
     """Make the rows that are missing. The manifest says how many are safely on the disk."""
-    for file in (path / name for name in array_files(made)):
-        if file.is_symlink() or not file.is_file():  # what a link leads to may be another's
-            raise ValueError(f"{file} must be a file, neither a link nor a pipe; use --overwrite")
     rows, title = torch.arange(made.done, made.images), f"bank of {made.nbytes / 2**20:.1f} MiB"
     saved = time.monotonic()
     with progress_bar(made.images, title, "image", shown=progress, initial=made.done) as bar:

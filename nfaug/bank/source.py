@@ -65,16 +65,13 @@ class Source(Dataset[tuple[Tensor, Tensor]]):
 
     def digest(self, index: int, *, pixels: bool = False) -> np.ndarray:
         """The hash of an image, uint8 (32,): of its file if it has one, unless `pixels` is set."""
-        row, known = self._rows[index], isinstance(self.dataset, LabelledImages)
-        if self.paths and not pixels:
-            if not known:
-                return _hash_of(Path(self._files[row]).read_bytes())
-            return np.frombuffer(bytes.fromhex(self.dataset.image_hash(row)), np.uint8)
-        if known:
-            stored = self.dataset.reader.read(int(self.dataset.indices[row]))
+        row, of_file = self._rows[index], bool(self.paths) and not pixels
+        if isinstance(self.dataset, LabelledImages):
+            row, reader = int(self.dataset.indices[row]), self.dataset.reader
+            stored = reader.content(row) if of_file else reader.read(row)
         else:
-            stored = self.dataset[row][0]
-        return _hash_of(to_uint8(stored, self.channels))
+            stored = Path(self._files[row]).read_bytes() if of_file else self.dataset[row][0]
+        return _hash_of(stored if isinstance(stored, bytes) else to_uint8(stored, self.channels))
 
     def sha256(self, labels: np.ndarray) -> str:
         """SHA-256 of all paths and labels, and of the hashes of up to 1,024 images."""

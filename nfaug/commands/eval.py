@@ -7,7 +7,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..data.batches import open_batches
-from ..data.checks import check_class_names
+from ..data.classes import check_class_names
 from .common import add_data_options, add_flow, load_on, new_parser, open_data
 
 __all__ = ["parser", "run"]

@@ -74,6 +74,8 @@ class LoaderBatches:
             if "Traceback" not in text:
                 raise
             # A worker's error has its traceback as the message, which ends in "package.Type: why".
+            # Its frames here would keep the workers alive.
+            error.__traceback__ = None
             raise type(error)(text.splitlines()[-1].partition(": ")[2]) from error
 
     def subset(self, rows: Tensor) -> LoaderBatches:

@@ -15,15 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .checks import check_labels
-from .classes import numbered
 from .decode import ImageDecodeError
 from .preprocess import Preprocess, as_size, channels_of, size_of
-from .readers import ArrayReader, Reader
+from .readers import Reader
 
 __all__ = [
     "LabelledImages",
-    "TensorImages",
     "assemble",
     "progress_bar",
     "run_over",
@@ -67,11 +64,6 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         return self.image(index), int(self.targets[index])
 
     @property
-    def class_to_idx(self) -> dict[str, int]:
-        """The index of every class name."""
-        return {name: index for index, name in enumerate(self.classes)}
-
-    @property
     def paths(self) -> list[str] | None:
         """The path of every image below the folder of classes ("cat/1.png"), if it is a file."""
         paths = self.reader.paths
@@ -107,44 +99,6 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         return LabelledImages(self.reader, self.preprocess, self.indices[indices], self.skipped)
 
 
-class TensorImages(LabelledImages):
-    """Images in memory; see `LabelledImages`.
-
-    Args:
-        images: uint8, shape (N, C, H, W).
-        labels: Integers in [0, K), shape (N,). A class may have no image.
-        classes: The K names. None means the numbers up to the largest label.
-
-    Raises:
-        ValueError: If a shape, dtype or label does not fit.
-
-    Example:
-        >>> images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
-        >>> TensorImages(images, torch.tensor([0, 1, 0, 1]), ["cat", "dog"]).class_to_idx
-        {'cat': 0, 'dog': 1}
-    """
-
-    def __init__(
-        self, images: Tensor, labels: Tensor, classes: Sequence[str] | None = None
-    ) -> None:
-        if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(labels):
-            raise ValueError(
-                f"images must be uint8 of shape ({len(labels)}, C, H, W), one per label; got "
-                f"{images.dtype} of shape {tuple(images.shape)}"
-            )
-        names = numbered(labels) if classes is None else list(classes)
-        targets = check_labels(labels, names, complete=False)
-        self.images = images
-        super().__init__(
-            ArrayReader(where="the images", classes=names, targets=targets, images=images),
-            Preprocess(images.shape[1], (images.shape[2], images.shape[3]), resize=False),
-            torch.arange(len(images)),
-        )
-
-    def subset(self, indices: Tensor) -> TensorImages:
-        return TensorImages(self.images[indices], self.targets[indices], self.classes)
-
-
 def assemble(
     reader: Reader,
     *,
@@ -156,11 +110,9 @@ def assemble(
     """Make a data set of a reader's images; see `open_dataset` for the arguments.
 
     Raises:
-        ValueError: If there is no image, a label is out of range, a class has no image, or the
-            first images differ in what must be inferred from them.
+        ValueError: If there is no image, a label is out of range, or the first images differ in
+            what must be inferred from them.
     """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f'on_error must be "raise" or "skip"; got {on_error!r}')
     indices, skipped, where = torch.arange(len(reader.targets)), list[str](), reader.where
     if on_error == "skip" and len(indices):
         # All images are decoded once here, so every process sees the same length and labels.
@@ -170,7 +122,12 @@ def assemble(
         where += f" (without {len(skipped)} images that cannot be decoded)" if skipped else ""
     if not len(indices):
         raise ValueError(f"{where} holds no images")
-    check_labels(reader.targets[indices], reader.classes, complete=reader.complete, where=where)
+    labels, count = reader.targets[indices], len(reader.classes)
+    if len(wrong := labels[(labels < 0) | (labels >= count)]):
+        raise ValueError(
+            f"labels must be 0..{count - 1} for {count} classes; {where} has the label "
+            f"{int(wrong[0])}"
+        )
     size = None if image_size is None else as_size(image_size)
     if size is not None and channels is not None and convert:
         return LabelledImages(reader, Preprocess(channels, size), indices, skipped)
@@ -230,12 +187,7 @@ def split_per_class(
 
 
 def to_tensors(dataset: LabelledImages, progress: bool = True) -> tuple[Tensor, Tensor]:
-    """Decode all images: uint8 images (N, C, H, W) and int64 labels (N,).
-
-    The tensors of a `TensorImages` are returned without a copy.
-    """
-    if isinstance(dataset, TensorImages):
-        return dataset.images, dataset.targets
+    """Decode all images: uint8 images (N, C, H, W) and int64 labels (N,)."""
     shape = (len(dataset), dataset.channels, *dataset.image_size)
     images = torch.empty(shape, dtype=torch.uint8)
     threads = dataset.reader.threads

@@ -13,8 +13,7 @@ from .sources.folders import open_folder
 from .sources.layout import MissingSplitError
 from .sources.named import open_torchvision
 from .sources.tables import open_hub, open_parquet
-from .sources.tars import open_tar
-from .sources.webdataset import open_webdataset
+from .sources.tars import open_tar, open_webdataset
 from .torch_datasets import wrap_dataset
 
 __all__ = ["DATA_SOURCES", "MissingSplitError", "open_dataset", "wrap_dataset"]
@@ -73,17 +72,15 @@ def open_dataset(
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
-        ValueError: If the data are of no kind above, are empty or damaged, a class has no image, or
-            an argument is out of range. A `MissingSplitError` is one, if the data do not have the
-            split, and so is an `ImageDecodeError`, if one of the first images cannot be decoded.
+        ValueError: If the data are of no kind above, are empty or damaged, or an argument is out of
+            range. A `MissingSplitError` is one, if the data do not have the split, and so is an
+            `ImageDecodeError`, if one of the first images cannot be decoded.
 
     Example:
         >>> digits = open_dataset("digits", split="test")
         >>> len(digits), digits[0][0].shape, digits.classes[:3]
         (355, torch.Size([1, 8, 8]), ['0', '1', '2'])
     """
-    if channels not in (None, 1, 3):
-        raise ValueError(f"channels must be 1 (grayscale), 3 (RGB) or None; got {channels}")
     if not isinstance(data, str | os.PathLike) or not os.fspath(data):
         raise ValueError(
             f"data must be {DATA_SOURCES}; got {data!r} (pass a torch data set to wrap_dataset)"

@@ -27,7 +27,6 @@ class Reader(ABC):
         classes: Class names in label order.
         targets: The label of every image, int64, shape (N,).
         paths: For files, the path of every image below the folder of classes: "cat/1.png".
-        complete: Whether every class must have an image. A held-out split may lack some.
         threads: Whether `read` may be called from several threads at once, and gains from it.
     """
 
@@ -35,7 +34,6 @@ class Reader(ABC):
     classes: list[str]
     targets: Tensor
     paths: list[str] | None = None
-    complete: bool = True
     threads: ClassVar[bool] = False
 
     @abstractmethod

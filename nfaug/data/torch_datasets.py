@@ -23,7 +23,6 @@ def wrap_dataset(
     dataset: Dataset[Any] | Sequence[tuple[Any, int]],
     *,
     classes: Sequence[str] | None = None,
-    complete: bool = True,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     convert: bool = True,
@@ -42,11 +41,10 @@ def wrap_dataset(
             unchanged unless `image_size` or `channels` is given.
         classes: Class names. None means those that the data set has (see `dataset_classes`), or
             else the numbers of the labels.
-        complete: Whether every class must have an image. False for a held-out set.
         image_size, channels, convert: As in `open_dataset`; any number of `channels`.
 
     Raises:
-        ValueError: If items are of another form, labels are not 0..K-1, or a class has no image.
+        ValueError: If items are of another form, or labels are not 0..K-1.
 
     Example:
         >>> images = [(torch.zeros(3, 8, 8, dtype=torch.uint8), label) for label in (0, 1)]
@@ -60,16 +58,14 @@ def wrap_dataset(
             f"a data set must have a length and items by index; got {type(dataset).__name__}. "
             "Pass one split of a mapping, such as data['train'], and collect a stream into a list"
         )
-    reader = DatasetReader(dataset, classes, complete)
+    reader = DatasetReader(dataset, classes)
     return assemble(reader, image_size=image_size, channels=channels, convert=convert)
 
 
 class DatasetReader(Reader):
     """The items of a torch data set."""
 
-    def __init__(
-        self, dataset: Any, classes: Sequence[str] | None = None, complete: bool = True
-    ) -> None:
+    def __init__(self, dataset: Any, classes: Sequence[str] | None = None) -> None:
         self.dataset, self.where = dataset, f"the data set ({type(dataset).__name__})"
         labels: Any = stored_labels(dataset)
         # A wrapper may have changed the stored labels.
@@ -77,10 +73,8 @@ class DatasetReader(Reader):
         if labels is None or any(self._label(index) != labels[index] for index in probes):
             labels = [*run_over(self._label, len(dataset), "reading labels", threads=False)]
         targets = torch.as_tensor(labels, dtype=torch.int64)
-        if classes is None and not isinstance(dataset, list | tuple):
-            classes = dataset_classes(dataset)
-        names = numbered(targets) if classes is None else list(classes)
-        super().__init__(where=self.where, classes=names, targets=targets, complete=complete)
+        names = [*(classes or dataset_classes(dataset) or numbered(targets))]
+        super().__init__(where=self.where, classes=names, targets=targets)
 
     def read(self, index: int) -> Image.Image | Tensor:
         try:

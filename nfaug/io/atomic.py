@@ -13,7 +13,6 @@ from typing import Any
 
 __all__ = [
     "check_output",
-    "is_empty",
     "replace_directory",
     "write_bytes",
     "write_picture",
@@ -55,28 +54,20 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file; a checkpoint is a directory")
-    if not overwrite and path.is_dir() and not is_empty(path):
+    if not overwrite and path.is_dir() and any(path.iterdir()):
         raise FileExistsError(
             f"{path} is not empty; pass overwrite=True (--overwrite) to replace it"
         )
 
 
-def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing."""
-    return next(folder.iterdir(), None) is None
-
-
 @contextlib.contextmanager
-def replace_directory(
-    path: Path, *, drop: frozenset[str] = frozenset(), sync: bool = True
-) -> Iterator[Path]:
+def replace_directory(path: Path, *, drop: frozenset[str] = frozenset()) -> Iterator[Path]:
     """Yield an empty directory that becomes `path` when the block ends without an error.
 
     Files of an existing `path` that the block did not write are kept, except the names in `drop`.
     `path` is unchanged until two renames at the end, which put the old directory aside and the new
     one in its place, so a crash or a full disk leaves it whole. If the process is killed between
-    the two, the old directory is `.NAME.old`, and the next call puts it back. Without `sync`, files
-    may still be on their way to the disk: for many small ones that can be made again.
+    the two, the old directory is `.NAME.old`, and the next call puts it back.
     """
     path = path.resolve()  # keeps a symbolic link and replaces its target
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +76,7 @@ def replace_directory(
     staged.mkdir()
     try:
         yield staged
-        for entry in [*staged.rglob("*"), staged] if sync else ():
+        for entry in [*staged.rglob("*"), staged]:
             _fsync(entry)
         if path.exists():
             _carry_over(path, staged, drop)

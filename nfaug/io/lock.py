@@ -30,7 +30,7 @@ def lock_output(path: Path, *, every_rank: bool = False) -> Iterator[None]:
 
     Raises:
         OutputInUseError: Another process or thread holds the lock.
-        OSError: The lock file cannot be created, or is not a file.
+        OSError: The lock file cannot be created.
     """
     if not every_rank and group_rank():
         yield
@@ -38,8 +38,6 @@ def lock_output(path: Path, *, every_rank: bool = False) -> Iterator[None]:
     path = path.expanduser().resolve()
     file = path.parent / f".{path.name}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
-    if file.exists() and not file.is_file():
-        raise OSError(f"the lock {file} must be a regular file; remove what is there")
     lock = FileLock(file, timeout=0, is_singleton=True)
     try:
         lock.acquire()

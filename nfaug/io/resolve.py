@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["BUILTIN", "builtin_directory", "builtin_names", "public_name", "read_resolved"]
+__all__ = ["BUILTIN", "builtin_names", "public_name", "read_resolved"]
 
 T = TypeVar("T")
 BUILTIN = "builtin:"
@@ -18,19 +18,6 @@ _FOLDER = Path(__file__).parent.parent / "builtin"
 def builtin_names() -> list[str]:
     """Return the names of the bundled flows, each with its prefix `builtin:`."""
     return sorted(BUILTIN + file.parent.name for file in _FOLDER.glob("*/config.json"))
-
-
-def builtin_directory(name: str) -> Path:
-    """Return the checkpoint directory of a bundled flow.
-
-    Raises:
-        FileNotFoundError: There is no such flow; the message lists those that exist.
-    """
-    if name not in builtin_names():
-        raise FileNotFoundError(
-            f"there is no bundled flow {name!r}; there are {', '.join(builtin_names()) or 'none'}"
-        )
-    return _FOLDER / name.removeprefix(BUILTIN)
 
 
 def public_name(source: str | PathLike[str]) -> str:
@@ -55,18 +42,21 @@ def read_resolved(
     Args:
         read: Reads a checkpoint directory.
         path_or_repo: "builtin:NAME", an existing directory, or a repository "owner/name".
-        revision: Branch, tag or commit of the repository.
-        token: Access token of the Hub; None for the one that is logged in, False for none.
-        whole: Download all tensor files of a repository; otherwise the configuration alone.
+        revision, token, whole: For a repository; see `nfaug.io.hub.read_repository`.
 
     Raises:
         CheckpointError: `read` raised it.
-        FileNotFoundError: This is neither a directory nor a possible repository name.
+        FileNotFoundError: There is no such bundled flow, or this is neither a directory nor a
+            possible repository name.
         nfaug.hub.HubError: The repository cannot be read.
     """
     name = str(path_or_repo)
     if name.startswith(BUILTIN):
-        return read(builtin_directory(name))
+        if name not in builtin_names():
+            raise FileNotFoundError(
+                f"there is no bundled flow {name!r}; there are {', '.join(builtin_names())}"
+            )
+        return read(_FOLDER / name.removeprefix(BUILTIN))
     path = Path(path_or_repo).expanduser()
     if path.is_dir():
         return read(path)

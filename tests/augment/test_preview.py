@@ -7,11 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from nfa_tools import Counted, images_of
+from nfa_tools import Counted, TensorImages, images_of
 
 from nfaug.augment.preview import picture_grid, preview_grid
 from nfaug.checkpoint.checkpoint import Checkpoint, sample_images
-from nfaug.data.images import TensorImages
 
 
 def cells(picture: np.ndarray, rows: int, columns: int, size: int) -> np.ndarray:

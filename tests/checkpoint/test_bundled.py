@@ -12,7 +12,7 @@ import torch
 
 import nfaug
 from nfaug.io import resolve as bundled
-from nfaug.io.resolve import builtin_directory, builtin_names
+from nfaug.io.resolve import builtin_names, read_resolved
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOWS = [name for name in builtin_names() if nfaug.load(name).config.class_names]
@@ -24,7 +24,7 @@ def test_pixels_is_the_bundled_flow_without_classes() -> None:
 
 @pytest.mark.parametrize("name", FLOWS)
 def test_a_bundled_flow_is_small_and_holds_no_image(name: str) -> None:
-    folder = builtin_directory(name)
+    folder = read_resolved(Path, name)
     assert sorted(file.name for file in folder.iterdir()) == [
         *("README.md", "config.json", "gaussians.safetensors", "model.safetensors"),
         "pca.safetensors",

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from nfa_tools import TensorImages
 from torch import Tensor
 
 import nfaug
@@ -23,7 +24,6 @@ from nfaug.classes.priors import (
     choose_prior,
 )
 from nfaug.classes.priors.gradient import gradient_descent
-from nfaug.data.images import TensorImages
 from nfaug.training import TrainConfig, train
 from nfaug.training.config import PriorConfig
 

@@ -16,12 +16,11 @@ import pytest
 import torch
 import yaml
 from hub_tools import FakeHub
-from nfa_tools import images_of, write_images
+from nfa_tools import TensorImages, images_of, write_images
 from PIL import Image
 
 import nfaug
 from nfaug.cli import COMMANDS, main
-from nfaug.data.images import TensorImages
 from nfaug.training import RunStopped, TrainingDiverged
 from nfaug.training.config import recipes
 

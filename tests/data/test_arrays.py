@@ -1,4 +1,4 @@
-"""IDX files, digits, timm's names, and labels."""
+"""IDX files, digits and timm's names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import torch
 from data_tools import pixels
 from torch.utils.data import TensorDataset
 
-from nfaug.data.checks import check_labels
 from nfaug.data.images import to_tensors
 from nfaug.data.open import MissingSplitError, open_dataset
 
@@ -27,7 +26,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def write_mnist(folder: Path, dash: str = "-", suffix: str = "") -> None:
-    for seed, (base, labels) in enumerate({"train": [0, 1, 2, 2], "t10k": [1, 1]}.items()):
+    for seed, (base, labels) in enumerate({"train": [0, 1, 2, 2], "t10k": [1, 2]}.items()):
         images = pixels(seed, len(labels), 5, 4)
         write_idx(folder / f"{base}-images{dash}idx3-ubyte{suffix}", images)
         write_idx(folder / f"{base}-labels{dash}idx1-ubyte{suffix}", np.array(labels, np.uint8))
@@ -42,7 +41,7 @@ def test_idx(tmp_path: Path, dash: str, suffix: str) -> None:
     train, test = open_dataset(tmp_path), open_dataset(tmp_path, split="test")
     assert train.classes == test.classes == ["0", "1", "2"]
     assert train.targets.tolist() == [0, 1, 2, 2]
-    assert test.targets.tolist() == [1, 1]
+    assert test.targets.tolist() == [1, 2]
     assert (train.channels, train.image_size) == (1, (5, 4))
     assert torch.equal(to_tensors(train)[0], torch.from_numpy(pixels(0, 4, 1, 5, 4)))
     assert open_dataset(tmp_path, image_size=8, channels=3)[0][0].shape == (3, 8, 8)
@@ -54,11 +53,8 @@ def test_idx_errors(tmp_path: Path) -> None:
     images, labels = (tmp_path / f"train-{x}-ubyte.gz" for x in ("images-idx3", "labels-idx1"))
     with pytest.raises(MissingSplitError, match="split='val'"):
         open_dataset(tmp_path, split="val")
-    write_idx(labels, np.array([0, 1, 3, 3], np.uint8))
-    with pytest.raises(ValueError, match="'2'"):
-        open_dataset(tmp_path)
     write_idx(labels, np.array([0, 1], np.uint8))
-    with pytest.raises(ValueError, match="2 labels"):
+    with pytest.raises(ValueError, match=r"\(2,\)"):
         open_dataset(tmp_path)
     labels.unlink()
     with pytest.raises(FileNotFoundError, match="train-labels-idx1-ubyte"):
@@ -67,16 +63,11 @@ def test_idx_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz"):
         open_dataset(tmp_path)
     images.write_bytes(gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", 4, 5, 4)))
-    with pytest.raises(ValueError, match="4, 5, 4"):
+    with pytest.raises(ValueError, match=r"4,\s?5,\s?4"):
         open_dataset(tmp_path)
     images.write_bytes(gzip.compress(bytes([0, 0, 13, 3]) + bytes(100)))
     with pytest.raises(ValueError, match="0d 03"):
         open_dataset(tmp_path)
-    write_idx(labels, np.array([0, 1, 2, 2], np.uint8))
-    for shape in ((0, 5, 4), (4, 0, 16), (4, 5, 0)):
-        write_idx(images, np.zeros(shape, np.uint8))
-        with pytest.raises(ValueError, match="at least 1"):
-            open_dataset(tmp_path)
 
 
 # .npz files
@@ -108,7 +99,7 @@ def test_npz_with_names(tmp_path: Path) -> None:
         ({"images": np.zeros((2, 5, 5)), "labels": [0, 1]}, "float64"),
         ({"images": pixels(0, 2, 5, 5, 7), "labels": [0, 1]}, "7"),
         ({"images": pixels(0, 2, 5, 5), "labels": [0.0, 1.0]}, "float64"),
-        ({"images": pixels(0, 2, 5, 5), "labels": [0]}, "2 integers"),
+        ({"images": pixels(0, 2, 5, 5), "labels": [0]}, r"\(1,\)"),
         ({"images": pixels(0, 2, 5, 5)}, "labels"),
         ({"images": pixels(0, 2, 5, 5), "labels": [0, 10**9]}, "1000000000"),
         ({"x": pixels(0, 2, 5, 5)}, "images"),
@@ -160,11 +151,9 @@ def test_digits() -> None:
 
 def test_timm_names(tmp_path: Path) -> None:
     write_mnist(tmp_path / "FashionMNIST" / "raw")  # as torchvision stores it
-    train = open_dataset("torch/fashion_mnist", data_dir=tmp_path, split="test")
-    assert train.classes[:2] == ["T-shirt/top", "Trouser"]
-    assert torch.equal(to_tensors(train)[0], torch.from_numpy(pixels(1, 2, 1, 5, 4)))
-    with pytest.raises(ValueError, match="FashionMNIST"):
-        open_dataset("torch/fashion_mnist", data_dir=tmp_path)
+    test = open_dataset("torch/fashion_mnist", data_dir=tmp_path, split="test")
+    assert test.classes[:2] == ["T-shirt/top", "Trouser"]
+    assert torch.equal(to_tensors(test)[0], torch.from_numpy(pixels(1, 2, 1, 5, 4)))
     with pytest.raises(MissingSplitError, match="split='val'"):
         open_dataset("torch/CIFAR10", split="val")
     with pytest.raises(ValueError, match="download=False"):
@@ -184,22 +173,3 @@ def test_nothing_there(data: str) -> None:
 def test_no_path(data: Any) -> None:
     with pytest.raises(ValueError, match="wrap_dataset"):
         open_dataset(data)
-
-
-# Labels
-
-
-@pytest.mark.parametrize(
-    ("targets", "message"),
-    [
-        ([0, 2], "'b'"),
-        ([0, 1, 2, 3], "label 3"),
-        ([-1, 0], "label -1"),
-        ([0.0, 1.0], "torch.float32"),
-        ([True, False], "torch.bool"),
-        ([[0, 1], [1, 0]], r"\(2, 2\)"),
-    ],
-)
-def test_wrong_labels(targets: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_labels(torch.tensor(targets), ["a", "b", "c"])

@@ -12,7 +12,13 @@ from nfa_tools import checkpoint
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from nfaug.augment.transform import NFAugment
-from nfaug.data.classes import class_names, dataset_classes, labels_of, stored_labels
+from nfaug.data.classes import (
+    check_class_sizes,
+    class_names,
+    dataset_classes,
+    stored_labels,
+)
+from nfaug.data.torch_datasets import DatasetReader
 
 SYNONYMS = {"tench": 0, "Tinca tinca": 0, "crane": 1, "ox": 2, "kite": 2}
 
@@ -92,8 +98,10 @@ class Items(Dataset[tuple[int, int]]):
 )
 def test_stored_labels_are_found_without_reading(attributes: dict[str, Any]) -> None:
     data = Items(**attributes)
-    assert labels_of(data).tolist() == LABELS
-    assert labels_of(data).dtype == np.int64
+    found = stored_labels(data)
+    assert found is not None
+    assert found.tolist() == LABELS
+    assert found.dtype == np.int64
     assert data.reads == 0
 
 
@@ -111,12 +119,22 @@ def test_stored_labels_are_found_without_reading(attributes: dict[str, Any]) -> 
 def test_other_labels_are_read(attributes: dict[str, Any]) -> None:
     data = Items(**attributes)
     assert stored_labels(data) is None
-    assert labels_of(data).tolist() == LABELS
+    assert DatasetReader(data).targets.tolist() == LABELS
     assert data.reads == len(LABELS)
 
 
 def test_wrappers() -> None:
     stored, unknown = Items(targets=LABELS), Items()
-    assert labels_of(Subset(stored, [3, 1])).tolist() == [2, 0]
-    assert labels_of(ConcatDataset([Subset(stored, [0]), unknown])).tolist() == [2, *LABELS]
-    assert labels_of(Subset(unknown, [2])).tolist() == [1]
+    parts = ConcatDataset([Subset(stored, [0]), unknown])
+    for data, labels in ((Subset(stored, [3, 1]), [2, 0]), (parts, [2, *LABELS])):
+        assert DatasetReader(data).targets.tolist() == labels
+    assert DatasetReader(Subset(unknown, [2])).targets.tolist() == [1]
+
+
+def test_classes_without_images_and_with_one() -> None:
+    with pytest.raises(ValueError, match="'b'"):
+        check_class_sizes(torch.tensor([0, 2]), ["a", "b", "c"])
+    with pytest.raises(ValueError, match="start at 0"):
+        check_class_sizes(torch.tensor([1, 2]), ["a", "b", "c"])
+    with pytest.warns(UserWarning, match="'a'"):
+        check_class_sizes(torch.tensor([0, 1, 1]), ["a", "b"])

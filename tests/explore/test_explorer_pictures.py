@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from nfa_tools import NAMES, images_of
+from nfa_tools import NAMES, TensorImages, images_of
 from PIL import Image
 
 from nfaug.augment.settings import MixSettings
 from nfaug.augment.transform import NFAugment
-from nfaug.data.images import TensorImages
 from nfaug.explore.pictures import (
     OpenFlow,
     class_images,

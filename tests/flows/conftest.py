@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from autoencoder_tools import SETTINGS, make_autoencoder
-from nfa_tools import NAMES, images_of
+from nfa_tools import NAMES, TensorImages, images_of
 
-from nfaug.data.images import TensorImages
 from nfaug.flows import tiny_autoencoder
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 from autoencoder_tools import Evil
+from nfa_tools import TensorImages
 from safetensors.torch import load_file, save_file
 
 import nfaug
-from nfaug.data.images import TensorImages
 from nfaug.flows.autoencoder import (
     AutoencoderConfig,
     open_autoencoder,

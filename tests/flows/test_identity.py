@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from nfa_tools import NAMES, images_of
+from nfa_tools import NAMES, TensorImages, images_of
 from torch import Tensor
 
 import nfaug
-from nfaug.data.images import TensorImages
 from nfaug.flows.backbone import Identity
 from nfaug.flows.codec import to_flow
 from nfaug.flows.flow import Flow, FlowConfig

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from autoencoder_tools import make_autoencoder
-from nfa_tools import NAMES, images_of
+from nfa_tools import NAMES, TensorImages, images_of
 from PIL import Image
 from torch import Tensor
 
@@ -21,7 +21,6 @@ import nfaug
 from nfaug.checkpoint.checkpoint import CheckpointError
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.cli import main
-from nfaug.data.images import TensorImages
 from nfaug.flows.latent_codec import LatentCodec, measure_codec
 from nfaug.flows.mef import MefSettings
 from nfaug.io import hub

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 from autoencoder_tools import SETTINGS, Evil, save_tiny, tiny_weights
-from nfa_tools import NAMES, write_images
+from nfa_tools import NAMES, TensorImages, write_images
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import nfaug
 from nfaug.checkpoint.checkpoint import CheckpointError
 from nfaug.cli import main
-from nfaug.data.images import TensorImages
 from nfaug.flows import tiny_autoencoder
 from nfaug.flows.autoencoder import open_autoencoder, weights_sha256
 from nfaug.flows.latent_codec import measure_codec

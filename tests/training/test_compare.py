@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from nfa_tools import TensorImages
 from safetensors.torch import save_file
 
-from nfaug.data.images import TensorImages
 from nfaug.training import CompareSettings, Comparison, compare
 from nfaug.training.compare.cells import Cell, Cells
 from nfaug.training.compare.classifier import Classifier

@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
-from nfa_tools import images_of
+from nfa_tools import TensorImages, images_of
 from torch import Tensor
 
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.batches import MemoryBatches
-from nfaug.data.images import TensorImages
 from nfaug.flows.codec import pad, to_flow
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.mef import MefSettings

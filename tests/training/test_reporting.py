@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from nfa_tools import images_of
+from nfa_tools import TensorImages, images_of
 from PIL import Image
 from torch import Tensor
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.cli import main
-from nfaug.data.images import TensorImages, progress_bar
+from nfaug.data.images import progress_bar
 from nfaug.flows.mef import MefSettings
 from nfaug.training import TrainConfig, train
 from nfaug.training.config import OptimConfig

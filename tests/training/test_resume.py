@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import torch
 from kill_tools import killed_runs
+from nfa_tools import TensorImages
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from nfaug.cli import main
-from nfaug.data.images import TensorImages
 from nfaug.flows.mef import MefSettings
 from nfaug.training import (
     Interrupted,

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from nfa_tools import NAMES, images_of
+from nfa_tools import NAMES, TensorImages, images_of
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.classes.priors import GradientDescentConfig
-from nfaug.data.images import TensorImages
 from nfaug.flows.flow import Flow
 from nfaug.training import TrainConfig, TrainingDiverged, TrainResult, train
 from nfaug.training.augmentation import FlowAugmentation

@@ -6,10 +6,10 @@ import dataclasses
 from typing import Any
 
 import pytest
+from nfa_tools import TensorImages
 from torch import Tensor
 from torch.nn import functional as F
 
-from nfaug.data.images import TensorImages
 from nfaug.flows.layers import Step
 from nfaug.flows.mef import MatrixExpCoupling
 from nfaug.training import TrainConfig, TrainResult, train

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nfaug.augment.settings import MixSettings
 from nfaug.augment.transform import NFAugment
-from nfaug.data.checks import check_class_names
+from nfaug.data.classes import check_class_names
 from nfaug.data.images import LabelledImages, to_tensors
 from nfaug.fitting import fit
 

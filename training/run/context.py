@@ -15,7 +15,7 @@ from nfaug.augment.params import seed_of
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.batches import Batches, MemoryBatches, open_batches, progress_bar
-from nfaug.data.checks import check_class_names, check_class_sizes
+from nfaug.data.classes import check_class_names, check_class_sizes
 from nfaug.data.images import LabelledImages
 from nfaug.data.open import wrap_dataset
 from nfaug.flows.codec import Codec
@@ -241,7 +241,7 @@ def open_context(
     )
     context.shape()  # settings that do not fit fail before the images are read
     if val is not None:
-        held = wrap_dataset(val, classes=images.classes, complete=False)
+        held = wrap_dataset(val, classes=images.classes)
         check_class_names(held.classes, images.classes)
         expected, found = ((each.channels, *each.image_size) for each in (images, held))
         if expected != found:

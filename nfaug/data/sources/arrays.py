@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import math
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..classes import class_names, numbered
 from ..readers import ArrayReader, Reader, Request
@@ -25,7 +23,7 @@ TEST_EVERY = 5
 def open_idx(request: Request) -> Reader | None:
     """Read `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and `t10k-...`, perhaps with .gz.
 
-    Classes are named by their numbers. The test split has the classes of the training split.
+    Classes are named by their numbers.
     """
     folder = request.path
     if not any(_idx_path(folder, images, 3) for images, _ in IDX_FILES.values()):
@@ -33,18 +31,7 @@ def open_idx(request: Request) -> Reader | None:
     kind = choose_split(IDX_FILES, request.split, str(folder))
     image_file, label_file = IDX_FILES[kind]
     images, labels = _read_idx(folder, image_file, 3), _read_idx(folder, label_file, 1)
-    if len(images) != len(labels):
-        raise ValueError(f"{folder} has {len(images)} {kind} images but {len(labels)} labels")
-    known = labels
-    if kind == "test" and _idx_path(folder, IDX_FILES["train"][1], 1):
-        known = torch.cat([labels, _read_idx(folder, IDX_FILES["train"][1], 1)])
-    return ArrayReader(
-        where=f"the {kind} split of {folder}",
-        classes=numbered(known),
-        targets=labels.long(),
-        complete=kind == "train",
-        images=images[:, None],
-    )
+    return _in_memory(images, labels, f"the {kind} split of {folder}")
 
 
 def _idx_path(folder: Path, base: str, ndim: int) -> Path | None:
@@ -52,7 +39,7 @@ def _idx_path(folder: Path, base: str, ndim: int) -> Path | None:
     return next(filter(Path.is_file, found), None)
 
 
-def _read_idx(folder: Path, base: str, ndim: int) -> Tensor:
+def _read_idx(folder: Path, base: str, ndim: int) -> np.ndarray:
     path = _idx_path(folder, base, ndim)
     if path is None:
         raise FileNotFoundError(f"{folder} has no {base}-idx{ndim}-ubyte, with or without .gz")
@@ -60,16 +47,12 @@ def _read_idx(folder: Path, base: str, ndim: int) -> Tensor:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
         # Two zero bytes, the type (8 is uint8), the number of axes; then the big-endian sizes.
+        if data[:4] != bytes([0, 0, 8, ndim]):
+            raise ValueError(f"it must start with 00 00 08 0{ndim}; got {data[:4].hex(' ')}")
         shape = struct.unpack_from(f">{ndim}I", data, 4)
-        pixels = np.frombuffer(bytearray(data), np.uint8, offset=4 + 4 * ndim)
+        return np.frombuffer(bytearray(data), np.uint8, offset=4 + 4 * ndim).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise ValueError(f"{path} is damaged ({error})") from error
-    if data[:4] != bytes([0, 0, 8, ndim]) or not 0 < math.prod(shape) == pixels.size:
-        raise ValueError(
-            f"{path} must hold unsigned bytes with {ndim} axes (00 00 08 0{ndim}) of at least 1; "
-            f"got {data[:4].hex(' ')} of shape {shape} and {pixels.size} bytes"
-        )
-    return torch.from_numpy(pixels.reshape(shape))
 
 
 def open_npz(request: Request) -> Reader | None:
@@ -84,28 +67,15 @@ def open_npz(request: Request) -> Reader | None:
     choose_split(("train",), request.split, str(path))
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            images, labels = archive["images"], archive["labels"]
+            images, labels = archive["images"], archive["labels"].reshape(-1)
             names = class_names(archive["classes"].tolist()) if "classes" in archive else None
     except Exception as error:  # zipfile, zlib, tokenize and numpy raise their own types
         raise ValueError(
             f"{path} lacks the arrays images and labels, or it is damaged ({error})"
         ) from error
-    images = images[:, None] if images.ndim == 3 else images
     if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         images = images.transpose(0, 3, 1, 2)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(
-            f"images in {path} must be uint8 of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with "
-            f"C = 1 or 3; got {images.dtype} of shape {images.shape}"
-        )
-    if labels.size != len(images) or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"labels in {path} must be {len(images)} integers, one per image; got {labels.dtype} "
-            f"of shape {labels.shape}"
-        )
-    targets = torch.from_numpy(labels.astype(np.int64).reshape(-1))
-    pixels, names = torch.from_numpy(np.ascontiguousarray(images)), names or numbered(targets)
-    return ArrayReader(where=str(path), classes=names, targets=targets, images=pixels)
+    return _in_memory(images, labels, str(path), names)
 
 
 def open_digits(request: Request) -> Reader | None:
@@ -125,9 +95,28 @@ def open_digits(request: Request) -> Reader | None:
             "digits needs scikit-learn: pip install 'nfaug[train]'"
         ) from error
     data = load_digits()
-    levels, targets = (torch.from_numpy(x).long() for x in (data.images, data.target))
+    targets = torch.from_numpy(data.target).long()
     nth = torch.nn.functional.one_hot(targets).cumsum(dim=0).gather(1, targets[:, None])[:, 0]
-    chosen = (nth % TEST_EVERY == 0) == (kind == "test")
-    images, names = ((levels * 255 + 8) // 16).to(torch.uint8)[:, None], numbered(targets)
-    where = f"the {kind} split of the digits"
-    return ArrayReader(where=where, classes=names, targets=targets[chosen], images=images[chosen])
+    chosen = ((nth % TEST_EVERY == 0) == (kind == "test")).numpy()
+    images = ((data.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)
+    return _in_memory(images[chosen], data.target[chosen], f"the {kind} split of the digits")
+
+
+def _in_memory(
+    images: np.ndarray, labels: np.ndarray, where: str, classes: list[str] | None = None
+) -> Reader:
+    """A reader of uint8 images (N, H, W) or (N, C, H, W) and their integer labels (N,)."""
+    pixels = images[:, None] if images.ndim == 3 else images
+    fits = pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[1] in (1, 3)
+    if not fits or labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{where} must hold uint8 images of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with "
+            f"C = 1 or 3, and N integer labels; got {images.dtype} of shape {images.shape} and "
+            f"{labels.dtype} of shape {labels.shape}"
+        )
+    return ArrayReader(
+        where=where,
+        classes=classes or numbered(labels),
+        targets=torch.from_numpy(labels.astype(np.int64)),
+        images=torch.from_numpy(np.ascontiguousarray(pixels)),
+    )

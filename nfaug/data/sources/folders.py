@@ -55,26 +55,16 @@ class FolderReader(FileReader):
 def _walk(root: Path) -> tuple[list[str], list[str]]:
     """Relative paths of the regular files and of the folders below root, without hidden ones.
 
-    Links are followed. A folder that several paths lead to is read once, by a path without a link
-    if there is one beside it, and the other paths are left out with a warning.
+    Links are followed, but for a link to a folder around it.
     """
-    files, folders, again, seen = list[str](), list[str](), list[str](), set[str]()
+    files, folders = list[str](), list[str]()
     for place, inner, names in os.walk(root, followlinks=True):
-        below = Path(place).relative_to(root).as_posix()
-        prefix = "" if below == "." else f"{below}/"
-        if (real := os.path.realpath(place)) in seen:
-            again.append(below)
+        if os.path.realpath(place) in map(os.path.realpath, Path(place).parents):
             inner.clear()
             continue
-        seen.add(real)
+        below = Path(place).relative_to(root).as_posix()
+        prefix = "" if below == "." else f"{below}/"
         folders.append(prefix.rstrip("/"))
-        inner[:] = [name for name in sorted(inner) if not name.startswith(".")]
-        inner.sort(key=lambda name: os.path.islink(f"{place}/{name}"))
+        inner[:] = [name for name in inner if not name.startswith(".")]
         files += [prefix + name for name in names if not name.startswith(".")]
-    if again:
-        warnings.warn(
-            f"{root} has {len(again)} links to folders that are read already, which are left out: "
-            f"{again[0]}",
-            stacklevel=5,
-        )
     return [file for file in files if os.path.isfile(root / file)], folders  # no pipes

@@ -1,20 +1,20 @@
-"""Assign the files of a folder or a tar to splits and classes. Only paths are looked at."""
+"""Assign files to splits and classes. Only paths are looked at."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 __all__ = [
-    "SYNONYMS",
     "MissingSplitError",
     "arrange",
     "choose_split",
-    "natural_key",
+    "shards_of",
     "split_kind",
 ]
 
@@ -24,6 +24,8 @@ SYNONYMS = {
     "validation": ("validation", "val", "valid", "eval"),
     "test": ("test", "testing"),
 }
+_WORDS = "|".join(sorted({word for words in SYNONYMS.values() for word in words}, key=len)[::-1])
+_SPLIT = re.compile(rf"(?:^|[-_./])({_WORDS})(?=[-_./\d])", re.IGNORECASE)
 
 
 class MissingSplitError(ValueError):
@@ -57,6 +59,26 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return parts, name
 
 
+def shards_of(path: Path, ending: str, split: str) -> list[Path]:
+    """The shards of a split, in natural order; none if there is no file of this ending.
+
+    They lie in the folder `path`, or in one folder for each split; `path` may also be one shard.
+    The names of folders and files tell the split (train/0.tar, val-00000-of-00001.parquet); shards
+    without such a word are a training split.
+    """
+    home, found = path, [*path.glob(f"*{ending}")]
+    for part in path.glob("*/"):
+        if part.name == "data" or split_kind(part.name) in SYNONYMS:
+            found += part.glob(f"*{ending}")
+    if path.suffix == ending:
+        home, found = path.parent, [path]
+    splits: dict[str, list[Path]] = {}
+    for file in sorted(filter(Path.is_file, found), key=lambda file: natural_key(file.as_posix())):
+        word = _SPLIT.search(file.relative_to(home).as_posix())
+        splits.setdefault(word[1].lower() if word else "train", []).append(file)
+    return splits[choose_split(splits, split, str(path))] if splits else []
+
+
 def arrange(
     files: Iterable[str], folders: Iterable[str], split: str, where: str, *, labels: bool = True
 ) -> tuple[str, dict[str, Any]]:
@@ -76,7 +98,7 @@ def arrange(
 
     Returns:
         The folder of the split, which is "" or ends in a slash, and arguments of a `Reader`: the
-        `paths` below it, `classes`, `targets` and `complete`.
+        `paths` below it, `classes` and `targets`.
 
     Raises:
         MissingSplitError: If the data do not have the split.
@@ -114,12 +136,7 @@ def arrange(
             stacklevel=2,
         )
     targets = torch.tensor([index[name] for name in names])
-    return root, {
-        "paths": paths,
-        "classes": classes,
-        "targets": targets,
-        "complete": root == home,
-    }
+    return root, {"paths": paths, "classes": classes, "targets": targets}
 
 
 def _children(folders: set[str], root: str) -> set[str]:

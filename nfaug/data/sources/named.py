@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..readers import Reader, Request
 from ..torch_datasets import DatasetReader
-from .layout import choose_split, split_kind
+from .layout import choose_split
 
 __all__ = ["open_torchvision"]
 
@@ -35,4 +35,4 @@ def open_torchvision(request: Request) -> Reader | None:
             f"timm could not open {request.data!r} (split={request.split!r}, data_dir={root!r}, "
             f"download={request.download}): {type(error).__name__}: {error}"
         ) from error
-    return DatasetReader(dataset, complete=split_kind(request.split) == "train")
+    return DatasetReader(dataset)

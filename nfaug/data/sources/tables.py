@@ -14,8 +14,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from ..classes import as_labels, numbered
 from ..decode import ImageDecodeError
 from ..readers import FileReader, Reader, Request
-from .layout import MissingSplitError, split_kind
-from .shards import shards_of
+from .layout import MissingSplitError, shards_of
 
 __all__ = ["open_hub", "open_parquet"]
 
@@ -23,16 +22,16 @@ __all__ = ["open_hub", "open_parquet"]
 def open_parquet(request: Request) -> Reader | None:
     """Open a folder of parquet files, or one file."""
     path = request.path
-    found = shards_of(path, ".parquet", request.split)
-    if found is None:
+    files = shards_of(path, ".parquet", request.split)
+    if not files:
         return None
-    library, names = _datasets(str(path)), [str(file) for file in found[0]]
+    library, names = _datasets(str(path)), [str(file) for file in files]
     try:
         table = library.Dataset.from_parquet(names, cache_dir=request.data_dir)
     except Exception as error:  # pyarrow and datasets raise their own types
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from error
     home = path if path.is_dir() else path.parent
-    return _reader(table, str(path), [home], whole=found[1])
+    return _reader(table, str(path), [home])
 
 
 def open_hub(request: Request) -> Reader | None:
@@ -49,11 +48,10 @@ def open_hub(request: Request) -> Reader | None:
         raise ValueError(f"{where} cannot be opened ({type(error).__name__}: {error})") from error
     caches = request.data_dir, library.config.HF_DATASETS_CACHE, HF_HUB_CACHE
     homes = [name] if os.path.isdir(name) else filter(None, caches)
-    whole = split_kind(request.split) == "train"
-    return _reader(table, where, [Path(home) for home in homes], whole=whole)
+    return _reader(table, where, [Path(home) for home in homes])
 
 
-def _reader(table: Any, where: str, homes: list[Path], *, whole: bool) -> Reader:
+def _reader(table: Any, where: str, homes: list[Path]) -> Reader:
     """Find the images and the labels of a table.
 
     The columns are `image` and `label`, or the only ones of images and of class labels. Labels that
@@ -75,7 +73,6 @@ def _reader(table: Any, where: str, homes: list[Path], *, whole: bool) -> Reader
         where=where,
         classes=getattr(table.features[label], "names", None) or numbered(labels),
         targets=torch.from_numpy(labels),
-        complete=whole,
         table=table,
         image=image,
         homes=homes,

@@ -1,20 +1,25 @@
-"""Tars of class folders, read in place without unpacking."""
+"""Tars, read in place without unpacking: one of class folders, or shards in WebDataset's layout."""
 
 from __future__ import annotations
 
+import re
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ..classes import numbered
 from ..decode import IMAGE_ENDINGS
 from ..readers import FileReader, Reader, Request
-from .layout import arrange
+from .layout import arrange, shards_of
 
-__all__ = ["MemberReader", "members", "open_tar", "read_member"]
+__all__ = ["open_tar", "open_webdataset"]
 
 ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+NAMES_FILE = "classnames.txt"  # a class name a line, in label order
+_KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # up to the first dot of the name
 
 
 @dataclass(eq=False, kw_only=True)
@@ -30,14 +35,10 @@ class MemberReader(FileReader):
 
     def read_bytes(self, index: int) -> bytes:
         number, offset, size = self.places[index].tolist()
-        return read_member(self.tars[number], offset, size)
-
-
-def read_member(tar: Path, offset: int, size: int) -> bytes:
-    """Bytes of a tar, which is opened each time: workers would share an open file's position."""
-    with tar.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
+        # Opened each time: workers would share the position of an open file.
+        with self.tars[int(number)].open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
 
 
 def open_tar(request: Request) -> Reader | None:
@@ -45,7 +46,7 @@ def open_tar(request: Request) -> Reader | None:
     path = request.path
     if not path.name.lower().endswith(ENDINGS) or not path.is_file():
         return None
-    listed = members(path)
+    listed = _members(path)
     if any(name.endswith(".cls") for name, _ in listed):
         return None
     images: dict[str, tarfile.TarInfo] = {}
@@ -64,7 +65,70 @@ def open_tar(request: Request) -> Reader | None:
     return MemberReader(where=str(path), tars=[path], places=places, **found)
 
 
-def members(path: Path) -> list[tuple[str, tarfile.TarInfo]]:
+def open_webdataset(request: Request) -> Reader | None:
+    """Open a folder of shards, or one shard.
+
+    A sample is the files that share the name up to its first dot: 000012.jpg and 000012.cls, the
+    label in decimal digits. Of several images, such as 000012.jpg and 000012.mask.png, the one
+    without a second dot counts.
+
+    Raises:
+        ValueError: If a shard is damaged, two files have the same name, or a sample has no image,
+            several, or no label.
+    """
+    shards = shards_of(request.path, ".tar", request.split)
+    if not shards:
+        return None
+    samples = [sample for number, shard in enumerate(shards) for sample in _samples(shard, number)]
+    if not samples:
+        raise ValueError(f"{request.data} holds no samples of WebDataset, such as 0.jpg and 0.cls")
+    paths, places, labels = zip(*samples, strict=True)
+    targets = torch.tensor(labels)
+    return MemberReader(
+        where=str(request.path),
+        classes=_class_names(shards[0].parent, targets),
+        targets=targets,
+        paths=list(paths),
+        tars=shards,
+        places=torch.tensor(places),
+    )
+
+
+def _samples(shard: Path, number: int) -> Iterator[tuple[str, tuple[int, int, int], int]]:
+    """The path, the place (see `MemberReader`) and the label of each sample of a shard."""
+    samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+    for name, member in _members(shard):
+        if member.isfile() and (match := _KEY.fullmatch(name)):
+            parts, extension = samples.setdefault(match[1], {}), match[2].lower()
+            if extension in parts:
+                raise ValueError(f"{shard} holds {name!r} twice; keys of samples must be distinct")
+            parts[extension] = member
+    with shard.open("rb") as file:
+        for key, parts in samples.items():
+            images = [x for x in parts if f".{x.rpartition('.')[2]}" in IMAGE_ENDINGS]
+            images = [x for x in images if "." not in x] or images
+            if len(images) != 1 or "cls" not in parts:
+                raise ValueError(
+                    f"{key} in {shard} must have one image and one .cls; got {sorted(parts)}"
+                )
+            image, label = parts[images[0]], parts["cls"]
+            file.seek(label.offset_data)
+            digits = file.read(min(label.size, 18))
+            if not digits.strip().isdigit():
+                raise ValueError(f"{key}.cls in {shard} must be a whole number; got {digits!r}")
+            place = (number, image.offset_data, image.size)
+            yield f"{shard.name}/{key}.{images[0]}", place, int(digits)
+
+
+def _class_names(home: Path, targets: torch.Tensor) -> list[str]:
+    """The lines of `classnames.txt` beside the shards or one folder up, or else numbers."""
+    for file in (home / NAMES_FILE, home.parent / NAMES_FILE):
+        if file.is_file():
+            return file.read_text("utf-8").splitlines()
+    return numbered(targets)
+
+
+def _members(path: Path) -> list[tuple[str, tarfile.TarInfo]]:
     """The members of an uncompressed tar by their plain names, without hidden ones.
 
     Raises:
