@@ -30,15 +30,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from nfaug.augment.settings import MixSettings
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text
-from nfaug.training.compare.cells import Cell, Cells
 from nfaug.training.compare.classifier import Classifier
-from nfaug.training.compare.images import bank_of, spec_augment, transform_of
-from nfaug.training.compare.report import gain_of
-from nfaug.training.compare.settings import PIXELS
+from nfaug.training.compare.report import Cell, Cells, gain_of
+from nfaug.training.compare.run import bank_of, spec_augment, transform_of
+from nfaug.training.compare.settings import PIXELS, CompareSettings
 
 FIRST_CHOICE = 1000  # seed of the first classifier that chooses; those that judge count from 0
 MOST = 1000  # images that strengths are chosen on
@@ -118,7 +116,11 @@ class Study:
 
     def train(self, row: Row, seed: int, lr: float, steps: int) -> tuple[Tensor, float]:
         """Which images a classifier gets right: unlabelled ones of the choice, or the test data."""
-        args, started, cpu = self.args, time.monotonic(), torch.device("cpu")
+        args, started = self.args, time.monotonic()
+        settings = CompareSettings(
+            network=args.network, weights=args.weights, steps=steps, lr=lr, variants=args.variants,
+            device="cpu",
+        )  # fmt: skip
         few, others = split_per_class(self.pool, args.per_class, seed)
         images, labels = to_tensors(few, progress=False)
         shape, classes = (few.channels, *few.image_size), len(few.classes)
@@ -126,9 +128,9 @@ class Study:
             flow, mix = MIXES[row.nfa]
             latents = args.autoencoder if flow == "autoencoder" else None
             named = args.flow if flow == "flow" else PIXELS
-            options = {"autoencoder": latents, "settings": MixSettings(mix=mix)}
+            options = {"autoencoder": latents, "mix": mix}
             self.banks = {key: bank for key, bank in self.banks.items() if key[1] == seed}
-            self.banks[row.nfa, seed] = bank_of(named, few, args.variants, seed, cpu, **options)
+            self.banks[row.nfa, seed] = bank_of(named, few, settings, seed, **options)
         bank = self.banks.get((row.nfa, seed))
         safe, cutmix = transform_of(self.safe, "", shape[1:]), v2.CutMix(num_classes=classes)
         rival = rival_of(row, args.turns)
@@ -143,10 +145,10 @@ class Study:
             mixed = row.rival == "CutMix" and random.random() < row.strength
             return cutmix(batch, targets) if mixed else (batch, targets)
 
-        classifier = Classifier(args.network, args.weights, shape, classes, seed, cpu)
+        classifier = Classifier(settings, shape, classes, seed)
         for seeded in (torch.manual_seed, random.seed, np.random.seed):
             seeded(seed)
-        classifier.train(draw, len(labels), steps=steps, seed=seed, lr=lr)
+        classifier.train(draw, len(labels))
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))[:MOST]
         chosen = seed >= FIRST_CHOICE
         judged = to_tensors(others.subset(order), progress=False) if chosen else self.test
