@@ -50,7 +50,7 @@ class Classifier:
         self.mean = self.std = torch.tensor(0.5)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            make = small_cnn if settings.network == "small-cnn" else self._timm
+            make: Any = small_cnn if settings.network == "small-cnn" else self._timm
             self.model: Any = make(shape, classes)
         self.model.to(self.device, memory_format=torch.channels_last)
 
@@ -67,7 +67,9 @@ class Classifier:
         if not self.pretrained:
             return timm.create_model(name, **options)
         file = {"file": self.settings.weights}
-        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=file, **options)
+        model: Any = timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay=file, **options
+        )
         figures = torch.tensor([model.pretrained_cfg[each] for each in ("mean", "std")])
         figures = figures.mean(1, keepdim=True) if shape[0] == 1 else figures
         self.mean, self.std = figures[..., None, None]
