@@ -19,12 +19,7 @@ from nfaug.data.images import TensorImages
 from nfaug.flows.flow import Flow
 from nfaug.training import TrainConfig, TrainingDiverged, TrainResult, train
 from nfaug.training.augmentation import FlowAugmentation
-from nfaug.training.config import (
-    DataConfig,
-    OptimConfig,
-    PCAConfig,
-    PriorConfig,
-)
+from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, PriorConfig
 from nfaug.training.run import context
 from nfaug.training.run.optimizer import FlowOptimizer, learning_rate
 from nfaug.training.run.snapshots import Snapshots

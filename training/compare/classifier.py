@@ -67,9 +67,7 @@ class Classifier:
         if not self.pretrained:
             return timm.create_model(name, **options)
         file = {"file": self.settings.weights}
-        model: Any = timm.create_model(
-            name, pretrained=True, pretrained_cfg_overlay=file, **options
-        )
+        model: Any = timm.create_model(name, True, pretrained_cfg_overlay=file, **options)
         figures = torch.tensor([model.pretrained_cfg[each] for each in ("mean", "std")])
         figures = figures.mean(1, keepdim=True) if shape[0] == 1 else figures
         self.mean, self.std = figures[..., None, None]
