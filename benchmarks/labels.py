@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nfaug.augment.settings import MixSettings
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.training.compare.classifier import Classifier
-from nfaug.training.compare.images import bank_of, transform_of
-from nfaug.training.compare.settings import PIXELS
+from nfaug.training.compare.run import bank_of, transform_of
+from nfaug.training.compare.settings import PIXELS, CompareSettings
 
 
 def features(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,15 +52,15 @@ def main() -> None:
     parser.add_argument("--flow", help="a checkpoint of a flow, such as one on latents")
     args = parser.parse_args()
     data = open_dataset(args.data, image_size=args.image_size)
-    (images, labels), device = to_tensors(data), torch.device("cpu")
+    images, labels = to_tensors(data)
     test = to_tensors(open_dataset(args.test_data, image_size=args.image_size))
-    classes = len(data.classes)
-    classifier = Classifier(args.network, args.weights, images.shape[1:], classes, 0, device)
-    torch.manual_seed(0)
-    safe = transform_of(tuple(args.augment.split(",")), "", images.shape[2:])
-    classifier.train(
-        lambda rows: (safe(images[rows]), labels[rows]), len(labels), steps=args.steps, seed=0
+    settings = CompareSettings(
+        network=args.network, weights=args.weights, steps=args.steps, variants=args.variants
     )
+    classifier = Classifier(settings, images.shape[1:], len(data.classes), 0)
+    torch.manual_seed(0)
+    safe = transform_of(args.augment.split(","), "", images.shape[2:])
+    classifier.train(lambda rows: (safe(images[rows]), labels[rows]), len(labels))
     real = features(classifier, images)[1]
     few = split_per_class(data, args.per_class, 0)[0]
     own_images, own_labels = to_tensors(few, progress=False)
@@ -75,8 +74,7 @@ def main() -> None:
     print("|---|---|---|---|")
     for name, (flow, autoencoder) in ways.items():
         for mix in ("axis", "regions"):
-            options = {"settings": MixSettings(mix=mix), "autoencoder": autoencoder}
-            bank = bank_of(flow, few, args.variants, 0, device, **options)
+            bank = bank_of(flow, few, settings, 0, autoencoder, mix=mix)
             guesses, found = features(classifier, bank.flatten(0, 1))
             kept = guesses == own_labels.repeat_interleave(args.variants)
             source = own.repeat_interleave(args.variants, 0)

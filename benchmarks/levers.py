@@ -27,15 +27,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nfaug.augment.settings import MixSettings
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text
-from nfaug.training.compare.cells import Cells
 from nfaug.training.compare.classifier import Classifier
-from nfaug.training.compare.images import bank_of, transform_of
-from nfaug.training.compare.report import gain_of
-from nfaug.training.compare.settings import PIXELS
+from nfaug.training.compare.report import Cells, gain_of
+from nfaug.training.compare.run import bank_of, transform_of
+from nfaug.training.compare.settings import PIXELS, CompareSettings
 
 EACH, PARTS, EVERY = 5, 4, 20  # variants of a strength, strengths, steps between two scores
 
@@ -61,14 +59,15 @@ def train(arm: set[str], data: Any, test: Any, seed: int, args: argparse.Namespa
     rows = [(kept.targets == y).nonzero().flatten() for y in range(classes)]
     kept = kept.subset(torch.cat([r[: args.few] if y in rare else r for y, r in enumerate(rows)]))
     images, labels = to_tensors(kept, progress=False)
-    counts, cpu = torch.bincount(labels).float(), torch.device("cpu")
+    counts = torch.bincount(labels).float()
+    settings = CompareSettings(lr=args.lr, steps=args.steps, variants=EACH, device="cpu")
     weights, filled = len(labels) / classes / counts, 1 - counts / counts.max()
     strengths = [(part + 1) / PARTS if "grow" in arm else 1.0 for part in range(PARTS)]
     bank = torch.cat([
-        bank_of(PIXELS, kept, EACH, PARTS * seed + part, cpu, settings=MixSettings(strength=s))
+        bank_of(PIXELS, kept, settings, PARTS * seed + part, strength=s)
         for part, s in enumerate(strengths)
     ], 1) if "nfa" in arm else images[:, None]  # fmt: skip
-    classifier = Classifier("small-cnn", None, images.shape[1:], classes, seed, cpu)
+    classifier = Classifier(settings, images.shape[1:], classes, seed)
     network = classifier.model
     if "softmax" in arm:
         classifier.model = Balanced(network, counts)
@@ -110,7 +109,7 @@ def train(arm: set[str], data: Any, test: Any, seed: int, args: argparse.Namespa
         return (batch, hot) if "weights" in arm else (batch, targets)
 
     torch.manual_seed(seed)
-    classifier.train(draw, len(labels), steps=args.steps, seed=seed, lr=args.lr)
+    classifier.train(draw, len(labels))
     return classifier.right(*test)
 
 

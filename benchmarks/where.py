@@ -31,17 +31,14 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from nfaug.augment.settings import MixSettings
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text
-from nfaug.training.compare.cells import Cell, Cells
 from nfaug.training.compare.classifier import Classifier
-from nfaug.training.compare.images import bank_of, spec_augment, transform_of
-from nfaug.training.compare.report import gain_of
-from nfaug.training.compare.settings import PIXELS
+from nfaug.training.compare.report import Cell, Cells, gain_of
+from nfaug.training.compare.run import bank_of, spec_augment, transform_of
+from nfaug.training.compare.settings import PIXELS, CompareSettings
 
-CPU = torch.device("cpu")
 FIRST_CHOICE = 1000  # seed of the first classifier that chooses; those that judge count from 0
 MOST = 1000  # images that strengths are chosen on
 SHARES = (0.25, 0.5, 0.75)
@@ -111,24 +108,26 @@ class Study:
         self.test = to_tensors(open_dataset(args.test_data, image_size=size, channels=channels))
         self.bank = functools.lru_cache(8)(self.make_bank)
         self.chosen_on = min(MOST, len(self.pool) - args.per_class * len(self.pool.classes))
+        self.settings = CompareSettings(
+            network=args.network, weights=args.weights, variants=args.variants, device="cpu"
+        )
 
     def make_bank(self, nfa: str, seed: int) -> Tensor:
-        args, (flow, mix) = self.args, MIXES[nfa]
-        few = split_per_class(self.pool, args.per_class, seed)[0]
-        latents = args.autoencoder if flow == "autoencoder" else None
-        named = args.flow if flow == "flow" else PIXELS
-        options = {"autoencoder": latents, "settings": MixSettings(mix=mix)}
-        return bank_of(named, few, args.variants, seed, CPU, **options)
+        flow, mix = MIXES[nfa]
+        few = split_per_class(self.pool, self.args.per_class, seed)[0]
+        latents = self.args.autoencoder if flow == "autoencoder" else None
+        named = self.args.flow if flow == "flow" else PIXELS
+        return bank_of(named, few, self.settings, seed, latents, mix=mix)
 
     def train(self, row: Row, seed: int, lr: float, steps: int) -> tuple[Tensor, float]:
         """Which images a classifier gets right: unlabelled ones of the choice, or the test data."""
-        args, started = self.args, time.monotonic()
-        few, others = split_per_class(self.pool, args.per_class, seed)
+        started, settings = time.monotonic(), replace(self.settings, lr=lr, steps=steps)
+        few, others = split_per_class(self.pool, self.args.per_class, seed)
         images, labels = to_tensors(few, progress=False)
         shape, classes = images.shape[1:], len(few.classes)
         bank = self.bank(row.nfa, seed) if row.nfa else images[:, None]
         safe, cutmix = transform_of(self.safe, "", shape[1:]), v2.CutMix(num_classes=classes)
-        rival = rival_of(row, args.turns)
+        rival = rival_of(row, self.args.turns)
 
         def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
             chosen = (torch.rand(len(rows)) < row.p)[:, None, None, None]
@@ -138,10 +137,10 @@ class Study:
             mixed = row.rival == "CutMix" and random.random() < row.strength
             return cutmix(batch, targets) if mixed else (batch, targets)
 
-        classifier = Classifier(args.network, args.weights, shape, classes, seed, CPU)
+        classifier = Classifier(settings, shape, classes, seed)
         for seeded in (torch.manual_seed, random.seed, np.random.seed):
             seeded(seed)
-        classifier.train(draw, len(labels), steps=steps, seed=seed, lr=lr)
+        classifier.train(draw, len(labels))
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))[:MOST]
         chosen = seed >= FIRST_CHOICE
         judged = to_tensors(others.subset(order), progress=False) if chosen else self.test

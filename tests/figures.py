@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nfaug.training.compare.cells import Cell
-from nfaug.training.compare.report import Gain, gain_of
+from nfaug.training.compare.report import Cell, Gain, gain_of
 
 __all__ = ["gain", "rows"]
 

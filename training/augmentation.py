@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nfaug.augment.settings import check_number
+
 __all__ = ["FlowAugmentation"]
 
 
@@ -35,10 +37,8 @@ class FlowAugmentation:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        most = {"pad_crop": math.inf, "noise": 255}
-        for name, limit in most.items():
-            if not 0 <= getattr(self, name) <= limit:
-                raise ValueError(f"{name} must lie in [0, {limit}]; got {getattr(self, name)}")
+        check_number("pad_crop", self.pad_crop, 0, math.inf)
+        check_number("noise", self.noise, 0, 255)
 
     def draw(self, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw one set of parameters per image, on the generator's device.
@@ -63,30 +63,21 @@ class FlowAugmentation:
         second.
 
         Raises:
-            ValueError: If images have another type, or are smaller than the shift.
+            ValueError: If images are smaller than the shift.
         """
-        if images.ndim == 5:
-            return _view(images, params.get("flip"))
-        if images.dtype != torch.uint8 or self.pad_crop >= min(images.shape[2:]):
-            raise ValueError(
-                f"images must be uint8 and larger than pad_crop={self.pad_crop} pixels; got "
-                f"{images.dtype} of shape {tuple(images.shape)}"
-            )
         params = {name: value.to(images.device) for name, value in params.items()}
-        result = images
+        latents = images.ndim == 5
+        result = images[:, 0] if latents else images
+        if self.pad_crop >= min(result.shape[2:]):
+            raise ValueError(
+                f"images must be larger than pad_crop={self.pad_crop}; got {tuple(images.shape)}"
+            )
         if "flip" in params:
-            result = torch.where(params["flip"][:, None, None, None], result.flip(-1), result)
+            mirrored = images[:, -1] if latents else images.flip(-1)
+            result = torch.where(params["flip"][:, None, None, None], mirrored, result)
         if "shift" in params:
             result = _shift(result, params["shift"])
         return result
-
-
-def _view(latents: Tensor, flip: Tensor | None) -> Tensor:
-    """Take the mirror image's latents where `flip` is set."""
-    if flip is None or latents.shape[1] == 1:
-        return latents[:, 0]
-    chosen = flip.to(latents.device)[:, None, None, None]
-    return torch.where(chosen, latents[:, 1], latents[:, 0])
 
 
 def _shift(images: Tensor, shifts: Tensor) -> Tensor:

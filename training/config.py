@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from nfaug.augment.settings import check_number
 from nfaug.classes.priors import PriorSettings
 from nfaug.flows.flow import Recompute
 from nfaug.flows.mef import MefSettings
@@ -17,7 +18,6 @@ from .augmentation import FlowAugmentation
 
 __all__ = [
     "SMALL_FLOW",
-    "TRACKERS",
     "DataConfig",
     "OptimConfig",
     "PCAConfig",
@@ -29,8 +29,6 @@ __all__ = [
     "recipes",
 ]
 
-_IMAGES, _EPOCHS = 1_000_000, (10, 400)  # what epochs: 0 stands for
-TRACKERS = ("tensorboard", "wandb", "trackio")
 SMALL_FLOW = MefSettings(steps=(4, 4), blocks=(1, 1), width=(32, 32))
 
 
@@ -63,8 +61,7 @@ class DataConfig:
     memory_gib: float = 4.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.val_fraction < 1:
-            raise ValueError(f"val_fraction must lie in [0, 1); got {self.val_fraction}")
+        check_number("val_fraction", self.val_fraction, 0, 0.999)
 
     def reading(self) -> dict[str, Any]:
         """The arguments of `open_dataset`."""
@@ -89,8 +86,8 @@ class PriorConfig(PriorSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check({"refit_epoch": self.refit_epoch}, least=0)
-        _check({"statistics_images": self.statistics_images}, least=1)
+        check_number("refit_epoch", self.refit_epoch, 0, math.inf)
+        check_number("statistics_images", self.statistics_images, 1, math.inf)
 
 
 Decay = Literal["cosine", "constant"]
@@ -127,10 +124,9 @@ class OptimConfig:
             if (value := getattr(self, name)) not in choices:
                 allowed = ", ".join(map(repr, choices))
                 raise ValueError(f"optim.{name} must be one of {allowed}; got {value!r}")
-        _check({"warmup_steps": self.warmup_steps}, least=0)
-        _check({"clip_norm": self.clip_norm}, above=0)
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1); got {self.ema_decay}")
+        check_number("warmup_steps", self.warmup_steps, 0, math.inf)
+        check_number("clip_norm", self.clip_norm, 0, math.inf, open_low=True)
+        check_number("ema_decay", self.ema_decay, 0, 0.999999)  # of 1, the average never moves
 
 
 @dataclass(frozen=True)
@@ -148,8 +144,8 @@ class PCAConfig:
     memory: bool = True
 
     def __post_init__(self) -> None:
-        _check({"rank": self.rank}, least=1)
-        _check({"max_per_class": self.max_per_class}, least=2)
+        check_number("rank", self.rank, 1, math.inf)
+        check_number("max_per_class", self.max_per_class, 2, math.inf)
 
 
 @dataclass(frozen=True)
@@ -211,50 +207,33 @@ class TrainConfig:
     augmentation: FlowAugmentation = field(default_factory=FlowAugmentation)
 
     def __post_init__(self) -> None:
-        _check({"batch_size": self.batch_size, "eval_every": self.eval_every}, least=1)
-        _check({"epochs": self.epochs, "pictures_every": self.pictures_every}, least=0)
-        _check({"lr": self.lr, "checkpoint_minutes": self.checkpoint_minutes}, above=0)
-        if not 0 < self.latent_noise <= 1:
-            raise ValueError(f"latent_noise must lie in (0, 1]; got {self.latent_noise}")
-        if not -(2**63) <= self.seed < 2**63:  # what generators of torch take
-            raise ValueError(f"seed must lie in [-2^63, 2^63); got {self.seed}")
-        if unknown := [name for name in self.trackers if name not in TRACKERS]:
-            raise ValueError(f"trackers must be among {list(TRACKERS)}; got {unknown}")
-        if self.max_minutes is not None:
-            _check({"max_minutes": self.max_minutes}, above=0)
+        least = {"batch_size": 1, "eval_every": 1, "epochs": 0, "pictures_every": 0}
+        for name, number in least.items():
+            check_number(name, getattr(self, name), number, math.inf)
+        for name in ("lr", "checkpoint_minutes", "max_minutes"):
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value, 0, math.inf, open_low=True)
+        check_number("latent_noise", self.latent_noise, 0, 1, open_low=True)
+        check_number("seed", self.seed, -(2**63), 2**63 - 1)  # what generators of torch take
 
     def for_images(self, count: int) -> TrainConfig:
         """Replace `epochs: 0` by a number that suits `count` training images."""
         if self.epochs:
             return self
-        least, most = _EPOCHS
-        epochs = min(most, max(least, math.ceil(_IMAGES / max(1, count))))
-        return dataclasses.replace(self, epochs=epochs)
+        epochs = math.ceil(1_000_000 / max(1, count))
+        return dataclasses.replace(self, epochs=min(400, max(10, epochs)))
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as a nested dictionary."""
         return dataclasses.asdict(self)
 
 
-def _check(
-    values: Mapping[str, float], *, least: float | None = None, above: float | None = None
-) -> None:
-    """Check that numbers are finite, and at least `least` or above `above`."""
-    for name, value in values.items():
-        if least is not None and not least <= value < math.inf:
-            raise ValueError(f"{name} must be at least {least}; got {value}")
-        if above is not None and not above < value < math.inf:
-            raise ValueError(f"{name} must be above {above} and finite; got {value}")
-
-
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten {"flow": {"steps": 4}} to {"flow.steps": 4}, as options are named."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
+        inner = flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else None
+        found |= {prefix + name: value} if inner is None else inner
     return found
 
 
@@ -264,11 +243,7 @@ def recipes() -> list[str]:
 
 
 def recipe_path(name: str) -> Path:
-    """Path of a recipe's YAML file.
-
-    Raises:
-        ValueError: If there is no such recipe.
-    """
+    """Path of a recipe's YAML file; ValueError if there is none of this name."""
     if name not in recipes():
         raise ValueError(f"there is no recipe {name!r}; choose among {', '.join(recipes())}")
     return Path(__file__).parent / "recipes" / f"{name}.yaml"
@@ -280,7 +255,11 @@ def recipe_config(name: str) -> TrainConfig:
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TrainConfig)
-    settings = parser.instantiate(parser.parse_path(recipe_path(name)))
+    return config_of(parser.instantiate(parser.parse_path(recipe_path(name))))
+
+
+def config_of(settings: Mapping[str, Any]) -> TrainConfig:
+    """The settings among parsed options."""
     return TrainConfig(
-        **{field.name: settings[field.name] for field in dataclasses.fields(TrainConfig)}
+        **{each.name: settings[each.name] for each in dataclasses.fields(TrainConfig)}
     )

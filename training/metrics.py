@@ -1,18 +1,20 @@
-"""Metrics of a flow on labelled images."""
+"""Metrics of a flow on labelled images, and statistics of their latents."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nfaug.classes.gaussians import ClassGaussians
+from nfaug.classes.statistics import ClassStatistics
 from nfaug.data.batches import Batches, progress_bar
 from nfaug.flows.flow import Flow
 
 from .run.distributed import Processes, draw_noise, shared_batches
 
-__all__ = ["evaluate"]
+__all__ = ["class_statistics", "evaluate"]
 
 
 @torch.no_grad()
@@ -77,11 +79,10 @@ def evaluate(
                 sums[2] += float(hits.any(1).sum())
             if round_trip:
                 decoded = frozen.decode(z)
-                off = (decoded != images).flatten(1)
-                sums[3] += float((~off.any(1)).sum())
-                sums[4] += int(off.sum())
-                levels = (decoded.float() - images.float()).abs()
-                sums[5] += float(levels.flatten(1).mean(1).sum())
+                levels = (decoded.float() - images.float()).abs().flatten(1)
+                sums[3] += float((levels == 0).all(1).sum())
+                sums[4] += int(levels.count_nonzero())
+                sums[5] += float(levels.mean(1).sum())
     if processes is not None:
         sums = processes.sum(sums.to(processes.float64)).cpu()
     bits, top1, top5, exact, wrong_levels, error = sums.tolist()
@@ -93,3 +94,33 @@ def evaluate(
     elif round_trip:
         figures["mean_level_error"] = error / total
     return figures
+
+
+@torch.no_grad()
+def class_statistics(
+    flow: Flow,
+    data: Batches,
+    order: Tensor,
+    num_classes: int,
+    *,
+    batch_size: int,
+    generator: torch.Generator,
+    processes: Processes,
+    progress: bool = False,
+) -> ClassStatistics:
+    """Statistics of the latents of the images with indices `order`, with dequantisation noise.
+
+    `processes` share the images and combine their statistics with one all-reduce.
+    """
+    stats = ClassStatistics(num_classes, flow.config.dim, processes.float64)
+    frozen = flow.freeze()
+    with progress_bar(len(order), "gaussians", "image", shown=progress) as bar:
+        for shard in shared_batches(data, order, batch_size, processes):
+            noise = draw_noise(frozen, shard.total, generator)[shard.part]
+            if shard.weight:
+                images = shard.images.to(processes.device)
+                stats.update(frozen.encode(images, noise)[0], shard.labels)
+            bar.update(shard.total)
+    if processes.count > 1:
+        stats.all_reduce()
+    return stats

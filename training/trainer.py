@@ -111,10 +111,10 @@ def train(
                 snapshots.clear()  # before new settings are saved beside old snapshots
             if begin is not None and processes.main:
                 begin(config)
-            if start is not None and snapshot is not None:
-                state = context.resume(start.flow, snapshot)
+            if flow is not None and snapshot is not None:
+                state = context.resume(flow, snapshot)
             else:
-                state = context.start(context.new_flow() if init is None else init.flow)
+                state = context.start(flow or context.new_flow())
                 snapshots.save_initial(context.checkpoint(state.optimizer.average, state))
                 snapshots.save(state.snapshot())
             reporter = Reporter(context, path)
@@ -138,8 +138,9 @@ def _settings_of(init: Checkpoint, config: TrainConfig, images: LabelledImages) 
             "latents"
         )
     if config.flow not in (backbone, SMALL_FLOW):
-        message = "the initial flow has its own architecture; the settings flow.* are ignored"
-        warnings.warn(message, UserWarning, stacklevel=3)
+        warnings.warn(
+            "init has its own architecture; the settings flow.* are ignored", stacklevel=3
+        )
     return replace(config, flow=backbone)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..io.manifest import CONFIG, PICTURE
 from ..io.resolve import public_name
 from ..io.strict_json import jsonable
 from ..training import TrainResult, open_dataset, train
-from ..training.config import TrainConfig, recipe_path, recipes
+from ..training.config import TrainConfig, config_of, recipe_path, recipes
 from ..training.run.distributed import Processes
 from ..training.run.loop import stopped_from_outside
 from ..training.run.snapshots import Snapshots
@@ -149,8 +149,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
 
 def _settings(arguments: Namespace) -> TrainConfig:
     """The settings of the run."""
-    ready = parser().instantiate(arguments)
-    config = TrainConfig(**{field.name: ready[field.name] for field in fields(TrainConfig)})
+    config = config_of(parser().instantiate(arguments))
     if arguments.image_size is not None:
         dataset = replace(config.dataset, image_size=arguments.image_size)
         config = replace(config, dataset=dataset)

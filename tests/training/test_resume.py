@@ -124,7 +124,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(
 
 def test_a_killed_command_resumes_bit_for_bit(tmp_path: Path) -> None:
     """Killed between and during saves."""
-    summary = killed_runs(_words(tmp_path, epochs=6), tmp_path, kills=3, seed=0)
+    summary = killed_runs(_words(tmp_path, epochs=4), tmp_path, kills=3, seed=0)
     _assert_same(tmp_path)
     assert summary["kills"] == 3
 

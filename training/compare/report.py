@@ -1,35 +1,93 @@
-"""The result of a comparison: a table, a plot, a sentence of advice and the code to paste."""
+"""The results of a comparison: cells in a CSV file, a table, a plot, advice and code to paste."""
 
 from __future__ import annotations
 
+import base64
+import csv
 import io
+import json
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
-from nfaug.io.atomic import write_bytes, write_text
+from nfaug.io.atomic import write_text
+from nfaug.io.manifest import reading
+from nfaug.io.strict_json import jsonable, read_json
 
-from .cells import Cell, Cells
-from .settings import SAFE, Augmentation, CompareSettings
+from .settings import POLICIES, SAFE, Augmentation, CompareSettings
 
-__all__ = ["Comparison", "Gain", "gain_of"]
-
-SAFE_ALONE = Augmentation()
+__all__ = ["Cell", "Cells", "Comparison", "Gain", "gain_of"]
 
 
-@dataclass(frozen=True)
-class Gain:
+class Cell(NamedTuple):
+    """A trained classifier: which validation images were right, (N,) bool, and its seconds."""
+
+    right: NDArray[np.bool_]
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Validation accuracy in per cent."""
+        return 100 * float(self.right.mean())
+
+
+class Cells(dict[tuple[str, int], Cell]):
+    """The cells of a folder by augmentation and seed; on disk as soon as they are known.
+
+    Raises:
+        ValueError: The folder holds the comparison of other data or settings.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], images: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file, record = folder / "cells.csv", folder / "settings.json"
+        if not record.exists():
+            write_text(record, json.dumps(jsonable(settings), indent=2))
+        with reading(record):
+            saved = read_json(record)
+        for name, value in jsonable(settings).items():
+            if value != saved.get(name):
+                raise ValueError(
+                    f"{folder} holds a comparison with other settings: {name} was "
+                    f"{saved.get(name)!r} and is {value!r}. Use another --out"
+                )
+        if self.file.exists():
+            for row in csv.DictReader(self.file.read_text(encoding="utf-8").splitlines()):
+                bits = np.frombuffer(base64.b64decode(row["right"]), np.uint8)
+                cell = Cell(np.unpackbits(bits, count=images) > 0, float(row["seconds"]))
+                self[row["augmentation"], int(row["seed"])] = cell
+
+    def add(self, augmentation: str, seed: int, right: Tensor, seconds: float) -> None:
+        """Keep a cell, in memory and on disk."""
+        self[augmentation, seed] = Cell(right.numpy(), seconds)
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(("augmentation", "seed", "accuracy", "seconds", "right"))
+        for (name, number), cell in self.items():
+            packed = base64.b64encode(np.packbits(cell.right)).decode()
+            table.writerow((name, number, f"{cell.accuracy:.4f}", f"{cell.seconds:.2f}", packed))
+        write_text(self.file, text.getvalue())
+
+    def seeds(self, rows: Sequence[Augmentation]) -> list[int]:
+        """The seeds that every one of these rows has."""
+        return sorted({s for _, s in self if all((row.name, s) in self for row in rows)})
+
+    @property
+    def seconds(self) -> float:
+        """Time of all cells."""
+        return sum(cell.seconds for cell in self.values())
+
+
+class Gain(NamedTuple):
     """A mean gain in points of accuracy, with half-widths of its 95% interval.
 
-    Attributes:
-        mean: The mean over seeds.
-        seeds: Half-width over seeds: Student's t_(n-1) s / sqrt(n), within seeds.
-        images: Half-width over validation images: 1.96 s / sqrt(N).
+    They are t_(n-1) s / sqrt(n) over seeds and 1.96 s / sqrt(N) over validation images.
     """
 
     mean: float
@@ -41,11 +99,6 @@ class Gain:
         """The half-width of the interval: the root of the sum of squares."""
         return math.hypot(self.seeds, self.images)
 
-    @property
-    def clear(self) -> bool:
-        """Whether the interval excludes zero."""
-        return abs(self.mean) > self.half
-
     def __str__(self) -> str:
         """Rounded to what can be told apart: +4 ± 1, +2.1 ± 0.6; without ± for a single seed."""
         if math.isinf(self.half):
@@ -56,17 +109,19 @@ class Gain:
 
 def gain_of(ours: Sequence[Cell], others: Sequence[Cell]) -> Gain:
     """The gain of cells over others, with the same seeds in the same order."""
-    from scipy.stats import t as student
-
     pairs = list(zip(ours, others, strict=True))
-    differences = [a.accuracy - b.accuracy for a, b in pairs]
-    count, seeds = len(pairs), math.inf
-    if count > 1:
-        seeds = float(student.ppf(0.975, count - 1)) * statistics.stdev(differences) / count**0.5
+    points, n = [a.accuracy - b.accuracy for a, b in pairs], len(pairs)
+    seeds = _student(n) * statistics.stdev(points) / n**0.5 if n > 1 else math.inf
     changes = np.mean([a.right.astype(float) - b.right for a, b in pairs], axis=0)
-    return Gain(
-        statistics.fmean(differences), seeds, 196 * float(changes.std()) / len(changes) ** 0.5
-    )
+    images = 196 * float(changes.std()) / len(changes) ** 0.5
+    return Gain(statistics.fmean(points), seeds, images)
+
+
+def _student(count: int) -> float:
+    """Half of a 95% interval of the mean of `count` numbers, in standard errors."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, count - 1))
 
 
 class Comparison:
@@ -78,40 +133,41 @@ class Comparison:
         rows: The safe augmentations alone, then the others from the largest gain to the smallest.
     """
 
-    def __init__(
-        self, settings: CompareSettings, augmentations: Sequence[Augmentation], cells: Cells
-    ) -> None:
-        self.settings, self.seconds = settings, cells.seconds
-        self.seeds = cells.seeds([each.name for each in augmentations])
+    def __init__(self, settings: CompareSettings, cells: Cells) -> None:
+        self.settings, self.seconds, rows = settings, cells.seconds, settings.augmentations()
+        self.seeds = cells.seeds(rows)
         self._safe = " and ".join(SAFE[word] for word in settings.safe) or "nothing"
-        self._cells = {each: [cells[each.name, s] for s in self.seeds] for each in augmentations}
-        first, *others = augmentations
-        self.rows = [first, *sorted(others, key=lambda row: -self.gain(row).mean)]
+        self._cells = {row: [cells[row.name, seed] for seed in self.seeds] for row in rows}
+        self.rows = [rows[0], *sorted(rows[1:], key=lambda row: -self.gain(row, rows[0]).mean)]
 
     def accuracy(self, row: Augmentation) -> float:
         """Mean accuracy in per cent."""
         return statistics.fmean(cell.accuracy for cell in self._cells[row])
 
-    def gain(self, ours: Augmentation, other: Augmentation = SAFE_ALONE) -> Gain:
+    def gain(self, ours: Augmentation, other: Augmentation | None = None) -> Gain:
         """The gain of a row over another one, by default over the safe augmentations alone."""
-        return gain_of(self._cells[ours], self._cells[other])
+        return gain_of(self._cells[ours], self._cells[other or self.rows[0]])
 
     def best(self) -> Augmentation | None:
         """Of the rows with a clear gain, the simplest that the largest does not clearly beat."""
-        clear = [r for r in self.rows[1:] if self.gain(r).clear and self.gain(r).mean > 0]
-        equal = [r for r in clear if r is clear[0] or not self.gain(clear[0], r).clear]
-        return min(equal, key=lambda row: row.parts, default=None)
+        clear = [row for row in self.rows[1:] if self.gain(row).mean > self.gain(row).half]
+        equal = [r for r in clear if (above := self.gain(clear[0], r)).mean <= above.half]
+        return min(equal, key=lambda row: bool(row.flow) + bool(row.policy), default=None)
 
     def advice(self) -> str:
         """One sentence: what to use on these images, or what would settle it."""
-        best, first = self.best(), self.rows[1]
+        best, first, seeds = self.best(), self.rows[1], len(self.seeds)
         if best is not None:
             other = next(row for row in self.rows[1:] if bool(row.flow) != bool(best.flow))
             difference = self.gain(best, other)
-            known = f"{difference} points against" if difference.clear else "about the same as"
+            known = (
+                f"{difference} points against"
+                if abs(difference.mean) > difference.half
+                else "about the same as"
+            )
             over = f"{self.gain(best)} points of accuracy over {self._safe} alone"
             return f"Use {best.title}: {over}, and {known} {other.title}."
-        if len(self.seeds) == 1:
+        if seeds == 1:
             return "One seed says nothing about chance: give it more --minutes."
         gain = self.gain(first)
         if gain.mean <= 0:
@@ -121,64 +177,50 @@ class Comparison:
             times = 1.5 * (gain.images / gain.mean) ** 2
             more = f"{times:.0f} times as many validation images (--test-data)"
         else:
-            from scipy.stats import t as student
-
-            reach = 1.96 / float(student.ppf(0.975, len(self.seeds) - 1))  # of many seeds
-            ratio = (reach * gain.seeds) ** 2 / (gain.mean**2 - gain.images**2)
-            ratio = max(ratio, 1 + 1 / len(self.seeds))
-            seeds, minutes = len(self.seeds) * ratio, self.seconds * ratio / 60
-            more = f"--seeds {math.ceil(seeds)} --minutes {math.ceil(minutes)}"
+            reach = gain.seeds * 1.96 / _student(seeds)  # of many seeds
+            ratio = max(1 + 1 / seeds, reach**2 / (gain.mean**2 - gain.images**2))
+            minutes = math.ceil(self.seconds * ratio / 60)
+            more = f"--seeds {math.ceil(seeds * ratio)} --minutes {minutes}"
         return f"{text} {more} would settle it."
 
     def code(self) -> str:
         """Lines to paste into a training script."""
-        chosen = self.best() or next(row for row in self.rows if row.flow)
-        policies = {
-            "randaugment": "transform = v2.RandAugment(2, 9)  # from torchvision.transforms",
-            "trivialaugment": "transform = v2.TrivialAugmentWide()  # from torchvision.transforms",
-            "specaugment": "# then mask frequencies and times, as torchaudio.transforms do",
-        }
-        nfa = (
-            f'nfa = nfaug.NFAugment(nfaug.fit("{chosen.flow}", train_set), p={self.settings.p:g})\n'
-            "images, labels = nfa(images, labels)  # in the training loop"
-        )
-        parts = [nfa if chosen.flow else "", policies.get(chosen.policy, "")]
-        return "\n".join(filter(None, parts))
+        chosen, lines = self.best() or next(row for row in self.rows if row.flow), []
+        if chosen.flow:
+            fitted = f'nfaug.fit("{chosen.flow}", train_set)'
+            lines.append(f"nfa = nfaug.NFAugment({fitted}, p={self.settings.p:g})")
+            lines.append("images, labels = nfa(images, labels)  # in the training loop")
+        if chosen.policy:
+            lines.append(f"transform = {POLICIES[chosen.policy][1]}")
+        return "\n".join(lines)
 
     def text(self) -> str:
         """The report in Markdown: advice, table, method, code."""
-        few, network = self.settings.per_class, self.settings.network
-        lines = [f"| on top of {self._safe} | accuracy, % | gain, points |", "|---|---|---|"]
+        given, lines = self.settings, list[str]()
         for row in self.rows:
             gain = "" if row is self.rows[0] else self.gain(row)
             lines.append(f"| {row.title} | {self.accuracy(row):.1f} | {gain} |")
         table = "\n".join(lines)
-        seeds = "one seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
         return f"""{self.advice()}
 
+| on top of {self._safe} | accuracy, % | gain, points |
+|---|---|---|
 {table}
 
-{network}, {"all" if few is None else few} labels a class, {self.settings.steps} steps, {seeds}, \
-{self.seconds:.0f} s. ± is a 95% interval over seeds and validation images.
+{given.network}, {given.per_class or "all"} labels a class, {given.steps} steps, {len(self.seeds)} \
+seed{"s" * (len(self.seeds) > 1)}, {self.seconds:.0f} s. ± is a 95% interval over seeds and \
+validation images.
 
 ```python
 {self.code()}
 ```
 """
 
-    def write(self, folder: Path) -> None:
-        """Write table.md and, from two seeds on, gains.png."""
-        write_text(folder / "table.md", self.text())
-        if len(self.seeds) > 1:
-            picture = io.BytesIO()
-            self.plot().savefig(picture, format="png", dpi=150)
-            write_bytes(folder / "gains.png", picture.getvalue())
-
-    def plot(self) -> Any:
-        """A figure of gains and their intervals: NFA in one colour, the rest in another."""
+    def plot(self) -> bytes:
+        """A PNG picture of gains and their intervals: NFA in one colour, the rest in another."""
         from matplotlib.figure import Figure
 
-        rows = self.rows[1:]
+        rows, picture = self.rows[1:], io.BytesIO()
         figure = Figure(figsize=(7, 0.8 + 0.42 * len(rows)), layout="constrained")
         axes = figure.subplots()
         for height, row in enumerate(rows):
@@ -189,4 +231,5 @@ class Comparison:
         base = f"{self._safe} alone ({self.accuracy(self.rows[0]):.1f}%)"
         axes.set_xlabel(f"points of accuracy over {base}")
         axes.invert_yaxis()
-        return figure
+        figure.savefig(picture, format="png", dpi=150)
+        return picture.getvalue()

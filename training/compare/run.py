@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nfaug.augment.transform import NFAugment
+from nfaug.data.classes import check_class_names
 from nfaug.data.images import LabelledImages, progress_bar, split_per_class, to_tensors
 from nfaug.data.open import wrap_dataset
+from nfaug.fitting import fit
+from nfaug.io.atomic import write_bytes, write_text
 from nfaug.io.device import pick_device
 from nfaug.io.lock import lock_output
 
-from .cells import Cells
+from ..augmentation import FlowAugmentation
 from .classifier import Classifier
-from .images import bank_of, split_images, transform_of
-from .report import Comparison
-from .settings import Augmentation, CompareSettings
+from .report import Cells, Comparison
+from .settings import CompareSettings
 
-__all__ = ["compare"]
-
-_Split: TypeAlias = tuple[LabelledImages, Tensor, Tensor]  # see `split_images`
-
-_FEWEST, _MOST = 300, 2000  # optimiser steps; ten passes over the labelled images in between
+__all__ = ["bank_of", "compare", "spec_augment", "split_images", "transform_of"]
 
 
 def compare(
@@ -57,95 +57,162 @@ def compare(
         ValueError: A class has too few images, or `out` holds a comparison of something else.
 
     Example:
-        >>> import tempfile
-        >>> import nfaug.training
-        >>> digits = nfaug.training.open_dataset("digits", per_class=20)
-        >>> settings = nfaug.training.CompareSettings(per_class=5, seeds=2, steps=5)
-        >>> out = tempfile.mkdtemp()
-        >>> found = nfaug.training.compare(digits, settings, out=out, progress=False)
+        >>> from tempfile import mkdtemp
+        >>> from nfaug.training import CompareSettings, compare, open_dataset
+        >>> digits = open_dataset("digits", per_class=20)
+        >>> settings = CompareSettings(per_class=5, seeds=1, steps=5)
+        >>> found = compare(digits, settings, out=mkdtemp(), progress=False)
         >>> found.rows[0].title, len(found.rows)
         ('nothing more', 6)
     """
-    data, held = wrap_dataset(dataset), None if test is None else wrap_dataset(test)
-    given = settings or CompareSettings()
-    split = split_images(data, held, given.per_class)
-    number = len(split[0]) if given.per_class is None else given.per_class * len(data.classes)
-    settings = replace(given, steps=given.steps or min(_MOST, max(_FEWEST, number // 5)))
+    data, judged = wrap_dataset(dataset), None if test is None else wrap_dataset(test)
+    settings = settings or CompareSettings()
+    pool, held = split_images(data, judged, settings.per_class)
+    count = settings.per_class * len(data.classes) if settings.per_class else len(pool)
+    settings = replace(settings, steps=settings.steps or min(2000, max(300, count // 5)))
     record = {k: v for k, v in asdict(settings).items() if k not in ("minutes", "seeds", "device")}
-    record |= {"images": data.fingerprint(), "test": held and held.fingerprint()}
+    record |= {"images": data.fingerprint(), "test": judged and judged.fingerprint()}
     record["shape"] = [data.channels, *data.image_size]
     with lock_output(Path(out)):
-        cells = Cells(Path(out), record, len(split[1]))
-        rows = settings.augmentations()
+        cells = Cells(Path(out), record, len(held))
         try:
-            _fill(cells, settings, split, progress=progress)
+            _fill(cells, settings, (pool, held), progress)
         finally:  # also after Ctrl-C
-            if cells.seeds([row.name for row in rows]):
-                found = Comparison(settings, rows, cells)
-                found.write(Path(out))
+            if cells.seeds(settings.augmentations()):
+                found = Comparison(settings, cells)
+                write_text(Path(out) / "table.md", found.text())
+                if len(found.seeds) > 1:
+                    write_bytes(Path(out) / "gains.png", found.plot())
     return found
 
 
-def _fill(cells: Cells, settings: CompareSettings, split: _Split, *, progress: bool) -> None:
+def _fill(
+    cells: Cells, settings: CompareSettings, split: Sequence[LabelledImages], progress: bool
+) -> None:
     """Train the classifiers that are missing, while the time left is enough for a seed."""
-    rows = settings.augmentations()
+    pool, validation = split[0], to_tensors(split[1], progress=False)
+    rows, each = settings.augmentations(), settings.per_class
     deadline = time.monotonic() + 60 * settings.minutes - cells.seconds
     for seed in range(settings.seeds):
         missing = [row for row in rows if (row.name, seed) not in cells]
-        left = deadline - time.monotonic()
-        complete = bool(cells.seeds([row.name for row in rows]))
-        if complete and missing and left < cells.seconds / len(cells) * len(missing):
-            return
-        with progress_bar(
-            len(missing), f"seed {seed + 1}", "classifier", shown=progress and bool(missing)
-        ) as bar:
-            for row, right, seconds in _trained(missing, seed, settings, split):
-                cells.add(row.name, seed, right, seconds)
-                left = max(0.0, deadline - time.monotonic()) / 60
-                bar.set_description_str(f"seed {seed + 1}, {left:.1f} min left", refresh=False)
+        needed = cells.seconds / max(1, len(cells)) * len(missing)
+        if not missing or (cells.seeds(rows) and time.monotonic() + needed > deadline):
+            continue
+        few = split_per_class(pool, each, seed)[0] if each else pool
+        labelled, shape = to_tensors(few, progress=False), (few.channels, *few.image_size)
+        banks: dict[str, Tensor | None] = {"": None}
+        with progress_bar(len(missing), f"seed {seed + 1}", "classifier", shown=progress) as bar:
+            for row in missing:
+                started = time.monotonic()
+                if row.flow not in banks:
+                    banks[row.flow] = bank_of(row.flow, few, settings, seed)
+                transform = transform_of(settings.safe, row.policy, few.image_size)
+                draw = partial(_draw, labelled, banks[row.flow], settings.p, transform)
+                classifier = Classifier(settings, shape, len(few.classes), seed)
+                with torch.random.fork_rng(devices=[]):  # torchvision draws from the global one
+                    torch.default_generator.manual_seed(seed)
+                    classifier.train(draw, len(few))
+                cells.add(row.name, seed, classifier.right(*validation), time.monotonic() - started)
+                bar.set_postfix_str(f"{deadline - time.monotonic():.0f} s left", refresh=False)
                 bar.update()
 
 
-def _trained(
-    rows: list[Augmentation], seed: int, settings: CompareSettings, split: _Split
-) -> Iterator[tuple[Augmentation, Tensor, float]]:
-    """A classifier for each row: which validation images it gets right, and its seconds."""
-    pool, validation, expected = split
-    few = pool if settings.per_class is None else split_per_class(pool, settings.per_class, seed)[0]
-    images, labels = to_tensors(few, progress=False)
-    device, shape = pick_device(settings.device), (few.channels, *few.image_size)
-    banks: dict[str, Tensor | None] = {"": None}
-    for row in rows:
-        started = time.monotonic()
-        if row.flow not in banks:
-            banks[row.flow] = bank_of(row.flow, few, settings.variants, seed, device)
-        transform = transform_of(settings.safe, row.policy, few.image_size)
-        draw = _draw(images, labels, banks[row.flow], settings.p, transform)
-        classifier = Classifier(
-            settings.network, settings.weights, shape, len(few.classes), seed, device
-        )
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
-            torch.default_generator.manual_seed(seed)
-            steps, lr = settings.steps or 1, settings.lr
-            classifier.train(draw, len(labels), steps=steps, seed=seed, lr=lr)
-        yield row, classifier.right(validation, expected), time.monotonic() - started
-
-
 def _draw(
-    images: Tensor,
-    labels: Tensor,
-    bank: Tensor | None,
-    p: float,
-    transform: Callable[[Tensor], Tensor],
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Augmented batches with their labels: a variant with probability p, then the transform."""
+    labelled: tuple[Tensor, Tensor], bank: Tensor | None, p: float, transform: Any, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """An augmented batch with its labels: a variant with probability p, then the transform."""
+    batch, targets = (each[rows] for each in labelled)
+    if bank is not None:
+        variant = bank[rows, torch.randint(bank.shape[1], rows.shape)]
+        batch = torch.where((torch.rand(len(rows)) < p)[:, None, None, None], variant, batch)
+    return transform(batch), targets
 
-    def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
-        batch = images[rows]
-        if bank is not None:
-            variant = bank[rows, torch.randint(bank.shape[1], rows.shape)]
-            replaced = torch.rand(len(rows)) < p
-            batch = torch.where(replaced[:, None, None, None], variant, batch)
-        return transform(batch), labels[rows]
 
-    return draw
+def split_images(
+    data: LabelledImages, test: LabelledImages | None, few: int | None
+) -> tuple[LabelledImages, LabelledImages]:
+    """Images to draw labelled ones from, and those to validate with.
+
+    Without `test`, a quarter of each class is held out, or half of it if `few` labelled images of a
+    class are enough.
+
+    Raises:
+        ValueError: A class has too few images, or `test` has other classes.
+    """
+    needed = (few or 2) + (test is None)
+    counts = torch.bincount(data.targets, minlength=len(data.classes)).tolist()
+    if (smallest := min(counts)) < needed:
+        raise ValueError(
+            f"class {data.classes[counts.index(smallest)]!r} has {smallest} images; {needed} are "
+            "needed, those to validate with included: lower --per-class, or leave the class out"
+        )
+    if test is not None:
+        check_class_names(test.classes, data.classes)
+        return data, test
+    held = torch.zeros(len(data), dtype=torch.bool)
+    for label, count in enumerate(counts):
+        number = min(count // 2, count - few) if few else count // 4
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(label))
+        chosen = order[: min(max(1, number), 500)]  # more take time and add little precision
+        held[(data.targets == label).nonzero().flatten()[chosen]] = True
+    return data.subset((~held).nonzero().flatten()), data.subset(held.nonzero().flatten())
+
+
+def bank_of(
+    flow: str,
+    few: LabelledImages,
+    settings: CompareSettings,
+    seed: int,
+    autoencoder: str | None = None,
+    **mixing: Any,
+) -> Tensor:
+    """Variants (N, V, C, H, W) of the labelled images under a flow that is fitted to them."""
+    images, labels = to_tensors(few, progress=False)
+    rank = max(1, min(64, int(torch.bincount(labels).min()) - 1))
+    fitted = fit(flow, few, rank=rank, progress=False, seed=seed, autoencoder=autoencoder)
+    device, numbers = pick_device(settings.device), range(settings.variants)
+    nfa = NFAugment(fitted.to(device), p=1.0, **mixing)
+    draws = [torch.Generator().manual_seed(1000 * seed + number) for number in numbers]
+    batches = zip(images.to(device).split(256), labels.split(256), strict=True)
+    return torch.cat([torch.stack([*nfa.variants(*each, draws)], 1).cpu() for each in batches])
+
+
+def transform_of(
+    safe: Collection[str], policy: str, size: tuple[int, int]
+) -> Callable[[Tensor], Tensor]:
+    """The policy and then the safe augmentations, for uint8 images (B, C, H, W) of this size.
+
+    Each image is shifted by up to an eighth of its shorter side, with mirrored borders.
+    """
+    from torchvision.transforms import v2
+
+    known = {"randaugment": v2.RandAugment(2, 9), "trivialaugment": v2.TrivialAugmentWide()}
+    single: list[Any] = [known.get(policy, spec_augment)] if policy else []
+    single += [v2.ColorJitter(0.3, 0.3, 0.3)] if "colour" in safe else []
+    shifts = max(1, min(size) // 8) if {"crop", "spectrogram"} & {*safe} else 0
+    plain = FlowAugmentation(hflip=bool({"flip", "rotate"} & {*safe}), pad_crop=shifts)
+
+    def transform(images: Tensor) -> Tensor:
+        for change in single:
+            images = torch.stack([change(image) for image in images])
+        images = plain.apply(images, plain.draw(len(images), torch.default_generator))
+        if "rotate" in safe:
+            turned = zip(images, torch.randint(4, (len(images),)).tolist(), strict=True)
+            images = torch.stack([image.rot90(turns, (1, 2)) for image, turns in turned])
+        return images
+
+    return transform
+
+
+def spec_augment(image: Tensor, share: float = 1 / 8) -> Tensor:
+    """Mask two bands of frequency (rows) and two of time (columns) with the mean of the image.
+
+    Each is up to a `share` of the image wide: the masks of arXiv:1904.08779, no time warping.
+    """
+    masked = image.clone()
+    grey = int(image.float().mean())
+    for side in (1, 1, 2, 2):
+        length = image.shape[side]
+        width = int(torch.randint(int(length * share) + 1, ()))
+        masked.narrow(side, int(torch.randint(length - width + 1, ())), width).fill_(grey)
+    return masked

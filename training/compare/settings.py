@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 __all__ = ["PIXELS", "POLICIES", "SAFE", "Augmentation", "CompareSettings"]
 
@@ -16,16 +18,12 @@ SAFE = {
     "colour": "colour changes",
     "spectrogram": "shifts",
 }
-#: The rivals of NFA and their titles.
+#: The rivals of NFA: titles, and code to paste.
 POLICIES = {
-    "randaugment": "RandAugment",
-    "trivialaugment": "TrivialAugment",
-    "specaugment": "SpecAugment",
+    "randaugment": ("RandAugment", "torchvision.transforms.v2.RandAugment(2, 9)"),
+    "trivialaugment": ("TrivialAugment", "torchvision.transforms.v2.TrivialAugmentWide()"),
+    "specaugment": ("SpecAugment", "torchaudio.transforms.SpecAugment(2, w // 8, 2, h // 8)"),
 }
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 @dataclass(frozen=True)
@@ -75,64 +73,40 @@ class CompareSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for word in self.safe:
-            if word not in SAFE:
-                raise ValueError(f"augment must name some of {', '.join(SAFE)}; got {word!r}")
-        if "spectrogram" in self.safe and {"flip", "rotate", "colour"} & {*self.safe}:
+        for name, known in (("augment", SAFE), ("rivals", POLICIES)):
+            if {*re.findall(r"\w+", value := getattr(self, name))} - {*known}:
+                raise ValueError(f"{name} must name some of {', '.join(known)}; got {value!r}")
+        for name in ("per_class", "minutes", "seeds", "steps", "lr", "p", "variants"):
+            limit, value = 1 if name == "p" else math.inf, getattr(self, name)
+            if value is not None and not 0 < value <= limit:
+                raise ValueError(f"{name} must lie in (0, {limit}]; got {value}")
+        fits = self.network != "small-cnn" and str(self.weights).endswith(".safetensors")
+        if self.weights is not None and not fits:
             raise ValueError(
-                "a flipped, turned or recoloured spectrogram is another sound: with "
-                f"augment=spectrogram leave out flip, rotate and colour; got {self.augment!r}"
+                f"weights must be .safetensors of a timm --network; got {self.weights!r}"
             )
-        if {*_words(self.rivals)} - {*POLICIES}:
-            raise ValueError(f"rivals must name some of {', '.join(POLICIES)}; got {self.rivals!r}")
-        for name in ("minutes", "seeds", "variants"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
-        if self.lr is not None and not 0 < self.lr < 10:
-            raise ValueError(f"lr must lie in (0, 10); got {self.lr}")
-        if not 0 < self.p <= 1:
-            raise ValueError(f"p must lie in (0, 1]; got {self.p}")
-        if self.weights is not None:
-            if self.network == "small-cnn":
-                raise ValueError("weights needs the timm model that they are of: --network NAME")
-            if Path(self.weights).suffix != ".safetensors":
-                raise ValueError(f"weights must be a .safetensors file; got {self.weights!r}")
 
     @property
-    def safe(self) -> tuple[str, ...]:
+    def safe(self) -> list[str]:
         """The words of `augment`."""
-        return _words(self.augment)
+        return re.findall(r"\w+", self.augment)
 
     def augmentations(self) -> list[Augmentation]:
         """The rows of the table: the safe augmentations alone come first."""
-        spectrogram = "spectrogram" in self.safe
-        usual = ("specaugment",) if spectrogram else ("randaugment", "trivialaugment")
-        policies = _words(self.rivals) or usual
-        flows = (PIXELS, *self.flow)
-        return [
-            Augmentation(),
-            *(Augmentation(flow=flow) for flow in flows),
-            *(Augmentation(policy=policy) for policy in policies),
-            *(Augmentation(flow, policy) for flow in flows for policy in policies),
-        ]
+        usual = "specaugment" if "spectrogram" in self.safe else "randaugment,trivialaugment"
+        rivals = ("", *re.findall(r"\w+", self.rivals or usual))
+        return [Augmentation(flow, rival) for flow in ("", PIXELS, *self.flow) for rival in rivals]
 
 
-@dataclass(frozen=True)
-class Augmentation:
+class Augmentation(NamedTuple):
     """A row of the table: what is added to the safe augmentations.
 
-    Attributes:
-        flow: The flow of NFA, whose variants replace a share p of the images; empty for none.
-        policy: A name in `POLICIES`, applied after NFA; empty for none.
+    `flow` is that of NFA, whose variants replace a share p of the images. `policy`, a name in
+    `POLICIES`, is applied after NFA. Both can be empty.
     """
 
     flow: str = ""
     policy: str = ""
-
-    @property
-    def parts(self) -> int:
-        """How many augmentations it adds."""
-        return bool(self.flow) + bool(self.policy)
 
     @property
     def name(self) -> str:
@@ -142,7 +116,6 @@ class Augmentation:
     @property
     def title(self) -> str:
         """The name in the table."""
-        nfa = "NFA in pixels" if self.flow == PIXELS else f"NFA with {self.flow}"
-        titles = [nfa] if self.flow else []
-        titles += [POLICIES[self.policy]] if self.policy else []
-        return ", then ".join(titles) or "nothing more"
+        nfa = "NFA in pixels" if self.flow == PIXELS else self.flow and f"NFA with {self.flow}"
+        policy = self.policy and POLICIES[self.policy][0]
+        return ", then ".join(filter(None, (nfa, policy))) or "nothing more"

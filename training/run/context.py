@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,20 +18,19 @@ from nfaug.data.batches import Batches, MemoryBatches, open_batches, progress_ba
 from nfaug.data.classes import check_class_names, check_class_sizes
 from nfaug.data.images import LabelledImages
 from nfaug.data.open import wrap_dataset
-from nfaug.flows.codec import Codec
+from nfaug.flows.codec import Codec, check_levels
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.latent_codec import LatentCodec, measure_codec
 
 from ..config import TrainConfig, flat
+from ..metrics import class_statistics
 from .distributed import Processes, draw_noise
 from .optimizer import FlowOptimizer
-from .prior import check_prior, class_statistics, representative
 from .snapshots import RunState, Snapshot
 
 __all__ = ["RunContext", "TrainResult", "hold_out", "open_context"]
 
-_INIT_IMAGES = 512  # images for the data-dependent initialisation
-_MEASURED = 512  # images on which the scale of an autoencoder's latents is measured
+_INIT_IMAGES = 512  # images for the data-dependent initialisation, or the scale of latents
 _ENCODED = 64  # images that an autoencoder encodes at a time
 _MIN_SPLIT = 20  # smaller classes hold nothing out
 
@@ -61,34 +60,29 @@ class RunContext:
         processes: The processes that share the run.
         dataset: All images.
         classes: Class names; empty if the prior has a single gaussian.
-        data: Batches to train on.
-        val: Batches to evaluate on, or None.
         noise: The noise generator in its state before the run's first draw.
         choice: The CPU generator in its state before the run's first draw.
         codec: The autoencoder whose latents the flow models; None for pixels.
-        progress: Whether to report progress.
+        shown: Whether this process reports progress.
+        data: Batches to train on.
+        val: Batches to evaluate on, or None.
     """
 
     config: TrainConfig
     processes: Processes
     dataset: LabelledImages
     classes: Sequence[str]
-    data: Batches
-    val: Batches | None
     noise: torch.Generator
     choice: torch.Generator
     codec: LatentCodec | None
-    progress: bool
+    shown: bool
+    data: Batches = field(init=False)
+    val: Batches | None = field(init=False)
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches per epoch, the last and possibly smaller one included."""
         return math.ceil(len(self.data.labels) / self.config.batch_size)
-
-    @property
-    def shown(self) -> bool:
-        """Whether this process reports progress."""
-        return self.progress and self.processes.main
 
     def shape(self) -> tuple[FlowConfig, Codec | None]:
         """The flow's configuration and codec for these settings and images."""
@@ -142,9 +136,9 @@ class RunContext:
 
     def resume(self, flow: Flow, snapshot: Snapshot) -> RunState:
         """Return the state of a resumed run; `flow` gives the shape."""
-        placeholder = ClassGaussians(torch.zeros(1, 1), torch.ones(1, 1))
         optimizer = FlowOptimizer(self._trainable(flow), self.config)
-        state = RunState(optimizer, placeholder, {}, self.noise, self.choice)
+        gaussians = ClassGaussians(torch.zeros(1, 1), torch.ones(1, 1))  # for those of the snapshot
+        state = RunState(optimizer, gaussians, {}, self.noise, self.choice)
         state.restore(snapshot)
         return state
 
@@ -172,18 +166,17 @@ class RunContext:
         prior, counts, number = config.entry, None, 1
         if prior.labelled:
             counts, number = torch.bincount(labels, minlength=len(classes)), len(classes)
-        means = torch.zeros(number, flow.config.dim)
-        variances = torch.ones_like(means)
+        means, variances = torch.zeros(number, flow.config.dim), torch.ones(number, flow.config.dim)
         if prior.needs_latents:
             stats = class_statistics(
                 flow,
                 self.data,
-                representative(labels, len(classes), config.statistics_images, choice),
+                _representative(labels, len(classes), config.statistics_images, choice),
                 len(classes),
                 batch_size=self.config.batch_size,
                 generator=noise,
-                progress=self.shown,
                 processes=self.processes,
+                progress=self.shown,
             )
             _, means, variances = stats.finalize()
         means, variances, outcome = prior.solve(means, variances, config.settings, choice)
@@ -221,40 +214,37 @@ def open_context(
     Raises:
         ValueError: If the images cannot be trained on with these settings.
     """
-    check_prior(config.prior, len(images.classes))
-    classes: Sequence[str] = images.classes if config.prior.entry.labelled else ()
+    entry, several = config.prior.entry, len(images.classes)
+    if several < entry.min_classes:
+        raise ValueError(
+            f"prior.kind {config.prior.kind!r} needs at least {entry.min_classes} classes, the "
+            f"data have {several}; set prior.kind to 'single'"
+        )
+    classes: Sequence[str] = images.classes if entry.labelled else ()
     if classes:
         check_class_sizes(images.targets, classes)
-    codec = _measured(images, config, processes.device) if start is None else start.codec
+    codec = None if start is None else start.codec
+    if start is None and config.autoencoder is not None:
+        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
+        chosen = torch.stack([images.image(row) for row in rows[:_INIT_IMAGES].tolist()])
+        codec = measure_codec(
+            config.autoencoder, chosen, noise=config.latent_noise, device=processes.device
+        )
+    noise = torch.Generator(processes.device).manual_seed(config.seed)
     choice = torch.Generator().manual_seed(config.seed)
-    context = RunContext(
-        config=config,
-        processes=processes,
-        dataset=images,
-        classes=classes,
-        data=MemoryBatches(torch.empty(0), torch.empty(0)),
-        val=None,
-        noise=torch.Generator(processes.device).manual_seed(config.seed),
-        choice=choice,
-        codec=codec if isinstance(codec, LatentCodec) else None,
-        progress=progress,
-    )
+    latents, shown = codec if isinstance(codec, LatentCodec) else None, progress and processes.main
+    context = RunContext(config, processes, images, classes, noise, choice, latents, shown)
     context.shape()  # settings that do not fit fail before the images are read
     if val is not None:
         held = wrap_dataset(val, classes=images.classes)
         check_class_names(held.classes, images.classes)
-        expected, found = ((each.channels, *each.image_size) for each in (images, held))
-        if expected != found:
-            raise ValueError(
-                f"images to evaluate on have the shape {found} (channels, height, width), images "
-                f"to train on {expected}"
-            )
-        held_out = _read(held, context, mirrored=False)
-        return replace(context, data=_read(images, context), val=held_out)
+        check_levels(held.image(0)[None], images.channels, images.image_size)
+        context.val, context.data = _read(held, context, mirrored=False), _read(images, context)
+        return context
     data = _read(images, context)
-    rows, others = hold_out(data.labels, len(images.classes), config.dataset.val_fraction, choice)
-    subset = data.subset(others) if len(others) else None
-    return replace(context, data=data.subset(rows), val=subset)
+    rows, others = hold_out(data.labels, several, config.dataset.val_fraction, choice)
+    context.data, context.val = data.subset(rows), data.subset(others) if len(others) else None
+    return context
 
 
 def hold_out(
@@ -272,34 +262,22 @@ def hold_out(
     return (~held).nonzero().flatten(), held.nonzero().flatten()
 
 
+def _representative(
+    labels: Tensor, num_classes: int, most: int, generator: torch.Generator
+) -> Tensor:
+    """Indices of at most `most` random images, plus as many as give every class two."""
+    order = torch.randperm(len(labels), generator=generator)[:most]
+    chosen = torch.bincount(labels[order], minlength=num_classes)
+    for y in (chosen < 2).nonzero().flatten().tolist():
+        rows = (labels == y).nonzero().flatten()
+        order = torch.cat([order, rows[~torch.isin(rows, order)][: 2 - int(chosen[y])]])
+    return order
+
+
 def _read(images: LabelledImages, context: RunContext, *, mirrored: bool = True) -> Batches:
-    """Batches of images, or of their latents if there is an autoencoder."""
-    config = context.config
-    data = open_batches(
-        images,
-        memory_gib=config.dataset.memory_gib,
-        workers=config.dataset.workers,
-        progress=context.shown,
-        seed=seed_of(config.seed, context.processes.rank),
-    )
-    return data if context.codec is None else _latents(data, context, mirrored=mirrored)
+    """Batches of images, or of their latents if there is an autoencoder.
 
-
-def _measured(
-    images: LabelledImages, config: TrainConfig, device: torch.device
-) -> LatentCodec | None:
-    """The autoencoder of the settings with the scale of its latents; None for pixels."""
-    if config.autoencoder is None:
-        return None
-    choice = torch.Generator().manual_seed(config.seed)
-    rows = torch.randperm(len(images), generator=choice)[:_MEASURED]
-    chosen = torch.stack([images.image(row) for row in rows.tolist()])
-    return measure_codec(config.autoencoder, chosen, noise=config.latent_noise, device=device)
-
-
-def _latents(data: Batches, context: RunContext, *, mirrored: bool) -> Batches:
-    """Encode images once, since an autoencoder costs an order of magnitude more than the flow.
-
+    Images are encoded once, since an autoencoder costs an order of magnitude more than the flow.
     Latents (N, views, C, H, W) are kept as float16, whose rounding is below the noise. With
     `mirrored` and `augmentation.hflip` the second view is the mirror image's latents, which differ
     from the mirrored latents; `FlowAugmentation` draws one of the views.
@@ -307,23 +285,29 @@ def _latents(data: Batches, context: RunContext, *, mirrored: bool) -> Batches:
     Raises:
         ValueError: If an augmentation cannot apply to latents.
     """
-    codec, augmentation = context.codec, context.config.augmentation
-    assert codec is not None
-    if augmentation.pad_crop:
+    config, codec = context.config, context.codec
+    if codec is not None and config.augmentation.pad_crop:
         raise ValueError(
             "latents are computed once and cannot be shifted: set augmentation.pad_crop to 0; got "
-            f"{augmentation.pad_crop}"
+            f"{config.augmentation.pad_crop}"
         )
-    count, views = len(data.labels), 1 + (mirrored and augmentation.hflip)
+    data = open_batches(
+        images,
+        memory_gib=config.dataset.memory_gib,
+        workers=config.dataset.workers,
+        progress=context.shown,
+        seed=seed_of(config.seed, context.processes.rank),
+    )
+    if codec is None:
+        return data
+    count, views, done = len(data.labels), 1 + (mirrored and config.augmentation.hflip), 0
     latents = torch.empty((count, views, *codec.latent_shape), dtype=torch.float16)
-    done = 0
     with progress_bar(count, "latents", "image", shown=context.shown) as bar:
-        for images, _ in data.iterate(torch.arange(count), _ENCODED):
-            batch = images.to(context.processes.device)
-            part = slice(done, done + len(batch))
+        for batch, _ in data.iterate(torch.arange(count), _ENCODED):
+            batch = batch.to(context.processes.device)
             for view in range(views):
                 encoded = codec.prepare(batch.flip(-1) if view else batch)
-                latents[part, view] = encoded.to("cpu", torch.float16)
-            done = part.stop
+                latents[done : done + len(batch), view] = encoded.to("cpu", torch.float16)
+            done += len(batch)
             bar.update(len(batch))
     return MemoryBatches(latents, data.labels)

@@ -16,8 +16,6 @@ from nfaug.flows.flow import Flow
 from nfaug.io.device import pick_device
 from nfaug.io.ranks import Ranks, launched
 
-from ..config import TRACKERS
-
 __all__ = ["Processes", "Shard", "draw_noise", "shared_batches"]
 
 _TIMEOUT = timedelta(hours=2)  # the other processes wait while the main one fits PCA
@@ -50,12 +48,25 @@ class Processes(Ranks):
     ) -> None:
         super().__init__()
         self.accelerator: Any = None
-        _check_trackers(trackers)
+        for name in trackers:
+            if find_spec(name) is None:  # Accelerate would leave it out without a word
+                package = "'nfaug[train]'" if name == "tensorboard" else name
+                others = "choose among tensorboard, wandb and trackio with --trackers"
+                raise ValueError(f"{name!r} is not installed: pip install {package}, or {others}")
         several = launched() > 1
         if several or trackers:
             # Without `cpu` and without a GPU, Accelerate runs every process on its own.
             cpu = several and (device == "cpu" or not torch.cuda.is_available())
-            self.accelerator = _accelerator(cpu, trackers, folder)
+            from accelerate import Accelerator
+            from accelerate.utils import InitProcessGroupKwargs
+
+            self.accelerator = Accelerator(
+                cpu=cpu,
+                mixed_precision="no",
+                log_with=list(trackers) or None,
+                project_dir=None if folder is None else folder / "tensorboard",
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=_TIMEOUT)],
+            )
         if several:
             self.count = self.accelerator.num_processes
             self.rank = self.accelerator.process_index
@@ -132,27 +143,3 @@ def shared_batches(
         start = sum(map(len, rows.tensor_split(ranks.count)[: ranks.rank])) if len(own) else 0
         part = slice(start, start + len(images))
         yield Shard(images, labels, part, len(rows), float(len(own) > 0))
-
-
-def _check_trackers(trackers: Sequence[str]) -> None:
-    """Accelerate would leave out a tracker that is not installed without a word."""
-    for name in trackers:
-        if find_spec(name) is None:
-            package = "'nfaug[train]'" if name == "tensorboard" else name
-            raise ValueError(
-                f"the tracker {name!r} is not installed: pip install {package}, or choose among "
-                f"{', '.join(TRACKERS)} with --trackers"
-            )
-
-
-def _accelerator(cpu: bool, trackers: Sequence[str], folder: Path | None) -> Any:
-    from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs
-
-    return Accelerator(
-        cpu=cpu,
-        mixed_precision="no",
-        log_with=list(trackers) or None,
-        project_dir=None if folder is None else folder / "tensorboard",
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=_TIMEOUT)],
-    )

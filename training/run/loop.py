@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +22,10 @@ from ..metrics import evaluate
 from .context import RunContext
 from .distributed import Shard, draw_noise, shared_batches
 from .optimizer import TrainingDiverged
-from .prior import prior_labels
 from .reporter import Reporter
 from .snapshots import RunState, Snapshots
 
-__all__ = ["FlowLoss", "Interrupted", "Loop", "RunStopped", "Signals", "stopped_from_outside"]
+__all__ = ["FlowLoss", "Interrupted", "Loop", "RunStopped", "noted", "stopped_from_outside"]
 
 MAX_ROLLBACKS = 3
 _PROBES = 64  # images encoded to check that a flow is still finite
@@ -67,14 +65,7 @@ class FlowLoss(nn.Module):
 
 
 class Loop:
-    """Trains from a state until the last epoch is over.
-
-    Args:
-        context: Settings, images and processes.
-        state: The state to start from; changed in place.
-        snapshots: Where snapshots are saved.
-        reporter: Receives steps, rows and pictures.
-    """
+    """Trains from a state, which it changes in place, until the last epoch is over."""
 
     def __init__(
         self, context: RunContext, state: RunState, snapshots: Snapshots, reporter: Reporter
@@ -83,7 +74,7 @@ class Loop:
         self.state, self.snapshots, self.reporter = state, snapshots, reporter
         self.flow = state.optimizer.flow
         self.model = self.processes.wrap(FlowLoss(self.flow))
-        self.signals = Signals(enabled=snapshots.folder is not None)
+        self.signals: list[int] = []
         self.began = time.monotonic() - state.elapsed
         self.saved_at = state.elapsed
 
@@ -97,19 +88,19 @@ class Loop:
         """
         state = self.state
         state.finished = state.finished and self._done() >= 1  # it may now have more epochs or time
-        with self.signals:
+        with noted(self.signals) if self.snapshots.folder else contextlib.nullcontext():
             while not state.finished:
                 try:
                     self._epoch()
                 except TrainingDiverged as error:
                     self._roll_back(error)
                 except RuntimeError as error:
-                    if not self.signals.number:
+                    if not self.signals:
                         raise
                     # The signal went to all processes and ended those that read images, which torch
                     # reports at any moment: the step may not be whole.
                     hint = _resume_hint(self.snapshots)
-                    raise Interrupted(f"interrupted; {hint}", self.signals.number) from error
+                    raise Interrupted(f"interrupted; {hint}", self.signals[0]) from error
 
     def _epoch(self) -> None:
         """Train the rest of the epoch, then evaluate."""
@@ -131,9 +122,15 @@ class Loop:
         drawn = augmentation.draw(shard.total, state.noise)
         images = augmentation.apply(images, {k: v[shard.part] for k, v in drawn.items()})
         noise = draw_noise(self.flow, shard.total, state.noise, augmentation.noise)[shard.part]
-        labels = prior_labels(self.config.prior, shard.labels).to(self.processes.device)
+        labels = shard.labels.to(self.processes.device)
+        labels = labels if self.config.prior.entry.labelled else torch.zeros_like(labels)
         bits = self.model(images, noise, labels, state.gaussians) * (shard.weight / shard.total)
-        shared = self._over_processes(bits.detach())
+        # Over all processes: the loss, the number of signals, and the main process's clock.
+        clock = (time.monotonic() - self.began) * self.processes.main
+        shared = torch.tensor([0.0, len(self.signals) > 0, clock], dtype=torch.float64)
+        shared = shared.to(self.processes.float64)
+        shared[0] = bits.detach()
+        self.processes.sum(shared)
         # The wrapper averages gradients over processes, and the loss is a sum over them.
         loss = state.optimizer.step(bits * self.processes.count, self._done(), shared[0])
         _, stop, state.elapsed = shared.tolist()
@@ -141,18 +138,7 @@ class Loop:
             state.losses.append(loss)
         state.position += 1
         self.reporter.step(state, shard.total, self._done())
-        return stop > 0
-
-    def _over_processes(self, bits: Tensor) -> Tensor:
-        """The loss of the whole batch, the number of signals, and the main process's clock."""
-        clock = (time.monotonic() - self.began) * self.processes.main
-        values = torch.tensor(
-            [0.0, float(self.signals.number > 0), clock],
-            dtype=torch.float64,
-            device=self.processes.float64,
-        )
-        values[0] = bits
-        return self.processes.sum(values)
+        return bool(stop)
 
     def _done(self) -> float:
         """The share of the run that is over, by steps or by the clock."""
@@ -170,7 +156,7 @@ class Loop:
         if stop:
             self._save()
             self.processes.wait()  # the main process may still be writing
-            number = self.signals.number or signal.SIGTERM  # another process received it
+            number = self.signals[0] if self.signals else signal.SIGTERM  # of another process
             raise Interrupted(f"interrupted; {_resume_hint(self.snapshots)}", number)
 
     def _end_epoch(self) -> None:
@@ -261,37 +247,30 @@ class Loop:
         )
 
 
-class Signals:
-    """Notes SIGINT and SIGTERM while the block runs, so that the loop saves the state first.
+@contextlib.contextmanager
+def noted(signals: list[int]) -> Iterator[None]:
+    """Note SIGINT and SIGTERM in a list while the block runs, so that the state is saved first.
 
     A second Ctrl-C interrupts at once, and a signal that the loop did not see has its usual effect
-    when the block ends. Only the main thread can set handlers; elsewhere, and if not `enabled`,
-    signals are left as they are.
-
-    Attributes:
-        number: The first signal received, 0 for none.
+    when the block ends. Only the main thread can set handlers; elsewhere signals are left as they
+    are.
     """
 
-    def __init__(self, *, enabled: bool = True) -> None:
-        self.number = 0
-        self.enabled = enabled and threading.current_thread() is threading.main_thread()
-        self.previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        for number in (signal.SIGINT, signal.SIGTERM) if self.enabled else ():
-            self.previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-        if self.number and kind is None:
-            signal.raise_signal(self.number)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number and number == signal.SIGINT:
+    def note(number: int, frame: FrameType | None) -> None:
+        if signals and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.number = self.number or number
+        signals.append(number)
+
+    main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+    previous = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if signals:
+        signal.raise_signal(signals[0])
 
 
 @contextlib.contextmanager
@@ -303,8 +282,6 @@ def stopped_from_outside(snapshots: Snapshots) -> Iterator[None]:
     """
     try:
         yield
-    except RunStopped:
-        raise
     except (OSError, ImageDecodeError) as error:
         raise RunStopped(f"{error}; {_resume_hint(snapshots)}") from error
     except RuntimeError as error:
@@ -323,6 +300,5 @@ def _resume_hint(snapshots: Snapshots) -> str:
     steps = snapshots.steps()
     if not steps:
         return "no state was saved yet"
-    return (
-        f"the state of step {steps[-1]} is saved: resume with nfaug train --resume {snapshots.run}"
-    )
+    run = snapshots.folder and snapshots.folder.parent
+    return f"the state of step {steps[-1]} is saved: resume with nfaug train --resume {run}"

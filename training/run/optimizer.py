@@ -52,8 +52,7 @@ class FlowOptimizer:
     def __init__(self, flow: Flow, config: TrainConfig) -> None:
         from ema_pytorch import EMA  # only training needs the extra
 
-        self.flow = flow
-        self.config = config
+        self.flow, self.config = flow, config
         self.ema = EMA(
             flow,
             beta=config.optim.ema_decay,

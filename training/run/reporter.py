@@ -6,8 +6,9 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 
 from nfaug.augment.preview import picture_grid
@@ -19,13 +20,7 @@ from ..config import flat
 from .context import RunContext
 from .snapshots import RunState
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 __all__ = ["Reporter"]
-
-LOG = "log.csv"
-_CLASSES, _COLUMNS = 10, 6  # rows and columns of the picture of samples
 
 
 class Reporter:
@@ -46,17 +41,13 @@ class Reporter:
     def start(self, state: RunState) -> None:
         """Open the log and the trackers at the state's step."""
         self.rewind(state)
-        accelerator = self.context.processes.accelerator
-        if self.folder is None or accelerator is None or not self.context.config.trackers:
+        accelerator, steps = self.context.processes.accelerator, state.optimizer.steps
+        if self.folder is None or accelerator is None:
             return
-        steps = state.optimizer.steps
-        settings = flat(self.context.config.to_dict())
+        settings = flat(self.context.config.to_dict()).items()
         accelerator.init_trackers(
             "nfaug",
-            config={
-                name: value if isinstance(value, (str, int, float)) else str(value)
-                for name, value in settings.items()
-            },
+            config={k: v if isinstance(v, (str, int, float)) else str(v) for k, v in settings},
             init_kwargs={
                 "tensorboard": {"purge_step": steps + 1 if steps else 0},
                 "wandb": {"name": self.folder.name, "dir": str(self.folder)},
@@ -72,33 +63,39 @@ class Reporter:
         limit = self.context.config.max_minutes
         if limit is not None and done:  # the time left follows the clock
             self.bar.total = round((self.bar.n + images) / done)
-        parts = [f"train: epoch {state.epoch} of {self.context.config.epochs}"]
-        parts.append(f"step {state.optimizer.steps}")
-        if state.losses:
-            parts.append(f"{state.losses[-1]:.3f} bits/dim")
+        text = f"train: epoch {state.epoch} of {self.context.config.epochs}"
+        text += f", step {state.optimizer.steps}"
+        text += f", {state.losses[-1]:.3f} bits/dim" if state.losses else ""
         if state.history and "nf_acc" in state.history[-1]:
-            parts.append(f"NF-Acc {state.history[-1]['nf_acc']:.3f}")
-        self.bar.set_description_str(", ".join(parts), refresh=False)
+            text += f", NF-Acc {state.history[-1]['nf_acc']:.3f}"
+        self.bar.set_description_str(text, refresh=False)
         self.bar.update(images)
 
     def row(self, state: RunState) -> None:
         """Report a new row of the log."""
         self.bar.refresh()
-        if self.folder is None:
-            return
         self._write_log(state)
         row = {name: value for name, value in state.history[-1].items() if math.isfinite(value)}
         for tracker in self.trackers:
             tracker.log(row, step=state.optimizer.steps)
 
+    @torch.no_grad()
     def samples(self, state: RunState) -> None:
-        """Draw samples of the flow, for the folder and for the trackers that take images."""
+        """Draw samples for the folder and the trackers: a row for each of the first 10 classes.
+
+        Uses the averaged weights and none of the run's generators.
+        """
         if self.folder is None:
             return
-        import numpy as np
-
-        name, step = "progress_samples", state.optimizer.steps
-        picture = _samples(self.context, state)
+        names, columns = [*self.context.classes][:10] or ["all"], 6
+        labels = (
+            torch.arange(len(names)).repeat_interleave(columns).to(state.gaussians.means.device)
+        )
+        generator = torch.Generator(labels.device).manual_seed(self.context.config.seed)
+        flow, gaussians, step = state.optimizer.average, state.gaussians, state.optimizer.steps
+        samples = sample_images(flow, gaussians, labels, generator=generator).cpu()
+        picture = picture_grid(samples.unflatten(0, (-1, columns)), [""] * columns, names)
+        name = "progress_samples"
         (self.folder / "pictures").mkdir(parents=True, exist_ok=True)
         write_picture(self.folder / "pictures" / f"{name}.png", picture)
         values = {name: np.asarray(picture.convert("RGB"))[None]}
@@ -114,9 +111,7 @@ class Reporter:
         position += state.position * self.context.config.batch_size
         self.bar.reset()  # the clock, too: what came before took none of the bar's images
         self.bar.n = self.bar.initial = self.bar.last_print_n = position
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write_log(state)
+        self._write_log(state)
 
     def close(self) -> None:
         """Close the bar and the trackers."""
@@ -125,25 +120,13 @@ class Reporter:
             tracker.finish()
 
     def _write_log(self, state: RunState) -> None:
-        assert self.folder is not None
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
         names = list(dict.fromkeys(name for row in state.history for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, names, restval=math.nan)
         if names:
             writer.writeheader()
         writer.writerows(state.history)
-        write_text(self.folder / LOG, text.getvalue())
-
-
-@torch.no_grad()
-def _samples(context: RunContext, state: RunState) -> Image.Image:
-    """Samples of a running flow: a row for each of the first 10 classes.
-
-    Uses the averaged weights and none of the run's generators.
-    """
-    names = [*context.classes][:_CLASSES] or ["all"]
-    device = context.processes.device
-    labels = torch.arange(len(names), device=device).repeat_interleave(_COLUMNS)
-    generator = torch.Generator(device).manual_seed(context.config.seed)
-    samples = sample_images(state.optimizer.average, state.gaussians, labels, generator=generator)
-    return picture_grid(samples.cpu().unflatten(0, (-1, _COLUMNS)), [""] * _COLUMNS, names)
+        write_text(self.folder / "log.csv", text.getvalue())

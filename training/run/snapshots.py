@@ -135,7 +135,6 @@ class Snapshots:
         *,
         writer: bool = True,
     ) -> None:
-        self.run = folder
         self.folder = None if folder is None else folder / _FOLDER
         self.fixed = jsonable(fixed or {})
         self.writer = writer
@@ -143,9 +142,7 @@ class Snapshots:
 
     def steps(self) -> list[int]:
         """The steps that have a snapshot on disk, in order."""
-        if self.folder is None or not self.folder.is_dir():
-            return []
-        names = (entry.name for entry in self.folder.iterdir())
+        names = () if self.folder is None else (path.name for path in self.folder.glob("step-*"))
         return sorted(int(name[5:]) for name in names if _STEP.fullmatch(name))
 
     def clear(self) -> None:
@@ -182,18 +179,21 @@ class Snapshots:
             return self.memory
         path = self.folder / _name(steps[-1])
         try:
-            snapshot = _read(path)
+            facts = read_json(path / _FACTS)
+            if facts["format"] != _FORMAT:
+                raise ValueError(f"its format is {facts['format']!r}; this nfaug reads {_FORMAT}")
+            snapshot = Snapshot(read_tensors(path / _TENSORS, facts["sha256"]), facts)
         except (ValueError, KeyError) as error:
             raise ValueError(
                 f"the saved state {path} is damaged ({error}); remove it to resume from the state "
                 "before it"
             ) from error
-        saved = snapshot.facts["fixed"]
+        saved = facts["fixed"]
         for name in {**saved, **self.fixed}:
             if (one := saved.get(name)) != (other := self.fixed.get(name)):
                 raise ValueError(
-                    f"the run in {self.run} has {name} {one}, and settings and images now give "
-                    f"{other}. A resumed run must keep it; start a new run, or pass what it had"
+                    f"the run in {self.folder.parent} has {name} {one}; settings and images now "
+                    f"give {other}. A resumed run must keep it: pass its value, or start a new run"
                 )
         return snapshot
 
@@ -210,10 +210,3 @@ class Snapshots:
 
 def _name(steps: int) -> str:
     return f"step-{steps:09}"
-
-
-def _read(path: Path) -> Snapshot:
-    facts = read_json(path / _FACTS)
-    if facts["format"] != _FORMAT:
-        raise ValueError(f"its format is {facts['format']!r}; this nfaug reads {_FORMAT}")
-    return Snapshot(read_tensors(path / _TENSORS, facts["sha256"]), facts)
