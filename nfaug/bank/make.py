@@ -50,7 +50,7 @@ def make_bank(
     dataset: Dataset[Any],
     out: str | Path,
     *,
-    variants: int = 4,
+    variants: int = 20,
     residual: bool = False,
     shard: tuple[int, int] | None = None,
     seed: int = 0,

@@ -42,7 +42,7 @@ def parser() -> ArgumentParser:
     add_data_options(made, "train")
     made.add_argument("--out", required=True, help="the directory of the bank")
     made.add_argument("--overwrite", action="store_true", help="replace the bank in --out")
-    made.add_argument("--variants", type=int, default=4, help="variants per image")
+    made.add_argument("--variants", type=int, default=20, help="variants per image")
     made.add_argument(
         "--residual",
         action="store_true",
