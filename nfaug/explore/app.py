@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import functools
-import ipaddress
 import os
-import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
-from urllib.parse import urlsplit
 
 import torch
 from PIL import Image
@@ -26,9 +23,8 @@ os.environ["GRADIO_RUN_HISTORY"] = "False"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 __all__ = ["build_app", "serve"]
 
@@ -53,8 +49,6 @@ _CSS = """
 #upload .icon-wrap, footer { display: none !important; }
 @media (max-width: 760px) { #main { flex-wrap: wrap; } #main > * { flex-basis: 100%; } }
 """
-
-Flows = Callable[[str], OpenFlow]
 
 
 def build_app(
@@ -89,26 +83,35 @@ def build_app(
         gr.Markdown(_ABOUT)
         with gr.Row(elem_id="main"):
             with gr.Column(scale=1, min_width=280):
-                controls = flow, label, upload, _, *settings = _controls(flows, first)
+                controls = flow, label, upload, *rest = _controls(flows, first)
             with gr.Column(scale=3):
                 top = _rows("What a classifier sees in training", 4)
                 told = gr.Markdown(elem_id="status")
                 differences = _rows("Differences to the image, around mid-grey", _VARIANTS)
-    choose, show = (
-        {
+    shown = [top, differences, told]
+
+    def calling(function: Callable[..., Any]) -> dict[str, Any]:
+        return {
             "fn": _reporting(functools.partial(function, flow_of)),
             "api_name": function.__name__,
             "concurrency_id": "torch",  # one call at a time, because torch uses all cores for each
             "trigger_mode": "always_last",
             "show_progress": "hidden",
         }
-        for function in (choose_flow, show_variants)
-    )
-    shown: dict[str, Any] = {"inputs": controls, "outputs": [top, differences, told], **show}
+
     with page:
-        gr.on([page.load, upload.clear, *(each.change for each in controls[1:])], **shown)
-        chosen = gr.on([flow.change], inputs=[flow], outputs=[label, settings[2], upload], **choose)
-        chosen.then(**{**shown, "api_name": False})
+        # Only what a visitor does starts a call, and one call changes all that depends on it. A
+        # call that the end of another one starts can lose its answer: Gradio closes the stream.
+        done = [
+            page.load,
+            label.select,
+            upload.upload,
+            upload.clear,
+            *(each.input for each in rest),
+        ]
+        gr.on(done, inputs=controls, outputs=shown, **calling(show_variants))
+        changed = [label, rest[3], upload, *shown]
+        gr.on([flow.select], inputs=[flow, *rest], outputs=changed, **calling(choose_flow))
     return page
 
 
@@ -137,11 +140,15 @@ def _controls(flows: Sequence[str], first: OpenFlow) -> list[Any]:
     ]
 
 
-def choose_flow(flow_of: Callable[[str], OpenFlow], name: str) -> tuple[Any, ...]:
-    """What changes with the flow: the classes, the number of axes, and no upload."""
-    flow = flow_of(name)
-    classes = gr.Dropdown(choices=[*flow.classes], value=flow.classes[0])
-    return classes, gr.Slider(maximum=flow.pca.rank, value=flow.pca.rank), None
+def choose_flow(
+    flow_of: Callable[[str], OpenFlow], name: str, number: float | None, *values: Any
+) -> tuple[Any, ...]:
+    """The first class, all axes and no upload, and what `show_variants` then shows."""
+    flow, (strength, noise, _, *others) = flow_of(name), values
+    label, axes = flow.classes[0], flow.pca.rank
+    shown = show_variants(flow_of, name, label, None, number, strength, noise, axes, *others)
+    classes = gr.Dropdown(choices=[*flow.classes], value=label)
+    return classes, gr.Slider(maximum=axes, value=axes), None, *shown
 
 
 def show_variants(
@@ -188,12 +195,7 @@ def show_variants(
 
 
 def serve(
-    page: gr.Blocks,
-    *,
-    host: str = "127.0.0.1",
-    port: int | None = None,
-    names: Sequence[str] = (),
-    **options: Any,
+    page: gr.Blocks, *, host: str = "127.0.0.1", port: int | None = None, **options: Any
 ) -> str:
     """Serve the page until the process ends, and return its address.
 
@@ -203,8 +205,6 @@ def serve(
         page: The page.
         host: Address to listen on; the default is reached from this machine alone.
         port: Port; None for the first free one from 7860.
-        names: More host names that visitors reach the page by, such as that of a proxy. Without
-            them it answers under `host`, this machine's name and numeric addresses.
         options: More arguments of Gradio's `launch`.
     """
     theme = gr.themes.Default(
@@ -212,8 +212,11 @@ def serve(
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     )
-    known = {"localhost", host, socket.gethostname(), *names}
-    _, local, _ = page.launch(
+    # By a host name of its own that resolves to this machine, a page of another site could make the
+    # browser take this server for its own (DNS rebinding).
+    local = ["localhost", "127.0.0.1"]
+    hosts = local if host in local else ["*"]
+    _, address, _ = page.launch(
         server_name=host,
         server_port=port,
         share=False,
@@ -221,38 +224,10 @@ def serve(
         max_file_size=_UPLOAD,
         theme=theme,
         css=_CSS,
-        app_kwargs={"middleware": [Middleware(_OwnNames, known=known)]},
+        app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
         **options,
     )
-    return str(local)
-
-
-class _OwnNames:
-    """Answers requests to known host names and to addresses, which come from its own pages.
-
-    A page of another site can make the browser take this server for its own, by a host name of
-    that site which resolves to this machine (DNS rebinding). Addresses need no name server.
-    """
-
-    def __init__(self, app: Any, known: set[str]) -> None:
-        self.app, self.known = app, known
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] in ("http", "websocket"):
-            headers = Headers(scope=scope)
-            host = headers.get("host", "")
-            origin = urlsplit(headers.get("origin", f"//{host}")).netloc
-            if origin != host or not self._is_known(urlsplit(f"//{host}").hostname or ""):
-                refused = PlainTextResponse("the explorer does not answer under this name", 403)
-                await refused(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
-
-    def _is_known(self, name: str) -> bool:
-        try:
-            return name in self.known or bool(ipaddress.ip_address(name))
-        except ValueError:
-            return False
+    return str(address)
 
 
 def _reporting(function: Callable[..., T]) -> Callable[..., T]:

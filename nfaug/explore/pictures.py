@@ -48,10 +48,10 @@ class OpenFlow:
         """The engine of `NFAugment`, which settings can share."""
         return NFAugment(self.checkpoint).engine
 
-    @functools.cached_property
+    @property
     def frozen(self) -> Flow:
         """The flow, for encoding and decoding."""
-        return self.checkpoint.flow.freeze()
+        return self.engine.on(self.engine.device)[0]
 
     @property
     def pca(self) -> ClasswisePCA:
