@@ -22,8 +22,7 @@ from huggingface_hub import (
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
 
 from nfaug.augment.preview import picture_grid
-from nfaug.checkpoint.checkpoint import Checkpoint, sample_images
-from nfaug.checkpoint.directory import read_parts
+from nfaug.checkpoint.checkpoint import Checkpoint, read_checkpoint, sample_images
 from nfaug.io.hub import hub_errors
 from nfaug.io.manifest import PICTURE, TENSOR_FILES
 
@@ -167,7 +166,7 @@ def _staged(
     if not isinstance(checkpoint, Checkpoint):
         directory = Path(checkpoint).expanduser()
         own = _own_files(directory)
-        checkpoint = Checkpoint(*read_parts(directory))  # one that cannot be read is not pushed
+        checkpoint = read_checkpoint(directory)  # one that cannot be read is not pushed
     if not memory:
         own.pop(PICTURE, None)
         if checkpoint.pca is not None:

@@ -13,6 +13,8 @@ from ..io.manifest import CONFIG, LONGEST_REASON, dump_manifest, reading
 
 __all__ = ["CheckpointConfig"]
 
+_OBJECTS = ("preprocessing", "gaussians", "training", "metrics")
+
 
 @dataclass(frozen=True)
 class CheckpointConfig:
@@ -49,15 +51,8 @@ class CheckpointConfig:
         with reading(f"{file}: autoencoder", longest=LONGEST_REASON):
             if "autoencoder" in manifest:
                 autoencoder = AutoencoderConfig(**manifest["autoencoder"])
-        return cls(
-            flow,
-            class_names=tuple(manifest["class_names"]),
-            preprocessing=manifest["preprocessing"],
-            gaussians=manifest["gaussians"],
-            training=manifest["training"],
-            metrics=manifest["metrics"],
-            autoencoder=autoencoder,
-        )
+        own = {name: manifest[name] for name in _OBJECTS}
+        return cls(flow, tuple(manifest["class_names"]), autoencoder=autoencoder, **own)
 
     def to_json(self, files: Mapping[str, str]) -> str:
         """Return the text of `config.json`; `files` maps tensor files to their SHA-256.
@@ -66,14 +61,7 @@ class CheckpointConfig:
             TypeError: A value has a type that JSON lacks.
             ValueError: Class names are too many or not distinct, or the text is too long.
         """
-        values = {
-            "flow": self.flow.to_dict(),
-            "preprocessing": self.preprocessing,
-            "class_names": self.class_names,
-            "gaussians": self.gaussians,
-            "training": self.training,
-            "metrics": self.metrics,
-        }
-        if self.autoencoder is not None:
-            values["autoencoder"] = self.autoencoder.to_dict()
+        values = {**vars(self), "flow": self.flow.to_dict()}
+        if (record := values.pop("autoencoder")) is not None:
+            values["autoencoder"] = record.to_dict()
         return dump_manifest(values, files)

@@ -261,7 +261,9 @@ class Flow(Layer):
         return frozen.eval()
 
     def __repr__(self) -> str:
-        return f"Flow({self.config}, {self.config.parameter_count / 1e6:.2f} M parameters)"
+        shape = " x ".join(map(str, self.config.shape))
+        size = f"{self.config.parameter_count / 1e6:.2f} M parameters"
+        return f"Flow({self.config.backbone.name} {shape}, {size})"
 
 
 def check_finite(weights: Mapping[str, Tensor]) -> None:
