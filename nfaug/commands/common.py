@@ -25,7 +25,6 @@ __all__ = [
     "add_data_options",
     "add_flow",
     "add_image_size",
-    "add_mixing",
     "add_out",
     "load_on",
     "mixing",
@@ -108,13 +107,8 @@ def add_autoencoder(parser: ArgumentParser) -> None:
     )
 
 
-def add_mixing(parser: ArgumentParser, *, skip: Sequence[str] = ("p",)) -> None:
-    """An option for each field of `MixSettings` but those of `skip`, such as --strength 1.0."""
-    parser.add_class_arguments(MixSettings, skip={*skip})
-
-
 def mixing(arguments: Namespace) -> MixSettings:
-    """The settings of the options of `add_mixing`."""
+    """The settings of the options that `add_class_arguments(MixSettings)` added."""
     names = [field.name for field in dataclasses.fields(MixSettings)]
     return MixSettings(**{name: arguments[name] for name in names if name in arguments})
 

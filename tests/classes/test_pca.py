@@ -244,8 +244,7 @@ def test_from_tensors_lists_all_errors(pca: ClasswisePCA) -> None:
         ({"memory_labels": labels + 1}, "1 to 4"),
         ({"memory_labels": labels.flip(0)}, "sorted"),
         ({"ranks": good["ranks"] + 1}, r"^ranks .*7"),
-        ({"ranks": good["ranks"] - 1}, "5 rows"),
-        ({"axes": good["axes"] * 2}, "6 rows"),
+        ({"axes": good["axes"] / 0}, r"^axes "),
         ({"eigenvalues": -good["eigenvalues"]}, r"^eigenvalues "),
         ({"memory": good["memory"][:0], "memory_labels": labels[:0]}, r"\(0, 6\)"),
     ]
