@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nfaug.classes.pca_fit import ClasswisePCA, fit_pca
+from nfaug.classes.pca_fit import ClasswisePCA, assemble, fit_class
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.mef import MefSettings
 
@@ -101,6 +102,12 @@ def _fitted(channels: int, memory: bool) -> ClasswisePCA:
             images = images_of(torch.full((40,), label), seed=100 + label, channels=channels)
             latents.append(flow.encode(images)[0].flatten(1))
     return fit_pca(latents, rank=8, memory=memory)
+
+
+def fit_pca(latents: Iterable[Tensor], *, rank: int, memory: bool = True) -> ClasswisePCA:
+    """The PCA of the latents of each class."""
+    fits = [fit_class(rows, rank, label=label) for label, rows in enumerate(latents)]
+    return assemble(fits, rank=rank, memory=memory)
 
 
 def checkpoint(*, channels: int = 3, memory: bool = True, **changes: Any) -> Parts:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..classes.gaussians import ClassGaussians
 from ..classes.pca_fit import ClasswisePCA
-from ..flows.autoencoder import AutoencoderSource, find_autoencoder
+from ..flows.autoencoder import AutoencoderConfig, AutoencoderSource, find_autoencoder
+from ..flows.config import FlowConfig
 from ..flows.flow import Flow, check_finite
 from ..flows.latent_codec import LatentCodec
 from ..io.atomic import check_output, replace_directory
@@ -27,12 +29,12 @@ from ..io.manifest import (
     PICTURE,
     TENSOR_FILES,
     CheckpointError,
+    dump_manifest,
     read_manifest,
     reading,
 )
 from ..io.resolve import read_resolved
 from ..io.tensors import read_tensors, write_tensors
-from .config import CheckpointConfig
 
 __all__ = [
     "Checkpoint",
@@ -44,6 +46,58 @@ __all__ = [
 ]
 
 _BATCH = 256  # images that `sample_images` decodes at once
+_OBJECTS = ("preprocessing", "gaussians", "training", "metrics")  # of `config.json`
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What `config.json` says besides versions and hashes.
+
+    Attributes:
+        flow: Shape of the flow.
+        class_names: Names in label order; empty for a flow without classes.
+        preprocessing: What was done to images before the flow saw them.
+        gaussians: Settings by which the class gaussians were found.
+        training: Summary of the training run.
+        metrics: Figures measured on held-out data.
+        autoencoder: The autoencoder in whose latent space the flow works; None for pixels.
+    """
+
+    flow: FlowConfig
+    class_names: tuple[str, ...] = ()
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    gaussians: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    autoencoder: AutoencoderConfig | None = None
+
+    @classmethod
+    def from_manifest(cls, directory: Path, manifest: Mapping[str, Any]) -> CheckpointConfig:
+        """Return the configuration of `read_manifest(directory)`.
+
+        Raises:
+            CheckpointError: The flow or the autoencoder has an unknown or impossible value.
+        """
+        file, autoencoder = directory / CONFIG, None
+        with reading(f"{file}: flow", longest=LONGEST_REASON):
+            flow = FlowConfig.from_dict(manifest["flow"])
+        with reading(f"{file}: autoencoder", longest=LONGEST_REASON):
+            if "autoencoder" in manifest:
+                autoencoder = AutoencoderConfig(**manifest["autoencoder"])
+        own = {name: manifest[name] for name in _OBJECTS}
+        return cls(flow, tuple(manifest["class_names"]), autoencoder=autoencoder, **own)
+
+    def to_json(self, files: Mapping[str, str]) -> str:
+        """Return the text of `config.json`; `files` maps tensor files to their SHA-256.
+
+        Raises:
+            TypeError: A value has a type that JSON lacks.
+            ValueError: Class names are too many or not distinct, or the text is too long.
+        """
+        values = {**vars(self), "flow": self.flow.to_dict()}
+        if (record := values.pop("autoencoder")) is not None:
+            values["autoencoder"] = asdict(record)
+        return dump_manifest(values, files)
 
 
 @dataclass

@@ -37,15 +37,16 @@ class ClasswisePCA(nn.Module):
 
     with mean m_y and orthonormal axes U_y of class y. Methods take latents of shape (B, d) or
     (B, C, H, W) with C*H*W = d, and int64 labels of shape (B,). They do not synchronize an
-    accelerator. Fit one with `nfaug.fit` or `nfaug.classes.pca_fit.fit_pca`.
+    accelerator. Fit one with `nfaug.fit` or `nfaug.classes.pca_fit`.
 
     Args:
         tensors: The first nine attributes by name, or the first seven if there is no memory.
 
     Example:
         >>> import torch
-        >>> from nfaug.classes.pca_fit import fit_pca
-        >>> pca = fit_pca([torch.randn(50, 12), torch.randn(40, 12)], rank=3)
+        >>> from nfaug.classes.pca_fit import assemble, fit_class
+        >>> fits = [fit_class(torch.randn(count, 12), rank=3) for count in (50, 40)]
+        >>> pca = assemble(fits, rank=3, memory=True)
         >>> z, labels = torch.randn(4, 12), torch.tensor([0, 1, 1, 0])
         >>> a = pca.project(z, labels)
         >>> a.shape, pca.add(z, labels, -a).shape

@@ -5,10 +5,11 @@ import warnings
 
 import pytest
 import torch
+from nfa_tools import fit_pca
 from torch import Tensor
 
 import nfaug.classes.pca as module
-from nfaug.classes.pca_fit import ClasswisePCA, fit_class, fit_pca
+from nfaug.classes.pca_fit import ClasswisePCA, fit_class
 
 CLASSES, DIM, RANK = 4, 40, 6
 

@@ -20,6 +20,7 @@ from unittest import mock
 import torch
 from attack_tools import run_script
 from checkpoint_tools import header_of, sign, with_header
+from nfa_tools import fit_pca
 from safetensors.torch import load_file, save_file
 
 import nfaug
@@ -30,7 +31,6 @@ from nfaug.checkpoint.checkpoint import (
     load,
 )
 from nfaug.classes.gaussians import ClassGaussians
-from nfaug.classes.pca_fit import fit_pca
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.mef import MefSettings
 
