@@ -176,5 +176,6 @@ def _shown(value: object) -> str:
 
 def _is_number(value: object) -> TypeGuard[float]:
     """Whether it is a number that a float can hold."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and abs(value) <= sys.float_info.max
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max

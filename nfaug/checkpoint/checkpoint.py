@@ -221,7 +221,7 @@ class Checkpoint:
             device = None if generator is None else generator.device
             labels = torch.randint(len(classes), (count,), generator=generator, device=device)
         elif label_or_n in (names if named else classes):
-            label = names.index(label_or_n) if named else label_or_n
+            label: Any = names.index(label_or_n) if isinstance(label_or_n, str) else label_or_n
             labels = torch.full((count,), label)
         else:
             raise ValueError(

@@ -117,11 +117,11 @@ def build_app(
 
 def _controls(flows: Sequence[str], first: OpenFlow) -> list[Any]:
     """The controls in the order of the parameters of `show_variants`."""
-    default, axes = MixSettings(), first.pca.rank
+    default, axes = MixSettings(), first.engine.rank
     kinds = get_args(get_type_hints(MixSettings)["mix"])
     return [
         gr.Dropdown([*flows], value=flows[0], label="Flow"),
-        gr.Dropdown([*first.classes], value=first.classes[0], label="Class"),
+        gr.Dropdown([*first.engine.class_names], value=first.engine.class_names[0], label="Class"),
         gr.File(
             label="Drop an image of this class",
             file_types=[*IMAGE_ENDINGS],
@@ -145,9 +145,9 @@ def choose_flow(
 ) -> tuple[Any, ...]:
     """The first class, all axes and no upload, and what `show_variants` then shows."""
     flow, (strength, noise, _, *others) = flow_of(name), values
-    label, axes = flow.classes[0], flow.pca.rank
-    shown = show_variants(flow_of, name, label, None, number, strength, noise, axes, *others)
-    classes = gr.Dropdown(choices=[*flow.classes], value=label)
+    names, axes = flow.engine.class_names, flow.engine.rank
+    shown = show_variants(flow_of, name, names[0], None, number, strength, noise, axes, *others)
+    classes = gr.Dropdown(choices=[*names], value=names[0])
     return classes, gr.Slider(maximum=axes, value=axes), None, *shown
 
 
@@ -164,22 +164,23 @@ def show_variants(
     `values` are those of the settings in `_controls`.
     """
     flow = flow_of(name)
-    if label not in flow.classes:
-        raise ValueError(f"the flow has no class {label!r}; it has {', '.join(flow.classes[:20])}")
-    index = flow.classes.index(label)
+    names = flow.engine.class_names
+    if label not in names:
+        raise ValueError(f"the flow has no class {label!r}; it has {', '.join(names[:20])}")
+    index = names.index(label)
     seed = int(number or 0) % 2**31  # the field may be empty
     *mixing, gate, gated = values
     chosen = dict(zip(_MIXING, mixing, strict=True))
     axes = int(chosen["axes"])
-    chosen["axes"] = axes if axes < flow.pca.rank else None
+    chosen["axes"] = axes if axes < flow.engine.rank else None
     settings = MixSettings(**chosen, gate=gate if gated else None)
     if upload is None:
         image = class_images(flow, index, 1, seed=seed)
     else:
         image = read_picture(upload, flow)
     shown = compare(flow, image, index, settings, n=_VARIANTS, seed=seed)
-    names = [f"variant {i}" for i in range(1, _VARIANTS + 1)]
-    captions = [a if b else f"{a}: unchanged" for a, b in zip(names, shown.changed, strict=True)]
+    titles = [f"variant {i}" for i in range(1, _VARIANTS + 1)]
+    captions = [a if b else f"{a}: unchanged" for a, b in zip(titles, shown.changed, strict=True)]
     height, width = flow.checkpoint.flow.codec.image_size
     exact = "bit for bit" if torch.equal(shown.decoded, image) else "with differences"
     side = "inside" if shown.radius <= gate else "outside"
@@ -191,7 +192,7 @@ def show_variants(
     )
     images = [image, shown.decoded, *shown.variants[:, None]]
     top = _gallery(images, ["image", f"decoded, {height} x {width}", *captions])
-    return top, _gallery(shown.differences[:, None], names), told
+    return top, _gallery(shown.differences[:, None], titles), told
 
 
 def serve(

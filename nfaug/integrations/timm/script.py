@@ -45,7 +45,8 @@ def run_script(
     if not Path(path).is_file():
         raise ValueError(f"there is no script {str(path)!r}; pass the path of timm's train.py")
     made: list[NFALoader] = []
-    create = timm.data.create_loader
+    data: Any = timm.data  # scripts import create_loader from here
+    create = data.create_loader
 
     def create_loader(*args: Any, **kwargs: Any) -> Any:
         settings = inspect.signature(create).bind(*args, **kwargs).arguments
@@ -58,7 +59,7 @@ def run_script(
 
     try:
         with (
-            mock.patch.object(timm.data, "create_loader", create_loader),
+            mock.patch.object(data, "create_loader", create_loader),
             mock.patch.object(sys, "argv", [str(path), *argv]),
             mock.patch.object(sys, "path", [str(Path(path).resolve().parent), *sys.path]),
         ):
