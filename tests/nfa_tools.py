@@ -71,13 +71,9 @@ def batch_of(
     return images_of(labels, seed=seed + 1, channels=channels, size=size), labels
 
 
+@functools.cache
 def tiny_flow(channels: int = 3) -> Flow:
     """A flow on 8 x 8 images whose zero-initialized weights are perturbed."""
-    return _tiny_flow(channels)
-
-
-@functools.cache
-def _tiny_flow(channels: int) -> Flow:
     generator = torch.Generator().manual_seed(0)
     config = FlowConfig(
         channels=channels,

@@ -46,7 +46,6 @@ __all__ = [
 ]
 
 _BATCH = 256  # images that `sample_images` decodes at once
-_OBJECTS = ("preprocessing", "gaussians", "training", "metrics")  # of `config.json`
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,8 @@ class CheckpointConfig:
         with reading(f"{file}: autoencoder", longest=LONGEST_REASON):
             if "autoencoder" in manifest:
                 autoencoder = AutoencoderConfig(**manifest["autoencoder"])
-        own = {name: manifest[name] for name in _OBJECTS}
+        names = ("preprocessing", "gaussians", "training", "metrics")
+        own = {name: manifest[name] for name in names}
         return cls(flow, tuple(manifest["class_names"]), autoencoder=autoencoder, **own)
 
     def to_json(self, files: Mapping[str, str]) -> str:

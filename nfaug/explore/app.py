@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 from PIL import Image
@@ -28,7 +28,6 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 __all__ = ["build_app", "serve"]
 
-T = TypeVar("T")
 _SIDE = 168  # pixels up to which pictures are enlarged
 _VARIANTS = 6
 _UPLOAD = 8 * 2**20  # bytes of an uploaded file
@@ -231,10 +230,10 @@ def serve(
     return str(address)
 
 
-def _reporting(function: Callable[..., T]) -> Callable[..., T]:
+def _reporting(function: Callable[..., Any]) -> Callable[..., Any]:
     """Show the reason of an error that a visitor can cause as a message on the page."""
 
-    def reported(*values: Any) -> T:
+    def reported(*values: Any) -> Any:
         try:
             return function(*values)
         except (ValueError, OSError) as error:

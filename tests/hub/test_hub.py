@@ -118,7 +118,6 @@ def test_a_card_of_ones_own(hub: FakeHub, mine: Path) -> None:
 
 @pytest.mark.parametrize("name", ["README.md", "samples.png"])
 def test_a_link_is_not_published(name: str, hub: FakeHub, mine: Path, tmp_path: Path) -> None:
-    """It might show a file of another folder."""
     (tmp_path / "key").write_text("private")
     (mine / name).unlink(missing_ok=True)
     (mine / name).symlink_to(tmp_path / "key")
