@@ -30,7 +30,6 @@ from nfaug.classes.fixed_point.rules import class_kernel
 from nfaug.classes.gaussians import pairwise_kl
 from nfaug.classes.statistics import ClassStatistics
 from nfaug.data.open import open_dataset
-from nfaug.fitting import encode_with_noise
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.mef import MefSettings
 
@@ -272,7 +271,8 @@ def fresh_latents(data: str, per_class: int | None) -> tuple[Tensor, Tensor]:
     flow.initialize((pixels[:500] + torch.rand(pixels[:500].shape)) / 128 - 1)
     found = ClassStatistics(len(images.classes), config.dim)
     for part, y in zip(pixels.split(500), labels.split(500), strict=True):
-        found.update(encode_with_noise(flow, part)[0], y)
+        noise = torch.rand(len(part), *flow.config.shape)
+        found.update(flow.encode(part, noise)[0], y)
     return found.finalize()[1:]
 
 

@@ -6,17 +6,17 @@ page nor link from it. The text of the card is in `card.md`.
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from nfaug.checkpoint.config import CheckpointConfig
+from nfaug.checkpoint.checkpoint import CheckpointConfig
 from nfaug.classes.pca_fit import ClasswisePCA
 from nfaug.io.text import printable
 
@@ -80,7 +80,7 @@ def make_card(
     name = repo_id.rpartition("/")[2]
     size = " x ".join(map(str, (images.channels, *images.image_size)))
     autoencoder = config.autoencoder and {
-        **config.autoencoder.to_dict(),
+        **asdict(config.autoencoder),
         "name": escape(config.autoencoder.name),
     }
     architecture = {"backbone": config.flow.backbone.name, **asdict(config.flow.backbone)}
@@ -134,10 +134,10 @@ def _metadata(config: CheckpointConfig, name: str, license: str | None) -> Model
             dataset_name=shown.strip() or "unknown",
             metric_type=metric,
             metric_name=title,
-            metric_value=round(value, 4),
+            metric_value=round(float(value), 4),
         )
         for task, metric, title, key in _RESULTS
-        if (value := _number(config.metrics.get(key))) is not None
+        if _is_number(value := config.metrics.get(key))
     ]
     return ModelCardData(
         library_name="nfaug",
@@ -165,24 +165,17 @@ def _axes(pca: ClasswisePCA | None) -> dict[str, Any]:
 
 def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Title and value of each row of a table, escaped; None is left out."""
-    rows = []
-    for title, value in values.items():
-        number = _number(value)
-        if number is None:
-            shown = escape(value)
-        else:
-            shown = f"{value:,}" if isinstance(value, int) else f"{number:.4g}"
-        if value is not None:
-            rows.append((escape(title), shown))
-    return rows
+    return [(escape(title), _shown(x)) for title, x in values.items() if x is not None]
 
 
-def _number(value: object) -> float | None:
-    """Return a finite number, or None for anything else."""
+def _shown(value: object) -> str:
+    if not _is_number(value):
+        return escape(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a number that a float can hold."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
+        return False
+    return abs(value) <= sys.float_info.max

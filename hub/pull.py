@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from nfaug.checkpoint.directory import read_parts
+from nfaug.checkpoint.checkpoint import read_checkpoint
 from nfaug.io.atomic import check_output, replace_directory
 from nfaug.io.hub import read_repository
 from nfaug.io.lock import lock_output
@@ -62,5 +62,5 @@ def pull(
 
 
 def _checked(folder: Path) -> Path:
-    read_parts(folder, on_latents=False)  # the autoencoder need not be here yet
+    read_checkpoint(folder, on_latents=False)  # the autoencoder need not be here yet
     return folder

@@ -12,18 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationCopy,
-    CommitOperationDelete,
-    HfApi,
-    hf_hub_download,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
 
 from nfaug.augment.preview import picture_grid
-from nfaug.checkpoint.checkpoint import Checkpoint, sample_images
-from nfaug.checkpoint.directory import read_parts
+from nfaug.checkpoint.checkpoint import Checkpoint, read_checkpoint, sample_images
 from nfaug.io.hub import hub_errors
 from nfaug.io.manifest import PICTURE, TENSOR_FILES
 
@@ -102,8 +95,13 @@ def push_to_hub(
             card = hf_hub_download(repo_id, CARD, revision=revision, token=token)
             kept = Path(card).read_bytes().decode("utf-8", errors="replace")
             (staged / CARD).write_bytes(set_privacy(kept, made).encode())
+        names = sorted(entry.name for entry in staged.iterdir())
+        stale = {PICTURE, *TENSOR_FILES} & {*remote} - {*names}
+        operations: list[Any] = [CommitOperationAdd(name, str(staged / name)) for name in names]
+        operations += [CommitOperationDelete(name) for name in sorted(stale)]
+        # One commit of all files; `upload_folder` could make several.
         commit = api.create_commit(
-            repo_id, _operations(staged, remote), commit_message=commit_message, revision=revision
+            repo_id, operations, commit_message=commit_message, revision=revision
         )
     return commit.commit_url
 
@@ -166,8 +164,12 @@ def _staged(
     own: dict[str, bytes] = {}
     if not isinstance(checkpoint, Checkpoint):
         directory = Path(checkpoint).expanduser()
-        own = _own_files(directory)
-        checkpoint = Checkpoint(*read_parts(directory))  # one that cannot be read is not pushed
+        for file in (directory / CARD, directory / PICTURE):
+            if file.is_symlink():  # it might publish a file from elsewhere
+                raise ValueError(f"{file} is a link and is not pushed; put a copy in its place")
+            if file.is_file():
+                own[file.name] = file.read_bytes()
+        checkpoint = read_checkpoint(directory)  # one that cannot be read is not pushed
     if not memory:
         own.pop(PICTURE, None)
         if checkpoint.pca is not None:
@@ -190,34 +192,3 @@ def _staged(
         if picture:
             (staged / PICTURE).write_bytes(picture)
         yield staged, made
-
-
-def _own_files(directory: Path) -> dict[str, bytes]:
-    """Return the card and the picture of a directory, as far as they are there.
-
-    Raises:
-        ValueError: One of them is a link, which might publish a file from elsewhere.
-    """
-    found = {}
-    for name in (CARD, PICTURE):
-        file = directory / name
-        if file.is_symlink():
-            raise ValueError(
-                f"{file} is a link to {file.readlink()} and is not pushed; copy the file if you "
-                "want to publish it"
-            )
-        if file.is_file():
-            found[name] = file.read_bytes()
-    return found
-
-
-def _operations(
-    staged: Path, remote: list[str]
-) -> list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete]:
-    """One commit of all files; `upload_folder` could make several."""
-    names = sorted(entry.name for entry in staged.iterdir())
-    ours = (name for name in remote if name in (PICTURE, *TENSOR_FILES))
-    return [
-        *(CommitOperationAdd(name, str(staged / name)) for name in names),
-        *(CommitOperationDelete(name) for name in sorted(set(ours) - set(names))),
-    ]

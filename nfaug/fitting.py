@@ -34,7 +34,6 @@ from .io.resolve import public_name, read_resolved
 
 __all__ = [
     "common_size",
-    "encode_with_noise",
     "fit",
     "fit_classes",
     "load_base",
@@ -47,19 +46,6 @@ _PEEKS = 64  # images whose sizes are compared
 _SIDE = 128  # largest default size of images that differ in size, for a flow of any size
 _DRAWN = 160  # largest default size of images that are drawn
 _PER_CLASS = 100  # images per class that a flow is fitted to before it is drawn
-
-
-def encode_with_noise(
-    flow: Flow, images: Tensor, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
-    """Latents and log|det| of uint8 images under uniform dequantisation noise.
-
-    Statistics need the noise: without it, a pixel that is constant over all images (a black border)
-    has zero variance, and the fixed point would divide by it.
-    """
-    shape = (len(images), *flow.config.shape)
-    noise = torch.rand(shape, generator=generator, device=images.device)
-    return flow.encode(images, noise)
 
 
 def fit(
@@ -343,8 +329,9 @@ def fit_classes(
             latents = []
             for images, labels in data.iterate(rows[chosen], batch_size):
                 batch = flow.codec.prepare(images.to(flow.device))
-                noisy, _ = encode_with_noise(flow, batch, noise)
-                stats.update(noisy, labels.to(flow.device))
+                shape = len(batch), *flow.config.shape
+                uniform = torch.rand(shape, generator=noise, device=flow.device)
+                stats.update(flow.encode(batch, uniform)[0], labels.to(flow.device))
                 latents.append(flow.encode(batch)[0].flatten(1))
                 bar.update(len(batch))
             fits[y] = fit_class(torch.cat(latents), rank, label=y, generator=draws)

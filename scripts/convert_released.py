@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nfaug import Checkpoint, ClassGaussians, Flow, FlowConfig, MefSettings
-from nfaug.checkpoint.config import CheckpointConfig
+from nfaug.checkpoint.checkpoint import CheckpointConfig
 
 PREFIXES = ("ema.ema_model.flow.", "ema.ema_model.", "flow.", "")  # the first match wins
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nfaug.classes.pca_fit import ClasswisePCA, fit_pca
+from nfaug.classes.pca_fit import ClasswisePCA, assemble, fit_class
 from nfaug.data.images import LabelledImages
 from nfaug.data.preprocess import Preprocess
 from nfaug.data.readers import ArrayReader
@@ -89,13 +89,9 @@ def batch_of(
     return images_of(labels, seed=seed + 1, channels=channels, size=size), labels
 
 
+@functools.cache
 def tiny_flow(channels: int = 3) -> Flow:
     """A flow on 8 x 8 images whose zero-initialized weights are perturbed."""
-    return _tiny_flow(channels)
-
-
-@functools.cache
-def _tiny_flow(channels: int) -> Flow:
     generator = torch.Generator().manual_seed(0)
     config = FlowConfig(
         channels=channels,
@@ -120,6 +116,12 @@ def _fitted(channels: int, memory: bool) -> ClasswisePCA:
             images = images_of(torch.full((40,), label), seed=100 + label, channels=channels)
             latents.append(flow.encode(images)[0].flatten(1))
     return fit_pca(latents, rank=8, memory=memory)
+
+
+def fit_pca(latents: Iterable[Tensor], *, rank: int, memory: bool = True) -> ClasswisePCA:
+    """The PCA of the latents of each class."""
+    fits = [fit_class(rows, rank, label=label) for label, rows in enumerate(latents)]
+    return assemble(fits, rank=rank, memory=memory)
 
 
 def checkpoint(*, channels: int = 3, memory: bool = True, **changes: Any) -> Parts:

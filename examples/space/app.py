@@ -6,8 +6,6 @@ Visitors can choose among these flows only.
 
 from __future__ import annotations
 
-import os
-
 from nfaug.explore.app import build_app, serve
 
 FLOWS = ["builtin:fashion-mnist", "builtin:rgb32"]
@@ -15,4 +13,4 @@ FLOWS = ["builtin:fashion-mnist", "builtin:rgb32"]
 page = build_app(FLOWS)
 
 if __name__ == "__main__":
-    serve(page, host="0.0.0.0", port=7860, names=[os.environ.get("SPACE_HOST", "localhost")])
+    serve(page, host="0.0.0.0", port=7860)

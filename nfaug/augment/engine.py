@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,20 +53,6 @@ class Encoded:
         """The images at these positions."""
         own: Any = [x[index] if isinstance(x, Tensor) else x for x in vars(self).values()]
         return Encoded(*own)
-
-
-class Moved(NamedTuple):
-    """What `Engine.move` makes of images: latents z, and `base`, which decode(z) is compared with.
-
-    Bool masks (n,): `inside` for latents in their class's range before and after the move, without
-    the noise; `changing` for images that may change: those with a partner, or all with noise. A
-    move along the axes does not change the energy outside their span.
-    """
-
-    z: Tensor
-    base: Tensor
-    inside: Tensor
-    changing: Tensor
 
 
 class Engine:
@@ -155,15 +141,31 @@ class Engine:
         return Encoded(images, labels, usable, z, a, far, inside, base, normalization, gate)
 
     def mix(self, encoded: Encoded, params: NFAParams) -> tuple[Tensor, Tensor]:
-        """Images (n, C, H, W) under these draws, and the code (n,) of each one's `Outcome`."""
-        moved = self.move(encoded, params)
-        outcome = self.judge(encoded, moved, params.chosen)
-        return self.decode(encoded, moved, outcome)
+        """Images (n, C, H, W) under these draws, and the code (n,) of each one's `Outcome`.
 
-    def move(self, encoded: Encoded, params: NFAParams) -> Moved:
+        The CPU decodes far images in float64. An accelerator, which would synchronize to find them,
+        leaves them as they are.
+        """
+        z, base, inside, changing = self._move(encoded, params)
+        far = Outcome.CORRECTED if _selects_rows(z.device) else Outcome.FELL_BACK
+        outcome = torch.where(encoded.far, far.value, Outcome.APPLIED.value)
+        for passed, otherwise in (
+            (inside, Outcome.GATED),
+            (changing, Outcome.NO_PARTNER),
+            (all_finite(z), Outcome.FELL_BACK),
+            (params.chosen, Outcome.UNCHOSEN),
+        ):
+            outcome = torch.where(passed, outcome, otherwise.value)
+        return self._decode(encoded, z, base, outcome)
+
+    def _move(self, encoded: Encoded, params: NFAParams) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Latents z' = z + U (w * (b - a)) + noise; by region, z + w * (z2 - z) + noise.
 
-        There z2 is a latent of the batch, or m + U b with b from the memory.
+        There z2 is a latent of the batch, or m + U b with b from the memory. Also returned are
+        `base`, which decode(z') is compared with, and bool masks (n,): whether latents lie in their
+        class's range before and after the move, without the noise, and whether images may change:
+        those with a partner, or all with noise. A move along the axes does not change the energy
+        outside their span.
         """
         _, pca = self.on(encoded.z.device)
         z, a, labels, gate = encoded.z, encoded.a, encoded.labels, encoded.gate
@@ -192,39 +194,23 @@ class Engine:
             changing = encoded.usable
             noisy = (params.chosen & changing)[:, None]
             z = z + torch.where(noisy, params.noise, 0.0).view_as(z)
-        return Moved(z, base, inside, changing)
+        return z, base, inside, changing
 
-    def judge(self, encoded: Encoded, moved: Moved, chosen: Tensor) -> Tensor:
-        """The code (n,) of each image's `Outcome`, if its decoded pixels turn out finite.
-
-        The CPU decodes far images in float64. An accelerator, which would synchronize to find them,
-        leaves them as they are.
-        """
-        z, _, inside, changing = moved
-        far = Outcome.CORRECTED if _selects_rows(z.device) else Outcome.FELL_BACK
-        outcome = torch.where(encoded.far, far.value, Outcome.APPLIED.value)
-        for passed, otherwise in (
-            (inside, Outcome.GATED),
-            (changing, Outcome.NO_PARTNER),
-            (all_finite(z), Outcome.FELL_BACK),
-            (chosen, Outcome.UNCHOSEN),
-        ):
-            outcome = torch.where(passed, outcome, otherwise.value)
-        return outcome
-
-    def decode(self, encoded: Encoded, moved: Moved, outcome: Tensor) -> tuple[Tensor, Tensor]:
+    def _decode(
+        self, encoded: Encoded, z: Tensor, base: Tensor, outcome: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Images of the latents that are applied, all others as they are, and the final outcomes.
 
         8-bit images of the flow's size become decode(z'). For all others, and where the round trip
         is inexact, the change is added: x + decode(z') - decode(z).
         """
-        z, selects = moved.z, _selects_rows(moved.z.device)
+        selects = _selects_rows(z.device)
         rows: Any = _is_applied(outcome) if selects else slice(None)
         old, codes, far = encoded.images[rows], outcome[rows], encoded.far[rows]
         decoded = self.on(z.device)[0].decode(z[rows], quantize=False)
         if selects and bool(far.any()):
             decoded[far] = self._decode_far(z[rows][far])
-        change = resize(decoded - moved.base[rows], (old.shape[-2], old.shape[-1]))
+        change = resize(decoded - base[rows], (old.shape[-2], old.shape[-1]))
         new = (encoded.normalization.unit(old) + change).clamp(0, 1)
         eight_bit = old.dtype == torch.uint8
         if eight_bit and self.codec.exact and new.shape == decoded.shape:

@@ -2,26 +2,102 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..classes.gaussians import ClassGaussians
 from ..classes.pca_fit import ClasswisePCA
-from ..flows.autoencoder import AutoencoderSource
-from ..flows.flow import Flow
+from ..flows.autoencoder import AutoencoderConfig, AutoencoderSource, find_autoencoder
+from ..flows.config import FlowConfig
+from ..flows.flow import Flow, check_finite
+from ..flows.latent_codec import LatentCodec
+from ..io.atomic import check_output, replace_directory
 from ..io.lock import lock_output
-from ..io.manifest import CheckpointError
+from ..io.manifest import (
+    CONFIG,
+    GAUSSIANS,
+    LONGEST_REASON,
+    MODEL,
+    PCA,
+    PICTURE,
+    TENSOR_FILES,
+    CheckpointError,
+    dump_manifest,
+    read_manifest,
+    reading,
+)
 from ..io.resolve import read_resolved
-from .config import CheckpointConfig
-from .directory import read_parts, write_parts
+from ..io.tensors import read_tensors, write_tensors
 
-__all__ = ["Checkpoint", "CheckpointConfig", "CheckpointError", "load", "sample_images"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointConfig",
+    "CheckpointError",
+    "load",
+    "read_checkpoint",
+    "sample_images",
+]
 
 _BATCH = 256  # images that `sample_images` decodes at once
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What `config.json` says besides versions and hashes.
+
+    Attributes:
+        flow: Shape of the flow.
+        class_names: Names in label order; empty for a flow without classes.
+        preprocessing: What was done to images before the flow saw them.
+        gaussians: Settings by which the class gaussians were found.
+        training: Summary of the training run.
+        metrics: Figures measured on held-out data.
+        autoencoder: The autoencoder in whose latent space the flow works; None for pixels.
+    """
+
+    flow: FlowConfig
+    class_names: tuple[str, ...] = ()
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    gaussians: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    autoencoder: AutoencoderConfig | None = None
+
+    @classmethod
+    def from_manifest(cls, directory: Path, manifest: Mapping[str, Any]) -> CheckpointConfig:
+        """Return the configuration of `read_manifest(directory)`.
+
+        Raises:
+            CheckpointError: The flow or the autoencoder has an unknown or impossible value.
+        """
+        file, autoencoder = directory / CONFIG, None
+        with reading(f"{file}: flow", longest=LONGEST_REASON):
+            flow = FlowConfig.from_dict(manifest["flow"])
+        with reading(f"{file}: autoencoder", longest=LONGEST_REASON):
+            if "autoencoder" in manifest:
+                autoencoder = AutoencoderConfig(**manifest["autoencoder"])
+        names = ("preprocessing", "gaussians", "training", "metrics")
+        own = {name: manifest[name] for name in names}
+        return cls(flow, tuple(manifest["class_names"]), autoencoder=autoencoder, **own)
+
+    def to_json(self, files: Mapping[str, str]) -> str:
+        """Return the text of `config.json`; `files` maps tensor files to their SHA-256.
+
+        Raises:
+            TypeError: A value has a type that JSON lacks.
+            ValueError: Class names are too many or not distinct, or the text is too long.
+        """
+        values = {**vars(self), "flow": self.flow.to_dict()}
+        if (record := values.pop("autoencoder")) is not None:
+            values["autoencoder"] = asdict(record)
+        return dump_manifest(values, files)
 
 
 @dataclass
@@ -47,24 +123,11 @@ class Checkpoint:
     """
 
     flow: Flow
-    config: CheckpointConfig
+    config: CheckpointConfig = field(repr=False)
     gaussians: ClassGaussians | None = None
     pca: ClasswisePCA | None = None
 
-    def __repr__(self) -> str:
-        flow = self.config.flow
-        shape = " x ".join(map(str, flow.shape))
-        return (
-            f"Checkpoint({flow.backbone.name} {shape}, {flow.parameter_count / 1e6:.2f} M "
-            f"parameters, {len(self.config.class_names)} classes, {self.gaussians}, {self.pca})"
-        )
-
-    def save(
-        self,
-        directory: str | Path,
-        *,
-        overwrite: bool = False,
-    ) -> Path:
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
         """Write the checkpoint atomically and return its directory.
 
         An existing checkpoint stays whole until the new one is complete. Other files in the
@@ -78,9 +141,42 @@ class Checkpoint:
             ValueError: The flow is frozen, weights are not finite, or the parts do not match, so
                 that the checkpoint could not be read again.
         """
-        parts = (self.flow, self.config, self.gaussians, self.pca)
-        with lock_output(Path(directory)):
-            return write_parts(directory, parts, overwrite=overwrite)
+        path = Path(directory).expanduser()
+        with lock_output(path):
+            check_output(path, overwrite=overwrite)
+            self._check_readable()
+            tensors: dict[str, Mapping[str, Tensor]] = {MODEL: self.flow.state_dict()}
+            if self.gaussians is not None:
+                tensors[GAUSSIANS] = self.gaussians.state_dict()
+            if self.pca is not None:
+                tensors[PCA] = self.pca.tensors()
+            with replace_directory(path, drop=frozenset({*TENSOR_FILES, PICTURE})) as staged:
+                files = {name: write_tensors(staged / name, own) for name, own in tensors.items()}
+                (staged / CONFIG).write_text(self.config.to_json(files), encoding="utf-8")
+                for name in files:  # safetensors makes files that only their owner can read
+                    shutil.copymode(staged / CONFIG, staged / name)
+        return path
+
+    def _check_readable(self) -> None:
+        """Raise ValueError for what `read_checkpoint` would refuse, before anything is written."""
+        if self.flow.frozen:
+            raise ValueError(
+                "a frozen flow has no weights to save; save the flow that it was made from"
+            )
+        if (self.flow.config, self.flow.codec.record) != (
+            self.config.flow,
+            self.config.autoencoder,
+        ):
+            raise ValueError(
+                f"the flow is {self.flow.config} with the autoencoder {self.flow.codec.record}, "
+                f"but the configuration says {self.config.flow} with {self.config.autoencoder}"
+            )
+        _check_classes(self.config, self.gaussians)
+        _check_classes(self.config, self.pca)
+        self.config.to_json({})  # raises for bad names and values
+        check_finite(self.flow.state_dict())
+        if self.pca is not None:
+            ClasswisePCA.from_tensors(self.pca.tensors())  # raises for types and values
 
     def to(self, device: torch.device | str) -> Checkpoint:
         """Move all parts to a device, in place."""
@@ -116,31 +212,25 @@ class Checkpoint:
         """
         if self.gaussians is None:
             raise ValueError("this checkpoint has no class gaussians; fit them with nfaug.fit")
-        count = 1 if n is None and isinstance(label_or_n, str) else label_or_n if n is None else n
+        named, names = isinstance(label_or_n, str), self.config.class_names
+        count = n if n is not None else 1 if named else label_or_n
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"the number of images must be a whole number above 0; got {count!r}")
-        if isinstance(label_or_n, int) and n is None:
+        classes = range(self.gaussians.num_classes)
+        if n is None and not named:
             device = None if generator is None else generator.device
-            classes = self.gaussians.num_classes
-            labels = torch.randint(classes, (count,), generator=generator, device=device)
+            labels = torch.randint(len(classes), (count,), generator=generator, device=device)
+        elif label_or_n in (names if named else classes):
+            label: Any = names.index(label_or_n) if isinstance(label_or_n, str) else label_or_n
+            labels = torch.full((count,), label)
         else:
-            labels = torch.full((count,), self._label(label_or_n))
+            raise ValueError(
+                f"there is no class {label_or_n!r}; there are {len(classes)}: "
+                f"{', '.join(names[:20])}"
+            )
         return sample_images(
             self.flow, self.gaussians, labels, temperature=temperature, generator=generator
         )
-
-    def _label(self, label: int | str) -> int:
-        assert self.gaussians is not None
-        names = self.config.class_names
-        if isinstance(label, str):
-            if label not in names:
-                raise ValueError(
-                    f"there is no class {label!r}; classes are {', '.join(names[:20])}"
-                )
-            return names.index(label)
-        if not 0 <= label < self.gaussians.num_classes:
-            raise ValueError(f"there is no class {label}; there are {self.gaussians.num_classes}")
-        return label
 
 
 def load(
@@ -178,8 +268,54 @@ def load(
     >>> checkpoint.flow.config.image_size
     (28, 28)
     """
-    read = partial(read_parts, autoencoder=autoencoder)
-    return Checkpoint(*read_resolved(read, path_or_repo, revision=revision, token=token))
+    read = partial(read_checkpoint, autoencoder=autoencoder)
+    return read_resolved(read, path_or_repo, revision=revision, token=token)
+
+
+def read_checkpoint(
+    directory: Path, *, autoencoder: AutoencoderSource | None = None, on_latents: bool = True
+) -> Checkpoint:
+    """Read and check a checkpoint directory; see `load`.
+
+    Without `on_latents` the autoencoder of a flow on latents is not opened: the flow can be
+    checked, but neither encode nor decode images.
+    """
+    manifest = read_manifest(directory)
+    if not on_latents:
+        manifest.pop("autoencoder", None)
+    files: Mapping[str, str] = manifest["files"]
+    config = CheckpointConfig.from_manifest(directory, manifest)
+    codec = gaussians = pca = None
+    if config.autoencoder is not None:
+        with reading(directory):
+            found = find_autoencoder(config.autoencoder, near=directory, given=autoencoder)
+            codec = LatentCodec(found, config.autoencoder).for_flow(config.flow)
+    elif autoencoder is not None:
+        raise ValueError(f"{directory} holds a flow on pixels, which needs no autoencoder")
+    with reading(directory / MODEL, longest=10 * LONGEST_REASON):
+        flow = Flow.from_tensors(config.flow, read_tensors(directory / MODEL, files[MODEL]), codec)
+    if GAUSSIANS in files:
+        with reading(directory / GAUSSIANS):
+            tensors = read_tensors(directory / GAUSSIANS, files[GAUSSIANS])
+            gaussians = ClassGaussians(**tensors)  # TypeError for other names
+            _check_classes(config, gaussians)
+    if PCA in files:
+        with reading(directory / PCA):
+            pca = ClasswisePCA.from_tensors(read_tensors(directory / PCA, files[PCA]))
+            _check_classes(config, pca)
+    return Checkpoint(flow.eval(), config, gaussians, pca)
+
+
+def _check_classes(config: CheckpointConfig, part: ClassGaussians | ClasswisePCA | None) -> None:
+    """Raise ValueError if the gaussians or the PCA have other classes or another dimension."""
+    classes, dim = len(config.class_names), config.flow.dim
+    # A flow without classes has one gaussian.
+    expected = classes or 1 if isinstance(part, ClassGaussians) else classes
+    if part is not None and (part.num_classes, part.dim) != (expected, dim):
+        raise ValueError(
+            f"{type(part).__name__} has {part.num_classes} classes in {part.dim} dimensions; "
+            f"the checkpoint has {classes} class names and {dim} dimensions"
+        )
 
 
 @torch.no_grad()

@@ -1,9 +1,9 @@
-"""fit_pca: fit a classwise PCA with the latents of one class in memory at a time."""
+"""Fit a classwise PCA with the latents of one class in memory at a time."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .pca import ClasswisePCA
 
-__all__ = ["ClassFit", "ClasswisePCA", "assemble", "fit_class", "fit_pca"]
+__all__ = ["ClassFit", "ClasswisePCA", "assemble", "fit_class"]
 
 _QUANTILE = 0.99  # share of held-out images that each of the two limits of the gate lets pass
 _EXACT = 512  # images up to which the eigenvectors are computed exactly
@@ -22,32 +22,6 @@ _LEAST_SHARE = 1e-6  # axes with a smaller share of the first axis's variance ar
 Axes: TypeAlias = tuple[Tensor, Tensor, Tensor]
 #: The tensors of a `ClasswisePCA` of one class, without `memory_labels`, on the CPU.
 ClassFit: TypeAlias = dict[str, Tensor]
-
-
-def fit_pca(
-    latents: Iterable[Tensor],
-    *,
-    rank: int = 64,
-    memory: bool = True,
-    generator: torch.Generator | None = None,
-) -> ClasswisePCA:
-    """Fit mean, axes, gate and partner memory of every class.
-
-    Args:
-        latents: Latents of each class in label order, (N_y, d) or (N_y, C, H, W). With a Python
-            generator only one class is in memory at a time.
-        rank: Number of axes r. A class of N images gets at most N - 1, with a warning.
-        memory: Whether to keep the images' coefficients as partners.
-        generator: Source of randomness.
-
-    Raises:
-        ValueError: There is no class, or one has no latents or latents that are not finite.
-    """
-    fits = [
-        fit_class(rows, rank, label=label, generator=generator)
-        for label, rows in enumerate(latents)
-    ]
-    return assemble(fits, rank=rank, memory=memory)
 
 
 def fit_class(

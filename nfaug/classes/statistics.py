@@ -83,31 +83,21 @@ class ClassStatistics:
 
     @torch.no_grad()
     def all_reduce(self) -> None:
-        """Combine the statistics of all processes with one broadcast and one all-reduce.
-
-        The processes sum differences from the first process's class means (for a class that it has
-        not seen, its mean over all classes), and their squares. If the mean of all is g standard
-        deviations from there, the relative error of the variances is about 1e-16 * (1 + g^2).
+        """Combine the statistics of all processes: first the means, then the sums around them.
 
         Every process must call it once, after its last update. Without an initialised process group
         it does nothing.
         """
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
-        seen = self.counts[:, None] > 0
-        total = self.counts.sum().clamp(min=1)
-        reference = torch.where(seen, self.means, self.counts @ self.means / total)
-        torch.distributed.broadcast(reference, src=0)
-        # A class without samples has mean 0, which must not count as a difference.
-        shift = torch.where(seen, self.means - reference, 0.0)
-        sums = self.counts[:, None] * shift
-        packed = torch.cat([self.counts[:, None], sums, self.m2 + sums * shift], dim=1)
+        counts = self.counts[:, None]
+        packed = torch.cat([counts, counts * self.means], dim=1)
         torch.distributed.all_reduce(packed)
         self.counts = packed[:, 0].clone()
-        sums, raw = packed[:, 1:].split(self.dim, dim=1)
-        shift = sums / self.counts.clamp(min=1)[:, None]
-        self.means = torch.where(self.counts[:, None] > 0, reference + shift, 0.0)
-        self.m2 = (raw - sums * shift).clamp_(min=0)
+        means = packed[:, 1:] / self.counts.clamp(min=1)[:, None]
+        self.m2 += counts * (self.means - means).square()
+        self.means = means
+        torch.distributed.all_reduce(self.m2)
 
     def finalize(self) -> tuple[Tensor, Tensor, Tensor]:
         """Compute counts, means and variances.

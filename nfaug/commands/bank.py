@@ -7,13 +7,13 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..augment.settings import MixSettings
 from ..bank import Bank, make_bank
 from ..bank.shards import parse_shard, shard_manifests
 from .common import (
     add_data_options,
     add_flow,
     add_image_size,
-    add_mixing,
     load_on,
     mixing,
     new_parser,
@@ -56,7 +56,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--batch-size", type=int, default=64, help="number of images at a time")
     made.add_argument("--workers", type=int, default=0, help="processes that decode images")
     made.add_argument("--shard", help="the part of the bank to make: i/n with i from 0 to n - 1")
-    add_mixing(made)
+    made.add_class_arguments(MixSettings, skip={"p"})
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -29,7 +30,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     gflop = config.flow.flop / 1e9
     return {
         "flow": {**config.flow.to_dict(), "parameters": config.flow.parameter_count},
-        "autoencoder": None if config.autoencoder is None else config.autoencoder.to_dict(),
+        "autoencoder": None if config.autoencoder is None else asdict(config.autoencoder),
         "classes": len(config.class_names),
         "class_names": list(config.class_names),
         "preprocessing": config.preprocessing,

@@ -8,6 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.preview import preview_grid
+from ..augment.settings import MixSettings
 from ..fitting import load_base, open_fitted
 from ..io.atomic import write_picture
 from ..io.device import pick_device
@@ -15,7 +16,6 @@ from .common import (
     add_data_options,
     add_flow,
     add_image_size,
-    add_mixing,
     add_out,
     mixing,
     new_parser,
@@ -36,7 +36,7 @@ def parser() -> ArgumentParser:
     )
     add_flow(made)
     add_data_options(made, "train")
-    add_mixing(made)
+    made.add_class_arguments(MixSettings, skip={"p"})
     add_image_size(made, "that of the images, at most 160; choose the size at which you train")
     add_out(made, "the PNG file")
     made.add_argument("--variants", type=int, default=6, help="number of variants")

@@ -10,8 +10,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..augment.settings import MixSettings
 from ..augment.transform import NFAugment
-from .common import FLOW, add_autoencoder, add_mixing, mixing, new_parser
+from .common import FLOW, add_autoencoder, mixing, new_parser
 
 __all__ = ["expand", "parser", "run"]
 
@@ -36,7 +37,7 @@ def parser() -> ArgumentParser:
     made.add_argument("script", help="the script; its own arguments follow --")
     made.add_argument("--nfa", required=True, help=FLOW)
     add_autoencoder(made)
-    add_mixing(made, skip=())
+    made.add_class_arguments(MixSettings)
     made.add_argument(
         "--off-epoch", type=int | None, help="NFA stops at this epoch, counted from 0"
     )

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import functools
-import ipaddress
 import os
-import socket
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar, get_args, get_type_hints
-from urllib.parse import urlsplit
+from typing import Any, get_args, get_type_hints
 
 import torch
 from PIL import Image
@@ -26,13 +23,11 @@ os.environ["GRADIO_RUN_HISTORY"] = "False"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 __all__ = ["build_app", "serve"]
 
-T = TypeVar("T")
 _SIDE = 168  # pixels up to which pictures are enlarged
 _VARIANTS = 6
 _UPLOAD = 8 * 2**20  # bytes of an uploaded file
@@ -53,8 +48,6 @@ _CSS = """
 #upload .icon-wrap, footer { display: none !important; }
 @media (max-width: 760px) { #main { flex-wrap: wrap; } #main > * { flex-basis: 100%; } }
 """
-
-Flows = Callable[[str], OpenFlow]
 
 
 def build_app(
@@ -89,36 +82,45 @@ def build_app(
         gr.Markdown(_ABOUT)
         with gr.Row(elem_id="main"):
             with gr.Column(scale=1, min_width=280):
-                controls = flow, label, upload, _, *settings = _controls(flows, first)
+                controls = flow, label, upload, *rest = _controls(flows, first)
             with gr.Column(scale=3):
                 top = _rows("What a classifier sees in training", 4)
                 told = gr.Markdown(elem_id="status")
                 differences = _rows("Differences to the image, around mid-grey", _VARIANTS)
-    choose, show = (
-        {
+    shown = [top, differences, told]
+
+    def calling(function: Callable[..., Any]) -> dict[str, Any]:
+        return {
             "fn": _reporting(functools.partial(function, flow_of)),
             "api_name": function.__name__,
             "concurrency_id": "torch",  # one call at a time, because torch uses all cores for each
             "trigger_mode": "always_last",
             "show_progress": "hidden",
         }
-        for function in (choose_flow, show_variants)
-    )
-    shown: dict[str, Any] = {"inputs": controls, "outputs": [top, differences, told], **show}
+
     with page:
-        gr.on([page.load, upload.clear, *(each.change for each in controls[1:])], **shown)
-        chosen = gr.on([flow.change], inputs=[flow], outputs=[label, settings[2], upload], **choose)
-        chosen.then(**{**shown, "api_name": False})
+        # Only what a visitor does starts a call, and one call changes all that depends on it. A
+        # call that the end of another one starts can lose its answer: Gradio closes the stream.
+        done = [
+            page.load,
+            label.select,
+            upload.upload,
+            upload.clear,
+            *(each.input for each in rest),
+        ]
+        gr.on(done, inputs=controls, outputs=shown, **calling(show_variants))
+        changed = [label, rest[3], upload, *shown]
+        gr.on([flow.select], inputs=[flow, *rest], outputs=changed, **calling(choose_flow))
     return page
 
 
 def _controls(flows: Sequence[str], first: OpenFlow) -> list[Any]:
     """The controls in the order of the parameters of `show_variants`."""
-    default, axes = MixSettings(), first.pca.rank
+    default, axes = MixSettings(), first.engine.rank
     kinds = get_args(get_type_hints(MixSettings)["mix"])
     return [
         gr.Dropdown([*flows], value=flows[0], label="Flow"),
-        gr.Dropdown([*first.classes], value=first.classes[0], label="Class"),
+        gr.Dropdown([*first.engine.class_names], value=first.engine.class_names[0], label="Class"),
         gr.File(
             label="Drop an image of this class",
             file_types=[*IMAGE_ENDINGS],
@@ -137,11 +139,15 @@ def _controls(flows: Sequence[str], first: OpenFlow) -> list[Any]:
     ]
 
 
-def choose_flow(flow_of: Callable[[str], OpenFlow], name: str) -> tuple[Any, ...]:
-    """What changes with the flow: the classes, the number of axes, and no upload."""
-    flow = flow_of(name)
-    classes = gr.Dropdown(choices=[*flow.classes], value=flow.classes[0])
-    return classes, gr.Slider(maximum=flow.pca.rank, value=flow.pca.rank), None
+def choose_flow(
+    flow_of: Callable[[str], OpenFlow], name: str, number: float | None, *values: Any
+) -> tuple[Any, ...]:
+    """The first class, all axes and no upload, and what `show_variants` then shows."""
+    flow, (strength, noise, _, *others) = flow_of(name), values
+    names, axes = flow.engine.class_names, flow.engine.rank
+    shown = show_variants(flow_of, name, names[0], None, number, strength, noise, axes, *others)
+    classes = gr.Dropdown(choices=[*names], value=names[0])
+    return classes, gr.Slider(maximum=axes, value=axes), None, *shown
 
 
 def show_variants(
@@ -157,22 +163,23 @@ def show_variants(
     `values` are those of the settings in `_controls`.
     """
     flow = flow_of(name)
-    if label not in flow.classes:
-        raise ValueError(f"the flow has no class {label!r}; it has {', '.join(flow.classes[:20])}")
-    index = flow.classes.index(label)
+    names = flow.engine.class_names
+    if label not in names:
+        raise ValueError(f"the flow has no class {label!r}; it has {', '.join(names[:20])}")
+    index = names.index(label)
     seed = int(number or 0) % 2**31  # the field may be empty
     *mixing, gate, gated = values
     chosen = dict(zip(_MIXING, mixing, strict=True))
     axes = int(chosen["axes"])
-    chosen["axes"] = axes if axes < flow.pca.rank else None
+    chosen["axes"] = axes if axes < flow.engine.rank else None
     settings = MixSettings(**chosen, gate=gate if gated else None)
     if upload is None:
         image = class_images(flow, index, 1, seed=seed)
     else:
         image = read_picture(upload, flow)
     shown = compare(flow, image, index, settings, n=_VARIANTS, seed=seed)
-    names = [f"variant {i}" for i in range(1, _VARIANTS + 1)]
-    captions = [a if b else f"{a}: unchanged" for a, b in zip(names, shown.changed, strict=True)]
+    titles = [f"variant {i}" for i in range(1, _VARIANTS + 1)]
+    captions = [a if b else f"{a}: unchanged" for a, b in zip(titles, shown.changed, strict=True)]
     height, width = flow.checkpoint.flow.codec.image_size
     exact = "bit for bit" if torch.equal(shown.decoded, image) else "with differences"
     side = "inside" if shown.radius <= gate else "outside"
@@ -184,16 +191,11 @@ def show_variants(
     )
     images = [image, shown.decoded, *shown.variants[:, None]]
     top = _gallery(images, ["image", f"decoded, {height} x {width}", *captions])
-    return top, _gallery(shown.differences[:, None], names), told
+    return top, _gallery(shown.differences[:, None], titles), told
 
 
 def serve(
-    page: gr.Blocks,
-    *,
-    host: str = "127.0.0.1",
-    port: int | None = None,
-    names: Sequence[str] = (),
-    **options: Any,
+    page: gr.Blocks, *, host: str = "127.0.0.1", port: int | None = None, **options: Any
 ) -> str:
     """Serve the page until the process ends, and return its address.
 
@@ -203,8 +205,6 @@ def serve(
         page: The page.
         host: Address to listen on; the default is reached from this machine alone.
         port: Port; None for the first free one from 7860.
-        names: More host names that visitors reach the page by, such as that of a proxy. Without
-            them it answers under `host`, this machine's name and numeric addresses.
         options: More arguments of Gradio's `launch`.
     """
     theme = gr.themes.Default(
@@ -212,8 +212,11 @@ def serve(
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     )
-    known = {"localhost", host, socket.gethostname(), *names}
-    _, local, _ = page.launch(
+    # By a host name of its own that resolves to this machine, a page of another site could make the
+    # browser take this server for its own (DNS rebinding).
+    local = ["localhost", "127.0.0.1"]
+    hosts = local if host in local else ["*"]
+    _, address, _ = page.launch(
         server_name=host,
         server_port=port,
         share=False,
@@ -221,44 +224,16 @@ def serve(
         max_file_size=_UPLOAD,
         theme=theme,
         css=_CSS,
-        app_kwargs={"middleware": [Middleware(_OwnNames, known=known)]},
+        app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
         **options,
     )
-    return str(local)
+    return str(address)
 
 
-class _OwnNames:
-    """Answers requests to known host names and to addresses, which come from its own pages.
-
-    A page of another site can make the browser take this server for its own, by a host name of
-    that site which resolves to this machine (DNS rebinding). Addresses need no name server.
-    """
-
-    def __init__(self, app: Any, known: set[str]) -> None:
-        self.app, self.known = app, known
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] in ("http", "websocket"):
-            headers = Headers(scope=scope)
-            host = headers.get("host", "")
-            origin = urlsplit(headers.get("origin", f"//{host}")).netloc
-            if origin != host or not self._is_known(urlsplit(f"//{host}").hostname or ""):
-                refused = PlainTextResponse("the explorer does not answer under this name", 403)
-                await refused(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
-
-    def _is_known(self, name: str) -> bool:
-        try:
-            return name in self.known or bool(ipaddress.ip_address(name))
-        except ValueError:
-            return False
-
-
-def _reporting(function: Callable[..., T]) -> Callable[..., T]:
+def _reporting(function: Callable[..., Any]) -> Callable[..., Any]:
     """Show the reason of an error that a visitor can cause as a message on the page."""
 
-    def reported(*values: Any) -> T:
+    def reported(*values: Any) -> Any:
         try:
             return function(*values)
         except (ValueError, OSError) as error:

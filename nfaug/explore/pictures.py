@@ -11,16 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..augment.engine import Engine
 from ..augment.pixels import resize_levels
 from ..augment.settings import MixSettings
 from ..augment.transform import NFAugment
-from ..checkpoint.checkpoint import Checkpoint, sample_images
-from ..classes.pca import ClasswisePCA
+from ..checkpoint.checkpoint import Checkpoint
 from ..data.decode import decode_image
 from ..data.images import LabelledImages
 from ..data.preprocess import Preprocess, as_size
 from ..fitting import load_base, open_fitted
-from ..flows.flow import Flow
 from ..io.text import printable
 
 __all__ = ["Comparison", "OpenFlow", "class_images", "compare", "open_flow", "read_picture"]
@@ -35,34 +34,15 @@ class OpenFlow:
 
     Attributes:
         checkpoint: The checkpoint.
+        engine: Its engine, which settings can share.
         size: (height, width) of the images that are shown; NFA works at the flow's size.
         dataset: The images, at this size; None for samples of the flow.
     """
 
     checkpoint: Checkpoint
+    engine: Engine
     size: tuple[int, int]
     dataset: LabelledImages | None = None
-
-    @functools.cached_property
-    def engine(self) -> Any:
-        """The engine of `NFAugment`, which settings can share."""
-        return NFAugment(self.checkpoint).engine
-
-    @functools.cached_property
-    def frozen(self) -> Flow:
-        """The flow, for encoding and decoding."""
-        return self.checkpoint.flow.freeze()
-
-    @property
-    def pca(self) -> ClasswisePCA:
-        """The axes of the classes."""
-        assert self.checkpoint.pca is not None
-        return self.checkpoint.pca
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names in label order."""
-        return self.checkpoint.config.class_names
 
 
 def open_flow(
@@ -89,9 +69,9 @@ def open_flow(
                 "(nfaug fit)"
             )
         size = base.flow.codec.image_size if image_size is None else as_size(image_size)
-        return OpenFlow(base, size)
+        return OpenFlow(base, Engine.of(base), size)
     base, dataset = open_fitted(base, data, image_size=image_size, autoencoder=autoencoder)
-    return OpenFlow(base, dataset.image_size, dataset)
+    return OpenFlow(base, Engine.of(base), dataset.image_size, dataset)
 
 
 def read_picture(file: str | Path, flow: OpenFlow) -> Tensor:
@@ -117,10 +97,8 @@ def class_images(flow: OpenFlow, label: int, number: int, *, seed: int = 0) -> T
         rows = (data.targets == label).nonzero().flatten()
         order = rows[torch.randperm(len(rows), generator=generator)[:number]]
         return torch.stack([data.image(index) for index in order.tolist()])
-    gaussians, labels = flow.checkpoint.gaussians, torch.full((number,), label)
-    assert gaussians is not None
-    options: dict[str, Any] = {"temperature": _TEMPERATURE, "generator": generator}
-    return resize_levels(sample_images(flow.frozen, gaussians, labels, **options), flow.size)
+    own: Any = {"temperature": _TEMPERATURE, "generator": generator}
+    return resize_levels(flow.checkpoint.sample(label, number, **own), flow.size)
 
 
 class Comparison(NamedTuple):
@@ -148,17 +126,18 @@ def compare(
     """
     nfa = NFAugment(flow.engine, settings=dataclasses.replace(settings, p=1.0))
     batch = image
-    if settings.needs_batch(has_memory=flow.pca.has_memory):
+    if settings.needs_batch(has_memory=flow.engine.has_memory):
         others = class_images(flow, label, _PARTNERS, seed=seed + 1)
         batch = torch.cat([image, others[(others != image).flatten(1).any(1)]])
     draws = [torch.Generator().manual_seed(n * seed + i) for i in range(n)]
     made = [one[:1] for one in nfa.variants(batch, torch.full((len(batch),), label), draws)]
     variants = torch.cat(made)
-    z, _ = flow.frozen.encode(resize_levels(image, flow.frozen.codec.image_size))
-    distance, energy = flow.pca.scores(z, torch.tensor([label]))
-    ratios = distance / flow.pca.gate_distance[label], energy / flow.pca.gate_energy[label]
+    frozen, pca = flow.engine.on(image.device)
+    z, _ = frozen.encode(resize_levels(image, frozen.codec.image_size))
+    distance, energy = pca.scores(z, torch.tensor([label]))
+    ratios = distance / pca.gate_distance[label], energy / pca.gate_energy[label]
     return Comparison(
-        resize_levels(flow.frozen.decode(z), flow.size),
+        resize_levels(frozen.decode(z), flow.size),
         variants,
         (variants.float() - image + 128).clamp(0, 255).to(torch.uint8),
         (variants != image).flatten(1).any(1).tolist(),

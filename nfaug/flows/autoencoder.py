@@ -6,7 +6,6 @@ the user's own. Weights are read as safetensors.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib.util
 import math
@@ -125,10 +124,6 @@ class AutoencoderConfig:
             if not fine:
                 found = getattr(self, name)
                 raise ValueError(f"{name} of an autoencoder's record cannot be {found!r:.80}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record as a dictionary that JSON can hold; `AutoencoderConfig(**values)` reads it."""
-        return dataclasses.asdict(self)
 
 
 def open_autoencoder(source: AutoencoderSource) -> Any:

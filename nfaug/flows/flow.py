@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, cast
 
@@ -55,11 +54,10 @@ class Flow(Layer):
         True
     """
 
+    _anchor: Tensor
+
     def __init__(
-        self,
-        config: FlowConfig,
-        blocks: nn.ModuleList | None = None,
-        codec: Codec | None = None,
+        self, config: FlowConfig, blocks: nn.ModuleList | None = None, codec: Codec | None = None
     ) -> None:
         super().__init__()
         self.config = config
@@ -68,10 +66,9 @@ class Flow(Layer):
         self.squeeze = config.backbone.fold()
         self.unsqueeze = Squeeze()  # in either case: each level keeps its own positions in latents
         self.blocks = config.backbone.build(config.shape) if blocks is None else blocks
-        if next(itertools.chain(self.parameters(), self.buffers()), None) is None:
-            # Records device and dtype, whatever the defaults are: the device may be "meta".
-            anchor = torch.empty(0, device="cpu", dtype=torch.float32)
-            self.register_buffer("_anchor", anchor, persistent=False)
+        # Records device and dtype, whatever the defaults are: the device may be "meta".
+        anchor = torch.empty(0, device="cpu", dtype=torch.float32)
+        self.register_buffer("_anchor", anchor, persistent=False)
         self.frozen = False
         self.recompute: Recompute = "none"
         self.bf16 = False
@@ -102,20 +99,17 @@ class Flow(Layer):
     @property
     def device(self) -> torch.device:
         """The device of the flow's tensors."""
-        return self._any_tensor().device
+        return self._anchor.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The floating-point type of the flow's tensors."""
-        return self._any_tensor().dtype
+        return self._anchor.dtype
 
     @property
     def shape_free(self) -> bool:
         """Whether `with_shape` can give the same map for images of another shape."""
         return self.config.backbone.shape_free and self.codec.record is None
-
-    def _any_tensor(self) -> Tensor:
-        return next(itertools.chain(self.parameters(), self.buffers()))
 
     def configure_training(self, *, recompute: Recompute = "none", bf16: bool = False) -> None:
         """Set what passes that record gradients do to save memory or time.
@@ -261,7 +255,9 @@ class Flow(Layer):
         return frozen.eval()
 
     def __repr__(self) -> str:
-        return f"Flow({self.config}, {self.config.parameter_count / 1e6:.2f} M parameters)"
+        shape = " x ".join(map(str, self.config.shape))
+        size = f"{self.config.parameter_count / 1e6:.2f} M parameters"
+        return f"Flow({self.config.backbone.name} {shape}, {size})"
 
 
 def check_finite(weights: Mapping[str, Tensor]) -> None:

@@ -1,6 +1,6 @@
 """The files of a checkpoint directory and the raw values of its `config.json`.
 
-What the values mean is up to `nfaug.checkpoint.config`.
+What the values mean is up to `nfaug.checkpoint`.
 """
 
 from __future__ import annotations

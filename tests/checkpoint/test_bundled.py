@@ -48,7 +48,7 @@ def test_a_bundled_flow_is_small_and_holds_no_image(name: str) -> None:
 @pytest.mark.parametrize("name", FLOWS)
 def test_what_a_prompt_shows_fits_on_two_lines(name: str) -> None:
     shown = repr(nfaug.load(name))
-    assert shown.startswith("Checkpoint(mef ")
+    assert shown.startswith("Checkpoint(flow=Flow(mef ")
     assert len(shown) <= 2 * 88
 
 

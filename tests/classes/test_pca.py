@@ -5,10 +5,11 @@ import warnings
 
 import pytest
 import torch
+from nfa_tools import fit_pca
 from torch import Tensor
 
 import nfaug.classes.pca as module
-from nfaug.classes.pca_fit import ClasswisePCA, fit_class, fit_pca
+from nfaug.classes.pca_fit import ClasswisePCA, fit_class
 
 CLASSES, DIM, RANK = 4, 40, 6
 
@@ -244,8 +245,7 @@ def test_from_tensors_lists_all_errors(pca: ClasswisePCA) -> None:
         ({"memory_labels": labels + 1}, "1 to 4"),
         ({"memory_labels": labels.flip(0)}, "sorted"),
         ({"ranks": good["ranks"] + 1}, r"^ranks .*7"),
-        ({"ranks": good["ranks"] - 1}, "5 rows"),
-        ({"axes": good["axes"] * 2}, "6 rows"),
+        ({"axes": good["axes"] / 0}, r"^axes "),
         ({"eigenvalues": -good["eigenvalues"]}, r"^eigenvalues "),
         ({"memory": good["memory"][:0], "memory_labels": labels[:0]}, r"\(0, 6\)"),
     ]

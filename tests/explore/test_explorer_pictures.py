@@ -46,7 +46,7 @@ def pictures(folder: Path, size: tuple[int, int]) -> str:
 def test_a_flow_of_other_classes_is_fitted(tmp_path: Path) -> None:
     data = pictures(tmp_path, (32, 32))
     opened = open_flow("builtin:pixels", data, image_size=16)
-    assert opened.classes == ("kind0", "kind1")
+    assert opened.engine.class_names == ("kind0", "kind1")
     assert opened.size == (16, 16)
     large = class_images(open_flow("builtin:rgb32", data), 1, 1)
     exact = large[0].permute(1, 2, 0).numpy()
@@ -66,7 +66,7 @@ def test_images_that_are_not_square(tmp_path: Path) -> None:
 def test_class_images(
     flow: OpenFlow, with_data: OpenFlow, tiny_images: TensorImages, tiny_path: Path
 ) -> None:
-    assert flow.classes == with_data.classes == NAMES
+    assert flow.engine.class_names == with_data.engine.class_names == NAMES
     own = tiny_images.images[tiny_images.targets == 2]
     shown = class_images(with_data, 2, 20, seed=3)
     assert shown.shape == (12, 1, 8, 8), "all images of a small class"

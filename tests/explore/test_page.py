@@ -47,7 +47,7 @@ def functions(flow):
 
 
 refused, found = [], functions(offered)
-for name, rest in {"choose_flow": (), "show_variants": ("cat", *settings)}.items():
+for name, rest in {"choose_flow": settings[1:], "show_variants": ("cat", *settings)}.items():
     found[name](offered, *rest)
     try:
         found[name](other, *rest)
@@ -147,9 +147,8 @@ def test_over_http(address: str, broken: Path, picture: Path, tiny_path: Path) -
     [
         ({}, 200),
         ({"Host": "localhost:7860"}, 200),
-        ({"Host": "rebound.example:7860"}, 403),
-        ({"Origin": "http://evil.example"}, 403),
-        ({"Origin": "null"}, 403),
+        ({"Host": "rebound.example:7860"}, 400),
+        ({"Origin": "http://evil.example"}, 200),
     ],
     ids=str,
 )
@@ -223,10 +222,10 @@ def test_in_a_browser(address: str, broken: Path, picture: Path, hostile: Path) 
 
         page.get_by_label("Use the gate").uncheck()
         expect(told).to_contain_text("without a gate")
-        before = shown.nth(2).get_attribute("src")
+        before = shown.nth(2).get_attribute("src") or ""
         slider = page.get_by_label("range slider for Strength")
         slider.fill("0")
-        expect(shown.nth(2)).not_to_have_attribute("src", before or "")
+        expect(shown.nth(2)).not_to_have_attribute("src", before)
         first = page.request.get(shown.nth(0).get_attribute("src") or "").body()
         third = page.request.get(shown.nth(2).get_attribute("src") or "").body()
         assert first == third, "without strength a variant is the image"
@@ -234,20 +233,23 @@ def test_in_a_browser(address: str, broken: Path, picture: Path, hostile: Path) 
         page.set_input_files("#upload input[type=file]", str(picture))
         expect(told).to_contain_text("radius")
         expect(page.locator("#upload")).to_contain_text("picture")
-        expect(shown.nth(0)).not_to_have_attribute("src", before or "")
 
         page.get_by_label("Class").first.click()
         page.get_by_role("option", name="eel").click()
         expect(told).to_contain_text("eel")
         expect(page.locator("#upload")).to_contain_text("picture")
 
+        uploaded = shown.nth(0).get_attribute("src")
         page.locator("#upload").get_by_label("Clear").click()
+        expect(shown.nth(0)).not_to_have_attribute("src", uploaded or "")
         page.set_input_files("#upload input[type=file]", str(broken))
         expect(page.locator(".toast-body")).to_contain_text("broken.png")
 
         page.get_by_label("Flow").first.click()
         page.get_by_role("option", name=str(hostile)).click()
         expect(told).to_contain_text(HOSTILE[0])
+        expect(page.get_by_label("Class").first).to_have_value(HOSTILE[0])
+        expect(page.locator(".toast-body")).to_have_count(1)
         browser.close()
     assert problems == []
     assert {host for host in hosts if not host.startswith("127.0.0.1:")} <= {""}

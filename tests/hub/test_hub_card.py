@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 from nfa_tools import checkpoint as parts
 
-from nfaug.checkpoint.config import CheckpointConfig
+from nfaug.checkpoint.checkpoint import CheckpointConfig
 from nfaug.flows.autoencoder import AutoencoderConfig
 from nfaug.flows.flow import FlowConfig
 from nfaug.flows.mef import MefSettings

@@ -113,7 +113,7 @@ def _fill(
                     torch.default_generator.manual_seed(seed)
                     classifier.train(draw, len(few))
                 cells.add(row.name, seed, classifier.right(*validation), time.monotonic() - started)
-                bar.set_postfix_str(f"{deadline - time.monotonic():.0f} s left", refresh=False)
+                bar.set_postfix_str(f"{max(0, deadline - time.monotonic()):.0f} s left", refresh=False)
                 bar.update()
 
 

@@ -110,17 +110,6 @@ class FixedPointConfig(SeparationConfig):
         if not 0 < self.damping <= 1:
             raise ValueError(f"damping must lie in (0, 1], got {self.damping}")
 
-    def advice(self) -> str:
-        """Which settings to change when a solve diverges."""
-        cures = ["lower kld_weight"]
-        if self.fit != "means":
-            if self.variance_bounds is None:
-                cures.append("set variance_bounds, for example (0.1, 10)")
-            if self.update != "released":
-                cures.append("choose update='released'")
-            cures.append("choose fit='means'")
-        return ", or ".join(cures)
-
 
 @dataclass(frozen=True)
 class GradientDescentConfig(SeparationConfig):

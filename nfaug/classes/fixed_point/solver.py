@@ -16,6 +16,11 @@ __all__ = ["DIVERGENCE_RATIO", "several_classes", "solve"]
 #: A variance this many times above the largest or below the smallest of the data's has diverged.
 DIVERGENCE_RATIO = 1e12
 
+_ADVICE = (
+    "lower kld_weight, set variance_bounds, for example (0.1, 10), or choose update='released' or "
+    "fit='means'"
+)
+
 #: Means and variances.
 State: TypeAlias = tuple[Tensor, Tensor]
 
@@ -77,7 +82,7 @@ def solve(
         good = (low > least) & (high < most) & (mean_moves + variance_moves).isfinite()
         if not bool(good.all()):
             worst = int((~good).nonzero()[0])
-            raise FixedPointDivergence(iteration, worst, weight, config.advice())
+            raise FixedPointDivergence(iteration, worst, weight, _ADVICE)
         residual = float(torch.maximum(mean_moves, variance_moves).max())
         if residual <= config.tolerance or iteration == config.max_iterations:
             break  # the residual is that of the gaussians before the step

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import timm.data
 
@@ -16,30 +16,6 @@ from ...augment.transform import NFAugment
 from .loader import NFALoader
 
 __all__ = ["format_stats", "run_script"]
-
-_TIMM: Any = timm.data  # scripts import create_loader from here
-
-
-@contextlib.contextmanager
-def _patched(nfa: NFAugment, off_epoch: int | None) -> Iterator[list[NFALoader]]:
-    """Make timm.data's factory return augmented training loaders; yield the list of them."""
-    made: list[NFALoader] = []
-    create = _TIMM.create_loader
-
-    def create_loader(*args: Any, **kwargs: Any) -> Any:
-        settings = inspect.signature(create).bind(*args, **kwargs).arguments
-        loader = create(*args, **kwargs)
-        if not settings.get("is_training", False):
-            return loader
-        device = None if settings.get("use_prefetcher", True) else settings.get("device")
-        made.append(NFALoader(loader, nfa, device=device, off_epoch=off_epoch))
-        return made[-1]
-
-    _TIMM.create_loader = create_loader
-    try:
-        yield made
-    finally:
-        _TIMM.create_loader = create
 
 
 def run_script(
@@ -68,17 +44,29 @@ def run_script(
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no script {str(path)!r}; pass the path of timm's train.py")
-    saved = sys.argv, sys.path[:]
-    sys.argv = [str(path), *argv]
-    sys.path.insert(0, str(Path(path).resolve().parent))
+    made: list[NFALoader] = []
+    data: Any = timm.data  # scripts import create_loader from here
+    create = data.create_loader
+
+    def create_loader(*args: Any, **kwargs: Any) -> Any:
+        settings = inspect.signature(create).bind(*args, **kwargs).arguments
+        loader = create(*args, **kwargs)
+        if not settings.get("is_training", False):
+            return loader
+        device = None if settings.get("use_prefetcher", True) else settings.get("device")
+        made.append(NFALoader(loader, nfa, device=device, off_epoch=off_epoch))
+        return made[-1]
+
     try:
-        with _patched(nfa, off_epoch) as made:
+        with (
+            mock.patch.object(data, "create_loader", create_loader),
+            mock.patch.object(sys, "argv", [str(path), *argv]),
+            mock.patch.object(sys, "path", [str(Path(path).resolve().parent), *sys.path]),
+        ):
             runpy.run_path(str(path), run_name="__main__")
     except SystemExit as end:
         if end.code not in (None, 0):
             raise
-    finally:
-        sys.argv, sys.path[:] = saved
     if not made:
         raise ValueError(
             f"{path} did not call timm.data.create_loader(is_training=True), so NFA was not used "

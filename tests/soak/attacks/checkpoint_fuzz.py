@@ -20,10 +20,10 @@ from unittest import mock
 import torch
 from attack_tools import run_script
 from checkpoint_tools import header_of, sign, with_header
+from nfa_tools import fit_pca
 from safetensors.torch import load_file, save_file
 
 import nfaug
-from nfaug.checkpoint import directory
 from nfaug.checkpoint.checkpoint import (
     Checkpoint,
     CheckpointConfig,
@@ -31,7 +31,6 @@ from nfaug.checkpoint.checkpoint import (
     load,
 )
 from nfaug.classes.gaussians import ClassGaussians
-from nfaug.classes.pca_fit import fit_pca
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.mef import MefSettings
 
@@ -39,7 +38,7 @@ __all__ = ["COUNT", "KINDS", "check_same", "make", "read_damaged"]
 
 COUNT = 5000
 BLOCK = 4096
-NAMES = ("one", "two", "whole")  # of checkpoints: two of a kind in shards, and one that is not
+NAMES = ("one", "two")  # of checkpoints
 
 HOSTILE: list[Any] = [
     *(None, True, -1, 0, 1, 2, 2**31, 2**63, 2**64, 10**12, 10**18, 10**400, 1e308, -0.0, 0.5),
@@ -51,7 +50,7 @@ HOSTILE: list[Any] = [
 
 
 def make(folder: Path) -> None:
-    """Three checkpoints of some 500 KiB."""
+    """Two checkpoints of some 500 KiB."""
     config = FlowConfig(
         channels=3,
         image_size=(8, 8),
@@ -61,7 +60,6 @@ def make(folder: Path) -> None:
         torch.manual_seed(seed)
         latents = [torch.randn(40, config.dim) for _ in range(3)]
         means = torch.stack([each.mean(0) for each in latents])
-        directory.SHARD_BYTES = 2**28 if name == "whole" else 1
         Checkpoint(
             Flow(config),
             CheckpointConfig(config, ("cat", "dog", "eel"), training={"epochs": 3, "lr": [0.1]}),
@@ -128,8 +126,7 @@ def check_same(found: Checkpoint, copy: Path) -> None:
         if part is not None:
             same(part.state_dict(), load_file(copy / f"{prefix}.safetensors"))
     if found.pca is not None:
-        shards = [load_file(copy / name) for name in sorted(values["files"]) if "pca" in name]
-        same(found.pca.tensors(), {key: torch.cat([s[key] for s in shards]) for key in shards[0]})
+        same(found.pca.tensors(), load_file(copy / "pca.safetensors"))
 
 
 def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:

@@ -33,7 +33,7 @@ def test_some_of_the_cases(made: Path) -> None:
 @pytest.mark.parametrize("size", [10**12, 2**62, 10**30])
 def test_nothing_is_allocated_for_what_is_not_there(size: int, made: Path) -> None:
     """Configuration and header agree on a tensor larger than any memory."""
-    good = made / "whole"
+    good = made / "one"
     shutil.copytree(good, made / f"of {size}")
     path = made / f"of {size}"
     header = {"x": {"dtype": "F32", "shape": [size], "data_offsets": [0, 4 * size]}}
