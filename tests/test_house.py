@@ -21,7 +21,7 @@ MOST_MODULES = 14
 MOST_FILES = {  # that one opens for a task of "How do I..."
     "backbone": 2, "mixing setting": 2, "integration": 1, "prior": 2, "data source": 2,
 }  # fmt: skip
-MOST_LINES = {"package": 15_680, "tests": 16_500, "benchmarks": 3_000}
+MOST_LINES = {"package": 15_000, "tests": 16_500, "benchmarks": 3_000}
 
 
 def tasks() -> dict[str, str]:

@@ -233,7 +233,7 @@ def _check(tensors: Mapping[str, Tensor]) -> None:
     limits = {"ranks": (0, sizes["r"]), "counts": (1, math.inf), "eigenvalues": (0, math.inf)}
     limits |= dict.fromkeys(("gate_distance", "gate_energy"), (0, math.inf))
     limits["memory_labels"] = (0, sizes["K"] - 1)
-    limits["axes"] = (-1.0, 1.0)
+    limits["axes"] = (-1, 1)
     for name in tensors:
         low, high = limits.get(name, (-math.inf, math.inf))
         least, most = tensors[name].min().item(), tensors[name].max().item()  # NaN if one is

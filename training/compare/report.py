@@ -70,7 +70,7 @@ class Cells(dict[tuple[str, int], Cell]):
         table = csv.writer(text, lineterminator="\n")
         table.writerow(("augmentation", "seed", "accuracy", "seconds", "right"))
         for (name, number), cell in self.items():
-            packed = base64.b64encode(np.packbits(cell.right)).decode()
+            packed = base64.b64encode(np.packbits(cell.right).tobytes()).decode()
             table.writerow((name, number, f"{cell.accuracy:.4f}", f"{cell.seconds:.2f}", packed))
         write_text(self.file, text.getvalue())
 

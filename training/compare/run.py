@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -92,18 +92,18 @@ def _fill(
     """Train the classifiers that are missing, while the time left is enough for a seed."""
     pool, validation = split[0], to_tensors(split[1], progress=False)
     rows, each = settings.augmentations(), settings.per_class
-    deadline = time.monotonic() + 60 * settings.minutes - cells.seconds
+    deadline = monotonic() + 60 * settings.minutes - cells.seconds
     for seed in range(settings.seeds):
         missing = [row for row in rows if (row.name, seed) not in cells]
         needed = cells.seconds / max(1, len(cells)) * len(missing)
-        if not missing or (cells.seeds(rows) and time.monotonic() + needed > deadline):
+        if not missing or (cells.seeds(rows) and monotonic() + needed > deadline):
             continue
         few = split_per_class(pool, each, seed)[0] if each else pool
         labelled, shape = to_tensors(few, progress=False), (few.channels, *few.image_size)
         banks: dict[str, Tensor | None] = {"": None}
         with progress_bar(len(missing), f"seed {seed + 1}", "classifier", shown=progress) as bar:
             for row in missing:
-                started = time.monotonic()
+                started = monotonic()
                 if row.flow not in banks:
                     banks[row.flow] = bank_of(row.flow, few, settings, seed)
                 transform = transform_of(settings.safe, row.policy, few.image_size)
@@ -112,8 +112,8 @@ def _fill(
                 with torch.random.fork_rng(devices=[]):  # torchvision draws from the global one
                     torch.default_generator.manual_seed(seed)
                     classifier.train(draw, len(few))
-                cells.add(row.name, seed, classifier.right(*validation), time.monotonic() - started)
-                bar.set_postfix_str(f"{max(0, deadline - time.monotonic()):.0f} s left", refresh=False)
+                cells.add(row.name, seed, classifier.right(*validation), monotonic() - started)
+                bar.set_postfix_str(f"{max(0, deadline - monotonic()):.0f} s left", refresh=False)
                 bar.update()
 
 
