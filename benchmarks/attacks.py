@@ -50,7 +50,7 @@ from checkpoint_tools import sign  # noqa: E402
 from hostile_data import classes  # noqa: E402
 
 HOME = Path(tempfile.mkdtemp(prefix="nfaug-attacks-"))
-DATA, FLOW, COPY, OUT, MARKER = (HOME / x for x in ("data", "whole", "copied", "out", "ran"))
+DATA, FLOW, COPY, OUT, MARKER = (HOME / x for x in ("data", "one", "copied", "out", "ran"))
 COUNTS = {"checkpoints": 5000, "pickles": 2000, "kills": 40, "roundtrips": 100_000}
 SMALL = "--flow.steps=[1,1] --flow.blocks=[1,1] --pca.rank=4 --batch-size=8 --epochs=12"
 COMMANDS = {
@@ -61,7 +61,7 @@ COMMANDS = {
 }
 WEIGHTS, STEP = "diffusion_pytorch_model.safetensors", "state/step-000000036"
 READ = {  # by folder, the names under which something is read, or might be
-    "whole": "config.json model.safetensors gaussians.safetensors pca.safetensors README.md "
+    "one": "config.json model.safetensors gaussians.safetensors pca.safetensors README.md "
     "pca-00001-of-00001.safetensors pytorch_model.bin samples.png model.safetensors.index.json",
     "bank": "manifest.json variants.npy applied.npy hashes.npy labels.npy paths.npy",
     "vae": f"config.json {WEIGHTS} {WEIGHTS}.index.json diffusion_pytorch_model.bin",
@@ -89,11 +89,11 @@ def pickles(_: Path, seed: int) -> str:
     else:
         np.savez(data, images=evil, labels=evil) if way == 4 else np.save(data, evil)
     (COPY / name).write_bytes(data.getvalue())
-    if folder == "whole" and name != "config.json":
+    if folder == "one" and name != "config.json":
         sign(COPY)  # as an attacker does
     path = f"hfds/{COPY}" if seed % 40 == 0 else rng.choice([COPY, COPY / name])
     read = {
-        "whole": lambda: nfaug.load(COPY),
+        "one": lambda: nfaug.load(COPY),
         "vae": lambda: open_autoencoder(COPY),
         "bank": lambda: list(BankDataset(open_dataset(DATA), COPY, p=1.0)),
         "data": lambda: list(
