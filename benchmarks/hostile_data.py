@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import os
 import random
-import struct
 import subprocess
 import tarfile
 import warnings
@@ -17,7 +15,7 @@ from typing import Any
 
 from attack_tools import run_script
 from nfa_tools import images_of
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 from torch import tensor
 
 from nfaug import cli
@@ -26,7 +24,7 @@ from nfaug.data.open import open_dataset
 
 __all__ = ["COUNT", "KINDS", "case"]
 
-COUNT = 108
+COUNT = 84
 ENDINGS = ("png", "jpg", "gif", "bmp", "tiff", "webp", "ppm")
 
 
@@ -166,47 +164,6 @@ def other_formats(root: Path, rng: random.Random, number: int) -> None:
             (root / "cat" / f"{index}.{ending}").write_bytes(data + bytes(200 * (number % 2)))
 
 
-def headers(root: Path, rng: random.Random, number: int) -> None:
-    """Headers of other formats that announce huge images."""
-    classes(root)
-    huge = rng.choice([2**31 - 1, 2**32 - 1, 99_999, 65_535])
-    tags = TiffImagePlugin.ImageFileDirectory_v2()
-    tags[256], tags[257] = huge, huge
-    for tag, value in ((258, 8), (259, 1), (262, 1), (273, 8), (278, huge), (279, 10)):
-        tags[tag] = value
-    tiff = io.BytesIO(b"II*\0\x08\0\0\0")
-    tiff.seek(8)
-    tags.save(tiff)
-    size = struct.pack("<ii", huge & 0x7FFFFFFF, -(huge & 0x7FFFFFFF))
-    side = struct.pack("<HH", *[min(huge, 65_535)] * 2)
-    for name, data in {
-        "a.ppm": b"P6 %d %d 255\n" % (huge, huge),
-        "b.pgm": b"P5 8 8 65536\n" + bytes(64),
-        "c.pbm": b"P1 %d 1\n" % huge + b"1 " * 100,
-        "d.tiff": tiff.getvalue(),
-        "e.bmp": b"BM" + bytes(8) + struct.pack("<II", 54, 40) + size + b"\1\0\x18\0" + bytes(24),
-        "f.gif": b"GIF89a" + side + b"\x80\0\0" + b"\0\0\0\1\1\1," + bytes(4) + side + b"\0\2\0;",
-        "g.webp": b"RIFF\xff\xff\xff\xffWEBPVP8X\x0a\0\0\0" + bytes(4) + b"\xff" * 6,
-        "h.jpg": b"\xff\xd8\xff\xc0\0\x11\x08\xff\xff\xff\xff\x03" + bytes(9) + b"\xff\xd9",
-    }.items():
-        (root / "dog" / name).write_bytes(data)
-
-
-def idx(root: Path, rng: random.Random, number: int) -> None:
-    kind = (8, 8, 8, 8, 9, 0)[number % 6]
-    sizes = rng.choice([(4, 8, 8), (2**32 - 1,) * 3, (0, 8, 8), (4, 0, 8), (2**16, 2**8, 2**8)])
-    images = bytes([0, 0, kind, 3]) + struct.pack(">3I", *sizes)
-    images += bytes(rng.choice([256, 2**26, 0, 255]))
-    labels = bytes([0, 0, 8, 1]) + struct.pack(">I", 4) + rng.choice([bytes(4), b"\xff\0\1\2", b""])
-    for name, data in (("images-idx3", images), ("labels-idx1", labels)):
-        if rng.random() < 0.6:
-            (root / f"train-{name}-ubyte.gz").write_bytes(
-                gzip.compress(data, 9)[: rng.choice([None, None, 40])]
-            )
-        else:
-            (root / f"train-{name}-ubyte").write_bytes(data)
-
-
 def tars(root: Path, rng: random.Random, number: int) -> Path:
     inside, path = classes(root / "inside"), root / "x.tar"
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
@@ -236,7 +193,7 @@ def tars(root: Path, rng: random.Random, number: int) -> Path:
 
 
 KINDS: list[Callable[[Path, random.Random, int], Path | None]] = [
-    *(pipes, rows, links_out, names, damaged, other_formats, headers, idx, tars),
+    *(pipes, rows, links_out, names, damaged, other_formats, tars),
 ]
 
 

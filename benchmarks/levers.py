@@ -26,12 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from where import table
 
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text
 from nfaug.training.compare.classifier import Classifier
-from nfaug.training.compare.report import Cells, gain_of
+from nfaug.training.compare.report import Cells
 from nfaug.training.compare.run import bank_of, transform_of
 from nfaug.training.compare.settings import PIXELS, CompareSettings
 
@@ -138,11 +139,8 @@ def main() -> None:
                 started = time.monotonic()
                 right = train({*arm.split("+")}, data, test, seed, args)
                 cells.add(arm, seed, right, time.monotonic() - started)
-        lines = [f"| {seed + 1} seeds | accuracy, % | gain over {args.arms[0]} |", "|---|---|---|"]
         found = {arm: [cells[arm, s] for s in range(seed + 1)] for arm in args.arms}
-        for arm, own in found.items():
-            mean = sum(cell.accuracy for cell in own) / len(own)
-            lines.append(f"| {arm} | {mean:.1f} | {gain_of(own, found[args.arms[0]])} |")
+        lines = table(f"{seed + 1} seeds", found, args.arms[0])
         write_text(Path(args.out) / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -56,7 +56,6 @@ SMALL = FlowConfig(
     image_size=(32, 32), backbone=MefSettings(steps=(4, 4), blocks=(1, 1), width=(32, 32))
 )
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 ARMS = ("none", "randaugment", "mixup", "bank", "nfa")
 
 
@@ -72,20 +71,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--threads", type=int, help="torch threads (default: chosen by torch)")
     parser.add_argument("--online", action="store_true", help="time one batch instead of epochs")
-    parser.add_argument(
-        "--clock",
-        choices=("wall", "cpu"),
-        default="wall",
-        help="cpu: CPU seconds of this process, for a busy machine, with --workers 0",
-    )
     parser.add_argument("--paper", action="store_true", help="--online with the paper's CIFAR flow")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    if args.clock == "cpu" and args.workers and not args.online:
-        parser.error("--clock cpu counts one process: use --workers 0")
-    return args
+    return parser.parse_args()
 
 
 def draw_images(folder: Path, count: int, classes: int) -> Path:
@@ -152,13 +141,12 @@ class Loop:
         self.model = timm.create_model("resnet18", num_classes=classes).to(self.device)
         self.loss = SoftTargetCrossEntropy() if mixup else torch.nn.CrossEntropyLoss()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
-        self.clock = CLOCKS[args.clock]
 
     def epoch(self) -> tuple[float, int]:
         """Seconds and images of one epoch."""
         self.model.train()
         synchronize(self.device)
-        start, seen = self.clock(), 0
+        start, seen = time.perf_counter(), 0
         for images, labels in self.loader:
             loss = self.loss(self.model(images), labels)
             self.optimizer.zero_grad()
@@ -166,7 +154,7 @@ class Loop:
             self.optimizer.step()
             seen += len(images)
         synchronize(self.device)
-        return self.clock() - start, seen
+        return time.perf_counter() - start, seen
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -205,7 +193,7 @@ def epochs(args: argparse.Namespace, data: Path) -> None:
         rows.append((arm, f"{median:.2f}", f"{seen / median:.0f}", *compared(values, base)))
     show(("loop", "s/epoch", "images/s", f"ratio to {args.arms[0]}", "95% interval"), rows)
     applied = loops["nfa"].nfa.stats() if "nfa" in loops else {}
-    print(f"\n{args.rounds} rounds of {seen} images, {args.workers} workers, {args.clock} time")
+    print(f"\n{args.rounds} rounds of {seen} images, {args.workers} workers")
     print(f"NFA: {applied}")
 
 
@@ -234,16 +222,15 @@ def online(args: argparse.Namespace, data: Path) -> None:
         "normalised floats": augment(normalised, mean=0.5, std=0.25),
         "half of the batch": augment(images, p=0.5),
     }
-    clock = CLOCKS[args.clock]
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(args.rounds + 2):
         for name, run in contestants.items():
             synchronize(device)
-            start = clock()
+            start = time.perf_counter()
             run()
             synchronize(device)
             if number >= 2:
-                times[name].append(clock() - start)
+                times[name].append(time.perf_counter() - start)
     base, rows = times["encode + decode"], []
     for name, values in times.items():
         milliseconds = 1e3 * statistics.median(values)
@@ -253,7 +240,7 @@ def online(args: argparse.Namespace, data: Path) -> None:
     pca = checkpoint.pca
     print(
         f"\n{name}, batch {batch}, {pca.num_classes} classes with {pca.rank} axes, {args.rounds} "
-        f"rounds, {device}, {args.clock} time"
+        f"rounds, {device}"
     )
 
 
@@ -267,14 +254,9 @@ def show(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
 
 def main() -> None:
     args = parse()
-    if args.threads:
-        torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as temporary:
         data = args.data or draw_images(Path(temporary) / "images", args.images, args.classes)
-        if args.online:
-            online(args, data)
-        else:
-            epochs(args, data)
+        (online if args.online else epochs)(args, data)
 
 
 if __name__ == "__main__":

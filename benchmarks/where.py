@@ -147,6 +147,17 @@ class Study:
         return classifier.right(*judged), time.monotonic() - started
 
 
+def table(title: str, found: dict[str, list[Cell]], *bases: str) -> list[str]:
+    """Mean accuracies, and gains over each of the bases."""
+    above = " | ".join(f"above {base}" for base in bases)
+    lines = [f"| {title} | accuracy, % | {above} |", "|---" * (2 + len(bases)) + "|"]
+    for name, cells in found.items():
+        mean = np.mean([each.accuracy for each in cells])
+        gains = [str(gain_of(cells, found[base])) for base in bases]
+        lines.append(f"| {name} | {mean:.1f} | {' | '.join(gains)} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("--data", "--test-data", "--out"):
@@ -199,13 +210,8 @@ def main() -> None:
     for seed in range(args.seeds):
         for row in rows:
             cell(row, seed, lr, steps)
-        cells = [[cell(row, s, lr, steps) for s in range(seed + 1)] for row in rows]
-        lines = [f"| on top of {args.augment} | accuracy, % | gain | above {rival.name} |"]
-        lines.append("|---|---|---|---|")
-        for row, found in zip(rows, cells, strict=True):
-            gains = [str(gain_of(found, cells[rows.index(base)])) for base in (Row(), rival)]
-            mean = np.mean([each.accuracy for each in found])
-            lines.append(f"| {row.name} | {mean:.1f} | {' | '.join(gains)} |")
+        found = {row.name: [cell(row, s, lr, steps) for s in range(seed + 1)] for row in rows}
+        lines = table(args.augment, found, "nothing more", rival.name)
         hours = (choice.seconds + judged.seconds) / 3600
         lines.append(f"\n{args.network}, {args.per_class} labels a class, lr {lr:g}, {steps} steps")
         lines[-1] += f", {seed + 1} seeds, {hours:.2f} h."

@@ -40,13 +40,10 @@ app, offered, other, hostile, *labels = sys.argv[1:]
 settings = (None, 0, 1, 0, 4, 1, "axis", 1.25, True)
 
 
-def functions(flow):
-    page = build_app([flow])
-    assert page.delete_cache == (600, 3600)
-    return {entry.api_name: entry.fn for entry in page.fns.values() if entry.api_name}
-
-
-refused, found = [], functions(offered)
+page = build_app([offered, hostile])
+assert page.delete_cache == (600, 3600)
+found = {entry.api_name: entry.fn for entry in page.fns.values() if entry.api_name}
+refused = []
 for name, rest in {"choose_flow": settings[1:], "show_variants": ("cat", *settings)}.items():
     found[name](offered, *rest)
     try:
@@ -54,8 +51,7 @@ for name, rest in {"choose_flow": settings[1:], "show_variants": ("cat", *settin
     except gr.Error as error:
         assert "there is no flow" in str(error), error
         refused.append(name)
-show = functions(hostile)["show_variants"]
-told = [show(hostile, label, *settings)[2] for label in labels]
+told = [found["show_variants"](hostile, label, *settings)[2] for label in labels]
 print(json.dumps([refused, told, runpy.run_path(app)["page"].title]))
 """
 
