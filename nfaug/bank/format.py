@@ -104,7 +104,13 @@ class Manifest:
             if (version := values.get("format_version")) != FORMAT_VERSION:
                 raise ValueError(f"format version {version!r:.40} is not {FORMAT_VERSION}")
             values["parameters"] = MixSettings(**values["parameters"])
-            return cls(**values)
+            made = cls(**values)
+            numbers = (made.images, made.variants, made.first, made.done, *made.shape)
+            if {*map(type, numbers)} != {int} or len(made.shape) != 3:
+                raise ValueError(f"images, variants, first, done and shape are {numbers}")
+            if not 0 <= made.done <= made.images:
+                raise ValueError(f"{made.done} of {made.images} images are done")
+            return made
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file} cannot be read: {error}") from None
 

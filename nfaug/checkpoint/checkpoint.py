@@ -297,7 +297,9 @@ def read_checkpoint(
     if GAUSSIANS in files:
         with reading(directory / GAUSSIANS):
             tensors = read_tensors(directory / GAUSSIANS, files[GAUSSIANS])
-            gaussians = ClassGaussians(**tensors)  # TypeError for other names
+            if {*tensors} != (names := {"means", "variances", "counts"}):
+                raise ValueError(f"it must hold {sorted(names)}; got {sorted(tensors)}")
+            gaussians = ClassGaussians(**tensors)
             _check_classes(config, gaussians)
     if PCA in files:
         with reading(directory / PCA):

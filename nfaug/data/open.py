@@ -85,6 +85,8 @@ def open_dataset(
         raise ValueError(
             f"data must be {DATA_SOURCES}; got {data!r} (pass a torch data set to wrap_dataset)"
         )
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels must be 1 (grayscale), 3 (RGB) or None; got {channels!r}")
     folder = None if data_dir is None else os.path.expanduser(data_dir)
     dataset: LabelledImages = assemble(
         _reader(Request(os.fspath(data), split, folder, download, labels)),

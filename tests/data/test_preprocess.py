@@ -65,7 +65,7 @@ def test_channels(tmp_path: Path) -> None:
     assert torch.equal(wrap_dataset([(as_tensor, 0)], channels=1)[0][0][0], expected)
     save(tmp_path / "a" / "0.png", 0)  # the first: now colours are expected
     assert open_dataset(tmp_path, labels=False).channels == 3
-    with pytest.raises(ValueError, match="expected 4"):
+    with pytest.raises(ValueError, match="got 4"):
         open_dataset(tmp_path, labels=False, channels=4)
 
 

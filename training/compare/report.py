@@ -160,11 +160,8 @@ class Comparison:
         if best is not None:
             other = next(row for row in self.rows[1:] if bool(row.flow) != bool(best.flow))
             difference = self.gain(best, other)
-            known = (
-                f"{difference} points against"
-                if abs(difference.mean) > difference.half
-                else "about the same as"
-            )
+            clear = abs(difference.mean) > difference.half
+            known = f"{difference} points against" if clear else "about the same as"
             over = f"{self.gain(best)} points of accuracy over {self._safe} alone"
             return f"Use {best.title}: {over}, and {known} {other.title}."
         if seeds == 1:

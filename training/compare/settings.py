@@ -22,7 +22,7 @@ SAFE = {
 POLICIES = {
     "randaugment": ("RandAugment", "torchvision.transforms.v2.RandAugment(2, 9)"),
     "trivialaugment": ("TrivialAugment", "torchvision.transforms.v2.TrivialAugmentWide()"),
-    "specaugment": ("SpecAugment", "torchaudio.transforms.SpecAugment(2, w // 8, 2, h // 8)"),
+    "specaugment": ("SpecAugment", "torchaudio.transforms.SpecAugment(2, 8, 2, 8)"),
 }
 
 
@@ -82,9 +82,10 @@ class CompareSettings:
                 raise ValueError(f"{name} must lie in (0, {limit}]; got {value}")
         fits = self.network != "small-cnn" and str(self.weights).endswith(".safetensors")
         if self.weights is not None and not fits:
-            raise ValueError(
-                f"weights must be .safetensors of a timm --network; got {self.weights!r}"
-            )
+            given = f"{self.network!r} and {self.weights!r}"
+            raise ValueError(f"weights needs a timm --network and a .safetensors file; got {given}")
+        if "spectrogram" in self.safe and {"flip", "rotate", "colour"} & {*self.safe}:
+            raise ValueError(f"augment: a flipped spectrogram is another; got {self.augment!r}")
 
     @property
     def safe(self) -> list[str]:

@@ -18,7 +18,7 @@ from nfaug.data.batches import Batches, MemoryBatches, open_batches, progress_ba
 from nfaug.data.classes import check_class_names, check_class_sizes
 from nfaug.data.images import LabelledImages
 from nfaug.data.open import wrap_dataset
-from nfaug.flows.codec import Codec, check_levels
+from nfaug.flows.codec import Codec
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.latent_codec import LatentCodec, measure_codec
 
@@ -238,7 +238,9 @@ def open_context(
     if val is not None:
         held = wrap_dataset(val, classes=images.classes)
         check_class_names(held.classes, images.classes)
-        check_levels(held.image(0)[None], images.channels, images.image_size)
+        shapes = [(data.channels, *data.image_size) for data in (images, held)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"images to train on are {shapes[0]} and those of val {shapes[1]}")
         context.val, context.data = _read(held, context, mirrored=False), _read(images, context)
         return context
     data = _read(images, context)

@@ -50,9 +50,10 @@ class Processes(Ranks):
         self.accelerator: Any = None
         for name in trackers:
             if find_spec(name) is None:  # Accelerate would leave it out without a word
-                package = "'nfaug[train]'" if name == "tensorboard" else name
-                others = "choose among tensorboard, wandb and trackio with --trackers"
-                raise ValueError(f"{name!r} is not installed: pip install {package}, or {others}")
+                raise ValueError(
+                    f"there is no tracker {name!r} here: install it, or choose among tensorboard "
+                    "(the extra train), wandb and trackio with --trackers"
+                )
         several = launched() > 1
         if several or trackers:
             # Without `cpu` and without a GPU, Accelerate runs every process on its own.

@@ -23,7 +23,7 @@ TEST_EVERY = 5
 def open_idx(request: Request) -> Reader | None:
     """Read `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and `t10k-...`, perhaps with .gz.
 
-    Classes are named by their numbers.
+    Classes are named by their numbers, up to the largest of both splits.
     """
     folder = request.path
     if not any(_idx_path(folder, images, 3) for images, _ in IDX_FILES.values()):
@@ -31,7 +31,9 @@ def open_idx(request: Request) -> Reader | None:
     kind = choose_split(IDX_FILES, request.split, str(folder))
     image_file, label_file = IDX_FILES[kind]
     images, labels = _read_idx(folder, image_file, 3), _read_idx(folder, label_file, 1)
-    return _in_memory(images, labels, f"the {kind} split of {folder}")
+    found = [_read_idx(folder, b, 1) for _, b in IDX_FILES.values() if _idx_path(folder, b, 1)]
+    where, names = f"the {kind} split of {folder}", numbered(np.concatenate(found))
+    return _in_memory(images, labels, where, names)
 
 
 def _idx_path(folder: Path, base: str, ndim: int) -> Path | None:
