@@ -4,8 +4,8 @@
         --augment spectrogram --rows "NFA in pixels" SpecAugment --out runs/where/speech-10
 
 Every row adds something to what is safe for the images (`--augment`, as for `nfaug compare`).
-The learning rate and the number of steps are those that suit the safe augmentations alone; then a
-row has three strengths. They are chosen on images of --data that are not labelled, over --choices
+The learning rate and the strength of each row, of three, are chosen after the first of --steps, and
+the number of steps without a row. Images of --data that are not labelled choose, over --choices
 seeds; other seeds are judged on --test-data. The same command continues. --out gets table.md, and
 the folders choice and judged with a CSV row for each classifier.
 
@@ -198,7 +198,7 @@ def main() -> None:
     steps = max(args.steps, key=lambda steps: score(Row(), lr, steps))
 
     def best(rows: Iterable[Row]) -> Row:
-        return max(rows, key=lambda row: score(row, lr, steps))
+        return max(rows, key=lambda row: score(row, lr, args.steps[0]))
 
     rivals = [best(Row(rival=name, strength=s) for s in STRENGTHS[name])
               for name in STRENGTHS if name in args.rows]  # fmt: skip
