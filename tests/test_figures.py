@@ -94,6 +94,19 @@ COMPARED = {
 }
 
 
+CELLS, STEPS = "where/blood-finetuned-10-judged.csv", "lr 0.0003, 600 steps"
+COMPARED |= {
+    f"cells: {ours} over {other}": (CELLS, f"{ours}, {STEPS}", f"{other}, {STEPS}")
+    for ours, other in (
+        ("RandAugment 5", "nothing more"),
+        ("NFA in pixels 0.75", "nothing more"),
+        ("NFA on latents by regions 0.75", "nothing more"),
+        ("NFA in pixels 0.5 + RandAugment 5", "nothing more"),
+        ("NFA in pixels 0.75", "RandAugment 5"),
+    )
+}
+
+
 def figures() -> dict[str, str]:
     found = {name: str(gain("rivals.csv", *pair)) for name, pair in FIGURES.items()}
     for name, (file, augmentation, base) in COMPARED.items():
