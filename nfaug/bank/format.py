@@ -107,7 +107,10 @@ class Manifest:
             made = cls(**values)
             numbers = (made.images, made.variants, made.first, made.done, *made.shape)
             if {*map(type, numbers)} != {int} or len(made.shape) != 3:
-                raise ValueError(f"images, variants, first, done and shape are {numbers}")
+                raise ValueError(
+                    "images, variants, first, done and the three sizes of shape must be whole "
+                    f"numbers; got {numbers}"
+                )
             if not 0 <= made.done <= made.images:
                 raise ValueError(f"{made.done} of {made.images} images are done")
             return made

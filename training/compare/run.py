@@ -186,8 +186,9 @@ def transform_of(
     """
     from torchvision.transforms import v2
 
-    known = {"randaugment": v2.RandAugment(2, 9), "trivialaugment": v2.TrivialAugmentWide()}
-    single: list[Any] = [known.get(policy, spec_augment)] if policy else []
+    known: dict[str, Any] = {"randaugment": v2.RandAugment(2, 9), "specaugment": spec_augment}
+    known["trivialaugment"] = v2.TrivialAugmentWide()
+    single = [known[policy]] if policy else []
     single += [v2.ColorJitter(0.3, 0.3, 0.3)] if "colour" in safe else []
     shifts = max(1, min(size) // 8) if {"crop", "spectrogram"} & {*safe} else 0
     plain = FlowAugmentation(hflip=bool({"flip", "rotate"} & {*safe}), pad_crop=shifts)

@@ -85,7 +85,8 @@ class CompareSettings:
             given = f"{self.network!r} and {self.weights!r}"
             raise ValueError(f"weights needs a timm --network and a .safetensors file; got {given}")
         if "spectrogram" in self.safe and {"flip", "rotate", "colour"} & {*self.safe}:
-            raise ValueError(f"augment: a flipped spectrogram is another; got {self.augment!r}")
+            given = f"got augment={self.augment!r}"
+            raise ValueError(f"a flipped or recoloured spectrogram is another sound; {given}")
 
     @property
     def safe(self) -> list[str]:
