@@ -4,25 +4,22 @@
         --augment spectrogram --rows "NFA in pixels" SpecAugment --out runs/where/speech-10
 
 Every row adds something to what is safe for the images (`--augment`, as for `nfaug compare`).
-The learning rate and the strength of each row, of three, are chosen after the first of --steps, and
-the number of steps without a row. Images of --data that are not labelled choose, over --choices
-seeds; other seeds are judged on --test-data. The same command continues. --out gets table.md, and
-the folders choice and judged with a CSV row for each classifier.
-
-NFA replaces an image by a variant with probability p, its strength. Its rivals: same-class mixup
-(one weight for two images of a class), CutMix (arXiv:1905.04899), SpecAugment for spectrograms and
-otherwise colour jitter, and RandAugment and TrivialAugment of the operations that keep the class.
+The learning rate and each row's strength, of three, are chosen after the first of --steps, and then
+the number of steps without a row, by unlabelled images of --data and --choices seeds; other seeds
+are judged on --test-data. The same command continues. --out gets table.md and a CSV row for each
+classifier. NFA's strength is the probability that it replaces an image by a variant. Its rivals:
+same-class mixup (one weight for two images), CutMix (arXiv:1905.04899), SpecAugment, colour jitter,
+and RandAugment and TrivialAugment (arXiv:2103.10158) of the operations that keep the class.
 """
-
-from __future__ import annotations
 
 import argparse
 import functools
 import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,30 +37,23 @@ from nfaug.training.compare.run import bank_of, spec_augment, transform_of
 from nfaug.training.compare.settings import PIXELS, CompareSettings
 
 FIRST_CHOICE = 1000  # seed of the first classifier that chooses; those that judge count from 0
-MOST = 1000  # images that strengths are chosen on
-SHARES = (0.25, 0.5, 0.75)
-STRENGTHS = {  # shares of images or batches, magnitudes of timm, shares of an image
-    "CutMix": SHARES,
-    "RandAugment": (2, 5, 9),
-    "TrivialAugment": (0.25, 0.5, 1),
-    "colour jitter": (0.15, 0.3, 0.6),
-    "SpecAugment": (1 / 16, 1 / 8, 1 / 4),
-}
+SHARES = (0.25, 0.5, 0.75)  # of images that NFA replaces, and of batches with CutMix
+STRENGTHS = {"CutMix": SHARES, "RandAugment": (2, 5, 9), "TrivialAugment": (0.25, 0.5, 1)}
+STRENGTHS |= {"colour jitter": (0.15, 0.3, 0.6), "SpecAugment": (1 / 16, 1 / 8, 1 / 4)}
 KEPT = ["AutoContrast", "Equalize", "PosterizeIncreasing", "Contrast", "Brightness", "Sharpness"]
-KEPT += ["TranslateXRel", "TranslateYRel"]
-TURNS = ["Rotate", "ShearX", "ShearY"]
+KEPT, TURNS = [*KEPT, "TranslateXRel", "TranslateYRel"], ["Rotate", "ShearX", "ShearY"]
+POLICIES = {"RandAugment": "rand-n2-m{:g}", "TrivialAugment": "rand-n1-m10-mstd101-p1"}
 MIXES = {  # flow and way of mixing
     "same-class mixup": (PIXELS, "pair"),
     "NFA in pixels": (PIXELS, "axis"),
     "NFA in pixels by regions": (PIXELS, "regions"),
     "NFA with a flow": ("flow", "axis"),
-    "NFA on latents": ("autoencoder", "axis"),
+    "NFA with a flow on latents": ("flow, autoencoder", "axis"),
     "NFA on latents by regions": ("autoencoder", "regions"),
 }
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """What is added: NFA, a rival, or NFA and then a rival, each with its strength."""
 
     nfa: str = ""
@@ -77,25 +67,16 @@ class Row:
         return " + ".join(f"{name} {value:.3g}" for name, value in parts if name) or "nothing more"
 
 
-def rival_of(row: Row, turns: bool) -> Callable[[Tensor], Tensor]:
-    """The rival of a row for one uint8 image (C, H, W)."""
-    if row.rival == "SpecAugment":
-        return functools.partial(spec_augment, share=row.strength)
-    if row.rival == "colour jitter":
-        return v2.ColorJitter(row.strength, row.strength, row.strength)
-    if row.rival not in ("RandAugment", "TrivialAugment"):
-        return v2.Identity()
-    # One operation of uniform magnitude is TrivialAugment (arXiv:2103.10158).
-    trivial = row.rival == "TrivialAugment"
-    words = "rand-n1-m10-mstd101-p1" if trivial else f"rand-n2-m{row.strength:g}"
+def rival_of(name: str, share: float, turns: bool) -> Callable[[Tensor], Tensor]:
+    """A rival of this strength, for one uint8 image (C, H, W)."""
+    if name == "SpecAugment":
+        return functools.partial(spec_augment, share=share)
+    if name not in POLICIES:
+        return v2.ColorJitter(*[share] * 3) if name == "colour jitter" else v2.Identity()
+    words = POLICIES[name].format(share)
     policy = rand_augment_transform(words, {}, transforms=KEPT + (TURNS if turns else []))
-
-    def apply(image: Tensor) -> Tensor:
-        if trivial and random.random() >= row.strength:
-            return image
-        return F.pil_to_tensor(policy(F.to_pil_image(image).convert("RGB")))[: len(image)]
-
-    return apply
+    change = v2.Compose([v2.RGB(), v2.ToPILImage(), policy, v2.PILToTensor()])
+    return v2.RandomApply([change], share) if name == "TrivialAugment" else change
 
 
 class Study:
@@ -107,17 +88,18 @@ class Study:
         size, channels = self.pool.image_size, self.pool.channels
         self.test = to_tensors(open_dataset(args.test_data, image_size=size, channels=channels))
         self.bank = functools.lru_cache(8)(self.make_bank)
-        self.chosen_on = min(MOST, len(self.pool) - args.per_class * len(self.pool.classes))
-        self.settings = CompareSettings(
-            network=args.network, weights=args.weights, variants=args.variants, device="cpu"
-        )
+        self.chosen_on = min(1000, len(self.pool) - args.per_class * len(self.pool.classes))
+        self.settings = CompareSettings(network=args.network, weights=args.weights, device="cpu")
 
     def make_bank(self, nfa: str, seed: int) -> Tensor:
-        flow, mix = MIXES[nfa]
-        few = split_per_class(self.pool, self.args.per_class, seed)[0]
-        latents = self.args.autoencoder if flow == "autoencoder" else None
-        named = self.args.flow if flow == "flow" else PIXELS
-        return bank_of(named, few, self.settings, seed, latents, mix=mix)
+        (flow, mix), size = MIXES[nfa], self.args.image_size
+        latents = self.args.autoencoder if "autoencoder" in flow else None
+        large = self.args.latents_of if latents else size
+        data = open_dataset(self.args.data, image_size=large)
+        few = split_per_class(data, self.args.per_class, seed)[0]
+        flow = self.args.flow if "flow" in flow else PIXELS
+        bank = bank_of(flow, few, self.settings, seed, latents, mix=mix)
+        return F.resize(bank.flatten(0, 1), [size, size]).unflatten(0, bank.shape[:2])
 
     def train(self, row: Row, seed: int, lr: float, steps: int) -> tuple[Tensor, float]:
         """Which images a classifier gets right: unlabelled ones of the choice, or the test data."""
@@ -127,13 +109,13 @@ class Study:
         shape, classes = images.shape[1:], len(few.classes)
         bank = self.bank(row.nfa, seed) if row.nfa else images[:, None]
         safe, cutmix = transform_of(self.safe, "", shape[1:]), v2.CutMix(num_classes=classes)
-        rival = rival_of(row, self.args.turns)
+        rival = rival_of(row.rival, row.strength, self.args.turns)
 
         def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
             chosen = (torch.rand(len(rows)) < row.p)[:, None, None, None]
             variants = bank[rows, torch.randint(bank.shape[1], rows.shape)]
             batch, targets = torch.where(chosen, variants, images[rows]), labels[rows]
-            batch = safe(torch.stack([rival(image) for image in batch]))
+            batch = safe(torch.stack([rival(image)[: len(image)] for image in batch]))
             mixed = row.rival == "CutMix" and random.random() < row.strength
             return cutmix(batch, targets) if mixed else (batch, targets)
 
@@ -141,9 +123,10 @@ class Study:
         for seeded in (torch.manual_seed, random.seed, np.random.seed):
             seeded(seed)
         classifier.train(draw, len(labels))
-        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))[:MOST]
-        chosen = seed >= FIRST_CHOICE
-        judged = to_tensors(others.subset(order), progress=False) if chosen else self.test
+        if seed < FIRST_CHOICE:
+            return classifier.right(*self.test), time.monotonic() - started
+        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
+        judged = to_tensors(others.subset(order[: self.chosen_on]), progress=False)
         return classifier.right(*judged), time.monotonic() - started
 
 
@@ -152,9 +135,8 @@ def table(title: str, found: dict[str, list[Cell]], *bases: str) -> list[str]:
     above = " | ".join(f"above {base}" for base in bases)
     lines = [f"| {title} | accuracy, % | {above} |", "|---" * (2 + len(bases)) + "|"]
     for name, cells in found.items():
-        mean = np.mean([each.accuracy for each in cells])
-        gains = [str(gain_of(cells, found[base])) for base in bases]
-        lines.append(f"| {name} | {mean:.1f} | {' | '.join(gains)} |")
+        gains = " | ".join(str(gain_of(cells, found[base])) for base in bases)
+        lines.append(f"| {name} | {np.mean([c.accuracy for c in cells]):.1f} | {gains} |")
     return lines
 
 
@@ -170,7 +152,7 @@ def main() -> None:
     parser.add_argument("--weights", help="pretrained weights, to be fine-tuned")
     parser.add_argument("--flow", help="a flow of these images, trained without labels")
     parser.add_argument("--autoencoder", help="for NFA on latents")
-    parser.add_argument("--variants", type=int, default=20)
+    parser.add_argument("--latents-of", type=int, default=64, help="pixels that it encodes")
     parser.add_argument("--lr", type=float, nargs="+", default=[0.05, 0.1, 0.2])
     parser.add_argument("--steps", type=int, nargs="+", default=[300, 600])
     parser.add_argument("--choices", type=int, default=3, help="seeds that choose")
@@ -179,42 +161,38 @@ def main() -> None:
     args = parser.parse_args()
     study, out = Study(args), Path(args.out)
     record = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "rows", "flow")}
-    choice = Cells(out / "choice", record, study.chosen_on)
-    judged = Cells(out / "judged", record, len(study.test[1]))
+    counts = {"judged": len(study.test[1]), "choice": study.chosen_on}
+    kinds = [Cells(out / kind, record, count) for kind, count in counts.items()]
 
     def cell(row: Row, seed: int, lr: float, steps: int) -> Cell:
-        cells = choice if seed >= FIRST_CHOICE else judged
+        cells = kinds[seed >= FIRST_CHOICE]
         name = f"{row.name}, lr {lr:g}, {steps} steps"
         if (name, seed) not in cells:
             cells.add(name, seed, *study.train(row, seed, lr, steps))
-            print(f"{name}, seed {seed}: {cells[name, seed].accuracy:.1f}", flush=True)
+            print(name, seed, cells[name, seed].accuracy, flush=True)
         return cells[name, seed]
 
-    def score(row: Row, lr: float, steps: int) -> float:
-        seeds = range(FIRST_CHOICE, FIRST_CHOICE + args.choices)
-        return sum(cell(row, seed, lr, steps).accuracy for seed in seeds)
+    def score(row: Row, lr: float, steps: int = args.steps[0]) -> float:
+        return sum(cell(row, FIRST_CHOICE + i, lr, steps).accuracy for i in range(args.choices))
 
-    lr = max(args.lr, key=lambda lr: score(Row(), lr, args.steps[0]))
+    lr = max(args.lr, key=lambda lr: score(Row(), lr))
     steps = max(args.steps, key=lambda steps: score(Row(), lr, steps))
 
     def best(rows: Iterable[Row]) -> Row:
-        return max(rows, key=lambda row: score(row, lr, args.steps[0]))
+        return max(rows, key=lambda row: score(row, lr))
 
-    rivals = [best(Row(rival=name, strength=s) for s in STRENGTHS[name])
-              for name in STRENGTHS if name in args.rows]  # fmt: skip
-    names = [name for name in MIXES if name in args.rows]
-    alone = [best(Row(name, p) for p in SHARES) for name in names]
-    rival = best(rivals)
-    both = [best(replace(rival, nfa=name, p=p) for p in SHARES) for name in names]
+    named = [name for name in STRENGTHS if name in args.rows]
+    rivals = [best(Row("", 0, name, value) for value in STRENGTHS[name]) for name in named]
+    rival, named = best(rivals), [name for name in MIXES if name in args.rows]
+    alone = [best(Row(name, p) for p in SHARES) for name in named]
+    both = [best(rival._replace(nfa=name, p=p) for p in SHARES) for name in named]
     rows = [Row(), *rivals, *alone, *both]
     for seed in range(args.seeds):
         for row in rows:
             cell(row, seed, lr, steps)
         found = {row.name: [cell(row, s, lr, steps) for s in range(seed + 1)] for row in rows}
         lines = table(args.augment, found, "nothing more", rival.name)
-        hours = (choice.seconds + judged.seconds) / 3600
-        lines.append(f"\n{args.network}, {args.per_class} labels a class, lr {lr:g}, {steps} steps")
-        lines[-1] += f", {seed + 1} seeds, {hours:.2f} h."
+        lines += ["", f"{args.per_class} labels a class, lr {lr:g}, {steps} steps, seeds 0-{seed}"]
         write_text(out / "table.md", "\n".join(lines) + "\n")
 
 
