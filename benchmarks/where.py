@@ -48,6 +48,7 @@ MIXES = {  # flow and way of mixing
     "NFA in pixels": (PIXELS, "axis"),
     "NFA in pixels by regions": (PIXELS, "regions"),
     "NFA with a flow": ("flow", "axis"),
+    "NFA on latents": ("autoencoder", "axis"),
     "NFA with a flow on latents": ("flow, autoencoder", "axis"),
     "NFA on latents by regions": ("autoencoder", "regions"),
 }
@@ -94,8 +95,7 @@ class Study:
     def make_bank(self, nfa: str, seed: int) -> Tensor:
         (flow, mix), size = MIXES[nfa], self.args.image_size
         latents = self.args.autoencoder if "autoencoder" in flow else None
-        large = self.args.latents_of if latents else size
-        data = open_dataset(self.args.data, image_size=large)
+        data = open_dataset(self.args.data, image_size=self.args.latents_of if latents else size)
         few = split_per_class(data, self.args.per_class, seed)[0]
         flow = self.args.flow if "flow" in flow else PIXELS
         bank = bank_of(flow, few, self.settings, seed, latents, mix=mix)
