@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from nfa_tools import TensorImages
 from safetensors.torch import save_file
+from torch.utils.data import TensorDataset
 
+import nfaug
 from nfaug.training import CompareSettings, Comparison, compare
 from nfaug.training.compare.classifier import Classifier
 from nfaug.training.compare.report import Cell, Cells, gain_of
@@ -134,6 +137,20 @@ def test_advice_names_the_simplest_of_the_best(tmp_path: Path) -> None:
     assert comparison.advice().startswith("Use NFA in pixels: +10")
     assert "against RandAugment" in comparison.advice()
     assert 'nfaug.fit("builtin:pixels"' in comparison.code()
+
+
+def test_the_code_of_a_policy_after_nfa_makes_a_bank(tmp_path: Path) -> None:
+    found = {row: [50.0, 51.0] for row in (Augmentation(), Augmentation(PIXELS))}
+    found[Augmentation("", "randaugment")] = [50.0, 51.0]
+    found[Augmentation(PIXELS, "randaugment")] = [70.0, 71.0]
+    code = Comparison(CompareSettings(rivals="randaugment"), cells_of(tmp_path, found)).code()
+    images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8)
+    names = {"nfaug": nfaug, "torchvision": torchvision}
+    names["train_set"] = TensorDataset(images, torch.arange(8) % 2)
+    with pytest.warns(UserWarning, match="64 axes"):
+        exec(code.replace("my-bank", str(tmp_path / "my-bank")), names)
+    image, label = names["train_set"][5]
+    assert (image.size, label, names["train_set"].p) == ((16, 16), 1, 0.5)
 
 
 def test_advice_says_what_would_settle_it(tmp_path: Path) -> None:

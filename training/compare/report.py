@@ -182,14 +182,16 @@ class Comparison:
 
     def code(self) -> str:
         """Lines to paste into a training script."""
-        chosen, lines = self.best() or next(row for row in self.rows if row.flow), []
-        if chosen.flow:
-            fitted = f'nfaug.fit("{chosen.flow}", train_set)'
-            lines.append(f"nfa = nfaug.NFAugment({fitted}, p={self.settings.p:g})")
-            lines.append("images, labels = nfa(images, labels)  # in the training loop")
-        if chosen.policy:
-            lines.append(f"transform = {POLICIES[chosen.policy][1]}")
-        return "\n".join(lines)
+        chosen = self.best() or next(row for row in self.rows if row.flow)
+        p, policy = self.settings.p, chosen.policy and POLICIES[chosen.policy][1]
+        if not chosen.flow:
+            return f"transform = {policy}"
+        fitted = f'nfaug.fit("{chosen.flow}", train_set)'
+        if policy:  # which follows NFA, as it does in a transform of the bank
+            return f"""bank = nfaug.bank.make_bank({fitted}, train_set, "my-bank")
+train_set = nfaug.bank.BankDataset(train_set, bank, {p:g}, {policy})"""
+        return f"""nfa = nfaug.NFAugment({fitted}, p={p:g})
+images, labels = nfa(images, labels)  # in the training loop"""
 
     def text(self) -> str:
         """The report in Markdown: advice, table, method, code."""
