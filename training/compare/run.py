@@ -168,7 +168,7 @@ def bank_of(
 ) -> Tensor:
     """Variants (N, V, C, H, W) of the labelled images under a flow that is fitted to them."""
     images, labels = to_tensors(few, progress=False)
-    rank = max(1, min(64, int(torch.bincount(labels).min()) - 1))
+    rank = max(1, min(64, int(torch.bincount(labels).max()) - 1))
     fitted = fit(flow, few, rank=rank, progress=False, seed=seed, autoencoder=autoencoder)
     device, numbers = pick_device(settings.device), range(settings.variants)
     nfa = NFAugment(fitted.to(device), p=1.0, **mixing)
