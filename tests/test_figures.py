@@ -119,6 +119,8 @@ chosen(
     ("NFA in pixels 0.5 + RandAugment 5", NONE),
     ("NFA in pixels 0.75", "RandAugment 5"),
 )
+for name in ("sign", "blood"):
+    COMPARED[f"imbalance, {name}"] = (f"where/imbalance-{name}.csv", "softmax", "plain")
 
 
 def figures() -> dict[str, str]:
