@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-import torchvision
 from nfa_tools import TensorImages
 from safetensors.torch import save_file
 from torch.utils.data import TensorDataset
@@ -145,7 +144,7 @@ def test_the_code_of_a_policy_after_nfa_makes_a_bank(tmp_path: Path) -> None:
     found[Augmentation(PIXELS, "randaugment")] = [70.0, 71.0]
     code = Comparison(CompareSettings(rivals="randaugment"), cells_of(tmp_path, found)).code()
     images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8)
-    names = {"nfaug": nfaug, "torchvision": torchvision}
+    names = {"nfaug": nfaug}
     names["train_set"] = TensorDataset(images, torch.arange(8) % 2)
     with pytest.warns(UserWarning, match="64 axes"):
         exec(code.replace("my-bank", str(tmp_path / "my-bank")), names)

@@ -18,11 +18,13 @@ SAFE = {
     "colour": "colour changes",
     "spectrogram": "shifts",
 }
-#: The rivals of NFA: titles, and code to paste.
+_SPECAUGMENT = "torchaudio.transforms.SpecAugment(2, 8, 2, 8)"  # of floats
+_SPECAUGMENT = f"v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), {_SPECAUGMENT}])"
+#: The rivals of NFA: titles, and code to paste, in which v2 is torchvision.transforms.v2.
 POLICIES = {
-    "randaugment": ("RandAugment", "torchvision.transforms.v2.RandAugment(2, 9)"),
-    "trivialaugment": ("TrivialAugment", "torchvision.transforms.v2.TrivialAugmentWide()"),
-    "specaugment": ("SpecAugment", "torchaudio.transforms.SpecAugment(2, 8, 2, 8)"),
+    "randaugment": ("RandAugment", "v2.RandAugment(2, 9)"),
+    "trivialaugment": ("TrivialAugment", "v2.TrivialAugmentWide()"),
+    "specaugment": ("SpecAugment", _SPECAUGMENT),
 }
 
 
