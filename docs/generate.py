@@ -122,7 +122,7 @@ def moved_links(text: str) -> str:
         r"CONTRIBUTING\.md": "contributing",
         r"CHANGELOG\.md": "changelog",
         r"benchmarks/README\.md": "benchmarks",
-        r"(?:benchmarks/)?results/\w+\.md": "results",
+        r"(?:benchmarks/)?results/[\w/-]+\.md": "results",
         r"docs/dependencies\.md": "dependencies",
     }.items():
         text = re.sub(rf"\]\((\.\./)?{file}", f"](/{page}.md", text)
