@@ -18,8 +18,10 @@ SAFE = {
     "colour": "colour changes",
     "spectrogram": "shifts",
 }
-_SPECAUGMENT = "torchaudio.transforms.SpecAugment(2, 8, 2, 8)"  # of floats
-_SPECAUGMENT = f"v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), {_SPECAUGMENT}])"
+_SPECAUGMENT = (  # takes floats alone
+    "v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), "
+    "torchaudio.transforms.SpecAugment(2, 8, 2, 8)])"
+)
 #: The rivals of NFA: titles, and code to paste, in which v2 is torchvision.transforms.v2.
 POLICIES = {
     "randaugment": ("RandAugment", "v2.RandAugment(2, 9)"),
