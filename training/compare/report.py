@@ -184,12 +184,12 @@ class Comparison:
         """Lines to paste into a training script."""
         chosen = self.best() or next(row for row in self.rows if row.flow)
         p, policy = self.settings.p, chosen.policy and POLICIES[chosen.policy][1]
-        names = "from torchvision.transforms import v2\n\n"
+        imports = "from torchvision.transforms import v2\n\n"
         if not chosen.flow:
-            return f"{names}transform = {policy}"
+            return f"{imports}transform = {policy}"
         fitted = f'nfaug.fit("{chosen.flow}", train_set)'
         if policy:  # which follows NFA, as it does in a transform of the bank
-            return f"""{names}bank = nfaug.bank.make_bank({fitted}, train_set, "my-bank")
+            return f"""{imports}bank = nfaug.bank.make_bank({fitted}, train_set, "my-bank")
 train_set = nfaug.bank.BankDataset(train_set, bank, {p:g}, {policy})"""
         return f"""nfa = nfaug.NFAugment({fitted}, p={p:g})
 images, labels = nfa(images, labels)  # in the training loop"""
