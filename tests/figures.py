@@ -29,9 +29,9 @@ def _cells(found: Iterable[Mapping[str, str]]) -> list[Cell]:
     """Cells of a study, whose images count by class, or of `nfaug compare`."""
     made = []
     for row in found:
-        count = int(row.get("tested") or 0)
         bits = np.unpackbits(np.frombuffer(base64.b64decode(row["right"]), np.uint8))
-        made.append(Cell(bits[: count or len(bits)] > 0, 0.0))
+        count = int(row.get("tested") or round(100 * bits.sum() / float(row["accuracy"])))
+        made.append(Cell(bits[:count] > 0, 0.0))
     return made
 
 

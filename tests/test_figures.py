@@ -141,7 +141,7 @@ chosen(
     ("NFA in pixels 0.75", NONE),
     ("NFA in pixels 0.25 + RandAugment 9", NONE),
 )
-chosen("blood-10", "lr 0.1, 600 steps", ("NFA in pixels 0.5", NONE))
+chosen("blood-10", "lr 0.1, 600 steps", ("RandAugment 5", NONE), ("NFA in pixels 0.5", NONE))
 for name in ("sign", "blood"):
     COMPARED[f"imbalance, {name}"] = (f"where/imbalance-{name}.csv", "softmax", "plain")
 
