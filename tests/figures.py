@@ -30,6 +30,7 @@ def _cells(found: Iterable[Mapping[str, str]]) -> list[Cell]:
     made = []
     for row in found:
         bits = np.unpackbits(np.frombuffer(base64.b64decode(row["right"]), np.uint8))
+        # where.py and compare keep no number of images, and whole bytes of bits
         count = int(row.get("tested") or round(100 * bits.sum() / float(row["accuracy"])))
         made.append(Cell(bits[:count] > 0, 0.0))
     return made

@@ -116,10 +116,13 @@ chosen(
     ("NFA in pixels 0.5 + RandAugment 5", NONE),
     ("NFA in pixels 0.75", "RandAugment 5"),
 )
-LONG = ("NFA in pixels 0.75", NONE)
-FIFTY = (("NFA in pixels 0.25", NONE), ("RandAugment 5", NONE))
-chosen("blood-finetuned-10-long", "lr 0.0003, 1200 steps", LONG)
-chosen("blood-finetuned-50", "lr 0.0003, 600 steps", *FIFTY)
+chosen("blood-finetuned-10-long", "lr 0.0003, 1200 steps", ("NFA in pixels 0.75", NONE))
+chosen(
+    "blood-finetuned-50",
+    "lr 0.0003, 600 steps",
+    ("NFA in pixels 0.25", NONE),
+    ("RandAugment 5", NONE),
+)
 chosen(
     "clothing-finetuned-10",
     "lr 0.0003, 600 steps",
