@@ -25,7 +25,11 @@ from nfaug.training.config import recipe_config, recipes
 
 __all__ = ["PARTS", "moved_links", "write_parts"]
 
-RESULTS = ("README", "training_overhead", "fixed_point_divergence", "study")
+RESULTS = (
+    *(f"where/{name}" for name in ("cells", "clothes", "signs", "speech", "imbalance", "hardest")),
+    *("autoencoder", "gaussians_full", "settings_full", "training_overhead"),
+    *("fixed_point_divergence", "study", "README"),
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -122,16 +126,30 @@ def moved_links(text: str) -> str:
         r"CONTRIBUTING\.md": "contributing",
         r"CHANGELOG\.md": "changelog",
         r"benchmarks/README\.md": "benchmarks",
-        r"(?:benchmarks/)?results/[\w/-]+\.md": "results",
-        r"docs/dependencies\.md": "dependencies",
     }.items():
         text = re.sub(rf"\]\((\.\./)?{file}", f"](/{page}.md", text)
-    return text
+    return re.sub(r"\]\((?:\.\./)?(?:benchmarks/)?results/(?:where/)?(\w+)\.md", _result, text)
+
+
+def _result(match: re.Match[str]) -> str:
+    """A link to a page of results: to its place on the site, if it is there."""
+    shown = any(name.endswith(match[1]) for name in RESULTS)
+    return f"](#results-{match[1]}" if shown else "](/results.md"
 
 
 def copied(*names: str) -> Callable[[], str]:
     """Documents from outside of docs/."""
     return lambda: "\n\n".join(moved_links((ROOT / name).read_text("utf-8")) for name in names)
+
+
+def results() -> str:
+    """The pages of results, each with a target for links."""
+    pages = []
+    for name in RESULTS:
+        text = (ROOT / "benchmarks" / "results" / f"{name}.md").read_text("utf-8")
+        text = re.sub(r"\]\((?:\.\./)?(\w+)\.md", _result, moved_links(text))
+        pages.append(f"(results-{name.rpartition('/')[2]})=\n\n{text}")
+    return "\n\n".join(pages)
 
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -142,7 +160,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "changelog": copied("CHANGELOG.md"),
     "contributing": copied("CONTRIBUTING.md"),
     "benchmarks": copied("benchmarks/README.md"),
-    "results": copied(*(f"benchmarks/results/{name}.md" for name in RESULTS)),
+    "results": results,
 }
 
 

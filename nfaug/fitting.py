@@ -116,7 +116,7 @@ def fit(
     """
     if rank < 1 or max_per_class < 2:
         raise ValueError(
-            f"rank must be at least 1 and max_per_class 2; got {rank} and {max_per_class}"
+            f"rank must be at least 1, and images per class 2; got {rank} and {max_per_class}"
         )
     with torch.device("cpu"):  # not torch's default device, which may be "meta"
         prior = choose_prior(gaussians)
@@ -124,6 +124,8 @@ def fit(
         images = open_images(base.flow, dataset, image_size=image_size, grayscale=grayscale)
         base = _shaped(base, images, autoencoder, seed)
         check_class_sizes(images.targets, images.classes)
+        if len(images.classes) < (least := prior.entry.min_classes):
+            raise ValueError(f"gaussians {prior.kind!r} need {least} classes; 'data' needs one")
         with joined() if distributed else contextlib.nullcontext(Ranks()) as ranks:
             stats, pca = fit_classes(
                 base.flow,
@@ -337,4 +339,4 @@ def fit_classes(
             fits[y] = fit_class(torch.cat(latents), rank, label=y, generator=draws)
     if ranks.count > 1:
         stats.all_reduce()
-    return stats, assemble(ranks.collect(fits, number), rank=rank, memory=memory)
+    return stats, assemble(ranks.collect(fits, number), memory=memory)

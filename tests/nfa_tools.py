@@ -121,7 +121,7 @@ def _fitted(channels: int, memory: bool) -> ClasswisePCA:
 def fit_pca(latents: Iterable[Tensor], *, rank: int, memory: bool = True) -> ClasswisePCA:
     """The PCA of the latents of each class."""
     fits = [fit_class(rows, rank, label=label) for label, rows in enumerate(latents)]
-    return assemble(fits, rank=rank, memory=memory)
+    return assemble(fits, memory=memory)
 
 
 def checkpoint(*, channels: int = 3, memory: bool = True, **changes: Any) -> Parts:

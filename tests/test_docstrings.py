@@ -35,7 +35,6 @@ def modules() -> list[str]:
     return found
 
 
-@pytest.mark.filterwarnings("ignore:.*too few images:UserWarning")
 @pytest.mark.parametrize("name", modules())
 def test_examples(name: str) -> None:
     module = importlib.import_module(name)

@@ -17,7 +17,6 @@ from nfaug.flows.mef import MefSettings
 from .augmentation import FlowAugmentation
 
 __all__ = [
-    "SMALL_FLOW",
     "DataConfig",
     "OptimConfig",
     "PCAConfig",
@@ -28,8 +27,6 @@ __all__ = [
     "recipe_path",
     "recipes",
 ]
-
-SMALL_FLOW = MefSettings(steps=(4, 4), blocks=(1, 1), width=(32, 32))
 
 
 @dataclass(frozen=True)
@@ -199,7 +196,7 @@ class TrainConfig:
     pictures_every: int = 10
     autoencoder: str | None = None
     latent_noise: float = 1 / 64
-    flow: MefSettings = field(default_factory=lambda: SMALL_FLOW)
+    flow: MefSettings = field(default_factory=MefSettings)
     dataset: DataConfig = field(default_factory=DataConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

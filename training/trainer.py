@@ -16,9 +16,10 @@ from nfaug.data.images import LabelledImages
 from nfaug.data.open import wrap_dataset
 from nfaug.fitting import fit_classes
 from nfaug.flows.codec import check_levels
+from nfaug.flows.mef import MefSettings
 from nfaug.io.lock import lock_output
 
-from .config import SMALL_FLOW, TrainConfig
+from .config import TrainConfig
 from .metrics import evaluate
 from .run.context import RunContext, TrainResult, open_context
 from .run.distributed import Processes
@@ -132,12 +133,14 @@ def _settings_of(init: Checkpoint, config: TrainConfig, images: LabelledImages) 
     """The settings of a run that starts from another flow, which fixes shape and noise."""
     check_levels(images[0][0][None], init.flow.codec.channels, init.flow.codec.image_size)
     backbone: Any = init.flow.config.backbone
+    if not any(True for _ in init.flow.parameters()):
+        raise ValueError("the flow of init has no parameters to train: leave out init (--init)")
     if config.autoencoder is not None and init.flow.codec.record is None:
         raise ValueError(
             "the flow of init works on pixels: leave out autoencoder, or start from a flow on its "
             "latents"
         )
-    if config.flow not in (backbone, SMALL_FLOW):
+    if config.flow not in (backbone, MefSettings()):
         warnings.warn(
             "init has its own architecture; the settings flow.* are ignored", stacklevel=3
         )

@@ -87,5 +87,9 @@ class SharedValue:
         """Change the number in all processes that share it."""
         self._value.numpy()[0] = value
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._value.share_memory_()
+
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedValue:
         return SharedValue(float(self))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.classes import check_class_names, dataset_classes
+from ..data.sources.layout import natural_key
 from ..flows.autoencoder import AutoencoderSource
 from ..io.resolve import BUILTIN
 from .counters import Counters, Outcome, SharedValue
@@ -182,13 +183,21 @@ class NFAugment(nn.Module):
             self._unchecked = ""
 
     def _warn_of_classes(self, labels: Any) -> None:
-        """Say once that a bundled flow has classes of its own, unless something compared them."""
+        """Warn once of classes that are likely others, unless something compared them."""
+        names = [*self.class_names]
         if self._unchecked.startswith(BUILTIN) and isinstance(labels, Tensor):
-            shown = ", ".join(f"{label} {name}" for label, name in enumerate(self.class_names[:3]))
+            shown = ", ".join(f"{label} {name}" for label, name in enumerate(names[:3]))
             warnings.warn(
                 f"{self._unchecked} has classes of its own ({shown}, ...), and mixes images along "
                 f"their axes. For other classes pass nfaug.fit({self._unchecked!r}, dataset) in "
                 "its place; for these, call nfa.check_classes(dataset) first",
+                stacklevel=2,
+            )
+        elif self._unchecked and sorted(names, key=natural_key) == names != sorted(names):
+            warnings.warn(
+                f"the classes of {self._unchecked} are in natural order, as timm has them; "
+                "torchvision's ImageFolder has 10 before 9, and B before a. Call "
+                "nfa.check_classes(dataset) first",
                 stacklevel=2,
             )
         self._unchecked = ""

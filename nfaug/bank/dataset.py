@@ -18,7 +18,8 @@ from ..augment.settings import check_number
 from ..data.classes import dataset_classes, stored_labels
 from ..data.decode import upright
 from ..data.images import spread
-from ..data.preprocess import Preprocess
+from ..data.preprocess import Preprocess, channels_of
+from ..data.torch_datasets import pair
 from .reader import Bank
 from .source import Source, to_uint8
 
@@ -101,11 +102,12 @@ class BankDataset(Dataset[tuple[Any, int]]):
         if number is not None and not bank.manifest.residual:
             image = to_pil(bank.variant(row, number))
         else:
-            image = self.dataset[index][0]
-            if number is not None or isinstance(image, torch.Tensor):
-                image = to_uint8(image, bank.manifest.shape[0]).permute(1, 2, 0).numpy()
+            image, channels = pair(self.dataset[index])[0], bank.manifest.shape[0]
+            pil = isinstance(image, Image.Image)
+            if number is not None or not pil or channels_of(image) != channels:
+                image = to_uint8(image, channels).permute(1, 2, 0).numpy()
                 image = to_pil(image if number is None else bank.variant(row, number, image))
-            elif isinstance(image, Image.Image):
+            else:
                 image = upright(image)  # most data sets do not
         label = int(self._labels[index])
         return (image if self.transform is None else self.transform(image)), label
@@ -174,7 +176,7 @@ def _labels_of(dataset: Any, bank: Bank, rows: np.ndarray) -> np.ndarray:
     found = stored_labels(dataset)
     compared = spread(len(rows), _COMPARED if found is None else len(rows))
     if found is None:
-        found = np.array([int(dataset[index][1]) for index in compared])
+        found = np.array([int(pair(dataset[index])[1]) for index in compared])
     for number in (found != labels[compared]).nonzero()[0][:1]:
         index = compared[number]
         label = int(bank.labels[rows[index]])

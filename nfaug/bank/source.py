@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, Subset
 from ..data.decode import upright
 from ..data.images import LabelledImages, spread
 from ..data.preprocess import Preprocess, size_of
+from ..data.torch_datasets import pair
 from .format import array_sha256
 
 __all__ = ["Source", "to_uint8"]
@@ -48,8 +49,9 @@ class Source(Dataset[tuple[Tensor, Tensor]]):
             self._rows = [int(dataset.indices[row]) for row in self._rows]
             dataset = dataset.dataset
         self.dataset, self._files = dataset, _files(dataset)
-        shared = os.path.commonpath({*map(os.path.dirname, self._files)}) if self._files else ""
-        paths = [file[len(shared) :].replace(os.sep, "/").lstrip("/") for file in self._files]
+        names = [*map(os.path.normpath, self._files)]  # ./a//b as a/b
+        shared = os.path.commonpath({*map(os.path.dirname, names)}) if names else ""
+        paths = [name[len(shared) :].replace(os.sep, "/").lstrip("/") for name in names]
         if isinstance(dataset, LabelledImages):
             paths = dataset.paths or []
         self.paths = [paths[row] for row in self._rows] if paths else []
@@ -58,7 +60,7 @@ class Source(Dataset[tuple[Tensor, Tensor]]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = to_uint8(self.dataset[self._rows[index]][0], self.channels)
+        image = to_uint8(pair(self.dataset[self._rows[index]])[0], self.channels)
         as_stored = not self.paths and not isinstance(self.dataset, LabelledImages)
         digest = _hash_of(image) if as_stored else self.digest(index)
         return self.preprocess(image, f"image {index}"), torch.from_numpy(digest.copy())
@@ -70,7 +72,7 @@ class Source(Dataset[tuple[Tensor, Tensor]]):
             row, reader = int(self.dataset.indices[row]), self.dataset.reader
             stored = reader.content(row) if of_file else reader.read(row)
         else:
-            stored = Path(self._files[row]).read_bytes() if of_file else self.dataset[row][0]
+            stored = Path(self._files[row]).read_bytes() if of_file else pair(self.dataset[row])[0]
         return _hash_of(stored if isinstance(stored, bytes) else to_uint8(stored, self.channels))
 
     def sha256(self, labels: np.ndarray) -> str:

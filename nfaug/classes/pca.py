@@ -46,7 +46,7 @@ class ClasswisePCA(nn.Module):
         >>> import torch
         >>> from nfaug.classes.pca_fit import assemble, fit_class
         >>> fits = [fit_class(torch.randn(count, 12), rank=3) for count in (50, 40)]
-        >>> pca = assemble(fits, rank=3, memory=True)
+        >>> pca = assemble(fits, memory=True)
         >>> z, labels = torch.randn(4, 12), torch.tensor([0, 1, 1, 0])
         >>> a = pca.project(z, labels)
         >>> a.shape, pca.add(z, labels, -a).shape

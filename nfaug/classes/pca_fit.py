@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -45,6 +44,7 @@ def fit_class(
         ValueError: There are no latents, or latents are not finite.
     """
     latents = latents.flatten(1).float()
+    latents = latents.cpu() if latents.device.type == "mps" else latents  # which has no float64
     bad = int((~torch.isfinite(latents)).any(1).sum())
     if bad or not len(latents):
         raise ValueError(f"{bad} of {len(latents)} latents of class {label} are not finite")
@@ -70,21 +70,14 @@ def fit_class(
     return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
-def assemble(fits: Sequence[ClassFit], *, rank: int, memory: bool) -> ClasswisePCA:
-    """The PCA of all classes, of their fits in label order, with a warning about small classes.
+def assemble(fits: Sequence[ClassFit], *, memory: bool) -> ClasswisePCA:
+    """The PCA of all classes, of their fits in label order.
 
     Raises:
         ValueError: There is no class.
     """
     if not fits:
         raise ValueError("latents must hold at least one class; got none")
-    counts = [int(fit["counts"]) for fit in fits]
-    if few := [label for label, count in enumerate(counts) if 1 < count <= rank]:
-        warnings.warn(
-            f"{len(few)} of {len(fits)} classes have too few images for {rank} axes and get one "
-            f"axis less than images (class {few[0]}: {counts[few[0]]} images)",
-            stacklevel=3,
-        )
     width = max(1, *(int(fit["ranks"]) for fit in fits))
 
     def joined(name: str) -> Tensor:

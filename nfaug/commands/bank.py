@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ..augment.settings import MixSettings
 from ..bank import Bank, make_bank
 from ..bank.shards import parse_shard, shard_manifests
+from ..data.preprocess import size_of
 from .common import (
     add_data_options,
     add_flow,
@@ -51,7 +52,7 @@ def parser() -> ArgumentParser:
     )
     add_image_size(
         made,
-        "the flow's size; choose the size at which your script stores its images",
+        "the flow's size, if images have it; choose the size to which your script resizes images",
     )
     made.add_argument("--batch-size", type=int, default=64, help="number of images at a time")
     made.add_argument("--workers", type=int, default=0, help="processes that decode images")
@@ -64,10 +65,18 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Make the bank or a shard of it."""
     checkpoint, out = load_on(arguments), Path(arguments.out).expanduser()
     size = None if arguments.residual else arguments.image_size
+    data = open_data(arguments, checkpoint, image_size=size)
+    if size is None and not arguments.residual and len(data):
+        stored, made = size_of(data.reader.read(int(data.indices[0]))), data.image_size
+        if stored != made:
+            raise ValueError(
+                f"image 0 has {stored[0]} x {stored[1]} pixels and the flow {made[0]} x {made[1]}: "
+                "pass --image-size, the size to which your transform resizes images, or --residual"
+            )
     shard = None if arguments.shard is None else parse_shard(arguments.shard)
     bank = make_bank(
         checkpoint,
-        open_data(arguments, checkpoint, image_size=size),
+        data,
         out,
         variants=arguments.variants,
         residual=arguments.residual,

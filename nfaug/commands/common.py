@@ -25,11 +25,13 @@ from ..io.text import printable
 
 __all__ = [
     "FLOW",
+    "READING",
     "add_autoencoder",
     "add_data_options",
     "add_flow",
     "add_image_size",
     "add_out",
+    "add_reading",
     "load_on",
     "mixing",
     "new_parser",
@@ -38,6 +40,7 @@ __all__ = [
     "reading",
 ]
 
+READING = ("data_dir", "download", "on_error")
 FLOW = "a checkpoint directory, owner/name on the Hub, or builtin:NAME"
 _load_yaml = get_loader("yaml")
 
@@ -114,26 +117,31 @@ def add_out(parser: ArgumentParser, what: str) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
 
 
-def add_data_options(parser: ArgumentParser, split: str, *, required: bool = True) -> None:
+def add_data_options(parser: ArgumentParser, split: str) -> None:
     """Add --data and the options of how it is read; `split` is the preferred split."""
-    parser.add_argument("--data", required=required, help=DATA_SOURCES)
+    parser.add_argument("--data", required=True, help=DATA_SOURCES)
     parser.add_argument(
         "--split", help=f"part of the data: train or test (default: {split} if it exists)"
     )
+    add_reading(parser)
+    parser.add_argument("--per-class", type=int | None, help="use this many images of each class")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
+
+
+def add_reading(parser: ArgumentParser) -> None:
+    """Add the options in `READING`."""
     parser.add_argument(
         "--data-dir", help="where a named data set, or the cache of parquet files, is stored"
     )
     parser.add_argument(
         "--download", action="store_true", help="allow a named data set to be downloaded"
     )
-    parser.add_argument("--per-class", type=int | None, help="use this many images of each class")
     parser.add_argument(
         "--on-error",
         choices=["raise", "skip"],
         default="raise",
         help="stop at an image file that cannot be decoded, or skip it",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
 
 
 def add_image_size(parser: ArgumentParser, default: str) -> None:
@@ -154,9 +162,9 @@ def _image_size(value: Any) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def add_flow(parser: ArgumentParser, *, required: bool = True) -> None:
+def add_flow(parser: ArgumentParser) -> None:
     """Add --flow, --device and --autoencoder."""
-    parser.add_argument("--flow", required=required, help=FLOW)
+    parser.add_argument("--flow", required=True, help=FLOW)
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, ...; auto is the GPU if there is one"
     )
@@ -185,8 +193,7 @@ def load_on(arguments: Namespace) -> Checkpoint:
 
 def reading(arguments: Namespace) -> dict[str, Any]:
     """The options of `add_data_options` as arguments of `open_dataset`, but data and split."""
-    names = ("data_dir", "download", "per_class", "on_error", "seed")
-    return {name: arguments[name] for name in names}
+    return {name: arguments[name] for name in (*READING, "per_class", "seed")}
 
 
 def open_data(

@@ -12,7 +12,7 @@ from ..data.images import LabelledImages
 from ..data.open import DATA_SOURCES, MissingSplitError, open_dataset
 from ..fitting import common_size
 from ..training.compare import CompareSettings, compare
-from .common import add_image_size, new_parser
+from .common import READING, add_image_size, add_reading, new_parser
 
 __all__ = ["parser", "run"]
 
@@ -30,6 +30,7 @@ def parser() -> ArgumentParser:
     )
     made.add_argument("--data", required=True, help=DATA_SOURCES)
     made.add_argument("--test-data", help="images to judge by (default: a part is held out)")
+    add_reading(made)
     made.add_argument("--out", default="nfaug-compare", help="the folder to write")
     add_image_size(made, f"their own, at most {_SMALL}, or {_LARGE} for a timm model")
     made.add_argument("--flow", nargs="*", default=[], help="flows of NFA besides builtin:pixels")
@@ -42,11 +43,11 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     given = {field.name: arguments[field.name] for field in fields(CompareSettings)}
     settings = CompareSettings(**{**given, "flow": tuple(given["flow"])})
     most = _SMALL if settings.network == "small-cnn" else _LARGE
-    size = arguments.image_size
+    size, reading = arguments.image_size, {name: arguments[name] for name in READING}
     if size is None:
-        own = common_size(open_dataset(arguments.data, image_size=1), most)
+        own = common_size(open_dataset(arguments.data, image_size=1, **reading), most)
         size = own if max(own) <= most else (most, most)
-    data = open_dataset(arguments.data, image_size=size)
+    data = open_dataset(arguments.data, image_size=size, **reading)
     found = compare(data, settings, out=arguments.out, test=_test_images(arguments, data))
     if not arguments.json:
         print(found.text())
@@ -68,7 +69,11 @@ def _test_images(arguments: Namespace, data: LabelledImages) -> LabelledImages |
     if arguments.test_data is None:
         return None
     opened = functools.partial(
-        open_dataset, arguments.test_data, image_size=data.image_size, channels=data.channels
+        open_dataset,
+        arguments.test_data,
+        image_size=data.image_size,
+        channels=data.channels,
+        **{name: arguments[name] for name in READING},
     )
     try:
         return opened(split="test")

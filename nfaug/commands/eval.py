@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from ..data.batches import open_batches
 from ..data.classes import check_class_names
@@ -25,7 +26,7 @@ def parser() -> ArgumentParser:
     )
     add_flow(made)
     add_data_options(made, "test")
-    made.add_argument("--batch-size", type=int, default=256, help="images per batch")
+    made.add_argument("--batch-size", type=PositiveInt, default=256, help="images per batch")
     return made
 
 

@@ -27,7 +27,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Load and describe a checkpoint."""
     checkpoint = load(arguments.flow, autoencoder=arguments.autoencoder)
     config, pca = checkpoint.config, checkpoint.pca
-    gflop = config.flow.flop / 1e9
+    gflop, extra = config.flow.flop / 1e9, config.autoencoder is not None
     return {
         "flow": {**config.flow.to_dict(), "parameters": config.flow.parameter_count},
         "autoencoder": None if config.autoencoder is None else asdict(config.autoencoder),
@@ -41,11 +41,11 @@ def run(arguments: Namespace) -> dict[str, Any]:
             "axes": int(pca.rank),
             "memory_images": 0 if pca.memory is None else len(pca.memory),
         },
-        # NFA encodes an image once, and decodes it and each variant.
+        # NFA encodes an image once and decodes each variant, on latents also the image itself.
         "gflop_of_the_flow_per_image": {
             "encode_or_decode": gflop,
-            "training_epoch_at_p_0.5": 0.5 * 3 * gflop,
-            f"bank_of_{_VARIANTS}_variants": (2 + _VARIANTS) * gflop,
+            "training_epoch_at_p_0.5": 0.5 * (2 + extra) * gflop,
+            f"bank_of_{_VARIANTS}_variants": (1 + extra + _VARIANTS) * gflop,
         },
         "training": config.training,
         "metrics": config.metrics,

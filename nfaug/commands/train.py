@@ -82,8 +82,8 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--resume",
         help="continue the run in this directory with its settings; other options override them, "
-        "but seed, batch size and images must stay. On a CPU and without --max-minutes the result "
-        "is bit for bit that of an uninterrupted run",
+        "but images, seed, batch size, device, flow and prior must stay. On a CPU and without "
+        "--max-minutes the result is bit for bit that of an uninterrupted run",
     )
     made.add_argument(
         "--init",
@@ -107,13 +107,13 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
     out, resume = Path(arguments.out), arguments.resume is not None
     steps = Snapshots(out).steps()
-    if not resume:
-        if steps and not arguments.overwrite and not (out / CONFIG).exists():
-            raise FileExistsError(
-                f"{out} holds an unfinished run: continue it with --resume {out}, or replace it "
-                "with --overwrite"
-            )
-        check_output(out, overwrite=arguments.overwrite)
+    replacing = resume or arguments.overwrite
+    if steps and not replacing and not (out / CONFIG).exists():
+        raise FileExistsError(
+            f"{out} holds an unfinished run: continue it with --resume {out}, or replace it with "
+            "--overwrite"
+        )
+    check_output(out, overwrite=replacing)
     config = _settings(arguments)
     init = None
     if arguments.init is not None and not (resume and steps):  # else the run has a copy of it

@@ -41,7 +41,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     except Exception as error:  # PIL raises a dozen types for damaged files
         raise ImageDecodeError(
             f"{name} cannot be decoded ({type(error).__name__}: {error}); repair or remove it, or "
-            'skip such files with on_error="skip"'
+            'skip such files with on_error="skip" (--on-error skip)'
         ) from error
 
 

@@ -131,7 +131,7 @@ def _controls(flows: Sequence[str], first: OpenFlow) -> list[Any]:
         gr.Number(0, label="Seed", precision=0, minimum=0, min_width=80),
         gr.Slider(0, 3, default.strength, step=0.05, label="Strength"),
         gr.Slider(0, 1, default.noise, step=0.02, label="Noise"),
-        gr.Slider(1, axes, axes, step=1, label="Axes"),
+        gr.Slider(1, max(2, axes), axes, step=1, label="Axes"),
         gr.Slider(0.1, 4, default.alpha, step=0.1, label="Alpha"),
         gr.Dropdown([*kinds], value=default.mix, label="Weights per"),
         gr.Slider(0.25, 3, default.gate, step=0.05, label="Gate"),
@@ -147,7 +147,7 @@ def choose_flow(
     names, axes = flow.engine.class_names, flow.engine.rank
     shown = show_variants(flow_of, name, names[0], None, number, strength, noise, axes, *others)
     classes = gr.Dropdown(choices=[*names], value=names[0])
-    return classes, gr.Slider(maximum=axes, value=axes), None, *shown
+    return classes, gr.Slider(maximum=max(2, axes), value=axes), None, *shown
 
 
 def show_variants(

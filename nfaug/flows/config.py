@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from .mef import MefSettings
 
 __all__ = ["BACKBONES", "FlowConfig"]
 
+_PAPER = MefSettings(steps=(8, 8, 8), blocks=(8, 4, 2), width=(128, 128, 128))
 BACKBONES: dict[str, type[Backbone]] = {kind.name: kind for kind in (MefSettings, Identity)}
 
 
@@ -44,7 +45,7 @@ class FlowConfig:
 
     channels: int = 3
     image_size: tuple[int, int] = (32, 32)
-    backbone: Backbone = field(default_factory=MefSettings)
+    backbone: Backbone = _PAPER
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", tuple(self.image_size))  # JSON has lists

@@ -171,7 +171,8 @@ def measure_codec(
     codec = LatentCodec(autoencoder, config)
     found = codec.prepare(images.to(device))
     codec.to_images(found[:1])  # raises for images of another shape
-    mean, std = found.double().mean((0, 2, 3)), found.double().std((0, 2, 3))
+    found = found.cpu().double()  # an Apple GPU has no float64
+    mean, std = found.mean((0, 2, 3)), found.std((0, 2, 3))
     config = dataclasses.replace(config, mean=(*mean.tolist(),), std=(*std.tolist(),))
     return LatentCodec(autoencoder, config)
 

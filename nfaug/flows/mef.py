@@ -50,9 +50,9 @@ class MefSettings(Backbone):
     name = "mef"
 
     padded_size: tuple[int, int] | None = None
-    steps: tuple[int, ...] = (8, 8, 8)
-    blocks: tuple[int, ...] = (8, 4, 2)
-    width: tuple[int, ...] = (128, 128, 128)
+    steps: tuple[int, ...] = (4, 4)
+    blocks: tuple[int, ...] = (1, 1)
+    width: tuple[int, ...] = (32, 32)
     low_rank_above: int = 24
     rank: int = 3
     bound: float = 2.0

@@ -51,7 +51,9 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
     Raises:
         FileExistsError: The path is a file, or a directory that is not empty.
+        OSError: The path cannot be replaced (see `replace_directory`).
     """
+    _check_replaceable(path)
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file; a checkpoint is a directory")
     if not overwrite and path.is_dir() and any(path.iterdir()):
@@ -68,8 +70,12 @@ def replace_directory(path: Path, *, drop: frozenset[str] = frozenset()) -> Iter
     `path` is unchanged until two renames at the end, which put the old directory aside and the new
     one in its place, so a crash or a full disk leaves it whole. If the process is killed between
     the two, the old directory is `.NAME.old`, and the next call puts it back.
+
+    Raises:
+        OSError: The path is a mount point, or the current directory is in it.
     """
     path = path.resolve()  # keeps a symbolic link and replaces its target
+    _check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside, staged = path.parent / f".{path.name}.old", _beside(path)
     _put_back(aside, path)
@@ -88,6 +94,14 @@ def replace_directory(path: Path, *, drop: frozenset[str] = frozenset()) -> Iter
     finally:
         _put_back(aside, path)
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _check_replaceable(path: Path) -> None:
+    path = path.resolve()
+    mounted = path.is_mount()  # as a volume of a container is
+    if mounted or Path.cwd().is_relative_to(path):
+        why = "is a mount point" if mounted else "holds the current directory"
+        raise OSError(f"{path} {why}, and is replaced as a whole: choose a folder inside it")
 
 
 def _put_back(aside: Path, path: Path) -> None:

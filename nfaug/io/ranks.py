@@ -80,8 +80,13 @@ def joined() -> Iterator[Ranks]:
     """The processes that the launcher started, joined in a group while the block runs.
 
     A group that exists is used and left as it is.
+
+    Raises:
+        ValueError: It has no backend for the CPU, where results are summed.
     """
     own = group_rank() is None and launched() > 1
+    if group_rank() is not None and "cpu" not in torch.distributed.get_backend_config():
+        raise ValueError("the group has no CPU: call init_process_group('cpu:gloo,cuda:nccl')")
     if own:
         torch.distributed.init_process_group("gloo", timeout=_TIMEOUT)
     try:

@@ -83,6 +83,8 @@ def test_files_are_matched_by_path_not_by_order(folder: Path, of_files: Bank) ->
     again = make(folder.parent / "again", source)
     check_variants(BankDataset(source, again, p=1.0), source, again)
     assert len(BankDataset(open_dataset(folder, image_size=12), again)) == 30
+    odd = ImageFolder(f"{folder.parent}//./{folder.name}")
+    assert BankDataset(odd, of_files)._rows.tolist() == BankDataset(source, of_files)._rows.tolist()
     with pytest.raises(ValueError, match="samples"):
         BankDataset(wrap_dataset(source, image_size=12), again)
 
@@ -157,6 +159,13 @@ def test_data_that_nfaug_resizes_are_the_same_data(tmp_path: Path) -> None:
         BankDataset(wrap_dataset(Pictures(seed=9, size=(14, 14)), image_size=8), made)
 
 
+def test_all_items_have_the_channels_of_the_bank(tmp_path: Path) -> None:
+    items = [{"image": image, "label": label} for image, label in Pictures()]
+    made = make_bank(checkpoint(channels=1), items, tmp_path / "b", variants=2, progress=False)
+    data = BankDataset(items, made, p=0.5)
+    assert {data[index % 30][0].mode for index in range(90)} == {"L"}
+
+
 def test_transforms(bank: Bank, folder: Path, of_files: Bank) -> None:
     source = Pictures()
     source.transform = lambda image: np.array(image).mean()
@@ -188,4 +197,6 @@ def test_workers_and_pickle(bank: Bank) -> None:
     assert not torch.equal(first, originals)
     data.p = 0.0
     assert torch.equal(torch.cat([images for images, _ in loader]), originals), "at once"
-    assert isinstance(pickle.loads(pickle.dumps(data)).bank.variants, np.memmap)
+    copied = pickle.loads(pickle.dumps(data))
+    assert isinstance(copied.bank.variants, np.memmap)
+    assert copied._p._value.is_shared()

@@ -67,7 +67,7 @@ def test_push_pull_and_list(
     [
         ["train", "--data", "digits"],
         ["fit", "--flow", "builtin:rgb32", "--data", "digits"],
-        ["bank", "--flow", "builtin:rgb32", "--data", "digits"],
+        ["bank", "--flow", "builtin:rgb32", "--data", "digits", "--image-size", "8"],
         ["pull", "owner/flow"],
         ["compare", "--data", "digits"],
     ],

@@ -136,6 +136,7 @@ def test_epochs_and_the_off_epoch() -> None:
     plain.sampler.set_epoch = told.append
     loader = NFALoader(plain, nfa, off_epoch=2)
     loader.batch_sampler.set_epoch(5)  # as after a resume
+    assert (len(loader.batch_sampler), loader.batch_sampler.batch_size) == (1, 8)
     list(loader)
     assert nfa.stats()["seen"] == 16
     loader.set_epoch(1)

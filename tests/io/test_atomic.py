@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nfaug.io import atomic
-from nfaug.io.atomic import replace_directory, write_bytes, write_text
+from nfaug.io.atomic import check_output, replace_directory, write_bytes, write_text
 
 
 def content(path: Path) -> dict[str, str]:
@@ -124,6 +124,17 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "flow").is_symlink()
     assert content(tmp_path / "real") == {"config": "new", "readme": "mine"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["flow", "real"]
+
+
+def test_what_cannot_be_replaced_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fill(tmp_path / "here" / "below"))
+    for path, why in ((Path(".."), "current directory"), (Path("/proc"), "mount point")):
+        with pytest.raises(OSError, match=why):
+            check_output(path, overwrite=True)
+        with pytest.raises(OSError, match=why), replace_directory(path):
+            pytest.fail("no work is done")
 
 
 def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,13 @@ def test_other_settings_or_images_need_another_folder(
         compare(others, TINY, out=whole[1], progress=False)
 
 
+def test_a_typo_leaves_nothing_behind(images: TensorImages, tmp_path: Path) -> None:
+    for change in ({"network": "resnet81"}, {"flow": ("builtin:rgb32",)}):
+        with pytest.raises(ValueError, match=r"resnet81|3 channels"):
+            compare(images, replace(TINY, **change), out=tmp_path / "new", progress=False)
+        assert not (tmp_path / "new").exists()
+
+
 def test_the_time_decides_the_number_of_seeds(images: TensorImages, tmp_path: Path) -> None:
     settings = CompareSettings(per_class=4, minutes=0.004, steps=2, variants=2)
     found = compare(images, settings, out=tmp_path, progress=False)
@@ -146,8 +154,7 @@ def test_the_code_of_a_policy_after_nfa_makes_a_bank(tmp_path: Path) -> None:
     images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8)
     names = {"nfaug": nfaug}
     names["train_set"] = TensorDataset(images, torch.arange(8) % 2)
-    with pytest.warns(UserWarning, match="64 axes"):
-        exec(code.replace("my-bank", str(tmp_path / "my-bank")), names)
+    exec(code.replace("my-bank", str(tmp_path / "my-bank")), names)
     image, label = names["train_set"][5]
     assert (image.size, label, names["train_set"].p) == ((16, 16), 1, 0.5)
 
@@ -213,6 +220,9 @@ def test_labelled_and_validation_images_are_apart(images: TensorImages) -> None:
     assert one.isdisjoint(other)
     with pytest.raises(ValueError, match="12 images"):
         split_images(images, None, 12)
+    alone = TensorImages(images.images, images.targets * 0, ("a",))
+    with pytest.raises(ValueError, match="two classes"):
+        split_images(alone, None, 4)
     others = TensorImages(images.images, images.targets, ("a", "b", "d"))
     with pytest.raises(ValueError, match="'d'"):
         split_images(images, others, 4)

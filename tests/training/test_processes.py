@@ -18,7 +18,7 @@ from torch import Tensor
 import nfaug
 from nfaug.cli import main
 from nfaug.data.batches import MemoryBatches
-from nfaug.io.ranks import Ranks
+from nfaug.io.ranks import Ranks, joined
 from nfaug.training import train
 from nfaug.training.run.distributed import shared_batches
 from nfaug.training.run.snapshots import Snapshots
@@ -38,6 +38,16 @@ def ran(tiny_folder: Path, tiny_path: Path, tmp_path_factory: pytest.TempPathFac
     (out / "words.json").write_text(json.dumps(words(tiny_folder, out / "flow")))
     (out / "fit.json").write_text(json.dumps(fit_words(tiny_folder, tiny_path, out / "fitted")))
     return Ran(out, run_ranks(["train", "resume", "lost", "command", "fit"], out))
+
+
+def test_a_group_without_the_cpu_is_refused_before_any_work() -> None:
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("cuda:gloo", store=store, rank=0, world_size=1)
+    try:
+        with pytest.raises(ValueError, match="cpu:gloo"), joined():
+            pytest.fail("a sum would fail")
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def both(out: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

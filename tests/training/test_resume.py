@@ -23,14 +23,7 @@ from torch import Tensor
 
 from nfaug.cli import main
 from nfaug.flows.mef import MefSettings
-from nfaug.training import (
-    Interrupted,
-    RunStopped,
-    TrainConfig,
-    TrainResult,
-    open_dataset,
-    train,
-)
+from nfaug.training import Interrupted, RunStopped, TrainConfig, TrainResult, open_dataset, train
 from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import DataConfig, PriorConfig
 from nfaug.training.run import loop
@@ -209,11 +202,7 @@ def test_damaged_snapshots(digits: TensorImages, config: TrainConfig, tmp_path: 
     ],
 )
 def test_what_a_resumed_run_must_keep(
-    changes: dict[str, Any],
-    token: str,
-    digits: TensorImages,
-    config: TrainConfig,
-    tmp_path: Path,
+    changes: dict[str, Any], token: str, digits: TensorImages, config: TrainConfig, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(config, epochs=1)
     train(digits, config, folder=tmp_path, progress=False)
@@ -221,7 +210,7 @@ def test_what_a_resumed_run_must_keep(
     with pytest.raises(ValueError, match=token):
         train(
             digits, dataclasses.replace(config, **changes), folder=tmp_path, resume=True,
-            progress=False, begin=lambda _: begun.append("settings are saved"),
+            progress=False, begin=lambda _: begun.append("settings are saved")
         )  # fmt: skip
     assert not begun
 
@@ -343,11 +332,7 @@ def test_images_lost_while_training(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_command_after_a_signal(
-    tmp_path: Path,
-    at_step: Any,
-    capsys: pytest.CaptureFixture[str],
-    number: int,
-    code: int,
+    tmp_path: Path, at_step: Any, capsys: pytest.CaptureFixture[str], number: int, code: int
 ) -> None:
     words = ["train", *_words(tmp_path, epochs=1), "--out", str(tmp_path / "run")]
     at_step(3, lambda: os.kill(os.getpid(), number))

@@ -165,7 +165,8 @@ class Comparison:
             over = f"{self.gain(best)} points of accuracy over {self._safe} alone"
             return f"Use {best.title}: {over}, and {known} {other.title}."
         if seeds == 1:
-            return "One seed says nothing about chance: give it more --minutes."
+            more = "--seeds" if self.settings.seeds == 1 else "--minutes"
+            return f"One seed says nothing about chance: give it more {more}."
         gain = self.gain(first)
         if gain.mean <= 0:
             return f"Nothing gained accuracy over {self._safe} alone: keep what you have."
@@ -181,8 +182,10 @@ class Comparison:
         return f"{text} {more} would settle it."
 
     def code(self) -> str:
-        """Lines to paste into a training script."""
-        chosen = self.best() or next(row for row in self.rows if row.flow)
+        """Lines to paste into a training script; empty if no gain is clear of zero."""
+        chosen = self.best()
+        if chosen is None:
+            return ""
         p, policy = self.settings.p, chosen.policy and POLICIES[chosen.policy][1]
         imports = "from torchvision.transforms import v2\n\n"
         if not chosen.flow:
@@ -200,7 +203,8 @@ images, labels = nfa(images, labels)  # in the training loop"""
         for row in self.rows:
             gain = "" if row is self.rows[0] else self.gain(row)
             lines.append(f"| {row.title} | {self.accuracy(row):.1f} | {gain} |")
-        table = "\n".join(lines)
+        table, code = "\n".join(lines), self.code()
+        pasted = f"\n```python\n{code}\n```\n" if code else ""
         return f"""{self.advice()}
 
 | on top of {self._safe} | accuracy, % | gain, points |
@@ -210,11 +214,7 @@ images, labels = nfa(images, labels)  # in the training loop"""
 {given.network}, {given.per_class or "all"} labels a class, {given.steps} steps, {len(self.seeds)} \
 seed{"s" * (len(self.seeds) > 1)}, {self.seconds:.0f} s. ± is a 95% interval over seeds and \
 validation images.
-
-```python
-{self.code()}
-```
-"""
+{pasted}"""
 
     def plot(self) -> bytes:
         """A PNG picture of gains and their intervals: NFA in one colour, the rest in another."""

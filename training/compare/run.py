@@ -16,7 +16,7 @@ from nfaug.augment.transform import NFAugment
 from nfaug.data.classes import check_class_names
 from nfaug.data.images import LabelledImages, progress_bar, split_per_class, to_tensors
 from nfaug.data.open import wrap_dataset
-from nfaug.fitting import fit
+from nfaug.fitting import fit, load_base
 from nfaug.io.atomic import write_bytes, write_text
 from nfaug.io.device import pick_device
 from nfaug.io.lock import lock_output
@@ -73,6 +73,12 @@ def compare(
     record = {k: v for k, v in asdict(settings).items() if k not in ("minutes", "seeds", "device")}
     record |= {"images": data.fingerprint(), "test": judged and judged.fingerprint()}
     record["shape"] = [data.channels, *data.image_size]
+    for flow in settings.flow:  # before `out` holds anything, and classifiers take their time
+        base = load_base(flow, None).flow
+        if not base.shape_free and base.codec.channels != data.channels:
+            both = f"{base.codec.channels} channels; the data have {data.channels}"
+            raise ValueError(f"{flow} takes images of {both}")
+    Classifier(settings, record["shape"], len(data.classes), seed=0)
     with lock_output(Path(out)):
         cells = Cells(Path(out), record, len(held))
         try:
@@ -140,6 +146,8 @@ def split_images(
         ValueError: A class has too few images, or `test` has other classes.
     """
     needed = (few or 2) + (test is None)
+    if len(data.classes) < 2:
+        raise ValueError(f"classifiers need at least two classes; the data have {data.classes}")
     counts = torch.bincount(data.targets, minlength=len(data.classes)).tolist()
     if (smallest := min(counts)) < needed:
         raise ValueError(

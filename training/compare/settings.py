@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 __all__ = ["PIXELS", "POLICIES", "SAFE", "Augmentation", "CompareSettings"]
@@ -60,6 +61,7 @@ class CompareSettings:
 
     Raises:
         ValueError: A setting is out of range.
+        FileNotFoundError: There are no such weights.
     """
 
     flow: tuple[str, ...] = ()
@@ -88,6 +90,8 @@ class CompareSettings:
         if self.weights is not None and not fits:
             given = f"{self.network!r} and {self.weights!r}"
             raise ValueError(f"weights needs a timm --network and a .safetensors file; got {given}")
+        if self.weights is not None and not Path(self.weights).is_file():
+            raise FileNotFoundError(f"there is no file {self.weights!r} of weights")
         if "spectrogram" in self.safe and {"flip", "rotate", "colour"} & {*self.safe}:
             given = f"got augment={self.augment!r}"
             raise ValueError(f"a flipped or recoloured spectrogram is another sound; {given}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -97,8 +97,10 @@ class NFALoader:
 
     @property
     def batch_sampler(self) -> Any:
-        """An object with `set_epoch` alone, through which timm's script sets the epoch."""
-        return SimpleNamespace(set_epoch=self.set_epoch)
+        """A copy of the loader's with this `set_epoch`, through which timm's script sets it."""
+        sampler = copy.copy(self.loader.batch_sampler)
+        sampler.set_epoch = self.set_epoch
+        return sampler
 
     @property
     def mixup_enabled(self) -> bool:
