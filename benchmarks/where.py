@@ -4,11 +4,10 @@
         --augment spectrogram --rows "NFA in pixels" SpecAugment --out runs/where/speech-10
 
 Every row adds something to what is safe for the images (`--augment`, as for `nfaug compare`).
-The learning rate and each row's strength, of three, are chosen after the first of --steps, and then
-the number of steps without a row, by unlabelled images of --data and --choices seeds; other seeds
-are judged on --test-data. The same command continues. --out gets table.md and a CSV row for each
-classifier. NFA's strength is the probability that it replaces an image by a variant. Its rivals:
-same-class mixup (one weight for two images), CutMix (arXiv:1905.04899), SpecAugment, colour jitter,
+Learning rate and strengths are chosen after the first of --steps, then the number of steps without
+a row, by unlabelled images of --data and --choices seeds; other seeds are judged on --test-data.
+The same command continues. --out gets table.md and a CSV row for each classifier. NFA's strength is
+its probability. Rivals: same-class mixup (one weight for two images), CutMix (arXiv:1905.04899),
 and RandAugment and TrivialAugment (arXiv:2103.10158) of the operations that keep the class.
 """
 
@@ -159,6 +158,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8, help="seeds that judge")
     parser.add_argument("--rows", nargs="+", required=True, choices=[*MIXES, *STRENGTHS])
     args = parser.parse_args()
+    if not {*STRENGTHS} & {*args.rows}:
+        parser.error(f"--rows needs a rival: one of {', '.join(STRENGTHS)}")
     study, out = Study(args), Path(args.out)
     record = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "rows", "flow")}
     counts = {"judged": len(study.test[1]), "choice": study.chosen_on}
@@ -184,13 +185,12 @@ def main() -> None:
     named = [name for name in STRENGTHS if name in args.rows]
     rivals = [best(Row("", 0, name, value) for value in STRENGTHS[name]) for name in named]
     rival, named = best(rivals), [name for name in MIXES if name in args.rows]
-    alone = [best(Row(name, p) for p in SHARES) for name in named]
-    both = [best(rival._replace(nfa=name, p=p) for p in SHARES) for name in named]
-    rows = [Row(), *rivals, *alone, *both]
+    rows = [Row(), *rivals, *(best(Row(name, p) for p in SHARES) for name in named)]
+    rows += [best(rival._replace(nfa=name, p=p) for p in SHARES) for name in named]
+    found: dict[str, list[Cell]] = {row.name: [] for row in rows}
     for seed in range(args.seeds):
         for row in rows:
-            cell(row, seed, lr, steps)
-        found = {row.name: [cell(row, s, lr, steps) for s in range(seed + 1)] for row in rows}
+            found[row.name].append(cell(row, seed, lr, steps))
         lines = table(args.augment, found, "nothing more", rival.name)
         lines += ["", f"{args.per_class} labels a class, lr {lr:g}, {steps} steps, seeds 0-{seed}"]
         write_text(out / "table.md", "\n".join(lines) + "\n")
