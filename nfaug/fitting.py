@@ -32,14 +32,7 @@ from .io.manifest import read_manifest
 from .io.ranks import Ranks, joined
 from .io.resolve import public_name, read_resolved
 
-__all__ = [
-    "common_size",
-    "fit",
-    "fit_classes",
-    "load_base",
-    "open_fitted",
-    "open_images",
-]
+__all__ = ["common_size", "fit", "fit_classes", "load_base", "open_fitted", "open_images"]
 
 _MEASURED = 128  # images that the scale of an autoencoder's latents is measured on
 _PEEKS = 64  # images whose sizes are compared
@@ -154,8 +147,7 @@ def fit(
 
 
 def load_base(
-    flow: Flow | Checkpoint | str | os.PathLike[str],
-    autoencoder: AutoencoderSource | None = None,
+    flow: Flow | Checkpoint | str | os.PathLike[str], autoencoder: AutoencoderSource | None = None
 ) -> Checkpoint:
     """The checkpoint that a fit starts from, for the argument `flow` of `fit`.
 

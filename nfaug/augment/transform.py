@@ -184,8 +184,11 @@ class NFAugment(nn.Module):
 
     def _warn_of_classes(self, labels: Any) -> None:
         """Warn once of classes that are likely others, unless something compared them."""
-        names = [*self.class_names]
-        if self._unchecked.startswith(BUILTIN) and isinstance(labels, Tensor):
+        names, order = [*self.class_names], sorted(self.class_names, key=natural_key)
+        numbers = [*map(str, range(len(names)))]  # also of data sets without names
+        if not isinstance(labels, Tensor):
+            pass  # names
+        elif self._unchecked.startswith(BUILTIN):
             shown = ", ".join(f"{label} {name}" for label, name in enumerate(names[:3]))
             warnings.warn(
                 f"{self._unchecked} has classes of its own ({shown}, ...), and mixes images along "
@@ -193,7 +196,7 @@ class NFAugment(nn.Module):
                 "its place; for these, call nfa.check_classes(dataset) first",
                 stacklevel=2,
             )
-        elif self._unchecked and sorted(names, key=natural_key) == names != sorted(names):
+        elif self._unchecked and sorted(names) != names == order != numbers:
             warnings.warn(
                 f"the classes of {self._unchecked} are in natural order, as timm has them; "
                 "torchvision's ImageFolder has 10 before 9, and B before a. Call "

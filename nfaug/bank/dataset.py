@@ -19,7 +19,7 @@ from ..data.classes import dataset_classes, stored_labels
 from ..data.decode import upright
 from ..data.images import spread
 from ..data.preprocess import Preprocess, channels_of
-from ..data.torch_datasets import pair
+from ..data.torch_datasets import part
 from .reader import Bank
 from .source import Source, to_uint8
 
@@ -102,12 +102,13 @@ class BankDataset(Dataset[tuple[Any, int]]):
         if number is not None and not bank.manifest.residual:
             image = to_pil(bank.variant(row, number))
         else:
-            image, channels = pair(self.dataset[index])[0], bank.manifest.shape[0]
+            image, channels = part(self.dataset[index], "image"), bank.manifest.shape[0]
             pil = isinstance(image, Image.Image)
-            if number is not None or not pil or channels_of(image) != channels:
+            odd = channels_of(image) != channels if pil else isinstance(image, torch.Tensor)
+            if number is not None or odd:
                 image = to_uint8(image, channels).permute(1, 2, 0).numpy()
                 image = to_pil(image if number is None else bank.variant(row, number, image))
-            else:
+            elif pil:
                 image = upright(image)  # most data sets do not
         label = int(self._labels[index])
         return (image if self.transform is None else self.transform(image)), label
@@ -174,9 +175,10 @@ def _labels_of(dataset: Any, bank: Bank, rows: np.ndarray) -> np.ndarray:
         place = {name: label for label, name in enumerate(names)}
         labels = np.array([place.get(name, -1) for name in classes])[labels]
     found = stored_labels(dataset)
-    compared = spread(len(rows), _COMPARED if found is None else len(rows))
-    if found is None:
-        found = np.array([int(pair(dataset[index])[1]) for index in compared])
+    compared = np.arange(len(rows))
+    if found is None:  # some of the images, and one of each class
+        compared = np.union1d(spread(len(rows), _COMPARED), np.unique(labels, return_index=True)[1])
+        found = np.array([int(part(dataset[int(index)], "label")) for index in compared])
     for number in (found != labels[compared]).nonzero()[0][:1]:
         index = compared[number]
         label = int(bank.labels[rows[index]])

@@ -23,7 +23,7 @@ from ..data.batches import LoaderBatches
 from ..data.classes import dataset_classes
 from ..data.images import progress_bar
 from ..data.preprocess import Preprocess, size_of
-from ..data.torch_datasets import DatasetReader, pair
+from ..data.torch_datasets import DatasetReader, part
 from ..io.atomic import replace_directory
 from ..io.lock import lock_output
 from .format import (
@@ -111,7 +111,7 @@ def make_bank(
                 "the data set must not be empty, and variants and batch_size must be at least 1; "
                 f"got {len(labels)} images, {variants} and {batch_size}"
             )
-        first = to_uint8(pair(dataset[0])[0], codec.channels)
+        first = to_uint8(part(dataset[0], "image"), codec.channels)
         height, width = codec.image_size if residual else size_of(first)
         preprocess = Preprocess(codec.channels, (height, width), resize=residual)
         source = Source(dataset, preprocess)

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, Subset
 from ..data.decode import upright
 from ..data.images import LabelledImages, spread
 from ..data.preprocess import Preprocess, size_of
-from ..data.torch_datasets import pair
+from ..data.torch_datasets import part
 from .format import array_sha256
 
 __all__ = ["Source", "to_uint8"]
@@ -60,7 +60,7 @@ class Source(Dataset[tuple[Tensor, Tensor]]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = to_uint8(pair(self.dataset[self._rows[index]])[0], self.channels)
+        image = to_uint8(part(self.dataset[self._rows[index]], "image"), self.channels)
         as_stored = not self.paths and not isinstance(self.dataset, LabelledImages)
         digest = _hash_of(image) if as_stored else self.digest(index)
         return self.preprocess(image, f"image {index}"), torch.from_numpy(digest.copy())
@@ -72,7 +72,8 @@ class Source(Dataset[tuple[Tensor, Tensor]]):
             row, reader = int(self.dataset.indices[row]), self.dataset.reader
             stored = reader.content(row) if of_file else reader.read(row)
         else:
-            stored = Path(self._files[row]).read_bytes() if of_file else pair(self.dataset[row])[0]
+            file = Path(self._files[row]) if of_file else None
+            stored = file.read_bytes() if file else part(self.dataset[row], "image")
         return _hash_of(stored if isinstance(stored, bytes) else to_uint8(stored, self.channels))
 
     def sha256(self, labels: np.ndarray) -> str:

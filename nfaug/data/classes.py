@@ -123,12 +123,14 @@ def stored_labels(dataset: Any) -> np.ndarray | None:
     """Labels that a data set stores, int64 of shape (N,), or None.
 
     They are its `targets` or `labels` (torchvision), the `samples` of its `reader` (timm), or the
-    column `label` of a Hugging Face `Dataset`, after the data set's `target_transform`; a `Subset`
-    is looked through.
+    column `label` of a Hugging Face `Dataset`; a `Subset` is looked through. A `target_transform`
+    changes the stored labels, so that only reading the items gives them.
     """
     if isinstance(dataset, Subset):
         inner = stored_labels(dataset.dataset)
         return None if inner is None else inner[np.asarray(dataset.indices, dtype=np.int64)]
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
     values = [getattr(dataset, name, None) for name in ("targets", "labels")]
     if "label" in (getattr(dataset, "column_names", None) or ()):
         values.append(dataset["label"][:])
@@ -136,11 +138,7 @@ def stored_labels(dataset: Any) -> np.ndarray | None:
     if isinstance(samples, list):
         values.append([label for _, label in samples])
     found = (as_labels(each, len(dataset)) for each in values)
-    labels = next((labels for labels in found if labels is not None), None)
-    change = getattr(dataset, "target_transform", None)
-    if labels is None or change is None:
-        return labels
-    return as_labels([change(label) for label in labels.tolist()], len(labels))
+    return next((labels for labels in found if labels is not None), None)
 
 
 def as_labels(values: Any, count: int) -> np.ndarray | None:

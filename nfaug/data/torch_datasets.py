@@ -16,7 +16,7 @@ from .decode import ImageDecodeError, upright
 from .images import LabelledImages, assemble, run_over
 from .readers import Reader
 
-__all__ = ["DatasetReader", "pair", "wrap_dataset"]
+__all__ = ["DatasetReader", "part", "wrap_dataset"]
 
 
 def wrap_dataset(
@@ -78,7 +78,7 @@ class DatasetReader(Reader):
 
     def read(self, index: int) -> Image.Image | Tensor:
         try:
-            image = pair(self.dataset[index], self.name(index))[0]
+            image = _pair(self.dataset[index], self.name(index))[0]
         except OSError as error:
             raise ImageDecodeError(f"{self.name(index)} cannot be read ({error})") from error
         if isinstance(image, Image.Image):
@@ -86,15 +86,20 @@ class DatasetReader(Reader):
         return _levels(image, self.name(index))
 
     def _label(self, index: int) -> int:
-        value = pair(self.dataset[index], self.name(index))[1]
+        value = _pair(self.dataset[index], self.name(index))[1]
         label = np.asarray(value)
         if label.ndim or label.dtype.kind not in "iu":
             raise ValueError(f"labels must be integers 0..K-1; {self.name(index)} has {value!r}")
         return int(label)
 
 
-def pair(item: Any, name: str = "an item of the data set") -> tuple[Any, Any]:
-    """The image and the label of an item, which is a pair or a mapping."""
+def part(item: Any, key: str) -> Any:
+    """The "image" or the "label" of an item, which is a mapping or starts with the two."""
+    return item[key] if isinstance(item, Mapping) else item[("image", "label").index(key)]
+
+
+def _pair(item: Any, name: str) -> tuple[Any, Any]:
+    """The image and the label of an item."""
     if isinstance(item, Mapping) and {"image", "label"} <= item.keys():
         return item["image"], item["label"]
     if isinstance(item, tuple | list) and len(item) == 2:

@@ -112,7 +112,7 @@ class FlowConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FlowConfig:
-        """The configuration that `to_dict` returned; missing keys take their defaults.
+        """The configuration that `to_dict` returned; missing keys take the defaults of their class.
 
         Raises:
             ValueError: If a value is out of range.

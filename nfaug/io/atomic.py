@@ -11,13 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "check_output",
-    "replace_directory",
-    "write_bytes",
-    "write_picture",
-    "write_text",
-]
+__all__ = ["check_output", "replace_directory", "write_bytes", "write_picture", "write_text"]
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -97,11 +91,14 @@ def replace_directory(path: Path, *, drop: frozenset[str] = frozenset()) -> Iter
 
 
 def _check_replaceable(path: Path) -> None:
-    path = path.resolve()
-    mounted = path.is_mount()  # as a volume of a container is
-    if mounted or Path.cwd().is_relative_to(path):
+    path, here = path.resolve(), None
+    with contextlib.suppress(FileNotFoundError):  # the current directory may be deleted
+        here = Path.cwd()
+    mounted = os.path.ismount(path)  # as a volume of a container is
+    if mounted or (here is not None and here.is_relative_to(path)):
+        cure = "choose a folder inside it" if mounted else "work in another directory"
         why = "is a mount point" if mounted else "holds the current directory"
-        raise OSError(f"{path} {why}, and is replaced as a whole: choose a folder inside it")
+        raise OSError(f"{path} {why}, and is replaced as a whole: {cure}")
 
 
 def _put_back(aside: Path, path: Path) -> None:

@@ -85,7 +85,9 @@ def joined() -> Iterator[Ranks]:
         ValueError: It has no backend for the CPU, where results are summed.
     """
     own = group_rank() is None and launched() > 1
-    if group_rank() is not None and "cpu" not in torch.distributed.get_backend_config():
+    group = torch.distributed
+    several = group_rank() is not None and group.get_world_size() > 1
+    if several and "cpu" not in group.get_backend_config():
         raise ValueError("the group has no CPU: call init_process_group('cpu:gloo,cuda:nccl')")
     if own:
         torch.distributed.init_process_group("gloo", timeout=_TIMEOUT)

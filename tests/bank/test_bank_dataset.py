@@ -166,6 +166,14 @@ def test_all_items_have_the_channels_of_the_bank(tmp_path: Path) -> None:
     assert {data[index % 30][0].mode for index in range(90)} == {"L"}
 
 
+def test_merged_classes_are_not_those_of_the_bank(tmp_path: Path) -> None:
+    items = [(image, int(index == 150)) for index, (image, _) in enumerate(Pictures(300))]
+    made = make(tmp_path / "b", items, variants=1)
+    assert len(BankDataset(items, made)) == 300
+    with pytest.raises(ValueError, match="image 150"):
+        BankDataset([(image, 0) for image, _ in items], made)
+
+
 def test_transforms(bank: Bank, folder: Path, of_files: Bank) -> None:
     source = Pictures()
     source.transform = lambda image: np.array(image).mean()

@@ -13,13 +13,7 @@ from PIL import Image
 
 from nfaug.augment.settings import MixSettings
 from nfaug.augment.transform import NFAugment
-from nfaug.explore.pictures import (
-    OpenFlow,
-    class_images,
-    compare,
-    open_flow,
-    read_picture,
-)
+from nfaug.explore.pictures import OpenFlow, class_images, compare, open_flow, read_picture
 
 OPEN = MixSettings(gate=None)
 

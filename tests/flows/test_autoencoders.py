@@ -16,18 +16,10 @@ from nfa_tools import TensorImages
 from safetensors.torch import load_file, save_file
 
 import nfaug
-from nfaug.flows.autoencoder import (
-    AutoencoderConfig,
-    open_autoencoder,
-    weights_sha256,
-)
+from nfaug.flows.autoencoder import AutoencoderConfig, open_autoencoder, weights_sha256
 from nfaug.flows.latent_codec import measure_codec
 
-LATENTS = {
-    "AutoencoderKL": (4, 8, 8),
-    "AutoencoderTiny": (4, 8, 8),
-    "AutoencoderDC": (8, 16, 16),
-}
+LATENTS = {"AutoencoderKL": (4, 8, 8), "AutoencoderTiny": (4, 8, 8), "AutoencoderDC": (8, 16, 16)}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 

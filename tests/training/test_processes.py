@@ -40,10 +40,15 @@ def ran(tiny_folder: Path, tiny_path: Path, tmp_path_factory: pytest.TempPathFac
     return Ran(out, run_ranks(["train", "resume", "lost", "command", "fit"], out))
 
 
-def test_a_group_without_the_cpu_is_refused_before_any_work() -> None:
+def test_a_group_without_the_cpu_is_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("cuda:gloo", store=store, rank=0, world_size=1)
     try:
+        with joined() as alone:
+            assert alone.count == 1
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
         with pytest.raises(ValueError, match="cpu:gloo"), joined():
             pytest.fail("a sum would fail")
     finally:
