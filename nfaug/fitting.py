@@ -283,9 +283,6 @@ class _ClassesInTurn:
         decoded = MemoryBatches(*to_tensors(self.images.subset(order), progress=False))
         return decoded.iterate(torch.arange(len(order)), batch_size)
 
-    def subset(self, rows: Tensor) -> _ClassesInTurn:
-        return _ClassesInTurn(self.images.subset(rows))
-
 
 @torch.no_grad()
 def fit_classes(

@@ -326,10 +326,6 @@ def test_batches_come_in_the_order_that_is_asked_for(tiny_images: TensorImages) 
         images, labels = (torch.cat(column) for column in zip(*parts, strict=True))
         assert torch.equal(images, tiny_images.images[order])
         assert torch.equal(labels, tiny_images.targets[order])
-        part = batches.subset(torch.tensor([7, 8, 9])).subset(torch.tensor([2, 0]))
-        assert torch.equal(part.labels, tiny_images.targets[[9, 7]])
-        ((images, _),) = part.iterate(torch.tensor([0, 1]), 4)
-        assert torch.equal(images, tiny_images.images[[9, 7]])
         assert list(batches.iterate(torch.tensor([], dtype=torch.int64), 2)) == []
 
 

@@ -102,8 +102,8 @@ class OptimConfig:
         recompute: Activations to recompute in the backward pass, which saves memory: "none", or
             those inside the flow's "steps" (a third more time).
         bf16: Run the coupling networks in bfloat16 in training steps: a third faster on CPUs with
-            bfloat16 instructions, several times slower on others, with a warning. The trained flow
-            is used and evaluated in float32.
+            bfloat16 instructions, several times slower on others. The trained flow is used and
+            evaluated in float32.
 
     Raises:
         ValueError: A setting is out of range.

@@ -50,14 +50,14 @@ def train(
     to its last saved state and halves the learning rate. A class of one image gets
     the mean variance of the other classes, no axes and no partner, with a warning.
 
-    On one machine's CPU the same seed gives the same weights. Under `accelerate launch` or
-    `torchrun` every process calls this with the same arguments; they share each batch, so the
-    result is that of one process up to rounding.
+    On one machine's CPU the same seed and number of threads give the same weights. Under
+    `accelerate launch` or `torchrun` every process calls this with the same arguments; they share
+    each batch, so the result is that of one process up to rounding.
 
     Args:
         dataset: Images as `nfaug.training.wrap_dataset` takes them; labels 0..K-1. Data that fit in
-            memory are read once, so random transforms of the data set are drawn once: use
-            `config.augmentation`.
+            memory are read once, so random transforms of the data set are drawn once, and such a
+            run cannot be resumed: use `config.augmentation`.
         config: The settings.
         val: Images to evaluate on; by default a share of each class is held out.
         init: Start from this flow instead of a new one. It fixes the flow's shape; the class
@@ -66,7 +66,7 @@ def train(
             it. SIGINT and SIGTERM then save the state first. Without it nothing is written.
         resume: Resume from the newest snapshot in `folder`, if there is one. On a CPU the result is
             bit for bit that of an uninterrupted run, unless `max_minutes` is set, which makes the
-            learning rate follow the clock.
+            learning rate follow the clock. Without it, snapshots of an earlier run are deleted.
         progress: Show bars, or log lines where standard error is no terminal.
         processes: The process group; by default taken from the environment.
         begin: Called with the run's settings on the main process, after all arguments are checked
@@ -144,7 +144,9 @@ def _settings_of(init: Checkpoint, config: TrainConfig, images: LabelledImages) 
         warnings.warn(
             "init has its own architecture; the settings flow.* are ignored", stacklevel=3
         )
-    return replace(config, flow=backbone)
+    record = init.flow.codec.record
+    noise = config.latent_noise if record is None else record.noise
+    return replace(config, flow=backbone, latent_noise=noise)
 
 
 def _finish(context: RunContext, state: RunState) -> TrainResult:

@@ -82,8 +82,9 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--resume",
         help="continue the run in this directory with its settings; other options override them, "
-        "but images, seed, batch size, device, flow and prior must stay. On a CPU and without "
-        "--max-minutes the result is bit for bit that of an uninterrupted run",
+        "but images, seed, batch size, device, flow and prior.kind must stay, and the gaussians "
+        "stay until they are solved again. On a CPU, with as many threads and without "
+        "--max-minutes, the result is bit for bit that of an uninterrupted run",
     )
     made.add_argument(
         "--init",
@@ -107,7 +108,8 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
     out, resume = Path(arguments.out), arguments.resume is not None
     steps = Snapshots(out).steps()
-    replacing = resume or arguments.overwrite
+    unfinished = bool(steps) or not (out / CONFIG).exists()  # a finished run may lack its states
+    replacing = (resume and unfinished) or arguments.overwrite
     if steps and not replacing and not (out / CONFIG).exists():
         raise FileExistsError(
             f"{out} holds an unfinished run: continue it with --resume {out}, or replace it with "

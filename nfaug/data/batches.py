@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from .images import LabelledImages, progress_bar, to_tensors
 
@@ -24,9 +24,6 @@ class Batches(Protocol):
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (B, C, H, W) and labels (B,) at the indices `order`."""
 
-    def subset(self, rows: Tensor) -> Batches:
-        """The given rows, renumbered 0, 1, ..."""
-
 
 class MemoryBatches:
     """Images that are all in memory."""
@@ -37,9 +34,6 @@ class MemoryBatches:
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         for indices in order.split(batch_size) if len(order) else ():
             yield self.images[indices], self.labels[indices]
-
-    def subset(self, rows: Tensor) -> MemoryBatches:
-        return MemoryBatches(self.images[rows], self.labels[rows])
 
 
 class LoaderBatches:
@@ -77,10 +71,6 @@ class LoaderBatches:
             # Its frames here would keep the workers alive.
             error.__traceback__ = None
             raise type(error)(text.splitlines()[-1].partition(": ")[2]) from error
-
-    def subset(self, rows: Tensor) -> LoaderBatches:
-        part = Subset(self.dataset, rows.tolist())
-        return LoaderBatches(part, self.labels[rows], self.workers, self.seed)
 
 
 def _ignore_interrupts(_: int) -> None:

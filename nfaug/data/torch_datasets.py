@@ -117,7 +117,7 @@ def _levels(image: Any, name: str) -> Tensor:
         raise ValueError(f"{name} must have a PIL image, a tensor or an array; got {found}")
     image = torch.as_tensor(image)
     shape = tuple(image.shape)
-    swapped = len(shape) == 3 and shape[2] in (1, 3) and min(shape[:2]) > 4
+    swapped = len(shape) == 3 and shape[2] <= 4 < min(shape[:2])
     if len(shape) not in (2, 3) or 0 in shape or swapped:
         raise ValueError(
             f"{name} must have shape (H, W) or (C, H, W); got {shape}; permute (H, W, C)"

@@ -352,6 +352,9 @@ def test_the_command_after_a_signal(
         assert token in capsys.readouterr().err
     assert main([*resume, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 4
+    shutil.rmtree(tmp_path / "run" / "state")
+    assert main(resume) == 2, "it would start from nothing"
+    assert "not empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", [0, 1])

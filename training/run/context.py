@@ -77,7 +77,7 @@ class RunContext:
     codec: LatentCodec | None
     shown: bool
     data: Batches = field(init=False)
-    val: Batches | None = field(init=False)
+    val: Batches | None = field(default=None, init=False)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -243,9 +243,11 @@ def open_context(
             raise ValueError(f"images to train on are {shapes[0]} and those of val {shapes[1]}")
         context.val, context.data = _read(held, context, mirrored=False), _read(images, context)
         return context
-    data = _read(images, context)
-    rows, others = hold_out(data.labels, several, config.dataset.val_fraction, choice)
-    context.data, context.val = data.subset(rows), data.subset(others) if len(others) else None
+    rows, others = hold_out(images.targets, several, config.dataset.val_fraction, choice)
+    if len(others):
+        context.val = _read(images.subset(others), context, mirrored=False)
+        images = images.subset(rows)
+    context.data = _read(images, context)
     return context
 
 

@@ -301,4 +301,5 @@ def _resume_hint(snapshots: Snapshots) -> str:
     if not steps:
         return "no state was saved yet"
     run = snapshots.folder and snapshots.folder.parent
-    return f"the state of step {steps[-1]} is saved: resume with nfaug train --resume {run}"
+    how = f"resume=True in Python: resume with nfaug train --resume {run}"
+    return f"the state of step {steps[-1]} is saved; {how}"

@@ -180,14 +180,15 @@ class Snapshots:
         path = self.folder / _name(steps[-1])
         try:
             facts = read_json(path / _FACTS)
-            if facts["format"] != _FORMAT:
-                raise ValueError(f"its format is {facts['format']!r}; this nfaug reads {_FORMAT}")
-            snapshot = Snapshot(read_tensors(path / _TENSORS, facts["sha256"]), facts)
+            known = facts["format"] == _FORMAT
+            tensors = read_tensors(path / _TENSORS, facts["sha256"]) if known else {}
         except (ValueError, KeyError) as error:
             raise ValueError(
                 f"the saved state {path} is damaged ({error}); remove it to resume from the state "
                 "before it"
             ) from error
+        if not known:
+            raise ValueError(f"{path} has format {facts['format']!r}; this nfaug reads {_FORMAT}")
         saved = facts["fixed"]
         for name in {**saved, **self.fixed}:
             if (one := saved.get(name)) != (other := self.fixed.get(name)):
@@ -195,7 +196,7 @@ class Snapshots:
                     f"the run in {self.folder.parent} has {name} {one}; settings and images now "
                     f"give {other}. A resumed run must keep it: pass its value, or start a new run"
                 )
-        return snapshot
+        return Snapshot(tensors, facts)
 
     def save_initial(self, checkpoint: Checkpoint) -> None:
         """Save the flow that the run starts from beside the snapshots."""
