@@ -5,7 +5,7 @@
 
 Every row adds something to what is safe for the images (`--augment`, as for `nfaug compare`).
 Learning rate and strengths are chosen after the first of --steps, then the number of steps without
-a row, by unlabelled images of --data and --choices seeds; other seeds are judged on --test-data.
+a row, by other images of --data and --choices seeds; other seeds are judged on --test-data.
 The same command continues. --out gets table.md and a CSV row for each classifier. NFA's strength is
 its probability. Rivals: same-class mixup (one weight for two images), CutMix (arXiv:1905.04899),
 and RandAugment and TrivialAugment (arXiv:2103.10158) of the operations that keep the class.
