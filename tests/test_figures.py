@@ -101,17 +101,13 @@ chosen(
 chosen(
     "speech-5",
     "lr 0.2, 600 steps",
-    ("NFA in pixels 0.5", NONE),
-    ("NFA with a flow 0.25", NONE),
     ("SpecAugment 0.0625", NONE),
-    ("CutMix 0.75", NONE),
     ("NFA with a flow 0.75 + CutMix 0.75", NONE),
 )
 chosen(
     "blood-finetuned-10",
     "lr 0.0003, 600 steps",
     ("RandAugment 5", NONE),
-    ("CutMix 0.5", NONE),
     ("NFA in pixels 0.75", NONE),
     ("NFA in pixels 0.5 + RandAugment 5", NONE),
     ("NFA in pixels 0.75", "RandAugment 5"),
@@ -128,16 +124,13 @@ chosen(
     "lr 0.0003, 600 steps",
     ("RandAugment 5", NONE),
     ("NFA on latents 0.25", NONE),
-    ("CutMix 0.75", NONE),
     ("NFA on latents 0.5 + RandAugment 5", NONE),
-    ("NFA on latents 0.25", "RandAugment 5"),
     ("NFA on latents 0.5 + RandAugment 5", "RandAugment 5"),
 )
 chosen(
     "sign-finetuned-10",
     "lr 0.0003, 600 steps",
     ("RandAugment 5", NONE),
-    ("CutMix 0.5", NONE),
     ("NFA in pixels 0.5", NONE),
     ("NFA in pixels 0.25 + RandAugment 5", NONE),
 )
@@ -148,7 +141,17 @@ chosen(
     ("NFA in pixels 0.75", NONE),
     ("NFA in pixels 0.25 + RandAugment 9", NONE),
 )
+chosen("sign-5", "lr 0.2, 600 steps", ("RandAugment 9", NONE), ("NFA in pixels 0.5", NONE))
 chosen("blood-10", "lr 0.1, 600 steps", ("RandAugment 5", NONE), ("NFA in pixels 0.5", NONE))
+chosen("blood-5", "lr 0.05, 600 steps", ("NFA in pixels 0.75", NONE), ("RandAugment 2", NONE))
+for rows_of, steps, rival, nfa_at in (
+    ("blood-finetuned-5", 300, "RandAugment 2", "NFA in pixels 0.75"),
+    ("clothing-finetuned-5", 600, "RandAugment 5", "NFA on latents 0.5"),
+    ("clothing-finetuned-50", 600, "RandAugment 9", "NFA on latents 0.25"),
+):
+    pairs = [(rival, NONE), (nfa_at, NONE), (f"{nfa_at} + {rival}", NONE)]
+    chosen(rows_of, f"lr 0.0003, {steps} steps", *pairs, (f"{nfa_at} + {rival}", rival))
+chosen("blood-finetuned-5", "lr 0.0003, 300 steps", ("NFA in pixels 0.75", "RandAugment 2"))
 for name in ("sign", "blood"):
     COMPARED[f"imbalance, {name}"] = (f"where/imbalance-{name}.csv", "softmax", "plain")
 
