@@ -133,8 +133,8 @@ def moved_links(text: str) -> str:
 
 def _result(match: re.Match[str]) -> str:
     """A link to a page of results: to its place on the site, if it is there."""
-    shown = any(name.endswith(match[1]) for name in RESULTS)
-    return f"](#results-{match[1]}" if shown else "](/results.md"
+    shown = {name.rpartition("/")[2] for name in RESULTS}
+    return f"](#results-{match[1]}" if match[1] in shown else "](/results.md"
 
 
 def copied(*names: str) -> Callable[[], str]:

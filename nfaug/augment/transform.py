@@ -184,26 +184,25 @@ class NFAugment(nn.Module):
 
     def _warn_of_classes(self, labels: Any) -> None:
         """Warn once of classes that are likely others, unless something compared them."""
-        names, order = [*self.class_names], sorted(self.class_names, key=natural_key)
+        flow, self._unchecked = self._unchecked, ""
+        if not flow or not isinstance(labels, Tensor):  # names of classes need no order
+            return
+        names = [*self.class_names]
         numbers = [*map(str, range(len(names)))]  # also of data sets without names
-        if not isinstance(labels, Tensor):
-            pass  # names
-        elif self._unchecked.startswith(BUILTIN):
+        if flow.startswith(BUILTIN):
             shown = ", ".join(f"{label} {name}" for label, name in enumerate(names[:3]))
             warnings.warn(
-                f"{self._unchecked} has classes of its own ({shown}, ...), and mixes images along "
-                f"their axes. For other classes pass nfaug.fit({self._unchecked!r}, dataset) in "
-                "its place; for these, call nfa.check_classes(dataset) first",
+                f"{flow} has classes of its own ({shown}, ...), and mixes images along their axes. "
+                f"For other classes pass nfaug.fit({flow!r}, dataset) in its place; for these, "
+                "call nfa.check_classes(dataset) first",
                 stacklevel=2,
             )
-        elif self._unchecked and sorted(names) != names == order != numbers:
+        elif names not in (sorted(names), numbers) and names == sorted(names, key=natural_key):
             warnings.warn(
-                f"the classes of {self._unchecked} are in natural order, as timm has them; "
-                "torchvision's ImageFolder has 10 before 9, and B before a. Call "
-                "nfa.check_classes(dataset) first",
+                f"the classes of {flow} are in natural order, as timm has them; torchvision's "
+                "ImageFolder has 10 before 9, and B before a: call nfa.check_classes(dataset)",
                 stacklevel=2,
             )
-        self._unchecked = ""
 
     def forward(
         self,

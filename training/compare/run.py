@@ -76,8 +76,8 @@ def compare(
     for flow in settings.flow:  # before `out` holds anything, and classifiers take their time
         base = load_base(flow, None).flow
         if not base.shape_free and base.codec.channels != data.channels:
-            both = f"{base.codec.channels} channels; the data have {data.channels}"
-            raise ValueError(f"{flow} takes images of {both}")
+            taken = f"{flow} takes images of {base.codec.channels} channels"
+            raise ValueError(f"{taken}; the data have {data.channels}")
     Classifier(settings, record["shape"], len(data.classes), seed=0)
     with lock_output(Path(out)):
         cells = Cells(Path(out), record, len(held))

@@ -301,5 +301,5 @@ def _resume_hint(snapshots: Snapshots) -> str:
     if not steps:
         return "no state was saved yet"
     run = snapshots.folder and snapshots.folder.parent
-    how = f"resume=True in Python: resume with nfaug train --resume {run}"
-    return f"the state of step {steps[-1]} is saved; {how}"
+    saved = f"the state of step {steps[-1]} is saved"
+    return f"{saved} (in Python use resume=True): resume with nfaug train --resume {run}"
