@@ -48,7 +48,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         own = common_size(open_dataset(arguments.data, image_size=1, **reading), most)
         size = own if max(own) <= most else (most, most)
     data = open_dataset(arguments.data, image_size=size, **reading)
-    found = compare(data, settings, out=arguments.out, test=_test_images(arguments, data))
+    found = compare(data, settings, out=arguments.out, test=_test_images(arguments, data, reading))
     if not arguments.json:
         print(found.text())
         print(f"In {arguments.out}: table.md, cells.csv and, from two seeds on, gains.png.")
@@ -64,7 +64,9 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     }
 
 
-def _test_images(arguments: Namespace, data: LabelledImages) -> LabelledImages | None:
+def _test_images(
+    arguments: Namespace, data: LabelledImages, reading: dict[str, Any]
+) -> LabelledImages | None:
     """The images of --test-data: their test split, or all if there are no splits."""
     if arguments.test_data is None:
         return None
@@ -73,7 +75,7 @@ def _test_images(arguments: Namespace, data: LabelledImages) -> LabelledImages |
         arguments.test_data,
         image_size=data.image_size,
         channels=data.channels,
-        **{name: arguments[name] for name in READING},
+        **reading,
     )
     try:
         return opened(split="test")

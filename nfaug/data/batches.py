@@ -47,7 +47,7 @@ class LoaderBatches:
     """
 
     def __init__(self, dataset: Dataset[Any], labels: Tensor, workers: int, seed: int = 0) -> None:
-        self.dataset, self.labels, self.workers, self.seed = dataset, labels, workers, seed
+        self.dataset, self.labels, self.workers = dataset, labels, workers
         # Without a generator the loader draws its workers' seeds from torch's global one. This one
         # advances from pass to pass, so that random transforms differ.
         self.generator = torch.Generator().manual_seed(seed)
