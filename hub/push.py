@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from nfaug.augment.preview import picture_grid
 from nfaug.checkpoint.checkpoint import Checkpoint, read_checkpoint, sample_images
-from nfaug.io.hub import hub_errors
+from nfaug.io.hub import HubError, hub_errors
 from nfaug.io.manifest import PICTURE, TENSOR_FILES
 
 from .card import make_card, set_privacy
@@ -76,7 +76,7 @@ def push_to_hub(
         ValueError: `repo_id` is not a repository name, the card or the picture is a link, or the
             checkpoint cannot be saved.
         CheckpointError: The directory is not a checkpoint, or it is damaged.
-        HubError: The repository cannot be written.
+        HubError: The repository cannot be written, or is public in spite of `private`.
 
     >>> from nfaug.hub import push_to_hub
     >>> push_to_hub("runs/cats", "me/cats", license="mit")  # doctest: +SKIP
@@ -88,13 +88,19 @@ def push_to_hub(
         hub_errors(repo_id, revision),
     ):
         api.create_repo(repo_id, private=private, exist_ok=True)
+        if private and not api.model_info(repo_id).private:
+            raise HubError(f"{repo_id} exists and is public: make it private on the Hub first")
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         remote = api.list_repo_files(repo_id, revision=revision)
         if CARD in remote and not overwrite_card:
             card = hf_hub_download(repo_id, CARD, revision=revision, token=token)
             kept = Path(card).read_bytes().decode("utf-8", errors="replace")
-            (staged / CARD).write_bytes(set_privacy(kept, made).encode())
+            kept, own = set_privacy(kept, made), (staged / CARD).read_text(encoding="utf-8")
+            if kept != own and (license or data or own != made):
+                cure = "overwrite_card=True (--overwrite-card) replaces it"
+                warnings.warn(f"{repo_id} keeps its {CARD}: {cure}", stacklevel=2)
+            (staged / CARD).write_bytes(kept.encode())
         names = sorted(entry.name for entry in staged.iterdir())
         stale = {PICTURE, *TENSOR_FILES} & {*remote} - {*names}
         operations: list[Any] = [CommitOperationAdd(name, str(staged / name)) for name in names]

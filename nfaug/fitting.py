@@ -85,7 +85,8 @@ def fit(
         autoencoder: An autoencoder: a safetensors file, a directory, a repository on the Hub, or a
             `torch.nn.Module` of your own (see `nfaug.flows.autoencoder.Autoencoder`). With a
             `shape_free` flow on pixels, such as "builtin:pixels", the fit is on its latents. For
-            the name of a flow on latents, it is that flow's autoencoder.
+            the name of a flow on latents, it is that flow's autoencoder; a loaded flow keeps its
+            own.
         batch_size: Images per encoding step.
         seed: Seed of the choice of images and of the dequantisation noise.
         distributed: Whether the processes of `torchrun` share the classes. Each must call this
@@ -107,10 +108,9 @@ def fit(
         >>> checkpoint.config.class_names, checkpoint.pca.rank
         (('0', '1'), 3)
     """
-    if rank < 1 or max_per_class < 2:
-        raise ValueError(
-            f"rank must be at least 1, and images per class 2; got {rank} and {max_per_class}"
-        )
+    if min(rank, batch_size) < 1 or max_per_class < 2:
+        quoted = f"{rank}, {batch_size}, {max_per_class}"
+        raise ValueError(f"rank and batch_size must be 1 or more, images per class 2; got {quoted}")
     with torch.device("cpu"):  # not torch's default device, which may be "meta"
         prior = choose_prior(gaussians)
         base = load_base(flow, autoencoder)
@@ -188,7 +188,7 @@ def open_images(
                 f"flow takes images of {flow.codec.image_size}, and others are resized to that"
             )
         size, channels = flow.codec.image_size, flow.codec.channels
-    data = data.dataset if isinstance(data, DataLoader) else data
+    data = data.dataset if hasattr(data, "sampler") else data  # of timm's loaders, too
     fits = isinstance(data, LabelledImages) and size in (None, data.image_size)
     if fits and channels in (None, data.channels):
         return data

@@ -9,6 +9,7 @@ import pytest
 import torch
 from nfa_tools import NAMES, TensorImages, images_of
 from PIL import Image
+from timm.data.loader import PrefetchLoader
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
@@ -117,9 +118,7 @@ def test_the_seed_decides(tiny_checkpoint: Checkpoint, tiny_images: TensorImages
     assert fits[0].config.gaussians["images"] == 24
 
 
-def test_images_from_worker_processes(
-    tiny_checkpoint: Checkpoint, tiny_images: TensorImages
-) -> None:
+def test_images_from_workers(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
     settings = {"rank": 4, "max_per_class": 10, "memory": False, "progress": False}
     data = {
         "memory": open_batches(tiny_images),
@@ -210,13 +209,13 @@ def test_photographs_are_fitted_at_128_pixels(tmp_path: Path) -> None:
     assert images[0][0].shape == (1, 128, 128)
 
 
-def test_a_loader_gives_its_data_set(
-    tiny_checkpoint: Checkpoint, tiny_images: TensorImages
-) -> None:
+def test_a_loader_gives_its_data(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
     loader = DataLoader(tiny_images, batch_size=5, shuffle=True)
-    fitted, direct = quiet_fit(tiny_checkpoint, loader), quiet_fit(tiny_checkpoint, tiny_images)
+    timms = PrefetchLoader(loader, device=torch.device("cpu"))
+    fitted, again, direct = (quiet_fit(tiny_checkpoint, x) for x in (loader, timms, tiny_images))
     assert fitted.config.class_names == NAMES
     assert means(fitted).equal(means(direct))
+    assert means(again).equal(means(direct))
     rows = [{"pixels": image, "label": label} for image, label in tiny_images]
     for data in (rows, DataLoader(rows)):  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="keys"):

@@ -141,9 +141,7 @@ def _settings_of(init: Checkpoint, config: TrainConfig, images: LabelledImages) 
             "latents"
         )
     if config.flow not in (backbone, MefSettings()):
-        warnings.warn(
-            "init has its own architecture; the settings flow.* are ignored", stacklevel=3
-        )
+        warnings.warn("init has its own architecture; settings flow.* are ignored", stacklevel=3)
     record = init.flow.codec.record
     noise = config.latent_noise if record is None else record.noise
     return replace(config, flow=backbone, latent_noise=noise)

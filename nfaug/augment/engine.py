@@ -94,6 +94,9 @@ class Engine:
             return checkpoint
         if isinstance(checkpoint, tuple) and len(checkpoint) == 2:
             return cls(*checkpoint)
+        if not hasattr(checkpoint, "pca"):
+            wanted = "a Checkpoint, its name or path, or a pair (flow, pca)"
+            raise TypeError(f"checkpoint must be {wanted}; got {type(checkpoint).__name__}")
         return cls(checkpoint.flow, checkpoint.pca, checkpoint.config.class_names or ())
 
     def on(self, device: torch.device) -> tuple[Flow, ClasswisePCA]:
@@ -120,17 +123,11 @@ class Engine:
             usable: (n,) bool; other images are not augmented and are not partners.
             normalization: Normalization of `images`.
             gate: Radius of the class's range; None for no gate.
-            params: Draws of `mix`, if it is one call. The CPU then skips images that do not need
-                encoding. An accelerator, which would synchronize to count them, encodes all.
+            params: Draws of `mix`, if it is one call. The CPU then decodes for chosen images alone.
         """
         flow, pca = self.on(images.device)
         levels = self._levels(images, normalization)
-        needed = None if params is None or not _selects_rows(images.device) else params.needed()
-        if needed is None or bool(needed.all()):
-            z = flow.encode(levels)[0]
-        else:
-            z = torch.zeros(len(images), *self.config.shape, dtype=flow.dtype, device=images.device)
-            z[needed] = flow.encode(levels[needed])[0]
+        z = flow.encode(levels)[0]
         a = pca.project(z, labels)
         inside = torch.ones_like(labels, dtype=torch.bool)
         if gate is not None:

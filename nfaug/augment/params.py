@@ -57,14 +57,6 @@ class NFAParams:
         moved: Any = [to_device(x, device) if isinstance(x, Tensor) else x for x in own]
         return NFAParams(*moved)
 
-    def needed(self) -> Tensor:
-        """Whether each image may change or be the partner of one that does, (n,) bool."""
-        changing = self.chosen & (self.paired | (self.noise.shape[1] > 0))
-        partners = torch.zeros_like(changing, dtype=torch.int64)
-        position = torch.where(self.from_memory, 0, self.partner)
-        from_batch = (changing & ~self.from_memory).long()
-        return changing | (partners.index_add(0, position, from_batch) > 0)
-
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """A tensor on another device, copied without synchronising the host."""

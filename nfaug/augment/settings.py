@@ -39,7 +39,7 @@ class MixSettings:
         alpha: Parameter of Beta(alpha, alpha), the distribution of the mixing weights.
         mix: Mixing weights: one for each PCA axis ("axis"), one for each image ("pair"), or one for
             each position ("regions"): a smooth mask of about 4 x 4 regions, which takes half of the
-            image from the partner.
+            image from the partner, and more with a `strength` above 1.
         partners: Source of partners: other images of the batch that go through the flow ("batch"),
             the checkpoint's memory ("memory"), either with equal probability ("both"), or the
             memory if the checkpoint has one, else the batch ("auto"). The memory holds what the PCA
@@ -49,7 +49,7 @@ class MixSettings:
             1 - s + 2 s^2 / 3 of its variance: all of it at 1.5, two thirds at 1. Weights of regions
             are at most 1: above 1 the partner's regions grow.
         noise: Standard deviation of gaussian noise in the latent space, where the class gaussians
-            have a standard deviation of about 1. Noise needs no partner, and the gate ignores it.
+            have a standard deviation of 0.3 to 1. Noise needs no partner, and the gate ignores it.
         axes: Number of leading PCA axes to mix along; all of them by default. Regions take all.
         gate: Radius beyond which an image is not augmented, relative to the radius stored at
             fitting (True: 1.25); False or None for no gate. At 1.0 it rejects half of the images of

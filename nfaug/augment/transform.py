@@ -75,7 +75,8 @@ class NFAugment(nn.Module):
         mean: Mean that images are normalised by, a number or one per channel; ignored for uint8.
         std: Standard deviation that images are normalised by, like `mean`.
         generator: CPU generator to draw from; None for torch's. The same state gives the same
-            batch. Ranks of a distributed run and data-loader workers draw different numbers.
+            batch. Ranks of a distributed run and data-loader workers draw different numbers;
+            spawned workers know their rank if RANK is set, as `torchrun` does.
         smoothing: Label smoothing of soft labels; required with two classes.
 
     Raises:
@@ -188,7 +189,6 @@ class NFAugment(nn.Module):
         if not flow or not isinstance(labels, Tensor):  # names of classes need no order
             return
         names = [*self.class_names]
-        numbers = [*map(str, range(len(names)))]  # also of data sets without names
         if flow.startswith(BUILTIN):
             shown = ", ".join(f"{label} {name}" for label, name in enumerate(names[:3]))
             warnings.warn(
@@ -197,7 +197,7 @@ class NFAugment(nn.Module):
                 "call nfa.check_classes(dataset) first",
                 stacklevel=2,
             )
-        elif names not in (sorted(names), numbers) and names == sorted(names, key=natural_key):
+        elif names != sorted(names) and names == sorted(names, key=natural_key):
             warnings.warn(
                 f"the classes of {flow} are in natural order, as timm has them; torchvision's "
                 "ImageFolder has 10 before 9, and B before a: call nfa.check_classes(dataset)",

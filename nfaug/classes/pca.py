@@ -90,11 +90,11 @@ class ClasswisePCA(nn.Module):
         if self._at_once:
             self.axes = self.axes.float()
         precisions = self.eigenvalues.reciprocal().masked_fill(self.eigenvalues <= 0, 0.0)
-        self.register_buffer("precisions", precisions, persistent=False)
+        self.register_buffer("precisions", precisions)
         sizes = self.ranks.new_zeros(self.num_classes + 1)
         if self.memory_labels is not None:
             sizes[1:] = torch.bincount(self.memory_labels, minlength=self.num_classes)
-        self.register_buffer("offsets", sizes.cumsum(0), persistent=False)
+        self.register_buffer("offsets", sizes.cumsum(0))
 
     def extra_repr(self) -> str:
         sizes = f"num_classes={self.num_classes}, dim={self.dim}, rank={self.rank}"

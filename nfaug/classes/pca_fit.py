@@ -51,8 +51,8 @@ def fit_class(
     mean, axes, eigenvalues = fitted = _fit_axes(latents, rank, generator)
     *scores, coefficients = _scores(latents, fitted)
     limits = torch.stack([x.quantile(_QUANTILE) for x in scores])
-    if len(latents) == 1:
-        coefficients = coefficients[:0]
+    if len(latents) == 1:  # no range is known: noise may change its image
+        coefficients, limits = coefficients[:0], limits + torch.finfo(torch.float32).max
     else:
         held_out = _held_out_scores(latents, rank, len(axes), generator)
         limits = limits.maximum(torch.stack([x.quantile(_QUANTILE) for x in held_out]))
@@ -150,7 +150,7 @@ def _randomized(
     columns = min(rank + _OVERSAMPLE, *centred.shape)
     device = centred.device if generator is None else generator.device
     sketch = torch.randn(len(centred), columns, generator=generator, device=device)
-    basis = torch.linalg.qr(centred.T @ sketch.to(centred.device))[0]
+    basis = torch.linalg.qr(centred.T @ sketch.to(centred))[0]
     for _ in range(_POWER):
         basis = torch.linalg.qr(centred.T @ (centred @ basis))[0]
     _, values, axes = torch.linalg.svd((centred @ basis).double(), full_matrices=False)

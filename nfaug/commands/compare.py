@@ -16,6 +16,7 @@ from .common import READING, add_image_size, add_reading, new_parser
 
 __all__ = ["parser", "run"]
 
+_FLOWS = "flows of NFA besides builtin:pixels, trained without the images to judge by"
 _SMALL, _LARGE = 48, 128  # default side of the images: small-cnn, a timm model
 
 
@@ -33,7 +34,7 @@ def parser() -> ArgumentParser:
     add_reading(made)
     made.add_argument("--out", default="nfaug-compare", help="the folder to write")
     add_image_size(made, f"their own, at most {_SMALL}, or {_LARGE} for a timm model")
-    made.add_argument("--flow", nargs="*", default=[], help="flows of NFA besides builtin:pixels")
+    made.add_argument("--flow", nargs="*", default=[], help=_FLOWS)
     made.add_class_arguments(CompareSettings, skip={"flow"})
     return made
 
@@ -46,7 +47,8 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     size, reading = arguments.image_size, {name: arguments[name] for name in READING}
     if size is None:
         own = common_size(open_dataset(arguments.data, image_size=1, **reading), most)
-        size = own if max(own) <= most else (most, most)
+        scale = min(1.0, most / max(own))
+        size = round(own[0] * scale), round(own[1] * scale)
     data = open_dataset(arguments.data, image_size=size, **reading)
     found = compare(data, settings, out=arguments.out, test=_test_images(arguments, data, reading))
     if not arguments.json:

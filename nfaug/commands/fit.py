@@ -30,8 +30,9 @@ def parser() -> ArgumentParser:
     made = new_parser(
         "fit",
         "Fit an existing flow to your classes in one pass over your images: class gaussians, PCA "
-        "axes and the memory of partners. The flow itself is not trained. With builtin:pixels as "
-        "the flow, --autoencoder FILE mixes latents of this autoencoder in place of pixels.",
+        "axes and the memory of partners, of at most 1,000 images of each class (or --per-class). "
+        "The flow itself is not trained. With builtin:pixels as the flow, --autoencoder FILE mixes "
+        "latents of this autoencoder in place of pixels.",
     )
     add_flow(made)
     add_data_options(made, "train")

@@ -13,9 +13,7 @@ __all__ = ["parser", "run"]
 
 def parser() -> ArgumentParser:
     """Options of `nfaug pull`."""
-    made = new_parser(
-        "pull", "Download a checkpoint from the Hugging Face Hub and check its hashes."
-    )
+    made = new_parser("pull", "Download a checkpoint of the Hugging Face Hub and check its hashes.")
     made.add_argument("repo", help="owner/name on the Hub")
     made.add_argument("--out", help="copy it into this directory (default: it stays in the cache)")
     made.add_argument("--revision", help="a branch, tag or commit")

@@ -36,9 +36,7 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--about-data", help="for the card: what the training images are, and their terms of use"
     )
-    made.add_argument(
-        "--overwrite-card", action="store_true", help="replace the README.md on the Hub"
-    )
+    made.add_argument("--overwrite-card", action="store_true", help="replace the Hub's README.md")
     made.add_argument(
         "--dry-run", action="store_true", help="push nothing: check, list and print the card"
     )

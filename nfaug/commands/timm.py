@@ -38,9 +38,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--nfa", required=True, help=FLOW)
     add_autoencoder(made)
     made.add_class_arguments(MixSettings)
-    made.add_argument(
-        "--off-epoch", type=int | None, help="NFA stops at this epoch, counted from 0"
-    )
+    made.add_argument("--off-epoch", type=int | None, help="NFA stops at this epoch (0-based)")
     made.add_argument("--script-arg", action="append", type=str, default=[], help=SUPPRESS)
     return made
 

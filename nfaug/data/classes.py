@@ -153,6 +153,8 @@ def as_labels(values: Any, count: int) -> np.ndarray | None:
 
 def check_class_sizes(labels: Tensor, names: Sequence[str]) -> None:
     """Check that every class has an image; warn of classes with one, which get no PCA axes."""
+    if odd := [name for name in names if name != name.encode("utf-8", "ignore").decode()]:
+        raise ValueError(f"names of classes must be UTF-8: rename the folder of class {odd[0]!r}")
     counts = labels.bincount(minlength=len(names)).tolist()
     if empty := [repr(name) for name, count in zip(names, counts, strict=True) if not count]:
         start = "" if counts[0] else "labels start at 0, and "
@@ -163,7 +165,7 @@ def check_class_sizes(labels: Tensor, names: Sequence[str]) -> None:
     if single := [repr(name) for name, count in zip(names, counts, strict=True) if count == 1]:
         warnings.warn(
             f"{len(single)} of {len(names)} classes have one image, so they get no PCA axes and "
-            f"no partners, and NFA leaves their images unchanged: {_few(single)}",
+            f"no partners, and without noise NFA leaves their images unchanged: {_few(single)}",
             stacklevel=3,
         )
 

@@ -119,9 +119,7 @@ def _levels(image: Any, name: str) -> Tensor:
     shape = tuple(image.shape)
     swapped = len(shape) == 3 and shape[2] <= 4 < min(shape[:2])
     if len(shape) not in (2, 3) or 0 in shape or swapped:
-        raise ValueError(
-            f"{name} must have shape (H, W) or (C, H, W); got {shape}; permute (H, W, C)"
-        )
+        raise ValueError(f"{name} must be (H, W) or (C, H, W); got {shape}; permute (H, W, C)")
     if image.is_floating_point():
         if not ((image >= 0) & (image <= 1)).all():  # NaN fails too
             raise ValueError(

@@ -6,6 +6,7 @@ the user's own. Weights are read as safetensors.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import math
@@ -46,7 +47,7 @@ class Autoencoder(Protocol):
         factor: Height and width of the images over those of the latents, 2 or more.
         input_range: (lowest, highest) pixel of the images that it encodes and decodes.
 
-    Images have 3 channels, or as many as an attribute `channels` says.
+    Images have 3 channels, or as many as an attribute `channels` says. All is channels-last.
     """
 
     latent_channels: int
@@ -127,7 +128,7 @@ class AutoencoderConfig:
 
 
 def open_autoencoder(source: AutoencoderSource) -> Any:
-    """Open an autoencoder: float32, frozen, on the CPU; an object is used as it is.
+    """Open an autoencoder: float32, frozen, on the CPU; of an object, a frozen copy.
 
     A directory, or a repository on the Hub, holds what diffusers' `save_pretrained` writes, or one
     safetensors file of the tiny family; on the Hub its name is that of the repository, as in
@@ -147,7 +148,7 @@ def open_autoencoder(source: AutoencoderSource) -> Any:
                 "autoencoder must be a path, a name on the Hub, or a torch.nn.Module with "
                 f"{wanted}; got {type(model).__name__}"
             )
-        return model.eval()
+        return copy.deepcopy(model).requires_grad_(False).eval()
     path, name = Path(source).expanduser(), str(source)
     if not path.exists():
         if path.suffix == ".safetensors":
@@ -262,7 +263,7 @@ def find_autoencoder(
     if source is None:
         raise FileNotFoundError(
             f"the flow of {near} needs its autoencoder, the {config.kind} {config.name!r}, which "
-            "is neither in the checkpoint nor beside it: pass autoencoder= (--autoencoder)"
+            "is not in or beside the checkpoint: put it there, or pass autoencoder= (--autoencoder)"
         )
     found = open_autoencoder(source)
     if (sha256 := weights_sha256(found)) != config.sha256:

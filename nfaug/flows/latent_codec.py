@@ -77,7 +77,8 @@ class LatentCodec(Codec):
     def _on(self, device: torch.device) -> tuple[Any, Tensor, Tensor]:
         """The autoencoder, the means and the standard deviations on a device."""
         self._autoencoder.to(device)
-        scale = torch.tensor([self.record.mean, self.record.std], device=device)
+        moments = [self.record.mean, self.record.std]
+        scale = torch.tensor(moments, device=device, dtype=torch.float32)
         return self._autoencoder, *scale[:, None, :, None, None]
 
     @torch.no_grad()
@@ -119,7 +120,7 @@ class LatentCodec(Codec):
         self, function: Callable[[Tensor], Tensor], batch: Tensor, shape: tuple[int, int, int]
     ) -> Tensor:
         """Apply a function to a few images at a time; `shape` is that of one result."""
-        done = torch.empty(len(batch), *shape, device=batch.device)
+        done = torch.empty(len(batch), *shape, device=batch.device, dtype=torch.float32)
         pixels = _ON_CPU if batch.device.type == "cpu" else _PIXELS_AT_ONCE
         number = max(1, pixels // math.prod(self.image_size))
         for start in range(0, len(batch), number):

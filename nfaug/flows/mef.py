@@ -71,6 +71,8 @@ class MefSettings(Backbone):
                     f"{name} must be one integer of at least {least} per level; got {values!r} "
                     f"with steps {self.steps!r}"
                 )
+        if type(self.rank) is not int or self.rank < 1:
+            raise ValueError(f"rank must be an integer of at least 1; got {self.rank!r}")
         if not 0 < self.bound <= MAX_BOUND:
             raise ValueError(f"bound must lie in (0, {MAX_BOUND:g}]; got {self.bound!r}")
         if self.max_scale is not None and not 1 < self.max_scale <= 1e6:

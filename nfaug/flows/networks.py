@@ -211,7 +211,8 @@ def _elu(x: Tensor) -> Tensor:
     fifth of the time of a convolution. The rounding error of 2^x (1e-7 absolute) is no larger
     than that of the convolutions.
     """
-    if x.device.type != "cpu" or x.requires_grad or torch.compiler.is_compiling():
+    dense = x.is_contiguous(memory_format=torch.channels_last)  # not so from NNPACK
+    if x.device.type != "cpu" or not dense or x.requires_grad or torch.compiler.is_compiling():
         return torch.ops.aten.elu_(x, _LOG2_E, 1.0, 1 / _LOG2_E)
     zero, minus_a = x.new_zeros(()), x.new_full((), -_LOG2_E)
     for part in x.permute(0, 2, 3, 1).view(-1).split(_SCRATCH):

@@ -3,7 +3,8 @@
     A.Compose([A.RandomResizedCrop((32, 32)), NFATransform("my-flow", p=0.5), A.Normalize()])
 
 Call the pipeline with `image=` and `label=`, in loaders with `persistent_workers=True`: each worker
-loads the flow. `NFAugment` on batches, or a bank before albumentations, costs far less.
+loads the flow, and its `nfa.stats()` count the images of one worker. `NFAugment` on batches, or a
+bank before albumentations, costs far less.
 """
 
 from __future__ import annotations

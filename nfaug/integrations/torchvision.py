@@ -16,8 +16,9 @@ class NFACollate:
     """A `collate_fn` that collates a batch and augments it on the CPU, in the loader's workers.
 
     It can be pickled, which spawned workers require. `nfa.stats()` counts the images of all
-    workers, and setting `nfa.enabled` affects them all. With an accelerator, calling `NFAugment`
-    after the batch has been moved to it is faster.
+    workers, and setting `nfa.enabled` affects them all; `nfa.eval()` and other settings reach only
+    workers that start later. With an accelerator, calling `NFAugment` after the batch has been
+    moved to it is faster.
 
     Args:
         nfa: The augmentation.

@@ -10,8 +10,7 @@ from typing import TypeVar
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError
 
-from .manifest import CONFIG, read_manifest
-from .tensors import DamagedFileError
+from .manifest import CONFIG, CheckpointError, read_manifest
 from .text import printable
 from .version import __version__
 
@@ -92,8 +91,8 @@ def read_repository(
 ) -> T:
     """Download a checkpoint and read it.
 
-    Only `config.json`, the tensor files that it lists and `extras` are downloaded. If `read` finds
-    a file without its SHA-256, the files are downloaded once more.
+    Only `config.json`, the tensor files that it lists and `extras` are downloaded. If one
+    cannot be read or lacks its SHA-256, they are downloaded once more.
 
     Args:
         read: Reads a checkpoint directory.
@@ -123,5 +122,5 @@ def read_repository(
 
     try:
         return read(fetch(force=False))
-    except DamagedFileError:  # damaged on the way; the client checks only the length
+    except CheckpointError:  # damaged on the way; the client checks only the length
         return read(fetch(force=True))

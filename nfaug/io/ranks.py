@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Ranks", "group_rank", "joined", "launched", "own_rank"]
+__all__ = ["TIMEOUT", "Ranks", "group_rank", "joined", "launched", "own_rank"]
 
-_TIMEOUT = timedelta(hours=2)  # the others wait for the slowest process
+TIMEOUT = timedelta(hours=2)  # the others wait for the slowest process
 
 
 class Ranks:
@@ -90,7 +90,7 @@ def joined() -> Iterator[Ranks]:
     if several and "cpu" not in group.get_backend_config():
         raise ValueError("the group has no CPU: call init_process_group('cpu:gloo,cuda:nccl')")
     if own:
-        torch.distributed.init_process_group("gloo", timeout=_TIMEOUT)
+        torch.distributed.init_process_group("gloo", timeout=TIMEOUT)
     try:
         rank = group_rank()
         yield Ranks() if rank is None else Ranks(torch.distributed.get_world_size(), rank)

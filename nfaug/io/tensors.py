@@ -14,14 +14,10 @@ from torch import Tensor
 from .manifest import CheckpointError
 from .text import printable
 
-__all__ = ["DamagedFileError", "read_tensors", "write_tensors"]
+__all__ = ["read_tensors", "write_tensors"]
 
 _TYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64}
 _TYPES |= {torch.uint8, torch.bool}  # of the snapshots of a run
-
-
-class DamagedFileError(CheckpointError):
-    """A tensor file does not have the SHA-256 that the JSON file beside it gives."""
 
 
 def read_tensors(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
@@ -39,7 +35,7 @@ def read_tensors(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
         data = file.read_bytes()
         found = hashlib.sha256(data).hexdigest()
         if sha256 is not None and found != sha256:
-            raise DamagedFileError(
+            raise CheckpointError(
                 f"{file} is damaged or from another checkpoint: its SHA-256 is {found}, "
                 f"the JSON file beside it says {sha256!s:.64}"
             )

@@ -87,9 +87,7 @@ def test_types_and_normalizations_agree() -> None:
     images, labels = batch_of(12)
     (eight, _), params = nfa(images, labels, return_params=True)
     unit = nfa(images / 255, labels, params=params)[0]
-    assert (unit * 255 - eight).abs().max() < 0.51, (
-        "the 8-bit result is the continuous one, rounded"
-    )
+    assert (unit * 255 - eight).abs().max() < 0.51, "8 bits are the continuous result, rounded"
     for mean, std in (((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)), (0.5, 0.25)):
         other = NFAugment(nfa.engine, gate=False, mean=mean, std=std)
         normalized = other.normalization.undo(images / 255)

@@ -90,9 +90,7 @@ def test_a_run_becomes_a_bundled_flow(
     assert "MB" in capsys.readouterr().out
     monkeypatch.setattr(bundled, "_FOLDER", out.parent)
     made, run = nfaug.load("builtin:tiny"), nfaug.load(tiny_path)
-    assert torch.equal(made.gaussians.means, run.gaussians.means), (
-        "of the training, not of the data"
-    )
+    assert torch.equal(made.gaussians.means, run.gaussians.means), "of the run, not of the data"
     assert made.pca.rank == 3
     assert not made.pca.has_memory
     assert made.config.metrics["on"] == "36 test images"

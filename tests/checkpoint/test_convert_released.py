@@ -22,7 +22,7 @@ convert = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_golden_flow_comes_out(
+def test_the_golden_flow_results(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, figures = golden(name)

@@ -180,9 +180,7 @@ def gradients(
     ("kernel", "alpha", "weight"), [("forward", 10.0, 1.0), ("forward", 1.0, 1.0), ("mean", 10, 2)]
 )
 @pytest.mark.parametrize("fit", ["means", "covariances", "both"])
-def test_a_converged_solve_is_stationary(
-    fit: str, kernel: str, alpha: float, weight: float
-) -> None:
+def test_a_solution_is_stationary(fit: str, kernel: str, alpha: float, weight: float) -> None:
     data = draw(spread=2.0)
     config = FixedPointConfig(
         fit=fit,

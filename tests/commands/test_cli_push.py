@@ -26,9 +26,7 @@ def test_a_push_without_memory(hub: FakeHub, tiny_path: Path) -> None:
     assert (shared.has_memory, shared.ranks.tolist()) == (False, [3, 3, 3])
 
 
-def test_what_is_published_names_no_folder_of_this_machine(
-    tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_what_is_published_names_no_local_folder(tiny_folder: Path, tmp_path: Path) -> None:
     run, fitted, made = tmp_path / "run", tmp_path / "fitted", tmp_path / "made"
     words = [
         *("train", "--data", str(tiny_folder), "--out", str(run), "--trackers", "[]"),

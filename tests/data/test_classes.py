@@ -138,3 +138,5 @@ def test_classes_without_images_and_with_one() -> None:
         check_class_sizes(torch.tensor([1, 2]), ["a", "b", "c"])
     with pytest.warns(UserWarning, match="'a'"):
         check_class_sizes(torch.tensor([0, 1, 1]), ["a", "b"])
+    with pytest.raises(ValueError, match="UTF-8"):
+        check_class_sizes(torch.tensor([0, 0]), ["caf\udce9"])

@@ -214,8 +214,10 @@ def test_an_object(photos: TensorImages, tmp_path: Path) -> None:
         nfaug.load(saved)
     with pytest.raises(CheckpointError, match="SHA-256"):
         nfaug.load(saved, autoencoder=Own(3.0))
-    own, count = Own(), len(photos)
-    nfa = nfaug.NFAugment.from_pretrained(saved, autoencoder=own, p=1.0, gate=False)
+    count, given = len(photos), Own()
+    nfa = nfaug.NFAugment.from_pretrained(saved, autoencoder=given, p=1.0, gate=False)
+    own: Any = nfa.engine.codec._autoencoder  # type: ignore[attr-defined]  # a frozen copy
+    assert (given.scale.requires_grad, own.scale.requires_grad) == (True, False)
     generators = [torch.Generator().manual_seed(seed) for seed in range(5)]
     for new in nfa.variants(photos.images, photos.targets, generators):
         assert not torch.equal(new, photos.images)
@@ -235,9 +237,7 @@ def test_an_object(photos: TensorImages, tmp_path: Path) -> None:
         ({"encode": lambda x: x[..., ::4, ::4] / 0}, "mean"),
     ],
 )
-def test_an_object_that_does_not_fit(
-    changes: dict[str, Any], token: str, photos: TensorImages
-) -> None:
+def test_an_unfit_object(changes: dict[str, Any], token: str, photos: TensorImages) -> None:
     with pytest.raises(ValueError, match=token):
         measure_codec(Own(**changes), photos.images)
 

@@ -80,7 +80,10 @@ def test_push_without_memory(pushed: FakeHub, made: Path) -> None:
     edited = pushed.files(REPO)["README.md"] + "My own words: ü\r\n".encode()
     assert b"holds a partner memory" in edited
     pushed.add(REPO, {"README.md": edited})
-    push_to_hub(made, REPO, memory=False)
+    with pytest.raises(HubError, match="is public"):
+        push_to_hub(made, REPO, private=True)
+    with pytest.warns(UserWarning, match="keeps its"):
+        push_to_hub(made, REPO, memory=False, license="mit")
     card = pushed.files(REPO)["README.md"].decode()
     assert card.endswith("My own words: ü\r\n"), "the card is the user's"
     assert "The partner memory was left out." in card
@@ -237,9 +240,7 @@ ASKS: list[Callable[[Path], Any]] = [
         (b"[" * 100_000, "recursion"),
     ],
 )
-def test_a_fault_ends_in_one_clear_error(
-    fault: Any, token: str, pushed: FakeHub, made: Path
-) -> None:
+def test_a_fault_is_one_clear_error(fault: Any, token: str, pushed: FakeHub, made: Path) -> None:
     pushed.fail["/"] = fault
     for ask in ASKS:
         with pytest.raises(HubError, match=token) as caught:

@@ -164,9 +164,7 @@ def test_what_cannot_be_served_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("prefetcher", [True, False])
-def test_an_unedited_script_with_everything_on(
-    folder: Path, tmp_path: Path, prefetcher: bool
-) -> None:
+def test_an_unedited_script_with_all_on(folder: Path, tmp_path: Path, prefetcher: bool) -> None:
     nfa = make_nfa(p=0.5)
     arguments = [
         str(folder), "--out", str(tmp_path / "record.json"), "--epochs", "3", "--mixup", "0.8",
@@ -224,5 +222,8 @@ def test_scripts_that_will_not_do(folder: Path, tmp_path: Path) -> None:
         run_script(idle, [], nfa)
     with pytest.raises(ValueError, match="--aug-splits"):
         run_script(SCRIPT, [str(folder), "--aug-splits", "3"], nfa)
+    idle.write_text("import timm\ntimm.data.create_naflex_loader()\n")
+    with pytest.raises(ValueError, match="naflex"):
+        run_script(idle, [], nfa)
     original = timm.data.create_loader
     assert original.__module__ == "timm.data.loader", "restored after a failure"

@@ -113,7 +113,11 @@ def test_a_typo_leaves_nothing_behind(images: TensorImages, tmp_path: Path) -> N
     for change in ({"network": "resnet81"}, {"flow": ("builtin:rgb32",)}):
         with pytest.raises(ValueError, match=r"resnet81|3 channels"):
             compare(images, replace(TINY, **change), out=tmp_path / "new", progress=False)
-        assert not (tmp_path / "new").exists()
+    larger = TensorImages(images.images.repeat(1, 1, 2, 2), images.targets, images.classes)
+    for test, token in ((images, "to train"), (larger, "16, 16")):
+        with pytest.raises(ValueError, match=token):
+            compare(images, TINY, out=tmp_path / "new", test=test, progress=False)
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_time_decides_the_number_of_seeds(images: TensorImages, tmp_path: Path) -> None:

@@ -46,9 +46,7 @@ def test_figures(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None
     assert figures["nf_acc"] == pytest.approx(float(expected))
 
 
-def test_the_batch_size_changes_nothing(
-    tiny_checkpoint: Checkpoint, tiny_images: TensorImages
-) -> None:
+def test_batch_size_changes_nothing(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
     gaussians = tiny_checkpoint.gaussians
     assert gaussians is not None
     data = MemoryBatches(tiny_images.images, tiny_images.targets)

@@ -40,9 +40,7 @@ def ran(tiny_folder: Path, tiny_path: Path, tmp_path_factory: pytest.TempPathFac
     return Ran(out, run_ranks(["train", "resume", "lost", "command", "fit"], out))
 
 
-def test_a_group_without_the_cpu_is_refused_before_any_work(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_group_without_the_cpu_is_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("cuda:gloo", store=store, rank=0, world_size=1)
     try:

@@ -59,7 +59,9 @@ def test_the_flow_before_training(
 ) -> None:
     """Its latents have mean 0 and variance 1, and it is saved."""
     config = changed(tiny_config, epochs=1, trackers=(), pictures_every=0)
+    (tmp_path / "state" / "thesis").mkdir(parents=True)
     result = train(tiny_images, config, folder=tmp_path, progress=False)
+    assert (tmp_path / "state" / "thesis").exists(), "of the user"
     initial = Snapshots(tmp_path).initial()
     assert initial.gaussians is not None
     assert not torch.equal(

@@ -187,7 +187,8 @@ class Comparison:
         if chosen is None:
             return ""
         p, policy = self.settings.p, chosen.policy and POLICIES[chosen.policy][1]
-        imports = "from torchvision.transforms import v2\n\n"
+        audio = "import torch\nimport torchaudio\n" if "torchaudio" in (policy or "") else ""
+        imports = f"{audio}from torchvision.transforms import v2\n\n"
         if not chosen.flow:
             return f"{imports}transform = {policy}"
         fitted = f'nfaug.fit("{chosen.flow}", train_set)'

@@ -20,6 +20,8 @@ from nfaug.fitting import fit, load_base
 from nfaug.io.atomic import write_bytes, write_text
 from nfaug.io.device import pick_device
 from nfaug.io.lock import lock_output
+from nfaug.io.manifest import read_manifest
+from nfaug.io.resolve import read_resolved
 
 from ..augmentation import FlowAugmentation
 from .classifier import Classifier
@@ -75,20 +77,24 @@ def compare(
     record["shape"] = [data.channels, *data.image_size]
     for flow in settings.flow:  # before `out` holds anything, and classifiers take their time
         base = load_base(flow, None).flow
+        record |= {flow: read_resolved(read_manifest, flow, whole=False)["files"]}
         if not base.shape_free and base.codec.channels != data.channels:
             taken = f"{flow} takes images of {base.codec.channels} channels"
             raise ValueError(f"{taken}; the data have {data.channels}")
     Classifier(settings, record["shape"], len(data.classes), seed=0)
-    with lock_output(Path(out)):
-        cells = Cells(Path(out), record, len(held))
+    if record["test"] == record["images"]:
+        raise ValueError("test holds the images to train on; without it a part is held out")
+    folder = Path(out).expanduser()
+    with lock_output(folder):
+        cells = Cells(folder, record, len(held))
         try:
             _fill(cells, settings, (pool, held), progress)
         finally:  # also after Ctrl-C
             if cells.seeds(settings.augmentations()):
                 found = Comparison(settings, cells)
-                write_text(Path(out) / "table.md", found.text())
+                write_text(folder / "table.md", found.text())
                 if len(found.seeds) > 1:
-                    write_bytes(Path(out) / "gains.png", found.plot())
+                    write_bytes(folder / "gains.png", found.plot())
     return found
 
 
@@ -156,6 +162,9 @@ def split_images(
         )
     if test is not None:
         check_class_names(test.classes, data.classes)
+        ours, theirs = ((each.channels, *each.image_size) for each in (data, test))
+        if ours != theirs:
+            raise ValueError(f"the images are {ours}, those to judge by {theirs}")
         return data, test
     held = torch.zeros(len(data), dtype=torch.bool)
     for label, count in enumerate(counts):

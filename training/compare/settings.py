@@ -49,7 +49,7 @@ class CompareSettings:
             TrivialAugment.
         rivals: What NFA is compared with, comma-separated: randaugment, trivialaugment,
             specaugment; empty for those that suit `augment`.
-        minutes: Time for everything; it decides the number of seeds.
+        minutes: Time for everything; it decides the number of seeds. The first always ends.
         seeds: The most repetitions, each with its own labelled images, weights and draws.
         steps: Optimiser steps of a classifier; null for ten passes over the labelled images, at
             least 300 and at most 2,000.
@@ -104,8 +104,9 @@ class CompareSettings:
     def augmentations(self) -> list[Augmentation]:
         """The rows of the table: the safe augmentations alone come first."""
         usual = "specaugment" if "spectrogram" in self.safe else "randaugment,trivialaugment"
-        rivals = ("", *re.findall(r"\w+", self.rivals or usual))
-        return [Augmentation(flow, rival) for flow in ("", PIXELS, *self.flow) for rival in rivals]
+        rivals = dict.fromkeys(["", *re.findall(r"\w+", self.rivals or usual)])
+        flows = dict.fromkeys(["", PIXELS, *self.flow])
+        return [Augmentation(flow, rival) for flow in flows for rival in rivals]
 
 
 class Augmentation(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +13,9 @@ from torch import Tensor, nn
 from nfaug.data.batches import Batches
 from nfaug.flows.flow import Flow
 from nfaug.io.device import pick_device
-from nfaug.io.ranks import Ranks, launched
+from nfaug.io.ranks import TIMEOUT, Ranks, launched
 
 __all__ = ["Processes", "Shard", "draw_noise", "shared_batches"]
-
-_TIMEOUT = timedelta(hours=2)  # the other processes wait while the main one fits PCA
 
 
 class Processes(Ranks):
@@ -66,7 +63,7 @@ class Processes(Ranks):
                 mixed_precision="no",
                 log_with=list(trackers) or None,
                 project_dir=None if folder is None else folder / "tensorboard",
-                kwargs_handlers=[InitProcessGroupKwargs(timeout=_TIMEOUT)],
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
             )
         if several:
             self.count = self.accelerator.num_processes

@@ -87,9 +87,7 @@ class RunState:
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         if self.order is not None:
             tensors["order"] = self.order
-        copied = {
-            k: value.detach().to("cpu", copy=True).contiguous() for k, value in tensors.items()
-        }
+        copied = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
         facts = {
             "optimizer": self.optimizer.facts(),
             "prior": dict(self.prior),
@@ -148,7 +146,8 @@ class Snapshots:
     def clear(self) -> None:
         """Remove the snapshots of an earlier run."""
         if self.writer and self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            for entry in [*self.folder.glob("*step-*"), self.folder / "initial"]:
+                shutil.rmtree(entry, ignore_errors=True)
 
     def save(self, snapshot: Snapshot) -> None:
         """Save a snapshot, and remove all but the newest ones."""
@@ -165,7 +164,7 @@ class Snapshots:
         # Snapshots of later steps date from before a rollback.
         kept = [_name(step) for step in self.steps() if step <= steps][-_KEPT:]
         for entry in self.folder.iterdir():
-            if entry.name.startswith((".", "step-")) and entry.name not in kept:
+            if entry.name.startswith((".step-", "step-", ".initial")) and entry.name not in kept:
                 shutil.rmtree(entry, ignore_errors=True)
 
     def newest(self) -> Snapshot | None:
@@ -177,6 +176,8 @@ class Snapshots:
         steps = self.steps()
         if self.folder is None or not steps:
             return self.memory
+        for left in self.folder.glob(".step-*") if self.writer else ():  # by a kill
+            shutil.rmtree(left, ignore_errors=True)
         path = self.folder / _name(steps[-1])
         try:
             facts = read_json(path / _FACTS)

@@ -118,4 +118,4 @@ def several_classes(means: Tensor, variances: Tensor) -> State:
     check_gaussians(means, variances)
     if len(means) < 2:
         raise ValueError(f"separating classes needs 2 or more, got {len(means)}; use kind 'data'")
-    return as_double(means).clone(), as_double(variances).clone()
+    return as_double(means).detach().clone(), as_double(variances).detach().clone()

@@ -93,9 +93,7 @@ def open_digits(request: Request) -> Reader | None:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "digits needs scikit-learn: pip install 'nfaug[train]'"
-        ) from error
+        raise ModuleNotFoundError("digits need scikit-learn: pip install 'nfaug[train]'") from error
     data = load_digits()
     targets = torch.from_numpy(data.target).long()
     nth = torch.nn.functional.one_hot(targets).cumsum(dim=0).gather(1, targets[:, None])[:, 0]

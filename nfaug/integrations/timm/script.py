@@ -57,9 +57,11 @@ def run_script(
         made.append(NFALoader(loader, nfa, device=device, off_epoch=off_epoch))
         return made[-1]
 
+    naflex = ValueError("NFA needs images of one size: leave out --naflex-loader")
     try:
         with (
             mock.patch.object(data, "create_loader", create_loader),
+            mock.patch.object(data, "create_naflex_loader", side_effect=naflex, create=True),
             mock.patch.object(sys, "argv", [str(path), *argv]),
             mock.patch.object(sys, "path", [str(Path(path).resolve().parent), *sys.path]),
         ):
@@ -69,8 +71,8 @@ def run_script(
             raise
     if not made:
         raise ValueError(
-            f"{path} did not call timm.data.create_loader(is_training=True), so NFA was not used "
-            "(nor can it be with --naflex-loader); wrap the script's loader in NFALoader"
+            f"{path} did not call timm.data.create_loader(is_training=True), so NFA was not "
+            "used; wrap the script's loader in NFALoader"
         )
     return nfa.stats()
 
