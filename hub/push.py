@@ -96,7 +96,7 @@ def push_to_hub(
         if CARD in remote and not overwrite_card:
             card = hf_hub_download(repo_id, CARD, revision=revision, token=token)
             kept = Path(card).read_bytes().decode("utf-8", errors="replace")
-            kept, own = set_privacy(kept, made), (staged / CARD).read_text(encoding="utf-8")
+            kept, own = set_privacy(kept, made), (staged / CARD).read_bytes().decode()
             if kept != own and (license or data or own != made):
                 cure = "overwrite_card=True (--overwrite-card) replaces it"
                 warnings.warn(f"{repo_id} keeps its {CARD}: {cure}", stacklevel=2)

@@ -188,7 +188,7 @@ def open_images(
                 f"flow takes images of {flow.codec.image_size}, and others are resized to that"
             )
         size, channels = flow.codec.image_size, flow.codec.channels
-    data = data.dataset if hasattr(data, "sampler") else data  # of timm's loaders, too
+    data = data.dataset if isinstance(getattr(data, "loader", data), DataLoader) else data  # timm's
     fits = isinstance(data, LabelledImages) and size in (None, data.image_size)
     if fits and channels in (None, data.channels):
         return data

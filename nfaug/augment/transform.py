@@ -200,7 +200,7 @@ class NFAugment(nn.Module):
         elif names != sorted(names) and names == sorted(names, key=natural_key):
             warnings.warn(
                 f"the classes of {flow} are in natural order, as timm has them; torchvision's "
-                "ImageFolder has 10 before 9, and B before a: call nfa.check_classes(dataset)",
+                "ImageFolder has 10 before 9, and B before a: pass nfa.check_classes your names",
                 stacklevel=2,
             )
 

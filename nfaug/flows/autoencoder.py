@@ -47,7 +47,8 @@ class Autoencoder(Protocol):
         factor: Height and width of the images over those of the latents, 2 or more.
         input_range: (lowest, highest) pixel of the images that it encodes and decodes.
 
-    Images have 3 channels, or as many as an attribute `channels` says. All is channels-last.
+    Images have 3 channels, or as many as an attribute `channels` says. Tensors come in torch's
+    channels_last memory format: use `reshape`, not `view`.
     """
 
     latent_channels: int
@@ -128,7 +129,7 @@ class AutoencoderConfig:
 
 
 def open_autoencoder(source: AutoencoderSource) -> Any:
-    """Open an autoencoder: float32, frozen, on the CPU; of an object, a frozen copy.
+    """Open an autoencoder: float32, frozen, on the CPU; of an object, a frozen deepcopy.
 
     A directory, or a repository on the Hub, holds what diffusers' `save_pretrained` writes, or one
     safetensors file of the tiny family; on the Hub its name is that of the repository, as in

@@ -48,7 +48,6 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         OSError: The path cannot be replaced (see `replace_directory`).
     """
     _check_replaceable(path)
-    _put_back(path.parent / f".{path.name}.old", path)
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file; a checkpoint is a directory")
     if not overwrite and path.is_dir() and any(path.iterdir()):

@@ -122,5 +122,5 @@ def read_repository(
 
     try:
         return read(fetch(force=False))
-    except CheckpointError:  # damaged on the way; the client checks only the length
+    except CheckpointError:  # perhaps damaged on the way; the client checks only the length
         return read(fetch(force=True))

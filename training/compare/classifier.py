@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from nfaug.io.device import pick_device
 from nfaug.io.manifest import reading
-from nfaug.io.tensors import read_tensors
 
 from .settings import CompareSettings
 
@@ -71,7 +69,6 @@ class Classifier:
             return timm.create_model(name, **options)
         file = {"file": self.settings.weights}
         with reading(f"{name} of {self.settings.weights}", longest=300):
-            read_tensors(Path(self.settings.weights or ""))
             model: Any = timm.create_model(name, True, pretrained_cfg_overlay=file, **options)
         figures = torch.tensor([model.pretrained_cfg[each] for each in ("mean", "std")])
         figures = figures.mean(1, keepdim=True) if shape[0] == 1 else figures

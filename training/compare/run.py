@@ -22,6 +22,7 @@ from nfaug.io.device import pick_device
 from nfaug.io.lock import lock_output
 from nfaug.io.manifest import read_manifest
 from nfaug.io.resolve import read_resolved
+from nfaug.io.tensors import read_tensors
 
 from ..augmentation import FlowAugmentation
 from .classifier import Classifier
@@ -77,10 +78,12 @@ def compare(
     record["shape"] = [data.channels, *data.image_size]
     for flow in settings.flow:  # before `out` holds anything, and classifiers take their time
         base = load_base(flow, None).flow
-        record |= {flow: read_resolved(read_manifest, flow, whole=False)["files"]}
+        record |= {f"files of {flow}": read_resolved(read_manifest, flow, whole=False)["files"]}
         if not base.shape_free and base.codec.channels != data.channels:
             taken = f"{flow} takes images of {base.codec.channels} channels"
             raise ValueError(f"{taken}; the data have {data.channels}")
+    if settings.weights:
+        read_tensors(Path(settings.weights))
     Classifier(settings, record["shape"], len(data.classes), seed=0)
     if record["test"] == record["images"]:
         raise ValueError("test holds the images to train on; without it a part is held out")
