@@ -243,7 +243,8 @@ def load(
     """Load a checkpoint: a bundled flow, a local directory or a repository of the Hub.
 
     Files are read strictly: their SHA-256 must be those in `config.json`, and one error lists every
-    missing, unexpected and misshapen weight. No code from the checkpoint is ever run.
+    missing, unexpected and misshapen weight. No code from the checkpoint is ever run. For a data
+    set of your own, compare its classes with the flow's: `NFAugment(...).check_classes(dataset)`.
 
     Args:
         path_or_repo: "builtin:NAME", an existing directory, or "owner/name", which is downloaded

@@ -52,10 +52,8 @@ class LatentCodec(Codec):
     record: AutoencoderConfig
 
     def __init__(self, autoencoder: Any, config: AutoencoderConfig) -> None:
-        self.latent_shape = _latent_shape(autoencoder, config)
-        super().__init__(
-            config.channels, config.image_size, self.latent_shape, self.latent_shape[1:]
-        )
+        self.latent_shape = shape = _latent_shape(autoencoder, config)
+        super().__init__(config.channels, config.image_size, shape, shape[1:])
         self.record, self.noise = config, config.noise
         self._autoencoder = autoencoder
 

@@ -70,7 +70,8 @@ def open_npz(request: Request) -> Reader | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             images, labels = archive["images"], archive["labels"].reshape(-1)
-            names = class_names(archive["classes"].tolist()) if "classes" in archive else None
+            stored = archive["classes"].astype(str).tolist() if "classes" in archive else None
+            names = stored and class_names(stored)
     except Exception as error:  # zipfile, zlib, tokenize and numpy raise their own types
         raise ValueError(
             f"{path} lacks the arrays images and labels, or it is damaged ({error})"
