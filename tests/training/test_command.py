@@ -18,9 +18,7 @@ SETTINGS = (
 )
 
 
-def test_an_image_size(
-    tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_image_size(tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Photographs of another size; the settings that are saved hold the size."""
     file, out = tmp_path / "settings.yaml", tmp_path / "run"
     file.write_text(SETTINGS)
