@@ -97,7 +97,7 @@ def push_to_hub(
             card = hf_hub_download(repo_id, CARD, revision=revision, token=token)
             kept = Path(card).read_bytes().decode("utf-8", errors="replace")
             kept, own = set_privacy(kept, made), (staged / CARD).read_bytes().decode()
-            if kept != own and (license or data or own != made):
+            if kept != own and (license or data or own != made):  # the caller's words are lost
                 cure = "overwrite_card=True (--overwrite-card) replaces it"
                 warnings.warn(f"{repo_id} keeps its {CARD}: {cure}", stacklevel=2)
             (staged / CARD).write_bytes(kept.encode())

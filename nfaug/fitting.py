@@ -85,8 +85,7 @@ def fit(
         autoencoder: An autoencoder: a safetensors file, a directory, a repository on the Hub, or a
             `torch.nn.Module` of your own (see `nfaug.flows.autoencoder.Autoencoder`). With a
             `shape_free` flow on pixels, such as "builtin:pixels", the fit is on its latents. For
-            the name of a flow on latents, it is that flow's autoencoder; a loaded flow keeps its
-            own.
+            the name of a flow on latents, it is the flow's own, which a loaded flow keeps.
         batch_size: Images per encoding step.
         seed: Seed of the choice of images and of the dequantisation noise.
         distributed: Whether the processes of `torchrun` share the classes. Each must call this
@@ -188,7 +187,8 @@ def open_images(
                 f"flow takes images of {flow.codec.image_size}, and others are resized to that"
             )
         size, channels = flow.codec.image_size, flow.codec.channels
-    data = data.dataset if isinstance(getattr(data, "loader", data), DataLoader) else data  # timm's
+    loader = getattr(data, "loader", data)  # timm's PrefetchLoader wraps a DataLoader
+    data = loader.dataset if isinstance(loader, DataLoader) else data
     fits = isinstance(data, LabelledImages) and size in (None, data.image_size)
     if fits and channels in (None, data.channels):
         return data

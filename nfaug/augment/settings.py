@@ -36,7 +36,7 @@ class MixSettings:
 
     Args:
         p: Share of images that are augmented, in [0, 1]: one number, or one for each class, of
-            which the largest decides the cost on a CPU.
+            which the largest decides the cost.
         alpha: Parameter of Beta(alpha, alpha), the distribution of the mixing weights.
         mix: Mixing weights: one for each PCA axis ("axis"), one for each image ("pair"), or one for
             each position ("regions"): a smooth mask of about 4 x 4 regions, which takes half of the

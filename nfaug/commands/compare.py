@@ -48,7 +48,8 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     if size is None:
         own = common_size(open_dataset(arguments.data, image_size=1, **reading), most)
         scale = min(1.0, most / max(own))
-        size = max(8, round(own[0] * scale)), max(8, round(own[1] * scale))
+        height, width = (max(8, round(side * scale)) for side in own)  # small-cnn needs 8
+        size = height, width
     data = open_dataset(arguments.data, image_size=size, **reading)
     found = compare(data, settings, out=arguments.out, test=_test_images(arguments, data, reading))
     if not arguments.json:

@@ -75,6 +75,8 @@ def compare(
     settings = replace(settings, steps=settings.steps or min(2000, max(300, count // 5)))
     record = {k: v for k, v in asdict(settings).items() if k not in ("minutes", "seeds", "device")}
     record |= {"images": data.fingerprint(), "test": judged and judged.fingerprint()}
+    if record["test"] == record["images"]:
+        raise ValueError("test holds the images to train on; without it a part is held out")
     record["shape"] = [data.channels, *data.image_size]
     for flow in settings.flow:  # before `out` holds anything, and classifiers take their time
         base = load_base(flow, None).flow
@@ -83,10 +85,8 @@ def compare(
             taken = f"{flow} takes images of {base.codec.channels} channels"
             raise ValueError(f"{taken}; the data have {data.channels}")
     if settings.weights:
-        read_tensors(Path(settings.weights))
+        read_tensors(Path(settings.weights))  # of a damaged file timm's error is no ValueError
     Classifier(settings, record["shape"], len(data.classes), seed=0)
-    if record["test"] == record["images"]:
-        raise ValueError("test holds the images to train on; without it a part is held out")
     folder = Path(out).expanduser()
     with lock_output(folder):
         cells = Cells(folder, record, len(held))

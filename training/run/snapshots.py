@@ -30,6 +30,7 @@ _FORMAT = 4
 _FACTS, _TENSORS = "state.json", "state.safetensors"
 _COUNTERS = ("epoch", "position", "elapsed", "rollbacks", "finished", "refitted")
 _STEP = re.compile(r"step-[0-9]{9,}")
+_OWN = re.compile(r"\.?(step-\d+|initial)(\.|$)")  # with the suffixes of unfinished saves
 _KEPT = 2  # snapshots: one in reserve, should a disk damage the newest
 
 
@@ -143,10 +144,10 @@ class Snapshots:
         names = () if self.folder is None else (path.name for path in self.folder.glob("step-*"))
         return sorted(int(name[5:]) for name in names if _STEP.fullmatch(name))
 
-    def clear(self) -> None:
-        """Remove the snapshots of an earlier run."""
-        if self.writer and self.folder is not None:
-            for entry in [*self.folder.glob("*step-*"), self.folder / "initial"]:
+    def clear(self, *kept: str) -> None:
+        """Remove all entries of runs but those `kept`, also what a kill left of one."""
+        for entry in self.folder.glob("*") if self.folder is not None and self.writer else ():
+            if _OWN.match(entry.name) and entry.name not in kept:
                 shutil.rmtree(entry, ignore_errors=True)
 
     def save(self, snapshot: Snapshot) -> None:
@@ -163,9 +164,7 @@ class Snapshots:
             (staged / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
         # Snapshots of later steps date from before a rollback.
         kept = [_name(step) for step in self.steps() if step <= steps][-_KEPT:]
-        for entry in self.folder.iterdir():
-            if entry.name.startswith((".step-", "step-", ".initial")) and entry.name not in kept:
-                shutil.rmtree(entry, ignore_errors=True)
+        self.clear("initial", *kept)
 
     def newest(self) -> Snapshot | None:
         """Load the newest snapshot; None if there is none.
@@ -176,8 +175,7 @@ class Snapshots:
         steps = self.steps()
         if self.folder is None or not steps:
             return self.memory
-        for left in self.folder.glob(".step-*") if self.writer else ():  # by a kill
-            shutil.rmtree(left, ignore_errors=True)
+        self.clear("initial", *map(_name, steps))
         path = self.folder / _name(steps[-1])
         try:
             facts = read_json(path / _FACTS)
