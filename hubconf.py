@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-dependencies = [
-    *("torch", "torchvision", "numpy", "PIL"),
-    *("safetensors", "filelock", "huggingface_hub", "tqdm"),
-]
+dependencies = ["torch", "numpy", "PIL", "safetensors", "filelock", "huggingface_hub", "tqdm"]
 
 
 def nfa(flow: str = "builtin:rgb32", **settings: Any) -> Any:
@@ -29,7 +24,4 @@ def nfa(flow: str = "builtin:rgb32", **settings: Any) -> Any:
     """
     import nfaug
 
-    root = str(Path(__file__).resolve().parent)
-    if find_spec("nfaug.hub") is None:  # not installed: here hub/ and training/ lie beside nfaug/
-        nfaug.__path__.append(root)
     return nfaug.NFAugment.from_pretrained(flow, **settings)

@@ -11,12 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
 
-from nfaug.augment.preview import picture_grid
-from nfaug.checkpoint.checkpoint import Checkpoint, read_checkpoint, sample_images
+from nfaug.augment.preview import sample_grid
+from nfaug.checkpoint.checkpoint import Checkpoint, read_checkpoint
 from nfaug.io.hub import HubError, hub_errors
 from nfaug.io.manifest import PICTURE, TENSOR_FILES
 
@@ -149,10 +148,7 @@ def _drawn(checkpoint: Checkpoint) -> bytes:
         return b""
     if int(gaussians.counts.min()) < FEWEST:
         return b""
-    labels = torch.arange(len(shown)).repeat_interleave(8)
-    generator = torch.Generator().manual_seed(0)
-    images = sample_images(checkpoint.flow, gaussians, labels, temperature=0.7, generator=generator)
-    picture = picture_grid(images.cpu().unflatten(0, (-1, 8)), [""] * 8, shown)
+    picture = sample_grid(checkpoint.flow, gaussians, shown, 8, temperature=0.7)
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
@@ -175,7 +171,7 @@ def _staged(
                 raise ValueError(f"{file} is a link and is not pushed; put a copy in its place")
             if file.is_file():
                 own[file.name] = file.read_bytes()
-        checkpoint = read_checkpoint(directory)  # one that cannot be read is not pushed
+        checkpoint = read_checkpoint(directory, on_latents=False)  # refuses a damaged one
     if not memory:
         own.pop(PICTURE, None)
         if checkpoint.pca is not None:

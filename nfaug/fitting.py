@@ -197,8 +197,7 @@ def open_images(
     images = opened(image_size=size or 1, channels=channels, convert=grayscale)
     if size is not None:
         return images
-    preprocess = replace(images.preprocess, image_size=common_size(images, _SIDE))
-    return LabelledImages(images.reader, preprocess, images.indices, images.skipped)
+    return images.resized(common_size(images, _SIDE))
 
 
 def open_fitted(
@@ -223,8 +222,7 @@ def open_fitted(
         image_size = round(stored[0] * shrunk), round(stored[1] * shrunk)
     if base.pca is None or tuple(images.classes) != base.config.class_names:
         base = fit(base, images, autoencoder=autoencoder, max_per_class=_PER_CLASS)
-    preprocess = replace(images.preprocess, image_size=as_size(image_size), resize=True)
-    return base, LabelledImages(images.reader, preprocess, images.indices, images.skipped)
+    return base, images.resized(as_size(image_size))
 
 
 def common_size(images: LabelledImages, most: int) -> tuple[int, int]:
@@ -306,7 +304,7 @@ def fit_classes(
     """
     flow, ranks, number = flow.freeze(), ranks or Ranks(), len(class_names)
     stats = ClassStatistics(number, flow.config.dim)
-    mine = [y for y in range(number) if ranks.owns(y)]
+    mine = [*range(ranks.rank, number, ranks.count)]
     sizes = torch.bincount(data.labels, minlength=number).clamp(max=max_per_class)
     fits: dict[int, ClassFit] = {}
     with progress_bar(int(sizes[mine].sum()), "fit", "image", shown=progress) as bar:

@@ -55,6 +55,19 @@ def test_new_classes(tiny_checkpoint: Checkpoint) -> None:
     assert not torch.equal(images, dataset.tensors[0])
 
 
+def test_a_hugging_face_dataset() -> None:
+    import datasets
+
+    images = images_of(torch.arange(6) % 3).permute(0, 2, 3, 1).numpy()
+    kinds = {"id": datasets.Value("int32"), "image": datasets.Image()}
+    features = datasets.Features({**kinds, "label": datasets.ClassLabel(names=NAMES)})
+    columns = {"id": [*range(6)], "image": [*images], "label": [0, 1, 2] * 2}
+    dataset = datasets.Dataset.from_dict(columns, features=features)
+    fitted = quiet_fit("builtin:pixels", dataset)
+    assert fitted.config.class_names == tuple(NAMES)
+    nfaug.NFAugment(fitted).check_classes(dataset)
+
+
 def test_the_figures_are_those_of_the_latents(
     tiny_checkpoint: Checkpoint, tiny_images: TensorImages
 ) -> None:

@@ -11,13 +11,15 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.checkpoint import Checkpoint, sample_images
+from ..classes.gaussians import ClassGaussians
+from ..flows.flow import Flow
 from ..io.text import printable
 from .pixels import resize_levels, to_pil
 from .settings import MixSettings
 from .transform import NFAugment
 
-__all__ = ["picture_grid", "preview_grid"]
+__all__ = ["picture_grid", "preview_grid", "sample_grid"]
 
 _HEADER, _GAP = 18, 2
 _PARTNERS = 8  # images per class to mix with, if partners come from the batch
@@ -77,6 +79,23 @@ def preview_grid(
     table = torch.stack([column.cpu() for column in columns], 1)
     titles = ["image", "decoded", *(f"variant {i}" for i in range(1, variants + 1))]
     return picture_grid(table, titles, names, cell=cell)
+
+
+def sample_grid(
+    flow: Flow,
+    gaussians: ClassGaussians,
+    names: Sequence[str],
+    columns: int,
+    *,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> Image.Image:
+    """A row of samples (`sample_images`) for each of the first classes, whose names are given."""
+    labels = torch.arange(len(names)).repeat_interleave(columns)
+    generator = torch.Generator().manual_seed(seed)
+    images = sample_images(flow, gaussians, labels, temperature=temperature, generator=generator)
+    titles = [f"sample {i}" for i in range(1, columns + 1)]
+    return picture_grid(images.cpu().unflatten(0, (-1, columns)), titles, names)
 
 
 def picture_grid(

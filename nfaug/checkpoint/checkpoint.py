@@ -23,7 +23,6 @@ from ..io.lock import lock_output
 from ..io.manifest import (
     CONFIG,
     GAUSSIANS,
-    LONGEST_REASON,
     MODEL,
     PCA,
     PICTURE,
@@ -78,9 +77,9 @@ class CheckpointConfig:
             CheckpointError: The flow or the autoencoder has an unknown or impossible value.
         """
         file, autoencoder = directory / CONFIG, None
-        with reading(f"{file}: flow", longest=LONGEST_REASON):
+        with reading(f"{file}: flow"):
             flow = FlowConfig.from_dict(manifest["flow"])
-        with reading(f"{file}: autoencoder", longest=LONGEST_REASON):
+        with reading(f"{file}: autoencoder"):
             if "autoencoder" in manifest:
                 autoencoder = AutoencoderConfig(**manifest["autoencoder"])
         names = ("preprocessing", "gaussians", "training", "metrics")
@@ -279,22 +278,21 @@ def read_checkpoint(
     """Read and check a checkpoint directory; see `load`.
 
     Without `on_latents` the autoencoder of a flow on latents is not opened: the flow can be
-    checked, but neither encode nor decode images.
+    checked and saved, but neither encode nor decode images.
     """
     manifest = read_manifest(directory)
-    if not on_latents:
-        manifest.pop("autoencoder", None)
     files: Mapping[str, str] = manifest["files"]
     config = CheckpointConfig.from_manifest(directory, manifest)
     codec = gaussians = pca = None
-    if config.autoencoder is not None:
+    if config.autoencoder is not None and on_latents:
         with reading(directory):
             found = find_autoencoder(config.autoencoder, near=directory, given=autoencoder)
             codec = LatentCodec(found, config.autoencoder).for_flow(config.flow)
-    elif autoencoder is not None:
+    elif config.autoencoder is None and autoencoder is not None:
         raise ValueError(f"{directory} holds a flow on pixels, which needs no autoencoder")
-    with reading(directory / MODEL, longest=10 * LONGEST_REASON):
+    with reading(directory / MODEL):
         flow = Flow.from_tensors(config.flow, read_tensors(directory / MODEL, files[MODEL]), codec)
+    flow.codec.record = config.autoencoder
     if GAUSSIANS in files:
         with reading(directory / GAUSSIANS):
             tensors = read_tensors(directory / GAUSSIANS, files[GAUSSIANS])

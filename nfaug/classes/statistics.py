@@ -85,11 +85,8 @@ class ClassStatistics:
     def all_reduce(self) -> None:
         """Combine the statistics of all processes: first the means, then the sums around them.
 
-        Every process must call it once, after its last update. Without an initialised process group
-        it does nothing.
+        Every process must call it once, after its last update.
         """
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return
         counts = self.counts[:, None]
         packed = torch.cat([counts, counts * self.means], dim=1)
         torch.distributed.all_reduce(packed)

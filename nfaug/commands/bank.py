@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ..augment.settings import MixSettings
 from ..bank import Bank, make_bank
 from ..bank.shards import parse_shard, shard_manifests
+from ..data.open import open_dataset
 from ..data.preprocess import size_of
 from .common import (
     add_data_options,
@@ -18,7 +19,7 @@ from .common import (
     load_on,
     mixing,
     new_parser,
-    open_data,
+    reading,
 )
 
 __all__ = ["parser", "run"]
@@ -65,7 +66,14 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Make the bank or a shard of it."""
     checkpoint, out = load_on(arguments), Path(arguments.out).expanduser()
     size = None if arguments.residual else arguments.image_size
-    data = open_data(arguments, checkpoint, image_size=size)
+    codec = checkpoint.flow.codec
+    data = open_dataset(
+        arguments.data,
+        split=arguments.split or "train",
+        image_size=size or codec.image_size,
+        channels=codec.channels,
+        **reading(arguments),
+    )
     if size is None and not arguments.residual and len(data):
         stored, made = size_of(data.reader.read(int(data.indices[0]))), data.image_size
         if stored != made:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import json
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +16,7 @@ from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from ..augment.settings import MixSettings
 from ..checkpoint.checkpoint import Checkpoint, load
-from ..data.open import DATA_SOURCES, MissingSplitError, open_dataset
+from ..data.open import DATA_SOURCES
 from ..data.preprocess import as_size
 from ..io.device import pick_device
 from ..io.text import printable
@@ -35,7 +33,6 @@ __all__ = [
     "load_on",
     "mixing",
     "new_parser",
-    "open_data",
     "picture_file",
     "reading",
 ]
@@ -194,40 +191,6 @@ def load_on(arguments: Namespace) -> Checkpoint:
 def reading(arguments: Namespace) -> dict[str, Any]:
     """The options of `add_data_options` as arguments of `open_dataset`, but data and split."""
     return {name: arguments[name] for name in (*READING, "per_class", "seed")}
-
-
-def open_data(
-    arguments: Namespace,
-    checkpoint: Checkpoint,
-    splits: Sequence[str] = ("train",),
-    *,
-    labels: bool = True,
-    image_size: tuple[int, int] | None = None,
-) -> Any:
-    """Open the data set of --data, at the size and with the channels of the checkpoint's flow.
-
-    Without --split, the first of one or two `splits` that exists is read, with a warning if it is
-    the second. `labels` says whether a folder needs class sub-folders, and `image_size` replaces
-    the flow's.
-    """
-    codec = checkpoint.flow.codec
-    opened = functools.partial(
-        open_dataset,
-        arguments.data,
-        image_size=image_size or codec.image_size,
-        channels=codec.channels,
-        labels=labels,
-        **reading(arguments),
-    )
-    first, *others = [arguments.split] if arguments.split else splits
-    try:
-        return opened(split=first)
-    except MissingSplitError:
-        if not others:
-            raise
-        dataset = opened(split=others[0])
-        warnings.warn(f"the data have no {first} split; using {others[0]}", stacklevel=2)
-        return dataset
 
 
 def picture_file(arguments: Namespace) -> Path:

@@ -45,12 +45,12 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     settings = CompareSettings(**{**given, "flow": tuple(given["flow"])})
     most = _SMALL if settings.network == "small-cnn" else _LARGE
     size, reading = arguments.image_size, {name: arguments[name] for name in READING}
+    data = open_dataset(arguments.data, image_size=size or 1, **reading)
     if size is None:
-        own = common_size(open_dataset(arguments.data, image_size=1, **reading), most)
+        own = common_size(data, most)
         scale = min(1.0, most / max(own))
         height, width = (max(8, round(side * scale)) for side in own)  # small-cnn needs 8
-        size = height, width
-    data = open_dataset(arguments.data, image_size=size, **reading)
+        data = data.resized((height, width))
     found = compare(data, settings, out=arguments.out, test=_test_images(arguments, data, reading))
     if not arguments.json:
         print(found.text())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -9,11 +11,10 @@ from jsonargparse.typing import PositiveInt
 
 from ..data.batches import open_batches
 from ..data.classes import check_class_names
-from .common import add_data_options, add_flow, load_on, new_parser, open_data
+from ..data.open import MissingSplitError, open_dataset
+from .common import add_data_options, add_flow, load_on, new_parser, reading
 
 __all__ = ["parser", "run"]
-
-_SPLITS = ("test", "train")  # a folder without splits counts as training images
 
 
 def parser() -> ArgumentParser:
@@ -38,7 +39,22 @@ def run(arguments: Namespace) -> dict[str, Any]:
     if checkpoint.gaussians is None:
         raise ValueError(f"{arguments.flow} has no class gaussians; fit them with: nfaug fit")
     known = bool(checkpoint.config.class_names)
-    dataset = open_data(arguments, checkpoint, _SPLITS, labels=known)
+    codec = checkpoint.flow.codec
+    opened = functools.partial(
+        open_dataset,
+        arguments.data,
+        image_size=codec.image_size,
+        channels=codec.channels,
+        labels=known,
+        **reading(arguments),
+    )
+    try:
+        dataset = opened(split=arguments.split or "test")
+    except MissingSplitError:
+        if arguments.split:
+            raise
+        dataset = opened(split="train")  # a folder without splits counts as training images
+        warnings.warn("the data have no test split; using train", stacklevel=1)
     if known:
         check_class_names(dataset.classes, checkpoint.config.class_names)
     return evaluate(

@@ -5,12 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
-from ..augment.preview import picture_grid
-from ..checkpoint.checkpoint import sample_images
+from ..augment.preview import sample_grid
 from ..io.atomic import write_picture
 from .common import add_flow, add_out, load_on, new_parser, picture_file
 
@@ -54,18 +52,14 @@ def run(arguments: Namespace) -> dict[str, Any]:
             "NFA mixes images and needs no samples: look at nfaug preview",
             stacklevel=1,
         )
-    names = list(checkpoint.config.class_names) or ["all"]
-    names = names[: arguments.classes]
-    labels = torch.arange(len(names)).repeat_interleave(arguments.per_class)
-    images = sample_images(
+    names = [*checkpoint.config.class_names][: arguments.classes] or ["all"]
+    picture = sample_grid(
         checkpoint.flow,
         checkpoint.gaussians,
-        labels,
+        names,
+        arguments.per_class,
         temperature=arguments.temperature,
-        generator=torch.Generator().manual_seed(arguments.seed),
+        seed=arguments.seed,
     )
-    table = images.cpu().unflatten(0, (len(names), arguments.per_class))
-    titles = [f"sample {i + 1}" for i in range(arguments.per_class)]
-    picture = picture_grid(table, titles, names)
     write_picture(file, picture)
     return {"out": str(file), "width": picture.width, "height": picture.height}

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -69,21 +70,18 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         paths = self.reader.paths
         return None if paths is None else [paths[index] for index in self.indices.tolist()]
 
-    def image_hash(self, index: int) -> str:
-        """SHA-256 of a stored image: of the bytes of its file, or else of its shape and pixels."""
-        return hashlib.sha256(self.reader.content(int(self.indices[index]))).hexdigest()
-
     def fingerprint(self) -> str:
         """SHA-256 of class names, labels, paths, and the contents of up to 1,024 images.
 
-        These are the first, the last and every k-th between. Preprocessing and location do not
-        count.
+        These are the first, the last and every k-th between, as files or, without files, as shape
+        and pixels. Preprocessing and location do not count.
         """
         hasher = hashlib.sha256(
             json.dumps([self.classes, self.targets.tolist(), self.paths]).encode()
         )
         for index in spread(len(self), HASHED):
-            hasher.update(self.image_hash(index).encode())
+            content = self.reader.content(int(self.indices[index]))
+            hasher.update(hashlib.sha256(content).hexdigest().encode())
         return hasher.hexdigest()
 
     def image(self, index: int) -> Tensor:
@@ -97,6 +95,11 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
     def subset(self, indices: Tensor) -> LabelledImages:
         """The images at these indices. All classes stay, including those left without images."""
         return LabelledImages(self.reader, self.preprocess, self.indices[indices], self.skipped)
+
+    def resized(self, image_size: tuple[int, int]) -> LabelledImages:
+        """The images, read at another (height, width)."""
+        preprocess = replace(self.preprocess, image_size=image_size, resize=True)
+        return LabelledImages(self.reader, preprocess, self.indices, self.skipped)
 
 
 def assemble(

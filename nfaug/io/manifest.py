@@ -19,7 +19,6 @@ from .version import __version__
 __all__ = [
     "CONFIG",
     "GAUSSIANS",
-    "LONGEST_REASON",
     "MODEL",
     "PCA",
     "PICTURE",
@@ -34,7 +33,6 @@ CONFIG = "config.json"
 MODEL, GAUSSIANS, PCA = "model.safetensors", "gaussians.safetensors", "pca.safetensors"
 FORMAT_VERSION = 1
 PICTURE = "samples.png"  # beside a checkpoint: images and variants of its flow
-LONGEST_REASON = 1000  # characters of an error message that quotes the configuration
 TENSOR_FILES = (MODEL, GAUSSIANS, PCA)
 _OBJECTS = ("flow", "preprocessing", "gaussians", "training", "metrics")
 _REQUIRED = {"format_version", "library_version", "class_names", "files", *_OBJECTS}
@@ -47,7 +45,7 @@ class CheckpointError(ValueError):
 
 
 @contextlib.contextmanager
-def reading(file: Path | str, *, longest: int | None = None) -> Iterator[None]:
+def reading(file: Path | str) -> Iterator[None]:
     """Turn a ValueError about the content of `file` into a CheckpointError that names it."""
     try:
         yield
@@ -55,7 +53,7 @@ def reading(file: Path | str, *, longest: int | None = None) -> Iterator[None]:
         raise
     # torch raises RuntimeError for shapes that do not fit.
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-        raise CheckpointError(f"{file}: {printable(error, longest=longest)}") from None
+        raise CheckpointError(f"{file}: {printable(error, longest=2000)}") from None
 
 
 def dump_manifest(values: Mapping[str, Any], files: Mapping[str, str]) -> str:
@@ -94,7 +92,7 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
         values = read_json(file)
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{file} is not readable as JSON: {printable(error)}") from None
-    with reading(file, longest=LONGEST_REASON):
+    with reading(file):
         _check_keys(values)
         _check_names(values["class_names"])
         _check_files(values["files"])

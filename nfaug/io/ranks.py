@@ -27,10 +27,6 @@ class Ranks:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
-    def owns(self, number: int) -> bool:
-        """Whether this process takes item `number` in a round-robin deal."""
-        return number % self.count == self.rank
-
     def sum(self, values: Tensor) -> Tensor:
         """Sum a tensor over all processes, in place. A collective: every process must call it."""
         if self.count > 1:
@@ -44,7 +40,7 @@ class Ranks:
                 torch.distributed.broadcast(tensor.detach(), src=0)
 
     def collect(self, own: dict[int, Any], total: int) -> list[Any]:
-        """All items 0..total-1 on every process, from those that each one `owns`.
+        """All items 0..total-1 on every process, dealt in turn: `own` has rank, rank + count, ....
 
         One item of each process is sent at a time, which bounds the memory.
         """

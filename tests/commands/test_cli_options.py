@@ -61,7 +61,7 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
       "--no-memory", "--seed", "4", "--gaussians", "gradient"],
      {"rank": 3, "max_per_class": 5, "memory": False, "seed": 4, "gaussians": "gradient"}),
     (
-        "bank", "nfaug.commands.common.open_dataset",
+        "bank", "nfaug.commands.bank.open_dataset",
         ["--flow", "FLOW", *DATA, "--out", "OUT", "--image-size", "20"],
         {**OPENED, "image_size": (20, 20)},
     ),
@@ -79,7 +79,7 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
         {"variants": 3, "classes": 2, "seed": 4, "settings": MixSettings(**MIXED)},
     ),
     (
-        "sample", "nfaug.commands.sample.sample_images",
+        "sample", "nfaug.commands.sample.sample_grid",
         ["--flow", "FLOW", "--out", "OUT.png", "--temperature", "0.25"], {"temperature": 0.25},
     ),
     (

@@ -269,7 +269,6 @@ def test_what_tells_images_apart(folder: Path, tmp_path: Path) -> None:
     assert data.paths[10:12] == ["a10/0.png", "a10/1.png"]
     part = data.subset(torch.tensor([11, 3]))
     assert part.paths == [data.paths[11], data.paths[3]]
-    assert part.image_hash(0) == data.image_hash(11) != data.image_hash(3)
     assert before == open_dataset(folder, image_size=3, channels=1).fingerprint()
     assert before != data.subset(torch.arange(29)).fingerprint()
     (tmp_path / "moved").mkdir()

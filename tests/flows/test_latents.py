@@ -23,6 +23,7 @@ from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.cli import main
 from nfaug.flows.latent_codec import LatentCodec, measure_codec
 from nfaug.flows.mef import MefSettings
+from nfaug.hub import plan_push
 from nfaug.io import hub
 from nfaug.training import TrainConfig, TrainResult, train
 from nfaug.training.augmentation import FlowAugmentation
@@ -273,6 +274,7 @@ def test_round_trip(
 
 
 def test_where_a_directory_is_looked_for(saved: Path, autoencoder: Path, tmp_path: Path) -> None:
+    assert f"autoencoder {NAME}" in plan_push(saved).card  # a push needs no autoencoder
     with pytest.raises(FileNotFoundError, match="autoencoder="):
         nfaug.load(saved)
     flow = Path(shutil.copytree(saved, tmp_path / "a" / "flow"))

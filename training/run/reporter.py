@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nfaug.augment.preview import picture_grid
-from nfaug.checkpoint.checkpoint import sample_images
+from nfaug.augment.preview import sample_grid
 from nfaug.data.images import progress_bar
 from nfaug.io.atomic import write_picture, write_text
 
@@ -87,14 +86,9 @@ class Reporter:
         """
         if self.folder is None:
             return
-        names, columns = [*self.context.classes][:10] or ["all"], 6
-        labels = (
-            torch.arange(len(names)).repeat_interleave(columns).to(state.gaussians.means.device)
-        )
-        generator = torch.Generator(labels.device).manual_seed(self.context.config.seed)
-        flow, gaussians, step = state.optimizer.average, state.gaussians, state.optimizer.steps
-        samples = sample_images(flow, gaussians, labels, generator=generator).cpu()
-        picture = picture_grid(samples.unflatten(0, (-1, columns)), [""] * columns, names)
+        names = [*self.context.classes][:10] or ["all"]
+        flow, step = state.optimizer.average, state.optimizer.steps
+        picture = sample_grid(flow, state.gaussians, names, 6, seed=self.context.config.seed)
         name = "progress_samples"
         (self.folder / "pictures").mkdir(parents=True, exist_ok=True)
         write_picture(self.folder / "pictures" / f"{name}.png", picture)
