@@ -139,7 +139,7 @@ class ClasswisePCA(nn.Module):
     ) -> Tensor:
         """Whether the `scores` of latents lie in the class's range, (B,) bool.
 
-        The range holds 99% of held-out images of the class (see `fit_class`). `radius` scales it as
+        The limits are quantiles of held-out scores (see `fit_class`). `radius` scales it as
         a length: the scores are squares.
         """
         distance, energy = self.scores(z, labels, coefficients)
@@ -225,9 +225,7 @@ def _check(tensors: Mapping[str, Tensor]) -> None:
         shape = tuple(tensor.shape)
         same = [sizes.setdefault(*pair) for pair in zip(letters, shape, strict=False)]
         if tensor.dtype != dtype or len(shape) != len(letters) or (*same,) != shape or 0 in shape:
-            wrong.append(
-                f"{name} is {tensor.dtype} of shape {shape}, not {dtype} {letters} {sizes}"
-            )
+            wrong.append(f"{name}: {tensor.dtype} of shape {shape}, not {dtype} {letters} {sizes}")
     if wrong:
         raise ValueError(f"invalid tensors of a classwise PCA: {'; '.join(wrong)}")
     limits = {"ranks": (0, sizes["r"]), "counts": (1, math.inf), "eigenvalues": (0, math.inf)}

@@ -37,7 +37,8 @@ class MefSettings(Backbone):
         width: Channels of the coupling networks, for each level.
         low_rank_above: Couplings that transform more channels than this use low-rank matrices.
         rank: Rank of those matrices.
-        bound: Largest norm of a coupling's matrix in training; sets the length of its series.
+        bound: Largest norm of a coupling's matrix in training; sets the length of its series. Above
+            about 5, float32 loses digits of exp(-M), and images no longer come back exactly.
         squeeze: How a level folds space into channels: "pixel" for the four pixels of each 2 x 2
             block, "haar" for their orthonormal Haar coefficients.
         max_scale: ActNorm scales stay in [1/max_scale, max_scale]; None for no limit. The limit
@@ -115,8 +116,8 @@ class Coupling(Layer):
     """y1 = x1, y2 = exp(M) x2 + t, with M and t per pixel from x1.
 
     x1 is the first C - n channels and x2 the last n = C//2; log|det| = sum over pixels of
-    trace(M); the inverse is x2 = exp(-M)(y2 - t). With a `rank`, M = V phi(P) U with P = U V
-    (rank x rank) and phi(X) = sum_j X^j/(j+1)!:
+    trace(M); the inverse is x2 = exp(-M)(y2 - t). With a `rank`, M = V U, P = U V (rank x rank)
+    and phi(X) = sum_j X^j/(j+1)!:
 
         y2 = x2 + V phi(P) U x2 + t,    x2 = (y2 - t) - V phi(-P) U (y2 - t),
 

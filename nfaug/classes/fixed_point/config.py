@@ -58,7 +58,7 @@ class SeparationConfig:
 
         .. math:: c = w\,\frac{d}{K - 1}, \quad w = \mathrm{REFERENCE\_WEIGHT} = 3 \cdot 10^4 / 3072
 
-        which keeps the paper's distance between classes for any d and K: about 1.9 standard
+        which keeps the distance between classes for any d: sqrt(3.5 K / (K - 1)) standard
         deviations per coordinate for alpha = 10. A weight that does not scale with d separates the
         classes of small images too far and destabilises their flow.
         """
