@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from .io.strict_json import jsonable
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             expand = getattr(module, "expand", list)
             arguments = module.parser().parse_args(expand(words[1:]))
+            _check_apart(arguments.get("data"), arguments.get("out"))
             result = module.run(arguments)
             if result is not None and arguments.json:  # None on all processes but the main one
                 print(json.dumps(jsonable(result), indent=2, allow_nan=False))
@@ -92,6 +94,13 @@ def _top_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nfaug {__version__}")
     parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help="see below")
     return parser
+
+
+def _check_apart(data: str | None, out: str | None) -> None:
+    """Raise ValueError if pictures and folders that are written would join the images read."""
+    root, place = (Path(path or "-").expanduser().resolve() for path in (data, out))
+    if data and out and root.is_dir() and place.is_relative_to(root):
+        raise ValueError(f"--out {out} lies in --data {data}, and would count as images of it")
 
 
 def _stop(code: int, name: str, message: str) -> int:

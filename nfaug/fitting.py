@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset, SubsetRandomSampler
 
 from .checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
 from .classes.fixed_point.config import FixedPointConfig
@@ -68,8 +68,8 @@ def fit(
             "owner/name" on the Hub.
         dataset: A data set of (image, label), such as torchvision's ImageFolder, or a Hugging Face
             `Dataset` with the columns `image` and `label`; see `nfaug.training.wrap_dataset`.
-            Labels are 0..K-1. For a DataLoader, its data set is used. A path or name is opened
-            with `nfaug.training.open_dataset`.
+            Labels are 0..K-1. For a DataLoader, its data set is used, or the part
+            that a `SubsetRandomSampler` draws. A path or name is opened with `open_dataset`.
         image_size: For a flow of any size, such as "builtin:pixels": the side of a square or
             (height, width) to resize and crop to. By default the images' own size or, if they
             differ, a square of 128 pixels or of their median shorter side if that is smaller, with
@@ -188,7 +188,9 @@ def open_images(
             )
         size, channels = flow.codec.image_size, flow.codec.channels
     loader = getattr(data, "loader", data)  # timm's PrefetchLoader wraps a DataLoader
-    data = loader.dataset if isinstance(loader, DataLoader) else data
+    if isinstance(loader, DataLoader):
+        sampler, data = loader.sampler, loader.dataset
+        data = Subset(data, sampler.indices) if isinstance(sampler, SubsetRandomSampler) else data
     fits = isinstance(data, LabelledImages) and size in (None, data.image_size)
     if fits and channels in (None, data.channels):
         return data
@@ -300,7 +302,7 @@ def fit_classes(
 
     Every class must have an image. The images and the latents of one class at a time are in memory.
     Processes take turns at the classes; draws depend on the class alone, so that the result is that
-    of one process: the axes bit for bit, the statistics up to the rounding of `all_reduce`.
+    of one process of as many threads: axes bit for bit, statistics up to rounding.
     """
     flow, ranks, number = flow.freeze(), ranks or Ranks(), len(class_names)
     stats = ClassStatistics(number, flow.config.dim)

@@ -10,7 +10,7 @@ import torch
 from nfa_tools import NAMES, TensorImages, images_of
 from PIL import Image
 from timm.data.loader import PrefetchLoader
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -229,6 +229,9 @@ def test_a_loader_gives_its_data(tiny_checkpoint: Checkpoint, tiny_images: Tenso
     assert fitted.config.class_names == NAMES
     assert means(fitted).equal(means(direct))
     assert means(again).equal(means(direct))
+    sampler = SubsetRandomSampler([0, 1, 2, 3, 4, 5])
+    part = quiet_fit(tiny_checkpoint, DataLoader(tiny_images, sampler=sampler))
+    assert part.config.gaussians["images"] == 6
     rows = [{"pixels": image, "label": label} for image, label in tiny_images]
     for data in (rows, DataLoader(rows)):  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="keys"):

@@ -41,7 +41,8 @@ class Counters:
         self._lock = threading.Lock()
         if rows is None:
             rows = torch.zeros(_WORKERS, len(Outcome), dtype=torch.int64, device="cpu")
-        self._rows = rows.share_memory_()
+            rows.share_memory_()
+        self._rows = rows
         self._counts: dict[torch.device, Tensor] = {}  # of accelerators
 
     def add(self, outcomes: Tensor) -> None:
@@ -89,7 +90,8 @@ class SharedValue:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._value.share_memory_()
+        if not self._value.is_shared():  # sharing again can move it
+            self._value.share_memory_()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedValue:
         return SharedValue(float(self))

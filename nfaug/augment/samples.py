@@ -10,13 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = [
-    "as_labels",
-    "check_usable",
-    "class_indices",
-    "images_and_labels",
-    "replace_images",
-]
+__all__ = ["as_labels", "check_usable", "class_indices", "images_and_labels", "replace_images"]
 
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 # Words in the keys of targets that depend on positions, and how many dimensions these have. Fewer

@@ -26,6 +26,7 @@ from .source import Source, to_uint8
 __all__ = ["BankDataset", "match"]
 
 _COMPARED = 32  # images whose hashes are compared
+_DECODED = 4  # images whose pixels are compared with their files
 _MAKE = "make a bank of this data set (nfaug bank, or nfaug.bank.make_bank)"
 
 
@@ -158,6 +159,12 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
     else:
         rows = np.arange(len(bank))
     labels = _labels_of(dataset, bank, rows)
+    for index in spread(len(rows), _DECODED):
+        if not source.as_in_file(index):
+            raise ValueError(
+                f"the data set changes {source.paths[index]} after reading it, as it would not "
+                "change a variant: pass that change as transform=, and the data set without it"
+            )
     for index in spread(len(rows), _COMPARED):
         if (source.digest(index, pixels=not paths) != bank.hashes[rows[index]]).any():
             name = source.paths[index] if source.paths else f"image {index}"

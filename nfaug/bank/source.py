@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from ..data.decode import upright
+from ..data.decode import decode_image, upright
 from ..data.images import LabelledImages, spread
 from ..data.preprocess import Preprocess, size_of
 from ..data.torch_datasets import part
@@ -75,6 +75,16 @@ class Source(Dataset[tuple[Tensor, Tensor]]):
             file = Path(self._files[row]) if of_file else None
             stored = file.read_bytes() if file else part(self.dataset[row], "image")
         return _hash_of(stored if isinstance(stored, bytes) else to_uint8(stored, self.channels))
+
+    def as_in_file(self, index: int) -> bool:
+        """Whether an item is the image in its file, up to the rounding of another decoder."""
+        row = self._rows[index]
+        if not self._files or isinstance(self.dataset, LabelledImages):
+            return True
+        file = Path(self._files[row])
+        stored = to_uint8(decode_image(file.read_bytes(), str(file)), self.channels).int()
+        found = to_uint8(part(self.dataset[row], "image"), self.channels)
+        return found.shape == stored.shape and float((found - stored).abs().float().mean()) < 4
 
     def sha256(self, labels: np.ndarray) -> str:
         """SHA-256 of all paths and labels, and of the hashes of up to 1,024 images."""

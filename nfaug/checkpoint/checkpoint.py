@@ -159,9 +159,7 @@ class Checkpoint:
     def _check_readable(self) -> None:
         """Raise ValueError for what `read_checkpoint` would refuse, before anything is written."""
         if self.flow.frozen:
-            raise ValueError(
-                "a frozen flow has no weights to save; save the flow that it was made from"
-            )
+            raise ValueError("a frozen flow has no weights: save the flow that it was made from")
         if (self.flow.config, self.flow.codec.record) != (
             self.config.flow,
             self.config.autoencoder,

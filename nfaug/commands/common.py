@@ -130,9 +130,7 @@ def add_reading(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir", help="where a named data set, or the cache of parquet files, is stored"
     )
-    parser.add_argument(
-        "--download", action="store_true", help="allow a named data set to be downloaded"
-    )
+    parser.add_argument("--download", action="store_true", help="download a named data set")
     parser.add_argument(
         "--on-error",
         choices=["raise", "skip"],

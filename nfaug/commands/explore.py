@@ -38,10 +38,7 @@ def parser() -> ArgumentParser:
         "classes than those of --data is first fitted to up to 100 images of each",
     )
     made.add_argument("--data", help=f"images to show: {DATA_SOURCES}")
-    add_image_size(
-        made,
-        "that of the images, at most 160; choose the size at which you train",
-    )
+    add_image_size(made, "that of the images, at most 160; choose the size at which you train")
     add_autoencoder(made)
     made.add_argument("--host", default="127.0.0.1", help="address to listen on")
     made.add_argument(

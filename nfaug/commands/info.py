@@ -37,10 +37,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         "gaussians": config.gaussians,
         "pca": None
         if pca is None
-        else {
-            "axes": int(pca.rank),
-            "memory_images": 0 if pca.memory is None else len(pca.memory),
-        },
+        else {"axes": int(pca.rank), "memory_images": 0 if pca.memory is None else len(pca.memory)},
         # NFA encodes an image once and decodes each variant, on latents also the image itself.
         "gflop_of_the_flow_per_image": {
             "encode_or_decode": gflop,

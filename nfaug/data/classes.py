@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from torch import Tensor
@@ -72,6 +73,7 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
     for holder in unwrapped(source):
         index = getattr(holder, "class_to_idx", None)
         names = getattr(holder, "classes", None)
+        names = names.tolist() if isinstance(names, np.ndarray) else names
         if isinstance(features := getattr(holder, "features", None), Mapping):  # Hugging Face's
             names = getattr(features.get("label"), "names", None)
         index = index if isinstance(index, Mapping) else {}
@@ -172,10 +174,11 @@ def check_class_sizes(labels: Tensor, names: Sequence[str]) -> None:
 
 def check_class_names(names: Iterable[str] | None, expected: Sequence[str]) -> None:
     """Check that a data set has the class names of a checkpoint, in its order."""
-    found = list(names or ())
     if not expected:
         raise ValueError("the checkpoint has no class names to compare with; fit it (nfaug fit)")
-    if found == list(expected):
+    # A Mac may store an accent as a character of its own.
+    found, expected = ([normalize("NFC", x) for x in each] for each in (names or (), expected))
+    if found == expected:
         return
     same = sorted(found) == sorted(expected)
     pairs = enumerate(itertools.zip_longest(found, expected))

@@ -13,8 +13,15 @@ from nfaug.augment.transform import NFAugment
 from nfaug.integrations.torchvision import NFACollate
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_workers_of_every_start_method(method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "sharing"),
+    [("fork", None), ("spawn", None), ("forkserver", None), ("spawn", "file_system")],
+)
+def test_workers_of_every_start_method(
+    method: str, sharing: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if sharing is not None:  # as torch.multiprocessing.set_sharing_strategy does
+        monkeypatch.setattr(torch.multiprocessing, "_sharing_strategy", sharing)
     if method not in torch.multiprocessing.get_all_start_methods():
         pytest.skip(f"this platform has no start method {method!r}")
     images, labels = batch_of(16)

@@ -130,6 +130,20 @@ def test_other_files_raise(folder: Path, of_files: Bank, tmp_path: Path) -> None
         BankDataset(ImageFolder(str(moved)), of_files)
 
 
+class Mirrored(ImageFolder):
+    """A data set with a transform of its own, which variants would lack."""
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = super().__getitem__(index)
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), label
+
+
+def test_a_hidden_transform_is_refused(folder: Path, of_files: Bank) -> None:
+    assert len(BankDataset(ImageFolder(str(folder)), of_files)) == len(of_files)
+    with pytest.raises(ValueError, match="transform="):
+        BankDataset(Mirrored(str(folder)), of_files)
+
+
 def test_images_without_files_are_matched_by_order(bank: Bank) -> None:
     shuffled, torn = Pictures(), Pictures()
     shuffled.images, shuffled.targets = shuffled.images.flip(0), shuffled.targets[::-1]

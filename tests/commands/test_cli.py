@@ -131,6 +131,7 @@ TRAIN = ["train", "--data", "d", "--out", "o"]
         ([*FIT, "--rank", "x\x1b[31m"], ["rank", "x\N{REPLACEMENT CHARACTER}"]),
         ([*FIT, "--image-size", "0"], ["--image-size", "'0'", "128,96"]),
         ([*FIT, "--on-error", "maybe"], ["--on-error", "'maybe'", "skip"]),
+        (["fit", "--flow", "f", "--data", ".", "--out", "o"], ["--out o", "--data ."]),
         (["fit"], ["flow", "data", "out"]),
         (["info"], ["flow"]),
         (["eval", "--flow", "f", "--data", "d", "--batch-size", "0"], ["batch_size", "v>0"]),

@@ -131,7 +131,7 @@ def test_timm_runs_a_script(
     script.write_text(
         "import sys\n"
         "import torch\n"
-        "from timm.data import create_loader\n"
+        "from timm.data.loader import create_loader\n"
         "from PIL import Image\n"
         "class Images(torch.utils.data.Dataset):\n"
         "    transform = None\n"

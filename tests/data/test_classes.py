@@ -13,6 +13,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from nfaug.augment.transform import NFAugment
 from nfaug.data.classes import (
+    check_class_names,
     check_class_sizes,
     class_names,
     dataset_classes,
@@ -54,6 +55,14 @@ def test_two_classes_of_one_name() -> None:
 def test_class_to_idx_says_which_label_is_which() -> None:
     found = SimpleNamespace(classes=["ox", "tench"], class_to_idx={"tench": 0, "ox": 1})
     assert dataset_classes(found) == ["tench", "ox"]
+
+
+def test_accents_and_arrays() -> None:
+    """A Mac may store an accent as a character of its own."""
+    check_class_names(["cafe\u0301"], ["caf\u00e9"])
+    with pytest.raises(ValueError, match="label 0"):
+        check_class_names(["cafe"], ["caf\u00e9"])
+    assert dataset_classes(SimpleNamespace(classes=np.array(["cat", "dog"]))) == ["cat", "dog"]
 
 
 def test_a_list_of_images_and_labels_has_no_names() -> None:

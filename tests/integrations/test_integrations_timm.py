@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import timm.data
 import torch
+from albumentations import Normalize
 from nfa_tools import CLASSES, batch_of, checkpoint
 from timm.data import (
     FastCollateMixup,
@@ -55,6 +56,14 @@ def make_loader(folder: Path, *, prefetcher: bool = True, batch: int = 4, **sett
     )
 
 
+class Loader(list[Any]):
+    """Batches, and the data set that they are of."""
+
+    def __init__(self, batches: list[Any], dataset: Any) -> None:
+        super().__init__(batches)
+        self.dataset = dataset
+
+
 @pytest.mark.parametrize("prefetcher", [True, False])
 def test_it_takes_the_normalisation_of_the_loader(folder: Path, prefetcher: bool) -> None:
     nfa = make_nfa()
@@ -75,6 +84,22 @@ def test_it_takes_the_normalisation_of_the_loader(folder: Path, prefetcher: bool
     with pytest.raises(ValueError, match="normalises"):
         NFALoader(plain, make_nfa(mean=0.5, std=0.5))
     NFALoader(plain, make_nfa(mean=CLIP_MEAN, std=CLIP_STD))
+
+
+def test_other_normalisations_and_batches(folder: Path) -> None:
+    """Of albumentations, only the standard normalisation is one by mean and std."""
+    data = SimpleNamespace(transform=SimpleNamespace(transforms=[Normalize(normalization="image")]))
+    images, labels = batch_of(4)
+    batches = [{"image": images, "label": labels, "path": ["a"] * 4}]
+    nfa = make_nfa()
+    loader = NFALoader(Loader(batches, data), nfa, device=CPU)
+    assert nfa.normalization.mean is None
+    (batch,) = loader
+    assert batch["path"] == ["a"] * 4
+    assert not torch.equal(batch["image"], images)
+    data.transform.transforms[0].normalization = "standard"
+    NFALoader(Loader(batches, data), nfa)
+    assert nfa.normalization.std == pytest.approx((0.229, 0.224, 0.225))
 
 
 def test_it_takes_the_normalisation_of_several_sizes(folder: Path) -> None:

@@ -107,6 +107,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(
         train(digits, config, folder=tmp_path, progress=False)
     assert error.value.exit_code == 130
     assert Snapshots(tmp_path).steps()[-1] == stop
+    assert len({file.stat().st_mode for file in tmp_path.rglob("*.*") if file.is_file()}) == 1
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     resumed = train(digits, config, folder=tmp_path, resume=True, progress=False)
     assert everything(resumed) == everything(calm)

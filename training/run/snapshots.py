@@ -162,6 +162,7 @@ class Snapshots:
             head = {"format": _FORMAT, "fixed": self.fixed, "sha256": digest}
             facts = jsonable(head | snapshot.facts)
             (staged / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+            shutil.copymode(staged / _FACTS, staged / _TENSORS)  # safetensors: for its owner alone
         # Snapshots of later steps date from before a rollback.
         kept = [_name(step) for step in self.steps() if step <= steps][-_KEPT:]
         self.clear("initial", *kept)

@@ -10,13 +10,7 @@ from typing import Any
 
 import torch
 
-__all__ = [
-    "MissingSplitError",
-    "arrange",
-    "choose_split",
-    "shards_of",
-    "split_kind",
-]
+__all__ = ["MissingSplitError", "arrange", "choose_split", "shards_of", "split_kind"]
 
 UNLABELLED = "images"  # the class of images without classes
 SYNONYMS = {

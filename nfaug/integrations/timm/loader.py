@@ -70,13 +70,19 @@ class NFALoader:
         active = self.off_epoch is None or epoch < self.off_epoch
         for batch in self.loader:
             if self.device is not None:
-                batch = [x.to(self.device, non_blocking=True) for x in batch]
+                batch = self._moved(batch)
             if active:
                 batch = self.nfa(batch)
             if self.mixup is not None:
                 images, labels, *rest = batch
                 batch = (*self.mixup(images, labels), *rest)
             yield batch
+
+    def _moved(self, batch: Any) -> Any:
+        """The batch with its tensors, or those of a dictionary, on `device`."""
+        if isinstance(batch, dict):
+            return dict(zip(batch, self._moved([*batch.values()]), strict=True))
+        return [x.to(self.device, non_blocking=True) if torch.is_tensor(x) else x for x in batch]
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -156,7 +162,8 @@ def _normalization_of(loader: Any) -> tuple[Any, Any] | None:
 
 
 def _normalization_in(transform: Any) -> tuple[Any, Any] | None:
-    if type(transform).__name__ == "Normalize":
+    standard = getattr(transform, "normalization", "standard") == "standard"  # albumentations
+    if type(transform).__name__ == "Normalize" and standard:
         return transform.mean, transform.std
     several = isinstance(transform, (tuple, list))
     steps: Any = transform if several else getattr(transform, "transforms", None) or ()

@@ -61,6 +61,7 @@ def run_script(
     try:
         with (
             mock.patch.object(data, "create_loader", create_loader),
+            mock.patch.object(data.loader, "create_loader", create_loader),
             mock.patch.object(data, "create_naflex_loader", side_effect=naflex, create=True),
             mock.patch.object(sys, "argv", [str(path), *argv]),
             mock.patch.object(sys, "path", [str(Path(path).resolve().parent), *sys.path]),
