@@ -68,8 +68,8 @@ def fit(
             "owner/name" on the Hub.
         dataset: A data set of (image, label), such as torchvision's ImageFolder, or a Hugging Face
             `Dataset` with the columns `image` and `label`; see `nfaug.training.wrap_dataset`.
-            Labels are 0..K-1. For a DataLoader, its data set is used, or the part
-            that a `SubsetRandomSampler` draws. A path or name is opened with `open_dataset`.
+            Labels are 0..K-1. For a DataLoader, its data set is used, or the part that
+            a `SubsetRandomSampler` draws. A path or name is opened with `open_dataset`.
         image_size: For a flow of any size, such as "builtin:pixels": the side of a square or
             (height, width) to resize and crop to. By default the images' own size or, if they
             differ, a square of 128 pixels or of their median shorter side if that is smaller, with
@@ -189,8 +189,9 @@ def open_images(
         size, channels = flow.codec.image_size, flow.codec.channels
     loader = getattr(data, "loader", data)  # timm's PrefetchLoader wraps a DataLoader
     if isinstance(loader, DataLoader):
-        sampler, data = loader.sampler, loader.dataset
-        data = Subset(data, sampler.indices) if isinstance(sampler, SubsetRandomSampler) else data
+        data = loader.dataset
+        if isinstance(loader.sampler, SubsetRandomSampler):
+            data = Subset(data, [*map(int, loader.sampler.indices)])
     fits = isinstance(data, LabelledImages) and size in (None, data.image_size)
     if fits and channels in (None, data.channels):
         return data

@@ -139,7 +139,7 @@ class ClasswisePCA(nn.Module):
     ) -> Tensor:
         """Whether the `scores` of latents lie in the class's range, (B,) bool.
 
-        The limits are quantiles of held-out scores (see `fit_class`). `radius` scales it as
+        The limits are quantiles of held-out scores (see `fit_class`). `radius` scales them as
         a length: the scores are squares.
         """
         distance, energy = self.scores(z, labels, coefficients)

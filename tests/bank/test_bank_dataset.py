@@ -13,10 +13,11 @@ from bank_tools import Pictures, make, save_pictures
 from nfa_tools import NAMES, checkpoint
 from PIL import Image
 from torch.utils.data import DataLoader, Subset, TensorDataset
-from torchvision.datasets import ImageFolder
+from torchvision.datasets import DatasetFolder, ImageFolder
 
 from nfaug.bank import Bank, BankDataset, make_bank
 from nfaug.data.open import open_dataset, wrap_dataset
+from nfaug.fitting import fit
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +143,18 @@ def test_a_hidden_transform_is_refused(folder: Path, of_files: Bank) -> None:
     assert len(BankDataset(ImageFolder(str(folder)), of_files)) == len(of_files)
     with pytest.raises(ValueError, match="transform="):
         BankDataset(Mirrored(str(folder)), of_files)
+
+
+def test_arrays_that_a_loader_of_the_data_set_reads(tmp_path: Path) -> None:
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    for index, image in enumerate(Pictures().images[:3]):
+        np.save(tmp_path / "data" / "cat" / f"{index}.npy", image.numpy())
+    data = DatasetFolder(
+        str(tmp_path / "data"), lambda path: torch.from_numpy(np.load(path)), (".npy",)
+    )
+    flow = fit("builtin:pixels", data, rank=2, progress=False)
+    bank = make_bank(flow, data, tmp_path / "bank", variants=1, progress=False)
+    assert len(BankDataset(data, bank)) == 3
 
 
 def test_images_without_files_are_matched_by_order(bank: Bank) -> None:
