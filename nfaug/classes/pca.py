@@ -225,7 +225,7 @@ def _check(tensors: Mapping[str, Tensor]) -> None:
         shape = tuple(tensor.shape)
         same = [sizes.setdefault(*pair) for pair in zip(letters, shape, strict=False)]
         if tensor.dtype != dtype or len(shape) != len(letters) or (*same,) != shape or 0 in shape:
-            wrong.append(f"{name}: {tensor.dtype} of shape {shape}, not {dtype} {letters} {sizes}")
+            wrong.append(f"{name} has {tensor.dtype} {shape}, not {dtype} {letters} {sizes}")
     if wrong:
         raise ValueError(f"invalid tensors of a classwise PCA: {'; '.join(wrong)}")
     limits = {"ranks": (0, sizes["r"]), "counts": (1, math.inf), "eigenvalues": (0, math.inf)}
