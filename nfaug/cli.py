@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             expand = getattr(module, "expand", list)
             arguments = module.parser().parse_args(expand(words[1:]))
-            _check_apart(arguments.get("data"), arguments.get("out"))
+            if not arguments.get("resume"):
+                _check_apart(arguments.get("data"), arguments.get("out"))
             result = module.run(arguments)
             if result is not None and arguments.json:  # None on all processes but the main one
                 print(json.dumps(jsonable(result), indent=2, allow_nan=False))
@@ -97,10 +98,15 @@ def _top_parser() -> argparse.ArgumentParser:
 
 
 def _check_apart(data: str | None, out: str | None) -> None:
-    """Raise ValueError if pictures and folders that are written would join the images read."""
+    """Raise ValueError if what is written could join the images that are read."""
     root, place = (Path(path or "-").expanduser().resolve() for path in (data, out))
     if data and out and root.is_dir() and place.is_relative_to(root):
-        raise ValueError(f"--out {out} lies in --data {data}, and would count as images of it")
+        from .data.sources.layout import SYNONYMS, split_kind
+
+        parts = {split_kind(child.name) for child in root.iterdir()} & {*SYNONYMS}
+        first = (*place.relative_to(root).parts, "train")[0]
+        if len(parts) < 2 or split_kind(first) in SYNONYMS:  # else it lies beside train and test
+            raise ValueError(f"--out {out} lies in --data {data}, and may count as images of it")
 
 
 def _stop(code: int, name: str, message: str) -> int:

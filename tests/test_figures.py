@@ -148,6 +148,8 @@ for rows_of, steps, *pair in (
     ("blood-finetuned-50", 600, "RandAugment 5", NONE),
     ("blood-finetuned-128", 300, "NFA in pixels 0.75", NONE),
     ("clothing-finetuned-5", 600, "NFA on latents 0.5 + RandAugment 5", "RandAugment 5"),
+    ("clothing-finetuned-5", 600, "NFA in pixels 0.75 + RandAugment 5", NONE),
+    ("clothing-finetuned-10", 600, "NFA in pixels 0.5 + RandAugment 5", NONE),
 ):
     chosen(rows_of, f"lr 0.0003, {steps} steps", (pair[0], pair[1]))
 for name in ("sign", "blood"):

@@ -186,16 +186,14 @@ def _create(path: Path, made: Manifest, source: Source, labels: np.ndarray) -> M
     return made
 
 
-def _fill(
-    path: Path, made: Manifest, nfa: NFAugment, loader: LoaderBatches, progress: bool
-) -> None:
+def _fill(path: Path, made: Manifest, nfa: NFAugment, data: LoaderBatches, progress: bool) -> None:
     """Make the rows that are missing. The manifest says how many are safely on the disk."""
     rows, title = torch.arange(made.done, made.images), f"bank of {made.nbytes / 2**20:.1f} MiB"
     saved = time.monotonic()
     with progress_bar(made.images, title, "image", shown=progress, initial=made.done) as bar:
         try:
-            for images, hashes in loader.iterate(rows, made.batch_size):
-                labels = loader.labels[made.done : made.done + len(images)]
+            for images, hashes in data.iterate(rows, made.batch_size):
+                labels = data.labels[made.done : made.done + len(images)]
                 _write(path, made, *_variants(nfa, images, labels, made), hashes)
                 made = replace(made, done=made.done + len(images))
                 bar.update(len(images))

@@ -288,7 +288,7 @@ def read_checkpoint(
             codec = LatentCodec(found, config.autoencoder).for_flow(config.flow)
     elif config.autoencoder is None and autoencoder is not None:
         raise ValueError(f"{directory} holds a flow on pixels, which needs no autoencoder")
-    with reading(directory / MODEL):
+    with reading(directory / MODEL, longest=10_000):
         flow = Flow.from_tensors(config.flow, read_tensors(directory / MODEL, files[MODEL]), codec)
     flow.codec.record = config.autoencoder
     if GAUSSIANS in files:

@@ -76,13 +76,11 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         These are the first, the last and every k-th between, as files or, without files, as shape
         and pixels. Preprocessing and location do not count.
         """
-        hasher = hashlib.sha256(
-            json.dumps([self.classes, self.targets.tolist(), self.paths]).encode()
-        )
+        sha = hashlib.sha256(json.dumps([self.classes, self.targets.tolist(), self.paths]).encode())
         for index in spread(len(self), HASHED):
             content = self.reader.content(int(self.indices[index]))
-            hasher.update(hashlib.sha256(content).hexdigest().encode())
-        return hasher.hexdigest()
+            sha.update(hashlib.sha256(content).hexdigest().encode())
+        return sha.hexdigest()
 
     def image(self, index: int) -> Tensor:
         """Image number `index`, uint8 (C, H, W)."""

@@ -101,13 +101,7 @@ def build_app(
     with page:
         # Only what a visitor does starts a call, and one call changes all that depends on it. A
         # call that the end of another one starts can lose its answer: Gradio closes the stream.
-        done = [
-            page.load,
-            label.select,
-            upload.upload,
-            upload.clear,
-            *(each.input for each in rest),
-        ]
+        done = [page.load, label.select, upload.upload, upload.clear, *(x.input for x in rest)]
         gr.on(done, inputs=controls, outputs=shown, **calling(show_variants))
         changed = [label, rest[3], upload, *shown]
         gr.on([flow.select], inputs=[flow, *rest], outputs=changed, **calling(choose_flow))

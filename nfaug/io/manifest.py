@@ -45,7 +45,7 @@ class CheckpointError(ValueError):
 
 
 @contextlib.contextmanager
-def reading(file: Path | str) -> Iterator[None]:
+def reading(file: Path | str, *, longest: int = 1000) -> Iterator[None]:
     """Turn a ValueError about the content of `file` into a CheckpointError that names it."""
     try:
         yield
@@ -53,7 +53,7 @@ def reading(file: Path | str) -> Iterator[None]:
         raise
     # torch raises RuntimeError for shapes that do not fit.
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-        raise CheckpointError(f"{file}: {printable(error, longest=2000)}") from None
+        raise CheckpointError(f"{file}: {printable(error, longest=longest)}") from None
 
 
 def dump_manifest(values: Mapping[str, Any], files: Mapping[str, str]) -> str:

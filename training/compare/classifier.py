@@ -68,7 +68,7 @@ class Classifier:
         if not self.pretrained:
             return timm.create_model(name, **options)
         file = {"file": self.settings.weights}
-        with reading(f"{self.settings.weights} as weights of {name}"):
+        with reading(f"{self.settings.weights} as weights of {name}", longest=300):
             model: Any = timm.create_model(name, True, pretrained_cfg_overlay=file, **options)
         figures = torch.tensor([model.pretrained_cfg[each] for each in ("mean", "std")])
         figures = figures.mean(1, keepdim=True) if shape[0] == 1 else figures
