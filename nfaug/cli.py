@@ -10,7 +10,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from .io.strict_json import jsonable
@@ -56,8 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             expand = getattr(module, "expand", list)
             arguments = module.parser().parse_args(expand(words[1:]))
-            if not arguments.get("resume"):
-                _check_apart(arguments.get("data"), arguments.get("out"))
             result = module.run(arguments)
             if result is not None and arguments.json:  # None on all processes but the main one
                 print(json.dumps(jsonable(result), indent=2, allow_nan=False))
@@ -95,18 +92,6 @@ def _top_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nfaug {__version__}")
     parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help="see below")
     return parser
-
-
-def _check_apart(data: str | None, out: str | None) -> None:
-    """Raise ValueError if what is written could join the images that are read."""
-    root, place = (Path(path or "-").expanduser().resolve() for path in (data, out))
-    if data and out and root.is_dir() and place.is_relative_to(root):
-        from .data.sources.layout import SYNONYMS, split_kind
-
-        parts = {split_kind(child.name) for child in root.iterdir()} & {*SYNONYMS}
-        first = (*place.relative_to(root).parts, "train")[0]
-        if len(parts) < 2 or split_kind(first) in SYNONYMS:  # else it lies beside train and test
-            raise ValueError(f"--out {out} lies in --data {data}, and may count as images of it")
 
 
 def _stop(code: int, name: str, message: str) -> int:

@@ -90,7 +90,7 @@ class SharedValue:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if not self._value.is_shared():  # sharing again can move it
+        if not self._value.is_shared():  # sharing anew would make a copy
             self._value.share_memory_()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedValue:

@@ -53,8 +53,8 @@ class MixSettings:
             have a standard deviation of 0.3 to 1. Noise needs no partner, and the gate ignores it.
         axes: Number of leading PCA axes to mix along; all of them by default. Regions take all.
         gate: Radius beyond which an image is not augmented, relative to the radius stored at
-            fitting (True: 1.25); False or None for no gate. Of classes of 5 to 10 images, a flow
-            leaves a sixth alone at 1.25 and half at 1.0: mixed images spread as far as those.
+            fitting (True: 1.25); False or None for no gate. Of a class of 5 to 10 images it leaves
+            about a sixth unchanged at 1.25, and half at 1.0.
 
     Raises:
         ValueError: A setting is out of range.

@@ -39,7 +39,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
     does not change). Other attributes are those of the data set.
 
     Images are matched with the bank by the paths of their files, in any order, and by order if they
-    are not files. Labels, and hashes of up to 32 images, are compared on opening; a
+    are not files. Labels, and hashes of up to 32 images, are compared on opening. A
     warning says if the data set changes images of files otherwise than by `transform`.
 
     A bank of whole images replaces an image, which is then not decoded. A residual bank adds a
@@ -161,13 +161,6 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
     else:
         rows = np.arange(len(bank))
     labels = _labels_of(dataset, bank, rows)
-    changed = [index for index in spread(len(rows), _DECODED) if not source.as_in_file(index)]
-    if changed:
-        warnings.warn(
-            f"the data set changes {source.paths[changed[0]]} after reading it. A bank that nfaug "
-            "bank made of the files lacks this change: pass it as transform= instead",
-            stacklevel=3,
-        )
     for index in spread(len(rows), _COMPARED):
         if (source.digest(index, pixels=not paths) != bank.hashes[rows[index]]).any():
             name = source.paths[index] if source.paths else f"image {index}"
@@ -175,6 +168,13 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
                 f"{name} is not the image that the bank was made from: the data are others, or in "
                 f"another order. {_MAKE.capitalize()}"
             )
+    changed = [index for index in spread(len(rows), _DECODED) if not source.as_in_file(index)]
+    if changed:
+        warnings.warn(
+            f"the data set changes {source.paths[changed[0]]} after reading it. A bank that nfaug "
+            "bank made of the files lacks this change: pass it as transform= instead",
+            stacklevel=3,
+        )
     return rows, labels
 
 

@@ -160,13 +160,11 @@ class Checkpoint:
         """Raise ValueError for what `read_checkpoint` would refuse, before anything is written."""
         if self.flow.frozen:
             raise ValueError("a frozen flow has no weights: save the flow that it was made from")
-        if (self.flow.config, self.flow.codec.record) != (
-            self.config.flow,
-            self.config.autoencoder,
-        ):
+        flow, config = self.flow, self.config
+        if (flow.config, flow.codec.record) != (config.flow, config.autoencoder):
             raise ValueError(
-                f"the flow is {self.flow.config} with the autoencoder {self.flow.codec.record}, "
-                f"but the configuration says {self.config.flow} with {self.config.autoencoder}"
+                f"the flow is {flow.config} with the autoencoder {flow.codec.record}, "
+                f"but the configuration says {config.flow} with {config.autoencoder}"
             )
         _check_classes(self.config, self.gaussians)
         _check_classes(self.config, self.pca)
@@ -290,7 +288,7 @@ def read_checkpoint(
         raise ValueError(f"{directory} holds a flow on pixels, which needs no autoencoder")
     with reading(directory / MODEL, longest=10_000):
         flow = Flow.from_tensors(config.flow, read_tensors(directory / MODEL, files[MODEL]), codec)
-    flow.codec.record = config.autoencoder
+    flow.codec.record = config.autoencoder  # also of one that was not opened, to be saved again
     if GAUSSIANS in files:
         with reading(directory / GAUSSIANS):
             tensors = read_tensors(directory / GAUSSIANS, files[GAUSSIANS])

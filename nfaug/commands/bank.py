@@ -16,6 +16,7 @@ from .common import (
     add_data_options,
     add_flow,
     add_image_size,
+    add_out,
     load_on,
     mixing,
     new_parser,
@@ -42,8 +43,7 @@ def parser() -> ArgumentParser:
     )
     add_flow(made)
     add_data_options(made, "train")
-    made.add_argument("--out", required=True, help="the directory of the bank")
-    made.add_argument("--overwrite", action="store_true", help="replace the bank in --out")
+    add_out(made, "the directory of the bank")
     made.add_argument("--variants", type=int, default=20, help="variants per image")
     made.add_argument(
         "--residual",

@@ -18,6 +18,7 @@ from ..augment.settings import MixSettings
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.open import DATA_SOURCES
 from ..data.preprocess import as_size
+from ..data.sources.layout import SYNONYMS, split_kind
 from ..io.device import pick_device
 from ..io.text import printable
 
@@ -82,12 +83,26 @@ class CommandParser(ArgumentParser):
                 self.error(f"{group} must be a mapping of settings; got {parsed[group]!r:.80}")
         if isinstance(path := parsed.get("out"), str):  # shells do not expand the ~ of --out=~/run
             parsed.out = os.path.expanduser(path)
+            data = parsed.get("data")
+            if data and not parsed.get("resume") and _counts_as_data(Path(parsed.out), Path(data)):
+                self.error(f"--out {path} lies in --data {data}, among its images: choose another")
         return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with code 2 after the message in one line."""
         line = re.sub(r"<class '(.*?)'>", r"\1", " ".join(printable(message).split()))
         self.exit(2, f"{self.prog}: error: {line} (see {self.prog} --help)\n")
+
+
+def _counts_as_data(out: Path, data: Path) -> bool:
+    """Whether a file in `out` could be read as an image of the folder `data`."""
+    root, place = data.expanduser().resolve(), out.resolve()
+    if not root.is_dir() or not place.is_relative_to(root):
+        return False
+    first = [split_kind(part) for part in place.relative_to(root).parts[:1]]
+    splits = {split_kind(child.name) for child in root.iterdir()} & {*SYNONYMS}
+    # Folders beside those of train, validation and test are not read.
+    return len(splits) < 2 or not first or first[0] in SYNONYMS
 
 
 def _described(help: str, default: Any = None, required: bool = False, **_: Any) -> str:

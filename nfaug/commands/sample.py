@@ -26,7 +26,7 @@ def parser() -> ArgumentParser:
     add_flow(made)
     add_out(made, "the PNG file")
     made.add_argument("--per-class", type=PositiveInt, default=8, help="number of images per class")
-    made.add_argument("--classes", type=PositiveInt, default=20, help="most classes to show")
+    made.add_argument("--classes", type=PositiveInt, default=20, help="at most this many classes")
     made.add_argument(
         "--temperature",
         type=float,

@@ -40,7 +40,7 @@ class Ranks:
                 torch.distributed.broadcast(tensor.detach(), src=0)
 
     def collect(self, own: dict[int, Any], total: int) -> list[Any]:
-        """All items 0..total-1 on every process, from `own` ones: rank, rank + count, and so on.
+        """All items 0..total-1 on every process; `own` holds items rank, rank + count, and so on.
 
         One item of each process is sent at a time, which bounds the memory.
         """

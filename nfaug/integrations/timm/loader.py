@@ -79,7 +79,7 @@ class NFALoader:
             yield batch
 
     def _moved(self, batch: Any) -> Any:
-        """The batch with its tensors, or those of a dictionary, on `device`."""
+        """The batch, a sequence or a dictionary, with its tensors on `device`."""
         if isinstance(batch, dict):
             return dict(zip(batch, self._moved([*batch.values()]), strict=True))
         return [x.to(self.device, non_blocking=True) if torch.is_tensor(x) else x for x in batch]
