@@ -38,14 +38,14 @@ def case(folder: Path, number: int) -> str:
     """
     rng = random.Random(number)
     kind = KINDS[number % len(KINDS)]
-    root = folder / str(number)
+    root, out = folder / str(number), folder / f"{number}-out"
     root.mkdir()
     try:
         data = kind(root, rng, number // len(KINDS)) or root
         outcome = read(data, rng)
-        command(data, root)
+        command(data, out)
     finally:
-        subprocess.run(["rm", "-rf", str(root)], check=True)  # shutil recurses
+        subprocess.run(["rm", "-rf", str(root), str(out)], check=True)  # shutil recurses
     assert not (folder / "started").exists(), "a program was started"
     return f"{kind.__name__}: {outcome}"
 
@@ -63,9 +63,9 @@ def read(data: Path, rng: random.Random) -> str:
     return "read" if not opened.skipped else "read in part"
 
 
-def command(data: Path, root: Path) -> None:
+def command(data: Path, out: Path) -> None:
     """Fit the flow without weights to the data."""
-    words = ["fit", "--flow", "builtin:pixels", "--data", str(data), "--out", str(root / "out")]
+    words = ["fit", "--flow", "builtin:pixels", "--data", str(data), "--out", str(out)]
     said = io.StringIO()
     with (
         contextlib.redirect_stderr(said),
