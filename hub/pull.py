@@ -26,9 +26,9 @@ def pull(
 ) -> Path:
     """Download a checkpoint, check that it loads, and return `local_dir` or its cached directory.
 
-    The files go into the cache of the Hub; without a network the cache is used. A file without the
-    SHA-256 in `config.json` is downloaded once more. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and
-    HF_HUB_CACHE have their usual effect.
+    The files go into the cache of the Hub; without a network the cache is used, and a card or a
+    picture that it lacks is left out. A file without the SHA-256 in `config.json` is downloaded
+    once more. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HUB_CACHE have their usual effect.
 
     Args:
         repo_id: "owner/name".

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import json
@@ -34,6 +35,7 @@ COMMANDS = {
 }
 
 FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit codes
+_LONGEST = 2000  # characters of an error, which may quote a value of any length
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,11 +44,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 failed or a package is missing, 2 bad input, 3 diverged, 130 interrupted; `nfaug
     train` adds others. An error is one line on standard error.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by the shell, as in `nfaug info FLOW >&-`
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, stream, os.fdopen(nowhere, "w", encoding="utf-8"))
     if isinstance(sys.stdout, io.TextIOWrapper):  # class names hold any character
         sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except SystemExit:  # a parser printed its help
+        _flush()
+        raise
+
+
+def _run(words: list[str]) -> int:
     if not words:
         _top_parser().print_help()
+        _flush()
         return BAD_INPUT
     name = _top_parser().parse_args(words[:1]).command
     module = importlib.import_module(f".commands.{name}", __package__)
@@ -56,13 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             expand = getattr(module, "expand", list)
             arguments = module.parser().parse_args(expand(words[1:]))
             result = module.run(arguments)
-            if result is not None and arguments.json:  # None on all processes but the main one
-                print(json.dumps(jsonable(result), indent=2, allow_nan=False))
-            elif result is not None:
-                print("\n".join(_lines(result)))
-            sys.stdout.flush()
-        except BrokenPipeError:  # as in `nfaug info FLOW | head -1`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if result is not None:  # it is None on all processes but the main one
+                _print_result(result, as_json=arguments.json)
+            _flush()
         except KeyboardInterrupt as error:
             code = getattr(error, "exit_code", INTERRUPTED)
             return _stop(code, name, str(error) or "interrupted")
@@ -75,6 +85,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ArithmeticError as error:
             return _stop(DIVERGED, name, f"{type(error).__name__}: {error}")
     return 0
+
+
+def _print_result(result: dict[str, Any] | str, *, as_json: bool) -> None:
+    """Print figures, or a text as it is."""
+    if isinstance(result, str):
+        text = "\n".join(map(printable, result.splitlines()))
+    elif as_json:
+        text = json.dumps(jsonable(result), indent=2, allow_nan=False)
+    else:
+        text = "\n".join(_lines(result))
+    with contextlib.suppress(BrokenPipeError):  # `_flush` says why
+        print(text)
+
+
+def _flush() -> None:
+    """Send what was printed. A reader that ended early, as in `| head -1`, is no error."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python writes the rest when it exits: where nobody reads, it would print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _top_parser() -> argparse.ArgumentParser:
@@ -95,7 +126,8 @@ def _top_parser() -> argparse.ArgumentParser:
 
 
 def _stop(code: int, name: str, message: str) -> int:
-    print(f"nfaug {name}: {printable(message)}", file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):  # the exit code says that it failed
+        print(f"nfaug {name}: {printable(message, longest=_LONGEST)}", file=sys.stderr)
     return code
 
 

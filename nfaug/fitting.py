@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, SubsetRandomSampler
+from torch.utils.data import Dataset
 
 from .checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
 from .classes.fixed_point.config import FixedPointConfig
@@ -43,7 +43,7 @@ _PER_CLASS = 100  # images per class that a flow is fitted to before it is drawn
 
 def fit(
     flow: Flow | Checkpoint | str | os.PathLike[str],
-    dataset: Dataset[Any] | DataLoader[Any] | Sequence[tuple[Any, int]] | str | os.PathLike[str],
+    dataset: Dataset[Any] | Sequence[tuple[Any, int]] | str | os.PathLike[str],
     *,
     image_size: int | tuple[int, int] | None = None,
     gaussians: str | FixedPointConfig | GradientDescentConfig = "data",
@@ -68,8 +68,8 @@ def fit(
             "owner/name" on the Hub.
         dataset: A data set of (image, label), such as torchvision's ImageFolder, or a Hugging Face
             `Dataset` with the columns `image` and `label`; see `nfaug.training.wrap_dataset`.
-            Labels are 0..K-1. For a DataLoader, its data set is used, or the part that
-            a `SubsetRandomSampler` draws. A path or name is opened with `open_dataset`.
+            Labels are 0..K-1. A path or name is opened with `open_dataset`. For a part of the
+            images, such as what a sampler draws, pass a `torch.utils.data.Subset`.
         image_size: For a flow of any size, such as "builtin:pixels": the side of a square or
             (height, width) to resize and crop to. By default the images' own size or, if they
             differ, a square of 128 pixels or of their median shorter side if that is smaller, with
@@ -142,7 +142,8 @@ def fit(
             | {k: public_name(v) for k, v in given.items() if isinstance(v, str | os.PathLike)},
             metrics={},
         )
-        return Checkpoint(base.flow, config, ClassGaussians(means, variances, counts), pca)
+        fitted = Checkpoint(base.flow, config, ClassGaussians(means, variances, counts), pca)
+        return fitted.to(base.flow.device)
 
 
 def load_base(
@@ -187,11 +188,6 @@ def open_images(
                 f"flow takes images of {flow.codec.image_size}, and others are resized to that"
             )
         size, channels = flow.codec.image_size, flow.codec.channels
-    loader = getattr(data, "loader", data)  # timm's PrefetchLoader wraps a DataLoader
-    if isinstance(loader, DataLoader):
-        data = loader.dataset
-        if isinstance(loader.sampler, SubsetRandomSampler):
-            data = Subset(data, [*map(int, loader.sampler.indices)])
     fits = isinstance(data, LabelledImages) and size in (None, data.image_size)
     if fits and channels in (None, data.channels):
         return data

@@ -1,48 +1,35 @@
-"""Convert a checkpoint of the paper's released implementation to a checkpoint directory.
+"""Convert weights of the paper's released implementation to a checkpoint directory.
 
-    python scripts/convert_released.py released.ckpt DIR --class-names cat dog
+    python scripts/convert_released.py released.safetensors DIR --class-names cat dog
 
-The file is a pickle of Lightning. It is read with `torch.load(weights_only=True)`, which runs
-nothing from it; objects of classes that torch does not know are left out. Then fit the flow to your
-images with `nfaug fit`, since released files hold no PCA axes.
+The released files are pickles, which this package never reads. Export the weights first, where the
+released code and Lightning are installed:
+
+    import torch
+    from safetensors.torch import save_file
+
+    state = torch.load("released.ckpt", map_location="cpu")["state_dict"]
+    copies = {name: value.clone().contiguous() for name, value in state.items()}
+    save_file(copies, "released.safetensors")
+
+Then fit the flow to your images with `nfaug fit`, since released files hold no PCA axes.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nfaug import Checkpoint, ClassGaussians, Flow, FlowConfig, MefSettings
 from nfaug.checkpoint.checkpoint import CheckpointConfig
+from nfaug.io.tensors import read_tensors
 
 PREFIXES = ("ema.ema_model.flow.", "ema.ema_model.", "flow.", "")  # the first match wins
-
-
-class LeftOut:
-    """Stands for an object of a class that torch does not know: most are dictionaries."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        return OrderedDict()
-
-
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of the `state_dict`, without running anything in the file."""
-    stubs: list[Any] = []
-    for name in torch.serialization.get_unsafe_globals_in_checkpoint(path):
-        module, _, last = name.rpartition(".")
-        stubs.append(type(last, (LeftOut,), {"__module__": module, "__qualname__": last}))
-    with torch.serialization.safe_globals(stubs):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state:
-        raise ValueError(f"{path} has no state_dict, so it is not a Lightning checkpoint")
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def convert_state(state: Mapping[str, Tensor]) -> tuple[Flow, ClassGaussians | None]:
@@ -99,11 +86,11 @@ def read_gaussians(state: Mapping[str, Tensor], prefix: str, dim: int) -> ClassG
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("file", type=Path, help="the released .ckpt file")
+    parser.add_argument("file", type=Path, help="the exported .safetensors file")
     parser.add_argument("out", type=Path, help="the checkpoint directory to write")
     parser.add_argument("--class-names", nargs="*", help="names in label order")
     args = parser.parse_args()
-    flow, gaussians = convert_state(read_state(args.file))
+    flow, gaussians = convert_state(read_tensors(args.file))
     names = args.class_names or [str(y) for y in range(gaussians.num_classes if gaussians else 0)]
     made = {"kind": "released"} if gaussians else {}
     config = CheckpointConfig(flow.config, tuple(names), gaussians=made)

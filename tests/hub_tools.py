@@ -106,7 +106,10 @@ class FakeHub:
 
     def fetched(self) -> list[str]:
         """Names of the files that were downloaded."""
-        found = (re.fullmatch(r"GET /[^/]+/[^/]+/resolve/[^/]+/(.+)", r) for r in self.requests)
+        found = (
+            re.fullmatch(r"GET (?:/datasets)?/[^/]+/[^/]+/resolve/[^/]+/(.+)", r)
+            for r in self.requests
+        )
         return sorted({match[1] for match in found if match})
 
     def answer(self, request: Any) -> Any:
@@ -139,7 +142,8 @@ class FakeHub:
                 raise Refused(404 if owner else 401, "RepoNotFound")
             if repo.gated and "resolve" in request.url.path:
                 raise Refused(403, "GatedRepo")
-        if request.method == "POST" and not owner:
+        reads = "/paths-info/" in request.url.path
+        if request.method == "POST" and not owner and not reads:
             raise Refused(401)
         result = function(self, request, repo, **({"name": name} if name else {}), **found)
         return result if isinstance(result, httpx.Response) else httpx.Response(200, json=result)
@@ -193,6 +197,12 @@ def _info(hub: FakeHub, request: Any, repo: Repo, name: str, revision: str | Non
 
 def _tree(hub: FakeHub, request: Any, repo: Repo, name: str, revision: str) -> Any:
     return [_entry(*item) for item in repo.commits[repo.resolve(revision)].items()]
+
+
+def _paths(hub: FakeHub, request: Any, repo: Repo, name: str, revision: str) -> Any:
+    files = repo.commits[repo.resolve(revision)]
+    asked = parse_qs(request.read().decode())["paths"]
+    return [_entry(path, files[path]) for path in asked if path in files]
 
 
 def _ref(hub: FakeHub, request: Any, repo: Repo, name: str, kind: str, ref: str) -> Any:
@@ -259,7 +269,7 @@ def _resolve(hub: FakeHub, request: Any, repo: Repo, name: str, revision: str, p
     return httpx.Response(200, content=b"" if request.method == "HEAD" else data, headers=headers)
 
 
-_R = "/api/models/(?P<repo>[^/]+/[^/]+)"
+_R = "/api/(?:models|datasets)/(?P<repo>[^/]+/[^/]+)"
 _REV = "(?P<revision>[^/]+)"
 ROUTES: list[tuple[tuple[str, ...], str, Any]] = [
     (("GET",), "/api/whoami-v2", _whoami),
@@ -268,12 +278,17 @@ ROUTES: list[tuple[tuple[str, ...], str, Any]] = [
     (("POST",), "/api/validate-yaml", lambda *_: {"errors": [], "warnings": []}),
     (("GET",), f"{_R}(/revision/{_REV})?", _info),
     (("GET",), f"{_R}/tree/{_REV}", _tree),
+    (("POST",), f"{_R}/paths-info/{_REV}", _paths),
     (("POST",), f"{_R}/(?P<kind>branch|tag)/(?P<ref>[^/]+)", _ref),
     (("POST",), f"{_R}/preupload/{_REV}", _preupload),
     (("POST",), r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", _batch),
     (("PUT",), "/upload/(?P<oid>[0-9a-f]+)", _upload),
     (("POST",), f"{_R}/commit/{_REV}", _commit),
-    (("GET", "HEAD"), f"/(?P<repo>[^/]+/[^/]+)/resolve/{_REV}/(?P<path>.+)", _resolve),
+    (
+        ("GET", "HEAD"),
+        f"/(?:datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/{_REV}/(?P<path>.+)",
+        _resolve,
+    ),
 ]
 
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from nfa_tools import NAMES, TensorImages, images_of
 from PIL import Image
-from timm.data.loader import PrefetchLoader
-from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
+from torch.utils.data import TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -176,10 +175,9 @@ def test_a_name_and_a_path(pictures: Path, tiny_path: Path) -> None:
 
 def test_a_flow_of_any_shape_keeps_the_images_shape(tiny_images: TensorImages) -> None:
     pairs = [*tiny_images]
-    for data in (pairs, DataLoader(pairs)):  # type: ignore[arg-type]
-        fitted = quiet_fit("builtin:pixels", data)
-        assert fitted.flow.config.image_size == tiny_images.image_size
-        assert fitted.flow.config.channels == 1
+    fitted = quiet_fit("builtin:pixels", pairs)
+    assert fitted.flow.config.image_size == tiny_images.image_size
+    assert fitted.flow.config.channels == 1
 
 
 def test_images_of_any_size(pictures: Path, tiny_checkpoint: Checkpoint) -> None:
@@ -190,7 +188,7 @@ def test_images_of_any_size(pictures: Path, tiny_checkpoint: Checkpoint) -> None
     rows = [{"image": image, "label": label, "id": 7} for image, label in folder]
     tensors = [(pil_to_tensor(image), label) for image, label in folder]
     unit = [(image / 255, label) for image, label in tensors]
-    for data in (folder, DataLoader(folder), rows, tensors, unit):
+    for data in (folder, rows, tensors, unit):
         fitted = quiet_fit(tiny_checkpoint, data, **settings)
         assert fitted.config.preprocessing == expected.config.preprocessing
         assert means(fitted).equal(means(expected))
@@ -222,20 +220,10 @@ def test_photographs_are_fitted_at_128_pixels(tmp_path: Path) -> None:
     assert images[0][0].shape == (1, 128, 128)
 
 
-def test_a_loader_gives_its_data(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
-    loader = DataLoader(tiny_images, batch_size=5, shuffle=True)
-    timms = PrefetchLoader(loader, device=torch.device("cpu"))
-    fitted, again, direct = (quiet_fit(tiny_checkpoint, x) for x in (loader, timms, tiny_images))
-    assert fitted.config.class_names == NAMES
-    assert means(fitted).equal(means(direct))
-    assert means(again).equal(means(direct))
-    sampler = SubsetRandomSampler([0, 1, 2, 3, 4, 5])
-    part = quiet_fit(tiny_checkpoint, DataLoader(tiny_images, sampler=sampler))
-    assert part.config.gaussians["images"] == 6
+def test_items_of_another_form(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
     rows = [{"pixels": image, "label": label} for image, label in tiny_images]
-    for data in (rows, DataLoader(rows)):  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="keys"):
-            quiet_fit(tiny_checkpoint, data)
+    with pytest.raises(ValueError, match="keys"):
+        quiet_fit(tiny_checkpoint, rows)
     with pytest.raises(ValueError, match="dict"):
         quiet_fit(tiny_checkpoint, {"train": rows})
     named = [(image, NAMES[label]) for image, label in tiny_images]

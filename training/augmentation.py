@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nfaug.augment.settings import check_number
+from nfaug.io.numbers import check_number
 
 __all__ = ["FlowAugmentation"]
 

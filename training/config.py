@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from nfaug.augment.settings import check_number
 from nfaug.classes.priors import PriorSettings
 from nfaug.flows.flow import Recompute
 from nfaug.flows.mef import MefSettings
+from nfaug.io.numbers import check_number
 
 from .augmentation import FlowAugmentation
 
@@ -41,7 +41,7 @@ class DataConfig:
         val_fraction: Share of each class that is held out for evaluation; classes of fewer than 20
             images hold none out.
         on_error: Whether a file that cannot be decoded stops the run or is skipped and counted.
-        data_dir: Where named data sets, and the cache of parquet files, are stored.
+        data_dir: Where named data sets are stored.
         download: Whether named data sets may be downloaded.
         workers: Processes that read images if they do not fit in memory.
         memory_gib: Data up to this size are decoded once and kept in memory.

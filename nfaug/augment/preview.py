@@ -16,7 +16,7 @@ from ..classes.gaussians import ClassGaussians
 from ..flows.flow import Flow
 from ..io.text import printable
 from .pixels import resize_levels, to_pil
-from .settings import MixSettings
+from .settings import MixSettings, check_given_once
 from .transform import NFAugment
 
 __all__ = ["picture_grid", "preview_grid", "sample_grid"]
@@ -48,14 +48,16 @@ def preview_grid(
         seed: Seed of the choice of images, partners and weights.
         cell: Size in pixels up to which images are enlarged, by an integer factor.
         settings: Settings of `NFAugment`; `p` is always 1.
-        changes: Single settings, which override `settings`.
+        changes: Single settings, if `settings` is not given.
 
     Raises:
-        ValueError: The checkpoint has no PCA, the data lack a class, or a number is out of range.
+        ValueError: The checkpoint has no PCA, the data lack a class, a number is out of range, or
+            settings are given twice.
     """
     if classes < 1 or variants < 0:
         raise ValueError(f"classes must be >= 1 and variants >= 0; got {classes} and {variants}")
     generator = torch.Generator().manual_seed(seed)
+    check_given_once(settings, changes)
     settings = dataclasses.replace(settings or MixSettings(), **{**changes, "p": 1.0})
     nfa = NFAugment(checkpoint, settings=settings, generator=generator)
     names = list(nfa.class_names)[:classes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ..classes.pca import ClasswisePCA
+from ..io.numbers import check_number
 from .params import NFAParams, own_seed, pick_in_batch, pick_in_memory, to_device
 from .regions import draw_masks
 
-__all__ = ["MixSettings", "check_number"]
+__all__ = ["MixSettings", "check_given_once"]
 
 _GATE = 1.25
 
@@ -150,18 +151,10 @@ class MixSettings:
         )  # fmt: skip
 
 
-def check_number(
-    name: str, value: float, low: float, high: float, *, open_low: bool = False
-) -> float:
-    """The value as a float; ValueError unless it is finite and in [low, high], or (low, high]."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not (low <= number <= high and math.isfinite(number)) or (open_low and number == low):
-        bounds = f"{'(' if open_low else '['}{low:g}, {high:g}]"
-        raise ValueError(f"{name} must be a finite number in {bounds}; got {value!r:.80}")
-    return number
+def check_given_once(settings: MixSettings | None, single: Mapping[str, Any]) -> None:
+    """Raise ValueError if settings are given as a whole and singly, also where both agree."""
+    if settings is not None and single:
+        raise ValueError(f"pass settings=, or single settings; got {settings} and {dict(single)}")
 
 
 def _check_share(value: Any) -> float | tuple[float, ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +15,35 @@ from torch import Tensor, nn
 from ..data.classes import check_class_names, dataset_classes
 from ..data.sources.layout import natural_key
 from ..flows.autoencoder import AutoencoderSource
+from ..io.numbers import check_number
 from ..io.resolve import BUILTIN
 from .counters import Counters, Outcome, SharedValue
 from .engine import Encoded, Engine
 from .params import NFAParams, to_device
 from .pixels import Normalization, all_finite, check_images, check_range, replace_non_finite
 from .samples import as_labels, check_usable, class_indices, images_and_labels, replace_images
-from .settings import MixSettings, check_number
+from .settings import MixSettings, check_given_once
 
 __all__ = ["NFAParams", "NFAugment"]
+
+_Options = ParamSpec("_Options")
+
+
+def _settings_or_keywords(init: Callable[_Options, None]) -> Callable[_Options, None]:
+    """`NFAugment.__init__`, which refuses single settings beside `settings`.
+
+    Only a wrapper sees which keywords a caller wrote: one may equal its default.
+    """
+    names = [field.name for field in dataclasses.fields(MixSettings)]
+
+    @functools.wraps(init)
+    def checked(*inputs: _Options.args, **options: _Options.kwargs) -> None:
+        single = {name: options[name] for name in names if name in options}
+        settings: Any = options.get("settings")
+        check_given_once(settings, single)
+        init(*inputs, **options)
+
+    return checked
 
 
 class NFAugment(nn.Module):
@@ -71,7 +92,7 @@ class NFAugment(nn.Module):
             (flow, pca), or the `engine` of another augmentation.
         p, alpha, mix, partners, strength, noise, axes, gate: How images are mixed: see
             `MixSettings`.
-        settings: All of these at once, in their place.
+        settings: All of these at once; none of them may then be given.
         mean: Mean that images are normalised by, a number or one per channel; ignored for uint8.
         std: Standard deviation that images are normalised by, like `mean`.
         generator: CPU generator to draw from; None for torch's. The same state gives the same
@@ -84,6 +105,7 @@ class NFAugment(nn.Module):
             (`partners`) that the settings need.
     """
 
+    @_settings_or_keywords
     def __init__(
         self,
         checkpoint: Any,
@@ -108,8 +130,6 @@ class NFAugment(nn.Module):
             p=shares, alpha=alpha, mix=mix, partners=partners, strength=strength, noise=noise,
             axes=axes, gate=gate,
         )  # fmt: skip
-        if settings is not None and single != MixSettings():
-            raise ValueError(f"pass settings=, or single settings; got {settings} and {single}")
         self.engine = Engine.of(checkpoint)
         self.class_names, self.num_classes = self.engine.class_names, self.engine.num_classes
         self.settings = single if settings is None else settings
@@ -121,6 +141,7 @@ class NFAugment(nn.Module):
         self.generator = generator
         self.normalization = Normalization(mean, std, self.engine.codec.channels)
         self._switch = SharedValue()
+        self._enabled = True  # the same, for compilers, which cannot read shared memory
         self._batches = 0
         self._unchecked = str(checkpoint) if isinstance(checkpoint, (str, Path)) else ""
         self._counters = Counters()
@@ -151,6 +172,7 @@ class NFAugment(nn.Module):
     @enabled.setter
     def enabled(self, value: bool) -> None:
         self._switch.set(value)
+        self._enabled = bool(value)
 
     @property
     def settings(self) -> MixSettings:
@@ -221,16 +243,23 @@ class NFAugment(nn.Module):
         Returns:
             What `inputs` holds, with augmented images; with `return_params` also the draws.
         """
-        run = self._run
-        if torch.compiler.is_compiling():  # one graph break instead of one per draw and check
-            run = torch.compiler.disable(run)
-        sample, params = run(inputs[0] if len(inputs) == 1 else inputs, params)
+        sample = inputs[0] if len(inputs) == 1 else inputs
+        if not self._is_on():
+            params = None
+        elif torch.compiler.is_compiling():  # one graph break instead of one per draw and check
+            sample, params = torch.compiler.disable(self._run)(sample, params)
+        else:
+            sample, params = self._run(sample, params)
         return (sample, params) if return_params else sample
 
+    def _is_on(self) -> bool:
+        """Whether images are augmented. A compiled graph follows a change of either switch."""
+        if torch.compiler.is_compiling():
+            return self.training and self._enabled
+        return self.training and self.enabled
+
     @torch.no_grad()
-    def _run(self, sample: Any, params: NFAParams | None) -> tuple[Any, NFAParams | None]:
-        if not (self.training and self.enabled):
-            return sample, None
+    def _run(self, sample: Any, params: NFAParams | None) -> tuple[Any, NFAParams]:
         images, labels = images_and_labels(sample)
         self._warn_of_classes(labels)
         labels = to_device(as_labels(labels, self.class_names), images.device)
@@ -247,6 +276,7 @@ class NFAugment(nn.Module):
         self, images: Tensor, labels: Tensor, generators: Iterable[torch.Generator]
     ) -> Iterator[Tensor]:
         """Yield the images that a call with each generator would make; encode them only once."""
+        labels = to_device(labels, images.device)
         batch = self._prepare(images, labels)
         with torch.autocast(images.device.type, enabled=False):
             encoded = self._encode(batch)
@@ -312,6 +342,21 @@ class NFAugment(nn.Module):
         removed; on an accelerator they fall back. Images of data-loader workers count, too.
         """
         return self._counters.read()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if self.generator is not None:
+            # As bytes: torch pickles a temporary tensor, which is gone when a worker opens it.
+            content = self.generator.get_state().numpy().tobytes()
+            state["generator"] = (type(self.generator), content)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if state["generator"] is not None:
+            kind, content = state["generator"]
+            self.generator = kind()
+            self.generator.set_state(torch.frombuffer(bytearray(content), dtype=torch.uint8))
 
     def extra_repr(self) -> str:
         return (

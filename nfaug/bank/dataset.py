@@ -15,18 +15,20 @@ from torch.utils.data import Dataset, Subset
 
 from ..augment.counters import SharedValue
 from ..augment.pixels import to_pil
-from ..augment.settings import check_number
 from ..data.classes import dataset_classes, stored_labels
 from ..data.decode import upright
-from ..data.images import spread
+from ..data.images import run_over, spread
 from ..data.preprocess import Preprocess, channels_of
 from ..data.torch_datasets import part
+from ..io.numbers import check_number
+from ..io.text import printable
 from .reader import Bank
-from .source import Source, to_uint8
+from .source import Source, check_label, label_of, to_uint8
 
 __all__ = ["BankDataset", "match"]
 
 _COMPARED = 32  # images whose hashes are compared
+_PROBED = 3  # items whose labels are compared with those that the data set stores
 _DECODED = 4  # images whose pixels are compared with their files
 _MAKE = "make a bank of this data set (nfaug bank, or nfaug.bank.make_bank)"
 
@@ -39,8 +41,12 @@ class BankDataset(Dataset[tuple[Any, int]]):
     does not change). Other attributes are those of the data set.
 
     Images are matched with the bank by the paths of their files, in any order, and by order if they
-    are not files. Labels, and hashes of up to 32 images, are compared on opening. A
+    are not files. All labels, and hashes of up to 32 images, are compared on opening. A
     warning says if the data set changes images of files otherwise than by `transform`.
+
+    The label of an item is the data set's own. A data set that stores its labels, such as those of
+    torchvision and timm, gives them at once; of another, opening reads every item once. An
+    attribute `targets` with all labels saves that pass.
 
     A bank of whole images replaces an image, which is then not decoded. A residual bank adds a
     change to an image of any size, before `transform`. PIL images are turned upright as their EXIF
@@ -66,7 +72,8 @@ class BankDataset(Dataset[tuple[Any, int]]):
         transform: Applied to every image.
 
     Raises:
-        ValueError: The bank was made from other data, another order or other classes.
+        ValueError: The bank was made from other data, another order, other classes or other labels;
+            or, when an item is read, its label is not the one that the data set stores.
     """
 
     def __init__(
@@ -97,24 +104,41 @@ class BankDataset(Dataset[tuple[Any, int]]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        bank, index = self.bank, range(len(self))[index]
+        index = range(len(self))[index]
         row = int(self._rows[index])
-        replace, which = torch.rand(2, device="cpu").tolist()
-        numbers = bank.applied[row].nonzero()[0] if replace < self.p else ()
-        number = int(numbers[int(which * len(numbers))]) if len(numbers) else None
-        if number is not None and not bank.manifest.residual:
-            image = to_pil(bank.variant(row, number))
+        number = self._drawn(row)
+        if number is None or self.bank.manifest.residual:
+            image = self._read(index, row, number)
         else:
-            image, channels = part(self.dataset[index], "image"), bank.manifest.shape[0]
-            pil = isinstance(image, Image.Image)
-            odd = channels_of(image) != channels if pil else isinstance(image, torch.Tensor)
-            if number is not None or odd:
-                image = to_uint8(image, channels).permute(1, 2, 0).numpy()
-                image = to_pil(image if number is None else bank.variant(row, number, image))
-            elif pil:
-                image = upright(image)  # most data sets do not
-        label = int(self._labels[index])
-        return (image if self.transform is None else self.transform(image)), label
+            image = to_pil(self.bank.variant(row, number))
+        if self.transform is not None:
+            image = self.transform(image)
+        return image, int(self._labels[index])
+
+    def _drawn(self, row: int) -> int | None:
+        """The number of the variant that replaces an image; None if the image stays."""
+        replace, which = torch.rand(2, device="cpu").tolist()
+        if replace >= self.p:
+            return None
+        numbers = self.bank.applied[row].nonzero()[0]
+        return int(numbers[int(which * len(numbers))]) if len(numbers) else None
+
+    def _read(self, index: int, row: int, number: int | None) -> Any:
+        """The image of the data set, with the residual `number` if that is given."""
+        item = self.dataset[index]
+        check_label(item, index, int(self._labels[index]))
+        image = part(item, "image")
+        channels = self.bank.manifest.shape[0]
+        if isinstance(image, Image.Image):
+            odd = channels_of(image) != channels
+        else:
+            odd = isinstance(image, torch.Tensor)
+        if number is not None or odd:
+            pixels = to_uint8(image, channels).permute(1, 2, 0).numpy()
+            return to_pil(pixels if number is None else self.bank.variant(row, number, pixels))
+        if isinstance(image, Image.Image):
+            return upright(image)  # most data sets do not turn it
+        return image
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "dataset" not in self.__dict__:
@@ -144,11 +168,13 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
         ValueError: The bank was made from other images, labels or classes.
     """
     channels, height, width = bank.manifest.shape
-    source, paths = Source(dataset, Preprocess(channels, (height, width))), bank.paths
+    source = Source(dataset, Preprocess(channels, (height, width)))
+    paths = bank.paths
     if paths:
         place = {path: row for row, path in enumerate(paths)}
         rows = np.array([place.get(path, -1) for path in source.paths or [""] * len(source)])
-        if len(missing := (rows < 0).nonzero()[0]):
+        missing = (rows < 0).nonzero()[0]
+        if len(missing):
             name = source.paths[missing[0]] if source.paths else "image 0, which names no file"
             raise ValueError(
                 f"the bank has no variants of {len(missing)} of {len(source)} images, such as "
@@ -160,7 +186,6 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
         )
     else:
         rows = np.arange(len(bank))
-    labels = _labels_of(dataset, bank, rows)
     for index in spread(len(rows), _COMPARED):
         if (source.digest(index, pixels=not paths) != bank.hashes[rows[index]]).any():
             name = source.paths[index] if source.paths else f"image {index}"
@@ -175,25 +200,37 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
             "bank made of the files lacks this change: pass it as transform= instead",
             stacklevel=3,
         )
-    return rows, labels
+    return rows, _compared_labels(dataset, bank, rows)
 
 
-def _labels_of(dataset: Any, bank: Bank, rows: np.ndarray) -> np.ndarray:
-    """The bank's labels as labels of the data set, whose classes may have another order."""
-    labels, classes = np.asarray(bank.labels)[rows], bank.manifest.classes
-    if classes and (names := dataset_classes(dataset)):
+def _compared_labels(dataset: Any, bank: Bank, rows: np.ndarray) -> np.ndarray:
+    """The labels of the data set, after a comparison of all with those of the bank."""
+    expected = np.asarray(bank.labels)[rows]
+    classes = bank.manifest.classes
+    names = dataset_classes(dataset)
+    if classes and names:  # which may have another order
         place = {name: label for label, name in enumerate(names)}
-        labels = np.array([place.get(name, -1) for name in classes])[labels]
-    found = stored_labels(dataset)
-    compared = np.arange(len(rows))
-    if found is None:  # some of the images, and one of each class
-        compared = np.union1d(spread(len(rows), _COMPARED), np.unique(labels, return_index=True)[1])
-        found = np.array([int(part(dataset[int(index)], "label")) for index in compared])
-    for number in (found != labels[compared]).nonzero()[0][:1]:
-        index = compared[number]
+        expected = np.array([place.get(name, -1) for name in classes])[expected]
+    labels = _own_labels(dataset)
+    others = (labels != expected).nonzero()[0]
+    if len(others):
+        index = int(others[0])
         label = int(bank.labels[rows[index]])
+        there = printable(classes[label], longest=100) if classes else label
         raise ValueError(
             f"the bank was made from other data, or from data in another order: image {index} has "
-            f"label {found[number]}, and {classes[label] if classes else label!r} in the bank"
+            f"label {labels[index]}, and {there!r} in the bank. {_MAKE.capitalize()}"
         )
     return labels
+
+
+def _own_labels(dataset: Any) -> np.ndarray:
+    """The label of every item, int64 (N,): as stored, or else from one pass over all items."""
+    count = len(dataset)
+    stored = stored_labels(dataset)
+    # A wrapper may have changed the labels that it finds stored.
+    probes = spread(count, _PROBED)
+    if stored is not None and all(label_of(dataset[i], i) == stored[i] for i in probes):
+        return stored
+    labels = run_over(lambda i: label_of(dataset[i], i), count, "reading labels", threads=False)
+    return np.array(list(labels), np.int64)

@@ -25,19 +25,19 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from ..augment.settings import MixSettings
 from ..io.atomic import write_text
 from ..io.strict_json import read_json
+from ..io.text import printable
 
 __all__ = ["Manifest", "array_files", "array_sha256", "differences", "read_array"]
 
 FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
-LARGE = frozenset({"variants.npy", "residuals.npy", "steps.npy"})
 SHARD_FOLDER = re.compile(r"shard-(\d{5,})-of-(\d{5,})")
 
 
@@ -97,25 +97,62 @@ class Manifest:
         if not file.is_file():
             raise ValueError(f"{directory} is no bank: it has no {MANIFEST} (make one: nfaug bank)")
         try:
-            values: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in read_json(file).items()
-            }
-            if (version := values.get("format_version")) != FORMAT_VERSION:
+            values = read_json(file)
+            version = values.get("format_version")
+            if version != FORMAT_VERSION:
                 raise ValueError(f"format version {version!r:.40} is not {FORMAT_VERSION}")
-            values["parameters"] = MixSettings(**values["parameters"])
-            made = cls(**values)
-            numbers = (made.images, made.variants, made.first, made.done, *made.shape)
-            if {*map(type, numbers)} != {int} or len(made.shape) != 3:
-                raise ValueError(
-                    "images, variants, first, done and the three sizes of shape must be whole "
-                    f"numbers; got {numbers}"
-                )
-            if not 0 <= made.done <= made.images:
-                raise ValueError(f"{made.done} of {made.images} images are done")
-            return made
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file} cannot be read: {error}") from None
+            return cls._of_json(values)
+        except (OSError, TypeError, ValueError) as error:
+            reason = printable(error, longest=1000)  # it may quote a value of any length
+            raise ValueError(
+                f"{file} cannot be read as the manifest of a bank: {reason}. If this folder is an "
+                "old or damaged bank, remove it and make the bank again"
+            ) from None
+
+    @classmethod
+    def _of_json(cls, values: dict[str, Any]) -> Manifest:
+        """The manifest with these JSON values, checked."""
+        for name, hint in get_type_hints(cls).items():
+            if not _has_type(values.get(name), hint):
+                kind = _IN_WORDS.get(hint, "an object")
+                raise ValueError(f"{name} must be {kind}; got {values.get(name)!r:.40}")
+        fields = dict(values)
+        fields["shape"] = tuple(values["shape"])
+        fields["classes"] = tuple(values["classes"])
+        fields["parameters"] = MixSettings(**values["parameters"])
+        made = cls(**fields)
+        if min(made.images, made.variants, made.batch_size, min(made.shape)) < 1:
+            raise ValueError(
+                "images, variants, batch_size and the sizes of shape must be at least 1; got "
+                f"{made.images}, {made.variants}, {made.batch_size} and {made.shape}"
+            )
+        if made.first < 0:
+            raise ValueError(f"first must be at least 0; got {made.first}")
+        if not 0 <= made.done <= made.images:
+            raise ValueError(f"{made.done} of {made.images} images are done")
+        return made
+
+
+_IN_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    str: "text",
+    bool: "true or false",
+    tuple[int, int, int]: "a list of three whole numbers",
+    tuple[str, ...]: "a list of names",
+}
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    """Whether a JSON value can be a field of this type: a list for a tuple, an object for settings.
+
+    True and false are no numbers.
+    """
+    if get_origin(hint) is not tuple:
+        return type(value) is (dict if hint is MixSettings else hint)
+    items = get_args(hint)
+    if type(value) is not list or (Ellipsis not in items and len(value) != len(items)):
+        return False
+    return all(type(item) is items[0] for item in value)
 
 
 def differences(found: Manifest, planned: Manifest, *ignored: str) -> str:
@@ -154,16 +191,20 @@ def read_array(directory: Path, name: str, made: Manifest) -> np.memmap:
         if not (directory / name).is_file():  # a pipe has no end
             raise ValueError("it is missing, or not a regular file")
         array = np.lib.format.open_memmap(directory / name, "r")  # neither a zip nor a pickle
-    except (OSError, ValueError) as error:
+    except Exception as error:  # numpy's parser of headers raises TokenError and five other types
         raise ValueError(f"{directory / name} is damaged: {error}; use --overwrite") from None
-    if array.shape != shape or not np.issubdtype(array.dtype, dtype):
+    if dtype is np.bytes_:  # paths of any length
+        expected = array.dtype.kind == "S"
+    else:
+        expected = array.dtype == dtype
+    if array.shape != shape or not expected or not array.flags.c_contiguous:
         raise ValueError(
-            f"{directory / name} must hold {np.dtype(dtype)} {shape}, as its manifest says; got "
-            f"{array.dtype} {array.shape}"
+            f"{directory / name} must hold {np.dtype(dtype)} {shape} in C order, as its manifest "
+            f"says; got {array.dtype} {array.shape}; use --overwrite"
         )
     return array
 
 
 def array_sha256(array: np.ndarray) -> str:
     """SHA-256 of the values of an array in order, in hexadecimal."""
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

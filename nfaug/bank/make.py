@@ -16,18 +16,17 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from ..augment.params import SharedGenerator, seed_of
-from ..augment.settings import MixSettings
+from ..augment.settings import MixSettings, check_given_once
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import load
 from ..data.batches import LoaderBatches
 from ..data.classes import dataset_classes
-from ..data.images import progress_bar
+from ..data.images import progress_bar, spread
 from ..data.preprocess import Preprocess, size_of
 from ..data.torch_datasets import DatasetReader, part
 from ..io.atomic import replace_directory
 from ..io.lock import lock_output
 from .format import (
-    LARGE,
     MANIFEST,
     Manifest,
     array_files,
@@ -38,7 +37,7 @@ from .format import (
 from .reader import Bank
 from .residual import quantize
 from .shards import check_shards, shard_folder, shard_rows
-from .source import Source, to_uint8
+from .source import SAMPLED, Source, to_uint8
 
 __all__ = ["make_bank"]
 
@@ -63,11 +62,12 @@ def make_bank(
 ) -> Bank:
     """Make and store augmented variants of every image of a data set.
 
-    The same call continues an interrupted bank: each batch is drawn from `seed` and the batch's
-    position alone. Several processes can therefore make one shard each of the same bank, which
-    `Bank(out)` joins. The results are bit for bit those of one process if all run on the same kind
-    of device with the same version of torch and the same number of threads, which decide how sums
-    are rounded.
+    Each batch is drawn from `seed` and the batch's position alone. The same call therefore
+    continues an interrupted bank, after a comparison of all labels, and of the contents of up to
+    1,024 images of the data set and up to 1,024 of those that are done. Several processes can make
+    one shard each of the same bank, which `Bank(out)` joins. The results are bit for bit those of
+    one process if all run on the same kind of device with the same version of torch and the same
+    number of threads, which decide how sums are rounded.
 
     Args:
         checkpoint: A checkpoint that is fitted to the classes of the data, its name or its
@@ -83,20 +83,23 @@ def make_bank(
         seed: Seed of the variants.
         batch_size: Number of images at a time.
         workers: Number of processes that decode images; they change no result.
-        overwrite: Replace a different bank in `out`.
+        overwrite: Replace another bank in `out`. A folder without the manifest of a bank that can
+            be read is not replaced, and files of other programs in the bank's folder stay.
         progress: Show a progress bar.
         settings: Settings of `NFAugment`; `p` is always 1.
-        changes: Single settings, which override `settings`.
+        changes: Single settings, if `settings` is not given.
 
     Returns:
         The bank, or the bank of the shard's images.
 
     Raises:
         ValueError: Classes or their order differ, images differ in size, a number is out of range,
-            or `out` holds a bank with other settings or of other images.
+            `out` holds a bank with other settings or of other images, or its manifest is not that
+            of a bank.
         FileExistsError: `out` holds something other than a bank, or other shards.
         OSError: Another process writes to `out`, or the disk is full.
     """
+    check_given_once(settings, changes)
     path = Path(out).expanduser()
     folder = path if shard is None else shard_folder(path, *shard)
     with lock_output(folder, every_rank=True):  # `torchrun` may call this on every rank
@@ -114,7 +117,7 @@ def make_bank(
         first = to_uint8(part(dataset[0], "image"), codec.channels)
         height, width = codec.image_size if residual else size_of(first)
         preprocess = Preprocess(codec.channels, (height, width), resize=residual)
-        source = Source(dataset, preprocess)
+        source = Source(dataset, preprocess, labels)
         weights = {**checkpoint.flow.state_dict(), **checkpoint.pca.tensors()}
         weights = {name: value.contiguous() for name, value in weights.items()}
         planned = Manifest(
@@ -133,22 +136,27 @@ def make_bank(
             check_shards(folder, planned)
             rows = shard_rows(*shard, len(source), batch_size)
             planned = replace(planned, images=len(rows), first=rows.start)
-            source = Source(Subset(dataset, rows), preprocess)
             labels = labels[rows.start : rows.stop]
+            source = Source(Subset(dataset, rows), preprocess, labels)
         planned = replace(planned, labels_sha256=array_sha256(labels))
-        made = _unfinished(folder, planned, source, overwrite)
-        made = made or _create(folder, planned, source, labels)
+        found = _opened(folder)
+        if found is None or overwrite:
+            made = _create(folder, planned, source, labels, found)
+        else:
+            _check_continued(folder, found, planned, source)
+            made = found
         if made.done < made.images:
             loader = LoaderBatches(source, torch.from_numpy(labels), workers)
             _fill(folder, made, nfa, loader, progress)
     return Bank(folder)
 
 
-def _unfinished(path: Path, planned: Manifest, source: Source, overwrite: bool) -> Manifest | None:
-    """The manifest of an existing bank, to be continued; None to create a new one.
+def _opened(path: Path) -> Manifest | None:
+    """The manifest of the bank in a folder; None if there is no folder, or it is empty.
 
     Raises:
-        ValueError: It does not match the plan, or an image that is done is another now.
+        FileExistsError: The folder holds something else.
+        ValueError: Its manifest is not that of a bank.
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
@@ -157,30 +165,53 @@ def _unfinished(path: Path, planned: Manifest, source: Source, overwrite: bool) 
             f"{path} holds something other than a bank in one piece: choose another directory, or "
             "continue a bank in shards with shard= (--shard i/n)"
         )
-    if overwrite:
-        return None
-    found = Manifest.load(path)
+    return Manifest.load(path)
+
+
+def _check_continued(path: Path, found: Manifest, planned: Manifest, source: Source) -> None:
+    """Check that an interrupted bank is the planned one, of these images.
+
+    All labels are compared, and the contents of images spread over the data set (see
+    `Source.sha256`) and over those that are done: each read of every image that is done would take
+    hours for a large bank.
+
+    Raises:
+        ValueError: A setting, a label or an image is another.
+    """
     shown = differences(found, planned, "done")
-    hashes = read_array(path, "hashes.npy", found)
-    for row in range(0 if shown else found.done):
-        if (source.digest(row) != hashes[row]).any():
-            shown = f"image {found.first + row} is another"
-            break
+    if not shown:
+        hashes = read_array(path, "hashes.npy", found)
+        for row in spread(found.done, SAMPLED):
+            if (source.digest(row) != hashes[row]).any():
+                shown = f"image {found.first + row} is another"
+                break
     if shown:
         raise ValueError(
             f"{path} holds a bank of other images or settings: {shown}. Choose another directory, "
             "or pass overwrite=True (--overwrite)"
         )
-    return found
 
 
-def _create(path: Path, made: Manifest, source: Source, labels: np.ndarray) -> Manifest:
-    """Make the folder of a bank, with empty arrays, labels and paths: all of it or nothing."""
-    with replace_directory(path, drop=LARGE) as staged:
+def _create(
+    path: Path, made: Manifest, source: Source, labels: np.ndarray, old: Manifest | None
+) -> Manifest:
+    """Make the folder of a bank, with empty arrays, labels and paths: all of it or nothing.
+
+    The arrays of an old bank go, and other files of its folder stay.
+    """
+    arrays = array_files(made)
+    own = frozenset() if old is None else frozenset(array_files(old))
+    foreign = sorted(name for name in arrays if name not in own and (path / name).exists())
+    if foreign:
+        raise FileExistsError(
+            f"{path} holds {foreign[0]}, which is no file of the bank there: move it, or choose "
+            "another directory"
+        )
+    with replace_directory(path, drop=own) as staged:
         np.save(staged / "labels.npy", labels)
         paths = source.paths or [""] * len(labels)
         np.save(staged / "paths.npy", [os.fsencode(name) for name in paths])
-        for name, (shape, dtype) in array_files(made).items():
+        for name, (shape, dtype) in arrays.items():
             np.lib.format.open_memmap(staged / name, "w+", dtype, shape)
         made.save(staged)
     return made

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .format import Manifest, array_files, array_sha256, read_array
-from .residual import add_residual, centre_box
+from .residual import MOST_STEPS, add_residual, centre_box
 from .shards import check_same_bank, shard_manifests
 
 __all__ = ["Bank"]
@@ -30,8 +30,8 @@ class Bank:
         hashes: uint8 (N, 32), which tell the images from others (see `nfaug.bank.source`).
 
     Raises:
-        ValueError: The directory is not a bank, it or a shard is not complete, its files do not
-            match the manifest, or shards are of different banks or images.
+        ValueError: The directory is not a bank, it or a shard is not complete, a file is damaged or
+            does not match the manifest, or shards are of different banks or images.
     """
 
     manifest: Manifest
@@ -46,9 +46,17 @@ class Bank:
         self.path = Path(directory).expanduser()
         self.shards = [Bank(folder) for folder in shard_manifests(self.path)]
         if self.shards:
-            made, images = self.shards[0].manifest, sum(map(len, self.shards))
+            made = self.shards[0].manifest
+            images = 0
             for shard in self.shards:
                 check_same_bank(shard.path, shard.manifest, made)
+                if shard.manifest.first != images:
+                    raise ValueError(
+                        f"{shard.path} begins at image {shard.manifest.first}, and the shards "
+                        f"before it end at image {images}: it was made as another part. Remove it, "
+                        "and make this part again"
+                    )
+                images += len(shard)
             self.manifest = replace(made, images=images, done=images, labels_sha256="")
             for name in ("applied", "labels", "hashes"):
                 setattr(self, name, np.concatenate([getattr(each, name) for each in self.shards]))
@@ -61,10 +69,28 @@ class Bank:
             )
         for file in (*array_files(made), "labels.npy"):
             setattr(self, file.removesuffix(".npy"), read_array(self.path, file, made))
-        if array_sha256(self.labels) != made.labels_sha256:
+        self._check_values()
+
+    def _check_values(self) -> None:
+        """Check what can be damaged in arrays of the right shape, except for pixels and hashes."""
+        labels = self.path / "labels.npy"
+        if array_sha256(self.labels) != self.manifest.labels_sha256:
             raise ValueError(
-                f"labels of {self.path} are not those that its manifest names: make the bank again "
+                f"{labels} does not hold the labels that the manifest names: make the bank again "
                 "(--overwrite)"
+            )
+        classes = len(self.manifest.classes)
+        lowest = int(self.labels.min())
+        highest = int(self.labels.max())
+        if classes and not 0 <= lowest <= highest < classes:
+            raise ValueError(
+                f"{labels} holds labels from {lowest} to {highest}, and the manifest has {classes} "
+                "classes: make the bank again (--overwrite)"
+            )
+        if self.steps is not None and self.steps.max() > MOST_STEPS:
+            raise ValueError(
+                f"{self.path / 'steps.npy'} holds a step of {self.steps.max()}, and steps are at "
+                f"most {MOST_STEPS}: make the bank again (--overwrite)"
             )
 
     @property

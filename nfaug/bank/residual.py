@@ -21,13 +21,13 @@ from torch.nn import functional as F
 
 from ..data.preprocess import Preprocess
 
-__all__ = ["Box", "add_residual", "centre_box", "quantize"]
+__all__ = ["MOST_STEPS", "Box", "add_residual", "centre_box", "quantize"]
 
 Box = tuple[int, int, int, int]
 
 _LARGEST = 127
 _STEPS = 128  # steps of one grey level
-_MOST = 257  # a step for changes of 255 levels; 127 * 257 fits in int16
+MOST_STEPS = 257  # of a residual: for changes of 255 levels; 127 * 257 fits in int16
 _FADE = 1 / 8  # of the box's side: outside the box the change falls to zero over this distance
 
 
@@ -41,7 +41,7 @@ def quantize(change: Tensor) -> tuple[Tensor, Tensor]:
         The multiples q, int8 (n, C, h, w), and the steps s, int32 (n,) in 1/128 grey level.
     """
     largest = change.abs().flatten(1).amax(1).double()
-    steps = (largest * _STEPS / _LARGEST).ceil().clamp(max=_MOST).to(torch.int32)
+    steps = (largest * _STEPS / _LARGEST).ceil().clamp(max=MOST_STEPS).to(torch.int32)
     size = (steps.clamp(min=1) / _STEPS)[:, None, None, None]
     return (change / size).round().clamp(-_LARGEST, _LARGEST).to(torch.int8), steps
 
@@ -54,13 +54,21 @@ def centre_box(size: tuple[int, int], shape: tuple[int, int]) -> Box:
         shape: (height, width) of the flow.
 
     Returns:
-        (left, top, right, bottom) in pixels, rounded.
+        (left, top, right, bottom) in pixels, rounded, and at least one pixel wide and high.
     """
     resized = Preprocess(1, shape).resized(torch.empty(1, *size, device="meta"))
-    y, x = size[0] / resized[0], size[1] / resized[1]
-    top, left = (resized[0] - shape[0]) // 2, (resized[1] - shape[1]) // 2
-    bottom, right = top + shape[0], left + shape[1]
-    return round(left * x), round(top * y), round(right * x), round(bottom * y)
+    top, bottom = _centre_span(size[0], resized[0], shape[0])
+    left, right = _centre_span(size[1], resized[1], shape[1])
+    return left, top, right, bottom
+
+
+def _centre_span(pixels: int, resized: int, kept: int) -> tuple[int, int]:
+    """First pixel, and the one after the last, of the centre that is kept of a resized side."""
+    scale = pixels / resized
+    first = (resized - kept) // 2
+    start = round(first * scale)
+    stop = round((first + kept) * scale)
+    return start, max(start + 1, stop)  # of a side of one pixel, rounding may leave none
 
 
 def add_residual(pixels: np.ndarray, residual: np.ndarray, step: int, box: Box) -> np.ndarray:

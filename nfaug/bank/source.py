@@ -7,6 +7,7 @@ are stored, before any resizing.
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +22,13 @@ from torch.utils.data import Dataset, Subset
 from ..data.decode import ImageDecodeError, decode_image, upright
 from ..data.images import LabelledImages, spread
 from ..data.preprocess import Preprocess, size_of
+from ..data.readers import read_part
 from ..data.torch_datasets import part
 from .format import array_sha256
 
-__all__ = ["Source", "to_uint8"]
+__all__ = ["SAMPLED", "Source", "check_label", "label_of", "to_uint8"]
 
-_SAMPLED = 1024  # images whose hashes identify a data set
+SAMPLED = 1024  # images whose hashes identify a data set
 
 
 class Source(Dataset[tuple[Tensor, Tensor]]):
@@ -36,14 +38,19 @@ class Source(Dataset[tuple[Tensor, Tensor]]):
         dataset: Items (image, label), untransformed PIL images or uint8 tensors (C, H, W). It may
             be a torch `Subset`.
         preprocess: Converts the images.
+        labels: The label of every image, with which that of an item is compared when it is read.
 
     Attributes:
         paths: Path of the file of each image below the innermost folder that holds all files of
             the data set; empty if the images are not files.
     """
 
-    def __init__(self, dataset: Any, preprocess: Preprocess) -> None:
-        self.preprocess, self.channels = preprocess, preprocess.channels
+    def __init__(
+        self, dataset: Any, preprocess: Preprocess, labels: np.ndarray | None = None
+    ) -> None:
+        self.preprocess = preprocess
+        self.channels = preprocess.channels
+        self._labels = labels
         self._rows: Sequence[int] = range(len(dataset))
         while isinstance(dataset, Subset):
             self._rows = [int(dataset.indices[row]) for row in self._rows]
@@ -60,20 +67,27 @@ class Source(Dataset[tuple[Tensor, Tensor]]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = to_uint8(part(self.dataset[self._rows[index]], "image"), self.channels)
+        item = self.dataset[self._rows[index]]
+        if self._labels is not None:
+            check_label(item, index, int(self._labels[index]))
+        image = to_uint8(part(item, "image"), self.channels)
         as_stored = not self.paths and not isinstance(self.dataset, LabelledImages)
         digest = _hash_of(image) if as_stored else self.digest(index)
         return self.preprocess(image, f"image {index}"), torch.from_numpy(digest.copy())
 
     def digest(self, index: int, *, pixels: bool = False) -> np.ndarray:
         """The hash of an image, uint8 (32,): of its file if it has one, unless `pixels` is set."""
-        row, of_file = self._rows[index], bool(self.paths) and not pixels
+        row = self._rows[index]
+        of_file = bool(self.paths) and not pixels
+        stored: Any
         if isinstance(self.dataset, LabelledImages):
-            row, reader = int(self.dataset.indices[row]), self.dataset.reader
+            row = int(self.dataset.indices[row])
+            reader = self.dataset.reader
             stored = reader.content(row) if of_file else reader.read(row)
+        elif of_file:
+            stored = read_part(Path(self._files[row]), self._files[row])
         else:
-            file = Path(self._files[row]) if of_file else None
-            stored = file.read_bytes() if file else part(self.dataset[row], "image")
+            stored = part(self.dataset[row], "image")
         return _hash_of(stored if isinstance(stored, bytes) else to_uint8(stored, self.channels))
 
     def as_in_file(self, index: int) -> bool:
@@ -81,8 +95,9 @@ class Source(Dataset[tuple[Tensor, Tensor]]):
         if not self._files:
             return True
         row = self._rows[index]
+        name = self._files[row]
         try:
-            file = decode_image(Path(self._files[row]).read_bytes(), "")
+            file = decode_image(read_part(Path(name), name), name)
         except ImageDecodeError:  # an array, which the data set's own loader reads
             return True
         stored = to_uint8(file, self.channels).int()
@@ -94,7 +109,7 @@ class Source(Dataset[tuple[Tensor, Tensor]]):
         """SHA-256 of all paths and labels, and of the hashes of up to 1,024 images."""
         hasher = hashlib.sha256("\n".join(self.paths).encode(errors="surrogateescape"))
         hasher.update(array_sha256(labels).encode())
-        for index in spread(len(self), _SAMPLED):
+        for index in spread(len(self), SAMPLED):
             hasher.update(self.digest(index).tobytes())
         return hasher.hexdigest()
 
@@ -112,6 +127,29 @@ def _hash_of(value: Tensor | bytes) -> np.ndarray:
     if isinstance(value, Tensor):
         value = repr(tuple(value.shape)).encode() + value.numpy().tobytes()
     return np.frombuffer(hashlib.sha256(value).digest(), np.uint8)
+
+
+def label_of(item: Any, index: int) -> int:
+    """The label of an item as an int.
+
+    Raises:
+        ValueError: It is no whole number.
+    """
+    label = part(item, "label")
+    try:
+        return operator.index(label)
+    except TypeError:
+        raise ValueError(f"labels must be whole numbers; image {index} has {label!r:.40}") from None
+
+
+def check_label(item: Any, index: int, expected: int) -> None:
+    """Raise ValueError unless the label of an item is the one that the data set had for it."""
+    label = label_of(item, index)
+    if label != expected:
+        raise ValueError(
+            f"image {index} has the label {label}, and the data set had {expected} for it when it "
+            "was opened: let `targets` of the data set hold the labels of its items"
+        )
 
 
 def to_uint8(image: Any, channels: int) -> Tensor:

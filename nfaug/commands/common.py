@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse import (
+    ArgumentParser,
+    Namespace,
+    get_loader,
+    set_loader,
+    set_parsing_settings,
+)
 
 from ..augment.settings import MixSettings
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.open import DATA_SOURCES
 from ..data.preprocess import as_size
-from ..data.sources.layout import SYNONYMS, split_kind
+from ..data.sources.layout import splits_among
 from ..io.device import pick_device
 from ..io.text import printable
 
@@ -31,6 +37,7 @@ __all__ = [
     "add_image_size",
     "add_out",
     "add_reading",
+    "lies_in",
     "load_on",
     "mixing",
     "new_parser",
@@ -47,10 +54,15 @@ def _without_aliases(text: str) -> Any:
     """Load YAML without its aliases: a few lines of them stand for millions of values."""
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
         raise yaml.YAMLError("settings cannot have YAML aliases (*name)")
-    return _load_yaml(text)
+    try:
+        return _load_yaml(text)
+    except RecursionError:
+        raise yaml.YAMLError("settings nest too deep") from None
 
 
 set_loader("yaml", _without_aliases, (yaml.YAMLError,))
+# A value such as `optim: helper.X` could otherwise name a class, whose module is then imported.
+set_parsing_settings(import_path_denylist=["*"])
 
 
 class CommandParser(ArgumentParser):
@@ -67,6 +79,8 @@ class CommandParser(ArgumentParser):
         if own or options.get("help") == argparse.SUPPRESS:  # options of jsonargparse
             return super().add_argument(*names, **options)
         hyphened = [name.replace("_", "-") if name[:2] == "--" else name for name in names]
+        if "action" not in options and "type" not in options:  # a settings file has any value
+            options["type"] = str if options.get("required") else str | None
         if "help" in options:
             options["help"] = _described(**options)
         added = super().add_argument(*hyphened, **options)
@@ -77,32 +91,90 @@ class CommandParser(ArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None, **options: Any
     ) -> Namespace:
-        parsed = super().parse_args(args, namespace, **options)
+        try:
+            parsed = super().parse_args(args, namespace, **options)
+        except ModuleNotFoundError:  # a package that must be installed
+            raise
+        except ImportError as error:  # of a settings file that names a class
+            self.error(str(error))
+        except OverflowError:  # of a whole number with hundreds of digits
+            self.error("a number in the settings is too large")
         for group in self.groups or ():  # a settings file can give a dataclass any value
             if not isinstance(parsed.get(group, Namespace()), Namespace):
                 self.error(f"{group} must be a mapping of settings; got {parsed[group]!r:.80}")
-        if isinstance(path := parsed.get("out"), str):  # shells do not expand the ~ of --out=~/run
-            parsed.out = os.path.expanduser(path)
+        path = parsed.get("out")
+        if isinstance(path, str):
+            parsed.out = os.path.expanduser(path)  # shells do not expand the ~ of --out=~/run
             data = parsed.get("data")
-            if data and not parsed.get("resume") and _counts_as_data(Path(parsed.out), Path(data)):
+            if data and not parsed.get("resume") and _counts_as_data(parsed.out, data):
                 self.error(f"--out {path} lies in --data {data}, among its images: choose another")
         return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with code 2 after the message in one line."""
-        line = re.sub(r"<class '(.*?)'>", r"\1", " ".join(printable(message).split()))
-        self.exit(2, f"{self.prog}: error: {line} (see {self.prog} --help)\n")
+        line = _in_plain_words(" ".join(printable(message).split()))
+        shown = printable(line, longest=_LONGEST_ERROR)  # it may quote a value of any length
+        self.exit(2, f"{self.prog}: error: {shown} (see {self.prog} --help)\n")
 
 
-def _counts_as_data(out: Path, data: Path) -> bool:
+_LONGEST_ERROR = 2000  # characters
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "tuple": "a list",
+    "NoneType": "null",
+}
+_WRONG_TYPE = re.compile(r'Parser key "([\w.]+)": .*?(?:Given value|Got value): (.*)')
+_NAMED_CLASS = re.compile(r'(?:Parser key "([\w.]+)": .*?)?Importing (.*?) is not allowed')
+
+
+def _in_plain_words(message: str) -> str:
+    """A message of jsonargparse without the names of Python's types.
+
+    `Parser key "per_class": Does not validate against any of the Union subtypes Subtypes: [int,
+    NoneType] ... Given value: ten` becomes `--per-class must be a whole number or null; got 'ten'`.
+    """
+    message = re.sub(r"<class '(.*?)'>", r"\1", message)
+    named = _NAMED_CLASS.search(message)
+    if named is not None:
+        taker = "a setting" if named[1] is None else _option(named[1])
+        return f"{taker} takes values, and no class; got {named[2]}"
+    wrong = _WRONG_TYPE.search(message)
+    types = re.findall(r"Expected a (?:typing\.)?(\w+)", message)
+    if wrong is None or not types:
+        return message
+    kinds = dict.fromkeys(_TYPES.get(name, name) for name in types if name != "Literal")
+    expected = list(kinds)
+    choices = re.search(r"Literal\[(.*?)\]", message)
+    if choices is not None:
+        expected.insert(0, f"one of {choices[1]}")
+    return f"{_option(wrong[1])} must be {' or '.join(expected)}; got {wrong[2]!r}"
+
+
+def _option(key: str) -> str:
+    """The option of a setting: --prior.fixed-point for prior.fixed_point."""
+    return "--" + key.replace("_", "-")
+
+
+def lies_in(place: str, folder: str) -> bool:
+    """Whether a path is a folder or lies below it, links followed."""
+    root = Path(folder).expanduser().resolve()
+    return root.is_dir() and Path(place).expanduser().resolve().is_relative_to(root)
+
+
+def _counts_as_data(out: str, data: str) -> bool:
     """Whether a file in `out` could be read as an image of the folder `data`."""
-    root, place = data.expanduser().resolve(), out.resolve()
-    if not root.is_dir() or not place.is_relative_to(root):
+    if not lies_in(out, data):
         return False
-    first = [split_kind(part) for part in place.relative_to(root).parts[:1]]
-    splits = {split_kind(child.name) for child in root.iterdir()} & {*SYNONYMS}
-    # Folders beside those of train, validation and test are not read.
-    return len(splits) < 2 or not first or first[0] in SYNONYMS
+    root = Path(data).expanduser().resolve()
+    below = Path(out).resolve().relative_to(root).parts
+    if not below:
+        return True
+    folders = {child.name for child in root.iterdir() if child.is_dir()}
+    splits = splits_among(folders | {below[0]})
+    return not splits or below[0] in splits  # folders beside those of splits are not read
 
 
 def _described(help: str, default: Any = None, required: bool = False, **_: Any) -> str:
@@ -142,9 +214,7 @@ def add_data_options(parser: ArgumentParser, split: str) -> None:
 
 def add_reading(parser: ArgumentParser) -> None:
     """Add the options in `READING`."""
-    parser.add_argument(
-        "--data-dir", help="where a named data set, or the cache of parquet files, is stored"
-    )
+    parser.add_argument("--data-dir", help="where a named data set is stored")
     parser.add_argument("--download", action="store_true", help="download a named data set")
     parser.add_argument(
         "--on-error",

@@ -12,11 +12,14 @@ from ..data.images import LabelledImages
 from ..data.open import DATA_SOURCES, MissingSplitError, open_dataset
 from ..fitting import common_size
 from ..training.compare import CompareSettings, compare
-from .common import READING, add_image_size, add_reading, new_parser
+from .common import READING, add_image_size, add_reading, lies_in, new_parser
 
 __all__ = ["parser", "run"]
 
-_FLOWS = "flows of NFA besides builtin:pixels, trained without the images to judge by"
+_FLOWS = (
+    "flows of NFA besides builtin:pixels; they need --test-data, images that they were not trained "
+    "on: by images that a flow has seen, NFA would be judged too well"
+)
 _SMALL, _LARGE = 48, 128  # default side of the images: small-cnn, a timm model
 
 
@@ -30,21 +33,39 @@ def parser() -> ArgumentParser:
         "Ctrl-C keeps what is done; the same command goes on.",
     )
     made.add_argument("--data", required=True, help=DATA_SOURCES)
-    made.add_argument("--test-data", help="images to judge by (default: a part is held out)")
+    made.add_argument(
+        "--test-data",
+        help="images to judge by, none of which are trained on: the test split, or all if there "
+        "are no splits (default: a part of --data is held out)",
+    )
     add_reading(made)
-    made.add_argument("--out", default="nfaug-compare", help="the folder to write")
+    made.add_argument(
+        "--out",
+        default="nfaug-compare",
+        help="the folder to write: a new or empty one, or that of the same comparison, which goes "
+        "on; it cannot lie in the data",
+    )
     add_image_size(made, f"their own, at most {_SMALL}, or {_LARGE} for a timm model")
     made.add_argument("--flow", nargs="*", default=[], help=_FLOWS)
     made.add_class_arguments(CompareSettings, skip={"flow"})
     return made
 
 
-def run(arguments: Namespace) -> dict[str, Any] | None:
-    """Compare, and print the report or return its figures."""
+def run(arguments: Namespace) -> dict[str, Any] | str:
+    """Compare, and return the figures or the report."""
+    for option in ("data", "test_data"):
+        folder = arguments[option]
+        if folder is not None and lies_in(arguments.out, folder):
+            name = option.replace("_", "-")
+            raise ValueError(
+                f"--out {arguments.out} lies in --{name} {folder}, where its picture would be read "
+                "as an image: choose a folder outside of the data"
+            )
     given = {field.name: arguments[field.name] for field in fields(CompareSettings)}
     settings = CompareSettings(**{**given, "flow": tuple(given["flow"])})
     most = _SMALL if settings.network == "small-cnn" else _LARGE
-    size, reading = arguments.image_size, {name: arguments[name] for name in READING}
+    size = arguments.image_size
+    reading = {name: arguments[name] for name in READING}
     data = open_dataset(arguments.data, image_size=size or 1, **reading)
     if size is None:
         own = common_size(data, most)
@@ -53,9 +74,8 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         data = data.resized((height, width))
     found = compare(data, settings, out=arguments.out, test=_test_images(arguments, data, reading))
     if not arguments.json:
-        print(found.text())
-        print(f"In {arguments.out}: table.md, cells.csv and, from two seeds on, gains.png.")
-        return None
+        files = "table.md, cells.csv and, from two seeds on, gains.png"
+        return f"{found.text()}\nIn {arguments.out}: {files}."
     return {
         "out": arguments.out,
         "advice": found.advice(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import contextlib
 import ipaddress
@@ -20,6 +21,7 @@ __all__ = ["EXTRA", "parser", "run"]
 EXTRA = "ui"
 _BUNDLED = ("builtin:fashion-mnist", "builtin:rgb32")  # with axes of their own classes
 _FITTED = ("builtin:rgb32", "builtin:pixels")  # fitted to --data
+_LAST_PORT = 65535
 
 
 def parser() -> ArgumentParser:
@@ -42,10 +44,20 @@ def parser() -> ArgumentParser:
     add_autoencoder(made)
     made.add_argument("--host", default="127.0.0.1", help="address to listen on")
     made.add_argument(
-        "--port", type=int | None, help="port to listen on (default: the first free one from 7860)"
+        "--port", type=_port, help="port to listen on (default: the first free one from 7860)"
     )
     made.add_argument("--no-browser", action="store_true", help="do not open a browser window")
     return made
+
+
+def _port(value: Any) -> int:
+    text = str(value)
+    if not text.isdecimal() or not 1 <= int(text) <= _LAST_PORT:
+        # Of a ValueError argparse shows the name of the type instead.
+        raise argparse.ArgumentTypeError(
+            f"a port is a whole number from 1 to {_LAST_PORT}; got {text!r}"
+        )
+    return int(text)
 
 
 def run(arguments: Namespace) -> dict[str, Any]:

@@ -13,8 +13,12 @@ _FORMATS = {
     ".bmp": "BMP", ".gif": "GIF", ".jpeg": "JPEG", ".jpg": "JPEG", ".pbm": "PPM", ".pgm": "PPM",
     ".png": "PNG", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP",
 }  # fmt: skip
-IMAGE_ENDINGS = tuple(_FORMATS)
+# Images that are listed, so that none is left out without a word, and that cannot be decoded.
+_UNREADABLE = (".avif", ".heic", ".heif", ".jp2", ".jxl")
+IMAGE_ENDINGS = (*_FORMATS, *_UNREADABLE)
 _EXIF_ORIENTATION = 0x0112
+_TOP_16 = 65535
+_TOP_12 = 4095  # levels of a camera of 12 bits, which many programs store as 16 bits unscaled
 
 
 class ImageDecodeError(ValueError):
@@ -34,6 +38,11 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     Raises:
         ImageDecodeError: If the file is damaged, of another format, or too large.
     """
+    if name.lower().endswith(_UNREADABLE):
+        raise ImageDecodeError(
+            f"{name} is of a format that is not read: convert it to PNG or JPEG, or skip such "
+            'files with on_error="skip" (--on-error skip)'
+        )
     try:
         image = upright(Image.open(io.BytesIO(data), formats=sorted({*_FORMATS.values()})))
         image.load()
@@ -62,12 +71,21 @@ def to_8_bits(image: Image.Image) -> Image.Image:
     Other images are returned as they are.
 
     Raises:
-        ValueError: If a value is outside of that range.
+        ValueError: If a value is outside of that range, or 16 bits hold levels of 12 bits at most:
+            as 8 bits they would be nearly black.
     """
     if not image.mode.startswith(("I", "F")):
         return image
-    levels = np.asarray(image).astype(np.float64)
-    top = 1.0 if image.mode == "F" else 65535.0
-    if not (levels.min() >= 0 and levels.max() <= top):  # NaN fails too
+    levels = np.asarray(image).astype(np.float32)
+    top = 1.0 if image.mode == "F" else float(_TOP_16)
+    brightest = levels.max()
+    if not (levels.min() >= 0 and brightest <= top):  # NaN fails too
         raise ValueError(f"levels of mode {image.mode!r} must lie between 0 and {top:g}")
-    return Image.fromarray(np.rint(levels * (255 / top)).astype(np.uint8))
+    if image.mode != "F" and 0 < brightest <= _TOP_12:
+        raise ValueError(
+            f"the brightest level is {brightest:g} of {_TOP_16}, so that 8 bits would be nearly "
+            f"black; scale the levels first, such as those of 12 bits by {_TOP_16} / {_TOP_12}"
+        )
+    levels *= 255 / top
+    np.rint(levels, out=levels)
+    return Image.fromarray(levels.astype(np.uint8))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from .decode import IMAGE_ENDINGS
 from .images import LabelledImages, assemble, split_per_class
 from .readers import Reader, Request
 from .sources.arrays import open_digits, open_idx, open_npz
-from .sources.folders import open_folder
+from .sources.folders import list_files, open_folder
 from .sources.layout import MissingSplitError
 from .sources.named import open_torchvision
 from .sources.tables import open_hub, open_parquet
@@ -18,23 +21,54 @@ from .torch_datasets import wrap_dataset
 
 __all__ = ["DATA_SOURCES", "MissingSplitError", "open_dataset", "wrap_dataset"]
 
-# What the user passes, in the words of the documentation, and the function that opens it, which
-# returns None for data of another kind. Names come first: a folder may be called so. Image folders
-# come before what may lie beside them.
-SOURCES: dict[str, Callable[[Request], Reader | None]] = {
-    "'digits', scikit-learn's handwritten digits": open_digits,
-    "a data set of torchvision such as torch/cifar10": open_torchvision,
-    "hfds/ and a data set of the Hugging Face Hub, such as hfds/ylecun/mnist, or a folder that the "
-    "library datasets can load": open_hub,
-    "a folder of class folders (class/name.jpg), with or without train, val and test folders "
-    "around them": open_folder,
-    "a tar of such a folder": open_tar,
-    "a .npz file with the arrays images and labels": open_npz,
-    "a folder of IDX files (train-images-idx3-ubyte.gz, ...)": open_idx,
-    "a WebDataset shard (000.jpg, 000.cls) or a folder of shards": open_webdataset,
-    "a parquet file or a folder of them": open_parquet,
+
+@dataclass(frozen=True)
+class FilesOfFolder:
+    """A kind of files that a folder of data holds.
+
+    Attributes:
+        name: What the files are, in messages.
+        endings: How their names end, in lower case.
+        open: Reads them, given the folder and their relative paths.
+    """
+
+    name: str
+    endings: tuple[str, ...]
+    open: Callable[[Path, Sequence[str], Request], Reader]
+
+
+def _open_one_parquet(path: Path, request: Request) -> Reader:
+    return open_parquet(path.parent, [path.name], request)
+
+
+# Names come first: a folder may be called so. Those that end in a slash are prefixes.
+NAMES: dict[str, Callable[[Request], Reader]] = {
+    "digits": open_digits,
+    "torch/": open_torchvision,
+    "hfds/": open_hub,
 }
-DATA_SOURCES = "; ".join(SOURCES)
+FILES: dict[tuple[str, ...], Callable[[Path, Request], Reader]] = {
+    (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"): open_tar,
+    (".npz",): open_npz,
+    (".parquet",): _open_one_parquet,
+}
+FOLDERS = (
+    FilesOfFolder("images", IMAGE_ENDINGS, open_folder),
+    FilesOfFolder("WebDataset shards", (".tar",), open_webdataset),
+    FilesOfFolder("parquet files", (".parquet",), open_parquet),
+    FilesOfFolder(
+        "IDX files", tuple(f"idx{n}-ubyte{z}" for n in "13" for z in ("", ".gz")), open_idx
+    ),
+)
+# What the user may pass, in the words of the documentation.
+DATA_SOURCES = (
+    "a folder of class folders (class/name.jpg), with or without train, val and test folders "
+    "around them; a tar of such a folder; a WebDataset shard (000.jpg, 000.cls) or a folder of "
+    "shards; a parquet file or a folder of them; a .npz file with the arrays images and labels; "
+    "a folder of IDX files (train-images-idx3-ubyte.gz, ...); hfds/OWNER/NAME, a data set of the "
+    "Hugging Face Hub in parquet files, such as hfds/ylecun/mnist; a data set of torchvision such "
+    "as torch/cifar10; 'digits', scikit-learn's handwritten digits"
+)
 
 
 def open_dataset(
@@ -53,10 +87,13 @@ def open_dataset(
 ) -> LabelledImages:
     """Open labelled images: item i is a contiguous uint8 tensor (C, H, W) and an int label.
 
+    A folder holds images, or shards of one kind; both together are an error, since only one of them
+    could be the data. Files and folders whose names start with a dot are no data.
+
     Args:
         data: What `DATA_SOURCES` lists. Folders, tars and shards may have splits.
         split: "train", "validation", "test", a usual word for one of them, or a folder's name.
-        data_dir: Where named data sets, and the cache of parquet files, are kept.
+        data_dir: Where named data sets are kept.
         image_size: (height, width), or the side of a square, to resize and crop every image to.
             None means the size of the first image, and another size is then an error.
         channels: 1 or 3. None means 1 if 64 images spread over the data are all grayscale, and 3
@@ -72,9 +109,9 @@ def open_dataset(
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
-        ValueError: If the data are of no kind above, are empty or damaged, or an argument is out of
-            range. A `MissingSplitError` is one, if the data do not have the split, and so is an
-            `ImageDecodeError`, if one of the first images cannot be decoded.
+        ValueError: If the data are of no kind above or of two, are empty or damaged, or an argument
+            is out of range. A `MissingSplitError` is one, if the data do not have the split, and so
+            is an `ImageDecodeError`, if one of the first images cannot be decoded.
 
     Example:
         >>> digits = open_dataset("digits", split="test")
@@ -99,12 +136,40 @@ def open_dataset(
 
 
 def _reader(request: Request) -> Reader:
-    for open_source in SOURCES.values():
-        if (reader := open_source(request)) is not None:
-            return reader
-    if not request.path.exists():
+    """The reader of a name, a file or a folder."""
+    for name, open_name in NAMES.items():
+        prefix = name.endswith("/") and request.data.lower().startswith(name)
+        if prefix or request.data == name:
+            return open_name(request)
+    path = request.path
+    if path.is_dir():
+        return _folder_reader(path, request)
+    if not path.exists():
         raise FileNotFoundError(
             f"there is no file or folder {request.data!r}; data sets with a name are 'digits', "
             "torch/NAME and hfds/OWNER/NAME"
         )
+    if path.is_file():  # a pipe has no end
+        for endings, open_file in FILES.items():
+            if path.name.lower().endswith(endings):
+                return open_file(path, request)
     raise ValueError(f"{request.data!r} holds no images; data must be {DATA_SOURCES}")
+
+
+def _folder_reader(root: Path, request: Request) -> Reader:
+    """The reader of the only kind of data that a folder holds."""
+    files = list_files(root)
+    found = [
+        (kind, [file for file in files if file.lower().endswith(kind.endings)]) for kind in FOLDERS
+    ]
+    found = [(kind, chosen) for kind, chosen in found if chosen]
+    if not found:
+        raise ValueError(f"{request.data!r} holds no images; data must be {DATA_SOURCES}")
+    if len(found) > 1:
+        shown = " and ".join(f"{kind.name} ({chosen[0]})" for kind, chosen in found)
+        raise ValueError(
+            f"{request.data!r} holds {shown}, and only one kind can be the data: move the others "
+            "elsewhere, or pass the path of a file or a folder in it"
+        )
+    kind, chosen = found[0]
+    return kind.open(root, chosen, request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from .decode import to_8_bits
 
 __all__ = ["Preprocess", "as_size", "channels_of", "round_levels", "size_of"]
 
+_LONGEST = 4  # times the kept height or width, before an image is cropped and then resized
 _TIE = 2**-10  # of a grey level; see `round_levels`
 _GRAY_MODES = ("1", "L", "LA", "La")
 
@@ -63,7 +65,8 @@ class Preprocess:
 
     16 bits are scaled to 8. Channels are converted between 1 and 3 as PIL does; transparency is
     dropped. An image of another size is resized until its shorter side fits (bilinear,
-    antialiased), and its centre is cropped, which keeps the aspect ratio.
+    antialiased), and its centre is cropped, which keeps the aspect ratio. Of an image more than
+    four times as long as what is kept, the centre is cropped first: memory stays small.
 
     Args:
         channels: Channels of the result.
@@ -84,6 +87,7 @@ class Preprocess:
             ValueError: If the image does not fit and must not be converted or resized.
         """
         self.check(channels_of(image), size_of(image), name)
+        image = self._shortened(image)
         pixels = image if isinstance(image, Tensor) else _to_tensor(image, self.channels)
         if len(pixels) < self.channels:
             pixels = pixels.expand(self.channels, -1, -1)
@@ -130,13 +134,40 @@ class Preprocess:
 
     def _fit(self, pixels: Tensor) -> Tensor:
         """Resize the shorter side, then crop the centre."""
-        size, (H, W) = self.resized(pixels), self.image_size
+        size = self.resized(pixels)
         if size != size_of(pixels):
             floating = pixels[None].float()
             levels = F.interpolate(floating, size, mode="bilinear", antialias=True)[0]
             pixels = round_levels(levels).to(torch.uint8)
-        top, left = (size[0] - H) // 2, (size[1] - W) // 2
-        return pixels[:, top : top + H, left : left + W]
+        return _centre(pixels, self.image_size)
+
+    def _shortened(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
+        """The centre of an image that is thin beside what is kept, else the whole.
+
+        An image of one row, resized whole, would take gigabytes.
+        """
+        height, width = size_of(image)
+        resized = self.resized(image)
+        H, W = self.image_size
+        if resized[0] > _LONGEST * H:
+            height = math.ceil(height * _LONGEST * H / resized[0])
+        if resized[1] > _LONGEST * W:
+            width = math.ceil(width * _LONGEST * W / resized[1])
+        if (height, width) == size_of(image):
+            return image
+        if isinstance(image, Tensor):
+            return _centre(image, (height, width))
+        left = (image.width - width) // 2
+        top = (image.height - height) // 2
+        return image.crop((left, top, left + width, top + height))
+
+
+def _centre(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """The central `size` of an image (C, H, W)."""
+    height, width = size
+    top = (pixels.shape[1] - height) // 2
+    left = (pixels.shape[2] - width) // 2
+    return pixels[:, top : top + height, left : left + width]
 
 
 def round_levels(levels: Tensor) -> Tensor:

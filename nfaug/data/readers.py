@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from .decode import decode_image
+from .decode import ImageDecodeError, decode_image
 
-__all__ = ["ArrayReader", "FileReader", "Reader", "Request"]
+__all__ = ["ArrayReader", "FileReader", "Reader", "Request", "read_part"]
+
+# Bytes of an image file. PIL accepts as many pixels of three bytes by default.
+_LARGEST = 2**29
 
 
 @dataclass(eq=False, kw_only=True)
@@ -61,7 +65,11 @@ class FileReader(Reader):
 
     @abstractmethod
     def read_bytes(self, index: int) -> bytes:
-        """The bytes of a file."""
+        """The bytes of a file.
+
+        Raises:
+            ImageDecodeError: If it is too large for an image.
+        """
 
     def content(self, index: int) -> bytes:
         return self.read_bytes(index)
@@ -94,3 +102,22 @@ class Request:
     def path(self) -> Path:
         """`data` as a path."""
         return Path(self.data).expanduser()
+
+
+def read_part(file: Path, name: str, offset: int = 0, size: int | None = None) -> bytes:
+    """The bytes of an image that is a file, or `size` bytes at `offset` of one.
+
+    Raises:
+        ImageDecodeError: They are more than 512 MiB, as in a sparse file; `name` is the image's.
+    """
+    # Opened each time: workers would share the position of an open file.
+    with file.open("rb") as opened:
+        if size is None:
+            size = os.fstat(opened.fileno()).st_size
+        if size > _LARGEST:
+            raise ImageDecodeError(
+                f"{name} has {size} bytes, more than an image file of {_LARGEST}; remove it, or "
+                'skip such files with on_error="skip" (--on-error skip)'
+            )
+        opened.seek(offset)
+        return opened.read(size)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .classes import dataset_classes, numbered, stored_labels
 from .decode import ImageDecodeError, upright
@@ -44,7 +44,7 @@ def wrap_dataset(
         image_size, channels, convert: As in `open_dataset`; any number of `channels`.
 
     Raises:
-        ValueError: If items are of another form, or labels are not 0..K-1.
+        ValueError: If items are of another form, labels are not 0..K-1, or this is a loader.
 
     Example:
         >>> images = [(torch.zeros(3, 8, 8, dtype=torch.uint8), label) for label in (0, 1)]
@@ -53,6 +53,11 @@ def wrap_dataset(
     """
     if isinstance(dataset, LabelledImages) and image_size is channels is None:
         return dataset
+    if isinstance(getattr(dataset, "loader", dataset), DataLoader):  # timm's wraps torch's
+        raise ValueError(
+            "pass a data set, not a loader: loader.dataset, or for the images that a sampler draws "
+            "torch.utils.data.Subset(loader.dataset, indices)"
+        )
     if isinstance(dataset, IterableDataset | Mapping) or not hasattr(dataset, "__len__"):
         raise ValueError(
             f"a data set must have a length and items by index; got {type(dataset).__name__}. "

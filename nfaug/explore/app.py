@@ -14,6 +14,7 @@ from torch import Tensor
 from ..augment.pixels import to_pil
 from ..augment.settings import MixSettings
 from ..data.decode import IMAGE_ENDINGS
+from ..io.resolve import public_name
 from ..io.text import printable
 from .pictures import OpenFlow, class_images, compare, open_flow, read_picture
 
@@ -61,6 +62,7 @@ def build_app(
 
     Args:
         flows: Flows to choose from, the only ones that are ever loaded. The first is opened now.
+            The page shows the last part of a path, and a number where two are equal.
         data: Images to show; see `open_flow`, also for `autoencoder` and `image_size`.
         autoencoder: The autoencoder of flows on latents.
         image_size: Size of the images for flows of any size.
@@ -72,17 +74,20 @@ def build_app(
         functools.partial(open_flow, data=data, autoencoder=autoencoder, image_size=image_size)
     )
 
-    def flow_of(name: str) -> OpenFlow:
-        if name not in flows:
-            raise ValueError(f"there is no flow {name!r} here; there are {', '.join(flows)}")
-        return opened(name)
+    sources = _named(flows)
 
-    first = flow_of(flows[0])
+    def flow_of(name: str) -> OpenFlow:
+        if name not in sources:
+            raise ValueError(f"there is no flow {name!r} here; there are {', '.join(sources)}")
+        return opened(sources[name])
+
+    names = list(sources)
+    first = flow_of(names[0])
     with gr.Blocks(title="NFA explorer", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(_ABOUT)
         with gr.Row(elem_id="main"):
             with gr.Column(scale=1, min_width=280):
-                controls = flow, label, upload, *rest = _controls(flows, first)
+                controls = flow, label, upload, *rest = _controls(names, first)
             with gr.Column(scale=3):
                 top = _rows("What a classifier sees in training", 4)
                 told = gr.Markdown(elem_id="status")
@@ -108,12 +113,26 @@ def build_app(
     return page
 
 
-def _controls(flows: Sequence[str], first: OpenFlow) -> list[Any]:
+def _named(flows: Sequence[str]) -> dict[str, str]:
+    """The flows by names for visitors, who need not see the folders of this machine."""
+    named = dict[str, str]()
+    for source in flows:
+        plain = public_name(source)
+        name = plain
+        number = 2
+        while name in named:
+            name = f"{plain} ({number})"
+            number += 1
+        named[name] = source
+    return named
+
+
+def _controls(names: Sequence[str], first: OpenFlow) -> list[Any]:
     """The controls in the order of the parameters of `show_variants`."""
     default, axes = MixSettings(), first.engine.rank
     kinds = get_args(get_type_hints(MixSettings)["mix"])
     return [
-        gr.Dropdown([*flows], value=flows[0], label="Flow"),
+        gr.Dropdown(list(names), value=names[0], label="Flow"),
         gr.Dropdown([*first.engine.class_names], value=first.engine.class_names[0], label="Class"),
         gr.File(
             label="Drop an image of this class",

@@ -6,26 +6,29 @@ the user's own. Weights are read as safetensors.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import importlib.util
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..io.manifest import reading
 from ..io.resolve import public_name
 from ..io.strict_json import read_json
 from ..io.tensors import read_tensors
 from .backbone import is_size
-from .tiny_autoencoder import TinyAutoencoder
+from .tiny_autoencoder import TinyAutoencoder, present_names
 
 __all__ = [
     "Autoencoder",
@@ -80,6 +83,7 @@ _NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 # A path is searched near the checkpoint, so that its record is a name without a path.
 _PATH = r"[^/\\\0]+"
 _NAMES = {"hub": r"[\w.-]+(/[\w.-]+)?", "directory": _PATH, "file": _PATH, "object": r"\w+"}
+_SHA256 = r"[0-9a-f]{64}"
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,8 @@ class AutoencoderConfig:
         good = {
             "kind": self.kind in [*_NAMES],
             "name": re.fullmatch(_NAMES.get(str(self.kind), ""), str(self.name)),
+            "sha256": re.fullmatch(_SHA256, str(self.sha256)),
+            "channels": type(self.channels) is int and self.channels > 0,
             "image_size": is_size(self.image_size),
             "mean": all(math.isfinite(n) for n in self.mean),
             "std": len(self.std) == len(self.mean) and all(0 < n < math.inf for n in self.std),
@@ -150,19 +156,44 @@ def open_autoencoder(source: AutoencoderSource) -> Any:
                 f"{wanted}; got {type(model).__name__}"
             )
         return copy.deepcopy(model).requires_grad_(False).eval()
-    path, name = Path(source).expanduser(), str(source)
+    return _build(_read(source), str(source))
+
+
+class _Files(NamedTuple):
+    """What the files of an autoencoder hold: its settings, its class and its weights."""
+
+    settings: dict[str, Any]
+    kind: str
+    weights: dict[str, Tensor]
+
+
+def _read(source: str | os.PathLike[str]) -> _Files:
+    """Read a file, a directory or a repository; nothing is built."""
+    path = Path(source).expanduser()
     if not path.exists():
         if path.suffix == ".safetensors":
-            raise FileNotFoundError(f"there is no file {name!r}")
+            raise FileNotFoundError(f"there is no file {str(source)!r}")
         from ..io.hub import download
 
-        path = download(name, [_CONFIG, _WEIGHTS, f"{path.name}.safetensors"])
+        path = download(str(source), [_CONFIG, _WEIGHTS, f"{path.name}.safetensors"])
     settings = _read_settings(path) if (path / _CONFIG).is_file() else {}
-    weights, kind = _read_weights(path), settings.get("_class_name", _TINY)
+    kind = settings.get("_class_name", _TINY)
+    weights = _read_weights(path)
+    if kind == _TINY:
+        weights = present_names(weights)
+    return _Files(settings, kind, weights)
+
+
+def _build(files: _Files, name: str) -> Any:
+    """Build the frozen model of the files of the autoencoder `name`."""
+    kind = files.kind
     if kind != _TINY and importlib.util.find_spec("diffusers") is None:
         raise ModuleNotFoundError(f'{kind} needs diffusers: pip install "nfaug[vae]"')
     try:
-        model = TinyAutoencoder(weights) if kind == _TINY else _from_diffusers(settings, weights)
+        if kind == _TINY:
+            model: Any = TinyAutoencoder(files.weights)
+        else:
+            model = _from_diffusers(files.settings, files.weights)
     except Exception as error:  # diffusers has no type for settings that make no sense
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{name!r}: the weights do not fit an {kind}: {reason}") from None
@@ -194,10 +225,34 @@ class _Diffusers(nn.Module):
 def _from_diffusers(settings: dict[str, Any], weights: Mapping[str, Tensor]) -> _Diffusers:
     import diffusers
 
-    with torch.device("meta"):  # weights that are about to be loaded are not initialised
+    # On "meta", weights that are about to be loaded are not initialised.
+    with torch.device("meta"), _at_most(len(weights)):
         model = getattr(diffusers, settings["_class_name"]).from_config(settings)
     model.load_state_dict(weights, assign=True)
     return _Diffusers(model)
+
+
+@contextlib.contextmanager
+def _at_most(tensors: int) -> Iterator[None]:
+    """Stop building a model that has more parameters than `tensors`, those of its file.
+
+    The settings are those of a stranger: numbers of layers in them must not keep this process busy.
+    """
+    thread = threading.get_ident()
+    made = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal made
+        if threading.get_ident() == thread:  # torch calls this for models of other threads, too
+            made += 1
+            if made > tensors:
+                raise ValueError(f"its settings make more layers than the {tensors} tensors hold")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
@@ -211,7 +266,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, or of a folder's, in float32, under the present names."""
+    """The tensors of a file, or of a folder's, in float32, under the present names of layers."""
     files = [path] if path.is_file() else [*path.glob(_WEIGHTS)] or [*path.glob("*.safetensors")]
     if len(files) != 1:
         raise FileNotFoundError(
@@ -235,8 +290,12 @@ def name_of(source: AutoencoderSource) -> tuple[str, str]:
 
 def weights_sha256(autoencoder: Any) -> str:
     """The SHA-256 of the sorted names, the shapes and the float32 values of all weights."""
+    return _tensors_sha256(autoencoder.state_dict())
+
+
+def _tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, value in sorted(autoencoder.state_dict().items()):
+    for name, value in sorted(tensors.items()):
         digest.update(f"{name}{tuple(value.shape)}\0".encode())
         digest.update(value.detach().to("cpu", torch.float32).numpy().tobytes())
     return digest.hexdigest()
@@ -266,11 +325,22 @@ def find_autoencoder(
             f"the flow of {near} needs its autoencoder, the {config.kind} {config.name!r}, which "
             "is not in or beside the checkpoint: put it there, or pass autoencoder= (--autoencoder)"
         )
-    found = open_autoencoder(source)
-    if (sha256 := weights_sha256(found)) != config.sha256:
+    if not isinstance(source, str | os.PathLike):
+        model = open_autoencoder(source)
+        _check_sha256(weights_sha256(model), source, config, near)
+        return model
+    files = _read(source)
+    # Before the model is built: settings and weights may be those of a stranger.
+    _check_sha256(_tensors_sha256(files.weights), source, config, near)
+    return _build(files, str(source))
+
+
+def _check_sha256(
+    found: str, source: AutoencoderSource, config: AutoencoderConfig, near: Path
+) -> None:
+    if found != config.sha256:
         raise ValueError(
             f"{name_of(source)[1]!r} is not the autoencoder of {near}: the SHA-256 of its weights "
-            f"is {sha256}, the checkpoint has {config.sha256}; pass the right one as autoencoder= "
+            f"is {found}, the checkpoint has {config.sha256}; pass the right one as autoencoder= "
             "(--autoencoder)"
         )
-    return found

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 __all__ = [
     "MAX_BOUND",
@@ -73,24 +72,34 @@ class _Horner(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, matrices: Tensor, x: Tensor, coefficients: list[float]) -> Tensor:
-        partial = [x]
-        for c in reversed(coefficients):
-            partial.append(torch.add(x, _product(matrices, partial[-1]), alpha=c))
+        partial = _partial_sums(matrices, x, coefficients)
         result = partial.pop()
         ctx.coefficients = coefficients
-        ctx.save_for_backward(matrices, *reversed(partial))
+        ctx.save_for_backward(matrices, *partial)
         return result
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
         matrices, *partial = ctx.saved_tensors
-        dx, dm = g.clone(), torch.zeros_like(matrices)
-        for c, y in zip(ctx.coefficients, partial, strict=True):
+        if torch.is_grad_enabled():
+            # This pass is differentiated in turn (create_graph=True). The saved sums y_k are
+            # constants to autograd; those made here depend on M and x.
+            partial = _partial_sums(matrices, partial[0], ctx.coefficients)[:-1]
+        dx = g.clone()
+        dm = torch.zeros_like(matrices)
+        for c, y in zip(ctx.coefficients, reversed(partial), strict=True):
             dm.addcmul_(y.unsqueeze(2), g.unsqueeze(1), value=c)
             g = (matrices * g.unsqueeze(1)).sum(2).mul_(c)
             dx += g
         return dm, dx, None
+
+
+def _partial_sums(matrices: Tensor, x: Tensor, coefficients: list[float]) -> list[Tensor]:
+    """Return y_m = x, y_(m-1), ..., y_0, with y_(k-1) = x + c_k M y_k."""
+    sums = [x]
+    for c in reversed(coefficients):
+        sums.append(torch.add(x, _product(matrices, sums[-1]), alpha=c))
+    return sums
 
 
 def expm_action(matrices: Tensor, x: Tensor, terms: int, *, sign: int = 1) -> Tensor:

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..io.numbers import check_number
 from .backbone import Backbone, is_size
 from .layers import SQUEEZES, ActNorm, InvertibleConv1x1, Layer, Squeeze, Step
 from .matrix_exp import MAX_BOUND, expm_action, phi_action, taylor_terms
@@ -74,10 +75,9 @@ class MefSettings(Backbone):
                 )
         if type(self.rank) is not int or self.rank < 1:
             raise ValueError(f"rank must be an integer of at least 1; got {self.rank!r}")
-        if not 0 < self.bound <= MAX_BOUND:
-            raise ValueError(f"bound must lie in (0, {MAX_BOUND:g}]; got {self.bound!r}")
-        if self.max_scale is not None and not 1 < self.max_scale <= 1e6:
-            raise ValueError(f"max_scale must lie in (1, 1e6]; got {self.max_scale!r}")
+        check_number("bound", self.bound, 0, MAX_BOUND, open_low=True)
+        if self.max_scale is not None:
+            check_number("max_scale", self.max_scale, 1, 1e6, open_low=True)
         if self.squeeze not in SQUEEZES:
             raise ValueError(f"squeeze must be one of {[*SQUEEZES]}; got {self.squeeze!r}")
         # Settings may come from the Hub: a large number must not keep `build` busy for hours.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TinyAutoencoder"]
+__all__ = ["TinyAutoencoder", "present_names"]
 
 # `decoder.3.conv.0.weight` in the published files is `decoder.layers.2.conv.0.weight` in diffusers,
 # which does not count the tanh as a layer. State dicts, and hashes of them, have diffusers' names.
@@ -43,7 +43,7 @@ class TinyAutoencoder(nn.Module):
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        named = {_PUBLISHED.sub(_present, name): value for name, value in weights.items()}
+        named = present_names(weights)
         if _FIRST not in named:
             raise ValueError(f"there is no {_FIRST}, but {', '.join([*named][:3])}")
         width, self.latent_channels, *_ = named[_FIRST].shape
@@ -100,6 +100,11 @@ class _Block(nn.Module):
 
 def _conv(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def present_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the names of diffusers, which `TinyAutoencoder.state_dict` has as well."""
+    return {_PUBLISHED.sub(_present, name): value for name, value in weights.items()}
 
 
 def _present(found: re.Match[str]) -> str:

@@ -21,6 +21,12 @@ from ..augment.transform import NFAParams, NFAugment
 
 __all__ = ["NFATransform"]
 
+# albumentations' names of what is no single image: several would need several labels, and mixing
+# changes where things are in an image.
+_REFUSED = (
+    "images", "volume", "volumes", "mask", "masks", "mask3d", "masks3d", "bboxes", "keypoints",
+)  # fmt: skip
+
 
 class NFATransform(albumentations.ImageOnlyTransform):
     """Mix an image with one of its class from the checkpoint's memory: `t(image=x, label=3)`.
@@ -38,7 +44,8 @@ class NFATransform(albumentations.ImageOnlyTransform):
 
     Raises:
         ValueError: A setting is out of range. At a call: the label is missing or out of range, the
-            sample has masks, boxes or keypoints, or the checkpoint has no memory.
+            sample has several images, a volume, masks, boxes or keypoints, or the checkpoint has no
+            memory.
     """
 
     def __init__(
@@ -49,6 +56,8 @@ class NFATransform(albumentations.ImageOnlyTransform):
         settings: Mapping[str, Any] | None = None,
         p: float = 0.5,
     ) -> None:
+        if "p" in (settings or {}):
+            raise ValueError(f"pass p=, which is not one of settings=; got {settings}")
         super().__init__(p=p)
         self.checkpoint = checkpoint
         self.label_key = label_key
@@ -74,6 +83,16 @@ class NFATransform(albumentations.ImageOnlyTransform):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_nfa": None}  # workers receive no flow
 
+    def __call__(self, *args: Any, force_apply: bool = False, **data: Any) -> Any:
+        """Apply the transform with probability p; refuse what it would pass on unchanged."""
+        _refuse([key for key in _REFUSED if data.get(key) is not None])
+        return super().__call__(*args, force_apply=force_apply, **data)
+
+    def add_targets(self, additional_targets: dict[str, str]) -> None:
+        """Take other names of an image; refuse other names of what is none."""
+        _refuse([f"{key}: {kind}" for key, kind in additional_targets.items() if kind in _REFUSED])
+        super().add_targets(additional_targets)
+
     @property
     def targets(self) -> dict[str, Callable[..., Any]]:
         """Single images only: several images would need several labels."""
@@ -88,14 +107,12 @@ class NFATransform(albumentations.ImageOnlyTransform):
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
         """Draw partner, weights and noise, from `self.random_generator`."""
-        spatial = {"mask", "masks", "bboxes", "keypoints"} & {*data}
-        nfa, label = self.nfa, data[self.label_key]
-        known = isinstance(label, (int, np.integer)) and 0 <= label < nfa.num_classes
-        if spatial or not known:
+        nfa = self.nfa
+        label = data[self.label_key]
+        if not isinstance(label, (int, np.integer)) or not 0 <= label < nfa.num_classes:
             raise ValueError(
-                f"NFATransform takes an image and {self.label_key}=, its class in [0, "
-                f"{nfa.num_classes}), without masks, boxes or keypoints; got {label!r} and "
-                f"{sorted(spatial)}"
+                f"{self.label_key}= must be the image's class, an integer in [0, "
+                f"{nfa.num_classes}); got {label!r}"
             )
         generator = torch.Generator().manual_seed(int(self.random_generator.integers(2**32)))
         draws = nfa.make_params(torch.tensor([int(label)]), generator=generator)
@@ -106,3 +123,12 @@ class NFATransform(albumentations.ImageOnlyTransform):
         image = torch.from_numpy(np.array(img if img.ndim == 3 else img[..., None]))
         new, _ = self.nfa(image.permute(2, 0, 1)[None], torch.tensor([label]), params=draws)
         return new[0].permute(1, 2, 0).numpy().reshape(img.shape)
+
+
+def _refuse(found: list[str]) -> None:
+    if found:
+        raise ValueError(
+            f"NFATransform takes one image= and its label; got {', '.join(found)}. Call it for "
+            "each image, or NFAugment for a batch; volumes, masks, boxes and keypoints cannot be "
+            "transformed"
+        )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from kornia.augmentation import IntensityAugmentationBase2D
+from kornia.augmentation import AugmentationSequential, IntensityAugmentationBase2D
 from kornia.constants import DataKey
 from torch import Tensor, nn
 
 from ..augment.params import SharedGenerator, own_seed, to_device
+from ..augment.samples import as_labels
 from ..augment.transform import NFAugment
 
 __all__ = ["NFAugmentation", "with_labels"]
+
+_SPATIAL = ("mask", "bbox", "keypoints")  # kornia's names of what has positions in an image
 
 
 class NFAugmentation(IntensityAugmentationBase2D):
@@ -22,7 +26,8 @@ class NFAugmentation(IntensityAugmentationBase2D):
     It goes before kornia's mix augmentations. A container passes images alone to its children:
     `with_labels` gives them the labels too. `_params` holds the seed of all draws beside kornia's
     `batch_prob`, which says which images are augmented. Replayed with the same images and labels,
-    they give the same result. `eval()` turns it off, and no gradient flows through it.
+    they give the same result. `eval()` turns it off, and no gradient flows through it. Masks,
+    boxes, keypoints and videos cannot be transformed, and are an error while it is on.
 
     Example:
         >>> import torch
@@ -42,15 +47,25 @@ class NFAugmentation(IntensityAugmentationBase2D):
 
     Args:
         checkpoint: As for `NFAugment`.
-        p: Probability that an image is augmented.
-        options: Keyword arguments of `NFAugment`, but p.
+        p: Probability that an image is augmented; by default that of `NFAugment`.
+        options: Other keyword arguments of `NFAugment`.
+
+    Raises:
+        ValueError: See `NFAugment`; or p is a number for each class. At a call: labels are missing,
+            or a sample has masks, boxes, keypoints or videos.
     """
 
-    def __init__(self, checkpoint: Any, p: float = 0.5, **options: Any) -> None:
-        super().__init__(p=p)
-        self.nfa = NFAugment(checkpoint, **options)
-        self.nfa.settings = dataclasses.replace(self.nfa.settings, p=1.0)
-        self.labels: Tensor | None = None
+    def __init__(self, checkpoint: Any, p: float | None = None, **options: Any) -> None:
+        if p is not None:
+            options["p"] = p
+        nfa = NFAugment(checkpoint, **options)
+        share = nfa.settings.p
+        if isinstance(share, tuple):
+            raise ValueError(f"p must be one number, since kornia draws the images; got {share}")
+        super().__init__(p=share)
+        self.nfa = nfa
+        self.nfa.settings = dataclasses.replace(nfa.settings, p=1.0)  # of those that kornia draws
+        self.labels: Any = None
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """The seed of the draws."""
@@ -61,7 +76,7 @@ class NFAugmentation(IntensityAugmentationBase2D):
     def forward(  # type: ignore[override]
         self,
         input: Tensor,
-        labels: Tensor | None = None,
+        labels: Tensor | Sequence[str] | None = None,
         params: dict[str, Tensor] | None = None,
         **options: Any,
     ) -> Any:
@@ -83,15 +98,28 @@ class NFAugmentation(IntensityAugmentationBase2D):
         **options: Any,
     ) -> Tensor:
         """Called by kornia with all images of a batch."""
+        if not self.is_on():
+            return input
         if self.labels is None:
             raise ValueError("pass labels: nfa(images, labels), or with_labels(container) once")
         self.validate_tensor(input)
-        labels = self.labels[None] if self.labels.dim() == 0 else self.labels
+        labels = as_labels(self.labels, self.nfa.class_names)
+        if labels.dim() == 0:
+            labels = labels[None]
+        if len(labels) != len(input):
+            raise ValueError(
+                f"there are {len(input)} images and {len(labels)} labels: NFAugmentation needs one "
+                "for each image. Frames of videos have none: keep it out of VideoSequential"
+            )
         generator = SharedGenerator().manual_seed(int(params["seed"]))
         drawn = self.nfa.make_params(to_device(labels, input.device), generator=generator)
         chosen = (params["batch_prob"] > 0.5).to(input.device)
         drawn = dataclasses.replace(drawn, chosen=drawn.chosen & chosen[drawn.index])
         return self.nfa(input, labels, params=drawn)[0]
+
+    def is_on(self) -> bool:
+        """Whether images are augmented: in training, unless `nfa.enabled` is false."""
+        return self.training and self.nfa.enabled
 
 
 def with_labels(container: nn.Module) -> nn.Module:
@@ -99,22 +127,37 @@ def with_labels(container: nn.Module) -> nn.Module:
 
     The container, which is returned with two hooks, is an `AugmentationSequential` with "class" or
     "label" in its `data_keys`, or called with a dictionary that has such a key.
+
+    Raises:
+        ValueError: The container is of another kind, whose calls hold no labels.
     """
+    if not isinstance(container, AugmentationSequential):
+        raise ValueError(
+            f"with_labels takes an AugmentationSequential; got a {type(container).__name__}, which "
+            "is called with images alone. Put it into an AugmentationSequential"
+        )
     container.register_forward_pre_hook(_hand_over, with_kwargs=True)
     container.register_forward_hook(_take_back, always_call=True)
     return container
 
 
 def _hand_over(container: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+    named: list[tuple[str, Any]]
     if len(inputs) == 1 and isinstance(inputs[0], dict):
-        named = inputs[0]
-        found = [named[key] for key in named if str(key).lower().startswith(("class", "label"))]
+        named = [(str(key).lower(), value) for key, value in inputs[0].items()]
     else:
         keys = options.get("data_keys") or getattr(container, "data_keys", None) or []
         # kornia itself refuses inputs and keys of different numbers, with a message of its own.
         pairs = zip(keys, inputs, strict=False)
-        found = [value for key, value in pairs if DataKey.get(key) == DataKey.CLASS]
-    _set_labels(container, found[0] if found else None)
+        named = [(DataKey.get(key).name.lower(), value) for key, value in pairs]
+    spatial = [key for key, _ in named if key.startswith(_SPATIAL)]
+    if spatial and any(nfa.is_on() for nfa in _augmentations(container)):
+        raise ValueError(
+            f"NFAugmentation cannot transform {', '.join(spatial)}: mixing changes where things "
+            "are. Leave them out, or turn it off with nfa.nfa.enabled = False"
+        )
+    labels = [value for key, value in named if key.startswith(("class", "label"))]
+    _set_labels(container, labels[0] if labels else None)
 
 
 def _take_back(container: nn.Module, inputs: Any, output: Any) -> None:
@@ -122,6 +165,9 @@ def _take_back(container: nn.Module, inputs: Any, output: Any) -> None:
 
 
 def _set_labels(container: nn.Module, labels: Any) -> None:
-    for module in container.modules():
-        if isinstance(module, NFAugmentation):
-            module.labels = labels
+    for nfa in _augmentations(container):
+        nfa.labels = labels
+
+
+def _augmentations(container: nn.Module) -> list[NFAugmentation]:
+    return [module for module in container.modules() if isinstance(module, NFAugmentation)]

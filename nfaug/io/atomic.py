@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import secrets
@@ -64,13 +65,14 @@ def replace_directory(path: Path, *, drop: frozenset[str] = frozenset()) -> Iter
     the two, the old directory is `.NAME.old`, and the next call puts it back.
 
     Raises:
-        OSError: The path is a mount point, or the current directory is in it.
+        OSError: The path is a mount point or holds one, or the current directory is in it.
     """
     path = path.resolve()  # keeps a symbolic link and replaces its target
     _check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside, staged = path.parent / f".{path.name}.old", _beside(path)
     _put_back(aside, path)
+    _check_replaceable(aside)  # left by a process that was killed, and removed below
     staged.mkdir()
     try:
         yield staged
@@ -89,14 +91,35 @@ def replace_directory(path: Path, *, drop: frozenset[str] = frozenset()) -> Iter
 
 
 def _check_replaceable(path: Path) -> None:
-    path, here = path.resolve(), None
+    path = path.resolve()
     with contextlib.suppress(FileNotFoundError):  # the current directory may be deleted
-        here = Path.cwd()
-    mounted = os.path.ismount(path)  # as a volume of a container is
-    if mounted or (here is not None and here.is_relative_to(path)):
-        cure = "choose a folder inside it" if mounted else "work in another directory"
-        why = "is a mount point" if mounted else "holds the current directory"
-        raise OSError(f"{path} {why}, and is replaced as a whole: {cure}")
+        if Path.cwd().is_relative_to(path):
+            raise OSError(
+                f"{path} holds the current directory, and is replaced as a whole: work in another "
+                "directory"
+            )
+    if os.path.ismount(path):  # as a volume of a container is
+        raise OSError(
+            f"{path} is a mount point, and is replaced as a whole: choose a folder inside it"
+        )
+    for folder, folders, files in os.walk(path):  # does not follow links
+        device = _device(folder)
+        for name in folders + files:
+            entry = os.path.join(folder, name)
+            if _device(entry) != device:
+                raise _mounted(entry)
+
+
+def _device(path: str) -> int:
+    """The number of the file system that an entry lies on; of a link, its own."""
+    return os.lstat(path).st_dev
+
+
+def _mounted(entry: str | Path) -> OSError:
+    return OSError(
+        f"{entry} is mounted from elsewhere, in a folder that is replaced as a whole: unmount it, "
+        "or choose another folder"
+    )
 
 
 def _put_back(aside: Path, path: Path) -> None:
@@ -105,7 +128,12 @@ def _put_back(aside: Path, path: Path) -> None:
 
 
 def _carry_over(old: Path, new: Path, drop: frozenset[str] = frozenset()) -> None:
-    """Link the entries of `old` that `new` lacks into it; copy them if links are impossible."""
+    """Link the entries of `old` that `new` lacks into it; copy them if links are impossible.
+
+    Raises:
+        OSError: An entry lies on another mount, also one of the same file system, whose number
+            does not tell it. The old directory is removed later, and what is mounted must stay.
+    """
     for entry in old.iterdir():
         target = new / entry.name
         if entry.name in drop or (target.exists() and not target.is_dir()):
@@ -116,7 +144,9 @@ def _carry_over(old: Path, new: Path, drop: frozenset[str] = frozenset()) -> Non
         elif not target.exists():
             try:
                 os.link(entry, target, follow_symlinks=False)
-            except (OSError, NotImplementedError):
+            except (OSError, NotImplementedError) as error:
+                if getattr(error, "errno", None) == errno.EXDEV:
+                    raise _mounted(entry) from None
                 shutil.copy2(entry, target, follow_symlinks=False)
     shutil.copymode(old, new)
 

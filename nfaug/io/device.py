@@ -21,7 +21,12 @@ def pick_device(name: str) -> torch.device:
         local = os.environ.get("LOCAL_RANK")
         return torch.device(f"cuda:{local}" if local else "cuda")
     try:
-        return torch.empty(0, device=name).device
+        empty = torch.empty(0, device=name)
+        empty.cpu()  # fails on "meta", which computes nothing
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"there is no device {name!r}: {reason}") from None
+        reason = str(error).splitlines()[0].partition(". ")[0]  # some go on for a page
+        raise ValueError(
+            f"there is no device {name!r} here ({reason}); auto is the GPU if there is one, else "
+            "the CPU"
+        ) from None
+    return empty.device

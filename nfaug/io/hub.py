@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from .manifest import CONFIG, CheckpointError, read_manifest
+from .strict_json import LONGEST
 from .text import printable
 from .version import __version__
 
@@ -53,31 +59,62 @@ def download(
 ) -> Path:
     """Download files into the client's cache and return their folder.
 
-    Without a network the files that the cache holds are used.
+    Files other than tensors are downloaded only if the Hub says that they have at most 16 MiB, the
+    most that is read of JSON. Without a network the files that the cache holds are used.
 
     Args:
         repo_id: "owner/name".
-        names: Names of files, or patterns of them; those that do not exist are left out.
+        names: Names of files; those that do not exist are left out.
         revision: Branch, tag or commit; the main branch by default.
         token: Access token; None for the one that is logged in, False for none.
         force: Download files that are in the cache once more.
 
     Raises:
-        HubError: The repository cannot be read.
+        HubError: The repository cannot be read, or a file is too large.
         ValueError: `repo_id` is not a repository name.
     """
-    with hub_errors(repo_id, revision):
-        return Path(
-            snapshot_download(
-                repo_id,
-                revision=revision,
-                token=token,
-                allow_patterns=list(names),
-                force_download=force,
-                library_name="nfaug",
-                library_version=__version__,
-            )
+    wanted = list(names)
+
+    def fetch(*, only_cached: bool) -> Path:
+        folder = snapshot_download(
+            repo_id,
+            revision=revision,
+            token=token,
+            allow_patterns=wanted,
+            force_download=force,
+            local_files_only=only_cached,
+            library_name="nfaug",
+            library_version=__version__,
         )
+        return Path(folder)
+
+    with hub_errors(repo_id, revision):
+        try:
+            _check_sizes(repo_id, wanted, revision, token)
+        except (HubError, RevisionNotFoundError):
+            raise
+        # The client and its HTTP library have dozens of types for a network or a Hub that does not
+        # answer. Sizes are then unknown, so nothing is downloaded.
+        except Exception as unreachable:
+            try:
+                return fetch(only_cached=True)
+            except LocalEntryNotFoundError:
+                raise unreachable from None
+        return fetch(only_cached=False)
+
+
+def _check_sizes(
+    repo_id: str, names: list[str], revision: str | None, token: str | bool | None
+) -> None:
+    """Ask for the sizes of files, and raise HubError if one is too large for what it should be."""
+    api = HfApi(token=token, library_name="nfaug", library_version=__version__)
+    for entry in api.get_paths_info(repo_id, names, revision=revision):
+        size = getattr(entry, "size", 0)  # a folder has none
+        if size > LONGEST and not entry.path.endswith(".safetensors"):
+            raise HubError(
+                f"{entry.path} of {repo_id} has {size:,} bytes, and at most {LONGEST:,} are "
+                "downloaded: choose another repository or revision"
+            )
 
 
 def read_repository(
@@ -91,8 +128,9 @@ def read_repository(
 ) -> T:
     """Download a checkpoint and read it.
 
-    Only `config.json`, the tensor files that it lists and `extras` are downloaded. If one
-    cannot be read or lacks its SHA-256, they are downloaded once more.
+    Only `config.json`, the tensor files that it lists and `extras` are downloaded. If a file
+    cannot be read or lacks its SHA-256, they are downloaded once more. A warning says which extras
+    cannot be had, for example because there is no network and the cache lacks them.
 
     Args:
         read: Reads a checkpoint directory.
@@ -111,16 +149,27 @@ def read_repository(
             raise HubError(f"{repo_id} has no {CONFIG}, so it is not an nfaug flow")
         names = list(read_manifest(folder)["files"]) if whole else []
         if names:  # by commit, so that a push in between cannot mix two versions
-            wanted = [*names, *extras]
-            download(repo_id, wanted, revision=folder.name, token=token, force=force)
+            download(repo_id, names, revision=folder.name, token=token, force=force)
         if missing := [name for name in names if not (folder / name).is_file()]:
             raise HubError(
                 f"{repo_id} lacks {', '.join(missing)}, which its {CONFIG} lists; or there is no "
                 f"network, and the cache {constants.HF_HUB_CACHE} is not complete"
             )
+        _download_extras(repo_id, list(extras), folder.name, token)
         return folder
 
     try:
         return read(fetch(force=False))
     except CheckpointError:  # perhaps damaged on the way; the client checks only the length
         return read(fetch(force=True))
+
+
+def _download_extras(repo_id: str, names: list[str], commit: str, token: str | bool | None) -> None:
+    """Download files without which a checkpoint is whole; warn of what cannot be had."""
+    if not names:
+        return
+    try:
+        download(repo_id, names, revision=commit, token=token)
+    except HubError as error:
+        listed = ", ".join(names)
+        warnings.warn(f"{listed} may be missing, the flow is whole: {error}", stacklevel=2)

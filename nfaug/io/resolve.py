@@ -23,7 +23,7 @@ def builtin_names() -> list[str]:
 def public_name(source: str | PathLike[str]) -> str:
     """Return how a record names a flow or a data set: the last part of a path, or the name."""
     text = os.fspath(source)
-    path = os.path.expanduser(text[5:] if text.lower().startswith("hfds/") else text)
+    path = os.path.expanduser(text)
     if os.path.isabs(path) or os.path.exists(path):
         text = os.path.basename(os.path.abspath(path)) or path
     return text.encode(errors="replace").decode()  # file names need not be valid text

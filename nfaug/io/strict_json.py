@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["jsonable", "parse_json", "read_json"]
+__all__ = ["LONGEST", "jsonable", "parse_json", "read_json"]
 
-_LONGEST = 2**24  # bytes: 65,536 class names have a third of it
+LONGEST = 2**24  # bytes: 65,536 class names have a third of it
 
 
 def jsonable(value: Any) -> Any:
@@ -38,7 +38,7 @@ def parse_json(data: bytes) -> Any:
             number is NaN, infinite or of more digits than Python reads, a string holds half of a
             surrogate pair, or the nesting is deeper than Python reads.
     """
-    if len(data) > _LONGEST:
+    if len(data) > LONGEST:
         raise ValueError("it is longer than 16 MiB")
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_distinct)
@@ -59,7 +59,7 @@ def read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():  # a pipe has no end
         raise ValueError("it is not a regular file")
     with file.open("rb") as opened:
-        values = parse_json(opened.read(_LONGEST + 1))
+        values = parse_json(opened.read(LONGEST + 1))
     if not isinstance(values, dict):
         raise ValueError("it is not an object")
     return values

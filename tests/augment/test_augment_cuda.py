@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+from device_tools import waiting_is_an_error
 from nfa_tools import CLASSES, batch_of, checkpoint
 
 import nfaug.augment.transform as module
@@ -16,16 +15,6 @@ from nfaug.augment.transform import NFAugment
 NEEDS_CUDA = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="only CUDA detects synchronization"
 )
-
-
-@contextmanager
-def waiting_is_an_error() -> Iterator[None]:
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
 
 
 @NEEDS_CUDA

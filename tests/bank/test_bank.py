@@ -8,8 +8,6 @@ import json
 import os
 import pickle
 import shutil
-import signal
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +24,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from nfaug.augment.params import SharedGenerator, seed_of
 from nfaug.augment.settings import MixSettings
 from nfaug.augment.transform import NFAugment
-from nfaug.bank import Bank, BankDataset, make_bank, source
+from nfaug.bank import Bank, BankDataset, make_bank
 from nfaug.bank import make as module
 
 FILES = {"manifest.json", "applied.npy", "hashes.npy", "labels.npy", "paths.npy"}
@@ -58,7 +56,7 @@ def test_variants_are_on_disk_with_a_manifest(bank: Bank) -> None:
 
 
 def test_a_seed_reproduces_and_another_differs(bank: Bank, tmp_path: Path) -> None:
-    again = make(tmp_path / "again", settings=MixSettings(p=0.1, noise=0.3), noise=0.0)
+    again = make(tmp_path / "again", settings=MixSettings(p=0.1))
     assert again.manifest.parameters == MixSettings(p=1.0)
     assert contents(again.path) == contents(bank.path)
     assert (make(tmp_path / "other", seed=1).variants != bank.variants).any()
@@ -91,40 +89,6 @@ def test_an_interrupted_bank_is_continued(bank: Bank, tmp_path: Path, stop: int)
         file.write(b"half a batch that was being written")
     make(tmp_path)
     assert contents(tmp_path) == contents(bank.path)
-
-
-def test_a_killed_bank_is_continued(bank: Bank, tmp_path: Path) -> None:
-    class Deadly(Pictures):
-        def __getitem__(self, index: int) -> tuple[Any, int]:
-            if index == 20 and self.reads > 34:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().__getitem__(index)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # this process has threads, which do nothing
-        child = os.fork()
-    if not child:
-        torch.set_num_threads(1)
-        module._SAVE_SECONDS = 0.0
-        make(tmp_path / "b", Deadly())
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert json.loads((tmp_path / "b" / "manifest.json").read_text())["done"] == 16
-    make(tmp_path / "b")
-    assert contents(tmp_path / "b") == contents(bank.path)
-
-
-def test_a_bank_does_not_continue_over_other_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One image is enough, also beyond those that identify a large data set."""
-    monkeypatch.setattr(source, "_SAMPLED", 4)
-    data = Pictures()
-    make(tmp_path, data)
-    data.images[3] = 255 - data.images[3]
-    with pytest.raises(ValueError, match="image 3 "):
-        make(tmp_path, data)
-    with pytest.raises(ValueError, match="data_sha256"):
-        make(tmp_path, Pictures(seed=9))
 
 
 def test_a_bank_of_files_does_not_continue_over_other_files(tmp_path: Path) -> None:
@@ -200,11 +164,10 @@ def test_a_file_that_was_changed_is_noticed(bank: Bank, tmp_path: Path) -> None:
         return folder
 
     labels, hashes = (np.load(bank.path / f"{name}.npy") for name in ("labels", "hashes"))
-    for name, array, word in (("labels", labels - 7, "manifest"), ("hashes", hashes[::-1], "0")):
-        path = changed("", b"")
-        np.save(path / f"{name}.npy", array)
-        with pytest.raises(ValueError, match=word):
-            BankDataset(Pictures(), path)
+    path = changed("", b"")
+    np.save(path / "hashes.npy", hashes[::-1])
+    with pytest.raises(ValueError, match="image 0"):
+        BankDataset(Pictures(), path)
     archive, pickled = io.BytesIO(), io.BytesIO()
     np.savez(archive, labels)
     np.save(pickled, np.array([labels, None], object))
@@ -234,27 +197,6 @@ def test_pipes_are_not_read_and_links_are_followed(name: str, bank: Bank, tmp_pa
     os.mkfifo(folder / name)
     with pytest.raises(ValueError, match=name):
         BankDataset(Pictures(), folder)
-
-
-@pytest.mark.parametrize(
-    ("changes", "word"),
-    [
-        ({"format_version": 3}, "version"), ({"more": 1}, "more"), ({"parameters": 5}, "mapping"),
-        ({"shape": [3, 8, 9]}, "variants.npy"), ({"labels_sha256": None}, "labels"),
-        ({"parameters": {"levels": 3}}, "levels"), ({"parameters": {"alpha": -1.0}}, "alpha"),
-        ({"parameters": {"gate": 10**400}}, "gate"),
-        ({"variants": 10**30}, "variants.npy"),
-    ],
-)  # fmt: skip
-def test_wrong_values_in_a_manifest(
-    changes: dict[str, Any], word: str, bank: Bank, tmp_path: Path
-) -> None:
-    for file, content in contents(bank.path).items():
-        (tmp_path / file).write_bytes(content)
-    values = json.loads((bank.path / "manifest.json").read_text())
-    (tmp_path / "manifest.json").write_text(json.dumps(values | changes))
-    with pytest.raises(ValueError, match=word):
-        Bank(tmp_path)
 
 
 @pytest.mark.parametrize("settings", [{}, {"noise": 0.1}, {"partners": "batch", "gate": None}])

@@ -101,46 +101,6 @@ def test_a_shard_is_continued_alone(whole: Bank, tmp_path: Path) -> None:
     assert contents(tmp_path / "shard-00000-of-00002") == before
 
 
-class Unread(Pictures):
-    """Its images may be read to tell the data set from others, not to make variants."""
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        assert self.reads <= len(self) + 4, "a bank is being made"
-        return super().__getitem__(index)
-
-
-def test_what_cannot_be_merged_fails_before_the_work(
-    sharded: Path, whole: Bank, tmp_path: Path
-) -> None:
-    cases: list[tuple[Path, dict[str, Any], type[Exception], str]] = [
-        (sharded, {"shard": (0, 2)}, FileExistsError, "division"),
-        (whole.path, {"shard": (0, 2)}, FileExistsError, "division"),
-        (sharded, {}, FileExistsError, "--shard"),
-        (tmp_path / "many", {"shard": (0, 9)}, ValueError, "8 shards"),
-        (sharded, {"shard": (0, 3), "seed": 1, "overwrite": True}, ValueError, "seed"),
-        (sharded, {"shard": (0, 3), "noise": 0.5, "overwrite": True}, ValueError, "noise"),
-    ]
-    for out, settings, error, word in cases:
-        with pytest.raises(error, match=word):
-            make(out, Unread(), **settings, **SMALL)
-    for data in (Unread(seed=9), Unread(60)):
-        with pytest.raises(ValueError, match="data_sha256"):
-            make(sharded, data, shard=(0, 3), overwrite=True, **SMALL)
-    assert len(Bank(sharded)) == 30, "nothing was changed"
-
-
-def test_shards_of_other_images_are_not_merged(tmp_path: Path) -> None:
-    """Two processes may have begun at once, each in a folder without another shard."""
-    for index, data in enumerate((Pictures(), Pictures(seed=9))):
-        make(tmp_path / f"{index}", data, shard=(index, 2), **SMALL)
-    name = "shard-00001-of-00002"
-    (tmp_path / "1" / name).rename(tmp_path / "0" / name)
-    with pytest.raises(ValueError, match="data_sha256"):
-        Bank(tmp_path / "0")
-    make(tmp_path / "0", shard=(1, 2), overwrite=True, **SMALL)
-    assert len(Bank(tmp_path / "0")) == 30
-
-
 def test_numbers_of_shards(tmp_path: Path) -> None:
     wrong: list[Any] = [(2, 2), (0, 0), (-1, 2), ("0", "2"), (0.0, 2.0)]
     for shard in wrong:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -82,28 +80,6 @@ def test_a_command_does_not_write_where_another_one_does(
     assert code == 2
     assert f"process {os.getpid()}" in error
     assert not out.exists()
-
-
-def test_text_of_others_does_not_reach_the_terminal_raw(
-    hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    evil = "\x1b]0;gone\x07"
-    with tarfile.open(tmp_path / "images.tar", "w") as archive:
-        for name in ("cat", "dog"):
-            member = tarfile.TarInfo(f"{name}/{evil}.png")
-            member.size = 4
-            archive.addfile(member, io.BytesIO(b"none"))
-    (tmp_path / evil).mkdir()
-    hub.add("owner/evil", {"config.json": json.dumps({evil: 1, "format_version": evil}).encode()})
-    out = str(tmp_path / "out")
-    for words in (
-        ["fit", "--flow", "builtin:rgb32", "--data", str(tmp_path / "images.tar"), "--out", out],
-        ["info", str(tmp_path / evil)],
-        ["info", "owner/evil"],
-    ):
-        assert main(words) == 2
-        said = capsys.readouterr().err
-        assert said.replace("\n", "").isprintable(), said
 
 
 def test_bank(

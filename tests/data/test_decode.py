@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +12,6 @@ from PIL import Image
 
 from nfaug.data.batches import LoaderBatches
 from nfaug.data.decode import ImageDecodeError, decode_image
-from nfaug.data.images import to_tensors
 from nfaug.data.open import open_dataset, wrap_dataset
 
 
@@ -27,20 +23,6 @@ def folder(tmp_path: Path) -> Path:
         for number in range(2):
             Image.fromarray(np.full((6, 6), 9, np.uint8)).save(tmp_path / name / f"{number}.png")
     return tmp_path
-
-
-def test_only_image_formats_are_tried(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PIL starts Ghostscript for an EPS file, whatever its name is."""
-    buffer = io.BytesIO()
-    Image.new("L", (8, 8)).save(buffer, "EPS")
-    started: list[Any] = []
-    monkeypatch.setattr("subprocess.check_call", lambda *a, **k: started.append(a))
-    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    (folder / "a" / "2.png").write_bytes(buffer.getvalue())
-    with pytest.raises(ImageDecodeError, match="UnidentifiedImageError"):
-        to_tensors(open_dataset(folder, image_size=6, channels=1))
-    assert len(open_dataset(folder, on_error="skip").skipped) == 1
-    assert not started
 
 
 def test_too_many_pixels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

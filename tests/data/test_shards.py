@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import os
 import shutil
@@ -15,11 +14,15 @@ from typing import Any
 import pytest
 import torch
 from data_tools import png
+from hub_tools import FakeHub
+from huggingface_hub import constants
 from nfa_tools import NAMES
 
 from nfaug.data.decode import ImageDecodeError
 from nfaug.data.images import LabelledImages
 from nfaug.data.open import MissingSplitError, open_dataset
+from nfaug.data.sources import tables
+from nfaug.hub import HubError
 
 
 def pack(path: Path, files: list[tuple[str, bytes]]) -> Path:
@@ -69,7 +72,6 @@ def parquet_from(folder: Path, out: Path) -> Path:
 MAKERS: dict[str, Callable[[Path, Path], object]] = {
     "wds": wds_from,
     "parquet": parquet_from,
-    "hfds": lambda folder, out: f"hfds/{parquet_from(folder, out)}",
 }
 
 
@@ -77,16 +79,6 @@ MAKERS: dict[str, Callable[[Path, Path], object]] = {
 def places(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("shards")
     return {name: str(make(tiny_folder, root / name)) for name, make in MAKERS.items()}
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of `datasets` in a temporary folder."""
-    import datasets
-
-    folder = tmp_path_factory.getbasetemp() / "datasets-cache"
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder))
-    datasets.disable_progress_bars()
 
 
 def check_equal(found: LabelledImages, expected: LabelledImages) -> None:
@@ -135,19 +127,12 @@ def test_splits(places: dict[str, str], tmp_path: Path, layout: str) -> None:
     assert open_dataset(tmp_path).classes == list(NAMES)
 
 
-def test_a_picture_of_the_shards_is_not_the_data(places: dict[str, str], tmp_path: Path) -> None:
-    shutil.copytree(places["wds"], tmp_path / "wds")
-    (tmp_path / "wds" / "preview.png").write_bytes(png())
-    assert len(open_dataset(tmp_path / "wds")) == 36
-
-
-def test_without_datasets_the_error_names_the_extra(
+def test_without_pyarrow_the_error_names_the_extra(
     places: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    for name in ("parquet", "hfds"):
-        with pytest.raises(ModuleNotFoundError, match=r"nfaug\[datasets\]"):
-            open_dataset(places[name])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ModuleNotFoundError, match=r"nfaug\[parquet\]"):
+        open_dataset(places["parquet"])
 
 
 @pytest.mark.parametrize(
@@ -157,7 +142,7 @@ def test_without_datasets_the_error_names_the_extra(
         ({"0.png": b"", "1.png": b"", "1.cls": b"0"}, "cls"),
         ({"0.png": b"", "0.cls": b"cat"}, "cat"),
         ({"0.jpg": b"", "0.png": b"", "0.cls": b"1"}, "one image"),
-        ({"0.png": b"", "0.cls": b"9" * 30}, "65536"),
+        ({"0.png": b"", "0.cls": b"9" * 18}, "65536"),
         ({"0.png": b"", "0.cls": b"-1"}, "-1"),
         ({"0.png": b"", "0.cls": b"3", "classnames.txt": b"cat\n"}, "label 3"),
     ],
@@ -167,15 +152,6 @@ def test_wrong_samples(tmp_path: Path, files: dict[str, bytes], message: str) ->
         (tmp_path / "classnames.txt").write_bytes(names)
     pack(tmp_path / "0.tar", [*files.items()])
     with pytest.raises(ValueError, match=message):
-        open_dataset(tmp_path)
-
-
-@pytest.mark.parametrize("again", [["0.cls"], ["0.png", "0.cls"], ["0.PNG"]])
-def test_keys_that_repeat(tmp_path: Path, again: list[str]) -> None:
-    """They would be one sample with the label of the last one."""
-    files = [("0.png", png()), ("0.cls", b"0"), ("1.png", png()), ("1.cls", b"1")]
-    pack(tmp_path / "0.tar", [*files, *((name, b"1") for name in again)])
-    with pytest.raises(ValueError, match="twice"):
         open_dataset(tmp_path)
 
 
@@ -196,25 +172,6 @@ def test_the_image_of_a_sample_is_the_one_without_a_second_dot(tmp_path: Path) -
 # Rows of parquet files
 
 
-def test_rows_read_no_file_outside_of_the_data(tmp_path: Path) -> None:
-    """Not by an absolute path, not upwards, not through a link; and nothing but regular files."""
-    data = tmp_path / "data"
-    data.mkdir()
-    (tmp_path / "private.png").write_bytes(png())
-    (data / "link.png").symlink_to(tmp_path / "private.png")
-    (data / "inside.jpg").write_bytes(png())
-    os.mkfifo(data / "pipe.png")
-    paths = [str(tmp_path / "private.png"), "../private.png", "link.png", "/dev/zero", "pipe.png"]
-    rows = [{"bytes": None, "path": path} for path in [*paths, "inside.jpg"]]
-    file = write_parquet(data / "0.parquet", rows, [0] * len(rows))
-    for source in (file, f"hfds/{data}"):
-        found = open_dataset(source, image_size=4, channels=1)
-        for index, path in enumerate(paths):
-            with pytest.raises(ValueError, match=Path(path).name):
-                found[index]
-        assert found[5][0].shape == (1, 4, 4)
-
-
 def test_empty_rows_are_named_or_skipped(tmp_path: Path) -> None:
     image = {"bytes": png(), "path": None}
     rows = [image, None, {"bytes": None, "path": None}, {"bytes": b"", "path": ""}]
@@ -233,20 +190,6 @@ def test_labels_of_parquet_are_whole_numbers(tmp_path: Path, labels: list[object
         open_dataset(file)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of `datasets`
-def test_a_folder_with_a_table_of_labels(tmp_path: Path) -> None:
-    """Hugging Face's metadata.csv, with words as labels."""
-    for name in "012":
-        (tmp_path / f"{name}.png").write_bytes(png(int(name)))
-    rows = ["file_name,label", "0.png,dog", "1.png,cat", "2.png,dog"]
-    (tmp_path / "metadata.csv").write_text("\n".join(rows))
-    found = open_dataset(f"hfds/{tmp_path}")
-    assert found.classes == ["cat", "dog"]
-    assert found.targets.tolist() == [1, 0, 1]
-    assert [int(image.max()) for image, _ in found] == [0, 1, 2]
-    gc.collect()  # `datasets` leaves the table open
-
-
 def test_wrong_tables(tmp_path: Path) -> None:
     from datasets import Dataset
 
@@ -257,3 +200,59 @@ def test_wrong_tables(tmp_path: Path) -> None:
         Dataset.from_dict(columns).to_parquet(tmp_path / "0.parquet")
         with pytest.raises(ValueError, match="image"):
             open_dataset(tmp_path)
+
+
+# Data sets of the Hub
+
+
+@pytest.fixture
+def hosted(places: dict[str, str], hub: FakeHub) -> FakeHub:
+    """The parquet files as the Hub has them: in a folder, with a card and another split."""
+    folder = Path(places["parquet"])
+    files = {f"plain/{file.name}": file.read_bytes() for file in folder.glob("*.parquet")}
+    files["plain/test-00000-of-00001.parquet"] = files["plain/train-00001-of-00002.parquet"]
+    hub.add("owner/pictures", {"README.md": b"---\n---\n", **files})
+    return hub
+
+
+def test_a_data_set_of_the_hub(hosted: FakeHub, tiny_folder: Path) -> None:
+    check_equal(open_dataset("hfds/owner/pictures"), open_dataset(tiny_folder))
+    assert hosted.fetched() == [
+        f"plain/train-{number:05}-of-00002.parquet" for number in range(2)
+    ], "the files of the split alone"
+    assert len(open_dataset("hfds/owner/pictures", split="test")) == 16
+    assert len(open_dataset("hfds/owner/pictures/plain", split="test")) == 16
+
+
+def test_a_data_set_of_the_hub_without_a_network(
+    hosted: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = open_dataset("hfds/owner/pictures").fingerprint()
+    hosted.up = False
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert open_dataset("hfds/owner/pictures").fingerprint() == before
+    with pytest.raises(HubError, match="owner/others"):
+        open_dataset("hfds/owner/others")
+
+
+def test_data_sets_of_the_hub_that_are_refused(
+    hosted: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two configurations, files of other kinds, none at all, and more than memory holds."""
+    files = hosted.files("owner/pictures")
+    hosted.add(
+        "owner/pictures", {"other/train-0.parquet": files["plain/train-00000-of-00002.parquet"]}
+    )
+    with pytest.raises(ValueError, match=r"'other'.*'plain'"):
+        open_dataset("hfds/owner/pictures")
+    assert len(open_dataset("hfds/owner/pictures/other")) == 20
+    hosted.add("owner/scripts", {"load.py": b"import os"})
+    with pytest.raises(ValueError, match=r"datasets\.load_dataset"):
+        open_dataset("hfds/owner/scripts")
+    with pytest.raises(HubError, match="owner/nothing"):
+        open_dataset("hfds/owner/nothing")
+    monkeypatch.setattr(tables, "MOST_BYTES", 100)
+    hosted.requests.clear()
+    with pytest.raises(ValueError, match="over 100"):
+        open_dataset("hfds/owner/pictures/other")
+    assert hosted.fetched() == []

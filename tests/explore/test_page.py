@@ -10,8 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,23 +34,25 @@ import json, runpy, sys
 import gradio as gr
 from nfaug.explore.app import build_app
 
-app, offered, other, hostile, *labels = sys.argv[1:]
+app, offered, other = sys.argv[1:]
 settings = (None, 0, 1, 0, 4, 1, "axis", 1.25, True)
 
 
-page = build_app([offered, hostile])
+page = build_app([offered])
 assert page.delete_cache == (600, 3600)
 found = {entry.api_name: entry.fn for entry in page.fns.values() if entry.api_name}
 refused = []
 for name, rest in {"choose_flow": settings[1:], "show_variants": ("cat", *settings)}.items():
-    found[name](offered, *rest)
-    try:
-        found[name](other, *rest)
-    except gr.Error as error:
-        assert "there is no flow" in str(error), error
-        refused.append(name)
-told = [found["show_variants"](hostile, label, *settings)[2] for label in labels]
-print(json.dumps([refused, told, runpy.run_path(app)["page"].title]))
+    found[name]("flow", *rest)
+    for source in (offered, other, "other"):
+        try:
+            found[name](source, *rest)
+        except gr.Error as error:
+            assert "there is no flow" in str(error), error
+        else:
+            raise AssertionError(source)
+    refused.append(name)
+print(json.dumps([refused, runpy.run_path(app)["page"].title]))
 """
 
 
@@ -102,19 +102,18 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def test_over_http(address: str, broken: Path, picture: Path, tiny_path: Path) -> None:
+def test_over_http(address: str, broken: Path, picture: Path) -> None:
     from gradio_client import Client, handle_file
     from gradio_client.exceptions import AppError
 
     client = Client(address, verbose=False)
-    flow = str(tiny_path)
 
     def variants(
         strength: float, gated: bool = False, label: str = "dog", file: Path | None = None
     ) -> tuple[Any, Any, str]:
         upload = None if file is None else handle_file(file)
         settings = (strength, 0, 4, 1, "axis", 1.25, gated)
-        return client.predict(flow, label, upload, 0, *settings, api_name="/show_variants")
+        return client.predict("flow", label, upload, 0, *settings, api_name="/show_variants")
 
     def pixels(gallery: Any) -> list[bytes]:
         return [Path(entry["image"]).read_bytes() for entry in gallery]
@@ -138,39 +137,13 @@ def test_over_http(address: str, broken: Path, picture: Path, tiny_path: Path) -
         variants(0.0, label="wolf")
 
 
-@pytest.mark.parametrize(
-    ("headers", "code"),
-    [
-        ({}, 200),
-        ({"Host": "localhost:7860"}, 200),
-        ({"Host": "rebound.example:7860"}, 400),
-        ({"Origin": "http://evil.example"}, 200),
-    ],
-    ids=str,
-)
-def test_only_its_own_names_are_answered(headers: dict[str, str], code: int, address: str) -> None:
-    request = urllib.request.Request(f"{address}/config", headers=headers)
-    try:
-        with urllib.request.urlopen(request) as answer:
-            found, told = answer.status, answer.read().decode()
-            assert answer.headers["Access-Control-Allow-Origin"] is None
-    except urllib.error.HTTPError as error:
-        found, told = error.code, ""
-    assert found == code
-    assert (code == 200) == ('"analytics_enabled":false' in told.replace(" ", ""))
-
-
-def test_without_a_server(tiny_path: Path, tmp_path: Path, hostile: Path) -> None:
-    """No flow that was not offered is opened; class names are text; the Space builds the page."""
+def test_without_a_server(tiny_path: Path, tmp_path: Path) -> None:
+    """No flow that was not offered is opened, and the Space builds the page."""
     other = shutil.copytree(tiny_path, tmp_path / "other")
-    paths = map(str, (SPACE / "app.py", tiny_path, other, hostile))
-    ran = run_python(["-c", ALONE, *paths, *HOSTILE[:2]])
+    ran = run_python(["-c", ALONE, SPACE / "app.py", tiny_path, other])
     assert ran.returncode == 0, ran.stderr
-    refused, told, title = json.loads(ran.stdout)
+    refused, title = json.loads(ran.stdout)
     assert refused == ["choose_flow", "show_variants"]
-    for text in told:
-        assert "evil" in text
-        assert not set("<>![]()/") & set(re.sub(r"\*\*.*?\*\*|\(.*?\)", "", text))
     assert title == "NFA explorer"
 
 
@@ -193,7 +166,7 @@ def test_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert token in capsys.readouterr().err
 
 
-def test_in_a_browser(address: str, broken: Path, picture: Path, hostile: Path) -> None:
+def test_in_a_browser(address: str, broken: Path, picture: Path) -> None:
     """Load, move a slider, change class and flow, upload a picture and a broken one."""
     from playwright.sync_api import expect, sync_playwright
 
@@ -242,7 +215,7 @@ def test_in_a_browser(address: str, broken: Path, picture: Path, hostile: Path) 
         expect(page.locator(".toast-body")).to_contain_text("broken.png")
 
         page.get_by_label("Flow").first.click()
-        page.get_by_role("option", name=str(hostile)).click()
+        page.get_by_role("option", name="flow (2)").click()
         expect(told).to_contain_text(HOSTILE[0])
         expect(page.get_by_label("Class").first).to_have_value(HOSTILE[0])
         expect(page.locator(".toast-body")).to_have_count(1)

@@ -104,7 +104,7 @@ def test_a_record_of_the_first_version_lacks_new_settings() -> None:
         ({"padded_size": 8}, "padded_size"),
         ({"bound": 0}, "bound"),
         ({"bound": float("nan")}, "nan"),
-        ({"bound": "2"}, "str"),
+        ({"bound": "2"}, "'2'"),
         ({"max_scale": 1.0}, "max_scale"),
         ({"squeeze": "wavelet"}, "wavelet"),
         ({"steps": (10**6, 1)}, "large"),  # would take hours to build

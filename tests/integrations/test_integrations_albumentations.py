@@ -124,8 +124,6 @@ def test_invalid_calls(flow_dir: str, tmp_path: Path) -> None:
     for label in (3, -1, 1.0, "cat"):
         with pytest.raises(ValueError, match=r"\[0, 3\)"):
             transform(image=picture(), label=label)
-    with pytest.raises(ValueError, match="'mask'"):
-        transform(image=picture(), label=1, mask=np.zeros((8, 8), np.uint8))
     with pytest.raises(ValueError, match="mean="):
         transform(image=picture().astype(np.float32), label=1)
     with pytest.raises(ValueError, match="strength"):

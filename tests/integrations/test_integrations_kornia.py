@@ -85,12 +85,10 @@ def test_in_a_container(flip: bool, batch: tuple[Tensor, Tensor]) -> None:
 
 def test_other_ways_to_pass_labels(batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch
-    mask = torch.ones(len(images), 1, 8, 8)
     nfa = made(strength=0.0)
     by_key = contained(nfa, data_keys=None)
-    out = by_key({"image": images, "mask": mask, "label": labels})
+    out = by_key({"image": images, "label": labels})
     assert torch.allclose(out["image"], images, atol=1e-4)
-    assert torch.equal(out["mask"], mask)
     contained(nfa, data_keys=["input"])(images, labels, data_keys=KEYS)
     contained(kornia.ImageSequential(nfa), data_keys=["image", "label"])(images, labels)
     assert nfa.nfa.stats()["applied"] == 3 * len(images)

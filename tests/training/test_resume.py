@@ -17,7 +17,6 @@ import pytest
 import torch
 from kill_tools import killed_runs
 from nfa_tools import TensorImages
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -214,23 +213,6 @@ def test_what_a_resumed_run_must_keep(
             progress=False, begin=lambda _: begun.append("settings are saved")
         )  # fmt: skip
     assert not begun
-
-
-def test_other_images_of_the_same_names_and_sizes(config: TrainConfig, tmp_path: Path) -> None:
-    """The classes of a folder of bitmaps, all of one size in bytes, are swapped."""
-    generator = torch.Generator().manual_seed(0)
-    images, out = tmp_path / "images", tmp_path / "run"
-    for name in "ab":
-        (images / name).mkdir(parents=True)
-        for number in range(10):
-            pixels = torch.randint(256, (8, 8), generator=generator, dtype=torch.uint8)
-            Image.fromarray(pixels.numpy()).save(images / name / f"{number}.bmp")
-    train(open_dataset(images), config, folder=out, progress=False)
-    (images / "a").rename(images / "c")
-    (images / "b").rename(images / "a")
-    (images / "c").rename(images / "b")
-    with pytest.raises(ValueError, match="--data"):
-        train(open_dataset(images), config, folder=out, resume=True, progress=False)
 
 
 def test_more_epochs_and_the_solve_that_the_last_epoch_left_out(

@@ -25,10 +25,20 @@ def small_cnn(shape: Sequence[int], classes: int) -> nn.Sequential:
 
     There are three blocks of 16, 32 and 64 channels, and one more for each doubling of the size
     above 32 pixels. Images have the shape (C, H, W).
+
+    Raises:
+        ValueError: The pooling would leave nothing of a side.
     """
     more = (max(*shape[1:], 32) // 32).bit_length() - 1
+    widths = (shape[0], 16, 32, 64, *[64] * more)
+    least = 2 ** (len(widths) - 1)
+    if min(shape[1:]) < least:
+        raise ValueError(
+            f"small-cnn needs at least {least} pixels a side; the images have {shape[1]} x "
+            f"{shape[2]}: choose a larger image size (--image-size), or a timm model (--network)"
+        )
     layers: list[nn.Module] = []
-    for inputs, outputs in itertools.pairwise((shape[0], 16, 32, 64, *[64] * more)):
+    for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)]
         layers += [nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))

@@ -24,6 +24,9 @@ from .settings import POLICIES, SAFE, Augmentation, CompareSettings
 
 __all__ = ["Cell", "Cells", "Comparison", "Gain", "gain_of"]
 
+_COLUMNS = ("augmentation", "seed", "accuracy", "seconds", "right")
+_REMOVE = "remove this line, and the same command trains its classifier again"
+
 
 class Cell(NamedTuple):
     """A trained classifier: which validation images were right, (N,) bool, and its seconds."""
@@ -40,14 +43,22 @@ class Cell(NamedTuple):
 class Cells(dict[tuple[str, int], Cell]):
     """The cells of a folder by augmentation and seed; on disk as soon as they are known.
 
+    Args:
+        folder: A new or empty folder, or that of the same comparison.
+        settings: What the cells depend on.
+        images: The number of validation images.
+
     Raises:
-        ValueError: The folder holds the comparison of other data or settings.
+        FileExistsError: The folder holds files, and is not that of a comparison.
+        ValueError: The folder holds the comparison of other data or settings, or is damaged.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], images: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file, record = folder / "cells.csv", folder / "settings.json"
+        self.file = folder / "cells.csv"
+        record = folder / "settings.json"
         if not record.exists():
+            _check_empty(folder)
+            folder.mkdir(parents=True, exist_ok=True)
             write_text(record, json.dumps(jsonable(settings), indent=2))
         with reading(record):
             saved = read_json(record)
@@ -58,17 +69,30 @@ class Cells(dict[tuple[str, int], Cell]):
                     f"{saved.get(name)!r} and is {value!r}. Use another --out"
                 )
         if self.file.exists():
-            for row in csv.DictReader(self.file.read_text(encoding="utf-8").splitlines()):
-                bits = np.frombuffer(base64.b64decode(row["right"]), np.uint8)
-                cell = Cell(np.unpackbits(bits, count=images) > 0, float(row["seconds"]))
-                self[row["augmentation"], int(row["seed"])] = cell
+            with reading(self.file):
+                self._read(images)
+
+    def _read(self, images: int) -> None:
+        text = self.file.read_text(encoding="utf-8")
+        rows = csv.DictReader(text.splitlines(), restkey="more")
+        if rows.fieldnames != list(_COLUMNS):
+            raise ValueError(f"its columns are {rows.fieldnames}; those of cells are {_COLUMNS}")
+        for row in rows:
+            if None in row.values() or "more" in row:
+                raise ValueError(f"line {rows.line_num} has not {len(_COLUMNS)} fields; {_REMOVE}")
+            right = np.frombuffer(base64.b64decode(row["right"], validate=True), np.uint8)
+            cell = Cell(np.unpackbits(right, count=images) > 0, float(row["seconds"]))
+            whole = len(right) == math.ceil(images / 8) and text.endswith("\n")
+            if not whole or f"{cell.accuracy:.4f}" != row["accuracy"]:
+                raise ValueError(f"line {rows.line_num} is damaged or cut; {_REMOVE}")
+            self[row["augmentation"], int(row["seed"])] = cell
 
     def add(self, augmentation: str, seed: int, right: Tensor, seconds: float) -> None:
         """Keep a cell, in memory and on disk."""
         self[augmentation, seed] = Cell(right.numpy(), seconds)
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(("augmentation", "seed", "accuracy", "seconds", "right"))
+        table.writerow(_COLUMNS)
         for (name, number), cell in self.items():
             packed = base64.b64encode(np.packbits(cell.right).tobytes()).decode()
             table.writerow((name, number, f"{cell.accuracy:.4f}", f"{cell.seconds:.2f}", packed))
@@ -82,6 +106,19 @@ class Cells(dict[tuple[str, int], Cell]):
     def seconds(self) -> float:
         """Time of all cells."""
         return sum(cell.seconds for cell in self.values())
+
+
+def _check_empty(folder: Path) -> None:
+    """Raise FileExistsError if there is anything in a folder but hidden files."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; a comparison is a folder: use another --out")
+    names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    held = sorted(name for name in names if not name.startswith("."))
+    if held:
+        raise FileExistsError(
+            f"{folder} holds {held[0]!r} and no settings.json of a comparison: use a new or empty "
+            "--out"
+        )
 
 
 class Gain(NamedTuple):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import hashlib
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from nfaug.io.tensors import read_tensors
 from ..augmentation import FlowAugmentation
 from .classifier import Classifier
 from .report import Cells, Comparison
-from .settings import CompareSettings
+from .settings import PIXELS, CompareSettings
 
 __all__ = ["bank_of", "compare", "spec_augment", "split_images", "transform_of"]
 
@@ -53,11 +54,14 @@ def compare(
         dataset: Images as `nfaug.training.wrap_dataset` takes them.
         settings: What to compare, and how long.
         out: The folder of the results: cells.csv, table.md and gains.png.
-        test: Images to judge by; by default a part of each class is held out.
+        test: Images to judge by, none of which are trained on; by default a part of each class is
+            held out.
         progress: Show a bar.
 
     Raises:
-        ValueError: A class has too few images, or `out` holds a comparison of something else.
+        ValueError: A class has too few images, an image to judge by is trained on, there is a flow
+            and no `test`, or `out` holds a comparison of something else.
+        FileExistsError: `out` holds other files than a comparison's.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -68,15 +72,25 @@ def compare(
         >>> found.rows[0].title, len(found.rows)
         ('nothing more', 6)
     """
-    data, judged = wrap_dataset(dataset), None if test is None else wrap_dataset(test)
     settings = settings or CompareSettings()
+    trained = [flow for flow in settings.flow if flow != PIXELS]
+    if trained and test is None:
+        raise ValueError(
+            f"the flow {trained[0]} may have been trained on images that are held out to judge by: "
+            "pass test (--test-data), images that it was not trained on"
+        )
+    data = wrap_dataset(dataset)
+    judged = None if test is None else wrap_dataset(test)
+    _check_shape(data, settings)
     pool, held = split_images(data, judged, settings.per_class)
     count = settings.per_class * len(data.classes) if settings.per_class else len(pool)
     settings = replace(settings, steps=settings.steps or min(2000, max(300, count // 5)))
-    record = {k: v for k, v in asdict(settings).items() if k not in ("minutes", "seeds", "device")}
+    validation = to_tensors(held, progress=False)
+    if judged is not None:
+        _check_apart(pool, held, validation[0], settings)
+    free = ("minutes", "seeds", "device")  # they may change when a comparison goes on
+    record = {name: value for name, value in asdict(settings).items() if name not in free}
     record |= {"images": data.fingerprint(), "test": judged and judged.fingerprint()}
-    if record["test"] == record["images"]:
-        raise ValueError("test holds the images to train on; without it a part is held out")
     record["shape"] = [data.channels, *data.image_size]
     for flow in settings.flow:  # before `out` holds anything, and classifiers take their time
         base = load_base(flow, None).flow
@@ -84,14 +98,16 @@ def compare(
         if not base.shape_free and base.codec.channels != data.channels:
             taken = f"{flow} takes images of {base.codec.channels} channels"
             raise ValueError(f"{taken}; the data have {data.channels}")
-    if settings.weights:
-        read_tensors(Path(settings.weights))  # of a damaged file timm's error is no ValueError
+    if settings.weights is not None:
+        file = Path(settings.weights)
+        read_tensors(file)  # of a damaged file timm's error is no ValueError
+        record["weights"] = hashlib.sha256(file.read_bytes()).hexdigest()
     Classifier(settings, record["shape"], len(data.classes), seed=0)
     folder = Path(out).expanduser()
     with lock_output(folder):
         cells = Cells(folder, record, len(held))
         try:
-            _fill(cells, settings, (pool, held), progress)
+            _fill(cells, settings, pool, validation, progress)
         finally:  # also after Ctrl-C
             if cells.seeds(settings.augmentations()):
                 found = Comparison(settings, cells)
@@ -101,20 +117,66 @@ def compare(
     return found
 
 
+def _check_shape(data: LabelledImages, settings: CompareSettings) -> None:
+    """Raise ValueError if an augmentation cannot be applied to images of this shape."""
+    height, width = data.image_size
+    if data.channels not in (1, 3):
+        raise ValueError(
+            f"a comparison takes grey or RGB images, as its rivals do; got {data.channels} channels"
+        )
+    if "rotate" in settings.safe and height != width:
+        raise ValueError(
+            f"quarter turns (augment rotate) need square images; got {height} x {width}: choose a "
+            "square (--image-size), or leave rotate out"
+        )
+
+
+def _labelled(pool: LabelledImages, settings: CompareSettings, seed: int) -> LabelledImages:
+    """The images that the classifiers of a seed are trained on."""
+    if settings.per_class is None:
+        return pool
+    return split_per_class(pool, settings.per_class, seed)[0]
+
+
+def _check_apart(
+    pool: LabelledImages, test: LabelledImages, judged: Tensor, settings: CompareSettings
+) -> None:
+    """Raise ValueError if an image to judge by has the pixels of one that is trained on."""
+    places = {_digest(image): index for index, image in enumerate(judged)}
+    for seed in range(1 if settings.per_class is None else settings.seeds):
+        few = _labelled(pool, settings, seed)
+        for index, image in enumerate(to_tensors(few, progress=False)[0]):
+            place = places.get(_digest(image))
+            if place is not None:
+                raise ValueError(
+                    f"{test.name(place)}, an image to judge by, is {few.name(index)}, one to train "
+                    "on: remove it from one of the two, or leave out test (--test-data), and a "
+                    "part is held out"
+                )
+
+
+def _digest(image: Tensor) -> bytes:
+    return hashlib.sha256(image.numpy().tobytes()).digest()
+
+
 def _fill(
-    cells: Cells, settings: CompareSettings, split: Sequence[LabelledImages], progress: bool
+    cells: Cells,
+    settings: CompareSettings,
+    pool: LabelledImages,
+    validation: tuple[Tensor, Tensor],
+    progress: bool,
 ) -> None:
     """Train the classifiers that are missing, while the time left is enough for a seed."""
-    pool, validation = split[0], to_tensors(split[1], progress=False)
-    rows, each = settings.augmentations(), settings.per_class
+    rows = settings.augmentations()
     deadline = monotonic() + 60 * settings.minutes - cells.seconds
     for seed in range(settings.seeds):
         missing = [row for row in rows if (row.name, seed) not in cells]
         needed = cells.seconds / max(1, len(cells)) * len(missing)
         if not missing or (cells.seeds(rows) and monotonic() + needed > deadline):
             continue
-        few = split_per_class(pool, each, seed)[0] if each else pool
-        labelled, shape = to_tensors(few, progress=False), (few.channels, *few.image_size)
+        few = _labelled(pool, settings, seed)
+        labelled = to_tensors(few, progress=False)
+        shape = (few.channels, *few.image_size)
         banks: dict[str, Tensor | None] = {"": None}
         with progress_bar(len(missing), f"seed {seed + 1}", "classifier", shown=progress) as bar:
             for row in missing:
@@ -190,11 +252,15 @@ def bank_of(
     images, labels = to_tensors(few, progress=False)
     rank = max(1, min(64, int(torch.bincount(labels).max()) - 1))
     fitted = fit(flow, few, rank=rank, progress=False, seed=seed, autoencoder=autoencoder)
-    device, numbers = pick_device(settings.device), range(settings.variants)
+    device = pick_device(settings.device)
     nfa = NFAugment(fitted.to(device), p=1.0, **mixing)
-    draws = [torch.Generator().manual_seed(1000 * seed + number) for number in numbers]
-    batches = zip(images.to(device).split(256), labels.split(256), strict=True)
-    return torch.cat([torch.stack([*nfa.variants(*each, draws)], 1).cpu() for each in batches])
+    numbers = range(1000 * seed, 1000 * seed + settings.variants)
+    draws = [torch.Generator().manual_seed(number) for number in numbers]
+    made = list[Tensor]()
+    for batch, targets in zip(images.split(256), labels.split(256), strict=True):
+        variants = nfa.variants(batch.to(device), targets.to(device), draws)
+        made.append(torch.stack([variant.cpu() for variant in variants], 1))
+    return torch.cat(made)
 
 
 def transform_of(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +36,8 @@ class CompareSettings:
 
     Args:
         flow: Flows of NFA besides builtin:pixels, which mixes the images themselves: directories,
-            owner/name on the Hub, or builtin:NAME. They are fitted to the labelled images.
+            owner/name on the Hub, or builtin:NAME. They are fitted to the labelled images, and need
+            images to judge by that they were not trained on.
         per_class: Labelled images of each class; null for all that are not held out.
         network: The classifier: small-cnn, or the name of a timm model.
         weights: A .safetensors file of the timm model's pretrained weights, which are fine-tuned;
@@ -80,12 +80,18 @@ class CompareSettings:
 
     def __post_init__(self) -> None:
         for name, known in (("augment", SAFE), ("rivals", POLICIES)):
-            if {*re.findall(r"\w+", value := getattr(self, name))} - {*known}:
-                raise ValueError(f"{name} must name some of {', '.join(known)}; got {value!r}")
+            value = getattr(self, name)
+            if not {*_words(value)} <= {*known}:
+                raise ValueError(
+                    f"{name} must name some of {', '.join(known)}, with commas between them; got "
+                    f"{value!r}"
+                )
         for name in ("per_class", "minutes", "seeds", "steps", "lr", "p", "variants"):
-            limit, value = 1 if name == "p" else math.inf, getattr(self, name)
-            if value is not None and not 0 < value <= limit:
-                raise ValueError(f"{name} must lie in (0, {limit}]; got {value}")
+            value = getattr(self, name)
+            most = 1 if name == "p" else math.inf
+            if value is not None and not 0 < value <= most:
+                allowed = "in (0, 1]" if name == "p" else "above 0"
+                raise ValueError(f"{name} must be {allowed}; got {value}")
         fits = self.network != "small-cnn" and str(self.weights).endswith(".safetensors")
         if self.weights is not None and not fits:
             given = f"{self.network!r} and {self.weights!r}"
@@ -99,14 +105,19 @@ class CompareSettings:
     @property
     def safe(self) -> list[str]:
         """The words of `augment`."""
-        return re.findall(r"\w+", self.augment)
+        return _words(self.augment)
 
     def augmentations(self) -> list[Augmentation]:
         """The rows of the table: the safe augmentations alone come first."""
         usual = "specaugment" if "spectrogram" in self.safe else "randaugment,trivialaugment"
-        rivals = dict.fromkeys(["", *re.findall(r"\w+", self.rivals or usual)])
+        rivals = dict.fromkeys(["", *(_words(self.rivals) or _words(usual))])
         flows = dict.fromkeys(["", PIXELS, *self.flow])
         return [Augmentation(flow, rival) for flow in flows for rival in rivals]
+
+
+def _words(text: str) -> list[str]:
+    """The words between commas; none in an empty text."""
+    return [word.strip() for word in text.split(",")] if text.strip() else []
 
 
 class Augmentation(NamedTuple):

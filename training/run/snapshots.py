@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -26,7 +27,7 @@ from .optimizer import FlowOptimizer
 __all__ = ["RunState", "Snapshot", "Snapshots"]
 
 _FOLDER = "state"  # in the run's folder; config.json does not list it, so a push leaves it out
-_FORMAT = 4
+_FORMAT = 5  # with the hash of state.json
 _FACTS, _TENSORS = "state.json", "state.safetensors"
 _COUNTERS = ("epoch", "position", "elapsed", "rollbacks", "finished", "refitted")
 _STEP = re.compile(r"step-[0-9]{9,}")
@@ -159,9 +160,10 @@ class Snapshots:
         steps = snapshot.facts["optimizer"]["steps"]
         with replace_directory(self.folder / _name(steps)) as staged:
             digest = write_tensors(staged / _TENSORS, snapshot.tensors)
-            head = {"format": _FORMAT, "fixed": self.fixed, "sha256": digest}
+            head = {"format": _FORMAT, "fixed": self.fixed, "tensors_sha256": digest}
             facts = jsonable(head | snapshot.facts)
-            (staged / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+            text = json.dumps({"sha256": _sha256(facts), **facts}, indent=1)
+            (staged / _FACTS).write_text(text, encoding="utf-8")
             shutil.copymode(staged / _FACTS, staged / _TENSORS)  # safetensors: for its owner alone
         # Snapshots of later steps date from before a rollback.
         kept = [_name(step) for step in self.steps() if step <= steps][-_KEPT:]
@@ -180,15 +182,22 @@ class Snapshots:
         path = self.folder / _name(steps[-1])
         try:
             facts = read_json(path / _FACTS)
-            known = facts["format"] == _FORMAT
-            tensors = read_tensors(path / _TENSORS, facts["sha256"]) if known else {}
+            version = facts["format"]
         except (ValueError, KeyError) as error:
+            raise _damaged(path, error) from error
+        if version != _FORMAT:
             raise ValueError(
-                f"the saved state {path} is damaged ({error}); remove it to resume from the state "
-                "before it"
-            ) from error
-        if not known:
-            raise ValueError(f"{path} has format {facts['format']!r}; this nfaug reads {_FORMAT}")
+                f"{path} has format {version!r:.80}; this nfaug reads {_FORMAT}: resume with the "
+                "version of nfaug that saved it, or start a new run"
+            )
+        try:
+            expected = facts.pop("sha256")
+            found = _sha256(facts)
+            if found != expected:
+                raise ValueError(f"the SHA-256 of {_FACTS} is {found}, it says {expected!r:.80}")
+            tensors = read_tensors(path / _TENSORS, facts["tensors_sha256"])
+        except (ValueError, KeyError) as error:
+            raise _damaged(path, error) from error
         saved = facts["fixed"]
         for name in {**saved, **self.fixed}:
             if (one := saved.get(name)) != (other := self.fixed.get(name)):
@@ -211,3 +220,14 @@ class Snapshots:
 
 def _name(steps: int) -> str:
     return f"step-{steps:09}"
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"the saved state {path} is damaged ({error}); remove it to resume from the state before it"
+    )
+
+
+def _sha256(facts: Mapping[str, Any]) -> str:
+    """The hash of facts, whatever the order and the layout of their JSON."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

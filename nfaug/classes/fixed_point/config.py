@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from ...io.numbers import check_number
+
 __all__ = [
     "REFERENCE_WEIGHT",
     "FixedPointConfig",
@@ -43,15 +45,18 @@ class SeparationConfig:
                 allowed = ", ".join(map(repr, get_args(choices)))
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         for name in ("alpha", "tolerance", "max_iterations", "learning_rate", "steps"):
-            if not 0 < getattr(self, name, 1) < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
-        if self.kld_weight is not None and not 0 <= self.kld_weight < math.inf:
-            raise ValueError(f"kld_weight must be at least 0 and finite, got {self.kld_weight}")
-        if bounds := getattr(self, "variance_bounds", None):
-            low, high = bounds
-            object.__setattr__(self, "variance_bounds", (low, high))  # JSON and YAML give a list
-            if not 0 < low < high < math.inf:
-                raise ValueError(f"variance_bounds must be 0 < low < high, got {(low, high)}")
+            if hasattr(self, name):
+                check_number(name, getattr(self, name), 0, math.inf, open_low=True)
+        if self.kld_weight is not None:
+            check_number("kld_weight", self.kld_weight, 0, math.inf)
+        bounds = getattr(self, "variance_bounds", None)
+        if bounds is not None:
+            pair = tuple(bounds) if isinstance(bounds, (list, tuple)) else ()
+            for bound in pair:
+                check_number("variance_bounds", bound, 0, math.inf, open_low=True)
+            if len(pair) != 2 or pair[0] >= pair[1]:
+                raise ValueError(f"variance_bounds must be 0 < low < high; got {bounds!r:.80}")
+            object.__setattr__(self, "variance_bounds", pair)  # JSON and YAML give a list
 
     def weight(self, num_classes: int, dim: int) -> float:
         r"""The weight c for K classes in d dimensions: ``kld_weight`` or, if that is None,
@@ -107,8 +112,7 @@ class FixedPointConfig(SeparationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.damping <= 1:
-            raise ValueError(f"damping must lie in (0, 1], got {self.damping}")
+        check_number("damping", self.damping, 0, 1, open_low=True)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
+import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,78 +21,91 @@ __all__ = ["open_digits", "open_idx", "open_npz"]
 
 IDX_FILES = {"train": ("train-images", "train-labels"), "test": ("t10k-images", "t10k-labels")}
 TEST_EVERY = 5
+_UNPACKED = 2**26  # bytes that any file may unpack to
+_MOST_PACKED = 100  # times its size that a file may unpack to; pictures shrink to a tenth
 
 
-def open_idx(request: Request) -> Reader | None:
+def open_idx(root: Path, files: Sequence[str], request: Request) -> Reader:
     """Read `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and `t10k-...`, perhaps with .gz.
 
     Classes are named by their numbers, up to the largest of both splits.
     """
-    folder = request.path
-    if not any(_idx_path(folder, images, 3) for images, _ in IDX_FILES.values()):
-        return None
-    kind = choose_split(IDX_FILES, request.split, str(folder))
+    splits = [name for name, (images, _) in IDX_FILES.items() if _idx_file(files, images)]
+    kind = choose_split(splits or IDX_FILES, request.split, str(root))
     image_file, label_file = IDX_FILES[kind]
-    images, labels = _read_idx(folder, image_file, 3), _read_idx(folder, label_file, 1)
-    found = [_read_idx(folder, b, 1) for _, b in IDX_FILES.values() if _idx_path(folder, b, 1)]
-    where, names = f"the {kind} split of {folder}", numbered(np.concatenate(found))
-    return _in_memory(images, labels, where, names)
+    images = _read_idx(root, files, image_file, 3)
+    labels = _read_idx(root, files, label_file, 1)
+    others = [name for _, name in IDX_FILES.values() if _idx_file(files, name)]
+    every = np.concatenate([_read_idx(root, files, name, 1) for name in others])
+    return _in_memory(images, labels, f"the {kind} split of {root}", numbered(every))
 
 
-def _idx_path(folder: Path, base: str, ndim: int) -> Path | None:
-    found = sorted(folder.glob(f"{base}[-.]idx{ndim}-ubyte*"))
-    return next(filter(Path.is_file, found), None)
+def _idx_file(files: Sequence[str], base: str) -> str | None:
+    """The file of this name, with or without .gz; the first is without."""
+    return min((file for file in files if file.startswith((f"{base}-", f"{base}."))), default=None)
 
 
-def _read_idx(folder: Path, base: str, ndim: int) -> np.ndarray:
-    path = _idx_path(folder, base, ndim)
-    if path is None:
-        raise FileNotFoundError(f"{folder} has no {base}-idx{ndim}-ubyte, with or without .gz")
+def _read_idx(root: Path, files: Sequence[str], base: str, ndim: int) -> np.ndarray:
+    """The array (N, ...) of a file whose header is: 00 00, the type 08, ndim, and the sizes."""
+    name = _idx_file(files, base)
+    if name is None:
+        raise FileNotFoundError(f"{root} has no {base}-idx{ndim}-ubyte, with or without .gz")
+    path = root / name
     try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
-        # Two zero bytes, the type (8 is uint8), the number of axes; then the big-endian sizes.
-        if data[:4] != bytes([0, 0, 8, ndim]):
-            raise ValueError(f"it must start with 00 00 08 0{ndim}; got {data[:4].hex(' ')}")
-        shape = struct.unpack_from(f">{ndim}I", data, 4)
-        return np.frombuffer(bytearray(data), np.uint8, offset=4 + 4 * ndim).reshape(shape)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            header = file.read(4 + 4 * ndim)
+            if header[:4] != bytes([0, 0, 8, ndim]):
+                raise ValueError(f"it must start with 00 00 08 0{ndim}; got {header[:4].hex(' ')}")
+            shape = struct.unpack(f">{ndim}I", header[4:])  # big-endian
+            size = math.prod(shape)
+            _check_unpacked(path, size)
+            data = file.read(size + 1)  # one more, to notice a file that is longer than it says
+        return np.frombuffer(bytearray(data), np.uint8).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise ValueError(f"{path} is damaged ({error})") from error
 
 
-def open_npz(request: Request) -> Reader | None:
+def open_npz(path: Path, request: Request) -> Reader:
     """Read a .npz file with the arrays `images` and `labels`, and perhaps `classes`.
 
     Images are uint8 of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3; labels are
     integers of shape (N,) or (N, 1); `classes` are the K class names. A file is a training split.
     """
-    path = request.path
-    if path.suffix.lower() != ".npz" or not path.is_file():
-        return None
     choose_split(("train",), request.split, str(path))
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            images, labels = archive["images"], archive["labels"].reshape(-1)
-            stored = archive["classes"].astype(str).tolist() if "classes" in archive else None
-            names = stored and class_names(stored)
+        with zipfile.ZipFile(path) as archive:
+            _check_unpacked(path, sum(member.file_size for member in archive.infolist()))
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            images = arrays["images"]
+            labels = arrays["labels"].reshape(-1)
+            stored = arrays["classes"].astype(str).tolist() if "classes" in arrays else None
     except Exception as error:  # zipfile, zlib, tokenize and numpy raise their own types
         raise ValueError(
             f"{path} lacks the arrays images and labels, or it is damaged ({error})"
         ) from error
+    names = class_names(stored) if stored else None
     if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         images = images.transpose(0, 3, 1, 2)
     return _in_memory(images, labels, str(path), names)
 
 
-def open_digits(request: Request) -> Reader | None:
+def _check_unpacked(path: Path, size: int) -> None:
+    """Raise ValueError if a small file says that it unpacks to a large array of `size` bytes."""
+    stored = path.stat().st_size
+    if size > max(_UNPACKED, _MOST_PACKED * stored):
+        raise ValueError(
+            f"it unpacks to {size} bytes, over {_MOST_PACKED} times its {stored}; store such data "
+            "without compression"
+        )
+
+
+def open_digits(request: Request) -> Reader:
     """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels, in a fixed split.
 
     Levels v in 0..16 become round(255 v / 16), in integer arithmetic. Images 4, 9, 14, ... of each
     class, in the order of the file, are the test split (355 images); the others are the training
     split (1,442).
     """
-    if request.data != "digits":
-        return None
     kind = choose_split(("train", "test"), request.split, request.data)
     try:
         from sklearn.datasets import load_digits

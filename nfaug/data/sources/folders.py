@@ -1,40 +1,21 @@
-"""A folder of class folders."""
+"""A folder of class folders, and the list of files in a folder."""
 
 from __future__ import annotations
 
 import os
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..decode import IMAGE_ENDINGS
-from ..readers import FileReader, Reader, Request
-from .layout import arrange
+from ..readers import FileReader, Reader, Request, read_part
+from .layout import arrange, natural_key
 
-__all__ = ["open_folder"]
-
-_SHARDS = (".tar", ".parquet")  # data that may lie beside images
+__all__ = ["is_hidden", "list_files", "open_folder"]
 
 
-def open_folder(request: Request) -> Reader | None:
-    """The images of a folder, or None if it holds none.
-
-    Image folders win over other data beside them, with a warning; images at the top, such as a
-    picture of shards, do not.
-    """
-    root = request.path
-    if not root.is_dir():
-        return None
-    files, folders = _walk(root)
-    images = [path for path in files if path.lower().endswith(IMAGE_ENDINGS)]
-    shards = [path for path in files if path.lower().endswith(_SHARDS)]
-    in_folders = any("/" in path for path in images) or not request.labels
-    if not images or (shards and not in_folders):
-        return None
-    if shards:
-        shown = ", ".join(shards[:3]) + (", ..." if len(shards) > 3 else "")
-        warnings.warn(f"{root} is read as folders of images, without {shown}", stacklevel=4)
-    below, found = arrange(images, folders, request.split, str(root), labels=request.labels)
+def open_folder(root: Path, files: Sequence[str], request: Request) -> Reader:
+    """The images of a folder; `files` are their relative paths."""
+    below, found = arrange(files, request.split, str(root), labels=request.labels)
     return FolderReader(where=str(root), root=root / below, **found)
 
 
@@ -49,22 +30,36 @@ class FolderReader(FileReader):
         return str(self.root / self.paths[index])
 
     def read_bytes(self, index: int) -> bytes:
-        return (self.root / self.paths[index]).read_bytes()
+        return read_part(self.root / self.paths[index], self.name(index))
 
 
-def _walk(root: Path) -> tuple[list[str], list[str]]:
-    """Relative paths of the regular files and of the folders below root, without hidden ones.
+def list_files(root: Path) -> list[str]:
+    """Relative paths of the regular files below a folder, in natural order, without hidden ones.
 
     Links are followed, but for a link to a folder around it.
+
+    Raises:
+        ValueError: Two paths lead to the same folder through links, so that its images would be
+            read twice, or have two classes.
     """
-    files, folders = list[str](), list[str]()
-    for place, inner, names in os.walk(root, followlinks=True):
-        if os.path.realpath(place) in map(os.path.realpath, Path(place).parents):
-            inner.clear()
+    files = list[str]()
+    places: dict[str, str] = {}  # of each folder that was seen, by its path without links
+    for place, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in map(os.path.realpath, Path(place).parents):
+            folders.clear()
             continue
+        if real in places:
+            raise ValueError(f"{places[real]} and {place} are the same folder: remove one link")
+        places[real] = place
+        folders[:] = sorted((x for x in folders if not is_hidden(x)), key=natural_key)
         below = Path(place).relative_to(root).as_posix()
         prefix = "" if below == "." else f"{below}/"
-        folders.append(prefix.rstrip("/"))
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        files += [prefix + name for name in names if not name.startswith(".")]
-    return [file for file in files if os.path.isfile(root / file)], folders  # no pipes
+        files += [prefix + name for name in names if not is_hidden(name)]
+    regular = [file for file in files if os.path.isfile(root / file)]  # no pipes
+    return sorted(regular, key=natural_key)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or a folder holds no data: `.DS_Store`, or what a Mac adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"

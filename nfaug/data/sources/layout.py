@@ -4,46 +4,96 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
 
-__all__ = ["MissingSplitError", "arrange", "choose_split", "shards_of", "split_kind"]
+__all__ = [
+    "MissingSplitError",
+    "arrange",
+    "choose_split",
+    "natural_key",
+    "shards_of",
+    "split_of",
+    "splits_among",
+]
 
 UNLABELLED = "images"  # the class of images without classes
-SYNONYMS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "eval"),
-    "test": ("test", "testing"),
+SPLIT_WORDS = {
+    "train": ("train", "training", "trainset"),
+    "validation": ("validation", "val", "valid", "valset", "dev", "eval", "evaluation"),
+    "test": ("test", "testing", "testset"),
 }
-_WORDS = "|".join(sorted({word for words in SYNONYMS.values() for word in words}, key=len)[::-1])
-_SPLIT = re.compile(rf"(?:^|[-_./])({_WORDS})(?=[-_./\d])", re.IGNORECASE)
+_SPLIT_OF_WORD = {word: split for split, words in SPLIT_WORDS.items() for word in words}
+_LETTERS = re.compile(r"[^\W\d_]+")
 
 
 class MissingSplitError(ValueError):
     """The data do not have the requested split."""
 
 
-def split_kind(split: str) -> str:
-    """Map "val", "testing", ... to "train", "validation" or "test"; keep other words."""
-    return next((kind for kind, words in SYNONYMS.items() if split.lower() in words), split)
+def split_of(name: str) -> str | None:
+    """The split that a folder's or a file's name tells: "train", "validation", "test" or None.
+
+    Words are runs of letters, in any case: those of "train2017", "seg_train" and "Training set" are
+    words for training. A name with words for two splits tells none.
+
+    >>> split_of("val2017"), split_of("seg_train"), split_of("latest")
+    ('validation', 'train', None)
+    """
+    word = _split_word(name)
+    return None if word is None else _SPLIT_OF_WORD[word]
 
 
-def choose_split(splits: Iterable[str], split: str, where: str) -> str:
-    """The name of a split, or a MissingSplitError.
+def _split_word(name: str) -> str | None:
+    """The word of a name that tells its split; None if there is none, or words of two splits."""
+    words = [word for word in _LETTERS.findall(name.lower()) if word in _SPLIT_OF_WORD]
+    splits = {_SPLIT_OF_WORD[word] for word in words}
+    return words[0] if len(splits) == 1 else None
+
+
+def _family(name: str) -> str:
+    """The name with "*" in place of split words: "seg_*" for seg_train and seg_test."""
+
+    def replaced(match: re.Match[str]) -> str:
+        word = match[0].lower()
+        return "*" if word in _SPLIT_OF_WORD else word
+
+    return _LETTERS.sub(replaced, name)
+
+
+def choose_split(names: Iterable[str], split: str, where: str) -> str:
+    """The name of a split.
 
     "test" may be validation images, but not the other way round: settings must not be chosen on
     test images.
+
+    Args:
+        names: The names of the splits, such as folders: "train2017", "val2017".
+        split: One of them, or a word for a split, such as "val".
+        where: The name of the data in messages.
+
+    Raises:
+        MissingSplitError: The data do not have the split.
+        ValueError: Several names tell this split.
     """
-    names, wanted = sorted(splits), split_kind(split)
-    kinds = (wanted, "validation") if wanted == "test" else (wanted,)
-    found = [name for kind in kinds for name in names if split_kind(name) == kind]
-    if split not in names and not found:
+    names = sorted(names)
+    wanted = _SPLIT_OF_WORD.get(split.lower())
+    if wanted is None and split in names:
+        return split
+    found = [name for name in names if wanted is not None and split_of(name) == wanted]
+    if not found and wanted == "test":
+        found = [name for name in names if split_of(name) == "validation"]
+    if not found:
         shown = ", ".join(map(repr, names))
         raise MissingSplitError(f"{where} has the splits {shown}; got split={split!r}")
-    return split if split in names else found[0]
+    if len(found) > 1:
+        raise ValueError(
+            f"{where} holds {found[0]!r} and {found[1]!r}, which both are its {wanted} split: "
+            "merge them, or move one elsewhere"
+        )
+    return found[0]
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
@@ -53,28 +103,48 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return parts, name
 
 
-def shards_of(path: Path, ending: str, split: str) -> list[Path]:
-    """The shards of a split, in natural order; none if there is no file of this ending.
+def shards_of(files: Iterable[str], split: str, where: str) -> list[str]:
+    """The shards of a split, in natural order.
 
-    They lie in the folder `path`, or in one folder for each split; `path` may also be one shard.
-    The names of folders and files tell the split (train/0.tar, val-00000-of-00001.parquet); shards
-    without such a word are a training split.
+    The name of a file, or else of its folder, tells its split: val-00000-of-00001.parquet,
+    train/0.tar. Shards are a training split if no name tells one.
+
+    Args:
+        files: All shards, as relative paths with forward slashes.
+        split: A word for a split.
+        where: The name of the data in messages.
+
+    Raises:
+        MissingSplitError: The data do not have the split.
+        ValueError: Some names tell a split and others do not, different words tell the same one, or
+            the shards of the split lie in several folders.
     """
-    home, found = path, [*path.glob(f"*{ending}")]
-    for part in path.glob("*/"):
-        if part.name == "data" or split_kind(part.name) in SYNONYMS:
-            found += part.glob(f"*{ending}")
-    if path.suffix == ending:
-        home, found = path.parent, [path]
-    splits: dict[str, list[Path]] = {}
-    for file in sorted(filter(Path.is_file, found), key=lambda file: natural_key(file.as_posix())):
-        word = _SPLIT.search(file.relative_to(home).as_posix())
-        splits.setdefault(word[1].lower() if word else "train", []).append(file)
-    return splits[choose_split(splits, split, str(path))] if splits else []
+    shards: dict[str | None, list[str]] = {}
+    for file in sorted(files, key=natural_key):
+        folder, _, name = file.rpartition("/")
+        shards.setdefault(_split_word(name) or _split_word(folder), []).append(file)
+    unnamed = shards.pop(None, [])
+    if unnamed and shards:
+        named = next(iter(shards.values()))
+        raise ValueError(
+            f"{where} holds {named[0]}, whose name tells its split, and {unnamed[0]}, whose name "
+            "does not: rename it, or move it elsewhere"
+        )
+    if unnamed:
+        shards["train"] = unnamed
+    words = [word for word in shards if word is not None]
+    found = shards[choose_split(words, split, where)]
+    folders = sorted({file.rpartition("/")[0] for file in found})
+    if len(folders) > 1:
+        raise ValueError(
+            f"the {split} split of {where} lies in the folders {folders[0] or '.'!r} and "
+            f"{folders[1]!r}, which may be different data: pass the path of one of them"
+        )
+    return found
 
 
 def arrange(
-    files: Iterable[str], folders: Iterable[str], split: str, where: str, *, labels: bool = True
+    files: Iterable[str], split: str, where: str, *, labels: bool = True
 ) -> tuple[str, dict[str, Any]]:
     """Select the images of a split and label each with its class.
 
@@ -85,7 +155,6 @@ def arrange(
 
     Args:
         files: All image files, as relative paths with forward slashes.
-        folders: Folders, so that empty ones are noticed. Those of `files` may be left out.
         split: The name of a split folder, or a usual word for it.
         where: The name of the data in messages.
         labels: Whether folders are classes. If not, all images of the split are one class.
@@ -100,8 +169,7 @@ def arrange(
             one of training.
     """
     files = sorted(files, key=natural_key)
-    folders = {*folders, *(path.rpartition("/")[0] for path in files)}
-    root, home = _split_folders(files, folders, split, where)
+    root, home = _split_folders(files, split, where)
     paths = [path[len(root) :] for path in files if path.startswith(root)]
     if not paths:
         raise ValueError(f"{where} holds no images in {root or 'it'}")
@@ -112,10 +180,10 @@ def arrange(
     if not paths:
         raise ValueError(
             f"{where} has no classes: it must hold class folders with images (class/name.jpg). "
-            "Images without classes train a flow with --prior.kind single; a folder with a "
-            "metadata.csv (file_name,label) is read as hfds/FOLDER"
+            "Images without classes train a flow with --prior.kind single. Labels in a table are "
+            "read in Python: pass a list of (image, label), or a torch data set, to nfaug.fit"
         )
-    classes = sorted(_children(folders, home), key=natural_key)
+    classes = sorted(_folders(files, home), key=natural_key)
     index = {name: label for label, name in enumerate(classes)}
     names = [path.partition("/")[0] for path in paths]
     if unknown := sorted({*names} - {*classes}):
@@ -123,44 +191,103 @@ def arrange(
             f"{where} has the class {unknown[0]!r} in {root} but not in {home}, which defines the "
             "classes"
         )
-    if len(classes) == 1:
-        warnings.warn(
-            f"{where} has only one class, {classes[0]!r}; to tell classes apart, give each one a "
-            "folder",
-            stacklevel=2,
-        )
+    _warn_of_classes(classes, where)
     targets = torch.tensor([index[name] for name in names])
     return root, {"paths": paths, "classes": classes, "targets": targets}
 
 
-def _children(folders: set[str], root: str) -> set[str]:
-    """The names of the folders directly below a folder."""
-    return {path[len(root) :].partition("/")[0] for path in folders if path.startswith(root)} - {""}
+def _warn_of_classes(classes: Sequence[str], where: str) -> None:
+    """Warn of a single class, and of classes whose names look like splits."""
+    if len(classes) == 1:
+        warnings.warn(
+            f"{where} has only one class, {classes[0]!r}; to tell classes apart, give each one a "
+            "folder",
+            stacklevel=3,
+        )
+    known = [name for name in classes if split_of(name)]
+    plain = [name for name in known if _is_plain(name)]
+    suspects = known if len({split_of(name) for name in known}) > 1 else plain
+    if suspects:
+        shown = ", ".join(map(repr, suspects[:3]))
+        warnings.warn(
+            f"{where} has classes whose names look like splits: {shown}. If they are splits, keep "
+            "nothing but split folders beside them",
+            stacklevel=3,
+        )
 
 
-def _split_folders(files: list[str], folders: set[str], split: str, where: str) -> tuple[str, str]:
+def _is_plain(name: str) -> bool:
+    """Whether a name is a word for a split and nothing but digits and signs beside it."""
+    return _LETTERS.findall(_family(name)) == [] and split_of(name) is not None
+
+
+def _folders(files: Collection[str], root: str) -> set[str]:
+    """The names of the folders directly below a folder, if there are files in them."""
+    inside = [path[len(root) :] for path in files if path.startswith(root)]
+    return {path.partition("/")[0] for path in inside if "/" in path}
+
+
+def _split_folders(files: list[str], split: str, where: str) -> tuple[str, str]:
     """The folder of a split, and the folder that defines its classes."""
-    root = _unwrapped(files, folders)
-    kinds = {name: split_kind(name) for name in _children(folders, root)}
-    known = {*kinds.values()} & {*SYNONYMS}
-    # A folder called train is not enough: it may be a class beside bus and car.
-    if known and (known == {*kinds.values()} or ("train" in known and len(known) > 1)):
-        chosen = choose_split(kinds, split, where)
-        order = (chosen, *kinds)
-        train = next((name for name in order if kinds[name] == "train"), chosen)
-        return f"{root}{chosen}/", f"{root}{train}/"
-    choose_split(("train",), split, where)
-    return root, root
+    root = _unwrapped(files)
+    names = _folders(files, root)
+    splits = splits_among(names)
+    if not splits:
+        choose_split(("train",), split, where)
+        return root, root
+    if others := sorted(names - {*splits}):
+        warnings.warn(
+            f"{where} has the splits {', '.join(sorted(splits))}; the folders beside them, such as "
+            f"{others[0]!r}, are not read",
+            stacklevel=4,
+        )
+    chosen = choose_split(splits, split, where)
+    home = chosen
+    if "train" in map(split_of, splits):
+        relatives = [name for name in splits if _family(name) == _family(chosen)]
+        trained = [name for name in relatives if split_of(name) == "train"]
+        home = choose_split(trained or splits, "train", where)
+    return _without_echo(files, f"{root}{chosen}/"), _without_echo(files, f"{root}{home}/")
 
 
-def _unwrapped(files: list[str], folders: set[str]) -> str:
+def _without_echo(files: list[str], folder: str) -> str:
+    """The folder of a split, or the only folder in it if that repeats it: seg_train/seg_train."""
+    names = _folders(files, folder)
+    inner = f"{folder}{min(names, default='')}/"
+    within = [path[len(folder) :] for path in files if path.startswith(folder)]
+    repeats = len(names) == 1 and split_of(min(names)) == split_of(folder)
+    return inner if repeats and all(path.count("/") > 1 for path in within) else folder
+
+
+def splits_among(names: Collection[str]) -> list[str]:
+    """The folders that are splits; none if all folders are classes.
+
+    All are if the name of each one tells a split. Beside other folders, those are whose names
+    differ in the word for the split alone, if training is among them: seg_train and seg_test beside
+    seg_pred, but not the classes train_station and test_tube, nor train beside bus.
+    """
+    known = [name for name in names if split_of(name)]
+    if len(known) == len(names):
+        return known
+    families: dict[str, list[str]] = {}
+    for name in known:
+        families.setdefault(_family(name), []).append(name)
+    for family in families.values():
+        splits = {split_of(name) for name in family}
+        if "train" in splits and len(splits) > 1:
+            return family
+    return []
+
+
+def _unwrapped(files: list[str]) -> str:
     """The folder inside all folders that hold nothing but one other folder."""
     root = ""
-    while files and len(names := _children(folders, root)) == 1:
-        inner = f"{root}{min(names)}/"
-        if split_kind(min(names)) in SYNONYMS or any(
-            not path.startswith(inner) or "/" not in path[len(inner) :] for path in files
-        ):
+    while files and len(names := _folders(files, root)) == 1:
+        name = min(names)
+        inner = f"{root}{name}/"
+        below = [path[len(inner) :] for path in files if path.startswith(inner)]
+        outside = len(below) < len(files)
+        if _is_plain(name) or outside or not all("/" in path for path in below):
             break
         root = inner
     return root

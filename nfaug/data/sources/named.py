@@ -13,14 +13,12 @@ __all__ = ["open_torchvision"]
 TRAIN_AND_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
 
 
-def open_torchvision(request: Request) -> Reader | None:
+def open_torchvision(request: Request) -> Reader:
     """Open `torch/NAME` with `timm.data.create_dataset`.
 
     Data are kept in `data_dir`, by default `~/.cache/nfaug/datasets`.
     """
-    prefix, _, name = request.data.lower().partition("/")
-    if prefix != "torch" or not name:
-        return None
+    name = request.data.lower().partition("/")[2]
     if name in TRAIN_AND_TEST:  # timm would give test images for "validation"
         choose_split(("train", "test"), request.split, request.data)
     root = request.data_dir or str(Path.home() / ".cache" / "nfaug" / "datasets")

@@ -1,127 +1,200 @@
-"""Parquet files and data sets of the Hugging Face Hub, through the library `datasets`."""
+"""Parquet files, on disk or of the Hugging Face Hub, whose rows hold the bytes of images."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
+import numpy as np
 import torch
-from huggingface_hub.constants import HF_HUB_CACHE
 
-from ..classes import as_labels, numbered
+from ...io.strict_json import parse_json
+from ..classes import as_labels, class_names, numbered
 from ..decode import ImageDecodeError
 from ..readers import FileReader, Reader, Request
-from .layout import MissingSplitError, shards_of
+from .layout import shards_of
 
 __all__ = ["open_hub", "open_parquet"]
 
-
-def open_parquet(request: Request) -> Reader | None:
-    """Open a folder of parquet files, or one file."""
-    path = request.path
-    files = shards_of(path, ".parquet", request.split)
-    if not files:
-        return None
-    library, names = _datasets(str(path)), [str(file) for file in files]
-    try:
-        table = library.Dataset.from_parquet(names, cache_dir=request.data_dir)
-    except Exception as error:  # pyarrow and datasets raise their own types
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from error
-    home = path if path.is_dir() else path.parent
-    return _reader(table, str(path), [home])
+PARQUET = ".parquet"
+MOST_BYTES = 2**33  # bytes of encoded images that are kept in memory
+_ROWS = 64  # that are read at once
+_IN_PYTHON = (
+    "Such data are read in Python: pass datasets.load_dataset(...) to nfaug.fit, to "
+    "nfaug.training.train or to nfaug.bank.make_bank"
+)
 
 
-def open_hub(request: Request) -> Reader | None:
-    """Open `hfds/OWNER/NAME` of the Hub, or `hfds/` and a folder that `datasets` can load."""
-    prefix, _, name = request.data.partition("/")
-    if prefix.lower() != "hfds":
-        return None
-    library, where, name = _datasets(request.data), repr(request.data), os.path.expanduser(name)
-    try:
-        table = library.load_dataset(name, split=request.split, cache_dir=request.data_dir)
-    except Exception as error:  # datasets and the Hub's client raise their own types
-        if "Unknown split" in str(error):
-            raise MissingSplitError(f"{where} has no split {request.split!r}: {error}") from error
-        raise ValueError(f"{where} cannot be opened ({type(error).__name__}: {error})") from error
-    caches = request.data_dir, library.config.HF_DATASETS_CACHE, HF_HUB_CACHE
-    homes = [name] if os.path.isdir(name) else filter(None, caches)
-    return _reader(table, where, [Path(home) for home in homes])
+def open_parquet(root: Path, files: Sequence[str], request: Request) -> Reader:
+    """Read parquet files; `files` are their paths below the folder `root`.
 
-
-def _reader(table: Any, where: str, homes: list[Path]) -> Reader:
-    """Find the images and the labels of a table.
-
-    The columns are `image` and `label`, or the only ones of images and of class labels. Labels that
+    The columns are `image` and `label`, or the only ones of images and of class labels. An image is
+    the bytes of a file, alone or as `bytes` of a struct, as Hugging Face's library stores it. Rows
+    that name a file in place of its bytes cannot be read: the path may lead anywhere. Labels that
     are words become classes in alphabetical order.
+
+    Raises:
+        ValueError: A file is damaged, the files have other columns or class names than the first,
+            or the images take more than 8 GiB.
+        ModuleNotFoundError: pyarrow is not installed.
     """
-    library = _datasets(where)
-    image = _column(table, "image", library.Image, where)
-    label = _column(table, "label", library.ClassLabel, where)
     try:
-        table = table.cast_column(image, library.Image(decode=False))
-        if table.features[label].dtype in ("string", "large_string"):
-            table = table.class_encode_column(label)
-    except Exception as error:  # pyarrow raises its own types
-        raise ValueError(f"{where} holds no images with labels ({error})") from error
-    labels = as_labels(list(table[label]), len(table))
-    if labels is None:
-        raise ValueError(f"the column {label!r} of {where} must hold whole numbers")
+        from pyarrow import ArrowException, parquet
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{request.data} needs pyarrow: pip install 'nfaug[parquet]'"
+        ) from error
+    chosen = [root / file for file in shards_of(files, request.split, request.data)]
+    batches = []
+    labels: list[Any] = []
+    size = 0
+    schema = None
+    for file in chosen:
+        try:
+            with parquet.ParquetFile(file) as table:
+                schema = schema or table.schema_arrow
+                if not table.schema_arrow.equals(schema, check_metadata=True):
+                    raise ValueError(f"its columns or class names are not those of {chosen[0]}")
+                image = _column(schema, "image")
+                label = _column(schema, "label")
+                for batch in table.iter_batches(_ROWS, columns=[image, label]):
+                    labels += batch.column(label).to_pylist()
+                    batches.append(batch.column(image))
+                    size += batch.nbytes
+                    if size > MOST_BYTES:
+                        raise ValueError(
+                            f"the images take more than {MOST_BYTES} bytes of memory. {_IN_PYTHON}"
+                        )
+        except (ArrowException, OSError, ValueError, KeyError) as error:
+            raise ValueError(f"{file} is damaged, or cannot be read ({error})") from error
+    names = _label_names(schema, label)
+    if all(isinstance(value, str) for value in labels):
+        names = sorted(set(labels))
+        index = {name: number for number, name in enumerate(names)}
+        labels = [index[name] for name in labels]
+    targets = as_labels(labels, len(labels))
+    if targets is None:
+        raise ValueError(f"the column {label!r} of {request.data} must hold whole numbers or words")
     return TableReader(
-        where=where,
-        classes=getattr(table.features[label], "names", None) or numbered(labels),
-        targets=torch.from_numpy(labels),
-        table=table,
-        image=image,
-        homes=homes,
+        where=request.data,
+        classes=names or numbered(targets),
+        targets=torch.from_numpy(targets),
+        batches=batches,
+        starts=np.cumsum([0, *map(len, batches)]),
     )
+
+
+def open_hub(request: Request) -> Reader:
+    """Read the parquet files of `hfds/OWNER/NAME`, or of a folder `hfds/OWNER/NAME/FOLDER` in it.
+
+    Those of the split are downloaded into the Hub's cache, or into `data_dir`. Nothing else of the
+    repository is read. In the client's offline mode (HF_HUB_OFFLINE) the cache is used.
+    """
+    from huggingface_hub import snapshot_download
+
+    from ...io.hub import hub_errors  # other data need no client
+
+    parts = request.data.split("/")[1:]
+    if len(parts) < 2 or not all(parts):
+        raise ValueError(f"{request.data!r} must be hfds/OWNER/NAME; pass a folder by its path")
+    name = "/".join(parts[:2])
+    home = "".join(f"{part}/" for part in parts[2:])
+    with hub_errors(f"the data set {name}"):
+        sizes = _listed(name, request.data_dir)
+    files = [path for path in sizes if path.startswith(home) and path.endswith(PARQUET)]
+    if not files:
+        raise ValueError(f"{name} on the Hub has no parquet files in {home or 'it'}. {_IN_PYTHON}")
+    chosen = shards_of(files, request.split, request.data)
+    total = sum(sizes[path] for path in chosen)
+    if total > MOST_BYTES:
+        raise ValueError(
+            f"the files of {request.data} have {total} bytes, over {MOST_BYTES}. {_IN_PYTHON}"
+        )
+    with hub_errors(f"the data set {name}"):
+        root = snapshot_download(
+            name, repo_type="dataset", allow_patterns=chosen, cache_dir=request.data_dir
+        )
+    return open_parquet(Path(root), chosen, request)
+
+
+def _listed(name: str, cache: str | None) -> dict[str, int]:
+    """The size of every file of a data set on the Hub; in offline mode, of those in the cache."""
+    from huggingface_hub import HfApi, constants, scan_cache_dir
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        tree = HfApi().list_repo_tree(name, recursive=True, repo_type="dataset")
+        return {entry.path: getattr(entry, "size", 0) for entry in tree}
+    except OfflineModeIsEnabled:
+        found = scan_cache_dir(cache or constants.HF_HUB_CACHE)
+        refs = {(repo.repo_type, repo.repo_id): repo.refs for repo in found.repos}
+        main = refs.get(("dataset", name), {}).get("main")
+        if main is None:  # the error says that the client is offline
+            raise
+        home = main.snapshot_path
+        return {
+            file.file_path.relative_to(home).as_posix(): file.size_on_disk for file in main.files
+        }
 
 
 @dataclass(eq=False, kw_only=True)
 class TableReader(FileReader):
-    """The column `image` of a `datasets.Dataset`.
+    """Encoded images in memory: arrow arrays, the first of whose rows are `starts`."""
 
-    Files that rows name must lie in one of the folders `homes`, once links are resolved.
-    """
-
-    threads: ClassVar[bool] = False
-    table: Any
-    image: str
-    homes: list[Path]
+    batches: list[Any]
+    starts: np.ndarray
 
     def read_bytes(self, index: int) -> bytes:
-        stored: Mapping[str, Any] = self.table[index][self.image] or {}
-        if stored.get("bytes"):
-            return bytes(stored["bytes"])
-        if not stored.get("path"):
+        batch = int(np.searchsorted(self.starts, index, side="right")) - 1
+        stored = self.batches[batch][index - int(self.starts[batch])].as_py()
+        data = stored.get("bytes") if isinstance(stored, Mapping) else stored
+        if isinstance(stored, Mapping) and not data and stored.get("path"):
+            raise ValueError(
+                f"{self.name(index)} names a file, {stored['path']!r}, and only bytes in the table "
+                f"are read. {_IN_PYTHON}"
+            )
+        if not data:
             raise ImageDecodeError(
                 f'{self.name(index)} is empty; remove this row, or skip it with on_error="skip"'
             )
-        file = Path(os.path.realpath(self.homes[0] / stored["path"]))
-        inside = any(file.is_relative_to(os.path.realpath(home)) for home in self.homes)
-        if not inside or not file.is_file():
-            raise ValueError(
-                f"{self.name(index)} must be a file in {self.homes[0]}; got {stored['path']!r}"
-            )
-        return file.read_bytes()
+        return bytes(data)
 
 
-def _column(table: Any, name: str, kind: type, where: str) -> str:
-    """The column of this name, or the only one of this kind."""
-    found = [column for column, feature in table.features.items() if isinstance(feature, kind)]
-    if name not in table.column_names and len(found) != 1:
+def _column(schema: Any, name: str) -> str:
+    """The column of this name ("image" or "label"), or the only one that can be it."""
+    from pyarrow import types
+
+    if name in schema.names:
+        found = [name]
+    elif name == "image":
+        found = [field.name for field in schema if types.is_struct(field.type)]
+    else:
+        found = [field.name for field in schema if _label_names(schema, field.name)]
+    if len(found) != 1:
         raise ValueError(
-            f"{where} has the columns {table.column_names}; it must have one called {name!r}, or a "
-            f"single {kind.__name__}"
+            f"it has the columns {schema.names}; it must have one called {name!r}, or a single one "
+            f"of Hugging Face's type {'Image' if name == 'image' else 'ClassLabel'}"
         )
-    return name if name in table.column_names else found[0]
+    column = schema.field(found[0]).type
+    if types.is_struct(column):
+        column = column.field("bytes").type
+    binary = types.is_binary(column) or types.is_large_binary(column)
+    if name == "image" and not binary:
+        raise ValueError(f"its column {found[0]!r} must hold images as bytes; got {column}")
+    return str(found[0])
 
 
-def _datasets(where: str) -> Any:
+def _label_names(schema: Any, column: str) -> list[str] | None:
+    """The class names that Hugging Face's library stores for a column, if there are any."""
+    stored = (schema.metadata or {}).get(b"huggingface")
+    if stored is None:
+        return None
     try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{where} needs: pip install 'nfaug[datasets]'") from error
-    return datasets
+        names = parse_json(stored)["info"]["features"][column]["names"]
+    except (KeyError, TypeError):  # a column of another type
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return class_names(names)

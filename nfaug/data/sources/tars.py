@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,23 @@ import torch
 
 from ..classes import numbered
 from ..decode import IMAGE_ENDINGS
-from ..readers import FileReader, Reader, Request
+from ..readers import FileReader, Reader, Request, read_part
+from .folders import is_hidden
 from .layout import arrange, shards_of
 
 __all__ = ["open_tar", "open_webdataset"]
 
-ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 NAMES_FILE = "classnames.txt"  # a class name a line, in label order
 _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # up to the first dot of the name
+_EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)  # headers whose content, such as a long name, tarfile keeps in memory
+_LONGEST_NAME = 2**24  # bytes
+_MOST_DIGITS = 18  # of a label in a .cls file, with line ends
 
 
 @dataclass(eq=False, kw_only=True)
@@ -35,22 +44,16 @@ class MemberReader(FileReader):
 
     def read_bytes(self, index: int) -> bytes:
         number, offset, size = self.places[index].tolist()
-        # Opened each time: workers would share the position of an open file.
-        with self.tars[int(number)].open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
+        return read_part(self.tars[number], self.name(index), offset, size)
 
 
-def open_tar(request: Request) -> Reader | None:
-    """The images of a tar of class folders; None for another file and for a shard."""
-    path = request.path
-    if not path.name.lower().endswith(ENDINGS) or not path.is_file():
-        return None
-    listed = _members(path)
-    if any(name.endswith(".cls") for name, _ in listed):
-        return None
+def open_tar(path: Path, request: Request) -> Reader:
+    """The images of a tar of class folders, or the samples of a single shard of WebDataset."""
+    members = _members(path)
+    if any(name.endswith(".cls") for name, _ in members):
+        return open_webdataset(path.parent, [path.name], request)
     images: dict[str, tarfile.TarInfo] = {}
-    for name, member in listed:
+    for name, member in members:
         if name.lower().endswith(IMAGE_ENDINGS) and not member.isdir():
             if not member.isreg() or member.issparse():
                 raise ValueError(
@@ -58,15 +61,14 @@ def open_tar(request: Request) -> Reader | None:
                     "make the tar with --dereference --hard-dereference"
                 )
             images[name] = member  # a later member replaces an earlier one
-    folders = [name for name, member in listed if member.isdir()]
-    root, found = arrange(images, folders, request.split, str(path), labels=request.labels)
+    root, found = arrange(images, request.split, str(path), labels=request.labels)
     chosen = [images[root + name] for name in found["paths"]]
     places = torch.tensor([(0, member.offset_data, member.size) for member in chosen])
     return MemberReader(where=str(path), tars=[path], places=places, **found)
 
 
-def open_webdataset(request: Request) -> Reader | None:
-    """Open a folder of shards, or one shard.
+def open_webdataset(root: Path, files: Sequence[str], request: Request) -> Reader:
+    """The samples of shards; `files` are their paths below the folder `root`.
 
     A sample is the files that share the name up to its first dot: 000012.jpg and 000012.cls, the
     label in decimal digits. Of several images, such as 000012.jpg and 000012.mask.png, the one
@@ -76,16 +78,14 @@ def open_webdataset(request: Request) -> Reader | None:
         ValueError: If a shard is damaged, two files have the same name, or a sample has no image,
             several, or no label.
     """
-    shards = shards_of(request.path, ".tar", request.split)
-    if not shards:
-        return None
+    shards = [root / file for file in shards_of(files, request.split, request.data)]
     samples = [sample for number, shard in enumerate(shards) for sample in _samples(shard, number)]
     if not samples:
         raise ValueError(f"{request.data} holds no samples of WebDataset, such as 0.jpg and 0.cls")
     paths, places, labels = zip(*samples, strict=True)
     targets = torch.tensor(labels)
     return MemberReader(
-        where=str(request.path),
+        where=request.data,
         classes=_class_names(shards[0].parent, targets),
         targets=targets,
         paths=list(paths),
@@ -98,8 +98,10 @@ def _samples(shard: Path, number: int) -> Iterator[tuple[str, tuple[int, int, in
     """The path, the place (see `MemberReader`) and the label of each sample of a shard."""
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     for name, member in _members(shard):
-        if member.isfile() and (match := _KEY.fullmatch(name)):
-            parts, extension = samples.setdefault(match[1], {}), match[2].lower()
+        match = _KEY.fullmatch(name)
+        if member.isfile() and match:
+            parts = samples.setdefault(match[1], {})
+            extension = match[2].lower()
             if extension in parts:
                 raise ValueError(f"{shard} holds {name!r} twice; keys of samples must be distinct")
             parts[extension] = member
@@ -111,11 +113,15 @@ def _samples(shard: Path, number: int) -> Iterator[tuple[str, tuple[int, int, in
                 raise ValueError(
                     f"{key} in {shard} must have one image and one .cls; got {sorted(parts)}"
                 )
-            image, label = parts[images[0]], parts["cls"]
+            image = parts[images[0]]
+            label = parts["cls"]
             file.seek(label.offset_data)
-            digits = file.read(min(label.size, 18))
-            if not digits.strip().isdigit():
-                raise ValueError(f"{key}.cls in {shard} must be a whole number; got {digits!r}")
+            digits = file.read(min(label.size, _MOST_DIGITS))
+            if label.size > _MOST_DIGITS or not digits.strip().isdigit():
+                raise ValueError(
+                    f"{key}.cls in {shard} must be a whole number; got {label.size} bytes that "
+                    f"start with {digits!r}"
+                )
             place = (number, image.offset_data, image.size)
             yield f"{shard.name}/{key}.{images[0]}", place, int(digits)
 
@@ -128,17 +134,39 @@ def _class_names(home: Path, targets: torch.Tensor) -> list[str]:
     return numbered(targets)
 
 
+class _Member(tarfile.TarInfo):
+    """A header of a tar, without sizes that tarfile does not check.
+
+    It would read members of a size below 0 for ever, and an extended header of any size at once.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        member = super().frombuf(buf, encoding, errors)
+        extends = member.type in _EXTENSIONS and member.size > _LONGEST_NAME
+        if member.size < 0 or extends:
+            raise tarfile.ReadError(f"a header says that {member.size} bytes follow it")
+        return member
+
+
 def _members(path: Path) -> list[tuple[str, tarfile.TarInfo]]:
     """The members of an uncompressed tar by their plain names, without hidden ones.
 
     Raises:
         ValueError: If the file is compressed, damaged or no tar.
     """
+    found = list[tuple[str, tarfile.TarInfo]]()
     with path.open("rb") as file:
         try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                found, end = tar.getmembers(), tar.offset
-        except tarfile.TarError as error:
+            with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
+                for member in tar:
+                    if member.size < 0:  # an extended header can give it, too
+                        raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
+                    parts = [part for part in member.name.split("/") if part not in ("", ".")]
+                    if not any(map(is_hidden, parts)):
+                        found.append(("/".join(parts), member))
+                end = tar.offset
+        except (tarfile.TarError, RecursionError) as error:  # of a thousand extended headers
             raise ValueError(
                 f"{path} is damaged, or not an uncompressed tar, which is read in place ({error})"
             ) from error
@@ -146,5 +174,4 @@ def _members(path: Path) -> list[tuple[str, tarfile.TarInfo]]:
         # tarfile takes a damaged header for the end of the archive.
         if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise ValueError(f"{path} is damaged at byte {end}, after {len(found)} members")
-    named = [([x for x in m.name.split("/") if x not in ("", ".")], m) for m in found]
-    return [("/".join(x), m) for x, m in named if not any(part.startswith(".") for part in x)]
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from timm.data.dataset import AugMixDataset
 from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.mixup import FastCollateMixup, Mixup
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from ...augment.pixels import Normalization
 from ...augment.transform import NFAugment
@@ -23,7 +25,8 @@ class NFALoader:
 
     It wraps the result of `timm.data.create_loader`, with or without prefetcher, or any loader of
     (images, labels). `len`, `dataset`, `sampler` and other attributes are the wrapped loader's.
-    `mixup_enabled` switches mixup and cutmix; `nfa.enabled` switches NFA.
+    `mixup_enabled` switches mixup and cutmix; `nfa.enabled` switches NFA. With accelerate, it wraps
+    the prepared loader: `NFALoader(accelerator.prepare(loader), nfa)`.
 
     Args:
         loader: The loader, not iterated yet. A `FastCollateMixup` in it is moved to after NFA.
@@ -34,7 +37,8 @@ class NFALoader:
 
     Raises:
         ValueError: Class names, mean or std differ, or NFA cannot augment the loader's batches
-            (AugMix splits, mixup mode "half").
+            (AugMix splits, mixup mode "half"). In iteration: each of several processes of
+            accelerate would read all images.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class NFALoader:
         self._passes = 0
 
     def __iter__(self) -> Iterator[Any]:
+        _check_shared(self.loader)
         epoch = self._passes if self._epoch is None else self._epoch
         self._passes += 1
         active = self.off_epoch is None or epoch < self.off_epoch
@@ -116,6 +121,26 @@ class NFALoader:
     @mixup_enabled.setter
     def mixup_enabled(self, value: bool) -> None:
         self.mixup.mixup_enabled = value
+
+
+def _check_shared(loader: Any) -> None:
+    """Raise ValueError if each process of accelerate would read all images.
+
+    `Accelerator.prepare` returns what it does not know as it is, an `NFALoader` too.
+    """
+    state: Any = sys.modules.get("accelerate.state")  # a script that uses it has imported it
+    if state is None or not state.is_initialized():
+        return
+    count = state.PartialState().num_processes
+    inner = getattr(loader, "loader", loader)
+    if count == 1 or type(inner) is not DataLoader:  # prepared loaders are of other classes
+        return
+    plain = type(inner.sampler).__module__ == RandomSampler.__module__  # one of torch's own
+    if plain and type(inner.batch_sampler) is BatchSampler:
+        raise ValueError(
+            f"each of {count} processes would read all images, since accelerate does not share out "
+            "an NFALoader: wrap the prepared loader, NFALoader(accelerator.prepare(loader), nfa)"
+        )
 
 
 def _take_mixup(loader: Any) -> Mixup | None:

@@ -57,12 +57,14 @@ def run_script(
         made.append(NFALoader(loader, nfa, device=device, off_epoch=off_epoch))
         return made[-1]
 
-    naflex = ValueError("NFA needs images of one size: leave out --naflex-loader")
+    def create_naflex_loader(*_: Any, **__: Any) -> Any:
+        raise ValueError("NFA needs images of one size: leave out --naflex-loader")
+
     try:
         with (
             mock.patch.object(data, "create_loader", create_loader),
             mock.patch.object(data.loader, "create_loader", create_loader),
-            mock.patch.object(data, "create_naflex_loader", side_effect=naflex, create=True),
+            mock.patch.object(data, "create_naflex_loader", create_naflex_loader, create=True),
             mock.patch.object(sys, "argv", [str(path), *argv]),
             mock.patch.object(sys, "path", [str(Path(path).resolve().parent), *sys.path]),
         ):

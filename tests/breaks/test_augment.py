@@ -1,0 +1,107 @@
+"""Breaks of `NFAugment` and its settings."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nfa_tools import CLASSES, NAMES, TensorImages, batch_of, checkpoint
+from torch import Tensor, nn
+
+from nfaug.augment.preview import preview_grid
+from nfaug.augment.settings import MixSettings
+from nfaug.augment.transform import NFAugment
+from nfaug.bank import make_bank
+
+
+class Model(nn.Module):
+    """A classifier that augments its own images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nfa = NFAugment(checkpoint(), p=1.0, gate=False)
+        self.head = nn.Linear(192, CLASSES)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        images, labels = self.nfa(images, labels)
+        return self.head(images.flatten(1))
+
+
+@pytest.mark.parametrize("p", [0.0, (0.0, 0.0, 0.0)])
+def test_a_share_of_zero_draws_nothing(p: Any) -> None:
+    """Break 17: p = 0 drew a number, so that what was drawn after it differed."""
+    images, labels = batch_of(8)
+    generator = torch.Generator().manual_seed(0)
+    own_state = generator.get_state()
+    torch_state = torch.get_rng_state()
+    for source in (generator, None):
+        NFAugment(checkpoint(), p=p, generator=source)(images, labels)
+    assert torch.equal(generator.get_state(), own_state)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+def switch_off(model: Model, how: str) -> None:
+    if how == "eval":
+        model.eval()
+    else:
+        model.nfa.enabled = False
+
+
+@pytest.mark.parametrize("how", ["eval", "enabled"])
+@pytest.mark.parametrize("tool", ["compile", "export"])
+def test_a_graph_with_nfa_in_it_that_is_off(how: str, tool: str) -> None:
+    """Break 51: a model could be neither compiled to one graph nor exported, though NFA was off."""
+    model = Model()
+    switch_off(model, how)
+    images, labels = batch_of(8)
+    unit = images / 255
+    made: Callable[..., Tensor]
+    if tool == "compile":
+        made = torch.compile(model, fullgraph=True, backend="eager")
+    else:
+        made = torch.export.export(model, (unit, labels), strict=True).module()
+    assert torch.equal(made(unit, labels), model.head(unit.flatten(1)))
+
+
+def test_a_compiled_model_follows_the_switches() -> None:
+    """Break 51: a graph of the model with NFA off is not used once it is on."""
+    model = Model()
+    images, labels = batch_of(8)
+    unit = images / 255
+    plain = model.head(unit.flatten(1))
+    compiled = torch.compile(model, backend="eager")
+    for enabled in (False, True, False):
+        model.nfa.enabled = enabled
+        assert torch.equal(compiled(unit, labels), plain) != enabled
+    assert model.nfa.stats()["seen"] == 8
+
+
+@pytest.mark.parametrize(
+    "single", [{"p": 0.5}, {"p": 0.3}, {"gate": None}, {"axes": None}, {"mix": "axis", "noise": 0}]
+)
+def test_settings_given_twice(single: dict[str, Any], tmp_path: Path) -> None:
+    """Break 71: p=0.5, the default, was ignored beside settings=MixSettings(p=0.9)."""
+    parts: Any = checkpoint()
+    data = TensorImages(*batch_of(12), NAMES)
+    settings = MixSettings(p=0.9)
+    with pytest.raises(ValueError, match="settings="):
+        NFAugment(parts, settings=settings, **single)
+    with pytest.raises(ValueError, match="settings="):
+        preview_grid(parts, data, settings=settings, **single)
+    with pytest.raises(ValueError, match="settings="):
+        make_bank(parts, data, tmp_path / "bank", settings=settings, **single)
+    assert not (tmp_path / "bank").exists()
+    assert NFAugment(checkpoint(), settings=settings).p == 0.9
+    assert NFAugment(checkpoint(), settings=None, p=0.5).p == 0.5
+
+
+def test_the_signature_shows_each_setting() -> None:
+    """Break 71: what refuses settings that are given twice leaves help() and types as they are."""
+    shown = inspect.signature(NFAugment).parameters
+    assert list(shown)[:3] == ["checkpoint", "p", "alpha"]
+    assert shown["p"].default == 0.5
+    assert "float" in str(shown["p"].annotation)

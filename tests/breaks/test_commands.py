@@ -1,0 +1,247 @@
+"""Breaks of the commands: options, settings files, and what they print."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import nfaug
+from nfaug.cli import main
+from nfaug.io.device import pick_device
+
+TRAIN = ("train", "--data", "digits", "--out", "o")
+ESCAPE = "\x1b[2J"
+HARMLESS = "\N{REPLACEMENT CHARACTER}[2J"
+
+
+class Ran(NamedTuple):
+    """The outcome of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Ran]:
+    """Runs a command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str | Path) -> Ran:
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:  # parsers exit this way
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return run
+
+
+CLASSES = [
+    "optim: helper.X",
+    "optim: {class_path: helper.X}",
+    "flow: {class_path: helper.X, init_args: {steps: [1]}}",
+    "prior: {class_path: helper.X}",
+    "prior: {fixed_point: helper.X}",
+    "optim: !!python/name:helper.X",
+]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *[("-c", text) for text in CLASSES],
+        ("--config=settings.yaml",),
+        ("--resume", "."),
+        ("--optim", "helper.X"),
+        ("--prior.fixed-point=helper.X",),
+        ("--augmentation", "{class_path: helper.X}"),
+    ],
+    ids=" ".join,
+)
+def test_settings_that_name_a_class(
+    words: tuple[str, ...],
+    command: Callable[..., Ran],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Break 35: the module of the class was imported, from the current folder for example."""
+    (tmp_path / "helper.py").write_text("open('imported', 'w').close()\nclass X: pass\n")
+    for name in ("settings.yaml", "train.yaml"):  # the second is that of a run
+        (tmp_path / name).write_text("{data: digits, optim: {class_path: helper.X}}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "helper", raising=False)
+    importlib.invalidate_caches()
+    ran = command(*(TRAIN[:1] if "--resume" in words else TRAIN), *words)
+    assert not (tmp_path / "imported").exists()
+    assert ran.code == 2
+    assert "helper.X" in ran.err
+    assert ran.err.count("\n") == 1
+
+
+MULTIPLIED = "\n".join(
+    ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [(MULTIPLIED, "alias"), ("optim: " + "[" * 1100 + "]" * 1100, "nest")],
+    ids=["aliases", "nesting"],
+)
+def test_yaml_of_a_few_lines_that_stands_for_millions(
+    text: str, word: str, command: Callable[..., Ran], tmp_path: Path
+) -> None:
+    """Break 29: aliases that multiply filled the memory; deep nesting ended in a traceback."""
+    (tmp_path / "settings.yaml").write_text(text)
+    ran = command(*TRAIN, "-c", "settings.yaml")
+    assert (ran.code, ran.out) == (2, "")
+    assert word in ran.err
+
+
+@pytest.mark.parametrize("words", [["info", "FLOW"], ["info", "FLOW", "--json"], ["--help"], []])
+def test_a_closed_output(
+    words: list[str], command: Callable[..., Ran], tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks 14 and 54: `nfaug info FLOW >&-` ended in a traceback."""
+    monkeypatch.setattr(sys, "stdout", None)
+    ran = command(*[tiny_path if word == "FLOW" else word for word in words])
+    sys.stdout.close()
+    assert ran == (0 if words else 2, "", "")
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_closed_errors_are_not_printed_among_the_results(
+    stream: str, command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks 14 and 54: with `2>&-` the error went to the standard output."""
+    monkeypatch.setattr(sys, stream, None)
+    ran = command("info", "no-such-flow")
+    getattr(sys, stream).close()
+    assert (ran.code, ran.out) == (2, "")
+    assert ("no-such-flow" in ran.err) == (stream == "stdout")
+
+
+@pytest.mark.parametrize("buffering", [1, -1], ids=["lines", "all at once"])
+@pytest.mark.parametrize("words", [["info", "FLOW"], ["info", "FLOW", "--json"], ["--help"]])
+def test_a_pipe_whose_reader_has_ended(
+    words: list[str],
+    buffering: int,
+    command: Callable[..., Ran],
+    tiny_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Breaks 14 and 54: `nfaug info FLOW | true` ended in a traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=buffering) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        ran = command(*[tiny_path if word == "FLOW" else word for word in words])
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_a_pipe_that_breaks_during_the_work_is_no_success(
+    command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks 14 and 54: the repair hid each broken pipe, those of a lost connection included."""
+
+    def fail(_: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("nfaug.commands.info.run", fail)
+    ran = command("info", "flow")
+    assert ran.code == 2
+    assert "Broken pipe" in ran.err
+
+
+def test_terminal_escapes_in_a_checkpoint(
+    tiny_path: Path, tmp_path: Path, command: Callable[..., Ran]
+) -> None:
+    """Break 13: a stranger's text moved the cursor, or reversed the direction of writing."""
+    checkpoint = nfaug.load(tiny_path)
+    checkpoint.config.training["note"] = f"{ESCAPE}gone\nü\u202e"
+    checkpoint.save(tmp_path / "flow")
+    ran = command("info", tmp_path / "flow")
+    assert f"{HARMLESS}gone ü\N{REPLACEMENT CHARACTER}" in ran.out
+    assert command("info", tmp_path / "flow", "--json").out.isascii()
+
+
+def test_terminal_escapes_in_messages_and_reports(
+    command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break 13: errors and the report of a comparison repeat names from elsewhere."""
+    ran = command("fit", "--flow", "f", "--data", "d", "--out", "o", "--rank", ESCAPE)
+    assert HARMLESS in ran.err
+    assert ESCAPE not in ran.err
+    monkeypatch.setattr("nfaug.commands.info.run", lambda _: f"first\n{ESCAPE}second")
+    assert command("info", "flow").out == f"first\n{HARMLESS}second\n"
+
+
+COMPARE = ("compare", "--data", "digits")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((*COMPARE, "--minutes", "-1"), "-1"),
+        ((*COMPARE, "--per-class", "ten"), "--per-class must be a whole number or null; got 'ten'"),
+        ((*COMPARE, "--seeds", "0"), "seeds must be above 0; got 0"),
+        ((*TRAIN, "--max-minutes", "-1"), "-1"),
+        ((*TRAIN, "--dataset.per-class", "ten"), "must be a whole number or null; got 'ten'"),
+        (
+            ("bank", "--flow", "f", "--data", "d", "--out", "o", "--mix", "odd"),
+            "--mix must be one of 'axis', 'pair', 'regions'; got 'odd'",
+        ),
+        (("explore", "--port", "99999"), "from 1 to 65535; got '99999'"),
+        (("explore", "--port", "0"), "from 1 to 65535; got '0'"),
+        (("explore", "--port", "80x"), "from 1 to 65535; got '80x'"),
+        ((*COMPARE, "--device", "tpu"), "no device 'tpu'"),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, tuple) else "",
+)
+def test_values_that_options_cannot_have(
+    words: tuple[str, ...], said: str, command: Callable[..., Ran], tmp_path: Path
+) -> None:
+    """Break 72: they were accepted, or the message was one of Python's."""
+    ran = command(*words)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    assert ran.err.count("\n") == 1
+    assert "Parser key" not in ran.err
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has the device")
+def test_a_device_that_this_machine_lacks() -> None:
+    """Break 72: torch's message about mps filled a page."""
+    with pytest.raises(ValueError, match="'mps'") as caught:
+        pick_device("mps")
+    assert len(str(caught.value)) < 300
+
+
+def test_a_device_that_computes_nothing() -> None:
+    """Break 72: `--device meta` was accepted, and the first result was an error."""
+    with pytest.raises(ValueError, match="'meta'"):
+        pick_device("meta")
+
+
+def test_a_timm_script_with_the_naflex_loader(
+    tiny_path: Path, tmp_path: Path, command: Callable[..., Ran]
+) -> None:
+    """Break 70: `nfaug timm ... --naflex-loader` ended in a traceback."""
+    script = tmp_path / "train.py"
+    script.write_text("import timm\ntimm.data.create_naflex_loader()\n")
+    ran = command("timm", script, "--nfa", tiny_path)
+    assert ran.code == 2
+    assert "--naflex-loader" in ran.err
+    assert ran.err.count("\n") == 1

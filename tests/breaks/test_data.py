@@ -1,0 +1,401 @@
+"""Data that were once read wrongly: layouts of folders, archives, tables, samplers."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+import tracemalloc
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from data_tools import png, save
+from hub_tools import FakeHub
+from nfa_tools import TensorImages
+from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler, WeightedRandomSampler
+
+import nfaug
+from nfaug.data.images import to_tensors
+from nfaug.data.open import open_dataset
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def write_shard(path: Path, label: int = 0) -> Path:
+    return write_tar(path, {"0.png": png(), "0.cls": b"%d" % label})
+
+
+def write_parquet(path: Path, images: list[Any], labels: list[Any] | None = None) -> Path:
+    import pyarrow
+    from pyarrow import parquet
+
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    column = pyarrow.array(images, kind)
+    labels = [0] * len(images) if labels is None else labels
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.table({"image": column, "label": labels}), path)
+    return path
+
+
+def embedded(level: int) -> dict[str, Any]:
+    return {"bytes": png(level), "path": None}
+
+
+def levels(data: Any) -> list[int]:
+    """The level of each image of one level."""
+    return [int(image.max()) for image, _ in data]
+
+
+# What a folder holds
+
+
+@pytest.mark.parametrize(
+    ("stray", "kinds"),
+    [
+        ("meta.parquet", ("images", "parquet")),
+        ("archive.tar", ("images", "WebDataset")),
+        ("train/cat/x.tar", ("images", "WebDataset")),
+        ("train-images-idx3-ubyte.gz", ("images", "IDX")),
+    ],
+)
+def test_a_stray_archive_beside_images(tmp_path: Path, stray: str, kinds: tuple[str, str]) -> None:
+    """Break 19: it replaced the data set. The error names both kinds."""
+    for name in ("cat", "dog"):
+        save(tmp_path / "train" / name / "1.png")
+    (tmp_path / stray).write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"{kinds[0]} .*{kinds[1]}") as caught:
+        open_dataset(tmp_path)
+    assert stray in str(caught.value)
+
+
+def test_shards_of_two_kinds(tmp_path: Path) -> None:
+    """Break 33 (and 19): of a tar beside parquet files, the tar alone was read."""
+    write_shard(tmp_path / "0.tar")
+    write_parquet(tmp_path / "0.parquet", [embedded(0)])
+    with pytest.raises(ValueError, match=r"0\.tar.*0\.parquet"):
+        open_dataset(tmp_path)
+    assert len(open_dataset(tmp_path / "0.parquet")) == 1, "the path of a file says which"
+
+
+def test_a_picture_beside_shards(tmp_path: Path) -> None:
+    """Break 33 (and 19): which of the two is the data is not guessed."""
+    write_shard(tmp_path / "0.tar")
+    (tmp_path / "preview.png").write_bytes(png())
+    with pytest.raises(ValueError, match=r"preview\.png"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train", "test"), ("seg_train", "seg_test"), ("train2017", "val2017"),
+        ("Training set", "Test set"), ("train", "dev"), ("trainset", "testset"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
+def test_split_folders_of_other_names(tmp_path: Path, train: str, test: str, packed: bool) -> None:
+    """Break 43: they became two classes, and test images were trained on."""
+    data = tmp_path / "data"
+    for seed, name in enumerate(("cat", "dog")):
+        save(data / train / name / "1.png", seed)
+        save(data / test / name / "2.png", seed + 2)
+    if packed:
+        with tarfile.open(tmp_path / "data.tar", "w") as archive:
+            archive.add(data, arcname=".")
+        data = tmp_path / "data.tar"
+    assert open_dataset(data).classes == ["cat", "dog"]
+    assert open_dataset(data).paths == ["cat/1.png", "dog/1.png"]
+    assert open_dataset(data, split="test").paths == ["cat/2.png", "dog/2.png"]
+
+
+def test_a_split_folder_inside_itself(tmp_path: Path) -> None:
+    """Break 43: seg_train/seg_train, beside images for which there are no labels."""
+    for seed, name in enumerate(("cat", "dog")):
+        save(tmp_path / "seg_train" / "seg_train" / name / "1.png", seed)
+        save(tmp_path / "seg_test" / "seg_test" / name / "2.png", seed + 2)
+    save(tmp_path / "seg_pred" / "seg_pred" / "3.png", 4)
+    with pytest.warns(UserWarning, match="'seg_pred'"):
+        assert open_dataset(tmp_path).paths == ["cat/1.png", "dog/1.png"]
+    with pytest.warns(UserWarning, match="'seg_pred'"):
+        assert open_dataset(tmp_path, split="test").paths == ["cat/2.png", "dog/2.png"]
+
+
+def test_classes_whose_names_look_like_splits(tmp_path: Path) -> None:
+    """Break 43: they are classes, with a warning."""
+    for seed, name in enumerate(("train_station", "test_tube", "boat")):
+        save(tmp_path / name / "1.png", seed)
+    with pytest.warns(UserWarning, match="splits"):
+        found = open_dataset(tmp_path)
+    assert found.classes == ["boat", "test_tube", "train_station"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "split"),
+    [("train", "training", "train"), ("val", "valid", "val"), ("val", "valid", "test")],
+)
+def test_two_folders_of_one_split(tmp_path: Path, one: str, other: str, split: str) -> None:
+    """Break 43: half of the images was read."""
+    for folder in {"train", one, other}:
+        for name in ("cat", "dog"):
+            save(tmp_path / folder / name / "1.png")
+    with pytest.raises(ValueError, match=f"{one!r} and {other!r}"):
+        open_dataset(tmp_path, split=split)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("part-0.tar", "training-1.tar"), ("train-0.tar", "training-1.tar"),
+        ("a/train-0.tar", "b/train-0.tar"), ("0.tar", "a/1.tar"),
+    ],
+)  # fmt: skip
+def test_shards_that_may_be_of_different_data(tmp_path: Path, one: str, other: str) -> None:
+    """Break 43: half was read. Now both are named."""
+    write_shard(tmp_path / one)
+    write_shard(tmp_path / other)
+    with pytest.raises(ValueError, match=r"tar|train|folders"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("stray", ["__MACOSX/cat/._1.png", ".cache/x/1.png", "empty"])
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
+def test_folders_without_data(tmp_path: Path, stray: str, packed: bool) -> None:
+    """Break 63: they merged the splits, or counted as a class."""
+    data = tmp_path / "data"
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            save(data / split / name / "1.png")
+    for root in (data, data / "train"):
+        (root / stray).parent.mkdir(parents=True, exist_ok=True)
+        if "." in stray:
+            save(root / stray)
+        else:
+            (root / stray).mkdir()
+    if packed:
+        with tarfile.open(tmp_path / "data.tar", "w") as archive:
+            archive.add(data, arcname=".")
+        data = tmp_path / "data.tar"
+    for split in ("train", "val"):
+        found = open_dataset(data, split=split)
+        assert (found.classes, len(found)) == (["cat", "dog"], 2)
+
+
+@pytest.mark.timeout(30)
+def test_a_ladder_of_links(tmp_path: Path) -> None:
+    """Break 37 (and 8): each step of two links doubled the time. Both ways are named."""
+    root = tmp_path / "0"
+    for step in range(14):
+        (tmp_path / str(step)).mkdir()
+    for step in range(13):
+        for name in ("a", "b"):
+            (tmp_path / str(step) / name).symlink_to(tmp_path / str(step + 1))
+    save(tmp_path / "13" / "1.png")
+    with pytest.raises(ValueError, match="same folder"):
+        open_dataset(root)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("place", ["cat/x.png", "x.tar", "x.npz", "x.parquet"])
+def test_a_pipe_among_the_data(tmp_path: Path, place: str) -> None:
+    """Break 8: opening it waited for ever."""
+    for name in ("cat", "dog"):
+        save(tmp_path / name / "1.png")
+    os.mkfifo(tmp_path / place)
+    assert len(to_tensors(open_dataset(tmp_path))[0]) == 2
+    if place.startswith("x"):
+        with pytest.raises(ValueError, match="no images"):
+            open_dataset(tmp_path / place)
+
+
+# Archives
+
+
+def test_a_replaced_parquet_file_of_the_same_time(tmp_path: Path) -> None:
+    """Break 34: the old images and labels came from a cache."""
+    file = write_parquet(tmp_path / "0.parquet", [embedded(10), embedded(20)], [0, 1])
+    first = open_dataset(file)
+    assert levels(first) == [10, 20]
+    before = file.stat()
+    write_parquet(file, [embedded(30), embedded(40)], [1, 0])
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    second = open_dataset(file)
+    assert levels(second) == [30, 40]
+    assert second.targets.tolist() == [1, 0]
+    assert first.fingerprint() != second.fingerprint()
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "../private.png", "link.png", "inside.png"])
+def test_a_row_that_names_a_file(tmp_path: Path, path: str) -> None:
+    """Breaks 20 and 41: it read any file of the machine. Only bytes in the table are read."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "private.png").write_bytes(png())
+    (data / "link.png").symlink_to(tmp_path / "private.png")
+    (data / "inside.png").write_bytes(png())
+    rows = [embedded(0), {"bytes": None, "path": path}]
+    found = open_dataset(write_parquet(data / "0.parquet", rows), image_size=4, channels=1)
+    assert found[0][0].shape == (1, 4, 4)
+    with pytest.raises(ValueError, match=Path(path).name):
+        found[1]
+
+
+def test_data_files_in_a_readme(tmp_path: Path, hub: FakeHub) -> None:
+    """Break 41 (and 29): a card's `data_files` named any URL, and files outside of the folder."""
+    outside = write_parquet(tmp_path / "outside.parquet", [embedded(99)])
+    inside = write_parquet(tmp_path / "train-0.parquet", [embedded(10)])
+    card = f"---\nconfigs:\n- config_name: default\n  data_files: '{outside}'\n---\n"
+    files = {"README.md": card.encode(), "data/train-0.parquet": inside.read_bytes()}
+    hub.add("owner/pictures", files)
+    assert levels(open_dataset("hfds/owner/pictures")) == [10]
+    assert hub.fetched() == ["data/train-0.parquet"]
+    with pytest.raises(ValueError, match="hfds/OWNER/NAME"):
+        open_dataset(f"hfds/{tmp_path}")
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("kind", [b"0", b"x", b"L", b"5"], ids=["file", "pax", "long", "folder"])
+def test_a_member_of_a_tar_with_a_size_below_0(tmp_path: Path, kind: bytes) -> None:
+    """Break 40: Python 3.11 read the same member without end."""
+    tar = write_tar(tmp_path / "x.tar", {"cat/1.png": png(), "dog/1.png": png()})
+    data = bytearray(tar.read_bytes())
+    at = data.index(b"dog/1.png")
+    data[at + 124 : at + 136] = (-512 % 256**12).to_bytes(12, "big")  # base 256
+    data[at + 156 : at + 157] = kind
+    data[at + 148 : at + 156] = b" " * 8
+    data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+    tar.write_bytes(data)
+    with pytest.raises(ValueError, match=r"damaged.*-512"):
+        open_dataset(tar)
+
+
+@pytest.mark.timeout(30)
+def test_a_pax_header_with_a_size_below_0(tmp_path: Path) -> None:
+    """Break 40: the size may also come from an extended header."""
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("cat/1.png")
+        member.pax_headers = {"size": "-512"}
+        archive.addfile(member)
+    with pytest.raises(ValueError, match=r"damaged.*-512"):
+        open_dataset(path)
+
+
+def npz_bomb(path: Path) -> Path:
+    """100 MB of zeros in 100 kB."""
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000, 300, 340), }".ljust(117)
+    start = b"\x93NUMPY\x01\x00" + len(header + b"\n").to_bytes(2, "little") + header + b"\n"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", start + bytes(1000 * 300 * 340))
+    return path
+
+
+def idx_bomb(folder: Path) -> Path:
+    """100 MB of zeros in 100 kB."""
+    header = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (1000, 300, 340))
+    data = gzip.compress(header + bytes(1000 * 300 * 340))
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["npz", "idx"])
+def test_a_small_archive_of_a_large_array(tmp_path: Path, kind: str) -> None:
+    """Break 42: 3 MB held 3 GB. What a file unpacks to is known from its header."""
+    data = npz_bomb(tmp_path / "x.npz") if kind == "npz" else idx_bomb(tmp_path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"unpacks .*102000"):
+            open_dataset(data)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 10**7
+
+
+@pytest.mark.parametrize("again", [["0.cls"], ["0.png", "0.cls"], ["0.PNG"]])
+def test_keys_that_repeat_in_a_shard(tmp_path: Path, again: list[str]) -> None:
+    """Break 23: they were one sample with the label of the last one."""
+    path = tmp_path / "0.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ["0.png", "0.cls", "1.png", "1.cls", *again]:
+            content = png() if "png" in name.lower() else b"1"
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(ValueError, match="twice"):
+        open_dataset(path)
+
+
+def test_a_long_label_in_a_shard(tmp_path: Path) -> None:
+    """Break 62: the first 18 digits were taken for the label."""
+    path = write_tar(tmp_path / "0.tar", {"0.png": png(), "0.cls": b"0" * 18 + b"7"})
+    with pytest.raises(ValueError, match="19 bytes"):
+        open_dataset(path)
+
+
+# What tells data apart
+
+
+def test_other_images_of_the_same_names_and_sizes(tmp_path: Path) -> None:
+    """Break 12: the fingerprint covered names and sizes, not content."""
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.bmp").write_bytes(_bmp(10))
+    before = open_dataset(tmp_path).fingerprint()
+    file = tmp_path / "dog" / "1.bmp"
+    size = file.stat().st_size
+    file.write_bytes(_bmp(20))
+    assert file.stat().st_size == size
+    assert open_dataset(tmp_path).fingerprint() != before
+
+
+def _bmp(level: int) -> bytes:
+    from PIL import Image
+
+    data = io.BytesIO()
+    Image.new("L", (4, 4), level).save(data, "BMP")
+    return data.getvalue()
+
+
+# Samplers
+
+
+SAMPLERS = {
+    "list": lambda n: [0, 1, 2],
+    "subset": lambda n: SubsetRandomSampler([0, 1, 2]),
+    "weights": lambda n: WeightedRandomSampler([1.0] * 3 + [0.0] * (n - 3), 6),
+    "own": lambda n: iter([0, 1, 2]),
+}
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "batches", "all"])
+def test_a_loader_in_place_of_a_data_set(tiny_images: TensorImages, name: str) -> None:
+    """Break 31: a fit took all images of its data set, whatever its sampler drew."""
+    dataset: Any = tiny_images
+    if name == "batches":
+        batches = BatchSampler(SubsetRandomSampler([0, 1, 2]), 2, drop_last=False)
+        loader = DataLoader(dataset, batch_sampler=batches)
+    elif name == "all":
+        loader = DataLoader(dataset)
+    else:
+        loader = DataLoader(dataset, sampler=SAMPLERS[name](len(tiny_images)))
+    with pytest.raises(ValueError, match="Subset"):
+        nfaug.fit("builtin:pixels", loader, progress=False)  # type: ignore[arg-type]
+
+
+def test_the_part_of_a_subset_is_fitted(tiny_images: TensorImages) -> None:
+    """Break 31: the way that the error names gives the images of the part alone."""
+    part = torch.utils.data.Subset(tiny_images, [0, 1, 2, 3, 4, 5])
+    fitted = nfaug.fit("builtin:pixels", part, rank=1, progress=False)
+    assert fitted.config.gaussians["images"] == 6

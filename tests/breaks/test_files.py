@@ -1,0 +1,197 @@
+"""Files: mounts, links, full disks, locks, deep JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hub_tools import REPO, FakeHub
+
+import nfaug
+from nfaug.cli import main
+from nfaug.hub import pull
+from nfaug.io.atomic import write_bytes
+from nfaug.io.lock import OutputInUseError, lock_output
+from nfaug.io.strict_json import parse_json
+from nfaug.training.run.snapshots import Snapshot, Snapshots
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """The files below a folder, hidden ones too."""
+    files = [entry for entry in sorted(folder.rglob("*")) if entry.is_file()]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+@pytest.fixture
+def flow(tmp_path: Path) -> Path:
+    """A checkpoint in a folder that holds files of its owner."""
+    folder = nfaug.load("builtin:pixels").save(tmp_path / "flow")
+    (folder / "README.md").write_text("mine")
+    (folder / "volume").mkdir()
+    (folder / "volume" / "data").write_text("precious")
+    return folder
+
+
+def of_another_device(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a folder lie on another device, as a mounted volume does."""
+    lstat = os.lstat
+
+    def lstat_of_mount(path: Any, **options: Any) -> os.stat_result:
+        found = lstat(path, **options)
+        if not Path(os.fspath(path)).is_relative_to(folder):
+            return found
+        fields = list(found)
+        fields[2] += 1  # st_dev
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(os, "lstat", lstat_of_mount)
+
+
+def of_another_mount(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let links into a folder fail, as for a folder of the same device that is mounted there."""
+    link = os.link
+
+    def link_across(source: Any, target: Any, **options: Any) -> None:
+        if Path(source).is_relative_to(folder):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        link(source, target, **options)
+
+    monkeypatch.setattr(os, "link", link_across)
+
+
+@pytest.mark.parametrize("mount", [of_another_device, of_another_mount])
+def test_a_mounted_volume_in_a_checkpoint_is_not_emptied(
+    mount: Callable[[Path, pytest.MonkeyPatch], None],
+    flow: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Break 36: files of a mounted volume were copied, then removed across the mount."""
+    before = content(tmp_path)
+    mount(flow / "volume", monkeypatch)
+    with pytest.raises(OSError, match="mounted") as caught:
+        nfaug.load("builtin:rgb32").save(flow, overwrite=True)
+    assert str(flow / "volume") in str(caught.value)
+    assert content(tmp_path) == before
+
+
+def test_what_links_point_to_stays(flow: Path, tmp_path: Path) -> None:
+    """Break 6: discarding a cache followed links out of it; a checkpoint is the nearest today."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("precious")
+    (flow / "folder").symlink_to(outside)
+    (flow / "link").symlink_to(outside / "file")
+    (flow / "gaussians.safetensors").symlink_to(outside / "file")
+    nfaug.load("builtin:rgb32").save(flow, overwrite=True)
+    assert content(outside) == {"file": b"precious"}
+    assert (flow / "folder").readlink() == outside
+    assert (flow / "link").readlink() == outside / "file"
+    assert not (flow / "gaussians.safetensors").is_symlink()
+
+
+def test_a_state_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    """Break 6: old states of a run are removed, and what a link among them points to is not."""
+    outside = tmp_path / "outside"
+    state = tmp_path / "run" / "state"
+    outside.mkdir()
+    state.mkdir(parents=True)
+    (outside / "file").write_text("precious")
+    (state / "step-000000001").symlink_to(outside)
+    snapshots = Snapshots(tmp_path / "run")
+    snapshots.save(Snapshot({"losses": torch.zeros(3)}, {"optimizer": {"steps": 9}}))
+    snapshots.clear()
+    assert content(outside) == {"file": b"precious"}
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file can have more than 1 KiB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+WRITES: dict[str, Callable[[Path], object]] = {
+    "new": lambda folder: nfaug.load("builtin:rgb32").save(folder / "new"),
+    "overwrite": lambda folder: nfaug.load("builtin:rgb32").save(folder / "flow", overwrite=True),
+    "file": lambda folder: write_bytes(folder / "flow" / "README.md", b"x" * 2000),
+    "state": lambda folder: Snapshots(folder / "flow").save(
+        Snapshot({"losses": torch.zeros(2000)}, {"optimizer": {"steps": 9}})
+    ),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=list(WRITES))
+def test_a_full_disk_leaves_no_part_of_a_file(
+    write: Callable[[Path], object], flow: Path, tmp_path: Path, full_disk: None
+) -> None:
+    """Break 28: a disk that fills up left partial files."""
+    before = content(tmp_path)
+    with pytest.raises(OSError, match=r"[Ff]ile too|cannot be written"):
+        write(tmp_path)
+    assert content(tmp_path) == before
+
+
+def test_a_full_disk_stops_a_pull(pushed: FakeHub, flow: Path, tmp_path: Path) -> None:
+    """Break 28: the copy of a flow in the cache is whole, or is not there."""
+    pull(REPO)
+    before = content(flow)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        with pytest.raises(OSError, match=r"[Ff]ile too"):
+            pull(REPO, local_dir=flow, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert content(flow) == before
+    assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith(".flow")]
+
+
+def test_output_onto_a_full_disk_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Break 28: a command whose output could not be written exited with 0."""
+    with contextlib.suppress(OSError), open("/dev/full", "w") as full:  # closing it fails again
+        monkeypatch.setattr(sys, "stdout", full)
+        code = main(["info", "builtin:pixels"])
+    assert code == 2
+    assert "No space" in capsys.readouterr().err
+
+
+def test_a_rank_without_a_group_does_not_open_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break 24: RANK=1, left over in the environment, skipped the lock."""
+
+    def save() -> Path:
+        return nfaug.load("builtin:pixels").save(tmp_path / "out")
+
+    monkeypatch.setenv("RANK", "1")
+    # A thread may lock again what it holds, so the second writer is another thread.
+    with lock_output(tmp_path / "out"), ThreadPoolExecutor(1) as other:
+        error = other.submit(save).exception()
+    assert isinstance(error, OutputInUseError)
+    assert str(os.getpid()) in str(error)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("level", ["[", '{"a":'])
+def test_deep_json_is_one_error(level: str) -> None:
+    """Break 29: JSON that nests deeper than Python reads."""
+    close = {"[": "]", '{"a":': "}"}[level]
+    for deep in (level * 100_000, level * 100_000 + "1" + close * 100_000):
+        with pytest.raises(ValueError, match="too deep"):
+            parse_json(deep.encode())

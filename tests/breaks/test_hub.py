@@ -1,0 +1,169 @@
+"""The Hub: what a repository can make the client download, and what a push publishes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint_tools import sign
+from hub_tools import REPO, RUNTIME, FakeHub, augmented
+from huggingface_hub import constants
+
+import nfaug
+from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig, CheckpointError
+from nfaug.cli import main
+from nfaug.flows.autoencoder import AutoencoderConfig, open_autoencoder
+from nfaug.flows.backbone import Identity
+from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.hub import HubError, plan_push, pull, push_to_hub
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+LARGE = b" " * (2**24 + 1)
+
+
+@pytest.mark.parametrize("read", [nfaug.load, pull, open_autoencoder])
+def test_a_large_configuration_is_not_downloaded(read: Callable[[str], Any], hub: FakeHub) -> None:
+    """Break 9 (and 67): a config.json of any size was downloaded from the Hub."""
+    files = {"config.json": LARGE, "diffusion_pytorch_model.safetensors": b""}
+    hub.add("owner/large", files)
+    with pytest.raises(HubError, match="16,777,217 bytes"):
+        read("owner/large")
+    assert hub.fetched() == []
+
+
+def test_a_large_card_is_not_downloaded(pushed: FakeHub, tmp_path: Path) -> None:
+    """Break 9 (and 67): a flow is pulled without a README.md of any size."""
+    pushed.add(REPO, {"README.md": LARGE})
+    with pytest.warns(UserWarning, match="16,777,217 bytes"):
+        out = pull(REPO, local_dir=tmp_path / "out")
+    assert sorted(os.listdir(out)) == RUNTIME == pushed.fetched()
+
+
+def test_a_hub_that_tells_no_sizes_is_not_read(
+    pushed: FakeHub, tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break 9 (and 67): without sizes the cache is read, and nothing is downloaded."""
+    pushed.fail["/paths-info/"] = 500
+    with pytest.raises(HubError, match="500"):
+        nfaug.load(REPO)
+    assert pushed.fetched() == []
+    pushed.fail.clear()
+    nfaug.load(REPO)
+    pushed.fail["/paths-info/"] = 500
+    assert torch.equal(augmented(REPO), augmented(made))
+
+
+def test_what_cannot_be_loaded_replaces_nothing(pushed: FakeHub, made: Path, mine: Path) -> None:
+    """Break 10: `pull --overwrite` replaced a folder before the new flow was loaded."""
+    pushed.add(REPO, {"pca.safetensors": b"hostile"})
+    with pytest.raises(CheckpointError, match=r"pca\.safetensors"):
+        pull(REPO, local_dir=mine, overwrite=True)
+    assert torch.equal(augmented(mine), augmented(made))
+
+
+@pytest.mark.parametrize("name", ["README.md", "samples.png"])
+def test_a_link_is_not_published(name: str, hub: FakeHub, mine: Path, tmp_path: Path) -> None:
+    """Break 15: a push published the file that a link in the directory names."""
+    (tmp_path / "key").write_text("private")
+    (mine / name).unlink(missing_ok=True)
+    (mine / name).symlink_to(tmp_path / "key")
+    for push in (plan_push, push_to_hub):
+        with pytest.raises(ValueError, match=name):
+            push(mine, REPO)
+    assert not hub.repos
+
+
+EVIL = "\x1b]0;gone\x07"
+
+
+def test_text_of_others_does_not_reach_the_terminal_raw(
+    hub: FakeHub, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Break 13: names, cards and errors held terminal escapes."""
+    with tarfile.open(tmp_path / "images.tar", "w") as archive:
+        for name in ("cat", "dog"):
+            member = tarfile.TarInfo(f"{name}/{EVIL}.png")
+            member.size = 4
+            archive.addfile(member, io.BytesIO(b"none"))
+    (tmp_path / EVIL).mkdir()
+    hub.add("owner/evil", {"config.json": json.dumps({EVIL: 1, "format_version": EVIL}).encode()})
+    hub.add(f"owner/{EVIL}", {"README.md": b"---\ntags:\n- nfaug\n---\n"})
+    sign(mine, lambda values: values.update(class_names=[EVIL, "dog", "eel"], metrics={EVIL: EVIL}))
+    (mine / "README.md").write_text(f"# Cats {EVIL}\n")
+    fit = ["fit", "--flow", "builtin:rgb32", "--data", str(tmp_path / "images.tar")]
+    for words, code in (
+        ([*fit, "--out", str(tmp_path / "out")], 2),
+        (["info", str(tmp_path / EVIL)], 2),
+        (["info", "owner/evil"], 2),
+        (["info", str(mine)], 0),
+        (["info", str(mine), "--json"], 0),
+        (["list"], 0),
+        (["push", str(mine), "owner/cats", "--dry-run"], 0),
+    ):
+        assert main(words) == code
+        said = "".join(capsys.readouterr())
+        assert said
+        assert said.replace("\n", "").isprintable(), said
+
+
+def test_a_generated_card_holds_no_escapes(mine: Path) -> None:
+    """Break 13: a card shows names and figures of a checkpoint without control characters."""
+    sign(mine, lambda values: values.update(class_names=[EVIL, "dog", "eel"], metrics={EVIL: EVIL}))
+    card = plan_push(mine, REPO).card
+    assert "gone" in card
+    assert card.replace("\n", "").isprintable()
+
+
+LINK = "<!-- ](https://evil.example)"
+
+
+@pytest.mark.parametrize("name", ["sha256", "channels", "kind", "name"])
+def test_the_record_of_an_autoencoder_writes_nothing_into_a_card(name: str, tmp_path: Path) -> None:
+    """Break 45: links and comments in `autoencoder.sha256` went into the card as they were."""
+    record = AutoencoderConfig(
+        "hub", "someone/vae", "0" * 64, 3, (64, 64), (0.0,) * 4, (1.0,) * 4, 1 / 64
+    )
+    flow = Flow(FlowConfig(4, (8, 8), Identity()))
+    flow.codec.record = record
+    folder = tmp_path / "flow"
+    Checkpoint(flow, CheckpointConfig(flow.config, autoencoder=record)).save(folder)
+    assert "0" * 64 in plan_push(folder).card
+    sign(folder, lambda values: values["autoencoder"].update({name: LINK}))
+    with pytest.raises(CheckpointError, match=f"{name} of an"):
+        plan_push(folder)
+
+
+@pytest.mark.filterwarnings("ignore:README")
+@pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "no network"])
+def test_a_cached_flow_is_pulled_without_a_network(
+    how: str, pushed: FakeHub, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break 52: offline, a pull of a cached flow failed for want of its README.md."""
+    nfaug.load(REPO)  # which leaves card and picture at the Hub
+    if how == "HF_HUB_OFFLINE":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    else:
+        pushed.up = False
+    out = pull(REPO, local_dir=tmp_path / "out")
+    assert sorted(os.listdir(out)) == RUNTIME
+    assert torch.equal(augmented(out), augmented(made))
+
+
+def test_a_card_that_cannot_be_had_is_a_warning(
+    pushed: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break 52: a flow is whole without its card and its picture."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's own attempts
+    pushed.fail[r"/resolve/.*/README\.md"] = 500
+    with pytest.warns(UserWarning, match=r"README\.md"):
+        out = pull(REPO, local_dir=tmp_path / "out")
+    assert set(RUNTIME) <= set(os.listdir(out))
+    assert "README.md" not in os.listdir(out)
