@@ -8,7 +8,8 @@ released code and Lightning are installed:
     import torch
     from safetensors.torch import save_file
 
-    state = torch.load("released.ckpt", map_location="cpu")["state_dict"]
+    # A pickle runs what it holds: load only a file that you trust.
+    state = torch.load("released.ckpt", map_location="cpu", weights_only=False)["state_dict"]
     copies = {name: value.clone().contiguous() for name, value in state.items()}
     save_file(copies, "released.safetensors")
 

@@ -142,8 +142,7 @@ class FakeHub:
                 raise Refused(404 if owner else 401, "RepoNotFound")
             if repo.gated and "resolve" in request.url.path:
                 raise Refused(403, "GatedRepo")
-        reads = "/paths-info/" in request.url.path
-        if request.method == "POST" and not owner and not reads:
+        if request.method == "POST" and not owner:
             raise Refused(401)
         result = function(self, request, repo, **({"name": name} if name else {}), **found)
         return result if isinstance(result, httpx.Response) else httpx.Response(200, json=result)
@@ -197,12 +196,6 @@ def _info(hub: FakeHub, request: Any, repo: Repo, name: str, revision: str | Non
 
 def _tree(hub: FakeHub, request: Any, repo: Repo, name: str, revision: str) -> Any:
     return [_entry(*item) for item in repo.commits[repo.resolve(revision)].items()]
-
-
-def _paths(hub: FakeHub, request: Any, repo: Repo, name: str, revision: str) -> Any:
-    files = repo.commits[repo.resolve(revision)]
-    asked = parse_qs(request.read().decode())["paths"]
-    return [_entry(path, files[path]) for path in asked if path in files]
 
 
 def _ref(hub: FakeHub, request: Any, repo: Repo, name: str, kind: str, ref: str) -> Any:
@@ -278,7 +271,6 @@ ROUTES: list[tuple[tuple[str, ...], str, Any]] = [
     (("POST",), "/api/validate-yaml", lambda *_: {"errors": [], "warnings": []}),
     (("GET",), f"{_R}(/revision/{_REV})?", _info),
     (("GET",), f"{_R}/tree/{_REV}", _tree),
-    (("POST",), f"{_R}/paths-info/{_REV}", _paths),
     (("POST",), f"{_R}/(?P<kind>branch|tag)/(?P<ref>[^/]+)", _ref),
     (("POST",), f"{_R}/preupload/{_REV}", _preupload),
     (("POST",), r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", _batch),

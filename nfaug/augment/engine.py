@@ -102,7 +102,7 @@ class Engine:
     def on(self, device: torch.device) -> tuple[Flow, ClasswisePCA]:
         """The flow and the PCA on a device, copied there by the first call."""
         if device not in self._copies:
-            device = torch.empty(0, device=device).device  # "cuda" is "cuda:0", or another of these
+            device = torch.empty(0, device=device).device  # with its number: "cuda:0" for "cuda"
         if device not in self._copies:
             flow, pca = self._copies[self.device]
             self._copies[device] = _on_device(flow, device), _on_device(pca, device)

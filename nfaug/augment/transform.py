@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, ParamSpec
 
@@ -253,13 +254,15 @@ class NFAugment(nn.Module):
         return (sample, params) if return_params else sample
 
     def _is_on(self) -> bool:
-        """Whether images are augmented. A compiled graph follows a change of either switch."""
+        """Whether images are augmented. A compiled graph follows the switch of its process."""
         if torch.compiler.is_compiling():
             return self.training and self._enabled
         return self.training and self.enabled
 
     @torch.no_grad()
-    def _run(self, sample: Any, params: NFAParams | None) -> tuple[Any, NFAParams]:
+    def _run(self, sample: Any, params: NFAParams | None) -> tuple[Any, NFAParams | None]:
+        if not self.enabled:  # switched off in another process, which a compiled graph cannot see
+            return sample, None
         images, labels = images_and_labels(sample)
         self._warn_of_classes(labels)
         labels = to_device(as_labels(labels, self.class_names), images.device)
@@ -345,7 +348,7 @@ class NFAugment(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        if self.generator is not None:
+        if self.generator is not None and get_spawning_popen() is not None:
             # As bytes: torch pickles a temporary tensor, which is gone when a worker opens it.
             content = self.generator.get_state().numpy().tobytes()
             state["generator"] = (type(self.generator), content)
@@ -353,8 +356,9 @@ class NFAugment(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if state["generator"] is not None:
-            kind, content = state["generator"]
+        stored = state["generator"]
+        if isinstance(stored, tuple):
+            kind, content = stored
             self.generator = kind()
             self.generator.set_state(torch.frombuffer(bytearray(content), dtype=torch.uint8))
 

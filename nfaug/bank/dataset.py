@@ -17,7 +17,7 @@ from ..augment.counters import SharedValue
 from ..augment.pixels import to_pil
 from ..data.classes import dataset_classes, stored_labels
 from ..data.decode import upright
-from ..data.images import run_over, spread
+from ..data.images import spread
 from ..data.preprocess import Preprocess, channels_of
 from ..data.torch_datasets import part
 from ..io.numbers import check_number
@@ -41,12 +41,13 @@ class BankDataset(Dataset[tuple[Any, int]]):
     does not change). Other attributes are those of the data set.
 
     Images are matched with the bank by the paths of their files, in any order, and by order if they
-    are not files. All labels, and hashes of up to 32 images, are compared on opening. A
+    are not files. Stored labels, and hashes of up to 32 images, are compared on opening. A
     warning says if the data set changes images of files otherwise than by `transform`.
 
     The label of an item is the data set's own. A data set that stores its labels, such as those of
-    torchvision and timm, gives them at once; of another, opening reads every item once. An
-    attribute `targets` with all labels saves that pass.
+    torchvision and timm, has all of them compared with the bank's on opening. Of another, each item
+    is read, also where a variant replaces its image, and its label is compared then: an attribute
+    `targets` with all labels saves that.
 
     A bank of whole images replaces an image, which is then not decoded. A residual bank adds a
     change to an image of any size, before `transform`. PIL images are turned upright as their EXIF
@@ -90,6 +91,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
         self.transform = transform if own is None else own
         self._p = SharedValue(check_number("p", p, 0, 1))
         self._rows, self._labels = match(self.dataset, self.bank)
+        self._stored = _trusted_labels(self.dataset) is not None
 
     @property
     def p(self) -> float:
@@ -106,14 +108,19 @@ class BankDataset(Dataset[tuple[Any, int]]):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         index = range(len(self))[index]
         row = int(self._rows[index])
+        label = int(self._labels[index])
         number = self._drawn(row)
+        item = None
+        if number is None or self.bank.manifest.residual or not self._stored:
+            item = self.dataset[index]
+            check_label(item, index, label)
         if number is None or self.bank.manifest.residual:
-            image = self._read(index, row, number)
+            image = self._changed(part(item, "image"), row, number)
         else:
             image = to_pil(self.bank.variant(row, number))
         if self.transform is not None:
             image = self.transform(image)
-        return image, int(self._labels[index])
+        return image, label
 
     def _drawn(self, row: int) -> int | None:
         """The number of the variant that replaces an image; None if the image stays."""
@@ -123,11 +130,8 @@ class BankDataset(Dataset[tuple[Any, int]]):
         numbers = self.bank.applied[row].nonzero()[0]
         return int(numbers[int(which * len(numbers))]) if len(numbers) else None
 
-    def _read(self, index: int, row: int, number: int | None) -> Any:
-        """The image of the data set, with the residual `number` if that is given."""
-        item = self.dataset[index]
-        check_label(item, index, int(self._labels[index]))
-        image = part(item, "image")
+    def _changed(self, image: Any, row: int, number: int | None) -> Any:
+        """An image of the data set, upright, with the residual `number` if that is given."""
         channels = self.bank.manifest.shape[0]
         if isinstance(image, Image.Image):
             odd = channels_of(image) != channels
@@ -204,33 +208,31 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _compared_labels(dataset: Any, bank: Bank, rows: np.ndarray) -> np.ndarray:
-    """The labels of the data set, after a comparison of all with those of the bank."""
-    expected = np.asarray(bank.labels)[rows]
+    """The labels of the bank as those of the data set, after a comparison of all that it stores."""
+    labels = np.asarray(bank.labels)[rows]
     classes = bank.manifest.classes
     names = dataset_classes(dataset)
     if classes and names:  # which may have another order
         place = {name: label for label, name in enumerate(names)}
-        expected = np.array([place.get(name, -1) for name in classes])[expected]
-    labels = _own_labels(dataset)
-    others = (labels != expected).nonzero()[0]
-    if len(others):
+        labels = np.array([place.get(name, -1) for name in classes])[labels]
+    stored = _trusted_labels(dataset)
+    others = [] if stored is None else (stored != labels).nonzero()[0]
+    if stored is not None and len(others):
         index = int(others[0])
         label = int(bank.labels[rows[index]])
         there = printable(classes[label], longest=100) if classes else label
         raise ValueError(
             f"the bank was made from other data, or from data in another order: image {index} has "
-            f"label {labels[index]}, and {there!r} in the bank. {_MAKE.capitalize()}"
+            f"label {stored[index]}, and {there!r} in the bank. {_MAKE.capitalize()}"
         )
     return labels
 
 
-def _own_labels(dataset: Any) -> np.ndarray:
-    """The label of every item, int64 (N,): as stored, or else from one pass over all items."""
-    count = len(dataset)
+def _trusted_labels(dataset: Any) -> np.ndarray | None:
+    """The labels that a data set stores, int64 (N,), if some items agree with them."""
     stored = stored_labels(dataset)
     # A wrapper may have changed the labels that it finds stored.
-    probes = spread(count, _PROBED)
+    probes = spread(len(dataset), _PROBED)
     if stored is not None and all(label_of(dataset[i], i) == stored[i] for i in probes):
         return stored
-    labels = run_over(lambda i: label_of(dataset[i], i), count, "reading labels", threads=False)
-    return np.array(list(labels), np.int64)
+    return None

@@ -172,8 +172,7 @@ def _check_continued(path: Path, found: Manifest, planned: Manifest, source: Sou
     """Check that an interrupted bank is the planned one, of these images.
 
     All labels are compared, and the contents of images spread over the data set (see
-    `Source.sha256`) and over those that are done: each read of every image that is done would take
-    hours for a large bank.
+    `Source.sha256`) and over those that are done. Reading all that are done would take hours.
 
     Raises:
         ValueError: A setting, a label or an image is another.

@@ -143,12 +143,13 @@ def label_of(item: Any, index: int) -> int:
 
 
 def check_label(item: Any, index: int, expected: int) -> None:
-    """Raise ValueError unless the label of an item is the one that the data set had for it."""
+    """Raise ValueError unless an item has the label that is stored, or that the bank has."""
     label = label_of(item, index)
     if label != expected:
         raise ValueError(
-            f"image {index} has the label {label}, and the data set had {expected} for it when it "
-            "was opened: let `targets` of the data set hold the labels of its items"
+            f"image {index} has the label {label} when it is read, and {expected} is stored for it "
+            "(`targets`), or was when the bank was made. Correct `targets`, make the bank anew, or "
+            "remove an unreadable file in whose place the data set gives another image"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -70,9 +71,10 @@ def to_8_bits(image: Image.Image) -> Image.Image:
 
     Other images are returned as they are.
 
+    A warning says if 16 bits hold levels of 12 bits at most: they become nearly black.
+
     Raises:
-        ValueError: If a value is outside of that range, or 16 bits hold levels of 12 bits at most:
-            as 8 bits they would be nearly black.
+        ValueError: If a value is outside of that range.
     """
     if not image.mode.startswith(("I", "F")):
         return image
@@ -81,10 +83,11 @@ def to_8_bits(image: Image.Image) -> Image.Image:
     brightest = levels.max()
     if not (levels.min() >= 0 and brightest <= top):  # NaN fails too
         raise ValueError(f"levels of mode {image.mode!r} must lie between 0 and {top:g}")
-    if image.mode != "F" and 0 < brightest <= _TOP_12:
-        raise ValueError(
-            f"the brightest level is {brightest:g} of {_TOP_16}, so that 8 bits would be nearly "
-            f"black; scale the levels first, such as those of 12 bits by {_TOP_16} / {_TOP_12}"
+    if image.mode != "F" and 0 < brightest <= _TOP_12:  # one text, which Python shows once
+        warnings.warn(
+            f"an image of 16 bits has no level above {_TOP_12} of {_TOP_16}, and becomes nearly "
+            f"black. Levels of a camera of 12 bits must be scaled by {_TOP_16} / {_TOP_12} first",
+            stacklevel=2,
         )
     levels *= 255 / top
     np.rint(levels, out=levels)

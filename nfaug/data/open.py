@@ -169,7 +169,7 @@ def _folder_reader(root: Path, request: Request) -> Reader:
         shown = " and ".join(f"{kind.name} ({chosen[0]})" for kind, chosen in found)
         raise ValueError(
             f"{request.data!r} holds {shown}, and only one kind can be the data: move the others "
-            "elsewhere, or pass the path of a file or a folder in it"
+            "elsewhere"
         )
     kind, chosen = found[0]
     return kind.open(root, chosen, request)

@@ -55,10 +55,11 @@ def wrap_dataset(
         return dataset
     if isinstance(getattr(dataset, "loader", dataset), DataLoader):  # timm's wraps torch's
         raise ValueError(
-            "pass a data set, not a loader: loader.dataset, or for the images that a sampler draws "
-            "torch.utils.data.Subset(loader.dataset, indices)"
+            f"pass a data set, not a {type(dataset).__name__}: loader.dataset, or for the images "
+            "that a sampler draws torch.utils.data.Subset(loader.dataset, indices)"
         )
-    if isinstance(dataset, IterableDataset | Mapping) or not hasattr(dataset, "__len__"):
+    indexed = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    if isinstance(dataset, IterableDataset | Mapping) or not indexed:
         raise ValueError(
             f"a data set must have a length and items by index; got {type(dataset).__name__}. "
             "Pass one split of a mapping, such as data['train'], and collect a stream into a list"

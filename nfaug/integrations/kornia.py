@@ -133,8 +133,8 @@ def with_labels(container: nn.Module) -> nn.Module:
     """
     if not isinstance(container, AugmentationSequential):
         raise ValueError(
-            f"with_labels takes an AugmentationSequential; got a {type(container).__name__}, which "
-            "is called with images alone. Put it into an AugmentationSequential"
+            f"with_labels takes an AugmentationSequential, which knows where its labels are; got a "
+            f"{type(container).__name__}. Put it into an AugmentationSequential"
         )
     container.register_forward_pre_hook(_hand_over, with_kwargs=True)
     container.register_forward_hook(_take_back, always_call=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 __all__ = ["check_output", "replace_directory", "write_bytes", "write_picture", "write_text"]
+
+MOUNTS = Path("/proc/self/mountinfo")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -98,28 +100,32 @@ def _check_replaceable(path: Path) -> None:
                 f"{path} holds the current directory, and is replaced as a whole: work in another "
                 "directory"
             )
-    if os.path.ismount(path):  # as a volume of a container is
+    mounts = _mount_points()
+    if path in mounts or os.path.ismount(path):
         raise OSError(
             f"{path} is a mount point, and is replaced as a whole: choose a folder inside it"
         )
-    for folder, folders, files in os.walk(path):  # does not follow links
-        device = _device(folder)
-        for name in folders + files:
-            entry = os.path.join(folder, name)
-            if _device(entry) != device:
-                raise _mounted(entry)
+    for mount in mounts:
+        if mount.is_relative_to(path):
+            raise OSError(
+                f"{mount} is mounted from elsewhere, in a folder that is replaced as a whole: "
+                "unmount it, or choose another folder"
+            )
 
 
-def _device(path: str) -> int:
-    """The number of the file system that an entry lies on; of a link, its own."""
-    return os.lstat(path).st_dev
+def _mount_points() -> list[Path]:
+    """Where something is mounted: file systems and, in containers, single folders and files.
 
-
-def _mounted(entry: str | Path) -> OSError:
-    return OSError(
-        f"{entry} is mounted from elsewhere, in a folder that is replaced as a whole: unmount it, "
-        "or choose another folder"
-    )
+    Linux lists them. `os.path.ismount` does not see a folder of the same file system.
+    """
+    try:
+        lines = MOUNTS.read_bytes().splitlines()
+    except OSError:  # another system, on which folders are hardly ever mounted into each other
+        return []
+    encoded = [line.split(b" ")[4] for line in lines]
+    # A space, a tab, a line break and a backslash are written in octal.
+    plain = [re.sub(rb"\\([0-7]{3})", lambda x: bytes([int(x[1], 8)]), name) for name in encoded]
+    return [Path(os.fsdecode(name)) for name in plain]
 
 
 def _put_back(aside: Path, path: Path) -> None:
@@ -128,12 +134,7 @@ def _put_back(aside: Path, path: Path) -> None:
 
 
 def _carry_over(old: Path, new: Path, drop: frozenset[str] = frozenset()) -> None:
-    """Link the entries of `old` that `new` lacks into it; copy them if links are impossible.
-
-    Raises:
-        OSError: An entry lies on another mount, also one of the same file system, whose number
-            does not tell it. The old directory is removed later, and what is mounted must stay.
-    """
+    """Link the entries of `old` that `new` lacks into it; copy them if links are impossible."""
     for entry in old.iterdir():
         target = new / entry.name
         if entry.name in drop or (target.exists() and not target.is_dir()):
@@ -144,9 +145,7 @@ def _carry_over(old: Path, new: Path, drop: frozenset[str] = frozenset()) -> Non
         elif not target.exists():
             try:
                 os.link(entry, target, follow_symlinks=False)
-            except (OSError, NotImplementedError) as error:
-                if getattr(error, "errno", None) == errno.EXDEV:
-                    raise _mounted(entry) from None
+            except (OSError, NotImplementedError):
                 shutil.copy2(entry, target, follow_symlinks=False)
     shutil.copymode(old, new)
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, snapshot_download
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     HFValidationError,
     LocalEntryNotFoundError,
     RevisionNotFoundError,
@@ -90,11 +91,13 @@ def download(
 
     with hub_errors(repo_id, revision):
         try:
-            _check_sizes(repo_id, wanted, revision, token)
+            for name in wanted:
+                if not name.endswith(".safetensors"):
+                    _check_size(repo_id, name, revision, token)
         except (HubError, RevisionNotFoundError):
             raise
         # The client and its HTTP library have dozens of types for a network or a Hub that does not
-        # answer. Sizes are then unknown, so nothing is downloaded.
+        # answer. As the client does, this then reads the cache.
         except Exception as unreachable:
             try:
                 return fetch(only_cached=True)
@@ -103,18 +106,21 @@ def download(
         return fetch(only_cached=False)
 
 
-def _check_sizes(
-    repo_id: str, names: list[str], revision: str | None, token: str | bool | None
-) -> None:
-    """Ask for the sizes of files, and raise HubError if one is too large for what it should be."""
-    api = HfApi(token=token, library_name="nfaug", library_version=__version__)
-    for entry in api.get_paths_info(repo_id, names, revision=revision):
-        size = getattr(entry, "size", 0)  # a folder has none
-        if size > LONGEST and not entry.path.endswith(".safetensors"):
-            raise HubError(
-                f"{entry.path} of {repo_id} has {size:,} bytes, and at most {LONGEST:,} are "
-                "downloaded: choose another repository or revision"
-            )
+def _check_size(repo_id: str, name: str, revision: str | None, token: str | bool | None) -> None:
+    """Ask for the size of a file, if there is one, and raise HubError if it is too large."""
+    url = hf_hub_url(repo_id, name, revision=revision)
+    try:
+        size = get_hf_file_metadata(
+            url, token=token, library_name="nfaug", library_version=__version__
+        ).size
+    except EntryNotFoundError:
+        return
+    if size is None or size > LONGEST:
+        told = "no size" if size is None else f"{size:,} bytes"
+        raise HubError(
+            f"{name} of {repo_id} has {told}, and at most {LONGEST:,} are downloaded: choose "
+            "another repository or revision"
+        )
 
 
 def read_repository(
@@ -165,11 +171,14 @@ def read_repository(
 
 
 def _download_extras(repo_id: str, names: list[str], commit: str, token: str | bool | None) -> None:
-    """Download files without which a checkpoint is whole; warn of what cannot be had."""
-    if not names:
-        return
-    try:
-        download(repo_id, names, revision=commit, token=token)
-    except HubError as error:
-        listed = ", ".join(names)
-        warnings.warn(f"{listed} may be missing, the flow is whole: {error}", stacklevel=2)
+    """Download files that a flow can do without; warn of those that cannot be had."""
+    errors: dict[str, HubError] = {}
+    for name in names:
+        try:
+            download(repo_id, [name], revision=commit, token=token)
+        except HubError as error:
+            errors[name] = error
+    if errors:
+        listed = ", ".join(errors)
+        reason = next(iter(errors.values()))
+        warnings.warn(f"{listed} may be missing, the flow is whole: {reason}", stacklevel=2)

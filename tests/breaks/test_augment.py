@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,3 +107,13 @@ def test_the_signature_shows_each_setting() -> None:
     assert list(shown)[:3] == ["checkpoint", "p", "alpha"]
     assert shown["p"].default == 0.5
     assert "float" in str(shown["p"].annotation)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+def test_copies_of_two_that_share_a_generator(copied: Callable[[Any], Any]) -> None:
+    """Break 48: bytes of the generator are for workers alone; copies share it as the originals."""
+    images, labels = batch_of(24)
+    shared = torch.Generator().manual_seed(0)
+    both = nn.ModuleList(NFAugment(checkpoint(), p=1.0, generator=shared) for _ in range(2))
+    one, other = (nfa(images, labels)[0] for nfa in copied(both))
+    assert not torch.equal(one, other)

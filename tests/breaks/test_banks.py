@@ -313,8 +313,9 @@ def test_a_corrected_label_of_items_that_store_none(p: float, tmp_path: Path) ->
     items = BankDataset(data, made, p=p)
     assert [items[index][1] for index in range(300)] == data.hidden
     data.hidden[150] = 2
+    assert items[149][1] == data.hidden[149]
     with pytest.raises(ValueError, match="image 150 "):
-        BankDataset(data, made, p=p)
+        items[150]
 
 
 def test_an_item_whose_label_is_not_the_stored_one(bank: Bank, tmp_path: Path) -> None:
@@ -437,4 +438,9 @@ def test_a_bank_that_continues_reads_a_spread_of_its_images(
     assert data.reads <= 12
     data.images[10] = 255 - data.images[10]
     with pytest.raises(ValueError, match="data_sha256"):
+        make(tmp_path, data)
+    monkeypatch.setattr(module, "SAMPLED", 30)
+    data.images[10] = 255 - data.images[10]  # as it was
+    data.images[7] = 255 - data.images[7]  # among those that are done, not in the spread of all
+    with pytest.raises(ValueError, match="image 7 "):
         make(tmp_path, data)

@@ -93,9 +93,21 @@ def test_test_images_that_are_trained_on(shared: int, tmp_path: Path) -> None:
     theirs[:shared] = ours.images[:shared]
     test = TensorImages(theirs, ours.targets, NAMES)
     everything = dataclasses.replace(TINY, per_class=None)
-    with pytest.raises(ValueError, match="image 0 of"):
+    with pytest.raises(ValueError, match=f"{shared} of {len(theirs)} .*image 0 of"):
         compare(ours, everything, out=tmp_path / "out", test=test, progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_single_copy_among_many_test_images(tmp_path: Path) -> None:
+    """Break 39: data sets that cannot be edited hold a few copies, which bring a warning."""
+    ours = images()
+    labels = torch.arange(300) % len(NAMES)
+    theirs = images_of(labels, seed=1, channels=ours.channels)
+    theirs[7] = ours.images[0]
+    test = TensorImages(theirs, labels, NAMES)
+    everything = dataclasses.replace(TINY, per_class=None)
+    with pytest.warns(UserWarning, match="1 of 300"):
+        compare(ours, everything, out=tmp_path / "out", test=test, progress=False)
 
 
 def test_the_same_images_in_other_files(

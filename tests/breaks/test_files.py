@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import resource
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,6 +17,7 @@ from hub_tools import REPO, FakeHub
 import nfaug
 from nfaug.cli import main
 from nfaug.hub import pull
+from nfaug.io import atomic
 from nfaug.io.atomic import write_bytes
 from nfaug.io.lock import OutputInUseError, lock_output
 from nfaug.io.strict_json import parse_json
@@ -43,47 +42,44 @@ def flow(tmp_path: Path) -> Path:
     return folder
 
 
-def of_another_device(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a folder lie on another device, as a mounted volume does."""
-    lstat = os.lstat
-
-    def lstat_of_mount(path: Any, **options: Any) -> os.stat_result:
-        found = lstat(path, **options)
-        if not Path(os.fspath(path)).is_relative_to(folder):
-            return found
-        fields = list(found)
-        fields[2] += 1  # st_dev
-        return os.stat_result(fields)
-
-    monkeypatch.setattr(os, "lstat", lstat_of_mount)
-
-
-def of_another_mount(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let links into a folder fail, as for a folder of the same device that is mounted there."""
-    link = os.link
-
-    def link_across(source: Any, target: Any, **options: Any) -> None:
-        if Path(source).is_relative_to(folder):
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        link(source, target, **options)
-
-    monkeypatch.setattr(os, "link", link_across)
-
-
-@pytest.mark.parametrize("mount", [of_another_device, of_another_mount])
+@pytest.mark.parametrize("place", ["volume", "volume/data", "", "two words"])
 def test_a_mounted_volume_in_a_checkpoint_is_not_emptied(
-    mount: Callable[[Path, pytest.MonkeyPatch], None],
-    flow: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    place: str, flow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Break 36: files of a mounted volume were copied, then removed across the mount."""
+    """Break 36: files of a mounted volume were copied, then removed across the mount.
+
+    Linux tells of mounts of the same file system, too, and of single files.
+    """
+    mounts = tmp_path / "mountinfo"
+    where = str(flow / place).replace(" ", "\\040")
+    mounts.write_text(
+        f"23 1 8:1 / / rw - ext4 /dev/sda rw\n99 23 8:1 /x {where} rw - ext4 /dev/sda\n"
+    )
+    monkeypatch.setattr(atomic, "MOUNTS", mounts)
     before = content(tmp_path)
-    mount(flow / "volume", monkeypatch)
-    with pytest.raises(OSError, match="mounted") as caught:
+    with pytest.raises(OSError, match=r"mounted|mount point") as caught:
         nfaug.load("builtin:rgb32").save(flow, overwrite=True)
-    assert str(flow / "volume") in str(caught.value)
+    assert str(flow / place) in str(caught.value)
     assert content(tmp_path) == before
+
+
+def test_what_a_killed_process_left_may_hold_a_mount(
+    flow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break 36: the old folder, put aside before a kill, is removed by the next save."""
+    aside = tmp_path / ".flow.old"
+    (aside / "volume").mkdir(parents=True)
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"99 23 8:1 /x {aside}/volume rw - ext4 /dev/sda\n")
+    monkeypatch.setattr(atomic, "MOUNTS", mounts)
+    with pytest.raises(OSError, match="mounted"):
+        nfaug.load("builtin:rgb32").save(flow, overwrite=True)
+    assert (aside / "volume").is_dir()
+
+
+def test_mounts_of_this_machine_are_listed() -> None:
+    """Break 36: the root is mounted everywhere; without the list nothing else is known."""
+    assert (Path("/") in atomic._mount_points()) == atomic.MOUNTS.exists()
 
 
 def test_what_links_point_to_stays(flow: Path, tmp_path: Path) -> None:

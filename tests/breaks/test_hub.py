@@ -39,25 +39,30 @@ def test_a_large_configuration_is_not_downloaded(read: Callable[[str], Any], hub
     assert hub.fetched() == []
 
 
-def test_a_large_card_is_not_downloaded(pushed: FakeHub, tmp_path: Path) -> None:
-    """Break 9 (and 67): a flow is pulled without a README.md of any size."""
-    pushed.add(REPO, {"README.md": LARGE})
+@pytest.mark.parametrize("name", ["README.md", "samples.png"])
+def test_a_large_card_is_not_downloaded(name: str, pushed: FakeHub, tmp_path: Path) -> None:
+    """Break 9 (and 67): a flow is pulled without a card or a picture of any size."""
+    pushed.add(REPO, {name: LARGE})
     with pytest.warns(UserWarning, match="16,777,217 bytes"):
         out = pull(REPO, local_dir=tmp_path / "out")
-    assert sorted(os.listdir(out)) == RUNTIME == pushed.fetched()
+    other = {"README.md", "samples.png"} - {name}
+    assert sorted(os.listdir(out)) == sorted([*RUNTIME, *other]) == pushed.fetched()
 
 
-def test_a_hub_that_tells_no_sizes_is_not_read(
-    pushed: FakeHub, tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Break 9 (and 67): without sizes the cache is read, and nothing is downloaded."""
-    pushed.fail["/paths-info/"] = 500
+def test_a_hub_that_fails_is_read_from_the_cache(pushed: FakeHub, made: Path) -> None:
+    """Break 9 (and 67): without its size nothing is downloaded."""
+    pushed.fail["/resolve/"] = 500
     with pytest.raises(HubError, match="500"):
         nfaug.load(REPO)
-    assert pushed.fetched() == []
     pushed.fail.clear()
     nfaug.load(REPO)
-    pushed.fail["/paths-info/"] = 500
+    pushed.fail["/resolve/"] = 500
+    assert torch.equal(augmented(REPO), augmented(made))
+
+
+def test_a_hub_without_other_questions_than_for_files(pushed: FakeHub, made: Path) -> None:
+    """Break 9 (and 67): sizes come from the requests that every mirror of the Hub answers."""
+    pushed.fail["/paths-info/"] = 404
     assert torch.equal(augmented(REPO), augmented(made))
 
 

@@ -16,7 +16,7 @@ from accelerate.data_loader import prepare_data_loader
 from kornia import augmentation as kornia
 from nfa_tools import NAMES, batch_of, checkpoint
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from nfaug.augment.settings import MixSettings
 from nfaug.augment.transform import NFAugment
@@ -172,3 +172,6 @@ def test_a_loader_that_accelerate_does_not_share_out(monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match="prepare"):
         next(iter(NFALoader(loader, nfa)))
     assert len(list(NFALoader(two, nfa))) == 3, "half of the batches"
+    own = DistributedSampler(loader.dataset, num_replicas=2, rank=0)
+    shared: Any = DataLoader(loader.dataset, batch_size=4, sampler=own)
+    assert len(list(NFALoader(shared, nfa))) == 3, "a sampler that shares out is fine"

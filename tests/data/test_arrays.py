@@ -48,6 +48,14 @@ def test_idx(tmp_path: Path, dash: str, suffix: str) -> None:
     assert train.fingerprint() != test.fingerprint()
 
 
+def test_idx_files_as_torchvision_stores_them(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "MNIST" / "raw")
+    assert len(open_dataset(tmp_path)) == 4
+    write_mnist(tmp_path / "KMNIST" / "raw")
+    with pytest.raises(ValueError, match="KMNIST/raw"):
+        open_dataset(tmp_path)
+
+
 def test_idx_errors(tmp_path: Path) -> None:
     write_mnist(tmp_path, suffix=".gz")
     images, labels = (tmp_path / f"train-{x}-ubyte.gz" for x in ("images-idx3", "labels-idx1"))

@@ -256,3 +256,29 @@ def test_data_sets_of_the_hub_that_are_refused(
     with pytest.raises(ValueError, match="over 100"):
         open_dataset("hfds/owner/pictures/other")
     assert hosted.fetched() == []
+
+
+def test_parquet_files_of_pandas_and_of_other_columns(tmp_path: Path) -> None:
+    """Their metadata hold the rows' numbers, which differ; what differs in the data is an error."""
+    import pyarrow
+    from pyarrow import parquet
+
+    for number in range(2):
+        table = pyarrow.table({"image": [png(number)], "label": ["cat"]})
+        table = table.replace_schema_metadata({"pandas": f'{{"start": {number}}}'})
+        parquet.write_table(table, tmp_path / f"train-{number}.parquet")
+    found = open_dataset(tmp_path)
+    assert (len(found), found.classes) == (2, ["cat"])
+    other = {"image": pyarrow.array([png()], pyarrow.large_binary()), "label": ["cat"]}
+    parquet.write_table(pyarrow.table(other), tmp_path / "train-2.parquet")
+    with pytest.raises(ValueError, match="other columns"):
+        open_dataset(tmp_path)
+    tables_of = {"a": {"label": [1]}, "b": {"image": [None], "label": [1]}}
+    for name, columns in tables_of.items():
+        parquet.write_table(pyarrow.table(columns), tmp_path / f"{name}.parquet")
+        with pytest.raises(ValueError, match="column"):
+            open_dataset(tmp_path / f"{name}.parquet")
+    empty = pyarrow.table({"image": pyarrow.array([], pyarrow.binary()), "label": []})
+    parquet.write_table(empty, tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match="no rows"):
+        open_dataset(tmp_path / "c.parquet")

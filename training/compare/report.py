@@ -79,7 +79,9 @@ class Cells(dict[tuple[str, int], Cell]):
             raise ValueError(f"its columns are {rows.fieldnames}; those of cells are {_COLUMNS}")
         for row in rows:
             if None in row.values() or "more" in row:
-                raise ValueError(f"line {rows.line_num} has not {len(_COLUMNS)} fields; {_REMOVE}")
+                raise ValueError(
+                    f"line {rows.line_num} must have {len(_COLUMNS)} fields; {_REMOVE}"
+                )
             right = np.frombuffer(base64.b64decode(row["right"], validate=True), np.uint8)
             cell = Cell(np.unpackbits(right, count=images) > 0, float(row["seconds"]))
             whole = len(right) == math.ceil(images / 8) and text.endswith("\n")

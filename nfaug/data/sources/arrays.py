@@ -30,6 +30,13 @@ def open_idx(root: Path, files: Sequence[str], request: Request) -> Reader:
 
     Classes are named by their numbers, up to the largest of both splits.
     """
+    homes = sorted({file.rpartition("/")[0] for file in files})
+    if len(homes) > 1:
+        raise ValueError(
+            f"{root} holds IDX files in {homes[0] or '.'!r} and {homes[1]!r}: pass one"
+        )
+    root = root / homes[0]
+    files = [file.rpartition("/")[2] for file in files]
     splits = [name for name, (images, _) in IDX_FILES.items() if _idx_file(files, images)]
     kind = choose_split(splits or IDX_FILES, request.split, str(root))
     image_file, label_file = IDX_FILES[kind]

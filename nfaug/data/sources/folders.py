@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from ..readers import FileReader, Reader, Request, read_part
 from .layout import arrange, natural_key
 
 __all__ = ["is_hidden", "list_files", "open_folder"]
+
+_MOST_PATHS = 100
 
 
 def open_folder(root: Path, files: Sequence[str], request: Request) -> Reader:
@@ -39,19 +42,18 @@ def list_files(root: Path) -> list[str]:
     Links are followed, but for a link to a folder around it.
 
     Raises:
-        ValueError: Two paths lead to the same folder through links, so that its images would be
-            read twice, or have two classes.
+        ValueError: A hundred paths lead to the same folder through links.
     """
     files = list[str]()
-    places: dict[str, str] = {}  # of each folder that was seen, by its path without links
+    visits: Counter[str] = Counter()  # by the path without links
     for place, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(place)
         if real in map(os.path.realpath, Path(place).parents):
             folders.clear()
             continue
-        if real in places:
-            raise ValueError(f"{places[real]} and {place} are the same folder: remove one link")
-        places[real] = place
+        visits[real] += 1
+        if visits[real] > _MOST_PATHS:  # links to links multiply
+            raise ValueError(f"over {_MOST_PATHS} links lead to {real}: remove those in {root}")
         folders[:] = sorted((x for x in folders if not is_hidden(x)), key=natural_key)
         below = Path(place).relative_to(root).as_posix()
         prefix = "" if below == "." else f"{below}/"

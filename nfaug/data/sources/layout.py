@@ -27,6 +27,7 @@ SPLIT_WORDS = {
 }
 _SPLIT_OF_WORD = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 _LETTERS = re.compile(r"[^\W\d_]+")
+_COUNTED = re.compile(r"-\d+-of-(\d+)\.")  # train-00000-of-00005.parquet
 
 
 class MissingSplitError(ValueError):
@@ -90,8 +91,8 @@ def choose_split(names: Iterable[str], split: str, where: str) -> str:
         raise MissingSplitError(f"{where} has the splits {shown}; got split={split!r}")
     if len(found) > 1:
         raise ValueError(
-            f"{where} holds {found[0]!r} and {found[1]!r}, which both are its {wanted} split: "
-            "merge them, or move one elsewhere"
+            f"{where} holds {found[0]!r} and {found[1]!r}, which both may be its {wanted} split: "
+            "move one elsewhere, or merge them"
         )
     return found[0]
 
@@ -139,6 +140,13 @@ def shards_of(files: Iterable[str], split: str, where: str) -> list[str]:
         raise ValueError(
             f"the {split} split of {where} lies in the folders {folders[0] or '.'!r} and "
             f"{folders[1]!r}, which may be different data: pass the path of one of them"
+        )
+    counted = [match for match in map(_COUNTED.search, found) if match]
+    if counted and len(counted) < int(counted[0][1]):
+        warnings.warn(
+            f"{where} holds {len(counted)} of {int(counted[0][1])} shards, such as {found[0]}; the "
+            "others are not read",
+            stacklevel=4,
         )
     return found
 
@@ -189,7 +197,7 @@ def arrange(
     if unknown := sorted({*names} - {*classes}):
         raise ValueError(
             f"{where} has the class {unknown[0]!r} in {root} but not in {home}, which defines the "
-            "classes"
+            "classes: give both the same class folders, or move this one elsewhere"
         )
     _warn_of_classes(classes, where)
     targets = torch.tensor([index[name] for name in names])
@@ -262,21 +270,38 @@ def _without_echo(files: list[str], folder: str) -> str:
 def splits_among(names: Collection[str]) -> list[str]:
     """The folders that are splits; none if all folders are classes.
 
-    All are if the name of each one tells a split. Beside other folders, those are whose names
-    differ in the word for the split alone, if training is among them: seg_train and seg_test beside
-    seg_pred, but not the classes train_station and test_tube, nor train beside bus.
+    Splits are called by plain words (train, Test, val2017), if training is among them or nothing is
+    beside them: `train` beside bus and car may be a class. Otherwise splits are folders whose names
+    differ in the word alone, such as seg_train and seg_test, and not freight train and test tube.
+
+    Raises:
+        ValueError: There are two such families of names, with a training split each.
     """
-    known = [name for name in names if split_of(name)]
-    if len(known) == len(names):
-        return known
+    plain = sorted(name for name in names if _is_plain(name))
+    if plain and len(plain) == len(names):
+        return plain
+    if _holds_training(plain):
+        return plain
     families: dict[str, list[str]] = {}
-    for name in known:
-        families.setdefault(_family(name), []).append(name)
-    for family in families.values():
-        splits = {split_of(name) for name in family}
-        if "train" in splits and len(splits) > 1:
-            return family
-    return []
+    for name in sorted(names):
+        if split_of(name):
+            families.setdefault(_family(name), []).append(name)
+    found = [family for family in families.values() if _holds_training(family)]
+    if len(found) > 1:
+        raise ValueError(
+            f"{found[0]} and {found[1]} may both be the splits: move the others elsewhere, or pass "
+            "the path of one folder"
+        )
+    if found:
+        return found[0]
+    alone = [family for family in families.values() if len(family) == len(names) > 1]
+    return alone[0] if alone else []
+
+
+def _holds_training(names: Collection[str]) -> bool:
+    """Whether names tell a training split and another one."""
+    splits = {split_of(name) for name in names}
+    return "train" in splits and len(splits) > 1
 
 
 def _unwrapped(files: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,43 +40,29 @@ def open_parquet(root: Path, files: Sequence[str], request: Request) -> Reader:
             or the images take more than 8 GiB.
         ModuleNotFoundError: pyarrow is not installed.
     """
-    try:
-        from pyarrow import ArrowException, parquet
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{request.data} needs pyarrow: pip install 'nfaug[parquet]'"
-        ) from error
-    chosen = [root / file for file in shards_of(files, request.split, request.data)]
-    batches = []
-    labels: list[Any] = []
-    size = 0
-    schema = None
-    for file in chosen:
-        try:
-            with parquet.ParquetFile(file) as table:
-                schema = schema or table.schema_arrow
-                if not table.schema_arrow.equals(schema, check_metadata=True):
-                    raise ValueError(f"its columns or class names are not those of {chosen[0]}")
-                image = _column(schema, "image")
-                label = _column(schema, "label")
-                for batch in table.iter_batches(_ROWS, columns=[image, label]):
-                    labels += batch.column(label).to_pylist()
-                    batches.append(batch.column(image))
-                    size += batch.nbytes
-                    if size > MOST_BYTES:
-                        raise ValueError(
-                            f"the images take more than {MOST_BYTES} bytes of memory. {_IN_PYTHON}"
-                        )
-        except (ArrowException, OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{file} is damaged, or cannot be read ({error})") from error
-    names = _label_names(schema, label)
-    if all(isinstance(value, str) for value in labels):
+    tables: list[_Table] = []
+    left = MOST_BYTES
+    for path in [root / file for file in shards_of(files, request.split, request.data)]:
+        table = _read(path, left)
+        left -= table.size
+        tables.append(table)
+        if table.columns != tables[0].columns:
+            raise ValueError(f"{path} has other columns or class names than {tables[0].file}")
+    columns = tables[0].columns
+    labels = [label for table in tables for label in table.labels]
+    if not labels:
+        raise ValueError(f"{request.data} holds no rows")
+    names = list(columns.names)
+    if all(isinstance(label, str) for label in labels):
         names = sorted(set(labels))
         index = {name: number for number, name in enumerate(names)}
-        labels = [index[name] for name in labels]
+        labels = [index[label] for label in labels]
     targets = as_labels(labels, len(labels))
     if targets is None:
-        raise ValueError(f"the column {label!r} of {request.data} must hold whole numbers or words")
+        raise ValueError(
+            f"the column {columns.label!r} of {request.data} must hold whole numbers or words"
+        )
+    batches = [batch for table in tables for batch in table.images]
     return TableReader(
         where=request.data,
         classes=names or numbered(targets),
@@ -84,6 +70,53 @@ def open_parquet(root: Path, files: Sequence[str], request: Request) -> Reader:
         batches=batches,
         starts=np.cumsum([0, *map(len, batches)]),
     )
+
+
+class _Columns(NamedTuple):
+    """The two columns of a table, the type of its images, and its class names, if it has any."""
+
+    image: str
+    label: str
+    kind: str
+    names: tuple[str, ...]
+
+
+class _Table(NamedTuple):
+    """A file in memory: its images in arrow arrays, its labels, and the bytes of both."""
+
+    file: Path
+    columns: _Columns
+    images: list[Any]
+    labels: list[Any]
+    size: int
+
+
+def _read(file: Path, most: int) -> _Table:
+    """Read the two columns of a file, if they take at most so many bytes of memory."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{file} needs pyarrow: pip install 'nfaug[parquet]'") from error
+    images: list[Any] = []
+    labels: list[Any] = []
+    size = 0
+    try:
+        with parquet.ParquetFile(file) as stored:
+            columns = _columns(stored.schema_arrow, file)
+            for batch in stored.iter_batches(_ROWS, columns=[columns.image, columns.label]):
+                images.append(batch.column(columns.image))
+                labels += batch.column(columns.label).to_pylist()
+                size += batch.nbytes
+                if size > most:  # a few bytes can stand for many equal images
+                    break
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{file} is damaged ({error})") from error
+    if size > most:
+        raise ValueError(
+            f"the images of {file} and those before it take more than {MOST_BYTES} bytes of "
+            f"memory. {_IN_PYTHON}"
+        )
+    return _Table(file, columns, images, labels, size)
 
 
 def open_hub(request: Request) -> Reader:
@@ -162,39 +195,46 @@ class TableReader(FileReader):
         return bytes(data)
 
 
-def _column(schema: Any, name: str) -> str:
-    """The column of this name ("image" or "label"), or the only one that can be it."""
+def _columns(schema: Any, file: Path) -> _Columns:
     from pyarrow import types
 
-    if name in schema.names:
-        found = [name]
-    elif name == "image":
-        found = [field.name for field in schema if types.is_struct(field.type)]
-    else:
-        found = [field.name for field in schema if _label_names(schema, field.name)]
+    images = [field.name for field in schema if types.is_struct(field.type)]
+    labels = [field.name for field in schema if _label_names(schema, field.name)]
+    image = _chosen("image", "Image", schema.names, images, file)
+    label = _chosen("label", "ClassLabel", schema.names, labels, file)
+    kind = schema.field(image).type
+    data = kind
+    if types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        data = kind.field(place).type if place >= 0 else kind
+    if not types.is_binary(data) and not types.is_large_binary(data):
+        raise ValueError(
+            f"the column {image!r} of {file} must hold images as bytes; got {kind}. {_IN_PYTHON}"
+        )
+    return _Columns(image, label, str(kind), tuple(_label_names(schema, label)))
+
+
+def _chosen(name: str, kind: str, columns: list[str], found: list[str], file: Path) -> str:
+    """The column of this name, or the only one of Hugging Face's type `kind`."""
+    if name in columns:
+        return name
     if len(found) != 1:
         raise ValueError(
-            f"it has the columns {schema.names}; it must have one called {name!r}, or a single one "
-            f"of Hugging Face's type {'Image' if name == 'image' else 'ClassLabel'}"
+            f"{file} has the columns {columns}; it must have one called {name!r}, or a single one "
+            f"of Hugging Face's type {kind}"
         )
-    column = schema.field(found[0]).type
-    if types.is_struct(column):
-        column = column.field("bytes").type
-    binary = types.is_binary(column) or types.is_large_binary(column)
-    if name == "image" and not binary:
-        raise ValueError(f"its column {found[0]!r} must hold images as bytes; got {column}")
-    return str(found[0])
+    return found[0]
 
 
-def _label_names(schema: Any, column: str) -> list[str] | None:
-    """The class names that Hugging Face's library stores for a column, if there are any."""
+def _label_names(schema: Any, column: str) -> list[str]:
+    """The class names that Hugging Face's library stores for a column; empty if there are none."""
     stored = (schema.metadata or {}).get(b"huggingface")
     if stored is None:
-        return None
+        return []
     try:
         names = parse_json(stored)["info"]["features"][column]["names"]
-    except (KeyError, TypeError):  # a column of another type
-        return None
+    except (KeyError, TypeError, ValueError):  # a column of another type, or damaged JSON
+        return []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return None
+        return []
     return class_names(names)
