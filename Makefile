@@ -34,11 +34,6 @@ $(STAMP): pyproject.toml
 	fi
 	@echo 'Installing nfaug and what it needs into $(VENV) (torch is large, this can take minutes) ...'
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[all]'
-	@# Type checkers do not run the import hook of an editable install; they follow links in a folder.
-	@mkdir -p $(VENV)/links/nfaug
-	@ln -sfn $(addprefix $(CURDIR)/,$(wildcard nfaug/*) training hub) $(VENV)/links/nfaug/
-	@for site in $(VENV)/lib/python*/site-packages; do \
-	  echo '$(CURDIR)/$(VENV)/links' > "$$site/nfaug-links.pth"; done
 	@touch $@
 
 lint: $(STAMP)  ## Check style and format with ruff
@@ -49,11 +44,11 @@ format: $(STAMP)  ## Format, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-typecheck: $(STAMP)  ## Run mypy on the package as installed (scripts/wheel.py says why)
-	$(BIN)/python scripts/wheel.py types
+typecheck: $(STAMP)  ## Check types with mypy
+	$(BIN)/python -m mypy -p nfaug
 
 imports: $(STAMP)  ## Check the layers of the packages with import-linter
-	$(BIN)/python scripts/wheel.py imports
+	$(BIN)/lint-imports --no-cache
 
 pytest: $(STAMP)  ## Run the tests alone
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
@@ -95,4 +90,4 @@ wheel-check: $(STAMP)  ## Build the wheel and compare its files with git's
 
 clean:  ## Remove .venv, builds and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find nfaug training hub benchmarks tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find nfaug benchmarks tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

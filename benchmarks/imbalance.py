@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from where import table
 
+from nfaug.compare.classifier import Classifier
+from nfaug.compare.report import Cells
+from nfaug.compare.run import bank_of, transform_of
+from nfaug.compare.settings import PIXELS, CompareSettings
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text
-from nfaug.training.compare.classifier import Classifier
-from nfaug.training.compare.report import Cells
-from nfaug.training.compare.run import bank_of, transform_of
-from nfaug.training.compare.settings import PIXELS, CompareSettings
 
 ROWS = ["plain", "over", "weights", "softmax", "nfa+over", "nfa+over+fill", "nfa+softmax+fill"]
 

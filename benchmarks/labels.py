@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nfaug.compare.classifier import Classifier
+from nfaug.compare.run import bank_of, transform_of
+from nfaug.compare.settings import PIXELS, CompareSettings
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
-from nfaug.training.compare.classifier import Classifier
-from nfaug.training.compare.run import bank_of, transform_of
-from nfaug.training.compare.settings import PIXELS, CompareSettings
 
 
 def features(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,12 +32,12 @@ from nfaug.data.open import open_dataset, wrap_dataset
 from nfaug.flows.flow import Flow, FlowConfig, Recompute
 from nfaug.flows.mef import MefSettings
 from nfaug.training.config import DataConfig, PriorConfig, TrainConfig
-from nfaug.training.run.context import open_context
-from nfaug.training.run.distributed import Processes, draw_noise, shared_batches
-from nfaug.training.run.loop import FlowLoss, Loop
-from nfaug.training.run.optimizer import FlowOptimizer
-from nfaug.training.run.reporter import Reporter
-from nfaug.training.run.snapshots import Snapshots
+from nfaug.training.context import open_context
+from nfaug.training.distributed import Processes, draw_noise, shared_batches
+from nfaug.training.loop import FlowLoss, Loop
+from nfaug.training.optimizer import FlowOptimizer
+from nfaug.training.reporter import Reporter
+from nfaug.training.snapshots import Snapshots
 
 BATCH = 128
 

@@ -27,13 +27,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from nfaug.compare.classifier import Classifier
+from nfaug.compare.report import Cell, Cells, gain_of
+from nfaug.compare.run import bank_of, spec_augment, transform_of
+from nfaug.compare.settings import PIXELS, CompareSettings
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text
-from nfaug.training.compare.classifier import Classifier
-from nfaug.training.compare.report import Cell, Cells, gain_of
-from nfaug.training.compare.run import bank_of, spec_augment, transform_of
-from nfaug.training.compare.settings import PIXELS, CompareSettings
 
 FIRST_CHOICE = 1000  # seed of the first classifier that chooses; those that judge count from 0
 SHARES = (0.25, 0.5, 0.75)  # of images that NFA replaces, and of batches with CutMix

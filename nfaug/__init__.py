@@ -37,7 +37,7 @@ _MODULES = {
     "NFAugment": "augment.transform",
     "fit": "fitting",
 }
-_PACKAGES = ("bank", "hub", "integrations", "training")
+_PACKAGES = ("bank", "compare", "hub", "integrations", "training")
 
 
 def __getattr__(name: str) -> Any:

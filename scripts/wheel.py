@@ -1,35 +1,22 @@
-"""Check the package as it is installed, and build the wheel, for `make` and CI.
+"""Build the wheel, and compare its files with git's, for `make` and CI.
 
-    python scripts/wheel.py types           # run mypy on the package
-    python scripts/wheel.py imports         # run import-linter on it
-    python scripts/wheel.py build DIR       # build a wheel into DIR and print its path
-    python scripts/wheel.py contents WHEEL  # compare the wheel's files with git's
-
-Types and imports are checked on a copy of the package, laid out as it is installed: the folders
-training/ and hub/ are `nfaug.training` and `nfaug.hub` only there. mypy on the folders finds no
-parent package, and `mypy -p nfaug` under an editable install checks nfaug/ alone and reports
-success. Run it with the interpreter whose packages mypy should see.
+python scripts/wheel.py build DIR       # build a wheel into DIR and print its path
+python scripts/wheel.py contents WHEEL  # compare the wheel's files with git's
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 __all__ = ["compare", "main", "tracked_files"]
 
 ROOT = Path(__file__).resolve().parent.parent
-# Folder in the repository -> folder in the wheel (`package-dir` in pyproject.toml).
-ROOMS = {"nfaug": "nfaug", "training": "nfaug/training", "hub": "nfaug/hub"}
 
 
 def tracked_files() -> list[str]:
@@ -41,14 +28,9 @@ def tracked_files() -> list[str]:
     return sorted({name for name in listed.split("\0") if name and (ROOT / name).is_file()})
 
 
-def packaged_files() -> dict[str, str]:
-    """Path in the wheel -> path in the repository, for every file that must be in the wheel."""
-    mapped = {}
-    for name in tracked_files():
-        room, _, rest = name.partition("/")
-        if room in ROOMS and rest:
-            mapped[f"{ROOMS[room]}/{rest}"] = name
-    return mapped
+def packaged_files() -> set[str]:
+    """The files that must be in the wheel."""
+    return {name for name in tracked_files() if name.startswith("nfaug/")}
 
 
 def build(directory: Path) -> Path:
@@ -81,7 +63,7 @@ def check_contents(wheel: Path) -> int:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     found = {name for name in names if not PurePosixPath(name).parts[0].endswith(".dist-info")}
-    problems = compare(set(expected), found)
+    problems = compare(expected, found)
     for part in ("licenses/LICENSE", "entry_points.txt", "METADATA"):
         if not any(name.endswith(f".dist-info/{part}") for name in names):
             problems.append(f"not in the wheel's metadata: {part}")
@@ -92,66 +74,19 @@ def check_contents(wheel: Path) -> int:
     return int(bool(problems))
 
 
-@contextlib.contextmanager
-def installed_copy() -> Iterator[Path]:
-    """A temporary folder that holds the package as site-packages would."""
-    with tempfile.TemporaryDirectory() as temporary:
-        for target, source in packaged_files().items():
-            path = Path(temporary, target)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / source, path)
-        yield Path(temporary)
-
-
-def check_types() -> int:
-    """Run mypy on the package; returns 2 if it did not check every module."""
-    files = packaged_files()
-    command = [sys.executable, "-m", "mypy", "-p", "nfaug", "--no-pretty"]
-    command += ["--config-file", str(ROOT / "pyproject.toml")]
-    command += ["--cache-dir", str(ROOT / ".mypy_cache")]
-    with installed_copy() as folder:
-        # MYPYPATH comes before site-packages, where the editable install is.
-        environment = os.environ | {"MYPYPATH": str(folder), "NO_COLOR": "1"}
-        run = subprocess.run(
-            command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=False
-        )
-    for line in run.stdout.splitlines():
-        path, colon, rest = line.partition(":")
-        print(files.get(path, path) + colon + rest)
-    checked = re.search(r"(\d+) source files?\)?$", run.stdout.strip())
-    count = sum(name.endswith(".py") for name in files)
-    if checked is None or int(checked[1]) < count:  # mypy counts folders without Python files too
-        print(f"mypy did not check the {count} modules of the package", file=sys.stderr)
-        return 2
-    return run.returncode
-
-
-def check_imports() -> int:
-    """Run import-linter on the package."""
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
-    command += ["--config", ROOT / "pyproject.toml"]
-    with installed_copy() as folder:
-        environment = os.environ | {"PYTHONPATH": str(folder)}
-        return subprocess.run(command, cwd=folder, env=environment, check=False).returncode
-
-
 def main(arguments: list[str] | None = None) -> int:
     summary, _, details = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("types")
-    commands.add_parser("imports")
     commands.add_parser("build").add_argument("directory", type=Path)
     commands.add_parser("contents").add_argument("wheel", type=Path)
     options = parser.parse_args(arguments)
     if options.command == "build":
         print(build(options.directory))
         return 0
-    if options.command == "contents":
-        return check_contents(options.wheel)
-    return check_types() if options.command == "types" else check_imports()
+    return check_contents(options.wheel)
 
 
 if __name__ == "__main__":

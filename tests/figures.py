@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nfaug.training.compare.report import Cell, Gain, gain_of
+from nfaug.compare.report import Cell, Gain, gain_of
 
 __all__ = ["gain", "rows"]
 

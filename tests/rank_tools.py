@@ -24,16 +24,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nfaug.classes.fixed_point import FixedPointConfig
+from nfaug.data.augmentation import FlowAugmentation
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.decode import ImageDecodeError
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.mef import MefSettings
-from nfaug.training import RunStopped, TrainConfig, TrainResult, train
-from nfaug.training.augmentation import FlowAugmentation
+from nfaug.training import RunStopped, TrainConfig, TrainResult, loop, train
 from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, PriorConfig
+from nfaug.training.distributed import Processes
 from nfaug.training.metrics import class_statistics
-from nfaug.training.run import loop
-from nfaug.training.run.distributed import Processes
 
 CONFIG = TrainConfig(
     epochs=2,  # of 5 steps, the last of one image: too few for two processes

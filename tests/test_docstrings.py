@@ -18,7 +18,6 @@ from nfaug.augment.settings import MixSettings
 from nfaug.flows.mef import MefSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = {"nfaug": "nfaug", "training": "nfaug.training", "hub": "nfaug.hub"}
 # What the API reference says that its examples assume.
 NAMES = {"PIL": PIL, "nfaug": nfaug, "torch": torch}
 SHOWN = (nfaug.NFAugment, nfaug.Checkpoint, nfaug.Flow, nfaug.ClasswisePCA, nfaug.fit, nfaug.load)
@@ -27,11 +26,10 @@ SHOWN = (nfaug.NFAugment, nfaug.Checkpoint, nfaug.Flow, nfaug.ClasswisePCA, nfau
 def modules() -> list[str]:
     """The modules whose source has an example."""
     found = []
-    for folder, package in ROOMS.items():
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            if ">>> " in path.read_text(encoding="utf-8"):
-                names = path.relative_to(ROOT / folder).with_suffix("").parts
-                found.append(".".join([package, *(name for name in names if name != "__init__")]))
+    for path in sorted((ROOT / "nfaug").rglob("*.py")):
+        if ">>> " in path.read_text(encoding="utf-8"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found.append(".".join(name for name in parts if name != "__init__"))
     return found
 
 

@@ -16,7 +16,10 @@ from ..io.numbers import check_number
 from .params import NFAParams, own_seed, pick_in_batch, pick_in_memory, to_device
 from .regions import draw_masks
 
-__all__ = ["MixSettings", "check_given_once"]
+__all__ = ["Mix", "MixSettings", "Partners", "check_given_once"]
+
+Mix = Literal["axis", "pair", "regions"]
+Partners = Literal["auto", "batch", "memory", "both"]
 
 _GATE = 1.25
 
@@ -63,8 +66,8 @@ class MixSettings:
 
     p: float | tuple[float, ...] = 0.5
     alpha: float = 1.0
-    mix: Literal["axis", "pair", "regions"] = "axis"
-    partners: Literal["auto", "batch", "memory", "both"] = "auto"
+    mix: Mix = "axis"
+    partners: Partners = "auto"
     strength: float = 1.5
     noise: float = 0.0
     axes: int | None = None

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.context import get_spawning_popen
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, ParamSpec
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,13 @@ from .engine import Encoded, Engine
 from .params import NFAParams, to_device
 from .pixels import Normalization, all_finite, check_images, check_range, replace_non_finite
 from .samples import as_labels, check_usable, class_indices, images_and_labels, replace_images
-from .settings import MixSettings, check_given_once
+from .settings import Mix, MixSettings, Partners, check_given_once
 
 __all__ = ["NFAParams", "NFAugment"]
 
 _Options = ParamSpec("_Options")
+_Labels = TypeVar("_Labels")
+_Sample = TypeVar("_Sample")
 
 
 def _settings_or_keywords(init: Callable[_Options, None]) -> Callable[_Options, None]:
@@ -113,8 +115,8 @@ class NFAugment(nn.Module):
         *,
         p: float | Sequence[float] | Tensor = MixSettings.p,
         alpha: float = MixSettings.alpha,
-        mix: Literal["axis", "pair", "regions"] = MixSettings.mix,
-        partners: Literal["auto", "batch", "memory", "both"] = MixSettings.partners,
+        mix: Mix = MixSettings.mix,
+        partners: Partners = MixSettings.partners,
         strength: float = MixSettings.strength,
         noise: float = MixSettings.noise,
         axes: int | None = MixSettings.axes,
@@ -190,6 +192,83 @@ class NFAugment(nn.Module):
             raise ValueError(f"partners={value.partners!r} needs a memory, which nfaug fit makes")
         self._settings = value
 
+    def _change(self, **changes: Any) -> None:
+        self.settings = dataclasses.replace(self.settings, **changes)
+
+    # The settings one by one, so that editors and type checkers see them.
+
+    @property
+    def p(self) -> float | tuple[float, ...]:
+        """Share of the images that are augmented, or one for each class (see `MixSettings`)."""
+        return self.settings.p
+
+    @p.setter
+    def p(self, value: float | Sequence[float] | Tensor) -> None:
+        self._change(p=value)
+
+    @property
+    def alpha(self) -> float:
+        """Parameter of the Beta distribution of the weights (see `MixSettings`)."""
+        return self.settings.alpha
+
+    @alpha.setter
+    def alpha(self, value: float) -> None:
+        self._change(alpha=value)
+
+    @property
+    def mix(self) -> Mix:
+        """How two latents are mixed (see `MixSettings`)."""
+        return self.settings.mix
+
+    @mix.setter
+    def mix(self, value: Mix) -> None:
+        self._change(mix=value)
+
+    @property
+    def partners(self) -> Partners:
+        """Where partners come from (see `MixSettings`)."""
+        return self.settings.partners
+
+    @partners.setter
+    def partners(self, value: Partners) -> None:
+        self._change(partners=value)
+
+    @property
+    def strength(self) -> float:
+        """Factor of the weights (see `MixSettings`)."""
+        return self.settings.strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self._change(strength=value)
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise on latents (see `MixSettings`)."""
+        return self.settings.noise
+
+    @noise.setter
+    def noise(self, value: float) -> None:
+        self._change(noise=value)
+
+    @property
+    def axes(self) -> int | None:
+        """Number of axes that are mixed; None for all (see `MixSettings`)."""
+        return self.settings.axes
+
+    @axes.setter
+    def axes(self, value: int | None) -> None:
+        self._change(axes=value)
+
+    @property
+    def gate(self) -> bool | float | None:
+        """Radius of the class's range; None for no gate (see `MixSettings`)."""
+        return self.settings.gate
+
+    @gate.setter
+    def gate(self, value: bool | float | None) -> None:
+        self._change(gate=value)
+
     def check_classes(
         self, classes: Mapping[str, int] | Iterable[str] | Any, *, required: bool = True
     ) -> None:
@@ -226,6 +305,55 @@ class NFAugment(nn.Module):
                 "ImageFolder has 10 before 9, and B before a: pass nfa.check_classes your names",
                 stacklevel=2,
             )
+
+    if TYPE_CHECKING:  # torch's own has no types
+
+        @overload
+        def __call__(
+            self,
+            images: Tensor,
+            labels: _Labels,
+            /,
+            *,
+            params: NFAParams | None = None,
+            return_params: Literal[False] = False,
+        ) -> tuple[Tensor, _Labels]: ...
+
+        @overload
+        def __call__(
+            self,
+            sample: _Sample,
+            /,
+            *,
+            params: NFAParams | None = None,
+            return_params: Literal[False] = False,
+        ) -> _Sample: ...
+
+        @overload
+        def __call__(
+            self,
+            images: Tensor,
+            labels: _Labels,
+            /,
+            *,
+            params: NFAParams | None = None,
+            return_params: Literal[True],
+        ) -> tuple[tuple[Tensor, _Labels], NFAParams | None]: ...
+
+        @overload
+        def __call__(
+            self,
+            sample: _Sample,
+            /,
+            *,
+            params: NFAParams | None = None,
+            return_params: Literal[True],
+        ) -> tuple[_Sample, NFAParams | None]: ...
+
+        @overload
+        def __call__(self, *inputs: Any, **options: Any) -> Any: ...
+
+        def __call__(self, *inputs: Any, **options: Any) -> Any: ...
 
     def forward(
         self,
@@ -376,20 +504,6 @@ class _Batch(NamedTuple):
     labels: Tensor
     usable: Tensor
     finite: Tensor
-
-
-def _setting(name: str) -> property:
-    def read(nfa: NFAugment) -> Any:
-        return getattr(nfa.settings, name)
-
-    def write(nfa: NFAugment, value: Any) -> None:
-        nfa.settings = dataclasses.replace(nfa.settings, **{name: value})
-
-    return property(read, write, doc=f"The setting `{name}` (see `MixSettings`).")
-
-
-for _field in dataclasses.fields(MixSettings):
-    setattr(NFAugment, _field.name, _setting(_field.name))
 
 
 def _reads_values(device: torch.device, batches: int) -> bool:

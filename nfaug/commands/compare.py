@@ -8,10 +8,10 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..compare import CompareSettings, compare
 from ..data.images import LabelledImages
 from ..data.open import DATA_SOURCES, MissingSplitError, open_dataset
 from ..fitting import common_size
-from ..training.compare import CompareSettings, compare
 from .common import READING, add_image_size, add_reading, lies_in, new_parser
 
 __all__ = ["parser", "run"]

@@ -20,9 +20,9 @@ from ..io.resolve import public_name
 from ..io.strict_json import jsonable
 from ..training import TrainResult, open_dataset, train
 from ..training.config import TrainConfig, config_of, recipe_path, recipes
-from ..training.run.distributed import Processes
-from ..training.run.loop import stopped_from_outside
-from ..training.run.snapshots import Snapshots
+from ..training.distributed import Processes
+from ..training.loop import stopped_from_outside
+from ..training.snapshots import Snapshots
 from .common import add_image_size, new_parser
 
 __all__ = ["expand", "parser", "run"]

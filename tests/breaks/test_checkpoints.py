@@ -15,7 +15,7 @@ import torch
 from checkpoint_tools import bounded
 
 from nfaug.checkpoint.checkpoint import CheckpointError
-from nfaug.training.run.snapshots import Snapshot, Snapshots
+from nfaug.training.snapshots import Snapshot, Snapshots
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_released.py"
 

@@ -14,9 +14,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from nfaug.cli import main
-from nfaug.training import CompareSettings, Comparison, TrainConfig, compare, open_dataset, train
-from nfaug.training.compare.report import Cells
-from nfaug.training.compare.settings import PIXELS, Augmentation
+from nfaug.compare import CompareSettings, Comparison, compare
+from nfaug.compare.report import Cells
+from nfaug.compare.settings import PIXELS, Augmentation
+from nfaug.training import TrainConfig, open_dataset, train
 
 TINY = CompareSettings(per_class=2, seeds=1, steps=1, variants=1, rivals="randaugment")
 

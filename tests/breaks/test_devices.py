@@ -13,8 +13,8 @@ from nfa_tools import NAMES, TensorImages, batch_of, checkpoint, tiny_flow
 from torch import Tensor
 
 import nfaug
-from nfaug.training import CompareSettings
-from nfaug.training.compare.run import bank_of
+from nfaug.compare import CompareSettings
+from nfaug.compare.run import bank_of
 
 
 def test_a_mix_of_devices_is_refused() -> None:

@@ -21,7 +21,7 @@ from nfaug.io import atomic
 from nfaug.io.atomic import write_bytes
 from nfaug.io.lock import OutputInUseError, lock_output
 from nfaug.io.strict_json import parse_json
-from nfaug.training.run.snapshots import Snapshot, Snapshots
+from nfaug.training.snapshots import Snapshot, Snapshots
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 

@@ -21,12 +21,12 @@ import nfaug
 from nfaug.checkpoint.checkpoint import CheckpointError
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.cli import main
+from nfaug.data.augmentation import FlowAugmentation
 from nfaug.flows.latent_codec import LatentCodec, measure_codec
 from nfaug.flows.mef import MefSettings
 from nfaug.hub import plan_push
 from nfaug.io import hub
 from nfaug.training import TrainConfig, TrainResult, train
-from nfaug.training.augmentation import FlowAugmentation
 from nfaug.training.config import OptimConfig, PCAConfig, PriorConfig
 
 SIZE = (64, 64)

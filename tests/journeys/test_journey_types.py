@@ -1,4 +1,4 @@
-"""Type checkers follow an editable install of mode strict, whose .pth file names a real folder."""
+"""After README's `pip install -e .`, type checkers see the package and scripts beside it run."""
 
 from __future__ import annotations
 
@@ -15,17 +15,28 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).parent / "scripts" / "typed.py"
 MYPY = ["mypy", "--config-file=", "--ignore-missing-imports", "--python-executable"]
-BUILD = "from setuptools.build_meta import build_editable as b; b('.', {'editable_mode': 'strict'})"
+BUILD = "from setuptools.build_meta import build_editable as b; b('.')"
+IMPORTS = """
+import sys
+sys.modules.update(dict.fromkeys(("torch", "numpy")))  # the environment has nfaug alone
+import nfaug, nfaug.io.version
+print(nfaug.__file__)
+"""
 
 
 @pytest.fixture(scope="module")
-def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a new environment with nothing but `pip install -e . -C editable_mode=strict` of nfaug."""
-    clone = tmp_path_factory.mktemp("clone")
-    for name in ("nfaug", "training", "hub"):
-        shutil.copytree(ROOT / name, clone / name)
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, clone)
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what an install needs, in a folder that is called as the package is."""
+    folder = tmp_path_factory.mktemp("home") / "nfaug"
+    shutil.copytree(ROOT / "nfaug", folder / "nfaug")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def interpreter(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a new environment with nothing but `pip install -e .` of nfaug."""
     subprocess.run([sys.executable, "-c", BUILD], cwd=clone, check=True, capture_output=True)
     home = tmp_path_factory.mktemp("environment")
     venv.create(home, symlinks=True)
@@ -43,3 +54,11 @@ def test_wrong_lines_are_found(interpreter: Path, tmp_path: Path) -> None:
     lines = SCRIPT.read_text().splitlines()
     expected = [str(number) for number, line in enumerate(lines, 1) if line.endswith("# error")]
     assert found == expected, ran.stdout + ran.stderr
+
+
+def test_a_script_beside_the_clone(interpreter: Path, clone: Path) -> None:
+    """The clone itself, which lies on the path first, is no package."""
+    script = clone.parent / "script.py"
+    script.write_text(IMPORTS)
+    ran = subprocess.run([interpreter, script], capture_output=True, text=True)
+    assert ran.stdout.strip() == str(clone / "nfaug" / "__init__.py"), ran.stderr

@@ -1,4 +1,4 @@
-"""nfaug.training.compare: cells, gains, advice, resuming."""
+"""nfaug.compare: cells, gains, advice, resuming."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from torch.utils.data import TensorDataset
 
 import nfaug
-from nfaug.training import CompareSettings, Comparison, compare
-from nfaug.training.compare.classifier import Classifier
-from nfaug.training.compare.report import Cell, Cells, gain_of
-from nfaug.training.compare.run import spec_augment, split_images, transform_of
-from nfaug.training.compare.settings import PIXELS, Augmentation
+from nfaug.compare import CompareSettings, Comparison, compare
+from nfaug.compare.classifier import Classifier
+from nfaug.compare.report import Cell, Cells, gain_of
+from nfaug.compare.run import spec_augment, split_images, transform_of
+from nfaug.compare.settings import PIXELS, Augmentation
 
 TINY = CompareSettings(per_class=4, seeds=2, steps=3, variants=2)
 ROWS = {"none", "nfa:builtin:pixels", "randaugment", "trivialaugment"}

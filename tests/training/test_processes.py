@@ -20,8 +20,8 @@ from nfaug.cli import main
 from nfaug.data.batches import MemoryBatches
 from nfaug.io.ranks import Ranks, joined
 from nfaug.training import train
-from nfaug.training.run.distributed import shared_batches
-from nfaug.training.run.snapshots import Snapshots
+from nfaug.training.distributed import shared_batches
+from nfaug.training.snapshots import Snapshots
 
 
 class Ran(NamedTuple):

@@ -20,10 +20,9 @@ from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.cli import main
 from nfaug.data.images import progress_bar
 from nfaug.flows.mef import MefSettings
-from nfaug.training import TrainConfig, train
+from nfaug.training import TrainConfig, loop, optimizer, train
 from nfaug.training.config import OptimConfig
-from nfaug.training.run import loop, optimizer
-from nfaug.training.run.snapshots import Snapshots
+from nfaug.training.snapshots import Snapshots
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*distutils Version:DeprecationWarning")
 

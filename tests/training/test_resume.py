@@ -21,13 +21,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nfaug.cli import main
+from nfaug.data.augmentation import FlowAugmentation
 from nfaug.flows.mef import MefSettings
-from nfaug.training import Interrupted, RunStopped, TrainConfig, TrainResult, open_dataset, train
-from nfaug.training.augmentation import FlowAugmentation
+from nfaug.training import (
+    Interrupted,
+    RunStopped,
+    TrainConfig,
+    TrainResult,
+    loop,
+    open_dataset,
+    train,
+)
 from nfaug.training.config import DataConfig, PriorConfig
-from nfaug.training.run import loop
-from nfaug.training.run.context import RunContext
-from nfaug.training.run.snapshots import Snapshots
+from nfaug.training.context import RunContext
+from nfaug.training.snapshots import Snapshots
 
 STEPS = 8  # of a whole run: 4 per epoch
 

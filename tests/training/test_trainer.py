@@ -15,13 +15,12 @@ from torch.utils.data import TensorDataset
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.classes.priors import GradientDescentConfig
+from nfaug.data.augmentation import FlowAugmentation
 from nfaug.flows.flow import Flow
-from nfaug.training import TrainConfig, TrainingDiverged, TrainResult, train
-from nfaug.training.augmentation import FlowAugmentation
+from nfaug.training import TrainConfig, TrainingDiverged, TrainResult, context, train
 from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, PriorConfig
-from nfaug.training.run import context
-from nfaug.training.run.optimizer import FlowOptimizer, learning_rate
-from nfaug.training.run.snapshots import Snapshots
+from nfaug.training.optimizer import FlowOptimizer, learning_rate
+from nfaug.training.snapshots import Snapshots
 
 
 def changed(config: TrainConfig, **changes: Any) -> TrainConfig:
@@ -296,7 +295,7 @@ def test_a_step_that_is_not_finite_is_skipped(
     kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nfaug.training.run.optimizer.MAX_BAD_STEPS", 3)
+    monkeypatch.setattr("nfaug.training.optimizer.MAX_BAD_STEPS", 3)
     flow = tiny_checkpoint.flow.train()
     optimizer = FlowOptimizer(flow, tiny_config)
     before = [p.clone() for p in flow.parameters()]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nfaug.training.augmentation import FlowAugmentation
+from nfaug.data.augmentation import FlowAugmentation
 
 SETTINGS: list[dict[str, Any]] = [
     {"hflip": True},

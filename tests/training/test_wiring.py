@@ -10,12 +10,11 @@ from nfa_tools import TensorImages
 from torch import Tensor
 from torch.nn import functional as F
 
+from nfaug.data.augmentation import FlowAugmentation
 from nfaug.flows.layers import Step
 from nfaug.flows.mef import MatrixExpCoupling
-from nfaug.training import TrainConfig, TrainResult, train
-from nfaug.training.augmentation import FlowAugmentation
+from nfaug.training import TrainConfig, TrainResult, loop, train
 from nfaug.training.config import OptimConfig
-from nfaug.training.run import loop
 
 CHANGES: list[dict[str, Any]] = [
     {"augmentation": FlowAugmentation(hflip=True)},

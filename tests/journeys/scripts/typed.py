@@ -2,12 +2,20 @@
 
 from pathlib import Path
 
+import torch
+
 import nfaug
 from nfaug.hub import pull
 from nfaug.training import TrainConfig, open_dataset
 
 nfa = nfaug.NFAugment(nfaug.load("builtin:rgb32"), p=0.5, mix="pair")
 unknown = nfaug.NFAugment(nfaug.load("builtin:rgb32"), prob=0.5)  # error
+nfa.p = 0.3
+nfa.mix = "regions"
+nfa.mix = "region"  # error
+images, labels = nfa(torch.zeros(2, 3, 32, 32), ["cat", "dog"])
+first: str = labels[0]
+number_of: int = labels[0]  # error
 names: list[str] = open_dataset("digits", split="test").classes
 epochs: str = TrainConfig().epochs  # error
 folder: Path = pull("someone/flow")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nfaug.flows.flow import Flow
 
-from ..config import TrainConfig
+from .config import TrainConfig
 
 __all__ = ["FlowOptimizer", "TrainingDiverged", "learning_rate"]
 

@@ -12,7 +12,7 @@ from nfaug.classes.statistics import ClassStatistics
 from nfaug.data.batches import Batches, progress_bar
 from nfaug.flows.flow import Flow
 
-from .run.distributed import Processes, draw_noise, shared_batches
+from .distributed import Processes, draw_noise, shared_batches
 
 __all__ = ["class_statistics", "evaluate"]
 

@@ -15,7 +15,7 @@ from nfaug.augment.preview import sample_grid
 from nfaug.data.images import progress_bar
 from nfaug.io.atomic import write_picture, write_text
 
-from ..config import flat
+from .config import flat
 from .context import RunContext
 from .snapshots import RunState
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nfaug.augment.transform import NFAugment
+from nfaug.data.augmentation import FlowAugmentation
 from nfaug.data.classes import check_class_names
 from nfaug.data.images import LabelledImages, progress_bar, split_per_class, to_tensors
 from nfaug.data.open import wrap_dataset
@@ -26,7 +27,6 @@ from nfaug.io.manifest import read_manifest
 from nfaug.io.resolve import read_resolved
 from nfaug.io.tensors import read_tensors
 
-from ..augmentation import FlowAugmentation
 from .classifier import Classifier
 from .report import Cells, Comparison
 from .settings import PIXELS, CompareSettings
@@ -68,7 +68,8 @@ def compare(
 
     Example:
         >>> from tempfile import mkdtemp
-        >>> from nfaug.training import CompareSettings, compare, open_dataset
+        >>> from nfaug.compare import CompareSettings, compare
+        >>> from nfaug.training import open_dataset
         >>> digits = open_dataset("digits", per_class=20)
         >>> settings = CompareSettings(per_class=5, seeds=1, steps=5)
         >>> found = compare(digits, settings, out=mkdtemp(), progress=False)

@@ -20,12 +20,12 @@ from nfaug.flows.mef import MefSettings
 from nfaug.io.lock import lock_output
 
 from .config import TrainConfig
+from .context import RunContext, TrainResult, open_context
+from .distributed import Processes
+from .loop import Loop, stopped_from_outside
 from .metrics import evaluate
-from .run.context import RunContext, TrainResult, open_context
-from .run.distributed import Processes
-from .run.loop import Loop, stopped_from_outside
-from .run.reporter import Reporter
-from .run.snapshots import RunState, Snapshots
+from .reporter import Reporter
+from .snapshots import RunState, Snapshots
 
 __all__ = ["train"]
 

@@ -18,9 +18,9 @@ from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.decode import ImageDecodeError
 from nfaug.flows.flow import Flow
 
-from ..metrics import evaluate
 from .context import RunContext
 from .distributed import Shard, draw_noise, shared_batches
+from .metrics import evaluate
 from .optimizer import TrainingDiverged
 from .reporter import Reporter
 from .snapshots import RunState, Snapshots

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nfaug.classes.priors import PriorSettings
+from nfaug.data.augmentation import FlowAugmentation
 from nfaug.flows.flow import Recompute
 from nfaug.flows.mef import MefSettings
 from nfaug.io.numbers import check_number
-
-from .augmentation import FlowAugmentation
 
 __all__ = [
     "DataConfig",

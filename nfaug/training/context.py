@@ -22,9 +22,9 @@ from nfaug.flows.codec import Codec
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.latent_codec import LatentCodec, measure_codec
 
-from ..config import TrainConfig, flat
-from ..metrics import class_statistics
+from .config import TrainConfig, flat
 from .distributed import Processes, draw_noise
+from .metrics import class_statistics
 from .optimizer import FlowOptimizer
 from .snapshots import RunState, Snapshot
 

@@ -2,22 +2,18 @@
 
 from nfaug.data.open import open_dataset, wrap_dataset
 
-from .compare import CompareSettings, Comparison, compare
 from .config import TrainConfig
-from .run.context import TrainResult
-from .run.loop import Interrupted, RunStopped
-from .run.optimizer import TrainingDiverged
+from .context import TrainResult
+from .loop import Interrupted, RunStopped
+from .optimizer import TrainingDiverged
 from .trainer import train
 
 __all__ = [
-    "CompareSettings",
-    "Comparison",
     "Interrupted",
     "RunStopped",
     "TrainConfig",
     "TrainResult",
     "TrainingDiverged",
-    "compare",
     "open_dataset",
     "train",
     "wrap_dataset",

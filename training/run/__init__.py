@@ -1,1 +1,0 @@
-"""A training run: context, loop, snapshots, signals and processes."""
