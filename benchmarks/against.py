@@ -4,9 +4,10 @@
     python benchmarks/against.py ../base
 
 CPU seconds of one thread for encoding and decoding 64 images, one call of `NFAugment` on 64 images,
-a bank of 20 variants of 100 images, and a training run of about 200 steps. The two checkouts take
-turns, each time in a new process; a ratio is the median over rounds of this checkout's time over
-the other's, with its smallest and largest value.
+a bank of 20 variants of 100 images, and a training run of about 200 steps; and with builtin:pixels
+at 224 pixels for calls, a fit and a bank. The two checkouts take turns, each time in a new process;
+a ratio is the median over rounds of this checkout's time over the other's, with its smallest and
+largest value.
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ checkpoint = nfaug.fit(nfaug.load("builtin:fashion-mnist").flow, digits, progres
 flow = checkpoint.flow.freeze()
 nfa = nfaug.NFAugment(checkpoint, p=1.0, gate=False)
 few = torch.utils.data.Subset(digits, range(100))
+of_ten = torch.arange(400) % 10
+levels = torch.rand(10, 3, 224, 224)[of_ten] / 2 + torch.rand(400, 3, 224, 224) / 2
+pictures = torch.utils.data.TensorDataset((levels * 255).to(torch.uint8), of_ten)
+fit_pixels = lambda: nfaug.fit("builtin:pixels", pictures, progress=False)
+pixels = fit_pixels()
+thirty = torch.utils.data.Subset(pictures, range(30))
 with torch.no_grad():
     z = flow.encode(images)[0]
     found = {
@@ -57,6 +64,16 @@ with torch.no_grad():
         "decode 64": seconds(lambda: flow.decode(z), 6),
         "NFAugment, 64 images": seconds(lambda: nfa(images, labels), 6),
     }
+with torch.no_grad():
+    for mix in ("axis", "pair", "regions"):
+        half = nfaug.NFAugment(pixels, p=0.5, mix=mix)
+        job = lambda: half(levels[:32], of_ten[:32])
+        found[f"pixels, {mix}, 32 images of 224 pixels"] = seconds(job, 8)
+found["pixels, a fit of 400 images of 224 pixels"] = seconds(fit_pixels, 1)
+bank = lambda: make_bank(
+    pixels, thirty, sys.argv[1] + "/pixels", variants=20, overwrite=True, progress=False
+)
+found["pixels, a bank of 20 variants of 30 images"] = seconds(bank, 1)
 bank = lambda: make_bank(
     checkpoint, few, sys.argv[1] + "/bank", variants=20, overwrite=True, progress=False
 )

@@ -35,6 +35,7 @@ from scipy.stats import t as student
 from torch import Tensor
 from torch.nn import functional as F
 
+from nfaug import open_dataset
 from nfaug.checkpoint.checkpoint import sample_images
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.classes.gaussians import ClassGaussians
@@ -43,7 +44,7 @@ from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import to_tensors
 from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MefSettings
-from nfaug.training import TrainConfig, open_dataset, train
+from nfaug.training import TrainConfig, train
 from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, PriorConfig
 from nfaug.training.metrics import evaluate
 

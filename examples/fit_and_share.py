@@ -17,8 +17,8 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 import nfaug
+from nfaug import open_dataset
 from nfaug.hub import push_to_hub
-from nfaug.training import open_dataset
 
 
 def parse() -> argparse.Namespace:

@@ -18,8 +18,8 @@ from typing import Any
 import ray
 
 import nfaug
+from nfaug import open_dataset
 from nfaug.bank import Bank, make_bank
-from nfaug.training import open_dataset
 
 
 class ShardMaker:

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from nfaug import NFAugment
-from nfaug.training import open_dataset
+from nfaug import NFAugment, open_dataset
 
 
 def parse() -> argparse.Namespace:

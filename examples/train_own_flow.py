@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 import nfaug
-from nfaug.training import TrainConfig, open_dataset, train
+from nfaug import open_dataset
+from nfaug.training import TrainConfig, train
 
 
 def parse() -> argparse.Namespace:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 from .io.version import __version__
 
 if TYPE_CHECKING:
+    from .augment.settings import MixSettings
     from .augment.transform import NFAugment
     from .checkpoint.checkpoint import Checkpoint, CheckpointError, load
     from .classes.gaussians import ClassGaussians
     from .classes.pca_fit import ClasswisePCA
+    from .data.open import open_dataset, wrap_dataset
     from .fitting import fit
     from .flows.flow import Flow, FlowConfig, MefSettings
 
@@ -21,21 +23,31 @@ __all__ = [
     "Flow",
     "FlowConfig",
     "MefSettings",
+    "MixSettings",
     "NFAugment",
     "__version__",
     "fit",
     "load",
+    "open_dataset",
+    "wrap_dataset",
 ]
 
-# Modules of names, and sub-packages, that are imported when they are first used: `nfaug --help`
-# does not wait for torch.
+# The module of each name. Modules and sub-packages are imported when they are first used, so that
+# `nfaug --help` does not wait for torch.
 _MODULES = {
-    **dict.fromkeys(("Checkpoint", "CheckpointError", "load"), "checkpoint.checkpoint"),
-    **dict.fromkeys(("Flow", "FlowConfig", "MefSettings"), "flows.flow"),
+    "Checkpoint": "checkpoint.checkpoint",
+    "CheckpointError": "checkpoint.checkpoint",
     "ClassGaussians": "classes.gaussians",
     "ClasswisePCA": "classes.pca_fit",
+    "Flow": "flows.flow",
+    "FlowConfig": "flows.flow",
+    "MefSettings": "flows.flow",
+    "MixSettings": "augment.settings",
     "NFAugment": "augment.transform",
     "fit": "fitting",
+    "load": "checkpoint.checkpoint",
+    "open_dataset": "data.open",
+    "wrap_dataset": "data.open",
 }
 _PACKAGES = ("bank", "compare", "hub", "integrations", "training")
 
@@ -44,11 +56,12 @@ def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return importlib.import_module(f"{__name__}.{name}")
     if name in _MODULES:
-        found = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = found
-        return found
+        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+        value = getattr(module, name)
+        globals()[name] = value  # the next look-up does not call this function
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_PACKAGES})
+    return sorted(set(__all__).union(_PACKAGES))

@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from .io.strict_json import jsonable
 from .io.text import printable
@@ -34,7 +34,12 @@ COMMANDS = {
     "list": "list the flows on the Hub",
 }
 
-FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit codes
+# Exit codes.
+FAILED = 1
+BAD_INPUT = 2
+DIVERGED = 3
+INTERRUPTED = 130
+
 _LONGEST = 2000  # characters of an error, which may quote a value of any length
 
 
@@ -44,17 +49,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 failed or a package is missing, 2 bad input, 3 diverged, 130 interrupted; `nfaug
     train` adds others. An error is one line on standard error.
     """
-    for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:  # closed by the shell, as in `nfaug info FLOW >&-`
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            setattr(sys, stream, os.fdopen(nowhere, "w", encoding="utf-8"))
+    # A stream that the shell closed, as in `nfaug info FLOW >&-`, is None.
+    if sys.stdout is None:
+        sys.stdout = _open_null()
+    if sys.stderr is None:
+        sys.stderr = _open_null()
     if isinstance(sys.stdout, io.TextIOWrapper):  # class names hold any character
         sys.stdout.reconfigure(errors="backslashreplace")
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        return _run(words)
     except SystemExit:  # a parser printed its help
         _flush()
         raise
+
+
+def _open_null() -> TextIO:
+    """A stream that drops what is written to it."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    return os.fdopen(null, "w", encoding="utf-8")
 
 
 def _run(words: list[str]) -> int:
@@ -77,9 +90,11 @@ def _run(words: list[str]) -> int:
             code = getattr(error, "exit_code", INTERRUPTED)
             return _stop(code, name, str(error) or "interrupted")
         except ModuleNotFoundError as error:
-            extra = getattr(module, "EXTRA", "train")
-            cure = "" if "pip install" in str(error) else f": pip install 'nfaug[{extra}]'"
-            return _stop(FAILED, name, f"{error}{cure}")
+            message = str(error)
+            if "pip install" not in message:
+                extra = getattr(module, "EXTRA", "train")
+                message = f"{message}: pip install 'nfaug[{extra}]'"
+            return _stop(FAILED, name, message)
         except (ValueError, OSError) as error:  # includes CheckpointError and HubError
             return _stop(getattr(error, "exit_code", BAD_INPUT), name, f"error: {error}")
         except ArithmeticError as error:
@@ -104,7 +119,7 @@ def _flush() -> None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python writes the rest when it exits: where nobody reads, it would print a traceback.
+        # Python writes the rest when it exits; into a closed pipe, that prints a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -146,7 +161,9 @@ def _lines(result: dict[str, Any], indent: str = "") -> Iterator[str]:
         elif isinstance(value, float):
             yield f"{label:<24} {value:.6g}"
         elif isinstance(value, list):
-            more = ", ..." if len(value) > 10 else ""
-            yield f"{label:<24} {', '.join(map(printable, value[:10]))}{more}"
+            items = [printable(item) for item in value[:10]]
+            if len(value) > 10:
+                items.append("...")
+            yield f"{label:<24} {', '.join(items)}"
         elif value not in (None, {}):
             yield f"{label:<24} {printable(value)}"

@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -67,7 +66,7 @@ def fit(
         flow: A flow, a checkpoint, or what `nfaug.load` takes: "builtin:NAME", a directory, or
             "owner/name" on the Hub.
         dataset: A data set of (image, label), such as torchvision's ImageFolder, or a Hugging Face
-            `Dataset` with the columns `image` and `label`; see `nfaug.training.wrap_dataset`.
+            `Dataset` with the columns `image` and `label`; see `nfaug.wrap_dataset`.
             Labels are 0..K-1. A path or name is opened with `open_dataset`. For a part of the
             images, such as what a sampler draws, pass a `torch.utils.data.Subset`.
         image_size: For a flow of any size, such as "builtin:pixels": the side of a square or
@@ -107,16 +106,19 @@ def fit(
         >>> checkpoint.config.class_names, checkpoint.pca.rank
         (('0', '1'), 3)
     """
-    if min(rank, batch_size) < 1 or max_per_class < 2:
-        quoted = f"{rank}, {batch_size}, {max_per_class}"
-        raise ValueError(f"rank and batch_size must be 1 or more, images per class 2; got {quoted}")
+    if rank < 1 or batch_size < 1 or max_per_class < 2:
+        raise ValueError(
+            "rank and batch_size must be 1 or more, and max_per_class 2 or more; got "
+            f"rank={rank}, batch_size={batch_size}, max_per_class={max_per_class}"
+        )
     with torch.device("cpu"):  # not torch's default device, which may be "meta"
         prior = choose_prior(gaussians)
         base = load_base(flow, autoencoder)
         images = open_images(base.flow, dataset, image_size=image_size, grayscale=grayscale)
         base = _shaped(base, images, autoencoder, seed)
         check_class_sizes(images.targets, images.classes)
-        if len(images.classes) < (least := prior.entry.min_classes):
+        least = prior.entry.min_classes
+        if len(images.classes) < least:
             raise ValueError(f"gaussians {prior.kind!r} need {least} classes; 'data' needs one")
         with joined() if distributed else contextlib.nullcontext(Ranks()) as ranks:
             stats, pca = fit_classes(
@@ -132,14 +134,20 @@ def fit(
                 progress=progress and ranks.main,
             )
         counts, means, variances = stats.finalize()
-        means, variances, record = prior.entry.solve(means, variances, prior.settings, None)
-        given = {"flow": flow, "data": dataset}
+        means, variances, solution = prior.entry.solve(means, variances, prior.settings, None)
+        record: dict[str, Any] = {"kind": prior.kind}
+        record.update(solution)
+        record["fitted"] = True
+        record["images"] = int(counts.sum())
+        if isinstance(flow, str | os.PathLike):
+            record["flow"] = public_name(flow)
+        if isinstance(dataset, str | os.PathLike):
+            record["data"] = public_name(dataset)
         config = replace(
             base.config,
             class_names=tuple(images.classes),
-            preprocessing={**base.config.preprocessing, **images.preprocessing},
-            gaussians={"kind": prior.kind, **record, "fitted": True, "images": int(counts.sum())}
-            | {k: public_name(v) for k, v in given.items() if isinstance(v, str | os.PathLike)},
+            preprocessing=base.config.preprocessing | images.preprocessing,
+            gaussians=record,
             metrics={},
         )
         fitted = Checkpoint(base.flow, config, ClassGaussians(means, variances, counts), pca)
@@ -151,7 +159,7 @@ def load_base(
 ) -> Checkpoint:
     """The checkpoint that a fit starts from, for the argument `flow` of `fit`.
 
-    `autoencoder` is opened if `flow` names a flow on latents; for others `fit` uses it.
+    `autoencoder` is used here only if `flow` names a flow on latents, which is loaded with it.
     """
     if isinstance(flow, Checkpoint):
         return flow
@@ -159,8 +167,9 @@ def load_base(
         return Checkpoint(flow, CheckpointConfig(flow.config, autoencoder=flow.codec.record))
     source = os.fspath(flow)
     if autoencoder is not None:
-        on_latents = "autoencoder" in read_resolved(read_manifest, source, whole=False)
-        autoencoder = autoencoder if on_latents else None
+        manifest = read_resolved(read_manifest, source, whole=False)
+        if "autoencoder" not in manifest:  # the flow is on pixels
+            autoencoder = None
     return load(source, autoencoder=autoencoder)
 
 
@@ -174,7 +183,8 @@ def open_images(
 ) -> LabelledImages:
     """Open a data set at the size and with the channels that a flow takes.
 
-    The arguments are those of `fit`, and more of `open_dataset` for a path or a name.
+    The arguments are those of `fit`. With a path or a name, `reading` may hold other arguments of
+    `open_dataset`.
 
     Raises:
         ValueError: `image_size` is given for a flow of another size, or see `open_dataset`.
@@ -187,16 +197,23 @@ def open_images(
                 f"image_size={image_size} is for flows of any size, such as builtin:pixels; this "
                 f"flow takes images of {flow.codec.image_size}, and others are resized to that"
             )
-        size, channels = flow.codec.image_size, flow.codec.channels
-    fits = isinstance(data, LabelledImages) and size in (None, data.image_size)
-    if fits and channels in (None, data.channels):
-        return data
-    path = isinstance(data, str | os.PathLike)
-    opened = partial(open_dataset, data, **reading) if path else partial(wrap_dataset, data)
-    images = opened(image_size=size or 1, channels=channels, convert=grayscale)
-    if size is not None:
-        return images
-    return images.resized(common_size(images, _SIDE))
+        size = flow.codec.image_size
+        channels = flow.codec.channels
+    if isinstance(data, LabelledImages):
+        same_size = size in (None, data.image_size)
+        same_channels = channels in (None, data.channels)
+        if same_size and same_channels:
+            return data
+    first_size = size or 1  # a size that follows from the images is set below
+    if isinstance(data, str | os.PathLike):
+        images = open_dataset(
+            data, image_size=first_size, channels=channels, convert=grayscale, **reading
+        )
+    else:
+        images = wrap_dataset(data, image_size=first_size, channels=channels, convert=grayscale)
+    if size is None:
+        images = images.resized(common_size(images, _SIDE))
+    return images
 
 
 def open_fitted(
@@ -210,15 +227,15 @@ def open_fitted(
     """Open images to draw variants of, with a flow that knows their classes.
 
     A flow without axes, or of other classes, is first fitted to up to 100 images of each class.
-    Images have `image_size` or, by default, their own, at most 160 pixels a side.
-    Arguments and errors are those of `open_images` and `fit`.
+    The images have `image_size` or, by default, their stored size, scaled down until no side has
+    more than 160 pixels. Arguments and errors are those of `open_images` and `fit`.
     """
-    free = base.flow.shape_free
-    images = open_images(base.flow, data, image_size=image_size if free else None, **reading)
+    any_size = base.flow.shape_free
+    images = open_images(base.flow, data, image_size=image_size if any_size else None, **reading)
     if image_size is None:
-        stored = images.image_size if free else common_size(images, _DRAWN)
-        shrunk = min(1.0, _DRAWN / max(stored))
-        image_size = round(stored[0] * shrunk), round(stored[1] * shrunk)
+        height, width = images.image_size if any_size else common_size(images, _DRAWN)
+        scale = min(1.0, _DRAWN / max(height, width))
+        image_size = (round(height * scale), round(width * scale))
     if base.pca is None or tuple(images.classes) != base.config.class_names:
         base = fit(base, images, autoencoder=autoencoder, max_per_class=_PER_CLASS)
     return base, images.resized(as_size(image_size))
@@ -227,13 +244,14 @@ def open_fitted(
 def common_size(images: LabelledImages, most: int) -> tuple[int, int]:
     """The stored size of the images; if they differ, a square, with a warning.
 
-    Its side is `most` or, if that is smaller, the median shorter side.
+    The side of the square is `most` or, if that is smaller, the median shorter side.
     """
     rows = images.indices[spread(len(images), _PEEKS)].tolist()
     sizes = [size_of(images.reader.read(row)) for row in rows]
-    if len({*sizes}) == 1:
+    if len(set(sizes)) == 1:
         return sizes[0]
-    side = min(most, sorted(map(min, sizes))[len(sizes) // 2])
+    shorter_sides = sorted(min(size) for size in sizes)
+    side = min(most, shorter_sides[len(sizes) // 2])
     warnings.warn(
         f"the images differ in size; they are resized and cropped to {side} x {side} pixels. "
         "image_size (--image-size) chooses another size",
@@ -249,11 +267,13 @@ def _shaped(
 
     With an autoencoder, the flow is one on its latents, whose scale is measured on some images.
     """
-    flow, shape = base.flow, (images.channels, images.image_size)
+    flow = base.flow
     if autoencoder is None or flow.codec.record is not None:
-        if not flow.shape_free or shape == (flow.config.channels, flow.config.image_size):
+        same_channels = images.channels == flow.config.channels
+        same_size = images.image_size == flow.config.image_size
+        if not flow.shape_free or (same_channels and same_size):
             return base
-        flow = flow.with_shape(*shape)
+        flow = flow.with_shape(images.channels, images.image_size)
         return Checkpoint(flow, replace(base.config, flow=flow.config))
     if not flow.shape_free:
         raise ValueError(
@@ -271,10 +291,11 @@ def _shaped(
 
 
 class _ClassesInTurn:
-    """The rows that are asked for, decoded together: those of one class in a fit."""
+    """Batches whose images are decoded together: in a fit, the images of one class."""
 
     def __init__(self, images: LabelledImages) -> None:
-        self.images, self.labels = images, images.targets
+        self.images = images
+        self.labels = images.targets
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         decoded = MemoryBatches(*to_tensors(self.images.subset(order), progress=False))
@@ -298,31 +319,36 @@ def fit_classes(
     """Class statistics, under dequantisation noise, and PCA, with images encoded as at run time.
 
     Every class must have an image. The images and the latents of one class at a time are in memory.
-    Processes take turns at the classes; draws depend on the class alone, so that the result is that
-    of one process of as many threads: axes bit for bit, statistics up to rounding.
+    Each process fits every k-th class, where k is their number. Random numbers depend on the class
+    alone, so the result is that of one process with as many threads: axes bit for bit, statistics
+    up to rounding.
     """
-    flow, ranks, number = flow.freeze(), ranks or Ranks(), len(class_names)
-    stats = ClassStatistics(number, flow.config.dim)
-    mine = [*range(ranks.rank, number, ranks.count)]
-    sizes = torch.bincount(data.labels, minlength=number).clamp(max=max_per_class)
+    flow = flow.freeze()
+    ranks = ranks or Ranks()
+    num_classes = len(class_names)
+    stats = ClassStatistics(num_classes, flow.config.dim)
+    own_classes = list(range(ranks.rank, num_classes, ranks.count))
+    sizes = torch.bincount(data.labels, minlength=num_classes).clamp(max=max_per_class)
     fits: dict[int, ClassFit] = {}
-    with progress_bar(int(sizes[mine].sum()), "fit", "image", shown=progress) as bar:
-        for y in mine:
-            rows = (data.labels == y).nonzero().flatten()
-            draws, noise = (
-                torch.Generator(device).manual_seed((seed * number + y) % 2**63)
-                for device in ("cpu", flow.device)
-            )
-            chosen = torch.randperm(len(rows), generator=draws)[:max_per_class].sort().values
+    with progress_bar(int(sizes[own_classes].sum()), "fit", "image", shown=progress) as bar:
+        for label in own_classes:
+            class_seed = (seed * num_classes + label) % 2**63
+            choice_generator = torch.Generator("cpu").manual_seed(class_seed)
+            noise_generator = torch.Generator(flow.device).manual_seed(class_seed)
+            rows = (data.labels == label).nonzero().flatten()
+            order = torch.randperm(len(rows), generator=choice_generator)
+            chosen = order[:max_per_class].sort().values
             latents = []
             for images, labels in data.iterate(rows[chosen], batch_size):
                 batch = flow.codec.prepare(images.to(flow.device))
-                shape = len(batch), *flow.config.shape
-                uniform = torch.rand(shape, generator=noise, device=flow.device)
-                stats.update(flow.encode(batch, uniform)[0], labels.to(flow.device))
+                shape = (len(batch), *flow.config.shape)
+                noise = torch.rand(shape, generator=noise_generator, device=flow.device)
+                stats.update(flow.encode(batch, noise)[0], labels.to(flow.device))
                 latents.append(flow.encode(batch)[0].flatten(1))
                 bar.update(len(batch))
-            fits[y] = fit_class(torch.cat(latents), rank, label=y, generator=draws)
+            fits[label] = fit_class(
+                torch.cat(latents), rank, label=label, generator=choice_generator
+            )
     if ranks.count > 1:
         stats.all_reduce()
-    return stats, assemble(ranks.collect(fits, number), memory=memory)
+    return stats, assemble(ranks.collect(fits, num_classes), memory=memory)

@@ -16,12 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import nfaug
-from nfaug import Checkpoint
+from nfaug import Checkpoint, open_dataset
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import LabelledImages, to_tensors
 from nfaug.hub.card import make_card
 from nfaug.io.resolve import BUILTIN
-from nfaug.training import open_dataset
 from nfaug.training.metrics import evaluate
 
 MOST_BYTES = 3_000_000

@@ -20,10 +20,9 @@ import pytest
 from nfa_tools import NAMES, checkpoint, write_images
 
 import nfaug
-from nfaug import Checkpoint
+from nfaug import Checkpoint, open_dataset
 from nfaug.bank import Bank, make_bank
 from nfaug.checkpoint.checkpoint import CheckpointConfig
-from nfaug.training import open_dataset
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SIZE = 16

@@ -304,7 +304,7 @@ def test_fewer_images_than_axes(tiny_checkpoint: Checkpoint, tiny_images: Tensor
 @pytest.mark.parametrize("settings", [{"rank": 0}, {"max_per_class": 1}])
 def test_settings_out_of_range(tiny_checkpoint: Checkpoint, settings: dict[str, int]) -> None:
     labels = torch.arange(6) % 2
-    with pytest.raises(ValueError, match="images per"):
+    with pytest.raises(ValueError, match="max_per_class"):
         quiet_fit(tiny_checkpoint, TensorDataset(images_of(labels, channels=1), labels), **settings)
 
 

@@ -49,7 +49,7 @@ import nfaug
 from nfaug.bank import BankDataset
 from nfaug.cli import main
 from nfaug.integrations.torchvision import NFACollate
-from nfaug.training import open_dataset
+from nfaug import open_dataset
 
 images = open_dataset(data, channels=1)
 nfa = nfaug.NFAugment(nfaug.fit(flow, data, rank=3, progress=False), p=1.0)

@@ -18,11 +18,11 @@ _WORKERS = 256  # of a data loader, with the main process
 
 
 class Outcome(IntEnum):
-    """What became of an image in a call of `NFAugment`. CORRECTED images are applied, too."""
+    """What became of an image in a call of `NFAugment`."""
 
     UNCHOSEN = 0
     APPLIED = 1
-    CORRECTED = 2
+    FAR = 2
     NO_PARTNER = 3
     GATED = 4
     FELL_BACK = 5
@@ -62,9 +62,7 @@ class Counters:
             rows = self._rows.tolist() + [counts.tolist() for counts in self._counts.values()]
         codes = [sum(row[code] for row in rows) for code in Outcome]
         counts = {code.name.lower(): codes[code] for code in Outcome if code}
-        corrected = counts.pop("corrected")
-        counts["applied"] += corrected
-        return {"seen": sum(codes), **counts, "corrected": corrected}
+        return {"seen": sum(codes), **counts}
 
     def __reduce__(self) -> Any:
         return Counters, (self._rows,) if get_spawning_popen() else ()  # a worker is being started

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,45 +14,58 @@ from torch import Tensor
 from ..classes.pca import ClasswisePCA
 from ..data.preprocess import round_levels
 from ..flows.flow import Flow
+from ..io.device import is_read_at_once
 from .counters import Outcome
-from .params import NFAParams
+from .mixing import MIXES, Latents, find_partners
+from .params import NFAParams, rows_where
 from .pixels import Normalization, all_finite, resize
-from .regions import mix_by_region
 
-__all__ = ["Encoded", "Engine"]
+__all__ = ["FAR", "Changed", "Encoded", "Engine"]
 
 # A flow maps images unlike its training images to large latents, where float32 loses digits. Of
 # builtin:fashion-mnist, every image with an inexact round trip has max|z| >= 57, and its own images
 # have less than about 10.
-_FAR = 32.0
-_SELF_MATCH = 1e-2  # relative distance: the memory is float16, and convolutions may use TF32
+FAR = 32.0
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Images and what `Engine.mix` needs of them; several calls can share it.
+    """Images and their latents, which several calls of `Engine.mix` can share.
 
-    images (n, C, H, W), labels (n,), latents z, PCA coefficients a (n, r), and bool masks (n,):
-    `usable` for images with a label and finite pixels, `far` for max|z| > 32, `inside` for latents
-    in their class's range. `base` holds the images at the flow's size, or the decoded latents where
-    the round trip is inexact.
+    Attributes:
+        images: (n, C, H, W), with finite pixels.
+        latents: Their latents.
+        far: (n,) bool, max|z| > 32: the round trip of these images is not exact.
+        normalization: Normalization of the images.
     """
 
     images: Tensor
-    labels: Tensor
-    usable: Tensor
-    z: Tensor
-    a: Tensor
+    latents: Latents
     far: Tensor
-    inside: Tensor
-    base: Tensor
     normalization: Normalization
-    gate: float | None
 
     def rows(self, index: Tensor) -> Encoded:
         """The images at these positions."""
-        own: Any = [x[index] if isinstance(x, Tensor) else x for x in vars(self).values()]
-        return Encoded(*own)
+        latents = self.latents
+        parts = {
+            field.name: _rows_of(getattr(latents, field.name), index) for field in fields(latents)
+        }
+        return Encoded(self.images[index], Latents(**parts), self.far[index], self.normalization)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What `Engine.mix` changed.
+
+    Attributes:
+        rows: (m,) positions of the images that changed, and perhaps of others.
+        images: (m, C, H, W), the new images at these positions.
+        outcome: (n,) the code of each image's `Outcome`.
+    """
+
+    rows: Tensor
+    images: Tensor
+    outcome: Tensor
 
 
 class Engine:
@@ -81,7 +94,6 @@ class Engine:
         self._copies: dict[torch.device, tuple[Flow, ClasswisePCA]] = {
             self.device: (frozen, _on_device(pca, self.device))
         }
-        self._double: Flow | None = None  # a copy for `_decode_far`, made when it is needed
 
     @classmethod
     def of(cls, checkpoint: Any) -> Engine:
@@ -134,132 +146,96 @@ class Engine:
         inside = torch.ones_like(labels, dtype=torch.bool)
         if gate is not None:
             inside = pca.gate(z, labels, a, radius=gate)
-        far = z.abs().flatten(1).amax(1) > (_FAR if self.codec.exact else torch.inf)
-        wanted = inside if params is None else inside & params.chosen
-        base = self._base(levels, z, far, wanted)
-        return Encoded(images, labels, usable, z, a, far, inside, base, normalization, gate)
+        far = torch.zeros_like(inside)
+        base = seen = None
+        if self.codec.exact:
+            far = z.abs().flatten(1).amax(1) > FAR
+            if not self._is_replaced(images):
+                base = levels / 255
+        else:
+            seen = levels / 255
+            wanted = inside if params is None else inside & params.chosen
+            rows = rows_where(wanted)
+            base = seen.clone()
+            base[rows] = flow.decode(z[rows], quantize=False)
+        latents = Latents(z, a, labels, usable, inside, base, seen, gate)
+        return Encoded(images, latents, far, normalization)
 
-    def mix(self, encoded: Encoded, params: NFAParams) -> tuple[Tensor, Tensor]:
-        """Images (n, C, H, W) under these draws, and the code (n,) of each one's `Outcome`.
+    def mix(self, encoded: Encoded, params: NFAParams) -> Changed:
+        """Mix latents under these draws, and decode those that are applied.
 
-        The CPU decodes far images in float64. An accelerator, which would synchronize to find them,
-        leaves them as they are.
+        Images far from those of the flow stay as they are, on every device.
         """
-        z, base, inside, changing = self._move(encoded, params)
-        far = Outcome.CORRECTED if _selects_rows(z.device) else Outcome.FELL_BACK
-        outcome = torch.where(encoded.far, far.value, Outcome.APPLIED.value)
+        latents = encoded.latents
+        _, pca = self.on(latents.z.device)
+        b, paired = find_partners(latents, params, pca)
+        mixed = MIXES[params.mix](latents, b, params.chosen & paired, params, pca)
+        z = mixed.z
+        changing = paired
+        if params.noise.shape[1]:
+            changing = latents.usable
+            noisy = (params.chosen & changing)[:, None]
+            z = z + torch.where(noisy, params.noise, 0.0).view_as(z)
+        outcome = torch.where(encoded.far, Outcome.FAR.value, Outcome.APPLIED.value)
         for passed, otherwise in (
-            (inside, Outcome.GATED),
+            (mixed.inside, Outcome.GATED),
             (changing, Outcome.NO_PARTNER),
             (all_finite(z), Outcome.FELL_BACK),
             (params.chosen, Outcome.UNCHOSEN),
         ):
             outcome = torch.where(passed, outcome, otherwise.value)
-        return self._decode(encoded, z, base, outcome)
+        return self._decode(encoded, z, mixed.base, outcome)
 
-    def _move(self, encoded: Encoded, params: NFAParams) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents z' = z + U (w * (b - a)) + noise; by region, z + w * (z2 - z) + noise.
+    def _decode(self, encoded: Encoded, z: Tensor, base: Tensor | None, outcome: Tensor) -> Changed:
+        """Images of the latents that are applied.
 
-        There z2 is a latent of the batch, or m + U b with b from the memory. Also returned are
-        `base`, which decode(z') is compared with, and bool masks (n,): whether latents lie in their
-        class's range before and after the move, without the noise, and whether images may change:
-        those with a partner, or all with noise. A move along the axes does not change the energy
-        outside their span.
+        8-bit images of the flow's size become decode(z'). To all others, and where the round trip
+        is not exact, the change is added: x + decode(z') - decode(z).
         """
-        _, pca = self.on(encoded.z.device)
-        z, a, labels, gate = encoded.z, encoded.a, encoded.labels, encoded.gate
-        inside, base = encoded.inside, encoded.base
-        b, paired = _partners(pca, encoded, params)
-        changing = encoded.usable & paired & ~_self_match(a, b)
-        mixed = (params.chosen & changing)[:, None]
-        if params.weights.ndim == 3:
-            places = mixed[:, :, None, None]
-            position = torch.where(params.from_memory, 0, params.partner)
-            known = pca.add(pca.mean[labels].view_as(z), labels, b)
-            z2 = torch.where(params.from_memory[:, None, None, None], known, z[position])
-            z = mix_by_region(z, torch.where(places, z2, z), params.weights)
-            if not self.codec.exact:  # the detail that it loses goes where the image goes
-                seen = self._levels(encoded.images, encoded.normalization) / 255
-                base = mix_by_region(base, torch.where(places, seen, base), params.weights)
-            if gate is not None:
-                inside = inside & pca.gate(z, labels, radius=gate)
-        else:
-            delta = torch.where(mixed, params.weights * (b - a), 0.0)
-            z = pca.add(z, labels, delta)
-            if gate is not None:
-                limit = gate**2 * pca.gate_distance[labels]
-                inside = inside & (pca.distance(a + delta, labels) <= limit)
-        if params.noise.shape[1]:
-            changing = encoded.usable
-            noisy = (params.chosen & changing)[:, None]
-            z = z + torch.where(noisy, params.noise, 0.0).view_as(z)
-        return z, base, inside, changing
-
-    def _decode(
-        self, encoded: Encoded, z: Tensor, base: Tensor, outcome: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Images of the latents that are applied, all others as they are, and the final outcomes.
-
-        8-bit images of the flow's size become decode(z'). For all others, and where the round trip
-        is inexact, the change is added: x + decode(z') - decode(z).
-        """
-        selects = _selects_rows(z.device)
-        rows: Any = _is_applied(outcome) if selects else slice(None)
-        old, codes, far = encoded.images[rows], outcome[rows], encoded.far[rows]
-        decoded = self.on(z.device)[0].decode(z[rows], quantize=False)
-        if selects and bool(far.any()):
-            decoded[far] = self._decode_far(z[rows][far])
-        change = resize(decoded - base[rows], (old.shape[-2], old.shape[-1]))
-        new = (encoded.normalization.unit(old) + change).clamp(0, 1)
-        eight_bit = old.dtype == torch.uint8
-        if eight_bit and self.codec.exact and new.shape == decoded.shape:
-            new = torch.where(far[:, None, None, None], new, decoded)
+        rows = rows_where(outcome == Outcome.APPLIED)
+        old = encoded.images[rows]
+        new = self.on(z.device)[0].decode(z[rows], quantize=False)
+        if base is not None:
+            change = resize(new.sub_(base[rows]), (old.shape[-2], old.shape[-1]))
+            new = encoded.normalization.unit(old).add(change).clamp_(0, 1)
         finite = all_finite(new)  # conversion to 8 bits would hide NaN
-        new = (new * 255).round() if eight_bit else encoded.normalization.undo(new)
+        if old.dtype == torch.uint8:
+            new = new.mul_(255).round_()
+        else:
+            new = encoded.normalization.undo(new)
         new = new.to(old.dtype)
-        kept = _is_applied(codes) & finite & all_finite(new)
-        images, outcome = encoded.images.clone(), outcome.clone()
-        images[rows] = torch.where(kept[:, None, None, None], new, old)
-        outcome[rows] = torch.where(_is_applied(codes) & ~kept, Outcome.FELL_BACK.value, codes)
-        return images, outcome
+        kept = (outcome[rows] == Outcome.APPLIED) & finite & all_finite(new)
+        if not is_read_at_once(z.device) or not bool(kept.all()):
+            new = torch.where(kept[:, None, None, None], new, old)
+            failed = (outcome[rows] == Outcome.APPLIED) & ~kept
+            codes = torch.where(failed, Outcome.FELL_BACK.value, outcome[rows])
+            outcome = outcome.index_copy(0, rows, codes)
+        return Changed(rows, new, outcome)
+
+    def _is_replaced(self, images: Tensor) -> bool:
+        """Whether new images are the decoded latents alone, without a change that is added."""
+        fits = images.dtype == torch.uint8 and tuple(images.shape[-2:]) == self.codec.image_size
+        return fits and self.codec.exact
 
     def _levels(self, images: Tensor, normalization: Normalization) -> Tensor:
         """Images in [0, 255] at the flow's size."""
-        size = self.codec.image_size
-        if images.dtype == torch.uint8 and tuple(images.shape[-2:]) == size and self.codec.exact:
+        if self._is_replaced(images):
             return images
-        levels = resize(normalization.unit(images), size).clamp(0, 1) * 255
+        levels = resize(normalization.unit(images), self.codec.image_size).clamp(0, 1).mul_(255)
         # Flows amplify changes below a grey level a hundredfold. The class statistics, axes and
         # gate are those of 8-bit images.
         return round_levels(levels) if self.codec.exact else levels
-
-    def _base(self, levels: Tensor, z: Tensor, far: Tensor, wanted: Tensor) -> Tensor:
-        """What decode(z) gives in [0, 1]; the CPU decodes for the `wanted` images alone."""
-        selects, base = _selects_rows(z.device), levels / 255
-        if not self.codec.exact:
-            rows: Any = wanted if selects else slice(None)
-            base[rows] = self.on(z.device)[0].decode(z[rows], quantize=False)
-        elif selects and bool((rows := far & wanted).any()):
-            base[rows] = self._decode_far(z[rows])
-        return base
-
-    def _decode_far(self, z: Tensor) -> Tensor:
-        """Decode latents that are too large for float32, in float64 on the CPU."""
-        if self._double is None:
-            self._double = copy.deepcopy(self.on(z.device)[0]).double()
-        return self._double.decode(z, quantize=False).float()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         home = {self.device: self._copies[self.device]}
-        return {**self.__dict__, "_copies": home, "_double": None}
+        return {**self.__dict__, "_copies": home}
 
 
-def _selects_rows(device: torch.device) -> bool:
-    """Whether single images of a batch may be selected by their values: elsewhere this waits."""
-    return device.type == "cpu"
+def _rows_of(value: Any, index: Tensor) -> Any:
+    return value[index] if isinstance(value, Tensor) else value
 
 
 def _on_device(module: Any, device: torch.device) -> Any:
@@ -268,31 +244,3 @@ def _on_device(module: Any, device: torch.device) -> Any:
     Moving the original later does not move the copy.
     """
     return copy.deepcopy(module, {id(tensor): tensor for tensor in module.buffers()}).to(device)
-
-
-def _is_applied(outcome: Tensor) -> Tensor:
-    return (outcome == Outcome.APPLIED) | (outcome == Outcome.CORRECTED)
-
-
-def _partners(pca: ClasswisePCA, encoded: Encoded, params: NFAParams) -> tuple[Tensor, Tensor]:
-    """Coefficients of the partners, and whether there is a usable one of the image's class.
-
-    Self-matches in the memory use the fallback row. A partner can be of another class only if
-    draws are replayed with other labels.
-    """
-    a, labels, stored = encoded.a, encoded.labels, params.from_memory
-    position = torch.where(stored, 0, params.partner)
-    b, valid = a[position], encoded.usable[position] & (labels[position] == labels)
-    if pca.memory is None or pca.memory_labels is None:
-        return b, params.paired & valid & ~stored
-    row, fallback = (torch.where(stored, x, 0) for x in (params.partner, params.fallback))
-    first = pca.memory[row].float()
-    other = torch.where(_self_match(a, first)[:, None], pca.memory[fallback].float(), first)
-    same_class = (pca.memory_labels[row] == labels) & (pca.memory_labels[fallback] == labels)
-    valid = params.paired & torch.where(stored, same_class, valid)
-    return torch.where(stored[:, None], other, b), valid
-
-
-def _self_match(a: Tensor, b: Tensor) -> Tensor:
-    """Whether coefficients are those of the same image, within 1%."""
-    return (b - a).square().sum(1) <= _SELF_MATCH**2 * a.square().sum(1)

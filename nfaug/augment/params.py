@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from ..io.device import is_read_at_once
 from ..io.ranks import own_rank
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "own_seed",
     "pick_in_batch",
     "pick_in_memory",
+    "rows_where",
     "seed_of",
     "to_device",
 ]
@@ -31,6 +33,7 @@ class NFAParams:
 
     Attributes:
         batch: Number of images in the batch.
+        mix: How two latents are mixed: "axis", "pair" or "regions".
         index: (n,) positions of the images that go through the flow.
         chosen: (n,) bool, which of them are augmented.
         partner: (n,) row of the memory, or position within `index`.
@@ -42,6 +45,7 @@ class NFAParams:
     """
 
     batch: int
+    mix: str
     index: Tensor
     chosen: Tensor
     partner: Tensor
@@ -66,6 +70,13 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     # A copy from pageable memory waits for all queued GPU work. The allocator does not reuse freed
     # pinned memory before its copy is done.
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def rows_where(wanted: Tensor) -> Tensor:
+    """The positions of what is `wanted` (n,), or all positions where asking would wait."""
+    if is_read_at_once(wanted.device):
+        return wanted.nonzero().flatten()
+    return torch.arange(len(wanted), device=wanted.device)
 
 
 def seed_of(*parts: int) -> int:

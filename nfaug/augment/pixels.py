@@ -48,18 +48,25 @@ class Normalization:
             raise ValueError(f"mean and std must be given together; got mean={mean} and std={std}")
         self.mean = None if mean is None else _per_channel("mean", mean, channels)
         self.std = None if std is None else _per_channel("std", std, channels)
-        pair = self.mean or (0.0,), self.std or (1.0,)
-        self.pair = torch.tensor(pair, dtype=torch.float32, device="cpu")[:, None, :, None, None]
+        self.pair: Tensor | None = None  # mean and std, to compute with
+        if self.mean is not None:
+            pair = torch.tensor((self.mean, self.std), dtype=torch.float32, device="cpu")
+            self.pair = pair[:, None, :, None, None]
 
     def unit(self, images: Tensor) -> Tensor:
-        """Float32 images in [0, 1] of normalised or uint8 images."""
+        """Float32 images in [0, 1] of normalised or uint8 images, perhaps the same tensor."""
         if images.dtype == torch.uint8:
-            return images.to(torch.float32) / 255
+            return images.to(torch.float32).div_(255)
+        unit = images.to(torch.float32)
+        if self.pair is None:
+            return unit
         mean, std = to_device(self.pair, images.device)
-        return images.to(torch.float32) * std + mean
+        return unit * std + mean
 
     def undo(self, unit: Tensor) -> Tensor:
-        """Normalised images of images in [0, 1]."""
+        """Normalised images of images in [0, 1], perhaps the same tensor."""
+        if self.pair is None:
+            return unit
         mean, std = to_device(self.pair, unit.device)
         return (unit - mean) / std
 
@@ -99,8 +106,12 @@ def check_range(images: Tensor, normalization: Normalization) -> None:
     """
     if not images.is_floating_point() or not images.numel():
         return
-    unit = torch.where(torch.isfinite(images), normalization.unit(images), 0.5)
-    low, high = float(unit.min()), float(unit.max())
+    extremes = torch.stack([images.amin((0, 2, 3)), images.amax((0, 2, 3))])
+    unit = normalization.unit(extremes[:, :, None, None])
+    if not bool(unit.isfinite().all()):  # then all values are looked at
+        unit = torch.where(torch.isfinite(images), normalization.unit(images), 0.5)
+    low = float(unit.min())
+    high = float(unit.max())
     slack = max(1.0, 7 * max(normalization.std)) if normalization.std else 0.01
     if not (-slack <= low and high <= 1 + slack):
         raise ValueError(
@@ -114,7 +125,9 @@ def all_finite(images: Tensor) -> Tensor:
     """Whether all values of an image or latent are finite, (B,) bool."""
     if not images.is_floating_point():
         return torch.ones(len(images), dtype=torch.bool, device=images.device)
-    return torch.isfinite(images).flatten(1).all(1)
+    # NaN and infinity reach the extremes, which need no tensor of the images' size.
+    extremes = torch.stack([images.amin((1, 2, 3)), images.amax((1, 2, 3))])
+    return extremes.isfinite().all(0)
 
 
 def replace_non_finite(images: Tensor, normalization: Normalization) -> Tensor:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_labels", "check_usable", "class_indices", "images_and_labels", "replace_images"]
+__all__ = [
+    "Labels",
+    "as_labels",
+    "check_usable",
+    "images_and_labels",
+    "parse_labels",
+    "replace_images",
+]
 
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 # Words in the keys of targets that depend on positions, and how many dimensions these have. Fewer
@@ -25,17 +33,23 @@ _EXPECTED = (
 )
 
 
-def images_and_labels(sample: Any) -> tuple[Tensor, Any]:
+def images_and_labels(
+    sample: Any, labels_getter: Callable[[Any], Any] | None = None
+) -> tuple[Tensor, Any]:
     """The batch of images, a sample's only four-dimensional tensor, and the labels.
 
-    Raises ValueError if one is missing, or the sample holds masks, boxes, keypoints or videos.
+    `labels_getter` finds the labels in the sample; None looks for them in the usual places.
+
+    Raises:
+        ValueError: One is missing, or the sample holds masks, boxes, keypoints or videos.
     """
     leaves = dict(_leaves(sample))
     images = [leaf for leaf in leaves.values() if isinstance(leaf, Tensor) and leaf.ndim == 4]
     if len(images) != 1 or any(_is_spatial(path, leaf) for path, leaf in leaves.items()):
         found = [f"{path or 'sample'}: {_described(leaf)}" for path, leaf in leaves.items()]
         raise ValueError(f"{_EXPECTED}; got {', '.join(found[:8]) or 'an empty sample'}")
-    return images[0], _find_labels(sample)
+    labels = _find_labels(sample) if labels_getter is None else labels_getter(sample)
+    return images[0], labels
 
 
 def _find_labels(sample: Any) -> Any:
@@ -49,7 +63,7 @@ def _find_labels(sample: Any) -> Any:
     if len(found) != 1:
         raise ValueError(
             f"no labels found in a {type(sample).__name__} of {[*keys.values()] or 'one item'}: "
-            "pass (images, labels), or a mapping with the key 'labels'"
+            "pass (images, labels), a mapping with the key 'labels', or labels_getter="
         )
     return sample[keys[found[0]]]
 
@@ -95,79 +109,91 @@ def _described(leaf: Any) -> str:
     return f"{type(leaf).__module__.partition('.')[0]}.{type(leaf).__name__}{shape}"
 
 
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a batch, parsed.
+
+    Attributes:
+        given: What the caller passed, as a tensor: (B,) integers or (B, K) one-hot rows.
+        index: (B,) int64, the class of each image, in [0, K).
+        usable: (B,) bool, whether an image has such a class.
+    """
+
+    given: Tensor
+    index: Tensor
+    usable: Tensor
+
+
 def as_labels(labels: Any, class_names: Sequence[str]) -> Tensor:
-    """Labels as a tensor: tensors as they are, class names (a list, tuple or array) as indices."""
+    """Labels as a tensor: class names as indices, and lists and arrays of numbers or of rows."""
     if isinstance(labels, Tensor):
         return labels
-    names = labels.tolist() if isinstance(labels, np.ndarray) else labels
-    if not (isinstance(names, (list, tuple)) and names and isinstance(names[0], str)):
-        raise ValueError(f"labels must be a tensor, or class names; got {type(labels).__name__}")
+    if isinstance(labels, np.ndarray):
+        labels = labels.tolist()
+    if not isinstance(labels, (list, tuple)):
+        raise ValueError(
+            "labels must be a tensor, an array or a list of integers, of class names or of one-hot "
+            f"rows; got {type(labels).__name__}"
+        )
+    if not labels:
+        return torch.empty(0, dtype=torch.int64, device="cpu")
+    if not isinstance(labels[0], str):
+        try:
+            return torch.as_tensor(labels, device="cpu")
+        except (TypeError, ValueError, RuntimeError):  # of rows of several lengths, or words
+            raise ValueError(
+                f"labels must be integers, class names or one-hot rows; got {labels!r:.80}"
+            ) from None
     index = {name: label for label, name in enumerate(class_names)}
-    if unknown := [name for name in names if name not in index]:
+    unknown = [name for name in labels if name not in index]
+    if unknown:
         raise ValueError(
             f"label {unknown[0]!r} is none of the checkpoint's {len(index)} class names, such as "
-            f"{[*class_names[:5]]}"
+            f"{list(class_names[:5])}"
         )
-    return torch.tensor([index[name] for name in names], device="cpu")
+    return torch.tensor([index[name] for name in labels], device="cpu")
 
 
-def class_indices(
-    labels: Tensor, num_classes: int, *, smoothing: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """Class of each image, (B,) int64 in [0, K), and whether its label is usable, (B,) bool.
+def parse_labels(labels: Tensor, num_classes: int) -> Labels:
+    """The class of each image, from integers (B,) in [0, K) or one-hot rows (B, K).
 
-    Usable are integers in [0, K) of shape (B,), and rows (B, K) that are one-hot or smoothed (all
-    entries but the largest are equal). Mixed rows of two classes look smoothed, so these need
-    `smoothing`. Reads no value back from an accelerator.
+    Other values are not usable; `check_usable` says which. Reads no value back from an accelerator.
+
+    Raises:
+        ValueError: The labels have another shape or type.
     """
     whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     if labels.ndim == 1 and whole:
         index = labels.to(torch.int64)
-        return index.clamp(0, num_classes - 1), (index >= 0) & (index < num_classes)
+        usable = (index >= 0) & (index < num_classes)
+        return Labels(labels, index.clamp(0, num_classes - 1), usable)
     if labels.ndim != 2 or labels.shape[1] != num_classes or labels.is_complex():
         raise ValueError(
             f"labels must be integers of shape (B,), or rows of shape (B, {num_classes}) for the "
             f"checkpoint's classes; got {labels.dtype} of shape {tuple(labels.shape)}"
         )
-    rows = labels.float()
-    top, index = rows.max(1)
-    tolerance = 1e-2 if labels.dtype in (torch.float16, torch.bfloat16) else 1e-3
-    return index, _is_pure(rows, top, tolerance, smoothing)
+    ones = (labels == 1).sum(1)
+    zeros = (labels == 0).sum(1)
+    usable = (ones == 1) & (zeros == num_classes - 1)
+    return Labels(labels, labels.float().argmax(1), usable)
 
 
-def check_usable(
-    labels: Tensor, usable: Tensor, num_classes: int, *, smoothing: float | None = None
-) -> None:
+def check_usable(labels: Labels, num_classes: int) -> None:
     """Raise ValueError for a label that is not usable. Reads values back from an accelerator."""
-    if bool(usable.all()):
+    if bool(labels.usable.all()):
         return
-    bad = (~usable).nonzero().flatten().tolist()
-    where = f"at position {bad[0]}, and {len(bad) - 1} more of {len(labels)}"
-    if labels.ndim == 1:
+    bad = (~labels.usable).nonzero().flatten().tolist()
+    value = labels.given[bad[0]]
+    where = f"at position {bad[0]}, and {len(bad) - 1} more of {len(labels.given)}"
+    if value.ndim == 0:
         raise ValueError(
-            f"labels must lie in [0, {num_classes}), the checkpoint's classes; got "
-            f"{int(labels[bad[0]])} {where}. Labels start at 0. Leave out images without a "
-            "label, or fit the flow to your classes (nfaug fit)"
+            f"labels must lie in [0, {num_classes}), the checkpoint's classes; got {int(value)} "
+            f"{where}. Labels start at 0. Leave out images without a label, or fit the flow to "
+            "your classes (nfaug fit)"
         )
-    row = [f"{x:.4g}" for x in labels[bad[0]].float().topk(min(3, num_classes)).values.tolist()]
+    largest = value.float().topk(min(3, num_classes)).values.tolist()
+    shown = ", ".join(f"{entry:.4g}" for entry in largest)
     raise ValueError(
-        "rows of soft labels must be one-hot or smoothed; got one with largest entries "
-        f"{', '.join(row)} {where}. Apply NFA, which mixes images of one class, before mixup and "
-        f"cutmix. Two smoothed classes need smoothing=; it is {smoothing}"
+        f"rows of labels must be one-hot; got one with the largest entries {shown} {where}. NFA "
+        "mixes images of one class: apply it before mixup, cutmix and label smoothing"
     )
-
-
-def _is_pure(rows: Tensor, top: Tensor, tolerance: float, smoothing: float | None) -> Tensor:
-    """Whether each row is one-hot, or one-hot smoothed. NaN fails every test."""
-    classes = rows.shape[1]
-    least, total = rows.amin(1), rows.sum(1)
-    distribution = (least >= -tolerance) & ((total - 1).abs() <= tolerance)
-    # All entries but the largest are equal if their mean is the smallest.
-    equal = ((total - top) / max(1, classes - 1) - least).abs() <= tolerance / classes
-    one_hot = top >= 1 - tolerance
-    if smoothing is not None:
-        # The smoothing mass goes to all classes (timm, torch) or to the other classes.
-        for expected in (1 - smoothing + smoothing / classes, 1 - smoothing):
-            one_hot = one_hot | ((top - expected).abs() <= tolerance)
-        return distribution & equal & one_hot
-    return distribution & (one_hot if classes <= 2 else equal & (top - least > tolerance))

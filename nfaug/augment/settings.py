@@ -19,7 +19,7 @@ from .regions import draw_masks
 __all__ = ["Mix", "MixSettings", "Partners", "check_given_once"]
 
 Mix = Literal["axis", "pair", "regions"]
-Partners = Literal["auto", "batch", "memory", "both"]
+Partners = Literal["auto", "batch", "memory"]
 
 _GATE = 1.25
 
@@ -46,8 +46,8 @@ class MixSettings:
             each position ("regions"): a smooth mask of about 4 x 4 regions, which takes half of the
             image from the partner, and more with a `strength` above 1.
         partners: Source of partners: other images of the batch that go through the flow ("batch"),
-            the checkpoint's memory ("memory"), either with equal probability ("both"), or the
-            memory if the checkpoint has one, else the batch ("auto"). The memory holds what the PCA
+            the checkpoint's memory ("memory"), or the memory if the checkpoint has one, else the
+            batch ("auto"). The memory holds what the PCA
             axes span, which is all of the images of classes of at most rank + 1. By region, "auto"
             takes partners of larger classes from the batch if it has some.
         strength: Factor s of the mixing weights; 0 for noise alone. With alpha = 1 an axis keeps
@@ -119,7 +119,8 @@ class MixSettings:
             return to_device(torch.from_numpy(np.asarray(array, dtype)), device)
 
         index = placed(rng.permutation(batch)[:count], np.int64)
-        coin, source = placed(rng.random((2, count), np.float32))
+        # A second row was once used; without it a seed would draw other numbers after this.
+        coin = placed(rng.random((2, count), np.float32)[0])
         number, second = placed(rng.integers(2**31, size=(2, count)), np.int64)
         if self.mix == "regions":
             masks = draw_masks(rng, count, alpha=self.alpha, strength=self.strength)
@@ -141,17 +142,23 @@ class MixSettings:
         else:
             row, fallback, stored = pick_in_memory(number, second, own, pca.offsets)
             from_memory = stored
-            if self.partners == "both":
-                from_memory = stored & ~(paired & (source < 0.5))
-            elif self.partners == "auto" and self.mix == "regions":
+            if self.partners == "auto" and self.mix == "regions":
                 whole = pca.counts[own] <= rank + 1  # the axes span these images
                 from_memory = stored & (whole | ~paired)
             partner = torch.where(from_memory, row, partner)
             paired = stored if self.partners == "memory" else paired | stored
         return NFAParams(
-            batch, index, chosen, partner, fallback, from_memory, paired, weights,
-            self.noise * placed(normal),
-        )  # fmt: skip
+            batch=batch,
+            mix=self.mix,
+            index=index,
+            chosen=chosen,
+            partner=partner,
+            fallback=fallback,
+            from_memory=from_memory,
+            paired=paired,
+            weights=weights,
+            noise=self.noise * placed(normal),
+        )
 
 
 def check_given_once(settings: MixSettings | None, single: Mapping[str, Any]) -> None:

@@ -16,17 +16,26 @@ from torch import Tensor, nn
 from ..data.classes import check_class_names, dataset_classes
 from ..data.sources.layout import natural_key
 from ..flows.autoencoder import AutoencoderSource
-from ..io.numbers import check_number
+from ..io.device import is_read_at_once
 from ..io.resolve import BUILTIN
 from .counters import Counters, Outcome, SharedValue
 from .engine import Encoded, Engine
 from .params import NFAParams, to_device
 from .pixels import Normalization, all_finite, check_images, check_range, replace_non_finite
-from .samples import as_labels, check_usable, class_indices, images_and_labels, replace_images
+from .samples import (
+    Labels,
+    as_labels,
+    check_usable,
+    images_and_labels,
+    parse_labels,
+    replace_images,
+)
 from .settings import Mix, MixSettings, Partners, check_given_once
 
 __all__ = ["NFAParams", "NFAugment"]
 
+_FIRST_BATCHES = 8  # of which an accelerator's values are checked, which makes it wait
+_EVERY_BATCHES = 256  # and of these, later
 _Options = ParamSpec("_Options")
 _Labels = TypeVar("_Labels")
 _Sample = TypeVar("_Sample")
@@ -101,7 +110,8 @@ class NFAugment(nn.Module):
         generator: CPU generator to draw from; None for torch's. The same state gives the same
             batch. Ranks of a distributed run and data-loader workers draw different numbers;
             spawned workers know their rank if RANK is set, as `torchrun` does.
-        smoothing: Label smoothing of soft labels; required with two classes.
+        labels_getter: Finds the labels in a sample, as in torchvision's `MixUp`. By default they
+            are the second item, or the value of a key such as "labels" or "target".
 
     Raises:
         ValueError: A setting is out of range, or the checkpoint lacks the PCA axes or the memory
@@ -125,7 +135,7 @@ class NFAugment(nn.Module):
         mean: Sequence[float] | float | None = None,
         std: Sequence[float] | float | None = None,
         generator: torch.Generator | None = None,
-        smoothing: float | None = None,
+        labels_getter: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
         shares: Any = p
@@ -136,12 +146,10 @@ class NFAugment(nn.Module):
         self.engine = Engine.of(checkpoint)
         self.class_names, self.num_classes = self.engine.class_names, self.engine.num_classes
         self.settings = single if settings is None else settings
-        self.smoothing = (
-            None if smoothing is None else check_number("smoothing", smoothing, 0, 0.99)
-        )
         if generator is not None and generator.device.type != "cpu":
             raise ValueError(f"generator must be on the CPU; got one on {generator.device}")
         self.generator = generator
+        self.labels_getter = labels_getter
         self.normalization = Normalization(mean, std, self.engine.codec.channels)
         self._switch = SharedValue()
         self._enabled = True  # the same, for compilers, which cannot read shared memory
@@ -188,7 +196,7 @@ class NFAugment(nn.Module):
             raise ValueError(
                 f"p must be a number, or one for each of {self.num_classes} classes; got {value.p}"
             )
-        if value.partners in ("memory", "both") and not self.engine.has_memory:
+        if value.partners == "memory" and not self.engine.has_memory:
             raise ValueError(f"partners={value.partners!r} needs a memory, which nfaug fit makes")
         self._settings = value
 
@@ -391,12 +399,12 @@ class NFAugment(nn.Module):
     def _run(self, sample: Any, params: NFAParams | None) -> tuple[Any, NFAParams | None]:
         if not self.enabled:  # switched off in another process, which a compiled graph cannot see
             return sample, None
-        images, labels = images_and_labels(sample)
-        self._warn_of_classes(labels)
-        labels = to_device(as_labels(labels, self.class_names), images.device)
+        images, given = images_and_labels(sample, self.labels_getter)
+        self._warn_of_classes(given)
+        labels = self._parse(given, images.device)
         batch = self._prepare(images.as_subclass(Tensor), labels)
         if params is None:
-            params = self.make_params(labels)
+            params = self._draw(labels, self.generator)
         params = params.to(images.device)
         if params.batch != len(images):
             raise ValueError(f"params were drawn for {params.batch} images; got {len(images)}")
@@ -404,62 +412,73 @@ class NFAugment(nn.Module):
 
     @torch.no_grad()
     def variants(
-        self, images: Tensor, labels: Tensor, generators: Iterable[torch.Generator]
+        self, images: Tensor, labels: Any, generators: Iterable[torch.Generator]
     ) -> Iterator[Tensor]:
         """Yield the images that a call with each generator would make; encode them only once."""
-        labels = to_device(labels, images.device)
-        batch = self._prepare(images, labels)
+        parsed = self._parse(labels, images.device)
+        batch = self._prepare(images, parsed)
         with torch.autocast(images.device.type, enabled=False):
             encoded = self._encode(batch)
         for generator in generators:
-            params = self.make_params(labels, generator=generator)
+            params = self._draw(parsed, generator)
             yield self._mix(batch._replace(images=batch.images.clone()), params, encoded)
 
     def make_params(
         self, labels: Tensor | Sequence[str], *, generator: torch.Generator | None = None
     ) -> NFAParams:
         """Draw images, partners, weights and noise for labels or class names, as `forward` does."""
-        given = as_labels(labels, self.class_names)
-        index, usable = class_indices(given, self.num_classes, smoothing=self.smoothing)
-        _, pca = self.engine.on(index.device)
-        return self.settings.draw(index, usable, pca, generator or self.generator)
+        return self._draw(self._parse(labels), generator or self.generator)
 
-    def _prepare(self, images: Tensor, labels: Tensor) -> _Batch:
+    def _parse(self, labels: Any, device: torch.device | None = None) -> Labels:
+        given = as_labels(labels, self.class_names)
+        if device is not None:
+            given = to_device(given, device)
+        return parse_labels(given, self.num_classes)
+
+    def _draw(self, labels: Labels, generator: torch.Generator | None) -> NFAParams:
+        _, pca = self.engine.on(labels.index.device)
+        return self.settings.draw(labels.index, labels.usable, pca, generator)
+
+    def _prepare(self, images: Tensor, labels: Labels) -> _Batch:
         """Check a batch, copy its images, and replace their non-finite pixels."""
         check_images(images, self.engine.codec.channels)
-        index, usable = class_indices(labels, self.num_classes, smoothing=self.smoothing)
-        if len(labels) != len(images):
-            raise ValueError(f"there are {len(images)} images and {len(labels)} labels")
-        reads = _reads_values(images.device, self._batches)
+        if len(labels.index) != len(images):
+            raise ValueError(f"there are {len(images)} images and {len(labels.index)} labels")
+        reads = checks_values(images.device, self._batches)
         if reads:
-            check_usable(labels, usable, self.num_classes, smoothing=self.smoothing)
+            check_usable(labels, self.num_classes)
             check_range(images, self.normalization)
         self._batches += 1
         finite = all_finite(images)
         new = images.clone()
         if images.is_floating_point() and not (reads and bool(finite.all())):
             new.copy_(replace_non_finite(images, self.normalization))
-        return _Batch(new, index, usable & finite, finite)
+        return _Batch(new, labels.index, labels.usable & finite, finite)
 
     def _encode(self, batch: _Batch, params: NFAParams | None = None) -> Encoded:
-        images, labels, usable, _ = batch
+        images = batch.images
+        labels = batch.labels
+        usable = batch.usable
         if params is not None:
-            images, labels, usable = (x[params.index] for x in (images, labels, usable))
-        own = self.normalization, self.settings.gate
-        return self.engine.encode(images, labels, usable, *own, params)
+            images = images[params.index]
+            labels = labels[params.index]
+            usable = usable[params.index]
+        gate: Any = self.settings.gate  # a number, or None
+        return self.engine.encode(images, labels, usable, self.normalization, gate, params)
 
     def _mix(self, batch: _Batch, params: NFAParams, encoded: Encoded | None = None) -> Tensor:
         """Write into the batch's images and return them; `encoded` holds all, if it is given."""
-        images, taken = batch.images, params.index
+        images = batch.images
+        taken = params.index
         codes = torch.where(batch.finite, Outcome.UNCHOSEN.value, Outcome.NOT_FINITE.value)
         if len(taken):
             chosen = params.chosen & batch.finite[taken]
             params = dataclasses.replace(params, chosen=chosen)
             with torch.autocast(images.device.type, enabled=False):
                 part = self._encode(batch, params) if encoded is None else encoded.rows(taken)
-                new, found = self.engine.mix(part, params)
-            images.index_copy_(0, taken, new)
-            codes.index_copy_(0, taken, torch.where(chosen, found, codes[taken]))
+                changed = self.engine.mix(part, params)
+            images.index_copy_(0, taken[changed.rows], changed.images)
+            codes.index_copy_(0, taken, torch.where(chosen, changed.outcome, codes[taken]))
         self._counters.add(codes)
         return images
 
@@ -467,10 +486,10 @@ class NFAugment(nn.Module):
         """Counts of images since the start; synchronises an accelerator.
 
         `seen`: all images. Of the images chosen for augmentation: `applied`, `no_partner` (with
-        noise they are applied), `gated` (outside the class's range) and `fell_back` (result not
-        finite). Of all others: `not_finite` (NaN or infinite pixels). Of the applied: `corrected`,
-        images unlike those that the flow was trained on (max|z| > 32), whose round-trip error was
-        removed; on an accelerator they fall back. Images of data-loader workers count, too.
+        noise they are applied), `gated` (outside the class's range), `far` (unlike those that the
+        flow was trained on, max|z| > 32, where its round trip is not exact) and `fell_back` (result
+        not finite). Of all others: `not_finite` (NaN or infinite pixels). Images of data-loader
+        workers count, too.
         """
         return self._counters.read()
 
@@ -506,5 +525,7 @@ class _Batch(NamedTuple):
     finite: Tensor
 
 
-def _reads_values(device: torch.device, batches: int) -> bool:
-    return device.type == "cpu" or batches < 8 or batches % 256 == 0
+def checks_values(device: torch.device, batches: int) -> bool:
+    """Whether the values of a batch are checked, after so many batches before it."""
+    often = batches < _FIRST_BATCHES or batches % _EVERY_BATCHES == 0
+    return often or is_read_at_once(device)

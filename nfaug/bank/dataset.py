@@ -84,14 +84,17 @@ class BankDataset(Dataset[tuple[Any, int]]):
         p: float = 0.5,
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
-        self.bank = bank if isinstance(bank, Bank) else Bank(bank)
-        self.dataset, own = _split_transform(dataset)
-        if own is not None and transform is not None:
+        self.bank: Bank = bank if isinstance(bank, Bank) else Bank(bank)
+        plain, dataset_transform = _split_transform(dataset)
+        if dataset_transform is not None and transform is not None:
             raise ValueError("the data set has a transform: pass transform= to one of the two")
-        self.transform = transform if own is None else own
+        self.dataset: Any = plain
+        self.transform: Callable[[Any], Any] | None = transform
+        if dataset_transform is not None:
+            self.transform = dataset_transform
         self._p = SharedValue(check_number("p", p, 0, 1))
         self._rows, self._labels = match(self.dataset, self.bank)
-        self._stored = _trusted_labels(self.dataset) is not None
+        self._stores_labels = _trusted_labels(self.dataset) is not None
 
     @property
     def p(self) -> float:
@@ -109,9 +112,10 @@ class BankDataset(Dataset[tuple[Any, int]]):
         index = range(len(self))[index]
         row = int(self._rows[index])
         label = int(self._labels[index])
-        number = self._drawn(row)
+        number = self._draw_variant(row)
+        needs_image = number is None or self.bank.manifest.residual
         item = None
-        if number is None or self.bank.manifest.residual or not self._stored:
+        if needs_image or not self._stores_labels:
             item = self.dataset[index]
             check_label(item, index, label)
         if number is None or self.bank.manifest.residual:
@@ -122,24 +126,28 @@ class BankDataset(Dataset[tuple[Any, int]]):
             image = self.transform(image)
         return image, label
 
-    def _drawn(self, row: int) -> int | None:
+    def _draw_variant(self, row: int) -> int | None:
         """The number of the variant that replaces an image; None if the image stays."""
         replace, which = torch.rand(2, device="cpu").tolist()
         if replace >= self.p:
             return None
         numbers = self.bank.applied[row].nonzero()[0]
-        return int(numbers[int(which * len(numbers))]) if len(numbers) else None
+        if not len(numbers):
+            return None
+        return int(numbers[int(which * len(numbers))])
 
     def _changed(self, image: Any, row: int, number: int | None) -> Any:
         """An image of the data set, upright, with the residual `number` if that is given."""
         channels = self.bank.manifest.shape[0]
         if isinstance(image, Image.Image):
-            odd = channels_of(image) != channels
+            other_form = channels_of(image) != channels
         else:
-            odd = isinstance(image, torch.Tensor)
-        if number is not None or odd:
+            other_form = isinstance(image, torch.Tensor)
+        if number is not None or other_form:
             pixels = to_uint8(image, channels).permute(1, 2, 0).numpy()
-            return to_pil(pixels if number is None else self.bank.variant(row, number, pixels))
+            if number is not None:
+                pixels = self.bank.variant(row, number, pixels)
+            return to_pil(pixels)
         if isinstance(image, Image.Image):
             return upright(image)  # most data sets do not turn it
         return image
@@ -154,7 +162,9 @@ def _split_transform(dataset: Any) -> tuple[Any, Callable[[Any], Any] | None]:
     """A data set without its transform, and the transform; also that of a Subset's data set."""
     if isinstance(dataset, Subset):
         inner, transform = _split_transform(dataset.dataset)
-        return (dataset if transform is None else Subset(inner, dataset.indices)), transform
+        if transform is None:
+            return dataset, None
+        return Subset(inner, dataset.indices), transform
     transform = getattr(dataset, "transform", None)
     if transform is None:
         return dataset, None
@@ -175,23 +185,16 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
     source = Source(dataset, Preprocess(channels, (height, width)))
     paths = bank.paths
     if paths:
-        place = {path: row for row, path in enumerate(paths)}
-        rows = np.array([place.get(path, -1) for path in source.paths or [""] * len(source)])
-        missing = (rows < 0).nonzero()[0]
-        if len(missing):
-            name = source.paths[missing[0]] if source.paths else "image 0, which names no file"
-            raise ValueError(
-                f"the bank has no variants of {len(missing)} of {len(source)} images, such as "
-                f"{name}: give the data set `samples`, a list of (path, label), or {_MAKE}"
-            )
-    elif len(source) != len(bank):
+        rows = _rows_of_paths(source, paths)
+    elif len(source) == len(bank):
+        rows = np.arange(len(bank))
+    else:
         raise ValueError(
             f"the bank was made from {len(bank)} images and the data set has {len(source)}: {_MAKE}"
         )
-    else:
-        rows = np.arange(len(bank))
     for index in spread(len(rows), _COMPARED):
-        if (source.digest(index, pixels=not paths) != bank.hashes[rows[index]]).any():
+        digest = source.digest(index, pixels=not paths)
+        if (digest != bank.hashes[rows[index]]).any():
             name = source.paths[index] if source.paths else f"image {index}"
             raise ValueError(
                 f"{name} is not the image that the bank was made from: the data are others, or in "
@@ -207,23 +210,43 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
     return rows, _compared_labels(dataset, bank, rows)
 
 
+def _rows_of_paths(source: Source, paths: list[str]) -> np.ndarray:
+    """The row in a bank of files of every image, int64 (N,); `paths` are those of the bank."""
+    row_of_path = {path: row for row, path in enumerate(paths)}
+    if source.paths:
+        rows = np.array([row_of_path.get(path, -1) for path in source.paths])
+    else:
+        rows = np.full(len(source), -1)
+    missing = (rows < 0).nonzero()[0]
+    if len(missing):
+        name = source.paths[missing[0]] if source.paths else "image 0, which names no file"
+        raise ValueError(
+            f"the bank has no variants of {len(missing)} of {len(source)} images, such as "
+            f"{name}: give the data set `samples`, a list of (path, label), or {_MAKE}"
+        )
+    return rows
+
+
 def _compared_labels(dataset: Any, bank: Bank, rows: np.ndarray) -> np.ndarray:
-    """The labels of the bank as those of the data set, after a comparison of all that it stores."""
+    """The bank's labels in the numbers of the data set, compared with all that it stores."""
     labels = np.asarray(bank.labels)[rows]
     classes = bank.manifest.classes
     names = dataset_classes(dataset)
     if classes and names:  # which may have another order
-        place = {name: label for label, name in enumerate(names)}
-        labels = np.array([place.get(name, -1) for name in classes])[labels]
+        label_of_name = {name: label for label, name in enumerate(names)}
+        dataset_labels = np.array([label_of_name.get(name, -1) for name in classes])
+        labels = dataset_labels[labels]
     stored = _trusted_labels(dataset)
-    others = [] if stored is None else (stored != labels).nonzero()[0]
-    if stored is not None and len(others):
-        index = int(others[0])
-        label = int(bank.labels[rows[index]])
-        there = printable(classes[label], longest=100) if classes else label
+    if stored is None:
+        return labels
+    different = (stored != labels).nonzero()[0]
+    if len(different):
+        index = int(different[0])
+        bank_label = int(bank.labels[rows[index]])
+        name = printable(classes[bank_label], longest=100) if classes else bank_label
         raise ValueError(
             f"the bank was made from other data, or from data in another order: image {index} has "
-            f"label {stored[index]}, and {there!r} in the bank. {_MAKE.capitalize()}"
+            f"label {stored[index]}, and {name!r} in the bank. {_MAKE.capitalize()}"
         )
     return labels
 
@@ -231,8 +254,10 @@ def _compared_labels(dataset: Any, bank: Bank, rows: np.ndarray) -> np.ndarray:
 def _trusted_labels(dataset: Any) -> np.ndarray | None:
     """The labels that a data set stores, int64 (N,), if some items agree with them."""
     stored = stored_labels(dataset)
+    if stored is None:
+        return None
     # A wrapper may have changed the labels that it finds stored.
-    probes = spread(len(dataset), _PROBED)
-    if stored is not None and all(label_of(dataset[i], i) == stored[i] for i in probes):
-        return stored
-    return None
+    for index in spread(len(dataset), _PROBED):
+        if label_of(dataset[index], index) != stored[index]:
+            return None
+    return stored

@@ -25,7 +25,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -34,11 +34,18 @@ from ..io.atomic import write_text
 from ..io.strict_json import read_json
 from ..io.text import printable
 
-__all__ = ["Manifest", "array_files", "array_sha256", "differences", "read_array"]
+__all__ = [
+    "ArrayLayout",
+    "Manifest",
+    "array_files",
+    "array_sha256",
+    "differences",
+    "read_array",
+]
 
-FORMAT_VERSION = 4
-MANIFEST = "manifest.json"
-SHARD_FOLDER = re.compile(r"shard-(\d{5,})-of-(\d{5,})")
+FORMAT_VERSION: int = 4
+MANIFEST: str = "manifest.json"
+SHARD_FOLDER: re.Pattern[str] = re.compile(r"shard-(\d{5,})-of-(\d{5,})")
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,11 @@ class Manifest:
 
     @property
     def nbytes(self) -> int:
-        """Size of the variants on disk; a residual has two bytes more for its step."""
-        return self.images * self.variants * (math.prod(self.shape) + 2 * self.residual)
+        """Size of the variants on disk, with the two bytes for the step of each residual."""
+        variant = math.prod(self.shape)
+        if self.residual:
+            variant += 2
+        return self.images * self.variants * variant
 
     def save(self, directory: Path) -> None:
         """Replace the file atomically."""
@@ -120,17 +130,18 @@ class Manifest:
         fields["shape"] = tuple(values["shape"])
         fields["classes"] = tuple(values["classes"])
         fields["parameters"] = MixSettings(**values["parameters"])
-        made = cls(**fields)
-        if min(made.images, made.variants, made.batch_size, min(made.shape)) < 1:
+        manifest = cls(**fields)
+        if min(manifest.images, manifest.variants, manifest.batch_size, *manifest.shape) < 1:
             raise ValueError(
                 "images, variants, batch_size and the sizes of shape must be at least 1; got "
-                f"{made.images}, {made.variants}, {made.batch_size} and {made.shape}"
+                f"{manifest.images}, {manifest.variants}, {manifest.batch_size} and "
+                f"{manifest.shape}"
             )
-        if made.first < 0:
-            raise ValueError(f"first must be at least 0; got {made.first}")
-        if not 0 <= made.done <= made.images:
-            raise ValueError(f"{made.done} of {made.images} images are done")
-        return made
+        if manifest.first < 0:
+            raise ValueError(f"first must be at least 0; got {manifest.first}")
+        if not 0 <= manifest.done <= manifest.images:
+            raise ValueError(f"{manifest.done} of {manifest.images} images are done")
+        return manifest
 
 
 _IN_WORDS: dict[Any, str] = {
@@ -143,63 +154,87 @@ _IN_WORDS: dict[Any, str] = {
 
 
 def _has_type(value: Any, hint: Any) -> bool:
-    """Whether a JSON value can be a field of this type: a list for a tuple, an object for settings.
+    """Whether a JSON value can be a field of this type.
 
-    True and false are no numbers.
+    A tuple is a list in JSON, and settings are an object. True and false are not numbers.
     """
+    if hint is MixSettings:
+        return type(value) is dict
     if get_origin(hint) is not tuple:
-        return type(value) is (dict if hint is MixSettings else hint)
-    items = get_args(hint)
-    if type(value) is not list or (Ellipsis not in items and len(value) != len(items)):
+        return type(value) is hint
+    item_types = get_args(hint)
+    if type(value) is not list:
         return False
-    return all(type(item) is items[0] for item in value)
+    if Ellipsis not in item_types and len(value) != len(item_types):
+        return False
+    return all(type(item) is item_types[0] for item in value)
 
 
-def differences(found: Manifest, planned: Manifest, *ignored: str) -> str:
-    """The settings in which two banks differ, but for those `ignored`; empty if there are none."""
-    there, now = map(dataclasses.asdict, (found, planned))
-    there.update(there.pop("parameters"))
-    now.update(now.pop("parameters"))
-    return ", ".join(
-        f"{name} ({there[name]!r:.40} there, {now[name]!r:.40} now)"
-        for name in now
-        if name not in ignored and there[name] != now[name]
-    )
+def differences(stored: Manifest, planned: Manifest, *ignored: str) -> str:
+    """The settings in which two banks differ, except those `ignored`; empty if there are none."""
+    stored_fields = _flat_fields(stored)
+    texts = []
+    for name, value in _flat_fields(planned).items():
+        if name not in ignored and stored_fields[name] != value:
+            texts.append(f"{name} ({stored_fields[name]!r:.40} there, {value!r:.40} now)")
+    return ", ".join(texts)
 
 
-def array_files(made: Manifest) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shape and type of the arrays that are filled while a bank is made, by file name."""
-    channels, height, width = made.shape
-    rows = (made.images, made.variants)
-    pixels = (*rows, height, width, channels)
-    large: dict[str, Any] = {"variants.npy": (pixels, np.uint8)}
-    if made.residual:
-        large = {"residuals.npy": (pixels, np.int8), "steps.npy": (rows, np.uint16)}
-    return large | {"applied.npy": (rows, np.bool_), "hashes.npy": ((made.images, 32), np.uint8)}
+def _flat_fields(manifest: Manifest) -> dict[str, Any]:
+    """The fields of a manifest and of its settings by name."""
+    fields = dataclasses.asdict(manifest)
+    parameters = fields.pop("parameters")
+    return fields | parameters
 
 
-def read_array(directory: Path, name: str, made: Manifest) -> np.memmap:
+class ArrayLayout(NamedTuple):
+    """Shape and type of an array in a file."""
+
+    shape: tuple[int, ...]
+    dtype: type[np.generic]
+
+
+def array_files(manifest: Manifest) -> dict[str, ArrayLayout]:
+    """The arrays that are filled while a bank is made, by file name."""
+    images = manifest.images
+    variants = manifest.variants
+    channels, height, width = manifest.shape
+    pixels = (images, variants, height, width, channels)
+    layouts = {}
+    if manifest.residual:
+        layouts["residuals.npy"] = ArrayLayout(pixels, np.int8)
+        layouts["steps.npy"] = ArrayLayout((images, variants), np.uint16)
+    else:
+        layouts["variants.npy"] = ArrayLayout(pixels, np.uint8)
+    layouts["applied.npy"] = ArrayLayout((images, variants), np.bool_)
+    layouts["hashes.npy"] = ArrayLayout((images, 32), np.uint8)
+    return layouts
+
+
+def read_array(directory: Path, name: str, manifest: Manifest) -> np.memmap:
     """A memory-mapped array of a bank.
 
     Raises:
         ValueError: It is missing, damaged, or not of the shape and type that the manifest says.
     """
-    rows = (made.images,)
-    known = {"labels.npy": (rows, np.int64), "paths.npy": (rows, np.bytes_)}
-    shape, dtype = (known | array_files(made))[name]
+    layouts = array_files(manifest)
+    layouts["labels.npy"] = ArrayLayout((manifest.images,), np.int64)
+    layouts["paths.npy"] = ArrayLayout((manifest.images,), np.bytes_)
+    shape, dtype = layouts[name]
+    file = directory / name
     try:
-        if not (directory / name).is_file():  # a pipe has no end
+        if not file.is_file():  # a pipe has no end
             raise ValueError("it is missing, or not a regular file")
-        array = np.lib.format.open_memmap(directory / name, "r")  # neither a zip nor a pickle
+        array = np.lib.format.open_memmap(file, "r")  # refuses zip files and pickles
     except Exception as error:  # numpy's parser of headers raises TokenError and five other types
-        raise ValueError(f"{directory / name} is damaged: {error}; use --overwrite") from None
+        raise ValueError(f"{file} is damaged: {error}; use --overwrite") from None
     if dtype is np.bytes_:  # paths of any length
-        expected = array.dtype.kind == "S"
+        has_dtype = array.dtype.kind == "S"
     else:
-        expected = array.dtype == dtype
-    if array.shape != shape or not expected or not array.flags.c_contiguous:
+        has_dtype = array.dtype == dtype
+    if array.shape != shape or not has_dtype or not array.flags.c_contiguous:
         raise ValueError(
-            f"{directory / name} must hold {np.dtype(dtype)} {shape} in C order, as its manifest "
+            f"{file} must hold {np.dtype(dtype)} {shape} in C order, as its manifest "
             f"says; got {array.dtype} {array.shape}; use --overwrite"
         )
     return array

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Subset
 from ..augment.params import SharedGenerator, seed_of
 from ..augment.settings import MixSettings, check_given_once
 from ..augment.transform import NFAugment
-from ..checkpoint.checkpoint import load
+from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.batches import LoaderBatches
 from ..data.classes import dataset_classes
 from ..data.images import progress_bar, spread
@@ -26,14 +26,7 @@ from ..data.preprocess import Preprocess, size_of
 from ..data.torch_datasets import DatasetReader, part
 from ..io.atomic import replace_directory
 from ..io.lock import lock_output
-from .format import (
-    MANIFEST,
-    Manifest,
-    array_files,
-    array_sha256,
-    differences,
-    read_array,
-)  # fmt: skip
+from .format import MANIFEST, Manifest, array_files, array_sha256, differences, read_array
 from .reader import Bank
 from .residual import quantize
 from .shards import check_shards, shard_folder, shard_rows
@@ -103,9 +96,10 @@ def make_bank(
     path = Path(out).expanduser()
     folder = path if shard is None else shard_folder(path, *shard)
     with lock_output(folder, every_rank=True):  # `torchrun` may call this on every rank
-        checkpoint = load(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
-        mixing = replace(settings or MixSettings(), **{**changes, "p": 1.0})
-        nfa = NFAugment(checkpoint, settings=mixing)
+        if isinstance(checkpoint, (str, Path)):
+            checkpoint = load(checkpoint)
+        changes["p"] = 1.0  # every image is augmented
+        nfa = NFAugment(checkpoint, settings=replace(settings or MixSettings(), **changes))
         nfa.check_classes(dataset, required=False)
         codec = checkpoint.flow.codec
         labels = DatasetReader(dataset).targets.numpy()
@@ -114,19 +108,17 @@ def make_bank(
                 "the data set must not be empty, and variants and batch_size must be at least 1; "
                 f"got {len(labels)} images, {variants} and {batch_size}"
             )
-        first = to_uint8(part(dataset[0], "image"), codec.channels)
-        height, width = codec.image_size if residual else size_of(first)
+        image = to_uint8(part(dataset[0], "image"), codec.channels)
+        height, width = codec.image_size if residual else size_of(image)
         preprocess = Preprocess(codec.channels, (height, width), resize=residual)
         source = Source(dataset, preprocess, labels)
-        weights = {**checkpoint.flow.state_dict(), **checkpoint.pca.tensors()}
-        weights = {name: value.contiguous() for name, value in weights.items()}
         planned = Manifest(
             images=len(source),
             variants=variants,
             shape=(codec.channels, height, width),
             classes=tuple(dataset_classes(dataset) or nfa.class_names),
             data_sha256=source.sha256(labels),
-            flow_sha256=hashlib.sha256(save(weights)).hexdigest(),
+            flow_sha256=_flow_sha256(checkpoint),
             seed=seed,
             batch_size=batch_size,
             parameters=nfa.settings,
@@ -139,19 +131,28 @@ def make_bank(
             labels = labels[rows.start : rows.stop]
             source = Source(Subset(dataset, rows), preprocess, labels)
         planned = replace(planned, labels_sha256=array_sha256(labels))
-        found = _opened(folder)
-        if found is None or overwrite:
-            made = _create(folder, planned, source, labels, found)
+        manifest = _stored_manifest(folder)
+        if manifest is None or overwrite:
+            _create(folder, planned, source, labels, old=manifest)
+            manifest = planned
         else:
-            _check_continued(folder, found, planned, source)
-            made = found
-        if made.done < made.images:
+            _check_continued(folder, manifest, planned, source)
+        if manifest.done < manifest.images:
             loader = LoaderBatches(source, torch.from_numpy(labels), workers)
-            _fill(folder, made, nfa, loader, progress)
+            _fill(folder, manifest, nfa, loader, progress)
     return Bank(folder)
 
 
-def _opened(path: Path) -> Manifest | None:
+def _flow_sha256(checkpoint: Checkpoint) -> str:
+    """SHA-256 of the weights of flow and PCA."""
+    assert checkpoint.pca is not None  # `NFAugment` refuses a checkpoint without
+    weights = {}
+    for name, value in (checkpoint.flow.state_dict() | checkpoint.pca.tensors()).items():
+        weights[name] = value.contiguous()
+    return hashlib.sha256(save(weights)).hexdigest()
+
+
+def _stored_manifest(path: Path) -> Manifest | None:
     """The manifest of the bank in a folder; None if there is no folder, or it is empty.
 
     Raises:
@@ -168,7 +169,7 @@ def _opened(path: Path) -> Manifest | None:
     return Manifest.load(path)
 
 
-def _check_continued(path: Path, found: Manifest, planned: Manifest, source: Source) -> None:
+def _check_continued(path: Path, stored: Manifest, planned: Manifest, source: Source) -> None:
     """Check that an interrupted bank is the planned one, of these images.
 
     All labels are compared, and the contents of images spread over the data set (see
@@ -177,92 +178,108 @@ def _check_continued(path: Path, found: Manifest, planned: Manifest, source: Sou
     Raises:
         ValueError: A setting, a label or an image is another.
     """
-    shown = differences(found, planned, "done")
-    if not shown:
-        hashes = read_array(path, "hashes.npy", found)
-        for row in spread(found.done, SAMPLED):
+    changes = differences(stored, planned, "done")
+    if not changes:
+        hashes = read_array(path, "hashes.npy", stored)
+        for row in spread(stored.done, SAMPLED):
             if (source.digest(row) != hashes[row]).any():
-                shown = f"image {found.first + row} is another"
+                changes = f"image {stored.first + row} is another"
                 break
-    if shown:
+    if changes:
         raise ValueError(
-            f"{path} holds a bank of other images or settings: {shown}. Choose another directory, "
-            "or pass overwrite=True (--overwrite)"
+            f"{path} holds a bank of other images or settings: {changes}. Choose another "
+            "directory, or pass overwrite=True (--overwrite)"
         )
 
 
 def _create(
-    path: Path, made: Manifest, source: Source, labels: np.ndarray, old: Manifest | None
-) -> Manifest:
+    path: Path, planned: Manifest, source: Source, labels: np.ndarray, *, old: Manifest | None
+) -> None:
     """Make the folder of a bank, with empty arrays, labels and paths: all of it or nothing.
 
     The arrays of an old bank go, and other files of its folder stay.
     """
-    arrays = array_files(made)
-    own = frozenset() if old is None else frozenset(array_files(old))
-    foreign = sorted(name for name in arrays if name not in own and (path / name).exists())
+    layouts = array_files(planned)
+    old_files = frozenset[str]() if old is None else frozenset(array_files(old))
+    foreign = [name for name in layouts if name not in old_files and (path / name).exists()]
     if foreign:
         raise FileExistsError(
-            f"{path} holds {foreign[0]}, which is no file of the bank there: move it, or choose "
+            f"{path} holds {min(foreign)}, which is no file of the bank there: move it, or choose "
             "another directory"
         )
-    with replace_directory(path, drop=own) as staged:
+    with replace_directory(path, drop=old_files) as staged:
         np.save(staged / "labels.npy", labels)
         paths = source.paths or [""] * len(labels)
         np.save(staged / "paths.npy", [os.fsencode(name) for name in paths])
-        for name, (shape, dtype) in arrays.items():
-            np.lib.format.open_memmap(staged / name, "w+", dtype, shape)
-        made.save(staged)
-    return made
+        for name, layout in layouts.items():
+            np.lib.format.open_memmap(staged / name, "w+", layout.dtype, layout.shape)
+        planned.save(staged)
 
 
-def _fill(path: Path, made: Manifest, nfa: NFAugment, data: LoaderBatches, progress: bool) -> None:
+def _fill(
+    path: Path, manifest: Manifest, nfa: NFAugment, data: LoaderBatches, progress: bool
+) -> None:
     """Make the rows that are missing. The manifest says how many are safely on the disk."""
-    rows, title = torch.arange(made.done, made.images), f"bank of {made.nbytes / 2**20:.1f} MiB"
+    rows = torch.arange(manifest.done, manifest.images)
+    title = f"bank of {manifest.nbytes / 2**20:.1f} MiB"
     saved = time.monotonic()
-    with progress_bar(made.images, title, "image", shown=progress, initial=made.done) as bar:
+    with progress_bar(
+        manifest.images, title, "image", shown=progress, initial=manifest.done
+    ) as bar:
         try:
-            for images, hashes in data.iterate(rows, made.batch_size):
-                labels = data.labels[made.done : made.done + len(images)]
-                _write(path, made, *_variants(nfa, images, labels, made), hashes)
-                made = replace(made, done=made.done + len(images))
+            for images, hashes in data.iterate(rows, manifest.batch_size):
+                done = manifest.done + len(images)
+                labels = data.labels[manifest.done : done]
+                arrays = _variants(nfa, images, labels, manifest)
+                arrays["hashes.npy"] = hashes
+                _write(path, manifest, arrays)
+                manifest = replace(manifest, done=done)
                 bar.update(len(images))
                 if time.monotonic() - saved >= _SAVE_SECONDS:
-                    _save(path, made)
+                    _save(path, manifest)
                     saved = time.monotonic()
         finally:  # also after Ctrl-C
-            _save(path, made)
+            _save(path, manifest)
 
 
-def _write(path: Path, made: Manifest, *arrays: Tensor) -> None:
-    """Write the rows that follow those that are done."""
-    for name, array in zip(array_files(made), arrays, strict=True):
-        stored = read_array(path, name, made)
+def _write(path: Path, manifest: Manifest, arrays: dict[str, Tensor]) -> None:
+    """Write the rows that follow those that are done, given by file name."""
+    for name, array in arrays.items():
+        stored = read_array(path, name, manifest)
         with (path / name).open("r+b") as file:
-            file.seek(stored.offset + stored[: made.done].nbytes)
+            file.seek(stored.offset + stored[: manifest.done].nbytes)
             file.write(array.contiguous().numpy().tobytes())
 
 
-def _save(path: Path, made: Manifest) -> None:
+def _save(path: Path, manifest: Manifest) -> None:
     """Record the progress, once all that is written has reached the disk."""
-    for name in array_files(made):
+    for name in array_files(manifest):
         with (path / name).open("r+b") as file:
             os.fsync(file.fileno())
-    made.save(path)
+    manifest.save(path)
 
 
-def _variants(nfa: NFAugment, images: Tensor, labels: Tensor, made: Manifest) -> tuple[Tensor, ...]:
-    """The next rows of the files of `array_files`, but for the hashes."""
-    images, labels = images.to(nfa.engine.device), labels.to(nfa.engine.device)
-    images = images.float() / 255 if made.residual else images
-    place = made.first + made.done  # in the whole data set
-    seeds = [seed_of(made.seed, number, place) for number in range(made.variants)]
-    generators = [SharedGenerator().manual_seed(seed) for seed in seeds]
-    found = torch.stack([*nfa.variants(images, labels, generators)], 1)
-    if not made.residual:
-        applied = (found != images[:, None]).flatten(2).any(2)
-        return found.permute(0, 1, 3, 4, 2).cpu(), applied.cpu()
-    change = ((found - images[:, None]) * 255).permute(0, 1, 3, 4, 2).cpu()
-    q, steps = quantize(change.flatten(0, 1))
-    q, steps = q.view_as(change), steps.view(change.shape[:2])
-    return q, steps.to(torch.uint16), (q != 0).flatten(2).any(2)
+def _variants(
+    nfa: NFAugment, images: Tensor, labels: Tensor, manifest: Manifest
+) -> dict[str, Tensor]:
+    """The next rows of the files of `array_files` by name, without the hashes."""
+    images = images.to(nfa.engine.device)
+    labels = labels.to(nfa.engine.device)
+    if manifest.residual:
+        images = images.float() / 255
+    position = manifest.first + manifest.done  # in the whole data set
+    generators = []
+    for number in range(manifest.variants):
+        seed = seed_of(manifest.seed, number, position)
+        generators.append(SharedGenerator().manual_seed(seed))
+    variants = torch.stack(list(nfa.variants(images, labels, generators)), 1)
+    if not manifest.residual:
+        applied = (variants != images[:, None]).flatten(2).any(2)
+        pixels = variants.permute(0, 1, 3, 4, 2)
+        return {"variants.npy": pixels.cpu(), "applied.npy": applied.cpu()}
+    change = ((variants - images[:, None]) * 255).permute(0, 1, 3, 4, 2).cpu()
+    multiples, steps = quantize(change.flatten(0, 1))
+    multiples = multiples.view_as(change)
+    steps = steps.view(change.shape[:2]).to(torch.uint16)
+    applied = (multiples != 0).flatten(2).any(2)
+    return {"residuals.npy": multiples, "steps.npy": steps, "applied.npy": applied}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .format import Manifest, array_files, array_sha256, read_array
+from .format import Manifest, array_sha256, read_array
 from .residual import MOST_STEPS, add_residual, centre_box
 from .shards import check_same_bank, shard_manifests
 
@@ -17,17 +17,18 @@ __all__ = ["Bank"]
 
 
 class Bank:
-    """A complete bank with memory-mapped arrays, or the shards of one, which nothing copies.
+    """A complete bank, in one piece or in shards. Its variants are memory-mapped, not loaded.
 
     Attributes:
-        manifest: What was made, from which images.
+        path: The directory.
+        manifest: The settings of the bank, and hashes of the images that it was made from.
         shards: The banks of its shards, in order; empty if it is in one piece.
         variants: uint8 (N, V, H, W, C); None in a residual bank or in shards (see `variant`).
         residuals: int8 (N, V, h, w, C); None in a bank of whole images or in shards.
         steps: uint16 (N, V), 1/128 grey levels of one step of a residual, or None.
         applied: bool (N, V), false where a variant equals its image.
         labels: int64 (N,).
-        hashes: uint8 (N, 32), which tell the images from others (see `nfaug.bank.source`).
+        hashes: uint8 (N, 32), the hash of each image (see `nfaug.bank.source`).
 
     Raises:
         ValueError: The directory is not a bank, it or a shard is not complete, a file is damaged or
@@ -43,32 +44,48 @@ class Bank:
     hashes: np.ndarray
 
     def __init__(self, directory: str | Path) -> None:
-        self.path = Path(directory).expanduser()
-        self.shards = [Bank(folder) for folder in shard_manifests(self.path)]
+        self.path: Path = Path(directory).expanduser()
+        self.shards: list[Bank] = [Bank(folder) for folder in shard_manifests(self.path)]
         if self.shards:
-            made = self.shards[0].manifest
-            images = 0
-            for shard in self.shards:
-                check_same_bank(shard.path, shard.manifest, made)
-                if shard.manifest.first != images:
-                    raise ValueError(
-                        f"{shard.path} begins at image {shard.manifest.first}, and the shards "
-                        f"before it end at image {images}: it was made as another part. Remove it, "
-                        "and make this part again"
-                    )
-                images += len(shard)
-            self.manifest = replace(made, images=images, done=images, labels_sha256="")
-            for name in ("applied", "labels", "hashes"):
-                setattr(self, name, np.concatenate([getattr(each, name) for each in self.shards]))
-            return
-        self.manifest = made = Manifest.load(self.path)
-        if made.done < made.images:
+            self._join_shards()
+        else:
+            self._open_files()
+
+    def _join_shards(self) -> None:
+        """Check that the shards follow one another, and join their small arrays."""
+        first = self.shards[0].manifest
+        images = 0
+        for shard in self.shards:
+            check_same_bank(shard.path, shard.manifest, first)
+            if shard.manifest.first != images:
+                raise ValueError(
+                    f"{shard.path} begins at image {shard.manifest.first}, and the shards "
+                    f"before it end at image {images}: it was made as another part. Remove it, "
+                    "and make this part again"
+                )
+            images += len(shard)
+        self.manifest = replace(first, images=images, done=images, labels_sha256="")
+        self.applied = np.concatenate([shard.applied for shard in self.shards])
+        self.labels = np.concatenate([shard.labels for shard in self.shards])
+        self.hashes = np.concatenate([shard.hashes for shard in self.shards])
+
+    def _open_files(self) -> None:
+        """Map the arrays of a bank in one piece, and check them."""
+        manifest = Manifest.load(self.path)
+        if manifest.done < manifest.images:
             raise ValueError(
-                f"{self.path} is not complete: {made.done} of {made.images} images are done. Run "
-                "the same nfaug bank command again to continue it"
+                f"{self.path} is not complete: {manifest.done} of {manifest.images} images are "
+                "done. Run the same nfaug bank command again to continue it"
             )
-        for file in (*array_files(made), "labels.npy"):
-            setattr(self, file.removesuffix(".npy"), read_array(self.path, file, made))
+        self.manifest = manifest
+        if manifest.residual:
+            self.residuals = read_array(self.path, "residuals.npy", manifest)
+            self.steps = read_array(self.path, "steps.npy", manifest)
+        else:
+            self.variants = read_array(self.path, "variants.npy", manifest)
+        self.applied = read_array(self.path, "applied.npy", manifest)
+        self.hashes = read_array(self.path, "hashes.npy", manifest)
+        self.labels = read_array(self.path, "labels.npy", manifest)
         self._check_values()
 
     def _check_values(self) -> None:
@@ -97,9 +114,14 @@ class Bank:
     def paths(self) -> list[str]:
         """Path of the file of each image, relative to the folder of all; empty without files."""
         if self.shards:
-            return [path for shard in self.shards for path in shard.paths]
+            paths = []
+            for shard in self.shards:
+                paths += shard.paths
+            return paths
         stored = read_array(self.path, "paths.npy", self.manifest)
-        return [os.fsdecode(path) for path in stored.tolist()] if stored[0] else []
+        if not stored[0]:
+            return []
+        return [os.fsdecode(path) for path in stored.tolist()]
 
     def variant(self, index: int, number: int, pixels: np.ndarray | None = None) -> np.ndarray:
         """A variant of an image, uint8 (H, W, C).
@@ -123,8 +145,8 @@ class Bank:
         residual = np.asarray(self.residuals[index, number])
         return add_residual(pixels, residual, int(self.steps[index, number]), box)
 
-    def __reduce__(self) -> Any:
-        return Bank, (self.path,)  # the arrays stay on the disk
+    def __reduce__(self) -> tuple[type[Bank], tuple[Path]]:
+        return Bank, (self.path,)  # a copy in another process maps the same files
 
     def __len__(self) -> int:
         return self.manifest.images

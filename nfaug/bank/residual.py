@@ -25,9 +25,9 @@ __all__ = ["MOST_STEPS", "Box", "add_residual", "centre_box", "quantize"]
 
 Box = tuple[int, int, int, int]
 
-_LARGEST = 127
-_STEPS = 128  # steps of one grey level
-MOST_STEPS = 257  # of a residual: for changes of 255 levels; 127 * 257 fits in int16
+_LARGEST = 127  # multiple of a step that int8 holds
+_STEPS = 128  # units of a step's size in one grey level
+MOST_STEPS: int = 257  # largest step, for changes of 255 levels; 127 * 257 fits in int16
 _FADE = 1 / 8  # of the box's side: outside the box the change falls to zero over this distance
 
 
@@ -42,8 +42,9 @@ def quantize(change: Tensor) -> tuple[Tensor, Tensor]:
     """
     largest = change.abs().flatten(1).amax(1).double()
     steps = (largest * _STEPS / _LARGEST).ceil().clamp(max=MOST_STEPS).to(torch.int32)
-    size = (steps.clamp(min=1) / _STEPS)[:, None, None, None]
-    return (change / size).round().clamp(-_LARGEST, _LARGEST).to(torch.int8), steps
+    step_levels = (steps.clamp(min=1) / _STEPS)[:, None, None, None]
+    multiples = (change / step_levels).round().clamp(-_LARGEST, _LARGEST)
+    return multiples.to(torch.int8), steps
 
 
 def centre_box(size: tuple[int, int], shape: tuple[int, int]) -> Box:
@@ -95,8 +96,8 @@ def add_residual(pixels: np.ndarray, residual: np.ndarray, step: int, box: Box) 
     change >>= 7
     height, width = pixels.shape[:2]
     if box != (0, 0, width, height):
-        rows, row_weights = _place(height, top, bottom)
-        columns, column_weights = _place(width, left, right)
+        rows, row_weights = _box_weights(height, top, bottom)
+        columns, column_weights = _box_weights(width, left, right)
         weights = row_weights[:, None, None] * column_weights[:, None]
         change = (change[rows[:, None], columns] * weights).round().astype(np.int16)
         result = np.empty_like(pixels)
@@ -104,9 +105,10 @@ def add_residual(pixels: np.ndarray, residual: np.ndarray, step: int, box: Box) 
     return np.clip(change, 0, 255, out=result, casting="unsafe")
 
 
-def _place(count: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """The box's row of each row of the image, and the share of its change that is added."""
+def _box_weights(count: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """The box's row next to each row of the image, and the share of its change that is added."""
     rows = np.arange(count) - start
-    inside = rows.clip(0, stop - start - 1)
-    distance = np.abs(rows - inside) / max(1.0, _FADE * (stop - start))
-    return inside, (1 - distance).clip(0, 1).astype(np.float32)
+    nearest = rows.clip(0, stop - start - 1)
+    distance = np.abs(rows - nearest) / max(1.0, _FADE * (stop - start))
+    weights = (1 - distance).clip(0, 1)
+    return nearest, weights.astype(np.float32)

@@ -15,21 +15,21 @@ __all__ = [
     "shard_rows",
 ]
 
-_WRONG = "a shard is i/n with i from 0 to n - 1, such as 0/8 for the first of 8; got {}"
+_NO_SHARD = "a shard is i/n with i from 0 to n - 1, such as 0/8 for the first of 8; got {}"
 
 
 def parse_shard(text: str) -> tuple[int, int]:
     """The numbers of "i/n"."""
     part, _, parts = text.partition("/")
     if not (part.isdecimal() and parts.isdecimal()):
-        raise ValueError(_WRONG.format(text))
+        raise ValueError(_NO_SHARD.format(text))
     return int(part), int(parts)
 
 
 def shard_folder(out: Path, part: int, parts: int) -> Path:
     """The folder of part `part` of `parts`, counted from 0."""
     if not (isinstance(part, int) and isinstance(parts, int) and 0 <= part < parts):
-        raise ValueError(_WRONG.format(f"{part!r}/{parts!r}"))
+        raise ValueError(_NO_SHARD.format(f"{part!r}/{parts!r}"))
     return out / f"shard-{part:05}-of-{parts:05}"
 
 
@@ -41,37 +41,60 @@ def shard_rows(part: int, parts: int, images: int, batch_size: int) -> range:
             f"{images} images in batches of {batch_size} give {batches} shards; got {parts}. Use "
             "fewer shards or a smaller batch size"
         )
-    first, last = (batches * i // parts for i in (part, part + 1))
-    return range(first * batch_size, min(images, last * batch_size))
+    first_batch = batches * part // parts
+    next_batch = batches * (part + 1) // parts  # the first of the next shard
+    return range(first_batch * batch_size, min(images, next_batch * batch_size))
 
 
 def check_shards(folder: Path, planned: Manifest) -> None:
-    """Check that a shard belongs to what lies beside its folder, before it is made."""
-    out, found = folder.parent, shard_manifests(folder.parent)
-    if folder not in found if found else (out / MANIFEST).exists():
+    """Check, before a shard is made, that it belongs with the shards beside its folder.
+
+    Raises:
+        FileExistsError: There is a bank in one piece, or in another number of shards.
+        ValueError: The shards there are of a bank with other settings or images.
+    """
+    out = folder.parent
+    manifests = shard_manifests(out)
+    if manifests:
+        other_division = folder not in manifests
+    else:
+        other_division = (out / MANIFEST).exists()  # a bank in one piece
+    if other_division:
         raise FileExistsError(f"{out} holds another division of a bank; choose another directory")
-    for beside, made in found.items():
-        if made is not None and beside != folder:
-            check_same_bank(beside, made, planned)
+    for shard, manifest in manifests.items():
+        if manifest is not None and shard != folder:
+            check_same_bank(shard, manifest, planned)
 
 
 def shard_manifests(out: Path) -> dict[Path, Manifest | None]:
     """The folder of each shard of a bank, in order, with its manifest; None if it has none yet."""
-    names = [path.name for path in out.iterdir()] if out.is_dir() else []
-    counts = sorted({int(match[2]) for name in names if (match := SHARD_FOLDER.fullmatch(name))})
+    counts = _shard_counts(out)
     if len(counts) > 1:
-        raise ValueError(f"{out} has shards of {' and of '.join(map(str, counts))}: remove some")
-    folders = [shard_folder(out, part, parts) for parts in counts for part in range(parts)]
-    return {
-        folder: Manifest.load(folder) if (folder / MANIFEST).is_file() else None
-        for folder in folders
-    }
+        numbers = " and of ".join(str(count) for count in sorted(counts))
+        raise ValueError(f"{out} has shards of {numbers}: remove some")
+    manifests: dict[Path, Manifest | None] = {}
+    for parts in counts:
+        for part in range(parts):
+            folder = shard_folder(out, part, parts)
+            manifests[folder] = None
+            if (folder / MANIFEST).is_file():
+                manifests[folder] = Manifest.load(folder)
+    return manifests
 
 
-def check_same_bank(folder: Path, found: Manifest, planned: Manifest) -> None:
+def _shard_counts(out: Path) -> set[int]:
+    """The n of the shards i/n in a folder: one number, unless shards of two divisions are there."""
+    if not out.is_dir():
+        return set()
+    matches = [SHARD_FOLDER.fullmatch(path.name) for path in out.iterdir()]
+    return {int(match[2]) for match in matches if match is not None}
+
+
+def check_same_bank(folder: Path, stored: Manifest, planned: Manifest) -> None:
     """Check that two shards differ in their rows alone."""
-    if shown := differences(found, planned, "done", "images", "first", "labels_sha256"):
+    changes = differences(stored, planned, "done", "images", "first", "labels_sha256")
+    if changes:
         raise ValueError(
-            f"{folder} is a shard of another bank, or of other images: {shown}. Remove the shards "
-            "of that bank, or choose another directory"
+            f"{folder} is a shard of another bank, or of other images: {changes}. Remove the "
+            "shards of that bank, or choose another directory"
         )

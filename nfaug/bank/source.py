@@ -1,7 +1,7 @@
-"""Source: the images that a bank is made from, and what tells them from others.
+"""Source: the images that a bank is made from, each with a hash that identifies it.
 
-An image has a hash, SHA-256: of its file if it has one, and otherwise of its decoded pixels as they
-are stored, before any resizing.
+The hash is the SHA-256 of the image's file, or of its decoded pixels before any resizing if it has
+no file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from .format import array_sha256
 
 __all__ = ["SAMPLED", "Source", "check_label", "label_of", "to_uint8"]
 
-SAMPLED = 1024  # images whose hashes identify a data set
+SAMPLED: int = 1024  # images whose hashes identify a data set
+_DECODER_LEVELS = 4  # mean grey levels; two decoders of a JPEG file differ by less
 
 
 class Source(Dataset[tuple[Tensor, Tensor]]):
@@ -49,19 +50,21 @@ class Source(Dataset[tuple[Tensor, Tensor]]):
         self, dataset: Any, preprocess: Preprocess, labels: np.ndarray | None = None
     ) -> None:
         self.preprocess = preprocess
-        self.channels = preprocess.channels
+        self.channels: int = preprocess.channels
         self._labels = labels
         self._rows: Sequence[int] = range(len(dataset))
         while isinstance(dataset, Subset):
             self._rows = [int(dataset.indices[row]) for row in self._rows]
             dataset = dataset.dataset
-        self.dataset, self._files = dataset, _files(dataset)
-        names = [*map(os.path.normpath, self._files)]  # ./a//b as a/b
-        shared = os.path.commonpath({*map(os.path.dirname, names)}) if names else ""
-        paths = [name[len(shared) :].replace(os.sep, "/").lstrip("/") for name in names]
+        self.dataset: Any = dataset
+        self._files = _image_files(dataset)
         if isinstance(dataset, LabelledImages):
             paths = dataset.paths or []
-        self.paths = [paths[row] for row in self._rows] if paths else []
+        else:
+            paths = _relative_paths(self._files)
+        self.paths: list[str] = []
+        if paths:
+            self.paths = [paths[row] for row in self._rows]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -71,24 +74,28 @@ class Source(Dataset[tuple[Tensor, Tensor]]):
         if self._labels is not None:
             check_label(item, index, int(self._labels[index]))
         image = to_uint8(part(item, "image"), self.channels)
-        as_stored = not self.paths and not isinstance(self.dataset, LabelledImages)
-        digest = _hash_of(image) if as_stored else self.digest(index)
+        if self.paths or isinstance(self.dataset, LabelledImages):
+            digest = self.digest(index)
+        else:
+            digest = _sha256(image)
         return self.preprocess(image, f"image {index}"), torch.from_numpy(digest.copy())
 
     def digest(self, index: int, *, pixels: bool = False) -> np.ndarray:
         """The hash of an image, uint8 (32,): of its file if it has one, unless `pixels` is set."""
         row = self._rows[index]
         of_file = bool(self.paths) and not pixels
-        stored: Any
+        content: Any
         if isinstance(self.dataset, LabelledImages):
             row = int(self.dataset.indices[row])
             reader = self.dataset.reader
-            stored = reader.content(row) if of_file else reader.read(row)
+            content = reader.content(row) if of_file else reader.read(row)
         elif of_file:
-            stored = read_part(Path(self._files[row]), self._files[row])
+            content = read_part(Path(self._files[row]), self._files[row])
         else:
-            stored = part(self.dataset[row], "image")
-        return _hash_of(stored if isinstance(stored, bytes) else to_uint8(stored, self.channels))
+            content = part(self.dataset[row], "image")
+        if not isinstance(content, bytes):
+            content = to_uint8(content, self.channels)
+        return _sha256(content)
 
     def as_in_file(self, index: int) -> bool:
         """Whether an item, if it has a file, is the image in it."""
@@ -97,13 +104,15 @@ class Source(Dataset[tuple[Tensor, Tensor]]):
         row = self._rows[index]
         name = self._files[row]
         try:
-            file = decode_image(read_part(Path(name), name), name)
+            decoded = decode_image(read_part(Path(name), name), name)
         except ImageDecodeError:  # an array, which the data set's own loader reads
             return True
-        stored = to_uint8(file, self.channels).int()
-        found = to_uint8(part(self.dataset[row], "image"), self.channels)
-        # Decoders of JPEG differ by fewer levels.
-        return found.shape == stored.shape and float((found - stored).abs().float().mean()) < 4
+        file_pixels = to_uint8(decoded, self.channels).int()
+        item_pixels = to_uint8(part(self.dataset[row], "image"), self.channels)
+        if item_pixels.shape != file_pixels.shape:
+            return False
+        difference = (item_pixels - file_pixels).abs().float().mean()
+        return float(difference) < _DECODER_LEVELS
 
     def sha256(self, labels: np.ndarray) -> str:
         """SHA-256 of all paths and labels, and of the hashes of up to 1,024 images."""
@@ -114,19 +123,32 @@ class Source(Dataset[tuple[Tensor, Tensor]]):
         return hasher.hexdigest()
 
 
-def _files(dataset: Any) -> list[str]:
+def _image_files(dataset: Any) -> list[str]:
     """The file of each image of torchvision's ImageFolder or timm's ImageDataset, or []."""
     for holder in (dataset, getattr(dataset, "reader", None)):
-        match getattr(holder, "samples", None):
-            case [(str(first), _), *_] as samples if os.path.isfile(first):
+        samples = getattr(holder, "samples", None)
+        match samples:
+            case [(str(first), _), *_] if os.path.isfile(first):
                 return [file for file, _ in samples]
     return []
 
 
-def _hash_of(value: Tensor | bytes) -> np.ndarray:
-    if isinstance(value, Tensor):
-        value = repr(tuple(value.shape)).encode() + value.numpy().tobytes()
-    return np.frombuffer(hashlib.sha256(value).digest(), np.uint8)
+def _relative_paths(files: list[str]) -> list[str]:
+    """The paths of files below the innermost folder that holds them all, with slashes."""
+    if not files:
+        return []
+    paths = [os.path.normpath(file) for file in files]  # ./a//b as a/b
+    folders = {os.path.dirname(path) for path in paths}
+    shared = os.path.commonpath(folders)
+    return [path[len(shared) :].replace(os.sep, "/").lstrip("/") for path in paths]
+
+
+def _sha256(content: Tensor | bytes) -> np.ndarray:
+    """SHA-256 of a file or of pixels and their shape, uint8 (32,)."""
+    if isinstance(content, Tensor):
+        shape = repr(tuple(content.shape)).encode()
+        content = shape + content.numpy().tobytes()
+    return np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
 
 
 def label_of(item: Any, index: int) -> int:
@@ -158,11 +180,12 @@ def to_uint8(image: Any, channels: int) -> Tensor:
     if isinstance(image, Image.Image):
         image = upright(image)
     elif not (isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim in (2, 3)):
+        kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(
             "images of a bank must be untransformed PIL images or uint8 tensors (C, H, W); got "
-            f"{image.dtype if isinstance(image, Tensor) else type(image).__name__}. Write "
-            "dataset.transform = None, and pass the transform to BankDataset(dataset, bank, "
-            "transform=transform)"
+            f"{kind}. Write dataset.transform = None, and pass the transform to "
+            "BankDataset(dataset, bank, transform=transform)"
         )
-    image = image[None] if isinstance(image, Tensor) and image.ndim == 2 else image
+    elif image.ndim == 2:
+        image = image[None]
     return Preprocess(channels, size_of(image))(image, "an image of the bank")

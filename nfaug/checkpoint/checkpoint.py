@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 _BATCH = 256  # images that `sample_images` decodes at once
+_GAUSSIANS_TENSORS = ("counts", "means", "variances")
+_REPLACED = frozenset(TENSOR_FILES) | {PICTURE}  # files that `save` does not keep
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class CheckpointConfig:
         flow: Shape of the flow.
         class_names: Names in label order; empty for a flow without classes.
         preprocessing: What was done to images before the flow saw them.
-        gaussians: Settings by which the class gaussians were found.
+        gaussians: Settings with which the class gaussians were fitted.
         training: Summary of the training run.
         metrics: Figures measured on held-out data.
         autoencoder: The autoencoder in whose latent space the flow works; None for pixels.
@@ -76,15 +78,22 @@ class CheckpointConfig:
         Raises:
             CheckpointError: The flow or the autoencoder has an unknown or impossible value.
         """
-        file, autoencoder = directory / CONFIG, None
+        file = directory / CONFIG
         with reading(f"{file}: flow"):
             flow = FlowConfig.from_dict(manifest["flow"])
-        with reading(f"{file}: autoencoder"):
-            if "autoencoder" in manifest:
+        autoencoder = None
+        if "autoencoder" in manifest:
+            with reading(f"{file}: autoencoder"):
                 autoencoder = AutoencoderConfig(**manifest["autoencoder"])
-        names = ("preprocessing", "gaussians", "training", "metrics")
-        own = {name: manifest[name] for name in names}
-        return cls(flow, tuple(manifest["class_names"]), autoencoder=autoencoder, **own)
+        return cls(
+            flow,
+            class_names=tuple(manifest["class_names"]),
+            preprocessing=manifest["preprocessing"],
+            gaussians=manifest["gaussians"],
+            training=manifest["training"],
+            metrics=manifest["metrics"],
+            autoencoder=autoencoder,
+        )
 
     def to_json(self, files: Mapping[str, str]) -> str:
         """Return the text of `config.json`; `files` maps tensor files to their SHA-256.
@@ -93,9 +102,11 @@ class CheckpointConfig:
             TypeError: A value has a type that JSON lacks.
             ValueError: Class names are too many or not distinct, or the text is too long.
         """
-        values = {**vars(self), "flow": self.flow.to_dict()}
-        if (record := values.pop("autoencoder")) is not None:
-            values["autoencoder"] = asdict(record)
+        values = dict(vars(self))
+        values["flow"] = self.flow.to_dict()
+        del values["autoencoder"]
+        if self.autoencoder is not None:
+            values["autoencoder"] = asdict(self.autoencoder)
         return dump_manifest(values, files)
 
 
@@ -144,32 +155,39 @@ class Checkpoint:
         with lock_output(path):
             check_output(path, overwrite=overwrite)
             self._check_readable()
-            tensors: dict[str, Mapping[str, Tensor]] = {MODEL: self.flow.state_dict()}
-            if self.gaussians is not None:
-                tensors[GAUSSIANS] = self.gaussians.state_dict()
-            if self.pca is not None:
-                tensors[PCA] = self.pca.tensors()
-            with replace_directory(path, drop=frozenset({*TENSOR_FILES, PICTURE})) as staged:
-                files = {name: write_tensors(staged / name, own) for name, own in tensors.items()}
-                (staged / CONFIG).write_text(self.config.to_json(files), encoding="utf-8")
-                for name in files:  # safetensors makes files that only their owner can read
+            with replace_directory(path, drop=_REPLACED) as staged:
+                hashes = {}
+                for name, tensors in self._tensors().items():
+                    hashes[name] = write_tensors(staged / name, tensors)
+                (staged / CONFIG).write_text(self.config.to_json(hashes), encoding="utf-8")
+                for name in hashes:  # safetensors makes files that only their owner can read
                     shutil.copymode(staged / CONFIG, staged / name)
         return path
 
+    def _tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """The tensors of each file."""
+        tensors: dict[str, Mapping[str, Tensor]] = {MODEL: self.flow.state_dict()}
+        if self.gaussians is not None:
+            tensors[GAUSSIANS] = self.gaussians.state_dict()
+        if self.pca is not None:
+            tensors[PCA] = self.pca.tensors()
+        return tensors
+
     def _check_readable(self) -> None:
         """Raise ValueError for what `read_checkpoint` would refuse, before anything is written."""
-        if self.flow.frozen:
+        flow = self.flow
+        config = self.config
+        if flow.frozen:
             raise ValueError("a frozen flow has no weights: save the flow that it was made from")
-        flow, config = self.flow, self.config
         if (flow.config, flow.codec.record) != (config.flow, config.autoencoder):
             raise ValueError(
                 f"the flow is {flow.config} with the autoencoder {flow.codec.record}, "
                 f"but the configuration says {config.flow} with {config.autoencoder}"
             )
-        _check_classes(self.config, self.gaussians)
-        _check_classes(self.config, self.pca)
-        self.config.to_json({})  # raises for bad names and values
-        check_finite(self.flow.state_dict())
+        _check_classes(config, self.gaussians)
+        _check_classes(config, self.pca)
+        config.to_json({})  # raises for bad names and values
+        check_finite(flow.state_dict())
         if self.pca is not None:
             ClasswisePCA.from_tensors(self.pca.tensors())  # raises for types and values
 
@@ -207,24 +225,31 @@ class Checkpoint:
         """
         if self.gaussians is None:
             raise ValueError("this checkpoint has no class gaussians; fit them with nfaug.fit")
-        named, names = isinstance(label_or_n, str), self.config.class_names
-        count = n if n is not None else 1 if named else label_or_n
+        if n is None and isinstance(label_or_n, str):
+            n = 1
+        count = label_or_n if n is None else n
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"the number of images must be a whole number above 0; got {count!r}")
-        classes = range(self.gaussians.num_classes)
-        if n is None and not named:
+        classes = self.gaussians.num_classes
+        if n is None:
             device = None if generator is None else generator.device
-            labels = torch.randint(len(classes), (count,), generator=generator, device=device)
-        elif label_or_n in (names if named else classes):
-            label: Any = names.index(label_or_n) if isinstance(label_or_n, str) else label_or_n
-            labels = torch.full((count,), label)
+            labels = torch.randint(classes, (count,), generator=generator, device=device)
         else:
-            raise ValueError(
-                f"there is no class {label_or_n!r}; there are {len(classes)}: "
-                f"{', '.join(names[:20])}"
-            )
+            labels = torch.full((count,), self._label(label_or_n, classes))
         return sample_images(
             self.flow, self.gaussians, labels, temperature=temperature, generator=generator
+        )
+
+    def _label(self, name_or_label: int | str, classes: int) -> int:
+        """The label of a class, given by its name or by the label itself."""
+        names = self.config.class_names
+        if isinstance(name_or_label, str):
+            if name_or_label in names:
+                return names.index(name_or_label)
+        elif name_or_label in range(classes):
+            return name_or_label
+        raise ValueError(
+            f"there is no class {name_or_label!r}; there are {classes}: {', '.join(names[:20])}"
         )
 
 
@@ -279,23 +304,27 @@ def read_checkpoint(
     manifest = read_manifest(directory)
     files: Mapping[str, str] = manifest["files"]
     config = CheckpointConfig.from_manifest(directory, manifest)
-    codec = gaussians = pca = None
+    if config.autoencoder is None and autoencoder is not None:
+        raise ValueError(f"{directory} holds a flow on pixels, which needs no autoencoder")
+    codec = None
     if config.autoencoder is not None and on_latents:
         with reading(directory):
-            found = find_autoencoder(config.autoencoder, near=directory, given=autoencoder)
-            codec = LatentCodec(found, config.autoencoder).for_flow(config.flow)
-    elif config.autoencoder is None and autoencoder is not None:
-        raise ValueError(f"{directory} holds a flow on pixels, which needs no autoencoder")
+            opened = find_autoencoder(config.autoencoder, near=directory, given=autoencoder)
+            codec = LatentCodec(opened, config.autoencoder).for_flow(config.flow)
     with reading(directory / MODEL, longest=10_000):
-        flow = Flow.from_tensors(config.flow, read_tensors(directory / MODEL, files[MODEL]), codec)
-    flow.codec.record = config.autoencoder  # also of one that was not opened, to be saved again
+        tensors = read_tensors(directory / MODEL, files[MODEL])
+        flow = Flow.from_tensors(config.flow, tensors, codec)
+    # A flow whose autoencoder was not opened keeps its record, and is saved with it.
+    flow.codec.record = config.autoencoder
+    gaussians = None
     if GAUSSIANS in files:
         with reading(directory / GAUSSIANS):
             tensors = read_tensors(directory / GAUSSIANS, files[GAUSSIANS])
-            if {*tensors} != (names := {"means", "variances", "counts"}):
-                raise ValueError(f"it must hold {sorted(names)}; got {sorted(tensors)}")
+            if sorted(tensors) != list(_GAUSSIANS_TENSORS):
+                raise ValueError(f"it must hold {list(_GAUSSIANS_TENSORS)}; got {sorted(tensors)}")
             gaussians = ClassGaussians(**tensors)
             _check_classes(config, gaussians)
+    pca = None
     if PCA in files:
         with reading(directory / PCA):
             pca = ClasswisePCA.from_tensors(read_tensors(directory / PCA, files[PCA]))
@@ -305,10 +334,14 @@ def read_checkpoint(
 
 def _check_classes(config: CheckpointConfig, part: ClassGaussians | ClasswisePCA | None) -> None:
     """Raise ValueError if the gaussians or the PCA have other classes or another dimension."""
-    classes, dim = len(config.class_names), config.flow.dim
-    # A flow without classes has one gaussian.
-    expected = classes or 1 if isinstance(part, ClassGaussians) else classes
-    if part is not None and (part.num_classes, part.dim) != (expected, dim):
+    if part is None:
+        return
+    classes = len(config.class_names)
+    dim = config.flow.dim
+    expected = classes
+    if classes == 0 and isinstance(part, ClassGaussians):
+        expected = 1  # a flow without classes has one gaussian
+    if part.num_classes != expected or part.dim != dim:
         raise ValueError(
             f"{type(part).__name__} has {part.num_classes} classes in {part.dim} dimensions; "
             f"the checkpoint has {classes} class names and {dim} dimensions"
@@ -325,8 +358,9 @@ def sample_images(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Images (N, C, H, W), uint8, of z ~ N(mu_y, T^2 Sigma_y) with labels y (N,), temperature T."""
-    frozen, images = flow.freeze(), []
-    for part in labels.to(flow.device).split(_BATCH):
-        z = gaussians.sample(part, temperature=temperature, generator=generator)
-        images.append(frozen.decode(z.unflatten(1, flow.config.shape)))
-    return torch.cat(images)
+    frozen = flow.freeze()
+    batches = []
+    for batch in labels.to(flow.device).split(_BATCH):
+        z = gaussians.sample(batch, temperature=temperature, generator=generator)
+        batches.append(frozen.decode(z.unflatten(1, flow.config.shape)))
+    return torch.cat(batches)

@@ -45,20 +45,23 @@ class ClassGaussians(nn.Module):
         tensor([-2.0079, -1.9679])
     """
 
+    num_classes: int
+    dim: int
     means: Tensor
     variances: Tensor
     counts: Tensor
 
     def __init__(self, means: Tensor, variances: Tensor, counts: Tensor | None = None) -> None:
         super().__init__()
-        # Checked after rounding, which turns very small variances into zero.
-        means, variances = (x.detach().to(torch.float32, copy=True) for x in (means, variances))
+        means = means.detach().to(torch.float32, copy=True)
+        variances = variances.detach().to(torch.float32, copy=True)
+        # After rounding, which turns very small variances into zero.
         check_gaussians(means, variances)
         self.num_classes, self.dim = means.shape
         if counts is None:
             counts = means.new_zeros(self.num_classes, dtype=torch.int64)
-        whole = not counts.is_floating_point()
-        if counts.shape != (self.num_classes,) or not whole or bool((counts < 0).any()):
+        shape = (self.num_classes,)
+        if counts.shape != shape or counts.is_floating_point() or bool((counts < 0).any()):
             raise ValueError(
                 f"counts must be {self.num_classes} integers of at least 0, got {counts.dtype} "
                 f"{counts.tolist()[:9]}"
@@ -101,7 +104,7 @@ class ClassGaussians(nn.Module):
         Args:
             labels: The class of each sample, shape (B,), integers in [0, K).
             temperature: T, the factor of the standard deviation; 0 returns the class means.
-            generator: Source of randomness. The noise is drawn on its device.
+            generator: Source of randomness. Numbers are drawn on its device.
 
         Raises:
             ValueError: If the labels or the temperature are out of range.
@@ -112,41 +115,53 @@ class ClassGaussians(nn.Module):
         labels = labels.to(self.means.device, torch.int64)  # uint8 would index as a mask
         means = self.means[labels]
         device = means.device if generator is None else generator.device
-        noise = torch.randn(means.shape, generator=generator, dtype=means.dtype, device=device)
-        return means + temperature * self.variances[labels].sqrt() * noise.to(means.device)
+        normal = torch.randn(means.shape, generator=generator, dtype=means.dtype, device=device)
+        return means + temperature * self.variances[labels].sqrt() * normal.to(means.device)
 
     def _log_prob(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """`log_prob` in float64, or in float32 on Apple's GPUs, which have no float64."""
         check_latents(z, self.dim)
-        z = z.flatten(1).to(torch.float32 if z.device.type == "mps" else torch.float64)
+        dtype = torch.float32 if z.device.type == "mps" else torch.float64
+        z = z.flatten(1).to(dtype)
         if labels is not None:
             check_labels(labels, len(z), self.num_classes)
             labels = labels.long()  # uint8 would index as a mask
             # Index before the cast, which then converts B rows instead of K.
-            means, variances = self.means[labels].to(z.dtype), self.variances[labels].to(z.dtype)
+            means = self.means[labels].to(dtype)
+            variances = self.variances[labels].to(dtype)
             distance = ((z - means).square() / variances).sum(dim=1)
         else:
-            means, variances = self.means.to(z.dtype), self.variances.to(z.dtype)
-            # Centred, because the expanded squares cancel if all means are far from 0.
-            means, z = means - means.mean(dim=0), z - means.mean(dim=0)
-            scaled = means / variances
-            distance = z.square() @ variances.reciprocal().T - 2 * (z @ scaled.T)
-            distance = distance + (means * scaled).sum(dim=1)
+            means = self.means.to(dtype)
+            variances = self.variances.to(dtype)
+            distance = _distances_to_all(z, means, variances)
         return -0.5 * (distance + (2 * math.pi * variances).log().sum(dim=1))
+
+
+def _distances_to_all(z: Tensor, means: Tensor, variances: Tensor) -> Tensor:
+    """sum_i (z_i - mu_yi)^2 / v_yi for every class y, shape (B, K)."""
+    # Centred, because the expanded squares cancel if all means are far from 0.
+    centre = means.mean(dim=0)
+    z = z - centre
+    means = means - centre
+    scaled = means / variances
+    distances = z.square() @ variances.reciprocal().T - 2 * (z @ scaled.T)
+    return distances + (means * scaled).sum(dim=1)
 
 
 def check_gaussians(means: Tensor, variances: Tensor) -> None:
     """Check that means are finite and variances positive, both floating point of shape (K, d)."""
-    floating = means.is_floating_point() and variances.is_floating_point()
-    if means.ndim != 2 or means.shape != variances.shape or 0 in means.shape or not floating:
-        found = " and ".join(f"{x.dtype} {tuple(x.shape)}" for x in (means, variances))
-        raise ValueError(f"means and variances must be floating point, both (K, d), got {found}")
-    good = means.isfinite() & variances.isfinite() & (variances > 0)
-    if not bool(good.all()):
-        worst = int((~good).any(dim=1).nonzero()[0])
+    is_floating = means.is_floating_point() and variances.is_floating_point()
+    if means.ndim != 2 or means.shape != variances.shape or 0 in means.shape or not is_floating:
+        raise ValueError(
+            "means and variances must be floating point, both (K, d), got "
+            f"{means.dtype} {tuple(means.shape)} and {variances.dtype} {tuple(variances.shape)}"
+        )
+    is_valid = means.isfinite() & variances.isfinite() & (variances > 0)
+    if not bool(is_valid.all()):
+        first_class = int((~is_valid).any(dim=1).nonzero()[0])
         raise ValueError(
             f"means must be finite and variances positive and finite in {means.dtype}; those of "
-            f"class {worst} are not: check its latents"
+            f"class {first_class} are not: check its latents"
         )
 
 
@@ -162,18 +177,24 @@ def check_latents(z: Tensor, dim: int) -> None:
 def check_labels(labels: Tensor, batch: int, num_classes: int) -> None:
     """Check that labels are integers of shape (batch,) and, on the CPU, lie in [0, num_classes)."""
     if labels.shape != (batch,) or labels.is_floating_point() or labels.dtype == torch.bool:
-        found = f"{labels.dtype} of shape {tuple(labels.shape)}"
-        raise ValueError(f"labels must be integers of shape ({batch},), got {found}")
+        raise ValueError(
+            f"labels must be integers of shape ({batch},), got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}"
+        )
     # Reading values from an accelerator would synchronize it in every training step.
     if batch and labels.device.type == "cpu":
-        low, high = (int(x) for x in labels.long().aminmax())  # uint16 and wider have no `min`
-        if low < 0 or high >= num_classes:
-            raise ValueError(f"labels must lie in [0, {num_classes}), got {low} to {high}")
+        extremes = labels.long().aminmax()  # unsigned integers of 16 or more bits have no `aminmax`
+        lowest = int(extremes.min)
+        highest = int(extremes.max)
+        if lowest < 0 or highest >= num_classes:
+            raise ValueError(f"labels must lie in [0, {num_classes}), got {lowest} to {highest}")
 
 
 def as_double(x: Tensor) -> Tensor:
     """The tensor in float64, on the CPU if its device (an Apple GPU) has no float64."""
-    return (x.cpu() if x.device.type == "mps" else x).double()
+    if x.device.type == "mps":
+        x = x.cpu()
+    return x.double()
 
 
 def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
@@ -194,9 +215,11 @@ def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
         KL(y || y') at [y, y'], shape (K, K), float64, differentiable; on the CPU if the device of
         the means has no float64.
     """
-    mu, v = as_double(means), as_double(variances).expand(means.shape)
+    mu = as_double(means)
     mu = mu - mu.mean(dim=0)
-    precisions, logdet = v.reciprocal(), v.log().sum(dim=1)
+    v = as_double(variances).expand(means.shape)
+    precisions = v.reciprocal()
+    logdet = v.log().sum(dim=1)
     total = (v + mu.square()) @ precisions.T - 2 * mu @ (precisions * mu).T
     # The diagonal is d - sum mu^2/v; subtracting it adds the missing square and -d.
     kl = 0.5 * (total - total.diagonal() + logdet - logdet[:, None])

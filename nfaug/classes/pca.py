@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 __all__ = ["ClasswisePCA"]
 
-# An accelerator multiplies every image with the axes of all classes at once or, above this many
-# classes, with copies of the axes of its own class.
+# Up to this many classes, an accelerator multiplies every image with the axes of all classes at
+# once; above, with copies of the axes of the image's class.
 _GEMM_CLASSES = 64
 _COPIED = 2**26  # values of axes that are copied at a time: 256 MiB in float32
 
-# Type and shape of each tensor, for K classes, dimension d, rank r and N rows of memory.
-_TENSORS = {
+# Type and shape of each tensor, for K classes, dimension d, rank r and N rows of memory: "Krd" is
+# (K, r, d).
+_TENSORS: dict[str, tuple[torch.dtype, str]] = {
     "mean": (torch.float32, "Kd"),
     "axes": (torch.float16, "Krd"),
     "eigenvalues": (torch.float32, "Kr"),
@@ -68,6 +69,10 @@ class ClasswisePCA(nn.Module):
         has_memory: Whether there is a memory.
     """
 
+    num_classes: int
+    rank: int
+    dim: int
+    has_memory: bool
     mean: Tensor
     axes: Tensor
     eigenvalues: Tensor
@@ -104,31 +109,34 @@ class ClasswisePCA(nn.Module):
         """Coefficients a = U_y^T (z - m_y), shape (B, r)."""
         centred = z.flatten(1).float() - self.mean[labels]
         if self._at_once and not _one_class_at_a_time(z.device):
-            every = (centred @ self.axes.flatten(0, 1).T).unflatten(1, (-1, self.rank))
-            return every[torch.arange(len(z), device=z.device), labels]
+            coefficients = centred @ self.axes.flatten(0, 1).T  # for the axes of all classes
+            coefficients = coefficients.unflatten(1, (-1, self.rank))
+            return coefficients[torch.arange(len(z), device=z.device), labels]
         return _products(centred, labels, self.axes.mT)
 
     def add(self, z: Tensor, labels: Tensor, delta: Tensor) -> Tensor:
         """Latents moved inside the span of the class: z + U_y delta with delta of shape (B, r)."""
         if self._at_once and not _one_class_at_a_time(z.device):
-            every = delta.new_zeros(len(delta), self.num_classes, self.rank)
-            every[torch.arange(len(z), device=z.device), labels] = delta
-            moved = every.flatten(1) @ self.axes.flatten(0, 1)
+            deltas = delta.new_zeros(len(delta), self.num_classes, self.rank)  # 0 for other classes
+            deltas[torch.arange(len(z), device=z.device), labels] = delta
+            change = deltas.flatten(1) @ self.axes.flatten(0, 1)
         else:
-            moved = _products(delta, labels, self.axes)
-        return z + moved.view_as(z)
+            change = _products(delta, labels, self.axes)
+        return z + change.view_as(z)
 
     def scores(
         self, z: Tensor, labels: Tensor, coefficients: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Distance of latents from their class, inside and outside its span, (B,) each.
 
-        The `distance`, and the energy |z - m_y|^2 - |a|^2 that is left outside. `coefficients` a
-        are the result of `project`, if already computed.
+        Inside, it is `distance`. Outside, it is the energy |z - m_y|^2 - |a|^2 that is left there.
+        `coefficients` are a, the result of `project`, if it is already computed.
         """
-        a = self.project(z, labels) if coefficients is None else coefficients
-        energy = (z.flatten(1).float() - self.mean[labels]).square().sum(1) - a.square().sum(1)
-        return self.distance(a, labels), energy.clamp(min=0)
+        if coefficients is None:
+            coefficients = self.project(z, labels)
+        centred = z.flatten(1).float() - self.mean[labels]
+        energy = centred.square().sum(1) - coefficients.square().sum(1)
+        return self.distance(coefficients, labels), energy.clamp(min=0)
 
     def distance(self, coefficients: Tensor, labels: Tensor) -> Tensor:
         """Squared Mahalanobis distance sum_i a_i^2 / eigenvalue_i inside the span, (B,)."""
@@ -150,7 +158,8 @@ class ClasswisePCA(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """Tensors by name, for `from_tensors`; axes in float16."""
         tensors = {name: value for name, value in self.named_buffers() if name in _TENSORS}
-        return tensors | {"axes": self.axes.half()}
+        tensors["axes"] = self.axes.half()
+        return tensors
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ClasswisePCA:
@@ -178,21 +187,27 @@ class ClasswisePCA(nn.Module):
         """
         if max_axes_fraction is not None and not 0 < max_axes_fraction <= 1:
             raise ValueError(f"max_axes_fraction must be in (0, 1]; got {max_axes_fraction}")
-        tensors = {name: x.clone() for name, x in self.tensors().items() if name not in _MEMORY}
+        tensors: dict[str, Tensor] = {}
+        for name, value in self.tensors().items():
+            if name not in _MEMORY:
+                tensors[name] = value.clone()
         if max_axes_fraction is not None:
-            kept = torch.minimum(self.ranks, (self.counts * max_axes_fraction).long())
-            rank = max(1, int(kept.max()))
-            dropped = torch.arange(self.rank, device=kept.device) >= kept[:, None]
+            ranks = torch.minimum(self.ranks, (self.counts * max_axes_fraction).long())
+            rank = max(1, int(ranks.max()))
+            dropped = torch.arange(self.rank, device=ranks.device) >= ranks[:, None]
             largest = self.eigenvalues.masked_fill(~dropped, 0.0).amax(1)
             tensors["gate_energy"] += largest * self.gate_distance
             tensors["axes"] = tensors["axes"].masked_fill(dropped[:, :, None], 0.0)[:, :rank]
             tensors["eigenvalues"] = self.eigenvalues.masked_fill(dropped, 0.0)[:, :rank]
-            tensors["ranks"] = kept
+            tensors["ranks"] = ranks
         return ClasswisePCA(tensors)
 
 
 def _one_class_at_a_time(device: torch.device) -> bool:
-    """Whether to ask how many images each class has; an accelerator would have to synchronize."""
+    """Whether `_products` goes through the classes, for which it reads how many rows each has.
+
+    An accelerator would have to synchronize.
+    """
     return device.type == "cpu"
 
 
@@ -203,49 +218,81 @@ def _products(rows: Tensor, labels: Tensor, matrices: Tensor) -> Tensor:
     if _one_class_at_a_time(rows.device):
         order = labels.argsort(stable=True)
         sizes = torch.bincount(labels, minlength=len(matrices)).tolist()
-        parts = [
-            part @ matrices[label].float()
-            for label, part in enumerate(rows[order].split(sizes))
-            if len(part)
-        ]
-        return torch.cat(parts)[order.argsort()]
-    step = max(1, _COPIED // matrices[0].numel())
-    pairs = zip(rows.split(step), labels.split(step), strict=True)
-    return torch.cat([torch.bmm(r[:, None], matrices[y].float())[:, 0] for r, y in pairs])
+        products: list[Tensor] = []
+        for label, part in enumerate(rows[order].split(sizes)):
+            if len(part) > 0:
+                products.append(part @ matrices[label].float())
+        return torch.cat(products)[order.argsort()]
+    products = []
+    size = max(1, _COPIED // matrices[0].numel())
+    for part, part_labels in zip(rows.split(size), labels.split(size), strict=True):
+        products.append(torch.bmm(part[:, None], matrices[part_labels].float())[:, 0])
+    return torch.cat(products)
 
 
 def _check(tensors: Mapping[str, Tensor]) -> None:
     """Check names, types, shapes and values; see `ClasswisePCA.from_tensors`."""
-    names = _TENSORS.keys() if tensors.keys() & _MEMORY else _TENSORS.keys() - _MEMORY
-    wrong = [f"{name} is missing" for name in sorted(names - tensors.keys())]
-    wrong += [f"{name} is unexpected" for name in sorted(tensors.keys() - names)]
+    sizes = _check_shapes(tensors)
+    _check_values(tensors, num_classes=sizes["K"], rank=sizes["r"])
+    if "memory_labels" in tensors and bool((tensors["memory_labels"].diff() < 0).any()):
+        raise ValueError("memory_labels must be sorted by class")
+    _check_axes(tensors["axes"], tensors["ranks"])
+
+
+def _check_shapes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Check names, types and shapes, and return the sizes K, d, r and N."""
+    names = set(_TENSORS)
+    if not tensors.keys() & _MEMORY:
+        names -= _MEMORY
+    problems = [f"{name} is missing" for name in sorted(names - tensors.keys())]
+    problems.extend(f"{name} is unexpected" for name in sorted(tensors.keys() - names))
     sizes: dict[str, int] = {}
-    for name in [name for name in _TENSORS if name in tensors]:
-        tensor, (dtype, letters) = tensors[name], _TENSORS[name]
+    for name, (dtype, letters) in _TENSORS.items():
+        if name not in tensors:
+            continue
+        tensor = tensors[name]
         shape = tuple(tensor.shape)
-        same = [sizes.setdefault(*pair) for pair in zip(letters, shape, strict=False)]
-        if tensor.dtype != dtype or len(shape) != len(letters) or (*same,) != shape or 0 in shape:
-            wrong.append(f"{name} has {tensor.dtype} {shape}, not {dtype} {letters} {sizes}")
-    if wrong:
-        raise ValueError(f"invalid tensors of a classwise PCA: {'; '.join(wrong)}")
-    limits = {"ranks": (0, sizes["r"]), "counts": (1, math.inf), "eigenvalues": (0, math.inf)}
-    limits |= dict.fromkeys(("gate_distance", "gate_energy"), (0, math.inf))
-    limits["memory_labels"] = (0, sizes["K"] - 1)
-    for name in [name for name in tensors if name != "axes"]:
+        # The first tensor with a letter sets its size.
+        for letter, size in zip(letters, shape, strict=False):
+            sizes.setdefault(letter, size)
+        expected = tuple(sizes.get(letter) for letter in letters)
+        if tensor.dtype != dtype or shape != expected or 0 in shape:
+            problems.append(f"{name} has {tensor.dtype} {shape}, not {dtype} {letters} {sizes}")
+    if problems:
+        raise ValueError(f"invalid tensors of a classwise PCA: {'; '.join(problems)}")
+    return sizes
+
+
+def _check_values(tensors: Mapping[str, Tensor], *, num_classes: int, rank: int) -> None:
+    """Check that the values of all tensors but the axes are finite and in range."""
+    limits = {
+        "ranks": (0, rank),
+        "counts": (1, math.inf),
+        "eigenvalues": (0, math.inf),
+        "gate_distance": (0, math.inf),
+        "gate_energy": (0, math.inf),
+        "memory_labels": (0, num_classes - 1),
+    }
+    for name, tensor in tensors.items():
+        if name == "axes":
+            continue
         low, high = limits.get(name, (-math.inf, math.inf))
-        least, most = tensors[name].min().item(), tensors[name].max().item()  # NaN if one is
+        least = tensor.min().item()  # NaN if a value is NaN
+        most = tensor.max().item()
         if not (low <= least and most <= high and math.isfinite(most - least)):
             raise ValueError(
                 f"{name} must be finite, in [{low}, {high}]; got values from {least} to {most}"
             )
-    if "memory_labels" in tensors and bool((tensors["memory_labels"].diff() < 0).any()):
-        raise ValueError("memory_labels must be sorted by class")
-    for label, axes in enumerate(tensors["axes"]):  # one class at a time: all classes may take 3 GB
-        used = int(tensors["ranks"][label])
-        lengths = torch.linalg.vector_norm(axes.float(), dim=1)
-        good = (lengths[:used] - 1).abs() <= 0.02  # false for NaN
-        if not bool(good.all()) or bool(lengths[used:].any()):
+
+
+def _check_axes(axes: Tensor, ranks: Tensor) -> None:
+    """Check that each class has as many axes of length 1 as its rank, and zeros after them."""
+    for label, class_axes in enumerate(axes):  # in float32, all classes together may take 3 GB
+        rank = int(ranks[label])
+        lengths = torch.linalg.vector_norm(class_axes.float(), dim=1)
+        is_one = (lengths[:rank] - 1).abs() <= 0.02  # false for NaN
+        if not bool(is_one.all()) or bool(lengths[rank:].any()):
             raise ValueError(
-                f"axes of class {label} must be {used} rows of length 1 followed by zeros; got "
+                f"axes of class {label} must be {rank} rows of length 1 followed by zeros; got "
                 f"lengths {lengths.tolist()[:9]}"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,13 +14,28 @@ __all__ = ["ClassFit", "ClasswisePCA", "assemble", "fit_class"]
 
 _QUANTILE = 0.99  # share of held-out images that each of the two limits of the gate lets pass
 _EXACT = 512  # images up to which the eigenvectors are computed exactly
-_OVERSAMPLE, _POWER = 16, 4  # extra columns and power iterations of the randomized method
+_OVERSAMPLE = 16  # extra columns of the randomized method
+_POWER_ITERATIONS = 4  # of the randomized method
 _LEAST_SHARE = 1e-6  # axes with a smaller share of the first axis's variance are noise
 
-#: Mean (d,), orthonormal axes (r, d) and eigenvalues (r,) of the latents of a class.
-Axes: TypeAlias = tuple[Tensor, Tensor, Tensor]
 #: The tensors of a `ClasswisePCA` of one class, without `memory_labels`, on the CPU.
 ClassFit: TypeAlias = dict[str, Tensor]
+
+
+class Axes(NamedTuple):
+    """Mean (d,), orthonormal axes (r, d) and variances along them (r,) of latents."""
+
+    mean: Tensor
+    axes: Tensor
+    eigenvalues: Tensor
+
+
+class _Scores(NamedTuple):
+    """Distance and energy of latents as in `ClasswisePCA.scores`, (N,), and coefficients (N, r)."""
+
+    distance: Tensor
+    energy: Tensor
+    coefficients: Tensor
 
 
 def fit_class(
@@ -44,114 +59,137 @@ def fit_class(
         ValueError: There are no latents, or latents are not finite.
     """
     latents = latents.flatten(1).float()
-    latents = latents.cpu() if latents.device.type == "mps" else latents  # which has no float64
+    if latents.device.type == "mps":
+        latents = latents.cpu()  # Apple GPUs have no float64
     bad = int((~torch.isfinite(latents)).any(1).sum())
-    if bad or not len(latents):
+    if bad > 0 or len(latents) == 0:
         raise ValueError(f"{bad} of {len(latents)} latents of class {label} are not finite")
-    mean, axes, eigenvalues = fitted = _fit_axes(latents, rank, generator)
-    *scores, coefficients = _scores(latents, fitted)
-    limits = torch.stack([x.quantile(_QUANTILE) for x in scores])
-    if len(latents) == 1:  # no range is known: noise may change its image
-        coefficients, limits = coefficients[:0], limits + torch.finfo(torch.float32).max
+    fitted = _fit_axes(latents, rank, generator)
+    scores = _scores(latents, fitted)
+    gate_distance = scores.distance.quantile(_QUANTILE)
+    gate_energy = scores.energy.quantile(_QUANTILE)
+    memory = scores.coefficients.half()
+    memory = memory[torch.isfinite(memory).all(1)]  # some may overflow float16
+    if len(latents) == 1:
+        # The image has no partner, and the range of its class is not known.
+        memory = memory[:0]
+        gate_distance = gate_distance + torch.finfo(torch.float32).max
+        gate_energy = gate_energy + torch.finfo(torch.float32).max
     else:
-        held_out = _held_out_scores(latents, rank, len(axes), generator)
-        limits = limits.maximum(torch.stack([x.quantile(_QUANTILE) for x in held_out]))
-    memory = coefficients.half()
+        distance, energy = _held_out_scores(latents, rank, len(fitted.axes), generator)
+        gate_distance = gate_distance.maximum(distance.quantile(_QUANTILE))
+        gate_energy = gate_energy.maximum(energy.quantile(_QUANTILE))
     tensors = {
-        "mean": mean[None],
-        "axes": axes.half()[None],
-        "eigenvalues": eigenvalues[None],
-        "ranks": torch.tensor([len(axes)]),
+        "mean": fitted.mean[None],
+        "axes": fitted.axes.half()[None],
+        "eigenvalues": fitted.eigenvalues[None],
+        "ranks": torch.tensor([len(fitted.axes)]),
         "counts": torch.tensor([len(latents)]),
-        "gate_distance": limits[:1],
-        "gate_energy": limits[1:],
-        "memory": memory[torch.isfinite(memory).all(1)],  # some may overflow float16
+        "gate_distance": gate_distance[None],
+        "gate_energy": gate_energy[None],
+        "memory": memory,
     }
     return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def assemble(fits: Sequence[ClassFit], *, memory: bool) -> ClasswisePCA:
-    """The PCA of all classes, of their fits in label order.
+    """The PCA of all classes, from their fits in the order of labels.
 
     Raises:
         ValueError: There is no class.
     """
     if not fits:
         raise ValueError("latents must hold at least one class; got none")
-    width = max(1, *(int(fit["ranks"]) for fit in fits))
-
-    def joined(name: str) -> Tensor:
+    ranks = [int(fit["ranks"]) for fit in fits]
+    rank = max(1, *ranks)
+    tensors: dict[str, Tensor] = {}
+    for name in fits[0]:
         parts = [fit[name] for fit in fits]
         if name in ("axes", "eigenvalues", "memory"):  # classes have different numbers of axes
-            gaps = [x.new_zeros(len(x), width - x.shape[1], *x.shape[2:]) for x in parts]
-            parts = [torch.cat(pair, dim=1) for pair in zip(parts, gaps, strict=True)]
-        return torch.cat(parts)
-
-    tensors = {name: joined(name) for name in fits[0]}
+            parts = [_widened(part, rank) for part in parts]
+        tensors[name] = torch.cat(parts)
     sizes = torch.tensor([len(fit["memory"]) for fit in fits])
     tensors["memory_labels"] = torch.arange(len(fits)).repeat_interleave(sizes)
     if not memory or not bool(sizes.any()):
-        del tensors["memory"], tensors["memory_labels"]
+        del tensors["memory"]
+        del tensors["memory_labels"]
     return ClasswisePCA(tensors)
+
+
+def _widened(tensor: Tensor, size: int) -> Tensor:
+    """The tensor with zeros after the values of its second dimension, up to `size`."""
+    zeros = tensor.new_zeros(len(tensor), size - tensor.shape[1], *tensor.shape[2:])
+    return torch.cat([tensor, zeros], dim=1)
 
 
 def _held_out_scores(
     latents: Tensor, rank: int, axes: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Distance and energy of all latents, each on axes that are fitted to the other folds."""
-    folds = min(5 if len(latents) <= 400 else 2, len(latents))
+    """Distance and energy of all latents, each on axes that are fitted to the other folds.
+
+    `axes` is the number of axes that are fitted to all latents.
+    """
+    folds = 5 if len(latents) <= 400 else 2
+    folds = min(folds, len(latents))
     fold = torch.arange(len(latents), device=latents.device) % folds
-    distances, energies = [], []
-    for number in range(folds):
-        part = _fit_axes(latents[fold != number], rank, generator)
-        distance, energy, _ = _scores(latents[fold == number], part)
-        # The distance is a sum over axes, and a fold may have fewer axes.
-        distances.append(distance * (axes / max(1, len(part[1]))))
-        energies.append(energy)
+    distances: list[Tensor] = []
+    energies: list[Tensor] = []
+    for held_out in range(folds):
+        fitted = _fit_axes(latents[fold != held_out], rank, generator)
+        scores = _scores(latents[fold == held_out], fitted)
+        # The distance is a sum over axes, of which a fit to fewer latents may have fewer.
+        distances.append(scores.distance * (axes / max(1, len(fitted.axes))))
+        energies.append(scores.energy)
     return torch.cat(distances), torch.cat(energies)
 
 
-def _scores(latents: Tensor, fitted: Axes) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance and energy as in `ClasswisePCA.scores`, and the coefficients."""
-    mean, axes, eigenvalues = fitted
-    centred = latents - mean
-    coefficients = centred @ axes.T
-    distance = (coefficients.square() / eigenvalues).sum(1)
+def _scores(latents: Tensor, fitted: Axes) -> _Scores:
+    centred = latents - fitted.mean
+    coefficients = centred @ fitted.axes.T
+    distance = (coefficients.square() / fitted.eigenvalues).sum(1)
     energy = centred.square().sum(1) - coefficients.square().sum(1)
-    return distance, energy.clamp(min=0), coefficients
+    return _Scores(distance, energy.clamp(min=0), coefficients)
 
 
 def _fit_axes(latents: Tensor, rank: int, generator: torch.Generator | None) -> Axes:
-    """The leading axes of latents, with values as float16 stores them."""
+    """The leading axes of latents, rounded to float16, in float32."""
     count, dim = latents.shape
     mean = latents.double().mean(0).float()
     centred = latents - mean
     rank = min(rank, count - 1, dim)
     if rank < 1:
-        return mean, centred[:0], mean[:0]
+        return Axes(mean, centred[:0], mean[:0])
     if count <= _EXACT:
-        values, vectors = torch.linalg.eigh(centred.double() @ centred.double().T)
-        values, axes = values[-rank:].flip(0), vectors[:, -rank:].flip(1).T.float() @ centred
-        axes = axes / torch.linalg.vector_norm(axes, dim=1, keepdim=True).clamp(min=1e-30)
+        squares, axes = _exact(centred, rank)
     else:
-        values, axes = _randomized(centred, rank, generator)
+        squares, axes = _randomized(centred, rank, generator)
     # The axes of constant images are rounding errors.
-    scale = latents.square().sum() * 1e-12
-    axes = axes[(values > _LEAST_SHARE * values[:1]) & (values > scale)]
+    rounding_error = latents.square().sum() * 1e-12
+    axes = axes[(squares > _LEAST_SHARE * squares[:1]) & (squares > rounding_error)]
     largest = axes.abs().argmax(1, keepdim=True)
     axes = axes * axes.gather(1, largest).sign()
-    return mean, axes.half().float(), (values[: len(axes)] / (count - 1)).float()
+    eigenvalues = squares[: len(axes)] / (count - 1)
+    return Axes(mean, axes.half().float(), eigenvalues.float())
+
+
+def _exact(centred: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Squared singular values and right singular vectors of (N, d) rows, largest first."""
+    squares, vectors = torch.linalg.eigh(centred.double() @ centred.double().T)
+    squares = squares[-rank:].flip(0)
+    axes = vectors[:, -rank:].flip(1).T.float() @ centred
+    lengths = torch.linalg.vector_norm(axes, dim=1, keepdim=True)
+    return squares, axes / lengths.clamp(min=1e-30)
 
 
 def _randomized(
     centred: Tensor, rank: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Squared singular values and right singular vectors of (N, d) rows, largest first."""
+    """The same as `_exact`, by a randomized range finder with power iterations."""
     columns = min(rank + _OVERSAMPLE, *centred.shape)
     device = centred.device if generator is None else generator.device
     sketch = torch.randn(len(centred), columns, generator=generator, device=device)
     basis = torch.linalg.qr(centred.T @ sketch.to(centred))[0]
-    for _ in range(_POWER):
+    for _ in range(_POWER_ITERATIONS):
         basis = torch.linalg.qr(centred.T @ (centred @ basis))[0]
     _, values, axes = torch.linalg.svd((centred @ basis).double(), full_matrices=False)
     return values[:rank].square(), axes[:rank].float() @ basis.T

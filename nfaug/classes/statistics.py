@@ -43,10 +43,17 @@ class ClassStatistics:
         torch.Size([2, 3])
     """
 
+    num_classes: int
+    dim: int
+    counts: Tensor
+    means: Tensor
+    m2: Tensor
+
     def __init__(
         self, num_classes: int, dim: int, device: torch.device | str | None = None
     ) -> None:
-        self.num_classes, self.dim = num_classes, dim
+        self.num_classes = num_classes
+        self.dim = dim
         self.counts = torch.zeros(num_classes, dtype=torch.float64, device=device)
         self.means = torch.zeros(num_classes, dim, dtype=torch.float64, device=device)
         self.m2 = torch.zeros_like(self.means)
@@ -62,28 +69,29 @@ class ClassStatistics:
         check_labels(labels, len(z), self.num_classes)
         z = z.flatten(1).to(self.means.device).double()
         labels = labels.to(self.means.device, torch.int64)
-        bad = ~torch.isfinite(z).all(dim=1)
-        if bool(bad.any()):
+        is_bad = ~torch.isfinite(z).all(dim=1)
+        if bool(is_bad.any()):
             raise ValueError(
-                f"{int(bad.sum())} of {len(z)} latents are not finite, the first in class "
-                f"{int(labels[bad][0])}; check the images and the flow's weights"
+                f"{int(is_bad.sum())} of {len(z)} latents are not finite, the first in class "
+                f"{int(labels[is_bad][0])}; check the images and the flow's weights"
             )
         # Only the classes of this batch are updated: O(B d) for any number of classes.
-        classes, local = labels.unique(return_inverse=True)
-        counts = torch.bincount(local, minlength=len(classes)).double()
-        means = z.new_zeros(len(classes), self.dim).index_add_(0, local, z) / counts[:, None]
-        squares = (z - means[local]).square_()
-        m2 = torch.zeros_like(means).index_add_(0, local, squares)
-        before = self.counts[classes]
-        total = before + counts
+        classes, rows = labels.unique(return_inverse=True)  # labels = classes[rows]
+        counts = torch.bincount(rows, minlength=len(classes)).double()
+        means = z.new_zeros(len(classes), self.dim).index_add_(0, rows, z)
+        means /= counts[:, None]
+        squares = (z - means[rows]).square_()
+        m2 = torch.zeros_like(means).index_add_(0, rows, squares)
+        old_counts = self.counts[classes]
+        new_counts = old_counts + counts
         delta = means - self.means[classes]
-        self.means[classes] += delta * (counts / total)[:, None]
-        self.m2[classes] += m2 + delta.square() * (before * counts / total)[:, None]
-        self.counts[classes] = total
+        self.means[classes] += delta * (counts / new_counts)[:, None]
+        self.m2[classes] += m2 + delta.square() * (old_counts * counts / new_counts)[:, None]
+        self.counts[classes] = new_counts
 
     @torch.no_grad()
     def all_reduce(self) -> None:
-        """Combine the statistics of all processes: first the means, then the sums around them.
+        """Combine the statistics of all processes: first the means, then the squares around them.
 
         Every process must call it once, after its last update.
         """
@@ -111,10 +119,14 @@ class ClassStatistics:
             ValueError: If a class has no samples.
         """
         counts = self.counts.round().to(torch.int64)
-        if empty := (counts == 0).nonzero().flatten().tolist():
+        empty = (counts == 0).nonzero().flatten().tolist()
+        if empty:
             raise ValueError(f"every class needs a sample; those of index {empty[:9]} have none")
         variances = self.m2 / self.counts[:, None]
         single = counts == 1
-        known = variances[~single]
-        variances[single] = known.mean(dim=0) if len(known) else torch.ones_like(variances[0])
+        other_variances = variances[~single]
+        if len(other_variances) > 0:
+            variances[single] = other_variances.mean(dim=0)
+        else:
+            variances[single] = 1.0
         return counts, self.means.clone(), variances.clamp_(min=_LEAST_VARIANCE)

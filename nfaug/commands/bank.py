@@ -34,37 +34,38 @@ _SHARDS = (
 
 def parser() -> ArgumentParser:
     """Options of `nfaug bank`."""
-    made = new_parser(
+    parser = new_parser(
         "bank",
         "Make NFA variants of every image and store them, so that training needs no flow: "
         "nfaug.bank.BankDataset replaces images by their variants. The same command continues an "
         "interrupted bank.",
         _SHARDS,
     )
-    add_flow(made)
-    add_data_options(made, "train")
-    add_out(made, "the directory of the bank")
-    made.add_argument("--variants", type=int, default=20, help="variants per image")
-    made.add_argument(
+    add_flow(parser)
+    add_data_options(parser, "train")
+    add_out(parser, "the directory of the bank")
+    parser.add_argument("--variants", type=int, default=20, help="variants per image")
+    parser.add_argument(
         "--residual",
         action="store_true",
         help="store the change of each image at the flow's size, a few kB, and add it to images of "
         "any size in training",
     )
     add_image_size(
-        made,
+        parser,
         "the flow's size, if images have it; choose the size to which your script resizes images",
     )
-    made.add_argument("--batch-size", type=int, default=64, help="number of images at a time")
-    made.add_argument("--workers", type=int, default=0, help="processes that decode images")
-    made.add_argument("--shard", help="the part of the bank to make: i/n with i from 0 to n - 1")
-    made.add_class_arguments(MixSettings, skip={"p"})
-    return made
+    parser.add_argument("--batch-size", type=int, default=64, help="number of images at a time")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode images")
+    parser.add_argument("--shard", help="the part of the bank to make: i/n with i from 0 to n - 1")
+    parser.add_class_arguments(MixSettings, skip={"p"})
+    return parser
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Make the bank or a shard of it."""
-    checkpoint, out = load_on(arguments), Path(arguments.out).expanduser()
+    checkpoint = load_on(arguments)
+    out = Path(arguments.out).expanduser()
     size = None if arguments.residual else arguments.image_size
     codec = checkpoint.flow.codec
     data = open_dataset(
@@ -75,11 +76,12 @@ def run(arguments: Namespace) -> dict[str, Any]:
         **reading(arguments),
     )
     if size is None and not arguments.residual and len(data):
-        stored, made = size_of(data.reader.read(int(data.indices[0]))), data.image_size
-        if stored != made:
+        height, width = size_of(data.reader.read(int(data.indices[0])))
+        if (height, width) != data.image_size:
             raise ValueError(
-                f"image 0 has {stored[0]} x {stored[1]} pixels and the flow {made[0]} x {made[1]}: "
-                "pass --image-size, the size to which your transform resizes images, or --residual"
+                f"image 0 has {height} x {width} pixels and the flow {data.image_size[0]} x "
+                f"{data.image_size[1]}: pass --image-size, the size to which your transform "
+                "resizes images, or --residual"
             )
     shard = None if arguments.shard is None else parse_shard(arguments.shard)
     bank = make_bank(
@@ -95,11 +97,14 @@ def run(arguments: Namespace) -> dict[str, Any]:
         overwrite=arguments.overwrite,
         settings=mixing(arguments),
     )
-    done = 0
+    complete_shards = 0
     if shard is not None:
-        found = [made for made in shard_manifests(out).values() if made is not None]
-        done = sum(made.done == made.images for made in found)
-        bank = Bank(out) if done == shard[1] else bank
+        _, count = shard
+        for manifest in shard_manifests(out).values():
+            if manifest is not None and manifest.done == manifest.images:
+                complete_shards += 1
+        if complete_shards == count:
+            bank = Bank(out)
     result: dict[str, Any] = {
         "out": arguments.out,
         "images": len(bank),
@@ -108,5 +113,6 @@ def run(arguments: Namespace) -> dict[str, Any]:
         "applied": int(bank.applied.sum()),
     }
     if shard is not None:
-        result.update(shard=arguments.shard, complete_shards=done)
+        result["shard"] = arguments.shard
+        result["complete_shards"] = complete_shards
     return result

@@ -47,13 +47,15 @@ __all__ = [
 
 READING = ("data_dir", "download", "on_error")
 FLOW = "a checkpoint directory, owner/name on the Hub, or builtin:NAME"
+_LONGEST_ERROR = 2000  # characters
 _load_yaml = get_loader("yaml")
 
 
 def _without_aliases(text: str) -> Any:
     """Load YAML without its aliases: a few lines of them stand for millions of values."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-        raise yaml.YAMLError("settings cannot have YAML aliases (*name)")
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError("settings cannot have YAML aliases (*name)")
     try:
         return _load_yaml(text)
     except RecursionError:
@@ -75,18 +77,21 @@ class CommandParser(ArgumentParser):
     # jsonargparse gives this method to its groups as well, and there it sees only module globals.
     def add_argument(self, *names: Any, **options: Any) -> Any:
         """Add an argument as jsonargparse does, named with hyphens and with its default shown."""
-        own = dataclasses.is_dataclass(options.get("type"))  # its fields come one by one
-        if own or options.get("help") == argparse.SUPPRESS:  # options of jsonargparse
+        if dataclasses.is_dataclass(options.get("type")):  # its fields come one by one
             return super().add_argument(*names, **options)
-        hyphened = [name.replace("_", "-") if name[:2] == "--" else name for name in names]
+        if options.get("help") == argparse.SUPPRESS:  # an option of jsonargparse
+            return super().add_argument(*names, **options)
+        hyphened = [_hyphened(name) for name in names]
         if "action" not in options and "type" not in options:  # a settings file has any value
             options["type"] = str if options.get("required") else str | None
         if "help" in options:
             options["help"] = _described(**options)
-        added = super().add_argument(*hyphened, **options)
-        if added.metavar is added.choices is None and added.nargs != 0 and added.option_strings:
-            added.metavar = added.dest.rpartition(".")[2].upper()
-        return added
+        action = super().add_argument(*hyphened, **options)
+        takes_value = bool(action.option_strings) and action.nargs != 0
+        if takes_value and action.metavar is None and action.choices is None:
+            _, _, name = action.dest.rpartition(".")
+            action.metavar = name.upper()
+        return action
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None, **options: Any
@@ -95,9 +100,9 @@ class CommandParser(ArgumentParser):
             parsed = super().parse_args(args, namespace, **options)
         except ModuleNotFoundError:  # a package that must be installed
             raise
-        except ImportError as error:  # of a settings file that names a class
+        except ImportError as error:  # a settings file names a class
             self.error(str(error))
-        except OverflowError:  # of a whole number with hundreds of digits
+        except OverflowError:  # a whole number has hundreds of digits
             self.error("a number in the settings is too large")
         for group in self.groups or ():  # a settings file can give a dataclass any value
             if not isinstance(parsed.get(group, Namespace()), Namespace):
@@ -117,7 +122,6 @@ class CommandParser(ArgumentParser):
         self.exit(2, f"{self.prog}: error: {shown} (see {self.prog} --help)\n")
 
 
-_LONGEST_ERROR = 2000  # characters
 _TYPES = {
     "int": "a whole number",
     "float": "a number",
@@ -139,23 +143,32 @@ def _in_plain_words(message: str) -> str:
     message = re.sub(r"<class '(.*?)'>", r"\1", message)
     named = _NAMED_CLASS.search(message)
     if named is not None:
-        taker = "a setting" if named[1] is None else _option(named[1])
-        return f"{taker} takes values, and no class; got {named[2]}"
+        setting, given = named.groups()
+        option = "a setting" if setting is None else _hyphened(f"--{setting}")
+        return f"{option} takes values, and no class; got {given}"
     wrong = _WRONG_TYPE.search(message)
     types = re.findall(r"Expected a (?:typing\.)?(\w+)", message)
     if wrong is None or not types:
         return message
-    kinds = dict.fromkeys(_TYPES.get(name, name) for name in types if name != "Literal")
-    expected = list(kinds)
+    expected: list[str] = []
     choices = re.search(r"Literal\[(.*?)\]", message)
     if choices is not None:
-        expected.insert(0, f"one of {choices[1]}")
-    return f"{_option(wrong[1])} must be {' or '.join(expected)}; got {wrong[2]!r}"
+        expected.append(f"one of {choices[1]}")
+    for name in dict.fromkeys(types):
+        if name != "Literal":
+            expected.append(_TYPES.get(name, name))
+    setting, given = wrong.groups()
+    return f"{_hyphened(f'--{setting}')} must be {' or '.join(expected)}; got {given!r}"
 
 
-def _option(key: str) -> str:
-    """The option of a setting: --prior.fixed-point for prior.fixed_point."""
-    return "--" + key.replace("_", "-")
+def _hyphened(option: str) -> str:
+    """An option as it is typed: --prior.fixed-point for --prior.fixed_point.
+
+    The name of a positional argument is left as it is.
+    """
+    if not option.startswith("--"):
+        return option
+    return option.replace("_", "-")
 
 
 def lies_in(place: str, folder: str) -> bool:
@@ -172,9 +185,11 @@ def _counts_as_data(out: str, data: str) -> bool:
     below = Path(out).resolve().relative_to(root).parts
     if not below:
         return True
+    top = below[0]
     folders = {child.name for child in root.iterdir() if child.is_dir()}
-    splits = splits_among(folders | {below[0]})
-    return not splits or below[0] in splits  # folders beside those of splits are not read
+    folders.add(top)
+    splits = splits_among(folders)
+    return not splits or top in splits  # folders beside those of splits are not read
 
 
 def _described(help: str, default: Any = None, required: bool = False, **_: Any) -> str:
@@ -238,7 +253,7 @@ def add_image_size(parser: ArgumentParser, default: str) -> None:
 def _image_size(value: Any) -> tuple[int, int]:
     try:
         return as_size(value)
-    except ValueError as error:  # of another ValueError argparse shows the name of the type
+    except ValueError as error:  # for which argparse would show the name of the type only
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
@@ -261,8 +276,11 @@ def add_autoencoder(parser: ArgumentParser) -> None:
 
 def mixing(arguments: Namespace) -> MixSettings:
     """The settings of the options that `add_class_arguments(MixSettings)` added."""
-    names = [field.name for field in dataclasses.fields(MixSettings)]
-    return MixSettings(**{name: arguments[name] for name in names if name in arguments})
+    settings = {}
+    for field in dataclasses.fields(MixSettings):
+        if field.name in arguments:
+            settings[field.name] = arguments[field.name]
+    return MixSettings(**settings)
 
 
 def load_on(arguments: Namespace) -> Checkpoint:
@@ -273,7 +291,10 @@ def load_on(arguments: Namespace) -> Checkpoint:
 
 def reading(arguments: Namespace) -> dict[str, Any]:
     """The options of `add_data_options` as arguments of `open_dataset`, but data and split."""
-    return {name: arguments[name] for name in (*READING, "per_class", "seed")}
+    options = {name: arguments[name] for name in READING}
+    options["per_class"] = arguments.per_class
+    options["seed"] = arguments.seed
+    return options
 
 
 def picture_file(arguments: Namespace) -> Path:

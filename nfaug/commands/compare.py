@@ -20,35 +20,36 @@ _FLOWS = (
     "flows of NFA besides builtin:pixels; they need --test-data, images that they were not trained "
     "on: by images that a flow has seen, NFA would be judged too well"
 )
-_SMALL, _LARGE = 48, 128  # default side of the images: small-cnn, a timm model
+_SMALL = 48  # the longest side of images by default, for small-cnn
+_LARGE = 128  # and for a timm model
 
 
 def parser() -> ArgumentParser:
     """Options of `nfaug compare`: data, output, and every field of `CompareSettings`."""
-    made = new_parser(
+    parser = new_parser(
         "compare",
         "Does an augmentation help on your images? Train classifiers with few labels, without and "
         "with NFA, RandAugment and TrivialAugment, and write a table, a plot, one sentence of "
         "advice and the lines to paste.",
         "Ctrl-C keeps what is done; the same command goes on.",
     )
-    made.add_argument("--data", required=True, help=DATA_SOURCES)
-    made.add_argument(
+    parser.add_argument("--data", required=True, help=DATA_SOURCES)
+    parser.add_argument(
         "--test-data",
         help="images to judge by, none of which are trained on: the test split, or all if there "
         "are no splits (default: a part of --data is held out)",
     )
-    add_reading(made)
-    made.add_argument(
+    add_reading(parser)
+    parser.add_argument(
         "--out",
         default="nfaug-compare",
         help="the folder to write: a new or empty one, or that of the same comparison, which goes "
         "on; it cannot lie in the data",
     )
-    add_image_size(made, f"their own, at most {_SMALL}, or {_LARGE} for a timm model")
-    made.add_argument("--flow", nargs="*", default=[], help=_FLOWS)
-    made.add_class_arguments(CompareSettings, skip={"flow"})
-    return made
+    add_image_size(parser, f"their own, at most {_SMALL}, or {_LARGE} for a timm model")
+    parser.add_argument("--flow", nargs="*", default=[], help=_FLOWS)
+    parser.add_class_arguments(CompareSettings, skip={"flow"})
+    return parser
 
 
 def run(arguments: Namespace) -> dict[str, Any] | str:
@@ -61,30 +62,36 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
                 f"--out {arguments.out} lies in --{name} {folder}, where its picture would be read "
                 "as an image: choose a folder outside of the data"
             )
-    given = {field.name: arguments[field.name] for field in fields(CompareSettings)}
-    settings = CompareSettings(**{**given, "flow": tuple(given["flow"])})
-    most = _SMALL if settings.network == "small-cnn" else _LARGE
-    size = arguments.image_size
+    values = {field.name: arguments[field.name] for field in fields(CompareSettings)}
+    values["flow"] = tuple(values["flow"])
+    settings = CompareSettings(**values)
     reading = {name: arguments[name] for name in READING}
+    size = arguments.image_size
     data = open_dataset(arguments.data, image_size=size or 1, **reading)
     if size is None:
-        own = common_size(data, most)
-        scale = min(1.0, most / max(own))
-        height, width = (max(8, round(side * scale)) for side in own)  # small-cnn needs 8
-        data = data.resized((height, width))
-    found = compare(data, settings, out=arguments.out, test=_test_images(arguments, data, reading))
+        longest = _SMALL if settings.network == "small-cnn" else _LARGE
+        data = data.resized(_default_size(data, longest))
+    test = _test_images(arguments, data, reading)
+    comparison = compare(data, settings, out=arguments.out, test=test)
     if not arguments.json:
         files = "table.md, cells.csv and, from two seeds on, gains.png"
-        return f"{found.text()}\nIn {arguments.out}: {files}."
+        return f"{comparison.text()}\nIn {arguments.out}: {files}."
     return {
         "out": arguments.out,
-        "advice": found.advice(),
-        "seeds": len(found.seeds),
-        "seconds": round(found.seconds, 1),
-        "accuracy": {row.title: round(found.accuracy(row), 2) for row in found.rows},
-        "gain": {row.title: str(found.gain(row)) for row in found.rows[1:]},
-        "code": found.code().splitlines(),
+        "advice": comparison.advice(),
+        "seeds": len(comparison.seeds),
+        "seconds": round(comparison.seconds, 1),
+        "accuracy": {row.title: round(comparison.accuracy(row), 2) for row in comparison.rows},
+        "gain": {row.title: str(comparison.gain(row)) for row in comparison.rows[1:]},
+        "code": comparison.code().splitlines(),
     }
+
+
+def _default_size(data: LabelledImages, longest: int) -> tuple[int, int]:
+    """The size of the images, scaled down if a side is longer than `longest`."""
+    height, width = common_size(data, longest)
+    scale = min(1.0, longest / max(height, width))
+    return max(8, round(height * scale)), max(8, round(width * scale))  # small-cnn needs 8
 
 
 def _test_images(
@@ -93,7 +100,7 @@ def _test_images(
     """The images of --test-data: their test split, or all if there are no splits."""
     if arguments.test_data is None:
         return None
-    opened = functools.partial(
+    open_test_data = functools.partial(
         open_dataset,
         arguments.test_data,
         image_size=data.image_size,
@@ -101,6 +108,6 @@ def _test_images(
         **reading,
     )
     try:
-        return opened(split="test")
+        return open_test_data(split="test")
     except MissingSplitError:
-        return opened()
+        return open_test_data()

@@ -19,16 +19,16 @@ __all__ = ["parser", "run"]
 
 def parser() -> ArgumentParser:
     """Options of `nfaug eval`."""
-    made = new_parser(
+    parser = new_parser(
         "eval",
         "Measure a checkpoint on labelled images: bits per dimension, NF-Acc (share of images "
         "whose class has the highest latent likelihood, top 1 and top 5), and the share of images "
         "that encode and decode bit for bit.",
     )
-    add_flow(made)
-    add_data_options(made, "test")
-    made.add_argument("--batch-size", type=PositiveInt, default=256, help="images per batch")
-    return made
+    add_flow(parser)
+    add_data_options(parser, "test")
+    parser.add_argument("--batch-size", type=PositiveInt, default=256, help="images per batch")
+    return parser
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
@@ -38,24 +38,24 @@ def run(arguments: Namespace) -> dict[str, Any]:
     checkpoint = load_on(arguments)
     if checkpoint.gaussians is None:
         raise ValueError(f"{arguments.flow} has no class gaussians; fit them with: nfaug fit")
-    known = bool(checkpoint.config.class_names)
+    labelled = bool(checkpoint.config.class_names)
     codec = checkpoint.flow.codec
-    opened = functools.partial(
+    open_data = functools.partial(
         open_dataset,
         arguments.data,
         image_size=codec.image_size,
         channels=codec.channels,
-        labels=known,
+        labels=labelled,
         **reading(arguments),
     )
     try:
-        dataset = opened(split=arguments.split or "test")
+        dataset = open_data(split=arguments.split or "test")
     except MissingSplitError:
         if arguments.split:
             raise
-        dataset = opened(split="train")  # a folder without splits counts as training images
+        dataset = open_data(split="train")  # a folder without splits counts as training images
         warnings.warn("the data have no test split; using train", stacklevel=1)
-    if known:
+    if labelled:
         check_class_names(dataset.classes, checkpoint.config.class_names)
     return evaluate(
         checkpoint.flow,

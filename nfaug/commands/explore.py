@@ -26,34 +26,34 @@ _LAST_PORT = 65535
 
 def parser() -> ArgumentParser:
     """Options of `nfaug explore`."""
-    made = new_parser(
+    parser = new_parser(
         "explore",
         "Open a page in the browser that shows what NFA does to an image: variants, and their "
         "differences to it. The page is served to this machine alone, until Ctrl-C. Nothing is "
         "sent elsewhere.",
     )
-    made.add_argument(
+    parser.add_argument(
         "--flow",
         nargs="+",
         help="checkpoint directories, owner/name on the Hub, or builtin:NAME, to choose from "
         f"(default: {', '.join(_BUNDLED)}; with --data {', '.join(_FITTED)}). A flow of other "
         "classes than those of --data is first fitted to up to 100 images of each",
     )
-    made.add_argument("--data", help=f"images to show: {DATA_SOURCES}")
-    add_image_size(made, "that of the images, at most 160; choose the size at which you train")
-    add_autoencoder(made)
-    made.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    made.add_argument(
+    parser.add_argument("--data", help=f"images to show: {DATA_SOURCES}")
+    add_image_size(parser, "that of the images, at most 160; choose the size at which you train")
+    add_autoencoder(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument(
         "--port", type=_port, help="port to listen on (default: the first free one from 7860)"
     )
-    made.add_argument("--no-browser", action="store_true", help="do not open a browser window")
-    return made
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")
+    return parser
 
 
 def _port(value: Any) -> int:
     text = str(value)
     if not text.isdecimal() or not 1 <= int(text) <= _LAST_PORT:
-        # Of a ValueError argparse shows the name of the type instead.
+        # For a ValueError argparse would show the name of the type only.
         raise argparse.ArgumentTypeError(
             f"a port is a whole number from 1 to {_LAST_PORT}; got {text!r}"
         )
@@ -66,8 +66,9 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
     if arguments.host != "localhost":
         ipaddress.ip_address(arguments.host)
+    default_flows = _BUNDLED if arguments.data is None else _FITTED
     page = build_app(
-        arguments.flow or (_BUNDLED if arguments.data is None else _FITTED),
+        arguments.flow or default_flows,
         arguments.data,
         autoencoder=arguments.autoencoder,
         image_size=arguments.image_size,

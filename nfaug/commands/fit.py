@@ -27,37 +27,37 @@ __all__ = ["parser", "run"]
 
 def parser() -> ArgumentParser:
     """Options of `nfaug fit`."""
-    made = new_parser(
+    parser = new_parser(
         "fit",
         "Fit an existing flow to your classes in one pass over your images: class gaussians, PCA "
         "axes and the memory of partners, of at most 1,000 images of each class (or --per-class). "
         "The flow itself is not trained. With builtin:pixels as the flow, --autoencoder FILE mixes "
         "latents of this autoencoder in place of pixels.",
     )
-    add_flow(made)
-    add_data_options(made, "train")
+    add_flow(parser)
+    add_data_options(parser, "train")
     add_image_size(
-        made,
+        parser,
         "the flow's size; for builtin:pixels that of the images or, if they differ, at most 128",
     )
-    made.add_argument(
+    parser.add_argument(
         "--grayscale", action="store_true", help="convert colour images for a one-channel flow"
     )
-    add_out(made, "the checkpoint directory")
-    made.add_argument("--rank", type=int, default=64, help="PCA axes per class")
-    made.add_argument(
+    add_out(parser, "the checkpoint directory")
+    parser.add_argument("--rank", type=int, default=64, help="PCA axes per class")
+    parser.add_argument(
         "--no-memory",
         action="store_true",
         help="do not save the partner memory, which nearly reproduces training images",
     )
-    made.add_argument(
+    parser.add_argument(
         "--gaussians",
-        choices=[*FITTED_PRIORS],
+        choices=list(FITTED_PRIORS),
         default="data",
         help="class gaussians: moments of the data (data), or separated by the fixed point (fpi) "
         "or by gradient descent (gradient); nfaug.fit also takes settings of these two",
     )
-    return made
+    return parser
 
 
 def run(arguments: Namespace) -> dict[str, Any] | None:
@@ -91,9 +91,9 @@ def _fit(arguments: Namespace, ranks: Ranks) -> tuple[Checkpoint, LabelledImages
         split=arguments.split or "train",
         **reading(arguments),
     )
-    if ranks.main:  # the first bar may take long
-        found = f"{len(dataset)} images of {len(dataset.classes)} classes"
-        print(f"fitting {printable(arguments.flow)} to {found}", file=sys.stderr, flush=True)
+    if ranks.main:  # before the first progress bar, which may come late
+        content = f"{len(dataset)} images of {len(dataset.classes)} classes"
+        print(f"fitting {printable(arguments.flow)} to {content}", file=sys.stderr, flush=True)
     checkpoint = fit(
         base,
         dataset,
@@ -105,6 +105,6 @@ def _fit(arguments: Namespace, ranks: Ranks) -> tuple[Checkpoint, LabelledImages
         gaussians=arguments.gaussians,
         distributed=ranks.count > 1,
     )
-    names = {"flow": public_name(arguments.flow), "data": public_name(arguments.data)}
-    checkpoint.config.gaussians.update(names)
+    checkpoint.config.gaussians["flow"] = public_name(arguments.flow)
+    checkpoint.config.gaussians["data"] = public_name(arguments.data)
     return checkpoint, dataset

@@ -12,37 +12,44 @@ from .common import FLOW, add_autoencoder, new_parser
 
 __all__ = ["parser", "run"]
 
-_VARIANTS = 20  # of each image, in the bank whose cost is told
+_VARIANTS = 20  # of each image, in the bank whose cost is shown
 
 
 def parser() -> ArgumentParser:
     """Options of `nfaug info`."""
-    made = new_parser("info", "Describe a checkpoint: flow, classes, gaussians, figures, cost.")
-    made.add_argument("flow", help=FLOW)
-    add_autoencoder(made)
-    return made
+    parser = new_parser("info", "Describe a checkpoint: flow, classes, gaussians, figures, cost.")
+    parser.add_argument("flow", help=FLOW)
+    add_autoencoder(parser)
+    return parser
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Load and describe a checkpoint."""
     checkpoint = load(arguments.flow, autoencoder=arguments.autoencoder)
-    config, pca = checkpoint.config, checkpoint.pca
-    gflop, extra = config.flow.flop / 1e9, config.autoencoder is not None
+    config = checkpoint.config
+    flow = config.flow.to_dict()
+    flow["parameters"] = config.flow.parameter_count
+    autoencoder = None if config.autoencoder is None else asdict(config.autoencoder)
+    pca = None
+    if checkpoint.pca is not None:
+        memory = checkpoint.pca.memory
+        memory_images = 0 if memory is None else len(memory)
+        pca = {"axes": int(checkpoint.pca.rank), "memory_images": memory_images}
+    # NFA encodes an image once and decodes each variant, on latents also the image itself.
+    gflop = config.flow.flop / 1e9
+    passes_an_image = 1 if config.autoencoder is None else 2
     return {
-        "flow": {**config.flow.to_dict(), "parameters": config.flow.parameter_count},
-        "autoencoder": None if config.autoencoder is None else asdict(config.autoencoder),
+        "flow": flow,
+        "autoencoder": autoencoder,
         "classes": len(config.class_names),
         "class_names": list(config.class_names),
         "preprocessing": config.preprocessing,
         "gaussians": config.gaussians,
-        "pca": None
-        if pca is None
-        else {"axes": int(pca.rank), "memory_images": 0 if pca.memory is None else len(pca.memory)},
-        # NFA encodes an image once and decodes each variant, on latents also the image itself.
+        "pca": pca,
         "gflop_of_the_flow_per_image": {
             "encode_or_decode": gflop,
-            "training_epoch_at_p_0.5": 0.5 * (2 + extra) * gflop,
-            f"bank_of_{_VARIANTS}_variants": (1 + extra + _VARIANTS) * gflop,
+            "training_epoch_at_p_0.5": 0.5 * (passes_an_image + 1) * gflop,
+            f"bank_of_{_VARIANTS}_variants": (passes_an_image + _VARIANTS) * gflop,
         },
         "training": config.training,
         "metrics": config.metrics,

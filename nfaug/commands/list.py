@@ -13,11 +13,11 @@ __all__ = ["parser", "run"]
 
 def parser() -> ArgumentParser:
     """Options of `nfaug list`."""
-    made = new_parser("list", "List the flows on the Hugging Face Hub.")
-    made.add_argument("--author", help="only flows of this account or organisation")
-    made.add_argument("--search", help="only flows whose name contains this text")
-    made.add_argument("--limit", type=int, default=100, help="maximum number of flows")
-    return made
+    parser = new_parser("list", "List the flows on the Hugging Face Hub.")
+    parser.add_argument("--author", help="only flows of this account or organisation")
+    parser.add_argument("--search", help="only flows whose name contains this text")
+    parser.add_argument("--limit", type=int, default=100, help="maximum number of flows")
+    return parser
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
@@ -26,15 +26,20 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
     from ..io.hub import hub_errors
 
-    query = {name: getattr(arguments, name) for name in ("author", "search", "limit")}
     with hub_errors("the list of flows"):
-        found = list(HfApi(library_name="nfaug").list_models(filter="nfaug", **query))
-    flows = {
-        flow.id: {
+        models = HfApi(library_name="nfaug").list_models(
+            filter="nfaug",
+            author=arguments.author,
+            search=arguments.search,
+            limit=arguments.limit,
+        )
+        flows = list(models)  # the requests are sent here
+    result: dict[str, Any] = {"flows": len(flows)}
+    for flow in flows:
+        modified = flow.last_modified
+        result[flow.id] = {
             "downloads": flow.downloads or 0,
-            "updated": flow.last_modified and flow.last_modified.date().isoformat(),
+            "updated": None if modified is None else modified.date().isoformat(),
             "private": bool(flow.private),
         }
-        for flow in found
-    }
-    return {"flows": len(found), **flows}
+    return result

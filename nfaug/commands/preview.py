@@ -28,20 +28,20 @@ __all__ = ["parser", "run"]
 
 def parser() -> ArgumentParser:
     """Options of `nfaug preview`."""
-    made = new_parser(
+    parser = new_parser(
         "preview",
         "Show what NFA does to your images in training: a row per class with an image, its "
         "reconstruction (encoded and decoded) and NFA variants. A variant that the gate rejects "
         "is the image itself. A flow of other classes is first fitted to up to 100 images of each.",
     )
-    add_flow(made)
-    add_data_options(made, "train")
-    made.add_class_arguments(MixSettings, skip={"p"})
-    add_image_size(made, "that of the images, at most 160; choose the size at which you train")
-    add_out(made, "the PNG file")
-    made.add_argument("--variants", type=int, default=6, help="number of variants")
-    made.add_argument("--classes", type=int, default=10, help="largest number of classes to show")
-    return made
+    add_flow(parser)
+    add_data_options(parser, "train")
+    parser.add_class_arguments(MixSettings, skip={"p"})
+    add_image_size(parser, "that of the images, at most 160; choose the size at which you train")
+    add_out(parser, "the PNG file")
+    parser.add_argument("--variants", type=int, default=6, help="number of variants")
+    parser.add_argument("--classes", type=int, default=10, help="largest number of classes to show")
+    return parser
 
 
 def run(arguments: Namespace) -> dict[str, Any]:

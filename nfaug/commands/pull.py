@@ -13,12 +13,16 @@ __all__ = ["parser", "run"]
 
 def parser() -> ArgumentParser:
     """Options of `nfaug pull`."""
-    made = new_parser("pull", "Download a checkpoint of the Hugging Face Hub and check its hashes.")
-    made.add_argument("repo", help="owner/name on the Hub")
-    made.add_argument("--out", help="copy it into this directory (default: it stays in the cache)")
-    made.add_argument("--revision", help="a branch, tag or commit")
-    made.add_argument("--overwrite", action="store_true", help="replace what --out holds")
-    return made
+    parser = new_parser(
+        "pull", "Download a checkpoint of the Hugging Face Hub and check its hashes."
+    )
+    parser.add_argument("repo", help="owner/name on the Hub")
+    parser.add_argument(
+        "--out", help="copy it into this directory (default: it stays in the cache)"
+    )
+    parser.add_argument("--revision", help="a branch, tag or commit")
+    parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
+    return parser
 
 
 def run(arguments: Namespace) -> dict[str, Any]:

@@ -15,32 +15,32 @@ __all__ = ["parser", "run"]
 
 def parser() -> ArgumentParser:
     """Options of `nfaug push`."""
-    made = new_parser(
+    parser = new_parser(
         "push",
         "Push a checkpoint to the Hugging Face Hub as one commit: configuration, tensors, card and "
         "picture. Log in first with: hf auth login.",
         "The partner memory nearly reproduces training images, and so do as many axes as images of "
         "a class. Use --no-memory for images that you must not publish.",
     )
-    made.add_argument("directory", help="the checkpoint directory")
-    made.add_argument("repo", help="owner/name on the Hub")
-    made.add_argument("--private", action="store_true", help="make a new repository private")
-    made.add_argument("--revision", help="the branch to push to")
-    made.add_argument(
+    parser.add_argument("directory", help="the checkpoint directory")
+    parser.add_argument("repo", help="owner/name on the Hub")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--revision", help="the branch to push to")
+    parser.add_argument(
         "--no-memory",
         action="store_true",
         help="leave out the memory, draw samples in place of images, and keep at most one axis per "
         "four images of a class",
     )
-    made.add_argument("--license", help="for the card: identifier of the license, such as mit")
-    made.add_argument(
+    parser.add_argument("--license", help="for the card: identifier of the license, such as mit")
+    parser.add_argument(
         "--about-data", help="for the card: what the training images are, and their terms of use"
     )
-    made.add_argument("--overwrite-card", action="store_true", help="replace the Hub's README.md")
-    made.add_argument(
+    parser.add_argument("--overwrite-card", action="store_true", help="replace the Hub's README.md")
+    parser.add_argument(
         "--dry-run", action="store_true", help="push nothing: check, list and print the card"
     )
-    return made
+    return parser
 
 
 def run(arguments: Namespace) -> dict[str, Any]:

@@ -19,22 +19,24 @@ _BLURRED = 0.5  # NF-Acc below which samples are a blur
 
 def parser() -> ArgumentParser:
     """Options of `nfaug sample`."""
-    made = new_parser(
+    parser = new_parser(
         "sample",
         "Sample images from the class gaussians through the inverse flow: a row per class.",
     )
-    add_flow(made)
-    add_out(made, "the PNG file")
-    made.add_argument("--per-class", type=PositiveInt, default=8, help="number of images per class")
-    made.add_argument("--classes", type=PositiveInt, default=20, help="at most this many classes")
-    made.add_argument(
+    add_flow(parser)
+    add_out(parser, "the PNG file")
+    parser.add_argument(
+        "--per-class", type=PositiveInt, default=8, help="number of images per class"
+    )
+    parser.add_argument("--classes", type=PositiveInt, default=20, help="at most this many classes")
+    parser.add_argument(
         "--temperature",
         type=float,
         default=0.7,
         help="factor of the gaussians' standard deviations",
     )
-    made.add_argument("--seed", type=int, default=0, help="seed of the samples")
-    return made
+    parser.add_argument("--seed", type=int, default=0, help="seed of the samples")
+    return parser
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
@@ -43,14 +45,15 @@ def run(arguments: Namespace) -> dict[str, Any]:
     checkpoint = load_on(arguments)
     if checkpoint.gaussians is None:
         raise ValueError(f"{arguments.flow} has no class gaussians; fit it with: nfaug fit")
-    if checkpoint.config.metrics.get("nf_acc", 1.0) < _BLURRED:
+    nf_acc = checkpoint.config.metrics.get("nf_acc", 1.0)
+    if nf_acc < _BLURRED:
         warnings.warn(
             "these samples show the colours of a class and no objects: the flow is small, and its "
-            f"gaussians tell few classes apart (NF-Acc {checkpoint.config.metrics['nf_acc']:.0%}). "
+            f"gaussians tell few classes apart (NF-Acc {nf_acc:.0%}). "
             "NFA mixes images and needs no samples: look at nfaug preview",
             stacklevel=1,
         )
-    names = [*checkpoint.config.class_names][: arguments.classes] or ["all"]
+    names = list(checkpoint.config.class_names)[: arguments.classes] or ["all"]
     picture = sample_grid(
         checkpoint.flow,
         checkpoint.gaussians,

@@ -20,13 +20,18 @@ __all__ = ["expand", "parser", "run"]
 def expand(argv: Sequence[str]) -> list[str]:
     """Pass all words after -- to the script unchanged, including those that look like options."""
     words = list(argv)
-    at = words.index("--") if "--" in words else len(words)
-    return [*words[:at], *(f"--script-arg={word}" for word in words[at + 1 :])]
+    if "--" not in words:
+        return words
+    end = words.index("--")
+    options = words[:end]
+    for word in words[end + 1 :]:
+        options.append(f"--script-arg={word}")
+    return options
 
 
 def parser() -> ArgumentParser:
     """Options of `nfaug timm`."""
-    made = new_parser(
+    parser = new_parser(
         "timm",
         "Run timm's train.py, or another script that calls timm.data.create_loader, unedited and "
         "with NFA. The script's own arguments follow --, as in: nfaug timm train.py --nfa my-flow "
@@ -34,13 +39,13 @@ def parser() -> ArgumentParser:
         "Mixup and CutMix run after NFA, on the device. Random erasing runs in timm's prefetcher, "
         "before NFA.",
     )
-    made.add_argument("script", help="the script; its own arguments follow --")
-    made.add_argument("--nfa", required=True, help=FLOW)
-    add_autoencoder(made)
-    made.add_class_arguments(MixSettings)
-    made.add_argument("--off-epoch", type=int | None, help="NFA stops at this epoch (0-based)")
-    made.add_argument("--script-arg", action="append", type=str, default=[], help=SUPPRESS)
-    return made
+    parser.add_argument("script", help="the script; its own arguments follow --")
+    parser.add_argument("--nfa", required=True, help=FLOW)
+    add_autoencoder(parser)
+    parser.add_class_arguments(MixSettings)
+    parser.add_argument("--off-epoch", type=int | None, help="NFA stops at this epoch (0-based)")
+    parser.add_argument("--script-arg", action="append", type=str, default=[], help=SUPPRESS)
+    return parser
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
@@ -50,12 +55,13 @@ def run(arguments: Namespace) -> dict[str, Any]:
     nfa = NFAugment.from_pretrained(
         arguments.nfa, autoencoder=arguments.autoencoder, settings=mixing(arguments)
     )
-    words, off_epoch = list(arguments.script_arg), arguments.off_epoch
+    script_arguments = list(arguments.script_arg)
     try:
-        stats = run_script(arguments.script, words, nfa, off_epoch=off_epoch)
+        stats = run_script(arguments.script, script_arguments, nfa, off_epoch=arguments.off_epoch)
     except Exception as error:
         # Errors of nfaug become one line on the command line; those of the script need a traceback.
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        frames = list(traceback.walk_tb(error.__traceback__))
+        frame, _ = frames[-1]
         if frame.f_globals.get("__name__", "").partition(".")[0] == "nfaug":
             raise
         traceback.print_exception(error)

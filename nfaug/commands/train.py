@@ -12,13 +12,13 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from ..augment.preview import preview_grid
 from ..checkpoint.checkpoint import load
-from ..data.open import DATA_SOURCES
+from ..data.open import DATA_SOURCES, open_dataset
 from ..io.atomic import check_output, write_picture, write_text
 from ..io.lock import lock_output
 from ..io.manifest import CONFIG, PICTURE
 from ..io.resolve import public_name
 from ..io.strict_json import jsonable
-from ..training import TrainResult, open_dataset, train
+from ..training import TrainResult, train
 from ..training.config import TrainConfig, config_of, recipe_path, recipes
 from ..training.distributed import Processes
 from ..training.loop import stopped_from_outside
@@ -45,29 +45,33 @@ def expand(argv: Sequence[str]) -> list[str]:
         ValueError: If there is no such recipe, no run in DIR, or --resume is combined with an
             option that it sets.
     """
-    files, rest = [], []
+    expanded: list[str] = []
+    rest: list[str] = []
     words = iter(argv)
     for word in words:
-        option, _, name = word.partition("=")
+        option, _, value = word.partition("=")
         if option == "--recipe":
-            files += ["-c", str(recipe_path(name or next(words, "")))]
+            name = value or next(words, "")
+            expanded += ["-c", str(recipe_path(name))]
         elif option == "--resume":
-            folder = name or next(words, "")
-            saved = Path(folder).expanduser() / SETTINGS
-            if not folder or not saved.is_file():
+            folder = value or next(words, "")
+            settings = Path(folder).expanduser() / SETTINGS
+            if not folder or not settings.is_file():
                 raise ValueError(f"--resume needs the --out of a run; {folder!r} has no {SETTINGS}")
-            files += ["-c", str(saved), "--resume", folder, "--out", folder]
+            expanded += ["-c", str(settings), "--resume", folder, "--out", folder]
         else:
             rest.append(word)
-    given = {word.partition("=")[0] for word in rest}
-    if "--resume" in files and (others := given & {"--init", "--out", "--overwrite"}):
-        raise ValueError(f"--resume continues a run in its directory; leave out {sorted(others)}")
-    return files + rest
+    if "--resume" in expanded:
+        options = {word.partition("=")[0] for word in rest}
+        extra = sorted(options & {"--init", "--out", "--overwrite"})
+        if extra:
+            raise ValueError(f"--resume continues a run in its directory; leave out {extra}")
+    return expanded + rest
 
 
 def parser() -> ArgumentParser:
     """Options of `nfaug train`: data, output, and every field of `TrainConfig`."""
-    made = new_parser(
+    parser = new_parser(
         "train",
         "Train a normalizing flow on your images, then fit class gaussians and PCA axes to it. "
         "The result is a checkpoint directory for NFAugment and the other commands.",
@@ -75,42 +79,45 @@ def parser() -> ArgumentParser:
         "--print-config shows the settings; a run saves them as train.yaml in --out. For several "
         f"processes use accelerate launch -m nfaug.training with the same options. {EXIT_CODES}",
     )
-    made.usage = "nfaug train --data DATA --out OUT [--recipe NAME] [-c FILE] [OPTION ...]"
-    made.add_argument("--data", required=True, help=DATA_SOURCES)
-    made.add_argument("--out", required=True, help="the checkpoint directory to write")
-    add_image_size(made, "the images' own; the same as --dataset.image-size")
-    made.add_argument(
+    parser.usage = "nfaug train --data DATA --out OUT [--recipe NAME] [-c FILE] [OPTION ...]"
+    parser.add_argument("--data", required=True, help=DATA_SOURCES)
+    parser.add_argument("--out", required=True, help="the checkpoint directory to write")
+    add_image_size(parser, "the images' own; the same as --dataset.image-size")
+    parser.add_argument(
         "--resume",
         help="continue the run in this directory with its settings; other options override them, "
         "but images, seed, batch size, device, flow and prior.kind must stay, and the gaussians "
         "stay until they are solved again. On a CPU, with as many threads and without "
         "--max-minutes, the result is bit for bit that of an uninterrupted run",
     )
-    made.add_argument(
+    parser.add_argument(
         "--init",
         help="start from this flow, a directory or owner/name on the Hub, instead of a new one; "
         "class gaussians are solved again",
     )
-    made.add_argument(
+    parser.add_argument(
         "--recipe",
         help=f"settings in the package: {', '.join(recipes())} (small: any image folder)",
     )
-    made.add_argument("-c", "--config", action=ActionConfigFile, help="a YAML file of settings")
-    made.add_argument("--split", default="train", help="part of the data to train on")
-    made.add_argument("--overwrite", action="store_true", help="replace what --out holds")
-    made.add_class_arguments(TrainConfig)
-    return made
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="a YAML file of settings")
+    parser.add_argument("--split", default="train", help="part of the data to train on")
+    parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
+    parser.add_class_arguments(TrainConfig)
+    return parser
 
 
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Train, save and return the figures; None on all processes but the main one."""
     if arguments.recipe is not None:  # `expand` took it from the command line
         raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
-    out, resume = Path(arguments.out), arguments.resume is not None
-    steps = Snapshots(out).steps()
-    unfinished = bool(steps) or not (out / CONFIG).exists()  # a finished run may lack its states
+    out = Path(arguments.out)
+    resume = arguments.resume is not None
+    has_snapshots = bool(Snapshots(out).steps())
+    has_result = (out / CONFIG).exists()
+    # --resume must not replace the result of a run whose snapshots are gone.
+    unfinished = has_snapshots or not has_result
     replacing = (resume and unfinished) or arguments.overwrite
-    if steps and not replacing and not (out / CONFIG).exists():
+    if has_snapshots and not has_result and not replacing:
         raise FileExistsError(
             f"{out} holds an unfinished run: continue it with --resume {out}, or replace it with "
             "--overwrite"
@@ -118,7 +125,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     check_output(out, overwrite=replacing)
     config = _settings(arguments)
     init = None
-    if arguments.init is not None and not (resume and steps):  # else the run has a copy of it
+    if arguments.init is not None and not (resume and has_snapshots):  # else it has a copy
         init = load(arguments.init, autoencoder=config.autoencoder)
     dataset = open_dataset(
         arguments.data,
@@ -129,7 +136,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     )
     processes = Processes(config.device, config.trackers, out)
     try:
-        with lock_output(out):  # in the group of processes, of which only the main one locks
+        with lock_output(out):  # after `Processes`: only the main process of a group locks
             result = train(
                 dataset,
                 config,
@@ -159,7 +166,8 @@ def _settings(arguments: Namespace) -> TrainConfig:
 
 
 def _save_settings(arguments: Namespace, config: TrainConfig, out: Path) -> None:
-    settings = {name: arguments[name] for name in ("data", "split", "init")} | config.to_dict()
+    settings = {name: arguments[name] for name in ("data", "split", "init")}
+    settings |= config.to_dict()
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / SETTINGS, yaml.safe_dump(jsonable(settings), sort_keys=False))
 

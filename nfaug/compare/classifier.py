@@ -29,19 +29,26 @@ def small_cnn(shape: Sequence[int], classes: int) -> nn.Sequential:
     Raises:
         ValueError: The pooling would leave nothing of a side.
     """
-    more = (max(*shape[1:], 32) // 32).bit_length() - 1
-    widths = (shape[0], 16, 32, 64, *[64] * more)
-    least = 2 ** (len(widths) - 1)
-    if min(shape[1:]) < least:
+    channels, height, width = shape
+    doublings = (max(height, width, 32) // 32).bit_length() - 1
+    widths = [channels, 16, 32, 64]
+    widths += [64] * doublings
+    smallest = 2 ** (len(widths) - 1)
+    if min(height, width) < smallest:
         raise ValueError(
-            f"small-cnn needs at least {least} pixels a side; the images have {shape[1]} x "
-            f"{shape[2]}: choose a larger image size (--image-size), or a timm model (--network)"
+            f"small-cnn needs at least {smallest} pixels a side; the images have {height} x "
+            f"{width}: choose a larger image size (--image-size), or a timm model (--network)"
         )
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)]
-        layers += [nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
+        layers.append(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False))
+        layers.append(nn.BatchNorm2d(outputs))
+        layers.append(nn.ReLU())
+        layers.append(nn.MaxPool2d(2))
+    layers.append(nn.AdaptiveAvgPool2d(1))
+    layers.append(nn.Flatten())
+    layers.append(nn.Linear(64, classes))
+    return nn.Sequential(*layers)
 
 
 class Classifier:
@@ -56,45 +63,57 @@ class Classifier:
     def __init__(
         self, settings: CompareSettings, shape: Sequence[int], classes: int, seed: int
     ) -> None:
-        self.settings, self.seed, self.device = settings, seed, pick_device(settings.device)
-        self.pretrained = settings.weights is not None
-        self.mean = self.std = torch.tensor(0.5)
+        self.settings: CompareSettings = settings
+        self.seed: int = seed
+        self.device: torch.device = pick_device(settings.device)
+        self.pretrained: bool = settings.weights is not None
+        # Images are normalised with these; a pretrained model brings its own.
+        self.mean: Tensor = torch.tensor(0.5)
+        self.std: Tensor = torch.tensor(0.5)
+        self.model: Any
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            make: Any = small_cnn if settings.network == "small-cnn" else self._timm
-            self.model: Any = make(shape, classes)
+            if settings.network == "small-cnn":
+                self.model = small_cnn(shape, classes)
+            else:
+                self.model = self._create_timm_model(shape, classes)
         self.model.to(self.device, memory_format=torch.channels_last)
 
-    def _timm(self, shape: Sequence[int], classes: int) -> Any:
+    def _create_timm_model(self, shape: Sequence[int], classes: int) -> Any:
         import timm
 
         name = self.settings.network
         if not timm.is_model(name):
             raise ValueError(f"timm has no model {name!r}; timm.list_models() has names")
-        known = timm.models.get_pretrained_cfg(name)
+        architecture = timm.models.get_pretrained_cfg(name)
         options: dict[str, Any] = {"num_classes": classes, "in_chans": shape[0]}
-        if known is not None and known.fixed_input_size:
+        if architecture is not None and architecture.fixed_input_size:
             options["img_size"] = tuple(shape[1:])
         if not self.pretrained:
             return timm.create_model(name, **options)
-        file = {"file": self.settings.weights}
+        weights = {"file": self.settings.weights}
         with reading(f"{self.settings.weights} as weights of {name}", longest=300):
-            model: Any = timm.create_model(name, True, pretrained_cfg_overlay=file, **options)
-        figures = torch.tensor([model.pretrained_cfg[each] for each in ("mean", "std")])
-        figures = figures.mean(1, keepdim=True) if shape[0] == 1 else figures
-        self.mean, self.std = figures[..., None, None]
+            model: Any = timm.create_model(name, True, pretrained_cfg_overlay=weights, **options)
+        moments = torch.tensor([model.pretrained_cfg["mean"], model.pretrained_cfg["std"]])
+        if shape[0] == 1:
+            moments = moments.mean(1, keepdim=True)
+        self.mean, self.std = moments[..., None, None]
         return model
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        model, lr = self.model, self.settings.lr
+        lr = self.settings.lr
         if self.settings.network == "small-cnn":
             return torch.optim.SGD(
-                model.parameters(), lr or 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
+                self.model.parameters(), lr or 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
             )
-        body = lr or (3e-4 if self.pretrained else 1e-3)
-        head = {*model.get_classifier().parameters()} if self.pretrained else set()
-        rest = [p for p in model.parameters() if p not in head]
-        groups = [{"params": rest, "lr": body}, {"params": [*head], "lr": 30 * body}]
+        if self.pretrained:
+            lr = lr or 3e-4
+            head = set(self.model.get_classifier().parameters())
+        else:
+            lr = lr or 1e-3
+            head = set()
+        body = [parameter for parameter in self.model.parameters() if parameter not in head]
+        groups = [{"params": body, "lr": lr}, {"params": list(head), "lr": 30 * lr}]
         return torch.optim.AdamW(groups, weight_decay=0.05, fused=True)
 
     def train(self, draw: Callable[[Tensor], tuple[Tensor, Tensor]], count: int) -> None:
@@ -103,15 +122,17 @@ class Classifier:
         Targets are labels, or rows of class probabilities. The seed alone decides the rows, in a
         new order each epoch.
         """
-        optimizer, steps = self._optimizer(), self.settings.steps or 1
+        optimizer = self._optimizer()
+        steps = self.settings.steps or 1
         peaks = [group["lr"] for group in optimizer.param_groups]
         schedule = OneCycleLR(optimizer, peaks, total_steps=steps)
-        generator, batch = torch.Generator().manual_seed(self.seed), 16 if self.pretrained else 50
-        epochs = math.ceil(steps * batch / count)
-        rows = torch.cat([torch.randperm(count, generator=generator) for _ in range(epochs)])
+        batch_size = 16 if self.pretrained else 50
+        epochs = math.ceil(steps * batch_size / count)
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.cat([torch.randperm(count, generator=generator) for _ in range(epochs)])
         self.model.train(not self.pretrained)
-        for chosen in rows[: steps * batch].split(batch):
-            images, targets = draw(chosen)
+        for rows in order[: steps * batch_size].split(batch_size):
+            images, targets = draw(rows)
             loss = F.cross_entropy(self._logits(images), targets.to(self.device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -120,12 +141,13 @@ class Classifier:
 
     def _logits(self, images: Tensor) -> Tensor:
         unit = images.to(self.device, memory_format=torch.channels_last).float().div(255)
-        logits: Tensor = self.model((unit - self.mean.to(unit)) / self.std.to(unit))
+        normalized = (unit - self.mean.to(unit)) / self.std.to(unit)
+        logits: Tensor = self.model(normalized)
         return logits
 
     @torch.no_grad()
     def right(self, images: Tensor, labels: Tensor) -> Tensor:
         """Which images get their class, (N,) bool."""
         self.model.eval()
-        guesses = torch.cat([self._logits(part).argmax(1).cpu() for part in images.split(256)])
-        return guesses == labels
+        guesses = [self._logits(batch).argmax(1).cpu() for batch in images.split(256)]
+        return torch.cat(guesses) == labels

@@ -54,7 +54,7 @@ class Cells(dict[tuple[str, int], Cell]):
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], images: int) -> None:
-        self.file = folder / "cells.csv"
+        self.file: Path = folder / "cells.csv"
         record = folder / "settings.json"
         if not record.exists():
             _check_empty(folder)
@@ -82,10 +82,10 @@ class Cells(dict[tuple[str, int], Cell]):
                 raise ValueError(
                     f"line {rows.line_num} must have {len(_COLUMNS)} fields; {_REMOVE}"
                 )
-            right = np.frombuffer(base64.b64decode(row["right"], validate=True), np.uint8)
-            cell = Cell(np.unpackbits(right, count=images) > 0, float(row["seconds"]))
-            whole = len(right) == math.ceil(images / 8) and text.endswith("\n")
-            if not whole or f"{cell.accuracy:.4f}" != row["accuracy"]:
+            packed = np.frombuffer(base64.b64decode(row["right"], validate=True), np.uint8)
+            cell = Cell(np.unpackbits(packed, count=images) > 0, float(row["seconds"]))
+            complete = len(packed) == math.ceil(images / 8) and text.endswith("\n")
+            if not complete or f"{cell.accuracy:.4f}" != row["accuracy"]:
                 raise ValueError(f"line {rows.line_num} is damaged or cut; {_REMOVE}")
             self[row["augmentation"], int(row["seed"])] = cell
 
@@ -102,7 +102,12 @@ class Cells(dict[tuple[str, int], Cell]):
 
     def seeds(self, rows: Sequence[Augmentation]) -> list[int]:
         """The seeds that every one of these rows has."""
-        return sorted({s for _, s in self if all((row.name, s) in self for row in rows)})
+        names = {row.name for row in rows}
+        complete = []
+        for seed in sorted({seed for _, seed in self}):
+            if all((name, seed) in self for name in names):
+                complete.append(seed)
+        return complete
 
     @property
     def seconds(self) -> float:
@@ -112,13 +117,14 @@ class Cells(dict[tuple[str, int], Cell]):
 
 def _check_empty(folder: Path) -> None:
     """Raise FileExistsError if there is anything in a folder but hidden files."""
-    if folder.exists() and not folder.is_dir():
+    if not folder.exists():
+        return
+    if not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; a comparison is a folder: use another --out")
-    names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
-    held = sorted(name for name in names if not name.startswith("."))
-    if held:
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    if names:
         raise FileExistsError(
-            f"{folder} holds {held[0]!r} and no settings.json of a comparison: use a new or empty "
+            f"{folder} holds {names[0]!r} and no settings.json of a comparison: use a new or empty "
             "--out"
         )
 
@@ -148,11 +154,17 @@ class Gain(NamedTuple):
 
 def gain_of(ours: Sequence[Cell], others: Sequence[Cell]) -> Gain:
     """The gain of cells over others, with the same seeds in the same order."""
-    pairs = list(zip(ours, others, strict=True))
-    points, n = [a.accuracy - b.accuracy for a, b in pairs], len(pairs)
-    seeds = _student(n) * statistics.stdev(points) / n**0.5 if n > 1 else math.inf
-    changes = np.mean([a.right.astype(float) - b.right for a, b in pairs], axis=0)
-    images = 196 * float(changes.std()) / len(changes) ** 0.5
+    points = []  # of accuracy, a seed
+    changes = []  # of each image, a seed: 1 if it is right in `ours` alone, -1 in `others` alone
+    for cell, other in zip(ours, others, strict=True):
+        points.append(cell.accuracy - other.accuracy)
+        changes.append(cell.right.astype(float) - other.right)
+    count = len(points)
+    seeds = math.inf
+    if count > 1:
+        seeds = _student(count) * statistics.stdev(points) / count**0.5
+    mean_changes = np.mean(changes, axis=0)
+    images = 196 * float(mean_changes.std()) / len(mean_changes) ** 0.5  # 1.96, in per cent
     return Gain(statistics.fmean(points), seeds, images)
 
 
@@ -173,11 +185,17 @@ class Comparison:
     """
 
     def __init__(self, settings: CompareSettings, cells: Cells) -> None:
-        self.settings, self.seconds, rows = settings, cells.seconds, settings.augmentations()
-        self.seeds = cells.seeds(rows)
-        self._safe = " and ".join(SAFE[word] for word in settings.safe) or "nothing"
-        self._cells = {row: [cells[row.name, seed] for seed in self.seeds] for row in rows}
-        self.rows = [rows[0], *sorted(rows[1:], key=lambda row: -self.gain(row, rows[0]).mean)]
+        rows = settings.augmentations()
+        self.settings: CompareSettings = settings
+        self.seconds: float = cells.seconds
+        self.seeds: list[int] = cells.seeds(rows)
+        self._safe: str = " and ".join(SAFE[word] for word in settings.safe) or "nothing"
+        self._cells: dict[Augmentation, list[Cell]] = {}
+        for row in rows:
+            self._cells[row] = [cells[row.name, seed] for seed in self.seeds]
+        alone = rows[0]
+        self.rows: list[Augmentation] = [alone]
+        self.rows += sorted(rows[1:], key=lambda row: -self.gain(row, alone).mean)
 
     def accuracy(self, row: Augmentation) -> float:
         """Mean accuracy in per cent."""
@@ -188,88 +206,121 @@ class Comparison:
         return gain_of(self._cells[ours], self._cells[other or self.rows[0]])
 
     def best(self) -> Augmentation | None:
-        """Of the rows with a clear gain, the simplest that the largest does not clearly beat."""
-        clear = [row for row in self.rows[1:] if self.gain(row).mean > self.gain(row).half]
-        equal = [r for r in clear if (above := self.gain(clear[0], r)).mean <= above.half]
-        return min(equal, key=lambda row: bool(row.flow) + bool(row.policy), default=None)
+        """The simplest of the rows that have a clear gain and are as good as the best of them.
+
+        A gain is clear if its interval is above zero. None if no row has one.
+        """
+        clear = []  # in the order of `rows`, from the largest gain
+        for row in self.rows[1:]:
+            gain = self.gain(row)
+            if gain.mean > gain.half:
+                clear.append(row)
+        equals = []
+        for row in clear:
+            lead = self.gain(clear[0], row)
+            if lead.mean <= lead.half:
+                equals.append(row)
+        return min(equals, key=lambda row: bool(row.flow) + bool(row.policy), default=None)
 
     def advice(self) -> str:
         """One sentence: what to use on these images, or what would settle it."""
-        best, first, seeds = self.best(), self.rows[1], len(self.seeds)
+        best = self.best()
         if best is not None:
-            other = next(row for row in self.rows[1:] if bool(row.flow) != bool(best.flow))
-            difference = self.gain(best, other)
-            clear = abs(difference.mean) > difference.half
-            known = f"{difference} points against" if clear else "about the same as"
-            over = f"{self.gain(best)} points of accuracy over {self._safe} alone"
-            return f"Use {best.title}: {over}, and {known} {other.title}."
-        if seeds == 1:
-            more = "--seeds" if self.settings.seeds == 1 else "--minutes"
-            return f"One seed says nothing about chance: give it more {more}."
-        gain = self.gain(first)
+            return self._recommendation(best)
+        if len(self.seeds) == 1:
+            option = "--seeds" if self.settings.seeds == 1 else "--minutes"
+            return f"One seed says nothing about chance: give it more {option}."
+        largest = self.rows[1]
+        gain = self.gain(largest)
         if gain.mean <= 0:
             return f"Nothing gained accuracy over {self._safe} alone: keep what you have."
-        text = f"Nothing is clear of zero; the largest gain is that of {first.title}, {gain}."
+        return (
+            f"Nothing is clear of zero; the largest gain is that of {largest.title}, {gain}. "
+            f"{self._what_settles(gain)} would settle it."
+        )
+
+    def _recommendation(self, best: Augmentation) -> str:
+        """A sentence on the best row and the best one of the other kind, with NFA or without."""
+        other = next(row for row in self.rows[1:] if bool(row.flow) != bool(best.flow))
+        lead = self.gain(best, other)
+        if abs(lead.mean) > lead.half:
+            comparison = f"{lead} points against"
+        else:
+            comparison = "about the same as"
+        return (
+            f"Use {best.title}: {self.gain(best)} points of accuracy over {self._safe} alone, and "
+            f"{comparison} {other.title}."
+        )
+
+    def _what_settles(self, gain: Gain) -> str:
+        """The images or the seeds that would make a gain, if it is real, clear of zero."""
         if gain.images >= gain.mean:
             times = 1.5 * (gain.images / gain.mean) ** 2
-            more = f"{times:.0f} times as many validation images (--test-data)"
-        else:
-            reach = gain.seeds * 1.96 / _student(seeds)  # of many seeds
-            ratio = max(1 + 1 / seeds, reach**2 / (gain.mean**2 - gain.images**2))
-            minutes = math.ceil(self.seconds * ratio / 60)
-            more = f"--seeds {math.ceil(seeds * ratio)} --minutes {minutes}"
-        return f"{text} {more} would settle it."
+            return f"{times:.0f} times as many validation images (--test-data)"
+        seeds = len(self.seeds)
+        half = gain.seeds * 1.96 / _student(seeds)  # with the factor of many seeds
+        ratio = max(1 + 1 / seeds, half**2 / (gain.mean**2 - gain.images**2))
+        minutes = math.ceil(self.seconds * ratio / 60)
+        return f"--seeds {math.ceil(seeds * ratio)} --minutes {minutes}"
 
     def code(self) -> str:
         """Lines to paste into a training script; empty if no gain is clear of zero."""
-        chosen = self.best()
-        if chosen is None:
+        best = self.best()
+        if best is None:
             return ""
-        p, policy = self.settings.p, chosen.policy and POLICIES[chosen.policy][1]
-        audio = "import torch\nimport torchaudio\n" if "torchaudio" in (policy or "") else ""
-        imports = f"{audio}from torchvision.transforms import v2\n\n"
-        if not chosen.flow:
+        p = self.settings.p
+        policy = POLICIES[best.policy].code if best.policy else ""
+        imports = "from torchvision.transforms import v2\n\n"
+        if "torchaudio" in policy:
+            imports = "import torch\nimport torchaudio\n" + imports
+        if not best.flow:
             return f"{imports}transform = {policy}"
-        fitted = f'nfaug.fit("{chosen.flow}", train_set)'
+        fit = f'nfaug.fit("{best.flow}", train_set)'
         if policy:  # which follows NFA, as it does in a transform of the bank
-            return f"""{imports}bank = nfaug.bank.make_bank({fitted}, train_set, "my-bank")
+            return f"""{imports}bank = nfaug.bank.make_bank({fit}, train_set, "my-bank")
 train_set = nfaug.bank.BankDataset(train_set, bank, {p:g}, {policy})"""
-        return f"""nfa = nfaug.NFAugment({fitted}, p={p:g})
+        return f"""nfa = nfaug.NFAugment({fit}, p={p:g})
 images, labels = nfa(images, labels)  # in the training loop"""
 
     def text(self) -> str:
         """The report in Markdown: advice, table, method, code."""
-        given, lines = self.settings, list[str]()
+        settings = self.settings
+        lines = []
         for row in self.rows:
             gain = "" if row is self.rows[0] else self.gain(row)
             lines.append(f"| {row.title} | {self.accuracy(row):.1f} | {gain} |")
-        table, code = "\n".join(lines), self.code()
-        pasted = f"\n```python\n{code}\n```\n" if code else ""
+        table = "\n".join(lines)
+        labels = settings.per_class or "all"
+        seeds = "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
+        code = self.code()
+        if code:
+            code = f"\n```python\n{code}\n```\n"
         return f"""{self.advice()}
 
 | on top of {self._safe} | accuracy, % | gain, points |
 |---|---|---|
 {table}
 
-{given.network}, {given.per_class or "all"} labels a class, {given.steps} steps, {len(self.seeds)} \
-seed{"s" * (len(self.seeds) > 1)}, {self.seconds:.0f} s. ± is a 95% interval over seeds and \
-validation images.
-{pasted}"""
+{settings.network}, {labels} labels a class, {settings.steps} steps, {seeds}, \
+{self.seconds:.0f} s. ± is a 95% interval over seeds and validation images.
+{code}"""
 
     def plot(self) -> bytes:
         """A PNG picture of gains and their intervals: NFA in one colour, the rest in another."""
         from matplotlib.figure import Figure
 
-        rows, picture = self.rows[1:], io.BytesIO()
+        rows = self.rows[1:]
         figure = Figure(figsize=(7, 0.8 + 0.42 * len(rows)), layout="constrained")
         axes = figure.subplots()
         for height, row in enumerate(rows):
-            colour, gain = "tab:red" if row.flow else "tab:gray", self.gain(row)
+            gain = self.gain(row)
+            colour = "tab:red" if row.flow else "tab:gray"
             axes.errorbar(gain.mean, height, xerr=gain.half, fmt="o", color=colour, capsize=3)
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks(range(len(rows)), [row.title for row in rows])
         base = f"{self._safe} alone ({self.accuracy(self.rows[0]):.1f}%)"
         axes.set_xlabel(f"points of accuracy over {base}")
         axes.invert_yaxis()
+        picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=150)
         return picture.getvalue()

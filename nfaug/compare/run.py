@@ -54,7 +54,7 @@ def compare(
     Cells are kept in `out`: after an interruption the same call goes on.
 
     Args:
-        dataset: Images as `nfaug.training.wrap_dataset` takes them.
+        dataset: Images as `nfaug.wrap_dataset` takes them.
         settings: What to compare, and how long.
         out: The folder of the results: cells.csv, table.md and gains.png.
         test: Images to judge by, none of which are trained on; by default a part of each class is
@@ -69,57 +69,82 @@ def compare(
     Example:
         >>> from tempfile import mkdtemp
         >>> from nfaug.compare import CompareSettings, compare
-        >>> from nfaug.training import open_dataset
+        >>> from nfaug import open_dataset
         >>> digits = open_dataset("digits", per_class=20)
         >>> settings = CompareSettings(per_class=5, seeds=1, steps=5)
-        >>> found = compare(digits, settings, out=mkdtemp(), progress=False)
-        >>> found.rows[0].title, len(found.rows)
+        >>> comparison = compare(digits, settings, out=mkdtemp(), progress=False)
+        >>> comparison.rows[0].title, len(comparison.rows)
         ('nothing more', 6)
     """
     settings = settings or CompareSettings()
-    trained = [flow for flow in settings.flow if flow != PIXELS]
-    if trained and test is None:
+    trained_flows = [flow for flow in settings.flow if flow != PIXELS]
+    if trained_flows and test is None:
         raise ValueError(
-            f"the flow {trained[0]} may have been trained on images that are held out to judge by: "
-            "pass test (--test-data), images that it was not trained on"
+            f"the flow {trained_flows[0]} may have been trained on images that are held out to "
+            "judge by: pass test (--test-data), images that it was not trained on"
         )
     data = wrap_dataset(dataset)
-    judged = None if test is None else wrap_dataset(test)
+    test_data = None if test is None else wrap_dataset(test)
     _check_shape(data, settings)
-    pool, held = split_images(data, judged, settings.per_class)
-    count = settings.per_class * len(data.classes) if settings.per_class else len(pool)
-    settings = replace(settings, steps=settings.steps or min(2000, max(300, count // 5)))
-    validation = to_tensors(held, progress=False)
-    if judged is not None:
-        _check_apart(pool, held, validation[0], settings)
-    free = ("minutes", "seeds", "device")  # they may change when a comparison goes on
-    record = {name: value for name, value in asdict(settings).items() if name not in free}
-    record |= {"images": data.fingerprint(), "test": judged and judged.fingerprint()}
-    record["shape"] = [data.channels, *data.image_size]
-    for flow in settings.flow:  # before `out` holds anything, and classifiers take their time
-        base = load_base(flow, None).flow
-        record |= {f"files of {flow}": read_resolved(read_manifest, flow, whole=False)["files"]}
-        if not base.shape_free and base.codec.channels != data.channels:
-            taken = f"{flow} takes images of {base.codec.channels} channels"
-            raise ValueError(f"{taken}; the data have {data.channels}")
-    if settings.weights is not None:
-        file = Path(settings.weights)
-        read_tensors(file)  # of a damaged file timm's error is no ValueError
-        del record["weights"]  # the path
-        record["weights_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    pool, judged = split_images(data, test_data, settings.per_class)
+    settings = replace(settings, steps=settings.steps or _default_steps(settings, data, pool))
+    validation = to_tensors(judged, progress=False)
+    if test_data is not None:
+        _check_apart(pool, judged, validation[0], settings)
+    # Errors of flows and weights come here, before `out` holds anything and before any training.
+    record = _record(settings, data, test_data)
     Classifier(settings, record["shape"], len(data.classes), seed=0)
     folder = Path(out).expanduser()
     with lock_output(folder):
-        cells = Cells(folder, record, len(held))
+        cells = Cells(folder, record, len(judged))
         try:
             _fill(cells, settings, pool, validation, progress)
         finally:  # also after Ctrl-C
             if cells.seeds(settings.augmentations()):
-                found = Comparison(settings, cells)
-                write_text(folder / "table.md", found.text())
-                if len(found.seeds) > 1:
-                    write_bytes(folder / "gains.png", found.plot())
-    return found
+                comparison = Comparison(settings, cells)
+                write_text(folder / "table.md", comparison.text())
+                if len(comparison.seeds) > 1:
+                    write_bytes(folder / "gains.png", comparison.plot())
+    return comparison
+
+
+def _default_steps(settings: CompareSettings, data: LabelledImages, pool: LabelledImages) -> int:
+    """Ten passes over the labelled images, at least 300 steps and at most 2,000."""
+    count = len(pool)
+    if settings.per_class:
+        count = settings.per_class * len(data.classes)
+    return min(2000, max(300, count // 5))
+
+
+def _record(
+    settings: CompareSettings, data: LabelledImages, test_data: LabelledImages | None
+) -> dict[str, Any]:
+    """What the results depend on; a comparison goes on only while it is the same.
+
+    Raises:
+        ValueError: A flow takes other images than these, or a file of weights is damaged.
+    """
+    record = asdict(settings)
+    for name in ("minutes", "seeds", "device"):  # they may change when a comparison goes on
+        del record[name]
+    record["images"] = data.fingerprint()
+    record["test"] = None if test_data is None else test_data.fingerprint()
+    record["shape"] = [data.channels, *data.image_size]
+    for name in settings.flow:
+        flow = load_base(name, None).flow
+        manifest = read_resolved(read_manifest, name, whole=False)
+        record[f"files of {name}"] = manifest["files"]
+        if not flow.shape_free and flow.codec.channels != data.channels:
+            raise ValueError(
+                f"{name} takes images of {flow.codec.channels} channels; the data have "
+                f"{data.channels}"
+            )
+    if settings.weights is not None:
+        file = Path(settings.weights)
+        read_tensors(file)  # for a damaged file timm raises no ValueError
+        del record["weights"]  # the path
+        record["weights_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return record
 
 
 def _check_shape(data: LabelledImages, settings: CompareSettings) -> None:
@@ -140,37 +165,42 @@ def _labelled(pool: LabelledImages, settings: CompareSettings, seed: int) -> Lab
     """The images that the classifiers of a seed are trained on."""
     if settings.per_class is None:
         return pool
-    return split_per_class(pool, settings.per_class, seed)[0]
+    few, _ = split_per_class(pool, settings.per_class, seed)
+    return few
 
 
 def _check_apart(
-    pool: LabelledImages, test: LabelledImages, judged: Tensor, settings: CompareSettings
+    pool: LabelledImages, judged: LabelledImages, pixels: Tensor, settings: CompareSettings
 ) -> None:
     """Warn of images to judge by that have the pixels of one that is trained on.
+
+    `pixels` are those of `judged`.
 
     Raises:
         ValueError: They are more than one in a hundred.
     """
-    places = {_digest(image): index for index, image in enumerate(judged)}
-    shared: dict[int, str] = {}  # the image that is trained on, by the place of the other
-    for seed in range(1 if settings.per_class is None else settings.seeds):
+    rows = {_digest(image): row for row, image in enumerate(pixels)}
+    shared: dict[int, str] = {}  # by row of `judged`, the name of the same image in training
+    draws = 1 if settings.per_class is None else settings.seeds
+    for seed in range(draws):
         few = _labelled(pool, settings, seed)
-        for index, image in enumerate(to_tensors(few, progress=False)[0]):
-            place = places.get(_digest(image))
-            if place is not None:
-                shared[place] = few.name(index)
+        images, _ = to_tensors(few, progress=False)
+        for index, image in enumerate(images):
+            row = rows.get(_digest(image))
+            if row is not None:
+                shared[row] = few.name(index)
     if not shared:
         return
-    place, name = next(iter(shared.items()))
-    told = (
-        f"{len(shared)} of {len(judged)} images to judge by are trained on: {test.name(place)} has "
+    row, name = next(iter(shared.items()))
+    problem = (
+        f"{len(shared)} of {len(pixels)} images to judge by are trained on: {judged.name(row)} has "
         f"the pixels of {name}"
     )
-    if len(shared) > _MOST_SHARED * len(judged):
+    if len(shared) > _MOST_SHARED * len(pixels):
         raise ValueError(
-            f"{told}. Remove them, or leave out test (--test-data), and a part is held out"
+            f"{problem}. Remove them, or leave out test (--test-data), and a part is held out"
         )
-    warnings.warn(f"{told}. Accuracy is that much too high at most", stacklevel=3)
+    warnings.warn(f"{problem}. Accuracy is that much too high at most", stacklevel=3)
 
 
 def _digest(image: Tensor) -> bytes:
@@ -189,8 +219,10 @@ def _fill(
     deadline = monotonic() + 60 * settings.minutes - cells.seconds
     for seed in range(settings.seeds):
         missing = [row for row in rows if (row.name, seed) not in cells]
+        if not missing:
+            continue
         needed = cells.seconds / max(1, len(cells)) * len(missing)
-        if not missing or (cells.seeds(rows) and monotonic() + needed > deadline):
+        if cells.seeds(rows) and monotonic() + needed > deadline:
             continue
         few = _labelled(pool, settings, seed)
         labelled = to_tensors(few, progress=False)
@@ -207,20 +239,28 @@ def _fill(
                 with torch.random.fork_rng(devices=[]):  # torchvision draws from the global one
                     torch.default_generator.manual_seed(seed)
                     classifier.train(draw, len(few))
-                cells.add(row.name, seed, classifier.right(*validation), monotonic() - started)
-                bar.set_postfix_str(f"{max(0, deadline - monotonic()):.0f} s left", refresh=False)
+                right = classifier.right(*validation)
+                cells.add(row.name, seed, right, monotonic() - started)
+                seconds_left = max(0, deadline - monotonic())
+                bar.set_postfix_str(f"{seconds_left:.0f} s left", refresh=False)
                 bar.update()
 
 
 def _draw(
-    labelled: tuple[Tensor, Tensor], bank: Tensor | None, p: float, transform: Any, rows: Tensor
+    labelled: tuple[Tensor, Tensor],
+    bank: Tensor | None,
+    p: float,
+    transform: Callable[[Tensor], Tensor],
+    rows: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """An augmented batch with its labels: a variant with probability p, then the transform."""
-    batch, targets = (each[rows] for each in labelled)
+    images, labels = labelled
+    batch = images[rows]
     if bank is not None:
-        variant = bank[rows, torch.randint(bank.shape[1], rows.shape)]
-        batch = torch.where((torch.rand(len(rows)) < p)[:, None, None, None], variant, batch)
-    return transform(batch), targets
+        variants = bank[rows, torch.randint(bank.shape[1], rows.shape)]
+        replaced = torch.rand(len(rows)) < p
+        batch = torch.where(replaced[:, None, None, None], variants, batch)
+    return transform(batch), labels[rows]
 
 
 def split_images(
@@ -234,27 +274,32 @@ def split_images(
     Raises:
         ValueError: A class has too few images, or `test` has other classes.
     """
-    needed = (few or 2) + (test is None)
     if len(data.classes) < 2:
         raise ValueError(f"classifiers need at least two classes; the data have {data.classes}")
+    needed = few or 2
+    if test is None:
+        needed += 1
     counts = torch.bincount(data.targets, minlength=len(data.classes)).tolist()
-    if (smallest := min(counts)) < needed:
+    smallest = min(counts)
+    if smallest < needed:
         raise ValueError(
             f"class {data.classes[counts.index(smallest)]!r} has {smallest} images; {needed} are "
             "needed, those to validate with included: lower --per-class, or leave the class out"
         )
     if test is not None:
         check_class_names(test.classes, data.classes)
-        ours, theirs = ((each.channels, *each.image_size) for each in (data, test))
-        if ours != theirs:
-            raise ValueError(f"the images are {ours}, those to judge by {theirs}")
+        shape = (data.channels, *data.image_size)
+        test_shape = (test.channels, *test.image_size)
+        if shape != test_shape:
+            raise ValueError(f"the images are {shape}, those to judge by {test_shape}")
         return data, test
     held = torch.zeros(len(data), dtype=torch.bool)
     for label, count in enumerate(counts):
         number = min(count // 2, count - few) if few else count // 4
+        number = min(max(1, number), 500)  # more take time and add little precision
         order = torch.randperm(count, generator=torch.Generator().manual_seed(label))
-        chosen = order[: min(max(1, number), 500)]  # more take time and add little precision
-        held[(data.targets == label).nonzero().flatten()[chosen]] = True
+        rows = (data.targets == label).nonzero().flatten()
+        held[rows[order[:number]]] = True
     return data.subset((~held).nonzero().flatten()), data.subset(held.nonzero().flatten())
 
 
@@ -268,17 +313,18 @@ def bank_of(
 ) -> Tensor:
     """Variants (N, V, C, H, W) of the labelled images under a flow that is fitted to them."""
     images, labels = to_tensors(few, progress=False)
-    rank = max(1, min(64, int(torch.bincount(labels).max()) - 1))
+    largest_class = int(torch.bincount(labels).max())
+    rank = max(1, min(64, largest_class - 1))
     fitted = fit(flow, few, rank=rank, progress=False, seed=seed, autoencoder=autoencoder)
     device = pick_device(settings.device)
     nfa = NFAugment(fitted.to(device), p=1.0, **mixing)
-    numbers = range(1000 * seed, 1000 * seed + settings.variants)
-    draws = [torch.Generator().manual_seed(number) for number in numbers]
-    made = list[Tensor]()
+    seeds = range(1000 * seed, 1000 * seed + settings.variants)
+    generators = [torch.Generator().manual_seed(number) for number in seeds]
+    bank: list[Tensor] = []
     for batch, targets in zip(images.split(256), labels.split(256), strict=True):
-        variants = nfa.variants(batch.to(device), targets.to(device), draws)
-        made.append(torch.stack([variant.cpu() for variant in variants], 1))
-    return torch.cat(made)
+        variants = nfa.variants(batch.to(device), targets.to(device), generators)
+        bank.append(torch.stack([variant.cpu() for variant in variants], 1))
+    return torch.cat(bank)
 
 
 def transform_of(
@@ -290,20 +336,32 @@ def transform_of(
     """
     from torchvision.transforms import v2
 
-    known: dict[str, Any] = {"randaugment": v2.RandAugment(2, 9), "specaugment": spec_augment}
-    known["trivialaugment"] = v2.TrivialAugmentWide()
-    single = [known[policy]] if policy else []
-    single += [v2.ColorJitter(0.3, 0.3, 0.3)] if "colour" in safe else []
-    shifts = max(1, min(size) // 8) if {"crop", "spectrogram"} & {*safe} else 0
-    plain = FlowAugmentation(hflip=bool({"flip", "rotate"} & {*safe}), pad_crop=shifts)
+    policies: dict[str, Callable[[Tensor], Tensor]] = {
+        "randaugment": v2.RandAugment(2, 9),
+        "trivialaugment": v2.TrivialAugmentWide(),
+        "specaugment": spec_augment,
+    }
+    of_one_image: list[Callable[[Tensor], Tensor]] = []
+    if policy:
+        of_one_image.append(policies[policy])
+    if "colour" in safe:
+        of_one_image.append(v2.ColorJitter(0.3, 0.3, 0.3))
+    shift = 0
+    if "crop" in safe or "spectrogram" in safe:
+        shift = max(1, min(size) // 8)
+    flip_and_shift = FlowAugmentation(hflip="flip" in safe or "rotate" in safe, pad_crop=shift)
 
     def transform(images: Tensor) -> Tensor:
-        for change in single:
+        for change in of_one_image:
             images = torch.stack([change(image) for image in images])
-        images = plain.apply(images, plain.draw(len(images), torch.default_generator))
+        draws = flip_and_shift.draw(len(images), torch.default_generator)
+        images = flip_and_shift.apply(images, draws)
         if "rotate" in safe:
-            turned = zip(images, torch.randint(4, (len(images),)).tolist(), strict=True)
-            images = torch.stack([image.rot90(turns, (1, 2)) for image, turns in turned])
+            quarters = torch.randint(4, (len(images),)).tolist()
+            turned = []
+            for image, turns in zip(images, quarters, strict=True):
+                turned.append(image.rot90(turns, (1, 2)))
+            images = torch.stack(turned)
         return images
 
     return transform
@@ -319,5 +377,6 @@ def spec_augment(image: Tensor, share: float = 1 / 8) -> Tensor:
     for side in (1, 1, 2, 2):
         length = image.shape[side]
         width = int(torch.randint(int(length * share) + 1, ()))
-        masked.narrow(side, int(torch.randint(length - width + 1, ())), width).fill_(grey)
+        start = int(torch.randint(length - width + 1, ()))
+        masked.narrow(side, start, width).fill_(grey)
     return masked

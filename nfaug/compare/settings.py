@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["PIXELS", "POLICIES", "SAFE", "Augmentation", "CompareSettings"]
+__all__ = ["PIXELS", "POLICIES", "SAFE", "Augmentation", "CompareSettings", "Policy"]
 
 PIXELS = "builtin:pixels"
 #: What `augment` may declare safe, since it keeps the class of these images, with titles.
@@ -18,15 +18,27 @@ SAFE = {
     "colour": "colour changes",
     "spectrogram": "shifts",
 }
-_SPECAUGMENT = (  # takes floats alone
+
+
+class Policy(NamedTuple):
+    """A rival of NFA.
+
+    `code` is what to paste, in which v2 is torchvision.transforms.v2.
+    """
+
+    title: str
+    code: str
+
+
+_SPECAUGMENT = (  # SpecAugment takes floats alone
     "v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), "
     "torchaudio.transforms.SpecAugment(2, 8, 2, 8)])"
 )
-#: The rivals of NFA: titles, and code to paste, in which v2 is torchvision.transforms.v2.
+#: The rivals of NFA by name.
 POLICIES = {
-    "randaugment": ("RandAugment", "v2.RandAugment(2, 9)"),
-    "trivialaugment": ("TrivialAugment", "v2.TrivialAugmentWide()"),
-    "specaugment": ("SpecAugment", _SPECAUGMENT),
+    "randaugment": Policy("RandAugment", "v2.RandAugment(2, 9)"),
+    "trivialaugment": Policy("TrivialAugment", "v2.TrivialAugmentWide()"),
+    "specaugment": Policy("SpecAugment", _SPECAUGMENT),
 }
 
 
@@ -79,11 +91,11 @@ class CompareSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, known in (("augment", SAFE), ("rivals", POLICIES)):
+        for name, choices in (("augment", SAFE), ("rivals", POLICIES)):
             value = getattr(self, name)
-            if not {*_words(value)} <= {*known}:
+            if not set(_words(value)) <= set(choices):
                 raise ValueError(
-                    f"{name} must name some of {', '.join(known)}, with commas between them; got "
+                    f"{name} must name some of {', '.join(choices)}, with commas between them; got "
                     f"{value!r}"
                 )
         for name in ("per_class", "minutes", "seeds", "steps", "lr", "p", "variants"):
@@ -92,15 +104,19 @@ class CompareSettings:
             if value is not None and not 0 < value <= most:
                 allowed = "in (0, 1]" if name == "p" else "above 0"
                 raise ValueError(f"{name} must be {allowed}; got {value}")
-        fits = self.network != "small-cnn" and str(self.weights).endswith(".safetensors")
-        if self.weights is not None and not fits:
-            given = f"{self.network!r} and {self.weights!r}"
-            raise ValueError(f"weights needs a timm --network and a .safetensors file; got {given}")
-        if self.weights is not None and not Path(self.weights).is_file():
-            raise FileNotFoundError(f"there is no file {self.weights!r} of weights")
-        if "spectrogram" in self.safe and {"flip", "rotate", "colour"} & {*self.safe}:
-            given = f"got augment={self.augment!r}"
-            raise ValueError(f"a flipped or recoloured spectrogram is another sound; {given}")
+        if self.weights is not None:
+            if self.network == "small-cnn" or not str(self.weights).endswith(".safetensors"):
+                raise ValueError(
+                    "weights needs a timm --network and a .safetensors file; got "
+                    f"{self.network!r} and {self.weights!r}"
+                )
+            if not Path(self.weights).is_file():
+                raise FileNotFoundError(f"there is no file {self.weights!r} of weights")
+        if "spectrogram" in self.safe and not {"flip", "rotate", "colour"}.isdisjoint(self.safe):
+            raise ValueError(
+                "a flipped or recoloured spectrogram is another sound; got "
+                f"augment={self.augment!r}"
+            )
 
     @property
     def safe(self) -> list[str]:
@@ -109,15 +125,24 @@ class CompareSettings:
 
     def augmentations(self) -> list[Augmentation]:
         """The rows of the table: the safe augmentations alone come first."""
-        usual = "specaugment" if "spectrogram" in self.safe else "randaugment,trivialaugment"
-        rivals = dict.fromkeys(["", *(_words(self.rivals) or _words(usual))])
-        flows = dict.fromkeys(["", PIXELS, *self.flow])
-        return [Augmentation(flow, rival) for flow in flows for rival in rivals]
+        if self.rivals.strip():
+            rivals = _words(self.rivals)
+        elif "spectrogram" in self.safe:
+            rivals = ["specaugment"]
+        else:
+            rivals = ["randaugment", "trivialaugment"]
+        policies = dict.fromkeys([""])  # each once, in order
+        policies |= dict.fromkeys(rivals)
+        flows = dict.fromkeys(["", PIXELS])
+        flows |= dict.fromkeys(self.flow)
+        return [Augmentation(flow, policy) for flow in flows for policy in policies]
 
 
 def _words(text: str) -> list[str]:
     """The words between commas; none in an empty text."""
-    return [word.strip() for word in text.split(",")] if text.strip() else []
+    if not text.strip():
+        return []
+    return [word.strip() for word in text.split(",")]
 
 
 class Augmentation(NamedTuple):
@@ -133,11 +158,21 @@ class Augmentation(NamedTuple):
     @property
     def name(self) -> str:
         """The name in the CSV file."""
-        return "+".join(filter(None, (self.flow and f"nfa:{self.flow}", self.policy))) or "none"
+        parts = []
+        if self.flow:
+            parts.append(f"nfa:{self.flow}")
+        if self.policy:
+            parts.append(self.policy)
+        return "+".join(parts) or "none"
 
     @property
     def title(self) -> str:
         """The name in the table."""
-        nfa = "NFA in pixels" if self.flow == PIXELS else self.flow and f"NFA with {self.flow}"
-        policy = self.policy and POLICIES[self.policy][0]
-        return ", then ".join(filter(None, (nfa, policy))) or "nothing more"
+        parts = []
+        if self.flow == PIXELS:
+            parts.append("NFA in pixels")
+        elif self.flow:
+            parts.append(f"NFA with {self.flow}")
+        if self.policy:
+            parts.append(POLICIES[self.policy].title)
+        return ", then ".join(parts) or "nothing more"

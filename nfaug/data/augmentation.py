@@ -41,26 +41,26 @@ class FlowAugmentation:
         check_number("noise", self.noise, 0, 255)
 
     def draw(self, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw one set of parameters per image, on the generator's device.
+        """Draw parameters for each image, on the generator's device.
 
-        Transforms that are off draw nothing: `flip` (B,), `shift` (B, 2) in pixels down and right.
+        They are `flip` (B,), bool, and `shift` (B, 2), in pixels down and right. A transform that
+        is off draws nothing, and its parameter is left out.
         """
         device = generator.device
         params = {}
         if self.hflip:
             params["flip"] = torch.rand(batch, generator=generator, device=device) < 0.5
         if self.pad_crop:
-            limit = self.pad_crop
             params["shift"] = torch.randint(
-                -limit, limit + 1, (batch, 2), generator=generator, device=device
+                -self.pad_crop, self.pad_crop + 1, (batch, 2), generator=generator, device=device
             )
         return params
 
     def apply(self, images: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """Apply drawn parameters to uint8 images (B, C, H, W), which stay as they are, or latents.
 
-        Latents (B, views, C, H, W) are those of the image and of its mirror image; a flip takes the
-        second.
+        Latents have the shape (B, views, C, H, W), where the views are the image and perhaps its
+        mirror image. A flip takes the last view.
 
         Raises:
             ValueError: If images are smaller than the shift.
@@ -83,12 +83,14 @@ class FlowAugmentation:
 def _shift(images: Tensor, shifts: Tensor) -> Tensor:
     """Move each image by its own (down, right) pixels; the border is mirrored."""
 
-    def source(size: int, shift: Tensor) -> Tensor:
+    def sources(size: int, shift: Tensor) -> Tensor:
+        """The index that each of `size` pixels comes from, (B, size)."""
         index = torch.arange(size, device=shift.device) - shift[:, None]
         return (size - 1) - ((size - 1) - index.abs()).abs()
 
     height, width = images.shape[2:]
-    rows, columns = source(height, shifts[:, 0]), source(width, shifts[:, 1])
+    rows = sources(height, shifts[:, 0])
+    columns = sources(width, shifts[:, 1])
     samples = torch.arange(len(images), device=images.device)[:, None, None]
     # Advanced indices around a slice put the channel last.
     return images[samples, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -29,10 +29,13 @@ class MemoryBatches:
     """Images that are all in memory."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
+        self.images: Tensor = images
+        self.labels: Tensor = labels
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for indices in order.split(batch_size) if len(order) else ():
+        if len(order) == 0:  # `split` would give one empty batch
+            return
+        for indices in order.split(batch_size):
             yield self.images[indices], self.labels[indices]
 
 
@@ -47,10 +50,12 @@ class LoaderBatches:
     """
 
     def __init__(self, dataset: Dataset[Any], labels: Tensor, workers: int, seed: int = 0) -> None:
-        self.dataset, self.labels, self.workers = dataset, labels, workers
+        self.dataset: Dataset[Any] = dataset
+        self.labels: Tensor = labels
+        self.workers: int = workers
         # Without a generator the loader draws its workers' seeds from torch's global one. This one
         # advances from pass to pass, so that random transforms differ.
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator: torch.Generator = torch.Generator().manual_seed(seed)
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         loader = DataLoader(
@@ -67,14 +72,15 @@ class LoaderBatches:
             text = str(error).strip()
             if "Traceback" not in text:
                 raise
-            # A worker's error has its traceback as the message, which ends in "package.Type: why".
-            # Its frames here would keep the workers alive.
+            # The message of a worker's error is a traceback, whose last line is "Type: message".
+            _, _, message = text.splitlines()[-1].partition(": ")
+            # The frames of this process in the error's traceback would keep the workers alive.
             error.__traceback__ = None
-            raise type(error)(text.splitlines()[-1].partition(": ")[2]) from error
+            raise type(error)(message) from error
 
 
-def _ignore_interrupts(_: int) -> None:
-    """Leave Ctrl-C to the main process: it saves its state, and then ends its workers."""
+def _ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C to the main process, which saves its state and then ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -34,9 +34,16 @@ def class_names(classes: Iterable[Any]) -> list[str]:
     A tuple of synonyms becomes "a, b". Classes that share a name get their label as a suffix, such
     as "crane (134)". torchvision's ImageNet needs both.
     """
-    names = [", ".join(map(str, x)) if isinstance(x, tuple) else str(x) for x in classes]
-    times = Counter(names)
-    return [f"{name} ({i})" if times[name] > 1 else name for i, name in enumerate(names)]
+    names = []
+    for synonyms in classes:
+        if not isinstance(synonyms, tuple):
+            synonyms = (synonyms,)
+        names.append(", ".join(map(str, synonyms)))
+    counts = Counter(names)
+    unique_names = []
+    for label, name in enumerate(names):
+        unique_names.append(f"{name} ({label})" if counts[name] > 1 else name)
+    return unique_names
 
 
 def numbered(labels: Any) -> list[str]:
@@ -54,10 +61,11 @@ def numbered(labels: Any) -> list[str]:
 def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
     """Class names in label order of a `class_to_idx`, a sequence of names, or a data set.
 
-    Names are unique, as `class_names` makes them. A data set has `class_to_idx`, or else `classes`,
-    which also decide if a label is missing from `class_to_idx`: it cannot hold two classes of one
-    name. A Hugging Face `Dataset` names the classes of its column `label`. Wrappers such as torch's
-    Subset are searched (see `unwrapped`). A list of (image, label) is a data set without names.
+    Names are unique, as `class_names` makes them. Those of a data set come from its `class_to_idx`,
+    or else from its `classes`. If a label is missing from `class_to_idx`, which cannot hold two
+    classes of one name, `classes` are used. A Hugging Face `Dataset` names the classes of its
+    column `label`. Wrappers such as torch's Subset are searched (see `unwrapped`). A list of
+    (image, label) is a data set without names.
 
     Args:
         source: The mapping, the names or the data set.
@@ -71,17 +79,9 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
     if isinstance(source, (list, tuple)) and all(map(_is_name, source)):
         return class_names(source)
     for holder in unwrapped(source):
-        index = getattr(holder, "class_to_idx", None)
-        names = getattr(holder, "classes", None)
-        names = names.tolist() if isinstance(names, np.ndarray) else names
-        if isinstance(features := getattr(holder, "features", None), Mapping):  # Hugging Face's
-            names = getattr(features.get("label"), "names", None)
-        index = index if isinstance(index, Mapping) else {}
-        labels = {*index.values()}
-        if labels and (not names or labels == {*range(len(labels))}):
-            return _in_label_order(index)
-        if isinstance(names, list | tuple) and names:
-            return class_names(names)
+        names = _own_classes(holder)
+        if names is not None:
+            return names
     if required:
         raise ValueError(
             f"no class names found in a {type(source).__name__}; pass class_to_idx, or the names "
@@ -90,11 +90,30 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
     return None
 
 
-def _is_name(each: Any) -> bool:
+def _is_name(value: Any) -> bool:
     """Whether this is a name, a number or a tuple of synonyms, not an image with its label."""
-    if isinstance(each, tuple):
-        return all(isinstance(word, str) for word in each)
-    return isinstance(each, (str, Integral))  # numpy's integers are no int
+    if isinstance(value, tuple):
+        return all(isinstance(word, str) for word in value)
+    return isinstance(value, (str, Integral))  # numpy's integers are no int
+
+
+def _own_classes(dataset: Any) -> list[str] | None:
+    """The class names that one data set has itself, without those that it wraps."""
+    class_to_idx = getattr(dataset, "class_to_idx", None)
+    if not isinstance(class_to_idx, Mapping):
+        class_to_idx = {}
+    names = getattr(dataset, "classes", None)
+    if isinstance(names, np.ndarray):
+        names = names.tolist()
+    features = getattr(dataset, "features", None)
+    if isinstance(features, Mapping):  # of a Hugging Face data set
+        names = getattr(features.get("label"), "names", None)
+    labels = set(class_to_idx.values())
+    if labels and (not names or labels == set(range(len(labels)))):
+        return _in_label_order(class_to_idx)
+    if isinstance(names, list | tuple) and names:
+        return class_names(names)
+    return None
 
 
 def _in_label_order(class_to_idx: Mapping[Any, int]) -> list[str]:
@@ -113,7 +132,8 @@ def unwrapped(source: Any) -> Iterator[Any]:
     """A data set, its reader, and the data sets that it wraps."""
     for _ in range(16):  # a wrapper may contain itself
         yield source
-        if (reader := getattr(source, "reader", None)) is not None:
+        reader = getattr(source, "reader", None)
+        if reader is not None:
             yield reader
         parts = getattr(source, "datasets", None)  # torch's ConcatDataset
         source = parts[0] if parts else getattr(source, "dataset", None)
@@ -125,46 +145,59 @@ def stored_labels(dataset: Any) -> np.ndarray | None:
     """Labels that a data set stores, int64 of shape (N,), or None.
 
     They are its `targets` or `labels` (torchvision), the `samples` of its `reader` (timm), or the
-    column `label` of a Hugging Face `Dataset`; a `Subset` is looked through. A `target_transform`
-    changes the stored labels, so that only reading the items gives them.
+    column `label` of a Hugging Face `Dataset`. Those of a `Subset` are taken from the data set that
+    it wraps. The result is None with a `target_transform`, which changes the stored labels.
     """
     if isinstance(dataset, Subset):
-        inner = stored_labels(dataset.dataset)
-        return None if inner is None else inner[np.asarray(dataset.indices, dtype=np.int64)]
+        labels = stored_labels(dataset.dataset)
+        if labels is None:
+            return None
+        return labels[np.asarray(dataset.indices, dtype=np.int64)]
     if getattr(dataset, "target_transform", None) is not None:
         return None
-    values = [getattr(dataset, name, None) for name in ("targets", "labels")]
+    candidates = [getattr(dataset, "targets", None), getattr(dataset, "labels", None)]
     if "label" in (getattr(dataset, "column_names", None) or ()):
-        values.append(dataset["label"][:])
+        candidates.append(dataset["label"][:])
     samples = getattr(getattr(dataset, "reader", None), "samples", None)
     if isinstance(samples, list):
-        values.append([label for _, label in samples])
-    found = (as_labels(each, len(dataset)) for each in values)
-    return next((labels for labels in found if labels is not None), None)
+        candidates.append([label for _, label in samples])
+    for candidate in candidates:
+        labels = as_labels(candidate, len(dataset))
+        if labels is not None:
+            return labels
+    return None
 
 
 def as_labels(values: Any, count: int) -> np.ndarray | None:
-    """Labels as int64 of shape (count,); None if they are not so many whole numbers."""
+    """Labels as int64 of shape (count,); None if they are not `count` whole numbers."""
     try:
-        array = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
+        if isinstance(values, Tensor):
+            values = values.cpu()
+        array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError):
         return None
-    whole = array.dtype.kind in "iu" and array.shape == (count,)
-    return array.astype(np.int64) if whole else None
+    if array.dtype.kind not in "iu" or array.shape != (count,):
+        return None
+    return array.astype(np.int64)
 
 
 def check_class_sizes(labels: Tensor, names: Sequence[str]) -> None:
     """Check that every class has an image; warn of classes with one, which get no PCA axes."""
-    if odd := [name for name in names if name != name.encode("utf-8", "ignore").decode()]:
-        raise ValueError(f"names of classes must be UTF-8: rename the folder of class {odd[0]!r}")
+    unencodable = [name for name in names if name != name.encode("utf-8", "ignore").decode()]
+    if unencodable:
+        raise ValueError(
+            f"names of classes must be UTF-8: rename the folder of class {unencodable[0]!r}"
+        )
     counts = labels.bincount(minlength=len(names)).tolist()
-    if empty := [repr(name) for name, count in zip(names, counts, strict=True) if not count]:
+    empty = [repr(name) for name, count in zip(names, counts, strict=True) if count == 0]
+    if empty:
         start = "" if counts[0] else "labels start at 0, and "
         raise ValueError(
             f"the data set has no image of {len(empty)} of its {len(names)} classes: "
             f"{_few(empty)}; {start}each label in 0..K-1 needs at least one image"
         )
-    if single := [repr(name) for name, count in zip(names, counts, strict=True) if count == 1]:
+    single = [repr(name) for name, count in zip(names, counts, strict=True) if count == 1]
+    if single:
         warnings.warn(
             f"{len(single)} of {len(names)} classes have one image, so they get no PCA axes and "
             f"no partners, and without noise NFA leaves their images unchanged: {_few(single)}",
@@ -177,19 +210,19 @@ def check_class_names(names: Iterable[str] | None, expected: Sequence[str]) -> N
     if not expected:
         raise ValueError("the checkpoint has no class names to compare with; fit it (nfaug fit)")
     # A Mac may store an accent as a character of its own.
-    found, expected = ([normalize("NFC", x) for x in each] for each in (names or (), expected))
-    if found == expected:
-        return
-    same = sorted(found) == sorted(expected)
-    pairs = enumerate(itertools.zip_longest(found, expected))
-    label, ours, theirs = next((i, *pair) for i, pair in pairs if pair[0] != pair[1])
-    raise ValueError(
-        f"the data set has {len(found)} classes and the checkpoint {len(expected)}, "
-        f"{'the same in another order' if same else 'others'}: label {label} is {ours!r} in the "
-        f"data and {theirs!r} in the checkpoint. Images would be mixed with images of another "
-        "class. Use the checkpoint's classes in its order, or fit the flow to this data set: "
-        "nfaug.fit(flow, dataset)"
-    )
+    actual = [normalize("NFC", name) for name in names or ()]
+    expected = [normalize("NFC", name) for name in expected]
+    for label, (name, expected_name) in enumerate(itertools.zip_longest(actual, expected)):
+        if name != expected_name:
+            same = sorted(actual) == sorted(expected)
+            relation = "the same in another order" if same else "others"
+            raise ValueError(
+                f"the data set has {len(actual)} classes and the checkpoint {len(expected)}, "
+                f"{relation}: label {label} is {name!r} in the data and {expected_name!r} in the "
+                "checkpoint. Images would be mixed with images of another class. Use the "
+                "checkpoint's classes in its order, or fit the flow to this data set: "
+                "nfaug.fit(flow, dataset)"
+            )
 
 
 def _few(names: Sequence[str]) -> str:

@@ -14,7 +14,8 @@ _FORMATS = {
     ".bmp": "BMP", ".gif": "GIF", ".jpeg": "JPEG", ".jpg": "JPEG", ".pbm": "PPM", ".pgm": "PPM",
     ".png": "PNG", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP",
 }  # fmt: skip
-# Images that are listed, so that none is left out without a word, and that cannot be decoded.
+# Formats that are not decoded. Such files count as images, so that they raise an error in place of
+# being left out silently.
 _UNREADABLE = (".avif", ".heic", ".heif", ".jp2", ".jxl")
 IMAGE_ENDINGS = (*_FORMATS, *_UNREADABLE)
 _EXIF_ORIENTATION = 0x0112
@@ -45,7 +46,8 @@ def decode_image(data: bytes, name: str) -> Image.Image:
             'files with on_error="skip" (--on-error skip)'
         )
     try:
-        image = upright(Image.open(io.BytesIO(data), formats=sorted({*_FORMATS.values()})))
+        formats = sorted(set(_FORMATS.values()))
+        image = upright(Image.open(io.BytesIO(data), formats=formats))
         image.load()
         return to_8_bits(image)
     except Exception as error:  # PIL raises a dozen types for damaged files
@@ -56,10 +58,11 @@ def decode_image(data: bytes, name: str) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says, without the tag; itself if it has none.
+    """The image turned as its EXIF orientation says, without that tag.
 
-    Images keep the tag when PIL opens, converts, resizes or crops them, so that data sets of
-    torchvision and timm yield it. Through an array or a tensor it is lost.
+    An image without the tag is returned as it is. PIL keeps the tag when it opens, converts,
+    resizes or crops an image, so that images of torchvision's and timm's data sets have it.
+    Arrays and tensors lose it.
     """
     if image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
         return image
@@ -69,21 +72,22 @@ def upright(image: Image.Image) -> Image.Image:
 def to_8_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit levels in 0..65535, or floating-point ones in [0, 1], to 8 bits.
 
-    Other images are returned as they are.
-
-    A warning says if 16 bits hold levels of 12 bits at most: they become nearly black.
+    Other images are returned as they are. A warning says if the levels of a 16-bit image have 12
+    bits at most, since it becomes nearly black.
 
     Raises:
         ValueError: If a value is outside of that range.
     """
     if not image.mode.startswith(("I", "F")):
         return image
+    is_float = image.mode == "F"
     levels = np.asarray(image).astype(np.float32)
-    top = 1.0 if image.mode == "F" else float(_TOP_16)
+    top = 1.0 if is_float else float(_TOP_16)
     brightest = levels.max()
     if not (levels.min() >= 0 and brightest <= top):  # NaN fails too
         raise ValueError(f"levels of mode {image.mode!r} must lie between 0 and {top:g}")
-    if image.mode != "F" and 0 < brightest <= _TOP_12:  # one text, which Python shows once
+    if not is_float and 0 < brightest <= _TOP_12:
+        # The text is the same for every image, so that Python shows it once.
         warnings.warn(
             f"an image of 16 bits has no level above {_TOP_12} of {_TOP_16}, and becomes nearly "
             f"black. Levels of a camera of 12 bits must be scaled by {_TOP_16} / {_TOP_12} first",

@@ -51,11 +51,15 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
     def __init__(
         self, reader: Reader, preprocess: Preprocess, indices: Tensor, skipped: Sequence[str] = ()
     ) -> None:
-        self.reader, self.preprocess, self.indices = reader, preprocess, indices
-        self.classes, self.targets = reader.classes, reader.targets[indices]
-        self.channels, self.image_size = preprocess.channels, preprocess.image_size
-        self.preprocessing = preprocess.to_dict()
-        self.skipped = list(skipped)
+        self.reader: Reader = reader
+        self.preprocess: Preprocess = preprocess
+        self.indices: Tensor = indices
+        self.classes: list[str] = reader.classes
+        self.targets: Tensor = reader.targets[indices]
+        self.channels: int = preprocess.channels
+        self.image_size: tuple[int, int] = preprocess.image_size
+        self.preprocessing: dict[str, Any] = preprocess.to_dict()
+        self.skipped: list[str] = list(skipped)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -68,15 +72,18 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
     def paths(self) -> list[str] | None:
         """The path of every image below the folder of classes ("cat/1.png"), if it is a file."""
         paths = self.reader.paths
-        return None if paths is None else [paths[index] for index in self.indices.tolist()]
+        if paths is None:
+            return None
+        return [paths[index] for index in self.indices.tolist()]
 
     def fingerprint(self) -> str:
         """SHA-256 of class names, labels, paths, and the contents of up to 1,024 images.
 
-        These are the first, the last and every k-th between, as files or, without files, as shape
-        and pixels. Preprocessing and location do not count.
+        The images are the first, the last and every k-th between. The content of an image is its
+        file or, without a file, its shape and pixels. Preprocessing and location do not count.
         """
-        sha = hashlib.sha256(json.dumps([self.classes, self.targets.tolist(), self.paths]).encode())
+        description = json.dumps([self.classes, self.targets.tolist(), self.paths])
+        sha = hashlib.sha256(description.encode())
         for index in spread(len(self), HASHED):
             content = self.reader.content(int(self.indices[index]))
             sha.update(hashlib.sha256(content).hexdigest().encode())
@@ -116,46 +123,74 @@ def assemble(
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip'; got {on_error!r}")
-    indices, skipped, where = torch.arange(len(reader.targets)), list[str](), reader.where
+    indices = torch.arange(len(reader.targets))
+    skipped: list[str] = []
+    where = reader.where
     if on_error == "skip" and len(indices):
         # All images are decoded once here, so every process sees the same length and labels.
-        fine = torch.tensor([*_decodable(reader)])
-        skipped = [reader.name(index) for index in indices[~fine].tolist()]
-        indices = indices[fine]
-        where += f" (without {len(skipped)} images that cannot be decoded)" if skipped else ""
+        decodable = torch.tensor(list(_decodable(reader)))
+        skipped = [reader.name(index) for index in indices[~decodable].tolist()]
+        indices = indices[decodable]
+    if skipped:
+        where = f"{where} (without {len(skipped)} images that cannot be decoded)"
     if not len(indices):
         raise ValueError(f"{where} holds no images")
-    labels, count = reader.targets[indices], len(reader.classes)
-    if len(wrong := labels[(labels < 0) | (labels >= count)]):
+    labels = reader.targets[indices]
+    count = len(reader.classes)
+    wrong = labels[(labels < 0) | (labels >= count)]
+    if len(wrong):
         raise ValueError(
             f"labels must be 0..{count - 1} for {count} classes; {where} has the label "
             f"{int(wrong[0])}"
         )
     size = None if image_size is None else as_size(image_size)
     if size is not None and channels is not None and convert:
-        return LabelledImages(reader, Preprocess(channels, size), indices, skipped)
-    places = indices[spread(len(indices), PEEKS)].tolist()
-    peeks = [(channels_of(image), size_of(image)) for image in map(reader.read, places)]
-    found = {number for number, _ in peeks}
+        preprocess = Preprocess(channels, size)
+    else:
+        preprocess = _infer_preprocess(reader, indices, size, channels, convert)
+    return LabelledImages(reader, preprocess, indices, skipped)
+
+
+def _infer_preprocess(
+    reader: Reader,
+    indices: Tensor,
+    size: tuple[int, int] | None,
+    channels: int | None,
+    convert: bool,
+) -> Preprocess:
+    """The preprocessing, with a size or channels that are None taken from the images.
+
+    Up to 64 of the images are read. An image that does not fit raises ValueError.
+    """
+    rows = indices[spread(len(indices), PEEKS)].tolist()
+    stored_channels = []
+    stored_sizes = []
+    for row in rows:
+        image = reader.read(row)
+        stored_channels.append(channels_of(image))
+        stored_sizes.append(size_of(image))
     preprocess = Preprocess(
-        channels or max(found),
-        size or peeks[0][1],
+        channels or max(stored_channels),
+        size or stored_sizes[0],
         convert=convert and channels is not None,
         resize=size is not None,
     )
-    for place, (number, stored) in zip(places, peeks, strict=True):
-        preprocess.check(number, stored, reader.name(place))
-    return LabelledImages(reader, preprocess, indices, skipped)
+    for row, image_channels, image_size in zip(rows, stored_channels, stored_sizes, strict=True):
+        preprocess.check(image_channels, image_size, reader.name(row))
+    return preprocess
 
 
 def spread(count: int, most: int) -> list[int]:
     """Up to `most` of the numbers below `count`: the first, the last and every k-th between."""
-    places = torch.linspace(0, count - 1, min(most, count), dtype=torch.float64)
-    return places.round().long().tolist()
+    positions = torch.linspace(0, count - 1, min(most, count), dtype=torch.float64)
+    return positions.round().long().tolist()
 
 
 def _decodable(reader: Reader) -> Iterator[bool]:
-    """Whether each image can be decoded. Pixels are decoded, since headers outlive truncation."""
+    """Whether each image can be decoded.
+
+    All pixels are decoded, since the header of a truncated file is whole.
+    """
 
     def decodes(index: int) -> bool:
         try:
@@ -186,7 +221,9 @@ def split_per_class(
         if len(rows) < n:
             raise ValueError(f"class {name!r} has {len(rows)} images, fewer than {n} per class")
         chosen[rows[torch.randperm(len(rows), generator=generator)[:n]]] = True
-    return dataset.subset(chosen.nonzero().flatten()), dataset.subset((~chosen).nonzero().flatten())
+    split = dataset.subset(chosen.nonzero().flatten())
+    rest = dataset.subset((~chosen).nonzero().flatten())
+    return split, rest
 
 
 def to_tensors(dataset: LabelledImages, progress: bool = True) -> tuple[Tensor, Tensor]:
@@ -215,25 +252,30 @@ def run_over(
     with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, count, 1024):  # a pool's map() queues all calls at once
             block = range(start, min(start + 1024, count))
-            for result in pool.map(function, block) if threads else map(function, block):
+            results = pool.map(function, block) if threads else map(function, block)
+            for result in results:
                 yield result
                 bar.update()
 
 
 class _Log:
-    """Standard error of a job: a line for each state of a bar."""
+    """Standard error that is no terminal: each state of a progress bar takes a line."""
 
     def write(self, text: str) -> None:
-        sys.stderr.write(text.replace("\r", "\n").lstrip("\n") + "\n" if text.strip() else "")
+        if text.strip():
+            line = text.replace("\r", "\n").lstrip("\n")
+            sys.stderr.write(f"{line}\n")
 
     def flush(self) -> None:
         sys.stderr.flush()
 
 
-def progress_bar(total: int, title: str, unit: str, *, shown: bool, initial: int = 0) -> tqdm:
+def progress_bar(total: int, title: str, unit: str, *, shown: bool, initial: int = 0) -> tqdm[Any]:
     """A bar on standard error after one second; without a terminal a line every half a minute."""
-    terminal = sys.stderr.isatty()
     # Without smoothing, the rate and the time left follow from the time so far.
     settings: dict[str, Any] = {"delay": 1, "leave": None, "smoothing": 0}
-    settings |= {} if terminal else {"file": _Log(), "ncols": 100, "mininterval": 30}
+    if not sys.stderr.isatty():
+        settings["file"] = _Log()
+        settings["ncols"] = 100
+        settings["mininterval"] = 30
     return tqdm(total=total, desc=title, unit=unit, initial=initial, disable=not shown, **settings)

@@ -41,7 +41,8 @@ def _open_one_parquet(path: Path, request: Request) -> Reader:
     return open_parquet(path.parent, [path.name], request)
 
 
-# Names come first: a folder may be called so. Those that end in a slash are prefixes.
+# A name of `NAMES` is tried before a file or folder of that name. A name that ends in a slash is a
+# prefix.
 NAMES: dict[str, Callable[[Request], Reader]] = {
     "digits": open_digits,
     "torch/": open_torchvision,
@@ -57,10 +58,10 @@ FOLDERS = (
     FilesOfFolder("WebDataset shards", (".tar",), open_webdataset),
     FilesOfFolder("parquet files", (".parquet",), open_parquet),
     FilesOfFolder(
-        "IDX files", tuple(f"idx{n}-ubyte{z}" for n in "13" for z in ("", ".gz")), open_idx
+        "IDX files", ("idx1-ubyte", "idx1-ubyte.gz", "idx3-ubyte", "idx3-ubyte.gz"), open_idx
     ),
 )
-# What the user may pass, in the words of the documentation.
+# What `data` may be, as messages and the documentation say it.
 DATA_SOURCES = (
     "a folder of class folders (class/name.jpg), with or without train, val and test folders "
     "around them; a tar of such a folder; a WebDataset shard (000.jpg, 000.cls) or a folder of "
@@ -125,14 +126,13 @@ def open_dataset(
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 (grayscale), 3 (RGB) or None; got {channels!r}")
     folder = None if data_dir is None else os.path.expanduser(data_dir)
-    dataset: LabelledImages = assemble(
-        _reader(Request(os.fspath(data), split, folder, download, labels)),
-        image_size=image_size,
-        channels=channels,
-        convert=convert,
-        on_error=on_error,
+    reader = _reader(Request(os.fspath(data), split, folder, download, labels))
+    dataset = assemble(
+        reader, image_size=image_size, channels=channels, convert=convert, on_error=on_error
     )
-    return dataset if per_class is None else split_per_class(dataset, per_class, seed)[0]
+    if per_class is not None:
+        dataset, _ = split_per_class(dataset, per_class, seed)
+    return dataset
 
 
 def _reader(request: Request) -> Reader:
@@ -158,18 +158,19 @@ def _reader(request: Request) -> Reader:
 
 def _folder_reader(root: Path, request: Request) -> Reader:
     """The reader of the only kind of data that a folder holds."""
-    files = list_files(root)
-    found = [
-        (kind, [file for file in files if file.lower().endswith(kind.endings)]) for kind in FOLDERS
-    ]
-    found = [(kind, chosen) for kind, chosen in found if chosen]
-    if not found:
+    all_files = list_files(root)
+    kinds: list[tuple[FilesOfFolder, list[str]]] = []
+    for kind in FOLDERS:
+        files = [file for file in all_files if file.lower().endswith(kind.endings)]
+        if files:
+            kinds.append((kind, files))
+    if not kinds:
         raise ValueError(f"{request.data!r} holds no images; data must be {DATA_SOURCES}")
-    if len(found) > 1:
-        shown = " and ".join(f"{kind.name} ({chosen[0]})" for kind, chosen in found)
+    if len(kinds) > 1:
+        shown = " and ".join(f"{kind.name} ({files[0]})" for kind, files in kinds)
         raise ValueError(
             f"{request.data!r} holds {shown}, and only one kind can be the data: move the others "
             "elsewhere"
         )
-    kind, chosen = found[0]
-    return kind.open(root, chosen, request)
+    kind, files = kinds[0]
+    return kind.open(root, files, request)

@@ -17,7 +17,8 @@ from .decode import to_8_bits
 
 __all__ = ["Preprocess", "as_size", "channels_of", "round_levels", "size_of"]
 
-_LONGEST = 4  # times the kept height or width, before an image is cropped and then resized
+# An image more than so many times as long as what is kept is cropped before it is resized.
+_LONGEST = 4
 _TIE = 2**-10  # of a grey level; see `round_levels`
 _GRAY_MODES = ("1", "L", "LA", "La")
 
@@ -32,9 +33,15 @@ def as_size(value: int | str | Sequence[int]) -> tuple[int, int]:
         >>> as_size(32), as_size("128"), as_size("128,96"), as_size([64, 48])
         ((32, 32), (128, 128), (128, 96), (64, 48))
     """
-    parts = value.split(",") if isinstance(value, str) else value
+    parts: Sequence[int | str]
+    if isinstance(value, str):
+        parts = value.split(",")
+    elif isinstance(value, int):
+        parts = [value]
+    else:
+        parts = value
     try:
-        sides = [int(parts)] if isinstance(parts, int) else [int(side) for side in parts]
+        sides = [int(part) for part in parts]
     except (TypeError, ValueError):
         sides = []
     if len(sides) not in (1, 2) or min(sides) < 1:
@@ -49,7 +56,8 @@ def channels_of(image: Image.Image | Tensor) -> int:
     """The stored number of channels: 1 or 3 for a PIL image, C for a tensor (C, H, W)."""
     if isinstance(image, Tensor):
         return image.shape[0]
-    return 1 if image.mode in _GRAY_MODES or image.mode.startswith(("I", "F")) else 3
+    is_gray = image.mode in _GRAY_MODES or image.mode.startswith(("I", "F"))
+    return 1 if is_gray else 3
 
 
 def size_of(image: Image.Image | Tensor) -> tuple[int, int]:
@@ -97,20 +105,21 @@ class Preprocess:
             pixels = self._fit(pixels)
         return pixels.contiguous()
 
-    def check(self, found: int, size: tuple[int, int], name: str) -> None:
-        """Raise the errors of a call with an image of `found` channels and this size."""
-        if self.channels != found and {self.channels, found} != {1, 3}:
+    def check(self, channels: int, size: tuple[int, int], name: str) -> None:
+        """Raise the errors of a call with an image of these channels and this (height, width)."""
+        if self.channels != channels and {self.channels, channels} != {1, 3}:
             raise ValueError(
-                f"{name} has {found} channels, expected {self.channels}; only 1 and 3 are "
+                f"{name} has {channels} channels, expected {self.channels}; only 1 and 3 are "
                 "converted into each other"
             )
-        if found > self.channels and not self.convert:
+        if channels > self.channels and not self.convert:
             raise ValueError(
                 f"{name} is a colour image, and the data are read as grayscale; ask for the "
                 "conversion (channels=1, or grayscale in a fit), or read all images with channels=3"
             )
         if not self.resize and size != self.image_size:
-            (height, width), (H, W) = size, self.image_size
+            height, width = size
+            H, W = self.image_size
             raise ValueError(
                 f"{name} has {height} x {width} pixels, but the first image of the data set has "
                 f"{H} x {W}; set image_size (--image-size) to resize and crop every image"
@@ -118,17 +127,23 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings that a checkpoint records, as JSON values."""
-        return {
+        settings: dict[str, Any] = {
             "channels": self.channels,
             "image_size": list(self.image_size),
-            "resize": "shorter side" if self.resize else None,
-            "interpolation": "bilinear, antialiased" if self.resize else None,
-            "crop": "centre" if self.resize else None,
+            "resize": None,
+            "interpolation": None,
+            "crop": None,
         }
+        if self.resize:
+            settings["resize"] = "shorter side"
+            settings["interpolation"] = "bilinear, antialiased"
+            settings["crop"] = "centre"
+        return settings
 
     def resized(self, image: Image.Image | Tensor) -> tuple[int, int]:
         """(height, width) of an image after resizing and before the crop."""
-        (height, width), (H, W) = size_of(image), self.image_size
+        height, width = size_of(image)
+        H, W = self.image_size
         scale = max(H / height, W / width)
         return max(H, round(height * scale)), max(W, round(width * scale))
 
@@ -142,9 +157,9 @@ class Preprocess:
         return _centre(pixels, self.image_size)
 
     def _shortened(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
-        """The centre of an image that is thin beside what is kept, else the whole.
+        """The image, cropped around its centre if it is much longer than what is kept of it.
 
-        An image of one row, resized whole, would take gigabytes.
+        Otherwise an image of a single row would be resized to gigabytes.
         """
         height, width = size_of(image)
         resized = self.resized(image)
@@ -181,11 +196,13 @@ def round_levels(levels: Tensor) -> Tensor:
 
 
 def _to_tensor(image: Image.Image, channels: int) -> Tensor:
+    """A PIL image as uint8 (1, H, W) for one channel, else (3, H, W)."""
     image = to_8_bits(image)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # PIL warns when it converts straight to RGB
-    pixels = torch.from_numpy(np.array(image.convert("L" if channels == 1 else "RGB")))
-    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+    if channels == 1:
+        return torch.from_numpy(np.array(image.convert("L")))[None]
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def _to_gray(pixels: Tensor) -> Tensor:

@@ -105,12 +105,18 @@ class Request:
 
 
 def read_part(file: Path, name: str, offset: int = 0, size: int | None = None) -> bytes:
-    """The bytes of an image that is a file, or `size` bytes at `offset` of one.
+    """The bytes of an image: those of a file, or `size` of them from `offset` on.
+
+    Args:
+        file: The file.
+        name: The name of the image in messages.
+        offset: Where the image starts in the file.
+        size: Number of bytes; None for the size of the file.
 
     Raises:
-        ImageDecodeError: They are more than 512 MiB, as in a sparse file; `name` is the image's.
+        ImageDecodeError: The image has more than 512 MiB, as a sparse file may.
     """
-    # Opened each time: workers would share the position of an open file.
+    # The file is opened each time, since workers would share the position of an open one.
     with file.open("rb") as opened:
         if size is None:
             size = os.fstat(opened.fileno()).st_size

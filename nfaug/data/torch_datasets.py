@@ -51,7 +51,7 @@ def wrap_dataset(
         >>> wrap_dataset(images, classes=["cat", "dog"], image_size=4)[1][0].shape
         torch.Size([3, 4, 4])
     """
-    if isinstance(dataset, LabelledImages) and image_size is channels is None:
+    if isinstance(dataset, LabelledImages) and image_size is None and channels is None:
         return dataset
     if isinstance(getattr(dataset, "loader", dataset), DataLoader):  # timm's wraps torch's
         raise ValueError(
@@ -72,15 +72,14 @@ class DatasetReader(Reader):
     """The items of a torch data set."""
 
     def __init__(self, dataset: Any, classes: Sequence[str] | None = None) -> None:
-        self.dataset, self.where = dataset, f"the data set ({type(dataset).__name__})"
+        self.dataset: Any = dataset
+        self.where: str = f"the data set ({type(dataset).__name__})"
         labels: Any = stored_labels(dataset)
-        # A wrapper may have changed the stored labels.
-        probes = {0, len(dataset) // 2, len(dataset) - 1} if len(dataset) else set()
-        if labels is None or any(self._label(index) != labels[index] for index in probes):
-            labels = [*run_over(self._label, len(dataset), "reading labels", threads=False)]
+        if labels is None or not self._agrees(labels):
+            labels = list(run_over(self._label, len(dataset), "reading labels", threads=False))
         targets = torch.as_tensor(labels, dtype=torch.int64)
-        names = [*(classes or dataset_classes(dataset) or numbered(targets))]
-        super().__init__(where=self.where, classes=names, targets=targets)
+        names = classes or dataset_classes(dataset) or numbered(targets)
+        super().__init__(where=self.where, classes=list(names), targets=targets)
 
     def read(self, index: int) -> Image.Image | Tensor:
         try:
@@ -90,6 +89,14 @@ class DatasetReader(Reader):
         if isinstance(image, Image.Image):
             return upright(image)
         return _levels(image, self.name(index))
+
+    def _agrees(self, labels: np.ndarray) -> bool:
+        """Whether three items have the stored labels, which a wrapper may have changed."""
+        count = len(self.dataset)
+        if count == 0:
+            return True
+        probes = {0, count // 2, count - 1}
+        return all(self._label(index) == labels[index] for index in probes)
 
     def _label(self, index: int) -> int:
         value = _pair(self.dataset[index], self.name(index))[1]
@@ -101,7 +108,9 @@ class DatasetReader(Reader):
 
 def part(item: Any, key: str) -> Any:
     """The "image" or the "label" of an item, which is a mapping or starts with the two."""
-    return item[key] if isinstance(item, Mapping) else item[("image", "label").index(key)]
+    if isinstance(item, Mapping):
+        return item[key]
+    return item[("image", "label").index(key)]
 
 
 def _pair(item: Any, name: str) -> tuple[Any, Any]:
@@ -119,8 +128,8 @@ def _pair(item: Any, name: str) -> tuple[Any, Any]:
 def _levels(image: Any, name: str) -> Tensor:
     """A tensor or an array as uint8 (C, H, W)."""
     if not isinstance(image, Tensor | np.ndarray):
-        found = type(image).__name__
-        raise ValueError(f"{name} must have a PIL image, a tensor or an array; got {found}")
+        kind = type(image).__name__
+        raise ValueError(f"{name} must have a PIL image, a tensor or an array; got {kind}")
     image = torch.as_tensor(image)
     shape = tuple(image.shape)
     swapped = len(shape) == 3 and shape[2] <= 4 < min(shape[:2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import torch
 from PIL import Image
@@ -32,7 +32,6 @@ __all__ = ["build_app", "serve"]
 _SIDE = 168  # pixels up to which pictures are enlarged
 _VARIANTS = 6
 _UPLOAD = 8 * 2**20  # bytes of an uploaded file
-_MIXING = ("strength", "noise", "axes", "alpha", "mix")  # settings with a control, but the gate
 _ABOUT = """# NFA explorer
 What normalizing-flow augmentation makes of an image: the same code that runs in training. Pick a
 class or drop an image, then move the sliders."""
@@ -49,6 +48,22 @@ _CSS = """
 #upload .icon-wrap, footer { display: none !important; }
 @media (max-width: 760px) { #main { flex-wrap: wrap; } #main > * { flex-basis: 100%; } }
 """
+
+
+class _Controls(NamedTuple):
+    """The controls, in the order of the parameters of `show_variants`."""
+
+    flow: gr.Dropdown
+    label: gr.Dropdown
+    upload: gr.File
+    seed: gr.Number
+    strength: gr.Slider
+    noise: gr.Slider
+    axes: gr.Slider
+    alpha: gr.Slider
+    mix: gr.Dropdown
+    gate: gr.Slider
+    gated: gr.Checkbox
 
 
 def build_app(
@@ -70,11 +85,12 @@ def build_app(
     Raises:
         ValueError, OSError: The first flow or the data cannot be opened.
     """
-    opened = functools.lru_cache(maxsize=4)(
-        functools.partial(open_flow, data=data, autoencoder=autoencoder, image_size=image_size)
-    )
 
-    sources = _named(flows)
+    @functools.lru_cache(maxsize=4)
+    def opened(source: str) -> OpenFlow:
+        return open_flow(source, data, autoencoder=autoencoder, image_size=image_size)
+
+    sources = _flows_by_name(flows)
 
     def flow_of(name: str) -> OpenFlow:
         if name not in sources:
@@ -87,12 +103,11 @@ def build_app(
         gr.Markdown(_ABOUT)
         with gr.Row(elem_id="main"):
             with gr.Column(scale=1, min_width=280):
-                controls = flow, label, upload, *rest = _controls(names, first)
+                controls = _make_controls(names, first)
             with gr.Column(scale=3):
-                top = _rows("What a classifier sees in training", 4)
-                told = gr.Markdown(elem_id="status")
-                differences = _rows("Differences to the image, around mid-grey", _VARIANTS)
-    shown = [top, differences, told]
+                variants = _add_gallery("What a classifier sees in training", 4)
+                status = gr.Markdown(elem_id="status")
+                differences = _add_gallery("Differences to the image, around mid-grey", _VARIANTS)
 
     def calling(function: Callable[..., Any]) -> dict[str, Any]:
         return {
@@ -103,64 +118,93 @@ def build_app(
             "show_progress": "hidden",
         }
 
+    settings: list[Any] = list(controls[3:])  # all but flow, class and upload
+    outputs: list[Any] = [variants, differences, status]
+    flow_inputs: list[Any] = [controls.flow]
+    flow_inputs += settings
+    flow_outputs: list[Any] = [controls.label, controls.axes, controls.upload]
+    flow_outputs += outputs
     with page:
         # Only what a visitor does starts a call, and one call changes all that depends on it. A
         # call that the end of another one starts can lose its answer: Gradio closes the stream.
-        done = [page.load, label.select, upload.upload, upload.clear, *(x.input for x in rest)]
-        gr.on(done, inputs=controls, outputs=shown, **calling(show_variants))
-        changed = [label, rest[3], upload, *shown]
-        gr.on([flow.select], inputs=[flow, *rest], outputs=changed, **calling(choose_flow))
+        events = [page.load, controls.label.select, controls.upload.upload, controls.upload.clear]
+        events += [control.input for control in settings]
+        gr.on(events, inputs=list(controls), outputs=outputs, **calling(show_variants))
+        gr.on(
+            [controls.flow.select],
+            inputs=flow_inputs,
+            outputs=flow_outputs,
+            **calling(choose_flow),
+        )
     return page
 
 
-def _named(flows: Sequence[str]) -> dict[str, str]:
-    """The flows by names for visitors, who need not see the folders of this machine."""
-    named = dict[str, str]()
+def _flows_by_name(flows: Sequence[str]) -> dict[str, str]:
+    """The flows by the names that visitors see, which hide the folders of this machine."""
+    sources: dict[str, str] = {}
     for source in flows:
-        plain = public_name(source)
-        name = plain
+        public = public_name(source)
+        name = public
         number = 2
-        while name in named:
-            name = f"{plain} ({number})"
+        while name in sources:
+            name = f"{public} ({number})"
             number += 1
-        named[name] = source
-    return named
+        sources[name] = source
+    return sources
 
 
-def _controls(names: Sequence[str], first: OpenFlow) -> list[Any]:
-    """The controls in the order of the parameters of `show_variants`."""
-    default, axes = MixSettings(), first.engine.rank
+def _make_controls(names: Sequence[str], first: OpenFlow) -> _Controls:
+    """The controls for flows of these names, of which the first is shown."""
+    default = MixSettings()
+    rank = first.engine.rank
+    classes = list(first.engine.class_names)
     kinds = get_args(get_type_hints(MixSettings)["mix"])
-    return [
-        gr.Dropdown(list(names), value=names[0], label="Flow"),
-        gr.Dropdown([*first.engine.class_names], value=first.engine.class_names[0], label="Class"),
-        gr.File(
+    return _Controls(
+        flow=gr.Dropdown(list(names), value=names[0], label="Flow"),
+        label=gr.Dropdown(classes, value=classes[0], label="Class"),
+        upload=gr.File(
             label="Drop an image of this class",
-            file_types=[*IMAGE_ENDINGS],
+            file_types=list(IMAGE_ENDINGS),
             type="filepath",
             height=120,
             elem_id="upload",
         ),
-        gr.Number(0, label="Seed", precision=0, minimum=0, min_width=80),
-        gr.Slider(0, 3, default.strength, step=0.05, label="Strength"),
-        gr.Slider(0, 1, default.noise, step=0.02, label="Noise"),
-        gr.Slider(1, max(2, axes), axes, step=1, label="Axes"),
-        gr.Slider(0.1, 4, default.alpha, step=0.1, label="Alpha"),
-        gr.Dropdown([*kinds], value=default.mix, label="Weights per"),
-        gr.Slider(0.25, 3, default.gate, step=0.05, label="Gate"),
-        gr.Checkbox(True, label="Use the gate"),
-    ]
+        seed=gr.Number(0, label="Seed", precision=0, minimum=0, min_width=80),
+        strength=gr.Slider(0, 3, default.strength, step=0.05, label="Strength"),
+        noise=gr.Slider(0, 1, default.noise, step=0.02, label="Noise"),
+        axes=gr.Slider(1, max(2, rank), rank, step=1, label="Axes"),
+        alpha=gr.Slider(0.1, 4, default.alpha, step=0.1, label="Alpha"),
+        mix=gr.Dropdown(list(kinds), value=default.mix, label="Weights per"),
+        gate=gr.Slider(0.25, 3, default.gate, step=0.05, label="Gate"),
+        gated=gr.Checkbox(True, label="Use the gate"),
+    )
 
 
 def choose_flow(
-    flow_of: Callable[[str], OpenFlow], name: str, number: float | None, *values: Any
+    flow_of: Callable[[str], OpenFlow],
+    name: str,
+    seed: float | None,
+    strength: float,
+    noise: float,
+    axes: float,
+    alpha: float,
+    mix: Any,
+    gate: float,
+    gated: bool,
 ) -> tuple[Any, ...]:
-    """The first class, all axes and no upload, and what `show_variants` then shows."""
-    flow, (strength, noise, _, *others) = flow_of(name), values
-    names, axes = flow.engine.class_names, flow.engine.rank
-    shown = show_variants(flow_of, name, names[0], None, number, strength, noise, axes, *others)
-    classes = gr.Dropdown(choices=[*names], value=names[0])
-    return classes, gr.Slider(maximum=max(2, axes), value=axes), None, *shown
+    """The first class, all axes and no upload, and what `show_variants` then shows.
+
+    `axes` is what was chosen for the flow before, and has no effect.
+    """
+    flow = flow_of(name)
+    classes = list(flow.engine.class_names)
+    rank = flow.engine.rank
+    outputs = show_variants(
+        flow_of, name, classes[0], None, seed, strength, noise, rank, alpha, mix, gate, gated
+    )
+    label_update = gr.Dropdown(choices=classes, value=classes[0])
+    axes_update = gr.Slider(maximum=max(2, rank), value=rank)
+    return label_update, axes_update, None, *outputs
 
 
 def show_variants(
@@ -168,43 +212,55 @@ def show_variants(
     name: str,
     label: str,
     upload: str | None,
-    number: float | None,
-    *values: Any,
+    seed: float | None,
+    strength: float,
+    noise: float,
+    axes: float,
+    alpha: float,
+    mix: Any,
+    gate: float,
+    gated: bool,
 ) -> tuple[Any, ...]:
-    """The image, its reconstruction and its variants; their differences; and a line about them.
-
-    `values` are those of the settings in `_controls`.
-    """
+    """The image, its reconstruction and its variants; their differences; and a line about them."""
     flow = flow_of(name)
     names = flow.engine.class_names
     if label not in names:
         raise ValueError(f"the flow has no class {label!r}; it has {', '.join(names[:20])}")
     index = names.index(label)
-    seed = int(number or 0) % 2**31  # the field may be empty
-    *mixing, gate, gated = values
-    chosen = dict(zip(_MIXING, mixing, strict=True))
-    axes = int(chosen["axes"])
-    chosen["axes"] = axes if axes < flow.engine.rank else None
-    settings = MixSettings(**chosen, gate=gate if gated else None)
+    whole_seed = int(seed or 0) % 2**31  # the field may be empty
+    whole_axes = int(axes)
+    settings = MixSettings(
+        strength=strength,
+        noise=noise,
+        axes=whole_axes if whole_axes < flow.engine.rank else None,
+        alpha=alpha,
+        mix=mix,
+        gate=gate if gated else None,
+    )
     if upload is None:
-        image = class_images(flow, index, 1, seed=seed)
+        image = class_images(flow, index, 1, seed=whole_seed)
     else:
         image = read_picture(upload, flow)
-    shown = compare(flow, image, index, settings, n=_VARIANTS, seed=seed)
-    titles = [f"variant {i}" for i in range(1, _VARIANTS + 1)]
-    captions = [a if b else f"{a}: unchanged" for a, b in zip(titles, shown.changed, strict=True)]
+    comparison = compare(flow, image, index, settings, n=_VARIANTS, seed=whole_seed)
+
     height, width = flow.checkpoint.flow.codec.image_size
-    exact = "bit for bit" if torch.equal(shown.decoded, image) else "with differences"
-    side = "inside" if shown.radius <= gate else "outside"
-    told = (
+    titles = [f"variant {number}" for number in range(1, _VARIANTS + 1)]
+    images = [image[0], comparison.decoded[0]]
+    images.extend(comparison.variants)
+    captions = ["image", f"decoded, {height} x {width}"]
+    for title, changed in zip(titles, comparison.changed, strict=True):
+        captions.append(title if changed else f"{title}: unchanged")
+
+    exact = "bit for bit" if torch.equal(comparison.decoded, image) else "with differences"
+    position = "without a gate"
+    if gated:
+        position = "inside the gate" if comparison.radius <= gate else "outside the gate"
+    status = (
         f"The flow, of {height} x {width} pixels, returns the image **{exact}**. As "
-        f"*{_plain(label)}* its radius is **{shown.radius:.2f}**, "
-        f"{f'{side} the gate' if gated else 'without a gate'}. NFA changed {sum(shown.changed)} of "
-        f"{_VARIANTS} variants."
+        f"*{_escape(label)}* its radius is **{comparison.radius:.2f}**, {position}. NFA changed "
+        f"{sum(comparison.changed)} of {_VARIANTS} variants."
     )
-    images = [image, shown.decoded, *shown.variants[:, None]]
-    top = _gallery(images, ["image", f"decoded, {height} x {width}", *captions])
-    return top, _gallery(shown.differences[:, None], titles), told
+    return _captioned(images, captions), _captioned(comparison.differences, titles), status
 
 
 def serve(
@@ -251,18 +307,25 @@ def _reporting(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*values)
         except (ValueError, OSError) as error:
             raise gr.Error(
-                _plain(error), duration=None, title="This does not work", print_exception=False
+                _escape(error), duration=None, title="This does not work", print_exception=False
             ) from error
 
     return reported
 
 
-def _plain(text: object) -> str:
-    """Text that HTML and Markdown show as it is: class names come from strangers' flows."""
-    return "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in printable(text))
+def _escape(text: object) -> str:
+    """Text with all marks of HTML and Markdown escaped, since flows of others name the classes."""
+    escaped = ""
+    for character in printable(text):
+        if character.isalnum() or character == " ":
+            escaped += character
+        else:
+            escaped += f"&#{ord(character)};"
+    return escaped
 
 
-def _rows(title: str, columns: int) -> gr.Gallery:
+def _add_gallery(title: str, columns: int) -> gr.Gallery:
+    """A gallery under a title, filled row by row."""
     gr.Markdown(f"#### {title}")
     return gr.Gallery(
         label=title,
@@ -276,8 +339,9 @@ def _rows(title: str, columns: int) -> gr.Gallery:
     )
 
 
-def _gallery(images: Iterable[Tensor], captions: Sequence[str]) -> list[tuple[Image.Image, str]]:
-    return [(_picture(image[0]), text) for image, text in zip(images, captions, strict=True)]
+def _captioned(images: Iterable[Tensor], captions: Sequence[str]) -> list[tuple[Image.Image, str]]:
+    """The pictures of uint8 images (C, H, W), each with its caption."""
+    return [(_picture(image), text) for image, text in zip(images, captions, strict=True)]
 
 
 def _picture(image: Tensor) -> Image.Image:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,11 +30,11 @@ _TEMPERATURE = 0.8  # of samples
 
 @dataclass(frozen=True, eq=False)  # hashed by identity, for the cache of `class_images`
 class OpenFlow:
-    """A flow that is ready to be looked at: a checkpoint with PCA axes, and images of its classes.
+    """A flow to explore: a checkpoint with PCA axes, and images of its classes.
 
     Attributes:
         checkpoint: The checkpoint.
-        engine: Its engine, which settings can share.
+        engine: Its engine, which `NFAugment`s of any settings can share.
         size: (height, width) of the images that are shown; NFA works at the flow's size.
         dataset: The images, at this size; None for samples of the flow.
     """
@@ -93,19 +93,26 @@ def class_images(flow: OpenFlow, label: int, number: int, *, seed: int = 0) -> T
     `seed` chooses them; of a class with fewer images there are fewer.
     """
     generator = torch.Generator().manual_seed(seed)
-    if (data := flow.dataset) is not None:
-        rows = (data.targets == label).nonzero().flatten()
-        order = rows[torch.randperm(len(rows), generator=generator)[:number]]
-        return torch.stack([data.image(index) for index in order.tolist()])
-    own: Any = {"temperature": _TEMPERATURE, "generator": generator}
-    return resize_levels(flow.checkpoint.sample(label, number, **own), flow.size)
+    dataset = flow.dataset
+    if dataset is None:
+        samples = flow.checkpoint.sample(
+            label, number, temperature=_TEMPERATURE, generator=generator
+        )
+        return resize_levels(samples, flow.size)
+    rows = (dataset.targets == label).nonzero().flatten()
+    chosen = rows[torch.randperm(len(rows), generator=generator)[:number]]
+    return torch.stack([dataset.image(index) for index in chosen.tolist()])
 
 
 class Comparison(NamedTuple):
-    """What NFA makes of an image, all uint8: the image decoded, n variants and their differences.
+    """What NFA makes of an image.
 
-    `differences` are drawn around mid-grey; `changed` says which variants differ from the image;
-    `radius` is the smallest `gate` that lets the image through.
+    Attributes:
+        decoded: The image, encoded and decoded, uint8 (1, C, H, W).
+        variants: The n variants, uint8 (n, C, H, W).
+        differences: Their differences to the image, drawn around mid-grey, uint8 (n, C, H, W).
+        changed: Whether each variant differs from the image.
+        radius: The smallest `gate` that lets the image through.
     """
 
     decoded: Tensor
@@ -128,18 +135,22 @@ def compare(
     batch = image
     if settings.needs_batch(has_memory=flow.engine.has_memory):
         others = class_images(flow, label, _PARTNERS, seed=seed + 1)
-        batch = torch.cat([image, others[(others != image).flatten(1).any(1)]])
+        others = others[(others != image).flatten(1).any(1)]
+        batch = torch.cat([image, others])
+    labels = torch.full((len(batch),), label)
     draws = [torch.Generator().manual_seed(n * seed + i) for i in range(n)]
-    made = [one[:1] for one in nfa.variants(batch, torch.full((len(batch),), label), draws)]
-    variants = torch.cat(made)
+    # The image is the first of each batch.
+    variants = torch.cat([images[:1] for images in nfa.variants(batch, labels, draws)])
     frozen, pca = flow.engine.on(image.device)
     z, _ = frozen.encode(resize_levels(image, frozen.codec.image_size))
     distance, energy = pca.scores(z, torch.tensor([label]))
-    ratios = distance / pca.gate_distance[label], energy / pca.gate_energy[label]
+    distance_ratio = distance / pca.gate_distance[label]
+    energy_ratio = energy / pca.gate_energy[label]
+    radius = torch.maximum(distance_ratio, energy_ratio).sqrt()
     return Comparison(
-        resize_levels(frozen.decode(z), flow.size),
-        variants,
-        (variants.float() - image + 128).clamp(0, 255).to(torch.uint8),
-        (variants != image).flatten(1).any(1).tolist(),
-        float(torch.stack(ratios).amax().sqrt()),
+        decoded=resize_levels(frozen.decode(z), flow.size),
+        variants=variants,
+        differences=(variants.float() - image + 128).clamp(0, 255).to(torch.uint8),
+        changed=(variants != image).flatten(1).any(1).tolist(),
+        radius=float(radius),
     )

@@ -76,13 +76,19 @@ _LATENTS: dict[str, Callable[[Any], Tensor]] = {
     _TINY: lambda output: output.latents,
     "AutoencoderDC": lambda output: output.latent,
 }
-_CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+_CONFIG = "config.json"
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
 # Attention layers of weights written before diffusers 0.17, such as stabilityai/sd-vae-ft-mse.
 _OLD_NAME = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
 _NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 # A path is searched near the checkpoint, so that its record is a name without a path.
 _PATH = r"[^/\\\0]+"
-_NAMES = {"hub": r"[\w.-]+(/[\w.-]+)?", "directory": _PATH, "file": _PATH, "object": r"\w+"}
+_NAMES = {  # by kind
+    "hub": r"[\w.-]+(/[\w.-]+)?",
+    "directory": _PATH,
+    "file": _PATH,
+    "object": r"\w+",
+}
 _SHA256 = r"[0-9a-f]{64}"
 
 
@@ -118,27 +124,28 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         for name in ("image_size", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
-        good = {
-            "kind": self.kind in [*_NAMES],
-            "name": re.fullmatch(_NAMES.get(str(self.kind), ""), str(self.name)),
-            "sha256": re.fullmatch(_SHA256, str(self.sha256)),
+        name_pattern = _NAMES.get(str(self.kind), "")
+        valid = {
+            "kind": self.kind in list(_NAMES),  # a list, since the kind may have no hash
+            "name": re.fullmatch(name_pattern, str(self.name)) is not None,
+            "sha256": re.fullmatch(_SHA256, str(self.sha256)) is not None,
             "channels": type(self.channels) is int and self.channels > 0,
             "image_size": is_size(self.image_size),
             "mean": all(math.isfinite(n) for n in self.mean),
             "std": len(self.std) == len(self.mean) and all(0 < n < math.inf for n in self.std),
             "noise": 0 < self.noise <= 1,
         }
-        for name, fine in good.items():
-            if not fine:
-                found = getattr(self, name)
-                raise ValueError(f"{name} of an autoencoder's record cannot be {found!r:.80}")
+        for name, is_valid in valid.items():
+            if not is_valid:
+                value = getattr(self, name)
+                raise ValueError(f"{name} of an autoencoder's record cannot be {value!r:.80}")
 
 
 def open_autoencoder(source: AutoencoderSource) -> Any:
-    """Open an autoencoder: float32, frozen, on the CPU; of an object, a frozen deepcopy.
+    """Open an autoencoder in float32, frozen, on the CPU. An object is copied before it is frozen.
 
     A directory, or a repository on the Hub, holds what diffusers' `save_pretrained` writes, or one
-    safetensors file of the tiny family; on the Hub its name is that of the repository, as in
+    safetensors file of the tiny family. On the Hub this file has the name of the repository, as in
     madebyollin/taef2. Only these files are downloaded and read, and no code is run.
 
     Raises:
@@ -147,20 +154,22 @@ def open_autoencoder(source: AutoencoderSource) -> Any:
         ValueError: If its class is not a known one, or its weights are damaged or do not fit.
         OSError: If the file, directory or repository does not exist or cannot be read.
     """
-    if not isinstance(source, str | os.PathLike):
-        model: Any = _Diffusers(source) if type(source).__name__ in _LATENTS else source
-        if not (isinstance(model, nn.Module) and isinstance(model, Autoencoder)):
-            wanted = ", ".join(["encode", "decode", *Autoencoder.__annotations__])
-            raise TypeError(
-                "autoencoder must be a path, a name on the Hub, or a torch.nn.Module with "
-                f"{wanted}; got {type(model).__name__}"
-            )
-        return copy.deepcopy(model).requires_grad_(False).eval()
-    return _build(_read(source), str(source))
+    if isinstance(source, str | os.PathLike):
+        return _build(_read(source), str(source))
+    model: Any = source
+    if type(source).__name__ in _LATENTS:
+        model = _Diffusers(source)
+    if not (isinstance(model, nn.Module) and isinstance(model, Autoencoder)):
+        attributes = ", ".join(Autoencoder.__annotations__)
+        raise TypeError(
+            "autoencoder must be a path, a name on the Hub, or a torch.nn.Module with encode, "
+            f"decode, {attributes}; got {type(model).__name__}"
+        )
+    return copy.deepcopy(model).requires_grad_(False).eval()
 
 
 class _Files(NamedTuple):
-    """What the files of an autoencoder hold: its settings, its class and its weights."""
+    """The contents of an autoencoder's files: its settings, the name of its class, its weights."""
 
     settings: dict[str, Any]
     kind: str
@@ -168,7 +177,7 @@ class _Files(NamedTuple):
 
 
 def _read(source: str | os.PathLike[str]) -> _Files:
-    """Read a file, a directory or a repository; nothing is built."""
+    """Read a file, a directory or a repository, without building a model."""
     path = Path(source).expanduser()
     if not path.exists():
         if path.suffix == ".safetensors":
@@ -176,7 +185,9 @@ def _read(source: str | os.PathLike[str]) -> _Files:
         from ..io.hub import download
 
         path = download(str(source), [_CONFIG, _WEIGHTS, f"{path.name}.safetensors"])
-    settings = _read_settings(path) if (path / _CONFIG).is_file() else {}
+    settings: dict[str, Any] = {}
+    if (path / _CONFIG).is_file():
+        settings = _read_settings(path)
     kind = settings.get("_class_name", _TINY)
     weights = _read_weights(path)
     if kind == _TINY:
@@ -185,7 +196,7 @@ def _read(source: str | os.PathLike[str]) -> _Files:
 
 
 def _build(files: _Files, name: str) -> Any:
-    """Build the frozen model of the files of the autoencoder `name`."""
+    """Build a frozen model from its files; `name` is that of the autoencoder, for errors."""
     kind = files.kind
     if kind != _TINY and importlib.util.find_spec("diffusers") is None:
         raise ModuleNotFoundError(f'{kind} needs diffusers: pip install "nfaug[vae]"')
@@ -194,26 +205,29 @@ def _build(files: _Files, name: str) -> Any:
             model: Any = TinyAutoencoder(files.weights)
         else:
             model = _from_diffusers(files.settings, files.weights)
-    except Exception as error:  # diffusers has no type for settings that make no sense
+    except Exception as error:  # diffusers raises any type for settings that make no sense
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{name!r}: the weights do not fit an {kind}: {reason}") from None
     return model.requires_grad_(False).eval()
 
 
 class _Diffusers(nn.Module):
-    """A class of diffusers as an `Autoencoder`; its state dict has the names of the class."""
+    """An autoencoder of diffusers as an `Autoencoder`; its state dict has diffusers' names."""
 
     input_range = (-1.0, 1.0)
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model, settings = model, model.config
-        resolutions = settings.get("block_out_channels") or settings["encoder_block_out_channels"]
-        self.factor = 2 ** (len(resolutions) - 1)
-        self.channels, self.latent_channels = settings.in_channels, settings.latent_channels
+        self.model = model
+        settings = model.config
+        widths = settings.get("block_out_channels") or settings["encoder_block_out_channels"]
+        self.factor = 2 ** (len(widths) - 1)  # the resolution is halved between blocks
+        self.channels = settings.in_channels
+        self.latent_channels = settings.latent_channels
 
     def encode(self, x: Tensor) -> Tensor:
-        return _LATENTS[type(self.model).__name__](self.model.encode(x))
+        get_latents = _LATENTS[type(self.model).__name__]
+        return get_latents(self.model.encode(x))
 
     def decode(self, z: Tensor) -> Tensor:
         return self.model.decode(z).sample
@@ -225,28 +239,30 @@ class _Diffusers(nn.Module):
 def _from_diffusers(settings: dict[str, Any], weights: Mapping[str, Tensor]) -> _Diffusers:
     import diffusers
 
+    model_class = getattr(diffusers, settings["_class_name"])
     # On "meta", weights that are about to be loaded are not initialised.
-    with torch.device("meta"), _at_most(len(weights)):
-        model = getattr(diffusers, settings["_class_name"]).from_config(settings)
+    with torch.device("meta"), _limit_parameters(len(weights)):
+        model = model_class.from_config(settings)
     model.load_state_dict(weights, assign=True)
     return _Diffusers(model)
 
 
 @contextlib.contextmanager
-def _at_most(tensors: int) -> Iterator[None]:
-    """Stop building a model that has more parameters than `tensors`, those of its file.
+def _limit_parameters(limit: int) -> Iterator[None]:
+    """Raise ValueError when a model that is being built gets more than `limit` parameters.
 
-    The settings are those of a stranger: numbers of layers in them must not keep this process busy.
+    Settings may come from a stranger. A large number of layers must not keep this process busy.
     """
     thread = threading.get_ident()
-    made = 0
+    parameters = 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal made
-        if threading.get_ident() == thread:  # torch calls this for models of other threads, too
-            made += 1
-            if made > tensors:
-                raise ValueError(f"its settings make more layers than the {tensors} tensors hold")
+        nonlocal parameters
+        if threading.get_ident() != thread:  # torch calls this for models of other threads, too
+            return
+        parameters += 1
+        if parameters > limit:
+            raise ValueError(f"its settings make more layers than the {limit} tensors hold")
 
     hook = register_module_parameter_registration_hook(count)
     try:
@@ -260,23 +276,31 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     with reading(folder / _CONFIG):
         settings = read_json(folder / _CONFIG)
         kind = settings.get("_class_name")
-        if kind not in [*_LATENTS] or "quantization_config" in settings:
+        # A list, since the value may have no hash.
+        if kind not in list(_LATENTS) or "quantization_config" in settings:
             raise ValueError(f"{kind!r:.80} is not one of {', '.join(_LATENTS)}, unquantised")
     return settings
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, or of a folder's, in float32, under the present names of layers."""
-    files = [path] if path.is_file() else [*path.glob(_WEIGHTS)] or [*path.glob("*.safetensors")]
+    """The tensors of a file or a folder, in float32, under the present names of layers."""
+    if path.is_file():
+        files = [path]
+    else:
+        files = list(path.glob(_WEIGHTS)) or list(path.glob("*.safetensors"))
     if len(files) != 1:
         raise FileNotFoundError(
             f"{path} holds no autoencoder: it needs {_CONFIG} and {_WEIGHTS}, or one safetensors "
             f"file; it has {len(files)}"
         )
-    return {
-        _OLD_NAME.sub(lambda old: f"{old[1]}.{_NEW_NAMES[old[2]]}.", name): value.to(torch.float32)
-        for name, value in read_tensors(files[0]).items()
-    }
+    weights: dict[str, Tensor] = {}
+    for name, value in read_tensors(files[0]).items():
+        weights[_OLD_NAME.sub(_new_name, name)] = value.to(torch.float32)
+    return weights
+
+
+def _new_name(old_name: re.Match[str]) -> str:
+    return f"{old_name[1]}.{_NEW_NAMES[old_name[2]]}."
 
 
 def name_of(source: AutoencoderSource) -> tuple[str, str]:
@@ -284,7 +308,12 @@ def name_of(source: AutoencoderSource) -> tuple[str, str]:
     if not isinstance(source, str | os.PathLike):
         return "object", type(source).__name__
     path = Path(source).expanduser()
-    kind = "directory" if path.is_dir() else "file" if path.is_file() else "hub"
+    if path.is_dir():
+        kind = "directory"
+    elif path.is_file():
+        kind = "file"
+    else:
+        kind = "hub"
     return kind, public_name(source)
 
 
@@ -316,10 +345,9 @@ def find_autoencoder(
         ValueError: If its weights are not those that the checkpoint was trained with.
         ModuleNotFoundError: See `open_autoencoder`, also for OSError and TypeError.
     """
-    source = config.name if given is None and config.kind == "hub" else given
+    source = given
     if source is None:
-        places = [folder / config.name for folder in (near, near.parent)]
-        source = next((place for place in places if place.exists()), None)
+        source = _recorded_source(config, near)
     if source is None:
         raise FileNotFoundError(
             f"the flow of {near} needs its autoencoder, the {config.kind} {config.name!r}, which "
@@ -330,17 +358,29 @@ def find_autoencoder(
         _check_sha256(weights_sha256(model), source, config, near)
         return model
     files = _read(source)
-    # Before the model is built: settings and weights may be those of a stranger.
+    # Check before the model is built, because settings and weights may come from a stranger.
     _check_sha256(_tensors_sha256(files.weights), source, config, near)
     return _build(files, str(source))
 
 
+def _recorded_source(config: AutoencoderConfig, near: Path) -> str | Path | None:
+    """The repository of the record, or its path in or beside the checkpoint `near`, if any."""
+    if config.kind == "hub":
+        return config.name
+    for folder in (near, near.parent):
+        path = folder / config.name
+        if path.exists():
+            return path
+    return None
+
+
 def _check_sha256(
-    found: str, source: AutoencoderSource, config: AutoencoderConfig, near: Path
+    sha256: str, source: AutoencoderSource, config: AutoencoderConfig, near: Path
 ) -> None:
-    if found != config.sha256:
+    if sha256 != config.sha256:
+        _, name = name_of(source)
         raise ValueError(
-            f"{name_of(source)[1]!r} is not the autoencoder of {near}: the SHA-256 of its weights "
-            f"is {found}, the checkpoint has {config.sha256}; pass the right one as autoencoder= "
+            f"{name!r} is not the autoencoder of {near}: the SHA-256 of its weights is {sha256}, "
+            f"the checkpoint has {config.sha256}; pass the right one as autoencoder= "
             "(--autoencoder)"
         )

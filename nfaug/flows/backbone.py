@@ -31,7 +31,8 @@ class Backbone:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if isinstance(value := getattr(self, field.name), list):  # JSON and YAML have lists
+            value = getattr(self, field.name)
+            if isinstance(value, list):  # JSON and YAML have lists
                 object.__setattr__(self, field.name, tuple(value))
 
     @property
@@ -42,8 +43,10 @@ class Backbone:
     def padded(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) inside the flow: the smallest multiples of 2^levels that hold images."""
         unit = 2**self.levels
-        height, width = (-(-n // unit) * unit for n in image_size)
-        return height, width
+        height, width = image_size
+        padded_height = (height + unit - 1) // unit * unit
+        padded_width = (width + unit - 1) // unit * unit
+        return padded_height, padded_width
 
     def fold(self) -> Squeeze:
         """The layer that folds space into channels at the start of each level."""
@@ -68,5 +71,6 @@ class Identity(Backbone):
 
 def is_size(value: Any) -> bool:
     """Whether a value is (height, width), two positive integers."""
-    pair = isinstance(value, tuple) and len(value) == 2
-    return pair and all(type(n) is int and n > 0 for n in value)
+    if not isinstance(value, tuple) or len(value) != 2:
+        return False
+    return all(type(n) is int and n > 0 for n in value)

@@ -50,10 +50,14 @@ class Codec(ABC):
         noise: Width w of the noise that dequantises values.
     """
 
-    exact = True
-    figure = "bits_per_dim"
+    exact: bool = True
+    figure: str = "bits_per_dim"
     record: AutoencoderConfig | None = None
-    noise = 1 / 128
+    noise: float = 1 / 128
+    channels: int
+    image_size: tuple[int, int]
+    shape: tuple[int, int, int]
+    padded_size: tuple[int, int]
 
     def __init__(
         self,
@@ -62,8 +66,10 @@ class Codec(ABC):
         shape: tuple[int, int, int],
         padded_size: tuple[int, int],
     ) -> None:
-        self.channels, self.image_size = channels, image_size
-        self.shape, self.padded_size = shape, padded_size
+        self.channels = channels
+        self.image_size = image_size
+        self.shape = shape
+        self.padded_size = padded_size
 
     @abstractmethod
     def prepare(self, images: Tensor) -> Tensor:
@@ -84,14 +90,15 @@ class Codec(ABC):
     def bits_per_dim(self, nll: Tensor) -> Tensor:
         """Return (nll + d log(1/w))/(D log 2), the bits of one value to precision w.
 
-        The change of variables covers the padded shape of d = C*H*W values; D is their number
+        The flow's density covers the padded shape of d = C*H*W values. D is the number of values
         without padding, so that padding cannot improve the result.
 
         Args:
             nll: -log p(v) of Eq. 2 in nats.
         """
-        dim = self.shape[0] * math.prod(self.padded_size)
-        return (nll - dim * math.log(self.noise)) / (math.prod(self.shape) * math.log(2))
+        padded_dim = self.shape[0] * math.prod(self.padded_size)
+        dim = math.prod(self.shape)
+        return (nll - padded_dim * math.log(self.noise)) / (dim * math.log(2))
 
 
 class PixelCodec(Codec):
@@ -138,7 +145,9 @@ def to_flow(levels: Tensor, noise: Tensor | float | None = None) -> Tensor:
         float64 if `levels` is float64, otherwise float32.
     """
     floating = levels.to(torch.promote_types(levels.dtype, torch.float32))
-    return (floating + (0.5 if noise is None else noise)) / 128 - 1
+    if noise is None:
+        noise = 0.5
+    return (floating + noise) / 128 - 1
 
 
 def from_flow(v: Tensor, *, quantize: bool = True) -> Tensor:
@@ -157,11 +166,16 @@ def pad(levels: Tensor, padded_size: tuple[int, int]) -> Tensor:
     """Centre images on black of `padded_size` (height, width)."""
     if tuple(levels.shape[-2:]) == padded_size:
         return levels
-    below, right = padded_size[0] - levels.shape[-2], padded_size[1] - levels.shape[-1]
-    return F.pad(levels, (right // 2, right - right // 2, below // 2, below - below // 2))
+    height = padded_size[0] - levels.shape[-2]  # of the margins above and below together
+    width = padded_size[1] - levels.shape[-1]
+    left = width // 2
+    top = height // 2
+    return F.pad(levels, (left, width - left, top, height - top))
 
 
 def crop(images: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Return the centre of size `image_size` (height, width): the inverse of `pad`."""
-    top, left = (images.shape[-2] - image_size[0]) // 2, (images.shape[-1] - image_size[1]) // 2
-    return images[..., top : top + image_size[0], left : left + image_size[1]]
+    height, width = image_size
+    top = (images.shape[-2] - height) // 2
+    left = (images.shape[-1] - width) // 2
+    return images[..., top : top + height, left : left + width]

@@ -16,7 +16,10 @@ from .mef import MefSettings
 __all__ = ["BACKBONES", "FlowConfig"]
 
 _PAPER = MefSettings(steps=(8, 8, 8), blocks=(8, 4, 2), width=(128, 128, 128))
-BACKBONES: dict[str, type[Backbone]] = {kind.name: kind for kind in (MefSettings, Identity)}
+BACKBONES: dict[str, type[Backbone]] = {
+    MefSettings.name: MefSettings,
+    Identity.name: Identity,
+}
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,12 @@ class FlowConfig:
         if not is_size(self.image_size):
             raise ValueError(f"image_size must be (height, width); got {self.image_size!r}")
         unit = 2**self.levels
-        if any(n % unit or n < m for n, m in zip(self.size, self.image_size, strict=True)):
-            raise ValueError(
-                f"padded_size must hold the images of {self.image_size} and be multiples of "
-                f"{unit}, since each of {self.levels} levels halves it; got {self.size}"
-            )
+        for padded, size in zip(self.size, self.image_size, strict=True):
+            if padded % unit != 0 or padded < size:
+                raise ValueError(
+                    f"padded_size must hold the images of {self.image_size} and be multiples of "
+                    f"{unit}, since each of {self.levels} levels halves it; got {self.size}"
+                )
 
     @property
     def levels(self) -> int:
@@ -84,7 +88,8 @@ class FlowConfig:
     def parameter_count(self) -> int:
         """Number of trainable values."""
         with torch.device("meta"):
-            return sum(p.numel() for p in self.backbone.build(self.shape).parameters())
+            levels = self.backbone.build(self.shape)
+        return sum(parameter.numel() for parameter in levels.parameters())
 
     @cached_property
     def flop(self) -> int:
@@ -93,22 +98,23 @@ class FlowConfig:
         Convolutions are counted. Other work, such as the series of exponentials, adds a few
         percent.
         """
-        pixels, total = math.prod(self.size), 0
         with torch.device("meta"):
             levels = self.backbone.build(self.shape)
-        for level, steps in enumerate(levels, 1):
-            kernels = sum(p.numel() for p in steps.parameters() if p.dim() in (2, 4))
-            total += 2 * kernels * (pixels // 4**level)
-        return total
+        pixels = math.prod(self.size)
+        flop = 0
+        for steps in levels:
+            pixels //= 4
+            for parameter in steps.parameters():
+                if parameter.dim() in (2, 4):  # the matrix or kernel of a convolution
+                    flop += 2 * parameter.numel() * pixels
+        return flop
 
     def to_dict(self) -> dict[str, Any]:
         """Shape, settings and name of the backbone in one dictionary that JSON can hold."""
-        return {
-            "channels": self.channels,
-            "image_size": self.image_size,
-            **dataclasses.asdict(self.backbone),
-            "backbone": self.backbone.name,
-        }
+        values: dict[str, Any] = {"channels": self.channels, "image_size": self.image_size}
+        values.update(dataclasses.asdict(self.backbone))
+        values["backbone"] = self.backbone.name
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FlowConfig:
@@ -122,7 +128,10 @@ class FlowConfig:
         name = settings.pop("backbone", MefSettings.name)
         if name not in BACKBONES:
             raise ValueError(f"unknown backbone {name!r}; choose one of {', '.join(BACKBONES)}")
-        shape = {key: settings.pop(key) for key in ("channels", "image_size") if key in settings}
+        shape: dict[str, Any] = {}
+        for key in ("channels", "image_size"):
+            if key in settings:
+                shape[key] = settings.pop(key)
         if name == Identity.name:
-            settings = {}  # it has none; files of the first version hold those of "mef"
+            settings.clear()  # it has none, but files of the first version hold those of "mef"
         return cls(**shape, backbone=BACKBONES[name](**settings))

@@ -54,23 +54,36 @@ class Flow(Layer):
         True
     """
 
+    config: FlowConfig
+    codec: Codec
+    squeeze: Squeeze
+    unsqueeze: Squeeze
+    blocks: nn.ModuleList
+    frozen: bool
+    recompute: Recompute
+    bf16: bool
     _anchor: Tensor
 
     def __init__(
         self, config: FlowConfig, blocks: nn.ModuleList | None = None, codec: Codec | None = None
     ) -> None:
         super().__init__()
+        if codec is None:
+            codec = PixelCodec(config.channels, config.image_size, config.size)
+        if blocks is None:
+            blocks = config.backbone.build(config.shape)
         self.config = config
-        pixels = PixelCodec(config.channels, config.image_size, config.size)
-        self.codec: Codec = pixels if codec is None else codec
+        self.codec = codec
         self.squeeze = config.backbone.fold()
-        self.unsqueeze = Squeeze()  # in either case: each level keeps its own positions in latents
-        self.blocks = config.backbone.build(config.shape) if blocks is None else blocks
-        # Records device and dtype, whatever the defaults are: the device may be "meta".
+        # At the end, all parts go back to the positions of pixels, also with a `HaarSqueeze`.
+        self.unsqueeze = Squeeze()
+        self.blocks = blocks
+        # An empty buffer tells device and dtype, also of a flow without weights. Its first device
+        # is the CPU, even where weights are made on "meta".
         anchor = torch.empty(0, device="cpu", dtype=torch.float32)
         self.register_buffer("_anchor", anchor, persistent=False)
         self.frozen = False
-        self.recompute: Recompute = "none"
+        self.recompute = "none"
         self.bf16 = False
 
     @classmethod
@@ -120,21 +133,28 @@ class Flow(Layer):
             recompute: Activations that the backward pass recomputes: "none", or those of "steps".
             bf16: Run the coupling networks in bfloat16.
         """
-        self.recompute, self.bf16 = recompute, bf16
+        self.recompute = recompute
+        self.bf16 = bf16
         for layer in self._layers():
             layer.use_bf16(bf16)
 
     def _layers(self) -> list[Layer]:
-        """All layers, those inside of others too."""
-        return [m for m in self.modules() if isinstance(m, Layer) and m is not self]
+        """All layers, including those inside of other layers."""
+        layers: list[Layer] = []
+        for module in self.modules():
+            if isinstance(module, Layer) and module is not self:
+                layers.append(module)
+        return layers
 
     def _levels(self) -> list[list[Layer]]:
+        """The steps of each level."""
         return [list(cast("Iterable[Layer]", steps)) for steps in self.blocks]
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 4 or tuple(x.shape[1:]) != self.config.shape:
+            channels, height, width = self.config.shape
             raise ValueError(
-                f"this flow takes tensors of shape (B, {', '.join(map(str, self.config.shape))}); "
+                f"this flow takes tensors of shape (B, {channels}, {height}, {width}); "
                 f"got {tuple(x.shape)}"
             )
 
@@ -144,18 +164,21 @@ class Flow(Layer):
         return step(x)
 
     def _normalize(self, x: Tensor, run: _LayerMap) -> tuple[Tensor, Tensor]:
+        """Return (z, log|det dz/dx|), where `run` applies a step."""
         total = x.new_zeros(len(x))
-        kept: list[Tensor] = []
+        set_aside: list[Tensor] = []
         for level, steps in enumerate(self._levels()):
-            if level:
+            if level > 0:
                 x, rest = x.chunk(2, 1)
-                kept.append(rest)
-            x = self.squeeze(x)[0]
+                set_aside.append(rest)
+            x, _ = self.squeeze(x)
             for step in steps:
                 x, logdet = run(step, x)
                 total = total + logdet
         for level in range(self.config.levels):
-            x = self.unsqueeze.inverse(torch.cat([x, kept.pop()], 1) if level else x)[0]
+            if level > 0:
+                x = torch.cat([x, set_aside.pop()], 1)
+            x, _ = self.unsqueeze.inverse(x)
         return x, total
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,20 +189,20 @@ class Flow(Layer):
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return x = f^-1(z) in flow space, and log|det df^-1/dz| of shape (B,)."""
         self._check(z)
-        kept: list[Tensor] = []
+        set_aside: list[Tensor] = []
         for level in range(self.config.levels):
-            if level:
+            if level > 0:
                 z, rest = z.chunk(2, 1)
-                kept.append(rest)
-            z = self.unsqueeze(z)[0]
+                set_aside.append(rest)
+            z, _ = self.unsqueeze(z)
         total = z.new_zeros(len(z))
         for steps in reversed(self._levels()):
             for step in reversed(steps):
                 z, logdet = step.inverse(z)
                 total = total + logdet
-            z = self.squeeze.inverse(z)[0]
-            if kept:
-                z = torch.cat([z, kept.pop()], 1)
+            z, _ = self.squeeze.inverse(z)
+            if set_aside:
+                z = torch.cat([z, set_aside.pop()], 1)
         return z, total
 
     @torch.no_grad()
@@ -187,10 +210,11 @@ class Flow(Layer):
         """Set data-dependent parameters from one batch in flow space and return its latents."""
         self._check(x)
 
-        def run(step: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
+        def initialize_step(step: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
             return step.initialize(x), x.new_zeros(len(x))
 
-        return self._normalize(x, run)[0]
+        z, _ = self._normalize(x, initialize_step)
+        return z
 
     def encode(self, images: Tensor, noise: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
         """Return latents of 8-bit images, z = f((u + e)/128 - 1), and log|det df/dv|.
@@ -210,9 +234,10 @@ class Flow(Layer):
             ValueError: If the images have a wrong shape or dtype.
         """
         with torch.autocast(images.device.type, enabled=False):
-            prepared = self.codec.prepare(images)  # outside: autoencoders may use TF32
+            prepared = self.codec.prepare(images)  # an autoencoder may use TF32
             with DisableTF32(images.device):
-                return self(self.codec.dequantize(prepared, noise).to(self.dtype))
+                v = self.codec.dequantize(prepared, noise)
+                return self(v.to(self.dtype))
 
     def decode(self, z: Tensor, *, quantize: bool = True) -> Tensor:
         """Return the images of latents: uint8, or floats in [0, 1] with `quantize=False`.
@@ -222,7 +247,7 @@ class Flow(Layer):
         """
         with torch.autocast(z.device.type, enabled=False):
             with DisableTF32(z.device):
-                v = self.inverse(z.to(self.dtype))[0]
+                v, _ = self.inverse(z.to(self.dtype))
             return self.codec.to_images(v, quantize=quantize)
 
     def with_shape(self, channels: int, image_size: tuple[int, int]) -> Flow:
@@ -232,10 +257,11 @@ class Flow(Layer):
             ValueError: If the flow serves one shape only (see `shape_free`).
         """
         if not self.shape_free:
+            served_shape = (self.codec.channels, *self.codec.image_size)
+            requested_shape = (channels, *image_size)
             raise ValueError(
                 f"this flow (backbone {self.config.backbone.name!r}) serves images of shape "
-                f"{(self.codec.channels, *self.codec.image_size)} only; got "
-                f"{(channels, *image_size)}"
+                f"{served_shape} only; got {requested_shape}"
             )
         config = FlowConfig(channels, image_size, self.config.backbone)
         return Flow(config).to(self.device, self.dtype).train(self.training)
@@ -247,12 +273,13 @@ class Flow(Layer):
 
     def freeze(self) -> Flow:
         """Return a copy for inference: the same map, folded, without parameters."""
-        blocks = nn.ModuleList(
-            nn.ModuleList(step.freeze() for step in steps) for steps in self._levels()
-        )
-        frozen = Flow(self.config, blocks, self.codec).to(self.device, self.dtype)
-        frozen.frozen = self.frozen or next(self.parameters(), None) is not None
-        return frozen.eval()
+        blocks = nn.ModuleList()
+        for steps in self._levels():
+            blocks.append(nn.ModuleList(step.freeze() for step in steps))
+        flow = Flow(self.config, blocks, self.codec).to(self.device, self.dtype)
+        has_parameters = next(self.parameters(), None) is not None
+        flow.frozen = self.frozen or has_parameters
+        return flow.eval()
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.config.shape))
@@ -262,11 +289,11 @@ class Flow(Layer):
 
 def check_finite(weights: Mapping[str, Tensor]) -> None:
     """Raise ValueError if a weight is NaN or infinite."""
-    # One pass: a sum is finite only if all terms are. Sums of large terms may overflow.
-    bad = [
-        name
-        for name, value in weights.items()
-        if not (value.sum().isfinite() or value.isfinite().all())
-    ]
-    if bad:
-        raise ValueError(f"weights hold NaN or infinity in {', '.join(bad)}")
+    damaged = [name for name, value in weights.items() if not _is_finite(value)]
+    if damaged:
+        raise ValueError(f"weights hold NaN or infinity in {', '.join(damaged)}")
+
+
+def _is_finite(value: Tensor) -> bool:
+    # A finite sum, which takes one pass, has finite terms. A sum of large terms may overflow.
+    return bool(value.sum().isfinite() or value.isfinite().all())

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +23,17 @@ from .config import FlowConfig
 
 __all__ = ["LatentCodec", "measure_codec"]
 
-# Autoencoders need much memory per image, and a CPU is fastest with what its caches hold.
-_PIXELS_AT_ONCE, _ON_CPU = 2**20, 2**16  # 16 images of 256 x 256; 4 of 128 x 128
+# Pixels that the autoencoder processes at a time, since it needs much memory per image. A CPU is
+# fastest with as many as its caches hold.
+_PIXELS_AT_ONCE = 2**20  # 16 images of 256 x 256
+_PIXELS_AT_ONCE_ON_CPU = 2**16  # 4 images of 128 x 128
+
+
+class _Scaling(NamedTuple):
+    """Mean and standard deviation of each latent channel, of shape (C, 1, 1)."""
+
+    mean: Tensor
+    std: Tensor
 
 
 class LatentCodec(Codec):
@@ -47,14 +56,19 @@ class LatentCodec(Codec):
         ValueError: If the autoencoder has other image or latent channels than the record.
     """
 
-    exact = False
-    figure = "latent_bits_per_dim"
+    exact: bool = False
+    figure: str = "latent_bits_per_dim"
     record: AutoencoderConfig
+    noise: float
+    latent_shape: tuple[int, int, int]
+    _autoencoder: Any
 
     def __init__(self, autoencoder: Any, config: AutoencoderConfig) -> None:
-        self.latent_shape = shape = _latent_shape(autoencoder, config)
+        shape = _latent_shape(autoencoder, config)
         super().__init__(config.channels, config.image_size, shape, shape[1:])
-        self.record, self.noise = config, config.noise
+        self.latent_shape = shape
+        self.record = config
+        self.noise = config.noise
         self._autoencoder = autoencoder
 
     def for_flow(self, config: FlowConfig) -> LatentCodec:
@@ -63,74 +77,87 @@ class LatentCodec(Codec):
         Raises:
             ValueError: If the flow's shape is not that of the latents.
         """
-        if (config.channels, *config.image_size) != self.latent_shape:
+        flow_shape = (config.channels, *config.image_size)
+        if flow_shape != self.latent_shape:
             raise ValueError(
                 f"the autoencoder encodes {self.image_size} images to latents of shape "
-                f"{self.latent_shape}; the flow takes {(config.channels, *config.image_size)}"
+                f"{self.latent_shape}; the flow takes {flow_shape}"
             )
         codec = copy.copy(self)
         codec.padded_size = config.size
         return codec
 
-    def _on(self, device: torch.device) -> tuple[Any, Tensor, Tensor]:
-        """The autoencoder, the means and the standard deviations on a device."""
+    def _move_to(self, device: torch.device) -> _Scaling:
+        """Move the autoencoder to a device, and return the scaling of latents on it."""
         self._autoencoder.to(device)
+        # One tensor, so that a device receives one copy.
         moments = [self.record.mean, self.record.std]
-        scale = torch.tensor(moments, device=device, dtype=torch.float32)
-        return self._autoencoder, *scale[:, None, :, None, None]
+        mean, std = torch.tensor(moments, device=device, dtype=torch.float32)
+        return _Scaling(mean[:, None, None], std[:, None, None])
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> Tensor:
         """Return (E(x) - m)/s of uint8 images or of floating-point grey levels in [0, 255].
 
-        Floating-point tensors of the latents' shape are returned as they are: they are the result
-        of an earlier call. Of several views, shape (B, views, C, H, W), the first is used.
+        A floating-point tensor of the latents' shape is the result of an earlier call and returned
+        as it is. It may hold several views of each image, of shape (B, views, C, H, W); then the
+        first view is returned.
         """
-        views = images[:, 0] if images.dim() == 5 else images
-        if views.is_floating_point() and tuple(views.shape[1:]) == self.latent_shape:
-            return views.to(torch.float32)
+        first_view = images
+        if images.dim() == 5:
+            first_view = images[:, 0]
+        if first_view.is_floating_point() and tuple(first_view.shape[1:]) == self.latent_shape:
+            return first_view.to(torch.float32)
         check_levels(images, self.channels, self.image_size)
-        autoencoder, mean, std = self._on(images.device)
-        low, high = autoencoder.input_range
+        scaling = self._move_to(images.device)
+        latents = self._in_parts(self._encode, images, self.latent_shape)
+        return (latents - scaling.mean) / scaling.std
 
-        def latents(part: Tensor) -> Tensor:
-            return autoencoder.encode(part.to(torch.float32) * ((high - low) / 255) + low)
-
-        return (self._in_parts(latents, images, self.latent_shape) - mean) / std
+    def _encode(self, levels: Tensor) -> Tensor:
+        """E(x) of grey levels, mapped into the range of the autoencoder."""
+        low, high = self._autoencoder.input_range
+        return self._autoencoder.encode(levels.to(torch.float32) * ((high - low) / 255) + low)
 
     def dequantize(self, prepared: Tensor, noise: Tensor | float | None = None) -> Tensor:
         padded = pad(prepared, self.padded_size)
-        return padded if noise is None else padded + self.noise * (noise - 0.5)
+        if noise is None:
+            return padded
+        return padded + self.noise * (noise - 0.5)
 
     @torch.no_grad()
     def to_images(self, v: Tensor, *, quantize: bool = True) -> Tensor:
-        autoencoder, mean, std = self._on(v.device)
-        latents = crop(v, self.latent_shape[1:]).to(torch.float32) * std + mean
-        size = (self.channels, *self.image_size)
-        low, high = autoencoder.input_range
-        images = self._in_parts(autoencoder.decode, latents, size)
+        scaling = self._move_to(v.device)
+        scaled = crop(v, self.latent_shape[1:]).to(torch.float32)
+        latents = scaled * scaling.std + scaling.mean
+        image_shape = (self.channels, *self.image_size)
+        images = self._in_parts(self._autoencoder.decode, latents, image_shape)
+        low, high = self._autoencoder.input_range
         unit = ((images - low) / (high - low)).clamp(0, 1)
-        if quantize:  # values that are not finite become grey
-            return (torch.nan_to_num(unit, 0.5) * 255).round().to(torch.uint8)
-        return unit
+        if not quantize:
+            return unit
+        # NaN becomes grey.
+        return (torch.nan_to_num(unit, 0.5) * 255).round().to(torch.uint8)
 
     def _in_parts(
         self, function: Callable[[Tensor], Tensor], batch: Tensor, shape: tuple[int, int, int]
     ) -> Tensor:
         """Apply a function to a few images at a time; `shape` is that of one result."""
-        done = torch.empty(len(batch), *shape, device=batch.device, dtype=torch.float32)
-        pixels = _ON_CPU if batch.device.type == "cpu" else _PIXELS_AT_ONCE
-        number = max(1, pixels // math.prod(self.image_size))
-        for start in range(0, len(batch), number):
-            part, into = batch[start : start + number], done[start : start + number]
-            result = function(part.contiguous(memory_format=torch.channels_last))
-            if result.shape != into.shape:
+        results = torch.empty(len(batch), *shape, device=batch.device, dtype=torch.float32)
+        pixels = _PIXELS_AT_ONCE
+        if batch.device.type == "cpu":
+            pixels = _PIXELS_AT_ONCE_ON_CPU
+        images = max(1, pixels // math.prod(self.image_size))
+        for start in range(0, len(batch), images):
+            part = batch[start : start + images]
+            result = results[start : start + images]
+            output = function(part.contiguous(memory_format=torch.channels_last))
+            if output.shape != result.shape:
                 raise ValueError(
-                    f"the autoencoder made {tuple(result.shape)} of {tuple(part.shape)}, where its "
-                    f"latent_channels and factor say {tuple(into.shape)}"
+                    f"the autoencoder made {tuple(output.shape)} of {tuple(part.shape)}, where its "
+                    f"latent_channels and factor say {tuple(result.shape)}"
                 )
-            into.copy_(result)
-        return done
+            result.copy_(output)
+        return results
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LatentCodec:
         return self
@@ -168,16 +195,19 @@ def measure_codec(
         noise=noise,
     )
     codec = LatentCodec(autoencoder, config)
-    found = codec.prepare(images.to(device))
-    codec.to_images(found[:1])  # raises for images of another shape
-    found = found.cpu().double()  # an Apple GPU has no float64
-    mean, std = found.mean((0, 2, 3)), found.std((0, 2, 3))
-    config = dataclasses.replace(config, mean=(*mean.tolist(),), std=(*std.tolist(),))
+    latents = codec.prepare(images.to(device))
+    codec.to_images(latents[:1])  # raises if the decoder makes images of another shape
+    latents = latents.cpu().double()  # an Apple GPU has no float64
+    mean = latents.mean((0, 2, 3)).tolist()
+    std = latents.std((0, 2, 3)).tolist()
+    config = dataclasses.replace(config, mean=tuple(mean), std=tuple(std))
     return LatentCodec(autoencoder, config)
 
 
 def _latent_shape(autoencoder: Any, config: AutoencoderConfig) -> tuple[int, int, int]:
-    factor, size = autoencoder.factor, config.image_size
+    """(C, H, W) of the latents, without padding, after a check that the images fit."""
+    factor = autoencoder.factor
+    size = config.image_size
     channels = getattr(autoencoder, "channels", 3)
     if channels != config.channels:
         raise ValueError(

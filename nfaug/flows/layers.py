@@ -1,7 +1,7 @@
 """Invertible layers with one interface: `forward(x) -> (z, logdet)`, `inverse(z) -> (x, logdet)`.
 
-`logdet` has shape (B,) and is that of the direction called, so the two add up to zero. The other
-methods of `Layer` have defaults that do nothing; a layer overrides those that it needs.
+`logdet` has shape (B,). It belongs to the direction that is called, so those of x -> z and z -> x
+add up to zero. The other methods of `Layer` have defaults; a layer overrides those that it needs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _SOFTPLUS_ONE = math.log(math.e - 1)  # softplus(_SOFTPLUS_ONE) = 1
-_MIN_STD = 1e-3  # a lower limit: the standard deviation of a constant pixel is 0
+_MIN_STD = 1e-3  # instead of 0, the standard deviation of a constant pixel
 
 
 class Layer(nn.Module, ABC):
@@ -87,9 +87,18 @@ class HaarSqueeze(Squeeze):
     """
 
     def _mix(self, x: Tensor) -> Tensor:
-        a, b, c, d = x.chunk(4, 1)
-        top, bottom, left, right = a + b, c + d, a - b, c - d
-        return torch.cat([top + bottom, left + right, top - bottom, left - right], 1) / 2
+        p00, p01, p10, p11 = x.chunk(4, 1)
+        top_sum = p00 + p01
+        top_difference = p00 - p01
+        bottom_sum = p10 + p11
+        bottom_difference = p10 - p11
+        groups = [
+            top_sum + bottom_sum,
+            top_difference + bottom_difference,
+            top_sum - bottom_sum,
+            top_difference - bottom_difference,
+        ]
+        return torch.cat(groups, 1) / 2
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         squeezed, logdet = super().forward(x)
@@ -132,6 +141,10 @@ class ActNorm(Layer):
             limit.
     """
 
+    max_scale: float | None
+    scale: nn.Parameter
+    shift: nn.Parameter
+
     def __init__(self, shape: tuple[int, int, int], max_scale: float | None = None) -> None:
         super().__init__()
         self.max_scale = max_scale
@@ -140,11 +153,13 @@ class ActNorm(Layer):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         scale = F.softplus(self.scale)
-        return torch.addcmul(self.shift, scale, x), scale.log().sum().expand(len(x))
+        logdet = scale.log().sum()
+        return torch.addcmul(self.shift, scale, x), logdet.expand(len(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         scale = F.softplus(self.scale)
-        return (z - self.shift) / scale, -scale.log().sum().expand(len(z))
+        logdet = -scale.log().sum()
+        return (z - self.shift) / scale, logdet.expand(len(z))
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> Tensor:
@@ -155,10 +170,11 @@ class ActNorm(Layer):
 
     @torch.no_grad()
     def clip_(self) -> None:
-        if self.max_scale is not None:
-            limits = self.scale.new_tensor([1 / self.max_scale, self.max_scale], device="cpu")
-            low, high = inverse_softplus(limits).tolist()
-            self.scale.clamp_(low, high)
+        if self.max_scale is None:
+            return
+        limits = self.scale.new_tensor([1 / self.max_scale, self.max_scale], device="cpu")
+        low, high = inverse_softplus(limits).tolist()
+        self.scale.clamp_(low, high)
 
 
 class InvertibleConv1x1(Layer):
@@ -166,6 +182,8 @@ class InvertibleConv1x1(Layer):
 
     W is initialised to the logarithm of a random rotation (Xiao & Liu 2020).
     """
+
+    weight: nn.Parameter
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -203,22 +221,25 @@ class FrozenAffine(Layer):
     @torch.no_grad()
     def __init__(self, actnorm: ActNorm, conv1x1: InvertibleConv1x1) -> None:
         super().__init__()
-        # In float64, so that the matrices are inverses to float32 rounding; on the CPU for MPS.
-        weight, s, b = (
-            tensor.detach().cpu().double()
-            for tensor in (conv1x1.weight, actnorm.scale, actnorm.shift)
-        )
-        scale, matrix = F.softplus(s), torch.linalg.matrix_exp(weight)
-        for name, value in {
+        # In float64, so that the matrices are inverses to float32 rounding. On the CPU, because
+        # Apple GPUs have no float64.
+        weight = conv1x1.weight.detach().cpu().double()
+        scale = F.softplus(actnorm.scale.detach().cpu().double())
+        shift = actnorm.shift.detach().cpu().double()
+        matrix = torch.linalg.matrix_exp(weight)
+        inverse_matrix = torch.linalg.matrix_exp(-weight)
+        pixels = scale.shape[1] * scale.shape[2]
+        buffers = {
             "scale": scale,
-            "shift": b,
+            "shift": shift,
             "inverse_scale": 1 / scale,
-            "inverse_shift": -b / scale,
+            "inverse_shift": -shift / scale,
             "matrix": matrix[:, :, None, None],
-            "inverse_matrix": torch.linalg.matrix_exp(-weight)[:, :, None, None],
-            "logdet": scale.log().sum() + scale[0].numel() * torch.trace(weight),
-        }.items():
-            # A copy, even where type and device stay as they are.
+            "inverse_matrix": inverse_matrix[:, :, None, None],
+            "logdet": scale.log().sum() + pixels * torch.trace(weight),
+        }
+        for name, value in buffers.items():
+            # A copy, or `shift` could share memory with the ActNorm.
             self.register_buffer(name, value.to(conv1x1.weight, copy=True).contiguous())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,7 +269,7 @@ class Chain(Layer):
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         total = z.new_zeros(len(z))
-        for layer in reversed([*self.children()]):
+        for layer in reversed(list(self.children())):
             z, logdet = cast("Layer", layer).inverse(z)
             total = total + logdet
         return z, total

@@ -40,7 +40,8 @@ def taylor_terms(bound: float, tolerance: float = 2.0**-24) -> int:
             f"[0, {MAX_BOUND:g}]. The scale parameters of this flow diverged: train with a "
             "smaller learning rate."
         )
-    m, remainder = 1, bound * bound / 2
+    m = 1
+    remainder = bound * bound / 2  # bound^(m+1)/(m+1)!
     while remainder > tolerance:
         m += 1
         remainder *= bound / (m + 1)
@@ -82,8 +83,8 @@ class _Horner(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
         matrices, *partial = ctx.saved_tensors
         if torch.is_grad_enabled():
-            # This pass is differentiated in turn (create_graph=True). The saved sums y_k are
-            # constants to autograd; those made here depend on M and x.
+            # This pass is differentiated as well (create_graph=True). Autograd takes the saved sums
+            # y_k for constants, so they are computed again from M and x.
             partial = _partial_sums(matrices, partial[0], ctx.coefficients)[:-1]
         dx = g.clone()
         dm = torch.zeros_like(matrices)
@@ -128,8 +129,10 @@ def expm(matrix: Tensor) -> Tensor:
     which synchronises a GPU. The computation is in float64, so that exp(W) exp(-W) = 1 to float32
     rounding; on devices without float64 (MPS) it is in the precision of the matrix.
     """
-    exact = matrix.device.type != "mps"
-    w = (matrix.double() if exact else matrix) / 2**_SQUARINGS
+    w = matrix
+    if matrix.device.type != "mps":
+        w = matrix.double()
+    w = w / 2**_SQUARINGS
     one = torch.eye(len(w), dtype=w.dtype, device=w.device)
     total = one
     for k in range(16, 0, -1):

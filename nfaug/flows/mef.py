@@ -67,8 +67,7 @@ class MefSettings(Backbone):
             raise ValueError(f"padded_size must be (height, width); got {self.padded_size!r}")
         for name, least in (("steps", 1), ("blocks", 0), ("width", 1)):
             values = getattr(self, name)
-            counts = isinstance(values, tuple) and all(type(n) is int for n in values)
-            if not counts or len(values) != self.levels or min(values, default=-1) < least:
+            if not _are_counts(values, self.levels, least):
                 raise ValueError(
                     f"{name} must be one integer of at least {least} per level; got {values!r} "
                     f"with steps {self.steps!r}"
@@ -79,14 +78,17 @@ class MefSettings(Backbone):
         if self.max_scale is not None:
             check_number("max_scale", self.max_scale, 1, 1e6, open_low=True)
         if self.squeeze not in SQUEEZES:
-            raise ValueError(f"squeeze must be one of {[*SQUEEZES]}; got {self.squeeze!r}")
+            raise ValueError(f"squeeze must be one of {list(SQUEEZES)}; got {self.squeeze!r}")
         # Settings may come from the Hub: a large number must not keep `build` busy for hours.
-        tensors = sum(n * (12 + 9 * b) for n, b in zip(self.steps, self.blocks, strict=True))
+        tensors = 0
+        for steps, blocks in zip(self.steps, self.blocks, strict=True):
+            tensors += steps * (12 + 9 * blocks)
         if tensors > _MOST_TENSORS:
             raise ValueError(f"the flow is too large: {tensors} tensors, at most {_MOST_TENSORS}")
 
     @property
     def levels(self) -> int:
+        # `__post_init__` asks before it checks the type.
         return len(self.steps) if isinstance(self.steps, tuple) else 0
 
     def padded(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -98,18 +100,29 @@ class MefSettings(Backbone):
     def build(self, shape: tuple[int, int, int]) -> nn.ModuleList:
         channels, height, width = shape
         levels = nn.ModuleList()
-        for steps, blocks, hidden in zip(self.steps, self.blocks, self.width, strict=True):
-            channels, height, width = 4 * channels, height // 2, width // 2
-            rank = self.rank if channels // 2 > self.low_rank_above else None
+        for steps, blocks, net_width in zip(self.steps, self.blocks, self.width, strict=True):
+            channels *= 4
+            height //= 2
+            width //= 2
+            rank = None
+            if channels // 2 > self.low_rank_above:
+                rank = self.rank
             level = nn.ModuleList()
             for _ in range(steps):
                 actnorm = ActNorm((channels, height, width), self.max_scale)
                 conv1x1 = InvertibleConv1x1(channels)
-                coupling = MatrixExpCoupling(channels, hidden, blocks, rank, self.bound)
+                coupling = MatrixExpCoupling(channels, net_width, blocks, rank, self.bound)
                 level.append(Step(actnorm=actnorm, conv1x1=conv1x1, couplinglayer=coupling))
             levels.append(level)
             channels //= 2
         return levels
+
+
+def _are_counts(values: object, levels: int, least: int) -> bool:
+    """Whether there are levels, and `values` is a tuple of one integer >= `least` for each."""
+    if levels == 0 or not isinstance(values, tuple) or len(values) != levels:
+        return False
+    return all(type(n) is int and n >= least for n in values)
 
 
 class Coupling(Layer):
@@ -130,6 +143,11 @@ class Coupling(Layer):
         bound: Largest norm of M (full rank) or P (low rank).
     """
 
+    n: int
+    rank: int | None
+    bound: float
+    terms: int
+    terms64: int
     net: CouplingNet
     rescale: Tensor
     reshift: Tensor
@@ -142,8 +160,11 @@ class Coupling(Layer):
 
     def cover(self, bound: float) -> None:
         """Set the number of terms so that the series is accurate for norms up to `bound`."""
-        # An error leaves the coupling as it was.
-        self.terms, self.terms64 = taylor_terms(bound), taylor_terms(bound, 2.0**-53)
+        # Both are computed before one is set, so that an error leaves the coupling as it was.
+        terms = taylor_terms(bound)
+        terms64 = taylor_terms(bound, 2.0**-53)
+        self.terms = terms
+        self.terms64 = terms64
         self.bound = bound
 
     @abstractmethod
@@ -152,20 +173,27 @@ class Coupling(Layer):
 
     def _condition(self, x1: Tensor) -> tuple[Tensor, Tensor]:
         """Return (t, matrices) of shapes (B, n, H, W) and (B, rows, n, H, W): see `expm_action`."""
-        # From channels-last: the action of the matrices vectorises over pixels.
+        # The network's output is channels-last, but the action of the matrices vectorises over
+        # pixels.
         out = self.net(x1).contiguous()
-        t, raw = out[:, : self.n], out[:, self.n :].unflatten(1, (-1, self.n))
+        t = out[:, : self.n]
+        raw = out[:, self.n :].unflatten(1, (-1, self.n))
         return t, torch.addcmul(self.reshift, self.rescale, self._entries(raw))
 
     def _transform(self, matrices: Tensor, x2: Tensor, sign: int) -> tuple[Tensor, Tensor]:
         """Return exp(sign*M) x2 and sign * sum over pixels of trace(M)."""
-        terms = self.terms64 if x2.dtype == torch.float64 else self.terms
+        terms = self.terms
+        if x2.dtype == torch.float64:
+            terms = self.terms64
         if self.rank is None:
-            return expm_action(matrices, x2, terms, sign=sign), sign * _trace(matrices)
+            y2 = expm_action(matrices, x2, terms, sign=sign)
+            return y2, sign * _trace(matrices)
         u, v = (matrices + _LOW_RANK_OFFSET).split(self.rank, 1)
         p = (v.unsqueeze(2) * u.unsqueeze(1)).sum(3)  # P[i, j] = sum_a U[i, a] V[a, j]
-        inner = phi_action(p, (u * x2.unsqueeze(1)).sum(2), terms, sign=sign)
-        return torch.add(x2, (v * inner.unsqueeze(2)).sum(1), alpha=sign), sign * _trace(p)
+        ux = (u * x2.unsqueeze(1)).sum(2)
+        phi_ux = phi_action(p, ux, terms, sign=sign)
+        change = (v * phi_ux.unsqueeze(2)).sum(1)
+        return torch.add(x2, change, alpha=sign), sign * _trace(p)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x1, x2 = x.split((x.shape[1] - self.n, self.n), 1)
@@ -198,6 +226,12 @@ class MatrixExpCoupling(Coupling):
         bound: Largest norm of the exponent in training.
     """
 
+    net: CouplingNet
+    scale: nn.Parameter
+    shift: nn.Parameter
+    rescale: nn.Parameter
+    reshift: nn.Parameter
+
     def __init__(
         self,
         channels: int,
@@ -208,7 +242,9 @@ class MatrixExpCoupling(Coupling):
     ) -> None:
         n = channels // 2
         super().__init__(n, rank, bound)
-        rows = n if self.rank is None else 2 * self.rank
+        rows = n
+        if rank is not None:
+            rows = 2 * rank  # those of U and V
         self.scale = nn.Parameter(torch.full((1,), 1 / 8))
         self.shift = nn.Parameter(torch.zeros(1))
         self.rescale = nn.Parameter(torch.full((1,), 1 / n))
@@ -233,7 +269,9 @@ class MatrixExpCoupling(Coupling):
         It is n*(|rescale| + |reshift|) for M, and rank*n*(|rescale| + |reshift|)^2 for P.
         """
         entry = float(self.rescale.detach().abs() + self.reshift.detach().abs())
-        return entry * self.n if self.rank is None else self.rank * self.n * entry**2
+        if self.rank is None:
+            return entry * self.n
+        return self.rank * self.n * entry**2
 
     def fit_terms(self, *_: object) -> None:
         """Lengthen the series if the scalars need more terms; `load_state_dict` does so too.
@@ -242,23 +280,23 @@ class MatrixExpCoupling(Coupling):
             ValueError: If the norm is too large for a Taylor series.
         """
         if self.rescale.is_meta or self.reshift.is_meta:
-            return  # the weights are missing, and `Flow.from_tensors` says so
+            return  # weights are missing, and `load_state_dict` raises an error for them
         # Scalars that `clip_` moved to the bound may exceed it by rounding.
-        if (bound := self.exponent_bound()) > self.bound * (1 + 1e-6):
+        bound = self.exponent_bound()
+        if bound > self.bound * (1 + 1e-6):
             self.cover(bound)
 
     @torch.no_grad()
     def clip_(self) -> None:
         """Shrink rescale and reshift until `exponent_bound() <= bound`, without a device sync."""
         entry = self.rescale.abs() + self.reshift.abs()
-        most = (
-            self.bound / self.n
-            if self.rank is None
-            else math.sqrt(self.bound / (self.rank * self.n))
-        )
-        shrink = (most / entry).clamp(max=1)
-        self.rescale.mul_(shrink)
-        self.reshift.mul_(shrink)
+        if self.rank is None:
+            largest_entry = self.bound / self.n
+        else:
+            largest_entry = math.sqrt(self.bound / (self.rank * self.n))
+        factor = (largest_entry / entry).clamp(max=1)
+        self.rescale.mul_(factor)
+        self.reshift.mul_(factor)
 
     def freeze(self) -> FrozenCoupling:
         return FrozenCoupling(self)
@@ -272,15 +310,16 @@ class FrozenCoupling(Coupling):
     takes a fifth of the time on CPUs; the scalars include these factors.
     """
 
+    net: CouplingNet
+
     @torch.no_grad()
     def __init__(self, coupling: MatrixExpCoupling) -> None:
         super().__init__(coupling.n, coupling.rank, coupling.exponent_bound())
         bias = cast("Tensor", coupling.net.out_layer.bias)
         is_matrix = torch.arange(len(bias), device=bias.device) >= self.n
-        self.net = coupling.net.folded(
-            torch.where(is_matrix, 2 * coupling.scale, 1),
-            torch.where(is_matrix, 2 * coupling.shift, 0),
-        )
+        out_scale = torch.where(is_matrix, 2 * coupling.scale, 1)
+        out_shift = torch.where(is_matrix, 2 * coupling.shift, 0)
+        self.net = coupling.net.folded(out_scale, out_shift)
         self.register_buffer("rescale", 2 * coupling.rescale)
         self.register_buffer("reshift", coupling.reshift - coupling.rescale)
 

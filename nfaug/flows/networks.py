@@ -29,31 +29,48 @@ class DisableTF32:
     `torch.compile` must turn TF32 off themselves.
     """
 
+    active: bool  # whether there is a setting to change
+    before: Any  # the setting outside of the context
+
     def __init__(self, device: torch.device) -> None:
         self.active = device.type == "cuda" and not torch.compiler.is_compiling()
 
     def __enter__(self) -> None:
-        if self.active:
-            cudnn: Any = torch.backends.cudnn
-            new = hasattr(cudnn, "conv")  # torch >= 2.9 has a setting for each operator
-            self.owner = cudnn.conv if new else cudnn
-            self.name = "fp32_precision" if new else "allow_tf32"
-            self.before = getattr(self.owner, self.name)
-            setattr(self.owner, self.name, "ieee" if new else False)
+        if not self.active:
+            return
+        cudnn: Any = torch.backends.cudnn
+        if hasattr(cudnn, "conv"):  # torch >= 2.9 has a setting for each operator
+            self.before = cudnn.conv.fp32_precision
+            cudnn.conv.fp32_precision = "ieee"
+        else:
+            self.before = cudnn.allow_tf32
+            cudnn.allow_tf32 = False
 
     def __exit__(self, *exception: object) -> None:
-        if self.active:
-            setattr(self.owner, self.name, self.before)
+        if not self.active:
+            return
+        cudnn: Any = torch.backends.cudnn
+        if hasattr(cudnn, "conv"):
+            cudnn.conv.fp32_precision = self.before
+        else:
+            cudnn.allow_tf32 = self.before
 
 
 class AffineNorm(nn.Module):
-    """y = scale*x + shift per channel, set by the first batch and then trained."""
+    """y = scale*x + shift per channel, set by the first batch and then trained.
+
+    With `zero` the scale starts at 0, and the first batch does not set it.
+    """
+
+    scale: nn.Parameter
+    shift: nn.Parameter
 
     def __init__(self, channels: int, *, zero: bool = False) -> None:
         super().__init__()
-        start = torch.zeros if zero else torch.ones
         self.zero = zero
-        self.scale = nn.Parameter(start(channels, 1, 1))
+        self.scale = nn.Parameter(torch.ones(channels, 1, 1))
+        if zero:
+            nn.init.zeros_(self.scale)
         self.shift = nn.Parameter(torch.zeros(channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,17 +90,19 @@ class NormedConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, zero: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+        self.conv: nn.Conv2d = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
         nn.init.kaiming_uniform_(self.conv.weight)
-        self.norm = AffineNorm(outputs, zero=zero)
+        self.norm: AffineNorm = AffineNorm(outputs, zero=zero)
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of one convolution that computes the same."""
-        return self.conv.weight * self.norm.scale[..., None], self.norm.shift.flatten()
+        weight = self.conv.weight * self.norm.scale[..., None]
+        return weight, self.norm.shift.flatten()
 
     def forward(self, x: Tensor) -> Tensor:
         # Scaling weights takes less work than scaling activations, in both directions.
-        return F.conv2d(x, *self.folded(), padding=self.conv.padding)
+        weight, bias = self.folded()
+        return F.conv2d(x, weight, bias, padding=self.conv.padding)
 
     def initialize(self, x: Tensor) -> Tensor:
         return self.norm.initialize(self.conv(x))
@@ -96,7 +115,9 @@ class ResidualBlock(nn.Module):
         self, conv1: nn.Module, conv2: nn.Module, conv3: nn.Module, elu: _Map = F.elu_
     ) -> None:
         super().__init__()
-        self.conv1, self.conv2, self.conv3 = conv1, conv2, conv3
+        self.conv1 = conv1
+        self.conv2 = conv2
+        self.conv3 = conv3
         self.elu = elu
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,9 +126,10 @@ class ResidualBlock(nn.Module):
         return self.elu(self.conv3(h).add_(x))
 
     def initialize(self, x: Tensor) -> Tensor:
-        n1, n2, n3 = (cast("NormedConv", conv) for conv in self.children())
-        h = F.elu(n2.initialize(F.elu(n1.initialize(x))))
-        return F.elu(n3.initialize(h) + x)
+        conv1, conv2, conv3 = cast("Iterable[NormedConv]", self.children())
+        h = F.elu(conv1.initialize(x))
+        h = F.elu(conv2.initialize(h))
+        return F.elu(conv3.initialize(h) + x)
 
 
 class CouplingNet(nn.Module):
@@ -125,6 +147,10 @@ class CouplingNet(nn.Module):
         bf16: Whether passes that record gradients run in bfloat16; others never do.
     """
 
+    layers: nn.ModuleList
+    out_layer: nn.Module
+    bf16: bool
+
     def __init__(
         self, layers: Iterable[nn.Module], out_layer: nn.Module, elu: _Map = F.elu_
     ) -> None:
@@ -139,8 +165,10 @@ class CouplingNet(nn.Module):
         """A network to train; the last convolution of each block and of the whole starts at 0."""
         layers: list[nn.Module] = [NormedConv(inputs, width, 3)]
         for _ in range(blocks):
-            convs = NormedConv(width, width, 3), NormedConv(width, width, 1)
-            layers.append(ResidualBlock(*convs, NormedConv(width, width, 3, zero=True)))
+            conv1 = NormedConv(width, width, 3)
+            conv2 = NormedConv(width, width, 1)
+            conv3 = NormedConv(width, width, 3, zero=True)
+            layers.append(ResidualBlock(conv1, conv2, conv3))
         net = cls(layers, nn.Conv2d(width, outputs, 3, padding=1))
         for parameter in net.out_layer.parameters():
             nn.init.zeros_(parameter)
@@ -161,7 +189,7 @@ class CouplingNet(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> Tensor:
-        first, *blocks = cast("list[NormedConv | ResidualBlock]", [*self.layers])
+        first, *blocks = cast("Iterable[NormedConv | ResidualBlock]", self.layers)
         x = F.elu(first.initialize(x))
         for block in blocks:
             x = block.initialize(x)
@@ -179,12 +207,16 @@ class CouplingNet(nn.Module):
         weight, bias = cast("NormedConv", first).folded()
         layers: list[nn.Module] = [FoldedConv(weight * _LOG2_E, bias * _LOG2_E)]
         for block in blocks:
-            folds = [cast("NormedConv", conv).folded() for conv in block.children()]
-            conv1, conv2, conv3 = (FoldedConv(weight, bias * _LOG2_E) for weight, bias in folds)
+            convs: list[nn.Module] = []
+            for conv in block.children():
+                weight, bias = cast("NormedConv", conv).folded()
+                convs.append(FoldedConv(weight, bias * _LOG2_E))
+            conv1, conv2, conv3 = convs
             layers.append(ResidualBlock(conv1, conv2, conv3, _elu))
         weight, bias = self.out_layer.parameters()
         weight = weight * (out_scale / _LOG2_E)[:, None, None, None]
-        return CouplingNet(layers, FoldedConv(weight, bias * out_scale + out_shift), _elu)
+        out_layer = FoldedConv(weight, bias * out_scale + out_shift)
+        return CouplingNet(layers, out_layer, _elu)
 
 
 class FoldedConv(nn.Module):
@@ -206,15 +238,16 @@ class FoldedConv(nn.Module):
 def _elu(x: Tensor) -> Tensor:
     """Compute a*ELU(x/a) = min(max(x, 0), a*2^x - a) in place, with a = log2(e).
 
-    In place, since the backward pass of a convolution does not need its result. On CPUs the
-    values are processed in cached parts: torch's own kernel computes expm1, which takes up to a
-    fifth of the time of a convolution. The rounding error of 2^x (1e-7 absolute) is no larger
-    than that of the convolutions.
+    It may work in place, because the backward pass of a convolution does not need its result. On
+    CPUs the values are processed in parts that fit the cache: torch's own kernel computes expm1,
+    which takes up to a fifth of the time of a convolution. The rounding error of 2^x (1e-7
+    absolute) is no larger than that of the convolutions.
     """
-    dense = x.is_contiguous(memory_format=torch.channels_last)  # not so from NNPACK
-    if x.device.type != "cpu" or not dense or x.requires_grad or torch.compiler.is_compiling():
+    is_dense = x.is_contiguous(memory_format=torch.channels_last)  # results of NNPACK are not
+    if x.device.type != "cpu" or not is_dense or x.requires_grad or torch.compiler.is_compiling():
         return torch.ops.aten.elu_(x, _LOG2_E, 1.0, 1 / _LOG2_E)
-    zero, minus_a = x.new_zeros(()), x.new_full((), -_LOG2_E)
+    zero = x.new_zeros(())
+    minus_a = x.new_full((), -_LOG2_E)
     for part in x.permute(0, 2, 3, 1).view(-1).split(_SCRATCH):
         scratch = torch.exp2(part, out=_scratch(part))
         torch.add(minus_a, scratch, alpha=_LOG2_E, out=scratch)
@@ -224,8 +257,10 @@ def _elu(x: Tensor) -> Tensor:
 
 def _scratch(like: Tensor) -> Tensor:
     """Scratch memory of `_elu`, kept per thread: new memory costs a page fault every 4 KiB."""
-    room = getattr(_THREAD, "room", None)
-    if room is None or room.dtype != like.dtype:
-        with torch.inference_mode(False):  # or later calls outside it could not write here
-            room = _THREAD.room = torch.empty(_SCRATCH, dtype=like.dtype, device=like.device)
-    return room[: len(like)]
+    scratch: Tensor | None = getattr(_THREAD, "scratch", None)
+    if scratch is None or scratch.dtype != like.dtype:
+        # Calls outside of inference mode cannot write to tensors that are made inside it.
+        with torch.inference_mode(False):
+            scratch = torch.empty(_SCRATCH, dtype=like.dtype, device=like.device)
+        _THREAD.scratch = scratch
+    return scratch[: len(like)]

@@ -19,7 +19,7 @@ _GROUPS = 4  # of the normalisation of pooled blocks, which the weights do not t
 
 
 class TinyAutoencoder(nn.Module):
-    """A tiny autoencoder, told from the names and shapes of its weights.
+    """A tiny autoencoder; names and shapes of its weights tell its architecture.
 
     The encoder maps an image x in [0, 1] to latents: residual blocks at four resolutions, with a
     convolution of stride 2 before each but the first. The decoder maps 3 tanh(z/3) back, with
@@ -39,30 +39,25 @@ class TinyAutoencoder(nn.Module):
     Source: Bohan, Tiny AutoEncoder for Stable Diffusion, https://github.com/madebyollin/taesd
     """
 
-    input_range, factor = (0.0, 1.0), 8
+    input_range: tuple[float, float] = (0.0, 1.0)
+    factor: int = 8
+    latent_channels: int
+    encoder: nn.ModuleDict
+    decoder: nn.ModuleDict
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        named = present_names(weights)
-        if _FIRST not in named:
-            raise ValueError(f"there is no {_FIRST}, but {', '.join([*named][:3])}")
-        width, self.latent_channels, *_ = named[_FIRST].shape
-        pooled = any(".pool." in name for name in named)
-
-        def scale(number: int, pooled: bool = False, stride: int = 1) -> list[nn.Module]:
-            conv = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-            return [conv, *(_Block(width, pooled) for _ in range(number))]
-
+        tensors = present_names(weights)
+        if _FIRST not in tensors:
+            raise ValueError(f"there is no {_FIRST}, but {', '.join(list(tensors)[:3])}")
+        width, self.latent_channels, *_ = tensors[_FIRST].shape
+        pooled = any(".pool." in name for name in tensors)
         with torch.device("meta"):  # weights that are about to be loaded are not initialised
-            encoder = [_conv(3, width), _Block(width), *scale(3, stride=2), *scale(3, stride=2)]
-            encoder += [*scale(3, pooled, 2), _conv(width, self.latent_channels)]
-            decoder = [_conv(self.latent_channels, width), nn.ReLU(), *scale(3, pooled)[1:]]
-            for number in (3, 3, 1):
-                decoder += [nn.Upsample(scale_factor=2), *scale(number)]
-            decoder += [_conv(width, 3)]
-        self.encoder = nn.ModuleDict({"layers": nn.Sequential(*encoder)})
-        self.decoder = nn.ModuleDict({"layers": nn.Sequential(*decoder)})
-        self.load_state_dict(named, assign=True)
+            encoder = _encoder(width, self.latent_channels, pooled)
+            decoder = _decoder(width, self.latent_channels, pooled)
+        self.encoder = nn.ModuleDict({"layers": encoder})
+        self.decoder = nn.ModuleDict({"layers": decoder})
+        self.load_state_dict(tensors, assign=True)
 
     def encode(self, x: Tensor) -> Tensor:
         """Latents (N, latent_channels, H/8, W/8) of images in [0, 1]."""
@@ -70,27 +65,55 @@ class TinyAutoencoder(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Images of latents, in [0, 1] but for overshoots."""
-        fast = z.device.type == "cpu" and has_matrix_units()
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+        bf16 = z.device.type == "cpu" and has_matrix_units()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             return self.decoder["layers"](3 * torch.tanh(z / 3)).float()
 
 
 def has_matrix_units() -> bool:
     """Whether the CPU multiplies matrices in bfloat16 (AMX); False if torch is too old to say."""
-    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(found.get("amx_tile"))
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_tile"))
+
+
+def _encoder(width: int, latent_channels: int, pooled: bool) -> nn.Sequential:
+    layers: list[nn.Module] = [_conv(3, width), _Block(width)]
+    for stage in (1, 2, 3):
+        layers.append(nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False))
+        layers.extend(_blocks(3, width, pooled=pooled and stage == 3))
+    layers.append(_conv(width, latent_channels))
+    return nn.Sequential(*layers)
+
+
+def _decoder(width: int, latent_channels: int, pooled: bool) -> nn.Sequential:
+    layers: list[nn.Module] = [_conv(latent_channels, width), nn.ReLU()]
+    layers.extend(_blocks(3, width, pooled=pooled))
+    for blocks in (3, 3, 1):
+        layers.append(nn.Upsample(scale_factor=2))
+        layers.append(nn.Conv2d(width, width, 3, padding=1, bias=False))
+        layers.extend(_blocks(blocks, width))
+    layers.append(_conv(width, 3))
+    return nn.Sequential(*layers)
+
+
+def _blocks(number: int, width: int, *, pooled: bool = False) -> list[_Block]:
+    return [_Block(width, pooled) for _ in range(number)]
 
 
 class _Block(nn.Module):
     def __init__(self, width: int, pooled: bool = False) -> None:
         super().__init__()
-        first, second, third = (_conv(width, width) for _ in range(3))
-        self.conv = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
+        self.conv = nn.Sequential(
+            _conv(width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width)
+        )
         self.pool: nn.Sequential | None = None
         if pooled:
-            wide = 4 * width
-            before, after = (nn.Conv2d(*n, 1, bias=False) for n in ((width, wide), (wide, width)))
-            self.pool = nn.Sequential(before, nn.GroupNorm(_GROUPS, wide), nn.ReLU(), after)
+            self.pool = nn.Sequential(
+                nn.Conv2d(width, 4 * width, 1, bias=False),
+                nn.GroupNorm(_GROUPS, 4 * width),
+                nn.ReLU(),
+                nn.Conv2d(4 * width, width, 1, bias=False),
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pool is not None:
@@ -104,8 +127,12 @@ def _conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 def present_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights under the names of diffusers, which `TinyAutoencoder.state_dict` has as well."""
-    return {_PUBLISHED.sub(_present, name): value for name, value in weights.items()}
+    return {_PUBLISHED.sub(_present_name, name): value for name, value in weights.items()}
 
 
-def _present(found: re.Match[str]) -> str:
-    return f"{found[1]}.layers.{int(found[2]) - (found[1] == 'decoder')}."
+def _present_name(published: re.Match[str]) -> str:
+    part = published[1]
+    number = int(published[2])
+    if part == "decoder":
+        number -= 1
+    return f"{part}.layers.{number}."

@@ -2,7 +2,7 @@
 
 from nfaug.io.hub import HubError
 
-from .pull import pull
+from .download import pull
 from .push import PushPlan, plan_push, push_to_hub
 
 __all__ = ["HubError", "PushPlan", "plan_push", "pull", "push_to_hub"]

@@ -1,7 +1,7 @@
 """The model card: what a flow is, how to use it, and what it reveals about its training images.
 
-Class names and all other text of a checkpoint are escaped, so that they can neither format the
-page nor link from it. The text of the card is in `card.md`.
+Class names and all other text of a checkpoint are escaped, so that none of it acts as Markdown,
+HTML or a link. The text of the card is in `card.md`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import metadata
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -29,7 +29,8 @@ _SHOWN_CLASSES = 200
 _LONGEST_TEXT = 120  # characters of any one text of a checkpoint
 # These act as markup or links even after a backslash.
 _ENTITIES = {char: f"&#{ord(char)};" for char in "&<>\"'`|:@/\\"}
-_ESCAPED = {char: "\\" + char for char in "!#$%()*+.;=?[]^_{}~"} | _ENTITIES
+_BACKSLASHED = {char: "\\" + char for char in "!#$%()*+.;=?[]^_{}~"}
+_ESCAPED = _BACKSLASHED | _ENTITIES
 _FIGURES = {  # title of each figure of a checkpoint
     "bits_per_dim": "bits per dimension",
     "latent_bits_per_dim": "bits per dimension of latents, not comparable with pixels",
@@ -39,9 +40,20 @@ _FIGURES = {  # title of each figure of a checkpoint
     "wrong_levels": "values off by one level or more in the other images",
     "on": "measured on",
 }
-_RESULTS = (  # what the Hub lists: task, metric, title, figure
-    ("image-classification", "accuracy", "NF-Acc", "nf_acc"),
-    ("unconditional-image-generation", "bits_per_dim", "bits/dim", "bits_per_dim"),
+
+
+class _Result(NamedTuple):
+    """A figure of a checkpoint that the Hub lists beside a model."""
+
+    task: str
+    metric: str
+    title: str
+    figure: str
+
+
+_RESULTS = (
+    _Result("image-classification", "accuracy", "NF-Acc", "nf_acc"),
+    _Result("unconditional-image-generation", "bits_per_dim", "bits/dim", "bits_per_dim"),
 )
 
 
@@ -73,86 +85,134 @@ def make_card(
         license: The Hub's identifier of the license of the flow, such as "mit".
         data: What the training images are, and their terms of use.
     """
-    addresses = metadata("nfaug").get_all("Project-URL") or ()  # [project.urls]
-    links = dict(address.split(", ", 1) for address in addresses)
+    links = _project_links()
     images = config.autoencoder or config.flow
-    parameters = config.flow.parameter_count
+    height, width = images.image_size
+    size = f"{images.channels} x {height} x {width}"
     name = repo_id.rpartition("/")[2]
-    size = " x ".join(map(str, (images.channels, *images.image_size)))
-    autoencoder = config.autoencoder and {
-        **asdict(config.autoencoder),
-        "name": escape(config.autoencoder.name),
-    }
-    architecture = {"backbone": config.flow.backbone.name, **asdict(config.flow.backbone)}
-    settings = {
-        f"{stage}: {key.replace('_', ' ')}": value
-        for stage in ("training", "gaussians", "preprocessing")
-        for key, value in getattr(config, stage).items()
-    }
-    fitted = {key: escape(value) for key, value in config.gaussians.items() if value}
+
+    parameters = f"{config.flow.parameter_count:,}"
+    if config.flow.parameter_count >= 10**6:
+        parameters = f"{config.flow.parameter_count / 1e6:.1f} million"
+
+    trained_on = None
+    if config.training.get("data"):
+        trained_on = escape(config.training["data"])
+    fitted = None
+    if config.gaussians.get("fitted"):
+        fitted = {key: escape(value) for key, value in config.gaussians.items() if value}
+    autoencoder = None
+    if config.autoencoder is not None:
+        autoencoder = asdict(config.autoencoder)
+        autoencoder["name"] = escape(config.autoencoder.name)
+
+    settings: dict[str, Any] = {"images": size, "backbone": config.flow.backbone.name}
+    settings |= asdict(config.flow.backbone)
+    for stage in ("training", "gaussians", "preprocessing"):
+        for key, value in getattr(config, stage).items():
+            settings[f"{stage}: {key.replace('_', ' ')}"] = value
+    figures = {_FIGURES.get(key, key): value for key, value in config.metrics.items()}
+
+    # Terms come from the person who pushes; cut short, they would be other terms.
+    terms = None
+    if license:
+        terms = f"{escape(license, longest=None)}."
+    data_terms = None
+    if data:
+        data_terms = escape(data, longest=None)
     card = ModelCard.from_template(
         _metadata(config, name, license),
         template_path=str(_TEMPLATE),
         name=name,
         repo_id=repo_id,
         size=size,
-        parameters=f"{parameters / 1e6:.1f} million" if parameters >= 10**6 else f"{parameters:,}",
-        trained_on=escape(config.training["data"]) if config.training.get("data") else None,
-        fitted=fitted if config.gaussians.get("fitted") else None,
+        parameters=parameters,
+        trained_on=trained_on,
+        fitted=fitted,
         autoencoder=autoencoder,
         picture=picture,
         source=links.get("Source"),
         paper=links["Paper"],
         **_axes(pca),
-        training=_rows({"images": size, **architecture, **settings}),
-        figures=_rows({_FIGURES.get(key, key): value for key, value in config.metrics.items()}),
+        training=_rows(settings),
+        figures=_rows(figures),
         classes=[escape(name) for name in config.class_names[:_SHOWN_CLASSES]],
         number=len(config.class_names),
-        # Terms come from the person who pushes; cut short, they would be other terms.
-        terms=license and f"{escape(license, longest=None)}.",
-        data=data and escape(data, longest=None),
+        terms=terms,
+        data=data_terms,
     )
     return f"{card}\n"
 
 
-def set_privacy(card: str, made: str) -> str:
-    """Return the card with its privacy statement, if it has one, replaced by that of `made`."""
-    (statement,) = _PRIVACY.findall(made)
+def set_privacy(card: str, generated: str) -> str:
+    """Return the card with its privacy statement, if it has one, replaced by the generated card's.
+
+    Args:
+        card: The card.
+        generated: A card of the same checkpoint by `make_card`.
+    """
+    (statement,) = _PRIVACY.findall(generated)
     return _PRIVACY.sub(lambda _: statement, card, count=1)
+
+
+def _project_links() -> dict[str, str]:
+    """The addresses under [project.urls] by their names."""
+    links = {}
+    for entry in metadata("nfaug").get_all("Project-URL") or ():
+        name, address = entry.split(", ", 1)
+        links[name] = address
+    return links
 
 
 def _metadata(config: CheckpointConfig, name: str, license: str | None) -> ModelCardData:
     base = config.gaussians.get("flow")
-    sources = (str(record.get("data")) for record in (config.training, config.gaussians))
-    datasets = [name[5:] for name in dict.fromkeys(sources) if name.startswith("hfds/")]
-    # The Hub shows this outside of the Markdown text, so escaping does not help.
-    shown = re.sub(r"[^\w .,+-]+", " ", printable(config.training.get("data", ""), longest=120))
-    results = [
-        EvalResult(
-            task_type=task,
-            dataset_type="image-folder",
-            dataset_name=shown.strip() or "unknown",
-            metric_type=metric,
-            metric_name=title,
-            metric_value=round(float(value), 4),
-        )
-        for task, metric, title, key in _RESULTS
-        if _is_number(value := config.metrics.get(key))
-    ]
     return ModelCardData(
         library_name="nfaug",
         license=license,
         base_model=base if _REPOSITORY.fullmatch(str(base)) else None,
-        datasets=[name for name in datasets if _REPOSITORY.fullmatch(name)] or None,
+        datasets=_hub_datasets(config) or None,
         pipeline_tag="unconditional-image-generation",
         tags=["nfaug", "normalizing-flow", "data-augmentation"],
         model_name=name,
-        eval_results=results or None,
+        eval_results=_results(config) or None,
     )
 
 
+def _hub_datasets(config: CheckpointConfig) -> list[str]:
+    """The data sets of the Hub that the flow was trained on or its gaussians were fitted to."""
+    datasets: list[str] = []
+    for stage in (config.training, config.gaussians):
+        source = str(stage.get("data"))
+        name = source.removeprefix("hfds/")
+        if name != source and _REPOSITORY.fullmatch(name) and name not in datasets:
+            datasets.append(name)
+    return datasets
+
+
+def _results(config: CheckpointConfig) -> list[EvalResult]:
+    """The figures that the Hub lists."""
+    # The Hub shows this outside of the Markdown text, so escaping does not help.
+    dataset = printable(config.training.get("data", ""), longest=120)
+    dataset = re.sub(r"[^\w .,+-]+", " ", dataset).strip()
+    results = []
+    for task, metric, title, figure in _RESULTS:
+        value = config.metrics.get(figure)
+        if not _is_number(value):
+            continue
+        result = EvalResult(
+            task_type=task,
+            dataset_type="image-folder",
+            dataset_name=dataset or "unknown",
+            metric_type=metric,
+            metric_name=title,
+            metric_value=round(float(value), 4),
+        )
+        results.append(result)
+    return results
+
+
 def _axes(pca: ClasswisePCA | None) -> dict[str, Any]:
-    """What the privacy statement needs to know."""
+    """The figures of the privacy statement: numbers of axes and partners, and axes per image."""
     if pca is None:
         return {"axes": 0, "partners": 0, "share": 0.0, "fewest": 0}
     return {
@@ -165,13 +225,15 @@ def _axes(pca: ClasswisePCA | None) -> dict[str, Any]:
 
 def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Title and value of each row of a table, escaped; None is left out."""
-    return [(escape(title), _shown(x)) for title, x in values.items() if x is not None]
+    return [(escape(title), _cell(value)) for title, value in values.items() if value is not None]
 
 
-def _shown(value: object) -> str:
+def _cell(value: object) -> str:
     if not _is_number(value):
         return escape(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}"
 
 
 def _is_number(value: object) -> TypeGuard[float]:

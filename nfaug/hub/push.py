@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
@@ -23,13 +23,18 @@ from .card import make_card, set_privacy
 
 __all__ = ["PushPlan", "plan_push", "push_to_hub"]
 
-CARD = "README.md"
-FEWEST = 8  # images of a class whose mean is drawn
-AXES_FRACTION = 0.25  # most axes per image of a class when the memory is left out
+CARD: str = "README.md"
+FEWEST: int = 8  # images of a class, below which no sample of it is drawn
+AXES_FRACTION: float = 0.25  # most axes per image of a class when the memory is left out
 
 
 class PushPlan(NamedTuple):
-    """What a push contains: {file: bytes}, and the text of the card."""
+    """What a push contains.
+
+    Attributes:
+        files: Size in bytes of each file, by name.
+        card: Text of the card.
+    """
 
     files: dict[str, int]
     card: str
@@ -50,7 +55,7 @@ def push_to_hub(
 ) -> str:
     """Push a checkpoint as one commit and return the URL of the commit.
 
-    The repository and the branch are created if necessary. Pushed are the configuration, the
+    The repository and the branch are created if necessary. A push contains the configuration, the
     tensors, the card and the picture, and no other file of a directory. Without a change there is
     no commit. An interrupted push changes nothing and can be repeated.
 
@@ -83,7 +88,7 @@ def push_to_hub(
     _check_name(repo_id)
     api = HfApi(token=token, library_name="nfaug")
     with (
-        _staged(checkpoint, repo_id, memory, license, data) as (staged, made),
+        _staged(checkpoint, repo_id, memory, license, data) as (staged, generated_card),
         hub_errors(repo_id, revision),
     ):
         api.create_repo(repo_id, private=private, exist_ok=True)
@@ -91,19 +96,27 @@ def push_to_hub(
             raise HubError(f"{repo_id} exists and is public: make it private on the Hub first")
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        remote = api.list_repo_files(repo_id, revision=revision)
-        if CARD in remote and not overwrite_card:
-            card = hf_hub_download(repo_id, CARD, revision=revision, token=token)
-            kept = Path(card).read_bytes().decode("utf-8", errors="replace")
-            kept, own = set_privacy(kept, made), (staged / CARD).read_bytes().decode()
-            if kept != own and (license or data or own != made):  # the caller's words are lost
-                cure = "overwrite_card=True (--overwrite-card) replaces it"
-                warnings.warn(f"{repo_id} keeps its {CARD}: {cure}", stacklevel=2)
-            (staged / CARD).write_bytes(kept.encode())
+        remote_names = api.list_repo_files(repo_id, revision=revision)
+        if CARD in remote_names and not overwrite_card:
+            remote_file = hf_hub_download(repo_id, CARD, revision=revision, token=token)
+            remote_card = Path(remote_file).read_bytes().decode("utf-8", errors="replace")
+            kept_card = set_privacy(remote_card, generated_card)
+            card = (staged / CARD).read_bytes().decode()
+            written_by_caller = license or data or card != generated_card
+            if kept_card != card and written_by_caller:
+                warnings.warn(
+                    f"{repo_id} keeps its {CARD}: overwrite_card=True (--overwrite-card) "
+                    "replaces it",
+                    stacklevel=2,
+                )
+            (staged / CARD).write_bytes(kept_card.encode())
         names = sorted(entry.name for entry in staged.iterdir())
-        stale = {PICTURE, *TENSOR_FILES} & {*remote} - {*names}
-        operations: list[Any] = [CommitOperationAdd(name, str(staged / name)) for name in names]
-        operations += [CommitOperationDelete(name) for name in sorted(stale)]
+        operations: list[Any] = []
+        for name in names:
+            operations.append(CommitOperationAdd(name, str(staged / name)))
+        for name in sorted({PICTURE, *TENSOR_FILES}):
+            if name in remote_names and name not in names:  # of an earlier push
+                operations.append(CommitOperationDelete(name))
         # One commit of all files; `upload_folder` could make several.
         commit = api.create_commit(
             repo_id, operations, commit_message=commit_message, revision=revision
@@ -136,22 +149,37 @@ def _check_name(repo_id: str) -> None:
         raise ValueError(f"pass owner/name, with your account or organisation; got {repo_id!r}")
 
 
-def _drawn(checkpoint: Checkpoint) -> bytes:
-    """A picture of samples, a row for each of ten classes; empty if there is nothing to see.
+def _samples_picture(checkpoint: Checkpoint) -> bytes:
+    """A picture of samples as PNG, a row for each of ten classes; empty if none should be drawn.
 
-    A class mean of few images looks like them, a flow without parameters draws a class mean, and an
-    autoencoder may not be here.
+    None is drawn of classes with few images, whose means look like these images; of a flow without
+    parameters, which draws the class mean; and of a flow on latents, whose autoencoder may not be
+    here.
     """
-    config, gaussians = checkpoint.config, checkpoint.gaussians
-    shown = config.class_names[:10]
-    if gaussians is None or not shown or config.autoencoder or not config.flow.parameter_count:
+    config = checkpoint.config
+    gaussians = checkpoint.gaussians
+    classes = config.class_names[:10]
+    if gaussians is None or not classes:
+        return b""
+    if config.autoencoder or not config.flow.parameter_count:
         return b""
     if int(gaussians.counts.min()) < FEWEST:
         return b""
-    picture = sample_grid(checkpoint.flow, gaussians, shown, 8, temperature=0.7)
+    picture = sample_grid(checkpoint.flow, gaussians, classes, 8, temperature=0.7)
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
+
+
+def _read_card_and_picture(directory: Path) -> dict[str, bytes]:
+    """The contents of card and picture in a directory, by file name, as far as they exist."""
+    contents = {}
+    for file in (directory / CARD, directory / PICTURE):
+        if file.is_symlink():  # it might publish a file from elsewhere
+            raise ValueError(f"{file} is a link and is not pushed; put a copy in its place")
+        if file.is_file():
+            contents[file.name] = file.read_bytes()
+    return contents
 
 
 @contextlib.contextmanager
@@ -163,34 +191,37 @@ def _staged(
     data: str | None,
 ) -> Iterator[tuple[Path, str]]:
     """Yield a temporary directory with exactly the files to push, and a generated card."""
-    own: dict[str, bytes] = {}
+    own_files: dict[str, bytes] = {}
     if not isinstance(checkpoint, Checkpoint):
         directory = Path(checkpoint).expanduser()
-        for file in (directory / CARD, directory / PICTURE):
-            if file.is_symlink():  # it might publish a file from elsewhere
-                raise ValueError(f"{file} is a link and is not pushed; put a copy in its place")
-            if file.is_file():
-                own[file.name] = file.read_bytes()
+        own_files = _read_card_and_picture(directory)
         checkpoint = read_checkpoint(directory, on_latents=False)  # refuses a damaged one
     if not memory:
-        own.pop(PICTURE, None)
+        own_files.pop(PICTURE, None)
         if checkpoint.pca is not None:
             smaller = checkpoint.pca.without_memory(max_axes_fraction=AXES_FRACTION)
             checkpoint = replace(checkpoint, pca=smaller)
-    picture = own.get(PICTURE) or _drawn(checkpoint)
-    shows: Any = "images" if PICTURE in own else "samples" if picture else None
-    config, pca = checkpoint.config, checkpoint.pca
-    made = make_card(config, pca, repo_id, picture=shows, license=license, data=data)
-    if CARD in own and (license is not None or data is not None):
-        warnings.warn(
-            f"{CARD} of the directory is used as the card; license and data apply to generated "
-            "cards only: write them into this file, or remove it",
-            stacklevel=4,
-        )
-    card = set_privacy(own[CARD].decode("utf-8"), made) if CARD in own else made
+    picture = own_files.get(PICTURE) or _samples_picture(checkpoint)
+    shows: Literal["images", "samples"] | None = None
+    if PICTURE in own_files:
+        shows = "images"
+    elif picture:
+        shows = "samples"
+    generated_card = make_card(
+        checkpoint.config, checkpoint.pca, repo_id, picture=shows, license=license, data=data
+    )
+    card = generated_card
+    if CARD in own_files:
+        if license is not None or data is not None:
+            warnings.warn(
+                f"{CARD} of the directory is used as the card; license and data apply to generated "
+                "cards only: write them into this file, or remove it",
+                stacklevel=4,
+            )
+        card = set_privacy(own_files[CARD].decode("utf-8"), generated_card)
     with tempfile.TemporaryDirectory(prefix="nfaug-push-") as folder:
         staged = checkpoint.save(Path(folder) / "checkpoint")
         (staged / CARD).write_text(card, encoding="utf-8")
         if picture:
             (staged / PICTURE).write_bytes(picture)
-        yield staged, made
+        yield staged, generated_card

@@ -21,8 +21,8 @@ from ..augment.transform import NFAParams, NFAugment
 
 __all__ = ["NFATransform"]
 
-# albumentations' names of what is no single image: several would need several labels, and mixing
-# changes where things are in an image.
+# albumentations' names of targets other than a single image. Several images would need several
+# labels, and mixing moves what masks, boxes and keypoints mark.
 _REFUSED = (
     "images", "volume", "volumes", "mask", "masks", "mask3d", "masks3d", "bboxes", "keypoints",
 )  # fmt: skip
@@ -56,41 +56,58 @@ class NFATransform(albumentations.ImageOnlyTransform):
         settings: Mapping[str, Any] | None = None,
         p: float = 0.5,
     ) -> None:
-        if "p" in (settings or {}):
+        fields: Mapping[str, Any] = settings or {}
+        if "p" in fields:
             raise ValueError(f"pass p=, which is not one of settings=; got {settings}")
         super().__init__(p=p)
         self.checkpoint = checkpoint
         self.label_key = label_key
         self.revision = revision
         self.settings = settings
-        self._mix = MixSettings(p=1.0, **(settings or {}))
+        self._mix = MixSettings(p=1.0, **fields)
         self._nfa: NFAugment | None = None
 
     @property
     def nfa(self) -> NFAugment:
         """The augmentation, which each process loads for itself with its first image."""
         if self._nfa is None:
-            path, revision = self.checkpoint, self.revision
-            nfa = NFAugment.from_pretrained(path, revision=revision, settings=self._mix)
+            nfa = NFAugment.from_pretrained(
+                self.checkpoint, revision=self.revision, settings=self._mix
+            )
             if self._mix.strength and not nfa.engine.has_memory:  # noise alone needs no partners
                 raise ValueError(
-                    f"NFATransform takes partners from the checkpoint's memory and {path} has "
-                    "none: fit it to your classes (nfaug fit) or set strength to 0"
+                    "NFATransform takes partners from the checkpoint's memory and "
+                    f"{self.checkpoint} has none: fit it to your classes (nfaug fit) or set "
+                    "strength to 0"
                 )
             self._nfa = nfa
         return self._nfa
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_nfa": None}  # workers receive no flow
+        state = dict(self.__dict__)
+        state["_nfa"] = None  # workers receive no flow
+        return state
 
     def __call__(self, *args: Any, force_apply: bool = False, **data: Any) -> Any:
-        """Apply the transform with probability p; refuse what it would pass on unchanged."""
+        """Apply the transform with probability p.
+
+        Raises:
+            ValueError: The sample has several images, a volume, masks, boxes or keypoints.
+        """
         _refuse([key for key in _REFUSED if data.get(key) is not None])
         return super().__call__(*args, force_apply=force_apply, **data)
 
     def add_targets(self, additional_targets: dict[str, str]) -> None:
-        """Take other names of an image; refuse other names of what is none."""
-        _refuse([f"{key}: {kind}" for key, kind in additional_targets.items() if kind in _REFUSED])
+        """Take other names of an image.
+
+        Raises:
+            ValueError: A name is one of volumes, masks, boxes or keypoints.
+        """
+        refused = []
+        for name, kind in additional_targets.items():
+            if kind in _REFUSED:
+                refused.append(f"{name}: {kind}")
+        _refuse(refused)
         super().add_targets(additional_targets)
 
     @property
@@ -120,15 +137,17 @@ class NFATransform(albumentations.ImageOnlyTransform):
 
     def apply(self, img: np.ndarray, label: int, draws: NFAParams, **params: Any) -> np.ndarray:
         """The image moved towards the partner."""
-        image = torch.from_numpy(np.array(img if img.ndim == 3 else img[..., None]))
-        new, _ = self.nfa(image.permute(2, 0, 1)[None], torch.tensor([label]), params=draws)
-        return new[0].permute(1, 2, 0).numpy().reshape(img.shape)
+        pixels = img[..., None] if img.ndim == 2 else img
+        images = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
+        variants, _ = self.nfa(images, torch.tensor([label]), params=draws)
+        return variants[0].permute(1, 2, 0).numpy().reshape(img.shape)
 
 
-def _refuse(found: list[str]) -> None:
-    if found:
+def _refuse(names: list[str]) -> None:
+    """Raise ValueError if a sample holds anything of these names."""
+    if names:
         raise ValueError(
-            f"NFATransform takes one image= and its label; got {', '.join(found)}. Call it for "
+            f"NFATransform takes one image= and its label; got {', '.join(names)}. Call it for "
             "each image, or NFAugment for a batch; volumes, masks, boxes and keypoints cannot be "
             "transformed"
         )

@@ -17,7 +17,9 @@ from ..augment.transform import NFAugment
 
 __all__ = ["NFAugmentation", "with_labels"]
 
-_SPATIAL = ("mask", "bbox", "keypoints")  # kornia's names of what has positions in an image
+# How kornia's names begin, of what has positions in an image and of labels.
+_SPATIAL = ("mask", "bbox", "keypoints")
+_LABELS = ("class", "label")
 
 
 class NFAugmentation(IntensityAugmentationBase2D):
@@ -59,13 +61,15 @@ class NFAugmentation(IntensityAugmentationBase2D):
         if p is not None:
             options["p"] = p
         nfa = NFAugment(checkpoint, **options)
-        share = nfa.settings.p
-        if isinstance(share, tuple):
-            raise ValueError(f"p must be one number, since kornia draws the images; got {share}")
-        super().__init__(p=share)
+        probability = nfa.settings.p
+        if isinstance(probability, tuple):
+            raise ValueError(
+                f"p must be one number, since kornia draws the images; got {probability}"
+            )
+        super().__init__(p=probability)
+        nfa.settings = dataclasses.replace(nfa.settings, p=1.0)  # of the images that kornia draws
         self.nfa = nfa
-        self.nfa.settings = dataclasses.replace(nfa.settings, p=1.0)  # of those that kornia draws
-        self.labels: Any = None
+        self.labels: Any = None  # of the batch that is being augmented
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """The seed of the draws."""
@@ -112,10 +116,11 @@ class NFAugmentation(IntensityAugmentationBase2D):
                 "for each image. Frames of videos have none: keep it out of VideoSequential"
             )
         generator = SharedGenerator().manual_seed(int(params["seed"]))
-        drawn = self.nfa.make_params(to_device(labels, input.device), generator=generator)
+        draws = self.nfa.make_params(to_device(labels, input.device), generator=generator)
         chosen = (params["batch_prob"] > 0.5).to(input.device)
-        drawn = dataclasses.replace(drawn, chosen=drawn.chosen & chosen[drawn.index])
-        return self.nfa(input, labels, params=drawn)[0]
+        draws = dataclasses.replace(draws, chosen=draws.chosen & chosen[draws.index])
+        images, _ = self.nfa(input, labels, params=draws)
+        return images
 
     def is_on(self) -> bool:
         """Whether images are augmented: in training, unless `nfa.enabled` is false."""
@@ -136,31 +141,44 @@ def with_labels(container: nn.Module) -> nn.Module:
             f"with_labels takes an AugmentationSequential, which knows where its labels are; got a "
             f"{type(container).__name__}. Put it into an AugmentationSequential"
         )
-    container.register_forward_pre_hook(_hand_over, with_kwargs=True)
-    container.register_forward_hook(_take_back, always_call=True)
+    container.register_forward_pre_hook(_set_labels_of_call, with_kwargs=True)
+    container.register_forward_hook(_clear_labels, always_call=True)
     return container
 
 
-def _hand_over(container: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
-    named: list[tuple[str, Any]]
-    if len(inputs) == 1 and isinstance(inputs[0], dict):
-        named = [(str(key).lower(), value) for key, value in inputs[0].items()]
-    else:
-        keys = options.get("data_keys") or getattr(container, "data_keys", None) or []
-        # kornia itself refuses inputs and keys of different numbers, with a message of its own.
-        pairs = zip(keys, inputs, strict=False)
-        named = [(DataKey.get(key).name.lower(), value) for key, value in pairs]
-    spatial = [key for key, _ in named if key.startswith(_SPATIAL)]
+def _set_labels_of_call(
+    container: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    """Give the labels in a call's inputs to the augmentations, before the call."""
+    spatial = []
+    labels = []
+    for name, value in _named_inputs(container, inputs, options):
+        if name.startswith(_SPATIAL):
+            spatial.append(name)
+        elif name.startswith(_LABELS):
+            labels.append(value)
     if spatial and any(nfa.is_on() for nfa in _augmentations(container)):
         raise ValueError(
             f"NFAugmentation cannot transform {', '.join(spatial)}: mixing changes where things "
             "are. Leave them out, or turn it off with nfa.nfa.enabled = False"
         )
-    labels = [value for key, value in named if key.startswith(("class", "label"))]
     _set_labels(container, labels[0] if labels else None)
 
 
-def _take_back(container: nn.Module, inputs: Any, output: Any) -> None:
+def _named_inputs(
+    container: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]
+) -> list[tuple[str, Any]]:
+    """The inputs of a call with their names in lower case, in order."""
+    if len(inputs) == 1 and isinstance(inputs[0], dict):
+        return [(str(key).lower(), value) for key, value in inputs[0].items()]
+    keys = options.get("data_keys") or getattr(container, "data_keys", None) or []
+    # kornia itself refuses inputs and keys of different numbers, with a message of its own.
+    pairs = zip(keys, inputs, strict=False)
+    return [(DataKey.get(key).name.lower(), value) for key, value in pairs]
+
+
+def _clear_labels(container: nn.Module, inputs: Any, output: Any) -> None:
+    """Forget the labels after a call, and after one that failed."""
     _set_labels(container, None)
 
 

@@ -25,9 +25,12 @@ class NFACollate:
         collate_fn: Makes a batch (images, labels) of samples.
 
     Example:
+        >>> import torch
+        >>> import nfaug
+        >>> from nfaug.integrations.torchvision import NFACollate
         >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
         >>> dataset = torch.utils.data.TensorDataset(images, torch.arange(8) % 2)
-        >>> nfa = NFAugment(nfaug.fit("builtin:rgb32", dataset, rank=3, progress=False))
+        >>> nfa = nfaug.NFAugment(nfaug.fit("builtin:rgb32", dataset, rank=3, progress=False))
         >>> loader = torch.utils.data.DataLoader(dataset, 4, collate_fn=NFACollate(nfa))
         >>> next(iter(loader))[0].shape
         torch.Size([4, 3, 32, 32])

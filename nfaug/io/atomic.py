@@ -15,6 +15,8 @@ from typing import Any
 __all__ = ["check_output", "replace_directory", "write_bytes", "write_picture", "write_text"]
 
 MOUNTS = Path("/proc/self/mountinfo")
+# A space, a tab, a line break or a backslash in a path of that file, written in octal.
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -72,14 +74,16 @@ def replace_directory(path: Path, *, drop: frozenset[str] = frozenset()) -> Iter
     path = path.resolve()  # keeps a symbolic link and replaces its target
     _check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside, staged = path.parent / f".{path.name}.old", _beside(path)
+    aside = path.parent / f".{path.name}.old"
+    staged = _beside(path)
     _put_back(aside, path)
     _check_replaceable(aside)  # left by a process that was killed, and removed below
     staged.mkdir()
     try:
         yield staged
-        for entry in [*staged.rglob("*"), staged]:
+        for entry in staged.rglob("*"):
             _fsync(entry)
+        _fsync(staged)
         if path.exists():
             _carry_over(path, staged, drop)
             shutil.rmtree(aside, ignore_errors=True)
@@ -93,6 +97,7 @@ def replace_directory(path: Path, *, drop: frozenset[str] = frozenset()) -> Iter
 
 
 def _check_replaceable(path: Path) -> None:
+    """Raise OSError if a directory holds the current one or a mount point, or is one."""
     path = path.resolve()
     with contextlib.suppress(FileNotFoundError):  # the current directory may be deleted
         if Path.cwd().is_relative_to(path):
@@ -123,12 +128,16 @@ def _mount_points() -> list[Path]:
     except OSError:  # another system, on which folders are hardly ever mounted into each other
         return []
     encoded = [line.split(b" ")[4] for line in lines]
-    # A space, a tab, a line break and a backslash are written in octal.
-    plain = [re.sub(rb"\\([0-7]{3})", lambda x: bytes([int(x[1], 8)]), name) for name in encoded]
-    return [Path(os.fsdecode(name)) for name in plain]
+    return [Path(os.fsdecode(_ESCAPED.sub(_unescaped, name))) for name in encoded]
+
+
+def _unescaped(escape: re.Match[bytes]) -> bytes:
+    """The byte that an octal escape stands for."""
+    return bytes([int(escape[1], 8)])
 
 
 def _put_back(aside: Path, path: Path) -> None:
+    """Give a directory that was put aside its name again, if nothing else has the name."""
     if aside.exists() and not path.exists():
         aside.rename(path)
 
@@ -151,11 +160,12 @@ def _carry_over(old: Path, new: Path, drop: frozenset[str] = frozenset()) -> Non
 
 
 def _beside(path: Path) -> Path:
-    """A new hidden name in the same folder."""
+    """A new hidden path in the same folder."""
     return path.parent / f".{path.name}.{secrets.token_hex(4)}"
 
 
 def _fsync(path: Path) -> None:
+    """Wait until a file or a directory is on the disk."""
     if os.name == "nt":  # Windows opens no directories and syncs no file opened for reading
         return
     descriptor = os.open(path, os.O_RDONLY)

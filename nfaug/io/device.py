@@ -6,7 +6,7 @@ import os
 
 import torch
 
-__all__ = ["pick_device"]
+__all__ = ["is_read_at_once", "pick_device"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -30,3 +30,8 @@ def pick_device(name: str) -> torch.device:
             "the CPU"
         ) from None
     return empty.device
+
+
+def is_read_at_once(device: torch.device) -> bool:
+    """Whether the host may read values of a device's tensors: an accelerator would have to wait."""
+    return device.type == "cpu"

@@ -38,13 +38,13 @@ def hub_errors(what: str, revision: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (HubError, HFValidationError, UserWarning):  # the second explains the form of a name
-        raise
+    except (HubError, HFValidationError, UserWarning):
+        raise  # HFValidationError explains the form of a name
     except Exception as error:  # the client and its HTTP library have dozens of types
-        named = what if revision is None else f"{what} (revision {revision!r})"
+        subject = what if revision is None else f"{what} (revision {revision!r})"
         reason = f"{type(error).__name__}: {printable(error, longest=1000)}"
         raise HubError(
-            f"{named} at {constants.ENDPOINT}: {reason}. Check the name, the network "
+            f"{subject} at {constants.ENDPOINT}: {reason}. Check the name, the network "
             "(HF_HUB_OFFLINE, HF_ENDPOINT), the token ('hf auth login' or HF_TOKEN) and the space "
             f"in the cache {constants.HF_HUB_CACHE}, then try again"
         ) from error
@@ -107,18 +107,21 @@ def download(
 
 
 def _check_size(repo_id: str, name: str, revision: str | None, token: str | bool | None) -> None:
-    """Ask for the size of a file, if there is one, and raise HubError if it is too large."""
+    """Raise HubError if the Hub says that a file is too large, or does not say its size.
+
+    A file that does not exist is no error.
+    """
     url = hf_hub_url(repo_id, name, revision=revision)
     try:
-        size = get_hf_file_metadata(
+        metadata = get_hf_file_metadata(
             url, token=token, library_name="nfaug", library_version=__version__
-        ).size
+        )
     except EntryNotFoundError:
         return
-    if size is None or size > LONGEST:
-        told = "no size" if size is None else f"{size:,} bytes"
+    if metadata.size is None or metadata.size > LONGEST:
+        size = "no size" if metadata.size is None else f"{metadata.size:,} bytes"
         raise HubError(
-            f"{name} of {repo_id} has {told}, and at most {LONGEST:,} are downloaded: choose "
+            f"{name} of {repo_id} has {size}, and at most {LONGEST:,} are downloaded: choose "
             "another repository or revision"
         )
 
@@ -135,8 +138,9 @@ def read_repository(
     """Download a checkpoint and read it.
 
     Only `config.json`, the tensor files that it lists and `extras` are downloaded. If a file
-    cannot be read or lacks its SHA-256, they are downloaded once more. A warning says which extras
-    cannot be had, for example because there is no network and the cache lacks them.
+    cannot be read or has another SHA-256, they are downloaded once more. A warning says which
+    extras could not be downloaded, for example because there is no network and the cache lacks
+    them.
 
     Args:
         read: Reads a checkpoint directory.
@@ -156,7 +160,8 @@ def read_repository(
         names = list(read_manifest(folder)["files"]) if whole else []
         if names:  # by commit, so that a push in between cannot mix two versions
             download(repo_id, names, revision=folder.name, token=token, force=force)
-        if missing := [name for name in names if not (folder / name).is_file()]:
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
             raise HubError(
                 f"{repo_id} lacks {', '.join(missing)}, which its {CONFIG} lists; or there is no "
                 f"network, and the cache {constants.HF_HUB_CACHE} is not complete"
@@ -171,14 +176,16 @@ def read_repository(
 
 
 def _download_extras(repo_id: str, names: list[str], commit: str, token: str | bool | None) -> None:
-    """Download files that a flow can do without; warn of those that cannot be had."""
-    errors: dict[str, HubError] = {}
+    """Download files that a flow does not need; warn of those that cannot be downloaded."""
+    missing: list[str] = []
+    errors: list[HubError] = []
     for name in names:
         try:
             download(repo_id, [name], revision=commit, token=token)
         except HubError as error:
-            errors[name] = error
-    if errors:
-        listed = ", ".join(errors)
-        reason = next(iter(errors.values()))
-        warnings.warn(f"{listed} may be missing, the flow is whole: {reason}", stacklevel=2)
+            missing.append(name)
+            errors.append(error)
+    if missing:
+        warnings.warn(
+            f"{', '.join(missing)} may be missing, the flow is whole: {errors[0]}", stacklevel=2
+        )

@@ -46,8 +46,10 @@ def lock_output(path: Path, *, every_rank: bool = False) -> Iterator[None]:
             f"{path} is in use by {_holder(file)}; wait until it ends, or choose another output"
         ) from None
     try:
-        with contextlib.suppress(OSError):  # a full disk; Windows locks the content too
-            if not file.stat().st_size:  # on file systems without locks, filelock has written it
+        # The disk may be full, and Windows locks the content, too.
+        with contextlib.suppress(OSError):
+            # On file systems without locks filelock has written its own content.
+            if file.stat().st_size == 0:
                 file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:

@@ -30,12 +30,14 @@ __all__ = [
 ]
 
 CONFIG = "config.json"
-MODEL, GAUSSIANS, PCA = "model.safetensors", "gaussians.safetensors", "pca.safetensors"
+MODEL = "model.safetensors"
+GAUSSIANS = "gaussians.safetensors"
+PCA = "pca.safetensors"
 FORMAT_VERSION = 1
 PICTURE = "samples.png"  # beside a checkpoint: images and variants of its flow
 TENSOR_FILES = (MODEL, GAUSSIANS, PCA)
 _OBJECTS = ("flow", "preprocessing", "gaussians", "training", "metrics")
-_REQUIRED = {"format_version", "library_version", "class_names", "files", *_OBJECTS}
+_REQUIRED = {"format_version", "library_version", "class_names", "files"}.union(_OBJECTS)
 # `config_sha256` is ignored: files written before 0.2 have it.
 _OPTIONAL = {"autoencoder", "config_sha256"}
 
@@ -46,7 +48,7 @@ class CheckpointError(ValueError):
 
 @contextlib.contextmanager
 def reading(file: Path | str, *, longest: int = 1000) -> Iterator[None]:
-    """Turn a ValueError about the content of `file` into a CheckpointError that names it."""
+    """Turn an error about the content of `file` into a CheckpointError that names the file."""
     try:
         yield
     except CheckpointError:
@@ -68,10 +70,11 @@ def dump_manifest(values: Mapping[str, Any], files: Mapping[str, str]) -> str:
         ValueError: Class names are not distinct strings, or the text is not strict JSON.
     """
     _check_names(list(values["class_names"]))
-    versions = {"format_version": FORMAT_VERSION, "library_version": __version__}
-    content = jsonable({**versions, **values, "files": files})
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    parse_json(text.encode())
+    content: dict[str, Any] = {"format_version": FORMAT_VERSION, "library_version": __version__}
+    content.update(values)
+    content["files"] = files
+    text = json.dumps(jsonable(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    parse_json(text.encode())  # raises what a reader of the file would raise
     return text
 
 
@@ -100,6 +103,7 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
 
 
 def _check_keys(values: Mapping[str, Any]) -> None:
+    """Raise ValueError for another format version, or if keys are missing or unknown."""
     if "format_version" not in values:
         raise ValueError("not an nfaug configuration: it has no format_version")
     version = values["format_version"]
@@ -108,22 +112,29 @@ def _check_keys(values: Mapping[str, Any]) -> None:
             f"format version {str(version)[:40]!r}; this nfaug reads {FORMAT_VERSION}. A newer "
             "nfaug may read it: pip install -U nfaug"
         )
-    missing, unknown = sorted(_REQUIRED - set(values)), sorted(set(values) - _REQUIRED - _OPTIONAL)
+    keys = set(values)
+    missing = sorted(_REQUIRED - keys)
+    unknown = sorted(keys - _REQUIRED - _OPTIONAL)
     if missing or unknown:
         raise ValueError(f"missing {missing}, unknown {unknown[:5]}")
-    if wrong := [key for key in _OBJECTS if not isinstance(values[key], dict)]:
+    wrong = [key for key in _OBJECTS if not isinstance(values[key], dict)]
+    if wrong:
         raise ValueError(f"{', '.join(wrong)} must be objects")
 
 
 def _check_names(names: Any) -> None:
+    """Raise ValueError unless class names are a list of distinct strings."""
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("class_names must be a list of strings")
-    if twice := [name[:40] for name, times in Counter(names).items() if times > 1]:
-        raise ValueError(f"class_names are not distinct: {twice[:5]}")
+    repeated = [name[:40] for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(f"class_names are not distinct: {repeated[:5]}")
 
 
 def _check_files(files: Any) -> None:
+    """Raise ValueError unless files are an object that names the model and no unknown file."""
     if not isinstance(files, dict) or MODEL not in files:
         raise ValueError(f"files must name {MODEL} and its SHA-256")
-    if unknown := sorted(files.keys() - {*TENSOR_FILES}):
+    unknown = sorted(set(files).difference(TENSOR_FILES))
+    if unknown:
         raise ValueError(f"files names {unknown[:5]}, which this format does not have")

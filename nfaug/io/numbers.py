@@ -16,7 +16,10 @@ def check_number(
         number = math.nan if isinstance(value, str) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not (low <= number <= high and math.isfinite(number)) or (open_low and number == low):
-        bounds = f"{'(' if open_low else '['}{low:g}, {high:g}]"
-        raise ValueError(f"{name} must be a finite number in {bounds}; got {value!r:.80}")
+    above = low < number if open_low else low <= number
+    if not (above and number <= high and math.isfinite(number)):
+        bracket = "(" if open_low else "["
+        raise ValueError(
+            f"{name} must be a finite number in {bracket}{low:g}, {high:g}]; got {value!r:.80}"
+        )
     return number

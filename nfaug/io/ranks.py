@@ -20,7 +20,8 @@ class Ranks:
     """A group of `count` processes, and this process's place `rank` in it, from 0."""
 
     def __init__(self, count: int = 1, rank: int = 0) -> None:
-        self.count, self.rank = count, rank
+        self.count: int = count
+        self.rank: int = rank
 
     @property
     def main(self) -> bool:
@@ -42,15 +43,15 @@ class Ranks:
     def collect(self, own: dict[int, Any], total: int) -> list[Any]:
         """All items 0..total-1 on every process; `own` holds items rank, rank + count, and so on.
 
-        One item of each process is sent at a time, which bounds the memory.
+        One item of each process is sent at a time, which bounds the memory. `own` is emptied.
         """
         items: list[Any] = []
         for start in range(0, total, self.count):
-            sent: list[Any] = [own.pop(start + self.rank, None)]
+            item = own.pop(start + self.rank, None)
+            gathered = [item] * self.count
             if self.count > 1:
-                sent *= self.count
-                torch.distributed.all_gather_object(sent, sent[0])
-            items += sent
+                torch.distributed.all_gather_object(gathered, item)
+            items += gathered
         return items[:total]
 
 
@@ -61,14 +62,18 @@ def launched() -> int:
 
 def group_rank() -> int | None:
     """The rank of this process in the group that runs; None without a group."""
-    running = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if running else None
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank()
+    return None
 
 
 def own_rank() -> int:
     """This process's index in the group that runs, or else the one that a launcher set; 0 alone."""
     rank = group_rank()
-    return int(os.environ.get("RANK") or 0) if rank is None else rank
+    if rank is None:
+        rank = int(os.environ.get("RANK") or 0)
+    return rank
 
 
 @contextlib.contextmanager
@@ -80,16 +85,17 @@ def joined() -> Iterator[Ranks]:
     Raises:
         ValueError: It has no backend for the CPU, where results are summed.
     """
-    own = group_rank() is None and launched() > 1
-    group = torch.distributed
-    several = group_rank() is not None and group.get_world_size() > 1
-    if several and "cpu" not in group.get_backend_config():
+    distributed = torch.distributed
+    exists = group_rank() is not None
+    several = exists and distributed.get_world_size() > 1
+    if several and "cpu" not in distributed.get_backend_config():
         raise ValueError("the group has no CPU: call init_process_group('cpu:gloo,cuda:nccl')")
-    if own:
-        torch.distributed.init_process_group("gloo", timeout=TIMEOUT)
+    starts_group = not exists and launched() > 1
+    if starts_group:
+        distributed.init_process_group("gloo", timeout=TIMEOUT)
     try:
         rank = group_rank()
-        yield Ranks() if rank is None else Ranks(torch.distributed.get_world_size(), rank)
+        yield Ranks() if rank is None else Ranks(distributed.get_world_size(), rank)
     finally:
-        if own:
-            torch.distributed.destroy_process_group()
+        if starts_group:
+            distributed.destroy_process_group()

@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["LONGEST", "jsonable", "parse_json", "read_json"]
 
-LONGEST = 2**24  # bytes: 65,536 class names have a third of it
+LONGEST = 2**24  # bytes; the manifest of 65,536 classes has a third of them
 
 
 def jsonable(value: Any) -> Any:
@@ -66,7 +66,8 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """The pairs of a JSON object as a dict."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
         raise ValueError("an object has a key twice")
-    return found
+    return values

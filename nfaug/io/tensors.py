@@ -16,8 +16,16 @@ from .text import printable
 
 __all__ = ["read_tensors", "write_tensors"]
 
-_TYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64}
-_TYPES |= {torch.uint8, torch.bool}  # of the snapshots of a run
+_TYPES = {
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    # In the snapshots of a training run:
+    torch.uint8,
+    torch.bool,
+}
 
 
 def read_tensors(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
@@ -33,15 +41,16 @@ def read_tensors(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
         if not file.is_file():
             raise ValueError("it is missing, or not a regular file")
         data = file.read_bytes()
-        found = hashlib.sha256(data).hexdigest()
-        if sha256 is not None and found != sha256:
+        actual = hashlib.sha256(data).hexdigest()
+        if sha256 is not None and actual != sha256:
             raise CheckpointError(
-                f"{file} is damaged or from another checkpoint: its SHA-256 is {found}, "
+                f"{file} is damaged or from another checkpoint: its SHA-256 is {actual}, "
                 f"the JSON file beside it says {sha256!s:.64}"
             )
         tensors = load(data)
-        if odd := {tensor.dtype for tensor in tensors.values()}.difference(_TYPES):
-            raise ValueError(f"it holds tensors of the types {odd}")
+        unknown = {tensor.dtype for tensor in tensors.values()} - _TYPES
+        if unknown:
+            raise ValueError(f"it holds tensors of the types {unknown}")
         return tensors
     except CheckpointError:
         raise

@@ -17,10 +17,15 @@ def printable(value: object, *, longest: int | None = None) -> str:
     >>> printable("red:\x1b[31m")
     'red:�[31m'
     """
-    shown = "".join(
-        char if char.isprintable() else " " if char in _SPACES else "\N{REPLACEMENT CHARACTER}"
-        for char in str(value)
-    )
-    if longest is None or len(shown) <= longest:
-        return shown
-    return shown[: longest - 1] + "…"
+    text = "".join(_printable_character(character) for character in str(value))
+    if longest is None or len(text) <= longest:
+        return text
+    return text[: longest - 1] + "…"
+
+
+def _printable_character(character: str) -> str:
+    if character.isprintable():
+        return character
+    if character in _SPACES:
+        return " "
+    return "\N{REPLACEMENT CHARACTER}"

@@ -1,7 +1,5 @@
 """Training of flows: settings, trainer, metrics and pictures."""
 
-from nfaug.data.open import open_dataset, wrap_dataset
-
 from .config import TrainConfig
 from .context import TrainResult
 from .loop import Interrupted, RunStopped
@@ -14,7 +12,5 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "TrainingDiverged",
-    "open_dataset",
     "train",
-    "wrap_dataset",
 ]

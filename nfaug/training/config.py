@@ -27,6 +27,8 @@ __all__ = [
     "recipes",
 ]
 
+_RECIPES = Path(__file__).parent / "recipes"
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -61,8 +63,10 @@ class DataConfig:
 
     def reading(self) -> dict[str, Any]:
         """The arguments of `open_dataset`."""
-        others = ("val_fraction", "workers", "memory_gib")
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in others}
+        arguments = dataclasses.asdict(self)
+        for name in ("val_fraction", "workers", "memory_gib"):  # those of training
+            del arguments[name]
+        return arguments
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,8 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         for name, choices in (("decay", get_args(Decay)), ("recompute", get_args(Recompute))):
-            if (value := getattr(self, name)) not in choices:
+            value = getattr(self, name)
+            if value not in choices:
                 allowed = ", ".join(map(repr, choices))
                 raise ValueError(f"optim.{name} must be one of {allowed}; got {value!r}")
         check_number("warmup_steps", self.warmup_steps, 0, math.inf)
@@ -203,11 +208,13 @@ class TrainConfig:
     augmentation: FlowAugmentation = field(default_factory=FlowAugmentation)
 
     def __post_init__(self) -> None:
-        least = {"batch_size": 1, "eval_every": 1, "epochs": 0, "pictures_every": 0}
-        for name, number in least.items():
-            check_number(name, getattr(self, name), number, math.inf)
+        check_number("batch_size", self.batch_size, 1, math.inf)
+        check_number("eval_every", self.eval_every, 1, math.inf)
+        check_number("epochs", self.epochs, 0, math.inf)
+        check_number("pictures_every", self.pictures_every, 0, math.inf)
         for name in ("lr", "checkpoint_minutes", "max_minutes"):
-            if (value := getattr(self, name)) is not None:
+            value = getattr(self, name)
+            if value is not None:
                 check_number(name, value, 0, math.inf, open_low=True)
         check_number("latent_noise", self.latent_noise, 0, 1, open_low=True)
         check_number("seed", self.seed, -(2**63), 2**63 - 1)  # what generators of torch take
@@ -226,23 +233,25 @@ class TrainConfig:
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten {"flow": {"steps": 4}} to {"flow.steps": 4}, as options are named."""
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for name, value in settings.items():
-        inner = flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else None
-        found |= {prefix + name: value} if inner is None else inner
-    return found
+        if isinstance(value, Mapping):
+            flattened |= flat(value, f"{prefix}{name}.")
+        else:
+            flattened[prefix + name] = value
+    return flattened
 
 
 def recipes() -> list[str]:
     """Names of the recipes in the package."""
-    return sorted(path.stem for path in (Path(__file__).parent / "recipes").glob("*.yaml"))
+    return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
 
 
 def recipe_path(name: str) -> Path:
     """Path of a recipe's YAML file; ValueError if there is none of this name."""
     if name not in recipes():
         raise ValueError(f"there is no recipe {name!r}; choose among {', '.join(recipes())}")
-    return Path(__file__).parent / "recipes" / f"{name}.yaml"
+    return _RECIPES / f"{name}.yaml"
 
 
 def recipe_config(name: str) -> TrainConfig:
@@ -256,6 +265,5 @@ def recipe_config(name: str) -> TrainConfig:
 
 def config_of(settings: Mapping[str, Any]) -> TrainConfig:
     """The settings among parsed options."""
-    return TrainConfig(
-        **{each.name: settings[each.name] for each in dataclasses.fields(TrainConfig)}
-    )
+    names = [setting.name for setting in dataclasses.fields(TrainConfig)]
+    return TrainConfig(**{name: settings[name] for name in names})

@@ -94,16 +94,20 @@ class RunContext:
         return shape, self.codec.for_flow(shape)
 
     def fixed(self) -> Mapping[str, Any]:
-        """What a resumed run must keep: what decides which numbers a step reads and draws."""
+        """The settings and facts by which a step reads and draws the same numbers.
+
+        A resumed run must have the same.
+        """
         settings = flat(self.config.to_dict())
-        names = ("seed", "batch_size", "prior.kind", "latent_noise")
-        return {
-            **{name: settings[name] for name in names},
-            **flat({"flow": self.shape()[0].to_dict()}),
-            "images to train on": len(self.data.labels),
-            "--data": self.dataset.fingerprint(),
-            "device": self.processes.device.type,  # generators of GPUs have other states
-        }
+        fixed: dict[str, Any] = {}
+        for name in ("seed", "batch_size", "prior.kind", "latent_noise"):
+            fixed[name] = settings[name]
+        flow, _ = self.shape()
+        fixed |= flat({"flow": flow.to_dict()})
+        fixed["images to train on"] = len(self.data.labels)
+        fixed["--data"] = self.dataset.fingerprint()
+        fixed["device"] = self.processes.device.type  # generators of GPUs have other states
+        return fixed
 
     def new_flow(self) -> Flow:
         """Create a flow from the seed and initialise it on some of the images."""
@@ -116,16 +120,19 @@ class RunContext:
         flow = flow.to(self.processes.device)
         order = torch.randperm(len(self.data.labels), generator=self.choice)[:_INIT_IMAGES]
         augmentation = self.config.augmentation
-        drawn = augmentation.draw(len(order), self.noise)
+        draws = augmentation.draw(len(order), self.noise)
         noise = draw_noise(flow, len(order), self.noise, augmentation.noise)
         if self.processes.main:
             images = torch.cat([batch for batch, _ in self.data.iterate(order, _INIT_IMAGES)])
             images = images.to(self.processes.device)
             # Without augmentation, pixels that vary only by shifts would get huge scales.
-            prepared = flow.codec.prepare(augmentation.apply(images, drawn))
+            prepared = flow.codec.prepare(augmentation.apply(images, draws))
             flow.initialize(flow.codec.dequantize(prepared, noise))
-            flow.clip_()  # a bound below that of new scalars would grow to it on loading
-        self.processes.broadcast([*flow.parameters(), *flow.buffers()])
+            # New scalars may exceed the bound of the settings; a flow that is loaded with such
+            # scalars would raise its bound to them.
+            flow.clip_()
+        self.processes.broadcast(flow.parameters())
+        self.processes.broadcast(flow.buffers())
         return flow
 
     def start(self, flow: Flow) -> RunState:
@@ -143,7 +150,8 @@ class RunContext:
         return state
 
     def _trainable(self, flow: Flow) -> Flow:
-        # From its weights, as a resumed run reads it: they decide the lengths of its series.
+        # Rebuilt from its weights, as in a resumed run: while they are loaded, couplings set the
+        # numbers of terms of their series.
         weights = {name: value.clone() for name, value in flow.state_dict().items()}
         flow = Flow.from_tensors(flow.config, weights, flow.codec)
         flow = flow.to(self.processes.device).train()
@@ -162,23 +170,28 @@ class RunContext:
         Raises:
             FixedPointDivergence: If a gaussian leaves the range of positive finite numbers.
         """
-        config, labels, classes = self.config.prior, self.data.labels, self.dataset.classes
-        prior, counts, number = config.entry, None, 1
+        config = self.config.prior
+        prior = config.entry
+        labels = self.data.labels
+        num_classes = len(self.dataset.classes)
+        counts: Tensor | None = None
+        means = torch.zeros(1, flow.config.dim)
         if prior.labelled:
-            counts, number = torch.bincount(labels, minlength=len(classes)), len(classes)
-        means, variances = torch.zeros(number, flow.config.dim), torch.ones(number, flow.config.dim)
+            counts = torch.bincount(labels, minlength=num_classes)
+            means = torch.zeros(num_classes, flow.config.dim)
+        variances = torch.ones_like(means)
         if prior.needs_latents:
-            stats = class_statistics(
+            statistics = class_statistics(
                 flow,
                 self.data,
-                _representative(labels, len(classes), config.statistics_images, choice),
-                len(classes),
+                _representative(labels, num_classes, config.statistics_images, choice),
+                num_classes,
                 batch_size=self.config.batch_size,
                 generator=noise,
                 processes=self.processes,
                 progress=self.shown,
             )
-            _, means, variances = stats.finalize()
+            _, means, variances = statistics.finalize()
         means, variances, outcome = prior.solve(means, variances, config.settings, choice)
         gaussians = ClassGaussians(means, variances, counts).to(self.processes.device)
         self.processes.broadcast(gaussians.buffers())  # machines may round differently
@@ -214,38 +227,52 @@ def open_context(
     Raises:
         ValueError: If the images cannot be trained on with these settings.
     """
-    entry, several = config.prior.entry, len(images.classes)
-    if several < entry.min_classes:
+    prior = config.prior.entry
+    num_classes = len(images.classes)
+    if num_classes < prior.min_classes:
         raise ValueError(
-            f"prior.kind {config.prior.kind!r} needs at least {entry.min_classes} classes, the "
-            f"data have {several}; set prior.kind to 'single'"
+            f"prior.kind {config.prior.kind!r} needs at least {prior.min_classes} classes, the "
+            f"data have {num_classes}; set prior.kind to 'single'"
         )
-    classes: Sequence[str] = images.classes if entry.labelled else ()
+    classes: Sequence[str] = images.classes if prior.labelled else ()
     if classes:
         check_class_sizes(images.targets, classes)
-    codec = None if start is None else start.codec
-    if start is None and config.autoencoder is not None:
-        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
-        chosen = torch.stack([images.image(row) for row in rows[:_INIT_IMAGES].tolist()])
+    codec: Codec | None = None
+    if start is not None:
+        codec = start.codec
+    elif config.autoencoder is not None:
+        generator = torch.Generator().manual_seed(config.seed)
+        order = torch.randperm(len(images), generator=generator)[:_INIT_IMAGES]
+        sample = torch.stack([images.image(row) for row in order.tolist()])
         codec = measure_codec(
-            config.autoencoder, chosen, noise=config.latent_noise, device=processes.device
+            config.autoencoder, sample, noise=config.latent_noise, device=processes.device
         )
-    noise = torch.Generator(processes.device).manual_seed(config.seed)
-    choice = torch.Generator().manual_seed(config.seed)
-    latents, shown = codec if isinstance(codec, LatentCodec) else None, progress and processes.main
-    context = RunContext(config, processes, images, classes, noise, choice, latents, shown)
+    context = RunContext(
+        config,
+        processes,
+        images,
+        classes,
+        noise=torch.Generator(processes.device).manual_seed(config.seed),
+        choice=torch.Generator().manual_seed(config.seed),
+        codec=codec if isinstance(codec, LatentCodec) else None,
+        shown=progress and processes.main,
+    )
     context.shape()  # settings that do not fit fail before the images are read
     if val is not None:
         held = wrap_dataset(val, classes=images.classes)
         check_class_names(held.classes, images.classes)
-        shapes = [(data.channels, *data.image_size) for data in (images, held)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"images to train on are {shapes[0]} and those of val {shapes[1]}")
-        context.val, context.data = _read(held, context, mirrored=False), _read(images, context)
+        shape = (images.channels, *images.image_size)
+        val_shape = (held.channels, *held.image_size)
+        if shape != val_shape:
+            raise ValueError(f"images to train on are {shape} and those of val {val_shape}")
+        context.val = _read(held, context, mirrored=False)
+        context.data = _read(images, context)
         return context
-    rows, others = hold_out(images.targets, several, config.dataset.val_fraction, choice)
-    if len(others):
-        context.val = _read(images.subset(others), context, mirrored=False)
+    rows, held_rows = hold_out(
+        images.targets, num_classes, config.dataset.val_fraction, context.choice
+    )
+    if len(held_rows):
+        context.val = _read(images.subset(held_rows), context, mirrored=False)
         images = images.subset(rows)
     context.data = _read(images, context)
     return context
@@ -259,10 +286,12 @@ def hold_out(
     A class of fewer than 20 images holds none out; every class keeps at least two.
     """
     held = torch.zeros(len(labels), dtype=torch.bool)
-    for y in range(num_classes):
-        rows = (labels == y).nonzero().flatten()
-        number = min(int(len(rows) * share), len(rows) - 2) if len(rows) >= _MIN_SPLIT else 0
-        held[rows[torch.randperm(len(rows), generator=generator)[:number]]] = True
+    for label in range(num_classes):
+        rows = (labels == label).nonzero().flatten()
+        order = torch.randperm(len(rows), generator=generator)  # drawn for small classes, too
+        if len(rows) >= _MIN_SPLIT:
+            number = min(int(len(rows) * share), len(rows) - 2)
+            held[rows[order[:number]]] = True
     return (~held).nonzero().flatten(), held.nonzero().flatten()
 
 
@@ -271,10 +300,12 @@ def _representative(
 ) -> Tensor:
     """Indices of at most `most` random images, plus as many as give every class two."""
     order = torch.randperm(len(labels), generator=generator)[:most]
-    chosen = torch.bincount(labels[order], minlength=num_classes)
-    for y in (chosen < 2).nonzero().flatten().tolist():
-        rows = (labels == y).nonzero().flatten()
-        order = torch.cat([order, rows[~torch.isin(rows, order)][: 2 - int(chosen[y])]])
+    counts = torch.bincount(labels[order], minlength=num_classes)
+    for label in (counts < 2).nonzero().flatten().tolist():
+        rows = (labels == label).nonzero().flatten()
+        others = rows[~torch.isin(rows, order)]
+        missing = 2 - int(counts[label])
+        order = torch.cat([order, others[:missing]])
     return order
 
 
@@ -289,7 +320,8 @@ def _read(images: LabelledImages, context: RunContext, *, mirrored: bool = True)
     Raises:
         ValueError: If an augmentation cannot apply to latents.
     """
-    config, codec = context.config, context.codec
+    config = context.config
+    codec = context.codec
     if codec is not None and config.augmentation.pad_crop:
         raise ValueError(
             "latents are computed once and cannot be shifted: set augmentation.pad_crop to 0; got "
@@ -304,14 +336,18 @@ def _read(images: LabelledImages, context: RunContext, *, mirrored: bool = True)
     )
     if codec is None:
         return data
-    count, views, done = len(data.labels), 1 + (mirrored and config.augmentation.hflip), 0
+    count = len(data.labels)
+    views = 2 if mirrored and config.augmentation.hflip else 1
     latents = torch.empty((count, views, *codec.latent_shape), dtype=torch.float16)
+    start = 0
     with progress_bar(count, "latents", "image", shown=context.shown) as bar:
         for batch, _ in data.iterate(torch.arange(count), _ENCODED):
             batch = batch.to(context.processes.device)
-            for view in range(views):
-                encoded = codec.prepare(batch.flip(-1) if view else batch)
-                latents[done : done + len(batch), view] = encoded.to("cpu", torch.float16)
-            done += len(batch)
+            end = start + len(batch)
+            latents[start:end, 0] = codec.prepare(batch).to("cpu", torch.float16)
+            if views == 2:
+                mirror_image = batch.flip(-1)
+                latents[start:end, 1] = codec.prepare(mirror_image).to("cpu", torch.float16)
+            start = end
             bar.update(len(batch))
     return MemoryBatches(latents, data.labels)

@@ -66,20 +66,25 @@ class Processes(Ranks):
                 kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
             )
         if several:
-            self.count = self.accelerator.num_processes
-            self.rank = self.accelerator.process_index
-            self.device = self.accelerator.device
+            self.count: int = self.accelerator.num_processes
+            self.rank: int = self.accelerator.process_index
+            self.device: torch.device = self.accelerator.device
         else:
             self.device = pick_device(device)
 
     @property
     def float64(self) -> torch.device:
         """The device for float64 sums: the CPU on Apple GPUs, which have no float64."""
-        return torch.device("cpu") if self.device.type == "mps" else self.device
+        if self.device.type == "mps":
+            return torch.device("cpu")
+        return self.device
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module, wrapped to average gradients if there are several processes."""
-        return module if self.count == 1 else self.accelerator.prepare_model(module)
+        if self.count == 1:
+            return module
+        wrapped: nn.Module = self.accelerator.prepare_model(module)
+        return wrapped
 
     def wait(self) -> None:
         """Block until every process has called this."""
@@ -131,13 +136,23 @@ def shared_batches(
     Sizes differ by at most one. If a batch has fewer rows than there are processes, the others get
     its first row with `weight` 0: with gradients, every process must take part.
     """
+    if not len(order):
+        return
     ranks = ranks or Ranks()
-    batches = [rows for rows in order.split(batch_size) if len(rows)]
-    local = [rows.tensor_split(ranks.count)[ranks.rank] for rows in batches]
-    mine = [own if len(own) else rows[:1] for own, rows in zip(local, batches, strict=True)]
-    most = max(map(len, mine), default=1)
-    loaded = data.iterate(torch.cat([order[:0], *mine]), most)
-    for rows, own, (images, labels) in zip(batches, local, loaded, strict=True):
-        start = sum(map(len, rows.tensor_split(ranks.count)[: ranks.rank])) if len(own) else 0
-        part = slice(start, start + len(images))
-        yield Shard(images, labels, part, len(rows), float(len(own) > 0))
+    batches = order.split(batch_size)
+    shards: list[Tensor] = []
+    for batch in batches:
+        shard = batch.tensor_split(ranks.count)[ranks.rank]
+        shards.append(shard if len(shard) else batch[:1])
+    largest = max(len(shard) for shard in shards)
+    loaded = data.iterate(torch.cat(shards), largest)
+    for batch, (images, labels) in zip(batches, loaded, strict=True):
+        parts = batch.tensor_split(ranks.count)
+        if len(parts[ranks.rank]):
+            start = sum(len(part) for part in parts[: ranks.rank])
+            weight = 1.0
+        else:
+            start = 0
+            weight = 0.0
+        rows = slice(start, start + len(images))
+        yield Shard(images, labels, rows, len(batch), weight)

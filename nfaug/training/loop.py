@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from types import FrameType
 
 import torch
@@ -18,8 +19,9 @@ from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.decode import ImageDecodeError
 from nfaug.flows.flow import Flow
 
+from .config import TrainConfig
 from .context import RunContext
-from .distributed import Shard, draw_noise, shared_batches
+from .distributed import Processes, Shard, draw_noise, shared_batches
 from .metrics import evaluate
 from .optimizer import TrainingDiverged
 from .reporter import Reporter
@@ -40,7 +42,7 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
-        self.exit_code = 128 + number
+        self.exit_code: int = 128 + number
 
 
 class RunStopped(OSError):
@@ -70,13 +72,17 @@ class Loop:
     def __init__(
         self, context: RunContext, state: RunState, snapshots: Snapshots, reporter: Reporter
     ) -> None:
-        self.context, self.config, self.processes = context, context.config, context.processes
-        self.state, self.snapshots, self.reporter = state, snapshots, reporter
-        self.flow = state.optimizer.flow
-        self.model = self.processes.wrap(FlowLoss(self.flow))
+        self.context: RunContext = context
+        self.config: TrainConfig = context.config
+        self.processes: Processes = context.processes
+        self.state: RunState = state
+        self.snapshots: Snapshots = snapshots
+        self.reporter: Reporter = reporter
+        self.flow: Flow = state.optimizer.flow
+        self.model: nn.Module = self.processes.wrap(FlowLoss(self.flow))
         self.signals: list[int] = []
-        self.began = time.monotonic() - state.elapsed
-        self.saved_at = state.elapsed
+        self.began: float = time.monotonic() - state.elapsed
+        self.saved_at: float = state.elapsed
 
     def run(self) -> None:
         """Train until the last epoch is over.
@@ -88,7 +94,10 @@ class Loop:
         """
         state = self.state
         state.finished = state.finished and self._done() >= 1  # it may now have more epochs or time
-        with noted(self.signals) if self.snapshots.folder else contextlib.nullcontext():
+        handlers: AbstractContextManager[None] = contextlib.nullcontext()
+        if self.snapshots.folder is not None:
+            handlers = noted(self.signals)
+        with handlers:
             while not state.finished:
                 try:
                     self._epoch()
@@ -104,41 +113,47 @@ class Loop:
 
     def _epoch(self) -> None:
         """Train the rest of the epoch, then evaluate."""
-        state, data = self.state, self.context.data
+        state = self.state
+        data = self.context.data
         if state.order is None:
             state.order = torch.randperm(len(data.labels), generator=state.choice)
         remaining = state.order[state.position * self.config.batch_size :]
-        shards = shared_batches(data, remaining, self.config.batch_size, self.processes)
-        for shard in shards:
-            self._between_steps(self._step(shard))
+        for shard in shared_batches(data, remaining, self.config.batch_size, self.processes):
+            stop = self._step(shard)
+            self._between_steps(stop)
             if self._done() >= 1:
                 break
         self._end_epoch()
 
     def _step(self, shard: Shard) -> bool:
         """Take a step on a batch; return whether a process received a signal."""
-        state, augmentation = self.state, self.config.augmentation
+        state = self.state
+        augmentation = self.config.augmentation
         images = shard.images.to(self.processes.device, non_blocking=True)
-        drawn = augmentation.draw(shard.total, state.noise)
-        images = augmentation.apply(images, {k: v[shard.part] for k, v in drawn.items()})
+        # All processes draw for the whole batch; each uses the part of its own rows.
+        draws = augmentation.draw(shard.total, state.noise)
+        draws = {name: values[shard.part] for name, values in draws.items()}
+        images = augmentation.apply(images, draws)
         noise = draw_noise(self.flow, shard.total, state.noise, augmentation.noise)[shard.part]
         labels = shard.labels.to(self.processes.device)
-        labels = labels if self.config.prior.entry.labelled else torch.zeros_like(labels)
+        if not self.config.prior.entry.labelled:
+            labels = torch.zeros_like(labels)
         bits = self.model(images, noise, labels, state.gaussians) * (shard.weight / shard.total)
-        # Over all processes: the loss, the number of signals, and the main process's clock.
-        clock = (time.monotonic() - self.began) * self.processes.main
-        shared = torch.tensor([0.0, len(self.signals) > 0, clock], dtype=torch.float64)
-        shared = shared.to(self.processes.float64)
-        shared[0] = bits.detach()
-        self.processes.sum(shared)
+        # Summed over processes: the loss, the number that got a signal, the main one's clock.
+        seconds = time.monotonic() - self.began if self.processes.main else 0.0
+        sums = torch.tensor([0.0, len(self.signals) > 0, seconds], dtype=torch.float64)
+        sums = sums.to(self.processes.float64)
+        sums[0] = bits.detach()
+        self.processes.sum(sums)
         # The wrapper averages gradients over processes, and the loss is a sum over them.
-        loss = state.optimizer.step(bits * self.processes.count, self._done(), shared[0])
-        _, stop, state.elapsed = shared.tolist()
+        loss = state.optimizer.step(bits * self.processes.count, self._done(), sums[0])
+        _, signalled, elapsed = sums.tolist()
+        state.elapsed = elapsed
         if loss is not None:
             state.losses.append(loss)
         state.position += 1
         self.reporter.step(state, shard.total, self._done())
-        return bool(stop)
+        return bool(signalled)
 
     def _done(self) -> float:
         """The share of the run that is over, by steps or by the clock."""
@@ -164,7 +179,9 @@ class Loop:
 
         An error here loses the steps since the last snapshot: a resumed run repeats them.
         """
-        state, config, last = self.state, self.config, self._done() >= 1
+        state = self.state
+        config = self.config
+        last = self._done() >= 1
         if not last and state.refitted < config.prior.refit_epoch <= state.epoch:
             self._check_finite(self.flow)
             state.gaussians, state.prior = self.context.solve(self.flow, state.noise, state.choice)
@@ -177,20 +194,24 @@ class Loop:
         if every and (last or state.epoch % every == 0):
             self.reporter.samples(state)
         if state.position >= self.context.steps_per_epoch:
-            state.epoch, state.position, state.order = state.epoch + 1, 0, None
+            state.epoch += 1
+            state.position = 0
+            state.order = None
         state.finished = last
         if last:
             self._save()
 
     def _evaluate(self) -> None:
         """Add a row to the log."""
-        state, optimizer = self.state, self.state.optimizer
+        state = self.state
+        optimizer = state.optimizer
         recent = state.losses[-self.context.steps_per_epoch :]
+        loss = sum(recent) / len(recent) if recent else math.nan
         row = {
             "epoch": state.epoch,
             "step": optimizer.steps,
             "seconds": round(state.elapsed, 2),
-            f"train_{self.flow.codec.figure}": sum(recent) / len(recent) if recent else math.nan,
+            f"train_{self.flow.codec.figure}": loss,
             "lr": optimizer.rate,
             "skipped_steps": optimizer.skipped,
         }
@@ -219,7 +240,8 @@ class Loop:
         optimizer = self.state.optimizer
         order = torch.arange(min(_PROBES, len(self.context.data.labels)))
         for images, _ in self.context.data.iterate(order, _PROBES):
-            if not bool(flow.encode(images.to(self.processes.device))[0].isfinite().all()):
+            latents, _ = flow.encode(images.to(self.processes.device))
+            if not bool(latents.isfinite().all()):
                 raise TrainingDiverged(
                     f"latents are not finite after {optimizer.steps} steps, {optimizer.skipped} of "
                     f"them skipped; {optimizer.advice()}"
@@ -228,14 +250,17 @@ class Loop:
     def _roll_back(self, error: TrainingDiverged) -> None:
         """Return to the last saved state and halve the learning rate."""
         state = self.state
-        rollbacks, scale, elapsed = state.rollbacks, state.optimizer.scale, state.elapsed
+        rollbacks = state.rollbacks
+        scale = state.optimizer.scale
+        elapsed = state.elapsed
         self.processes.wait()  # the main process may still be writing
         snapshot = self.snapshots.newest() if rollbacks < MAX_ROLLBACKS else None
         if snapshot is None:
             tries = f" (after {rollbacks} rollbacks)" if rollbacks else ""
             raise TrainingDiverged(f"{error}{tries}") from error
         state.restore(snapshot)
-        state.rollbacks, state.elapsed = rollbacks + 1, elapsed
+        state.rollbacks = rollbacks + 1
+        state.elapsed = elapsed
         state.optimizer.scale = scale / 2
         state.optimizer.skipped_in_a_row = 0
         self.reporter.rewind(state)
@@ -261,9 +286,10 @@ def noted(signals: list[int]) -> Iterator[None]:
             raise KeyboardInterrupt
         signals.append(number)
 
-    main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
-    previous = {number: signal.signal(number, note) for number in numbers}
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, note)
     try:
         yield
     finally:
@@ -298,8 +324,9 @@ def stopped_from_outside(snapshots: Snapshots) -> Iterator[None]:
 def _resume_hint(snapshots: Snapshots) -> str:
     """Say which state is saved and how to resume from it."""
     steps = snapshots.steps()
-    if not steps:
+    if snapshots.folder is None or not steps:
         return "no state was saved yet"
-    run = snapshots.folder and snapshots.folder.parent
-    saved = f"the state of step {steps[-1]} is saved"
-    return f"{saved} (in Python use resume=True): resume with nfaug train --resume {run}"
+    return (
+        f"the state of step {steps[-1]} is saved (in Python use resume=True): resume with nfaug "
+        f"train --resume {snapshots.folder.parent}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,18 @@ from nfaug.flows.flow import Flow
 from .distributed import Processes, draw_noise, shared_batches
 
 __all__ = ["class_statistics", "evaluate"]
+
+
+@dataclass
+class _Sums:
+    """Sums over images, from which `evaluate` takes means."""
+
+    bits_per_dim: float = 0.0
+    top1: float = 0.0
+    top5: float = 0.0
+    exact: float = 0.0
+    wrong_levels: float = 0.0
+    level_error: float = 0.0
 
 
 @torch.no_grad()
@@ -56,44 +69,51 @@ def evaluate(
     """
     if not len(data.labels):
         raise ValueError("there are no images to evaluate on")
-    frozen, single = flow.freeze(), gaussians.num_classes == 1
-    device, codec, total = frozen.device, frozen.codec, len(data.labels)
+    frozen = flow.freeze()
+    device = frozen.device
+    codec = frozen.codec
+    total = len(data.labels)
+    single = gaussians.num_classes == 1
     generator = torch.Generator(device).manual_seed(seed)
-    sums = torch.zeros(6, dtype=torch.float64)  # bits, hits, hits of five, exact, levels, error
+    sums = _Sums()
     with progress_bar(total, "eval", "image", shown=progress) as bar:
         for shard in shared_batches(data, torch.arange(total), batch_size, processes):
             noise = draw_noise(frozen, shard.total, generator)[shard.part]
             bar.update(shard.total)
             if not shard.weight:
                 continue
-            images, labels = shard.images.to(device), shard.labels.to(device)
+            images = shard.images.to(device)
+            labels = shard.labels.to(device)
             prepared = codec.prepare(images)
             z, logdet = frozen.encode(prepared, noise)
-            nll = -(gaussians.log_prob(z, torch.zeros_like(labels) if single else labels) + logdet)
-            sums[0] += float(codec.bits_per_dim(nll).double().sum())
-            z = frozen.encode(prepared)[0]
+            log_prob = gaussians.log_prob(z, torch.zeros_like(labels) if single else labels)
+            nll = -(log_prob + logdet)
+            sums.bits_per_dim += float(codec.bits_per_dim(nll).double().sum())
+            z, _ = frozen.encode(prepared)  # without noise
             if not single:
-                ranked = gaussians.log_prob(z).topk(min(5, gaussians.num_classes)).indices
-                hits = ranked == labels[:, None]
-                sums[1] += float(hits[:, 0].sum())
-                sums[2] += float(hits.any(1).sum())
+                guesses = gaussians.log_prob(z).topk(min(5, gaussians.num_classes)).indices
+                hits = guesses == labels[:, None]
+                sums.top1 += float(hits[:, 0].sum())
+                sums.top5 += float(hits.any(1).sum())
             if round_trip:
                 decoded = frozen.decode(z)
-                levels = (decoded.float() - images.float()).abs().flatten(1)
-                sums[3] += float((levels == 0).all(1).sum())
-                sums[4] += int(levels.count_nonzero())
-                sums[5] += float(levels.mean(1).sum())
+                errors = (decoded.float() - images.float()).abs().flatten(1)
+                sums.exact += float((errors == 0).all(1).sum())
+                sums.wrong_levels += int(errors.count_nonzero())
+                sums.level_error += float(errors.mean(1).sum())
     if processes is not None:
-        sums = processes.sum(sums.to(processes.float64)).cpu()
-    bits, top1, top5, exact, wrong_levels, error = sums.tolist()
-    figures: dict[str, Any] = {"images": total, codec.figure: bits / total}
+        shared = torch.tensor(astuple(sums), dtype=torch.float64, device=processes.float64)
+        sums = _Sums(*processes.sum(shared).tolist())
+    metrics: dict[str, Any] = {"images": total, codec.figure: sums.bits_per_dim / total}
     if not single:
-        figures |= {"nf_acc": top1 / total, "nf_acc_top5": top5 / total}
+        metrics["nf_acc"] = sums.top1 / total
+        metrics["nf_acc_top5"] = sums.top5 / total
     if round_trip and codec.exact:
-        figures |= {"exact": exact / total, "wrong_levels": int(wrong_levels)}
+        metrics["exact"] = sums.exact / total
+        metrics["wrong_levels"] = int(sums.wrong_levels)
     elif round_trip:
-        figures["mean_level_error"] = error / total
-    return figures
+        metrics["mean_level_error"] = sums.level_error / total
+    return metrics
 
 
 @torch.no_grad()
@@ -112,15 +132,16 @@ def class_statistics(
 
     `processes` share the images and combine their statistics with one all-reduce.
     """
-    stats = ClassStatistics(num_classes, flow.config.dim, processes.float64)
+    statistics = ClassStatistics(num_classes, flow.config.dim, processes.float64)
     frozen = flow.freeze()
     with progress_bar(len(order), "gaussians", "image", shown=progress) as bar:
         for shard in shared_batches(data, order, batch_size, processes):
             noise = draw_noise(frozen, shard.total, generator)[shard.part]
             if shard.weight:
                 images = shard.images.to(processes.device)
-                stats.update(frozen.encode(images, noise)[0], shard.labels)
+                z, _ = frozen.encode(images, noise)
+                statistics.update(z, shard.labels)
             bar.update(shard.total)
     if processes.count > 1:
-        stats.all_reduce()
-    return stats
+        statistics.all_reduce()
+    return statistics

@@ -29,9 +29,11 @@ def learning_rate(config: TrainConfig, step: int, done: float) -> float:
     lr * min(1, (step + 1) / warmup_steps) * (0.505 + 0.495 cos(pi * done)); the last factor is 1 if
     `optim.decay` is "constant".
     """
-    warm = min(1.0, (step + 1) / max(1, config.optim.warmup_steps))
-    cosine = 0.505 + 0.495 * math.cos(math.pi * done)
-    return config.lr * warm * (1.0 if config.optim.decay == "constant" else cosine)
+    warmup = min(1.0, (step + 1) / max(1, config.optim.warmup_steps))
+    decay = 1.0
+    if config.optim.decay == "cosine":
+        decay = 0.505 + 0.495 * math.cos(math.pi * done)
+    return config.lr * warmup * decay
 
 
 class FlowOptimizer:
@@ -52,8 +54,9 @@ class FlowOptimizer:
     def __init__(self, flow: Flow, config: TrainConfig) -> None:
         from ema_pytorch import EMA  # only training needs the extra
 
-        self.flow, self.config = flow, config
-        self.ema = EMA(
+        self.flow: Flow = flow
+        self.config: TrainConfig = config
+        self.ema: Any = EMA(  # ema_pytorch has no types
             flow,
             beta=config.optim.ema_decay,
             power=_EMA_POWER,
@@ -62,17 +65,21 @@ class FlowOptimizer:
             include_online_model=False,
             use_foreach=True,
         )
-        self.optimizer = torch.optim.Adamax(flow.parameters(), lr=config.lr)
-        self.steps = self.skipped = self.skipped_in_a_row = 0
-        self.scale = 1.0
+        self.optimizer: torch.optim.Adamax = torch.optim.Adamax(flow.parameters(), lr=config.lr)
+        self.steps: int = 0
+        self.skipped: int = 0
+        self.skipped_in_a_row: int = 0
+        self.scale: float = 1.0
 
     @property
     def average(self) -> Flow:
-        return self.ema.ema_model
+        flow: Flow = self.ema.ema_model
+        return flow
 
     @property
     def rate(self) -> float:
-        return self.optimizer.param_groups[0]["lr"]
+        rate: float = self.optimizer.param_groups[0]["lr"]
+        return rate
 
     def step(self, loss: Tensor, done: float, value: Tensor | None = None) -> float | None:
         """Take a step and return the loss, or None if the step was skipped.
@@ -92,19 +99,22 @@ class FlowOptimizer:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.optim.clip_norm)
         value = loss.detach() if value is None else value
-        found, size = torch.stack([value.to(norm), norm]).tolist()  # one device sync
-        if math.isfinite(found) and math.isfinite(size):
+        # Both numbers are read at once: a GPU waits for each read.
+        loss_number: float
+        norm_number: float
+        loss_number, norm_number = torch.stack([value.to(norm), norm]).tolist()
+        if math.isfinite(loss_number) and math.isfinite(norm_number):
             self.optimizer.step()
             self.flow.clip_()
             self.ema.update()
             self.skipped_in_a_row = 0
-            return found
+            return loss_number
         self.skipped += 1
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row >= MAX_BAD_STEPS:
             raise TrainingDiverged(
-                f"{self.skipped_in_a_row} steps in a row were not finite (loss {found}, gradient "
-                f"norm {size}); {self.advice()}"
+                f"{self.skipped_in_a_row} steps in a row were not finite (loss {loss_number}, "
+                f"gradient norm {norm_number}); {self.advice()}"
             )
         return None
 
@@ -118,11 +128,15 @@ class FlowOptimizer:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors that a step reads or writes, by name: weights, moments and average."""
-        found = {f"flow.{name}": value for name, value in self.flow.state_dict().items()}
-        found |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
+        tensors: dict[str, Tensor] = {}
+        for name, tensor in self.flow.state_dict().items():
+            tensors[f"flow.{name}"] = tensor
+        for name, tensor in self.ema.state_dict().items():
+            tensors[f"ema.{name}"] = tensor
         for number, moments in self.optimizer.state_dict()["state"].items():
-            found |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
-        return found
+            for name, tensor in moments.items():
+                tensors[f"optimizer.{number}.{name}"] = tensor
+        return tensors
 
     def facts(self) -> dict[str, Any]:
         """Everything else that a step depends on, as JSON values."""
@@ -137,18 +151,21 @@ class FlowOptimizer:
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Restore the state that `tensors()` and `facts()` returned."""
 
-        def part(name: str) -> dict[str, Tensor]:
-            return {k[len(name) :]: value for k, value in tensors.items() if k.startswith(name)}
+        def part(prefix: str) -> dict[str, Tensor]:
+            names = [name for name in tensors if name.startswith(prefix)]
+            return {name.removeprefix(prefix): tensors[name] for name in names}
 
         self.flow.load_state_dict(part("flow."))
         self.ema.load_state_dict(part("ema."))
         state: dict[int, dict[str, Tensor]] = {}
-        for key, value in part("optimizer.").items():
+        for key, tensor in part("optimizer.").items():
             number, _, name = key.partition(".")
-            state.setdefault(int(number), {})[name] = value.clone()
+            state.setdefault(int(number), {})[name] = tensor.clone()
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         for group in self.optimizer.param_groups:
             group["lr"] = facts["rate"]
-        self.steps, self.skipped = facts["steps"], facts["skipped"]
-        self.skipped_in_a_row, self.scale = facts["skipped_in_a_row"], facts["rate_scale"]
+        self.steps = facts["steps"]
+        self.skipped = facts["skipped"]
+        self.skipped_in_a_row = facts["skipped_in_a_row"]
+        self.scale = facts["rate_scale"]

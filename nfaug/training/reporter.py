@@ -31,22 +31,26 @@ class Reporter:
     """
 
     def __init__(self, context: RunContext, folder: Path | None) -> None:
-        self.context = context
-        self.folder = folder if context.processes.main else None
+        self.context: RunContext = context
+        self.folder: Path | None = folder if context.processes.main else None
         self.trackers: list[Any] = []
         images = context.config.epochs * len(context.data.labels)
-        self.bar = progress_bar(images, "train", "image", shown=context.shown)
+        self.bar: Any = progress_bar(images, "train", "image", shown=context.shown)
 
     def start(self, state: RunState) -> None:
         """Open the log and the trackers at the state's step."""
         self.rewind(state)
-        accelerator, steps = self.context.processes.accelerator, state.optimizer.steps
+        accelerator = self.context.processes.accelerator
         if self.folder is None or accelerator is None:
             return
-        settings = flat(self.context.config.to_dict()).items()
+        settings = flat(self.context.config.to_dict())
+        for name, value in settings.items():
+            if not isinstance(value, (str, int, float)):  # which trackers take
+                settings[name] = str(value)
+        steps = state.optimizer.steps
         accelerator.init_trackers(
             "nfaug",
-            config={k: v if isinstance(v, (str, int, float)) else str(v) for k, v in settings},
+            config=settings,
             init_kwargs={
                 "tensorboard": {"purge_step": steps + 1 if steps else 0},
                 "wandb": {"name": self.folder.name, "dir": str(self.folder)},
@@ -64,7 +68,8 @@ class Reporter:
             self.bar.total = round((self.bar.n + images) / done)
         text = f"train: epoch {state.epoch} of {self.context.config.epochs}"
         text += f", step {state.optimizer.steps}"
-        text += f", {state.losses[-1]:.3f} bits/dim" if state.losses else ""
+        if state.losses:
+            text += f", {state.losses[-1]:.3f} bits/dim"
         if state.history and "nf_acc" in state.history[-1]:
             text += f", NF-Acc {state.history[-1]['nf_acc']:.3f}"
         self.bar.set_description_str(text, refresh=False)
@@ -86,25 +91,28 @@ class Reporter:
         """
         if self.folder is None:
             return
-        names = [*self.context.classes][:10] or ["all"]
-        flow, step = state.optimizer.average, state.optimizer.steps
-        picture = sample_grid(flow, state.gaussians, names, 6, seed=self.context.config.seed)
+        classes = list(self.context.classes)[:10] or ["all"]
+        flow = state.optimizer.average
+        step = state.optimizer.steps
+        picture = sample_grid(flow, state.gaussians, classes, 6, seed=self.context.config.seed)
         name = "progress_samples"
         (self.folder / "pictures").mkdir(parents=True, exist_ok=True)
         write_picture(self.folder / "pictures" / f"{name}.png", picture)
-        values = {name: np.asarray(picture.convert("RGB"))[None]}
+        pictures = {name: np.asarray(picture.convert("RGB"))[None]}
         for tracker in self.trackers:
             if tracker.name == "tensorboard":
-                tracker.log_images(values, step=step, dataformats="NHWC")
+                tracker.log_images(pictures, step=step, dataformats="NHWC")
             elif hasattr(tracker, "log_images"):  # trackio has none
-                tracker.log_images(values, step=step)
+                tracker.log_images(pictures, step=step)
 
     def rewind(self, state: RunState) -> None:
         """Move to the state's step, at the start or after a rollback."""
         position = (state.epoch - 1) * len(self.context.data.labels)
         position += state.position * self.context.config.batch_size
         self.bar.reset()  # the clock, too: what came before took none of the bar's images
-        self.bar.n = self.bar.initial = self.bar.last_print_n = position
+        self.bar.n = position
+        self.bar.initial = position
+        self.bar.last_print_n = position
         self._write_log(state)
 
     def close(self) -> None:
@@ -117,10 +125,12 @@ class Reporter:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        names = list(dict.fromkeys(name for row in state.history for name in row))
+        columns: dict[str, None] = {}  # in the order in which rows first have them
+        for row in state.history:
+            columns |= dict.fromkeys(row)
         text = io.StringIO()
-        writer = csv.DictWriter(text, names, restval=math.nan)
-        if names:
+        writer = csv.DictWriter(text, list(columns), restval=math.nan)
+        if columns:
             writer.writeheader()
         writer.writerows(state.history)
         write_text(self.folder / "log.csv", text.getvalue())

@@ -28,10 +28,10 @@ __all__ = ["RunState", "Snapshot", "Snapshots"]
 
 _FOLDER = "state"  # in the run's folder; config.json does not list it, so a push leaves it out
 _FORMAT = 5  # with the hash of state.json
-_FACTS, _TENSORS = "state.json", "state.safetensors"
-_COUNTERS = ("epoch", "position", "elapsed", "rollbacks", "finished", "refitted")
+_FACTS = "state.json"
+_TENSORS = "state.safetensors"
 _STEP = re.compile(r"step-[0-9]{9,}")
-_OWN = re.compile(r"\.?(step-\d+|initial)(\.|$)")  # with the suffixes of unfinished saves
+_ENTRY = re.compile(r"\.?(step-\d+|initial)(\.|$)")  # with the suffixes of unfinished saves
 _KEPT = 2  # snapshots: one in reserve, should a disk damage the newest
 
 
@@ -83,38 +83,50 @@ class RunState:
     def snapshot(self) -> Snapshot:
         """Copy the state to the CPU."""
         tensors = self.optimizer.tensors()
-        tensors |= {f"gaussians.{k}": value for k, value in self.gaussians.state_dict().items()}
+        for name, tensor in self.gaussians.state_dict().items():
+            tensors[f"gaussians.{name}"] = tensor
         tensors["noise"] = self.noise.get_state()
         tensors["choice"] = self.choice.get_state()
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         if self.order is not None:
             tensors["order"] = self.order
-        copied = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+        copies = {}
+        for name, tensor in tensors.items():
+            copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
         facts = {
             "optimizer": self.optimizer.facts(),
             "prior": dict(self.prior),
             "history": [dict(row) for row in self.history],
-            **{name: getattr(self, name) for name in _COUNTERS},
+            "epoch": self.epoch,
+            "position": self.position,
+            "elapsed": self.elapsed,
+            "rollbacks": self.rollbacks,
+            "finished": self.finished,
+            "refitted": self.refitted,
         }
-        return Snapshot(copied, facts)
+        return Snapshot(copies, facts)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Return to a snapshot."""
-        tensors, facts = snapshot.tensors, snapshot.facts
+        tensors = snapshot.tensors
+        facts = snapshot.facts
         self.optimizer.restore(tensors, facts["optimizer"])
-        parts = (tensors[f"gaussians.{name}"] for name in ("means", "variances", "counts"))
-        self.gaussians = ClassGaussians(*parts).to(self.optimizer.flow.device)
+        gaussians = ClassGaussians(
+            tensors["gaussians.means"], tensors["gaussians.variances"], tensors["gaussians.counts"]
+        )
+        self.gaussians = gaussians.to(self.optimizer.flow.device)
         self.prior = dict(facts["prior"])
         self.noise.set_state(tensors["noise"])
         self.choice.set_state(tensors["choice"])
         self.losses = tensors["losses"].tolist()
         self.order = tensors["order"].clone() if "order" in tensors else None
-        for name in _COUNTERS:
-            setattr(self, name, facts[name])
-        self.history = [
-            {name: math.nan if value is None else value for name, value in row.items()}
-            for row in facts["history"]
-        ]
+        self.epoch = facts["epoch"]
+        self.position = facts["position"]
+        self.elapsed = facts["elapsed"]
+        self.rollbacks = facts["rollbacks"]
+        self.finished = facts["finished"]
+        self.refitted = facts["refitted"]
+        self.history = [_without_none(row) for row in facts["history"]]
 
 
 class Snapshots:
@@ -135,39 +147,45 @@ class Snapshots:
         *,
         writer: bool = True,
     ) -> None:
-        self.folder = None if folder is None else folder / _FOLDER
-        self.fixed = jsonable(fixed or {})
-        self.writer = writer
+        self.folder: Path | None = None if folder is None else folder / _FOLDER
+        self.fixed: dict[str, Any] = jsonable(fixed or {})
+        self.writer: bool = writer
         self.memory: Snapshot | None = None
 
     def steps(self) -> list[int]:
         """The steps that have a snapshot on disk, in order."""
-        names = () if self.folder is None else (path.name for path in self.folder.glob("step-*"))
-        return sorted(int(name[5:]) for name in names if _STEP.fullmatch(name))
+        if self.folder is None:
+            return []
+        names = [path.name for path in self.folder.glob("step-*") if _STEP.fullmatch(path.name)]
+        return sorted(int(name.removeprefix("step-")) for name in names)
 
     def clear(self, *kept: str) -> None:
-        """Remove all entries of runs but those `kept`, also what a kill left of one."""
-        for entry in self.folder.glob("*") if self.folder is not None and self.writer else ():
-            if _OWN.match(entry.name) and entry.name not in kept:
+        """Remove all snapshots but those named `kept`, and what an interrupted save left."""
+        if self.folder is None or not self.writer:
+            return
+        for entry in self.folder.glob("*"):
+            if _ENTRY.match(entry.name) and entry.name not in kept:
                 shutil.rmtree(entry, ignore_errors=True)
 
     def save(self, snapshot: Snapshot) -> None:
         """Save a snapshot, and remove all but the newest ones."""
         if self.folder is None:
             self.memory = snapshot
-        if self.folder is None or not self.writer:
+            return
+        if not self.writer:
             return
         steps = snapshot.facts["optimizer"]["steps"]
         with replace_directory(self.folder / _name(steps)) as staged:
             digest = write_tensors(staged / _TENSORS, snapshot.tensors)
             head = {"format": _FORMAT, "fixed": self.fixed, "tensors_sha256": digest}
-            facts = jsonable(head | snapshot.facts)
+            facts: dict[str, Any] = jsonable(head | snapshot.facts)
             text = json.dumps({"sha256": _sha256(facts), **facts}, indent=1)
             (staged / _FACTS).write_text(text, encoding="utf-8")
-            shutil.copymode(staged / _FACTS, staged / _TENSORS)  # safetensors: for its owner alone
+            # safetensors writes files that only their owner can read.
+            shutil.copymode(staged / _FACTS, staged / _TENSORS)
         # Snapshots of later steps date from before a rollback.
-        kept = [_name(step) for step in self.steps() if step <= steps][-_KEPT:]
-        self.clear("initial", *kept)
+        earlier = [_name(step) for step in self.steps() if step <= steps]
+        self.clear("initial", *earlier[-_KEPT:])
 
     def newest(self) -> Snapshot | None:
         """Load the newest snapshot; None if there is none.
@@ -192,18 +210,19 @@ class Snapshots:
             )
         try:
             expected = facts.pop("sha256")
-            found = _sha256(facts)
-            if found != expected:
-                raise ValueError(f"the SHA-256 of {_FACTS} is {found}, it says {expected!r:.80}")
+            digest = _sha256(facts)
+            if digest != expected:
+                raise ValueError(f"the SHA-256 of {_FACTS} is {digest}, it says {expected!r:.80}")
             tensors = read_tensors(path / _TENSORS, facts["tensors_sha256"])
         except (ValueError, KeyError) as error:
             raise _damaged(path, error) from error
         saved = facts["fixed"]
-        for name in {**saved, **self.fixed}:
-            if (one := saved.get(name)) != (other := self.fixed.get(name)):
+        for name in saved | self.fixed:
+            if saved.get(name) != self.fixed.get(name):
                 raise ValueError(
-                    f"the run in {self.folder.parent} has {name} {one}; settings and images now "
-                    f"give {other}. A resumed run must keep it: pass its value, or start a new run"
+                    f"the run in {self.folder.parent} has {name} {saved.get(name)}; settings and "
+                    f"images now give {self.fixed.get(name)}. A resumed run must keep it: pass its "
+                    "value, or start a new run"
                 )
         return Snapshot(tensors, facts)
 
@@ -216,6 +235,11 @@ class Snapshots:
         """Load the flow that the run started from, with its `autoencoder` at this location."""
         assert self.folder is not None
         return load_checkpoint(self.folder / "initial", autoencoder=autoencoder)
+
+
+def _without_none(row: Mapping[str, float | None]) -> dict[str, float]:
+    """A row of the log with NaN where JSON, which has none, holds null."""
+    return {name: math.nan if value is None else value for name, value in row.items()}
 
 
 def _name(steps: int) -> str:

@@ -55,7 +55,7 @@ def train(
     each batch, so the result is that of one process up to rounding.
 
     Args:
-        dataset: Images as `nfaug.training.wrap_dataset` takes them; labels 0..K-1. Data that fit in
+        dataset: Images as `nfaug.wrap_dataset` takes them; labels 0..K-1. Data that fit in
             memory are read once, so random transforms of the data set are drawn once, and such a
             run cannot be resumed: use `config.augmentation`.
         config: The settings.
@@ -85,7 +85,8 @@ def train(
         RunStopped: If files cannot be read or written, or another process ended.
 
     Example:
-        >>> from nfaug.training import TrainConfig, open_dataset, train
+        >>> from nfaug import open_dataset
+        >>> from nfaug.training import TrainConfig, train
         >>> digits = open_dataset("digits", per_class=20)
         >>> result = train(digits, TrainConfig(epochs=1), progress=False)
         >>> result.checkpoint.save("digits-flow")  # doctest: +SKIP
@@ -94,7 +95,8 @@ def train(
     config = (config or TrainConfig()).for_images(len(images))
     path = None if folder is None else Path(folder).expanduser()
     if processes is None:
-        processes = Processes(config.device, config.trackers if path is not None else (), path)
+        trackers = () if path is None else config.trackers
+        processes = Processes(config.device, trackers, path)
     lock = contextlib.nullcontext() if path is None else lock_output(path)
     with warnings.catch_warnings(), lock:
         if not processes.main:  # every process would repeat the same warnings
@@ -102,7 +104,9 @@ def train(
         if init is not None:
             config = _settings_of(init, config, images)
         resume = resume and bool(Snapshots(path).steps())
-        start = Snapshots(path).initial(config.autoencoder) if resume else init
+        start = init
+        if resume:
+            start = Snapshots(path).initial(config.autoencoder)
         flow = None if start is None else start.flow
         context = open_context(images, config, processes, flow, val=val, progress=progress)
         snapshots = Snapshots(path, context.fixed(), writer=processes.main)
@@ -131,25 +135,27 @@ def train(
 
 def _settings_of(init: Checkpoint, config: TrainConfig, images: LabelledImages) -> TrainConfig:
     """The settings of a run that starts from another flow, which fixes shape and noise."""
-    check_levels(images[0][0][None], init.flow.codec.channels, init.flow.codec.image_size)
+    codec = init.flow.codec
+    image, _ = images[0]
+    check_levels(image[None], codec.channels, codec.image_size)
     backbone: Any = init.flow.config.backbone
-    if not any(True for _ in init.flow.parameters()):
+    if not list(init.flow.parameters()):
         raise ValueError("the flow of init has no parameters to train: leave out init (--init)")
-    if config.autoencoder is not None and init.flow.codec.record is None:
+    if config.autoencoder is not None and codec.record is None:
         raise ValueError(
             "the flow of init works on pixels: leave out autoencoder, or start from a flow on its "
             "latents"
         )
     if config.flow not in (backbone, MefSettings()):
         warnings.warn("init has its own architecture; settings flow.* are ignored", stacklevel=3)
-    record = init.flow.codec.record
-    noise = config.latent_noise if record is None else record.noise
-    return replace(config, flow=backbone, latent_noise=noise)
+    latent_noise = config.latent_noise if codec.record is None else codec.record.noise
+    return replace(config, flow=backbone, latent_noise=latent_noise)
 
 
 def _finish(context: RunContext, state: RunState) -> TrainResult:
     """Evaluate the averaged flow, fit PCA, and put the checkpoint together."""
-    optimizer, config = state.optimizer, context.config
+    optimizer = state.optimizer
+    config = context.config
     flow = optimizer.average.eval()
     training = {
         "images": len(context.data.labels),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from nfa_tools import CLASSES, NAMES, batch_of, checkpoint, tiny_flow
 
-from nfaug.augment.samples import class_indices
+from nfaug.augment.samples import parse_labels
 from nfaug.augment.transform import NFAugment
 
 
@@ -39,11 +39,11 @@ def test_invalid_checkpoints() -> None:
         (lambda x, y: (x, y + 2), r"\[0, 3\).* 4 .*nfaug fit"),
         (lambda x, y: (x, torch.where(y > 1, -100, y)), "-100"),
         (lambda x, y: (x.numpy(), y), r"ndarray \(6, 3, 8, 8\)"),
-        (lambda x, y: (x, y.numpy()), "ndarray"),
+        (lambda x, y: (x, {*y.tolist()}), "set"),
         (lambda x, y: (list(x), y), r"\[0\]\[1\]: torch"),
         (lambda x, y: (x[0], 1), "NFACollate"),
         (lambda x, y: (x, ["cat", "dog", "ele"] * 2), "'ele'"),
-        (lambda x, y: (x, [0] * 6), "list"),
+        (lambda x, y: (x, [0.5] * 6), "float32"),
         (lambda x, y: (x, y.float()), r"torch\.float32"),
         (lambda x, y: (x, y[:, None]), r"\(6, 1\)"),
         (lambda x, y: (x, torch.eye(4)[y]), r"\(6, 4\)"),
@@ -84,21 +84,19 @@ def test_erasing_with_noise_is_within_the_range(mean: float, std: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_one_hot_and_smoothed_labels(dtype: torch.dtype) -> None:
+def test_one_hot_labels(dtype: torch.dtype) -> None:
     images, labels = batch_of(6)
     hot = torch.nn.functional.one_hot(labels, CLASSES)
     nfa = NFAugment(checkpoint(), p=1.0)
     params = nfa.make_params(labels)
     expected = nfa(images, labels, params=params)[0]
-    smooth = (hot * 0.9 + 0.1 / CLASSES).to(dtype)
-    for soft in (hot, hot.bool(), hot.to(dtype), smooth):
-        new, same = nfa(images, soft, params=params)
+    for rows in (hot, hot.bool(), hot.to(dtype)):
+        new, same = nfa(images, rows, params=params)
         assert torch.equal(new, expected)
-        assert same is soft
-    exact = NFAugment(checkpoint(), p=1.0, smoothing=0.1)
-    assert torch.equal(exact(images, smooth, params=params)[0], expected)
-    with pytest.raises(ValueError, match=r"smoothing=.*0\.1"):
-        exact(images, (hot * 0.8 + 0.2 / CLASSES).to(dtype))
+        assert same is rows
+    smooth = (hot * 0.9 + 0.1 / CLASSES).to(dtype)
+    with pytest.raises(ValueError, match="label smoothing"):
+        nfa(images, smooth)
 
 
 def test_class_names_are_compared_in_order() -> None:
@@ -145,10 +143,27 @@ def test_labels_by_name() -> None:
     assert torch.equal(one.partner, two.partner)
 
 
-def test_two_classes_need_smoothing() -> None:
-    rows = torch.tensor([[0.95, 0.05], [0.05, 0.95]])
-    assert not class_indices(rows, 2)[1].any()
-    assert class_indices(rows, 2, smoothing=0.1)[1].all()
-    assert not class_indices(torch.tensor([[0.7, 0.3]]), 2, smoothing=0.1)[1].any()
-    assert class_indices(torch.eye(2), 2)[1].all()
-    assert class_indices(torch.ones(3, 1), 1)[1].all()
+def test_lists_and_arrays_of_labels() -> None:
+    images, labels = batch_of(6)
+    nfa = NFAugment(checkpoint(), p=1.0)
+    params = nfa.make_params(labels)
+    expected = nfa(images, labels, params=params)[0]
+    hot = torch.nn.functional.one_hot(labels, CLASSES)
+    for given in (
+        labels.tolist(),
+        labels.numpy(),
+        hot.tolist(),
+        hot.numpy(),
+        tuple(labels.tolist()),
+    ):
+        assert torch.equal(nfa(images, given, params=params)[0], expected)
+    for wrong in ([[1], [1, 2]], [None] * 6, {1, 2}):
+        with pytest.raises(ValueError, match="labels must"):
+            nfa(images, wrong)
+
+
+def test_rows_that_are_one_hot() -> None:
+    rows = torch.tensor([[0.95, 0.05], [0.05, 0.95], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    assert parse_labels(rows, 2).usable.tolist() == [False, False, True, False, False]
+    assert parse_labels(torch.full((1, 2), torch.nan), 2).usable.tolist() == [False]
+    assert parse_labels(torch.ones(3, 1), 1).usable.all()

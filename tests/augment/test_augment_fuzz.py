@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def random_augment(rng: random.Random, channels: int, normalised: bool) -> NFAug
         p=rng.choice([0.0, 0.1, 0.5, 1.0, [0.2, 0.9, 0.5]]),
         alpha=rng.choice([0.05, 0.5, 1.0, 4.0]),
         mix=mix,
-        partners=rng.choice(["auto", "batch", "memory", "both"] if memory else ["auto", "batch"]),
+        partners=rng.choice(["auto", "batch", "memory"] if memory else ["auto", "batch"]),
         strength=rng.choice([0.0, 0.5, 1.0, 3.0, 30.0]),
         noise=rng.choice([0.0, 0.0, 0.3, 3.0]),
         axes=None if mix == "regions" else rng.choice([None, None, 1, 3, 100]),
@@ -36,7 +37,7 @@ def random_augment(rng: random.Random, channels: int, normalised: bool) -> NFAug
     )
 
 
-def random_labels(rng: random.Random, count: int) -> tuple[Tensor, Tensor, bool]:
+def random_labels(rng: random.Random, count: int) -> tuple[Tensor, Any, bool]:
     """Class of each image, what is passed as labels, and whether that must be refused."""
     index = torch.randint(CLASSES, (count,))
     hot = torch.nn.functional.one_hot(index, CLASSES).float()
@@ -46,7 +47,7 @@ def random_labels(rng: random.Random, count: int) -> tuple[Tensor, Tensor, bool]
     if kind < 8:
         return index, hot.to(rng.choice(FLOATS)), False
     if kind < 10:
-        return index, (hot * 0.9 + 0.1 / CLASSES).to(rng.choice(FLOATS)), False
+        return index, hot.tolist(), False
     if kind == 10:
         return index, index + rng.choice([-CLASSES, CLASSES]), count > 0
     return index, 0.6 * hot + 0.4 * hot.roll(1, 1), count > 0
@@ -84,7 +85,7 @@ def one_batch(seed: int) -> str:
         assert same_bits(images, before)
         return "refused"
     (new, same), params = nfa(images, labels, return_params=True)
-    assert same is labels
+    assert same == labels if isinstance(labels, list) else same is labels
     assert same_bits(images, before), f"seed {seed}: changed in place"
     assert (new.shape, new.dtype, new.stride()) == (images.shape, images.dtype, images.stride())
     assert torch.isfinite(new).all(), f"seed {seed}: not finite"

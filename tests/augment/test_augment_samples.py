@@ -127,3 +127,18 @@ def test_ranks_and_workers_do_not_share_draws(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(augment_params, "get_worker_info", lambda info=info: info)
         seeds.append(augment_params.own_seed(torch.Generator().manual_seed(0)))
     assert len(set(seeds)) == 9
+
+
+def test_a_getter_of_labels() -> None:
+    """As torchvision's MixUp takes one, for samples whose labels lie elsewhere."""
+    images, labels = batch_of(6)
+    nfa = NFAugment(checkpoint(), p=1.0, labels_getter=lambda sample: sample["info"]["kind"])
+    params = nfa.make_params(labels)
+    sample = {"image": images, "info": {"kind": labels}}
+    new = nfa(sample, params=params)
+    nfa.labels_getter = None
+    expected = nfa(images, labels, params=params)[0]
+    assert torch.equal(new["image"], expected)
+    assert new["info"]["kind"] is labels
+    with pytest.raises(ValueError, match="labels_getter="):
+        nfa(sample)

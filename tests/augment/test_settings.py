@@ -46,7 +46,6 @@ def test_errors_name_the_setting_and_the_value(settings: dict[str, Any], message
     ("options", "message"),
     [
         ({"p": [0.5, 0.5]}, r"\(0\.5, 0\.5\)"),
-        ({"smoothing": 1.0}, r"^smoothing .*1\.0"),
         ({"mean": 0.5}, "std=None"),
         ({"mean": (0.5, 0.5), "std": 1.0}, r"^mean .*\(0\.5, 0\.5\)"),
         ({"mean": 0.5, "std": (0.5, 0.0, 0.5)}, r"^std .*0\.0"),

@@ -13,11 +13,12 @@ from nfa_tools import NAMES, TensorImages, images_of, write_images
 from PIL import Image
 from safetensors.torch import save_file
 
+from nfaug import open_dataset
 from nfaug.cli import main
 from nfaug.compare import CompareSettings, Comparison, compare
 from nfaug.compare.report import Cells
 from nfaug.compare.settings import PIXELS, Augmentation
-from nfaug.training import TrainConfig, open_dataset, train
+from nfaug.training import TrainConfig, train
 
 TINY = CompareSettings(per_class=2, seeds=1, steps=1, variants=1, rivals="randaugment")
 

@@ -32,7 +32,7 @@ def test_a_mix_of_devices_is_refused() -> None:
 
 
 @pytest.mark.parametrize("mix", ["axis", "regions"])
-@pytest.mark.parametrize("partners", ["batch", "memory", "both"])
+@pytest.mark.parametrize("partners", ["batch", "memory"])
 @pytest.mark.parametrize("floating", [False, True])
 def test_a_call_with_labels_on_the_cpu(mix: Any, partners: Any, floating: bool) -> None:
     """Break 73: images on the GPU, and labels on the CPU, where some loops leave them."""
@@ -40,8 +40,9 @@ def test_a_call_with_labels_on_the_cpu(mix: Any, partners: Any, floating: bool) 
     if floating:
         images = images / 255
     nfa = nfaug.NFAugment(
-        checkpoint(), p=[0.2, 0.5, 1.0], mix=mix, partners=partners, noise=0.1, mean=0.0, std=1.0
-    )
+        checkpoint(), p=[0.2, 0.5, 1.0], mix=mix, partners=partners, noise=0.1, mean=0.0, std=1.0,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
     (expected, _), params = nfa(images, labels, return_params=True)
     with pretended_gpu() as gpu:
         for given in (labels, labels.to(gpu)):

@@ -19,6 +19,7 @@ from nfaug.classes.gaussians import pairwise_kl
 from nfaug.classes.priors import (
     PRIORS,
     GradientDescentConfig,
+    Kind,
     Prior,
     PriorSettings,
     choose_prior,
@@ -234,6 +235,10 @@ def test_a_registered_prior_trains_a_flow(
     assert loaded.config.gaussians == {"kind": "wide", "x": 4}
     assert loaded.gaussians is not None
     assert loaded.gaussians.num_classes == len(tiny_images.classes)
+
+
+def test_kind_lists_the_registry() -> None:
+    assert get_args(Kind) == tuple(PRIORS)
 
 
 def test_choosing_a_prior_by_name_or_settings() -> None:

@@ -22,10 +22,10 @@ OPENED = {
     "data_dir": "there", "split": "odd", "per_class": 3, "on_error": "skip",
     "seed": 5, "download": True,
 }  # fmt: skip
-MIXING = ["--alpha", "0.3", "--mix", "pair", "--partners", "both", "--strength", "0.4"]
+MIXING = ["--alpha", "0.3", "--mix", "pair", "--partners", "memory", "--strength", "0.4"]
 MIXING += ["--noise", "0.2", "--axes", "2", "--gate", "off"]
 MIXED: dict[str, Any] = {
-    "alpha": 0.3, "mix": "pair", "partners": "both", "strength": 0.4, "noise": 0.2, "axes": 2,
+    "alpha": 0.3, "mix": "pair", "partners": "memory", "strength": 0.4, "noise": 0.2, "axes": 2,
     "gate": None,
 }  # fmt: skip
 CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [

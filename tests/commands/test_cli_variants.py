@@ -24,7 +24,7 @@ def test_an_interrupted_bank_is_continued_by_the_same_command(
     words = ["bank", "--flow", str(tiny_path), "--data", str(tiny_folder), "--batch-size=4"]
     variants, calls = bank_make._variants, itertools.count()
 
-    def interrupted(*given: Any) -> tuple[Tensor, ...]:
+    def interrupted(*given: Any) -> dict[str, Tensor]:
         if next(calls) == 3:
             raise KeyboardInterrupt
         return variants(*given)

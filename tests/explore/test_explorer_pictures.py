@@ -94,7 +94,7 @@ def test_the_flow_is_exact(with_data: OpenFlow) -> None:
     assert torch.equal(compare(with_data, image, 0, OPEN).decoded, image)
 
 
-@pytest.mark.parametrize("partners", ["memory", "batch", "both"])
+@pytest.mark.parametrize("partners", ["auto", "memory", "batch"])
 def test_partners(partners: Any, with_data: OpenFlow) -> None:
     image = class_images(with_data, 0, 1)
     assert all(compare(with_data, image, 0, MixSettings(gate=None, partners=partners)).changed)

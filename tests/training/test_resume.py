@@ -20,6 +20,7 @@ from nfa_tools import TensorImages
 from safetensors.torch import load_file
 from torch import Tensor
 
+from nfaug import open_dataset
 from nfaug.cli import main
 from nfaug.data.augmentation import FlowAugmentation
 from nfaug.flows.mef import MefSettings
@@ -29,7 +30,6 @@ from nfaug.training import (
     TrainConfig,
     TrainResult,
     loop,
-    open_dataset,
     train,
 )
 from nfaug.training.config import DataConfig, PriorConfig

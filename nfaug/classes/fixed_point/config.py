@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
@@ -21,13 +21,16 @@ __all__ = [
 
 #: kld_weight * (K - 1) / d in both settings published with the paper: 3333 x 9 and 303 x 99, both
 #: at d = 3 * 32 * 32.
-REFERENCE_WEIGHT = 3e4 / 3072
+REFERENCE_WEIGHT: float = 3e4 / 3072
 
-Fit = Literal["means", "covariances", "both"]
-Kernel = Literal["forward", "mean"]
-Update = Literal["released", "proposition1"]
-Policy = Literal["sublinear", "linear", "superlinear"]
-_CHOICES = {"fit": Fit, "kernel": Kernel, "update": Update, "policy": Policy}
+Fit: TypeAlias = Literal["means", "covariances", "both"]
+Kernel: TypeAlias = Literal["forward", "mean"]
+Update: TypeAlias = Literal["released", "proposition1"]
+Policy: TypeAlias = Literal["sublinear", "linear", "superlinear"]
+
+# The checks of `SeparationConfig` cover fields of its subclasses, too.
+_CHOICES: dict[str, Any] = {"fit": Fit, "kernel": Kernel, "update": Update, "policy": Policy}
+_POSITIVE = ("alpha", "tolerance", "max_iterations", "learning_rate", "steps")
 
 
 @dataclass(frozen=True)
@@ -40,23 +43,19 @@ class SeparationConfig:
     kernel: Kernel = "forward"
 
     def __post_init__(self) -> None:
+        settings = vars(self)
         for name, choices in _CHOICES.items():
-            if hasattr(self, name) and getattr(self, name) not in get_args(choices):
-                allowed = ", ".join(map(repr, get_args(choices)))
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        for name in ("alpha", "tolerance", "max_iterations", "learning_rate", "steps"):
-            if hasattr(self, name):
-                check_number(name, getattr(self, name), 0, math.inf, open_low=True)
+            if name in settings and settings[name] not in get_args(choices):
+                allowed = ", ".join(repr(choice) for choice in get_args(choices))
+                raise ValueError(f"{name} must be one of {allowed}, got {settings[name]!r}")
+        for name in _POSITIVE:
+            if name in settings:
+                check_number(name, settings[name], 0, math.inf, open_low=True)
         if self.kld_weight is not None:
             check_number("kld_weight", self.kld_weight, 0, math.inf)
-        bounds = getattr(self, "variance_bounds", None)
+        bounds = settings.get("variance_bounds")
         if bounds is not None:
-            pair = tuple(bounds) if isinstance(bounds, (list, tuple)) else ()
-            for bound in pair:
-                check_number("variance_bounds", bound, 0, math.inf, open_low=True)
-            if len(pair) != 2 or pair[0] >= pair[1]:
-                raise ValueError(f"variance_bounds must be 0 < low < high; got {bounds!r:.80}")
-            object.__setattr__(self, "variance_bounds", pair)  # JSON and YAML give a list
+            object.__setattr__(self, "variance_bounds", _check_bounds(bounds))
 
     def weight(self, num_classes: int, dim: int) -> float:
         r"""The weight c for K classes in d dimensions: ``kld_weight`` or, if that is None,
@@ -70,6 +69,18 @@ class SeparationConfig:
         if self.kld_weight is not None:
             return self.kld_weight
         return REFERENCE_WEIGHT * dim / (num_classes - 1)
+
+
+def _check_bounds(bounds: object) -> tuple[Any, ...]:
+    """Check that 0 < low < high, and return a tuple, where JSON and YAML have a list."""
+    pair: tuple[Any, ...] = ()
+    if isinstance(bounds, list | tuple):
+        pair = tuple(bounds)
+    for bound in pair:
+        check_number("variance_bounds", bound, 0, math.inf, open_low=True)
+    if len(pair) != 2 or pair[0] >= pair[1]:
+        raise ValueError(f"variance_bounds must be 0 < low < high; got {bounds!r:.80}")
+    return pair
 
 
 @dataclass(frozen=True)
@@ -150,9 +161,12 @@ class GradientDescentConfig(SeparationConfig):
 class FixedPointResult:
     """Finite class gaussians and how the solver reached them.
 
-    ``means`` and ``variances`` have shape (K, d). ``residual`` belongs to these values: it is the
-    largest L2 norm, over classes, of the next undamped step. ``converged`` says that it is within
-    the tolerance. ``iterations`` counts evaluations of the update.
+    Attributes:
+        means: The class means, shape (K, d).
+        variances: The class variances, shape (K, d).
+        converged: Whether ``residual`` is within the tolerance.
+        iterations: The number of evaluations of the update.
+        residual: The largest L2 norm, over classes, of the undamped step that would follow.
     """
 
     means: Tensor

@@ -17,6 +17,7 @@ Iteration", BMVC 2024.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 #: The smallest divergence scale pi, in nats: two identical gaussians would otherwise give 0/0.
-KL_FLOOR = 1e-8
+KL_FLOOR: float = 1e-8
 
 
 def class_kernel(kl: Tensor, pi: Kernel = "forward", alpha: float = 10.0) -> Tensor:
@@ -93,11 +94,11 @@ def released_update(
     it negative, c v sum K_y'y is added to v^2 A and c v^3 sum K_y'y to B. This keeps the fixed
     points and makes both positive.
     """
-    spread, attraction, sent, received = _pair_sums(means, variances, kernel)
+    sums = _pair_sums(means, variances, kernel)
     squares = variances.square()
-    a = weight * spread + variances * (1 + weight * (sent - received))
-    b = data_variances + weight * squares * attraction
-    extra = weight * received * variances
+    a = weight * sums.spread + variances * (1 + weight * (sums.sent - sums.received))
+    b = data_variances + weight * squares * sums.attraction
+    extra = weight * sums.received * variances
     extra = torch.where(a < extra / 9, extra, 0.0)
     return ((b + extra * squares) / (a + extra)).sqrt()
 
@@ -122,11 +123,11 @@ def proposition1_update(
     Moving it to B makes both positive and keeps the fixed points, where A v^2 = B. These are
     stationary points of `objective`. At large weights there may be none: see `FixedPointConfig`.
     """
-    spread, attraction, sent, received = _pair_sums(means, variances, kernel)
+    sums = _pair_sums(means, variances, kernel)
     b = data_variances + (data_means - means).square()
-    b = b + weight * variances * (variances * attraction + received)
-    squared_a = weight * spread + variances * (1 + weight * sent)  # A v^2
-    return variances * (b / squared_a).sqrt()
+    b = b + weight * variances * (variances * sums.attraction + sums.received)
+    av2 = weight * sums.spread + variances * (1 + weight * sums.sent)  # A v^2
+    return variances * (b / av2).sqrt()
 
 
 def objective(
@@ -155,22 +156,37 @@ def objective(
     return nll + weight * (terms.sum() - len(kl))  # each term of the diagonal is 1
 
 
-def _pair_sums(means: Tensor, variances: Tensor, kernel: Tensor) -> tuple[Tensor, ...]:
+class _PairSums(NamedTuple):
     """The sums over y' of the variance updates.
 
-    sum K_y'y [(mu_y - mu_y')^2 + v_y'] and sum K_yy' / v_y', each (K, d), and
-    sum K_yy' and sum K_y'y, each (K, 1).
+    Attributes:
+        spread: sum K_y'y [(mu_y - mu_y')^2 + v_y'], (K, d).
+        attraction: sum K_yy' / v_y', (K, d).
+        sent: sum K_yy', (K, 1).
+        received: sum K_y'y, (K, 1).
     """
-    sent, received = kernel.sum(dim=1, keepdim=True), kernel.sum(dim=0)[:, None]
+
+    spread: Tensor
+    attraction: Tensor
+    sent: Tensor
+    received: Tensor
+
+
+def _pair_sums(means: Tensor, variances: Tensor, kernel: Tensor) -> _PairSums:
+    sent = kernel.sum(dim=1, keepdim=True)
+    received = kernel.sum(dim=0)[:, None]
     centred = means - means.mean(dim=0)
     # The square (mu - mu')^2 as mu (mu - 2 mu') + mu'^2.
     spread = centred * (centred * received - 2 * (kernel.T @ centred))
     spread = spread + kernel.T @ (variances + centred.square())
-    return spread, kernel @ variances.reciprocal(), sent, received
+    attraction = kernel @ variances.reciprocal()
+    return _PairSums(spread, attraction, sent, received)
 
 
 def _scale(kl: Tensor, pi: Kernel) -> Tensor:
     """pi as a tensor that broadcasts over the (K, K) matrix, at least ``KL_FLOOR``."""
-    # The diagonal is zero, so that the mean is over pairs of different classes.
-    scale = kl if pi == "forward" else kl.sum() / (len(kl) * (len(kl) - 1))
-    return scale.clamp(min=KL_FLOOR)
+    if pi == "forward":
+        return kl.clamp(min=KL_FLOOR)
+    # The diagonal is zero, so the mean is over pairs of different classes.
+    pairs = len(kl) * (len(kl) - 1)
+    return (kl.sum() / pairs).clamp(min=KL_FLOOR)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,15 +14,19 @@ from .rules import class_kernel, mean_update, proposition1_update, released_upda
 __all__ = ["DIVERGENCE_RATIO", "several_classes", "solve"]
 
 #: A variance this many times above the largest or below the smallest of the data's has diverged.
-DIVERGENCE_RATIO = 1e12
+DIVERGENCE_RATIO: float = 1e12
 
 _ADVICE = (
     "lower kld_weight, set variance_bounds, for example (0.1, 10), or choose update='released' or "
     "fit='means'"
 )
 
-#: Means and variances.
-State: TypeAlias = tuple[Tensor, Tensor]
+
+class State(NamedTuple):
+    """Means and variances of all classes, each (K, d) in float64."""
+
+    means: Tensor
+    variances: Tensor
 
 
 def solve(
@@ -70,25 +74,27 @@ def solve(
         variances = torch.ones_like(variances)
     elif config.variance_bounds is not None:
         variances = variances.clamp(*config.variance_bounds)
-    least = min(float(data[1].min()), 1.0) / DIVERGENCE_RATIO
-    most = max(float(data[1].max()), 1.0) * DIVERGENCE_RATIO
+    lower_limit = min(float(data.variances.min()), 1.0) / DIVERGENCE_RATIO
+    upper_limit = max(float(data.variances.max()), 1.0) * DIVERGENCE_RATIO
     for iteration in range(1, config.max_iterations + 1):
         kl = pairwise_kl(means, variances)
         kernel = class_kernel(kl, config.kernel, config.alpha)
-        new_means, new_variances = _update(data, (means, variances), kernel, config, weight)
+        new_means, new_variances = _update(data, State(means, variances), kernel, config, weight)
         mean_moves = torch.linalg.vector_norm(new_means - means, dim=1)
         variance_moves = torch.linalg.vector_norm(new_variances - variances, dim=1)
         low, high = new_variances.aminmax(dim=1)
-        good = (low > least) & (high < most) & (mean_moves + variance_moves).isfinite()
-        if not bool(good.all()):
-            worst = int((~good).nonzero()[0])
-            raise FixedPointDivergence(iteration, worst, weight, _ADVICE)
+        in_range = (low > lower_limit) & (high < upper_limit)
+        in_range &= (mean_moves + variance_moves).isfinite()
+        if not bool(in_range.all()):
+            first_class = int((~in_range).nonzero()[0])
+            raise FixedPointDivergence(iteration, first_class, weight, _ADVICE)
         residual = float(torch.maximum(mean_moves, variance_moves).max())
         if residual <= config.tolerance or iteration == config.max_iterations:
             break  # the residual is that of the gaussians before the step
         means = means + config.damping * (new_means - means)
         variances = variances * (new_variances / variances) ** config.damping
-    return FixedPointResult(means, variances, residual <= config.tolerance, iteration, residual)
+    converged = residual <= config.tolerance
+    return FixedPointResult(means, variances, converged, iteration, residual)
 
 
 def _update(
@@ -97,16 +103,18 @@ def _update(
     """The undamped update of what ``config.fit`` fits; the other is returned as it is."""
     means, variances = state
     if config.fit != "covariances":
-        scale = variances.mean(dim=1, keepdim=True) if config.isotropic_mean_step else variances
-        means = mean_update(data[0], means, scale, kernel, weight)
+        step_variances = state.variances
+        if config.isotropic_mean_step:
+            step_variances = state.variances.mean(dim=1, keepdim=True)
+        means = mean_update(data.means, state.means, step_variances, kernel, weight)
     if config.fit != "means":
         if config.update == "released":
-            variances = released_update(data[1], *state, kernel, weight)
+            variances = released_update(data.variances, *state, kernel, weight)
         else:
             variances = proposition1_update(*data, *state, kernel, weight)
         if config.variance_bounds is not None:
             variances = variances.clamp(*config.variance_bounds)
-    return means, variances
+    return State(means, variances)
 
 
 def several_classes(means: Tensor, variances: Tensor) -> State:
@@ -118,4 +126,4 @@ def several_classes(means: Tensor, variances: Tensor) -> State:
     check_gaussians(means, variances)
     if len(means) < 2:
         raise ValueError(f"separating classes needs 2 or more, got {len(means)}; use kind 'data'")
-    return as_double(means).detach().clone(), as_double(variances).detach().clone()
+    return State(as_double(means).detach().clone(), as_double(variances).detach().clone())

@@ -1,8 +1,8 @@
 """The registry of priors: ways to find the class gaussians that a flow is trained under.
 
-To add one, write a module with its function and add a line to `PRIORS`. If it has settings, add the
-field that ``Prior.option`` names to `PriorSettings`: the configuration file and the command line
-read it from there.
+To add one, write a module with its function, and add its name to `Kind` and a line to `PRIORS`. If
+it has settings, add the field that ``Prior.option`` names to `PriorSettings`. The configuration
+file and the command line read them from there.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ __all__ = [
     "PriorSettings",
     "choose_prior",
 ]
+
+#: The names in `PRIORS`, which the command line lists.
+Kind: TypeAlias = Literal["fpi", "data", "gradient", "random", "single"]
 
 #: Means and variances, both (K, d), and a JSON record of the solve for the checkpoint.
 Solution: TypeAlias = tuple[Tensor, Tensor, dict[str, Any]]
@@ -62,7 +65,7 @@ def _fixed_point(means: Tensor, variances: Tensor, settings: FixedPointConfig, _
 
 
 def _data(means: Tensor, variances: Tensor, *_: Any) -> Solution:
-    """The data's means and variances (Baseline 1): the fixed point at weight 0."""
+    """The data's means and variances (Baseline 1), which are the fixed point at weight 0."""
     check_gaussians(means, variances)
     return as_double(means), as_double(variances), {}
 
@@ -84,8 +87,8 @@ def _random(means: Tensor, _: Tensor, scale: float, generator: torch.Generator |
     if not 0 < scale < math.inf:
         raise ValueError(f"scale must be positive and finite, got {scale}")
     device = None if generator is None else generator.device
-    noise = torch.randn(means.shape, generator=generator, dtype=torch.float64, device=device)
-    return scale * noise, torch.ones_like(noise), {"scale": scale}
+    normal = torch.randn(means.shape, generator=generator, dtype=torch.float64, device=device)
+    return scale * normal, torch.ones_like(normal), {"scale": scale}
 
 
 def _single(means: Tensor, *_: Any) -> Solution:
@@ -104,17 +107,15 @@ def _recorded(
             RuntimeWarning,
             stacklevel=4,  # the caller of the function that calls Prior.solve
         )
-    record = {
-        **asdict(settings),
-        "kld_weight": settings.weight(*result.means.shape),
-        "converged": result.converged,
-        "iterations": result.iterations,
-        "residual": result.residual,
-    }
+    record = asdict(settings)
+    record["kld_weight"] = settings.weight(*result.means.shape)
+    record["converged"] = result.converged
+    record["iterations"] = result.iterations
+    record["residual"] = result.residual
     return result.means, result.variances, record
 
 
-PRIORS: dict[str, Prior] = {
+PRIORS: dict[Kind, Prior] = {
     "fpi": Prior(_fixed_point, "fixed_point", FixedPointConfig(), min_classes=2),
     "data": Prior(_data),
     "gradient": Prior(_gradient, "gradient", GradientDescentConfig(), min_classes=2),
@@ -123,9 +124,9 @@ PRIORS: dict[str, Prior] = {
 }
 
 #: The priors that can be fitted to an existing flow: those that use the latents.
-FITTED_PRIORS = {kind: prior for kind, prior in PRIORS.items() if prior.needs_latents}
-
-Kind: TypeAlias = Literal[tuple(PRIORS)]  # type: ignore[valid-type]
+FITTED_PRIORS: dict[Kind, Prior] = {
+    kind: prior for kind, prior in PRIORS.items() if prior.needs_latents
+}
 
 
 @dataclass(frozen=True)
@@ -162,19 +163,23 @@ class PriorSettings:
     @property
     def settings(self) -> Any:
         """The settings of ``kind``; None if it has none."""
-        return getattr(self, self.entry.option) if self.entry.option else None
+        option = self.entry.option
+        if not option:
+            return None
+        return getattr(self, option)
 
 
-def choose_prior(given: object) -> PriorSettings:
+def choose_prior(gaussians: object) -> PriorSettings:
     """Find one of `FITTED_PRIORS` by its name, such as "data", or by its settings.
 
     Raises:
         ValueError: If there is none.
     """
     for kind, prior in FITTED_PRIORS.items():
-        if isinstance(given, str) and given == kind:
+        if isinstance(gaussians, str) and gaussians == kind:
             return PriorSettings(kind)
-        if prior.option and isinstance(given, type(prior.defaults)):
-            return PriorSettings(kind, **{prior.option: given})
-    kinds = ", ".join(map(repr, FITTED_PRIORS))
-    raise ValueError(f"gaussians must be one of {kinds}, or the settings of one, got {given!r}")
+        if prior.option and isinstance(gaussians, type(prior.defaults)):
+            settings: dict[str, Any] = {prior.option: gaussians}
+            return PriorSettings(kind, **settings)
+    kinds = ", ".join(repr(kind) for kind in FITTED_PRIORS)
+    raise ValueError(f"gaussians must be one of {kinds}, or the settings of one, got {gaussians!r}")

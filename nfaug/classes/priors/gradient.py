@@ -6,14 +6,21 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..fixed_point.config import FixedPointDivergence, FixedPointResult, GradientDescentConfig
+from ..fixed_point.config import (
+    FixedPointDivergence,
+    FixedPointResult,
+    GradientDescentConfig,
+    Policy,
+)
 from ..fixed_point.rules import objective
 from ..fixed_point.solver import DIVERGENCE_RATIO, several_classes
 
 __all__ = ["EXPONENTS", "gradient_descent"]
 
 #: The exponent n of the learning rate's factor (1 - p)^n after a share p of the steps.
-EXPONENTS = {"sublinear": 0.5, "linear": 1, "superlinear": 4}
+EXPONENTS: dict[Policy, float] = {"sublinear": 0.5, "linear": 1, "superlinear": 4}
+
+_ADVICE = "lower learning_rate, or lower kld_weight"
 
 
 @torch.inference_mode(False)
@@ -34,16 +41,15 @@ def gradient_descent(
     data = several_classes(data_means, data_variances)
     weight = config.weight(*data_means.shape)
     low, high = config.variance_bounds
-    means = data[0].clone().requires_grad_(config.fit != "covariances")
+    means = data.means.clone().requires_grad_(config.fit != "covariances")
     # Slightly inside the bounds, where theta is finite.
-    theta = ((data[1] - low) / (high - low)).clamp(1e-3, 1 - 1e-3).logit()
+    theta = ((data.variances - low) / (high - low)).clamp(1e-3, 1 - 1e-3).logit()
     theta.requires_grad_(config.fit != "means")
-    optimizer = torch.optim.SGD(
-        [x for x in (means, theta) if x.requires_grad], config.learning_rate
-    )
+    parameters = [x for x in (means, theta) if x.requires_grad]
+    optimizer = torch.optim.SGD(parameters, config.learning_rate)
     exponent = EXPONENTS[config.policy]
     schedule = LambdaLR(optimizer, lambda step: (1 - step / config.steps) ** exponent)
-    longest = DIVERGENCE_RATIO  # times the first residual, if that is above 1
+    limit = DIVERGENCE_RATIO  # of a gradient; times the first residual, if that is above 1
     for step in range(1, config.steps + 1):
         variances = torch.ones_like(theta)
         if config.fit != "means":
@@ -51,18 +57,25 @@ def gradient_descent(
         value = objective(*data, means, variances, weight, pi=config.kernel, alpha=config.alpha)
         optimizer.zero_grad()
         value.backward()
-        gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in (means, theta)]
-        lengths = [torch.linalg.vector_norm(gradient, dim=1) for gradient in gradients]
-        good = (lengths[0] < longest) & (lengths[1] < longest)  # false for NaN
-        if not bool(good.all()):
-            worst, advice = int((~good).nonzero()[0]), "lower learning_rate, or lower kld_weight"
-            raise FixedPointDivergence(step, worst, weight, advice)
-        residual = float(torch.cat(lengths).max())
+        mean_lengths = _gradient_lengths(means)
+        theta_lengths = _gradient_lengths(theta)
+        in_range = (mean_lengths < limit) & (theta_lengths < limit)  # false for NaN
+        if not bool(in_range.all()):
+            first_class = int((~in_range).nonzero()[0])
+            raise FixedPointDivergence(step, first_class, weight, _ADVICE)
+        residual = float(torch.maximum(mean_lengths, theta_lengths).max())
         if step == 1:
-            longest *= max(1.0, residual)
+            limit *= max(1.0, residual)
         if residual <= config.tolerance or step == config.steps:
             break
         optimizer.step()
         schedule.step()
-    found = means.detach(), variances.detach()
-    return FixedPointResult(*found, residual <= config.tolerance, step, residual)
+    converged = residual <= config.tolerance
+    return FixedPointResult(means.detach(), variances.detach(), converged, step, residual)
+
+
+def _gradient_lengths(parameter: Tensor) -> Tensor:
+    """The L2 norm of each class's gradient; 0 for a parameter that is not fitted."""
+    if parameter.grad is None:
+        return parameter.new_zeros(len(parameter))
+    return torch.linalg.vector_norm(parameter.grad, dim=1)

@@ -42,14 +42,16 @@ def open_idx(root: Path, files: Sequence[str], request: Request) -> Reader:
     image_file, label_file = IDX_FILES[kind]
     images = _read_idx(root, files, image_file, 3)
     labels = _read_idx(root, files, label_file, 1)
-    others = [name for _, name in IDX_FILES.values() if _idx_file(files, name)]
-    every = np.concatenate([_read_idx(root, files, name, 1) for name in others])
-    return _in_memory(images, labels, f"the {kind} split of {root}", numbered(every))
+    label_files = [name for _, name in IDX_FILES.values() if _idx_file(files, name)]
+    labels_of_splits = [_read_idx(root, files, name, 1) for name in label_files]
+    classes = numbered(np.concatenate(labels_of_splits))
+    return _in_memory(images, labels, f"the {kind} split of {root}", classes)
 
 
 def _idx_file(files: Sequence[str], base: str) -> str | None:
-    """The file of this name, with or without .gz; the first is without."""
-    return min((file for file in files if file.startswith((f"{base}-", f"{base}."))), default=None)
+    """The file of this name with or without .gz; if there are both, the one without."""
+    matching = [file for file in files if file.startswith((f"{base}-", f"{base}."))]
+    return min(matching, default=None)
 
 
 def _read_idx(root: Path, files: Sequence[str], base: str, ndim: int) -> np.ndarray:
@@ -85,15 +87,16 @@ def open_npz(path: Path, request: Request) -> Reader:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             images = arrays["images"]
             labels = arrays["labels"].reshape(-1)
-            stored = arrays["classes"].astype(str).tolist() if "classes" in arrays else None
+            stored_names = []
+            if "classes" in arrays:
+                stored_names = arrays["classes"].astype(str).tolist()
     except Exception as error:  # zipfile, zlib, tokenize and numpy raise their own types
         raise ValueError(
             f"{path} lacks the arrays images and labels, or it is damaged ({error})"
         ) from error
-    names = class_names(stored) if stored else None
     if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         images = images.transpose(0, 3, 1, 2)
-    return _in_memory(images, labels, str(path), names)
+    return _in_memory(images, labels, str(path), class_names(stored_names))
 
 
 def _check_unpacked(path: Path, size: int) -> None:
@@ -120,9 +123,12 @@ def open_digits(request: Request) -> Reader:
         raise ModuleNotFoundError("digits need scikit-learn: pip install 'nfaug[train]'") from error
     data = load_digits()
     targets = torch.from_numpy(data.target).long()
-    nth = torch.nn.functional.one_hot(targets).cumsum(dim=0).gather(1, targets[:, None])[:, 0]
-    chosen = ((nth % TEST_EVERY == 0) == (kind == "test")).numpy()
-    images = ((data.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)
+    counts = torch.nn.functional.one_hot(targets).cumsum(dim=0)
+    number_in_class = counts.gather(1, targets[:, None])[:, 0]  # from 1
+    is_test = (number_in_class % TEST_EVERY == 0).numpy()
+    chosen = is_test if kind == "test" else ~is_test
+    levels = data.images.astype(np.int64)
+    images = ((levels * 255 + 8) // 16).astype(np.uint8)
     return _in_memory(images[chosen], data.target[chosen], f"the {kind} split of the digits")
 
 

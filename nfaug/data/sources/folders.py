@@ -18,8 +18,14 @@ _MOST_PATHS = 100
 
 def open_folder(root: Path, files: Sequence[str], request: Request) -> Reader:
     """The images of a folder; `files` are their relative paths."""
-    below, found = arrange(files, request.split, str(root), labels=request.labels)
-    return FolderReader(where=str(root), root=root / below, **found)
+    images = arrange(files, request.split, str(root), labels=request.labels)
+    return FolderReader(
+        where=str(root),
+        classes=images.classes,
+        targets=images.targets,
+        root=root / images.folder,
+        paths=images.paths,
+    )
 
 
 @dataclass(eq=False, kw_only=True)
@@ -39,27 +45,29 @@ class FolderReader(FileReader):
 def list_files(root: Path) -> list[str]:
     """Relative paths of the regular files below a folder, in natural order, without hidden ones.
 
-    Links are followed, but for a link to a folder around it.
+    Links are followed, except a link to a folder that contains the link.
 
     Raises:
         ValueError: A hundred paths lead to the same folder through links.
     """
-    files = list[str]()
+    files: list[str] = []
     visits: Counter[str] = Counter()  # by the path without links
-    for place, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(place)
-        if real in map(os.path.realpath, Path(place).parents):
-            folders.clear()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in map(os.path.realpath, Path(folder).parents):
+            subfolders.clear()
             continue
         visits[real] += 1
         if visits[real] > _MOST_PATHS:  # links to links multiply
             raise ValueError(f"over {_MOST_PATHS} links lead to {real}: remove those in {root}")
-        folders[:] = sorted((x for x in folders if not is_hidden(x)), key=natural_key)
-        below = Path(place).relative_to(root).as_posix()
-        prefix = "" if below == "." else f"{below}/"
-        files += [prefix + name for name in names if not is_hidden(name)]
-    regular = [file for file in files if os.path.isfile(root / file)]  # no pipes
-    return sorted(regular, key=natural_key)
+        visible = [subfolder for subfolder in subfolders if not is_hidden(subfolder)]
+        subfolders[:] = sorted(visible, key=natural_key)  # `os.walk` enters those that are left
+        relative = Path(folder).relative_to(root).as_posix()
+        prefix = "" if relative == "." else f"{relative}/"
+        for name in names:
+            if not is_hidden(name) and os.path.isfile(root / (prefix + name)):  # not a pipe
+                files.append(prefix + name)
+    return sorted(files, key=natural_key)
 
 
 def is_hidden(name: str) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 __all__ = [
+    "Arrangement",
     "MissingSplitError",
     "arrange",
     "choose_split",
@@ -20,7 +22,7 @@ __all__ = [
 ]
 
 UNLABELLED = "images"  # the class of images without classes
-SPLIT_WORDS = {
+SPLIT_WORDS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training", "trainset"),
     "validation": ("validation", "val", "valid", "valset", "dev", "eval", "evaluation"),
     "test": ("test", "testing", "testset"),
@@ -32,6 +34,22 @@ _COUNTED = re.compile(r"-\d+-of-(\d+)\.")  # train-00000-of-00005.parquet
 
 class MissingSplitError(ValueError):
     """The data do not have the requested split."""
+
+
+class Arrangement(NamedTuple):
+    """The images of a split with their classes.
+
+    Attributes:
+        folder: The folder of the split, which is "" or ends in a slash.
+        paths: The path of each image below that folder.
+        classes: Class names in label order.
+        targets: The label of each image, int64, shape (N,).
+    """
+
+    folder: str
+    paths: list[str]
+    classes: list[str]
+    targets: Tensor
 
 
 def split_of(name: str) -> str | None:
@@ -83,24 +101,27 @@ def choose_split(names: Iterable[str], split: str, where: str) -> str:
     wanted = _SPLIT_OF_WORD.get(split.lower())
     if wanted is None and split in names:
         return split
-    found = [name for name in names if wanted is not None and split_of(name) == wanted]
-    if not found and wanted == "test":
-        found = [name for name in names if split_of(name) == "validation"]
-    if not found:
+    matching: list[str] = []
+    if wanted is not None:
+        matching = [name for name in names if split_of(name) == wanted]
+    if wanted == "test" and not matching:
+        matching = [name for name in names if split_of(name) == "validation"]
+    if not matching:
         shown = ", ".join(map(repr, names))
         raise MissingSplitError(f"{where} has the splits {shown}; got split={split!r}")
-    if len(found) > 1:
+    if len(matching) > 1:
         raise ValueError(
-            f"{where} holds {found[0]!r} and {found[1]!r}, which both may be its {wanted} split: "
-            "move one elsewhere, or merge them"
+            f"{where} holds {matching[0]!r} and {matching[1]!r}, which both may be its {wanted} "
+            "split: move one elsewhere, or merge them"
         )
-    return found[0]
+    return matching[0]
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sort key that orders numbers by value and ignores case, as timm orders classes."""
-    parts: list[str | int] = [*re.split(r"([0-9]+)", name.lower())]
-    parts[1::2] = [int(part) for part in parts[1::2]]
+    parts: list[str | int] = list(re.split(r"([0-9]+)", name.lower()))
+    for position in range(1, len(parts), 2):  # text and numbers alternate
+        parts[position] = int(parts[position])
     return parts, name
 
 
@@ -134,26 +155,26 @@ def shards_of(files: Iterable[str], split: str, where: str) -> list[str]:
     if unnamed:
         shards["train"] = unnamed
     words = [word for word in shards if word is not None]
-    found = shards[choose_split(words, split, where)]
-    folders = sorted({file.rpartition("/")[0] for file in found})
+    chosen = shards[choose_split(words, split, where)]
+    folders = sorted({file.rpartition("/")[0] for file in chosen})
     if len(folders) > 1:
         raise ValueError(
             f"the {split} split of {where} lies in the folders {folders[0] or '.'!r} and "
             f"{folders[1]!r}, which may be different data: pass the path of one of them"
         )
-    counted = [match for match in map(_COUNTED.search, found) if match]
-    if counted and len(counted) < int(counted[0][1]):
-        warnings.warn(
-            f"{where} holds {len(counted)} of {int(counted[0][1])} shards, such as {found[0]}; the "
-            "others are not read",
-            stacklevel=4,
-        )
-    return found
+    counted = [match for match in map(_COUNTED.search, chosen) if match]
+    if counted:
+        total = int(counted[0][1])
+        if len(counted) < total:
+            warnings.warn(
+                f"{where} holds {len(counted)} of {total} shards, such as {chosen[0]}; the others "
+                "are not read",
+                stacklevel=4,
+            )
+    return chosen
 
 
-def arrange(
-    files: Iterable[str], split: str, where: str, *, labels: bool = True
-) -> tuple[str, dict[str, Any]]:
+def arrange(files: Iterable[str], split: str, where: str, *, labels: bool = True) -> Arrangement:
     """Select the images of a split and label each with its class.
 
     A single folder around everything is skipped. Below it are class folders, or split folders
@@ -167,10 +188,6 @@ def arrange(
         where: The name of the data in messages.
         labels: Whether folders are classes. If not, all images of the split are one class.
 
-    Returns:
-        The folder of the split, which is "" or ends in a slash, and arguments of a `Reader`: the
-        `paths` below it, `classes` and `targets`.
-
     Raises:
         MissingSplitError: If the data do not have the split.
         ValueError: If there are no images, no class folders with images, or a held-out class is not
@@ -178,12 +195,12 @@ def arrange(
     """
     files = sorted(files, key=natural_key)
     root, home = _split_folders(files, split, where)
-    paths = [path[len(root) :] for path in files if path.startswith(root)]
+    paths = _below(files, root)
     if not paths:
         raise ValueError(f"{where} holds no images in {root or 'it'}")
     if not labels:
         targets = torch.zeros(len(paths), dtype=torch.int64)
-        return root, {"paths": paths, "classes": [UNLABELLED], "targets": targets}
+        return Arrangement(root, paths, [UNLABELLED], targets)
     paths = [path for path in paths if "/" in path]
     if not paths:
         raise ValueError(
@@ -192,16 +209,17 @@ def arrange(
             "read in Python: pass a list of (image, label), or a torch data set, to nfaug.fit"
         )
     classes = sorted(_folders(files, home), key=natural_key)
-    index = {name: label for label, name in enumerate(classes)}
-    names = [path.partition("/")[0] for path in paths]
-    if unknown := sorted({*names} - {*classes}):
+    labels_of_classes = {name: label for label, name in enumerate(classes)}
+    class_of_path = [path.partition("/")[0] for path in paths]
+    unknown = sorted(set(class_of_path) - set(classes))
+    if unknown:
         raise ValueError(
             f"{where} has the class {unknown[0]!r} in {root} but not in {home}, which defines the "
             "classes: give both the same class folders, or move this one elsewhere"
         )
     _warn_of_classes(classes, where)
-    targets = torch.tensor([index[name] for name in names])
-    return root, {"paths": paths, "classes": classes, "targets": targets}
+    targets = torch.tensor([labels_of_classes[name] for name in class_of_path])
+    return Arrangement(root, paths, classes, targets)
 
 
 def _warn_of_classes(classes: Sequence[str], where: str) -> None:
@@ -212,9 +230,9 @@ def _warn_of_classes(classes: Sequence[str], where: str) -> None:
             "folder",
             stacklevel=3,
         )
-    known = [name for name in classes if split_of(name)]
-    plain = [name for name in known if _is_plain(name)]
-    suspects = known if len({split_of(name) for name in known}) > 1 else plain
+    suspects = [name for name in classes if split_of(name)]
+    if len({split_of(name) for name in suspects}) < 2:  # one such word may well be a class
+        suspects = [name for name in suspects if _is_plain(name)]
     if suspects:
         shown = ", ".join(map(repr, suspects[:3]))
         warnings.warn(
@@ -225,14 +243,18 @@ def _warn_of_classes(classes: Sequence[str], where: str) -> None:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a name is a word for a split and nothing but digits and signs beside it."""
+    """Whether a name consists of a word for a split, digits and signs, such as "val2017"."""
     return _LETTERS.findall(_family(name)) == [] and split_of(name) is not None
+
+
+def _below(files: Iterable[str], folder: str) -> list[str]:
+    """The paths of the files in a folder, relative to it."""
+    return [path[len(folder) :] for path in files if path.startswith(folder)]
 
 
 def _folders(files: Collection[str], root: str) -> set[str]:
     """The names of the folders directly below a folder, if there are files in them."""
-    inside = [path[len(root) :] for path in files if path.startswith(root)]
-    return {path.partition("/")[0] for path in inside if "/" in path}
+    return {path.partition("/")[0] for path in _below(files, root) if "/" in path}
 
 
 def _split_folders(files: list[str], split: str, where: str) -> tuple[str, str]:
@@ -243,7 +265,8 @@ def _split_folders(files: list[str], split: str, where: str) -> tuple[str, str]:
     if not splits:
         choose_split(("train",), split, where)
         return root, root
-    if others := sorted(names - {*splits}):
+    others = sorted(names.difference(splits))
+    if others:
         warnings.warn(
             f"{where} has the splits {', '.join(sorted(splits))}; the folders beside them, such as "
             f"{others[0]!r}, are not read",
@@ -253,18 +276,24 @@ def _split_folders(files: list[str], split: str, where: str) -> tuple[str, str]:
     home = chosen
     if "train" in map(split_of, splits):
         relatives = [name for name in splits if _family(name) == _family(chosen)]
-        trained = [name for name in relatives if split_of(name) == "train"]
-        home = choose_split(trained or splits, "train", where)
-    return _without_echo(files, f"{root}{chosen}/"), _without_echo(files, f"{root}{home}/")
+        training = [name for name in relatives if split_of(name) == "train"]
+        home = choose_split(training or splits, "train", where)
+    return _without_repeat(files, f"{root}{chosen}/"), _without_repeat(files, f"{root}{home}/")
 
 
-def _without_echo(files: list[str], folder: str) -> str:
-    """The folder of a split, or the only folder in it if that repeats it: seg_train/seg_train."""
+def _without_repeat(files: list[str], folder: str) -> str:
+    """The folder of a split, or the only folder in it if both tell the split: seg_train/seg_train.
+
+    The outer folder stays if files lie directly in it, or directly in the inner one.
+    """
     names = _folders(files, folder)
-    inner = f"{folder}{min(names, default='')}/"
-    within = [path[len(folder) :] for path in files if path.startswith(folder)]
-    repeats = len(names) == 1 and split_of(min(names)) == split_of(folder)
-    return inner if repeats and all(path.count("/") > 1 for path in within) else folder
+    if len(names) != 1:
+        return folder
+    inner = min(names)
+    paths = _below(files, folder)
+    if split_of(inner) == split_of(folder) and all(path.count("/") > 1 for path in paths):
+        return f"{folder}{inner}/"
+    return folder
 
 
 def splits_among(names: Collection[str]) -> list[str]:
@@ -286,16 +315,18 @@ def splits_among(names: Collection[str]) -> list[str]:
     for name in sorted(names):
         if split_of(name):
             families.setdefault(_family(name), []).append(name)
-    found = [family for family in families.values() if _holds_training(family)]
-    if len(found) > 1:
+    with_training = [family for family in families.values() if _holds_training(family)]
+    if len(with_training) > 1:
         raise ValueError(
-            f"{found[0]} and {found[1]} may both be the splits: move the others elsewhere, or pass "
-            "the path of one folder"
+            f"{with_training[0]} and {with_training[1]} may both be the splits: move the others "
+            "elsewhere, or pass the path of one folder"
         )
-    if found:
-        return found[0]
-    alone = [family for family in families.values() if len(family) == len(names) > 1]
-    return alone[0] if alone else []
+    if with_training:
+        return with_training[0]
+    for family in families.values():
+        if len(names) > 1 and len(family) == len(names):  # nothing is beside it
+            return family
+    return []
 
 
 def _holds_training(names: Collection[str]) -> bool:
@@ -307,12 +338,14 @@ def _holds_training(names: Collection[str]) -> bool:
 def _unwrapped(files: list[str]) -> str:
     """The folder inside all folders that hold nothing but one other folder."""
     root = ""
-    while files and len(names := _folders(files, root)) == 1:
+    while True:
+        names = _folders(files, root)
+        if len(names) != 1:
+            return root
         name = min(names)
         inner = f"{root}{name}/"
-        below = [path[len(inner) :] for path in files if path.startswith(inner)]
-        outside = len(below) < len(files)
-        if _is_plain(name) or outside or not all("/" in path for path in below):
-            break
+        paths = _below(files, inner)
+        holds_all = len(paths) == len(files)
+        if _is_plain(name) or not holds_all or not all("/" in path for path in paths):
+            return root
         root = inner
-    return root

@@ -20,7 +20,7 @@ __all__ = ["open_hub", "open_parquet"]
 
 PARQUET = ".parquet"
 MOST_BYTES = 2**33  # bytes of encoded images that are kept in memory
-_ROWS = 64  # that are read at once
+_ROWS = 64  # rows that are read at once
 _IN_PYTHON = (
     "Such data are read in Python: pass datasets.load_dataset(...) to nfaug.fit, to "
     "nfaug.training.train or to nfaug.bank.make_bank"
@@ -41,39 +41,51 @@ def open_parquet(root: Path, files: Sequence[str], request: Request) -> Reader:
         ModuleNotFoundError: pyarrow is not installed.
     """
     tables: list[_Table] = []
-    left = MOST_BYTES
-    for path in [root / file for file in shards_of(files, request.split, request.data)]:
-        table = _read(path, left)
-        left -= table.size
+    bytes_left = MOST_BYTES
+    for shard in shards_of(files, request.split, request.data):
+        table = _read(root / shard, bytes_left)
+        bytes_left -= table.size
         tables.append(table)
         if table.columns != tables[0].columns:
-            raise ValueError(f"{path} has other columns or class names than {tables[0].file}")
+            raise ValueError(f"{table.file} has other columns or class names than {tables[0].file}")
     columns = tables[0].columns
-    labels = [label for table in tables for label in table.labels]
+    batches: list[Any] = []
+    labels: list[Any] = []
+    for table in tables:
+        batches += table.images
+        labels += table.labels
     if not labels:
         raise ValueError(f"{request.data} holds no rows")
     names = list(columns.names)
     if all(isinstance(label, str) for label in labels):
         names = sorted(set(labels))
-        index = {name: number for number, name in enumerate(names)}
-        labels = [index[label] for label in labels]
+        labels_of_names = {name: label for label, name in enumerate(names)}
+        labels = [labels_of_names[name] for name in labels]
     targets = as_labels(labels, len(labels))
     if targets is None:
         raise ValueError(
             f"the column {columns.label!r} of {request.data} must hold whole numbers or words"
         )
-    batches = [batch for table in tables for batch in table.images]
+    starts = np.zeros(len(batches) + 1, dtype=np.int64)
+    starts[1:] = np.cumsum([len(batch) for batch in batches])
     return TableReader(
         where=request.data,
         classes=names or numbered(targets),
         targets=torch.from_numpy(targets),
         batches=batches,
-        starts=np.cumsum([0, *map(len, batches)]),
+        starts=starts,
     )
 
 
 class _Columns(NamedTuple):
-    """The two columns of a table, the type of its images, and its class names, if it has any."""
+    """The columns of a table that are read.
+
+    Attributes:
+        image: Name of the column of images.
+        label: Name of the column of labels.
+        kind: Type of the column of images.
+        names: Class names; empty if the table has none.
+    """
 
     image: str
     label: str
@@ -82,7 +94,7 @@ class _Columns(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """A file in memory: its images in arrow arrays, its labels, and the bytes of both."""
+    """A file in memory: its images in arrow arrays, its labels, and the size of both in bytes."""
 
     file: Path
     columns: _Columns
@@ -92,7 +104,7 @@ class _Table(NamedTuple):
 
 
 def _read(file: Path, most: int) -> _Table:
-    """Read the two columns of a file, if they take at most so many bytes of memory."""
+    """Read the two columns of a file; they may take at most `most` bytes of memory."""
     try:
         from pyarrow import ArrowException, parquet
     except ModuleNotFoundError as error:
@@ -122,8 +134,8 @@ def _read(file: Path, most: int) -> _Table:
 def open_hub(request: Request) -> Reader:
     """Read the parquet files of `hfds/OWNER/NAME`, or of a folder `hfds/OWNER/NAME/FOLDER` in it.
 
-    Those of the split are downloaded into the Hub's cache, or into `data_dir`. Nothing else of the
-    repository is read. In the client's offline mode (HF_HUB_OFFLINE) the cache is used.
+    The files of the split are downloaded into the Hub's cache, or into `data_dir`. Nothing else of
+    the repository is read. In the client's offline mode (HF_HUB_OFFLINE) the cache is used.
     """
     from huggingface_hub import snapshot_download
 
@@ -133,12 +145,14 @@ def open_hub(request: Request) -> Reader:
     if len(parts) < 2 or not all(parts):
         raise ValueError(f"{request.data!r} must be hfds/OWNER/NAME; pass a folder by its path")
     name = "/".join(parts[:2])
-    home = "".join(f"{part}/" for part in parts[2:])
+    folder = "".join(f"{part}/" for part in parts[2:])
     with hub_errors(f"the data set {name}"):
-        sizes = _listed(name, request.data_dir)
-    files = [path for path in sizes if path.startswith(home) and path.endswith(PARQUET)]
+        sizes = _file_sizes(name, request.data_dir)
+    files = [path for path in sizes if path.startswith(folder) and path.endswith(PARQUET)]
     if not files:
-        raise ValueError(f"{name} on the Hub has no parquet files in {home or 'it'}. {_IN_PYTHON}")
+        raise ValueError(
+            f"{name} on the Hub has no parquet files in {folder or 'it'}. {_IN_PYTHON}"
+        )
     chosen = shards_of(files, request.split, request.data)
     total = sum(sizes[path] for path in chosen)
     if total > MOST_BYTES:
@@ -152,7 +166,7 @@ def open_hub(request: Request) -> Reader:
     return open_parquet(Path(root), chosen, request)
 
 
-def _listed(name: str, cache: str | None) -> dict[str, int]:
+def _file_sizes(name: str, cache: str | None) -> dict[str, int]:
     """The size of every file of a data set on the Hub; in offline mode, of those in the cache."""
     from huggingface_hub import HfApi, constants, scan_cache_dir
     from huggingface_hub.errors import OfflineModeIsEnabled
@@ -161,33 +175,43 @@ def _listed(name: str, cache: str | None) -> dict[str, int]:
         tree = HfApi().list_repo_tree(name, recursive=True, repo_type="dataset")
         return {entry.path: getattr(entry, "size", 0) for entry in tree}
     except OfflineModeIsEnabled:
-        found = scan_cache_dir(cache or constants.HF_HUB_CACHE)
-        refs = {(repo.repo_type, repo.repo_id): repo.refs for repo in found.repos}
-        main = refs.get(("dataset", name), {}).get("main")
-        if main is None:  # the error says that the client is offline
+        revision = None
+        for repository in scan_cache_dir(cache or constants.HF_HUB_CACHE).repos:
+            if repository.repo_type == "dataset" and repository.repo_id == name:
+                revision = repository.refs.get("main")
+        if revision is None:  # the error says that the client is offline
             raise
-        home = main.snapshot_path
-        return {
-            file.file_path.relative_to(home).as_posix(): file.size_on_disk for file in main.files
-        }
+        sizes = {}
+        for file in revision.files:
+            path = file.file_path.relative_to(revision.snapshot_path)
+            sizes[path.as_posix()] = file.size_on_disk
+        return sizes
 
 
 @dataclass(eq=False, kw_only=True)
 class TableReader(FileReader):
-    """Encoded images in memory: arrow arrays, the first of whose rows are `starts`."""
+    """Encoded images in memory.
+
+    Attributes:
+        batches: The images in arrow arrays.
+        starts: The index of the first image of each array, and the number of images.
+    """
 
     batches: list[Any]
     starts: np.ndarray
 
     def read_bytes(self, index: int) -> bytes:
         batch = int(np.searchsorted(self.starts, index, side="right")) - 1
-        stored = self.batches[batch][index - int(self.starts[batch])].as_py()
-        data = stored.get("bytes") if isinstance(stored, Mapping) else stored
-        if isinstance(stored, Mapping) and not data and stored.get("path"):
-            raise ValueError(
-                f"{self.name(index)} names a file, {stored['path']!r}, and only bytes in the table "
-                f"are read. {_IN_PYTHON}"
-            )
+        row = index - int(self.starts[batch])
+        stored = self.batches[batch][row].as_py()
+        data = stored
+        if isinstance(stored, Mapping):
+            data = stored.get("bytes")
+            if not data and stored.get("path"):
+                raise ValueError(
+                    f"{self.name(index)} names a file, {stored['path']!r}, and only bytes in the "
+                    f"table are read. {_IN_PYTHON}"
+                )
         if not data:
             raise ImageDecodeError(
                 f'{self.name(index)} is empty; remove this row, or skip it with on_error="skip"'
@@ -196,17 +220,23 @@ class TableReader(FileReader):
 
 
 def _columns(schema: Any, file: Path) -> _Columns:
+    """The columns of images and labels.
+
+    Raises:
+        ValueError: There are none, or several, or the images are not bytes.
+    """
     from pyarrow import types
 
-    images = [field.name for field in schema if types.is_struct(field.type)]
-    labels = [field.name for field in schema if _label_names(schema, field.name)]
-    image = _chosen("image", "Image", schema.names, images, file)
-    label = _chosen("label", "ClassLabel", schema.names, labels, file)
+    structs = [field.name for field in schema if types.is_struct(field.type)]
+    class_labels = [field.name for field in schema if _label_names(schema, field.name)]
+    image = _column("image", "Image", schema.names, structs, file)
+    label = _column("label", "ClassLabel", schema.names, class_labels, file)
     kind = schema.field(image).type
     data = kind
     if types.is_struct(kind):
-        place = kind.get_field_index("bytes")
-        data = kind.field(place).type if place >= 0 else kind
+        position = kind.get_field_index("bytes")
+        if position >= 0:
+            data = kind.field(position).type
     if not types.is_binary(data) and not types.is_large_binary(data):
         raise ValueError(
             f"the column {image!r} of {file} must hold images as bytes; got {kind}. {_IN_PYTHON}"
@@ -214,16 +244,16 @@ def _columns(schema: Any, file: Path) -> _Columns:
     return _Columns(image, label, str(kind), tuple(_label_names(schema, label)))
 
 
-def _chosen(name: str, kind: str, columns: list[str], found: list[str], file: Path) -> str:
-    """The column of this name, or the only one of Hugging Face's type `kind`."""
+def _column(name: str, kind: str, columns: list[str], of_kind: list[str], file: Path) -> str:
+    """The column of this name, or else the only one, `of_kind`, of Hugging Face's type `kind`."""
     if name in columns:
         return name
-    if len(found) != 1:
+    if len(of_kind) != 1:
         raise ValueError(
             f"{file} has the columns {columns}; it must have one called {name!r}, or a single one "
             f"of Hugging Face's type {kind}"
         )
-    return found[0]
+    return of_kind[0]
 
 
 def _label_names(schema: Any, column: str) -> list[str]:

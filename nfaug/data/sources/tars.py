@@ -7,8 +7,10 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..classes import numbered
 from ..decode import IMAGE_ENDINGS
@@ -19,24 +21,45 @@ from .layout import arrange, shards_of
 __all__ = ["open_tar", "open_webdataset"]
 
 NAMES_FILE = "classnames.txt"  # a class name a line, in label order
-_KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # up to the first dot of the name
+_KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # the key of a sample ends at the name's first dot
+# Headers whose content, such as a long name, tarfile keeps in memory.
 _EXTENSIONS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
-)  # headers whose content, such as a long name, tarfile keeps in memory
+)
 _LONGEST_NAME = 2**24  # bytes
-_MOST_DIGITS = 18  # of a label in a .cls file, with line ends
+_MOST_DIGITS = 18  # bytes of a .cls file: the digits of a label, and line ends
+
+
+class _Sample(NamedTuple):
+    """A sample of a shard.
+
+    Attributes:
+        path: The path of its image: that of the shard, then that in the shard.
+        place: The place of its image; see `MemberReader`.
+        label: Its label.
+    """
+
+    path: str
+    place: tuple[int, int, int]
+    label: int
 
 
 @dataclass(eq=False, kw_only=True)
 class MemberReader(FileReader):
-    """Files inside tars; `places` are the number of the tar, the offset and the size, (N, 3)."""
+    """Files inside tars.
+
+    Attributes:
+        tars: The tars.
+        places: The index of an image's tar, its offset in the tar and its size in bytes, (N, 3).
+        paths: The path of each image.
+    """
 
     tars: list[Path]
-    places: torch.Tensor
+    places: Tensor
     paths: list[str]
 
     def name(self, index: int) -> str:
@@ -61,41 +84,52 @@ def open_tar(path: Path, request: Request) -> Reader:
                     "make the tar with --dereference --hard-dereference"
                 )
             images[name] = member  # a later member replaces an earlier one
-    root, found = arrange(images, request.split, str(path), labels=request.labels)
-    chosen = [images[root + name] for name in found["paths"]]
-    places = torch.tensor([(0, member.offset_data, member.size) for member in chosen])
-    return MemberReader(where=str(path), tars=[path], places=places, **found)
+    arranged = arrange(images, request.split, str(path), labels=request.labels)
+    places = []
+    for image_path in arranged.paths:
+        member = images[arranged.folder + image_path]
+        places.append((0, member.offset_data, member.size))
+    return MemberReader(
+        where=str(path),
+        classes=arranged.classes,
+        targets=arranged.targets,
+        tars=[path],
+        places=torch.tensor(places),
+        paths=arranged.paths,
+    )
 
 
 def open_webdataset(root: Path, files: Sequence[str], request: Request) -> Reader:
     """The samples of shards; `files` are their paths below the folder `root`.
 
-    A sample is the files that share the name up to its first dot: 000012.jpg and 000012.cls, the
-    label in decimal digits. Of several images, such as 000012.jpg and 000012.mask.png, the one
-    without a second dot counts.
+    A sample consists of the files whose names are equal up to the first dot: an image, 000012.jpg,
+    and its label in decimal digits, 000012.cls. Of several images, such as 000012.jpg and
+    000012.mask.png, the one without a second dot counts.
 
     Raises:
         ValueError: If a shard is damaged, two files have the same name, or a sample has no image,
             several, or no label.
     """
     shards = [root / file for file in shards_of(files, request.split, request.data)]
-    samples = [sample for number, shard in enumerate(shards) for sample in _samples(shard, number)]
+    samples: list[_Sample] = []
+    for number, shard in enumerate(shards):
+        samples += _samples(shard, number)
     if not samples:
         raise ValueError(f"{request.data} holds no samples of WebDataset, such as 0.jpg and 0.cls")
-    paths, places, labels = zip(*samples, strict=True)
-    targets = torch.tensor(labels)
+    targets = torch.tensor([sample.label for sample in samples])
     return MemberReader(
         where=request.data,
         classes=_class_names(shards[0].parent, targets),
         targets=targets,
-        paths=list(paths),
+        paths=[sample.path for sample in samples],
         tars=shards,
-        places=torch.tensor(places),
+        places=torch.tensor([sample.place for sample in samples]),
     )
 
 
-def _samples(shard: Path, number: int) -> Iterator[tuple[str, tuple[int, int, int], int]]:
-    """The path, the place (see `MemberReader`) and the label of each sample of a shard."""
+def _samples(shard: Path, number: int) -> Iterator[_Sample]:
+    """The samples of a shard, which is the tar of this number."""
+    # The members of each sample by what follows the key in their names, such as "jpg".
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     for name, member in _members(shard):
         match = _KEY.fullmatch(name)
@@ -107,8 +141,9 @@ def _samples(shard: Path, number: int) -> Iterator[tuple[str, tuple[int, int, in
             parts[extension] = member
     with shard.open("rb") as file:
         for key, parts in samples.items():
-            images = [x for x in parts if f".{x.rpartition('.')[2]}" in IMAGE_ENDINGS]
-            images = [x for x in images if "." not in x] or images
+            images = [extension for extension in parts if _is_image(extension)]
+            if len(images) > 1:
+                images = [extension for extension in images if "." not in extension] or images
             if len(images) != 1 or "cls" not in parts:
                 raise ValueError(
                     f"{key} in {shard} must have one image and one .cls; got {sorted(parts)}"
@@ -122,29 +157,39 @@ def _samples(shard: Path, number: int) -> Iterator[tuple[str, tuple[int, int, in
                     f"{key}.cls in {shard} must be a whole number; got {label.size} bytes that "
                     f"start with {digits!r}"
                 )
-            place = (number, image.offset_data, image.size)
-            yield f"{shard.name}/{key}.{images[0]}", place, int(digits)
+            yield _Sample(
+                path=f"{shard.name}/{key}.{images[0]}",
+                place=(number, image.offset_data, image.size),
+                label=int(digits),
+            )
 
 
-def _class_names(home: Path, targets: torch.Tensor) -> list[str]:
-    """The lines of `classnames.txt` beside the shards or one folder up, or else numbers."""
-    for file in (home / NAMES_FILE, home.parent / NAMES_FILE):
+def _is_image(extension: str) -> bool:
+    """Whether an extension, such as "jpg" or "mask.png", is one of an image."""
+    _, _, ending = extension.rpartition(".")
+    return f".{ending}" in IMAGE_ENDINGS
+
+
+def _class_names(folder: Path, targets: Tensor) -> list[str]:
+    """The lines of `classnames.txt` in the folder of the shards or one up, or else numbers."""
+    for file in (folder / NAMES_FILE, folder.parent / NAMES_FILE):
         if file.is_file():
             return file.read_text("utf-8").splitlines()
     return numbered(targets)
 
 
 class _Member(tarfile.TarInfo):
-    """A header of a tar, without sizes that tarfile does not check.
+    """A header of a tar, whose size is checked.
 
-    It would read members of a size below 0 for ever, and an extended header of any size at once.
+    tarfile would read a member whose size is below 0 for ever, and an extended header of any size
+    at once into memory.
     """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
         member = super().frombuf(buf, encoding, errors)
-        extends = member.type in _EXTENSIONS and member.size > _LONGEST_NAME
-        if member.size < 0 or extends:
+        too_long = member.type in _EXTENSIONS and member.size > _LONGEST_NAME
+        if member.size < 0 or too_long:
             raise tarfile.ReadError(f"a header says that {member.size} bytes follow it")
         return member
 
@@ -155,7 +200,7 @@ def _members(path: Path) -> list[tuple[str, tarfile.TarInfo]]:
     Raises:
         ValueError: If the file is compressed, damaged or no tar.
     """
-    found = list[tuple[str, tarfile.TarInfo]]()
+    members: list[tuple[str, tarfile.TarInfo]] = []
     with path.open("rb") as file:
         try:
             with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
@@ -164,14 +209,15 @@ def _members(path: Path) -> list[tuple[str, tarfile.TarInfo]]:
                         raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
                     parts = [part for part in member.name.split("/") if part not in ("", ".")]
                     if not any(map(is_hidden, parts)):
-                        found.append(("/".join(parts), member))
+                        members.append(("/".join(parts), member))
                 end = tar.offset
-        except (tarfile.TarError, RecursionError) as error:  # of a thousand extended headers
+        # A thousand extended headers in a row are a RecursionError.
+        except (tarfile.TarError, RecursionError) as error:
             raise ValueError(
                 f"{path} is damaged, or not an uncompressed tar, which is read in place ({error})"
             ) from error
         file.seek(end)
         # tarfile takes a damaged header for the end of the archive.
         if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise ValueError(f"{path} is damaged at byte {end}, after {len(found)} members")
-    return found
+            raise ValueError(f"{path} is damaged at byte {end}, after {len(members)} members")
+    return members

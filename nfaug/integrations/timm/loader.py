@@ -57,12 +57,12 @@ class NFALoader:
             raise ValueError("NFA does not support AugMix splits; remove --aug-splits")
         nfa.check_classes(dataset, required=False)
         _set_normalization(nfa, loader)
-        moved = _take_mixup(loader)
-        if mixup is not None and moved is not None:
-            raise ValueError("pass mixup=, or a loader with FastCollateMixup, whose mixing is kept")
+        loader_mixup = _take_mixup(loader)
+        if mixup is not None and loader_mixup is not None:
+            raise ValueError("pass mixup=, or a loader with FastCollateMixup; got both")
         self.loader = loader
         self.nfa = nfa
-        self.mixup: Any = moved if mixup is None else mixup
+        self.mixup: Any = loader_mixup if mixup is None else mixup
         self.device = device
         self.off_epoch = off_epoch
         self._epoch: int | None = None
@@ -86,8 +86,13 @@ class NFALoader:
     def _moved(self, batch: Any) -> Any:
         """The batch, a sequence or a dictionary, with its tensors on `device`."""
         if isinstance(batch, dict):
-            return dict(zip(batch, self._moved([*batch.values()]), strict=True))
-        return [x.to(self.device, non_blocking=True) if torch.is_tensor(x) else x for x in batch]
+            return {key: self._moved_value(value) for key, value in batch.items()}
+        return [self._moved_value(value) for value in batch]
+
+    def _moved_value(self, value: Any) -> Any:
+        if torch.is_tensor(value):
+            return value.to(self.device, non_blocking=True)
+        return value
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -108,7 +113,10 @@ class NFALoader:
 
     @property
     def batch_sampler(self) -> Any:
-        """A copy of the loader's with this `set_epoch`, through which timm's script sets it."""
+        """A copy of the loader's batch sampler with this loader's `set_epoch`.
+
+        timm's script calls `loader.batch_sampler.set_epoch`.
+        """
         sampler = copy.copy(self.loader.batch_sampler)
         sampler.set_epoch = self.set_epoch
         return sampler
@@ -126,17 +134,17 @@ class NFALoader:
 def _check_shared(loader: Any) -> None:
     """Raise ValueError if each process of accelerate would read all images.
 
-    `Accelerator.prepare` returns what it does not know as it is, an `NFALoader` too.
+    `Accelerator.prepare` does not know `NFALoader`, and returns one unchanged.
     """
-    state: Any = sys.modules.get("accelerate.state")  # a script that uses it has imported it
+    state: Any = sys.modules.get("accelerate.state")  # None if the script does not use accelerate
     if state is None or not state.is_initialized():
         return
     count = state.PartialState().num_processes
     inner = getattr(loader, "loader", loader)
     if count == 1 or type(inner) is not DataLoader:  # prepared loaders are of other classes
         return
-    plain = type(inner.sampler).__module__ == RandomSampler.__module__  # one of torch's own
-    if plain and type(inner.batch_sampler) is BatchSampler:
+    torch_sampler = type(inner.sampler).__module__ == RandomSampler.__module__
+    if torch_sampler and type(inner.batch_sampler) is BatchSampler:
         raise ValueError(
             f"each of {count} processes would read all images, since accelerate does not share out "
             "an NFALoader: wrap the prepared loader, NFALoader(accelerator.prepare(loader), nfa)"
@@ -159,14 +167,18 @@ def _take_mixup(loader: Any) -> Mixup | None:
 
 def _set_normalization(nfa: NFAugment, loader: Any) -> None:
     """Give NFA the loader's mean and std, or check that they agree within a grey level."""
-    found = _normalization_of(loader)
-    if found is None:
+    mean_and_std = _normalization_of(loader)
+    if mean_and_std is None:
         return
-    theirs = Normalization(*found, nfa.engine.codec.channels)
+    mean, std = mean_and_std
+    theirs = Normalization(mean, std, nfa.engine.codec.channels)
     ours = nfa.normalization
     if ours.mean is None:
         nfa.normalization = theirs
-    elif not torch.allclose(ours.pair, theirs.pair, rtol=0, atol=1 / 255):
+        return
+    assert ours.pair is not None
+    assert theirs.pair is not None
+    if not torch.allclose(ours.pair, theirs.pair, rtol=0, atol=1 / 255):
         raise ValueError(
             f"NFAugment has mean {ours.mean} and std {ours.std}, but the loader normalises by "
             f"{theirs.mean} and {theirs.std}; create NFAugment without mean and std to use these"
@@ -179,17 +191,26 @@ def _normalization_of(loader: Any) -> tuple[Any, Any] | None:
         return loader.mean.float() / 255, loader.std.float() / 255
     for holder in unwrapped(getattr(loader, "dataset", None)):
         # timm has a list of transforms for --train-img-sizes; torchvision's `transforms` is one.
-        several = getattr(holder, "transforms", None)
-        choices = several if isinstance(several, (tuple, list)) else getattr(holder, "transform", 0)
-        if found := _normalization_in(choices):
-            return found
+        transform = getattr(holder, "transforms", None)
+        if not isinstance(transform, (tuple, list)):
+            transform = getattr(holder, "transform", None)
+        mean_and_std = _normalization_in(transform)
+        if mean_and_std is not None:
+            return mean_and_std
     return None
 
 
 def _normalization_in(transform: Any) -> tuple[Any, Any] | None:
-    standard = getattr(transform, "normalization", "standard") == "standard"  # albumentations
-    if type(transform).__name__ == "Normalize" and standard:
-        return transform.mean, transform.std
-    several = isinstance(transform, (tuple, list))
-    steps: Any = transform if several else getattr(transform, "transforms", None) or ()
-    return next((found for found in map(_normalization_in, steps) if found), None)
+    """Mean and std of the first normalisation in a transform, or in a list of them."""
+    if isinstance(transform, (tuple, list)):
+        steps: Any = transform
+    else:
+        kind = getattr(transform, "normalization", "standard")  # albumentations has others
+        if type(transform).__name__ == "Normalize" and kind == "standard":
+            return transform.mean, transform.std
+        steps = getattr(transform, "transforms", None) or ()
+    for step in steps:
+        mean_and_std = _normalization_in(step)
+        if mean_and_std is not None:
+            return mean_and_std
+    return None

@@ -44,7 +44,7 @@ def run_script(
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no script {str(path)!r}; pass the path of timm's train.py")
-    made: list[NFALoader] = []
+    loaders: list[NFALoader] = []
     data: Any = timm.data  # scripts import create_loader from here
     create = data.create_loader
 
@@ -53,26 +53,32 @@ def run_script(
         loader = create(*args, **kwargs)
         if not settings.get("is_training", False):
             return loader
-        device = None if settings.get("use_prefetcher", True) else settings.get("device")
-        made.append(NFALoader(loader, nfa, device=device, off_epoch=off_epoch))
-        return made[-1]
+        device = None  # the prefetcher moves batches itself
+        if not settings.get("use_prefetcher", True):
+            device = settings.get("device")
+        loaders.append(NFALoader(loader, nfa, device=device, off_epoch=off_epoch))
+        return loaders[-1]
 
     def create_naflex_loader(*_: Any, **__: Any) -> Any:
         raise ValueError("NFA needs images of one size: leave out --naflex-loader")
 
+    script_argv = [str(path)]
+    script_argv += argv
+    search_path = [str(Path(path).resolve().parent)]
+    search_path += sys.path
     try:
         with (
             mock.patch.object(data, "create_loader", create_loader),
             mock.patch.object(data.loader, "create_loader", create_loader),
             mock.patch.object(data, "create_naflex_loader", create_naflex_loader, create=True),
-            mock.patch.object(sys, "argv", [str(path), *argv]),
-            mock.patch.object(sys, "path", [str(Path(path).resolve().parent), *sys.path]),
+            mock.patch.object(sys, "argv", script_argv),
+            mock.patch.object(sys, "path", search_path),
         ):
             runpy.run_path(str(path), run_name="__main__")
     except SystemExit as end:
         if end.code not in (None, 0):
             raise
-    if not made:
+    if not loaders:
         raise ValueError(
             f"{path} did not call timm.data.create_loader(is_training=True), so NFA was not "
             "used; wrap the script's loader in NFALoader"
@@ -82,5 +88,8 @@ def run_script(
 
 def format_stats(stats: dict[str, int]) -> str:
     """Counters as one line of text."""
-    parts = [f"{name.replace('_', ' ')} {n}" for name, n in stats.items() if name != "seen"]
-    return f"NFA: of {stats['seen']} images {', '.join(parts)}"
+    counts = []
+    for name, count in stats.items():
+        if name != "seen":
+            counts.append(f"{name.replace('_', ' ')} {count}")
+    return f"NFA: of {stats['seen']} images {', '.join(counts)}"

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from nfaug import open_dataset
 from nfaug.bank import BankDataset
-from nfaug.training import open_dataset
 
 
 def main(data: str, bank: str) -> None:

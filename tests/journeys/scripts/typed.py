@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 import nfaug
+from nfaug import open_dataset
 from nfaug.hub import pull
-from nfaug.training import TrainConfig, open_dataset
+from nfaug.training import TrainConfig
 
 nfa = nfaug.NFAugment(nfaug.load("builtin:rgb32"), p=0.5, mix="pair")
 unknown = nfaug.NFAugment(nfaug.load("builtin:rgb32"), prob=0.5)  # error

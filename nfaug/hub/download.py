@@ -48,19 +48,25 @@ def pull(
     >>> pull("someone/cats", local_dir="cats")  # doctest: +SKIP
     """
     if local_dir is None:
-        return read_repository(_checked, repo_id, revision=revision, token=token)
+        return read_repository(_check_folder, repo_id, revision=revision, token=token)
     out = Path(local_dir).expanduser()
     check_output(out, overwrite=overwrite)
     with lock_output(out):
-        folder = read_repository(_checked, repo_id, revision=revision, token=token, extras=_EXTRAS)
-        old = frozenset({*TENSOR_FILES, *_EXTRAS})  # none of it describes the new flow
-        with replace_directory(out, drop=old) as staged:
-            for name in (CONFIG, *read_manifest(folder)["files"], *_EXTRAS):
+        folder = read_repository(
+            _check_folder, repo_id, revision=revision, token=token, extras=_EXTRAS
+        )
+        stale = frozenset(TENSOR_FILES).union(_EXTRAS)  # none of it describes the new flow
+        names = [CONFIG]
+        names += read_manifest(folder)["files"]
+        names += _EXTRAS
+        with replace_directory(out, drop=stale) as staged:
+            for name in names:
                 if (folder / name).exists():
                     shutil.copyfile(folder / name, staged / name)
     return out
 
 
-def _checked(folder: Path) -> Path:
+def _check_folder(folder: Path) -> Path:
+    """The folder, once its checkpoint could be read."""
     read_checkpoint(folder, on_latents=False)  # the autoencoder need not be here yet
     return folder
