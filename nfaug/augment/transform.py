@@ -405,7 +405,8 @@ class NFAugment(nn.Module):
         batch = self._prepare(images.as_subclass(Tensor), labels)
         if params is None:
             params = self._draw(labels, self.generator)
-        params = params.to(images.device)
+        else:
+            params = params.to(images.device)
         if params.batch != len(images):
             raise ValueError(f"params were drawn for {params.batch} images; got {len(images)}")
         return replace_images(sample, images, self._mix(batch, params)), params

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ..io.device import is_read_at_once
+
 __all__ = ["ClasswisePCA"]
 
 # Up to this many classes, an accelerator multiplies every image with the axes of all classes at
@@ -108,7 +110,7 @@ class ClasswisePCA(nn.Module):
     def project(self, z: Tensor, labels: Tensor) -> Tensor:
         """Coefficients a = U_y^T (z - m_y), shape (B, r)."""
         centred = z.flatten(1).float() - self.mean[labels]
-        if self._at_once and not _one_class_at_a_time(z.device):
+        if self._at_once and not is_read_at_once(z.device):
             coefficients = centred @ self.axes.flatten(0, 1).T  # for the axes of all classes
             coefficients = coefficients.unflatten(1, (-1, self.rank))
             return coefficients[torch.arange(len(z), device=z.device), labels]
@@ -116,7 +118,7 @@ class ClasswisePCA(nn.Module):
 
     def add(self, z: Tensor, labels: Tensor, delta: Tensor) -> Tensor:
         """Latents moved inside the span of the class: z + U_y delta with delta of shape (B, r)."""
-        if self._at_once and not _one_class_at_a_time(z.device):
+        if self._at_once and not is_read_at_once(z.device):
             deltas = delta.new_zeros(len(delta), self.num_classes, self.rank)  # 0 for other classes
             deltas[torch.arange(len(z), device=z.device), labels] = delta
             change = deltas.flatten(1) @ self.axes.flatten(0, 1)
@@ -203,19 +205,11 @@ class ClasswisePCA(nn.Module):
         return ClasswisePCA(tensors)
 
 
-def _one_class_at_a_time(device: torch.device) -> bool:
-    """Whether `_products` goes through the classes, for which it reads how many rows each has.
-
-    An accelerator would have to synchronize.
-    """
-    return device.type == "cpu"
-
-
 def _products(rows: Tensor, labels: Tensor, matrices: Tensor) -> Tensor:
     """rows[i] @ matrices[labels[i]], (B, n), for rows (B, m) and matrices (K, m, n)."""
     if len(rows) == 0:
         return rows.new_zeros(0, matrices.shape[2])
-    if _one_class_at_a_time(rows.device):
+    if is_read_at_once(rows.device):  # class by class, for which their sizes are read
         order = labels.argsort(stable=True)
         sizes = torch.bincount(labels, minlength=len(matrices)).tolist()
         products: list[Tensor] = []

@@ -40,6 +40,7 @@ class Flow(Layer):
         codec: Converts images to flow space and back; None for pixels. Not part of the state dict.
 
     Attributes:
+        shape: (C, H, W) of latents, padding included.
         frozen: Whether `freeze` folded the weights, so that they cannot be trained or saved.
         recompute: See `configure_training`, as for `bf16`.
 
@@ -59,6 +60,7 @@ class Flow(Layer):
     squeeze: Squeeze
     unsqueeze: Squeeze
     blocks: nn.ModuleList
+    shape: tuple[int, int, int]
     frozen: bool
     recompute: Recompute
     bf16: bool
@@ -73,6 +75,7 @@ class Flow(Layer):
         if blocks is None:
             blocks = config.backbone.build(config.shape)
         self.config = config
+        self.shape = config.shape
         self.codec = codec
         self.squeeze = config.backbone.fold()
         # At the end, all parts go back to the positions of pixels, also with a `HaarSqueeze`.
@@ -151,8 +154,8 @@ class Flow(Layer):
         return [list(cast("Iterable[Layer]", steps)) for steps in self.blocks]
 
     def _check(self, x: Tensor) -> None:
-        if x.dim() != 4 or tuple(x.shape[1:]) != self.config.shape:
-            channels, height, width = self.config.shape
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
+            channels, height, width = self.shape
             raise ValueError(
                 f"this flow takes tensors of shape (B, {channels}, {height}, {width}); "
                 f"got {tuple(x.shape)}"
@@ -175,7 +178,7 @@ class Flow(Layer):
             for step in steps:
                 x, logdet = run(step, x)
                 total = total + logdet
-        for level in range(self.config.levels):
+        for level in range(len(self.blocks)):
             if level > 0:
                 x = torch.cat([x, set_aside.pop()], 1)
             x, _ = self.unsqueeze.inverse(x)
@@ -190,7 +193,7 @@ class Flow(Layer):
         """Return x = f^-1(z) in flow space, and log|det df^-1/dz| of shape (B,)."""
         self._check(z)
         set_aside: list[Tensor] = []
-        for level in range(self.config.levels):
+        for level in range(len(self.blocks)):
             if level > 0:
                 z, rest = z.chunk(2, 1)
                 set_aside.append(rest)
@@ -282,7 +285,7 @@ class Flow(Layer):
         return flow.eval()
 
     def __repr__(self) -> str:
-        shape = " x ".join(map(str, self.config.shape))
+        shape = " x ".join(map(str, self.shape))
         size = f"{self.config.parameter_count / 1e6:.2f} M parameters"
         return f"Flow({self.config.backbone.name} {shape}, {size})"
 

@@ -217,7 +217,7 @@ def test_permuting_the_batch_permutes_the_result(
 ) -> None:
     parts = checkpoint()
     assert parts.pca is not None
-    monkeypatch.setattr("nfaug.classes.pca._one_class_at_a_time", lambda device: on_cpu)
+    monkeypatch.setattr("nfaug.classes.pca.is_read_at_once", lambda device: on_cpu)
     monkeypatch.setattr("nfaug.classes.pca._GEMM_CLASSES", classes_at_once)
     nfa = NFAugment((parts.flow, type(parts.pca).from_tensors(parts.pca.tensors())), p=0.8)
     images, labels = batch_of(20)

@@ -96,7 +96,7 @@ def test_accelerator_code_paths_agree(
     image = z.view(13, 10, 2, 2)
     delta = torch.randn(13, RANK, generator=torch.Generator().manual_seed(2))
     expected = pca.project(z, labels), pca.add(image, labels, delta)
-    monkeypatch.setattr(module, "_one_class_at_a_time", lambda device: False)
+    monkeypatch.setattr(module, "is_read_at_once", lambda device: False)
     monkeypatch.setattr(module, "_GEMM_CLASSES", at_once)
     monkeypatch.setattr(module, "_COPIED", 5 * RANK * DIM)
     other = ClasswisePCA.from_tensors(pca.tensors())
