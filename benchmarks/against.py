@@ -89,7 +89,7 @@ print(json.dumps(found))
 def measure(checkout: Path) -> dict[str, float]:
     """CPU seconds of every job in one checkout."""
     with tempfile.TemporaryDirectory() as folder:
-        # The checkout may have its rooms outside of nfaug/ (setup.py says where).
+        # An older checkout has training/ and hub/ outside of nfaug/.
         package = Path(folder) / "path" / "nfaug"
         package.mkdir(parents=True)
         rooms = [*(checkout / "nfaug").iterdir(), checkout / "training", checkout / "hub"]

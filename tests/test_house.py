@@ -74,7 +74,7 @@ def test_paths_in_contributing_exist() -> None:
     table = CONTRIBUTING.partition("| package | contents |")[2].partition("\n\n")[0]
     rooms = {path.rstrip("/") for path in paths(table)}
     assert {
-        str(path.relative_to(ROOT)) for path in PACKAGES if path.parent.name == "nfaug"
+        str(path.relative_to(ROOT)) for path in PACKAGES if path.parent == ROOT / "nfaug"
     } <= rooms
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,8 @@ class Encoded:
 
     def rows(self, index: Tensor) -> Encoded:
         """The images at these positions."""
-        latents = self.latents
-        parts = {
-            field.name: _rows_of(getattr(latents, field.name), index) for field in fields(latents)
-        }
-        return Encoded(self.images[index], Latents(**parts), self.far[index], self.normalization)
+        latents = self.latents.rows(index)
+        return Encoded(self.images[index], latents, self.far[index], self.normalization)
 
 
 @dataclass(frozen=True)
@@ -147,18 +144,19 @@ class Engine:
         if gate is not None:
             inside = pca.gate(z, labels, a, radius=gate)
         far = torch.zeros_like(inside)
-        base = seen = None
+        base: Tensor | None = None
+        resized: Tensor | None = None
         if self.codec.exact:
             far = z.abs().flatten(1).amax(1) > FAR
             if not self._is_replaced(images):
                 base = levels / 255
         else:
-            seen = levels / 255
+            resized = levels / 255
             wanted = inside if params is None else inside & params.chosen
             rows = rows_where(wanted)
-            base = seen.clone()
+            base = resized.clone()
             base[rows] = flow.decode(z[rows], quantize=False)
-        latents = Latents(z, a, labels, usable, inside, base, seen, gate)
+        latents = Latents(z, a, labels, usable, inside, base, resized, gate)
         return Encoded(images, latents, far, normalization)
 
     def mix(self, encoded: Encoded, params: NFAParams) -> Changed:
@@ -232,10 +230,6 @@ class Engine:
     def __getstate__(self) -> dict[str, Any]:
         home = {self.device: self._copies[self.device]}
         return {**self.__dict__, "_copies": home}
-
-
-def _rows_of(value: Any, index: Tensor) -> Any:
-    return value[index] if isinstance(value, Tensor) else value
 
 
 def _on_device(module: Any, device: torch.device) -> Any:

@@ -27,10 +27,10 @@ class Latents:
         labels: (n,) class indices in range.
         usable: (n,) bool, whether an image has a label and finite pixels.
         inside: (n,) bool, whether a latent lies in its class's range.
-        base: (n, C, H, W) in [0, 1], what `z` decodes to where the round trip is not exact; else
-            None.
-        levels: (n, C, H, W) in [0, 1], the images at the flow's size, where `base` is given; else
-            None.
+        base: (n, C, H, W) in [0, 1], what `z` decodes to, where the change of an image is added to
+            it; None where the new image is the decoded latent.
+        resized: (n, C, H, W) in [0, 1], the images at the flow's size, where decoding `z` loses
+            detail; else None.
         gate: Radius of the class's range; None for no gate.
     """
 
@@ -40,8 +40,21 @@ class Latents:
     usable: Tensor
     inside: Tensor
     base: Tensor | None
-    levels: Tensor | None
+    resized: Tensor | None
     gate: float | None
+
+    def rows(self, index: Tensor) -> Latents:
+        """Those of the images at these positions."""
+        return Latents(
+            z=self.z[index],
+            a=self.a[index],
+            labels=self.labels[index],
+            usable=self.usable[index],
+            inside=self.inside[index],
+            base=None if self.base is None else self.base[index],
+            resized=None if self.resized is None else self.resized[index],
+            gate=self.gate,
+        )
 
 
 @dataclass(frozen=True)
@@ -120,9 +133,9 @@ def _mix_regions(
         z2[rows] = torch.where(stored[rows][:, None, None, None], known, z2[rows])
     z = mix_by_region(z, torch.where(places, z2, z), params.weights)
     base = latents.base
-    if base is not None and latents.levels is not None:
+    if base is not None and latents.resized is not None:
         # The detail that the round trip loses goes where the image goes.
-        base = mix_by_region(base, torch.where(places, latents.levels, base), params.weights)
+        base = mix_by_region(base, torch.where(places, latents.resized, base), params.weights)
     inside = latents.inside
     if latents.gate is not None:
         inside = inside & pca.gate(z, latents.labels, radius=latents.gate)

@@ -106,8 +106,7 @@ def check_range(images: Tensor, normalization: Normalization) -> None:
     """
     if not images.is_floating_point() or not images.numel():
         return
-    extremes = torch.stack([images.amin((0, 2, 3)), images.amax((0, 2, 3))])
-    unit = normalization.unit(extremes[:, :, None, None])
+    unit = normalization.unit(_extremes(images, normalization)[:, :, None, None])
     if not bool(unit.isfinite().all()):  # then all values are looked at
         unit = torch.where(torch.isfinite(images), normalization.unit(images), 0.5)
     low = float(unit.min())
@@ -119,6 +118,19 @@ def check_range(images: Tensor, normalization: Normalization) -> None:
             f"{normalization.std} is undone; got values from {low:.3g} to {high:.3g}. Pass the "
             "mean= and std= that the images are normalised by, or divide by 255"
         )
+
+
+def _extremes(images: Tensor, normalization: Normalization) -> Tensor:
+    """The smallest and the largest value, (2, C) for each channel that is normalised by its own."""
+    if normalization.pair is None:
+        return torch.stack([images.amin(), images.amax()])[:, None]
+    if images.is_contiguous(memory_format=torch.channels_last):
+        # Reducing rows first is several times faster than all but the channels at once.
+        rows = images.permute(0, 2, 3, 1).flatten(0, 1).flatten(1)
+        channels = images.shape[1]
+        lowest = rows.amin(0).view(-1, channels).amin(0)
+        return torch.stack([lowest, rows.amax(0).view(-1, channels).amax(0)])
+    return torch.stack([images.amin((0, 2, 3)), images.amax((0, 2, 3))])
 
 
 def all_finite(images: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "GivenLabels",
     "Labels",
+    "are_names",
     "as_labels",
     "check_usable",
     "images_and_labels",
@@ -20,6 +22,8 @@ __all__ = [
     "replace_images",
 ]
 
+#: Integers, class names, or one-hot rows.
+GivenLabels = Tensor | np.ndarray | Sequence[Any]
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 # Words in the keys of targets that depend on positions, and how many dimensions these have. Fewer
 # are metadata, such as an `attention_mask` of shape (B, k). A list counts as one dimension, because
@@ -124,12 +128,23 @@ class Labels:
     usable: Tensor
 
 
+def are_names(labels: Any) -> bool:
+    """Whether labels are class names, which need no order of the classes."""
+    return isinstance(labels, (list, tuple, np.ndarray)) and any(
+        isinstance(label, str) for label in labels[:1]
+    )
+
+
 def as_labels(labels: Any, class_names: Sequence[str]) -> Tensor:
     """Labels as a tensor: class names as indices, and lists and arrays of numbers or of rows."""
     if isinstance(labels, Tensor):
         return labels
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in "iufb":
+        return torch.as_tensor(labels, device="cpu")
     if isinstance(labels, np.ndarray):
         labels = labels.tolist()
+    if isinstance(labels, (list, tuple)) and labels and isinstance(labels[0], Tensor):
+        labels = [label.tolist() for label in labels]
     if not isinstance(labels, (list, tuple)):
         raise ValueError(
             "labels must be a tensor, an array or a list of integers, of class names or of one-hot "
@@ -192,7 +207,7 @@ def check_usable(labels: Labels, num_classes: int) -> None:
             "your classes (nfaug fit)"
         )
     largest = value.float().topk(min(3, num_classes)).values.tolist()
-    shown = ", ".join(f"{entry:.4g}" for entry in largest)
+    shown = ", ".join(f"{entry:.9g}" for entry in largest)
     raise ValueError(
         f"rows of labels must be one-hot; got one with the largest entries {shown} {where}. NFA "
         "mixes images of one class: apply it before mixup, cutmix and label smoothing"

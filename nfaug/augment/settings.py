@@ -47,9 +47,9 @@ class MixSettings:
             image from the partner, and more with a `strength` above 1.
         partners: Source of partners: other images of the batch that go through the flow ("batch"),
             the checkpoint's memory ("memory"), or the memory if the checkpoint has one, else the
-            batch ("auto"). The memory holds what the PCA
-            axes span, which is all of the images of classes of at most rank + 1. By region, "auto"
-            takes partners of larger classes from the batch if it has some.
+            batch ("auto"). The memory holds what the PCA axes span, which is all of the images of
+            classes of at most rank + 1. By region, "auto" takes partners of larger classes from the
+            batch if it has some.
         strength: Factor s of the mixing weights; 0 for noise alone. With alpha = 1 an axis keeps
             1 - s + 2 s^2 / 3 of its variance: all of it at 1.5, two thirds at 1. Weights of regions
             are at most 1: above 1 the partner's regions grow.

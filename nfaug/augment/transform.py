@@ -23,7 +23,9 @@ from .engine import Encoded, Engine
 from .params import NFAParams, to_device
 from .pixels import Normalization, all_finite, check_images, check_range, replace_non_finite
 from .samples import (
+    GivenLabels,
     Labels,
+    are_names,
     as_labels,
     check_usable,
     images_and_labels,
@@ -77,9 +79,10 @@ class NFAugment(nn.Module):
     autoencoder latents, only the change is added to the image, which preserves detail.
 
     ceil(p*B) images drawn at random go through the flow. An image stays unchanged, and is counted
-    in `stats`, if it has no partner, if its latent lies outside its class's range (the gate), or
-    if the result is not finite. Images with NaN or infinite pixels are not augmented; NaN becomes
-    mid-grey, infinity white and -infinity black. Apply NFA before mixup and cutmix.
+    in `stats`, if it has no partner, if its latent lies outside its class's range (the gate), if
+    it lies far from those that the flow was trained on, or if the result is not finite. Images with
+    NaN or infinite pixels are not augmented; NaN becomes mid-grey, infinity white and -infinity
+    black. Apply NFA before mixup and cutmix.
 
     The module has no parameters, buffers or `state_dict` entries, and follows the device of the
     images. `eval()` and `enabled = False` turn it off. Settings are attributes, too: `nfa.p = 0.3`.
@@ -295,9 +298,10 @@ class NFAugment(nn.Module):
 
     def _warn_of_classes(self, labels: Any) -> None:
         """Warn once of classes that are likely others, unless something compared them."""
-        flow, self._unchecked = self._unchecked, ""
-        if not flow or not isinstance(labels, Tensor):  # names of classes need no order
+        if not self._unchecked or are_names(labels):  # names of classes need no order
             return
+        flow = self._unchecked
+        self._unchecked = ""
         names = [*self.class_names]
         if flow.startswith(BUILTIN):
             shown = ", ".join(f"{label} {name}" for label, name in enumerate(names[:3]))
@@ -404,7 +408,7 @@ class NFAugment(nn.Module):
         labels = self._parse(given, images.device)
         batch = self._prepare(images.as_subclass(Tensor), labels)
         if params is None:
-            params = self._draw(labels, self.generator)
+            params = self._draw(labels)
         else:
             params = params.to(images.device)
         if params.batch != len(images):
@@ -413,7 +417,7 @@ class NFAugment(nn.Module):
 
     @torch.no_grad()
     def variants(
-        self, images: Tensor, labels: Any, generators: Iterable[torch.Generator]
+        self, images: Tensor, labels: GivenLabels, generators: Iterable[torch.Generator]
     ) -> Iterator[Tensor]:
         """Yield the images that a call with each generator would make; encode them only once."""
         parsed = self._parse(labels, images.device)
@@ -425,10 +429,10 @@ class NFAugment(nn.Module):
             yield self._mix(batch._replace(images=batch.images.clone()), params, encoded)
 
     def make_params(
-        self, labels: Tensor | Sequence[str], *, generator: torch.Generator | None = None
+        self, labels: GivenLabels, *, generator: torch.Generator | None = None
     ) -> NFAParams:
-        """Draw images, partners, weights and noise for labels or class names, as `forward` does."""
-        return self._draw(self._parse(labels), generator or self.generator)
+        """Draw images, partners, weights and noise for labels, as `forward` does."""
+        return self._draw(self._parse(labels), generator)
 
     def _parse(self, labels: Any, device: torch.device | None = None) -> Labels:
         given = as_labels(labels, self.class_names)
@@ -436,9 +440,10 @@ class NFAugment(nn.Module):
             given = to_device(given, device)
         return parse_labels(given, self.num_classes)
 
-    def _draw(self, labels: Labels, generator: torch.Generator | None) -> NFAParams:
+    def _draw(self, labels: Labels, generator: torch.Generator | None = None) -> NFAParams:
         _, pca = self.engine.on(labels.index.device)
-        return self.settings.draw(labels.index, labels.usable, pca, generator)
+        source = generator or self.generator
+        return self.settings.draw(labels.index, labels.usable, pca, source)
 
     def _prepare(self, images: Tensor, labels: Labels) -> _Batch:
         """Check a batch, copy its images, and replace their non-finite pixels."""

@@ -33,5 +33,5 @@ def pick_device(name: str) -> torch.device:
 
 
 def is_read_at_once(device: torch.device) -> bool:
-    """Whether the host may read values of a device's tensors: an accelerator would have to wait."""
+    """Whether reading a tensor's values costs nothing: the host would wait for an accelerator."""
     return device.type == "cpu"

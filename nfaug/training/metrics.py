@@ -20,7 +20,7 @@ __all__ = ["class_statistics", "evaluate"]
 
 @dataclass
 class _Sums:
-    """Sums over images, from which `evaluate` takes means."""
+    """Sums over images. `evaluate` reports their means, and `wrong_levels` as it is."""
 
     bits_per_dim: float = 0.0
     top1: float = 0.0

@@ -99,7 +99,7 @@ class FlowOptimizer:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.optim.clip_norm)
         value = loss.detach() if value is None else value
-        # Both numbers are read at once: a GPU waits for each read.
+        # Both numbers are read together: each read makes the host wait for the GPU.
         loss_number: float
         norm_number: float
         loss_number, norm_number = torch.stack([value.to(norm), norm]).tolist()

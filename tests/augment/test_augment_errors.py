@@ -120,6 +120,9 @@ def test_a_bundled_flow_warns_once_unless_its_classes_are_compared() -> None:
             checked.check_classes(NAMES)
         checked.check_classes(checked.class_names)
         checked(images, labels)
+    for given in (labels.tolist(), labels.numpy()):
+        with pytest.warns(UserWarning, match="0 airplane"):
+            NFAugment("builtin:rgb32")(images, given)
     by_name = NFAugment("builtin:rgb32")
     numbered = NFAugment.from_pretrained("builtin:rgb32")
     numbered._unchecked, numbered.class_names = "flow", [*map(str, range(12))]

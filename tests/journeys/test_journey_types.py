@@ -56,6 +56,11 @@ def test_wrong_lines_are_found(interpreter: Path, tmp_path: Path) -> None:
     assert found == expected, ran.stdout + ran.stderr
 
 
+def test_nothing_else_of_the_clone_is_a_package() -> None:
+    """The clone is on the path: its packages would hide folders of a user's project."""
+    assert [path.parent.name for path in ROOT.glob("*/__init__.py")] == ["nfaug"]
+
+
 def test_a_script_beside_the_clone(interpreter: Path, clone: Path) -> None:
     """The clone itself, which lies on the path first, is no package."""
     script = clone.parent / "script.py"
