@@ -27,8 +27,9 @@ from where import table
 
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.report import Cells
-from nfaug.compare.run import bank_of, transform_of
+from nfaug.compare.run import bank_of
 from nfaug.compare.settings import PIXELS, CompareSettings
+from nfaug.compare.transforms import transform_of
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text

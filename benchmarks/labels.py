@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nfaug.compare.classifier import Classifier
-from nfaug.compare.run import bank_of, transform_of
+from nfaug.compare.run import bank_of
 from nfaug.compare.settings import PIXELS, CompareSettings
+from nfaug.compare.transforms import transform_of
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 

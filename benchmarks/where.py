@@ -29,8 +29,9 @@ from torchvision.transforms.v2 import functional as F
 
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.report import Cell, Cells, gain_of
-from nfaug.compare.run import bank_of, spec_augment, transform_of
+from nfaug.compare.run import bank_of
 from nfaug.compare.settings import PIXELS, CompareSettings
+from nfaug.compare.transforms import spec_augment, transform_of
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +14,7 @@ import torch
 from torch import Tensor
 
 from nfaug.augment.transform import NFAugment
-from nfaug.data.augmentation import FlowAugmentation
-from nfaug.data.classes import check_class_names
-from nfaug.data.images import LabelledImages, progress_bar, split_per_class, to_tensors
+from nfaug.data.images import LabelledImages, progress_bar, to_tensors
 from nfaug.data.open import wrap_dataset
 from nfaug.fitting import fit, load_base
 from nfaug.io.atomic import write_bytes, write_text
@@ -28,12 +25,12 @@ from nfaug.io.resolve import read_resolved
 from nfaug.io.tensors import read_tensors
 
 from .classifier import Classifier
+from .images import check_apart, check_shape, labelled_images, split_images
 from .report import Cells, Comparison
 from .settings import PIXELS, CompareSettings
+from .transforms import transform_of
 
-__all__ = ["bank_of", "compare", "spec_augment", "split_images", "transform_of"]
-
-_MOST_SHARED = 0.01  # of the images to judge by; public data sets hold a few copies
+__all__ = ["bank_of", "compare"]
 
 
 def compare(
@@ -85,12 +82,12 @@ def compare(
         )
     data = wrap_dataset(dataset)
     test_data = None if test is None else wrap_dataset(test)
-    _check_shape(data, settings)
+    check_shape(data, settings)
     pool, judged = split_images(data, test_data, settings.per_class)
     settings = replace(settings, steps=settings.steps or _default_steps(settings, data, pool))
     validation = to_tensors(judged, progress=False)
     if test_data is not None:
-        _check_apart(pool, judged, validation[0], settings)
+        check_apart(pool, judged, validation[0], settings)
     # Errors of flows and weights come here, before `out` holds anything and before any training.
     record = _record(settings, data, test_data)
     Classifier(settings, record["shape"], len(data.classes), seed=0)
@@ -147,66 +144,6 @@ def _record(
     return record
 
 
-def _check_shape(data: LabelledImages, settings: CompareSettings) -> None:
-    """Raise ValueError if an augmentation cannot be applied to images of this shape."""
-    height, width = data.image_size
-    if data.channels not in (1, 3):
-        raise ValueError(
-            f"a comparison takes grey or RGB images, as its rivals do; got {data.channels} channels"
-        )
-    if "rotate" in settings.safe and height != width:
-        raise ValueError(
-            f"quarter turns (augment rotate) need square images; got {height} x {width}: choose a "
-            "square (--image-size), or leave rotate out"
-        )
-
-
-def _labelled(pool: LabelledImages, settings: CompareSettings, seed: int) -> LabelledImages:
-    """The images that the classifiers of a seed are trained on."""
-    if settings.per_class is None:
-        return pool
-    few, _ = split_per_class(pool, settings.per_class, seed)
-    return few
-
-
-def _check_apart(
-    pool: LabelledImages, judged: LabelledImages, pixels: Tensor, settings: CompareSettings
-) -> None:
-    """Warn of images to judge by that have the pixels of one that is trained on.
-
-    `pixels` are those of `judged`.
-
-    Raises:
-        ValueError: They are more than one in a hundred.
-    """
-    rows = {_digest(image): row for row, image in enumerate(pixels)}
-    shared: dict[int, str] = {}  # by row of `judged`, the name of the same image in training
-    draws = 1 if settings.per_class is None else settings.seeds
-    for seed in range(draws):
-        few = _labelled(pool, settings, seed)
-        images, _ = to_tensors(few, progress=False)
-        for index, image in enumerate(images):
-            row = rows.get(_digest(image))
-            if row is not None:
-                shared[row] = few.name(index)
-    if not shared:
-        return
-    row, name = next(iter(shared.items()))
-    problem = (
-        f"{len(shared)} of {len(pixels)} images to judge by are trained on: {judged.name(row)} has "
-        f"the pixels of {name}"
-    )
-    if len(shared) > _MOST_SHARED * len(pixels):
-        raise ValueError(
-            f"{problem}. Remove them, or leave out test (--test-data), and a part is held out"
-        )
-    warnings.warn(f"{problem}. Accuracy is that much too high at most", stacklevel=3)
-
-
-def _digest(image: Tensor) -> bytes:
-    return hashlib.sha256(image.numpy().tobytes()).digest()
-
-
 def _fill(
     cells: Cells,
     settings: CompareSettings,
@@ -224,7 +161,7 @@ def _fill(
         needed = cells.seconds / max(1, len(cells)) * len(missing)
         if cells.seeds(rows) and monotonic() + needed > deadline:
             continue
-        few = _labelled(pool, settings, seed)
+        few = labelled_images(pool, settings, seed)
         labelled = to_tensors(few, progress=False)
         shape = (few.channels, *few.image_size)
         banks: dict[str, Tensor | None] = {"": None}
@@ -263,46 +200,6 @@ def _draw(
     return transform(batch), labels[rows]
 
 
-def split_images(
-    data: LabelledImages, test: LabelledImages | None, few: int | None
-) -> tuple[LabelledImages, LabelledImages]:
-    """Images to draw labelled ones from, and those to validate with.
-
-    Without `test`, a quarter of each class is held out, or half of it if `few` labelled images of a
-    class are enough.
-
-    Raises:
-        ValueError: A class has too few images, or `test` has other classes.
-    """
-    if len(data.classes) < 2:
-        raise ValueError(f"classifiers need at least two classes; the data have {data.classes}")
-    needed = few or 2
-    if test is None:
-        needed += 1
-    counts = torch.bincount(data.targets, minlength=len(data.classes)).tolist()
-    smallest = min(counts)
-    if smallest < needed:
-        raise ValueError(
-            f"class {data.classes[counts.index(smallest)]!r} has {smallest} images; {needed} are "
-            "needed, those to validate with included: lower --per-class, or leave the class out"
-        )
-    if test is not None:
-        check_class_names(test.classes, data.classes)
-        shape = (data.channels, *data.image_size)
-        test_shape = (test.channels, *test.image_size)
-        if shape != test_shape:
-            raise ValueError(f"the images are {shape}, those to judge by {test_shape}")
-        return data, test
-    held = torch.zeros(len(data), dtype=torch.bool)
-    for label, count in enumerate(counts):
-        number = min(count // 2, count - few) if few else count // 4
-        number = min(max(1, number), 500)  # more take time and add little precision
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(label))
-        rows = (data.targets == label).nonzero().flatten()
-        held[rows[order[:number]]] = True
-    return data.subset((~held).nonzero().flatten()), data.subset(held.nonzero().flatten())
-
-
 def bank_of(
     flow: str,
     few: LabelledImages,
@@ -325,58 +222,3 @@ def bank_of(
         variants = nfa.variants(batch.to(device), targets.to(device), generators)
         bank.append(torch.stack([variant.cpu() for variant in variants], 1))
     return torch.cat(bank)
-
-
-def transform_of(
-    safe: Collection[str], policy: str, size: tuple[int, int]
-) -> Callable[[Tensor], Tensor]:
-    """The policy and then the safe augmentations, for uint8 images (B, C, H, W) of this size.
-
-    Each image is shifted by up to an eighth of its shorter side, with mirrored borders.
-    """
-    from torchvision.transforms import v2
-
-    policies: dict[str, Callable[[Tensor], Tensor]] = {
-        "randaugment": v2.RandAugment(2, 9),
-        "trivialaugment": v2.TrivialAugmentWide(),
-        "specaugment": spec_augment,
-    }
-    of_one_image: list[Callable[[Tensor], Tensor]] = []
-    if policy:
-        of_one_image.append(policies[policy])
-    if "colour" in safe:
-        of_one_image.append(v2.ColorJitter(0.3, 0.3, 0.3))
-    shift = 0
-    if "crop" in safe or "spectrogram" in safe:
-        shift = max(1, min(size) // 8)
-    flip_and_shift = FlowAugmentation(hflip="flip" in safe or "rotate" in safe, pad_crop=shift)
-
-    def transform(images: Tensor) -> Tensor:
-        for change in of_one_image:
-            images = torch.stack([change(image) for image in images])
-        draws = flip_and_shift.draw(len(images), torch.default_generator)
-        images = flip_and_shift.apply(images, draws)
-        if "rotate" in safe:
-            quarters = torch.randint(4, (len(images),)).tolist()
-            turned = []
-            for image, turns in zip(images, quarters, strict=True):
-                turned.append(image.rot90(turns, (1, 2)))
-            images = torch.stack(turned)
-        return images
-
-    return transform
-
-
-def spec_augment(image: Tensor, share: float = 1 / 8) -> Tensor:
-    """Mask two bands of frequency (rows) and two of time (columns) with the mean of the image.
-
-    Each is up to a `share` of the image wide: the masks of arXiv:1904.08779, no time warping.
-    """
-    masked = image.clone()
-    grey = int(image.float().mean())
-    for side in (1, 1, 2, 2):
-        length = image.shape[side]
-        width = int(torch.randint(int(length * share) + 1, ()))
-        start = int(torch.randint(length - width + 1, ()))
-        masked.narrow(side, start, width).fill_(grey)
-    return masked

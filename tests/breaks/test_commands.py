@@ -6,27 +6,19 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
+from command_tools import Ran, run_main
 
 import nfaug
-from nfaug.cli import main
 from nfaug.io.device import pick_device
 
 TRAIN = ("train", "--data", "digits", "--out", "o")
 ESCAPE = "\x1b[2J"
 HARMLESS = "\N{REPLACEMENT CHARACTER}[2J"
-
-
-class Ran(NamedTuple):
-    """The outcome of a command."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -36,15 +28,7 @@ def command(
     """Runs a command in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: str | Path) -> Ran:
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as stop:  # parsers exit this way
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    return run
+    return partial(run_main, capsys)
 
 
 CLASSES = [

@@ -1,25 +1,27 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import re
 import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from command_tools import Ran, run_main
 from hub_tools import FakeHub
 from nfa_tools import TensorImages, images_of, write_images
 from PIL import Image
 
 import nfaug
-from nfaug.cli import COMMANDS, main
+from nfaug.cli import COMMANDS
 from nfaug.training import RunStopped, TrainingDiverged
 from nfaug.training.config import recipes
 
@@ -41,32 +43,9 @@ def settings(tmp_path: Path) -> str:
     return str(path)
 
 
-class Ran:
-    """The outcome of one call."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> dict[str, Any]:
-        return json.loads(self.out, parse_constant=_refuse)
-
-
-def _refuse(constant: str) -> None:
-    raise AssertionError(f"JSON has no {constant}")
-
-
 @pytest.fixture
-def nfaug_command(capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*words: str | Path) -> Ran:
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as stop:  # parsers exit this way
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    return run
+def nfaug_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    return partial(run_main, capsys)
 
 
 # The command itself.

@@ -18,9 +18,10 @@ from torch.utils.data import TensorDataset
 import nfaug
 from nfaug.compare import CompareSettings, Comparison, compare
 from nfaug.compare.classifier import Classifier
+from nfaug.compare.images import split_images
 from nfaug.compare.report import Cell, Cells, gain_of
-from nfaug.compare.run import spec_augment, split_images, transform_of
 from nfaug.compare.settings import PIXELS, Augmentation
+from nfaug.compare.transforms import spec_augment, transform_of
 
 TINY = CompareSettings(per_class=4, seeds=2, steps=3, variants=2)
 ROWS = {"none", "nfa:builtin:pixels", "randaugment", "trivialaugment"}

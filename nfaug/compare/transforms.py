@@ -1,0 +1,67 @@
+"""The augmentations that are compared with NFA, and the safe ones below them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import torch
+from torch import Tensor
+
+from nfaug.data.augmentation import FlowAugmentation
+
+__all__ = ["spec_augment", "transform_of"]
+
+
+def transform_of(
+    safe: Collection[str], policy: str, size: tuple[int, int]
+) -> Callable[[Tensor], Tensor]:
+    """The policy and then the safe augmentations, for uint8 images (B, C, H, W) of this size.
+
+    Each image is shifted by up to an eighth of its shorter side, with mirrored borders.
+    """
+    from torchvision.transforms import v2
+
+    policies: dict[str, Callable[[Tensor], Tensor]] = {
+        "randaugment": v2.RandAugment(2, 9),
+        "trivialaugment": v2.TrivialAugmentWide(),
+        "specaugment": spec_augment,
+    }
+    of_one_image: list[Callable[[Tensor], Tensor]] = []
+    if policy:
+        of_one_image.append(policies[policy])
+    if "colour" in safe:
+        of_one_image.append(v2.ColorJitter(0.3, 0.3, 0.3))
+    shift = 0
+    if "crop" in safe or "spectrogram" in safe:
+        shift = max(1, min(size) // 8)
+    flip_and_shift = FlowAugmentation(hflip="flip" in safe or "rotate" in safe, pad_crop=shift)
+
+    def transform(images: Tensor) -> Tensor:
+        for change in of_one_image:
+            images = torch.stack([change(image) for image in images])
+        draws = flip_and_shift.draw(len(images), torch.default_generator)
+        images = flip_and_shift.apply(images, draws)
+        if "rotate" in safe:
+            quarters = torch.randint(4, (len(images),)).tolist()
+            turned = []
+            for image, turns in zip(images, quarters, strict=True):
+                turned.append(image.rot90(turns, (1, 2)))
+            images = torch.stack(turned)
+        return images
+
+    return transform
+
+
+def spec_augment(image: Tensor, share: float = 1 / 8) -> Tensor:
+    """Mask two bands of frequency (rows) and two of time (columns) with the mean of the image.
+
+    Each is up to a `share` of the image wide: the masks of arXiv:1904.08779, no time warping.
+    """
+    masked = image.clone()
+    grey = int(image.float().mean())
+    for side in (1, 1, 2, 2):
+        length = image.shape[side]
+        width = int(torch.randint(int(length * share) + 1, ()))
+        start = int(torch.randint(length - width + 1, ()))
+        masked.narrow(side, start, width).fill_(grey)
+    return masked
