@@ -90,4 +90,4 @@ wheel-check: $(STAMP)  ## Build the wheel and compare its files with git's
 
 clean:  ## Remove .venv, builds and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find nfaug benchmarks tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src benchmarks tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 dependencies = ["torch", "numpy", "PIL", "safetensors", "filelock", "huggingface_hub", "tqdm"]
@@ -22,6 +24,8 @@ def nfa(flow: str = "builtin:rgb32", **settings: Any) -> Any:
         >>> augment(images, ["cat", "dog"] * 4)[0].shape
         torch.Size([8, 3, 32, 32])
     """
+    # torch.hub puts this folder on the path, and the archive that it unpacks has no links.
+    sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
     import nfaug
 
     return nfaug.NFAugment.from_pretrained(flow, **settings)

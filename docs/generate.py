@@ -52,7 +52,7 @@ def flows() -> str:
     """The bundled flows. Figures and license come from their cards, the shape from the weights."""
     rows = []
     for name in builtin_names():
-        folder = ROOT / "nfaug" / "builtin" / name.removeprefix("builtin:")
+        folder = ROOT / "src/nfaug" / "builtin" / name.removeprefix("builtin:")
         card = ModelCard.load(folder / "README.md").data
         results = {r.metric_name: r.metric_value for r in card.eval_results or ()}
         checkpoint = load(name)

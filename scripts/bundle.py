@@ -3,10 +3,10 @@
     nfaug train --recipe fashion-mnist --data DATA --out RUN
     python scripts/bundle.py RUN fashion-mnist --data DATA --license mit --terms "..."
 
-writes nfaug/builtin/NAME: weights, class gaussians, and the leading axes of each class, fitted in
-one pass over --data; no partner memory, no image, and no file above 3 MB. A flow that was trained
-under class gaussians keeps them; another one gets gaussians fitted to the data. The figures on the
-card are measured on --test-split.
+writes src/nfaug/builtin/NAME: weights, class gaussians, and the leading axes of each class, fitted
+in one pass over --data; no partner memory, no image, and no file above 3 MB. A flow that was
+trained under class gaussians keeps them; another one gets gaussians fitted to the data. The figures
+on the card are measured on --test-split.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nfaug.io.resolve import BUILTIN
 from nfaug.training.metrics import evaluate
 
 MOST_BYTES = 3_000_000
-BUILTINS = Path(__file__).resolve().parent.parent / "nfaug" / "builtin"
+BUILTINS = Path(__file__).resolve().parent.parent / "src/nfaug/builtin"
 
 
 def bundled(

@@ -30,7 +30,7 @@ def tracked_files() -> list[str]:
 
 def packaged_files() -> set[str]:
     """The files that must be in the wheel."""
-    return {name for name in tracked_files() if name.startswith("nfaug/")}
+    return {name.removeprefix("src/") for name in tracked_files() if name.startswith("src/nfaug/")}
 
 
 def build(directory: Path) -> Path:

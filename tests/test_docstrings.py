@@ -26,7 +26,7 @@ SHOWN = (nfaug.NFAugment, nfaug.Checkpoint, nfaug.Flow, nfaug.ClasswisePCA, nfau
 def modules() -> list[str]:
     """The modules whose source has an example."""
     found = []
-    for path in sorted((ROOT / "nfaug").rglob("*.py")):
+    for path in sorted((ROOT / "src/nfaug").rglob("*.py")):
         if ">>> " in path.read_text(encoding="utf-8"):
             parts = path.relative_to(ROOT).with_suffix("").parts
             found.append(".".join(name for name in parts if name != "__init__"))

@@ -14,7 +14,7 @@ from nfaug.flows.config import BACKBONES
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-PACKAGES = sorted({path.parent for path in (ROOT / "nfaug").rglob("*.py")})
+PACKAGES = sorted({path.parent for path in (ROOT / "src/nfaug").rglob("*.py")})
 MOST_MODULES = 14
 BREAKS = 76  # that were found so far
 NO_INPUT = {53}  # sentences of `nfaug compare` that mislead
@@ -37,7 +37,7 @@ def paths(text: str) -> list[str]:
 
 def test_only_entry_points_lie_outside_of_packages() -> None:
     allowed = {"__init__", "__main__", "cli", "fitting"}
-    assert {path.stem for path in (ROOT / "nfaug").glob("*.py")} <= allowed
+    assert {path.stem for path in (ROOT / "src/nfaug").glob("*.py")} <= allowed
 
 
 def test_packages_are_small_and_documented() -> None:
@@ -52,7 +52,7 @@ def test_entries_of_the_registries_can_be_chosen_by_name() -> None:
     for name, backbone in BACKBONES.items():
         assert issubclass(backbone, Backbone)
         assert backbone.name == name
-        assert Path(inspect.getfile(backbone)).parent == ROOT / "nfaug/flows"
+        assert Path(inspect.getfile(backbone)).parent == ROOT / "src/nfaug/flows"
     for kind, prior in PRIORS.items():
         assert isinstance(prior, Prior)
         assert PriorSettings(kind=kind).entry is prior
@@ -74,7 +74,7 @@ def test_paths_in_contributing_exist() -> None:
     table = CONTRIBUTING.partition("| package | contents |")[2].partition("\n\n")[0]
     rooms = {path.rstrip("/") for path in paths(table)}
     assert {
-        str(path.relative_to(ROOT)) for path in PACKAGES if path.parent == ROOT / "nfaug"
+        str(path.relative_to(ROOT)) for path in PACKAGES if path.parent == ROOT / "src/nfaug"
     } <= rooms
 
 

@@ -30,7 +30,7 @@ def test_it_runs_without_an_installation(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     shape, file = ran.stdout.splitlines()
     assert shape == "torch.Size([4, 3, 32, 32])"
-    assert Path(file).resolve() == ROOT / "nfaug" / "__init__.py"
+    assert Path(file).resolve() == ROOT / "src/nfaug" / "__init__.py"
 
 
 def test_the_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:

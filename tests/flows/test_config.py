@@ -70,7 +70,7 @@ def test_the_record_of_a_configuration(config: FlowConfig) -> None:
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "rgb32", "pixels"])
 def test_records_of_the_bundled_flows(name: str) -> None:
-    values = json.loads((ROOT / "nfaug/builtin" / name / "config.json").read_text())["flow"]
+    values = json.loads((ROOT / "src/nfaug/builtin" / name / "config.json").read_text())["flow"]
     config = FlowConfig.from_dict(values)
     if name == "pixels":  # the first version wrote the settings of "mef" for "identity" too
         assert config == FlowConfig(3, (32, 32), Identity())

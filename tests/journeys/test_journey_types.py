@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -28,7 +29,7 @@ print(nfaug.__file__)
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what an install needs, in a folder that is called as the package is."""
     folder = tmp_path_factory.mktemp("home") / "nfaug"
-    shutil.copytree(ROOT / "nfaug", folder / "nfaug")
+    shutil.copytree(ROOT / "src/nfaug", folder / "src/nfaug")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     return folder
@@ -56,9 +57,20 @@ def test_wrong_lines_are_found(interpreter: Path, tmp_path: Path) -> None:
     assert found == expected, ran.stdout + ran.stderr
 
 
-def test_nothing_else_of_the_clone_is_a_package() -> None:
-    """The clone is on the path: its packages would hide folders of a user's project."""
-    assert [path.parent.name for path in ROOT.glob("*/__init__.py")] == ["nfaug"]
+def test_only_nfaug_lies_on_the_path() -> None:
+    """A package called training or hub would hide a folder of that name in a user's project."""
+    folders = {path.name for path in (ROOT / "src").iterdir()}
+    assert folders - {"nfaug.egg-info"} == {"nfaug"}
+
+
+@pytest.mark.parametrize("name", ["nfaug", "training", "hub"])
+def test_links_at_the_top_lead_into_the_package(name: str) -> None:
+    """Git on Windows makes a text file of a link, so nothing may need one."""
+    target = "src/nfaug" if name == "nfaug" else f"src/nfaug/{name}"
+    link = ROOT / name
+    written = os.readlink(link) if link.is_symlink() else link.read_text()
+    assert written.strip() == target
+    assert (ROOT / target / "__init__.py").is_file()
 
 
 def test_a_script_beside_the_clone(interpreter: Path, clone: Path) -> None:
@@ -66,4 +78,4 @@ def test_a_script_beside_the_clone(interpreter: Path, clone: Path) -> None:
     script = clone.parent / "script.py"
     script.write_text(IMPORTS)
     ran = subprocess.run([interpreter, script], capture_output=True, text=True)
-    assert ran.stdout.strip() == str(clone / "nfaug" / "__init__.py"), ran.stderr
+    assert ran.stdout.strip() == str(clone / "src/nfaug/__init__.py"), ran.stderr
