@@ -67,7 +67,7 @@ docs: $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/docs-installed)  ## Build the d
 	$(ONE_THREAD) $(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees docs build/site
 
 FASHION := /usr/share/datasets/fashion-mnist
-DEMO_DATA := $(if $(wildcard $(FASHION)),$(FASHION) --test-data $(FASHION) --flow builtin:fashion-mnist,digits)
+DEMO_DATA := $(if $(wildcard $(FASHION)),$(FASHION) --test-data $(FASHION) --checkpoint builtin:fashion-mnist,digits)
 
 demo: $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/train-installed)  ## Does NFA help? nfaug compare on clothes or handwritten digits
 	$(ONE_THREAD) $(BIN)/nfaug compare --data $(DEMO_DATA) --per-class 10 --rivals randaugment \

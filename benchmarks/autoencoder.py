@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"| {name} | {times[0]:.0f} | {times[1]:.0f} |")
     part = dataset.subset(order[: options.bank])
     fitted = nfaug.fit(
-        "builtin:pixels", dataset, autoencoder=options.autoencoder, max_per_class=16, rank=8
+        "builtin:pixels", dataset, autoencoder=options.autoencoder, per_class=16, rank=8
     )
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--flow", nargs="+", default=FLOWS, help="flows with PCA axes")
+    parser.add_argument("--checkpoint", nargs="+", default=FLOWS, help="flows with PCA axes")
     parser.add_argument("--data", nargs="*", default=[], metavar="PATH", help="images")
     parser.add_argument(
         "--split", default="test", help="part of the data; data without splits are read whole"
@@ -42,10 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
     options = parser.parse_args(arguments)
     kinds = 3 * len(options.data) + 5
-    each = max(1, options.count // (len(options.flow) * kinds))
+    each = max(1, options.count // (len(options.checkpoint) * kinds))
     print(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
     total, worst = [0] * (len(COLUMNS) - 2), 0
-    for name in options.flow:
+    for name in options.checkpoint:
         checkpoint = nfaug.load(name)
         generator = torch.Generator().manual_seed(options.seed)
         for kind, images in sources(checkpoint.flow, options, each, generator):

@@ -28,10 +28,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", nargs="+", metavar="NAME=PATH", help="images of classes")
-    parser.add_argument("--flow", nargs="+", default=["builtin:rgb32", "builtin:fashion-mnist"])
+    parser.add_argument(
+        "--checkpoint", nargs="+", default=["builtin:rgb32", "builtin:fashion-mnist"]
+    )
     options = parser.parse_args()
     print(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
-    for flow in options.flow:
+    for flow in options.checkpoint:
         for pair in options.data:
             name, _, path = pair.partition("=")
             print(f"| {flow} | {name} | {' | '.join(figures(flow, path))} |", flush=True)

@@ -31,7 +31,7 @@ from nfaug.classes.gaussians import pairwise_kl
 from nfaug.classes.statistics import ClassStatistics
 from nfaug.data.open import open_dataset
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 
 WEIGHTS = (10, 50, 300, 3333)
 BOUNDS = (0.1, 10.0)
@@ -265,7 +265,7 @@ def fresh_latents(data: str, per_class: int | None) -> tuple[Tensor, Tensor]:
     config = FlowConfig(
         channels=pixels.shape[1],
         image_size=tuple(pixels.shape[2:]),
-        backbone=MefSettings(steps=(4, 4), blocks=(1, 1), width=(32, 32)),
+        backbone=MefConfig(steps=(4, 4), blocks=(1, 1), width=(32, 32)),
     )
     flow = Flow(config)
     flow.initialize((pixels[:500] + torch.rand(pixels[:500].shape)) / 128 - 1)

@@ -38,14 +38,14 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.mef import MatrixExpCoupling, MefSettings
+from nfaug.flows.mef import MatrixExpCoupling, MefConfig
 
 SIZES = {
     "cifar": FlowConfig(),
     "small": FlowConfig(
         channels=1,
         image_size=(32, 32),
-        backbone=MefSettings(steps=(4, 4), blocks=(1, 1), width=(32, 32)),
+        backbone=MefConfig(steps=(4, 4), blocks=(1, 1), width=(32, 32)),
     ),
 }
 

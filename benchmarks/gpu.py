@@ -36,9 +36,9 @@ import nfaug
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import make_bank
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 
-TINY = FlowConfig(3, (8, 8), MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)))
+TINY = FlowConfig(3, (8, 8), MefConfig(steps=(1, 1), blocks=(1, 1), width=(8, 8)))
 
 
 def pictures(count: int, size: int, device: str) -> tuple[Tensor, Tensor]:

@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from where import table
 
 from nfaug.compare.classifier import Classifier
+from nfaug.compare.config import PIXELS, CompareConfig
 from nfaug.compare.report import Cells
 from nfaug.compare.run import bank_of
-from nfaug.compare.settings import PIXELS, CompareSettings
 from nfaug.compare.transforms import transform_of
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
@@ -59,7 +59,7 @@ def train(row: set[str], data: Any, test: Any, seed: int, args: argparse.Namespa
     kept = kept.subset(torch.cat([r[: args.few] if y in rare else r for y, r in enumerate(rows)]))
     images, labels = to_tensors(kept, progress=False)
     counts = torch.bincount(labels).float()
-    settings = CompareSettings(lr=args.lr, steps=args.steps, device="cpu")
+    settings = CompareConfig(lr=args.lr, steps=args.steps, device="cpu")
     weights, filled = len(labels) / classes / counts, 1 - counts / counts.max()
     bank = bank_of(PIXELS, kept, settings, seed) if "nfa" in row else images[:, None]
     classifier = Classifier(settings, images.shape[1:], classes, seed)

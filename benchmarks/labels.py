@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nfaug.compare.classifier import Classifier
+from nfaug.compare.config import PIXELS, CompareConfig
 from nfaug.compare.run import bank_of
-from nfaug.compare.settings import PIXELS, CompareSettings
 from nfaug.compare.transforms import transform_of
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
@@ -50,12 +50,12 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=16)
     parser.add_argument("--variants", type=int, default=4)
     parser.add_argument("--autoencoder")
-    parser.add_argument("--flow", help="a checkpoint of a flow, such as one on latents")
+    parser.add_argument("--checkpoint", help="a checkpoint of a flow, such as one on latents")
     args = parser.parse_args()
     data = open_dataset(args.data, image_size=args.image_size)
     images, labels = to_tensors(data)
     test = to_tensors(open_dataset(args.test_data, image_size=args.image_size))
-    settings = CompareSettings(
+    settings = CompareConfig(
         network=args.network, weights=args.weights, steps=args.steps, variants=args.variants
     )
     classifier = Classifier(settings, images.shape[1:], len(data.classes), 0)
@@ -69,8 +69,8 @@ def main() -> None:
     ways = {"pixels": (PIXELS, None)}
     if args.autoencoder:
         ways["latents"] = (PIXELS, args.autoencoder)
-    if args.flow:
-        ways["flow"] = (args.flow, args.autoencoder)
+    if args.checkpoint:
+        ways["flow"] = (args.checkpoint, args.autoencoder)
     print("| | keep the class, % | to their image | to the nearest other image |")
     print("|---|---|---|---|")
     for name, (flow, autoencoder) in ways.items():

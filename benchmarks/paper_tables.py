@@ -43,9 +43,9 @@ from nfaug.classes.priors import GradientDescentConfig
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import to_tensors
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 from nfaug.training import TrainConfig, train
-from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, PriorConfig
+from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, TrainPriorConfig
 from nfaug.training.metrics import evaluate
 
 RESULTS = Path(__file__).parent / "results"
@@ -60,7 +60,7 @@ class Setting:
     """A row of a table: label, kind of gaussians, and the figures of the paper."""
 
     label: str
-    prior: PriorConfig
+    prior: TrainPriorConfig
     paper: str
 
     @property
@@ -74,16 +74,16 @@ class Setting:
         return self.prior.kind
 
 
-def fixed_point(fit: str, weight: float) -> PriorConfig:
-    return PriorConfig(kind="fpi", fixed_point=FixedPointConfig(fit=fit, kld_weight=weight))
+def fixed_point(fit: str, weight: float) -> TrainPriorConfig:
+    return TrainPriorConfig(kind="fpi", fixed_point=FixedPointConfig(fit=fit, kld_weight=weight))
 
 
-def descent(policy: str) -> PriorConfig:
+def descent(policy: str) -> TrainPriorConfig:
     settings = GradientDescentConfig(fit="both", kld_weight=3333.0, policy=policy)
-    return PriorConfig(kind="gradient", gradient=settings)
+    return TrainPriorConfig(kind="gradient", gradient=settings)
 
 
-DATA = PriorConfig(kind="data")
+DATA = TrainPriorConfig(kind="data")
 MEANS, BOTH = fixed_point("means", 3333.0), fixed_point("both", 3333.0)
 # Covariances alone (d = 1,024): with the released rule, some variances diverge at weights of 1,000
 # and above. At 300 it depends on the flow; the CSV has a column for convergence.
@@ -138,7 +138,7 @@ def run_cells(args: argparse.Namespace) -> None:
     for number, (seed, setting) in enumerate(cells, 1):
         dataset = open_dataset(args.data, per_class=args.per_class, seed=seed)
         started = time.monotonic()
-        result = train(dataset, config(args, setting.prior, seed), progress=False)
+        result = train(dataset, config=config(args, setting.prior, seed), progress=False)
         minutes = (time.monotonic() - started) / 60
         flow, gaussians = result.checkpoint.flow, result.checkpoint.gaussians
         figures = evaluate(flow, gaussians, MemoryBatches(*test))
@@ -171,7 +171,7 @@ def run_cells(args: argparse.Namespace) -> None:
         print(f"{number}/{len(cells)}: {row}", flush=True)
 
 
-def config(args: argparse.Namespace, prior: PriorConfig, seed: int) -> TrainConfig:
+def config(args: argparse.Namespace, prior: TrainPriorConfig, seed: int) -> TrainConfig:
     padded = None if args.padded is None else (args.padded, args.padded)
     return TrainConfig(
         epochs=args.epochs,
@@ -180,11 +180,11 @@ def config(args: argparse.Namespace, prior: PriorConfig, seed: int) -> TrainConf
         seed=seed,
         device="cpu",
         eval_every=10**6,
-        flow=MefSettings(padded_size=padded, steps=(4, 4), blocks=(1, 1), width=(32, 32)),
-        dataset=DataConfig(val_fraction=0.0),
+        flow=MefConfig(padded_size=padded, steps=(4, 4), blocks=(1, 1), width=(32, 32)),
+        dataset=DataConfig(test_fraction=0.0),
         prior=prior,
         optim=OptimConfig(warmup_steps=50),
-        pca=PCAConfig(rank=8, max_per_class=16),
+        pca=PCAConfig(rank=8, per_class=16),
     )
 
 

@@ -4,7 +4,7 @@
         --autoencoder taef2.safetensors --out sheet.jpg
 
 Columns: the image; its reconstruction by the autoencoder; then --variants of each way, in pixels
-and on latents, along axes and by regions, and with --flow, a checkpoint on the same latents. Axes
+and on latents, along axes and by regions, and with --checkpoint, a flow on the same latents. Axes
 are fitted to --per-class images of each class. Of each class the first image of the data is shown.
 """
 
@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 import nfaug
+from nfaug.augment.config import MixConfig
 from nfaug.augment.pixels import to_pil
-from nfaug.augment.settings import MixSettings
 from nfaug.data.images import LabelledImages, split_per_class, to_tensors
 from nfaug.data.open import open_dataset, wrap_dataset
 from nfaug.fitting import fit
@@ -32,8 +32,8 @@ def variants(
     checkpoint: nfaug.Checkpoint, mix: str, images: LabelledImages, args: argparse.Namespace
 ) -> list[Tensor]:
     """For each class, variants (V, C, H, W) of its first image."""
-    settings = MixSettings(p=1.0, mix=mix, strength=args.strength)
-    nfa = nfaug.NFAugment(checkpoint, settings=settings)
+    settings = MixConfig(p=1.0, mix=mix, strength=args.strength)
+    nfa = nfaug.NFAugment(checkpoint, config=settings)
     generators = [torch.Generator().manual_seed(args.seed + n) for n in range(args.variants)]
     made = torch.stack([*nfa.variants(*to_tensors(images), generators)], 1)
     firsts = [int((images.targets == y).nonzero()[0]) for y in range(len(images.classes))]
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--variants", type=int, default=3)
     parser.add_argument("--strength", type=float, default=1.0)
     parser.add_argument("--autoencoder")
-    parser.add_argument("--flow", help="a checkpoint of a flow on the autoencoder's latents")
+    parser.add_argument("--checkpoint", help="a checkpoint of a flow on the autoencoder's latents")
     parser.add_argument("--ways", nargs="+", default=["axis", "regions"])
     parser.add_argument("--columns", nargs="+", help='titles to draw, such as "latents, regions"')
     parser.add_argument("--seed", type=int, default=0)
@@ -71,8 +71,8 @@ def main() -> None:
         )
         flow = bases["latents"].flow
         decoded = [*flow.decode(flow.encode(firsts)[0])[:, None]]
-    if args.flow:
-        bases["flow on latents"] = fit(args.flow, images, autoencoder=args.autoencoder)
+    if args.checkpoint:
+        bases["flow on latents"] = fit(args.checkpoint, images, autoencoder=args.autoencoder)
     for base, checkpoint in bases.items():
         if base == "latents":
             columns["decoded"] = decoded

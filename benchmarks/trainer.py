@@ -30,8 +30,8 @@ from torch.utils.data import TensorDataset
 from nfaug.data.batches import LoaderBatches
 from nfaug.data.open import open_dataset, wrap_dataset
 from nfaug.flows.flow import Flow, FlowConfig, Recompute
-from nfaug.flows.mef import MefSettings
-from nfaug.training.config import DataConfig, PriorConfig, TrainConfig
+from nfaug.flows.mef import MefConfig
+from nfaug.training.config import DataConfig, TrainConfig, TrainPriorConfig
 from nfaug.training.context import open_context
 from nfaug.training.distributed import Processes, draw_noise, shared_batches
 from nfaug.training.loop import FlowLoss, Loop
@@ -52,9 +52,9 @@ def loop_overhead(rounds: int, steps: int) -> None:
         batch_size=BATCH,
         lr=1e-5,
         device="cpu",
-        flow=MefSettings(steps=(4, 4), blocks=(1, 1), width=(32, 32)),
-        dataset=DataConfig(val_fraction=0),
-        prior=PriorConfig(kind="data", statistics_images=2000),
+        flow=MefConfig(steps=(4, 4), blocks=(1, 1), width=(32, 32)),
+        dataset=DataConfig(test_fraction=0),
+        prior=TrainPriorConfig(kind="data", statistics_images=2000),
     )
     data = wrap_dataset(TensorDataset(images.to(torch.uint8), labels))
     context = open_context(data, config, Processes("cpu"), progress=False)

@@ -25,7 +25,7 @@ MALLOC_MMAP_THRESHOLD_=4294967296 make glibc keep freed memory; by default, a ca
 for memory that earlier calls freed. The committed results/training_overhead.md has both.
 
 Images are random (or from --data, a folder of class folders). The flow is small and untrained (or
---flow), since time does not depend on training.
+--checkpoint), since time does not depend on training.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ import nfaug
 from nfaug import Flow, FlowConfig, NFAugment
 from nfaug.bank import BankDataset, make_bank
 from nfaug.data.open import open_dataset
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 from nfaug.integrations.timm import NFALoader
 
 SMALL = FlowConfig(
-    image_size=(32, 32), backbone=MefSettings(steps=(4, 4), blocks=(1, 1), width=(32, 32))
+    image_size=(32, 32), backbone=MefConfig(steps=(4, 4), blocks=(1, 1), width=(32, 32))
 )
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 ARMS = ("none", "randaugment", "mixup", "bank", "nfa")
@@ -64,7 +64,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, help="a folder of class folders of images")
-    parser.add_argument("--flow", help="a fitted checkpoint instead of an untrained flow")
+    parser.add_argument("--checkpoint", help="a fitted checkpoint instead of an untrained flow")
     parser.add_argument("--images", type=int, default=2000, help="random images, without --data")
     parser.add_argument("--classes", type=int, default=10, help="classes of the random images")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
@@ -95,8 +95,8 @@ def draw_images(folder: Path, count: int, classes: int) -> Path:
 
 
 def fitted(args: argparse.Namespace, data: Path, config: FlowConfig) -> Any:
-    if args.flow:
-        return nfaug.load(args.flow)
+    if args.checkpoint:
+        return nfaug.load(args.checkpoint)
     torch.manual_seed(0)
     images = open_dataset(str(data), image_size=32, channels=3)
     return nfaug.fit(Flow(config), images, progress=False)
@@ -236,7 +236,7 @@ def online(args: argparse.Namespace, data: Path) -> None:
         milliseconds = 1e3 * statistics.median(values)
         rows.append((name, f"{milliseconds:.1f}", *compared(values, base)))
     show(("call", "ms", "ratio", "95% interval"), rows)
-    name = "the paper's CIFAR flow" if args.paper else args.flow or "small flow"
+    name = "the paper's CIFAR flow" if args.paper else args.checkpoint or "small flow"
     pca = checkpoint.pca
     print(
         f"\n{name}, batch {batch}, {pca.num_classes} classes with {pca.rank} axes, {args.rounds} "

@@ -28,9 +28,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from nfaug.compare.classifier import Classifier
+from nfaug.compare.config import PIXELS, CompareConfig
 from nfaug.compare.report import Cell, Cells, gain_of
 from nfaug.compare.run import bank_of
-from nfaug.compare.settings import PIXELS, CompareSettings
 from nfaug.compare.transforms import spec_augment, transform_of
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
@@ -90,14 +90,14 @@ class Study:
         self.test = to_tensors(open_dataset(args.test_data, image_size=size, channels=channels))
         self.bank = functools.lru_cache(8)(self.make_bank)
         self.chosen_on = min(1000, len(self.pool) - args.per_class * len(self.pool.classes))
-        self.settings = CompareSettings(network=args.network, weights=args.weights, device="cpu")
+        self.settings = CompareConfig(network=args.network, weights=args.weights, device="cpu")
 
     def make_bank(self, nfa: str, seed: int) -> Tensor:
         (flow, mix), size = MIXES[nfa], self.args.image_size
         latents = self.args.autoencoder if "autoencoder" in flow else None
         data = open_dataset(self.args.data, image_size=self.args.latents_of if latents else size)
         few = split_per_class(data, self.args.per_class, seed)[0]
-        flow = self.args.flow if "flow" in flow else PIXELS
+        flow = self.args.checkpoint if "flow" in flow else PIXELS
         bank = bank_of(flow, few, self.settings, seed, latents, mix=mix)
         return F.resize(bank.flatten(0, 1), [size, size]).unflatten(0, bank.shape[:2])
 
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=10)
     parser.add_argument("--network", default="small-cnn")
     parser.add_argument("--weights", help="pretrained weights, to be fine-tuned")
-    parser.add_argument("--flow", help="a flow of these images, trained without labels")
+    parser.add_argument("--checkpoint", help="a flow of these images, trained without labels")
     parser.add_argument("--autoencoder", help="for NFA on latents")
     parser.add_argument("--latents-of", type=int, default=64, help="pixels that it encodes")
     parser.add_argument("--lr", type=float, nargs="+", default=[0.05, 0.1, 0.2])

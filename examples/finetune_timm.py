@@ -1,6 +1,6 @@
 """Fine-tune any timm model on an image folder with NFA (the paper's Table 6 settings).
 
-    python examples/finetune_timm.py DATA --nfa FLOW_DIR_OR_REPO \\
+    python examples/finetune_timm.py DATA --checkpoint FLOW_DIR_OR_REPO \\
         --model eva02_base_patch14_448.mim_in22k_ft_in22k_in1k
 
 DATA holds train/ and val/ with one folder per class. The flow must be fitted to these classes
@@ -27,7 +27,7 @@ from nfaug.integrations.timm import NFALoader, format_stats
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="folder with train/ and val/")
-    parser.add_argument("--nfa", required=True, help="flow: a directory or a Hub repository")
+    parser.add_argument("--checkpoint", required=True, help="a directory or a Hub repository")
     parser.add_argument("--nfa-prob", type=float, default=0.5, help="share of images to augment")
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--img-size", type=int, help="pixels (default: of the model)")
@@ -67,7 +67,7 @@ def top1(model, loader, device) -> float:
 def main() -> None:
     args = parse()
     device = torch.device(args.device)
-    nfa = NFAugment.from_pretrained(args.nfa, p=args.nfa_prob)
+    nfa = NFAugment.from_pretrained(args.checkpoint, p=args.nfa_prob)
     fixed = getattr(timm.get_pretrained_cfg(args.model), "fixed_input_size", False)
     size = {"img_size": args.img_size} if args.img_size and fixed else {}  # others take any size
     model = timm.create_model(

@@ -24,7 +24,9 @@ from nfaug.hub import push_to_hub
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", help="a folder with one sub-folder per class")
-    parser.add_argument("--flow", default="builtin:rgb32", help="directory, repository or builtin:")
+    parser.add_argument(
+        "--checkpoint", default="builtin:rgb32", help="directory, repository or builtin:"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rank", type=int, default=64, help="axes per class")
     parser.add_argument("--push", metavar="OWNER/NAME", help="Hub repository to push to")
@@ -33,7 +35,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    fitted = nfaug.fit(args.flow, args.images, rank=args.rank)
+    fitted = nfaug.fit(args.checkpoint, args.images, rank=args.rank)
     fitted.save(args.out, overwrite=True)
 
     nfa = nfaug.NFAugment.from_pretrained(args.out, p=0.5)

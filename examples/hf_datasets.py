@@ -1,6 +1,6 @@
 """NFA on a Hugging Face `Dataset`, trained with the Trainer.
 
-    python examples/hf_datasets.py DATA --nfa FLOW_DIR_OR_REPO --where collator
+    python examples/hf_datasets.py DATA --checkpoint FLOW_DIR_OR_REPO --where collator
 
 DATA holds train/ and test/ with one folder per class. The flow must be fitted to these classes
 (nfaug fit). `collator` runs NFA in a data collator; the Trainer collates evaluation batches with it
@@ -55,7 +55,7 @@ def accuracy(predictions):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="folder with train/ and test/")
-    parser.add_argument("--nfa", required=True, help="flow: a directory or a Hub repository")
+    parser.add_argument("--checkpoint", required=True, help="a directory or a Hub repository")
     parser.add_argument("--where", choices=["collator", "transform"], default="collator")
     parser.add_argument("--out", default="hf_datasets_out", help="output folder of the Trainer")
     parser.add_argument("--img-size", type=int, default=224)
@@ -63,7 +63,7 @@ def main() -> None:
     args = parser.parse_args()
 
     data = load_dataset("imagefolder", data_dir=args.data)
-    nfa = NFAugment.from_pretrained(args.nfa, p=0.5)
+    nfa = NFAugment.from_pretrained(args.checkpoint, p=0.5)
     nfa.check_classes(data["train"])
     size = (args.img_size, args.img_size)
     read = v2.Compose([v2.RGB(), v2.ToImage(), v2.Resize(size), v2.ToDtype(torch.float32, True)])
@@ -85,7 +85,7 @@ def main() -> None:
     )  # fmt: skip
     model = ResNetForImageClassification(  # ResNet-18, without a download
         ResNetConfig(layer_type="basic", depths=[2] * 4, hidden_sizes=[64, 128, 256, 512],
-                     num_labels=len(nfa.class_names))
+                     num_labels=len(nfa.classes))
     )  # fmt: skip
     trainer = Trainer(
         model, settings, NFACollator(nfa if in_collator else None), data["train"], data["test"],

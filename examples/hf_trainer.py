@@ -1,6 +1,6 @@
 """NFA in the Hugging Face Trainer: a dictionary batch with `pixel_values` and `labels`.
 
-    python examples/hf_trainer.py DATA --nfa FLOW_DIR_OR_REPO
+    python examples/hf_trainer.py DATA --checkpoint FLOW_DIR_OR_REPO
 
 DATA holds one folder per class. The flow must be fitted to these classes (nfaug fit). `NFAugment`
 takes the dictionary that the Trainer passes to `compute_loss`, on the device, and returns a
@@ -58,7 +58,7 @@ def collate(batch):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="folder of class folders")
-    parser.add_argument("--nfa", required=True, help="flow: a directory or a Hub repository")
+    parser.add_argument("--checkpoint", required=True, help="a directory or a Hub repository")
     parser.add_argument("--out", default="hf_trainer_out", help="output folder of the Trainer")
     parser.add_argument("--img-size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=3)
@@ -68,7 +68,7 @@ def main() -> None:
     size = (args.img_size, args.img_size)
     steps = [v2.ToImage(), v2.Resize(size), v2.ToDtype(torch.float32, scale=True)]
     dataset = ImageFolder(args.data, v2.Compose([*steps, v2.Normalize(MEAN, STD)]))
-    nfa = NFAugment.from_pretrained(args.nfa, p=0.5, mean=MEAN, std=STD)
+    nfa = NFAugment.from_pretrained(args.checkpoint, p=0.5, mean=MEAN, std=STD)
     nfa.check_classes(dataset)
     settings = TrainingArguments(
         output_dir=args.out,

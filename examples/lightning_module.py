@@ -1,6 +1,6 @@
 """NFA in a LightningModule: on the device, after the batch transfer, in training only.
 
-    python examples/lightning_module.py DATA --nfa FLOW_DIR_OR_REPO
+    python examples/lightning_module.py DATA --checkpoint FLOW_DIR_OR_REPO
 
 DATA holds one folder per class. The flow must be fitted to these classes (nfaug fit). NFA is a
 sub-module, but its tensors are not among the module's parameters, checkpoints or optimiser state.
@@ -44,7 +44,7 @@ class Classifier(lightning.LightningModule):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="folder of class folders")
-    parser.add_argument("--nfa", required=True, help="flow: a directory or a Hub repository")
+    parser.add_argument("--checkpoint", required=True, help="a directory or a Hub repository")
     parser.add_argument("--img-size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -54,7 +54,7 @@ def main() -> None:
     size = (args.img_size, args.img_size)
     steps = [v2.ToImage(), v2.Resize(size), v2.ToDtype(torch.float32, scale=True)]
     dataset = ImageFolder(args.data, v2.Compose(steps))
-    nfa = NFAugment.from_pretrained(args.nfa, p=0.5)
+    nfa = NFAugment.from_pretrained(args.checkpoint, p=0.5)
     nfa.check_classes(dataset)
     loader = DataLoader(dataset, args.batch_size, shuffle=True, num_workers=args.workers)
     trainer = lightning.Trainer(

@@ -1,7 +1,8 @@
 """Make a residual bank on a Ray cluster: each actor keeps the flow and makes shards of the bank.
 
     pip install 'nfaug[ray]'
-    python examples/ray_bank.py --flow my-flow --data my-images --out my-bank --shards 8 --actors 2
+    python examples/ray_bank.py --checkpoint my-flow --data my-images --out my-bank \
+        --shards 8 --actors 2
 
 Shards that are complete are not made again, so the same command continues. It prints the whole
 bank, such as: Bank('my-bank', 1281167 images, 4 residuals each). With the same number of threads
@@ -28,7 +29,7 @@ class ShardMaker:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         # Ray shows each actor the GPUs that are reserved for it.
-        self.checkpoint = nfaug.load(args.flow).to("cuda" if args.gpus else "cpu")
+        self.checkpoint = nfaug.load(args.checkpoint).to("cuda" if args.gpus else "cpu")
         codec = self.checkpoint.flow.codec
         self.data = open_dataset(args.data, image_size=codec.image_size, channels=codec.channels)
 
@@ -46,7 +47,7 @@ class ShardMaker:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--flow", required=True)
+    parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--data", required=True, help="a path that every node can read")
     parser.add_argument("--out", required=True, help="a path that every node can write to")
     parser.add_argument("--variants", type=int, default=4)

@@ -1,11 +1,12 @@
 """ResNet-18 on CIFAR-10 with the paper's settings and NFA before crop and flip.
 
     nfaug train --data torch/cifar10 --dataset.download true --augmentation.hflip true --out flow
-    python examples/resnet18_cifar10.py torch/cifar10 --nfa flow
+    python examples/resnet18_cifar10.py torch/cifar10 --checkpoint flow
 
 SGD with momentum 0.9 and weight decay 5e-4, a one-cycle schedule up to 0.1, batches of 100, 30
-epochs. The data can be anything that `nfaug train --data` takes. Without --nfa, the run is the same
-without NFA. It prints "epoch 1: loss 1.523, top-1 52.4%" for each epoch, then NFA's counters.
+epochs. The data can be anything that `nfaug train --data` takes. Without --checkpoint, the run is
+the same without NFA. It prints "epoch 1: loss 1.523, top-1 52.4%" for each epoch, then NFA's
+counters.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from nfaug import NFAugment, open_dataset
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="torch/cifar10, an image folder, a tar of one, ...")
-    parser.add_argument("--nfa", help="flow: a directory, a Hub repository or builtin:NAME")
+    parser.add_argument("--checkpoint", help="a directory, a Hub repository or builtin:NAME")
     parser.add_argument("--nfa-prob", type=float, default=0.5)
     parser.add_argument("--test-split", default="test")
     parser.add_argument("--img-size", type=int, default=32)
@@ -57,7 +58,7 @@ def main() -> None:
     )
     test_loader = DataLoader(test, 500, num_workers=args.workers)
 
-    nfa = NFAugment.from_pretrained(args.nfa, p=args.nfa_prob) if args.nfa else None
+    nfa = NFAugment.from_pretrained(args.checkpoint, p=args.nfa_prob) if args.checkpoint else None
     if nfa is not None:
         nfa.check_classes(train)
     shift = v2.Compose([v2.RandomCrop(args.img_size, padding=4), v2.RandomHorizontalFlip()])

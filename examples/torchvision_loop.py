@@ -1,6 +1,6 @@
 """NFA in torchvision's reference training loop: two lines, before MixUp and CutMix.
 
-    python examples/torchvision_loop.py DATA --nfa FLOW_DIR_OR_REPO
+    python examples/torchvision_loop.py DATA --checkpoint FLOW_DIR_OR_REPO
 
 DATA holds train/ and val/ with one folder per class. The flow must be fitted to these classes
 (nfaug fit). It prints "epoch 1: loss 2.013, top-1 31.5%" for each epoch, then NFA's counters,
@@ -27,7 +27,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with train/ and val/")
-    parser.add_argument("--nfa", required=True, help="flow: a directory or a Hub repository")
+    parser.add_argument("--checkpoint", required=True, help="a directory or a Hub repository")
     parser.add_argument("--img-size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -47,7 +47,7 @@ def main() -> None:
     train_loader = DataLoader(train, args.batch_size, shuffle=True, num_workers=args.workers)
     val_loader = DataLoader(val, args.batch_size, num_workers=args.workers)
 
-    nfa = NFAugment.from_pretrained(args.nfa, p=0.5, mean=MEAN, std=STD)  # line 1
+    nfa = NFAugment.from_pretrained(args.checkpoint, p=0.5, mean=MEAN, std=STD)  # line 1
     nfa.check_classes(train)
     mix = v2.RandomChoice([v2.MixUp(num_classes=len(train.classes)),
                            v2.CutMix(num_classes=len(train.classes))])  # fmt: skip

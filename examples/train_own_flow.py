@@ -51,11 +51,11 @@ def main() -> None:
             blocks=(1,) * args.levels,
             width=(args.width,) * args.levels,
         ),
-        dataset=replace(default.dataset, val_fraction=0.05),
+        dataset=replace(default.dataset, test_fraction=0.05),
         pca=replace(default.pca, rank=min(64, fewest - 1)),  # N images have N - 1 axes
         augmentation=replace(default.augmentation, hflip=True),
     )
-    result = train(images, config, folder=args.out)
+    result = train(images, config=config, out=args.out)
     result.checkpoint.save(args.out, overwrite=True)
 
     nfa = nfaug.NFAugment(nfaug.load(args.out), p=1.0)

@@ -1,6 +1,6 @@
 """Convert weights of the paper's released implementation to a checkpoint directory.
 
-    python scripts/convert_released.py released.safetensors DIR --class-names cat dog
+    python scripts/convert_released.py released.safetensors DIR --classes cat dog
 
 The released files are pickles, which this package never reads. Export the weights first, where the
 released code and Lightning are installed:
@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nfaug import Checkpoint, ClassGaussians, Flow, FlowConfig, MefSettings
+from nfaug import Checkpoint, ClassGaussians, Flow, FlowConfig, MefConfig
 from nfaug.checkpoint.checkpoint import CheckpointConfig
 from nfaug.io.tensors import read_tensors
 
@@ -62,7 +62,7 @@ def infer_config(weights: Mapping[str, Tensor]) -> FlowConfig:
             low[n] = (out // n - 1) // 2
     channels, height, broad = weights["blocks.0.0.actnorm.scale"].shape
     low_rank = {"low_rank_above": min(low) - 1, "rank": min(low.values())} if low else {}
-    backbone = MefSettings(
+    backbone = MefConfig(
         steps=tuple(steps[str(level)] for level in range(len(steps))),
         blocks=tuple(blocks),
         width=tuple(width),
@@ -89,10 +89,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("file", type=Path, help="the exported .safetensors file")
     parser.add_argument("out", type=Path, help="the checkpoint directory to write")
-    parser.add_argument("--class-names", nargs="*", help="names in label order")
+    parser.add_argument("--classes", nargs="*", help="names in label order")
     args = parser.parse_args()
     flow, gaussians = convert_state(read_tensors(args.file))
-    names = args.class_names or [str(y) for y in range(gaussians.num_classes if gaussians else 0)]
+    names = args.classes or [str(y) for y in range(gaussians.num_classes if gaussians else 0)]
     made = {"kind": "released"} if gaussians else {}
     config = CheckpointConfig(flow.config, tuple(names), gaussians=made)
     print(Checkpoint(flow, config, gaussians).save(args.out))

@@ -18,9 +18,9 @@ from torch import Tensor
 from nfaug.checkpoint.checkpoint import Checkpoint, load
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 from nfaug.training import TrainConfig, TrainResult, train
-from nfaug.training.config import OptimConfig, PCAConfig, PriorConfig
+from nfaug.training.config import OptimConfig, PCAConfig, TrainPriorConfig
 
 __all__ = ["hub", "made", "mine", "pushed"]
 
@@ -40,8 +40,8 @@ def tiny_config() -> TrainConfig:
     return TrainConfig(
         epochs=2,
         batch_size=12,
-        flow=MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
-        prior=PriorConfig(fixed_point=FixedPointConfig(kld_weight=20.0)),
+        flow=MefConfig(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
+        prior=TrainPriorConfig(fixed_point=FixedPointConfig(kld_weight=20.0)),
         optim=OptimConfig(warmup_steps=2),
         pca=PCAConfig(rank=4),
     )
@@ -50,7 +50,7 @@ def tiny_config() -> TrainConfig:
 @pytest.fixture(scope="session")
 def tiny_result(tiny_images: TensorImages, tiny_config: TrainConfig) -> TrainResult:
     """What training returns. Read only."""
-    return train(tiny_images, tiny_config, progress=False)
+    return train(tiny_images, config=tiny_config, progress=False)
 
 
 @pytest.fixture(scope="session")

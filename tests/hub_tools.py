@@ -305,7 +305,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gaussians = ClassGaussians(means, torch.ones_like(means), found.pca.counts.clone())
     config = CheckpointConfig(
         found.flow.config,
-        class_names=NAMES,
+        classes=NAMES,
         training={"images": 120, "epochs": 3, "lr": 0.01},
         metrics={"bits_per_dim": 3.25, "nf_acc": 0.75, "exact": 1.0, "on": "24 held-out images"},
     )

@@ -17,7 +17,7 @@ from nfaug.data.images import LabelledImages
 from nfaug.data.preprocess import Preprocess
 from nfaug.data.readers import ArrayReader
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 
 CLASSES = 3
 NAMES = ("cat", "dog", "eel")
@@ -26,7 +26,7 @@ SIZE = (8, 8)
 
 @dataclasses.dataclass
 class Config:
-    class_names: tuple[str, ...]
+    classes: tuple[str, ...]
 
 
 @dataclasses.dataclass
@@ -96,7 +96,7 @@ def tiny_flow(channels: int = 3) -> Flow:
     config = FlowConfig(
         channels=channels,
         image_size=SIZE,
-        backbone=MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
+        backbone=MefConfig(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -28,9 +28,9 @@ from nfaug.data.augmentation import FlowAugmentation
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.decode import ImageDecodeError
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 from nfaug.training import RunStopped, TrainConfig, TrainResult, loop, train
-from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, PriorConfig
+from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, TrainPriorConfig
 from nfaug.training.distributed import Processes
 from nfaug.training.metrics import class_statistics
 
@@ -40,9 +40,9 @@ CONFIG = TrainConfig(
     lr=2e-3,
     trackers=(),
     pictures_every=0,
-    flow=MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
-    dataset=DataConfig(val_fraction=0.2),
-    prior=PriorConfig(fixed_point=FixedPointConfig(kld_weight=20.0)),
+    flow=MefConfig(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
+    dataset=DataConfig(test_fraction=0.2),
+    prior=TrainPriorConfig(fixed_point=FixedPointConfig(kld_weight=20.0)),
     optim=OptimConfig(warmup_steps=5, recompute="steps"),
     pca=PCAConfig(rank=4),
     augmentation=FlowAugmentation(hflip=True, pad_crop=1),
@@ -96,7 +96,7 @@ def statistics() -> dict[str, Tensor]:
     config = FlowConfig(
         channels=1,
         image_size=(8, 8),
-        backbone=MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
+        backbone=MefConfig(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
     )
     stats = class_statistics(
         Flow(config),
@@ -115,7 +115,7 @@ def statistics() -> dict[str, Tensor]:
 
 
 def job_train(out: Path, rank: int) -> int:
-    save_file(tensors_of(train(images(), CONFIG, progress=False)), out / f"train-{rank}.st")
+    save_file(tensors_of(train(images(), config=CONFIG, progress=False)), out / f"train-{rank}.st")
     save_file(statistics(), out / f"statistics-{rank}.st")
     return 0
 
@@ -135,10 +135,10 @@ def job_resume(out: Path, rank: int) -> int:
     loop.FlowLoss.forward = counted  # type: ignore[method-assign]
     folder = out / "resume"
     try:
-        train(images(), CONFIG, folder=folder, progress=False)
+        train(images(), config=CONFIG, out=folder, progress=False)
     except KeyboardInterrupt as error:
         (out / f"stopped-{rank}").write_text(str(error))
-    resumed = train(images(), CONFIG, folder=folder, resume=True, progress=False)
+    resumed = train(images(), config=CONFIG, out=folder, resume=True, progress=False)
     save_file(tensors_of(resumed), out / f"resumed-{rank}.st")
     return 0
 
@@ -156,7 +156,7 @@ def job_lost(out: Path, rank: int) -> int:
     """One process cannot read an image; the other must not hang."""
     whole = images()
     data = Corrupt(whole.images, whole.targets, NAMES)
-    settings = DataConfig(val_fraction=0, memory_gib=0, workers=0)
+    settings = DataConfig(test_fraction=0, memory_gib=0, workers=0)
     config = dataclasses.replace(CONFIG, dataset=settings)
     forward = loop.FlowLoss.forward
 
@@ -166,7 +166,7 @@ def job_lost(out: Path, rank: int) -> int:
 
     loop.FlowLoss.forward = armed  # type: ignore[method-assign]
     try:
-        train(data, config, folder=out / "lost", progress=False)
+        train(data, config=config, out=out / "lost", progress=False)
     except RunStopped as error:
         print(error, file=sys.stderr)
         return error.exit_code

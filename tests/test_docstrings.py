@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import nfaug
-from nfaug.augment.settings import MixSettings
-from nfaug.flows.mef import MefSettings
+from nfaug.augment.config import MixConfig
+from nfaug.flows.mef import MefConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 # What the API reference says that its examples assume.
@@ -49,8 +49,8 @@ def test_main_names_have_an_example(documented: type) -> None:
 @pytest.mark.parametrize(
     ("documented", "names"),
     [
-        (MixSettings, [field.name for field in dataclasses.fields(MixSettings)]),
-        (MefSettings, [field.name for field in dataclasses.fields(MefSettings)]),
+        (MixConfig, [field.name for field in dataclasses.fields(MixConfig)]),
+        (MefConfig, [field.name for field in dataclasses.fields(MefConfig)]),
     ],
 )
 def test_each_setting_has_an_entry(documented: type, names: Sequence[str]) -> None:

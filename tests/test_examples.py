@@ -58,8 +58,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_resnet18(folder: Path, fitted: Path, run: Any) -> None:
     lines, stats = run(
-        "resnet18_cifar10.py", folder, "--test-split", "val", "--nfa", fitted, "--img-size", 8,
-        "--epochs", 2, "--batch-size", 8, "--workers", 0, "--device", "cpu",
+        "resnet18_cifar10.py", folder, "--test-split", "val", "--checkpoint", fitted,
+        "--img-size", 8, "--epochs", 2, "--batch-size", 8, "--workers", 0, "--device", "cpu",
     )  # fmt: skip
     assert [line.split(":")[0] for line in lines[:-1]] == ["epoch 1", "epoch 2"]
     assert stats["seen"] == 48
@@ -125,7 +125,7 @@ def test_train_own_flow(folder: Path, run: Any, tmp_path: Path) -> None:
     )  # fmt: skip
     assert lines[-2].startswith("an image of cat changed by ")
     assert figures == {"steps": 1}
-    assert nfaug.load(out).config.class_names == NAMES
+    assert nfaug.load(out).config.classes == NAMES
 
 
 # huggingface_hub 2.4 warns about its own call.
@@ -135,7 +135,7 @@ def test_fit_and_share(folder: Path, run: Any, tmp_path: Path, hub: Any) -> None
     flow = Checkpoint(parts.flow, CheckpointConfig(parts.flow.config)).save(tmp_path / "flow")
     out = tmp_path / "fitted"
     lines, stats = run(
-        "fit_and_share.py", folder / "train", "--flow", flow, "--rank", 4, "--out", out,
+        "fit_and_share.py", folder / "train", "--checkpoint", flow, "--rank", 4, "--out", out,
         "--push", "owner/flow",
     )  # fmt: skip
     assert stats["seen"] == 24
@@ -161,7 +161,7 @@ def test_actors_of_ray_compute_on_the_gpu_that_they_reserve(
     monkeypatch.setattr(nfaug, "load", lambda _: loaded)
     monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))  # which takes seconds to import
     module = runpy.run_path(str(EXAMPLES / "ray_bank.py"))
-    maker = module["ShardMaker"](Namespace(flow="x", data=str(folder / "train"), gpus=gpus))
+    maker = module["ShardMaker"](Namespace(checkpoint="x", data=str(folder / "train"), gpus=gpus))
     assert devices == ["cuda" if gpus else "cpu"]
     assert maker.checkpoint is loaded
 
@@ -169,7 +169,7 @@ def test_actors_of_ray_compute_on_the_gpu_that_they_reserve(
 @pytest.mark.soak  # Ray takes half a minute to start on two cores
 def test_ray_bank(folder: Path, fitted: Path, tmp_path: Path) -> None:
     """Two actors on this machine make the bank that one process makes."""
-    words = ["--flow", fitted, "--data", folder / "train", "--out", tmp_path / "bank"]
+    words = ["--checkpoint", fitted, "--data", folder / "train", "--out", tmp_path / "bank"]
     words += ["--shards", 3, "--actors", 2, "--batch-size", 4, "--variants", 2]
     command = [sys.executable, EXAMPLES / "ray_bank.py", *words]
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}

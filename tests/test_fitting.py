@@ -39,7 +39,7 @@ def test_new_classes(tiny_checkpoint: Checkpoint) -> None:
     dataset = TensorDataset(images_of(labels + 5, channels=1), labels)
     fitted = quiet_fit(tiny_checkpoint, dataset)
     assert fitted.flow is tiny_checkpoint.flow
-    assert fitted.config.class_names == ("0", "1", "2", "3")
+    assert fitted.config.classes == ("0", "1", "2", "3")
     assert fitted.config.gaussians == {"kind": "data", "fitted": True, "images": 40}
     assert fitted.config.metrics == {}, "the old figures are not of these classes"
     assert fitted.config.training == tiny_checkpoint.config.training
@@ -63,7 +63,7 @@ def test_a_hugging_face_dataset() -> None:
     columns = {"id": [*range(6)], "image": [*images], "label": [0, 1, 2] * 2}
     dataset = datasets.Dataset.from_dict(columns, features=features)
     fitted = quiet_fit("builtin:pixels", dataset)
-    assert fitted.config.class_names == tuple(NAMES)
+    assert fitted.config.classes == tuple(NAMES)
     nfaug.NFAugment(fitted).check_classes(dataset)
 
 
@@ -121,9 +121,7 @@ def test_a_solve_that_does_not_converge_says_so(
 def test_the_seed_decides(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    fits = [
-        quiet_fit(tiny_checkpoint, tiny_images, max_per_class=8, seed=seed) for seed in (1, 1, 2)
-    ]
+    fits = [quiet_fit(tiny_checkpoint, tiny_images, per_class=8, seed=seed) for seed in (1, 1, 2)]
     assert torch.equal(torch.get_rng_state(), before), "torch's own generator was used"
     assert means(fits[0]).equal(means(fits[1]))
     assert not means(fits[0]).equal(means(fits[2]))
@@ -131,7 +129,7 @@ def test_the_seed_decides(tiny_checkpoint: Checkpoint, tiny_images: TensorImages
 
 
 def test_images_from_workers(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
-    settings = {"rank": 4, "max_per_class": 10, "memory": False, "progress": False}
+    settings = {"rank": 4, "per_class": 10, "memory": False, "progress": False}
     data = {
         "memory": open_batches(tiny_images),
         "workers": open_batches(tiny_images, memory_gib=0, workers=0),
@@ -165,7 +163,7 @@ def pictures(tmp_path: Path) -> Path:
 def test_a_name_and_a_path(pictures: Path, tiny_path: Path) -> None:
     for flow in (tiny_path, str(tiny_path)):
         fitted = quiet_fit(flow, pictures, rank=2, grayscale=True)
-        assert fitted.config.class_names == ("cat", "dog")
+        assert fitted.config.classes == ("cat", "dog")
     fitted = quiet_fit("builtin:rgb32", str(pictures), rank=2)
     assert fitted.config.preprocessing["image_size"] == [32, 32]
     assert fitted.config.preprocessing["crop"] == "centre"
@@ -301,10 +299,10 @@ def test_fewer_images_than_axes(tiny_checkpoint: Checkpoint, tiny_images: Tensor
     assert fitted.pca.rank == 11
 
 
-@pytest.mark.parametrize("settings", [{"rank": 0}, {"max_per_class": 1}])
+@pytest.mark.parametrize("settings", [{"rank": 0}, {"per_class": 1}])
 def test_settings_out_of_range(tiny_checkpoint: Checkpoint, settings: dict[str, int]) -> None:
     labels = torch.arange(6) % 2
-    with pytest.raises(ValueError, match="max_per_class"):
+    with pytest.raises(ValueError, match="per_class"):
         quiet_fit(tiny_checkpoint, TensorDataset(images_of(labels, channels=1), labels), **settings)
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from nfaug.classes.priors import PRIORS, Prior, PriorSettings
+from nfaug.classes.priors import PRIORS, Prior, PriorConfig
 from nfaug.flows.backbone import Backbone
 from nfaug.flows.config import BACKBONES
 
@@ -55,7 +55,7 @@ def test_entries_of_the_registries_can_be_chosen_by_name() -> None:
         assert Path(inspect.getfile(backbone)).parent == ROOT / "src/nfaug/flows"
     for kind, prior in PRIORS.items():
         assert isinstance(prior, Prior)
-        assert PriorSettings(kind=kind).entry is prior
+        assert PriorConfig(kind=kind).entry is prior
 
 
 def test_each_task_opens_few_files_and_they_exist() -> None:

@@ -57,11 +57,11 @@ loader = torch.utils.data.DataLoader(images, 12, collate_fn=NFACollate(nfa))
 for _ in loader:
     pass
 assert nfa.stats()["applied"] > 0
-fitted, use = out + "/fitted", ["--flow", out + "/fitted", "--data", data]
+fitted, use = out + "/fitted", ["--checkpoint", out + "/fitted", "--data", data]
 for words in (
-    ["fit", "--flow", flow, "--data", data, "--rank", "3", "--out", fitted],
+    ["fit", "--checkpoint", flow, "--data", data, "--rank", "3", "--out", fitted],
     ["preview", *use, "--out", out + "/grid.png"],
-    ["sample", "--flow", fitted, "--out", out + "/samples.png"],
+    ["sample", "--checkpoint", fitted, "--out", out + "/samples.png"],
     ["bank", *use, "--out", out + "/bank"],
     ["eval", *use],
     ["info", fitted],

@@ -31,7 +31,7 @@ from nfaug.checkpoint.checkpoint import (
 )
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 
 __all__ = ["KINDS", "case", "make", "prepare"]
 
@@ -53,7 +53,7 @@ def make(folder: Path) -> None:
     config = FlowConfig(
         channels=3,
         image_size=(8, 8),
-        backbone=MefSettings(steps=(1, 2), blocks=(1, 1), width=(16, 16)),
+        backbone=MefConfig(steps=(1, 2), blocks=(1, 1), width=(16, 16)),
     )
     for seed, name in enumerate(NAMES):
         torch.manual_seed(seed)
@@ -101,7 +101,7 @@ def use(found: Checkpoint) -> str:
     """Encode and decode two images, and augment four."""
     shape = (found.flow.codec.channels, *found.flow.codec.image_size)
     images = torch.randint(256, (4, *shape), dtype=torch.uint8)
-    labels = torch.arange(4) % max(1, len(found.config.class_names))
+    labels = torch.arange(4) % max(1, len(found.config.classes))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         z, _ = found.flow.encode(images[:2])
@@ -118,7 +118,7 @@ def use(found: Checkpoint) -> str:
 def check_same(found: Checkpoint, copy: Path) -> None:
     """Compare tensors and configuration with what independent readers find in the files."""
     values = json.loads((copy / "config.json").read_text())
-    assert found.config.class_names == tuple(values["class_names"])
+    assert found.config.classes == tuple(values["class_names"])
     flow = json.loads(json.dumps(found.config.flow.to_dict()))
     assert {**flow, **values["flow"]} == flow, "what is not said is the default"
     for part, prefix in ((found.flow, "model"), (found.gaussians, "gaussians")):

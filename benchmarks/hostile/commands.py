@@ -19,8 +19,8 @@ def command_words(data: Path, flow: Path) -> dict[str, list[str]]:
     """The words of commands that write: to fit, make a bank, train, and pull from a cache."""
     given = f"--data={data}"
     return {
-        "fit": ["fit", f"--flow={flow}", given, "--rank=3", "--overwrite"],
-        "bank": ["bank", f"--flow={flow}", given, "--variants=30", "--batch-size=2"],
+        "fit": ["fit", f"--checkpoint={flow}", given, "--rank=3", "--overwrite"],
+        "bank": ["bank", f"--checkpoint={flow}", given, "--variants=30", "--batch-size=2"],
         "train": ["train", given, *SMALL, "--epochs=12", "--checkpoint-minutes=1e-9"],
         "pull": ["pull", "owner/flow", "--overwrite"],
     }

@@ -36,7 +36,7 @@ def prepare(folder: Path) -> None:
     write_images(folder / "data", 8, train=8)
     constants.HF_HUB_CACHE = str(folder / "hub")
     constants.HF_HUB_OFFLINE = True
-    cached = folder / "hub" / "models--owner--flow"
+    cached = folder / "hub" / "models--owner--checkpoint"
     commit = "0" * 40
     shutil.copytree(folder / "one", cached / "snapshots" / commit)
     (cached / "refs").mkdir()

@@ -126,7 +126,7 @@ def by_level(data: LabelledImages) -> dict[int, str]:
 
 def run_fit(data: Path, out: Path) -> int:
     """Fit the flow without weights to the data."""
-    words = ["fit", "--flow", "builtin:pixels", "--data", str(data), "--out", str(out)]
+    words = ["fit", "--checkpoint", "builtin:pixels", "--data", str(data), "--out", str(out)]
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
         code = cli.main([*words, "--on-error", "skip", "--rank", "2", "--overwrite"])

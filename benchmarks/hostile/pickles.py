@@ -53,7 +53,7 @@ def prepare(folder: Path) -> None:
     data = folder / "data"
     write_images(data, 8, train=8)
     words = command_words(data, folder / "flow")
-    fit = ["fit", "--flow=builtin:pixels", f"--data={data}", "--rank=3"]
+    fit = ["fit", "--checkpoint=builtin:pixels", f"--data={data}", "--rank=3"]
     assert run_command([*fit, f"--out={folder / 'flow'}"]) == 0
     for name in ("bank", "train"):
         assert run_command([*words[name], f"--out={folder / name}"]) == 0

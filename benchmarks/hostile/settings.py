@@ -55,7 +55,7 @@ def prepare(folder: Path) -> None:
     (home / "helper.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass X: pass\n")
     os.chdir(home)
     sys.path.insert(0, str(home))
-    said(["fit", "--flow=builtin:pixels", "--data=data", "--out=flow", "--rank=2"])
+    said(["fit", "--checkpoint=builtin:pixels", "--data=data", "--out=flow", "--rank=2"])
     words = ["train", "--data=data", "--out=run", "--epochs=1", "--batch-size=4", *TINY]
     said([*words, "--trackers=[]"])
     assert (home / "run" / "train.yaml").exists()
@@ -117,7 +117,7 @@ def option(home: Path, rng: random.Random) -> list[str]:
     if command in ("info", "pull"):
         words = [command, "flow"]
     elif command not in ("train", "compare"):
-        words.append("--flow=flow")
+        words.append("--checkpoint=flow")
     for _ in range(rng.choice([1, 1, 2])):
         words.append(f"{rng.choice(options_of(command))}={rng.choice(VALUES)}")
     return words

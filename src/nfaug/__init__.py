@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 from .io.version import __version__
 
 if TYPE_CHECKING:
-    from .augment.settings import MixSettings
+    from .augment.config import MixConfig
     from .augment.transform import NFAugment
     from .checkpoint.checkpoint import Checkpoint, CheckpointError, load
     from .classes.gaussians import ClassGaussians
     from .classes.pca_fit import ClasswisePCA
     from .data.open import open_dataset, wrap_dataset
     from .fitting import fit
-    from .flows.flow import Flow, FlowConfig, MefSettings
+    from .flows.flow import Flow, FlowConfig, MefConfig
 
 __all__ = [
     "Checkpoint",
@@ -22,8 +22,8 @@ __all__ = [
     "ClasswisePCA",
     "Flow",
     "FlowConfig",
-    "MefSettings",
-    "MixSettings",
+    "MefConfig",
+    "MixConfig",
     "NFAugment",
     "__version__",
     "fit",
@@ -41,8 +41,8 @@ _MODULES = {
     "ClasswisePCA": "classes.pca_fit",
     "Flow": "flows.flow",
     "FlowConfig": "flows.flow",
-    "MefSettings": "flows.flow",
-    "MixSettings": "augment.settings",
+    "MefConfig": "flows.flow",
+    "MixConfig": "augment.config",
     "NFAugment": "augment.transform",
     "fit": "fitting",
     "load": "checkpoint.checkpoint",

@@ -41,13 +41,13 @@ _PER_CLASS = 100  # images per class that a flow is fitted to before it is drawn
 
 
 def fit(
-    flow: Flow | Checkpoint | str | os.PathLike[str],
-    dataset: Dataset[Any] | Sequence[tuple[Any, int]] | str | os.PathLike[str],
+    checkpoint: Flow | Checkpoint | str | os.PathLike[str],
+    data: Dataset[Any] | Sequence[tuple[Any, int]] | str | os.PathLike[str],
     *,
     image_size: int | tuple[int, int] | None = None,
     gaussians: str | FixedPointConfig | GradientDescentConfig = "data",
     rank: int = 64,
-    max_per_class: int = 1000,
+    per_class: int = 1000,
     memory: bool = True,
     grayscale: bool = False,
     autoencoder: AutoencoderSource | None = None,
@@ -63,9 +63,9 @@ def fit(
     warning: `NFAugment` leaves its images unchanged.
 
     Args:
-        flow: A flow, a checkpoint, or what `nfaug.load` takes: "builtin:NAME", a directory, or
-            "owner/name" on the Hub.
-        dataset: A data set of (image, label), such as torchvision's ImageFolder, or a Hugging Face
+        checkpoint: A checkpoint, a flow, or what `nfaug.load` takes: "builtin:NAME", a directory,
+            or "owner/name" on the Hub.
+        data: A data set of (image, label), such as torchvision's ImageFolder, or a Hugging Face
             `Dataset` with the columns `image` and `label`; see `nfaug.wrap_dataset`.
             Labels are 0..K-1. A path or name is opened with `open_dataset`. For a part of the
             images, such as what a sampler draws, pass a `torch.utils.data.Subset`.
@@ -76,7 +76,7 @@ def fit(
         gaussians: "data" for the mean and variance of each class's latents (the maximum-likelihood
             solution), "fpi", "gradient", or the settings of one of these two.
         rank: PCA axes per class. A class of N images has at most N - 1.
-        max_per_class: The largest number of images of a class that are encoded, chosen by `seed`.
+        per_class: The largest number of images of a class that are encoded, chosen by `seed`.
         memory: Whether to keep the PCA coefficients of every encoded image. `NFAugment` draws
             partners from them.
         grayscale: Whether colour images are converted for a one-channel flow; if not, they are an
@@ -102,19 +102,19 @@ def fit(
     Example:
         >>> images = torch.randint(256, (8, 3, 48, 40), dtype=torch.uint8)
         >>> dataset = torch.utils.data.TensorDataset(images, torch.arange(8) % 2)
-        >>> checkpoint = fit("builtin:rgb32", dataset, rank=3)
-        >>> checkpoint.config.class_names, checkpoint.pca.rank
+        >>> fitted = fit("builtin:rgb32", dataset, rank=3)
+        >>> fitted.config.classes, fitted.pca.rank
         (('0', '1'), 3)
     """
-    if rank < 1 or batch_size < 1 or max_per_class < 2:
+    if rank < 1 or batch_size < 1 or per_class < 2:
         raise ValueError(
-            "rank and batch_size must be 1 or more, and max_per_class 2 or more; got "
-            f"rank={rank}, batch_size={batch_size}, max_per_class={max_per_class}"
+            "rank and batch_size must be 1 or more, and per_class 2 or more; got "
+            f"rank={rank}, batch_size={batch_size}, per_class={per_class}"
         )
     with torch.device("cpu"):  # not torch's default device, which may be "meta"
         prior = choose_prior(gaussians)
-        base = load_base(flow, autoencoder)
-        images = open_images(base.flow, dataset, image_size=image_size, grayscale=grayscale)
+        base = load_base(checkpoint, autoencoder)
+        images = open_images(base.flow, data, image_size=image_size, grayscale=grayscale)
         base = _shaped(base, images, autoencoder, seed)
         check_class_sizes(images.targets, images.classes)
         least = prior.entry.min_classes
@@ -126,7 +126,7 @@ def fit(
                 _ClassesInTurn(images),
                 images.classes,
                 rank=rank,
-                max_per_class=max_per_class,
+                per_class=per_class,
                 memory=memory,
                 batch_size=batch_size,
                 seed=seed,
@@ -139,13 +139,13 @@ def fit(
         record.update(solution)
         record["fitted"] = True
         record["images"] = int(counts.sum())
-        if isinstance(flow, str | os.PathLike):
-            record["flow"] = public_name(flow)
-        if isinstance(dataset, str | os.PathLike):
-            record["data"] = public_name(dataset)
+        if isinstance(checkpoint, str | os.PathLike):
+            record["flow"] = public_name(checkpoint)
+        if isinstance(data, str | os.PathLike):
+            record["data"] = public_name(data)
         config = replace(
             base.config,
-            class_names=tuple(images.classes),
+            classes=tuple(images.classes),
             preprocessing=base.config.preprocessing | images.preprocessing,
             gaussians=record,
             metrics={},
@@ -155,17 +155,19 @@ def fit(
 
 
 def load_base(
-    flow: Flow | Checkpoint | str | os.PathLike[str], autoencoder: AutoencoderSource | None = None
+    checkpoint: Flow | Checkpoint | str | os.PathLike[str],
+    autoencoder: AutoencoderSource | None = None,
 ) -> Checkpoint:
-    """The checkpoint that a fit starts from, for the argument `flow` of `fit`.
+    """The checkpoint that a fit starts from, for the argument `checkpoint` of `fit`.
 
-    `autoencoder` is used here only if `flow` names a flow on latents, which is loaded with it.
+    `autoencoder` is used here only for the name of a flow on latents, which is loaded with it.
     """
-    if isinstance(flow, Checkpoint):
-        return flow
-    if isinstance(flow, Flow):
-        return Checkpoint(flow, CheckpointConfig(flow.config, autoencoder=flow.codec.record))
-    source = os.fspath(flow)
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    if isinstance(checkpoint, Flow):
+        config = CheckpointConfig(checkpoint.config, autoencoder=checkpoint.codec.record)
+        return Checkpoint(checkpoint, config)
+    source = os.fspath(checkpoint)
     if autoencoder is not None:
         manifest = read_resolved(read_manifest, source, whole=False)
         if "autoencoder" not in manifest:  # the flow is on pixels
@@ -236,8 +238,8 @@ def open_fitted(
         height, width = images.image_size if any_size else common_size(images, _DRAWN)
         scale = min(1.0, _DRAWN / max(height, width))
         image_size = (round(height * scale), round(width * scale))
-    if base.pca is None or tuple(images.classes) != base.config.class_names:
-        base = fit(base, images, autoencoder=autoencoder, max_per_class=_PER_CLASS)
+    if base.pca is None or tuple(images.classes) != base.config.classes:
+        base = fit(base, images, autoencoder=autoencoder, per_class=_PER_CLASS)
     return base, images.resized(as_size(image_size))
 
 
@@ -306,10 +308,10 @@ class _ClassesInTurn:
 def fit_classes(
     flow: Flow,
     data: Batches,
-    class_names: Sequence[str],
+    classes: Sequence[str],
     *,
     rank: int,
-    max_per_class: int,
+    per_class: int,
     memory: bool,
     batch_size: int = 256,
     seed: int = 0,
@@ -325,10 +327,10 @@ def fit_classes(
     """
     flow = flow.freeze()
     ranks = ranks or Ranks()
-    num_classes = len(class_names)
+    num_classes = len(classes)
     stats = ClassStatistics(num_classes, flow.config.dim)
     own_classes = list(range(ranks.rank, num_classes, ranks.count))
-    sizes = torch.bincount(data.labels, minlength=num_classes).clamp(max=max_per_class)
+    sizes = torch.bincount(data.labels, minlength=num_classes).clamp(max=per_class)
     fits: dict[int, ClassFit] = {}
     with progress_bar(int(sizes[own_classes].sum()), "fit", "image", shown=progress) as bar:
         for label in own_classes:
@@ -337,7 +339,7 @@ def fit_classes(
             noise_generator = torch.Generator(flow.device).manual_seed(class_seed)
             rows = (data.labels == label).nonzero().flatten()
             order = torch.randperm(len(rows), generator=choice_generator)
-            chosen = order[:max_per_class].sort().values
+            chosen = order[:per_class].sort().values
             latents = []
             for images, labels in data.iterate(rows[chosen], batch_size):
                 batch = flow.codec.prepare(images.to(flow.device))

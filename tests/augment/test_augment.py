@@ -417,7 +417,7 @@ def test_no_value_is_read_back_from_the_device(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "checks_values", lambda device, batches: False)
     for room in ("engine", "params"):
         monkeypatch.setattr(f"nfaug.augment.{room}.is_read_at_once", lambda device: False)
-    monkeypatch.setattr("nfaug.augment.settings.own_seed", lambda generator: 0)  # on the CPU
+    monkeypatch.setattr("nfaug.augment.config.own_seed", lambda generator: 0)  # on the CPU
     for partners in ("auto", "batch", "memory"):
         for mix in ("axis", "regions"):
             nfa = NFAugment(checkpoint(), p=1.0, mix=mix, partners=partners, noise=0.1)
@@ -458,6 +458,6 @@ def test_from_pretrained_calls_load(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     options = {"revision": "v1", "token": False, "autoencoder": "vae"}
     nfa = NFAugment.from_pretrained(tmp_path, p=0.25, **options)
-    assert (nfa.p, nfa.class_names) == (0.25, NAMES)
+    assert (nfa.p, nfa.classes) == (0.25, NAMES)
     assert NFAugment("owner/name", p=0.25).p == 0.25
     assert seen == [(tmp_path, options), ("owner/name", {})]

@@ -118,17 +118,17 @@ def test_a_bundled_flow_warns_once_unless_its_classes_are_compared() -> None:
         checked = make("builtin:rgb32")
         with pytest.raises(ValueError, match="'airplane'"):
             checked.check_classes(NAMES)
-        checked.check_classes(checked.class_names)
+        checked.check_classes(checked.classes)
         checked(images, labels)
     for given in (labels.tolist(), labels.numpy()):
         with pytest.warns(UserWarning, match="0 airplane"):
             NFAugment("builtin:rgb32")(images, given)
     by_name = NFAugment("builtin:rgb32")
     numbered = NFAugment.from_pretrained("builtin:rgb32")
-    numbered._unchecked, numbered.class_names = "flow", [*map(str, range(12))]
+    numbered._unchecked, numbered.classes = "flow", [*map(str, range(12))]
     with pytest.warns(UserWarning, match="natural order"):
         numbered(images, labels)
-    by_name(images, [by_name.class_names[label] for label in labels])
+    by_name(images, [by_name.classes[label] for label in labels])
 
 
 def test_labels_by_name() -> None:

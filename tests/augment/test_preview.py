@@ -31,7 +31,7 @@ def test_rows_of_a_preview(tiny_checkpoint: Checkpoint, tiny_images: TensorImage
         assert (original == decoded).all()
         assert sum((variant != original).any() for variant in variants) >= 1
         assert (variants[0] != variants[1]).any()
-    part = preview_grid(tiny_checkpoint, tiny_images, variants=0, classes=1)
+    part = preview_grid(tiny_checkpoint, tiny_images, variants=0, max_classes=1)
     assert (picture.height - 18, part.height - 18) == (3 * 66, 66)
 
 

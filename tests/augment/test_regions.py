@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import nfaug
+from nfaug.augment.config import MixConfig
 from nfaug.augment.regions import draw_masks, mix_by_region
-from nfaug.augment.settings import MixSettings
 from nfaug.augment.transform import NFAugment
 
 
@@ -133,7 +133,7 @@ def test_replay_and_seeds() -> None:
     for seed in (1, 2):
         again = regions(partners="memory", generator=torch.Generator().manual_seed(seed))
         assert torch.equal(again(images, labels)[0], first) == (seed == 1)
-    axis = dataclasses.replace(nfa.settings, mix="axis").draw
+    axis = dataclasses.replace(nfa.config, mix="axis").draw
     pca: Any = checkpoint().pca
     drawn = axis(labels, labels >= 0, pca, torch.Generator().manual_seed(1))
     assert torch.equal(drawn.index, params.index), "images are drawn as with axes"
@@ -197,4 +197,4 @@ def test_images_of_any_size_and_type(size: tuple[int, int]) -> None:
 
 def test_axes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^axes .*regions.*3"):
-        MixSettings(mix="regions", axes=3)
+        MixConfig(mix="regions", axes=3)

@@ -1,4 +1,4 @@
-"""MixSettings: one declaration for NFAugment, banks, previews and the command line."""
+"""MixConfig: one declaration for NFAugment, banks, previews and the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 from nfa_tools import checkpoint
 
-from nfaug.augment.settings import MixSettings
+from nfaug.augment.config import MixConfig
 from nfaug.augment.transform import NFAugment
 
 
@@ -37,7 +37,7 @@ from nfaug.augment.transform import NFAugment
     ],
 )
 def test_errors_name_the_setting_and_the_value(settings: dict[str, Any], message: str) -> None:
-    for make in (MixSettings, functools.partial(NFAugment, checkpoint())):
+    for make in (MixConfig, functools.partial(NFAugment, checkpoint())):
         with pytest.raises(ValueError, match=message):
             make(**settings)
 
@@ -59,29 +59,29 @@ def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
 
 def test_values_are_normalized() -> None:
     for gate, radius in ((True, 1.25), (False, None), (None, None), (np.False_, None), (2, 2.0)):
-        assert MixSettings(gate=gate).gate == radius
+        assert MixConfig(gate=gate).gate == radius
     shares = (0.25, 0.5, 1.0)
     for p in (list(shares), np.array(shares), torch.tensor(shares)):
-        assert MixSettings(p=p) == MixSettings(p=shares)  # type: ignore[arg-type]
-    assert hash(MixSettings(p=shares)) == hash(MixSettings(p=shares))
-    values = dataclasses.asdict(MixSettings(p=shares, gate=False, axes=3))
-    assert MixSettings(**json.loads(json.dumps(values))) == MixSettings(**values)
+        assert MixConfig(p=p) == MixConfig(p=shares)  # type: ignore[arg-type]
+    assert hash(MixConfig(p=shares)) == hash(MixConfig(p=shares))
+    values = dataclasses.asdict(MixConfig(p=shares, gate=False, axes=3))
+    assert MixConfig(**json.loads(json.dumps(values))) == MixConfig(**values)
 
 
 def test_every_setting_is_documented_and_a_keyword() -> None:
-    fields = {field.name: field.default for field in dataclasses.fields(MixSettings)}
+    fields = {field.name: field.default for field in dataclasses.fields(MixConfig)}
     shown = inspect.signature(NFAugment).parameters
     assert {name: shown[name].default for name in fields} == fields
-    entries = docstring_parser.parse(inspect.getdoc(MixSettings) or "").params
+    entries = docstring_parser.parse(inspect.getdoc(MixConfig) or "").params
     assert [entry.arg_name for entry in entries] == [*fields]
 
 
 def test_settings_of_an_augmentation_can_be_set() -> None:
-    nfa = NFAugment(checkpoint(), settings=MixSettings(strength=0.7, gate=False))
+    nfa = NFAugment(checkpoint(), config=MixConfig(strength=0.7, gate=False))
     assert (nfa.strength, nfa.gate, nfa.partners, nfa.p) == (0.7, None, "auto", 0.5)
     nfa.gate = True
     nfa.p = 0.25
-    assert nfa.settings == MixSettings(p=0.25, strength=0.7)
+    assert nfa.config == MixConfig(p=0.25, strength=0.7)
     with pytest.raises(ValueError, match="alpha"):
         nfa.alpha = -1.0
     bare = NFAugment(checkpoint(memory=False))

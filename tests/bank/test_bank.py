@@ -21,8 +21,8 @@ from torch.utils.data import Subset, TensorDataset, get_worker_info
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
+from nfaug.augment.config import MixConfig
 from nfaug.augment.params import SharedGenerator, seed_of
-from nfaug.augment.settings import MixSettings
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import Bank, BankDataset, make_bank
 from nfaug.bank import make as module
@@ -56,15 +56,15 @@ def test_variants_are_on_disk_with_a_manifest(bank: Bank) -> None:
 
 
 def test_a_seed_reproduces_and_another_differs(bank: Bank, tmp_path: Path) -> None:
-    again = make(tmp_path / "again", settings=MixSettings(p=0.1))
-    assert again.manifest.parameters == MixSettings(p=1.0)
+    again = make(tmp_path / "again", config=MixConfig(p=0.1))
+    assert again.manifest.parameters == MixConfig(p=1.0)
     assert contents(again.path) == contents(bank.path)
     assert (make(tmp_path / "other", seed=1).variants != bank.variants).any()
 
 
 def test_a_bank_of_regions(tmp_path: Path) -> None:
     made = make(tmp_path / "one", mix="regions", gate=False)
-    assert made.manifest.parameters == MixSettings(p=1.0, mix="regions", gate=False)
+    assert made.manifest.parameters == MixConfig(p=1.0, mix="regions", gate=False)
     assert made.applied.all()
     make(tmp_path / "two", mix="regions", gate=False)
     assert contents(tmp_path / "two") == contents(made.path)
@@ -107,7 +107,7 @@ def test_what_is_refused(bank: Bank, tmp_path: Path) -> None:
         make(tmp_path / "a", floats)
     with pytest.raises(ValueError, match="channels"):
         make(tmp_path / "a", TensorDataset(torch.zeros(4, 2, 8, 8).byte(), torch.ones(4).long()))
-    other = checkpoint(config=SimpleNamespace(class_names=("cat", "eel", "dog")))
+    other = checkpoint(config=SimpleNamespace(classes=("cat", "eel", "dog")))
     with pytest.raises(ValueError, match="'dog'"):
         make_bank(other, Pictures(), tmp_path / "o", progress=False)
     for data, changes in ((None, {"variants": 0}), (Subset(Pictures(), []), {})):

@@ -108,9 +108,9 @@ def test_classes_in_another_order(tmp_path: Path) -> None:
     data = open_dataset(folder)
     assert data.classes == ["2", "3", "10"]
     parts = checkpoint()
-    parts.config.class_names = ()
+    parts.config.classes = ()
     made = make_bank(parts, data, tmp_path / "bank", variants=2, progress=False)
-    parts.config.class_names = NAMES
+    parts.config.classes = NAMES
     source = ImageFolder(str(folder))
     assert source.classes == ["10", "2", "3"]
     check_variants(BankDataset(source, made, p=1.0), source, made)

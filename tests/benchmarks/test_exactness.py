@@ -10,7 +10,9 @@ from benchmarks.exactness import main
 def test_a_table_without_changed_images(
     tiny_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["--flow", str(tiny_path), "--data", str(tiny_folder), "--split=train", "--count=64"])
+    main(
+        ["--checkpoint", str(tiny_path), "--data", str(tiny_folder), "--split=train", "--count=64"]
+    )
     *rows, total = capsys.readouterr().out.splitlines()[2:]
     assert len(rows) == 8
     count, wrong, _, changed, _ = (int(cell) for cell in total.split("|")[3:-1])

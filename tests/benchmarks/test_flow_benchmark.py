@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from nfaug.flows.flow import FlowConfig
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 
 TINY = FlowConfig(
-    channels=1, image_size=(4, 4), backbone=MefSettings(steps=(1, 1), blocks=(1, 1), width=(4, 4))
+    channels=1, image_size=(4, 4), backbone=MefConfig(steps=(1, 1), blocks=(1, 1), width=(4, 4))
 )
 
 

@@ -14,8 +14,8 @@ import torch
 from nfa_tools import CLASSES, NAMES, TensorImages, batch_of, checkpoint
 from torch import Tensor, nn
 
+from nfaug.augment.config import MixConfig
 from nfaug.augment.preview import preview_grid
-from nfaug.augment.settings import MixSettings
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import make_bank
 
@@ -86,19 +86,19 @@ def test_a_compiled_model_follows_the_switches() -> None:
     "single", [{"p": 0.5}, {"p": 0.3}, {"gate": None}, {"axes": None}, {"mix": "axis", "noise": 0}]
 )
 def test_settings_given_twice(single: dict[str, Any], tmp_path: Path) -> None:
-    """Break 71: p=0.5, the default, was ignored beside settings=MixSettings(p=0.9)."""
+    """Break 71: p=0.5, the default, was ignored beside config=MixConfig(p=0.9)."""
     parts: Any = checkpoint()
     data = TensorImages(*batch_of(12), NAMES)
-    settings = MixSettings(p=0.9)
-    with pytest.raises(ValueError, match="settings="):
-        NFAugment(parts, settings=settings, **single)
-    with pytest.raises(ValueError, match="settings="):
-        preview_grid(parts, data, settings=settings, **single)
-    with pytest.raises(ValueError, match="settings="):
-        make_bank(parts, data, tmp_path / "bank", settings=settings, **single)
+    settings = MixConfig(p=0.9)
+    with pytest.raises(ValueError, match="config="):
+        NFAugment(parts, config=settings, **single)
+    with pytest.raises(ValueError, match="config="):
+        preview_grid(parts, data, config=settings, **single)
+    with pytest.raises(ValueError, match="config="):
+        make_bank(parts, data, tmp_path / "bank", config=settings, **single)
     assert not (tmp_path / "bank").exists()
-    assert NFAugment(checkpoint(), settings=settings).p == 0.9
-    assert NFAugment(checkpoint(), settings=None, p=0.5).p == 0.5
+    assert NFAugment(checkpoint(), config=settings).p == 0.9
+    assert NFAugment(checkpoint(), config=None, p=0.5).p == 0.5
 
 
 def test_the_signature_shows_each_setting() -> None:

@@ -164,7 +164,7 @@ def test_terminal_escapes_in_messages_and_reports(
     command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Break 13: errors and the report of a comparison repeat names from elsewhere."""
-    ran = command("fit", "--flow", "f", "--data", "d", "--out", "o", "--rank", ESCAPE)
+    ran = command("fit", "--checkpoint", "f", "--data", "d", "--out", "o", "--rank", ESCAPE)
     assert HARMLESS in ran.err
     assert ESCAPE not in ran.err
     monkeypatch.setattr("nfaug.commands.info.run", lambda _: f"first\n{ESCAPE}second")
@@ -183,7 +183,7 @@ COMPARE = ("compare", "--data", "digits")
         ((*TRAIN, "--max-minutes", "-1"), "-1"),
         ((*TRAIN, "--dataset.per-class", "ten"), "must be a whole number or null; got 'ten'"),
         (
-            ("bank", "--flow", "f", "--data", "d", "--out", "o", "--mix", "odd"),
+            ("bank", "--checkpoint", "f", "--data", "d", "--out", "o", "--mix", "odd"),
             "--mix must be one of 'axis', 'pair', 'regions'; got 'odd'",
         ),
         (("explore", "--port", "99999"), "from 1 to 65535; got '99999'"),
@@ -225,7 +225,7 @@ def test_a_timm_script_with_the_naflex_loader(
     """Break 70: `nfaug timm ... --naflex-loader` ended in a traceback."""
     script = tmp_path / "train.py"
     script.write_text("import timm\ntimm.data.create_naflex_loader()\n")
-    ran = command("timm", script, "--nfa", tiny_path)
+    ran = command("timm", script, "--checkpoint", tiny_path)
     assert ran.code == 2
     assert "--naflex-loader" in ran.err
     assert ran.err.count("\n") == 1

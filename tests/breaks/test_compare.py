@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 
 from nfaug import open_dataset
 from nfaug.cli import main
-from nfaug.compare import CompareSettings, Comparison, compare
+from nfaug.compare import CompareConfig, Comparison, compare
+from nfaug.compare.config import PIXELS, Augmentation
 from nfaug.compare.report import Cells
-from nfaug.compare.settings import PIXELS, Augmentation
 from nfaug.training import TrainConfig, train
 
-TINY = CompareSettings(per_class=2, seeds=1, steps=1, variants=1, rivals="randaugment")
+TINY = CompareConfig(per_class=2, seeds=1, steps=1, variants=1, rivals="randaugment")
 
 
 def images(count: int = 24, seed: int = 0, channels: int = 1) -> TensorImages:
@@ -72,7 +72,7 @@ def test_a_folder_that_holds_something_else(name: str, tmp_path: Path) -> None:
     file.parent.mkdir()
     file.write_text("mine")
     with pytest.raises(FileExistsError, match=name):
-        compare(images(), TINY, out=file.parent, progress=False)
+        compare(images(), config=TINY, out=file.parent, progress=False)
     assert [*tmp_path.glob("out/*")] == [file]
     assert file.read_text() == "mine"
 
@@ -80,10 +80,10 @@ def test_a_folder_that_holds_something_else(name: str, tmp_path: Path) -> None:
 def test_an_empty_folder_and_its_own(tmp_path: Path) -> None:
     """Break 59: the refusal leaves an empty folder, and that of the same comparison, usable."""
     (tmp_path / ".DS_Store").touch()
-    first = compare(images(), TINY, out=tmp_path, progress=False)
+    first = compare(images(), config=TINY, out=tmp_path, progress=False)
     cells = (tmp_path / "cells.csv").read_bytes()
     (tmp_path / "notes").touch()
-    assert compare(images(), TINY, out=tmp_path, progress=False).rows == first.rows
+    assert compare(images(), config=TINY, out=tmp_path, progress=False).rows == first.rows
     assert (tmp_path / "cells.csv").read_bytes() == cells
 
 
@@ -96,7 +96,7 @@ def test_test_images_that_are_trained_on(shared: int, tmp_path: Path) -> None:
     test = TensorImages(theirs, ours.targets, NAMES)
     everything = dataclasses.replace(TINY, per_class=None)
     with pytest.raises(ValueError, match=f"{shared} of {len(theirs)} .*image 0 of"):
-        compare(ours, everything, out=tmp_path / "out", test=test, progress=False)
+        compare(ours, config=everything, out=tmp_path / "out", test_data=test, progress=False)
     assert not (tmp_path / "out").exists()
 
 
@@ -109,7 +109,7 @@ def test_a_single_copy_among_many_test_images(tmp_path: Path) -> None:
     test = TensorImages(theirs, labels, NAMES)
     everything = dataclasses.replace(TINY, per_class=None)
     with pytest.warns(UserWarning, match="1 of 300"):
-        compare(ours, everything, out=tmp_path / "out", test=test, progress=False)
+        compare(ours, config=everything, out=tmp_path / "out", test_data=test, progress=False)
 
 
 def test_the_same_images_in_other_files(
@@ -133,11 +133,14 @@ def test_a_flow_needs_images_that_it_has_not_seen(tmp_path: Path) -> None:
     for flows in (("builtin:rgb32",), (PIXELS, "builtin:rgb32")):
         with pytest.raises(ValueError, match="--test-data"):
             compare(
-                images(channels=3), dataclasses.replace(TINY, flow=flows), out=out, progress=False
+                images(channels=3),
+                config=dataclasses.replace(TINY, checkpoint=flows),
+                out=out,
+                progress=False,
             )
     assert not out.exists()
-    own = dataclasses.replace(TINY, flow=(PIXELS,))  # it mixes the images themselves
-    assert len(compare(images(channels=3), own, out=out, progress=False).rows) == 4
+    own = dataclasses.replace(TINY, checkpoint=(PIXELS,))  # it mixes the images themselves
+    assert len(compare(images(channels=3), config=own, out=out, progress=False).rows) == 4
 
 
 def test_other_weights_under_the_same_path(tmp_path: Path) -> None:
@@ -146,10 +149,10 @@ def test_other_weights_under_the_same_path(tmp_path: Path) -> None:
     weights = timm.create_model("test_resnet").state_dict()
     save_file(weights, file)
     settings = dataclasses.replace(TINY, network="test_resnet", weights=str(file))
-    compare(images(), settings, out=tmp_path / "out", progress=False)
+    compare(images(), config=settings, out=tmp_path / "out", progress=False)
     save_file({name: 2 * value for name, value in weights.items()}, file)
     with pytest.raises(ValueError, match="weights"):
-        compare(images(), settings, out=tmp_path / "out", progress=False)
+        compare(images(), config=settings, out=tmp_path / "out", progress=False)
 
 
 def cut_bits(text: str) -> str:
@@ -189,14 +192,14 @@ def test_damaged_cells(damage: Callable[[str], str], word: str, tmp_path: Path) 
 def test_lists_without_words(text: str) -> None:
     """Break 55: `--rivals ,` left no rival, and a gain ended in StopIteration."""
     with pytest.raises(ValueError, match="rivals must"):
-        CompareSettings(rivals=text)
+        CompareConfig(rivals=text)
     with pytest.raises(ValueError, match="augment must"):
-        CompareSettings(augment=text)
+        CompareConfig(augment=text)
 
 
 def test_blanks_stand_for_the_usual_rivals(tmp_path: Path) -> None:
     """Break 55: the advice compares the best row with a rival, so there is one."""
-    settings = CompareSettings(rivals=" ", augment="")
+    settings = CompareConfig(rivals=" ", augment="")
     cells = Cells(tmp_path, {}, 80)
     for row in settings.augmentations():
         for seed in (0, 1):
@@ -213,15 +216,15 @@ def test_other_images_of_the_same_names_and_sizes(tiny_config: TrainConfig, tmp_
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[0].numpy()).save(file)
     run = tmp_path / "run"
-    train(open_dataset(folder), tiny_config, folder=run, progress=False)
-    compare(open_dataset(folder), TINY, out=tmp_path / "out", progress=False)
+    train(open_dataset(folder), config=tiny_config, out=run, progress=False)
+    compare(open_dataset(folder), config=TINY, out=tmp_path / "out", progress=False)
     (folder / NAMES[0]).rename(folder / "other")
     (folder / NAMES[1]).rename(folder / NAMES[0])
     (folder / "other").rename(folder / NAMES[1])
     with pytest.raises(ValueError, match="--data"):
-        train(open_dataset(folder), tiny_config, folder=run, resume=True, progress=False)
+        train(open_dataset(folder), config=tiny_config, out=run, resume=True, progress=False)
     with pytest.raises(ValueError, match="images was"):
-        compare(open_dataset(folder), TINY, out=tmp_path / "out", progress=False)
+        compare(open_dataset(folder), config=TINY, out=tmp_path / "out", progress=False)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +245,7 @@ def test_images_that_an_augmentation_cannot_take(
     data = torch.utils.data.TensorDataset(
         torch.zeros(12, *shape, dtype=torch.uint8), torch.arange(12) % 2
     )
-    settings = CompareSettings(per_class=2, augment=augment, seeds=1, steps=1)
+    settings = CompareConfig(per_class=2, augment=augment, seeds=1, steps=1)
     with pytest.raises(ValueError, match=word):
-        compare(data, settings, out=tmp_path / "out", progress=False)
+        compare(data, config=settings, out=tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ from nfa_tools import NAMES, TensorImages, batch_of, checkpoint, tiny_flow
 from torch import Tensor
 
 import nfaug
-from nfaug.compare import CompareSettings
+from nfaug.compare import CompareConfig
 from nfaug.compare.run import bank_of
 
 
@@ -72,9 +72,9 @@ def test_variants_with_labels_on_the_cpu(on_gpu: bool) -> None:
 def test_variants_of_a_comparison() -> None:
     """Break 73: `nfaug compare` failed on every machine with a GPU."""
     data = TensorImages(*batch_of(12), NAMES)
-    expected = bank_of("builtin:pixels", data, CompareSettings(variants=2, device="cpu"), seed=0)
+    expected = bank_of("builtin:pixels", data, CompareConfig(variants=2, device="cpu"), seed=0)
     with pretended_gpu():
-        found = bank_of("builtin:pixels", data, CompareSettings(variants=2, device="cuda"), seed=0)
+        found = bank_of("builtin:pixels", data, CompareConfig(variants=2, device="cuda"), seed=0)
     assert found.shape == (12, 2, 3, 8, 8)
     assert (found.int() - expected.int()).abs().max() <= 1
 

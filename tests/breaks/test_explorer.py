@@ -59,7 +59,7 @@ page.close(verbose=False)
 def served(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a page of two flows, both called "flow", answered. Read only."""
     whole = nfaug.load(tiny_path)
-    config = dataclasses.replace(whole.config, class_names=HOSTILE)
+    config = dataclasses.replace(whole.config, classes=HOSTILE)
     hostile = dataclasses.replace(whole, config=config).save(tmp_path_factory.mktemp("x") / "flow")
     ran = run_python(["-c", SERVED, json.dumps(HEADERS), tiny_path, hostile, *HOSTILE[:2]])
     assert ran.returncode == 0, ran.stderr

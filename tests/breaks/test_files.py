@@ -149,7 +149,7 @@ def test_a_full_disk_stops_a_pull(pushed: FakeHub, flow: Path, tmp_path: Path) -
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
     try:
         with pytest.raises(OSError, match=r"[Ff]ile too"):
-            pull(REPO, local_dir=flow, overwrite=True)
+            pull(REPO, out=flow, overwrite=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert content(flow) == before

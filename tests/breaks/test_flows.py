@@ -21,7 +21,7 @@ import nfaug
 from nfaug.flows.autoencoder import AutoencoderConfig, find_autoencoder, open_autoencoder
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.matrix_exp import expm_action, phi_action
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 
 SIDE = 28  # of the images of builtin:fashion-mnist
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -128,7 +128,7 @@ def test_second_derivatives_of_a_series(action: Any) -> None:
 def test_second_derivatives_of_a_flow(low_rank_above: int, recompute: Any) -> None:
     """Break 49: a Hessian-vector product was wrong by its own size, without an error."""
     torch.manual_seed(0)
-    mef = MefSettings(
+    mef = MefConfig(
         steps=(1, 1), blocks=(1, 1), width=(8, 8), low_rank_above=low_rank_above, rank=1
     )
     flow = Flow(FlowConfig(1, (4, 4), mef)).double()

@@ -44,7 +44,7 @@ def test_a_large_card_is_not_downloaded(name: str, pushed: FakeHub, tmp_path: Pa
     """Break 9 (and 67): a flow is pulled without a card or a picture of any size."""
     pushed.add(REPO, {name: LARGE})
     with pytest.warns(UserWarning, match="16,777,217 bytes"):
-        out = pull(REPO, local_dir=tmp_path / "out")
+        out = pull(REPO, out=tmp_path / "out")
     other = {"README.md", "samples.png"} - {name}
     assert sorted(os.listdir(out)) == sorted([*RUNTIME, *other]) == pushed.fetched()
 
@@ -70,7 +70,7 @@ def test_what_cannot_be_loaded_replaces_nothing(pushed: FakeHub, made: Path, min
     """Break 10: `pull --overwrite` replaced a folder before the new flow was loaded."""
     pushed.add(REPO, {"pca.safetensors": b"hostile"})
     with pytest.raises(CheckpointError, match=r"pca\.safetensors"):
-        pull(REPO, local_dir=mine, overwrite=True)
+        pull(REPO, out=mine, overwrite=True)
     assert torch.equal(augmented(mine), augmented(made))
 
 
@@ -103,7 +103,7 @@ def test_text_of_others_does_not_reach_the_terminal_raw(
     hub.add(f"owner/{EVIL}", {"README.md": b"---\ntags:\n- nfaug\n---\n"})
     sign(mine, lambda values: values.update(class_names=[EVIL, "dog", "eel"], metrics={EVIL: EVIL}))
     (mine / "README.md").write_text(f"# Cats {EVIL}\n")
-    fit = ["fit", "--flow", "builtin:rgb32", "--data", str(tmp_path / "images.tar")]
+    fit = ["fit", "--checkpoint", "builtin:rgb32", "--data", str(tmp_path / "images.tar")]
     for words, code in (
         ([*fit, "--out", str(tmp_path / "out")], 2),
         (["info", str(tmp_path / EVIL)], 2),
@@ -157,7 +157,7 @@ def test_a_cached_flow_is_pulled_without_a_network(
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     else:
         pushed.up = False
-    out = pull(REPO, local_dir=tmp_path / "out")
+    out = pull(REPO, out=tmp_path / "out")
     assert sorted(os.listdir(out)) == RUNTIME
     assert torch.equal(augmented(out), augmented(made))
 
@@ -169,6 +169,6 @@ def test_a_card_that_cannot_be_had_is_a_warning(
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's own attempts
     pushed.fail[r"/resolve/.*/README\.md"] = 500
     with pytest.warns(UserWarning, match=r"README\.md"):
-        out = pull(REPO, local_dir=tmp_path / "out")
+        out = pull(REPO, out=tmp_path / "out")
     assert set(RUNTIME) <= set(os.listdir(out))
     assert "README.md" not in os.listdir(out)

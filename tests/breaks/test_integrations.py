@@ -18,7 +18,7 @@ from nfa_tools import NAMES, batch_of, checkpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from nfaug.augment.settings import MixSettings
+from nfaug.augment.config import MixConfig
 from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.integrations.albumentations import NFATransform
@@ -29,7 +29,7 @@ from nfaug.integrations.timm import NFALoader
 @pytest.fixture(scope="module")
 def flow_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     parts = checkpoint()
-    config = CheckpointConfig(parts.flow.config, class_names=NAMES)
+    config = CheckpointConfig(parts.flow.config, classes=NAMES)
     path = tmp_path_factory.mktemp("flow") / "tiny"
     return str(Checkpoint(parts.flow, config, pca=parts.pca).save(path))
 
@@ -147,14 +147,14 @@ def test_a_video_in_a_kornia_container(same_on_frame: bool) -> None:
 
 def test_kornias_share_beside_settings(flow_dir: str) -> None:
     """Break 71: of p and settings the adapters used one and ignored the other."""
-    settings = MixSettings(p=0.9, noise=0.1)
-    assert NFAugmentation(checkpoint(), settings=settings).p == 0.9
-    with pytest.raises(ValueError, match="settings="):
-        NFAugmentation(checkpoint(), p=0.5, settings=settings)
+    settings = MixConfig(p=0.9, noise=0.1)
+    assert NFAugmentation(checkpoint(), config=settings).p == 0.9
+    with pytest.raises(ValueError, match="config="):
+        NFAugmentation(checkpoint(), p=0.5, config=settings)
     with pytest.raises(ValueError, match="one number"):
-        NFAugmentation(checkpoint(), settings=MixSettings(p=(0.1, 0.2, 0.3)))
-    with pytest.raises(ValueError, match="settings="):
-        NFATransform(flow_dir, settings={"p": 0.9})
+        NFAugmentation(checkpoint(), config=MixConfig(p=(0.1, 0.2, 0.3)))
+    with pytest.raises(ValueError, match="config="):
+        NFATransform(flow_dir, config={"p": 0.9})
 
 
 # accelerate

@@ -15,7 +15,7 @@ from nfaug.io import resolve as bundled
 from nfaug.io.resolve import builtin_names, read_resolved
 
 ROOT = Path(__file__).resolve().parents[2]
-FLOWS = [name for name in builtin_names() if nfaug.load(name).config.class_names]
+FLOWS = [name for name in builtin_names() if nfaug.load(name).config.classes]
 
 
 def test_pixels_is_the_bundled_flow_without_classes() -> None:
@@ -35,7 +35,7 @@ def test_a_bundled_flow_is_small_and_holds_no_image(name: str) -> None:
     assert not found.pca.has_memory
     assert float((found.pca.ranks / found.pca.counts).max()) <= 0.05, "too few axes to span images"
     assert found.gaussians is not None
-    assert found.gaussians.num_classes == len(found.config.class_names) == 10
+    assert found.gaussians.num_classes == len(found.config.classes) == 10
     assert found.config.metrics["exact"] == 1.0
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "The partner memory was left out." in card
@@ -64,7 +64,7 @@ def test_they_are_loaded_by_name_and_augment(name: str) -> None:
     nfa = nfaug.NFAugment.from_pretrained(name, p=1.0, gate=False)
     images = torch.randint(256, (6, *shape), generator=torch.Generator().manual_seed(0))
     images = images.to(torch.uint8)
-    new, _ = nfa(images, [nfa.class_names[0]] * 6)
+    new, _ = nfa(images, [nfa.classes[0]] * 6)
     assert nfa.stats()["applied"] == 6
     assert not torch.equal(new, images)
 

@@ -24,7 +24,7 @@ from nfaug.checkpoint.checkpoint import (
 )
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 
 DATA = Path(__file__).parents[1] / "data"
 FILES = ["config.json", "gaussians.safetensors", "model.safetensors", "pca.safetensors"]
@@ -57,7 +57,7 @@ def test_round_trip(tiny_path: Path, tmp_path: Path) -> None:
     assert sorted(file.name for file in tiny_path.iterdir()) == FILES
     once = load(tiny_path)
     assert not once.flow.training
-    assert once.config.class_names == NAMES
+    assert once.config.classes == NAMES
     # Saving what was loaded gives the same bytes.
     once.save(tmp_path / "again")
     for name in FILES:
@@ -96,17 +96,17 @@ def test_figures_that_are_not_finite_are_null(tiny_checkpoint: Checkpoint, tmp_p
     """And any text may be the name of a class."""
     names = ("näme ✓", "<b>\n", '"\\')
     tiny_checkpoint.config.metrics.update(bits_per_dim=math.nan, deep={"x": (1.0, -math.inf)})
-    config = dataclasses.replace(tiny_checkpoint.config, class_names=names)
+    config = dataclasses.replace(tiny_checkpoint.config, classes=names)
     _with(tiny_checkpoint, config=config).save(tmp_path / "flow")
     found = load(tmp_path / "flow").config
-    assert found.class_names == names
+    assert found.classes == names
     assert (found.metrics["bits_per_dim"], found.metrics["deep"]) == (None, {"x": [1.0, None]})
 
 
 def test_version_1_is_readable_for_ever() -> None:
     expected = load_file(DATA / "checkpoint_v1_expected.safetensors")
     checkpoint = load(DATA / "checkpoint_v1")
-    assert checkpoint.config.class_names == ("cat", "dög", "eel")
+    assert checkpoint.config.classes == ("cat", "dög", "eel")
     assert checkpoint.config.metrics["on"] == "36 held-out images"
     gaussians, pca, flow = checkpoint.gaussians, checkpoint.pca, checkpoint.flow
     assert gaussians is not None
@@ -187,7 +187,7 @@ def test_a_class_name_may_be_corrected_with_an_editor(path: Path) -> None:
         text = (folder / "config.json").read_text()
         assert ("config_sha256" in text) == (folder == old)
         (folder / "config.json").write_text(text.replace('"cat"', '"cow"'))
-        assert load(folder).config.class_names[0] == "cow"
+        assert load(folder).config.classes[0] == "cow"
 
 
 @pytest.mark.parametrize(
@@ -350,12 +350,12 @@ def _broken_axes(checkpoint: Checkpoint) -> Checkpoint:
         (_poisoned, r"blocks\.0\.0"),
         (_broken_axes, "gate_energy"),
         (lambda c: _with(c, config=CheckpointConfig(FlowConfig())), "FlowConfig"),
-        (lambda c: _with(c, config=_config(c, class_names=("a", "b"))), "ClassGaussians"),
+        (lambda c: _with(c, config=_config(c, classes=("a", "b"))), "ClassGaussians"),
         (
-            lambda c: _with(c, config=_config(c, class_names=("a", "b")), gaussians=None),
+            lambda c: _with(c, config=_config(c, classes=("a", "b")), gaussians=None),
             "ClasswisePCA",
         ),
-        (lambda c: _with(c, config=_config(c, class_names=("a", "b", "a"))), "class_names"),
+        (lambda c: _with(c, config=_config(c, classes=("a", "b", "a"))), "class_names"),
         (lambda c: _with(c, config=_config(c, training={"x": torch.device("cpu")})), "device"),
     ],
 )
@@ -419,7 +419,7 @@ def test_samples(tiny_checkpoint: Checkpoint) -> None:
 def test_a_flow_that_was_never_trained(tmp_path: Path) -> None:
     """It has no classes, and so one gaussian."""
     config = FlowConfig(
-        channels=1, image_size=(7, 5), backbone=MefSettings(steps=(1,), blocks=(0,), width=(4,))
+        channels=1, image_size=(7, 5), backbone=MefConfig(steps=(1,), blocks=(0,), width=(4,))
     )
     single = ClassGaussians(torch.zeros(1, config.dim), torch.ones(1, config.dim))
     Checkpoint(Flow(config), CheckpointConfig(config), single).save(tmp_path / "flow")

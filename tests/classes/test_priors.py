@@ -21,12 +21,12 @@ from nfaug.classes.priors import (
     GradientDescentConfig,
     Kind,
     Prior,
-    PriorSettings,
+    PriorConfig,
     choose_prior,
 )
 from nfaug.classes.priors.gradient import gradient_descent
 from nfaug.training import TrainConfig, train
-from nfaug.training.config import PriorConfig
+from nfaug.training.config import TrainPriorConfig
 
 POLICIES = get_args(Policy)
 SLOW = GradientDescentConfig(kld_weight=1.0, learning_rate=0.02, tolerance=1e4)
@@ -179,7 +179,7 @@ def test_bad_data() -> None:
 
 @pytest.mark.parametrize("kind", PRIORS)
 def test_every_prior_returns_gaussians_and_a_json_record(kind: str) -> None:
-    chosen = PriorSettings(kind, FixedPointConfig(kld_weight=1.0), SLOW)
+    chosen = PriorConfig(kind, FixedPointConfig(kld_weight=1.0), SLOW)
     means, variances = draw()
     copies = means.clone(), variances.clone()
     generator = torch.Generator().manual_seed(0)
@@ -198,7 +198,7 @@ def test_every_prior_returns_gaussians_and_a_json_record(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", PRIORS)
 def test_the_settings_of_every_prior_are_a_field(kind: str) -> None:
-    chosen = PriorSettings(kind)
+    chosen = PriorConfig(kind)
     assert chosen.settings == chosen.entry.defaults
     if not chosen.entry.option:
         assert chosen.settings is None
@@ -206,7 +206,7 @@ def test_the_settings_of_every_prior_are_a_field(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind, prior in PRIORS.items() if prior.min_classes > 1])
 def test_priors_that_separate_classes_reject_a_single_one(kind: str) -> None:
-    chosen = PriorSettings(kind)
+    chosen = PriorConfig(kind)
     with pytest.raises(ValueError, match="got 1"):
         chosen.entry.solve(torch.zeros(1, 3), torch.ones(1, 3), chosen.settings, None)
 
@@ -229,8 +229,8 @@ def test_a_registered_prior_trains_a_flow(
 
     wide = Prior(lambda means, variances, settings, generator: (means, 4 * variances, {"x": 4}))
     monkeypatch.setitem(PRIORS, "wide", wide)
-    config = dataclasses.replace(tiny_config, epochs=1, prior=PriorConfig(kind="wide"))
-    checkpoint = train(tiny_images, config, progress=False).checkpoint
+    config = dataclasses.replace(tiny_config, epochs=1, prior=TrainPriorConfig(kind="wide"))
+    checkpoint = train(tiny_images, config=config, progress=False).checkpoint
     loaded = nfaug.load(checkpoint.save(tmp_path / "flow"))
     assert loaded.config.gaussians == {"kind": "wide", "x": 4}
     assert loaded.gaussians is not None
@@ -242,12 +242,12 @@ def test_kind_lists_the_registry() -> None:
 
 
 def test_choosing_a_prior_by_name_or_settings() -> None:
-    assert choose_prior("data") == PriorSettings("data")
+    assert choose_prior("data") == PriorConfig("data")
     config = GradientDescentConfig(steps=3)
-    assert choose_prior(config) == PriorSettings("gradient", gradient=config)
+    assert choose_prior(config) == PriorConfig("gradient", gradient=config)
     assert choose_prior(FixedPointConfig()).kind == "fpi"
     for unknown in ("single", "random", "x", 1.0, None):  # the first two use no latents
         with pytest.raises(ValueError, match="'gradient'"):
             choose_prior(unknown)
     with pytest.raises(ValueError, match="'x'"):
-        PriorSettings("x")
+        PriorConfig("x")

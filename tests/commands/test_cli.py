@@ -65,12 +65,12 @@ def test_the_bare_command(nfaug_command: Any) -> None:
 
 
 HELP = {
-    "compare": "--json --data --test-data --image-size --flow --per-class --minutes --seeds",
+    "compare": "--json --data --test-data --image-size --checkpoint --per-class --minutes --seeds",
     "train": "--recipe --config --resume --max-minutes --flow.steps --prior.fixed-point.kld-weight "
-    "--optim.clip-norm --dataset.val-fraction --print-config",
-    "fit": "--flow --image-size --per-class --no-memory --gaussians --on-error",
-    "preview": "--flow --data --image-size --strength --gate",
-    "timm": "--nfa --autoencoder --p --strength --off-epoch",
+    "--optim.clip-norm --dataset.test-fraction --print-config",
+    "fit": "--checkpoint --image-size --per-class --no-memory --gaussians --on-error",
+    "preview": "--checkpoint --data --image-size --strength --gate",
+    "timm": "--checkpoint --autoencoder --p --strength --off-epoch",
 }
 
 
@@ -89,7 +89,7 @@ def test_help(verb: str, nfaug_command: Any) -> None:
     assert not shown, "no Python types"
 
 
-FIT = ["fit", "--flow", "f", "--data", "d", "--out", "o"]
+FIT = ["fit", "--checkpoint", "f", "--data", "d", "--out", "o"]
 TRAIN = ["train", "--data", "d", "--out", "o"]
 
 
@@ -107,12 +107,12 @@ TRAIN = ["train", "--data", "d", "--out", "o"]
         ([*FIT, "--rank", "x\x1b[31m"], ["rank", "x\N{REPLACEMENT CHARACTER}"]),
         ([*FIT, "--image-size", "0"], ["--image-size", "'0'", "128,96"]),
         ([*FIT, "--on-error", "maybe"], ["--on-error", "'maybe'", "skip"]),
-        (["fit", "--flow", "f", "--data", ".", "--out", "o"], ["--out o", "--data ."]),
-        (["fit"], ["flow", "data", "out"]),
-        (["info"], ["flow"]),
-        (["eval", "--flow", "f", "--data", "d", "--batch-size", "0"], ["batch_size", "v>0"]),
+        (["fit", "--checkpoint", "f", "--data", ".", "--out", "o"], ["--out o", "--data ."]),
+        (["fit"], ["checkpoint", "data", "out"]),
+        (["info"], ["checkpoint"]),
+        (["eval", "--checkpoint", "f", "--data", "d", "--batch-size", "0"], ["batch_size", "v>0"]),
         (
-            ["bank", "--flow", "builtin:rgb32", "--data", "digits", "--out", "o"],
+            ["bank", "--checkpoint", "builtin:rgb32", "--data", "digits", "--out", "o"],
             ["8 x 8", "32 x 32", "--image-size", "--residual"],
         ),
     ],
@@ -163,7 +163,7 @@ def test_the_console_script(tiny_path: Path) -> None:
 def test_train(tiny_folder: Path, tmp_path: Path, settings: str, nfaug_command: Any) -> None:
     out = tmp_path / "flow"
     words = ["--data", tiny_folder, "--out", out, "-c", settings, "--json"]
-    ran = nfaug_command("train", *words, "--dataset.val-fraction", "0.1")
+    ran = nfaug_command("train", *words, "--dataset.test-fraction", "0.1")
     assert ran.code == 0, ran.err
     assert ran.json["steps"] == 3
     assert ran.json["out"] == str(out)
@@ -179,10 +179,10 @@ def test_train(tiny_folder: Path, tmp_path: Path, settings: str, nfaug_command: 
         "train.yaml",
     ]
     checkpoint = nfaug.load(out)
-    assert checkpoint.config.class_names == ("cat", "dog", "eel")
+    assert checkpoint.config.classes == ("cat", "dog", "eel")
     resolved = yaml.safe_load((out / "train.yaml").read_text())
     assert resolved["epochs"] == 1
-    assert resolved["dataset"]["val_fraction"] == 0.1
+    assert resolved["dataset"]["test_fraction"] == 0.1
     assert resolved["prior"]["fixed_point"]["kld_weight"] == 20
     assert resolved["optim"]["clip_norm"] == 10, "defaults too"
 
@@ -227,12 +227,12 @@ def test_train_without_classes(
     assert ran.code == 0, ran.err
     assert ran.json["images"] == 35, "one in twenty is held out"
     assert "bits_per_dim" in ran.json["held_out"]
-    words = ["--flow", tmp_path / "flow", "--data", flat, "--split", "train"]
+    words = ["--checkpoint", tmp_path / "flow", "--data", flat, "--split", "train"]
     ran = nfaug_command("eval", *words, "--json")
     assert ran.code == 0, ran.err
     assert ran.json["exact"] == 1
     fitted = ["--data", tiny_folder, "--rank", "4", "--out", tmp_path / "fitted"]
-    ran = nfaug_command("fit", "--flow", tmp_path / "flow", *fitted)
+    ran = nfaug_command("fit", "--checkpoint", tmp_path / "flow", *fitted)
     assert ran.code == 0, ran.err
     nfa = nfaug.NFAugment.from_pretrained(tmp_path / "fitted", p=1.0)
     images, _ = nfa(tiny_images.images, tiny_images.targets)
@@ -284,7 +284,7 @@ def test_wrong_settings(
 
 def test_fit(tiny_path: Path, tiny_folder: Path, tmp_path: Path, nfaug_command: Any) -> None:
     out = tmp_path / "fitted"
-    words = ["--flow", tiny_path, "--data", tiny_folder, "--out", out, "--rank", "4"]
+    words = ["--checkpoint", tiny_path, "--data", tiny_folder, "--out", out, "--rank", "4"]
     ran = nfaug_command("fit", *words, "--per-class", "9", "--json")
     assert ran.code == 0, ran.err
     assert ran.json == {
@@ -323,21 +323,21 @@ def test_fit_of_photographs_of_many_sizes(tmp_path: Path, nfaug_command: Any) ->
     words += ["--out", tmp_path / "flow"]
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        ran = nfaug_command(*words, "--flow", "builtin:pixels")
+        ran = nfaug_command(*words, "--checkpoint", "builtin:pixels")
     assert ran.code == 0, ran.err
     assert ran.json["image_size"] == [36, 36], "the median of the shorter sides"
     assert "--image-size" in ran.err
-    ran = nfaug_command(*words, "--flow", "builtin:pixels", "--image-size", "24,16")
+    ran = nfaug_command(*words, "--checkpoint", "builtin:pixels", "--image-size", "24,16")
     assert ran.json["image_size"] == [24, 16]
-    ran = nfaug_command(*words, "--flow", "builtin:rgb32")
+    ran = nfaug_command(*words, "--checkpoint", "builtin:rgb32")
     assert ran.json["image_size"] == [32, 32]
-    ran = nfaug_command(*words, "--flow", "builtin:rgb32", "--image-size", "24")
+    ran = nfaug_command(*words, "--checkpoint", "builtin:rgb32", "--image-size", "24")
     assert ran.code == 2
     assert "builtin:pixels" in ran.err
 
 
 def test_eval(tiny_path: Path, tiny_folder: Path, nfaug_command: Any) -> None:
-    words = ["--flow", tiny_path, "--data", tiny_folder, "--split", "train"]
+    words = ["--checkpoint", tiny_path, "--data", tiny_folder, "--split", "train"]
     ran = nfaug_command("eval", *words, "--json")
     assert ran.code == 0, ran.err
     assert ran.json["images"] == 36
@@ -349,7 +349,7 @@ def test_eval(tiny_path: Path, tiny_folder: Path, nfaug_command: Any) -> None:
 
 
 def test_data_that_are_not_split(tiny_path: Path, tiny_folder: Path, nfaug_command: Any) -> None:
-    words = ["--flow", tiny_path, "--data", tiny_folder]
+    words = ["--checkpoint", tiny_path, "--data", tiny_folder]
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         ran = nfaug_command("eval", *words, "--json")
@@ -368,12 +368,14 @@ def test_data_of_other_classes(
 ) -> None:
     data = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
     (data / "eel").rename(data / "ant")
-    ran = nfaug_command("eval", "--flow", tiny_path, "--data", data, "--split", "train")
+    ran = nfaug_command("eval", "--checkpoint", tiny_path, "--data", data, "--split", "train")
     assert ran.code == 2
     assert "'ant'" in ran.err
-    ran = nfaug_command("preview", "--flow", tiny_path, "--data", data, "--out", tmp_path / "x.png")
+    ran = nfaug_command(
+        "preview", "--checkpoint", tiny_path, "--data", data, "--out", tmp_path / "x.png"
+    )
     assert ran.code == 0, ran.err
-    assert f"nfaug fit --flow {tiny_path} --data {data}" in ran.err
+    assert f"nfaug fit --checkpoint {tiny_path} --data {data}" in ran.err
 
 
 @pytest.mark.filterwarnings("always")
@@ -382,7 +384,7 @@ def test_preview_of_a_bundled_flow_draws_at_the_size_of_the_images(
     name: str, tmp_path: Path, nfaug_command: Any
 ) -> None:
     data = write_images(tmp_path, 80, data=4) / "data"
-    words = ["--flow", name, "--data", data, "--variants", "1"]
+    words = ["--checkpoint", name, "--data", data, "--variants", "1"]
     ran = nfaug_command("preview", *words, "--out", tmp_path / "x.png", "--json")
     assert ran.code == 0, ran.err
     assert 3 * 80 < ran.json["width"] < 3 * 80 + 80, "an image, decoded, and a variant"
@@ -393,7 +395,7 @@ def test_preview_of_a_bundled_flow_draws_at_the_size_of_the_images(
 def test_samples_that_are_a_blur_are_explained(tmp_path: Path, nfaug_command: Any) -> None:
     for name, blurred in (("builtin:rgb32", True), ("builtin:fashion-mnist", False)):
         out = tmp_path / f"{blurred}.png"
-        ran = nfaug_command("sample", "--flow", name, "--out", out)
+        ran = nfaug_command("sample", "--checkpoint", name, "--out", out)
         assert ran.code == 0, ran.err
         assert ("nfaug preview" in ran.err) == blurred
 
@@ -401,8 +403,8 @@ def test_samples_that_are_a_blur_are_explained(tmp_path: Path, nfaug_command: An
 def test_preview_and_sample(
     tiny_path: Path, tiny_folder: Path, tmp_path: Path, nfaug_command: Any
 ) -> None:
-    preview = ["preview", "--flow", tiny_path, "--data", tiny_folder]
-    sample = ["sample", "--flow", tiny_path]
+    preview = ["preview", "--checkpoint", tiny_path, "--data", tiny_folder]
+    sample = ["sample", "--checkpoint", tiny_path]
     for words in (preview, sample):
         file = tmp_path / "deep" / f"{words[0]}.png"
         ran = nfaug_command(*words, "--out", file, "--json")
@@ -428,7 +430,7 @@ def test_a_flow_without_classes(
     whole = nfaug.load(tiny_path)
     config = nfaug.checkpoint.checkpoint.CheckpointConfig(whole.flow.config)
     flow = nfaug.Checkpoint(whole.flow, config).save(tmp_path / "bare")
-    words = ["--flow", flow, "--data", tiny_folder]
+    words = ["--checkpoint", flow, "--data", tiny_folder]
     ran = nfaug_command("eval", *words)
     assert ran.code == 2
     assert "nfaug fit" in ran.err
@@ -437,21 +439,21 @@ def test_a_flow_without_classes(
     assert "nfaug fit" in ran.err
     ran = nfaug_command("fit", *words, "--rank", "4", "--out", tmp_path / "fitted")
     assert ran.code == 0, ran.err
-    words = ["--flow", tmp_path / "fitted", "--data", tiny_folder, "--split", "train"]
+    words = ["--checkpoint", tmp_path / "fitted", "--data", tiny_folder, "--split", "train"]
     assert nfaug_command("eval", *words).code == 0
 
 
 def test_info(tiny_path: Path, nfaug_command: Any) -> None:
     ran = nfaug_command("info", tiny_path, "--json")
     assert ran.code == 0
-    assert ran.json["classes"] == 3
+    assert ran.json["num_classes"] == 3
     assert ran.json["pca"] == {"axes": 4, "memory_images": 36}
     assert ran.json["flow"]["steps"] == [1, 1]
     assert ran.json["flow"]["parameters"] > 1000
     gflop = ran.json["gflop_of_the_flow_per_image"]
     assert gflop["bank_of_20_variants"] == pytest.approx(21 * gflop["encode_or_decode"])
     ran = nfaug_command("info", tiny_path)
-    assert "class names              cat, dog, eel" in ran.out
+    assert "classes                  cat, dog, eel" in ran.out
 
 
 def test_a_missing_repository(hub: FakeHub, nfaug_command: Any) -> None:

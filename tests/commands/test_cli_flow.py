@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from test_cli_sharing import run
 
-from nfaug.augment.settings import MixSettings
+from nfaug.augment.config import MixConfig
 from nfaug.commands import bank, preview, timm
 from nfaug.commands.common import mixing
 
@@ -18,13 +18,17 @@ from nfaug.commands.common import mixing
 @pytest.mark.parametrize("command", [bank, preview, timm])
 def test_mixing_options_are_the_fields_of_the_settings(command: Any) -> None:
     parser = command.parser()
-    required = ["train.py", "--nfa=f"] if command is timm else ["--flow=f", "--data=d", "--out=o"]
-    assert mixing(parser.parse_args(required)) == MixSettings()
+    required = (
+        ["train.py", "--checkpoint=f"]
+        if command is timm
+        else ["--checkpoint=f", "--data=d", "--out=o"]
+    )
+    assert mixing(parser.parse_args(required)) == MixConfig()
     given = parser.parse_args([*required, "--gate=off", "--strength=0.5", "--axes=3", "--mix=pair"])
-    assert mixing(given) == MixSettings(gate=False, strength=0.5, axes=3, mix="pair")
-    assert mixing(parser.parse_args([*required, "--mix=regions"])) == MixSettings(mix="regions")
+    assert mixing(given) == MixConfig(gate=False, strength=0.5, axes=3, mix="pair")
+    assert mixing(parser.parse_args([*required, "--mix=regions"])) == MixConfig(mix="regions")
     text = " ".join(parser.format_help().split())
-    names = {field.name for field in dataclasses.fields(MixSettings)}
+    names = {field.name for field in dataclasses.fields(MixConfig)}
     options = set(re.findall(r" --(\w+) ", text))
     assert names - options == (set() if command is timm else {"p"})
     assert "distribution of the mixing weights" in text, "the help is that of the field"
@@ -33,7 +37,15 @@ def test_mixing_options_are_the_fields_of_the_settings(command: Any) -> None:
 def test_preview_shows_what_the_gate_rejects(
     tiny_path: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["preview", "--flow", str(tiny_path), "--data", str(tiny_folder), "--variants", "2"]
+    words = [
+        "preview",
+        "--checkpoint",
+        str(tiny_path),
+        "--data",
+        str(tiny_folder),
+        "--variants",
+        "2",
+    ]
     pictures = []
     for number, gate in enumerate(("1.25", "off", "0")):
         out = tmp_path / f"{number}.png"

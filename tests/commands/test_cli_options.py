@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nfaug.augment.settings import MixSettings
+from nfaug.augment.config import MixConfig
 from nfaug.cli import main
 
 
@@ -31,7 +31,7 @@ MIXED: dict[str, Any] = {
 CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
     (
         "pull", "nfaug.hub.pull", ["a/b", "--out", "OUT", "--revision", "v1", "--overwrite"],
-        {"revision": "v1", "local_dir": "OUT", "overwrite": True},
+        {"revision": "v1", "out": "OUT", "overwrite": True},
     ),
     (
         "list", "huggingface_hub.HfApi.list_models",
@@ -51,40 +51,42 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
         ["FLOW", "a/b", "--dry-run", "--no-memory", "--license", "mit", "--about-data", "cats"],
         {"memory": False, "license": "mit", "data": "cats"},
     ),
-    ("fit", "nfaug.commands.fit.open_images", ["--flow", "FLOW", *DATA, "--out", "OUT"],
+    ("fit", "nfaug.commands.fit.open_images", ["--checkpoint", "FLOW", *DATA, "--out", "OUT"],
      {**OPENED, "grayscale": False, "image_size": None}),
     ("fit", "nfaug.commands.fit.open_images",
-     ["--flow", "FLOW", "--data", "some", "--grayscale", "--out", "OUT", "--image-size", "4,5"],
+     ["--checkpoint", "FLOW", "--data", "some", "--grayscale", "--out", "OUT",
+      "--image-size", "4,5"],
      {"grayscale": True, "image_size": (4, 5), "download": False, "split": "train"}),
     ("fit", "nfaug.commands.fit.fit",
-     ["--flow", "FLOW", "--data", "DATA", "--out", "OUT", "--rank", "3", "--per-class", "5",
+     ["--checkpoint", "FLOW", "--data", "DATA", "--out", "OUT", "--rank", "3", "--per-class", "5",
       "--no-memory", "--seed", "4", "--gaussians", "gradient"],
-     {"rank": 3, "max_per_class": 5, "memory": False, "seed": 4, "gaussians": "gradient"}),
+     {"rank": 3, "per_class": 5, "memory": False, "seed": 4, "gaussians": "gradient"}),
     (
         "bank", "nfaug.commands.bank.open_dataset",
-        ["--flow", "FLOW", *DATA, "--out", "OUT", "--image-size", "20"],
+        ["--checkpoint", "FLOW", *DATA, "--out", "OUT", "--image-size", "20"],
         {**OPENED, "image_size": (20, 20)},
     ),
     (
         "bank", "nfaug.commands.bank.make_bank",
-        ["--flow", "FLOW", "--data", "DATA", "--out", "OUT", "--variants", "3", "--residual",
+        ["--checkpoint", "FLOW", "--data", "DATA", "--out", "OUT", "--variants", "3", "--residual",
          "--batch-size", "9", "--workers", "2", "--overwrite", "--seed", "4", *MIXING],
         {"variants": 3, "residual": True, "batch_size": 9, "workers": 2, "overwrite": True,
-         "seed": 4, "settings": MixSettings(**MIXED)},
+         "seed": 4, "config": MixConfig(**MIXED)},
     ),
     (
         "preview", "nfaug.commands.preview.preview_grid",
-        ["--flow", "FLOW", "--data", "DATA", "--out", "OUT.png", "--variants", "3",
-         "--classes", "2", "--seed", "4", *MIXING],
-        {"variants": 3, "classes": 2, "seed": 4, "settings": MixSettings(**MIXED)},
+        ["--checkpoint", "FLOW", "--data", "DATA", "--out", "OUT.png", "--variants", "3",
+         "--max-classes", "2", "--seed", "4", *MIXING],
+        {"variants": 3, "max_classes": 2, "seed": 4, "config": MixConfig(**MIXED)},
     ),
     (
         "sample", "nfaug.commands.sample.sample_grid",
-        ["--flow", "FLOW", "--out", "OUT.png", "--temperature", "0.25"], {"temperature": 0.25},
+        ["--checkpoint", "FLOW", "--out", "OUT.png", "--temperature", "0.25"],
+        {"temperature": 0.25},
     ),
     (
         "timm", "nfaug.integrations.timm.run_script",
-        ["train.py", "--nfa", "FLOW", "--p", "0.3", "--off-epoch", "6", *MIXING],
+        ["train.py", "--checkpoint", "FLOW", "--p", "0.3", "--off-epoch", "6", *MIXING],
         {"off_epoch": 6},
     ),
 ]  # fmt: skip
@@ -110,7 +112,7 @@ def test_options_arrive(
     def reached(*positional: Any, **options: Any) -> None:
         found.update(options)
         if command == "timm":
-            found["settings"] = positional[2].settings
+            found["config"] = positional[2].config
         raise Reached
 
     module, _, name = target.rpartition(".")
@@ -120,6 +122,6 @@ def test_options_arrive(
     with pytest.raises(Reached):
         main([command, *(str(places.get(word, word)) for word in words)])
     if command == "timm":
-        expected = {**expected, "settings": MixSettings(p=0.3, **MIXED)}
+        expected = {**expected, "config": MixConfig(p=0.3, **MIXED)}
     wanted = {name: str(places.get(str(value), value)) for name, value in expected.items()}
     assert {name: str(found[name]) for name in expected} == wanted

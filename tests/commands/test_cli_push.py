@@ -36,7 +36,7 @@ def test_what_is_published_names_no_local_folder(tiny_folder: Path, tmp_path: Pa
     ]
     assert main(words) == 0
     data = ["--data", str(tiny_folder), "--rank", "4"]
-    assert main(["fit", "--flow", str(run), *data, "--out", str(fitted)]) == 0
+    assert main(["fit", "--checkpoint", str(run), *data, "--out", str(fitted)]) == 0
     nfaug.fit(run, tiny_folder, rank=4, progress=False).save(made)
     for folder in (run, fitted, made):
         # A card escapes the characters that Markdown knows.

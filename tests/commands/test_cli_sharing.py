@@ -44,7 +44,7 @@ def test_push_pull_and_list(
 
     out = tmp_path / "pulled"
     code, pulled, _ = run(capsys, "pull", "owner/digits", "--out", str(out))
-    assert (code, pulled["directory"]) == (0, str(out))
+    assert (code, pulled["out"]) == (0, str(out))
     for name in ("config.json", "model.safetensors", "pca.safetensors"):
         assert (out / name).read_bytes() == (tiny_path / name).read_bytes()
     code, _, error = run(capsys, "pull", "owner/digits", "--out", str(out))
@@ -64,8 +64,8 @@ def test_push_pull_and_list(
     "words",
     [
         ["train", "--data", "digits"],
-        ["fit", "--flow", "builtin:rgb32", "--data", "digits"],
-        ["bank", "--flow", "builtin:rgb32", "--data", "digits", "--image-size", "8"],
+        ["fit", "--checkpoint", "builtin:rgb32", "--data", "digits"],
+        ["bank", "--checkpoint", "builtin:rgb32", "--data", "digits", "--image-size", "8"],
         ["pull", "owner/flow"],
         ["compare", "--data", "digits"],
     ],
@@ -85,7 +85,7 @@ def test_a_command_does_not_write_where_another_one_does(
 def test_bank(
     tiny_path: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["bank", "--flow", str(tiny_path), "--data", str(tiny_folder), "--variants", "2"]
+    words = ["bank", "--checkpoint", str(tiny_path), "--data", str(tiny_folder), "--variants", "2"]
     out = tmp_path / "bank"
     code, made, _ = run(capsys, *words, "--out", str(out))
     assert code == 0
@@ -120,7 +120,7 @@ def test_timm_runs_a_script(
         "for images, labels in loader:\n"
         "    assert images.shape == (4, 1, 8, 8)\n"
     )
-    words = ["timm", str(script), "--nfa", str(tiny_path), "--p", "1.0", "--json"]
+    words = ["timm", str(script), "--checkpoint", str(tiny_path), "--p", "1.0", "--json"]
     words += ["--noise", "0.5", "--gate", "off", "--partners", "batch"]
     words += ["--axes", "1"]
     capsys.readouterr()
@@ -132,7 +132,7 @@ def test_timm_runs_a_script(
 
 
 def test_timm_without_its_script(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, error = run(capsys, "timm", "nowhere.py", "--nfa", str(tiny_path))
+    code, _, error = run(capsys, "timm", "nowhere.py", "--checkpoint", str(tiny_path))
     assert code == 2
     assert "nowhere.py" in error
     assert "Traceback" not in error
@@ -140,7 +140,7 @@ def test_timm_without_its_script(tiny_path: Path, capsys: pytest.CaptureFixture[
 
 def test_timm_takes_an_autoencoder(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It reaches the reader of the flow, which knows whether the flow has one."""
-    words = ["timm", "train.py", "--nfa", str(tiny_path), "--autoencoder", "some/vae"]
+    words = ["timm", "train.py", "--checkpoint", str(tiny_path), "--autoencoder", "some/vae"]
     code, _, error = run(capsys, *words)
     assert code == 2
     assert "autoencoder" in error
@@ -152,7 +152,7 @@ def test_timm_shows_where_a_script_failed(
     script = tmp_path / "train.py"
     script.write_text("width = int('wide')\n")
     with pytest.raises(SystemExit) as ended:
-        main(["timm", str(script), "--nfa", str(tiny_path)])
+        main(["timm", str(script), "--checkpoint", str(tiny_path)])
     assert ended.value.code == 1
     error = capsys.readouterr().err
     assert f'File "{script}", line 1' in error
@@ -161,7 +161,7 @@ def test_timm_shows_where_a_script_failed(
 
 
 def test_timm_without_the_dashes(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["timm", "train.py", "--nfa", str(tiny_path), "--p=1.0"]
+    words = ["timm", "train.py", "--checkpoint", str(tiny_path), "--p=1.0"]
     for option in ("--model", "-b"):
         with pytest.raises(SystemExit, match="2"):
             main([*words, option, "7"])
@@ -169,8 +169,8 @@ def test_timm_without_the_dashes(tiny_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_words_after_the_dashes_are_the_scripts_own() -> None:
-    words = expand(["t.py", "--nfa", "f", "--", "--lr", "1", "-b", "--", "x"])
+    words = expand(["t.py", "--checkpoint", "f", "--", "--lr", "1", "-b", "--", "x"])
     assert words == [
-        "t.py", "--nfa", "f", "--script-arg=--lr", "--script-arg=1", "--script-arg=-b",
+        "t.py", "--checkpoint", "f", "--script-arg=--lr", "--script-arg=1", "--script-arg=-b",
         "--script-arg=--", "--script-arg=x",
     ]  # fmt: skip

@@ -21,7 +21,7 @@ from nfaug.io import atomic
 def test_an_interrupted_bank_is_continued_by_the_same_command(
     tiny_path: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["bank", "--flow", str(tiny_path), "--data", str(tiny_folder), "--batch-size=4"]
+    words = ["bank", "--checkpoint", str(tiny_path), "--data", str(tiny_folder), "--batch-size=4"]
     variants, calls = bank_make._variants, itertools.count()
 
     def interrupted(*given: Any) -> dict[str, Tensor]:
@@ -50,7 +50,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(
 
     monkeypatch.setattr(atomic.os, "fsync", full)
     for words in (["preview", "--data", str(tiny_folder)], ["sample"]):
-        given = [*words, "--flow", str(tiny_path), "--out", str(out), "--overwrite"]
+        given = [*words, "--checkpoint", str(tiny_path), "--out", str(out), "--overwrite"]
         assert main(given) == 2
         assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
 
@@ -58,7 +58,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(
 def test_preview_at_the_training_size(
     tiny_path: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["preview", "--flow", str(tiny_path), "--data", str(tiny_folder), "--variants=1"]
+    words = ["preview", "--checkpoint", str(tiny_path), "--data", str(tiny_folder), "--variants=1"]
     out = tmp_path / "x.png"
     assert main([*words, "--out", str(out), "--image-size=90", "--gate=off"]) == 0
     with Image.open(out) as picture:
@@ -78,7 +78,7 @@ def test_a_home_directory_in_out_is_found(
 ) -> None:
     """Shells do not expand the ~ of --out=~/flow."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    given = ["--flow", str(tiny_path), "--data", str(tiny_folder)]
+    given = ["--checkpoint", str(tiny_path), "--data", str(tiny_folder)]
     held = Path(shutil.copytree(tiny_path, tmp_path / "flow"))
     before = (held / "config.json").read_bytes()
     fit = ["fit", *given, "--rank=2"]

@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 from torch.utils.data import TensorDataset
 
 import nfaug
-from nfaug.compare import CompareSettings, Comparison, compare
+from nfaug.compare import CompareConfig, Comparison, compare
 from nfaug.compare.classifier import Classifier
+from nfaug.compare.config import PIXELS, Augmentation
 from nfaug.compare.images import split_images
 from nfaug.compare.report import Cell, Cells, gain_of
-from nfaug.compare.settings import PIXELS, Augmentation
 from nfaug.compare.transforms import spec_augment, transform_of
 
-TINY = CompareSettings(per_class=4, seeds=2, steps=3, variants=2)
+TINY = CompareConfig(per_class=4, seeds=2, steps=3, variants=2)
 ROWS = {"none", "nfa:builtin:pixels", "randaugment", "trivialaugment"}
 
 
@@ -44,7 +44,7 @@ def whole(
 ) -> tuple[Comparison, Path]:
     """A comparison that nothing interrupted, and its folder. Read only."""
     folder = tmp_path_factory.mktemp("whole")
-    return compare(images, TINY, out=folder, progress=False), folder
+    return compare(images, config=TINY, out=folder, progress=False), folder
 
 
 def cells_of(folder: Path, accuracies: dict[Augmentation, list[float]], images: int = 400) -> Cells:
@@ -91,9 +91,9 @@ def test_the_same_call_goes_on_after_a_kill(
 
     monkeypatch.setattr(Classifier, "train", killed)
     with pytest.raises(KeyboardInterrupt):
-        compare(images, TINY, out=tmp_path / "cut", progress=False)
+        compare(images, config=TINY, out=tmp_path / "cut", progress=False)
     assert "One seed" in (tmp_path / "cut" / "table.md").read_text()
-    resumed = compare(images, TINY, out=tmp_path / "cut", progress=False)
+    resumed = compare(images, config=TINY, out=tmp_path / "cut", progress=False)
     assert len(trained) == 13  # no classifier is trained twice
     assert resumed.rows == whole[0].rows
     for row in resumed.rows:
@@ -104,27 +104,27 @@ def test_other_settings_or_images_need_another_folder(
     images: TensorImages, whole: tuple[Comparison, Path]
 ) -> None:
     with pytest.raises(ValueError, match="variants"):
-        compare(images, CompareSettings(per_class=4, steps=3), out=whole[1], progress=False)
+        compare(images, config=CompareConfig(per_class=4, steps=3), out=whole[1], progress=False)
     others = TensorImages(255 - images.images, images.targets, images.classes)
     with pytest.raises(ValueError, match="images"):
-        compare(others, TINY, out=whole[1], progress=False)
+        compare(others, config=TINY, out=whole[1], progress=False)
 
 
 def test_a_typo_leaves_nothing_behind(images: TensorImages, tmp_path: Path) -> None:
     test = TensorImages(255 - images.images, images.targets, images.classes)
-    for change in ({"network": "resnet81"}, {"flow": ("builtin:rgb32",)}):
+    for change in ({"network": "resnet81"}, {"checkpoint": ("builtin:rgb32",)}):
         settings = replace(TINY, **change)
         with pytest.raises(ValueError, match=r"resnet81|3 channels"):
-            compare(images, settings, out=tmp_path / "new", test=test, progress=False)
+            compare(images, config=settings, out=tmp_path / "new", test_data=test, progress=False)
     larger = TensorImages(images.images.repeat(1, 1, 2, 2), images.targets, images.classes)
     with pytest.raises(ValueError, match="16, 16"):
-        compare(images, TINY, out=tmp_path / "new", test=larger, progress=False)
+        compare(images, config=TINY, out=tmp_path / "new", test_data=larger, progress=False)
     assert not (tmp_path / "new").exists()
 
 
 def test_the_time_decides_the_number_of_seeds(images: TensorImages, tmp_path: Path) -> None:
-    settings = CompareSettings(per_class=4, minutes=0.004, steps=2, variants=2)
-    found = compare(images, settings, out=tmp_path, progress=False)
+    settings = CompareConfig(per_class=4, minutes=0.004, steps=2, variants=2)
+    found = compare(images, config=settings, out=tmp_path, progress=False)
     assert 1 <= len(found.seeds) < settings.seeds
 
 
@@ -145,7 +145,7 @@ def test_advice_names_the_simplest_of_the_best(tmp_path: Path) -> None:
     policy = Augmentation("", "randaugment")
     found = {none: [50.0, 51.0, 50.5], nfa: [60.0, 61.0, 60.6], both: [60.2, 61.1, 60.4]}
     found[policy] = [55.0, 56.0, 55.5]
-    comparison = Comparison(CompareSettings(rivals="randaugment"), cells_of(tmp_path, found))
+    comparison = Comparison(CompareConfig(rivals="randaugment"), cells_of(tmp_path, found))
     assert comparison.best() == nfa
     assert comparison.advice().startswith("Use NFA in pixels: +10")
     assert "against RandAugment" in comparison.advice()
@@ -156,7 +156,7 @@ def test_the_code_of_a_policy_after_nfa_makes_a_bank(tmp_path: Path) -> None:
     found = {row: [50.0, 51.0] for row in (Augmentation(), Augmentation(PIXELS))}
     found[Augmentation("", "randaugment")] = [50.0, 51.0]
     found[Augmentation(PIXELS, "randaugment")] = [70.0, 71.0]
-    code = Comparison(CompareSettings(rivals="randaugment"), cells_of(tmp_path, found)).code()
+    code = Comparison(CompareConfig(rivals="randaugment"), cells_of(tmp_path, found)).code()
     images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8)
     names = {"nfaug": nfaug}
     names["train_set"] = TensorDataset(images, torch.arange(8) % 2)
@@ -166,7 +166,7 @@ def test_the_code_of_a_policy_after_nfa_makes_a_bank(tmp_path: Path) -> None:
 
 
 def test_advice_says_what_would_settle_it(tmp_path: Path) -> None:
-    settings = CompareSettings(rivals="randaugment")
+    settings = CompareConfig(rivals="randaugment")
 
     def advised(nfa: list[float], images: int) -> Comparison:
         rows = settings.augmentations()
@@ -193,14 +193,14 @@ def test_advice_says_what_would_settle_it(tmp_path: Path) -> None:
 )
 def test_settings_are_checked(settings: dict[str, Any], word: str) -> None:
     with pytest.raises(ValueError, match=word):
-        CompareSettings(**settings)
+        CompareConfig(**settings)
 
 
 def test_spectrograms_have_masks_as_rivals_and_no_flips() -> None:
-    rows = CompareSettings(augment="spectrogram", flow=("my-flow",)).augmentations()
+    rows = CompareConfig(augment="spectrogram", checkpoint=("my-flow",)).augmentations()
     assert {row.policy for row in rows} == {"", "specaugment"}
     assert [row.flow for row in rows if not row.policy] == ["", PIXELS, "my-flow"]
-    rows = CompareSettings(rivals="randaugment").augmentations()
+    rows = CompareConfig(rivals="randaugment").augmentations()
     assert [row.policy for row in rows] == ["", "randaugment", "", "randaugment"]
     image = torch.arange(0, 256, dtype=torch.uint8).view(1, 16, 16) // 2 * 2  # the mean is odd
     torch.manual_seed(0)
@@ -211,7 +211,7 @@ def test_spectrograms_have_masks_as_rivals_and_no_flips() -> None:
 
 def test_safe_augmentations_keep_the_shape() -> None:
     for augment in ("crop", "flip", "rotate", "crop,flip,colour", ""):
-        settings = CompareSettings(augment=augment)
+        settings = CompareConfig(augment=augment)
         images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
         for policy in ("", "randaugment", "trivialaugment"):
             made = transform_of(settings.safe, policy, (16, 16))(images)
@@ -240,7 +240,7 @@ def test_a_timm_model_is_fine_tuned(tmp_path: Path, network: str, channels: int)
     weights, path = timm.create_model(network).state_dict(), str(tmp_path / "w.safetensors")
     save_file(weights, path)
     pixels = torch.randint(256, (8, channels, 64, 64), dtype=torch.uint8)
-    settings = CompareSettings(network=network, weights=path, steps=2, device="cpu")
+    settings = CompareConfig(network=network, weights=path, steps=2, device="cpu")
     model = Classifier(settings, pixels.shape[1:], 3, 0)
     before = {k: v.clone() for k, v in model.model.state_dict().items()}
     name = [key for key in weights if key.endswith("weight")][2]

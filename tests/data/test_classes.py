@@ -13,11 +13,11 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from nfaug.augment.transform import NFAugment
 from nfaug.data.classes import (
-    check_class_names,
     check_class_sizes,
-    class_names,
+    check_same_classes,
     dataset_classes,
     stored_labels,
+    unique_names,
 )
 from nfaug.data.torch_datasets import DatasetReader
 
@@ -32,7 +32,7 @@ def test_synonyms_of_a_class() -> None:
     assert dataset_classes(dict(reversed(SYNONYMS.items()))) == [
         "Tinca tinca, tench", "crane", "kite, ox",
     ]  # fmt: skip
-    nfa = NFAugment(checkpoint(config=SimpleNamespace(class_names=tuple(names))))
+    nfa = NFAugment(checkpoint(config=SimpleNamespace(classes=tuple(names))))
     nfa.check_classes(SYNONYMS)
     with pytest.raises(ValueError, match="Tinca tinca"):
         NFAugment(checkpoint()).check_classes(SYNONYMS, required=False)
@@ -45,9 +45,9 @@ def test_two_classes_of_one_name() -> None:
         classes=classes, class_to_idx={name: i for i, names in enumerate(classes) for name in names}
     )
     names = ["crane (0)", "tench, Tinca tinca", "crane (2)"]
-    assert dataset_classes(imagenet) == class_names(classes) == names
+    assert dataset_classes(imagenet) == unique_names(classes) == names
     assert dataset_classes(classes) == names
-    assert class_names(names) == names, "names that are told apart stay"
+    assert unique_names(names) == names, "names that are told apart stay"
     with pytest.raises(ValueError, match="share"):
         dataset_classes(imagenet.class_to_idx)
 
@@ -59,9 +59,9 @@ def test_class_to_idx_says_which_label_is_which() -> None:
 
 def test_accents_and_arrays() -> None:
     """A Mac may store an accent as a character of its own."""
-    check_class_names(["cafe\u0301"], ["caf\u00e9"])
+    check_same_classes(["cafe\u0301"], ["caf\u00e9"])
     with pytest.raises(ValueError, match="label 0"):
-        check_class_names(["cafe"], ["caf\u00e9"])
+        check_same_classes(["cafe"], ["caf\u00e9"])
     assert dataset_classes(SimpleNamespace(classes=np.array(["cat", "dog"]))) == ["cat", "dog"]
 
 

@@ -11,11 +11,11 @@ import torch
 from nfa_tools import NAMES, TensorImages, images_of
 from PIL import Image
 
-from nfaug.augment.settings import MixSettings
+from nfaug.augment.config import MixConfig
 from nfaug.augment.transform import NFAugment
 from nfaug.explore.pictures import OpenFlow, class_images, compare, open_flow, read_picture
 
-OPEN = MixSettings(gate=None)
+OPEN = MixConfig(gate=None)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def pictures(folder: Path, size: tuple[int, int]) -> str:
 def test_a_flow_of_other_classes_is_fitted(tmp_path: Path) -> None:
     data = pictures(tmp_path, (32, 32))
     opened = open_flow("builtin:pixels", data, image_size=16)
-    assert opened.engine.class_names == ("kind0", "kind1")
+    assert opened.engine.classes == ("kind0", "kind1")
     assert opened.size == (16, 16)
     large = class_images(open_flow("builtin:rgb32", data), 1, 1)
     exact = large[0].permute(1, 2, 0).numpy()
@@ -60,7 +60,7 @@ def test_images_that_are_not_square(tmp_path: Path) -> None:
 def test_class_images(
     flow: OpenFlow, with_data: OpenFlow, tiny_images: TensorImages, tiny_path: Path
 ) -> None:
-    assert flow.engine.class_names == with_data.engine.class_names == NAMES
+    assert flow.engine.classes == with_data.engine.classes == NAMES
     own = tiny_images.images[tiny_images.targets == 2]
     shown = class_images(with_data, 2, 20, seed=3)
     assert shown.shape == (12, 1, 8, 8), "all images of a small class"
@@ -77,7 +77,7 @@ def test_class_images(
 def test_strength_0_changes_nothing(side: int, with_data: OpenFlow) -> None:
     with_data = dataclasses.replace(with_data, size=(side, side))
     image = class_images(with_data, 1, 1)
-    still = compare(with_data, image, 1, MixSettings(strength=0.0, gate=None), n=3)
+    still = compare(with_data, image, 1, MixConfig(strength=0.0, gate=None), n=3)
     assert torch.equal(still.variants, image.expand(3, -1, -1, -1))
     assert (still.differences == 128).all()
     assert still.changed == [False] * 3
@@ -97,17 +97,17 @@ def test_the_flow_is_exact(with_data: OpenFlow) -> None:
 @pytest.mark.parametrize("partners", ["auto", "memory", "batch"])
 def test_partners(partners: Any, with_data: OpenFlow) -> None:
     image = class_images(with_data, 0, 1)
-    assert all(compare(with_data, image, 0, MixSettings(gate=None, partners=partners)).changed)
+    assert all(compare(with_data, image, 0, MixConfig(gate=None, partners=partners)).changed)
 
 
 def test_the_gate(with_data: OpenFlow) -> None:
     """The radius is the gate at which an image starts to be augmented."""
     image = class_images(with_data, 0, 1)
     radius = compare(with_data, image, 0, OPEN).radius
-    closed = compare(with_data, image, 0, MixSettings(gate=0.95 * radius))
+    closed = compare(with_data, image, 0, MixConfig(gate=0.95 * radius))
     assert torch.equal(closed.variants, image.expand(6, -1, -1, -1))
     assert not any(closed.changed)
-    ajar = compare(with_data, image, 0, MixSettings(strength=0.05, gate=1.05 * radius))
+    ajar = compare(with_data, image, 0, MixConfig(strength=0.05, gate=1.05 * radius))
     assert any(ajar.changed)
 
 
@@ -126,7 +126,7 @@ def test_the_gate(with_data: OpenFlow) -> None:
 def test_a_variant_is_what_a_classifier_would_see(changes: dict[str, Any], flow: OpenFlow) -> None:
     image, seed = class_images(flow, 1, 1, seed=0), 5
     found = compare(flow, image, 1, dataclasses.replace(OPEN, **changes), n=3, seed=seed)
-    nfa = NFAugment(flow.checkpoint, settings=dataclasses.replace(OPEN, p=1.0, **changes))
+    nfa = NFAugment(flow.checkpoint, config=dataclasses.replace(OPEN, p=1.0, **changes))
     for number, variant in enumerate(found.variants):
         nfa.generator = torch.Generator().manual_seed(3 * seed + number)
         expected, _ = nfa(image, torch.tensor([1]))

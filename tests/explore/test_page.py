@@ -60,7 +60,7 @@ print(json.dumps([refused, runpy.run_path(app)["page"].title]))
 def hostile(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A flow whose class names are HTML and Markdown."""
     whole = nfaug.load(tiny_path)
-    config = dataclasses.replace(whole.config, class_names=HOSTILE)
+    config = dataclasses.replace(whole.config, classes=HOSTILE)
     folder = tmp_path_factory.mktemp("hostile") / "flow"
     return dataclasses.replace(whole, config=config).save(folder)
 
@@ -68,7 +68,7 @@ def hostile(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(tiny_path: Path, hostile: Path) -> Iterator[str]:
     """The command with two flows; at the end Ctrl-C stops it."""
-    words = ["explore", "--flow", tiny_path, hostile, "--no-browser", "--json"]
+    words = ["explore", "--checkpoint", tiny_path, hostile, "--no-browser", "--json"]
     served = subprocess.Popen(
         [sys.executable, "-m", "nfaug", *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -158,8 +158,8 @@ def test_the_space() -> None:
 
 def test_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, token in (
-        (["--flow", "builtin:pixels"], "--data"),
-        (["--flow", str(tmp_path / "none")], "none"),
+        (["--checkpoint", "builtin:pixels"], "--data"),
+        (["--checkpoint", str(tmp_path / "none")], "none"),
         (["--host", "localhorst"], "localhorst"),
     ):
         assert main(["explore", *words, "--no-browser"]) == 2

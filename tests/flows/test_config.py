@@ -19,10 +19,10 @@ from nfaug.flows.codec import to_flow
 from nfaug.flows.config import BACKBONES
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.layers import Layer
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 
 ROOT = Path(__file__).parents[2]
-MEF = MefSettings(steps=(2, 1), blocks=(1, 1), width=(6, 6))
+MEF = MefConfig(steps=(2, 1), blocks=(1, 1), width=(6, 6))
 TINY = FlowConfig(2, (7, 8), MEF)
 HAAR = replace(MEF, squeeze="haar", max_scale=20.0)
 
@@ -81,7 +81,7 @@ def test_records_of_the_bundled_flows(name: str) -> None:
 def test_a_record_of_the_first_version_lacks_new_settings() -> None:
     values = json.loads((ROOT / "tests/data/checkpoint_v1/config.json").read_text())["flow"]
     assert not {"squeeze", "max_scale"} & set(values)
-    mef = MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8), low_rank_above=8)
+    mef = MefConfig(steps=(1, 1), blocks=(1, 1), width=(8, 8), low_rank_above=8)
     assert FlowConfig.from_dict(values) == FlowConfig(3, (6, 7), mef)
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.mef import MatrixExpCoupling, MefSettings
+from nfaug.flows.mef import MatrixExpCoupling, MefConfig
 from nfaug.flows.networks import DisableTF32
 
-MEF = MefSettings(steps=(2, 1), blocks=(1, 1), width=(6, 6))
+MEF = MefConfig(steps=(2, 1), blocks=(1, 1), width=(6, 6))
 TINY = FlowConfig(2, (7, 8), MEF)
 LOW_RANK = replace(TINY, backbone=replace(MEF, low_rank_above=4))
 HAAR = replace(TINY, backbone=replace(MEF, squeeze="haar", max_scale=20.0))
@@ -279,7 +279,7 @@ def test_autocast_does_not_reach_encode_and_decode(frozen: Flow) -> None:
 
 
 def test_compiles_to_one_graph() -> None:
-    config = FlowConfig(1, (4, 4), MefSettings(steps=(1,), blocks=(0,), width=(3,)))
+    config = FlowConfig(1, (4, 4), MefConfig(steps=(1,), blocks=(0,), width=(3,)))
     flow, batch = perturbed(config), images(3, config)
     frozen = flow.freeze()
     with torch.no_grad():

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.mef import MatrixExpCoupling, MefSettings
+from nfaug.flows.mef import MatrixExpCoupling, MefConfig
 
 NAMES = ("rgb16", "gray16", "lowrank16")
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -38,7 +38,7 @@ def read(name: str) -> Golden:
     config = FlowConfig(
         channels=shape["channels"],
         image_size=(shape["size"], shape["size"]),
-        backbone=MefSettings(
+        backbone=MefConfig(
             steps=tuple(shape["flows"]), blocks=tuple(shape["blocks"]), width=tuple(shape["hidden"])
         ),
     )

@@ -14,7 +14,7 @@ import nfaug
 from nfaug.flows.backbone import Identity
 from nfaug.flows.codec import to_flow
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 
 SHAPES = [(1, (28, 28)), (3, (32, 32)), (3, (5, 7)), (4, (1, 3))]
 
@@ -60,7 +60,7 @@ def test_with_shape() -> None:
     assert flow.dtype == torch.float64
     assert not flow.training
     assert flow.codec.image_size == (7, 9)
-    fixed = Flow(FlowConfig(1, (4, 4), MefSettings(steps=(1,), blocks=(0,), width=(4,))))
+    fixed = Flow(FlowConfig(1, (4, 4), MefConfig(steps=(1,), blocks=(0,), width=(4,))))
     assert identity().shape_free
     assert not fixed.shape_free
     with pytest.raises(ValueError, match="mef"):

@@ -23,11 +23,11 @@ from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.cli import main
 from nfaug.data.augmentation import FlowAugmentation
 from nfaug.flows.latent_codec import LatentCodec, measure_codec
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 from nfaug.hub import plan_push
 from nfaug.io import hub
 from nfaug.training import TrainConfig, TrainResult, train
-from nfaug.training.config import OptimConfig, PCAConfig, PriorConfig
+from nfaug.training.config import OptimConfig, PCAConfig, TrainPriorConfig
 
 SIZE = (64, 64)
 LATENT = (4, 8, 8)
@@ -40,8 +40,8 @@ def config(autoencoder: Path) -> TrainConfig:
         epochs=2,
         batch_size=12,
         autoencoder=str(autoencoder),
-        flow=MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
-        prior=PriorConfig(fixed_point=FixedPointConfig(kld_weight=20.0)),
+        flow=MefConfig(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
+        prior=TrainPriorConfig(fixed_point=FixedPointConfig(kld_weight=20.0)),
         optim=OptimConfig(warmup_steps=2),
         pca=PCAConfig(rank=4),
         augmentation=FlowAugmentation(hflip=True),
@@ -50,7 +50,7 @@ def config(autoencoder: Path) -> TrainConfig:
 
 @pytest.fixture(scope="session")
 def result(photos: TensorImages, config: TrainConfig) -> TrainResult:
-    return train(photos, config, val=photos, progress=False)
+    return train(photos, config=config, test_data=photos, progress=False)
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +68,7 @@ def test_noise_padding_and_bits(autoencoder: Path, photos: TensorImages) -> None
     assert float(codec.bits_per_dim(entropy)) == pytest.approx(2.0471 + 6, abs=1e-3)
     codec = codec.for_flow(
         nfaug.FlowConfig(
-            4, (8, 8), nfaug.MefSettings(padded_size=(16, 8), steps=(1,), blocks=(0,), width=(4,))
+            4, (8, 8), nfaug.MefConfig(padded_size=(16, 8), steps=(1,), blocks=(0,), width=(4,))
         )
     )
     latents = codec.prepare(photos.images[:3])
@@ -100,7 +100,7 @@ def test_the_codec_is_not_in_the_state_dict(result: TrainResult) -> None:
 def test_training(result: TrainResult, photos: TensorImages, saved: Path) -> None:
     config = result.checkpoint.config
     assert config.flow.shape == LATENT
-    assert config.class_names == NAMES
+    assert config.classes == NAMES
     assert config.autoencoder is not None
     assert len(result.loss) == 4
     assert "latent_bits_per_dim" in config.metrics
@@ -132,13 +132,13 @@ def test_training_refuses(
     changes: dict[str, Any], token: str, photos: TensorImages, config: TrainConfig
 ) -> None:
     with pytest.raises((ValueError, OSError), match=token):
-        train(photos, dataclasses.replace(config, **changes), progress=False)
+        train(photos, config=dataclasses.replace(config, **changes), progress=False)
 
 
 def test_a_resumed_run_keeps_its_scale(
     saved: Path, autoencoder: Path, photos: TensorImages, config: TrainConfig, tmp_path: Path
 ) -> None:
-    """A resumed run keeps the scale of --init, whether or not the settings name the autoencoder."""
+    """A resumed run keeps the scale of --checkpoint, with or without a named autoencoder."""
     config = dataclasses.replace(
         config,
         trackers=(),
@@ -147,14 +147,14 @@ def test_a_resumed_run_keeps_its_scale(
     )
     init = nfaug.load(saved, autoencoder=autoencoder)
     others = TensorImages(255 - photos.images // 2, photos.targets, NAMES)
-    calm = train(others, config, init=init, progress=False)
+    calm = train(others, config=config, checkpoint=init, progress=False)
     short = dataclasses.replace(config, epochs=1)
     for name, source in (("named", config.autoencoder), ("unnamed", None)):
         folder = tmp_path / name
-        train(others, short, init=init, folder=folder, progress=False)
+        train(others, config=short, checkpoint=init, out=folder, progress=False)
         (folder / "state" / NAME).symlink_to(autoencoder)
         settings = dataclasses.replace(config, autoencoder=source)
-        resumed = train(others, settings, folder=folder, resume=True, progress=False)
+        resumed = train(others, config=settings, out=folder, resume=True, progress=False)
         assert resumed.checkpoint.config.autoencoder == init.config.autoencoder
         assert resumed.loss == calm.loss
 
@@ -248,7 +248,7 @@ def test_the_command_line(
     )
     assert made["steps"] == 2
     assert (flow / "samples.png").is_file()
-    found = ("--flow", flow, "--autoencoder", autoencoder)
+    found = ("--checkpoint", flow, "--autoencoder", autoencoder)
     eval_figures = run("eval", *found, *data, "--split", "train")
     assert {"latent_bits_per_dim", "nf_acc", "mean_level_error"} <= set(eval_figures)
     assert not {"bits_per_dim", "exact"} & set(eval_figures)

@@ -19,7 +19,7 @@ from nfaug.flows.layers import (
     Step,
     inverse_softplus,
 )
-from nfaug.flows.mef import MatrixExpCoupling, MefSettings
+from nfaug.flows.mef import MatrixExpCoupling, MefConfig
 from nfaug.flows.networks import _LOG2_E, _SCRATCH, _elu
 
 
@@ -35,7 +35,7 @@ def step(channels: int = 4) -> Step:
     )
 
 
-MEF = MefSettings(steps=(2, 1), blocks=(1, 0), width=(4, 4), low_rank_above=4)
+MEF = MefConfig(steps=(2, 1), blocks=(1, 0), width=(4, 4), low_rank_above=4)
 CONFIG = FlowConfig(2, (4, 4), MEF)
 HAAR = FlowConfig(2, (4, 4), replace(MEF, squeeze="haar", max_scale=4.0))
 LAYERS: dict[str, tuple[Callable[[], Layer], tuple[int, int, int]]] = {

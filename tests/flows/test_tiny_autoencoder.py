@@ -101,10 +101,10 @@ def test_the_command_line(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path:
     write_images(tmp_path / "photos", 64, train=4)
     monkeypatch.chdir(tmp_path)
     data = ["--data", "photos", "--image-size", "64"]
-    fit = ["fit", "--flow", "builtin:pixels", "--autoencoder", file.name, "--rank", "3"]
+    fit = ["fit", "--checkpoint", "builtin:pixels", "--autoencoder", file.name, "--rank", "3"]
     assert main([*fit, *data, "--out", "flow"]) == 0
-    assert main(["preview", "--flow", "flow", *data, "--out", "grid.png"]) == 0
-    bank = ["bank", "--flow", "flow", "--data", "photos", "--variants", "2", "--out", "bank"]
+    assert main(["preview", "--checkpoint", "flow", *data, "--out", "grid.png"]) == 0
+    bank = ["bank", "--checkpoint", "flow", "--data", "photos", "--variants", "2", "--out", "bank"]
     assert main(bank) == 0
     assert len(nfaug.bank.Bank("bank")) == 4 * len(NAMES)
 

@@ -157,19 +157,19 @@ def test_lists(pushed: FakeHub, made: Path) -> None:
 
 def test_pull_into_a_directory(pushed: FakeHub, made: Path, tmp_path: Path) -> None:
     pushed.add(REPO, {"optimizer.safetensors": b"", "evil.bin": b"", "a/config.json": b""})
-    out = pull(REPO, local_dir=tmp_path / "out")
+    out = pull(REPO, out=tmp_path / "out")
     assert sorted(os.listdir(out)) == WHOLE == pushed.fetched()
     assert not any(path.is_symlink() for path in out.iterdir())
     assert torch.equal(augmented(out), augmented(made))
     with pytest.raises(FileExistsError, match="overwrite"):
-        pull(REPO, local_dir=out)
+        pull(REPO, out=out)
     (out / "pca.safetensors").write_bytes(b"of another checkpoint")
     (out / "notes.txt").write_text("mine")
-    pull(REPO, local_dir=out, overwrite=True)
+    pull(REPO, out=out, overwrite=True)
     assert sorted(os.listdir(out)) == sorted([*WHOLE, "notes.txt"])
     pixels = nfaug.load("builtin:pixels")  # of which there is no picture
     push_to_hub(pixels, "owner/other")
-    pull("owner/other", local_dir=out, overwrite=True)
+    pull("owner/other", out=out, overwrite=True)
     assert "samples.png" not in os.listdir(out), "it shows images of the flow before"
 
 

@@ -14,12 +14,12 @@ from nfa_tools import checkpoint as parts
 from nfaug.checkpoint.checkpoint import CheckpointConfig
 from nfaug.flows.autoencoder import AutoencoderConfig
 from nfaug.flows.flow import FlowConfig
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 from nfaug.hub.card import escape, make_card, set_privacy
 
 CONFIG = CheckpointConfig(
-    FlowConfig(image_size=(8, 8), backbone=MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8))),
-    class_names=("cat", "dog"),
+    FlowConfig(image_size=(8, 8), backbone=MefConfig(steps=(1, 1), blocks=(1, 1), width=(8, 8))),
+    classes=("cat", "dog"),
     training={"data": "pets", "images": 12000, "lr": 0.01},
     metrics={"bits_per_dim": 3.2512, "nf_acc": 0.75, "exact": 1.0, "on": "24 held-out images"},
 )
@@ -43,7 +43,7 @@ def test_it_says_what_matters() -> None:
         "share of images that the round trip reproduces exactly | 1",
         'nfa = nfaug.NFAugment.from_pretrained("owner/flow", p=0.5)',
         "nfa.check_classes(dataset)",
-        "nfaug fit --flow owner/flow",
+        "nfaug fit --checkpoint owner/flow",
         "![Images, decoded, and variants of them](samples.png)",
         "Made with nfaug, by the method of [Enescu & Sahbi, BMVC 2024](https://hal.science/",
         "| training&#58; images | 12,000 |",
@@ -57,10 +57,10 @@ def test_it_says_what_matters() -> None:
     assert places == sorted(places), "what convinces comes first"
     assert "samples.png" not in card()
     assert "\n\n\n" not in text
-    bare = card(pca=None, class_names=(), metrics={})
+    bare = card(pca=None, classes=(), metrics={})
     assert "NFAugment" not in bare
     assert "No figures were measured" in bare
-    many = card(class_names=tuple(map(str, range(1000))))
+    many = card(classes=tuple(map(str, range(1000))))
     assert "1000 in all" in many
     assert many.count("\n") < 400
 
@@ -135,7 +135,7 @@ def test_texts_of_a_checkpoint_cannot_format_or_link(text: str) -> None:
             in_entity = char == "#" and shown[i - 1] == "&"
             assert in_entity or shown[i - 1] == "\\", shown
     made = card(
-        class_names=(text, "dog"),
+        classes=(text, "dog"),
         training={text: text, "data": text},
         metrics={text: text, "nf_acc": text, "bits_per_dim": 1.0, "on": text},
         preprocessing={"resize": {text: [text]}},

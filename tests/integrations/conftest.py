@@ -19,6 +19,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def flow_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     parts = checkpoint()
-    config = CheckpointConfig(parts.flow.config, class_names=NAMES)
+    config = CheckpointConfig(parts.flow.config, classes=NAMES)
     path = tmp_path_factory.mktemp("flow") / "tiny"
     return str(Checkpoint(parts.flow, config, pca=parts.pca).save(path))

@@ -18,7 +18,7 @@ import torch
 from nfa_tools import NAMES, checkpoint, images_of
 from torch.utils.data import DataLoader, Dataset
 
-from nfaug.augment.settings import MixSettings
+from nfaug.augment.config import MixConfig
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.integrations.albumentations import NFATransform
 
@@ -27,7 +27,7 @@ OPEN = {"gate": False}
 
 def save(path: Path, *, overwrite: bool = False, **changes: Any) -> str:
     parts = checkpoint(**changes)
-    config = CheckpointConfig(parts.flow.config, class_names=NAMES)
+    config = CheckpointConfig(parts.flow.config, classes=NAMES)
     return str(Checkpoint(parts.flow, config, pca=parts.pca).save(path, overwrite=overwrite))
 
 
@@ -42,7 +42,7 @@ def picture(label: int = 1, size: tuple[int, int] = (8, 8), channels: int = 3) -
 
 
 def test_equals_the_batch_transform_with_its_draws(flow_dir: str) -> None:
-    transform = NFATransform(flow_dir, settings={**OPEN, "alpha": 0.7}, p=1.0)
+    transform = NFATransform(flow_dir, config={**OPEN, "alpha": 0.7}, p=1.0)
     image = picture()
     before = image.copy()
     out = transform(image=image, label=1)
@@ -66,25 +66,25 @@ def test_a_refit_to_the_same_folder_is_read_by_new_transforms(tmp_path: Path) ->
 
 
 def test_image_types_and_shapes(flow_dir: str, tmp_path: Path) -> None:
-    transform = NFATransform(flow_dir, settings=OPEN, p=1.0)
+    transform = NFATransform(flow_dir, config=OPEN, p=1.0)
     unit = (picture() / 255).astype(np.float32)
     out = transform(image=unit, label=np.int64(1))["image"]
     assert out.dtype == np.float32
     assert 0 <= out.min() <= out.max() <= 1
     assert transform(image=picture(size=(40, 30)), label=2)["image"].shape == (40, 30, 3)
-    gray = NFATransform(save(tmp_path / "gray", channels=1), settings=OPEN, p=1.0)
+    gray = NFATransform(save(tmp_path / "gray", channels=1), config=OPEN, p=1.0)
     assert gray(image=picture(channels=1)[..., 0], label=0)["image"].shape == (8, 8)
 
 
 def test_to_dict_and_back(flow_dir: str) -> None:
     settings = {"alpha": 0.5, "mix": "pair", "strength": 0.8, "noise": 0.1, "gate": 0.9}
-    transform = NFATransform(flow_dir, settings=settings, p=0.7)
+    transform = NFATransform(flow_dir, config=settings, p=0.7)
     pipeline = A.Compose([transform, A.VerticalFlip(p=0.3)])
     again = A.from_dict(json.loads(json.dumps(A.to_dict(pipeline))))
     assert A.to_dict(again) == A.to_dict(pipeline)
     (loaded, _) = again.transforms
     assert (loaded.checkpoint, loaded.p) == (flow_dir, 0.7)
-    assert loaded.nfa.settings == MixSettings(p=1.0, **settings)
+    assert loaded.nfa.config == MixConfig(p=1.0, **settings)
 
     def run(one: A.Compose, seed: int) -> np.ndarray:
         one.set_random_seed(seed)
@@ -107,7 +107,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
 
 
 def test_workers_load_the_flow_lazily(flow_dir: str) -> None:
-    transform = NFATransform(flow_dir, settings=OPEN, p=1.0)
+    transform = NFATransform(flow_dir, config=OPEN, p=1.0)
     data = Pictures(A.Compose([transform]))
     images = torch.cat([images for images, _ in DataLoader(data, batch_size=4, num_workers=2)])
     originals = torch.stack([torch.from_numpy(picture(i % 3)) for i in range(8)])
@@ -127,11 +127,11 @@ def test_invalid_calls(flow_dir: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="mean="):
         transform(image=picture().astype(np.float32), label=1)
     with pytest.raises(ValueError, match="strength"):
-        NFATransform("a flow that is not there", settings={"strength": -5.0})
+        NFATransform("a flow that is not there", config={"strength": -5.0})
     with pytest.raises(TypeError, match="'prob'"):
         NFATransform(flow_dir, prob=0.5)
     bare = save(tmp_path / "bare", memory=False)
     with pytest.raises(ValueError, match="memory"):
         NFATransform(bare, p=1.0)(image=picture(), label=1)
-    noisy = NFATransform(bare, settings={**OPEN, "strength": 0.0, "noise": 0.5}, p=1.0)
+    noisy = NFATransform(bare, config={**OPEN, "strength": 0.0, "noise": 0.5}, p=1.0)
     assert (noisy(image=picture(), label=1)["image"] != picture()).any(), "noise needs no memory"

@@ -42,7 +42,16 @@ def test_examples(
     if example == "hf_datasets.py":
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
         (tmp_path / "data/val").rename(tmp_path / "data/test")  # as `datasets` names it
-    words = [example, tmp_path / "data" / data, "--nfa", flow_dir, "--img-size", 32, "--epochs", 2]
+    words = [
+        example,
+        tmp_path / "data" / data,
+        "--checkpoint",
+        flow_dir,
+        "--img-size",
+        32,
+        "--epochs",
+        2,
+    ]
     monkeypatch.chdir(tmp_path)  # what a trainer writes unasked must not lie in the checkout
     monkeypatch.setattr(sys, "argv", [*map(str, words), *options.split()])
     runpy.run_path(str(EXAMPLES / example), run_name="__main__")

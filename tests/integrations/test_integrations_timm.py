@@ -172,7 +172,7 @@ def test_epochs_and_the_off_epoch() -> None:
 
 def test_what_cannot_be_served_is_refused(folder: Path) -> None:
     nfa = make_nfa()
-    other = NFAugment(checkpoint(config=SimpleNamespace(class_names=("cat", "eel", "dog"))))
+    other = NFAugment(checkpoint(config=SimpleNamespace(classes=("cat", "eel", "dog"))))
     with pytest.raises(ValueError, match="another order"):
         NFALoader(make_loader(folder), other)
     with pytest.raises(ValueError, match="twice"):
@@ -225,7 +225,7 @@ def test_models_by_script_and_by_example(
     run_script(SCRIPT, [str(folder), "--out", str(out), "--model", model, "--img-size", size], nfa)
     assert json.loads(out.read_text())["sizes"] == [[4, 3, int(size), int(size)]] * 3
     assert nfa.stats()["applied"] == 12
-    words = f"finetune_timm.py {folder} --nfa {flow_dir} --model {model} --img-size {size}"
+    words = f"finetune_timm.py {folder} --checkpoint {flow_dir} --model {model} --img-size {size}"
     words += " --no-pretrained --epochs 1 --batch-size 6 --workers 0 --device cpu --mixup 0.2"
     monkeypatch.setattr(sys, "argv", words.split())
     runpy.run_path(str(ROOT / "examples" / "finetune_timm.py"), run_name="__main__")

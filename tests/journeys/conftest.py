@@ -43,6 +43,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flow_dir(run: Run, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled colour flow, fitted to the folder with `nfaug fit`."""
     out = tmp_path_factory.mktemp("fitted") / "flow"
-    words = ["--flow", "builtin:rgb32", "--data", folder / "train", "--out", out, "--rank", 5]
+    words = ["--checkpoint", "builtin:rgb32", "--data", folder / "train", "--out", out, "--rank", 5]
     assert run("-m", "nfaug", "fit", *words, "--json")["images"] == 24
     return out

@@ -34,11 +34,11 @@ def mixed_folder(tmp_path: Path) -> Path:
 def test_from_fit_to_training(run: Callable[..., Any], mixed_folder: Path, tmp_path: Path) -> None:
     reading = ["--data", mixed_folder, "--on-error", "skip", "--json"]
     flow, bank = tmp_path / "flow", tmp_path / "bank"
-    words = ["fit", "--flow", "builtin:rgb32", "--rank", 3, "--out"]
+    words = ["fit", "--checkpoint", "builtin:rgb32", "--rank", 3, "--out"]
     fitted = run("-m", "nfaug", *words, flow, *reading)
     assert [Path(name).name for name in fitted["skipped_files"]] == ["17.png"]
     assert (fitted["classes"], fitted["images"], fitted["axes"]) == (3, 17, 3)
-    words = ["bank", "--flow", flow, "--out", bank, "--image-size", 32]
+    words = ["bank", "--checkpoint", flow, "--out", bank, "--image-size", 32]
     words += ["--variants", 2, "--gate", "off"]
     run("-m", "nfaug", *words, *reading)
     trained = run("long_tail.py", mixed_folder, bank)

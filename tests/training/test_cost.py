@@ -10,16 +10,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nfaug.data.preprocess import as_size
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 from nfaug.training.config import TrainConfig, recipe_config, recipe_path, recipes
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        FlowConfig(1, (8, 8), MefSettings(steps=(2, 1), blocks=(1, 2), width=(8, 4))),
-        FlowConfig(3, (28, 28), MefSettings((32, 32), (1, 1, 1), (0, 1, 1), (4, 4, 4))),
-        FlowConfig(3, (32, 32), MefSettings(steps=(1,) * 4, blocks=(1,) * 4, width=(8,) * 4)),
+        FlowConfig(1, (8, 8), MefConfig(steps=(2, 1), blocks=(1, 2), width=(8, 4))),
+        FlowConfig(3, (28, 28), MefConfig((32, 32), (1, 1, 1), (0, 1, 1), (4, 4, 4))),
+        FlowConfig(3, (32, 32), MefConfig(steps=(1,) * 4, blocks=(1,) * 4, width=(8,) * 4)),
     ],
     ids=["gray", "padded", "low rank"],
 )  # fmt: skip

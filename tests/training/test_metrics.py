@@ -12,7 +12,7 @@ from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.batches import MemoryBatches
 from nfaug.flows.codec import pad, to_flow
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 from nfaug.training.metrics import evaluate
 
 
@@ -20,7 +20,7 @@ def flow_of(size: tuple[int, int], seed: int = 0) -> Flow:
     torch.manual_seed(seed)
     flow = Flow(
         FlowConfig(
-            channels=1, image_size=size, backbone=MefSettings(steps=(1,), blocks=(1,), width=(4,))
+            channels=1, image_size=size, backbone=MefConfig(steps=(1,), blocks=(1,), width=(4,))
         )
     )
     images = images_of(torch.arange(64) % 3, channels=1, size=size)
@@ -66,7 +66,7 @@ def test_bits_of_uniform_noise() -> None:
     images = torch.randint(256, (2000, 1, 4, 4), dtype=torch.uint8)
     flow = Flow(
         FlowConfig(
-            channels=1, image_size=(4, 4), backbone=MefSettings(steps=(1,), blocks=(0,), width=(4,))
+            channels=1, image_size=(4, 4), backbone=MefConfig(steps=(1,), blocks=(0,), width=(4,))
         )
     )
     flow.initialize(to_flow(images, torch.rand(images.shape)))

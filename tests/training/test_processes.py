@@ -69,7 +69,7 @@ def test_two_processes_equal_one(ran: Ran) -> None:
     different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
     assert not different, "weights, gaussians and metrics are equal on every process"
 
-    alone = tensors_of(train(images(), CONFIG, progress=False))
+    alone = tensors_of(train(images(), config=CONFIG, progress=False))
     assert len(alone["losses"]) == 10
     for name in ("losses", "bits_per_dim"):
         torch.testing.assert_close(mine[name], alone[name], rtol=1e-5, atol=0)
@@ -134,7 +134,7 @@ def test_a_fit_on_two_processes_equals_one(ran: Ran, tiny_folder: Path, tiny_pat
 
 
 def fit_words(tiny_folder: Path, tiny_path: Path, out: Path) -> list[str]:
-    words = ["--flow", str(tiny_path), "--data", str(tiny_folder), "--rank", "4"]
+    words = ["--checkpoint", str(tiny_path), "--data", str(tiny_folder), "--rank", "4"]
     return [*words, "--out", str(out), "--json"]
 
 

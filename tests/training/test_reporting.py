@@ -19,7 +19,7 @@ import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.cli import main
 from nfaug.data.images import progress_bar
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 from nfaug.training import TrainConfig, loop, optimizer, train
 from nfaug.training.config import OptimConfig
 from nfaug.training.snapshots import Snapshots
@@ -41,14 +41,14 @@ def test_lines_where_there_is_no_terminal(
     quiet: TrainConfig, tiny_images: TensorImages, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Lines of a log, without carriage returns."""
-    train(tiny_images, quiet)
+    train(tiny_images, config=quiet)
     printed = capsys.readouterr().err
     assert "\r" not in printed
     lines = [line for line in printed.splitlines() if line.startswith("train: ")]
     for part in ("epoch 1 of 2", "step 3", "bits/dim", "36/72"):
         assert any(part in line for line in lines)
     assert "0/72" in lines[0]
-    train(tiny_images, quiet, progress=False)
+    train(tiny_images, config=quiet, progress=False)
     assert capsys.readouterr().err == ""
 
 
@@ -71,7 +71,7 @@ def test_tensorboard(tiny_config: TrainConfig, tiny_images: TensorImages, tmp_pa
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = dataclasses.replace(tiny_config, epochs=3, pictures_every=1)
-    result = train(tiny_images, config, val=tiny_images, folder=tmp_path, progress=False)
+    result = train(tiny_images, config=config, test_data=tiny_images, out=tmp_path, progress=False)
     (folder,) = (tmp_path / "tensorboard").iterdir()
     assert len(list(folder.glob("events*"))) == 1
     events = EventAccumulator(str(folder), size_guidance={"images": 0})
@@ -94,7 +94,7 @@ def test_tensorboard(tiny_config: TrainConfig, tiny_images: TensorImages, tmp_pa
     # A resumed run adds a file; pictures draw nothing from the run's generators.
     longer = dataclasses.replace(config, epochs=4)
     resumed = train(
-        tiny_images, longer, val=tiny_images, folder=tmp_path, resume=True, progress=False
+        tiny_images, config=longer, test_data=tiny_images, out=tmp_path, resume=True, progress=False
     )
     assert resumed.history[:3] == rows
     assert len(list(folder.glob("events*"))) == 2
@@ -106,8 +106,8 @@ def test_pictures_change_nothing(
     quiet: TrainConfig, tiny_images: TensorImages, tmp_path: Path
 ) -> None:
     drawn = dataclasses.replace(quiet, pictures_every=1)
-    one = train(tiny_images, drawn, folder=tmp_path, progress=False)
-    assert one.loss == train(tiny_images, quiet, progress=False).loss
+    one = train(tiny_images, config=drawn, out=tmp_path, progress=False)
+    assert one.loss == train(tiny_images, config=quiet, progress=False).loss
     names = sorted(path.stem for path in (tmp_path / "pictures").iterdir())
     assert names == sorted(PICTURES)
 
@@ -117,7 +117,7 @@ def test_missing_tracker(tiny_images: TensorImages, quiet: TrainConfig, tmp_path
     assert importlib.util.find_spec(name) is None, "installed: choose another name for this test"
     config = dataclasses.replace(quiet, trackers=(name,))
     with pytest.raises(ValueError, match=f"no tracker .{name}"):
-        train(tiny_images, config, folder=tmp_path / "run", progress=False)
+        train(tiny_images, config=config, out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -154,7 +154,9 @@ def test_rollback(
     config = dataclasses.replace(quiet, epochs=3, optim=optim, checkpoint_minutes=1e-9)
     broken_steps |= {5, 6}
     with pytest.warns(RuntimeWarning, match="step 4"):
-        result = train(tiny_images, config, folder=tmp_path if in_folder else None, progress=False)
+        result = train(
+            tiny_images, config=config, out=tmp_path if in_folder else None, progress=False
+        )
     training = result.checkpoint.config.training
     assert (training["steps"], training["rollbacks"], training["skipped_steps"]) == (9, 1, 0)
     assert len(result.loss) == 9
@@ -178,7 +180,7 @@ def test_the_limit_of_rollbacks(
         pytest.warns(RuntimeWarning, match="step 0"),
         pytest.raises(loop.TrainingDiverged, match="3 rollbacks"),
     ):
-        train(tiny_images, dataclasses.replace(quiet, optim=optim), progress=False)
+        train(tiny_images, config=dataclasses.replace(quiet, optim=optim), progress=False)
 
 
 # Starting from another flow.
@@ -191,39 +193,39 @@ def test_init(
     labels = torch.arange(40) % 2
     others = TensorImages(images_of(labels, channels=1, seed=5), labels, ["ape", "bee"])
     before = {name: value.clone() for name, value in tiny_checkpoint.flow.state_dict().items()}
-    result = train(others, quiet, init=tiny_checkpoint, folder=tmp_path, progress=False)
+    result = train(others, config=quiet, checkpoint=tiny_checkpoint, out=tmp_path, progress=False)
     initial = Snapshots(tmp_path).initial()
     for name, value in initial.flow.state_dict().items():
         assert torch.equal(value, before[name]), name
         assert torch.equal(tiny_checkpoint.flow.state_dict()[name], before[name])
     assert initial.gaussians is not None
     assert initial.gaussians.num_classes == 2
-    assert result.checkpoint.config.class_names == ("ape", "bee")
+    assert result.checkpoint.config.classes == ("ape", "bee")
     trained = result.checkpoint.flow.state_dict()
     assert not all(torch.equal(trained[name], before[name]) for name in before)
-    fresh = train(others, quiet, progress=False)
+    fresh = train(others, config=quiet, progress=False)
     assert sum(result.loss[:2]) < sum(fresh.loss[:2]), "the flow has seen such images"
 
     other_shape = dataclasses.replace(
-        quiet, flow=MefSettings(steps=(2, 1), blocks=(1, 1), width=(8, 8))
+        quiet, flow=MefConfig(steps=(2, 1), blocks=(1, 1), width=(8, 8))
     )
     with pytest.warns(UserWarning, match=r"flow\.\*"):
-        shaped = train(others, other_shape, init=tiny_checkpoint, progress=False)
+        shaped = train(others, config=other_shape, checkpoint=tiny_checkpoint, progress=False)
     assert shaped.loss == result.loss
     large = TensorImages(images_of(labels, channels=1, size=(16, 16)), labels, ["ape", "bee"])
     with pytest.raises(ValueError, match="1, 8, 8"):
-        train(large, quiet, init=tiny_checkpoint, progress=False)
+        train(large, config=quiet, checkpoint=tiny_checkpoint, progress=False)
 
 
 def test_the_command_with_init(
     tiny_folder: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A resumed run does not load --init again."""
+    """A resumed run does not load --checkpoint again."""
     start = tmp_path / "start"
     nfaug.load(tiny_path).save(start)
     words = [
         *("train", "--data", str(tiny_folder), "--out", str(tmp_path / "run"), "--json"),
-        *("--init", str(start), "--epochs", "1", "--batch-size", "12", "--pca.rank", "4"),
+        *("--checkpoint", str(start), "--epochs", "1", "--batch-size", "12", "--pca.rank", "4"),
         *("--pictures-every", "0", "--trackers", "[]", "--prior.fixed-point.kld-weight", "20"),
     ]
     assert main(words) == 0

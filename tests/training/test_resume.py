@@ -23,7 +23,7 @@ from torch import Tensor
 from nfaug import open_dataset
 from nfaug.cli import main
 from nfaug.data.augmentation import FlowAugmentation
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 from nfaug.training import (
     Interrupted,
     RunStopped,
@@ -32,7 +32,7 @@ from nfaug.training import (
     loop,
     train,
 )
-from nfaug.training.config import DataConfig, PriorConfig
+from nfaug.training.config import DataConfig, TrainPriorConfig
 from nfaug.training.context import RunContext
 from nfaug.training.snapshots import Snapshots
 
@@ -48,7 +48,7 @@ def config(tiny_config: TrainConfig) -> TrainConfig:
         trackers=(),
         pictures_every=0,
         checkpoint_minutes=1e-9,
-        dataset=DataConfig(val_fraction=0.1),
+        dataset=DataConfig(test_fraction=0.1),
         augmentation=FlowAugmentation(hflip=True, pad_crop=1),
     )
 
@@ -106,19 +106,19 @@ def everything(result: TrainResult) -> dict[str, Any]:
 def test_an_interrupted_run_resumes_bit_for_bit(
     digits: TensorImages, config: TrainConfig, tmp_path: Path, at_step: Any, stop: int
 ) -> None:
-    calm = train(digits, config, progress=False)
+    calm = train(digits, config=config, progress=False)
     assert len(calm.loss) == STEPS
     at_step(stop, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted, match=f"step {stop}") as error:
-        train(digits, config, folder=tmp_path, progress=False)
+        train(digits, config=config, out=tmp_path, progress=False)
     assert error.value.exit_code == 130
     assert Snapshots(tmp_path).steps()[-1] == stop
     assert len({file.stat().st_mode for file in tmp_path.rglob("*.*") if file.is_file()}) == 1
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    resumed = train(digits, config, folder=tmp_path, resume=True, progress=False)
+    resumed = train(digits, config=config, out=tmp_path, resume=True, progress=False)
     assert everything(resumed) == everything(calm)
     # Resuming a finished run computes only its end again.
-    again = train(digits, config, folder=tmp_path, resume=True, progress=False)
+    again = train(digits, config=config, out=tmp_path, resume=True, progress=False)
     assert everything(again) == everything(calm)
 
 
@@ -141,7 +141,7 @@ def _words(folder: Path, epochs: int) -> list[str]:
         checkpoint_minutes: 1.0e-9
         flow: {{steps: [1, 1], blocks: [1, 1], width: [8, 8]}}
         prior: {{fixed_point: {{kld_weight: 20}}, refit_epoch: 2}}
-        pca: {{rank: 4, max_per_class: 6}}
+        pca: {{rank: 4, per_class: 6}}
         dataset: {{per_class: 10}}
         augmentation: {{pad_crop: 1}}
         """
@@ -169,7 +169,7 @@ def _assert_same(folder: Path) -> None:
 
 def test_damaged_snapshots(digits: TensorImages, config: TrainConfig, tmp_path: Path) -> None:
     """A damaged one is an error; once it is removed, the run goes on from the one before."""
-    calm = train(digits, config, folder=tmp_path, progress=False)
+    calm = train(digits, config=config, out=tmp_path, progress=False)
     folders = [tmp_path / "state" / f"step-{step:09}" for step in (7, 8)]
     names = sorted(path.name for path in (tmp_path / "state").iterdir())
     assert names == ["initial", *(folder.name for folder in folders)]
@@ -184,39 +184,39 @@ def test_damaged_snapshots(digits: TensorImages, config: TrainConfig, tmp_path: 
     ):
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match=token):
-            train(digits, config, folder=tmp_path, resume=True, progress=False)
+            train(digits, config=config, out=tmp_path, resume=True, progress=False)
         tensors.write_bytes(whole[0])
         facts.write_text(whole[1])
     for file in (tensors, facts):
         file.rename(tmp_path / "whole")
         os.mkfifo(file)
         with pytest.raises(ValueError, match="regular"):
-            train(digits, config, folder=tmp_path, resume=True, progress=False)
+            train(digits, config=config, out=tmp_path, resume=True, progress=False)
         (tmp_path / "whole").replace(file)
     shutil.rmtree(folders[1])
-    resumed = train(digits, config, folder=tmp_path, resume=True, progress=False)
+    resumed = train(digits, config=config, out=tmp_path, resume=True, progress=False)
     assert everything(resumed) == everything(calm)
 
 
 @pytest.mark.parametrize(
     ("changes", "token"),
     [
-        ({"flow": MefSettings(steps=(1, 2), blocks=(1, 1), width=(8, 8))}, r"flow\.steps"),
+        ({"flow": MefConfig(steps=(1, 2), blocks=(1, 1), width=(8, 8))}, r"flow\.steps"),
         ({"batch_size": 20}, "batch_size 10"),
         ({"seed": 1}, "seed 0"),
-        ({"dataset": DataConfig(val_fraction=0)}, "images"),
-        ({"prior": PriorConfig(kind="data")}, r"prior\.kind"),
+        ({"dataset": DataConfig(test_fraction=0)}, "images"),
+        ({"prior": TrainPriorConfig(kind="data")}, r"prior\.kind"),
     ],
 )
 def test_what_a_resumed_run_must_keep(
     changes: dict[str, Any], token: str, digits: TensorImages, config: TrainConfig, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(config, epochs=1)
-    train(digits, config, folder=tmp_path, progress=False)
+    train(digits, config=config, out=tmp_path, progress=False)
     begun: list[str] = []
     with pytest.raises(ValueError, match=token):
         train(
-            digits, dataclasses.replace(config, **changes), folder=tmp_path, resume=True,
+            digits, config=dataclasses.replace(config, **changes), out=tmp_path, resume=True,
             progress=False, begin=lambda _: begun.append("settings are saved")
         )  # fmt: skip
     assert not begun
@@ -235,13 +235,13 @@ def test_more_epochs_and_the_solve_that_the_last_epoch_left_out(
     assert config.prior.refit_epoch == 1
     for epochs in (1, 3, 4):
         longer = dataclasses.replace(config, epochs=epochs)
-        result = train(digits, longer, folder=tmp_path, resume=True, progress=False)
+        result = train(digits, config=longer, out=tmp_path, resume=True, progress=False)
     assert [row["step"] for row in result.history] == [4, 8, 12, 16]
     assert len(result.loss) == 16
     assert solves == [1, 3], "at the start, and after the first epoch that is not the last"
     prior = dataclasses.replace(config.prior, refit_epoch=5)
     later = dataclasses.replace(config, prior=prior, epochs=6)
-    train(digits, later, folder=tmp_path, resume=True, progress=False)
+    train(digits, config=later, out=tmp_path, resume=True, progress=False)
     assert solves == [1, 3, 6]
 
 
@@ -262,11 +262,11 @@ def test_a_disk_that_fills_up(
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     at_step(5, full_disk)
     with pytest.raises(RunStopped, match="step 4"):
-        train(digits, config, folder=tmp_path, progress=False)
+        train(digits, config=config, out=tmp_path, progress=False)
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not [path for path in (tmp_path / "state").iterdir() if path.name.startswith(".")]
-    resumed = train(digits, config, folder=tmp_path, resume=True, progress=False)
-    assert everything(resumed) == everything(train(digits, config, progress=False))
+    resumed = train(digits, config=config, out=tmp_path, resume=True, progress=False)
+    assert everything(resumed) == everything(train(digits, config=config, progress=False))
 
 
 def test_a_disk_that_is_full_at_the_start(
@@ -289,7 +289,7 @@ def test_images_lost_while_training(
     workers: int,
 ) -> None:
     folder, out = Path(shutil.copytree(tiny_folder, tmp_path / "data")), tmp_path / "run"
-    settings = DataConfig(memory_gib=0, workers=workers, val_fraction=0)
+    settings = DataConfig(memory_gib=0, workers=workers, test_fraction=0)
     config = dataclasses.replace(config, dataset=settings)
     solve = RunContext.solve
 
@@ -307,13 +307,13 @@ def test_images_lost_while_training(
     else:
         monkeypatch.setattr(RunContext, "solve", losing)
     with pytest.raises(RunStopped, match=r"\.png") as caught:
-        train(open_dataset(folder), config, folder=out, progress=False)
+        train(open_dataset(folder), config=config, out=out, progress=False)
     monkeypatch.undo()
     assert "Traceback" not in str(caught.value)
     assert caught.value.exit_code == 4
     shutil.copytree(tiny_folder, folder, dirs_exist_ok=True)
-    resumed = train(open_dataset(folder), config, folder=out, resume=True, progress=False)
-    calm = train(open_dataset(tiny_folder), config, progress=False)
+    resumed = train(open_dataset(folder), config=config, out=out, resume=True, progress=False)
+    calm = train(open_dataset(tiny_folder), config=config, progress=False)
     assert everything(resumed) == everything(calm)
 
 
@@ -335,7 +335,7 @@ def test_the_command_after_a_signal(
         (words, "--resume"),
         ([*resume, "--out", str(tmp_path / "other")], "--out"),
         ([*resume, "--overwrite"], "--overwrite"),
-        ([*resume, "--init=elsewhere"], "--init"),
+        ([*resume, "--checkpoint=elsewhere"], "--checkpoint"),
         (["train", "--resume", str(tmp_path)], "train.yaml"),
     ):
         assert main(wrong) == 2
@@ -352,7 +352,7 @@ def test_a_signal_to_all_processes(
     tiny_folder: Path, config: TrainConfig, tmp_path: Path, at_step: Any, workers: int
 ) -> None:
     """As `timeout` and a job manager send it: it ends the workers that read images."""
-    settings = DataConfig(memory_gib=0, workers=workers, val_fraction=0)
+    settings = DataConfig(memory_gib=0, workers=workers, test_fraction=0)
     config = dataclasses.replace(config, dataset=settings, checkpoint_minutes=10)
 
     def stop() -> None:
@@ -364,7 +364,7 @@ def test_a_signal_to_all_processes(
 
     at_step(2, stop)
     with pytest.raises(Interrupted) as error:
-        train(open_dataset(tiny_folder), config, folder=tmp_path, progress=False)
+        train(open_dataset(tiny_folder), config=config, out=tmp_path, progress=False)
     assert error.value.exit_code == 143
     assert Snapshots(tmp_path).steps()[-1] in ((0, 2) if workers else (2,))
 
@@ -382,10 +382,10 @@ def test_a_signal_after_the_last_step(
 
     monkeypatch.setattr(loop.Loop, "_evaluate", signalled)
     with pytest.raises(KeyboardInterrupt):
-        train(digits, config, folder=tmp_path, progress=False)
+        train(digits, config=config, out=tmp_path, progress=False)
     monkeypatch.undo()
     assert Snapshots(tmp_path).steps()[-1] == STEPS
-    resumed = train(digits, config, folder=tmp_path, resume=True, progress=False)
+    resumed = train(digits, config=config, out=tmp_path, resume=True, progress=False)
     assert [row["step"] for row in resumed.history] == [4, 8]
 
 
@@ -411,7 +411,7 @@ def test_a_run_whose_time_is_over_takes_no_more_steps(
 
     def steps(seconds: float, *, resume: bool = True) -> int:
         config = dataclasses.replace(tiny_config, epochs=20, max_minutes=seconds / 60)
-        result = train(tiny_images, config, folder=tmp_path, resume=resume, progress=False)
+        result = train(tiny_images, config=config, out=tmp_path, resume=resume, progress=False)
         return int(result.checkpoint.config.training["steps"])
 
     assert [steps(7, resume=False), steps(7), steps(9)] == [7, 7, 9]

@@ -18,7 +18,7 @@ from nfaug.classes.priors import GradientDescentConfig
 from nfaug.data.augmentation import FlowAugmentation
 from nfaug.flows.flow import Flow
 from nfaug.training import TrainConfig, TrainingDiverged, TrainResult, context, train
-from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, PriorConfig
+from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, TrainPriorConfig
 from nfaug.training.optimizer import FlowOptimizer, learning_rate
 from nfaug.training.snapshots import Snapshots
 
@@ -37,7 +37,7 @@ def test_the_result(
     checkpoint = tiny_result.checkpoint
     assert not checkpoint.flow.training
     config = checkpoint.config
-    assert config.class_names == NAMES
+    assert config.classes == NAMES
     assert config.preprocessing == tiny_images.preprocessing
     assert config.training["steps"] == 6
     assert config.training["epochs"] == 2
@@ -59,7 +59,7 @@ def test_the_flow_before_training(
     """Its latents have mean 0 and variance 1, and it is saved."""
     config = changed(tiny_config, epochs=1, trackers=(), pictures_every=0)
     (tmp_path / "state" / "thesis").mkdir(parents=True)
-    result = train(tiny_images, config, folder=tmp_path, progress=False)
+    result = train(tiny_images, config=config, out=tmp_path, progress=False)
     assert (tmp_path / "state" / "thesis").exists(), "of the user"
     initial = Snapshots(tmp_path).initial()
     assert initial.gaussians is not None
@@ -70,7 +70,7 @@ def test_the_flow_before_training(
         z = initial.flow.encode(tiny_images.images)[0].flatten(1)
     assert z.mean(0).abs().max() < 0.3
     assert 0.9 < z.var(0).mean() < 1.1
-    assert initial.config.class_names == NAMES
+    assert initial.config.classes == NAMES
 
 
 def test_the_seed_fixes_the_result(
@@ -82,25 +82,25 @@ def test_the_seed_fixes_the_result(
     config = changed(
         tiny_config,
         augmentation=FlowAugmentation(hflip=True, pad_crop=1),
-        dataset=DataConfig(val_fraction=0.2),
+        dataset=DataConfig(test_fraction=0.2),
     )
     many = TensorImages(
         tiny_images.images.repeat(2, 1, 1, 1), tiny_images.targets.repeat(2), tiny_images.classes
     )
-    once, again = (train(many, config, progress=False) for _ in range(2))
+    once, again = (train(many, config=config, progress=False) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before), "torch's own generator was used"
     assert torch.equal(weights(once), weights(again))
     assert once.loss == again.loss
     assert once.checkpoint.gaussians is not None
     assert again.checkpoint.gaussians is not None
     assert torch.equal(once.checkpoint.gaussians.means, again.checkpoint.gaussians.means)
-    other = train(many, changed(config, seed=1), progress=False)
+    other = train(many, config=changed(config, seed=1), progress=False)
     assert not torch.equal(weights(once), weights(other))
 
 
 def test_it_learns(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
     config = changed(tiny_config, epochs=25, optim=OptimConfig(warmup_steps=5, ema_decay=0.9))
-    result = train(tiny_images, config, progress=False)
+    result = train(tiny_images, config=config, progress=False)
     assert sum(result.loss[-3:]) / 3 < result.loss[0] - 0.5
     labels = torch.arange(30) % 3
     checkpoint = result.checkpoint
@@ -114,7 +114,7 @@ def test_the_average_is_returned(tiny_images: TensorImages, tiny_config: TrainCo
     last, average = (
         train(
             tiny_images,
-            changed(tiny_config, optim=OptimConfig(warmup_steps=1, ema_decay=decay)),
+            config=changed(tiny_config, optim=OptimConfig(warmup_steps=1, ema_decay=decay)),
             progress=False,
         )
         for decay in (0.0, 0.9999)
@@ -127,13 +127,13 @@ def test_the_average_is_returned(tiny_images: TensorImages, tiny_config: TrainCo
 def test_every_prior(
     tiny_images: TensorImages, tiny_config: TrainConfig, kind: Any, tmp_path: Path
 ) -> None:
-    prior = PriorConfig(
+    prior = TrainPriorConfig(
         kind=kind,
         gradient=GradientDescentConfig(kld_weight=1.0, learning_rate=0.02, tolerance=1e4),
         refit_epoch=1,
     )
     config = changed(tiny_config, prior=prior)
-    checkpoint = train(tiny_images, config, val=tiny_images, progress=False).checkpoint
+    checkpoint = train(tiny_images, config=config, test_data=tiny_images, progress=False).checkpoint
     assert checkpoint.config.gaussians["kind"] == kind
     assert checkpoint.gaussians is not None
     assert checkpoint.gaussians.num_classes == (1 if kind == "single" else 3)
@@ -141,10 +141,10 @@ def test_every_prior(
     assert (checkpoint.pca is None) == (kind == "single")
     checkpoint.save(tmp_path / "flow")
     loaded = nfaug.load(tmp_path / "flow")
-    assert loaded.config.class_names == (() if kind == "single" else NAMES)
+    assert loaded.config.classes == (() if kind == "single" else NAMES)
     if kind == "single":  # fit adds the classes
         fitted = nfaug.fit(loaded, tiny_images, rank=4, progress=False)
-        assert fitted.config.class_names == NAMES
+        assert fitted.config.classes == NAMES
         assert fitted.pca is not None
         images, _ = nfaug.NFAugment(fitted, p=1.0)(tiny_images.images, tiny_images.targets)
         assert not torch.equal(images, tiny_images.images)
@@ -155,26 +155,28 @@ def test_unlabelled_images(tiny_config: TrainConfig) -> None:
     """With one class the error suggests a single gaussian."""
     labels = torch.zeros(12, dtype=torch.int64)
     dataset = TensorDataset(images_of(labels, channels=1), labels)
-    single = changed(tiny_config, prior=PriorConfig(kind="single"))
-    assert train(dataset, single, progress=False).checkpoint.config.class_names == ()
+    single = changed(tiny_config, prior=TrainPriorConfig(kind="single"))
+    assert train(dataset, config=single, progress=False).checkpoint.config.classes == ()
     with pytest.raises(ValueError, match="single"):
-        train(dataset, tiny_config, progress=False)
+        train(dataset, config=tiny_config, progress=False)
 
 
 def test_rare_classes_are_in_the_statistics(tiny_config: TrainConfig) -> None:
     """The images for a solve include two of every class."""
     labels = torch.tensor([0] * 60 + [1, 1])
     dataset = TensorDataset(images_of(labels, channels=1), labels)
-    prior = PriorConfig(kind="data", statistics_images=10)
+    prior = TrainPriorConfig(kind="data", statistics_images=10)
     config = changed(tiny_config, epochs=1, prior=prior, pca=PCAConfig(rank=1))
-    assert train(dataset, config, progress=False).checkpoint.gaussians is not None
+    assert train(dataset, config=config, progress=False).checkpoint.gaussians is not None
 
 
 def test_images_through_worker_processes_give_the_same(
     tiny_images: TensorImages, tiny_config: TrainConfig, tiny_result: TrainResult
 ) -> None:
     config = changed(tiny_config, dataset=DataConfig(memory_gib=0, workers=0))
-    assert torch.equal(weights(train(tiny_images, config, progress=False)), weights(tiny_result))
+    assert torch.equal(
+        weights(train(tiny_images, config=config, progress=False)), weights(tiny_result)
+    )
 
 
 def test_recomputing_activations_gives_the_same(
@@ -182,7 +184,7 @@ def test_recomputing_activations_gives_the_same(
 ) -> None:
     config = changed(tiny_config, optim=OptimConfig(warmup_steps=2, recompute="steps"))
     # test_wiring.py shows that the setting arrives.
-    difference = weights(train(tiny_images, config, progress=False)) - weights(tiny_result)
+    difference = weights(train(tiny_images, config=config, progress=False)) - weights(tiny_result)
     assert difference.abs().max() < 1e-5
 
 
@@ -198,8 +200,8 @@ def test_held_out_images(tiny_config: TrainConfig) -> None:
     _, all_but_two = context.hold_out(labels, 3, 0.99, generator)
     assert torch.bincount(labels[all_but_two], minlength=3).tolist() == [38, 23, 0]
     dataset = TensorDataset(images_of(labels, channels=1), labels)
-    config = changed(tiny_config, epochs=1, dataset=DataConfig(val_fraction=0.2))
-    result = train(dataset, config, progress=False)
+    config = changed(tiny_config, epochs=1, dataset=DataConfig(test_fraction=0.2))
+    result = train(dataset, config=config, progress=False)
     assert result.checkpoint.config.training["images"] == 71
     assert result.checkpoint.config.metrics["on"] == "13 held-out images"
     assert result.history[-1]["nf_acc"] == result.checkpoint.config.metrics["nf_acc"]
@@ -211,7 +213,9 @@ def test_explicit_held_out_images(tiny_config: TrainConfig, tiny_images: TensorI
     few = torch.tensor([0, 2, 2])  # not every class
     config = changed(tiny_config, epochs=1)
     val = TensorDataset(images_of(few, channels=1), few)
-    assert train(tiny_images, config, val=val, progress=False).history[0]["images"] == 3
+    assert (
+        train(tiny_images, config=config, test_data=val, progress=False).history[0]["images"] == 3
+    )
     wrong = torch.tensor([0, 3])
     outside = TensorDataset(images_of(wrong, channels=1), wrong)
     others = TensorImages(tiny_images.images, tiny_images.targets, ["cat", "cow", "eel"])
@@ -222,7 +226,7 @@ def test_explicit_held_out_images(tiny_config: TrainConfig, tiny_images: TensorI
         (large, "1, 8, 8"),
     ):
         with pytest.raises(ValueError, match=message):
-            train(tiny_images, config, val=held, progress=False)
+            train(tiny_images, config=config, test_data=held, progress=False)
 
 
 def test_the_log(tiny_config: TrainConfig, tiny_images: TensorImages, tmp_path: Path) -> None:
@@ -230,7 +234,7 @@ def test_the_log(tiny_config: TrainConfig, tiny_images: TensorImages, tmp_path: 
     folder.mkdir()
     (folder / "log.csv").write_text("of another run\n")
     config = changed(tiny_config, epochs=5, eval_every=2, trackers=(), pictures_every=0)
-    result = train(tiny_images, config, val=tiny_images, folder=folder, progress=False)
+    result = train(tiny_images, config=config, test_data=tiny_images, out=folder, progress=False)
     with (folder / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["2", "4", "5"]
@@ -241,7 +245,7 @@ def test_the_log(tiny_config: TrainConfig, tiny_images: TensorImages, tmp_path: 
 
 def test_a_limit_of_time(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
     config = changed(tiny_config, epochs=10**6, max_minutes=0.005)
-    result = train(tiny_images, config, progress=False)
+    result = train(tiny_images, config=config, progress=False)
     assert 0 < result.checkpoint.config.training["steps"] < 1000
     assert result.checkpoint.config.training["seconds"] < 20
     assert result.history, "the last evaluation can be in the middle of an epoch"
@@ -264,7 +268,7 @@ def test_the_number_of_solves(
 
     monkeypatch.setattr(context.RunContext, "solve", counted)
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=refit)
-    train(tiny_images, changed(tiny_config, epochs=3, prior=prior), progress=False)
+    train(tiny_images, config=changed(tiny_config, epochs=3, prior=prior), progress=False)
     assert len(calls) == solves, "no solve after the last epoch"
 
 
@@ -321,7 +325,7 @@ def test_training_that_diverges_stops(tiny_images: TensorImages, tiny_config: Tr
     optim = OptimConfig(warmup_steps=1)
     config = changed(tiny_config, lr=1e9, epochs=20, prior=prior, optim=optim)
     with pytest.raises(TrainingDiverged, match="20 steps"):
-        train(tiny_images, config, progress=False)
+        train(tiny_images, config=config, progress=False)
 
 
 @pytest.mark.filterwarnings("ignore:.*scales of")
@@ -337,7 +341,7 @@ def test_a_flow_with_infinite_latents_is_not_fitted(
         pytest.raises(TrainingDiverged, match="3 rollbacks"),
         pytest.warns(RuntimeWarning, match="step 0"),
     ):
-        train(tiny_images, config, progress=False)
+        train(tiny_images, config=config, progress=False)
 
 
 # Bad input.
@@ -345,7 +349,7 @@ def test_a_flow_with_infinite_latents_is_not_fitted(
 
 def test_a_missing_device(tiny_images: TensorImages, tiny_config: TrainConfig) -> None:
     with pytest.raises(ValueError, match="cuda:99"):
-        train(tiny_images, changed(tiny_config, device="cuda:99"), progress=False)
+        train(tiny_images, config=changed(tiny_config, device="cuda:99"), progress=False)
 
 
 @pytest.mark.parametrize(
@@ -362,8 +366,8 @@ def test_a_missing_device(tiny_images: TensorImages, tiny_config: TrainConfig) -
         (lambda: OptimConfig(ema_decay=1.0), "ema_decay"),
         (lambda: OptimConfig(warmup_steps=-1), "warmup_steps"),
         (lambda: PCAConfig(rank=0), "rank"),
-        (lambda: DataConfig(val_fraction=1.0), "val_fraction"),
-        (lambda: PriorConfig(refit_epoch=-1), "refit_epoch"),
+        (lambda: DataConfig(test_fraction=1.0), "test_fraction"),
+        (lambda: TrainPriorConfig(refit_epoch=-1), "refit_epoch"),
     ],
 )
 def test_settings_out_of_range(make: Any, name: str) -> None:

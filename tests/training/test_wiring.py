@@ -35,7 +35,9 @@ def base(
     """A run from a fixed start, with class gaussians that stay those of the start."""
     prior = dataclasses.replace(tiny_config.prior, refit_epoch=0)
     config = dataclasses.replace(tiny_config, prior=prior)
-    return config, train(tiny_images, config, init=tiny_result.checkpoint, progress=False)
+    return config, train(
+        tiny_images, config=config, checkpoint=tiny_result.checkpoint, progress=False
+    )
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
@@ -48,7 +50,10 @@ def test_a_setting_changes_the_losses(
     config, plain = base
     start = tiny_result.checkpoint
     other = dataclasses.replace(config, **changes)
-    assert train(tiny_images, other, init=start, progress=False).loss[-1] != plain.loss[-1]
+    assert (
+        train(tiny_images, config=other, checkpoint=start, progress=False).loss[-1]
+        != plain.loss[-1]
+    )
 
 
 def test_recompute_and_bfloat16_are_those_of_the_flow_in_training(
@@ -63,7 +68,9 @@ def test_recompute_and_bfloat16_are_those_of_the_flow_in_training(
 
     monkeypatch.setattr(loop.FlowLoss, "forward", watched)
     optim = OptimConfig(warmup_steps=2, recompute="steps", bf16=True)
-    train(tiny_images, dataclasses.replace(tiny_config, epochs=1, optim=optim), progress=False)
+    train(
+        tiny_images, config=dataclasses.replace(tiny_config, epochs=1, optim=optim), progress=False
+    )
     assert seen == {("steps", True)}
 
 
@@ -72,7 +79,7 @@ def test_bounds_hold_after_every_step(tiny_images: TensorImages, tiny_config: Tr
     flow = dataclasses.replace(tiny_config.flow, max_scale=1.05, bound=0.8)
     optim = OptimConfig(warmup_steps=0, ema_decay=0.0)
     config = dataclasses.replace(tiny_config, flow=flow, lr=0.5, epochs=4, optim=optim)
-    made = train(tiny_images, config, progress=False).checkpoint.flow
+    made = train(tiny_images, config=config, progress=False).checkpoint.flow
     couplings = [module for module in made.modules() if isinstance(module, MatrixExpCoupling)]
     bounds = [coupling.exponent_bound() for coupling in couplings]
     steps = [module for module in made.modules() if isinstance(module, Step)]

@@ -72,9 +72,7 @@ class Engine:
     is immutable, and copies of that module share it. A pickle leaves out copies for other devices.
     """
 
-    def __init__(
-        self, flow: Flow, pca: ClasswisePCA | None, class_names: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, flow: Flow, pca: ClasswisePCA | None, classes: Sequence[str] = ()) -> None:
         if pca is None or pca.dim != flow.config.dim:
             raise ValueError(
                 f"the flow needs PCA axes of {flow.config.dim} dimensions: fit it to your classes "
@@ -82,7 +80,7 @@ class Engine:
             )
         self.config = flow.config
         self.codec = flow.codec
-        self.class_names = tuple(class_names)
+        self.classes = tuple(classes)
         self.num_classes = pca.num_classes
         self.rank = pca.rank
         self.has_memory = pca.has_memory
@@ -106,7 +104,7 @@ class Engine:
         if not hasattr(checkpoint, "pca"):
             wanted = "a Checkpoint, its name or path, or a pair (flow, pca)"
             raise TypeError(f"checkpoint must be {wanted}; got {type(checkpoint).__name__}")
-        return cls(checkpoint.flow, checkpoint.pca, checkpoint.config.class_names or ())
+        return cls(checkpoint.flow, checkpoint.pca, checkpoint.config.classes or ())
 
     def on(self, device: torch.device) -> tuple[Flow, ClasswisePCA]:
         """The flow and the PCA on a device, copied there by the first call."""

@@ -15,8 +15,8 @@ from ..checkpoint.checkpoint import Checkpoint, sample_images
 from ..classes.gaussians import ClassGaussians
 from ..flows.flow import Flow
 from ..io.text import printable
+from .config import MixConfig, check_given_once
 from .pixels import resize_levels, to_pil
-from .settings import MixSettings, check_given_once
 from .transform import NFAugment
 
 __all__ = ["picture_grid", "preview_grid", "sample_grid"]
@@ -28,54 +28,57 @@ _PARTNERS = 8  # images per class to mix with, if partners come from the batch
 @torch.no_grad()
 def preview_grid(
     checkpoint: Checkpoint,
-    dataset: Any,
+    data: Any,
     *,
     variants: int = 6,
-    classes: int = 10,
+    max_classes: int = 10,
     seed: int = 0,
     cell: int = 64,
-    settings: MixSettings | None = None,
+    config: MixConfig | None = None,
     **changes: Any,
 ) -> Image.Image:
     """A row per class: an image, its reconstruction, and NFA variants of it, as in training.
 
     Args:
         checkpoint: A checkpoint with PCA axes.
-        dataset: A `LabelledImages` data set of the checkpoint's classes, at any size: the size at
+        data: A `LabelledImages` data set of the checkpoint's classes, at any size: the size at
             which a classifier is trained shows what it will see.
         variants: Number of variants. One that the gate rejects is the image itself.
-        classes: Largest number of rows.
+        max_classes: Largest number of rows.
         seed: Seed of the choice of images, partners and weights.
         cell: Size in pixels up to which images are enlarged, by an integer factor.
-        settings: Settings of `NFAugment`; `p` is always 1.
-        changes: Single settings, if `settings` is not given.
+        config: Settings of `NFAugment`; `p` is always 1.
+        changes: Single settings, if `config` is not given.
 
     Raises:
         ValueError: The checkpoint has no PCA, the data lack a class, a number is out of range, or
             settings are given twice.
     """
-    if classes < 1 or variants < 0:
-        raise ValueError(f"classes must be >= 1 and variants >= 0; got {classes} and {variants}")
+    if max_classes < 1 or variants < 0:
+        raise ValueError(
+            "max_classes must be 1 or more, and variants 0 or more; got "
+            f"{max_classes} and {variants}"
+        )
     generator = torch.Generator().manual_seed(seed)
-    check_given_once(settings, changes)
-    settings = dataclasses.replace(settings or MixSettings(), **{**changes, "p": 1.0})
-    nfa = NFAugment(checkpoint, settings=settings, generator=generator)
-    names = list(nfa.class_names)[:classes]
-    in_batch = settings.needs_batch(has_memory=nfa.engine.has_memory)
+    check_given_once(config, changes)
+    config = dataclasses.replace(config or MixConfig(), **{**changes, "p": 1.0})
+    nfa = NFAugment(checkpoint, config=config, generator=generator)
+    names = list(nfa.classes)[:max_classes]
+    in_batch = config.needs_batch(has_memory=nfa.engine.has_memory)
     per_class = 1 + _PARTNERS * in_batch  # partners of the batch are not shown
     picks = []
     for y, name in enumerate(names):
-        rows = (dataset.targets == y).nonzero().flatten()
+        rows = (data.targets == y).nonzero().flatten()
         if not len(rows):
             raise ValueError(f"the data have no images of class {name!r}")
         picks.append(rows[torch.randperm(len(rows), generator=generator)[:per_class]])
     order = torch.cat([*(rows[:1] for rows in picks), *(rows[1:] for rows in picks)])
     flow, _ = nfa.engine.on(nfa.engine.device)
-    batch = torch.stack([dataset[index][0] for index in order.tolist()]).to(flow.device)
+    batch = torch.stack([data[index][0] for index in order.tolist()]).to(flow.device)
     shown = batch[: len(names)]
     decoded = flow.decode(flow.encode(resize_levels(shown, flow.codec.image_size))[0])
     columns = [shown, resize_levels(decoded, (shown.shape[-2], shown.shape[-1]))]
-    labels = dataset.targets[order].to(flow.device)
+    labels = data.targets[order].to(flow.device)
     made = nfa.variants(batch, labels, itertools.repeat(generator, variants))
     columns += [images[: len(names)] for images in made]
     table = torch.stack([column.cpu() for column in columns], 1)

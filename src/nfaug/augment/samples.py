@@ -135,7 +135,7 @@ def are_names(labels: Any) -> bool:
     )
 
 
-def as_labels(labels: Any, class_names: Sequence[str]) -> Tensor:
+def as_labels(labels: Any, classes: Sequence[str]) -> Tensor:
     """Labels as a tensor: class names as indices, and lists and arrays of numbers or of rows."""
     if isinstance(labels, Tensor):
         return labels
@@ -159,12 +159,12 @@ def as_labels(labels: Any, class_names: Sequence[str]) -> Tensor:
             raise ValueError(
                 f"labels must be integers, class names or one-hot rows; got {labels!r:.80}"
             ) from None
-    index = {name: label for label, name in enumerate(class_names)}
+    index = {name: label for label, name in enumerate(classes)}
     unknown = [name for name in labels if name not in index]
     if unknown:
         raise ValueError(
             f"label {unknown[0]!r} is none of the checkpoint's {len(index)} class names, such as "
-            f"{list(class_names[:5])}"
+            f"{list(classes[:5])}"
         )
     return torch.tensor([index[name] for name in labels], device="cpu")
 

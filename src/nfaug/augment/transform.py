@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar, 
 import torch
 from torch import Tensor, nn
 
-from ..data.classes import check_class_names, dataset_classes
+from ..data.classes import check_same_classes, dataset_classes
 from ..data.sources.layout import natural_key
 from ..flows.autoencoder import AutoencoderSource
 from ..io.device import is_read_at_once
 from ..io.resolve import BUILTIN
+from .config import Mix, MixConfig, Partners, check_given_once
 from .counters import Counters, Outcome, SharedValue
 from .engine import Encoded, Engine
 from .params import NFAParams, to_device
@@ -32,7 +33,6 @@ from .samples import (
     parse_labels,
     replace_images,
 )
-from .settings import Mix, MixSettings, Partners, check_given_once
 
 __all__ = ["NFAParams", "NFAugment"]
 
@@ -43,18 +43,18 @@ _Labels = TypeVar("_Labels")
 _Sample = TypeVar("_Sample")
 
 
-def _settings_or_keywords(init: Callable[_Options, None]) -> Callable[_Options, None]:
-    """`NFAugment.__init__`, which refuses single settings beside `settings`.
+def _config_or_keywords(init: Callable[_Options, None]) -> Callable[_Options, None]:
+    """`NFAugment.__init__`, which refuses single settings beside `config`.
 
     Only a wrapper sees which keywords a caller wrote: one may equal its default.
     """
-    names = [field.name for field in dataclasses.fields(MixSettings)]
+    names = [field.name for field in dataclasses.fields(MixConfig)]
 
     @functools.wraps(init)
     def checked(*inputs: _Options.args, **options: _Options.kwargs) -> None:
         single = {name: options[name] for name in names if name in options}
-        settings: Any = options.get("settings")
-        check_given_once(settings, single)
+        config: Any = options.get("config")
+        check_given_once(config, single)
         init(*inputs, **options)
 
     return checked
@@ -106,8 +106,8 @@ class NFAugment(nn.Module):
         checkpoint: A `Checkpoint`, its directory or Hub repository, "builtin:NAME", a pair
             (flow, pca), or the `engine` of another augmentation.
         p, alpha, mix, partners, strength, noise, axes, gate: How images are mixed: see
-            `MixSettings`.
-        settings: All of these at once; none of them may then be given.
+            `MixConfig`.
+        config: All of these at once; none of them may then be given.
         mean: Mean that images are normalised by, a number or one per channel; ignored for uint8.
         std: Standard deviation that images are normalised by, like `mean`.
         generator: CPU generator to draw from; None for torch's. The same state gives the same
@@ -121,20 +121,20 @@ class NFAugment(nn.Module):
             (`partners`) that the settings need.
     """
 
-    @_settings_or_keywords
+    @_config_or_keywords
     def __init__(
         self,
         checkpoint: Any,
         *,
-        p: float | Sequence[float] | Tensor = MixSettings.p,
-        alpha: float = MixSettings.alpha,
-        mix: Mix = MixSettings.mix,
-        partners: Partners = MixSettings.partners,
-        strength: float = MixSettings.strength,
-        noise: float = MixSettings.noise,
-        axes: int | None = MixSettings.axes,
-        gate: bool | float | None = MixSettings.gate,
-        settings: MixSettings | None = None,
+        p: float | Sequence[float] | Tensor = MixConfig.p,
+        alpha: float = MixConfig.alpha,
+        mix: Mix = MixConfig.mix,
+        partners: Partners = MixConfig.partners,
+        strength: float = MixConfig.strength,
+        noise: float = MixConfig.noise,
+        axes: int | None = MixConfig.axes,
+        gate: bool | float | None = MixConfig.gate,
+        config: MixConfig | None = None,
         mean: Sequence[float] | float | None = None,
         std: Sequence[float] | float | None = None,
         generator: torch.Generator | None = None,
@@ -142,13 +142,13 @@ class NFAugment(nn.Module):
     ) -> None:
         super().__init__()
         shares: Any = p
-        single = MixSettings(
+        single = MixConfig(
             p=shares, alpha=alpha, mix=mix, partners=partners, strength=strength, noise=noise,
             axes=axes, gate=gate,
         )  # fmt: skip
         self.engine = Engine.of(checkpoint)
-        self.class_names, self.num_classes = self.engine.class_names, self.engine.num_classes
-        self.settings = single if settings is None else settings
+        self.classes, self.num_classes = self.engine.classes, self.engine.num_classes
+        self.config = single if config is None else config
         if generator is not None and generator.device.type != "cpu":
             raise ValueError(f"generator must be on the CPU; got one on {generator.device}")
         self.generator = generator
@@ -163,7 +163,7 @@ class NFAugment(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        path_or_repo: str | Path,
+        checkpoint: str | Path,
         *,
         revision: str | None = None,
         token: str | bool | None = None,
@@ -173,9 +173,9 @@ class NFAugment(nn.Module):
         """Load a checkpoint with `nfaug.load`; `options` are keyword arguments of `NFAugment`."""
         from ..checkpoint.checkpoint import load  # a flow in memory needs no reader
 
-        checkpoint = load(path_or_repo, revision=revision, token=token, autoencoder=autoencoder)
-        nfa = cls(checkpoint, **options)
-        nfa._unchecked = str(path_or_repo)
+        loaded = load(checkpoint, revision=revision, token=token, autoencoder=autoencoder)
+        nfa = cls(loaded, **options)
+        nfa._unchecked = str(checkpoint)
         return nfa
 
     @property
@@ -189,29 +189,29 @@ class NFAugment(nn.Module):
         self._enabled = bool(value)
 
     @property
-    def settings(self) -> MixSettings:
+    def config(self) -> MixConfig:
         """What happens to an image; may be replaced at any time."""
-        return self._settings
+        return self._config
 
-    @settings.setter
-    def settings(self, value: MixSettings) -> None:
+    @config.setter
+    def config(self, value: MixConfig) -> None:
         if isinstance(value.p, tuple) and len(value.p) != self.num_classes:
             raise ValueError(
                 f"p must be a number, or one for each of {self.num_classes} classes; got {value.p}"
             )
         if value.partners == "memory" and not self.engine.has_memory:
             raise ValueError(f"partners={value.partners!r} needs a memory, which nfaug fit makes")
-        self._settings = value
+        self._config = value
 
     def _change(self, **changes: Any) -> None:
-        self.settings = dataclasses.replace(self.settings, **changes)
+        self.config = dataclasses.replace(self.config, **changes)
 
     # The settings one by one, so that editors and type checkers see them.
 
     @property
     def p(self) -> float | tuple[float, ...]:
-        """Share of the images that are augmented, or one for each class (see `MixSettings`)."""
-        return self.settings.p
+        """Share of the images that are augmented, or one for each class (see `MixConfig`)."""
+        return self.config.p
 
     @p.setter
     def p(self, value: float | Sequence[float] | Tensor) -> None:
@@ -219,8 +219,8 @@ class NFAugment(nn.Module):
 
     @property
     def alpha(self) -> float:
-        """Parameter of the Beta distribution of the weights (see `MixSettings`)."""
-        return self.settings.alpha
+        """Parameter of the Beta distribution of the weights (see `MixConfig`)."""
+        return self.config.alpha
 
     @alpha.setter
     def alpha(self, value: float) -> None:
@@ -228,8 +228,8 @@ class NFAugment(nn.Module):
 
     @property
     def mix(self) -> Mix:
-        """How two latents are mixed (see `MixSettings`)."""
-        return self.settings.mix
+        """How two latents are mixed (see `MixConfig`)."""
+        return self.config.mix
 
     @mix.setter
     def mix(self, value: Mix) -> None:
@@ -237,8 +237,8 @@ class NFAugment(nn.Module):
 
     @property
     def partners(self) -> Partners:
-        """Where partners come from (see `MixSettings`)."""
-        return self.settings.partners
+        """Where partners come from (see `MixConfig`)."""
+        return self.config.partners
 
     @partners.setter
     def partners(self, value: Partners) -> None:
@@ -246,8 +246,8 @@ class NFAugment(nn.Module):
 
     @property
     def strength(self) -> float:
-        """Factor of the weights (see `MixSettings`)."""
-        return self.settings.strength
+        """Factor of the weights (see `MixConfig`)."""
+        return self.config.strength
 
     @strength.setter
     def strength(self, value: float) -> None:
@@ -255,8 +255,8 @@ class NFAugment(nn.Module):
 
     @property
     def noise(self) -> float:
-        """Standard deviation of the noise on latents (see `MixSettings`)."""
-        return self.settings.noise
+        """Standard deviation of the noise on latents (see `MixConfig`)."""
+        return self.config.noise
 
     @noise.setter
     def noise(self, value: float) -> None:
@@ -264,8 +264,8 @@ class NFAugment(nn.Module):
 
     @property
     def axes(self) -> int | None:
-        """Number of axes that are mixed; None for all (see `MixSettings`)."""
-        return self.settings.axes
+        """Number of axes that are mixed; None for all (see `MixConfig`)."""
+        return self.config.axes
 
     @axes.setter
     def axes(self, value: int | None) -> None:
@@ -273,8 +273,8 @@ class NFAugment(nn.Module):
 
     @property
     def gate(self) -> bool | float | None:
-        """Radius of the class's range; None for no gate (see `MixSettings`)."""
-        return self.settings.gate
+        """Radius of the class's range; None for no gate (see `MixConfig`)."""
+        return self.config.gate
 
     @gate.setter
     def gate(self, value: bool | float | None) -> None:
@@ -292,8 +292,8 @@ class NFAugment(nn.Module):
             required: Whether missing names are an error.
         """
         names = dataset_classes(classes, required=required)
-        if required or (names and self.class_names):
-            check_class_names(names, self.class_names)
+        if required or (names and self.classes):
+            check_same_classes(names, self.classes)
             self._unchecked = ""
 
     def _warn_of_classes(self, labels: Any) -> None:
@@ -302,7 +302,7 @@ class NFAugment(nn.Module):
             return
         flow = self._unchecked
         self._unchecked = ""
-        names = [*self.class_names]
+        names = [*self.classes]
         if flow.startswith(BUILTIN):
             shown = ", ".join(f"{label} {name}" for label, name in enumerate(names[:3]))
             warnings.warn(
@@ -435,7 +435,7 @@ class NFAugment(nn.Module):
         return self._draw(self._parse(labels), generator)
 
     def _parse(self, labels: Any, device: torch.device | None = None) -> Labels:
-        given = as_labels(labels, self.class_names)
+        given = as_labels(labels, self.classes)
         if device is not None:
             given = to_device(given, device)
         return parse_labels(given, self.num_classes)
@@ -443,7 +443,7 @@ class NFAugment(nn.Module):
     def _draw(self, labels: Labels, generator: torch.Generator | None = None) -> NFAParams:
         _, pca = self.engine.on(labels.index.device)
         source = generator or self.generator
-        return self.settings.draw(labels.index, labels.usable, pca, source)
+        return self.config.draw(labels.index, labels.usable, pca, source)
 
     def _prepare(self, images: Tensor, labels: Labels) -> _Batch:
         """Check a batch, copy its images, and replace their non-finite pixels."""
@@ -469,7 +469,7 @@ class NFAugment(nn.Module):
             images = images[params.index]
             labels = labels[params.index]
             usable = usable[params.index]
-        gate: Any = self.settings.gate  # a number, or None
+        gate: Any = self.config.gate  # a number, or None
         return self.engine.encode(images, labels, usable, self.normalization, gate, params)
 
     def _mix(self, batch: _Batch, params: NFAParams, encoded: Encoded | None = None) -> Tensor:
@@ -517,7 +517,7 @@ class NFAugment(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"{self.settings}, num_classes={self.num_classes}, rank={self.engine.rank}, "
+            f"{self.config}, num_classes={self.num_classes}, rank={self.engine.rank}, "
             f"image_size={self.engine.codec.image_size}, enabled={self.enabled}"
         )
 

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from ..augment.settings import MixSettings
+from ..augment.config import MixConfig
 from ..io.atomic import write_text
 from ..io.strict_json import read_json
 from ..io.text import printable
@@ -77,7 +77,7 @@ class Manifest:
     flow_sha256: str
     seed: int
     batch_size: int
-    parameters: MixSettings
+    parameters: MixConfig
     residual: bool
     first: int = 0
     done: int = 0
@@ -129,7 +129,7 @@ class Manifest:
         fields = dict(values)
         fields["shape"] = tuple(values["shape"])
         fields["classes"] = tuple(values["classes"])
-        fields["parameters"] = MixSettings(**values["parameters"])
+        fields["parameters"] = MixConfig(**values["parameters"])
         manifest = cls(**fields)
         if min(manifest.images, manifest.variants, manifest.batch_size, *manifest.shape) < 1:
             raise ValueError(
@@ -158,7 +158,7 @@ def _has_type(value: Any, hint: Any) -> bool:
 
     A tuple is a list in JSON, and settings are an object. True and false are not numbers.
     """
-    if hint is MixSettings:
+    if hint is MixConfig:
         return type(value) is dict
     if get_origin(hint) is not tuple:
         return type(value) is hint

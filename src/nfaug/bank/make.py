@@ -15,8 +15,8 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from ..augment.config import MixConfig, check_given_once
 from ..augment.params import SharedGenerator, seed_of
-from ..augment.settings import MixSettings, check_given_once
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.batches import LoaderBatches
@@ -39,7 +39,7 @@ _SAVE_SECONDS = 5.0  # time between two updates of the manifest's progress
 
 def make_bank(
     checkpoint: Any,
-    dataset: Dataset[Any],
+    data: Dataset[Any],
     out: str | Path,
     *,
     variants: int = 20,
@@ -50,7 +50,7 @@ def make_bank(
     workers: int = 0,
     overwrite: bool = False,
     progress: bool = True,
-    settings: MixSettings | None = None,
+    config: MixConfig | None = None,
     **changes: Any,
 ) -> Bank:
     """Make and store augmented variants of every image of a data set.
@@ -65,7 +65,7 @@ def make_bank(
     Args:
         checkpoint: A checkpoint that is fitted to the classes of the data, its name or its
             directory.
-        dataset: Data set of (image, label) with untransformed images, PIL or uint8 (C, H, W). They
+        data: Data set of (image, label) with untransformed images, PIL or uint8 (C, H, W). They
             must have one size, except for a residual bank.
         out: Directory of the bank.
         variants: Number of variants per image.
@@ -79,8 +79,8 @@ def make_bank(
         overwrite: Replace another bank in `out`. A folder without the manifest of a bank that can
             be read is not replaced, and files of other programs in the bank's folder stay.
         progress: Show a progress bar.
-        settings: Settings of `NFAugment`; `p` is always 1.
-        changes: Single settings, if `settings` is not given.
+        config: Settings of `NFAugment`; `p` is always 1.
+        changes: Single settings, if `config` is not given.
 
     Returns:
         The bank, or the bank of the shard's images.
@@ -92,36 +92,36 @@ def make_bank(
         FileExistsError: `out` holds something other than a bank, or other shards.
         OSError: Another process writes to `out`, or the disk is full.
     """
-    check_given_once(settings, changes)
+    check_given_once(config, changes)
     path = Path(out).expanduser()
     folder = path if shard is None else shard_folder(path, *shard)
     with lock_output(folder, every_rank=True):  # `torchrun` may call this on every rank
         if isinstance(checkpoint, (str, Path)):
             checkpoint = load(checkpoint)
         changes["p"] = 1.0  # every image is augmented
-        nfa = NFAugment(checkpoint, settings=replace(settings or MixSettings(), **changes))
-        nfa.check_classes(dataset, required=False)
+        nfa = NFAugment(checkpoint, config=replace(config or MixConfig(), **changes))
+        nfa.check_classes(data, required=False)
         codec = checkpoint.flow.codec
-        labels = DatasetReader(dataset).targets.numpy()
+        labels = DatasetReader(data).targets.numpy()
         if min(len(labels), variants, batch_size) < 1:
             raise ValueError(
                 "the data set must not be empty, and variants and batch_size must be at least 1; "
                 f"got {len(labels)} images, {variants} and {batch_size}"
             )
-        image = to_uint8(part(dataset[0], "image"), codec.channels)
+        image = to_uint8(part(data[0], "image"), codec.channels)
         height, width = codec.image_size if residual else size_of(image)
         preprocess = Preprocess(codec.channels, (height, width), resize=residual)
-        source = Source(dataset, preprocess, labels)
+        source = Source(data, preprocess, labels)
         planned = Manifest(
             images=len(source),
             variants=variants,
             shape=(codec.channels, height, width),
-            classes=tuple(dataset_classes(dataset) or nfa.class_names),
+            classes=tuple(dataset_classes(data) or nfa.classes),
             data_sha256=source.sha256(labels),
             flow_sha256=_flow_sha256(checkpoint),
             seed=seed,
             batch_size=batch_size,
-            parameters=nfa.settings,
+            parameters=nfa.config,
             residual=residual,
         )
         if shard is not None:
@@ -129,7 +129,7 @@ def make_bank(
             rows = shard_rows(*shard, len(source), batch_size)
             planned = replace(planned, images=len(rows), first=rows.start)
             labels = labels[rows.start : rows.stop]
-            source = Source(Subset(dataset, rows), preprocess, labels)
+            source = Source(Subset(data, rows), preprocess, labels)
         planned = replace(planned, labels_sha256=array_sha256(labels))
         manifest = _stored_manifest(folder)
         if manifest is None or overwrite:

@@ -55,7 +55,7 @@ class CheckpointConfig:
 
     Attributes:
         flow: Shape of the flow.
-        class_names: Names in label order; empty for a flow without classes.
+        classes: Names in label order; empty for a flow without classes.
         preprocessing: What was done to images before the flow saw them.
         gaussians: Settings with which the class gaussians were fitted.
         training: Summary of the training run.
@@ -64,7 +64,7 @@ class CheckpointConfig:
     """
 
     flow: FlowConfig
-    class_names: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
     preprocessing: dict[str, Any] = field(default_factory=dict)
     gaussians: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class CheckpointConfig:
                 autoencoder = AutoencoderConfig(**manifest["autoencoder"])
         return cls(
             flow,
-            class_names=tuple(manifest["class_names"]),
+            classes=tuple(manifest["class_names"]),
             preprocessing=manifest["preprocessing"],
             gaussians=manifest["gaussians"],
             training=manifest["training"],
@@ -104,6 +104,7 @@ class CheckpointConfig:
         """
         values = dict(vars(self))
         values["flow"] = self.flow.to_dict()
+        values["class_names"] = values.pop("classes")
         del values["autoencoder"]
         if self.autoencoder is not None:
             values["autoencoder"] = asdict(self.autoencoder)
@@ -126,7 +127,7 @@ class Checkpoint:
 
     >>> import nfaug
     >>> checkpoint = nfaug.load("builtin:rgb32")
-    >>> checkpoint.config.class_names[:2]
+    >>> checkpoint.config.classes[:2]
     ('airplane', 'automobile')
     >>> checkpoint.sample("automobile", 4).shape
     torch.Size([4, 3, 32, 32])
@@ -137,8 +138,8 @@ class Checkpoint:
     gaussians: ClassGaussians | None = None
     pca: ClasswisePCA | None = None
 
-    def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the checkpoint atomically and return its directory.
+    def save(self, out: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the checkpoint atomically into the directory `out`, and return its path.
 
         An existing checkpoint stays whole until the new one is complete. Other files in the
         directory (a README, a training log) stay, except `samples.png`, a picture of the existing
@@ -151,7 +152,7 @@ class Checkpoint:
             ValueError: The flow is frozen, weights are not finite, or the parts do not match, so
                 that the checkpoint could not be read again.
         """
-        path = Path(directory).expanduser()
+        path = Path(out).expanduser()
         with lock_output(path):
             check_output(path, overwrite=overwrite)
             self._check_readable()
@@ -242,7 +243,7 @@ class Checkpoint:
 
     def _label(self, name_or_label: int | str, classes: int) -> int:
         """The label of a class, given by its name or by the label itself."""
-        names = self.config.class_names
+        names = self.config.classes
         if isinstance(name_or_label, str):
             if name_or_label in names:
                 return names.index(name_or_label)
@@ -254,7 +255,7 @@ class Checkpoint:
 
 
 def load(
-    path_or_repo: str | Path,
+    checkpoint: str | Path,
     *,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -267,7 +268,7 @@ def load(
     set of your own, compare its classes with the flow's: `NFAugment(...).check_classes(dataset)`.
 
     Args:
-        path_or_repo: "builtin:NAME", an existing directory, or "owner/name", which is downloaded
+        checkpoint: "builtin:NAME", an existing directory, or "owner/name", which is downloaded
             into the cache of the Hub.
         revision: Branch, tag or commit of the repository.
         token: Access token of the Hub; None for the one that is logged in, False for none.
@@ -290,7 +291,7 @@ def load(
     (28, 28)
     """
     read = partial(read_checkpoint, autoencoder=autoencoder)
-    return read_resolved(read, path_or_repo, revision=revision, token=token)
+    return read_resolved(read, checkpoint, revision=revision, token=token)
 
 
 def read_checkpoint(
@@ -336,7 +337,7 @@ def _check_classes(config: CheckpointConfig, part: ClassGaussians | ClasswisePCA
     """Raise ValueError if the gaussians or the PCA have other classes or another dimension."""
     if part is None:
         return
-    classes = len(config.class_names)
+    classes = len(config.classes)
     dim = config.flow.dim
     expected = classes
     if classes == 0 and isinstance(part, ClassGaussians):

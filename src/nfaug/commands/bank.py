@@ -7,14 +7,14 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..augment.settings import MixSettings
+from ..augment.config import MixConfig
 from ..bank import Bank, make_bank
 from ..bank.shards import parse_shard, shard_manifests
 from ..data.open import open_dataset
 from ..data.preprocess import size_of
 from .common import (
+    add_checkpoint,
     add_data_options,
-    add_flow,
     add_image_size,
     add_out,
     load_on,
@@ -41,7 +41,7 @@ def parser() -> ArgumentParser:
         "interrupted bank.",
         _SHARDS,
     )
-    add_flow(parser)
+    add_checkpoint(parser)
     add_data_options(parser, "train")
     add_out(parser, "the directory of the bank")
     parser.add_argument("--variants", type=int, default=20, help="variants per image")
@@ -58,7 +58,7 @@ def parser() -> ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=64, help="number of images at a time")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode images")
     parser.add_argument("--shard", help="the part of the bank to make: i/n with i from 0 to n - 1")
-    parser.add_class_arguments(MixSettings, skip={"p"})
+    parser.add_class_arguments(MixConfig, skip={"p"})
     return parser
 
 
@@ -95,7 +95,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         batch_size=arguments.batch_size,
         workers=arguments.workers,
         overwrite=arguments.overwrite,
-        settings=mixing(arguments),
+        config=mixing(arguments),
     )
     complete_shards = 0
     if shard is not None:

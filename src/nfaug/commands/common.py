@@ -20,7 +20,7 @@ from jsonargparse import (
     set_parsing_settings,
 )
 
-from ..augment.settings import MixSettings
+from ..augment.config import MixConfig
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.open import DATA_SOURCES
 from ..data.preprocess import as_size
@@ -29,11 +29,11 @@ from ..io.device import pick_device
 from ..io.text import printable
 
 __all__ = [
-    "FLOW",
+    "CHECKPOINT",
     "READING",
     "add_autoencoder",
+    "add_checkpoint",
     "add_data_options",
-    "add_flow",
     "add_image_size",
     "add_out",
     "add_reading",
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 READING = ("data_dir", "download", "on_error")
-FLOW = "a checkpoint directory, owner/name on the Hub, or builtin:NAME"
+CHECKPOINT = "a checkpoint directory, owner/name on the Hub, or builtin:NAME"
 _LONGEST_ERROR = 2000  # characters
 _load_yaml = get_loader("yaml")
 
@@ -257,9 +257,9 @@ def _image_size(value: Any) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def add_flow(parser: ArgumentParser) -> None:
-    """Add --flow, --device and --autoencoder."""
-    parser.add_argument("--flow", required=True, help=FLOW)
+def add_checkpoint(parser: ArgumentParser) -> None:
+    """Add --checkpoint, --device and --autoencoder."""
+    parser.add_argument("--checkpoint", required=True, help=CHECKPOINT)
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, ...; auto is the GPU if there is one"
     )
@@ -274,18 +274,18 @@ def add_autoencoder(parser: ArgumentParser) -> None:
     )
 
 
-def mixing(arguments: Namespace) -> MixSettings:
-    """The settings of the options that `add_class_arguments(MixSettings)` added."""
+def mixing(arguments: Namespace) -> MixConfig:
+    """The settings of the options that `add_class_arguments(MixConfig)` added."""
     settings = {}
-    for field in dataclasses.fields(MixSettings):
+    for field in dataclasses.fields(MixConfig):
         if field.name in arguments:
             settings[field.name] = arguments[field.name]
-    return MixSettings(**settings)
+    return MixConfig(**settings)
 
 
 def load_on(arguments: Namespace) -> Checkpoint:
-    """Load the checkpoint --flow onto --device."""
-    checkpoint = load(arguments.flow, autoencoder=arguments.autoencoder)
+    """Load the checkpoint --checkpoint onto --device."""
+    checkpoint = load(arguments.checkpoint, autoencoder=arguments.autoencoder)
     return checkpoint.to(pick_device(arguments.device))
 
 

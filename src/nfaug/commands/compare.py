@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..compare import CompareSettings, compare
+from ..compare import CompareConfig, compare
 from ..data.images import LabelledImages
 from ..data.open import DATA_SOURCES, MissingSplitError, open_dataset
 from ..fitting import common_size
@@ -25,7 +25,7 @@ _LARGE = 128  # and for a timm model
 
 
 def parser() -> ArgumentParser:
-    """Options of `nfaug compare`: data, output, and every field of `CompareSettings`."""
+    """Options of `nfaug compare`: data, output, and every field of `CompareConfig`."""
     parser = new_parser(
         "compare",
         "Does an augmentation help on your images? Train classifiers with few labels, without and "
@@ -47,8 +47,8 @@ def parser() -> ArgumentParser:
         "on; it cannot lie in the data",
     )
     add_image_size(parser, f"their own, at most {_SMALL}, or {_LARGE} for a timm model")
-    parser.add_argument("--flow", nargs="*", default=[], help=_FLOWS)
-    parser.add_class_arguments(CompareSettings, skip={"flow"})
+    parser.add_argument("--checkpoint", nargs="*", default=[], help=_FLOWS)
+    parser.add_class_arguments(CompareConfig, skip={"checkpoint"})
     return parser
 
 
@@ -62,17 +62,17 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
                 f"--out {arguments.out} lies in --{name} {folder}, where its picture would be read "
                 "as an image: choose a folder outside of the data"
             )
-    values = {field.name: arguments[field.name] for field in fields(CompareSettings)}
-    values["flow"] = tuple(values["flow"])
-    settings = CompareSettings(**values)
+    values = {field.name: arguments[field.name] for field in fields(CompareConfig)}
+    values["checkpoint"] = tuple(values["checkpoint"])
+    config = CompareConfig(**values)
     reading = {name: arguments[name] for name in READING}
     size = arguments.image_size
     data = open_dataset(arguments.data, image_size=size or 1, **reading)
     if size is None:
-        longest = _SMALL if settings.network == "small-cnn" else _LARGE
+        longest = _SMALL if config.network == "small-cnn" else _LARGE
         data = data.resized(_default_size(data, longest))
-    test = _test_images(arguments, data, reading)
-    comparison = compare(data, settings, out=arguments.out, test=test)
+    test_data = _test_images(arguments, data, reading)
+    comparison = compare(data, arguments.out, config=config, test_data=test_data)
     if not arguments.json:
         files = "table.md, cells.csv and, from two seeds on, gains.png"
         return f"{comparison.text()}\nIn {arguments.out}: {files}."

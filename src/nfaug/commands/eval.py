@@ -10,9 +10,9 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
 from ..data.batches import open_batches
-from ..data.classes import check_class_names
+from ..data.classes import check_same_classes
 from ..data.open import MissingSplitError, open_dataset
-from .common import add_data_options, add_flow, load_on, new_parser, reading
+from .common import add_checkpoint, add_data_options, load_on, new_parser, reading
 
 __all__ = ["parser", "run"]
 
@@ -25,7 +25,7 @@ def parser() -> ArgumentParser:
         "whose class has the highest latent likelihood, top 1 and top 5), and the share of images "
         "that encode and decode bit for bit.",
     )
-    add_flow(parser)
+    add_checkpoint(parser)
     add_data_options(parser, "test")
     parser.add_argument("--batch-size", type=PositiveInt, default=256, help="images per batch")
     return parser
@@ -37,8 +37,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
     checkpoint = load_on(arguments)
     if checkpoint.gaussians is None:
-        raise ValueError(f"{arguments.flow} has no class gaussians; fit them with: nfaug fit")
-    labelled = bool(checkpoint.config.class_names)
+        raise ValueError(f"{arguments.checkpoint} has no class gaussians; fit them with: nfaug fit")
+    labelled = bool(checkpoint.config.classes)
     codec = checkpoint.flow.codec
     open_data = functools.partial(
         open_dataset,
@@ -56,7 +56,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         dataset = open_data(split="train")  # a folder without splits counts as training images
         warnings.warn("the data have no test split; using train", stacklevel=1)
     if labelled:
-        check_class_names(dataset.classes, checkpoint.config.class_names)
+        check_same_classes(dataset.classes, checkpoint.config.classes)
     return evaluate(
         checkpoint.flow,
         checkpoint.gaussians,

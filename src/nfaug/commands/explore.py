@@ -33,7 +33,7 @@ def parser() -> ArgumentParser:
         "sent elsewhere.",
     )
     parser.add_argument(
-        "--flow",
+        "--checkpoint",
         nargs="+",
         help="checkpoint directories, owner/name on the Hub, or builtin:NAME, to choose from "
         f"(default: {', '.join(_BUNDLED)}; with --data {', '.join(_FITTED)}). A flow of other "
@@ -68,7 +68,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         ipaddress.ip_address(arguments.host)
     default_flows = _BUNDLED if arguments.data is None else _FITTED
     page = build_app(
-        arguments.flow or default_flows,
+        arguments.checkpoint or default_flows,
         arguments.data,
         autoencoder=arguments.autoencoder,
         image_size=arguments.image_size,

@@ -20,7 +20,7 @@ from ..io.manifest import PICTURE
 from ..io.ranks import Ranks, joined
 from ..io.resolve import public_name
 from ..io.text import printable
-from .common import add_data_options, add_flow, add_image_size, add_out, new_parser, reading
+from .common import add_checkpoint, add_data_options, add_image_size, add_out, new_parser, reading
 
 __all__ = ["parser", "run"]
 
@@ -34,7 +34,7 @@ def parser() -> ArgumentParser:
         "The flow itself is not trained. With builtin:pixels as the flow, --autoencoder FILE mixes "
         "latents of this autoencoder in place of pixels.",
     )
-    add_flow(parser)
+    add_checkpoint(parser)
     add_data_options(parser, "train")
     add_image_size(
         parser,
@@ -73,7 +73,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     assert checkpoint.pca is not None
     return {
         "out": str(out),
-        "classes": len(checkpoint.config.class_names),
+        "classes": len(checkpoint.config.classes),
         "images": checkpoint.config.gaussians["images"],
         "image_size": list(dataset.image_size),
         "axes": int(checkpoint.pca.rank),
@@ -82,7 +82,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
 
 
 def _fit(arguments: Namespace, ranks: Ranks) -> tuple[Checkpoint, LabelledImages]:
-    base = load_base(arguments.flow, arguments.autoencoder).to(pick_device(arguments.device))
+    base = load_base(arguments.checkpoint, arguments.autoencoder).to(pick_device(arguments.device))
     dataset = open_images(
         base.flow,
         arguments.data,
@@ -93,18 +93,20 @@ def _fit(arguments: Namespace, ranks: Ranks) -> tuple[Checkpoint, LabelledImages
     )
     if ranks.main:  # before the first progress bar, which may come late
         content = f"{len(dataset)} images of {len(dataset.classes)} classes"
-        print(f"fitting {printable(arguments.flow)} to {content}", file=sys.stderr, flush=True)
+        print(
+            f"fitting {printable(arguments.checkpoint)} to {content}", file=sys.stderr, flush=True
+        )
     checkpoint = fit(
         base,
         dataset,
         autoencoder=arguments.autoencoder,
         rank=arguments.rank,
-        max_per_class=arguments.per_class or 1000,
+        per_class=arguments.per_class or 1000,
         memory=not arguments.no_memory,
         seed=arguments.seed,
         gaussians=arguments.gaussians,
         distributed=ranks.count > 1,
     )
-    checkpoint.config.gaussians["flow"] = public_name(arguments.flow)
+    checkpoint.config.gaussians["flow"] = public_name(arguments.checkpoint)
     checkpoint.config.gaussians["data"] = public_name(arguments.data)
     return checkpoint, dataset

@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..checkpoint.checkpoint import load
-from .common import FLOW, add_autoencoder, new_parser
+from .common import CHECKPOINT, add_autoencoder, new_parser
 
 __all__ = ["parser", "run"]
 
@@ -18,14 +18,14 @@ _VARIANTS = 20  # of each image, in the bank whose cost is shown
 def parser() -> ArgumentParser:
     """Options of `nfaug info`."""
     parser = new_parser("info", "Describe a checkpoint: flow, classes, gaussians, figures, cost.")
-    parser.add_argument("flow", help=FLOW)
+    parser.add_argument("checkpoint", help=CHECKPOINT)
     add_autoencoder(parser)
     return parser
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Load and describe a checkpoint."""
-    checkpoint = load(arguments.flow, autoencoder=arguments.autoencoder)
+    checkpoint = load(arguments.checkpoint, autoencoder=arguments.autoencoder)
     config = checkpoint.config
     flow = config.flow.to_dict()
     flow["parameters"] = config.flow.parameter_count
@@ -41,8 +41,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
     return {
         "flow": flow,
         "autoencoder": autoencoder,
-        "classes": len(config.class_names),
-        "class_names": list(config.class_names),
+        "num_classes": len(config.classes),
+        "classes": list(config.classes),
         "preprocessing": config.preprocessing,
         "gaussians": config.gaussians,
         "pca": pca,

@@ -7,14 +7,14 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..augment.config import MixConfig
 from ..augment.preview import preview_grid
-from ..augment.settings import MixSettings
 from ..fitting import load_base, open_fitted
 from ..io.atomic import write_picture
 from ..io.device import pick_device
 from .common import (
+    add_checkpoint,
     add_data_options,
-    add_flow,
     add_image_size,
     add_out,
     mixing,
@@ -34,20 +34,22 @@ def parser() -> ArgumentParser:
         "reconstruction (encoded and decoded) and NFA variants. A variant that the gate rejects "
         "is the image itself. A flow of other classes is first fitted to up to 100 images of each.",
     )
-    add_flow(parser)
+    add_checkpoint(parser)
     add_data_options(parser, "train")
-    parser.add_class_arguments(MixSettings, skip={"p"})
+    parser.add_class_arguments(MixConfig, skip={"p"})
     add_image_size(parser, "that of the images, at most 160; choose the size at which you train")
     add_out(parser, "the PNG file")
     parser.add_argument("--variants", type=int, default=6, help="number of variants")
-    parser.add_argument("--classes", type=int, default=10, help="largest number of classes to show")
+    parser.add_argument(
+        "--max-classes", type=int, default=10, help="largest number of classes to show"
+    )
     return parser
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Make the preview and save it."""
     file = picture_file(arguments)
-    base = load_base(arguments.flow, arguments.autoencoder).to(pick_device(arguments.device))
+    base = load_base(arguments.checkpoint, arguments.autoencoder).to(pick_device(arguments.device))
     checkpoint, dataset = open_fitted(
         base,
         arguments.data,
@@ -59,16 +61,17 @@ def run(arguments: Namespace) -> dict[str, Any]:
     if checkpoint is not base:
         warnings.warn(
             "the flow does not have the classes of the data: it was fitted to up to 100 images of "
-            f"each. Keep one: nfaug fit --flow {arguments.flow} --data {arguments.data} --out DIR",
+            f"each. Keep one: nfaug fit --checkpoint {arguments.checkpoint} "
+            f"--data {arguments.data} --out DIR",
             stacklevel=1,
         )
     picture = preview_grid(
         checkpoint,
         dataset,
         variants=arguments.variants,
-        classes=arguments.classes,
+        max_classes=arguments.max_classes,
         seed=arguments.seed,
-        settings=mixing(arguments),
+        config=mixing(arguments),
     )
     write_picture(file, picture)
     return {"out": str(file), "width": picture.width, "height": picture.height}

@@ -32,7 +32,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     folder = pull(
         arguments.repo,
         revision=arguments.revision,
-        local_dir=arguments.out,
+        out=arguments.out,
         overwrite=arguments.overwrite,
     )
-    return {"repo": arguments.repo, "directory": str(folder)}
+    return {"repo": arguments.repo, "out": str(folder)}

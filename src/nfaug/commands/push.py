@@ -22,7 +22,7 @@ def parser() -> ArgumentParser:
         "The partner memory nearly reproduces training images, and so do as many axes as images of "
         "a class. Use --no-memory for images that you must not publish.",
     )
-    parser.add_argument("directory", help="the checkpoint directory")
+    parser.add_argument("checkpoint", help="the checkpoint directory")
     parser.add_argument("repo", help="owner/name on the Hub")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--revision", help="the branch to push to")
@@ -53,12 +53,12 @@ def run(arguments: Namespace) -> dict[str, Any]:
         "data": arguments.about_data,
     }
     if arguments.dry_run:
-        files, card = plan_push(arguments.directory, arguments.repo, **options)
+        files, card = plan_push(arguments.checkpoint, arguments.repo, **options)
         for line in card.splitlines():
             print(printable(line), file=sys.stderr)
         return {"repo": arguments.repo, "bytes": sum(files.values()), "files": files}
     url = push_to_hub(
-        arguments.directory,
+        arguments.checkpoint,
         arguments.repo,
         private=arguments.private or None,
         revision=arguments.revision,

@@ -10,7 +10,7 @@ from jsonargparse.typing import PositiveInt
 
 from ..augment.preview import sample_grid
 from ..io.atomic import write_picture
-from .common import add_flow, add_out, load_on, new_parser, picture_file
+from .common import add_checkpoint, add_out, load_on, new_parser, picture_file
 
 __all__ = ["parser", "run"]
 
@@ -23,12 +23,14 @@ def parser() -> ArgumentParser:
         "sample",
         "Sample images from the class gaussians through the inverse flow: a row per class.",
     )
-    add_flow(parser)
+    add_checkpoint(parser)
     add_out(parser, "the PNG file")
     parser.add_argument(
         "--per-class", type=PositiveInt, default=8, help="number of images per class"
     )
-    parser.add_argument("--classes", type=PositiveInt, default=20, help="at most this many classes")
+    parser.add_argument(
+        "--max-classes", type=PositiveInt, default=20, help="at most this many classes"
+    )
     parser.add_argument(
         "--temperature",
         type=float,
@@ -44,7 +46,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     file = picture_file(arguments)
     checkpoint = load_on(arguments)
     if checkpoint.gaussians is None:
-        raise ValueError(f"{arguments.flow} has no class gaussians; fit it with: nfaug fit")
+        raise ValueError(f"{arguments.checkpoint} has no class gaussians; fit it with: nfaug fit")
     nf_acc = checkpoint.config.metrics.get("nf_acc", 1.0)
     if nf_acc < _BLURRED:
         warnings.warn(
@@ -53,7 +55,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
             "NFA mixes images and needs no samples: look at nfaug preview",
             stacklevel=1,
         )
-    names = list(checkpoint.config.class_names)[: arguments.classes] or ["all"]
+    names = list(checkpoint.config.classes)[: arguments.max_classes] or ["all"]
     picture = sample_grid(
         checkpoint.flow,
         checkpoint.gaussians,

@@ -10,9 +10,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..augment.settings import MixSettings
+from ..augment.config import MixConfig
 from ..augment.transform import NFAugment
-from .common import FLOW, add_autoencoder, mixing, new_parser
+from .common import CHECKPOINT, add_autoencoder, mixing, new_parser
 
 __all__ = ["expand", "parser", "run"]
 
@@ -34,15 +34,15 @@ def parser() -> ArgumentParser:
     parser = new_parser(
         "timm",
         "Run timm's train.py, or another script that calls timm.data.create_loader, unedited and "
-        "with NFA. The script's own arguments follow --, as in: nfaug timm train.py --nfa my-flow "
-        "--p 0.5 -- --data-dir my-data --model resnet18",
+        "with NFA. The script's own arguments follow --, as in: nfaug timm train.py "
+        "--checkpoint my-flow --p 0.5 -- --data-dir my-data --model resnet18",
         "Mixup and CutMix run after NFA, on the device. Random erasing runs in timm's prefetcher, "
         "before NFA.",
     )
     parser.add_argument("script", help="the script; its own arguments follow --")
-    parser.add_argument("--nfa", required=True, help=FLOW)
+    parser.add_argument("--checkpoint", required=True, help=CHECKPOINT)
     add_autoencoder(parser)
-    parser.add_class_arguments(MixSettings)
+    parser.add_class_arguments(MixConfig)
     parser.add_argument("--off-epoch", type=int | None, help="NFA stops at this epoch (0-based)")
     parser.add_argument("--script-arg", action="append", type=str, default=[], help=SUPPRESS)
     return parser
@@ -53,7 +53,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     from ..integrations.timm import format_stats, run_script
 
     nfa = NFAugment.from_pretrained(
-        arguments.nfa, autoencoder=arguments.autoencoder, settings=mixing(arguments)
+        arguments.checkpoint, autoencoder=arguments.autoencoder, config=mixing(arguments)
     )
     script_arguments = list(arguments.script_arg)
     try:

@@ -63,7 +63,7 @@ def expand(argv: Sequence[str]) -> list[str]:
             rest.append(word)
     if "--resume" in expanded:
         options = {word.partition("=")[0] for word in rest}
-        extra = sorted(options & {"--init", "--out", "--overwrite"})
+        extra = sorted(options & {"--checkpoint", "--out", "--overwrite"})
         if extra:
             raise ValueError(f"--resume continues a run in its directory; leave out {extra}")
     return expanded + rest
@@ -91,7 +91,7 @@ def parser() -> ArgumentParser:
         "--max-minutes, the result is bit for bit that of an uninterrupted run",
     )
     parser.add_argument(
-        "--init",
+        "--checkpoint",
         help="start from this flow, a directory or owner/name on the Hub, instead of a new one; "
         "class gaussians are solved again",
     )
@@ -123,10 +123,10 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
             "--overwrite"
         )
     check_output(out, overwrite=replacing)
-    config = _settings(arguments)
-    init = None
-    if arguments.init is not None and not (resume and has_snapshots):  # else it has a copy
-        init = load(arguments.init, autoencoder=config.autoencoder)
+    config = _config(arguments)
+    checkpoint = None
+    if arguments.checkpoint is not None and not (resume and has_snapshots):  # else it has a copy
+        checkpoint = load(arguments.checkpoint, autoencoder=config.autoencoder)
     dataset = open_dataset(
         arguments.data,
         split=arguments.split,
@@ -139,9 +139,9 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         with lock_output(out):  # after `Processes`: only the main process of a group locks
             result = train(
                 dataset,
-                config,
-                init=init,
-                folder=out,
+                out,
+                config=config,
+                checkpoint=checkpoint,
                 resume=resume,
                 processes=processes,
                 begin=lambda settings: _save_settings(arguments, settings, out),
@@ -156,7 +156,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         processes.close()
 
 
-def _settings(arguments: Namespace) -> TrainConfig:
+def _config(arguments: Namespace) -> TrainConfig:
     """The settings of the run."""
     config = config_of(parser().instantiate(arguments))
     if arguments.image_size is not None:
@@ -166,7 +166,7 @@ def _settings(arguments: Namespace) -> TrainConfig:
 
 
 def _save_settings(arguments: Namespace, config: TrainConfig, out: Path) -> None:
-    settings = {name: arguments[name] for name in ("data", "split", "init")}
+    settings = {name: arguments[name] for name in ("data", "split", "checkpoint")}
     settings |= config.to_dict()
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / SETTINGS, yaml.safe_dump(jsonable(settings), sort_keys=False))
@@ -176,8 +176,8 @@ def _save(arguments: Namespace, result: TrainResult, dataset: Any, out: Path) ->
     """Save the checkpoint and its picture."""
     checkpoint = result.checkpoint
     checkpoint.config.training["data"] = public_name(arguments.data)
-    if arguments.init is not None:
-        checkpoint.config.training["init"] = public_name(arguments.init)
+    if arguments.checkpoint is not None:
+        checkpoint.config.training["init"] = public_name(arguments.checkpoint)
     checkpoint.save(out, overwrite=True)
     if checkpoint.pca is not None:
         write_picture(out / PICTURE, preview_grid(checkpoint, dataset))

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from nfaug.io.device import pick_device
 from nfaug.io.manifest import reading
 
-from .settings import CompareSettings
+from .config import CompareConfig
 
 __all__ = ["Classifier", "small_cnn"]
 
@@ -61,19 +61,19 @@ class Classifier:
     """
 
     def __init__(
-        self, settings: CompareSettings, shape: Sequence[int], classes: int, seed: int
+        self, config: CompareConfig, shape: Sequence[int], classes: int, seed: int
     ) -> None:
-        self.settings: CompareSettings = settings
+        self.config: CompareConfig = config
         self.seed: int = seed
-        self.device: torch.device = pick_device(settings.device)
-        self.pretrained: bool = settings.weights is not None
+        self.device: torch.device = pick_device(config.device)
+        self.pretrained: bool = config.weights is not None
         # Images are normalised with these; a pretrained model brings its own.
         self.mean: Tensor = torch.tensor(0.5)
         self.std: Tensor = torch.tensor(0.5)
         self.model: Any
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            if settings.network == "small-cnn":
+            if config.network == "small-cnn":
                 self.model = small_cnn(shape, classes)
             else:
                 self.model = self._create_timm_model(shape, classes)
@@ -82,7 +82,7 @@ class Classifier:
     def _create_timm_model(self, shape: Sequence[int], classes: int) -> Any:
         import timm
 
-        name = self.settings.network
+        name = self.config.network
         if not timm.is_model(name):
             raise ValueError(f"timm has no model {name!r}; timm.list_models() has names")
         architecture = timm.models.get_pretrained_cfg(name)
@@ -91,8 +91,8 @@ class Classifier:
             options["img_size"] = tuple(shape[1:])
         if not self.pretrained:
             return timm.create_model(name, **options)
-        weights = {"file": self.settings.weights}
-        with reading(f"{self.settings.weights} as weights of {name}", longest=300):
+        weights = {"file": self.config.weights}
+        with reading(f"{self.config.weights} as weights of {name}", longest=300):
             model: Any = timm.create_model(name, True, pretrained_cfg_overlay=weights, **options)
         moments = torch.tensor([model.pretrained_cfg["mean"], model.pretrained_cfg["std"]])
         if shape[0] == 1:
@@ -101,8 +101,8 @@ class Classifier:
         return model
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        lr = self.settings.lr
-        if self.settings.network == "small-cnn":
+        lr = self.config.lr
+        if self.config.network == "small-cnn":
             return torch.optim.SGD(
                 self.model.parameters(), lr or 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
             )
@@ -123,7 +123,7 @@ class Classifier:
         new order each epoch.
         """
         optimizer = self._optimizer()
-        steps = self.settings.steps or 1
+        steps = self.config.steps or 1
         peaks = [group["lr"] for group in optimizer.param_groups]
         schedule = OneCycleLR(optimizer, peaks, total_steps=steps)
         batch_size = 16 if self.pretrained else 50

@@ -8,10 +8,10 @@ import warnings
 import torch
 from torch import Tensor
 
-from nfaug.data.classes import check_class_names
+from nfaug.data.classes import check_same_classes
 from nfaug.data.images import LabelledImages, split_per_class, to_tensors
 
-from .settings import CompareSettings
+from .config import CompareConfig
 
 __all__ = ["check_apart", "check_shape", "labelled_images", "split_images"]
 
@@ -42,7 +42,7 @@ def split_images(
             "needed, those to validate with included: lower --per-class, or leave the class out"
         )
     if test is not None:
-        check_class_names(test.classes, data.classes)
+        check_same_classes(test.classes, data.classes)
         shape = (data.channels, *data.image_size)
         test_shape = (test.channels, *test.image_size)
         if shape != test_shape:
@@ -58,22 +58,22 @@ def split_images(
     return data.subset((~held).nonzero().flatten()), data.subset(held.nonzero().flatten())
 
 
-def labelled_images(pool: LabelledImages, settings: CompareSettings, seed: int) -> LabelledImages:
+def labelled_images(pool: LabelledImages, config: CompareConfig, seed: int) -> LabelledImages:
     """The images that the classifiers of a seed are trained on."""
-    if settings.per_class is None:
+    if config.per_class is None:
         return pool
-    few, _ = split_per_class(pool, settings.per_class, seed)
+    few, _ = split_per_class(pool, config.per_class, seed)
     return few
 
 
-def check_shape(data: LabelledImages, settings: CompareSettings) -> None:
+def check_shape(data: LabelledImages, config: CompareConfig) -> None:
     """Raise ValueError if an augmentation cannot be applied to images of this shape."""
     height, width = data.image_size
     if data.channels not in (1, 3):
         raise ValueError(
             f"a comparison takes grey or RGB images, as its rivals do; got {data.channels} channels"
         )
-    if "rotate" in settings.safe and height != width:
+    if "rotate" in config.safe and height != width:
         raise ValueError(
             f"quarter turns (augment rotate) need square images; got {height} x {width}: choose a "
             "square (--image-size), or leave rotate out"
@@ -81,7 +81,7 @@ def check_shape(data: LabelledImages, settings: CompareSettings) -> None:
 
 
 def check_apart(
-    pool: LabelledImages, judged: LabelledImages, pixels: Tensor, settings: CompareSettings
+    pool: LabelledImages, judged: LabelledImages, pixels: Tensor, config: CompareConfig
 ) -> None:
     """Warn of images to judge by that have the pixels of one that is trained on.
 
@@ -92,9 +92,9 @@ def check_apart(
     """
     rows = {_digest(image): row for row, image in enumerate(pixels)}
     shared: dict[int, str] = {}  # by row of `judged`, the name of the same image in training
-    draws = 1 if settings.per_class is None else settings.seeds
+    draws = 1 if config.per_class is None else config.seeds
     for seed in range(draws):
-        few = labelled_images(pool, settings, seed)
+        few = labelled_images(pool, config, seed)
         images, _ = to_tensors(few, progress=False)
         for index, image in enumerate(images):
             row = rows.get(_digest(image))

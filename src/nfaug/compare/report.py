@@ -20,7 +20,7 @@ from nfaug.io.atomic import write_text
 from nfaug.io.manifest import reading
 from nfaug.io.strict_json import jsonable, read_json
 
-from .settings import POLICIES, SAFE, Augmentation, CompareSettings
+from .config import POLICIES, SAFE, Augmentation, CompareConfig
 
 __all__ = ["Cell", "Cells", "Comparison", "Gain", "gain_of"]
 
@@ -45,7 +45,7 @@ class Cells(dict[tuple[str, int], Cell]):
 
     Args:
         folder: A new or empty folder, or that of the same comparison.
-        settings: What the cells depend on.
+        config: What the cells depend on.
         images: The number of validation images.
 
     Raises:
@@ -53,16 +53,16 @@ class Cells(dict[tuple[str, int], Cell]):
         ValueError: The folder holds the comparison of other data or settings, or is damaged.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], images: int) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any], images: int) -> None:
         self.file: Path = folder / "cells.csv"
         record = folder / "settings.json"
         if not record.exists():
             _check_empty(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(record, json.dumps(jsonable(settings), indent=2))
+            write_text(record, json.dumps(jsonable(config), indent=2))
         with reading(record):
             saved = read_json(record)
-        for name, value in jsonable(settings).items():
+        for name, value in jsonable(config).items():
             if value != saved.get(name):
                 raise ValueError(
                     f"{folder} holds a comparison with other settings: {name} was "
@@ -179,17 +179,17 @@ class Comparison:
     """The rows of a comparison.
 
     Attributes:
-        settings: What was compared.
+        config: What was compared.
         seeds: The seeds that every row has.
         rows: The safe augmentations alone, then the others from the largest gain to the smallest.
     """
 
-    def __init__(self, settings: CompareSettings, cells: Cells) -> None:
-        rows = settings.augmentations()
-        self.settings: CompareSettings = settings
+    def __init__(self, config: CompareConfig, cells: Cells) -> None:
+        rows = config.augmentations()
+        self.config: CompareConfig = config
         self.seconds: float = cells.seconds
         self.seeds: list[int] = cells.seeds(rows)
-        self._safe: str = " and ".join(SAFE[word] for word in settings.safe) or "nothing"
+        self._safe: str = " and ".join(SAFE[word] for word in config.safe) or "nothing"
         self._cells: dict[Augmentation, list[Cell]] = {}
         for row in rows:
             self._cells[row] = [cells[row.name, seed] for seed in self.seeds]
@@ -228,7 +228,7 @@ class Comparison:
         if best is not None:
             return self._recommendation(best)
         if len(self.seeds) == 1:
-            option = "--seeds" if self.settings.seeds == 1 else "--minutes"
+            option = "--seeds" if self.config.seeds == 1 else "--minutes"
             return f"One seed says nothing about chance: give it more {option}."
         largest = self.rows[1]
         gain = self.gain(largest)
@@ -268,7 +268,7 @@ class Comparison:
         best = self.best()
         if best is None:
             return ""
-        p = self.settings.p
+        p = self.config.p
         policy = POLICIES[best.policy].code if best.policy else ""
         imports = "from torchvision.transforms import v2\n\n"
         if "torchaudio" in policy:
@@ -284,13 +284,13 @@ images, labels = nfa(images, labels)  # in the training loop"""
 
     def text(self) -> str:
         """The report in Markdown: advice, table, method, code."""
-        settings = self.settings
+        config = self.config
         lines = []
         for row in self.rows:
             gain = "" if row is self.rows[0] else self.gain(row)
             lines.append(f"| {row.title} | {self.accuracy(row):.1f} | {gain} |")
         table = "\n".join(lines)
-        labels = settings.per_class or "all"
+        labels = config.per_class or "all"
         seeds = "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
         code = self.code()
         if code:
@@ -301,7 +301,7 @@ images, labels = nfa(images, labels)  # in the training loop"""
 |---|---|---|
 {table}
 
-{settings.network}, {labels} labels a class, {settings.steps} steps, {seeds}, \
+{config.network}, {labels} labels a class, {config.steps} steps, {seeds}, \
 {self.seconds:.0f} s. ± is a 95% interval over seeds and validation images.
 {code}"""
 

@@ -25,20 +25,20 @@ from nfaug.io.resolve import read_resolved
 from nfaug.io.tensors import read_tensors
 
 from .classifier import Classifier
+from .config import PIXELS, CompareConfig
 from .images import check_apart, check_shape, labelled_images, split_images
 from .report import Cells, Comparison
-from .settings import PIXELS, CompareSettings
 from .transforms import transform_of
 
 __all__ = ["bank_of", "compare"]
 
 
 def compare(
-    dataset: Any,
-    settings: CompareSettings | None = None,
-    *,
+    data: Any,
     out: str | Path,
-    test: Any = None,
+    *,
+    config: CompareConfig | None = None,
+    test_data: Any = None,
     progress: bool = True,
 ) -> Comparison:
     """Compare augmentations on a data set, by classifiers that are trained on few of its images.
@@ -51,83 +51,83 @@ def compare(
     Cells are kept in `out`: after an interruption the same call goes on.
 
     Args:
-        dataset: Images as `nfaug.wrap_dataset` takes them.
-        settings: What to compare, and how long.
+        data: Images as `nfaug.wrap_dataset` takes them.
         out: The folder of the results: cells.csv, table.md and gains.png.
-        test: Images to judge by, none of which are trained on; by default a part of each class is
-            held out.
+        config: What to compare, and how long.
+        test_data: Images to judge by, none of which are trained on; by default a part of each
+            class is held out.
         progress: Show a bar.
 
     Raises:
         ValueError: A class has too few images, an image to judge by is trained on, there is a flow
-            and no `test`, or `out` holds a comparison of something else.
+            and no `test_data`, or `out` holds a comparison of something else.
         FileExistsError: `out` holds other files than a comparison's.
 
     Example:
         >>> from tempfile import mkdtemp
-        >>> from nfaug.compare import CompareSettings, compare
+        >>> from nfaug.compare import CompareConfig, compare
         >>> from nfaug import open_dataset
         >>> digits = open_dataset("digits", per_class=20)
-        >>> settings = CompareSettings(per_class=5, seeds=1, steps=5)
-        >>> comparison = compare(digits, settings, out=mkdtemp(), progress=False)
+        >>> config = CompareConfig(per_class=5, seeds=1, steps=5)
+        >>> comparison = compare(digits, mkdtemp(), config=config, progress=False)
         >>> comparison.rows[0].title, len(comparison.rows)
         ('nothing more', 6)
     """
-    settings = settings or CompareSettings()
-    trained_flows = [flow for flow in settings.flow if flow != PIXELS]
-    if trained_flows and test is None:
+    config = config or CompareConfig()
+    trained_flows = [name for name in config.checkpoint if name != PIXELS]
+    if trained_flows and test_data is None:
         raise ValueError(
             f"the flow {trained_flows[0]} may have been trained on images that are held out to "
-            "judge by: pass test (--test-data), images that it was not trained on"
+            "judge by: pass test_data (--test-data), images that it was not trained on"
         )
-    data = wrap_dataset(dataset)
-    test_data = None if test is None else wrap_dataset(test)
-    check_shape(data, settings)
-    pool, judged = split_images(data, test_data, settings.per_class)
-    settings = replace(settings, steps=settings.steps or _default_steps(settings, data, pool))
+    images = wrap_dataset(data)
+    test_images = None if test_data is None else wrap_dataset(test_data)
+    check_shape(images, config)
+    pool, judged = split_images(images, test_images, config.per_class)
+    config = replace(config, steps=config.steps or _default_steps(config, images, pool))
     validation = to_tensors(judged, progress=False)
-    if test_data is not None:
-        check_apart(pool, judged, validation[0], settings)
+    if test_images is not None:
+        check_apart(pool, judged, validation[0], config)
     # Errors of flows and weights come here, before `out` holds anything and before any training.
-    record = _record(settings, data, test_data)
-    Classifier(settings, record["shape"], len(data.classes), seed=0)
+    record = _record(config, images, test_images)
+    Classifier(config, record["shape"], len(images.classes), seed=0)
     folder = Path(out).expanduser()
     with lock_output(folder):
         cells = Cells(folder, record, len(judged))
         try:
-            _fill(cells, settings, pool, validation, progress)
+            _fill(cells, config, pool, validation, progress)
         finally:  # also after Ctrl-C
-            if cells.seeds(settings.augmentations()):
-                comparison = Comparison(settings, cells)
+            if cells.seeds(config.augmentations()):
+                comparison = Comparison(config, cells)
                 write_text(folder / "table.md", comparison.text())
                 if len(comparison.seeds) > 1:
                     write_bytes(folder / "gains.png", comparison.plot())
     return comparison
 
 
-def _default_steps(settings: CompareSettings, data: LabelledImages, pool: LabelledImages) -> int:
+def _default_steps(config: CompareConfig, data: LabelledImages, pool: LabelledImages) -> int:
     """Ten passes over the labelled images, at least 300 steps and at most 2,000."""
     count = len(pool)
-    if settings.per_class:
-        count = settings.per_class * len(data.classes)
+    if config.per_class:
+        count = config.per_class * len(data.classes)
     return min(2000, max(300, count // 5))
 
 
 def _record(
-    settings: CompareSettings, data: LabelledImages, test_data: LabelledImages | None
+    config: CompareConfig, data: LabelledImages, test_data: LabelledImages | None
 ) -> dict[str, Any]:
     """What the results depend on; a comparison goes on only while it is the same.
 
     Raises:
         ValueError: A flow takes other images than these, or a file of weights is damaged.
     """
-    record = asdict(settings)
+    record = asdict(config)
     for name in ("minutes", "seeds", "device"):  # they may change when a comparison goes on
         del record[name]
     record["images"] = data.fingerprint()
     record["test"] = None if test_data is None else test_data.fingerprint()
     record["shape"] = [data.channels, *data.image_size]
-    for name in settings.flow:
+    for name in config.checkpoint:
         flow = load_base(name, None).flow
         manifest = read_resolved(read_manifest, name, whole=False)
         record[f"files of {name}"] = manifest["files"]
@@ -136,8 +136,8 @@ def _record(
                 f"{name} takes images of {flow.codec.channels} channels; the data have "
                 f"{data.channels}"
             )
-    if settings.weights is not None:
-        file = Path(settings.weights)
+    if config.weights is not None:
+        file = Path(config.weights)
         read_tensors(file)  # for a damaged file timm raises no ValueError
         del record["weights"]  # the path
         record["weights_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -146,22 +146,22 @@ def _record(
 
 def _fill(
     cells: Cells,
-    settings: CompareSettings,
+    config: CompareConfig,
     pool: LabelledImages,
     validation: tuple[Tensor, Tensor],
     progress: bool,
 ) -> None:
     """Train the classifiers that are missing, while the time left is enough for a seed."""
-    rows = settings.augmentations()
-    deadline = monotonic() + 60 * settings.minutes - cells.seconds
-    for seed in range(settings.seeds):
+    rows = config.augmentations()
+    deadline = monotonic() + 60 * config.minutes - cells.seconds
+    for seed in range(config.seeds):
         missing = [row for row in rows if (row.name, seed) not in cells]
         if not missing:
             continue
         needed = cells.seconds / max(1, len(cells)) * len(missing)
         if cells.seeds(rows) and monotonic() + needed > deadline:
             continue
-        few = labelled_images(pool, settings, seed)
+        few = labelled_images(pool, config, seed)
         labelled = to_tensors(few, progress=False)
         shape = (few.channels, *few.image_size)
         banks: dict[str, Tensor | None] = {"": None}
@@ -169,10 +169,10 @@ def _fill(
             for row in missing:
                 started = monotonic()
                 if row.flow not in banks:
-                    banks[row.flow] = bank_of(row.flow, few, settings, seed)
-                transform = transform_of(settings.safe, row.policy, few.image_size)
-                draw = partial(_draw, labelled, banks[row.flow], settings.p, transform)
-                classifier = Classifier(settings, shape, len(few.classes), seed)
+                    banks[row.flow] = bank_of(row.flow, few, config, seed)
+                transform = transform_of(config.safe, row.policy, few.image_size)
+                draw = partial(_draw, labelled, banks[row.flow], config.p, transform)
+                classifier = Classifier(config, shape, len(few.classes), seed)
                 with torch.random.fork_rng(devices=[]):  # torchvision draws from the global one
                     torch.default_generator.manual_seed(seed)
                     classifier.train(draw, len(few))
@@ -203,7 +203,7 @@ def _draw(
 def bank_of(
     flow: str,
     few: LabelledImages,
-    settings: CompareSettings,
+    config: CompareConfig,
     seed: int,
     autoencoder: str | None = None,
     **mixing: Any,
@@ -213,9 +213,9 @@ def bank_of(
     largest_class = int(torch.bincount(labels).max())
     rank = max(1, min(64, largest_class - 1))
     fitted = fit(flow, few, rank=rank, progress=False, seed=seed, autoencoder=autoencoder)
-    device = pick_device(settings.device)
+    device = pick_device(config.device)
     nfa = NFAugment(fitted.to(device), p=1.0, **mixing)
-    seeds = range(1000 * seed, 1000 * seed + settings.variants)
+    seeds = range(1000 * seed, 1000 * seed + config.variants)
     generators = [torch.Generator().manual_seed(number) for number in seeds]
     bank: list[Tensor] = []
     for batch, targets in zip(images.split(256), labels.split(256), strict=True):

@@ -16,19 +16,19 @@ from torch.utils.data import Subset
 
 __all__ = [
     "as_labels",
-    "check_class_names",
     "check_class_sizes",
-    "class_names",
+    "check_same_classes",
     "dataset_classes",
     "numbered",
     "stored_labels",
+    "unique_names",
     "unwrapped",
 ]
 
 _MOST_LABELS = 65_536  # as many as a checkpoint can name
 
 
-def class_names(classes: Iterable[Any]) -> list[str]:
+def unique_names(classes: Iterable[Any]) -> list[str]:
     """One unique name per class.
 
     A tuple of synonyms becomes "a, b". Classes that share a name get their label as a suffix, such
@@ -77,7 +77,7 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
     if isinstance(source, Mapping):
         return _in_label_order(source)
     if isinstance(source, (list, tuple)) and all(map(_is_name, source)):
-        return class_names(source)
+        return unique_names(source)
     for holder in unwrapped(source):
         names = _own_classes(holder)
         if names is not None:
@@ -112,7 +112,7 @@ def _own_classes(dataset: Any) -> list[str] | None:
     if labels and (not names or labels == set(range(len(labels)))):
         return _in_label_order(class_to_idx)
     if isinstance(names, list | tuple) and names:
-        return class_names(names)
+        return unique_names(names)
     return None
 
 
@@ -125,7 +125,7 @@ def _in_label_order(class_to_idx: Mapping[Any, int]) -> list[str]:
             f"class_to_idx must map to 0..{len(synonyms) - 1} for {len(synonyms)} classes; got "
             f"{sorted(synonyms)[:10]}. If two classes share a name, pass the names in label order"
         )
-    return class_names(tuple(synonyms[index]) for index in range(len(synonyms)))
+    return unique_names(tuple(synonyms[index]) for index in range(len(synonyms)))
 
 
 def unwrapped(source: Any) -> Iterator[Any]:
@@ -205,7 +205,7 @@ def check_class_sizes(labels: Tensor, names: Sequence[str]) -> None:
         )
 
 
-def check_class_names(names: Iterable[str] | None, expected: Sequence[str]) -> None:
+def check_same_classes(names: Iterable[str] | None, expected: Sequence[str]) -> None:
     """Check that a data set has the class names of a checkpoint, in its order."""
     if not expected:
         raise ValueError("the checkpoint has no class names to compare with; fit it (nfaug fit)")

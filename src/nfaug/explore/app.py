@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..augment.config import MixConfig
 from ..augment.pixels import to_pil
-from ..augment.settings import MixSettings
 from ..data.decode import IMAGE_ENDINGS
 from ..io.resolve import public_name
 from ..io.text import printable
@@ -155,10 +155,10 @@ def _flows_by_name(flows: Sequence[str]) -> dict[str, str]:
 
 def _make_controls(names: Sequence[str], first: OpenFlow) -> _Controls:
     """The controls for flows of these names, of which the first is shown."""
-    default = MixSettings()
+    default = MixConfig()
     rank = first.engine.rank
-    classes = list(first.engine.class_names)
-    kinds = get_args(get_type_hints(MixSettings)["mix"])
+    classes = list(first.engine.classes)
+    kinds = get_args(get_type_hints(MixConfig)["mix"])
     return _Controls(
         flow=gr.Dropdown(list(names), value=names[0], label="Flow"),
         label=gr.Dropdown(classes, value=classes[0], label="Class"),
@@ -197,7 +197,7 @@ def choose_flow(
     `axes` is what was chosen for the flow before, and has no effect.
     """
     flow = flow_of(name)
-    classes = list(flow.engine.class_names)
+    classes = list(flow.engine.classes)
     rank = flow.engine.rank
     outputs = show_variants(
         flow_of, name, classes[0], None, seed, strength, noise, rank, alpha, mix, gate, gated
@@ -223,13 +223,13 @@ def show_variants(
 ) -> tuple[Any, ...]:
     """The image, its reconstruction and its variants; their differences; and a line about them."""
     flow = flow_of(name)
-    names = flow.engine.class_names
+    names = flow.engine.classes
     if label not in names:
         raise ValueError(f"the flow has no class {label!r}; it has {', '.join(names[:20])}")
     index = names.index(label)
     whole_seed = int(seed or 0) % 2**31  # the field may be empty
     whole_axes = int(axes)
-    settings = MixSettings(
+    settings = MixConfig(
         strength=strength,
         noise=noise,
         axes=whole_axes if whole_axes < flow.engine.rank else None,

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..augment.config import MixConfig
 from ..augment.engine import Engine
 from ..augment.pixels import resize_levels
-from ..augment.settings import MixSettings
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint
 from ..data.decode import decode_image
@@ -124,16 +124,16 @@ class Comparison(NamedTuple):
 
 @torch.no_grad()
 def compare(
-    flow: OpenFlow, image: Tensor, label: int, settings: MixSettings, *, n: int = 6, seed: int = 0
+    flow: OpenFlow, image: Tensor, label: int, config: MixConfig, *, n: int = 6, seed: int = 0
 ) -> Comparison:
     """The n variants that NFA makes of an image (1, C, H, W) in training, with p = 1.
 
     Partners come from the memory, or else from `class_images`. The same seed gives the same
     partners and weights at every strength.
     """
-    nfa = NFAugment(flow.engine, settings=dataclasses.replace(settings, p=1.0))
+    nfa = NFAugment(flow.engine, config=dataclasses.replace(config, p=1.0))
     batch = image
-    if settings.needs_batch(has_memory=flow.engine.has_memory):
+    if config.needs_batch(has_memory=flow.engine.has_memory):
         others = class_images(flow, label, _PARTNERS, seed=seed + 1)
         others = others[(others != image).flatten(1).any(1)]
         batch = torch.cat([image, others])

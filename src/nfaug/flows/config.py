@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from .backbone import Backbone, Identity, is_size
-from .mef import MefSettings
+from .mef import MefConfig
 
 __all__ = ["BACKBONES", "FlowConfig"]
 
-_PAPER = MefSettings(steps=(8, 8, 8), blocks=(8, 4, 2), width=(128, 128, 128))
+_PAPER = MefConfig(steps=(8, 8, 8), blocks=(8, 4, 2), width=(128, 128, 128))
 BACKBONES: dict[str, type[Backbone]] = {
-    MefSettings.name: MefSettings,
+    MefConfig.name: MefConfig,
     Identity.name: Identity,
 }
 
@@ -31,14 +31,14 @@ class FlowConfig:
     Args:
         channels: Image channels.
         image_size: (height, width) of the images.
-        backbone: The settings of a class in `BACKBONES`: `MefSettings` for matrix-exponential
+        backbone: The settings of a class in `BACKBONES`: `MefConfig` for matrix-exponential
             couplings, `Identity` for a map without weights.
 
     Raises:
         ValueError: If a value is out of range.
 
     Example:
-        >>> mef = MefSettings(steps=(4, 4), blocks=(1, 1), width=(32, 32))
+        >>> mef = MefConfig(steps=(4, 4), blocks=(1, 1), width=(32, 32))
         >>> config = FlowConfig(1, (28, 28), mef)
         >>> config.levels, config.shape, config.parameter_count
         (2, (1, 28, 28), 204424)
@@ -125,7 +125,7 @@ class FlowConfig:
             TypeError: If a key is unknown or a value has another type.
         """
         settings = dict(values)
-        name = settings.pop("backbone", MefSettings.name)
+        name = settings.pop("backbone", MefConfig.name)
         if name not in BACKBONES:
             raise ValueError(f"unknown backbone {name!r}; choose one of {', '.join(BACKBONES)}")
         shape: dict[str, Any] = {}

@@ -12,10 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from .codec import Codec, PixelCodec
 from .config import FlowConfig
 from .layers import Layer, Squeeze
-from .mef import MefSettings
+from .mef import MefConfig
 from .networks import DisableTF32
 
-__all__ = ["Flow", "FlowConfig", "MefSettings", "Recompute", "check_finite"]
+__all__ = ["Flow", "FlowConfig", "MefConfig", "Recompute", "check_finite"]
 
 Recompute = Literal["none", "steps"]
 
@@ -45,7 +45,7 @@ class Flow(Layer):
         recompute: See `configure_training`, as for `bf16`.
 
     Example:
-        >>> mef = MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8))
+        >>> mef = MefConfig(steps=(1, 1), blocks=(1, 1), width=(8, 8))
         >>> flow = Flow(FlowConfig(1, (8, 8), mef))
         >>> images = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8)
         >>> z, logdet = flow.encode(images)

@@ -16,14 +16,14 @@ from .layers import SQUEEZES, ActNorm, InvertibleConv1x1, Layer, Squeeze, Step
 from .matrix_exp import MAX_BOUND, expm_action, phi_action, taylor_terms
 from .networks import CouplingNet
 
-__all__ = ["Coupling", "FrozenCoupling", "MatrixExpCoupling", "MefSettings"]
+__all__ = ["Coupling", "FrozenCoupling", "MatrixExpCoupling", "MefConfig"]
 
 _LOW_RANK_OFFSET = 1e-8  # added to U and V, as the released weights expect
 _MOST_TENSORS = 20_000
 
 
 @dataclass(frozen=True)
-class MefSettings(Backbone):
+class MefConfig(Backbone):
     """Matrix-exponential couplings on a multi-scale Glow (paper, section 5.1).
 
     Each level folds 2 x 2 pixels into channels and applies steps of ActNorm, 1x1 convolution and

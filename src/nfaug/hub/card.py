@@ -136,8 +136,8 @@ def make_card(
         **_axes(pca),
         training=_rows(settings),
         figures=_rows(figures),
-        classes=[escape(name) for name in config.class_names[:_SHOWN_CLASSES]],
-        number=len(config.class_names),
+        classes=[escape(name) for name in config.classes[:_SHOWN_CLASSES]],
+        number=len(config.classes),
         terms=terms,
         data=data_terms,
     )

@@ -20,11 +20,11 @@ def pull(
     repo_id: str,
     *,
     revision: str | None = None,
-    local_dir: str | Path | None = None,
+    out: str | Path | None = None,
     token: str | bool | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Download a checkpoint, check that it loads, and return `local_dir` or its cached directory.
+    """Download a checkpoint, check that it loads, and return `out` or its cached directory.
 
     The files go into the cache of the Hub; without a network the cache is used, and a card or a
     picture that it lacks is left out. A file without the SHA-256 in `config.json` is downloaded
@@ -33,25 +33,25 @@ def pull(
     Args:
         repo_id: "owner/name".
         revision: Branch, tag or commit; the main branch by default.
-        local_dir: Copy the checkpoint with its card and picture into this directory, atomically.
+        out: Copy the checkpoint with its card and picture into this directory, atomically.
         token: Access token; None for the one that is logged in, False for none.
-        overwrite: Replace a checkpoint in `local_dir`.
+        overwrite: Replace a checkpoint in `out`.
 
     Raises:
         ValueError: `repo_id` is not a repository name.
         CheckpointError: The files cannot be loaded.
-        FileExistsError: `local_dir` is not empty and `overwrite` is False.
+        FileExistsError: `out` is not empty and `overwrite` is False.
         HubError: The repository cannot be read, or holds no nfaug flow.
-        OSError: Another process writes to `local_dir`, or it cannot be written.
+        OSError: Another process writes to `out`, or it cannot be written.
 
     >>> from nfaug.hub import pull
-    >>> pull("someone/cats", local_dir="cats")  # doctest: +SKIP
+    >>> pull("someone/cats", out="cats")  # doctest: +SKIP
     """
-    if local_dir is None:
+    if out is None:
         return read_repository(_check_folder, repo_id, revision=revision, token=token)
-    out = Path(local_dir).expanduser()
-    check_output(out, overwrite=overwrite)
-    with lock_output(out):
+    copy = Path(out).expanduser()
+    check_output(copy, overwrite=overwrite)
+    with lock_output(copy):
         folder = read_repository(
             _check_folder, repo_id, revision=revision, token=token, extras=_EXTRAS
         )
@@ -59,11 +59,11 @@ def pull(
         names = [CONFIG]
         names += read_manifest(folder)["files"]
         names += _EXTRAS
-        with replace_directory(out, drop=stale) as staged:
+        with replace_directory(copy, drop=stale) as staged:
             for name in names:
                 if (folder / name).exists():
                     shutil.copyfile(folder / name, staged / name)
-    return out
+    return copy
 
 
 def _check_folder(folder: Path) -> Path:

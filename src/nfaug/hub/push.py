@@ -158,7 +158,7 @@ def _samples_picture(checkpoint: Checkpoint) -> bytes:
     """
     config = checkpoint.config
     gaussians = checkpoint.gaussians
-    classes = config.class_names[:10]
+    classes = config.classes[:10]
     if gaussians is None or not classes:
         return b""
     if config.autoencoder or not config.flow.parameter_count:

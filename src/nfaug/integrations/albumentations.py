@@ -16,7 +16,7 @@ import albumentations
 import numpy as np
 import torch
 
-from ..augment.settings import MixSettings
+from ..augment.config import MixConfig
 from ..augment.transform import NFAParams, NFAugment
 
 __all__ = ["NFATransform"]
@@ -39,7 +39,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
             strength is 0.
         label_key: Name of the argument that holds the label.
         revision: Branch, tag or commit of a Hub repository.
-        settings: Fields of `MixSettings` by name, such as {"strength": 1.0}, but not p.
+        config: Fields of `MixConfig` by name, such as {"strength": 1.0}, but not p.
         p: Probability of applying the transform.
 
     Raises:
@@ -53,18 +53,18 @@ class NFATransform(albumentations.ImageOnlyTransform):
         checkpoint: str,
         label_key: str = "label",
         revision: str | None = None,
-        settings: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
         p: float = 0.5,
     ) -> None:
-        fields: Mapping[str, Any] = settings or {}
+        fields: Mapping[str, Any] = config or {}
         if "p" in fields:
-            raise ValueError(f"pass p=, which is not one of settings=; got {settings}")
+            raise ValueError(f"pass p=, which is not one of config=; got {config}")
         super().__init__(p=p)
         self.checkpoint = checkpoint
         self.label_key = label_key
         self.revision = revision
-        self.settings = settings
-        self._mix = MixSettings(p=1.0, **fields)
+        self.config = config
+        self._mix = MixConfig(p=1.0, **fields)
         self._nfa: NFAugment | None = None
 
     @property
@@ -72,7 +72,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
         """The augmentation, which each process loads for itself with its first image."""
         if self._nfa is None:
             nfa = NFAugment.from_pretrained(
-                self.checkpoint, revision=self.revision, settings=self._mix
+                self.checkpoint, revision=self.revision, config=self._mix
             )
             if self._mix.strength and not nfa.engine.has_memory:  # noise alone needs no partners
                 raise ValueError(

@@ -61,13 +61,13 @@ class NFAugmentation(IntensityAugmentationBase2D):
         if p is not None:
             options["p"] = p
         nfa = NFAugment(checkpoint, **options)
-        probability = nfa.settings.p
+        probability = nfa.config.p
         if isinstance(probability, tuple):
             raise ValueError(
                 f"p must be one number, since kornia draws the images; got {probability}"
             )
         super().__init__(p=probability)
-        nfa.settings = dataclasses.replace(nfa.settings, p=1.0)  # of the images that kornia draws
+        nfa.config = dataclasses.replace(nfa.config, p=1.0)  # of the images that kornia draws
         self.nfa = nfa
         self.labels: Any = None  # of the batch that is being augmented
 
@@ -107,7 +107,7 @@ class NFAugmentation(IntensityAugmentationBase2D):
         if self.labels is None:
             raise ValueError("pass labels: nfa(images, labels), or with_labels(container) once")
         self.validate_tensor(input)
-        labels = as_labels(self.labels, self.nfa.class_names)
+        labels = as_labels(self.labels, self.nfa.classes)
         if labels.dim() == 0:
             labels = labels[None]
         if len(labels) != len(input):

@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from nfaug.classes.priors import PriorSettings
+from nfaug.classes.priors import PriorConfig
 from nfaug.data.augmentation import FlowAugmentation
 from nfaug.flows.flow import Recompute
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 from nfaug.io.numbers import check_number
 
 __all__ = [
     "DataConfig",
     "OptimConfig",
     "PCAConfig",
-    "PriorConfig",
     "TrainConfig",
+    "TrainPriorConfig",
     "flat",
     "recipe_config",
     "recipe_path",
@@ -39,7 +39,7 @@ class DataConfig:
             of the data.
         channels: 1 for grayscale, 3 for RGB; null for the channels of the data.
         per_class: Use this many random images of each class; null for all.
-        val_fraction: Share of each class that is held out for evaluation; classes of fewer than 20
+        test_fraction: Share of each class that is held out for evaluation; classes of fewer than 20
             images hold none out.
         on_error: Whether a file that cannot be decoded stops the run or is skipped and counted.
         data_dir: Where named data sets are stored.
@@ -51,7 +51,7 @@ class DataConfig:
     image_size: int | tuple[int, int] | None = None
     channels: int | None = None
     per_class: int | None = None
-    val_fraction: float = 0.05
+    test_fraction: float = 0.05
     on_error: Literal["raise", "skip"] = "raise"
     data_dir: str | None = None
     download: bool = False
@@ -59,21 +59,21 @@ class DataConfig:
     memory_gib: float = 4.0
 
     def __post_init__(self) -> None:
-        check_number("val_fraction", self.val_fraction, 0, 0.999)
+        check_number("test_fraction", self.test_fraction, 0, 0.999)
 
     def reading(self) -> dict[str, Any]:
         """The arguments of `open_dataset`."""
         arguments = dataclasses.asdict(self)
-        for name in ("val_fraction", "workers", "memory_gib"):  # those of training
+        for name in ("test_fraction", "workers", "memory_gib"):  # those of training
             del arguments[name]
         return arguments
 
 
 @dataclass(frozen=True)
-class PriorConfig(PriorSettings):
+class TrainPriorConfig(PriorConfig):
     """The class gaussians that the flow is trained under.
 
-    The first four fields are those of `PriorSettings`.
+    The first four fields are those of `PriorConfig`.
 
     Args:
         refit_epoch: Solve again after this many epochs, in addition to the solve at the start; 0
@@ -136,17 +136,17 @@ class PCAConfig:
 
     Args:
         rank: Axes per class; fewer if the class has fewer images.
-        max_per_class: Largest number of images to encode per class.
+        per_class: Largest number of images to encode per class.
         memory: Store the PCA coefficients of the training images as mixing partners.
     """
 
     rank: int = 64
-    max_per_class: int = 1000
+    per_class: int = 1000
     memory: bool = True
 
     def __post_init__(self) -> None:
         check_number("rank", self.rank, 1, math.inf)
-        check_number("max_per_class", self.max_per_class, 2, math.inf)
+        check_number("per_class", self.per_class, 2, math.inf)
 
 
 @dataclass(frozen=True)
@@ -200,9 +200,9 @@ class TrainConfig:
     pictures_every: int = 10
     autoencoder: str | None = None
     latent_noise: float = 1 / 64
-    flow: MefSettings = field(default_factory=MefSettings)
+    flow: MefConfig = field(default_factory=MefConfig)
     dataset: DataConfig = field(default_factory=DataConfig)
-    prior: PriorConfig = field(default_factory=PriorConfig)
+    prior: TrainPriorConfig = field(default_factory=TrainPriorConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     pca: PCAConfig = field(default_factory=PCAConfig)
     augmentation: FlowAugmentation = field(default_factory=FlowAugmentation)

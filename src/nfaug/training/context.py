@@ -15,7 +15,7 @@ from nfaug.augment.params import seed_of
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.batches import Batches, MemoryBatches, open_batches, progress_bar
-from nfaug.data.classes import check_class_names, check_class_sizes
+from nfaug.data.classes import check_class_sizes, check_same_classes
 from nfaug.data.images import LabelledImages
 from nfaug.data.open import wrap_dataset
 from nfaug.flows.codec import Codec
@@ -65,7 +65,7 @@ class RunContext:
         codec: The autoencoder whose latents the flow models; None for pixels.
         shown: Whether this process reports progress.
         data: Batches to train on.
-        val: Batches to evaluate on, or None.
+        test: Batches to evaluate on, or None.
     """
 
     config: TrainConfig
@@ -77,7 +77,7 @@ class RunContext:
     codec: LatentCodec | None
     shown: bool
     data: Batches = field(init=False)
-    val: Batches | None = field(default=None, init=False)
+    test: Batches | None = field(default=None, init=False)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -201,7 +201,7 @@ class RunContext:
         """A checkpoint of a flow and the state's gaussians; `records` go into its configuration."""
         config = CheckpointConfig(
             flow=flow.config,
-            class_names=tuple(self.classes),
+            classes=tuple(self.classes),
             preprocessing=dict(self.dataset.preprocessing),
             gaussians=state.prior,
             autoencoder=flow.codec.record,
@@ -216,7 +216,7 @@ def open_context(
     processes: Processes,
     start: Flow | None = None,
     *,
-    val: Dataset[Any] | None = None,
+    test_data: Dataset[Any] | None = None,
     progress: bool = True,
 ) -> RunContext:
     """Check the images, read those that fit in memory, and hold some out.
@@ -258,21 +258,21 @@ def open_context(
         shown=progress and processes.main,
     )
     context.shape()  # settings that do not fit fail before the images are read
-    if val is not None:
-        held = wrap_dataset(val, classes=images.classes)
-        check_class_names(held.classes, images.classes)
+    if test_data is not None:
+        held = wrap_dataset(test_data, classes=images.classes)
+        check_same_classes(held.classes, images.classes)
         shape = (images.channels, *images.image_size)
-        val_shape = (held.channels, *held.image_size)
-        if shape != val_shape:
-            raise ValueError(f"images to train on are {shape} and those of val {val_shape}")
-        context.val = _read(held, context, mirrored=False)
+        test_shape = (held.channels, *held.image_size)
+        if shape != test_shape:
+            raise ValueError(f"images to train on are {shape} and those of test_data {test_shape}")
+        context.test = _read(held, context, mirrored=False)
         context.data = _read(images, context)
         return context
     rows, held_rows = hold_out(
-        images.targets, num_classes, config.dataset.val_fraction, context.choice
+        images.targets, num_classes, config.dataset.test_fraction, context.choice
     )
     if len(held_rows):
-        context.val = _read(images.subset(held_rows), context, mirrored=False)
+        context.test = _read(images.subset(held_rows), context, mirrored=False)
         images = images.subset(rows)
     context.data = _read(images, context)
     return context

@@ -215,11 +215,11 @@ class Loop:
             "lr": optimizer.rate,
             "skipped_steps": optimizer.skipped,
         }
-        if self.context.val is not None:
+        if self.context.test is not None:
             row |= evaluate(
                 optimizer.average,
                 state.gaussians,
-                self.context.val,
+                self.context.test,
                 progress=self.context.shown,
                 processes=self.processes,
             )

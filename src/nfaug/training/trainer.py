@@ -16,7 +16,7 @@ from nfaug.data.images import LabelledImages
 from nfaug.data.open import wrap_dataset
 from nfaug.fitting import fit_classes
 from nfaug.flows.codec import check_levels
-from nfaug.flows.mef import MefSettings
+from nfaug.flows.mef import MefConfig
 from nfaug.io.lock import lock_output
 
 from .config import TrainConfig
@@ -31,12 +31,12 @@ __all__ = ["train"]
 
 
 def train(
-    dataset: Dataset[Any],
-    config: TrainConfig | None = None,
+    data: Dataset[Any],
+    out: str | Path | None = None,
     *,
-    val: Dataset[Any] | None = None,
-    init: Checkpoint | None = None,
-    folder: str | Path | None = None,
+    config: TrainConfig | None = None,
+    checkpoint: Checkpoint | None = None,
+    test_data: Dataset[Any] | None = None,
     resume: bool = False,
     progress: bool = True,
     processes: Processes | None = None,
@@ -55,16 +55,16 @@ def train(
     each batch, so the result is that of one process up to rounding.
 
     Args:
-        dataset: Images as `nfaug.wrap_dataset` takes them; labels 0..K-1. Data that fit in
+        data: Images as `nfaug.wrap_dataset` takes them; labels 0..K-1. Data that fit in
             memory are read once, so random transforms of the data set are drawn once, and such a
             run cannot be resumed: use `config.augmentation`.
+        out: Where the log, snapshots, pictures and trackers' files go; all processes must see it.
+            SIGINT and SIGTERM then save the state first. Without it nothing is written.
         config: The settings.
-        val: Images to evaluate on; by default a share of each class is held out.
-        init: Start from this flow instead of a new one. It fixes the flow's shape; the class
-            gaussians are solved again.
-        folder: Where the log, snapshots, pictures and trackers' files go; all processes must see
-            it. SIGINT and SIGTERM then save the state first. Without it nothing is written.
-        resume: Resume from the newest snapshot in `folder`, if there is one. On a CPU the result is
+        checkpoint: Start from the flow of this checkpoint instead of a new one. It fixes the flow's
+            shape; the class gaussians are solved again.
+        test_data: Images to evaluate on; by default a share of each class is held out.
+        resume: Resume from the newest snapshot in `out`, if there is one. On a CPU the result is
             bit for bit that of an uninterrupted run, unless `max_minutes` is set, which makes the
             learning rate follow the clock. Without it, snapshots of an earlier run are deleted.
         progress: Show bars, or log lines where standard error is no terminal.
@@ -76,24 +76,24 @@ def train(
         The trained checkpoint and its history.
 
     Raises:
-        ValueError: If the data set is empty, a class has no image, `val` has other classes or
-            another shape, or the snapshots in `folder` are damaged or of another run.
+        ValueError: If the data set is empty, a class has no image, `test_data` has other classes or
+            another shape, or the snapshots in `out` are damaged or of another run.
         FixedPointDivergence: If the class gaussians cannot be found with these settings.
         TrainingDiverged: If steps are still not finite after 3 rollbacks.
         Interrupted: After SIGINT or SIGTERM; a KeyboardInterrupt. The state is saved first.
-        OSError: If another process writes to `folder`.
+        OSError: If another process writes to `out`.
         RunStopped: If files cannot be read or written, or another process ended.
 
     Example:
         >>> from nfaug import open_dataset
         >>> from nfaug.training import TrainConfig, train
         >>> digits = open_dataset("digits", per_class=20)
-        >>> result = train(digits, TrainConfig(epochs=1), progress=False)
+        >>> result = train(digits, config=TrainConfig(epochs=1), progress=False)
         >>> result.checkpoint.save("digits-flow")  # doctest: +SKIP
     """
-    images = wrap_dataset(dataset)
+    images = wrap_dataset(data)
     config = (config or TrainConfig()).for_images(len(images))
-    path = None if folder is None else Path(folder).expanduser()
+    path = None if out is None else Path(out).expanduser()
     if processes is None:
         trackers = () if path is None else config.trackers
         processes = Processes(config.device, trackers, path)
@@ -101,14 +101,16 @@ def train(
     with warnings.catch_warnings(), lock:
         if not processes.main:  # every process would repeat the same warnings
             warnings.simplefilter("ignore")
-        if init is not None:
-            config = _settings_of(init, config, images)
+        if checkpoint is not None:
+            config = _config_of(checkpoint, config, images)
         resume = resume and bool(Snapshots(path).steps())
-        start = init
+        start = checkpoint
         if resume:
             start = Snapshots(path).initial(config.autoencoder)
         flow = None if start is None else start.flow
-        context = open_context(images, config, processes, flow, val=val, progress=progress)
+        context = open_context(
+            images, config, processes, flow, test_data=test_data, progress=progress
+        )
         snapshots = Snapshots(path, context.fixed(), writer=processes.main)
         with stopped_from_outside(snapshots):
             snapshot = snapshots.newest() if resume else None
@@ -133,21 +135,25 @@ def train(
     return result
 
 
-def _settings_of(init: Checkpoint, config: TrainConfig, images: LabelledImages) -> TrainConfig:
+def _config_of(checkpoint: Checkpoint, config: TrainConfig, images: LabelledImages) -> TrainConfig:
     """The settings of a run that starts from another flow, which fixes shape and noise."""
-    codec = init.flow.codec
+    codec = checkpoint.flow.codec
     image, _ = images[0]
     check_levels(image[None], codec.channels, codec.image_size)
-    backbone: Any = init.flow.config.backbone
-    if not list(init.flow.parameters()):
-        raise ValueError("the flow of init has no parameters to train: leave out init (--init)")
+    backbone: Any = checkpoint.flow.config.backbone
+    if not list(checkpoint.flow.parameters()):
+        raise ValueError(
+            "the flow of checkpoint (--checkpoint) has no parameters to train: leave it out"
+        )
     if config.autoencoder is not None and codec.record is None:
         raise ValueError(
-            "the flow of init works on pixels: leave out autoencoder, or start from a flow on its "
-            "latents"
+            "the flow of checkpoint works on pixels: leave out autoencoder, or start from a flow "
+            "on its latents"
         )
-    if config.flow not in (backbone, MefSettings()):
-        warnings.warn("init has its own architecture; settings flow.* are ignored", stacklevel=3)
+    if config.flow not in (backbone, MefConfig()):
+        warnings.warn(
+            "checkpoint has its own architecture; settings flow.* are ignored", stacklevel=3
+        )
     latent_noise = config.latent_noise if codec.record is None else codec.record.noise
     return replace(config, flow=backbone, latent_noise=latent_noise)
 
@@ -172,11 +178,11 @@ def _finish(context: RunContext, state: RunState) -> TrainResult:
         "seed": config.seed,
     }
     metrics: dict[str, Any] = {}
-    if context.val is not None:
+    if context.test is not None:
         metrics = evaluate(
             flow,
             state.gaussians,
-            context.val,
+            context.test,
             round_trip=context.codec is None,  # latents come without the pixels to compare with
             progress=context.shown,
             processes=context.processes,

@@ -1,7 +1,7 @@
 """The registry of priors: ways to find the class gaussians that a flow is trained under.
 
 To add one, write a module with its function, and add its name to `Kind` and a line to `PRIORS`. If
-it has settings, add the field that ``Prior.option`` names to `PriorSettings`. The configuration
+it has settings, add the field that ``Prior.option`` names to `PriorConfig`. The configuration
 file and the command line read them from there.
 """
 
@@ -25,7 +25,7 @@ __all__ = [
     "PRIORS",
     "GradientDescentConfig",
     "Prior",
-    "PriorSettings",
+    "PriorConfig",
     "choose_prior",
 ]
 
@@ -44,7 +44,7 @@ class Prior:
         solve: A pure function of the class means and variances of the latents, both (K, d), the
             settings, and a source of randomness or None. It returns means and variances, both
             (K, d), and a JSON record for the checkpoint.
-        option: The field of `PriorSettings` that holds the settings; empty if there are none.
+        option: The field of `PriorConfig` that holds the settings; empty if there are none.
         defaults: The default settings; None if there are none.
         labelled: One gaussian per class. If False, labels are not used and there is one gaussian.
         needs_latents: ``solve`` reads the means and variances. If False, it reads only their shape.
@@ -130,7 +130,7 @@ FITTED_PRIORS: dict[Kind, Prior] = {
 
 
 @dataclass(frozen=True)
-class PriorSettings:
+class PriorConfig:
     """The choice of a prior, and the settings of each.
 
     Args:
@@ -169,7 +169,7 @@ class PriorSettings:
         return getattr(self, option)
 
 
-def choose_prior(gaussians: object) -> PriorSettings:
+def choose_prior(gaussians: object) -> PriorConfig:
     """Find one of `FITTED_PRIORS` by its name, such as "data", or by its settings.
 
     Raises:
@@ -177,9 +177,9 @@ def choose_prior(gaussians: object) -> PriorSettings:
     """
     for kind, prior in FITTED_PRIORS.items():
         if isinstance(gaussians, str) and gaussians == kind:
-            return PriorSettings(kind)
+            return PriorConfig(kind)
         if prior.option and isinstance(gaussians, type(prior.defaults)):
             settings: dict[str, Any] = {prior.option: gaussians}
-            return PriorSettings(kind, **settings)
+            return PriorConfig(kind, **settings)
     kinds = ", ".join(repr(kind) for kind in FITTED_PRIORS)
     raise ValueError(f"gaussians must be one of {kinds}, or the settings of one, got {gaussians!r}")

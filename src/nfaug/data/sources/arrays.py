@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..classes import class_names, numbered
+from ..classes import numbered, unique_names
 from ..readers import ArrayReader, Reader, Request
 from .layout import choose_split
 
@@ -96,7 +96,7 @@ def open_npz(path: Path, request: Request) -> Reader:
         ) from error
     if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         images = images.transpose(0, 3, 1, 2)
-    return _in_memory(images, labels, str(path), class_names(stored_names))
+    return _in_memory(images, labels, str(path), unique_names(stored_names))
 
 
 def _check_unpacked(path: Path, size: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...io.strict_json import parse_json
-from ..classes import as_labels, class_names, numbered
+from ..classes import as_labels, numbered, unique_names
 from ..decode import ImageDecodeError
 from ..readers import FileReader, Reader, Request
 from .layout import shards_of
@@ -267,4 +267,4 @@ def _label_names(schema: Any, column: str) -> list[str]:
         return []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return []
-    return class_names(names)
+    return unique_names(names)

@@ -1,4 +1,4 @@
-"""MixSettings: everything that decides what NFA does to an image, and the draws that follow."""
+"""MixConfig: everything that decides what NFA does to an image, and the draws that follow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..io.numbers import check_number
 from .params import NFAParams, own_seed, pick_in_batch, pick_in_memory, to_device
 from .regions import draw_masks
 
-__all__ = ["Mix", "MixSettings", "Partners", "check_given_once"]
+__all__ = ["Mix", "MixConfig", "Partners", "check_given_once"]
 
 Mix = Literal["axis", "pair", "regions"]
 Partners = Literal["auto", "batch", "memory"]
@@ -25,7 +25,7 @@ _GATE = 1.25
 
 
 @dataclass(frozen=True)
-class MixSettings:
+class MixConfig:
     """What NFA does to an image.
 
     `NFAugment`, banks, previews, the adapters and the command line all take these settings. A new
@@ -33,8 +33,8 @@ class MixSettings:
     `NFAugment`.
 
     Example:
-        >>> from nfaug.augment.settings import MixSettings
-        >>> settings = MixSettings(strength=1.0, gate=False)
+        >>> from nfaug.augment.config import MixConfig
+        >>> settings = MixConfig(strength=1.0, gate=False)
         >>> settings.strength, settings.gate
         (1.0, None)
 
@@ -161,10 +161,10 @@ class MixSettings:
         )
 
 
-def check_given_once(settings: MixSettings | None, single: Mapping[str, Any]) -> None:
+def check_given_once(config: MixConfig | None, single: Mapping[str, Any]) -> None:
     """Raise ValueError if settings are given as a whole and singly, also where both agree."""
-    if settings is not None and single:
-        raise ValueError(f"pass settings=, or single settings; got {settings} and {dict(single)}")
+    if config is not None and single:
+        raise ValueError(f"pass config=, or single settings; got {config} and {dict(single)}")
 
 
 def _check_share(value: Any) -> float | tuple[float, ...]:

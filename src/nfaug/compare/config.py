@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["PIXELS", "POLICIES", "SAFE", "Augmentation", "CompareSettings", "Policy"]
+__all__ = ["PIXELS", "POLICIES", "SAFE", "Augmentation", "CompareConfig", "Policy"]
 
 PIXELS = "builtin:pixels"
 #: What `augment` may declare safe, since it keeps the class of these images, with titles.
@@ -43,13 +43,13 @@ POLICIES = {
 
 
 @dataclass(frozen=True)
-class CompareSettings:
+class CompareConfig:
     """Settings of a comparison.
 
     Args:
-        flow: Flows of NFA besides builtin:pixels, which mixes the images themselves: directories,
-            owner/name on the Hub, or builtin:NAME. They are fitted to the labelled images, and need
-            images to judge by that they were not trained on.
+        checkpoint: Flows of NFA besides builtin:pixels, which mixes the images themselves:
+            directories, owner/name on the Hub, or builtin:NAME. They are fitted to the labelled
+            images, and need images to judge by that they were not trained on.
         per_class: Labelled images of each class; null for all that are not held out.
         network: The classifier: small-cnn, or the name of a timm model.
         weights: A .safetensors file of the timm model's pretrained weights, which are fine-tuned;
@@ -76,7 +76,7 @@ class CompareSettings:
         FileNotFoundError: There are no such weights.
     """
 
-    flow: tuple[str, ...] = ()
+    checkpoint: tuple[str, ...] = ()
     per_class: int | None = None
     network: str = "small-cnn"
     weights: str | None = None
@@ -134,7 +134,7 @@ class CompareSettings:
         policies = dict.fromkeys([""])  # each once, in order
         policies |= dict.fromkeys(rivals)
         flows = dict.fromkeys(["", PIXELS])
-        flows |= dict.fromkeys(self.flow)
+        flows |= dict.fromkeys(self.checkpoint)
         return [Augmentation(flow, policy) for flow in flows for policy in policies]
 
 
