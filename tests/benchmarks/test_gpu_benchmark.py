@@ -19,7 +19,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture
 def flow(tmp_path: Path) -> Path:
     """A tiny RGB flow that is fitted to ten classes."""
-    mef = nfaug.MefSettings(steps=(1, 1), blocks=(1, 1), width=(8, 8), low_rank_above=8)
+    mef = nfaug.MefConfig(steps=(1, 1), blocks=(1, 1), width=(8, 8), low_rank_above=8)
     made = Flow(nfaug.FlowConfig(3, (8, 8), mef))  # low rank as in builtin:rgb32
     made.initialize(torch.rand(16, 3, 8, 8) * 2 - 1)
     images = torch.randint(256, (30, 3, 8, 8), dtype=torch.uint8)
