@@ -17,10 +17,10 @@ from huggingface_hub import ModelCard
 from notebooks import FOLDER, colab_link, source_url
 
 from nfaug import load
+from nfaug.checkpoint.resolve import builtin_names
 from nfaug.cli import COMMANDS
 from nfaug.data.preprocess import as_size
 from nfaug.flows.config import FlowConfig
-from nfaug.io.resolve import builtin_names
 from nfaug.training.config import recipe_config, recipes
 
 __all__ = ["PARTS", "moved_links", "write_parts"]

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import nfaug
 from nfaug import Checkpoint, open_dataset
+from nfaug.checkpoint.resolve import BUILTIN
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import LabelledImages, to_tensors
 from nfaug.hub.card import make_card
-from nfaug.io.resolve import BUILTIN
 from nfaug.training.metrics import evaluate
 
 MOST_BYTES = 3_000_000

@@ -33,8 +33,8 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.markdown.lexers import DirectiveInHTMLCommentLexer
 
 import nfaug.cli
+from nfaug.checkpoint.resolve import builtin_names
 from nfaug.cli import COMMANDS
-from nfaug.io.resolve import builtin_names
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import nfaug
-from nfaug.io.resolve import public_name
+from nfaug.io.text import public_name
 
 CODE = """
 import json, sys
@@ -96,7 +96,7 @@ def test_what_works_without_the_extras(tiny_folder: Path, tiny_path: Path, tmp_p
 
 
 def test_names_of_the_package() -> None:
-    packages = {"bank", "compare", "hub", "integrations", "training"}
+    packages = {"bank", "compare", "hub", "integrations", "pictures", "training"}
     assert {*dir(nfaug)} == {*nfaug.__all__, *packages}, "and nothing else"
     with pytest.raises(AttributeError, match="banks"):
         nfaug.banks  # noqa: B018

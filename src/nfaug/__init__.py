@@ -49,7 +49,7 @@ _MODULES = {
     "open_dataset": "data.open",
     "wrap_dataset": "data.open",
 }
-_PACKAGES = ("bank", "compare", "hub", "integrations", "training")
+_PACKAGES = ("bank", "compare", "hub", "integrations", "pictures", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
+from .checkpoint.manifest import read_manifest
+from .checkpoint.resolve import read_resolved
 from .classes.fixed_point.config import FixedPointConfig
 from .classes.gaussians import ClassGaussians
 from .classes.pca_fit import ClassFit, ClasswisePCA, assemble, fit_class
@@ -27,9 +29,8 @@ from .data.preprocess import as_size, size_of
 from .flows.autoencoder import AutoencoderSource
 from .flows.flow import Flow
 from .flows.latent_codec import measure_codec
-from .io.manifest import read_manifest
 from .io.ranks import Ranks, joined
-from .io.resolve import public_name, read_resolved
+from .io.text import public_name
 
 __all__ = ["common_size", "fit", "fit_classes", "load_base", "open_fitted", "open_images"]
 

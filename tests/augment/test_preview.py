@@ -9,8 +9,8 @@ import pytest
 import torch
 from nfa_tools import Counted, TensorImages, images_of
 
-from nfaug.augment.preview import picture_grid, preview_grid
 from nfaug.checkpoint.checkpoint import Checkpoint, sample_images
+from nfaug.pictures.preview import picture_grid, preview_grid
 
 
 def cells(picture: np.ndarray, rows: int, columns: int, size: int) -> np.ndarray:

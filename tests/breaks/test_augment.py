@@ -15,9 +15,9 @@ from nfa_tools import CLASSES, NAMES, TensorImages, batch_of, checkpoint
 from torch import Tensor, nn
 
 from nfaug.augment.config import MixConfig
-from nfaug.augment.preview import preview_grid
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import make_bank
+from nfaug.pictures.preview import preview_grid
 
 
 class Model(nn.Module):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from checkpoint_tools import bounded
 
-from nfaug.checkpoint.checkpoint import CheckpointError
+from nfaug.io.errors import FileError
 from nfaug.training.snapshots import Snapshot, Snapshots
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_released.py"
@@ -44,7 +44,7 @@ def test_a_tiny_pickle_is_not_converted(
         for name in good.namelist():
             bad.writestr(name, make() if name.endswith("data.pkl") else good.read(name))
     monkeypatch.setattr(sys, "argv", ["", str(file), str(tmp_path / "flow")])
-    with bounded("a pickle"), pytest.raises(CheckpointError, match=r"released\.ckpt"):
+    with bounded("a pickle"), pytest.raises(FileError, match=r"released\.ckpt"):
         runpy.run_path(str(SCRIPT), run_name="__main__")
     assert not (tmp_path / "flow").exists()
 

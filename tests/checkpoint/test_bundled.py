@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import nfaug
-from nfaug.io import resolve as bundled
-from nfaug.io.resolve import builtin_names, read_resolved
+from nfaug.checkpoint import resolve as bundled
+from nfaug.checkpoint.resolve import builtin_names, read_resolved
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOWS = [name for name in builtin_names() if nfaug.load(name).config.classes]

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar, 
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint.resolve import BUILTIN
 from ..data.classes import check_same_classes, dataset_classes
 from ..data.sources.layout import natural_key
 from ..flows.autoencoder import AutoencoderSource
 from ..io.device import is_read_at_once
-from ..io.resolve import BUILTIN
 from .config import Mix, MixConfig, Partners, check_given_once
 from .counters import Counters, Outcome, SharedValue
 from .engine import Encoded, Engine

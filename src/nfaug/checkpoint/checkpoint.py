@@ -20,7 +20,8 @@ from ..flows.flow import Flow, check_finite
 from ..flows.latent_codec import LatentCodec
 from ..io.atomic import check_output, replace_directory
 from ..io.lock import lock_output
-from ..io.manifest import (
+from ..io.tensors import read_tensors, write_tensors
+from .manifest import (
     CONFIG,
     GAUSSIANS,
     MODEL,
@@ -30,10 +31,9 @@ from ..io.manifest import (
     CheckpointError,
     dump_manifest,
     read_manifest,
-    reading,
+    reading_checkpoint,
 )
-from ..io.resolve import read_resolved
-from ..io.tensors import read_tensors, write_tensors
+from .resolve import read_resolved
 
 __all__ = [
     "Checkpoint",
@@ -79,11 +79,11 @@ class CheckpointConfig:
             CheckpointError: The flow or the autoencoder has an unknown or impossible value.
         """
         file = directory / CONFIG
-        with reading(f"{file}: flow"):
+        with reading_checkpoint(f"{file}: flow"):
             flow = FlowConfig.from_dict(manifest["flow"])
         autoencoder = None
         if "autoencoder" in manifest:
-            with reading(f"{file}: autoencoder"):
+            with reading_checkpoint(f"{file}: autoencoder"):
                 autoencoder = AutoencoderConfig(**manifest["autoencoder"])
         return cls(
             flow,
@@ -309,17 +309,17 @@ def read_checkpoint(
         raise ValueError(f"{directory} holds a flow on pixels, which needs no autoencoder")
     codec = None
     if config.autoencoder is not None and on_latents:
-        with reading(directory):
+        with reading_checkpoint(directory):
             opened = find_autoencoder(config.autoencoder, near=directory, given=autoencoder)
             codec = LatentCodec(opened, config.autoencoder).for_flow(config.flow)
-    with reading(directory / MODEL, longest=10_000):
+    with reading_checkpoint(directory / MODEL, longest=10_000):
         tensors = read_tensors(directory / MODEL, files[MODEL])
         flow = Flow.from_tensors(config.flow, tensors, codec)
     # A flow whose autoencoder was not opened keeps its record, and is saved with it.
     flow.codec.record = config.autoencoder
     gaussians = None
     if GAUSSIANS in files:
-        with reading(directory / GAUSSIANS):
+        with reading_checkpoint(directory / GAUSSIANS):
             tensors = read_tensors(directory / GAUSSIANS, files[GAUSSIANS])
             if sorted(tensors) != list(_GAUSSIANS_TENSORS):
                 raise ValueError(f"it must hold {list(_GAUSSIANS_TENSORS)}; got {sorted(tensors)}")
@@ -327,7 +327,7 @@ def read_checkpoint(
             _check_classes(config, gaussians)
     pca = None
     if PCA in files:
-        with reading(directory / PCA):
+        with reading_checkpoint(directory / PCA):
             pca = ClasswisePCA.from_tensors(read_tensors(directory / PCA, files[PCA]))
             _check_classes(config, pca)
     return Checkpoint(flow.eval(), config, gaussians, pca)

@@ -8,18 +8,17 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..augment.preview import preview_grid
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.manifest import PICTURE
 from ..classes.priors import FITTED_PRIORS
 from ..data.images import LabelledImages
 from ..fitting import fit, load_base, open_images
 from ..io.atomic import check_output, write_picture
 from ..io.device import pick_device
 from ..io.lock import lock_output
-from ..io.manifest import PICTURE
 from ..io.ranks import Ranks, joined
-from ..io.resolve import public_name
-from ..io.text import printable
+from ..io.text import printable, public_name
+from ..pictures.preview import preview_grid
 from .common import add_checkpoint, add_data_options, add_image_size, add_out, new_parser, reading
 
 __all__ = ["parser", "run"]

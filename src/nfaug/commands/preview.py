@@ -8,10 +8,10 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.config import MixConfig
-from ..augment.preview import preview_grid
 from ..fitting import load_base, open_fitted
 from ..io.atomic import write_picture
 from ..io.device import pick_device
+from ..pictures.preview import preview_grid
 from .common import (
     add_checkpoint,
     add_data_options,

@@ -8,8 +8,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
-from ..augment.preview import sample_grid
 from ..io.atomic import write_picture
+from ..pictures.preview import sample_grid
 from .common import add_checkpoint, add_out, load_on, new_parser, picture_file
 
 __all__ = ["parser", "run"]

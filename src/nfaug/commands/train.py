@@ -10,14 +10,14 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from ..augment.preview import preview_grid
 from ..checkpoint.checkpoint import load
+from ..checkpoint.manifest import CONFIG, PICTURE
 from ..data.open import DATA_SOURCES, open_dataset
 from ..io.atomic import check_output, write_picture, write_text
 from ..io.lock import lock_output
-from ..io.manifest import CONFIG, PICTURE
-from ..io.resolve import public_name
 from ..io.strict_json import jsonable
+from ..io.text import public_name
+from ..pictures.preview import preview_grid
 from ..training import TrainResult, train
 from ..training.config import TrainConfig, config_of, recipe_path, recipes
 from ..training.distributed import Processes

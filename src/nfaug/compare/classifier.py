@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
 from nfaug.io.device import pick_device
-from nfaug.io.manifest import reading
+from nfaug.io.errors import reading
 
 from .config import CompareConfig
 

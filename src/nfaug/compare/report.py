@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nfaug.io.atomic import write_text
-from nfaug.io.manifest import reading
+from nfaug.io.errors import reading
 from nfaug.io.strict_json import jsonable, read_json
 
 from .config import POLICIES, SAFE, Augmentation, CompareConfig

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from nfaug.augment.transform import NFAugment
+from nfaug.checkpoint.manifest import read_manifest
+from nfaug.checkpoint.resolve import read_resolved
 from nfaug.data.images import LabelledImages, progress_bar, to_tensors
 from nfaug.data.open import wrap_dataset
 from nfaug.fitting import fit, load_base
 from nfaug.io.atomic import write_bytes, write_text
 from nfaug.io.device import pick_device
 from nfaug.io.lock import lock_output
-from nfaug.io.manifest import read_manifest
-from nfaug.io.resolve import read_resolved
 from nfaug.io.tensors import read_tensors
 
 from .classifier import Classifier

@@ -14,9 +14,8 @@ from torch import Tensor
 from ..augment.config import MixConfig
 from ..augment.pixels import to_pil
 from ..data.decode import IMAGE_ENDINGS
-from ..io.resolve import public_name
-from ..io.text import printable
-from .pictures import OpenFlow, class_images, compare, open_flow, read_picture
+from ..io.text import printable, public_name
+from ..pictures.explore import OpenFlow, class_images, compare, open_flow, read_picture
 
 # Gradio reads these when it is imported: no usage statistics, and no history of runs.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

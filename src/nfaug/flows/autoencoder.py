@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from ..io.manifest import reading
-from ..io.resolve import public_name
+from ..io.errors import reading
 from ..io.strict_json import read_json
 from ..io.tensors import read_tensors
+from ..io.text import public_name
 from .backbone import is_size
 from .tiny_autoencoder import TinyAutoencoder, present_names
 

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 from nfaug.checkpoint.checkpoint import read_checkpoint
+from nfaug.checkpoint.manifest import CONFIG, PICTURE, TENSOR_FILES, read_manifest
+from nfaug.checkpoint.repository import read_repository
 from nfaug.io.atomic import check_output, replace_directory
-from nfaug.io.hub import read_repository
 from nfaug.io.lock import lock_output
-from nfaug.io.manifest import CONFIG, PICTURE, TENSOR_FILES, read_manifest
 
 __all__ = ["pull"]
 

@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
 
-from nfaug.augment.preview import sample_grid
 from nfaug.checkpoint.checkpoint import Checkpoint, read_checkpoint
+from nfaug.checkpoint.manifest import PICTURE, TENSOR_FILES
 from nfaug.io.hub import HubError, hub_errors
-from nfaug.io.manifest import PICTURE, TENSOR_FILES
+from nfaug.pictures.preview import sample_grid
 
 from .card import make_card, set_privacy
 

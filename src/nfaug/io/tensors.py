@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from .manifest import CheckpointError
+from .errors import FileError
 from .text import printable
 
 __all__ = ["read_tensors", "write_tensors"]
@@ -35,7 +35,7 @@ def read_tensors(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
     exactly, so memory is at most three times the bytes of the file.
 
     Raises:
-        CheckpointError: The file is missing or damaged, or a tensor has an unknown type.
+        FileError: The file is missing or damaged, or a tensor has an unknown type.
     """
     try:
         if not file.is_file():
@@ -43,7 +43,7 @@ def read_tensors(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
         data = file.read_bytes()
         actual = hashlib.sha256(data).hexdigest()
         if sha256 is not None and actual != sha256:
-            raise CheckpointError(
+            raise FileError(
                 f"{file} is damaged or from another checkpoint: its SHA-256 is {actual}, "
                 f"the JSON file beside it says {sha256!s:.64}"
             )
@@ -52,11 +52,11 @@ def read_tensors(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
         if unknown:
             raise ValueError(f"it holds tensors of the types {unknown}")
         return tensors
-    except CheckpointError:
+    except FileError:
         raise
     except Exception as error:  # safetensors and torch raise many types for hostile headers
         reason = printable(error, longest=1000)
-        raise CheckpointError(f"{file} is not a readable safetensors file: {reason}") from None
+        raise FileError(f"{file} is not a readable safetensors file: {reason}") from None
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["printable"]
+import os
+from os import PathLike
+
+__all__ = ["printable", "public_name"]
 
 _SPACES = "\t\n\r\v\f"
 
@@ -29,3 +32,12 @@ def _printable_character(character: str) -> str:
     if character in _SPACES:
         return " "
     return "\N{REPLACEMENT CHARACTER}"
+
+
+def public_name(source: str | PathLike[str]) -> str:
+    """How a record names a flow or a data set: the last part of a path, or the name."""
+    text = os.fspath(source)
+    path = os.path.expanduser(text)
+    if os.path.isabs(path) or os.path.exists(path):
+        text = os.path.basename(os.path.abspath(path)) or path
+    return text.encode(errors="replace").decode()  # file names need not be valid text

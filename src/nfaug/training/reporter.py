@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from nfaug.augment.preview import sample_grid
 from nfaug.data.images import progress_bar
 from nfaug.io.atomic import write_picture, write_text
+from nfaug.pictures.preview import sample_grid
 
 from .config import flat
 from .context import RunContext

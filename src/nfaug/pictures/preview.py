@@ -11,13 +11,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..augment.config import MixConfig, check_given_once
+from ..augment.pixels import resize_levels, to_pil
+from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint, sample_images
 from ..classes.gaussians import ClassGaussians
 from ..flows.flow import Flow
 from ..io.text import printable
-from .config import MixConfig, check_given_once
-from .pixels import resize_levels, to_pil
-from .transform import NFAugment
 
 __all__ = ["picture_grid", "preview_grid", "sample_grid"]
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from os import PathLike
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["BUILTIN", "builtin_names", "public_name", "read_resolved"]
+__all__ = ["BUILTIN", "builtin_names", "read_resolved"]
 
 T = TypeVar("T")
 BUILTIN = "builtin:"
@@ -18,15 +16,6 @@ _FOLDER = Path(__file__).parent.parent / "builtin"
 def builtin_names() -> list[str]:
     """Return the names of the bundled flows, each with its prefix `builtin:`."""
     return sorted(BUILTIN + file.parent.name for file in _FOLDER.glob("*/config.json"))
-
-
-def public_name(source: str | PathLike[str]) -> str:
-    """Return how a record names a flow or a data set: the last part of a path, or the name."""
-    text = os.fspath(source)
-    path = os.path.expanduser(text)
-    if os.path.isabs(path) or os.path.exists(path):
-        text = os.path.basename(os.path.abspath(path)) or path
-    return text.encode(errors="replace").decode()  # file names need not be valid text
 
 
 def read_resolved(
@@ -42,7 +31,7 @@ def read_resolved(
     Args:
         read: Reads a checkpoint directory.
         path_or_repo: "builtin:NAME", an existing directory, or a repository "owner/name".
-        revision, token, whole: For a repository; see `nfaug.io.hub.read_repository`.
+        revision, token, whole: For a repository; see `nfaug.checkpoint.repository.read_repository`.
 
     Raises:
         CheckpointError: `read` raised it.
@@ -65,7 +54,9 @@ def read_resolved(
             f"{name!r} is no checkpoint directory, and no repository name of the form owner/name; "
             f"the bundled flows are {', '.join(builtin_names())}"
         )
-    from .hub import HubError, read_repository  # a local checkpoint does not need the Hub's client
+    # A local checkpoint does not need the Hub's client.
+    from ..io.hub import HubError
+    from .repository import read_repository
 
     try:
         return read_repository(read, name, revision=revision, token=token, whole=whole)

@@ -1,7 +1,4 @@
-"""The files of a checkpoint directory and the raw values of its `config.json`.
-
-What the values mean is up to `nfaug.checkpoint`.
-"""
+"""The files of a checkpoint directory and the raw values of its `config.json`."""
 
 from __future__ import annotations
 
@@ -12,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .strict_json import jsonable, parse_json, read_json
-from .text import printable
-from .version import __version__
+from ..io.errors import FileError, reading
+from ..io.strict_json import jsonable, parse_json, read_json
+from ..io.text import printable
+from ..io.version import __version__
 
 __all__ = [
     "CONFIG",
@@ -26,7 +24,7 @@ __all__ = [
     "CheckpointError",
     "dump_manifest",
     "read_manifest",
-    "reading",
+    "reading_checkpoint",
 ]
 
 CONFIG = "config.json"
@@ -42,20 +40,20 @@ _REQUIRED = {"format_version", "library_version", "class_names", "files"}.union(
 _OPTIONAL = {"autoencoder", "config_sha256"}
 
 
-class CheckpointError(ValueError):
+class CheckpointError(FileError):
     """A directory or file is not a checkpoint or is damaged; the message names the file."""
 
 
 @contextlib.contextmanager
-def reading(file: Path | str, *, longest: int = 1000) -> Iterator[None]:
+def reading_checkpoint(file: Path | str, *, longest: int = 1000) -> Iterator[None]:
     """Turn an error about the content of `file` into a CheckpointError that names the file."""
     try:
-        yield
+        with reading(file, longest=longest):
+            yield
     except CheckpointError:
         raise
-    # torch raises RuntimeError for shapes that do not fit.
-    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-        raise CheckpointError(f"{file}: {printable(error, longest=longest)}") from None
+    except FileError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def dump_manifest(values: Mapping[str, Any], files: Mapping[str, str]) -> str:
@@ -95,7 +93,7 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
         values = read_json(file)
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{file} is not readable as JSON: {printable(error)}") from None
-    with reading(file):
+    with reading_checkpoint(file):
         _check_keys(values)
         _check_names(values["class_names"])
         _check_files(values["files"])
