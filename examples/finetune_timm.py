@@ -21,7 +21,7 @@ from timm.loss import SoftTargetCrossEntropy
 from torch import nn
 
 from nfaug import NFAugment
-from nfaug.integrations.timm import NFALoader, format_stats
+from nfaug.integrations.timm import NFALoader
 
 
 def parse() -> argparse.Namespace:
@@ -92,7 +92,7 @@ def main() -> None:
             total += loss.item()
         accuracy = top1(model, validation, device)
         print(f"epoch {epoch + 1}: loss {total / len(loader):.3f}, top-1 {100 * accuracy:.1f}%")
-    print(format_stats(nfa.stats()))
+    print(nfa.stats())
 
 
 if __name__ == "__main__":

@@ -219,7 +219,8 @@ def test_permuting_the_batch_permutes_the_result(
     assert parts.pca is not None
     monkeypatch.setattr("nfaug.classes.pca.is_read_at_once", lambda device: on_cpu)
     monkeypatch.setattr("nfaug.classes.pca._GEMM_CLASSES", classes_at_once)
-    nfa = NFAugment((parts.flow, type(parts.pca).from_tensors(parts.pca.tensors())), p=0.8)
+    pca = type(parts.pca).from_tensors(parts.pca.tensors())  # whose arrays are made anew
+    nfa = NFAugment(dataclasses.replace(parts, pca=pca), p=0.8)
     images, labels = batch_of(20)
     params = nfa.make_params(labels)
     new = nfa(images / 255, labels, params=params)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ def test_invalid_checkpoints() -> None:
     with pytest.raises(ValueError, match="nfaug fit"):
         NFAugment(checkpoint(pca=None))
     with pytest.raises(ValueError, match="dim=192"):
-        NFAugment((tiny_flow(1), checkpoint().pca))
+        NFAugment(dataclasses.replace(checkpoint(), flow=tiny_flow(1)))
     with pytest.raises(ValueError, match="partners='memory'"):
         NFAugment(checkpoint(memory=False), partners="memory")
     if torch.cuda.is_available():

@@ -119,9 +119,10 @@ def test_auto_takes_blurred_partners_only_if_the_batch_has_none() -> None:
     params = regions().make_params(labels)
     assert torch.equal(params.from_memory, labels[params.index] == 1)
     assert params.paired.all()
-    pca: Any = checkpoint().pca
-    few = type(pca)({**pca.tensors(), "counts": torch.tensor([9, 9, 10])})
-    params = regions((tiny_flow(), few)).make_params(labels)
+    parts = checkpoint()
+    pca: Any = parts.pca
+    parts.pca = type(pca)({**pca.tensors(), "counts": torch.tensor([9, 9, 10])})
+    params = regions(parts).make_params(labels)
     assert torch.equal(params.from_memory, labels[params.index] != 2)
 
 

@@ -22,7 +22,8 @@ from nfaug.cli import main
 from nfaug.flows.autoencoder import AutoencoderConfig, open_autoencoder
 from nfaug.flows.backbone import Identity
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.hub import HubError, plan_push, pull, push_to_hub
+from nfaug.hub import HubError, pull, push_to_hub
+from nfaug.hub.push import plan_push
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 

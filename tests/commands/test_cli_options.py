@@ -47,7 +47,7 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
     ),
     ("push", "nfaug.hub.push_to_hub", ["FLOW", "a/b"], {"private": None, "memory": True}),
     (
-        "push", "nfaug.hub.plan_push",
+        "push", "nfaug.hub.push.plan_push",
         ["FLOW", "a/b", "--dry-run", "--no-memory", "--license", "mit", "--about-data", "cats"],
         {"memory": False, "license": "mit", "data": "cats"},
     ),

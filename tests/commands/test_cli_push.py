@@ -9,7 +9,7 @@ from hub_tools import FakeHub
 
 import nfaug
 from nfaug.cli import main
-from nfaug.hub import plan_push
+from nfaug.hub.push import plan_push
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 

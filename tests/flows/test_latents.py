@@ -24,7 +24,7 @@ from nfaug.cli import main
 from nfaug.data.augmentation import FlowAugmentation
 from nfaug.flows.latent_codec import LatentCodec, measure_codec
 from nfaug.flows.mef import MefConfig
-from nfaug.hub import plan_push
+from nfaug.hub.push import plan_push
 from nfaug.io import hub
 from nfaug.training import TrainConfig, TrainResult, train
 from nfaug.training.config import OptimConfig, PCAConfig, TrainPriorConfig

@@ -17,7 +17,8 @@ from nfa_tools import checkpoint as parts
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig, CheckpointError
 from nfaug.commands import list as list_command
-from nfaug.hub import HubError, plan_push, pull, push_to_hub
+from nfaug.hub import HubError, pull, push_to_hub
+from nfaug.hub.push import plan_push
 
 # Raised by the client's own upload of large files in 2.4.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -92,17 +92,15 @@ class Engine:
 
     @classmethod
     def of(cls, checkpoint: Any) -> Engine:
-        """The engine of a checkpoint, of its name or path, of a pair (flow, pca), or of itself."""
+        """The engine of a checkpoint, of its name or path, or of itself."""
         if isinstance(checkpoint, (str, Path)):
             from ..checkpoint.checkpoint import load  # a flow in memory needs no reader
 
             checkpoint = load(checkpoint)
         if isinstance(checkpoint, Engine):
             return checkpoint
-        if isinstance(checkpoint, tuple) and len(checkpoint) == 2:
-            return cls(*checkpoint)
         if not hasattr(checkpoint, "pca"):
-            wanted = "a Checkpoint, its name or path, or a pair (flow, pca)"
+            wanted = "a Checkpoint, its name or its path"
             raise TypeError(f"checkpoint must be {wanted}; got {type(checkpoint).__name__}")
         return cls(checkpoint.flow, checkpoint.pca, checkpoint.config.classes or ())
 

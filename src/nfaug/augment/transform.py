@@ -103,8 +103,8 @@ class NFAugment(nn.Module):
         20
 
     Args:
-        checkpoint: A `Checkpoint`, its directory or Hub repository, "builtin:NAME", a pair
-            (flow, pca), or the `engine` of another augmentation.
+        checkpoint: A `Checkpoint`, its directory or Hub repository, "builtin:NAME", or the
+            `engine` of another augmentation.
         p, alpha, mix, partners, strength, noise, axes, gate: How images are mixed: see
             `MixConfig`.
         config: All of these at once; none of them may then be given.

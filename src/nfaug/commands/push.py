@@ -45,7 +45,8 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Push, or list what would be pushed."""
-    from ..hub import plan_push, push_to_hub
+    from ..hub import push_to_hub
+    from ..hub.push import plan_push
 
     options = {
         "memory": not arguments.no_memory,

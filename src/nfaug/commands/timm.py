@@ -50,7 +50,8 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Run the script, then print NFA's counters."""
-    from ..integrations.timm import format_stats, run_script
+    from ..integrations.timm import run_script
+    from ..integrations.timm.script import format_stats
 
     nfa = NFAugment.from_pretrained(
         arguments.checkpoint, autoencoder=arguments.autoencoder, config=mixing(arguments)

@@ -3,6 +3,6 @@
 from nfaug.io.hub import HubError
 
 from .download import pull
-from .push import PushPlan, plan_push, push_to_hub
+from .push import push_to_hub
 
-__all__ = ["HubError", "PushPlan", "plan_push", "pull", "push_to_hub"]
+__all__ = ["HubError", "pull", "push_to_hub"]

@@ -12,6 +12,6 @@ Behaviour of timm 1.0 that the adapters handle:
 from __future__ import annotations
 
 from .loader import NFALoader
-from .script import format_stats, run_script
+from .script import run_script
 
-__all__ = ["NFALoader", "format_stats", "run_script"]
+__all__ = ["NFALoader", "run_script"]
