@@ -17,6 +17,8 @@ _EXACT = 512  # images up to which the eigenvectors are computed exactly
 _OVERSAMPLE = 16  # extra columns of the randomized method
 _POWER_ITERATIONS = 4  # of the randomized method
 _LEAST_SHARE = 1e-6  # axes with a smaller share of the first axis's variance are noise
+_ROUNDING = 1e-12  # share of the sum of squares of the latents that is a rounding error
+_IN_CACHE = 2**17  # values that are converted to float64 at a time, into 1 MiB
 
 #: The tensors of a `ClasswisePCA` of one class, without `memory_labels`, on the CPU.
 ClassFit: TypeAlias = dict[str, Tensor]
@@ -30,12 +32,20 @@ class Axes(NamedTuple):
     eigenvalues: Tensor
 
 
-class _Scores(NamedTuple):
-    """Distance and energy of latents as in `ClasswisePCA.scores`, (N,), and coefficients (N, r)."""
+class _Centred(NamedTuple):
+    """Latents minus their mean.
 
-    distance: Tensor
-    energy: Tensor
-    coefficients: Tensor
+    Attributes:
+        values: (N, d) latents minus `mean`.
+        mean: (d,) mean.
+        rounding: (N,) squares below the sum of these are rounding errors.
+        gram: (N, N) inner products of the values in float64; None for more than 512 latents.
+    """
+
+    values: Tensor
+    mean: Tensor
+    rounding: Tensor
+    gram: Tensor | None
 
 
 def fit_class(
@@ -46,8 +56,9 @@ def fit_class(
     Exact for up to 512 images, else by a randomized range finder with power iterations (Halko,
     Martinsson & Tropp 2011, arXiv:0909.4061). The largest entry of each axis is positive. The range
     is the 99% quantile of cross-fitted scores: each fold of the images is scored on axes that are
-    fitted to the other folds, because scores on fitted images are too low. A class of one image has
-    a mean, no axes and no partner.
+    fitted to the other folds, because scores on fitted images are too low. Of up to 512 images, one
+    Gram matrix gives the axes and the scores of all folds. A class of one image has a mean, no axes
+    and no partner.
 
     Args:
         latents: Latents of the class, (N, d) or (N, C, H, W).
@@ -61,14 +72,17 @@ def fit_class(
     latents = latents.flatten(1).float()
     if latents.device.type == "mps":
         latents = latents.cpu()  # Apple GPUs have no float64
-    bad = int((~torch.isfinite(latents)).any(1).sum())
+    extremes = torch.stack([latents.amin(1), latents.amax(1)])  # NaN is both
+    bad = int((~torch.isfinite(extremes)).any(0).sum())
     if bad > 0 or len(latents) == 0:
         raise ValueError(f"{bad} of {len(latents)} latents of class {label} are not finite")
-    fitted = _fit_axes(latents, rank, generator)
-    scores = _scores(latents, fitted)
-    gate_distance = scores.distance.quantile(_QUANTILE)
-    gate_energy = scores.energy.quantile(_QUANTILE)
-    memory = scores.coefficients.half()
+    centred = _centre(latents)
+    fitted = _fit_axes(centred, rank, generator)
+    coefficients = centred.values @ fitted.axes.T
+    distance, energy = _scores(coefficients, fitted.eigenvalues, _squared_lengths(centred.values))
+    gate_distance = distance.quantile(_QUANTILE)
+    gate_energy = energy.quantile(_QUANTILE)
+    memory = coefficients.half()
     memory = memory[torch.isfinite(memory).all(1)]  # some may overflow float16
     if len(latents) == 1:
         # The image has no partner, and the range of its class is not known.
@@ -76,7 +90,12 @@ def fit_class(
         gate_distance = gate_distance + torch.finfo(torch.float32).max
         gate_energy = gate_energy + torch.finfo(torch.float32).max
     else:
-        distance, energy = _held_out_scores(latents, rank, len(fitted.axes), generator)
+        if centred.gram is None:
+            distance, energy = _held_out_scores(latents, rank, len(fitted.axes), generator)
+        else:
+            distance, energy = _held_out_scores_of_gram(
+                centred.gram, centred.rounding, rank, len(fitted.axes)
+            )
         gate_distance = gate_distance.maximum(distance.quantile(_QUANTILE))
         gate_energy = gate_energy.maximum(energy.quantile(_QUANTILE))
     tensors = {
@@ -122,69 +141,126 @@ def _widened(tensor: Tensor, size: int) -> Tensor:
     return torch.cat([tensor, zeros], dim=1)
 
 
+def _centre(latents: Tensor) -> _Centred:
+    """Latents (N, d) around their mean, and for up to 512 of them their Gram matrix."""
+    columns = max(1, _IN_CACHE // len(latents))
+    means = [part.double().mean(0) for part in latents.split(columns, dim=1)]
+    mean = torch.cat(means).float()
+    values = latents - mean
+    rounding = _ROUNDING * _squared_lengths(latents)
+    if len(latents) > _EXACT:
+        return _Centred(values, mean, rounding, None)
+    gram = mean.new_zeros(len(latents), len(latents), dtype=torch.float64)
+    for part in values.split(columns, dim=1):
+        doubles = part.double()
+        gram.addmm_(doubles, doubles.T)
+    return _Centred(values, mean, rounding, gram)
+
+
+def _squared_lengths(rows: Tensor) -> Tensor:
+    """Sum of squares of each row, without a tensor of all squares."""
+    return torch.linalg.vector_norm(rows, dim=1).square()
+
+
+def _scores(coefficients: Tensor, eigenvalues: Tensor, energies: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance and energy as in `ClasswisePCA.scores` from |z - m|^2, the `energies` (N,)."""
+    squares = coefficients.square()
+    distance = (squares / eigenvalues).sum(1)
+    return distance, (energies - squares.sum(1)).clamp(min=0)
+
+
+def _folds(latents: Tensor) -> list[Tensor]:
+    """The folds of latents, each as a mask (N,)."""
+    count = len(latents)
+    folds = 5 if count <= 400 else 2
+    position = torch.arange(count, device=latents.device)
+    return [position % folds == fold for fold in range(min(folds, count))]
+
+
 def _held_out_scores(
     latents: Tensor, rank: int, axes: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Distance and energy of all latents, each on axes that are fitted to the other folds.
 
-    `axes` is the number of axes that are fitted to all latents.
+    `axes` is the number of axes that are fitted to all latents. The distance is a sum over axes, of
+    which a fit to fewer latents may have fewer.
     """
-    folds = 5 if len(latents) <= 400 else 2
-    folds = min(folds, len(latents))
-    fold = torch.arange(len(latents), device=latents.device) % folds
     distances: list[Tensor] = []
     energies: list[Tensor] = []
-    for held_out in range(folds):
-        fitted = _fit_axes(latents[fold != held_out], rank, generator)
-        scores = _scores(latents[fold == held_out], fitted)
-        # The distance is a sum over axes, of which a fit to fewer latents may have fewer.
-        distances.append(scores.distance * (axes / max(1, len(fitted.axes))))
-        energies.append(scores.energy)
+    for held_out in _folds(latents):
+        fitted = _fit_axes(_centre(latents[~held_out]), rank, generator)
+        values = latents[held_out] - fitted.mean
+        coefficients = values @ fitted.axes.T
+        distance, energy = _scores(coefficients, fitted.eigenvalues, _squared_lengths(values))
+        distances.append(distance * (axes / max(1, len(fitted.axes))))
+        energies.append(energy)
     return torch.cat(distances), torch.cat(energies)
 
 
-def _scores(latents: Tensor, fitted: Axes) -> _Scores:
-    centred = latents - fitted.mean
-    coefficients = centred @ fitted.axes.T
-    distance = (coefficients.square() / fitted.eigenvalues).sum(1)
-    energy = centred.square().sum(1) - coefficients.square().sum(1)
-    return _Scores(distance, energy.clamp(min=0), coefficients)
+def _held_out_scores_of_gram(
+    gram: Tensor, rounding: Tensor, rank: int, axes: int
+) -> tuple[Tensor, Tensor]:
+    """The same from `_Centred.gram` and `rounding` alone, with axes that are not rounded.
+
+    The inner products of latents i and j around the mean of the others k, on which the axes are
+    fitted, are P_ij = G_ij - mean_k G_ik - mean_k G_jk + mean_kl G_kl. An eigenvector v of those of
+    the others with eigenvalue s gives the coefficients sum_k P_ik v_k / sqrt(s).
+    """
+    distances: list[Tensor] = []
+    energies: list[Tensor] = []
+    for held_out in _folds(gram):
+        others = ~held_out
+        with_mean = gram[:, others].mean(1)
+        products = gram - with_mean - with_mean[:, None] + with_mean[others].mean()
+        fitted = products[others][:, others]
+        squares, vectors = _leading(fitted, rank, rounding[others].sum())
+        coefficients = products[held_out][:, others] @ vectors / squares.sqrt()
+        eigenvalues = squares / max(1, len(fitted) - 1)
+        distance, energy = _scores(coefficients, eigenvalues, products.diagonal()[held_out])
+        distances.append(distance * (axes / max(1, len(squares))))
+        energies.append(energy)
+    return torch.cat(distances).float(), torch.cat(energies).float()
 
 
-def _fit_axes(latents: Tensor, rank: int, generator: torch.Generator | None) -> Axes:
+def _fit_axes(centred: _Centred, rank: int, generator: torch.Generator | None) -> Axes:
     """The leading axes of latents, rounded to float16, in float32."""
-    count, dim = latents.shape
-    mean = latents.double().mean(0).float()
-    centred = latents - mean
-    rank = min(rank, count - 1, dim)
-    if rank < 1:
-        return Axes(mean, centred[:0], mean[:0])
-    if count <= _EXACT:
-        squares, axes = _exact(centred, rank)
+    rounding_error = centred.rounding.sum()
+    if centred.gram is None:
+        squares, axes = _randomized(centred.values, rank, rounding_error, generator)
     else:
-        squares, axes = _randomized(centred, rank, generator)
-    # The axes of constant images are rounding errors.
-    rounding_error = latents.square().sum() * 1e-12
-    axes = axes[(squares > _LEAST_SHARE * squares[:1]) & (squares > rounding_error)]
+        squares, vectors = _leading(centred.gram, rank, rounding_error)
+        axes = vectors.T.float() @ centred.values
+        lengths = torch.linalg.vector_norm(axes, dim=1, keepdim=True)
+        axes = axes / lengths.clamp(min=1e-30)
     largest = axes.abs().argmax(1, keepdim=True)
     axes = axes * axes.gather(1, largest).sign()
-    eigenvalues = squares[: len(axes)] / (count - 1)
-    return Axes(mean, axes.half().float(), eigenvalues.float())
+    eigenvalues = squares / max(1, len(centred.values) - 1)
+    return Axes(centred.mean, axes.half().float(), eigenvalues.float())
 
 
-def _exact(centred: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Squared singular values and right singular vectors of (N, d) rows, largest first."""
-    squares, vectors = torch.linalg.eigh(centred.double() @ centred.double().T)
-    squares = squares[-rank:].flip(0)
-    axes = vectors[:, -rank:].flip(1).T.float() @ centred
-    lengths = torch.linalg.vector_norm(axes, dim=1, keepdim=True)
-    return squares, axes / lengths.clamp(min=1e-30)
+def _leading(gram: Tensor, rank: int, rounding_error: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues (r,) and eigenvectors (N, r) of a Gram matrix, without the noise."""
+    squares, vectors = torch.linalg.eigh(gram)
+    squares = squares.flip(0)[:rank]
+    kept = _are_axes(squares, rounding_error)
+    return squares[kept], vectors.flip(1)[:, :rank][:, kept]
+
+
+def _are_axes(squares: Tensor, rounding_error: Tensor) -> Tensor:
+    """Whether squared singular values (r,) are those of axes, not of noise or rounding errors.
+
+    All singular values of constant images are rounding errors.
+    """
+    return (squares > _LEAST_SHARE * squares[:1]) & (squares > rounding_error)
 
 
 def _randomized(
-    centred: Tensor, rank: int, generator: torch.Generator | None
+    centred: Tensor, rank: int, rounding_error: Tensor, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """The same as `_exact`, by a randomized range finder with power iterations."""
+    """Squared singular values (r,) and right singular vectors (r, d), largest first.
+
+    By a randomized range finder with power iterations.
+    """
     columns = min(rank + _OVERSAMPLE, *centred.shape)
     device = centred.device if generator is None else generator.device
     sketch = torch.randn(len(centred), columns, generator=generator, device=device)
@@ -192,4 +268,6 @@ def _randomized(
     for _ in range(_POWER_ITERATIONS):
         basis = torch.linalg.qr(centred.T @ (centred @ basis))[0]
     _, values, axes = torch.linalg.svd((centred @ basis).double(), full_matrices=False)
-    return values[:rank].square(), axes[:rank].float() @ basis.T
+    squares = values[:rank].square()
+    kept = _are_axes(squares, rounding_error)
+    return squares[kept], axes[:rank][kept].float() @ basis.T

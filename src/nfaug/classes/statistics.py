@@ -11,6 +11,7 @@ from .gaussians import check_labels, check_latents
 __all__ = ["ClassStatistics"]
 
 _LEAST_VARIANCE = 1e-6
+_IN_CACHE = 2**17  # values of latents that are converted to float64 at a time, into 1 MiB
 
 
 class ClassStatistics:
@@ -67,9 +68,10 @@ class ClassStatistics:
         """
         check_latents(z, self.dim)
         check_labels(labels, len(z), self.num_classes)
-        z = z.flatten(1).to(self.means.device).double()
+        z = z.flatten(1).to(self.means.device)
         labels = labels.to(self.means.device, torch.int64)
-        is_bad = ~torch.isfinite(z).all(dim=1)
+        extremes = torch.stack([z.amin(dim=1), z.amax(dim=1)])  # both are NaN if a value is
+        is_bad = ~extremes.isfinite().all(dim=0)
         if bool(is_bad.any()):
             raise ValueError(
                 f"{int(is_bad.sum())} of {len(z)} latents are not finite, the first in class "
@@ -78,15 +80,20 @@ class ClassStatistics:
         # Only the classes of this batch are updated: O(B d) for any number of classes.
         classes, rows = labels.unique(return_inverse=True)  # labels = classes[rows]
         counts = torch.bincount(rows, minlength=len(classes)).double()
-        means = z.new_zeros(len(classes), self.dim).index_add_(0, rows, z)
-        means /= counts[:, None]
-        squares = (z - means[rows]).square_()
-        m2 = torch.zeros_like(means).index_add_(0, rows, squares)
         old_counts = self.counts[classes]
         new_counts = old_counts + counts
-        delta = means - self.means[classes]
-        self.means[classes] += delta * (counts / new_counts)[:, None]
-        self.m2[classes] += m2 + delta.square() * (old_counts * counts / new_counts)[:, None]
+        width = max(1, _IN_CACHE // max(1, len(z)))
+        for first in range(0, self.dim, width):  # coordinates that fit into the cache
+            columns = slice(first, first + width)
+            part = z[:, columns].double()
+            means = part.new_zeros(len(classes), part.shape[1]).index_add_(0, rows, part)
+            means /= counts[:, None]
+            squares = (part - means[rows]).square_()
+            m2 = torch.zeros_like(means).index_add_(0, rows, squares)
+            delta = means - self.means[classes, columns]
+            self.means[classes, columns] += delta * (counts / new_counts)[:, None]
+            m2 += delta.square() * (old_counts * counts / new_counts)[:, None]
+            self.m2[classes, columns] += m2
         self.counts[classes] = new_counts
 
     @torch.no_grad()
