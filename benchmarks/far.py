@@ -54,7 +54,7 @@ def figures(flow: str, path: str) -> list[str]:
         z = frozen.encode(batch)[0]
         far.append(z.abs().flatten(1).amax(1) > FAR)
         inexact.append((frozen.decode(z) != batch).flatten(1).any(1))
-        inside = fitted.pca.gate(z, own, fitted.pca.project(z, own), radius=1.25)
+        inside = fitted.pca.gate(z, own, radius=1.25)
         gated.append(~inside)
     among = torch.cat(far)
     count = max(1, int(among.sum()))

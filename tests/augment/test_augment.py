@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from forked import run_python
-from nfa_tools import CLASSES, NAMES, batch_of, checkpoint, images_of, tiny_flow
+from nfa_tools import CLASSES, NAMES, SIZE, batch_of, checkpoint, images_of, tiny_flow
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import nfaug
 import nfaug.augment.transform as module
 from nfaug.augment.pixels import Normalization
 from nfaug.augment.transform import NFAugment
@@ -283,8 +284,28 @@ def test_a_flow_sees_the_8_bit_images_that_it_was_fitted_to(size: tuple[int, int
         (normalized, Normalization(mean, std, 3)),
     ):
         labels = torch.arange(6) % CLASSES
-        encoded = engine.encode(given, labels, labels >= 0, normalization, None)
+        encoded = engine.encode(
+            given, torch.arange(len(labels)), labels, labels >= 0, normalization, None
+        )
         assert torch.equal(encoded.latents.z, engine.on(given.device)[0].encode(expected)[0])
+
+
+@pytest.mark.parametrize("size", [SIZE, (20, 12)], ids=["own size", "another size"])
+@pytest.mark.parametrize("mix", ["axis", "regions"])
+def test_pixels_in_parts_are_the_same(
+    mix: Any, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = torch.utils.data.TensorDataset(*batch_of(40))
+    fitted = nfaug.fit("builtin:pixels", data, rank=7, progress=False)
+    images, labels = batch_of(21, seed=3, size=size)
+    images[3] = 0  # out of range, in the middle of a part
+    results = []
+    for values in (1, 2**20):
+        monkeypatch.setattr("nfaug.augment.engine._IN_CACHE", values)
+        nfa = NFAugment(fitted, p=0.8, mix=mix, generator=torch.Generator().manual_seed(0))
+        results.append(torch.cat([nfa(images, labels)[0], 255 * nfa(images / 255, labels)[0]]))
+        assert nfa.stats()["applied"] > 10
+    assert torch.equal(*results)
 
 
 def test_other_image_sizes_keep_detail() -> None:

@@ -166,6 +166,22 @@ def test_gate_of_a_small_class_is_cross_fitted() -> None:
     assert share.mean() > 0.5, "with in-sample thresholds none would pass"
 
 
+def test_range_is_that_of_fits_to_the_other_folds() -> None:
+    latents = draws()[0]
+    fold = torch.arange(len(latents)) % 5
+    scores = []
+    for number in range(5):
+        held_out = latents[fold == number]
+        fitted = fit_pca([latents[fold != number]], rank=RANK)
+        labels = torch.zeros(len(held_out), dtype=torch.int64)
+        scores.append(torch.stack(fitted.scores(held_out, labels)))
+    distance, energy = torch.cat(scores, 1).quantile(0.99, dim=1).tolist()
+    fit = fit_class(latents, RANK)
+    assert float(fit["gate_distance"]) == pytest.approx(distance, rel=1e-3)
+    # The axes of these fits are rounded to float16, and those that the range is from are not.
+    assert float(fit["gate_energy"]) == pytest.approx(energy, rel=1e-2)
+
+
 def test_few_images_cap_the_axes_and_unused_rows_are_zero() -> None:
     latents = draws()
     latents[2] = latents[2][:3]

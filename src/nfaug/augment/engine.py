@@ -18,14 +18,16 @@ from ..io.device import is_read_at_once
 from .counters import Outcome
 from .mixing import MIXES, Latents, find_partners
 from .params import NFAParams, rows_where
-from .pixels import Normalization, all_finite, resize
+from .pixels import Normalization, all_finite, as_unit, resize
 
-__all__ = ["FAR", "Changed", "Encoded", "Engine"]
+__all__ = ["FAR", "Encoded", "Engine"]
 
 # A flow maps images unlike its training images to large latents, where float32 loses digits. Of
 # builtin:fashion-mnist, every image with an inexact round trip has max|z| >= 57, and its own images
 # have less than about 10.
 FAR = 32.0
+_IN_CACHE = 2**18  # values of pixels that the CPU computes with at a time: 1 MiB
+_ALL = 2**31  # images that the layers of a flow compute with at a time
 
 
 @dataclass(frozen=True)
@@ -33,36 +35,23 @@ class Encoded:
     """Images and their latents, which several calls of `Engine.mix` can share.
 
     Attributes:
-        images: (n, C, H, W), with finite pixels.
+        images: (B, C, H, W), with finite pixels.
+        index: (n,) positions of the images that are encoded.
         latents: Their latents.
         far: (n,) bool, max|z| > 32: the round trip of these images is not exact.
         normalization: Normalization of the images.
     """
 
     images: Tensor
+    index: Tensor
     latents: Latents
     far: Tensor
     normalization: Normalization
 
-    def rows(self, index: Tensor) -> Encoded:
-        """The images at these positions."""
-        latents = self.latents.rows(index)
-        return Encoded(self.images[index], latents, self.far[index], self.normalization)
-
-
-@dataclass(frozen=True)
-class Changed:
-    """What `Engine.mix` changed.
-
-    Attributes:
-        rows: (m,) positions of the images that changed, and perhaps of others.
-        images: (m, C, H, W), the new images at these positions.
-        outcome: (n,) the code of each image's `Outcome`.
-    """
-
-    rows: Tensor
-    images: Tensor
-    outcome: Tensor
+    def rows(self, rows: Tensor) -> Encoded:
+        """Those at these positions of `index`."""
+        latents = self.latents.rows(rows)
+        return Encoded(self.images, self.index[rows], latents, self.far[rows], self.normalization)
 
 
 class Engine:
@@ -86,6 +75,7 @@ class Engine:
         self.has_memory = pca.has_memory
         frozen = flow.freeze()
         self.device = frozen.device
+        self._part = max(1, _IN_CACHE // flow.config.dim) if frozen.shape_free else _ALL
         self._copies: dict[torch.device, tuple[Flow, ClasswisePCA]] = {
             self.device: (frozen, _on_device(pca, self.device))
         }
@@ -116,49 +106,63 @@ class Engine:
     def encode(
         self,
         images: Tensor,
+        index: Tensor,
         labels: Tensor,
         usable: Tensor,
         normalization: Normalization,
         gate: float | None,
-        params: NFAParams | None = None,
+        chosen: Tensor | None = None,
     ) -> Encoded:
         """Encode images once, for one or more calls of `mix`.
 
         Args:
-            images: (n, C, H, W) images with finite pixels.
-            labels: (n,) class indices in range.
-            usable: (n,) bool; other images are not augmented and are not partners.
+            images: (B, C, H, W) images with finite pixels.
+            index: (n,) positions of the images to encode.
+            labels: (n,) their class indices in range.
+            usable: (n,) bool; others of them are not augmented and are not partners.
             normalization: Normalization of `images`.
             gate: Radius of the class's range; None for no gate.
-            params: Draws of `mix`, if it is one call. The CPU then decodes for chosen images alone.
+            chosen: (n,) bool, the images that `mix` augments, if it is one call: the CPU then
+                decodes the latents of these alone.
         """
         flow, pca = self.on(images.device)
-        levels = self._levels(images, normalization)
-        z = flow.encode(levels)[0]
-        a = pca.project(z, labels)
+        parts = self._parts(torch.arange(len(index), device=index.device))
+        levels = torch.cat([self._levels(images[index[rows]], normalization) for rows in parts])
+        z = images.new_empty(len(index), *flow.shape, dtype=flow.dtype)
+        for rows in parts:
+            z[rows] = flow.encode(levels[rows])[0]
+        a, energy = pca.locate(z, labels)
         inside = torch.ones_like(labels, dtype=torch.bool)
         if gate is not None:
-            inside = pca.gate(z, labels, a, radius=gate)
+            inside = pca.is_inside(a, energy, labels, gate)
         far = torch.zeros_like(inside)
         base: Tensor | None = None
         resized: Tensor | None = None
         if self.codec.exact:
-            far = z.abs().flatten(1).amax(1) > FAR
+            far = z.flatten(1).amax(1).maximum(-z.flatten(1).amin(1)) > FAR
             if not self._is_replaced(images):
-                base = levels / 255
+                base = levels
         else:
             resized = levels / 255
-            wanted = inside if params is None else inside & params.chosen
-            rows = rows_where(wanted)
+            wanted = inside if chosen is None else inside & chosen
+            decoded = rows_where(wanted)
             base = resized.clone()
-            base[rows] = flow.decode(z[rows], quantize=False)
+            base[decoded] = flow.decode(z[decoded], quantize=False)
         latents = Latents(z, a, labels, usable, inside, base, resized, gate)
-        return Encoded(images, latents, far, normalization)
+        return Encoded(images, index, latents, far, normalization)
 
-    def mix(self, encoded: Encoded, params: NFAParams) -> Changed:
-        """Mix latents under these draws, and decode those that are applied.
+    def mix(self, encoded: Encoded, params: NFAParams, out: Tensor) -> Tensor:
+        """Mix latents under these draws, decode those that are applied, and write them into `out`.
 
         Images far from those of the flow stay as they are, on every device.
+
+        Args:
+            encoded: Images and latents, in the order of `params.index`.
+            params: The draws.
+            out: (B, C, H, W), a copy of the images, or the images themselves.
+
+        Returns:
+            The code of each image's `Outcome`, (n,).
         """
         latents = encoded.latents
         _, pca = self.on(latents.z.device)
@@ -178,33 +182,45 @@ class Engine:
             (params.chosen, Outcome.UNCHOSEN),
         ):
             outcome = torch.where(passed, outcome, otherwise.value)
-        return self._decode(encoded, z, mixed.base, outcome)
+        for rows in self._parts(rows_where(outcome == Outcome.APPLIED)):
+            old = encoded.images[encoded.index[rows]]
+            base = None if mixed.base is None else as_unit(mixed.base[rows])
+            new, finite = self._compose(old, z[rows], base, encoded.normalization)
+            codes = outcome[rows]
+            kept = finite & (codes == Outcome.APPLIED)
+            if not is_read_at_once(z.device) or not bool(kept.all()):
+                new = torch.where(kept[:, None, None, None], new, old)
+                failed = (codes == Outcome.APPLIED) & ~finite
+                codes = torch.where(failed, Outcome.FELL_BACK.value, codes)
+                outcome.index_copy_(0, rows, codes)
+            out.index_copy_(0, encoded.index[rows], new)
+        return outcome
 
-    def _decode(self, encoded: Encoded, z: Tensor, base: Tensor | None, outcome: Tensor) -> Changed:
-        """Images of the latents that are applied.
+    def _compose(
+        self, old: Tensor, z: Tensor, base: Tensor | None, normalization: Normalization
+    ) -> tuple[Tensor, Tensor]:
+        """New images of mixed latents, and whether each is finite.
 
         8-bit images of the flow's size become decode(z'). To all others, and where the round trip
-        is not exact, the change is added: x + decode(z') - decode(z).
+        is not exact, the change from the `base` is added: x + decode(z') - decode(z).
         """
-        rows = rows_where(outcome == Outcome.APPLIED)
-        old = encoded.images[rows]
-        new = self.on(z.device)[0].decode(z[rows], quantize=False)
+        new = self.on(z.device)[0].decode(z, quantize=False)
         if base is not None:
-            change = resize(new.sub_(base[rows]), (old.shape[-2], old.shape[-1]))
-            new = encoded.normalization.unit(old).add(change).clamp_(0, 1)
+            change = resize(new.sub_(base), (old.shape[-2], old.shape[-1]))
+            new = change.add_(normalization.unit(old)).clamp_(0, 1)
         finite = all_finite(new)  # conversion to 8 bits would hide NaN
         if old.dtype == torch.uint8:
             new = new.mul_(255).round_()
         else:
-            new = encoded.normalization.undo(new)
+            new = normalization.undo(new)
         new = new.to(old.dtype)
-        kept = (outcome[rows] == Outcome.APPLIED) & finite & all_finite(new)
-        if not is_read_at_once(z.device) or not bool(kept.all()):
-            new = torch.where(kept[:, None, None, None], new, old)
-            failed = (outcome[rows] == Outcome.APPLIED) & ~kept
-            codes = torch.where(failed, Outcome.FELL_BACK.value, outcome[rows])
-            outcome = outcome.index_copy(0, rows, codes)
-        return Changed(rows, new, outcome)
+        return new, finite & all_finite(new)
+
+    def _parts(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Positions of images in parts, so that a part of pixels stays in the CPU's cache."""
+        if is_read_at_once(rows.device):
+            return rows.split(self._part)
+        return (rows,)
 
     def _is_replaced(self, images: Tensor) -> bool:
         """Whether new images are the decoded latents alone, without a change that is added."""
@@ -212,13 +228,15 @@ class Engine:
         return fits and self.codec.exact
 
     def _levels(self, images: Tensor, normalization: Normalization) -> Tensor:
-        """Images in [0, 255] at the flow's size."""
+        """Grey levels at the flow's size, uint8 if its round trip is exact."""
         if self._is_replaced(images):
             return images
         levels = resize(normalization.unit(images), self.codec.image_size).clamp(0, 1).mul_(255)
+        if not self.codec.exact:
+            return levels
         # Flows amplify changes below a grey level a hundredfold. The class statistics, axes and
         # gate are those of 8-bit images.
-        return round_levels(levels) if self.codec.exact else levels
+        return round_levels(levels).to(torch.uint8)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
         return self

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..classes.pca import ClasswisePCA
+from ..io.device import is_read_at_once
 from .params import NFAParams, rows_where
 from .regions import mix_by_region
 
@@ -27,8 +28,8 @@ class Latents:
         labels: (n,) class indices in range.
         usable: (n,) bool, whether an image has a label and finite pixels.
         inside: (n,) bool, whether a latent lies in its class's range.
-        base: (n, C, H, W) in [0, 1], what `z` decodes to, where the change of an image is added to
-            it; None where the new image is the decoded latent.
+        base: (n, C, H, W) in [0, 1] or uint8, what `z` decodes to, where the change of an image is
+            added to it; None where the new image is the decoded latent.
         resized: (n, C, H, W) in [0, 1], the images at the flow's size, where decoding `z` loses
             detail; else None.
         gate: Radius of the class's range; None for no gate.
@@ -109,8 +110,7 @@ def _mix_axes(
     z = pca.add(latents.z, latents.labels, delta)
     inside = latents.inside
     if latents.gate is not None:
-        limit = latents.gate**2 * pca.gate_distance[latents.labels]
-        inside = inside & (pca.distance(latents.a + delta, latents.labels) <= limit)
+        inside = inside & pca.is_near(latents.a + delta, latents.labels, latents.gate)
     return Mixed(z, inside, latents.base)
 
 
@@ -122,20 +122,22 @@ def _mix_regions(
     z2 is a latent of the batch, or m + U b with b from the memory.
     """
     z = latents.z
-    places = chosen[:, None, None, None]
     stored = params.from_memory
-    position = torch.where(stored, 0, params.partner)
-    z2 = z[position]
+    z2 = torch.empty_like(z)
+    rows = rows_where(~stored)
+    z2[rows] = z[torch.where(stored, 0, params.partner)[rows]]
     rows = rows_where(stored)
     if len(rows):
-        labels = latents.labels[rows]
-        known = pca.add(pca.mean[labels].view(-1, *z.shape[1:]), labels, b[rows])
-        z2[rows] = torch.where(stored[rows][:, None, None, None], known, z2[rows])
-    z = mix_by_region(z, torch.where(places, z2, z), params.weights)
+        known = pca.rebuild(b[rows], latents.labels[rows]).view(-1, *z.shape[1:])
+        if not is_read_at_once(z.device):  # then the rows are all
+            known = torch.where(stored[:, None, None, None], known, z2)
+        z2[rows] = known
+    masks = params.weights * chosen[:, None, None]
+    z = mix_by_region(z, z2, masks)
     base = latents.base
     if base is not None and latents.resized is not None:
         # The detail that the round trip loses goes where the image goes.
-        base = mix_by_region(base, torch.where(places, latents.resized, base), params.weights)
+        base = mix_by_region(base, latents.resized, masks)
     inside = latents.inside
     if latents.gate is not None:
         inside = inside & pca.gate(z, latents.labels, radius=latents.gate)

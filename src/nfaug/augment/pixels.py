@@ -17,6 +17,7 @@ from .params import to_device
 __all__ = [
     "Normalization",
     "all_finite",
+    "as_unit",
     "check_images",
     "check_range",
     "replace_non_finite",
@@ -55,10 +56,8 @@ class Normalization:
 
     def unit(self, images: Tensor) -> Tensor:
         """Float32 images in [0, 1] of normalised or uint8 images, perhaps the same tensor."""
-        if images.dtype == torch.uint8:
-            return images.to(torch.float32).div_(255)
-        unit = images.to(torch.float32)
-        if self.pair is None:
+        unit = as_unit(images)
+        if self.pair is None or images.dtype == torch.uint8:
             return unit
         mean, std = to_device(self.pair, images.device)
         return unit * std + mean
@@ -69,6 +68,12 @@ class Normalization:
             return unit
         mean, std = to_device(self.pair, unit.device)
         return (unit - mean) / std
+
+
+def as_unit(images: Tensor) -> Tensor:
+    """Float32 images, those of uint8 in [0, 1]; perhaps the same tensor."""
+    unit = images.to(torch.float32)
+    return unit.div_(255) if images.dtype == torch.uint8 else unit
 
 
 def _per_channel(name: str, value: Any, channels: int) -> tuple[float, ...]:

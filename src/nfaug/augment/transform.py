@@ -423,7 +423,7 @@ class NFAugment(nn.Module):
         parsed = self._parse(labels, images.device)
         batch = self._prepare(images, parsed)
         with torch.autocast(images.device.type, enabled=False):
-            encoded = self._encode(batch)
+            encoded = self._encode(batch, torch.arange(len(images), device=images.device))
         for generator in generators:
             params = self._draw(parsed, generator)
             yield self._mix(batch._replace(images=batch.images.clone()), params, encoded)
@@ -461,16 +461,17 @@ class NFAugment(nn.Module):
             new.copy_(replace_non_finite(images, self.normalization))
         return _Batch(new, labels.index, labels.usable & finite, finite)
 
-    def _encode(self, batch: _Batch, params: NFAParams | None = None) -> Encoded:
-        images = batch.images
-        labels = batch.labels
-        usable = batch.usable
-        if params is not None:
-            images = images[params.index]
-            labels = labels[params.index]
-            usable = usable[params.index]
+    def _encode(self, batch: _Batch, index: Tensor, chosen: Tensor | None = None) -> Encoded:
         gate: Any = self.config.gate  # a number, or None
-        return self.engine.encode(images, labels, usable, self.normalization, gate, params)
+        return self.engine.encode(
+            batch.images,
+            index,
+            batch.labels[index],
+            batch.usable[index],
+            self.normalization,
+            gate,
+            chosen,
+        )
 
     def _mix(self, batch: _Batch, params: NFAParams, encoded: Encoded | None = None) -> Tensor:
         """Write into the batch's images and return them; `encoded` holds all, if it is given."""
@@ -481,10 +482,12 @@ class NFAugment(nn.Module):
             chosen = params.chosen & batch.finite[taken]
             params = dataclasses.replace(params, chosen=chosen)
             with torch.autocast(images.device.type, enabled=False):
-                part = self._encode(batch, params) if encoded is None else encoded.rows(taken)
-                changed = self.engine.mix(part, params)
-            images.index_copy_(0, taken[changed.rows], changed.images)
-            codes.index_copy_(0, taken, torch.where(chosen, changed.outcome, codes[taken]))
+                if encoded is None:
+                    part = self._encode(batch, taken, chosen)
+                else:
+                    part = encoded.rows(taken)
+                outcome = self.engine.mix(part, params, images)
+            codes.index_copy_(0, taken, torch.where(chosen, outcome, codes[taken]))
         self._counters.add(codes)
         return images
 

@@ -109,53 +109,91 @@ class ClasswisePCA(nn.Module):
 
     def project(self, z: Tensor, labels: Tensor) -> Tensor:
         """Coefficients a = U_y^T (z - m_y), shape (B, r)."""
-        centred = z.flatten(1).float() - self.mean[labels]
-        if self._at_once and not is_read_at_once(z.device):
-            coefficients = centred @ self.axes.flatten(0, 1).T  # for the axes of all classes
-            coefficients = coefficients.unflatten(1, (-1, self.rank))
-            return coefficients[torch.arange(len(z), device=z.device), labels]
-        return _products(centred, labels, self.axes.mT)
+        return self.locate(z, labels)[0]
+
+    def locate(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients of latents in their class, and the energy outside of its span.
+
+        Returns:
+            The coefficients a of `project`, (B, r), and |z - m_y|^2 - |a|^2, (B,).
+        """
+        z = z.flatten(1)
+        if is_read_at_once(z.device):
+            coefficients = z.new_zeros(len(z), self.rank, dtype=torch.float32)
+            squares = z.new_zeros(len(z), dtype=torch.float32)
+            for label, rows in _rows_by_class(labels):
+                centred = z[rows].float() - self.mean[label]
+                coefficients[rows] = (centred @ self.axes[label].float().T).float()
+                squares[rows] = centred.square_().sum(1)
+        else:
+            centred = z.float() - self.mean[labels]
+            coefficients = self._along_axes(centred, labels)
+            squares = centred.square_().sum(1)
+        energy = squares - coefficients.square().sum(1)
+        return coefficients, energy.clamp(min=0)
 
     def add(self, z: Tensor, labels: Tensor, delta: Tensor) -> Tensor:
         """Latents moved inside the span of the class: z + U_y delta with delta of shape (B, r)."""
-        if self._at_once and not is_read_at_once(z.device):
-            deltas = delta.new_zeros(len(delta), self.num_classes, self.rank)  # 0 for other classes
-            deltas[torch.arange(len(z), device=z.device), labels] = delta
-            change = deltas.flatten(1) @ self.axes.flatten(0, 1)
-        else:
-            change = _products(delta, labels, self.axes)
-        return z + change.view_as(z)
+        if not is_read_at_once(z.device):
+            return z + self._in_span(delta, labels).view_as(z)
+        moved = torch.empty_like(z)
+        for label, rows in _rows_by_class(labels):
+            change = delta[rows] @ self.axes[label].float()
+            moved[rows] = z[rows] + change.view(-1, *z.shape[1:])
+        return moved
 
-    def scores(
-        self, z: Tensor, labels: Tensor, coefficients: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def rebuild(self, coefficients: Tensor, labels: Tensor) -> Tensor:
+        """Latents of coefficients, m_y + U_y a, shape (B, d)."""
+        return self.add(self.mean[labels], labels, coefficients)
+
+    def _along_axes(self, centred: Tensor, labels: Tensor) -> Tensor:
+        """U_y^T of centred latents (B, d), shape (B, r), without reading the labels."""
+        if not self._at_once:
+            return _products(centred, labels, self.axes.mT)
+        coefficients = centred @ self.axes.flatten(0, 1).T  # for the axes of all classes
+        coefficients = coefficients.unflatten(1, (-1, self.rank))
+        return coefficients[torch.arange(len(centred), device=centred.device), labels]
+
+    def _in_span(self, delta: Tensor, labels: Tensor) -> Tensor:
+        """U_y delta, shape (B, d), without reading the labels."""
+        if not self._at_once:
+            return _products(delta, labels, self.axes)
+        deltas = delta.new_zeros(len(delta), self.num_classes, self.rank)  # 0 for other classes
+        deltas[torch.arange(len(delta), device=delta.device), labels] = delta
+        return deltas.flatten(1) @ self.axes.flatten(0, 1)
+
+    def scores(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Distance of latents from their class, inside and outside its span, (B,) each.
 
         Inside, it is `distance`. Outside, it is the energy |z - m_y|^2 - |a|^2 that is left there.
-        `coefficients` are a, the result of `project`, if it is already computed.
         """
-        if coefficients is None:
-            coefficients = self.project(z, labels)
-        centred = z.flatten(1).float() - self.mean[labels]
-        energy = centred.square().sum(1) - coefficients.square().sum(1)
-        return self.distance(coefficients, labels), energy.clamp(min=0)
+        coefficients, energy = self.locate(z, labels)
+        return self.distance(coefficients, labels), energy
 
     def distance(self, coefficients: Tensor, labels: Tensor) -> Tensor:
         """Squared Mahalanobis distance sum_i a_i^2 / eigenvalue_i inside the span, (B,)."""
         return (coefficients.square() * self.precisions[labels]).sum(1)
 
-    def gate(
-        self, z: Tensor, labels: Tensor, coefficients: Tensor | None = None, *, radius: float = 1.0
-    ) -> Tensor:
+    def is_near(self, coefficients: Tensor, labels: Tensor, radius: float) -> Tensor:
+        """Whether the `distance` of coefficients lies in the class's range, (B,) bool."""
+        limit = radius * radius * self.gate_distance[labels]
+        return self.distance(coefficients, labels) <= limit
+
+    def gate(self, z: Tensor, labels: Tensor, *, radius: float = 1.0) -> Tensor:
         """Whether the `scores` of latents lie in the class's range, (B,) bool.
 
         The limits are quantiles of held-out scores (see `fit_class`). `radius` scales them as
         a length: the scores are squares.
         """
-        distance, energy = self.scores(z, labels, coefficients)
-        scale = radius * radius
-        inside = distance <= scale * self.gate_distance[labels]
-        return inside & (energy <= scale * self.gate_energy[labels])
+        coefficients, energy = self.locate(z, labels)
+        return self.is_inside(coefficients, energy, labels, radius)
+
+    def is_inside(
+        self, coefficients: Tensor, energy: Tensor, labels: Tensor, radius: float
+    ) -> Tensor:
+        """The result of `gate` from that of `locate`."""
+        near = self.is_near(coefficients, labels, radius)
+        return near & (energy <= radius * radius * self.gate_energy[labels])
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensors by name, for `from_tensors`; axes in float16."""
@@ -205,19 +243,17 @@ class ClasswisePCA(nn.Module):
         return ClasswisePCA(tensors)
 
 
+def _rows_by_class(labels: Tensor) -> list[tuple[int, Tensor]]:
+    """Each class among the labels (B,), with the positions of its latents. Reads the labels."""
+    order = labels.argsort(stable=True)
+    sizes = torch.bincount(labels).tolist()
+    groups = enumerate(order.split(sizes))
+    return [(label, rows) for label, rows in groups if len(rows) > 0]
+
+
 def _products(rows: Tensor, labels: Tensor, matrices: Tensor) -> Tensor:
     """rows[i] @ matrices[labels[i]], (B, n), for rows (B, m) and matrices (K, m, n)."""
-    if len(rows) == 0:
-        return rows.new_zeros(0, matrices.shape[2])
-    if is_read_at_once(rows.device):  # class by class, for which their sizes are read
-        order = labels.argsort(stable=True)
-        sizes = torch.bincount(labels, minlength=len(matrices)).tolist()
-        products: list[Tensor] = []
-        for label, part in enumerate(rows[order].split(sizes)):
-            if len(part) > 0:
-                products.append(part @ matrices[label].float())
-        return torch.cat(products)[order.argsort()]
-    products = []
+    products = [rows.new_zeros(0, matrices.shape[2])]
     size = max(1, _COPIED // matrices[0].numel())
     for part, part_labels in zip(rows.split(size), labels.split(size), strict=True):
         products.append(torch.bmm(part[:, None], matrices[part_labels].float())[:, 0])
