@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -248,7 +249,7 @@ def _write(path: Path, manifest: Manifest, arrays: dict[str, Tensor]) -> None:
         stored = read_array(path, name, manifest)
         with (path / name).open("r+b") as file:
             file.seek(stored.offset + stored[: manifest.done].nbytes)
-            file.write(array.contiguous().numpy().tobytes())
+            file.write(array.contiguous().numpy().data)
 
 
 def _save(path: Path, manifest: Manifest) -> None:
@@ -272,12 +273,22 @@ def _variants(
     for number in range(manifest.variants):
         seed = seed_of(manifest.seed, number, position)
         generators.append(SharedGenerator().manual_seed(seed))
-    variants = torch.stack(list(nfa.variants(images, labels, generators)), 1)
-    if not manifest.residual:
-        applied = (variants != images[:, None]).flatten(2).any(2)
-        pixels = variants.permute(0, 1, 3, 4, 2)
-        return {"variants.npy": pixels.cpu(), "applied.npy": applied.cpu()}
-    change = ((variants - images[:, None]) * 255).permute(0, 1, 3, 4, 2).cpu()
+    variants = nfa.variants(images, labels, generators)
+    if manifest.residual:
+        return _residuals(images, variants)
+    count, channels, height, width = images.shape
+    pixels = torch.empty(count, manifest.variants, height, width, channels, dtype=torch.uint8)
+    applied = torch.empty(count, manifest.variants, dtype=torch.bool)
+    for number, variant in enumerate(variants):
+        pixels[:, number] = variant.permute(0, 2, 3, 1)
+        applied[:, number] = (variant != images).flatten(1).any(1)
+    return {"variants.npy": pixels, "applied.npy": applied}
+
+
+def _residuals(images: Tensor, variants: Iterable[Tensor]) -> dict[str, Tensor]:
+    """The same rows of a residual bank."""
+    stacked = torch.stack(list(variants), 1)
+    change = ((stacked - images[:, None]) * 255).permute(0, 1, 3, 4, 2).cpu()
     multiples, steps = quantize(change.flatten(0, 1))
     multiples = multiples.view_as(change)
     steps = steps.view(change.shape[:2]).to(torch.uint16)
