@@ -37,7 +37,9 @@ class Pretended(Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if id(self) not in memo:
-            memo[id(self)] = self.detach().clone().requires_grad_(self.requires_grad)
+            held = Tensor.as_subclass(self.detach(), Tensor).clone()
+            # Other than by `as_subclass` it is no view, so that an average may detach it in place.
+            memo[id(self)] = Tensor._make_subclass(Pretended, held, self.requires_grad)
         return memo[id(self)]
 
 
@@ -54,7 +56,9 @@ class PretendedGPU(TorchFunctionMode):
         options = dict(kwargs or {})
         if func is Tensor.pin_memory:
             return args[0]
-        if func is Tensor.numpy and isinstance(args[0], Pretended):
+        if func == Tensor.grad.__get__:  # type: ignore[attr-defined]
+            return _as_like(func(*args), args[0])
+        if func in (Tensor.numpy, Tensor.__array__) and isinstance(args[0], Pretended):
             raise TypeError("a tensor on a GPU has no numpy array: call .cpu() first")
         if func is Tensor.cpu:
             func, args = Tensor.to, (args[0], "cpu")
@@ -63,6 +67,7 @@ class PretendedGPU(TorchFunctionMode):
         if func is Tensor.to:
             return _moved(args, options)
         _check_devices(func, args, options)
+        _check_generator(func, args, options)
         device = options.get("device")
         if device is None or torch.device(device).type != "cuda":
             return func(*args, **options)
@@ -71,10 +76,16 @@ class PretendedGPU(TorchFunctionMode):
 
 
 class _Generator(torch.Generator):
-    """A generator of the CPU in the place of one of the GPU."""
+    """A generator of the CPU, which says that it is on the device that it was made for."""
 
     def __new__(cls, device: Any = "cpu") -> Any:
-        return super().__new__(cls, "cpu")  # type: ignore[call-arg]
+        made: Any = super().__new__(cls, "cpu")  # type: ignore[call-arg]
+        made.on_gpu = torch.device(device).type == "cuda"
+        return made
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return GPU if self.on_gpu else torch.device("cpu")  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -87,6 +98,13 @@ def pretended_gpu() -> Iterator[torch.device]:
             yield GPU
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
+
+
+def _as_like(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
+    """A gradient on the device of its parameter: the backward pass makes tensors of the CPU."""
+    if gradient is None or not isinstance(parameter, Pretended):
+        return gradient
+    return Tensor.as_subclass(gradient, Pretended)
 
 
 def _moved(args: Any, options: dict[str, Any]) -> Any:
@@ -126,6 +144,17 @@ def _check_devices(func: Any, args: Any, options: dict[str, Any]) -> None:
     if on_gpu and len(on_gpu) < len(found):
         devices = [str(each.device) for each in found]
         raise RuntimeError(f"expected all tensors on one device in {func}; got {devices}")
+
+
+def _check_generator(func: Any, args: Any, options: dict[str, Any]) -> None:
+    """Raise RuntimeError, as CUDA does, if a generator of another device draws the numbers."""
+    generator = options.get("generator")
+    if generator is None:
+        return
+    devices = [each.device for each in _tensors(args)]
+    place = torch.device(options.get("device") or (devices[0] if devices else "cpu"))
+    if place.type != generator.device.type:
+        raise RuntimeError(f"expected a generator on {place} in {func}; got {generator.device}")
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -6,6 +6,7 @@ import copy
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from device_tools import pretended_gpu, waiting_is_an_error
@@ -26,6 +27,14 @@ def test_a_mix_of_devices_is_refused() -> None:
             there + torch.ones(3)
         with pytest.raises(RuntimeError, match="one device"):
             torch.cat([made, torch.ones(1)])
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.rand(3, device=gpu, generator=torch.Generator("cpu"))
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.rand(3, generator=torch.Generator(gpu))
+        with pytest.raises(TypeError, match="numpy"):
+            np.asarray(there)
+        drawn = torch.rand(3, device=gpu, generator=torch.Generator(gpu))
+        assert drawn.device == gpu
         allowed = there[torch.tensor([0])] + made[:1] + torch.tensor(1.0)
         assert allowed.device == gpu
         assert type(allowed.cpu()) is Tensor
