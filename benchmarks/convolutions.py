@@ -14,9 +14,15 @@ __all__ = ["Convolutions", "convolutions"]
 
 
 class Convolutions:
-    """The convolutions of a flow's coupling networks, and what they cost."""
+    """The convolutions of a flow's coupling networks, in a type and a layout, and their FLOP."""
 
-    def __init__(self, flow: Flow, batch: int) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        batch: int,
+        dtype: torch.dtype = torch.float32,
+        layout: torch.memory_format = torch.channels_last,
+    ) -> None:
         frozen = flow.freeze()
         self.layers: list[tuple[Tensor, list[tuple[Tensor, Tensor]]]] = []
         self.flop = 0
@@ -27,8 +33,11 @@ class Convolutions:
                 coupling = step.coupling
                 assert isinstance(coupling, FrozenCoupling)
                 x = torch.randn(batch, coupling.net.layers[0].weight.shape[1], height, width)
-                x = x.to(flow.device).contiguous(memory_format=torch.channels_last)
-                convs = [(conv.weight, conv.bias) for conv in convolutions(coupling.net)]
+                x = x.to(flow.device, dtype).contiguous(memory_format=layout)
+                convs = []
+                for conv in convolutions(coupling.net):
+                    weight = conv.weight.to(dtype).contiguous(memory_format=layout)
+                    convs.append((weight, conv.bias.to(dtype)))
                 self.layers.append((x, convs))
                 self.flop += 2 * height * width * sum(weight.numel() for weight, _ in convs)
 

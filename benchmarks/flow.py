@@ -15,6 +15,9 @@ Images/s of the flow as it trains and of the frozen one, beside
 - the machine's rate of matrix products: the last column is the share of it that the
   convolutions of the frozen flow (or of the training step) reach.
 
+All of them compute in full float32, which is what `encode` and `decode` do in use. On a GPU the
+training step has a second row, in which cuDNN rounds to TF32.
+
 The contestants take turns in every round; rates are medians, and ratios are medians of the
 rounds' ratios, so that a disturbance hits all of them. The aim on two CPU cores, float32: at
 the paper's CIFAR size and batch 64, frozen at least 1.6 times plain and 0.85 of the limit,
@@ -129,6 +132,7 @@ def measure(
 ) -> list[str]:
     """The table's rows of one batch size."""
     device = str(flow.device)
+    torch.backends.cudnn.allow_tf32 = False  # `encode` turns it off by itself, the others do not
     frozen, plain = flow.freeze(), PlainFlow(flow, tolerance)
     convs = Convolutions(flow, batch)
     images = torch.randint(
@@ -160,12 +164,18 @@ def measure(
     rows = [row(name, batch, seconds, rate, convs.flop) for name, seconds in times.items()]
     if "train" in extras:
         ours, theirs = train_step(flow), train_step(PlainFlow(copy.deepcopy(flow), tolerance))
-        seconds = race(
-            {"plain": lambda: theirs(v), "flow": lambda: ours(v), "limit": convs.train},
-            repeat,
-            device,
-        )
+        steps: dict[str, Callable[[], object]] = {
+            "plain": lambda: theirs(v),
+            "flow": lambda: ours(v),
+            "limit": convs.train,
+        }
+        seconds = race(steps, repeat, device)
         rows.append(row("train step", batch, seconds, rate, 3 * convs.flop))
+        if device.startswith("cuda"):
+            torch.backends.cudnn.allow_tf32 = True  # torch's default
+            seconds = race(steps, repeat, device)
+            rows.append(row("train step, TF32", batch, seconds, rate, 3 * convs.flop))
+            torch.backends.cudnn.allow_tf32 = False
     return rows
 
 

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 import torch
+from device_tools import pretended_gpu
+from torch import Tensor
 
 from nfaug.flows.flow import FlowConfig
 from nfaug.flows.mef import MefConfig
@@ -42,6 +44,28 @@ def test_every_row_of_the_table(benchmark: ModuleType, squeeze: str) -> None:
     assert [row.split("|")[1].strip() for row in rows] == ["encode", "decode", "train step"]
     columns = benchmark.HEADER.splitlines()[0].count("|")
     assert all(row.count("|") == columns for row in rows)
+
+
+def test_rows_of_a_gpu(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latents are compared in full float32: under TF32, cuDNN's default, they differ by 2e-3."""
+    plain = benchmark.PlainFlow
+    allowed = []
+
+    class Noted(plain):  # type: ignore[misc, valid-type]
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            allowed.append(torch.backends.cudnn.allow_tf32)
+            return super().forward(x)
+
+    monkeypatch.setattr(benchmark, "PlainFlow", Noted)
+    monkeypatch.setattr(benchmark, "sync", lambda device: None)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with pretended_gpu() as gpu:
+        flow = benchmark.example_flow(TINY, str(gpu))
+        rows = benchmark.measure(flow, 2, 1, {"train"}, rate=1e9)
+    assert allowed == [False] * (len(allowed) - 2) + [True] * 2, "the two steps of the last row"
+    names = ["encode", "decode", "train step", "train step, TF32"]
+    assert [row.split("|")[1].strip() for row in rows] == names
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_the_limit_is_all_convolutions_and_nothing_else(benchmark: ModuleType) -> None:
