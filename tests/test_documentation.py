@@ -45,7 +45,7 @@ DOCUMENTS = [
 ]
 LANGUAGES = {"bash", "python", "text", "yaml", "json"}
 # Commands of other programs, which are not checked.
-FOREIGN = {"cd", "git", "sudo", "apt-get"}
+FOREIGN = {"cd", "git", "sudo", "apt-get", "pip"}
 
 
 def make_images(path: Path) -> None:
