@@ -14,6 +14,7 @@ with noise=1e-9, strength=0 and no gate; "far" of them it leaves as they are.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -104,8 +105,9 @@ def inexact(
     ways = [(flow, b) for flow in (checkpoint.flow, checkpoint.flow.freeze()) for b in BATCHES]
     for (flow, batch), part in zip(ways, images.tensor_split(len(ways)), strict=True):
         nfa = nfaug.NFAugment(
-            (flow, checkpoint.pca), p=1.0, noise=1e-9, strength=0.0, gate=None, generator=generator
-        )
+            dataclasses.replace(checkpoint, flow=flow),
+            p=1.0, noise=1e-9, strength=0.0, gate=None, generator=generator,
+        )  # fmt: skip
         for given in part.split(batch) if len(part) else ():
             difference = (flow.decode(flow.encode(given)[0]).int() - given.int()).abs()
             wrong += int(difference.flatten(1).any(1).sum())

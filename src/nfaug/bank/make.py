@@ -280,8 +280,8 @@ def _variants(
     pixels = torch.empty(count, manifest.variants, height, width, channels, dtype=torch.uint8)
     applied = torch.empty(count, manifest.variants, dtype=torch.bool)
     for number, variant in enumerate(variants):
-        pixels[:, number] = variant.permute(0, 2, 3, 1)
-        applied[:, number] = (variant != images).flatten(1).any(1)
+        pixels[:, number] = variant.permute(0, 2, 3, 1).cpu()
+        applied[:, number] = (variant != images).flatten(1).any(1).cpu()
     return {"variants.npy": pixels, "applied.npy": applied}
 
 
