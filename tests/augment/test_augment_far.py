@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from nfa_tools import CLASSES, Counted, checkpoint, images_of
+from nfa_tools import CLASSES, NAMES, Counted, TensorImages, checkpoint, images_of
 from torch import Tensor
 
 import nfaug
 from nfaug.augment import engine
 from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint.checkpoint import Checkpoint
-from nfaug.flows.codec import PixelCodec
 
 
 @functools.cache
@@ -67,15 +66,53 @@ def test_foreign_images_come_back_bit_for_bit(
     assert stats["applied"] == len(images) - stats["far"]
 
 
-@pytest.mark.parametrize("exact", [True, False])
-def test_only_images_that_change_are_encoded_and_decoded(
-    counted: Counted, monkeypatch: pytest.MonkeyPatch, exact: bool
+@pytest.mark.parametrize("memory", [True, False])
+def test_chosen_images_and_partners_are_encoded_and_changed_ones_decoded(
+    counted: Counted, memory: bool
 ) -> None:
-    """On the CPU. Where the codec is not exact, their unmixed latents are decoded, too."""
-    monkeypatch.setattr(PixelCodec, "exact", exact)
+    """On the CPU. Images that the gate then leaves unchanged were encoded; partners are, too."""
     labels = torch.arange(60) % CLASSES
     images = images_of(labels, seed=3)
-    nfa = NFAugment(checkpoint(), p=0.3, gate=False)
-    nfa(images, labels)
-    assert sum(counted.encoded) == nfa.stats()["applied"] == 18
-    assert sum(counted.decoded) == 18 * (1 if exact else 2)
+    torch.manual_seed(0)
+    nfa = NFAugment(checkpoint(memory=memory), p=0.3, gate=0.9)
+    (new, _), params = nfa(images, labels, return_params=True)
+    through = set(params.index[params.chosen].tolist())
+    assert len(through) == 18
+    if not memory:
+        through |= set(params.index[params.partner[params.chosen]].tolist())
+    changed = int((new != images).flatten(1).any(1).sum())
+    assert sum(counted.encoded) == len(through)
+    assert sum(counted.decoded) == changed == nfa.stats()["applied"]
+    assert 0 < nfa.stats()["gated"] < 18
+
+
+class Means(torch.nn.Module):
+    """An autoencoder that loses what lies between pixels."""
+
+    latent_channels = 3
+    factor = 2
+    input_range = (0.0, 1.0)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(x, 2)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return torch.nn.functional.interpolate(z, scale_factor=2)
+
+
+def test_latents_are_decoded_with_their_change_and_without(counted: Counted) -> None:
+    """Since the change alone is added to the image. Images outside of the gate are not decoded."""
+    labels = torch.arange(60) % CLASSES
+    data = TensorImages(images_of(labels, seed=3), labels, NAMES)
+    fitted = nfaug.fit("builtin:pixels", data, rank=8, autoencoder=Means(), progress=False)
+    assert fitted.pca is not None
+    z = fitted.flow.encode(data.images)[0]
+    inside = fitted.pca.gate(z, labels, fitted.pca.project(z, labels), radius=0.9)
+    torch.manual_seed(0)
+    nfa = NFAugment(fitted, p=0.3, gate=0.9)
+    counted.decoded.clear()
+    _, params = nfa(data.images, labels, return_params=True)
+    applied = nfa.stats()["applied"]
+    unmixed = int(inside[params.index[params.chosen]].sum())
+    assert counted.decoded == [unmixed, applied]
+    assert 0 < applied < unmixed < 18, "the gate leaves out an image, and a variant"
