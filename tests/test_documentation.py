@@ -22,7 +22,6 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -183,29 +182,6 @@ def test_examples_run(
         assert len(counts) == 5, "torchvision, albumentations, Lightning, Trainer, kornia"
 
 
-def test_readme_runs_its_first_steps() -> None:
-    examples = list(SYBIL.parse(ROOT / "README.md").examples())
-    first = next(example.parsed for example in examples if "import nfaug" in example.parsed)
-    assert {"fit", "NFAugment", "backward"} <= set(re.findall(r"\w+", first))
-    number = next(n for n, example in enumerate(examples) if "nfaug compare" in example.parsed)
-    assert examples[number - 1].region.evaluator is remember
-
-
-def test_pages_speak_as_their_readers() -> None:
-    """The field's words, in British spelling."""
-    foreign = (
-        r"\barms?\b|held-out images for|comes before it|\bcolou?rs?\b|\w+iz(?:ed|ation)\b|\bgray\b"
-    )
-    fine = {"colour", "colours", "sized", "resized"}
-    for path in [*DOCUMENTS, ROOT / "CHANGELOG.md"]:
-        text = path.read_text(encoding="utf-8")
-        prose = re.sub(r"```.*?```|`[^`]*`|\$.*?\$", "", text, flags=re.S)
-        assert {word.lower() for word in re.findall(foreign, prose)} <= fine, path
-    for verb in COMMANDS:
-        shown = importlib.import_module(f"nfaug.commands.{verb}").parser().format_help()
-        assert not re.search(r"\barms?\b|\bcells?\b|held-out images for", shown), verb
-
-
 def anchors(path: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
@@ -243,53 +219,3 @@ def test_links_lead_somewhere(path: Path) -> None:
 def test_a_broken_command_is_seen(line: str) -> None:
     with pytest.raises(AssertionError):
         check_command(line)
-
-
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("```python\nassert 2 == 3\n```\n", AssertionError),
-        ("```python\nfrom nfaug import NoSuchName\n```\n", ImportError),
-        ("<!-- run: -->\ntext\n", AssertionError),
-        ("<!-- run: --no-such-option -->\n```bash\nnfaug list\n```\n", SystemExit),
-    ],
-)
-def test_a_block_that_fails_is_seen(tmp_path: Path, text: str, error: type[BaseException]) -> None:
-    path = tmp_path / "page.md"
-    path.write_text(text, encoding="utf-8")
-    document = SYBIL.parse(path)
-    with pytest.raises(error):
-        evaluate(document)
-
-
-@pytest.fixture(scope="module")
-def generate() -> Iterator[ModuleType]:
-    """docs/generate.py, which makes parts of pages."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "docs"))
-        patch.syspath_prepend(str(ROOT / "scripts"))
-        yield importlib.import_module("generate")
-
-
-def test_tables_are_made_from_cards_and_recipes(generate: ModuleType) -> None:
-    flows, costs = generate.flows(), generate.costs()
-    for name in builtin_names():
-        (row,) = (line for line in flows.splitlines() if f"`{name}`" in line)
-        config = nfaug.load(name).config
-        assert row.endswith((" apache-2.0 |", " mit |"))
-        if "bits_per_dim" in config.metrics:
-            assert f"{config.metrics['bits_per_dim']:.2f}" in row
-    assert {f"`{name}`" for name in ("cifar10", "small")} <= set(costs.split())
-    assert set(COMMANDS) == set(re.findall(r"^## nfaug ([a-z]+)$", generate.commands(), re.M))
-
-
-def test_links_out_of_docs_lead_to_pages(generate: ModuleType) -> None:
-    text = "[a](../benchmarks/results/study.md) [b](benchmarks/README.md#c) [d](../examples/x.py)"
-    moved = "[a](#results-study) [b](/benchmarks.md#c) [d](../examples/x.py)"
-    assert generate.moved_links(text) == moved
-    assert (ROOT / "docs" / "benchmarks.md").is_file()
-    targets = {*re.findall(r"^\((results-\w+)\)=", generate.results(), re.M)}
-    linked = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
-    found = {*re.findall(r"#(results-\w+)", generate.moved_links(linked))}
-    assert "results-signs" in found <= targets
-    assert "](/results.md" not in generate.moved_links(linked)

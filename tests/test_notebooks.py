@@ -69,11 +69,3 @@ def test_colab_links_come_from_the_source_address(script: ModuleType) -> None:
     assert linked.cells[0].source.endswith(f"({link})")
     assert script.clean(linked, "a.ipynb", "https://github.com/owner/name") == linked
     assert script.clean(linked, "a.ipynb", "") == notebook
-
-
-def test_outputs_are_removed(script: ModuleType) -> None:
-    cell = nbformat.v4.new_code_cell("1", execution_count=3)
-    cell.outputs = [nbformat.v4.new_output("stream", text="1")]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A"), cell])
-    cleaned = script.clean(notebook, "a.ipynb", "")
-    assert (cleaned.cells[1].outputs, cleaned.cells[1].execution_count) == ([], None)
