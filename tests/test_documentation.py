@@ -32,7 +32,6 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.markdown.lexers import DirectiveInHTMLCommentLexer
 
 import nfaug.cli
-from nfaug.checkpoint.resolve import builtin_names
 from nfaug.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent

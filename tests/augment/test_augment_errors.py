@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from nfa_tools import CLASSES, NAMES, batch_of, checkpoint, tiny_flow
+from nfa_tools import CLASSES, NAMES, TensorImages, batch_of, checkpoint, images_of, tiny_flow
 
+import nfaug
 from nfaug.augment.samples import parse_labels
 from nfaug.augment.transform import NFAugment
 
@@ -109,7 +111,7 @@ def test_class_names_are_compared_in_order() -> None:
             nfa.check_classes(classes)
 
 
-def test_a_bundled_flow_warns_once_unless_its_classes_are_compared() -> None:
+def test_a_bundled_flow_warns_once_unless_its_classes_are_compared(tmp_path: Path) -> None:
     images, labels = batch_of(6)
     for make in (NFAugment, NFAugment.from_pretrained):
         nfa = make("builtin:rgb32")
@@ -125,11 +127,12 @@ def test_a_bundled_flow_warns_once_unless_its_classes_are_compared() -> None:
         with pytest.warns(UserWarning, match="0 airplane"):
             NFAugment("builtin:rgb32")(images, given)
     by_name = NFAugment("builtin:rgb32")
-    numbered = NFAugment.from_pretrained("builtin:rgb32")
-    numbered._unchecked, numbered.classes = "flow", [*map(str, range(12))]
-    with pytest.warns(UserWarning, match="natural order"):
-        numbered(images, labels)
     by_name(images, [by_name.classes[label] for label in labels])
+    order = torch.arange(24) % 12
+    numbered = TensorImages(images_of(order), order, [str(label) for label in range(12)])
+    fitted = nfaug.fit("builtin:pixels", numbered, rank=1, progress=False)
+    with pytest.warns(UserWarning, match="natural order"):
+        NFAugment.from_pretrained(fitted.save(tmp_path / "flow"))(images, labels)
 
 
 def test_labels_by_name() -> None:

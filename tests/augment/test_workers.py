@@ -16,10 +16,12 @@ from nfaug.integrations.torchvision import NFACollate
     [("fork", None), ("spawn", None), ("forkserver", None), ("spawn", "file_system")],
 )
 def test_workers_of_every_start_method(
-    method: str, sharing: str | None, monkeypatch: pytest.MonkeyPatch
+    method: str, sharing: str | None, request: pytest.FixtureRequest
 ) -> None:
-    if sharing is not None:  # as torch.multiprocessing.set_sharing_strategy does
-        monkeypatch.setattr(torch.multiprocessing, "_sharing_strategy", sharing)
+    if sharing is not None:
+        before = torch.multiprocessing.get_sharing_strategy()
+        request.addfinalizer(lambda: torch.multiprocessing.set_sharing_strategy(before))
+        torch.multiprocessing.set_sharing_strategy(sharing)
     if method not in torch.multiprocessing.get_all_start_methods():
         pytest.skip(f"this platform has no start method {method!r}")
     images, labels = batch_of(16)

@@ -79,7 +79,7 @@ def test_what_a_killed_process_left_may_hold_a_mount(
 
 def test_mounts_of_this_machine_are_listed() -> None:
     """Break 36: the root is mounted everywhere; without the list nothing else is known."""
-    assert (Path("/") in atomic._mount_points()) == atomic.MOUNTS.exists()
+    assert (Path("/") in atomic.mount_points()) == atomic.MOUNTS.exists()
 
 
 def test_what_links_point_to_stays(flow: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import nfaug
-from nfaug.checkpoint import resolve as bundled
 from nfaug.checkpoint.resolve import builtin_names, read_resolved
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,8 +87,7 @@ def test_a_run_becomes_a_bundled_flow(
     )
     bundle.main()
     assert "MB" in capsys.readouterr().out
-    monkeypatch.setattr(bundled, "_FOLDER", out.parent)
-    made, run = nfaug.load("builtin:tiny"), nfaug.load(tiny_path)
+    made, run = nfaug.load(out), nfaug.load(tiny_path)
     assert torch.equal(made.gaussians.means, run.gaussians.means), "of the run, not of the data"
     assert made.pca.rank == 3
     assert not made.pca.has_memory
@@ -97,7 +95,7 @@ def test_a_run_becomes_a_bundled_flow(
     assert "Our images" not in (out / "README.md").read_text()
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--data-name", "Our images"])
     bundle.main()
-    named = nfaug.load("builtin:tiny").config.training
+    named = nfaug.load(out).config.training
     assert named == {**run.config.training, "data": "Our images"}
     assert "Our images" in (out / "README.md").read_text()
     monkeypatch.setattr(bundle, "MOST_BYTES", 1000)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
+from nfaug import NFAugment
 from nfaug.bank import Bank
-from nfaug.bank import make as bank_make
 from nfaug.cli import main
 from nfaug.io import atomic
 
@@ -22,18 +24,18 @@ def test_an_interrupted_bank_is_continued_by_the_same_command(
     tiny_path: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["bank", "--checkpoint", str(tiny_path), "--data", str(tiny_folder), "--batch-size=4"]
-    variants, calls = bank_make._variants, itertools.count()
+    variants, calls = NFAugment.variants, itertools.count()
 
-    def interrupted(*given: Any) -> dict[str, Tensor]:
+    def interrupted(*given: Any) -> Iterator[Tensor]:
         if next(calls) == 3:
             raise KeyboardInterrupt
         return variants(*given)
 
     out = tmp_path / "bank"
     with monkeypatch.context() as patch:
-        patch.setattr(bank_make, "_variants", interrupted)
+        patch.setattr(NFAugment, "variants", interrupted)
         assert main([*words, "--out", str(out)]) == 130
-    assert bank_make.Manifest.load(out).done == 12
+    assert json.loads((out / "manifest.json").read_text())["done"] == 12
     assert main([*words, "--out", str(out)]) == 0
     assert main([*words, "--out", str(tmp_path / "whole")]) == 0
     assert (Bank(out).variants == Bank(tmp_path / "whole").variants).all()

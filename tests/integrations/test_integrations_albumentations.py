@@ -112,9 +112,8 @@ def test_workers_load_the_flow_lazily(flow_dir: str) -> None:
     images = torch.cat([images for images, _ in DataLoader(data, batch_size=4, num_workers=2)])
     originals = torch.stack([torch.from_numpy(picture(i % 3)) for i in range(8)])
     assert (images != originals).flatten(1).any(1).all()
-    assert transform._nfa is None, "this process needed no flow"
+    assert len(pickle.dumps(transform)) < 10_000, "a spawned worker receives no flow"
     assert transform.nfa.num_classes == 3
-    assert len(pickle.dumps(transform)) < 10_000, "a spawned worker receives none"
 
 
 def test_invalid_calls(flow_dir: str, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from nfaug.training import (
 )
 from nfaug.training.config import DataConfig, TrainPriorConfig
 from nfaug.training.context import RunContext
-from nfaug.training.snapshots import Snapshots
+from nfaug.training.snapshots import Snapshot, Snapshots
 
 STEPS = 8  # of a whole run: 4 per epoch
 
@@ -373,14 +373,14 @@ def test_a_signal_after_the_last_step(
     digits: TensorImages, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has its usual effect once the state is saved."""
-    evaluate = loop.Loop._evaluate
+    save = Snapshots.save
 
-    def signalled(self: loop.Loop) -> None:
-        evaluate(self)
-        if self.state.optimizer.steps == STEPS:
+    def signalled(self: Snapshots, snapshot: Snapshot) -> None:
+        if snapshot.facts["finished"]:
             os.kill(os.getpid(), signal.SIGINT)
+        save(self, snapshot)
 
-    monkeypatch.setattr(loop.Loop, "_evaluate", signalled)
+    monkeypatch.setattr(Snapshots, "save", signalled)
     with pytest.raises(KeyboardInterrupt):
         train(digits, config=config, out=tmp_path, progress=False)
     monkeypatch.undo()

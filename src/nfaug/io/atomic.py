@@ -12,7 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_output", "replace_directory", "write_bytes", "write_picture", "write_text"]
+__all__ = [
+    "check_output",
+    "mount_points",
+    "replace_directory",
+    "write_bytes",
+    "write_picture",
+    "write_text",
+]
 
 MOUNTS = Path("/proc/self/mountinfo")
 # A space, a tab, a line break or a backslash in a path of that file, written in octal.
@@ -105,7 +112,7 @@ def _check_replaceable(path: Path) -> None:
                 f"{path} holds the current directory, and is replaced as a whole: work in another "
                 "directory"
             )
-    mounts = _mount_points()
+    mounts = mount_points()
     if path in mounts or os.path.ismount(path):
         raise OSError(
             f"{path} is a mount point, and is replaced as a whole: choose a folder inside it"
@@ -118,7 +125,7 @@ def _check_replaceable(path: Path) -> None:
             )
 
 
-def _mount_points() -> list[Path]:
+def mount_points() -> list[Path]:
     """Where something is mounted: file systems and, in containers, single folders and files.
 
     Linux lists them. `os.path.ismount` does not see a folder of the same file system.
