@@ -174,7 +174,7 @@ def job_lost(out: Path, rank: int) -> int:
 
 
 def job_command(out: Path, rank: int) -> int:
-    """The command, as accelerate launch -m nfaug.training runs it."""
+    """The command, as torchrun -m nfaug.training runs it."""
     from nfaug.cli import main
 
     with (out / f"command-{rank}.out").open("w") as file, contextlib.redirect_stdout(file):

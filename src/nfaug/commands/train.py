@@ -23,6 +23,7 @@ from ..training.config import TrainConfig, config_of, recipe_path, recipes
 from ..training.distributed import Processes
 from ..training.loop import stopped_from_outside
 from ..training.snapshots import Snapshots
+from ..training.trackers import check_trackers
 from .common import add_image_size, new_parser
 
 __all__ = ["expand", "parser", "run"]
@@ -77,7 +78,7 @@ def parser() -> ArgumentParser:
         "The result is a checkpoint directory for NFAugment and the other commands.",
         "A recipe or a YAML file can set any of these options; options after it override it. "
         "--print-config shows the settings; a run saves them as train.yaml in --out. For several "
-        f"processes use accelerate launch -m nfaug.training with the same options. {EXIT_CODES}",
+        f"processes use torchrun -m nfaug.training with the same options. {EXIT_CODES}",
     )
     parser.usage = "nfaug train --data DATA --out OUT [--recipe NAME] [-c FILE] [OPTION ...]"
     parser.add_argument("--data", required=True, help=DATA_SOURCES)
@@ -134,7 +135,8 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         labels=config.prior.entry.labelled,
         **config.dataset.reading(),
     )
-    processes = Processes(config.device, config.trackers, out)
+    check_trackers(config.trackers)
+    processes = Processes(config.device)
     try:
         with lock_output(out):  # after `Processes`: only the main process of a group locks
             result = train(

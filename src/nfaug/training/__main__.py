@@ -1,4 +1,4 @@
-"""`nfaug train` for `accelerate launch -m nfaug.training` and `torchrun -m nfaug.training`."""
+"""`nfaug train` for `torchrun -m nfaug.training` and `accelerate launch -m nfaug.training`."""
 
 import sys
 

@@ -1,19 +1,18 @@
-"""Data-parallel training over one process, or those of `accelerate launch` or `torchrun`."""
+"""Data-parallel training over one process, or those of `torchrun` or `accelerate launch`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nfaug.data.batches import Batches
 from nfaug.flows.flow import Flow
 from nfaug.io.device import pick_device
-from nfaug.io.ranks import TIMEOUT, Ranks, launched
+from nfaug.io.ranks import TIMEOUT, Ranks, group_rank, launched
 
 __all__ = ["Processes", "Shard", "draw_noise", "shared_batches"]
 
@@ -22,14 +21,11 @@ class Processes(Ranks):
     """The group of processes that share a run, and this process's place in it.
 
     Every process draws the same random numbers for the whole batch and computes on its own rows,
-    so the result does not depend on how many processes there are. Accelerate joins the processes,
-    averages gradients and opens trackers; its mixed precision is off, since a flow whose couplings
-    compute in 16 bits is not exact.
+    so the result does not depend on how many processes there are.
 
     Args:
-        device: As in `TrainConfig.device`; Accelerate chooses it if there are several processes.
-        trackers: Trackers to open through Accelerate.
-        folder: The run's folder, where trackers write.
+        device: As in `TrainConfig.device`. Of several processes each takes the GPU of its local
+            rank, or the CPU if `device` is the CPU or there is no GPU.
 
     Attributes:
         count: Number of processes.
@@ -37,40 +33,24 @@ class Processes(Ranks):
         device: Device of this process.
 
     Raises:
-        ValueError: If a tracker is not installed, or there is no such device.
+        ValueError: There is no such device.
     """
 
-    def __init__(
-        self, device: str, trackers: Sequence[str] = (), folder: Path | None = None
-    ) -> None:
-        super().__init__()
-        self.accelerator: Any = None
-        for name in trackers:
-            if find_spec(name) is None:  # Accelerate would leave it out without a word
-                raise ValueError(
-                    f"there is no tracker {name!r} here: install it, or choose among tensorboard "
-                    "(the extra train), wandb and trackio with --trackers"
-                )
+    def __init__(self, device: str) -> None:
         several = launched() > 1
-        if several or trackers:
-            # Without `cpu` and without a GPU, Accelerate runs every process on its own.
-            cpu = several and (device == "cpu" or not torch.cuda.is_available())
-            from accelerate import Accelerator
-            from accelerate.utils import InitProcessGroupKwargs
-
-            self.accelerator = Accelerator(
-                cpu=cpu,
-                mixed_precision="no",
-                log_with=list(trackers) or None,
-                project_dir=None if folder is None else folder / "tensorboard",
-                kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
-            )
-        if several:
-            self.count: int = self.accelerator.num_processes
-            self.rank: int = self.accelerator.process_index
-            self.device: torch.device = self.accelerator.device
-        else:
-            self.device = pick_device(device)
+        self.device: torch.device = pick_device("auto" if several and device != "cpu" else device)
+        self._starts_group: bool = several and group_rank() is None
+        if not several:
+            super().__init__()
+            return
+        distributed = torch.distributed
+        backend = "gloo"
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+            backend = "cpu:gloo,cuda:nccl"
+        if self._starts_group:
+            distributed.init_process_group(backend, timeout=TIMEOUT)
+        super().__init__(distributed.get_world_size(), distributed.get_rank())
 
     @property
     def float64(self) -> torch.device:
@@ -83,18 +63,18 @@ class Processes(Ranks):
         """The module, wrapped to average gradients if there are several processes."""
         if self.count == 1:
             return module
-        wrapped: nn.Module = self.accelerator.prepare_model(module)
-        return wrapped
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=devices)
 
     def wait(self) -> None:
         """Block until every process has called this."""
         if self.count > 1:
-            self.accelerator.wait_for_everyone()
+            self.sum(torch.zeros(1, device=self.device)).item()
 
     def close(self) -> None:
-        """Leave the process group."""
-        if self.count > 1:
-            self.accelerator.state.destroy_process_group()
+        """Leave the process group, if this object has joined it."""
+        if self._starts_group:
+            torch.distributed.destroy_process_group()
 
 
 class Shard(NamedTuple):

@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from nfaug.data.images import progress_bar
@@ -18,6 +17,7 @@ from nfaug.pictures.preview import sample_grid
 from .config import flat
 from .context import RunContext
 from .snapshots import RunState
+from .trackers import TRACKERS, Tracker
 
 __all__ = ["Reporter"]
 
@@ -33,31 +33,22 @@ class Reporter:
     def __init__(self, context: RunContext, folder: Path | None) -> None:
         self.context: RunContext = context
         self.folder: Path | None = folder if context.processes.main else None
-        self.trackers: list[Any] = []
+        self.trackers: list[Tracker] = []
         images = context.config.epochs * len(context.data.labels)
         self.bar: Any = progress_bar(images, "train", "image", shown=context.shown)
 
     def start(self, state: RunState) -> None:
         """Open the log and the trackers at the state's step."""
         self.rewind(state)
-        accelerator = self.context.processes.accelerator
-        if self.folder is None or accelerator is None:
+        if self.folder is None:
             return
         settings = flat(self.context.config.to_dict())
         for name, value in settings.items():
             if not isinstance(value, (str, int, float)):  # which trackers take
                 settings[name] = str(value)
         steps = state.optimizer.steps
-        accelerator.init_trackers(
-            "nfaug",
-            config=settings,
-            init_kwargs={
-                "tensorboard": {"purge_step": steps + 1 if steps else 0},
-                "wandb": {"name": self.folder.name, "dir": str(self.folder)},
-                "trackio": {"name": self.folder.name},
-            },
-        )
-        self.trackers = list(accelerator.trackers)
+        for name in self.context.config.trackers:
+            self.trackers.append(TRACKERS[name](name, self.folder, settings, steps))
 
     def step(self, state: RunState, images: int, done: float) -> None:
         """Report a step on `images` images, after which a share `done` of the run is over."""
@@ -98,12 +89,8 @@ class Reporter:
         name = "progress_samples"
         (self.folder / "pictures").mkdir(parents=True, exist_ok=True)
         write_picture(self.folder / "pictures" / f"{name}.png", picture)
-        pictures = {name: np.asarray(picture.convert("RGB"))[None]}
         for tracker in self.trackers:
-            if tracker.name == "tensorboard":
-                tracker.log_images(pictures, step=step, dataformats="NHWC")
-            elif hasattr(tracker, "log_images"):  # trackio has none
-                tracker.log_images(pictures, step=step)
+            tracker.picture(name, picture, step)
 
     def rewind(self, state: RunState) -> None:
         """Move to the state's step, at the start or after a rollback."""

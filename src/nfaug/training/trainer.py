@@ -26,6 +26,7 @@ from .loop import Loop, stopped_from_outside
 from .metrics import evaluate
 from .reporter import Reporter
 from .snapshots import RunState, Snapshots
+from .trackers import check_trackers
 
 __all__ = ["train"]
 
@@ -51,7 +52,7 @@ def train(
     the mean variance of the other classes, no axes and no partner, with a warning.
 
     On one machine's CPU the same seed and number of threads give the same weights. Under
-    `accelerate launch` or `torchrun` every process calls this with the same arguments; they share
+    `torchrun` or `accelerate launch` every process calls this with the same arguments; they share
     each batch, so the result is that of one process up to rounding.
 
     Args:
@@ -94,9 +95,10 @@ def train(
     images = wrap_dataset(data)
     config = (config or TrainConfig()).for_images(len(images))
     path = None if out is None else Path(out).expanduser()
+    if path is not None:
+        check_trackers(config.trackers)
     if processes is None:
-        trackers = () if path is None else config.trackers
-        processes = Processes(config.device, trackers, path)
+        processes = Processes(config.device)
     lock = contextlib.nullcontext() if path is None else lock_output(path)
     with warnings.catch_warnings(), lock:
         if not processes.main:  # every process would repeat the same warnings
