@@ -6,6 +6,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
 import pytest
 
 from nfaug.augment.config import MixConfig
@@ -125,3 +126,10 @@ def test_options_arrive(
         expected = {**expected, "config": MixConfig(p=0.3, **MIXED)}
     wanted = {name: str(places.get(str(value), value)) for name, value in expected.items()}
     assert {name: str(found[name]) for name in expected} == wanted
+
+
+def test_the_yaml_of_other_parsers_stays_as_it_is() -> None:
+    """Settings of nfaug have no aliases; those of a script in the same process may have some."""
+    parser = jsonargparse.ArgumentParser()
+    parser.add_argument("--value", type=dict)
+    assert parser.parse_args(["--value", "{a: &x 1, b: *x}"]).value == {"a": 1, "b": 1}

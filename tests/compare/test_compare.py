@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from nfaug.compare import CompareConfig, Comparison, compare
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.config import PIXELS, Augmentation
 from nfaug.compare.images import split_images
-from nfaug.compare.report import Cell, Cells, gain_of
+from nfaug.compare.report import Cell, Cells, gain_of, student
 from nfaug.compare.transforms import spec_augment, transform_of
 
 TINY = CompareConfig(per_class=4, seeds=2, steps=3, variants=2)
@@ -252,3 +253,15 @@ def test_a_timm_model_is_fine_tuned(tmp_path: Path, network: str, channels: int)
     assert any(key.endswith("weight") for key in moved)
     assert not any("running" in key for key in moved)
     assert model.right(pixels, labels).shape == (8,)
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 31, 32, 200])
+def test_95_of_100_means_lie_in_the_interval(count: int) -> None:
+    """Student's density, integrated over it."""
+    freedom = count - 1
+    half = student(count)
+    x = np.linspace(-half, half, 100_001)
+    log = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)
+    density = (1 + x**2 / freedom) ** (-(freedom + 1) / 2) / math.sqrt(freedom * math.pi)
+    inside = float((density * math.exp(log)).mean() * 2 * half)
+    assert inside == pytest.approx(0.95, abs=5e-4)

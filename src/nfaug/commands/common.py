@@ -48,6 +48,7 @@ __all__ = [
 READING = ("data_dir", "download", "on_error")
 CHECKPOINT = "a checkpoint directory, owner/name on the Hub, or builtin:NAME"
 _LONGEST_ERROR = 2000  # characters
+_YAML = "yaml without aliases"  # the mode of our parsers; that of others stays as it is
 _load_yaml = get_loader("yaml")
 
 
@@ -62,8 +63,10 @@ def _without_aliases(text: str) -> Any:
         raise yaml.YAMLError("settings nest too deep") from None
 
 
-set_loader("yaml", _without_aliases, (yaml.YAMLError,))
+set_loader(_YAML, _without_aliases, (yaml.YAMLError,))
 # A value such as `optim: helper.X` could otherwise name a class, whose module is then imported.
+# jsonargparse has this setting for the whole process alone, so other parsers of a script that
+# imports this module import no class either.
 set_parsing_settings(import_path_denylist=["*"])
 
 
@@ -72,7 +75,7 @@ class CommandParser(ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         options = {"formatter_class": argparse.HelpFormatter, "allow_abbrev": False, **options}
-        super().__init__(print_config="--print-config", **options)
+        super().__init__(print_config="--print-config", parser_mode=_YAML, **options)
 
     # jsonargparse gives this method to its groups as well, and there it sees only module globals.
     def add_argument(self, *names: Any, **options: Any) -> Any:
