@@ -33,7 +33,7 @@ from nfaug.flows.config import FlowConfig
 from nfaug.io.strict_json import parse_json
 
 FEW = settings(max_examples=10, derandomize=True, deadline=None, database=None)
-FILES = settings(FEW, max_examples=50)
+FILES = settings(FEW, max_examples=30)
 MANY = settings(FEW, max_examples=100)
 
 # JSON
@@ -146,7 +146,9 @@ def test_a_checkpoint_with_any_value_in_its_manifest(
         loaded = nfaug.load(folder)
     except CheckpointError:
         return
-    assert loaded.flow.config == nfaug.load(tiny_path).flow.config
+    again = nfaug.load(loaded.save(folder, overwrite=True))
+    assert again.config == loaded.config
+    assert again.flow.config.shape == (1, 8, 8)
 
 
 # Labels
@@ -180,7 +182,7 @@ def test_labels_mean_the_same_in_every_form(labels: list[int], form: str) -> Non
 
 
 @MANY
-@given(st.lists(st.floats(0, 1), min_size=3, max_size=3))
+@given(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3))
 def test_a_row_is_a_label_if_it_is_one_hot(row: list[float]) -> None:
     assert parse_labels(torch.tensor([row]), 3).usable.item() == (sorted(row) == [0, 0, 1])
 
