@@ -137,6 +137,8 @@ def _check_devices(func: Any, args: Any, options: dict[str, Any]) -> None:
     """Raise RuntimeError, as CUDA does, if a call mixes devices."""
     if getattr(func, "__name__", "") in _MIXING:
         return
+    if func is Tensor.__setitem__ and not list(_tensors(args[1])):
+        return  # by slices it is a copy, which may cross devices
     if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], Pretended):
         args = (args[0], *args[2:])  # the indices may be on the CPU
     found = [each for each in _tensors([args, options]) if each.ndim]

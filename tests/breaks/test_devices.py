@@ -38,6 +38,11 @@ def test_a_mix_of_devices_is_refused() -> None:
         allowed = there[torch.tensor([0])] + made[:1] + torch.tensor(1.0)
         assert allowed.device == gpu
         assert type(allowed.cpu()) is Tensor
+        here = torch.zeros(3)
+        here[:2] = there[:2]
+        assert here.tolist() == [1, 1, 0]
+        with pytest.raises(RuntimeError, match="one device"):
+            here[torch.tensor([0, 1])] = there[:2]
 
 
 @pytest.mark.parametrize("mix", ["axis", "regions"])
