@@ -25,10 +25,12 @@ from torch import Tensor
 
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.data.augmentation import FlowAugmentation
-from nfaug.data.batches import MemoryBatches
+from nfaug.data.batches import MemoryBatches, open_batches
 from nfaug.data.decode import ImageDecodeError
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.mef import MefConfig
+from nfaug.io.ranks import joined
+from nfaug.io.shared import shared_tensor
 from nfaug.training import RunStopped, TrainConfig, TrainResult, loop, train
 from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, TrainPriorConfig
 from nfaug.training.distributed import Processes
@@ -187,6 +189,48 @@ def job_fit(out: Path, rank: int) -> int:
 
     with (out / f"fit-{rank}.out").open("w") as file, contextlib.redirect_stdout(file):
         return main(["fit", *json.loads((out / "fit.json").read_text())])
+
+
+def job_share(out: Path, rank: int) -> int:
+    """Images in shared memory, of which each process reads a part."""
+    reads: list[int] = []
+
+    class Counted(TensorImages):
+        def image(self, index: int) -> Tensor:
+            reads.append(index)
+            return super().image(index)
+
+        def subset(self, indices: Tensor) -> Counted:
+            return Counted(self.images[indices], self.targets[indices], NAMES)
+
+    class Lost(Counted):
+        def subset(self, indices: Tensor) -> Lost:
+            return Lost(self.images[indices], self.targets[indices], NAMES)
+
+        def image(self, index: int) -> Tensor:
+            if rank == 1:
+                raise ImageDecodeError("image 3.png cannot be read")
+            return super().image(index)
+
+    os.environ["TMPDIR"] = str(out)
+    labels = torch.arange(36) % 3
+    found: dict[str, Any] = {"error": ""}
+    with joined() as ranks:
+        data = open_batches(Counted(images_of(labels), labels, NAMES), ranks=ranks)
+        assert isinstance(data, MemoryBatches)
+        assert torch.equal(data.images, images_of(labels))
+        found["sum"] = int(data.images.sum())
+        found["reads"] = len(reads)
+        rows = shared_tensor((20, 2), torch.float16, ranks, step=8).rows
+        found["rows"] = [rows.start, rows.stop]
+        try:
+            open_batches(Lost(images_of(labels), labels, NAMES), ranks=ranks)
+        except ImageDecodeError as error:
+            found["error"] = str(error)
+        own = {number: 10 * number for number in range(rank, 3, 2)}
+        found["collected"] = list(ranks.collect(own, 3, everywhere=False))
+    (out / f"share-{rank}.json").write_text(json.dumps(found))
+    return 0
 
 
 JOBS: dict[str, Callable[[Path, int], int]] = {

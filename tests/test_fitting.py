@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from torchvision.transforms.functional import pil_to_tensor
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.classes.fixed_point import FixedPointConfig, solve
+from nfaug.classes.pca_fit import fit_class
+from nfaug.cli import main
 from nfaug.data.batches import LoaderBatches, MemoryBatches, open_batches
 from nfaug.data.open import wrap_dataset
-from nfaug.fitting import fit, fit_classes, open_images
+from nfaug.fitting import checkpoints, classes, fit, fit_classes, open_images
 from nfaug.flows.flow import Flow
 
 STRICT = FixedPointConfig(kld_weight=20.0)
@@ -140,9 +143,14 @@ def test_images_from_workers(tiny_checkpoint: Checkpoint, tiny_images: TensorIma
         fit_classes(tiny_checkpoint.flow, batches, NAMES, batch_size=5, **settings)  # type: ignore[arg-type]
         for batches in data.values()
     ]
-    assert torch.equal(fits[0][0].means, fits[1][0].means)
-    assert torch.equal(fits[0][1].axes, fits[1][1].axes)
-    assert not fits[0][1].has_memory
+    one, two = fits
+    assert one is not None
+    assert two is not None
+    assert one.statistics is not None
+    assert two.statistics is not None
+    assert torch.equal(one.statistics.means, two.statistics.means)
+    assert torch.equal(one.pca.axes, two.pca.axes)
+    assert not one.pca.has_memory
 
 
 # What `flow` and `dataset` may be.
@@ -312,6 +320,73 @@ def test_an_empty_data_set(tiny_checkpoint: Checkpoint) -> None:
     )
     with pytest.raises(ValueError, match="no images"):
         quiet_fit(tiny_checkpoint, none)
+
+
+# A fit that is interrupted.
+
+
+def test_a_fit_that_was_stopped_continues_with_the_finished_classes(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same checkpoint to the bit; a class of other images, or another flow, is fitted again."""
+    data = tmp_path / "data"
+    for label, name in enumerate("abcde"):
+        (data / name).mkdir(parents=True)
+        for number, image in enumerate(images_of(torch.full((6,), label), seed=label)):
+            picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+            picture.save(data / name / f"{number}.png")
+    fitted: list[int] = []
+    stop_at = 3
+
+    def counted(latents: torch.Tensor, rank: int, *, label: int, generator: Any) -> Any:
+        if label == stop_at:
+            raise KeyboardInterrupt
+        fitted.append(label)
+        return fit_class(latents, rank, label=label, generator=generator)
+
+    def run(out: str, *words: str) -> list[int]:
+        fitted.clear()
+        start = [
+            "fit",
+            "--checkpoint",
+            str(tiny_path),
+            "--data",
+            str(data),
+            "--grayscale",
+            "--rank=3",
+        ]
+        main([*start, "--out", str(tmp_path / out), *words])
+        return list(fitted)
+
+    def tensors(out: str) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / out).glob("*.safetensors")}
+
+    monkeypatch.setattr(classes, "fit_class", counted)
+    assert run("flow") == [0, 1, 2]
+    assert not (tmp_path / "flow").exists()
+    kept = tmp_path / ".flow.fit"
+    assert len(list(kept.iterdir())) == 3
+    stop_at = 5
+    assert run("calm") == [0, 1, 2, 3, 4]
+    assert run("other-rank", "--rank=2") == [0, 1, 2, 3, 4]
+    shutil.copytree(kept, tmp_path / ".second.fit")
+    shutil.copytree(kept, tmp_path / ".third.fit")
+    assert run("flow") == [3, 4]
+    assert tensors("flow") == tensors("calm")
+    assert not kept.exists()
+    assert run("second", "--seed=1") == [0, 1, 2, 3, 4], "other noise"
+    shutil.copy(data / "b" / "0.png", data / "b" / "1.png")
+    assert run("third") == [1, 3, 4], "an image of one class is another"
+    assert tensors("third") != tensors("calm")
+
+
+def test_the_memory_of_many_classes_is_named_before_the_work(
+    tiny_checkpoint: Checkpoint, tiny_images: TensorImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "_MUCH", 3 * 4 * 64 * 2)
+    with pytest.warns(UserWarning, match="GB"):
+        quiet_fit(tiny_checkpoint, tiny_images)
+    quiet_fit(tiny_checkpoint, tiny_images, rank=3)
 
 
 # What training and evaluation share.

@@ -1,7 +1,8 @@
 """SIGKILL at any moment of a fit, a bank, a training and a pull, in turn.
 
 After a kill `--out` is missing, the flow before or the whole new one, or a bank or a run that the
-same command continues to the result of a calm run, bit for bit. `pull` reads a cache.
+same command continues to the result of a calm run, bit for bit. A fit continues with the classes
+that are finished, which lie beside `--out`, and removes them. `pull` reads a cache.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import constants
-from nfa_tools import write_images
+from nfa_tools import NAMES, write_images
 
 import nfaug
 from nfaug.bank import Bank
@@ -28,12 +29,17 @@ from .commands import command_words, start_command
 __all__ = ["case", "prepare"]
 
 WHOLE = ("fit", "pull")  # these write all at once
+CLASSES = 40  # of the data of a fit
 
 
 def prepare(folder: Path) -> None:
     """Make two flows, data, and a cache of the Hub that holds the first flow."""
     make(folder)
     write_images(folder / "data", 8, train=8)
+    for number in range(CLASSES):
+        shutil.copytree(
+            folder / "data" / "train" / NAMES[number % 3], folder / "many" / f"{number}"
+        )
     constants.HF_HUB_CACHE = str(folder / "hub")
     constants.HF_HUB_OFFLINE = True
     cached = folder / "hub" / "models--owner--checkpoint"
@@ -49,6 +55,7 @@ def case(folder: Path, number: int) -> str:
     words = command_words(folder / "data", folder / "one")
     name = [*words][number % len(words)]
     out = folder / "out"
+    finished = folder / ".out.fit"
     expected, seconds = calm(folder, name)
     while True:
         shutil.rmtree(out, ignore_errors=True)
@@ -65,8 +72,13 @@ def case(folder: Path, number: int) -> str:
     if name == "bank" and out.exists() and result(out) != expected:
         with suppress(ValueError):  # it says that it is not complete
             raise AssertionError(f"a part is read: {Bank(out)}")
+    share = len(list(finished.glob("[0-9]*.safetensors"))) / CLASSES
     assert os.waitpid(start(folder, name), 0)[1] == 0, "it does not go on"
     assert result(out) == expected, "another result"
+    assert not finished.exists(), "finished classes are left"
+    if name == "fit":
+        fourth = min(3, int(4 * share))
+        name = f"fit: {25 * fourth} to {25 * fourth + 25}% of classes finished"
     return f"{name}: killed, then the same to the bit"
 
 
@@ -84,7 +96,8 @@ def start(folder: Path, name: str) -> int:
     out = folder / "out"
     if (out / "train.yaml").exists():
         return start_command(["train", f"--resume={out}"])
-    words = command_words(folder / "data", folder / "one")[name]
+    data = folder / ("many" if name == "fit" else "data")
+    words = command_words(data, folder / "one")[name]
     return start_command([*words, f"--out={out}"])
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,9 @@ from nfaug.augment.params import SharedGenerator, seed_of
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import Bank, BankDataset, make_bank
 from nfaug.bank import make as module
+from nfaug.data import readers
+from nfaug.data.open import open_dataset
+from nfaug.data.sources import folders
 
 FILES = {"manifest.json", "applied.npy", "hashes.npy", "labels.npy", "paths.npy"}
 
@@ -230,3 +234,21 @@ def test_errors_of_workers_have_one_line(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=word) as raised:
             make(tmp_path / word, data, workers=1, residual=residual)
         assert "Traceback" not in str(raised.value)
+
+
+def test_each_file_is_read_once_for_its_variants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And once before, for the hash of the data set."""
+    data = save_pictures(tmp_path / "data")
+    reads: list[str] = []
+
+    def counted(file: Path, name: str) -> bytes:
+        reads.append(name)
+        return readers.read_part(file, name)
+
+    monkeypatch.setattr(folders, "read_part", counted)
+    images = open_dataset(data, image_size=8, channels=3)
+    made = make(tmp_path / "bank", images)
+    assert len(made) == 30
+    assert sorted(Counter(reads).values()) == [2] * 30

@@ -86,8 +86,9 @@ def test_files_are_matched_by_path_not_by_order(folder: Path, of_files: Bank) ->
     assert len(BankDataset(open_dataset(folder, image_size=12), again)) == 30
     odd = ImageFolder(f"{folder.parent}//./{folder.name}")
     assert BankDataset(odd, of_files)._rows.tolist() == BankDataset(source, of_files)._rows.tolist()
+    assert len(BankDataset(wrap_dataset(source, image_size=12), again)) == 30
     with pytest.raises(ValueError, match="samples"):
-        BankDataset(wrap_dataset(source, image_size=12), again)
+        BankDataset([source[index] for index in range(30)], again)
 
 
 def test_files_around_which_there_are_other_folders(folder: Path, tmp_path: Path) -> None:

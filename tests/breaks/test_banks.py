@@ -24,8 +24,9 @@ from torchvision.datasets import ImageFolder
 
 from nfaug.augment.counters import Counters
 from nfaug.augment.transform import NFAugment
-from nfaug.bank import Bank, BankDataset, source
+from nfaug.bank import Bank, BankDataset
 from nfaug.bank import make as module
+from nfaug.data.images import LabelledImages
 from nfaug.integrations.torchvision import NFACollate
 from nfaug.io.lock import OutputInUseError
 
@@ -430,8 +431,8 @@ def test_a_bank_that_continues_reads_a_spread_of_its_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Break 16: a large bank must continue soon, and still not over other images."""
-    monkeypatch.setattr(source, "SAMPLED", 4)
-    monkeypatch.setattr(module, "SAMPLED", 4)
+    monkeypatch.setattr(LabelledImages.fingerprint, "__defaults__", (4,))
+    monkeypatch.setattr(module, "HASHED", 4)
     make(tmp_path)
     data = Pictures()
     make(tmp_path, data)
@@ -439,7 +440,7 @@ def test_a_bank_that_continues_reads_a_spread_of_its_images(
     data.images[10] = 255 - data.images[10]
     with pytest.raises(ValueError, match="data_sha256"):
         make(tmp_path, data)
-    monkeypatch.setattr(module, "SAMPLED", 30)
+    monkeypatch.setattr(module, "HASHED", 30)
     data.images[10] = 255 - data.images[10]  # as it was
     data.images[7] = 255 - data.images[7]  # among those that are done, not in the spread of all
     with pytest.raises(ValueError, match="image 7 "):

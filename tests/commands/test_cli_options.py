@@ -58,7 +58,7 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
      ["--checkpoint", "FLOW", "--data", "some", "--grayscale", "--out", "OUT",
       "--image-size", "4,5"],
      {"grayscale": True, "image_size": (4, 5), "download": False, "split": "train"}),
-    ("fit", "nfaug.commands.fit.fit",
+    ("fit", "nfaug.commands.fit.fit_images",
      ["--checkpoint", "FLOW", "--data", "DATA", "--out", "OUT", "--rank", "3", "--per-class", "5",
       "--no-memory", "--seed", "4", "--gaussians", "gradient"],
      {"rank": 3, "per_class": 5, "memory": False, "seed": 4, "gaussians": "gradient"}),

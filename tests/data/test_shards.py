@@ -87,7 +87,7 @@ def check_equal(found: LabelledImages, expected: LabelledImages) -> None:
     assert found.preprocessing == expected.preprocessing
     for index in range(len(expected)):
         assert torch.equal(found.image(index), expected.image(index))
-        assert found.reader.content(index) == expected.reader.content(index)
+        assert found.sha256(index, pixels=True) == expected.sha256(index, pixels=True)
 
 
 @pytest.mark.parametrize("name", MAKERS)

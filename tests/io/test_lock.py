@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from nfaug.io.lock import OutputInUseError, lock_output
 
 HOLD = """
 import sys
+import time
 from pathlib import Path
 from nfaug.io.lock import lock_output
 with lock_output(Path(sys.argv[1])):
@@ -78,3 +80,19 @@ def test_a_thread_may_lock_an_output_twice_and_nothing_is_left(tmp_path: Path) -
     with lock_output(tmp_path / "out"), lock_output(tmp_path / "out"):
         assert [entry.name for entry in tmp_path.iterdir()] == [".out.lock"]
     assert not list(tmp_path.iterdir())
+
+
+def test_workers_of_a_process_that_was_killed_do_not_hold_its_lock(tmp_path: Path) -> None:
+    """They are forked, and look only every few seconds whether their parent lives."""
+    code = (
+        "import os, sys, time; from pathlib import Path; from nfaug.io.lock import lock_output\n"
+        "with lock_output(Path(sys.argv[1])):\n"
+        "    if os.fork() == 0:\n"
+        "        time.sleep(2)\n"
+        "        os._exit(0)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out")])
+    assert killed.wait() == -signal.SIGKILL
+    with lock_output(tmp_path / "out"):
+        assert (tmp_path / ".out.lock").exists()

@@ -37,7 +37,7 @@ def ran(tiny_folder: Path, tiny_path: Path, tmp_path_factory: pytest.TempPathFac
     out = tmp_path_factory.mktemp("ranks")
     (out / "words.json").write_text(json.dumps(words(tiny_folder, out / "flow")))
     (out / "fit.json").write_text(json.dumps(fit_words(tiny_folder, tiny_path, out / "fitted")))
-    return Ran(out, run_ranks(["train", "resume", "lost", "command", "fit"], out))
+    return Ran(out, run_ranks(["train", "resume", "lost", "command", "fit", "share"], out))
 
 
 def test_a_group_without_the_cpu_is_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_the_command_on_two_processes(ran: Ran) -> None:
 
 
 def test_a_fit_on_two_processes_equals_one(ran: Ran, tiny_folder: Path, tiny_path: Path) -> None:
-    """Three classes on two processes: axes and memory bit for bit, gaussians within 1e-6."""
+    """Three classes on two processes: bit for bit, and nothing is left beside the checkpoint."""
     first, second = ran.ranks["fit"]
     assert (first.code, second) == (0, Rank(0, ""))
     assert first.err.count("fitting") == 1
@@ -127,10 +127,22 @@ def test_a_fit_on_two_processes_equals_one(ran: Ran, tiny_folder: Path, tiny_pat
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
     assert one.gaussians is not None
     assert two.gaussians is not None
-    torch.testing.assert_close(
-        one.gaussians.state_dict(), two.gaussians.state_dict(), rtol=1e-6, atol=1e-7
-    )
+    ours, theirs = one.gaussians.state_dict(), two.gaussians.state_dict()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
     assert one.config == two.config
+    assert not (ran.out / ".fitted.fit").exists()
+
+
+def test_each_process_reads_a_part_of_the_images(ran: Ran) -> None:
+    """The 36 images are in memory that both map, and so are their latents."""
+    assert ran.ranks["share"] == [Rank(0, "")] * 2
+    reads = [json.loads((ran.out / f"share-{rank}.json").read_text()) for rank in range(2)]
+    assert [found["reads"] for found in reads] == [18, 18]
+    assert reads[0]["sum"] == reads[1]["sum"] > 0
+    assert [found["rows"] for found in reads] == [[0, 8], [8, 20]], "parts of whole steps"
+    assert [found["error"] for found in reads] == ["image 3.png cannot be read"] * 2
+    assert [found["collected"] for found in reads] == [[0, 10, 20], []], "to the main one"
+    assert not list(ran.out.glob("nfaug-*")), "the file has no name"
 
 
 def fit_words(tiny_folder: Path, tiny_path: Path, out: Path) -> list[str]:

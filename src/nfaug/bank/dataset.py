@@ -18,12 +18,12 @@ from ..augment.pixels import to_pil
 from ..data.classes import dataset_classes, stored_labels
 from ..data.decode import upright
 from ..data.images import spread
-from ..data.preprocess import Preprocess, channels_of
-from ..data.torch_datasets import part
+from ..data.preprocess import channels_of
+from ..data.torch_datasets import as_label, check_label, part
 from ..io.numbers import check_number
 from ..io.text import printable
 from .reader import Bank
-from .source import Source, check_label, label_of, to_uint8
+from .source import UntransformedReader, to_uint8
 
 __all__ = ["BankDataset", "match"]
 
@@ -117,7 +117,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
         item = None
         if needs_image or not self._stores_labels:
             item = self.dataset[index]
-            check_label(item, index, label)
+            check_label(part(item, "label"), label, f"image {index}")
         if number is None or self.bank.manifest.residual:
             image = self._changed(part(item, "image"), row, number)
         else:
@@ -181,47 +181,51 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: The bank was made from other images, labels or classes.
     """
-    channels, height, width = bank.manifest.shape
-    source = Source(dataset, Preprocess(channels, (height, width)))
+    # Labels are compared below, and with each item that is read.
+    reader = UntransformedReader(dataset, targets=torch.zeros(len(dataset), dtype=torch.int64))
     paths = bank.paths
+    dataset_paths = reader.paths or []
     if paths:
-        rows = _rows_of_paths(source, paths)
-    elif len(source) == len(bank):
+        rows = _rows_of_paths(dataset_paths, paths, len(dataset))
+    elif len(dataset) == len(bank):
         rows = np.arange(len(bank))
     else:
         raise ValueError(
-            f"the bank was made from {len(bank)} images and the data set has {len(source)}: {_MAKE}"
+            f"the bank was made from {len(bank)} images and the data set has {len(dataset)}: "
+            f"{_MAKE}"
         )
     for index in spread(len(rows), _COMPARED):
-        digest = source.digest(index, pixels=not paths)
-        if (digest != bank.hashes[rows[index]]).any():
-            name = source.paths[index] if source.paths else f"image {index}"
+        digest = reader.sha256(index, pixels=not paths)
+        if digest != bank.hashes[rows[index]].tobytes():
+            name = dataset_paths[index] if dataset_paths else f"image {index}"
             raise ValueError(
                 f"{name} is not the image that the bank was made from: the data are others, or in "
                 f"another order. {_MAKE.capitalize()}"
             )
-    changed = [index for index in spread(len(rows), _DECODED) if not source.as_in_file(index)]
+    changed = [index for index in spread(len(rows), _DECODED) if not reader.is_in_file(index)]
     if changed:
         warnings.warn(
-            f"the data set changes {source.paths[changed[0]]} after reading it. A bank that nfaug "
+            f"the data set changes {dataset_paths[changed[0]]} after reading it. A bank that nfaug "
             "bank made of the files lacks this change: pass it as transform= instead",
             stacklevel=3,
         )
     return rows, _compared_labels(dataset, bank, rows)
 
 
-def _rows_of_paths(source: Source, paths: list[str]) -> np.ndarray:
-    """The row in a bank of files of every image, int64 (N,); `paths` are those of the bank."""
+def _rows_of_paths(dataset_paths: list[str], paths: list[str], count: int) -> np.ndarray:
+    """The row in a bank of files of every image of a data set, int64 (N,).
+
+    `dataset_paths` are those of the data set, `paths` those of the bank, and `count` is N.
+    """
     row_of_path = {path: row for row, path in enumerate(paths)}
-    if source.paths:
-        rows = np.array([row_of_path.get(path, -1) for path in source.paths])
-    else:
-        rows = np.full(len(source), -1)
+    rows = np.full(count, -1)
+    if dataset_paths:
+        rows = np.array([row_of_path.get(path, -1) for path in dataset_paths])
     missing = (rows < 0).nonzero()[0]
     if len(missing):
-        name = source.paths[missing[0]] if source.paths else "image 0, which names no file"
+        name = dataset_paths[missing[0]] if dataset_paths else "image 0, which names no file"
         raise ValueError(
-            f"the bank has no variants of {len(missing)} of {len(source)} images, such as "
+            f"the bank has no variants of {len(missing)} of {count} images, such as "
             f"{name}: give the data set `samples`, a list of (path, label), or {_MAKE}"
         )
     return rows
@@ -258,6 +262,6 @@ def _trusted_labels(dataset: Any) -> np.ndarray | None:
         return None
     # A wrapper may have changed the labels that it finds stored.
     for index in spread(len(dataset), _PROBED):
-        if label_of(dataset[index], index) != stored[index]:
+        if as_label(part(dataset[index], "label"), f"image {index}") != stored[index]:
             return None
     return stored

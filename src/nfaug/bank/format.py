@@ -3,7 +3,7 @@
 manifest.json   settings, progress and hashes
 variants.npy    uint8 (N, V, H, W, C)
 applied.npy     bool (N, V), false where a variant equals its image
-hashes.npy      uint8 (N, 32), the hash of each image (`nfaug.bank.source`)
+hashes.npy      uint8 (N, 32), the hash of each image (`nfaug.data.readers.Reader.sha256`)
 labels.npy      int64 (N,)
 paths.npy       bytes (N,), relative paths of the image files; empty without files
 
@@ -57,7 +57,7 @@ class Manifest:
         variants: Number V of variants per image.
         shape: (C, H, W) of a variant, or (C, h, w) of a residual.
         classes: Class names in label order; empty if there are none.
-        data_sha256: What identifies the whole data set (`Source.sha256`).
+        data_sha256: What identifies the whole data set (`LabelledImages.fingerprint`).
         flow_sha256: SHA-256 of the weights of flow and PCA.
         seed: Seed of the variants.
         batch_size: Images per batch, on which the draws depend.

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from ..augment.config import MixConfig, check_given_once
 from ..augment.params import SharedGenerator, seed_of
@@ -22,16 +20,15 @@ from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.batches import LoaderBatches
 from ..data.classes import dataset_classes
-from ..data.images import progress_bar, spread
-from ..data.preprocess import Preprocess, size_of
-from ..data.torch_datasets import DatasetReader, part
+from ..data.images import HASHED, LabelledImages, progress_bar, spread
 from ..io.atomic import replace_directory
 from ..io.lock import lock_output
+from ..io.tensors import tensors_sha256
 from .format import MANIFEST, Manifest, array_files, array_sha256, differences, read_array
 from .reader import Bank
 from .residual import quantize
 from .shards import check_shards, shard_folder, shard_rows
-from .source import SAMPLED, Source, to_uint8
+from .source import HashedImages, open_source
 
 __all__ = ["make_bank"]
 
@@ -103,22 +100,18 @@ def make_bank(
         nfa = NFAugment(checkpoint, config=replace(config or MixConfig(), **changes))
         nfa.check_classes(data, required=False)
         codec = checkpoint.flow.codec
-        labels = DatasetReader(data).targets.numpy()
-        if min(len(labels), variants, batch_size) < 1:
+        if min(len(cast(Sized, data)), variants, batch_size) < 1:
             raise ValueError(
                 "the data set must not be empty, and variants and batch_size must be at least 1; "
-                f"got {len(labels)} images, {variants} and {batch_size}"
+                f"got {len(cast(Sized, data))} images, {variants} and {batch_size}"
             )
-        image = to_uint8(part(data[0], "image"), codec.channels)
-        height, width = codec.image_size if residual else size_of(image)
-        preprocess = Preprocess(codec.channels, (height, width), resize=residual)
-        source = Source(data, preprocess, labels)
+        images = open_source(data, codec.channels, codec.image_size if residual else None)
         planned = Manifest(
-            images=len(source),
+            images=len(images),
             variants=variants,
-            shape=(codec.channels, height, width),
+            shape=(codec.channels, *images.image_size),
             classes=tuple(dataset_classes(data) or nfa.classes),
-            data_sha256=source.sha256(labels),
+            data_sha256=images.fingerprint(),
             flow_sha256=_flow_sha256(checkpoint),
             seed=seed,
             batch_size=batch_size,
@@ -127,19 +120,19 @@ def make_bank(
         )
         if shard is not None:
             check_shards(folder, planned)
-            rows = shard_rows(*shard, len(source), batch_size)
+            rows = shard_rows(*shard, len(images), batch_size)
             planned = replace(planned, images=len(rows), first=rows.start)
-            labels = labels[rows.start : rows.stop]
-            source = Source(Subset(data, rows), preprocess, labels)
+            images = images.subset(torch.arange(rows.start, rows.stop))
+        labels = images.targets.numpy()
         planned = replace(planned, labels_sha256=array_sha256(labels))
         manifest = _stored_manifest(folder)
         if manifest is None or overwrite:
-            _create(folder, planned, source, labels, old=manifest)
+            _create(folder, planned, images, old=manifest)
             manifest = planned
         else:
-            _check_continued(folder, manifest, planned, source)
+            _check_continued(folder, manifest, planned, images)
         if manifest.done < manifest.images:
-            loader = LoaderBatches(source, torch.from_numpy(labels), workers)
+            loader = LoaderBatches(HashedImages(images), images.targets, workers)
             _fill(folder, manifest, nfa, loader, progress)
     return Bank(folder)
 
@@ -147,10 +140,7 @@ def make_bank(
 def _flow_sha256(checkpoint: Checkpoint) -> str:
     """SHA-256 of the weights of flow and PCA."""
     assert checkpoint.pca is not None  # `NFAugment` refuses a checkpoint without
-    weights = {}
-    for name, value in (checkpoint.flow.state_dict() | checkpoint.pca.tensors()).items():
-        weights[name] = value.contiguous()
-    return hashlib.sha256(save(weights)).hexdigest()
+    return tensors_sha256(checkpoint.flow.state_dict() | checkpoint.pca.tensors())
 
 
 def _stored_manifest(path: Path) -> Manifest | None:
@@ -170,11 +160,13 @@ def _stored_manifest(path: Path) -> Manifest | None:
     return Manifest.load(path)
 
 
-def _check_continued(path: Path, stored: Manifest, planned: Manifest, source: Source) -> None:
+def _check_continued(
+    path: Path, stored: Manifest, planned: Manifest, images: LabelledImages
+) -> None:
     """Check that an interrupted bank is the planned one, of these images.
 
     All labels are compared, and the contents of images spread over the data set (see
-    `Source.sha256`) and over those that are done. Reading all that are done would take hours.
+    `LabelledImages.fingerprint`) and over those that are done. Reading all would take hours.
 
     Raises:
         ValueError: A setting, a label or an image is another.
@@ -182,8 +174,8 @@ def _check_continued(path: Path, stored: Manifest, planned: Manifest, source: So
     changes = differences(stored, planned, "done")
     if not changes:
         hashes = read_array(path, "hashes.npy", stored)
-        for row in spread(stored.done, SAMPLED):
-            if (source.digest(row) != hashes[row]).any():
+        for row in spread(stored.done, HASHED):
+            if images.sha256(row) != hashes[row].tobytes():
                 changes = f"image {stored.first + row} is another"
                 break
     if changes:
@@ -193,9 +185,7 @@ def _check_continued(path: Path, stored: Manifest, planned: Manifest, source: So
         )
 
 
-def _create(
-    path: Path, planned: Manifest, source: Source, labels: np.ndarray, *, old: Manifest | None
-) -> None:
+def _create(path: Path, planned: Manifest, images: LabelledImages, *, old: Manifest | None) -> None:
     """Make the folder of a bank, with empty arrays, labels and paths: all of it or nothing.
 
     The arrays of an old bank go, and other files of its folder stay.
@@ -209,8 +199,8 @@ def _create(
             "another directory"
         )
     with replace_directory(path, drop=old_files) as staged:
-        np.save(staged / "labels.npy", labels)
-        paths = source.paths or [""] * len(labels)
+        np.save(staged / "labels.npy", images.targets.numpy())
+        paths = images.paths or [""] * len(images)
         np.save(staged / "paths.npy", [os.fsencode(name) for name in paths])
         for name, layout in layouts.items():
             np.lib.format.open_memmap(staged / name, "w+", layout.dtype, layout.shape)

@@ -28,7 +28,7 @@ class Bank:
         steps: uint16 (N, V), 1/128 grey levels of one step of a residual, or None.
         applied: bool (N, V), false where a variant equals its image.
         labels: int64 (N,).
-        hashes: uint8 (N, 32), the hash of each image (see `nfaug.bank.source`).
+        hashes: uint8 (N, 32), the hash of each image (`Reader.sha256`).
 
     Raises:
         ValueError: The directory is not a bank, it or a shard is not complete, a file is damaged or

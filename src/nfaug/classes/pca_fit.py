@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .pca import ClasswisePCA
+from .pca_parts import PCAParts
 
 __all__ = ["ClassFit", "ClasswisePCA", "assemble", "fit_class"]
 
@@ -119,26 +120,13 @@ def assemble(fits: Sequence[ClassFit], *, memory: bool) -> ClasswisePCA:
     """
     if not fits:
         raise ValueError("latents must hold at least one class; got none")
-    ranks = [int(fit["ranks"]) for fit in fits]
-    rank = max(1, *ranks)
-    tensors: dict[str, Tensor] = {}
-    for name in fits[0]:
-        parts = [fit[name] for fit in fits]
-        if name in ("axes", "eigenvalues", "memory"):  # classes have different numbers of axes
-            parts = [_widened(part, rank) for part in parts]
-        tensors[name] = torch.cat(parts)
-    sizes = torch.tensor([len(fit["memory"]) for fit in fits])
-    tensors["memory_labels"] = torch.arange(len(fits)).repeat_interleave(sizes)
-    if not memory or not bool(sizes.any()):
-        del tensors["memory"]
-        del tensors["memory_labels"]
-    return ClasswisePCA(tensors)
-
-
-def _widened(tensor: Tensor, size: int) -> Tensor:
-    """The tensor with zeros after the values of its second dimension, up to `size`."""
-    zeros = tensor.new_zeros(len(tensor), size - tensor.shape[1], *tensor.shape[2:])
-    return torch.cat([tensor, zeros], dim=1)
+    rank = max(int(fit["ranks"]) for fit in fits)
+    rows = sum(len(fit["memory"]) for fit in fits)
+    dim = fits[0]["mean"].shape[1]
+    parts = PCAParts(len(fits), rank, dim, rows if memory else 0)
+    for fit in fits:
+        parts.add(fit)
+    return parts.joined()
 
 
 def _centre(latents: Tensor) -> _Centred:

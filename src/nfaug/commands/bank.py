@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.config import MixConfig
 from ..bank import Bank, make_bank
 from ..bank.shards import parse_shard, shard_manifests
+from ..data.batches import default_workers
 from ..data.open import open_dataset
 from ..data.preprocess import size_of
 from .common import (
@@ -56,7 +58,12 @@ def parser() -> ArgumentParser:
         "the flow's size, if images have it; choose the size to which your script resizes images",
     )
     parser.add_argument("--batch-size", type=int, default=64, help="number of images at a time")
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode images")
+    parser.add_argument(
+        "--workers",
+        type=int | None,
+        help="processes that decode images (default: the machine's cores, divided by its GPUs if "
+        "there are as many shards)",
+    )
     parser.add_argument("--shard", help="the part of the bank to make: i/n with i from 0 to n - 1")
     parser.add_class_arguments(MixConfig, skip={"p"})
     return parser
@@ -64,7 +71,8 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Make the bank or a shard of it."""
-    checkpoint = load_on(arguments)
+    shard = None if arguments.shard is None else parse_shard(arguments.shard)
+    checkpoint = load_on(arguments, process=None if shard is None else shard[0])
     out = Path(arguments.out).expanduser()
     size = None if arguments.residual else arguments.image_size
     codec = checkpoint.flow.codec
@@ -83,7 +91,10 @@ def run(arguments: Namespace) -> dict[str, Any]:
                 f"{data.image_size[1]}: pass --image-size, the size to which your transform "
                 "resizes images, or --residual"
             )
-    shard = None if arguments.shard is None else parse_shard(arguments.shard)
+    workers = arguments.workers
+    if workers is None:
+        parts = 1 if shard is None else shard[1]
+        workers = default_workers(max(1, min(parts, torch.cuda.device_count())))
     bank = make_bank(
         checkpoint,
         data,
@@ -93,7 +104,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         shard=shard,
         seed=arguments.seed,
         batch_size=arguments.batch_size,
-        workers=arguments.workers,
+        workers=workers,
         overwrite=arguments.overwrite,
         config=mixing(arguments),
     )

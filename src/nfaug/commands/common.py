@@ -286,10 +286,10 @@ def mixing(arguments: Namespace) -> MixConfig:
     return MixConfig(**settings)
 
 
-def load_on(arguments: Namespace) -> Checkpoint:
-    """Load the checkpoint --checkpoint onto --device."""
+def load_on(arguments: Namespace, process: int | None = None) -> Checkpoint:
+    """Load the checkpoint --checkpoint onto --device; for `process` see `pick_device`."""
     checkpoint = load(arguments.checkpoint, autoencoder=arguments.autoencoder)
-    return checkpoint.to(pick_device(arguments.device))
+    return checkpoint.to(pick_device(arguments.device, process))
 
 
 def reading(arguments: Namespace) -> dict[str, Any]:

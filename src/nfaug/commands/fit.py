@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.manifest import PICTURE
 from ..classes.priors import FITTED_PRIORS
 from ..data.images import LabelledImages
-from ..fitting import fit, load_base, open_images
+from ..fitting import fit_images, load_base, open_images
 from ..io.atomic import check_output, write_picture
 from ..io.device import pick_device
 from ..io.lock import lock_output
@@ -62,12 +63,14 @@ def parser() -> ArgumentParser:
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Fit, save, and report the fit. The processes of `torchrun` share the work."""
     out = Path(arguments.out)
+    folder = out.resolve().parent / f".{out.name}.fit"  # of finished classes
     with joined() as ranks, lock_output(out):
         check_output(out, overwrite=arguments.overwrite)
-        checkpoint, dataset = _fit(arguments, ranks)
-        if not ranks.main:
+        checkpoint, dataset = _fit(arguments, folder, ranks)
+        if checkpoint is None:
             return None
         checkpoint.save(out, overwrite=True)
+        shutil.rmtree(folder, ignore_errors=True)
         write_picture(out / PICTURE, preview_grid(checkpoint, dataset, seed=arguments.seed))
     assert checkpoint.pca is not None
     return {
@@ -80,7 +83,10 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     }
 
 
-def _fit(arguments: Namespace, ranks: Ranks) -> tuple[Checkpoint, LabelledImages]:
+def _fit(
+    arguments: Namespace, folder: Path, ranks: Ranks
+) -> tuple[Checkpoint | None, LabelledImages]:
+    """The fitted checkpoint, on the main process, and the images."""
     base = load_base(arguments.checkpoint, arguments.autoencoder).to(pick_device(arguments.device))
     dataset = open_images(
         base.flow,
@@ -95,7 +101,7 @@ def _fit(arguments: Namespace, ranks: Ranks) -> tuple[Checkpoint, LabelledImages
         print(
             f"fitting {printable(arguments.checkpoint)} to {content}", file=sys.stderr, flush=True
         )
-    checkpoint = fit(
+    checkpoint = fit_images(
         base,
         dataset,
         autoencoder=arguments.autoencoder,
@@ -104,8 +110,10 @@ def _fit(arguments: Namespace, ranks: Ranks) -> tuple[Checkpoint, LabelledImages
         memory=not arguments.no_memory,
         seed=arguments.seed,
         gaussians=arguments.gaussians,
-        distributed=ranks.count > 1,
+        ranks=ranks,
+        folder=folder,
     )
-    checkpoint.config.gaussians["flow"] = public_name(arguments.checkpoint)
-    checkpoint.config.gaussians["data"] = public_name(arguments.data)
+    if checkpoint is not None:
+        checkpoint.config.gaussians["flow"] = public_name(arguments.checkpoint)
+        checkpoint.config.gaussians["data"] = public_name(arguments.data)
     return checkpoint, dataset

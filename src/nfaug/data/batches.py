@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..io.ranks import Ranks, own_cores
+from ..io.shared import shared_tensor
 from .images import LabelledImages, progress_bar, to_tensors
 
-__all__ = ["Batches", "LoaderBatches", "MemoryBatches", "open_batches", "progress_bar"]
+__all__ = [
+    "Batches",
+    "LoaderBatches",
+    "MemoryBatches",
+    "PassBatches",
+    "default_workers",
+    "open_batches",
+    "progress_bar",
+]
 
 
 class Batches(Protocol):
@@ -23,6 +36,11 @@ class Batches(Protocol):
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (B, C, H, W) and labels (B,) at the indices `order`."""
+
+    def passes(
+        self, orders: Sequence[Tensor], batch_size: int
+    ) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+        """Yield what `iterate` does for each of several orders; each must be read to its end."""
 
 
 class MemoryBatches:
@@ -37,6 +55,43 @@ class MemoryBatches:
             return
         for indices in order.split(batch_size):
             yield self.images[indices], self.labels[indices]
+
+    def passes(
+        self, orders: Sequence[Tensor], batch_size: int
+    ) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+        for order in orders:
+            yield self.iterate(order, batch_size)
+
+
+class PassBatches:
+    """Images that threads decode, all of a pass together; the next while the last are used."""
+
+    def __init__(self, images: LabelledImages) -> None:
+        self.images: LabelledImages = images
+        self.labels: Tensor = images.targets
+
+    def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._decoded(order).iterate(torch.arange(len(order)), batch_size)
+
+    def passes(
+        self, orders: Sequence[Tensor], batch_size: int
+    ) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+        if not self.images.reader.threads:  # such as a file that only one thread may use
+            for order in orders:
+                yield self.iterate(order, batch_size)
+            return
+        with ThreadPoolExecutor(1) as thread:
+            coming: deque[Future[MemoryBatches]] = deque()
+            for number in range(len(orders) + 1):
+                if number < len(orders):
+                    coming.append(thread.submit(self._decoded, orders[number]))
+                if number > 0:
+                    decoded = coming.popleft().result()
+                    yield decoded.iterate(torch.arange(len(decoded.labels)), batch_size)
+                    del decoded  # before the pass after the next is decoded
+
+    def _decoded(self, order: Tensor) -> MemoryBatches:
+        return MemoryBatches(*to_tensors(self.images.subset(order), progress=False))
 
 
 class LoaderBatches:
@@ -58,11 +113,28 @@ class LoaderBatches:
         self.generator: torch.Generator = torch.Generator().manual_seed(seed)
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for batches in self.passes([order], batch_size):
+            yield from batches
+
+    def passes(
+        self, orders: Sequence[Tensor], batch_size: int
+    ) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+        batches: list[list[int]] = []
+        counts: list[int] = []
+        for order in orders:
+            parts = order.split(batch_size) if len(order) else ()
+            batches += [part.tolist() for part in parts]
+            counts.append(len(parts))
+        loaded = self._load(batches)  # by the same workers for all orders
+        for count in counts:
+            yield itertools.islice(loaded, count)
+
+    def _load(self, batches: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the images and labels of each batch of indices."""
         loader = DataLoader(
             self.dataset,
-            batch_size=batch_size,
-            sampler=order.tolist(),
-            num_workers=self.workers,
+            batch_sampler=batches,
+            num_workers=min(self.workers, len(batches)),
             generator=self.generator,
             worker_init_fn=_ignore_interrupts,
         )
@@ -88,12 +160,46 @@ def open_batches(
     dataset: LabelledImages,
     *,
     memory_gib: float = 4.0,
-    workers: int = 2,
+    workers: int | None = None,
     progress: bool = False,
     seed: int = 0,
+    ranks: Ranks | None = None,
 ) -> Batches:
-    """Batches of a data set, from memory if its images take at most `memory_gib`."""
-    size = len(dataset) * dataset.channels * math.prod(dataset.image_size)
-    if size <= memory_gib * 2**30:
-        return MemoryBatches(*to_tensors(dataset, progress=progress))
-    return LoaderBatches(dataset, dataset.targets, workers, seed)
+    """Batches of a data set, from memory if its images take at most `memory_gib`.
+
+    Args:
+        dataset: The images.
+        memory_gib: The largest size in memory.
+        workers: Processes that decode images that are not in memory; None for as many as this
+            process has cores.
+        progress: Whether to show a bar while images are read into memory.
+        seed: Seed of the random transforms of the data set, if it has any.
+        ranks: Processes that all call this. Those of one machine read a part of the images each,
+            into memory that they share.
+    """
+    ranks = ranks or Ranks()
+    shape = (len(dataset), dataset.channels, *dataset.image_size)
+    if math.prod(shape) > memory_gib * 2**30:
+        if workers is None:
+            workers = default_workers()
+        return LoaderBatches(dataset, dataset.targets, workers, seed)
+    images, rows = shared_tensor(shape, torch.uint8, ranks)
+    error: Exception | None = None
+    try:
+        own = dataset.subset(torch.arange(rows.start, rows.stop))
+        to_tensors(own, progress=progress, out=images[rows.start : rows.stop])
+    except (OSError, ValueError) as met:
+        if ranks.count == 1:
+            raise
+        error = met
+    ranks.agree(error)
+    return MemoryBatches(images, dataset.targets)
+
+
+def default_workers(processes: int = 1) -> int:
+    """The worker processes for each of the processes of a machine (see `own_cores`): one a core.
+
+    None for a single core, on which they could only take turns.
+    """
+    cores = own_cores(processes)
+    return cores if cores > 1 else 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +15,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from ..io.ranks import own_cores
 from .decode import ImageDecodeError
 from .preprocess import Preprocess, as_size, channels_of, size_of
 from .readers import Reader
 
 __all__ = [
+    "HASHED",
     "LabelledImages",
     "assemble",
     "progress_bar",
@@ -76,18 +77,26 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
             return None
         return [paths[index] for index in self.indices.tolist()]
 
-    def fingerprint(self) -> str:
-        """SHA-256 of class names, labels, paths, and the contents of up to 1,024 images.
+    def fingerprint(self, most: int = HASHED) -> str:
+        """SHA-256 of class names, labels, paths, and the `Reader.sha256` of up to `most` images.
 
-        The images are the first, the last and every k-th between. The content of an image is its
-        file or, without a file, its shape and pixels. Preprocessing and location do not count.
+        The images are the first, the last and every k-th between. Preprocessing and location do
+        not count.
         """
         description = json.dumps([self.classes, self.targets.tolist(), self.paths])
         sha = hashlib.sha256(description.encode())
-        for index in spread(len(self), HASHED):
-            content = self.reader.content(int(self.indices[index]))
-            sha.update(hashlib.sha256(content).hexdigest().encode())
+        for index in spread(len(self), most):
+            sha.update(self.sha256(index))
         return sha.hexdigest()
+
+    def sha256(self, index: int, *, pixels: bool = False) -> bytes:
+        """The `Reader.sha256` of image number `index`, as it is stored."""
+        return self.reader.sha256(int(self.indices[index]), pixels=pixels)
+
+    def hashed(self, index: int) -> tuple[Tensor, bytes]:
+        """Image number `index`, uint8 (C, H, W), and its `sha256`, for which it is read once."""
+        image, digest = self.reader.read_hashed(int(self.indices[index]))
+        return self.preprocess(image, self.name(index)), digest
 
     def image(self, index: int) -> Tensor:
         """Image number `index`, uint8 (C, H, W)."""
@@ -226,10 +235,14 @@ def split_per_class(
     return split, rest
 
 
-def to_tensors(dataset: LabelledImages, progress: bool = True) -> tuple[Tensor, Tensor]:
-    """Decode all images: uint8 images (N, C, H, W) and int64 labels (N,)."""
-    shape = (len(dataset), dataset.channels, *dataset.image_size)
-    images = torch.empty(shape, dtype=torch.uint8)
+def to_tensors(
+    dataset: LabelledImages, progress: bool = True, *, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Decode all images: uint8 images (N, C, H, W), into `out` if given, and int64 labels (N,)."""
+    images = out
+    if images is None:
+        shape = (len(dataset), dataset.channels, *dataset.image_size)
+        images = torch.empty(shape, dtype=torch.uint8)
     threads = dataset.reader.threads
     decoded = run_over(
         dataset.image, len(dataset), "reading images", threads=threads, progress=progress
@@ -249,7 +262,7 @@ def run_over(
 ) -> Iterator[T]:
     """Yield function(0), function(1), ... in order, with a progress bar."""
     bar = progress_bar(count, description, "image", shown=progress)
-    with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with bar, ThreadPoolExecutor(own_cores()) as pool:
         for start in range(0, count, 1024):  # a pool's map() queues all calls at once
             block = range(start, min(start + 1024, count))
             results = pool.map(function, block) if threads else map(function, block)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from .decode import ImageDecodeError, decode_image
+from .preprocess import Preprocess, channels_of, size_of
 
-__all__ = ["ArrayReader", "FileReader", "Reader", "Request", "read_part"]
+__all__ = ["ArrayReader", "FileReader", "Reader", "Request", "pixels_sha256", "read_part"]
 
 # Bytes of an image file. PIL accepts as many pixels of three bytes by default.
 _LARGEST = 2**29
@@ -52,10 +53,29 @@ class Reader(ABC):
         """The name of an image in messages."""
         return f"image {index} of {self.where}"
 
-    def content(self, index: int) -> bytes:
-        """Bytes that tell the image from others: those of its file, or its pixels."""
-        pixels = np.asarray(self.read(index))
-        return str(pixels.shape).encode() + pixels.tobytes()
+    def file(self, index: int) -> bytes | None:
+        """The bytes of the image's file; None for an image without a path."""
+        return None
+
+    def read_hashed(self, index: int) -> tuple[Image.Image | Tensor, bytes]:
+        """The image, and its `sha256`."""
+        image = self.read(index)
+        content = self.file(index)
+        if content is None:
+            return image, pixels_sha256(image)
+        return image, hashlib.sha256(content).digest()
+
+    def sha256(self, index: int, *, pixels: bool = False) -> bytes:
+        """What tells the image from others: SHA-256 of its file if it has a path, else its pixels.
+
+        Args:
+            index: The image.
+            pixels: Whether its pixels are hashed in any case.
+        """
+        content = None if pixels else self.file(index)
+        if content is None:
+            return pixels_sha256(self.read(index))
+        return hashlib.sha256(content).digest()
 
 
 class FileReader(Reader):
@@ -71,11 +91,20 @@ class FileReader(Reader):
             ImageDecodeError: If it is too large for an image.
         """
 
-    def content(self, index: int) -> bytes:
+    def file(self, index: int) -> bytes | None:
+        if self.paths is None:  # a row of a table
+            return None
         return self.read_bytes(index)
 
     def read(self, index: int) -> Image.Image:
         return decode_image(self.read_bytes(index), self.name(index))
+
+    def read_hashed(self, index: int) -> tuple[Image.Image | Tensor, bytes]:
+        content = self.read_bytes(index)  # once
+        image = decode_image(content, self.name(index))
+        if self.paths is None:
+            return image, pixels_sha256(image)
+        return image, hashlib.sha256(content).digest()
 
 
 @dataclass(eq=False, kw_only=True)
@@ -102,6 +131,19 @@ class Request:
     def path(self) -> Path:
         """`data` as a path."""
         return Path(self.data).expanduser()
+
+
+def pixels_sha256(image: Image.Image | Tensor) -> bytes:
+    """SHA-256 of the shape and the pixels of an image, the same for PIL images and tensors.
+
+    A grayscale image has the hash of its RGB form, since some loaders convert all images to RGB.
+    """
+    channels = channels_of(image)
+    if channels == 1:
+        channels = 3
+    pixels = Preprocess(channels, size_of(image))(image, "an image")
+    shape = repr(tuple(pixels.shape)).encode()
+    return hashlib.sha256(shape + pixels.numpy().tobytes()).digest()
 
 
 def read_part(file: Path, name: str, offset: int = 0, size: int | None = None) -> bytes:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from .classes import dataset_classes, numbered, stored_labels
+from .classes import dataset_classes, numbered, stored_labels, unwrapped
 from .decode import ImageDecodeError, upright
 from .images import LabelledImages, assemble, run_over
-from .readers import Reader
+from .readers import Reader, pixels_sha256, read_part
 
-__all__ = ["DatasetReader", "part", "wrap_dataset"]
+__all__ = [
+    "DatasetReader",
+    "as_label",
+    "check_label",
+    "labelled_images",
+    "part",
+    "wrap_dataset",
+]
 
 
 def wrap_dataset(
@@ -51,8 +61,9 @@ def wrap_dataset(
         >>> wrap_dataset(images, classes=["cat", "dog"], image_size=4)[1][0].shape
         torch.Size([3, 4, 4])
     """
-    if isinstance(dataset, LabelledImages) and image_size is None and channels is None:
-        return dataset
+    images = labelled_images(dataset)
+    if images is not None and image_size is None and channels is None:
+        return images
     if isinstance(getattr(dataset, "loader", dataset), DataLoader):  # timm's wraps torch's
         raise ValueError(
             f"pass a data set, not a {type(dataset).__name__}: loader.dataset, or for the images "
@@ -69,23 +80,82 @@ def wrap_dataset(
 
 
 class DatasetReader(Reader):
-    """The items of a torch data set."""
+    """The items of a torch data set.
 
-    def __init__(self, dataset: Any, classes: Sequence[str] | None = None) -> None:
+    Args:
+        dataset: The data set.
+        classes: Class names; None for those of the data set, or else the numbers of the labels.
+        targets: The labels, int64 (N,), if they are known.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        classes: Sequence[str] | None = None,
+        targets: Tensor | None = None,
+    ) -> None:
         self.dataset: Any = dataset
         self.where: str = f"the data set ({type(dataset).__name__})"
-        labels: Any = stored_labels(dataset)
-        if labels is None or not self._agrees(labels):
-            labels = list(run_over(self._label, len(dataset), "reading labels", threads=False))
-        targets = torch.as_tensor(labels, dtype=torch.int64)
+        self.images: LabelledImages | None = labelled_images(dataset)
+        self.files: list[str] = []
+        paths: list[str] | None = None
+        if self.images is not None:
+            paths = self.images.paths
+        elif self.shows_files():
+            self.files, paths = files_of(dataset)
+        if targets is None:
+            labels: Any = stored_labels(dataset)
+            if labels is None or not self._agrees(labels):
+                labels = list(run_over(self._label, len(dataset), "reading labels", threads=False))
+            targets = torch.as_tensor(labels, dtype=torch.int64)
         names = classes or dataset_classes(dataset) or numbered(targets)
-        super().__init__(where=self.where, classes=list(names), targets=targets)
+        super().__init__(
+            where=self.where, classes=list(names), targets=targets, paths=paths or None
+        )
 
     def read(self, index: int) -> Image.Image | Tensor:
+        image, label = self.item(index)
+        check_label(label, int(self.targets[index]), self.name(index))
+        return self.image_of(image, index)
+
+    def file(self, index: int) -> bytes | None:
+        if self.images is not None:
+            return self.images.reader.file(int(self.images.indices[index]))
+        if not self.files:
+            return None
+        return read_part(Path(self.files[index]), self.files[index])
+
+    def sha256(self, index: int, *, pixels: bool = False) -> bytes:
+        if self.images is not None:
+            return self.images.sha256(index, pixels=pixels)
+        content = None if pixels else self.file(index)
+        if content is None:
+            image, _ = self.item(index)  # whatever its label
+            return pixels_sha256(self.image_of(image, index))
+        return hashlib.sha256(content).digest()
+
+    def shows_files(self) -> bool:
+        """Whether items that come from files are the images in them, as far as this is known."""
+        return not any(getattr(holder, "transform", None) for holder in unwrapped(self.dataset))
+
+    def item(self, index: int) -> tuple[Any, Any]:
+        """The image and the label of item number `index`, as the data set gives them."""
+        name = self.name(index)
         try:
-            image = _pair(self.dataset[index], self.name(index))[0]
+            item = self.dataset[index]
         except OSError as error:
-            raise ImageDecodeError(f"{self.name(index)} cannot be read ({error})") from error
+            raise ImageDecodeError(f"{name} cannot be read ({error})") from error
+        if isinstance(item, Mapping) and {"image", "label"} <= item.keys():
+            return item["image"], item["label"]
+        if isinstance(item, tuple | list) and len(item) == 2:
+            return item[0], item[1]
+        raise ValueError(
+            f"{name} must be (image, label), or have the keys 'image' and 'label'; got a "
+            f"{type(item).__name__}. Pass arrays as TensorDataset(images, labels)"
+        )
+
+    def image_of(self, image: Any, index: int) -> Image.Image | Tensor:
+        """The image of item number `index`, as `read` returns it."""
         if isinstance(image, Image.Image):
             return upright(image)
         return _levels(image, self.name(index))
@@ -99,11 +169,66 @@ class DatasetReader(Reader):
         return all(self._label(index) == labels[index] for index in probes)
 
     def _label(self, index: int) -> int:
-        value = _pair(self.dataset[index], self.name(index))[1]
-        label = np.asarray(value)
-        if label.ndim or label.dtype.kind not in "iu":
-            raise ValueError(f"labels must be integers 0..K-1; {self.name(index)} has {value!r}")
-        return int(label)
+        _, label = self.item(index)
+        return as_label(label, self.name(index))
+
+
+def labelled_images(dataset: Any) -> LabelledImages | None:
+    """The images of a `LabelledImages` or of a torch `Subset` of one; None for other data sets."""
+    if isinstance(dataset, LabelledImages):
+        return dataset
+    if isinstance(dataset, Subset):
+        images = labelled_images(dataset.dataset)
+        if images is not None:
+            return images.subset(torch.as_tensor(dataset.indices, dtype=torch.int64))
+    return None
+
+
+def files_of(dataset: Any) -> tuple[list[str], list[str]]:
+    """The file of each image of torchvision's ImageFolder or timm's ImageDataset, and its path.
+
+    Paths begin below the innermost folder that holds all files, and have slashes. Both lists are
+    empty for other data sets.
+    """
+    if isinstance(dataset, Subset):
+        files, paths = files_of(dataset.dataset)
+        if not files:
+            return [], []
+        rows = [int(row) for row in dataset.indices]
+        return [files[row] for row in rows], [paths[row] for row in rows]
+    for holder in (dataset, getattr(dataset, "reader", None)):
+        samples = getattr(holder, "samples", None)
+        match samples:
+            case [(str(first), _), *_] if len(samples) == len(dataset) and os.path.isfile(first):
+                files = [file for file, _ in samples]
+                plain = [os.path.normpath(file) for file in files]  # ./a//b as a/b
+                shared = os.path.commonpath({os.path.dirname(file) for file in plain})
+                below = [file[len(shared) :].replace(os.sep, "/") for file in plain]
+                return files, [path.lstrip("/") for path in below]
+    return [], []
+
+
+def as_label(value: Any, name: str) -> int:
+    """The label of an item as an int; `name` is for the message.
+
+    Raises:
+        ValueError: It is no whole number.
+    """
+    label = np.asarray(value)
+    if label.ndim or label.dtype.kind not in "iu":
+        raise ValueError(f"labels must be integers 0..K-1; {name} has {value!r:.40}")
+    return int(label)
+
+
+def check_label(value: Any, expected: int, name: str) -> None:
+    """Raise ValueError unless an item has the label that is stored, or that a bank has."""
+    label = as_label(value, name)
+    if label != expected:
+        raise ValueError(
+            f"{name} has the label {label} when it is read, and {expected} is stored for it "
+            "(`targets`), or was when the bank was made. Correct `targets`, make the bank anew, or "
+            "remove an unreadable file in whose place the data set gives another image"
+        )
 
 
 def part(item: Any, key: str) -> Any:
@@ -111,18 +236,6 @@ def part(item: Any, key: str) -> Any:
     if isinstance(item, Mapping):
         return item[key]
     return item[("image", "label").index(key)]
-
-
-def _pair(item: Any, name: str) -> tuple[Any, Any]:
-    """The image and the label of an item."""
-    if isinstance(item, Mapping) and {"image", "label"} <= item.keys():
-        return item["image"], item["label"]
-    if isinstance(item, tuple | list) and len(item) == 2:
-        return item[0], item[1]
-    raise ValueError(
-        f"{name} must be (image, label), or have the keys 'image' and 'label'; got a "
-        f"{type(item).__name__}. Pass arrays as TensorDataset(images, labels)"
-    )
 
 
 def _levels(image: Any, name: str) -> Tensor:

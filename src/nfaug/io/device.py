@@ -6,11 +6,17 @@ import os
 
 import torch
 
-__all__ = ["is_read_at_once", "pick_device"]
+__all__ = ["float64_device", "is_read_at_once", "pick_device"]
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, process: int | None = None) -> torch.device:
     """The device called `name`; "auto" is this process's GPU if there is one, else the CPU.
+
+    Args:
+        name: A device of torch, or "auto".
+        process: This process's number among those that share the machine, without a launcher
+            that sets LOCAL_RANK. Numbers beyond the last GPU begin again at the first. None for
+            torch's current GPU.
 
     Raises:
         ValueError: If torch has no such device on this machine.
@@ -19,7 +25,11 @@ def pick_device(name: str) -> torch.device:
         if not torch.cuda.is_available():
             return torch.device("cpu")
         local = os.environ.get("LOCAL_RANK")
-        return torch.device(f"cuda:{local}" if local else "cuda")
+        if local:
+            return torch.device("cuda", int(local))
+        if process is not None:
+            return torch.device("cuda", process % torch.cuda.device_count())
+        return torch.device("cuda")
     try:
         empty = torch.empty(0, device=name)
         empty.cpu()  # fails on "meta", which computes nothing
@@ -30,6 +40,13 @@ def pick_device(name: str) -> torch.device:
             "the CPU"
         ) from None
     return empty.device
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """The device for float64 sums: the CPU in place of an Apple GPU, which has no float64."""
+    if device.type == "mps":
+        return torch.device("cpu")
+    return device
 
 
 def is_read_at_once(device: torch.device) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["TIMEOUT", "Ranks", "group_rank", "joined", "launched", "own_rank"]
+__all__ = ["TIMEOUT", "Ranks", "group_rank", "joined", "launched", "own_cores", "own_rank"]
+
+T = TypeVar("T")
 
 TIMEOUT = timedelta(hours=2)  # the others wait for the slowest process
 
@@ -40,24 +42,64 @@ class Ranks:
             for tensor in tensors:
                 torch.distributed.broadcast(tensor.detach(), src=0)
 
-    def collect(self, own: dict[int, Any], total: int) -> list[Any]:
-        """All items 0..total-1 on every process; `own` holds items rank, rank + count, and so on.
+    def wait(self) -> None:
+        """Block until every process has called this."""
+        self.agree(None)
 
-        One item of each process is sent at a time, which bounds the memory. `own` is emptied.
+    def agree(self, error: Exception | None) -> None:
+        """Raise on every process the first error that one of them passes; else only wait for all.
+
+        A process that raised on its own would leave the others to wait until they time out.
         """
-        items: list[Any] = []
+        for met in self.everyone(error):
+            if met is not None:
+                raise met
+
+    def everyone(self, item: T) -> list[T]:
+        """The items that all processes pass, in the order of their ranks. For small items."""
+        items = [item] * self.count
+        if self.count > 1:
+            torch.distributed.all_gather_object(items, item)
+        return items
+
+    def collect(self, own: MutableMapping[int, T], total: int, *, everywhere: bool) -> Iterator[T]:
+        """Yield the items 0..total-1, of which this process has the items rank, rank + count, ...
+
+        One item of each process is sent at a time, which bounds the memory.
+
+        Args:
+            own: This process's items by their position. It is emptied.
+            total: The number of items of all processes.
+            everywhere: Whether every process gets the items. If not, they are sent to the main one,
+                and nothing is yielded on the others, which must run the iterator to its end.
+        """
         for start in range(0, total, self.count):
             item = own.pop(start + self.rank, None)
             gathered = [item] * self.count
-            if self.count > 1:
+            if self.count > 1 and everywhere:
                 torch.distributed.all_gather_object(gathered, item)
-            items += gathered
-        return items[:total]
+            elif self.count > 1:
+                torch.distributed.gather_object(item, gathered if self.main else None)
+            if everywhere or self.main:
+                yield from gathered[: total - start]  # type: ignore[misc]
 
 
 def launched() -> int:
     """The number of processes that `torchrun` or `accelerate launch` started; 1 without them."""
     return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def own_cores(processes: int = 1) -> int:
+    """The processor cores for each of the processes that share this machine, at least 1.
+
+    `processes` is their number, unless a launcher says that it started more on this machine.
+    """
+    processes = max(processes, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+    if hasattr(os, "sched_getaffinity"):  # a container or a scheduler may allow some cores only
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, cores // processes)
 
 
 def group_rank() -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from .errors import FileError
 from .text import printable
 
-__all__ = ["read_tensors", "write_tensors"]
+__all__ = ["read_tensors", "tensors_sha256", "write_tensors"]
 
 _TYPES = {
     torch.float64,
@@ -70,4 +71,18 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:
         save_file(values, file, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{file} cannot be written: {error}") from error
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    sha = hashlib.sha256()
+    with file.open("rb") as written:
+        for part in iter(partial(written.read, 2**20), b""):  # a file may have gigabytes
+            sha.update(part)
+    return sha.hexdigest()
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and values of tensors, in the order of their names."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()

@@ -44,7 +44,8 @@ class DataConfig:
         on_error: Whether a file that cannot be decoded stops the run or is skipped and counted.
         data_dir: Where named data sets are stored.
         download: Whether named data sets may be downloaded.
-        workers: Processes that read images if they do not fit in memory.
+        workers: Processes that read images if they do not fit in memory; null for one for each
+            core that this process has to itself.
         memory_gib: Data up to this size are decoded once and kept in memory.
     """
 
@@ -55,7 +56,7 @@ class DataConfig:
     on_error: Literal["raise", "skip"] = "raise"
     data_dir: str | None = None
     download: bool = False
-    workers: int = 2
+    workers: int | None = None
     memory_gib: float = 4.0
 
     def __post_init__(self) -> None:

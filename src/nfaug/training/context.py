@@ -21,6 +21,7 @@ from nfaug.data.open import wrap_dataset
 from nfaug.flows.codec import Codec
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.latent_codec import LatentCodec, measure_codec
+from nfaug.io.shared import shared_tensor
 
 from .config import TrainConfig, flat
 from .distributed import Processes, draw_noise
@@ -313,9 +314,10 @@ def _read(images: LabelledImages, context: RunContext, *, mirrored: bool = True)
     """Batches of images, or of their latents if there is an autoencoder.
 
     Images are encoded once, since an autoencoder costs an order of magnitude more than the flow.
-    Latents (N, views, C, H, W) are kept as float16, whose rounding is below the noise. With
-    `mirrored` and `augmentation.hflip` the second view is the mirror image's latents, which differ
-    from the mirrored latents; `FlowAugmentation` draws one of the views.
+    The processes of a machine share the work and the memory (`shared_tensor`). Latents
+    (N, views, C, H, W) are kept as float16, whose rounding is below the noise. With `mirrored` and
+    `augmentation.hflip` the second view is the mirror image's latents, which differ from the
+    mirrored latents; `FlowAugmentation` draws one of the views.
 
     Raises:
         ValueError: If an augmentation cannot apply to latents.
@@ -333,21 +335,31 @@ def _read(images: LabelledImages, context: RunContext, *, mirrored: bool = True)
         workers=config.dataset.workers,
         progress=context.shown,
         seed=seed_of(config.seed, context.processes.rank),
+        ranks=context.processes,
     )
     if codec is None:
         return data
     count = len(data.labels)
     views = 2 if mirrored and config.augmentation.hflip else 1
-    latents = torch.empty((count, views, *codec.latent_shape), dtype=torch.float16)
-    start = 0
-    with progress_bar(count, "latents", "image", shown=context.shown) as bar:
-        for batch, _ in data.iterate(torch.arange(count), _ENCODED):
-            batch = batch.to(context.processes.device)
-            end = start + len(batch)
-            latents[start:end, 0] = codec.prepare(batch).to("cpu", torch.float16)
-            if views == 2:
-                mirror_image = batch.flip(-1)
-                latents[start:end, 1] = codec.prepare(mirror_image).to("cpu", torch.float16)
-            start = end
-            bar.update(len(batch))
+    shape = (count, views, *codec.latent_shape)
+    latents, rows = shared_tensor(shape, torch.float16, context.processes, step=_ENCODED)
+    error: Exception | None = None
+    try:
+        with progress_bar(len(rows), "latents", "image", shown=context.shown) as bar:
+            order = torch.arange(rows.start, rows.stop)
+            start = rows.start
+            for batch, _ in data.iterate(order, _ENCODED):
+                batch = batch.to(context.processes.device)
+                end = start + len(batch)
+                latents[start:end, 0] = codec.prepare(batch).to("cpu", torch.float16)
+                if views == 2:
+                    mirror_image = batch.flip(-1)
+                    latents[start:end, 1] = codec.prepare(mirror_image).to("cpu", torch.float16)
+                start = end
+                bar.update(len(batch))
+    except (OSError, ValueError) as met:
+        if context.processes.count == 1:
+            raise
+        error = met
+    context.processes.agree(error)
     return MemoryBatches(latents, data.labels)

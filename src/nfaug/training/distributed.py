@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nfaug.data.batches import Batches
 from nfaug.flows.flow import Flow
-from nfaug.io.device import pick_device
+from nfaug.io.device import float64_device, pick_device
 from nfaug.io.ranks import TIMEOUT, Ranks, group_rank, launched
 
 __all__ = ["Processes", "Shard", "draw_noise", "shared_batches"]
@@ -55,9 +55,7 @@ class Processes(Ranks):
     @property
     def float64(self) -> torch.device:
         """The device for float64 sums: the CPU on Apple GPUs, which have no float64."""
-        if self.device.type == "mps":
-            return torch.device("cpu")
-        return self.device
+        return float64_device(self.device)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module, wrapped to average gradients if there are several processes."""

@@ -191,13 +191,18 @@ def _finish(context: RunContext, state: RunState) -> TrainResult:
         )
         metrics["on"] = f"{metrics.pop('images')} held-out images"
     checkpoint = context.checkpoint(flow, state, training=training, metrics=metrics)
-    if context.classes and context.processes.main:
-        _, checkpoint.pca = fit_classes(
+    if context.classes:
+        fitted = fit_classes(
             flow,
             context.data,
             context.classes,
             **asdict(config.pca),
             seed=config.seed,
+            statistics=False,
+            ranks=context.processes,
+            everywhere=False,
             progress=context.shown,
         )
+        if fitted is not None:  # only the main process saves
+            checkpoint.pca = fitted.pca
     return TrainResult(checkpoint, state.history, state.losses)

@@ -1,0 +1,17 @@
+"""Fit a flow to the classes of a data set: from a flow and images to a checkpoint."""
+
+from .checkpoints import fit, fit_images, open_fitted
+from .classes import FittedClasses, KeptClasses, fit_classes
+from .opening import common_size, load_base, open_images
+
+__all__ = [
+    "FittedClasses",
+    "KeptClasses",
+    "common_size",
+    "fit",
+    "fit_classes",
+    "fit_images",
+    "load_base",
+    "open_fitted",
+    "open_images",
+]

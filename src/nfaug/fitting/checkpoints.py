@@ -1,0 +1,279 @@
+"""Fit an existing flow to the classes of a data set, in one pass over the images."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from ..checkpoint.checkpoint import Checkpoint
+from ..classes.fixed_point.config import FixedPointConfig
+from ..classes.gaussians import ClassGaussians
+from ..classes.priors import GradientDescentConfig, choose_prior
+from ..data.batches import PassBatches
+from ..data.classes import check_class_sizes
+from ..data.images import LabelledImages
+from ..data.preprocess import as_size
+from ..flows.autoencoder import AutoencoderSource
+from ..flows.flow import Flow
+from ..flows.latent_codec import measure_codec
+from ..io.ranks import Ranks, joined
+from ..io.text import public_name
+from .classes import KeptClasses, fit_classes
+from .opening import common_size, load_base, open_images
+
+__all__ = ["fit", "fit_images", "open_fitted"]
+
+_MEASURED = 128  # images that the scale of an autoencoder's latents is measured on
+_DRAWN = 160  # largest default size of images that are drawn
+_MUCH = 4e9  # bytes of axes from which a warning says how much memory they take
+_PER_CLASS = 100  # images per class that a flow is fitted to before it is drawn
+
+
+def fit(
+    checkpoint: Flow | Checkpoint | str | os.PathLike[str],
+    data: Dataset[Any] | Sequence[tuple[Any, int]] | str | os.PathLike[str],
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    gaussians: str | FixedPointConfig | GradientDescentConfig = "data",
+    rank: int = 64,
+    per_class: int = 1000,
+    memory: bool = True,
+    grayscale: bool = False,
+    autoencoder: AutoencoderSource | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    distributed: bool = False,
+    progress: bool = True,
+) -> Checkpoint:
+    """Fit class gaussians, PCA axes and the partner memory of a data set under an existing flow.
+
+    The flow itself is not trained. Images of another size are resized until their shorter side
+    fits, and their centre is cropped. A class of one image gets no axes and no partner, with a
+    warning: `NFAugment` leaves its images unchanged.
+
+    Args:
+        checkpoint: A checkpoint, a flow, or what `nfaug.load` takes: "builtin:NAME", a directory,
+            or "owner/name" on the Hub.
+        data: A data set of (image, label), such as torchvision's ImageFolder, or a Hugging Face
+            `Dataset` with the columns `image` and `label`; see `nfaug.wrap_dataset`.
+            Labels are 0..K-1. A path or name is opened with `open_dataset`. For a part of the
+            images, such as what a sampler draws, pass a `torch.utils.data.Subset`.
+        image_size: For a flow of any size, such as "builtin:pixels": the side of a square or
+            (height, width) to resize and crop to. By default the images' own size or, if they
+            differ, a square of 128 pixels or of their median shorter side if that is smaller, with
+            a warning.
+        gaussians: "data" for the mean and variance of each class's latents (the maximum-likelihood
+            solution), "fpi", "gradient", or the settings of one of these two.
+        rank: PCA axes per class. A class of N images has at most N - 1.
+        per_class: The largest number of images of a class that are encoded, chosen by `seed`.
+        memory: Whether to keep the PCA coefficients of every encoded image. `NFAugment` draws
+            partners from them.
+        grayscale: Whether colour images are converted for a one-channel flow; if not, they are an
+            error.
+        autoencoder: An autoencoder: a safetensors file, a directory, a repository on the Hub, or a
+            `torch.nn.Module` of your own (see `nfaug.flows.autoencoder.Autoencoder`). With a
+            `shape_free` flow on pixels, such as "builtin:pixels", the fit is on its latents. For
+            the name of a flow on latents, it is the flow's own, which a loaded flow keeps.
+        batch_size: Images per encoding step.
+        seed: Seed of the choice of images and of the dequantisation noise.
+        distributed: Whether the processes of `torchrun` share the classes. Each must call this
+            function; each returns the whole result, which is that of one process.
+        progress: Whether to show progress bars.
+
+    Returns:
+        A checkpoint with the same flow, and the gaussians and axes of these classes.
+
+    Raises:
+        ValueError: If the images cannot be converted to the flow's channels, a class has none, or
+            a setting is out of range.
+        FixedPointDivergence: See `nfaug.classes.fixed_point.solve`.
+
+    Example:
+        >>> images = torch.randint(256, (8, 3, 48, 40), dtype=torch.uint8)
+        >>> dataset = torch.utils.data.TensorDataset(images, torch.arange(8) % 2)
+        >>> fitted = fit("builtin:rgb32", dataset, rank=3)
+        >>> fitted.config.classes, fitted.pca.rank
+        (('0', '1'), 3)
+    """
+    group = joined() if distributed else contextlib.nullcontext(Ranks())
+    with torch.device("cpu"), group as ranks:  # not torch's default device, which may be "meta"
+        base = load_base(checkpoint, autoencoder)
+        images = open_images(base.flow, data, image_size=image_size, grayscale=grayscale)
+        fitted = fit_images(
+            base,
+            images,
+            autoencoder=autoencoder,
+            gaussians=gaussians,
+            rank=rank,
+            per_class=per_class,
+            memory=memory,
+            batch_size=batch_size,
+            seed=seed,
+            ranks=ranks,
+            progress=progress,
+        )
+    assert fitted is not None
+    if isinstance(checkpoint, str | os.PathLike):
+        fitted.config.gaussians["flow"] = public_name(checkpoint)
+    if isinstance(data, str | os.PathLike):
+        fitted.config.gaussians["data"] = public_name(data)
+    return fitted
+
+
+def fit_images(
+    base: Checkpoint,
+    images: LabelledImages,
+    *,
+    autoencoder: AutoencoderSource | None = None,
+    gaussians: str | FixedPointConfig | GradientDescentConfig = "data",
+    rank: int = 64,
+    per_class: int = 1000,
+    memory: bool = True,
+    batch_size: int = 256,
+    seed: int = 0,
+    ranks: Ranks | None = None,
+    folder: Path | None = None,
+    progress: bool = True,
+) -> Checkpoint | None:
+    """Fit a flow and images that are open; arguments and errors are those of `fit`, besides:
+
+    Args:
+        base: The flow, and what its checkpoint says of it.
+        images: What `open_images` returns for this flow.
+        ranks: The processes that share the classes; each calls this function.
+        folder: Where finished classes are kept until the caller removes it, so that the same call
+            continues a fit that was killed. Only the main process then gets the result, and the
+            others None.
+    """
+    if rank < 1 or batch_size < 1 or per_class < 2:
+        raise ValueError(
+            "rank and batch_size must be 1 or more, and per_class 2 or more; got "
+            f"rank={rank}, batch_size={batch_size}, per_class={per_class}"
+        )
+    ranks = ranks or Ranks()
+    prior = choose_prior(gaussians)
+    check_class_sizes(images.targets, images.classes)
+    least = prior.entry.min_classes
+    if len(images.classes) < least:
+        raise ValueError(f"gaussians {prior.kind!r} need {least} classes; 'data' needs one")
+    with torch.device("cpu"):
+        base = _shaped(base, images, autoencoder, seed)
+        if ranks.main:
+            _warn_of_memory(base.flow.config.dim, images, min(rank, per_class - 1))
+        kept = None
+        if folder is not None:
+            settings = {"rank": rank, "batch_size": batch_size, "seed": seed}
+            kept = KeptClasses(folder, base.flow, images, settings)
+        fitted = fit_classes(
+            base.flow,
+            PassBatches(images),
+            images.classes,
+            rank=rank,
+            per_class=per_class,
+            memory=memory,
+            batch_size=batch_size,
+            seed=seed,
+            ranks=ranks,
+            everywhere=folder is None,
+            kept=kept,
+            progress=progress and ranks.main,
+        )
+        if fitted is None:
+            return None
+        assert fitted.statistics is not None
+        counts, means, variances = fitted.statistics.finalize()
+        means, variances, solution = prior.entry.solve(means, variances, prior.settings, None)
+        record: dict[str, Any] = {"kind": prior.kind}
+        record.update(solution)
+        record["fitted"] = True
+        record["images"] = int(counts.sum())
+        config = replace(
+            base.config,
+            classes=tuple(images.classes),
+            preprocessing=base.config.preprocessing | images.preprocessing,
+            gaussians=record,
+            metrics={},
+        )
+        gaussian = ClassGaussians(means, variances, counts)
+        return Checkpoint(base.flow, config, gaussian, fitted.pca).to(base.flow.device)
+
+
+def _warn_of_memory(dim: int, images: LabelledImages, rank: int) -> None:
+    """Say how much memory the axes of many classes take, before hours of work."""
+    sizes = images.targets.bincount(minlength=len(images.classes))
+    axes = sizes.sub(1).clamp(max=rank)
+    nbytes = int(axes.max()) * len(sizes) * dim * 2  # float16
+    if nbytes < _MUCH:
+        return
+    warnings.warn(
+        f"the axes of {len(sizes)} classes take {nbytes / 1e9:.1f} GB of memory: here, on disk, "
+        "and in each process that augments. A smaller image_size (--image-size) or rank (--rank) "
+        "needs less, and so do a flow of 32 pixels (builtin:rgb32) and an autoencoder's latents "
+        "(--autoencoder)",
+        stacklevel=3,
+    )
+
+
+def open_fitted(
+    base: Checkpoint,
+    data: Any,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    autoencoder: str | os.PathLike[str] | None = None,
+    **reading: Any,
+) -> tuple[Checkpoint, LabelledImages]:
+    """Open images to draw variants of, with a flow that knows their classes.
+
+    A flow without axes, or of other classes, is first fitted to up to 100 images of each class.
+    The images have `image_size` or, by default, their stored size, scaled down until no side has
+    more than 160 pixels. Arguments and errors are those of `open_images` and `fit`.
+    """
+    any_size = base.flow.shape_free
+    images = open_images(base.flow, data, image_size=image_size if any_size else None, **reading)
+    if image_size is None:
+        height, width = images.image_size if any_size else common_size(images, _DRAWN)
+        scale = min(1.0, _DRAWN / max(height, width))
+        image_size = (round(height * scale), round(width * scale))
+    if base.pca is None or tuple(images.classes) != base.config.classes:
+        fitted = fit_images(base, images, autoencoder=autoencoder, per_class=_PER_CLASS)
+        assert fitted is not None
+        base = fitted
+    return base, images.resized(as_size(image_size))
+
+
+def _shaped(
+    base: Checkpoint, images: LabelledImages, autoencoder: AutoencoderSource | None, seed: int
+) -> Checkpoint:
+    """The checkpoint with a flow for the images' shape, if its flow serves every shape.
+
+    With an autoencoder, the flow is one on its latents, whose scale is measured on some images.
+    """
+    flow = base.flow
+    if autoencoder is None or flow.codec.record is not None:
+        same_channels = images.channels == flow.config.channels
+        same_size = images.image_size == flow.config.image_size
+        if not flow.shape_free or (same_channels and same_size):
+            return base
+        flow = flow.with_shape(images.channels, images.image_size)
+        return Checkpoint(flow, replace(base.config, flow=flow.config))
+    if not flow.shape_free:
+        raise ValueError(
+            "autoencoder= needs a flow that serves every shape, such as builtin:pixels, or one "
+            f"that was trained on latents; got {flow}"
+        )
+    choice = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(images), generator=choice)[:_MEASURED]
+    measured = torch.stack([images[row][0] for row in rows.tolist()])
+    codec = measure_codec(autoencoder, measured, device=flow.device)
+    channels, height, width = codec.latent_shape
+    flow = flow.with_shape(channels, (height, width))
+    flow = Flow(flow.config, codec=codec.for_flow(flow.config)).to(flow.device).eval()
+    return Checkpoint(flow, replace(base.config, flow=flow.config, autoencoder=codec.record))

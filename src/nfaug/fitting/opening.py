@@ -1,0 +1,104 @@
+"""Open the flow and the images of a fit."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+from ..checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
+from ..checkpoint.manifest import read_manifest
+from ..checkpoint.resolve import read_resolved
+from ..data.images import LabelledImages, spread
+from ..data.open import open_dataset, wrap_dataset
+from ..data.preprocess import as_size, size_of
+from ..flows.autoencoder import AutoencoderSource
+from ..flows.flow import Flow
+
+__all__ = ["common_size", "load_base", "open_images"]
+
+_PEEKS = 64  # images whose sizes are compared
+_SIDE = 128  # largest default size of images that differ in size, for a flow of any size
+
+
+def load_base(
+    checkpoint: Flow | Checkpoint | str | os.PathLike[str],
+    autoencoder: AutoencoderSource | None = None,
+) -> Checkpoint:
+    """The checkpoint that a fit starts from, for the argument `checkpoint` of `fit`.
+
+    `autoencoder` is used here only for the name of a flow on latents, which is loaded with it.
+    """
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    if isinstance(checkpoint, Flow):
+        config = CheckpointConfig(checkpoint.config, autoencoder=checkpoint.codec.record)
+        return Checkpoint(checkpoint, config)
+    source = os.fspath(checkpoint)
+    if autoencoder is not None:
+        manifest = read_resolved(read_manifest, source, whole=False)
+        if "autoencoder" not in manifest:  # the flow is on pixels
+            autoencoder = None
+    return load(source, autoencoder=autoencoder)
+
+
+def open_images(
+    flow: Flow,
+    data: Any,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    grayscale: bool = True,
+    **reading: Any,
+) -> LabelledImages:
+    """Open a data set at the size and with the channels that a flow takes.
+
+    The arguments are those of `fit`. With a path or a name, `reading` may hold other arguments of
+    `open_dataset`.
+
+    Raises:
+        ValueError: `image_size` is given for a flow of another size, or see `open_dataset`.
+    """
+    size = None if image_size is None else as_size(image_size)
+    channels = None
+    if not flow.shape_free:
+        if size not in (None, flow.codec.image_size):
+            raise ValueError(
+                f"image_size={image_size} is for flows of any size, such as builtin:pixels; this "
+                f"flow takes images of {flow.codec.image_size}, and others are resized to that"
+            )
+        size = flow.codec.image_size
+        channels = flow.codec.channels
+    if isinstance(data, LabelledImages):
+        same_size = size in (None, data.image_size)
+        same_channels = channels in (None, data.channels)
+        if same_size and same_channels:
+            return data
+    first_size = size or 1  # a size that follows from the images is set below
+    if isinstance(data, str | os.PathLike):
+        images = open_dataset(
+            data, image_size=first_size, channels=channels, convert=grayscale, **reading
+        )
+    else:
+        images = wrap_dataset(data, image_size=first_size, channels=channels, convert=grayscale)
+    if size is None:
+        images = images.resized(common_size(images, _SIDE))
+    return images
+
+
+def common_size(images: LabelledImages, most: int) -> tuple[int, int]:
+    """The stored size of the images; if they differ, a square, with a warning.
+
+    The side of the square is `most` or, if that is smaller, the median shorter side.
+    """
+    rows = images.indices[spread(len(images), _PEEKS)].tolist()
+    sizes = [size_of(images.reader.read(row)) for row in rows]
+    if len(set(sizes)) == 1:
+        return sizes[0]
+    shorter_sides = sorted(min(size) for size in sizes)
+    side = min(most, shorter_sides[len(sizes) // 2])
+    warnings.warn(
+        f"the images differ in size; they are resized and cropped to {side} x {side} pixels. "
+        "image_size (--image-size) chooses another size",
+        stacklevel=3,
+    )
+    return side, side

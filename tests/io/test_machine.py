@@ -1,0 +1,34 @@
+"""Devices, cores and workers of the processes of one machine."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from nfaug.data.batches import default_workers
+from nfaug.io.device import pick_device
+from nfaug.io.ranks import own_cores
+
+
+def test_shards_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert [str(pick_device("auto", part)) for part in (0, 3, 4, 9)] == [
+        "cuda:0", "cuda:3", "cuda:0", "cuda:1"
+    ]  # fmt: skip
+    assert str(pick_device("auto")) == "cuda", "the current one"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert str(pick_device("auto", 1)) == "cuda:2", "a launcher knows better"
+    assert str(pick_device("cpu", 1)) == "cpu"
+
+
+def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert [own_cores(count) for count in (1, 8, 20)] == [12, 1, 1]
+    assert [default_workers(count) for count in (1, 3, 8)] == [12, 4, 0]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert (own_cores(), own_cores(6)) == (3, 2)
