@@ -8,15 +8,25 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["IMAGE_ENDINGS", "ImageDecodeError", "decode_image", "to_8_bits", "upright"]
+__all__ = [
+    "IMAGE_ENDINGS",
+    "ImageDecodeError",
+    "converter_of",
+    "decode_image",
+    "to_8_bits",
+    "upright",
+]
 
 _FORMATS = {
     ".bmp": "BMP", ".gif": "GIF", ".jpeg": "JPEG", ".jpg": "JPEG", ".pbm": "PPM", ".pgm": "PPM",
     ".png": "PNG", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP",
 }  # fmt: skip
-# Formats that are not decoded. Such files count as images, so that they raise an error in place of
-# being left out silently.
-_UNREADABLE = (".avif", ".heic", ".heif", ".jp2", ".jxl")
+# Formats that are not decoded, with the packages that convert them. Such files count as images, so
+# that they raise an error in place of being left out silently.
+_UNREADABLE = {
+    ".avif": "pillow-avif-plugin", ".heic": "pillow-heif", ".heif": "pillow-heif", ".jp2": "Pillow",
+    ".jxl": "pillow-jxl-plugin",
+}  # fmt: skip
 IMAGE_ENDINGS = (*_FORMATS, *_UNREADABLE)
 _EXIF_ORIENTATION = 0x0112
 _TOP_16 = 65535
@@ -40,10 +50,11 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     Raises:
         ImageDecodeError: If the file is damaged, of another format, or too large.
     """
-    if name.lower().endswith(_UNREADABLE):
+    package = converter_of(name)
+    if package is not None:
         raise ImageDecodeError(
-            f"{name} is of a format that is not read: convert it to PNG or JPEG, or skip such "
-            'files with on_error="skip" (--on-error skip)'
+            f"{name} is of a format that is not read: convert it to PNG or JPEG, which the package "
+            f'{package} does, or skip such files with on_error="skip" (--on-error skip)'
         )
     try:
         formats = sorted(set(_FORMATS.values()))
@@ -55,6 +66,14 @@ def decode_image(data: bytes, name: str) -> Image.Image:
             f"{name} cannot be decoded ({type(error).__name__}: {error}); repair or remove it, or "
             'skip such files with on_error="skip" (--on-error skip)'
         ) from error
+
+
+def converter_of(name: str) -> str | None:
+    """The package that converts a file of this name; None if its format is read here."""
+    for ending, package in _UNREADABLE.items():
+        if name.lower().endswith(ending):
+            return package
+    return None
 
 
 def upright(image: Image.Image) -> Image.Image:

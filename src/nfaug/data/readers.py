@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from PIL import Image
 from torch import Tensor
@@ -52,6 +52,10 @@ class Reader(ABC):
     def name(self, index: int) -> str:
         """The name of an image in messages."""
         return f"image {index} of {self.where}"
+
+    def column(self, name: str) -> list[Any] | None:
+        """The values of a column of a table, one for each image; None if there is none."""
+        return None
 
     def file(self, index: int) -> bytes | None:
         """The bytes of the image's file; None for an image without a path."""

@@ -28,6 +28,8 @@ __all__ = [
     "wrap_dataset",
 ]
 
+_ROUNDING = 1e-3  # of a float in [0, 1] that was normalised, perhaps in half precision
+
 
 def wrap_dataset(
     dataset: Dataset[Any] | Sequence[tuple[Any, int]],
@@ -36,14 +38,17 @@ def wrap_dataset(
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     convert: bool = True,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
 ) -> LabelledImages:
     """Convert a data set, or a list, of (image, label) to what `open_dataset` returns.
 
     Items may also be mappings with the keys "image" and "label", as in a Hugging Face `Dataset`.
 
     An image is a PIL image, a uint8 tensor or array of shape (H, W) or (C, H, W) with any C, or a
-    floating-point one of that shape in [0, 1], which is rounded to 8 bits. A PIL image is turned as
-    its EXIF orientation says. Labels are those that the data set stores (see `stored_labels`) if
+    floating-point one of that shape in [0, 1], which is rounded to 8 bits. A normalised one comes
+    back to [0, 1] by `mean` and `std`, or by those of a `Normalize` at the end of the transform of
+    the data set. A PIL image is turned as its EXIF orientation says. Labels are those that the data set stores (see `stored_labels`) if
     three items agree with them; otherwise one pass over the items collects them.
 
     Args:
@@ -52,15 +57,20 @@ def wrap_dataset(
         classes: Class names. None means those that the data set has (see `dataset_classes`), or
             else the numbers of the labels.
         image_size, channels, convert: As in `open_dataset`; any number of `channels`.
+        mean: Mean that floating-point images are normalised by, a number or one per channel.
+        std: Standard deviation that they are normalised by, like `mean`.
 
     Raises:
-        ValueError: If items are of another form, labels are not 0..K-1, or this is a loader.
+        ValueError: If items are of another form, labels are not 0..K-1, this is a loader, or only
+            one of `mean` and `std` is given.
 
     Example:
         >>> images = [(torch.zeros(3, 8, 8, dtype=torch.uint8), label) for label in (0, 1)]
         >>> wrap_dataset(images, classes=["cat", "dog"], image_size=4)[1][0].shape
         torch.Size([3, 4, 4])
     """
+    if (mean is None) != (std is None):
+        raise ValueError(f"mean and std must be given together; got mean={mean} and std={std}")
     images = labelled_images(dataset)
     if images is not None and image_size is None and channels is None:
         return images
@@ -75,7 +85,8 @@ def wrap_dataset(
             f"a data set must have a length and items by index; got {type(dataset).__name__}. "
             "Pass one split of a mapping, such as data['train'], and collect a stream into a list"
         )
-    reader = DatasetReader(dataset, classes)
+    moments = _normalization_of(dataset) if mean is None else (mean, std)
+    reader = DatasetReader(dataset, classes, moments=moments)
     return assemble(reader, image_size=image_size, channels=channels, convert=convert)
 
 
@@ -86,6 +97,7 @@ class DatasetReader(Reader):
         dataset: The data set.
         classes: Class names; None for those of the data set, or else the numbers of the labels.
         targets: The labels, int64 (N,), if they are known.
+        moments: Mean and standard deviation that floating-point images are normalised by.
     """
 
     def __init__(
@@ -93,8 +105,13 @@ class DatasetReader(Reader):
         dataset: Any,
         classes: Sequence[str] | None = None,
         targets: Tensor | None = None,
+        moments: tuple[Any, Any] | None = None,
     ) -> None:
         self.dataset: Any = dataset
+        self.moments: Tensor | None = None  # mean and std, (2, C or 1, 1, 1)
+        if moments is not None:
+            pair = [torch.as_tensor(values, dtype=torch.float32).flatten() for values in moments]
+            self.moments = torch.stack(torch.broadcast_tensors(*pair))[:, :, None, None]
         self.where: str = f"the data set ({type(dataset).__name__})"
         self.images: LabelledImages | None = labelled_images(dataset)
         self.files: list[str] = []
@@ -158,7 +175,7 @@ class DatasetReader(Reader):
         """The image of item number `index`, as `read` returns it."""
         if isinstance(image, Image.Image):
             return upright(image)
-        return _levels(image, self.name(index))
+        return _levels(image, self.name(index), self.moments)
 
     def _agrees(self, labels: np.ndarray) -> bool:
         """Whether three items have the stored labels, which a wrapper may have changed."""
@@ -238,8 +255,21 @@ def part(item: Any, key: str) -> Any:
     return item[("image", "label").index(key)]
 
 
-def _levels(image: Any, name: str) -> Tensor:
-    """A tensor or an array as uint8 (C, H, W)."""
+def _normalization_of(dataset: Any) -> tuple[Any, Any] | None:
+    """Mean and std of the last `Normalize` in the transform of a data set, or None."""
+    for holder in unwrapped(dataset):
+        steps = [getattr(holder, "transform", None)]
+        steps += getattr(steps[0], "transforms", None) or []  # those of a Compose
+        for step in reversed(steps):
+            mean = getattr(step, "mean", None)
+            std = getattr(step, "std", None)
+            if mean is not None and std is not None and not callable(mean):
+                return mean, std
+    return None
+
+
+def _levels(image: Any, name: str, moments: Tensor | None) -> Tensor:
+    """A tensor or an array as uint8 (C, H, W); `moments` are those that it is normalised by."""
     if not isinstance(image, Tensor | np.ndarray):
         kind = type(image).__name__
         raise ValueError(f"{name} must have a PIL image, a tensor or an array; got {kind}")
@@ -249,10 +279,17 @@ def _levels(image: Any, name: str) -> Tensor:
     if len(shape) not in (2, 3) or 0 in shape or swapped:
         raise ValueError(f"{name} must be (H, W) or (C, H, W); got {shape}; permute (H, W, C)")
     if image.is_floating_point():
+        if moments is not None:
+            mean, std = moments
+            image = image.detach().cpu().float().reshape(-1, *shape[-2:]) * std + mean
+            nearest = image.clamp(0, 1)
+            if (image - nearest).abs().max() < _ROUNDING:
+                image = nearest
         if not ((image >= 0) & (image <= 1)).all():  # NaN fails too
             raise ValueError(
                 f"{name} is floating point and must lie in [0, 1]; got values from "
-                f"{image.min():g} to {image.max():g}. Remove the normalisation by mean and std"
+                f"{image.min():g} to {image.max():g}. Remove the normalisation, or pass its mean= "
+                "and std="
             )
         image = (image.detach().float() * 255).round().to(torch.uint8)
     if image.dtype != torch.uint8:

@@ -48,6 +48,8 @@ def fit(
     memory: bool = True,
     grayscale: bool = False,
     autoencoder: AutoencoderSource | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
     batch_size: int = 256,
     seed: int = 0,
     distributed: bool = False,
@@ -82,6 +84,9 @@ def fit(
             `torch.nn.Module` of your own (see `nfaug.flows.autoencoder.Autoencoder`). With a
             `shape_free` flow on pixels, such as "builtin:pixels", the fit is on its latents. For
             the name of a flow on latents, it is the flow's own, which a loaded flow keeps.
+        mean: Mean that the images of a data set are normalised by, a number or one per channel; by
+            default that of a `Normalize` at the end of its transform.
+        std: Standard deviation that they are normalised by, like `mean`.
         batch_size: Images per encoding step.
         seed: Seed of the choice of images and of the dequantisation noise.
         distributed: Whether the processes of `torchrun` share the classes. Each must call this
@@ -106,7 +111,9 @@ def fit(
     group = joined() if distributed else contextlib.nullcontext(Ranks())
     with torch.device("cpu"), group as ranks:  # not torch's default device, which may be "meta"
         base = load_base(checkpoint, autoencoder)
-        images = open_images(base.flow, data, image_size=image_size, grayscale=grayscale)
+        images = open_images(
+            base.flow, data, image_size=image_size, grayscale=grayscale, mean=mean, std=std
+        )
         fitted = fit_images(
             base,
             images,

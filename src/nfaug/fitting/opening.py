@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from ..checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
@@ -48,6 +49,8 @@ def open_images(
     *,
     image_size: int | tuple[int, int] | None = None,
     grayscale: bool = True,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
     **reading: Any,
 ) -> LabelledImages:
     """Open a data set at the size and with the channels that a flow takes.
@@ -79,7 +82,9 @@ def open_images(
             data, image_size=first_size, channels=channels, convert=grayscale, **reading
         )
     else:
-        images = wrap_dataset(data, image_size=first_size, channels=channels, convert=grayscale)
+        images = wrap_dataset(
+            data, image_size=first_size, channels=channels, convert=grayscale, mean=mean, std=std
+        )
     if size is None:
         images = images.resized(common_size(images, _SIDE))
     return images

@@ -167,6 +167,7 @@ def _finish(context: RunContext, state: RunState) -> TrainResult:
     flow = optimizer.average.eval()
     training = {
         "images": len(context.data.labels),
+        "images_sha256": context.dataset.fingerprint(),
         "epochs": state.history[-1]["epoch"],
         "steps": optimizer.steps,
         "seconds": round(state.elapsed, 1),

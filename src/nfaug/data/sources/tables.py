@@ -74,6 +74,7 @@ def open_parquet(root: Path, files: Sequence[str], request: Request) -> Reader:
         targets=torch.from_numpy(targets),
         batches=batches,
         starts=starts,
+        files=[table.file for table in tables],
     )
 
 
@@ -195,10 +196,22 @@ class TableReader(FileReader):
     Attributes:
         batches: The images in arrow arrays.
         starts: The index of the first image of each array, and the number of images.
+        files: The files of the table.
     """
 
     batches: list[Any]
     starts: np.ndarray
+    files: list[Path]
+
+    def column(self, name: str) -> list[Any] | None:
+        from pyarrow import parquet
+
+        values: list[Any] = []
+        for file in self.files:
+            if name not in parquet.read_schema(file).names:
+                return None
+            values += parquet.read_table(file, columns=[name]).column(name).to_pylist()
+        return values
 
     def read_bytes(self, index: int) -> bytes:
         batch = int(np.searchsorted(self.starts, index, side="right")) - 1
