@@ -71,7 +71,7 @@ FASHION := /usr/share/datasets/fashion-mnist
 DEMO_DATA := $(if $(wildcard $(FASHION)),$(FASHION) --test-data $(FASHION) --checkpoint builtin:fashion-mnist,digits)
 
 demo: $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/train-installed)  ## Does NFA help? nfaug compare on clothes or handwritten digits
-	$(ONE_THREAD) $(BIN)/nfaug compare --data $(DEMO_DATA) --per-class 10 --rivals randaugment \
+	$(ONE_THREAD) $(BIN)/nfaug compare --data $(DEMO_DATA) --per-class 10 --rows none,randaugment,nfa,nfa+randaugment \
 	  --steps 150 --minutes 2.5 $(DEMO_ARGS)
 
 soak: $(STAMP)  ## Run the long checks: fuzzing, kills, full-size commands, some benchmarks

@@ -25,11 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from where import table
 
+from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
-from nfaug.compare.config import PIXELS, CompareConfig
-from nfaug.compare.report import Cells
-from nfaug.compare.run import bank_of
+from nfaug.compare.config import CompareConfig
+from nfaug.compare.rows import PIXELS
 from nfaug.compare.transforms import transform_of
+from nfaug.compare.work import bank_of
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text

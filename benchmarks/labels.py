@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nfaug.compare.classifier import Classifier
-from nfaug.compare.config import PIXELS, CompareConfig
-from nfaug.compare.run import bank_of
+from nfaug.compare.config import CompareConfig
+from nfaug.compare.rows import PIXELS
 from nfaug.compare.transforms import transform_of
+from nfaug.compare.work import bank_of
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 

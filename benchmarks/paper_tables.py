@@ -39,7 +39,7 @@ from nfaug.checkpoint.checkpoint import sample_images
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.classes.priors import GradientDescentConfig
-from nfaug.compare.report import student
+from nfaug.compare.report.figures import student
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import to_tensors
 from nfaug.flows.flow import Flow
@@ -288,7 +288,7 @@ def margin(high: dict[str, float], low: dict[str, float]) -> str:
     gaps = [high[seed] - low[seed] for seed in sorted(high.keys() & low.keys())]
     if len(gaps) < 2:
         return f"{gaps[0]:+.1f} (1 seed)" if gaps else "not measured"
-    reach = student(len(gaps)) * statistics.stdev(gaps) / math.sqrt(len(gaps))
+    reach = student(0.025, len(gaps) - 1) * statistics.stdev(gaps) / math.sqrt(len(gaps))
     return f"{statistics.fmean(gaps):+.1f} ± {reach:.1f} ({len(gaps)} seeds)"
 
 

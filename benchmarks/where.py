@@ -27,11 +27,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
-from nfaug.compare.config import PIXELS, CompareConfig
-from nfaug.compare.report import Cell, Cells, gain_of
-from nfaug.compare.run import bank_of
+from nfaug.compare.config import CompareConfig
+from nfaug.compare.report.figures import Cell, gain_of
+from nfaug.compare.rows import PIXELS
 from nfaug.compare.transforms import spec_augment, transform_of
+from nfaug.compare.work import bank_of
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text

@@ -39,7 +39,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nfaug.compare.report import Cell, Gain, gain_of
+from nfaug.compare.report.figures import Cell, Gain, gain_of
 
 __all__ = ["FIGURE", "MARKED", "PAGES", "figure", "main", "written"]
 

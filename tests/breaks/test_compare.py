@@ -16,11 +16,13 @@ from safetensors.torch import save_file
 from nfaug import open_dataset
 from nfaug.cli import main
 from nfaug.compare import CompareConfig, Comparison, compare
-from nfaug.compare.config import PIXELS, Augmentation
-from nfaug.compare.report import Cells
+from nfaug.compare.cells import Cells
+from nfaug.compare.rows import PIXELS, Row
 from nfaug.training import TrainConfig, train
 
-TINY = CompareConfig(per_class=2, seeds=1, steps=1, variants=1, rivals="randaugment")
+TINY = CompareConfig(
+    per_class=2, seeds=1, steps=1, variants=1, rows="none,randaugment,nfa,nfa+randaugment"
+)
 
 
 def images(count: int = 24, seed: int = 0, channels: int = 1) -> TensorImages:
@@ -105,7 +107,7 @@ def test_a_single_copy_among_many_test_images(tmp_path: Path) -> None:
     ours = images()
     labels = torch.arange(300) % len(NAMES)
     theirs = images_of(labels, seed=1, channels=ours.channels)
-    theirs[7] = ours.images[0]
+    theirs[6] = ours.images[0]
     test = TensorImages(theirs, labels, NAMES)
     everything = dataclasses.replace(TINY, per_class=None)
     with pytest.warns(UserWarning, match="1 of 300"):
@@ -190,22 +192,25 @@ def test_damaged_cells(damage: Callable[[str], str], word: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("text", [",", "randaugment,", ",,", "randaugment trivialaugment"])
 def test_lists_without_words(text: str) -> None:
-    """Break 55: `--rivals ,` left no rival, and a gain ended in StopIteration."""
-    with pytest.raises(ValueError, match="rivals must"):
-        CompareConfig(rivals=text)
+    """Break 55: `--rivals ,`, now --rows, left no rival, and a gain ended in StopIteration."""
+    with pytest.raises(ValueError, match="rows must"):
+        CompareConfig(rows=text)
     with pytest.raises(ValueError, match="augment must"):
         CompareConfig(augment=text)
 
 
-def test_blanks_stand_for_the_usual_rivals(tmp_path: Path) -> None:
-    """Break 55: the advice compares the best row with a rival, so there is one."""
-    settings = CompareConfig(rivals=" ", augment="")
-    cells = Cells(tmp_path, {}, 80)
-    for row in settings.augmentations():
-        for seed in (0, 1):
-            right = torch.arange(80) < (80 if row == Augmentation(PIXELS) else 8)
-            cells.add(row.name, seed, right, 1.0)
-    assert "against RandAugment" in Comparison(settings, cells).advice()
+def test_blanks_stand_for_the_usual_rows(tmp_path: Path) -> None:
+    """Break 55: the advice compares the best row with a rival, if there is one."""
+    for rows in (" ", "none,nfa"):
+        settings = CompareConfig(rows=rows, augment="")
+        cells = Cells(tmp_path / rows, {}, 80)
+        for row in settings.table():
+            for seed in (0, 1, 2):
+                right = torch.arange(80) < (80 if row == Row(PIXELS) else 8)
+                cells.add(row.name, seed, right, 1.0)
+        advice = Comparison(settings, cells).advice()
+        assert "Use NFA" in advice
+        assert ("against RandAugment" in advice) == (rows == " ")
 
 
 def test_other_images_of_the_same_names_and_sizes(tiny_config: TrainConfig, tmp_path: Path) -> None:

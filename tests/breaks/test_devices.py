@@ -15,7 +15,7 @@ from torch import Tensor
 
 import nfaug
 from nfaug.compare import CompareConfig
-from nfaug.compare.run import bank_of
+from nfaug.compare.work import bank_of
 
 
 def test_a_mix_of_devices_is_refused() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -464,7 +465,7 @@ def test_a_missing_repository(hub: FakeHub, nfaug_command: Any) -> None:
 
 
 def test_compare(tmp_path: Path, nfaug_command: Any) -> None:
-    """Advice, the table and the code to paste; the cells are kept, and read the second time."""
+    """Advice, the table and a script; the cells are kept, and read the second time."""
     data, out = tmp_path / "data", tmp_path / "out"
     labels = torch.arange(24) % 2
     for index, image in enumerate(images_of(labels, channels=1)):
@@ -472,7 +473,7 @@ def test_compare(tmp_path: Path, nfaug_command: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[0].numpy()).save(folder / f"{index}.png")
     words = ["--data", data, "--out", out, "--per-class", "4", "--seeds", "2", "--steps", "2"]
-    words += ["--variants", "2"]
+    words += ["--variants", "2", "--processes", "1"]
     ran = nfaug_command("compare", *words)
     assert ran.code == 0, ran.err
     again = nfaug_command("compare", *words, "--json")
@@ -484,8 +485,9 @@ def test_compare(tmp_path: Path, nfaug_command: Any) -> None:
     assert str(out) in ran.out
     assert (out / "table.md").read_text().startswith(found["advice"])
     assert len((out / "cells.csv").read_text().splitlines()) > 2 * len(found["accuracy"])
-    assert found["seeds"] == 2
-    assert ("```python" in ran.out) == bool(found["code"])
+    assert set(found["seeds"].values()) == {2}
+    assert (out / "train.py").read_text().splitlines() == found["script"]
+    assert all(line in ran.out for line in found["timm"])
     test = tmp_path / "test"
     for index, image in enumerate(images_of(labels, channels=1, seed=1)):
         folder = test / ("fox", "owl")[index % 2]
@@ -496,6 +498,22 @@ def test_compare(tmp_path: Path, nfaug_command: Any) -> None:
     assert "test" in other.err
     judged = nfaug_command("compare", *words, "--test-data", test, "--out", tmp_path / "judged")
     assert judged.code == 0, judged.err
+
+
+def test_threads_do_not_spin_while_they_wait(tmp_path: Path) -> None:
+    """A variable that is read when torch is loaded; one that the user has set stays."""
+    start = (
+        "import atexit, os, nfaug.cli; atexit.register(lambda: print(os.environ['GOMP_SPINCOUNT']))"
+        "; nfaug.cli.main(['list', '--help'])"
+    )
+    for given, expected in ((None, "0"), ("7", "7")):
+        environment = {name: value for name, value in os.environ.items() if "OMP" not in name}
+        if given is not None:
+            environment["GOMP_SPINCOUNT"] = given
+        ran = subprocess.run(
+            [sys.executable, "-c", start], env=environment, capture_output=True, text=True
+        )
+        assert ran.stdout.splitlines()[-1] == expected, ran.stderr
 
 
 # Exit codes and output.

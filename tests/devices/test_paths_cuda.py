@@ -30,7 +30,7 @@ from nfaug.classes.gaussians import ClassGaussians
 from nfaug.classes.pca_fit import assemble, fit_class
 from nfaug.compare import CompareConfig
 from nfaug.compare import compare as compare_augmentations
-from nfaug.compare.run import bank_of
+from nfaug.compare.work import bank_of
 from nfaug.data.augmentation import FlowAugmentation
 from nfaug.data.batches import MemoryBatches
 from nfaug.integrations.timm import NFALoader

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -12,6 +14,7 @@ from ..compare import CompareConfig, compare
 from ..data.images import LabelledImages
 from ..data.open import DATA_SOURCES, MissingSplitError, open_dataset
 from ..fitting import common_size
+from ..io.device import pick_device
 from .common import READING, add_image_size, add_reading, lies_in, new_parser
 
 __all__ = ["parser", "run"]
@@ -20,17 +23,19 @@ _FLOWS = (
     "flows of NFA besides builtin:pixels; they need --test-data, images that they were not trained "
     "on: by images that a flow has seen, NFA would be judged too well"
 )
+_FILES = "table.md, cells.csv, gains.png and variants.png"
 _SMALL = 48  # the longest side of images by default, for small-cnn
-_LARGE = 128  # and for a timm model
+_LARGE = 96  # and for a timm model
 
 
 def parser() -> ArgumentParser:
     """Options of `nfaug compare`: data, output, and every field of `CompareConfig`."""
     parser = new_parser(
         "compare",
-        "Does an augmentation help on your images? Train classifiers with few labels, without and "
-        "with NFA, RandAugment and TrivialAugment, and write a table, a plot, one sentence of "
-        "advice and the lines to paste.",
+        "What should I do with my few labels? Train classifiers with few labels, without and with "
+        "NFA, RandAugment and TrivialAugment; with --network and --weights, first logistic "
+        "regression on the features of the frozen network. Write a table, pictures, a sentence of "
+        "advice, and a script that trains as it says.",
         "Ctrl-C keeps what is done; the same command goes on.",
     )
     parser.add_argument("--data", required=True, help=DATA_SOURCES)
@@ -49,6 +54,13 @@ def parser() -> ArgumentParser:
     add_image_size(parser, f"their own, at most {_SMALL}, or {_LARGE} for a timm model")
     parser.add_argument("--checkpoint", nargs="*", default=[], help=_FLOWS)
     parser.add_class_arguments(CompareConfig, skip={"checkpoint"})
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=0,
+        help="how many classifiers are trained at once, with a thread each; 0 for one a core, or "
+        "one if there is a GPU",
+    )
     return parser
 
 
@@ -71,20 +83,41 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
     if size is None:
         longest = _SMALL if config.network == "small-cnn" else _LARGE
         data = data.resized(_default_size(data, longest))
-    test_data = _test_images(arguments, data, reading)
-    comparison = compare(data, arguments.out, config=config, test_data=test_data)
+    comparison = compare(
+        data,
+        arguments.out,
+        config=config,
+        test_data=_test_images(arguments, data, reading),
+        names=(arguments.data, arguments.test_data),
+        processes=arguments.processes or _processes(config.device),
+    )
     if not arguments.json:
-        files = "table.md, cells.csv and, from two seeds on, gains.png"
-        return f"{comparison.text()}\nIn {arguments.out}: {files}."
+        script = Path(arguments.out) / "train.py"
+        lines = [comparison.text(), f"{script} trains as the advice says: python {script}"]
+        if comparison.timm:
+            lines += ["With timm's train.py:", "", *comparison.timm]
+        return "\n".join([*lines, "", f"In {arguments.out}: {_FILES}."])
+    rows = comparison.rows
     return {
         "out": arguments.out,
         "advice": comparison.advice(),
-        "seeds": len(comparison.seeds),
+        "seeds": {comparison.title(row): len(comparison.seeds_of(row)) for row in rows},
         "seconds": round(comparison.seconds, 1),
-        "accuracy": {row.title: round(comparison.accuracy(row), 2) for row in comparison.rows},
-        "gain": {row.title: str(comparison.gain(row)) for row in comparison.rows[1:]},
-        "code": comparison.code().splitlines(),
+        "accuracy": {comparison.title(row): round(comparison.accuracy(row), 2) for row in rows},
+        "gain": {comparison.title(row): str(comparison.gain(row)) for row in rows[1:]},
+        "notes": comparison.notes(),
+        "script": comparison.script.splitlines(),
+        "timm": comparison.timm,
     }
+
+
+def _processes(device: str) -> int:
+    """One process a core that this one may use, or one with a GPU."""
+    if pick_device(device).type != "cpu":
+        return 1
+    if hasattr(os, "sched_getaffinity"):  # not on every system
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _default_size(data: LabelledImages, longest: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from nfaug.io.errors import reading
 
 from .config import CompareConfig
 
-__all__ = ["Classifier", "small_cnn"]
+__all__ = ["Classifier", "moments_of", "small_cnn", "timm_model"]
 
 
 def small_cnn(shape: Sequence[int], classes: int) -> nn.Sequential:
@@ -51,6 +51,38 @@ def small_cnn(shape: Sequence[int], classes: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def timm_model(config: CompareConfig, shape: Sequence[int], classes: int) -> Any:
+    """A timm model for images (C, H, W), with the weights of `config.weights` if there are any.
+
+    With 0 classes it computes pooled features.
+
+    Raises:
+        ValueError: timm has no such model, or the weights are not the model's.
+    """
+    import timm
+
+    name = config.network
+    if not timm.is_model(name):
+        raise ValueError(f"timm has no model {name!r}; timm.list_models() has names")
+    architecture = timm.models.get_pretrained_cfg(name)
+    options: dict[str, Any] = {"num_classes": classes, "in_chans": shape[0]}
+    if architecture is not None and architecture.fixed_input_size:
+        options["img_size"] = tuple(shape[1:])
+    if config.weights is None:
+        return timm.create_model(name, **options)
+    weights = {"file": config.weights}
+    with reading(f"{config.weights} as weights of {name}", longest=300):
+        return timm.create_model(name, True, pretrained_cfg_overlay=weights, **options)
+
+
+def moments_of(model: Any, channels: int) -> Tensor:
+    """Mean and std of a pretrained timm model's images, (2, C, 1, 1), for images in [0, 1]."""
+    moments = torch.tensor([model.pretrained_cfg["mean"], model.pretrained_cfg["std"]])
+    if channels == 1:
+        moments = moments.mean(1, keepdim=True)
+    return moments[..., None, None]
+
+
 class Classifier:
     """A network for uint8 images of a shape (C, H, W), and how it is trained.
 
@@ -76,29 +108,10 @@ class Classifier:
             if config.network == "small-cnn":
                 self.model = small_cnn(shape, classes)
             else:
-                self.model = self._create_timm_model(shape, classes)
+                self.model = timm_model(config, shape, classes)
+        if self.pretrained:
+            self.mean, self.std = moments_of(self.model, shape[0])
         self.model.to(self.device, memory_format=torch.channels_last)
-
-    def _create_timm_model(self, shape: Sequence[int], classes: int) -> Any:
-        import timm
-
-        name = self.config.network
-        if not timm.is_model(name):
-            raise ValueError(f"timm has no model {name!r}; timm.list_models() has names")
-        architecture = timm.models.get_pretrained_cfg(name)
-        options: dict[str, Any] = {"num_classes": classes, "in_chans": shape[0]}
-        if architecture is not None and architecture.fixed_input_size:
-            options["img_size"] = tuple(shape[1:])
-        if not self.pretrained:
-            return timm.create_model(name, **options)
-        weights = {"file": self.config.weights}
-        with reading(f"{self.config.weights} as weights of {name}", longest=300):
-            model: Any = timm.create_model(name, True, pretrained_cfg_overlay=weights, **options)
-        moments = torch.tensor([model.pretrained_cfg["mean"], model.pretrained_cfg["std"]])
-        if shape[0] == 1:
-            moments = moments.mean(1, keepdim=True)
-        self.mean, self.std = moments[..., None, None]
-        return model
 
     def _optimizer(self) -> torch.optim.Optimizer:
         lr = self.config.lr

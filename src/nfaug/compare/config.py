@@ -1,15 +1,15 @@
-"""What a comparison trains, and the augmentations that it compares."""
+"""What a comparison trains, and how long."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-__all__ = ["PIXELS", "POLICIES", "SAFE", "Augmentation", "CompareConfig", "Policy"]
+from .rows import PIXELS, ROWS, Row, rows_of, usual_ways
 
-PIXELS = "builtin:pixels"
+__all__ = ["SAFE", "CompareConfig"]
+
 #: What `augment` may declare safe, since it keeps the class of these images, with titles.
 SAFE = {
     "crop": "shifts",
@@ -17,28 +17,6 @@ SAFE = {
     "rotate": "quarter turns",
     "colour": "colour changes",
     "spectrogram": "shifts",
-}
-
-
-class Policy(NamedTuple):
-    """A rival of NFA.
-
-    `code` is what to paste, in which v2 is torchvision.transforms.v2.
-    """
-
-    title: str
-    code: str
-
-
-_SPECAUGMENT = (  # SpecAugment takes floats alone
-    "v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), "
-    "torchaudio.transforms.SpecAugment(2, 8, 2, 8)])"
-)
-#: The rivals of NFA by name.
-POLICIES = {
-    "randaugment": Policy("RandAugment", "v2.RandAugment(2, 9)"),
-    "trivialaugment": Policy("TrivialAugment", "v2.TrivialAugmentWide()"),
-    "specaugment": Policy("SpecAugment", _SPECAUGMENT),
 }
 
 
@@ -50,24 +28,36 @@ class CompareConfig:
         checkpoint: Flows of NFA besides builtin:pixels, which mixes the images themselves:
             directories, owner/name on the Hub, or builtin:NAME. They are fitted to the labelled
             images, and need images to judge by that they were not trained on.
-        per_class: Labelled images of each class; null for all that are not held out.
+        per_class: Labelled images of each class, or all but one of a smaller class; null for all
+            that are not held out.
         network: The classifier: small-cnn, or the name of a timm model.
-        weights: A .safetensors file of the timm model's pretrained weights, which are fine-tuned;
-            null to train from random weights.
-        augment: What keeps the class of these images, and is applied in every row, comma-separated:
-            crop (shifts by up to an eighth), flip (left-right), rotate (quarter turns and
-            flips), colour (brightness, contrast, saturation); spectrogram stands for shifts, and
-            brings SpecAugment (masks of time and frequency) in place of RandAugment and
+        weights: A .safetensors file of the timm model's pretrained weights. Its features are
+            compared frozen, and the network fine-tuned; null to train from random weights.
+        augment: What keeps the class of these images, and is applied in every row that trains,
+            comma-separated: crop (shifts by up to an eighth), flip (left-right), rotate (quarter
+            turns and flips), colour (brightness, contrast, saturation); spectrogram stands for
+            shifts, and brings SpecAugment (masks of time and frequency) in place of RandAugment and
             TrivialAugment.
-        rivals: What NFA is compared with, comma-separated: randaugment, trivialaugment,
-            specaugment; empty for those that suit `augment`.
-        minutes: Time for everything; it decides the number of seeds. The first always ends.
+        rows: What is compared, comma-separated, of frozen, frozen+randaugment, frozen+specaugment,
+            frozen+nfa (logistic regression on the features of a frozen network), none, randaugment,
+            trivialaugment, specaugment, nfa, nfa+randaugment, nfa+trivialaugment and
+            nfa+specaugment; empty for those that suit network and `augment`.
+        group: Images of one group, such as a patient or a day, are never on both sides: a regular
+            expression, whose first bracket or whole match in the path of an image is its group, or
+            the name of a column of parquet files.
+        min_images: Classes with fewer images are left out; null to take them as they are.
+        test_images: The most images to judge by, drawn at random; more take time.
+        minutes: Time for everything; it decides the number of seeds and, where it is short, of
+            rows. The first row always ends.
         seeds: The most repetitions, each with its own labelled images, weights and draws.
         steps: Optimiser steps of a classifier; null for ten passes over the labelled images, at
-            least 300 and at most 2,000.
+            least 800 (300 from pretrained weights) and at most 2,000.
         lr: Peak learning rate; null for 0.1 (small-cnn), 1e-3 (a timm model), or 3e-4 (pretrained,
             with thirty times as much for the new head).
         p: Probability that NFA replaces an image by one of its variants.
+        magnitude: Magnitude of RandAugment, of 30.
+        tune: Choose p and magnitude for each seed by a third of its labelled images, on which
+            classifiers of the others are judged; it takes up to seven times as long.
         variants: Variants of each image.
         device: cpu, cuda, ...; auto is the GPU if there is one.
 
@@ -81,28 +71,37 @@ class CompareConfig:
     network: str = "small-cnn"
     weights: str | None = None
     augment: str = "crop"
-    rivals: str = ""
+    rows: str = ""
+    group: str | None = None
+    min_images: int | None = None
+    test_images: int = 2000
     minutes: float = 10.0
     seeds: int = 10
     steps: int | None = None
     lr: float | None = None
     p: float = 0.5
+    magnitude: int = 9
+    tune: bool = False
     variants: int = 20
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, choices in (("augment", SAFE), ("rivals", POLICIES)):
+        for name, choices in (("augment", SAFE), ("rows", ROWS)):
             value = getattr(self, name)
             if not set(_words(value)) <= set(choices):
                 raise ValueError(
                     f"{name} must name some of {', '.join(choices)}, with commas between them; got "
                     f"{value!r}"
                 )
-        for name in ("per_class", "minutes", "seeds", "steps", "lr", "p", "variants"):
+        most = {"p": 1, "magnitude": 30}
+        for name in (
+            "per_class", "min_images", "test_images", "minutes", "seeds", "steps", "lr", "p",
+            "magnitude", "variants",
+        ):  # fmt: skip
             value = getattr(self, name)
-            most = 1 if name == "p" else math.inf
-            if value is not None and not 0 < value <= most:
-                allowed = "in (0, 1]" if name == "p" else "above 0"
+            limit = most.get(name, math.inf)
+            if value is not None and not 0 < value <= limit:
+                allowed = f"in (0, {limit}]" if name in most else "above 0"
                 raise ValueError(f"{name} must be {allowed}; got {value}")
         if self.weights is not None:
             if self.network == "small-cnn" or not str(self.weights).endswith(".safetensors"):
@@ -112,6 +111,10 @@ class CompareConfig:
                 )
             if not Path(self.weights).is_file():
                 raise FileNotFoundError(f"there is no file {self.weights!r} of weights")
+        elif any(ROWS[name].frozen for name in _words(self.rows)):
+            raise ValueError(
+                f"rows {self.rows!r}: frozen features need weights (--weights), pretrained ones"
+            )
         if "spectrogram" in self.safe and not {"flip", "rotate", "colour"}.isdisjoint(self.safe):
             raise ValueError(
                 "a flipped or recoloured spectrogram is another sound; got "
@@ -123,19 +126,10 @@ class CompareConfig:
         """The words of `augment`."""
         return _words(self.augment)
 
-    def augmentations(self) -> list[Augmentation]:
-        """The rows of the table: the safe augmentations alone come first."""
-        if self.rivals.strip():
-            rivals = _words(self.rivals)
-        elif "spectrogram" in self.safe:
-            rivals = ["specaugment"]
-        else:
-            rivals = ["randaugment", "trivialaugment"]
-        policies = dict.fromkeys([""])  # each once, in order
-        policies |= dict.fromkeys(rivals)
-        flows = dict.fromkeys(["", PIXELS])
-        flows |= dict.fromkeys(self.checkpoint)
-        return [Augmentation(flow, policy) for flow in flows for policy in policies]
+    def table(self) -> list[Row]:
+        """The rows of the table, in the order of cost; the first one is what others gain over."""
+        usual = usual_ways(self.weights is not None, "spectrogram" in self.safe)
+        return rows_of(_words(self.rows) or usual, [PIXELS, *self.checkpoint])
 
 
 def _words(text: str) -> list[str]:
@@ -143,36 +137,3 @@ def _words(text: str) -> list[str]:
     if not text.strip():
         return []
     return [word.strip() for word in text.split(",")]
-
-
-class Augmentation(NamedTuple):
-    """A row of the table: what is added to the safe augmentations.
-
-    `flow` is that of NFA, whose variants replace a share p of the images. `policy`, a name in
-    `POLICIES`, is applied after NFA. Both can be empty.
-    """
-
-    flow: str = ""
-    policy: str = ""
-
-    @property
-    def name(self) -> str:
-        """The name in the CSV file."""
-        parts = []
-        if self.flow:
-            parts.append(f"nfa:{self.flow}")
-        if self.policy:
-            parts.append(self.policy)
-        return "+".join(parts) or "none"
-
-    @property
-    def title(self) -> str:
-        """The name in the table."""
-        parts = []
-        if self.flow == PIXELS:
-            parts.append("NFA in pixels")
-        elif self.flow:
-            parts.append(f"NFA with {self.flow}")
-        if self.policy:
-            parts.append(POLICIES[self.policy].title)
-        return ", then ".join(parts) or "nothing more"

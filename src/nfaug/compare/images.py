@@ -2,68 +2,187 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import re
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from nfaug.data.classes import check_same_classes
-from nfaug.data.images import LabelledImages, split_per_class, to_tensors
+from nfaug.data.images import LabelledImages, to_tensors
 
 from .config import CompareConfig
 
-__all__ = ["check_apart", "check_shape", "labelled_images", "split_images"]
+__all__ = [
+    "check_shape",
+    "groups_of",
+    "labelled_images",
+    "large_classes",
+    "split_images",
+    "without_copies",
+]
 
 _MOST_SHARED = 0.01  # of the images to judge by; public data sets hold a few copies
+_MOST_HELD = 500  # images of a class; more take time and add little precision
 
 
-def split_images(
-    data: LabelledImages, test: LabelledImages | None, few: int | None
-) -> tuple[LabelledImages, LabelledImages]:
-    """Images to draw labelled ones from, and those to validate with.
-
-    Without `test`, a quarter of each class is held out, or half of it if `few` labelled images of a
-    class are enough.
+def large_classes(
+    data: LabelledImages, test: LabelledImages | None, least: int | None
+) -> tuple[LabelledImages, LabelledImages | None]:
+    """The images of the classes that have at least so many; `test` has the same classes.
 
     Raises:
-        ValueError: A class has too few images, or `test` has other classes.
+        ValueError: A class has too few images to be in a comparison, or fewer than two are left.
     """
-    if len(data.classes) < 2:
-        raise ValueError(f"classifiers need at least two classes; the data have {data.classes}")
-    needed = few or 2
-    if test is None:
-        needed += 1
     counts = torch.bincount(data.targets, minlength=len(data.classes)).tolist()
-    smallest = min(counts)
-    if smallest < needed:
+    needed = 1 if test is not None else 2
+    kept = []
+    for name, count in zip(data.classes, counts, strict=True):
+        if count >= (least or needed):
+            kept.append(name)
+    if least is None and len(kept) < len(data.classes):
+        small = next(name for name in data.classes if name not in kept)
         raise ValueError(
-            f"class {data.classes[counts.index(smallest)]!r} has {smallest} images; {needed} are "
-            "needed, those to validate with included: lower --per-class, or leave the class out"
+            f"class {small!r} has {counts[data.classes.index(small)]} images, and needs {needed}, "
+            "one to judge by included: --min-images leaves such classes out"
+        )
+    if len(kept) < 2:
+        raise ValueError(
+            f"classifiers need at least two classes; the data have {data.classes} with {counts} "
+            f"images (--min-images {least or needed})"
         )
     if test is not None:
         check_same_classes(test.classes, data.classes)
+    if len(kept) == len(data.classes):
+        return data, test
+    left_out = [name for name in data.classes if name not in kept]
+    warnings.warn(
+        f"{len(left_out)} of {len(counts)} classes have fewer than {least} images and are left "
+        f"out: {', '.join(left_out[:5])}{', ...' if len(left_out) > 5 else ''}",
+        stacklevel=3,
+    )
+    return _of_classes(data, kept), None if test is None else _of_classes(test, kept)
+
+
+def _of_classes(data: LabelledImages, names: Sequence[str]) -> LabelledImages:
+    """The images of these classes, which are numbered anew."""
+    numbers = torch.full((len(data.classes),), -1)
+    for number, name in enumerate(names):
+        numbers[data.classes.index(name)] = number
+    reader = copy.copy(data.reader)
+    reader.classes = list(names)
+    reader.targets = numbers[data.reader.targets]
+    chosen = numbers[data.targets] >= 0
+    return LabelledImages(reader, data.preprocess, data.indices[chosen], data.skipped)
+
+
+def split_images(
+    data: LabelledImages,
+    test: LabelledImages | None,
+    few: int | None,
+    group: str | None = None,
+) -> tuple[LabelledImages, LabelledImages]:
+    """Images to draw labelled ones from, and those to judge by.
+
+    Without `test`, a quarter of each class is held out, or half of it if `few` labelled images of a
+    class are enough, and at least one image. Images of one group are on one side.
+
+    Raises:
+        ValueError: The images have other shapes, a group is on both sides, or all images of a class
+            are of one group.
+    """
+    if test is not None:
         shape = (data.channels, *data.image_size)
         test_shape = (test.channels, *test.image_size)
         if shape != test_shape:
             raise ValueError(f"the images are {shape}, those to judge by {test_shape}")
+        if group is not None:
+            shared = set(groups_of(data, group)) & set(groups_of(test, group))
+            if shared:
+                raise ValueError(
+                    f"{len(shared)} groups of --group {group!r} are both in the data and among the "
+                    f"images to judge by, such as {min(shared)!r}"
+                )
         return data, test
-    held = torch.zeros(len(data), dtype=torch.bool)
-    for label, count in enumerate(counts):
+    counts = torch.bincount(data.targets, minlength=len(data.classes))
+    wanted = torch.zeros_like(counts)
+    for label, count in enumerate(counts.tolist()):
         number = min(count // 2, count - few) if few else count // 4
-        number = min(max(1, number), 500)  # more take time and add little precision
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(label))
-        rows = (data.targets == label).nonzero().flatten()
-        held[rows[order[:number]]] = True
+        wanted[label] = min(max(1, number), _MOST_HELD)
+    held = torch.zeros(len(data), dtype=torch.bool)
+    if group is None:
+        for label, count in enumerate(counts.tolist()):
+            rows = (data.targets == label).nonzero().flatten()
+            order = torch.randperm(count, generator=torch.Generator().manual_seed(label))
+            held[rows[order[: wanted[label]]]] = True
+    else:
+        held = _hold_groups(data, groups_of(data, group), wanted)
+        for part in (held, ~held):
+            found = torch.bincount(data.targets[part], minlength=len(counts))
+            if found.min() == 0:
+                raise ValueError(
+                    f"class {data.classes[int(found.argmin())]!r} has too few groups of --group "
+                    f"{group!r}: those to train on and those to judge by need one each"
+                )
     return data.subset((~held).nonzero().flatten()), data.subset(held.nonzero().flatten())
 
 
+def _hold_groups(data: LabelledImages, groups: Sequence[str], wanted: Tensor) -> Tensor:
+    """Which images are held out, (N,) bool: whole groups, until every class has enough."""
+    names = sorted(set(groups))
+    numbers = {name: number for number, name in enumerate(names)}
+    of_images = torch.tensor([numbers[name] for name in groups])
+    counts = torch.bincount(data.targets, minlength=len(wanted))
+    found = torch.zeros_like(wanted)
+    held = torch.zeros(len(data), dtype=torch.bool)
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0))
+    for number in order.tolist():
+        rows = of_images == number
+        more = torch.bincount(data.targets[rows], minlength=len(wanted))
+        is_needed = ((found < wanted) & (more > 0)).any()
+        leaves_some = (found + more < counts)[more > 0].all()
+        if is_needed and leaves_some:
+            held |= rows
+            found += more
+    return held
+
+
+def groups_of(data: LabelledImages, group: str) -> list[str]:
+    """The group of every image: a column of a table, or what a pattern finds in its path.
+
+    Raises:
+        ValueError: The pattern is not one, or does not match a path.
+    """
+    column = data.reader.column(group)
+    if column is not None:
+        return [str(column[row]) for row in data.indices.tolist()]
+    try:
+        pattern = re.compile(group)
+    except re.error as error:
+        raise ValueError(f"--group {group!r} is no regular expression ({error})") from None
+    groups = []
+    for path in data.paths or [data.name(index) for index in range(len(data))]:
+        found = pattern.search(path)
+        if found is None:
+            raise ValueError(f"--group {group!r} does not match {path!r}")
+        groups.append(found[1] if pattern.groups else found[0])
+    return groups
+
+
 def labelled_images(pool: LabelledImages, config: CompareConfig, seed: int) -> LabelledImages:
-    """The images that the classifiers of a seed are trained on."""
+    """The images that the classifiers of a seed are trained on: all of a class that has fewer."""
     if config.per_class is None:
         return pool
-    few, _ = split_per_class(pool, config.per_class, seed)
-    return few
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.zeros(len(pool), dtype=torch.bool)
+    for label in range(len(pool.classes)):
+        rows = (pool.targets == label).nonzero().flatten()
+        order = torch.randperm(len(rows), generator=generator)
+        chosen[rows[order[: config.per_class]]] = True
+    return pool.subset(chosen.nonzero().flatten())
 
 
 def check_shape(data: LabelledImages, config: CompareConfig) -> None:
@@ -80,39 +199,60 @@ def check_shape(data: LabelledImages, config: CompareConfig) -> None:
         )
 
 
-def check_apart(
-    pool: LabelledImages, judged: LabelledImages, pixels: Tensor, config: CompareConfig
-) -> None:
-    """Warn of images to judge by that have the pixels of one that is trained on.
+def without_copies(
+    pool: LabelledImages, judged: LabelledImages, config: CompareConfig, *, held_out: bool
+) -> LabelledImages:
+    """The images to judge by that have not the pixels of one that is trained on, with a warning.
 
-    `pixels` are those of `judged`.
+    Another warning says if images of two classes have the same pixels.
 
     Raises:
-        ValueError: They are more than one in a hundred.
+        ValueError: More than one in a hundred are trained on, and they were not `held_out` here.
     """
-    rows = {_digest(image): row for row, image in enumerate(pixels)}
-    shared: dict[int, str] = {}  # by row of `judged`, the name of the same image in training
+    seen: dict[bytes, tuple[str, str]] = {}  # by pixels, the name and the class of an image
+    doubles: dict[bytes, str] = {}
     draws = 1 if config.per_class is None else config.seeds
-    for seed in range(draws):
-        few = labelled_images(pool, config, seed)
-        images, _ = to_tensors(few, progress=False)
-        for index, image in enumerate(images):
-            row = rows.get(_digest(image))
-            if row is not None:
-                shared[row] = few.name(index)
+    parts = [labelled_images(pool, config, seed) for seed in range(draws)]
+    for part in parts:
+        for index, digest in enumerate(_digests(part)):
+            name, label = part.name(index), part.classes[part.targets[index]]
+            first, first_label = seen.setdefault(digest, (name, label))
+            if label != first_label:
+                doubles[digest] = f"{first} ({first_label}) and {name} ({label})"
+    shared: dict[int, str] = {}  # by row of `judged`, the name of the same image in training
+    for row, digest in enumerate(_digests(judged)):
+        name, label = judged.name(row), judged.classes[judged.targets[row]]
+        if digest not in seen:
+            continue
+        first, first_label = seen[digest]
+        shared[row] = first
+        if label != first_label:
+            doubles[digest] = f"{first} ({first_label}) and {name} ({label})"
+    if doubles:
+        example = next(iter(doubles.values()))
+        warnings.warn(
+            f"images in two classes: {len(doubles)}, such as {example}, which have the same "
+            "pixels. One of the two labels is wrong",
+            stacklevel=3,
+        )
     if not shared:
-        return
+        return judged
     row, name = next(iter(shared.items()))
     problem = (
-        f"{len(shared)} of {len(pixels)} images to judge by are trained on: {judged.name(row)} has "
+        f"{len(shared)} of {len(judged)} images to judge by are trained on: {judged.name(row)} has "
         f"the pixels of {name}"
     )
-    if len(shared) > _MOST_SHARED * len(pixels):
+    too_many = len(shared) > _MOST_SHARED * len(judged)
+    if len(shared) == len(judged) or (too_many and not held_out):
         raise ValueError(
-            f"{problem}. Remove them, or leave out test (--test-data), and a part is held out"
+            f"{problem}. Remove them, or leave out test_data (--test-data), and a part is held out"
         )
-    warnings.warn(f"{problem}. Accuracy is that much too high at most", stacklevel=3)
+    warnings.warn(f"{problem}. They are left out", stacklevel=3)
+    kept = [row for row in range(len(judged)) if row not in shared]
+    return judged.subset(torch.tensor(kept))
 
 
-def _digest(image: Tensor) -> bytes:
-    return hashlib.sha256(image.numpy().tobytes()).digest()
+def _digests(images: LabelledImages) -> list[bytes]:
+    """A hash of the pixels of each image."""
+    pixels, _ = to_tensors(images, progress=False)
+    return [hashlib.sha256(image.numpy().tobytes()).digest() for image in pixels]

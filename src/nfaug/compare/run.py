@@ -1,36 +1,57 @@
-"""Run a comparison: seed by seed, as many as the time allows."""
+"""Run a comparison: as many rows and seeds as the time allows."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import io
+import sys
+import tempfile
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint.manifest import read_manifest
 from nfaug.checkpoint.resolve import read_resolved
-from nfaug.data.images import LabelledImages, progress_bar, to_tensors
+from nfaug.data.decode import converter_of
+from nfaug.data.images import LabelledImages
 from nfaug.data.open import wrap_dataset
-from nfaug.fitting import fit, load_base
+from nfaug.data.sources.folders import FolderReader
+from nfaug.fitting import load_base
 from nfaug.io.atomic import write_bytes, write_text
-from nfaug.io.device import pick_device
 from nfaug.io.lock import lock_output
 from nfaug.io.tensors import read_tensors
+from nfaug.io.text import printable
 
+from .cells import Cells
 from .classifier import Classifier
-from .config import PIXELS, CompareConfig
-from .images import check_apart, check_shape, labelled_images, split_images
-from .report import Cells, Comparison
-from .transforms import transform_of
+from .config import CompareConfig
+from .frozen import input_size
+from .images import (
+    check_shape,
+    groups_of,
+    labelled_images,
+    large_classes,
+    split_images,
+    without_copies,
+)
+from .report.comparison import Comparison
+from .report.figures import Cell
+from .report.pictures import variants_picture
+from .report.script import Source, script_of, timm_lines
+from .rows import PIXELS, Row
+from .schedule import next_cell
+from .work import JUDGED, read_part, write_part
+from .workers import Workers
 
-__all__ = ["bank_of", "compare"]
+__all__ = ["compare"]
+
+_CHUNK = 64  # images whose features are a job
 
 
 def compare(
@@ -39,24 +60,32 @@ def compare(
     *,
     config: CompareConfig | None = None,
     test_data: Any = None,
+    names: tuple[str, str | None] | None = None,
+    processes: int = 1,
     progress: bool = True,
 ) -> Comparison:
     """Compare augmentations on a data set, by classifiers that are trained on few of its images.
 
-    Every row adds something to the safe augmentations of `settings.augment`: nothing, NFA in
-    pixels, NFA with a flow, RandAugment, TrivialAugment, or NFA before one of these. All rows of a
-    seed share the labelled images, the initial weights and the order of the images. NFA's class
-    statistics come from the labelled images alone.
+    With pretrained weights, the first rows are logistic regression on the features of the frozen
+    network, alone and with variants; then the network is fine-tuned. Every other row adds something
+    to the safe augmentations of `config.augment`: nothing, RandAugment, TrivialAugment, NFA in
+    pixels, NFA with a flow, or NFA before one of these. All rows of a seed share the labelled
+    images, the initial weights and the order of the images. NFA's class statistics come from the
+    labelled images alone.
 
     Cells are kept in `out`: after an interruption the same call goes on.
 
     Args:
         data: Images as `nfaug.wrap_dataset` takes them.
-        out: The folder of the results: cells.csv, table.md and gains.png.
+        out: The folder of the results: cells.csv, table.md, train.py, gains.png and variants.png.
         config: What to compare, and how long.
-        test_data: Images to judge by, none of which are trained on; by default a part of each
-            class is held out.
-        progress: Show a bar.
+        test_data: Images to judge by, none of which are trained on; by default a part of each class
+            is held out.
+        names: How `open_dataset` names the images, and those to judge by, for the script; by
+            default the folders that they lie in.
+        processes: How many classifiers are trained at once, each with one thread. With one, they
+            are trained in this process, with torch's threads.
+        progress: Print each result on standard error.
 
     Raises:
         ValueError: A class has too few images, an image to judge by is trained on, there is a flow
@@ -70,11 +99,12 @@ def compare(
         >>> digits = open_dataset("digits", per_class=20)
         >>> config = CompareConfig(per_class=5, seeds=1, steps=5)
         >>> comparison = compare(digits, mkdtemp(), config=config, progress=False)
-        >>> comparison.rows[0].title, len(comparison.rows)
+        >>> comparison.title(comparison.rows[0]), len(comparison.rows)
         ('nothing more', 6)
     """
+    started = monotonic()
     config = config or CompareConfig()
-    trained_flows = [name for name in config.checkpoint if name != PIXELS]
+    trained_flows = [flow for flow in config.checkpoint if flow != PIXELS]
     if trained_flows and test_data is None:
         raise ValueError(
             f"the flow {trained_flows[0]} may have been trained on images that are held out to "
@@ -83,34 +113,33 @@ def compare(
     images = wrap_dataset(data)
     test_images = None if test_data is None else wrap_dataset(test_data)
     check_shape(images, config)
-    pool, judged = split_images(images, test_images, config.per_class)
-    config = replace(config, steps=config.steps or _default_steps(config, images, pool))
-    validation = to_tensors(judged, progress=False)
-    if test_images is not None:
-        check_apart(pool, judged, validation[0], config)
     # Errors of flows and weights come here, before `out` holds anything and before any training.
     record = _record(config, images, test_images)
-    Classifier(config, record["shape"], len(images.classes), seed=0)
+    images, test_images = large_classes(images, test_images, config.min_images)
+    pool, judged = split_images(images, test_images, config.per_class, config.group)
+    classifier = Classifier(config, record["shape"], len(images.classes), seed=0)
+    config = replace(config, steps=config.steps or _default_steps(config, pool))
+    record["steps"] = config.steps
+    judged = without_copies(pool, judged, config, held_out=test_images is None)
+    if len(judged) > config.test_images:
+        order = torch.randperm(len(judged), generator=torch.Generator().manual_seed(0))
+        judged = judged.subset(order[: config.test_images].sort().values)
+    source = _source(record["shape"], images, test_images, names, classifier)
     folder = Path(out).expanduser()
-    with lock_output(folder):
+    with lock_output(folder), tempfile.TemporaryDirectory(prefix="nfaug-compare-") as decoded:
         cells = Cells(folder, record, len(judged))
+        run = _Run(config, cells, pool, judged, Path(decoded), processes, started, progress)
         try:
-            _fill(cells, config, pool, validation, progress)
+            run.fill()
         finally:  # also after Ctrl-C
-            if cells.seeds(config.augmentations()):
-                comparison = Comparison(config, cells)
-                write_text(folder / "table.md", comparison.text())
-                if len(comparison.seeds) > 1:
-                    write_bytes(folder / "gains.png", comparison.plot())
+            comparison = run.report(source)
     return comparison
 
 
-def _default_steps(config: CompareConfig, data: LabelledImages, pool: LabelledImages) -> int:
-    """Ten passes over the labelled images, at least 300 steps and at most 2,000."""
-    count = len(pool)
-    if config.per_class:
-        count = config.per_class * len(data.classes)
-    return min(2000, max(300, count // 5))
+def _default_steps(config: CompareConfig, pool: LabelledImages) -> int:
+    """Ten passes over the labelled images, at least 800 steps (fine-tuned 300), at most 2,000."""
+    least = 800 if config.weights is None else 300
+    return min(2000, max(least, len(labelled_images(pool, config, 0)) // 5))
 
 
 def _record(
@@ -122,13 +151,19 @@ def _record(
         ValueError: A flow takes other images than these, or a file of weights is damaged.
     """
     record = asdict(config)
-    for name in ("minutes", "seeds", "device"):  # they may change when a comparison goes on
+    for name in ("rows", "minutes", "seeds", "device"):  # they may change when it goes on
         del record[name]
     record["images"] = data.fingerprint()
     record["test"] = None if test_data is None else test_data.fingerprint()
     record["shape"] = [data.channels, *data.image_size]
     for name in config.checkpoint:
-        flow = load_base(name, None).flow
+        base = load_base(name, None)
+        flow = base.flow
+        if base.config.training.get("images_sha256", "") == record["test"]:
+            raise ValueError(
+                f"{name} was trained on the images to judge by, and NFA would be judged too well: "
+                "pass others as test_data (--test-data)"
+            )
         manifest = read_resolved(read_manifest, name, whole=False)
         record[f"files of {name}"] = manifest["files"]
         if not flow.shape_free and flow.codec.channels != data.channels:
@@ -144,81 +179,194 @@ def _record(
     return record
 
 
-def _fill(
-    cells: Cells,
-    config: CompareConfig,
-    pool: LabelledImages,
-    validation: tuple[Tensor, Tensor],
-    progress: bool,
-) -> None:
-    """Train the classifiers that are missing, while the time left is enough for a seed."""
-    rows = config.augmentations()
-    deadline = monotonic() + 60 * config.minutes - cells.seconds
-    for seed in range(config.seeds):
-        missing = [row for row in rows if (row.name, seed) not in cells]
-        if not missing:
-            continue
-        needed = cells.seconds / max(1, len(cells)) * len(missing)
-        if cells.seeds(rows) and monotonic() + needed > deadline:
-            continue
-        few = labelled_images(pool, config, seed)
-        labelled = to_tensors(few, progress=False)
-        shape = (few.channels, *few.image_size)
-        banks: dict[str, Tensor | None] = {"": None}
-        with progress_bar(len(missing), f"seed {seed + 1}", "classifier", shown=progress) as bar:
-            for row in missing:
-                started = monotonic()
-                if row.flow not in banks:
-                    banks[row.flow] = bank_of(row.flow, few, config, seed)
-                transform = transform_of(config.safe, row.policy, few.image_size)
-                draw = partial(_draw, labelled, banks[row.flow], config.p, transform)
-                classifier = Classifier(config, shape, len(few.classes), seed)
-                with torch.random.fork_rng(devices=[]):  # torchvision draws from the global one
-                    torch.default_generator.manual_seed(seed)
-                    classifier.train(draw, len(few))
-                right = classifier.right(*validation)
-                cells.add(row.name, seed, right, monotonic() - started)
-                seconds_left = max(0, deadline - monotonic())
-                bar.set_postfix_str(f"{seconds_left:.0f} s left", refresh=False)
-                bar.update()
+def _source(
+    shape: list[int],
+    data: LabelledImages,
+    test_data: LabelledImages | None,
+    names: tuple[str, str | None] | None,
+    classifier: Classifier,
+) -> Source:
+    """Where a script finds the images."""
+    readers = [data.reader] if test_data is None else [data.reader, test_data.reader]
+    places = []
+    for reader in readers:
+        if isinstance(reader, FolderReader):
+            places.append(str(reader.root))
+    folders = len(places) == len(readers)
+    if not folders:
+        places = ["my-images", "my-test-images"][: len(readers)]
+        if names is not None:
+            places = [name for name in names if name is not None]
+    channels, height, width = shape
+    return Source(
+        (channels, height, width),
+        len(data.classes),
+        places[0],
+        places[1] if test_data is not None else None,
+        folders or names is None,
+        classifier.mean.flatten().expand(channels).tolist(),
+        classifier.std.flatten().expand(channels).tolist(),
+    )
 
 
-def _draw(
-    labelled: tuple[Tensor, Tensor],
-    bank: Tensor | None,
-    p: float,
-    transform: Callable[[Tensor], Tensor],
-    rows: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """An augmented batch with its labels: a variant with probability p, then the transform."""
-    images, labels = labelled
-    batch = images[rows]
-    if bank is not None:
-        variants = bank[rows, torch.randint(bank.shape[1], rows.shape)]
-        replaced = torch.rand(len(rows)) < p
-        batch = torch.where(replaced[:, None, None, None], variants, batch)
-    return transform(batch), labels[rows]
+class _Run:
+    """A comparison that runs."""
 
+    def __init__(
+        self,
+        config: CompareConfig,
+        cells: Cells,
+        pool: LabelledImages,
+        judged: LabelledImages,
+        images: Path,
+        processes: int,
+        started: float,
+        progress: bool,
+    ) -> None:
+        self.config = config
+        self.cells = cells
+        self.pool = pool
+        self.judged = judged
+        self.images = images
+        self.processes = processes
+        self.started = started
+        self.progress = progress
+        self.rows = config.table()
+        self.total = 60 * config.minutes
+        self.deadline = started + self.total - cells.seconds / processes
+        self.side: int | None = None  # of the images that a frozen network reads
+        if any(row.frozen for row in self.rows):
+            _, self.side = input_size(config)
 
-def bank_of(
-    flow: str,
-    few: LabelledImages,
-    config: CompareConfig,
-    seed: int,
-    autoencoder: str | None = None,
-    **mixing: Any,
-) -> Tensor:
-    """Variants (N, V, C, H, W) of the labelled images under a flow that is fitted to them."""
-    images, labels = to_tensors(few, progress=False)
-    largest_class = int(torch.bincount(labels).max())
-    rank = max(1, min(64, largest_class - 1))
-    fitted = fit(flow, few, rank=rank, progress=False, seed=seed, autoencoder=autoencoder)
-    device = pick_device(config.device)
-    nfa = NFAugment(fitted.to(device), p=1.0, **mixing)
-    seeds = range(1000 * seed, 1000 * seed + config.variants)
-    generators = [torch.Generator().manual_seed(number) for number in seeds]
-    bank: list[Tensor] = []
-    for batch, targets in zip(images.split(256), labels.split(256), strict=True):
-        variants = nfa.variants(batch.to(device), targets.to(device), generators)
-        bank.append(torch.stack([variant.cpu() for variant in variants], 1))
-    return torch.cat(bank)
+    def fill(self) -> None:
+        """Compute the cells that are missing, while the time left is enough for one."""
+        known: dict[tuple[Row, int], float | None] = {}
+        for row in self.rows:
+            for seed in self.cells.seeds(row):
+                known[row, seed] = self.cells[row.name, seed].seconds
+        if self._next(known) is None:
+            return
+        write_part(self.images, JUDGED, self.judged, self._groups(self.judged), self.side)
+        classes = len(self.pool.classes)
+        running: dict[Future[Cell], tuple[Row, int]] = {}
+        with Workers(self.images, self.config, classes, self.processes) as workers:
+            if self.side is not None:
+                self._judged_features(workers)
+            while True:
+                while len(running) < self.processes:
+                    job = self._next(known)
+                    if job is None:
+                        break
+                    row, seed = job
+                    self._prepare(seed)
+                    known[job] = None
+                    running[workers.cell(row, seed)] = job
+                if not running:
+                    break
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    row, seed = running.pop(future)
+                    cell = future.result()
+                    known[row, seed] = cell.seconds
+                    self.cells.add(row.name, seed, *cell)
+                    self._say(row, seed, cell)
+
+    def _next(self, known: dict[tuple[Row, int], float | None]) -> tuple[Row, int] | None:
+        left = self.deadline - monotonic()
+        return next_cell(self.rows, known, self.config.seeds, left, self.processes, self.total)
+
+    def _judged_features(self, workers: Workers) -> None:
+        """Features of the images to judge by, kept in the folder of results."""
+        kept = self.cells.file.parent / "features.npy"
+        if not kept.exists():
+            starts = range(0, len(self.judged), _CHUNK)
+            parts = [workers.features(n, min(n + _CHUNK, len(self.judged))) for n in starts]
+            features = np.concatenate([part.result() for part in parts])
+            stored = io.BytesIO()
+            np.save(stored, features)
+            write_bytes(kept, stored.getvalue())
+        (self.images / f"{JUDGED}-features.npy").write_bytes(kept.read_bytes())
+
+    def _prepare(self, seed: int) -> None:
+        """Decode the labelled images of a seed."""
+        name = f"seed-{seed}"
+        if not (self.images / f"{name}-labels.npy").exists():
+            few = labelled_images(self.pool, self.config, seed)
+            write_part(self.images, name, few, self._groups(few), self.side)
+
+    def _groups(self, data: LabelledImages) -> Tensor:
+        """The number of each image's group; without groups, each is one of its own."""
+        if self.config.group is None:
+            return torch.arange(len(data))
+        _, numbers = np.unique(groups_of(data, self.config.group), return_inverse=True)
+        return torch.from_numpy(numbers)
+
+    def _say(self, row: Row, seed: int, cell: Cell) -> None:
+        """Print a result."""
+        if self.progress:
+            title = self._comparison(1).title(row)
+            left = max(0.0, self.deadline - monotonic())
+            line = f"{title}, seed {seed}: {cell.accuracy:.1f}% ({cell.seconds:.0f} s)"
+            print(f"{printable(line)}; {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def _comparison(self, look: int) -> Comparison:
+        names = self.judged.paths
+        if names is None:
+            names = [self.judged.name(index) for index in range(len(self.judged))]
+        return Comparison(
+            self.config,
+            self.cells,
+            look=look,
+            processes=self.processes,
+            names=names,
+            notes=self._notes(),
+        )
+
+    def _notes(self) -> list[str]:
+        """What is to be said of the data."""
+        notes = []
+        few = labelled_images(self.pool, self.config, 0)
+        counts = torch.bincount(few.targets, minlength=len(few.classes)).tolist()
+        pairs = list(zip(few.classes, counts, strict=True))
+        smaller = [f"{name} ({count})" for name, count in pairs if count < max(counts)]
+        if smaller and self.config.per_class is not None:
+            more = ", ..." if len(smaller) > 5 else ""
+            notes.append(f"Classes with fewer labelled images: {', '.join(smaller[:5])}{more}.")
+        alone = [name for name, count in pairs if count == 1]
+        if alone:
+            notes.append(
+                f"{len(alone)} classes have one labelled image: NFA mixes two, and leaves such "
+                "images as they are."
+            )
+        skipped = self.pool.skipped
+        if skipped:
+            more = ", ..." if len(skipped) > 5 else ""
+            note = f"{len(skipped)} files were not read: {', '.join(skipped[:5])}{more}."
+            packages = {converter_of(name) for name in skipped} - {None}
+            if packages:
+                named = " and ".join(sorted(filter(None, packages)))
+                note += f" The package {named} converts them to PNG."
+            notes.append(note)
+        if self.config.group is not None:
+            notes.append(f"Images of one group ({self.config.group}) are on one side.")
+        return notes
+
+    def report(self, source: Source) -> Comparison:
+        """Write what is known."""
+        folder = self.cells.file.parent
+        comparison = self._comparison(self.cells.look())
+        if not comparison.rows:  # it was interrupted before the first result
+            return comparison
+        best = comparison.best() or comparison.rows[0]
+        comparison.script = script_of(best, comparison.title(best), self.config, source)
+        comparison.timm = timm_lines(best, self.config, source)
+        write_text(folder / "train.py", comparison.script)
+        write_text(folder / "table.md", comparison.text())
+        if len(comparison.rows) > 1:
+            write_bytes(folder / "gains.png", comparison.plot())
+        if not (folder / "variants.png").exists() and any(row.added for row in self.rows):
+            self._prepare(0)
+            part = read_part(self.images, "seed-0")
+            picture = variants_picture(part, self.rows, self.config, self.pool.classes)
+            write_bytes(folder / "variants.png", picture)
+        return comparison

@@ -13,7 +13,7 @@ __all__ = ["spec_augment", "transform_of"]
 
 
 def transform_of(
-    safe: Collection[str], policy: str, size: tuple[int, int]
+    safe: Collection[str], policy: str, size: tuple[int, int], magnitude: int = 9
 ) -> Callable[[Tensor], Tensor]:
     """The policy and then the safe augmentations, for uint8 images (B, C, H, W) of this size.
 
@@ -22,7 +22,7 @@ def transform_of(
     from torchvision.transforms import v2
 
     policies: dict[str, Callable[[Tensor], Tensor]] = {
-        "randaugment": v2.RandAugment(2, 9),
+        "randaugment": v2.RandAugment(2, magnitude),
         "trivialaugment": v2.TrivialAugmentWide(),
         "specaugment": spec_augment,
     }

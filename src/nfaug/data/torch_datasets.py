@@ -48,8 +48,9 @@ def wrap_dataset(
     An image is a PIL image, a uint8 tensor or array of shape (H, W) or (C, H, W) with any C, or a
     floating-point one of that shape in [0, 1], which is rounded to 8 bits. A normalised one comes
     back to [0, 1] by `mean` and `std`, or by those of a `Normalize` at the end of the transform of
-    the data set. A PIL image is turned as its EXIF orientation says. Labels are those that the data set stores (see `stored_labels`) if
-    three items agree with them; otherwise one pass over the items collects them.
+    the data set. A PIL image is turned as its EXIF orientation says. Labels are those that the data
+    set stores (see `stored_labels`) if three items agree with them; otherwise one pass over the
+    items collects them.
 
     Args:
         dataset: The data set. Its random transforms stay random. A `LabelledImages` is returned

@@ -1,0 +1,141 @@
+"""The figures of a comparison: cells, gains with their intervals, and when a gain is clear."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LEAST_SEEDS", "Cell", "Gain", "gain_of", "is_clear", "level_of_look", "student"]
+
+LEAST_SEEDS = 3  # an interval of two numbers says nothing
+_ERRORS = 0.05  # how often something useless may be advised, in all rows and looks together
+
+
+class Cell(NamedTuple):
+    """A classifier: which images to judge by were right, (N,) bool, its seconds and strength."""
+
+    right: NDArray[np.bool_]
+    seconds: float
+    strength: str = ""
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy in per cent."""
+        return 100 * float(self.right.mean())
+
+
+class Gain(NamedTuple):
+    """A mean gain in points of accuracy, with what its intervals are made of.
+
+    Attributes:
+        mean: Mean over seeds.
+        seed_error: Standard error over seeds, s / sqrt(n); infinite for fewer than three.
+        image_error: Standard error over the images to judge by, s / sqrt(N).
+        number: The number of seeds, n.
+    """
+
+    mean: float
+    seed_error: float
+    image_error: float
+    number: int
+
+    @property
+    def seeds(self) -> float:
+        """Half-width of the 95% interval over seeds, Student's t times the standard error."""
+        return self.half_at(0.025, images=False)
+
+    @property
+    def images(self) -> float:
+        """Half-width of the 95% interval over images, 1.96 standard errors."""
+        return 1.96 * self.image_error
+
+    @property
+    def half(self) -> float:
+        """Half-width of the 95% interval: the root of the sum of squares of both."""
+        return math.hypot(self.seeds, self.images)
+
+    def half_at(self, tail: float, *, images: bool = True) -> float:
+        """Half-width of the interval above which, and below which, a share `tail` lies."""
+        if self.number < LEAST_SEEDS:
+            return math.inf
+        seeds = student(tail, self.number - 1) * self.seed_error
+        if not images:
+            return seeds
+        return math.hypot(seeds, statistics.NormalDist().inv_cdf(1 - tail) * self.image_error)
+
+    def __str__(self) -> str:
+        """Rounded to what can be told apart: +4 ± 1, +2.1 ± 0.6; without ± for under 3 seeds."""
+        if math.isinf(self.half):
+            return f"{self.mean:+.1f}"
+        digits = 0 if self.half >= 0.95 else 1
+        return f"{round(self.mean, digits) + 0.0:+.{digits}f} ± {self.half:.{digits}f}"
+
+
+def gain_of(ours: Sequence[Cell], others: Sequence[Cell]) -> Gain:
+    """The gain of cells over others, with the same seeds in the same order."""
+    points = []  # of accuracy, a seed
+    changes = []  # of each image, a seed: 1 if it is right in `ours` alone, -1 in `others` alone
+    for cell, other in zip(ours, others, strict=True):
+        points.append(cell.accuracy - other.accuracy)
+        changes.append(cell.right.astype(float) - other.right)
+    count = len(points)
+    seed_error = math.inf
+    if count >= LEAST_SEEDS:
+        seed_error = statistics.stdev(points) / count**0.5
+    mean_changes = np.mean(changes, axis=0)
+    image_error = 100 * float(mean_changes.std()) / len(mean_changes) ** 0.5
+    return Gain(statistics.fmean(points), seed_error, image_error, count)
+
+
+@functools.cache
+def student(tail: float, freedom: int) -> float:
+    """The number above which a share `tail` of Student's distribution lies, by bisection."""
+    low = 0.0
+    high = 1.0
+    while _above(high, freedom) > tail:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _above(middle, freedom) > tail:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _above(value: float, freedom: int) -> float:
+    """The share of Student's distribution above a value (Abramowitz and Stegun, 26.7.3, 26.7.4)."""
+    angle = math.atan(value / math.sqrt(freedom))
+    cosine = math.cos(angle)
+    is_odd = freedom % 2 == 1
+    power = 1 if is_odd else 0  # of the cosine
+    term = cosine**power
+    total = 0.0
+    while power <= freedom - 2:
+        total += term
+        term *= cosine**2 * (power + 1) / (power + 2)
+        power += 2
+    within = math.sin(angle) * total
+    if is_odd:
+        within = 2 / math.pi * (angle + within)
+    return (1 - within) / 2
+
+
+def level_of_look(look: int) -> float:
+    """The share of the errors that a look at the results may make, counted from 1.
+
+    Each look takes half of what those before it left of 5%: 2.5%, 1.25%, ... However often a
+    comparison goes on with more seeds, all looks together err in at most 5%.
+    """
+    return _ERRORS / 2**look
+
+
+def is_clear(gain: Gain, rivals: int, look: int) -> bool:
+    """Whether a gain, one of so many, is above zero at the level of this look (Bonferroni)."""
+    return gain.mean > gain.half_at(level_of_look(look) / max(1, rivals))
