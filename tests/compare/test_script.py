@@ -16,7 +16,9 @@ from nfaug.cli import main
 from nfaug.compare import CompareConfig
 from nfaug.compare.report.script import Source, script_of, timm_lines
 from nfaug.compare.rows import PIXELS, Row, rows_of
+from nfaug.compare.work import Strength
 
+STRENGTH = Strength(0.25, 14)
 SMALL = ("none", "randaugment", "trivialaugment", "nfa", "nfa+randaugment")
 FOLDERS = Source((3, 32, 32), 3, "data/train", "data/test")
 HELD_OUT = Source((3, 32, 32), 3, "data/train")
@@ -34,7 +36,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def ran(row: Row, settings: CompareConfig, source: Source, capsys: Any) -> str:
     """What the script of a row prints."""
-    script = script_of(row, "the title", settings, source)
+    script = script_of(row, "the title", STRENGTH, settings, source)
+    assert ("p=0.25" in script or "P = 0.25" in script) == bool(row.flow)
+    assert ("RandAugment(2, 14)" in script) == (row.policy == "randaugment")
     exec(compile(script, "train.py", "exec"), {"__name__": "__main__"})
     return str(capsys.readouterr().out)
 
@@ -134,7 +138,7 @@ def test_commands_for_timm(
     network = {"network": "test_resnet", "weights": "w.safetensors"} if pretrained else {}
     settings = CompareConfig(rows=name, **network)
     (row,) = settings.table()
-    for line in timm_lines(row, settings, FOLDERS):
+    for line in timm_lines(row, STRENGTH, settings, FOLDERS):
         program, *words = shlex.split(line)
         if program == "nfaug":
             assert main(words) == 0, capsys.readouterr().err
@@ -148,4 +152,4 @@ def test_rows_that_timm_cannot_train() -> None:
     rows = rows_of(["frozen", "nfa+randaugment", "trivialaugment"], [PIXELS])
     assert len(rows) == 3
     for row in rows:
-        assert timm_lines(row, CompareConfig(), FOLDERS) == []
+        assert timm_lines(row, STRENGTH, CompareConfig(), FOLDERS) == []

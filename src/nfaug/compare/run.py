@@ -358,8 +358,10 @@ class _Run:
         if not comparison.rows:  # it was interrupted before the first result
             return comparison
         best = comparison.best() or comparison.rows[0]
-        comparison.script = script_of(best, comparison.title(best), self.config, source)
-        comparison.timm = timm_lines(best, self.config, source)
+        title = comparison.title(best)
+        strength = comparison.strength(best)
+        comparison.script = script_of(best, title, strength, self.config, source)
+        comparison.timm = timm_lines(best, strength, self.config, source)
         write_text(folder / "train.py", comparison.script)
         write_text(folder / "table.md", comparison.text())
         if len(comparison.rows) > 1:

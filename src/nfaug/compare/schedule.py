@@ -62,7 +62,7 @@ def kept_rows(trained: Sequence[Row], cells: Seconds, seeds: int, capacity: floa
     Five seeds of as many rows as can have them, down to three rows; else three seeds. The row
     without an augmentation stays longest, then NFA alone, then its first rival.
     """
-    known = any(seconds for (row, _), seconds in cells.items() if not row.frozen)
+    known = any(s is not None for (row, _), s in cells.items() if not row.frozen)
     by_worth = sorted(trained, key=_worth)
     if not known:  # a cell tells what one costs
         return by_worth[:1]
@@ -85,7 +85,13 @@ def _worth(row: Row) -> tuple[bool, bool, bool]:
 
 def expected_seconds(row: Row, cells: Seconds) -> float:
     """The mean of a row's cells, or of all of its kind; 0 if none is known."""
-    of_kind = [(other, s) for (other, _), s in cells.items() if s and other.frozen == row.frozen]
-    own = [seconds for other, seconds in of_kind if other == row]
-    known = own or [seconds for _, seconds in of_kind]
+    own = []
+    of_kind = []
+    for (other, _), seconds in cells.items():
+        if seconds is None or other.frozen != row.frozen:
+            continue
+        of_kind.append(seconds)
+        if other == row:
+            own.append(seconds)
+    known = own or of_kind
     return statistics.fmean(known) if known else 0.0

@@ -6,6 +6,7 @@ The folder is that of a running comparison: its processes share the decoded imag
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,12 @@ class Strength(NamedTuple):
 
     def __str__(self) -> str:
         return f"p={self.p:g} magnitude={self.magnitude}"
+
+    @classmethod
+    def parse(cls, text: str) -> Strength:
+        """The strength that a cell records."""
+        p, magnitude = re.findall(r"=([\d.]+)", text)
+        return cls(float(p), int(magnitude))
 
 
 class Work:

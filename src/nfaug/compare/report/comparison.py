@@ -11,6 +11,7 @@ import numpy as np
 from ..cells import Cells
 from ..config import SAFE, CompareConfig
 from ..rows import Row
+from ..work import Strength
 from .advice import Finding, finding_of, gain_between, limited_by_images, seeds_needed
 from .figures import LEAST_SEEDS, Cell, Gain, level_of_look
 from .pictures import Bar, gains_picture
@@ -82,6 +83,13 @@ class Comparison:
     def cost(self, row: Row) -> float:
         """Mean seconds of a seed."""
         return statistics.fmean(cell.seconds for cell in self._cells[row].values())
+
+    def strength(self, row: Row) -> Strength:
+        """The strength that most seeds of a row have."""
+        chosen = [cell.strength for cell in self._cells[row].values() if cell.strength]
+        if not chosen:
+            return Strength(self.config.p, self.config.magnitude)
+        return Strength.parse(statistics.mode(chosen))
 
     def gain(self, ours: Row, other: Row | None = None) -> Gain:
         """The gain of a row over another one, by default over the first, in seeds of both."""

@@ -35,15 +35,16 @@ class Source(NamedTuple):
     std: Sequence[float] = (0.5,)
 
 
-def script_of(row: Row, title: str, config: CompareConfig, source: Source) -> str:
+def script_of(
+    row: Row, title: str, strength: Strength, config: CompareConfig, source: Source
+) -> str:
     """A Python script that trains on all labelled images as a row did, and prints its accuracy."""
-    strength = Strength(config.p, config.magnitude)
     if row.frozen:
         return _frozen_script(row, title, strength, config, source)
     return _training_script(row, title, strength, config, source)
 
 
-def timm_lines(row: Row, config: CompareConfig, source: Source) -> list[str]:
+def timm_lines(row: Row, strength: Strength, config: CompareConfig, source: Source) -> list[str]:
     """The commands that train with timm's train.py as a row did; none if it cannot.
 
     timm's RandAugment comes before NFA, which then meets images unlike those of its fit.
@@ -61,10 +62,10 @@ def timm_lines(row: Row, config: CompareConfig, source: Source) -> list[str]:
     if row.flow:
         size = f"{source.shape[1]},{source.shape[2]}"
         fit = f"nfaug fit --checkpoint {_word(row.flow)} --data {_word(source.data)}"
-        run = f"nfaug timm train.py --checkpoint my-flow --p {config.p:g} -- {' '.join(words)}"
+        run = f"nfaug timm train.py --checkpoint my-flow --p {strength.p:g} -- {' '.join(words)}"
         return [f"{fit} --image-size {size} --out my-flow", run]
     if option:
-        words.append(option.format(magnitude=config.magnitude))
+        words.append(option.format(magnitude=strength.magnitude))
     return [f"python train.py {' '.join(words)}"]
 
 
