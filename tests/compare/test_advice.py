@@ -77,6 +77,17 @@ def test_two_seeds_have_no_interval(count: int, tmp_path: Path) -> None:
     assert comparison.best() is None
 
 
+def test_rows_without_a_common_seed(tmp_path: Path) -> None:
+    """Several processes were interrupted: the second seed of a row was ready before its first."""
+    cells = cells_of(tmp_path, {NONE: [50.0]})
+    cells[NFA.name, 1] = Cell(np.ones(400, bool), 1.0)
+    comparison = Comparison(SETTINGS, cells)
+    assert str(comparison.gain(NFA)) == ""
+    assert "nothing about chance" in comparison.advice()
+    assert "| NFA in pixels | 100.0 |  |" in comparison.text()
+    assert comparison.plot()
+
+
 def test_frozen_features_are_kept_unless_training_is_better(tmp_path: Path) -> None:
     weights = tmp_path / "w.safetensors"
     weights.touch()

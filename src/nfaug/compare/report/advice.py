@@ -37,7 +37,7 @@ class Finding(NamedTuple):
 
 
 def gain_between(cells: CellsOfRows, ours: Row, other: Row) -> Gain:
-    """The gain of a row over another one, in the seeds that both have (there is one)."""
+    """The gain of a row over another one, in the seeds that both have."""
     seeds = sorted(set(cells[ours]) & set(cells[other]))
     return gain_of([cells[ours][seed] for seed in seeds], [cells[other][seed] for seed in seeds])
 

@@ -254,9 +254,7 @@ class Comparison:
 
     def _shown(self, row: Row, other: Row) -> str:
         """A gain over a row that may have no cells."""
-        if other not in self._cells or not set(self._cells[row]) & set(self._cells[other]):
-            return ""
-        return str(self.gain(row, other))
+        return str(self.gain(row, other)) if other in self._cells else ""
 
     def notes(self) -> list[str]:
         """What the figures are, and what they are not."""
@@ -322,8 +320,9 @@ class Comparison:
         """A PNG picture of every gain with its interval and its cost."""
         bars = []
         for row in self.rows[1:]:
-            if set(self._cells[row]) & set(self._cells[self.rows[0]]):
-                bars.append(Bar(self.title(row), self.gain(row), self.cost(row), bool(row.flow)))
+            gain = self.gain(row)
+            if gain.number:
+                bars.append(Bar(self.title(row), gain, self.cost(row), bool(row.flow)))
         first = self.rows[0]
         cost = f"{self.accuracy(first):.1f}%, {self.cost(first):.0f} s"
         return gains_picture(bars, f"{self._base} ({cost})")

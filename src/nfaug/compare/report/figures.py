@@ -70,7 +70,12 @@ class Gain(NamedTuple):
         return math.hypot(seeds, statistics.NormalDist().inv_cdf(1 - tail) * self.image_error)
 
     def __str__(self) -> str:
-        """Rounded to what can be told apart: +4 ± 1, +2.1 ± 0.6; without ± for under 3 seeds."""
+        """Rounded to what can be told apart: +4 ± 1, +2.1 ± 0.6; without ± for under 3 seeds.
+
+        Empty for rows that have no seed in common.
+        """
+        if self.number == 0:
+            return ""
         if math.isinf(self.half):
             return f"{self.mean:+.1f}"
         digits = 0 if self.half >= 0.95 else 1
@@ -85,6 +90,8 @@ def gain_of(ours: Sequence[Cell], others: Sequence[Cell]) -> Gain:
         points.append(cell.accuracy - other.accuracy)
         changes.append(cell.right.astype(float) - other.right)
     count = len(points)
+    if count == 0:
+        return Gain(0.0, math.inf, math.inf, 0)
     seed_error = math.inf
     if count >= LEAST_SEEDS:
         seed_error = statistics.stdev(points) / count**0.5
