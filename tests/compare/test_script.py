@@ -37,7 +37,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def ran(row: Row, settings: CompareConfig, source: Source, capsys: Any) -> str:
     """What the script of a row prints."""
     script = script_of(row, "the title", STRENGTH, settings, source)
-    assert ("p=0.25" in script or "P = 0.25" in script) == bool(row.flow)
+    strong = bool(row.flow) or (row.frozen and bool(row.policy))
+    assert ("p=0.25" in script or "P = 0.25" in script) == strong
     assert ("RandAugment(2, 14)" in script) == (row.policy == "randaugment")
     exec(compile(script, "train.py", "exec"), {"__name__": "__main__"})
     return str(capsys.readouterr().out)
