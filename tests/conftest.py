@@ -81,16 +81,21 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     """Counts the images of every encode and decode of a flow."""
     checkpoint(), checkpoint(memory=False)  # fitted once for all tests, with encoded images
     found = Counted([], [])
-    encode, decode = Flow.encode, Flow.decode
+    encode, latents, decode = Flow.encode, Flow.latents, Flow.decode
 
     def count_encode(flow: Flow, images: Tensor, noise: Any = None) -> Any:
         found.encoded.append(len(images))
         return encode(flow, images, noise)
+
+    def count_latents(flow: Flow, images: Tensor, noise: Any = None) -> Tensor:
+        found.encoded.append(len(images))
+        return latents(flow, images, noise)
 
     def count_decode(flow: Flow, z: Tensor, **options: Any) -> Tensor:
         found.decoded.append(len(z))
         return decode(flow, z, **options)
 
     monkeypatch.setattr(Flow, "encode", count_encode)
+    monkeypatch.setattr(Flow, "latents", count_latents)
     monkeypatch.setattr(Flow, "decode", count_decode)
     return found

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -257,7 +259,7 @@ def test_tf32_is_off_inside_and_as_it_was_outside(monkeypatch: pytest.MonkeyPatc
     cudnn: Any = torch.backends.cudnn
 
     def tf32() -> bool:
-        return cudnn.conv.fp32_precision != "ieee" if hasattr(cudnn, "conv") else cudnn.allow_tf32
+        return cudnn.conv.fp32_precision == "tf32" if hasattr(cudnn, "conv") else cudnn.allow_tf32
 
     for before in (True, False):
         monkeypatch.setattr(cudnn, "allow_tf32", before)
@@ -266,6 +268,43 @@ def test_tf32_is_off_inside_and_as_it_was_outside(monkeypatch: pytest.MonkeyPatc
         assert cudnn.allow_tf32 == before
         with DisableTF32(torch.device("cpu")):
             assert cudnn.allow_tf32 == before
+
+
+def test_tf32_of_matrix_products_is_off_inside() -> None:
+    matmul = torch.backends.cuda.matmul
+    torch.set_float32_matmul_precision("high")
+    try:
+        with DisableTF32(torch.device("cuda")):
+            inside = getattr(matmul, "fp32_precision", matmul)
+            assert inside == "ieee" or (inside is matmul and not matmul.allow_tf32)
+        assert matmul.allow_tf32
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch < 2.9")
+def test_settings_for_all_of_torch_still_reach_cudnn() -> None:
+    """In a process of its own: a setting that was ever written stays."""
+    script = """
+import torch
+from nfaug.flows.networks import DisableTF32
+conv = torch.backends.cudnn.conv
+assert conv.fp32_precision == "tf32"
+for value in ("ieee", "tf32"):
+    with DisableTF32(torch.device("cuda")):
+        assert conv.fp32_precision == "ieee"
+    torch.backends.fp32_precision = value
+    assert conv.fp32_precision == value, value
+conv.fp32_precision = "tf32"
+torch.backends.cudnn.fp32_precision = "ieee"
+with DisableTF32(torch.device("cuda")):
+    assert conv.fp32_precision == "ieee"
+assert conv.fp32_precision == "tf32"
+assert torch.backends.cudnn.fp32_precision == "ieee"
+"""
+    ran = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_autocast_does_not_reach_encode_and_decode(frozen: Flow) -> None:

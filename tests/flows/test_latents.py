@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import pickle
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from autoencoder_tools import make_autoencoder
+from device_tools import pretended_gpu
 from nfa_tools import NAMES, TensorImages, images_of
 from PIL import Image
 from torch import Tensor
@@ -84,6 +86,23 @@ def test_noise_padding_and_bits(autoencoder: Path, photos: TensorImages) -> None
     # Latents made earlier are taken as they are; of several views the first.
     assert torch.equal(codec.prepare(latents), latents)
     assert torch.equal(codec.prepare(torch.stack([latents, -latents], 1)), latents)
+
+
+def test_an_autoencoder_stays_where_it_is(autoencoder: Path, photos: TensorImages) -> None:
+    """It moved with the images: to a GPU and back in each call, and under workers that forked."""
+    images = photos.images[:4]
+    codec = measure_codec(autoencoder, images)
+    latents = codec.prepare(images)
+    expected = codec.to_images(latents)
+    with pretended_gpu() as gpu:
+        for _ in range(2):
+            there = codec.prepare(images.to(gpu))
+            back = codec.to_images(there)
+            assert there.device == back.device == gpu
+            assert torch.allclose(there.cpu(), latents, atol=1e-4)
+            assert (back.cpu().int() - expected.int()).abs().max() <= 1
+            assert torch.equal(codec.prepare(images), latents)
+    assert torch.equal(pickle.loads(pickle.dumps(codec)).prepare(images), latents)
 
 
 def test_the_codec_is_not_in_the_state_dict(result: TrainResult) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from device_tools import pretended_gpu
 from torch import Tensor
 
 from nfaug.flows.flow import Flow, FlowConfig
@@ -84,6 +86,8 @@ def test_contract(case: tuple[Layer, Tensor]) -> None:
     assert torch.allclose(back, x, atol=1e-10), layer
     assert torch.allclose(logdet, -inverse_logdet, atol=1e-10), layer
     assert isinstance(layer, Squeeze) or not torch.allclose(z, x, atol=0.1), layer
+    assert torch.equal(layer.map(x), z), layer
+    assert torch.equal(layer.map_back(z), back), layer
 
     # Latents that are not those of an image.
     z = torch.randn_like(z)
@@ -125,6 +129,28 @@ def test_frozen_is_the_same_map_and_a_copy(name: str) -> None:
             parameter.add_(1)
     assert torch.equal(frozen(x)[0], before)
     assert torch.equal(frozen.freeze()(x)[0], before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", LAYERS)
+def test_frozen_is_the_same_map_on_a_gpu(name: str, dtype: torch.dtype) -> None:
+    """Where couplings compute by rows, in fewer operations."""
+    layer, x = made(name, dtype)
+    frozen = layer.freeze()
+    with torch.no_grad():
+        z, logdet = frozen(x)
+        back, inverse_logdet = frozen.inverse(z)
+        with pretended_gpu() as gpu:
+            there = copy.deepcopy(frozen).to(gpu)
+            found = [*there(x.to(gpu)), *there.inverse(z.to(gpu))]
+            assert torch.equal(there.map(x.to(gpu)), found[0])
+            assert torch.equal(there.map_back(z.to(gpu)), found[2])
+            found = [each.cpu() for each in found]
+            assert there(x[:0].to(gpu))[0].shape == (0, *z.shape[1:])
+            assert there.inverse(z[:0].to(gpu))[0].shape == (0, *x.shape[1:])
+    tolerance = 2e-5 if dtype == torch.float32 else 1e-12
+    for ours, theirs in zip(found, (z, logdet, back, inverse_logdet), strict=True):
+        assert torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance)
 
 
 def test_squeeze_puts_a_pixel_where_the_released_weights_expect_it() -> None:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..classes.pca import ClasswisePCA
+from ..io.device import to_device
 from ..io.numbers import check_number
-from .params import NFAParams, own_seed, pick_in_batch, pick_in_memory, to_device
+from .params import NFAParams, own_seed, pick_in_batch, pick_in_memory
 from .regions import draw_masks
 
 __all__ = ["Mix", "MixConfig", "Partners", "check_given_once"]
@@ -115,25 +116,29 @@ class MixConfig:
         count = min(batch, math.ceil(most * batch - 1e-6))  # of 64.000001 images, 64
         rng = np.random.default_rng(own_seed(generator) if count else 0)
 
-        def placed(array: Any, dtype: Any = np.float32) -> Tensor:
-            return to_device(torch.from_numpy(np.asarray(array, dtype)), device)
-
-        index = placed(rng.permutation(batch)[:count], np.int64)
+        order = rng.permutation(batch)[:count]
         # A second row was once used; without it a seed would draw other numbers after this.
-        coin = placed(rng.random((2, count), np.float32)[0])
-        number, second = placed(rng.integers(2**31, size=(2, count)), np.int64)
+        coins = rng.random((2, count), np.float32)[0]
+        integers = rng.integers(2**31, size=(2, count))
         if self.mix == "regions":
-            masks = draw_masks(rng, count, alpha=self.alpha, strength=self.strength)
-            weights = placed(masks)
+            drawn = draw_masks(rng, count, alpha=self.alpha, strength=self.strength)
         else:
             width = 1 if self.mix == "pair" else rank
-            weights = self.strength * placed(rng.beta(self.alpha, self.alpha, (count, width)))
+            drawn = rng.beta(self.alpha, self.alpha, (count, width)).astype(np.float32)
+            drawn *= np.float32(self.strength)
+        shares = self.p if isinstance(self.p, tuple) else ()
+        # Two uploads, since an accelerator spends as much time on a small one as on a large one.
+        index, number, second = _placed([order, *integers], np.int64, device)
+        coin, weights, by_class = _placed([coins, drawn, shares], np.float32, device)
         if self.axes is not None:
             unused = torch.arange(rank, device=device) >= self.axes
             weights = weights.expand(-1, rank).masked_fill(unused, 0.0)
-        normal = rng.standard_normal((count, pca.dim if self.noise else 0), np.float32)
+        noise = torch.empty(count, 0, device=device)
+        if self.noise:
+            normal = rng.standard_normal((count, pca.dim), np.float32)
+            noise = self.noise * to_device(torch.from_numpy(normal), device)
         own = labels[index]
-        share = placed(self.p)[own] if isinstance(self.p, tuple) else self.p
+        share = by_class[own] if isinstance(self.p, tuple) else self.p
         # `count` is rounded up; choosing with probability p * B / count makes the share exactly p.
         chosen = coin * count < share * batch
         partner, paired = pick_in_batch(number, own, usable[index])
@@ -157,8 +162,16 @@ class MixConfig:
             from_memory=from_memory,
             paired=paired,
             weights=weights,
-            noise=self.noise * placed(normal),
+            noise=noise,
         )
+
+
+def _placed(arrays: Sequence[Any], dtype: Any, device: torch.device) -> list[Tensor]:
+    """Tensors of these arrays on a device, which share one upload."""
+    shapes = [np.shape(array) for array in arrays]
+    flat = np.concatenate([np.asarray(array, dtype).ravel() for array in arrays])
+    parts = to_device(torch.from_numpy(flat), device).split([math.prod(s) for s in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def check_given_once(config: MixConfig | None, single: Mapping[str, Any]) -> None:

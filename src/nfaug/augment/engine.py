@@ -130,7 +130,7 @@ class Engine:
         levels = torch.cat([self._levels(images[index[rows]], normalization) for rows in parts])
         z = images.new_empty(len(index), *flow.shape, dtype=flow.dtype)
         for rows in parts:
-            z[rows] = flow.encode(levels[rows])[0]
+            z[rows] = flow.latents(levels[rows])
         a, energy = pca.locate(z, labels)
         inside = torch.ones_like(labels, dtype=torch.bool)
         if gate is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from ..io.device import is_read_at_once
+from ..io.device import is_read_at_once, to_device
 from ..io.ranks import own_rank
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "pick_in_memory",
     "rows_where",
     "seed_of",
-    "to_device",
 ]
 
 _INDEX_BITS = 31
@@ -60,16 +59,6 @@ class NFAParams:
         own = vars(self).values()
         moved: Any = [to_device(x, device) if isinstance(x, Tensor) else x for x in own]
         return NFAParams(*moved)
-
-
-def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor on another device, copied without synchronising the host."""
-    device = torch.device(device)
-    if device.type != "cuda" or tensor.device.type != "cpu":
-        return tensor.to(device)
-    # A copy from pageable memory waits for all queued GPU work. The allocator does not reuse freed
-    # pinned memory before its copy is done.
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def rows_where(wanted: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.preprocess import round_levels
-from .params import to_device
+from ..io.device import to_device
 
 __all__ = [
     "Normalization",
@@ -53,20 +53,31 @@ class Normalization:
         if self.mean is not None:
             pair = torch.tensor((self.mean, self.std), dtype=torch.float32, device="cpu")
             self.pair = pair[:, None, :, None, None]
+        self._pairs: dict[torch.device, Tensor] = {}  # the same, on each device of images
+
+    def _on(self, device: torch.device) -> Tensor:
+        """Mean and std of normalised images on a device, uploaded there by the first call."""
+        assert self.pair is not None
+        if device not in self._pairs:
+            self._pairs[device] = to_device(self.pair, device)
+        return self._pairs[device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pairs": {}}
 
     def unit(self, images: Tensor) -> Tensor:
         """Float32 images in [0, 1] of normalised or uint8 images, perhaps the same tensor."""
         unit = as_unit(images)
         if self.pair is None or images.dtype == torch.uint8:
             return unit
-        mean, std = to_device(self.pair, images.device)
+        mean, std = self._on(images.device)
         return unit * std + mean
 
     def undo(self, unit: Tensor) -> Tensor:
         """Normalised images of images in [0, 1], perhaps the same tensor."""
         if self.pair is None:
             return unit
-        mean, std = to_device(self.pair, unit.device)
+        mean, std = self._on(unit.device)
         return (unit - mean) / std
 
 
@@ -142,15 +153,23 @@ def all_finite(images: Tensor) -> Tensor:
     """Whether all values of an image or latent are finite, (B,) bool."""
     if not images.is_floating_point():
         return torch.ones(len(images), dtype=torch.bool, device=images.device)
-    # NaN and infinity reach the extremes, which need no tensor of the images' size.
-    extremes = torch.stack([images.amin((1, 2, 3)), images.amax((1, 2, 3))])
-    return extremes.isfinite().all(0)
+    # NaN and infinity reach the extremes, which need no tensor of the images' size. Either minus
+    # itself is NaN.
+    lowest = images.amin((1, 2, 3))
+    highest = images.amax((1, 2, 3))
+    return (lowest - lowest) == (highest - highest)
 
 
 def replace_non_finite(images: Tensor, normalization: Normalization) -> Tensor:
-    """Replace infinity by white, -infinity by black and NaN by mid-grey."""
-    levels = images.sign().nan_to_num(0).float() / 2 + 0.5
-    return torch.where(torch.isfinite(images), images, normalization.undo(levels).to(images.dtype))
+    """New images with white for infinity, black for -infinity and mid-grey for NaN, in one pass."""
+    if normalization.mean is None or normalization.std is None:
+        return images.nan_to_num(0.5, 1.0, 0.0)
+    new = torch.empty_like(images)
+    # The values differ by channel, and the operation takes numbers alone.
+    for channel, (mean, std) in enumerate(zip(normalization.mean, normalization.std, strict=True)):
+        grey, white, black = ((level - mean) / std for level in (0.5, 1.0, 0.0))
+        torch.nan_to_num(images[:, channel], grey, white, black, out=new[:, channel])
+    return new
 
 
 def to_pil(pixels: np.ndarray) -> Any:

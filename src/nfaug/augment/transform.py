@@ -17,11 +17,11 @@ from ..checkpoint.resolve import BUILTIN
 from ..data.classes import check_same_classes, dataset_classes
 from ..data.sources.layout import natural_key
 from ..flows.autoencoder import AutoencoderSource
-from ..io.device import is_read_at_once
+from ..io.device import is_read_at_once, to_device
 from .config import Mix, MixConfig, Partners, check_given_once
 from .counters import Counters, Outcome, SharedValue
 from .engine import Encoded, Engine
-from .params import NFAParams, to_device
+from .params import NFAParams
 from .pixels import Normalization, all_finite, check_images, check_range, replace_non_finite
 from .samples import (
     GivenLabels,
@@ -456,9 +456,10 @@ class NFAugment(nn.Module):
             check_range(images, self.normalization)
         self._batches += 1
         finite = all_finite(images)
-        new = images.clone()
         if images.is_floating_point() and not (reads and bool(finite.all())):
-            new.copy_(replace_non_finite(images, self.normalization))
+            new = replace_non_finite(images, self.normalization)
+        else:
+            new = images.clone()
         return _Batch(new, labels.index, labels.usable & finite, finite)
 
     def _encode(self, batch: _Batch, index: Tensor, chosen: Tensor | None = None) -> Encoded:

@@ -19,7 +19,7 @@ __all__ = ["Flow", "FlowConfig", "MefConfig", "Recompute", "check_finite"]
 
 Recompute = Literal["none", "steps"]
 
-_LayerMap = Callable[[Layer, Tensor], tuple[Tensor, Tensor]]
+_LayerMap = Callable[[Layer, Tensor], Tensor]
 
 
 class Flow(Layer):
@@ -166,58 +166,77 @@ class Flow(Layer):
             return checkpoint(step, x, use_reentrant=False, preserve_rng_state=False)
         return step(x)
 
-    def _normalize(self, x: Tensor, run: _LayerMap) -> tuple[Tensor, Tensor]:
-        """Return (z, log|det dz/dx|), where `run` applies a step."""
-        total = x.new_zeros(len(x))
+    def _normalize(self, x: Tensor, run: _LayerMap) -> Tensor:
+        """Return z, where `run` applies a step."""
         set_aside: list[Tensor] = []
         for level, steps in enumerate(self._levels()):
             if level > 0:
                 x, rest = x.chunk(2, 1)
                 set_aside.append(rest)
-            x, _ = self.squeeze(x)
+            x = self.squeeze.map(x)
             for step in steps:
-                x, logdet = run(step, x)
-                total = total + logdet
+                x = run(step, x)
         for level in range(len(self.blocks)):
             if level > 0:
                 x = torch.cat([x, set_aside.pop()], 1)
-            x, _ = self.unsqueeze.inverse(x)
-        return x, total
+            x = self.unsqueeze.map_back(x)
+        return x
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = f(x) of x in flow space, and log|det df/dx| of shape (B,)."""
-        self._check(x)
-        return self._normalize(x, self._run)
-
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x = f^-1(z) in flow space, and log|det df^-1/dz| of shape (B,)."""
-        self._check(z)
+    def _restore(self, z: Tensor, run: _LayerMap) -> Tensor:
+        """Return x, where `run` applies the inverse of a step."""
         set_aside: list[Tensor] = []
         for level in range(len(self.blocks)):
             if level > 0:
                 z, rest = z.chunk(2, 1)
                 set_aside.append(rest)
-            z, _ = self.unsqueeze(z)
-        total = z.new_zeros(len(z))
+            z = self.unsqueeze.map(z)
         for steps in reversed(self._levels()):
             for step in reversed(steps):
-                z, logdet = step.inverse(z)
-                total = total + logdet
-            z, _ = self.squeeze.inverse(z)
+                z = run(step, z)
+            z = self.squeeze.map_back(z)
             if set_aside:
                 z = torch.cat([z, set_aside.pop()], 1)
-        return z, total
+        return z
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z = f(x) of x in flow space, and log|det df/dx| of shape (B,)."""
+        self._check(x)
+        total = x.new_zeros(len(x))
+
+        def run(step: Layer, x: Tensor) -> Tensor:
+            nonlocal total
+            x, logdet = self._run(step, x)
+            total = total + logdet
+            return x
+
+        return self._normalize(x, run), total
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x = f^-1(z) in flow space, and log|det df^-1/dz| of shape (B,)."""
+        self._check(z)
+        total = z.new_zeros(len(z))
+
+        def run(step: Layer, z: Tensor) -> Tensor:
+            nonlocal total
+            z, logdet = step.inverse(z)
+            total = total + logdet
+            return z
+
+        return self._restore(z, run), total
+
+    def map(self, x: Tensor) -> Tensor:
+        self._check(x)
+        return self._normalize(x, lambda step, x: step.map(x))
+
+    def map_back(self, z: Tensor) -> Tensor:
+        self._check(z)
+        return self._restore(z, lambda step, z: step.map_back(z))
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> Tensor:
         """Set data-dependent parameters from one batch in flow space and return its latents."""
         self._check(x)
-
-        def initialize_step(step: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
-            return step.initialize(x), x.new_zeros(len(x))
-
-        z, _ = self._normalize(x, initialize_step)
-        return z
+        return self._normalize(x, lambda step, x: step.initialize(x))
 
     def encode(self, images: Tensor, noise: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
         """Return latents of 8-bit images, z = f((u + e)/128 - 1), and log|det df/dv|.
@@ -239,8 +258,17 @@ class Flow(Layer):
         with torch.autocast(images.device.type, enabled=False):
             prepared = self.codec.prepare(images)  # an autoencoder may use TF32
             with DisableTF32(images.device):
-                v = self.codec.dequantize(prepared, noise)
-                return self(v.to(self.dtype))
+                return self(self._flow_space(prepared, noise))
+
+    def latents(self, images: Tensor, noise: Tensor | float | None = None) -> Tensor:
+        """Return the latents that `encode` returns, without log-determinants."""
+        with torch.autocast(images.device.type, enabled=False):
+            prepared = self.codec.prepare(images)
+            with DisableTF32(images.device):
+                return self.map(self._flow_space(prepared, noise))
+
+    def _flow_space(self, prepared: Tensor, noise: Tensor | float | None) -> Tensor:
+        return self.codec.dequantize(prepared, noise).to(self.dtype)
 
     def decode(self, z: Tensor, *, quantize: bool = True) -> Tensor:
         """Return the images of latents: uint8, or floats in [0, 1] with `quantize=False`.
@@ -250,7 +278,7 @@ class Flow(Layer):
         """
         with torch.autocast(z.device.type, enabled=False):
             with DisableTF32(z.device):
-                v, _ = self.inverse(z.to(self.dtype))
+                v = self.map_back(z.to(self.dtype))
             return self.codec.to_images(v, quantize=quantize)
 
     def with_shape(self, channels: int, image_size: tuple[int, int]) -> Flow:

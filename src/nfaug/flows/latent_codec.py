@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,9 +30,10 @@ _PIXELS_AT_ONCE = 2**20  # 16 images of 256 x 256
 _PIXELS_AT_ONCE_ON_CPU = 2**16  # 4 images of 128 x 128
 
 
-class _Scaling(NamedTuple):
-    """Mean and standard deviation of each latent channel, of shape (C, 1, 1)."""
+class _Placed(NamedTuple):
+    """An autoencoder, and mean and standard deviation (C, 1, 1) of its latents, on one device."""
 
+    autoencoder: Any
     mean: Tensor
     std: Tensor
 
@@ -46,7 +48,8 @@ class LatentCodec(Codec):
     change, which preserves detail. Bits per dimension of latents are not comparable with those of
     pixels or of another w.
 
-    Copies of a flow share the autoencoder, which moves to the device of the images.
+    Copies of a flow share the autoencoder, which stays on its device: images on another one get a
+    copy there, which is kept.
 
     Args:
         autoencoder: A frozen autoencoder that `nfaug.flows.autoencoder.Autoencoder` describes.
@@ -70,6 +73,7 @@ class LatentCodec(Codec):
         self.record = config
         self.noise = config.noise
         self._autoencoder = autoencoder
+        self._placed: dict[torch.device, _Placed] = {}
 
     def for_flow(self, config: FlowConfig) -> LatentCodec:
         """Return the codec with the padding of a flow.
@@ -87,13 +91,17 @@ class LatentCodec(Codec):
         codec.padded_size = config.size
         return codec
 
-    def _move_to(self, device: torch.device) -> _Scaling:
-        """Move the autoencoder to a device, and return the scaling of latents on it."""
-        self._autoencoder.to(device)
-        # One tensor, so that a device receives one copy.
-        moments = [self.record.mean, self.record.std]
-        mean, std = torch.tensor(moments, device=device, dtype=torch.float32)
-        return _Scaling(mean[:, None, None], std[:, None, None])
+    def _on(self, device: torch.device) -> _Placed:
+        """The autoencoder and the scale of its latents on a device, copied there once."""
+        placed = self._placed.get(device)
+        if placed is None or _is_elsewhere(placed.autoencoder, device):
+            autoencoder = self._autoencoder
+            if _is_elsewhere(autoencoder, device):
+                autoencoder = copy.deepcopy(autoencoder).to(device)
+            moments = [self.record.mean, self.record.std]
+            mean, std = torch.tensor(moments, device=device, dtype=torch.float32)
+            self._placed[device] = _Placed(autoencoder, mean[:, None, None], std[:, None, None])
+        return self._placed[device]
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> Tensor:
@@ -109,14 +117,14 @@ class LatentCodec(Codec):
         if first_view.is_floating_point() and tuple(first_view.shape[1:]) == self.latent_shape:
             return first_view.to(torch.float32)
         check_levels(images, self.channels, self.image_size)
-        scaling = self._move_to(images.device)
-        latents = self._in_parts(self._encode, images, self.latent_shape)
-        return (latents - scaling.mean) / scaling.std
+        placed = self._on(images.device)
+        low, high = placed.autoencoder.input_range
 
-    def _encode(self, levels: Tensor) -> Tensor:
-        """E(x) of grey levels, mapped into the range of the autoencoder."""
-        low, high = self._autoencoder.input_range
-        return self._autoencoder.encode(levels.to(torch.float32) * ((high - low) / 255) + low)
+        def encode(levels: Tensor) -> Tensor:
+            return placed.autoencoder.encode(levels.to(torch.float32) * ((high - low) / 255) + low)
+
+        latents = self._in_parts(encode, images, self.latent_shape)
+        return (latents - placed.mean) / placed.std
 
     def dequantize(self, prepared: Tensor, noise: Tensor | float | None = None) -> Tensor:
         padded = pad(prepared, self.padded_size)
@@ -126,12 +134,12 @@ class LatentCodec(Codec):
 
     @torch.no_grad()
     def to_images(self, v: Tensor, *, quantize: bool = True) -> Tensor:
-        scaling = self._move_to(v.device)
+        placed = self._on(v.device)
         scaled = crop(v, self.latent_shape[1:]).to(torch.float32)
-        latents = scaled * scaling.std + scaling.mean
+        latents = scaled * placed.std + placed.mean
         image_shape = (self.channels, *self.image_size)
-        images = self._in_parts(self._autoencoder.decode, latents, image_shape)
-        low, high = self._autoencoder.input_range
+        images = self._in_parts(placed.autoencoder.decode, latents, image_shape)
+        low, high = placed.autoencoder.input_range
         unit = ((images - low) / (high - low)).clamp(0, 1)
         if not quantize:
             return unit
@@ -161,6 +169,9 @@ class LatentCodec(Codec):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LatentCodec:
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_placed": {}}  # a pickle leaves out copies for other devices
 
 
 def measure_codec(
@@ -202,6 +213,12 @@ def measure_codec(
     std = latents.std((0, 2, 3)).tolist()
     config = dataclasses.replace(config, mean=tuple(mean), std=tuple(std))
     return LatentCodec(autoencoder, config)
+
+
+def _is_elsewhere(autoencoder: Any, device: torch.device) -> bool:
+    """Whether a module has tensors on another device: a caller may have moved it."""
+    tensors = itertools.chain(autoencoder.parameters(), autoencoder.buffers())
+    return any(tensor.device != device for tensor in itertools.islice(tensors, 1))
 
 
 def _latent_shape(autoencoder: Any, config: AutoencoderConfig) -> tuple[int, int, int]:

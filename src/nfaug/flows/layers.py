@@ -1,7 +1,8 @@
 """Invertible layers with one interface: `forward(x) -> (z, logdet)`, `inverse(z) -> (x, logdet)`.
 
 `logdet` has shape (B,). It belongs to the direction that is called, so those of x -> z and z -> x
-add up to zero. The other methods of `Layer` have defaults; a layer overrides those that it needs.
+add up to zero. `map` and `map_back` are the same without it. The other methods of `Layer` have
+defaults; a layer overrides those that it needs.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 _SOFTPLUS_ONE = math.log(math.e - 1)  # softplus(_SOFTPLUS_ONE) = 1
+_HADAMARD = [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]
 _MIN_STD = 1e-3  # instead of 0, the standard deviation of a constant pixel
 
 
@@ -43,6 +45,14 @@ class Layer(nn.Module, ABC):
     @abstractmethod
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return (x, log|det dx/dz|)."""
+
+    def map(self, x: Tensor) -> Tensor:
+        """Return z alone, without the log-determinant and the time that it takes."""
+        return self(x)[0]
+
+    def map_back(self, z: Tensor) -> Tensor:
+        """Return x alone."""
+        return self.inverse(z)[0]
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> Tensor:
@@ -67,15 +77,21 @@ class Squeeze(Layer):
     arXiv:1605.08803, with the order of the released weights). log|det| = 0.
     """
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def map(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         x = x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4)
-        return x.reshape(b, 4 * c, h // 2, w // 2), x.new_zeros(b)
+        return x.reshape(b, 4 * c, h // 2, w // 2)
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def map_back(self, z: Tensor) -> Tensor:
         b, c, h, w = z.shape
         z = z.reshape(b, 2, 2, c // 4, h, w).permute(0, 3, 4, 1, 5, 2)
-        return z.reshape(b, c // 4, 2 * h, 2 * w), z.new_zeros(b)
+        return z.reshape(b, c // 4, 2 * h, 2 * w)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.map(x), x.new_zeros(len(x))
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.map_back(z), z.new_zeros(len(z))
 
 
 class HaarSqueeze(Squeeze):
@@ -86,26 +102,23 @@ class HaarSqueeze(Squeeze):
     Hadamard matrix; H/2 is symmetric and orthonormal, so it is its own inverse and log|det| = 0.
     """
 
+    halved: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # The device is named, since flows are also built on "meta".
+        halved = torch.tensor(_HADAMARD, dtype=torch.float32, device="cpu") / 2
+        self.register_buffer("halved", halved, persistent=False)
+
     def _mix(self, x: Tensor) -> Tensor:
-        p00, p01, p10, p11 = x.chunk(4, 1)
-        top_sum = p00 + p01
-        top_difference = p00 - p01
-        bottom_sum = p10 + p11
-        bottom_difference = p10 - p11
-        groups = [
-            top_sum + bottom_sum,
-            top_difference + bottom_difference,
-            top_sum - bottom_sum,
-            top_difference - bottom_difference,
-        ]
-        return torch.cat(groups, 1) / 2
+        groups = x.flatten(1).unflatten(1, (4, -1))
+        return torch.bmm(self.halved.to(x).expand(len(x), -1, -1), groups).view(x.shape)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        squeezed, logdet = super().forward(x)
-        return self._mix(squeezed), logdet
+    def map(self, x: Tensor) -> Tensor:
+        return self._mix(super().map(x))
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return super().inverse(self._mix(z))
+    def map_back(self, z: Tensor) -> Tensor:
+        return super().map_back(self._mix(z))
 
 
 SQUEEZES: dict[str, type[Squeeze]] = {"pixel": Squeeze, "haar": HaarSqueeze}
@@ -172,7 +185,9 @@ class ActNorm(Layer):
     def clip_(self) -> None:
         if self.max_scale is None:
             return
-        limits = self.scale.new_tensor([1 / self.max_scale, self.max_scale], device="cpu")
+        limits = torch.tensor(
+            [1 / self.max_scale, self.max_scale], dtype=self.scale.dtype, device="cpu"
+        )
         low, high = inverse_softplus(limits).tolist()
         self.scale.clamp_(low, high)
 
@@ -242,14 +257,18 @@ class FrozenAffine(Layer):
             # A copy, or `shift` could share memory with the ActNorm.
             self.register_buffer(name, value.to(conv1x1.weight, copy=True).contiguous())
 
+    def map(self, x: Tensor) -> Tensor:
+        return F.conv2d(torch.addcmul(self.shift, x, self.scale), self.matrix)
+
+    def map_back(self, z: Tensor) -> Tensor:
+        x = F.conv2d(z, self.inverse_matrix)
+        return torch.addcmul(self.inverse_shift, x, self.inverse_scale)
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y = F.conv2d(torch.addcmul(self.shift, x, self.scale), self.matrix)
-        return y, self.logdet.expand(len(x))
+        return self.map(x), self.logdet.expand(len(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.conv2d(z, self.inverse_matrix)
-        x = torch.addcmul(self.inverse_shift, x, self.inverse_scale)
-        return x, -self.logdet.expand(len(z))
+        return self.map_back(z), -self.logdet.expand(len(z))
 
 
 class Chain(Layer):
@@ -273,6 +292,16 @@ class Chain(Layer):
             z, logdet = cast("Layer", layer).inverse(z)
             total = total + logdet
         return z, total
+
+    def map(self, x: Tensor) -> Tensor:
+        for layer in self.children():
+            x = cast("Layer", layer).map(x)
+        return x
+
+    def map_back(self, z: Tensor) -> Tensor:
+        for layer in reversed(list(self.children())):
+            z = cast("Layer", layer).map_back(z)
+        return z
 
     def initialize(self, x: Tensor) -> Tensor:
         for layer in self.children():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..io.device import is_read_at_once
 from .layers import standardising_affine
 
 __all__ = ["CouplingNet", "DisableTF32"]
@@ -23,37 +24,57 @@ _THREAD = threading.local()
 
 
 class DisableTF32:
-    """Context manager: cuDNN convolutions compute in full float32.
+    """Context manager: convolutions and products of matrices on CUDA compute in full float32.
 
-    It has no effect in a compiled graph, which cannot set a global flag: callers of
-    `torch.compile` must turn TF32 off themselves.
+    It changes nothing where TF32 is off already, and puts back what it changes, so that settings
+    for all of torch keep reaching cuDNN. The flags are global: other threads see them, and inside
+    of the context `torch.backends.cudnn.allow_tf32` cannot be read (torch >= 2.9).
+
+    It covers the forward pass alone: what autograd computes later, recomputed activations among
+    it, follows the caller's settings. It has no effect in a compiled graph, which cannot set a
+    global flag: callers of `torch.compile` must turn TF32 off themselves.
     """
 
-    active: bool  # whether there is a setting to change
-    before: Any  # the setting outside of the context
+    active: bool  # whether there may be a setting to change
+    before: list[tuple[Any, str, Any]]  # owners of settings, their names and values outside
 
     def __init__(self, device: torch.device) -> None:
         self.active = device.type == "cuda" and not torch.compiler.is_compiling()
+        self.before = []
 
     def __enter__(self) -> None:
         if not self.active:
             return
         cudnn: Any = torch.backends.cudnn
-        if hasattr(cudnn, "conv"):  # torch >= 2.9 has a setting for each operator
-            self.before = cudnn.conv.fp32_precision
-            cudnn.conv.fp32_precision = "ieee"
-        else:
-            self.before = cudnn.allow_tf32
-            cudnn.allow_tf32 = False
+        matmul: Any = torch.backends.cuda.matmul
+        if not hasattr(cudnn, "conv"):  # torch < 2.9
+            for owner in (cudnn, matmul):
+                self._set(owner, "allow_tf32", owner.allow_tf32, False)
+            return
+        if cudnn.conv.fp32_precision == "tf32":
+            # A value of the convolutions' own would cut them off from the settings above them.
+            self._set(cudnn, "fp32_precision", _own_value(cudnn), "ieee")
+        if cudnn.conv.fp32_precision == "tf32":  # they have one already
+            self._set(cudnn.conv, "fp32_precision", "tf32", "ieee")
+        if matmul.fp32_precision == "tf32":
+            self._set(matmul, "fp32_precision", _own_value(matmul), "ieee")
+
+    def _set(self, owner: Any, name: str, before: Any, value: Any) -> None:
+        self.before.append((owner, name, before))
+        setattr(owner, name, value)
 
     def __exit__(self, *exception: object) -> None:
-        if not self.active:
-            return
-        cudnn: Any = torch.backends.cudnn
-        if hasattr(cudnn, "conv"):
-            cudnn.conv.fp32_precision = self.before
-        else:
-            cudnn.allow_tf32 = self.before
+        while self.before:
+            owner, name, value = self.before.pop()
+            setattr(owner, name, value)
+
+
+def _own_value(owner: Any) -> str:
+    """What to set to return to a setting: "none" for one that is inherited from all of torch."""
+    backends: Any = torch.backends
+    if owner.fp32_precision == backends.fp32_precision:
+        return "none"
+    return owner.fp32_precision
 
 
 class AffineNorm(nn.Module):
@@ -136,7 +157,9 @@ class CouplingNet(nn.Module):
     """A convolution, residual blocks, and a last convolution.
 
     Sub-modules have the names of the released weights: `layers.0` is the first convolution,
-    `layers.i` the i-th block. Activations are in channels-last order.
+    `layers.i` the i-th block. Activations are in channels-last order on CPUs, in bfloat16, and in
+    the folded network, whose output `FrozenCoupling` reads by pixels; cuDNN has its fastest
+    float32 convolutions for the other order.
 
     Args:
         layers: The first convolution and the blocks.
@@ -177,12 +200,14 @@ class CouplingNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.bf16 and torch.is_grad_enabled():
             with torch.autocast(x.device.type, torch.bfloat16):
-                return self._run(x).to(x.dtype)
+                return self._run(_channels_last(x)).to(x.dtype)
+        if x.device.type == "cpu" or isinstance(self.out_layer, FoldedConv):
+            x = _channels_last(x)
         return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
         first, *blocks = self.layers
-        x = self.elu(first(x.contiguous(memory_format=torch.channels_last)))
+        x = self.elu(first(x))
         for block in blocks:
             x = block(x)
         return self.out_layer(x)
@@ -219,6 +244,10 @@ class CouplingNet(nn.Module):
         return CouplingNet(layers, out_layer, _elu)
 
 
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 class FoldedConv(nn.Module):
     """A convolution for inference: buffers instead of parameters, channels-last weights."""
 
@@ -232,7 +261,12 @@ class FoldedConv(nn.Module):
         self.register_buffer("bias", bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
+        size = self.weight.shape[-1]
+        if size == 1 and not is_read_at_once(x.device):
+            # A GPU adds a bias to a convolution by a launch of its own, to a product within it.
+            pixels = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+            return pixels.permute(0, 3, 1, 2)
+        return F.conv2d(x, self.weight, self.bias, padding=size // 2)
 
 
 def _elu(x: Tensor) -> Tensor:

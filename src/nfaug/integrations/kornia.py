@@ -11,9 +11,10 @@ from kornia.augmentation import AugmentationSequential, IntensityAugmentationBas
 from kornia.constants import DataKey
 from torch import Tensor, nn
 
-from ..augment.params import SharedGenerator, own_seed, to_device
+from ..augment.params import SharedGenerator, own_seed
 from ..augment.samples import as_labels
 from ..augment.transform import NFAugment
+from ..io.device import to_device
 
 __all__ = ["NFAugmentation", "with_labels"]
 

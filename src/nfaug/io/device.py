@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 
 import torch
+from torch import Tensor
 
-__all__ = ["float64_device", "is_read_at_once", "pick_device"]
+__all__ = ["float64_device", "is_read_at_once", "pick_device", "to_device"]
+
+_PINS = ("cuda", "xpu")  # devices with an allocator of pinned memory of the CPU
 
 
 def pick_device(name: str, process: int | None = None) -> torch.device:
@@ -52,3 +55,16 @@ def float64_device(device: torch.device) -> torch.device:
 def is_read_at_once(device: torch.device) -> bool:
     """Whether reading a tensor's values costs nothing: the host would wait for an accelerator."""
     return device.type == "cpu"
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor on another device, copied from the CPU without waiting for queued work.
+
+    MPS has no memory that is pinned for it: there the copy waits.
+    """
+    device = torch.device(device)
+    if device.type not in _PINS or tensor.device.type != "cpu":
+        return tensor.to(device)
+    # A copy from pageable memory waits for all queued GPU work. The allocator does not reuse freed
+    # pinned memory before its copy is done.
+    return tensor.pin_memory().to(device, non_blocking=True)

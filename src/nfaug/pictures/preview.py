@@ -76,7 +76,7 @@ def preview_grid(
     flow, _ = nfa.engine.on(nfa.engine.device)
     batch = torch.stack([data[index][0] for index in order.tolist()]).to(flow.device)
     shown = batch[: len(names)]
-    decoded = flow.decode(flow.encode(resize_levels(shown, flow.codec.image_size))[0])
+    decoded = flow.decode(flow.latents(resize_levels(shown, flow.codec.image_size)))
     columns = [shown, resize_levels(decoded, (shown.shape[-2], shown.shape[-1]))]
     labels = data.targets[order].to(flow.device)
     made = nfa.variants(batch, labels, itertools.repeat(generator, variants))

@@ -62,7 +62,11 @@ class Processes(Ranks):
         if self.count == 1:
             return module
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices)
+        wrapped = DistributedDataParallel(module, device_ids=devices)
+        # A flow's buffers are constants, and would be sent before every forward pass. The argument
+        # of this name is deprecated (torch 2.13), and that in its place is unknown to older ones.
+        wrapped.broadcast_buffers = False
+        return wrapped
 
     def wait(self) -> None:
         """Block until every process has called this."""

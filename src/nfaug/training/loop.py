@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.decode import ImageDecodeError
 from nfaug.flows.flow import Flow
+from nfaug.io.device import to_device
 
 from .config import TrainConfig
 from .context import RunContext
@@ -129,27 +130,29 @@ class Loop:
         """Take a step on a batch; return whether a process received a signal."""
         state = self.state
         augmentation = self.config.augmentation
-        images = shard.images.to(self.processes.device, non_blocking=True)
+        images = to_device(shard.images, self.processes.device)
         # All processes draw for the whole batch; each uses the part of its own rows.
         draws = augmentation.draw(shard.total, state.noise)
         draws = {name: values[shard.part] for name, values in draws.items()}
         images = augmentation.apply(images, draws)
         noise = draw_noise(self.flow, shard.total, state.noise, augmentation.noise)[shard.part]
-        labels = shard.labels.to(self.processes.device)
+        labels = to_device(shard.labels, self.processes.device)
         if not self.config.prior.entry.labelled:
             labels = torch.zeros_like(labels)
         bits = self.model(images, noise, labels, state.gaussians) * (shard.weight / shard.total)
         # Summed over processes: the loss, the number that got a signal, the main one's clock.
         seconds = time.monotonic() - self.began if self.processes.main else 0.0
         sums = torch.tensor([0.0, len(self.signals) > 0, seconds], dtype=torch.float64)
-        sums = sums.to(self.processes.float64)
+        sums = to_device(sums, self.processes.float64)
         sums[0] = bits.detach()
         self.processes.sum(sums)
         # The wrapper averages gradients over processes, and the loss is a sum over them.
-        loss = state.optimizer.step(bits * self.processes.count, self._done(), sums[0])
-        _, signalled, elapsed = sums.tolist()
+        stepped, numbers = state.optimizer.step_and_read(
+            bits * self.processes.count, self._done(), sums
+        )
+        loss, signalled, elapsed = numbers
         state.elapsed = elapsed
-        if loss is not None:
+        if stepped:
             state.losses.append(loss)
         state.position += 1
         self.reporter.step(state, shard.total, self._done())

@@ -81,13 +81,29 @@ class FlowOptimizer:
         rate: float = self.optimizer.param_groups[0]["lr"]
         return rate
 
-    def step(self, loss: Tensor, done: float, value: Tensor | None = None) -> float | None:
+    def step(self, loss: Tensor, done: float) -> float | None:
         """Take a step and return the loss, or None if the step was skipped.
 
         Args:
             loss: The loss to differentiate.
             done: Share of the run that is over.
-            value: The loss to check and return, if `loss` is only this process's part.
+
+        Raises:
+            TrainingDiverged: If `MAX_BAD_STEPS` steps in a row are not finite.
+        """
+        stepped, (value,) = self.step_and_read(loss, done, loss.detach()[None])
+        return value if stepped else None
+
+    def step_and_read(self, loss: Tensor, done: float, numbers: Tensor) -> tuple[bool, list[float]]:
+        """Take a step; return whether it was not skipped, and the values of `numbers`.
+
+        They are read together with the gradient's norm, before the step is queued: each read makes
+        the host wait for the GPU.
+
+        Args:
+            loss: The loss to differentiate, perhaps of this process's rows alone.
+            done: Share of the run that is over.
+            numbers: (m,), the loss to check first.
 
         Raises:
             TrainingDiverged: If `MAX_BAD_STEPS` steps in a row are not finite.
@@ -98,17 +114,14 @@ class FlowOptimizer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.optim.clip_norm)
-        value = loss.detach() if value is None else value
-        # Both numbers are read together: each read makes the host wait for the GPU.
-        loss_number: float
-        norm_number: float
-        loss_number, norm_number = torch.stack([value.to(norm), norm]).tolist()
+        *values, norm_number = torch.cat([numbers, norm.to(numbers)[None]]).tolist()
+        loss_number = values[0]
         if math.isfinite(loss_number) and math.isfinite(norm_number):
             self.optimizer.step()
             self.flow.clip_()
             self.ema.update()
             self.skipped_in_a_row = 0
-            return loss_number
+            return True, values
         self.skipped += 1
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row >= MAX_BAD_STEPS:
@@ -116,7 +129,7 @@ class FlowOptimizer:
                 f"{self.skipped_in_a_row} steps in a row were not finite (loss {loss_number}, "
                 f"gradient norm {norm_number}); {self.advice()}"
             )
-        return None
+        return False, values
 
     def advice(self) -> str:
         """Which settings to change if training diverges."""
