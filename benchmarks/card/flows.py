@@ -76,7 +76,7 @@ def _exact_compiled(card: Card, count: int) -> None:
     with card.case("rgb32, compiled"):
         checkpoint = card.bundled("rgb32")
         flow: Any = checkpoint.flow.freeze()
-        flow.latents = card.compiled(flow.latents)
+        flow.encode = card.compiled(flow.encode)
         flow.decode = card.compiled(flow.decode)
         images = checkpoint.sample(count, generator=torch.Generator("cpu").manual_seed(0))
         for on in (False, True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ..data.preprocess import round_levels
 from ..flows.flow import Flow
 from ..io.device import is_read_at_once
 from .counters import Outcome
+from .graphs import CudaGraphs
 from .mixing import MIXES, Latents, find_partners
 from .params import NFAParams, rows_where
 from .pixels import Normalization, all_finite, as_unit, resize
@@ -79,6 +80,7 @@ class Engine:
         self._copies: dict[torch.device, tuple[Flow, ClasswisePCA]] = {
             self.device: (frozen, _on_device(pca, self.device))
         }
+        self._graphs: CudaGraphs | None = None
 
     @classmethod
     def of(cls, checkpoint: Any) -> Engine:
@@ -93,6 +95,13 @@ class Engine:
             wanted = "a Checkpoint, its name or its path"
             raise TypeError(f"checkpoint must be {wanted}; got {type(checkpoint).__name__}")
         return cls(checkpoint.flow, checkpoint.pca, checkpoint.config.classes or ())
+
+    def with_cuda_graphs(self) -> Engine:
+        """An engine that shares the flow and the PCA, and replays CUDA graphs of the flow."""
+        engine = copy.copy(self)
+        engine._copies = self._copies
+        engine._graphs = CudaGraphs()
+        return engine
 
     def on(self, device: torch.device) -> tuple[Flow, ClasswisePCA]:
         """The flow and the PCA on a device, copied there by the first call."""
@@ -130,7 +139,7 @@ class Engine:
         levels = torch.cat([self._levels(images[index[rows]], normalization) for rows in parts])
         z = images.new_empty(len(index), *flow.shape, dtype=flow.dtype)
         for rows in parts:
-            z[rows] = flow.latents(levels[rows])
+            z[rows] = self._call("encode", flow.latents, levels[rows])
         a, energy = pca.locate(z, labels)
         inside = torch.ones_like(labels, dtype=torch.bool)
         if gate is not None:
@@ -147,7 +156,7 @@ class Engine:
             wanted = inside if chosen is None else inside & chosen
             decoded = rows_where(wanted)
             base = resized.clone()
-            base[decoded] = flow.decode(z[decoded], quantize=False)
+            base[decoded] = self._call("decode", self._decode_unit, z[decoded])
         latents = Latents(z, a, labels, usable, inside, base, resized, gate)
         return Encoded(images, index, latents, far, normalization)
 
@@ -204,7 +213,7 @@ class Engine:
         8-bit images of the flow's size become decode(z'). To all others, and where the round trip
         is not exact, the change from the `base` is added: x + decode(z') - decode(z).
         """
-        new = self.on(z.device)[0].decode(z, quantize=False)
+        new = self._call("decode", self._decode_unit, z)
         if base is not None:
             change = resize(new.sub_(base), (old.shape[-2], old.shape[-1]))
             new = change.add_(normalization.unit(old)).clamp_(0, 1)
@@ -221,6 +230,14 @@ class Engine:
         if is_read_at_once(rows.device):
             return rows.split(self._part)
         return (rows,)
+
+    def _decode_unit(self, z: Tensor) -> Tensor:
+        return self.on(z.device)[0].decode(z, quantize=False)
+
+    def _call(self, name: str, function: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+        if self._graphs is None:
+            return function(given)
+        return self._graphs.call(name, function, given)
 
     def _is_replaced(self, images: Tensor) -> bool:
         """Whether new images are the decoded latents alone, without a change that is added."""
