@@ -42,7 +42,7 @@ def prepare(folder: Path) -> None:
         )
     constants.HF_HUB_CACHE = str(folder / "hub")
     constants.HF_HUB_OFFLINE = True
-    cached = folder / "hub" / "models--owner--checkpoint"
+    cached = folder / "hub" / "models--owner--flow"
     commit = "0" * 40
     shutil.copytree(folder / "one", cached / "snapshots" / commit)
     (cached / "refs").mkdir()
