@@ -23,6 +23,7 @@ CHOICES = tuple(10.0**power for power in range(-6, 3))
 _FOLDS = 5
 _MANY = 1000  # labelled images from which on two folds are enough
 _BATCH = 32
+_ITERATIONS = 300  # of L-BFGS; weak penalties never end on many images
 
 Features = NDArray[np.float32]
 
@@ -118,7 +119,7 @@ class Regression(NamedTuple):
         if len(features) < features.shape[1]:
             # The weights of the solution lie in the span of the features: fewer unknowns.
             axes, _ = np.linalg.qr(centred.T)
-        model = LogisticRegression(C=penalty, max_iter=1000)
+        model = LogisticRegression(C=penalty, max_iter=_ITERATIONS)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(centred @ axes, labels, weights)

@@ -253,7 +253,7 @@ def _frozen_script(
         lines.append("        weights.append(np.full(len(batch), P / VARIANTS))")
         lines.append("everything = (np.concatenate(everything) - mean) / scale")
         lines.append("all_labels = np.concatenate([labels] * (VARIANTS + 1))")
-        lines.append("model = LogisticRegression(C=model.C, max_iter=1000)")
+        lines.append("model = LogisticRegression(C=model.C, max_iter=300)")
         lines.append("model.fit(everything, all_labels, np.concatenate(weights))")
         more = "\n".join(["", f"# {title}", *lines, ""])
     needed = [
@@ -295,9 +295,9 @@ def features_and_labels(dataset):
 
 found, labels = features_and_labels(images)
 mean, scale = found.mean(0), found.std()
-folds = max(2, min(5, np.bincount(labels).min()))
+folds = 2 if len(labels) > 1000 else max(2, min(5, np.bincount(labels).min()))
 powers = {{"C": np.logspace({powers})}}
-choice = GridSearchCV(LogisticRegression(max_iter=1000), powers, cv=folds)
+choice = GridSearchCV(LogisticRegression(max_iter=300), powers, cv=folds)
 model = choice.fit((found - mean) / scale, labels).best_estimator_
 {more}
 tested, right = features_and_labels(test_images)
