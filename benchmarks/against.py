@@ -80,7 +80,7 @@ bank = lambda: make_bank(
 found["bank, 20 variants of 100 images"] = seconds(bank, 1)
 config = TrainConfig(epochs=8, batch_size=64, seed=0)
 found["training, 8 epochs of 27 steps"] = seconds(
-    lambda: train(digits, config, progress=False), 1
+    lambda: train(digits, config=config, progress=False), 1
 )
 print(json.dumps(found))
 """
