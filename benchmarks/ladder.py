@@ -4,9 +4,10 @@
 
 For each of --sets, tars NAME-train.tar and NAME-validation.tar in the folder --data, the rows of
 `nfaug compare`: frozen ones at the network's own resolution with --frozen-seeds, fine-tuned ones at
---image-size with --seeds. With --minutes a second comparison of each is what a user gets in that
-time. --out keeps the cells of each, so that the same command goes on after an interruption.
---results gets a CSV file of cells for each comparison, which grows, and the page README.md.
+--image-size with --seeds. Frozen rows of all sets come first, since they are cheap. With --minutes
+a second comparison of each is what a user gets in that time. --out keeps the cells of each, so that
+the same command goes on after an interruption. --results gets a CSV file of cells for each
+comparison, which grows, and the page README.md.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def compared(args: argparse.Namespace, name: str, kind: str) -> Comparison:
     size = (args.image_size, args.image_size)
     data = open_dataset(args.data / f"{name}-train.tar", image_size=size)
     test = open_dataset(args.data / f"{name}-validation.tar", image_size=size)
-    out = args.out / f"{name}-{kind}"
+    out = args.out / f"{name}-{'short' if kind == 'short' else 'long'}"
 
     def part(rows: list[str], seeds: int, minutes: float) -> Comparison:
         settings = CompareConfig(
@@ -58,10 +59,11 @@ def compared(args: argparse.Namespace, name: str, kind: str) -> Comparison:
     rows = usual_ways(pretrained=True, spectrogram=False)
     if kind == "short":
         found = part(rows, args.frozen_seeds, args.minutes)
+    elif kind == "frozen":
+        found = part([row for row in rows if ROWS[row].frozen], args.frozen_seeds, FOR_EVER)
     else:
-        part([row for row in rows if ROWS[row].frozen], args.frozen_seeds, FOR_EVER)
         found = part(rows, args.seeds, FOR_EVER)
-    write_text(args.results / f"{name}-{kind}.csv", (out / "cells.csv").read_text())
+    write_text(args.results / f"{out.name}.csv", (out / "cells.csv").read_text())
     return found
 
 
@@ -102,11 +104,13 @@ def main() -> None:
     args.given = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
     args.results.mkdir(parents=True, exist_ok=True)
     found: dict[tuple[str, str], Comparison] = {}
-    for name in args.sets:
-        for kind in ["long", "short"] if args.minutes else ["long"]:
-            found[name, kind] = compared(args, name, kind)
+    kinds = ["frozen", "long", "short"] if args.minutes else ["frozen", "long"]
+    for kind in kinds:
+        for name in args.sets:
+            comparison = compared(args, name, kind)
+            found[name, "short" if kind == "short" else "long"] = comparison
             write_text(args.results / "README.md", page(args, found))
-            print(f"{name}, {kind}: {found[name, kind].advice()}", flush=True)
+            print(f"{name}, {kind}: {comparison.advice()}", flush=True)
 
 
 if __name__ == "__main__":

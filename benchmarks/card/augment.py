@@ -188,7 +188,7 @@ class _Step:
 def _compiled(card: Card, nfa: NFAugment) -> Callable[[Tensor, Tensor], Any]:
     """NFA with a compiled flow."""
     flow: Any = nfa.engine.on(card.device)[0]
-    names = ["latents" if hasattr(flow, "latents") else "encode", "decode"]
+    names = ["latents", "decode"]
     for name in names:
         setattr(flow, name, card.compiled(getattr(flow, name)))
 
@@ -211,6 +211,7 @@ def _ways(card: Card) -> dict[str, Callable[[Tensor, Tensor], Any] | None]:
         "no NFA": None,
         "rgb32": NFAugment(rgb32, **options),
         "pixels at 128": NFAugment(pixels, **options),
+        "rgb32, graphs": NFAugment(rgb32, cuda_graphs=True, **options),
         "rgb32, compiled": _compiled(card, NFAugment(rgb32, **options)),
     }
 
