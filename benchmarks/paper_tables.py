@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from priors import GradientDescentConfig, register
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,7 +39,6 @@ from nfaug import open_dataset
 from nfaug.checkpoint.checkpoint import sample_images
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.classes.gaussians import ClassGaussians
-from nfaug.classes.priors import GradientDescentConfig
 from nfaug.compare.report.figures import student
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import to_tensors
@@ -67,8 +67,6 @@ class Setting:
     def key(self) -> str:
         """The name in the CSV."""
         settings = self.prior.settings
-        if isinstance(settings, GradientDescentConfig):
-            return f"gd-{settings.fit}-{settings.policy}-c{settings.kld_weight:g}"
         if isinstance(settings, FixedPointConfig):
             return f"fpi-{settings.fit}-c{settings.kld_weight:g}"
         return self.prior.kind
@@ -80,7 +78,9 @@ def fixed_point(fit: str, weight: float) -> TrainPriorConfig:
 
 def descent(policy: str) -> TrainPriorConfig:
     settings = GradientDescentConfig(fit="both", kld_weight=3333.0, policy=policy)
-    return TrainPriorConfig(kind="gradient", gradient=settings)
+    name = f"gd-{settings.fit}-{settings.policy}-c{settings.kld_weight:g}"
+    register(name, settings)
+    return TrainPriorConfig(kind=name)
 
 
 DATA = TrainPriorConfig(kind="data")
@@ -269,7 +269,7 @@ def margins(args: argparse.Namespace) -> str:
     accuracy: dict[str, dict[str, float]] = {}
     for row in rows(args):
         accuracy.setdefault(row["setting"], {})[row["seed"]] = float(row["nf_acc"])
-    others = [s for s in TABLES[1] if s.prior == DATA or s.prior.kind == "gradient"]
+    others = [s for s in TABLES[1] if s.prior == DATA or s.prior.kind.startswith("gd-")]
     names = " | ".join(s.label for s in others)
     lines = [
         f"### Margins in NF-Acc, in points, paired by seed: {args.name}",

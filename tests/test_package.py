@@ -27,7 +27,6 @@ found = [
 ]
 nfaug.integrations.timm.NFALoader, nfaug.integrations.torchvision.NFACollate
 nfaug.integrations.albumentations.NFATransform, nfaug.integrations.kornia.NFAugmentation
-loaded += [name for name in sys.modules if name == "nfaug.classes.priors.gradient"]
 print(json.dumps([loaded, [part.__name__ for part in found]]))
 """
 

@@ -60,8 +60,8 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
      {"grayscale": True, "image_size": (4, 5), "download": False, "split": "train"}),
     ("fit", "nfaug.commands.fit.fit_images",
      ["--checkpoint", "FLOW", "--data", "DATA", "--out", "OUT", "--rank", "3", "--per-class", "5",
-      "--no-memory", "--seed", "4", "--gaussians", "gradient"],
-     {"rank": 3, "per_class": 5, "memory": False, "seed": 4, "gaussians": "gradient"}),
+      "--no-memory", "--seed", "4", "--gaussians", "fpi"],
+     {"rank": 3, "per_class": 5, "memory": False, "seed": 4, "gaussians": "fpi"}),
     (
         "bank", "nfaug.commands.bank.open_dataset",
         ["--checkpoint", "FLOW", *DATA, "--out", "OUT", "--image-size", "20"],

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.manifest import PICTURE
-from ..classes.priors import FITTED_PRIORS
+from ..classes.priors import fitted_priors
 from ..data.images import LabelledImages
 from ..fitting import fit_images, load_base, open_images
 from ..io.atomic import check_output, write_picture
@@ -52,10 +52,10 @@ def parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--gaussians",
-        choices=list(FITTED_PRIORS),
+        choices=fitted_priors(),
         default="data",
-        help="class gaussians: moments of the data (data), or separated by the fixed point (fpi) "
-        "or by gradient descent (gradient); nfaug.fit also takes settings of these two",
+        help="class gaussians: moments of the data (data), or separated by the fixed point (fpi), "
+        "whose settings nfaug.fit takes",
     )
     return parser
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ..checkpoint.checkpoint import Checkpoint
 from ..classes.fixed_point.config import FixedPointConfig
 from ..classes.gaussians import ClassGaussians
-from ..classes.priors import GradientDescentConfig, choose_prior
+from ..classes.priors import choose_prior
 from ..data.batches import PassBatches
 from ..data.classes import check_class_sizes
 from ..data.images import LabelledImages
@@ -42,7 +42,7 @@ def fit(
     data: Dataset[Any] | Sequence[tuple[Any, int]] | str | os.PathLike[str],
     *,
     image_size: int | tuple[int, int] | None = None,
-    gaussians: str | FixedPointConfig | GradientDescentConfig = "data",
+    gaussians: str | FixedPointConfig = "data",
     rank: int = 64,
     per_class: int = 1000,
     memory: bool = True,
@@ -73,7 +73,8 @@ def fit(
             differ, a square of 128 pixels or of their median shorter side if that is smaller, with
             a warning.
         gaussians: "data" for the mean and variance of each class's latents (the maximum-likelihood
-            solution), "fpi", "gradient", or the settings of one of these two.
+            solution), "fpi" for the fixed point, the settings of the fixed point, or a prior of
+            your own in `nfaug.classes.priors.PRIORS`.
         rank: PCA axes per class. A class of N images has at most N - 1.
         per_class: The largest number of images of a class that are encoded, chosen by `seed`.
         memory: Whether to keep the PCA coefficients of every encoded image. `NFAugment` draws
@@ -140,7 +141,7 @@ def fit_images(
     images: LabelledImages,
     *,
     autoencoder: AutoencoderSource | None = None,
-    gaussians: str | FixedPointConfig | GradientDescentConfig = "data",
+    gaussians: str | FixedPointConfig = "data",
     rank: int = 64,
     per_class: int = 1000,
     memory: bool = True,

@@ -1,4 +1,4 @@
-"""Settings and results of the fixed point, and of gradient descent on its objective."""
+"""Settings and results of the fixed point."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ __all__ = [
     "FixedPointConfig",
     "FixedPointDivergence",
     "FixedPointResult",
-    "GradientDescentConfig",
     "SeparationConfig",
 ]
 
@@ -26,16 +25,15 @@ REFERENCE_WEIGHT: float = 3e4 / 3072
 Fit: TypeAlias = Literal["means", "covariances", "both"]
 Kernel: TypeAlias = Literal["forward", "mean"]
 Update: TypeAlias = Literal["released", "proposition1"]
-Policy: TypeAlias = Literal["sublinear", "linear", "superlinear"]
 
 # The checks of `SeparationConfig` cover fields of its subclasses, too.
-_CHOICES: dict[str, Any] = {"fit": Fit, "kernel": Kernel, "update": Update, "policy": Policy}
-_POSITIVE = ("alpha", "tolerance", "max_iterations", "learning_rate", "steps")
+_CHOICES: dict[str, Any] = {"fit": Fit, "kernel": Kernel, "update": Update}
+_POSITIVE = ("alpha", "tolerance", "max_iterations")
 
 
 @dataclass(frozen=True)
 class SeparationConfig:
-    """Settings of the objective that separates the classes, shared by its two solvers."""
+    """Settings of the objective that separates the classes, which solvers share."""
 
     fit: Fit = "means"
     kld_weight: float | None = None
@@ -124,37 +122,6 @@ class FixedPointConfig(SeparationConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("damping", self.damping, 0, 1, open_low=True)
-
-
-@dataclass(frozen=True)
-class GradientDescentConfig(SeparationConfig):
-    """Settings of gradient descent on the objective of the fixed point (Baseline 2).
-
-    Args:
-        fit: "means" (identity covariances), "covariances" (the data's means) or "both".
-        kld_weight: c, the weight of the fixed point, with the same default.
-        alpha: a, the softness of the kernel.
-        kernel: "forward" (pi of Eq. 9) or "mean" (Eq. 10).
-        policy: How the learning rate decays to 0. After a share p of the steps it is multiplied by
-            sqrt(1 - p) ("sublinear"), 1 - p ("linear") or (1 - p)^4 ("superlinear"). The paper
-            names these policies; their formulas are in a supplement that was not available.
-        learning_rate: The initial learning rate. Above twice the smallest variance, the likelihood
-            alone makes the means oscillate and diverge.
-        steps: The number of steps over which the learning rate decays.
-        tolerance: Stop when the gradient of every class has at most this L2 norm, both for the
-            means and for the parameters of the variances.
-        variance_bounds: (low, high) of v = low + (high - low) * sigmoid(theta).
-
-    Raises:
-        ValueError: If a value is out of range.
-    """
-
-    fit: Fit = "both"
-    policy: Policy = "linear"
-    learning_rate: float = 0.1
-    steps: int = 300
-    tolerance: float = 0.1
-    variance_bounds: tuple[float, float] = (0.1, 10.0)
 
 
 @dataclass(frozen=True)

@@ -1,36 +1,33 @@
 """The registry of priors: ways to find the class gaussians that a flow is trained under.
 
-To add one, write a module with its function, and add its name to `Kind` and a line to `PRIORS`. If
-it has settings, add the field that ``Prior.option`` names to `PriorConfig`. The configuration
-file and the command line read them from there.
+One line adds a prior of your own, whose settings a closure can hold, before a fit or a training
+that names it:
+
+    PRIORS["mine"] = Prior(lambda means, variances, settings, generator: (means, variances, {}))
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..fixed_point.config import FixedPointConfig, FixedPointResult, GradientDescentConfig
-from ..fixed_point.solver import solve
-from ..gaussians import as_double, check_gaussians
+from .fixed_point.config import FixedPointConfig, FixedPointResult, SeparationConfig
+from .fixed_point.solver import solve
+from .gaussians import as_double, check_gaussians
 
 __all__ = [
-    "FITTED_PRIORS",
     "PRIORS",
-    "GradientDescentConfig",
     "Prior",
     "PriorConfig",
     "choose_prior",
+    "fitted_priors",
+    "recorded",
 ]
-
-#: The names in `PRIORS`, which the command line lists.
-Kind: TypeAlias = Literal["fpi", "data", "gradient", "random", "single"]
 
 #: Means and variances, both (K, d), and a JSON record of the solve for the checkpoint.
 Solution: TypeAlias = tuple[Tensor, Tensor, dict[str, Any]]
@@ -61,7 +58,7 @@ class Prior:
 
 def _fixed_point(means: Tensor, variances: Tensor, settings: FixedPointConfig, _: Any) -> Solution:
     """The fixed point of Eqs. 5-7."""
-    return _recorded(settings, solve(means, variances, settings))
+    return recorded(settings, solve(means, variances, settings))
 
 
 def _data(means: Tensor, variances: Tensor, *_: Any) -> Solution:
@@ -70,35 +67,12 @@ def _data(means: Tensor, variances: Tensor, *_: Any) -> Solution:
     return as_double(means), as_double(variances), {}
 
 
-def _gradient(
-    means: Tensor, variances: Tensor, settings: GradientDescentConfig, _: Any
-) -> Solution:
-    """Gradient descent on the objective of the fixed point (Baseline 2)."""
-    from .gradient import gradient_descent  # a baseline, imported only if it is chosen
-
-    return _recorded(settings, gradient_descent(means, variances, settings))
-
-
-def _random(means: Tensor, _: Tensor, scale: float, generator: torch.Generator | None) -> Solution:
-    """Means from N(0, scale^2) and identity covariances.
-
-    As in FlowGMM (Izmailov et al. 2020, arXiv:1912.13025), only the flow separates the classes.
-    """
-    if not 0 < scale < math.inf:
-        raise ValueError(f"scale must be positive and finite, got {scale}")
-    device = None if generator is None else generator.device
-    normal = torch.randn(means.shape, generator=generator, dtype=torch.float64, device=device)
-    return scale * normal, torch.ones_like(normal), {"scale": scale}
-
-
 def _single(means: Tensor, *_: Any) -> Solution:
     """One standard gaussian for all images."""
     return torch.zeros_like(means), torch.ones_like(means), {}
 
 
-def _recorded(
-    settings: FixedPointConfig | GradientDescentConfig, result: FixedPointResult
-) -> Solution:
+def recorded(settings: SeparationConfig, result: FixedPointResult) -> Solution:
     """The result of an iterative solver and its record, with a warning if it did not converge."""
     if not result.converged:
         warnings.warn(
@@ -115,18 +89,17 @@ def _recorded(
     return result.means, result.variances, record
 
 
-PRIORS: dict[Kind, Prior] = {
+#: The priors by name. A caller may add to them.
+PRIORS: dict[str, Prior] = {
     "fpi": Prior(_fixed_point, "fixed_point", FixedPointConfig(), min_classes=2),
     "data": Prior(_data),
-    "gradient": Prior(_gradient, "gradient", GradientDescentConfig(), min_classes=2),
-    "random": Prior(_random, "random_scale", 1.0, needs_latents=False),
     "single": Prior(_single, labelled=False, needs_latents=False),
 }
 
-#: The priors that can be fitted to an existing flow: those that use the latents.
-FITTED_PRIORS: dict[Kind, Prior] = {
-    kind: prior for kind, prior in PRIORS.items() if prior.needs_latents
-}
+
+def fitted_priors() -> list[str]:
+    """The names of the priors that can be fitted to an existing flow, which use its latents."""
+    return [kind for kind, prior in PRIORS.items() if prior.needs_latents]
 
 
 @dataclass(frozen=True)
@@ -134,26 +107,21 @@ class PriorConfig:
     """The choice of a prior, and the settings of each.
 
     Args:
-        kind: "fpi" (the fixed point), "data" (means and variances of the latents), "gradient"
-            (gradient descent on the objective of the fixed point), "random" (fixed random means,
-            identity covariances) or "single" (one standard gaussian; labels are not used, and
-            `nfaug fit` adds classes later).
+        kind: A name in `PRIORS`: "fpi" (the fixed point), "data" (means and variances of the
+            latents) or "single" (one standard gaussian; labels are not used, and `nfaug fit` adds
+            classes later).
         fixed_point: Settings of "fpi".
-        gradient: Settings of "gradient".
-        random_scale: Standard deviation of the means of "random".
 
     Raises:
         ValueError: If there is no such prior.
     """
 
-    kind: Kind = "fpi"
+    kind: str = "fpi"
     fixed_point: FixedPointConfig = field(default_factory=FixedPointConfig)
-    gradient: GradientDescentConfig = field(default_factory=GradientDescentConfig)
-    random_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in PRIORS:
-            raise ValueError(f"kind must be one of {', '.join(PRIORS)}, got {self.kind!r}")
+            raise ValueError(f"prior.kind must be one of {', '.join(PRIORS)}; got {self.kind!r}")
 
     @property
     def entry(self) -> Prior:
@@ -170,16 +138,15 @@ class PriorConfig:
 
 
 def choose_prior(gaussians: object) -> PriorConfig:
-    """Find one of `FITTED_PRIORS` by its name, such as "data", or by its settings.
+    """Find one of `fitted_priors` by its name, such as "data", or by its settings.
 
     Raises:
         ValueError: If there is none.
     """
-    for kind, prior in FITTED_PRIORS.items():
-        if isinstance(gaussians, str) and gaussians == kind:
-            return PriorConfig(kind)
-        if prior.option and isinstance(gaussians, type(prior.defaults)):
-            settings: dict[str, Any] = {prior.option: gaussians}
-            return PriorConfig(kind, **settings)
-    kinds = ", ".join(repr(kind) for kind in FITTED_PRIORS)
-    raise ValueError(f"gaussians must be one of {kinds}, or the settings of one, got {gaussians!r}")
+    kinds = fitted_priors()
+    if isinstance(gaussians, str) and gaussians in kinds:
+        return PriorConfig(gaussians)
+    if isinstance(gaussians, FixedPointConfig):
+        return PriorConfig("fpi", fixed_point=gaussians)
+    names = ", ".join(repr(kind) for kind in kinds)
+    raise ValueError(f"gaussians must be one of {names}, or a FixedPointConfig; got {gaussians!r}")
