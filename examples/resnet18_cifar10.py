@@ -1,4 +1,4 @@
-"""ResNet-18 on CIFAR-10 with the paper's settings and NFA before crop and flip.
+"""ResNet-18 on CIFAR-10 with the paper's settings and NFA after crop and flip.
 
     nfaug train --data torch/cifar10 --dataset.download true --augmentation.hflip true --out flow
     python examples/resnet18_cifar10.py torch/cifar10 --checkpoint flow
@@ -73,9 +73,9 @@ def main() -> None:
         total = 0.0
         for images, labels in loader:
             images, labels = images.to(args.device), labels.to(args.device)
+            images = torch.stack([shift(image) for image in images])
             if nfa is not None:
                 images, labels = nfa(images, labels)
-            images = torch.stack([shift(image) for image in images])
             loss = nn.functional.cross_entropy(model(unit(images)), labels)
             optimizer.zero_grad()
             loss.backward()

@@ -1,4 +1,4 @@
-"""NFA in torchvision's reference training loop: two lines, before MixUp and CutMix.
+"""NFA in torchvision's reference training loop: two lines, after flips, before MixUp and CutMix.
 
     python examples/torchvision_loop.py DATA --checkpoint FLOW_DIR_OR_REPO
 
@@ -42,7 +42,8 @@ def main() -> None:
     device = torch.device(args.device)
     prepare = [v2.ToImage(), v2.Resize((args.img_size, args.img_size))]
     finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-    train = ImageFolder(args.data / "train", v2.Compose([*prepare, *finish]))
+    flip = v2.RandomHorizontalFlip()  # here: on a batch, v2 flips all of its images or none
+    train = ImageFolder(args.data / "train", v2.Compose([*prepare, flip, *finish]))
     val = ImageFolder(args.data / "val", v2.Compose([*prepare, *finish]))
     train_loader = DataLoader(train, args.batch_size, shuffle=True, num_workers=args.workers)
     val_loader = DataLoader(val, args.batch_size, num_workers=args.workers)
@@ -51,7 +52,6 @@ def main() -> None:
     nfa.check_classes(train)
     mix = v2.RandomChoice([v2.MixUp(num_classes=len(train.classes)),
                            v2.CutMix(num_classes=len(train.classes))])  # fmt: skip
-    flip = v2.RandomHorizontalFlip()  # other augmentations come after NFA
 
     model = resnet18(num_classes=len(train.classes)).to(device)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
@@ -62,7 +62,7 @@ def main() -> None:
         for image, target in train_loader:
             image, target = image.to(device), target.to(device)
             image, target = nfa(image, target)  # line 2
-            image, target = mix(flip(image), target)
+            image, target = mix(image, target)
             loss = criterion(model(image), target)
             optimizer.zero_grad()
             loss.backward()

@@ -17,8 +17,8 @@ NOTEBOOKS = sorted((ROOT / "examples/notebooks").glob("*.ipynb"))
 TINY = {
     "quickstart": "COUNT, SIZE, EPOCHS = 8, 48, 1",
     "finetune_on_your_folder": (
-        "DATA, FLOW, WEIGHTS = None, 'builtin:pixels', None\n"
-        "SIZE, EPOCHS, SEEDS, STRENGTH = 32, 1, 1, 1"
+        "DATA, CHECKPOINT, WEIGHTS = None, 'builtin:pixels', None\n"
+        "SIZE, EPOCHS, SEEDS, P = 32, 1, 1, 0.5"
     ),
     "train_and_share": "DATA, EPOCHS, WIDTH, REPO = 'digits', 1, 8, None",
 }
