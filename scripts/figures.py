@@ -15,8 +15,9 @@ A figure in a sentence or a table follows a comment that names its rows:
 - `training_overhead: LOOP, COLUMN` is a cell of the first table of that page, where COLUMN is
   ratio, low or high.
 
-FILE is a CSV file of `benchmarks/results/where`, or a key of `RIVALS`. Two comments stand before
-tables, which end with their last row:
+FILE is a CSV file of `benchmarks/results/where`, or compare-NAME for one of
+`benchmarks/results/compare` (whose row without augmentation is `none`), or a key of `RIVALS`. Two
+comments stand before tables, which end with their last row:
 
 - `<!-- table: NAME -->`: the table of that name in `benchmarks/results/tables.md`, where braces
   stand for figures: `{speech-10: NFA in pixels 0.25}`.
@@ -99,7 +100,9 @@ RIVALS: dict[str, dict[str, Row]] = {
         NONE: _C50,
         "flow": _nfa(_C50, "b", 0.8),
         "pixels": _nfa(_C50, "p", 0.8, "alpha=0.1 strength=1"),
+        "same-class mixup": {**_C50, "arm": "mixup", "settings": "p=0.8 alpha=1 strength=1.5"},
         "RandAugment": _policy(_C50, _STRONG),
+        "flow + RandAugment": _nfa(_policy(_C50, _STRONG), "b", 0.5),
     },
     "cifar10-100": {
         NONE: _C100,
@@ -173,6 +176,8 @@ def _rows(file: str, row: str) -> dict[int, Row]:
     else:
         judged = f"where/{file}-judged.csv"
         name = judged if (RESULTS / judged).exists() else f"where/{file}.csv"
+        if file.startswith("compare-"):
+            name = f"compare/{file.removeprefix('compare-')}.csv"
         # The name of a row of benchmarks/where.py ends in ", lr 0.2, 600 steps".
         lines = [line for line in _csv(name) if line["augmentation"].partition(", ")[0] == row]
     by_seed = {int(line["seed"]): line for line in lines}

@@ -82,7 +82,7 @@ def test_ci_tests_the_lower_bounds() -> None:
 
 
 def test_extras_are_installed_by_name_where_nfaug_is_installed() -> None:
-    """README: before a release, too. Without an index, pip looks at what is installed alone."""
+    """As messages say. Without an index, pip looks at what is installed alone."""
     words = ["-m", "pip", "install", "--no-index", "--dry-run", "nfaug[kornia]"]
     ran = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
