@@ -61,7 +61,7 @@ def test_it_says_what_matters() -> None:
     assert "NFAugment" not in bare
     assert "No figures were measured" in bare
     many = card(classes=tuple(map(str, range(1000))))
-    assert "1000 in all" in many
+    assert "1,000 in all" in many
     assert many.count("\n") < 400
 
 
@@ -163,7 +163,7 @@ def test_figures_that_are_no_figures_are_no_results(value: object) -> None:
 def test_terms_are_never_cut() -> None:
     license, terms = "my own license " * 20 + "end", "You may use it, if you ask first. " * 40
     made = card(license=license, data=terms + "It ends here")
-    assert f"The flow: {license}." in made
+    assert f"This checkpoint: {license}." in made
     assert "ask first\\. It ends here\n" in made
     assert made.count("if you ask first") == 40
 

@@ -40,26 +40,27 @@ class MixConfig:
         (1.0, None)
 
     Args:
-        p: Share of images that are augmented, in [0, 1]: one number, or one for each class, of
-            which the largest decides the cost.
+        p: Probability that an image is replaced by a variant, in [0, 1]: one number, or one for
+            each class, such as [0.2, 0.8]. The largest of them decides the cost.
         alpha: Parameter of Beta(alpha, alpha), the distribution of the mixing weights.
         mix: Mixing weights: one for each PCA axis ("axis"), one for each image ("pair"), or one for
             each position ("regions"): a smooth mask of about 4 x 4 regions, which takes half of the
             image from the partner, and more with a `strength` above 1.
         partners: Source of partners: other images of the batch that go through the flow ("batch"),
             the checkpoint's memory ("memory"), or the memory if the checkpoint has one, else the
-            batch ("auto"). The memory holds what the PCA axes span, which is all of the images of
-            classes of at most rank + 1. By region, "auto" takes partners of larger classes from the
-            batch if it has some.
+            batch ("auto"). Partners from the memory are exact in classes of at most rank + 1
+            images, and blurred in larger ones. With mix="regions", "auto" therefore prefers the
+            batch for larger classes.
         strength: Factor s of the mixing weights; 0 for noise alone. With alpha = 1 an axis keeps
             1 - s + 2 s^2 / 3 of its variance: all of it at 1.5, two thirds at 1. Weights of regions
             are at most 1: above 1 the partner's regions grow.
         noise: Standard deviation of gaussian noise in the latent space, where the class gaussians
             have a standard deviation of 0.3 to 1. Noise needs no partner, and the gate ignores it.
         axes: Number of leading PCA axes to mix along; all of them by default. Regions take all.
-        gate: Radius beyond which an image is not augmented, relative to the radius stored at
-            fitting (True: 1.25); False or None for no gate. Of a class of 5 to 10 images it leaves
-            about a sixth unchanged at 1.25, and half at 1.0.
+        gate: How far from its class an image or its variant may lie before the image stays
+            unchanged. 1.0 is the limit found at fitting, the 99% quantile of held-out images; True
+            is 1.25; False or None is no limit. In classes of 5 to 10 images, 1.25 leaves about one
+            image in six unchanged, and 1.0 half of them.
 
     Raises:
         ValueError: A setting is out of range.

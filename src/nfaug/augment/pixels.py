@@ -129,10 +129,16 @@ def check_range(images: Tensor, normalization: Normalization) -> None:
     high = float(unit.max())
     slack = max(1.0, 7 * max(normalization.std)) if normalization.std else 0.01
     if not (-slack <= low and high <= 1 + slack):
+        found = f"got values from {low:.3g} to {high:.3g}"
+        if normalization.std:
+            raise ValueError(
+                f"images must lie in [0, 1] once normalization by mean {normalization.mean} and "
+                f"std {normalization.std} is undone; {found}. Pass the mean= and std= that the "
+                "images are normalised by"
+            )
         raise ValueError(
-            f"images must lie in [0, 1] once normalization by mean {normalization.mean} and std "
-            f"{normalization.std} is undone; got values from {low:.3g} to {high:.3g}. Pass the "
-            "mean= and std= that the images are normalised by, or divide by 255"
+            f"floating-point images must lie in [0, 1]; {found}. Divide by 255 or pass uint8; if "
+            "the images are normalised, pass mean= and std="
         )
 
 

@@ -82,7 +82,7 @@ class NFAugment(nn.Module):
     in `stats`, if it has no partner, if its latent lies outside its class's range (the gate), if
     it lies far from those that the flow was trained on, or if the result is not finite. Images with
     NaN or infinite pixels are not augmented; NaN becomes mid-grey, infinity white and -infinity
-    black. Apply NFA before mixup and cutmix.
+    black. Apply NFA after flips and crops, and before mixup and cutmix.
 
     The module has no parameters, buffers or `state_dict` entries, and follows the device of the
     images. `eval()` and `enabled = False` turn it off. Settings are attributes, too: `nfa.p = 0.3`.

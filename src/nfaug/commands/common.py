@@ -226,7 +226,11 @@ def add_data_options(parser: ArgumentParser, split: str) -> None:
         "--split", help=f"part of the data: train or test (default: {split} if it exists)"
     )
     add_reading(parser)
-    parser.add_argument("--per-class", type=int | None, help="use this many images of each class")
+    parser.add_argument(
+        "--per-class",
+        type=int | None,
+        help="use exactly this many random images of each class; a class with fewer is an error",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
 
 
@@ -273,7 +277,8 @@ def add_autoencoder(parser: ArgumentParser) -> None:
     """Add --autoencoder."""
     parser.add_argument(
         "--autoencoder",
-        help="for a flow on latents: safetensors file, directory or owner/name of its autoencoder",
+        help="the autoencoder of a checkpoint on latents, or the one whose latents builtin:pixels "
+        "mixes: a safetensors file, a directory or owner/name on the Hub",
     )
 
 

@@ -36,8 +36,8 @@ def parser() -> ArgumentParser:
         "--checkpoint",
         nargs="+",
         help="checkpoint directories, owner/name on the Hub, or builtin:NAME, to choose from "
-        f"(default: {', '.join(_BUNDLED)}; with --data {', '.join(_FITTED)}). A flow of other "
-        "classes than those of --data is first fitted to up to 100 images of each",
+        f"(default: {', '.join(_BUNDLED)}; with --data {', '.join(_FITTED)}). A checkpoint of "
+        "other classes than those of --data is first fitted to up to 100 images of each",
     )
     parser.add_argument("--data", help=f"images to show: {DATA_SOURCES}")
     add_image_size(parser, "that of the images, at most 160; choose the size at which you train")

@@ -29,10 +29,10 @@ def parser() -> ArgumentParser:
     """Options of `nfaug fit`."""
     parser = new_parser(
         "fit",
-        "Fit an existing flow to your classes in one pass over your images: class gaussians, PCA "
-        "axes and the memory of partners, of at most 1,000 images of each class (or --per-class). "
-        "The flow itself is not trained. With builtin:pixels as the flow, --autoencoder FILE mixes "
-        "latents of this autoencoder in place of pixels.",
+        "Fit a checkpoint to your classes in one pass over your images: class Gaussians, PCA axes "
+        "and the memory of partners. Without --per-class, at most 1,000 images of a class are "
+        "used. Nothing is trained. builtin:pixels mixes pixels or, with --autoencoder FILE, the "
+        "latents of this autoencoder.",
     )
     add_checkpoint(parser)
     add_data_options(parser, "train")

@@ -31,8 +31,9 @@ def parser() -> ArgumentParser:
     parser = new_parser(
         "preview",
         "Show what NFA does to your images in training: a row per class with an image, its "
-        "reconstruction (encoded and decoded) and NFA variants. A variant that the gate rejects "
-        "is the image itself. A flow of other classes is first fitted to up to 100 images of each.",
+        "reconstruction (encoded and decoded) and NFA variants. An image that the gate "
+        "stops stays unchanged. A checkpoint of other classes is first fitted to up to 100 images "
+        "of each.",
     )
     add_checkpoint(parser)
     add_data_options(parser, "train")

@@ -83,8 +83,9 @@ def fit(
             error.
         autoencoder: An autoencoder: a safetensors file, a directory, a repository on the Hub, or a
             `torch.nn.Module` of your own (see `nfaug.flows.autoencoder.Autoencoder`). With a
-            `shape_free` flow on pixels, such as "builtin:pixels", the fit is on its latents. For
-            the name of a flow on latents, it is the flow's own, which a loaded flow keeps.
+            `shape_free` flow on pixels, such as "builtin:pixels", the fit is on its latents. If
+            `checkpoint` is the name of one that works on latents, pass the autoencoder that it was
+            trained with; a loaded `Checkpoint` already has it.
         mean: Mean that the images of a data set are normalised by, a number or one per channel; by
             default that of a `Normalize` at the end of its transform.
         std: Standard deviation that they are normalised by, like `mean`.

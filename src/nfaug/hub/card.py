@@ -100,7 +100,7 @@ def make_card(
         trained_on = escape(config.training["data"])
     fitted = None
     if config.gaussians.get("fitted"):
-        fitted = {key: escape(value) for key, value in config.gaussians.items() if value}
+        fitted = {key: _cell(value) for key, value in config.gaussians.items() if value}
     autoencoder = None
     if config.autoencoder is not None:
         autoencoder = asdict(config.autoencoder)
