@@ -47,8 +47,8 @@ class CompareConfig:
             the name of a column of parquet files.
         min_images: Classes with fewer images are left out; null to take them as they are.
         test_images: The most images to judge by, drawn at random; more take time.
-        minutes: Time for everything; it decides the number of seeds and, where it is short, of
-            rows. The first row always ends.
+        minutes: Time for everything. It decides the number of seeds and, if it is short, of rows.
+            The first row is always finished.
         seeds: The most repetitions, each with its own labelled images, weights and draws.
         steps: Optimiser steps of a classifier; null for ten passes over the labelled images, at
             least 800 (300 from pretrained weights) and at most 2,000.
