@@ -9,12 +9,12 @@ from typing import Any
 dependencies = ["torch", "numpy", "PIL", "safetensors", "filelock", "huggingface_hub", "tqdm"]
 
 
-def nfa(flow: str = "builtin:rgb32", **settings: Any) -> Any:
+def nfa(checkpoint: str = "builtin:rgb32", **settings: Any) -> Any:
     """Normalizing-flow augmentation of batches: `images, labels = nfa(images, labels)`.
 
     Args:
-        flow: A directory, "owner/name" on the Hugging Face Hub, or "builtin:NAME", whose classes
-            must be yours.
+        checkpoint: A directory, "owner/name" on the Hugging Face Hub, or "builtin:NAME", whose
+            classes must be yours.
         settings: Keyword arguments of `nfaug.NFAugment`, such as p=0.5, mean= and std=.
 
     Example:
@@ -28,4 +28,4 @@ def nfa(flow: str = "builtin:rgb32", **settings: Any) -> Any:
     sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
     import nfaug
 
-    return nfaug.NFAugment.from_pretrained(flow, **settings)
+    return nfaug.NFAugment.from_pretrained(checkpoint, **settings)
