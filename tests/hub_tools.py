@@ -265,6 +265,7 @@ def _resolve(hub: FakeHub, request: Any, repo: Repo, name: str, revision: str, p
 _R = "/api/(?:models|datasets)/(?P<repo>[^/]+/[^/]+)"
 _REV = "(?P<revision>[^/]+)"
 ROUTES: list[tuple[tuple[str, ...], str, Any]] = [
+    (("HEAD",), "/?", lambda *_: {}),
     (("GET",), "/api/whoami-v2", _whoami),
     (("GET",), "/api/models", _models),
     (("POST",), "/api/repos/create", _create),

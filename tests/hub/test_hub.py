@@ -142,6 +142,58 @@ def test_revisions(pushed: FakeHub, mine: Path) -> None:
         pull(REPO, revision="v2")
 
 
+def test_a_revision_in_the_name(pushed: FakeHub, mine: Path, tmp_path: Path) -> None:
+    found = nfaug.load(mine)
+    found.config.training["epochs"] = 4
+    push_to_hub(found, REPO, revision="dev")
+    assert nfaug.load(f"{REPO}@dev").config == found.config
+    assert nfaug.load(f"{REPO}@dev", revision="dev").config == found.config
+    pulled = pull(f"{REPO}@dev", out=tmp_path / "dev")
+    assert nfaug.load(pulled).config == found.config
+    with pytest.raises(HubError, match="refs/pr/1"):
+        nfaug.load(f"{REPO}@refs/pr/1")
+    with pytest.raises(ValueError, match="revision="):
+        nfaug.load(f"{REPO}@dev", revision="main")
+
+
+def test_options_of_the_client_are_passed_on(
+    pushed: FakeHub, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "mine"
+    with pytest.raises(HubError, match="mine"):
+        nfaug.load(REPO, cache_dir=cache, local_files_only=True)
+    assert pushed.requests == [], "local_files_only sends no request"
+    nfaug.load(REPO, cache_dir=cache)
+    assert pushed.fetched() == RUNTIME
+    assert list(cache.glob("models--*"))
+    assert not Path(constants.HF_HUB_CACHE).exists()
+    pushed.requests.clear()
+    nfa = nfaug.NFAugment.from_pretrained(REPO, cache_dir=cache, local_files_only=True)
+    assert nfa.num_classes == 3
+    assert pushed.requests == []
+    nfaug.NFAugment.from_pretrained(REPO, cache_dir=cache)
+    assert pushed.fetched() == [], "the cache has them"
+    nfaug.NFAugment.from_pretrained(REPO, cache_dir=cache, force_download=True)
+    assert pushed.fetched() == RUNTIME
+
+
+def test_a_damaged_cache_is_an_error_where_nothing_may_be_downloaded(pushed: FakeHub) -> None:
+    pushed.damage["model.safetensors"] = 2
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        nfaug.load(REPO)
+    pushed.requests.clear()
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        nfaug.load(REPO, local_files_only=True)
+    assert pushed.requests == []
+
+
+def test_a_listing_without_a_network_fails_at_once(pushed: FakeHub) -> None:
+    pushed.up = False
+    with pytest.raises(HubError, match="network"):
+        listed()
+    assert len(pushed.requests) == 1
+
+
 def listed(*words: str) -> dict[str, Any]:
     return list_command.run(list_command.parser().parse_args([*words]))
 

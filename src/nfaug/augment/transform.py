@@ -174,13 +174,24 @@ class NFAugment(nn.Module):
         *,
         revision: str | None = None,
         token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
         autoencoder: AutoencoderSource | None = None,
         **options: Any,
     ) -> NFAugment:
         """Load a checkpoint with `nfaug.load`; `options` are keyword arguments of `NFAugment`."""
         from ..checkpoint.checkpoint import load  # a flow in memory needs no reader
 
-        loaded = load(checkpoint, revision=revision, token=token, autoencoder=autoencoder)
+        loaded = load(
+            checkpoint,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+            autoencoder=autoencoder,
+        )
         nfa = cls(loaded, **options)
         nfa._unchecked = str(checkpoint)
         return nfa

@@ -19,6 +19,7 @@ from ..flows.config import FlowConfig
 from ..flows.flow import Flow, check_finite
 from ..flows.latent_codec import LatentCodec
 from ..io.atomic import check_output, replace_directory
+from ..io.hub_options import HubOptions
 from ..io.lock import lock_output
 from ..io.tensors import read_tensors, write_tensors
 from .manifest import (
@@ -259,6 +260,9 @@ def load(
     *,
     revision: str | None = None,
     token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
     autoencoder: AutoencoderSource | None = None,
 ) -> Checkpoint:
     """Load a checkpoint: a bundled flow, a local directory or a repository of the Hub.
@@ -269,9 +273,12 @@ def load(
 
     Args:
         checkpoint: "builtin:NAME", an existing directory, or "owner/name", which is downloaded
-            into the cache of the Hub.
+            into the cache of the Hub. "owner/name@v1" is the revision v1.
         revision: Branch, tag or commit of the repository.
         token: Access token of the Hub; None for the one that is logged in, False for none.
+        cache_dir: Folder of the cache; None for that of huggingface_hub (HF_HUB_CACHE).
+        local_files_only: Read the cache and send no request.
+        force_download: Download files that are in the cache once more.
         autoencoder: The autoencoder of a flow on latents, or its file, directory or repository.
             By default the recorded repository is used, or the recorded file or directory if it
             lies in the checkpoint or beside it. One of your own must be passed.
@@ -283,6 +290,7 @@ def load(
         FileNotFoundError: This is neither a directory nor a possible repository name, or the
             autoencoder cannot be found.
         nfaug.hub.HubError: The repository cannot be read.
+        ValueError: `checkpoint` and `revision` name two revisions.
         ModuleNotFoundError: The autoencoder needs diffusers (the extra `vae`).
 
     >>> import nfaug
@@ -290,14 +298,21 @@ def load(
     >>> checkpoint.flow.config.image_size
     (28, 28)
     """
-    read = partial(read_checkpoint, autoencoder=autoencoder)
-    return read_resolved(read, checkpoint, revision=revision, token=token)
+    options = HubOptions(revision, token, cache_dir, local_files_only, force_download)
+    read = partial(read_checkpoint, autoencoder=autoencoder, hub=options)
+    return read_resolved(read, checkpoint, options)
 
 
 def read_checkpoint(
-    directory: Path, *, autoencoder: AutoencoderSource | None = None, on_latents: bool = True
+    directory: Path,
+    *,
+    autoencoder: AutoencoderSource | None = None,
+    hub: HubOptions | None = None,
+    on_latents: bool = True,
 ) -> Checkpoint:
     """Read and check a checkpoint directory; see `load`.
+
+    `hub` says how an autoencoder is read from a repository; its revision is the checkpoint's alone.
 
     Without `on_latents` the autoencoder of a flow on latents is not opened: the flow can be
     checked and saved, but neither encode nor decode images.
@@ -310,7 +325,9 @@ def read_checkpoint(
     codec = None
     if config.autoencoder is not None and on_latents:
         with reading_checkpoint(directory):
-            opened = find_autoencoder(config.autoencoder, near=directory, given=autoencoder)
+            opened = find_autoencoder(
+                config.autoencoder, near=directory, given=autoencoder, hub=hub
+            )
             codec = LatentCodec(opened, config.autoencoder).for_flow(config.flow)
     with reading_checkpoint(directory / MODEL, longest=10_000):
         tensors = read_tensors(directory / MODEL, files[MODEL])

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from ..io.hub_options import HubOptions
+
 __all__ = ["BUILTIN", "builtin_names", "read_resolved"]
 
 T = TypeVar("T")
@@ -21,17 +23,17 @@ def builtin_names() -> list[str]:
 def read_resolved(
     read: Callable[[Path], T],
     path_or_repo: str | Path,
+    options: HubOptions | None = None,
     *,
-    revision: str | None = None,
-    token: str | bool | None = None,
     whole: bool = True,
 ) -> T:
     """Read a checkpoint from a bundled flow, a local directory or the cache of the Hub.
 
     Args:
         read: Reads a checkpoint directory.
-        path_or_repo: "builtin:NAME", an existing directory, or a repository "owner/name".
-        revision, token, whole: For a repository; see `nfaug.checkpoint.repository.read_repository`.
+        path_or_repo: "builtin:NAME", an existing directory, or a repository "owner/name" or
+            "owner/name@revision".
+        options, whole: For a repository; see `nfaug.checkpoint.repository.read_repository`.
 
     Raises:
         CheckpointError: `read` raised it.
@@ -49,7 +51,8 @@ def read_resolved(
     path = Path(path_or_repo).expanduser()
     if path.is_dir():
         return read(path)
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+    repo_id = name.partition("@")[0]  # a revision may hold slashes
+    if path.exists() or repo_id.count("/") != 1 or name.startswith((".", "/", "~")):
         raise FileNotFoundError(
             f"{name!r} is no checkpoint directory, and no repository name of the form owner/name; "
             f"the bundled flows are {', '.join(builtin_names())}"
@@ -59,6 +62,6 @@ def read_resolved(
     from .repository import read_repository
 
     try:
-        return read_repository(read, name, revision=revision, token=token, whole=whole)
+        return read_repository(read, name, options, whole=whole)
     except HubError as error:  # the cause may be a mistyped path
         raise HubError(f"there is no directory {name!r}, and {error}") from error

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..io.errors import reading
+from ..io.hub_options import HubOptions
 from ..io.strict_json import read_json
 from ..io.tensors import read_tensors
 from ..io.text import public_name
@@ -176,7 +177,7 @@ class _Files(NamedTuple):
     weights: dict[str, Tensor]
 
 
-def _read(source: str | os.PathLike[str]) -> _Files:
+def _read(source: str | os.PathLike[str], hub: HubOptions | None = None) -> _Files:
     """Read a file, a directory or a repository, without building a model."""
     path = Path(source).expanduser()
     if not path.exists():
@@ -184,7 +185,7 @@ def _read(source: str | os.PathLike[str]) -> _Files:
             raise FileNotFoundError(f"there is no file {str(source)!r}")
         from ..io.hub import download
 
-        path = download(str(source), [_CONFIG, _WEIGHTS, f"{path.name}.safetensors"])
+        path = download(str(source), [_CONFIG, _WEIGHTS, f"{path.name}.safetensors"], hub)
     settings: dict[str, Any] = {}
     if (path / _CONFIG).is_file():
         settings = _read_settings(path)
@@ -331,7 +332,11 @@ def _tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def find_autoencoder(
-    config: AutoencoderConfig, *, near: Path, given: AutoencoderSource | None = None
+    config: AutoencoderConfig,
+    *,
+    near: Path,
+    given: AutoencoderSource | None = None,
+    hub: HubOptions | None = None,
 ) -> Any:
     """Open the autoencoder that a checkpoint was trained with.
 
@@ -339,6 +344,7 @@ def find_autoencoder(
         config: The checkpoint's record.
         near: The checkpoint's directory. A recorded path is searched in it and beside it.
         given: An autoencoder, its path or its repository, to use instead.
+        hub: How a repository is read, but for the revision: it is the checkpoint's.
 
     Raises:
         FileNotFoundError: If a recorded path is in neither place, or an object is not given.
@@ -357,7 +363,7 @@ def find_autoencoder(
         model = open_autoencoder(source)
         _check_sha256(weights_sha256(model), source, config, near)
         return model
-    files = _read(source)
+    files = _read(source, None if hub is None else hub.at(None))
     # Check before the model is built, because settings and weights may come from a stranger.
     _check_sha256(_tensors_sha256(files.weights), source, config, near)
     return _build(files, str(source))

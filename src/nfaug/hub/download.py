@@ -9,6 +9,7 @@ from nfaug.checkpoint.checkpoint import read_checkpoint
 from nfaug.checkpoint.manifest import CONFIG, PICTURE, TENSOR_FILES, read_manifest
 from nfaug.checkpoint.repository import read_repository
 from nfaug.io.atomic import check_output, replace_directory
+from nfaug.io.hub_options import HubOptions
 from nfaug.io.lock import lock_output
 
 __all__ = ["pull"]
@@ -31,7 +32,7 @@ def pull(
     once more. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HUB_CACHE have their usual effect.
 
     Args:
-        repo_id: "owner/name".
+        repo_id: "owner/name" or "owner/name@revision".
         revision: Branch, tag or commit; the main branch by default.
         out: Copy the checkpoint with its card and picture into this directory, atomically.
         token: Access token; None for the one that is logged in, False for none.
@@ -47,14 +48,13 @@ def pull(
     >>> from nfaug.hub import pull
     >>> pull("someone/cats", out="cats")  # doctest: +SKIP
     """
+    options = HubOptions(revision=revision, token=token)
     if out is None:
-        return read_repository(_check_folder, repo_id, revision=revision, token=token)
+        return read_repository(_check_folder, repo_id, options)
     copy = Path(out).expanduser()
     check_output(copy, overwrite=overwrite)
     with lock_output(copy):
-        folder = read_repository(
-            _check_folder, repo_id, revision=revision, token=token, extras=_EXTRAS
-        )
+        folder = read_repository(_check_folder, repo_id, options, extras=_EXTRAS)
         stale = frozenset(TENSOR_FILES).union(_EXTRAS)  # none of it describes the new flow
         names = [CONFIG]
         names += read_manifest(folder)["files"]

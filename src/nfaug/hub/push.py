@@ -17,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from nfaug.checkpoint.checkpoint import Checkpoint, read_checkpoint
 from nfaug.checkpoint.manifest import PICTURE, TENSOR_FILES
 from nfaug.io.hub import HubError, hub_errors
+from nfaug.io.hub_options import HubOptions
 from nfaug.pictures.preview import sample_grid
 
 from .card import make_card, set_privacy
@@ -89,7 +90,7 @@ def push_to_hub(
     api = HfApi(token=token, library_name="nfaug")
     with (
         _staged(checkpoint, repo_id, memory, license, data) as (staged, generated_card),
-        hub_errors(repo_id, revision),
+        hub_errors(repo_id, HubOptions(revision=revision)),
     ):
         api.create_repo(repo_id, private=private, exist_ok=True)
         if private and not api.model_info(repo_id).private:

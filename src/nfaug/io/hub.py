@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from .hub_options import HubOptions
 from .strict_json import LONGEST
 from .text import printable
 from .version import __version__
@@ -26,7 +27,7 @@ class HubError(OSError):
 
 
 @contextlib.contextmanager
-def hub_errors(what: str, revision: str | None = None) -> Iterator[None]:
+def hub_errors(what: str, options: HubOptions | None = None) -> Iterator[None]:
     """Turn what the client raises about `what`, such as a repository, into a HubError.
 
     The error names the Hub's address. Text of the server is shown without control characters.
@@ -36,22 +37,21 @@ def hub_errors(what: str, revision: str | None = None) -> Iterator[None]:
     except (HubError, HFValidationError, UserWarning):
         raise  # HFValidationError explains the form of a name
     except Exception as error:  # the client and its HTTP library have dozens of types
-        subject = what if revision is None else f"{what} (revision {revision!r})"
+        options = options or HubOptions()
+        subject = what if options.revision is None else f"{what} (revision {options.revision!r})"
+        cache = options.cache_dir or constants.HF_HUB_CACHE
         reason = f"{type(error).__name__}: {printable(error, longest=1000)}"
         raise HubError(
             f"{subject} at {constants.ENDPOINT}: {reason}. Check the name, the network "
             "(HF_HUB_OFFLINE, HF_ENDPOINT), the token ('hf auth login' or HF_TOKEN) and the space "
-            f"in the cache {constants.HF_HUB_CACHE}, then try again"
+            f"in the cache {cache}, then try again"
         ) from error
 
 
 def download(
     repo_id: str,
     names: Iterable[str],
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    force: bool = False,
+    options: HubOptions | None = None,
 ) -> Path:
     """Download files into the client's cache and return their folder.
 
@@ -61,34 +61,36 @@ def download(
     Args:
         repo_id: "owner/name".
         names: Names of files; those that do not exist are left out.
-        revision: Branch, tag or commit; the main branch by default.
-        token: Access token; None for the one that is logged in, False for none.
-        force: Download files that are in the cache once more.
+        options: Revision, token, cache and the like.
 
     Raises:
         HubError: The repository cannot be read, or a file is too large.
         ValueError: `repo_id` is not a repository name.
     """
     wanted = list(names)
+    options = options or HubOptions()
 
     def fetch(*, only_cached: bool) -> Path:
         folder = snapshot_download(
             repo_id,
-            revision=revision,
-            token=token,
+            revision=options.revision,
+            token=options.token,
+            cache_dir=options.cache_dir,
             allow_patterns=wanted,
-            force_download=force,
+            force_download=options.force_download,
             local_files_only=only_cached,
             library_name="nfaug",
             library_version=__version__,
         )
         return Path(folder)
 
-    with hub_errors(repo_id, revision):
+    with hub_errors(repo_id, options):
+        if options.local_files_only:
+            return fetch(only_cached=True)
         try:
             for name in wanted:
                 if not name.endswith(".safetensors"):
-                    _check_size(repo_id, name, revision, token)
+                    _check_size(repo_id, name, options)
         except (HubError, RevisionNotFoundError):
             raise
         # The client and its HTTP library have dozens of types for a network or a Hub that does not
@@ -101,15 +103,15 @@ def download(
         return fetch(only_cached=False)
 
 
-def _check_size(repo_id: str, name: str, revision: str | None, token: str | bool | None) -> None:
+def _check_size(repo_id: str, name: str, options: HubOptions) -> None:
     """Raise HubError if the Hub says that a file is too large, or does not say its size.
 
     A file that does not exist is no error.
     """
-    url = hf_hub_url(repo_id, name, revision=revision)
+    url = hf_hub_url(repo_id, name, revision=options.revision)
     try:
         metadata = get_hf_file_metadata(
-            url, token=token, library_name="nfaug", library_version=__version__
+            url, token=options.token, library_name="nfaug", library_version=__version__
         )
     except EntryNotFoundError:
         return
