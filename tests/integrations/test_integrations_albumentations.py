@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # no version check over the network
@@ -116,11 +119,46 @@ def test_workers_load_the_flow_lazily(flow_dir: str) -> None:
     assert transform.nfa.num_classes == 3
 
 
+def test_labels_of_every_type(flow_dir: str) -> None:
+    transform = A.Compose([NFATransform(flow_dir, config=OPEN, p=1.0)])
+
+    def variant(label: Any) -> np.ndarray:
+        transform.set_random_seed(1)
+        out = transform(image=picture(), label=label)
+        assert out["label"] is label
+        return out["image"]
+
+    expected = variant(1)
+    name = NAMES[1]
+    for label in (np.int32(1), np.array(1), torch.tensor(1), name, np.str_(name), np.array(name)):
+        assert (variant(label) == expected).all(), repr(label)
+
+
+def test_targets_are_stated_as_albumentations_states_them(flow_dir: str) -> None:
+    transform = NFATransform(flow_dir)
+    assert transform.available_keys == set(transform.targets) == {"image"}
+    doc = NFATransform.__doc__ or ""
+    assert "Targets:\n        image\n" in doc
+    assert "Image types:\n        uint8, float32\n" in doc
+
+
+def test_the_successor_of_albumentations_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same import name, with another hook for draws."""
+    successor = ModuleType("albumentations")
+    vars(successor).update(__version__="2.5.1", ImageOnlyTransform=type("T", (), {}))
+    monkeypatch.setitem(sys.modules, "albumentations", successor)
+    monkeypatch.delitem(sys.modules, NFATransform.__module__)
+    with pytest.raises(ImportError, match="AlbumentationsX") as caught:
+        importlib.import_module(NFATransform.__module__)
+    assert "\n" not in str(caught.value)
+
+
 def test_invalid_calls(flow_dir: str, tmp_path: Path) -> None:
     transform = NFATransform(flow_dir, p=1.0)
     with pytest.raises(ValueError, match="label"):
         transform(image=picture())
-    for label in (3, -1, 1.0, "cat"):
+    one_hot = np.array([0, 1, 0])
+    for label in (3, -1, 1.0, "no such class", one_hot, torch.tensor([1]), np.array(3), None):
         with pytest.raises(ValueError, match=r"\[0, 3\)"):
             transform(image=picture(), label=label)
     with pytest.raises(ValueError, match="mean="):

@@ -15,11 +15,19 @@ from typing import Any
 import albumentations
 import numpy as np
 import torch
+from albumentations.core.type_definitions import Targets
 
 from ..augment.config import MixConfig
 from ..augment.transform import NFAParams, NFAugment
 
 __all__ = ["NFATransform"]
+
+if not hasattr(albumentations.ImageOnlyTransform, "get_params_dependent_on_data"):
+    raise ImportError(
+        "NFATransform needs albumentations 2.0 (MIT); the installed albumentations "
+        f"{albumentations.__version__} is AlbumentationsX (AGPL), whose transforms draw in another "
+        'way. Install "nfaug[albumentations]" in its place, or call NFAugment on batches'
+    )
 
 # albumentations' names of targets other than a single image. Several images would need several
 # labels, and mixing moves what masks, boxes and keypoints mark.
@@ -31,8 +39,15 @@ _REFUSED = (
 class NFATransform(albumentations.ImageOnlyTransform):
     """Mix an image with one of its class from the checkpoint's memory: `t(image=x, label=3)`.
 
-    Images are uint8, or float32 in [0, 1], of shape (H, W, C) or (H, W). `to_dict` and `from_dict`
-    store the name of the checkpoint.
+    A label is an integer, an array or a tensor without dimensions, or the name of a class. Images
+    have shape (H, W, C) or (H, W); float32 ones lie in [0, 1]. `to_dict` and `from_dict` store the
+    name of the checkpoint.
+
+    Targets:
+        image
+
+    Image types:
+        uint8, float32
 
     Args:
         checkpoint: Directory, Hub repository or "builtin:NAME". Its PCA must have a memory, unless
@@ -47,6 +62,8 @@ class NFATransform(albumentations.ImageOnlyTransform):
             sample has several images, a volume, masks, boxes or keypoints, or the checkpoint has no
             memory.
     """
+
+    _targets = Targets.IMAGE
 
     def __init__(
         self,
@@ -125,15 +142,25 @@ class NFATransform(albumentations.ImageOnlyTransform):
     ) -> dict[str, Any]:
         """Draw partner, weights and noise, from `self.random_generator`."""
         nfa = self.nfa
-        label = data[self.label_key]
-        if not isinstance(label, (int, np.integer)) or not 0 <= label < nfa.num_classes:
+        label = self._index_of(data[self.label_key])
+        generator = torch.Generator().manual_seed(int(self.random_generator.integers(2**32)))
+        draws = nfa.make_params(torch.tensor([label]), generator=generator)
+        return {"label": label, "draws": draws}
+
+    def _index_of(self, given: Any) -> int:
+        """The index of a class, from its index or its name."""
+        nfa = self.nfa
+        label = given
+        if isinstance(label, (np.ndarray, np.generic, torch.Tensor)) and label.ndim == 0:
+            label = label.item()
+        if isinstance(label, str) and label in nfa.classes:
+            return nfa.classes.index(label)
+        if not isinstance(label, int) or not 0 <= label < nfa.num_classes:
             raise ValueError(
                 f"{self.label_key}= must be the image's class, an integer in [0, "
-                f"{nfa.num_classes}); got {label!r}"
+                f"{nfa.num_classes}) or a name such as {list(nfa.classes[:5])}; got {given!r:.80}"
             )
-        generator = torch.Generator().manual_seed(int(self.random_generator.integers(2**32)))
-        draws = nfa.make_params(torch.tensor([int(label)]), generator=generator)
-        return {"label": int(label), "draws": draws}
+        return label
 
     def apply(self, img: np.ndarray, label: int, draws: NFAParams, **params: Any) -> np.ndarray:
         """The image moved towards the partner."""
