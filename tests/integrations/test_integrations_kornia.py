@@ -107,7 +107,50 @@ def test_evaluation_copies_and_state(batch: tuple[Tensor, Tensor]) -> None:
     assert torch.equal(augment(images, labels)[0], images)
 
 
+def test_one_image_and_keepdim(batch: tuple[Tensor, Tensor]) -> None:
+    """`keepdim` returns an image without a batch as it came, in training and in evaluation."""
+    images, labels = batch
+    torch.manual_seed(1)
+    kept, _ = made(keepdim=True)(images[0], labels[:1])
+    torch.manual_seed(1)
+    promoted, _ = made()(images[0], labels[:1])
+    assert kept.shape == images[0].shape
+    assert not torch.equal(kept, images[0])
+    assert torch.equal(promoted, kept[None])
+    nfa = made(keepdim=True)
+    assert nfa(images, labels)[0].shape == images.shape
+    assert torch.equal(nfa.eval()(images[0], labels[:1])[0], images[0])
+
+
+def test_p_batch_switches_whole_batches(batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    torch.manual_seed(0)
+    changed = []
+    nfa = made(p_batch=0.5)
+    for _ in range(12):
+        new, _ = nfa(images, labels)
+        share = (new != images).flatten(1).any(1).float().mean().item()
+        changed.append(share)
+    assert set(changed) == {0.0, 1.0}
+    assert torch.equal(made(p_batch=0.0)(images, labels)[0], images)
+
+
+def test_apply_transform_takes_the_whole_batch(batch: tuple[Tensor, Tensor]) -> None:
+    """As kornia's own tests call it, with the parameters and the matrix of the batch."""
+    images, labels = batch
+    nfa = made(p=0.5)
+    new, _ = nfa(images, labels)
+    params = nfa._params
+    matrix = nfa.compute_transformation(images, params, nfa.flags)
+    nfa.labels = labels
+    assert torch.equal(nfa.apply_transform(images, params, nfa.flags, matrix), new)
+
+
 def test_what_is_refused(batch: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(ValueError, match="same_on_batch"):
+        made(same_on_batch=True)
+    with pytest.raises(ValueError, match="p_batch"):
+        made(p_batch=1.5)
     with pytest.raises(ValueError, match="same_on_batch"):
         contained(made(), same_on_batch=True)(*batch)
     with pytest.raises(ValueError, match="with_labels"):

@@ -51,14 +51,30 @@ class NFAugmentation(IntensityAugmentationBase2D):
     Args:
         checkpoint: As for `NFAugment`.
         p: Probability that an image is augmented; by default that of `NFAugment`.
+        p_batch: Probability that a batch is augmented at all.
+        keepdim: Return one image (C, H, W) as it came; otherwise as a batch (1, C, H, W).
+        same_on_batch: False; kornia's other value is impossible.
         options: Other keyword arguments of `NFAugment`.
 
     Raises:
-        ValueError: See `NFAugment`; or p is a number for each class. At a call: labels are missing,
-            or a sample has masks, boxes, keypoints or videos.
+        ValueError: See `NFAugment`; p is a number for each class; p_batch is no probability; or
+            same_on_batch is True, since each image has a partner of its own. At a call:
+            labels are missing, or a sample has masks, boxes, keypoints or videos.
     """
 
-    def __init__(self, checkpoint: Any, p: float | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        checkpoint: Any,
+        p: float | None = None,
+        *,
+        p_batch: float = 1.0,
+        keepdim: bool = False,
+        same_on_batch: bool = False,
+        **options: Any,
+    ) -> None:
+        _check_same_on_batch(same_on_batch)
+        if not 0 <= p_batch <= 1:
+            raise ValueError(f"p_batch must be a probability in [0, 1]; got {p_batch}")
         if p is not None:
             options["p"] = p
         nfa = NFAugment(checkpoint, **options)
@@ -67,15 +83,14 @@ class NFAugmentation(IntensityAugmentationBase2D):
             raise ValueError(
                 f"p must be one number, since kornia draws the images; got {probability}"
             )
-        super().__init__(p=probability)
+        super().__init__(p=probability, p_batch=p_batch, keepdim=keepdim)
         nfa.config = dataclasses.replace(nfa.config, p=1.0)  # of the images that kornia draws
         self.nfa = nfa
         self.labels: Any = None  # of the batch that is being augmented
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """The seed of the draws."""
-        if self.same_on_batch:
-            raise ValueError("same_on_batch=True is impossible: each image has its own partner")
+        _check_same_on_batch(self.same_on_batch)  # a container may have set it
         return {"seed": torch.tensor([own_seed()])}
 
     def forward(  # type: ignore[override]
@@ -102,7 +117,19 @@ class NFAugmentation(IntensityAugmentationBase2D):
         transform: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
-        """Called by kornia with all images of a batch."""
+        """Called by kornia with all images of a batch, or with one image."""
+        images = self.transform_tensor(input)
+        images = self.apply_transform(images, params, flags, transform)
+        return self.transform_output_tensor(images, tuple(input.shape))
+
+    def apply_transform(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """The images (B, C, H, W), of which those that `params` chooses are augmented."""
         if not self.is_on():
             return input
         if self.labels is None:
@@ -126,6 +153,11 @@ class NFAugmentation(IntensityAugmentationBase2D):
     def is_on(self) -> bool:
         """Whether images are augmented: in training, unless `nfa.enabled` is false."""
         return self.training and self.nfa.enabled
+
+
+def _check_same_on_batch(value: bool | None) -> None:
+    if value:
+        raise ValueError("same_on_batch=True is impossible: each image has its own partner")
 
 
 def with_labels(container: nn.Module) -> nn.Module:
