@@ -98,6 +98,8 @@ def test_unsupported_samples_raise(nfa: NFAugment) -> None:
         {"image": images, "labels": labels, "keypoints": [[labels] * 2]},
         {"image": images, "labels": labels, "masks": [*mask]},
         (tv_tensors.Video(images[None]), labels),
+        (tv_tensors.Video(images[:, None]), labels),  # (B, T, C, H, W), as MixUp takes them
+        (images[:, None], labels),
         ([pil] * 6, labels),
         (images, labels, mask),
         [images, labels, mask[:, None].long()],
