@@ -128,7 +128,12 @@ def test_timm_runs_a_script(
     out, error = capsys.readouterr()
     stats = json.loads(out)
     assert stats["seen"] == stats["applied"] == 12, "noise needs no partner"
-    assert "NFA: of 12 images" in error
+    assert error == "", "counts are printed once"
+    words.remove("--json")
+    assert main([*words, "--", "--model", "tiny", "-b=4"]) == 0
+    out, error = capsys.readouterr()
+    assert (out + error).count("12") == 2, "of 12 images applied 12"
+    assert out.startswith("NFA: of 12 images applied 12,")
 
 
 def test_timm_without_its_script(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +170,12 @@ def test_timm_without_the_dashes(tiny_path: Path, capsys: pytest.CaptureFixture[
     for option in ("--model", "-b"):
         with pytest.raises(SystemExit, match="2"):
             main([*words, option, "7"])
-        assert option in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert option in error
+        assert "follow --," in error
+    with pytest.raises(SystemExit, match="2"):
+        main(["info", "builtin:rgb32", "--model"])
+    assert "follow" not in capsys.readouterr().err
 
 
 def test_words_after_the_dashes_are_the_scripts_own() -> None:

@@ -235,6 +235,35 @@ def test_models_by_script_and_by_example(
     assert "'seen': 12" in printed[-1]
 
 
+def test_what_is_refused_is_refused_before_data_are_read(tmp_path: Path) -> None:
+    """In each way to write an option; and what has no effect is not refused."""
+    ran = tmp_path / "ran"
+    script = tmp_path / "script.py"
+    script.write_text(f"open({str(ran)!r}, 'w').close()\n")
+    mixing = ["--mixup", "0.8", "--cutmix-minmax", "0.2", "0.8"]
+    refused = [
+        ("--naflex-loader", ["--naflex-loader"]),
+        ("--aug-splits", ["data", "--lr", "0.1", "--aug-splits=3"]),
+        ("half", [*mixing, "--mixup-mode", "half"]),
+        ("half", ["--cutmix=1", "--mixup-mode=half"]),
+    ]
+    for token, words in refused:
+        with pytest.raises(ValueError, match=token):
+            run_script(script, words, make_nfa())
+    assert not ran.exists()
+    taken = [
+        ["--aug-splits", "0", "-b", "4"],
+        ["--mixup-mode", "half"],
+        [*mixing, "--mixup-mode", "half", "--no-prefetcher"],
+        ["--mixup", "a word"],
+    ]
+    for words in taken:
+        ran.unlink(missing_ok=True)
+        with pytest.raises(ValueError, match="create_loader"):
+            run_script(script, words, make_nfa())
+        assert ran.exists(), words
+
+
 def test_scripts_that_will_not_do(folder: Path, tmp_path: Path) -> None:
     nfa = make_nfa()
     with pytest.raises(ValueError, match="nowhere"):

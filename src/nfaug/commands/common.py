@@ -73,6 +73,8 @@ set_parsing_settings(import_path_denylist=["*"])
 class CommandParser(ArgumentParser):
     """An argument parser whose options have hyphens: `--max-minutes`, `--dataset.per-class`."""
 
+    unknown_hint = ""  # what an error adds after arguments that the command does not have
+
     def __init__(self, **options: Any) -> None:
         options = {"formatter_class": argparse.HelpFormatter, "allow_abbrev": False, **options}
         super().__init__(print_config="--print-config", parser_mode=_YAML, **options)
@@ -121,6 +123,8 @@ class CommandParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with code 2 after the message in one line."""
         line = _in_plain_words(" ".join(printable(message).split()))
+        if line.lower().startswith("unrecognized arguments"):
+            line += self.unknown_hint
         shown = printable(line, longest=_LONGEST_ERROR)  # it may quote a value of any length
         self.exit(2, f"{self.prog}: error: {shown} (see {self.prog} --help)\n")
 
@@ -206,7 +210,7 @@ def _described(help: str, default: Any = None, required: bool = False, **_: Any)
     return text.replace("%", "%%")
 
 
-def new_parser(command: str, description: str, epilog: str | None = None) -> ArgumentParser:
+def new_parser(command: str, description: str, epilog: str | None = None) -> CommandParser:
     """Create the parser of a command, with --json."""
     parser = CommandParser(prog=f"nfaug {command}", description=description, epilog=epilog)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

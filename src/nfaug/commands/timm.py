@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from argparse import SUPPRESS
 from collections.abc import Sequence
@@ -39,6 +38,10 @@ def parser() -> ArgumentParser:
         "Mixup and CutMix run after NFA, on the device. Random erasing runs in timm's prefetcher, "
         "before NFA.",
     )
+    parser.unknown_hint = (
+        ". Arguments of the script follow --, as in: nfaug timm train.py --checkpoint my-flow -- "
+        "--model resnet18"
+    )
     parser.add_argument("script", help="the script; its own arguments follow --")
     parser.add_argument("--checkpoint", required=True, help=CHECKPOINT)
     add_autoencoder(parser)
@@ -48,8 +51,8 @@ def parser() -> ArgumentParser:
     return parser
 
 
-def run(arguments: Namespace) -> dict[str, Any]:
-    """Run the script, then print NFA's counters."""
+def run(arguments: Namespace) -> dict[str, Any] | str:
+    """Run the script, and return NFA's counters: with --json as figures, otherwise as a line."""
     from ..integrations.timm import run_script
     from ..integrations.timm.script import format_stats
 
@@ -67,5 +70,4 @@ def run(arguments: Namespace) -> dict[str, Any]:
             raise
         traceback.print_exception(error)
         raise SystemExit(1) from None
-    print(format_stats(stats), file=sys.stderr)
-    return dict(stats)
+    return dict(stats) if arguments.json else format_stats(stats)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import runpy
 import sys
@@ -16,6 +17,8 @@ from ...augment.transform import NFAugment
 from .loader import NFALoader
 
 __all__ = ["format_stats", "run_script"]
+
+_NAFLEX = "NFA needs images of one size: leave out --naflex-loader"
 
 
 def run_script(
@@ -40,10 +43,12 @@ def run_script(
         NFA's counters (see `NFAugment.stats`).
 
     Raises:
-        ValueError: There is no such script, or it makes no training loader that NFA supports.
+        ValueError: There is no such script, its arguments ask for what NFA does not support, or it
+            makes no training loader that NFA supports.
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no script {str(path)!r}; pass the path of timm's train.py")
+    _check_arguments(argv)
     loaders: list[NFALoader] = []
     data: Any = timm.data  # scripts import create_loader from here
     create = data.create_loader
@@ -60,7 +65,7 @@ def run_script(
         return loaders[-1]
 
     def create_naflex_loader(*_: Any, **__: Any) -> Any:
-        raise ValueError("NFA needs images of one size: leave out --naflex-loader")
+        raise ValueError(_NAFLEX)
 
     script_argv = [str(path)]
     script_argv += argv
@@ -84,6 +89,32 @@ def run_script(
             "used; wrap the script's loader in NFALoader"
         )
     return nfa.stats()
+
+
+def _check_arguments(argv: Sequence[str]) -> None:
+    """Raise ValueError for options of timm's script that its loaders would be refused for.
+
+    The loaders are made after the model and the data sets, which may take minutes.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--naflex-loader", action="store_true")
+    parser.add_argument("--no-prefetcher", action="store_true")
+    parser.add_argument("--aug-splits", type=int, default=0)
+    parser.add_argument("--mixup-mode", default="batch")
+    parser.add_argument("--mixup", type=float, default=0.0)
+    parser.add_argument("--cutmix", type=float, default=0.0)
+    parser.add_argument("--cutmix-minmax", nargs="+")
+    try:
+        options, _ = parser.parse_known_args(argv)
+    except argparse.ArgumentError:  # the script's own parser says what is wrong
+        return
+    if options.naflex_loader:
+        raise ValueError(_NAFLEX)
+    if options.aug_splits:
+        raise ValueError("NFA does not support AugMix splits; remove --aug-splits")
+    mixes = options.mixup or options.cutmix or options.cutmix_minmax
+    if mixes and options.mixup_mode == "half" and not options.no_prefetcher:
+        raise ValueError("--mixup-mode half runs before NFA; use batch, pair or elem")
 
 
 def format_stats(stats: dict[str, int]) -> str:
