@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..checkpoint.autoencoder_file import copy_autoencoder
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.manifest import PICTURE
 from ..classes.priors import fitted_priors
@@ -32,7 +33,7 @@ def parser() -> ArgumentParser:
         "Fit a checkpoint to your classes in one pass over your images: class Gaussians, PCA axes "
         "and the memory of partners. Without --per-class, at most 1,000 images of a class are "
         "used. Nothing is trained. builtin:pixels mixes pixels or, with --autoencoder FILE, the "
-        "latents of this autoencoder.",
+        "latents of this autoencoder; a file of up to 64 MiB is copied into the checkpoint.",
     )
     add_checkpoint(parser)
     add_data_options(parser, "train")
@@ -70,6 +71,12 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         if checkpoint is None:
             return None
         checkpoint.save(out, overwrite=True)
+        copy_autoencoder(
+            checkpoint.config.autoencoder,
+            out,
+            given=arguments.autoencoder,
+            base=arguments.checkpoint,
+        )
         shutil.rmtree(folder, ignore_errors=True)
         write_picture(out / PICTURE, preview_grid(checkpoint, dataset, seed=arguments.seed))
     assert checkpoint.pca is not None

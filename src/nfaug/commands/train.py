@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from ..checkpoint.autoencoder_file import copy_autoencoder
 from ..checkpoint.checkpoint import load
 from ..checkpoint.manifest import CONFIG, PICTURE
 from ..data.open import DATA_SOURCES, open_dataset
@@ -152,6 +153,12 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
                 return None
             with stopped_from_outside(Snapshots(out)):
                 _save(arguments, result, dataset, out)
+                copy_autoencoder(
+                    result.checkpoint.config.autoencoder,
+                    out,
+                    given=config.autoencoder,
+                    base=arguments.checkpoint,
+                )
         record = result.checkpoint.config
         return {"out": str(out), **record.training, "held_out": record.metrics}
     finally:

@@ -38,6 +38,7 @@ __all__ = [
     "find_autoencoder",
     "name_of",
     "open_autoencoder",
+    "recorded_source",
     "weights_sha256",
 ]
 
@@ -353,7 +354,7 @@ def find_autoencoder(
     """
     source = given
     if source is None:
-        source = _recorded_source(config, near)
+        source = recorded_source(config, near)
     if source is None:
         raise FileNotFoundError(
             f"the flow of {near} needs its autoencoder, the {config.kind} {config.name!r}, which "
@@ -369,7 +370,7 @@ def find_autoencoder(
     return _build(files, str(source))
 
 
-def _recorded_source(config: AutoencoderConfig, near: Path) -> str | Path | None:
+def recorded_source(config: AutoencoderConfig, near: Path) -> str | Path | None:
     """The repository of the record, or its path in or beside the checkpoint `near`, if any."""
     if config.kind == "hub":
         return config.name

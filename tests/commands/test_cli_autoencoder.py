@@ -1,0 +1,71 @@
+"""A file given as --autoencoder, and the commands that open what was made with it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from autoencoder_tools import make_autoencoder
+from command_tools import run_main
+from nfa_tools import write_images
+
+import nfaug
+from nfaug.checkpoint import autoencoder_file
+from nfaug.checkpoint.autoencoder_file import copy_autoencoder
+from nfaug.hub.push import plan_push
+
+NAME = "tiny.safetensors"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("elsewhere")
+    weights = make_autoencoder(folder / "vae", "AutoencoderTiny")
+    return weights.joinpath("diffusion_pytorch_model.safetensors").rename(folder / NAME)
+
+
+def test_the_file_of_a_fit_is_copied(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What fit made is opened by the other commands, and by a fit that starts from it."""
+    images = write_images(tmp_path / "images", 24, train=4, val=2)
+    data = ["--data", images / "train"]
+    flow = tmp_path / "one" / "flow"
+    words = ["fit", "--checkpoint", "builtin:pixels", "--autoencoder", file, *data, "--rank", "2"]
+    words += ["--image-size", "32", "--out", flow]
+    assert run_main(capsys, *words).code == 0
+    assert (flow / NAME).read_bytes() == file.read_bytes()
+    assert str(file.parent) not in (flow / "config.json").read_text()
+    found = run_main(capsys, "info", flow, "--json").json["autoencoder"]
+    assert (found["kind"], found["name"]) == ("file", NAME)
+    picture = ["preview", "--checkpoint", flow, *data, "--out", tmp_path / "grid.png"]
+    assert run_main(capsys, *picture).code == 0
+    assert NAME not in plan_push(flow).files
+    again = tmp_path / "two" / "flow"
+    words = ["fit", "--checkpoint", flow, *data, "--rank", "2", "--out", again]
+    assert run_main(capsys, *words).code == 0
+    assert nfaug.load(again).config.autoencoder == nfaug.load(flow).config.autoencoder
+
+
+def test_what_is_not_copied(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = tmp_path / "flow"
+    flow.mkdir()
+    record = nfaug.flows.autoencoder.AutoencoderConfig(
+        kind="file", name=NAME, sha256="0" * 64, channels=3, image_size=(32, 32), mean=(0.0,),
+        std=(1.0,), noise=0.5,
+    )  # fmt: skip
+    beside = Path(shutil.copy(file, tmp_path / NAME))
+    copy_autoencoder(record, flow, given=beside)
+    copy_autoencoder(None, flow, given=file)
+    copy_autoencoder(record, flow, given=tmp_path)
+    assert list(flow.iterdir()) == []
+    beside.write_bytes(b"another")
+    monkeypatch.setattr(autoencoder_file, "_LARGEST", 10)
+    copy_autoencoder(record, flow, given=file)
+    assert list(flow.iterdir()) == [], "large files"
+    monkeypatch.undo()
+    copy_autoencoder(record, flow, given=file)
+    copy_autoencoder(record, flow, given=flow / NAME)
+    assert (flow / NAME).read_bytes() == file.read_bytes(), "what lies beside it is another"
+    assert [path.name for path in flow.iterdir()] == [NAME]
