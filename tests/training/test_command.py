@@ -29,3 +29,28 @@ def test_image_size(tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFix
     assert yaml.safe_load((out / "train.yaml").read_text())["dataset"]["image_size"] == [16, 12]
     assert main(["train", "--resume", str(out), "--epochs", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 6
+
+
+def test_an_unfinished_and_a_finished_run_say_so(
+    tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(SETTINGS)
+    out = tmp_path / "run"
+    words = ["train", "--data", str(tiny_folder), "--out", str(out), "-c", str(file)]
+    assert main(words) == 0
+    finished = (out / "model.safetensors").read_bytes()
+    capsys.readouterr()
+    assert main(["train", "--resume", str(out)]) == 0
+    error = capsys.readouterr().err
+    assert "training had finished" in error
+    assert (out / "model.safetensors").read_bytes() == finished
+    assert main(["train", "--resume", str(out), "--epochs", "2"]) == 0
+    assert "finished" not in capsys.readouterr().err
+    (out / "config.json").unlink()  # as it is before the end
+    preview = ["preview", "--data", str(tiny_folder), "--out", str(tmp_path / "grid.png")]
+    for command in (["info", str(out)], [*preview, "--checkpoint", str(out)]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert "unfinished run" in error
+        assert f"--resume {out}" in error

@@ -20,6 +20,7 @@ __all__ = [
     "MODEL",
     "PCA",
     "PICTURE",
+    "RUN_SETTINGS",
     "TENSOR_FILES",
     "CheckpointError",
     "dump_manifest",
@@ -33,6 +34,7 @@ GAUSSIANS = "gaussians.safetensors"
 PCA = "pca.safetensors"
 FORMAT_VERSION = 1
 PICTURE = "samples.png"  # beside a checkpoint: images and variants of its flow
+RUN_SETTINGS = "train.yaml"  # of `nfaug train`, which writes it first and config.json at its end
 TENSOR_FILES = (MODEL, GAUSSIANS, PCA)
 _OBJECTS = ("flow", "preprocessing", "gaussians", "training", "metrics")
 _REQUIRED = {"format_version", "library_version", "class_names", "files"}.union(_OBJECTS)
@@ -87,6 +89,11 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
         CheckpointError: There is no such file, or it is damaged, too large or of a newer format.
     """
     file = Path(directory) / CONFIG
+    if not file.is_file() and (file.parent / RUN_SETTINGS).is_file():
+        raise CheckpointError(
+            f"{file.parent} is an unfinished run of nfaug train, without a {CONFIG} yet: wait for "
+            f"its end, or continue it with nfaug train --resume {file.parent}"
+        )
     if not file.is_file():
         raise CheckpointError(f"{file.parent} is not an nfaug checkpoint: it has no {CONFIG}")
     try:

@@ -12,7 +12,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from ..checkpoint.autoencoder_file import copy_autoencoder
 from ..checkpoint.checkpoint import load
-from ..checkpoint.manifest import CONFIG, PICTURE
+from ..checkpoint.manifest import CONFIG, PICTURE, RUN_SETTINGS
 from ..data.open import DATA_SOURCES, open_dataset
 from ..io.atomic import check_output, write_picture, write_text
 from ..io.lock import lock_output
@@ -29,7 +29,6 @@ from .common import add_image_size, new_parser
 
 __all__ = ["expand", "parser", "run"]
 
-SETTINGS = "train.yaml"
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a package is missing; 2 bad input; 3 training diverged; 4 stopped from "
     "outside (disk full, images lost, another process ended); 130 and 143 interrupted by Ctrl-C "
@@ -57,9 +56,11 @@ def expand(argv: Sequence[str]) -> list[str]:
             expanded += ["-c", str(recipe_path(name))]
         elif option == "--resume":
             folder = value or next(words, "")
-            settings = Path(folder).expanduser() / SETTINGS
+            settings = Path(folder).expanduser() / RUN_SETTINGS
             if not folder or not settings.is_file():
-                raise ValueError(f"--resume needs the --out of a run; {folder!r} has no {SETTINGS}")
+                raise ValueError(
+                    f"--resume needs the --out of a run; {folder!r} has no {RUN_SETTINGS}"
+                )
             expanded += ["-c", str(settings), "--resume", folder, "--out", folder]
         else:
             rest.append(word)
@@ -89,7 +90,8 @@ def parser() -> ArgumentParser:
         "--resume",
         help="continue the run in this directory with its settings; other options override them, "
         "but images, seed, batch size, device, flow and prior.kind must stay, and the gaussians "
-        "stay until they are solved again. On a CPU, with as many threads and without "
+        "stay until they are solved again. A finished run is evaluated, and its axes are fitted, "
+        "once more; with more --epochs it trains on. On a CPU, with as many threads and without "
         "--max-minutes, the result is bit for bit that of an uninterrupted run",
     )
     parser.add_argument(
@@ -178,7 +180,7 @@ def _save_settings(arguments: Namespace, config: TrainConfig, out: Path) -> None
     settings = {name: arguments[name] for name in ("data", "split", "checkpoint")}
     settings |= config.to_dict()
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / SETTINGS, yaml.safe_dump(jsonable(settings), sort_keys=False))
+    write_text(out / RUN_SETTINGS, yaml.safe_dump(jsonable(settings), sort_keys=False))
 
 
 def _save(arguments: Namespace, result: TrainResult, dataset: Any, out: Path) -> None:

@@ -95,6 +95,11 @@ class Loop:
         """
         state = self.state
         state.finished = state.finished and self._done() >= 1  # it may now have more epochs or time
+        if state.finished:
+            self.reporter.note(
+                "training had finished: the flow stays as it is, and is evaluated and fitted once "
+                "more. With more --epochs it trains on"
+            )
         handlers: AbstractContextManager[None] = contextlib.nullcontext()
         if self.snapshots.folder is not None:
             handlers = noted(self.signals)

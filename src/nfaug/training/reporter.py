@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ class Reporter:
             text += f", NF-Acc {state.history[-1]['nf_acc']:.3f}"
         self.bar.set_description_str(text, refresh=False)
         self.bar.update(images)
+
+    def note(self, text: str) -> None:
+        """Print a line for the reader on standard error."""
+        if self.context.shown:
+            self.bar.clear()
+            print(text, file=sys.stderr, flush=True)
 
     def row(self, state: RunState) -> None:
         """Report a new row of the log."""
