@@ -475,7 +475,10 @@ def test_from_pretrained_calls_load(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         reader, "load", lambda path, **options: seen.append((path, options)) or checkpoint()
     )
-    options = {"revision": "v1", "token": False, "autoencoder": "vae"}
+    options = {
+        "revision": "v1", "token": False, "cache_dir": tmp_path / "cache",
+        "local_files_only": True, "force_download": True, "autoencoder": "vae",
+    }  # fmt: skip
     nfa = NFAugment.from_pretrained(tmp_path, p=0.25, **options)
     assert (nfa.p, nfa.classes) == (0.25, NAMES)
     assert NFAugment("owner/name", p=0.25).p == 0.25

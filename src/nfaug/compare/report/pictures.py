@@ -47,7 +47,7 @@ def gains_picture(bars: Sequence[Bar], base: str) -> bytes:
     titles = [f"{bar.title}, {bar.seconds:.0f} s" for bar in bars]
     axes.set_yticks(range(len(bars)), titles)
     axes.set_xlabel(f"points of accuracy over {base}")
-    axes.set_ylim(len(bars) - 0.5, -0.5)  # the first row is at the top
+    axes.set_ylim(max(1, len(bars)) - 0.5, -0.5)  # the first row is at the top
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     return picture.getvalue()
