@@ -123,7 +123,7 @@ def test_a_typo_leaves_nothing_behind(images: TensorImages, tmp_path: Path) -> N
 
 
 def test_the_time_decides_the_number_of_seeds(images: TensorImages, tmp_path: Path) -> None:
-    settings = CompareConfig(per_class=4, minutes=0.02, steps=2, variants=2)
+    settings = CompareConfig(per_class=4, minutes=0.02, seeds=1000, steps=2, variants=2)
     found = compare(images, config=settings, out=tmp_path, progress=False)
     assert 1 <= len(found.seeds_of(found.rows[0])) < settings.seeds
 
