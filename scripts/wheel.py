@@ -63,7 +63,7 @@ def check_contents(wheel: Path) -> int:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     found = {name for name in names if not PurePosixPath(name).parts[0].endswith(".dist-info")}
-    problems = compare(expected, config=found)
+    problems = compare(expected, found)
     for part in ("licenses/LICENSE", "entry_points.txt", "METADATA"):
         if not any(name.endswith(f".dist-info/{part}") for name in names):
             problems.append(f"not in the wheel's metadata: {part}")
