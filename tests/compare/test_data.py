@@ -7,10 +7,12 @@ import io
 import warnings
 from pathlib import Path
 
+import pyarrow
 import pytest
 import torch
 from nfa_tools import NAMES, TensorImages, images_of, write_images
 from PIL import Image
+from pyarrow import parquet
 
 import nfaug
 from nfaug.compare import CompareConfig, compare
@@ -110,8 +112,6 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
 
 
 def test_groups_are_a_column_of_a_table(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
     stored = []
     for image in images(8, 8).images:
         file = io.BytesIO()
