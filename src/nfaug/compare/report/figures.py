@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import statistics
 from collections.abc import Sequence
@@ -100,38 +99,11 @@ def gain_of(ours: Sequence[Cell], others: Sequence[Cell]) -> Gain:
     return Gain(statistics.fmean(points), seed_error, image_error, count)
 
 
-@functools.cache
 def student(tail: float, freedom: int) -> float:
-    """The number above which a share `tail` of Student's distribution lies, by bisection."""
-    low = 0.0
-    high = 1.0
-    while _above(high, freedom) > tail:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _above(middle, freedom) > tail:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+    """The number above which a share `tail` of Student's distribution lies."""
+    from scipy.special import stdtrit  # `nfaug compare --help` needs none of it
 
-
-def _above(value: float, freedom: int) -> float:
-    """The share of Student's distribution above a value (Abramowitz and Stegun, 26.7.3, 26.7.4)."""
-    angle = math.atan(value / math.sqrt(freedom))
-    cosine = math.cos(angle)
-    is_odd = freedom % 2 == 1
-    power = 1 if is_odd else 0  # of the cosine
-    term = cosine**power
-    total = 0.0
-    while power <= freedom - 2:
-        total += term
-        term *= cosine**2 * (power + 1) / (power + 2)
-        power += 2
-    within = math.sin(angle) * total
-    if is_odd:
-        within = 2 / math.pi * (angle + within)
-    return (1 - within) / 2
+    return -float(stdtrit(freedom, tail))
 
 
 def level_of_look(look: int) -> float:
