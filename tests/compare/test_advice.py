@@ -179,11 +179,11 @@ def followed(cells: dict[Row, dict[int, Cell]]) -> Row:
 def test_advice_on_no_effect_is_rarely_wrong_and_finds_five_points() -> None:
     """With up to 40 seeds, as it asks for, false advice comes in at most 5% of comparisons."""
     random = np.random.default_rng(0)
-    false = [followed(simulated(0, random)) != NONE for _ in range(150)]
+    false = [followed(simulated(0, random)) != NONE for _ in range(400)]
     assert np.mean(false) <= 0.05
     found = [followed(simulated(5, random)) for _ in range(50)]
     assert np.mean([row == NFA for row in found]) > 0.9
-    assert RAND not in found
+    assert np.mean([row == RAND for row in found]) <= 0.05
 
 
 @pytest.mark.parametrize("count", [2, 3, 8, 31, 32, 200])

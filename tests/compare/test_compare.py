@@ -134,12 +134,42 @@ def test_gains_have_one_interval_over_seeds_and_images() -> None:
     gain = gain_of(ours, others)
     assert gain.mean == pytest.approx(8)
     assert gain.seeds == pytest.approx(4.3027 * np.std([10, 6, 8], ddof=1) / 3**0.5, rel=1e-4)
-    pairs = zip(ours, others, strict=True)
-    changes = np.mean([mine.right * 1.0 - his.right for mine, his in pairs], 0)
-    assert gain.images == pytest.approx(196 * changes.std() / 10)
     assert gain.half == pytest.approx(np.hypot(gain.seeds, gain.images))
     assert "±" in str(gain)
     assert str(gain_of(ours[:2], others[:2])) == "+8.0"  # an interval of two says nothing
+
+
+def test_the_error_of_images_has_no_noise_of_answers_in_it() -> None:
+    """Images that differ in nothing but noise make no error of their own; others do."""
+    random = np.random.default_rng(0)
+    found = {}
+    for liking in (0.0, 0.3):
+        kinds = liking * np.sign(random.standard_normal(2_000))
+        cells = []
+        for _ in range(4):
+            cells.append(Cell(random.random(2_000) < 0.5 + kinds, 0.0))
+        others = [Cell(random.random(2_000) < 0.5, 0.0) for _ in range(4)]
+        found[liking] = gain_of(cells, others).image_error
+    assert found[0.0] < 0.3
+    assert found[0.3] == pytest.approx(100 * 0.3 / 2_000**0.5, rel=0.2)
+
+
+@pytest.mark.parametrize(("seeds", "luck"), [(3, 0.0), (5, 0.05)])
+def test_95_of_100_intervals_hold_the_true_gain(seeds: int, luck: float) -> None:
+    """Rows that differ by luck in a seed, by what an image likes, and by noise."""
+    random = np.random.default_rng(seeds)
+    inside = []
+    for _ in range(400):
+        liking = 0.1 * random.standard_normal(200)
+        ours = []
+        others = []
+        for _ in range(seeds):
+            chance = 0.5 + luck * random.standard_normal() + liking
+            ours.append(Cell(random.random(200) < chance, 0.0))
+            others.append(Cell(random.random(200) < 0.5, 0.0))
+        gain = gain_of(ours, others)
+        inside.append(abs(gain.mean) <= gain.half)
+    assert 0.92 < np.mean(inside) < 0.98
 
 
 @pytest.mark.parametrize(

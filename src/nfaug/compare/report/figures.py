@@ -35,7 +35,8 @@ class Gain(NamedTuple):
     Attributes:
         mean: Mean over seeds.
         seed_error: Standard error over seeds, s / sqrt(n); infinite for fewer than three.
-        image_error: Standard error over the images to judge by, s / sqrt(N).
+        image_error: Standard error that other images to judge by would make. The noise of single
+            answers is in `seed_error` already and is left out here.
         number: The number of seeds, n.
     """
 
@@ -94,9 +95,29 @@ def gain_of(ours: Sequence[Cell], others: Sequence[Cell]) -> Gain:
     seed_error = math.inf
     if count >= LEAST_SEEDS:
         seed_error = statistics.stdev(points) / count**0.5
-    mean_changes = np.mean(changes, axis=0)
-    image_error = 100 * float(mean_changes.std()) / len(mean_changes) ** 0.5
+    image_error = 100 * _image_error(np.stack(changes))
     return Gain(statistics.fmean(points), seed_error, image_error, count)
+
+
+def _image_error(changes: NDArray[np.float64]) -> float:
+    """The standard error that the choice of images makes, by a two-way analysis of variance.
+
+    For changes x[s, i] of seed s and image i, the means over seeds vary by the images and by noise:
+    var_i(mean_s x) = images^2 + noise^2 / n. The error is images / sqrt(N). Its square and that of
+    the error over seeds add up to the variance of the mean of all x; noise is counted once.
+
+    Args:
+        changes: (n, N), between -1 and 1.
+    """
+    seeds, images = changes.shape
+    of_images = changes.mean(0)
+    error = float(of_images.var()) / images
+    if seeds > 1 and images > 1:
+        of_seeds = changes.mean(1, keepdims=True)
+        noise = changes - of_images - of_seeds + changes.mean()
+        freedom = (seeds - 1) * (images - 1)
+        error -= float(np.square(noise).sum()) / freedom / (seeds * images)
+    return math.sqrt(max(0.0, error))
 
 
 def student(tail: float, freedom: int) -> float:
