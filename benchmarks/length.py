@@ -1,0 +1,107 @@
+"""How long a classifier must be trained until the row without an augmentation gains no more.
+
+    python benchmarks/length.py --data DATA --weights tf_efficientnet_lite0.safetensors
+
+For each of --sets (those of benchmarks/untuned.py) and each number of --steps, classifiers are
+trained on --per-class labelled images of each class, with what is safe for the images alone and
+with NFA in pixels. --out keeps the cells, so that the same command goes on; --results gets
+length.md.
+"""
+
+import argparse
+import shlex
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from untuned import NETWORKS, NFA, NOTHING, SETS, gain, opened, train
+
+from nfaug.compare.cells import Cells
+from nfaug.compare.report.figures import gain_of
+from nfaug.io.atomic import write_text
+
+Found = dict[tuple[str, str, int], Cells]
+
+
+def page(args: argparse.Namespace, found: Found) -> str:
+    """Accuracy without augmentation by the number of steps, and NFA's gain."""
+    hours = sum(cells.seconds for cells in found.values()) / 3600
+    lines = ["# How long to train", "", f"`python benchmarks/length.py {shlex.join(args.given)}`"]
+    lines += [
+        "",
+        f"{args.per_class} labelled images per class. {hours:.1f} hours of a core. Accuracy of "
+        f'"{NOTHING}" in per cent, and in brackets what more it has than with the number of steps '
+        "before, with a 95% interval; below it the gain of NFA in pixels over it.",
+        "",
+    ]
+    for network in args.networks:
+        steps = args.steps if network == "scratch" else args.finetuned_steps
+        lines += [f"## {NETWORKS[network].capitalize()}", ""]
+        lines.append(f"| images | | {' | '.join(f'{count:,} steps' for count in steps)} |")
+        lines.append("|---" * (2 + len(steps)) + "|")
+        for name in args.sets:
+            plain = []
+            gains = []
+            before = None
+            for count in steps:
+                cells = found[name, network, count]
+                ours = [cells[NOTHING, seed] for row, seed in sorted(cells) if row == NOTHING]
+                text = f"{np.mean([cell.accuracy for cell in ours]):.1f}" if ours else ""
+                if before and ours:
+                    number = min(len(ours), len(before))
+                    text += f" ({gain_of(ours[:number], before[:number])})"
+                plain.append(text)
+                gains.append(str(gain(cells, NFA)))
+                before = ours
+            lines.append(f"| {SETS[name].title} | {NOTHING} | {' | '.join(plain)} |")
+            lines.append(f"| | {NFA} | {' | '.join(gains)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="a folder of tars")
+    parser.add_argument("--weights", type=Path, help="pretrained weights, to be fine-tuned")
+    parser.add_argument("--network", default="tf_efficientnet_lite0")
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--per-class", type=int, default=10)
+    parser.add_argument("--image-size", type=int, default=64, help="pixels for fine-tuning")
+    parser.add_argument("--steps", type=int, nargs="+", default=[200, 400, 800, 1600])
+    parser.add_argument("--finetuned-steps", type=int, nargs="+", default=[150, 300, 600])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/length"))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    args = parser.parse_args()
+    args.given = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    args.networks = [network for network in NETWORKS if network == "scratch" or args.weights]
+    found: Found = {}
+    for name in args.sets:
+        for network in args.networks:
+            size = SETS[name].size if network == "scratch" else args.image_size
+            count = len(opened(args.data, name, size)[1][1])
+            for steps in args.steps if network == "scratch" else args.finetuned_steps:
+                record = {"set": name, "network": network, "size": size, "steps": steps}
+                folder = args.out / f"{name}-{network}-{steps}"
+                found[name, network, steps] = Cells(folder, record, count)
+    with ProcessPoolExecutor(args.processes) as pool:
+        for seed in range(args.seeds):
+            jobs = {}
+            for (name, network, steps), cells in found.items():
+                for row in (NOTHING, NFA):
+                    if (row, seed) not in cells:
+                        given = argparse.Namespace(**{**vars(args), "steps": steps})
+                        job = pool.submit(train, given, name, network, row, seed)
+                        jobs[name, network, steps, row] = job
+            for (name, network, steps, row), job in jobs.items():
+                cell = job.result()
+                found[name, network, steps].add(row, seed, cell.right, cell.seconds)
+                print(f"{name}, {network}, {steps} steps, {row}, {seed}: {cell.accuracy:.1f}%")
+                sys.stdout.flush()
+            write_text(args.results / "length.md", page(args, found))
+
+
+if __name__ == "__main__":
+    main()
