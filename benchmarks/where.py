@@ -13,6 +13,7 @@ and RandAugment and TrivialAugment (arXiv:2103.10158) of the operations that kee
 
 import argparse
 import functools
+import math
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -42,6 +43,7 @@ FIRST_CHOICE = 1000  # seed of the first classifier that chooses; those that jud
 SHARES = (0.25, 0.5, 0.75)  # of images that NFA replaces, and of batches with CutMix
 STRENGTHS = {"CutMix": SHARES, "RandAugment": (2, 5, 9), "TrivialAugment": (0.25, 0.5, 1)}
 STRENGTHS |= {"colour jitter": (0.15, 0.3, 0.6), "SpecAugment": (1 / 16, 1 / 8, 1 / 4)}
+STRENGTHS |= {"ElasticTransform": (0.25, 0.5, 1)}  # mean shift of a pixel, in sixteenths of a side
 KEPT = ["AutoContrast", "Equalize", "PosterizeIncreasing", "Contrast", "Brightness", "Sharpness"]
 KEPT, TURNS = [*KEPT, "TranslateXRel", "TranslateYRel"], ["Rotate", "ShearX", "ShearY"]
 POLICIES = {"RandAugment": "rand-n2-m{:g}", "TrivialAugment": "rand-n1-m10-mstd101-p1"}
@@ -70,10 +72,21 @@ class Row(NamedTuple):
         return " + ".join(f"{name} {value:.3g}" for name, value in parts if name) or "nothing more"
 
 
+def elastic(image: Tensor, sixteenths: float) -> Tensor:
+    """A uint8 image (C, H, W) that is bent smoothly; what comes from outside is its median."""
+    side = min(image.shape[1:])
+    sigma = side / 8  # of the blur that makes white noise smooth
+    # Blurred white noise in [-1, 1] has a standard deviation of 0.58 / (2 sigma sqrt(pi)).
+    alpha = sixteenths * side / 16 * 2 * sigma * math.pi**0.5 / 0.58
+    return v2.ElasticTransform(alpha, sigma, fill=int(image.median()))(image)
+
+
 def rival_of(name: str, share: float, turns: bool) -> Callable[[Tensor], Tensor]:
     """A rival of this strength, for one uint8 image (C, H, W)."""
     if name == "SpecAugment":
         return functools.partial(spec_augment, share=share)
+    if name == "ElasticTransform":
+        return functools.partial(elastic, sixteenths=share)
     if name not in POLICIES:
         return v2.ColorJitter(*[share] * 3) if name == "colour jitter" else v2.Identity()
     words = POLICIES[name].format(share)
