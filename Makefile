@@ -1,13 +1,15 @@
-# Every target runs in .venv and makes it first if it is missing:  make test  or  make demo
+# Every target runs in .venv and first installs what it needs there:  make test  or  make demo
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format typecheck imports pytest test docs demo soak gpu bundle wheel-check clean
+.PHONY: help venv lint format typecheck imports pytest test docs demo soak gpu bundle dist-check clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/nfaug-installed
+# What the tests need. `make venv` installs all, and later targets then keep that.
+ALL := $(VENV)/all-installed
+STAMP := $(if $(wildcard $(ALL)),$(ALL),$(VENV)/test-installed)
 
 # Options of the commands: make pytest PYTEST_ARGS="-k flow", make demo DEMO_ARGS="--minutes 5"
 PYTEST_ARGS ?=
@@ -23,18 +25,18 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-venv: $(STAMP)  ## Make .venv and install nfaug in it, editable, with all extras
+venv: $(ALL)  ## Make .venv and install nfaug in it, editable, with all extras
 
-# The stamp follows pyproject.toml alone: an editable install needs no rerun for new code.
-$(STAMP): pyproject.toml
+# One extra each. A stamp follows pyproject.toml alone: an editable install needs no rerun for new code.
+$(VENV)/%-installed: pyproject.toml
 	@if [ ! -x $(BIN)/python ]; then \
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	    { echo 'nfaug needs Python 3.10 or newer: make PYTHON=/path/to/python3 ...' >&2; exit 1; }; \
 	  $(PYTHON) -m venv $(VENV) || \
 	    { rm -rf $(VENV); echo 'no venv module: on Debian, apt-get install python3-venv' >&2; exit 1; }; \
 	fi
-	@echo 'Installing nfaug and what it needs into $(VENV) (torch is large, this can take minutes) ...'
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[all]'
+	@echo 'Installing nfaug with the extra $* into $(VENV) (torch is large, this can take minutes) ...'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[$*]'
 	@touch $@
 
 lint: $(STAMP)  ## Check style and format with ruff
@@ -56,15 +58,8 @@ pytest: $(STAMP)  ## Run the tests alone
 
 test: lint typecheck imports pytest  ## Lint, check types and imports, run the tests
 
-# The site and the demo need one extra each, not the tests.
-$(VENV)/%-installed: pyproject.toml
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	@echo 'Installing nfaug with the extra $* into $(VENV) (torch is large, this can take minutes) ...'
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[$*]'
-	@touch $@
-
 # -E: every page anew, so that a warning does not hide behind an old build.
-docs: $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/docs-installed)  ## Build the documentation site into build/site; warnings are errors
+docs: $(if $(wildcard $(ALL)),$(ALL),$(VENV)/docs-installed)  ## Build the documentation site into build/site; warnings are errors
 	$(ONE_THREAD) $(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees docs build/site
 
 FASHION := /usr/share/datasets/fashion-mnist
@@ -74,8 +69,8 @@ demo: $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/train-installed)  ## Does NFA h
 	$(ONE_THREAD) $(BIN)/nfaug compare --data $(DEMO_DATA) --per-class 10 --rows none,randaugment,nfa,nfa+randaugment \
 	  --steps 150 --minutes 2.5 $(DEMO_ARGS)
 
-soak: $(STAMP)  ## Run the long checks: fuzzing, kills, full-size commands, some benchmarks
-	$(ONE_THREAD) $(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
+soak: $(ALL)  ## Run the long checks: fuzzing, kills, full-size commands, some benchmarks
+	NFAUG_ALL=1 $(ONE_THREAD) $(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
 
 # With GPU_PYTHON=python3 there is no .venv, whose packages come from the network. A test that fails
 # does not keep the figures from being measured.
@@ -88,10 +83,10 @@ gpu: $(if $(filter $(BIN)/%,$(GPU_PYTHON)),$(STAMP))  ## Run the CUDA tests, the
 bundle: $(STAMP)  ## Turn the run directory RUN into the bundled flow NAME (scripts/bundle.py)
 	$(BIN)/python scripts/bundle.py $(RUN) $(NAME) $(BUNDLE_ARGS)
 
-wheel-check: $(STAMP)  ## Build the wheel and compare its files with git's
+dist-check: $(STAMP)  ## Build the sdist and the wheel in dist/ and compare their files with git's
 	rm -rf dist
-	wheel="$$($(BIN)/python scripts/wheel.py build dist)"; \
-	$(BIN)/python scripts/wheel.py contents "$$wheel"
+	$(BIN)/python scripts/dist.py build dist
+	for file in dist/*; do $(BIN)/python scripts/dist.py contents "$$file"; done
 
 clean:  ## Remove .venv, builds and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from library_tools import needs
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -40,8 +41,7 @@ def make_autoencoder(
     path: Path, kind: str = "AutoencoderKL", seed: int = 0, **changes: Any
 ) -> Path:
     """An autoencoder as diffusers writes it; 64 x 64 images have latents of 8 x 8, or 16 x 16."""
-    import diffusers
-
+    diffusers = needs("diffusers")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = getattr(diffusers, kind)(**{**SETTINGS[kind], **changes})
@@ -61,8 +61,7 @@ class Evil:
 
 def tiny_weights(latents: int = 4, *, pooled: bool = False) -> dict[str, Tensor]:
     """Random weights of the tiny family, 8 channels wide, under the names of published files."""
-    import diffusers
-
+    diffusers = needs("diffusers")
     settings: dict[str, Any] = {**SETTINGS["AutoencoderTiny"], "latent_channels": latents}
     blocks = [f"encoder.{i}" for i in (11, 12, 13)] + [f"decoder.{i}" for i in (3, 4, 5)]
     pools = {

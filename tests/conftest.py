@@ -11,6 +11,7 @@ from typing import Any
 import forked  # noqa: F401 - before a server of `multiprocessing` starts
 import pytest
 import torch
+from library_tools import missing_libraries
 from nfa_tools import CLASSES, NAMES, SIZE, Counted, TensorImages, checkpoint, images_of
 from PIL import Image
 from torch import Tensor
@@ -25,6 +26,16 @@ from nfaug.training.config import OptimConfig, PCAConfig, TrainPriorConfig
 __all__ = ["hub", "made", "mine", "pushed"]
 
 PER_CLASS = 12
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the libraries whose tests were skipped."""
+    missing = missing_libraries()
+    if missing:
+        terminalreporter.section("not installed")
+        terminalreporter.write_line(
+            f"Tests that need {', '.join(missing)} were skipped. `make venv` installs all of them."
+        )
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from library_tools import OPTIONAL, needs
 from PIL import Image
 from sybil import Document, Example, Region, Sybil
 from sybil.parsers.abstract.lexers import LexerCollection
@@ -57,10 +58,9 @@ def make_images(path: Path) -> None:
 
 
 def make_autoencoder(path: Path) -> None:
-    from diffusers import AutoencoderTiny
-
+    model = needs("diffusers").AutoencoderTiny
     narrow = {"encoder_block_out_channels": (4,) * 4, "decoder_block_out_channels": (4,) * 4}
-    AutoencoderTiny(**narrow).save_pretrained(path)
+    model(**narrow).save_pretrained(path)
 
 
 class RunParser:
@@ -164,7 +164,11 @@ def test_examples_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    languages = set(re.findall(r"^ *```(\w+)$", path.read_text(encoding="utf-8"), re.M))
+    text = path.read_text(encoding="utf-8")
+    for name in OPTIONAL:
+        if re.search(rf"^ *(?:import|from) {name}\b|nfaug\.integrations\.{name}\b", text, re.M):
+            needs(name)
+    languages = set(re.findall(r"^ *```(\w+)$", text, re.M))
     assert languages <= LANGUAGES
     document = SYBIL.parse(path)
     make_images(tmp_path / "my-images")

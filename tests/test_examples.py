@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from library_tools import needs
 from nfa_tools import NAMES, checkpoint, write_images
 
 import nfaug
@@ -169,6 +170,7 @@ def test_actors_of_ray_compute_on_the_gpu_that_they_reserve(
 @pytest.mark.soak  # Ray takes half a minute to start on two cores
 def test_ray_bank(folder: Path, fitted: Path, tmp_path: Path) -> None:
     """Two actors on this machine make the bank that one process makes."""
+    needs("ray")
     words = ["--checkpoint", fitted, "--data", folder / "train", "--out", tmp_path / "bank"]
     words += ["--shards", 3, "--actors", 2, "--batch-size", 4, "--variants", 2]
     command = [sys.executable, EXAMPLES / "ray_bank.py", *words]

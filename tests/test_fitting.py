@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from library_tools import needs
 from nfa_tools import NAMES, TensorImages, images_of
 from PIL import Image
 from torch.utils.data import TensorDataset
@@ -58,8 +59,7 @@ def test_new_classes(tiny_checkpoint: Checkpoint) -> None:
 
 
 def test_a_hugging_face_dataset() -> None:
-    import datasets
-
+    datasets = needs("datasets")
     images = images_of(torch.arange(6) % 3).permute(0, 2, 3, 1).numpy()
     kinds = {"id": datasets.Value("int32"), "image": datasets.Image()}
     features = datasets.Features({**kinds, "label": datasets.ClassLabel(names=NAMES)})

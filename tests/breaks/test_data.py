@@ -18,6 +18,7 @@ import pytest
 import torch
 from data_tools import png, save
 from hub_tools import FakeHub
+from library_tools import needs
 from nfa_tools import TensorImages
 from timm.data.loader import PrefetchLoader
 from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler, WeightedRandomSampler
@@ -43,7 +44,7 @@ def write_shard(path: Path, label: int = 0) -> Path:
 
 
 def write_parquet(path: Path, images: list[Any], labels: list[Any] | None = None) -> Path:
-    import pyarrow
+    pyarrow = needs("pyarrow")
     from pyarrow import parquet
 
     kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 from forked import run_python
+from library_tools import needs
 
 import nfaug
+
+needs("gradio")
 
 HOSTILE = (
     '<img src="http://evil.invalid/a">',

@@ -1,15 +1,10 @@
-"""Breaks of the adapters to albumentations, kornia, timm and accelerate."""
+"""Breaks of the adapters to kornia, timm and accelerate."""
 
 from __future__ import annotations
 
-import os
 from types import SimpleNamespace
 from typing import Any
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # no version check over the network
-
-import albumentations
-import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -20,54 +15,8 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from nfaug.augment.config import MixConfig
 from nfaug.augment.transform import NFAugment
-from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
-from nfaug.integrations.albumentations import NFATransform
 from nfaug.integrations.kornia import NFAugmentation, with_labels
 from nfaug.integrations.timm import NFALoader
-
-
-@pytest.fixture(scope="module")
-def flow_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    parts = checkpoint()
-    config = CheckpointConfig(parts.flow.config, classes=NAMES)
-    path = tmp_path_factory.mktemp("flow") / "tiny"
-    return str(Checkpoint(parts.flow, config, pca=parts.pca).save(path))
-
-
-def pictures(*shape: int) -> np.ndarray:
-    return np.full(shape, 128, np.uint8)
-
-
-@pytest.mark.parametrize("p", [0.0, 1.0])
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"images": pictures(4, 8, 8, 3)},
-        {"volume": pictures(4, 8, 8, 3)},
-        {"volumes": pictures(2, 4, 8, 8, 3)},
-        {"image": pictures(8, 8, 3), "images": pictures(4, 8, 8, 3)},
-        {"image": pictures(8, 8, 3), "mask": pictures(8, 8)},
-    ],
-    ids="+".join,
-)
-def test_what_albumentations_would_pass_on_unchanged(
-    given: dict[str, Any], p: float, flow_dir: str
-) -> None:
-    """Break 50: several images and volumes came back as they were, without a word."""
-    pipeline = albumentations.Compose([NFATransform(flow_dir, p=p)])
-    with pytest.raises(ValueError, match=[*given][-1]):
-        pipeline(label=1, **given)
-
-
-def test_a_mask_by_another_name(flow_dir: str) -> None:
-    """Break 50: albumentations' `additional_targets` are the same in other words."""
-    transform = NFATransform(flow_dir, p=1.0)
-    with pytest.raises(ValueError, match="outline: mask"):
-        albumentations.Compose([transform], additional_targets={"outline": "mask"})
-    pipeline = albumentations.Compose([transform], additional_targets={"second": "image"})
-    image = pictures(8, 8, 3)
-    assert {*pipeline(image=image, second=image, label=1)} == {"image", "second", "label"}
-
 
 # kornia
 
@@ -145,7 +94,7 @@ def test_a_video_in_a_kornia_container(same_on_frame: bool) -> None:
         with_labels(inner)
 
 
-def test_kornias_share_beside_settings(flow_dir: str) -> None:
+def test_kornias_share_beside_settings() -> None:
     """Break 71: of p and settings the adapters used one and ignored the other."""
     settings = MixConfig(p=0.9, noise=0.1)
     assert NFAugmentation(checkpoint(), config=settings).p == 0.9
@@ -153,8 +102,6 @@ def test_kornias_share_beside_settings(flow_dir: str) -> None:
         NFAugmentation(checkpoint(), p=0.5, config=settings)
     with pytest.raises(ValueError, match="one number"):
         NFAugmentation(checkpoint(), config=MixConfig(p=(0.1, 0.2, 0.3)))
-    with pytest.raises(ValueError, match="config="):
-        NFATransform(flow_dir, config={"p": 0.9})
 
 
 # accelerate

@@ -7,12 +7,11 @@ import io
 import warnings
 from pathlib import Path
 
-import pyarrow
 import pytest
 import torch
+from library_tools import needs
 from nfa_tools import NAMES, TensorImages, images_of, write_images
 from PIL import Image
-from pyarrow import parquet
 
 import nfaug
 from nfaug.compare import CompareConfig, compare
@@ -112,6 +111,9 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
 
 
 def test_groups_are_a_column_of_a_table(tmp_path: Path) -> None:
+    pyarrow = needs("pyarrow")
+    from pyarrow import parquet
+
     stored = []
     for image in images(8, 8).images:
         file = io.BytesIO()

@@ -16,6 +16,7 @@ import torch
 from data_tools import png
 from hub_tools import FakeHub
 from huggingface_hub import constants
+from library_tools import needs
 from nfa_tools import NAMES
 
 from nfaug.data.decode import ImageDecodeError
@@ -48,19 +49,17 @@ def wds_from(folder: Path, out: Path, per_shard: int = 10) -> Path:
 
 
 def write_parquet(file: Path, images: list[Any], labels: list[Any], **columns: Any) -> Path:
-    from datasets import Dataset
-
+    dataset = needs("datasets").Dataset
     file.parent.mkdir(exist_ok=True)
-    Dataset.from_dict({"image": images, "label": labels}, **columns).to_parquet(file)
+    dataset.from_dict({"image": images, "label": labels}, **columns).to_parquet(file)
     return file
 
 
 def parquet_from(folder: Path, out: Path) -> Path:
     """Two parquet files as Hugging Face's hub has them."""
-    from datasets import ClassLabel, Features
-    from datasets import Image as Images
-
-    features = Features({"image": Images(), "label": ClassLabel(names=list(NAMES))})
+    datasets = needs("datasets")
+    labels = datasets.ClassLabel(names=list(NAMES))
+    features = datasets.Features({"image": datasets.Image(), "label": labels})
     data = open_dataset(folder)
     files = [{"bytes": Path(data.name(i)).read_bytes(), "path": None} for i in range(len(data))]
     for number, part in enumerate((slice(0, 20), slice(20, None))):
@@ -75,10 +74,21 @@ MAKERS: dict[str, Callable[[Path, Path], object]] = {
 }
 
 
+class Places(dict[str, str]):
+    """The folder's images in each format, written when a test first asks for it."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.folder = folder
+        self.root = root
+
+    def __missing__(self, name: str) -> str:
+        self[name] = str(MAKERS[name](self.folder, self.root / name))
+        return self[name]
+
+
 @pytest.fixture(scope="module")
-def places(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    root = tmp_path_factory.mktemp("shards")
-    return {name: str(make(tiny_folder, root / name)) for name, make in MAKERS.items()}
+def places(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Places:
+    return Places(tiny_folder, tmp_path_factory.mktemp("shards"))
 
 
 def check_equal(found: LabelledImages, expected: LabelledImages) -> None:
@@ -91,7 +101,7 @@ def check_equal(found: LabelledImages, expected: LabelledImages) -> None:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_shards_equal_the_folder(places: dict[str, str], tiny_folder: Path, name: str) -> None:
+def test_shards_equal_the_folder(places: Places, tiny_folder: Path, name: str) -> None:
     found = open_dataset(places[name])
     check_equal(found, open_dataset(tiny_folder))
     assert found.fingerprint() == open_dataset(places[name]).fingerprint()
@@ -101,7 +111,7 @@ def test_shards_equal_the_folder(places: dict[str, str], tiny_folder: Path, name
         open_dataset(places[name], split="test")
 
 
-def test_single_shards(places: dict[str, str], tiny_folder: Path, tmp_path: Path) -> None:
+def test_single_shards(places: Places, tiny_folder: Path, tmp_path: Path) -> None:
     single = wds_from(tiny_folder, tmp_path / "single", per_shard=100) / "train-000000.tar"
     check_equal(open_dataset(single), open_dataset(tiny_folder))
     for split in ("test", "banana"):
@@ -112,7 +122,7 @@ def test_single_shards(places: dict[str, str], tiny_folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("layout", ["{kind}/{number}.tar", "my-{kind}-{number}.tar"])
-def test_splits(places: dict[str, str], tmp_path: Path, layout: str) -> None:
+def test_splits(places: Places, tmp_path: Path, layout: str) -> None:
     for number, shard in enumerate(sorted(Path(places["wds"]).glob("*.tar"))):
         name = layout.format(kind=("train", "validation")[number % 2], number=number)
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -128,11 +138,12 @@ def test_splits(places: dict[str, str], tmp_path: Path, layout: str) -> None:
 
 
 def test_without_pyarrow_the_error_names_the_extra(
-    places: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    place = places["parquet"]
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ModuleNotFoundError, match=r"nfaug\[parquet\]"):
-        open_dataset(places["parquet"])
+        open_dataset(place)
 
 
 @pytest.mark.parametrize(
@@ -191,13 +202,12 @@ def test_labels_of_parquet_are_whole_numbers(tmp_path: Path, labels: list[object
 
 
 def test_wrong_tables(tmp_path: Path) -> None:
-    from datasets import Dataset
-
+    dataset = needs("datasets").Dataset
     (tmp_path / "0.parquet").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="damaged"):
         open_dataset(tmp_path)
     for columns in ({"picture": [1], "label": [0]}, {"image": [1], "label": [0]}):
-        Dataset.from_dict(columns).to_parquet(tmp_path / "0.parquet")
+        dataset.from_dict(columns).to_parquet(tmp_path / "0.parquet")
         with pytest.raises(ValueError, match="image"):
             open_dataset(tmp_path)
 
@@ -206,7 +216,7 @@ def test_wrong_tables(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def hosted(places: dict[str, str], hub: FakeHub) -> FakeHub:
+def hosted(places: Places, hub: FakeHub) -> FakeHub:
     """The parquet files as the Hub has them: in a folder, with a card and another split."""
     folder = Path(places["parquet"])
     files = {f"plain/{file.name}": file.read_bytes() for file in folder.glob("*.parquet")}
@@ -260,7 +270,7 @@ def test_data_sets_of_the_hub_that_are_refused(
 
 def test_parquet_files_of_pandas_and_of_other_columns(tmp_path: Path) -> None:
     """Their metadata hold the rows' numbers, which differ; what differs in the data is an error."""
-    import pyarrow
+    pyarrow = needs("pyarrow")
     from pyarrow import parquet
 
     for number in range(2):

@@ -17,10 +17,13 @@ from typing import Any
 import pytest
 import yaml
 from forked import run_python
+from library_tools import needs
 from PIL import Image
 
 import nfaug
 from nfaug.cli import main
+
+needs("gradio")
 
 SPACE = Path(__file__).parents[2] / "examples" / "space"
 HOSTILE = (
@@ -169,6 +172,7 @@ def test_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_in_a_browser(address: str, broken: Path, picture: Path) -> None:
     """Load, move a slider, change class and flow, upload a picture and a broken one."""
+    needs("playwright")
     from playwright.sync_api import expect, sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from autoencoder_tools import Evil
+from library_tools import needs
 from nfa_tools import TensorImages
 from safetensors.torch import load_file, save_file
 
@@ -28,8 +29,7 @@ def test_latents_are_those_of_the_class(
     kind: str, autoencoders: dict[str, Path], photos: TensorImages
 ) -> None:
     """The shape, the standardisation, and the images that the class itself decodes."""
-    import diffusers
-
+    diffusers = needs("diffusers")
     model = open_autoencoder(autoencoders[kind])
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())

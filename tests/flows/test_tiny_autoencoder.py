@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from autoencoder_tools import SETTINGS, Evil, save_tiny, tiny_weights
+from library_tools import needs
 from nfa_tools import NAMES, TensorImages, write_images
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -53,8 +54,7 @@ def test_the_family_is_told_from_weights(kind: str, photos: TensorImages, tmp_pa
 
 @pytest.mark.parametrize("latents", [4, 16])
 def test_parity_with_diffusers(latents: int, photos: TensorImages) -> None:
-    import diffusers
-
+    diffusers = needs("diffusers")
     theirs = diffusers.AutoencoderTiny(**SETTINGS["AutoencoderTiny"], latent_channels=latents)
     ours = TinyAutoencoder(tiny_weights(latents))
     theirs.load_state_dict(ours.state_dict())

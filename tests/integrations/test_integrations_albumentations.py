@@ -14,16 +14,19 @@ from typing import Any
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # no version check over the network
 
-import albumentations as A
 import numpy as np
 import pytest
 import torch
+from library_tools import needs
 from nfa_tools import NAMES, checkpoint, images_of
 from torch.utils.data import DataLoader, Dataset
 
+import nfaug
 from nfaug.augment.config import MixConfig
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
-from nfaug.integrations.albumentations import NFATransform
+
+A = needs("albumentations")
+NFATransform = nfaug.integrations.albumentations.NFATransform
 
 OPEN = {"gate": False}
 
@@ -51,9 +54,11 @@ def test_equals_the_batch_transform_with_its_draws(flow_dir: str) -> None:
     out = transform(image=image, label=1)
     assert (image == before).all()
     assert out["label"] == 1
-    draws = transform.get_applied_params()["draws"]
+    seed = transform.get_applied_params()["seed"]
     batch = torch.from_numpy(image).permute(2, 0, 1)[None]
-    expected, _ = transform.nfa(batch, torch.tensor([1]), params=draws)
+    labels = torch.tensor([1])
+    draws = transform.nfa.make_params(labels, generator=torch.Generator().manual_seed(seed))
+    expected, _ = transform.nfa(batch, labels, params=draws)
     assert (out["image"] == expected[0].permute(1, 2, 0).numpy()).all()
     assert (out["image"] != image).any()
 
@@ -95,6 +100,64 @@ def test_to_dict_and_back(flow_dir: str) -> None:
 
     assert (run(pipeline, 1) == run(again, 1)).all()
     assert (run(pipeline, 1) != run(again, 2)).any()
+
+
+@pytest.mark.parametrize("data_format", ["json", "yaml"])
+def test_save_and_load(flow_dir: str, tmp_path: Path, data_format: str) -> None:
+    """Inside other compositions, with a name of a checkpoint that is a path."""
+    first, second = (NFATransform(Path(flow_dir), config=OPEN, p=1.0) for _ in range(2))
+    flipped = A.Sequential([second, A.HorizontalFlip(p=0.5)])
+    pipeline = A.Compose([A.OneOf([first, flipped], p=1.0)])
+    A.save(pipeline, tmp_path / "pipeline", data_format=data_format)
+    again = A.load(tmp_path / "pipeline", data_format=data_format)
+    for one in (pipeline, again):
+        one.set_random_seed(7)
+    for _ in range(4):
+        made = pipeline(image=picture(), label=1)["image"]
+        assert (made != picture()).any()
+        assert (made == again(image=picture(), label=1)["image"]).all()
+
+
+# albumentations warns of every transform that depends on a label.
+@pytest.mark.filterwarnings("ignore:.*ReplayMode:UserWarning")
+def test_replay(flow_dir: str) -> None:
+    """What ReplayCompose records replays the image, after a way through JSON too."""
+    pipeline = A.ReplayCompose([NFATransform(flow_dir, config=OPEN, p=0.5), A.VerticalFlip(p=0.5)])
+    pipeline.set_random_seed(3)
+    changed = 0
+    for _ in range(6):
+        made = pipeline(image=picture(), label=1)
+        record = json.loads(json.dumps(made["replay"]))
+        again = A.ReplayCompose.replay(record, image=picture(), label=1)
+        assert (again["image"] == made["image"]).all()
+        changed += int((made["image"] != picture()).any())
+    assert changed > 0
+
+
+def test_a_second_image_has_the_same_draws(flow_dir: str) -> None:
+    pipeline = A.Compose(
+        [NFATransform(flow_dir, config=OPEN, p=1.0)], additional_targets={"second": "image"}
+    )
+    made = pipeline(image=picture(), second=picture(), label=1)
+    assert (made["image"] != picture()).any()
+    assert (made["image"] == made["second"]).all()
+
+
+def test_options_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They reach `nfaug.load`, and come back from a dictionary."""
+    given = {"revision": "v1", "local_files_only": True, "force_download": False}
+    transform = NFATransform("owner/flow", cache_dir=tmp_path, **given)
+    again = A.from_dict(json.loads(json.dumps(A.to_dict(transform))))
+    found: dict[str, Any] = {}
+
+    def load(name: str, **options: Any) -> Checkpoint:
+        found.update(options, name=name)
+        return checkpoint()
+
+    monkeypatch.setattr("nfaug.checkpoint.checkpoint.load", load)
+    assert again.nfa.num_classes == 3
+    expected = {**given, "name": "owner/flow", "cache_dir": str(tmp_path)}
+    assert expected.items() <= found.items()
 
 
 class Pictures(Dataset[tuple[torch.Tensor, int]]):
@@ -165,6 +228,10 @@ def test_invalid_calls(flow_dir: str, tmp_path: Path) -> None:
         transform(image=picture().astype(np.float32), label=1)
     with pytest.raises(ValueError, match="strength"):
         NFATransform("a flow that is not there", config={"strength": -5.0})
+    with pytest.raises(ValueError, match="directory"):
+        NFATransform(checkpoint())
+    with pytest.raises(ValueError, match="MixConfig"):
+        NFATransform(flow_dir, config=MixConfig(strength=0.5))
     with pytest.raises(TypeError, match="'prob'"):
         NFATransform(flow_dir, prob=0.5)
     bare = save(tmp_path / "bare", memory=False)

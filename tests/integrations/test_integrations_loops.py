@@ -9,8 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from library_tools import needs
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+LIBRARIES = {
+    "lightning_module.py": ["lightning"],
+    "hf_trainer.py": ["transformers"],
+    "hf_datasets.py": ["datasets", "transformers"],
+}
 
 
 # Lightning's own: what it calls of torch and what it would advise for a real run.
@@ -38,6 +44,8 @@ def test_examples(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """All augment the training images alone, half of them, in whole batches."""
+    if example in LIBRARIES:
+        needs(*LIBRARIES[example])
     shutil.copytree(folder, tmp_path / "data")
     if example == "hf_datasets.py":
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import timm.data
 import torch
-from albumentations import Normalize
+from library_tools import needs
 from nfa_tools import CLASSES, batch_of, checkpoint
 from timm.data import (
     FastCollateMixup,
@@ -89,7 +89,8 @@ def test_it_takes_the_normalisation_of_the_loader(folder: Path, prefetcher: bool
 
 def test_other_normalisations_and_batches(folder: Path) -> None:
     """Of albumentations, only the standard normalisation is one by mean and std."""
-    data = SimpleNamespace(transform=SimpleNamespace(transforms=[Normalize(normalization="image")]))
+    normalize = needs("albumentations").Normalize(normalization="image")
+    data = SimpleNamespace(transform=SimpleNamespace(transforms=[normalize]))
     images, labels = batch_of(4)
     batches = [{"image": images, "label": labels, "path": ["a"] * 4}]
     nfa = make_nfa()

@@ -115,7 +115,7 @@ def _check_keys(values: Mapping[str, Any]) -> None:
     if type(version) is not int or version != FORMAT_VERSION:
         raise ValueError(
             f"format version {str(version)[:40]!r}; this nfaug reads {FORMAT_VERSION}. A newer "
-            "nfaug may read it: pip install -U nfaug"
+            "nfaug may read it"
         )
     keys = set(values)
     missing = sorted(_REQUIRED - keys)

@@ -9,6 +9,7 @@ bank before albumentations, costs far less.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from albumentations.core.type_definitions import Targets
 
 from ..augment.config import MixConfig
-from ..augment.transform import NFAParams, NFAugment
+from ..augment.transform import NFAugment
 
 __all__ = ["NFATransform"]
 
@@ -41,7 +42,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
 
     A label is an integer, an array or a tensor without dimensions, or the name of a class. Images
     have shape (H, W, C) or (H, W); float32 ones lie in [0, 1]. `to_dict` and `from_dict` store the
-    name of the checkpoint.
+    name of the checkpoint, and `ReplayCompose` the label and the seed of an image's draws.
 
     Targets:
         image
@@ -56,31 +57,49 @@ class NFATransform(albumentations.ImageOnlyTransform):
         revision: Branch, tag or commit of a Hub repository.
         config: Fields of `MixConfig` by name, such as {"strength": 1.0}, but not p.
         p: Probability of applying the transform.
+        cache_dir, local_files_only, force_download: See `nfaug.load`.
 
     Raises:
-        ValueError: A setting is out of range. At a call: the label is missing or out of range, the
-            sample has several images, a volume, masks, boxes or keypoints, or the checkpoint has no
-            memory.
+        ValueError: A setting is out of range, the checkpoint is no name, or config no mapping. At a
+            call: the label is missing or out of range, the sample has several images, a volume,
+            masks, boxes or keypoints, or the checkpoint has no memory.
     """
 
     _targets = Targets.IMAGE
 
     def __init__(
         self,
-        checkpoint: str,
+        checkpoint: str | os.PathLike[str],
         label_key: str = "label",
         revision: str | None = None,
         config: Mapping[str, Any] | None = None,
         p: float = 0.5,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
     ) -> None:
-        fields: Mapping[str, Any] = config or {}
+        if not isinstance(checkpoint, (str, os.PathLike)):
+            raise ValueError(
+                "checkpoint must be a name, which each worker loads and to_dict stores; got a "
+                f"{type(checkpoint).__name__}. Save it, and pass its directory"
+            )
+        fields: Any = {} if config is None else config
+        if not isinstance(fields, Mapping):
+            raise ValueError(
+                'config must be a mapping of settings, such as {"strength": 1.0}; got a '
+                f"{type(fields).__name__}"
+            )
         if "p" in fields:
             raise ValueError(f"pass p=, which is not one of config=; got {config}")
         super().__init__(p=p)
-        self.checkpoint = checkpoint
+        # Text, which to_dict can write to a file.
+        self.checkpoint = os.fspath(checkpoint)
         self.label_key = label_key
         self.revision = revision
         self.config = config
+        self.cache_dir = None if cache_dir is None else os.fspath(cache_dir)
+        self.local_files_only = local_files_only
+        self.force_download = force_download
         self._mix = MixConfig(p=1.0, **fields)
         self._nfa: NFAugment | None = None
 
@@ -89,7 +108,12 @@ class NFATransform(albumentations.ImageOnlyTransform):
         """The augmentation, which each process loads for itself with its first image."""
         if self._nfa is None:
             nfa = NFAugment.from_pretrained(
-                self.checkpoint, revision=self.revision, config=self._mix
+                self.checkpoint,
+                revision=self.revision,
+                cache_dir=self.cache_dir,
+                local_files_only=self.local_files_only,
+                force_download=self.force_download,
+                config=self._mix,
             )
             if self._mix.strength and not nfa.engine.has_memory:  # noise alone needs no partners
                 raise ValueError(
@@ -140,12 +164,9 @@ class NFATransform(albumentations.ImageOnlyTransform):
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        """Draw partner, weights and noise, from `self.random_generator`."""
-        nfa = self.nfa
+        """The index of the class, and the seed of partner, weights and noise."""
         label = self._index_of(data[self.label_key])
-        generator = torch.Generator().manual_seed(int(self.random_generator.integers(2**32)))
-        draws = nfa.make_params(torch.tensor([label]), generator=generator)
-        return {"label": label, "draws": draws}
+        return {"label": label, "seed": int(self.random_generator.integers(2**32))}
 
     def _index_of(self, given: Any) -> int:
         """The index of a class, from its index or its name."""
@@ -162,11 +183,13 @@ class NFATransform(albumentations.ImageOnlyTransform):
             )
         return label
 
-    def apply(self, img: np.ndarray, label: int, draws: NFAParams, **params: Any) -> np.ndarray:
+    def apply(self, img: np.ndarray, label: int, seed: int, **params: Any) -> np.ndarray:
         """The image moved towards the partner."""
+        labels = torch.tensor([label])
+        draws = self.nfa.make_params(labels, generator=torch.Generator().manual_seed(seed))
         pixels = img[..., None] if img.ndim == 2 else img
         images = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
-        variants, _ = self.nfa(images, torch.tensor([label]), params=draws)
+        variants, _ = self.nfa(images, labels, params=draws)
         return variants[0].permute(1, 2, 0).numpy().reshape(img.shape)
 
 
