@@ -48,6 +48,24 @@ def test_the_file_of_a_fit_is_copied(
     assert nfaug.load(again).config.autoencoder == nfaug.load(flow).config.autoencoder
 
 
+def test_a_fit_with_another_file_leaves_no_old_copy(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A refit with the same file keeps it; what else lies in the folder stays."""
+    images = write_images(tmp_path / "images", 24, train=4, val=2)
+    flow = tmp_path / "one" / "flow"
+    other = Path(shutil.copy(file, tmp_path / "other.safetensors"))
+    words = ["fit", "--checkpoint", "builtin:pixels", "--data", images / "train", "--rank", "2"]
+    words += ["--image-size", "32", "--out", flow, "--overwrite", "--autoencoder"]
+    for given in (file, file, other):
+        assert run_main(capsys, *words, given).code == 0
+        (flow / "notes.safetensors").touch()
+        names = {path.name for path in flow.glob("*.safetensors")}
+        kept = {"model.safetensors", "gaussians.safetensors", "pca.safetensors"}
+        assert names == {*kept, "notes.safetensors", given.name}
+        assert nfaug.load(flow).config.autoencoder.name == given.name
+
+
 def test_what_is_not_copied(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flow = tmp_path / "flow"
     flow.mkdir()

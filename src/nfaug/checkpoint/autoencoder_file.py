@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ..flows.autoencoder import AutoencoderConfig, recorded_source
 from ..io.atomic import write_bytes
-from .manifest import TENSOR_FILES
+from .manifest import CONFIG, TENSOR_FILES, CheckpointError, read_manifest, reading_checkpoint
 
-__all__ = ["copy_autoencoder"]
+__all__ = ["copy_autoencoder", "replaced_copy"]
 
 _LARGEST = 64 * 2**20  # bytes; a tiny autoencoder has 5 to 10 MB, one of diffusers 300
 
@@ -48,3 +48,22 @@ def copy_autoencoder(
                 return
             break
     write_bytes(copy, source.read_bytes())
+
+
+def replaced_copy(record: AutoencoderConfig | None, checkpoint: Path) -> frozenset[str]:
+    """The name of the autoencoder's file of an existing checkpoint, if the new one has another.
+
+    Args:
+        record: The autoencoder of the checkpoint that takes its place, if any.
+        checkpoint: The directory, which need not exist.
+    """
+    try:
+        values = read_manifest(checkpoint)
+        with reading_checkpoint(checkpoint / CONFIG):
+            former = AutoencoderConfig(**values["autoencoder"]) if "autoencoder" in values else None
+    except CheckpointError:  # no checkpoint: all files are the user's
+        return frozenset()
+    if former is None or former.kind != "file" or former.name in TENSOR_FILES:
+        return frozenset()
+    kept = record is not None and (record.kind, record.name) == ("file", former.name)
+    return frozenset() if kept else frozenset({former.name})

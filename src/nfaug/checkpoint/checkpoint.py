@@ -22,6 +22,7 @@ from ..io.atomic import check_output, replace_directory
 from ..io.hub_options import HubOptions
 from ..io.lock import lock_output
 from ..io.tensors import read_tensors, write_tensors
+from .autoencoder_file import replaced_copy
 from .manifest import (
     CONFIG,
     GAUSSIANS,
@@ -144,7 +145,8 @@ class Checkpoint:
 
         An existing checkpoint stays whole until the new one is complete. Other files in the
         directory (a README, a training log) stay, except `samples.png`, a picture of the existing
-        one. Figures that are not finite are written as null.
+        one, and the file of its autoencoder, if the new one has another. Figures that are not
+        finite are written as null.
 
         Raises:
             FileExistsError: The directory is not empty and `overwrite` is False.
@@ -157,7 +159,8 @@ class Checkpoint:
         with lock_output(path):
             check_output(path, overwrite=overwrite)
             self._check_readable()
-            with replace_directory(path, drop=_REPLACED) as staged:
+            dropped = _REPLACED | replaced_copy(self.config.autoencoder, path)
+            with replace_directory(path, drop=dropped) as staged:
                 hashes = {}
                 for name, tensors in self._tensors().items():
                     hashes[name] = write_tensors(staged / name, tensors)
