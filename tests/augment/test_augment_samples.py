@@ -67,6 +67,24 @@ def test_tv_tensors_and_compose(nfa: NFAugment) -> None:
         v2.Compose([v2.MixUp(num_classes=3), nfa])(images / 255, torch.tensor([0, 1, 2] * 2))
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"), [(v2.RandomApply, {"p": 1.0}), (v2.RandomChoice, {}), (v2.RandomOrder, {})]
+)
+def test_in_containers_of_torchvision(
+    nfa: NFAugment, kind: type[v2.Transform], options: dict[str, float]
+) -> None:
+    """MixUp and CutMix come after it."""
+    images, labels = batch_of(6)
+    container = kind([nfa], **options)
+    new, same = container(images, labels)
+    assert same is labels
+    assert (new != images).any()
+    for mixing in (v2.MixUp, v2.CutMix):
+        mixed, soft = v2.Compose([container, mixing(num_classes=3)])(images / 255, labels)
+        assert mixed.shape == images.shape
+        assert torch.allclose(soft.sum(1), torch.ones(6))
+
+
 def test_metadata_is_no_mask(nfa: NFAugment) -> None:
     images, labels = batch_of(6)
     sample = {

@@ -47,13 +47,11 @@ def make_loader(folder: Path, *, prefetcher: bool = True, batch: int = 4, **sett
         input_size=(3, 16, 16),
         batch_size=batch,
         is_training=True,
-        no_aug=True,
         mean=CLIP_MEAN,
         std=CLIP_STD,
-        num_workers=0,
         use_prefetcher=prefetcher,
         device=CPU,
-        **settings,
+        **{"no_aug": True, "num_workers": 0, **settings},
     )
 
 
@@ -137,6 +135,33 @@ def test_mixing_moves_from_the_workers_to_behind_nfa(folder: Path, mode: str) ->
     nfa.enabled = False
     list(loader)
     assert nfa.stats()["applied"] == 24
+
+
+@pytest.mark.parametrize("prefetcher", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_multi_epochs_loader": True, "num_workers": 1, "worker_seeding": "part"},
+        {"re_prob": 1.0, "re_mode": "pixel", "re_count": 2, "re_split": True},
+        {"img_dtype": torch.bfloat16},
+        {"pin_memory": True, "train_crop_mode": "rkrc", "no_aug": False, "auto_augment": "v0"},
+    ],
+    ids=" ".join,
+)
+# torch warns of pinned memory without an accelerator.
+@pytest.mark.filterwarnings("ignore:.*'pin_memory' argument")
+def test_settings_of_its_loader(folder: Path, settings: dict[str, Any], prefetcher: bool) -> None:
+    """Every image of two epochs is augmented, whatever the loader does before."""
+    nfa = make_nfa()
+    loader = NFALoader(make_loader(folder, prefetcher=prefetcher, **settings), nfa)
+    for _ in range(2):
+        for images, labels in loader:
+            assert images.shape == (4, 3, 16, 16)
+            assert labels.shape == (4,)
+            if prefetcher:
+                assert images.dtype == settings.get("img_dtype", torch.float32)
+    stats = nfa.stats()
+    assert stats["seen"] == stats["applied"] == 24
 
 
 def test_a_given_mixup() -> None:
