@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import io
@@ -13,26 +12,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
+from .commands import COMMANDS, GROUPS, TOPICS
+from .io.documentation import documentation
 from .io.strict_json import jsonable
-from .io.text import printable
+from .io.text import did_you_mean, printable
+from .io.version import __version__
 
-__all__ = ["main"]
-
-COMMANDS = {
-    "compare": "does an augmentation help on your images? a table, a plot, advice",
-    "train": "train a flow on your images",
-    "fit": "fit an existing flow to your classes, without training it",
-    "preview": "draw originals, reconstructions and variants",
-    "explore": "look at what NFA does to an image, on a page in the browser",
-    "sample": "draw new images from the class gaussians",
-    "eval": "measure bits/dim, accuracy and exactness of the round trip",
-    "info": "describe a checkpoint",
-    "bank": "generate variants once and store them on disk",
-    "timm": "run timm's train.py, or a script like it, with NFA",
-    "push": "push a checkpoint to the Hugging Face Hub",
-    "pull": "download a checkpoint from the Hub",
-    "list": "list the flows on the Hub",
-}
+__all__ = ["COMMANDS", "main"]
 
 # Exit codes.
 FAILED = 1
@@ -72,17 +58,32 @@ def _open_null() -> TextIO:
 
 def _run(words: list[str]) -> int:
     if not words:
-        _top_parser().print_help()
-        _flush()
+        _say(_top_help())
         return BAD_INPUT
-    name = _top_parser().parse_args(words[:1]).command
+    name, *options = words
+    if name == "help" and options:
+        name = options[0]
+        options = ["--help"]
+        if name in TOPICS:
+            topics = importlib.import_module(".commands.topics", __package__)
+            return _say(getattr(topics, name)())
+    if name in ("-h", "--help", "help"):
+        return _say(_top_help())
+    if name == "--version":
+        return _say(f"nfaug {__version__}")
+    if name not in COMMANDS:
+        return _unknown(name)
+    return _run_command(name, options)
+
+
+def _run_command(name: str, options: list[str]) -> int:
     _wait_without_spinning()
     module = importlib.import_module(f".commands.{name}", __package__)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
             expand = getattr(module, "expand", list)
-            arguments = module.parser().parse_args(expand(words[1:]))
+            arguments = module.parser().parse_args(expand(options))
             result = module.run(arguments)
             if result is not None:  # it is None on all processes but the main one
                 _print_result(result, as_json=arguments.json)
@@ -135,21 +136,47 @@ def _flush() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _top_parser() -> argparse.ArgumentParser:
-    from .io.version import __version__
+def _say(text: str) -> int:
+    """Print a text, and return the exit code of success."""
+    _print_result(text, as_json=False)
+    _flush()
+    return 0
 
-    listing = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
-    parser = argparse.ArgumentParser(
-        prog="nfaug",
-        usage="nfaug COMMAND [options]",
-        description="Normalizing-flow augmentation: new images of the same class, for training "
-        "image classifiers.",
-        epilog=f"commands:\n{listing}\n\n'nfaug COMMAND --help' describes its options.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"nfaug {__version__}")
-    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help="see below")
-    return parser
+
+def _unknown(name: str) -> int:
+    """Say that there is no such command, and return the exit code."""
+    what = "option" if name.startswith("-") else "command"
+    meant = did_you_mean(name, [*COMMANDS, "help", "--help", "--version"])
+    message = f"error: there is no {what} {name!r}{meant} (see nfaug --help)"
+    print(f"nfaug: {printable(message, longest=_LONGEST)}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _top_help() -> str:
+    """The text of `nfaug --help`."""
+    lines = [
+        "usage: nfaug COMMAND [options]",
+        "",
+        "Normalizing-flow augmentation (NFA) for image classifiers: variants of your",
+        "training images, each made from two images of the same class.",
+    ]
+    for title, group in GROUPS.items():
+        lines += ["", f"{title}:"]
+        lines += [f"  {name:<12}{text}" for name, text in group.items()]
+    lines += [
+        "",
+        "Example:",
+        "  nfaug compare --data my-images --per-class 10",
+        "",
+        "Help:",
+        "  nfaug help COMMAND   what a command does, and its options",
+        "  nfaug help data      what --data can be",
+        "  nfaug --version      the version",
+        "",
+        "Documentation:",
+        f"  {documentation('index')}",
+    ]
+    return "\n".join(lines)
 
 
 def _stop(code: int, name: str, message: str) -> int:

@@ -164,7 +164,7 @@ def test_terminal_escapes_in_messages_and_reports(
     command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Break 13: errors and the report of a comparison repeat names from elsewhere."""
-    ran = command("fit", "--checkpoint", "f", "--data", "d", "--out", "o", "--rank", ESCAPE)
+    ran = command("fit", "--checkpoint", "f", "--data", "d", "--out", "o", "--seed", ESCAPE)
     assert HARMLESS in ran.err
     assert ESCAPE not in ran.err
     monkeypatch.setattr("nfaug.commands.info.run", lambda _: f"first\n{ESCAPE}second")
@@ -178,13 +178,13 @@ COMPARE = ("compare", "--data", "digits")
     ("words", "said"),
     [
         ((*COMPARE, "--minutes", "-1"), "-1"),
-        ((*COMPARE, "--per-class", "ten"), "--per-class must be a whole number or null; got 'ten'"),
+        ((*COMPARE, "--per-class", "ten"), "--per-class must be a whole number or none; got 'ten'"),
         ((*COMPARE, "--seeds", "0"), "seeds must be above 0; got 0"),
         ((*TRAIN, "--max-minutes", "-1"), "-1"),
-        ((*TRAIN, "--dataset.per-class", "ten"), "must be a whole number or null; got 'ten'"),
+        ((*TRAIN, "--dataset.per-class", "ten"), "must be a whole number or none; got 'ten'"),
         (
             ("bank", "--checkpoint", "f", "--data", "d", "--out", "o", "--mix", "odd"),
-            "--mix must be one of 'axis', 'pair', 'regions'; got 'odd'",
+            "--mix must be one of axis, pair, regions; got 'odd'",
         ),
         (("explore", "--port", "99999"), "from 1 to 65535; got '99999'"),
         (("explore", "--port", "0"), "from 1 to 65535; got '0'"),

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..classes.pca import ClasswisePCA
 from ..io.device import to_device
 from ..io.numbers import check_number
+from ..io.text import did_you_mean
 from .params import NFAParams, own_seed, pick_in_batch, pick_in_memory
 from .regions import draw_masks
 
@@ -35,28 +36,30 @@ class MixConfig:
 
     Example:
         >>> from nfaug.augment.config import MixConfig
-        >>> settings = MixConfig(strength=1.0, gate=False)
-        >>> settings.strength, settings.gate
+        >>> config = MixConfig(strength=1.0, gate=False)
+        >>> config.strength, config.gate
         (1.0, None)
 
     Args:
         p: Probability that an image is replaced by a variant, in [0, 1]: one number, or one for
             each class, such as [0.2, 0.8]. The largest of them decides the cost.
         alpha: Parameter of Beta(alpha, alpha), the distribution of the mixing weights.
-        mix: Mixing weights: one for each PCA axis ("axis"), one for each image ("pair"), or one for
+        mix: Mixing weights: one for each axis ("axis"), one for each image ("pair"), or one for
             each position ("regions"): a smooth mask of about 4 x 4 regions, which takes half of the
             image from the partner, and more with a `strength` above 1.
-        partners: Source of partners: other images of the batch that go through the flow ("batch"),
-            the checkpoint's memory ("memory"), or the memory if the checkpoint has one, else the
-            batch ("auto"). Partners from the memory are exact in classes of at most rank + 1
-            images, and blurred in larger ones. With mix="regions", "auto" therefore prefers the
-            batch for larger classes.
-        strength: Factor s of the mixing weights; 0 for noise alone. With alpha = 1 an axis keeps
-            1 - s + 2 s^2 / 3 of its variance: all of it at 1.5, two thirds at 1. Weights of regions
-            are at most 1: above 1 the partner's regions grow.
-        noise: Standard deviation of gaussian noise in the latent space, where the class gaussians
-            have a standard deviation of 0.3 to 1. Noise needs no partner, and the gate ignores it.
-        axes: Number of leading PCA axes to mix along; all of them by default. Regions take all.
+        partners: Source of partners: other images of the batch ("batch"), the memory of the
+            checkpoint ("memory"), or the memory if the checkpoint has one, else the batch ("auto").
+            Partners from the memory are exact in classes of at most `rank` + 1 images, and blurred
+            in larger ones. With mix "regions", "auto" therefore prefers the batch for larger
+            classes.
+        strength: How far a variant moves towards its partner: the factor s of the mixing weights,
+            0 for noise alone. With alpha 1, a class keeps 1 - s + 2 s^2 / 3 of its variance along
+            an axis: all of it at 1.5, two thirds at 1. With mix "regions", a strength above 1 makes
+            the partner's regions larger.
+        noise: Standard deviation of Gaussian noise on latents, in which class Gaussians have a
+            standard deviation of 0.3 to 1. Noise needs no partner, and the gate ignores it.
+        axes: How many of a class's axes to mix along, the largest first; None for all, which mix
+            "regions" needs.
         gate: How far from its class an image or its variant may lie before the image stays
             unchanged. 1.0 is the limit found at fitting, the 99% quantile of held-out images; True
             is 1.25; False or None is no limit. In classes of 5 to 10 images, 1.25 leaves about one
@@ -88,7 +91,11 @@ class MixConfig:
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if get_origin(hint) is Literal and value not in get_args(hint):
-                raise ValueError(f"{name} must be one of {list(get_args(hint))}; got {value!r}")
+                choices = get_args(hint)
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}; got {value!r}"
+                    f"{did_you_mean(str(value), choices)}"
+                )
         if self.axes is not None and self.mix == "regions":
             raise ValueError(f'axes must be None with mix="regions"; got {self.axes}')
         for name, value in checked.items():

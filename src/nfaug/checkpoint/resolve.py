@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..io.hub_options import HubOptions
+from ..io.text import did_you_mean
 
 __all__ = ["BUILTIN", "builtin_names", "read_resolved"]
 
@@ -16,7 +17,7 @@ _FOLDER = Path(__file__).parent.parent / "builtin"
 
 
 def builtin_names() -> list[str]:
-    """Return the names of the bundled flows, each with its prefix `builtin:`."""
+    """Return the names of the bundled checkpoints, each with its prefix `builtin:`."""
     return sorted(BUILTIN + file.parent.name for file in _FOLDER.glob("*/config.json"))
 
 
@@ -27,7 +28,7 @@ def read_resolved(
     *,
     whole: bool = True,
 ) -> T:
-    """Read a checkpoint from a bundled flow, a local directory or the cache of the Hub.
+    """Read a checkpoint from a bundled checkpoint, a local directory or the cache of the Hub.
 
     Args:
         read: Reads a checkpoint directory.
@@ -37,7 +38,7 @@ def read_resolved(
 
     Raises:
         CheckpointError: `read` raised it.
-        FileNotFoundError: There is no such bundled flow, or this is neither a directory nor a
+        FileNotFoundError: There is no such bundled checkpoint, or this is neither a directory nor a
             possible repository name.
         nfaug.hub.HubError: The repository cannot be read.
     """
@@ -45,7 +46,8 @@ def read_resolved(
     if name.startswith(BUILTIN):
         if name not in builtin_names():
             raise FileNotFoundError(
-                f"there is no bundled flow {name!r}; there are {', '.join(builtin_names())}"
+                f"there is no bundled checkpoint {name!r}{did_you_mean(name, builtin_names())} "
+                f"({', '.join(builtin_names())})"
             )
         return read(_FOLDER / name.removeprefix(BUILTIN))
     path = Path(path_or_repo).expanduser()
@@ -53,9 +55,12 @@ def read_resolved(
         return read(path)
     repo_id = name.partition("@")[0]  # a revision may hold slashes
     if path.exists() or repo_id.count("/") != 1 or name.startswith((".", "/", "~")):
+        names = [*builtin_names(), *(other.removeprefix(BUILTIN) for other in builtin_names())]
+        if path.parent.is_dir():
+            names += [str(path.parent / folder.name) for folder in path.parent.glob("*/")]
         raise FileNotFoundError(
-            f"{name!r} is no checkpoint directory, and no repository name of the form owner/name; "
-            f"the bundled flows are {', '.join(builtin_names())}"
+            f"{name!r} is neither a checkpoint folder nor owner/name, a repository of the Hub"
+            f"{did_you_mean(name, names)} (bundled are {', '.join(builtin_names())})"
         )
     # A local checkpoint does not need the Hub's client.
     from ..io.hub import HubError

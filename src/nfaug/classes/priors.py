@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..io.text import did_you_mean
 from .fixed_point.config import FixedPointConfig, FixedPointResult, SeparationConfig
 from .fixed_point.solver import solve
 from .gaussians import as_double, check_gaussians
@@ -108,7 +109,7 @@ class PriorConfig:
 
     Args:
         kind: A name in `PRIORS`: "fpi" (the fixed point), "data" (means and variances of the
-            latents) or "single" (one standard gaussian; labels are not used, and `nfaug fit` adds
+            latents) or "single" (one standard Gaussian; labels are not used, and `nfaug fit` adds
             classes later).
         fixed_point: Settings of "fpi".
 
@@ -121,7 +122,10 @@ class PriorConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in PRIORS:
-            raise ValueError(f"prior.kind must be one of {', '.join(PRIORS)}; got {self.kind!r}")
+            raise ValueError(
+                f"prior.kind must be one of {', '.join(PRIORS)}; got {self.kind!r}"
+                f"{did_you_mean(str(self.kind), PRIORS)}"
+            )
 
     @property
     def entry(self) -> Prior:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from ..augment.config import MixConfig
 from ..bank import Bank, make_bank
@@ -38,26 +39,28 @@ def parser() -> ArgumentParser:
     """Options of `nfaug bank`."""
     parser = new_parser(
         "bank",
-        "Make NFA variants of every image and store them, so that training needs no flow: "
-        "nfaug.bank.BankDataset replaces images by their variants. The same command continues an "
-        "interrupted bank.",
+        "Compute variants of every image in advance and store them, so that training costs nothing "
+        "more: nfaug.bank.BankDataset replaces images by their variants. The same command "
+        "continues an interrupted bank.",
         _SHARDS,
+        usage="--checkpoint CHECKPOINT --data DATA --out OUT [options]",
+        example="nfaug bank --checkpoint my-nfa --data my-images --out my-bank",
     )
     add_checkpoint(parser)
     add_data_options(parser, "train")
-    add_out(parser, "the directory of the bank")
-    parser.add_argument("--variants", type=int, default=20, help="variants per image")
+    add_out(parser, "the folder of the bank")
+    parser.add_argument("--variants", type=PositiveInt, default=20, help="variants per image")
     parser.add_argument(
         "--residual",
         action="store_true",
-        help="store the change of each image at the flow's size, a few kB, and add it to images of "
-        "any size in training",
+        help="make a residual bank: store only the change of each image, at the flow's size, and "
+        "add it to images of any size in training",
     )
     add_image_size(
         parser,
-        "the flow's size, if images have it; choose the size to which your script resizes images",
+        "that of the flow, if images have it; choose the size to which your script resizes images",
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="number of images at a time")
+    parser.add_argument("--batch-size", type=PositiveInt, default=64, help="images at a time")
     parser.add_argument(
         "--workers",
         type=int | None,
@@ -71,6 +74,7 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Make the bank or a shard of it."""
+    config = mixing(arguments)
     shard = None if arguments.shard is None else parse_shard(arguments.shard)
     checkpoint = load_on(arguments, process=None if shard is None else shard[0])
     out = Path(arguments.out).expanduser()
@@ -106,7 +110,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         batch_size=arguments.batch_size,
         workers=workers,
         overwrite=arguments.overwrite,
-        config=mixing(arguments),
+        config=config,
     )
     complete_shards = 0
     if shard is not None:

@@ -20,8 +20,8 @@ from .common import READING, add_image_size, add_reading, lies_in, new_parser
 __all__ = ["parser", "run"]
 
 _FLOWS = (
-    "flows of NFA besides builtin:pixels; they need --test-data, images that they were not trained "
-    "on: by images that a flow has seen, NFA would be judged too well"
+    "checkpoints to compare besides builtin:pixels; they need --test-data, images on which they "
+    "were not trained: by images that a flow has seen, NFA would be judged too well"
 )
 _FILES = "table.md, cells.csv, gains.png and variants.png"
 _SMALL = 48  # the longest side of images by default, for small-cnn
@@ -32,11 +32,13 @@ def parser() -> ArgumentParser:
     """Options of `nfaug compare`: data, output, and every field of `CompareConfig`."""
     parser = new_parser(
         "compare",
-        "What should I do with my few labels? Train classifiers with few labels, without and with "
-        "NFA, RandAugment and TrivialAugment; with --network and --weights, first logistic "
-        "regression on the features of the frozen network. Write a table, pictures, a sentence of "
-        "advice, and a script that trains as it says.",
-        "Ctrl-C keeps what is done; the same command goes on.",
+        "What should I do with my few labelled images? Train classifiers on some of them, without "
+        "and with NFA, RandAugment and TrivialAugment, and judge them by the others; with "
+        "--network and --weights, first logistic regression on the features of the frozen network. "
+        "Write a table, pictures, a sentence of advice, and a script that trains as it says.",
+        "Ctrl-C keeps what is done; the same command continues it.",
+        usage="--data DATA [options]",
+        example="nfaug compare --data my-images --per-class 10",
     )
     parser.add_argument("--data", required=True, help=DATA_SOURCES)
     parser.add_argument(
@@ -48,8 +50,8 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--out",
         default="nfaug-compare",
-        help="the folder to write: a new or empty one, or that of the same comparison, which goes "
-        "on; it cannot lie in the data",
+        help="the folder to write: a new or empty one, or that of the same comparison, which is "
+        "continued; it cannot lie in the data",
     )
     add_image_size(parser, f"their own, at most {_SMALL}, or {_LARGE} for a timm model")
     parser.add_argument("--checkpoint", nargs="*", default=[], help=_FLOWS)
@@ -58,8 +60,8 @@ def parser() -> ArgumentParser:
         "--processes",
         type=int,
         default=0,
-        help="how many classifiers are trained at once, with a thread each; 0 for one a core, or "
-        "one if there is a GPU",
+        help="how many classifiers are trained at once, with one thread each; 0 for one on each "
+        "core, or one if there is a GPU",
     )
     return parser
 

@@ -21,9 +21,11 @@ def parser() -> ArgumentParser:
     """Options of `nfaug eval`."""
     parser = new_parser(
         "eval",
-        "Measure a checkpoint on labelled images: bits per dimension, NF-Acc (share of images "
-        "whose class has the highest latent likelihood, top 1 and top 5), and the share of images "
-        "that encode and decode bit for bit.",
+        "Measure a checkpoint on labelled images: bits per dimension, NF-Acc (the share of images "
+        "whose own class Gaussian gives the highest likelihood, and of those where it is among the "
+        "best five), and the share of images that come back bit for bit when encoded and decoded.",
+        usage="--checkpoint CHECKPOINT --data DATA [options]",
+        example="nfaug eval --checkpoint my-nfa --data my-images",
     )
     add_checkpoint(parser)
     add_data_options(parser, "test")
@@ -37,7 +39,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
     checkpoint = load_on(arguments)
     if checkpoint.gaussians is None:
-        raise ValueError(f"{arguments.checkpoint} has no class gaussians; fit them with: nfaug fit")
+        raise ValueError(f"{arguments.checkpoint} has no class Gaussians; fit them with: nfaug fit")
     labelled = bool(checkpoint.config.classes)
     codec = checkpoint.flow.codec
     open_data = functools.partial(

@@ -28,14 +28,16 @@ def parser() -> ArgumentParser:
     """Options of `nfaug explore`."""
     parser = new_parser(
         "explore",
-        "Open a page in the browser that shows what NFA does to an image: variants, and their "
-        "differences to it. The page is served to this machine alone, until Ctrl-C. Nothing is "
-        "sent elsewhere.",
+        "Open a page in the browser that shows what NFA does to an image: its variants, and what "
+        "they change. The page is served to this machine alone, until Ctrl-C. Nothing is sent "
+        "elsewhere.",
+        usage="[options]",
+        example="nfaug explore --data my-images",
     )
     parser.add_argument(
         "--checkpoint",
         nargs="+",
-        help="checkpoint directories, owner/name on the Hub, or builtin:NAME, to choose from "
+        help="checkpoints to choose from: folders, owner/name on the Hub, or builtin:NAME "
         f"(default: {', '.join(_BUNDLED)}; with --data {', '.join(_FITTED)}). A checkpoint of "
         "other classes than those of --data is first fitted to up to 100 images of each",
     )

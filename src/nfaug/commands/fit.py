@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from ..checkpoint.autoencoder_file import copy_autoencoder
 from ..checkpoint.checkpoint import Checkpoint
@@ -30,33 +31,38 @@ def parser() -> ArgumentParser:
     """Options of `nfaug fit`."""
     parser = new_parser(
         "fit",
-        "Fit a checkpoint to your classes in one pass over your images: class Gaussians, PCA axes "
-        "and the memory of partners. Without --per-class, at most 1,000 images of a class are "
-        "used. Nothing is trained. builtin:pixels mixes pixels or, with --autoencoder FILE, the "
-        "latents of this autoencoder; a file of up to 64 MiB is copied into the checkpoint.",
+        "Fit a checkpoint to your classes, in one pass over your images and without training: the "
+        "axes along which each class varies, class Gaussians, and the memory of partners. At most "
+        "1,000 images of a class are used, or --per-class. The mode is pixels with "
+        "builtin:pixels, autoencoder with builtin:pixels and --autoencoder, and flow with another "
+        "checkpoint. An autoencoder's file of up to 64 MiB is copied into the checkpoint.",
+        usage="--checkpoint CHECKPOINT --data DATA --out OUT [options]",
+        example="nfaug fit --checkpoint builtin:pixels --data my-images --out my-nfa",
     )
     add_checkpoint(parser)
     add_data_options(parser, "train")
     add_image_size(
         parser,
-        "the flow's size; for builtin:pixels that of the images or, if they differ, at most 128",
+        "that of the flow; with builtin:pixels that of the images, or at most 128 if they differ",
     )
     parser.add_argument(
-        "--grayscale", action="store_true", help="convert colour images for a one-channel flow"
+        "--grayscale",
+        action="store_true",
+        help="convert colour images for a flow of grayscale images",
     )
-    add_out(parser, "the checkpoint directory")
-    parser.add_argument("--rank", type=int, default=64, help="PCA axes per class")
+    add_out(parser, "the checkpoint's folder")
+    parser.add_argument("--rank", type=PositiveInt, default=64, help="axes per class")
     parser.add_argument(
         "--no-memory",
         action="store_true",
-        help="do not save the partner memory, which nearly reproduces training images",
+        help="leave out the memory, from which training images can nearly be rebuilt",
     )
     parser.add_argument(
         "--gaussians",
         choices=fitted_priors(),
         default="data",
-        help="class gaussians: moments of the data (data), or separated by the fixed point (fpi), "
-        "whose settings nfaug.fit takes",
+        help="class Gaussians: the means and variances of the images (data), or those of the fixed "
+        "point, which separates classes (fpi). NFA does not use them",
     )
     return parser
 

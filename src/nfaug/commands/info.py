@@ -17,7 +17,12 @@ _VARIANTS = 20  # of each image, in the bank whose cost is shown
 
 def parser() -> ArgumentParser:
     """Options of `nfaug info`."""
-    parser = new_parser("info", "Describe a checkpoint: flow, classes, gaussians, figures, cost.")
+    parser = new_parser(
+        "info",
+        "Describe a checkpoint: its flow, classes, figures and cost.",
+        usage="CHECKPOINT [options]",
+        example="nfaug info builtin:fashion-mnist",
+    )
     parser.add_argument("checkpoint", help=CHECKPOINT)
     add_autoencoder(parser)
     return parser

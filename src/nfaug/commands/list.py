@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from .common import new_parser
 
@@ -13,10 +14,15 @@ __all__ = ["parser", "run"]
 
 def parser() -> ArgumentParser:
     """Options of `nfaug list`."""
-    parser = new_parser("list", "List the flows on the Hugging Face Hub.")
-    parser.add_argument("--author", help="only flows of this account or organisation")
-    parser.add_argument("--search", help="only flows whose name contains this text")
-    parser.add_argument("--limit", type=int, default=100, help="maximum number of flows")
+    parser = new_parser(
+        "list",
+        "List the checkpoints of nfaug on the Hugging Face Hub.",
+        usage="[options]",
+        example="nfaug list --search flowers",
+    )
+    parser.add_argument("--author", help="only those of this account or organisation")
+    parser.add_argument("--search", help="only those whose name contains this text")
+    parser.add_argument("--limit", type=PositiveInt, default=100, help="the most that are listed")
     return parser
 
 

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from ..augment.config import MixConfig
 from ..fitting import load_base, open_fitted
@@ -30,19 +31,20 @@ def parser() -> ArgumentParser:
     """Options of `nfaug preview`."""
     parser = new_parser(
         "preview",
-        "Show what NFA does to your images in training: a row per class with an image, its "
-        "reconstruction (encoded and decoded) and NFA variants. An image that the gate "
-        "stops stays unchanged. A checkpoint of other classes is first fitted to up to 100 images "
-        "of each.",
+        "Draw what NFA does to your images in training: a row per class with an image, its "
+        "reconstruction (encoded and decoded) and its variants. An image that the gate stops stays "
+        "unchanged. A checkpoint of other classes is first fitted to up to 100 images of each.",
+        usage="--checkpoint CHECKPOINT --data DATA --out OUT.png [options]",
+        example="nfaug preview --checkpoint builtin:pixels --data my-images --out variants.png",
     )
     add_checkpoint(parser)
     add_data_options(parser, "train")
     parser.add_class_arguments(MixConfig, skip={"p"})
     add_image_size(parser, "that of the images, at most 160; choose the size at which you train")
     add_out(parser, "the PNG file")
-    parser.add_argument("--variants", type=int, default=6, help="number of variants")
+    parser.add_argument("--variants", type=PositiveInt, default=6, help="variants per image")
     parser.add_argument(
-        "--max-classes", type=int, default=10, help="largest number of classes to show"
+        "--max-classes", type=PositiveInt, default=10, help="the most classes that are shown"
     )
     return parser
 
@@ -50,6 +52,7 @@ def parser() -> ArgumentParser:
 def run(arguments: Namespace) -> dict[str, Any]:
     """Make the preview and save it."""
     file = picture_file(arguments)
+    config = mixing(arguments)
     base = load_base(arguments.checkpoint, arguments.autoencoder).to(pick_device(arguments.device))
     checkpoint, dataset = open_fitted(
         base,
@@ -61,8 +64,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
     )
     if checkpoint is not base:
         warnings.warn(
-            "the flow does not have the classes of the data: it was fitted to up to 100 images of "
-            f"each. Keep one: nfaug fit --checkpoint {arguments.checkpoint} "
+            "the checkpoint does not have the classes of the data: it was fitted to up to 100 "
+            f"images of each. To keep a fitted one: nfaug fit --checkpoint {arguments.checkpoint} "
             f"--data {arguments.data} --out DIR",
             stacklevel=1,
         )
@@ -72,7 +75,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         variants=arguments.variants,
         max_classes=arguments.max_classes,
         seed=arguments.seed,
-        config=mixing(arguments),
+        config=config,
     )
     write_picture(file, picture)
     return {"out": str(file), "width": picture.width, "height": picture.height}

@@ -14,12 +14,14 @@ __all__ = ["parser", "run"]
 def parser() -> ArgumentParser:
     """Options of `nfaug pull`."""
     parser = new_parser(
-        "pull", "Download a checkpoint of the Hugging Face Hub and check its hashes."
+        "pull",
+        "Download a checkpoint from the Hugging Face Hub and check its hashes. Other commands take "
+        "OWNER/NAME as --checkpoint, and download it themselves.",
+        usage="OWNER/NAME [options]",
+        example="nfaug pull OWNER/my-nfa --out my-nfa",
     )
     parser.add_argument("repo", help="owner/name on the Hub")
-    parser.add_argument(
-        "--out", help="copy it into this directory (default: it stays in the cache)"
-    )
+    parser.add_argument("--out", help="copy it into this folder (default: it stays in the cache)")
     parser.add_argument("--revision", help="a branch, tag or commit")
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
     return parser

@@ -17,20 +17,22 @@ def parser() -> ArgumentParser:
     """Options of `nfaug push`."""
     parser = new_parser(
         "push",
-        "Push a checkpoint to the Hugging Face Hub as one commit: configuration, tensors, card and "
-        "picture. Log in first with: hf auth login.",
-        "The partner memory nearly reproduces training images, and so do as many axes as images of "
-        "a class. Use --no-memory for images that you must not publish.",
+        "Upload a checkpoint to the Hugging Face Hub as one commit: configuration, tensors, card "
+        "and picture. Log in first with: hf auth login.",
+        "Privacy: training images can nearly be rebuilt from the memory, and from as many axes as "
+        "a class has images. Use --no-memory for images that you must not publish.",
+        usage="CHECKPOINT OWNER/NAME [options]",
+        example="nfaug push my-nfa OWNER/my-nfa --no-memory --dry-run",
     )
-    parser.add_argument("checkpoint", help="the checkpoint directory")
+    parser.add_argument("checkpoint", help="the checkpoint's folder")
     parser.add_argument("repo", help="owner/name on the Hub")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--revision", help="the branch to push to")
     parser.add_argument(
         "--no-memory",
         action="store_true",
-        help="leave out the memory, draw samples in place of images, and keep at most one axis per "
-        "four images of a class",
+        help="leave out the memory, draw samples instead of images, and keep at most one axis for "
+        "every four images of a class",
     )
     parser.add_argument("--license", help="for the card: identifier of the license, such as mit")
     parser.add_argument(

@@ -21,21 +21,22 @@ def parser() -> ArgumentParser:
     """Options of `nfaug sample`."""
     parser = new_parser(
         "sample",
-        "Sample images from the class gaussians through the inverse flow: a row per class.",
+        "Draw random images from the class Gaussians of a checkpoint through its flow: a row per "
+        "class. NFA needs no samples: see nfaug preview for variants of your images.",
+        usage="--checkpoint CHECKPOINT --out OUT.png [options]",
+        example="nfaug sample --checkpoint builtin:fashion-mnist --out samples.png",
     )
     add_checkpoint(parser)
     add_out(parser, "the PNG file")
+    parser.add_argument("--per-class", type=PositiveInt, default=8, help="images per class")
     parser.add_argument(
-        "--per-class", type=PositiveInt, default=8, help="number of images per class"
-    )
-    parser.add_argument(
-        "--max-classes", type=PositiveInt, default=20, help="at most this many classes"
+        "--max-classes", type=PositiveInt, default=20, help="the most classes that are shown"
     )
     parser.add_argument(
         "--temperature",
         type=float,
         default=0.7,
-        help="factor of the gaussians' standard deviations",
+        help="factor of the Gaussians' standard deviations; below 1 samples are more typical",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the samples")
     return parser
@@ -46,12 +47,12 @@ def run(arguments: Namespace) -> dict[str, Any]:
     file = picture_file(arguments)
     checkpoint = load_on(arguments)
     if checkpoint.gaussians is None:
-        raise ValueError(f"{arguments.checkpoint} has no class gaussians; fit it with: nfaug fit")
+        raise ValueError(f"{arguments.checkpoint} has no class Gaussians; fit it with: nfaug fit")
     nf_acc = checkpoint.config.metrics.get("nf_acc", 1.0)
     if nf_acc < _BLURRED:
         warnings.warn(
             "these samples show the colours of a class and no objects: the flow is small, and its "
-            f"gaussians tell few classes apart (NF-Acc {nf_acc:.0%}). "
+            f"Gaussians tell few classes apart (NF-Acc {nf_acc:.0%}). "
             "NFA mixes images and needs no samples: look at nfaug preview",
             stacklevel=1,
         )

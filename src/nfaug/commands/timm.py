@@ -33,20 +33,21 @@ def parser() -> ArgumentParser:
     parser = new_parser(
         "timm",
         "Run timm's train.py, or another script that calls timm.data.create_loader, unedited and "
-        "with NFA. The script's own arguments follow --, as in: nfaug timm train.py "
-        "--checkpoint my-flow --p 0.5 -- --data-dir my-data --model resnet18",
+        "with NFA. The script's own arguments follow the word --.",
         "Mixup and CutMix run after NFA, on the device. Random erasing runs in timm's prefetcher, "
         "before NFA.",
+        usage="SCRIPT --checkpoint CHECKPOINT [options] -- [arguments]",
+        example="nfaug timm train.py --checkpoint my-nfa -- my-images --model resnet18",
     )
     parser.unknown_hint = (
-        ". Arguments of the script follow --, as in: nfaug timm train.py --checkpoint my-flow -- "
-        "--model resnet18"
+        " (arguments of the script follow --, as in: nfaug timm train.py --checkpoint my-nfa -- "
+        "--model resnet18)"
     )
     parser.add_argument("script", help="the script; its own arguments follow --")
     parser.add_argument("--checkpoint", required=True, help=CHECKPOINT)
     add_autoencoder(parser)
     parser.add_class_arguments(MixConfig)
-    parser.add_argument("--off-epoch", type=int | None, help="NFA stops at this epoch (0-based)")
+    parser.add_argument("--off-epoch", type=int | None, help="the epoch at which NFA stops, from 0")
     parser.add_argument("--script-arg", action="append", type=str, default=[], help=SUPPRESS)
     return parser
 

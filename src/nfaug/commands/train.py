@@ -76,32 +76,34 @@ def parser() -> ArgumentParser:
     """Options of `nfaug train`: data, output, and every field of `TrainConfig`."""
     parser = new_parser(
         "train",
-        "Train a normalizing flow on your images, then fit class gaussians and PCA axes to it. "
-        "The result is a checkpoint directory for NFAugment and the other commands.",
-        "A recipe or a YAML file can set any of these options; options after it override it. "
-        "--print-config shows the settings; a run saves them as train.yaml in --out. For several "
-        f"processes use torchrun -m nfaug.training with the same options. {EXIT_CODES}",
+        "Train a normalizing flow on your images, and fit it to your classes. The result is a "
+        "checkpoint for NFAugment and the other commands. Most users need no flow of their own: "
+        "see nfaug fit.",
+        "A recipe or a YAML file can set any of these options; options override it. --print-config "
+        "shows the settings; a run saves them as train.yaml in --out. For several processes use "
+        f"torchrun -m nfaug.training with the same options.\n\n{EXIT_CODES}",
+        usage="--data DATA --out OUT [--recipe NAME] [-c FILE] [options]",
+        example="nfaug train --data my-images --recipe small --out my-nfa",
     )
-    parser.usage = "nfaug train --data DATA --out OUT [--recipe NAME] [-c FILE] [OPTION ...]"
     parser.add_argument("--data", required=True, help=DATA_SOURCES)
-    parser.add_argument("--out", required=True, help="the checkpoint directory to write")
-    add_image_size(parser, "the images' own; the same as --dataset.image-size")
+    parser.add_argument("--out", required=True, help="the checkpoint's folder to write")
+    add_image_size(parser, "that of the images; the same as --dataset.image-size")
     parser.add_argument(
         "--resume",
-        help="continue the run in this directory with its settings; other options override them, "
-        "but images, seed, batch size, device, flow and prior.kind must stay, and the gaussians "
-        "stay until they are solved again. A finished run is evaluated, and its axes are fitted, "
-        "once more; with more --epochs it trains on. On a CPU, with as many threads and without "
-        "--max-minutes, the result is bit for bit that of an uninterrupted run",
+        help="continue the run in this folder with its settings; other options override them, but "
+        "images, seed, batch size, device, flow and prior.kind must stay. A finished run is "
+        "evaluated and fitted once more; with more --epochs it trains on. On a CPU, with as many "
+        "threads and without --max-minutes, the result is bit for bit that of an uninterrupted run",
     )
     parser.add_argument(
         "--checkpoint",
-        help="start from this flow, a directory or owner/name on the Hub, instead of a new one; "
-        "class gaussians are solved again",
+        help="start from the flow of this checkpoint instead of a new one: a folder, or owner/name "
+        "on the Hub",
     )
     parser.add_argument(
         "--recipe",
-        help=f"settings in the package: {', '.join(recipes())} (small: any image folder)",
+        help=f"settings that come with nfaug: {', '.join(recipes())}; small suits any folder of "
+        "images",
     )
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="a YAML file of settings")
     parser.add_argument("--split", default="train", help="part of the data to train on")

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from nfaug.io.device import pick_device
 from nfaug.io.errors import reading
+from nfaug.io.text import did_you_mean
 
 from .config import CompareConfig
 
@@ -63,7 +64,7 @@ def timm_model(config: CompareConfig, shape: Sequence[int], classes: int) -> Any
 
     name = config.network
     if not timm.is_model(name):
-        raise ValueError(f"timm has no model {name!r}; timm.list_models() has names")
+        raise ValueError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
     architecture = timm.models.get_pretrained_cfg(name)
     options: dict[str, Any] = {"num_classes": classes, "in_chans": shape[0]}
     if architecture is not None and architecture.fixed_input_size:

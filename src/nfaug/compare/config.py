@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+
+from nfaug.io.text import did_you_mean
 
 from .rows import PIXELS, ROWS, Row, rows_of, usual_ways
 
@@ -25,18 +28,18 @@ class CompareConfig:
     """Settings of a comparison.
 
     Args:
-        checkpoint: Flows of NFA besides builtin:pixels, which mixes the images themselves:
-            directories, owner/name on the Hub, or builtin:NAME. They are fitted to the labelled
-            images, and need images to judge by that they were not trained on.
-        per_class: Labelled images of each class, or all but one of a smaller class; null for all
-            that are not held out.
+        checkpoint: Checkpoints to compare besides builtin:pixels: folders, owner/name on the Hub,
+            or builtin:NAME. They are fitted to the labelled images, and need images to judge by
+            that they were not trained on.
+        per_class: Labelled images per class, or all but one of a smaller class; None for all that
+            are not held out.
         network: The classifier: small-cnn, or the name of a timm model.
         weights: A .safetensors file of the timm model's pretrained weights. Its features are
-            compared frozen, and the network fine-tuned; null to train from random weights.
+            compared frozen, and the network fine-tuned; None to train from random weights.
         augment: What keeps the class of these images, and is applied in every row that trains,
             comma-separated: crop (shifts by up to an eighth), flip (left-right), rotate (quarter
             turns and flips), colour (brightness, contrast, saturation); spectrogram stands for
-            shifts, and brings SpecAugment (masks of time and frequency) in place of RandAugment and
+            shifts, and brings SpecAugment (masks of time and frequency) instead of RandAugment and
             TrivialAugment.
         rows: What is compared, comma-separated, of frozen, frozen+randaugment, frozen+specaugment,
             frozen+nfa (logistic regression on the features of a frozen network), none, randaugment,
@@ -45,20 +48,20 @@ class CompareConfig:
         group: Images of one group, such as a patient or a day, are never on both sides: a regular
             expression, whose first bracket or whole match in the path of an image is its group, or
             the name of a column of parquet files.
-        min_images: Classes with fewer images are left out; null to take them as they are.
+        min_images: Classes with fewer images are left out; None to take them as they are.
         test_images: The most images to judge by, drawn at random; more take time.
         minutes: Time for everything. It decides the number of seeds and, if it is short, of rows.
             The first row is always finished.
         seeds: The most repetitions, each with its own labelled images, weights and draws.
-        steps: Optimiser steps of a classifier; null for ten passes over the labelled images, at
+        steps: Optimiser steps of a classifier; None for ten passes over the labelled images, at
             least 800 (300 from pretrained weights) and at most 2,000.
-        lr: Peak learning rate; null for 0.1 (small-cnn), 1e-3 (a timm model), or 3e-4 (pretrained,
+        lr: Peak learning rate; None for 0.1 (small-cnn), 1e-3 (a timm model), or 3e-4 (pretrained,
             with thirty times as much for the new head).
         p: Probability that NFA replaces an image by one of its variants.
         magnitude: Magnitude of RandAugment, of 30.
         tune: Choose p and magnitude for each seed by a third of its labelled images, on which
             classifiers of the others are judged; it takes up to seven times as long.
-        variants: Variants of each image.
+        variants: Variants per image.
         device: cpu, cuda, ...; auto is the GPU if there is one.
 
     Raises:
@@ -86,13 +89,8 @@ class CompareConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, choices in (("augment", SAFE), ("rows", ROWS)):
-            value = getattr(self, name)
-            if not set(_words(value)) <= set(choices):
-                raise ValueError(
-                    f"{name} must name some of {', '.join(choices)}, with commas between them; got "
-                    f"{value!r}"
-                )
+        _check_words("augment", self.augment, SAFE)
+        _check_words("rows", self.rows, ROWS)
         most = {"p": 1, "magnitude": 30}
         for name in (
             "per_class", "min_images", "test_images", "minutes", "seeds", "steps", "lr", "p",
@@ -137,3 +135,12 @@ def _words(text: str) -> list[str]:
     if not text.strip():
         return []
     return [word.strip() for word in text.split(",")]
+
+
+def _check_words(name: str, value: str, choices: Collection[str]) -> None:
+    for word in _words(value):
+        if word not in choices:
+            raise ValueError(
+                f"{name} must name some of {', '.join(choices)}, with commas between them; "
+                f"got {word!r}{did_you_mean(word, choices)}"
+            )

@@ -1,4 +1,4 @@
-"""Open a data set by a path or a name."""
+"""Open a dataset by a path or a name."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from ..io.text import did_you_mean
 from .decode import IMAGE_ENDINGS
 from .images import LabelledImages, assemble, split_per_class
 from .readers import Reader, Request
@@ -19,7 +20,14 @@ from .sources.tables import open_hub, open_parquet
 from .sources.tars import open_tar, open_webdataset
 from .torch_datasets import wrap_dataset
 
-__all__ = ["DATA_SOURCES", "MissingSplitError", "open_dataset", "wrap_dataset"]
+__all__ = [
+    "DATA_KINDS",
+    "DATA_SOURCES",
+    "DataKind",
+    "MissingSplitError",
+    "open_dataset",
+    "wrap_dataset",
+]
 
 
 @dataclass(frozen=True)
@@ -61,14 +69,51 @@ FOLDERS = (
         "IDX files", ("idx1-ubyte", "idx1-ubyte.gz", "idx3-ubyte", "idx3-ubyte.gz"), open_idx
     ),
 )
-# What `data` may be, as messages and the documentation say it.
+
+
+class DataKind(NamedTuple):
+    """Something that `data` may be: an example of it, and what it is."""
+
+    example: str
+    text: str
+
+
+DATA_KINDS = (
+    DataKind(
+        "my-images",
+        "a folder with one folder of images for each class, such as my-images/cat/1.jpg. Folders "
+        "train, val and test around them are splits.",
+    ),
+    DataKind("my-images.tar", "a tar of such a folder, compressed or not."),
+    DataKind(
+        "my-shards",
+        "a folder of WebDataset shards, or one shard: a tar in which 000012.jpg has its label, a "
+        "number, in 000012.cls.",
+    ),
+    DataKind(
+        "my-images.parquet",
+        "a parquet file, or a folder of them, with a column of images and one of labels.",
+    ),
+    DataKind(
+        "my-images.npz",
+        "a NumPy file with the arrays images (uint8, of shape N x H x W, N x H x W x C or "
+        "N x C x H x W) and labels (whole numbers, N).",
+    ),
+    DataKind(
+        "my-idx-files",
+        "a folder of IDX files, the format of MNIST: train-images-idx3-ubyte.gz and others.",
+    ),
+    DataKind(
+        "hfds/ylecun/mnist",
+        "hfds/OWNER/NAME, a dataset of the Hugging Face Hub that has parquet files.",
+    ),
+    DataKind("torch/cifar10", "torch/NAME, a dataset of torchvision. --download fetches it."),
+    DataKind("digits", "scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, for a first try."),
+)
+# The same in one line, for messages and options.
 DATA_SOURCES = (
-    "a folder of class folders (class/name.jpg), with or without train, val and test folders "
-    "around them; a tar of such a folder; a WebDataset shard (000.jpg, 000.cls) or a folder of "
-    "shards; a parquet file or a folder of them; a .npz file with the arrays images and labels; "
-    "a folder of IDX files (train-images-idx3-ubyte.gz, ...); hfds/OWNER/NAME, a data set of the "
-    "Hugging Face Hub in parquet files, such as hfds/ylecun/mnist; a data set of torchvision such "
-    "as torch/cifar10; 'digits', scikit-learn's handwritten digits"
+    "a folder with one folder of images for each class, a .tar, .npz or .parquet file, or a name "
+    "such as torch/cifar10; 'nfaug help data' lists all"
 )
 
 
@@ -121,7 +166,7 @@ def open_dataset(
     """
     if not isinstance(data, str | os.PathLike) or not os.fspath(data):
         raise ValueError(
-            f"data must be {DATA_SOURCES}; got {data!r} (pass a torch data set to wrap_dataset)"
+            f"data must be {DATA_SOURCES}; got {data!r} (pass a torch dataset to wrap_dataset)"
         )
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 (grayscale), 3 (RGB) or None; got {channels!r}")
@@ -145,9 +190,12 @@ def _reader(request: Request) -> Reader:
     if path.is_dir():
         return _folder_reader(path, request)
     if not path.exists():
+        names = [kind.example for kind in DATA_KINDS if kind.example in NAMES]
+        if path.parent.is_dir():
+            names += [str(path.parent / name) for name in os.listdir(path.parent)]
         raise FileNotFoundError(
-            f"there is no file or folder {request.data!r}; data sets with a name are 'digits', "
-            "torch/NAME and hfds/OWNER/NAME"
+            f"there is no file or folder {request.data!r}{did_you_mean(request.data, names)} "
+            "('nfaug help data' lists what data can be)"
         )
     if path.is_file():  # a pipe has no end
         for endings, open_file in FILES.items():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..io.device import is_read_at_once
 from ..io.numbers import check_number
+from ..io.text import did_you_mean
 from .backbone import Backbone, is_size
 from .layers import SQUEEZES, ActNorm, InvertibleConv1x1, Layer, Squeeze, Step
 from .matrix_exp import (
@@ -86,7 +87,10 @@ class MefConfig(Backbone):
         if self.max_scale is not None:
             check_number("max_scale", self.max_scale, 1, 1e6, open_low=True)
         if self.squeeze not in SQUEEZES:
-            raise ValueError(f"squeeze must be one of {list(SQUEEZES)}; got {self.squeeze!r}")
+            raise ValueError(
+                f"squeeze must be one of {', '.join(SQUEEZES)}; got {self.squeeze!r}"
+                f"{did_you_mean(str(self.squeeze), SQUEEZES)}"
+            )
         # Settings may come from the Hub: a large number must not keep `build` busy for hours.
         tensors = 0
         for steps, blocks in zip(self.steps, self.blocks, strict=True):

@@ -18,8 +18,13 @@ def check_number(
         number = math.nan
     above = low < number if open_low else low <= number
     if not (above and number <= high and math.isfinite(number)):
-        bracket = "(" if open_low else "["
-        raise ValueError(
-            f"{name} must be a finite number in {bracket}{low:g}, {high:g}]; got {value!r:.80}"
-        )
+        if open_low:
+            allowed = f"above {low:g}"
+            if high < math.inf:
+                allowed += f" and at most {high:g}"
+        elif high < math.inf:
+            allowed = f"from {low:g} to {high:g}"
+        else:
+            allowed = f"of {low:g} or more"
+        raise ValueError(f"{name} must be a finite number {allowed}; got {value!r:.80}")
     return number

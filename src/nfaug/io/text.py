@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterable
 from os import PathLike
 
-__all__ = ["printable", "public_name"]
+__all__ = ["did_you_mean", "printable", "public_name"]
 
 _SPACES = "\t\n\r\v\f"
 
@@ -41,3 +43,15 @@ def public_name(source: str | PathLike[str]) -> str:
     if os.path.isabs(path) or os.path.exists(path):
         text = os.path.basename(os.path.abspath(path)) or path
     return text.encode(errors="replace").decode()  # file names need not be valid text
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """The end of an error: the choice that looks most like a word, or nothing if none does.
+
+    >>> did_you_mean("regoins", ["axis", "pair", "regions"])
+    '; did you mean regions?'
+    >>> did_you_mean("blur", ["axis", "pair", "regions"])
+    ''
+    """
+    close = difflib.get_close_matches(word, choices, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

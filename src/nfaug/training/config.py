@@ -14,6 +14,7 @@ from nfaug.data.augmentation import FlowAugmentation
 from nfaug.flows.flow import Recompute
 from nfaug.flows.mef import MefConfig
 from nfaug.io.numbers import check_number
+from nfaug.io.text import did_you_mean
 
 __all__ = [
     "DataConfig",
@@ -35,16 +36,16 @@ class DataConfig:
     """How images are read.
 
     Args:
-        image_size: Size to resize to: [height, width], or the side of a square; null for the size
+        image_size: Size to resize to: [height, width], or the side of a square; None for the size
             of the data.
-        channels: 1 for grayscale, 3 for RGB; null for the channels of the data.
-        per_class: Use this many random images of each class; null for all.
+        channels: 1 for grayscale, 3 for RGB; None for the channels of the data.
+        per_class: Use this many random images of each class; None for all.
         test_fraction: Share of each class that is held out for evaluation; classes of fewer than 20
             images hold none out.
         on_error: Whether a file that cannot be decoded stops the run or is skipped and counted.
-        data_dir: Where named data sets are stored.
-        download: Whether named data sets may be downloaded.
-        workers: Processes that read images if they do not fit in memory; null for one for each
+        data_dir: Where named datasets are stored.
+        download: Whether named datasets may be downloaded.
+        workers: Processes that read images if they do not fit in memory; None for one for each
             core that this process has to itself.
         memory_gib: Data up to this size are decoded once and kept in memory.
     """
@@ -72,13 +73,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainPriorConfig(PriorConfig):
-    """The class gaussians that the flow is trained under.
+    """The class Gaussians that the flow is trained under.
 
     The first four fields are those of `PriorConfig`.
 
     Args:
         refit_epoch: Solve again after this many epochs, in addition to the solve at the start; 0
-            for never. Later, the gaussians stay fixed.
+            for never. Later, the Gaussians stay fixed.
         statistics_images: The largest number of images that are encoded for a solve.
     """
 
@@ -124,8 +125,10 @@ class OptimConfig:
         for name, choices in (("decay", get_args(Decay)), ("recompute", get_args(Recompute))):
             value = getattr(self, name)
             if value not in choices:
-                allowed = ", ".join(map(repr, choices))
-                raise ValueError(f"optim.{name} must be one of {allowed}; got {value!r}")
+                raise ValueError(
+                    f"optim.{name} must be one of {', '.join(choices)}; got {value!r}"
+                    f"{did_you_mean(str(value), choices)}"
+                )
         check_number("warmup_steps", self.warmup_steps, 0, math.inf)
         check_number("clip_norm", self.clip_norm, 0, math.inf, open_low=True)
         check_number("ema_decay", self.ema_decay, 0, 0.999999)  # of 1, the average never moves
@@ -138,7 +141,7 @@ class PCAConfig:
     Args:
         rank: Axes per class; fewer if the class has fewer images.
         per_class: Largest number of images to encode per class.
-        memory: Store the PCA coefficients of the training images as mixing partners.
+        memory: Keep a memory: the coefficients of the training images, used as partners.
     """
 
     rank: int = 64
@@ -156,7 +159,7 @@ class TrainConfig:
 
     Args:
         epochs: Passes over the data; 0 for a million images in all, in 10 to 400 epochs.
-        max_minutes: Stop after this many minutes (null for no limit). The learning rate then decays
+        max_minutes: Stop after this many minutes (None for no limit). The learning rate then decays
             with time, so two runs differ.
         batch_size: Images per step, over all processes.
         lr: Peak learning rate.
@@ -168,13 +171,13 @@ class TrainConfig:
         pictures_every: Epochs between pictures of samples, one at the end included; 0 for none.
         autoencoder: Train on the latents of this frozen autoencoder, a tiny one of TAESD's family
             or a diffusers AutoencoderKL or AutoencoderDC: a safetensors file, a directory, or
-            owner/name on the Hub; null for pixels. The latents of each image (and of its mirror
+            owner/name on the Hub; None for pixels. The latents of each image (and of its mirror
             image, with augmentation.hflip) are computed once and kept in memory.
         latent_noise: Width of the uniform noise on latents, in standard deviations of their
             channel.
         flow: The flow's architecture; channels and image size come from the data.
         dataset: How images are read.
-        prior: The class gaussians.
+        prior: The class Gaussians.
         optim: The optimiser.
         pca: The classwise PCA.
         augmentation: Augmentation of the flow's training images.
@@ -250,7 +253,9 @@ def recipes() -> list[str]:
 def recipe_path(name: str) -> Path:
     """Path of a recipe's YAML file; ValueError if there is none of this name."""
     if name not in recipes():
-        raise ValueError(f"there is no recipe {name!r}; choose among {', '.join(recipes())}")
+        raise ValueError(
+            f"there is no recipe {name!r}{did_you_mean(name, recipes())} ({', '.join(recipes())})"
+        )
     return _RECIPES / f"{name}.yaml"
 
 

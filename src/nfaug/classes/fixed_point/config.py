@@ -44,8 +44,8 @@ class SeparationConfig:
         settings = vars(self)
         for name, choices in _CHOICES.items():
             if name in settings and settings[name] not in get_args(choices):
-                allowed = ", ".join(repr(choice) for choice in get_args(choices))
-                raise ValueError(f"{name} must be one of {allowed}, got {settings[name]!r}")
+                allowed = ", ".join(get_args(choices))
+                raise ValueError(f"{name} must be one of {allowed}; got {settings[name]!r}")
         for name in _POSITIVE:
             if name in settings:
                 check_number(name, settings[name], 0, math.inf, open_low=True)

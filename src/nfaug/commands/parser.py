@@ -1,0 +1,205 @@
+"""The parser of a command: options with hyphens, help with an example, errors of one line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import shutil
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import (
+    ArgumentParser,
+    Namespace,
+    get_loader,
+    set_loader,
+    set_parsing_settings,
+)
+
+from ..data.sources.layout import splits_among
+from ..io.documentation import documentation
+from ..io.text import printable
+from .messages import hyphened, in_plain_words
+
+__all__ = ["CommandParser", "lies_in", "new_parser"]
+
+_LONGEST_ERROR = 2000  # characters
+_YAML = "yaml without aliases"  # the mode of our parsers; that of others stays as it is
+_load_yaml = get_loader("yaml")
+_OPTION = re.compile(r"^  (?:-\w(?: \w+)?, )?(--[a-z][\w.-]*)", re.MULTILINE)
+# Options and arguments whose value is a file or a folder, for completion in a shell.
+_PATHS = {
+    *("autoencoder", "checkpoint", "config", "data", "data_dir", "out", "resume", "script"),
+    *("test_data", "weights"),
+}
+
+
+def _without_aliases(text: str) -> Any:
+    """Load YAML without its aliases: a few lines of them stand for millions of values.
+
+    The word none alone is YAML's null. An option that takes this word gets it: jsonargparse tries
+    the text of a value if what it was loaded as has no type of the option.
+    """
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError("settings cannot have YAML aliases (*name)")
+    try:
+        value = _load_yaml(text)
+    except RecursionError:
+        raise yaml.YAMLError("settings nest too deep") from None
+    return None if value in ("none", "None") else value
+
+
+set_loader(_YAML, _without_aliases, (yaml.YAMLError,))
+# A value such as `optim: helper.X` could otherwise name a class, whose module is then imported.
+# jsonargparse has this setting for the whole process alone, so other parsers of a script that
+# imports this module import no class either.
+set_parsing_settings(import_path_denylist=["*"])
+
+
+class CommandParser(ArgumentParser):
+    """An argument parser whose options have hyphens: `--max-minutes`, `--dataset.per-class`."""
+
+    unknown_hint = ""  # what an error adds after arguments that the command does not have
+    example = ""  # of the whole command, for errors about what is missing
+
+    def __init__(self, **options: Any) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        options = {"formatter_class": formatter, "allow_abbrev": False, **options}
+        super().__init__(print_config="--print-config", parser_mode=_YAML, **options)
+
+    # jsonargparse gives this method to its groups as well, and there it sees only module globals.
+    def add_argument(self, *names: Any, **options: Any) -> Any:
+        """Add an argument as jsonargparse does, named with hyphens and with its default shown."""
+        if dataclasses.is_dataclass(options.get("type")):  # its fields come one by one
+            return super().add_argument(*names, **options)
+        if options.get("help") == argparse.SUPPRESS:  # an option of jsonargparse
+            return super().add_argument(*names, **options)
+        if "action" not in options and "type" not in options:  # a settings file has any value
+            options["type"] = str if options.get("required") else str | None
+        if "help" in options:
+            options["help"] = _described(**options)
+        action = super().add_argument(*map(hyphened, names), **options)
+        _, _, name = action.dest.rpartition(".")
+        takes_value = bool(action.option_strings) and action.nargs != 0
+        if takes_value and action.metavar is None and action.choices is None:
+            action.metavar = name.upper()
+        if name in _PATHS:
+            action.complete = {"bash": "_shtab_compgen_files", "zsh": "_files"}
+        # Options that jsonargparse adds by itself.
+        if action.option_strings == ["--print-config"]:
+            action.help = (
+                "print the settings as YAML and exit; =skip_default leaves out those that have "
+                "their default"
+            )
+        elif str(action.help).startswith("Path to a configuration file"):
+            action.help = "a YAML file of these settings"
+            action.metavar = "FILE"
+        return action
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None, **options: Any
+    ) -> Namespace:
+        try:
+            parsed = super().parse_args(args, namespace, **options)
+        except ModuleNotFoundError:  # a package that must be installed
+            raise
+        except ImportError as error:  # a settings file names a class
+            self.error(str(error))
+        except OverflowError:  # a whole number has hundreds of digits
+            self.error("a number in the settings is too large")
+        for group in self.groups or ():  # a settings file can give a dataclass any value
+            if not isinstance(parsed.get(group, Namespace()), Namespace):
+                self.error(f"{group} must be a mapping of settings; got {parsed[group]!r:.80}")
+        path = parsed.get("out")
+        if isinstance(path, str):
+            parsed.out = os.path.expanduser(path)  # shells do not expand the ~ of --out=~/run
+            data = parsed.get("data")
+            if data and not parsed.get("resume") and _counts_as_data(parsed.out, data):
+                self.error(f"--out {path} lies in --data {data}, among its images: choose another")
+        return parsed
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with code 2 after the message in one line."""
+        options = _OPTION.findall(self.format_help())
+        line = " ".join(printable(message).split())
+        line = in_plain_words(line, options, example=self.example, unknown=self.unknown_hint)
+        shown = printable(line, longest=_LONGEST_ERROR)  # it may quote a value of any length
+        self.exit(2, f"{self.prog}: error: {shown} (see {self.prog} --help)\n")
+
+
+def new_parser(
+    command: str,
+    description: str,
+    more: str = "",
+    *,
+    usage: str,
+    example: str,
+) -> CommandParser:
+    """Create the parser of a command, with --json.
+
+    Args:
+        command: Its name.
+        description: What it does.
+        more: Paragraphs after the options, with empty lines between them.
+        usage: What follows its name, such as "--data DATA --out OUT [options]".
+        example: A whole command, which runs as it stands on the reader's images.
+    """
+    paragraphs = [_wrapped(text) for text in more.split("\n\n") if text]
+    paragraphs.append(f"Example:\n  {example}")
+    paragraphs.append(f"Documentation:\n  {documentation(f'reference/commands/{command}')}")
+    parser = CommandParser(
+        prog=f"nfaug {command}",
+        usage=f"nfaug {command} {usage}",
+        description=_wrapped(description),
+        epilog="\n\n".join(paragraphs).replace("%", "%%"),
+    )
+    parser.example = example
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def _wrapped(text: str) -> str:
+    """A text in lines of the terminal's width, as argparse wraps the help of options."""
+    width = max(40, shutil.get_terminal_size().columns - 2)
+    return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False)
+
+
+def _described(help: str, default: Any = None, required: bool = False, **_: Any) -> str:
+    """A help text with the default, in words for a shell: none, true and false."""
+    text = " ".join(help.split()).replace("`", "")
+    for python, word in (("None", "none"), ("True", "true"), ("False", "false")):
+        text = re.sub(rf"\b{python}\b", word, text)
+    if required:
+        text = f"{text} (required)"
+    elif default not in (None, "", [], argparse.SUPPRESS):
+        shown = default if isinstance(default, str) else json.dumps(default)
+        text = f"{text} (default: {shown})"
+    return text.replace("%", "%%")
+
+
+def lies_in(place: str, folder: str) -> bool:
+    """Whether a path is a folder or lies below it, links followed."""
+    root = Path(folder).expanduser().resolve()
+    return root.is_dir() and Path(place).expanduser().resolve().is_relative_to(root)
+
+
+def _counts_as_data(out: str, data: str) -> bool:
+    """Whether a file in `out` could be read as an image of the folder `data`."""
+    if not lies_in(out, data):
+        return False
+    root = Path(data).expanduser().resolve()
+    below = Path(out).resolve().relative_to(root).parts
+    if not below:
+        return True
+    top = below[0]
+    folders = {child.name for child in root.iterdir() if child.is_dir()}
+    folders.add(top)
+    splits = splits_among(folders)
+    return not splits or top in splits  # folders beside those of splits are not read

@@ -1,0 +1,188 @@
+"""What a user of the command reads: help, proposals for misspelt words, completion."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_tools import Ran, run_main
+
+from nfaug.commands import COMMANDS, TOPICS
+from nfaug.data.open import DATA_KINDS
+
+BASH = """
+source "$1"
+shift
+COMP_WORDS=("$@")
+COMP_CWORD=$(($# - 1))
+_shtab_nfaug nfaug "${!#}"
+printf "%s\\n" "${COMPREPLY[@]}"
+"""
+
+
+@pytest.fixture
+def nfaug_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    return partial(run_main, capsys)
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_help_has_an_example_that_parses_and_an_address(
+    verb: str, nfaug_command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    ran = nfaug_command("help", verb)
+    assert ran.code == 0
+    assert nfaug_command(verb, "--help").out == ran.out
+    assert max(map(len, ran.out.splitlines())) <= 80
+    assert f"docs/reference/commands/{verb}.md" in ran.out
+    module = importlib.import_module(f"nfaug.commands.{verb}")
+    parser = module.parser()
+    assert f"Example:\n  {parser.example}\n" in ran.out
+    nfaug, name, *words = shlex.split(parser.example.partition(" > ")[0])
+    assert (nfaug, name) == ("nfaug", verb)
+    parser.parse_args(getattr(module, "expand", list)(words))
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_help_has_no_words_of_python_and_yaml(verb: str, nfaug_command: Any) -> None:
+    found = nfaug_command(verb, "--help").out
+    words = ("null", "None", "True", "False", "configuration file", "flags customizes", "ARG:")
+    assert [word for word in words if word in found] == []
+
+
+def test_help_of_data(nfaug_command: Any) -> None:
+    """One list of what --data can be, to which the options point."""
+    ran = nfaug_command("help", "data")
+    assert ran.code == 0
+    for kind in DATA_KINDS:
+        assert f"--data {kind.example}\n" in ran.out
+    assert "nfaug help data" in " ".join(nfaug_command("fit", "--help").out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("trian", "train"),
+        ("help fti", "fit"),
+        ("--verison", "--version"),
+        ("fit --rnak 3", "--rank"),
+        ("train --flow.stepz 3", "--flow.steps"),
+        ("train --data d --out o --recipe cifar", "cifar10"),
+        ("train --data d --out o --flow.squeeze harr", "haar"),
+        ("train --data d --out o --prior.kind fip", "fpi"),
+        ("bank --checkpoint f --data d --out o --mix axes", "axis"),
+        ("fit --checkpoint f --data d --out o --on-error rise", "raise"),
+        ("info builtin:pixel", "builtin:pixels"),
+        ("info rgb23", "rgb32"),
+        ("info my-nfaa", "my-nfa"),
+        ("compare --data digits --rows nfa,radaugment", "randaugment"),
+        ("compare --data digits --augment crops", "crop"),
+        ("compare --data digits --network resnt18", "resnet18"),
+        ("compare --data my-imges", "my-images"),
+        ("compare --data digit", "digits"),
+    ],
+)
+def test_a_proposal_for_a_misspelt_word(
+    words: str, meant: str, nfaug_command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("my-nfa", "my-images"):
+        (tmp_path / folder).mkdir()
+    ran = nfaug_command(*words.split())
+    assert ran.code == 2
+    assert ran.err.count("\n") == 1
+    assert f"did you mean {meant}?" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("epoch: 3", "epochs"), ("flow: {low_rank_abov: 3}", "flow.low_rank_above")],
+)
+def test_a_proposal_for_a_misspelt_setting(
+    text: str, meant: str, nfaug_command: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    ran = nfaug_command("train", "--data", "digits", "--out", tmp_path / "o", "-c", file)
+    assert ran.code == 2
+    assert f"did you mean {meant}?" in ran.err
+
+
+@pytest.mark.parametrize("word", ["--verbose", "--p", "--zzz"])
+def test_no_proposal_for_a_word_like_none(word: str, nfaug_command: Any) -> None:
+    ran = nfaug_command("fit", word)
+    assert word in ran.err
+    assert "did you mean" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("fit --rank", "--rank needs a value"),
+        ("fit --per-class ten", "--per-class must be a whole number above 0 or none; got 'ten'"),
+        ("fit --per-class 0", "--per-class must be a whole number above 0 or none; got '0'"),
+        ("fit --rank 0", "--rank must be a whole number above 0; got '0'"),
+        ("fit", "--checkpoint, --data and --out are missing"),
+        ("push my-nfa", "REPO is missing"),
+        ("train --flow 3", "--flow must be a YAML file"),
+        ("train --trackers wandb", "--trackers must be a list, such as [wandb]"),
+        ("train -c no-such.yaml", "--config: there is no file"),
+        ("fit extra", "no place for 'extra'"),
+        ("preview --gate high --checkpoint f --data d --out o", "or none; got 'high'"),
+    ],
+)
+def test_mistakes_in_plain_words(words: str, said: str, nfaug_command: Any) -> None:
+    ran = nfaug_command(*words.split())
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    for strange in ("Parser key", "Union", "argument ", "NoneType", "null"):
+        assert strange not in ran.err
+
+
+def test_none_in_options_and_settings(tmp_path: Path) -> None:
+    """It is null, as YAML has it, unless the option has a value of that name."""
+    train = importlib.import_module("nfaug.commands.train").parser()
+    words = ["--data", "d", "--out", str(tmp_path)]
+    for word in ("none", "null", "None"):
+        found = train.parse_args([*words, "--max-minutes", word])
+        assert found.max_minutes is None
+        file = tmp_path / "settings.yaml"
+        file.write_text(f"max_minutes: {word}\noptim: {{recompute: none}}\n")
+        found = train.parse_args(["-c", str(file), *words])
+        assert found.max_minutes is None
+        assert found.optim.recompute == "none"
+    assert train.parse_args([*words, "--optim.recompute", "none"]).optim.recompute == "none"
+    compare = importlib.import_module("nfaug.commands.compare").parser()
+    found = compare.parse_args(["--data", "d", "--rows", "none", "--weights", "none"])
+    assert (found.rows, found.weights) == ("none", None)
+
+
+def test_completion(tmp_path: Path, nfaug_command: Any) -> None:
+    """Bash completes commands, options, their values, and files."""
+    script = tmp_path / "completion.bash"
+    script.write_text(nfaug_command("completion", "bash").out)
+    (tmp_path / "my-images").mkdir()
+    for words, expected in (
+        (["tr"], "train"),
+        (["fit", "--ra"], "--rank"),
+        (["preview", "--mix", "re"], "regions"),
+        (["train", "--optim.ema"], "--optim.ema-decay"),
+        (["help", "da"], "data"),
+        (["fit", "--data", f"{tmp_path}/my-"], f"{tmp_path}/my-images"),
+    ):
+        line = ["bash", "-c", BASH, "bash", script, "nfaug", *words]
+        ran = subprocess.run(line, capture_output=True, text=True, check=True)
+        assert ran.stdout.split() == [expected], ran.stderr
+    assert nfaug_command("completion", "zsh").out.startswith("#compdef nfaug")
+
+
+def test_every_topic_is_known() -> None:
+    topics = importlib.import_module("nfaug.commands.topics")
+    assert sorted(topics.__all__) == sorted(TOPICS)
