@@ -19,7 +19,7 @@ from nfaug.augment.transform import NFAugment
 def test_invalid_checkpoints() -> None:
     with pytest.raises(ValueError, match="nfaug fit"):
         NFAugment(checkpoint(pca=None))
-    with pytest.raises(ValueError, match="dim=192"):
+    with pytest.raises(ValueError, match="192"):
         NFAugment(dataclasses.replace(checkpoint(), flow=tiny_flow(1)))
     with pytest.raises(ValueError, match="partners='memory'"):
         NFAugment(checkpoint(memory=False), partners="memory")
@@ -174,3 +174,12 @@ def test_rows_that_are_one_hot() -> None:
     assert parse_labels(rows, 2).usable.tolist() == [False, False, True, False, False]
     assert parse_labels(torch.full((1, 2), torch.nan), 2).usable.tolist() == [False]
     assert parse_labels(torch.ones(3, 1), 1).usable.all()
+
+
+@pytest.mark.parametrize("make", [nfaug.NFAugment, nfaug.NFAugment.from_pretrained])
+def test_a_checkpoint_that_is_not_fitted(make: Any) -> None:
+    """What a newcomer types: the error has the line to type instead."""
+    with pytest.raises(ValueError, match=r"nfaug\.fit\('builtin:pixels', dataset\)"):
+        make("builtin:pixels")
+    with pytest.raises(ValueError, match=r"nfaug\.fit\(checkpoint, dataset\)"):
+        nfaug.NFAugment(nfaug.load("builtin:pixels"))

@@ -35,7 +35,7 @@ class MixConfig:
     `NFAugment`.
 
     Example:
-        >>> from nfaug.augment.config import MixConfig
+        >>> from nfaug import MixConfig
         >>> config = MixConfig(strength=1.0, gate=False)
         >>> config.strength, config.gate
         (1.0, None)
@@ -102,7 +102,18 @@ class MixConfig:
             object.__setattr__(self, name, value)
 
     def needs_batch(self, *, has_memory: bool) -> bool:
-        """Whether some partners are other images of the batch, with a memory or without."""
+        """Whether some partners are other images of the batch.
+
+        Args:
+            has_memory: Whether the checkpoint has a memory.
+
+        Returns:
+            True if a batch of one image would find no partner in it.
+
+        Example:
+            >>> config.needs_batch(has_memory=True), config.needs_batch(has_memory=False)
+            (False, True)
+        """
         alone = ("memory",) if self.mix == "regions" else ("auto", "memory")
         return not (has_memory and self.partners in alone)
 
@@ -113,11 +124,27 @@ class MixConfig:
         pca: ClasswisePCA,
         generator: torch.Generator | None = None,
     ) -> NFAParams:
-        """Draw images, partners, weights and noise for labels (B,) in range.
+        """Draw images, partners, weights and noise for a batch.
 
         The CPU draws, so that a seed gives the same on every device. No value is read back from an
-        accelerator. Images that are not `usable` (B,) are not partners. `generator` is the source
-        of the seed (see `own_seed`); it does not change if no image is augmented.
+        accelerator.
+
+        Args:
+            labels: (B,), int64 in range.
+            usable: (B,) bool: which images may be partners.
+            pca: The axes and the memory of the classes.
+            generator: Source of the seed (see `own_seed`); it does not change if no image is
+                augmented.
+
+        Returns:
+            The draws, on the device of the labels.
+
+        Example:
+            >>> import nfaug
+            >>> pca = nfaug.load("builtin:rgb32").pca
+            >>> labels = torch.tensor([3, 3, 5, 5])
+            >>> len(config.draw(labels, torch.ones(4, dtype=torch.bool), pca).index)
+            2
         """
         batch, device, rank = len(labels), labels.device, pca.rank
         most = max(self.p) if isinstance(self.p, tuple) else self.p

@@ -21,7 +21,7 @@ from .mixing import MIXES, Latents, find_partners
 from .params import NFAParams, rows_where
 from .pixels import Normalization, all_finite, as_unit, resize
 
-__all__ = ["FAR", "Encoded", "Engine"]
+__all__ = ["FAR", "Encoded", "Engine", "not_fitted"]
 
 # A flow maps images unlike its training images to large latents, where float32 loses digits. Of
 # builtin:fashion-mnist, every image with an inexact round trip has max|z| >= 57, and its own images
@@ -29,6 +29,14 @@ __all__ = ["FAR", "Encoded", "Engine"]
 FAR = 32.0
 _IN_CACHE = 2**18  # values of pixels that the CPU computes with at a time: 1 MiB
 _ALL = 2**31  # images that the layers of a flow compute with at a time
+
+
+def not_fitted(name: str, argument: str) -> ValueError:
+    """The error about a checkpoint without axes; `argument` is how Python names it."""
+    return ValueError(
+        f"{name} must be fitted to your classes first, in one pass over your images: "
+        f"nfaug.NFAugment(nfaug.fit({argument}, dataset)), or the command nfaug fit"
+    )
 
 
 @dataclass(frozen=True)
@@ -63,10 +71,12 @@ class Engine:
     """
 
     def __init__(self, flow: Flow, pca: ClasswisePCA | None, classes: Sequence[str] = ()) -> None:
-        if pca is None or pca.dim != flow.config.dim:
+        if pca is None:
+            raise not_fitted("this checkpoint", "checkpoint")
+        if pca.dim != flow.config.dim:
             raise ValueError(
-                f"the flow needs PCA axes of {flow.config.dim} dimensions: fit it to your classes "
-                f"(nfaug fit, or nfaug.fit); got {pca}"
+                f"the axes have {pca.dim} dimensions and the flow {flow.config.dim}: fit the flow "
+                "to your classes with nfaug.fit"
             )
         self.config = flow.config
         self.codec = flow.codec
@@ -88,7 +98,10 @@ class Engine:
         if isinstance(checkpoint, (str, Path)):
             from ..checkpoint.checkpoint import load  # a flow in memory needs no reader
 
+            name = str(checkpoint)
             checkpoint = load(checkpoint)
+            if checkpoint.pca is None:
+                raise not_fitted(name, repr(name))
         if isinstance(checkpoint, Engine):
             return checkpoint
         if not hasattr(checkpoint, "pca"):

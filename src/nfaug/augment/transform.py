@@ -20,7 +20,7 @@ from ..flows.autoencoder import AutoencoderSource
 from ..io.device import is_read_at_once, to_device
 from .config import Mix, MixConfig, Partners, check_given_once
 from .counters import Counters, Outcome, SharedValue
-from .engine import Encoded, Engine
+from .engine import Encoded, Engine, not_fitted
 from .params import NFAParams
 from .pixels import Normalization, all_finite, check_images, check_range, replace_non_finite
 from .samples import (
@@ -61,28 +61,27 @@ def _config_or_keywords(init: Callable[_Options, None]) -> Callable[_Options, No
 
 
 class NFAugment(nn.Module):
-    """Mix images with others of their class along the class's PCA axes in latent space.
+    """Replace images by variants: each is mixed with another of its class, a partner.
 
         a = U^T (z1 - m),  b = U^T (z2 - m),  w ~ Beta(alpha, alpha),
         z' = z1 + U (strength * w * (b - a)) + noise * e,  e ~ N(0, I)
 
-    With mix="regions", w is a smooth mask over the positions of the latents, in [0, 1]:
+    z1 is the latent of the image, z2 that of the partner, m the mean of their class and U its axes.
+    The variant is z' decoded. With mix="regions", w is a smooth mask over the positions of the
+    latents, in [0, 1]:
 
         z' = z1 + w * (z2 - z1) + noise * e
 
     z2 is a latent of the batch, or m + U b with b from the memory: the partner itself in classes of
-    at most rank + 1 images, which the axes span, and a blurred one in larger classes.
+    at most `rank` + 1 images, which the axes span, and a blurred one in larger classes. The method
+    is that of Enescu & Sahbi, BMVC 2024 (https://hal.science/hal-04767310v1).
 
-    Labels do not change. Images are uint8, floating point in [0, 1], or normalised by `mean` and
-    `std`, of shape (B, C, H, W) and any size. The result is a new tensor of the same type, size,
-    device and memory format. At another size than the flow's, in floating point, and with flows on
-    autoencoder latents, only the change is added to the image, which preserves detail.
-
-    ceil(p*B) images drawn at random go through the flow. An image stays unchanged, and is counted
-    in `stats`, if it has no partner, if its latent lies outside its class's range (the gate), if
-    it lies far from those that the flow was trained on, or if the result is not finite. Images with
-    NaN or infinite pixels are not augmented; NaN becomes mid-grey, infinity white and -infinity
-    black. Apply NFA after flips and crops, and before mixup and cutmix.
+    ceil(p*B) images drawn at random are encoded. An image stays unchanged, and is counted in
+    `stats`, if it has no partner, if it or its variant lies too far from its class (the gate), if
+    it is unlike the images that the flow was trained on, or if the variant is not finite. Labels do
+    not change. At another size than the flow's, in floating point, and with an autoencoder, only
+    the change is added to the image, which preserves detail. Apply NFA after flips and crops, and
+    before mixup and CutMix.
 
     The module has no parameters, buffers or `state_dict` entries, and follows the device of the
     images. `eval()` and `enabled = False` turn it off. Settings are attributes, too: `nfa.p = 0.3`.
@@ -90,39 +89,44 @@ class NFAugment(nn.Module):
     synchronises, they are checked in the first 8 batches and every 256th; in others, images with
     unusable labels stay unchanged.
 
-    Example:
-        >>> import torch
-        >>> import nfaug
-        >>> images = torch.randint(256, (20, 3, 64, 64), dtype=torch.uint8)
-        >>> labels = ["cat", "dog"] * 10
-        >>> nfa = nfaug.NFAugment("builtin:rgb32", p=0.5)
-        >>> new_images, labels = nfa(images, labels)
-        >>> new_images.shape, new_images.dtype
-        (torch.Size([20, 3, 64, 64]), torch.uint8)
-        >>> nfa.stats()["seen"]
-        20
+    Shape:
+        Images (B, C, H, W) of any size: uint8, floating point in [0, 1], or normalized by `mean`
+        and `std`. Labels (B,), integers or names of classes. The result has the images' shape,
+        type, device and memory format, and is a new tensor. NaN and infinite pixels become
+        mid-grey, white or black.
 
     Args:
-        checkpoint: A `Checkpoint`, its directory or Hub repository, "builtin:NAME", or the
-            `engine` of another augmentation.
-        p, alpha, mix, partners, strength, noise, axes, gate: How images are mixed: see
-            `MixConfig`.
+        checkpoint: A fitted `Checkpoint`, its folder, "owner/name" on the Hub, "builtin:NAME", or
+            the `engine` of another augmentation.
+        p, alpha, mix, partners, strength, noise, axes, gate: How images are mixed: see `MixConfig`.
         config: All of these at once; none of them may then be given.
-        mean: Mean that images are normalised by, a number or one per channel; ignored for uint8.
-        std: Standard deviation that images are normalised by, like `mean`.
+        mean: Mean that images are normalized by, a number or one per channel; ignored for uint8.
+        std: Standard deviation that images are normalized by, like `mean`.
         generator: CPU generator to draw from; None for torch's. The same state gives the same
             batch. Ranks of a distributed run and data-loader workers draw different numbers;
             spawned workers know their rank if RANK is set, as `torchrun` does.
         labels_getter: Finds the labels in a sample, as in torchvision's `MixUp`. By default they
             are the second item, or the value of a key such as "labels" or "target".
         cuda_graphs: Whether encode and decode are captured as CUDA graphs for the constant number
-            of images, ceil(p*B), and replayed, which spares the CPU most launches of a batch.
-            Calls are plain on other devices, for more than four batch sizes, and after a capture
-            failed, which warns. Written against torch's documentation: it has not run on a GPU yet.
+            of images, ceil(p*B), and replayed, which spares the CPU most launches of a batch. Calls
+            are plain on other devices, for more than four batch sizes, and after a capture failed,
+            which warns. Written against torch's documentation: it has not run on a GPU yet.
 
     Raises:
-        ValueError: A setting is out of range, or the checkpoint lacks the PCA axes or the memory
-            (`partners`) that the settings need.
+        ValueError: A setting is out of range, or the checkpoint is not fitted, or lacks the memory
+            that `partners` asks for.
+
+    Example:
+        >>> import torch
+        >>> import nfaug
+        >>> digits = nfaug.open_dataset("digits", per_class=10)
+        >>> nfa = nfaug.NFAugment(nfaug.fit("builtin:pixels", digits, progress=False), p=0.5)
+        >>> images, labels = next(iter(torch.utils.data.DataLoader(digits, batch_size=32)))
+        >>> new_images, labels = nfa(images, labels)
+        >>> new_images.shape, new_images.dtype
+        (torch.Size([32, 1, 8, 8]), torch.uint8)
+        >>> nfa.stats()["seen"]
+        32
     """
 
     @_config_or_keywords
@@ -180,7 +184,26 @@ class NFAugment(nn.Module):
         autoencoder: AutoencoderSource | None = None,
         **options: Any,
     ) -> NFAugment:
-        """Load a checkpoint with `nfaug.load`; `options` are keyword arguments of `NFAugment`."""
+        """Load a checkpoint with `nfaug.load`, and make an augmentation of it.
+
+        Args:
+            checkpoint: A folder that `nfaug fit` wrote, "owner/name" or "owner/name@revision" on
+                the Hub, or "builtin:NAME".
+            revision, token, cache_dir, local_files_only, force_download, autoencoder: See
+                `nfaug.load`.
+            options: Keyword arguments of `NFAugment`, such as `p`.
+
+        Returns:
+            The augmentation.
+
+        Raises:
+            ValueError: The checkpoint is not fitted to classes, or see `NFAugment`.
+            CheckpointError, FileNotFoundError, nfaug.hub.HubError: See `nfaug.load`.
+
+        Example:
+            >>> nfaug.NFAugment.from_pretrained("builtin:fashion-mnist", p=0.3).num_classes
+            10
+        """
         from ..checkpoint.checkpoint import load  # a flow in memory needs no reader
 
         loaded = load(
@@ -192,6 +215,8 @@ class NFAugment(nn.Module):
             force_download=force_download,
             autoencoder=autoencoder,
         )
+        if loaded.pca is None:
+            raise not_fitted(str(checkpoint), repr(str(checkpoint)))
         nfa = cls(loaded, **options)
         nfa._unchecked = str(checkpoint)
         return nfa
@@ -301,13 +326,24 @@ class NFAugment(nn.Module):
     def check_classes(
         self, classes: Mapping[str, int] | Iterable[str] | Any, *, required: bool = True
     ) -> None:
-        """Raise ValueError unless class names and their order are the checkpoint's.
+        """Raise ValueError unless class names and their order are those of the checkpoint.
 
-        A different order goes unnoticed otherwise, and mixes images of different classes.
+        Call it once if the checkpoint was fitted elsewhere: a different order goes unnoticed
+        otherwise, and mixes images of different classes.
 
         Args:
-            classes: A `class_to_idx`, names in label order, or a data set with either.
+            classes: A `class_to_idx`, names in label order, or a dataset with either.
             required: Whether missing names are an error.
+
+        Raises:
+            ValueError: The names differ, or there are none.
+
+        Example:
+            >>> nfa.check_classes(digits)
+            >>> nfa.check_classes(["cat", "dog"])
+            Traceback (most recent call last):
+            ...
+            ValueError: ...
         """
         names = dataset_classes(classes, required=required)
         if required or (names and self.classes):
@@ -391,16 +427,33 @@ class NFAugment(nn.Module):
         params: NFAParams | None = None,
         return_params: bool = False,
     ) -> Any:
-        """Augment (images, labels), a sample that contains them, or a mapping.
+        """Replace images by variants, in a batch of images and labels or in a sample of both.
 
         Args:
-            inputs: Images and labels, or one sample.
+            inputs: Images (B, C, H, W) and labels (B,), or one sample: a tuple, a list or a mapping
+                such as {"image": images, "label": labels}.
             params: Draws of an earlier call to replay. If the labels differ, a partner of another
                 class counts as no partner.
             return_params: Also return the draws, or None while augmentation is off.
 
         Returns:
-            What `inputs` holds, with augmented images; with `return_params` also the draws.
+            What `inputs` holds, with new images; with `return_params`, a pair of this and the
+            draws.
+
+        Raises:
+            ValueError: The images have another form or range, the labels are no classes of the
+                checkpoint, their numbers differ, or `params` were drawn for another number of
+                images.
+
+        Example:
+            >>> sample = nfa({"image": images, "label": labels})
+            >>> sorted(sample)
+            ['image', 'label']
+            >>> _, params = nfa(images, labels, return_params=True)
+            >>> first, _ = nfa(images, labels, params=params)
+            >>> again, _ = nfa(images, labels, params=params)
+            >>> torch.equal(first, again)
+            True
         """
         sample = inputs[0] if len(inputs) == 1 else inputs
         if not self._is_on():
@@ -437,7 +490,21 @@ class NFAugment(nn.Module):
     def variants(
         self, images: Tensor, labels: GivenLabels, generators: Iterable[torch.Generator]
     ) -> Iterator[Tensor]:
-        """Yield the images that a call with each generator would make; encode them only once."""
+        """Yield what a call with each generator would make of the images; encode them once.
+
+        Args:
+            images: (B, C, H, W), as for a call.
+            labels: (B,), as for a call.
+            generators: CPU generators, one for each batch of variants.
+
+        Yields:
+            The images of each call, (B, C, H, W).
+
+        Example:
+            >>> generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+            >>> [batch.shape for batch in nfa.variants(images, labels, generators)]
+            [torch.Size([32, 1, 8, 8]), torch.Size([32, 1, 8, 8])]
+        """
         parsed = self._parse(labels, images.device)
         batch = self._prepare(images, parsed)
         with torch.autocast(images.device.type, enabled=False):
@@ -449,7 +516,20 @@ class NFAugment(nn.Module):
     def make_params(
         self, labels: GivenLabels, *, generator: torch.Generator | None = None
     ) -> NFAParams:
-        """Draw images, partners, weights and noise for labels, as `forward` does."""
+        """Draw images, partners, weights and noise for labels, as a call does.
+
+        Args:
+            labels: (B,), integers or names of classes.
+            generator: CPU generator to draw from; None for that of the augmentation.
+
+        Returns:
+            The draws, to pass as `params`.
+
+        Example:
+            >>> params = nfa.make_params(labels, generator=torch.Generator().manual_seed(0))
+            >>> len(params.index)
+            16
+        """
         return self._draw(self._parse(labels), generator)
 
     def _parse(self, labels: Any, device: torch.device | None = None) -> Labels:
@@ -511,13 +591,19 @@ class NFAugment(nn.Module):
         return images
 
     def stats(self) -> dict[str, int]:
-        """Counts of images since the start; synchronises an accelerator.
+        """Count the images since the start; on an accelerator this synchronises.
 
-        `seen`: all images. Of the images chosen for augmentation: `applied`, `no_partner` (with
-        noise they are applied), `gated` (outside the class's range), `far` (unlike those that the
-        flow was trained on, max|z| > 32, where its round trip is not exact) and `fell_back` (result
-        not finite). Of all others: `not_finite` (NaN or infinite pixels). Images of data-loader
-        workers count, too.
+        Returns:
+            The counts by name, with images of data-loader workers. `seen` are all images,
+            `not_finite` those with NaN or infinite pixels. Of the images chosen for augmentation,
+            `applied` were replaced by a variant; the others stayed unchanged: `no_partner` (no
+            other image of the class; with noise these are applied), `gated` (they or their variants
+            lie too far from their class), `far` (unlike the flow's training images, max|z| > 32,
+            where its round trip is not exact) and `fell_back` (the variant was not finite).
+
+        Example:
+            >>> sorted(nfa.stats())
+            ['applied', 'far', 'fell_back', 'gated', 'no_partner', 'not_finite', 'seen']
         """
         return self._counters.read()
 

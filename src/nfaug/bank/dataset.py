@@ -34,7 +34,7 @@ _MAKE = "make a bank of this data set (nfaug bank, or nfaug.bank.make_bank)"
 
 
 class BankDataset(Dataset[tuple[Any, int]]):
-    """Items (image, label) of a data set, with the image replaced by a variant with probability p.
+    """Items (image, label) of a dataset, with the image replaced by a variant with probability p.
 
     Images are PIL images, to which `transform` is applied. It may be set later, as timm's
     `create_loader` does, and is taken over from the data set if that has one (the data set itself
@@ -57,13 +57,12 @@ class BankDataset(Dataset[tuple[Any, int]]):
         >>> import tempfile
         >>> import torch
         >>> import nfaug.bank
-        >>> images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
-        >>> data = torch.utils.data.TensorDataset(images, torch.arange(20) % 10)
-        >>> checkpoint = nfaug.load("builtin:rgb32")
-        >>> bank = nfaug.bank.make_bank(checkpoint, data, tempfile.mkdtemp(), progress=False)
-        >>> image, label = nfaug.bank.BankDataset(data, bank, p=0.5)[3]
-        >>> image.size, label
-        ((32, 32), 3)
+        >>> digits = nfaug.open_dataset("digits", per_class=10)
+        >>> checkpoint = nfaug.fit("builtin:pixels", digits, progress=False)
+        >>> bank = nfaug.bank.make_bank(checkpoint, digits, tempfile.mkdtemp(), progress=False)
+        >>> image, label = nfaug.bank.BankDataset(digits, bank, p=0.5)[3]
+        >>> image.size, label == digits[3][1]
+        ((8, 8), True)
 
     Args:
         dataset: The data that the bank was made from, or some of its files.

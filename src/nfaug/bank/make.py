@@ -51,7 +51,7 @@ def make_bank(
     config: MixConfig | None = None,
     **changes: Any,
 ) -> Bank:
-    """Make and store augmented variants of every image of a data set.
+    """Compute variants of every image of a dataset, and store them on disk.
 
     Each batch is drawn from `seed` and the batch's position alone. The same call therefore
     continues an interrupted bank, after a comparison of all labels, and of the contents of up to
@@ -62,10 +62,10 @@ def make_bank(
 
     Args:
         checkpoint: A checkpoint that is fitted to the classes of the data, its name or its
-            directory.
-        data: Data set of (image, label) with untransformed images, PIL or uint8 (C, H, W). They
+            folder.
+        data: Dataset of (image, label) with untransformed images, PIL or uint8 (C, H, W). They
             must have one size, except for a residual bank.
-        out: Directory of the bank.
+        out: Folder of the bank.
         variants: Number of variants per image.
         residual: Whether to store the change of each image at the flow's size, for images that are
             larger than the flow's: 3 kB for a flow of 32 pixels, whatever the size of the images
@@ -89,6 +89,17 @@ def make_bank(
             of a bank.
         FileExistsError: `out` holds something other than a bank, or other shards.
         OSError: Another process writes to `out`, or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> import nfaug.bank
+        >>> digits = nfaug.open_dataset("digits", per_class=10)
+        >>> checkpoint = nfaug.fit("builtin:pixels", digits, progress=False)
+        >>> bank = nfaug.bank.make_bank(
+        ...     checkpoint, digits, tempfile.mkdtemp(), variants=2, progress=False
+        ... )
+        >>> bank.manifest.variants
+        2
     """
     check_given_once(config, changes)
     path = Path(out).expanduser()

@@ -19,8 +19,11 @@ __all__ = ["Bank"]
 class Bank:
     """A complete bank, in one piece or in shards. Its variants are memory-mapped, not loaded.
 
+    Args:
+        directory: The folder that `nfaug bank` or `make_bank` wrote.
+
     Attributes:
-        path: The directory.
+        path: The folder.
         manifest: The settings of the bank, and hashes of the images that it was made from.
         shards: The banks of its shards, in order; empty if it is in one piece.
         variants: uint8 (N, V, H, W, C); None in a residual bank or in shards (see `variant`).
@@ -33,6 +36,17 @@ class Bank:
     Raises:
         ValueError: The directory is not a bank, it or a shard is not complete, a file is damaged or
             does not match the manifest, or shards are of different banks or images.
+
+    Example:
+        >>> import tempfile
+        >>> import nfaug.bank
+        >>> digits = nfaug.open_dataset("digits", per_class=10)
+        >>> checkpoint = nfaug.fit("builtin:pixels", digits, progress=False)
+        >>> folder = tempfile.mkdtemp()
+        >>> made = nfaug.bank.make_bank(checkpoint, digits, folder, variants=3, progress=False)
+        >>> bank = nfaug.bank.Bank(folder)
+        >>> len(bank), bank.applied.shape
+        (100, (100, 3))
     """
 
     manifest: Manifest
@@ -124,12 +138,24 @@ class Bank:
         return [os.fsdecode(path) for path in stored.tolist()]
 
     def variant(self, index: int, number: int, pixels: np.ndarray | None = None) -> np.ndarray:
-        """A variant of an image, uint8 (H, W, C).
+        """A variant of an image.
 
         Args:
             index: The image.
-            number: Which of its variants.
-            pixels: The image at any size, uint8 (H, W, C), which a residual is added to.
+            number: Which of its variants, from 0.
+            pixels: For a residual bank: the image at any size, uint8 (H, W, C), to which the change
+                is added.
+
+        Returns:
+            The variant, uint8 (H, W, C): at the bank's size or, from a residual bank, at that of
+            `pixels`.
+
+        Raises:
+            ValueError: The bank is a residual one, and `pixels` is missing.
+
+        Example:
+            >>> bank.variant(7, number=0).shape
+            (8, 8, 1)
         """
         index = range(len(self))[index]
         for shard in self.shards:

@@ -115,24 +115,25 @@ class CheckpointConfig:
 
 @dataclass
 class Checkpoint:
-    """A flow with its configuration and, where fitted, class gaussians and classwise PCA.
+    """A flow with its configuration and, where fitted, class Gaussians and axes of each class.
 
-    On disk it is a directory of safetensors files and a `config.json`. The file names the SHA-256
-    of each tensor file, so damage is found; its own text may be edited, to correct a class name
-    for example.
+    On disk it is a folder of safetensors files and a `config.json`, which names the SHA-256 of each
+    tensor file, so that damage is found. The text of `config.json` may be edited, for example to
+    correct the name of a class.
 
     Args:
-        flow: The flow.
+        flow: The flow; for the modes pixels and autoencoder it has no weights.
         config: Its shape, class names, training summary and figures.
-        gaussians: A gaussian per class in latent space.
-        pca: Axes per class in latent space, with the memory of partners if there is one.
+        gaussians: A Gaussian per class, in latent space.
+        pca: The axes of each class in latent space, with the memory if there is one.
 
-    >>> import nfaug
-    >>> checkpoint = nfaug.load("builtin:rgb32")
-    >>> checkpoint.config.classes[:2]
-    ('airplane', 'automobile')
-    >>> checkpoint.sample("automobile", 4).shape
-    torch.Size([4, 3, 32, 32])
+    Example:
+        >>> import nfaug
+        >>> checkpoint = nfaug.load("builtin:rgb32")
+        >>> checkpoint.config.classes[:2]
+        ('airplane', 'automobile')
+        >>> checkpoint.sample("automobile", 4).shape
+        torch.Size([4, 3, 32, 32])
     """
 
     flow: Flow
@@ -141,19 +142,32 @@ class Checkpoint:
     pca: ClasswisePCA | None = None
 
     def save(self, out: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the checkpoint atomically into the directory `out`, and return its path.
+        """Write the checkpoint atomically into a folder.
 
         An existing checkpoint stays whole until the new one is complete. Other files in the
-        directory (a README, a training log) stay, except `samples.png`, a picture of the existing
-        one, and the file of its autoencoder, if the new one has another. Figures that are not
-        finite are written as null.
+        folder (a README, a training log) stay, except `samples.png`, a picture of the existing one,
+        and the file of its autoencoder, if the new one has another. Figures that are not finite are
+        written as null.
+
+        Args:
+            out: The folder.
+            overwrite: Replace a checkpoint in it.
+
+        Returns:
+            The path of the folder.
 
         Raises:
-            FileExistsError: The directory is not empty and `overwrite` is False.
-            OSError: Another process writes to the directory, or it cannot be written, for example
+            FileExistsError: The folder is not empty and `overwrite` is False.
+            OSError: Another process writes to the folder, or it cannot be written, for example
                 because the disk is full.
             ValueError: The flow is frozen, weights are not finite, or the parts do not match, so
                 that the checkpoint could not be read again.
+
+        Example:
+            >>> import tempfile
+            >>> folder = checkpoint.save(tempfile.mkdtemp())
+            >>> sorted(file.name for file in folder.iterdir())[0]
+            'config.json'
         """
         path = Path(out).expanduser()
         with lock_output(path):
@@ -197,7 +211,18 @@ class Checkpoint:
             ClasswisePCA.from_tensors(self.pca.tensors())  # raises for types and values
 
     def to(self, device: torch.device | str) -> Checkpoint:
-        """Move all parts to a device, in place."""
+        """Move all parts to a device, in place.
+
+        Args:
+            device: The device, such as "cuda".
+
+        Returns:
+            This checkpoint.
+
+        Example:
+            >>> checkpoint.to("cpu").flow.device
+            device(type='cpu')
+        """
         for part in (self.flow, self.gaussians, self.pca):
             if part is not None:
                 part.to(device)
@@ -211,10 +236,10 @@ class Checkpoint:
         temperature: float = 0.7,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw new images from the class gaussians: z ~ N(mu_y, T^2 sigma_y^2), x = f^-1(z).
+        """Draw random images from the class Gaussians: z ~ N(mu_y, T^2 sigma_y^2), x = f^-1(z).
 
         `sample("cat", 8)` and `sample(3, 8)` draw 8 images of one class. `sample(8)` draws 8 images
-        of random classes.
+        of random classes. Samples are no variants: NFA does not need them.
 
         Args:
             label_or_n: A class name; with `n` also a class index; without `n` the number of images.
@@ -223,10 +248,14 @@ class Checkpoint:
             generator: Source of random numbers.
 
         Returns:
-            uint8 images, shape (n, C, H, W).
+            uint8 images (n, C, H, W).
 
         Raises:
-            ValueError: There are no class gaussians, the class is unknown, or `n` is below 1.
+            ValueError: There are no class Gaussians, the class is unknown, or `n` is below 1.
+
+        Example:
+            >>> checkpoint.sample(2).shape
+            torch.Size([2, 3, 32, 32])
         """
         if self.gaussians is None:
             raise ValueError("this checkpoint has no class gaussians; fit them with nfaug.fit")
@@ -268,38 +297,43 @@ def load(
     force_download: bool = False,
     autoencoder: AutoencoderSource | None = None,
 ) -> Checkpoint:
-    """Load a checkpoint: a bundled flow, a local directory or a repository of the Hub.
+    """Load a checkpoint: a bundled one, a local folder or a repository of the Hub.
 
     Files are read strictly: their SHA-256 must be those in `config.json`, and one error lists every
-    missing, unexpected and misshapen weight. No code from the checkpoint is ever run. For a data
-    set of your own, compare its classes with the flow's: `NFAugment(...).check_classes(dataset)`.
+    missing, unexpected and misshapen weight. No code from the checkpoint is ever run. For a dataset
+    of your own, compare its classes with those of the checkpoint:
+    `NFAugment(...).check_classes(dataset)`.
 
     Args:
-        checkpoint: "builtin:NAME", an existing directory, or "owner/name", which is downloaded
-            into the cache of the Hub. "owner/name@v1" is the revision v1.
+        checkpoint: "builtin:NAME", an existing folder, or "owner/name", which is downloaded into
+            the cache of the Hub. "owner/name@v1" is the revision v1.
         revision: Branch, tag or commit of the repository.
         token: Access token of the Hub; None for the one that is logged in, False for none.
         cache_dir: Folder of the cache; None for that of huggingface_hub (HF_HUB_CACHE).
         local_files_only: Read the cache and send no request.
         force_download: Download files that are in the cache once more.
-        autoencoder: The autoencoder of a flow on latents, or its file, directory or repository.
-            By default the recorded repository is used, or the recorded file or directory if it
-            lies in the checkpoint or beside it. One of your own must be passed.
+        autoencoder: The autoencoder of a checkpoint on latents, or its file, folder or repository.
+            By default the recorded repository is used, or the recorded file or folder if it lies in
+            the checkpoint or beside it. One of your own must be passed.
+
+    Returns:
+        The checkpoint, on the CPU.
 
     Raises:
-        CheckpointError: The directory is not a checkpoint; a file is missing, damaged, of a
-            newer format or inconsistent with the configuration; or the autoencoder is not the
-            recorded one. The message names the file.
-        FileNotFoundError: This is neither a directory nor a possible repository name, or the
+        CheckpointError: The folder is not a checkpoint; a file is missing, damaged, of a newer
+            format or inconsistent with the configuration; or the autoencoder is not the recorded
+            one. The message names the file.
+        FileNotFoundError: This is neither a folder nor a possible repository name, or the
             autoencoder cannot be found.
         nfaug.hub.HubError: The repository cannot be read.
         ValueError: `checkpoint` and `revision` name two revisions.
         ModuleNotFoundError: The autoencoder needs diffusers (the extra `vae`).
 
-    >>> import nfaug
-    >>> checkpoint = nfaug.load("builtin:fashion-mnist")
-    >>> checkpoint.flow.config.image_size
-    (28, 28)
+    Example:
+        >>> import nfaug
+        >>> checkpoint = nfaug.load("builtin:fashion-mnist")
+        >>> checkpoint.flow.config.image_size
+        (28, 28)
     """
     options = HubOptions(revision, token, cache_dir, local_files_only, force_download)
     read = partial(read_checkpoint, autoencoder=autoencoder, hub=options)

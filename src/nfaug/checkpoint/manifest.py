@@ -43,7 +43,17 @@ _OPTIONAL = {"autoencoder", "config_sha256"}
 
 
 class CheckpointError(FileError):
-    """A directory or file is not a checkpoint or is damaged; the message names the file."""
+    """A folder or file is not a checkpoint or is damaged; the message names the file.
+
+    Example:
+        >>> import tempfile
+        >>> import nfaug
+        >>> try:
+        ...     nfaug.load(tempfile.mkdtemp())
+        ... except nfaug.CheckpointError as error:
+        ...     print("config.json" in str(error))
+        True
+    """
 
 
 @contextlib.contextmanager

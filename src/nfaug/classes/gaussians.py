@@ -18,7 +18,7 @@ __all__ = [
 
 
 class ClassGaussians(nn.Module):
-    r"""One gaussian with diagonal covariance per class.
+    r"""One Gaussian with diagonal covariance per class.
 
     .. math:: \log p(z \mid y) = -\frac12 \sum_i \left[
               \frac{(z_i - \mu_{yi})^2}{v_{yi}} + \log v_{yi} + \log 2\pi \right]
@@ -82,13 +82,27 @@ class ClassGaussians(nn.Module):
 
         Returns:
             Shape (B,) with labels, otherwise (B, K); differentiable with respect to ``z``.
+
+        Example:
+            >>> gaussians.log_prob(z).shape
+            torch.Size([2, 2])
         """
         return self._log_prob(z, labels).to(torch.promote_types(z.dtype, torch.float32))
 
     def classify(self, z: Tensor) -> Tensor:
-        """The most likely class of each latent, argmax over y of log p(z | y), shape (B,), int64.
+        """The most likely class of each latent, argmax over y of log p(z | y).
 
         Classes have equal prior probability, as in the paper's NF-Acc.
+
+        Args:
+            z: Latents of shape (B, d) or (B, C, H, W) with C*H*W = d.
+
+        Returns:
+            Shape (B,), int64.
+
+        Example:
+            >>> gaussians.classify(torch.tensor([[0.1, 9.0]]))
+            tensor([1])
         """
         return self._log_prob(z).argmax(dim=1)
 
@@ -99,15 +113,23 @@ class ClassGaussians(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        r"""Draw one latent per label: :math:`\mu_y + T \sqrt{v_y}\,\epsilon`, shape (B, d).
+        r"""Draw one latent per label: :math:`\mu_y + T \sqrt{v_y}\,\epsilon`.
 
         Args:
             labels: The class of each sample, shape (B,), integers in [0, K).
             temperature: T, the factor of the standard deviation; 0 returns the class means.
             generator: Source of randomness. Numbers are drawn on its device.
 
+        Returns:
+            Shape (B, d), float32.
+
         Raises:
             ValueError: If the labels or the temperature are out of range.
+
+        Example:
+            >>> gaussians.sample(torch.tensor([1, 1]), temperature=0.0)
+            tensor([[2., 0.],
+                    [2., 0.]])
         """
         if not (temperature >= 0 and math.isfinite(temperature)):
             raise ValueError(f"temperature must be finite and at least 0, got {temperature}")

@@ -34,7 +34,7 @@ _MEMORY = {"memory", "memory_labels"}
 
 
 class ClasswisePCA(nn.Module):
-    """Principal axes of every class in latent space, and a memory of partners.
+    """The axes of every class in latent space, and the memory from which partners are drawn.
 
         a = U_y^T (z - m_y),    z + U_y delta
 
@@ -62,8 +62,8 @@ class ClasswisePCA(nn.Module):
         eigenvalues: (K, r) variances along the axes, zero for unused rows.
         ranks: (K,) numbers of axes.
         counts: (K,) numbers of images that the classes were fitted on.
-        gate_distance: (K,) largest distance of `scores` in the class's range.
-        gate_energy: (K,) largest energy of `scores` in the class's range.
+        gate_distance: (K,) largest distance of `scores` that the gate lets through at 1.0.
+        gate_energy: (K,) largest energy of `scores` that the gate lets through at 1.0.
         memory: (N, r) float16 coefficients of the fitted images, sorted by class, or None.
         memory_labels: (N,) classes of the memory's rows, or None.
         offsets: (K + 1,) first row of each class in the memory.
@@ -108,14 +108,35 @@ class ClasswisePCA(nn.Module):
         return f"{sizes}, memory={int(self.offsets[-1])}"
 
     def project(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Coefficients a = U_y^T (z - m_y), shape (B, r)."""
+        """The coefficients of latents along the axes of their class, a = U_y^T (z - m_y).
+
+        Args:
+            z: Latents, (B, d) or (B, C, H, W).
+            labels: Their classes, (B,), int64.
+
+        Returns:
+            Shape (B, r), float32; 0 from the class's number of axes on.
+
+        Example:
+            >>> pca.project(z, labels).shape
+            torch.Size([4, 3])
+        """
         return self.locate(z, labels)[0]
 
     def locate(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients of latents in their class, and the energy outside of its span.
+        """The coefficients of latents in their class, and what the axes leave out.
+
+        Args:
+            z: Latents, (B, d) or (B, C, H, W).
+            labels: Their classes, (B,), int64.
 
         Returns:
-            The coefficients a of `project`, (B, r), and |z - m_y|^2 - |a|^2, (B,).
+            The coefficients a of `project`, (B, r), and the energy |z - m_y|^2 - |a|^2, (B,).
+
+        Example:
+            >>> coefficients, energy = pca.locate(z, labels)
+            >>> energy.shape
+            torch.Size([4])
         """
         z = z.flatten(1)
         if is_read_at_once(z.device):
@@ -133,7 +154,21 @@ class ClasswisePCA(nn.Module):
         return coefficients, energy.clamp(min=0)
 
     def add(self, z: Tensor, labels: Tensor, delta: Tensor) -> Tensor:
-        """Latents moved inside the span of the class: z + U_y delta with delta of shape (B, r)."""
+        """Move latents along the axes of their class: z + U_y delta.
+
+        Args:
+            z: Latents, (B, d) or (B, C, H, W).
+            labels: Their classes, (B,), int64.
+            delta: Changes of the coefficients, (B, r).
+
+        Returns:
+            The latents, in the shape of `z`.
+
+        Example:
+            >>> moved = pca.add(z, labels, -a)
+            >>> bool(pca.project(moved, labels).abs().max() < 0.01)
+            True
+        """
         if not is_read_at_once(z.device):
             return z + self._in_span(delta, labels).view_as(z)
         moved = torch.empty_like(z)
@@ -143,7 +178,19 @@ class ClasswisePCA(nn.Module):
         return moved
 
     def rebuild(self, coefficients: Tensor, labels: Tensor) -> Tensor:
-        """Latents of coefficients, m_y + U_y a, shape (B, d)."""
+        """The latents of coefficients, m_y + U_y a.
+
+        Args:
+            coefficients: (B, r).
+            labels: (B,), int64.
+
+        Returns:
+            Shape (B, d).
+
+        Example:
+            >>> pca.rebuild(a, labels).shape
+            torch.Size([4, 12])
+        """
         return self.add(self.mean[labels], labels, coefficients)
 
     def _along_axes(self, centred: Tensor, labels: Tensor) -> Tensor:
@@ -163,27 +210,74 @@ class ClasswisePCA(nn.Module):
         return deltas.flatten(1) @ self.axes.flatten(0, 1)
 
     def scores(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance of latents from their class, inside and outside its span, (B,) each.
+        """How far latents lie from their class, along its axes and beside them.
 
-        Inside, it is `distance`. Outside, it is the energy |z - m_y|^2 - |a|^2 that is left there.
+        Args:
+            z: Latents, (B, d) or (B, C, H, W).
+            labels: Their classes, (B,), int64.
+
+        Returns:
+            The `distance` along the axes, and the energy |z - m_y|^2 - |a|^2 beside them, (B,)
+            each.
+
+        Example:
+            >>> distance, energy = pca.scores(z, labels)
+            >>> torch.equal(distance, pca.distance(a, labels))
+            True
         """
         coefficients, energy = self.locate(z, labels)
         return self.distance(coefficients, labels), energy
 
     def distance(self, coefficients: Tensor, labels: Tensor) -> Tensor:
-        """Squared Mahalanobis distance sum_i a_i^2 / eigenvalue_i inside the span, (B,)."""
+        """The squared Mahalanobis distance along the axes, sum_i a_i^2 / eigenvalue_i.
+
+        Args:
+            coefficients: (B, r).
+            labels: (B,), int64.
+
+        Returns:
+            Shape (B,); its mean over the fitted images of a class is about its number of axes.
+
+        Example:
+            >>> pca.distance(torch.zeros(4, 3), labels)
+            tensor([0., 0., 0., 0.])
+        """
         return (coefficients.square() * self.precisions[labels]).sum(1)
 
     def is_near(self, coefficients: Tensor, labels: Tensor, radius: float) -> Tensor:
-        """Whether the `distance` of coefficients lies in the class's range, (B,) bool."""
+        """Whether coefficients lie near their class along its axes.
+
+        Args:
+            coefficients: (B, r).
+            labels: (B,), int64.
+            radius: The gate; 1.0 is the limit found at fitting.
+
+        Returns:
+            Shape (B,), bool.
+
+        Example:
+            >>> pca.is_near(torch.zeros(4, 3), labels, 1.0)
+            tensor([True, True, True, True])
+        """
         limit = radius * radius * self.gate_distance[labels]
         return self.distance(coefficients, labels) <= limit
 
     def gate(self, z: Tensor, labels: Tensor, *, radius: float = 1.0) -> Tensor:
-        """Whether the `scores` of latents lie in the class's range, (B,) bool.
+        """Whether latents lie near their class, along its axes and beside them.
 
-        The limits are quantiles of held-out scores (see `fit_class`). `radius` scales them as
-        a length: the scores are squares.
+        The limits are quantiles of the `scores` of held-out images (see `fit_class`).
+
+        Args:
+            z: Latents, (B, d) or (B, C, H, W).
+            labels: Their classes, (B,), int64.
+            radius: The setting `gate`: a factor of the limits as lengths, where scores are squares.
+
+        Returns:
+            Shape (B,), bool; False where the gate leaves an image unchanged.
+
+        Example:
+            >>> pca.gate(1000 * z, labels, radius=1.25)
+            tensor([False, False, False, False])
         """
         coefficients, energy = self.locate(z, labels)
         return self.is_inside(coefficients, energy, labels, radius)
@@ -191,39 +285,81 @@ class ClasswisePCA(nn.Module):
     def is_inside(
         self, coefficients: Tensor, energy: Tensor, labels: Tensor, radius: float
     ) -> Tensor:
-        """The result of `gate` from that of `locate`."""
+        """The result of `gate` from that of `locate`.
+
+        Args:
+            coefficients: (B, r).
+            energy: (B,).
+            labels: (B,), int64.
+            radius: The gate.
+
+        Returns:
+            Shape (B,), bool.
+
+        Example:
+            >>> torch.equal(pca.is_inside(*pca.locate(z, labels), labels, 1.0), pca.gate(z, labels))
+            True
+        """
         near = self.is_near(coefficients, labels, radius)
         return near & (energy <= radius * radius * self.gate_energy[labels])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Tensors by name, for `from_tensors`; axes in float16."""
+        """The tensors of the axes and the memory, for `from_tensors`.
+
+        Returns:
+            Tensors by name; axes in float16.
+
+        Example:
+            >>> sorted(pca.tensors())[:2]
+            ['axes', 'counts']
+        """
         tensors = {name: value for name, value in self.named_buffers() if name in _TENSORS}
         tensors["axes"] = self.axes.half()
         return tensors
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ClasswisePCA:
-        """The PCA of the tensors that `tensors` returns, from a source that is not trusted.
+        """The axes and the memory of tensors that `tensors` returned, from a source that is not
+        trusted.
+
+        Args:
+            tensors: Tensors by name.
+
+        Returns:
+            The axes and the memory.
 
         Raises:
             ValueError: Lists all names that are missing or unexpected, and all wrong shapes and
                 types; or names a tensor with wrong values.
+
+        Example:
+            >>> ClasswisePCA.from_tensors(pca.tensors()).rank
+            3
         """
         _check(tensors)
         return cls(tensors)
 
     def without_memory(self, max_axes_fraction: float | None = None) -> ClasswisePCA:
-        """A copy without the partner memory, for sharing.
+        """A copy without the memory, for sharing.
 
-        With as many axes as images, the axes of a class nearly reproduce its images. The gate is
-        widened by the largest energy along the removed axes, so that what was in range still is.
+        With as many axes as images, the images of a class can nearly be rebuilt from its axes. The
+        gate is widened by the largest energy along the removed axes, so that what it let through
+        still passes.
 
         Args:
-            max_axes_fraction: Keep at most this number of leading axes per image of a class, in
-                (0, 1]; None for all axes.
+            max_axes_fraction: Keep at most this number of leading axes per image of a class, in (0,
+                1]; None for all axes.
+
+        Returns:
+            The copy.
 
         Raises:
             ValueError: The fraction is out of range.
+
+        Example:
+            >>> shared = pca.without_memory(max_axes_fraction=0.05)
+            >>> shared.has_memory, shared.ranks
+            (False, tensor([2, 2]))
         """
         if max_axes_fraction is not None and not 0 < max_axes_fraction <= 1:
             raise ValueError(f"max_axes_fraction must be in (0, 1]; got {max_axes_fraction}")

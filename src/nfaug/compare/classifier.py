@@ -22,13 +22,25 @@ __all__ = ["Classifier", "moments_of", "small_cnn", "timm_model"]
 
 
 def small_cnn(shape: Sequence[int], classes: int) -> nn.Sequential:
-    """Blocks of 3x3 convolution, BatchNorm, ReLU and 2x2 pooling; global average; a linear layer.
+    """A small network: blocks of 3x3 convolution, BatchNorm, ReLU and 2x2 pooling.
 
     There are three blocks of 16, 32 and 64 channels, and one more for each doubling of the size
-    above 32 pixels. Images have the shape (C, H, W).
+    above 32 pixels; then a global average and a linear layer.
+
+    Args:
+        shape: (C, H, W) of the images.
+        classes: The number of classes.
+
+    Returns:
+        A network from images (B, C, H, W) to logits (B, classes).
 
     Raises:
         ValueError: The pooling would leave nothing of a side.
+
+    Example:
+        >>> from nfaug.compare import small_cnn
+        >>> small_cnn((1, 8, 8), classes=3)(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 3])
     """
     channels, height, width = shape
     doublings = (max(height, width, 32) // 32).bit_length() - 1

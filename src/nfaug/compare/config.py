@@ -67,6 +67,12 @@ class CompareConfig:
     Raises:
         ValueError: A setting is out of range.
         FileNotFoundError: There are no such weights.
+
+    Example:
+        >>> from nfaug.compare import CompareConfig
+        >>> config = CompareConfig(per_class=10, rows="none,nfa", minutes=5)
+        >>> config.augment, config.seeds
+        ('crop', 10)
     """
 
     checkpoint: tuple[str, ...] = ()
@@ -125,7 +131,15 @@ class CompareConfig:
         return _words(self.augment)
 
     def table(self) -> list[Row]:
-        """The rows of the table, in the order of cost; the first one is what others gain over."""
+        """The rows of the table, in the order of cost.
+
+        Returns:
+            The rows; others gain over the first one.
+
+        Example:
+            >>> [row.name for row in config.table()]
+            ['none', 'nfa:builtin:pixels']
+        """
         usual = usual_ways(self.weights is not None, "spectrogram" in self.safe)
         return rows_of(_words(self.rows) or usual, [PIXELS, *self.checkpoint])
 

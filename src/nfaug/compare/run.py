@@ -64,16 +64,17 @@ def compare(
     processes: int = 1,
     progress: bool = True,
 ) -> Comparison:
-    """Compare augmentations on a data set, by classifiers that are trained on few of its images.
+    """Compare augmentations on a dataset, by classifiers that are trained on few of its images.
 
     With pretrained weights, the first rows are logistic regression on the features of the frozen
     network, alone and with variants; then the network is fine-tuned. Every other row adds something
-    to the safe augmentations of `config.augment`: nothing, RandAugment, TrivialAugment, NFA in
-    pixels, NFA with a flow, or NFA before one of these. All rows of a seed share the labelled
+    to the safe augmentations of `config.augment`: nothing, RandAugment (arXiv:1909.13719),
+    TrivialAugment (arXiv:2103.10158), NFA in pixels, NFA with another checkpoint, or NFA before one
+    of these. All rows of a seed share the labelled
     images, the initial weights and the order of the images. NFA's class statistics come from the
     labelled images alone.
 
-    Cells are kept in `out`: after an interruption the same call goes on.
+    Cells are kept in `out`: after an interruption the same call continues.
 
     Args:
         data: Images as `nfaug.wrap_dataset` takes them.
@@ -87,9 +88,12 @@ def compare(
             are trained in this process, with torch's threads.
         progress: Print each result on standard error.
 
+    Returns:
+        The rows, with their accuracy in per cent and their gains in points, a table and advice.
+
     Raises:
-        ValueError: A class has too few images, an image to judge by is trained on, there is a flow
-            and no `test_data`, or `out` holds a comparison of something else.
+        ValueError: A class has too few images, an image to judge by is trained on, there is a
+            checkpoint and no `test_data`, or `out` holds a comparison of something else.
         FileExistsError: `out` holds other files than a comparison's.
 
     Example:

@@ -55,7 +55,19 @@ def transform_of(
 def spec_augment(image: Tensor, share: float = 1 / 8) -> Tensor:
     """Mask two bands of frequency (rows) and two of time (columns) with the mean of the image.
 
-    Each is up to a `share` of the image wide: the masks of arXiv:1904.08779, no time warping.
+    These are the masks of SpecAugment (arXiv:1904.08779), without its time warping.
+
+    Args:
+        image: A spectrogram (C, H, W) of any type.
+        share: The widest band, as a share of the image's side.
+
+    Returns:
+        The masked spectrogram, a new tensor.
+
+    Example:
+        >>> from nfaug.compare import spec_augment
+        >>> spec_augment(torch.rand(1, 32, 32)).shape
+        torch.Size([1, 32, 32])
     """
     masked = image.clone()
     grey = int(image.float().mean())

@@ -131,15 +131,17 @@ def open_dataset(
     download: bool = False,
     labels: bool = True,
 ) -> LabelledImages:
-    """Open labelled images: item i is a contiguous uint8 tensor (C, H, W) and an int label.
+    """Open labelled images.
 
     A folder holds images, or shards of one kind; both together are an error, since only one of them
     could be the data. Files and folders whose names start with a dot are no data.
 
     Args:
-        data: What `DATA_SOURCES` lists. Folders, tars and shards may have splits.
+        data: A folder with one folder of images for each class; a tar of one; WebDataset shards;
+            parquet, .npz or IDX files; or a name: "hfds/OWNER/NAME", "torch/NAME" or "digits". The
+            command `nfaug help data` lists them. Folders, tars and shards may have splits.
         split: "train", "validation", "test", a usual word for one of them, or a folder's name.
-        data_dir: Where named data sets are kept.
+        data_dir: Where named datasets are kept.
         image_size: (height, width), or the side of a square, to resize and crop every image to.
             None means the size of the first image, and another size is then an error.
         channels: 1 or 3. None means 1 if 64 images spread over the data are all grayscale, and 3
@@ -147,11 +149,15 @@ def open_dataset(
         convert: Whether colour images may become grayscale if `channels` is 1.
         per_class: Use exactly this many random images of each class.
         on_error: "raise" an error at an image that cannot be decoded, or "skip" such images, for
-            which all images are decoded once when the data set is opened.
+            which all images are decoded once when the dataset is opened.
         seed: Seed of the choice of `per_class`.
-        download: Whether a data set of torchvision may be downloaded.
+        download: Whether a dataset of torchvision may be downloaded.
         labels: Whether the folders in a folder or a tar are classes. If not, all its images, at any
             depth, are one class. Other data keep their labels.
+
+    Returns:
+        A dataset: item i is a contiguous uint8 tensor (C, H, W) and a label, an int in [0, K). Its
+        `classes` are the K names, and its `targets` the labels, int64 (N,).
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
@@ -160,6 +166,7 @@ def open_dataset(
             is an `ImageDecodeError`, if one of the first images cannot be decoded.
 
     Example:
+        >>> from nfaug import open_dataset
         >>> digits = open_dataset("digits", split="test")
         >>> len(digits), digits[0][0].shape, digits.classes[:3]
         (355, torch.Size([1, 8, 8]), ['0', '1', '2'])

@@ -41,7 +41,7 @@ def wrap_dataset(
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
 ) -> LabelledImages:
-    """Convert a data set, or a list, of (image, label) to what `open_dataset` returns.
+    """Convert a dataset, or a list, of (image, label) to what `open_dataset` returns.
 
     Items may also be mappings with the keys "image" and "label", as in a Hugging Face `Dataset`.
 
@@ -59,13 +59,17 @@ def wrap_dataset(
             else the numbers of the labels.
         image_size, channels, convert: As in `open_dataset`; any number of `channels`.
         mean: Mean that floating-point images are normalised by, a number or one per channel.
-        std: Standard deviation that they are normalised by, like `mean`.
+        std: Standard deviation that they are normalized by, like `mean`.
+
+    Returns:
+        A dataset: item i is a uint8 tensor (C, H, W) and a label, an int in [0, K).
 
     Raises:
         ValueError: If items are of another form, labels are not 0..K-1, this is a loader, or only
             one of `mean` and `std` is given.
 
     Example:
+        >>> from nfaug import wrap_dataset
         >>> images = [(torch.zeros(3, 8, 8, dtype=torch.uint8), label) for label in (0, 1)]
         >>> wrap_dataset(images, classes=["cat", "dog"], image_size=4)[1][0].shape
         torch.Size([3, 4, 4])

@@ -75,14 +75,25 @@ def build_app(
     """The page as Gradio blocks, which `serve` or a Space launches.
 
     Args:
-        flows: Flows to choose from, the only ones that are ever loaded. The first is opened now.
+        flows: Checkpoints to choose from, the only ones that are ever loaded. The first is opened
+            now.
             The page shows the last part of a path, and a number where two are equal.
         data: Images to show; see `open_flow`, also for `autoencoder` and `image_size`.
         autoencoder: The autoencoder of flows on latents.
         image_size: Size of the images for flows of any size.
 
+    Returns:
+        The page.
+
     Raises:
-        ValueError, OSError: The first flow or the data cannot be opened.
+        ValueError, OSError: The first checkpoint or the data cannot be opened.
+
+    Example:
+        >>> from nfaug.explore.app import build_app
+        >>> build_app(["builtin:no-such"])
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: there is no bundled checkpoint 'builtin:no-such' ...
     """
 
     @functools.lru_cache(maxsize=4)
@@ -265,7 +276,7 @@ def show_variants(
 def serve(
     page: gr.Blocks, *, host: str = "127.0.0.1", port: int | None = None, **options: Any
 ) -> str:
-    """Serve the page until the process ends, and return its address.
+    """Serve the page until the process ends.
 
     Nothing is sent elsewhere: no usage statistics, no public link, no fonts of other servers.
 
@@ -274,6 +285,14 @@ def serve(
         host: Address to listen on; the default is reached from this machine alone.
         port: Port; None for the first free one from 7860.
         options: More arguments of Gradio's `launch`.
+
+    Returns:
+        Its address.
+
+    Example:
+        >>> from nfaug.explore.app import build_app, serve
+        >>> serve(build_app(["builtin:pixels"], "digits"))  # doctest: +SKIP
+        'http://127.0.0.1:7860/'
     """
     theme = gr.themes.Default(
         primary_hue="indigo",

@@ -55,16 +55,20 @@ def fit(
     distributed: bool = False,
     progress: bool = True,
 ) -> Checkpoint:
-    """Fit class gaussians, PCA axes and the partner memory of a data set under an existing flow.
+    """Fit a checkpoint to the classes of a dataset, in one pass over the images.
 
-    The flow itself is not trained. Images of another size are resized until their shorter side
-    fits, and their centre is cropped. A class of one image gets no axes and no partner, with a
-    warning: `NFAugment` leaves its images unchanged.
+    For each class it computes the axes along which its latents vary (by a randomized SVD,
+    arXiv:0909.4061), a Gaussian, and the memory of partners. Nothing is trained. Images of another
+    size are resized until their shorter side fits, and their centre is cropped. A class of one
+    image gets no axes and no partner, with a warning: `NFAugment` leaves its images unchanged.
+
+    The mode is pixels with "builtin:pixels", autoencoder with "builtin:pixels" and `autoencoder`,
+    and flow with another checkpoint.
 
     Args:
-        checkpoint: A checkpoint, a flow, or what `nfaug.load` takes: "builtin:NAME", a directory,
-            or "owner/name" on the Hub.
-        data: A data set of (image, label), such as torchvision's ImageFolder, or a Hugging Face
+        checkpoint: A checkpoint, a flow, or what `nfaug.load` takes: "builtin:NAME", a folder, or
+            "owner/name" on the Hub.
+        data: A dataset of (image, label), such as torchvision's ImageFolder, or a Hugging Face
             `Dataset` with the columns `image` and `label`; see `nfaug.wrap_dataset`.
             Labels are 0..K-1. A path or name is opened with `open_dataset`. For a part of the
             images, such as what a sampler draws, pass a `torch.utils.data.Subset`.
@@ -75,10 +79,10 @@ def fit(
         gaussians: "data" for the mean and variance of each class's latents (the maximum-likelihood
             solution), "fpi" for the fixed point, the settings of the fixed point, or a prior of
             your own in `nfaug.classes.priors.PRIORS`.
-        rank: PCA axes per class. A class of N images has at most N - 1.
+        rank: Axes per class. A class of N images has at most N - 1.
         per_class: The largest number of images of a class that are encoded, chosen by `seed`.
-        memory: Whether to keep the PCA coefficients of every encoded image. `NFAugment` draws
-            partners from them.
+        memory: Whether to keep the coefficients of every encoded image, from which `NFAugment`
+            draws partners. Training images can nearly be rebuilt from them.
         grayscale: Whether colour images are converted for a one-channel flow; if not, they are an
             error.
         autoencoder: An autoencoder: a safetensors file, a directory, a repository on the Hub, or a
@@ -96,7 +100,7 @@ def fit(
         progress: Whether to show progress bars.
 
     Returns:
-        A checkpoint with the same flow, and the gaussians and axes of these classes.
+        A checkpoint with the same flow, and the Gaussians, axes and memory of these classes.
 
     Raises:
         ValueError: If the images cannot be converted to the flow's channels, a class has none, or
@@ -104,10 +108,11 @@ def fit(
         FixedPointDivergence: See `nfaug.classes.fixed_point.solve`.
 
     Example:
+        >>> import nfaug
         >>> images = torch.randint(256, (8, 3, 48, 40), dtype=torch.uint8)
         >>> dataset = torch.utils.data.TensorDataset(images, torch.arange(8) % 2)
-        >>> fitted = fit("builtin:rgb32", dataset, rank=3)
-        >>> fitted.config.classes, fitted.pca.rank
+        >>> checkpoint = nfaug.fit("builtin:pixels", dataset, rank=3, progress=False)
+        >>> checkpoint.config.classes, checkpoint.pca.rank
         (('0', '1'), 3)
     """
     group = joined() if distributed else contextlib.nullcontext(Ranks())

@@ -110,7 +110,15 @@ class FlowConfig:
         return flop
 
     def to_dict(self) -> dict[str, Any]:
-        """Shape, settings and name of the backbone in one dictionary that JSON can hold."""
+        """Shape, settings and name of the backbone in one dictionary that JSON can hold.
+
+        Returns:
+            The values by name.
+
+        Example:
+            >>> config.to_dict()["backbone"]
+            'mef'
+        """
         values: dict[str, Any] = {"channels": self.channels, "image_size": self.image_size}
         values.update(dataclasses.asdict(self.backbone))
         values["backbone"] = self.backbone.name
@@ -120,9 +128,19 @@ class FlowConfig:
     def from_dict(cls, values: dict[str, Any]) -> FlowConfig:
         """The configuration that `to_dict` returned; missing keys take the defaults of their class.
 
+        Args:
+            values: The values by name.
+
+        Returns:
+            The configuration.
+
         Raises:
             ValueError: If a value is out of range.
             TypeError: If a key is unknown or a value has another type.
+
+        Example:
+            >>> FlowConfig.from_dict({"channels": 1, "image_size": [8, 8]}).shape
+            (1, 8, 8)
         """
         settings = dict(values)
         name = settings.pop("backbone", MefConfig.name)

@@ -97,9 +97,22 @@ class Flow(Layer):
 
         No weights are initialised, and float32 tensors are used without a copy.
 
+        Args:
+            config: The architecture.
+            tensors: The weights by name.
+            codec: As for `Flow`.
+
+        Returns:
+            The flow.
+
         Raises:
             ValueError: If keys are missing, unexpected or misshapen (one error lists them all), a
                 tensor holds NaN or infinity, or the exponents of a coupling are too large.
+
+        Example:
+            >>> again = Flow.from_tensors(flow.config, flow.state_dict())
+            >>> torch.equal(again.encode(images)[0], z)
+            True
         """
         with torch.device("meta"):
             flow = cls(config, codec=codec)
@@ -135,6 +148,11 @@ class Flow(Layer):
         Args:
             recompute: Activations that the backward pass recomputes: "none", or those of "steps".
             bf16: Run the coupling networks in bfloat16.
+
+        Example:
+            >>> flow.configure_training(recompute="steps")
+            >>> flow.recompute
+            'steps'
         """
         self.recompute = recompute
         self.bf16 = bf16
@@ -199,7 +217,19 @@ class Flow(Layer):
         return z
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = f(x) of x in flow space, and log|det df/dx| of shape (B,)."""
+        """The latents of tensors in flow space, z = f(x).
+
+        Args:
+            x: (B, C, H, W) with C, H, W of `shape`; 8-bit levels u are u/128 - 1 there.
+
+        Returns:
+            z, shape (B, C, H, W), and log|det df/dx|, shape (B,), in nats.
+
+        Example:
+            >>> z, logdet = flow(torch.zeros(2, 1, 8, 8))
+            >>> z.shape, logdet.shape
+            (torch.Size([2, 1, 8, 8]), torch.Size([2]))
+        """
         self._check(x)
         total = x.new_zeros(len(x))
 
@@ -212,7 +242,19 @@ class Flow(Layer):
         return self._normalize(x, run), total
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x = f^-1(z) in flow space, and log|det df^-1/dz| of shape (B,)."""
+        """The tensors in flow space of latents, x = f^-1(z).
+
+        Args:
+            z: (B, C, H, W) with C, H, W of `shape`.
+
+        Returns:
+            x, shape (B, C, H, W), and log|det df^-1/dz|, shape (B,), in nats.
+
+        Example:
+            >>> x, _ = flow.inverse(flow(torch.zeros(2, 1, 8, 8))[0])
+            >>> bool(x.abs().max() < 1e-4)
+            True
+        """
         self._check(z)
         total = z.new_zeros(len(z))
 
@@ -225,21 +267,57 @@ class Flow(Layer):
         return self._restore(z, run), total
 
     def map(self, x: Tensor) -> Tensor:
+        """The latents that `forward` returns, without log-determinants.
+
+        Args:
+            x: (B, C, H, W) in flow space.
+
+        Returns:
+            z, shape (B, C, H, W).
+
+        Example:
+            >>> flow.map(torch.zeros(2, 1, 8, 8)).shape
+            torch.Size([2, 1, 8, 8])
+        """
         self._check(x)
         return self._normalize(x, lambda step, x: step.map(x))
 
     def map_back(self, z: Tensor) -> Tensor:
+        """The tensors that `inverse` returns, without log-determinants.
+
+        Args:
+            z: (B, C, H, W).
+
+        Returns:
+            x in flow space, shape (B, C, H, W).
+
+        Example:
+            >>> flow.map_back(torch.zeros(2, 1, 8, 8)).shape
+            torch.Size([2, 1, 8, 8])
+        """
         self._check(z)
         return self._restore(z, lambda step, z: step.map_back(z))
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> Tensor:
-        """Set data-dependent parameters from one batch in flow space and return its latents."""
+        """Set the parameters that depend on data, those of ActNorm, from one batch.
+
+        Args:
+            x: (B, C, H, W) in flow space.
+
+        Returns:
+            The latents of the batch, (B, C, H, W): mean 0 and variance 1 in each channel of a step.
+
+        Example:
+            >>> new = Flow(flow.config)
+            >>> new.initialize(torch.randn(64, 1, 8, 8)).shape
+            torch.Size([64, 1, 8, 8])
+        """
         self._check(x)
         return self._normalize(x, lambda step, x: step.initialize(x))
 
     def encode(self, images: Tensor, noise: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
-        """Return latents of 8-bit images, z = f((u + e)/128 - 1), and log|det df/dv|.
+        """The latents of 8-bit images, z = f((u + e)/128 - 1), and log|det df/dv|.
 
         Args:
             images: uint8 of shape (B, C, H, W), or floating-point grey levels in [0, 255]. For a
@@ -249,11 +327,16 @@ class Flow(Layer):
 
         Returns:
             Latents of shape (B, C, H, W), padding included, and log-determinants of shape (B,).
-            Under gaussians p(z | y) of latents, the log-density of v in nats is log p(z | y) plus
+            Under Gaussians p(z | y) of latents, the log-density of v in nats is log p(z | y) plus
             the log-determinant; `flow.codec.bits_per_dim` of its negative gives bits.
 
         Raises:
             ValueError: If the images have a wrong shape or dtype.
+
+        Example:
+            >>> z, logdet = flow.encode(images)
+            >>> torch.equal(flow.decode(z), images)
+            True
         """
         with torch.autocast(images.device.type, enabled=False):
             prepared = self.codec.prepare(images)  # an autoencoder may use TF32
@@ -261,7 +344,21 @@ class Flow(Layer):
                 return self(self._flow_space(prepared, noise))
 
     def latents(self, images: Tensor, noise: Tensor | float | None = None) -> Tensor:
-        """Return the latents that `encode` returns, without log-determinants."""
+        """The latents that `encode` returns, without log-determinants.
+
+        Args:
+            images, noise: As for `encode`.
+
+        Returns:
+            Latents of shape (B, C, H, W), padding included.
+
+        Raises:
+            ValueError: If the images have a wrong shape or dtype.
+
+        Example:
+            >>> flow.latents(images).shape
+            torch.Size([4, 1, 8, 8])
+        """
         with torch.autocast(images.device.type, enabled=False):
             prepared = self.codec.prepare(images)
             with DisableTF32(images.device):
@@ -271,10 +368,21 @@ class Flow(Layer):
         return self.codec.dequantize(prepared, noise).to(self.dtype)
 
     def decode(self, z: Tensor, *, quantize: bool = True) -> Tensor:
-        """Return the images of latents: uint8, or floats in [0, 1] with `quantize=False`.
+        """The images of latents.
+
+        Args:
+            z: Latents (B, C, H, W), as `encode` returns them.
+            quantize: Round to 8 bits.
+
+        Returns:
+            Images (B, C, H, W) without padding: uint8, or floats in [0, 1] with `quantize=False`.
 
         Raises:
             ValueError: If the latents have a wrong shape.
+
+        Example:
+            >>> flow.decode(torch.zeros(1, 1, 8, 8)).dtype
+            torch.uint8
         """
         with torch.autocast(z.device.type, enabled=False):
             with DisableTF32(z.device):
@@ -282,10 +390,22 @@ class Flow(Layer):
             return self.codec.to_images(v, quantize=quantize)
 
     def with_shape(self, channels: int, image_size: tuple[int, int]) -> Flow:
-        """Return the same map for images of another shape.
+        """The same map for images of another shape.
+
+        Args:
+            channels: C of the images.
+            image_size: Their (height, width).
+
+        Returns:
+            The flow for these images, such as builtin:pixels for another size.
 
         Raises:
             ValueError: If the flow serves one shape only (see `shape_free`).
+
+        Example:
+            >>> import nfaug
+            >>> nfaug.load("builtin:pixels").flow.with_shape(1, (24, 16)).shape
+            (1, 24, 16)
         """
         if not self.shape_free:
             served_shape = (self.codec.channels, *self.codec.image_size)
@@ -298,12 +418,27 @@ class Flow(Layer):
         return Flow(config).to(self.device, self.dtype).train(self.training)
 
     def clip_(self) -> None:
-        """Move exponents and ActNorm scales back inside their bounds, after an optimizer step."""
+        """Move exponents and ActNorm scales back inside their bounds, after an optimizer step.
+
+        Example:
+            >>> flow.clip_()
+            >>> bool(flow.latents(images).isfinite().all())
+            True
+        """
         for layer in self._layers():
             layer.clip_()
 
     def freeze(self) -> Flow:
-        """Return a copy for inference: the same map, folded, without parameters."""
+        """A copy for inference: the same map, folded, without parameters.
+
+        Returns:
+            The copy, which cannot be trained or saved.
+
+        Example:
+            >>> frozen = flow.freeze()
+            >>> len(list(frozen.parameters()))
+            0
+        """
         blocks = nn.ModuleList()
         for steps in self._levels():
             blocks.append(nn.ModuleList(step.freeze() for step in steps))

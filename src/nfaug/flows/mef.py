@@ -36,7 +36,8 @@ class MefConfig(Backbone):
     """Matrix-exponential couplings on a multi-scale Glow (paper, section 5.1).
 
     Each level folds 2 x 2 pixels into channels and applies steps of ActNorm, 1x1 convolution and
-    `MatrixExpCoupling`. After every level but the last, half of the channels go on.
+    `MatrixExpCoupling` (Xiao & Liu 2020). After every level but the last, half of the channels go
+    on.
 
     Args:
         padded_size: (height, width) inside the flow; None for the smallest multiple of 2^levels
@@ -56,6 +57,11 @@ class MefConfig(Backbone):
 
     Raises:
         ValueError: If a value is out of range.
+
+    Example:
+        >>> mef = MefConfig(steps=(2, 2), blocks=(1, 1), width=(16, 16))
+        >>> mef.levels
+        2
     """
 
     name = "mef"
@@ -104,12 +110,45 @@ class MefConfig(Backbone):
         return len(self.steps) if isinstance(self.steps, tuple) else 0
 
     def padded(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """The size inside the flow, padding included.
+
+        Args:
+            image_size: (height, width) of the images.
+
+        Returns:
+            `padded_size`, or the smallest multiples of 2^levels that hold the images.
+
+        Example:
+            >>> mef.padded((30, 28))
+            (32, 28)
+        """
         return self.padded_size or super().padded(image_size)
 
     def fold(self) -> Squeeze:
+        """The layer that folds space into channels at the start of each level.
+
+        Returns:
+            A layer without weights.
+
+        Example:
+            >>> type(mef.fold()).__name__
+            'Squeeze'
+        """
         return SQUEEZES[self.squeeze]()
 
     def build(self, shape: tuple[int, int, int]) -> nn.ModuleList:
+        """New layers for inputs of one shape.
+
+        Args:
+            shape: (C, H, W), padding included.
+
+        Returns:
+            A list of steps for each level.
+
+        Example:
+            >>> [len(steps) for steps in mef.build((1, 8, 8))]
+            [2, 2]
+        """
         channels, height, width = shape
         levels = nn.ModuleList()
         for steps, blocks, net_width in zip(self.steps, self.blocks, self.width, strict=True):

@@ -25,7 +25,7 @@ def pull(
     token: str | bool | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Download a checkpoint, check that it loads, and return `out` or its cached directory.
+    """Download a checkpoint, and check that it loads.
 
     The files go into the cache of the Hub; without a network the cache is used, and a card or a
     picture that it lacks is left out. A file without the SHA-256 in `config.json` is downloaded
@@ -34,19 +34,28 @@ def pull(
     Args:
         repo_id: "owner/name" or "owner/name@revision".
         revision: Branch, tag or commit; the main branch by default.
-        out: Copy the checkpoint with its card and picture into this directory, atomically.
+        out: Copy the checkpoint with its card and picture into this folder, atomically.
         token: Access token; None for the one that is logged in, False for none.
         overwrite: Replace a checkpoint in `out`.
+
+    Returns:
+        `out`, or the folder in the cache.
 
     Raises:
         ValueError: `repo_id` is not a repository name.
         CheckpointError: The files cannot be loaded.
         FileExistsError: `out` is not empty and `overwrite` is False.
-        HubError: The repository cannot be read, or holds no nfaug flow.
+        HubError: The repository cannot be read, or holds no checkpoint.
         OSError: Another process writes to `out`, or it cannot be written.
 
-    >>> from nfaug.hub import pull
-    >>> pull("someone/cats", out="cats")  # doctest: +SKIP
+    Example:
+        >>> from nfaug.hub import pull
+        >>> pull("OWNER/my-nfa", out="my-nfa")  # doctest: +SKIP
+        PosixPath('my-nfa')
+        >>> pull("no name")
+        Traceback (most recent call last):
+        ...
+        HFValidationError: ...
     """
     options = HubOptions(revision=revision, token=token)
     if out is None:

@@ -54,37 +54,46 @@ def push_to_hub(
     license: str | None = None,
     data: str | None = None,
 ) -> str:
-    """Push a checkpoint as one commit and return the URL of the commit.
+    """Push a checkpoint to the Hub, as one commit.
 
     The repository and the branch are created if necessary. A push contains the configuration, the
-    tensors, the card and the picture, and no other file of a directory. Without a change there is
+    tensors, the card and the picture, and no other file of a folder. Without a change there is
     no commit. An interrupted push changes nothing and can be repeated.
 
     Args:
-        checkpoint: A `Checkpoint`, or the directory of one. The README.md of a directory is the
+        checkpoint: A `Checkpoint`, or the folder of one. The README.md of a folder is the
             card; without one a card is generated.
         repo_id: "owner/name".
         private: Whether a new repository is private; None for the default of the account.
         revision: The branch; the main branch by default.
         token: Access token with write permission; None for the one that is logged in.
-        memory: With False the partner memory is left out, the picture shows samples of the flow and
-            no image, and a class keeps at most a quarter as many axes as it has images: with more,
-            training images could nearly be reproduced. Earlier pushes stay in the history.
+        memory: With False the memory is left out, the picture shows samples and no image, and a
+            class keeps at most a quarter as many axes as it has images: with more, training images
+            could nearly be rebuilt. Earlier pushes stay in the history.
         commit_message: Summary line of the commit.
         overwrite_card: Replace the README.md of the repository. Otherwise it is kept, and only its
             privacy statement is brought up to date.
         license: The Hub's identifier of the license for a generated card, such as "mit".
         data: What the training images are and their terms of use, for a generated card. If the
-            directory has a card, `license` and `data` have no effect, and a warning says so.
+            folder has a card, `license` and `data` have no effect, and a warning says so.
+
+    Returns:
+        The address of the commit.
 
     Raises:
         ValueError: `repo_id` is not a repository name, the card or the picture is a link, or the
             checkpoint cannot be saved.
-        CheckpointError: The directory is not a checkpoint, or it is damaged.
+        CheckpointError: The folder is not a checkpoint, or it is damaged.
         HubError: The repository cannot be written, or is public in spite of `private`.
 
-    >>> from nfaug.hub import push_to_hub
-    >>> push_to_hub("runs/cats", "me/cats", license="mit")  # doctest: +SKIP
+    Example:
+        >>> from nfaug.hub import push_to_hub
+        >>> push_to_hub("my-nfa", "OWNER/my-nfa", memory=False)  # doctest: +SKIP
+        'https://huggingface.co/OWNER/my-nfa/commit/...'
+        >>> push_to_hub("my-nfa", "my-nfa")
+        Traceback (most recent call last):
+        ...
+        ValueError: ...
     """
     _check_name(repo_id)
     api = HfApi(token=token, library_name="nfaug")

@@ -1,6 +1,6 @@
 """NFA as an albumentations transform, for single images in data-loader workers on the CPU.
 
-    A.Compose([A.RandomResizedCrop((32, 32)), NFATransform("my-flow", p=0.5), A.Normalize()])
+    A.Compose([A.RandomResizedCrop((32, 32)), NFATransform("my-nfa", p=0.5), A.Normalize()])
 
 Call the pipeline with `image=` and `label=`, in loaders with `persistent_workers=True`: each worker
 loads the flow, and its `nfa.stats()` count the images of one worker. `NFAugment` on batches, or a
@@ -38,7 +38,7 @@ _REFUSED = (
 
 
 class NFATransform(albumentations.ImageOnlyTransform):
-    """Mix an image with one of its class from the checkpoint's memory: `t(image=x, label=3)`.
+    """Replace an image by a variant, with a partner from the memory: `t(image=x, label=3)`.
 
     A label is an integer, an array or a tensor without dimensions, or the name of a class. Images
     have shape (H, W, C) or (H, W); float32 ones lie in [0, 1]. `to_dict` and `from_dict` store the
@@ -51,8 +51,8 @@ class NFATransform(albumentations.ImageOnlyTransform):
         uint8, float32
 
     Args:
-        checkpoint: Directory, Hub repository or "builtin:NAME". Its PCA must have a memory, unless
-            strength is 0.
+        checkpoint: Folder, Hub repository or "builtin:NAME". It must have a memory, unless strength
+            is 0.
         label_key: Name of the argument that holds the label.
         revision: Branch, tag or commit of a Hub repository.
         config: Fields of `MixConfig` by name, such as {"strength": 1.0}, but not p.
@@ -63,6 +63,18 @@ class NFATransform(albumentations.ImageOnlyTransform):
         ValueError: A setting is out of range, the checkpoint is no name, or config no mapping. At a
             call: the label is missing or out of range, the sample has several images, a volume,
             masks, boxes or keypoints, or the checkpoint has no memory.
+
+    Example:
+        >>> import tempfile
+        >>> import nfaug
+        >>> from nfaug.integrations.albumentations import NFATransform
+        >>> digits = nfaug.open_dataset("digits", per_class=10)
+        >>> checkpoint = nfaug.fit("builtin:pixels", digits, progress=False)
+        >>> folder = checkpoint.save(tempfile.mkdtemp())
+        >>> transform = NFATransform(str(folder), p=1.0)
+        >>> image, label = digits[0]
+        >>> transform(image=image.permute(1, 2, 0).numpy(), label=label)["image"].shape
+        (8, 8, 1)
     """
 
     _targets = Targets.IMAGE
@@ -139,10 +151,16 @@ class NFATransform(albumentations.ImageOnlyTransform):
         return super().__call__(*args, force_apply=force_apply, **data)
 
     def add_targets(self, additional_targets: dict[str, str]) -> None:
-        """Take other names of an image.
+        """Take other names of an image; albumentations' `Compose` calls it.
+
+        Args:
+            additional_targets: The kind of each name, such as {"left": "image"}.
 
         Raises:
-            ValueError: A name is one of volumes, masks, boxes or keypoints.
+            ValueError: A kind is one of volumes, masks, boxes or keypoints.
+
+        Example:
+            >>> transform.add_targets({"left": "image"})
         """
         refused = []
         for name, kind in additional_targets.items():

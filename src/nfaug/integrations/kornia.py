@@ -26,11 +26,12 @@ _LABELS = ("class", "label")
 class NFAugmentation(IntensityAugmentationBase2D):
     """`NFAugment` as an augmentation of kornia, alone or in a container.
 
-    It goes before kornia's mix augmentations. A container passes images alone to its children:
-    `with_labels` gives them the labels too. `_params` holds the seed of all draws beside kornia's
-    `batch_prob`, which says which images are augmented. Replayed with the same images and labels,
-    they give the same result. `eval()` turns it off, and no gradient flows through it. Masks,
-    boxes, keypoints and videos cannot be transformed, and are an error while it is on.
+    It goes after flips and crops, and before kornia's mix augmentations. A container passes images
+    alone to its children: `with_labels` gives them the labels too. `_params` holds the seed of all
+    draws beside kornia's `batch_prob`, which says which images are augmented. Replayed with the
+    same images and labels, they give the same result. `eval()` turns it off, and no gradient flows
+    through it. Masks, boxes, keypoints and videos cannot be transformed, and are an error while it
+    is on.
 
     Example:
         >>> import torch
@@ -38,14 +39,14 @@ class NFAugmentation(IntensityAugmentationBase2D):
         >>> from kornia.augmentation import AugmentationSequential, RandomHorizontalFlip
         >>> from nfaug.integrations.kornia import NFAugmentation, with_labels
         >>> images = torch.randint(256, (20, 3, 64, 64), dtype=torch.uint8)
-        >>> dataset = torch.utils.data.TensorDataset(images, torch.arange(20) % 2)
-        >>> flow = nfaug.fit("builtin:rgb32", dataset, rank=9, progress=False)
-        >>> nfa = NFAugmentation(flow, p=0.5)
+        >>> labels = torch.arange(20) % 2
+        >>> dataset = torch.utils.data.TensorDataset(images, labels)
+        >>> nfa = NFAugmentation(nfaug.fit("builtin:pixels", dataset, progress=False), p=0.5)
         >>> augment = with_labels(
-        ...     AugmentationSequential(nfa, RandomHorizontalFlip(), data_keys=["input", "class"])
+        ...     AugmentationSequential(RandomHorizontalFlip(), nfa, data_keys=["input", "class"])
         ... )
-        >>> images, labels = augment(images / 255, torch.arange(20) % 2)
-        >>> images.shape
+        >>> new_images, labels = augment(images / 255, labels)
+        >>> new_images.shape
         torch.Size([20, 3, 64, 64])
 
     Args:
@@ -100,7 +101,22 @@ class NFAugmentation(IntensityAugmentationBase2D):
         params: dict[str, Tensor] | None = None,
         **options: Any,
     ) -> Any:
-        """Augment images; with labels, which `with_labels` sets otherwise, also return these."""
+        """Replace images by variants.
+
+        Args:
+            input: Images (B, C, H, W), or one image (C, H, W), in floating point in [0, 1].
+            labels: (B,), integers or names of classes; `with_labels` sets them otherwise.
+            params: Draws of an earlier call to replay, its `_params`.
+            options: As kornia's.
+
+        Returns:
+            The new images; with `labels`, a pair of them and the labels.
+
+        Example:
+            >>> new_images, labels = nfa(images / 255, labels)
+            >>> new_images.dtype
+            torch.float32
+        """
         if labels is None:
             return super().forward(input, params=params, **options)
         self.labels = labels
@@ -151,7 +167,15 @@ class NFAugmentation(IntensityAugmentationBase2D):
         return images
 
     def is_on(self) -> bool:
-        """Whether images are augmented: in training, unless `nfa.enabled` is false."""
+        """Whether images are augmented: in training, unless `nfa.enabled` is false.
+
+        Returns:
+            The state.
+
+        Example:
+            >>> nfa.is_on(), nfa.eval().is_on()
+            (True, False)
+        """
         return self.training and self.nfa.enabled
 
 
@@ -163,11 +187,23 @@ def _check_same_on_batch(value: bool | None) -> None:
 def with_labels(container: nn.Module) -> nn.Module:
     """Hand the labels of a kornia container's calls to each `NFAugmentation` in it.
 
-    The container, which is returned with two hooks, is an `AugmentationSequential` with "class" or
-    "label" in its `data_keys`, or called with a dictionary that has such a key.
+    Args:
+        container: An `AugmentationSequential` with "class" or "label" in its `data_keys`, or called
+            with a dictionary that has such a key.
+
+    Returns:
+        The container, with two hooks.
 
     Raises:
         ValueError: The container is of another kind, whose calls hold no labels.
+
+    Example:
+        >>> from kornia.augmentation import AugmentationSequential, RandomHorizontalFlip
+        >>> from nfaug.integrations.kornia import with_labels
+        >>> container = AugmentationSequential(RandomHorizontalFlip(), data_keys=["input"])
+        >>> augment = with_labels(container)
+        >>> augment(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 3, 8, 8])
     """
     if not isinstance(container, AugmentationSequential):
         raise ValueError(

@@ -28,12 +28,12 @@ class NFACollate:
         >>> import torch
         >>> import nfaug
         >>> from nfaug.integrations.torchvision import NFACollate
-        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
-        >>> dataset = torch.utils.data.TensorDataset(images, torch.arange(8) % 2)
-        >>> nfa = nfaug.NFAugment(nfaug.fit("builtin:rgb32", dataset, rank=3, progress=False))
-        >>> loader = torch.utils.data.DataLoader(dataset, 4, collate_fn=NFACollate(nfa))
-        >>> next(iter(loader))[0].shape
-        torch.Size([4, 3, 32, 32])
+        >>> digits = nfaug.open_dataset("digits", per_class=10)
+        >>> nfa = nfaug.NFAugment(nfaug.fit("builtin:pixels", digits, progress=False))
+        >>> loader = torch.utils.data.DataLoader(digits, 20, collate_fn=NFACollate(nfa))
+        >>> images, labels = next(iter(loader))
+        >>> images.shape
+        torch.Size([20, 1, 8, 8])
     """
 
     def __init__(

@@ -23,7 +23,17 @@ __all__ = ["HubError", "download", "hub_errors"]
 
 
 class HubError(OSError):
-    """A repository could not be read or written; the message says why and what to do."""
+    """A repository could not be read or written; the message says why and what to do.
+
+    Example:
+        >>> import nfaug
+        >>> from nfaug.hub import HubError
+        >>> try:
+        ...     nfaug.load("nobody/no-such-checkpoint", local_files_only=True)
+        ... except HubError as error:
+        ...     print("nobody/no-such-checkpoint" in str(error))
+        True
+    """
 
 
 @contextlib.contextmanager

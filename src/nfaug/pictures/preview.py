@@ -37,22 +37,33 @@ def preview_grid(
     config: MixConfig | None = None,
     **changes: Any,
 ) -> Image.Image:
-    """A row per class: an image, its reconstruction, and NFA variants of it, as in training.
+    """A row per class: an image, its reconstruction, and variants of it, as in training.
 
     Args:
-        checkpoint: A checkpoint with PCA axes.
-        data: A `LabelledImages` data set of the checkpoint's classes, at any size: the size at
-            which a classifier is trained shows what it will see.
-        variants: Number of variants. One that the gate rejects is the image itself.
-        max_classes: Largest number of rows.
+        checkpoint: A fitted checkpoint.
+        data: A dataset that `open_dataset` or `wrap_dataset` returned, of the checkpoint's classes,
+            at any size: the size at which a classifier is trained shows what it will see.
+        variants: Number of variants. Where the gate leaves an image unchanged, it is the image.
+        max_classes: The most rows.
         seed: Seed of the choice of images, partners and weights.
         cell: Size in pixels up to which images are enlarged, by an integer factor.
         config: Settings of `NFAugment`; `p` is always 1.
         changes: Single settings, if `config` is not given.
 
+    Returns:
+        The picture.
+
     Raises:
-        ValueError: The checkpoint has no PCA, the data lack a class, a number is out of range, or
-            settings are given twice.
+        ValueError: The checkpoint is not fitted, the data lack a class, a number is out of range,
+            or settings are given twice.
+
+    Example:
+        >>> import nfaug
+        >>> digits = nfaug.open_dataset("digits", per_class=10)
+        >>> checkpoint = nfaug.fit("builtin:pixels", digits, progress=False)
+        >>> picture = nfaug.pictures.preview_grid(checkpoint, digits, variants=2, max_classes=3)
+        >>> picture.mode
+        'RGB'
     """
     if max_classes < 1 or variants < 0:
         raise ValueError(

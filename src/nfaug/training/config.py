@@ -223,14 +223,33 @@ class TrainConfig:
         check_number("seed", self.seed, -(2**63), 2**63 - 1)  # what generators of torch take
 
     def for_images(self, count: int) -> TrainConfig:
-        """Replace `epochs: 0` by a number that suits `count` training images."""
+        """Replace `epochs: 0` by a number that suits the training images.
+
+        Args:
+            count: The number of images.
+
+        Returns:
+            These settings, or a copy with `epochs` from 10 to 400, for a million images in all.
+
+        Example:
+            >>> TrainConfig(epochs=0).for_images(50_000).epochs
+            20
+        """
         if self.epochs:
             return self
         epochs = math.ceil(1_000_000 / max(1, count))
         return dataclasses.replace(self, epochs=min(400, max(10, epochs)))
 
     def to_dict(self) -> dict[str, Any]:
-        """All settings as a nested dictionary."""
+        """All settings as a nested dictionary, as train.yaml holds them.
+
+        Returns:
+            The settings by name.
+
+        Example:
+            >>> TrainConfig().to_dict()["prior"]["kind"]
+            'fpi'
+        """
         return dataclasses.asdict(self)
 
 

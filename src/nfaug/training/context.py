@@ -41,10 +41,18 @@ class TrainResult:
     """A trained checkpoint and its training history.
 
     Attributes:
-        checkpoint: Averaged flow weights, class gaussians and PCA. With several processes only the
-            main one fits PCA.
+        checkpoint: Averaged flow weights, class Gaussians, axes and memory. With several processes
+            only the main one fits axes.
         history: One row per evaluation, as in `log.csv`.
         loss: Bits per dimension of every step that was not skipped.
+
+    Example:
+        >>> from nfaug import open_dataset
+        >>> from nfaug.training import TrainConfig, train
+        >>> digits = open_dataset("digits", per_class=10)
+        >>> result = train(digits, config=TrainConfig(epochs=1), progress=False)
+        >>> len(result.loss), len(result.history)
+        (1, 1)
     """
 
     checkpoint: Checkpoint

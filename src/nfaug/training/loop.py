@@ -35,10 +35,18 @@ _PROBES = 64  # images encoded to check that a flow is still finite
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal stopped the run after its state was saved.
+    """A signal stopped the run after its state was saved: `train(..., resume=True)` continues it.
+
+    Args:
+        message: What was saved, and how to continue.
+        number: The number of the signal.
 
     Attributes:
         exit_code: 128 plus the signal's number, as in shells.
+
+    Example:
+        >>> Interrupted("saved", 15).exit_code
+        143
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -47,7 +55,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 class RunStopped(OSError):
-    """Something outside the run stopped it: the disk, the images or another process."""
+    """Something outside the run stopped it: the disk, the images or another process.
+
+    Repair it, and call `train(..., resume=True)` to continue from the last saved state.
+
+    Example:
+        >>> RunStopped("No space left on device").exit_code
+        4
+    """
 
     exit_code = 4
 

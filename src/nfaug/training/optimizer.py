@@ -20,7 +20,14 @@ _EMA_POWER = 0.75  # warm-up of the average: its decay at step n is at most 1 - 
 
 
 class TrainingDiverged(ArithmeticError):
-    """Training diverged: too many steps in a row, or the latents, are not finite."""
+    """Training diverged: too many steps in a row, or the latents, are not finite.
+
+    Lower the learning rate, `lr`, or set `flow.max_scale` or `augmentation.noise`.
+
+    Example:
+        >>> issubclass(TrainingDiverged, ArithmeticError)
+        True
+    """
 
 
 def learning_rate(config: TrainConfig, step: int, done: float) -> float:

@@ -43,13 +43,14 @@ def train(
     processes: Processes | None = None,
     begin: Callable[[TrainConfig], None] | None = None,
 ) -> TrainResult:
-    """Train a flow on a data set of (image, label), by maximum likelihood (paper, Eq. 2).
+    """Train a flow on a dataset of (image, label), by maximum likelihood (paper, Eq. 2).
 
-    The flow is trained under one gaussian per class. `config.prior` says how the gaussians are
-    solved: after the data-dependent initialisation and again after the first epoch, then fixed. A
-    step whose loss or gradient is not finite is skipped; after 20 in a row the run rolls back
-    to its last saved state and halves the learning rate. A class of one image gets
-    the mean variance of the other classes, no axes and no partner, with a warning.
+    The paper is https://hal.science/hal-04767310v1. The flow is trained under one Gaussian per
+    class. `config.prior` says how the Gaussians are solved: after the data-dependent initialisation
+    and again after the first epoch, then fixed. A step whose loss or gradient is not finite is
+    skipped; after 20 in a row the run rolls back to its last saved state and halves the learning
+    rate. A class of one image gets the mean variance of the other classes, no axes and no partner,
+    with a warning.
 
     On one machine's CPU the same seed and number of threads give the same weights. Under
     `torchrun` or `accelerate launch` every process calls this with the same arguments; they share
@@ -63,7 +64,7 @@ def train(
             SIGINT and SIGTERM then save the state first. Without it nothing is written.
         config: The settings.
         checkpoint: Start from the flow of this checkpoint instead of a new one. It fixes the flow's
-            shape; the class gaussians are solved again.
+            shape; the class Gaussians are solved again.
         test_data: Images to evaluate on; by default a share of each class is held out.
         resume: Resume from the newest snapshot in `out`, if there is one. On a CPU the result is
             bit for bit that of an uninterrupted run, unless `max_minutes` is set, which makes the
@@ -77,9 +78,9 @@ def train(
         The trained checkpoint and its history.
 
     Raises:
-        ValueError: If the data set is empty, a class has no image, `test_data` has other classes or
+        ValueError: If the dataset is empty, a class has no image, `test_data` has other classes or
             another shape, or the snapshots in `out` are damaged or of another run.
-        FixedPointDivergence: If the class gaussians cannot be found with these settings.
+        FixedPointDivergence: If the class Gaussians cannot be found with these settings.
         TrainingDiverged: If steps are still not finite after 3 rollbacks.
         Interrupted: After SIGINT or SIGTERM; a KeyboardInterrupt. The state is saved first.
         OSError: If another process writes to `out`.
@@ -90,7 +91,8 @@ def train(
         >>> from nfaug.training import TrainConfig, train
         >>> digits = open_dataset("digits", per_class=20)
         >>> result = train(digits, config=TrainConfig(epochs=1), progress=False)
-        >>> result.checkpoint.save("digits-flow")  # doctest: +SKIP
+        >>> result.checkpoint.pca.num_classes
+        10
     """
     images = wrap_dataset(data)
     config = (config or TrainConfig()).for_images(len(images))

@@ -83,7 +83,7 @@ def _check_bounds(bounds: object) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class FixedPointConfig(SeparationConfig):
-    """Settings of the fixed-point iteration.
+    """Settings of the fixed-point iteration (https://hal.science/hal-04767310v1, Eqs. 5-10).
 
     Args:
         fit: "means" uses identity covariances (the default and the most robust), "covariances"
@@ -110,6 +110,10 @@ class FixedPointConfig(SeparationConfig):
 
     Raises:
         ValueError: If a value is out of range.
+
+    Example:
+        >>> FixedPointConfig(kld_weight=20.0).weight(num_classes=10, dim=64)
+        20.0
     """
 
     update: Update = "released"
@@ -126,7 +130,7 @@ class FixedPointConfig(SeparationConfig):
 
 @dataclass(frozen=True)
 class FixedPointResult:
-    """Finite class gaussians and how the solver reached them.
+    """Finite class Gaussians and how the solver reached them.
 
     Attributes:
         means: The class means, shape (K, d).
@@ -134,6 +138,13 @@ class FixedPointResult:
         converged: Whether ``residual`` is within the tolerance.
         iterations: The number of evaluations of the update.
         residual: The largest L2 norm, over classes, of the undamped step that would follow.
+
+    Example:
+        >>> import torch
+        >>> from nfaug.classes.fixed_point import solve
+        >>> result = solve(torch.eye(3), torch.ones(3, 3))
+        >>> result.means.shape, result.converged
+        (torch.Size([3, 3]), True)
     """
 
     means: Tensor
@@ -145,13 +156,17 @@ class FixedPointResult:
 
 @dataclass(eq=False)
 class FixedPointDivergence(ArithmeticError):
-    """A class gaussian left the range of positive finite numbers.
+    """A class Gaussian left the range of positive finite numbers.
 
     Attributes:
         iteration: The evaluation of the update at which it happened, from 1.
-        class_index: The first class whose gaussian left the range.
+        class_index: The first class whose Gaussian left the range.
         kld_weight: The weight c, with the default resolved.
         advice: Which settings to change.
+
+    Example:
+        >>> str(FixedPointDivergence(7, 2, 20.0, "lower kld_weight"))[:31]
+        'the Gaussian of class 2 diverge'
     """
 
     iteration: int
@@ -161,7 +176,7 @@ class FixedPointDivergence(ArithmeticError):
 
     def __str__(self) -> str:
         return (
-            f"the gaussian of class {self.class_index} diverged at iteration {self.iteration}: it "
+            f"the Gaussian of class {self.class_index} diverged at iteration {self.iteration}: it "
             f"left the range of positive finite numbers at kld_weight {self.kld_weight:g}; "
             f"{self.advice}"
         )

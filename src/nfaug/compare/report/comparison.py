@@ -23,7 +23,24 @@ _DOUBTED = 5  # names of images that are shown
 
 
 class Comparison:
-    """The rows of a comparison.
+    """The rows of a comparison: each adds something to the safe augmentations. `compare` makes it.
+
+    Args:
+        config: What was compared.
+        cells: The accuracy of each classifier.
+        look, processes, names, notes: See the attributes; `names` are those of the images to judge
+            by, and `notes` come after the others.
+
+    Example:
+        >>> import tempfile
+        >>> from nfaug import open_dataset
+        >>> from nfaug.compare import CompareConfig, compare
+        >>> digits = open_dataset("digits", per_class=20)
+        >>> config = CompareConfig(per_class=5, rows="none,nfa", seeds=3, steps=5)
+        >>> comparison = compare(digits, tempfile.mkdtemp(), config=config, progress=False)
+        >>> first, pixels = comparison.rows
+        >>> comparison.seeds
+        [0, 1, 2]
 
     Attributes:
         config: What was compared.
@@ -73,30 +90,97 @@ class Comparison:
         return sorted(common)
 
     def seeds_of(self, row: Row) -> list[int]:
-        """The seeds of a row."""
+        """The seeds of a row.
+
+        Args:
+            row: One of `rows`.
+
+        Returns:
+            Their numbers, in order.
+
+        Example:
+            >>> comparison.seeds_of(pixels)
+            [0, 1, 2]
+        """
         return sorted(self._cells[row])
 
     def accuracy(self, row: Row) -> float:
-        """Mean accuracy in per cent."""
+        """The mean accuracy of a row over its seeds.
+
+        Args:
+            row: One of `rows`.
+
+        Returns:
+            Per cent.
+
+        Example:
+            >>> 0 < comparison.accuracy(first) <= 100
+            True
+        """
         return statistics.fmean(cell.accuracy for cell in self._cells[row].values())
 
     def cost(self, row: Row) -> float:
-        """Mean seconds of a seed."""
+        """What one classifier of a row takes.
+
+        Args:
+            row: One of `rows`.
+
+        Returns:
+            Mean seconds of a seed, on one process.
+
+        Example:
+            >>> comparison.cost(first) > 0
+            True
+        """
         return statistics.fmean(cell.seconds for cell in self._cells[row].values())
 
     def strength(self, row: Row) -> Strength:
-        """The strength that most seeds of a row have."""
+        """How strongly a row augments.
+
+        Args:
+            row: One of `rows`.
+
+        Returns:
+            The strength that most of its seeds have.
+
+        Example:
+            >>> comparison.strength(pixels).p
+            0.5
+        """
         chosen = [cell.strength for cell in self._cells[row].values() if cell.strength]
         if not chosen:
             return Strength(self.config.p, self.config.magnitude)
         return Strength.parse(statistics.mode(chosen))
 
     def gain(self, ours: Row, other: Row | None = None) -> Gain:
-        """The gain of a row over another one, by default over the first, in seeds of both."""
+        """The gain of a row over another one, in the seeds that both have.
+
+        Args:
+            ours: The row.
+            other: What it is compared with; None for the first row.
+
+        Returns:
+            Points of accuracy, with the half-width `half` of the 95% interval.
+
+        Example:
+            >>> comparison.gain(pixels).number
+            3
+        """
         return gain_between(self._cells, ours, other or self.rows[0])
 
     def title(self, row: Row) -> str:
-        """The name in the table."""
+        """The name of a row in the table.
+
+        Args:
+            row: One of `rows`.
+
+        Returns:
+            The name.
+
+        Example:
+            >>> comparison.title(first), comparison.title(pixels)
+            ('nothing more', 'NFA in pixels')
+        """
         if row.frozen:
             return f"frozen features, {row.added}" if row.added else "frozen features"
         if self.config.weights is not None:
@@ -104,18 +188,42 @@ class Comparison:
         return row.added or "nothing more"
 
     def finding(self) -> Finding | None:
-        """What the figures say; None if no row has three seeds."""
+        """What the figures say.
+
+        Returns:
+            The finding; None if no row has three seeds.
+
+        Example:
+            >>> comparison.finding().compared
+            1
+        """
         return finding_of(self.rows, self._cells, self.look)
 
     def best(self) -> Row | None:
-        """The cheapest of the rows that the best one is not clearly above; None for the first."""
+        """The row to use: the cheapest of those that the best one is not clearly above.
+
+        Returns:
+            The row; None for the first one, or if there are too few seeds.
+
+        Example:
+            >>> comparison.best() in (None, pixels)
+            True
+        """
         finding = self.finding()
         if finding is None or finding.best == self.rows[0]:
             return None
         return finding.best
 
     def advice(self) -> str:
-        """What to do with these images, or what would settle it."""
+        """What to do with these images, or what would settle it.
+
+        Returns:
+            A sentence or two.
+
+        Example:
+            >>> comparison.advice().endswith(".")
+            True
+        """
         finding = self.finding()
         if finding is None:
             return self._too_little()
@@ -229,7 +337,15 @@ class Comparison:
         )
 
     def text(self) -> str:
-        """The report in Markdown: advice, table, method."""
+        """The report: advice, table and method.
+
+        Returns:
+            Markdown.
+
+        Example:
+            >>> "| NFA in pixels |" in comparison.text()
+            True
+        """
         seconds = "seconds a seed"
         if self._is_ladder:
             head = f"| | accuracy, % | gain over {self._base} | over the row without it | seeds |"
@@ -257,7 +373,15 @@ class Comparison:
         return str(self.gain(row, other)) if other in self._cells else ""
 
     def notes(self) -> list[str]:
-        """What the figures are, and what they are not."""
+        """What the figures are, and what they are not.
+
+        Returns:
+            Sentences, each without a bullet.
+
+        Example:
+            >>> "5 labels" in comparison.notes()[0]
+            True
+        """
         config = self.config
         labels = config.per_class or "all"
         first = f"{config.network}, {labels} labels a class, {config.steps} steps"
@@ -317,7 +441,15 @@ class Comparison:
         )
 
     def plot(self) -> bytes:
-        """A PNG picture of every gain with its interval and its cost."""
+        """A picture of every gain with its interval and its cost.
+
+        Returns:
+            A PNG file.
+
+        Example:
+            >>> comparison.plot()[1:4]
+            b'PNG'
+        """
         bars = []
         for row in self.rows[1:]:
             gain = self.gain(row)

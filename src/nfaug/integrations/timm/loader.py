@@ -39,6 +39,16 @@ class NFALoader:
         ValueError: Class names, mean or std differ, or NFA cannot augment the loader's batches
             (AugMix splits, mixup mode "half"). In iteration: each of several processes of
             accelerate would read all images.
+
+    Example:
+        >>> import torch
+        >>> import nfaug
+        >>> from nfaug.integrations.timm import NFALoader
+        >>> digits = nfaug.open_dataset("digits", per_class=10)
+        >>> nfa = nfaug.NFAugment(nfaug.fit("builtin:pixels", digits, progress=False))
+        >>> loader = NFALoader(torch.utils.data.DataLoader(digits, batch_size=50), nfa)
+        >>> [images.shape for images, labels in loader]
+        [torch.Size([50, 1, 8, 8]), torch.Size([50, 1, 8, 8])]
     """
 
     def __init__(
@@ -103,7 +113,14 @@ class NFALoader:
         return getattr(self.loader, name)
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that begins, also on the wrapped loader's sampler."""
+        """Set the epoch that begins, also on the wrapped loader's sampler.
+
+        Args:
+            epoch: The epoch, from 0.
+
+        Example:
+            >>> loader.set_epoch(3)
+        """
         self._epoch = epoch
         for name in ("batch_sampler", "sampler"):
             sampler: Any = getattr(self.loader, name, None)

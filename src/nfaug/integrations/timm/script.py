@@ -45,6 +45,15 @@ def run_script(
     Raises:
         ValueError: There is no such script, its arguments ask for what NFA does not support, or it
             makes no training loader that NFA supports.
+
+    Example:
+        >>> import nfaug
+        >>> from nfaug.integrations.timm import run_script
+        >>> nfa = nfaug.NFAugment.from_pretrained("builtin:rgb32")
+        >>> run_script("no-such-script.py", ["--model", "resnet18"], nfa)
+        Traceback (most recent call last):
+        ...
+        ValueError: there is no script 'no-such-script.py'; pass the path of timm's train.py
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no script {str(path)!r}; pass the path of timm's train.py")
