@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from command_tools import Ran, run_main
 
 from nfaug.commands import COMMANDS, TOPICS
 from nfaug.data.open import DATA_KINDS
+from nfaug.io.documentation import documentation
 
 BASH = """
 source "$1"
@@ -181,6 +183,14 @@ def test_completion(tmp_path: Path, nfaug_command: Any) -> None:
         ran = subprocess.run(line, capture_output=True, text=True, check=True)
         assert ran.stdout.split() == [expected], ran.stderr
     assert nfaug_command("completion", "zsh").out.startswith("#compdef nfaug")
+
+
+def test_the_address_of_the_documentation() -> None:
+    """That of pyproject.toml, if it has one; until then pages are files of the repository."""
+    links = importlib.metadata.metadata("nfaug").get_all("Project-URL") or ()
+    addresses = dict(link.split(", ", 1) for link in links)
+    address = addresses.get("Documentation", "docs").rstrip("/")
+    assert documentation("index").rpartition("/")[0] == address
 
 
 def test_every_topic_is_known() -> None:

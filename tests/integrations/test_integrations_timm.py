@@ -80,7 +80,7 @@ def test_it_takes_the_normalisation_of_the_loader(folder: Path, prefetcher: bool
     assert nfa.stats()["applied"] == 12
     unit = nfa.normalization.unit(torch.cat([images for images, _ in batches]))
     assert ((unit > -1e-4) & (unit < 1 + 1e-4)).all()
-    with pytest.raises(ValueError, match="normalises"):
+    with pytest.raises(ValueError, match="normalizes"):
         NFALoader(plain, make_nfa(mean=0.5, std=0.5))
     NFALoader(plain, make_nfa(mean=CLIP_MEAN, std=CLIP_STD))
 

@@ -30,9 +30,9 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Normalization:
-    """Mean and std of normalised images, a value a channel: x * std + mean lies in [0, 1].
+    """Mean and std of normalized images, a value a channel: x * std + mean lies in [0, 1].
 
-    `mean` and `std` are None for images that are not normalised.
+    `mean` and `std` are None for images that are not normalized.
 
     Raises:
         ValueError: Only one of the two is given, a length is not 1 or `channels`, a mean is not in
@@ -56,7 +56,7 @@ class Normalization:
         self._pairs: dict[torch.device, Tensor] = {}  # the same, on each device of images
 
     def _on(self, device: torch.device) -> Tensor:
-        """Mean and std of normalised images on a device, uploaded there by the first call."""
+        """Mean and std of normalized images on a device, uploaded there by the first call."""
         assert self.pair is not None
         if device not in self._pairs:
             self._pairs[device] = to_device(self.pair, device)
@@ -66,7 +66,7 @@ class Normalization:
         return {**self.__dict__, "_pairs": {}}
 
     def unit(self, images: Tensor) -> Tensor:
-        """Float32 images in [0, 1] of normalised or uint8 images, perhaps the same tensor."""
+        """Float32 images in [0, 1] of normalized or uint8 images, perhaps the same tensor."""
         unit = as_unit(images)
         if self.pair is None or images.dtype == torch.uint8:
             return unit
@@ -74,7 +74,7 @@ class Normalization:
         return unit * std + mean
 
     def undo(self, unit: Tensor) -> Tensor:
-        """Normalised images of images in [0, 1], perhaps the same tensor."""
+        """Normalized images of images in [0, 1], perhaps the same tensor."""
         if self.pair is None:
             return unit
         mean, std = self._on(unit.device)
@@ -103,7 +103,7 @@ def check_images(images: Tensor, channels: int) -> None:
     """Raise ValueError unless images are a batch for a flow of these channels. Reads no value."""
     if images.dtype != torch.uint8 and images.dtype not in _FLOATS:
         raise ValueError(
-            f"images must be uint8, or floating point in [0, 1] or normalised; got {images.dtype}"
+            f"images must be uint8, or floating point in [0, 1] or normalized; got {images.dtype}"
         )
     if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
         raise ValueError(
@@ -134,16 +134,16 @@ def check_range(images: Tensor, normalization: Normalization) -> None:
             raise ValueError(
                 f"images must lie in [0, 1] once normalization by mean {normalization.mean} and "
                 f"std {normalization.std} is undone; {found}. Pass the mean= and std= that the "
-                "images are normalised by"
+                "images are normalized by"
             )
         raise ValueError(
             f"floating-point images must lie in [0, 1]; {found}. Divide by 255 or pass uint8; if "
-            "the images are normalised, pass mean= and std="
+            "the images are normalized, pass mean= and std="
         )
 
 
 def _extremes(images: Tensor, normalization: Normalization) -> Tensor:
-    """The smallest and the largest value, (2, C) for each channel that is normalised by its own."""
+    """The smallest and the largest value, (2, C) for each channel that is normalized by its own."""
     if normalization.pair is None:
         return torch.stack([images.amin(), images.amax()])[:, None]
     if images.is_contiguous(memory_format=torch.channels_last):

@@ -1,4 +1,4 @@
-"""Banks: augmented variants of a data set, computed once, stored on disk and read in training."""
+"""Banks: augmented variants of a dataset, computed once, stored on disk and read in training."""
 
 from .dataset import BankDataset
 from .make import make_bank

@@ -1,4 +1,4 @@
-"""BankDataset: a data set that replaces images by variants from a bank."""
+"""BankDataset: a dataset that replaces images by variants from a bank."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from .source import UntransformedReader, to_uint8
 __all__ = ["BankDataset", "match"]
 
 _COMPARED = 32  # images whose hashes are compared
-_PROBED = 3  # items whose labels are compared with those that the data set stores
+_PROBED = 3  # items whose labels are compared with those that the dataset stores
 _DECODED = 4  # images whose pixels are compared with their files
-_MAKE = "make a bank of this data set (nfaug bank, or nfaug.bank.make_bank)"
+_MAKE = "make a bank of this dataset (nfaug bank, or nfaug.bank.make_bank)"
 
 
 class BankDataset(Dataset[tuple[Any, int]]):
     """Items (image, label) of a dataset, with the image replaced by a variant with probability p.
 
     Images are PIL images, to which `transform` is applied. It may be set later, as timm's
-    `create_loader` does, and is taken over from the data set if that has one (the data set itself
-    does not change). Other attributes are those of the data set.
+    `create_loader` does, and is taken over from the dataset if that has one (the dataset itself
+    does not change). Other attributes are those of the dataset.
 
     Images are matched with the bank by the paths of their files, in any order, and by order if they
     are not files. Stored labels, and hashes of up to 32 images, are compared on opening. A
-    warning says if the data set changes images of files otherwise than by `transform`.
+    warning says if the dataset changes images of files otherwise than by `transform`.
 
-    The label of an item is the data set's own. A data set that stores its labels, such as those of
+    The label of an item is the dataset's own. A dataset that stores its labels, such as those of
     torchvision and timm, has all of them compared with the bank's on opening. Of another, each item
     is read, also where a variant replaces its image, and its label is compared then: an attribute
     `targets` with all labels saves that.
@@ -73,7 +73,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
 
     Raises:
         ValueError: The bank was made from other data, another order, other classes or other labels;
-            or, when an item is read, its label is not the one that the data set stores.
+            or, when an item is read, its label is not the one that the dataset stores.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
         self.bank: Bank = bank if isinstance(bank, Bank) else Bank(bank)
         plain, dataset_transform = _split_transform(dataset)
         if dataset_transform is not None and transform is not None:
-            raise ValueError("the data set has a transform: pass transform= to one of the two")
+            raise ValueError("the dataset has a transform: pass transform= to one of the two")
         self.dataset: Any = plain
         self.transform: Callable[[Any], Any] | None = transform
         if dataset_transform is not None:
@@ -136,7 +136,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
         return int(numbers[int(which * len(numbers))])
 
     def _changed(self, image: Any, row: int, number: int | None) -> Any:
-        """An image of the data set, upright, with the residual `number` if that is given."""
+        """An image of the dataset, upright, with the residual `number` if that is given."""
         channels = self.bank.manifest.shape[0]
         if isinstance(image, Image.Image):
             other_form = channels_of(image) != channels
@@ -148,7 +148,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
                 pixels = self.bank.variant(row, number, pixels)
             return to_pil(pixels)
         if isinstance(image, Image.Image):
-            return upright(image)  # most data sets do not turn it
+            return upright(image)  # most datasets do not turn it
         return image
 
     def __getattr__(self, name: str) -> Any:
@@ -158,7 +158,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
 
 
 def _split_transform(dataset: Any) -> tuple[Any, Callable[[Any], Any] | None]:
-    """A data set without its transform, and the transform; also that of a Subset's data set."""
+    """A dataset without its transform, and the transform; also that of a Subset's dataset."""
     if isinstance(dataset, Subset):
         inner, transform = _split_transform(dataset.dataset)
         if transform is None:
@@ -175,7 +175,7 @@ def _split_transform(dataset: Any) -> tuple[Any, Callable[[Any], Any] | None]:
 
 
 def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
-    """The row in the bank and the label of every image of a data set, int64 (N,) both.
+    """The row in the bank and the label of every image of a dataset, int64 (N,) both.
 
     Raises:
         ValueError: The bank was made from other images, labels or classes.
@@ -190,8 +190,7 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
         rows = np.arange(len(bank))
     else:
         raise ValueError(
-            f"the bank was made from {len(bank)} images and the data set has {len(dataset)}: "
-            f"{_MAKE}"
+            f"the bank was made from {len(bank)} images and the dataset has {len(dataset)}: {_MAKE}"
         )
     for index in spread(len(rows), _COMPARED):
         digest = reader.sha256(index, pixels=not paths)
@@ -204,7 +203,7 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
     changed = [index for index in spread(len(rows), _DECODED) if not reader.is_in_file(index)]
     if changed:
         warnings.warn(
-            f"the data set changes {dataset_paths[changed[0]]} after reading it. A bank that nfaug "
+            f"the dataset changes {dataset_paths[changed[0]]} after reading it. A bank that nfaug "
             "bank made of the files lacks this change: pass it as transform= instead",
             stacklevel=3,
         )
@@ -212,9 +211,9 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rows_of_paths(dataset_paths: list[str], paths: list[str], count: int) -> np.ndarray:
-    """The row in a bank of files of every image of a data set, int64 (N,).
+    """The row in a bank of files of every image of a dataset, int64 (N,).
 
-    `dataset_paths` are those of the data set, `paths` those of the bank, and `count` is N.
+    `dataset_paths` are those of the dataset, `paths` those of the bank, and `count` is N.
     """
     row_of_path = {path: row for row, path in enumerate(paths)}
     rows = np.full(count, -1)
@@ -225,13 +224,13 @@ def _rows_of_paths(dataset_paths: list[str], paths: list[str], count: int) -> np
         name = dataset_paths[missing[0]] if dataset_paths else "image 0, which names no file"
         raise ValueError(
             f"the bank has no variants of {len(missing)} of {count} images, such as "
-            f"{name}: give the data set `samples`, a list of (path, label), or {_MAKE}"
+            f"{name}: give the dataset `samples`, a list of (path, label), or {_MAKE}"
         )
     return rows
 
 
 def _compared_labels(dataset: Any, bank: Bank, rows: np.ndarray) -> np.ndarray:
-    """The bank's labels in the numbers of the data set, compared with all that it stores."""
+    """The bank's labels in the numbers of the dataset, compared with all that it stores."""
     labels = np.asarray(bank.labels)[rows]
     classes = bank.manifest.classes
     names = dataset_classes(dataset)
@@ -255,7 +254,7 @@ def _compared_labels(dataset: Any, bank: Bank, rows: np.ndarray) -> np.ndarray:
 
 
 def _trusted_labels(dataset: Any) -> np.ndarray | None:
-    """The labels that a data set stores, int64 (N,), if some items agree with them."""
+    """The labels that a dataset stores, int64 (N,), if some items agree with them."""
     stored = stored_labels(dataset)
     if stored is None:
         return None

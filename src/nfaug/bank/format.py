@@ -12,7 +12,7 @@ A residual bank has the change at the flow's size in place of variants.npy:
 residuals.npy   int8 (N, V, h, w, C)
 steps.npy       uint16 (N, V), the size of one step of a residual in 1/128 grey level
 
-A shard is a bank of the images [first, first + N) of a data set, in the folder
+A shard is a bank of the images [first, first + N) of a dataset, in the folder
 shard-00003-of-00008. A bank in shards is a folder of all its shards.
 """
 
@@ -57,13 +57,13 @@ class Manifest:
         variants: Number V of variants per image.
         shape: (C, H, W) of a variant, or (C, h, w) of a residual.
         classes: Class names in label order; empty if there are none.
-        data_sha256: What identifies the whole data set (`LabelledImages.fingerprint`).
+        data_sha256: What identifies the whole dataset (`LabelledImages.fingerprint`).
         flow_sha256: SHA-256 of the weights of flow and PCA.
         seed: Seed of the variants.
         batch_size: Images per batch, on which the draws depend.
         parameters: Settings of the variants.
         residual: Whether the bank holds residuals, to be added to the images.
-        first: Position of the first image in the data set; 0 if the bank is no shard.
+        first: Position of the first image in the dataset; 0 if the bank is no shard.
         done: Number of images whose variants are written.
         labels_sha256: SHA-256 of the labels.
         format_version: Version of this format.

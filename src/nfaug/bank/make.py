@@ -1,4 +1,4 @@
-"""make_bank: compute and store augmented variants of a data set."""
+"""make_bank: compute and store augmented variants of a dataset."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def make_bank(
 
     Each batch is drawn from `seed` and the batch's position alone. The same call therefore
     continues an interrupted bank, after a comparison of all labels, and of the contents of up to
-    1,024 images of the data set and up to 1,024 of those that are done. Several processes can make
+    1,024 images of the dataset and up to 1,024 of those that are done. Several processes can make
     one shard each of the same bank, which `Bank(out)` joins. The results are bit for bit those of
     one process if all run on the same kind of device with the same version of torch and the same
     number of threads, which decide how sums are rounded.
@@ -113,7 +113,7 @@ def make_bank(
         codec = checkpoint.flow.codec
         if min(len(cast(Sized, data)), variants, batch_size) < 1:
             raise ValueError(
-                "the data set must not be empty, and variants and batch_size must be at least 1; "
+                "the dataset must not be empty, and variants and batch_size must be at least 1; "
                 f"got {len(cast(Sized, data))} images, {variants} and {batch_size}"
             )
         images = open_source(data, codec.channels, codec.image_size if residual else None)
@@ -176,7 +176,7 @@ def _check_continued(
 ) -> None:
     """Check that an interrupted bank is the planned one, of these images.
 
-    All labels are compared, and the contents of images spread over the data set (see
+    All labels are compared, and the contents of images spread over the dataset (see
     `LabelledImages.fingerprint`) and over those that are done. Reading all would take hours.
 
     Raises:
@@ -269,7 +269,7 @@ def _variants(
     labels = labels.to(nfa.engine.device)
     if manifest.residual:
         images = images.float() / 255
-    position = manifest.first + manifest.done  # in the whole data set
+    position = manifest.first + manifest.done  # in the whole dataset
     generators = []
     for number in range(manifest.variants):
         seed = seed_of(manifest.seed, number, position)

@@ -1,4 +1,4 @@
-"""Bank: the stored variants of a data set, in one directory or over several shards."""
+"""Bank: the stored variants of a dataset, in one directory or over several shards."""
 
 from __future__ import annotations
 

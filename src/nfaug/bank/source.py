@@ -22,9 +22,9 @@ _DECODER_LEVELS = 4  # mean grey levels; two decoders of a JPEG file differ by l
 
 
 class UntransformedReader(DatasetReader):
-    """The items of a torch data set whose images are as they were read: 8 bits, and PIL or tensors.
+    """The items of a torch dataset whose images are as they were read: 8 bits, and PIL or tensors.
 
-    What a data set does to images of files is not known; see `is_in_file`.
+    What a dataset does to images of files is not known; see `is_in_file`.
     """
 
     def shows_files(self) -> bool:
@@ -41,7 +41,7 @@ class UntransformedReader(DatasetReader):
         file = self.files[index]
         try:
             in_file = decode_image(read_part(Path(file), file), file)
-        except ImageDecodeError:  # an array, which the data set's own loader reads
+        except ImageDecodeError:  # an array, which the dataset's own loader reads
             return True
         given, _ = self.item(index)
         image = self.image_of(given, index)
@@ -66,7 +66,7 @@ class HashedImages(Dataset[tuple[Tensor, Tensor]]):
 
 
 def open_source(dataset: Any, channels: int, image_size: tuple[int, int] | None) -> LabelledImages:
-    """The images of a data set, in the form that a bank's variants are made of.
+    """The images of a dataset, in the form that a bank's variants are made of.
 
     Args:
         dataset: Items (image, label), untransformed PIL images or uint8 tensors (C, H, W). It may

@@ -1,4 +1,4 @@
-"""`Checkpoint`: a flow with its class gaussians and classwise PCA, and `load`."""
+"""`Checkpoint`: a flow with its class Gaussians and classwise PCA, and `load`."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ class Checkpoint:
             torch.Size([2, 3, 32, 32])
         """
         if self.gaussians is None:
-            raise ValueError("this checkpoint has no class gaussians; fit them with nfaug.fit")
+            raise ValueError("this checkpoint has no class Gaussians; fit them with nfaug.fit")
         if n is None and isinstance(label_or_n, str):
             n = 1
         count = label_or_n if n is None else n
@@ -388,14 +388,14 @@ def read_checkpoint(
 
 
 def _check_classes(config: CheckpointConfig, part: ClassGaussians | ClasswisePCA | None) -> None:
-    """Raise ValueError if the gaussians or the PCA have other classes or another dimension."""
+    """Raise ValueError if the Gaussians or the PCA have other classes or another dimension."""
     if part is None:
         return
     classes = len(config.classes)
     dim = config.flow.dim
     expected = classes
     if classes == 0 and isinstance(part, ClassGaussians):
-        expected = 1  # a flow without classes has one gaussian
+        expected = 1  # a flow without classes has one Gaussian
     if part.num_classes != expected or part.dim != dim:
         raise ValueError(
             f"{type(part).__name__} has {part.num_classes} classes in {part.dim} dimensions; "

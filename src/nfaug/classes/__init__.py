@@ -1,1 +1,1 @@
-"""What is fitted to classes: statistics, gaussians and their fixed point, PCA axes and memory."""
+"""What is fitted to classes: statistics, Gaussians and their fixed point, PCA axes and memory."""

@@ -1,4 +1,4 @@
-"""One gaussian per class: the prior under which the flow is trained."""
+"""One Gaussian per class: the prior under which the flow is trained."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def as_double(x: Tensor) -> Tensor:
 
 
 def pairwise_kl(means: Tensor, variances: Tensor) -> Tensor:
-    r"""Kullback-Leibler divergence, in nats, between every pair of diagonal gaussians.
+    r"""Kullback-Leibler divergence, in nats, between every pair of diagonal Gaussians.
 
     .. math:: KL(y \| y') = \frac12 \sum_i \left[ \frac{v_{yi} + (\mu_{yi} - \mu_{y'i})^2}{v_{y'i}}
               - 1 + \log v_{y'i} - \log v_{yi} \right]

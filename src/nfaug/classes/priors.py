@@ -1,4 +1,4 @@
-"""The registry of priors: ways to find the class gaussians that a flow is trained under.
+"""The registry of priors: ways to find the class Gaussians that a flow is trained under.
 
 One line adds a prior of your own, whose settings a closure can hold, before a fit or a training
 that names it:
@@ -44,7 +44,7 @@ class Prior:
             (K, d), and a JSON record for the checkpoint.
         option: The field of `PriorConfig` that holds the settings; empty if there are none.
         defaults: The default settings; None if there are none.
-        labelled: One gaussian per class. If False, labels are not used and there is one gaussian.
+        labelled: One Gaussian per class. If False, labels are not used and there is one Gaussian.
         needs_latents: ``solve`` reads the means and variances. If False, it reads only their shape.
         min_classes: The smallest number of classes.
     """
@@ -69,7 +69,7 @@ def _data(means: Tensor, variances: Tensor, *_: Any) -> Solution:
 
 
 def _single(means: Tensor, *_: Any) -> Solution:
-    """One standard gaussian for all images."""
+    """One standard Gaussian for all images."""
     return torch.zeros_like(means), torch.ones_like(means), {}
 
 
@@ -77,7 +77,7 @@ def recorded(settings: SeparationConfig, result: FixedPointResult) -> Solution:
     """The result of an iterative solver and its record, with a warning if it did not converge."""
     if not result.converged:
         warnings.warn(
-            f"the class gaussians did not converge: residual {result.residual:.3g} after "
+            f"the class Gaussians did not converge: residual {result.residual:.3g} after "
             f"{result.iterations} iterations; lower kld_weight or allow more iterations",
             RuntimeWarning,
             stacklevel=4,  # the caller of the function that calls Prior.solve

@@ -87,8 +87,7 @@ class CommandParser(ArgumentParser):
             options["help"] = _described(**options)
         action = super().add_argument(*map(hyphened, names), **options)
         _, _, name = action.dest.rpartition(".")
-        takes_value = bool(action.option_strings) and action.nargs != 0
-        if takes_value and action.metavar is None and action.choices is None:
+        if action.nargs != 0 and action.metavar is None and action.choices is None:
             action.metavar = name.upper()
         if name in _PATHS:
             action.complete = {"bash": "_shtab_compgen_files", "zsh": "_files"}

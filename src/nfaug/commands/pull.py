@@ -16,8 +16,8 @@ def parser() -> ArgumentParser:
     parser = new_parser(
         "pull",
         "Download a checkpoint from the Hugging Face Hub and check its hashes. Other commands take "
-        "OWNER/NAME as --checkpoint, and download it themselves.",
-        usage="OWNER/NAME [options]",
+        "owner/name as --checkpoint, and download it themselves.",
+        usage="REPO [options]",
         example="nfaug pull OWNER/my-nfa --out my-nfa",
     )
     parser.add_argument("repo", help="owner/name on the Hub")

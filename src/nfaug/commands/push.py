@@ -21,7 +21,7 @@ def parser() -> ArgumentParser:
         "and picture. Log in first with: hf auth login.",
         "Privacy: training images can nearly be rebuilt from the memory, and from as many axes as "
         "a class has images. Use --no-memory for images that you must not publish.",
-        usage="CHECKPOINT OWNER/NAME [options]",
+        usage="CHECKPOINT REPO [options]",
         example="nfaug push my-nfa OWNER/my-nfa --no-memory --dry-run",
     )
     parser.add_argument("checkpoint", help="the checkpoint's folder")

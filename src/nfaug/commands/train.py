@@ -79,9 +79,9 @@ def parser() -> ArgumentParser:
         "Train a normalizing flow on your images, and fit it to your classes. The result is a "
         "checkpoint for NFAugment and the other commands. Most users need no flow of their own: "
         "see nfaug fit.",
-        "A recipe or a YAML file can set any of these options; options override it. --print-config "
-        "shows the settings; a run saves them as train.yaml in --out. For several processes use "
-        f"torchrun -m nfaug.training with the same options.\n\n{EXIT_CODES}",
+        "A recipe or a YAML file can set any of these options; options after it override it. "
+        "--print-config shows the settings; a run saves them as train.yaml in --out. For several "
+        f"processes use torchrun -m nfaug.training with the same options.\n\n{EXIT_CODES}",
         usage="--data DATA --out OUT [--recipe NAME] [-c FILE] [options]",
         example="nfaug train --data my-images --recipe small --out my-nfa",
     )

@@ -112,7 +112,7 @@ class Classifier:
         self.seed: int = seed
         self.device: torch.device = pick_device(config.device)
         self.pretrained: bool = config.weights is not None
-        # Images are normalised with these; a pretrained model brings its own.
+        # Images are normalized with these; a pretrained model brings its own.
         self.mean: Tensor = torch.tensor(0.5)
         self.std: Tensor = torch.tensor(0.5)
         self.model: Any

@@ -25,7 +25,7 @@ __all__ = [
     "without_copies",
 ]
 
-_MOST_SHARED = 0.01  # of the images to judge by; public data sets hold a few copies
+_MOST_SHARED = 0.01  # of the images to judge by; public datasets hold a few copies
 _MOST_HELD = 500  # images of a class; more take time and add little precision
 
 

@@ -1,1 +1,1 @@
-"""Images and labels: folders, archives, arrays and named data sets, read in batches."""
+"""Images and labels: folders, archives, arrays and named datasets, read in batches."""

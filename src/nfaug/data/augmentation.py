@@ -24,7 +24,7 @@ class FlowAugmentation:
     Args:
         hflip: Mirror half of the images left to right.
         pad_crop: Shift by up to this many pixels in each direction (padding, then a random crop).
-        noise: Standard deviation, in grey levels, of gaussian noise added to the dequantisation
+        noise: Standard deviation, in grey levels, of Gaussian noise added to the dequantisation
             noise. The flow then does not resolve finer detail, which bounds its condition number
             where pixels hardly vary.
 

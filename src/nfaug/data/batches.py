@@ -101,7 +101,7 @@ class LoaderBatches:
         dataset: Images and labels.
         labels: The labels, int64 (N,).
         workers: Number of processes.
-        seed: Seed of the random transforms of the data set, if it has any.
+        seed: Seed of the random transforms of the dataset, if it has any.
     """
 
     def __init__(self, dataset: Dataset[Any], labels: Tensor, workers: int, seed: int = 0) -> None:
@@ -165,7 +165,7 @@ def open_batches(
     seed: int = 0,
     ranks: Ranks | None = None,
 ) -> Batches:
-    """Batches of a data set, from memory if its images take at most `memory_gib`.
+    """Batches of a dataset, from memory if its images take at most `memory_gib`.
 
     Args:
         dataset: The images.
@@ -173,7 +173,7 @@ def open_batches(
         workers: Processes that decode images that are not in memory; None for as many as this
             process has cores.
         progress: Whether to show a bar while images are read into memory.
-        seed: Seed of the random transforms of the data set, if it has any.
+        seed: Seed of the random transforms of the dataset, if it has any.
         ranks: Processes that all call this. Those of one machine read a part of the images each,
             into memory that they share.
     """

@@ -1,4 +1,4 @@
-"""Class names and class labels of data sets. Every `check_*` raises ValueError."""
+"""Class names and class labels of datasets. Every `check_*` raises ValueError."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ def numbered(labels: Any) -> list[str]:
 
 
 def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
-    """Class names in label order of a `class_to_idx`, a sequence of names, or a data set.
+    """Class names in label order of a `class_to_idx`, a sequence of names, or a dataset.
 
-    Names are unique, as `class_names` makes them. Those of a data set come from its `class_to_idx`,
+    Names are unique, as `class_names` makes them. Those of a dataset come from its `class_to_idx`,
     or else from its `classes`. If a label is missing from `class_to_idx`, which cannot hold two
     classes of one name, `classes` are used. A Hugging Face `Dataset` names the classes of its
     column `label`. Wrappers such as torch's Subset are searched (see `unwrapped`). A list of
-    (image, label) is a data set without names.
+    (image, label) is a dataset without names.
 
     Args:
-        source: The mapping, the names or the data set.
+        source: The mapping, the names or the dataset.
         required: Whether missing names are an error; otherwise None is returned.
 
     Raises:
@@ -98,7 +98,7 @@ def _is_name(value: Any) -> bool:
 
 
 def _own_classes(dataset: Any) -> list[str] | None:
-    """The class names that one data set has itself, without those that it wraps."""
+    """The class names that one dataset has itself, without those that it wraps."""
     class_to_idx = getattr(dataset, "class_to_idx", None)
     if not isinstance(class_to_idx, Mapping):
         class_to_idx = {}
@@ -106,7 +106,7 @@ def _own_classes(dataset: Any) -> list[str] | None:
     if isinstance(names, np.ndarray):
         names = names.tolist()
     features = getattr(dataset, "features", None)
-    if isinstance(features, Mapping):  # of a Hugging Face data set
+    if isinstance(features, Mapping):  # of a Hugging Face dataset
         names = getattr(features.get("label"), "names", None)
     labels = set(class_to_idx.values())
     if labels and (not names or labels == set(range(len(labels)))):
@@ -129,7 +129,7 @@ def _in_label_order(class_to_idx: Mapping[Any, int]) -> list[str]:
 
 
 def unwrapped(source: Any) -> Iterator[Any]:
-    """A data set, its reader, and the data sets that it wraps."""
+    """A dataset, its reader, and the datasets that it wraps."""
     for _ in range(16):  # a wrapper may contain itself
         yield source
         reader = getattr(source, "reader", None)
@@ -142,10 +142,10 @@ def unwrapped(source: Any) -> Iterator[Any]:
 
 
 def stored_labels(dataset: Any) -> np.ndarray | None:
-    """Labels that a data set stores, int64 of shape (N,), or None.
+    """Labels that a dataset stores, int64 of shape (N,), or None.
 
     They are its `targets` or `labels` (torchvision), the `samples` of its `reader` (timm), or the
-    column `label` of a Hugging Face `Dataset`. Those of a `Subset` are taken from the data set that
+    column `label` of a Hugging Face `Dataset`. Those of a `Subset` are taken from the dataset that
     it wraps. The result is None with a `target_transform`, which changes the stored labels.
     """
     if isinstance(dataset, Subset):
@@ -193,20 +193,20 @@ def check_class_sizes(labels: Tensor, names: Sequence[str]) -> None:
     if empty:
         start = "" if counts[0] else "labels start at 0, and "
         raise ValueError(
-            f"the data set has no image of {len(empty)} of its {len(names)} classes: "
+            f"the dataset has no image of {len(empty)} of its {len(names)} classes: "
             f"{_few(empty)}; {start}each label in 0..K-1 needs at least one image"
         )
     single = [repr(name) for name, count in zip(names, counts, strict=True) if count == 1]
     if single:
         warnings.warn(
-            f"{len(single)} of {len(names)} classes have one image, so they get no PCA axes and "
+            f"{len(single)} of {len(names)} classes have one image, so they get no axes and "
             f"no partners, and without noise NFA leaves their images unchanged: {_few(single)}",
             stacklevel=3,
         )
 
 
 def check_same_classes(names: Iterable[str] | None, expected: Sequence[str]) -> None:
-    """Check that a data set has the class names of a checkpoint, in its order."""
+    """Check that a dataset has the class names of a checkpoint, in its order."""
     if not expected:
         raise ValueError("the checkpoint has no class names to compare with; fit it (nfaug fit)")
     # A Mac may store an accent as a character of its own.
@@ -217,10 +217,10 @@ def check_same_classes(names: Iterable[str] | None, expected: Sequence[str]) -> 
             same = sorted(actual) == sorted(expected)
             relation = "the same in another order" if same else "others"
             raise ValueError(
-                f"the data set has {len(actual)} classes and the checkpoint {len(expected)}, "
+                f"the dataset has {len(actual)} classes and the checkpoint {len(expected)}, "
                 f"{relation}: label {label} is {name!r} in the data and {expected_name!r} in the "
                 "checkpoint. Images would be mixed with images of another class. Use the "
-                "checkpoint's classes in its order, or fit the flow to this data set: "
+                "checkpoint's classes in its order, or fit the flow to this dataset: "
                 "nfaug.fit(flow, dataset)"
             )
 

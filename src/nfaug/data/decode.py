@@ -80,7 +80,7 @@ def upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation says, without that tag.
 
     An image without the tag is returned as it is. PIL keeps the tag when it opens, converts,
-    resizes or crops an image, so that images of torchvision's and timm's data sets have it.
+    resizes or crops an image, so that images of torchvision's and timm's datasets have it.
     Arrays and tensors lose it.
     """
     if image.getexif().get(_EXIF_ORIENTATION, 1) == 1:

@@ -124,7 +124,7 @@ def assemble(
     convert: bool = True,
     on_error: Literal["raise", "skip"] = "raise",
 ) -> LabelledImages:
-    """Make a data set of a reader's images; see `open_dataset` for the arguments.
+    """Make a dataset of a reader's images; see `open_dataset` for the arguments.
 
     Raises:
         ValueError: If there is no image, a label is out of range, or the first images differ in

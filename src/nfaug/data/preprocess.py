@@ -121,7 +121,7 @@ class Preprocess:
             height, width = size
             H, W = self.image_size
             raise ValueError(
-                f"{name} has {height} x {width} pixels, but the first image of the data set has "
+                f"{name} has {height} x {width} pixels, but the first image of the dataset has "
                 f"{H} x {W}; set image_size (--image-size) to resize and crop every image"
             )
 

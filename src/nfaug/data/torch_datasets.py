@@ -1,4 +1,4 @@
-"""Any torch data set of (image, label)."""
+"""Any torch dataset of (image, label)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
     "wrap_dataset",
 ]
 
-_ROUNDING = 1e-3  # of a float in [0, 1] that was normalised, perhaps in half precision
+_ROUNDING = 1e-3  # of a float in [0, 1] that was normalized, perhaps in half precision
 
 
 def wrap_dataset(
@@ -46,19 +46,20 @@ def wrap_dataset(
     Items may also be mappings with the keys "image" and "label", as in a Hugging Face `Dataset`.
 
     An image is a PIL image, a uint8 tensor or array of shape (H, W) or (C, H, W) with any C, or a
-    floating-point one of that shape in [0, 1], which is rounded to 8 bits. A normalised one comes
+    floating-point one of that shape in [0, 1], which is rounded to 8 bits. A normalized one comes
     back to [0, 1] by `mean` and `std`, or by those of a `Normalize` at the end of the transform of
-    the data set. A PIL image is turned as its EXIF orientation says. Labels are those that the data
-    set stores (see `stored_labels`) if three items agree with them; otherwise one pass over the
+    the dataset. A PIL image is turned as its EXIF orientation says. Labels are those that the
+    dataset
+     stores (see `stored_labels`) if three items agree with them; otherwise one pass over the
     items collects them.
 
     Args:
-        dataset: The data set. Its random transforms stay random. A `LabelledImages` is returned
+        dataset: The dataset. Its random transforms stay random. A `LabelledImages` is returned
             unchanged unless `image_size` or `channels` is given.
-        classes: Class names. None means those that the data set has (see `dataset_classes`), or
+        classes: Class names. None means those that the dataset has (see `dataset_classes`), or
             else the numbers of the labels.
         image_size, channels, convert: As in `open_dataset`; any number of `channels`.
-        mean: Mean that floating-point images are normalised by, a number or one per channel.
+        mean: Mean that floating-point images are normalized by, a number or one per channel.
         std: Standard deviation that they are normalized by, like `mean`.
 
     Returns:
@@ -81,13 +82,13 @@ def wrap_dataset(
         return images
     if isinstance(getattr(dataset, "loader", dataset), DataLoader):  # timm's wraps torch's
         raise ValueError(
-            f"pass a data set, not a {type(dataset).__name__}: loader.dataset, or for the images "
+            f"pass a dataset, not a {type(dataset).__name__}: loader.dataset, or for the images "
             "that a sampler draws torch.utils.data.Subset(loader.dataset, indices)"
         )
     indexed = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
     if isinstance(dataset, IterableDataset | Mapping) or not indexed:
         raise ValueError(
-            f"a data set must have a length and items by index; got {type(dataset).__name__}. "
+            f"a dataset must have a length and items by index; got {type(dataset).__name__}. "
             "Pass one split of a mapping, such as data['train'], and collect a stream into a list"
         )
     moments = _normalization_of(dataset) if mean is None else (mean, std)
@@ -96,13 +97,13 @@ def wrap_dataset(
 
 
 class DatasetReader(Reader):
-    """The items of a torch data set.
+    """The items of a torch dataset.
 
     Args:
-        dataset: The data set.
-        classes: Class names; None for those of the data set, or else the numbers of the labels.
+        dataset: The dataset.
+        classes: Class names; None for those of the dataset, or else the numbers of the labels.
         targets: The labels, int64 (N,), if they are known.
-        moments: Mean and standard deviation that floating-point images are normalised by.
+        moments: Mean and standard deviation that floating-point images are normalized by.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class DatasetReader(Reader):
         if moments is not None:
             pair = [torch.as_tensor(values, dtype=torch.float32).flatten() for values in moments]
             self.moments = torch.stack(torch.broadcast_tensors(*pair))[:, :, None, None]
-        self.where: str = f"the data set ({type(dataset).__name__})"
+        self.where: str = f"the dataset ({type(dataset).__name__})"
         self.images: LabelledImages | None = labelled_images(dataset)
         self.files: list[str] = []
         paths: list[str] | None = None
@@ -161,7 +162,7 @@ class DatasetReader(Reader):
         return not any(getattr(holder, "transform", None) for holder in unwrapped(self.dataset))
 
     def item(self, index: int) -> tuple[Any, Any]:
-        """The image and the label of item number `index`, as the data set gives them."""
+        """The image and the label of item number `index`, as the dataset gives them."""
         name = self.name(index)
         try:
             item = self.dataset[index]
@@ -196,7 +197,7 @@ class DatasetReader(Reader):
 
 
 def labelled_images(dataset: Any) -> LabelledImages | None:
-    """The images of a `LabelledImages` or of a torch `Subset` of one; None for other data sets."""
+    """The images of a `LabelledImages` or of a torch `Subset` of one; None for other datasets."""
     if isinstance(dataset, LabelledImages):
         return dataset
     if isinstance(dataset, Subset):
@@ -210,7 +211,7 @@ def files_of(dataset: Any) -> tuple[list[str], list[str]]:
     """The file of each image of torchvision's ImageFolder or timm's ImageDataset, and its path.
 
     Paths begin below the innermost folder that holds all files, and have slashes. Both lists are
-    empty for other data sets.
+    empty for other datasets.
     """
     if isinstance(dataset, Subset):
         files, paths = files_of(dataset.dataset)
@@ -249,7 +250,7 @@ def check_label(value: Any, expected: int, name: str) -> None:
         raise ValueError(
             f"{name} has the label {label} when it is read, and {expected} is stored for it "
             "(`targets`), or was when the bank was made. Correct `targets`, make the bank anew, or "
-            "remove an unreadable file in whose place the data set gives another image"
+            "remove an unreadable file in whose place the dataset gives another image"
         )
 
 
@@ -261,7 +262,7 @@ def part(item: Any, key: str) -> Any:
 
 
 def _normalization_of(dataset: Any) -> tuple[Any, Any] | None:
-    """Mean and std of the last `Normalize` in the transform of a data set, or None."""
+    """Mean and std of the last `Normalize` in the transform of a dataset, or None."""
     for holder in unwrapped(dataset):
         steps = [getattr(holder, "transform", None)]
         steps += getattr(steps[0], "transforms", None) or []  # those of a Compose
@@ -274,7 +275,7 @@ def _normalization_of(dataset: Any) -> tuple[Any, Any] | None:
 
 
 def _levels(image: Any, name: str, moments: Tensor | None) -> Tensor:
-    """A tensor or an array as uint8 (C, H, W); `moments` are those that it is normalised by."""
+    """A tensor or an array as uint8 (C, H, W); `moments` are those that it is normalized by."""
     if not isinstance(image, Tensor | np.ndarray):
         kind = type(image).__name__
         raise ValueError(f"{name} must have a PIL image, a tensor or an array; got {kind}")
@@ -293,7 +294,7 @@ def _levels(image: Any, name: str, moments: Tensor | None) -> Tensor:
         if not ((image >= 0) & (image <= 1)).all():  # NaN fails too
             raise ValueError(
                 f"{name} is floating point and must lie in [0, 1]; got values from "
-                f"{image.min():g} to {image.max():g}. Remove the normalisation, or pass its mean= "
+                f"{image.min():g} to {image.max():g}. Remove the normalization, or pass its mean= "
                 "and std="
             )
         image = (image.detach().float() * 255).round().to(torch.uint8)

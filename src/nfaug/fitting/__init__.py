@@ -1,4 +1,4 @@
-"""Fit a flow to the classes of a data set: from a flow and images to a checkpoint."""
+"""Fit a flow to the classes of a dataset: from a flow and images to a checkpoint."""
 
 from .checkpoints import fit, fit_images, open_fitted
 from .classes import FittedClasses, KeptClasses, fit_classes

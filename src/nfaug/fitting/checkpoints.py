@@ -1,4 +1,4 @@
-"""Fit an existing flow to the classes of a data set, in one pass over the images."""
+"""Fit an existing flow to the classes of a dataset, in one pass over the images."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ def fit(
             `shape_free` flow on pixels, such as "builtin:pixels", the fit is on its latents. If
             `checkpoint` is the name of one that works on latents, pass the autoencoder that it was
             trained with; a loaded `Checkpoint` already has it.
-        mean: Mean that the images of a data set are normalised by, a number or one per channel; by
+        mean: Mean that the images of a dataset are normalized by, a number or one per channel; by
             default that of a `Normalize` at the end of its transform.
-        std: Standard deviation that they are normalised by, like `mean`.
+        std: Standard deviation that they are normalized by, like `mean`.
         batch_size: Images per encoding step.
         seed: Seed of the choice of images and of the dequantisation noise.
         distributed: Whether the processes of `torchrun` share the classes. Each must call this

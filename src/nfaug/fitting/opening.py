@@ -53,7 +53,7 @@ def open_images(
     std: Sequence[float] | float | None = None,
     **reading: Any,
 ) -> LabelledImages:
-    """Open a data set at the size and with the channels that a flow takes.
+    """Open a dataset at the size and with the channels that a flow takes.
 
     The arguments are those of `fit`. With a path or a name, `reading` may hold other arguments of
     `open_dataset`.

@@ -15,7 +15,7 @@ __all__ = ["TinyAutoencoder", "present_names"]
 # which does not count the tanh as a layer. State dicts, and hashes of them, have diffusers' names.
 _PUBLISHED = re.compile(r"(encoder|decoder)\.(\d+)\.")
 _FIRST = "decoder.layers.0.weight"
-_GROUPS = 4  # of the normalisation of pooled blocks, which the weights do not tell
+_GROUPS = 4  # of the normalization of pooled blocks, which the weights do not tell
 
 
 class TinyAutoencoder(nn.Module):

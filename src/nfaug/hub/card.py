@@ -179,7 +179,7 @@ def _metadata(config: CheckpointConfig, name: str, license: str | None) -> Model
 
 
 def _hub_datasets(config: CheckpointConfig) -> list[str]:
-    """The data sets of the Hub that the flow was trained on or its gaussians were fitted to."""
+    """The datasets of the Hub that the flow was trained on or its Gaussians were fitted to."""
     datasets: list[str] = []
     for stage in (config.training, config.gaussians):
         source = str(stage.get("data"))

@@ -37,7 +37,7 @@ def _printable_character(character: str) -> str:
 
 
 def public_name(source: str | PathLike[str]) -> str:
-    """How a record names a flow or a data set: the last part of a path, or the name."""
+    """How a record names a flow or a dataset: the last part of a path, or the name."""
     text = os.fspath(source)
     path = os.path.expanduser(text)
     if os.path.isabs(path) or os.path.exists(path):

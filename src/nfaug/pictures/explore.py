@@ -52,7 +52,7 @@ def open_flow(
     autoencoder: str | None = None,
     image_size: int | tuple[int, int] | None = None,
 ) -> OpenFlow:
-    """Load a flow and the data set whose images are shown; see `nfaug.fit` for the arguments.
+    """Load a flow and the dataset whose images are shown; see `nfaug.fit` for the arguments.
 
     With data, this is `nfaug.fitting.open_fitted`, which fits a flow of other classes first.
     Samples are shown at `image_size`, by default the flow's size.
@@ -88,7 +88,7 @@ def read_picture(file: str | Path, flow: OpenFlow) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def class_images(flow: OpenFlow, label: int, number: int, *, seed: int = 0) -> Tensor:
-    """Images of a class, uint8 (number, C, H, W): of the data set, or samples of the flow.
+    """Images of a class, uint8 (number, C, H, W): of the dataset, or samples of the flow.
 
     `seed` chooses them; of a class with fewer images there are fewer.
     """

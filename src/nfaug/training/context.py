@@ -68,7 +68,7 @@ class RunContext:
         config: The settings.
         processes: The processes that share the run.
         dataset: All images.
-        classes: Class names; empty if the prior has a single gaussian.
+        classes: Class names; empty if the prior has a single Gaussian.
         noise: The noise generator in its state before the run's first draw.
         choice: The CPU generator in its state before the run's first draw.
         codec: The autoencoder whose latents the flow models; None for pixels.
@@ -145,7 +145,7 @@ class RunContext:
         return flow
 
     def start(self, flow: Flow) -> RunState:
-        """Solve the gaussians on a flow and return the state of a new run."""
+        """Solve the Gaussians on a flow and return the state of a new run."""
         flow = self._trainable(flow)
         gaussians, prior = self.solve(flow, self.noise, self.choice)
         return RunState(FlowOptimizer(flow, self.config), gaussians, prior, self.noise, self.choice)
@@ -171,13 +171,13 @@ class RunContext:
     def solve(
         self, flow: Flow, noise: torch.Generator, choice: torch.Generator
     ) -> tuple[ClassGaussians, dict[str, Any]]:
-        """Solve the class gaussians on a flow; also return a record of the solve.
+        """Solve the class Gaussians on a flow; also return a record of the solve.
 
         `noise` draws the dequantisation noise of the images that the prior encodes, `choice` these
         images and random means.
 
         Raises:
-            FixedPointDivergence: If a gaussian leaves the range of positive finite numbers.
+            FixedPointDivergence: If a Gaussian leaves the range of positive finite numbers.
         """
         config = self.config.prior
         prior = config.entry
@@ -207,7 +207,7 @@ class RunContext:
         return gaussians, {"kind": config.kind, **outcome}
 
     def checkpoint(self, flow: Flow, state: RunState, **records: Any) -> Checkpoint:
-        """A checkpoint of a flow and the state's gaussians; `records` go into its configuration."""
+        """A checkpoint of a flow and the state's Gaussians; `records` go into its configuration."""
         config = CheckpointConfig(
             flow=flow.config,
             classes=tuple(self.classes),

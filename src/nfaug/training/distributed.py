@@ -100,7 +100,7 @@ class Shard(NamedTuple):
 def draw_noise(flow: Flow, count: int, generator: torch.Generator, gaussian: float = 0.0) -> Tensor:
     """Draw dequantisation noise (count, C, H, W) on the generator's device.
 
-    Uniform on [0, 1) in grey levels, plus gaussian noise of standard deviation `gaussian`.
+    Uniform on [0, 1) in grey levels, plus Gaussian noise of standard deviation `gaussian`.
     """
     shape = (count, *flow.config.shape)
     noise = torch.rand(shape, generator=generator, device=generator.device)

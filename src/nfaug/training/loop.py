@@ -198,7 +198,7 @@ class Loop:
             raise Interrupted(f"interrupted; {_resume_hint(self.snapshots)}", number)
 
     def _end_epoch(self) -> None:
-        """Solve the gaussians again, evaluate and draw, where due.
+        """Solve the Gaussians again, evaluate and draw, where due.
 
         An error here loses the steps since the last snapshot: a resumed run repeats them.
         """

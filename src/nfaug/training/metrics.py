@@ -58,7 +58,7 @@ def evaluate(
         `images`, their number, and
         `bits_per_dim`, under each image's class and dequantisation noise;
         `nf_acc`, the share of images whose class has the highest latent log-likelihood at the
-        noiseless encoding (paper, section 5.1), and `nf_acc_top5`; both absent with one gaussian;
+        noiseless encoding (paper, section 5.1), and `nf_acc_top5`; both absent with one Gaussian;
         `exact`, the share of images that decode bit for bit, and `wrong_levels`, the number of
         8-bit values that differ.
         A flow on an autoencoder's latents has `latent_bits_per_dim` instead, not comparable with

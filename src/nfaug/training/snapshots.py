@@ -61,7 +61,7 @@ class RunState:
         finished: Whether the last epoch is over.
         history: Rows of the log.
         losses: Bits/dim of every step that was not skipped.
-        refitted: The epoch after which gaussians were last solved, 0 for the start. A run that ends
+        refitted: The epoch after which Gaussians were last solved, 0 for the start. A run that ends
             with `prior.refit_epoch` skips that solve.
     """
 

@@ -58,7 +58,7 @@ def train(
 
     Args:
         data: Images as `nfaug.wrap_dataset` takes them; labels 0..K-1. Data that fit in
-            memory are read once, so random transforms of the data set are drawn once, and such a
+            memory are read once, so random transforms of the dataset are drawn once, and such a
             run cannot be resumed: use `config.augmentation`.
         out: Where the log, snapshots, pictures and trackers' files go; all processes must see it.
             SIGINT and SIGTERM then save the state first. Without it nothing is written.

@@ -1,4 +1,4 @@
-"""The fixed-point iteration for class gaussians (Enescu & Sahbi 2024, Eqs. 5-7, 9 and 10)."""
+"""The fixed-point iteration for class Gaussians (Enescu & Sahbi 2024, Eqs. 5-7, 9 and 10)."""
 
 from .config import FixedPointConfig, FixedPointDivergence, FixedPointResult
 from .solver import solve

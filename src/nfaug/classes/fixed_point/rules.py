@@ -3,7 +3,7 @@ r"""The equations of the fixed point: the kernel between classes, the updates an
 Notation, and arguments of the functions:
 
 - m and s (``data_means``, ``data_variances``), the moments of the latents of K classes, (K, d);
-- mu and v (``means``, ``variances``), those of the class gaussians, (K, d);
+- mu and v (``means``, ``variances``), those of the class Gaussians, (K, d);
 - c (``weight``), the factor of the sums of Eqs. 5-7;
 - the ``kernel`` matrix (K, K), see `class_kernel`.
 
@@ -34,7 +34,7 @@ __all__ = [
     "released_update",
 ]
 
-#: The smallest divergence scale pi, in nats: two identical gaussians would otherwise give 0/0.
+#: The smallest divergence scale pi, in nats: two identical Gaussians would otherwise give 0/0.
 KL_FLOOR: float = 1e-8
 
 

@@ -32,12 +32,12 @@ class State(NamedTuple):
 def solve(
     data_means: Tensor, data_variances: Tensor, config: FixedPointConfig | None = None
 ) -> FixedPointResult:
-    r"""Find class gaussians that are likely and well separated, by iterating Eqs. 5-7.
+    r"""Find class Gaussians that are likely and well separated, by iterating Eqs. 5-7.
 
     .. math:: \mu \leftarrow \mu + \eta\,(M_\mu(\mu, v) - \mu), \quad
               \log v \leftarrow \log v + \eta\,(\log M_v(\mu, v) - \log v)
 
-    from the data's gaussians, with `mean_update` as :math:`M_\mu`, `released_update` or
+    from the data's Gaussians, with `mean_update` as :math:`M_\mu`, `released_update` or
     `proposition1_update` as :math:`M_v`, and :math:`\eta` = ``config.damping``. Both updates read
     the previous state. An iteration takes O(K^2 d) time, in matrix products, and
     O(Kd + K^2) memory.
@@ -48,13 +48,13 @@ def solve(
         config: Settings; the defaults if None.
 
     Returns:
-        Finite gaussians in float64 on the device of ``data_means`` (on the CPU if that device has
+        Finite Gaussians in float64 on the device of ``data_means`` (on the CPU if that device has
         no float64), whether or not the iteration converged.
 
     Raises:
         ValueError: If there are fewer than two classes, a value is not finite or a variance is not
             positive.
-        FixedPointDivergence: If a gaussian leaves the range of positive finite numbers.
+        FixedPointDivergence: If a Gaussian leaves the range of positive finite numbers.
 
     Example:
         >>> from nfaug.classes.gaussians import pairwise_kl
@@ -90,7 +90,7 @@ def solve(
             raise FixedPointDivergence(iteration, first_class, weight, _ADVICE)
         residual = float(torch.maximum(mean_moves, variance_moves).max())
         if residual <= config.tolerance or iteration == config.max_iterations:
-            break  # the residual is that of the gaussians before the step
+            break  # the residual is that of the Gaussians before the step
         means = means + config.damping * (new_means - means)
         variances = variances * (new_variances / variances) ** config.damping
     converged = residual <= config.tolerance
@@ -118,7 +118,7 @@ def _update(
 
 
 def several_classes(means: Tensor, variances: Tensor) -> State:
-    """Copies in float64 of the gaussians of at least two classes.
+    """Copies in float64 of the Gaussians of at least two classes.
 
     Raises:
         ValueError: If there are fewer classes, or a value is out of range.

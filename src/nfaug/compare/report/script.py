@@ -62,8 +62,8 @@ def timm_lines(row: Row, strength: Strength, config: CompareConfig, source: Sour
     if row.flow:
         size = f"{source.shape[1]},{source.shape[2]}"
         fit = f"nfaug fit --checkpoint {_word(row.flow)} --data {_word(source.data)}"
-        run = f"nfaug timm train.py --checkpoint my-flow --p {strength.p:g} -- {' '.join(words)}"
-        return [f"{fit} --image-size {size} --out my-flow", run]
+        run = f"nfaug timm train.py --checkpoint my-nfa --p {strength.p:g} -- {' '.join(words)}"
+        return [f"{fit} --image-size {size} --out my-nfa", run]
     if option:
         words.append(option.format(magnitude=strength.magnitude))
     return [f"python train.py {' '.join(words)}"]

@@ -206,7 +206,7 @@ def arrange(files: Iterable[str], split: str, where: str, *, labels: bool = True
         raise ValueError(
             f"{where} has no classes: it must hold class folders with images (class/name.jpg). "
             "Images without classes train a flow with --prior.kind single. Labels in a table are "
-            "read in Python: pass a list of (image, label), or a torch data set, to nfaug.fit"
+            "read in Python: pass a list of (image, label), or a torch dataset, to nfaug.fit"
         )
     classes = sorted(_folders(files, home), key=natural_key)
     labels_of_classes = {name: label for label, name in enumerate(classes)}

@@ -1,4 +1,4 @@
-"""Data sets of torchvision by the names that timm gives them."""
+"""Datasets of torchvision by the names that timm gives them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def open_torchvision(request: Request) -> Reader:
         dataset = create_dataset(
             request.data, root=root, split=request.split, download=request.download
         )
-    except Exception as error:  # each data set raises its own types
+    except Exception as error:  # each dataset raises its own types
         raise ValueError(
             f"timm could not open {request.data!r} (split={request.split!r}, data_dir={root!r}, "
             f"download={request.download}): {type(error).__name__}: {error}"

@@ -147,7 +147,7 @@ def open_hub(request: Request) -> Reader:
         raise ValueError(f"{request.data!r} must be hfds/OWNER/NAME; pass a folder by its path")
     name = "/".join(parts[:2])
     folder = "".join(f"{part}/" for part in parts[2:])
-    with hub_errors(f"the data set {name}"):
+    with hub_errors(f"the dataset {name}"):
         sizes = _file_sizes(name, request.data_dir)
     files = [path for path in sizes if path.startswith(folder) and path.endswith(PARQUET)]
     if not files:
@@ -160,7 +160,7 @@ def open_hub(request: Request) -> Reader:
         raise ValueError(
             f"the files of {request.data} have {total} bytes, over {MOST_BYTES}. {_IN_PYTHON}"
         )
-    with hub_errors(f"the data set {name}"):
+    with hub_errors(f"the dataset {name}"):
         root = snapshot_download(
             name, repo_type="dataset", allow_patterns=chosen, cache_dir=request.data_dir
         )
@@ -168,7 +168,7 @@ def open_hub(request: Request) -> Reader:
 
 
 def _file_sizes(name: str, cache: str | None) -> dict[str, int]:
-    """The size of every file of a data set on the Hub; in offline mode, of those in the cache."""
+    """The size of every file of a dataset on the Hub; in offline mode, of those in the cache."""
     from huggingface_hub import HfApi, constants, scan_cache_dir
     from huggingface_hub.errors import OfflineModeIsEnabled
 

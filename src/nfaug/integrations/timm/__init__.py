@@ -4,8 +4,8 @@ Behaviour of timm 1.0 that the adapters handle:
 
 - With the prefetcher, mixup and cutmix run in the loader's workers when batches are collated, so
   nothing on the device can run before them. `NFALoader` moves them to the device, after NFA.
-- Images are normalised by the model's mean and std. `NFALoader` reads them from the loader.
-- RandomErasing runs in the prefetcher or in the data set's transform, before NFA. An image with a
+- Images are normalized by the model's mean and std. `NFALoader` reads them from the loader.
+- RandomErasing runs in the prefetcher or in the dataset's transform, before NFA. An image with a
   large erased part may lie outside its class's range; it is then unchanged and counted as gated.
 """
 

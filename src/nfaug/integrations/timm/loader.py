@@ -198,13 +198,13 @@ def _set_normalization(nfa: NFAugment, loader: Any) -> None:
         same = torch.allclose(ours.pair, theirs.pair, rtol=0, atol=1 / 255)
     if not same:
         raise ValueError(
-            f"NFAugment has mean {ours.mean} and std {ours.std}, but the loader normalises by "
+            f"NFAugment has mean {ours.mean} and std {ours.std}, but the loader normalizes by "
             f"{theirs.mean} and {theirs.std}; create NFAugment without mean and std to use these"
         )
 
 
 def _normalization_of(loader: Any) -> tuple[Any, Any] | None:
-    """Mean and std of a loader's normalisation, in units of [0, 1]."""
+    """Mean and std of a loader's normalization, in units of [0, 1]."""
     if isinstance(loader, PrefetchLoader):  # which holds grey levels
         return loader.mean.float() / 255, loader.std.float() / 255
     for holder in unwrapped(getattr(loader, "dataset", None)):
@@ -219,7 +219,7 @@ def _normalization_of(loader: Any) -> tuple[Any, Any] | None:
 
 
 def _normalization_in(transform: Any) -> tuple[Any, Any] | None:
-    """Mean and std of the first normalisation in a transform, or in a list of them."""
+    """Mean and std of the first normalization in a transform, or in a list of them."""
     if isinstance(transform, (tuple, list)):
         steps: Any = transform
     else:

@@ -103,7 +103,7 @@ def run_script(
 def _check_arguments(argv: Sequence[str]) -> None:
     """Raise ValueError for options of timm's script that its loaders would be refused for.
 
-    The loaders are made after the model and the data sets, which may take minutes.
+    The loaders are made after the model and the datasets, which may take minutes.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--naflex-loader", action="store_true")
