@@ -14,7 +14,7 @@ from docutils import nodes
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "scripts")]
 
-from generate import moved_links, write_parts  # noqa: E402
+from generate import site_links, unbroken, write_parts  # noqa: E402
 from notebooks import project_links  # noqa: E402
 
 project = "nfaug"
@@ -29,14 +29,22 @@ html_baseurl = links.get("Documentation", "")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["generated"]  # included by pages
+exclude_patterns = ["generated", "inventories"]  # included by pages
+smartquotes = False  # it makes a dash of the two hyphens of an option
 default_role = "py:obj"  # `Flow` in a docstring is a link if there is such a name
 
-myst_enable_extensions = ["dollarmath", "fieldlist", "substitution"]
+myst_enable_extensions = ["deflist", "dollarmath", "fieldlist", "substitution"]
 myst_heading_anchors = 3
+
+# A list of the names that docstrings use, since a build reads nothing from the network.
+intersphinx_mapping = {
+    "torch": ("https://docs.pytorch.org/docs/stable/", "inventories/torch.txt"),
+}
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -105,13 +113,13 @@ def math_block(self: Any, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
-def move_links(app: Any, document: str, source: list[str]) -> None:
-    source[0] = moved_links(source[0])
+def read_page(app: Any, document: str, source: list[str]) -> None:
+    source[0] = unbroken(site_links(source[0], (HERE / document).parent))
 
 
 def setup(app: Any) -> None:
     app.add_html_math_renderer("mathml", (math_inline, None), (math_block, None))
     app.connect("builder-inited", lambda app: write_parts(HERE / "generated"))
     app.connect("autodoc-skip-member", skip_fields)
-    app.connect("source-read", move_links)
+    app.connect("source-read", read_page)
     app.connect("autodoc-process-docstring", keep_formulas, priority=400)  # before napoleon

@@ -5,16 +5,20 @@ Each part is a file in docs/generated/, which a page includes. They are made at 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
+import io
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import nbformat
 from huggingface_hub import ModelCard
-from notebooks import FOLDER, colab_link, source_url
+from notebooks import source_url
 
 from nfaug import load
 from nfaug.checkpoint.resolve import builtin_names
@@ -23,15 +27,13 @@ from nfaug.data.preprocess import as_size
 from nfaug.flows.config import FlowConfig
 from nfaug.training.config import recipe_config, recipes
 
-__all__ = ["PARTS", "moved_links", "write_parts"]
-
-RESULTS = (
-    *(f"where/{name}" for name in ("cells", "clothes", "signs", "speech", "imbalance", "hardest")),
-    *("autoencoder", "gaussians_full", "settings_full", "training_overhead"),
-    *("fixed_point_divergence", "study", "README"),
-)
+__all__ = ["PARTS", "options_of", "site_links", "unbroken", "write_parts"]
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+# Files outside of docs/ that are pages of the site.
+PAGES = {"CONTRIBUTING.md": "/project/contributing.md", "CHANGELOG.md": "/project/changelog.md"}
+LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^)\s]+)\)")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -96,83 +98,130 @@ def costs() -> str:
     return table(["recipe", "input", "parameters", "GFLOP"], rows)
 
 
-def commands() -> str:
-    """The help of every command."""
-    os.environ["COLUMNS"] = "88"  # the width of argparse's help
-    parts = []
-    for verb, summary in COMMANDS.items():
-        parser: Any = importlib.import_module(f"nfaug.commands.{verb}").parser()
-        help_text = parser.format_help().rstrip().replace(" \b", "")  # printed over a blank
-        parts.append(f"## nfaug {verb}\n\n{summary.capitalize()}.\n\n```text\n{help_text}\n```\n")
-    return "\n".join(parts)
+def command(verb: str) -> str:
+    """The help of a command: its usage, its description, and a list of options."""
+    parser: Any = importlib.import_module(f"nfaug.commands.{verb}").parser()
+    os.environ["COLUMNS"] = "88"  # a usage of several lines
+    usage = parser.format_usage().rstrip()
+    os.environ["COLUMNS"] = "10000"  # one line for each option
+    _, _, text = parser.format_help().replace(" \b", "").partition("\n\n")  # printed over a blank
+    return f"```text\n{usage}\n```\n\n" + "\n".join(options_of(text))
 
 
-def notebooks() -> str:
-    """The first cell of each notebook, with links to download it and, if possible, to Colab."""
-    parts = []
-    for name in ("quickstart", "finetune_on_your_folder", "train_and_share"):
-        file = f"{name}.ipynb"
-        colab = colab_link(source_url(), file)
-        links = [f"[Download](../examples/notebooks/{file})"]
-        links += [f"[open in Colab]({colab})"] if colab else []
-        title, text, *_ = nbformat.read(FOLDER / file, as_version=4).cells[0].source.split("\n\n")
-        parts.append(f"#{title}\n\n{text}\n\n{', '.join(links)}.\n")
-    return "\n".join(parts)
+def options_of(text: str) -> Iterator[str]:
+    """The paragraphs of a help text as Markdown: options and their texts become a list.
+
+    An option stands two columns from the left. Its text follows, or is the next line, 24 columns
+    from the left. A line that ends in a colon is the title of the options below it.
+    """
+    blocks = re.split(r"\n\n+", text.strip("\n"))
+    for block in blocks:
+        lines = block.splitlines()
+        has_options = any(re.match(r"  \S", line) for line in lines[1:])
+        if not has_options:
+            indented = all(line.startswith(" ") for line in lines)
+            yield f"```text\n{block}\n```\n" if indented else f"{literal(' '.join(lines))}\n"
+            continue
+        yield f"## {literal(lines[0].rstrip(':').capitalize())}\n"
+        for line in lines[1:]:
+            option = re.match(r"  (\S.*?)(?:  +(.*))?$", line)
+            if option is None:
+                yield f": {literal(line.strip())}\n"
+                continue
+            yield f"`{option[1]}`"
+            if option[2]:
+                yield f": {literal(option[2])}\n"
 
 
-def moved_links(text: str) -> str:
-    """Point links to files outside of docs/ at the pages of the site that hold them."""
-    for file, page in {
-        r"CONTRIBUTING\.md": "contributing",
-        r"CHANGELOG\.md": "changelog",
-        r"benchmarks/README\.md": "benchmarks",
-    }.items():
-        text = re.sub(rf"\]\((\.\./)?{file}", f"](/{page}.md", text)
-    return re.sub(r"\]\((?:\.\./)?(?:benchmarks/)?results/(?:where/)?(\w+)\.md", _result, text)
+def literal(text: str) -> str:
+    """Markdown that shows a text as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>#|$~])", r"\\\1", text)
 
 
-def _result(match: re.Match[str]) -> str:
-    """A link to a page of results: to its place on the site, if it is there."""
-    shown = {name.rpartition("/")[2] for name in RESULTS}
-    return f"](#results-{match[1]}" if match[1] in shown else "](/results.md"
+def source() -> str:
+    """How to clone the repository, if its address is known."""
+    url = source_url().rstrip("/")
+    if not url:
+        return ""
+    name = url.removesuffix(".git").rpartition("/")[2]
+    return f"[The repository]({url}):\n\n```bash\ngit clone {url}\ncd {name}\n```\n"
 
 
-def copied(*names: str) -> Callable[[], str]:
-    """Documents from outside of docs/."""
-    return lambda: "\n\n".join(moved_links((ROOT / name).read_text("utf-8")) for name in names)
+def site_links(text: str, folder: Path) -> str:
+    """Point links to files outside of docs/ at the site's copy, the repository, or a download.
+
+    Args:
+        text: A document.
+        folder: The folder that its links are relative to.
+    """
+    return LINK.sub(lambda found: _site_link(found[1], found[2], folder), text)
 
 
-def results() -> str:
-    """The pages of results, each with a target for links."""
-    pages = []
-    for name in RESULTS:
-        text = (ROOT / "benchmarks" / "results" / f"{name}.md").read_text("utf-8")
-        text = re.sub(r"\]\((?:\.\./)?(\w+)\.md", _result, moved_links(text))
-        pages.append(f"(results-{name.rpartition('/')[2]})=\n\n{text}")
-    return "\n\n".join(pages)
+def _site_link(words: str, target: str, folder: Path) -> str:
+    link = f"[{words}]({target})"
+    name, _, anchor = target.partition("#")
+    if not name or re.match(r"[a-z]+:", name) or name.startswith("/"):
+        return link
+    file = (folder / name).resolve()
+    if file.is_relative_to(DOCS) or not file.is_relative_to(ROOT):
+        return link
+    path = file.relative_to(ROOT).as_posix()
+    if path in PAGES:
+        return f"[{words}]({PAGES[path]}{'#' if anchor else ''}{anchor})"
+    if source_url():
+        kind = "tree" if file.is_dir() else "blob"
+        return f"[{words}]({source_url().rstrip('/')}/{kind}/main/{path})"
+    if file.is_dir():
+        path = f"{path}/README.md"
+    return f"{{download}}`{words.replace('`', '')} </../{path}>`"
 
 
+def unbroken(text: str) -> str:
+    """Keep a gain on one line, and a size in a table."""
+    text = text.replace(" \u00b1 ", "\u00a0\u00b1\u00a0")
+    sizes = re.compile(r"(?<=\d) x (?=\d)")
+    lines = [sizes.sub("\u00a0x\u00a0", s) if s.startswith("|") else s for s in text.split("\n")]
+    return "\n".join(lines)
+
+
+def copied(name: str) -> Callable[[], str]:
+    """A document from outside of docs/."""
+    return lambda: site_links((ROOT / name).read_text("utf-8"), ROOT)
+
+
+# Pages whose code draws and prints what they show.
+RUN = ("tutorials/first-training.md", "reference/settings.md")
 PARTS: dict[str, Callable[[], str]] = {
     "flows": flows,
     "costs": costs,
-    "commands": commands,
-    "notebooks": notebooks,
+    "source": source,
     "changelog": copied("CHANGELOG.md"),
     "contributing": copied("CONTRIBUTING.md"),
-    "benchmarks": copied("benchmarks/README.md"),
-    "results": results,
+    **{f"commands/{verb}": functools.partial(command, verb) for verb in COMMANDS},
 }
 
 
 def write_parts(folder: Path) -> None:
-    """Write each part to `folder`, as NAME.md; run the code of the pictures, which draws there."""
-    folder.mkdir(exist_ok=True)
-    page = (ROOT / "docs" / "settings-in-pictures.md").read_text(encoding="utf-8")
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        exec("\n".join(re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)), {})
-    finally:
-        os.chdir(before)
+    """Write each part to `folder`, as NAME.md, and what the code of `RUN` draws and prints."""
+    (folder / "commands").mkdir(parents=True, exist_ok=True)
+    for page in RUN:
+        _run(DOCS / page, folder)
     for name, make in PARTS.items():
         (folder / f"{name}.md").write_text(make(), encoding="utf-8")
+
+
+def _run(page: Path, folder: Path) -> None:
+    """Run the Python of a page in an empty folder; keep its pictures and its output in `folder`."""
+    code = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    before = os.getcwd()
+    printed = io.StringIO()
+    with tempfile.TemporaryDirectory() as empty:
+        os.chdir(empty)
+        try:
+            with contextlib.redirect_stdout(printed):
+                exec("\n".join(code), {})
+        finally:
+            os.chdir(before)
+        for picture in Path(empty).glob("*.png"):
+            shutil.copy(picture, folder)
+    (folder / f"{page.stem}.txt").write_text(printed.getvalue(), encoding="utf-8")

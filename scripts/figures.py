@@ -16,7 +16,8 @@ A figure in a sentence or a table follows a comment that names its rows:
   ratio, low or high.
 
 FILE is a CSV file of `benchmarks/results/where`, or compare-NAME for one of
-`benchmarks/results/compare` (whose row without augmentation is `none`), or a key of `RIVALS`. Two
+`benchmarks/results/compare` (whose row without augmentation is `none`), or ladder-NAME for one of
+`benchmarks/results/ladder` (whose first row is `frozen`), or a key of `RIVALS`. Two
 comments stand before tables, which end with their last row:
 
 - `<!-- table: NAME -->`: the table of that name in `benchmarks/results/tables.md`, where braces
@@ -48,7 +49,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [
     ROOT / "README.md",
-    *sorted(path for path in (ROOT / "docs").glob("*.md")),
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if "generated" not in path.parts),
     *sorted((RESULTS / "where").glob("*.md")),
 ]
 FIGURE = r"[+-]?\d+(?:\.\d+)?(?: ± \d+(?:\.\d+)?)?%?"
@@ -178,6 +179,8 @@ def _rows(file: str, row: str) -> dict[int, Row]:
         name = judged if (RESULTS / judged).exists() else f"where/{file}.csv"
         if file.startswith("compare-"):
             name = f"compare/{file.removeprefix('compare-')}.csv"
+        if file.startswith("ladder-"):
+            name = f"ladder/{file.removeprefix('ladder-')}-long.csv"
         # The name of a row of benchmarks/where.py ends in ", lr 0.2, 600 steps".
         lines = [line for line in _csv(name) if line["augmentation"].partition(", ")[0] == row]
     by_seed = {int(line["seed"]): line for line in lines}

@@ -40,7 +40,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "benchmarks" / "README.md",
-    *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "generated"),
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if "generated" not in path.parts),
 ]
 LANGUAGES = {"bash", "python", "text", "yaml", "json"}
 # Commands of other programs, which are not checked.
@@ -181,8 +181,8 @@ def test_examples_run(
     evaluate(document)
     counts = re.findall(r"'applied': (\d+)", capsys.readouterr().out)
     assert "0" not in counts, "a block prints stats() of images that NFA does not change"
-    if path == ROOT / "docs" / "integrations.md":
-        assert len(counts) == 5, "torchvision, albumentations, Lightning, Trainer, kornia"
+    if path == ROOT / "docs" / "how-to" / "libraries.md":
+        assert len(counts) == 5, "torchvision, kornia, albumentations, Lightning, Trainer"
 
 
 def anchors(path: Path) -> set[str]:
@@ -209,8 +209,8 @@ def test_links_lead_somewhere(path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "nfaug train --data my-images --out my-flow --no-such-option 1",
-        "nfaug train --data my-images --out my-flow --recipe no-such-recipe",
+        "nfaug train --data my-images --out my-nfa --no-such-option 1",
+        "nfaug train --data my-images --out my-nfa --recipe no-such-recipe",
         "nfaug no-such-verb",
         "make no-such-target",
         'pip install "nfaug[no-such-extra]"',

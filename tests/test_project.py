@@ -118,7 +118,9 @@ def test_examples_use_public_names() -> None:
 
 
 def test_public_names_are_in_the_reference() -> None:
-    pages = [path.read_text(encoding="utf-8") for path in (ROOT / "docs/api").glob("*.md")]
+    pages = [
+        path.read_text(encoding="utf-8") for path in (ROOT / "docs/reference/python").glob("*.md")
+    ]
     text = "\n".join(pages)
     for name in set(nfaug.__all__) - {"__version__"}:
         assert re.search(rf":: (nfaug\.)?{name}$", text, re.M), name
