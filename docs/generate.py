@@ -112,12 +112,15 @@ def options_of(text: str) -> Iterator[str]:
     """The paragraphs of a help text as Markdown: options and their texts become a list.
 
     An option stands two columns from the left. Its text follows, or is the next line, 24 columns
-    from the left. A line that ends in a colon is the title of the options below it.
+    from the left. A line that ends in a colon is the title of the options below it. Examples and
+    addresses are left out: the page has its own.
     """
     blocks = re.split(r"\n\n+", text.strip("\n"))
     for block in blocks:
         lines = block.splitlines()
-        has_options = any(re.match(r"  \S", line) for line in lines[1:])
+        if re.match(r"(Examples?|Documentation):$", lines[0]):
+            continue
+        has_options = any(re.match(r"  (-|\S+  +\S)", line) for line in lines[1:])
         if not has_options:
             indented = all(line.startswith(" ") for line in lines)
             yield f"```text\n{block}\n```\n" if indented else f"{literal(' '.join(lines))}\n"

@@ -24,6 +24,9 @@ options:
 
 Settings of it:
   --p P                 a number
+
+Example:
+  nfaug fit --p 1
 """
 
 
@@ -51,6 +54,7 @@ def test_options_become_a_list(generate: ModuleType) -> None:
     assert r"Fit it: \*once\*, with --out." in shown
     assert "## Options\n" in shown
     assert "## Settings of it\n" in shown
+    assert "nfaug fit" not in shown
     assert "`-h, --help`\n: show this and exit" in shown
     assert "`--checkpoint CHECKPOINT`\n: a folder, or \\[owner/name\\]" in shown
 
