@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from huggingface_hub import ModelCard
 from notebooks import source_url
@@ -101,10 +102,11 @@ def costs() -> str:
 def command(verb: str) -> str:
     """The help of a command: its usage, its description, and a list of options."""
     parser: Any = importlib.import_module(f"nfaug.commands.{verb}").parser()
-    os.environ["COLUMNS"] = "88"  # a usage of several lines
-    usage = parser.format_usage().rstrip()
-    os.environ["COLUMNS"] = "10000"  # one line for each option
-    _, _, text = parser.format_help().replace(" \b", "").partition("\n\n")  # printed over a blank
+    with mock.patch.dict(os.environ, COLUMNS="88"):
+        usage = parser.format_usage().rstrip()
+    with mock.patch.dict(os.environ, COLUMNS="10000"):  # one line for each option
+        help_text = parser.format_help().replace(" \b", "")  # printed over a blank
+    _, _, text = help_text.partition("\n\n")
     return f"```text\n{usage}\n```\n\n" + "\n".join(options_of(text))
 
 

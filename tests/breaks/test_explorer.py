@@ -36,7 +36,7 @@ flows, labels = sys.argv[2:4], sys.argv[4:]
 settings = (None, 0, 1, 0, 4, 1, "axis", 1.25, True)
 page = build_app(flows)
 functions = {entry.api_name: entry.fn for entry in page.fns.values() if entry.api_name}
-named = next(x for x in page.blocks.values() if getattr(x, "label", "") == "Flow")
+named = next(x for x in page.blocks.values() if getattr(x, "label", "") == "Checkpoint")
 second = named.choices[1][1]
 found = {"told": [functions["show_variants"](second, x, *settings)[2] for x in labels]}
 address = serve(page, inbrowser=False, prevent_thread_lock=True)

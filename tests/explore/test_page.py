@@ -170,6 +170,15 @@ def test_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert token in capsys.readouterr().err
 
 
+def pictures_come_first_on_a_phone(page: Any) -> bool:
+    """Whether a narrow page has the pictures above the controls, and nothing beside it."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    pictures = page.locator("#pictures").bounding_box()
+    controls = page.get_by_label("range slider for Strength").bounding_box()
+    width = page.evaluate("document.documentElement.scrollWidth")
+    return pictures["y"] + pictures["height"] <= controls["y"] and width <= 390
+
+
 def test_in_a_browser(address: str, broken: Path, picture: Path) -> None:
     """Load, move a slider, change class and flow, upload a picture and a broken one."""
     needs("playwright")
@@ -195,7 +204,7 @@ def test_in_a_browser(address: str, broken: Path, picture: Path) -> None:
         expect(told).to_contain_text("bit for bit")
 
         page.get_by_label("Use the gate").uncheck()
-        expect(told).to_contain_text("without a gate")
+        expect(told).to_contain_text("the gate is off")
         before = shown.nth(2).get_attribute("src") or ""
         slider = page.get_by_label("range slider for Strength")
         slider.fill("0")
@@ -205,7 +214,7 @@ def test_in_a_browser(address: str, broken: Path, picture: Path) -> None:
         assert first == third, "without strength a variant is the image"
 
         page.set_input_files("#upload input[type=file]", str(picture))
-        expect(told).to_contain_text("radius")
+        expect(told).to_contain_text("gate")
         expect(page.locator("#upload")).to_contain_text("picture")
 
         page.get_by_label("Class").first.click()
@@ -219,11 +228,12 @@ def test_in_a_browser(address: str, broken: Path, picture: Path) -> None:
         page.set_input_files("#upload input[type=file]", str(broken))
         expect(page.locator(".toast-body")).to_contain_text("broken.png")
 
-        page.get_by_label("Flow").first.click()
+        page.get_by_label("Checkpoint").first.click()
         page.get_by_role("option", name="flow (2)").click()
         expect(told).to_contain_text(HOSTILE[0])
         expect(page.get_by_label("Class").first).to_have_value(HOSTILE[0])
         expect(page.locator(".toast-body")).to_have_count(1)
+        assert pictures_come_first_on_a_phone(page)
         browser.close()
     assert problems == []
     assert {host for host in hosts if not host.startswith("127.0.0.1:")} <= {""}

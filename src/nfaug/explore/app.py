@@ -45,7 +45,12 @@ _CSS = """
   font-size: 11px; text-align: center; opacity: 0.85;
 }
 #upload .icon-wrap, footer { display: none !important; }
-@media (max-width: 760px) { #main { flex-wrap: wrap; } #main > * { flex-basis: 100%; } }
+@media (max-width: 760px) {
+  #main { flex-wrap: wrap; }
+  #main > * { flex-basis: 100%; }
+  #pictures { order: -1; }
+  .pictures .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
+}
 """
 
 
@@ -114,10 +119,10 @@ def build_app(
         with gr.Row(elem_id="main"):
             with gr.Column(scale=1, min_width=280):
                 controls = _make_controls(names, first)
-            with gr.Column(scale=3):
+            with gr.Column(scale=3, elem_id="pictures"):  # above the controls on a phone
                 variants = _add_gallery("What a classifier sees in training", 4)
                 status = gr.Markdown(elem_id="status")
-                differences = _add_gallery("Differences to the image, around mid-grey", _VARIANTS)
+                differences = _add_gallery("Differences to the image, around mid-gray", _VARIANTS)
 
     def calling(function: Callable[..., Any]) -> dict[str, Any]:
         return {
@@ -170,7 +175,7 @@ def _make_controls(names: Sequence[str], first: OpenFlow) -> _Controls:
     classes = list(first.engine.classes)
     kinds = get_args(get_type_hints(MixConfig)["mix"])
     return _Controls(
-        flow=gr.Dropdown(list(names), value=names[0], label="Flow"),
+        flow=gr.Dropdown(list(names), value=names[0], label="Checkpoint"),
         label=gr.Dropdown(classes, value=classes[0], label="Class"),
         upload=gr.File(
             label="Drop an image of this class",
@@ -262,13 +267,14 @@ def show_variants(
         captions.append(title if changed else f"{title}: unchanged")
 
     exact = "bit for bit" if torch.equal(comparison.decoded, image) else "with differences"
-    position = "without a gate"
+    position = "the gate is off"
     if gated:
-        position = "inside the gate" if comparison.radius <= gate else "outside the gate"
+        passes = comparison.radius <= gate
+        position = "the gate lets it through" if passes else "the gate leaves it unchanged"
     status = (
-        f"The flow, of {height} x {width} pixels, returns the image **{exact}**. As "
-        f"*{_escape(label)}* its radius is **{comparison.radius:.2f}**, {position}. NFA changed "
-        f"{sum(comparison.changed)} of {_VARIANTS} variants."
+        f"The checkpoint works at {height} x {width} pixels and returns the image **{exact}**. As "
+        f"*{_escape(label)}* the image needs a gate of **{comparison.radius:.2f}**: {position}. "
+        f"{sum(comparison.changed)} of {_VARIANTS} variants differ from it."
     )
     return _captioned(images, captions), _captioned(comparison.differences, titles), status
 
