@@ -1,29 +1,40 @@
-"""Clean the notebooks of examples/notebooks for a commit.
+"""Run the notebooks of examples/notebooks, and keep their outputs for a commit.
 
-    python scripts/notebooks.py          # rewrite them
-    python scripts/notebooks.py --check  # list those that are not clean, and exit with 1
+    python scripts/notebooks.py          # tidy them, and run those whose code changed
+    python scripts/notebooks.py --check  # list those that are not tidy or not run, and exit with 1
 
-A clean notebook has no outputs and no counters. Its first cell ends with a link that opens it in
-Colab if `Source` of [project.urls] in pyproject.toml is a repository on GitHub, and with none
-otherwise.
+A tidy notebook has no widgets, no counters and no messages of its run. Its outputs are those of its
+code: its metadata hold the SHA-256 of the code that was run. Its first cell ends with a link that
+opens it in Colab if `Source` of [project.urls] in pyproject.toml is a repository on GitHub, and
+with none otherwise. The cell that is tagged `install` is not run.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import re
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
-__all__ = ["FOLDER", "clean", "colab_link", "project_links", "source_url"]
+__all__ = [
+    "FOLDER",
+    "code_sha256",
+    "colab_link",
+    "is_run",
+    "project_links",
+    "run",
+    "source_url",
+    "tidy",
+]
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "notebooks"
 _LINK = re.compile(r"\n*\[Open in Colab\]\(\S*\)\s*$")
+_MINUTES = 20  # that a cell may take
 
 
 def project_links() -> dict[str, str]:
@@ -44,12 +55,47 @@ def colab_link(source: str, name: str) -> str:
     return f"https://colab.research.google.com/github/{found[1]}/{path}" if found else ""
 
 
-def clean(notebook: Any, name: str, source: str) -> Any:
-    """A copy without outputs, with the Colab link that `source` allows."""
+def code_sha256(notebook: Any) -> str:
+    """The SHA-256 of the code of a notebook."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256("\n\n".join(code).encode()).hexdigest()
+
+
+def is_run(notebook: Any) -> bool:
+    """Whether the outputs of a notebook are those of its code."""
+    return bool(notebook.metadata.get("nfaug", {}).get("code_sha256") == code_sha256(notebook))
+
+
+def run(notebook: Any) -> Any:
+    """A copy with the outputs of a run in an empty folder."""
+    from nbclient import NotebookClient
+
+    made = copy.deepcopy(notebook)
+    installs = [cell for cell in made.cells if "install" in cell.metadata.get("tags", ())]
+    for cell in installs:
+        cell.cell_type = "raw"
+    with tempfile.TemporaryDirectory() as folder:
+        resources = {"metadata": {"path": folder}}
+        NotebookClient(made, timeout=60 * _MINUTES, resources=resources).execute()
+    for cell in installs:
+        cell.cell_type = "code"
+        cell.outputs, cell.execution_count = [], None
+    made.metadata["nfaug"] = {"code_sha256": code_sha256(made)}
+    return made
+
+
+def tidy(notebook: Any, name: str, source: str) -> Any:
+    """A copy without what differs between runs, with the Colab link that `source` allows."""
     made = copy.deepcopy(notebook)
     for cell in made.cells:
         if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
+            cell.execution_count = None
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            for output in cell.outputs:
+                if output.output_type == "execute_result":
+                    output.execution_count = None
+                if "image/png" in output.get("data", ()):  # one picture in two formats
+                    output.data.pop("image/jpeg", None)
         cell.metadata = {"tags": cell.metadata["tags"]} if "tags" in cell.metadata else {}
     made.metadata.pop("widgets", None)
     made.metadata["language_info"] = {"name": "python"}
@@ -60,17 +106,22 @@ def clean(notebook: Any, name: str, source: str) -> Any:
 
 
 def main() -> int:
+    import nbformat
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="change nothing")
     check = parser.parse_args().check
     changed = []
     for path in sorted(FOLDER.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        cleaned = clean(notebook, path.name, source_url())
-        if cleaned != notebook:
+        new = notebook
+        if not check and not is_run(notebook):
+            new = run(notebook)
+        new = tidy(new, path.name, source_url())
+        if new != notebook or not is_run(notebook):
             changed.append(path.name)
             if not check:
-                nbformat.write(cleaned, path)
+                nbformat.write(new, path)
     print("\n".join(changed))
     return int(check and bool(changed))
 

@@ -1,4 +1,4 @@
-"""The notebooks run at a tiny size, and are committed without outputs."""
+"""The notebooks run at a tiny size, and are committed with the outputs of their code."""
 
 from __future__ import annotations
 
@@ -56,18 +56,25 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_is_clean(path: Path, script: ModuleType) -> None:
+def test_notebook_has_the_outputs_of_its_code(path: Path, script: ModuleType) -> None:
+    """`python scripts/notebooks.py` runs one that has not."""
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    assert script.clean(notebook, path.name, script.source_url()) == notebook
+    assert script.tidy(notebook, path.name, script.source_url()) == notebook
+    assert script.is_run(notebook)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert any("image/png" in output.get("data", ()) for output in outputs)
+    assert path.stat().st_size < 2**20, "a notebook of more than 1 MiB"
+    tagged(notebook, "parameters").source += "\nEPOCHS = 1"
+    assert not script.is_run(notebook)
 
 
 def test_colab_links_come_from_the_source_address(script: ModuleType) -> None:
     notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
-    linked = script.clean(notebook, "a.ipynb", "https://github.com/owner/name")
+    linked = script.tidy(notebook, "a.ipynb", "https://github.com/owner/name")
     link = (
         "https://colab.research.google.com/github/owner/name/blob/main/examples/notebooks/a.ipynb"
     )
     assert linked.cells[0].source.endswith(f"({link})")
-    assert script.clean(linked, "a.ipynb", "https://github.com/owner/name") == linked
-    assert script.clean(linked, "a.ipynb", "") == notebook
+    assert script.tidy(linked, "a.ipynb", "https://github.com/owner/name") == linked
+    assert script.tidy(linked, "a.ipynb", "") == notebook
