@@ -1,9 +1,9 @@
 """Fine-tune any timm model on an image folder with NFA (the paper's Table 6 settings).
 
-    python examples/finetune_timm.py DATA --checkpoint FLOW_DIR_OR_REPO \\
+    python examples/finetune_timm.py DATA --checkpoint my-nfa \\
         --model eva02_base_patch14_448.mim_in22k_ft_in22k_in1k
 
-DATA holds train/ and val/ with one folder per class. The flow must be fitted to these classes
+DATA holds train/ and val/ with one folder per class. Fit the checkpoint to these classes
 (nfaug fit). SGD, learning rate 1e-5, gradients clipped to norm 1, batch 64, 3 epochs.
 
 It prints "epoch 1: loss 1.234, top-1 56.7%" for each epoch, then NFA's counters: with the default

@@ -1,7 +1,7 @@
 """Fit a pretrained flow to new classes, use it, and share it.
 
-    python examples/fit_and_share.py IMAGES --out my-flow
-    python examples/fit_and_share.py IMAGES --out my-flow --push me/my-flow
+    python examples/fit_and_share.py IMAGES --out my-nfa
+    python examples/fit_and_share.py IMAGES --out my-nfa --push me/my-nfa
 
 IMAGES has one sub-folder per class. The flow is not trained: one pass over the images gives class
 gaussians, axes and a memory of partners. The script prints NFA's counters for one batch,

@@ -1,8 +1,8 @@
 """NFA on a Hugging Face `Dataset`, trained with the Trainer.
 
-    python examples/hf_datasets.py DATA --checkpoint FLOW_DIR_OR_REPO --where collator
+    python examples/hf_datasets.py DATA --checkpoint my-nfa --where collator
 
-DATA holds train/ and test/ with one folder per class. The flow must be fitted to these classes
+DATA holds train/ and test/ with one folder per class. Fit the checkpoint to these classes
 (nfaug fit). `collator` runs NFA in a data collator; the Trainer collates evaluation batches with it
 too, so a callback switches NFA off for them. `transform` runs it in the `set_transform` of the
 training split, which the loader calls with the rows of a whole batch. It prints the Trainer's log,

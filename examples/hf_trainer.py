@@ -1,8 +1,8 @@
 """NFA in the Hugging Face Trainer: a dictionary batch with `pixel_values` and `labels`.
 
-    python examples/hf_trainer.py DATA --checkpoint FLOW_DIR_OR_REPO
+    python examples/hf_trainer.py DATA --checkpoint my-nfa
 
-DATA holds one folder per class. The flow must be fitted to these classes (nfaug fit). `NFAugment`
+DATA holds one folder per class. Fit the checkpoint to these classes (nfaug fit). `NFAugment`
 takes the dictionary that the Trainer passes to `compute_loss`, on the device, and returns a
 dictionary. Evaluation does not augment. The script prints the Trainer's log and NFA's counters,
 {'seen': ..., 'applied': ..., ...}.

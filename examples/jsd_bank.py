@@ -1,6 +1,6 @@
 """Two views of each image, one from a bank, with the Jensen-Shannon loss of timm (--jsd-loss).
 
-    nfaug bank --checkpoint FLOW --data DATA --image-size 256 --out bank
+    nfaug bank --checkpoint my-nfa --data DATA --image-size 256 --out bank
     python examples/jsd_bank.py DATA --bank bank --model resnet18
 
 DATA holds one folder per class. A batch holds the images and then, in the same order, a variant of

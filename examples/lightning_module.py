@@ -1,8 +1,8 @@
 """NFA in a LightningModule: on the device, after the batch transfer, in training only.
 
-    python examples/lightning_module.py DATA --checkpoint FLOW_DIR_OR_REPO
+    python examples/lightning_module.py DATA --checkpoint my-nfa
 
-DATA holds one folder per class. The flow must be fitted to these classes (nfaug fit). NFA is a
+DATA holds one folder per class. Fit the checkpoint to these classes (nfaug fit). NFA is a
 sub-module, but its tensors are not among the module's parameters, checkpoints or optimiser state.
 The script prints Lightning's progress and NFA's counters, {'seen': ..., 'applied': ..., ...}.
 """

@@ -1,7 +1,7 @@
 """Make a residual bank on a Ray cluster: each actor keeps the flow and makes shards of the bank.
 
     pip install 'nfaug[ray]'
-    python examples/ray_bank.py --checkpoint my-flow --data my-images --out my-bank \
+    python examples/ray_bank.py --checkpoint my-nfa --data my-images --out my-bank \
         --shards 8 --actors 2
 
 Shards that are complete are not made again, so the same command continues. It prints the whole

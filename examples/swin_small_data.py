@@ -1,6 +1,6 @@
-"""A small Swin transformer from scratch on a small data set (the paper's Table 5 settings).
+"""A small Swin transformer from scratch on a small dataset (the paper's Table 5 settings).
 
-    nfaug bank --checkpoint FLOW --data DATA/train --out bank
+    nfaug bank --checkpoint my-nfa --data DATA/train --out bank
     python examples/swin_small_data.py DATA --bank bank
 
 DATA holds train/ and val/ with one folder per class, as images of 32 pixels. Variants come from a

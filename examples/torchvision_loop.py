@@ -1,8 +1,8 @@
 """NFA in torchvision's reference training loop: two lines, after flips, before MixUp and CutMix.
 
-    python examples/torchvision_loop.py DATA --checkpoint FLOW_DIR_OR_REPO
+    python examples/torchvision_loop.py DATA --checkpoint my-nfa
 
-DATA holds train/ and val/ with one folder per class. The flow must be fitted to these classes
+DATA holds train/ and val/ with one folder per class. Fit the checkpoint to these classes
 (nfaug fit). It prints "epoch 1: loss 2.013, top-1 31.5%" for each epoch, then NFA's counters,
 {'seen': ..., 'applied': ..., 'no_partner': ..., 'gated': ..., ..., 'corrected': ...}.
 """

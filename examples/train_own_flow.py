@@ -1,9 +1,9 @@
 """Train a flow on an image folder from Python, and save it.
 
-    python examples/train_own_flow.py IMAGES --out my-flow
+    python examples/train_own_flow.py IMAGES --out my-nfa
 
 IMAGES has one sub-folder per class. The settings are those of the recipe `small`; the command
-`nfaug train --recipe small --data IMAGES --out my-flow` does the same. The script prints the mean
+`nfaug train --recipe small --data IMAGES --out my-nfa` does the same. The script prints the mean
 change of one augmented image and the metrics on held-out images, such as {'bits_per_dim': 4.21,
 'nf_acc': 0.81, ..., 'steps': 1200}. Classes of under 20 images have no held-out images.
 """
