@@ -179,17 +179,22 @@ def pictures_come_first_on_a_phone(page: Any) -> bool:
     return pictures["y"] + pictures["height"] <= controls["y"] and width <= 390
 
 
+def launched(browsers: Any) -> Any:
+    """A browser of the system or of playwright."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None and not Path(browsers.executable_path).exists():
+        assert "CI" not in os.environ, "CI has a browser"
+        pytest.skip("no chromium, Chrome or browser of playwright")
+    return browsers.launch(executable_path=chromium, args=["--no-sandbox"])
+
+
 def test_in_a_browser(address: str, broken: Path, picture: Path) -> None:
     """Load, move a slider, change class and flow, upload a picture and a broken one."""
     needs("playwright")
     from playwright.sync_api import expect, sync_playwright
 
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as tools:
-        if chromium is None and not Path(tools.chromium.executable_path).exists():
-            assert "CI" not in os.environ, "CI has a browser"
-            pytest.skip("no chromium, Chrome or browser of playwright")
-        browser = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = launched(tools.chromium)
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         page.set_default_timeout(60_000)
         expect.set_options(timeout=60_000)
