@@ -23,7 +23,7 @@ from notebooks import source_url
 
 from nfaug import load
 from nfaug.checkpoint.resolve import builtin_names
-from nfaug.cli import COMMANDS
+from nfaug.commands import COMMANDS, GROUPS
 from nfaug.data.preprocess import as_size
 from nfaug.flows.config import FlowConfig
 from nfaug.training.config import recipe_config, recipes
@@ -108,6 +108,15 @@ def command(verb: str) -> str:
         help_text = parser.format_help().replace(" \b", "")  # printed over a blank
     _, _, text = help_text.partition("\n\n")
     return f"```text\n{usage}\n```\n\n" + "\n".join(options_of(text))
+
+
+def all_commands() -> str:
+    """The commands in groups, with links to their pages."""
+    rows = []
+    for group, members in GROUPS.items():
+        for verb, summary in members.items():
+            rows.append([f"[`{verb}`]({verb}.md)", summary, group])
+    return table(["command", "what it does", "group"], rows)
 
 
 def options_of(text: str) -> Iterator[str]:
@@ -202,6 +211,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "source": source,
     "changelog": copied("CHANGELOG.md"),
     "contributing": copied("CONTRIBUTING.md"),
+    "commands": all_commands,
     **{f"commands/{verb}": functools.partial(command, verb) for verb in COMMANDS},
 }
 

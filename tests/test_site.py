@@ -44,9 +44,14 @@ def test_each_command_has_a_page() -> None:
     assert set(COMMANDS) <= pages
     index = (DOCS / "reference" / "commands" / "index.md").read_text(encoding="utf-8")
     for command in COMMANDS:
-        assert f"[`{command}`]({command}.md)" in index
+        assert f"\n{command}\n" in index
         text = (DOCS / "reference" / "commands" / f"{command}.md").read_text(encoding="utf-8")
         assert f"generated/commands/{command}.md" in text
+
+
+def test_the_index_has_all_commands(generate: ModuleType) -> None:
+    page = generate.all_commands()
+    assert all(f"[`{command}`]({command}.md)" in page for command in COMMANDS)
 
 
 def test_options_become_a_list(generate: ModuleType) -> None:
