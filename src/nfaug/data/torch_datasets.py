@@ -49,8 +49,7 @@ def wrap_dataset(
     floating-point one of that shape in [0, 1], which is rounded to 8 bits. A normalized one comes
     back to [0, 1] by `mean` and `std`, or by those of a `Normalize` at the end of the transform of
     the dataset. A PIL image is turned as its EXIF orientation says. Labels are those that the
-    dataset
-     stores (see `stored_labels`) if three items agree with them; otherwise one pass over the
+    dataset stores (see `stored_labels`) if three items agree with them; otherwise one pass over the
     items collects them.
 
     Args:
